@@ -1,0 +1,123 @@
+"""Small asyncio tools that the whole system shares.
+
+Owns:    Latch (one outcome, many waiters), Backoff, Tasks (supervised background work).
+Not:     anything about chaincode.
+Entry:   Latch, Tasks
+Holds:   no task is ever started and forgotten; its error is logged or raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from types import TracebackType
+    from typing import Any
+
+T = TypeVar("T")
+_log = structlog.get_logger("aio")
+
+
+class Latch(Generic[T]):
+    """One outcome for any number of waiters; the first `settle` or `fail` wins.
+
+    A waiter that is cancelled leaves the latch as it is.
+    """
+
+    def __init__(self) -> None:
+        self._done = asyncio.Event()
+        self._value: T | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is an outcome."""
+        return self._done.is_set()
+
+    def settle(self, value: T) -> bool:
+        """Set the value; False if an outcome existed already."""
+        if self._done.is_set():
+            return False
+        self._value = value
+        self._done.set()
+        return True
+
+    def fail(self, error: BaseException) -> bool:
+        """Set the error that every waiter gets; False if an outcome existed already."""
+        if self._done.is_set():
+            return False
+        self._error = error
+        self._done.set()
+        return True
+
+    async def wait(self) -> T:
+        """Return the value or raise the error."""
+        await self._done.wait()
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]  # set before the event
+
+
+class Backoff:
+    """Delays that double, with jitter: `first_s`, 2x, 4x … up to `cap_s`."""
+
+    def __init__(self, first_s: float, cap_s: float) -> None:
+        self._first_s, self._cap_s, self._failures = first_s, cap_s, 0
+
+    def next_s(self) -> float:
+        """Return how long to wait before the next try, in seconds."""
+        delay = min(self._cap_s, self._first_s * 2**self._failures)
+        self._failures += 1
+        return delay * random.uniform(0.8, 1.2)  # noqa: S311  # spread, not secrecy
+
+    def reset(self) -> None:
+        """Start again with `first_s`."""
+        self._failures = 0
+
+
+class Tasks:
+    """Background work owned by one object: cancelled and awaited when it leaves.
+
+    An error of a task is logged with its name; it never ends the others.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Run `work` until it ends or this object is left."""
+        task = asyncio.get_running_loop().create_task(
+            work, name=f"{self._owner}:{name}"
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("task failed", task=task.get_name(), exc_info=error)
+
+    async def aclose(self) -> None:
+        """Cancel what still runs and wait until it has ended."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()

@@ -1,0 +1,148 @@
+"""One try to bring a chaincode up: its phases, their times, its output.
+
+Owns:    Attempt, Phase; where the output of build and run goes.
+Not:     deciding anything.
+Entry:   Attempt
+Holds:   exactly one phase is open until the attempt is over; times are monotonic.
+Source:  needs.md rows 2 and 3
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from chaindock.container.output import OutputFile
+    from chaindock.ids import Ccid
+
+TAIL_LINES = 50
+LINE_BYTES = 8192
+
+
+class Phase(StrEnum):
+    """The named parts of a launch, in order."""
+
+    PACKAGE = "package"
+    PULL = "pull"
+    DEPENDENCIES = "dependencies"
+    COMPILE = "compile"
+    IMAGE = "image"
+    CREATE = "create"
+    UPLOAD = "upload"
+    START = "start"
+    CONNECT = "connect"
+    REGISTER = "register"
+    READY = "ready"
+
+
+@dataclass(frozen=True)
+class PhaseTime:
+    """A finished phase."""
+
+    phase: Phase
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Event:
+    """What watchers of an attempt are told."""
+
+    kind: Literal["phase", "phase-end", "output", "note", "over"]
+    data: dict[str, Any]
+
+
+Stream = Literal["build", "stdout", "stderr"]
+
+
+class Attempt:
+    """The record of one build-and-launch try.
+
+    Args:
+        ccid: what is launched.
+        log: file that keeps the output beyond this process; None = keep the tail only.
+    """
+
+    def __init__(self, ccid: Ccid, log: OutputFile | None = None) -> None:
+        self.id = uuid.uuid4().hex[:12]
+        self.ccid = ccid
+        self.phases: list[PhaseTime] = []
+        self.reused: list[str] = []
+        self._log = log
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._watchers: list[Callable[[Event], None]] = []
+        self._phase: Phase | None = None
+        self._began = time.monotonic()
+
+    @property
+    def phase(self) -> Phase | None:
+        """The open phase; None before the first and after the last."""
+        return self._phase
+
+    def watch(self, watcher: Callable[[Event], None]) -> None:
+        """Call `watcher` for every later event; it must be quick and never raise."""
+        self._watchers.append(watcher)
+
+    def enter(self, phase: Phase) -> None:
+        """Open `phase`; the one that was open ends."""
+        if phase == self._phase:
+            return
+        self._close()
+        self._phase, self._began = phase, time.monotonic()
+        self._tell("phase", phase=str(phase))
+
+    def note(self, text: str) -> None:
+        """Tell people something, e.g. that an earlier build is reused."""
+        self.reused.append(text)
+        self._tell("note", text=text)
+
+    def output(self, line: str, stream: Stream) -> None:
+        """Take one line that the build or the chaincode wrote (no line end)."""
+        if len(line) > LINE_BYTES:
+            line = line[:LINE_BYTES] + " [cut]"
+        self._tail.append(line)
+        if self._log is not None:
+            self._log.write(line, stream)
+        if self._watchers:
+            self._tell("output", line=line, stream=stream)
+
+    def over(self) -> None:
+        """End the last phase. Output of the run still arrives after it."""
+        if self._phase is not None:
+            self._close()
+            self._phase = None
+            self._tell("over")
+            self._watchers.clear()
+
+    def tail(self) -> list[str]:
+        """Return the last lines, oldest first."""
+        return list(self._tail)
+
+    def facts(self) -> dict[str, Any]:
+        """Return `ccid`, `phase`, `phases`, `output` as a LaunchFailed carries them."""
+        phases = [{"phase": str(p.phase), "seconds": p.seconds} for p in self.phases]
+        if self._phase is not None:
+            seconds = time.monotonic() - self._began
+            phases.append({"phase": str(self._phase), "seconds": seconds})
+        return {
+            "ccid": self.ccid,
+            "phase": str(self._phase) if self._phase else None,
+            "phases": phases,
+            "output": self.tail(),
+        }
+
+    def _close(self) -> None:
+        if self._phase is not None:
+            spent = PhaseTime(self._phase, time.monotonic() - self._began)
+            self.phases.append(spent)
+            self._tell("phase-end", phase=str(spent.phase), seconds=spent.seconds)
+
+    def _tell(self, kind: Any, **data: Any) -> None:
+        for watcher in self._watchers:
+            watcher(Event(kind, data))

@@ -1,0 +1,316 @@
+"""Every error that Chaindock raises on purpose, and the closed set of codes.
+
+Owns:    the error tree; code, slug, hint and facts of each error.
+Not:     gRPC status (gateway), HTTP status (operations), exit status (cli/main.py).
+Entry:   ChaindockError
+Holds:   a slug never changes once released; `docs/errors.md` has an entry for each.
+Source:  shared style, "Errors"
+
+    ChaindockError
+    ├── InvalidInput           PackageInvalid, SourceInvalid, ConfigInvalid,
+    │                          ProposalInvalid
+    ├── NotFound               ImageNotFound
+    ├── AlreadyExists          ContainerExists, TransactionExists
+    ├── Denied
+    ├── Unsupported
+    ├── ToolMissing
+    ├── EngineError            EngineUnavailable, EngineTimeout
+    ├── LaunchFailed           BuildFailed, StartFailed, ExitedEarly, LaunchTimeout,
+    │                          RegistrationRefused
+    ├── ExecuteFailed          ExecuteTimeout, StreamTerminated, ChaincodeError
+    ├── LedgerError            LedgerCorrupt, LedgerClosed, ReadOnlyViolation
+    └── NodeError              NodeNotRunning, NodeAlreadyRunning
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, ClassVar
+
+
+class Code(StrEnum):
+    """What kind of failure it is; follows the gRPC codes."""
+
+    INVALID_ARGUMENT = "invalid-argument"
+    NOT_FOUND = "not-found"
+    ALREADY_EXISTS = "already-exists"
+    FAILED_PRECONDITION = "failed-precondition"
+    PERMISSION_DENIED = "permission-denied"
+    RESOURCE_EXHAUSTED = "resource-exhausted"
+    ABORTED = "aborted"
+    UNAVAILABLE = "unavailable"
+    DEADLINE_EXCEEDED = "deadline-exceeded"
+    UNIMPLEMENTED = "unimplemented"
+    DATA_LOSS = "data-loss"
+    INTERNAL = "internal"
+
+
+class ChaindockError(Exception):
+    """Root of the tree.
+
+    Args:
+        message: what, to which object, expected and found; no full stop.
+        hint: the next thing to do.
+        facts: typed details for machines; each becomes an attribute.
+    """
+
+    code: ClassVar[Code] = Code.INTERNAL
+    slug: ClassVar[str] = "internal"
+    transient: ClassVar[bool] = False
+    """The same act may succeed later without anybody changing anything."""
+
+    def __init__(self, message: str, *, hint: str | None = None, **facts: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.facts = facts
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["facts"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON shape used by the admin API and `--json` output."""
+        return {
+            "error": self.slug,
+            "code": str(self.code),
+            "message": self.message,
+            "hint": self.hint,
+            "facts": {k: _plain(v) for k, v in self.facts.items()},
+        }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return str(value)
+
+
+class InvalidInput(ChaindockError):
+    """Something given to us does not follow its rule. Nothing was changed."""
+
+    code = Code.INVALID_ARGUMENT
+    slug = "invalid-input"
+
+
+class PackageInvalid(InvalidInput):
+    """A chaincode package breaks a rule. Facts: `entry`, `rule`."""
+
+    slug = "package-invalid"
+
+
+class SourceInvalid(InvalidInput):
+    """A source directory cannot be packaged or built. Facts: `path`."""
+
+    slug = "source-invalid"
+
+
+class ConfigInvalid(InvalidInput):
+    """A setting is unknown or has a wrong value. Facts: `key`, `origin`."""
+
+    slug = "config-invalid"
+
+
+class ProposalInvalid(InvalidInput):
+    """A signed proposal fails a check of ledger-gateway.md §2.2."""
+
+    slug = "proposal-invalid"
+
+
+class NotFound(ChaindockError):
+    """The named object does not exist."""
+
+    code = Code.NOT_FOUND
+    slug = "not-found"
+
+
+class ImageNotFound(NotFound):
+    """The engine has no such image. Facts: `image`."""
+
+    slug = "image-not-found"
+
+
+class AlreadyExists(ChaindockError):
+    """The named object exists already."""
+
+    code = Code.ALREADY_EXISTS
+    slug = "already-exists"
+
+
+class ContainerExists(AlreadyExists):
+    """The container name is taken. Facts: `container`."""
+
+    slug = "container-exists"
+
+
+class TransactionExists(AlreadyExists):
+    """The transaction id is running, or on the ledger. Facts: `tx_id`."""
+
+    slug = "transaction-exists"
+
+
+class Denied(ChaindockError):
+    """The identity may not do this."""
+
+    code = Code.PERMISSION_DENIED
+    slug = "denied"
+
+
+class Unsupported(ChaindockError):
+    """Known to Fabric, not yet to Chaindock."""
+
+    code = Code.UNIMPLEMENTED
+    slug = "unsupported"
+
+
+class ToolMissing(ChaindockError):
+    """A program that is needed is not on the PATH. Facts: `tool`."""
+
+    code = Code.FAILED_PRECONDITION
+    slug = "tool-missing"
+
+
+class EngineError(ChaindockError):
+    """The container engine refused. Facts: `status` (HTTP), `endpoint`."""
+
+    slug = "engine-error"
+
+
+class EngineUnavailable(EngineError):
+    """No engine answers at the endpoint. Facts: `endpoint`, `tried`."""
+
+    code = Code.UNAVAILABLE
+    slug = "engine-unavailable"
+    transient = True
+
+
+class EngineTimeout(EngineError):
+    """The engine did not answer in time. Facts: `endpoint`, `limit_s`."""
+
+    code = Code.DEADLINE_EXCEEDED
+    slug = "engine-timeout"
+    transient = True
+
+
+class LaunchFailed(ChaindockError):
+    """A chaincode did not come up.
+
+    Facts, as far as known: `ccid`, `phase`, `phases` ([{phase, seconds}]), `exit_code`,
+    `signal`, `oom`, `output` (last lines).
+    """
+
+    code = Code.UNAVAILABLE
+    slug = "launch-failed"
+
+
+class BuildFailed(LaunchFailed):
+    """A build step ended with an error."""
+
+    code = Code.FAILED_PRECONDITION
+    slug = "build-failed"
+
+
+class StartFailed(LaunchFailed):
+    """The container or process could not be started."""
+
+    slug = "start-failed"
+
+
+class ExitedEarly(LaunchFailed):
+    """The chaincode ended before it registered."""
+
+    slug = "exited-early"
+
+
+class LaunchTimeout(LaunchFailed):
+    """A phase took longer than it may. Facts: `limit_s`."""
+
+    code = Code.DEADLINE_EXCEEDED
+    slug = "launch-timeout"
+
+
+class RegistrationRefused(LaunchFailed):
+    """REGISTER was not admitted (shim-protocol.md §3.2)."""
+
+    code = Code.PERMISSION_DENIED
+    slug = "registration-refused"
+
+
+class ExecuteFailed(ChaindockError):
+    """An invocation ended without a response of the chaincode. Facts: `tx_id`."""
+
+    code = Code.ABORTED
+    slug = "execute-failed"
+
+
+class ExecuteTimeout(ExecuteFailed):
+    """No final message in time. Facts: `limit_s`."""
+
+    code = Code.DEADLINE_EXCEEDED
+    slug = "execute-timeout"
+
+
+class StreamTerminated(ExecuteFailed):
+    """The chaincode's stream ended while the transaction ran."""
+
+    slug = "stream-terminated"
+
+
+class ChaincodeError(ExecuteFailed):
+    """The chaincode answered ERROR, or something that cannot be decoded."""
+
+    slug = "chaincode-error"
+
+
+class LedgerError(ChaindockError):
+    """The ledger cannot do this."""
+
+    slug = "ledger-error"
+
+
+class LedgerCorrupt(LedgerError):
+    """What is on disk contradicts itself."""
+
+    code = Code.DATA_LOSS
+    slug = "ledger-corrupt"
+
+
+class LedgerClosed(LedgerError):
+    """The ledger or simulator was closed."""
+
+    code = Code.UNAVAILABLE
+    slug = "ledger-closed"
+
+
+class ReadOnlyViolation(LedgerError):
+    """Queries and writes that exclude each other (ledger-gateway.md §1.6)."""
+
+    code = Code.FAILED_PRECONDITION
+    slug = "read-only-violation"
+
+
+class NodeError(ChaindockError):
+    """The node itself."""
+
+    code = Code.FAILED_PRECONDITION
+    slug = "node-error"
+
+
+class NodeNotRunning(NodeError):
+    """No node serves this home. Facts: `home`."""
+
+    code = Code.UNAVAILABLE
+    slug = "node-not-running"
+
+
+class NodeAlreadyRunning(NodeError):
+    """Another process serves this home. Facts: `home`, `pid`."""
+
+    code = Code.ALREADY_EXISTS
+    slug = "node-already-running"

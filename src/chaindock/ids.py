@@ -1,0 +1,83 @@
+"""Names that travel through the whole system, and their rules.
+
+Owns:    NewTypes for ids; the regular expressions of ledger-gateway.md §2.6.
+Not:     how a package id is computed (packaging), container names (controllers).
+Entry:   Ccid, require_label, require_chaincode_name, require_channel
+Source:  launch.md §2.4; ledger-gateway.md §2.6
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NewType
+
+from chaindock.errors import InvalidInput
+
+Ccid = NewType("Ccid", str)
+"""`label:sha256hex`: the package id, and the name a chaincode registers under."""
+TxId = NewType("TxId", str)
+"""64 lower-case hex characters: SHA-256 of nonce and creator."""
+ChannelId = NewType("ChannelId", str)
+
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+_NAME = re.compile(r"[a-zA-Z0-9]+([-_][a-zA-Z0-9]+)*")
+_VERSION = re.compile(r"[A-Za-z0-9_.+-]+")
+_CHANNEL = re.compile(r"[a-z][a-z0-9.-]{0,248}")
+_CCID = re.compile(r"(?P<label>[A-Za-z0-9][A-Za-z0-9_.+-]*):(?P<hash>[0-9a-f]{64})")
+_SYSTEM_NAMES = frozenset({"cscc", "escc", "lscc", "qscc", "vscc"})
+
+
+def require_label(label: str) -> str:
+    """Return `label` if Fabric accepts it, else raise InvalidInput."""
+    if not _LABEL.fullmatch(label):
+        raise InvalidInput(
+            f"invalid label {label!r}: expected a letter or digit, then letters, digits "
+            "and the symbols . + - _",
+            hint="choose another one with --label",
+        )
+    return label
+
+
+def require_chaincode_name(name: str) -> str:
+    """Return `name` if a definition may carry it, else raise InvalidInput."""
+    if not _NAME.fullmatch(name) or name in _SYSTEM_NAMES:
+        raise InvalidInput(
+            f"invalid chaincode name {name!r}: expected letters and digits, joined by "
+            "single - or _, and not the name of a system chaincode",
+            hint="choose another one with --name",
+        )
+    return name
+
+
+def require_version(version: str) -> str:
+    """Return `version` if a definition may carry it, else raise InvalidInput."""
+    if not _VERSION.fullmatch(version):
+        raise InvalidInput(
+            f"invalid chaincode version {version!r}: expected letters, digits and . _ + -"
+        )
+    return version
+
+
+def require_channel(channel: str) -> ChannelId:
+    """Return `channel` as an id if it follows the rule, else raise InvalidInput."""
+    if not _CHANNEL.fullmatch(channel):
+        raise InvalidInput(
+            f"invalid channel {channel!r}: expected a lower-case letter, then up to 248 "
+            "lower-case letters, digits, . or -"
+        )
+    return ChannelId(channel)
+
+
+def require_ccid(text: str) -> Ccid:
+    """Return `text` as a ccid if it is a package id, else raise InvalidInput."""
+    if not _CCID.fullmatch(text):
+        raise InvalidInput(
+            f"invalid package id {text!r}: expected LABEL:SHA256 (64 hex digits)"
+        )
+    return Ccid(text)
+
+
+def split_ccid(ccid: Ccid) -> tuple[str, str]:
+    """Return (label, hash)."""
+    label, _, digest = ccid.rpartition(":")
+    return label, digest

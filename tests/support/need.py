@@ -1,0 +1,31 @@
+"""Tools that a test needs: missing ones skip on a user's machine and fail in CI."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import NoReturn
+
+import pytest
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip with the reason; with CI=true, fail."""
+    if os.environ.get("CI") == "true":  # noqa: TID251  # tests have no config
+        pytest.fail(f"CI lacks something the tests need: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+def need(*tools: str) -> None:
+    """Require programs on the PATH."""
+    for tool in tools:
+        if shutil.which(tool) is None:
+            missing(f"{tool} is not on the PATH")
+
+
+def need_docker() -> str:
+    """Require a Docker Engine; return its endpoint (unix://… or tcp://…)."""
+    endpoint = os.environ.get("DOCKER_HOST")  # noqa: TID251  # tests have no config
+    if not endpoint:
+        missing("no engine: set DOCKER_HOST, or run `make engine`")
+    return endpoint
