@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 
 FILES: dict[str, list[str]] = {"run": [], "dev": ["--group", "dev"]}
-COMPILE = (
-    "uv pip compile --quiet --universal --python-version 3.11 --generate-hashes "
-    "--no-header --no-annotate --prerelease allow pyproject.toml"
-).split()
+COMPILE = [
+    *("uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11"),
+    *("--generate-hashes", "--no-header", "--no-annotate", "--prerelease", "allow"),
+    "pyproject.toml",
+]
 
 
 def main() -> int:

@@ -71,7 +71,7 @@ class Backoff:
 
     def next_s(self) -> float:
         """Return how long to wait before the next try, in seconds."""
-        delay = min(self._cap_s, self._first_s * 2**self._failures)
+        delay: float = min(self._cap_s, self._first_s * 2**self._failures)
         self._failures += 1
         return delay * random.uniform(0.8, 1.2)  # noqa: S311  # spread, not secrecy
 

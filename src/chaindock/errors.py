@@ -14,6 +14,7 @@ Source:  shared style, "Errors"
     ├── Denied
     ├── Unsupported
     ├── ToolMissing
+    ├── StorageError
     ├── EngineError            EngineUnavailable, EngineTimeout
     ├── LaunchFailed           BuildFailed, StartFailed, ExitedEarly, LaunchTimeout,
     │                          RegistrationRefused
@@ -174,6 +175,13 @@ class ToolMissing(ChaindockError):
 
     code = Code.FAILED_PRECONDITION
     slug = "tool-missing"
+
+
+class StorageError(ChaindockError):
+    """Files of our own cannot be written or read: disk, permissions. Facts: `path`."""
+
+    code = Code.FAILED_PRECONDITION
+    slug = "storage-error"
 
 
 class EngineError(ChaindockError):

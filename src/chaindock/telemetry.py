@@ -28,8 +28,8 @@ _PEM_KEY = re.compile(
 
 
 def get_logger(name: str) -> Any:
-    """Return a logger whose lines carry `logger=name`."""
-    return structlog.get_logger(logger=name)
+    """Return a logger whose lines carry `component=name`."""
+    return structlog.get_logger(component=name)
 
 
 def configure(

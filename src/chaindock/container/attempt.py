@@ -120,6 +120,13 @@ class Attempt:
             self._tell("over")
             self._watchers.clear()
 
+    def close(self) -> None:
+        """End the attempt and its log file: the run has ended. Idempotent."""
+        self.over()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
     def tail(self) -> list[str]:
         """Return the last lines, oldest first."""
         return list(self._tail)

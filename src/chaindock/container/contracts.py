@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chaindock.container.attempt import Attempt
-    from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
 
 

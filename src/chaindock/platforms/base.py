@@ -130,6 +130,13 @@ class Platform(ABC):
     def recognise(self, source: Path) -> str | None:
         """Return why `source` is of this language ("has go.mod"), else None."""
 
+    def names_shim(self, source: Path) -> bool:  # noqa: ARG002  # a default
+        """Whether the manifest in `source` names a Fabric shim of this language.
+
+        Settles which language it is when several recognise `source`.
+        """
+        return False
+
     @abstractmethod
     def select(self, source: Path) -> Selection:
         """Return what is packaged of `source`.

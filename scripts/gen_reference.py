@@ -1,0 +1,188 @@
+"""Write docs/reference from the code, so that the pages cannot be wrong.
+
+`tests/meta/test_reference.py` compares what is checked in with what comes out here.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from chaindock import errors
+from chaindock.cli.exits import MEANINGS
+from chaindock.cli.lazy import COMMANDS
+from chaindock.cli.main import root
+from chaindock.cli.session import Session
+from chaindock.config.sections import defaults
+from chaindock.config.settings import look_up
+from chaindock.config.table import KEYS, REASONS
+from chaindock.container.contracts import BuildEnvironment
+from chaindock.controllers.docker.options import EndpointOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+FOLDER = Path(__file__).parent.parent / "docs" / "reference"
+NOTICE = "<!-- Written by `make reference`: do not edit. -->\n"
+SHARED = ("--home", "--json", "--help")
+
+
+def pages() -> dict[str, str]:
+    """Return the text of each page by its file name."""
+    makers: dict[str, Callable[[], Iterator[str]]] = {
+        "cli.md": _commands,
+        "config.md": _settings,
+        "errors.md": _errors,
+        "exit-codes.md": _exits,
+    }
+    return {
+        name: NOTICE + "\n" + "\n".join(make()).rstrip() + "\n"
+        for name, make in makers.items()
+    }
+
+
+# --- commands ------------------------------------------------------------------------
+
+
+def _commands() -> Iterator[str]:
+    yield "# Commands\n"
+    yield "Every command takes these, before or after its name:\n"
+    context = click.Context(root, info_name="chaindock", obj=Session())
+    yield from _options(root, context, lambda name: name in SHARED)
+    yield "\nWhat exit statuses mean: [Exit statuses](exit-codes.md).\n"
+    for name, (_, first) in COMMANDS.items():
+        yield f"- [`{name}`](#chaindock-{name}): {first}"
+    for name in COMMANDS:
+        command = root.get_command(context, name)
+        if command is not None:
+            yield from _command(command, context, name)
+
+
+def _command(command: click.Command, parent: click.Context, name: str) -> Iterator[str]:
+    context = click.Context(command, info_name=name, parent=parent)
+    if isinstance(command, click.Group):
+        for sub in command.list_commands(context):
+            inner = command.get_command(context, sub)
+            if inner is not None:
+                yield from _command(inner, context, sub)
+        return
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
+    yield f"\n## {context.command_path}\n"
+    yield f"```\n{usage}\n```\n"
+    yield _prose(command.help or "")
+    yield ""
+    yield from _options(command, context, lambda option: option not in SHARED)
+
+
+def _prose(text: str) -> str:
+    paragraphs = []
+    for block in re.split(r"\n\s*\n", text.strip()):
+        if block.startswith("\b"):
+            paragraphs.append("```\n" + block.removeprefix("\b\n") + "\n```")
+        else:
+            paragraphs.append(" ".join(block.split()))
+    return "\n\n".join(paragraphs)
+
+
+def _options(
+    command: click.Command, context: click.Context, wanted: Callable[[str], bool]
+) -> Iterator[str]:
+    rows = []
+    for param in command.get_params(context):
+        if not isinstance(param, click.Option) or not wanted(param.opts[-1]):
+            continue
+        record = param.get_help_record(context)
+        if record is not None:
+            names, text = record
+            rows.append(f"| `{names}` | {_cell(text)} |")
+    if rows:
+        yield "| Option | |\n|---|---|"
+        yield from rows
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+# --- errors and exit statuses --------------------------------------------------------
+
+
+def _errors() -> Iterator[str]:
+    yield "# Errors\n"
+    yield (
+        "`error` in the output of `--json` is one of these; it never changes once it is "
+        "released. An error\nis also everything that it is indented under."
+    )
+    yield "\n| Error | Kind | What it means |\n|---|---|---|"
+    yield from _below(errors.ChaindockError, 0)
+
+
+def _below(kind: type[errors.ChaindockError], depth: int) -> Iterator[str]:
+    indent = "&nbsp;&nbsp;" * depth
+    meaning = "" if depth == 0 else _cell(kind.__doc__ or "")
+    if kind.transient:
+        meaning += " The same act may succeed later."
+    what = meaning or "A defect, or something that nobody planned."
+    yield f"| {indent}`{kind.slug}` | {kind.code} | {what} |"
+    for one in sorted(kind.__subclasses__(), key=_position):
+        if one.__module__ == errors.__name__:
+            yield from _below(one, depth + 1)
+
+
+def _position(kind: type) -> int:
+    return list(vars(errors).values()).index(kind)
+
+
+def _exits() -> Iterator[str]:
+    yield "# Exit statuses\n"
+    yield "| Status | Meaning |\n|---|---|"
+    for status, meaning in MEANINGS.items():
+        yield f"| {int(status)} | {_cell(meaning)} |"
+
+
+# --- settings ------------------------------------------------------------------------
+
+
+def _settings() -> Iterator[str]:
+    plain = defaults(
+        Path("~/.chaindock"), "PATH", EndpointOptions(), BuildEnvironment()
+    )
+    yield "# Settings\n"
+    yield (
+        "How to set them: [Configuration](../tasks/configuration.md). "
+        "What they are now: `chaindock config show`."
+    )
+    yield "\n| Setting | Default | Meaning |\n|---|---|---|"
+    for key in KEYS:
+        value = _cell(key.kind.show(look_up(plain, key.targets[0])))
+        shown = f"`{value}`" if value else ""
+        yield f"| `{key.name}` | {shown} | {_cell(key.help)} |"
+    yield "\n## Settings of Fabric that mean nothing here\n"
+    yield (
+        "They may stand in `core.yaml`; `chaindock config show` lists them. "
+        "So may any that is not named\nhere: it is about something other than chaincode."
+    )
+    yield "\n| Setting, in lower case | Why |\n|---|---|"
+    for name, reason in REASONS.items():
+        yield f"| `{name}` | {_cell(reason)} |"
+
+
+def main() -> int:
+    """Write the pages; return 1 when one was not as it is now."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    stale = 0
+    for name, text in pages().items():
+        path = FOLDER / name
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+            stale = 1
+            print(f"wrote {path.relative_to(FOLDER.parent.parent)}")
+    return stale
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""Dial a chaincode that serves.
+
+Owns:    the call to protos.Chaincode/Connect, and waiting for a server that boots.
+Not:     what is said on the stream (handler.py).
+Entry:   serve_dialled
+Holds:   the node never writes first; the call is cancelled at the end, because some
+         shims never answer a half-close; nothing is concluded from the channel's state.
+Source:  shim-protocol.md §1.1, §1.2, §3.5
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc
+import grpc.aio
+from fabric_protos.peer import chaincode_shim_pb2 as shim
+
+from chaindock.aio import Backoff
+from chaindock.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from chaindock.chaincode.handler import Handler, StreamEnd
+    from chaindock.chaincode.options import StreamOptions
+
+_log = get_logger("chaincode.client")
+_FIRST_WAIT_S: Final = 0.02
+_LONGEST_WAIT_S: Final = 0.3
+_METHOD: Final = "/protos.Chaincode/Connect"
+
+
+async def serve_dialled(
+    address: str, handler: Handler, options: StreamOptions
+) -> StreamEnd:
+    """Dial `address` until it answers, then serve the stream until it ends.
+
+    It retries while nothing listens or the connection breaks before the first message;
+    the caller bounds that by cancelling.
+
+    Returns: why the stream ended.
+    Raises: nothing of gRPC: what breaks the stream is in the returned reason.
+    Cancelled: the call is cancelled, nothing stays open.
+    """
+    backoff = Backoff(_FIRST_WAIT_S, _LONGEST_WAIT_S)
+    while True:
+        async with _channel(address, options) as channel:
+            call = channel.stream_stream(
+                _METHOD,
+                request_serializer=shim.ChaincodeMessage.SerializeToString,
+                response_deserializer=shim.ChaincodeMessage.FromString,
+            )()
+            try:
+                first = await call.read()
+                _heed_cancellation()
+                return await handler.run(_Answered(call, first))
+            except grpc.aio.AioRpcError as error:
+                _heed_cancellation()
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    handler.end(error.code(), f"{error.code().name}: {error.details()}")
+                    return await handler.ended.wait()
+                _log.debug("not yet there", address=address, error=error.details())
+            finally:
+                call.cancel()
+        await asyncio.sleep(backoff.next_s())
+
+
+def _heed_cancellation() -> None:
+    # Until the server has sent its first bytes, grpc.aio waits in a task of its own that
+    # swallows the cancellation of whoever reads (grpcio 1.85: `_prepare_rpc`).
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
+def _channel(address: str, options: StreamOptions) -> grpc.aio.Channel:
+    """Open the channel: the only place that will know about TLS."""
+    return grpc.aio.insecure_channel(
+        address,
+        options=[
+            ("grpc.max_receive_message_length", options.max_message_bytes),
+            ("grpc.max_send_message_length", options.max_message_bytes),
+            # No pings: the Python shim's server ends connections that ping often.
+            # Each try connects anew instead of sharing gRPC's own back-off.
+            ("grpc.use_local_subchannel_pool", 1),
+            # Chaincode is never behind the proxy that builds may need.
+            ("grpc.enable_http_proxy", 0),
+        ],
+    )
+
+
+class _Answered:
+    """A call whose first message was read already."""
+
+    def __init__(self, call: Any, first: Any) -> None:
+        self._first: list[Any] = [first]
+        self._call = call
+        self.write = call.write
+
+    async def read(self) -> Any:
+        if self._first:
+            return self._first.pop()
+        self.read = self._call.read  # type: ignore[method-assign]  # no detour later
+        return await self._call.read()

@@ -1,0 +1,401 @@
+"""The node's end of one chaincode stream, whoever opened it.
+
+Owns:    states of the stream, registration, the receive loop, whose turn it is.
+Not:     what requests do (requests.py), who is admitted (registry.py), connections
+         (server.py, client.py).
+Entry:   Handler
+Holds:   one reader and one writer task; COMPLETED and ERROR in order; every waiting
+         invocation ends with the stream; a handler lives for one stream.
+Source:  shim-protocol.md §3, §4, §10
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+import grpc
+import grpc.aio
+from fabric_protos.peer import chaincode_pb2
+from fabric_protos.peer import chaincode_shim_pb2 as shim
+from google.protobuf.message import DecodeError
+
+from chaindock.aio import Latch, Tasks
+from chaindock.chaincode import requests
+from chaindock.chaincode.context import Context
+from chaindock.chaincode.invocation import Invocation, Outcome, outcome_of
+from chaindock.chaincode.outbox import Outbox
+from chaindock.container.attempt import Phase
+from chaindock.errors import ChaindockError, RegistrationRefused
+from chaindock.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from chaindock.chaincode.options import StreamOptions
+    from chaindock.chaincode.registry import Expected, HandlerRegistry
+    from chaindock.ids import Ccid
+
+Kind = shim.ChaincodeMessage
+FINAL: Final = frozenset({Kind.COMPLETED, Kind.ERROR})
+KEEPALIVE: Final = Kind.KEEPALIVE
+_MESSAGE_ROOM: Final = 64 * 1024
+"""Of the largest message: left for all but payload and proposal."""
+_log = get_logger("chaincode.handler")
+
+
+class StreamState(StrEnum):
+    """States of a stream."""
+
+    CREATED = "created"
+    ESTABLISHED = "established"
+    READY = "ready"
+    ENDED = "ended"
+
+
+MOVES: Final[Mapping[StreamState, frozenset[StreamState]]] = {
+    StreamState.CREATED: frozenset({StreamState.ESTABLISHED, StreamState.ENDED}),
+    StreamState.ESTABLISHED: frozenset({StreamState.READY, StreamState.ENDED}),
+    StreamState.READY: frozenset({StreamState.ENDED}),
+    StreamState.ENDED: frozenset(),
+}
+
+
+@dataclass(frozen=True)
+class StreamEnd:
+    """Why a stream ended; `code` is OK when the chaincode simply left."""
+
+    code: grpc.StatusCode
+    reason: str
+
+
+class Duplex(Protocol):
+    """An open gRPC stream, of either role.
+
+    `read` returns `grpc.aio.EOF` at the end; both raise when the stream broke.
+    """
+
+    async def read(self) -> Any:
+        """Return the next message."""
+
+    async def write(self, message: shim.ChaincodeMessage, /) -> None:
+        """Send one message; never twice at the same time."""
+
+
+class Handler:
+    """One stream.
+
+    Args:
+        registry: decides about registration.
+        options: limits and what READY announces.
+        dialled: the registration that this stream was opened for; None when the
+            chaincode opened it.
+    """
+
+    def __init__(
+        self,
+        registry: HandlerRegistry,
+        options: StreamOptions,
+        dialled: Expected | None = None,
+    ) -> None:
+        self._registry = registry
+        self._options = options
+        self.dialled = dialled
+        self.ccid: Ccid | None = None
+        self.state = StreamState.CREATED
+        self.ended: Latch[StreamEnd] = Latch()
+        self._outbox: Outbox | None = None
+        self._contexts: dict[tuple[str, str], Context] = {}
+        self._turns: deque[Context] = deque()
+        self._concurrency: int | None = None
+        self._running = 0
+        self._draining: Latch[None] | None = None
+
+    # --- the life of a stream -------------------------------------------------------
+
+    async def run(self, stream: Duplex) -> StreamEnd:
+        """Serve `stream` until it ends.
+
+        Returns: why; the caller tells the other side.
+        Cancelled: everything ends as if the stream had.
+        """
+        self._outbox = Outbox(stream.write)
+        loop = asyncio.get_running_loop()
+        silence = loop.call_later(self._options.silence_s, self._too_silent)
+        try:
+            async with Tasks("stream") as tasks:
+                _ = tasks.start(self._receive(stream), "receive")
+                _ = tasks.start(self._send(self._outbox), "send")
+                return await self.ended.wait()
+        finally:
+            silence.cancel()
+            self.end(grpc.StatusCode.CANCELLED, "connection lost")
+
+    def end(self, code: grpc.StatusCode, reason: str) -> None:
+        """End the stream now; invocations that wait fail. The first reason counts."""
+        if self.state is StreamState.ENDED:
+            return
+        self._move(StreamState.ENDED)
+        self._registry.remove(self)
+        contexts, self._contexts = list(self._contexts.values()), {}
+        self._turns.clear()
+        for context in contexts:
+            context.finish(context.invocation.lost_stream(reason))
+        self._check_drained()
+        _log.info("stream ended", ccid=self.ccid, reason=reason, waiting=len(contexts))
+        self.ended.settle(StreamEnd(code, reason))
+
+    def _move(self, state: StreamState) -> None:
+        if state not in MOVES[self.state]:
+            raise AssertionError(f"stream cannot go from {self.state} to {state}")
+        self.state = state
+
+    def _too_silent(self) -> None:
+        if self.state is StreamState.CREATED:
+            self.end(
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                f"no REGISTER within {self._options.silence_s:g} s",
+            )
+
+    async def _receive(self, stream: Duplex) -> None:
+        try:
+            await self._receive_all(stream)
+        except asyncio.CancelledError:
+            # grpc.aio also raises it when the other side ended with CANCELLED.
+            self.end(grpc.StatusCode.CANCELLED, "connection lost")
+            raise
+        except RegistrationRefused as error:
+            self.end(_refusal_code(error), error.message)
+        except _Unexpected as error:
+            text = f"error handling message, ending stream: {error}"
+            self.end(grpc.StatusCode.UNKNOWN, text)
+        except Exception as error:  # noqa: BLE001  # whatever broke, the stream is over
+            text = f"receive from chaincode support stream failed: {_text(error)}"
+            self.end(grpc.StatusCode.UNKNOWN, text)
+
+    async def _receive_all(self, stream: Duplex) -> None:
+        read = stream.read
+        while self.state is StreamState.CREATED:
+            message = await read()
+            if message is grpc.aio.EOF:
+                return self.end(grpc.StatusCode.OK, "chaincode closed the stream")
+            await self._before_ready(message, stream)
+        while self.state is StreamState.READY:
+            message = await read()
+            if message is grpc.aio.EOF:
+                return self.end(grpc.StatusCode.OK, "chaincode closed the stream")
+            kind = message.type
+            if kind in FINAL:
+                self._take_final(message)
+            elif kind in requests.REQUESTS:
+                await self._take_request(message)
+            elif kind != KEEPALIVE:
+                raise _Unexpected(message, self.state)
+        return None
+
+    async def _send(self, outbox: Outbox) -> None:
+        try:
+            await outbox.run()
+        except asyncio.CancelledError:
+            self.end(grpc.StatusCode.CANCELLED, "connection lost")
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever broke, the stream is over
+            message = outbox.writing or shim.ChaincodeMessage()
+            text = (
+                f"[{message.txid[:8]}] error sending {_kind(message)}: {_text(error)}"
+            )
+            self.end(
+                grpc.StatusCode.UNKNOWN,
+                "received error while sending message, ending chaincode support "
+                f"stream: {text}",
+            )
+
+    # --- registration ---------------------------------------------------------------
+
+    async def _before_ready(self, message: shim.ChaincodeMessage, to: Duplex) -> None:
+        if message.type == KEEPALIVE:
+            return
+        if message.type != Kind.REGISTER:
+            raise _Unexpected(message, self.state)
+        try:
+            name = chaincode_pb2.ChaincodeID.FromString(message.payload).name
+        except DecodeError as error:
+            _log.warning("register message undecodable", error=str(error))
+            return
+        expected = self._registry.admit(name, self)
+        self.ccid = name
+        self._concurrency = expected.concurrency if expected else None
+        if message.HasField("timestamp"):
+            # Only the Python shim sets it, and that one mixes up concurrent calls.
+            self._concurrency = 1
+        if expected:
+            expected.attempt.enter(Phase.REGISTER)
+        # Nobody else writes yet, so these two need no outbox.
+        await to.write(shim.ChaincodeMessage(type=Kind.REGISTERED))
+        self._move_on(StreamState.ESTABLISHED)
+        if expected:
+            expected.attempt.enter(Phase.READY)
+        await to.write(
+            shim.ChaincodeMessage(type=Kind.READY, payload=self._parameters())
+        )
+        self._move_on(StreamState.READY)
+        if expected:
+            expected.ready.settle(self)
+        _log.info("chaincode registered", ccid=name)
+
+    def _move_on(self, state: StreamState) -> None:
+        if self.state is StreamState.ENDED:
+            raise asyncio.CancelledError  # ended while the message was written
+        self._move(state)
+
+    def _parameters(self) -> bytes:
+        options = self._options
+        parameters: bytes = chaincode_pb2.ChaincodeAdditionalParams(
+            use_write_batch=options.use_write_batch,
+            max_size_write_batch=options.max_size_write_batch,
+            use_get_multiple_keys=options.use_get_multiple_keys,
+            max_size_get_multiple_keys=options.max_size_get_multiple_keys,
+        ).SerializeToString()
+        return parameters
+
+    # --- invocations ----------------------------------------------------------------
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether `execute` may be called: ready, and not about to be stopped."""
+        return self.state is StreamState.READY and self._draining is None
+
+    @property
+    def open_calls(self) -> int:
+        """How many invocations have no final message yet."""
+        return len(self._contexts)
+
+    async def execute(self, invocation: Invocation, timeout_s: float) -> Outcome:
+        """Run one invocation on this stream.
+
+        `timeout_s` counts from when the message is sent, which on a stream with
+        limited concurrency may be later.
+
+        Raises:
+            TransactionExists, ExecuteTimeout, StreamTerminated, ChaincodeError;
+            ExecuteFailed when the message is too large to be sent.
+        Cancelled: the chaincode keeps running it; what it still asks gets an ERROR.
+        """
+        if not self.takes_calls:
+            raise invocation.lost_stream("stream is not ready")
+        context = Context(invocation, timeout_s)
+        if context.key in self._contexts:
+            raise invocation.already_runs()
+        self._contexts[context.key] = context
+        try:
+            if self._concurrency is None or self._running < self._concurrency:
+                self._start(context)
+            else:
+                self._turns.append(context)
+            final = await context.final
+        finally:
+            if not context.over:
+                self._drop(context, invocation.lost_stream("caller left"))
+        if isinstance(final, ChaindockError):
+            raise final
+        return outcome_of(final, invocation)
+
+    def _start(self, context: Context) -> None:
+        invocation = context.invocation
+        message = invocation.message()
+        size = len(message.payload) + len(invocation.signed_proposal.proposal_bytes)
+        limit = self._options.max_message_bytes - _MESSAGE_ROOM
+        self._running += 1
+        context.sent = True
+        if size > limit:
+            self._drop(context, invocation.too_large(size, limit))
+            return
+        context.timer = asyncio.get_running_loop().call_later(
+            context.timeout_s, self._expire, context
+        )
+        assert self._outbox is not None  # noqa: S101  # set before READY
+        self._outbox.put(message, size)
+
+    def _expire(self, context: Context) -> None:
+        # Nothing is sent: the chaincode keeps running it (§10).
+        self._drop(context, context.invocation.took_too_long(context.timeout_s))
+
+    def _take_final(self, message: shim.ChaincodeMessage) -> None:
+        context = self._contexts.get((message.channel_id, message.txid))
+        if context is not None and context.sent:
+            self._drop(context, message)
+
+    def _drop(
+        self, context: Context, final: shim.ChaincodeMessage | ChaindockError
+    ) -> None:
+        """Finish an invocation and give its turn to the next one."""
+        self._contexts.pop(context.key, None)
+        context.finish(final)
+        if context.sent:
+            self._running -= 1
+        while self._turns and self._running < (self._concurrency or 1):
+            following = self._turns.popleft()
+            if not following.over:
+                self._start(following)
+        self._check_drained()
+
+    async def _take_request(self, message: shim.ChaincodeMessage) -> None:
+        context = self._contexts.get((message.channel_id, message.txid))
+        if context is not None and not context.sent:
+            context = None
+        result = requests.answer(context, message, self._options)
+        if not isinstance(result, (bytes, ChaindockError)):
+            try:
+                result = await cast(Awaitable[bytes], result)
+            except Exception as error:  # noqa: BLE001  # §4.1: the stream survives
+                result = requests.cause_of(error)
+        reply, size = requests.reply_to(message, result, self._options)
+        outbox = self._outbox
+        assert outbox is not None  # noqa: S101  # set before READY
+        outbox.put(reply, size)
+        if outbox.full:
+            await outbox.room()
+
+    # --- before a stop --------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Take no more invocations, and return when none is open."""
+        if self._draining is None:
+            self._draining = Latch()
+        self._check_drained()
+        await self._draining.wait()
+
+    def _check_drained(self) -> None:
+        if self._draining is not None and not self._contexts:
+            self._draining.settle(None)
+
+
+class _Unexpected(Exception):  # noqa: N818  # never leaves this module
+    """A message that has no place in this state (§3.1)."""
+
+    def __init__(self, message: shim.ChaincodeMessage, state: StreamState) -> None:
+        super().__init__(
+            f"[{message.txid}] Fabric side handler cannot handle message "
+            f"({_kind(message)}) while in {state} state"
+        )
+
+
+def _kind(message: shim.ChaincodeMessage) -> str:
+    try:
+        return str(Kind.Type.Name(message.type))
+    except ValueError:
+        return str(message.type)
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}"
+    return str(error) or type(error).__name__
+
+
+def _refusal_code(error: RegistrationRefused) -> grpc.StatusCode:
+    return getattr(grpc.StatusCode, error.code.name)  # type: ignore[no-any-return]

@@ -1,0 +1,152 @@
+"""What an invocation is, and what came of it.
+
+Owns:    Invocation, Outcome; the mapping of final messages; the texts of failures.
+Not:     the stream (handler.py).
+Entry:   Invocation, outcome_of
+Holds:   the texts are complete: an endorser only puts `error in simulation: ` before.
+Source:  shim-protocol.md §8.2, §9.2
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from fabric_protos.peer import chaincode_event_pb2, proposal_response_pb2
+from fabric_protos.peer import chaincode_shim_pb2 as shim
+from google.protobuf.message import DecodeError
+
+from chaindock.errors import (
+    ChaincodeError,
+    ExecuteFailed,
+    ExecuteTimeout,
+    StreamTerminated,
+    TransactionExists,
+)
+
+if TYPE_CHECKING:
+    from fabric_protos.peer import chaincode_pb2, proposal_pb2
+
+    from chaindock.ids import ChannelId, TxId
+    from chaindock.ledger.simulator import Simulator
+
+INIT: Final = shim.ChaincodeMessage.INIT
+TRANSACTION: Final = shim.ChaincodeMessage.TRANSACTION
+COMPLETED: Final = shim.ChaincodeMessage.COMPLETED
+
+ERROR_STATUS = 400
+"""From this status on the event of a transaction is dropped."""
+
+
+@dataclass(slots=True)
+class Invocation:
+    """One call of a chaincode.
+
+    Args:
+        channel_id, tx_id: together the key of the transaction on a stream.
+        namespace: name of the chaincode (not its ccid).
+        input: arguments, decorations, is_init; sent as it is.
+        signed_proposal: the client's; the chaincode gets exactly these bytes.
+        simulator: takes the reads and writes; its owner calls `done`.
+        is_init: send INIT instead of TRANSACTION.
+        timeout_s: for this call; None = the configured execute timeout.
+    """
+
+    channel_id: ChannelId
+    tx_id: TxId
+    namespace: str
+    input: chaincode_pb2.ChaincodeInput
+    signed_proposal: proposal_pb2.SignedProposal
+    simulator: Simulator
+    is_init: bool = False
+    timeout_s: float | None = None
+
+    def message(self) -> shim.ChaincodeMessage:
+        """Return the message that starts it."""
+        return shim.ChaincodeMessage(
+            type=INIT if self.is_init else TRANSACTION,
+            payload=self.input.SerializeToString(),
+            txid=self.tx_id,
+            channel_id=self.channel_id,
+            proposal=self.signed_proposal,
+        )
+
+    def already_runs(self) -> TransactionExists:
+        """Return the error: this key is running on the stream."""
+        cause = f"txid: {self.tx_id}({self.channel_id}) exists"
+        return TransactionExists(
+            self._unsent(cause), tx_id=self.tx_id, cause=f"error sending: {cause}"
+        )
+
+    def took_too_long(self, limit_s: float) -> ExecuteTimeout:
+        """Return the error: no final message within `limit_s` seconds."""
+        cause = "timeout expired while executing transaction"
+        return ExecuteTimeout(
+            self._unsent(cause),
+            hint=f"the limit is {limit_s:g} s; the chaincode may still be running it",
+            tx_id=self.tx_id,
+            limit_s=limit_s,
+            cause=f"error sending: {cause}",
+        )
+
+    def lost_stream(self, reason: str) -> StreamTerminated:
+        """Return the error: the stream ended (`reason`) before the final message."""
+        cause = "chaincode stream terminated"
+        return StreamTerminated(
+            self._unsent(cause),
+            hint="read what the chaincode wrote: chaindock logs",
+            tx_id=self.tx_id,
+            reason=reason,
+            cause=f"error sending: {cause}",
+        )
+
+    def too_large(self, size: int, limit: int) -> ExecuteFailed:
+        """Return the error: its message would break the stream (sizes in bytes)."""
+        cause = f"message of {size} bytes is larger than the limit of {limit}"
+        return ExecuteFailed(
+            self._unsent(cause), tx_id=self.tx_id, cause=f"error sending: {cause}"
+        )
+
+    def _unsent(self, cause: str) -> str:
+        return f"failed to execute transaction {self.tx_id}: error sending: {cause}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the chaincode answered.
+
+    Args:
+        response: with any status.
+        event: name and payload as set by the chaincode, the rest filled in by the node;
+            None for a status of 400 and more.
+    """
+
+    response: proposal_response_pb2.Response
+    event: chaincode_event_pb2.ChaincodeEvent | None
+
+
+def outcome_of(final: shim.ChaincodeMessage, invocation: Invocation) -> Outcome:
+    """Return what the COMPLETED or ERROR message says.
+
+    Raises: ChaincodeError for ERROR and for what cannot be decoded.
+    """
+    tx_id = invocation.tx_id
+    if final.type != COMPLETED:
+        text = final.payload.decode(errors="replace")
+        raise ChaincodeError(f"transaction returned with failure: {text}", tx_id=tx_id)
+    try:
+        response = proposal_response_pb2.Response.FromString(final.payload)
+    except DecodeError as error:
+        raise ChaincodeError(
+            f"failed to unmarshal response for transaction {tx_id}: {error}",
+            tx_id=tx_id,
+        ) from error
+    event = None
+    if final.HasField("chaincode_event") and response.status < ERROR_STATUS:
+        event = chaincode_event_pb2.ChaincodeEvent(
+            chaincode_id=invocation.namespace,
+            tx_id=tx_id,
+            event_name=final.chaincode_event.event_name,
+            payload=final.chaincode_event.payload,
+        )
+    return Outcome(response, event)

@@ -1,0 +1,252 @@
+"""Launch each chaincode at most once at a time, and stop it.
+
+Owns:    which run a chaincode has; waiters and their bound; status; counts.
+Not:     what happens in a run (run.py), when to launch (lifecycle, support.py), when
+         to try again (whoever listens to `on_exit`).
+Entry:   RuntimeLauncher.launch
+Holds:   one run per ccid; a launch goes on when the one who asked first leaves; after
+         leaving the launcher nothing runs.
+Source:  launch.md §5.1, §9 W8, W9, W14, W19, W67
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from chaindock.aio import Tasks
+from chaindock.chaincode.options import LaunchOptions, StreamOptions
+from chaindock.chaincode.registry import HandlerRegistry, LaunchState
+from chaindock.chaincode.run import Parts, Run, exit_text
+from chaindock.container.attempt import Attempt
+from chaindock.errors import LaunchFailed, LaunchTimeout
+from chaindock.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from chaindock.chaincode.runtime import ContainerRuntime
+    from chaindock.container.contracts import Exit, PeerConnection
+    from chaindock.ids import Ccid
+
+_log = get_logger("chaincode.launcher")
+
+
+@dataclass(frozen=True)
+class LaunchStatus:
+    """How a chaincode is.
+
+    Args:
+        since: when the state began, seconds of the epoch; None = never launched.
+        attempt: the last one.
+        exit: how the last run ended; None while it runs.
+        error: why the last launch failed.
+        open_calls: invocations under way.
+        facts: what the instance says about itself (backend, container, pid, …).
+    """
+
+    ccid: Ccid
+    state: LaunchState
+    since: float | None
+    attempt: Attempt | None
+    exit: Exit | None
+    error: LaunchFailed | None
+    open_calls: int
+    facts: Mapping[str, str]
+
+
+@dataclass
+class LaunchCounts:
+    """Launches of this process: once per attempt, however many waited for it."""
+
+    started: int = 0
+    ready: int = 0
+    failed: int = 0
+    timed_out: int = 0
+
+
+class RuntimeLauncher:
+    """All runs of a node; an async context manager that stops them when it is left.
+
+    Args:
+        registry: shared with the listener.
+        runtime: builds and starts.
+        peer: what starting chaincode is told.
+        new_attempt: makes the record of a launch that brings none along; the launcher
+            closes it when the run is over.
+        on_exit: called when a chaincode that was ready ended and nobody had asked for
+            that; quick, never raises.
+    """
+
+    def __init__(
+        self,
+        registry: HandlerRegistry,
+        runtime: ContainerRuntime,
+        peer: PeerConnection,
+        *,
+        options: LaunchOptions | None = None,
+        stream: StreamOptions | None = None,
+        new_attempt: Callable[[Ccid], Attempt] = Attempt,
+        on_exit: Callable[[Ccid, Exit], None] | None = None,
+    ) -> None:
+        self._options = options or LaunchOptions()
+        self._parts = Parts(
+            registry, runtime, peer, self._options, stream or StreamOptions()
+        )
+        self._runtime = runtime
+        self._new_attempt = new_attempt
+        self.on_exit = on_exit
+        self.counts = LaunchCounts()
+        self._runs: dict[Ccid, Run] = {}
+        self._tasks = Tasks("launcher")
+        self._closing = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._closing = True
+        grace_s = self._options.stop_grace_s
+        await asyncio.gather(*(self.stop(ccid, grace_s) for ccid in list(self._runs)))
+        await self._tasks.aclose()
+
+    async def launch(
+        self, ccid: Ccid, attempt: Attempt | None = None, *, wait_s: float | None = None
+    ) -> None:
+        """Return when `ccid` is ready; launch it unless it is or that is under way.
+
+        Args:
+            ccid: what to launch.
+            attempt: record of the launch, if this call begins one; else it is closed.
+            wait_s: how long this caller waits; None = as long as the launch takes,
+                which has its own limits.
+
+        Raises:
+            LaunchFailed and its kinds: the one outcome of the launch, the same object
+            for everybody. LaunchTimeout also when `wait_s` is over.
+        Cancelled: the launch goes on.
+        """
+        scope = asyncio.timeout(wait_s)
+        try:
+            async with scope:
+                await self._ready(ccid, attempt)
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            run = self._runs[ccid]
+            raise LaunchTimeout(
+                f"could not launch chaincode {ccid}: not ready after {wait_s:g} s of "
+                f"waiting, its launch goes on in phase {run.attempt.phase}",
+                hint="try again later",
+                limit_s=wait_s,
+                **run.attempt.facts(),
+            ) from error
+
+    async def _ready(self, ccid: Ccid, attempt: Attempt | None) -> None:
+        while True:
+            run = self._runs.get(ccid)
+            if run is None or run.over.settled:
+                run, attempt = self._begin(ccid, attempt), None
+            if run.outcome.settled and run.state is not LaunchState.READY:
+                await run.over.wait()  # it was ready, and is being taken down
+                continue
+            if attempt is not None:
+                attempt.note("it is running, or being launched, already")
+                attempt.close()
+            return await run.outcome.wait()
+
+    def _begin(self, ccid: Ccid, attempt: Attempt | None) -> Run:
+        if self._closing:
+            raise LaunchFailed(
+                f"could not launch chaincode {ccid}: the node is stopping", ccid=ccid
+            )
+        run = Run(self._parts, attempt or self._new_attempt(ccid))
+        self._runs[ccid] = run
+        self.counts.started += 1
+        _log.info("launching", ccid=ccid, attempt=run.attempt.id)
+        _ = self._tasks.start(self._see_through(run), f"run {ccid}")
+        _ = self._tasks.start(self._settled(run), f"outcome {ccid}")
+        return run
+
+    async def _settled(self, run: Run) -> None:
+        spent = run.attempt
+        try:
+            await run.outcome.wait()
+        except LaunchFailed as error:
+            self.counts.failed += 1
+            self.counts.timed_out += isinstance(error, LaunchTimeout)
+            _log.warning(
+                "launch failed", ccid=run.ccid, slug=error.slug, error=error.message
+            )
+        else:
+            self.counts.ready += 1
+            seconds = round(sum(phase.seconds for phase in spent.phases), 3)
+            _log.info("launched", ccid=run.ccid, seconds=seconds)
+
+    async def _see_through(self, run: Run) -> None:
+        await run.live()
+        if run.error is not None or run.exit is None:
+            return
+        _log.info(
+            "chaincode ended",
+            ccid=run.ccid,
+            how=exit_text(run.exit),
+            asked=run.stop_asked,
+        )
+        if self.on_exit is not None and not run.stop_asked:
+            self.on_exit(run.ccid, run.exit)
+
+    async def stop(self, ccid: Ccid, grace_s: float) -> None:
+        """Stop `ccid` and return when nothing of it is left. Idempotent.
+
+        It takes no more invocations; those under way may finish within `grace_s`
+        seconds, of which the chaincode gets what is left between SIGTERM and SIGKILL.
+        A launch under way is given up.
+
+        Cancelled: the stop goes on.
+        """
+        run = self._runs.get(ccid)
+        if run is not None:
+            run.ask_stop(grace_s)
+            await run.over.wait()
+
+    async def restart(
+        self, ccid: Ccid, grace_s: float, attempt: Attempt | None = None
+    ) -> None:
+        """Stop and launch. Raises: as `launch`."""
+        await self.stop(ccid, grace_s)
+        await self.launch(ccid, attempt)
+
+    async def forget(self, ccid: Ccid, grace_s: float) -> None:
+        """Stop `ccid` and drop its build and its status, as before a removal."""
+        await self.stop(ccid, grace_s)
+        self._runs.pop(ccid, None)
+        self._runtime.forget(ccid)
+
+    def status(self, ccid: Ccid) -> LaunchStatus:
+        """Return how `ccid` is."""
+        run = self._runs.get(ccid)
+        if run is None:
+            return LaunchStatus(ccid, LaunchState.ABSENT, None, None, None, None, 0, {})
+        facts = run.instance.describe() if run.instance is not None else {}
+        return LaunchStatus(
+            ccid,
+            run.state,
+            run.since,
+            run.attempt,
+            run.exit,
+            run.error,
+            run.open_calls,
+            facts,
+        )
+
+    def statuses(self) -> list[LaunchStatus]:
+        """Return the status of everything that was launched, by ccid."""
+        return [self.status(ccid) for ccid in sorted(self._runs)]

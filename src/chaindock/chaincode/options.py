@@ -1,0 +1,64 @@
+"""What can be set about streams, calls and launches.
+
+Owns:    StreamOptions, CallOptions, LaunchOptions.
+Not:     where the values come from (config).
+Entry:   StreamOptions, CallOptions, LaunchOptions
+Source:  shim-protocol.md §1.2, §3.3, §5.1; launch.md §5.3, §7.1
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """One stream with chaincode.
+
+    Args:
+        use_write_batch, max_size_write_batch: announced with READY (records).
+        use_get_multiple_keys, max_size_get_multiple_keys: announced with READY (keys).
+        total_query_limit: rows of one query; what is beyond is cut silently.
+        max_message_bytes: largest message, both ways.
+        silence_s: a stream that has not registered after this many seconds ends.
+        admit_unlaunched: take registrations that nobody asked for (development mode).
+    """
+
+    use_write_batch: bool = True
+    max_size_write_batch: int = 1000
+    use_get_multiple_keys: bool = True
+    max_size_get_multiple_keys: int = 1000
+    total_query_limit: int = 100_000
+    max_message_bytes: int = 100 * 1024 * 1024
+    silence_s: float = 60.0
+    admit_unlaunched: bool = False
+
+
+@dataclass(frozen=True)
+class CallOptions:
+    """Invocations.
+
+    Args:
+        execute_timeout_s: from sending until the final message.
+        launch_wait_s: how long an invocation waits for a launch under way.
+    """
+
+    execute_timeout_s: float = 30.0
+    launch_wait_s: float = 300.0
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """Launches and stops.
+
+    Args:
+        build_timeout_s: phases package to image.
+        startup_timeout_s: phases create to ready, all together.
+        register_timeout_s: phases connect to ready.
+        stop_grace_s: between asking and killing when the node itself goes down.
+    """
+
+    build_timeout_s: float = 600.0
+    startup_timeout_s: float = 300.0
+    register_timeout_s: float = 30.0
+    stop_grace_s: float = 10.0

@@ -1,0 +1,64 @@
+"""Wait for whatever happens first.
+
+Owns:    first, within.
+Not:     what the waits mean (run.py).
+Entry:   first, within
+Holds:   the waits that lost have ended when `first` returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from chaindock.aio import Latch, Tasks
+from chaindock.errors import LaunchTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from chaindock.container.attempt import Attempt
+
+T = TypeVar("T")
+
+
+async def first(**waits: Awaitable[Any]) -> tuple[str, Any]:
+    """Return the name and result of the wait that ends first; cancel the others.
+
+    Raises: what that wait raises. Of several that end at once, the earlier argument
+        counts.
+    Cancelled: all waits are.
+    """
+    outcome: Latch[tuple[str, Any]] = Latch()
+
+    async def race(name: str, wait: Awaitable[Any]) -> None:
+        try:
+            outcome.settle((name, await wait))
+        except Exception as error:  # noqa: BLE001  # raised by whoever waits
+            outcome.fail(error)
+
+    async with Tasks("race") as tasks:
+        for name, wait in waits.items():
+            _ = tasks.start(race(name, wait), name)
+        return await outcome.wait()
+
+
+async def within(limit_s: float, work: Awaitable[T], attempt: Attempt) -> T:
+    """Return what `work` returns.
+
+    Raises: LaunchTimeout after `limit_s` seconds; then `work` has been cancelled.
+    """
+    scope = asyncio.timeout(limit_s)
+    try:
+        async with scope:
+            return await work
+    except TimeoutError as error:
+        if not scope.expired():
+            raise
+        phase = f"phase {attempt.phase}" if attempt.phase else "it"
+        raise LaunchTimeout(
+            f"timeout expired while starting chaincode {attempt.ccid} for transaction: "
+            f"{phase} was not over after {limit_s:g} s",
+            limit_s=limit_s,
+            phase=str(attempt.phase) if attempt.phase else None,
+        ) from error

@@ -1,0 +1,237 @@
+"""Talk to the node of a home.
+
+Owns:    HTTP on the admin socket; connection errors as ours.
+Not:     printing; the routes (operations/admin.py).
+Entry:   AdminClient
+Holds:   one connection a request; leaving a stream early closes it, which cancels the
+         work in the node.
+Source:  operations/admin.py
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import http.client
+import json
+import socket
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+from chaindock.errors import Denied, NodeError, NodeNotRunning
+from chaindock.operations import wire
+from chaindock.operations.address import find_socket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from chaindock.operations.facade import Call
+
+_GONE = {errno.ENOENT, errno.ECONNREFUSED, errno.ENOTSOCK, errno.ENOTDIR}
+CONNECT_S = 5.0
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def connect(self) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(CONNECT_S)
+            sock.connect(str(self._path))
+        except BaseException:
+            sock.close()
+            raise
+        self.sock = sock
+
+
+class AdminClient:
+    """The admin API of the node that serves `home`."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def status(self, timeout_s: float = 10.0) -> dict[str, Any]:
+        """Return the fields of NodeStatus."""
+        return self._ask("GET", "/status", timeout_s=timeout_s)
+
+    def shutdown(self, timeout_s: float = 10.0) -> None:
+        """Ask the node to stop."""
+        self._ask("POST", "/shutdown", timeout_s=timeout_s)
+
+    def ps(self) -> list[dict[str, Any]]:
+        """Return the fields of Running, one for each chaincode."""
+        found: list[dict[str, Any]] = self._ask("GET", "/chaincodes")["chaincodes"]
+        return found
+
+    def invoke(self, call: Call) -> dict[str, Any]:
+        """Submit; return the answer (wire.answer_json)."""
+        return self._call(call, "invoke")
+
+    def query(self, call: Call) -> dict[str, Any]:
+        """Evaluate; return the answer (wire.answer_json)."""
+        return self._call(call, "query")
+
+    def _call(self, call: Call, verb: str) -> dict[str, Any]:
+        body = json.dumps(wire.call_json(call)).encode()
+        return self._ask("POST", f"{_of(call.name)}/{verb}", body)
+
+    def stop(self, name: str) -> None:
+        """Stop a chaincode."""
+        self._ask("POST", f"{_of(name)}/stop")
+
+    def remove(self, name: str) -> None:
+        """Remove a chaincode."""
+        self._ask("DELETE", _of(name))
+
+    def height(self) -> int:
+        """Return the number of blocks."""
+        return int(self._ask("GET", "/blocks")["height"])
+
+    def block(self, number: int) -> dict[str, Any]:
+        """Return the summary of a block."""
+        return self._ask("GET", f"/blocks/{number}")
+
+    def deploy(
+        self,
+        package: Path,
+        *,
+        name: str | None,
+        version: str | None,
+        backend: str,
+        init_required: bool = False,
+    ) -> Iterator[dict[str, Any]]:
+        """Upload a package file; yield the events, the result last.
+
+        Raises: the error that ended the deployment.
+        """
+        asked = {
+            "name": name,
+            "version": version,
+            "backend": backend,
+            "init": "1" if init_required else None,
+        }
+        query = urlencode({key: value for key, value in asked.items() if value})
+        with package.open("rb") as file:
+            headers = {"Content-Length": str(package.stat().st_size)}
+            yield from self._stream("POST", f"/deploy?{query}", file, headers)
+
+    def start(self, name: str) -> Iterator[dict[str, Any]]:
+        """Start a chaincode; yield the events, the result last."""
+        return self._stream("POST", f"{_of(name)}/start")
+
+    def logs(
+        self, name: str, *, follow: bool = False, previous: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """Yield log lines: `time`, `stream`, `line`."""
+        query = urlencode({"follow": int(follow), "previous": int(previous)})
+        return self._stream("GET", f"{_of(name)}/logs?{query}")
+
+    def _ask(
+        self,
+        method: str,
+        target: str,
+        body: bytes | None = None,
+        timeout_s: float | None = None,
+    ) -> dict[str, Any]:
+        with self._request(method, target, body, {}, timeout_s) as response:
+            found: dict[str, Any] = _load(response.read())
+            return found
+
+    def _stream(
+        self,
+        method: str,
+        target: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        with self._request(method, target, body, headers or {}, None) as response:
+            while line := response.readline():
+                event = _load(line)
+                if event.get("event") == wire.EVENT_ERROR:
+                    raise wire.rebuild_error(event["error"])
+                yield event
+                if event.get("event") == wire.EVENT_RESULT:
+                    return
+
+    @contextlib.contextmanager
+    def _request(
+        self,
+        method: str,
+        target: str,
+        body: Any,
+        headers: Mapping[str, str],
+        timeout_s: float | None,
+    ) -> Iterator[http.client.HTTPResponse]:
+        connection = _Connection(find_socket(self.home))
+        try:
+            self._connect(connection)
+            connection.sock.settimeout(timeout_s)
+            # A node that refuses a body may answer before it has all of it.
+            with _foreign(self.home):
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    connection.request(method, target, body, dict(headers))
+                response = connection.getresponse()
+                if response.status != 200:
+                    raise wire.rebuild_error(_load(response.read()))
+            with _foreign(self.home):
+                yield response
+        finally:
+            connection.close()
+
+    def _connect(self, connection: _Connection) -> None:
+        try:
+            connection.connect()
+        except PermissionError as error:
+            raise Denied(
+                f"the node of home {str(self.home)!r} belongs to another user",
+                hint="run the command as that user, or use a home of your own",
+                home=str(self.home),
+            ) from error
+        except OSError as error:
+            if error.errno in _GONE:
+                raise not_running(self.home) from error
+            raise NodeError(
+                f"the node of home {str(self.home)!r} does not answer: {error}",
+                hint="see its log; `chaindock down` ends it",
+                home=str(self.home),
+            ) from error
+
+
+def not_running(home: Path) -> NodeNotRunning:
+    """Return the error for a home without a node."""
+    return NodeNotRunning(
+        f"no node is running in {str(home)!r}",
+        hint="start one: chaindock up -d   (another home: --home DIR)",
+        home=str(home),
+    )
+
+
+@contextlib.contextmanager
+def _foreign(home: Path) -> Iterator[None]:
+    try:
+        yield
+    except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
+        raise NodeError(
+            f"the node of home {str(home)!r} went away or does not answer "
+            f"({type(error).__name__})",
+            hint="see the end of its log, and `chaindock status`",
+            home=str(home),
+        ) from error
+
+
+def _of(name: str) -> str:
+    return f"/chaincodes/{quote(name, safe='')}"
+
+
+def _load(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise NodeError(
+            f"the node answered something that is not JSON: {data[:80]!r}",
+            hint="is this another version of Chaindock? restart the node",
+        ) from error

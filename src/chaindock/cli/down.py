@@ -1,0 +1,123 @@
+"""`down`.
+
+Owns:    stopping a node and waiting until its process is gone.
+Not:     what the node does on its way down (node); removing what a killed node left
+         (the next `up`).
+Entry:   down, stop_node
+Holds:   a signal goes only to the process that the lock of the home names, and only
+         if that process is older than its entry there.
+Source:  ADR-0001
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from chaindock.cli import show
+from chaindock.cli.session import Session, home_option, json_option, pass_session
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import psutil
+
+CLOCK_SLACK_S = 2.0
+
+
+@click.command()
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the node may take.",
+)
+@click.option("--force", is_flag=True, help="Kill it when it takes longer.")
+@json_option
+@home_option
+@pass_session
+def down(session: Session, *, timeout_s: float, force: bool) -> None:
+    """Stop the node of a home.
+
+    Returns when its process is gone, and with it everything it started. Without a
+    node it says so and is content.
+    """
+    stopped = stop_node(session.home, timeout_s, force=force)
+    if session.json:
+        show.emit_json({"stopped": stopped, "home": str(session.home)})
+    elif stopped:
+        click.echo(f"the node in {str(session.home)!r} has stopped", err=True)
+    else:
+        click.echo(f"no node is running in {str(session.home)!r}", err=True)
+
+
+def stop_node(home: Path, timeout_s: float = 60.0, *, force: bool = False) -> bool:
+    """Stop the node of `home` and wait for its end; False = there was none.
+
+    Raises: NodeError when it is still there after `timeout_s` (with `force`: killed
+        then, so that the next `up` removes what it leaves). Denied.
+    """
+    import psutil
+
+    from chaindock.cli.client import AdminClient
+    from chaindock.errors import NodeError, NodeNotRunning
+
+    began = time.monotonic()
+    process = find_process(home)
+    try:
+        AdminClient(home).shutdown()
+    except NodeNotRunning:
+        if process is None:
+            return False
+        # It is starting, or its socket was removed: a signal means the same.
+        _signal(process)
+    except NodeError:
+        if process is None:
+            raise
+        _signal(process)
+    if process is None:
+        return True
+    try:
+        process.wait(max(0.1, timeout_s - (time.monotonic() - began)))
+    except psutil.TimeoutExpired as error:
+        if not force:
+            raise NodeError(
+                f"the node in {str(home)!r} (process {process.pid}) has not stopped "
+                f"after {timeout_s:g} s",
+                hint="wait and try again, or end it: chaindock down --force",
+                home=str(home),
+                pid=process.pid,
+            ) from error
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+        process.wait()
+    return True
+
+
+def _signal(process: psutil.Process) -> None:
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.terminate()
+
+
+def find_process(home: Path) -> psutil.Process | None:
+    """Return the process that serves `home`, or None."""
+    import psutil
+
+    path = home / "node.lock"
+    try:
+        pid = int(path.read_text())
+        written = path.stat().st_mtime
+        process = psutil.Process(pid)
+        alive = process.status() != psutil.STATUS_ZOMBIE
+        ours = process.create_time() <= written + CLOCK_SLACK_S
+    except (OSError, ValueError, psutil.Error):
+        return None
+    return process if alive and ours else None

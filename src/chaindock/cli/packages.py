@@ -1,0 +1,157 @@
+"""`package`, `inspect` and `package-id`.
+
+Owns:    package files for people.
+Not:     the format (packaging).
+Entry:   package, inspect, package_id
+Holds:   no node is needed; the file appears complete or not at all.
+Source:  launch.md §2; needs.md rows 9, 23
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from chaindock.cli import show
+from chaindock.cli.session import Session, home_option, json_option, pass_session
+
+if TYPE_CHECKING:
+    from chaindock.packaging.format import PackageInfo
+
+_SHOWN_ENTRIES = 40
+
+
+@click.command()
+@click.argument("source", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where the package goes.",
+)
+@click.option("--label", help="Label of the package.  [default: DIR_1.0]")
+@json_option
+@home_option
+@pass_session
+def package(session: Session, source: Path, output: Path, label: str | None) -> None:
+    """Write the package of a source directory.
+
+    The same source and label give the same bytes everywhere. Prints the package id.
+    """
+    info = _write(source, output, label)
+    if session.json:
+        show.emit_json({**_as_json(info), "file": str(output)})
+        return
+    click.echo(info.id)
+    for warning in info.warnings:
+        click.echo(click.style("warning: ", fg="yellow") + warning, err=True)
+
+
+def _write(source: Path, output: Path, label: str | None) -> PackageInfo:
+    from chaindock.errors import InvalidInput, NotFound
+    from chaindock.packaging.writer import package_directory
+
+    if not source.is_dir():
+        raise NotFound(
+            f"there is no source directory {str(source)!r}",
+            hint="check the path",
+            path=str(source),
+        )
+    try:
+        number, name = tempfile.mkstemp(prefix=".chaindock-", dir=output.parent)
+        fresh = Path(name)
+        try:
+            with os.fdopen(number, "w+b") as file:
+                info = package_directory(source, file, label)
+            fresh.chmod(0o666 & ~_umask())
+            fresh.replace(output)
+        finally:
+            fresh.unlink(missing_ok=True)
+    except OSError as error:
+        raise InvalidInput(
+            f"package file {str(output)!r} cannot be written: {error.strerror}",
+            hint="choose another place with -o FILE",
+            path=str(output),
+        ) from error
+    return info
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+@home_option
+@pass_session
+def inspect(session: Session, file: Path) -> None:
+    """Show what is in a package."""
+    info = _read(file)
+    if session.json:
+        show.emit_json(_as_json(info))
+        return
+    show.pairs(
+        [
+            ("id", info.id),
+            ("label", info.label),
+            ("type", show.visible(info.package_type)),
+            *([("path", show.visible(info.import_path))] if info.import_path else []),
+            ("size", f"{info.size} bytes"),
+            ("code", f"sha256 {info.code_digest}"),
+            ("files", str(len(info.entries))),
+        ]
+    )
+    for entry in info.entries[:_SHOWN_ENTRIES]:
+        click.echo(f"{entry.size:>12}  {show.visible(entry.name)}")
+    if len(info.entries) > _SHOWN_ENTRIES:
+        click.echo(
+            f"{'':>12}  … and {len(info.entries) - _SHOWN_ENTRIES} more (--json)"
+        )
+    for warning in info.warnings:
+        click.echo(
+            click.style("warning: ", fg="yellow") + show.visible(warning), err=True
+        )
+
+
+@click.command("package-id")
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+@home_option
+@pass_session
+def package_id(session: Session, file: Path) -> None:
+    """Print the id of a package."""
+    info = _read(file)
+    if session.json:
+        show.emit_json({"id": info.id})
+        return
+    click.echo(info.id)
+
+
+def _read(file: Path) -> PackageInfo:
+    from chaindock.packaging.format import read_package
+
+    return read_package(file)
+
+
+def _as_json(info: PackageInfo) -> dict[str, Any]:
+    return {
+        "id": info.id,
+        "label": info.label,
+        "type": info.package_type,
+        "path": info.import_path,
+        "size": info.size,
+        "code_sha256": info.code_digest,
+        "files": [dataclasses.asdict(entry) for entry in info.entries],
+        "indexes": list(info.indexes),
+        "warnings": list(info.warnings),
+    }

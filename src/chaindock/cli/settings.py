@@ -1,0 +1,96 @@
+"""`config show`.
+
+Owns:    printing the settings with their origins.
+Not:     what they are (chaindock.config).
+Entry:   config
+Holds:   passwords are not shown.
+Source:  style.md "Config"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from chaindock.cli import show
+from chaindock.cli.session import Session, home_option, json_option, pass_session
+
+if TYPE_CHECKING:
+    from chaindock.config.sections import Config
+
+
+@click.group()
+def config() -> None:
+    """Show the settings and where they come from."""
+
+
+@config.command("show")
+@click.option("--changed", is_flag=True, help="Only what is not a default.")
+@click.option("-v", "--verbose", is_flag=True, help="With a line of help for each.")
+@json_option
+@home_option
+@pass_session
+def show_config(session: Session, *, changed: bool, verbose: bool) -> None:
+    """Show every setting, its value and its origin.
+
+    Settings come from `chaindock up --set KEY=VALUE`, then from variables (CORE_ and the
+    key in capitals, . as _), then from core.yaml in FABRIC_CFG_PATH or in the home.
+    """
+    from chaindock.config.load import load
+
+    loaded = load(session.home)
+    settings = [
+        one for one in loaded.settings if not changed or one.origin != "default"
+    ]
+    if session.json:
+        show.emit_json(
+            {
+                "home": str(loaded.home),
+                "settings": [dataclasses.asdict(one) for one in settings],
+                "build_variables": _build_variables(loaded),
+                "ignored": [dataclasses.asdict(one) for one in loaded.ignored],
+                "warnings": list(loaded.warnings),
+            }
+        )
+        return
+    _print(loaded, settings, verbose=verbose)
+
+
+def _print(loaded: Config, settings: list[Any], *, verbose: bool) -> None:
+    rows = [
+        (
+            one.key,
+            click.style(one.origin, dim=one.origin == "default"),
+            click.style(show.visible(one.value), bold=one.origin != "default"),
+        )
+        for one in settings
+    ]
+    head = ("SETTING", "ORIGIN", "VALUE")
+    if verbose:
+        for one, row in zip(settings, rows, strict=True):
+            click.echo(click.style(f"\n{one.help}", dim=True))
+            click.echo("  ".join(part for part in row if part))
+    else:
+        show.table(head, rows)
+    if variables := _build_variables(loaded):
+        click.echo()
+        show.table(("BUILDS GET", "VALUE"), list(variables.items()))
+    if loaded.ignored:
+        click.echo()
+        show.table(
+            ("NOT USED", "ORIGIN", "WHY"),
+            [(one.key, one.origin, one.reason or "-") for one in loaded.ignored],
+        )
+    for warning in loaded.warnings:
+        click.echo(click.style("warning: ", fg="yellow") + warning, err=True)
+
+
+def _build_variables(loaded: Config) -> dict[str, str]:
+    from chaindock.config.surroundings import redact
+
+    return {
+        name: redact(name, value)
+        for name, value in sorted(loaded.build.variables.items())
+    }

@@ -1,0 +1,47 @@
+"""The process environment, and which home a command means.
+
+Owns:    the one look at `os.environ`; the home's default and order of precedence.
+Not:     settings (load.py), what is in a home (node/home.py).
+Entry:   environment, resolve_home
+Holds:   imports nothing slow: every command comes through here.
+Source:  ADR-0001
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chaindock.errors import ConfigInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HOME_VARIABLE = "CHAINDOCK_HOME"
+
+
+def environment() -> dict[str, str]:
+    """Return a copy of the environment as it is now."""
+    return dict(os.environ)  # noqa: TID251  # this is the one place
+
+
+def resolve_home(
+    flag: str | Path | None = None, env: Mapping[str, str] | None = None
+) -> Path:
+    """Return the absolute home: `--home`, else CHAINDOCK_HOME, else ~/.chaindock.
+
+    Raises: ConfigInvalid when there is no home directory to start from.
+    """
+    env = environment() if env is None else env
+    named = flag or env.get(HOME_VARIABLE)
+    try:
+        if named:
+            return Path(named).expanduser().absolute()
+        return Path.home() / ".chaindock"
+    except RuntimeError as error:
+        raise ConfigInvalid(
+            "there is no home directory for this user",
+            hint=f"name a directory with --home DIR or {HOME_VARIABLE}",
+            key="home",
+        ) from error

@@ -1,0 +1,132 @@
+"""Put the configuration together.
+
+Owns:    precedence: command line, then environment, then file, then default.
+Not:     reading each of them (sources.py), what can be set (table.py).
+Entry:   load
+Holds:   what is shown by `config show` is what the node is given.
+Source:  style.md "Config"; launch.md §7
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chaindock.config.environment import environment
+from chaindock.config.kinds import WrongValueError
+from chaindock.config.sections import Config, defaults
+from chaindock.config.settings import Setting, look_up, replaced
+from chaindock.config.sources import (
+    Found,
+    Layer,
+    find_file,
+    read_file,
+    read_flags,
+    read_variables,
+)
+from chaindock.config.surroundings import (
+    build_environment,
+    engine_inputs,
+    problem_of,
+    redact,
+)
+from chaindock.config.table import KEYS
+from chaindock.errors import ConfigInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+def load(
+    home: Path,
+    flags: Mapping[str, str] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Config:
+    """Return the configuration of the node of `home`.
+
+    Args:
+        home: absolute.
+        flags: key → text, from the command line.
+        env: default: the environment of this process.
+
+    Raises: ConfigInvalid: an unknown key, or a value that its key does not take.
+    """
+    env = environment() if env is None else env
+    here = Path.cwd()
+    build, ca_variable, warnings = build_environment(env)
+    config = defaults(home, env.get("PATH") or _PATH, engine_inputs(env), build)
+    file = find_file(home, env)
+    layers = [
+        read_file(file) if file else Layer(),
+        read_variables(env, here),
+        read_flags(flags or {}, here),
+    ]
+    origins = {"process.path": "env PATH"} if env.get("PATH") else {}
+    if build.variables:
+        origins["build.variables"] = "env"
+    if ca_variable:
+        origins["build.ca_bundle"] = f"env {ca_variable}"
+    for found in (one for layer in layers for one in layer.found):
+        config = _apply(config, found)
+        origins |= dict.fromkeys(found.key.targets, found.origin)
+    _check_ca(config, origins)
+    return replace(
+        config,
+        settings=tuple(_settings(config, origins)),
+        ignored=tuple(one for layer in layers for one in layer.ignored),
+        warnings=tuple(warnings),
+    )
+
+
+def _apply(config: Config, found: Found) -> Config:
+    key = found.key
+    try:
+        value = key.kind.read(found.value, found.base)
+    except WrongValueError as wrong:
+        shown = redact(key.name, str(found.value))
+        raise ConfigInvalid(
+            f"setting {key.name!r} ({found.origin}) is {shown!r:.200}: expected {wrong}",
+            hint=key.help,
+            key=key.name,
+            origin=found.origin,
+        ) from wrong
+    for target in key.targets:
+        if target == "build.variables":
+            value = {**config.build.variables, **value}
+        config = replaced(config, target, value)
+    if key.name == "vm.endpoint":
+        # Fabric's way to say that there is no engine: the key is there and empty.
+        config = replaced(config, "node.engine", bool(value))
+    return config
+
+
+def _check_ca(config: Config, origins: Mapping[str, str]) -> None:
+    bundle = config.build.ca_bundle
+    if bundle is None:
+        return
+    if why := problem_of(bundle):
+        origin = origins["build.ca_bundle"]
+        raise ConfigInvalid(
+            f"CA bundle {str(bundle)!r} ({origin}) {why}",
+            hint="give a PEM file with --ca FILE",
+            key="chaindock.ca",
+            origin=origin,
+        )
+
+
+def _settings(config: Config, origins: Mapping[str, str]) -> Iterator[Setting]:
+    for key in KEYS:
+        target = key.targets[0]
+        value = look_up(config, target)
+        shown = "" if value is None else key.kind.show(value)
+        if target == "build.variables":
+            shown = key.kind.show({k: redact(k, v) for k, v in value.items()})
+        yield Setting(
+            key=key.name,
+            value=redact(key.name, shown),
+            origin=origins.get(target, "default"),
+            help=key.help,
+        )

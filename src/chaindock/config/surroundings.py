@@ -1,0 +1,111 @@
+"""What the user's environment says without meaning us: proxies, registries, CAs, engines.
+
+Owns:    which variables builds get; the CA bundle; the inputs of the engine look-up.
+Not:     settings of ours (sources.py), giving them to builds (controllers).
+Entry:   build_environment, engine_inputs, redact
+Holds:   only named variables pass; what may carry a password is never shown.
+Source:  needs.md rows 1, 5
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chaindock.container.contracts import BuildEnvironment
+from chaindock.controllers.docker.options import EndpointOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
+BUILD_VARIABLES = frozenset(
+    {
+        *_PROXIES,
+        *(name.lower() for name in _PROXIES),
+        "GOPROXY",
+        "GOSUMDB",
+        "GONOSUMDB",
+        "GOPRIVATE",
+        "GONOPROXY",
+        "GOINSECURE",
+        "GOFLAGS",
+        "GOTOOLCHAIN",
+        "PIP_INDEX_URL",
+        "PIP_EXTRA_INDEX_URL",
+        "PIP_TRUSTED_HOST",
+        "PIP_DEFAULT_TIMEOUT",
+        "PIP_RETRIES",
+        "NPM_TOKEN",
+    }
+)
+_NPM = re.compile(
+    r"npm_config_(?!cafile|cache|prefix|.*config|.*_dir)\w+", re.IGNORECASE
+)
+CA_VARIABLES = (
+    "SSL_CERT_FILE",
+    "NODE_EXTRA_CA_CERTS",
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+)
+_PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
+_SECRET_NAME = re.compile(r"token|auth|passw|secret|_key$", re.IGNORECASE)
+
+
+def build_environment(
+    env: Mapping[str, str],
+) -> tuple[BuildEnvironment, str, list[str]]:
+    """Return what builds get, which variable named the CA bundle, and warnings."""
+    variables = {
+        name: value
+        for name, value in env.items()
+        if value and (name in BUILD_VARIABLES or _NPM.fullmatch(name))
+    }
+    warnings: list[str] = []
+    for name in CA_VARIABLES:
+        if not (value := env.get(name)):
+            continue
+        bundle = Path(value).absolute()
+        if not (why := problem_of(bundle)):
+            return BuildEnvironment(variables, bundle), name, warnings
+        warnings.append(f"{name} is not used: {value!r} {why}")
+    return BuildEnvironment(variables), "", warnings
+
+
+def problem_of(bundle: Path) -> str:
+    """Return why a CA bundle cannot be used, or nothing."""
+    try:
+        good = b"-----BEGIN CERTIFICATE-----" in bundle.read_bytes()
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return "" if good else "holds no PEM certificate"
+
+
+def engine_inputs(env: Mapping[str, str]) -> EndpointOptions:
+    """Return what `env` says about where a container engine is."""
+    certificates = _path(env, "DOCKER_CERT_PATH")
+    return EndpointOptions(
+        docker_host=env.get("DOCKER_HOST", ""),
+        docker_context=env.get("DOCKER_CONTEXT", ""),
+        docker_config=_path(env, "DOCKER_CONFIG"),
+        runtime_dir=_path(env, "XDG_RUNTIME_DIR"),
+        home=_path(env, "HOME"),
+        tls=bool(env.get("DOCKER_TLS_VERIFY") or env.get("DOCKER_TLS")),
+        ca_file=certificates and certificates / "ca.pem",
+        cert_file=certificates and certificates / "cert.pem",
+        key_file=certificates and certificates / "key.pem",
+    )
+
+
+def _path(env: Mapping[str, str], name: str) -> Path | None:
+    value = env.get(name)
+    return Path(value) if value else None
+
+
+def redact(name: str, value: str) -> str:
+    """Return `value` as it may be shown: without passwords."""
+    if _SECRET_NAME.search(name):
+        return "[secret]"
+    return _PASSWORD.sub("[secret]@", value)

@@ -1,0 +1,508 @@
+"""Every setting there is.
+
+Owns:    the list of keys: name, kind, target, help.
+Not:     defaults (the options that the targets name), reading (sources.py).
+Entry:   KEYS, KNOWN, REASONS
+Holds:   each target exists in Config; each key has one line of help.
+Source:  launch.md §7; docs/reference/config.md is made from here
+Size:    one row per setting, nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chaindock.config.kinds import (
+    BOOLEAN,
+    BYTES,
+    COUNT,
+    INTEGER,
+    NUMBER,
+    PAIRS,
+    PATH,
+    PORT,
+    SIZE,
+    TEXT,
+    WORDS,
+    Kind,
+    checked,
+    choice,
+    duration,
+    switched,
+)
+from chaindock.config.settings import Key
+from chaindock.ids import require_channel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_TIME = duration()
+_MODE = Kind(
+    lambda value, base: choice("net", "dev").read(value, base) == "dev",
+    lambda value: "dev" if value else "net",
+)
+_PULL = switched("always", "missing", BOOLEAN)
+_START = duration(least_s=5.0, above_zero=False)
+_EXECUTE = duration(least_s=1.0, instead_s=30.0, above_zero=False)
+_CHANNEL = checked(
+    require_channel, "a lower-case letter, then lower-case letters, digits, . or -"
+)
+
+# name, kind, targets in Config (blank between), help
+_Row = tuple[str, Kind, str, str]
+
+_PEER: tuple[_Row, ...] = (
+    ("peer.id", TEXT, "node.peer_id", "Part of container and image names."),
+    ("peer.networkId", TEXT, "node.network_id", "Part of container and image names."),
+    ("peer.localMspId", TEXT, "node.msp_id", "MSP id of the organisation."),
+    (
+        "peer.chaincodeListenAddress",
+        PORT,
+        "listen.port",
+        "Port that chaincode dials, always on local addresses; 0 = a free one.",
+    ),
+    (
+        "peer.maxRecvMsgSize",
+        BYTES,
+        "stream.max_message_bytes",
+        "Largest message between node and chaincode.",
+    ),
+    (
+        "ledger.state.totalQueryLimit",
+        COUNT,
+        "stream.total_query_limit ledger.total_query_limit",
+        "Most rows that one query returns.",
+    ),
+)
+
+_CHAINCODE: tuple[_Row, ...] = (
+    (
+        "chaincode.mode",
+        _MODE,
+        "stream.admit_unlaunched",
+        "dev: take chaincode that nobody launched.",
+    ),
+    (
+        "chaincode.builder",
+        TEXT,
+        "docker.images.golang.builder",
+        "Image that Go chaincode is compiled in.",
+    ),
+    (
+        "chaincode.golang.runtime",
+        TEXT,
+        "docker.images.golang.runtime",
+        "Image that Go chaincode runs in.",
+    ),
+    (
+        "chaincode.node.runtime",
+        TEXT,
+        "docker.images.node.builder",
+        "Image that Node chaincode is built and runs in.",
+    ),
+    ("chaincode.pull", _PULL, "docker.pull", "Fetch base images anew each time."),
+    (
+        "chaincode.installTimeout",
+        _TIME,
+        "launch.build_timeout_s",
+        "Limit for a whole build.",
+    ),
+    (
+        "chaincode.startuptimeout",
+        _START,
+        "launch.startup_timeout_s",
+        "Limit from creating the container or process to READY; at least 5s.",
+    ),
+    (
+        "chaincode.executetimeout",
+        _EXECUTE,
+        "calls.execute_timeout_s",
+        "Limit for the answer to a call; less than 1s means 30s.",
+    ),
+    (
+        "chaincode.logging.level",
+        TEXT,
+        "node.logging_level",
+        "Log level of the chaincode, told to its shim.",
+    ),
+    (
+        "chaincode.logging.shim",
+        TEXT,
+        "node.logging_shim",
+        "Log level of the shim.",
+    ),
+    (
+        "chaincode.logging.format",
+        TEXT,
+        "node.logging_format",
+        "Log format of the chaincode, told to its shim.",
+    ),
+    (
+        "chaincode.runtimeParams.useWriteBatch",
+        BOOLEAN,
+        "stream.use_write_batch",
+        "Let shims send many writes in one message.",
+    ),
+    (
+        "chaincode.runtimeParams.maxSizeWriteBatch",
+        COUNT,
+        "stream.max_size_write_batch",
+        "Writes in one such message.",
+    ),
+    (
+        "chaincode.runtimeParams.useGetMultipleKeys",
+        BOOLEAN,
+        "stream.use_get_multiple_keys",
+        "Let shims read many keys with one message.",
+    ),
+    (
+        "chaincode.runtimeParams.maxSizeGetMultipleKeys",
+        COUNT,
+        "stream.max_size_get_multiple_keys",
+        "Keys in one such message.",
+    ),
+)
+
+_VM: tuple[_Row, ...] = (
+    (
+        "vm.endpoint",
+        TEXT,
+        "docker.endpoint.endpoint",
+        "The container engine; unset = look for one, empty = use none.",
+    ),
+    (
+        "vm.docker.tls.enabled",
+        BOOLEAN,
+        "docker.endpoint.tls",
+        "Speak TLS with the engine.",
+    ),
+    (
+        "vm.docker.tls.ca.file",
+        PATH,
+        "docker.endpoint.ca_file",
+        "CA certificates of the engine, PEM.",
+    ),
+    (
+        "vm.docker.tls.cert.file",
+        PATH,
+        "docker.endpoint.cert_file",
+        "Our certificate for the engine, PEM.",
+    ),
+    (
+        "vm.docker.tls.key.file",
+        PATH,
+        "docker.endpoint.key_file",
+        "Its key, PEM.",
+    ),
+    (
+        "vm.docker.hostConfig.Memory",
+        SIZE,
+        "docker.sandbox.memory_bytes",
+        "Memory of a running chaincode; 0 = unlimited.",
+    ),
+    (
+        "vm.docker.hostConfig.ReadonlyRootfs",
+        BOOLEAN,
+        "docker.sandbox.read_only",
+        "Chaincode cannot write to its root file system.",
+    ),
+    (
+        "vm.docker.hostConfig.Dns",
+        WORDS,
+        "docker.sandbox.dns docker.compile.dns",
+        "Name servers of containers, by IP address.",
+    ),
+    (
+        "vm.docker.hostConfig.DnsSearch",
+        WORDS,
+        "docker.sandbox.dns_search",
+        "Search domains of containers.",
+    ),
+    (
+        "vm.docker.hostConfig.ExtraHosts",
+        WORDS,
+        "docker.sandbox.extra_hosts docker.compile.extra_hosts",
+        "More lines of /etc/hosts, as host:IP.",
+    ),
+    (
+        "vm.docker.hostConfig.LogConfig.Config.max-size",
+        BYTES,
+        "docker.sandbox.log_max_bytes",
+        "Output that the engine keeps, per file.",
+    ),
+    (
+        "vm.docker.hostConfig.LogConfig.Config.max-file",
+        COUNT,
+        "docker.sandbox.log_files",
+        "How many such files.",
+    ),
+)
+
+_OURS: tuple[_Row, ...] = (
+    (
+        "chaindock.backend",
+        TEXT,
+        "node.backend",
+        "What runs chaincode: auto, docker or process.",
+    ),
+    ("chaindock.channel", _CHANNEL, "node.channel", "Name of the channel."),
+    ("chaindock.domain", TEXT, "node.domain", "Domain of the organisation."),
+    (
+        "chaindock.ca",
+        PATH,
+        "build.ca_bundle",
+        "Extra CA certificates for builds, PEM.",
+    ),
+    (
+        "chaindock.log.level",
+        choice("debug", "info", "warning", "error"),
+        "log.level",
+        "Least level of the node's log.",
+    ),
+    ("chaindock.log.format", choice("text", "json"), "log.format", "Its form."),
+    ("chaindock.output.keep", COUNT, "output.keep", "Attempts kept per chaincode."),
+    ("chaindock.output.size", BYTES, "output.max_bytes", "Output kept per attempt."),
+    (
+        "chaindock.launch.registerTimeout",
+        _TIME,
+        "launch.register_timeout_s",
+        "Limit from connecting to READY.",
+    ),
+    (
+        "chaindock.launch.stopGrace",
+        duration(above_zero=False),
+        "launch.stop_grace_s custodian.stop_grace_s",
+        "Between SIGTERM and SIGKILL.",
+    ),
+    (
+        "chaindock.launch.wait",
+        _TIME,
+        "calls.launch_wait_s",
+        "How long a call waits for a launch.",
+    ),
+    (
+        "chaindock.launch.parallel",
+        INTEGER,
+        "custodian.parallel",
+        "Launches side by side; 0 = processors + 2.",
+    ),
+    (
+        "chaindock.launch.retries",
+        INTEGER,
+        "custodian.retries",
+        "How often a failed launch is tried again by itself.",
+    ),
+    (
+        "chaindock.block.maxMessageCount",
+        COUNT,
+        "orderer.max_message_count",
+        "Transactions of a block.",
+    ),
+    (
+        "chaindock.block.absoluteMaxBytes",
+        BYTES,
+        "orderer.absolute_max_bytes",
+        "Largest transaction.",
+    ),
+    (
+        "chaindock.block.preferredMaxBytes",
+        BYTES,
+        "orderer.preferred_max_bytes",
+        "A block is cut before it grows beyond this.",
+    ),
+    (
+        "chaindock.block.batchTimeout",
+        duration(above_zero=False),
+        "orderer.batch_timeout_s",
+        "How long a block waits for more; 0s = not at all.",
+    ),
+    (
+        "chaindock.package.size",
+        BYTES,
+        "packages.package_bytes admin.max_package_bytes",
+        "Largest package file.",
+    ),
+    (
+        "chaindock.package.unpacked",
+        BYTES,
+        "packages.unpacked_bytes",
+        "Largest package, unpacked.",
+    ),
+    ("chaindock.package.files", COUNT, "packages.files", "Most files in a package."),
+)
+
+_BUILD: tuple[_Row, ...] = (
+    (
+        "chaindock.build.variables",
+        PAIRS,
+        "build.variables",
+        "More variables for builds, besides proxies and registries.",
+    ),
+    ("chaindock.build.user", TEXT, "docker.compile.user", "uid:gid of builds."),
+    (
+        "chaindock.build.network",
+        TEXT,
+        "docker.compile.network",
+        "The engine's network for builds; empty = its default bridge.",
+    ),
+    (
+        "chaindock.build.memory",
+        SIZE,
+        "docker.compile.memory_bytes",
+        "Memory of a build container; 0 = unlimited.",
+    ),
+    (
+        "chaindock.build.cpus",
+        NUMBER,
+        "docker.compile.cpus",
+        "Processors of a build container; 0 = unlimited.",
+    ),
+    (
+        "chaindock.build.pids",
+        INTEGER,
+        "docker.compile.pids",
+        "Processes in a build container; 0 = unlimited.",
+    ),
+    (
+        "chaindock.build.silence",
+        _TIME,
+        "docker.compile.silence_s",
+        "A step that prints nothing for so long has failed.",
+    ),
+    (
+        "chaindock.build.size",
+        BYTES,
+        "docker.compile.artifact_bytes",
+        "What a build may leave behind.",
+    ),
+    (
+        "chaindock.python.builder",
+        TEXT,
+        "docker.images.python.builder",
+        "Image that Python chaincode is built in.",
+    ),
+    (
+        "chaindock.python.runtime",
+        TEXT,
+        "docker.images.python.runtime",
+        "Image that it runs in; empty = the same.",
+    ),
+    (
+        "chaindock.node.runtime",
+        TEXT,
+        "docker.images.node.runtime",
+        "Image that Node chaincode runs in; empty = chaincode.node.runtime.",
+    ),
+)
+
+_BACKENDS: tuple[_Row, ...] = (
+    (
+        "chaindock.docker.pull",
+        choice("missing", "never", "always"),
+        "docker.pull",
+        "When base images are fetched.",
+    ),
+    (
+        "chaindock.docker.pullSilence",
+        _TIME,
+        "docker.pull_silence_s",
+        "A pull without progress for so long has failed.",
+    ),
+    (
+        "chaindock.docker.callTimeout",
+        _TIME,
+        "docker.call_s",
+        "Limit for one call to the engine.",
+    ),
+    (
+        "chaindock.docker.connectTimeout",
+        _TIME,
+        "docker.endpoint.connect_s",
+        "Limit for an engine's first answer.",
+    ),
+    (
+        "chaindock.docker.namespace",
+        TEXT,
+        "docker.docker_ns",
+        "What $(DOCKER_NS) stands for in image names.",
+    ),
+    (
+        "chaindock.docker.fabricVersion",
+        TEXT,
+        "docker.fabric_version",
+        "What $(PROJECT_VERSION) stands for in image names.",
+    ),
+    ("chaindock.sandbox.user", TEXT, "docker.sandbox.user", "uid:gid of chaincode."),
+    (
+        "chaindock.sandbox.cpus",
+        NUMBER,
+        "docker.sandbox.cpus",
+        "Processors of a chaincode; 0 = unlimited.",
+    ),
+    (
+        "chaindock.sandbox.pids",
+        INTEGER,
+        "docker.sandbox.pids",
+        "Processes of a chaincode; 0 = unlimited.",
+    ),
+    ("chaindock.sandbox.tmp", BYTES, "docker.sandbox.tmp_bytes", "Size of its /tmp."),
+    (
+        "chaindock.sandbox.internal",
+        BOOLEAN,
+        "docker.sandbox.internal",
+        "Chaincode reaches the node and nothing else.",
+    ),
+    (
+        "chaindock.process.path",
+        TEXT,
+        "process.path",
+        "Where process builds look for toolchains (a PATH).",
+    ),
+    (
+        "chaindock.process.cache",
+        PATH,
+        "process.cache_root",
+        "Caches of the toolchains between builds.",
+    ),
+    (
+        "chaindock.process.keepBuilds",
+        COUNT,
+        "process.keep_builds",
+        "Finished builds kept per label.",
+    ),
+    (
+        "chaindock.process.maxOpenFiles",
+        COUNT,
+        "process.max_open_files",
+        "Limit of a running chaincode.",
+    ),
+)
+
+
+def _keys() -> Iterator[Key]:
+    for part in (_PEER, _CHAINCODE, _VM, _OURS, _BUILD, _BACKENDS):
+        for name, kind, targets, text in part:
+            yield Key(name, kind, tuple(targets.split()), text)
+
+
+KEYS = tuple(_keys())
+KNOWN = {key.name.lower(): key for key in KEYS}
+VARIABLES = {key.variable: key for key in KEYS}
+OUR_SECTION = "chaindock"
+
+REASONS = {
+    "chaincode.externalbuilders": "external builders are not run yet",
+    "chaincode.golang.dynamiclink": "Go chaincode is linked as its build asks",
+    "chaincode.java.runtime": "Java is not built yet",
+    "chaincode.keepalive": "the streams have keepalive of their own",
+    "peer.address": "the node listens on local addresses only",
+    "peer.chaincodeaddress": "chaincode is told the address that reaches the node",
+    "peer.filesystempath": "everything is in the home (--home)",
+    "peer.maxsendmsgsize": "peer.maxRecvMsgSize holds for both ways",
+    "peer.tls.enabled": "chaincode always speaks TLS where its shim can",
+    "vm.docker.attachstdout": "output is always kept",
+    "vm.docker.hostconfig.networkmode": "chaincode gets a network of its own",
+    "vm.docker.hostconfig.privileged": "chaincode is never privileged",
+    "vm.docker.hostconfig.logconfig.type": "output is read from the engine's own log",
+}
+"""Why some keys of Fabric are not used; the others mean nothing to chaincode."""

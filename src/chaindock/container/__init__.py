@@ -1,0 +1,1 @@
+"""Contracts between wanting a chaincode run and running it."""

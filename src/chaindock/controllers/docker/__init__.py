@@ -1,0 +1,1 @@
+"""Chaincode in containers of a Docker-compatible engine."""

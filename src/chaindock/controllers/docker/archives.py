@@ -1,0 +1,116 @@
+"""The tars that go into containers and image builds.
+
+Owns:    build input, TLS files, the context of an image build.
+Not:     sending them (engine.py).
+Entry:   pack_input, tls_archive, image_context
+Holds:   owner and mode are written, never taken over; what is large is a file.
+Source:  launch.md §2.5, §3.3, §3.7
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import tarfile
+from typing import TYPE_CHECKING
+
+from chaindock.controllers.docker.streams import chunks_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from chaindock.container.contracts import ClientTls
+
+TLS_FOLDER = "/etc/hyperledger/fabric"
+TLS_VARIABLES = {
+    "CORE_TLS_CLIENT_KEY_PATH": f"{TLS_FOLDER}/client.key",
+    "CORE_TLS_CLIENT_CERT_PATH": f"{TLS_FOLDER}/client.crt",
+    "CORE_TLS_CLIENT_KEY_FILE": f"{TLS_FOLDER}/client_pem.key",
+    "CORE_TLS_CLIENT_CERT_FILE": f"{TLS_FOLDER}/client_pem.crt",
+    "CORE_PEER_TLS_ROOTCERT_FILE": f"{TLS_FOLDER}/peer.crt",
+}
+
+
+def pack_input(
+    file: BinaryIO,
+    tree: Path,
+    *,
+    under: str,
+    owner: int,
+    folders: Iterable[str],
+    files: dict[str, bytes],
+) -> None:
+    """Write the tar that a build container is filled with, for its `/`. Blocking.
+
+    Args:
+        file: gets the tar; is left at its beginning.
+        tree: what the package holds.
+        under: where that goes, absolute.
+        owner: uid and gid of everything.
+        folders: absolute; exist afterwards and belong to `owner`.
+        files: absolute name to content.
+    """
+
+    def owned(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.uid = entry.gid = owner
+        entry.uname = entry.gname = ""
+        entry.mode = 0o755 if entry.isdir() or entry.mode & 0o111 else 0o644
+        return entry
+
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for folder in folders:
+            entry = tarfile.TarInfo(folder.strip("/"))
+            entry.type = tarfile.DIRTYPE
+            tar.addfile(owned(entry))
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name.strip("/"))
+            entry.size = len(data)
+            tar.addfile(owned(entry), io.BytesIO(data))
+        tar.add(tree, under.strip("/"), filter=owned)
+    file.seek(0)
+
+
+def tls_archive(tls: ClientTls) -> bytes:
+    """Return the tar of the TLS files, for TLS_FOLDER.
+
+    The `_PATH` variables name base64 of the PEM text, the others the PEM text itself.
+    """
+    files = {
+        "client.key": base64.b64encode(tls.key_pem.encode()),
+        "client.crt": base64.b64encode(tls.cert_pem.encode()),
+        "client_pem.key": tls.key_pem.encode(),
+        "client_pem.crt": tls.cert_pem.encode(),
+        "peer.crt": tls.root_pem.encode(),
+    }
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), 0o644
+            tar.addfile(entry, io.BytesIO(data))
+    return packed.getvalue()
+
+
+async def image_context(dockerfile: str, artifact: BinaryIO) -> AsyncIterator[bytes]:
+    """Yield the tar context of an image: Dockerfile and binpackage.tar."""
+    text = dockerfile.encode()
+    yield _header("Dockerfile", len(text)) + text + _padding(len(text))
+    size = await asyncio.to_thread(artifact.seek, 0, 2)
+    artifact.seek(0)
+    yield _header("binpackage.tar", size)
+    async for chunk in chunks_of(artifact):
+        yield chunk
+    yield _padding(size) + bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _header(name: str, size: int) -> bytes:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = size, 0o644
+    return entry.tobuf(tarfile.GNU_FORMAT)
+
+
+def _padding(size: int) -> bytes:
+    return bytes(-size % tarfile.BLOCKSIZE)

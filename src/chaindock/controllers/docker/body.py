@@ -1,0 +1,147 @@
+"""The body of a create call: sandbox, environment, labels.
+
+Owns:    what a chaincode container may do and is told.
+Not:     creating it (containers.py), where the node is reached (network.py).
+Entry:   run_body
+Holds:   Cmd, Env and TLS paths are Fabric's; the rest takes rights away.
+Source:  launch.md §3.7, §3.8, §9 W57-W60; needs.md rows 13, 43
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from chaindock.controllers.docker import names
+from chaindock.controllers.docker.archives import TLS_FOLDER, TLS_VARIABLES
+from chaindock.controllers.docker.placeholders import Places
+from chaindock.platforms.base import Connection
+
+if TYPE_CHECKING:
+    from chaindock.container.attempt import Attempt
+    from chaindock.container.contracts import NodeLabels, PeerConnection
+    from chaindock.controllers.docker.network import Attachment
+    from chaindock.controllers.docker.options import DockerOptions, SandboxOptions
+    from chaindock.ids import Ccid
+    from chaindock.platforms.base import LaunchCommand
+
+_CPU_PERIOD_US = 100_000
+
+
+def own_labels(node: NodeLabels, attempt: Attempt, role: str) -> dict[str, str]:
+    """Return the labels that say whose a container is, and why it is there."""
+    return {
+        names.NODE: node.node_id,
+        names.CCID: attempt.ccid,
+        names.ATTEMPT: attempt.id,
+        names.ROLE: role,
+    }
+
+
+def limits(memory_bytes: int, cpus: float, pids: int) -> dict[str, Any]:
+    """Return limits as HostConfig fields; 0 = unlimited."""
+    found: dict[str, Any] = {}
+    if memory_bytes:
+        # No swap beyond it, so that too much is an OOM and not a crawl.
+        found |= {"Memory": memory_bytes, "MemorySwap": memory_bytes}
+    if cpus:
+        # Unlike NanoCpus, a quota may exceed what the machine has.
+        found |= {"CpuPeriod": _CPU_PERIOD_US, "CpuQuota": int(cpus * _CPU_PERIOD_US)}
+    if pids:
+        found["PidsLimit"] = pids
+    return found
+
+
+def host_config(sandbox: SandboxOptions) -> dict[str, Any]:
+    """Return HostConfig of a sandboxed container, without its network."""
+    return limits(sandbox.memory_bytes, sandbox.cpus, sandbox.pids) | {
+        "Init": True,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges"],
+        "ReadonlyRootfs": sandbox.read_only,
+        "Tmpfs": {"/tmp": f"rw,nosuid,nodev,size={sandbox.tmp_bytes},mode=1777"},  # noqa: S108
+        "LogConfig": {
+            "Type": "json-file",
+            "Config": {
+                "max-size": str(sandbox.log_max_bytes),
+                "max-file": str(sandbox.log_files),
+            },
+        },
+        "Dns": list(sandbox.dns),
+        "DnsSearch": list(sandbox.dns_search),
+        "ExtraHosts": list(sandbox.extra_hosts),
+    }
+
+
+def run_body(
+    options: DockerOptions,
+    node: NodeLabels,
+    image: str,
+    output: str,
+    launch: LaunchCommand,
+    peer: PeerConnection,
+    attempt: Attempt,
+    attachment: Attachment,
+) -> dict[str, Any]:
+    """Return the create body of a chaincode container."""
+    listen = f"0.0.0.0:{options.chaincode_port}"
+    dialled = launch.connection is Connection.DIALLED
+    tls = None if dialled else peer.tls
+    places = Places(
+        {
+            "output": output,
+            "ccid": attempt.ccid,
+            **({"listen": listen} if dialled else {"peer": attachment.peer}),
+        }
+    )
+    host = host_config(options.sandbox)
+    host["NetworkMode"] = attachment.network
+    host["Dns"] = host["Dns"] or list(attachment.dns)
+    host["ExtraHosts"] += attachment.extra_hosts
+    body: dict[str, Any] = {
+        "Image": image,
+        "Entrypoint": [],
+        "Cmd": [places.fill(word) for word in launch.argv],
+        "WorkingDir": places.fill(launch.cwd),
+        "Env": [
+            *run_environment(attempt.ccid, peer, tls=tls is not None),
+            *(_server_environment(attempt.ccid, listen) if dialled else ()),
+            "HOME=/tmp",
+            *places.fill_env(launch.env),
+        ],
+        "Labels": own_labels(node, attempt, "chaincode"),
+        "AttachStdout": False,
+        "AttachStderr": False,
+        "HostConfig": host,
+    }
+    if options.sandbox.user:
+        body["User"] = options.sandbox.user
+    if tls is not None:
+        # A read-only root takes no upload; a volume of its own does (W60).
+        body["Volumes"] = {TLS_FOLDER: {}}
+    if dialled and attachment.publishes:
+        port = f"{options.chaincode_port}/tcp"
+        body["ExposedPorts"] = {port: {}}
+        host["PortBindings"] = {port: [{"HostIp": "127.0.0.1", "HostPort": ""}]}
+    return body
+
+
+def run_environment(ccid: Ccid, peer: PeerConnection, *, tls: bool) -> list[str]:
+    """Return Fabric's variables in Fabric's order."""
+    variables = {
+        "CORE_CHAINCODE_ID_NAME": ccid,
+        **peer.logging,
+        "CORE_PEER_TLS_ENABLED": "true" if tls else "false",
+        **(TLS_VARIABLES if tls else {}),
+        "CORE_PEER_LOCALMSPID": peer.msp_id,
+    }
+    return [f"{name}={value}" for name, value in variables.items()]
+
+
+def _server_environment(ccid: Ccid, listen: str) -> list[str]:
+    """Return the names under which shims look for address and id when serving."""
+    return [
+        f"CHAINCODE_SERVER_ADDRESS={listen}",
+        f"CORE_CHAINCODE_ADDRESS={listen}",
+        f"CHAINCODE_ID={ccid}",
+        f"CORE_CHAINCODE_ID={ccid}",
+    ]

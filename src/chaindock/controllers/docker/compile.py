@@ -1,0 +1,269 @@
+"""Run the steps of a build plan in a container and take out what they leave.
+
+Owns:    the build container: its body, input, steps, limits, removal.
+Not:     what the steps are (platforms), the image made of the result (images.py).
+Entry:   Compiler.run
+Holds:   output is read while a step runs; registry settings and certificates reach the
+         steps and nothing else; the container never outlives the call.
+Source:  launch.md §3.4, §9 W24, W25, W28, W31, W39; needs.md rows 2, 5, 35
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import ssl
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from chaindock.container.attempt import Phase
+from chaindock.controllers.docker import names, placeholders
+from chaindock.controllers.docker.archives import pack_input
+from chaindock.controllers.docker.body import limits, own_labels
+from chaindock.controllers.docker.finish import finish
+from chaindock.controllers.docker.placeholders import build_places
+from chaindock.controllers.docker.streams import OutputLines, chunks_of
+from chaindock.errors import BuildFailed, ConfigInvalid, EngineTimeout, NotFound
+
+if TYPE_CHECKING:
+    from chaindock.container.attempt import Attempt
+    from chaindock.container.contracts import BuildEnvironment, NodeLabels
+    from chaindock.controllers.docker.engine import Engine
+    from chaindock.controllers.docker.images import BaseImage
+    from chaindock.controllers.docker.options import CompileOptions
+    from chaindock.platforms.base import BuildPlan, Step
+
+_CA_VARIABLES = (
+    "SSL_CERT_FILE",
+    "NODE_EXTRA_CA_CERTS",
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "npm_config_cafile",
+)
+_IMAGE_CA = "/etc/ssl/certs/ca-certificates.crt"
+_KILLED = 128 + 9
+
+
+class Compiler:
+    """Builds packages of one node.
+
+    Args:
+        environment: what the steps need to reach package registries.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        node: NodeLabels,
+        options: CompileOptions,
+        environment: BuildEnvironment,
+    ) -> None:
+        self._engine, self._node, self._options = engine, node, options
+        self._environment = environment
+
+    async def run(
+        self,
+        plan: BuildPlan,
+        tree: Path,
+        image: BaseImage,
+        attempt: Attempt,
+        artifact: BinaryIO,
+    ) -> None:
+        """Build the unpacked package at `tree`; write a tar of {output} to `artifact`.
+
+        Raises: BuildFailed, naming the step; ImageNotFound; EngineError.
+        Cancelled, or any error: the container is gone.
+        """
+        for cache in plan.caches:
+            labels = {names.NODE: self._node.node_id, names.ROLE: "cache"}
+            volume = names.cache_volume(self._node, cache)
+            await self._engine.create_volume(volume, labels)
+        body = self._body(plan, image, attempt)
+        container = ""
+        try:
+            async with asyncio.timeout(self._options.limit_s):
+                container = await finish(
+                    self._engine.create_container(None, body),
+                    self._engine.remove_container,
+                )
+                await self._fill(container, plan, tree)
+                await self._engine.start_container(container)
+                for step in plan.steps:
+                    await self._step(container, step, attempt)
+                await self._take(container, attempt, artifact)
+        except TimeoutError as error:
+            raise self._failed(
+                attempt, f"the build took longer than {self._options.limit_s:g} s"
+            ) from error
+        finally:
+            if container:
+                await finish(self._engine.remove_container(container))
+
+    def _body(
+        self, plan: BuildPlan, image: BaseImage, attempt: Attempt
+    ) -> dict[str, Any]:
+        options = self._options
+        host = limits(options.memory_bytes, options.cpus, options.pids)
+        host |= {
+            "Init": True,
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges"],
+            "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}},
+            "NetworkMode": options.network or "default",
+            "Dns": list(options.dns),
+            "ExtraHosts": list(options.extra_hosts),
+            "Mounts": [
+                {
+                    "Type": "volume",
+                    "Source": names.cache_volume(self._node, cache),
+                    "Target": f"{placeholders.CACHE}/{cache}",
+                }
+                for cache in plan.caches
+            ],
+        }
+        return {
+            "Image": image.reference,
+            # Ends by itself should we be gone; the steps are run beside it.
+            "Entrypoint": [],
+            "Cmd": ["sleep", str(int(options.limit_s) + 60)],
+            "User": options.user,
+            "WorkingDir": "/",
+            "Labels": own_labels(self._node, attempt, "build"),
+            "HostConfig": host,
+        }
+
+    async def _fill(self, container: str, plan: BuildPlan, tree: Path) -> None:
+        places = build_places()
+        folders = ["/chaincode", placeholders.INPUT, placeholders.OUTPUT]
+        folders += [placeholders.HOME, placeholders.CACHE]
+        folders += [f"{placeholders.CACHE}/{cache}" for cache in plan.caches]
+        folders += [places.fill(step.cwd) for step in plan.steps]
+        files = {}
+        if self._environment.ca_bundle is not None:
+            files[placeholders.CA_BUNDLE] = await self._certificates(container)
+        owner = int(self._options.user.partition(":")[0] or 0)
+        with tempfile.TemporaryFile() as packed:
+            await asyncio.to_thread(
+                pack_input,
+                packed,
+                tree,
+                under=placeholders.INPUT,
+                owner=owner,
+                folders=folders,
+                files=files,
+            )
+            await self._engine.put_archive(container, "/", chunks_of(packed))
+
+    async def _certificates(self, container: str) -> bytes:
+        """Return the user's extra certificates and those that the image trusts.
+
+        Most tools take one file instead of their own list, so it must hold both.
+        """
+        path = self._environment.ca_bundle
+        assert path is not None  # noqa: S101  # the caller looked
+        try:
+            extra = path.read_bytes()
+        except OSError as error:
+            raise ConfigInvalid(
+                f"CA bundle {str(path)!r} cannot be read: {error.strerror}",
+                hint="name a readable PEM file",
+                key="ca_bundle",
+            ) from error
+        try:
+            parts = self._engine.get_archive(container, _IMAGE_CA, 60.0)
+            packed = io.BytesIO(b"".join([part async for part in parts]))
+            with tarfile.open(fileobj=packed) as tar:
+                entry = tar.next()
+                found = entry and tar.extractfile(entry)
+                trusted = found.read() if found else b""
+        except NotFound:
+            known = ssl.get_default_verify_paths().cafile
+            trusted = Path(known).read_bytes() if known else b""
+        return extra.rstrip() + b"\n" + trusted
+
+    def _environ(self, step: Step) -> list[str]:
+        environment = dict(self._environment.variables)
+        if self._environment.ca_bundle is not None:
+            environment |= dict.fromkeys(_CA_VARIABLES, placeholders.CA_BUNDLE)
+        lines = [f"{name}={value}" for name, value in environment.items()]
+        return [
+            f"HOME={placeholders.HOME}",
+            *lines,
+            *build_places().fill_env(step.env),
+        ]
+
+    async def _step(self, container: str, step: Step, attempt: Attempt) -> None:
+        attempt.enter(Phase(step.phase))
+        places = build_places()
+        argv = [places.fill(word) for word in step.argv]
+        body = {
+            "Cmd": argv,
+            "WorkingDir": places.fill(step.cwd),
+            "Env": self._environ(step),
+            "User": self._options.user,
+            "AttachStdout": True,
+            "AttachStderr": True,
+        }
+        lines = OutputLines(lambda line, _: attempt.output(line, "build"))
+        code, name = 0, " ".join(argv)
+        run = self._engine.execute(container, body, self._options.silence_s)
+        try:
+            async with contextlib.aclosing(run):
+                async for part in run:
+                    if isinstance(part, bytes):
+                        lines.feed(part)
+                    else:
+                        code = part
+        except EngineTimeout as error:
+            raise self._failed(
+                attempt,
+                f"build step {name!r} printed nothing for {self._options.silence_s:g} s",
+                hint="look at its last lines; a registry may be unreachable",
+            ) from error
+        finally:
+            lines.end()
+        if code != 0:
+            raise await self._ended(container, name, code, attempt)
+
+    async def _ended(
+        self, container: str, name: str, code: int, attempt: Attempt
+    ) -> BuildFailed:
+        oom = False
+        if code == _KILLED:
+            with contextlib.suppress(NotFound):
+                state = (await self._engine.inspect_container(container))["State"]
+                oom = bool(state.get("OOMKilled"))
+        why = f"build step {name!r} ended with exit code {code}"
+        if oom:
+            limit = self._options.memory_bytes
+            why = f"build step {name!r} needed more than its {limit} bytes of memory"
+        return self._failed(attempt, why, exit_code=code, oom=oom)
+
+    async def _take(self, container: str, attempt: Attempt, artifact: BinaryIO) -> None:
+        size, limit = 0, self._options.artifact_bytes
+        parts = self._engine.get_archive(
+            container, f"{placeholders.OUTPUT}/.", self._options.silence_s
+        )
+        async with contextlib.aclosing(parts):
+            async for part in parts:
+                size += len(part)
+                if size > limit:
+                    raise self._failed(
+                        attempt, f"the build left more than {limit} bytes behind"
+                    )
+                await asyncio.to_thread(artifact.write, part)
+
+    def _failed(
+        self, attempt: Attempt, why: str, hint: str = "", **facts: Any
+    ) -> BuildFailed:
+        last = attempt.tail()[-1:]
+        return BuildFailed(
+            f"{why}; its last line: {last[0]!r}" if last else why,
+            hint=hint or "read the whole output of the build",
+            **{**attempt.facts(), **facts},
+        )

@@ -1,0 +1,281 @@
+"""Run chaincode in containers of a Docker Engine.
+
+Owns:    DockerController: the way from a package to an instance, reaping, leaving.
+Not:     each step of it (images.py, compile.py, network.py, containers.py).
+Entry:   DockerController
+Holds:   equal input is built once; nothing without our node's label is ever removed.
+Source:  launch.md §3, §9 W17, W20-W41; needs.md rows 12, 16, 35
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+import sys
+import tempfile
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import chaindock
+from chaindock.aio import Tasks
+from chaindock.container.attempt import Phase
+from chaindock.container.contracts import BuildEnvironment, Declined
+from chaindock.controllers.docker import images, names
+from chaindock.controllers.docker.compile import Compiler
+from chaindock.controllers.docker.containers import Built, DockerInstance, Parts
+from chaindock.controllers.docker.engine import Engine
+from chaindock.controllers.docker.finish import finish
+from chaindock.controllers.docker.network import Networks
+from chaindock.errors import ChaindockError, EngineError, Unsupported
+from chaindock.platforms import registry
+from chaindock.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from chaindock.container.attempt import Attempt
+    from chaindock.container.contracts import Instance, NodeLabels
+    from chaindock.controllers.docker.images import BaseImage
+    from chaindock.controllers.docker.options import DockerOptions
+    from chaindock.ids import Ccid
+    from chaindock.packaging.store import StoredPackage
+    from chaindock.platforms.base import BuildPlan, LaunchCommand, Platform
+
+_log = get_logger("docker")
+CLOSE_GRACE_S = 2.0
+_BUILD_FLAGS = ("GOFLAGS",)
+"""Build variables that change the result, not only where things come from."""
+
+
+class DockerController:
+    """The Docker back end of one node; implements `container.contracts.Builder`.
+
+    Entered: the engine was found and answers. Left: what it started has ended.
+
+    Args:
+        environment: what builds need to reach package registries.
+        platforms: gives the platform of a package type, or raises Unsupported.
+
+    Raises: EngineUnavailable on entering, with every place that was tried.
+    """
+
+    name = "docker"
+
+    def __init__(
+        self,
+        options: DockerOptions,
+        node: NodeLabels,
+        *,
+        environment: BuildEnvironment | None = None,
+        platforms: Callable[[str], Platform] = registry.platform_for,
+    ) -> None:
+        self._options, self._node = options, node
+        self._environment = environment or BuildEnvironment()
+        self._platforms = platforms
+        self._tasks = Tasks("docker")
+        self._instances: dict[Ccid, list[DockerInstance]] = defaultdict(list)
+        self._builds: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._parts: Parts | None = None
+
+    async def __aenter__(self) -> Self:
+        engine = await Engine.connect(self._options.endpoint, self._options.call_s)
+        networks = Networks(engine, self._node, self._options.sandbox)
+        self._parts = Parts(engine, self._node, self._options, networks, self._tasks)
+        self._bases = images.BaseImages(engine, self._options)
+        self._compiler = Compiler(
+            engine, self._node, self._options.compile, self._environment
+        )
+        _log.info("engine found", endpoint=engine.address, version=engine.name)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop what this object started, remove the node's empty networks, disconnect.
+
+        Idempotent. An engine that does not answer does not keep anybody from leaving.
+        """
+        parts, self._parts = self._parts, None
+        if parts is None:
+            return
+        try:
+            ours = [one for many in self._instances.values() for one in many]
+            ends = await asyncio.gather(
+                *(one.stop(CLOSE_GRACE_S) for one in ours), return_exceptions=True
+            )
+            await parts.networks.aclose()
+            for end in ends:
+                if isinstance(end, BaseException):
+                    raise end
+        except ChaindockError as error:
+            _log.error("engine left in disorder", error=error.message)
+        finally:
+            self._instances.clear()
+            await self._tasks.aclose()
+            await parts.engine.aclose()
+
+    @property
+    def endpoint(self) -> str:
+        """Where the engine is."""
+        return self._entered.engine.address
+
+    # --- build ---------------------------------------------------------------------
+
+    async def build(
+        self, package: StoredPackage, attempt: Attempt
+    ) -> Instance | Declined:
+        """Make the image of a package, or find it (container.contracts.Builder)."""
+        try:
+            platform = self._platforms(package.package_type)
+        except Unsupported as error:
+            return Declined(error.message)
+        language = self._options.images.get(platform.name)
+        if language is None:
+            return Declined(f"no images are set for the language {platform.name!r}")
+        attempt.enter(Phase.PACKAGE)
+        parts = self._entered
+        builder, runtime = await self._bases.resolve(language, attempt)
+        key = self._key(package, platform, builder, runtime)
+        async with self._builds[key]:
+            found = await images.find_launch(
+                parts.engine, self._node, package.ccid, key
+            )
+            if found is not None:
+                attempt.note(f"image of an equal build is reused: {found[0]}")
+            else:
+                found = await self._make(
+                    package, platform, (builder, runtime), key, attempt
+                )
+        image, launch = found
+        built = Built(package.ccid, image, platform.image_output, launch)
+        instance = DockerInstance(parts, built)
+        self._instances[package.ccid].append(instance)
+        return instance
+
+    def _key(
+        self,
+        package: StoredPackage,
+        platform: Platform,
+        builder: BaseImage,
+        runtime: BaseImage,
+    ) -> str:
+        """Return the hash of all that the image is made of.
+
+        The plan and the launch command follow from the code and the planner.
+        """
+        flags = self._environment.variables
+        return names.build_key(
+            {
+                "code": package.code_digest,
+                "path": package.import_path,
+                "type": package.package_type,
+                "planner": _revision(platform),
+                "builder": builder.id,
+                "runtime": runtime.id,
+                "user": self._options.compile.user,
+                "fabric": self._options.fabric_version,
+                **{name: flags.get(name, "") for name in _BUILD_FLAGS},
+            }
+        )
+
+    async def _make(
+        self,
+        package: StoredPackage,
+        platform: Platform,
+        bases: tuple[BaseImage, BaseImage],
+        key: str,
+        attempt: Attempt,
+    ) -> tuple[str, LaunchCommand]:
+        engine, (builder, runtime) = self._entered.engine, bases
+        attempt.enter(Phase.PACKAGE)
+        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="chaindock-"))
+        image = f"{names.usable_image_name(self._node, package.ccid)}:{key}"
+        try:
+            tree = folder / "tree"
+            await package.unpack(tree)
+            plan = await asyncio.to_thread(platform.plan, tree, package.import_path)
+            with (folder / "artifact.tar").open("w+b") as artifact:
+                await self._compiler.run(plan, tree, builder, attempt, artifact)
+                labels = self._labels(package, plan, key)
+                await images.make_image(
+                    engine,
+                    image,
+                    runtime,
+                    platform.image_output,
+                    labels,
+                    artifact,
+                    attempt,
+                )
+        finally:
+            await finish(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+        await images.remove_images(engine, self._node, package.ccid, keep=image)
+        return image, plan.launch
+
+    def _labels(
+        self, package: StoredPackage, plan: BuildPlan, key: str
+    ) -> dict[str, str]:
+        return {
+            names.FABRIC_TYPE: package.package_type.upper(),
+            names.FABRIC_VERSION: self._options.fabric_version,
+            names.NODE: self._node.node_id,
+            names.CCID: package.ccid,
+            names.ROLE: "image",
+            names.BUILD_KEY: key,
+            names.LAUNCH: images.launch_label(plan.launch),
+        }
+
+    # --- leftovers -----------------------------------------------------------------
+
+    async def reap(self) -> int:
+        """Remove containers and networks that an earlier process of this node left."""
+        engine = self._entered.engine
+        label = f"{names.NODE}={self._node.node_id}"
+        containers = await engine.find_containers(label)
+        for container in containers:
+            await engine.remove_container(container)
+        for network in await engine.find_networks(label):
+            await engine.remove_network(str(network["Id"]))
+        if containers:
+            _log.info("removed leftovers", containers=len(containers))
+        return len(containers)
+
+    async def discard(self, ccid: Ccid) -> int:
+        """Remove the images of an uninstalled chaincode. Return how many.
+
+        Raises: EngineError.
+        """
+        for instance in self._instances.pop(ccid, ()):
+            await instance.stop(CLOSE_GRACE_S)
+        return await images.remove_images(self._entered.engine, self._node, ccid)
+
+    @property
+    def _entered(self) -> Parts:
+        if self._parts is None:
+            raise EngineError("the Docker back end is not open: enter it first")
+        return self._parts
+
+
+@cache
+def _source_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _revision(platform: Platform) -> str:
+    """Return what changes when plans, or their execution, may come out differently."""
+    here = Path(__file__).parent
+    file = getattr(sys.modules.get(type(platform).__module__), "__file__", None)
+    planner = _source_hash(Path(file).parent) if file else ""
+    return f"{chaindock.__version__} {planner} {_source_hash(here)}"

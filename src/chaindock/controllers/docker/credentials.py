@@ -1,0 +1,103 @@
+"""Registry credentials, found the way the Docker CLI finds them.
+
+Owns:    the look into config.json, credential helpers.
+Not:     pulling (images.py).
+Entry:   registry_auth
+Holds:   credentials go to the engine in one header and nowhere else.
+Source:  needs.md row 16; launch.md §9 W29
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from chaindock.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_log = get_logger("docker.credentials")
+HELPER_S = 20.0
+_DEFAULT_REGISTRY_SUFFIX = "/v1/"  # only the default registry's key still ends so
+
+
+def registry_of(image: str) -> str:
+    """Return the registry in an image name; "" = the engine's default one."""
+    first, slash, _ = image.partition("/")
+    return first if slash and (set(".:") & set(first) or first == "localhost") else ""
+
+
+async def registry_auth(image: str, config: Path | None) -> str | None:
+    """Return the X-Registry-Auth header to pull `image`; None = anonymous.
+
+    `config` is the directory of the CLI's config.json.
+    """
+    if config is None:
+        return None
+    try:
+        settings = json.loads((config / "config.json").read_bytes())
+        auths = dict(settings.get("auths") or {})
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
+    key = _key_for(registry_of(image), [*auths, *(settings.get("credHelpers") or {})])
+    if key is None:
+        return None
+    helper = (settings.get("credHelpers") or {}).get(key) or settings.get("credsStore")
+    found = await _from_helper(str(helper), key) if helper else None
+    found = found or _from_entry(auths.get(key))
+    if found is None:
+        return None
+    text = json.dumps({**found, "serveraddress": key})
+    return base64.urlsafe_b64encode(text.encode()).decode()
+
+
+def _key_for(registry: str, keys: list[str]) -> str | None:
+    for key in keys:
+        host = key.partition("://")[2] or key
+        if registry and host.partition("/")[0] == registry:
+            return key
+        if not registry and key.endswith(_DEFAULT_REGISTRY_SUFFIX):
+            return key
+    return None
+
+
+def _from_entry(entry: Any) -> dict[str, str] | None:
+    if not isinstance(entry, dict):
+        return None
+    if token := entry.get("identitytoken"):
+        return {"identitytoken": str(token)}
+    try:
+        user, _, password = base64.b64decode(entry["auth"]).decode().partition(":")
+    except (KeyError, ValueError, TypeError):
+        return None
+    return {"username": user, "password": password}
+
+
+async def _from_helper(helper: str, key: str) -> dict[str, str] | None:
+    program = shutil.which(f"docker-credential-{helper}")
+    if program is None:
+        _log.warning("credential helper is missing", helper=helper, registry=key)
+        return None
+    pipe = asyncio.subprocess.PIPE
+    child = await asyncio.create_subprocess_exec(
+        program, "get", stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        async with asyncio.timeout(HELPER_S):
+            text, _ = await child.communicate(key.encode())
+        found = json.loads(text)
+        user, secret = str(found["Username"]), str(found["Secret"])
+    except (TimeoutError, ValueError, KeyError, TypeError):
+        _log.warning("credential helper gave nothing", helper=helper, registry=key)
+        return None
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    if user == "<token>":
+        return {"identitytoken": secret}
+    return {"username": user, "password": secret}

@@ -1,0 +1,111 @@
+"""What containers, images, networks and volumes are called and labelled.
+
+Owns:    container and image names, build keys, label keys, image placeholders.
+Not:     making any of these objects.
+Entry:   container_name, image_name, build_key, expand_image
+Holds:   names are Fabric's own, byte for byte; what is ours carries labels.
+Source:  launch.md §3.1, §3.2
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+from typing import TYPE_CHECKING
+
+from chaindock.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from chaindock.container.contracts import NodeLabels
+    from chaindock.ids import Ccid
+
+NODE = "org.chaindock.node"
+CCID = "org.chaindock.ccid"
+ATTEMPT = "org.chaindock.attempt"
+ROLE = "org.chaindock.role"
+BUILD_KEY = "org.chaindock.build"
+LAUNCH = "org.chaindock.launch"
+FABRIC_TYPE = "org.hyperledger.fabric.chaincode.type"
+FABRIC_VERSION = "org.hyperledger.fabric.version"
+
+MAX_IMAGE_NAME = 255
+_NOT_ALLOWED = re.compile(r"[^a-zA-Z0-9\-_.]")
+_IMAGE = re.compile(r"[a-z0-9]+(([._-][a-z0-9]+)+)?")
+_GO_ARCH = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "i386": "386"}
+
+
+def base_name(node: NodeLabels, ccid: Ccid) -> str:
+    """Return `<networkId>-<peerId>-<ccid>`; empty parts are left out."""
+    return "-".join(part for part in (node.network_id, node.peer_id, ccid) if part)
+
+
+def container_name(node: NodeLabels, ccid: Ccid) -> str:
+    """Return the name of the container of a chaincode."""
+    return _NOT_ALLOWED.sub("-", base_name(node, ccid))
+
+
+def image_name(node: NodeLabels, ccid: Ccid) -> str:
+    """Return the name of the image of a chaincode, without a tag.
+
+    Raises: InvalidInput when the engine would not take it as a name.
+    """
+    plain = base_name(node, ccid).replace(":", "-")
+    digest = hashlib.sha256(plain.encode()).hexdigest()
+    name = _NOT_ALLOWED.sub("-", f"{plain}-{digest}").lower()
+    if not _IMAGE.fullmatch(name) or len(name) > MAX_IMAGE_NAME:
+        raise InvalidInput(
+            f"{name!r} is no image name: expected at most {MAX_IMAGE_NAME} characters, "
+            "words of letters and digits, joined by single . _ or -",
+            hint="choose another label",
+        )
+    return name
+
+
+def usable_image_name(node: NodeLabels, ccid: Ccid) -> str:
+    """Return the name of the image of a chaincode; for odd labels a hash.
+
+    Labels that Fabric accepts and engines do not (`cc-`, `a..b`) work too (W33).
+    """
+    try:
+        return image_name(node, ccid)
+    except InvalidInput:
+        digest = hashlib.sha256(base_name(node, ccid).encode()).hexdigest()
+        return f"chaindock-{digest}"
+
+
+def network_name(node: NodeLabels) -> str:
+    """Return the name of the node's own network."""
+    return f"chaindock-{_NOT_ALLOWED.sub('-', node.node_id)}"
+
+
+def cache_volume(node: NodeLabels, cache: str) -> str:
+    """Return the name of the volume that keeps a {cache:NAME}."""
+    return f"chaindock-{_NOT_ALLOWED.sub('-', f'{node.node_id}-cache-{cache}')}"
+
+
+def build_key(inputs: Mapping[str, str]) -> str:
+    """Return the address of a build: the hash of everything that goes into it."""
+    text = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def expand_image(text: str, *, arch: str, docker_ns: str, version: str) -> str:
+    """Return an image name with $(ARCH), $(DOCKER_NS) and Fabric's versions filled.
+
+    `arch` is Go's name of the architecture ("" = this machine's), `version` that of
+    Fabric, e.g. "v3.1.5", or "latest".
+    """
+    bare = version.removeprefix("v")
+    values = {
+        "$(ARCH)": arch or _GO_ARCH.get(platform.machine().lower(), platform.machine()),
+        "$(DOCKER_NS)": docker_ns,
+        "$(PROJECT_VERSION)": bare,
+        "$(TWO_DIGIT_VERSION)": bare.rpartition(".")[0] or bare,
+    }
+    for placeholder, value in values.items():
+        text = text.replace(placeholder, value)
+    return text

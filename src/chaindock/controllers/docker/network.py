@@ -1,0 +1,309 @@
+"""How a container reaches the node, and what else it can reach.
+
+Owns:    the node's own networks, the choice among the ways to reach the node.
+Not:     listening (the CallbackListener does), the containers themselves.
+Entry:   Networks.attach
+Holds:   a way is used only when it was seen to exist on this machine; the tightest one
+         that does is taken, and its isolation is told.
+Source:  launch.md §9 W57; needs.md row 13; architecture.md, "Container sandbox"
+
+The ways, tightest first:
+    1. a network of ours that leads nowhere ("internal"); the node listens on its gateway
+       address, which this machine has
+    2. the same, where that address exists only while a container is on the network: an
+       idle container of ours holds it up
+    3. an engine that runs elsewhere (in a virtual machine): an ordinary network and the
+       engine's name for this machine; tried out from inside before it is used
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from chaindock.controllers.docker import names
+from chaindock.controllers.docker.body import host_config
+from chaindock.controllers.docker.finish import finish
+from chaindock.errors import EngineError, ImageNotFound, NotFound, StartFailed
+from chaindock.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from chaindock.container.contracts import CallbackListener, NodeLabels
+    from chaindock.controllers.docker.engine import Engine
+    from chaindock.controllers.docker.options import SandboxOptions
+
+_log = get_logger("docker.network")
+_HOST = "host.docker.internal"
+_LOOPBACK = "127.0.0.1"
+_NO_NEIGHBOURS = {"com.docker.network.bridge.enable_icc": "false"}
+_TRY_S = 20.0
+_DIAL = """\
+h=$0 p=$1
+if command -v bash >/dev/null; then bash -c "exec 3<>/dev/tcp/$h/$p"
+elif command -v nc >/dev/null; then nc -z -w 3 "$h" "$p"
+elif command -v python3 >/dev/null; then
+python3 -c 'import socket,sys;socket.create_connection((sys.argv[1],int(sys.argv[2])),3)' "$h" "$p"
+else exit 99; fi || exit 1"""
+_NO_TOOL = 99
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """How one container is connected.
+
+    Args:
+        network: its NetworkMode.
+        peer: host:port that it dials; "" when nobody listens.
+        isolation: for people: what it can reach.
+        publishes: it is dialled through a published port, not at its own address.
+    """
+
+    network: str
+    peer: str
+    isolation: str
+    dns: tuple[str, ...] = ()
+    extra_hosts: tuple[str, ...] = ()
+    publishes: bool = False
+
+
+@dataclass(frozen=True)
+class _Way:
+    network: str
+    listen_on: str
+    dial: str
+    isolation: str
+    internal: bool
+    through_host: bool = False
+
+
+@dataclass(frozen=True)
+class _Net:
+    name: str
+    gateway: str
+    separate: bool
+    was_there: frozenset[str]
+    """Addresses this machine had before; empty when the network is older."""
+
+
+class Networks:
+    """The networks of one node, made when the first container needs them."""
+
+    def __init__(
+        self, engine: Engine, node: NodeLabels, sandbox: SandboxOptions
+    ) -> None:
+        self._engine, self._node, self._sandbox = engine, node, sandbox
+        self._way: _Way | None = None
+        self._lock = asyncio.Lock()
+        self._made: set[str] = set()
+        self._anchors: list[str] = []
+
+    async def attach(
+        self, listener: CallbackListener, image: str, *, calls_back: bool
+    ) -> Attachment:
+        """Return how a container of `image` is connected; listen if it calls back.
+
+        Raises: StartFailed when there is no way; EngineError.
+        """
+        async with self._lock:
+            if self._way is None:
+                self._way = await self._choose(listener, image)
+            way = self._way
+        peer = ""
+        if calls_back:
+            address = await listener.address_on(way.listen_on)
+            peer = f"{_bracketed(way.dial)}:{address.rpartition(':')[2]}"
+        return Attachment(
+            network=way.network,
+            peer=peer,
+            isolation=way.isolation,
+            # Old engines resolve names for internal networks from outside of them.
+            dns=(_LOOPBACK,) if way.internal else (),
+            extra_hosts=(f"{_HOST}:host-gateway",) if way.through_host else (),
+            publishes=way.through_host,
+        )
+
+    def forget(self) -> None:
+        """Look again at the next attach: the network is gone."""
+        self._way = None
+
+    async def aclose(self) -> None:
+        """Remove what is ours and holds nothing."""
+        for anchor in self._anchors:
+            await self._engine.remove_container(anchor)
+        for network in self._made:
+            if not await self._engine.remove_network(network):
+                _log.info("network is still in use", network=network)
+        self._anchors, self._made, self._way = [], set(), None
+
+    # --- choosing ------------------------------------------------------------------
+
+    async def _choose(self, listener: CallbackListener, image: str) -> _Way:
+        net = None
+        for internal in (True, False) if self._sandbox.internal else (False,):
+            net = await self._network(internal=internal)
+            here = _is_here(net)
+            if not here:
+                here = await self._hold_up(net, image)
+            if here:
+                return _Way(
+                    network=net.name,
+                    listen_on=net.gateway,
+                    dial=net.gateway,
+                    isolation=_told(net, internal=internal),
+                    internal=internal,
+                )
+        assert net is not None  # noqa: S101  # one kind at least was looked at
+        way = _Way(
+            network=net.name,
+            listen_on=_LOOPBACK,
+            dial=_HOST,
+            isolation="ordinary network: it can reach others too, the engine offers no "
+            "address of this machine on a separate one",
+            internal=False,
+            through_host=True,
+        )
+        await self._try_out(way, listener, image)
+        return way
+
+    async def _network(self, *, internal: bool) -> _Net:
+        name = names.network_name(self._node) + ("" if internal else "-open")
+        before = _addresses()
+        found = await self._find(name)
+        if found is not None:
+            before = frozenset()
+        else:
+            found = await self._create(name, internal=internal)
+        self._made.add(name)
+        config = (found.get("IPAM") or {}).get("Config") or [{}]
+        separate = (found.get("Options") or {}).items() >= _NO_NEIGHBOURS.items()
+        gateway = str(config[0].get("Gateway", "")).partition("/")[0]
+        return _Net(name, gateway, separate, before)
+
+    async def _find(self, name: str) -> dict[str, Any] | None:
+        try:
+            found = await self._engine.inspect_network(name)
+        except NotFound:
+            return None
+        if (found.get("Labels") or {}).get(names.NODE) != self._node.node_id:
+            raise StartFailed(
+                f"network name {name!r} is taken by a network that is not ours",
+                hint=f"remove it with: docker network rm {name}",
+            )
+        return found
+
+    async def _create(self, name: str, *, internal: bool) -> dict[str, Any]:
+        body = {
+            "Name": name,
+            "Driver": "bridge",
+            "Internal": internal,
+            "CheckDuplicate": True,
+            "Labels": {names.NODE: self._node.node_id, names.ROLE: "network"},
+        }
+        try:
+            await finish(
+                self._engine.create_network({**body, "Options": _NO_NEIGHBOURS})
+            )
+        except EngineError as error:
+            if error.facts.get("status") != 409:  # 409: made by somebody just now
+                # Not every engine can keep the containers of a network apart.
+                _log.info("network without separation", reason=error.message)
+                await finish(self._engine.create_network(body))
+        return await self._engine.inspect_network(name)
+
+    async def _hold_up(self, net: _Net, image: str) -> bool:
+        """Put an idle container on the network; say whether its address exists now."""
+        body = self._idle(net.name, image, "anchor", ["sleep", "infinity"])
+        engine = self._engine
+        try:
+            anchor = await finish(
+                engine.create_container(None, body), engine.remove_container
+            )
+        except ImageNotFound:
+            raise
+        except EngineError as error:
+            _log.info("no anchor container", reason=error.message)
+            return False
+        try:
+            await engine.start_container(anchor)
+            here = _is_here(net)
+        except (EngineError, NotFound) as error:
+            _log.info("no anchor container", reason=str(error))
+            here = False
+        except BaseException:
+            await finish(engine.remove_container(anchor))
+            raise
+        if here:
+            self._anchors.append(anchor)
+        else:
+            await finish(engine.remove_container(anchor))
+        return here
+
+    async def _try_out(self, way: _Way, listener: CallbackListener, image: str) -> None:
+        """Dial the node from a container. Raises: StartFailed when that fails."""
+        address = await listener.address_on(way.listen_on)
+        port = address.rpartition(":")[2]
+        command = ["/bin/sh", "-c", _DIAL, way.dial, port]
+        body = self._idle(way.network, image, "probe", command)
+        body["HostConfig"]["ExtraHosts"] = [f"{_HOST}:host-gateway"]
+        engine, code = self._engine, _NO_TOOL
+        probe = await finish(
+            engine.create_container(None, body), engine.remove_container
+        )
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TRY_S):
+                    await engine.start_container(probe)
+                    code = await engine.wait_container(probe)
+        finally:
+            await finish(engine.remove_container(probe))
+        if code not in {0, _NO_TOOL}:
+            raise StartFailed(
+                f"containers of the engine at {engine.address} cannot reach this "
+                f"machine: neither a network's gateway address is here, nor does "
+                f"{way.dial}:{port} answer from inside",
+                hint="run the node beside the engine, or use --backend process",
+            )
+
+    def _idle(
+        self, network: str, image: str, role: str, command: list[str]
+    ) -> dict[str, Any]:
+        labels = {names.NODE: self._node.node_id, names.ROLE: role}
+        host = host_config(self._sandbox) | {"NetworkMode": network}
+        return {
+            "Image": image,
+            "Entrypoint": [],
+            "Cmd": command,
+            "Labels": labels,
+            "HostConfig": host,
+            **({"User": self._sandbox.user} if self._sandbox.user else {}),
+        }
+
+
+def _addresses() -> frozenset[str]:
+    """Return the addresses of this machine."""
+    return frozenset(
+        one.address.partition("%")[0]
+        for card in psutil.net_if_addrs().values()
+        for one in card
+    )
+
+
+def _is_here(net: _Net) -> bool:
+    """Whether the network's gateway is this machine, and not another one's double."""
+    return net.gateway in _addresses() and net.gateway not in net.was_there
+
+
+def _told(net: _Net, *, internal: bool) -> str:
+    if not internal:
+        return "ordinary network: it can reach others too"
+    if net.separate:
+        return "internal network: it reaches this machine's end of it alone"
+    return "internal network: it reaches this machine's end of it and other chaincode"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

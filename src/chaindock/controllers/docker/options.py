@@ -1,0 +1,158 @@
+"""What can be set about containers, and the defaults.
+
+Owns:    DockerOptions and its parts.
+Not:     reading files and variables (config), using the values.
+Entry:   DockerOptions
+Holds:   every default works without a configuration; Fabric's own keys are the origin
+         of what Fabric has too.
+Source:  launch.md §3.2, §3.8, §7.2
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class EndpointOptions:
+    """Where the engine may be.
+
+    Args:
+        endpoint: `vm.endpoint`: unix://, tcp://, http://, https:// or npipe://; "" =
+            look for one.
+        docker_host: DOCKER_HOST as the user has it.
+        docker_context: DOCKER_CONTEXT as the user has it.
+        docker_config: directory of the Docker CLI's config.json (DOCKER_CONFIG).
+        runtime_dir: XDG_RUNTIME_DIR.
+        home: the user's home directory.
+        tls: use TLS for tcp:// (`vm.docker.tls.enabled`, DOCKER_TLS_VERIFY).
+        ca_file, cert_file, key_file: PEM (`vm.docker.tls.*`, DOCKER_CERT_PATH).
+        connect_s: how long one candidate may take to answer.
+    """
+
+    endpoint: str = ""
+    docker_host: str = ""
+    docker_context: str = ""
+    docker_config: Path | None = None
+    runtime_dir: Path | None = None
+    home: Path | None = None
+    tls: bool = False
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    connect_s: float = 2.0
+
+
+@dataclass(frozen=True)
+class LanguageImages:
+    """The two images of a language.
+
+    Args:
+        builder: the build runs in it.
+        runtime: the chaincode image is made from it; "" = the same.
+    """
+
+    builder: str
+    runtime: str = ""
+
+
+def default_images() -> dict[str, LanguageImages]:
+    """Return the images per platform name.
+
+    Origins: `chaincode.builder`, `chaincode.golang.runtime`, `chaincode.node.runtime`
+    and our own `chaincode.python.runtime`.
+    """
+    return {
+        "golang": LanguageImages("golang:1.24-bookworm", "debian:bookworm-slim"),
+        "node": LanguageImages("node:20-bookworm-slim"),
+        "python": LanguageImages("python:3.12-slim-bookworm"),
+    }
+
+
+@dataclass(frozen=True)
+class SandboxOptions:
+    """What a running chaincode may use.
+
+    Args:
+        user: numeric `uid:gid`; "" = as the image says.
+        read_only: the root file system; /tmp stays writable (in memory).
+        memory_bytes: `vm.docker.hostConfig.Memory`; 0 = unlimited.
+        cpus: processors' worth of time; 0 = unlimited.
+        pids: processes and threads; 0 = unlimited.
+        tmp_bytes: size of /tmp.
+        log_max_bytes, log_files: what the engine keeps of the output.
+        dns, dns_search, extra_hosts: as in `vm.docker.hostConfig`.
+        internal: keep the chaincode from reaching anything but the node.
+    """
+
+    user: str = "500:500"
+    read_only: bool = True
+    memory_bytes: int = 2048 * MIB
+    cpus: float = 2.0
+    pids: int = 512
+    tmp_bytes: int = 64 * MIB
+    log_max_bytes: int = 10 * MIB
+    log_files: int = 3
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    extra_hosts: tuple[str, ...] = ()
+    internal: bool = True
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What a build may use.
+
+    Args:
+        user: numeric `uid:gid` of the build and of what it makes.
+        network: the engine's network for builds; "" = its default bridge.
+        memory_bytes, pids, cpus: limits; 0 = unlimited.
+        silence_s: a step that prints nothing for so long has failed.
+        limit_s: a whole build may take no longer.
+        artifact_bytes: what a build may leave behind.
+        dns, extra_hosts: as for running chaincode.
+    """
+
+    user: str = "500:500"
+    network: str = ""
+    memory_bytes: int = 4096 * MIB
+    pids: int = 4096
+    cpus: float = 0.0
+    silence_s: float = 600.0
+    limit_s: float = 3600.0
+    artifact_bytes: int = 2048 * MIB
+    dns: tuple[str, ...] = ()
+    extra_hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DockerOptions:
+    """Everything about the Docker back end.
+
+    Args:
+        images: per platform name.
+        pull: when base images are fetched: `missing`, `never`, `always`.
+        pull_silence_s: a pull without progress for so long has failed.
+        call_s: one plain call to the engine may take so long.
+        docker_ns, fabric_version: $(DOCKER_NS), and $(PROJECT_VERSION) with its
+            $(TWO_DIGIT_VERSION), in names of images.
+        chaincode_port: where chaincode that is dialled listens in its container.
+    """
+
+    endpoint: EndpointOptions = field(default_factory=EndpointOptions)
+    images: Mapping[str, LanguageImages] = field(default_factory=default_images)
+    pull: Literal["missing", "never", "always"] = "missing"
+    pull_silence_s: float = 120.0
+    call_s: float = 60.0
+    sandbox: SandboxOptions = field(default_factory=SandboxOptions)
+    compile: CompileOptions = field(default_factory=CompileOptions)
+    docker_ns: str = "hyperledger"
+    fabric_version: str = "latest"
+    chaincode_port: int = 9999

@@ -1,0 +1,1 @@
+"""Chaincode as local processes."""

@@ -1,0 +1,281 @@
+"""Build a package by running the steps of its plan, or reuse an equal build.
+
+Owns:    the order of a build; the identity of a build.
+Not:     where builds lie (builds.py), how a step is started (child.py).
+Entry:   Workshop.make
+Holds:   equal inputs are built once; a failed or cancelled build leaves no process and
+         no directory; nothing of the node's environment reaches a step unasked.
+Source:  launch.md §9 W20, W21, W24-W28, W43, W45-W49; needs.md rows 2, 5, 12, 35
+
+A warm start must neither unpack nor plan, yet the identity of a build covers its plan.
+So there are two hashes: the *source* (code digest, type, import path, and the text of
+the planner's own modules) is known beforehand, and the index leads from it to the *key*
+(plan, toolchain). The plan is a function of the source, so the index is right as long
+as the toolchain is the same, which is checked each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import json
+import platform as machine
+import sys
+from collections import Counter, defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chaindock.container.attempt import Phase
+from chaindock.controllers.process.builds import Build, Entry
+from chaindock.controllers.process.child import Program, remove_tree
+from chaindock.controllers.process.environment import (
+    Places,
+    base_environment,
+    ca_environment,
+)
+from chaindock.errors import BuildFailed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from chaindock.aio import Tasks
+    from chaindock.container.attempt import Attempt
+    from chaindock.container.contracts import BuildEnvironment, Exit
+    from chaindock.controllers.process.builds import Builds
+    from chaindock.controllers.process.child import Spawner
+    from chaindock.controllers.process.options import ProcessOptions
+    from chaindock.controllers.process.toolbox import Toolbox
+    from chaindock.packaging.store import StoredPackage
+    from chaindock.platforms.base import BuildPlan, Platform, Step
+
+LAYOUT = 1
+"""Changes when what lies in a build directory changes."""
+CONTENT_VARIABLES = ("GOFLAGS",)
+"""Build variables that change the result, not only where things come from."""
+_PHASES = {"dependencies": Phase.DEPENDENCIES, "compile": Phase.COMPILE}
+
+
+class Workshop:
+    """Makes builds.
+
+    Args:
+        environment: what steps need to reach registries.
+        tasks: finishes clean-up that its cause no longer waits for.
+    """
+
+    def __init__(
+        self,
+        options: ProcessOptions,
+        environment: BuildEnvironment,
+        builds: Builds,
+        spawner: Spawner,
+        toolbox: Toolbox,
+        tasks: Tasks,
+    ) -> None:
+        self._options, self._environment = options, environment
+        self._builds, self._spawner, self._toolbox = builds, spawner, toolbox
+        self._tasks = tasks
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._queued: Counter[str] = Counter()
+
+    async def make(
+        self, platform: Platform, package: StoredPackage, attempt: Attempt
+    ) -> Build:
+        """Return the build of `package`, made now or before.
+
+        Raises: BuildFailed, PackageInvalid, SourceInvalid, ToolMissing, ConfigInvalid.
+        Cancelled: nothing is left.
+        """
+        attempt.enter(Phase.PACKAGE)
+        source = self._source_of(platform, package)
+        async with self._turn(source):
+            build = await self._recall(platform, package, source)
+            if build is None:
+                async with self._scratch() as scratch:
+                    return await self._make(platform, package, source, scratch, attempt)
+        attempt.note(f"build {build.key[:12]} reused")
+        return build
+
+    # --- identity -----------------------------------------------------------------------
+
+    def _source_of(self, platform: Platform, package: StoredPackage) -> str:
+        content = [self._environment.variables.get(name) for name in CONTENT_VARIABLES]
+        return _digest(
+            [
+                LAYOUT,
+                package.code_digest,
+                package.package_type,
+                package.import_path,
+                platform.name,
+                planner_fingerprint(type(platform)),
+                content,
+            ]
+        )
+
+    async def _toolchain(self, platform: Platform, tools: tuple[str, ...]) -> str:
+        versions = await self._toolbox.versions(tools, platform.name)
+        paths = [self._toolbox.find(name, platform.name) for name in tools]
+        return json.dumps([platform.toolchain(versions), paths, machine.machine()])
+
+    async def _recall(
+        self, platform: Platform, package: StoredPackage, source: str
+    ) -> Build | None:
+        entry = self._builds.look_up(package.label, source)
+        if entry is None:
+            return None
+        if await self._toolchain(platform, entry.tools) != entry.toolchain:
+            return None
+        return self._builds.find(entry.key)
+
+    # --- making -------------------------------------------------------------------------
+
+    async def _make(
+        self,
+        platform: Platform,
+        package: StoredPackage,
+        source: str,
+        scratch: Path,
+        attempt: Attempt,
+    ) -> Build:
+        await package.unpack(scratch / "input")
+        plan = await asyncio.to_thread(
+            platform.plan, scratch / "input", package.import_path
+        )
+        toolchain = await self._toolchain(platform, plan.tools)
+        key = _digest([source, toolchain, asdict(plan)])
+        with self._builds.claim(key):
+            build = self._builds.find(key)
+            if build is None:
+                await self._run_steps(platform, plan, scratch, attempt)
+                build = Build(
+                    key, scratch / "output", plan.launch, platform.name, plan.tools
+                )
+                build = await asyncio.to_thread(self._builds.place, scratch, build)
+                if self._options.durable_builds:
+                    sealing = asyncio.to_thread(self._builds.seal, key)
+                    _ = self._tasks.start(sealing, f"seal {key[:12]}")
+            else:
+                attempt.note(f"build {key[:12]} reused")
+            entry = Entry(key, plan.tools, toolchain)
+            self._builds.remember(package.label, source, entry)
+            self._prune(package.label)
+        return build
+
+    async def _run_steps(
+        self, platform: Platform, plan: BuildPlan, scratch: Path, attempt: Attempt
+    ) -> None:
+        output = scratch / "output"
+        output.mkdir(mode=0o700)
+        places = Places(
+            {
+                "input": str(scratch / "input"),
+                "output": str(output),
+                "ccid": attempt.ccid,
+            },
+            tool=lambda name: self._toolbox.find(name, platform.name),
+            cache=self._cache,
+        )
+        tools = [self._toolbox.find(name, platform.name) for name in plan.tools]
+        env = self._step_environment(scratch, tools)
+        for step in plan.steps:
+            attempt.enter(_PHASES[step.phase])
+            cwd = Path(places.fill(step.cwd))
+            cwd.mkdir(parents=True, exist_ok=True)
+            program = Program(
+                argv=places.fill_all(step.argv),
+                cwd=cwd,
+                env={**env, **places.fill_values(step.env)},
+                kind="build",
+            )
+            result = await self._run(program, attempt)
+            if result.code != 0:
+                raise _failed(step, program, result, attempt)
+
+    async def _run(self, program: Program, attempt: Attempt) -> Exit:
+        run_id = self._spawner.new_run_id()
+        child = await self._spawner.spawn(
+            run_id, program, attempt, streams=("build", "build")
+        )
+        try:
+            return await child.wait()
+        except asyncio.CancelledError:
+            await self._spawner.end_quietly(child)
+            raise
+
+    def _step_environment(self, scratch: Path, tools: list[str]) -> dict[str, str]:
+        path = [*(str(Path(tool).parent) for tool in tools), self._options.path]
+        env = base_environment(scratch, path)
+        env.update(self._environment.variables)
+        if self._environment.ca_bundle is not None:
+            env.update(ca_environment(self._environment.ca_bundle, scratch))
+        return env
+
+    def _cache(self, name: str) -> str:
+        folder = self._options.cache_root / name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return str(folder)
+
+    # --- housekeeping ---------------------------------------------------------------------
+
+    def _prune(self, label: str) -> None:
+        in_use = {child.program.uses for child in self._spawner.children.values()}
+        for path in self._builds.prune(label, self._options.keep_builds, in_use):
+            removal = asyncio.to_thread(remove_tree, path)
+            _ = self._tasks.start(removal, f"remove {path.name}")
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, source: str) -> AsyncIterator[None]:
+        """Let one build of a source at a time through."""
+        self._queued[source] += 1
+        try:
+            async with self._turns[source]:
+                yield
+        finally:
+            self._queued[source] -= 1
+            if not self._queued[source]:
+                del self._queued[source], self._turns[source]
+
+    @contextlib.asynccontextmanager
+    async def _scratch(self) -> AsyncIterator[Path]:
+        scratch = self._builds.scratch()
+        scratch.mkdir(mode=0o700)
+        try:
+            yield scratch
+        finally:
+            removal = asyncio.to_thread(remove_tree, scratch)
+            await asyncio.shield(self._tasks.start(removal, "remove scratch"))
+
+
+@functools.cache
+def planner_fingerprint(planner: type[Platform]) -> str:
+    """Return a hash of the modules beside the one that defines `planner`.
+
+    An edit of the planner must not meet what it planned before.
+    """
+    origin = getattr(sys.modules[planner.__module__], "__file__", None)
+    digest = hashlib.sha256(planner.__qualname__.encode())
+    for path in sorted(Path(origin).parent.glob("*.py")) if origin else ():
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _digest(parts: Any) -> str:
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _failed(
+    step: Step, program: Program, result: Exit, attempt: Attempt
+) -> BuildFailed:
+    name = " ".join([Path(program.argv[0]).name, *step.argv[1:]])
+    return BuildFailed(
+        f"build step {name!r} of chaincode {attempt.ccid!r} {result.reason}",
+        hint=f"read its output: chaindock logs {attempt.ccid}",
+        step=name,
+        exit_code=result.code,
+        signal=result.signal,
+        **attempt.facts(),
+    )

@@ -1,0 +1,140 @@
+"""Chaincode as local processes: for machines without an engine, and fast first tries.
+
+Owns:    putting the parts together; what a killed node left.
+Not:     choosing between back ends (container/router.py).
+Entry:   ProcessController
+Holds:   everything it starts is ended when it is left, or found by the next `reap`.
+Source:  launch.md §9 W4-W17, W20-W28, W42-W49; needs.md rows 3, 8, 12
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from chaindock.aio import Tasks
+from chaindock.container.contracts import BuildEnvironment, Declined
+from chaindock.controllers.process.build import Workshop
+from chaindock.controllers.process.builds import Builds
+from chaindock.controllers.process.child import Spawner, remove_tree
+from chaindock.controllers.process.environment import SYSTEM_PATH
+from chaindock.controllers.process.records import NODE_MARKER, Records, end, find
+from chaindock.controllers.process.run import ProcessInstance
+from chaindock.controllers.process.toolbox import Toolbox
+from chaindock.errors import Unsupported
+from chaindock.platforms.registry import platform_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    import psutil
+
+    from chaindock.container.attempt import Attempt
+    from chaindock.container.contracts import Instance, NodeLabels
+    from chaindock.controllers.process.options import ProcessOptions
+    from chaindock.packaging.store import StoredPackage
+    from chaindock.platforms.base import Platform
+
+REAP_GRACE_S = 1.0
+
+
+class ProcessController:
+    """Implements container.contracts.Builder; an async context manager.
+
+    Args:
+        options: `root` and `cache_root` are made if missing.
+        environment: what builds need to reach package registries.
+        platforms: gives the platform of a package type; raises Unsupported.
+    """
+
+    name = "process"
+
+    def __init__(
+        self,
+        options: ProcessOptions,
+        node: NodeLabels,
+        environment: BuildEnvironment | None = None,
+        *,
+        platforms: Callable[[str], Platform] = platform_for,
+    ) -> None:
+        self._options, self._node_id, self._platforms = options, node.node_id, platforms
+        self._runs = options.root / "runs" / Path(node.node_id).name
+        self._records = Records(self._runs, node.node_id)
+        self._tasks = Tasks("process")
+        self._spawner = Spawner(self._records, self._tasks)
+        self._builds = Builds(options.root, node.node_id)
+        self._toolbox = Toolbox(
+            options.path,
+            {
+                "PATH": ":".join([options.path, *SYSTEM_PATH]),
+                "HOME": "/",
+                NODE_MARKER: node.node_id,
+            },
+            memory=options.root / "tools.json",
+        )
+        self._workshop = Workshop(
+            options,
+            environment or BuildEnvironment(),
+            self._builds,
+            self._spawner,
+            self._toolbox,
+            self._tasks,
+        )
+
+    async def build(
+        self, package: StoredPackage, attempt: Attempt
+    ) -> Instance | Declined:
+        """Make the package ready to start; see the contract."""
+        try:
+            platform = self._platforms(package.package_type)
+        except Unsupported as error:
+            return Declined(error.message)
+        build = await self._workshop.make(platform, package, attempt)
+        return ProcessInstance(
+            package.ccid,
+            build,
+            self._options,
+            self._builds,
+            self._spawner,
+            self._toolbox,
+        )
+
+    async def reap(self) -> int:
+        """End what an earlier process of this node left running, and remove its traces.
+
+        Returns: how many runs and build steps still had processes.
+        """
+        return await asyncio.to_thread(self._reap)
+
+    def _reap(self) -> int:
+        own = set(self._spawner.children)
+        records = [r for r in self._records.all() if r.run_id not in own]
+
+        def look() -> dict[str, list[psutil.Process]]:
+            found = find(self._node_id, records)
+            return {run_id: found[run_id] for run_id in found if run_id not in own}
+
+        count = len(look())
+        end(lambda: [p for group in look().values() for p in group], REAP_GRACE_S)
+        for path in self._runs.iterdir():
+            if not any(run_id in path.name for run_id in own):
+                remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        self._builds.reap()
+        return count
+
+    async def __aenter__(self) -> Self:
+        self._runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._options.cache_root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._builds.prepare()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._spawner.end_all(self._options.close_grace_s)
+        await self._tasks.aclose()

@@ -1,0 +1,196 @@
+"""One built chaincode as a local process.
+
+Owns:    what a run gets: private directory, environment, TLS files, port.
+Not:     how a process is started and ended (child.py).
+Entry:   ProcessInstance
+Holds:   at most one run at a time; private keys lie in a directory of the run that ends
+         with it.
+Source:  launch.md §3.7, §9 W15, W54; shim-protocol.md §1.5-1.7
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chaindock.container.attempt import Phase
+from chaindock.container.contracts import CallsBack, Dial, Exit
+from chaindock.controllers.process.child import Program, remove_tree
+from chaindock.controllers.process.environment import (
+    Places,
+    base_environment,
+    peer_environment,
+    run_path,
+    server_environment,
+    write_tls,
+)
+from chaindock.errors import ImageNotFound, StartFailed
+from chaindock.platforms.base import Connection
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from chaindock.container.attempt import Attempt
+    from chaindock.container.contracts import PeerConnection
+    from chaindock.controllers.process.builds import Build, Builds
+    from chaindock.controllers.process.child import Child, Spawner
+    from chaindock.controllers.process.options import ProcessOptions
+    from chaindock.controllers.process.toolbox import Toolbox
+    from chaindock.ids import Ccid
+
+LOOPBACK = "127.0.0.1"
+REPLACE_GRACE_S = 2.0
+
+
+class ProcessInstance:
+    """Implements container.contracts.Instance."""
+
+    def __init__(
+        self,
+        ccid: Ccid,
+        build: Build,
+        options: ProcessOptions,
+        builds: Builds,
+        spawner: Spawner,
+        toolbox: Toolbox,
+    ) -> None:
+        self._ccid, self._build, self._options = ccid, build, options
+        self._builds, self._spawner, self._toolbox = builds, spawner, toolbox
+        self._turn = asyncio.Lock()
+        self._child: Child | None = None
+
+    @property
+    def concurrency(self) -> int | None:
+        """Transactions at a time on its stream; None = unlimited."""
+        return self._build.launch.concurrency
+
+    async def start(self, peer: PeerConnection, attempt: Attempt) -> CallsBack | Dial:
+        """Start a run; see the contract.
+
+        Raises:
+            StartFailed: the program cannot be started. ToolMissing. ImageNotFound: the
+                build is gone; build again.
+        """
+        async with self._turn:
+            attempt.enter(Phase.CREATE)
+            await self._spawner.end_runs_of(self._ccid, REPLACE_GRACE_S)
+            with self._builds.claim(self._build.key):
+                return await self._start(peer, attempt)
+
+    async def wait(self) -> Exit:
+        """Wait until the current run has ended."""
+        if self._child is None:
+            return Exit(code=None, reason="was not started")
+        return await self._child.wait()
+
+    async def stop(self, grace_s: float) -> None:
+        """SIGTERM the group, `grace_s`, SIGKILL it; return when it is gone."""
+        async with self._turn:
+            child = self._child
+        if child is not None:
+            await child.end(grace_s)
+
+    def describe(self) -> Mapping[str, str]:
+        """Return backend, isolation, build, and the pid while it runs."""
+        facts = {
+            "backend": "process",
+            "isolation": "none",
+            "build": self._build.key[:12],
+        }
+        if self._child is not None and self._child.running:
+            facts["pid"] = str(self._child.pid)
+        return facts
+
+    async def _start(self, peer: PeerConnection, attempt: Attempt) -> CallsBack | Dial:
+        if self._builds.find(self._build.key) is None:
+            raise ImageNotFound(
+                f"build {self._build.key[:12]!r} of chaincode {self._ccid!r} is gone",
+                image=self._build.key,
+            )
+        run_id = self._spawner.new_run_id()
+        private = self._spawner.private_dir(run_id)
+        try:
+            answer, known = await self._address(peer)
+            program = self._program(peer, attempt, private, known)
+            attempt.enter(Phase.START)
+            self._child = await self._spawner.spawn(
+                run_id, program, attempt, streams=("stdout", "stderr")
+            )
+        except OSError as error:
+            remove_tree(private)
+            raise StartFailed(
+                f"chaincode {self._ccid!r} cannot be prepared: {error}",
+                **attempt.facts(),
+            ) from error
+        except BaseException:
+            remove_tree(private)
+            raise
+        return answer
+
+    async def _address(
+        self, peer: PeerConnection
+    ) -> tuple[CallsBack | Dial, dict[str, str]]:
+        if self._build.launch.connection is Connection.CALLS_BACK:
+            return CallsBack(), {"peer": await peer.listener.address_on(LOOPBACK)}
+        listen = f"{LOOPBACK}:{_free_port()}"
+        return Dial(listen), {"listen": listen}
+
+    def _program(
+        self,
+        peer: PeerConnection,
+        attempt: Attempt,
+        private: Path,
+        known: dict[str, str],
+    ) -> Program:
+        launch, language = self._build.launch, self._build.language
+        places = Places(
+            {**known, "output": str(self._build.output), "ccid": self._ccid},
+            tool=lambda name: self._toolbox.find(name, language),
+        )
+        tools = [self._toolbox.find(name, language) for name in self._build.tools]
+        # A chaincode that is dialled serves on loopback without TLS.
+        tls = peer.tls if "peer" in known else None
+        env = base_environment(private, run_path(tools))
+        env.update(peer_environment(self._ccid, peer, tls=tls is not None))
+        if "listen" in known:
+            env.update(server_environment(self._ccid, known["listen"]))
+        if tls is not None:
+            attempt.enter(Phase.UPLOAD)
+            env.update(write_tls(tls, private / "tls"))
+        env.update(places.fill_values(launch.env))
+        argv = places.fill_all(launch.argv)
+        return Program(
+            argv=[self._executable(argv[0], env["PATH"], attempt), *argv[1:]],
+            cwd=Path(places.fill(launch.cwd)),
+            env=env,
+            kind="run",
+            uses=self._build.key,
+            max_open_files=self._options.max_open_files,
+        )
+
+    def _executable(self, name: str, path: str, attempt: Attempt) -> str:
+        found = shutil.which(name, path=path)
+        if found is None:
+            why = "is not executable" if os.path.lexists(name) else "does not exist"
+            raise StartFailed(
+                f"program {name!r} of chaincode {self._ccid!r} {why}",
+                hint="see what the build wrote to its output",
+                **attempt.facts(),
+            )
+        return found
+
+
+def _free_port() -> int:
+    """Return a port that nobody listens on now.
+
+    Another program may take it before the chaincode does; then the chaincode ends with
+    its own message, and the next launch gets another port.
+    """
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,1 @@
+"""From a signed proposal to a committed transaction."""

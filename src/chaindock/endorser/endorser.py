@@ -1,0 +1,311 @@
+"""Simulate a proposal and endorse what came out.
+
+Owns:    the order of checks; init rules; ProposalResponse shapes; texts of failures.
+Not:     reading proposals (proposals.py), running chaincode (chaincode), ordering.
+Entry:   Endorser.process_proposal
+Holds:   only a response below 400 is endorsed; every simulator is released.
+Source:  ledger-gateway.md §2.2, §2.3, §8; shim-protocol.md §8.1
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from fabric_protos.ledger.rwset import rwset_pb2
+from fabric_protos.peer import (
+    chaincode_pb2,
+    proposal_pb2,
+    proposal_response_pb2,
+)
+
+from chaindock.chaincode.invocation import Invocation
+from chaindock.endorser.proposals import (
+    check_expiry,
+    check_proposal,
+    parse_proposal,
+    require_writer,
+)
+from chaindock.errors import (
+    ChaindockError,
+    ExecuteFailed,
+    InvalidInput,
+    LedgerError,
+    NotFound,
+    TransactionExists,
+)
+from chaindock.lifecycle.definitions import NAMESPACE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fabric_protos.peer import chaincode_event_pb2
+
+    from chaindock.chaincode.invocation import Outcome
+    from chaindock.endorser.proposals import Proposal
+    from chaindock.identity.msp import Identity, Msp
+    from chaindock.identity.signing import SigningIdentity
+    from chaindock.ids import Ccid
+    from chaindock.ledger.ledger import Ledger
+    from chaindock.ledger.simulator import Simulator
+    from chaindock.lifecycle.definitions import Definition, Definitions
+
+_ERROR: Final = 400
+_FAILED: Final = 500
+_INITIALIZED: Final = "\x00\U0010ffffinitialized"
+
+
+class Executor(Protocol):
+    """Runs invocations; chaincode.ChaincodeSupport is one."""
+
+    async def execute(self, ccid: Ccid, invocation: Invocation) -> Outcome:
+        """Run it, launching the chaincode if needed.
+
+        Raises: LaunchFailed, ExecuteFailed, TransactionExists; their messages are
+            complete but for `error in simulation: `.
+        """
+
+
+class SystemChaincode(Protocol):
+    """Chaincode inside the node; lifecycle.LifecycleContract is one."""
+
+    def execute(
+        self, simulator: Simulator, args: Sequence[bytes], identity: Identity
+    ) -> proposal_response_pb2.Response:
+        """Answer a call; checks access itself; never raises for what callers send."""
+
+
+@dataclass(slots=True)
+class _Simulated:
+    """What a simulation came to."""
+
+    response: proposal_response_pb2.Response
+    event: chaincode_event_pb2.ChaincodeEvent | None
+    results: bytes
+    version: str
+
+
+class Endorser:
+    """The endorsing side of the node, for one channel.
+
+    Args:
+        msp: of the channel's organisation.
+        signer: identity of the peer.
+        system: system chaincodes by name.
+    """
+
+    def __init__(
+        self,
+        *,
+        msp: Msp,
+        signer: SigningIdentity,
+        ledger: Ledger,
+        definitions: Definitions,
+        executor: Executor,
+        system: Mapping[str, SystemChaincode],
+    ) -> None:
+        self._msp = msp
+        self._signer = signer
+        self._ledger = ledger
+        self._definitions = definitions
+        self._executor = executor
+        self._system = system
+
+    async def process_proposal(
+        self, signed: proposal_pb2.SignedProposal
+    ) -> proposal_response_pb2.ProposalResponse:
+        """Do what `protos.Endorser/ProcessProposal` does.
+
+        Failures after the checks are responses of status 500 without payload.
+
+        Raises:
+            ProposalInvalid, Denied, TransactionExists: where the RPC gives a gRPC
+            error; the message is its text.
+        """
+        try:
+            proposal, identity = self._admit(signed)
+        except NotFound as error:
+            return _refused(error.message)
+        try:
+            return await self._endorse(proposal, identity, None)
+        except ChaindockError as error:
+            return _refused(failure_text(error, proposal))
+
+    async def endorse(
+        self, signed: proposal_pb2.SignedProposal, timeout_s: float | None = None
+    ) -> proposal_response_pb2.ProposalResponse:
+        """Do the same for a caller inside the node, who can take our errors.
+
+        Args:
+            signed: the proposal.
+            timeout_s: for the chaincode's answer; None = the configured one.
+
+        Raises:
+            as `process_proposal`; and NotFound, LaunchFailed, ExecuteFailed, LedgerError
+            where that gives a response without payload.
+        """
+        proposal, identity = self._admit(signed)
+        return await self._endorse(proposal, identity, timeout_s)
+
+    def _admit(self, signed: proposal_pb2.SignedProposal) -> tuple[Proposal, Identity]:
+        """Check everything there is to check before a simulation.
+
+        Raises: NotFound when there is no such channel, and as `process_proposal`.
+        """
+        proposal = parse_proposal(signed)
+        check_expiry(proposal, self._msp)
+        channel = proposal.channel
+        if channel and channel != self._ledger.channel:
+            raise NotFound(f"channel '{channel}' not found", channel=channel)
+        identity = check_proposal(proposal, self._msp)
+        if not channel:
+            return proposal, identity
+        if self._ledger.find_transaction(proposal.tx_id) is not None:
+            raise TransactionExists(
+                f"duplicate transaction found [{proposal.tx_id}]. Creator "
+                f"[{proposal.creator.hex()}]",
+                tx_id=proposal.tx_id,
+            )
+        if proposal.name not in self._system:
+            require_writer(identity)
+        return proposal, identity
+
+    async def _endorse(
+        self, proposal: Proposal, identity: Identity, timeout_s: float | None
+    ) -> proposal_response_pb2.ProposalResponse:
+        simulator = self._ledger.new_simulator(proposal.tx_id)
+        try:
+            system = self._system.get(proposal.name)
+            if system is not None:
+                response = system.execute(simulator, proposal.input.args, identity)
+                done = _Simulated(response, None, simulator.results(), "syscc")
+            else:
+                done = await self._simulate(proposal, simulator, timeout_s)
+        finally:
+            simulator.done()
+        return self._respond(proposal, done)
+
+    async def _simulate(
+        self, proposal: Proposal, simulator: Simulator, timeout_s: float | None
+    ) -> _Simulated:
+        definition = self._definition(proposal, simulator)
+        _check_init(simulator, definition, is_init=proposal.input.is_init)
+        outcome = await self._executor.execute(
+            definition.ccid,
+            Invocation(
+                channel_id=proposal.channel,
+                tx_id=proposal.tx_id,
+                namespace=proposal.name,
+                input=proposal.input,
+                signed_proposal=proposal.signed,
+                simulator=simulator,
+                is_init=proposal.input.is_init,
+                timeout_s=timeout_s,
+            ),
+        )
+        return _Simulated(
+            outcome.response, outcome.event, simulator.results(), definition.version
+        )
+
+    def _definition(self, proposal: Proposal, simulator: Simulator) -> Definition:
+        name, channel = proposal.name, proposal.channel
+        advice = (
+            f"make sure the chaincode {name} has been successfully defined on channel "
+            f"{channel} and try again"
+        )
+        if not channel:
+            raise NotFound(f"{advice}: chaincode {name} not found", chaincode=name)
+        try:
+            return self._definitions.get(simulator, name)
+        except NotFound as error:
+            raise NotFound(
+                f"{advice}: {error.message}", hint=error.hint, **error.facts
+            ) from error
+
+    def _respond(
+        self, proposal: Proposal, done: _Simulated
+    ) -> proposal_response_pb2.ProposalResponse:
+        response = done.response
+        if not proposal.channel or _ERROR <= response.status < _FAILED:
+            return proposal_response_pb2.ProposalResponse(response=response)
+        event = b""
+        if done.event is not None and response.status < _ERROR:
+            # Only name and payload are the chaincode's to say (§8).
+            done.event.chaincode_id, done.event.tx_id = proposal.name, proposal.tx_id
+            event = done.event.SerializeToString()
+        action = proposal_pb2.ChaincodeAction(
+            results=done.results,
+            events=event,
+            response=response,
+            chaincode_id=chaincode_pb2.ChaincodeID(
+                name=proposal.name, version=done.version
+            ),
+        )
+        payload = proposal_response_pb2.ProposalResponsePayload(
+            proposal_hash=proposal.hash, extension=action.SerializeToString()
+        ).SerializeToString()
+        interest = _interest(proposal.name, done.results)
+        if response.status >= _FAILED:
+            return proposal_response_pb2.ProposalResponse(
+                response=response, payload=payload, interest=interest
+            )
+        creator = self._signer.creator
+        return proposal_response_pb2.ProposalResponse(
+            version=1,
+            response=response,
+            payload=payload,
+            endorsement=proposal_response_pb2.Endorsement(
+                endorser=creator, signature=self._signer.sign(payload + creator)
+            ),
+            interest=interest,
+        )
+
+
+def _check_init(simulator: Simulator, definition: Definition, *, is_init: bool) -> None:
+    """Apply the rules of chaincode that requires Init; record the init."""
+    name, version = definition.name, definition.version
+    cause = None
+    if not definition.init_required:
+        if is_init:
+            cause = "does not require initialization but called as init"
+    else:
+        stored = simulator.get_state(name, _INITIALIZED)
+        if is_init and stored == version.encode():
+            cause = "is already initialized but called as init"
+        elif is_init:
+            simulator.put_state(name, _INITIALIZED, version.encode())
+        elif stored != version.encode():
+            cause = "has not been initialized for this version, must call as init first"
+    if cause is not None:
+        raise InvalidInput(
+            f"invalid invocation: chaincode '{name}' {cause}", chaincode=name
+        )
+
+
+def _refused(message: str) -> proposal_response_pb2.ProposalResponse:
+    return proposal_response_pb2.ProposalResponse(
+        response=proposal_response_pb2.Response(status=_FAILED, message=message)
+    )
+
+
+def failure_text(error: ChaindockError, proposal: Proposal) -> str:
+    """Return the message of a response that says what went wrong in the node."""
+    if isinstance(error, NotFound):
+        return error.message
+    if isinstance(error, (ExecuteFailed, TransactionExists, LedgerError)):
+        return f"error in simulation: {error.message}"
+    return (
+        f"error in simulation: failed to execute transaction {proposal.tx_id}: "
+        f"{error.message}"
+    )
+
+
+def _interest(name: str, results: bytes) -> proposal_response_pb2.ChaincodeInterest:
+    """Name every chaincode that took part, for those who plan endorsements."""
+    rwset = rwset_pb2.TxReadWriteSet.FromString(results)
+    names = {ns.namespace for ns in rwset.ns_rwset} - {NAMESPACE} | {name}
+    return proposal_response_pb2.ChaincodeInterest(
+        chaincodes=[
+            proposal_response_pb2.ChaincodeCall(name=one) for one in sorted(names)
+        ]
+    )

@@ -1,0 +1,225 @@
+"""The first block: the configuration of a channel with one organisation.
+
+Owns:    groups, values, policies and capabilities of the channel.
+Not:     MSP definitions (identity), building the block (ledger).
+Entry:   genesis_envelope
+Holds:   it is a ConfigEnvelope that Fabric's tools can read; one organisation orders
+         and endorses, in roles that its certificates carry.
+Source:  ledger-gateway.md §3.3, §5.1, §12.3
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from fabric_protos.common import (
+    common_pb2,
+    configtx_pb2,
+    configuration_pb2,
+    policies_pb2,
+)
+from fabric_protos.msp import msp_principal_pb2
+from fabric_protos.orderer import configuration_pb2 as orderer_pb2
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from chaindock.endorser.proposals import NONCE_BYTES, transaction_id
+from chaindock.identity.msp import Role
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from chaindock.endorser.orderer import OrdererOptions
+    from chaindock.identity.msp import Msp
+    from chaindock.ids import ChannelId
+
+_ADMINS: Final = "Admins"
+_META = policies_pb2.ImplicitMetaPolicy
+_MERKLE_WIDTH = 0xFFFFFFFF
+_ROLES: Final = {
+    Role.ADMIN: msp_principal_pb2.MSPRole.ADMIN,
+    Role.CLIENT: msp_principal_pb2.MSPRole.CLIENT,
+    Role.PEER: msp_principal_pb2.MSPRole.PEER,
+    Role.ORDERER: msp_principal_pb2.MSPRole.ORDERER,
+}
+_MEMBERS: Final = {"Readers": _META.ANY, "Writers": _META.ANY, _ADMINS: _META.MAJORITY}
+
+
+def genesis_envelope(
+    channel: ChannelId,
+    msp: Msp,
+    options: OrdererOptions,
+    orderer_addresses: Sequence[str] = (),
+) -> bytes:
+    """Return the envelope of block 0, serialised.
+
+    Args:
+        channel: its id.
+        msp: the only organisation.
+        options: how the orderer cuts batches.
+        orderer_addresses: host:port for clients that look them up.
+    """
+    nonce = os.urandom(NONCE_BYTES)
+    seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
+    header = common_pb2.ChannelHeader(
+        type=common_pb2.CONFIG,
+        version=1,
+        timestamp=Timestamp(seconds=seconds, nanos=nanos),
+        channel_id=channel,
+        tx_id=transaction_id(nonce, b""),
+    )
+    config = configtx_pb2.ConfigEnvelope(
+        config=configtx_pb2.Config(
+            channel_group=_channel_group(msp, options, orderer_addresses)
+        )
+    )
+    payload = common_pb2.Payload(
+        header=common_pb2.Header(
+            channel_header=header.SerializeToString(),
+            signature_header=common_pb2.SignatureHeader(
+                nonce=nonce
+            ).SerializeToString(),
+        ),
+        data=config.SerializeToString(deterministic=True),
+    )
+    envelope = common_pb2.Envelope(payload=payload.SerializeToString())
+    return bytes(envelope.SerializeToString())
+
+
+def _channel_group(
+    msp: Msp, options: OrdererOptions, addresses: Sequence[str]
+) -> configtx_pb2.ConfigGroup:
+    values: dict[str, Any] = {
+        "HashingAlgorithm": configuration_pb2.HashingAlgorithm(name="SHA256"),
+        "BlockDataHashingStructure": configuration_pb2.BlockDataHashingStructure(
+            width=_MERKLE_WIDTH
+        ),
+        "Capabilities": _capabilities("V2_0"),
+    }
+    if addresses:
+        values["OrdererAddresses"] = configuration_pb2.OrdererAddresses(
+            addresses=addresses
+        )
+    return _group(
+        groups={
+            "Application": _application_group(msp),
+            "Orderer": _orderer_group(msp, options),
+        },
+        values=values,
+        policies=_implicit(_MEMBERS),
+    )
+
+
+def _application_group(msp: Msp) -> configtx_pb2.ConfigGroup:
+    organization = _group(
+        values={"MSP": msp.config()},
+        policies={
+            "Readers": _any_of(msp, Role.ADMIN, Role.PEER, Role.CLIENT),
+            "Writers": _any_of(msp, Role.ADMIN, Role.CLIENT),
+            _ADMINS: _any_of(msp, Role.ADMIN),
+            "Endorsement": _any_of(msp, Role.PEER),
+        },
+    )
+    policies = _implicit(_MEMBERS)
+    for name in ("Endorsement", "LifecycleEndorsement"):
+        policies[name] = _meta("Endorsement", _META.MAJORITY)
+    return _group(
+        groups={msp.mspid: organization},
+        values={"Capabilities": _capabilities("V2_5")},
+        policies=policies,
+    )
+
+
+def _orderer_group(msp: Msp, options: OrdererOptions) -> configtx_pb2.ConfigGroup:
+    organization = _group(
+        values={"MSP": msp.config()},
+        policies={
+            "Readers": _any_of(msp, Role.ADMIN, Role.ORDERER),
+            "Writers": _any_of(msp, Role.ADMIN, Role.ORDERER),
+            _ADMINS: _any_of(msp, Role.ADMIN),
+        },
+    )
+    # Fabric's tools do not accept a timeout of nothing.
+    timeout_ms = max(1, round(options.batch_timeout_s * 1000))
+    return _group(
+        groups={msp.mspid: organization},
+        values={
+            "ConsensusType": orderer_pb2.ConsensusType(type="solo"),
+            "BatchSize": orderer_pb2.BatchSize(
+                max_message_count=options.max_message_count,
+                absolute_max_bytes=options.absolute_max_bytes,
+                preferred_max_bytes=options.preferred_max_bytes,
+            ),
+            "BatchTimeout": orderer_pb2.BatchTimeout(timeout=f"{timeout_ms}ms"),
+            "ChannelRestrictions": orderer_pb2.ChannelRestrictions(),
+            "Capabilities": _capabilities("V2_0"),
+        },
+        policies={
+            **_implicit(_MEMBERS),
+            "BlockValidation": _meta("Writers", _META.ANY),
+        },
+    )
+
+
+def _group(
+    *,
+    groups: Mapping[str, configtx_pb2.ConfigGroup] | None = None,
+    values: Mapping[str, Any],
+    policies: Mapping[str, policies_pb2.Policy],
+) -> configtx_pb2.ConfigGroup:
+    return configtx_pb2.ConfigGroup(
+        groups=groups,
+        values={
+            name: configtx_pb2.ConfigValue(
+                value=value.SerializeToString(deterministic=True), mod_policy=_ADMINS
+            )
+            for name, value in values.items()
+        },
+        policies={
+            name: configtx_pb2.ConfigPolicy(policy=policy, mod_policy=_ADMINS)
+            for name, policy in policies.items()
+        },
+        mod_policy=_ADMINS,
+    )
+
+
+def _capabilities(name: str) -> configuration_pb2.Capabilities:
+    return configuration_pb2.Capabilities(
+        capabilities={name: configuration_pb2.Capability()}
+    )
+
+
+def _implicit(rules: Mapping[str, int]) -> dict[str, policies_pb2.Policy]:
+    return {name: _meta(name, rule) for name, rule in rules.items()}
+
+
+def _meta(sub_policy: str, rule: int) -> policies_pb2.Policy:
+    return policies_pb2.Policy(
+        type=policies_pb2.Policy.IMPLICIT_META,
+        value=_META(sub_policy=sub_policy, rule=rule).SerializeToString(),
+    )
+
+
+def _any_of(msp: Msp, *roles: Role) -> policies_pb2.Policy:
+    """Return the policy that one identity of any of `roles` satisfies."""
+    signature = policies_pb2.SignaturePolicy
+    envelope = policies_pb2.SignaturePolicyEnvelope(
+        rule=signature(
+            n_out_of=signature.NOutOf(
+                n=1, rules=[signature(signed_by=i) for i in range(len(roles))]
+            )
+        ),
+        identities=[
+            msp_principal_pb2.MSPPrincipal(
+                principal_classification=msp_principal_pb2.MSPPrincipal.ROLE,
+                principal=msp_principal_pb2.MSPRole(
+                    msp_identifier=msp.mspid, role=_ROLES[role]
+                ).SerializeToString(),
+            )
+            for role in roles
+        ],
+    )
+    return policies_pb2.Policy(
+        type=policies_pb2.Policy.SIGNATURE, value=envelope.SerializeToString()
+    )

@@ -1,0 +1,1 @@
+"""The organisation of the node: CA, certificates, signatures, MSP checks."""

@@ -1,0 +1,183 @@
+"""The certificate authority of a development organisation.
+
+Owns:    the shape of the certificates: subject, extensions, attributes, validity.
+Not:     where they are stored (organization.py), who accepts them (msp.py).
+Entry:   CertificateAuthority
+Holds:   every certificate it issues has a low-S signature, so no reader rewrites it;
+         one NodeOU role each.
+Source:  ledger-gateway.md §12.1, §12.4, §12.5
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from chaindock.identity.signing import has_low_s
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
+
+    from cryptography.hazmat.primitives.asymmetric.ec import (
+        EllipticCurvePrivateKey,
+        EllipticCurvePublicKey,
+    )
+
+ATTRIBUTES_OID = x509.ObjectIdentifier("1.2.3.4.5.6.7.8.1")
+VALIDITY = dt.timedelta(days=3650)
+_CLOCK_SKEW = dt.timedelta(minutes=5)
+_PLACE = (
+    (NameOID.COUNTRY_NAME, "US"),
+    (NameOID.STATE_OR_PROVINCE_NAME, "California"),
+    (NameOID.LOCALITY_NAME, "San Francisco"),
+)
+
+
+def new_key() -> EllipticCurvePrivateKey:
+    """Return a fresh P-256 key."""
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def key_pem(key: EllipticCurvePrivateKey) -> bytes:
+    """Return the key as PKCS#8 PEM."""
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def certificate_pem(certificate: x509.Certificate) -> bytes:
+    """Return the certificate as PEM."""
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def attributes_of(certificate: x509.Certificate) -> dict[str, str]:
+    """Return the attributes that the certificate carries; {} without the extension."""
+    try:
+        extension = certificate.extensions.get_extension_for_oid(ATTRIBUTES_OID)
+    except x509.ExtensionNotFound:
+        return {}
+    raw = extension.value.public_bytes()
+    return dict(json.loads(raw)["attrs"])
+
+
+class CertificateAuthority:
+    """Issues the certificates of one organisation.
+
+    Args:
+        certificate: self-signed, CA:true.
+        key: of `certificate`.
+    """
+
+    def __init__(
+        self, certificate: x509.Certificate, key: EllipticCurvePrivateKey
+    ) -> None:
+        self.certificate = certificate
+        self.key = key
+
+    @classmethod
+    def create(cls, domain: str) -> Self:
+        """Return a new authority `ca.<domain>`."""
+        key = new_key()
+        name = _name(
+            (NameOID.ORGANIZATION_NAME, domain), (NameOID.COMMON_NAME, f"ca.{domain}")
+        )
+        builder = (
+            _dated(name, name, key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+            .add_extension(_usage(ca=True), True)
+            .add_extension(_subject_key(key.public_key()), False)
+        )
+        return cls(_sign(builder, key), key)
+
+    def issue(
+        self,
+        key: EllipticCurvePublicKey,
+        common_name: str,
+        role: str,
+        attributes: Mapping[str, str] | None = None,
+    ) -> x509.Certificate:
+        """Return a signing certificate.
+
+        Args:
+            key: of the holder.
+            common_name: e.g. `User1@org1.example.com`.
+            role: the NodeOU: client, peer, admin or orderer.
+            attributes: what chaincode may ask for with its identity library; None
+                leaves the extension out.
+        """
+        subject = _name(
+            (NameOID.ORGANIZATIONAL_UNIT_NAME, role), (NameOID.COMMON_NAME, common_name)
+        )
+        issuer_key = x509.AuthorityKeyIdentifier(
+            _subject_key(self.key.public_key()).digest, None, None
+        )
+        builder = (
+            _dated(subject, self.certificate.subject, key)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
+            .add_extension(_usage(ca=False), True)
+            .add_extension(_subject_key(key), False)
+            .add_extension(issuer_key, False)
+        )
+        if attributes is not None:
+            # Raw JSON, not wrapped in another ASN.1 string: so the shims read it.
+            raw = json.dumps({"attrs": dict(sorted(attributes.items()))}).encode()
+            builder = builder.add_extension(
+                x509.UnrecognizedExtension(ATTRIBUTES_OID, raw), False
+            )
+        return _sign(builder, self.key)
+
+
+def _name(*parts: tuple[x509.ObjectIdentifier, str]) -> x509.Name:
+    return x509.Name([x509.NameAttribute(oid, text) for oid, text in (*_PLACE, *parts)])
+
+
+def _dated(
+    subject: x509.Name, issuer: x509.Name, key: EllipticCurvePublicKey
+) -> x509.CertificateBuilder:
+    begin = dt.datetime.now(dt.UTC).replace(microsecond=0) - _CLOCK_SKEW
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(begin + VALIDITY)
+    )
+
+
+def _subject_key(key: EllipticCurvePublicKey) -> x509.SubjectKeyIdentifier:
+    return x509.SubjectKeyIdentifier.from_public_key(key)
+
+
+def _usage(*, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        key_encipherment=ca,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        content_commitment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _sign(
+    builder: x509.CertificateBuilder, key: EllipticCurvePrivateKey
+) -> x509.Certificate:
+    # Every second ECDSA signature has a high S and the builder cannot normalise it.
+    while True:
+        certificate = builder.sign(key, hashes.SHA256())
+        if has_low_s(certificate.signature, key.curve.name):
+            return certificate

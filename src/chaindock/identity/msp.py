@@ -1,0 +1,205 @@
+"""Who a creator is: one organisation's membership rules.
+
+Owns:    from SerializedIdentity bytes to a checked Identity; NodeOU roles; MSPConfig.
+Not:     channel policies (endorser), expiry (asked by the endorser, not an MSP matter).
+Entry:   Msp.identify
+Holds:   an Identity that was returned chains to the organisation's CA and has exactly
+         one role; the cache is bounded, creators are hostile.
+Source:  ledger-gateway.md §12.1, §12.2
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtensionOID, NameOID
+from fabric_protos.msp import identities_pb2, msp_config_pb2
+from google.protobuf.message import DecodeError
+
+from chaindock.errors import Denied
+from chaindock.identity.ca import certificate_pem
+from chaindock.identity.signing import CURVES, verify_signature
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+_CACHED = 4096
+_PEM_MAX = 64 * 1024
+_KNOWN_CRITICAL = frozenset(
+    {
+        ExtensionOID.BASIC_CONSTRAINTS,
+        ExtensionOID.KEY_USAGE,
+        ExtensionOID.EXTENDED_KEY_USAGE,
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+    }
+)
+
+
+class Role(StrEnum):
+    """What an identity is in its organisation; the value is the NodeOU."""
+
+    CLIENT = "client"
+    PEER = "peer"
+    ADMIN = "admin"
+    ORDERER = "orderer"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A checked identity.
+
+    Args:
+        mspid: of its organisation.
+        role: its only NodeOU.
+        certificate: as given.
+        expires: end of validity, UTC.
+    """
+
+    mspid: str
+    role: Role
+    certificate: x509.Certificate
+    expires: dt.datetime
+    key: EllipticCurvePublicKey
+
+    def verify(self, message: bytes, signature: bytes) -> None:
+        """Check `signature` over SHA-256 of `message`.
+
+        Raises: Denied, also for a high S.
+        """
+        verify_signature(self.key, message, signature)
+
+    @property
+    def expired(self) -> bool:
+        """Whether the certificate has run out by now."""
+        return self.expires <= dt.datetime.now(dt.UTC)
+
+
+class Msp:
+    """One organisation, as its peers see it.
+
+    Args:
+        mspid: e.g. `Org1MSP`.
+        ca: the root certificate; the only issuer.
+    """
+
+    def __init__(self, mspid: str, ca: x509.Certificate) -> None:
+        self.mspid = mspid
+        self._ca = ca
+        self._known: dict[bytes, Identity] = {}
+
+    def identify(self, creator: bytes) -> Identity:
+        """Return who `creator` (a SerializedIdentity) is.
+
+        Raises:
+            Denied: fact `mspid` is None when it cannot be read or names another
+                organisation, else the organisation whose rules it breaks.
+        """
+        found = self._known.get(creator)
+        if found is None:
+            found = self._examine(creator)
+            if len(self._known) >= _CACHED:
+                del self._known[next(iter(self._known))]
+            self._known[creator] = found
+        return found
+
+    def _examine(self, creator: bytes) -> Identity:
+        mspid, certificate = self._read(creator)
+        self._check_chain(certificate)
+        key = certificate.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey) or (
+            key.curve.name not in CURVES
+        ):
+            raise self._refuse("its key is not ECDSA on P-224, P-256, P-384 or P-521")
+        return Identity(
+            mspid=mspid,
+            role=self._role(certificate),
+            certificate=certificate,
+            expires=certificate.not_valid_after_utc,
+            key=key,
+        )
+
+    def _read(self, creator: bytes) -> tuple[str, x509.Certificate]:
+        try:
+            serialized = identities_pb2.SerializedIdentity.FromString(creator)
+        except DecodeError as error:
+            raise Denied("the creator is no SerializedIdentity", mspid=None) from error
+        if serialized.mspid != self.mspid:
+            raise Denied(f"MSP {serialized.mspid} is unknown", mspid=None)
+        pem = serialized.id_bytes
+        if len(pem) > _PEM_MAX or pem.count(b"-----BEGIN CERTIFICATE-----") != 1:
+            raise Denied(
+                "the creator's id_bytes are not one PEM certificate", mspid=None
+            )
+        try:
+            return serialized.mspid, x509.load_pem_x509_certificate(pem)
+        except ValueError as error:
+            raise Denied(
+                "the creator's certificate cannot be read", mspid=None
+            ) from error
+
+    def _check_chain(self, certificate: x509.Certificate) -> None:
+        try:
+            certificate.verify_directly_issued_by(self._ca)
+            extensions = certificate.extensions
+        except (ValueError, TypeError, InvalidSignature) as error:
+            raise self._refuse("its certificate was not issued by the CA") from error
+        # Validity is judged as of the certificate's own beginning (§12.1).
+        moment = certificate.not_valid_before_utc + dt.timedelta(seconds=1)
+        if not (
+            self._ca.not_valid_before_utc <= moment <= self._ca.not_valid_after_utc
+        ):
+            raise self._refuse("its certificate begins outside the validity of the CA")
+        for extension in extensions:
+            if extension.critical and extension.oid not in _KNOWN_CRITICAL:
+                name = extension.oid.dotted_string
+                raise self._refuse(f"critical extension {name} is not understood")
+            value = extension.value
+            if isinstance(value, x509.BasicConstraints) and value.ca:
+                raise self._refuse("a CA certificate is not an identity")
+
+    def _role(self, certificate: x509.Certificate) -> Role:
+        units = certificate.subject.get_attributes_for_oid(
+            NameOID.ORGANIZATIONAL_UNIT_NAME
+        )
+        roles = {str(unit.value) for unit in units} & {str(role) for role in Role}
+        if len(roles) != 1:
+            raise self._refuse(
+                "the identity does not have an OU that resolves to exactly one of "
+                "client, peer, orderer, or admin role"
+            )
+        return Role(roles.pop())
+
+    def _refuse(self, why: str) -> Denied:
+        return Denied(f"identity of {self.mspid} refused: {why}", mspid=self.mspid)
+
+    def config(self) -> msp_config_pb2.MSPConfig:
+        """Return the definition of this MSP as a channel configuration carries it."""
+        root = certificate_pem(self._ca)
+
+        def unit(name: str) -> msp_config_pb2.FabricOUIdentifier:
+            return msp_config_pb2.FabricOUIdentifier(
+                certificate=root, organizational_unit_identifier=name
+            )
+
+        fabric = msp_config_pb2.FabricMSPConfig(
+            name=self.mspid,
+            root_certs=[root],
+            crypto_config=msp_config_pb2.FabricCryptoConfig(
+                signature_hash_family="SHA2",
+                identity_identifier_hash_function="SHA256",
+            ),
+            fabric_node_ous=msp_config_pb2.FabricNodeOUs(
+                enable=True,
+                client_ou_identifier=unit(Role.CLIENT),
+                peer_ou_identifier=unit(Role.PEER),
+                admin_ou_identifier=unit(Role.ADMIN),
+                orderer_ou_identifier=unit(Role.ORDERER),
+            ),
+        )
+        return msp_config_pb2.MSPConfig(type=0, config=fabric.SerializeToString())

@@ -1,0 +1,178 @@
+"""Blocks: their hashes, their five metadata slots, the commit hash.
+
+Owns:    how a block is put together and signed.
+Not:     which transactions are valid (mvcc.py, committer.py).
+Entry:   build_block, header_hash, commit_hash
+Holds:   a block's bytes depend only on its arguments and the signature's nonce.
+Source:  ledger-gateway.md §3.3, §3.4
+"""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fabric_protos.common import common_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    ChangeKey = tuple[str, str, bytes]
+    """namespace, collection ("" = public), key or key hash"""
+    Change = tuple[bytes | None, int]
+    """new value (None = deleted), position of the transaction in the block"""
+
+SLOTS = 5
+_NONCE_BYTES = 24
+_SEQUENCE, _INTEGER, _OCTETS = 0x30, 0x02, 0x04
+
+
+class BlockSigner(Protocol):
+    """Signs blocks as the orderer. Called on the writer thread."""
+
+    @property
+    def creator(self) -> bytes:
+        """Serialised identity that the signature belongs to."""
+
+    def sign(self, message: bytes) -> bytes:
+        """Return a DER signature over SHA-256 of `message`, with low S."""
+
+
+def header_der(number: int, previous_hash: bytes, data_hash: bytes) -> bytes:
+    """Return the ASN.1 form of a block header, which is what is hashed and signed."""
+    # One spare bit: INTEGER is signed.
+    integer = number.to_bytes(number.bit_length() // 8 + 1, "big")
+    return _der(
+        _SEQUENCE,
+        _der(_INTEGER, integer)
+        + _der(_OCTETS, previous_hash)
+        + _der(_OCTETS, data_hash),
+    )
+
+
+def header_hash(header: Any) -> bytes:
+    """Return the block hash of a `common.BlockHeader`."""
+    der = header_der(header.number, header.previous_hash, header.data_hash)
+    return sha256(der).digest()
+
+
+def data_hash(envelopes: Sequence[bytes]) -> bytes:
+    """Return the hash over all entries of a block."""
+    return sha256(b"".join(envelopes)).digest()
+
+
+def build_block(
+    number: int,
+    previous_hash: bytes,
+    envelopes: Sequence[bytes],
+    *,
+    codes: bytes,
+    last_config: int,
+    commit: bytes,
+    signer: BlockSigner | None,
+) -> tuple[bytes, bytes]:
+    """Return a block and its hash.
+
+    Args:
+        number: of the block; 0 is the genesis block.
+        previous_hash: of the block before; b"" for the genesis block.
+        envelopes: serialised, in order.
+        codes: TxValidationCode of each envelope, one byte each.
+        last_config: number of the newest block that holds a config transaction.
+        commit: commit hash of this block; b"" for the genesis block.
+        signer: None for the genesis block, which nobody signs.
+    """
+    block = common_pb2.Block()
+    header = block.header
+    header.number = number
+    header.previous_hash = previous_hash
+    header.data_hash = data_hash(envelopes)
+    block.data.data.extend(envelopes)
+
+    der = header_der(number, previous_hash, header.data_hash)
+    config = common_pb2.LastConfig(index=last_config)
+    slots = [b""] * SLOTS
+    slots[common_pb2.SIGNATURES] = _signatures(config, der, signer)
+    slots[common_pb2.LAST_CONFIG] = _metadata(config.SerializeToString())
+    slots[common_pb2.TRANSACTIONS_FILTER] = codes
+    slots[common_pb2.COMMIT_HASH] = _metadata(commit) if commit else b""
+    block.metadata.metadata.extend(slots)
+    data: bytes = block.SerializeToString()
+    return data, sha256(der).digest()
+
+
+def _metadata(value: bytes) -> bytes:
+    data: bytes = common_pb2.Metadata(value=value).SerializeToString()
+    return data
+
+
+def _signatures(config: Any, der: bytes, signer: BlockSigner | None) -> bytes:
+    metadata = common_pb2.Metadata(
+        value=common_pb2.OrdererBlockMetadata(last_config=config).SerializeToString()
+    )
+    if signer is not None:
+        header = common_pb2.SignatureHeader(
+            creator=signer.creator, nonce=os.urandom(_NONCE_BYTES)
+        ).SerializeToString()
+        metadata.signatures.add(
+            signature_header=header,
+            signature=signer.sign(metadata.value + header + der),
+        )
+    data: bytes = metadata.SerializeToString()
+    return data
+
+
+def commit_hash(
+    codes: bytes, changes: Mapping[ChangeKey, Change], number: int, previous: bytes
+) -> bytes:
+    """Return the commit hash that chains this block's outcome to `previous`."""
+    digest = sha256(_uvarint(len(codes)) + codes)
+    last_ns = last_collection = ""
+    for ns, collection, key in sorted(changes):
+        if not ns:  # the channel's configuration takes no part
+            continue
+        value, position = changes[ns, collection, key]
+        entry = b""
+        if ns != last_ns:
+            entry += _field(1, ns.encode())
+            last_ns, last_collection = ns, ""
+        if collection != last_collection:
+            entry += _field(2, collection.encode())
+            last_collection = collection
+        entry += _field(3, key)
+        entry += b"\x20\x01" if value is None else _field(5, value)
+        entry += _field(6, _ordered(number) + _ordered(position))
+        digest.update(b"\x0a" + _uvarint(len(entry)) + entry)
+    digest.update(previous)
+    return digest.digest()
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """Return a length-delimited protobuf field; nothing when empty (proto3)."""
+    if not content:
+        return b""
+    return bytes([number << 3 | 2]) + _uvarint(len(content)) + content
+
+
+def _ordered(number: int) -> bytes:
+    """Return a length byte and the minimal big-endian form: sorts like the number."""
+    size = (number.bit_length() + 7) // 8
+    return bytes([size]) + number.to_bytes(size, "big")
+
+
+def _uvarint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    length = len(content)
+    if length < 0x80:
+        return bytes([tag, length]) + content
+    size = (length.bit_length() + 7) // 8
+    return bytes([tag, 0x80 | size]) + length.to_bytes(size, "big") + content

@@ -1,0 +1,232 @@
+"""The SQLite file: its tables, how it is opened, what its errors mean.
+
+Owns:    the schema; connections and their settings; translation of SQLite errors.
+Not:     what goes into a block (committer.py), snapshots (snapshots.py).
+Entry:   connect_writer, connect_reader, create
+Holds:   a commit is in the log and flushed to disk when it returns (WAL, synchronous
+         FULL); a file of another schema or channel is refused untouched.
+Source:  architecture.md "Choices already made"
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from chaindock.errors import LedgerCorrupt, LedgerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from chaindock.ids import ChannelId
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x43444C31
+"""Marks the file as ours in its header ("CDL1")."""
+
+WRITER_TIMEOUT_S = 5.0
+"""How long the writer waits for a lock that another program holds."""
+
+# Keys are UTF-8 bytes, compared bytewise as LevelDB does. `state.ns` is a chaincode
+# name, or `name$$hcollection` for the key hashes of a collection; `state.metadata` is a
+# serialised KVMetadataWrite without its key. `history.entry` is a serialised
+# KeyModification: the value is kept twice, so that history needs no block to be parsed.
+# An envelope nobody can decode has transaction id "".
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE blocks (number INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE,
+  block BLOB NOT NULL);
+CREATE TABLE transactions (tx_id TEXT NOT NULL, block INTEGER NOT NULL,
+  position INTEGER NOT NULL, code INTEGER NOT NULL,
+  PRIMARY KEY (tx_id, block, position)) WITHOUT ROWID;
+CREATE TABLE state (ns TEXT NOT NULL, key BLOB NOT NULL, block INTEGER NOT NULL,
+  tx INTEGER NOT NULL, metadata BLOB, value BLOB NOT NULL,
+  PRIMARY KEY (ns, key)) WITHOUT ROWID;
+CREATE TABLE history (ns TEXT NOT NULL, key BLOB NOT NULL, block INTEGER NOT NULL,
+  tx INTEGER NOT NULL, entry BLOB NOT NULL,
+  PRIMARY KEY (ns, key, block, tx)) WITHOUT ROWID;
+"""
+
+_HINTS = {
+    sqlite3.SQLITE_FULL: "free some space on the disk, then submit again; "
+    "nothing was written",
+    sqlite3.SQLITE_BUSY: "stop the other program that uses this ledger",
+    sqlite3.SQLITE_LOCKED: "stop the other program that uses this ledger",
+    sqlite3.SQLITE_CANTOPEN: "check that the directory exists and may be written",
+    sqlite3.SQLITE_READONLY: "check the permissions of the file and its directory",
+    sqlite3.SQLITE_PERM: "check the permissions of the file and its directory",
+    sqlite3.SQLITE_IOERR: "check the disk; the system's log says more",
+}
+_CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_RESTORE = "restore the file from a copy, or move it away to begin with an empty ledger"
+
+
+def connect_writer(path: Path, channel: ChannelId) -> tuple[sqlite3.Connection, bool]:
+    """Open the one connection that writes, creating the file if there is none.
+
+    Returns:
+        the connection, and whether the file is empty and needs `create`.
+
+    Raises:
+        LedgerError: the file cannot be opened, has another schema version or channel,
+        or is not a ledger. LedgerCorrupt: it is no database, or lacks what every ledger
+        has. A file that is refused is left as it was.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LedgerError(
+            f"cannot create the directory of ledger {str(path)!r}: {error.strerror}",
+            hint="check the permissions",
+            path=path,
+        ) from error
+    db = _connect(path, timeout_s=WRITER_TIMEOUT_S)
+    with closed_on_error(db), translated(path):
+        empty = _is_empty(db, path, channel)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        # On macOS a plain fsync leaves data in the drive's cache.
+        db.execute("PRAGMA fullfsync=ON")
+        db.execute("PRAGMA checkpoint_fullfsync=ON")
+        db.execute("PRAGMA cache_size=-16000")
+        _sync_directory(path.parent)
+    return db, empty
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """Open a connection that cannot write."""
+    db = _connect(path, timeout_s=1.0)
+    with translated(path), closed_on_error(db):
+        db.execute("PRAGMA query_only=ON")
+    return db
+
+
+def _connect(path: Path, *, timeout_s: float) -> sqlite3.Connection:
+    with translated(path):
+        return sqlite3.connect(path, timeout=timeout_s, isolation_level=None)
+
+
+def _is_empty(db: sqlite3.Connection, path: Path, channel: ChannelId) -> bool:
+    """Return False for a ledger of this schema and channel; refuse anything else."""
+    application = db.execute("PRAGMA application_id").fetchone()[0]
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if (application, version, tables) == (0, 0, 0):
+        return True
+    if application != APPLICATION_ID:
+        raise LedgerError(
+            f"{str(path)!r} is not a ledger but another SQLite database "
+            f"(application id {application:#x}, expected {APPLICATION_ID:#x})",
+            hint="name another path",
+            path=path,
+        )
+    if version != SCHEMA_VERSION:
+        raise LedgerError(
+            f"ledger {str(path)!r} has schema version {version}; "
+            f"this program reads version {SCHEMA_VERSION}",
+            hint="use the release of chaindock that wrote it, or another home",
+            path=path,
+            found=version,
+            expected=SCHEMA_VERSION,
+        )
+    found = read_meta(db, path, "channel")
+    if found != channel:
+        raise LedgerError(
+            f"ledger {str(path)!r} belongs to channel {found!r}, not to {channel!r}",
+            hint=f"open it with channel {found}, or use another home",
+            path=path,
+            found=found,
+            expected=channel,
+        )
+    return False
+
+
+def create(db: sqlite3.Connection, channel: ChannelId) -> None:
+    """Make the tables, inside the caller's transaction: half a ledger cannot stay."""
+    for statement in filter(str.strip, _SCHEMA.split(";")):
+        db.execute(statement)
+    db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    db.execute("INSERT INTO meta VALUES ('channel', ?)", (channel,))
+
+
+def read_meta(db: sqlite3.Connection, path: Path, name: str) -> str | int:
+    """Return a value that every ledger has.
+
+    Raises:
+        LedgerCorrupt: it is missing.
+    """
+    row = db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
+    if row is None:
+        raise corrupt(path, f"the entry {name!r} is missing")
+    value: str | int = row[0]
+    return value
+
+
+def corrupt(path: Path, found: str) -> LedgerCorrupt:
+    """Return the error for a ledger that contradicts itself."""
+    return LedgerCorrupt(
+        f"ledger {str(path)!r} is damaged: {found}",
+        hint=_RESTORE,
+        path=path,
+        found=found,
+    )
+
+
+@contextmanager
+def immediate(db: sqlite3.Connection) -> Iterator[None]:
+    """Run the body in one write transaction: all of it is kept, or nothing."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        # A full disk makes SQLite roll back by itself.
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def closed_on_error(db: sqlite3.Connection) -> Iterator[None]:
+    """Close `db` when the body raises."""
+    try:
+        yield
+    except BaseException:
+        db.close()
+        raise
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn errors of SQLite into ours."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise translate(error, path) from error
+
+
+def translate(error: sqlite3.Error, path: Path) -> LedgerError:
+    """Return the LedgerError (or LedgerCorrupt) that `error` stands for."""
+    # The low byte is the primary code; errors of the Python module have none.
+    number = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if number in _CORRUPT:
+        return corrupt(path, str(error))
+    return LedgerError(
+        f"ledger {str(path)!r}: {error}",
+        hint=_HINTS.get(number),
+        path=path,
+        sqlite=getattr(error, "sqlite_errorname", None),
+    )
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the file's own directory entry durable."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,309 @@
+"""The ledger of one channel.
+
+Owns:    opening and closing; who may read and write when; notification of commits.
+Not:     validation and storage (committer.py), simulation (simulator.py).
+Entry:   Ledger.open
+Holds:   a block is on disk before anybody hears of it; `height`, then callbacks, then
+         the caller of `commit` learn of it, in the order of the blocks.
+Source:  ledger-gateway.md §3.5, §4.1
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+from fabric_protos.common import common_pb2, ledger_pb2
+
+from chaindock.errors import LedgerClosed, NotFound
+from chaindock.ledger.committer import CommittedBlock, Committer
+from chaindock.ledger.database import connect_reader, translate
+from chaindock.ledger.simulator import Simulator
+from chaindock.ledger.snapshots import SnapshotPool
+from chaindock.ledger.writer import WriterThread
+from chaindock.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from chaindock.ids import ChannelId, TxId
+    from chaindock.ledger.blocks import BlockSigner
+
+_log = get_logger("ledger")
+
+
+@dataclass(frozen=True)
+class LedgerOptions:
+    """Settings of the ledger."""
+
+    total_query_limit: int = 100_000
+    """Most results one query gives; Fabric's `ledger.state.totalQueryLimit`."""
+    wal_limit_bytes: int = 64 << 20
+    """Length of the write-ahead log above which it is shortened actively."""
+
+
+@dataclass(frozen=True)
+class TxLocation:
+    """Where a transaction is on the ledger, and its TxValidationCode."""
+
+    block: int
+    index: int
+    code: int
+
+
+class _State(Enum):
+    NEW = auto()
+    OPEN = auto()
+    CLOSED = auto()
+
+
+class Ledger:
+    """Blocks, world state and history in one SQLite file. Made by `open`.
+
+    All methods belong on the event loop. The plain ones are point reads of some
+    microseconds; they raise LedgerClosed when the ledger is not open, LedgerError when
+    the file cannot be read.
+    """
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        channel: ChannelId,
+        signer: BlockSigner,
+        genesis: Callable[[], bytes],
+        options: LedgerOptions | None = None,
+    ) -> Ledger:
+        """Return a ledger to enter with `async with`.
+
+        Entering raises LedgerError when the file cannot be opened or belongs to another
+        schema or channel, LedgerCorrupt when it contradicts itself, InvalidInput when
+        the genesis envelope is none.
+
+        Args:
+            path: the database file; it and its directory are made when absent.
+            channel: an existing ledger must be of this channel.
+            signer: signs blocks, on the writer thread.
+            genesis: returns the envelope of block 0, a config transaction; called on
+                the writer thread, only for a new ledger.
+            options: None = the defaults.
+        """
+        return cls(path, channel, signer, genesis, options or LedgerOptions())
+
+    def __init__(
+        self,
+        path: Path,
+        channel: ChannelId,
+        signer: BlockSigner,
+        genesis: Callable[[], bytes],
+        options: LedgerOptions,
+    ) -> None:
+        self.channel = channel
+        self._path = path
+        self._genesis = genesis
+        self._options = options
+        self._committer = Committer(path, channel, signer, options.wal_limit_bytes)
+        self._snapshots = SnapshotPool(path)
+        self._state = _State.NEW
+        self._height = 0
+        self._callbacks: list[Callable[[CommittedBlock], None]] = []
+        self._moved = asyncio.Event()
+        self._writer: WriterThread
+        self._reader: sqlite3.Connection
+
+    async def __aenter__(self) -> Self:
+        if self._state is not _State.NEW:
+            raise LedgerClosed(f"ledger {str(self._path)!r} can be entered only once")
+        self._writer = WriterThread(f"ledger-{self.channel}")
+        try:
+            self._height = await self._writer.submit(
+                partial(self._committer.open, self._genesis)
+            )
+            self._reader = connect_reader(self._path)
+        except BaseException:
+            self._state = _State.CLOSED
+            self._writer.stop(self._committer.close)
+            await self._writer.stopped()
+            raise
+        self._state = _State.OPEN
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Finish the commits that were asked for, then close the file.
+
+        Simulators still open raise LedgerClosed from now on.
+        Cancelled: the writer thread still finishes and closes the file.
+        """
+        if self._state is _State.NEW:
+            self._state = _State.CLOSED
+            return
+        if self._state is _State.OPEN:
+            self._state = _State.CLOSED
+            self._snapshots.close()
+            self._reader.close()
+            self._writer.stop(self._committer.close)
+            self._moved.set()
+        await self._writer.stopped()
+
+    @property
+    def height(self) -> int:
+        """Number of blocks, the genesis block included."""
+        return self._height
+
+    def new_simulator(self, tx_id: TxId) -> Simulator:
+        """Return a simulator over the state as committed now; call its `done`."""
+        self._require_open()
+        snapshot = self._snapshots.acquire(self._height)
+        return Simulator(
+            tx_id, snapshot, self._snapshots.release, self._options.total_query_limit
+        )
+
+    async def commit(self, envelopes: Sequence[tuple[bytes, int]]) -> CommittedBlock:
+        """Make the next block of `envelopes`, validate and commit it.
+
+        Args:
+            envelopes: at least one (serialised Envelope, TxValidationCode) in block
+                order. VALID and NOT_VALIDATED are decided here: what cannot be decoded,
+                DUPLICATE_TXID, MVCC_READ_CONFLICT, PHANTOM_READ_CONFLICT or VALID. Any
+                other code is recorded as it is; that transaction has no effect.
+
+        Returns:
+            the block, flushed to disk.
+
+        Raises:
+            InvalidInput: no envelopes. LedgerClosed: not open. LedgerError: the block
+            could not be written, and nothing of it was; the ledger stays usable.
+        Cancelled: the block is committed all the same and callbacks hear of it.
+        """
+        self._require_open()
+        job = partial(self._committer.commit, tuple(envelopes))
+        return await self._writer.submit(job, self._committed, self._committer.trim_log)
+
+    def _committed(self, block: CommittedBlock) -> None:
+        self._height = block.number + 1
+        self._moved.set()
+        self._moved = asyncio.Event()
+        for callback in tuple(self._callbacks):
+            try:
+                callback(block)
+            except Exception as error:  # noqa: BLE001  # the block is committed
+                _log.error("commit callback failed", block=block.number, exc_info=error)
+
+    def on_commit(
+        self, callback: Callable[[CommittedBlock], None]
+    ) -> Callable[[], None]:
+        """Call `callback` on the loop for each block from now; return what ends that.
+
+        An error of the callback is logged and stops nobody else.
+        """
+        self._callbacks.append(callback)
+
+        def end() -> None:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+
+        return end
+
+    async def wait_height(self, height: int) -> None:
+        """Wait until the ledger has at least `height` blocks.
+
+        Raises:
+            LedgerClosed: the ledger was closed before.
+        """
+        while self._height < height:
+            self._require_open()
+            await self._moved.wait()
+
+    def find_transaction(self, tx_id: TxId) -> TxLocation | None:
+        """Return the first occurrence of a transaction id, valid or not."""
+        if not tx_id:
+            return None
+        row = self._read(
+            "SELECT block, position, code FROM transactions WHERE tx_id=? "
+            "ORDER BY block, position LIMIT 1",
+            tx_id,
+        )
+        return TxLocation(*row) if row else None
+
+    def get_block(self, number: int) -> bytes:
+        """Return a serialised block.
+
+        Raises:
+            NotFound: the ledger is not that high.
+        """
+        row = self._read("SELECT block FROM blocks WHERE number=?", number)
+        if row is None:
+            raise NotFound(
+                f"channel {self.channel!r} has no block {number}; "
+                f"its height is {self._height}",
+                number=number,
+            )
+        return bytes(row[0])
+
+    def get_block_by_hash(self, block_hash: bytes) -> bytes:
+        """Return the serialised block whose header hash is `block_hash`.
+
+        Raises:
+            NotFound: there is none.
+        """
+        row = self._read("SELECT block FROM blocks WHERE hash=?", block_hash)
+        if row is None:
+            raise NotFound(
+                f"channel {self.channel!r} has no block with hash {block_hash.hex()}"
+            )
+        return bytes(row[0])
+
+    def get_envelope(self, tx_id: TxId) -> tuple[bytes, TxLocation]:
+        """Return the serialised Envelope of a transaction, and where it is.
+
+        Raises:
+            NotFound: the ledger has no such transaction.
+        """
+        location = self.find_transaction(tx_id)
+        if location is None:
+            raise NotFound(f"channel {self.channel!r} has no transaction {tx_id!r}")
+        block = common_pb2.Block.FromString(self.get_block(location.block))
+        return bytes(block.data.data[location.index]), location
+
+    def info(self) -> Any:
+        """Return `common.BlockchainInfo`: height, hash of the last block and before."""
+        height = self._height
+        hashes = [
+            row[0] if row else b""
+            for row in (
+                self._read("SELECT hash FROM blocks WHERE number=?", number)
+                for number in (height - 1, height - 2)
+            )
+        ]
+        return ledger_pb2.BlockchainInfo(
+            height=height, currentBlockHash=hashes[0], previousBlockHash=hashes[1]
+        )
+
+    def _read(self, sql: str, value: Any) -> tuple[Any, ...] | None:
+        self._require_open()
+        try:
+            row: tuple[Any, ...] | None = self._reader.execute(sql, (value,)).fetchone()
+        except sqlite3.Error as error:
+            raise translate(error, self._path) from error
+        return row
+
+    def _require_open(self) -> None:
+        if self._state is not _State.OPEN:
+            raise LedgerClosed(
+                f"the ledger of channel {self.channel!r} is not open",
+                channel=self.channel,
+            )

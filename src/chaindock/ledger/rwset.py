@@ -1,0 +1,164 @@
+"""Read-write sets: what a simulation saw and wants to write, as Fabric's bytes.
+
+Owns:    the serialised form of a simulation's results; the summary of long ranges.
+Not:     recording (simulator.py, results.py), checking at commit (mvcc.py).
+Entry:   marshal, ReadsSummary, RangeRecord
+Holds:   equal reads and writes give equal bytes, whatever their order was.
+Source:  ledger-gateway.md §1.1, §1.5
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from fabric_protos.ledger.rwset import rwset_pb2
+from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from chaindock.ledger.snapshots import Version
+
+MAX_DEGREE = 50
+"""A range with more results than this is recorded as hashes."""
+_LEAVES = 1
+
+
+class ReadsSummary:
+    """The results of a range: the reads themselves, or a Merkle summary of many.
+
+    Reads are hashed in groups as they come, so memory stays bounded. Nodes of a level
+    are combined into one node of the next as soon as there are more than the degree.
+
+    Args:
+        max_degree: at least 2.
+    """
+
+    def __init__(self, max_degree: int = MAX_DEGREE) -> None:
+        self._max_degree = max_degree
+        self._pending = kv_rwset_pb2.QueryReads()
+        self._levels: dict[int, list[bytes]] = {}
+        self._top = _LEAVES
+
+    def add(self, key: str, block: int, position: int) -> None:
+        """Append one result."""
+        read = self._pending.kv_reads.add(key=key)
+        read.version.block_num = block
+        read.version.tx_num = position
+        if len(self._pending.kv_reads) > self._max_degree:
+            self._hash_pending()
+
+    def _hash_pending(self) -> None:
+        node = sha256(self._pending.SerializeToString()).digest()
+        self._pending = kv_rwset_pb2.QueryReads()
+        level = _LEAVES
+        self._levels.setdefault(level, []).append(node)
+        while len(nodes := self._levels[level]) > self._max_degree:
+            self._levels[level] = []
+            level += 1
+            self._levels.setdefault(level, []).append(_combined(nodes))
+            self._top = max(self._top, level)
+
+    def write_to(self, info: Any) -> None:
+        """Finish, and set the reads of a `RangeQueryInfo`; no results, no reads."""
+        if not self._levels:
+            if self._pending.kv_reads:
+                info.raw_reads.CopyFrom(self._pending)
+            return
+        if self._pending.kv_reads:
+            self._hash_pending()
+        self._promote()
+        summary = info.reads_merkle_hashes
+        summary.max_degree = self._max_degree
+        summary.max_level = self._top
+        summary.max_level_hashes.extend(self._levels[self._top])
+
+    def _promote(self) -> None:
+        """Move what is left below the top level up to it."""
+        for level in range(_LEAVES, self._top):
+            nodes = self._levels.pop(level)
+            if nodes:
+                node = nodes[0] if len(nodes) == 1 else _combined(nodes)
+                self._levels[level + 1].append(node)
+        if len(nodes := self._levels[self._top]) > self._max_degree:
+            self._top += 1
+            self._levels[self._top] = [_combined(nodes)]
+
+
+def _combined(nodes: list[bytes]) -> bytes:
+    return sha256(b"".join(nodes)).digest()
+
+
+@dataclass(slots=True)
+class RangeRecord:
+    """What a simulation took from one range query."""
+
+    ns: str
+    start: str
+    end: str
+    exhausted: bool = False
+    last: str | None = None
+    reads: ReadsSummary = field(default_factory=ReadsSummary)
+
+    @property
+    def observed(self) -> bool:
+        """Whether anything was learnt: a query nobody took from says nothing."""
+        return self.exhausted or self.last is not None
+
+    @property
+    def end_key(self) -> str:
+        """The requested end if all was taken, else the last key taken."""
+        return self.end if self.exhausted else self.last or ""
+
+
+def marshal(
+    reads: Mapping[str, Mapping[str, Version | None]],
+    writes: Mapping[str, Mapping[str, bytes]],
+    ranges: Iterable[RangeRecord],
+) -> bytes:
+    """Return the serialised `TxReadWriteSet`.
+
+    Args:
+        reads: by namespace and key; None for a key that was absent.
+        writes: by namespace and key; an empty value deletes.
+        ranges: in the order of execution. A range that repeats another one (same
+            namespace, start, end key, exhaustion) is left out.
+    """
+    ranges_by_ns = _distinct(ranges)
+    result = rwset_pb2.TxReadWriteSet(data_model=rwset_pb2.TxReadWriteSet.KV)
+    for ns in sorted({*reads, *writes, *ranges_by_ns}):
+        kv = kv_rwset_pb2.KVRWSet()
+        ns_reads = reads.get(ns, {})
+        for key in sorted(ns_reads):
+            read = kv.reads.add(key=key)
+            version = ns_reads[key]
+            if version is not None:
+                read.version.block_num, read.version.tx_num = version
+        for record in ranges_by_ns.get(ns, ()):
+            record.reads.write_to(
+                kv.range_queries_info.add(
+                    start_key=record.start,
+                    end_key=record.end_key,
+                    itr_exhausted=record.exhausted,
+                )
+            )
+        ns_writes = writes.get(ns, {})
+        for key in sorted(ns_writes):
+            value = ns_writes[key]
+            kv.writes.add(key=key, is_delete=not value, value=value)
+        result.ns_rwset.add(namespace=ns, rwset=kv.SerializeToString())
+    data: bytes = result.SerializeToString()
+    return data
+
+
+def _distinct(ranges: Iterable[RangeRecord]) -> dict[str, list[RangeRecord]]:
+    seen: set[tuple[str, str, str, bool]] = set()
+    by_ns: dict[str, list[RangeRecord]] = {}
+    for record in ranges:
+        mark = (record.ns, record.start, record.end_key, record.exhausted)
+        if record.observed and mark not in seen:
+            seen.add(mark)
+            by_ns.setdefault(record.ns, []).append(record)
+    return by_ns

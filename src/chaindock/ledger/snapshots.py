@@ -1,0 +1,198 @@
+"""Stable views of the committed state, shared by simulations that start together.
+
+Owns:    read transactions, their connections and how long they live; state queries.
+Not:     what a simulation records (simulator.py).
+Entry:   SnapshotPool.acquire, Snapshot, read_state, scan_state
+Holds:   a snapshot never changes while it is held; simulations that start at one height
+         at about the same time share one connection; an unheld snapshot keeps no lock on the file; no cursor
+         outlives a call.
+Source:  ledger-gateway.md §1.1
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from typing import TYPE_CHECKING, cast
+
+from chaindock.errors import LedgerClosed
+from chaindock.ledger.database import connect_reader, read_meta, translate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    StateRow = tuple[bytes, bytes, int, int]
+    """key, value, block, position in the block"""
+    Version = tuple[int, int]
+
+_GET = "SELECT value, block, tx FROM state WHERE ns=? AND key=?"
+_VERSION = "SELECT block, tx FROM state WHERE ns=? AND key=?"
+_FROM = "SELECT key, value, block, tx FROM state WHERE ns=? AND key>=?"
+_HISTORY = (
+    "SELECT entry, block, tx FROM history WHERE ns=? AND key=? AND (block, tx)<(?, ?) "
+    "ORDER BY block DESC, tx DESC LIMIT ?"
+)
+_ORDER = " ORDER BY key LIMIT ?"
+_SCAN_OPEN = _FROM + _ORDER
+_SCAN = _FROM + " AND key<?" + _ORDER
+_IDLE_CONNECTIONS = 4
+_SHARED_S = 0.05
+_SLICE = 100
+END_OF_HISTORY = (1 << 62, 0)
+"""A version above every other one: where reading history begins."""
+
+
+def read_version(db: sqlite3.Connection, ns: str, key: bytes) -> Version | None:
+    """Return (block, position) of the last change of a key, None if it is absent."""
+    return cast("Version | None", db.execute(_VERSION, (ns, key)).fetchone())
+
+
+def scan_state(
+    db: sqlite3.Connection, ns: str, start: bytes, stop: bytes | None, limit: int
+) -> list[StateRow]:
+    """Return up to `limit` rows with `start <= key < stop`, lowest key first."""
+    if stop is None:
+        return db.execute(_SCAN_OPEN, (ns, start, limit)).fetchall()
+    return db.execute(_SCAN, (ns, start, stop, limit)).fetchall()
+
+
+def walk_state(
+    db: sqlite3.Connection, ns: str, start: bytes, stop: bytes | None
+) -> Iterator[StateRow]:
+    """Yield all rows with `start <= key < stop`, fetched in slices."""
+    while True:
+        rows = scan_state(db, ns, start, stop, _SLICE)
+        yield from rows
+        if len(rows) < _SLICE:
+            return
+        start = after(rows[-1][0])
+
+
+def after(key: bytes) -> bytes:
+    """Return the lowest key above `key`."""
+    return key + b"\0"
+
+
+class Snapshot:
+    """One read transaction; see SnapshotPool for its life."""
+
+    __slots__ = ("_path", "born", "db", "height", "users")
+
+    def __init__(self, db: sqlite3.Connection, height: int, path: Path) -> None:
+        self.db: sqlite3.Connection | None = db
+        self.height = height
+        self.users = 0
+        self.born = time.monotonic()
+        self._path = path
+
+    def get(self, ns: str, key: bytes) -> tuple[bytes, int, int] | None:
+        """Return (value, block, position), None if the key is absent."""
+        try:
+            return cast(
+                "tuple[bytes, int, int] | None",
+                self.connection.execute(_GET, (ns, key)).fetchone(),
+            )
+        except sqlite3.Error as error:
+            raise translate(error, self._path) from error
+
+    def scan(
+        self, ns: str, start: bytes, stop: bytes | None, limit: int
+    ) -> list[StateRow]:
+        """Return up to `limit` rows with `start <= key < stop`, lowest key first."""
+        try:
+            return scan_state(self.connection, ns, start, stop, limit)
+        except sqlite3.Error as error:
+            raise translate(error, self._path) from error
+
+    def history(
+        self, ns: str, key: bytes, below: Version, limit: int
+    ) -> list[tuple[bytes, int, int]]:
+        """Return up to `limit` rows (entry, block, position) older than `below`."""
+        try:
+            return self.connection.execute(
+                _HISTORY, (ns, key, *below, limit)
+            ).fetchall()
+        except sqlite3.Error as error:
+            raise translate(error, self._path) from error
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection; LedgerClosed once the ledger was closed."""
+        if self.db is None:
+            raise LedgerClosed("the ledger was closed while the simulation ran")
+        return self.db
+
+
+class SnapshotPool:
+    """Hands out the newest committed state. Use it from the event loop only."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._current: Snapshot | None = None
+        self._held: set[Snapshot] = set()
+        self._idle: list[sqlite3.Connection] = []
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open, idle ones included."""
+        return len(self._held) + len(self._idle)
+
+    def acquire(self, height: int) -> Snapshot:
+        """Return a snapshot of at least `height` blocks; give it back with `release`.
+
+        Raises:
+            LedgerError: the file cannot be read.
+        """
+        snapshot = self._current
+        if (
+            snapshot is None
+            or snapshot.users == 0
+            or snapshot.height < height
+            # Constant load must not keep one alive for ever: the log could not restart.
+            or time.monotonic() - snapshot.born > _SHARED_S
+        ):
+            snapshot = self._current = self._begin()
+            self._held.add(snapshot)
+        snapshot.users += 1
+        return snapshot
+
+    def _begin(self) -> Snapshot:
+        db = self._idle.pop() if self._idle else connect_reader(self._path)
+        try:
+            db.execute("BEGIN")
+            # SQLite pins the snapshot at the first read, not at BEGIN.
+            height = cast("int", read_meta(db, self._path, "height"))
+        except sqlite3.Error as error:
+            db.close()
+            raise translate(error, self._path) from error
+        return Snapshot(db, height, self._path)
+
+    def release(self, snapshot: Snapshot) -> None:
+        """Give back a snapshot; the last holder ends its transaction."""
+        snapshot.users -= 1
+        if snapshot.users or (db := snapshot.db) is None:
+            return
+        self._held.discard(snapshot)
+        snapshot.db = None
+        try:
+            db.execute("ROLLBACK")
+        except sqlite3.Error:
+            db.close()
+            return
+        if len(self._idle) < _IDLE_CONNECTIONS:
+            self._idle.append(db)
+        else:
+            db.close()
+
+    def close(self) -> None:
+        """Close all connections; a snapshot still held raises LedgerClosed from now."""
+        for snapshot in self._held:
+            if snapshot.db is not None:
+                snapshot.db.close()
+                snapshot.db = None
+        for db in self._idle:
+            db.close()
+        self._held.clear()
+        self._idle.clear()
+        self._current = None

@@ -1,0 +1,1 @@
+"""What should run: packages, definitions, desired state, chores."""

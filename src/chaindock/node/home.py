@@ -1,0 +1,141 @@
+"""The directory that is a node: where each thing lies, and who may serve it.
+
+Owns:    paths below a home, the node's id, the lock that keeps a second node out.
+Not:     what is inside the files (each has its own package).
+Entry:   Home
+Holds:   one process serves a home at a time; the lock ends with the process, however
+         it ends.
+Source:  ADR-0001
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from chaindock.errors import NodeAlreadyRunning, NodeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+
+@dataclass(frozen=True)
+class Home:
+    """Paths below the home directory."""
+
+    root: Path
+
+    @property
+    def packages(self) -> Path:
+        """Installed packages."""
+        return self.root / "packages"
+
+    @property
+    def builds(self) -> Path:
+        """Results of process builds, by content."""
+        return self.root / "builds"
+
+    @property
+    def run(self) -> Path:
+        """Records and scratch directories of running processes."""
+        return self.root / "run"
+
+    @property
+    def organizations(self) -> Path:
+        """CA, certificates and keys."""
+        return self.root / "organizations"
+
+    @property
+    def output(self) -> Path:
+        """What builds and chaincode wrote."""
+        return self.root / "output"
+
+    @property
+    def desired(self) -> Path:
+        """Which chaincodes should run."""
+        return self.root / "desired.db"
+
+    def ledger(self, channel: str) -> Path:
+        """Return the ledger file of a channel."""
+        return self.root / "ledgers" / f"{channel}.db"
+
+    def prepare(self) -> None:
+        """Make the directories, readable by the owner only.
+
+        Raises: NodeError when the place cannot be written.
+        """
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for path in (self.packages, self.builds, self.run, self.output):
+                path.mkdir(mode=0o700, exist_ok=True)
+            (self.root / "ledgers").mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise NodeError(
+                f"home {str(self.root)!r} cannot be written: {error.strerror}",
+                hint="choose another one with --home DIR or CHAINDOCK_HOME",
+                home=str(self.root),
+            ) from error
+
+    def node_id(self) -> str:
+        """Return the id that labels everything this node starts; made once."""
+        path = self.root / "node.json"
+        try:
+            return str(json.loads(path.read_text())["node_id"])
+        except FileNotFoundError:
+            pass
+        except (ValueError, KeyError) as error:
+            raise NodeError(
+                f"{str(path)!r} does not hold a node id",
+                hint="restore it; without it the node cannot recognise its own objects",
+            ) from error
+        node_id = secrets.token_hex(6)
+        fresh = path.with_suffix(".new")
+        with fresh.open("w") as file:
+            json.dump({"node_id": node_id}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+        return node_id
+
+
+class HomeLock:
+    """Held while a node serves a home; the file names the process that holds it."""
+
+    def __init__(self, home: Home) -> None:
+        self._path = home.root / "node.lock"
+        self._home = home
+        self._fd: int | None = None
+
+    def __enter__(self) -> Self:
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            pid = os.read(fd, 32).decode(errors="replace").strip() or "unknown"
+            os.close(fd)
+            raise NodeAlreadyRunning(
+                f"home {str(self._home.root)!r} is served by process {pid}",
+                hint="stop it with `chaindock down`, or use another --home",
+                home=str(self._home.root),
+                pid=pid,
+            ) from error
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
+        self._fd = fd
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._fd is not None:
+            os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = None

@@ -1,0 +1,305 @@
+"""Serve the admin API of a node on a Unix socket in its home.
+
+Owns:    routes, their JSON, HTTP status of errors, the upload of packages.
+Not:     what is done (NodeFacade), the socket file (address.py), values (wire.py).
+Entry:   AdminServer
+Holds:   a client that goes away cancels what it asked for; a reader that is slow costs
+         a bounded amount of memory.
+Source:  ADR-0001
+
+Every body is JSON. An error is `{"error": slug, "code", "message", "hint", "facts"}`
+with the HTTP status of its code. "(stream)" answers 200 and one JSON object a line
+(application/x-ndjson), each with `event`.
+
+    GET    /status                      → fields of facade.NodeStatus
+    POST   /shutdown                    → {"stopping": true}; the node ends soon after
+    POST   /deploy?name=&version=&backend=&init=1   body: the package file
+           (stream) {"event": "phase", "phase"}
+                    {"event": "phase-end", "phase", "seconds"}
+                    {"event": "output", "stream", "line"}, {"event": "note", "text"}
+                    {"event": "over"}
+              last: {"event": "result", "result": fields of facade.Deployment}
+                 or {"event": "error", "error": the error}
+    GET    /chaincodes                  → {"chaincodes": [fields of facade.Running]}
+    POST   /chaincodes/NAME/invoke      {"args": [base64], "transient": {K: base64},
+    POST   /chaincodes/NAME/query        "user", "attributes": {K: V}, "is_init",
+                                         "timeout_s"}; all optional
+           → {"status", "message", "payload": base64, "tx_id", "block", "code",
+              "code_name", "event": {"name", "payload": base64} or null}
+    POST   /chaincodes/NAME/start       (stream) as /deploy
+    POST   /chaincodes/NAME/stop        → {"name"}
+    DELETE /chaincodes/NAME             → {"name"}
+    GET    /chaincodes/NAME/logs?follow=1&previous=1
+           (stream) {"event": "line", "time", "stream", "line"}
+    GET    /blocks                      → {"height"}
+    GET    /blocks/NUMBER               → blocks.summarise
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from aiohttp import web
+
+from chaindock.errors import ChaindockError, Code, InvalidInput, NotFound
+from chaindock.ids import require_chaincode_name, require_version
+from chaindock.operations import blocks, wire
+from chaindock.operations.address import close_socket, open_socket
+from chaindock.operations.stream import stream_lines, stream_work
+from chaindock.operations.tail import Tail
+from chaindock.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
+
+    from chaindock.operations.facade import Answer, Call, NodeFacade
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_log = get_logger("admin")
+
+_STATUS = {
+    Code.INVALID_ARGUMENT: 400,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.FAILED_PRECONDITION: 412,
+    Code.PERMISSION_DENIED: 403,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.ABORTED: 409,
+    Code.UNAVAILABLE: 503,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.UNIMPLEMENTED: 501,
+    Code.DATA_LOSS: 500,
+    Code.INTERNAL: 500,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class AdminOptions:
+    """Limits of the admin API.
+
+    Args:
+        max_package_bytes: of an uploaded package file.
+        max_call_bytes: of the JSON body of a call (arguments are base64 in it).
+        close_s: how long open requests may take when the node stops.
+    """
+
+    max_package_bytes: int = 128 * 1024 * 1024
+    max_call_bytes: int = 160 * 1024 * 1024
+    close_s: float = 2.0
+
+
+class AdminServer:
+    """The admin API while it is entered.
+
+    Args:
+        home: root of the home; the caller holds its lock.
+        node: what answers.
+    """
+
+    def __init__(
+        self, home: Path, node: NodeFacade, options: AdminOptions | None = None
+    ) -> None:
+        self._home = home
+        self._node = node
+        self._options = options or AdminOptions()
+        self._stack = AsyncExitStack()
+
+    @property
+    def application(self) -> web.Application:
+        """A new aiohttp application with all routes."""
+        app = web.Application(
+            middlewares=[_errors], client_max_size=self._options.max_call_bytes
+        )
+        routes = _Routes(self._node, self._home / "incoming", self._options)
+        app.add_routes(routes.table())
+        return app
+
+    async def __aenter__(self) -> Self:
+        shutil.rmtree(self._home / "incoming", ignore_errors=True)
+        async with AsyncExitStack() as stack:
+            listener = open_socket(self._home)
+            stack.callback(close_socket, self._home)
+            runner = web.AppRunner(
+                self.application,
+                access_log=None,
+                handler_cancellation=True,
+                shutdown_timeout=self._options.close_s,
+            )
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await web.SockSite(runner, listener).start()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._stack.aclose()
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ChaindockError as error:
+        return _json(error.as_dict(), _STATUS[error.code])
+    except web.HTTPException as error:
+        kind = NotFound if error.status == 404 else InvalidInput
+        told = kind(f"{request.method} {request.path}: {error.reason}")
+        return _json(told.as_dict(), error.status)
+    except ConnectionError:
+        raise
+    except Exception as error:  # noqa: BLE001  # a defect answers too
+        _log.exception("request failed", path=request.path)
+        return _json(wire.internal_error(error), 500)
+
+
+def _json(body: Any, status: int = 200) -> web.Response:
+    return web.json_response(body, status=status)
+
+
+class _Routes:
+    def __init__(self, node: NodeFacade, incoming: Path, options: AdminOptions) -> None:
+        self._node = node
+        self._incoming = incoming
+        self._options = options
+
+    def table(self) -> list[web.RouteDef]:
+        """Return all routes."""
+        one = "/chaincodes/{name}"
+        return [
+            web.get("/status", self.status, allow_head=False),
+            web.post("/shutdown", self.shutdown),
+            web.post("/deploy", self.deploy),
+            web.get("/chaincodes", self.ps, allow_head=False),
+            web.post(one + "/invoke", self.invoke),
+            web.post(one + "/query", self.query),
+            web.post(one + "/start", self.start),
+            web.post(one + "/stop", self.stop),
+            web.delete(one, self.remove),
+            web.get(one + "/logs", self.logs, allow_head=False),
+            web.get("/blocks", self.height, allow_head=False),
+            web.get("/blocks/{number}", self.block, allow_head=False),
+        ]
+
+    async def status(self, _request: web.Request) -> web.Response:
+        return _json(dataclasses.asdict(self._node.status()))
+
+    async def shutdown(self, _request: web.Request) -> web.Response:
+        self._node.shutdown()
+        return _json({"stopping": True})
+
+    async def deploy(self, request: web.Request) -> web.StreamResponse:
+        name = request.query.get("name") or None
+        version = request.query.get("version") or None
+        backend = request.query.get("backend") or "auto"
+        init_required = _flag(request, "init")
+        if name is not None:
+            require_chaincode_name(name)
+        if version is not None:
+            require_version(version)
+        self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._incoming) as folder:
+            package = Path(folder) / "package"
+            await self._receive(request, package)
+            return await stream_work(
+                request,
+                lambda watch: self._node.deploy(
+                    package,
+                    name=name,
+                    version=version,
+                    backend=backend,
+                    init_required=init_required,
+                    watch=watch,
+                ),
+            )
+
+    async def _receive(self, request: web.Request, package: Path) -> None:
+        limit = self._options.max_package_bytes
+        size = request.content_length or 0
+        with package.open("wb") as file:
+            async for chunk in request.content.iter_chunked(1 << 20):
+                size = max(size, file.tell() + len(chunk))
+                if size > limit:
+                    break
+                file.write(chunk)
+        if size > limit:
+            raise InvalidInput(
+                f"the package has {size} bytes or more, the limit is {limit}",
+                hint="leave out what the chaincode does not need",
+            )
+
+    async def ps(self, _request: web.Request) -> web.Response:
+        found = [dataclasses.asdict(one) for one in await self._node.ps()]
+        return _json({"chaincodes": found})
+
+    async def invoke(self, request: web.Request) -> web.Response:
+        return await self._call(request, self._node.invoke)
+
+    async def query(self, request: web.Request) -> web.Response:
+        return await self._call(request, self._node.query)
+
+    async def _call(
+        self, request: web.Request, act: Callable[[Call], Awaitable[Answer]]
+    ) -> web.Response:
+        try:
+            body = json.loads(await request.read() or b"{}")
+        except (ValueError, RecursionError) as error:
+            raise InvalidInput("the body of a call is not JSON") from error
+        answer = await act(wire.read_call(_name(request), body))
+        return _json(wire.answer_json(answer))
+
+    async def start(self, request: web.Request) -> web.StreamResponse:
+        name = _name(request)
+        return await stream_work(
+            request, lambda watch: self._node.start(name, watch=watch)
+        )
+
+    async def stop(self, request: web.Request) -> web.Response:
+        await self._node.stop(_name(request))
+        return _json({"name": _name(request)})
+
+    async def remove(self, request: web.Request) -> web.Response:
+        await self._node.remove(_name(request))
+        return _json({"name": _name(request)})
+
+    async def logs(self, request: web.Request) -> web.StreamResponse:
+        name = _name(request)
+        self._node.log_files(name)  # not found: an answer, not a stream
+        tail = Tail(
+            lambda: self._node.log_files(name), previous=_flag(request, "previous")
+        )
+        return await stream_lines(
+            request, tail.batches(follow=_flag(request, "follow"))
+        )
+
+    async def height(self, _request: web.Request) -> web.Response:
+        return _json({"height": self._node.height()})
+
+    async def block(self, request: web.Request) -> web.Response:
+        text = request.match_info["number"]
+        if not text.isascii() or not text.isdigit() or len(text) > 18:
+            raise InvalidInput(f"block {text!r}: expected a number")
+        return _json(blocks.summarise(await self._node.block(int(text))))
+
+
+def _name(request: web.Request) -> str:
+    return request.match_info["name"]
+
+
+def _flag(request: web.Request, name: str) -> bool:
+    value = request.query.get(name, "0")
+    if value not in {"0", "1"}:
+        raise InvalidInput(f"{name}={value!r}: expected 0 or 1")
+    return value == "1"

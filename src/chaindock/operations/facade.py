@@ -1,0 +1,224 @@
+"""What the node offers to the people who run it.
+
+Owns:    NodeFacade and the values that pass through it.
+Not:     HTTP (admin.py), doing it (node), printing it (cli).
+Entry:   NodeFacade
+Holds:   every method raises only errors of chaindock.errors; all may be called at the
+         same time; a cancelled `deploy`, `start`, `invoke` or `query` leaves nothing
+         half done.
+Source:  architecture.md "Layers"
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from chaindock.container.attempt import Event
+
+    Watch = Callable[[Event], None]
+    """Takes the events of an attempt; quick, never raises."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One transaction or query as a user asks for it.
+
+    Args:
+        name: of the chaincode.
+        args: function name and arguments, as bytes.
+        transient: values that the chaincode sees and the ledger does not.
+        user: name of the client identity that signs; made on first use.
+        attributes: put into the certificate of that identity.
+        is_init: the call is the chaincode's Init.
+        timeout_s: limit for the chaincode's answer; None = chaincode.executetimeout.
+    """
+
+    name: str
+    args: Sequence[bytes]
+    transient: Mapping[str, bytes] = field(default_factory=dict)
+    user: str = "User1"
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    is_init: bool = False
+    timeout_s: float | None = None
+
+
+class Answer(Protocol):
+    """What came of a call; `endorser.caller.Answer` has this shape."""
+
+    @property
+    def status(self) -> int:
+        """Of the chaincode: below 400 is success."""
+
+    @property
+    def message(self) -> str:
+        """Of the chaincode; its error text when the status is not success."""
+
+    @property
+    def payload(self) -> bytes:
+        """What the function returned."""
+
+    @property
+    def tx_id(self) -> str:
+        """Transaction id."""
+
+    @property
+    def block(self) -> int | None:
+        """Number of the block that holds it; None when nothing was ordered."""
+
+    @property
+    def code(self) -> int | None:
+        """TxValidationCode; None when nothing was ordered."""
+
+    @property
+    def code_name(self) -> str | None:
+        """Name of `code`, e.g. MVCC_READ_CONFLICT."""
+
+    @property
+    def event(self) -> Any:
+        """The chaincode event (`event_name`, `payload`), or None."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A chaincode that is up after `deploy` or `start`.
+
+    Args:
+        name, version, sequence: its definition.
+        package_id: what runs.
+        backend: which builder runs it.
+        changed: False = the same was there already.
+        reason: why that one, in one phrase.
+        details: `Instance.describe()`.
+        reused: notes of the attempt about earlier work that was used again.
+        phases: [(phase, seconds)] in order.
+        seconds: from the request to READY.
+    """
+
+    name: str
+    version: str
+    sequence: int
+    package_id: str
+    backend: str
+    changed: bool = True
+    reason: str = ""
+    details: Mapping[str, str] = field(default_factory=dict)
+    reused: Sequence[str] = ()
+    phases: Sequence[tuple[str, float]] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """One line of `ps`.
+
+    Args:
+        state: running, starting, stopped, failed, restarting … as the launcher says.
+        since: when that state began, ISO 8601 UTC; None when unknown.
+        details: `Instance.describe()`: where it is, isolation.
+        error: `ChaindockError.as_dict()` of the last failure, if the state is one.
+    """
+
+    name: str
+    version: str
+    sequence: int
+    package_id: str
+    state: str
+    backend: str
+    since: str | None = None
+    details: Mapping[str, str] = field(default_factory=dict)
+    error: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """The node itself.
+
+    Args:
+        state: starting, ready or stopping.
+        backend: what `auto` came to; `reason` says why.
+        endpoints: what for → where, e.g. {"admin": "unix://…", "chaincode": "…"}.
+        identities: name → directory of its MSP, for clients.
+        height: blocks on the channel.
+        warnings: sentences the user should see.
+    """
+
+    state: str
+    version: str
+    home: str
+    node_id: str
+    pid: int
+    started: str
+    channel: str
+    msp_id: str
+    height: int
+    backend: str
+    reason: str = ""
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+    identities: Mapping[str, str] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+
+
+class NodeFacade(Protocol):
+    """The running node, as the admin API sees it. `node` implements it."""
+
+    def status(self) -> NodeStatus:
+        """Describe the node. Never raises; works from the first moment on."""
+
+    def shutdown(self) -> None:
+        """Ask the node to stop; returns at once. Idempotent."""
+
+    async def deploy(
+        self,
+        package: Path,
+        *,
+        name: str | None,
+        version: str | None,
+        backend: str,
+        init_required: bool,
+        watch: Watch,
+    ) -> Deployment:
+        """Install the package file, define it as `name` and bring it up.
+
+        Args:
+            package: read before this returns; the caller removes it.
+            name: None = from the label.
+            version: None = the node counts.
+            backend: `auto` or the name of a builder.
+            init_required: callers must send an Init first.
+            watch: told every event of the attempt.
+
+        Raises:
+            PackageInvalid, InvalidInput, NotFound (no such backend), LaunchFailed.
+        """
+
+    async def invoke(self, call: Call) -> Answer:
+        """Endorse, order and commit. Raises NotFound, LaunchFailed, ExecuteFailed."""
+
+    async def query(self, call: Call) -> Answer:
+        """Endorse only. Raises NotFound, LaunchFailed, ExecuteFailed."""
+
+    async def ps(self) -> Sequence[Running]:
+        """Return all deployed chaincodes, by name."""
+
+    def log_files(self, name: str) -> Sequence[Path]:
+        """Return the output files of its attempts, oldest first. Raises NotFound."""
+
+    async def start(self, name: str, *, watch: Watch) -> Deployment:
+        """Bring a stopped or failed chaincode up. Raises NotFound, LaunchFailed."""
+
+    async def stop(self, name: str) -> None:
+        """End its run; it stays deployed and stopped. Raises NotFound."""
+
+    async def remove(self, name: str) -> None:
+        """Stop it and forget it; the ledger keeps its state. Raises NotFound."""
+
+    def height(self) -> int:
+        """Return the number of blocks on the channel."""
+
+    async def block(self, number: int) -> bytes:
+        """Return a serialised common.Block. Raises NotFound."""

@@ -1,0 +1,1 @@
+"""The Fabric package format, package ids and the package store."""

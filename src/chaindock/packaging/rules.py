@@ -1,0 +1,161 @@
+"""The rules that every archive entry follows, and the bounds of an archive.
+
+Owns:    Limits; what a name may look like; which names exclude each other.
+Not:     the tar format (tar_reader.py), what a package must hold (format.py).
+Entry:   Limits, Names, broken
+Holds:   a name that passed here stays inside any directory it is joined to, on
+         case-insensitive and on normalising file systems too.
+Source:  launch.md §2.2, §9 W36, W37
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from chaindock.errors import PackageInvalid
+
+MIB = 1024 * 1024
+CHUNK = 64 * 1024
+_SHOWN = 120
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large a package may be; what is beyond is refused while it is read.
+
+    Args:
+        package_bytes: the package file.
+        unpacked_bytes: each of the two archives, decompressed.
+        files: entries of one archive, and directories that their names imply.
+        ratio: decompressed to compressed size, once `ratio_from_bytes` came out.
+        ratio_from_bytes: below it any ratio is fine.
+        metadata_bytes: metadata.json.
+        index_bytes: one file under META-INF.
+        name_bytes: a name in UTF-8.
+        depth: path elements of a name.
+    """
+
+    package_bytes: int = 100 * MIB
+    unpacked_bytes: int = 512 * MIB
+    files: int = 20_000
+    ratio: int = 200
+    ratio_from_bytes: int = 16 * MIB
+    metadata_bytes: int = 64 * 1024
+    index_bytes: int = MIB
+    name_bytes: int = 512
+    depth: int = 64
+
+
+def broken(
+    entry: str, rule: str, found: str = "", *, hint: str | None = None
+) -> PackageInvalid:
+    """Return the error for an entry that breaks a rule.
+
+    Args:
+        entry: name inside the archive, or the archive itself.
+        rule: what should hold; the same text for every breach of the rule.
+        found: what is there instead.
+        hint: what to do about it.
+    """
+    shown = entry if len(entry) <= _SHOWN else entry[:_SHOWN] + "…"
+    shown = shown or "(no name)"
+    message = f"package entry {shown!r} is refused: {rule}"
+    if found:
+        message += f"; found {found}"
+    return PackageInvalid(message, hint=hint, entry=shown, rule=rule)
+
+
+def check_name(name: str, limits: Limits) -> None:
+    """Refuse a name that is absolute, climbs, or means different things to different readers.
+
+    Raises:
+        PackageInvalid: it does.
+    """
+    if len(name.encode()) > limits.name_bytes:
+        raise broken(name, f"a name has at most {limits.name_bytes} bytes")
+    if _CONTROL.search(name):
+        raise broken(name, "a name has no NUL and no control characters")
+    if "\\" in name:
+        raise broken(name, "a name has no backslash")
+    if name.startswith("/") or _DRIVE.match(name):
+        raise broken(name, "a name is relative")
+    parts = name.split("/")
+    if ".." in parts:
+        raise broken(name, "a name has no '..'")
+    if "" in parts or "." in parts:
+        raise broken(
+            name,
+            "a name has no empty path elements and no './'",
+            hint="name the files when making the archive, do not archive '.'",
+        )
+    if len(parts) > limits.depth:
+        raise broken(name, f"a name has at most {limits.depth} path elements")
+    if any(len(part.encode()) > 255 for part in parts):
+        raise broken(name, "a path element has at most 255 bytes")
+
+
+class Names:
+    """The names of one archive so far; refuses any two that cannot lie side by side.
+
+    Names count as equal when they differ only in case or in Unicode normalisation.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._files: set[str] = set()
+        self._folders: dict[str, str] = {}
+
+    def add_file(self, name: str) -> None:
+        """Take a regular file.
+
+        Raises:
+            PackageInvalid: bad name, clash, or too many.
+        """
+        check_name(name, self._limits)
+        parent, _, _ = name.rpartition("/")
+        if parent:
+            self._add_folders(name, parent)
+        key = _key(name)
+        if key in self._files:
+            raise broken(name, "a name occurs once, whatever its case")
+        if key in self._folders:
+            raise broken(name, "a name is a file or a directory, not both")
+        self._files.add(key)
+        self._check_count(name)
+
+    def add_folder(self, name: str) -> None:
+        """Take a directory; the same one again is fine.
+
+        Raises:
+            PackageInvalid: bad name, clash, or too many.
+        """
+        check_name(name, self._limits)
+        self._add_folders(name, name)
+
+    def _add_folders(self, entry: str, folder: str) -> None:
+        while folder:
+            key = _key(folder)
+            if key in self._files:
+                raise broken(entry, "a name is a file or a directory, not both")
+            known = self._folders.get(key)
+            if known == folder:
+                return
+            if known is not None:
+                raise broken(
+                    entry, "a name occurs once, whatever its case", f"{known!r} too"
+                )
+            self._folders[key] = folder
+            self._check_count(entry)
+            folder = folder.rpartition("/")[0]
+
+    def _check_count(self, entry: str) -> None:
+        if len(self._files) + len(self._folders) > self._limits.files:
+            raise broken(entry, f"an archive has at most {self._limits.files} entries")
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())

@@ -1,0 +1,238 @@
+"""Installed packages on disk.
+
+Owns:    one file per package, named after its id; checking it when it comes in and
+         each time it is used.
+Not:     what is in a package (format.py), who refers to it (lifecycle).
+Entry:   PackageStore, StoredPackage.unpack
+Holds:   a file with a package name is complete and was valid; `list` opens none of them.
+Source:  launch.md §2.1, §2.4, §9 W22, W35, W37
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from chaindock.errors import NotFound, PackageInvalid, StorageError
+from chaindock.ids import Ccid, require_ccid, split_ccid
+from chaindock.packaging.format import Hashing, opened, read_package
+from chaindock.packaging.rules import CHUNK, Limits
+from chaindock.packaging.unpack import unpack_code
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from chaindock.packaging.format import PackageInfo
+
+_FILE = re.compile(
+    r"(?P<label>[A-Za-z0-9][A-Za-z0-9_.+-]*)\.(?P<hash>[0-9a-f]{64})\.tar\.gz"
+)
+_PARTIAL = ".incoming-"
+_LEFTOVER_S = 3600.0
+
+
+@dataclass(frozen=True)
+class StoredPackage:
+    """A package in the store.
+
+    Args:
+        package_type: lower case.
+        metadata: metadata.json as it was written.
+        code_digest: SHA-256 of code.tar.gz, hex.
+        path: the package file; it belongs to the store.
+    """
+
+    ccid: Ccid
+    label: str
+    package_type: str
+    import_path: str
+    metadata: bytes
+    code_digest: str
+    path: Path
+    limits: Limits = field(default_factory=Limits, repr=False)
+
+    async def unpack(self, into: Path) -> None:
+        """Extract code.tar.gz (`src/`, `META-INF/`, …) into the directory `into`.
+
+        Args:
+            into: created when missing; must be empty.
+
+        Raises:
+            PackageInvalid: the package changed on disk, or breaks a rule.
+            AlreadyExists: `into` is not empty. StorageError: disk full and the like.
+        Cancelled, or any error: what was extracted is removed again.
+        """
+        stop = threading.Event()
+        work = asyncio.ensure_future(
+            asyncio.to_thread(
+                unpack_code, self.path, self.ccid, into, self.limits, stop
+            )
+        )
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            stop.set()
+            while not work.done():  # the thread sees `stop` within one chunk
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([work])
+            if work.exception() is None:
+                await asyncio.to_thread(shutil.rmtree, into)
+            raise
+
+
+class PackageStore:
+    """All packages of a node. Blocking: call it from a thread.
+
+    Args:
+        root: directory, made when the first package comes.
+        limits: what a package may be.
+    """
+
+    def __init__(self, root: Path, limits: Limits | None = None) -> None:
+        self._root, self._limits = root, limits or Limits()
+
+    def add(self, package: bytes | Path) -> StoredPackage:
+        """Check a package and keep it; the same one again changes nothing.
+
+        Returns:
+            It, durable on disk.
+
+        Raises:
+            PackageInvalid: it breaks a rule; nothing was kept. NotFound: no such file.
+            StorageError: it cannot be written.
+        """
+        with self._incoming(package) as (file, path):
+            info = read_package(file, self._limits)
+            target = self._path(info.id)
+            with _storage(target):
+                os.fsync(file.fileno())
+                path.replace(target)
+                _sync_folder(self._root)
+        return self._stored(info, target)
+
+    def get(self, ccid: Ccid) -> StoredPackage:
+        """Return a package after reading and checking its file again.
+
+        Raises:
+            NotFound: it is not installed. PackageInvalid: the file is damaged.
+        """
+        path = self._path(ccid)
+        if path.is_symlink() or not path.is_file():
+            raise _not_installed(ccid)
+        try:
+            with _storage(path):
+                info = read_package(path, self._limits)
+        except PackageInvalid as error:
+            raise _damaged(ccid, path, error.message) from error
+        if info.id != ccid:
+            raise _damaged(ccid, path, f"its content has the id {info.id!r}")
+        return self._stored(info, path)
+
+    def list(self) -> list[Ccid]:
+        """Return the ids of all packages in order; only file names are looked at."""
+        if not self._root.is_dir():
+            return []
+        with _storage(self._root):
+            names = sorted(path.name for path in self._root.iterdir())
+        found = (_FILE.fullmatch(name) for name in names)
+        return [Ccid(f"{one['label']}:{one['hash']}") for one in found if one]
+
+    def remove(self, ccid: Ccid) -> None:
+        """Remove a package for good.
+
+        Raises:
+            NotFound: it is not installed. StorageError: it cannot be removed.
+        """
+        path = self._path(ccid)
+        with _storage(path):
+            try:
+                path.unlink()
+            except FileNotFoundError as error:
+                raise _not_installed(ccid) from error
+            _sync_folder(self._root)
+
+    def _path(self, ccid: Ccid) -> Path:
+        label, digest = split_ccid(require_ccid(ccid))
+        return self._root / f"{label}.{digest}.tar.gz"
+
+    def _stored(self, info: PackageInfo, path: Path) -> StoredPackage:
+        return StoredPackage(
+            ccid=info.id,
+            label=info.label,
+            package_type=info.package_type.lower(),
+            import_path=info.import_path,
+            metadata=info.metadata,
+            code_digest=info.code_digest,
+            path=path,
+            limits=self._limits,
+        )
+
+    @contextlib.contextmanager
+    def _incoming(self, package: bytes | Path) -> Iterator[tuple[BinaryIO, Path]]:
+        """A private copy (mode 0600) that is gone afterwards unless it was renamed."""
+        with opened(package) as source, _storage(self._root):
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._drop_leftovers()
+            number, name = tempfile.mkstemp(prefix=_PARTIAL, dir=self._root)
+            path = Path(name)
+            try:
+                with os.fdopen(number, "w+b") as file:
+                    bounded = Hashing(source, self._limits.package_bytes)
+                    while data := bounded.read(CHUNK):
+                        file.write(data)
+                    file.seek(0)
+                    yield file, path
+            finally:
+                path.unlink(missing_ok=True)
+
+    def _drop_leftovers(self) -> None:
+        """Remove what a process that was killed left half-written."""
+        for path in self._root.glob(f"{_PARTIAL}*"):
+            if time.time() - path.stat().st_mtime > _LEFTOVER_S:
+                path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _storage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"package store {str(path)!r}: {error.strerror or error}",
+            hint="check free space and permissions there",
+            path=str(path),
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _not_installed(ccid: Ccid) -> NotFound:
+    return NotFound(
+        f"package {ccid!r} is not installed",
+        hint="install the package first",
+        ccid=ccid,
+    )
+
+
+def _damaged(ccid: Ccid, path: Path, why: str) -> PackageInvalid:
+    return PackageInvalid(
+        f"the stored file of package {ccid!r} changed since it was installed: {why}",
+        hint=f"remove {str(path)!r} and install the package again",
+        entry="package",
+        rule="a stored package has the hash in its name",
+    )

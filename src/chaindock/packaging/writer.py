@@ -1,0 +1,335 @@
+"""Write packages whose bytes depend on nothing but the files and the label.
+
+Owns:    header normalisation, gzip with stored blocks, the order of entries.
+Not:     which files are packaged (platforms).
+Entry:   write_package, package_directory
+Holds:   the same names and contents give the same bytes on any day, machine, user,
+         Python and zlib.
+Source:  launch.md §2.1, §2.5; docs/adr/0002-stored-gzip.md
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import struct
+import tempfile
+import zlib
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+from chaindock.errors import PackageInvalid, SourceInvalid
+from chaindock.ids import Ccid, require_label
+from chaindock.packaging.format import CODE, PackageInfo, read_package
+from chaindock.packaging.indexes import check_index, is_index_path
+from chaindock.packaging.metadata import NAME, Metadata, check_label, encode_metadata
+from chaindock.packaging.rules import CHUNK, MIB, Limits, Names
+from chaindock.packaging.tar_reader import BLOCK
+from chaindock.platforms.registry import recognise
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from chaindock.platforms.base import Platform, Selection, SourceFile
+
+_OWNER = 500
+"""uid and gid of code entries: the user of Fabric's build image."""
+_LARGEST_SHOWN = 3
+_SEPARATORS = "._+-"
+_NOT_IN_LABELS = re.compile(r"[^A-Za-z0-9]+")
+
+
+class Sink(Protocol):
+    """Anything bytes are written to."""
+
+    def write(self, data: bytes, /) -> object:
+        """Take all of `data`."""
+
+
+def write_package(
+    selection: Selection, label: str, out: Sink, limits: Limits | None = None
+) -> Ccid:
+    """Write the package of `selection` to `out`.
+
+    Returns:
+        The package id.
+
+    Raises:
+        PackageInvalid: a name, an index or the whole breaks a rule of the format.
+        SourceInvalid: a file cannot be read, or changes meanwhile.
+        InvalidInput: `label`.
+    """
+    limits = limits or Limits()
+    require_label(label)
+    check_label(label)
+    files = sorted(selection.files, key=lambda file: file.name)
+    _check(files, limits)
+    raw = encode_metadata(
+        Metadata(label, selection.package_type, selection.import_path)
+    )
+    with tempfile.TemporaryFile() as code:
+        gzip = StoredGzip(code)
+        tar = TarWriter(gzip, owner=_OWNER)
+        for file in files:
+            _add_file(tar, file)
+        tar.close()
+        gzip.close()
+        size = code.tell()
+        code.seek(0)
+        target = _HashingSink(out)
+        gzip = StoredGzip(target)
+        tar = TarWriter(gzip, owner=0)
+        tar.add(NAME, len(raw))
+        tar.write(raw)
+        tar.add(CODE, size)
+        shutil.copyfileobj(code, tar, CHUNK)
+        tar.close()
+        gzip.close()
+    if target.count > limits.package_bytes:
+        raise _too_large(files, limits.package_bytes)
+    return Ccid(f"{label}:{target.digest.hexdigest()}")
+
+
+def package_directory(
+    source: Path,
+    out: BinaryIO,
+    label: str | None = None,
+    *,
+    platform: Platform | None = None,
+    limits: Limits | None = None,
+) -> PackageInfo:
+    """Package a source directory as its language demands; `out` gets the package.
+
+    Args:
+        source: the directory.
+        out: where the package goes.
+        label: default: `default_label(source)`.
+        platform: default: the one that recognises `source`.
+        limits: what a package may be.
+
+    Raises:
+        SourceInvalid, ToolMissing, PackageInvalid, InvalidInput. Nothing is written then.
+    """
+    platform = platform or recognise(source)
+    selection = platform.select(source)
+    with tempfile.TemporaryFile() as file:
+        write_package(selection, label or default_label(source), file, limits)
+        file.seek(0)
+        info = read_package(file, limits)
+        file.seek(0)
+        shutil.copyfileobj(file, out, CHUNK)
+    return info
+
+
+def default_label(source: Path) -> str:
+    """Return `<directory name>_1.0`, with `-` for what a label cannot have."""
+    name = _NOT_IN_LABELS.sub(
+        lambda run: run[0] if run[0] in _SEPARATORS else "-", source.resolve().name
+    )
+    name = name.strip(_SEPARATORS)[:100].rstrip(_SEPARATORS)
+    return f"{name or 'chaincode'}_1.0"
+
+
+class StoredGzip:
+    """Gzip without compression: what compressors make of the same bytes differs.
+
+    Args:
+        out: where the stream goes; it stays open.
+    """
+
+    _BLOCK = 0xFFFF
+
+    def __init__(self, out: Sink) -> None:
+        self._out, self._crc, self._size = out, 0, 0
+        self._pending = bytearray()
+        out.write(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff")
+
+    def write(self, data: bytes, /) -> int:
+        """Take any number of bytes; block borders do not depend on the calls."""
+        self._crc = zlib.crc32(data, self._crc)
+        self._size += len(data)
+        self._pending += data
+        while len(self._pending) >= self._BLOCK:
+            self._put(bytes(self._pending[: self._BLOCK]), last=False)
+            del self._pending[: self._BLOCK]
+        return len(data)
+
+    def close(self) -> None:
+        """Write the rest and the trailer."""
+        self._put(bytes(self._pending), last=True)
+        self._out.write(struct.pack("<II", self._crc, self._size & 0xFFFFFFFF))
+
+    def _put(self, data: bytes, *, last: bool) -> None:
+        size = len(data)
+        self._out.write(struct.pack("<BHH", last, size, size ^ 0xFFFF) + data)
+
+
+class TarWriter:
+    """Regular files in ustar, with a pax header for names that do not fit.
+
+    Args:
+        owner: uid and gid of every entry.
+    """
+
+    def __init__(self, out: Sink, owner: int) -> None:
+        self._out, self._owner, self._written = out, owner, 0
+
+    def add(self, name: str, size: int) -> None:
+        """Begin an entry; exactly `size` bytes are written next."""
+        self._pad()
+        fields = _ustar_name(name)
+        if fields is None:
+            record = _pax_record("path", name)
+            self._out.write(_header(b"PaxHeader", b"", len(record), b"x", self._owner))
+            self._out.write(record + bytes(-len(record) % BLOCK))
+            short = name.encode("ascii", "replace").replace(b"?", b"_")[-99:]
+            fields = b"", short
+        prefix, last = fields
+        self._out.write(_header(last, prefix, size, b"0", self._owner))
+
+    def write(self, data: bytes, /) -> int:
+        """Take content of the current entry."""
+        self._out.write(data)
+        self._written += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        """Write the end mark."""
+        self._pad()
+        self._out.write(bytes(2 * BLOCK))
+
+    def _pad(self) -> None:
+        self._out.write(bytes(-self._written % BLOCK))
+        self._written = 0
+
+
+class _HashingSink:
+    def __init__(self, out: Sink) -> None:
+        self._out, self.count = out, 0
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes, /) -> int:
+        self._out.write(data)
+        self.digest.update(data)
+        self.count += len(data)
+        return len(data)
+
+
+def _header(name: bytes, prefix: bytes, size: int, kind: bytes, owner: int) -> bytes:
+    block = bytearray(
+        struct.pack(
+            "100s8s8s8s12s12s8s1s100s6s2s32s32s8s8s155s12x",
+            name,
+            b"0100644",
+            b"%07o" % owner,
+            b"%07o" % owner,
+            b"%011o" % size,
+            b"%011o" % 0,
+            b" " * 8,
+            kind,
+            b"",
+            b"ustar\0",
+            b"00",
+            b"",
+            b"",
+            b"%07o" % 0,
+            b"%07o" % 0,
+            prefix,
+        )
+    )
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def _ustar_name(name: str) -> tuple[bytes, bytes] | None:
+    """Return (prefix, name) when they fit a ustar header, else None."""
+    if not name.isascii():
+        return None
+    raw = name.encode()
+    if len(raw) <= 100:
+        return b"", raw
+    cut = raw.rfind(b"/", 0, 156)
+    if cut < 1 or len(raw) - cut - 1 > 100:
+        return None
+    return raw[:cut], raw[cut + 1 :]
+
+
+def _pax_record(keyword: str, value: str) -> bytes:
+    body = f" {keyword}={value}\n".encode()
+    size = len(body)
+    while len(str(size)) + len(body) != size:
+        size = len(str(size)) + len(body)
+    return str(size).encode() + body
+
+
+def _check(files: list[SourceFile], limits: Limits) -> None:
+    names = Names(limits)
+    total = 0
+    for file in files:
+        names.add_file(file.name)
+        size = _size(file)
+        total += size
+        if is_index_path(file.name):
+            if size > limits.index_bytes:
+                raise PackageInvalid(
+                    f"index definition {file.name!r} has {size} bytes: at most "
+                    f"{limits.index_bytes} are allowed",
+                    entry=file.name,
+                    rule="index size",
+                )
+            check_index(file.name, _content(file))
+    if total > min(limits.unpacked_bytes, limits.package_bytes):
+        raise _too_large(files, min(limits.unpacked_bytes, limits.package_bytes))
+
+
+def _size(file: SourceFile) -> int:
+    try:
+        return file.path.stat().st_size
+    except OSError as error:
+        raise _unreadable(file, error) from error
+
+
+def _content(file: SourceFile) -> bytes:
+    try:
+        return file.path.read_bytes()
+    except OSError as error:
+        raise _unreadable(file, error) from error
+
+
+def _add_file(tar: TarWriter, file: SourceFile) -> None:
+    try:
+        with file.path.open("rb") as content:
+            left = os.fstat(content.fileno()).st_size
+            tar.add(file.name, left)
+            while data := content.read(min(CHUNK, left)):
+                tar.write(data)
+                left -= len(data)
+            if left or content.read(1):
+                raise SourceInvalid(
+                    f"source file {str(file.path)!r} changed while it was packaged",
+                    hint="package again when nothing writes to it",
+                    path=str(file.path),
+                )
+    except OSError as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: SourceFile, error: OSError) -> SourceInvalid:
+    return SourceInvalid(
+        f"source file {str(file.path)!r} cannot be read: {error.strerror}",
+        hint="change its permissions, or move it out of the source directory",
+        path=str(file.path),
+    )
+
+
+def _too_large(files: list[SourceFile], max_bytes: int) -> PackageInvalid:
+    largest = sorted(files, key=_size, reverse=True)[:_LARGEST_SHOWN]
+    shown = ", ".join(f"{file.name} ({_size(file) / MIB:.1f} MiB)" for file in largest)
+    return PackageInvalid(
+        f"the source is too large for a package: more than {max_bytes} bytes; "
+        f"its largest files are {shown}",
+        hint="move what the chaincode does not need out of the source directory",
+        entry="package",
+        rule=f"a package has at most {max_bytes} bytes",
+    )

@@ -1,0 +1,1 @@
+"""What each chaincode language needs to be packaged, built and started."""

@@ -1,0 +1,209 @@
+"""Go chaincode.
+
+Owns:    which module and main package a directory means; how it is built and started.
+Not:     reading Go source (gosource.py), packages outside of modules (gopath.py).
+Entry:   Golang
+Holds:   packaging needs no go tool.
+Source:  launch.md §2.6, §3.5, §3.7; shim-protocol.md §1.5
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chaindock.errors import SourceInvalid
+from chaindock.platforms.base import (
+    BuildPlan,
+    Connection,
+    LaunchCommand,
+    Platform,
+    Selection,
+    Step,
+)
+from chaindock.platforms.gopath import collect_gopath
+from chaindock.platforms.gosource import (
+    find_module,
+    is_import_path,
+    is_main,
+    main_packages,
+    read_go_file,
+)
+from chaindock.platforms.tree import META_INF, Tree, collect
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_LAUNCH = LaunchCommand(
+    argv=("{output}/chaincode", "-peer.address={peer}"),
+    cwd="{output}",
+    connection=Connection.CALLS_BACK,
+    env={"CORE_CHAINCODE_ID_NAME": "{ccid}"},
+)
+_CACHES = {"GOCACHE": "{cache:go-build}", "GOMODCACHE": "{cache:go-mod}"}
+_GOPATH = {"GO111MODULE": "off", "GOPATH": "{input}"}
+
+
+class Golang(Platform):
+    """Modules, packages of a module, and packages below a GOPATH."""
+
+    name = "golang"
+    package_types = ("golang",)
+    image_output = "/usr/local/bin"
+
+    def recognise(self, source: Path) -> str | None:
+        """Return "has go.mod" and the like, else None."""
+        tree = Tree(source, trusted=True)
+        if tree.has_file("go.mod"):
+            return "has go.mod"
+        if any(name.endswith(".go") for name in tree.names()):
+            return "has Go files"
+        return None
+
+    def names_shim(self, source: Path) -> bool:
+        """Whether go.mod of the module requires a Fabric shim."""
+        root = _module_root(source)
+        module = root and find_module(Tree(root, trusted=True))
+        return bool(module and module.names_shim)
+
+    def select(self, source: Path) -> Selection:
+        """Return the whole module that `source` belongs to.
+
+        Raises:
+            SourceInvalid: no main package, or several; a replaced directory is outside.
+        """
+        source = source.resolve()
+        root = _module_root(source)
+        if root is None:
+            return collect_gopath(source)
+        tree = Tree(root, trusted=True)
+        module = find_module(tree)
+        if module is None:
+            raise SourceInvalid(f"no go.mod in {str(root)!r}", path=str(root))
+        if module.outside and not tree.has_file("vendor/modules.txt"):
+            raise SourceInvalid(
+                f"go.mod replaces a module by {module.outside[0]!r}, which lies outside "
+                "of the module and so cannot be packaged",
+                hint="run `go mod vendor` before packaging",
+                path=str(root / "go.mod"),
+            )
+        folder = _main_folder(tree, source)
+        files = collect(
+            root,
+            skip_folder=lambda name: name.startswith("."),
+            skip_file=lambda _: False,
+            meta_folder=_meta_folder(root / folder, source),
+        )
+        path = f"{module.path}/{folder}" if folder else module.path
+        return Selection(files, path, "golang")
+
+    def plan(self, tree: Path, import_path: str) -> BuildPlan:
+        """Return `go mod download` (unless vendored) and `go build`.
+
+        Raises:
+            SourceInvalid: `import_path` is none, or is not in the tree.
+        """
+        source = Tree(tree / "src")
+        import_path = import_path or "."
+        if not is_import_path(import_path):
+            raise SourceInvalid(
+                f"the package's path {import_path!r} is not a Go import path",
+                hint="package the chaincode again with `chaindock package`",
+                path=import_path,
+            )
+        if source.has_file("go.mod"):
+            folder, target = "", import_path
+        elif source.has_file(f"{import_path}/go.mod"):
+            folder, target = import_path, "."
+        elif source.has_folder(import_path):
+            return _gopath_plan(source, import_path)
+        else:
+            raise SourceInvalid(
+                f"the package holds neither src/go.mod nor src/{import_path}",
+                hint="package the chaincode again with `chaindock package`",
+                path=import_path,
+            )
+        return _module_plan(source, folder, target)
+
+    def toolchain(self, tool_version: Mapping[str, str]) -> str:
+        """Return what `go version` prints."""
+        return tool_version.get("go", "go unknown")
+
+
+def _module_root(source: Path) -> Path | None:
+    source = source.resolve()
+    for folder in (source, *source.parents):
+        if (folder / "go.mod").is_file():
+            return folder
+    return None
+
+
+def _main_folder(tree: Tree, source: Path) -> str:
+    """Return the directory of the main package, relative to the module."""
+    here = source.relative_to(tree.root.resolve()).as_posix()
+    here = "" if here == "." else here
+    if is_main(tree, here):
+        return here
+    found = [
+        folder
+        for folder in main_packages(tree)
+        if not here or folder.startswith(f"{here}/")
+    ]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise SourceInvalid(
+            f"no main package in {str(source)!r}",
+            hint="chaincode is a program: it needs `package main` and func main",
+            path=str(source),
+        )
+    listed = ", ".join(repr(folder) for folder in found[:10])
+    raise SourceInvalid(
+        f"{str(source)!r} holds {len(found)} main packages: {listed}",
+        hint=f"name the directory of one of them, e.g. {tree.root / found[0]}",
+        path=str(source),
+        packages=found,
+    )
+
+
+def _meta_folder(main: Path, source: Path) -> Path:
+    """META-INF lies beside the main package, else in the directory that was named."""
+    beside = main / META_INF
+    return beside if beside.is_dir() else source / META_INF
+
+
+def _module_plan(source: Tree, folder: str, target: str) -> BuildPlan:
+    cwd = "{input}/src/" + folder if folder else "{input}/src"
+    base = f"{folder}/" if folder else ""
+    env = _CACHES | _cgo(source)
+    if not source.has_file(f"{base}go.work"):
+        env["GOWORK"] = "off"  # else one above the build directory would count
+    vendored = source.has_folder(f"{base}vendor")
+    steps: list[Step] = []
+    if not vendored:
+        download = ("{tool:go}", "mod", "download")
+        steps.append(Step("dependencies", download, cwd, env))
+    mode = "-mod=vendor" if vendored else "-mod=readonly"
+    steps.append(Step("compile", _build(mode, target), cwd, env))
+    return BuildPlan(tuple(steps), _LAUNCH, ("go",), ("go-build", "go-mod"))
+
+
+def _gopath_plan(source: Tree, import_path: str) -> BuildPlan:
+    env = _CACHES | _GOPATH | _cgo(source)
+    compile_it = Step("compile", _build(None, import_path), "{input}/src", env)
+    return BuildPlan((compile_it,), _LAUNCH, ("go",), ("go-build", "go-mod"))
+
+
+def _build(mode: str | None, target: str) -> tuple[str, ...]:
+    flags = ["-trimpath", "-buildvcs=false", *([mode] if mode else [])]
+    return ("{tool:go}", "build", *flags, "-o", "{output}/chaincode", target)
+
+
+def _cgo(source: Tree) -> dict[str, str]:
+    """A static program, unless the chaincode's own code needs C."""
+    for name in source.walk(lambda folder: folder.rpartition("/")[2] == "vendor"):
+        if name.endswith(".go"):
+            file = read_go_file(source, name)
+            if file is not None and file.uses_cgo:
+                return {}
+    return {"CGO_ENABLED": "0"}

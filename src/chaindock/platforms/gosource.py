@@ -1,0 +1,158 @@
+"""What go.mod and Go files say, read without the go tool.
+
+Owns:    module path, replaced directories; package name, imports and constraints of a
+         file; where the main packages of a module are.
+Not:     deciding what is packaged or built (golang.py, gopath.py).
+Entry:   find_module, main_packages, GoFile
+Source:  launch.md §2.6
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from chaindock.errors import SourceInvalid
+
+if TYPE_CHECKING:
+    from chaindock.platforms.tree import Tree
+
+_LINE_COMMENT = re.compile(r"//[^\n]*")
+_BLOCK_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+_PACKAGE = re.compile(r"^\s*package\s+(\w+)", re.MULTILINE)
+_IMPORT = re.compile(
+    r"^\s*import\s*(?:\((?P<block>[^)]*)\)|(?P<one>[^\n;]*))", re.MULTILINE
+)
+_STRING = re.compile(r"[\"`]([^\"`\n]+)[\"`]")
+_CONSTRAINT = re.compile(r"^//(?:go:build| ?\+build)\s+(\w+)\s*$", re.MULTILINE)
+_PLATFORM_TAGS = frozenset(
+    {"linux", "darwin", "unix", "amd64", "arm64", "cgo", "gc", "purego"}
+)
+_IMPORT_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._~+@-]*(/[A-Za-z0-9._~+@-]+)*")
+SHIMS = ("hyperledger/fabric-chaincode-go", "hyperledger/fabric-contract-api-go")
+
+
+@dataclass(frozen=True)
+class Module:
+    """What go.mod says.
+
+    Args:
+        path: the module path.
+        outside: directories that replace modules and lie outside of the module.
+        names_shim: it requires a Fabric shim.
+    """
+
+    path: str
+    outside: tuple[str, ...]
+    names_shim: bool
+
+
+@dataclass(frozen=True)
+class GoFile:
+    """The head of one Go file."""
+
+    package: str
+    imports: tuple[str, ...]
+
+    @property
+    def uses_cgo(self) -> bool:
+        """Whether it imports "C"."""
+        return "C" in self.imports
+
+
+def find_module(tree: Tree, name: str = "go.mod") -> Module | None:
+    """Return what a go.mod says; None when there is none.
+
+    Raises:
+        SourceInvalid: it names no module.
+    """
+    text = tree.find_text(name)
+    if text is None:
+        return None
+    path = ""
+    outside: list[str] = []
+    block = ""
+    for line in _LINE_COMMENT.sub("", text).splitlines():
+        words = line.replace("(", " ( ").replace(")", " ) ").split()
+        if words[:1] == [")"]:
+            block = ""
+        elif words[1:2] == ["("]:
+            block = words[0]
+        elif words:
+            verb, rest = (block, words) if block else (words[0], words[1:])
+            if verb == "module" and rest:
+                path = rest[0].strip('"`')
+            elif verb == "replace" and "=>" in rest:
+                target = rest[rest.index("=>") + 1 :][:1]
+                outside += [one for one in target if one.startswith(("../", "/"))]
+    if not _IMPORT_PATH.fullmatch(path):
+        raise SourceInvalid(
+            f"{name!r} names no module",
+            hint="begin it with: module example.com/chaincode",
+            path=name,
+        )
+    return Module(path, tuple(outside), any(shim in text for shim in SHIMS))
+
+
+def is_import_path(path: str) -> bool:
+    """Whether `path` can be given to the go tool as a package, and as nothing else."""
+    parts = path.removeprefix("./").split("/")
+    if path == ".":
+        return True
+    return bool(_IMPORT_PATH.fullmatch("/".join(parts))) and not {".", ".."} & set(
+        parts
+    )
+
+
+def read_go_file(tree: Tree, name: str) -> GoFile | None:
+    """Return the head of a Go file; None for tests and files no build takes."""
+    last = name.rpartition("/")[2]
+    if last.endswith("_test.go") or last.startswith(("_", ".")):
+        return None
+    text = "\n" + tree.find_head(name)
+    before, _, _ = text.partition("\npackage ")
+    for tag in _CONSTRAINT.findall(before):
+        if tag not in _PLATFORM_TAGS and not tag.startswith("go1"):
+            return None
+    text = _BLOCK_COMMENT.sub(" ", text)
+    text = _LINE_COMMENT.sub("", text)
+    package = _PACKAGE.search(text)
+    imports: list[str] = []
+    for found in _IMPORT.finditer(text):
+        imports += _STRING.findall(found["block"] or found["one"] or "")
+    return GoFile(package[1] if package else "", tuple(imports))
+
+
+def go_files(tree: Tree, folder: str) -> list[tuple[str, GoFile]]:
+    """Return the Go files of one directory that a build takes."""
+    found: list[tuple[str, GoFile]] = []
+    for last in tree.names(folder):
+        name = f"{folder}/{last}" if folder else last
+        if last.endswith(".go") and (file := read_go_file(tree, name)) is not None:
+            found.append((name, file))
+    return found
+
+
+def is_main(tree: Tree, folder: str) -> bool:
+    """Whether the directory holds a main package."""
+    return any(file.package == "main" for _, file in go_files(tree, folder))
+
+
+def main_packages(tree: Tree) -> list[str]:
+    """Return the directories of all main packages of a module, sorted."""
+    folders = {
+        name.rpartition("/")[0]
+        for name in tree.walk(lambda folder: _is_foreign(tree, folder))
+        if name.endswith(".go")
+    }
+    return sorted(folder for folder in folders if is_main(tree, folder))
+
+
+def _is_foreign(tree: Tree, folder: str) -> bool:
+    last = folder.rpartition("/")[2]
+    return (
+        last.startswith((".", "_"))
+        or last in {"vendor", "testdata", "node_modules"}
+        or tree.has_file(f"{folder}/go.mod")
+    )

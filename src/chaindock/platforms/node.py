@@ -1,0 +1,147 @@
+"""Node chaincode: JavaScript, and TypeScript with its own build script.
+
+Owns:    what is packaged, how packages are installed, when the build script runs.
+Not:     what the start script means (node_start.py).
+Entry:   Node
+Source:  launch.md §2.6, §3.5, §3.7; shim-protocol.md §1.5
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chaindock.errors import SourceInvalid
+from chaindock.platforms.base import (
+    BuildPlan,
+    Connection,
+    LaunchCommand,
+    Platform,
+    Selection,
+    Step,
+)
+from chaindock.platforms.node_start import find_manifest, resolve_start
+from chaindock.platforms.tree import Tree, collect
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from chaindock.platforms.node_start import Manifest
+
+_LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
+_QUIET = ("--no-audit", "--no-fund")
+_BUILD_ENV = {
+    "npm_config_cache": "{cache:npm}",
+    "npm_config_update_notifier": "false",
+}
+_RUN_ENV = {
+    "CORE_CHAINCODE_ID_NAME": "{ccid}",
+    "npm_config_update_notifier": "false",
+    "npm_config_logs_max": "0",
+}
+_MAY_MAKE_FILES = frozenset({"preinstall", "install", "postinstall", "prepare"})
+
+
+class Node(Platform):
+    """Packages with a package.json."""
+
+    name = "node"
+    package_types = ("node",)
+    image_output = "/usr/local/src"
+
+    def recognise(self, source: Path) -> str | None:
+        """Return "has package.json" and the like, else None."""
+        tree = Tree(source, trusted=True)
+        for name in ("package.json", "index.js"):
+            if tree.has_file(name):
+                return f"has {name}"
+        return None
+
+    def names_shim(self, source: Path) -> bool:
+        """Whether package.json depends on a Fabric package."""
+        manifest = find_manifest(Tree(source, trusted=True))
+        return manifest is not None and manifest.shims
+
+    def select(self, source: Path) -> Selection:
+        """Return everything but installed packages and caches.
+
+        Raises:
+            SourceInvalid: it could not be built or started either.
+        """
+        _plan(Tree(source.resolve(), trusted=True))
+        files = collect(source, skip_folder=lambda _: False, skip_file=lambda _: False)
+        return Selection(files, "", "node")
+
+    def plan(self, tree: Path, import_path: str) -> BuildPlan:  # noqa: ARG002
+        """Return copy, npm install, and the build script when its result is missing.
+
+        Raises:
+            SourceInvalid: no package.json, or no usable start script.
+        """
+        return _plan(Tree(tree / "src"))
+
+    def toolchain(self, tool_version: Mapping[str, str]) -> str:
+        """Return the versions of node and npm."""
+        return " ".join(
+            f"{tool} {tool_version.get(tool, 'unknown')}" for tool in ("node", "npm")
+        )
+
+
+def _plan(source: Tree) -> BuildPlan:
+    manifest = find_manifest(source)
+    if manifest is None:
+        raise SourceInvalid(
+            "no package.json in the source directory",
+            hint="run `npm init` there and add fabric-contract-api and fabric-shim",
+            path="package.json",
+        )
+    start = resolve_start(manifest, source)
+    builds = _must_build(manifest, source, start.entry)
+    command = "ci" if any(source.has_file(name) for name in _LOCKS) else "install"
+    copy = Step("dependencies", ("cp", "-R", "{input}/src/.", "{output}"), "{output}")
+    scope = "--include=dev" if builds else "--omit=dev"
+    steps = [copy, _npm("dependencies", command, scope, *_QUIET)]
+    if builds:
+        steps.append(_npm("compile", "run", "build"))
+        steps.append(_npm("compile", "prune", "--omit=dev", *_QUIET))
+    launch = LaunchCommand(
+        argv=start.argv,
+        cwd="{output}",
+        connection=Connection.CALLS_BACK,
+        env=_RUN_ENV,
+    )
+    return BuildPlan(tuple(steps), launch, ("node", "npm"), ("npm",))
+
+
+def _npm(phase: str, *arguments: str) -> Step:
+    argv = ("{tool:npm}", *arguments)
+    if phase == "compile":
+        return Step("compile", argv, "{output}", _BUILD_ENV)
+    return Step("dependencies", argv, "{output}", _BUILD_ENV)
+
+
+def _must_build(manifest: Manifest, source: Tree, entry: str | None) -> bool:
+    """Whether the file that is started has to be made by the package's build script."""
+    if entry is None:
+        entry = manifest.entry
+        if not source.has_file("tsconfig.json"):
+            return False
+    if _has_module(source, entry):
+        return False
+    if "build" in manifest.scripts:
+        return True
+    if _MAY_MAKE_FILES & manifest.scripts.keys():
+        return False
+    raise SourceInvalid(
+        f"the file {entry!r} that package.json starts is missing, and there is no build "
+        "script that could make it",
+        hint='add "build" to the scripts (for TypeScript: "build": "tsc")',
+        path=entry,
+    )
+
+
+def _has_module(source: Tree, entry: str) -> bool:
+    return any(
+        source.has_file(entry + ending)
+        for ending in ("", ".js", ".cjs", ".json", "/index.js")
+    )

@@ -1,0 +1,132 @@
+"""Python chaincode: it serves, and the node dials it.
+
+Owns:    what is packaged, how the virtual environment is made, how it is started.
+Not:     which file starts it (python_entry.py).
+Entry:   Python
+Holds:   the built directory can be moved: nothing is started through a console script.
+Source:  shim-protocol.md §1.5, §1.7, §12.4
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chaindock.platforms.base import (
+    BuildPlan,
+    Connection,
+    LaunchCommand,
+    Platform,
+    Selection,
+    Step,
+)
+from chaindock.platforms.python_entry import find_entry, find_project
+from chaindock.platforms.tree import Tree, collect
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+_SHIM = "fabric-chaincode-python"
+_PYTHON = "{output}/venv/bin/python"
+_SOURCE = "{output}/src"
+_PIP = (
+    _PYTHON,
+    "-m",
+    "pip",
+    "install",
+    "--disable-pip-version-check",
+    "--no-input",
+    "--no-warn-script-location",
+)
+_RUN_ENV = {
+    "CHAINCODE_SERVER_ADDRESS": "{listen}",
+    "CHAINCODE_ID": "{ccid}",
+    "CORE_CHAINCODE_ID_NAME": "{ccid}",
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    # What pip installed "editable" names the build directory, so the source is found
+    # by its place instead.
+    "PYTHONPATH": f"{_SOURCE}:{_SOURCE}/src",
+}
+
+
+class Python(Platform):
+    """Projects with requirements.txt or pyproject.toml."""
+
+    name = "python"
+    package_types = ("python",)
+    image_output = "/usr/local/src"
+
+    def recognise(self, source: Path) -> str | None:
+        """Return "has requirements.txt" and the like, else None."""
+        tree = Tree(source, trusted=True)
+        for name in ("requirements.txt", "pyproject.toml"):
+            if tree.has_file(name):
+                return f"has {name}"
+        if any(name.endswith(".py") for name in tree.names()):
+            return "has Python files"
+        return None
+
+    def names_shim(self, source: Path) -> bool:
+        """Whether the requirements name the Fabric shim."""
+        tree = Tree(source, trusted=True)
+        return any(
+            _SHIM in (tree.find_text(name) or "").lower().replace("_", "-")
+            for name in ("requirements.txt", "pyproject.toml")
+        )
+
+    def select(self, source: Path) -> Selection:
+        """Return everything but virtual environments and what Python compiled.
+
+        Raises:
+            SourceInvalid: it could not be built or started either.
+        """
+        _plan(Tree(source.resolve(), trusted=True))
+        files = collect(
+            source,
+            skip_folder=lambda name: name.endswith(".egg-info"),
+            skip_file=lambda name: name.endswith((".pyc", ".pyo")),
+        )
+        return Selection(files, "", "python")
+
+    def plan(self, tree: Path, import_path: str) -> BuildPlan:  # noqa: ARG002
+        """Return copy, virtual environment, and pip install.
+
+        Raises:
+            SourceInvalid: no file to start, or requirements that cannot be read.
+        """
+        return _plan(Tree(tree / "src"))
+
+    def toolchain(self, tool_version: Mapping[str, str]) -> str:
+        """Return the version of python3."""
+        return f"python3 {tool_version.get('python3', 'unknown')}"
+
+
+def _plan(source: Tree) -> BuildPlan:
+    project = find_project(source)
+    entry = find_entry(source, project)
+    env = {"PIP_CACHE_DIR": "{cache:pip}"}
+    steps = [
+        Step("dependencies", ("cp", "-R", "{input}/src/.", _SOURCE), _SOURCE),
+        Step(
+            "dependencies",
+            ("{tool:python3}", "-m", "venv", "{output}/venv"),
+            "{output}",
+        ),
+    ]
+    if source.has_file("requirements.txt"):
+        wanted: tuple[str, ...] = ("-r", "requirements.txt")
+    elif project is not None and project.builds:
+        wanted = (".",)
+    else:
+        wanted = ("--", *project.dependencies) if project else ()
+    if wanted and wanted != ("--",):
+        steps.append(Step("dependencies", (*_PIP, *wanted), _SOURCE, env))
+    launch = LaunchCommand(
+        argv=(_PYTHON, *entry),
+        cwd=_SOURCE,
+        connection=Connection.DIALLED,
+        env=_RUN_ENV,
+        concurrency=1,
+    )
+    return BuildPlan(tuple(steps), launch, ("python3",), ("pip",))

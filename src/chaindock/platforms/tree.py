@@ -1,0 +1,308 @@
+"""Look at source trees: the user's own, and unpacked ones that may be hostile.
+
+Owns:    Tree (bounded reading), collect (which files of a directory are packaged).
+Not:     what a language makes of it.
+Entry:   Tree, collect
+Holds:   a name never leads out of the root; in a tree that is not trusted no link is
+         followed.
+Source:  launch.md §2.5, §2.6
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chaindock.errors import SourceInvalid
+from chaindock.platforms.base import SourceFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MAX_FILES = 20_000
+MAX_TEXT = 1024 * 1024
+META_INF = "META-INF"
+_NEVER = frozenset(
+    {
+        ".git",
+        ".hg",
+        ".svn",
+        ".venv",
+        "__pycache__",
+        "node_modules",
+        ".mypy_cache",
+        ".pytest_cache",
+        ".ruff_cache",
+        ".tox",
+        ".nox",
+        ".nyc_output",
+    }
+)
+
+
+class Tree:
+    """A directory, and questions about what lies in it.
+
+    Args:
+        root: the directory.
+        trusted: the user's own source: links inside it are followed.
+    """
+
+    def __init__(self, root: Path, *, trusted: bool = False) -> None:
+        self.root, self._trusted = root, trusted
+
+    def has_file(self, name: str) -> bool:
+        """Whether `name` is a regular file below the root."""
+        return self._kind(name) == stat.S_IFREG
+
+    def has_folder(self, name: str) -> bool:
+        """Whether `name` is a directory below the root."""
+        return self._kind(name) == stat.S_IFDIR
+
+    def find_text(self, name: str) -> str | None:
+        """Return the content of a file; None when there is no such regular file.
+
+        Raises:
+            SourceInvalid: larger than 1 MiB, not UTF-8, or not readable.
+        """
+        data = self._read(name, MAX_TEXT + 1)
+        if data is None:
+            return None
+        if len(data) > MAX_TEXT:
+            raise SourceInvalid(
+                f"source file {name!r} is larger than {MAX_TEXT} bytes", path=name
+            )
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            raise SourceInvalid(
+                f"source file {name!r} is not UTF-8", path=name
+            ) from error
+
+    def find_head(self, name: str, max_bytes: int = 128 * 1024) -> str:
+        """Return how a file begins; "" when there is none.
+
+        Raises:
+            SourceInvalid: not readable.
+        """
+        return (self._read(name, max_bytes) or b"").decode(errors="replace")
+
+    def find_json(self, name: str) -> dict[str, Any] | None:
+        """Return a JSON object; None when there is no such file.
+
+        Raises:
+            SourceInvalid: not a JSON object.
+        """
+        text = self.find_text(name)
+        if text is None:
+            return None
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise SourceInvalid(
+                f"source file {name!r} is not JSON: {str(error)[:200]}", path=name
+            ) from error
+        if not isinstance(document, dict):
+            raise SourceInvalid(f"source file {name!r} is not a JSON object", path=name)
+        return document
+
+    def names(self, folder: str = "") -> list[str]:
+        """Return the names in a directory, sorted; [] when there is none."""
+        path = self._locate(folder)
+        if path is None or not self.has_folder(folder):
+            return []
+        try:
+            return sorted(child.name for child in path.iterdir())[:MAX_FILES]
+        except OSError:
+            return []
+
+    def walk(self, skip: Callable[[str], bool]) -> Iterator[str]:
+        """Yield the names of all regular files, except below folders that `skip` names.
+
+        At most 20 000 directories and files are looked at.
+        """
+        budget = MAX_FILES
+        folders = [""]
+        while folders:
+            folder = folders.pop()
+            for last in self.names(folder):
+                budget -= 1
+                if budget < 0:
+                    return
+                name = f"{folder}/{last}" if folder else last
+                if self.has_folder(name):
+                    if not skip(name) and not self._is_link(name):
+                        folders.append(name)
+                elif self.has_file(name):
+                    yield name
+
+    def _read(self, name: str, max_bytes: int) -> bytes | None:
+        path = self._locate(name)
+        if path is None or not self.has_file(name):
+            return None
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            number = os.open(path, flags if self._trusted else flags | os.O_NOFOLLOW)
+            with os.fdopen(number, "rb") as file:
+                return file.read(max_bytes)
+        except OSError as error:
+            raise SourceInvalid(
+                f"source file {name!r} cannot be read: {error.strerror}", path=name
+            ) from error
+
+    def _kind(self, name: str) -> int | None:
+        path = self._locate(name)
+        if path is None:
+            return None
+        try:
+            found = path.stat() if self._trusted else path.lstat()
+        except (OSError, ValueError):
+            return None
+        return stat.S_IFMT(found.st_mode)
+
+    def _is_link(self, name: str) -> bool:
+        return (self.root / name).is_symlink()
+
+    def _locate(self, name: str) -> Path | None:
+        parts = [part for part in name.split("/") if part not in {"", "."}]
+        if ".." in parts or "\0" in name or name.startswith("/"):
+            return None
+        path = self.root
+        for part in parts[:-1]:
+            path /= part
+            if not self._trusted and path.is_symlink():
+                return None
+        return path / parts[-1] if parts else path
+
+
+def is_never_packaged(name: str) -> bool:
+    """Whether a directory of this name is no source in any language."""
+    return name in _NEVER
+
+
+def collect(
+    root: Path,
+    *,
+    skip_folder: Callable[[str], bool],
+    skip_file: Callable[[str], bool],
+    meta_folder: Path | None = None,
+) -> tuple[SourceFile, ...]:
+    """Return the files of `root`, named as in code.tar.gz and sorted by name.
+
+    Args:
+        root: the directory.
+        skip_folder: told the last part of the name of a directory.
+        skip_file: told the last part of the name of a file.
+        meta_folder: the META-INF directory that belongs to the package; default: the
+            one in `root`. Its hidden files are left out.
+
+    Raises:
+        SourceInvalid: nothing to package, too much, a linked directory, a link that
+            leaves `root`, something that is no file, a name that is not UTF-8.
+    """
+    root = root.resolve()
+    meta_folder = (meta_folder or root / META_INF).resolve()
+    files: list[SourceFile] = []
+    folders = [root]
+    while folders:
+        folder = folders.pop()
+        for entry in _scan(folder):
+            path = Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                if not (
+                    is_never_packaged(entry.name)
+                    or skip_folder(entry.name)
+                    or Tree(path, trusted=True).has_file("pyvenv.cfg")
+                ):
+                    folders.append(path)
+                continue
+            if entry.name == ".DS_Store" or entry.name.startswith(".#"):
+                continue
+            if skip_file(entry.name) or (
+                entry.is_symlink() and is_never_packaged(entry.name)
+            ):
+                continue
+            in_meta = path.is_relative_to(meta_folder)
+            if in_meta and entry.name.startswith("."):
+                continue
+            base, prefix = (meta_folder, META_INF) if in_meta else (root, "src")
+            name = f"{prefix}/{_text(path.relative_to(base))}"
+            files.append(SourceFile(name, content_of(root, path)))
+            if len(files) > MAX_FILES:
+                raise _too_many(root)
+    if not files:
+        raise SourceInvalid(f"no source files found in {str(root)!r}", path=str(root))
+    return tuple(sorted(files, key=lambda file: file.name))
+
+
+def _scan(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise SourceInvalid(
+            f"source directory {str(folder)!r} cannot be read: {error.strerror}",
+            path=str(folder),
+        ) from error
+
+
+def content_of(root: Path, path: Path) -> Path:
+    """Return where the content of a file is: itself, or what it links to.
+
+    Raises:
+        SourceInvalid: nowhere, outside of `root` (absolute, resolved), or no file.
+    """
+    try:
+        target = path.resolve(strict=True)
+        kind = stat.S_IFMT(target.stat().st_mode)
+    except (OSError, RuntimeError) as error:
+        raise SourceInvalid(
+            f"source file {str(path)!r} is a link to nothing",
+            hint="remove the link",
+            path=str(path),
+        ) from error
+    if not target.is_relative_to(root):
+        raise SourceInvalid(
+            f"source file {str(path)!r} links to {str(target)!r}, outside of the source "
+            f"directory {str(root)!r}",
+            hint="copy the file into the source directory",
+            path=str(path),
+        )
+    if kind == stat.S_IFDIR:
+        raise SourceInvalid(
+            f"source file {str(path)!r} is a link to a directory, which a package "
+            "cannot hold",
+            hint="copy the directory, or move the link out of the source directory",
+            path=str(path),
+        )
+    if kind != stat.S_IFREG:
+        raise SourceInvalid(
+            f"source file {str(path)!r} is neither a file nor a directory",
+            hint="move sockets, fifos and devices out of the source directory",
+            path=str(path),
+        )
+    return target
+
+
+def _text(name: Path) -> str:
+    # The bytes on disk, whatever encoding this process uses for file names.
+    raw = os.fsencode(name)
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise SourceInvalid(
+            f"the name of source file {raw!r} is not UTF-8",
+            hint="rename the file",
+            path=repr(raw),
+        ) from error
+
+
+def _too_many(root: Path) -> SourceInvalid:
+    return SourceInvalid(
+        f"source directory {str(root)!r} holds more than {MAX_FILES} files",
+        hint="move what is not part of the chaincode out of the source directory",
+        path=str(root),
+    )

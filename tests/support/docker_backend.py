@@ -1,0 +1,112 @@
+"""DockerController on the real engine, ready for the conformance suites."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from chaindock.container.contracts import NodeLabels
+from chaindock.controllers.docker.controller import DockerController
+from chaindock.controllers.docker.engine import Engine
+from chaindock.controllers.docker.options import (
+    DockerOptions,
+    EndpointOptions,
+    LanguageImages,
+)
+from chaindock.testing.conformance import Backend, platform_for_scripts
+from support.need import missing, need_docker
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from chaindock.container.contracts import Builder, Instance
+
+
+def need_image(name: str) -> str:
+    """Require one of the base images of scripts/base_images.py; return its name."""
+    variable = f"CHAINDOCK_TEST_IMAGE_{name.upper()}"
+    image = os.environ.get(variable)  # noqa: TID251  # tests have no config
+    if not image:
+        missing(f"no {name} base image: set {variable}, or run `make engine`")
+    return image
+
+
+def docker_options(**images: LanguageImages) -> DockerOptions:
+    """Return options for the engine of the tests, which must never pull."""
+    endpoint = EndpointOptions(docker_host=need_docker())
+    return DockerOptions(endpoint=endpoint, images=images, pull="never")
+
+
+async def clean(engine: Engine, node_id: str) -> None:
+    """Remove everything of a node: containers, networks, images, volumes."""
+    label = f"org.chaindock.node={node_id}"
+    for container in await engine.find_containers(label):
+        await engine.remove_container(container)
+    for network in await engine.find_networks(label):
+        await engine.remove_network(network["Id"])
+    for image in await engine.find_images(label=label):
+        for tag in image.get("RepoTags") or []:
+            await engine.remove_image(tag)
+    for volume in await engine.find_volumes(label):
+        await engine.remove_volume(volume)
+
+
+class DockerBackend(Backend):
+    """Scripts in containers."""
+
+    patience_s = 60.0
+
+    def __init__(self, folder: Path, options: DockerOptions | None = None) -> None:
+        super().__init__(folder)
+        script = LanguageImages(need_image("runtime"))
+        self.options = options or docker_options(script=script)
+        self.engine = cast(Engine, None)
+        self._stack = contextlib.AsyncExitStack()
+        self._nodes: set[str] = set()
+
+    async def __aenter__(self) -> DockerBackend:
+        self.engine = await Engine.connect(self.options.endpoint)
+        self._stack.push_async_callback(self.engine.aclose)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await super().__aexit__(kind, error, trace)
+        for node_id in self._nodes:
+            await clean(self.engine, node_id)
+        await self._stack.aclose()
+
+    async def open_builder(self, node_id: str) -> Builder:
+        # Short names would meet those of other runs on the same engine.
+        self._nodes.add(self._unique(node_id))
+        controller = DockerController(
+            self.options,
+            NodeLabels(self._unique(node_id), node_id, self.node_id),
+            platforms=platform_for_scripts,
+        )
+        return await controller.__aenter__()
+
+    async def close_builder(self, builder: Builder) -> None:
+        await cast(DockerController, builder).aclose()
+
+    async def abandon(self, builder: Builder) -> None:
+        controller = cast(DockerController, builder)
+        await controller._tasks.aclose()
+        await controller._entered.engine.aclose()
+
+    async def owned(self, node_id: str) -> set[str]:
+        label = f"org.chaindock.node={self._unique(node_id)}"
+        return set(await self.engine.find_containers(label))
+
+    async def signal(self, instance: Instance, number: int) -> None:
+        name = instance.describe()["container"]
+        await self.engine._json("POST", f"containers/{name}/kill?signal={number}")
+
+    def _unique(self, node_id: str) -> str:
+        return node_id if node_id == self.node_id else f"{self.node_id}-{node_id}"

@@ -1,0 +1,81 @@
+"""ProcessController as a Backend of the conformance suites."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any, cast
+
+from chaindock.container.contracts import NodeLabels
+from chaindock.controllers.process.controller import ProcessController
+from chaindock.controllers.process.options import ProcessOptions
+from chaindock.controllers.process.records import find
+from chaindock.testing.conformance import Backend, platform_for_scripts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from chaindock.container.contracts import Builder, Instance
+    from chaindock.controllers.process.child import Child
+
+
+def options(folder: Path, **changes: Any) -> ProcessOptions:
+    """Options below `folder`, with this machine's PATH."""
+    settings: dict[str, Any] = {
+        "root": folder / "process",
+        "cache_root": folder / "cache",
+        "path": os.environ.get("PATH", ""),  # noqa: TID251  # tests have no config
+        "durable_builds": False,
+    }
+    return ProcessOptions(**{**settings, **changes})
+
+
+class ProcessBackend(Backend):
+    """Builders of different nodes have different roots, as in real life."""
+
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        super().__init__(folder)
+        self.changes = changes
+        self._lost: list[Child] = []
+
+    def root(self, node_id: str) -> Path:
+        return self.folder / node_id
+
+    def controller(self, node_id: str) -> ProcessController:
+        return ProcessController(
+            options(self.root(node_id), **self.changes),
+            NodeLabels(node_id, "peer0", "dev"),
+            platforms=platform_for_scripts,
+        )
+
+    async def open_builder(self, node_id: str) -> Builder:
+        return await self.controller(node_id).__aenter__()
+
+    async def close_builder(self, builder: Builder) -> None:
+        await cast(ProcessController, builder).__aexit__(None, None, None)
+
+    async def abandon(self, builder: Builder) -> None:
+        # Kept, because this process cannot really die: asyncio complains about
+        # transports that vanish open.
+        controller = cast(ProcessController, builder)
+        self._lost += controller._spawner.children.values()
+        await controller._tasks.aclose()
+
+    async def owned(self, node_id: str) -> set[str]:
+        found = await asyncio.to_thread(find, node_id, [])
+        processes = {f"processes of run {run_id}" for run_id in found}
+        root = self.root(node_id) / "process"
+        files = {str(path) for path in root.glob("runs/*/*")}
+        return processes | files | {str(path) for path in root.glob("builds/.tmp*")}
+
+    async def signal(self, instance: Instance, number: int) -> None:
+        os.kill(int(instance.describe()["pid"]), number)
+
+    async def __aexit__(self, *error: object) -> None:
+        await super().__aexit__(None, None, None)
+        for child in self._lost:
+            child.abort()
+        for folder in self.folder.iterdir():
+            for group in (await asyncio.to_thread(find, folder.name, [])).values():
+                for process in group:
+                    process.kill()

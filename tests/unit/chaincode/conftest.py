@@ -1,0 +1,42 @@
+"""Streams in both models; nothing may be left behind by a test."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.stream_node import MODELS, StreamNode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+
+@pytest.fixture(autouse=True)
+async def no_task_is_left() -> AsyncIterator[None]:
+    """Fail when a test leaves a task running."""
+    before = asyncio.all_tasks()
+    yield
+    for _ in range(50):
+        left = asyncio.all_tasks() - before - {asyncio.current_task()}
+        if not left:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"tasks left: {left}")
+
+
+@pytest.fixture(params=MODELS)
+async def node(
+    request: pytest.FixtureRequest, no_task_is_left: None
+) -> AsyncIterator[StreamNode]:
+    """A node; tests that use it run once per model."""
+    async with StreamNode(request.param) as node:
+        yield node
+
+
+@pytest.fixture
+async def listening(no_task_is_left: None) -> AsyncIterator[StreamNode]:
+    """A node that chaincode dials."""
+    async with StreamNode() as node:
+        yield node

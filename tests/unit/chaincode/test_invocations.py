@@ -1,0 +1,383 @@
+"""shim-protocol.md §8.2, §9, §10; checklist 20-24, 28-38."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from fabric_protos.peer import chaincode_pb2, proposal_pb2
+from fabric_protos.peer import chaincode_shim_pb2 as shim
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from chaindock.errors import (
+    ChaincodeError,
+    ExecuteFailed,
+    ExecuteTimeout,
+    StreamTerminated,
+    TransactionExists,
+)
+from support.memory_state import MemoryState, invocation, simulator_of
+from support.shim_peer import ShimPeer
+from support.stream_node import CCID, StreamNode
+
+Kind = shim.ChaincodeMessage
+
+
+async def test_the_message_carries_everything_byte_exact(node: StreamNode):
+    peer = await node.ready()
+    signed = proposal_pb2.SignedProposal()
+    # A field that nobody knows must arrive too.
+    signed.ParseFromString(b"\x0a\x03abc\x12\x03sig\x7a\x02zz")
+    invoked = invocation(b"\x00f", b"", "x", signed_proposal=signed)
+    invoked.input.decorations["d"] = b"deco"
+    call = node.call(invoked)
+    message = await peer.receive()
+    assert message.type == Kind.TRANSACTION
+    assert (message.txid, message.channel_id) == (invoked.tx_id, "dev")
+    assert message.proposal.SerializeToString() == signed.SerializeToString()
+    assert not message.HasField("timestamp")
+    assert not message.HasField("chaincode_event")
+    sent = chaincode_pb2.ChaincodeInput.FromString(message.payload)
+    assert list(sent.args) == [b"\x00f", b"", b"x"]
+    assert dict(sent.decorations) == {"d": b"deco"}
+    await peer.complete(message)
+    await call
+
+
+async def test_init_is_sent_as_init(node: StreamNode):
+    peer = await node.ready()
+    call = node.call(invocation("f", is_init=True))
+    message = await peer.receive()
+    assert message.type == Kind.INIT
+    await peer.complete(message)
+    await call
+
+
+async def test_a_hundred_invocations_on_one_stream_get_their_own_results(
+    node: StreamNode,
+):
+    peer = await node.ready()
+    calls = [node.call(invocation(str(number))) for number in range(100)]
+    started = [await peer.receive() for _ in range(100)]
+    for message in reversed(started):
+        args = chaincode_pb2.ChaincodeInput.FromString(message.payload).args
+        await peer.complete(message, args[0])
+    results = [outcome.response.payload for outcome in await asyncio.gather(*calls)]
+    assert results == [b"%d" % number for number in range(100)]
+
+
+async def test_a_running_transaction_is_not_started_again(node: StreamNode):
+    peer = await node.ready()
+    first = node.call(invocation("f", tx_id="t1"))
+    message = await peer.receive()
+    with pytest.raises(TransactionExists, match=r"txid: t1\(dev\) exists"):
+        await node.call(invocation("f", tx_id="t1"))
+    await peer.complete(message)
+    await first
+    again = node.call(invocation("f", tx_id="t1"))
+    await peer.complete(await peer.receive())
+    await again
+
+
+async def test_one_transaction_id_runs_on_two_channels(node: StreamNode):
+    peer = await node.ready()
+    calls = [
+        node.call(invocation("f", tx_id="t1", channel=name)) for name in ("one", "two")
+    ]
+    for message in [await peer.receive(), await peer.receive()]:
+        await peer.complete(message, message.channel_id.encode())
+    results = [outcome.response.payload for outcome in await asyncio.gather(*calls)]
+    assert results == [b"one", b"two"]
+
+
+async def test_a_final_message_of_nothing_is_ignored(node: StreamNode):
+    peer = await node.ready()
+    await peer.send(Kind.COMPLETED, txid="nobody", channel="dev")
+    await peer.send(Kind.ERROR, b"complaint", txid="nobody")
+    await assert_alive(node, peer)
+
+
+async def assert_alive(node: StreamNode, peer: ShimPeer) -> None:
+    call = node.call(invocation("alive"))
+    await peer.complete(await peer.receive(), b"yes")
+    assert (await call).response.payload == b"yes"
+
+
+async def test_error_from_the_chaincode(node: StreamNode):
+    peer = await node.ready()
+    call = node.call(invocation("f"))
+    message = await peer.receive()
+    await peer.send(
+        Kind.ERROR, b"bad \xff day", txid=message.txid, channel=message.channel_id
+    )
+    with pytest.raises(ChaincodeError) as caught:
+        await call
+    assert caught.value.message == "transaction returned with failure: bad \ufffd day"
+
+
+async def test_error_without_channel_matches_nothing(node: StreamNode):
+    peer = await node.ready()
+    call = node.call(invocation("f"))
+    message = await peer.receive()
+    await peer.send(Kind.ERROR, b"complaint", txid=message.txid)
+    await peer.complete(message)
+    assert (await call).response.status == 200
+
+
+async def test_an_undecodable_response(node: StreamNode):
+    peer = await node.ready()
+    call = node.call(invocation("f", tx_id="t1"))
+    message = await peer.receive()
+    await peer.send(
+        Kind.COMPLETED, b"\xff", txid=message.txid, channel=message.channel_id
+    )
+    with pytest.raises(
+        ChaincodeError, match="failed to unmarshal response for transaction t1: "
+    ):
+        await call
+
+
+@pytest.mark.parametrize("status", [0, 200, 399, 400, 499, 500])
+async def test_every_status_arrives_and_errors_drop_the_event(
+    node: StreamNode, status: int
+):
+    peer = await node.ready()
+    invoked = invocation("f")
+    call = node.call(invoked)
+    await peer.complete(await peer.receive(), b"p", status, event="sold")
+    outcome = await call
+    assert (outcome.response.status, outcome.response.payload) == (status, b"p")
+    if status >= 400:
+        assert outcome.event is None
+        return
+    assert outcome.event is not None
+    assert outcome.event.event_name == "sold"
+    assert outcome.event.payload == b"e:p"
+    assert outcome.event.chaincode_id == "basic"
+    assert outcome.event.tx_id == invoked.tx_id
+
+
+async def test_a_timeout_leaves_the_stream_alone(node: StreamNode):
+    peer = await node.ready()
+    call = node.call(invocation("f", tx_id="t1"), 0.05)
+    message = await peer.receive()
+    with pytest.raises(ExecuteTimeout) as caught:
+        await call
+    assert caught.value.message == (
+        "failed to execute transaction t1: error sending: timeout expired while "
+        "executing transaction"
+    )
+    # The chaincode still asks, and finishes: an error, and nothing.
+    reply = await peer.ask(message, Kind.GET_STATE, shim.GetState(key="k"))
+    assert reply.type == Kind.ERROR
+    assert reply.payload == b"GET_STATE failed: transaction ID: t1: no ledger context"
+    await peer.complete(message)
+    await assert_alive(node, peer)
+
+
+async def test_a_write_after_the_end_changes_nothing(node: StreamNode):
+    peer = await node.ready()
+    invoked = invocation("f", tx_id="t1")
+    call = node.call(invoked)
+    message = await peer.receive()
+    await peer.complete(message)
+    reply = await peer.ask(message, Kind.PUT_STATE, shim.PutState(key="k", value=b"v"))
+    assert reply.payload == b"PUT_STATE failed: transaction ID: t1: no ledger context"
+    await call
+    assert simulator_of(invoked).writes == {}
+
+
+async def test_a_lost_stream_fails_all_invocations_at_once(node: StreamNode):
+    peer = await node.ready()
+    calls = [node.call(invocation("f", tx_id=f"t{number}")) for number in range(3)]
+    for _ in calls:
+        await peer.receive()
+    await peer.leave()
+    async with asyncio.timeout(2):
+        results = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(result, StreamTerminated) for result in results)
+    assert str(results[0]) == (
+        "failed to execute transaction t0: error sending: chaincode stream terminated"
+    )
+    assert node.registry.find(CCID) is None
+    with pytest.raises(StreamTerminated):
+        await node.call(invocation("f"))
+
+
+async def test_half_close_ends_the_stream(listening: StreamNode):
+    peer = await listening.ready()
+    call = listening.call(invocation("f"))
+    await peer.receive()
+    await peer.half_close()
+    with pytest.raises(StreamTerminated):
+        await call
+
+
+async def test_a_caller_that_leaves_takes_its_context_along(node: StreamNode):
+    peer = await node.ready()
+    call = node.call(invocation("f"))
+    message = await peer.receive()
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert node.handler.open_calls == 0
+    reply = await peer.ask(message, Kind.GET_STATE, shim.GetState(key="k"))
+    assert reply.type == Kind.ERROR
+    await assert_alive(node, peer)
+
+
+async def test_a_caller_that_leaves_at_once_breaks_no_write(node: StreamNode):
+    """A write that was begun is finished, or grpc.aio would end the stream."""
+    peer = await node.ready()
+    for number in range(50):
+        call = node.call(invocation("f", b"x" * 100_000))
+        for _ in range(number % 5):
+            await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+    call = node.call(invocation("last"))
+    while True:
+        message = await peer.receive()
+        args = chaincode_pb2.ChaincodeInput.FromString(message.payload).args
+        if args[0] == b"last":
+            break
+    await peer.complete(message)
+    await call
+
+
+async def test_a_message_that_is_too_large_fails_alone():
+    async with StreamNode(max_message_bytes=1024 * 1024) as node:
+        peer = await node.ready()
+        with pytest.raises(ExecuteFailed, match="larger than the limit"):
+            await node.call(invocation("f", b"x" * 1024 * 1024))
+        await assert_alive(node, peer)
+
+
+async def test_large_arguments_and_results_pass(node: StreamNode):
+    peer = await node.ready()
+    large = b"x" * 30_000_000
+    call = node.call(invocation("f", large))
+    message = await peer.receive()
+    assert chaincode_pb2.ChaincodeInput.FromString(message.payload).args[1] == large
+    await peer.complete(message, large)
+    assert (await call).response.payload == large
+
+
+async def test_writers_of_one_stream_take_turns(node: StreamNode):
+    """Checklist 20: replies and new invocations at the same time."""
+    peer = await node.ready()
+    state = MemoryState({"k": b"v" * 10_000})
+    calls = [node.call(invocation("f", state=state)) for _ in range(50)]
+    running = [await peer.receive() for _ in calls]
+    for message in running:
+        await peer.send(
+            Kind.GET_STATE,
+            shim.GetState(key="k"),
+            txid=message.txid,
+            channel=message.channel_id,
+        )
+    calls += [node.call(invocation("f", state=state)) for _ in range(50)]
+    answered = 0
+    for _ in range(100):
+        message = await peer.receive()
+        answered += message.type == Kind.RESPONSE
+        running += [message] if message.type == Kind.TRANSACTION else []
+    assert answered == 50
+    for message in running:
+        await peer.complete(message)
+    await asyncio.gather(*calls)
+
+
+# --- limited concurrency ------------------------------------------------------------
+
+
+async def test_the_python_shim_gets_one_at_a_time(node: StreamNode):
+    peer = await node.ready(timestamp=Timestamp(seconds=1))
+    calls = [node.call(invocation(str(number))) for number in range(3)]
+    for number in range(3):
+        message = await peer.receive()
+        args = chaincode_pb2.ChaincodeInput.FromString(message.payload).args
+        assert args[0] == b"%d" % number
+        assert sum(call.done() for call in calls) == number
+        await peer.complete(message, args[0])
+        await calls[number]
+
+
+async def test_the_instance_limits_the_stream(node: StreamNode):
+    peer = await node.ready(concurrency=2)
+    calls = [node.call(invocation("f")) for _ in range(5)]
+    running = [await peer.receive(), await peer.receive()]
+    for _ in range(3):
+        await peer.complete(running.pop(0))
+        running.append(await peer.receive())
+    for message in running:
+        await peer.complete(message)
+    await asyncio.gather(*calls)
+
+
+async def test_the_clock_starts_when_it_is_sent(node: StreamNode):
+    peer = await node.ready(concurrency=1)
+    slow = node.call(invocation("slow"), 5.0)
+    message = await peer.receive()
+    waiting = node.call(invocation("waiting"), 0.2)
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    await peer.complete(message)
+    await slow
+    await peer.complete(await peer.receive())
+    assert (await waiting).response.status == 200
+
+
+async def test_a_timeout_frees_the_turn(node: StreamNode):
+    peer = await node.ready(concurrency=1)
+    stuck = node.call(invocation("stuck"), 0.05)
+    waiting = node.call(invocation("waiting"))
+    await peer.receive()
+    with pytest.raises(ExecuteTimeout):
+        await stuck
+    await peer.complete(await peer.receive(), b"next")
+    assert (await waiting).response.payload == b"next"
+
+
+async def test_who_waits_can_leave(node: StreamNode):
+    peer = await node.ready(concurrency=1)
+    first = node.call(invocation("first"))
+    message = await peer.receive()
+    leaves, stays = node.call(invocation("leaves")), node.call(invocation("stays"))
+    await asyncio.sleep(0)
+    leaves.cancel()
+    await asyncio.gather(leaves, return_exceptions=True)
+    await peer.complete(message)
+    await first
+    message = await peer.receive()
+    args = chaincode_pb2.ChaincodeInput.FromString(message.payload).args
+    assert args[0] == b"stays"
+    await peer.complete(message)
+    await stays
+
+
+async def test_what_waits_for_its_turn_has_no_context_yet(node: StreamNode):
+    peer = await node.ready(concurrency=1)
+    first = node.call(invocation("first", tx_id="t1"))
+    message = await peer.receive()
+    second = node.call(invocation("second", tx_id="t2"))
+    await asyncio.sleep(0)
+    await peer.send(Kind.GET_STATE, shim.GetState(key="k"), txid="t2", channel="dev")
+    reply = await peer.receive()
+    assert reply.payload == b"GET_STATE failed: transaction ID: t2: no ledger context"
+    await peer.send(Kind.COMPLETED, txid="t2", channel="dev")
+    with pytest.raises(TransactionExists):
+        await node.call(invocation("again", tx_id="t2"))
+    await peer.complete(message)
+    await first
+    await peer.complete(await peer.receive(), b"really")
+    assert (await second).response.payload == b"really"
+
+
+async def test_a_lost_stream_fails_who_waits_for_a_turn(node: StreamNode):
+    peer = await node.ready(concurrency=1)
+    calls = [node.call(invocation("f")) for _ in range(3)]
+    await peer.receive()
+    await peer.leave()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(result, StreamTerminated) for result in results)

@@ -1,0 +1,342 @@
+"""shim-protocol.md §4; checklist 39-51, and what is not yet supported."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fabric_protos.peer import chaincode_pb2
+from fabric_protos.peer import chaincode_shim_pb2 as shim
+
+from chaindock.chaincode import context, outbox, requests
+from chaindock.errors import ExecuteTimeout
+from support.memory_state import MemoryState, invocation, simulator_of
+from support.stream_node import StreamNode
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from support.memory_state import MemorySimulator
+    from support.shim_peer import ShimPeer
+
+Kind = shim.ChaincodeMessage
+
+
+class Session:
+    """One invocation that runs, and the chaincode that asks within it."""
+
+    def __init__(self, node: StreamNode, peer: ShimPeer) -> None:
+        self._node, self.peer = node, peer
+        self.state = MemoryState({"k": b"v", "k2": b"v2"})
+        self.call: asyncio.Task[Any]
+        self.message: Any
+        self.simulator: MemorySimulator
+
+    async def start(self, **fields: Any) -> Session:
+        invoked = invocation("f", tx_id="t1", state=self.state, **fields)
+        self.simulator = simulator_of(invoked)
+        self.call = self._node.call(invoked)
+        self.message = await self.peer.receive()
+        return self
+
+    async def ask(self, kind: int, payload: bytes | Message = b"") -> Any:
+        return await self.peer.ask(self.message, kind, payload)
+
+    async def ok(self, kind: int, payload: bytes | Message = b"") -> bytes:
+        reply = await self.ask(kind, payload)
+        assert reply.type == Kind.RESPONSE, reply.payload
+        answer: bytes = reply.payload
+        return answer
+
+    async def error(self, kind: int, payload: bytes | Message = b"") -> str:
+        """Return the CAUSE of the ERROR reply."""
+        reply = await self.ask(kind, payload)
+        assert reply.type == Kind.ERROR
+        text: str = reply.payload.decode()
+        prefix = f"{Kind.Type.Name(kind)} failed: transaction ID: t1: "
+        assert text.startswith(prefix)
+        return text.removeprefix(prefix)
+
+    async def finish(self) -> None:
+        await self.peer.complete(self.message)
+        await self.call
+
+
+@pytest.fixture
+async def session(node: StreamNode) -> Session:
+    return await Session(node, await node.ready()).start()
+
+
+async def test_get_state(session: Session):
+    assert await session.ok(Kind.GET_STATE, shim.GetState(key="k")) == b"v"
+    assert await session.ok(Kind.GET_STATE, shim.GetState(key="absent")) == b""
+    assert session.simulator.reads == ["k", "absent"]
+    await session.finish()
+
+
+async def test_put_and_del_state(session: Session):
+    assert await session.ok(Kind.PUT_STATE, shim.PutState(key="a", value=b"1")) == b""
+    assert await session.ok(Kind.PUT_STATE, shim.PutState(key="b")) == b""
+    assert await session.ok(Kind.DEL_STATE, shim.DelState(key="absent")) == b""
+    assert session.simulator.writes == {"a": b"1", "b": b"", "absent": b""}
+    # The transaction does not see its own writes.
+    assert await session.ok(Kind.GET_STATE, shim.GetState(key="a")) == b""
+    await session.finish()
+
+
+async def test_replies_carry_the_channel_of_their_request(node: StreamNode):
+    peer = await node.ready()
+    one, two = MemoryState({"k": b"1"}), MemoryState({"k": b"2"})
+    calls = [
+        node.call(invocation("f", tx_id="t1", channel="one", state=one)),
+        node.call(invocation("f", tx_id="t1", channel="two", state=two)),
+    ]
+    for message in [await peer.receive(), await peer.receive()]:
+        reply = await peer.ask(message, Kind.GET_STATE, shim.GetState(key="k"))
+        assert reply.payload == {"one": b"1", "two": b"2"}[message.channel_id]
+        await peer.complete(message)
+    await asyncio.gather(*calls)
+
+
+async def test_ten_thousand_requests_in_a_row_are_all_answered(listening: StreamNode):
+    """Checklist 41: the key is free before the reply is there."""
+    session = await Session(listening, await listening.ready()).start()
+    get = shim.GetState(key="k").SerializeToString()
+    for _ in range(2000):
+        assert await session.ok(Kind.GET_STATE, get) == b"v"
+    await session.finish()
+
+
+@pytest.mark.parametrize("kind", sorted(requests.REQUESTS))
+async def test_every_request_with_broken_payload_gets_one_error(
+    session: Session, kind: int
+):
+    cause = await session.error(kind, b"\xff\xff\xff")
+    if kind != Kind.INVOKE_CHAINCODE:  # not decoded yet
+        assert cause.startswith("unmarshal failed: ")
+    assert await session.ok(Kind.GET_STATE, shim.GetState(key="k")) == b"v"
+    await session.finish()
+
+
+@pytest.mark.parametrize("kind", sorted(requests.REQUESTS))
+async def test_every_request_of_no_transaction_gets_an_error(
+    session: Session, kind: int
+):
+    await session.peer.send(kind, txid="t2", channel="dev")
+    reply = await session.peer.receive()
+    name = Kind.Type.Name(kind)
+    text = f"{name} failed: transaction ID: t2: no ledger context"
+    assert (reply.type, reply.payload.decode()) == (Kind.ERROR, text)
+    assert (reply.txid, reply.channel_id) == ("t2", "dev")
+    await session.finish()
+
+
+async def test_a_defect_gives_an_error_and_the_stream_lives(session: Session):
+    put = shim.PutState(key="broken", value=b"v")
+    assert await session.error(Kind.PUT_STATE, put) == "panic during execution"
+    assert await session.ok(Kind.GET_STATE, shim.GetState(key="k")) == b"v"
+    await session.finish()
+
+
+async def test_the_words_of_the_ledger_arrive(session: Session):
+    put = shim.PutState(key="forbidden", value=b"v")
+    cause = await session.error(Kind.PUT_STATE, put)
+    assert cause == "txid [t]: unsuppored transaction"
+    session.simulator.done()
+    cause = await session.error(Kind.GET_STATE, shim.GetState(key="k"))
+    assert cause == "this instance should not be used after calling Done()"
+    await session.finish()
+
+
+async def test_get_state_multiple_keeps_the_order(session: Session):
+    keys = ["k2", "absent", "k"] * 40
+    payload = await session.ok(
+        Kind.GET_STATE_MULTIPLE, shim.GetStateMultiple(keys=keys)
+    )
+    values = list(shim.GetStateMultipleResult.FromString(payload).values)
+    assert values == [b"v2", b"", b"v"] * 40
+    await session.finish()
+
+
+async def test_get_state_multiple_of_thousands_lets_others_run(session: Session):
+    get = shim.GetStateMultiple(keys=["k"] * 5000)
+    payload = await session.ok(Kind.GET_STATE_MULTIPLE, get)
+    assert len(shim.GetStateMultipleResult.FromString(payload).values) == 5000
+    await session.finish()
+
+
+def record(kind: int, key: str, value: bytes = b"", collection: str = "") -> Any:
+    return shim.WriteRecord(type=kind, key=key, value=value, collection=collection)
+
+
+async def test_a_write_batch_is_applied_in_order(session: Session):
+    put, delete = shim.WriteRecord.PUT_STATE, shim.WriteRecord.DEL_STATE
+    batch = [record(put, "a", b"1"), record(delete, "a"), record(put, "b", b"2")]
+    await session.ok(Kind.WRITE_BATCH_STATE, shim.WriteBatchState(rec=batch))
+    assert session.simulator.writes == {"a": b"", "b": b"2"}
+    await session.finish()
+
+
+async def test_a_failing_record_leaves_the_earlier_ones(session: Session):
+    put = shim.WriteRecord.PUT_STATE
+    batch = [record(put, "a", b"1"), record(0, "b", b"2"), record(put, "c", b"3")]
+    cause = await session.error(Kind.WRITE_BATCH_STATE, shim.WriteBatchState(rec=batch))
+    assert cause == "unknown operation type"
+    assert session.simulator.writes == {"a": b"1"}
+    await session.finish()
+
+
+async def test_a_batch_of_thousands(session: Session):
+    put = shim.WriteRecord.PUT_STATE
+    batch = [record(put, f"k{number}", b"v") for number in range(3000)]
+    await session.ok(Kind.WRITE_BATCH_STATE, shim.WriteBatchState(rec=batch))
+    assert len(session.simulator.writes) == 3000
+    await session.finish()
+
+
+NOT_YET = "is not yet supported by Chaindock"
+PRIVATE = f"private data (collection 'c') {NOT_YET}"
+METADATA = f"state metadata (key-level endorsement) {NOT_YET}"
+UNSUPPORTED: list[tuple[int, Any, str]] = [
+    (Kind.GET_STATE, shim.GetState(key="k", collection="c"), PRIVATE),
+    (Kind.PUT_STATE, shim.PutState(key="k", collection="c"), PRIVATE),
+    (Kind.DEL_STATE, shim.DelState(key="k", collection="c"), PRIVATE),
+    (
+        Kind.GET_STATE_MULTIPLE,
+        shim.GetStateMultiple(keys=["k"], collection="c"),
+        PRIVATE,
+    ),
+    (Kind.GET_STATE_BY_RANGE, shim.GetStateByRange(collection="c"), PRIVATE),
+    (Kind.GET_QUERY_RESULT, shim.GetQueryResult(query="{}", collection="c"), PRIVATE),
+    (Kind.GET_PRIVATE_DATA_HASH, shim.GetState(key="k", collection="c"), PRIVATE),
+    (Kind.PURGE_PRIVATE_DATA, shim.DelState(key="k", collection="c"), PRIVATE),
+    (
+        Kind.PURGE_PRIVATE_DATA,
+        shim.DelState(key="k"),
+        "only applicable for private data",
+    ),
+    (Kind.GET_STATE_METADATA, shim.GetStateMetadata(key="k"), METADATA),
+    (Kind.PUT_STATE_METADATA, shim.PutStateMetadata(key="k"), METADATA),
+    (
+        Kind.INVOKE_CHAINCODE,
+        chaincode_pb2.ChaincodeSpec(),
+        f"calling another chaincode (INVOKE_CHAINCODE) {NOT_YET}",
+    ),
+    (
+        Kind.GET_QUERY_RESULT,
+        shim.GetQueryResult(query="{}"),
+        "ExecuteQuery not supported for leveldb",
+    ),
+    (
+        Kind.GET_QUERY_RESULT,
+        shim.GetQueryResult(
+            query="{}", metadata=shim.QueryMetadata(pageSize=3).SerializeToString()
+        ),
+        "ExecuteQueryWithMetadata not supported for leveldb",
+    ),
+    (
+        Kind.WRITE_BATCH_STATE,
+        shim.WriteBatchState(rec=[record(shim.WriteRecord.PUT_STATE_METADATA, "k")]),
+        METADATA,
+    ),
+    (
+        Kind.WRITE_BATCH_STATE,
+        shim.WriteBatchState(
+            rec=[record(shim.WriteRecord.PURGE_PRIVATE_DATA, "k", collection="c")]
+        ),
+        PRIVATE,
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "payload", "cause"), UNSUPPORTED)
+async def test_what_is_not_supported_says_so(
+    listening: StreamNode, kind: int, payload: Any, cause: str
+):
+    session = await Session(listening, await listening.ready()).start()
+    assert await session.error(kind, payload) == cause
+    await session.finish()
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload"), [row[:2] for row in UNSUPPORTED if row[2] == PRIVATE]
+)
+async def test_init_may_not_touch_private_data(
+    listening: StreamNode, kind: int, payload: Any
+):
+    session = await Session(listening, await listening.ready()).start(is_init=True)
+    cause = await session.error(kind, payload)
+    assert cause == "private data APIs are not allowed in chaincode Init()"
+    await session.finish()
+
+
+# --- hostile chaincode --------------------------------------------------------------
+
+
+async def test_who_does_not_read_is_not_read(
+    listening: StreamNode, monkeypatch: pytest.MonkeyPatch
+):
+    """Replies that nobody takes do not pile up in the node."""
+    monkeypatch.setattr(outbox, "WAITING_MESSAGES", 8)
+    session = await Session(listening, await listening.ready()).start()
+    session.state.keys["large"] = b"x" * 300_000
+    get = shim.GetState(key="large").SerializeToString()
+
+    async def flood() -> None:
+        for _ in range(100):
+            await session.peer.send(Kind.GET_STATE, get, txid="t1", channel="dev")
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(flood())
+        await asyncio.sleep(0.3)
+        assert len(session.simulator.reads) < 60
+        for _ in range(100):
+            assert len((await session.peer.receive()).payload) == 300_000
+    await session.finish()
+
+
+async def test_a_flooded_stream_can_end(
+    listening: StreamNode, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(outbox, "WAITING_MESSAGES", 2)
+    session = await Session(listening, await listening.ready()).start()
+    session.state.keys["large"] = b"x" * 1_000_000
+    get = shim.GetState(key="large").SerializeToString()
+    for _ in range(20):
+        await session.peer.send(Kind.GET_STATE, get, txid="t1", channel="dev")
+    await session.peer.leave()
+    await asyncio.gather(session.call, return_exceptions=True)
+
+
+async def test_a_transaction_cannot_write_without_end(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(context, "MAX_WRITTEN_BYTES", 100)
+    put = shim.PutState(key="k", value=b"x" * 60)
+    await session.ok(Kind.PUT_STATE, put)
+    assert "more than the limit of 100" in await session.error(Kind.PUT_STATE, put)
+    await session.finish()
+
+
+async def test_a_result_that_is_too_large_is_an_error():
+    async with StreamNode(max_message_bytes=100_000) as node:
+        session = await Session(node, await node.ready()).start()
+        session.state.keys["large"] = b"x" * 60_000
+        get = shim.GetStateMultiple(keys=["large"] * 3)
+        assert "ask for fewer" in await session.error(Kind.GET_STATE_MULTIPLE, get)
+        session.state.keys["large"] = b"x" * 99_000
+        cause = await session.error(Kind.GET_STATE, shim.GetState(key="large"))
+        assert cause == "result of 99000 bytes is too large to be sent"
+        await session.finish()
+
+
+async def test_long_work_ends_with_its_transaction(listening: StreamNode):
+    peer = await listening.ready()
+    call = listening.call(invocation("f", tx_id="t1"), 0.05)
+    message = await peer.receive()
+    get = shim.GetStateMultiple(keys=["k"] * 300_000).SerializeToString()
+    reply = await peer.ask(message, Kind.GET_STATE_MULTIPLE, get)
+    assert reply.payload.endswith(b"no ledger context")
+    with pytest.raises(ExecuteTimeout):
+        await call

@@ -1,0 +1,319 @@
+"""What is in force, and where it comes from."""
+
+from pathlib import Path
+
+import pytest
+
+from chaindock.config.environment import resolve_home
+from chaindock.config.kinds import WrongValueError
+from chaindock.config.load import load
+from chaindock.config.sections import defaults
+from chaindock.config.settings import look_up
+from chaindock.config.sources import find_file
+from chaindock.config.table import KEYS, KNOWN, VARIABLES
+from chaindock.container.contracts import BuildEnvironment
+from chaindock.controllers.docker.options import EndpointOptions
+from chaindock.errors import ConfigInvalid
+
+PEM = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+
+
+def core(home: Path, text: str) -> Path:
+    home.mkdir(exist_ok=True)
+    path = home / "core.yaml"
+    path.write_text(text)
+    return path
+
+
+def origin(config, key: str) -> str:
+    return next(one.origin for one in config.settings if one.key == key)
+
+
+def shown(config, key: str) -> str:
+    return next(one.value for one in config.settings if one.key == key)
+
+
+def test_nothing_has_to_be_set(tmp_path):
+    config = load(tmp_path, env={})
+    assert config.home == tmp_path
+    assert config.calls.execute_timeout_s == 30
+    assert {one.origin for one in config.settings} == {"default"}
+    assert config.ignored == ()
+
+
+def test_flag_beats_variable_beats_file_beats_default(tmp_path):
+    path = core(tmp_path, "chaincode:\n  executetimeout: 40s\npeer:\n  id: filed\n")
+    env = {"CORE_CHAINCODE_EXECUTETIMEOUT": "50s"}
+
+    config = load(tmp_path, env={})
+    assert config.calls.execute_timeout_s == 40
+    assert origin(config, "chaincode.executetimeout") == f"{path}:2"
+    assert origin(config, "peer.id") == f"{path}:4"
+    assert config.node.peer_id == "filed"
+
+    config = load(tmp_path, env=env)
+    assert config.calls.execute_timeout_s == 50
+    assert origin(config, "chaincode.executetimeout") == (
+        "env CORE_CHAINCODE_EXECUTETIMEOUT"
+    )
+
+    config = load(tmp_path, {"chaincode.ExecuteTimeout": "1m"}, env=env)
+    assert config.calls.execute_timeout_s == 60
+    assert origin(config, "chaincode.executetimeout") == "flag"
+    assert shown(config, "chaincode.executetimeout") == "1m"
+
+
+def test_keys_of_the_file_have_no_case(tmp_path):
+    core(tmp_path, "CHAINCODE: {StartupTimeout: 90s}\n")
+    assert load(tmp_path, env={}).launch.startup_timeout_s == 90
+
+
+def test_unknown_key_in_our_section_names_the_nearest_one(tmp_path):
+    path = core(tmp_path, "chaindock:\n  chanel: c1\n")
+    with pytest.raises(ConfigInvalid) as caught:
+        load(tmp_path, env={})
+    assert "'chaindock.chanel'" in caught.value.message
+    assert f"{path}:2" in caught.value.message
+    assert caught.value.hint == "did you mean 'chaindock.channel'?"
+
+
+def test_unknown_variable_of_ours_names_the_nearest_one(tmp_path):
+    with pytest.raises(ConfigInvalid) as caught:
+        load(tmp_path, env={"CORE_CHAINDOCK_BACKENDS": "docker"})
+    assert caught.value.hint == "did you mean 'CORE_CHAINDOCK_BACKEND'?"
+
+
+def test_unknown_key_on_the_command_line_is_refused(tmp_path):
+    with pytest.raises(ConfigInvalid) as caught:
+        load(tmp_path, {"chaincode.startup": "9s"}, env={})
+    assert caught.value.hint == "did you mean 'chaincode.startuptimeout'?"
+
+
+def test_unknown_key_of_fabric_is_listed_with_its_reason(tmp_path):
+    path = core(
+        tmp_path,
+        "peer:\n  gossip:\n    orgLeader: true\n"
+        "vm:\n  docker:\n    attachStdout: true\n",
+    )
+    config = load(tmp_path, env={"CORE_PEER_TLS_ROOTCERT_FILE": "x"})
+    found = {one.key: one for one in config.ignored}
+    assert found["peer.gossip.orgLeader"].origin == f"{path}:3"
+    assert found["vm.docker.attachStdout"].reason == "output is always kept"
+    assert "CORE_PEER_TLS_ROOTCERT_FILE" in found
+
+
+def test_empty_values_of_the_file_set_nothing(tmp_path):
+    core(tmp_path, "vm: {docker: {hostConfig: {Dns: }}}\n")
+    assert load(tmp_path, env={}).docker.sandbox.dns == ()
+
+
+def test_build_and_run_get_the_same_name_servers(tmp_path):
+    core(tmp_path, "vm:\n  docker:\n    hostConfig:\n      Dns: [10.0.0.1, 10.0.0.2]\n")
+    config = load(tmp_path, env={})
+    assert config.docker.sandbox.dns == ("10.0.0.1", "10.0.0.2")
+    assert config.docker.compile.dns == ("10.0.0.1", "10.0.0.2")
+
+
+def test_values_are_taken_as_they_are_written(tmp_path):
+    core(tmp_path, "peer: {id: 007, networkId: 1:30}\n")
+    config = load(tmp_path, env={})
+    assert (config.node.peer_id, config.node.network_id) == ("007", "1:30")
+
+
+def test_fabrics_floors_hold(tmp_path):
+    flags = {"chaincode.startuptimeout": "1s", "chaincode.executetimeout": "500ms"}
+    config = load(tmp_path, flags, env={})
+    assert config.launch.startup_timeout_s == 5
+    assert config.calls.execute_timeout_s == 30
+
+
+def test_fabrics_file_is_found_through_its_variable(tmp_path):
+    core(tmp_path / "fabric", "peer: {id: elsewhere}\n")
+    core(tmp_path / "home", "peer: {id: home}\n")
+    env = {"FABRIC_CFG_PATH": str(tmp_path / "fabric")}
+    assert load(tmp_path / "home", env=env).node.peer_id == "elsewhere"
+    assert load(tmp_path / "home", env={}).node.peer_id == "home"
+
+
+def test_folder_without_a_file_is_an_error(tmp_path):
+    with pytest.raises(ConfigInvalid) as caught:
+        find_file(tmp_path, {"FABRIC_CFG_PATH": str(tmp_path)})
+    assert caught.value.origin == "env FABRIC_CFG_PATH"
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("a: [", "is not YAML"),
+        ("- a\n", "expected keys and values"),
+        ("a: !!python/object/apply:os.system [ls]\n", "is not YAML"),
+        ("#" * 1_100_000, "is larger than"),
+        ("a: " + "[" * 5000, "is not YAML"),
+    ],
+)
+def test_file_that_is_no_configuration_is_refused(tmp_path, text, what):
+    core(tmp_path, text)
+    with pytest.raises(ConfigInvalid) as caught:
+        load(tmp_path, env={})
+    assert what in caught.value.message
+
+
+def test_empty_file_is_fine(tmp_path):
+    core(tmp_path, "# nothing\n")
+    assert load(tmp_path, env={}).node.channel == "mychannel"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("chaincode.executetimeout", "30", "a duration with its unit"),
+        ("chaincode.installTimeout", "0s", "a duration above 0"),
+        ("chaincode.pull", "maybe", "true or false"),
+        ("chaindock.output.keep", "-1", "a whole number"),
+        ("chaindock.output.keep", "0", "a whole number above 0"),
+        ("chaindock.output.size", "many", "a size"),
+        ("chaindock.sandbox.cpus", "inf", "a number"),
+        ("chaindock.channel", "My Channel", "a lower-case letter"),
+        ("chaindock.docker.pull", "often", "one of missing, never, always"),
+        ("chaindock.build.variables", "A", "KEY=VALUE"),
+        ("peer.chaincodeListenAddress", "0.0.0.0:port", "host:port"),
+    ],
+)
+def test_wrong_value_says_what_was_expected(tmp_path, key, value, expected):
+    with pytest.raises(ConfigInvalid) as caught:
+        load(tmp_path, {key: value}, env={})
+    assert expected in caught.value.message
+    assert repr(value) in caught.value.message
+    assert caught.value.key == key
+
+
+def test_relative_paths_start_at_the_file_that_has_them(tmp_path, monkeypatch):
+    (tmp_path / "ca.pem").write_text(PEM)
+    core(tmp_path, "chaindock: {ca: ca.pem}\n")
+    assert load(tmp_path, env={}).build.ca_bundle == tmp_path / "ca.pem"
+    monkeypatch.chdir(tmp_path)
+    env = {"CORE_CHAINDOCK_CA": "ca.pem"}
+    assert load(tmp_path / "x", env=env).build.ca_bundle == tmp_path / "ca.pem"
+
+
+def test_named_ca_bundle_must_be_one(tmp_path):
+    (tmp_path / "ca.pem").write_text("hello")
+    for name, why in (("ca.pem", "holds no PEM"), ("gone.pem", "cannot be read")):
+        with pytest.raises(ConfigInvalid) as caught:
+            load(tmp_path, {"chaindock.ca": str(tmp_path / name)}, env={})
+        assert why in caught.value.message
+
+
+def test_ca_of_the_environment_is_used_when_it_can_be(tmp_path):
+    (tmp_path / "ca.pem").write_text(PEM)
+    env = {
+        "SSL_CERT_FILE": str(tmp_path / "gone.pem"),
+        "PIP_CERT": str(tmp_path / "ca.pem"),
+    }
+    config = load(tmp_path, env=env)
+    assert config.build.ca_bundle == tmp_path / "ca.pem"
+    assert origin(config, "chaindock.ca") == "env PIP_CERT"
+    assert "SSL_CERT_FILE" in config.warnings[0]
+
+
+def test_builds_get_proxies_and_registries_and_nothing_else(tmp_path):
+    env = {
+        "HTTPS_PROXY": "http://me:word@proxy:3128",
+        "no_proxy": "localhost",
+        "GOPROXY": "https://mirror",
+        "npm_config_registry": "https://npm",
+        "NPM_CONFIG_CACHE": "/mine",
+        "NPM_TOKEN": "t0k3n",
+        "AWS_SECRET_ACCESS_KEY": "no",
+        "GOPATH": "/mine",
+        "HTTP_PROXY": "",
+    }
+    config = load(tmp_path, {"chaindock.build.variables": "A=1,B=2"}, env=env)
+    assert dict(config.build.variables) == {
+        "HTTPS_PROXY": "http://me:word@proxy:3128",
+        "no_proxy": "localhost",
+        "GOPROXY": "https://mirror",
+        "npm_config_registry": "https://npm",
+        "NPM_TOKEN": "t0k3n",
+        "A": "1",
+        "B": "2",
+    }
+    text = shown(config, "chaindock.build.variables")
+    assert "word" not in text
+    assert "t0k3n" not in text
+    assert "http://[secret]@proxy:3128" in text
+
+
+def test_wrong_value_with_a_password_does_not_show_it(tmp_path):
+    with pytest.raises(ConfigInvalid) as caught:
+        load(tmp_path, {"chaindock.sandbox.cpus": "http://me:word@x"}, env={})
+    assert "word" not in caught.value.message
+
+
+def test_empty_endpoint_means_no_engine(tmp_path):
+    assert load(tmp_path, env={}).node.engine
+    assert not load(tmp_path, env={"CORE_VM_ENDPOINT": ""}).node.engine
+    assert load(tmp_path, env={"CORE_VM_ENDPOINT": "unix:///x"}).node.engine
+
+
+def test_development_mode_takes_chaincode_nobody_launched(tmp_path):
+    assert not load(tmp_path, env={}).stream.admit_unlaunched
+    assert load(tmp_path, {"chaincode.mode": "dev"}, env={}).stream.admit_unlaunched
+
+
+def test_engine_look_up_gets_what_the_docker_client_would(tmp_path):
+    env = {
+        "DOCKER_HOST": "tcp://h:1",
+        "DOCKER_CONTEXT": "c",
+        "DOCKER_CERT_PATH": "/certs",
+        "DOCKER_TLS_VERIFY": "1",
+        "HOME": "/home/me",
+        "XDG_RUNTIME_DIR": "/run/user/1",
+    }
+    found = load(tmp_path, env=env).docker.endpoint
+    assert found == EndpointOptions(
+        docker_host="tcp://h:1",
+        docker_context="c",
+        runtime_dir=Path("/run/user/1"),
+        home=Path("/home/me"),
+        tls=True,
+        ca_file=Path("/certs/ca.pem"),
+        cert_file=Path("/certs/cert.pem"),
+        key_file=Path("/certs/key.pem"),
+    )
+
+
+def test_home_is_flag_then_variable_then_default(tmp_path, monkeypatch):
+    env = {"CHAINDOCK_HOME": "/b"}
+    assert resolve_home("/a", env) == Path("/a")
+    assert resolve_home(None, env) == Path("/b")
+    assert resolve_home(None, {}) == Path.home() / ".chaindock"
+    monkeypatch.chdir(tmp_path)
+    assert resolve_home("here", {}) == tmp_path / "here"
+
+
+# --- the table -----------------------------------------------------------------------
+
+PLAIN = defaults(Path("/home"), "/bin", EndpointOptions(), BuildEnvironment())
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
+def test_key_goes_where_it_says_and_its_default_reads_back(key):
+    values = [look_up(PLAIN, target) for target in key.targets]
+    assert key.help.endswith(".")
+    if values[0] is None:
+        return
+    text = key.kind.show(values[0])
+    try:
+        assert key.kind.read(text, Path("/")) == values[0]
+    except WrongValueError:
+        assert text == ""
+
+
+def test_names_and_variables_are_unique():
+    assert len(KNOWN) == len(VARIABLES) == len(KEYS)
+
+
+def test_options_are_frozen():
+    with pytest.raises(AttributeError):
+        PLAIN.node.channel = "x"  # type: ignore[misc]

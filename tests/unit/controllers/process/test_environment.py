@@ -1,0 +1,103 @@
+"""What programs are told, and nothing else."""
+
+from __future__ import annotations
+
+import base64
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chaindock.container.contracts import ClientTls
+from chaindock.controllers.process.environment import (
+    Places,
+    base_environment,
+    ca_environment,
+    run_path,
+    write_tls,
+)
+from chaindock.errors import ChaindockError, ConfigInvalid
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TLS = ClientTls("KEY\npem\n", "CERT\npem\n", "ROOT\npem\n")
+
+
+def test_placeholders_are_filled_wherever_they_stand():
+    places = Places(
+        {"output": "/o", "peer": "127.0.0.1:7052", "ccid": "cc:1"},
+        tool="/bin/{}".format,
+        cache="/c/{}".format,
+    )
+    argv = ["{tool:python3}", "-x={output}/a", "{peer}", "{cache:go-build}", "{ccid}"]
+    assert places.fill_all(argv) == [
+        "/bin/python3",
+        "-x=/o/a",
+        "127.0.0.1:7052",
+        "/c/go-build",
+        "cc:1",
+    ]
+
+
+def test_other_braces_are_left_alone():
+    places = Places({}, tool=str)
+    assert places.fill("${HOME} {a} {} {tool:}") == "${HOME} {a} {} {tool:}"
+
+
+def test_a_filled_in_value_is_not_filled_again():
+    assert Places({"ccid": "{output}", "output": "/o"}, tool=str).fill("{ccid}") == (
+        "{output}"
+    )
+
+
+@pytest.mark.parametrize("text", ["{peer}", "{cache:go}"])
+def test_a_placeholder_without_a_value_is_an_error(text: str):
+    with pytest.raises(ChaindockError, match=text):
+        Places({}, tool=str).fill(text)
+
+
+def test_base_environment_is_private_and_minimal(tmp_path: Path):
+    env = base_environment(tmp_path, ["/a", "/b", "/a"])
+    assert set(env) == {"PATH", "HOME", "TMPDIR", "LANG"}
+    assert env["PATH"] == "/a:/b"
+    for name in ("HOME", "TMPDIR"):
+        mode = stat.S_IMODE((tmp_path / env[name]).stat().st_mode)
+        assert mode == 0o700
+
+
+def test_run_path_begins_with_the_toolchain():
+    assert run_path(["/opt/node/bin/node"])[0] == "/opt/node/bin"
+    assert "/bin" in run_path([])
+
+
+def test_tls_files_have_the_encodings_the_shims_insist_on(tmp_path: Path):
+    env = write_tls(TLS, tmp_path / "tls")
+    text = {name: (tmp_path / path).read_text() for name, path in env.items()}
+    assert text == {
+        "CORE_TLS_CLIENT_KEY_PATH": base64.b64encode(b"KEY\npem\n").decode(),
+        "CORE_TLS_CLIENT_CERT_PATH": base64.b64encode(b"CERT\npem\n").decode(),
+        "CORE_TLS_CLIENT_KEY_FILE": "KEY\npem\n",
+        "CORE_TLS_CLIENT_CERT_FILE": "CERT\npem\n",
+        "CORE_PEER_TLS_ROOTCERT_FILE": "ROOT\npem\n",
+    }
+    for path in (tmp_path / "tls").iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_ca_bundle_is_added_to_the_usual_authorities(tmp_path: Path):
+    extra = tmp_path / "corp.pem"
+    extra.write_text("-----CORP-----\n")
+    env = ca_environment(extra, tmp_path)
+    assert env["NODE_EXTRA_CA_CERTS"] == str(extra)
+    both = {env[n] for n in env if n != "NODE_EXTRA_CA_CERTS"}
+    assert len(both) == 1
+    assert "-----CORP-----" in (tmp_path / both.pop()).read_text()
+    assert {"SSL_CERT_FILE", "PIP_CERT", "GIT_SSL_CAINFO", "npm_config_cafile"} <= set(
+        env
+    )
+
+
+def test_a_missing_ca_bundle_is_named(tmp_path: Path):
+    with pytest.raises(ConfigInvalid, match=r"corp\.pem"):
+        ca_environment(tmp_path / "corp.pem", tmp_path)

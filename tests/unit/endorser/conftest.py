@@ -1,0 +1,180 @@
+"""A node's endorsing side on a real ledger; only the chaincode is a function."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+from fabric_protos.peer import chaincode_event_pb2, proposal_response_pb2
+from fabric_protos.peer.lifecycle import lifecycle_pb2
+
+from chaindock.chaincode.invocation import Outcome
+from chaindock.endorser.caller import Caller, DefinitionWriter
+from chaindock.endorser.endorser import Endorser
+from chaindock.endorser.genesis import genesis_envelope
+from chaindock.endorser.orderer import Orderer, OrdererOptions
+from chaindock.endorser.transactions import TransactionChecks
+from chaindock.identity.organization import Organization
+from chaindock.ids import Ccid, ChannelId
+from chaindock.ledger import Ledger
+from chaindock.lifecycle.contract import LifecycleContract
+from chaindock.lifecycle.definitions import Approval, Definitions
+
+CHANNEL = ChannelId("mychannel")
+CCID = Ccid("basic_1.0:" + "a" * 64)
+
+
+class Approvals:
+    """Everything that a test approves."""
+
+    def __init__(self):
+        self.known = {}
+        self.stopped = set()
+
+    def approval(self, name, sequence):
+        return self.known.get((name, sequence))
+
+    def is_stopped(self, name):
+        return name in self.stopped
+
+
+class Chaincode:
+    """Runs in place of real chaincode: put, get, status, event, hang, …"""
+
+    def __init__(self):
+        self.seen = []
+        self.raises = None
+        self.hold = None
+
+    async def execute(self, ccid, invocation):
+        self.seen.append((ccid, invocation))
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.raises is not None:
+            raise self.raises
+        function, *args = (bytes(a).decode() for a in invocation.input.args)
+        return getattr(self, function)(invocation, *args)
+
+    def put(self, invocation, key, value):
+        invocation.simulator.put_state(invocation.namespace, key, value.encode())
+        return answer(payload=value.encode())
+
+    def get(self, invocation, key):
+        value = invocation.simulator.get_state(invocation.namespace, key)
+        return answer(payload=value or b"")
+
+    def copy(self, invocation, source, target):
+        value = invocation.simulator.get_state(invocation.namespace, source)
+        invocation.simulator.put_state(invocation.namespace, target, value or b"-")
+        return answer(payload=value or b"")
+
+    def status(self, invocation, status, message=""):
+        invocation.simulator.put_state(invocation.namespace, "never", b"x")
+        return answer(int(status), message, b"data", event=("e", b"p"))
+
+    def event(self, invocation, name, payload):
+        invocation.simulator.put_state(invocation.namespace, "k", b"v")
+        return answer(event=(name, payload.encode()))
+
+    def init(self, invocation):
+        return answer(payload=b"init" if invocation.is_init else b"not init")
+
+
+def answer(status=200, message="", payload=b"", event=None):
+    response = proposal_response_pb2.Response(
+        status=status, message=message, payload=payload
+    )
+    raised = None
+    if event is not None:
+        raised = chaincode_event_pb2.ChaincodeEvent(
+            chaincode_id="forged", event_name=event[0], payload=event[1]
+        )
+    return Outcome(response, raised)
+
+
+@dataclass
+class Node:
+    org: Organization
+    ledger: Ledger
+    endorser: Endorser
+    orderer: Orderer
+    caller: Caller
+    writer: DefinitionWriter
+    chaincode: Chaincode
+    approvals: Approvals
+    user: object = field(init=False)
+
+    def __post_init__(self):
+        self.user = self.org.user("User1")
+
+    async def define(
+        self, name="basic", version="1.0", *, init_required=False, ccid=CCID
+    ):
+        sequence = self.writer.sequence(name) + 1
+        self.approvals.known[name, sequence] = Approval(
+            name, sequence, version, ccid, init_required=init_required
+        )
+        await self.writer.commit(
+            lifecycle_pb2.CommitChaincodeDefinitionArgs(
+                name=name,
+                sequence=sequence,
+                version=version,
+                init_required=init_required,
+            )
+        )
+
+
+@pytest.fixture(scope="session")
+def org(tmp_path_factory):
+    return Organization.open(
+        tmp_path_factory.mktemp("organizations"), "Org1MSP", "org1.example.com"
+    )
+
+
+@pytest.fixture
+def options():
+    return OrdererOptions()
+
+
+@pytest.fixture
+async def node(tmp_path, org, options):
+    approvals, chaincode = Approvals(), Chaincode()
+    opened = Ledger.open(
+        tmp_path / "ledger.db",
+        CHANNEL,
+        org.orderer,
+        lambda: genesis_envelope(CHANNEL, org.msp, options),
+    )
+    async with opened as ledger:
+        endorser = Endorser(
+            msp=org.msp,
+            signer=org.peer,
+            ledger=ledger,
+            definitions=Definitions(approvals),
+            executor=chaincode,
+            system={"_lifecycle": LifecycleContract(approvals, "Org1MSP")},
+        )
+        checks = TransactionChecks(CHANNEL, org.msp)
+        async with Orderer(ledger, checks, options) as orderer:
+            caller = Caller(CHANNEL, endorser, orderer)
+            yield Node(
+                org,
+                ledger,
+                endorser,
+                orderer,
+                caller,
+                DefinitionWriter(caller, ledger, org.admin),
+                chaincode,
+                approvals,
+            )
+
+
+@pytest.fixture
+async def defined(node):
+    await node.define()
+    return node
+
+
+async def settle():
+    """Let everything that is ready run."""
+    for _ in range(10):
+        await asyncio.sleep(0)

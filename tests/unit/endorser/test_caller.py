@@ -1,0 +1,206 @@
+"""What the admin API gets: queries and transactions from end to end."""
+
+import asyncio
+
+import pytest
+from fabric_protos.common import common_pb2
+from fabric_protos.peer import transaction_pb2
+
+from chaindock.endorser.caller import code_name
+from chaindock.errors import (
+    ChaincodeError,
+    ExitedEarly,
+    InvalidInput,
+    LedgerError,
+    NotFound,
+    StartFailed,
+)
+
+
+async def test_an_invoked_value_is_there_for_the_next_query(defined):
+    done = await defined.caller.invoke(
+        "basic", [b"put", b"k", b"v"], signer=defined.user
+    )
+    assert (done.status, done.payload, done.code, done.code_name) == (
+        200,
+        b"v",
+        0,
+        "VALID",
+    )
+    assert done.block == defined.ledger.height - 1
+    found = await defined.caller.query("basic", [b"get", b"k"], signer=defined.user)
+    assert found.payload == b"v"
+    assert (found.block, found.code, found.code_name) == (None, None, None)
+
+
+async def test_a_query_writes_nothing(defined):
+    height = defined.ledger.height
+    await defined.caller.query("basic", [b"put", b"k", b"v"], signer=defined.user)
+    assert defined.ledger.height == height
+    found = await defined.caller.query("basic", [b"get", b"k"], signer=defined.user)
+    assert found.payload == b""
+
+
+async def test_a_submitted_read_commits_valid(defined):
+    done = await defined.caller.invoke("basic", [b"get", b"none"], signer=defined.user)
+    assert done.code == 0
+
+
+@pytest.mark.parametrize("status", [400, 404, 500, 599])
+async def test_an_error_status_is_an_answer_and_is_never_ordered(defined, status):
+    height = defined.ledger.height
+    for call in (defined.caller.query, defined.caller.invoke):
+        said = await call(
+            "basic", [b"status", str(status).encode(), b"no"], signer=defined.user
+        )
+        assert (said.status, said.message, said.payload) == (status, "no", b"data")
+        assert (said.block, said.code, said.event) == (None, None, None)
+    assert defined.ledger.height == height
+
+
+async def test_status_399_is_success(defined):
+    done = await defined.caller.invoke(
+        "basic", [b"status", b"399"], signer=defined.user
+    )
+    assert (done.status, done.code) == (399, 0)
+
+
+async def test_the_event_carries_name_and_transaction_as_the_node_knows_them(defined):
+    done = await defined.caller.invoke(
+        "basic", [b"event", b"sold", b"car"], signer=defined.user
+    )
+    event = done.event
+    assert (event.chaincode_id, event.event_name) == ("basic", "sold")
+    assert (event.tx_id, event.payload) == (done.tx_id, b"car")
+
+
+async def test_two_writers_of_what_both_read_conflict(defined):
+    await defined.caller.invoke("basic", [b"put", b"a", b"1"], signer=defined.user)
+    defined.chaincode.hold = asyncio.Event()
+    both = asyncio.gather(
+        defined.caller.invoke("basic", [b"copy", b"a", b"a"], signer=defined.user),
+        defined.caller.invoke("basic", [b"copy", b"a", b"a"], signer=defined.user),
+    )
+    while len(defined.chaincode.seen) < 3:
+        await asyncio.sleep(0)
+    defined.chaincode.hold.set()
+    codes = sorted(done.code for done in await both)
+    assert codes == [0, 11]
+    assert code_name(11) == "MVCC_READ_CONFLICT"
+
+
+async def test_an_upgrade_in_between_makes_the_transaction_void(defined):
+    defined.chaincode.hold = asyncio.Event()
+    running = asyncio.ensure_future(
+        defined.caller.invoke("basic", [b"put", b"k", b"v"], signer=defined.user)
+    )
+    while not defined.chaincode.seen:
+        await asyncio.sleep(0)
+    await defined.define(version="2.0")
+    defined.chaincode.hold.set()
+    assert (await running).code == transaction_pb2.MVCC_READ_CONFLICT
+
+
+async def test_failures_of_the_node_keep_their_facts(defined):
+    error = ExitedEarly(
+        "could not launch chaincode x: …", output=["panic"], exit_code=2
+    )
+    defined.chaincode.raises = error
+    with pytest.raises(ExitedEarly) as caught:
+        await defined.caller.query("basic", [b"get", b"k"], signer=defined.user)
+    assert caught.value is error
+    defined.chaincode.raises = ChaincodeError("transaction returned with failure: x")
+    with pytest.raises(ChaincodeError):
+        await defined.caller.invoke("basic", [b"get", b"k"], signer=defined.user)
+
+
+async def test_an_unknown_name_says_that_it_is_not_defined(node):
+    with pytest.raises(NotFound) as caught:
+        await node.caller.query("none", [b"get"], signer=node.user)
+    assert caught.value.message == (
+        "make sure the chaincode none has been successfully defined on channel "
+        "mychannel and try again: chaincode none not found"
+    )
+
+
+async def test_defined_but_not_installed_says_so(defined):
+    defined.approvals.known.clear()
+    with pytest.raises(NotFound) as caught:
+        await defined.caller.query("basic", [b"get", b"k"], signer=defined.user)
+    assert caught.value.message.endswith(
+        "chaincode definition for 'basic' exists, but chaincode is not installed"
+    )
+
+
+async def test_a_stopped_chaincode_is_not_started_by_a_call(defined):
+    defined.approvals.stopped.add("basic")
+    with pytest.raises(StartFailed, match="was stopped"):
+        await defined.caller.query("basic", [b"get", b"k"], signer=defined.user)
+    assert defined.chaincode.seen == []
+
+
+async def test_init_is_required_once_for_each_version(node):
+    await node.define("basic", "1.0", init_required=True)
+
+    def call(*args, is_init=False):
+        return node.caller.invoke("basic", args, signer=node.user, is_init=is_init)
+
+    with pytest.raises(InvalidInput, match="must call as init first"):
+        await call(b"put", b"k", b"v")
+    assert (await call(b"init", is_init=True)).payload == b"init"
+    with pytest.raises(InvalidInput, match="is already initialized but called as init"):
+        await call(b"init", is_init=True)
+    assert (await call(b"put", b"k", b"v")).code == 0
+    await node.define("basic", "2.0", init_required=True)
+    with pytest.raises(InvalidInput, match="must call as init first"):
+        await call(b"put", b"k", b"v")
+    assert (await call(b"init", is_init=True)).code == 0
+    assert (await call(b"get", b"k")).payload == b"v"
+
+
+async def test_init_where_none_is_required_is_refused(defined):
+    with pytest.raises(InvalidInput, match="does not require initialization"):
+        await defined.caller.invoke(
+            "basic", [b"init"], signer=defined.user, is_init=True
+        )
+
+
+async def test_transient_values_reach_the_chaincode_and_not_the_ledger(defined):
+    done = await defined.caller.invoke(
+        "basic",
+        [b"put", b"k", b"v"],
+        signer=defined.user,
+        transient={"pin": b"only-for-the-chaincode"},
+    )
+    assert done.code == 0
+    _, invocation = defined.chaincode.seen[-1]
+    assert b"only-for-the-chaincode" in invocation.signed_proposal.proposal_bytes
+    assert b"only-for-the-chaincode" not in defined.ledger.get_block(done.block)
+
+
+async def test_the_time_limit_of_a_call_reaches_the_chaincode(defined):
+    await defined.caller.query(
+        "basic", [b"get", b"k"], signer=defined.user, timeout_s=1.5
+    )
+    assert defined.chaincode.seen[-1][1].timeout_s == 1.5
+
+
+async def test_a_definition_without_approval_is_not_committed(node):
+    from fabric_protos.peer.lifecycle import lifecycle_pb2
+
+    args = lifecycle_pb2.CommitChaincodeDefinitionArgs(
+        name="x", sequence=1, version="1.0"
+    )
+    with pytest.raises(LedgerError, match="not agreed to by this org"):
+        await node.writer.commit(args)
+    assert node.writer.sequence("x") == 0
+
+
+async def test_a_definition_is_a_transaction_that_anybody_can_read(defined):
+    block = common_pb2.Block.FromString(defined.ledger.get_block(1))
+    envelope = common_pb2.Envelope.FromString(block.data.data[0])
+    payload = common_pb2.Payload.FromString(envelope.payload)
+    header = common_pb2.ChannelHeader.FromString(payload.header.channel_header)
+    assert header.type == common_pb2.ENDORSER_TRANSACTION
+    assert b"_lifecycle" in header.extension
+    assert bytes(block.metadata.metadata[2]) == b"\x00"

@@ -1,0 +1,321 @@
+"""What a simulation sees and what it records."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chaindock.errors import InvalidInput, LedgerClosed, LedgerError, ReadOnlyViolation
+from chaindock.ids import TxId
+from chaindock.ledger import LedgerOptions
+from chaindock.ledger.rwset import marshal
+from support.envelopes import namespaces, read, rwset
+from support.ledgers import commit, ledger_at, only_rwset, pairs, value
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from chaindock.ledger import Ledger
+
+T = TxId("t1")
+
+
+async def test_a_transaction_does_not_see_its_own_writes(ledger: Ledger) -> None:
+    await commit(ledger, rwset(writes={"k": b"old"}))
+    with ledger.new_simulator(T) as simulator:
+        simulator.put_state("cc", "k", b"new")
+        assert simulator.get_state("cc", "k") == b"old"
+        assert pairs(simulator.open_range("cc", "", "")) == [("k", b"old")]
+
+
+async def test_results_hold_reads_with_versions_and_last_writes(ledger: Ledger) -> None:
+    await commit(ledger, rwset(writes={"a": b"1"}), rwset(writes={"k": b"1"}))
+    with ledger.new_simulator(T) as simulator:
+        assert simulator.get_states("cc", ["k", "missing", "k"]) == [b"1", None, b"1"]
+        simulator.put_state("cc", "z", b"first")
+        simulator.put_state("cc", "z", b"last")
+        simulator.put_state("cc", "emptied", b"")
+        simulator.delete_state("cc", "gone")
+        found = simulator.results()
+    assert found == rwset(
+        {"k": (1, 1), "missing": None}, {"z": b"last", "emptied": None, "gone": None}
+    )
+
+
+async def test_a_version_of_block_zero_is_present_and_not_nil() -> None:
+    found = only_rwset(marshal({"cc": {"k": (0, 0)}}, {}, []))
+    assert found.reads[0].HasField("version")
+
+
+async def test_namespaces_are_sorted_and_untouched_ones_absent(ledger: Ledger) -> None:
+    with ledger.new_simulator(T) as simulator:
+        simulator.put_state("zz", "k", b"1")
+        simulator.get_state("_lifecycle", "namespaces/fields/cc/Sequence")
+        simulator.open_range("never-taken-from", "", "")
+        simulator.open_history("only-history", "k").take(1)
+        found = simulator.results()
+    lifecycle = only_rwset(found, "_lifecycle").SerializeToString()
+    assert found == namespaces(
+        {"_lifecycle": lifecycle, "zz": only_rwset(found, "zz").SerializeToString()}
+    )
+    with ledger.new_simulator(T) as simulator:
+        assert simulator.results() == b""
+
+
+@given(
+    reads=st.dictionaries(
+        st.sampled_from(["cc", "a", "é"]),
+        st.dictionaries(st.text(max_size=3), st.none() | st.just((3, 4))),
+    ),
+    writes=st.dictionaries(
+        st.sampled_from(["cc", "b"]),
+        st.dictionaries(st.text(max_size=3), st.binary(max_size=3)),
+    ),
+    random=st.randoms(use_true_random=False),
+)
+def test_results_do_not_depend_on_the_order_of_execution(reads, writes, random) -> None:
+    def shuffled(mapping: dict[str, Any]) -> dict[str, Any]:
+        items = [
+            (k, shuffled(v) if isinstance(v, dict) else v) for k, v in mapping.items()
+        ]
+        random.shuffle(items)
+        return dict(items)
+
+    expected = marshal(reads, writes, [])
+    assert marshal(shuffled(reads), shuffled(writes), []) == expected
+
+
+def test_keys_are_sorted_by_their_utf8_bytes() -> None:
+    keys = ["\U0010ffff", "￿", "é", "z", "\x00a"]
+    found = only_rwset(marshal({}, {"cc": dict.fromkeys(keys, b"1")}, []))
+    listed = [write.key.encode() for write in found.writes]
+    assert listed == sorted(key.encode() for key in keys)
+
+
+async def test_a_snapshot_stays_while_blocks_are_committed(ledger: Ledger) -> None:
+    await commit(ledger, rwset(writes={"a": b"1", "b": b"1"}))
+    before = ledger.new_simulator(T)
+    half = before.open_range("cc", "", "")
+    half.take(1)
+    await commit(ledger, rwset(writes={"a": b"2", "b": None, "c": b"2"}))
+    after = ledger.new_simulator(TxId("t2"))
+    await commit(ledger, rwset(writes={"a": b"3"}))
+
+    assert before.get_state("cc", "a") == b"1"
+    assert before.get_state("cc", "b") == b"1"
+    assert pairs(half) == [("b", b"1")]
+    assert len(before.open_history("cc", "a").take(9)) == 1
+    assert (after.get_state("cc", "a"), after.get_state("cc", "b")) == (b"2", None)
+    assert value(ledger, "a") == b"3"
+    assert (before.height, after.height) == (2, 3)
+    before.done()
+    after.done()
+
+
+async def test_simulations_of_one_height_share_a_connection(ledger: Ledger) -> None:
+    first = [ledger.new_simulator(T) for _ in range(100)]
+    await commit(ledger, rwset(writes={"a": b"1"}))
+    second = [ledger.new_simulator(T) for _ in range(100)]
+    assert ledger._snapshots.connections == 2
+    assert {s.get_state("cc", "a") for s in first} == {None}
+    assert {s.get_state("cc", "a") for s in second} == {b"1"}
+    for simulator in first + second:
+        simulator.done()
+        simulator.done()
+    assert ledger._snapshots.connections == 2  # idle, kept for the next ones
+    with ledger.new_simulator(T):
+        assert ledger._snapshots.connections == 2
+
+
+async def test_after_done_nothing_works(ledger: Ledger) -> None:
+    simulator = ledger.new_simulator(T)
+    results = simulator.open_range("cc", "", "")
+    simulator.done()
+    for use in (
+        lambda: simulator.get_state("cc", "k"),
+        lambda: simulator.put_state("cc", "k", b"1"),
+        lambda: simulator.open_range("cc", "", ""),
+        lambda: simulator.open_history("cc", "k"),
+        lambda: results.take(1),
+        simulator.results,
+    ):
+        with pytest.raises(
+            LedgerClosed, match=r"should not be used after calling Done"
+        ):
+            use()
+
+
+async def test_results_are_taken_once_and_no_write_is_lost(ledger: Ledger) -> None:
+    with ledger.new_simulator(T) as simulator:
+        simulator.results()
+        with pytest.raises(LedgerError, match="only be called once"):
+            simulator.results()
+        with pytest.raises(LedgerError, match="would be lost"):
+            simulator.put_state("cc", "k", b"1")
+
+
+async def test_a_page_then_a_write_is_refused(ledger: Ledger) -> None:
+    with ledger.new_simulator(T) as simulator:
+        simulator.open_range("cc", "", "", page_size=2)
+        with pytest.raises(ReadOnlyViolation) as put:
+            simulator.put_state("cc", "k", b"1")
+        with pytest.raises(ReadOnlyViolation) as delete:
+            simulator.delete_state("cc", "k")
+    for caught in (put, delete):
+        assert str(caught.value) == (
+            "txid [t1]: unsuppored transaction. Transaction has already performed "
+            "a paginated query. Writes are not allowed"
+        )
+
+
+@pytest.mark.parametrize("page", [{"page_size": 2}, {"bookmark": "b"}])
+async def test_a_write_then_a_page_is_refused(ledger: Ledger, page) -> None:
+    with ledger.new_simulator(T) as simulator:
+        simulator.put_state("cc", "k", b"1")
+        with pytest.raises(ReadOnlyViolation) as caught:
+            simulator.open_range("cc", "", "", **page)
+    assert str(caught.value) == (
+        "txid [t1]: unsuppored transaction. Paginated queries are supported only in a "
+        "read-only transaction"
+    )
+
+
+async def test_plain_ranges_mix_with_writes(ledger: Ledger) -> None:
+    with ledger.new_simulator(T) as simulator:
+        simulator.put_state("cc", "k", b"1")
+        simulator.open_range("cc", "", "", page_size=0).take(1)
+        simulator.put_state("cc", "l", b"1")
+
+
+async def test_a_key_that_is_no_unicode_is_named_in_hex(ledger: Ledger) -> None:
+    with (
+        ledger.new_simulator(T) as simulator,
+        pytest.raises(InvalidInput, match=r"invalid key \[eda080\]"),
+    ):
+        simulator.put_state("cc", "\ud800", b"1")
+
+
+async def test_pages_continue_without_overlap(ledger: Ledger) -> None:
+    await commit(ledger, rwset(writes={f"k{i}": b"1" for i in range(5)}))
+    pages, bookmark = [], ""
+    while True:
+        with ledger.new_simulator(T) as simulator:
+            results = simulator.open_range(
+                "cc", "k", "l", page_size=2, bookmark=bookmark
+            )
+            page = results.take(3)  # more than a page is not given
+            bookmark = results.bookmark
+            info = only_rwset(simulator.results()).range_queries_info[0]
+        pages.append(
+            (len(page), bookmark, info.start_key, info.end_key, info.itr_exhausted)
+        )
+        if not bookmark:
+            break
+    assert pages == [
+        (2, "k2", "k", "k1", False),
+        (2, "k4", "k2", "k3", False),
+        (1, "", "k4", "l", True),
+    ]
+
+
+async def test_a_full_last_page_has_no_bookmark_and_is_not_exhausted(
+    ledger: Ledger,
+) -> None:
+    await commit(ledger, rwset(writes={"a": b"1", "b": b"1"}))
+    with ledger.new_simulator(T) as simulator:
+        results = simulator.open_range("cc", "", "", page_size=2)
+        assert len(results.take(2)) == 2
+        assert results.bookmark == ""
+        assert results.take(2) == []
+        info = only_rwset(simulator.results()).range_queries_info[0]
+    assert (info.end_key, info.itr_exhausted) == ("b", False)
+
+
+async def test_a_bookmark_without_page_size_gives_the_rest(ledger: Ledger) -> None:
+    await commit(ledger, rwset(writes={f"k{i}": b"1" for i in range(5)}))
+    with ledger.new_simulator(T) as simulator:
+        results = simulator.open_range("cc", "k0", "", bookmark="k3")
+        assert [key for key, _ in pairs(results)] == ["k3", "k4"]
+        assert results.bookmark == ""
+
+
+async def test_plain_ranges_have_no_bookmark(ledger: Ledger) -> None:
+    await commit(ledger, rwset(writes={"a": b"1", "b": b"1"}))
+    with ledger.new_simulator(T) as simulator:
+        results = simulator.open_range("cc", "", "")
+        results.take(1)
+        assert results.bookmark == ""
+
+
+async def test_a_query_ends_quietly_at_the_total_limit(tmp_path: Path) -> None:
+    async with ledger_at(tmp_path, LedgerOptions(total_query_limit=3)) as ledger:
+        await commit(ledger, rwset(writes={f"k{i}": b"1" for i in range(5)}))
+        with ledger.new_simulator(T) as simulator:
+            results = simulator.open_range("cc", "", "")
+            assert len(results.take(2)) == 2
+            assert len(results.take(2)) == 1
+            assert results.take(2) == []
+            page = simulator.open_range("cc", "", "", page_size=10)
+            assert len(page.take(10)) == 3
+            assert page.bookmark == "k3"
+            info = only_rwset(simulator.results()).range_queries_info
+        assert [(i.end_key, i.itr_exhausted) for i in info] == [("k2", False)]
+
+
+async def test_taking_exactly_all_is_not_exhausted_until_one_more_is_asked(
+    ledger: Ledger,
+) -> None:
+    await commit(ledger, rwset(writes={"a": b"1", "b": b"1"}))
+    with ledger.new_simulator(T) as simulator:
+        simulator.open_range("cc", "", "y").take(2)
+        ahead = simulator.open_range("cc", "", "z")
+        ahead.take(2)
+        assert ahead.take(1) == []
+        found = only_rwset(simulator.results()).range_queries_info
+    assert [(i.end_key, i.itr_exhausted) for i in found] == [("b", False), ("z", True)]
+    assert list(found[0].raw_reads.kv_reads) == [read("a", (1, 0)), read("b", (1, 0))]
+
+
+async def test_repeated_ranges_are_recorded_once_in_execution_order(
+    ledger: Ledger,
+) -> None:
+    await commit(ledger, rwset(writes={"a": b"1"}))
+    with ledger.new_simulator(T) as simulator:
+        for start, end in (("b", "c"), ("", "z"), ("b", "c")):
+            simulator.open_range("cc", start, end).take(10)
+        info = only_rwset(simulator.results()).range_queries_info
+    assert [(i.start_key, i.end_key) for i in info] == [("b", "c"), ("", "z")]
+    assert info[0].WhichOneof("reads_info") is None
+
+
+async def test_ranges_follow_utf8_order_with_open_and_inverted_bounds(
+    ledger: Ledger,
+) -> None:
+    keys = ["\x00type\x00a\x00", "a", "é", "￿", "\U0001f600"]
+    await commit(ledger, rwset(writes=dict.fromkeys(keys, b"1")))
+
+    def query(start: str, end: str) -> list[str]:
+        with ledger.new_simulator(T) as simulator:
+            return [key for key, _ in pairs(simulator.open_range("cc", start, end), 2)]
+
+    assert query("", "") == keys
+    assert query("\x01", "") == keys[1:]
+    assert query("a", "é") == ["a"]
+    assert query("é", "a") == []
+    assert query("\x00type\x00", "\x00type\x00\U0010ffff") == keys[:1]
+
+
+async def test_closed_results_give_nothing_but_stay_recorded(ledger: Ledger) -> None:
+    await commit(ledger, rwset(writes={"a": b"1", "b": b"1"}))
+    with ledger.new_simulator(T) as simulator:
+        results = simulator.open_range("cc", "", "")
+        results.take(1)
+        results.close()
+        results.close()
+        with pytest.raises(LedgerClosed):
+            results.take(1)
+        info = only_rwset(simulator.results()).range_queries_info
+    assert info[0].end_key == "a"
