@@ -12,6 +12,7 @@ import hashlib
 import os
 import signal
 import sys
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,9 +67,22 @@ class FakeNode:
         self.state: dict[str, bytes] = {}
         self.calls: list[Call] = []
         self.blocks: list[bytes] = [_block(0)]
+        self.called = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.stopping = asyncio.Event()
         self.output = OutputStore(home / "output", OutputOptions())
+        self._files = ExitStack()
+
+    def close(self) -> None:
+        """Close the output files."""
+        self._files.close()
+
+    def _attempt(self, ccid: Ccid, watch: Callable[[Any], None]) -> Attempt:
+        attempt = Attempt(
+            ccid, self._files.enter_context(closing(self.output.open(ccid)))
+        )
+        attempt.watch(watch)
+        return attempt
 
     def status(self) -> NodeStatus:
         return NodeStatus(
@@ -103,8 +117,7 @@ class FakeNode:
     ) -> Deployment:
         info = read_package(package)
         name = name or info.label
-        attempt = Attempt(info.id, self.output.open(info.id))
-        attempt.watch(watch)
+        attempt = self._attempt(info.id, watch)
         attempt.enter(Phase.DEPENDENCIES)
         attempt.output("fetching \x1b[31mred\x1b[0m things", "build")
         await self._fault(name, attempt)
@@ -169,6 +182,7 @@ class FakeNode:
     async def _call(self, call: Call) -> FakeAnswer:
         self._get(call.name)
         self.calls.append(call)
+        self.called.set()
         function, *args = (bytes(arg) for arg in call.args)
         match function:
             case b"put":
@@ -209,8 +223,7 @@ class FakeNode:
     async def start(self, name: str, *, watch: Callable[[Any], None]) -> Deployment:
         one = replace(self._get(name), state="running")
         self.running[name] = one
-        attempt = Attempt(Ccid(one.package_id), self.output.open(Ccid(one.package_id)))
-        attempt.watch(watch)
+        attempt = self._attempt(Ccid(one.package_id), watch)
         attempt.enter(Phase.START)
         attempt.over()
         return _deployment(one, attempt)
@@ -265,6 +278,7 @@ async def serve(home: Path, ready: Callable[[], None]) -> None:
             await node.stopping.wait()
         finally:
             lock.write_text("")
+            node.close()
 
 
 def main() -> None:

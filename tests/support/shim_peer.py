@@ -70,6 +70,14 @@ class ShimPeer:
         async with asyncio.timeout(PATIENCE_S):
             return await self._stream.read()
 
+    async def next(self) -> Any:
+        """Return the next message, however long it takes; None when it ended."""
+        try:
+            message = await self._stream.read()
+        except grpc.aio.AioRpcError:
+            return None
+        return None if message is grpc.aio.EOF else message
+
     async def silent(self, seconds: float = 0.15) -> bool:
         """Return whether nothing arrives. The stream cannot be read afterwards."""
         try:

@@ -154,8 +154,8 @@ class RuntimeLauncher:
             run = self._runs.get(ccid)
             if run is None or run.over.settled:
                 run, attempt = self._begin(ccid, attempt), None
-            if run.outcome.settled and run.state is not LaunchState.READY:
-                await run.over.wait()  # it was ready, and is being taken down
+            if run.outcome.settled and not run.takes_calls:
+                await run.over.wait()  # it was ready, and is on its way down
                 continue
             if attempt is not None:
                 attempt.note("it is running, or being launched, already")

@@ -102,7 +102,8 @@ class HandlerRegistry:
         expected = self._expected.get(ccid)
         reason = self._refusal(ccid, handler, expected)
         if reason is not None:
-            error = RegistrationRefused(reason, ccid=ccid)
+            meant = handler.dialled.ccid if handler.dialled is not None else ccid
+            error = RegistrationRefused(reason, ccid=meant, name=name)
             _log.warning("registration refused", ccid=ccid, reason=reason)
             if handler.dialled is not None:
                 handler.dialled.ready.fail(error)

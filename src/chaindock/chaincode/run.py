@@ -94,6 +94,13 @@ class Run:
         return self._stop.settled
 
     @property
+    def takes_calls(self) -> bool:
+        """Whether invocations may be sent now; its stream may have ended already."""
+        handler = self._handler
+        ready = self.state is LaunchState.READY
+        return ready and handler is not None and handler.takes_calls
+
+    @property
     def open_calls(self) -> int:
         """Invocations under way."""
         return self._handler.open_calls if self._handler else 0

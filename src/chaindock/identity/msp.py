@@ -137,16 +137,20 @@ class Msp:
                 "the creator's id_bytes are not one PEM certificate", mspid=None
             )
         try:
-            return serialized.mspid, x509.load_pem_x509_certificate(pem)
-        except ValueError as error:
+            certificate = x509.load_pem_x509_certificate(pem)
+            # Read everything that is used later: parts are parsed when asked for.
+            certificate.public_key()
+            certificate.subject.rfc4514_string()
+            len(certificate.extensions)
+        except Exception as error:  # hostile bytes: the parser has many errors
             raise Denied(
                 "the creator's certificate cannot be read", mspid=None
             ) from error
+        return serialized.mspid, certificate
 
     def _check_chain(self, certificate: x509.Certificate) -> None:
         try:
             certificate.verify_directly_issued_by(self._ca)
-            extensions = certificate.extensions
         except (ValueError, TypeError, InvalidSignature) as error:
             raise self._refuse("its certificate was not issued by the CA") from error
         # Validity is judged as of the certificate's own beginning (§12.1).
@@ -155,7 +159,7 @@ class Msp:
             self._ca.not_valid_before_utc <= moment <= self._ca.not_valid_after_utc
         ):
             raise self._refuse("its certificate begins outside the validity of the CA")
-        for extension in extensions:
+        for extension in certificate.extensions:
             if extension.critical and extension.oid not in _KNOWN_CRITICAL:
                 name = extension.oid.dotted_string
                 raise self._refuse(f"critical extension {name} is not understood")

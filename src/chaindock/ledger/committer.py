@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KeyModification
 from fabric_protos.peer import transaction_pb2 as codes
 
-from chaindock.errors import InvalidInput, LedgerError
+from chaindock.errors import InvalidInput, LedgerClosed, LedgerError
 from chaindock.ids import TxId
 from chaindock.ledger.blocks import (
     build_block,
@@ -146,7 +146,7 @@ class Committer:
             raise InvalidInput("a block needs at least one envelope, found none")
         db = self._db
         if db is None:
-            raise LedgerError("the ledger is not open")
+            raise LedgerClosed("the ledger is not open")
         with translated(self._path), immediate(db):
             self._require_tip(db)
             txs = [self._decided(*envelope) for envelope in envelopes]

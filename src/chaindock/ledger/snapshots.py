@@ -16,7 +16,13 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from chaindock.errors import LedgerClosed
-from chaindock.ledger.database import connect_reader, read_meta, translate
+from chaindock.ledger.database import (
+    closed_on_error,
+    connect_reader,
+    read_meta,
+    translate,
+    translated,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,13 +165,10 @@ class SnapshotPool:
 
     def _begin(self) -> Snapshot:
         db = self._idle.pop() if self._idle else connect_reader(self._path)
-        try:
+        with closed_on_error(db), translated(self._path):
             db.execute("BEGIN")
             # SQLite pins the snapshot at the first read, not at BEGIN.
             height = cast("int", read_meta(db, self._path, "height"))
-        except sqlite3.Error as error:
-            db.close()
-            raise translate(error, self._path) from error
         return Snapshot(db, height, self._path)
 
     def release(self, snapshot: Snapshot) -> None:

@@ -44,9 +44,11 @@ class Chaincode:
         self.seen = []
         self.raises = None
         self.hold = None
+        self.entered = asyncio.Semaphore(0)
 
     async def execute(self, ccid, invocation):
         self.seen.append((ccid, invocation))
+        self.entered.release()
         if self.hold is not None:
             await self.hold.wait()
         if self.raises is not None:
@@ -172,9 +174,3 @@ async def node(tmp_path, org, options):
 async def defined(node):
     await node.define()
     return node
-
-
-async def settle():
-    """Let everything that is ready run."""
-    for _ in range(10):
-        await asyncio.sleep(0)

@@ -81,8 +81,8 @@ async def test_two_writers_of_what_both_read_conflict(defined):
         defined.caller.invoke("basic", [b"copy", b"a", b"a"], signer=defined.user),
         defined.caller.invoke("basic", [b"copy", b"a", b"a"], signer=defined.user),
     )
-    while len(defined.chaincode.seen) < 3:
-        await asyncio.sleep(0)
+    for _ in range(3):
+        await defined.chaincode.entered.acquire()
     defined.chaincode.hold.set()
     codes = sorted(done.code for done in await both)
     assert codes == [0, 11]
@@ -94,8 +94,7 @@ async def test_an_upgrade_in_between_makes_the_transaction_void(defined):
     running = asyncio.ensure_future(
         defined.caller.invoke("basic", [b"put", b"k", b"v"], signer=defined.user)
     )
-    while not defined.chaincode.seen:
-        await asyncio.sleep(0)
+    await defined.chaincode.entered.acquire()
     await defined.define(version="2.0")
     defined.chaincode.hold.set()
     assert (await running).code == transaction_pb2.MVCC_READ_CONFLICT

@@ -341,8 +341,10 @@ async def test_a_call_without_channel_is_answered_and_never_endorsed(defined):
         ),
         (
             ExitedEarly("could not launch chaincode c: exited"),
-            "error in simulation: failed to execute transaction {tx}: could not launch "
-            "chaincode c: exited",
+            (
+                "error in simulation: failed to execute transaction {tx}: could not "
+                "launch chaincode c: exited"
+            ),
         ),
     ],
 )

@@ -9,6 +9,13 @@ import zlib
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from chaindock.errors import PackageInvalid
+from chaindock.packaging.format import read_package
+from chaindock.packaging.rules import Limits
+from chaindock.packaging.store import PackageStore, StoredPackage
+from chaindock.packaging.unpack import unpack_code
+from chaindock.packaging.writer import StoredGzip
 from support.archives import (
     METADATA,
     SOURCE,
@@ -21,13 +28,6 @@ from support.archives import (
     raw_tar,
     zipped,
 )
-
-from chaindock.errors import PackageInvalid
-from chaindock.packaging.format import read_package
-from chaindock.packaging.rules import Limits
-from chaindock.packaging.store import PackageStore, StoredPackage
-from chaindock.packaging.unpack import unpack_code
-from chaindock.packaging.writer import StoredGzip
 
 SMALL = Limits(
     package_bytes=4 * 1024 * 1024,
@@ -47,9 +47,7 @@ INNER = {
     "traversal by long name": code(
         Raw(b"././@LongLink", b"../escaped\0", b"L"), Raw(b"src/a", b"x")
     ),
-    "global pax path": code(
-        pax(("path", b"src/b"), kind=b"g"), Raw(b"src/a", b"x")
-    ),
+    "global pax path": code(pax(("path", b"src/b"), kind=b"g"), Raw(b"src/a", b"x")),
     "pax size": code(pax(("size", b"1")), Raw(b"src/a", b"xyz")),
     "negative pax size": code(pax(("size", b"-1")), Raw(b"src/a", b"xyz")),
     "pax sparse": code(
@@ -178,9 +176,7 @@ OUTER = {
     "metadata is no JSON": package(None, b"label: basic"),
     "metadata is not UTF-8": package(None, b'{"label":"\xff","type":"node"}'),
     "metadata is a list": package(None, b"[]"),
-    "metadata is huge": package(
-        None, METADATA[:-1] + b" " * 70_000 + b"}"
-    ),
+    "metadata is huge": package(None, METADATA[:-1] + b" " * 70_000 + b"}"),
     "metadata is deep": package(None, b'{"a":' + b"[" * 30_000),
     "metadata has a huge number": package(None, b'{"a":' + b"9" * 10_000 + b"}"),
     "label twice": package(None, b'{"label":"a","Label":"b","type":"node"}'),
@@ -190,9 +186,7 @@ OUTER = {
     "label has a space": package(None, b'{"label":"a b","type":"node"}'),
     "label ends with a line end": package(None, b'{"label":"a\\n","type":"node"}'),
     "label is not ASCII": package(None, '{"label":"ä","type":"node"}'.encode()),
-    "label is too long": package(
-        None, b'{"label":"%s","type":"node"}' % (b"a" * 184)
-    ),
+    "label is too long": package(None, b'{"label":"%s","type":"node"}' % (b"a" * 184)),
     "no type": package(None, b'{"label":"a"}'),
     "type is null": package(None, b'{"label":"a","type":null}'),
 }

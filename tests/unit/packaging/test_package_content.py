@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from support.archives import METADATA, Raw, code, fabric_go_package, package
 
 from chaindock.errors import PackageInvalid
 from chaindock.packaging.format import CodeEntry, read_package
 from chaindock.packaging.indexes import check_index, is_index_path
 from chaindock.packaging.metadata import Metadata, encode_metadata, label_warning
+from support.archives import METADATA, Raw, code, fabric_go_package, package
 
 INDEX = "META-INF/statedb/couchdb/indexes/a.json"
 
@@ -58,10 +58,13 @@ def test_archives_without_an_end_mark_are_taken():
 
 def test_metadata_is_written_as_fabric_writes_it():
     raw = encode_metadata(Metadata("a_1", "golang", "example.org/a&b<c>/é\u2028"))
-    assert raw == (
-        '{"path":"example.org/a\\u0026b\\u003cc\\u003e/é\\u2028",'
-        '"type":"golang","label":"a_1"}'
-    ).encode()
+    assert (
+        raw
+        == (
+            '{"path":"example.org/a\\u0026b\\u003cc\\u003e/é\\u2028",'
+            '"type":"golang","label":"a_1"}'
+        ).encode()
+    )
     assert json.loads(raw)["path"] == "example.org/a&b<c>/é\u2028"
 
 

@@ -1,0 +1,268 @@
+"""The running node as the admin API sees it.
+
+Owns:    translation between operations.NodeFacade and the parts of the node.
+Not:     putting the parts together (serve.py), HTTP (operations).
+Entry:   Node
+Holds:   every method may be called at any time between ready and the end.
+Source:  operations/facade.py
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
+
+import chaindock
+from chaindock.chaincode.registry import LaunchState
+from chaindock.errors import InvalidInput
+from chaindock.ids import require_chaincode_name
+from chaindock.lifecycle.desired import Wish
+from chaindock.node.backends import AUTO
+from chaindock.operations.facade import (
+    Deployment,
+    NodeFacade,
+    NodeStatus,
+    Running,
+)
+from chaindock.packaging.format import read_package
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from chaindock.chaincode.launcher import RuntimeLauncher
+    from chaindock.config.sections import Config
+    from chaindock.container.contracts import NodeLabels
+    from chaindock.container.output import OutputStore
+    from chaindock.endorser.caller import Answer, Caller
+    from chaindock.identity.organization import Organization
+    from chaindock.identity.signing import SigningIdentity
+    from chaindock.ledger.ledger import Ledger
+    from chaindock.lifecycle.deploy import Deployed, Deployer
+    from chaindock.lifecycle.desired import Desired, DesiredState
+    from chaindock.node.backends import Backends
+    from chaindock.operations.facade import Call, Watch
+
+_STATES = {
+    LaunchState.ABSENT: "down",
+    LaunchState.LAUNCHING: "starting",
+    LaunchState.READY: "running",
+    LaunchState.STOPPING: "stopping",
+    LaunchState.FAILED: "failed",
+}
+_VERSION_SUFFIX = re.compile(r"[_-]v?[0-9][0-9.]*$")
+
+
+class Node(NodeFacade):
+    """Answers what the admin API asks."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        labels: NodeLabels,
+        organization: Organization,
+        ledger: Ledger,
+        desired: DesiredState,
+        launcher: RuntimeLauncher,
+        deployer: Deployer,
+        caller: Caller,
+        backends: Backends,
+        output: OutputStore,
+    ) -> None:
+        self._config, self._labels = config, labels
+        self._organization, self._ledger = organization, ledger
+        self._desired, self._launcher = desired, launcher
+        self._deployer, self._caller = deployer, caller
+        self._backends, self._output = backends, output
+        self._started = time.time()
+        self._stop = asyncio.Event()
+        self._signers: dict[tuple[str, tuple[tuple[str, str], ...]], SigningIdentity]
+        self._signers = {}
+
+    async def stopping(self) -> None:
+        """Wait until somebody asks the node to end."""
+        await self._stop.wait()
+
+    @override
+    def shutdown(self) -> None:
+        self._stop.set()
+
+    @override
+    def status(self) -> NodeStatus:
+        organization, config = self._organization, self._config
+        return NodeStatus(
+            state="stopping" if self._stop.is_set() else "ready",
+            version=chaindock.__version__,
+            home=str(config.home),
+            node_id=self._labels.node_id,
+            pid=os.getpid(),
+            started=_iso(self._started),
+            channel=self._ledger.channel,
+            msp_id=organization.mspid,
+            height=self._ledger.height,
+            backend=self._backends.first,
+            reason=self._backends.reason,
+            identities={
+                name: str(organization.user_msp(name)) for name in ("Admin", "User1")
+            },
+            warnings=config.warnings,
+        )
+
+    # ---- chaincodes
+
+    @override
+    async def deploy(
+        self,
+        package: Path,
+        *,
+        name: str | None,
+        version: str | None,
+        backend: str,
+        init_required: bool,
+        watch: Watch,
+    ) -> Deployment:
+        self._require_backend(backend)
+        began = time.monotonic()
+        if name is None:
+            info = await asyncio.to_thread(read_package, package)
+            name = _name_from(info.label)
+        deployed = await self._deployer.deploy(
+            package,
+            name,
+            version,
+            backend,
+            init_required=init_required,
+            watch=watch,
+        )
+        return self._deployment(deployed, began)
+
+    @override
+    async def start(self, name: str, *, watch: Watch) -> Deployment:
+        began = time.monotonic()
+        deployed = await self._deployer.start(name, watch=watch)
+        return self._deployment(deployed, began)
+
+    @override
+    async def stop(self, name: str) -> None:
+        await self._deployer.stop(name)
+
+    @override
+    async def remove(self, name: str) -> None:
+        await self._deployer.remove(name)
+
+    @override
+    async def ps(self) -> Sequence[Running]:
+        return [self._running(desired) for desired in self._desired.all()]
+
+    @override
+    def log_files(self, name: str) -> Sequence[Path]:
+        return self._output.files(self._desired.get(name).ccid)
+
+    # ---- calls
+
+    @override
+    async def invoke(self, call: Call) -> Answer:
+        return await self._caller.invoke(
+            call.name,
+            call.args,
+            signer=await self._signer(call),
+            transient=call.transient,
+            timeout_s=call.timeout_s,
+            is_init=call.is_init,
+        )
+
+    @override
+    async def query(self, call: Call) -> Answer:
+        return await self._caller.query(
+            call.name,
+            call.args,
+            signer=await self._signer(call),
+            transient=call.transient,
+            timeout_s=call.timeout_s,
+        )
+
+    # ---- blocks
+
+    @override
+    def height(self) -> int:
+        return self._ledger.height
+
+    @override
+    async def block(self, number: int) -> bytes:
+        return self._ledger.get_block(number)
+
+    # ---- pieces
+
+    async def _signer(self, call: Call) -> SigningIdentity:
+        """Return the identity; one that was used before costs no disk access."""
+        key = (call.user, tuple(sorted(call.attributes.items())))
+        if key not in self._signers:
+            signer = await asyncio.to_thread(
+                self._organization.user, call.user, call.attributes or None
+            )
+            if call.attributes:  # it may have a new certificate now
+                self._signers.clear()
+            self._signers[key] = signer
+        return self._signers[key]
+
+    def _require_backend(self, backend: str) -> None:
+        names = [builder.name for builder in self._backends.builders]
+        if backend != AUTO and backend not in names:
+            raise InvalidInput(
+                f"backend {backend!r} is not there; expected auto or one of: "
+                f"{', '.join(names)}",
+                hint=self._backends.reason,
+            )
+
+    def _deployment(self, deployed: Deployed, began: float) -> Deployment:
+        facts = self._launcher.status(deployed.ccid).facts
+        backend = facts.get("backend", deployed.backend)
+        asked = deployed.backend != AUTO or self._backends.default != AUTO
+        return Deployment(
+            name=deployed.name,
+            version=deployed.version,
+            sequence=deployed.sequence,
+            package_id=deployed.ccid,
+            backend=backend,
+            reason="as asked" if asked else self._backends.reason,
+            details=facts,
+            reused=tuple(deployed.attempt.reused),
+            phases=[(str(p.phase), p.seconds) for p in deployed.attempt.phases],
+            seconds=time.monotonic() - began,
+        )
+
+    def _running(self, desired: Desired) -> Running:
+        status = self._launcher.status(desired.ccid)
+        state = _STATES[status.state]
+        if desired.wish is Wish.STOPPED and state == "down":
+            state = "stopped"
+        since = status.since if status.since is not None else desired.since
+        return Running(
+            name=desired.name,
+            version=desired.approval.version,
+            sequence=desired.approval.sequence,
+            package_id=desired.ccid,
+            state=state,
+            backend=status.facts.get("backend", desired.backend),
+            since=_iso(since),
+            details=status.facts,
+            error=status.error.as_dict() if status.error else None,
+        )
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _name_from(label: str) -> str:
+    """Return the chaincode name that a label suggests: `parcels_1.0` is `parcels`."""
+    name = _VERSION_SUFFIX.sub("", label)
+    name = re.sub(r"[^A-Za-z0-9_-]|(?<=[-_])[-_]+", "", name).strip("-_")
+    return require_chaincode_name(name)

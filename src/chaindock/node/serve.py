@@ -1,0 +1,179 @@
+"""Put the node together and keep it up until somebody asks it to end.
+
+Owns:    which part gets which; the one order in which they are entered and left.
+Not:     any work of its own (facade.py answers the admin API).
+Entry:   serve
+Holds:   parts are left in the opposite order, also after an error half way; what a
+         killed node left is removed before the first launch.
+Source:  ARCHITECTURE.md "What is entered, in order"
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import TYPE_CHECKING
+
+from chaindock.chaincode.launcher import RuntimeLauncher
+from chaindock.chaincode.registry import HandlerRegistry
+from chaindock.chaincode.runtime import ContainerRuntime
+from chaindock.chaincode.server import ChaincodeListener
+from chaindock.chaincode.support import ChaincodeSupport
+from chaindock.container.attempt import Attempt
+from chaindock.container.build_registry import BuildRegistry
+from chaindock.container.contracts import NodeLabels, PeerConnection
+from chaindock.container.output import OutputStore
+from chaindock.container.router import Router
+from chaindock.endorser.caller import Caller, DefinitionWriter
+from chaindock.endorser.endorser import Endorser
+from chaindock.endorser.genesis import genesis_envelope
+from chaindock.endorser.orderer import Orderer
+from chaindock.endorser.transactions import TransactionChecks
+from chaindock.identity.organization import Organization
+from chaindock.ids import Ccid, require_channel
+from chaindock.ledger.ledger import Ledger
+from chaindock.lifecycle.contract import LifecycleContract
+from chaindock.lifecycle.custodian import Custodian
+from chaindock.lifecycle.definitions import NAMESPACE, Definitions
+from chaindock.lifecycle.deploy import Deployer
+from chaindock.lifecycle.desired import DesiredState
+from chaindock.node.backends import Backends
+from chaindock.node.facade import Node
+from chaindock.node.home import Home, HomeLock
+from chaindock.operations.admin import AdminServer
+from chaindock.packaging.store import PackageStore
+from chaindock.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from chaindock.config.sections import Config
+    from chaindock.packaging.store import StoredPackage
+
+_log = get_logger("node")
+
+
+async def serve(config: Config, ready: Callable[[], None]) -> None:
+    """Run the node of `config.home` until its admin API is told to stop.
+
+    Args:
+        config: everything that was set.
+        ready: called once, when the admin API answers.
+
+    Raises:
+        NodeAlreadyRunning, NodeError, LedgerError and others when it cannot start.
+    Cancelled: it goes down in order, then the cancellation goes on.
+    """
+    home = Home(config.home)
+    home.prepare()
+    async with AsyncExitStack() as stack:
+        stack.enter_context(HomeLock(home))
+        node = await _compose(config, home, stack)
+        await stack.enter_async_context(AdminServer(home.root, node, config.admin))
+        _log.info("node ready", home=str(home.root), height=node.height())
+        ready()
+        await node.stopping()
+        _log.info("node going down")
+
+
+async def _compose(config: Config, home: Home, stack: AsyncExitStack) -> Node:
+    channel = require_channel(config.node.channel)
+    labels = NodeLabels(home.node_id(), config.node.peer_id, config.node.network_id)
+    organization = await asyncio.to_thread(
+        Organization.open, home.organizations, config.node.msp_id, config.node.domain
+    )
+    ledger = await stack.enter_async_context(
+        Ledger.open(
+            home.ledger(channel),
+            channel,
+            organization.orderer,
+            partial(genesis_envelope, channel, organization.msp, config.orderer),
+            config.ledger,
+        )
+    )
+    packages = PackageStore(home.packages, config.packages)
+    output = OutputStore(home.output, config.output)
+    desired = stack.enter_context(DesiredState(home.desired))
+
+    registry = HandlerRegistry(admit_unlaunched=config.stream.admit_unlaunched)
+    listener = await stack.enter_async_context(
+        ChaincodeListener(registry, config.stream, config.listen)
+    )
+    backends = await Backends.enter(config, labels, stack)
+    router = Router(backends.builders, partial(backends.choose, desired.backend_of))
+    reaped = await router.reap()
+    if reaped:
+        _log.info("removed what an earlier run left", objects=reaped)
+
+    def new_attempt(ccid: Ccid) -> Attempt:
+        return Attempt(ccid, output.open(ccid))
+
+    launcher = await stack.enter_async_context(
+        RuntimeLauncher(
+            registry,
+            ContainerRuntime(
+                _Packages(packages), BuildRegistry(), router, config.launch
+            ),
+            PeerConnection(
+                listener, organization.mspid, logging=config.node.chaincode_logging
+            ),
+            options=config.launch,
+            stream=config.stream,
+            new_attempt=new_attempt,
+        )
+    )
+    custodian = await stack.enter_async_context(
+        Custodian(launcher, lambda ccid: ccid in desired.to_run(), config.custodian)
+    )
+    launcher.on_exit = lambda ccid, _exit: custodian.lost(ccid)
+
+    endorser = Endorser(
+        msp=organization.msp,
+        signer=organization.peer,
+        ledger=ledger,
+        definitions=Definitions(desired),
+        executor=ChaincodeSupport(registry, launcher, config.calls),
+        system={NAMESPACE: LifecycleContract(desired, organization.mspid)},
+    )
+    orderer = await stack.enter_async_context(
+        Orderer(
+            ledger,
+            TransactionChecks(channel, organization.msp),
+            config.orderer,
+        )
+    )
+    caller = Caller(channel, endorser, orderer)
+    deployer = await stack.enter_async_context(
+        Deployer(
+            packages=packages,
+            desired=desired,
+            custodian=custodian,
+            committer=DefinitionWriter(caller, ledger, organization.admin),
+            attempts=new_attempt,
+        )
+    )
+    await deployer.restore()
+    return Node(
+        config=config,
+        labels=labels,
+        organization=organization,
+        ledger=ledger,
+        desired=desired,
+        launcher=launcher,
+        deployer=deployer,
+        caller=caller,
+        backends=backends,
+        output=output,
+    )
+
+
+class _Packages:
+    """The package store for the launcher; reading and hashing is done in a thread."""
+
+    def __init__(self, store: PackageStore) -> None:
+        self._store = store
+
+    async def get(self, ccid: Ccid) -> StoredPackage:
+        """Return the package, verified. Raises: NotFound, PackageInvalid."""
+        return await asyncio.to_thread(self._store.get, ccid)

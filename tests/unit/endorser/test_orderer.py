@@ -1,0 +1,267 @@
+"""Order, blocks, and what each submitter is told."""
+
+import asyncio
+
+import pytest
+from fabric_protos.common import common_pb2
+
+from chaindock.endorser.orderer import Orderer, OrdererOptions
+from chaindock.endorser.proposals import new_proposal, parse_proposal
+from chaindock.endorser.transactions import (
+    TransactionChecks,
+    prepare_payload,
+    sign_payload,
+)
+from chaindock.errors import Denied, InvalidInput, LedgerClosed, LedgerError
+
+
+async def transaction(node, *args, name="basic", signer=None):
+    signer = signer or node.user
+    signed = new_proposal("mychannel", name, args or (b"put", b"k", b"v"), signer)
+    parsed = parse_proposal(signed)
+    response = await node.endorser.process_proposal(signed)
+    return sign_payload(parsed, prepare_payload(parsed, [response]), signer)
+
+
+async def transactions(node, count, size=1):
+    return [
+        await transaction(node, b"put", b"k%d" % n, b"v" * size) for n in range(count)
+    ]
+
+
+def sizes(node, since):
+    """How many transactions each block holds."""
+    blocks = [
+        common_pb2.Block.FromString(node.ledger.get_block(n))
+        for n in range(since, node.ledger.height)
+    ]
+    for block in blocks:
+        assert len(block.metadata.metadata[2]) == len(block.data.data)
+    return [len(block.data.data) for block in blocks]
+
+
+async def submit_all(node, envelopes):
+    return await asyncio.gather(*(node.orderer.submit(e) for e in envelopes))
+
+
+async def test_a_block_takes_what_came_while_the_one_before_was_committed(defined):
+    envelopes = await transactions(defined, 20)
+    since = defined.ledger.height
+    commits = await submit_all(defined, envelopes)
+    assert {c.code for c in commits} == {0}
+    assert sum(sizes(defined, since)) == 20
+    assert len(sizes(defined, since)) <= 3
+    order = [(c.block, c.index) for c in commits]
+    assert order == sorted(order)
+    for commit in commits:
+        assert defined.ledger.find_transaction(commit.tx_id).index == commit.index
+
+
+class TestSmallBlocks:
+    @pytest.fixture
+    def options(self):
+        return OrdererOptions(max_message_count=3, batch_timeout_s=0.05)
+
+    async def test_the_count_cuts_at_once_and_the_timeout_cuts_the_rest(self, defined):
+        since = defined.ledger.height
+        envelopes = await transactions(defined, 7)
+        await submit_all(defined, envelopes)
+        assert sizes(defined, since) == [3, 3, 1]
+
+    async def test_a_lonely_transaction_waits_for_the_timeout(self, defined):
+        loop = asyncio.get_running_loop()
+        envelope = await transaction(defined)
+        begin = loop.time()
+        await defined.orderer.submit(envelope)
+        assert loop.time() - begin >= 0.045
+
+
+class TestPreferredBytes:
+    @pytest.fixture
+    def options(self):
+        return OrdererOptions(preferred_max_bytes=12_000, absolute_max_bytes=40_000)
+
+    async def test_a_large_transaction_is_alone_in_its_block(self, defined):
+        small = await transactions(defined, 2)
+        large = await transaction(defined, b"put", b"k", b"v" * 9_000)
+        after = await transactions(defined, 2)
+        since = defined.ledger.height
+        await submit_all(defined, [*small, large, *after])
+        assert sizes(defined, since) == [2, 1, 2]
+
+    async def test_a_block_is_cut_before_it_exceeds_the_preferred_size(self, defined):
+        envelopes = await transactions(defined, 6, size=500)
+        each = len(envelopes[0])
+        since = defined.ledger.height
+        await submit_all(defined, envelopes)
+        per_block = 12_000 // each
+        assert max(sizes(defined, since)) <= per_block
+        assert sum(sizes(defined, since)) == 6
+
+    async def test_a_transaction_above_the_absolute_size_is_refused(self, defined):
+        huge = await transaction(defined, b"put", b"k", b"v" * 40_000)
+        height = defined.ledger.height
+        with pytest.raises(InvalidInput, match="exceeds maximum allowed 40000 bytes"):
+            await defined.orderer.submit(huge)
+        assert defined.ledger.height == height
+
+
+async def test_an_envelope_sent_again_is_code_9_and_the_first_stands(defined):
+    envelope = await transaction(defined)
+    first = await defined.orderer.submit(envelope)
+    second = await defined.orderer.submit(envelope)
+    assert (first.code, second.code) == (0, 9)
+    assert second.block == first.block + 1
+    found = defined.ledger.find_transaction(first.tx_id)
+    assert (found.block, found.code) == (first.block, 0)
+
+
+async def test_twice_in_one_block_is_code_9_as_well(defined):
+    envelope = await transaction(defined)
+    commits = await submit_all(defined, [envelope, envelope])
+    assert [c.code for c in commits] == [0, 9]
+
+
+async def test_bad_signatures_are_committed_as_invalid(defined):
+    envelope = common_pb2.Envelope.FromString(await transaction(defined))
+    envelope.signature = envelope.signature[:-1] + bytes([envelope.signature[-1] ^ 1])
+    commit = await defined.orderer.submit(envelope.SerializeToString())
+    assert commit.code == 4
+    found = await defined.caller.query("basic", [b"get", b"k"], signer=defined.user)
+    assert found.payload == b""
+
+
+async def test_a_transaction_of_an_undefined_chaincode_is_code_25(defined):
+    # `_lifecycle` answers, but the header and the action speak of a name that is
+    # not defined: only a peer that endorsed by mistake could make such a one.
+    defined.endorser._system["ghost"] = defined.endorser._system["_lifecycle"]
+    from fabric_protos.peer.lifecycle import lifecycle_pb2
+
+    args = lifecycle_pb2.QueryChaincodeDefinitionsArgs().SerializeToString()
+    envelope = await transaction(
+        defined, b"QueryChaincodeDefinitions", args, name="ghost"
+    )
+    assert (await defined.orderer.submit(envelope)).code == 25
+
+
+@pytest.mark.parametrize(
+    ("envelope", "text"),
+    [
+        (common_pb2.Envelope(), "Message was empty"),
+        (common_pb2.Envelope(payload=b"\xff"), "cannot be read"),
+        (
+            common_pb2.Envelope(
+                payload=common_pb2.Payload(
+                    header=common_pb2.Header(
+                        channel_header=common_pb2.ChannelHeader(
+                            channel_id="other", type=3
+                        ).SerializeToString()
+                    )
+                ).SerializeToString()
+            ),
+            "channel does not exist",
+        ),
+        (
+            common_pb2.Envelope(
+                payload=common_pb2.Payload(
+                    header=common_pb2.Header(
+                        channel_header=common_pb2.ChannelHeader(
+                            channel_id="mychannel", type=1
+                        ).SerializeToString()
+                    )
+                ).SerializeToString()
+            ),
+            "message is of type that cannot be processed directly",
+        ),
+    ],
+)
+async def test_an_orderer_refuses_at_once(node, envelope, text):
+    with pytest.raises(InvalidInput, match=text):
+        await node.orderer.submit(envelope.SerializeToString())
+
+
+async def test_a_peer_may_not_submit(defined):
+    parsed = parse_proposal(
+        new_proposal("mychannel", "basic", [b"put", b"a", b"b"], defined.org.peer)
+    )
+    signed = new_proposal("mychannel", "basic", [b"put", b"a", b"b"], defined.user)
+    response = await defined.endorser.process_proposal(signed)
+    envelope = sign_payload(
+        parsed, prepare_payload(parsed, [response]), defined.org.peer
+    )
+    with pytest.raises(Denied, match="permission denied"):
+        await defined.orderer.submit(envelope)
+
+
+async def test_who_leaves_after_acceptance_is_committed_all_the_same(defined):
+    height = defined.ledger.height
+    task = asyncio.ensure_future(defined.orderer.submit(await transaction(defined)))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await defined.ledger.wait_height(height + 1)
+
+
+async def test_closing_commits_what_was_accepted_and_refuses_the_rest(defined):
+    envelopes = await transactions(defined, 5)
+    late = await transaction(defined)
+    waiting = [asyncio.ensure_future(defined.orderer.submit(e)) for e in envelopes]
+    await asyncio.sleep(0)
+    await defined.orderer.aclose()
+    assert [c.code for c in await asyncio.gather(*waiting)] == [0] * 5
+    with pytest.raises(LedgerClosed):
+        await defined.orderer.submit(late)
+
+
+class Stubborn:
+    """A ledger whose disk is full, and which shows how it was called."""
+
+    channel = "mychannel"
+
+    def __init__(self, ledger):
+        self._ledger = ledger
+        self.full = True
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    def new_simulator(self, tx_id):
+        return self._ledger.new_simulator(tx_id)
+
+    async def commit(self, envelopes):
+        await self.gate.wait()
+        if self.full:
+            raise LedgerError("no space left on the device")
+        return await self._ledger.commit(envelopes)
+
+
+async def test_a_block_that_cannot_be_written_fails_its_submitters_only(defined):
+    disk = Stubborn(defined.ledger)
+    checks = TransactionChecks("mychannel", defined.org.msp)
+    async with Orderer(disk, checks) as orderer:
+        envelope = await transaction(defined)
+        with pytest.raises(LedgerError, match="no space"):
+            await orderer.submit(envelope)
+        disk.full = False
+        assert (await orderer.submit(envelope)).code == 0
+
+
+async def test_submitters_wait_when_too_many_wait(defined):
+    disk = Stubborn(defined.ledger)
+    disk.full = False
+    disk.gate.clear()
+    checks = TransactionChecks("mychannel", defined.org.msp)
+    options = OrdererOptions(max_message_count=1, max_waiting=2)
+    async with Orderer(disk, checks, options) as orderer:
+        envelopes = await transactions(defined, 8)
+        tasks = []
+        for envelope in envelopes:
+            tasks.append(asyncio.ensure_future(orderer.submit(envelope)))
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert len(orderer._queue) <= 2
+        disk.gate.set()
+        commits = await asyncio.gather(*tasks)
+        assert [c.code for c in commits] == [0] * 8
+        blocks = [c.block for c in commits]
+        assert blocks == sorted(blocks)

@@ -1,0 +1,273 @@
+"""Chores: their order, and that none holds up another."""
+
+import asyncio
+
+import pytest
+
+from chaindock.errors import EngineTimeout, LaunchTimeout, NodeError, StartFailed
+from chaindock.ids import Ccid
+from chaindock.lifecycle.custodian import Custodian, CustodianOptions
+
+A, B = Ccid("a:" + "1" * 64), Ccid("b:" + "2" * 64)
+FAST = CustodianOptions(retry_first_s=0.01, retry_cap_s=0.02, retries=3)
+
+
+class Runtime:
+    """Records what is asked; a gate holds launches, an error fails them."""
+
+    def __init__(self):
+        self.log = []
+        self.gates = {}
+        self.errors = {}
+        self.running = 0
+        self.most = 0
+        self.changed = asyncio.Condition()
+
+    async def note(self, *entry):
+        self.log.append(entry)
+        async with self.changed:
+            self.changed.notify_all()
+
+    async def until(self, test):
+        async with asyncio.timeout(5), self.changed:
+            await self.changed.wait_for(test)
+
+    def hold(self, ccid):
+        self.gates[ccid] = asyncio.Event()
+        return self.gates[ccid]
+
+    async def launch(self, ccid, attempt=None):
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await self.note("launch", ccid)
+            if ccid in self.gates:
+                await self.gates[ccid].wait()
+            if ccid in self.errors:
+                raise self.errors[ccid]
+            await self.note("up", ccid)
+        finally:
+            self.running -= 1
+
+    async def stop(self, ccid, grace_s):
+        await self.note("stop", ccid)
+        if ("stop", ccid) in self.gates:
+            await self.gates["stop", ccid].wait()
+
+    async def forget(self, ccid, grace_s):
+        await self.note("forget", ccid)
+
+
+@pytest.fixture
+def runtime():
+    return Runtime()
+
+
+@pytest.fixture
+async def custodian(runtime):
+    async with Custodian(runtime, lambda _: True, FAST) as custodian:
+        yield custodian
+
+
+async def test_chores_of_one_chaincode_run_in_order(custodian, runtime):
+    await custodian.launch(A)
+    stop = asyncio.ensure_future(custodian.stop(A))
+    launch = asyncio.ensure_future(custodian.launch(A))
+    await asyncio.gather(stop, launch)
+    assert runtime.log == [
+        ("launch", A), ("up", A), ("stop", A), ("launch", A), ("up", A)
+    ]  # fmt: skip
+
+
+async def test_equal_chores_that_wait_are_one(custodian, runtime):
+    gate = runtime.hold(A)
+    launches = [asyncio.ensure_future(custodian.launch(A)) for _ in range(5)]
+    await runtime.until(lambda: runtime.log)
+    gate.set()
+    await asyncio.gather(*launches)
+    assert runtime.log == [("launch", A), ("up", A)]
+
+
+async def test_a_hanging_launch_delays_no_other(custodian, runtime):
+    runtime.hold(A)
+    hanging = asyncio.ensure_future(custodian.launch(A))
+    await runtime.until(lambda: runtime.log)
+    async with asyncio.timeout(0.1):
+        await custodian.launch(B)
+    hanging.cancel()
+
+
+async def test_only_so_many_launches_run_side_by_side(runtime):
+    ccids = [Ccid(f"c{n}:" + "3" * 64) for n in range(10)]
+    gates = [runtime.hold(c) for c in ccids]
+    async with Custodian(runtime, lambda _: True, CustodianOptions(parallel=3)) as cust:
+        launches = [asyncio.ensure_future(cust.launch(c)) for c in ccids]
+        await runtime.until(lambda: runtime.running == 3)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert runtime.running == 3
+        for gate in gates:
+            gate.set()
+        await asyncio.gather(*launches)
+    assert runtime.most == 3
+
+
+async def test_launches_that_hang_give_up_their_places(runtime):
+    options = CustodianOptions(parallel=2, patience_s=0.02)
+    hung = [Ccid(f"h{n}:" + "4" * 64) for n in range(2)]
+    for ccid in hung:
+        runtime.hold(ccid)
+    async with Custodian(runtime, lambda _: True, options) as custodian:
+        waiting = [asyncio.ensure_future(custodian.launch(c)) for c in hung]
+        await runtime.until(lambda: runtime.running == 2)
+        async with asyncio.timeout(1):
+            await custodian.launch(B)
+    done = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(e) for e in done] == [NodeError] * 2
+
+
+async def test_a_stop_overtakes_the_launch_under_way(custodian, runtime):
+    runtime.hold(A)
+    launch = asyncio.ensure_future(custodian.launch(A))
+    await runtime.until(lambda: runtime.log)
+    async with asyncio.timeout(1):
+        await custodian.stop(A)
+    with pytest.raises(StartFailed, match="was stopped while it started"):
+        await launch
+    assert runtime.log == [("launch", A), ("stop", A)]
+
+
+async def test_a_stop_drops_the_launch_that_waits(custodian, runtime):
+    gate = runtime.gates["stop", A] = asyncio.Event()
+    first = asyncio.ensure_future(custodian.stop(A))
+    await runtime.until(lambda: runtime.log)
+    launch = asyncio.ensure_future(custodian.launch(A))
+    await asyncio.sleep(0)
+    second = asyncio.ensure_future(custodian.stop(A))
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(first, second)
+    with pytest.raises(StartFailed):
+        await launch
+    assert ("launch", A) not in runtime.log
+
+
+async def test_a_stop_right_after_a_launch_was_asked_for_starts_nothing(
+    custodian, runtime
+):
+    launch = asyncio.ensure_future(custodian.launch(A))
+    stop = asyncio.ensure_future(custodian.stop(A))
+    await stop
+    with pytest.raises(StartFailed):
+        await launch
+    assert ("up", A) not in runtime.log
+    await custodian.launch(A)
+    assert runtime.log[-1] == ("up", A)
+
+
+async def test_a_stop_that_hangs_is_given_up_and_the_lane_goes_on(runtime):
+    options = CustodianOptions(stop_grace_s=0.01, stop_limit_s=0.02)
+    runtime.gates["stop", A] = asyncio.Event()
+    async with Custodian(runtime, lambda _: True, options) as custodian:
+        with pytest.raises(EngineTimeout, match="was not stopped within"):
+            await custodian.stop(A)
+        await custodian.launch(A)
+
+
+async def test_all_waiters_get_the_error_of_the_launch(custodian, runtime):
+    runtime.errors[A] = LaunchTimeout("too slow")
+    results = await asyncio.gather(
+        *(custodian.launch(A) for _ in range(3)), return_exceptions=True
+    )
+    assert results == [runtime.errors[A]] * 3
+
+
+async def test_who_leaves_does_not_end_the_launch(custodian, runtime):
+    gate = runtime.hold(A)
+    launch = asyncio.ensure_future(custodian.launch(A))
+    await runtime.until(lambda: runtime.log)
+    launch.cancel()
+    gate.set()
+    await runtime.until(lambda: ("up", A) in runtime.log)
+
+
+async def test_at_the_start_everything_wanted_is_launched_and_failures_are_retried(
+    custodian, runtime
+):
+    runtime.errors[A] = LaunchTimeout("registry is down")
+    custodian.restore([A, B])
+    await runtime.until(lambda: runtime.log.count(("launch", A)) == 2)
+    assert ("up", B) in runtime.log
+    del runtime.errors[A]
+    await runtime.until(lambda: ("up", A) in runtime.log)
+
+
+async def test_a_crash_loop_ends_and_an_explicit_launch_begins_anew(custodian, runtime):
+    runtime.errors[A] = LaunchTimeout("always")
+    custodian.restore([A])
+    await runtime.until(lambda: runtime.log.count(("launch", A)) == 1 + FAST.retries)
+    await asyncio.sleep(0.08)
+    assert runtime.log.count(("launch", A)) == 1 + FAST.retries
+    del runtime.errors[A]
+    await custodian.launch(A)
+    custodian.lost(A)
+    await runtime.until(lambda: runtime.log.count(("up", A)) == 2)
+
+
+async def test_a_run_that_ended_by_itself_is_started_again(custodian, runtime):
+    await custodian.launch(A)
+    custodian.lost(A)
+    custodian.lost(A)
+    await runtime.until(lambda: runtime.log.count(("up", A)) == 2)
+    await asyncio.sleep(0.05)
+    assert runtime.log.count(("launch", A)) == 2
+
+
+async def test_what_is_not_wanted_is_not_started_again(runtime):
+    wanted = {A}
+    async with Custodian(runtime, wanted.__contains__, FAST) as custodian:
+        await custodian.launch(A)
+        custodian.lost(A)
+        wanted.clear()
+        await asyncio.sleep(0.05)
+        custodian.lost(A)
+        await asyncio.sleep(0.05)
+    assert runtime.log.count(("launch", A)) == 1
+
+
+async def test_stopping_ends_the_retries(custodian, runtime):
+    await custodian.launch(A)
+    custodian.lost(A)
+    await custodian.stop(A)
+    await asyncio.sleep(0.05)
+    assert runtime.log == [("launch", A), ("up", A), ("stop", A)]
+
+
+async def test_after_closing_nothing_starts(runtime):
+    custodian = Custodian(runtime, lambda _: True, FAST)
+    runtime.hold(A)
+    launch = asyncio.ensure_future(custodian.launch(A))
+    waiting = asyncio.ensure_future(custodian.stop(B))
+    await runtime.until(lambda: ("launch", A) in runtime.log)
+    await waiting
+    await custodian.aclose()
+    with pytest.raises(NodeError, match="going down"):
+        await launch
+    with pytest.raises(NodeError):
+        await custodian.launch(B)
+    custodian.lost(A)
+    assert runtime.running == 0
+
+
+async def test_twenty_launch_in_little_more_time_than_the_slowest(runtime):
+    class Slow(Runtime):
+        async def launch(self, ccid, attempt=None):
+            await asyncio.sleep(0.05)
+
+    options = CustodianOptions(parallel=20)
+    loop = asyncio.get_running_loop()
+    async with Custodian(Slow(), lambda _: True, options) as custodian:
+        begin = loop.time()
+        ccids = [Ccid(f"c{n}:" + "5" * 64) for n in range(20)]
+        await asyncio.gather(*(custodian.launch(c) for c in ccids))
+        assert loop.time() - begin < 0.25

@@ -1,0 +1,149 @@
+"""What a restart finds."""
+
+import pytest
+
+from chaindock.errors import NotFound, StorageError
+from chaindock.ids import Ccid
+from chaindock.lifecycle.definitions import Approval
+from chaindock.lifecycle.desired import DesiredState, Wish
+
+V1, V2 = Ccid("basic:" + "1" * 64), Ccid("basic:" + "2" * 64)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "desired.db"
+
+
+@pytest.fixture
+def desired(path):
+    with DesiredState(path) as state:
+        yield state
+
+
+def approval(sequence, ccid, name="basic", **more):
+    return Approval(name, sequence, f"{sequence}.0", ccid, **more)
+
+
+def reopened(path):
+    with DesiredState(path) as state:
+        return state
+
+
+def test_what_was_switched_to_is_there_after_a_restart(desired, path):
+    desired.approve(approval(1, V1, backend="process", init_required=True))
+    desired.switch("basic", 1)
+    found = reopened(path).get("basic")
+    assert found.approval == approval(1, V1, backend="process", init_required=True)
+    assert found.wish is Wish.RUNNING
+    assert found.since == desired.get("basic").since
+    assert reopened(path).backend_of(V1) == "process"
+    assert reopened(path).to_run() == [V1]
+
+
+def test_an_approval_alone_runs_nothing(desired, path):
+    desired.approve(approval(1, V1))
+    assert desired.to_run() == []
+    assert desired.approval("basic", 1).ccid == V1
+    with pytest.raises(NotFound):
+        desired.get("basic")
+    assert reopened(path).approval("basic", 1).ccid == V1
+
+
+def test_both_versions_are_known_until_the_switch(desired):
+    desired.approve(approval(1, V1))
+    desired.switch("basic", 1)
+    desired.approve(approval(2, V2))
+    assert desired.approval("basic", 1).ccid == V1
+    assert desired.approval("basic", 2).ccid == V2
+    assert desired.users_of(V1) == desired.users_of(V2) == ["basic"]
+    desired.switch("basic", 2)
+    assert desired.users_of(V1) == []
+    # An old snapshot must not bring the old version back to life.
+    assert desired.approval("basic", 1).ccid == V2
+    assert desired.approval("basic", 3) is None
+
+
+def test_a_crash_after_the_commit_ends_with_the_new_version(desired, path):
+    desired.approve(approval(1, V1))
+    desired.switch("basic", 1)
+    desired.approve(approval(2, V2))
+    with DesiredState(path) as again:
+        again.recover({"basic": 2})
+        assert again.get("basic").ccid == V2
+        assert again.to_run() == [V2]
+
+
+def test_a_crash_before_the_commit_ends_with_the_old_version(desired, path):
+    desired.approve(approval(1, V1))
+    desired.switch("basic", 1)
+    desired.approve(approval(2, V2))
+    with DesiredState(path) as again:
+        again.recover({"basic": 1})
+        assert again.get("basic").ccid == V1
+        assert again.approval("basic", 2) is None
+    assert reopened(path).users_of(V2) == []
+
+
+def test_a_crash_during_the_first_deploy_leaves_nothing(desired, path):
+    desired.approve(approval(1, V1))
+    with DesiredState(path) as again:
+        assert again.names() == ["basic"]
+        again.recover({"basic": 0})
+        assert again.names() == []
+
+
+def test_stopped_stays_stopped(desired, path):
+    desired.approve(approval(1, V1))
+    desired.switch("basic", 1)
+    desired.wish("basic", Wish.STOPPED)
+    found = reopened(path)
+    assert found.is_stopped("basic")
+    assert found.to_run() == []
+    assert found.users_of(V1) == ["basic"]
+    desired.wish("basic", Wish.RUNNING)
+    assert not reopened(path).is_stopped("basic")
+
+
+def test_removed_is_forgotten(desired, path):
+    desired.approve(approval(1, V1))
+    desired.switch("basic", 1)
+    desired.remove("basic")
+    for state in (desired, reopened(path)):
+        assert state.all() == []
+        assert state.approval("basic", 1) is None
+    with pytest.raises(NotFound):
+        desired.remove("basic")
+    with pytest.raises(NotFound):
+        desired.wish("basic", Wish.STOPPED)
+
+
+def test_two_names_may_share_a_package(desired):
+    for name in ("a", "b"):
+        desired.approve(approval(1, V1, name))
+        desired.switch(name, 1)
+    assert desired.to_run() == [V1]
+    assert desired.users_of(V1) == ["a", "b"]
+    desired.wish("a", Wish.STOPPED)
+    assert desired.to_run() == [V1]
+
+
+def test_a_plan_chooses_the_back_end_before_anything_is_recorded(desired, path):
+    assert desired.backend_of(V1) is None
+    desired.plan(V1, "docker")
+    assert desired.backend_of(V1) == "docker"
+    desired.plan(V1, "auto")
+    assert desired.backend_of(V1) is None
+    assert reopened(path).backend_of(V1) is None
+
+
+def test_a_damaged_file_is_named(path):
+    path.write_bytes(b"this is not a database, and it is long enough to see" * 10)
+    with pytest.raises(StorageError, match=r"desired\.db") as caught:
+        DesiredState(path)
+    assert caught.value.path == str(path)
+
+
+def test_a_file_that_cannot_be_made_is_named(tmp_path):
+    with pytest.raises(StorageError):
+        DesiredState(tmp_path / "no" / "such" / "desired.db")
