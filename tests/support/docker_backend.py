@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Self, cast
 
 from chaindock.container.contracts import NodeLabels
 from chaindock.controllers.docker.controller import DockerController
@@ -19,6 +18,7 @@ from chaindock.testing.conformance import Backend, platform_for_scripts
 from support.need import missing, need_docker
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     from chaindock.container.contracts import Builder, Instance
@@ -66,7 +66,7 @@ class DockerBackend(Backend):
         self._stack = contextlib.AsyncExitStack()
         self._nodes: set[str] = set()
 
-    async def __aenter__(self) -> DockerBackend:
+    async def __aenter__(self) -> Self:
         self.engine = await Engine.connect(self.options.endpoint)
         self._stack.push_async_callback(self.engine.aclose)
         return self

@@ -64,9 +64,10 @@ class ProcessBackend(Backend):
     async def owned(self, node_id: str) -> set[str]:
         found = await asyncio.to_thread(find, node_id, [])
         processes = {f"processes of run {run_id}" for run_id in found}
-        root = self.root(node_id) / "process"
-        files = {str(path) for path in root.glob("runs/*/*")}
-        return processes | files | {str(path) for path in root.glob("builds/.tmp*")}
+        root = self.root(node_id)
+        files = {str(path) for path in root.glob("process/runs/*/*")}
+        scratch = {str(path) for path in root.glob("cache/builds/.tmp*")}
+        return processes | files | scratch
 
     async def signal(self, instance: Instance, number: int) -> None:
         os.kill(int(instance.describe()["pid"]), number)

@@ -167,28 +167,24 @@ class RuntimeLauncher:
             raise LaunchFailed(
                 f"could not launch chaincode {ccid}: the node is stopping", ccid=ccid
             )
-        run = Run(self._parts, attempt or self._new_attempt(ccid))
+        run = Run(self._parts, attempt or self._new_attempt(ccid), self._settling)
         self._runs[ccid] = run
         self.counts.started += 1
         _log.info("launching", ccid=ccid, attempt=run.attempt.id)
         _ = self._tasks.start(self._see_through(run), f"run {ccid}")
-        _ = self._tasks.start(self._settled(run), f"outcome {ccid}")
         return run
 
-    async def _settled(self, run: Run) -> None:
-        spent = run.attempt
-        try:
-            await run.outcome.wait()
-        except LaunchFailed as error:
-            self.counts.failed += 1
-            self.counts.timed_out += isinstance(error, LaunchTimeout)
-            _log.warning(
-                "launch failed", ccid=run.ccid, slug=error.slug, error=error.message
-            )
-        else:
+    def _settling(self, run: Run, failure: LaunchFailed | None) -> None:
+        if failure is None:
             self.counts.ready += 1
-            seconds = round(sum(phase.seconds for phase in spent.phases), 3)
+            seconds = round(sum(phase.seconds for phase in run.attempt.phases), 3)
             _log.info("launched", ccid=run.ccid, seconds=seconds)
+            return
+        self.counts.failed += 1
+        self.counts.timed_out += isinstance(failure, LaunchTimeout)
+        _log.warning(
+            "launch failed", ccid=run.ccid, slug=failure.slug, error=failure.message
+        )
 
     async def _see_through(self, run: Run) -> None:
         await run.live()

@@ -36,6 +36,8 @@ from chaindock.errors import (
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from chaindock.chaincode.options import LaunchOptions, StreamOptions
     from chaindock.chaincode.registry import HandlerRegistry
     from chaindock.chaincode.runtime import ContainerRuntime
@@ -65,11 +67,18 @@ class Run:
     """One attempt and what follows it.
 
     `outcome` settles when the chaincode is ready or has failed (with the one error that
-    every waiter gets), `over` when nothing of the run is left.
+    every waiter gets), `over` when nothing of the run is left. `settling` is told the
+    outcome just before the waiters are.
     """
 
-    def __init__(self, parts: Parts, attempt: Attempt) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        attempt: Attempt,
+        settling: Callable[[Run, LaunchFailed | None], None],
+    ) -> None:
         self._parts = parts
+        self._settling = settling
         self.ccid: Ccid = attempt.ccid
         self.attempt = attempt
         self.state = LaunchState.ABSENT
@@ -113,6 +122,7 @@ class Run:
                 failure = await self._come_up(tasks)
                 if failure is None:
                     self._move(LaunchState.READY)
+                    self._settling(self, None)
                     self.outcome.settle(None)
                     await self._stay_up()
                 self._move(LaunchState.STOPPING)
@@ -129,7 +139,9 @@ class Run:
         if self.state is LaunchState.STOPPING:
             self._move(LaunchState.FAILED if self.error else LaunchState.ABSENT)
         if not self.outcome.settled:
-            self.outcome.fail(failure or self._failed(StartFailed("launch cancelled")))
+            failure = failure or self._failed(StartFailed("launch cancelled"))
+            self._settling(self, failure)
+            self.outcome.fail(failure)
         self.over.settle(None)
 
     def _move(self, state: LaunchState) -> None:

@@ -111,7 +111,9 @@ def _configuration(home: Path) -> tuple[Config, list[Check]]:
     try:
         config = load(home)
     except ConfigInvalid as error:
-        plain = defaults(home, os.defpath, EndpointOptions(), BuildEnvironment())
+        plain = defaults(
+            home, home / "cache", os.defpath, EndpointOptions(), BuildEnvironment()
+        )
         problem = Check(
             "home", "settings", State.FAIL, error.message, error.hint or "correct it"
         )

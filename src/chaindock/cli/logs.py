@@ -59,11 +59,8 @@ def _print(event: Mapping[str, Any], *, timestamps: bool, as_json: bool) -> None
         click.echo(json.dumps({k: event[k] for k in ("time", "stream", "line")}))
         return
     line = event["line"]
+    when = f"{event['time'] or '-':<20} {event['stream']:<6} " if timestamps else ""
     if show.is_terminal():
-        line = show.visible(line)
-    if timestamps:
-        when = click.style(
-            f"{event['time'] or '-':<20} {event['stream']:<6} ", dim=True
-        )
-        line = when + line
-    click.echo(line)
+        click.echo(click.style(when, dim=True) + show.visible(line))
+    else:
+        click.echo(when + line, color=True)  # as it is: click would drop its colours

@@ -8,6 +8,9 @@ Source:  architecture.md "CLI"
 
 from __future__ import annotations
 
+import io
+import sys
+
 import click
 
 from chaindock import __version__
@@ -37,4 +40,8 @@ def root() -> None:
 
 def main() -> None:
     """Run the command line; ends the process."""
+    for stream in (sys.stdout, sys.stderr):
+        # What others wrote need not fit the terminal's encoding.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     root(prog_name="chaindock")

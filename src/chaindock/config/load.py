@@ -27,6 +27,7 @@ from chaindock.config.sources import (
 )
 from chaindock.config.surroundings import (
     build_environment,
+    cache_folder,
     engine_inputs,
     problem_of,
     redact,
@@ -57,7 +58,13 @@ def load(
     env = environment() if env is None else env
     here = Path.cwd()
     build, ca_variable, warnings = build_environment(env)
-    config = defaults(home, env.get("PATH") or _PATH, engine_inputs(env), build)
+    config = defaults(
+        home,
+        cache_folder(env, home),
+        env.get("PATH") or _PATH,
+        engine_inputs(env),
+        build,
+    )
     file = find_file(home, env)
     layers = [
         read_file(file) if file else Layer(),

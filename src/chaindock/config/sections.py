@@ -109,21 +109,24 @@ class Config:
 
 
 def defaults(
-    home: Path, path: str, endpoint: EndpointOptions, build: BuildEnvironment
+    home: Path,
+    cache: Path,
+    path: str,
+    endpoint: EndpointOptions,
+    build: BuildEnvironment,
 ) -> Config:
     """Return the configuration in which nothing is set.
 
     Args:
         home: absolute.
+        cache: where builds are kept for all nodes of the user.
         path: PATH of the user, where toolchains are looked for.
         endpoint: what the environment says about engines.
         build: proxies and registries as the user has them.
     """
     return Config(
         home=home,
-        process=ProcessOptions(
-            root=home / "process", cache_root=home / "cache", path=path
-        ),
+        process=ProcessOptions(root=home / "process", cache_root=cache, path=path),
         docker=DockerOptions(endpoint=endpoint),
         build=build,
     )

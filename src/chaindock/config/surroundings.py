@@ -99,6 +99,18 @@ def engine_inputs(env: Mapping[str, str]) -> EndpointOptions:
     )
 
 
+def cache_folder(env: Mapping[str, str], home: Path) -> Path:
+    """Return where builds and toolchain caches are kept for all nodes of this user.
+
+    Args:
+        env: the environment.
+        home: of the node; used where the user has no home directory.
+    """
+    if (user := _path(env, "HOME")) is None:
+        return home / "cache"
+    return (_path(env, "XDG_CACHE_HOME") or user / ".cache") / "chaindock"
+
+
 def _path(env: Mapping[str, str], name: str) -> Path | None:
     value = env.get(name)
     return Path(value) if value else None

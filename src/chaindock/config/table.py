@@ -462,7 +462,7 @@ _BACKENDS: tuple[_Row, ...] = (
         "chaindock.process.cache",
         PATH,
         "process.cache_root",
-        "Caches of the toolchains between builds.",
+        "Finished builds and caches of the toolchains; nodes may share it.",
     ),
     (
         "chaindock.process.keepBuilds",

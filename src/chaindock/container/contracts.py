@@ -148,7 +148,7 @@ class Instance(Protocol):
 
 
 class Builder(Protocol):
-    """A way to run chaincode: `docker`, `process`, …"""
+    """A way to run chaincode: `docker`, `process` and others to come."""
 
     @property
     def name(self) -> str:

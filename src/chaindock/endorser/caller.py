@@ -105,8 +105,9 @@ class Caller:
             chaincode. An answer of 400 and more is an Answer.
         """
         signed = new_proposal(self._channel, name, args, signer, transient=transient)
-        response = await self._endorser.endorse(signed, timeout_s)
-        return _answer(response, parse_proposal(signed).tx_id)
+        proposal = parse_proposal(signed)
+        response = await self._endorser.endorse(proposal, timeout_s)
+        return _answer(response, proposal.tx_id)
 
     async def invoke(
         self,
@@ -139,8 +140,8 @@ class Caller:
         signed = new_proposal(
             self._channel, name, args, signer, transient=transient, is_init=is_init
         )
-        response = await self._endorser.endorse(signed, timeout_s)
         proposal = parse_proposal(signed)
+        response = await self._endorser.endorse(proposal, timeout_s)
         if response.response.status >= _ERROR:
             return _answer(response, proposal.tx_id)
         payload = prepare_payload(proposal, [response])

@@ -122,8 +122,9 @@ class Endorser:
             ProposalInvalid, Denied, TransactionExists: where the RPC gives a gRPC
             error; the message is its text.
         """
+        proposal = parse_proposal(signed)
         try:
-            proposal, identity = self._admit(signed)
+            identity = self._admit(proposal)
         except NotFound as error:
             return _refused(error.message)
         try:
@@ -132,34 +133,33 @@ class Endorser:
             return _refused(failure_text(error, proposal))
 
     async def endorse(
-        self, signed: proposal_pb2.SignedProposal, timeout_s: float | None = None
+        self, proposal: Proposal, timeout_s: float | None = None
     ) -> proposal_response_pb2.ProposalResponse:
         """Do the same for a caller inside the node, who can take our errors.
 
         Args:
-            signed: the proposal.
+            proposal: as `parse_proposal` gives it.
             timeout_s: for the chaincode's answer; None = the configured one.
 
         Raises:
             as `process_proposal`; and NotFound, LaunchFailed, ExecuteFailed, LedgerError
             where that gives a response without payload.
         """
-        proposal, identity = self._admit(signed)
+        identity = self._admit(proposal)
         return await self._endorse(proposal, identity, timeout_s)
 
-    def _admit(self, signed: proposal_pb2.SignedProposal) -> tuple[Proposal, Identity]:
-        """Check everything there is to check before a simulation.
+    def _admit(self, proposal: Proposal) -> Identity:
+        """Check everything there is to check before a simulation; return the signer.
 
         Raises: NotFound when there is no such channel, and as `process_proposal`.
         """
-        proposal = parse_proposal(signed)
         check_expiry(proposal, self._msp)
         channel = proposal.channel
         if channel and channel != self._ledger.channel:
             raise NotFound(f"channel '{channel}' not found", channel=channel)
         identity = check_proposal(proposal, self._msp)
         if not channel:
-            return proposal, identity
+            return identity
         if self._ledger.find_transaction(proposal.tx_id) is not None:
             raise TransactionExists(
                 f"duplicate transaction found [{proposal.tx_id}]. Creator "
@@ -168,7 +168,7 @@ class Endorser:
             )
         if proposal.name not in self._system:
             require_writer(identity)
-        return proposal, identity
+        return identity
 
     async def _endorse(
         self, proposal: Proposal, identity: Identity, timeout_s: float | None

@@ -118,7 +118,7 @@ class Checked:
     role: Role | None = None
 
 
-class _Invalid(Exception):  # noqa: N818  # control flow of this module, not an error
+class _Invalid(Exception):  # control flow of this module, not an error
     def __init__(self, code: int) -> None:
         super().__init__(code)
         self.code = code

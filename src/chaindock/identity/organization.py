@@ -11,6 +11,7 @@ Source:  ledger-gateway.md §12.4
 from __future__ import annotations
 
 import re
+import threading
 from typing import TYPE_CHECKING
 
 from cryptography.x509.oid import NameOID
@@ -68,7 +69,8 @@ class Organization:
         self.peer = read_signer(_peer(path, domain), mspid)
         self.orderer = read_signer(_orderer(path, domain), mspid)
         self.admin = read_signer(self.user_msp(ADMIN), mspid)
-        self._users: dict[str, SigningIdentity] = {}
+        self._users: dict[str, tuple[SigningIdentity, dict[str, str]]] = {}
+        self._lock = threading.Lock()
 
     @classmethod
     def open(cls, folder: Path, mspid: str, domain: str) -> Organization:
@@ -100,12 +102,14 @@ class Organization:
     def user(
         self, name: str, attributes: Mapping[str, str] | None = None
     ) -> SigningIdentity:
-        """Return a client identity; made on first use and kept on disk. Blocks then.
+        """Return a client identity; made on first use and kept on disk.
+
+        Blocks for some milliseconds then; may be called from any thread.
 
         Args:
             name: `Admin` is the organisation's admin.
             attributes: for the certificate, beside hf.EnrollmentID, hf.Type and
-                hf.Affiliation; None = as they are. Other ones than before: the same
+                hf.Affiliation; none = as they are. Other ones than before: the same
                 key gets a new certificate.
 
         Raises:
@@ -117,15 +121,17 @@ class Organization:
                 raise InvalidInput("the identity 'Admin' has no attributes")
             return self.admin
         known = self._users.get(name)
-        if known is not None and attributes is None:
-            return known
+        if known is not None and (not attributes or known[1] == attributes):
+            return known[0]
         if not _USER.fullmatch(name) or name.casefold() == ADMIN.casefold():
             raise InvalidInput(
                 f"invalid user name {name!r}: expected up to 32 letters, digits, "
                 "_ . and -, and not the name of the admin in other letters"
             )
-        self._users[name] = self._enrol(name, attributes)
-        return self._users[name]
+        with self._lock:
+            signer = self._enrol(name, attributes)
+            self._users[name] = signer, dict(attributes or {})
+        return signer
 
     def _enrol(
         self, name: str, attributes: Mapping[str, str] | None
@@ -152,7 +158,7 @@ class Organization:
             raise InvalidInput(
                 f"user {name!r} differs only in case from {subject[0].value!r}"
             )
-        if attributes is None or attributes_of(certificate) == wanted:
+        if not attributes or attributes_of(certificate) == wanted:
             return signer
         key = read_key(msp / "keystore" / "priv_sk").public_key()
         fresh = self._ca.issue(key, common_name, Role.CLIENT, wanted)

@@ -47,9 +47,6 @@ class Packages(Protocol):
     def add(self, data: bytes | Path) -> StoredPackage:
         """Check and keep a package; the same bytes again are fine."""
 
-    def list(self) -> list[Ccid]:
-        """Return what is kept."""
-
     def remove(self, ccid: Ccid) -> None:
         """Delete a package."""
 

@@ -36,16 +36,6 @@ class Home:
         return self.root / "packages"
 
     @property
-    def builds(self) -> Path:
-        """Results of process builds, by content."""
-        return self.root / "builds"
-
-    @property
-    def run(self) -> Path:
-        """Records and scratch directories of running processes."""
-        return self.root / "run"
-
-    @property
     def organizations(self) -> Path:
         """CA, certificates and keys."""
         return self.root / "organizations"
@@ -71,7 +61,7 @@ class Home:
         """
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for path in (self.packages, self.builds, self.run, self.output):
+            for path in (self.packages, self.output):
                 path.mkdir(mode=0o700, exist_ok=True)
             (self.root / "ledgers").mkdir(mode=0o700, exist_ok=True)
         except OSError as error:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CHUNK = 256 * 1024
 POLL_S = 0.2
+LOOKS = 10
 _STREAMS = ("build", "stdout", "stderr")
 
 
@@ -117,6 +118,7 @@ class _Reader:
         self._partial = b""
         self._last = b""
         self._offset = 0
+        self._looks = 0
         self._file: BinaryIO | None = None
 
     def take(self) -> list[LogLine]:
@@ -124,8 +126,8 @@ class _Reader:
         try:
             if self._file is None:
                 self._file = self.path.open("rb")
-            if self.path.stat().st_size < self._offset:
-                self._resume()
+            if self.path.stat().st_size < self._offset and not self._resume():
+                return []
             data = self._file.read(CHUNK)
         except FileNotFoundError:
             return []
@@ -147,13 +149,22 @@ class _Reader:
         if self._file is not None:
             self._file.close()
 
-    def _resume(self) -> None:
-        """Go on after the last line seen, in the file that was cut."""
+    def _resume(self) -> bool:
+        """Go on after the last line seen, in the file that was cut.
+
+        It may be on its way to the disk still, so a line that is not there is looked
+        for again some times; then it was among those that were dropped.
+        """
         if self._file is None:
-            return
+            return False
         self._file.seek(0)
         content = self._file.read()
         at = content.rfind(self._last + b"\n") if self._last else -1
+        self._looks += 1
+        if at < 0 and self._looks < LOOKS:
+            return False
+        self._looks = 0
         self._offset = at + len(self._last) + 1 if at >= 0 else 0
         self._partial = b""
         self._file.seek(self._offset)
+        return True

@@ -125,7 +125,8 @@ def package_directory(
 def default_label(source: Path) -> str:
     """Return `<directory name>_1.0`, with `-` for what a label cannot have."""
     name = _NOT_IN_LABELS.sub(
-        lambda run: run[0][0] if run[0][0] in _SEPARATORS else "-", source.resolve().name
+        lambda run: run[0][0] if run[0][0] in _SEPARATORS else "-",
+        source.resolve().name,
     )
     name = name.strip(_SEPARATORS)[:100].rstrip(_SEPARATORS)
     return f"{name or 'chaincode'}_1.0"

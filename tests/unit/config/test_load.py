@@ -293,7 +293,9 @@ def test_home_is_flag_then_variable_then_default(tmp_path, monkeypatch):
 
 # --- the table -----------------------------------------------------------------------
 
-PLAIN = defaults(Path("/home"), "/bin", EndpointOptions(), BuildEnvironment())
+PLAIN = defaults(
+    Path("/home"), Path("/cache"), "/bin", EndpointOptions(), BuildEnvironment()
+)
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from fabric_protos.peer import chaincode_event_pb2, proposal_response_pb2
@@ -26,27 +27,27 @@ CCID = Ccid("basic_1.0:" + "a" * 64)
 class Approvals:
     """Everything that a test approves."""
 
-    def __init__(self):
-        self.known = {}
-        self.stopped = set()
+    def __init__(self) -> None:
+        self.known: dict[Any, Any] = {}
+        self.stopped: set[Any] = set()
 
-    def approval(self, name, sequence):
+    def approval(self, name: Any, sequence: Any) -> Any:
         return self.known.get((name, sequence))
 
-    def is_stopped(self, name):
+    def is_stopped(self, name: Any) -> Any:
         return name in self.stopped
 
 
 class Chaincode:
     """Runs in place of real chaincode: put, get, status, event, hang, …"""
 
-    def __init__(self):
-        self.seen = []
-        self.raises = None
-        self.hold = None
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+        self.raises: Any = None
+        self.hold: Any = None
         self.entered = asyncio.Semaphore(0)
 
-    async def execute(self, ccid, invocation):
+    async def execute(self, ccid: Any, invocation: Any) -> Any:
         self.seen.append((ccid, invocation))
         self.entered.release()
         if self.hold is not None:
@@ -56,32 +57,34 @@ class Chaincode:
         function, *args = (bytes(a).decode() for a in invocation.input.args)
         return getattr(self, function)(invocation, *args)
 
-    def put(self, invocation, key, value):
+    def put(self, invocation: Any, key: Any, value: Any) -> Any:
         invocation.simulator.put_state(invocation.namespace, key, value.encode())
         return answer(payload=value.encode())
 
-    def get(self, invocation, key):
+    def get(self, invocation: Any, key: Any) -> Any:
         value = invocation.simulator.get_state(invocation.namespace, key)
         return answer(payload=value or b"")
 
-    def copy(self, invocation, source, target):
+    def copy(self, invocation: Any, source: Any, target: Any) -> Any:
         value = invocation.simulator.get_state(invocation.namespace, source)
         invocation.simulator.put_state(invocation.namespace, target, value or b"-")
         return answer(payload=value or b"")
 
-    def status(self, invocation, status, message=""):
+    def status(self, invocation: Any, status: Any, message: Any = "") -> Any:
         invocation.simulator.put_state(invocation.namespace, "never", b"x")
         return answer(int(status), message, b"data", event=("e", b"p"))
 
-    def event(self, invocation, name, payload):
+    def event(self, invocation: Any, name: Any, payload: Any) -> Any:
         invocation.simulator.put_state(invocation.namespace, "k", b"v")
         return answer(event=(name, payload.encode()))
 
-    def init(self, invocation):
+    def init(self, invocation: Any) -> Any:
         return answer(payload=b"init" if invocation.is_init else b"not init")
 
 
-def answer(status=200, message="", payload=b"", event=None):
+def answer(
+    status: Any = 200, message: Any = "", payload: Any = b"", event: Any = None
+) -> Any:
     response = proposal_response_pb2.Response(
         status=status, message=message, payload=payload
     )
@@ -105,12 +108,17 @@ class Node:
     approvals: Approvals
     user: object = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> Any:
         self.user = self.org.user("User1")
 
     async def define(
-        self, name="basic", version="1.0", *, init_required=False, ccid=CCID
-    ):
+        self,
+        name: Any = "basic",
+        version: Any = "1.0",
+        *,
+        init_required: Any = False,
+        ccid: Any = CCID,
+    ) -> Any:
         sequence = self.writer.sequence(name) + 1
         self.approvals.known[name, sequence] = Approval(
             name, sequence, version, ccid, init_required=init_required
@@ -126,19 +134,19 @@ class Node:
 
 
 @pytest.fixture(scope="session")
-def org(tmp_path_factory):
+def org(tmp_path_factory: Any) -> Any:
     return Organization.open(
         tmp_path_factory.mktemp("organizations"), "Org1MSP", "org1.example.com"
     )
 
 
 @pytest.fixture
-def options():
+def options() -> Any:
     return OrdererOptions()
 
 
 @pytest.fixture
-async def node(tmp_path, org, options):
+async def node(tmp_path: Any, org: Any, options: Any) -> Any:
     approvals, chaincode = Approvals(), Chaincode()
     opened = Ledger.open(
         tmp_path / "ledger.db",
@@ -171,6 +179,6 @@ async def node(tmp_path, org, options):
 
 
 @pytest.fixture
-async def defined(node):
+async def defined(node: Any) -> Any:
     await node.define()
     return node

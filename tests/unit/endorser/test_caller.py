@@ -1,6 +1,7 @@
 """What the admin API gets: queries and transactions from end to end."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from fabric_protos.common import common_pb2
@@ -141,7 +142,7 @@ async def test_a_stopped_chaincode_is_not_started_by_a_call(defined):
 async def test_init_is_required_once_for_each_version(node):
     await node.define("basic", "1.0", init_required=True)
 
-    def call(*args, is_init=False):
+    def call(*args: Any, is_init: Any = False) -> Any:
         return node.caller.invoke("basic", args, signer=node.user, is_init=is_init)
 
     with pytest.raises(InvalidInput, match="must call as init first"):

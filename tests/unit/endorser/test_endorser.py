@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hashlib
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.utils import (
@@ -28,11 +29,18 @@ from chaindock.identity.signing import SigningIdentity
 P256 = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
-def proposal(node, *args, name="basic", channel="mychannel", signer=None, **more):
+def proposal(
+    node: Any,
+    *args: Any,
+    name: Any = "basic",
+    channel: Any = "mychannel",
+    signer: Any = None,
+    **more: Any,
+) -> Any:
     return new_proposal(channel, name, args, signer or node.user, **more)
 
 
-def changed(node, change, *args, sign=True):
+def changed(node: Any, change: Any, *args: Any, sign: Any = True) -> Any:
     """A proposal whose parsed parts `change` may edit before it is signed."""
     signed = proposal(node, *(args or (b"get", b"k")))
     outer = proposal_pb2.Proposal.FromString(signed.proposal_bytes)
@@ -227,7 +235,14 @@ async def test_a_high_s_signature_is_denied(defined):
         await defined.endorser.process_proposal(signed)
 
 
-def stranger(node, *, mspid="Org1MSP", ca=None, unit="client", days=10):
+def stranger(
+    node: Any,
+    *,
+    mspid: Any = "Org1MSP",
+    ca: Any = None,
+    unit: Any = "client",
+    days: Any = 10,
+) -> Any:
     ca = ca or node.org._ca
     key = new_key()
     certificate = ca.issue(key.public_key(), "x@y", unit)
@@ -366,7 +381,7 @@ async def test_no_snapshot_is_left_open(defined):
 
 
 async def test_the_client_cannot_set_decorations(defined):
-    def decorate(payload, **_):
+    def decorate(payload: Any, **_: Any) -> Any:
         call = chaincode_pb2.ChaincodeInvocationSpec.FromString(payload.input)
         call.chaincode_spec.input.decorations["x"] = b"y"
         payload.input = call.SerializeToString()

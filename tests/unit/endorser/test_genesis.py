@@ -1,5 +1,7 @@
 """Block 0, as a tool of the Fabric world reads it."""
 
+from typing import Any
+
 from fabric_protos.common import (
     common_pb2,
     configtx_pb2,
@@ -11,9 +13,10 @@ from fabric_protos.orderer import configuration_pb2 as orderer_pb2
 
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import OrdererOptions
+from chaindock.ids import ChannelId
 
 
-def channel_group(node):
+def channel_group(node: Any) -> Any:
     block = common_pb2.Block.FromString(node.ledger.get_block(0))
     envelope = common_pb2.Envelope.FromString(block.data.data[0])
     assert envelope.signature == b""
@@ -24,7 +27,7 @@ def channel_group(node):
     return configtx_pb2.ConfigEnvelope.FromString(payload.data).config.channel_group
 
 
-def roles(policy):
+def roles(policy: Any) -> Any:
     assert policy.type == policies_pb2.Policy.SIGNATURE
     envelope = policies_pb2.SignaturePolicyEnvelope.FromString(policy.value)
     assert envelope.rule.n_out_of.n == 1
@@ -37,7 +40,7 @@ def roles(policy):
     }
 
 
-def rule(policy):
+def rule(policy: Any) -> Any:
     meta = policies_pb2.ImplicitMetaPolicy.FromString(policy.value)
     return meta.sub_policy, policies_pb2.ImplicitMetaPolicy.Rule.Name(meta.rule)
 
@@ -74,7 +77,7 @@ async def test_policies_are_those_of_a_usual_development_network(node):
 async def test_capabilities_and_batches(node):
     group = channel_group(node)
 
-    def capabilities(where):
+    def capabilities(where: Any) -> Any:
         value = where.values["Capabilities"].value
         return set(configuration_pb2.Capabilities.FromString(value).capabilities)
 
@@ -88,5 +91,7 @@ async def test_capabilities_and_batches(node):
 
 
 def test_orderer_addresses_are_named_when_known(org):
-    data = genesis_envelope("c", org.msp, OrdererOptions(), ["localhost:7050"])
+    data = genesis_envelope(
+        ChannelId("c"), org.msp, OrdererOptions(), ["localhost:7050"]
+    )
     assert b"localhost:7050" in data

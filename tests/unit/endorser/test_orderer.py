@@ -1,6 +1,7 @@
 """Order, blocks, and what each submitter is told."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from fabric_protos.common import common_pb2
@@ -13,9 +14,12 @@ from chaindock.endorser.transactions import (
     sign_payload,
 )
 from chaindock.errors import Denied, InvalidInput, LedgerClosed, LedgerError
+from chaindock.ids import ChannelId
 
 
-async def transaction(node, *args, name="basic", signer=None):
+async def transaction(
+    node: Any, *args: Any, name: Any = "basic", signer: Any = None
+) -> Any:
     signer = signer or node.user
     signed = new_proposal("mychannel", name, args or (b"put", b"k", b"v"), signer)
     parsed = parse_proposal(signed)
@@ -23,13 +27,13 @@ async def transaction(node, *args, name="basic", signer=None):
     return sign_payload(parsed, prepare_payload(parsed, [response]), signer)
 
 
-async def transactions(node, count, size=1):
+async def transactions(node: Any, count: Any, size: Any = 1) -> Any:
     return [
         await transaction(node, b"put", b"k%d" % n, b"v" * size) for n in range(count)
     ]
 
 
-def sizes(node, since):
+def sizes(node: Any, since: Any) -> Any:
     """How many transactions each block holds."""
     blocks = [
         common_pb2.Block.FromString(node.ledger.get_block(n))
@@ -40,7 +44,7 @@ def sizes(node, since):
     return [len(block.data.data) for block in blocks]
 
 
-async def submit_all(node, envelopes):
+async def submit_all(node: Any, envelopes: Any) -> Any:
     return await asyncio.gather(*(node.orderer.submit(e) for e in envelopes))
 
 
@@ -59,7 +63,7 @@ async def test_a_block_takes_what_came_while_the_one_before_was_committed(define
 
 class TestSmallBlocks:
     @pytest.fixture
-    def options(self):
+    def options(self) -> Any:
         return OrdererOptions(max_message_count=3, batch_timeout_s=0.05)
 
     async def test_the_count_cuts_at_once_and_the_timeout_cuts_the_rest(self, defined):
@@ -78,7 +82,7 @@ class TestSmallBlocks:
 
 class TestPreferredBytes:
     @pytest.fixture
-    def options(self):
+    def options(self) -> Any:
         return OrdererOptions(preferred_max_bytes=12_000, absolute_max_bytes=40_000)
 
     async def test_a_large_transaction_is_alone_in_its_block(self, defined):
@@ -217,18 +221,18 @@ async def test_closing_commits_what_was_accepted_and_refuses_the_rest(defined):
 class Stubborn:
     """A ledger whose disk is full, and which shows how it was called."""
 
-    channel = "mychannel"
+    channel = ChannelId("mychannel")
 
-    def __init__(self, ledger):
+    def __init__(self, ledger: Any) -> None:
         self._ledger = ledger
         self.full = True
         self.gate = asyncio.Event()
         self.gate.set()
 
-    def new_simulator(self, tx_id):
+    def new_simulator(self, tx_id: Any) -> Any:
         return self._ledger.new_simulator(tx_id)
 
-    async def commit(self, envelopes):
+    async def commit(self, envelopes: Any) -> Any:
         await self.gate.wait()
         if self.full:
             raise LedgerError("no space left on the device")
@@ -237,7 +241,7 @@ class Stubborn:
 
 async def test_a_block_that_cannot_be_written_fails_its_submitters_only(defined):
     disk = Stubborn(defined.ledger)
-    checks = TransactionChecks("mychannel", defined.org.msp)
+    checks = TransactionChecks(ChannelId("mychannel"), defined.org.msp)
     async with Orderer(disk, checks) as orderer:
         envelope = await transaction(defined)
         with pytest.raises(LedgerError, match="no space"):
@@ -250,7 +254,7 @@ async def test_submitters_wait_when_too_many_wait(defined):
     disk = Stubborn(defined.ledger)
     disk.full = False
     disk.gate.clear()
-    checks = TransactionChecks("mychannel", defined.org.msp)
+    checks = TransactionChecks(ChannelId("mychannel"), defined.org.msp)
     options = OrdererOptions(max_message_count=1, max_waiting=2)
     async with Orderer(disk, checks, options) as orderer:
         envelopes = await transactions(defined, 8)

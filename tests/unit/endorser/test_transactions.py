@@ -1,5 +1,7 @@
 """Assembling transactions, and what is found wrong with forged ones."""
 
+from typing import Any
+
 import pytest
 from fabric_protos.common import common_pb2
 from fabric_protos.ledger.rwset import rwset_pb2
@@ -21,38 +23,39 @@ from chaindock.endorser.transactions import (
     sign_payload,
 )
 from chaindock.errors import InvalidInput
+from chaindock.ids import ChannelId
 
 Code = transaction_pb2
 
 
 @pytest.fixture(scope="module")
-def user(org):
+def user(org: Any) -> Any:
     return org.user("User1")
 
 
 @pytest.fixture(scope="module")
-def checks(org):
-    return TransactionChecks("mychannel", org.msp)
+def checks(org: Any) -> Any:
+    return TransactionChecks(ChannelId("mychannel"), org.msp)
 
 
 @pytest.fixture(scope="module")
-def proposal(user):
+def proposal(user: Any) -> Any:
     return parse_proposal(new_proposal("mychannel", "basic", [b"put"], user))
 
 
 def endorsed(
-    org,
-    proposal,
+    org: Any,
+    proposal: Any,
     *,
-    name="basic",
-    version="1.0",
-    events=b"",
-    writes="basic",
-    results=None,
-    status=200,
-    peer=None,
-    hash_=None,
-):
+    name: Any = "basic",
+    version: Any = "1.0",
+    events: Any = b"",
+    writes: Any = "basic",
+    results: Any = None,
+    status: Any = 200,
+    peer: Any = None,
+    hash_: Any = None,
+) -> Any:
     kv = kv_rwset_pb2.KVRWSet(writes=[kv_rwset_pb2.KVWrite(key="k", value=b"v")])
     rwset = rwset_pb2.TxReadWriteSet(
         ns_rwset=[
@@ -79,11 +82,11 @@ def endorsed(
     )
 
 
-def envelope(proposal, user, *responses):
+def envelope(proposal: Any, user: Any, *responses: Any) -> Any:
     return sign_payload(proposal, prepare_payload(proposal, responses), user)
 
 
-def edited(data, user, edit, *, sign=True):
+def edited(data: Any, user: Any, edit: Any, *, sign: Any = True) -> Any:
     """The envelope after `edit` changed its parsed parts, signed again."""
     outer = common_pb2.Envelope.FromString(data)
     payload = common_pb2.Payload.FromString(outer.payload)
@@ -156,7 +159,7 @@ def test_what_cannot_be_assembled_is_named(org, proposal, user):
         sign_payload(proposal, payload, org.admin)
 
 
-def flip(data, at=-1):
+def flip(data: Any, at: Any = -1) -> Any:
     return data[:at] + bytes([data[at] ^ 1]) + (data[at + 1 :] if at != -1 else b"")
 
 

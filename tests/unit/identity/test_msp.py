@@ -1,6 +1,7 @@
 """Who is let in, who is not."""
 
 import datetime as dt
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -23,22 +24,29 @@ P256 = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 @pytest.fixture(scope="module")
-def ca():
+def ca() -> Any:
     return CertificateAuthority.create("org1.example.com")
 
 
 @pytest.fixture
-def msp(ca):
+def msp(ca: Any) -> Any:
     return Msp("Org1MSP", ca.certificate)
 
 
-def creator(pem, mspid="Org1MSP"):
+def creator(pem: Any, mspid: Any = "Org1MSP") -> Any:
     return identities_pb2.SerializedIdentity(
         mspid=mspid, id_bytes=pem
     ).SerializeToString()
 
 
-def certificate(ca, *units, key=None, days=(0, 10), extensions=(), issuer=None):
+def certificate(
+    ca: Any,
+    *units: Any,
+    key: Any = None,
+    days: Any = (0, 10),
+    extensions: Any = (),
+    issuer: Any = None,
+) -> Any:
     """A certificate that the CA signs without asking whether it should."""
     names = [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, u) for u in units]
     names.append(x509.NameAttribute(NameOID.COMMON_NAME, "x"))

@@ -2,6 +2,8 @@
 
 import stat
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import yaml
@@ -18,16 +20,16 @@ from support.need import need
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(tmp_path_factory: Any) -> Any:
     return tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="module")
-def org(home):
+def org(home: Any) -> Any:
     return Organization.open(home, "Org1MSP", "org1.example.com")
 
 
-def certificate(signer):
+def certificate(signer: Any) -> Any:
     return x509.load_pem_x509_certificate(signer.certificate_pem)
 
 
@@ -147,7 +149,7 @@ def test_a_crash_half_way_leaves_nothing_that_looks_complete(tmp_path, monkeypat
     class PowerCut(BaseException):
         pass
 
-    def die(*_):
+    def die(*_: Any) -> Any:
         raise PowerCut
 
     with monkeypatch.context() as patch:
@@ -183,7 +185,7 @@ def test_bad_names_of_the_organisation_are_refused(tmp_path, mspid, domain):
 
 
 def test_common_names_name_the_domain(org):
-    def name_of(signer):
+    def name_of(signer: Any) -> Any:
         subject = certificate(signer).subject
         return subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
 
@@ -204,3 +206,18 @@ def test_openssl_accepts_the_chain(org, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_many_threads_may_ask_for_users_at_once(tmp_path: Any) -> None:
+    org = Organization.open(tmp_path, "Org1MSP", "org1.example.com")
+    names = [f"user{n % 4}" for n in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        signers = list(pool.map(org.user, names))
+    creators = {(n, s.creator) for n, s in zip(names, signers, strict=True)}
+    assert len(creators) == 4
+
+
+def test_no_attributes_means_those_that_are_there(org: Any) -> None:
+    first = org.user("frank", {"a": "1"})
+    assert org.user("frank", {}).creator == first.creator
+    assert org.user("frank", {"a": "1"}) is org.user("frank")

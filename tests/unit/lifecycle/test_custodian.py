@@ -1,6 +1,7 @@
 """Chores: their order, and that none holds up another."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -15,28 +16,28 @@ FAST = CustodianOptions(retry_first_s=0.01, retry_cap_s=0.02, retries=3)
 class Runtime:
     """Records what is asked; a gate holds launches, an error fails them."""
 
-    def __init__(self):
-        self.log = []
-        self.gates = {}
-        self.errors = {}
+    def __init__(self) -> None:
+        self.log: list[Any] = []
+        self.gates: dict[Any, Any] = {}
+        self.errors: dict[Any, Any] = {}
         self.running = 0
         self.most = 0
         self.changed = asyncio.Condition()
 
-    async def note(self, *entry):
+    async def note(self, *entry: Any) -> Any:
         self.log.append(entry)
         async with self.changed:
             self.changed.notify_all()
 
-    async def until(self, test):
+    async def until(self, test: Any) -> Any:
         async with asyncio.timeout(5), self.changed:
             await self.changed.wait_for(test)
 
-    def hold(self, ccid):
+    def hold(self, ccid: Any) -> Any:
         self.gates[ccid] = asyncio.Event()
         return self.gates[ccid]
 
-    async def launch(self, ccid, attempt=None):
+    async def launch(self, ccid: Any, attempt: Any = None) -> Any:
         self.running += 1
         self.most = max(self.most, self.running)
         try:
@@ -49,22 +50,22 @@ class Runtime:
         finally:
             self.running -= 1
 
-    async def stop(self, ccid, grace_s):
+    async def stop(self, ccid: Any, grace_s: Any) -> Any:
         await self.note("stop", ccid)
         if ("stop", ccid) in self.gates:
             await self.gates["stop", ccid].wait()
 
-    async def forget(self, ccid, grace_s):
+    async def forget(self, ccid: Any, grace_s: Any) -> Any:
         await self.note("forget", ccid)
 
 
 @pytest.fixture
-def runtime():
+def runtime() -> Any:
     return Runtime()
 
 
 @pytest.fixture
-async def custodian(runtime):
+async def custodian(runtime: Any) -> Any:
     async with Custodian(runtime, lambda _: True, FAST) as custodian:
         yield custodian
 
@@ -261,7 +262,7 @@ async def test_after_closing_nothing_starts(runtime):
 
 async def test_twenty_launch_in_little_more_time_than_the_slowest(runtime):
     class Slow(Runtime):
-        async def launch(self, ccid, attempt=None):
+        async def launch(self, ccid: Any, attempt: Any = None) -> Any:
             await asyncio.sleep(0.05)
 
     options = CustodianOptions(parallel=20)

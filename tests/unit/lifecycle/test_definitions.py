@@ -1,5 +1,7 @@
 """The state of `_lifecycle`, and the system chaincode that writes it."""
 
+from typing import Any
+
 import pytest
 from fabric_protos.ledger.queryresult import kv_query_result_pb2
 from fabric_protos.peer import policy_pb2
@@ -19,48 +21,48 @@ CCID = Ccid("basic:" + "a" * 64)
 Args = lifecycle_pb2.CommitChaincodeDefinitionArgs
 
 
-class State(dict):
+class State(dict[tuple[str, str], bytes]):
     """Committed state; writes show at once, reads are remembered."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.reads = []
-        self.writes = []
+        self.reads: list[Any] = []
+        self.writes: list[Any] = []
 
-    def get_state(self, ns, key):
+    def get_state(self, ns: Any, key: Any) -> Any:
         self.reads.append((ns, key))
         return self.get((ns, key))
 
-    def put_state(self, ns, key, value):
+    def put_state(self, ns: Any, key: Any, value: Any) -> Any:
         self.writes.append(key)
         self[ns, key] = value
 
-    def open_range(self, ns, start, end):
+    def open_range(self, ns: Any, start: Any, end: Any) -> Any:
         rows = sorted(k for k in self if k[0] == ns and start <= k[1] < end)
         return Rows(kv_query_result_pb2.KV(key=k[1]).SerializeToString() for k in rows)
 
 
-class Rows(list):
-    def take(self, n):
+class Rows(list[bytes]):
+    def take(self, n: Any) -> Any:
         taken, self[:] = self[:n], self[n:]
         return taken
 
-    def close(self):
+    def close(self) -> Any:
         self.closed = True
 
 
-class Approvals(dict):
+class Approvals(dict[tuple[str, int], Approval]):
     stopped = False
 
-    def approval(self, name, sequence):
+    def approval(self, name: Any, sequence: Any) -> Any:
         return self.get((name, sequence))
 
-    def is_stopped(self, name):
+    def is_stopped(self, name: Any) -> Any:
         return self.stopped
 
 
 class Somebody:
-    def __init__(self, role):
+    def __init__(self, role: Any) -> None:
         self.role = role
 
 
@@ -68,12 +70,12 @@ ADMIN = Somebody(Role.ADMIN)
 
 
 @pytest.fixture
-def state():
+def state() -> Any:
     return State()
 
 
 @pytest.fixture
-def approvals():
+def approvals() -> Any:
     return Approvals(
         {
             ("basic", 1): Approval("basic", 1, "1.0", CCID),
@@ -83,21 +85,23 @@ def approvals():
 
 
 @pytest.fixture
-def contract(approvals):
+def contract(approvals: Any) -> Any:
     return LifecycleContract(approvals, "Org1MSP")
 
 
-def call(contract, state, function, message, who=ADMIN):
+def call(
+    contract: Any, state: Any, function: Any, message: Any, who: Any = ADMIN
+) -> Any:
     raw = message if isinstance(message, bytes) else message.SerializeToString()
     return contract.execute(state, [function.encode(), raw], who)
 
 
-def commit(contract, state, **fields):
+def commit(contract: Any, state: Any, **fields: Any) -> Any:
     fields = {"name": "basic", "sequence": 1, "version": "1.0", **fields}
     return call(contract, state, "CommitChaincodeDefinition", Args(**fields))
 
 
-def data(state, field):
+def data(state: Any, field: Any) -> Any:
     raw = state["_lifecycle", f"namespaces/fields/basic/{field}"]
     return db_pb2.StateData.FromString(raw)
 

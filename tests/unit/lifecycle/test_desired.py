@@ -1,5 +1,7 @@
 """What a restart finds."""
 
+from typing import Any
+
 import pytest
 
 from chaindock.errors import NotFound, StorageError
@@ -11,21 +13,21 @@ V1, V2 = Ccid("basic:" + "1" * 64), Ccid("basic:" + "2" * 64)
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path: Any) -> Any:
     return tmp_path / "desired.db"
 
 
 @pytest.fixture
-def desired(path):
+def desired(path: Any) -> Any:
     with DesiredState(path) as state:
         yield state
 
 
-def approval(sequence, ccid, name="basic", **more):
+def approval(sequence: Any, ccid: Any, name: Any = "basic", **more: Any) -> Any:
     return Approval(name, sequence, f"{sequence}.0", ccid, **more)
 
 
-def reopened(path):
+def reopened(path: Any) -> Any:
     with DesiredState(path) as state:
         return state
 

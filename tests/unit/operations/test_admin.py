@@ -94,7 +94,7 @@ async def test_bad_parameters_are_refused_before_the_upload(api, package, query,
 
 
 async def test_upload_beyond_the_limit_is_refused(api, node):
-    for options in ({"data": b"x" * (2 << 20)}, {"data": chunks()}):
+    for options in ({"data": io.BytesIO(b"x" * (2 << 20))}, {"data": chunks()}):
         status, body = await api.ask("POST", "/deploy?name=basic", **options)
         assert status == 400
         assert "the limit is 1048576" in body["message"]
@@ -277,6 +277,7 @@ async def test_server_leaves_soon_although_a_follower_listens(
         await answer.content.readline()
         began = asyncio.get_running_loop().time()
     assert asyncio.get_running_loop().time() - began < 5
+    answer.close()
     await session.close()
 
 

@@ -2,15 +2,18 @@
 
 import gzip
 import hashlib
+import io
 import os
 import threading
 import zlib
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chaindock.errors import PackageInvalid
+from chaindock.ids import Ccid
 from chaindock.packaging.format import read_package
 from chaindock.packaging.rules import Limits
 from chaindock.packaging.store import PackageStore, StoredPackage
@@ -195,7 +198,7 @@ ALL = {f"code: {name}": package(one) for name, one in INNER.items()} | {
 }
 
 
-def everything_below(folder):
+def everything_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
@@ -225,7 +228,7 @@ ABOUT_FORM = {
 async def test_unpacking_refuses_it_and_leaves_nothing(tmp_path, data):
     file = tmp_path / "package"
     file.write_bytes(data)
-    ccid = "a:" + hashlib.sha256(data).hexdigest()
+    ccid = Ccid("a:" + hashlib.sha256(data).hexdigest())
     hostile = StoredPackage(ccid, "a", "node", "", METADATA, "", file, SMALL)
     into = tmp_path / "a" / "b"
     into.parent.mkdir()
@@ -272,16 +275,12 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path, kind):
         PackageStore(tmp_path / "store").add(path)
 
 
-def stored(data):
-    class Out(bytearray):
-        def write(self, more):
-            self.extend(more)
-
-    out = Out()
+def stored(data: bytes) -> bytes:
+    out = io.BytesIO()
     stream = StoredGzip(out)
     stream.write(data)
     stream.close()
-    return bytes(out)
+    return out.getvalue()
 
 
 GOOD = fabric_go_package()
@@ -291,8 +290,8 @@ GOOD_CODE = raw_tar(
 
 
 @st.composite
-def mutations(draw, data):
-    data = bytearray(data)
+def mutations(draw: st.DrawFn, original: bytes) -> bytes:
+    data = bytearray(original)
     for _ in range(draw(st.integers(1, 6))):
         place = draw(st.integers(0, len(data)))
         how = draw(st.sampled_from(["set", "cut", "insert", "copy", "drop"]))
@@ -314,7 +313,7 @@ FUZZ = settings(
 )
 
 
-def must_be_refused_or_read(data):
+def must_be_refused_or_read(data: bytes) -> None:
     try:
         info = read_package(data, SMALL)
     except PackageInvalid:
@@ -352,7 +351,7 @@ def test_damaged_code_never_leaves_the_target(tmp_path_factory, data):
     base = tmp_path_factory.mktemp("fuzz")
     file = base / "package"
     file.write_bytes(package(stored(data)))
-    ccid = "a:" + hashlib.sha256(file.read_bytes()).hexdigest()
+    ccid = Ccid("a:" + hashlib.sha256(file.read_bytes()).hexdigest())
     into = base / "into"
     try:
         unpack_code(file, ccid, into, SMALL, threading.Event())

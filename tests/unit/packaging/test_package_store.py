@@ -5,6 +5,7 @@ import hashlib
 import os
 import stat
 import time
+from pathlib import Path
 
 import pytest
 
@@ -34,7 +35,7 @@ def store(tmp_path):
     return PackageStore(tmp_path / "store")
 
 
-def content_of(folder):
+def content_of(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -112,7 +113,7 @@ def test_a_file_that_changed_on_disk_is_refused(store, change):
         store.get(kept.ccid)
 
 
-def files_code():
+def files_code() -> bytes:
     return zipped(raw_tar(*files(), Raw(b"src/evil.js", b"x")))
 
 
@@ -260,7 +261,7 @@ async def test_a_cancelled_unpacking_leaves_nothing(tmp_path):
     into = tmp_path / "into"
     work = asyncio.ensure_future(kept.unpack(into))
     async with asyncio.timeout(20):
-        while not (into / "src" / "big").exists():
+        while not (into / "src" / "big").exists():  # noqa: ASYNC110  # a thread makes it
             await asyncio.sleep(0.001)
     work.cancel()
     with pytest.raises(asyncio.CancelledError):

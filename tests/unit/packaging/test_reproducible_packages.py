@@ -37,7 +37,9 @@ GOLDEN = "golden_1.0:9fc4c42020a2ce55d044c05985a76955f8162610e3139aff4995efa80fd
 """Changes only with a decision that all ids change (docs/adr/0002-stored-gzip.md)."""
 
 
-def make_tree(root, *, order=1, mode=0o644, mtime=None):
+def make_tree(
+    root: Path, *, order: int = 1, mode: int = 0o644, mtime: int | None = None
+) -> Path:
     for name in list(CONTENT)[::order]:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +50,7 @@ def make_tree(root, *, order=1, mode=0o644, mtime=None):
     return root
 
 
-def packaged(root, label="golden_1.0"):
+def packaged(root: Path, label: str = "golden_1.0") -> str:
     out = io.BytesIO()
     info = package_directory(root, out, label)
     assert info.id == f"{label}:{hashlib.sha256(out.getvalue()).hexdigest()}"
@@ -158,22 +160,34 @@ def test_gzip_holds_stored_blocks_only_so_no_compressor_decides(tmp_path):
 def test_other_readers_find_what_fabric_would_write(tmp_path):
     out = io.BytesIO()
     package_directory(make_tree(tmp_path), out, "golden_1.0")
-    outer = tarfile.open(fileobj=io.BytesIO(gzip.decompress(out.getvalue())))
-    assert outer.getnames() == ["metadata.json", "code.tar.gz"]
-    assert {(m.mode, m.uid, m.gid, m.mtime) for m in outer} == {(0o100644, 0, 0, 0)}
-    metadata = outer.extractfile("metadata.json").read()
-    assert metadata == b'{"path":"","type":"node","label":"golden_1.0"}'
-    code = tarfile.open(fileobj=outer.extractfile("code.tar.gz"), mode="r:gz")
-    names = code.getnames()
-    assert names == sorted(names)
-    assert {(m.mode, m.uid, m.gid, m.mtime, m.uname) for m in code} == {
+    top = unpacked(out.getvalue())
+    assert list(top) == ["metadata.json", "code.tar.gz"]
+    assert {header(member) for member, _ in top.values()} == {(0o100644, 0, 0, 0, "")}
+    raw = b'{"path":"","type":"node","label":"golden_1.0"}'
+    assert top["metadata.json"][1] == raw
+    code = unpacked(top["code.tar.gz"][1])
+    assert list(code) == sorted(code)
+    assert {header(member) for member, _ in code.values()} == {
         (0o100644, 500, 500, 0, "")
     }
     found = {
-        name.removeprefix("src/"): code.extractfile(name).read().decode()
-        for name in names
+        name.removeprefix("src/"): data.decode() for name, (_, data) in code.items()
     }
     assert found == CONTENT
+
+
+def unpacked(data: bytes) -> dict[str, tuple[tarfile.TarInfo, bytes]]:
+    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(data))) as tar:
+        found = {}
+        for member in tar:
+            content = tar.extractfile(member)
+            assert content is not None
+            found[member.name] = (member, content.read())
+        return found
+
+
+def header(member: tarfile.TarInfo) -> tuple[object, ...]:
+    return member.mode, member.uid, member.gid, member.mtime, member.uname
 
 
 def test_package_id_is_the_hash_of_the_whole_file(tmp_path):
@@ -183,7 +197,7 @@ def test_package_id_is_the_hash_of_the_whole_file(tmp_path):
     assert package_id(file, "a_1") == package_id(b"anything", "a_1") == f"a_1:{digest}"
 
 
-def selection(folder, files):
+def selection(folder: Path, files: dict[str, bytes]) -> Selection:
     chosen = []
     for number, (name, data) in enumerate(files.items()):
         path = folder / str(number)

@@ -9,7 +9,6 @@ Source:  launch.md §2.5, §3.3, §3.7
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
 import tarfile
@@ -46,7 +45,7 @@ def pack_input(
     """Write the tar that a build container is filled with, for its `/`. Blocking.
 
     Args:
-        file: gets the tar; is left at its beginning.
+        file: gets the tar.
         tree: what the package holds.
         under: where that goes, absolute.
         owner: uid and gid of everything.
@@ -70,7 +69,6 @@ def pack_input(
             entry.size = len(data)
             tar.addfile(owned(entry), io.BytesIO(data))
         tar.add(tree, under.strip("/"), filter=owned)
-    file.seek(0)
 
 
 def tls_archive(tls: ClientTls) -> bytes:
@@ -98,8 +96,7 @@ async def image_context(dockerfile: str, artifact: BinaryIO) -> AsyncIterator[by
     """Yield the tar context of an image: Dockerfile and binpackage.tar."""
     text = dockerfile.encode()
     yield _header("Dockerfile", len(text)) + text + _padding(len(text))
-    size = await asyncio.to_thread(artifact.seek, 0, 2)
-    artifact.seek(0)
+    size = artifact.seek(0, 2)
     yield _header("binpackage.tar", size)
     async for chunk in chunks_of(artifact):
         yield chunk

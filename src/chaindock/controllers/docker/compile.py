@@ -157,7 +157,7 @@ class Compiler:
                 folders=folders,
                 files=files,
             )
-            await self._engine.put_archive(container, "/", chunks_of(packed))
+            await self._engine.put_archive(container, "/", lambda: chunks_of(packed))
 
     async def _certificates(self, container: str) -> bytes:
         """Return the user's extra certificates and those that the image trusts.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import math
 import time
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from chaindock.controllers.docker import names
 from chaindock.controllers.docker.archives import TLS_FOLDER, tls_archive
 from chaindock.controllers.docker.body import run_body
 from chaindock.controllers.docker.finish import finish
-from chaindock.controllers.docker.streams import OutputLines
+from chaindock.controllers.docker.streams import OutputLines, chunks_of
 from chaindock.errors import (
     ContainerExists,
     EngineError,
@@ -159,7 +160,10 @@ class DockerInstance:
         try:
             if "Volumes" in body and peer.tls is not None:
                 attempt.enter(Phase.UPLOAD)
-                await engine.put_archive(container, TLS_FOLDER, tls_archive(peer.tls))
+                files = io.BytesIO(tls_archive(peer.tls))
+                await engine.put_archive(
+                    container, TLS_FOLDER, lambda: chunks_of(files)
+                )
             attempt.enter(Phase.START)
             await engine.start_container(container)
             answer = await self._answer(container, attachment)

@@ -168,7 +168,7 @@ def _usual_sockets(options: EndpointOptions) -> Iterator[tuple[str, Path]]:
         yield "OrbStack", home / ".orbstack/run/docker.sock"
     if run:
         yield "rootless Podman", run / "podman/podman.sock"
-    yield "Podman", VAR_RUN.parent / "run/podman/podman.sock"
+    yield "Podman", VAR_RUN / "podman/podman.sock"
     if home:
         machine = home / ".local/share/containers/podman/machine"
         yield "Podman machine", machine / "podman.sock"

@@ -30,10 +30,12 @@ from chaindock.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 
     from chaindock.controllers.docker.endpoints import Candidate
     from chaindock.controllers.docker.options import EndpointOptions
+
+    Body = Callable[[], AsyncIterator[bytes]]
 
 LOWEST_API, HIGHEST_API = (1, 40), (1, 51)
 _CLIENT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10)
@@ -175,17 +177,10 @@ class Engine:
             found = await self._api.containers.list(all=1, filters=filters)
         return [one.id for one in found]
 
-    async def put_archive(
-        self, container: str, path: str, tar: bytes | AsyncIterator[bytes]
-    ) -> None:
+    async def put_archive(self, container: str, path: str, tar: Body) -> None:
         """Unpack a tar at `path` in a container; owners are kept."""
-        async with self._answer(
-            "PUT",
-            f"containers/{container}/archive",
-            params={"path": path},
-            data=tar,
-            content_type="application/x-tar",
-            limit_s=None if not isinstance(tar, bytes) else self._call_s,
+        async with self._upload(
+            "PUT", f"containers/{container}/archive", {"path": path}, tar
         ) as answer:
             await answer.read()
 
@@ -273,20 +268,13 @@ class Engine:
                 yield event
 
     async def build_image(
-        self, params: Mapping[str, str], context: AsyncIterator[bytes], silence_s: float
+        self, params: Mapping[str, str], context: Body, silence_s: float
     ) -> AsyncGenerator[dict[str, Any]]:
         """Yield the progress of a classic build of a tar context.
 
         Raises: as `pull`.
         """
-        async with self._answer(
-            "POST",
-            "build",
-            params=params,
-            data=context,
-            content_type="application/x-tar",
-            limit_s=None,
-        ) as answer:
+        async with self._upload("POST", "build", params, context) as answer:
             async for event in self._progress(answer, "build image", silence_s):
                 yield event
 
@@ -362,14 +350,16 @@ class Engine:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Give the answer to a request as soon as its head is there."""
         api = self._api
-        async with self._calling(f"{method} {path}", limit_s=limit_s):
+        async with self._calling(f"{method} {path}", limit_s=limit_s) as limit:
+            upload = data is not None and not isinstance(data, bytes)
             answer = await api.session.request(
                 method,
                 f"{api.docker_host}/{api.api_version}/{path}",
                 params=params,
-                data=data,
+                data=_unbounded(data, limit) if upload else data,
                 headers={"Content-Type": content_type, **(headers or {})},
                 timeout=_CLIENT_TIMEOUT,
+                expect100=upload,
             )
             if answer.status >= 400:
                 with contextlib.closing(answer):
@@ -379,6 +369,24 @@ class Engine:
                 yield answer
         finally:
             answer.close()
+
+    @contextlib.asynccontextmanager
+    async def _upload(
+        self, method: str, path: str, params: Mapping[str, str], body: Body
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """As `_answer`, for a tar that is sent once the engine asks for it.
+
+        An engine that refuses an upload answers and hangs up, and what is written just
+        then takes the answer down with the connection. So the head goes first.
+        """
+        async with self._answer(
+            method,
+            path,
+            params=params,
+            data=body(),
+            content_type="application/x-tar",
+        ) as answer:
+            yield answer
 
     async def _json(
         self, method: str, path: str, body: Mapping[str, Any] | None = None
@@ -436,12 +444,12 @@ class Engine:
         image: str = "",
         limit_s: float | None = -1.0,
         extra_s: float = 0.0,
-    ) -> AsyncIterator[None]:
+    ) -> AsyncIterator[asyncio.Timeout]:
         """Bound a call in time (-1 = the usual limit) and translate its errors."""
         limit = self._call_s + extra_s if limit_s == -1.0 else limit_s
         try:
-            async with asyncio.timeout(limit):
-                yield
+            async with asyncio.timeout(limit) as clock:
+                yield clock
         except TimeoutError as error:
             raise EngineTimeout(
                 f"{what}: no answer within {limit or 0:g} s",
@@ -482,6 +490,15 @@ class Engine:
             hint="check that the engine runs",
             endpoint=self.address,
         )
+
+
+async def _unbounded(
+    body: AsyncIterator[bytes], limit: asyncio.Timeout
+) -> AsyncIterator[bytes]:
+    """Yield a body; from its first byte on, the call takes as long as it takes."""
+    limit.reschedule(None)
+    async for part in body:
+        yield part
 
 
 async def _message(answer: aiohttp.ClientResponse) -> str:

@@ -158,8 +158,9 @@ async def make_image(
         f"ENV CORE_CHAINCODE_BUILDLEVEL={version}\n"
     )
     params = {"t": image, "rm": "1", "forcerm": "1", "labels": json.dumps(labels)}
-    context = image_context(dockerfile, artifact)
-    progress = engine.build_image(params, context, BUILD_SILENCE_S)
+    progress = engine.build_image(
+        params, lambda: image_context(dockerfile, artifact), BUILD_SILENCE_S
+    )
     async with contextlib.aclosing(progress):
         async for _ in progress:
             pass  # the steps of the assembly tell nobody anything; its errors are raised

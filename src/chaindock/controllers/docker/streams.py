@@ -140,11 +140,12 @@ class JsonObjects:
 
 
 async def chunks_of(file: BinaryIO) -> AsyncIterator[bytes]:
-    """Yield a file from where it stands, read in a thread.
+    """Yield a file from its beginning, read in a thread.
 
     The pause before each chunk lets the loop see an answer that came early: an engine
     that refuses an upload answers, then hangs up, and writing on would lose the answer.
     """
+    file.seek(0)
     while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
         await asyncio.sleep(0)
         yield chunk

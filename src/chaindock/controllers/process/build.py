@@ -36,7 +36,7 @@ from chaindock.controllers.process.environment import (
     base_environment,
     ca_environment,
 )
-from chaindock.errors import BuildFailed
+from chaindock.errors import BuildFailed, StartFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -94,8 +94,7 @@ class Workshop:
         async with self._turn(source):
             build = await self._recall(platform, package, source)
             if build is None:
-                async with self._scratch() as scratch:
-                    return await self._make(platform, package, source, scratch, attempt)
+                return await self._make_new(platform, package, source, attempt)
         attempt.note(f"build {build.key[:12]} reused")
         return build
 
@@ -131,6 +130,19 @@ class Workshop:
         return self._builds.find(entry.key)
 
     # --- making -------------------------------------------------------------------------
+
+    async def _make_new(
+        self, platform: Platform, package: StoredPackage, source: str, attempt: Attempt
+    ) -> Build:
+        try:
+            async with self._scratch() as scratch:
+                return await self._make(platform, package, source, scratch, attempt)
+        except (OSError, StartFailed) as error:  # disk full, no more processes
+            raise BuildFailed(
+                f"build of chaincode {attempt.ccid!r} cannot go on: {error}",
+                hint="make room for it: disk, processes, open files",
+                **attempt.facts(),
+            ) from error
 
     async def _make(
         self,
@@ -214,15 +226,14 @@ class Workshop:
         return env
 
     def _cache(self, name: str) -> str:
-        folder = self._options.cache_root / name
+        folder = self._options.cache_root / "toolchains" / name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return str(folder)
 
     # --- housekeeping ---------------------------------------------------------------------
 
     def _prune(self, label: str) -> None:
-        in_use = {child.program.uses for child in self._spawner.children.values()}
-        for path in self._builds.prune(label, self._options.keep_builds, in_use):
+        for path in self._builds.prune(label, self._options.keep_builds):
             removal = asyncio.to_thread(remove_tree, path)
             _ = self._tasks.start(removal, f"remove {path.name}")
 

@@ -4,7 +4,8 @@ Owns:    `<root>/builds/<key>/`, the index to them, their number.
 Not:     making them (build.py).
 Entry:   Builds
 Holds:   a build appears whole, by one rename, or not at all; one that may not have
-         reached the disk before a power failure is not reused; one in use stays.
+         reached the disk before a power failure is not reused; one in use stays, also
+         when another node of this user uses it.
 Source:  launch.md §9 W38, W45; needs.md row 12
 
     builds/<key>/launch.json      how to start it, and what it is
@@ -13,17 +14,19 @@ Source:  launch.md §9 W38, W45; needs.md row 12
     builds/.tmp-<node id>-…/      one being made, or removed
     labels/<label>/<source>.json  from what is known without unpacking to the key;
                                   its time of change is its last use
+    locks/<key>                   held shared by whoever uses the build, which includes
+                                  the running chaincode itself (it inherits the lock)
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import time
 import uuid
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_ABANDONED_S = 24 * 3600
+"""A scratch directory of another node that old belongs to nobody any more."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +71,16 @@ class Entry:
 
 
 class Builds:
-    """The builds below `root` of one node."""
+    """The builds below `root`, which several nodes of one user may share."""
 
     def __init__(self, root: Path, node_id: str) -> None:
         self._builds, self._labels = root / "builds", root / "labels"
+        self._locks = root / "locks"
         self._scratch_prefix = f".tmp-{node_id}-"
-        self._claims: Counter[str] = Counter()
 
     def prepare(self) -> None:
         """Make the directories."""
-        for folder in (self._builds, self._labels):
+        for folder in (self._builds, self._labels, self._locks):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def scratch(self) -> Path:
@@ -84,17 +89,40 @@ class Builds:
 
     def reap(self) -> None:
         """Remove what builds of a killed node left half made; blocks."""
-        for path in self._builds.glob(self._scratch_prefix + "*"):
-            remove_tree(path)
+        oldest = time.time() - _ABANDONED_S
+        for path in self._builds.glob(".tmp-*"):
+            with contextlib.suppress(FileNotFoundError):  # another node was quicker
+                own = path.name.startswith(self._scratch_prefix)
+                if own or path.stat().st_mtime < oldest:
+                    remove_tree(path)
 
     @contextlib.contextmanager
-    def claim(self, key: str) -> Iterator[None]:
-        """Keep a build from being pruned inside the block."""
-        self._claims[key] += 1
+    def claim(self, key: str) -> Iterator[int]:
+        """Keep a build from being pruned inside the block.
+
+        Yields the descriptor of the lock: a process that inherits it keeps the build
+        for as long as it lives.
+        """
+        fd = self._lock(key, fcntl.LOCK_SH)
         try:
-            yield
+            yield fd
         finally:
-            self._claims[key] -= 1
+            os.close(fd)
+
+    def _lock(self, key: str, how: int) -> int:
+        path = self._locks / key
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, how)
+                if os.fstat(fd).st_ino == path.stat().st_ino:
+                    return fd
+            except FileNotFoundError:  # pruned between opening and locking it
+                pass
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
 
     def find(self, key: str) -> Build | None:
         """Return the build `key` if it is there, whole and trusted."""
@@ -178,8 +206,8 @@ class Builds:
         fresh.write_text(json.dumps(asdict(entry)))
         fresh.rename(path)
 
-    def prune(self, label: str, keep: int, in_use: set[str]) -> list[Path]:
-        """Forget all but the newest `keep` builds of a label.
+    def prune(self, label: str, keep: int) -> list[Path]:
+        """Forget all but the newest `keep` builds of a label, but none in use.
 
         Quick; what it returns is out of the way already and remains to be deleted.
         """
@@ -187,18 +215,32 @@ class Builds:
             self._index_path(label, "x").parent.glob("*.json"),
             key=lambda path: path.stat().st_mtime_ns,
         )
-        for path in entries[: max(0, len(entries) - keep)]:
-            if _key_of(path) not in in_use:
-                path.unlink(missing_ok=True)
-        wanted = {_key_of(path) for path in self._labels.glob("*/*.json")} | in_use
-        wanted |= {key for key, count in self._claims.items() if count}
+        spare = entries[: max(0, len(entries) - keep)]
+        wanted = {_key_of(p) for p in self._labels.glob("*/*.json") if p not in spare}
         removed = []
-        for folder in self._builds.iterdir():
-            if folder.name not in wanted and not folder.name.startswith("."):
-                trash = self.scratch()
-                folder.rename(trash)
+        for path in spare:
+            key = _key_of(path)
+            if key is None or key in wanted:
+                path.unlink(missing_ok=True)
+            elif (trash := self._discard(key)) is not None:
+                path.unlink(missing_ok=True)
                 removed.append(trash)
         return removed
+
+    def _discard(self, key: str) -> Path | None:
+        """Move a build out of the way; None = somebody uses it."""
+        try:
+            fd = self._lock(key, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        trash = self.scratch()
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                (self._builds / key).rename(trash)
+            (self._locks / key).unlink(missing_ok=True)
+        finally:
+            os.close(fd)
+        return trash
 
     def _index_path(self, label: str, source: str) -> Path:
         if len(label) > 100:

@@ -62,7 +62,7 @@ class Program:
     Args:
         argv: the program as an absolute path, and its arguments.
         kind: "run" or "build".
-        uses: key of the build that must stay while it runs.
+        inherits: descriptors that it gets and does not know of: locks on its build.
         max_open_files: None = as the node has it.
     """
 
@@ -70,7 +70,7 @@ class Program:
     cwd: Path
     env: Mapping[str, str]
     kind: str
-    uses: str = ""
+    inherits: Sequence[int] = ()
     max_open_files: int | None = None
 
 
@@ -326,6 +326,7 @@ async def _open(
         *program.argv,
         cwd=program.cwd,
         env=env,
+        pass_fds=tuple(program.inherits),
         start_new_session=True,
     )
     return child

@@ -64,7 +64,7 @@ class ProcessController:
         self._records = Records(self._runs, node.node_id)
         self._tasks = Tasks("process")
         self._spawner = Spawner(self._records, self._tasks)
-        self._builds = Builds(options.root, node.node_id)
+        self._builds = Builds(options.cache_root, node.node_id)
         self._toolbox = Toolbox(
             options.path,
             {

@@ -19,8 +19,9 @@ class ProcessOptions:
     """How chaincode is built and run as local processes.
 
     Args:
-        root: where builds and runs are kept; belongs to this node alone.
-        cache_root: caches of the toolchains, kept between builds.
+        root: where runs are kept; belongs to this node alone.
+        cache_root: finished builds, and the caches of the toolchains; nodes of one user
+            may share it.
         path: where programs are looked for, as a PATH value.
         keep_builds: finished builds kept per label; one in use is never removed.
         max_open_files: limit of a running chaincode; None = as the node has it.

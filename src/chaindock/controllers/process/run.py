@@ -78,8 +78,8 @@ class ProcessInstance:
         async with self._turn:
             attempt.enter(Phase.CREATE)
             await self._spawner.end_runs_of(self._ccid, REPLACE_GRACE_S)
-            with self._builds.claim(self._build.key):
-                return await self._start(peer, attempt)
+            with self._builds.claim(self._build.key) as claim:
+                return await self._start(peer, attempt, claim)
 
     async def wait(self) -> Exit:
         """Wait until the current run has ended."""
@@ -105,7 +105,9 @@ class ProcessInstance:
             facts["pid"] = str(self._child.pid)
         return facts
 
-    async def _start(self, peer: PeerConnection, attempt: Attempt) -> CallsBack | Dial:
+    async def _start(
+        self, peer: PeerConnection, attempt: Attempt, claim: int
+    ) -> CallsBack | Dial:
         if self._builds.find(self._build.key) is None:
             raise ImageNotFound(
                 f"build {self._build.key[:12]!r} of chaincode {self._ccid!r} is gone",
@@ -115,7 +117,7 @@ class ProcessInstance:
         private = self._spawner.private_dir(run_id)
         try:
             answer, known = await self._address(peer)
-            program = self._program(peer, attempt, private, known)
+            program = self._program(peer, attempt, private, known, claim)
             attempt.enter(Phase.START)
             self._child = await self._spawner.spawn(
                 run_id, program, attempt, streams=("stdout", "stderr")
@@ -145,6 +147,7 @@ class ProcessInstance:
         attempt: Attempt,
         private: Path,
         known: dict[str, str],
+        claim: int,
     ) -> Program:
         launch, language = self._build.launch, self._build.language
         places = Places(
@@ -168,7 +171,7 @@ class ProcessInstance:
             cwd=Path(places.fill(launch.cwd)),
             env=env,
             kind="run",
-            uses=self._build.key,
+            inherits=(claim,),
             max_open_files=self._options.max_open_files,
         )
 

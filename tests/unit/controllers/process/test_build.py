@@ -11,6 +11,7 @@ import pytest
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import BuildEnvironment, Declined, NodeLabels
 from chaindock.controllers.process import build as module
+from chaindock.controllers.process.builds import Builds
 from chaindock.controllers.process.controller import ProcessController
 from chaindock.errors import BuildFailed, ToolMissing
 from chaindock.platforms.base import BuildPlan, Step
@@ -242,7 +243,23 @@ async def test_builds_are_flushed_in_the_background(
         await built(builder, package)
         sealing = {task for task in builder._tasks._tasks if "seal" in task.get_name()}
         await asyncio.gather(*sealing)
-        assert list(tmp_path.glob("process/builds/*/sealed"))
+        assert list(tmp_path.glob("cache/builds/*/sealed"))
+
+
+async def test_a_full_disk_fails_the_build_and_nothing_else(
+    backend: ProcessBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    package = await backend.packages.make(hang())
+    async with controller(tmp_path, Steps("true")) as builder:
+        with monkeypatch.context() as patch:
+            patch.setattr(Builds, "place", full)
+            with pytest.raises(BuildFailed, match="No space left"):
+                await built(builder, package)
+        assert leftovers(tmp_path) == []
+        await built(builder, package)
 
 
 async def test_an_unknown_type_is_declined_with_the_reason(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -89,7 +90,7 @@ def test_the_newest_of_each_label_stay(builds: Builds):
     for n in range(4):
         used(builds, "a", f"a{n}", when=n)
     used(builds, "b", "b0", when=0)
-    assert len(builds.prune("a", keep=2, in_use=set())) == 2
+    assert len(builds.prune("a", keep=2)) == 2
     left = [key for key in ("a0", "a1", "a2", "a3", "b0") if builds.find(f"key-{key}")]
     assert left == ["a2", "a3", "b0"]
 
@@ -98,27 +99,34 @@ def test_looking_up_counts_as_use(builds: Builds):
     for n in range(3):
         used(builds, "a", f"a{n}", when=n)
     assert builds.look_up("a", "a0") == Entry("key-a0", (), "")
-    builds.prune("a", keep=1, in_use=set())
+    builds.prune("a", keep=1)
     assert builds.find("key-a0")
     assert builds.find("key-a2") is None
 
 
-def test_a_build_in_use_or_claimed_stays(builds: Builds):
+def test_a_build_in_use_stays_also_for_another_node(builds: Builds, tmp_path: Path):
     for n in range(3):
         used(builds, "a", f"a{n}", when=n)
-    with builds.claim("key-a1"):
-        builds.prune("a", keep=1, in_use={"key-a0"})
-        assert builds.find("key-a0")
+    other = Builds(tmp_path, "node2")
+    with builds.claim("key-a1") as lock:
+        sleeper = subprocess.Popen(["/bin/sleep", "60"], pass_fds=(lock,))
+    try:
+        other.prune("a", keep=1)
+        assert builds.find("key-a0") is None
         assert builds.find("key-a1")
-    builds.prune("a", keep=1, in_use=set())
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    other.prune("a", keep=1)
     assert builds.find("key-a1") is None
+    assert builds.find("key-a2")
 
 
 def test_a_build_that_two_labels_share_stays_for_the_other(builds: Builds):
     used(builds, "a", "s", when=0)
     builds.remember("b", "s", Entry("key-s", (), ""))
     used(builds, "a", "s2", when=1)
-    assert builds.prune("a", keep=1, in_use=set()) == []
+    assert builds.prune("a", keep=1) == []
     assert builds.find("key-s")
 
 

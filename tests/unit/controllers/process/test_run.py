@@ -38,7 +38,7 @@ async def scripted(
 ) -> tuple[Instance, StoredPackage]:
     """Build, then put `text` in the place of main.sh."""
     instance, package = await backend.built(hang(), serves=serves)
-    folder = next(backend.root(backend.node_id).glob("process/builds/[!.]*/output"))
+    folder = next(backend.root(backend.node_id).glob("cache/builds/[!.]*/output"))
     (folder / "main.sh").write_text(text)
     return instance, package
 
@@ -183,7 +183,7 @@ def as_process(instance: Instance) -> ProcessInstance:
 
 async def test_a_build_that_is_gone_asks_for_another(backend: ProcessBackend):
     instance, package = await backend.built(hang())
-    for path in backend.root(backend.node_id).glob("process/builds/*/launch.json"):
+    for path in backend.root(backend.node_id).glob("cache/builds/*/launch.json"):
         path.unlink()
     with pytest.raises(ImageNotFound):
         await instance.start(backend.peer, Attempt(package.ccid))

@@ -1,0 +1,97 @@
+"""The real Go shim and contract API."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chaindock.chaincode.options import StreamOptions
+from chaindock.errors import StreamTerminated
+from support.shim_builds import go_program
+from support.shim_suite import RichShimSuite
+from support.shim_world import Program, ShimWorld
+from support.stream_node import CCID
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.golang, pytest.mark.network, pytest.mark.timeout(300)]
+
+
+def dials(**env: str) -> Program:
+    binary = go_program()
+    return Program((str(binary), "-peer.address={peer}"), binary.parent, env=env)
+
+
+def serves(**env: str) -> Program:
+    binary = go_program()
+    address = {"CHAINCODE_SERVER_ADDRESS": "{listen}"}
+    return Program((str(binary),), binary.parent, dialled=True, env=env | address)
+
+
+class TestGoDials(RichShimSuite):
+    @pytest.fixture
+    def program(self) -> Program:
+        return dials()
+
+    async def test_fifty_megabytes_pass_both_ways(self, world: ShimWorld):
+        """Checklist 19."""
+        size = 50 * 10**6
+        assert await world.value("size", b"x" * size) == str(size).encode()
+        assert len(await world.value("big", str(size))) == size
+
+    async def test_many_keys_are_read_at_once(self, world: ShimWorld):
+        """Checklist 48."""
+        await world.value("fill", "150", commit=True)
+        keys = [f"r{number:04}" for number in reversed(range(160))]
+        values = await world.json("multi", *keys)
+        assert values == [""] * 10 + [f"v{number}" for number in reversed(range(150))]
+
+    async def test_a_write_batch_is_written(self, world: ShimWorld):
+        await world.value("batch", "1203", commit=True)
+        assert len(await world.json("range", "r", "s")) == 1203
+        assert await world.value("get", "r1202") == b"v1202"
+
+    async def test_a_panic_ends_its_calls_at_once(self, world: ShimWorld):
+        await world.launcher.launch(CCID)
+        async with asyncio.timeout(5):
+            with pytest.raises(StreamTerminated):
+                await world.call("panic", "oh no")
+        assert await world.value("slow", "1") == b"slow"
+        assert [end.code for end in world.exits] == [2]
+
+
+class TestGoServes(RichShimSuite):
+    @pytest.fixture
+    def program(self) -> Program:
+        return serves()
+
+
+class TestGoWithoutBatches:
+    """Checklist 4: an empty READY makes the shim fall back to single messages."""
+
+    async def test_single_messages_are_used(self, tmp_path: Path):
+        plain = StreamOptions(
+            use_write_batch=False,
+            max_size_write_batch=0,
+            use_get_multiple_keys=False,
+            max_size_get_multiple_keys=0,
+        )
+        async with ShimWorld(dials(), tmp_path, plain) as world:
+            await world.value("batch", "3", commit=True)
+            values = await world.json("multi", "r0000", "r0002", "absent")
+            assert values == ["v0", "v2", ""]
+
+
+@pytest.mark.parametrize("start", [dials, serves])
+async def test_contract_api(start: type[Program], tmp_path: Path):
+    program = start(CONFORMANCE_API="contract")
+    async with ShimWorld(program, tmp_path) as world:
+        await world.value("Put", "k", "v", commit=True)
+        assert await world.value("Get", "k") == b"v"
+        assert await world.value("Whoami") == b"Org1MSP"
+        response = (await world.call("Nothing")).response
+        assert response.status == 500
+        assert "Nothing not found" in response.message

@@ -1,0 +1,44 @@
+"""The real Python shim and contract API: dialled, one transaction at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.shim_builds import python_environment
+from support.shim_suite import ShimSuite
+from support.shim_world import Program, ShimWorld
+from support.stream_node import CCID
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.network, pytest.mark.timeout(300)]
+
+
+def serves(script: str) -> Program:
+    folder = python_environment()
+    python = str(folder / "env" / "bin" / "python")
+    address = {"CHAINCODE_SERVER_ADDRESS": "{listen}"}
+    return Program((python, script), folder, dialled=True, env=address)
+
+
+class TestPythonServes(ShimSuite):
+    calls_at_once = 40
+
+    @pytest.fixture
+    def program(self) -> Program:
+        return serves("plain.py")
+
+    async def test_it_gets_one_transaction_at_a_time(self, world: ShimWorld):
+        await world.launcher.launch(CCID)
+        handler = world.registry.find_ready(CCID)
+        assert handler is not None
+        assert handler._concurrency == 1
+
+
+async def test_contract_api(tmp_path: Path):
+    async with ShimWorld(serves("contract.py"), tmp_path) as world:
+        await world.value("put", "k", "v", commit=True)
+        assert await world.value("get", "k") == b"v"

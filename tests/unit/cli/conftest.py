@@ -1,0 +1,85 @@
+"""A node in memory, served by a thread, and a command line to use on it."""
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from chaindock.cli.main import root
+from chaindock.operations.admin import AdminServer
+from support.fake_node import FakeNode
+
+
+class Served:
+    """A FakeNode while its API is up."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self._ready = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.node = FakeNode(self.home)
+        async with AdminServer(self.home, self.node):
+            self._ready.set()
+            await self.node.stopping.wait()
+        self.node.close()
+
+    def __enter__(self):
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_):
+        assert self._loop is not None
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.node.stopping.set)
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    for name in ("CHAINDOCK_HOME", "FABRIC_CFG_PATH", "DOCKER_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+@pytest.fixture
+def node(home):
+    with Served(home) as served:
+        yield served.node
+
+
+@pytest.fixture
+def run(home):
+    """Return a function that runs a command line on the home."""
+
+    def call(*args: str, **options) -> Result:
+        result = CliRunner().invoke(root, ["--home", str(home), *args], **options)
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return result
+
+    return call
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    folder = tmp_path / "basic"
+    folder.mkdir()
+    (folder / "requirements.txt").write_text("")
+    (folder / "main.py").write_text("print()\n")
+    return folder
+
+
+@pytest.fixture
+def basic(run, node, source):
+    result = run("deploy", str(source), "--name", "basic")
+    assert result.exit_code == 0, result.output
+    return node

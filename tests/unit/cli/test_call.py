@@ -1,0 +1,161 @@
+"""`invoke` and `query`, as a user and as a script see them."""
+
+import base64
+import json
+
+import pytest
+
+from chaindock.cli.show import parsed
+
+
+def test_query_prints_the_payload_and_nothing_else(run, basic):
+    run("invoke", "basic", "put", "k", '{"a": 1}')
+    result = run("query", "basic", "get", "k")
+    assert result.exit_code == 0
+    assert result.stdout_bytes == b'{"a": 1}'
+    assert result.stderr == ""
+
+
+def test_payload_goes_through_byte_by_byte(run, basic):
+    basic.state["k"] = bytes(range(256))
+    assert run("query", "basic", "get", "k").stdout_bytes == bytes(range(256))
+
+
+def test_invoke_says_where_it_was_committed_on_standard_error(run, basic):
+    result = run("invoke", "basic", "echo", "x")
+    assert result.stdout == "x"
+    assert result.stderr == "transaction abababababab is valid, in block 1\n"
+
+
+def test_json_of_a_query_has_result_and_payload(run, basic):
+    basic.state["k"] = b'{"a": [1, null]}'
+    body = json.loads(run("query", "--json", "basic", "get", "k").stdout)
+    assert body == {
+        "result": {"a": [1, None]},
+        "payload": base64.b64encode(b'{"a": [1, null]}').decode(),
+        "status": 200,
+        "message": "",
+    }
+
+
+def test_json_of_an_invoke_has_the_commit_too(run, basic):
+    body = json.loads(run("invoke", "basic", "echo", "x", "--json").stdout)
+    assert body["result"] == "x"
+    assert body["tx_id"] == "ab" * 32
+    assert (body["block"], body["code"], body["code_name"]) == (1, 0, "VALID")
+
+
+@pytest.mark.parametrize(
+    ("payload", "result"),
+    [
+        (b"", None),
+        (b"5", 5),
+        (b"text", "text"),
+        (b"\xff", None),
+        (b"NaN", "NaN"),
+        (b"1e999", "1e999"),
+        (b"[" * 100_000, "[" * 100_000),
+        (b"9" * 5000, "9" * 5000),
+        ('"\N{SNOWMAN}"'.encode(), "\N{SNOWMAN}"),
+    ],
+)
+def test_result_is_json_where_it_is_json_and_text_where_it_is_text(payload, result):
+    assert parsed(payload) == result
+    json.dumps(parsed(payload), allow_nan=False)
+
+
+def test_error_of_the_chaincode_ends_with_1_and_its_message(run, basic):
+    for verb in ("query", "invoke"):
+        result = run(verb, "basic", "get", "nothing")
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        assert "chaincode 'basic' answered 500: there is no nothing" in result.stderr
+
+
+def test_error_of_the_chaincode_has_the_same_json(run, basic):
+    result = run("query", "basic", "get", "nothing", "--json")
+    assert result.exit_code == 1
+    body = json.loads(result.stdout)
+    assert (body["status"], body["message"]) == (500, "there is no nothing")
+    assert result.stderr == ""
+
+
+def test_invalid_transaction_ends_with_1_and_its_code(run, basic):
+    result = run("invoke", "basic", "conflict")
+    assert result.exit_code == 1
+    assert "MVCC_READ_CONFLICT (11)" in result.stderr
+    assert "nothing was written" in result.stderr
+    result = run("invoke", "basic", "conflict", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["code"] == 11
+
+
+def test_broken_call_ends_with_1_and_a_json_error(run, basic):
+    assert run("query", "basic", "crash").exit_code == 1
+    result = run("query", "basic", "crash", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["error"] == "chaincode-error"
+
+
+def test_arguments_arrive_as_typed(run, basic):
+    words = ["-5", "-", "", "-.5", "a b", "--", "--json", "-x", "{}"]
+    result = run("query", "basic", "echo", *words)
+    # The first -- ends the options, as everywhere.
+    assert result.stdout == "-5|-||-.5|a b|--json|-x|{}"
+
+
+def test_options_may_stand_anywhere_before_the_dashes(run, basic):
+    for line in (
+        ["query", "--as", "clerk", "basic", "caller"],
+        ["query", "basic", "caller", "--as", "clerk"],
+        ["query", "basic", "--as", "clerk", "caller"],
+    ):
+        assert run(*line).stdout.startswith("clerk ")
+
+
+def test_unknown_option_is_not_an_argument(run, basic):
+    result = run("query", "basic", "echo", "--jsn")
+    assert result.exit_code == 2
+    assert "put -- before" in result.stderr
+    assert basic.calls == []
+
+
+def test_caller_transient_init_and_timeout_reach_the_node(run, basic):
+    result = run(
+        *("invoke", "basic", "caller", "--as", "clerk", "--attr", "role=a=b"),
+        *("--transient", "t=x y", "--transient", "u=", "--init", "--timeout", "2.5"),
+    )
+    assert result.stdout == "clerk role=a=b t=x y u= init=True timeout=2.5"
+
+
+@pytest.mark.parametrize("bad", ["novalue", "=x"])
+def test_pairs_need_key_and_value(run, bad):
+    result = run("query", "basic", "f", "--transient", bad)
+    assert result.exit_code == 2
+    assert "expected KEY=VALUE" in result.stderr
+
+
+def test_user_without_a_name_given_is_user1(run, basic):
+    assert run("query", "basic", "caller").stdout == "User1 init=False timeout=None"
+
+
+def test_unknown_chaincode_ends_with_5_and_a_hint(run, node):
+    result = run("query", "nobody", "f")
+    assert result.exit_code == 5
+    assert (
+        result.stderr == "error: chaincode 'nobody' is not deployed\nhint: deploy it\n"
+    )
+
+
+def test_without_a_node_it_ends_with_3_and_the_way_to_get_one(run, home):
+    for line in (
+        ["query", "basic", "f"],
+        ["ps"],
+        ["deploy", str(home)],
+        ["logs", "a"],
+        ["status"],
+    ):
+        result = run(*line)
+        assert result.exit_code == 3
+        assert f"no node is running in '{home}'" in result.stderr
+        assert "chaindock up -d" in result.stderr

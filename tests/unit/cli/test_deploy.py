@@ -1,0 +1,187 @@
+"""`deploy`, `start`, `stop`, `rm`, `ps`, `logs`, `status`."""
+
+import json
+
+import pytest
+
+from chaindock.cli.deploy import name_of
+from chaindock.cli.show import visible
+
+
+def test_deploy_shows_phases_on_standard_error_and_nothing_else(run, node, source):
+    result = run("deploy", str(source))
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert "packaged 2 files as basic_1.0:" in result.stderr
+    assert "  dependencies ...\n" in result.stderr
+    assert "an earlier build is used again" in result.stderr
+    assert "basic is up: version 1.0, basic_1.0:" in result.stderr
+    assert "on process (no container engine answers), in 1.5 s" in result.stderr
+    assert "fetching" not in result.stderr
+
+
+def test_deploy_shows_the_build_on_demand_without_its_colours(run, node, source):
+    result = run("deploy", "-v", str(source))
+    assert "  | fetching red things\n" in result.stderr
+
+
+def test_deploy_as_json_gives_the_deployment(run, node, source):
+    result = run("deploy", str(source), "--name", "b", "--version", "2.0", "--json")
+    body = json.loads(result.stdout)
+    assert (body["name"], body["version"], body["sequence"]) == ("b", "2.0", 1)
+    assert body["package_id"].startswith("b_2.0:")
+    assert [phase for phase, _ in body["phases"]][-1] == "ready"
+
+
+def test_package_file_and_directory_have_the_same_id(run, node, source, tmp_path):
+    file = tmp_path / "p.tar.gz"
+    made = run("package", str(source), "-o", str(file), "--label", "basic_1.0")
+    by_file = run("deploy", str(file), "--json")
+    by_folder = run("deploy", str(source), "--label", "basic_1.0", "--json")
+    ids = {json.loads(one.stdout)["package_id"] for one in (by_file, by_folder)}
+    assert ids == {made.stdout.strip()}
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("basic_1.0", "basic"),
+        ("basic", "basic"),
+        ("fab.car_v2.1-rc", "fab-car"),
+        ("a_b_1", "a-b"),
+        ("1.0", "1-0"),
+        ("_9", "chaincode"),
+    ],
+)
+def test_name_comes_from_the_label(label, name):
+    assert name_of(label) == name
+
+
+def test_failed_build_ends_with_4_and_everything_known(run, node, source):
+    result = run("deploy", str(source), "--name", "broken")
+    assert result.exit_code == 4
+    lines = result.stderr.splitlines()
+    assert any(line.startswith("  compile") and "FAILED" in line for line in lines)
+    at = lines.index("error: chaincode 'broken' did not compile: go ended with 1")
+    assert lines[at + 1].startswith("  phase   compile, after ")
+    assert lines[at + 2].startswith("  times   dependencies ")
+    assert lines[at + 3] == "  ended   exit code 1"
+    assert lines[at + 4] == "  output  last 2 lines"
+    assert lines[-2] == "  | main.go:7: undefined: x"
+    assert lines[-1] == "hint: correct main.go"
+
+
+def test_failed_build_as_json_is_the_error(run, node, source):
+    result = run("deploy", str(source), "--name", "broken", "--json")
+    assert result.exit_code == 4
+    body = json.loads(result.stdout)
+    assert body["error"] == "build-failed"
+    assert body["facts"]["phase"] == "compile"
+    assert len(body["facts"]["output"]) == 2
+
+
+def test_out_of_memory_is_said(run, node, source):
+    result = run("deploy", str(source), "--name", "exits")
+    assert "  ended   out of memory, signal SIGKILL\n" in result.stderr
+
+
+def test_defect_of_the_node_ends_with_70(run, node, source):
+    assert run("deploy", str(source), "--name", "defect").exit_code == 70
+
+
+@pytest.mark.parametrize(
+    ("args", "what"),
+    [
+        (["--name", "a b"], "invalid chaincode name"),
+        (["--version", "a b"], "invalid chaincode version"),
+        (["--label", "-"], "invalid label"),
+    ],
+)
+def test_bad_names_end_with_5(run, node, source, args, what):
+    result = run("deploy", str(source), *args)
+    assert result.exit_code == 5
+    assert what in result.stderr
+
+
+def test_path_that_is_not_there_ends_with_5(run, node, tmp_path):
+    result = run("deploy", str(tmp_path / "gone"))
+    assert result.exit_code == 5
+    assert "expected a source directory or a package file" in result.stderr
+
+
+def test_directory_without_chaincode_ends_with_5(run, node, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert run("deploy", str(tmp_path / "empty")).exit_code == 5
+
+
+def test_ps_lists_what_is_deployed(run, basic):
+    result = run("ps")
+    head, row = result.stdout.splitlines()
+    assert head.split() == [
+        *("NAME", "VERSION", "SEQ", "STATE", "BACKEND", "SINCE", "PACKAGE", "WHERE")
+    ]
+    assert row.split()[:5] == ["basic", "1.0", "1", "running", "process"]
+    assert row.endswith("pid 4711, none")
+    (one,) = json.loads(run("ps", "--json").stdout)
+    assert one["details"] == {"pid": "4711", "isolation": "none"}
+
+
+def test_ps_of_nothing_says_so_beside_the_data(run, node):
+    result = run("ps")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "no chaincode is deployed" in result.stderr
+    assert json.loads(run("ps", "--json").stdout) == []
+
+
+def test_stop_start_and_rm(run, basic):
+    assert run("stop", "basic").exit_code == 0
+    assert " stopped " in run("ps").stdout
+    result = run("start", "basic", "--json")
+    assert json.loads(result.stdout)["name"] == "basic"
+    assert " running " in run("ps").stdout
+    assert json.loads(run("rm", "basic", "--json").stdout) == {"removed": ["basic"]}
+    assert run("rm", "basic").exit_code == 5
+
+
+def test_logs_are_the_lines_of_the_chaincode(run, basic):
+    result = run("logs", "basic")
+    assert result.stdout.splitlines() == [
+        "fetching \x1b[31mred\x1b[0m things",
+        "hello from chaincode",
+    ]
+    stamped = run("logs", "basic", "-t").stdout.splitlines()[1]
+    assert stamped.endswith("Z stdout hello from chaincode")
+    lines = run("logs", "basic", "--json").stdout.splitlines()
+    assert json.loads(lines[1])["stream"] == "stdout"
+
+
+def test_logs_of_the_attempt_before(run, basic, source):
+    result = run("logs", "basic", "--previous")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "no earlier attempt" in result.stderr
+    run("start", "basic")
+    assert "hello from chaincode" in run("logs", "basic", "--previous").stdout
+    assert run("logs", "basic", "-f", "--previous").exit_code == 2
+
+
+def test_status_shows_endpoints_and_warnings(run, node):
+    result = run("status")
+    assert "channel     mychannel, 1 block\n" in result.stdout
+    assert "backend     process  (no container engine answers)\n" in result.stdout
+    assert "warning: this node is in memory" in result.stderr
+    assert json.loads(run("status", "--json").stdout)["node_id"] == "f00d"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2J\x1b]0;title\x07gone", "gone"),
+        ("a\rb", "a\\x0db"),
+        ("\x9b31m", "\\x9b31m"),
+        ("a\tb", "a   b"),
+        ("\N{RIGHT-TO-LEFT OVERRIDE}", "\\x202e"),
+        ("\N{SNOWMAN}", "\N{SNOWMAN}"),
+    ],
+)
+def test_foreign_text_cannot_move_the_cursor(text, shown):
+    assert visible(text) == shown

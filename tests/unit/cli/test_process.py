@@ -1,0 +1,268 @@
+"""The program as a process: `up`, `down`, signals, pipes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from chaindock.cli.down import find_process
+from chaindock.operations.address import find_socket
+
+TESTS = Path(__file__).parents[2]
+FAKE = Path(__file__).parent / "fake_serve"
+
+
+@pytest.fixture
+def env(home):
+    plain = {"PATH": os.defpath, "HOME": str(home.parent)}
+    return plain | {
+        "CHAINDOCK_HOME": str(home),
+        "PYTHONPATH": os.pathsep.join((str(FAKE), str(TESTS))),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+@pytest.fixture
+def chaindock(env, home):
+    """Return a function that runs the program; what it left running is ended."""
+
+    def call(*args: str, **options) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            command(*args),
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            **options,
+        )
+
+    yield call
+    process = find_process(home)
+    if process is not None:
+        process.kill()
+        process.wait()
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "chaindock", *args]
+
+
+def until_gone(process: psutil.Process) -> None:
+    process.wait(10)
+
+
+def test_up_detached_returns_when_it_is_ready_and_down_when_it_is_gone(chaindock, home):
+    up = chaindock("up", "-d", "--json")
+    assert up.returncode == 0, up.stderr
+    assert up.stderr == ""
+    pid = json.loads(up.stdout)["pid"]
+    process = psutil.Process(pid)
+    assert chaindock("ps").returncode == 0
+    # In a session of its own: the end of the terminal is not its end.
+    assert os.getsid(pid) == pid
+
+    down = chaindock("down")
+    assert down.returncode == 0
+    assert "has stopped" in down.stderr
+    assert not process.is_running()
+    assert not find_socket(home).exists()
+
+
+def test_down_without_a_node_is_content(chaindock, home):
+    down = chaindock("down")
+    assert (down.returncode, down.stdout) == (0, "")
+    assert "no node is running" in down.stderr
+    assert json.loads(chaindock("down", "--json").stdout) == {
+        "stopped": False,
+        "home": str(home),
+    }
+
+
+def test_down_after_a_kill_finds_no_node_and_up_works_again(chaindock, home):
+    pid = json.loads(chaindock("up", "-d", "--json").stdout)["pid"]
+    os.kill(pid, signal.SIGKILL)
+    until_gone(psutil.Process(pid)) if psutil.pid_exists(pid) else None
+    assert find_socket(home).exists()
+    assert "no node is running" in chaindock("down").stderr
+    assert chaindock("ps").returncode == 3
+    assert chaindock("up", "-d").returncode == 0
+
+
+def test_lock_that_names_a_younger_process_is_not_believed(home):
+    (home / "node.lock").write_text(f"{os.getpid()}\n")
+    os.utime(home / "node.lock", (1, 1))
+    assert find_process(home) is None
+    os.utime(home / "node.lock")
+    assert find_process(home).pid == os.getpid()
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "999999999", "\xff"])
+def test_lock_without_a_process_is_no_node(home, text):
+    (home / "node.lock").write_text(text)
+    assert find_process(home) is None
+
+
+def test_several_homes_are_several_nodes(chaindock, home):
+    other = str(home.parent / "other")
+    first = json.loads(chaindock("up", "-d", "--json").stdout)
+    second = json.loads(chaindock("up", "-d", "--home", other, "--json").stdout)
+    assert first["pid"] != second["pid"]
+    assert second["home"] == other
+    assert chaindock("down", "--home", other).returncode == 0
+    assert chaindock("status").returncode == 0
+
+
+def test_error_of_a_detached_node_is_told(chaindock):
+    up = chaindock("up", "-d", "--set", "chaindock.domain=refuses.example")
+    assert up.returncode == 3
+    assert up.stderr == "error: home is served by process 1\nhint: chaindock down\n"
+
+
+def test_detached_node_that_dies_shows_the_end_of_its_log(chaindock, home):
+    up = chaindock("up", "-d", "--set", "chaindock.domain=dies.example")
+    assert up.returncode == 3
+    assert "ended before it was ready (exit code 7)" in up.stderr
+    assert "  | something went wrong before it could be told" in up.stderr
+    assert str(home / "node.log") in up.stderr
+
+
+def test_bad_setting_is_told_by_a_detached_node_too(chaindock):
+    up = chaindock("up", "-d", "--set", "chaindock.chanel=x", "--json")
+    assert up.returncode == 5
+    body = json.loads(up.stdout)
+    assert body["error"] == "config-invalid"
+    assert body["hint"] == "did you mean 'chaindock.channel'?"
+
+
+def test_home_that_cannot_be_made_ends_with_3(chaindock, home):
+    (home / "file").write_text("")
+    up = chaindock("up", "-d", "--home", str(home / "file" / "x"))
+    assert up.returncode == 3
+    assert "cannot be written" in up.stderr
+
+
+def test_interrupted_up_ends_the_node_that_was_starting(chaindock, env, home):
+    args = command("up", "-d", "--set", "chaindock.domain=never.example")
+    with subprocess.Popen(args, env=env, stderr=subprocess.PIPE, text=True) as up:
+        log = home / "node.log"
+        wait_for(lambda: log.exists() and "never ready" in log.read_text())
+        (node,) = psutil.Process(up.pid).children()
+        up.send_signal(signal.SIGINT)
+        assert up.wait(10) == 130
+    assert not node.is_running()
+
+
+def test_node_that_does_not_stop_is_killed_only_on_demand(chaindock, home):
+    chaindock("up", "-d", "--set", "chaindock.domain=stays.example")
+    process = find_process(home)
+    down = chaindock("down", "--timeout", "0.5")
+    assert down.returncode == 3
+    assert f"(process {process.pid}) has not stopped after 0.5 s" in down.stderr
+    assert process.is_running()
+    assert chaindock("down", "--timeout", "0.5", "--force").returncode == 0
+    assert not process.is_running()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_foreground_node_ends_cleanly_on_a_signal(env, home, number):
+    with subprocess.Popen(
+        command("up"),
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as up:
+        assert up.stdout is not None
+        assert up.stdout.readline().startswith("node ")
+        up.send_signal(number)
+        _, errors = up.communicate(timeout=10)
+        assert up.returncode == 0
+        assert "Traceback" not in errors
+    assert not find_socket(home).exists()
+
+
+def test_foreground_node_ends_when_it_is_asked_to(chaindock, env):
+    with subprocess.Popen(
+        command("up", "--json"), env=env, stdout=subprocess.PIPE, text=True
+    ) as up:
+        assert up.stdout is not None
+        assert up.stdout.readline() == "{\n"
+        assert chaindock("down").returncode == 0
+        assert up.wait(10) == 0
+
+
+def test_reader_that_leaves_is_no_error_on_the_screen(chaindock, env, home, source):
+    chaindock("up", "-d")
+    chaindock("deploy", str(source))
+    (log,) = (home / "output").rglob("*.log")
+    with log.open("a") as file:
+        file.write("2026-11-24T10:00:00Z stdout more\n" * 50_000)
+    with subprocess.Popen(
+        command("logs", "basic"),
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as logs:
+        assert logs.stdout is not None
+        assert logs.stderr is not None
+        logs.stdout.readline()
+        logs.stdout.close()
+        assert logs.wait(10) == 141
+        assert logs.stderr.read() == b""
+
+
+def test_followed_logs_end_with_ctrl_c(chaindock, env, source):
+    chaindock("up", "-d")
+    chaindock("deploy", str(source))
+    with subprocess.Popen(
+        command("logs", "basic", "-f"),
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as logs:
+        assert logs.stdout is not None
+        logs.stdout.readline()
+        logs.send_signal(signal.SIGINT)
+        _, errors = logs.communicate(timeout=10)
+    assert (logs.returncode, errors) == (0, "")
+
+
+def test_interrupted_deploy_ends_with_130_and_stops_in_the_node(chaindock, env, source):
+    chaindock("up", "-d")
+    with subprocess.Popen(
+        command("deploy", str(source), "--name", "slow"),
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as deploy:
+        assert deploy.stderr is not None
+        while "dependencies" not in deploy.stderr.readline():
+            pass
+        deploy.send_signal(signal.SIGINT)
+        errors = deploy.stderr.read()
+        assert deploy.wait(10) == 130
+    assert "Traceback" not in errors
+
+
+def test_text_that_does_not_fit_the_terminal_is_escaped(chaindock, env, source, home):
+    env["PYTHONIOENCODING"] = "ascii"
+    chaindock("up", "-d")
+    chaindock("deploy", str(source))
+    (log,) = (home / "output").rglob("*.log")
+    with log.open("a") as file:
+        file.write("2026-11-24T10:00:00Z stdout \N{SNOWMAN}\n")
+    assert "\\u2603" in chaindock("logs", "basic").stdout
+
+
+def wait_for(condition, limit_s: float = 10) -> None:
+    ends = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.02)

@@ -1,0 +1,172 @@
+"""What a chaincode container is created with."""
+
+from __future__ import annotations
+
+import base64
+import io
+import tarfile
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from chaindock.container.attempt import Attempt
+from chaindock.container.contracts import ClientTls, NodeLabels, PeerConnection
+from chaindock.controllers.docker.archives import tls_archive
+from chaindock.controllers.docker.body import run_body
+from chaindock.controllers.docker.network import Attachment
+from chaindock.controllers.docker.options import DockerOptions, SandboxOptions
+from chaindock.controllers.docker.placeholders import Places, build_places
+from chaindock.errors import SourceInvalid
+from chaindock.ids import Ccid
+from chaindock.platforms.base import Connection, LaunchCommand
+from chaindock.testing.backend import CountingListener
+
+CCID = Ccid("basic:" + "0" * 64)
+TLS = ClientTls("KEY\n", "CERT\n", "ROOT\n")
+GO = LaunchCommand(
+    ("{output}/chaincode", "-peer.address={peer}"), "{output}", Connection.CALLS_BACK
+)
+SERVED = LaunchCommand(
+    ("{tool:python3}", "main.py"), "{output}", Connection.DIALLED, {"ADDR": "{listen}"}
+)
+INSIDE = Attachment("net", "10.0.0.1:7052", "internal", dns=("127.0.0.1",))
+LOGGING = {
+    "CORE_CHAINCODE_LOGGING_LEVEL": "INFO",
+    "CORE_CHAINCODE_LOGGING_SHIM": "WARN",
+    "CORE_CHAINCODE_LOGGING_FORMAT": "%{message}",
+}
+
+
+def body(
+    launch: LaunchCommand = GO,
+    tls: ClientTls | None = None,
+    attachment: Attachment = INSIDE,
+    options: DockerOptions | None = None,
+) -> dict[str, Any]:
+    return run_body(
+        options or DockerOptions(),
+        NodeLabels("node1", "peer0", "dev"),
+        "image:key",
+        "/usr/local/bin",
+        launch,
+        PeerConnection(CountingListener(), "Org1MSP", tls, LOGGING),
+        Attempt(CCID),
+        attachment,
+    )
+
+
+def test_command_and_environment_are_those_of_a_fabric_peer():
+    made = body()
+    assert made["Image"] == "image:key"
+    assert made["Cmd"] == [
+        "/usr/local/bin/chaincode",
+        "-peer.address=10.0.0.1:7052",
+    ]
+    assert made["Env"][:6] == [
+        f"CORE_CHAINCODE_ID_NAME={CCID}",
+        "CORE_CHAINCODE_LOGGING_LEVEL=INFO",
+        "CORE_CHAINCODE_LOGGING_SHIM=WARN",
+        "CORE_CHAINCODE_LOGGING_FORMAT=%{message}",
+        "CORE_PEER_TLS_ENABLED=false",
+        "CORE_PEER_LOCALMSPID=Org1MSP",
+    ]
+    assert not made["AttachStdout"]
+    assert "Volumes" not in made
+
+
+def test_with_tls_the_files_are_named_in_fabrics_order():
+    made = body(tls=TLS)
+    assert made["Env"][4:11] == [
+        "CORE_PEER_TLS_ENABLED=true",
+        "CORE_TLS_CLIENT_KEY_PATH=/etc/hyperledger/fabric/client.key",
+        "CORE_TLS_CLIENT_CERT_PATH=/etc/hyperledger/fabric/client.crt",
+        "CORE_TLS_CLIENT_KEY_FILE=/etc/hyperledger/fabric/client_pem.key",
+        "CORE_TLS_CLIENT_CERT_FILE=/etc/hyperledger/fabric/client_pem.crt",
+        "CORE_PEER_TLS_ROOTCERT_FILE=/etc/hyperledger/fabric/peer.crt",
+        "CORE_PEER_LOCALMSPID=Org1MSP",
+    ]
+    assert list(made["Volumes"]) == ["/etc/hyperledger/fabric"]
+
+
+def test_tls_files_have_fabrics_names_and_encodings():
+    with tarfile.open(fileobj=io.BytesIO(tls_archive(TLS))) as tar:
+        entries = {entry.name: entry for entry in tar}
+        found = {name: tar.extractfile(e).read() for name, e in entries.items()}  # type: ignore[union-attr]
+    assert found == {
+        "client.key": base64.b64encode(b"KEY\n"),
+        "client.crt": base64.b64encode(b"CERT\n"),
+        "client_pem.key": b"KEY\n",
+        "client_pem.crt": b"CERT\n",
+        "peer.crt": b"ROOT\n",
+    }
+    assert {(e.mode, e.uid, e.gid) for e in entries.values()} == {(0o644, 0, 0)}
+
+
+def test_rights_are_taken_away_by_default():
+    made = body()
+    host = made["HostConfig"]
+    assert made["User"] == "500:500"
+    assert host["CapDrop"] == ["ALL"]
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert host["ReadonlyRootfs"]
+    assert list(host["Tmpfs"]) == ["/tmp"]
+    assert host["Memory"] == host["MemorySwap"] == 2147483648
+    assert host["PidsLimit"] == 512
+    assert host["CpuQuota"] == 200_000
+    assert host["LogConfig"]["Config"]["max-size"]
+    assert host["NetworkMode"] == "net"
+    assert host["Dns"] == ["127.0.0.1"]
+
+
+def test_whose_container_it_is_stands_on_it():
+    labels = body()["Labels"]
+    assert labels["org.chaindock.node"] == "node1"
+    assert labels["org.chaindock.ccid"] == CCID
+    assert labels["org.chaindock.role"] == "chaincode"
+    assert labels["org.chaindock.attempt"]
+
+
+def test_zero_means_no_limit():
+    sandbox = SandboxOptions(memory_bytes=0, cpus=0, pids=0)
+    host = body(options=DockerOptions(sandbox=sandbox))["HostConfig"]
+    assert not {"Memory", "CpuQuota", "PidsLimit"} & host.keys()
+
+
+def test_the_users_own_dns_counts():
+    sandbox = SandboxOptions(dns=("10.1.1.1",), extra_hosts=("a:10.0.0.9",))
+    attachment = replace(INSIDE, extra_hosts=("b:host-gateway",))
+    host = body(options=DockerOptions(sandbox=sandbox), attachment=attachment)
+    assert host["HostConfig"]["Dns"] == ["10.1.1.1"]
+    assert host["HostConfig"]["ExtraHosts"] == ["a:10.0.0.9", "b:host-gateway"]
+
+
+def test_chaincode_that_is_dialled_listens_inside_and_knows_its_id():
+    made = body(SERVED, tls=TLS)
+    assert made["Cmd"] == ["python3", "main.py"]
+    assert "CHAINCODE_SERVER_ADDRESS=0.0.0.0:9999" in made["Env"]
+    assert f"CHAINCODE_ID={CCID}" in made["Env"]
+    assert "ADDR=0.0.0.0:9999" in made["Env"]
+    assert "CORE_PEER_TLS_ENABLED=false" in made["Env"]
+    assert "PortBindings" not in made["HostConfig"]
+
+
+def test_a_published_port_is_on_loopback_only():
+    host = body(SERVED, attachment=replace(INSIDE, publishes=True))["HostConfig"]
+    assert host["PortBindings"] == {
+        "9999/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]
+    }
+
+
+def test_placeholders_of_a_build():
+    places = build_places()
+    assert places.fill("{tool:go} {input}/src {output} {cache:go-mod}") == (
+        "go /chaincode/input/src /chaincode/output /chaincode/cache/go-mod"
+    )
+    assert places.fill("{other} {}") == "{other} {}"
+
+
+@pytest.mark.parametrize("text", ["{peer}", "{cache:npm}", "{input}"])
+def test_a_placeholder_without_a_value_is_an_error(text: str):
+    with pytest.raises(SourceInvalid):
+        Places({"output": "/o"}).fill(text)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import base64
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from chaindock.controllers.docker.credentials import registry_auth, registry_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def write(folder: Path, settings: Any) -> Path:
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def basic(user: str, password: str) -> dict[str, str]:
+    return {"auth": base64.b64encode(f"{user}:{password}".encode()).decode()}
+
+
+async def auth(image: str, folder: Path) -> dict[str, str] | None:
+    found = await registry_auth(image, folder)
+    return None if found is None else json.loads(base64.urlsafe_b64decode(found))
+
+
+@pytest.mark.parametrize(
+    ("image", "registry"),
+    [
+        ("golang:1.24", ""),
+        ("library/golang", ""),
+        ("reg.example/a/b:1", "reg.example"),
+        ("localhost/a", "localhost"),
+        ("localhost:5000/a:1", "localhost:5000"),
+    ],
+)
+def test_the_registry_of_an_image(image: str, registry: str):
+    assert registry_of(image) == registry
+
+
+async def test_credentials_of_the_right_registry_are_used(tmp_path: Path):
+    auths = {
+        "reg.example": basic("u", "p:w"),
+        "https://other.example/x": basic("o", ""),
+    }
+    write(tmp_path, {"auths": auths})
+    assert await auth("reg.example/cc:1", tmp_path) == {
+        "username": "u",
+        "password": "p:w",
+        "serveraddress": "reg.example",
+    }
+    assert (await auth("other.example/cc", tmp_path) or {})["username"] == "o"
+    assert await auth("third.example/cc", tmp_path) is None
+    assert await auth("golang:1.24", tmp_path) is None
+
+
+async def test_the_default_registry_has_its_own_key(tmp_path: Path):
+    write(tmp_path, {"auths": {"https://index.example/v1/": basic("u", "p")}})
+    assert (await auth("golang:1.24", tmp_path) or {})["username"] == "u"
+
+
+async def test_a_helper_program_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    helper = tmp_path / "docker-credential-test"
+    helper.write_text(
+        '#!/bin/sh\nread key\nprintf \'{"Username": "<token>", "Secret": "%s"}\' "$key"\n'
+    )
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.defpath}")
+    write(tmp_path, {"credHelpers": {"reg.example": "test"}})
+    found = await auth("reg.example/cc", tmp_path)
+    assert found == {"identitytoken": "reg.example", "serveraddress": "reg.example"}
+
+
+async def test_a_helper_that_fails_leaves_the_pull_anonymous(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    helper = tmp_path / "docker-credential-test"
+    helper.write_text("#!/bin/sh\nexit 1\n")
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.defpath}")
+    write(tmp_path, {"credHelpers": {"reg.example": "test", "b.example": "missing"}})
+    assert await auth("reg.example/cc", tmp_path) is None
+    assert await auth("b.example/cc", tmp_path) is None
+
+
+@pytest.mark.parametrize("settings", [None, [], {"auths": {"reg.example": {}}}, "x"])
+async def test_settings_that_say_nothing_are_no_error(tmp_path: Path, settings: Any):
+    assert await auth("reg.example/cc", write(tmp_path, settings)) is None
+    assert await registry_auth("reg.example/cc", None) is None

@@ -1,0 +1,152 @@
+"""Deploying onto a real ledger: definitions are transactions, and calls follow them."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from fabric_protos.peer import proposal_response_pb2
+
+from chaindock.chaincode.invocation import Outcome
+from chaindock.container.attempt import Attempt
+from chaindock.endorser.caller import Caller, DefinitionWriter
+from chaindock.endorser.endorser import Endorser
+from chaindock.endorser.genesis import genesis_envelope
+from chaindock.endorser.orderer import Orderer, OrdererOptions
+from chaindock.endorser.transactions import TransactionChecks
+from chaindock.errors import NotFound, StartFailed
+from chaindock.ids import Ccid, ChannelId
+from chaindock.ledger import Ledger
+from chaindock.lifecycle.contract import LifecycleContract
+from chaindock.lifecycle.custodian import Custodian
+from chaindock.lifecycle.definitions import Definitions
+from chaindock.lifecycle.deploy import Deployer
+from chaindock.lifecycle.desired import DesiredState
+from chaindock.packaging.store import StoredPackage
+
+CHANNEL = ChannelId("mychannel")
+
+
+class Machine:
+    """Stands for launcher and chaincode: answers with the package that runs."""
+
+    def __init__(self) -> None:
+        self.running: set[Any] = set()
+
+    async def launch(self, ccid: Any, attempt: Any = None) -> Any:
+        self.running.add(ccid)
+
+    async def stop(self, ccid: Any, grace_s: Any) -> Any:
+        self.running.discard(ccid)
+
+    forget = stop
+
+    async def execute(self, ccid: Any, invocation: Any) -> Any:
+        await asyncio.sleep(0)
+        if ccid not in self.running:
+            raise StartFailed(f"could not launch chaincode {ccid}: it is gone")
+        invocation.simulator.put_state(invocation.namespace, "by", ccid.encode())
+        return Outcome(
+            proposal_response_pb2.Response(status=200, payload=ccid.encode()), None
+        )
+
+
+class Packages:
+    def __init__(self) -> None:
+        self.kept: set[Any] = set()
+
+    def add(self, data: Any) -> Any:
+        raise AssertionError("packages come stored")
+
+    def remove(self, ccid: Any) -> Any:
+        self.kept.discard(ccid)
+
+
+def stored(label: Any, tmp_path: Any) -> Any:
+    ccid = Ccid(f"{label}:" + (label[-1] * 64))
+    return StoredPackage(ccid, label, "node", "", b"{}", "0" * 64, tmp_path)
+
+
+@pytest.fixture
+async def parts(tmp_path: Any, org: Any) -> Any:
+    machine, desired = Machine(), DesiredState(tmp_path / "desired.db")
+    opened = Ledger.open(
+        tmp_path / "ledger.db",
+        CHANNEL,
+        org.orderer,
+        lambda: genesis_envelope(CHANNEL, org.msp, OrdererOptions()),
+    )
+    async with opened as ledger:
+        endorser = Endorser(
+            msp=org.msp,
+            signer=org.peer,
+            ledger=ledger,
+            definitions=Definitions(desired),
+            executor=machine,
+            system={"_lifecycle": LifecycleContract(desired, "Org1MSP")},
+        )
+        async with (
+            Orderer(ledger, TransactionChecks(CHANNEL, org.msp)) as orderer,
+            Custodian(machine, lambda c: c in desired.to_run()) as custodian,
+        ):
+            caller = Caller(CHANNEL, endorser, orderer)
+            async with Deployer(
+                packages=Packages(),
+                desired=desired,
+                custodian=custodian,
+                committer=DefinitionWriter(caller, ledger, org.admin),
+                attempts=Attempt,
+            ) as deployer:
+                yield deployer, caller, machine, desired
+    desired.close()
+
+
+async def test_calls_go_to_the_version_that_the_ledger_defines(parts, org, tmp_path):
+    deployer, caller, _machine, _ = parts
+    user = org.user("User1")
+    sequences = []
+    for label in ("v1", "v2", "v3"):
+        done = await deployer.deploy(stored(label, tmp_path), "basic")
+        said = await caller.invoke("basic", [b"who"], signer=user)
+        assert said.payload.decode() == done.ccid
+        assert said.code == 0
+        sequences.append(done.sequence)
+    assert sequences == [1, 2, 3]
+
+
+async def test_an_upgrade_under_load_fails_no_query(parts, org, tmp_path):
+    deployer, caller, _machine, _ = parts
+    user = org.user("User1")
+    await deployer.deploy(stored("v1", tmp_path), "basic")
+    over = asyncio.Event()
+    served = set()
+
+    async def load() -> Any:
+        while not over.is_set():
+            said = await caller.invoke("basic", [b"who"], signer=user)
+            assert said.code in {0, 11}, said
+            served.add(said.payload.decode()[:2])
+            await asyncio.sleep(0)
+
+    users = [asyncio.ensure_future(load()) for _ in range(4)]
+    for label in ("v2", "v3"):
+        await deployer.deploy(stored(label, tmp_path), "basic")
+        await asyncio.sleep(0.02)
+    over.set()
+    await asyncio.gather(*users)
+    assert served >= {"v2", "v3"}
+
+
+async def test_stopped_and_removed_answer_differently(parts, org, tmp_path):
+    deployer, caller, machine, _desired = parts
+    user = org.user("User1")
+    await deployer.deploy(stored("v1", tmp_path), "basic")
+    await deployer.stop("basic")
+    assert machine.running == set()
+    with pytest.raises(StartFailed, match="was stopped"):
+        await caller.query("basic", [b"who"], signer=user)
+    await deployer.remove("basic")
+    with pytest.raises(NotFound, match="exists, but chaincode is not installed"):
+        await caller.query("basic", [b"who"], signer=user)
+    done = await deployer.deploy(stored("v1", tmp_path), "basic")
+    assert done.sequence == 2
+    assert (await caller.query("basic", [b"who"], signer=user)).status == 200

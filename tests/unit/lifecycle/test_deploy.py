@@ -1,0 +1,432 @@
+"""Deploy, upgrade, stop, start, remove: and what stays as it was when one fails."""
+
+import asyncio
+import io
+import json
+import tarfile
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from chaindock.container.attempt import Attempt, Phase
+from chaindock.errors import (
+    BuildFailed,
+    InvalidInput,
+    LedgerError,
+    NotFound,
+    PackageInvalid,
+    StartFailed,
+)
+from chaindock.lifecycle.custodian import Custodian, CustodianOptions
+from chaindock.lifecycle.definitions import Approval
+from chaindock.lifecycle.deploy import Deployer
+from chaindock.lifecycle.desired import DesiredState, Wish
+from chaindock.packaging.store import PackageStore
+
+
+def archive(files: Any) -> Any:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def package(text: Any, label: Any = "basic_1.0") -> Any:
+    metadata = {"path": "", "type": "node", "label": label}
+    code = archive({"src/index.js": text.encode(), "src/package.json": b"{}"})
+    return archive(
+        {"metadata.json": json.dumps(metadata).encode(), "code.tar.gz": code}
+    )
+
+
+class Runtime:
+    """Counts what runs; a build may fail or be held."""
+
+    def __init__(self, desired: Any) -> None:
+        self.running: set[Any] = set()
+        self.launches: Counter[str] = Counter()
+        self.log: list[Any] = []
+        self.fail: Any = None
+        self.gate: Any = None
+        self.stop_gate: Any = None
+        self.entered = asyncio.Event()
+        self._desired = desired
+
+    async def launch(self, ccid: Any, attempt: Any = None) -> Any:
+        self.entered.set()
+        if ccid in self.running:
+            return
+        self.log.append(("launch", ccid, self._desired.backend_of(ccid)))
+        self.launches[ccid] += 1
+        if attempt is not None:
+            attempt.enter(Phase.COMPILE)
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.fail is not None:
+            raise self.fail
+        self.running.add(ccid)
+        if attempt is not None:
+            attempt.over()
+
+    async def stop(self, ccid: Any, grace_s: Any) -> Any:
+        self.log.append(("stop", ccid))
+        if self.stop_gate is not None:
+            await self.stop_gate.wait()
+        self.running.discard(ccid)
+
+    async def forget(self, ccid: Any, grace_s: Any) -> Any:
+        await self.stop(ccid, grace_s)
+
+
+class Committer:
+    """A ledger that knows sequences only, and may lose its answer."""
+
+    def __init__(self) -> None:
+        self.sequences: Counter[str] = Counter()
+        self.args: list[Any] = []
+        self.fail: Any = None
+        self.fail_after: Any = None
+        self.gate: Any = None
+        self.entered = asyncio.Event()
+
+    async def commit(self, args: Any) -> Any:
+        self.entered.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.fail is not None:
+            raise self.fail
+        assert args.sequence == self.sequences[args.name] + 1
+        self.sequences[args.name] = args.sequence
+        self.args.append(args)
+        if self.fail_after is not None:
+            raise self.fail_after
+
+    def sequence(self, name: Any) -> Any:
+        return self.sequences[name]
+
+
+class Node:
+    def __init__(self, root: Any, committer: Any = None, retries: Any = 3) -> None:
+        self.root = root
+        self.store = PackageStore(root / "packages")
+        self.desired = DesiredState(root / "desired.db")
+        self.runtime = Runtime(self.desired)
+        self.committer = committer or Committer()
+        self.custodian = Custodian(
+            self.runtime,
+            lambda ccid: ccid in self.desired.to_run(),
+            CustodianOptions(retry_first_s=0.01, retry_cap_s=0.01, retries=retries),
+        )
+        self.deployer = Deployer(
+            packages=self.store,
+            desired=self.desired,
+            custodian=self.custodian,
+            committer=self.committer,
+            attempts=Attempt,
+        )
+
+    async def __aenter__(self) -> Any:
+        await self.custodian.__aenter__()
+        await self.deployer.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: object) -> Any:
+        await self.deployer.__aexit__(None, None, None)
+        await self.custodian.aclose()
+        self.desired.close()
+
+    async def quiet(self) -> Any:
+        """Wait for what goes on in the background."""
+        while tasks := self.deployer._tasks._tasks | self.custodian._tasks._tasks:
+            await asyncio.wait(tasks)
+
+
+@pytest.fixture
+async def node(tmp_path: Any) -> Any:
+    async with Node(tmp_path) as node:
+        yield node
+
+
+async def test_a_first_deploy_stores_launches_and_defines(node):
+    events = []
+    done = await node.deployer.deploy(
+        package("one"), "basic", watch=lambda e: events.append(e.kind)
+    )
+    assert (done.name, done.version, done.sequence, done.changed) == (
+        "basic", "1.0", 1, True
+    )  # fmt: skip
+    assert node.store.list() == [done.ccid]
+    assert node.runtime.running == {done.ccid}
+    assert node.desired.get("basic").ccid == done.ccid
+    assert node.committer.args[0].version == "1.0"
+    assert "phase" in events
+    assert [str(p.phase) for p in done.attempt.phases] == ["compile"]
+
+
+async def test_an_upgrade_serves_all_the_time_and_then_retires_the_old(node):
+    old = await node.deployer.deploy(package("one"), "basic")
+    node.runtime.gate = asyncio.Event()
+    node.runtime.entered.clear()
+    upgrade = asyncio.ensure_future(node.deployer.deploy(package("two"), "basic"))
+    await node.runtime.entered.wait()
+    assert node.runtime.running == {old.ccid}
+    assert node.desired.approval("basic", 1).ccid == old.ccid
+    node.runtime.gate.set()
+    new = await upgrade
+    assert (new.sequence, new.version) == (2, "2.0")
+    await node.quiet()
+    assert node.runtime.running == {new.ccid}
+    assert node.store.list() == [new.ccid]
+    launched = [e[:2] for e in node.runtime.log]
+    assert launched.index(("launch", new.ccid)) < launched.index(("stop", old.ccid))
+
+
+async def test_the_same_package_again_commits_nothing_and_makes_sure_it_runs(node):
+    first = await node.deployer.deploy(package("one"), "basic")
+    node.runtime.running.clear()  # it crashed
+    again = await node.deployer.deploy(package("one"), "basic")
+    assert not again.changed
+    assert (again.sequence, again.version) == (1, "1.0")
+    assert node.runtime.running == {first.ccid}
+    assert len(node.committer.args) == 1
+
+
+async def test_the_same_package_again_starts_a_stopped_one(node):
+    await node.deployer.deploy(package("one"), "basic")
+    await node.deployer.stop("basic")
+    await node.deployer.deploy(package("one"), "basic")
+    assert node.desired.get("basic").wish is Wish.RUNNING
+
+
+async def test_another_version_of_the_same_package_is_a_new_sequence(node):
+    first = await node.deployer.deploy(package("one"), "basic", "1.5")
+    same = await node.deployer.deploy(package("one"), "basic", "1.5")
+    other = await node.deployer.deploy(package("one"), "basic", "1.6")
+    init = await node.deployer.deploy(package("one"), "basic", init_required=True)
+    assert [d.sequence for d in (first, same, other, init)] == [1, 1, 2, 3]
+    assert init.version == "3.0"
+    await node.quiet()
+    assert node.runtime.running == {first.ccid}
+    assert node.runtime.launches[first.ccid] == 1
+
+
+async def test_a_failed_build_changes_nothing_and_tells_why(node):
+    old = await node.deployer.deploy(package("one"), "basic")
+    node.runtime.fail = BuildFailed("npm ci ended with 1", output=["E404"], phase="x")
+    with pytest.raises(BuildFailed) as caught:
+        await node.deployer.deploy(package("two"), "basic")
+    assert caught.value.output == ["E404"]
+    await node.quiet()
+    assert node.runtime.running == {old.ccid}
+    assert node.desired.get("basic").approval.sequence == 1
+    assert node.desired.names() == ["basic"]
+    assert node.committer.sequence("basic") == 1
+    assert node.store.list() == [old.ccid]
+    node.runtime.fail = None
+    assert (await node.deployer.deploy(package("two"), "basic")).sequence == 2
+
+
+async def test_a_failed_build_of_an_installed_package_keeps_the_package(node):
+    old = await node.deployer.deploy(package("one"), "basic")
+    node.runtime.running.clear()
+    node.runtime.fail = BuildFailed("no network")
+    with pytest.raises(BuildFailed):
+        await node.deployer.deploy(package("one"), "basic")
+    await node.quiet()
+    assert node.store.list() == [old.ccid]
+    assert node.desired.get("basic").ccid == old.ccid
+
+
+async def test_a_definition_that_is_not_committed_takes_the_new_version_down(node):
+    old = await node.deployer.deploy(package("one"), "basic")
+    node.committer.fail = LedgerError("disk full")
+    with pytest.raises(LedgerError):
+        await node.deployer.deploy(package("two"), "basic")
+    await node.quiet()
+    assert node.runtime.running == {old.ccid}
+    assert node.store.list() == [old.ccid]
+    assert node.desired.approval("basic", 2) is None
+
+
+async def test_a_lost_answer_does_not_undo_what_is_on_the_ledger(node):
+    old = await node.deployer.deploy(package("one"), "basic")
+    node.committer.fail_after = LedgerError("connection lost")
+    new = await node.deployer.deploy(package("two"), "basic")
+    await node.quiet()
+    assert new.sequence == 2
+    assert node.runtime.running == {new.ccid} != {old.ccid}
+
+
+async def test_a_deploy_cancelled_while_it_builds_leaves_nothing(node):
+    node.runtime.gate = asyncio.Event()
+    deploy = asyncio.ensure_future(node.deployer.deploy(package("one"), "basic"))
+    await node.runtime.entered.wait()
+    deploy.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await deploy
+    await node.quiet()
+    assert node.runtime.running == set()
+    assert node.desired.names() == []
+    assert node.store.list() == []
+
+
+async def test_a_deploy_cancelled_while_it_commits_is_complete(node):
+    old = await node.deployer.deploy(package("one"), "basic")
+    node.committer.gate = asyncio.Event()
+    node.committer.entered.clear()
+    deploy = asyncio.ensure_future(node.deployer.deploy(package("two"), "basic"))
+    await node.committer.entered.wait()
+    deploy.cancel()
+    await asyncio.sleep(0)
+    node.committer.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await deploy
+    await node.quiet()
+    found = node.desired.get("basic")
+    assert found.approval.sequence == 2
+    assert node.runtime.running == {found.ccid} != {old.ccid}
+    assert node.store.list() == [found.ccid]
+
+
+async def test_two_deploys_of_one_name_are_one_after_the_other(node):
+    both = await asyncio.gather(
+        node.deployer.deploy(package("one"), "basic"),
+        node.deployer.deploy(package("two"), "basic"),
+    )
+    await node.quiet()
+    assert sorted(d.sequence for d in both) == [1, 2]
+    last = max(both, key=lambda d: d.sequence)
+    assert node.runtime.running == {last.ccid}
+
+
+async def test_two_names_may_share_a_package_until_the_last_is_gone(node):
+    first, second = await asyncio.gather(
+        node.deployer.deploy(package("one"), "a"),
+        node.deployer.deploy(package("one"), "b"),
+    )
+    assert first.ccid == second.ccid
+    await node.deployer.stop("a")
+    assert node.runtime.running == {first.ccid}
+    await node.deployer.remove("a")
+    assert node.runtime.running == {first.ccid}
+    assert node.store.list() == [first.ccid]
+    await node.deployer.remove("b")
+    assert node.runtime.running == set()
+    assert node.store.list() == []
+    assert node.desired.all() == []
+
+
+async def test_a_failed_deploy_of_a_shared_package_leaves_the_other_alone(node):
+    first = await node.deployer.deploy(package("one"), "a")
+    node.committer.fail = LedgerError("disk full")
+    with pytest.raises(LedgerError):
+        await node.deployer.deploy(package("one"), "b")
+    await node.quiet()
+    assert node.runtime.running == {first.ccid}
+    assert node.store.list() == [first.ccid]
+
+
+async def test_stop_and_start(node):
+    done = await node.deployer.deploy(package("one"), "basic")
+    await node.deployer.stop("basic")
+    assert node.runtime.running == set()
+    assert node.desired.is_stopped("basic")
+    assert node.store.list() == [done.ccid]
+    started = await node.deployer.start("basic")
+    assert (started.ccid, started.changed) == (done.ccid, False)
+    assert node.runtime.running == {done.ccid}
+
+
+async def test_stop_gives_up_a_launch_under_way(node):
+    await node.deployer.deploy(package("one"), "basic")
+    await node.deployer.stop("basic")
+    node.runtime.gate = asyncio.Event()
+    node.runtime.entered.clear()
+    node.desired.wish("basic", Wish.RUNNING)
+    node.custodian.restore(node.desired.to_run())
+    await node.runtime.entered.wait()
+    async with asyncio.timeout(1):
+        await node.deployer.stop("basic")
+    await node.quiet()
+    assert node.runtime.running == set()
+
+
+async def test_after_remove_the_next_deploy_goes_on_counting(node):
+    await node.deployer.deploy(package("one"), "basic")
+    await node.deployer.remove("basic")
+    done = await node.deployer.deploy(package("one"), "basic")
+    assert (done.sequence, done.version) == (2, "2.0")
+
+
+async def test_unknown_names_are_named(node):
+    for call in (node.deployer.start, node.deployer.stop, node.deployer.remove):
+        with pytest.raises(NotFound, match="no chaincode 'x'"):
+            await call("x")
+
+
+async def test_bad_names_versions_and_packages_touch_nothing(node):
+    for name, version in (("a--b", None), ("lscc", None), ("ok", "1 0")):
+        with pytest.raises(InvalidInput):
+            await node.deployer.deploy(package("one"), name, version)
+    with pytest.raises(PackageInvalid):
+        await node.deployer.deploy(b"not a package", "ok")
+    assert node.store.list() == []
+    assert node.runtime.log == []
+
+
+async def test_the_asked_back_end_is_known_when_the_launch_begins(node):
+    await node.deployer.deploy(package("one"), "basic", backend="process")
+    assert node.runtime.log[0][2] == "process"
+
+
+async def test_another_back_end_moves_the_same_package(node):
+    first = await node.deployer.deploy(package("one"), "basic", backend="process")
+    moved = await node.deployer.deploy(package("one"), "basic", backend="docker")
+    assert (moved.sequence, moved.backend) == (1, "docker")
+    assert [e[0] for e in node.runtime.log] == ["launch", "stop", "launch"]
+    assert node.runtime.log[-1][2] == "docker"
+    again = await node.deployer.deploy(package("one"), "basic")
+    assert again.backend == "docker"
+    assert node.runtime.running == {first.ccid}
+
+
+async def test_a_move_that_fails_goes_back(node):
+    first = await node.deployer.deploy(package("one"), "basic", backend="process")
+    node.runtime.fail = StartFailed("no engine")
+    with pytest.raises(StartFailed):
+        await node.deployer.deploy(package("one"), "basic", backend="docker")
+    node.runtime.fail = None
+    await node.quiet()
+    assert node.runtime.running == {first.ccid}
+    assert node.desired.backend_of(first.ccid) == "process"
+
+
+async def test_a_restart_launches_what_should_run(tmp_path):
+    async with Node(tmp_path) as node:
+        one = await node.deployer.deploy(package("one"), "a")
+        await node.deployer.deploy(package("two"), "b")
+        await node.deployer.stop("b")
+        committer = node.committer
+    async with Node(tmp_path, committer) as node:
+        await node.deployer.restore()
+        await node.quiet()
+        assert node.runtime.running == {one.ccid}
+        await node.deployer.start("b")
+        assert len(node.runtime.running) == 2
+
+
+async def test_a_crash_between_commit_and_switch_ends_with_the_new_version(tmp_path):
+    async with Node(tmp_path) as node:
+        await node.deployer.deploy(package("one"), "a")
+        committer = node.committer
+        new = node.store.add(package("two"))
+        node.desired.approve(Approval("a", 2, "2.0", new.ccid))
+        committer.sequences["a"] = 2
+    async with Node(tmp_path, committer) as node:
+        await node.deployer.restore()
+        await node.quiet()
+        assert node.runtime.running == {new.ccid}
