@@ -106,7 +106,7 @@ class DockerBackend(Backend):
 
     async def signal(self, instance: Instance, number: int) -> None:
         name = instance.describe()["container"]
-        await self.engine._json("POST", f"containers/{name}/kill?signal={number}")
+        await self.engine.json("POST", f"containers/{name}/kill?signal={number}")
 
     def _unique(self, node_id: str) -> str:
         return node_id if node_id == self.node_id else f"{self.node_id}-{node_id}"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Stopped(Exception):  # noqa: N818  # never leaves this package
+class Stopped(Exception):  # never leaves this package
     """The caller was cancelled."""
 
 

@@ -202,7 +202,7 @@ def _build(mode: str | None, target: str) -> tuple[str, ...]:
 def _cgo(source: Tree) -> dict[str, str]:
     """A static program, unless the chaincode's own code needs C."""
     for name in source.walk(lambda folder: folder.rpartition("/")[2] == "vendor"):
-        if name.endswith(".go"):
+        if name.endswith(".go") and '"C"' in source.find_head(name):
             file = read_go_file(source, name)
             if file is not None and file.uses_cgo:
                 return {}

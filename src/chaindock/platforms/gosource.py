@@ -18,14 +18,12 @@ from chaindock.errors import SourceInvalid
 if TYPE_CHECKING:
     from chaindock.platforms.tree import Tree
 
+# All of these take time in proportion to the text, whatever it is.
 _LINE_COMMENT = re.compile(r"//[^\n]*")
-_BLOCK_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
-_PACKAGE = re.compile(r"^\s*package\s+(\w+)", re.MULTILINE)
-_IMPORT = re.compile(
-    r"^\s*import\s*(?:\((?P<block>[^)]*)\)|(?P<one>[^\n;]*))", re.MULTILINE
-)
+_COMMENT = re.compile(r"//|/\*")
+_PACKAGE = re.compile(r"^[ \t]*package[ \t]+(\w+)", re.MULTILINE)
 _STRING = re.compile(r"[\"`]([^\"`\n]+)[\"`]")
-_CONSTRAINT = re.compile(r"^//(?:go:build| ?\+build)\s+(\w+)\s*$", re.MULTILINE)
+_CONSTRAINT = re.compile(r"^//(?:go:build| ?\+build)[ \t]+(\w+)[ \t]*$", re.MULTILINE)
 _PLATFORM_TAGS = frozenset(
     {"linux", "darwin", "unix", "amd64", "arm64", "cgo", "gc", "purego"}
 )
@@ -115,13 +113,37 @@ def read_go_file(tree: Tree, name: str) -> GoFile | None:
     for tag in _CONSTRAINT.findall(before):
         if tag not in _PLATFORM_TAGS and not tag.startswith("go1"):
             return None
-    text = _BLOCK_COMMENT.sub(" ", text)
-    text = _LINE_COMMENT.sub("", text)
+    text = _without_comments(text)
     package = _PACKAGE.search(text)
-    imports: list[str] = []
-    for found in _IMPORT.finditer(text):
-        imports += _STRING.findall(found["block"] or found["one"] or "")
-    return GoFile(package[1] if package else "", tuple(imports))
+    return GoFile(package[1] if package else "", tuple(_imports(text)))
+
+
+def _without_comments(text: str) -> str:
+    parts: list[str] = []
+    place = 0
+    while found := _COMMENT.search(text, place):
+        parts.append(text[place : found.start()])
+        mark = "\n" if found[0] == "//" else "*/"
+        end = text.find(mark, found.end())
+        if end < 0:
+            return "".join(parts)
+        place = end if mark == "\n" else end + 2
+    return "".join((*parts, text[place:]))
+
+
+def _imports(text: str) -> list[str]:
+    found: list[str] = []
+    inside = False
+    for line in text.replace(";", "\n").splitlines():
+        words = line.strip()
+        if not inside and words.startswith("import"):
+            words = words.removeprefix("import").lstrip()
+            inside = words.startswith("(")
+        elif not inside:
+            continue
+        found += _STRING.findall(words)
+        inside = inside and ")" not in words
+    return found
 
 
 def go_files(tree: Tree, folder: str) -> list[tuple[str, GoFile]]:

@@ -122,14 +122,12 @@ def _npm(phase: str, *arguments: str) -> Step:
 
 def _must_build(manifest: Manifest, source: Tree, entry: str | None) -> bool:
     """Whether the file that is started has to be made by the package's build script."""
-    if entry is None:
-        entry = manifest.entry
-        if not source.has_file("tsconfig.json"):
-            return False
-    if _has_module(source, entry):
+    if _has_module(source, entry or manifest.entry):
         return False
     if "build" in manifest.scripts:
-        return True
+        return entry is not None or source.has_file("tsconfig.json")
+    if entry is None:
+        return False
     if _MAY_MAKE_FILES & manifest.scripts.keys():
         return False
     raise SourceInvalid(

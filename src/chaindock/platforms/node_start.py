@@ -57,7 +57,7 @@ class Start:
 
     Args:
         argv: with placeholders, the peer's address included.
-        entry: the JavaScript file that must be there; None when it cannot be known.
+        entry: the JavaScript file that must be there; None when npm is to find out.
     """
 
     argv: tuple[str, ...]
@@ -109,8 +109,8 @@ def resolve_start(manifest: Manifest, tree: Tree) -> Start:
         _require_main(manifest, words)
     hooks = {"prestart", "poststart"} & manifest.scripts.keys()
     if hooks or not all(_PLAIN_WORD.fullmatch(word) for word in words):
-        return _through_npm(manifest)
-    return _direct(words, manifest) or _through_npm(manifest)
+        return _through_npm()
+    return _direct(words, manifest) or _through_npm()
 
 
 def _direct(words: list[str], manifest: Manifest) -> Start | None:
@@ -137,8 +137,8 @@ def _script_of(arguments: list[str]) -> str | None:
     return None
 
 
-def _through_npm(manifest: Manifest) -> Start:
-    return _dialling("{tool:npm}", "start", "--", entry=manifest.main)
+def _through_npm() -> Start:
+    return _dialling("{tool:npm}", "start", "--", entry=None)
 
 
 def _dialling(*argv: str, entry: str | None) -> Start:

@@ -34,6 +34,7 @@ _FILE = re.compile(r"[^-{}][^{}]*\.py")
 _REQUIREMENT = re.compile(r"\s*[A-Za-z0-9][^{}]*\Z")
 _SHIM = re.compile(r"\b(fabric_chaincode_python|fabric_shim|fabric_contract_api)\b")
 _START = re.compile(r"(\.|\b)start\s*\(")
+_DOTS = 1000
 _HINT = 'name it in pyproject.toml: [tool.chaindock] entry = "contract.py"'
 
 
@@ -61,6 +62,12 @@ def find_project(tree: Tree) -> Project | None:
     text = tree.find_text(_MANIFEST)
     if text is None:
         return None
+    if any(line.count(".") > _DOTS for line in text.splitlines()):
+        # The time that tomllib takes grows with the square of the parts of a key.
+        raise SourceInvalid(
+            f"source file {_MANIFEST!r} has a line with more than {_DOTS} dots",
+            path=_MANIFEST,
+        )
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:

@@ -81,6 +81,21 @@ def test_main_is_found_as_node_finds_it(tmp_path, main):
     assert len(plan(tmp_path, files).steps) == 2
 
 
+def test_a_program_that_only_npm_knows_is_not_judged(tmp_path):
+    files = manifest("ts-node src/index.ts", main=None) | {"src/index.ts": ""}
+    del files["index.js"]
+    assert len(plan(tmp_path / "a", files).steps) == 2
+    assert len(plan(tmp_path / "b", files | {"tsconfig.json": "{}"}).steps) == 2
+    built = manifest("env node dist/a.js", main="dist/a.js", scripts={"build": "tsc"})
+    assert len(plan(tmp_path / "c", built | {"tsconfig.json": "{}"}).steps) == 4
+
+
+def test_a_byte_order_mark_is_no_error(tmp_path):
+    files = manifest()
+    files["package.json"] = "\ufeff" + files["package.json"]
+    assert plan(tmp_path, files).steps
+
+
 def test_a_script_in_dist_is_built_too(tmp_path):
     files = manifest("node dist/main.js", scripts={"build": "tsc"})
     assert len(plan(tmp_path, files).steps) == 4
@@ -90,7 +105,7 @@ def test_a_missing_file_that_nothing_makes_is_refused(tmp_path):
     with pytest.raises(SourceInvalid, match=r"'dist/index\.js'.*no build script"):
         plan(tmp_path, manifest(main="dist/index.js"))
     files = manifest(main="dist/index.js", scripts={"prepare": "tsc"})
-    assert plan(tmp_path / "b", files)
+    assert plan(tmp_path / "b", files).steps
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_the_entry_of_pyproject_goes_before_everything(tmp_path, entry, argv):
 def test_an_entry_that_is_not_there_is_refused(tmp_path, entry):
     files = {"pyproject.toml": f'[tool.chaindock]\nentry = "{entry}"\n', "main.py": ""}
     files |= {"--help.py": "", "{peer}.py": ""}
-    with pytest.raises(SourceInvalid, match="neither a .py file nor a module"):
+    with pytest.raises(SourceInvalid, match="nor a module of the project"):
         plan(tmp_path, files)
 
 

@@ -68,7 +68,7 @@ def controller(
 
 
 def leftovers(folder: Path) -> list[str]:
-    return [path.name for path in (folder / "process" / "builds").glob(".*")]
+    return [path.name for path in (folder / "cache" / "builds").glob(".*")]
 
 
 async def test_a_warm_build_neither_unpacks_nor_plans(
@@ -218,7 +218,7 @@ async def test_old_builds_of_a_label_are_removed(
         packages = [await backend.packages.make(hang(), label="cc") for _ in range(4)]
         for package in packages:
             await built(builder, package)
-    assert len(list((tmp_path / "process" / "builds").glob("[!.]*"))) == 2
+    assert len(list((tmp_path / "cache" / "builds").glob("[!.]*"))) == 2
 
 
 async def test_a_running_build_is_never_removed(
