@@ -32,6 +32,22 @@ PLAIN_LIBRARIES = ("libc.", "libm.", "libdl.", "libpthread.", "libstdc++", "libg
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 UNUSED_GO = {"api", "doc", "misc", "test"}
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+
+
+def apt(*packages: str) -> str:
+    """Return the recipe line that installs distribution packages.
+
+    The certificates serve this step only: images must not trust this machine's, or the
+    tests of the CA setting would pass without it.
+    """
+    return (
+        "RUN echo 'Acquire::https::CaInfo \"/tmp/ca.pem\";' > /etc/apt/apt.conf.d/ca"
+        " && apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y"
+        f" --no-install-recommends {' '.join(packages)}"
+        " && rm -rf /etc/apt/apt.conf.d/ca /tmp/ca.pem /var/lib/apt/lists/*\n"
+    )
+
+
 RECIPES = {
     "runtime": "FROM {base}\n",
     "golang": (
@@ -44,14 +60,12 @@ RECIPES = {
         "RUN ln -s ../lib/node_modules/npm/bin/npm-cli.js /usr/local/bin/npm"
         " && ln -s ../lib/node_modules/npm/bin/npx-cli.js /usr/local/bin/npx\n"
     ),
-    # The certificates serve this step only: images must not trust this machine's,
-    # or the tests of the CA setting would pass without it.
-    "python": (
+    "python": "FROM {base}\nADD files.tar /tmp/\n" + apt("python3", "python3-venv"),
+    # What README asks for, and nothing else (scripts/fresh.py).
+    "fresh": (
         "FROM {base}\nADD files.tar /tmp/\n"
-        "RUN echo 'Acquire::https::CaInfo \"/tmp/ca.pem\";' > /etc/apt/apt.conf.d/ca"
-        " && apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y"
-        " --no-install-recommends python3 python3-venv"
-        " && rm -rf /etc/apt/apt.conf.d/ca /tmp/ca.pem /var/lib/apt/lists/*\n"
+        + apt("python3", "python3-venv", "make", "git")
+        + "RUN useradd --create-home --shell /bin/bash dev\n"
     ),
 }
 Files = Callable[[tarfile.TarFile], None]
@@ -231,6 +245,7 @@ FILES: dict[str, tuple[Files, str, Callable[[], str]]] = {
     "golang": (go_files, "go", lambda: output("go", "version")),
     "node": (node_files, "npm", lambda: output("node", "--version")),
     "python": (ca_file, "", str),
+    "fresh": (ca_file, "", str),
 }
 
 

@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import socket
+import base64
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import pytest
 
-from chaindock.container.attempt import Attempt
-from chaindock.container.contracts import (
-    ClientTls,
-    Dial,
-    NodeLabels,
-    PeerConnection,
-)
-from chaindock.controllers.docker import network
-from chaindock.controllers.docker.archives import TLS_FOLDER
-from chaindock.controllers.docker.controller import DockerController
-from chaindock.controllers.docker.options import SandboxOptions
-from chaindock.errors import ContainerExists, ImageNotFound, StartFailed
+from chaindock.container.attempt import Attempt, Phase
+from chaindock.container.contracts import BuildEnvironment, ClientTls
+from chaindock.controllers.docker.options import MIB
 from chaindock.testing.backend import WatchedAttempt, built
-from chaindock.testing.conformance import platform_for_scripts
-from chaindock.testing.scripts import hang, leave, serve
-from support.docker_backend import DockerBackend, clean
+from chaindock.testing.scripts import hang, serve
+from support.docker_backend import DockerBackend
+from support.docker_shell import run_shell, shell_package
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from chaindock.controllers.docker.containers import DockerInstance
-    from chaindock.controllers.docker.network import Networks
-    from chaindock.packaging.store import StoredPackage
-
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
 TLS = ClientTls("KEY\n", "CERT\n", "ROOT\n")
+DIAL = 'bash -c "exec 3<>/dev/tcp/{0}/{1}" 2>/dev/null && echo open || echo shut'
 
 
 @pytest.fixture
@@ -44,27 +32,181 @@ async def backend(tmp_path: Path) -> AsyncIterator[DockerBackend]:
         yield backend
 
 
-async def run(backend: DockerBackend, script: str, **more: Any) -> dict[str, str]:
-    """Run a shell script as chaincode; return what it printed as `name value`."""
-    package = await shell(backend, script)
-    instance = await built(await backend.builder(), package)
-    attempt = WatchedAttempt(package)
-    peer = replace(backend.peer, **more)
-    async with backend.within():
-        await instance.start(peer, attempt)
-        await instance.wait()
-        await instance.stop(0)
-    return dict(line.partition(" ")[::2] for _, line in attempt.lines)
+def limited(backend: DockerBackend, **changes: object) -> None:
+    sandbox = replace(backend.options.sandbox, **changes)
+    backend.options = replace(backend.options, sandbox=sandbox)
 
 
-async def shell(backend: DockerBackend, script: str) -> StoredPackage:
-    # `say` quotes; a here-document run by sh does not need more than that.
-    return await backend.packages.make(
-        ("say", "begin"), build=[("say", "b")], salt=script
-    ) if not script else await backend.packages.make(
-        cast(Any, ("raw", script)), build=()
+async def test_it_has_no_rights(backend: DockerBackend):
+    lines, _ = await run_shell(
+        backend,
+        "id -u; id -g; grep -E '^(CapEff|CapPrm|CapBnd|NoNewPrivs)' /proc/self/status",
     )
+    assert lines == [
+        "500",
+        "500",
+        "CapPrm:\t0000000000000000",
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t0000000000000000",
+        "NoNewPrivs:\t1",
+    ]
 
 
-async def instance_of(backend: DockerBackend, *acts: Any, **more: Any) -> Any:
-    return await backend.built(*acts, **more)
+async def test_it_can_write_to_tmp_and_nowhere_else(backend: DockerBackend):
+    lines, _ = await run_shell(
+        backend,
+        "for d in / /chaincode /usr/local/bin /etc /tmp $HOME; do\n"
+        '(echo x > $d/probe) 2>/dev/null && echo "$d yes" || echo "$d no"; done',
+    )
+    assert lines == [
+        "/ no",
+        "/chaincode no",
+        "/usr/local/bin no",
+        "/etc no",
+        "/tmp yes",
+        "/tmp yes",
+    ]
+
+
+async def test_it_reaches_the_node_and_no_neighbour(backend: DockerBackend):
+    served, package = await backend.built(
+        serve(), serves=True, builder=await backend.builder()
+    )
+    async with backend.within():
+        dial = await served.start(backend.peer, Attempt(package.ccid))
+        host, _, port = dial.address.partition(":")  # type: ignore[union-attr]
+        await _until_open(host, int(port))
+        node = DIAL.format("${1%:*}", "${1#*:}")
+        lines, _ = await run_shell(
+            backend, f"{node}\n{DIAL.format(host, port)}\n"
+        )
+        await served.stop(0)
+    assert lines == ["open", "shut"]
+
+
+async def test_it_reaches_no_other_network(backend: DockerBackend):
+    # A listener that only this test has, on a bridge that is not the chaincode's.
+    body = {"Name": f"{backend.node_id}-other", "Driver": "bridge"}
+    other = await backend.engine.create_network(body)
+    try:
+        found = await backend.engine.inspect_network(other)
+        gateway = found["IPAM"]["Config"][0]["Gateway"]
+        inside = {
+            "Image": backend.options.images["script"].builder,
+            "Cmd": ["perl", "-MIO::Socket::INET", "-e", _LISTEN],
+            "Labels": {"org.chaindock.node": f"{backend.node_id}-other"},
+            "HostConfig": {"NetworkMode": other},
+        }
+        target = await backend.engine.create_container(None, inside)
+        await backend.engine.start_container(target)
+        state = await backend.engine.inspect_container(target)
+        (net,) = state["NetworkSettings"]["Networks"].values()
+        await _until_open(net["IPAddress"], 7777)
+        lines, _ = await run_shell(backend, DIAL.format(net["IPAddress"], 7777))
+        await backend.engine.remove_container(target)
+    finally:
+        await backend.engine.remove_network(other)
+    assert gateway
+    assert lines == ["shut"]
+
+
+async def test_it_resolves_no_names(backend: DockerBackend):
+    lines, _ = await run_shell(
+        backend, "getent hosts chaindock.invalid || echo none; cat /etc/resolv.conf"
+    )
+    assert lines[0] == "none"
+
+
+async def test_too_much_memory_is_told_as_such(backend: DockerBackend):
+    limited(backend, memory_bytes=48 * MIB)
+    _, result = await run_shell(
+        backend, "exec perl -e 'my $x = \"x\" x (200 * 1024 * 1024); print length $x'"
+    )
+    assert result.oom
+    assert "memory" in result.reason
+
+
+async def test_a_fork_bomb_stays_within_its_limit(backend: DockerBackend):
+    limited(backend, pids=20)
+    lines, _ = await run_shell(
+        backend,
+        "exec perl -e 'my $n = 0; for (1..200) { my $p = fork; last unless defined $p;"
+        " if (!$p) { sleep 60; exit } $n++ } print \"$n\\n\"; kill 9, 0'",
+    )
+    assert int(lines[0]) < 20
+
+
+async def test_tls_files_arrive_on_a_read_only_root(backend: DockerBackend):
+    attempt_folder = "/etc/hyperledger/fabric"
+    lines, _ = await run_shell(
+        backend,
+        f"cd {attempt_folder}\nfor f in *; do echo $f $(cat $f); done\n"
+        "echo x > client.key || echo read-only\n"
+        'echo "$CORE_PEER_TLS_ENABLED $CORE_TLS_CLIENT_KEY_FILE"',
+        replace(backend.peer, tls=TLS),
+    )
+    assert lines[:5] == [
+        f"client.crt {base64.b64encode(b'CERT' + chr(10).encode()).decode()}",
+        f"client.key {base64.b64encode(b'KEY' + chr(10).encode()).decode()}",
+        "client_pem.crt CERT",
+        "client_pem.key KEY",
+        "peer.crt ROOT",
+    ]
+    assert "read-only" in lines
+    assert lines[-1] == f"true {attempt_folder}/client_pem.key"
+
+
+async def test_tls_leaves_no_volume_behind(backend: DockerBackend):
+    async def volumes() -> int:
+        return len((await backend.engine.json("GET", "volumes"))["Volumes"] or [])
+
+    instance, package = await backend.built(hang())
+    attempt = WatchedAttempt(package)
+    before = await volumes()
+    async with backend.within():
+        await instance.start(replace(backend.peer, tls=TLS), attempt)
+        assert await volumes() == before + 1
+        await instance.stop(1)
+    assert await volumes() == before
+    assert Phase.UPLOAD in attempt.entered
+
+
+async def test_the_build_is_as_confined_and_keeps_its_secrets(backend: DockerBackend):
+    package = shell_package(
+        backend.folder / "p",
+        "env | grep SECRET; echo done",
+        build="id -u; grep CapEff /proc/self/status; echo $NPM_TOKEN",
+    )
+    secrets = BuildEnvironment({"NPM_TOKEN": "SECRET-1"})
+    attempt = WatchedAttempt(package)
+    async with (
+        backend.within(),
+        backend.controller(environment=secrets) as controller,
+    ):
+        instance = await built(controller, package, attempt)
+        run = WatchedAttempt(package)
+        await instance.start(backend.peer, run)
+        await instance.wait()
+        image = await backend.engine.inspect_image(instance.describe()["image"])
+        history = await backend.engine.json("GET", f"images/{image['Id']}/history")
+        await instance.stop(0)
+    assert attempt.of("build") == ["500", "CapEff:\t0000000000000000", "SECRET-1"]
+    assert [line for _, line in run.lines] == ["done"]
+    assert "SECRET-1" not in f"{image} {history}"
+
+
+_LISTEN = (
+    "$s=IO::Socket::INET->new(LocalPort=>7777,Listen=>5) or die; while(1){$s->accept}"
+)
+
+
+async def _until_open(host: str, port: int) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(host, port)
+            except OSError:
+                await asyncio.sleep(0.05)
+            else:
+                writer.close()
+                return

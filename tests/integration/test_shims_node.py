@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = [pytest.mark.nodejs, pytest.mark.network, pytest.mark.timeout(300)]
-UNLIMITED = "--grpc.max_receive_message_length=-1"
 
 
 def dials() -> Program:

@@ -26,6 +26,7 @@ def serves(script: str) -> Program:
 
 class TestPythonServes(ShimSuite):
     calls_at_once = 40
+    argument_bytes = 10**6  # the shim takes 4 MiB, and the argument travels twice
 
     @pytest.fixture
     def program(self) -> Program:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from chaindock.container.contracts import Builder, Instance
+    from chaindock.container.contracts import BuildEnvironment, Builder, Instance
 
 
 def need_image(name: str) -> str:
@@ -83,14 +83,21 @@ class DockerBackend(Backend):
         await self._stack.aclose()
 
     async def open_builder(self, node_id: str) -> Builder:
+        return await self.controller(node_id).__aenter__()
+
+    def controller(
+        self, node_id: str = "", environment: BuildEnvironment | None = None
+    ) -> DockerController:
+        """Return a controller that nobody entered yet; its objects are removed later."""
         # Short names would meet those of other runs on the same engine.
-        self._nodes.add(self._unique(node_id))
-        controller = DockerController(
+        unique = self._unique(node_id or self.node_id)
+        self._nodes.add(unique)
+        return DockerController(
             self.options,
-            NodeLabels(self._unique(node_id), node_id, self.node_id),
+            NodeLabels(unique, node_id, self.node_id),
+            environment=environment,
             platforms=platform_for_scripts,
         )
-        return await controller.__aenter__()
 
     async def close_builder(self, builder: Builder) -> None:
         await cast(DockerController, builder).aclose()

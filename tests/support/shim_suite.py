@@ -27,6 +27,7 @@ class ShimSuite:
     """For every shim; `program` is a fixture of the joining class."""
 
     calls_at_once = 200
+    argument_bytes = 3 * 10**6
 
     @pytest.fixture
     async def world(self, program: Program, tmp_path: Path) -> AsyncIterator[ShimWorld]:
@@ -113,9 +114,9 @@ class ShimSuite:
         assert await world.value("slow", "1") == b"slow"
 
     async def test_megabytes_pass_both_ways(self, world: ShimWorld):
-        megabytes = 3 * 10**6
-        assert await world.value("size", b"x" * megabytes) == str(megabytes).encode()
-        assert len(await world.value("big", str(megabytes))) == megabytes
+        size = self.argument_bytes
+        assert await world.value("size", b"x" * size) == str(size).encode()
+        assert len(await world.value("big", "3000000")) == 3_000_000
 
     async def test_large_values_are_queried_in_bounded_messages(self, world: ShimWorld):
         """The batch stays below the 4 MiB that some shims take."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import psutil
 
 CLOCK_SLACK_S = 2.0
+POLL_S = 0.02
+KILLED_S = 10.0
 
 
 @click.command()
@@ -63,8 +65,6 @@ def stop_node(home: Path, timeout_s: float = 60.0, *, force: bool = False) -> bo
     Raises: NodeError when it is still there after `timeout_s` (with `force`: killed
         then, so that the next `up` removes what it leaves). Denied.
     """
-    import psutil
-
     from chaindock.cli.client import AdminClient
     from chaindock.errors import NodeError, NodeNotRunning
 
@@ -83,28 +83,45 @@ def stop_node(home: Path, timeout_s: float = 60.0, *, force: bool = False) -> bo
         _signal(process)
     if process is None:
         return True
-    try:
-        process.wait(max(0.1, timeout_s - (time.monotonic() - began)))
-    except psutil.TimeoutExpired as error:
-        if not force:
-            raise NodeError(
-                f"the node in {str(home)!r} (process {process.pid}) has not stopped "
-                f"after {timeout_s:g} s",
-                hint="wait and try again, or end it: chaindock down --force",
-                home=str(home),
-                pid=process.pid,
-            ) from error
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-        process.wait()
+    if _ends(process, began + timeout_s):
+        return True
+    if not force:
+        raise NodeError(
+            f"the node in {str(home)!r} (process {process.pid}) has not stopped "
+            f"after {timeout_s:g} s",
+            hint="wait and try again, or end it: chaindock down --force",
+            home=str(home),
+            pid=process.pid,
+        )
+    _signal(process, kill=True)
+    _ends(process, time.monotonic() + KILLED_S)
     return True
 
 
-def _signal(process: psutil.Process) -> None:
+def _ends(process: psutil.Process, until: float) -> bool:
+    # Not process.wait(): a zombie that its parent has not collected is at its end too.
+    while is_alive(process):
+        if time.monotonic() > until:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether the process is there and no zombie."""
+    import psutil
+
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _signal(process: psutil.Process, *, kill: bool = False) -> None:
     import psutil
 
     with contextlib.suppress(psutil.NoSuchProcess):
-        process.terminate()
+        process.kill() if kill else process.terminate()
 
 
 def find_process(home: Path) -> psutil.Process | None:
@@ -116,8 +133,7 @@ def find_process(home: Path) -> psutil.Process | None:
         pid = int(path.read_text())
         written = path.stat().st_mtime
         process = psutil.Process(pid)
-        alive = process.status() != psutil.STATUS_ZOMBIE
         ours = process.create_time() <= written + CLOCK_SLACK_S
     except (OSError, ValueError, psutil.Error):
         return None
-    return process if alive and ours else None
+    return process if ours and is_alive(process) else None

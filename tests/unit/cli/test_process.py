@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from chaindock.cli.down import find_process
+from chaindock.cli.down import find_process, is_alive
 from chaindock.operations.address import find_socket
 
 TESTS = Path(__file__).parents[2]
@@ -35,6 +35,7 @@ def chaindock(env, home):
     def call(*args: str, **options) -> subprocess.CompletedProcess:
         return subprocess.run(
             command(*args),
+            check=False,
             env=env,
             capture_output=True,
             text=True,
@@ -46,15 +47,11 @@ def chaindock(env, home):
     process = find_process(home)
     if process is not None:
         process.kill()
-        process.wait()
+        wait_for(lambda: not is_alive(process))
 
 
 def command(*args: str) -> list[str]:
     return [sys.executable, "-m", "chaindock", *args]
-
-
-def until_gone(process: psutil.Process) -> None:
-    process.wait(10)
 
 
 def test_up_detached_returns_when_it_is_ready_and_down_when_it_is_gone(chaindock, home):
@@ -70,7 +67,7 @@ def test_up_detached_returns_when_it_is_ready_and_down_when_it_is_gone(chaindock
     down = chaindock("down")
     assert down.returncode == 0
     assert "has stopped" in down.stderr
-    assert not process.is_running()
+    assert not is_alive(process)
     assert not find_socket(home).exists()
 
 
@@ -86,8 +83,9 @@ def test_down_without_a_node_is_content(chaindock, home):
 
 def test_down_after_a_kill_finds_no_node_and_up_works_again(chaindock, home):
     pid = json.loads(chaindock("up", "-d", "--json").stdout)["pid"]
-    os.kill(pid, signal.SIGKILL)
-    until_gone(psutil.Process(pid)) if psutil.pid_exists(pid) else None
+    process = psutil.Process(pid)
+    process.kill()
+    wait_for(lambda: not is_alive(process))
     assert find_socket(home).exists()
     assert "no node is running" in chaindock("down").stderr
     assert chaindock("ps").returncode == 3
@@ -155,7 +153,7 @@ def test_interrupted_up_ends_the_node_that_was_starting(chaindock, env, home):
         (node,) = psutil.Process(up.pid).children()
         up.send_signal(signal.SIGINT)
         assert up.wait(10) == 130
-    assert not node.is_running()
+    assert not is_alive(node)
 
 
 def test_node_that_does_not_stop_is_killed_only_on_demand(chaindock, home):
@@ -164,9 +162,9 @@ def test_node_that_does_not_stop_is_killed_only_on_demand(chaindock, home):
     down = chaindock("down", "--timeout", "0.5")
     assert down.returncode == 3
     assert f"(process {process.pid}) has not stopped after 0.5 s" in down.stderr
-    assert process.is_running()
+    assert is_alive(process)
     assert chaindock("down", "--timeout", "0.5", "--force").returncode == 0
-    assert not process.is_running()
+    assert not is_alive(process)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -252,7 +250,7 @@ def test_interrupted_deploy_ends_with_130_and_stops_in_the_node(chaindock, env, 
 
 
 def test_text_that_does_not_fit_the_terminal_is_escaped(chaindock, env, source, home):
-    env["PYTHONIOENCODING"] = "ascii"
+    env["PYTHONIOENCODING"] = "latin-1"
     chaindock("up", "-d")
     chaindock("deploy", str(source))
     (log,) = (home / "output").rglob("*.log")

@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -36,7 +37,7 @@ MANIFEST = st.fixed_dictionaries(
 PLACEHOLDER = re.compile(r"\{(input|output|peer|listen|ccid|cache:\w+|tool:\w+)\}")
 
 
-def plan_or_refusal(kind, tree, path=""):
+def plan_or_refusal(kind: str, tree: Path, path: str = "") -> None:
     try:
         plan = platform_for(kind).plan(tree, path)
     except SourceInvalid:

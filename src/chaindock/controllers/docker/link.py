@@ -97,6 +97,7 @@ class Link:
 
     @property
     def api(self) -> aiodocker.Docker:
+        """The client, for calls inside of `calling`. Raises: EngineUnavailable."""
         if self._docker is None:
             raise EngineUnavailable(
                 f"the connection to {self.address} is closed", endpoint=self.address
@@ -118,15 +119,15 @@ class Link:
         """Give the answer to a request as soon as its head is there."""
         api = self.api
         async with self.calling(f"{method} {path}", limit_s=limit_s) as limit:
-            upload = data is not None and not isinstance(data, bytes)
+            upload = None if data is None or isinstance(data, bytes) else data
             answer = await api.session.request(
                 method,
                 f"{api.docker_host}/{api.api_version}/{path}",
                 params=params,
-                data=_unbounded(data, limit) if upload else data,
+                data=data if upload is None else _unbounded(upload, limit),
                 headers={"Content-Type": content_type, **(headers or {})},
                 timeout=_CLIENT_TIMEOUT,
-                expect100=upload,
+                expect100=upload is not None,
             )
             if answer.status >= 400:
                 with contextlib.closing(answer):
@@ -158,6 +159,7 @@ class Link:
     async def json(
         self, method: str, path: str, body: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
+        """Return the JSON that answers a plain call."""
         data = None if body is None else json.dumps(body).encode()
         async with self.answer(method, path, data=data) as answer:
             found: dict[str, Any] = await answer.json(content_type=None)
@@ -166,6 +168,10 @@ class Link:
     async def data(
         self, answer: aiohttp.ClientResponse, silence_s: float | None
     ) -> AsyncGenerator[bytes]:
+        """Yield the body of an answer as it comes.
+
+        Raises: EngineTimeout when nothing comes for `silence_s`.
+        """
         while True:
             try:
                 async with asyncio.timeout(silence_s):
@@ -185,6 +191,7 @@ class Link:
     async def progress(
         self, answer: aiohttp.ClientResponse, what: str, silence_s: float
     ) -> AsyncGenerator[dict[str, Any]]:
+        """Yield the objects of a progress stream. Raises: EngineError for its errors."""
         objects = JsonObjects()
         async for data in self.data(answer, silence_s):
             for event in objects.feed(data):
