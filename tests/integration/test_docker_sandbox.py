@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
 TLS = ClientTls("KEY\n", "CERT\n", "ROOT\n")
-DIAL = 'bash -c "exec 3<>/dev/tcp/{0}/{1}" 2>/dev/null && echo open || echo shut'
+DIAL = 'timeout 3 bash -c "exec 3<>/dev/tcp/{0}/{1}" 2>/dev/null && echo open || echo shut'
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ async def test_a_fork_bomb_stays_within_its_limit(backend: DockerBackend):
     limited(backend, pids=20)
     lines, _ = await run_shell(
         backend,
-        "exec perl -e 'my $n = 0; for (1..200) { my $p = fork; last unless defined $p;"
+        "exec perl -e '$| = 1; my $n = 0; for (1..200) { my $p = fork; last unless defined $p;"
         " if (!$p) { sleep 60; exit } $n++ } print \"$n\\n\"; kill 9, 0'",
     )
     assert int(lines[0]) < 20

@@ -180,12 +180,12 @@ def _socket(home: Path) -> Check:
 def _node(home: Path) -> Check:
     process = find_process(home)
     if process is not None:
-        return Check("home", "node", State.OK, f"runs as process {process.pid}")
+        return Check("home", "node process", State.OK, f"runs as process {process.pid}")
     if find_socket(home).exists():
         found = "not running, and it did not end by itself"
         remedy = "chaindock up removes what it left"
-        return Check("home", "node", State.WARN, found, remedy)
-    return Check("home", "node", State.ABSENT, "not running")
+        return Check("home", "node process", State.WARN, found, remedy)
+    return Check("home", "node process", State.ABSENT, "not running")
 
 
 def _loopback(config: Config, home: Path) -> Check:

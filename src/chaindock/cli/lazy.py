@@ -91,8 +91,6 @@ class Root(click.Group):
         sys.exit(status)
 
     def _run(self, session: Session, *args: Any, **kwargs: Any) -> int:
-        from chaindock.cli import report
-
         try:
             result = super().main(*args, **kwargs)
         except click.exceptions.Abort:
@@ -103,9 +101,13 @@ class Root(click.Group):
         except _ReaderGoneError:
             return _leave_pipe()
         except ChaindockError as error:
+            from chaindock.cli import report
+
             report.show_error(error, as_json=session.json)
             return exit_status(error)
         except Exception as error:  # noqa: BLE001  # the last frame: a defect
+            from chaindock.cli import report
+
             report.show_defect(error, as_json=session.json)
             return Exit.INTERNAL
         return result if isinstance(result, int) else Exit.OK

@@ -76,7 +76,7 @@ class Tree:
                 f"source file {name!r} is larger than {MAX_TEXT} bytes", path=name
             )
         try:
-            return data.decode("utf-8-sig")  # editors on Windows put a mark first
+            return data.decode().removeprefix("\ufeff")  # some editors put it there
         except UnicodeDecodeError as error:
             raise SourceInvalid(
                 f"source file {name!r} is not UTF-8", path=name

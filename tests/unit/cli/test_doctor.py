@@ -5,7 +5,6 @@ import os
 import socket
 import sys
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -80,7 +79,7 @@ def test_python_needs_venv(doctor, tools):
 
 def test_program_that_fails_in_the_environment_of_builds_is_found_out(doctor, tools):
     tools("go", 'test "$HOME" = / && echo go version; exit 3')
-    status, body, found = doctor()
+    status, _, found = doctor()
     assert (status, found["go"]["state"]) == (6, "warn")
     assert "version manager" in found["go"]["remedy"]
 
@@ -90,7 +89,7 @@ def test_engine_paths_are_tried_one_by_one(doctor, tools, tmp_path):
     dead.mkdir(parents=True)
     with closing(socket.socket(socket.AF_UNIX)) as listener:
         listener.bind(str(dead / "docker.sock"))
-    status, body, _ = doctor()
+    _, body, _ = doctor()
     engines = [one for one in body["checks"] if one["group"] == "engine"]
     assert len(engines) > 5
     by_place = {one["found"].split("  ")[0]: one for one in engines}
@@ -153,12 +152,12 @@ def test_killed_node_is_noticed(doctor, tools, home):
     with closing(socket.socket(socket.AF_UNIX)) as listener:
         listener.bind(str(home / "admin.sock"))
     _, _, found = doctor()
-    assert found["node"]["state"] == "warn"
-    assert "chaindock up" in found["node"]["remedy"]
+    assert found["node process"]["state"] == "warn"
+    assert "chaindock up" in found["node process"]["remedy"]
 
 
 def test_ca_and_proxies_are_shown_without_passwords(doctor, tools, tmp_path):
-    bundle: Path = tmp_path / "ca.pem"
+    bundle = tmp_path / "ca.pem"
     bundle.write_text("-----BEGIN CERTIFICATE-----\n" * 2)
     _, body, found = doctor(PIP_CERT=str(bundle), HTTPS_PROXY="http://u:pw@p:1")
     assert found["CA"]["found"] == f"{bundle}, 2 certificates"

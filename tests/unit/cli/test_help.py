@@ -105,7 +105,7 @@ def test_error_gives_its_exit_status(kind, status):
 def test_defect_shows_its_trace_and_ends_with_70(home, monkeypatch):
     from click.testing import CliRunner
 
-    monkeypatch.setattr(Session, "client", lambda self: 1 // 0)
+    monkeypatch.setattr(Session, "client", lambda _: 1 // 0)
     result = CliRunner().invoke(root, ["ps"])
     assert result.exit_code == 70
     assert "Traceback" in result.stderr
