@@ -149,7 +149,11 @@ def _exits() -> Iterator[str]:
 
 def _settings() -> Iterator[str]:
     plain = defaults(
-        Path("~/.chaindock"), "PATH", EndpointOptions(), BuildEnvironment()
+        Path("~/.chaindock"),
+        Path("~/.cache/chaindock"),
+        "PATH",
+        EndpointOptions(),
+        BuildEnvironment(),
     )
     yield "# Settings\n"
     yield (

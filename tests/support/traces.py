@@ -1,0 +1,258 @@
+"""What a node has on the machine, and things that look like it and are not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import psutil
+
+from chaindock.controllers.docker.engine import Engine
+from chaindock.controllers.docker.options import EndpointOptions
+from support.crash import alive
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from support.crash import CrashNode
+
+NODE, CCID, ROLE = "org.chaindock.node", "org.chaindock.ccid", "org.chaindock.role"
+_CREATED_SLACK_S = 0.05
+_SLEEP = "import time; time.sleep(3600)"
+# Grows or changes while a node runs, and is bounded elsewhere.
+_CHANGES = re.compile(
+    r"ledgers/.*|node\.log.*|output/[^/]+/\d+\.log|desired\.db-.*|"
+    r"organizations/.*/User1@.*"
+)
+_RUN = re.compile(r"(process/runs/[0-9a-f]+)/(?:\d+-)?[0-9a-f]{12}(\.json)?")
+
+
+def files_of(home: Path) -> list[str]:
+    """Return every path that has to be the same after each start, names of runs masked."""
+    found = []
+    for path in home.rglob("*"):
+        name = str(path.relative_to(home))
+        if not _CHANGES.fullmatch(name):
+            found.append(_RUN.sub(r"\1/RUN\2", name))
+    return sorted(found)
+
+
+class Traces(Protocol):
+    """What a back end of a node started, seen from outside."""
+
+    async def runs(self) -> dict[str, list[str]]:
+        """Return ccid → running instances."""
+
+    async def check_young(self, since: float) -> None:
+        """Nothing is older than `since`, seconds since 1970."""
+
+    async def check_foreign(self) -> None:
+        """What is not the node's is as it was."""
+
+    async def other(self) -> list[str]:
+        """Return what else there is and must not grow."""
+
+
+class ProcessTraces:
+    """Processes by their marker, with look-alikes of another owner."""
+
+    def __init__(self, node: CrashNode, cache: Path) -> None:
+        self._node, self._cache = node, cache
+        self._foreign: list[subprocess.Popen[bytes]] = []
+
+    async def __aenter__(self) -> Self:
+        node_id = self._node.node_id
+        for env in (
+            {"CHAINDOCK_NODE": f"{node_id}0", "CHAINDOCK_RUN": "0123456789ab"},
+            {"CHAINDOCK_NODE": node_id[:-1]},
+            {"OTHER_NODE": node_id},
+        ):
+            self._foreign.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", _SLEEP, "chaindock-gate", node_id],
+                    cwd=self._node.home,
+                    env={**os.environ, **env},  # noqa: TID251  # as a user's program
+                    start_new_session=True,
+                )
+            )
+        self.leave_stale_record()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for process in self._foreign:
+            process.kill()
+            process.wait()
+
+    def leave_stale_record(self) -> None:
+        """Write what a killed node leaves whose child's pid was given to another."""
+        foreign, node_id = self._foreign[0], self._node.node_id
+        record = {
+            "run_id": "ba9876543210",
+            "node_id": node_id,
+            "ccid": f"conformance:{'0' * 64}",
+            "attempt": "0" * 12,
+            "kind": "run",
+            "pid": foreign.pid,
+            "created": psutil.Process(foreign.pid).create_time() - 100,
+        }
+        folder = self._node.home / "process" / "runs" / node_id
+        path = folder / f"{foreign.pid}-{record['run_id']}.json"
+        path.write_text(json.dumps(record))
+
+    async def runs(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        folder = self._node.home / "process" / "runs" / self._node.node_id
+        marked = await asyncio.to_thread(self._marked)
+        names = {run: path for path in folder.glob("*.json") for run in [path.stem[-12:]]}
+        for run in {run for _, run in marked}:
+            # Something without a record could never be found again.
+            assert run in names, f"run {run!r} has no record: {marked}"
+            record = json.loads(names[run].read_text())
+            found.setdefault(record["ccid"], []).append(run)
+        return found
+
+    async def check_young(self, since: float) -> None:
+        for process, run in await asyncio.to_thread(self._marked):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                age = process.create_time() - since
+                assert age > -_CREATED_SLACK_S, f"{process} of run {run} is left over"
+
+    def _marked(self) -> list[tuple[psutil.Process, str]]:
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                environment = process.environ()
+                if environment.get("CHAINDOCK_NODE") == self._node.node_id:
+                    found.append((process, environment["CHAINDOCK_RUN"]))
+        return [(process, run) for process, run in found if alive(process.pid)]
+
+    async def check_foreign(self) -> None:
+        for process in self._foreign:
+            assert process.poll() is None, "a foreign process was ended"
+
+    async def other(self) -> list[str]:
+        scratch = self._cache.glob(f"builds/.tmp-{self._node.node_id}-*")
+        return sorted(path.name for path in scratch)
+
+
+class DockerTraces:
+    """Containers, networks and images by their label, with look-alikes."""
+
+    def __init__(self, node: CrashNode, engine: Engine, prefix: str, image: str) -> None:
+        self._node, self._engine = node, engine
+        self._prefix, self._image = prefix, image
+        self._foreign: dict[str, str] = {}
+        self._network = ""
+
+    @classmethod
+    async def connect(
+        cls, node: CrashNode, endpoint: str, prefix: str, image: str
+    ) -> DockerTraces:
+        """Return traces on the engine of the tests.
+
+        Args:
+            node: whose.
+            endpoint: of the engine.
+            prefix: `<networkId>-<peerId>` of the node.
+            image: something that can sleep.
+        """
+        engine = await Engine.connect(EndpointOptions(docker_host=endpoint))
+        return cls(node, engine, prefix, image)
+
+    async def __aenter__(self) -> Self:
+        node_id, prefix = self._node.node_id, self._prefix
+        labels = ({NODE: f"{node_id}0"}, {NODE: "another"}, {"node": node_id}, {})
+        names = (f"{prefix}-like-{number}" for number in range(4))
+        for name, label in zip(names, labels, strict=True):
+            body = {
+                "Image": self._image,
+                "Cmd": ["sleep", "3600"],
+                "Labels": {**label, CCID: "conformance"},
+            }
+            container = await self._engine.create_container(name, body)
+            await self._engine.start_container(container)
+            self._foreign[container] = name
+        self._network = await self._engine.create_network(
+            {"Name": f"chaindock-{node_id}-like", "Labels": {NODE: f"{node_id}0"}}
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        label = f"{NODE}={self._node.node_id}"
+        for container in [*self._foreign, *await self._engine.find_containers(label)]:
+            await self._engine.remove_container(container)
+        ours = [str(n["Id"]) for n in await self._engine.find_networks(label)]
+        for network in (self._network, *ours):
+            await self._engine.remove_network(network)
+        for image in await self._engine.find_images(label=label):
+            for tag in image.get("RepoTags") or []:
+                await self._engine.remove_image(tag)
+        for volume in await self._engine.find_volumes(label):
+            await self._engine.remove_volume(volume)
+        await self._engine.aclose()
+
+    async def runs(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for container in await self._containers():
+            if container["Labels"].get(ROLE) != "anchor":
+                ccid = container["Labels"][CCID]
+                found.setdefault(ccid, []).append(container["Id"])
+        return found
+
+    async def check_young(self, since: float) -> None:
+        for container in await self._containers():
+            # Whole seconds.
+            assert container["Created"] >= int(since), f"left over: {container}"
+
+    async def _containers(self) -> list[dict[str, Any]]:
+        found = []
+        label = f"{NODE}={self._node.node_id}"
+        for container in await self._engine.find_containers(label):
+            with contextlib.suppress(Exception):
+                found.append(await self._engine.inspect_container(container))
+        return [
+            {
+                "Id": one["Id"],
+                "Labels": one["Config"]["Labels"],
+                "Created": _seconds(one["Created"]),
+            }
+            for one in found
+        ]
+
+    async def check_foreign(self) -> None:
+        for container in self._foreign:
+            state = (await self._engine.inspect_container(container))["State"]
+            assert state["Running"], f"a foreign container was ended: {container}"
+        await self._engine.inspect_network(self._network)
+
+    async def other(self) -> list[str]:
+        label = f"{NODE}={self._node.node_id}"
+        return sorted(
+            [
+                *(str(n["Name"]) for n in await self._engine.find_networks(label)),
+                *(await self._engine.find_volumes(label)),
+            ]
+        )
+
+
+def _seconds(stamp: str) -> float:
+    from datetime import datetime
+
+    return datetime.fromisoformat(stamp[:19] + "+00:00").timestamp()
