@@ -3,15 +3,16 @@
 Owns:    how a log line looks, where it goes, what is scrubbed.
 Not:     when logging is configured: only `node` and `cli` call `configure`.
 Entry:   get_logger, configure
-Holds:   an event is a fixed lower-case phrase, the data are keys; private keys and
+Holds:   a line that cannot be written is dropped and fails nobody; an event is a fixed lower-case phrase, the data are keys; private keys and
          values of keys that sound secret never reach a line.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import structlog
 
@@ -52,9 +53,26 @@ def configure(
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS.get(level, 20)),
-        logger_factory=structlog.WriteLoggerFactory(file=stream),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Lossy(stream))),
         cache_logger_on_first_use=False,
     )
+
+
+class _Lossy:
+    """A stream whose faults hurt nobody: a full disk must not fail who writes a log."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write, or drop what cannot be written."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush, if that can be done."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 def _scrub(

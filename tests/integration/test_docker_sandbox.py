@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
 TLS = ClientTls("KEY\n", "CERT\n", "ROOT\n")
-DIAL = 'timeout 3 bash -c "exec 3<>/dev/tcp/{0}/{1}" 2>/dev/null && echo open || echo shut'
+DIAL = (
+    'timeout 3 bash -c "exec 3<>/dev/tcp/{0}/{1}" 2>/dev/null && echo open || echo shut'
+)
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ async def backend(tmp_path: Path) -> AsyncIterator[DockerBackend]:
         yield backend
 
 
-def limited(backend: DockerBackend, **changes: object) -> None:
+def limited(backend: DockerBackend, **changes: Any) -> None:
     sandbox = replace(backend.options.sandbox, **changes)
     backend.options = replace(backend.options, sandbox=sandbox)
 
@@ -77,9 +79,7 @@ async def test_it_reaches_the_node_and_no_neighbour(backend: DockerBackend):
         host, _, port = dial.address.partition(":")  # type: ignore[union-attr]
         await _until_open(host, int(port))
         node = DIAL.format("${1%:*}", "${1#*:}")
-        lines, _ = await run_shell(
-            backend, f"{node}\n{DIAL.format(host, port)}\n"
-        )
+        lines, _ = await run_shell(backend, f"{node}\n{DIAL.format(host, port)}\n")
         await served.stop(0)
     assert lines == ["open", "shut"]
 
@@ -131,7 +131,7 @@ async def test_a_fork_bomb_stays_within_its_limit(backend: DockerBackend):
     lines, _ = await run_shell(
         backend,
         "exec perl -e '$| = 1; my $n = 0; for (1..200) { my $p = fork; last unless defined $p;"
-        " if (!$p) { sleep 60; exit } $n++ } print \"$n\\n\"; kill 9, 0'",
+        ' if (!$p) { sleep 60; exit } $n++ } print "$n\\n"; kill 9, 0\'',
     )
     assert int(lines[0]) < 20
 

@@ -15,6 +15,7 @@ from support.shim_world import Program, ShimWorld
 from support.stream_node import CCID
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = [pytest.mark.golang, pytest.mark.network, pytest.mark.timeout(300)]
@@ -86,7 +87,7 @@ class TestGoWithoutBatches:
 
 
 @pytest.mark.parametrize("start", [dials, serves])
-async def test_contract_api(start: type[Program], tmp_path: Path):
+async def test_contract_api(start: Callable[..., Program], tmp_path: Path):
     program = start(CONFORMANCE_API="contract")
     async with ShimWorld(program, tmp_path) as world:
         await world.value("Put", "k", "v", commit=True)

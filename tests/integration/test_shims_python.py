@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -36,10 +37,18 @@ class TestPythonServes(ShimSuite):
         await world.launcher.launch(CCID)
         handler = world.registry.find_ready(CCID)
         assert handler is not None
-        assert handler._concurrency == 1
+        assert handler.turns.limit == 1
 
 
 async def test_contract_api(tmp_path: Path):
     async with ShimWorld(serves("contract.py"), tmp_path) as world:
         await world.value("put", "k", "v", commit=True)
         assert await world.value("get", "k") == b"v"
+
+
+async def test_no_call_of_hundreds_in_a_row_is_lost(tmp_path: Path):
+    """The shim forgets a call that begins while its last write is not over."""
+    async with ShimWorld(serves("plain.py"), tmp_path) as world:
+        await world.launcher.launch(CCID)
+        calls = (world.value("work", f"k{number}", "2") for number in range(400))
+        assert len(set(await asyncio.gather(*calls))) == 400

@@ -125,7 +125,6 @@ class CrashNode:
         self.home, self.setup = home, setup
         self.scratch = home.parent / f"{home.name}-tmp"
         self.pid: int | None = None
-        self.started_at = 0.0
         self._foreground: list[asyncio.subprocess.Process] = []
 
     async def __aenter__(self) -> Self:
@@ -170,12 +169,11 @@ class CrashNode:
             raise
         found: dict[str, Any] = json.loads(out)
         if process.returncode != 0:
-            raise rebuild_error(found.get("error", found))
+            raise rebuild_error(found)
         return found
 
     async def up(self) -> float:
         """`up -d`; return how many seconds it took."""
-        self.started_at = time.time()
         began = time.monotonic()
         status = await self.run("up", "-d", *self._settings())
         self.pid = status["pid"]
@@ -183,7 +181,6 @@ class CrashNode:
 
     async def up_here(self) -> asyncio.subprocess.Process:
         """`up` without waiting for anything: the node is a child of the test."""
-        self.started_at = time.time()
         process = await self._spawn(
             "up", *self._settings(), stdout=asyncio.subprocess.DEVNULL
         )

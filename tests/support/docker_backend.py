@@ -46,7 +46,8 @@ async def clean(engine: Engine, node_id: str) -> None:
         await engine.remove_container(container)
     for network in await engine.find_networks(label):
         await engine.remove_network(network["Id"])
-    for image in await engine.find_images(label=label):
+    built_by = f"org.chaindock.built-by={node_id}"
+    for image in await engine.find_images(label=built_by):
         for tag in image.get("RepoTags") or []:
             await engine.remove_image(tag)
     for volume in await engine.find_volumes(label):

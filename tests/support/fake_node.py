@@ -58,7 +58,7 @@ class FakeNode:
 
     Names: `broken` fails to compile, `exits` exits early, `slow` waits to be cancelled,
     `defect` raises something unplanned.
-    Functions: put K V, get K, echo ARGS, conflict (code 11), crash, wait, caller.
+    Functions: put K V, get K, echo ARGS, register ID, conflict (code 11), crash, wait, caller.
     """
 
     def __init__(self, home: Path) -> None:
@@ -67,6 +67,7 @@ class FakeNode:
         self.state: dict[str, bytes] = {}
         self.calls: list[Call] = []
         self.blocks: list[bytes] = [_block(0)]
+        self.forgets = False
         self.called = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.stopping = asyncio.Event()
@@ -162,11 +163,7 @@ class FakeNode:
         if name == "defect":
             raise KeyError("nobody planned this")
         if name == "slow":
-            try:
-                await asyncio.sleep(30)
-            except asyncio.CancelledError:
-                self.cancelled.set()
-                raise
+            await self._wait()
 
     async def invoke(self, call: Call) -> FakeAnswer:
         answer = await self._call(call)
@@ -199,15 +196,28 @@ class FakeNode:
                 told += [f"{k}={v.decode()}" for k, v in call.transient.items()]
                 told += [f"init={call.is_init}", f"timeout={call.timeout_s}"]
                 return FakeAnswer(payload=" ".join(told).encode())
+            case b"register" | b"record" | b"history":
+                return self._coldchain(function, call.name, args[0].decode())
             case b"crash":
                 raise ChaincodeError("chaincode ended in the middle", tx_id="ab" * 32)
             case b"wait":
-                try:
-                    await asyncio.sleep(30)
-                except asyncio.CancelledError:
-                    self.cancelled.set()
-                    raise
+                await self._wait()
         return FakeAnswer()
+
+    def _coldchain(self, function: bytes, name: str, parcel: str) -> FakeAnswer:
+        if function == b"register" and name + parcel in self.state:
+            return FakeAnswer(500, f"{parcel} is registered already")
+        if not self.forgets:
+            self.state[name + parcel] = b""
+        state = "intact" if function == b"register" else "breached"
+        return FakeAnswer(payload=f'{{"state": "{state}"}}'.encode())
+
+    async def _wait(self) -> None:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
 
     async def ps(self) -> Sequence[Running]:
         return list(self.running.values())
@@ -266,10 +276,13 @@ def _block(number: int) -> bytes:
     return bytes(block.SerializeToString())
 
 
-async def serve(home: Path, ready: Callable[[], None]) -> None:
+async def serve(
+    home: Path, ready: Callable[[], None], *, forgets: bool = False
+) -> None:
     """Serve until told to stop, as node.serve does."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     node = FakeNode(home)
+    node.forgets = forgets
     lock = home / "node.lock"
     async with AdminServer(home, node):
         lock.write_text(f"{os.getpid()}\n")

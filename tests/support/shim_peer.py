@@ -18,6 +18,8 @@ from fabric_protos.peer import (
 )
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
+from support.eventually import eventually
+
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
@@ -160,9 +162,7 @@ class ShimServer:
 
     async def closed(self) -> None:
         """Wait until no stream is open."""
-        async with asyncio.timeout(PATIENCE_S):
-            while self.open:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: not self.open)
 
     async def _connect(self, _messages: Any, context: Any) -> None:
         peer = ShimPeer(context)

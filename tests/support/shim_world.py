@@ -55,8 +55,9 @@ class Program:
 class ProgramInstance:
     """A program of this machine as an Instance."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, log: Path) -> None:
         self._program = program
+        self.log = log
         self.process: asyncio.subprocess.Process | None = None
         self.concurrency: int | None = None
 
@@ -75,8 +76,7 @@ class ProgramInstance:
             "CORE_PEER_LOCALMSPID": peer.msp_id,
             **{key: text.format(**names) for key, text in self._program.env.items()},
         }
-        log = attempt.ccid.partition(":")[0]
-        with (self._program.cwd / f".{log}.{os.getpid()}.log").open("wb") as output:
+        with self.log.open("ab") as output:
             self.process = await asyncio.create_subprocess_exec(
                 *(word.format(**names) for word in self._program.argv),
                 cwd=self._program.cwd,
@@ -134,7 +134,7 @@ class ShimWorld:
     def __init__(
         self, program: Program, folder: Path, stream: StreamOptions | None = None
     ) -> None:
-        self.instance = ProgramInstance(program)
+        self.instance = ProgramInstance(program, folder / "output.log")
         self._folder = folder
         self._stream = stream or StreamOptions()
         self._stack = AsyncExitStack()

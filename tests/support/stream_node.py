@@ -43,8 +43,8 @@ class StreamNode:
         await self._stack.enter_async_context(self.tasks)
         return self
 
-    async def __aexit__(self, *error: Any) -> None:
-        await self._stack.__aexit__(*error)
+    async def __aexit__(self, *error: object) -> None:
+        await self._stack.aclose()
 
     def expect(self, ccid: Ccid = CCID, **fields: Any) -> Expected:
         """Let `ccid` register, as if it was being launched."""

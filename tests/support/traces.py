@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from support.crash import CrashNode
 
 NODE, CCID, ROLE = "org.chaindock.node", "org.chaindock.ccid", "org.chaindock.role"
-_CREATED_SLACK_S = 0.05
 _SLEEP = "import time; time.sleep(3600)"
 # Grows or changes while a node runs, and is bounded elsewhere.
 _CHANGES = re.compile(
     r"ledgers/.*|node\.log.*|output/[^/]+/\d+\.log|desired\.db-.*|"
-    r"organizations/.*/User1@.*"
+    r"organizations/.*/User1@.*|incoming"
 )
 _RUN = re.compile(r"(process/runs/[0-9a-f]+)/(?:\d+-)?[0-9a-f]{12}(\.json)?")
+_HASH = re.compile(r"\b[0-9a-f]{64}\b")
 
 
 def files_of(home: Path) -> list[str]:
@@ -40,7 +40,7 @@ def files_of(home: Path) -> list[str]:
     for path in home.rglob("*"):
         name = str(path.relative_to(home))
         if not _CHANGES.fullmatch(name):
-            found.append(_RUN.sub(r"\1/RUN\2", name))
+            found.append(_HASH.sub("HASH", _RUN.sub(r"\1/RUN\2", name)))
     return sorted(found)
 
 
@@ -50,8 +50,11 @@ class Traces(Protocol):
     async def runs(self) -> dict[str, list[str]]:
         """Return ccid → running instances."""
 
-    async def check_young(self, since: float) -> None:
-        """Nothing is older than `since`, seconds since 1970."""
+    async def all(self) -> set[str]:
+        """Return what there is, each by a name that is never used again."""
+
+    async def mislead(self) -> None:
+        """Leave something that names what is not the node's as if it were."""
 
     async def check_foreign(self) -> None:
         """What is not the node's is as it was."""
@@ -82,7 +85,6 @@ class ProcessTraces:
                     start_new_session=True,
                 )
             )
-        self.leave_stale_record()
         return self
 
     async def __aexit__(
@@ -95,8 +97,8 @@ class ProcessTraces:
             process.kill()
             process.wait()
 
-    def leave_stale_record(self) -> None:
-        """Write what a killed node leaves whose child's pid was given to another."""
+    async def mislead(self) -> None:
+        # What a killed node leaves whose child's pid was given to another since.
         foreign, node_id = self._foreign[0], self._node.node_id
         record = {
             "run_id": "ba9876543210",
@@ -123,11 +125,9 @@ class ProcessTraces:
             found.setdefault(record["ccid"], []).append(run)
         return found
 
-    async def check_young(self, since: float) -> None:
-        for process, run in await asyncio.to_thread(self._marked):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                age = process.create_time() - since
-                assert age > -_CREATED_SLACK_S, f"{process} of run {run} is left over"
+    async def all(self) -> set[str]:
+        found = await asyncio.to_thread(self._marked)
+        return {f"{process.pid} {process.create_time()} {run}" for process, run in found}
 
     def _marked(self) -> list[tuple[psutil.Process, str]]:
         found = []
@@ -211,15 +211,18 @@ class DockerTraces:
     async def runs(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for container in await self._containers():
-            if container["Labels"].get(ROLE) != "anchor":
-                ccid = container["Labels"][CCID]
+            labels = container["Config"]["Labels"]
+            if labels.get(ROLE) != "anchor":
+                ccid = labels[CCID]
                 found.setdefault(ccid, []).append(container["Id"])
         return found
 
-    async def check_young(self, since: float) -> None:
-        for container in await self._containers():
-            # Whole seconds.
-            assert container["Created"] >= int(since), f"left over: {container}"
+    async def all(self) -> set[str]:
+        label = f"{NODE}={self._node.node_id}"
+        return set(await self._engine.find_containers(label))
+
+    async def mislead(self) -> None:
+        return None
 
     async def _containers(self) -> list[dict[str, Any]]:
         found = []
@@ -227,14 +230,7 @@ class DockerTraces:
         for container in await self._engine.find_containers(label):
             with contextlib.suppress(Exception):
                 found.append(await self._engine.inspect_container(container))
-        return [
-            {
-                "Id": one["Id"],
-                "Labels": one["Config"]["Labels"],
-                "Created": _seconds(one["Created"]),
-            }
-            for one in found
-        ]
+        return found
 
     async def check_foreign(self) -> None:
         for container in self._foreign:
@@ -251,8 +247,3 @@ class DockerTraces:
             ]
         )
 
-
-def _seconds(stamp: str) -> float:
-    from datetime import datetime
-
-    return datetime.fromisoformat(stamp[:19] + "+00:00").timestamp()

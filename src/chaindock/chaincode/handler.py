@@ -12,7 +12,6 @@ Source:  shim-protocol.md §3, §4, §10
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -29,6 +28,7 @@ from chaindock.chaincode import requests
 from chaindock.chaincode.context import Context
 from chaindock.chaincode.invocation import Invocation, Outcome, outcome_of
 from chaindock.chaincode.outbox import Outbox
+from chaindock.chaincode.turns import Turns
 from chaindock.container.attempt import Phase
 from chaindock.errors import ChaindockError, RegistrationRefused
 from chaindock.telemetry import get_logger
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 Kind = shim.ChaincodeMessage
 FINAL: Final = frozenset({Kind.COMPLETED, Kind.ERROR})
 KEEPALIVE: Final = Kind.KEEPALIVE
+_REST_S: Final = 0.003
 _MESSAGE_ROOM: Final = 64 * 1024
 """Of the largest message: left for all but payload and proposal."""
 _log = get_logger("chaincode.handler")
@@ -110,9 +111,7 @@ class Handler:
         self.ended: Latch[StreamEnd] = Latch()
         self._outbox: Outbox | None = None
         self._contexts: dict[tuple[str, str], Context] = {}
-        self._turns: deque[Context] = deque()
-        self._concurrency: int | None = None
-        self._running = 0
+        self.turns = Turns(self._start)
         self._draining: Latch[None] | None = None
 
     # --- the life of a stream -------------------------------------------------------
@@ -142,7 +141,7 @@ class Handler:
         self._move(StreamState.ENDED)
         self._registry.remove(self)
         contexts, self._contexts = list(self._contexts.values()), {}
-        self._turns.clear()
+        self.turns.clear()
         for context in contexts:
             context.finish(context.invocation.lost_stream(reason))
         self._check_drained()
@@ -228,10 +227,12 @@ class Handler:
             return
         expected = self._registry.admit(name, self)
         self.ccid = name
-        self._concurrency = expected.concurrency if expected else None
+        self.turns.limit = expected.concurrency if expected else None
         if message.HasField("timestamp"):
-            # Only the Python shim sets it, and that one mixes up concurrent calls.
-            self._concurrency = 1
+            # Only the Python shim sets it. It fails when it writes while an earlier
+            # write is not quite over, and never answers then (fabric-chaincode-python
+            # 2.5.4): one invocation at a time, with a rest after the final message.
+            self.turns.limit, self.turns.rest_s = 1, _REST_S
         if expected:
             expected.attempt.enter(Phase.REGISTER)
         # Nobody else writes yet, so these two need no outbox.
@@ -292,10 +293,7 @@ class Handler:
             raise invocation.already_runs()
         self._contexts[context.key] = context
         try:
-            if self._concurrency is None or self._running < self._concurrency:
-                self._start(context)
-            else:
-                self._turns.append(context)
+            self.turns.take(context)
             final = await context.final
         finally:
             if not context.over:
@@ -309,7 +307,6 @@ class Handler:
         message = invocation.message()
         size = len(message.payload) + len(invocation.signed_proposal.proposal_bytes)
         limit = self._options.max_message_bytes - _MESSAGE_ROOM
-        self._running += 1
         context.sent = True
         if size > limit:
             self._drop(context, invocation.too_large(size, limit))
@@ -336,11 +333,7 @@ class Handler:
         self._contexts.pop(context.key, None)
         context.finish(final)
         if context.sent:
-            self._running -= 1
-        while self._turns and self._running < (self._concurrency or 1):
-            following = self._turns.popleft()
-            if not following.over:
-                self._start(following)
+            self.turns.give_back()
         self._check_drained()
 
     async def _take_request(self, message: shim.ChaincodeMessage) -> None:
@@ -374,7 +367,7 @@ class Handler:
             self._draining.settle(None)
 
 
-class _Unexpected(Exception):  # noqa: N818  # never leaves this module
+class _Unexpected(Exception):  # never leaves this module
     """A message that has no place in this state (§3.1)."""
 
     def __init__(self, message: shim.ChaincodeMessage, state: StreamState) -> None:

@@ -58,7 +58,7 @@ async def within(limit_s: float, work: Awaitable[T], attempt: Attempt) -> T:
         phase = f"phase {attempt.phase}" if attempt.phase else "it"
         raise LaunchTimeout(
             f"timeout expired while starting chaincode {attempt.ccid} for transaction: "
-            f"{phase} was not over after {limit_s:g} s",
+            f"{phase} was not over after {round(limit_s, 1):g} s",
             limit_s=limit_s,
             phase=str(attempt.phase) if attempt.phase else None,
         ) from error

@@ -89,6 +89,7 @@ class Run:
         self.outcome: Latch[None] = Latch()
         self.over: Latch[None] = Latch()
         self._expected = Expected(self.ccid, attempt)
+        self._creating_since = 0.0
         self._handler: Handler | None = None
         self._stop: Latch[float] = Latch()
         self._move(LaunchState.LAUNCHING)
@@ -170,17 +171,20 @@ class Run:
             self._parts.registry.forget(self._expected)
 
     async def _up(self, tasks: Tasks) -> Handler:
-        parts = self._parts
+        parts, limits = self._parts, self._parts.launch
         started = await parts.runtime.start(
             self.ccid, parts.peer, self.attempt, self._built
         )
+        spent_s = time.monotonic() - self._creating_since
+        left_s = max(0.0, limits.startup_timeout_s - spent_s)
         return await within(
-            parts.launch.register_timeout_s,
+            min(limits.register_timeout_s, left_s),
             self._registered(started, tasks),
             self.attempt,
         )
 
     def _built(self, instance: Instance) -> None:
+        self._creating_since = time.monotonic()
         self.instance = instance
         self._expected.concurrency = instance.concurrency
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from chaindock.cli.client import AdminClient
 
 LANGUAGES = ("python", "node", "go")
+SHOWN_CHARS = 240
+SHOWN_KEYS = 4
 _ERROR = 400
 _WORDS = {"python": "Python", "node": "JavaScript", "go": "Go"}
 
@@ -180,7 +182,9 @@ class _Demo:
         text = show.payload_of(answer).decode(errors="replace") or answer["message"]
         refused = answer["status"] >= _ERROR
         mark = click.style("refused: ", fg="yellow") if refused else ""
-        self._tell(f"    {mark}{show.visible(text)}")
+        shown = show.visible(text)
+        cut = " ..." if len(shown) > SHOWN_CHARS else ""
+        self._tell(f"    {mark}{shown[:SHOWN_CHARS]}{cut}")
         told = {
             "command": " ".join(words),
             "seconds": spent_s,
@@ -236,7 +240,7 @@ def _transaction(one: Mapping[str, Any] | None) -> str:
     if one is None:
         return ""
     keys = [_key(write["key"]) for write in one["writes"]]
-    shown = ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")
+    shown = ", ".join(keys) if len(keys) <= SHOWN_KEYS else f"{len(keys)} keys"
     what = one["chaincode"] or one["type"].lower()
     wrote = f"  writes {shown}" if keys else ""
     code = click.style(f"{one['code_name'] or '-'}", dim=True)

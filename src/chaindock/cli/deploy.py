@@ -174,7 +174,8 @@ def _show_done(session: Session, done: Mapping[str, Any]) -> None:
 
 def describe(done: Mapping[str, Any]) -> str:
     """Return the sentence that ends a deployment."""
-    why = f" ({done['reason']})" if done["reason"] else ""
+    reason = done["reason"].partition(";")[0]
+    why = f" ({reason})" if reason else ""
     up = click.style(f"{done['name']} is up", fg="green")
     return (
         f"{up}: version {done['version']}, {show.shorten(done['package_id'])}, "

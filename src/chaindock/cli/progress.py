@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from chaindock.cli.show import is_terminal, seconds, visible
+from chaindock.errors import ChaindockError, NodeError
+from chaindock.operations import wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,35 +38,63 @@ def watch_attempt(
         verbose: print every line of output too.
     """
     view: _Live | _Plain = (_Live if is_terminal(err=True) else _Plain)(verbose=verbose)
-    open_phase: tuple[str, float] | None = None
+    phases = _Phases(view)
     with view:
         try:
             for event in events:
-                kind = event.get("event")
-                if kind == "result":
+                if event.get("event") == wire.EVENT_RESULT:
+                    phases.settle()
                     result: dict[str, Any] = event["result"]
                     return result
-                if kind == "phase":
-                    open_phase = (visible(event["phase"]), time.monotonic())
-                    view.began(open_phase[0])
-                elif kind == "phase-end":
-                    open_phase = None
-                    view.ended(visible(event["phase"]), event["seconds"], good=True)
-                elif kind == "note":
-                    view.note(visible(event["text"]))
-                elif kind == "output":
-                    view.output(visible(event["line"]))
-        except Exception:
-            if open_phase is not None:
-                phase, began = open_phase
-                view.ended(phase, time.monotonic() - began, good=False)
+                phases.take(event)
+        except ChaindockError as error:
+            phases.fail(error.facts.get("phase"))
             raise
-    from chaindock.errors import NodeError
-
     raise NodeError(
         "the node ended before the chaincode was up",
         hint="see its log, then start it again: chaindock up -d",
     )
+
+
+class _Phases:
+    """Tells the view of each phase once it is known how it ended.
+
+    The end of a phase comes before the error that ended it, so it waits for what is next.
+    """
+
+    def __init__(self, view: _Live | _Plain) -> None:
+        self._view = view
+        self._open: tuple[str, float] | None = None
+        self._ended: tuple[str, float] | None = None
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Show an event of the attempt."""
+        kind = event.get("event")
+        if kind == "phase":
+            self.settle()
+            self._open = (visible(event["phase"]), time.monotonic())
+            self._view.began(self._open[0])
+        elif kind == "phase-end":
+            self._open = None
+            self._ended = (visible(event["phase"]), event["seconds"])
+        elif kind == "note":
+            self._view.note(visible(event["text"]))
+        elif kind == "output":
+            self._view.output(visible(event["line"]))
+
+    def settle(self) -> None:
+        """The phase that ended last was well."""
+        if self._ended is not None:
+            self._view.ended(*self._ended, good=True)
+            self._ended = None
+
+    def fail(self, phase: str | None) -> None:
+        """It was an error of `phase` that ended the attempt."""
+        if self._ended is not None:
+            self._view.ended(*self._ended, good=self._ended[0] != phase)
+        if self._open is not None:
+            name, began = self._open
+            self._view.ended(name, time.monotonic() - began, good=False)
 
 
 class _Plain:

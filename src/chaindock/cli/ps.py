@@ -111,7 +111,11 @@ def show_status(found: Mapping[str, Any]) -> None:
         ("backend", found["backend"] + reason),
     ]
     rows += [(name, where_) for name, where_ in found["endpoints"].items()]
-    rows += [(f"user {name}", path) for name, path in found["identities"].items()]
+    inside = found["home"].rstrip("/") + "/"
+    rows += [
+        (f"user {name}", path.removeprefix(inside))
+        for name, path in found["identities"].items()
+    ]
     show.pairs(rows)
     for warning in found["warnings"]:
         click.echo(click.style("warning: ", fg="yellow") + warning, err=True)

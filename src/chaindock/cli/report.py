@@ -9,6 +9,7 @@ Source:  needs.md rows 2, 3; docs/reference/exit-codes.md
 
 from __future__ import annotations
 
+import re
 import signal
 import traceback
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from chaindock.errors import ChaindockError
 
 SHOWN_LINES = 20
+_HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
+"""Of a package or transaction: people get the 12 digits that `ps` shows too."""
 
 
 def show_error(error: ChaindockError, *, as_json: bool) -> None:
@@ -30,7 +33,7 @@ def show_error(error: ChaindockError, *, as_json: bool) -> None:
     if as_json:
         emit_json(error.as_dict())
         return
-    first, *more = error.message.splitlines() or [""]
+    first, *more = _HASH.sub(r"\1", error.message).splitlines() or [""]
     click.echo(click.style("error: ", fg="red", bold=True) + visible(first), err=True)
     for line in more:
         click.echo("       " + visible(line), err=True)

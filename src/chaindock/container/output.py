@@ -3,19 +3,25 @@
 Owns:    one file per attempt, bounded in size and number.
 Not:     reading it as it comes (attempt.py watchers).
 Entry:   OutputStore
-Holds:   at most `keep` files a chaincode; a file never grows beyond `max_bytes`, the
-         newest half survives.
+Holds:   at most `keep` files a chaincode, also of `former` chaincodes; a file never grows
+         beyond `max_bytes`, the newest half survives.
 Source:  needs.md row 3
 """
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
+
+from chaindock.errors import StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from io import FileIO
+
     from chaindock.ids import Ccid
 
 
@@ -26,25 +32,44 @@ class OutputOptions:
     Args:
         keep: attempts per chaincode.
         max_bytes: per attempt.
+        former: chaincodes that are deployed no more.
     """
 
     keep: int = 5
     max_bytes: int = 16 * 1024 * 1024
+    former: int = 10
 
 
 class OutputFile:
-    """The output of one attempt: lines of `<iso time> <stream> <text>`."""
+    """The output of one attempt: lines of `<iso time> <stream> <text>`.
+
+    A line that cannot be written, as when the disk is full, is dropped: that must fail
+    neither the build nor the chaincode. The next one that can be tells how many were.
+    """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         self.path = path
         self._max = max_bytes
-        self._file: BinaryIO = path.open("ab")
+        self._file: FileIO = path.open("ab", buffering=0)
+        self._dropped = 0
 
     def write(self, line: str, stream: str) -> None:
         """Append one line; it is readable at once."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-        self._file.write(f"{stamp}Z {stream} {line}\n".encode(errors="replace"))
-        self._file.flush()
+        data = f"{stamp}Z {stream} {line}\n"
+        if self._dropped:
+            data = f"\n[{self._dropped} lines could not be written]\n{data}"
+        try:
+            self._append(data.encode(errors="replace"))
+        except OSError:
+            self._dropped += 1
+
+    def _append(self, data: bytes) -> None:
+        if self._file.closed:
+            self._file = self.path.open("ab", buffering=0)
+        while data:  # a disk that fills up takes a part
+            data = data[self._file.write(data) :]
+        self._dropped = 0
         if self._file.tell() > self._max:
             self._keep_newest_half()
 
@@ -56,7 +81,7 @@ class OutputFile:
             rest = old.read()
         with self.path.open("wb") as new:
             new.write(b"[earlier output dropped]\n" + rest)
-        self._file = self.path.open("ab")
+        self._file = self.path.open("ab", buffering=0)
 
     def close(self) -> None:
         """Close the file; it stays on disk."""
@@ -71,18 +96,38 @@ class OutputStore:
         self._options = options or OutputOptions()
 
     def open(self, ccid: Ccid) -> OutputFile:
-        """Open a new file for an attempt and drop what is beyond `keep`."""
+        """Open a new file for an attempt and drop what is beyond `keep`.
+
+        Raises: StorageError.
+        """
         folder = self._folder(ccid)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = folder / f"{time.time_ns():020d}.log"
-        file = OutputFile(path, self._options.max_bytes)
-        for old in self.files(ccid)[: -self._options.keep]:
-            old.unlink(missing_ok=True)
-        return file
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for old in self.files(ccid)[: 1 - self._options.keep or None]:
+                old.unlink(missing_ok=True)
+            return OutputFile(path, self._options.max_bytes)
+        except OSError as error:
+            raise StorageError(
+                f"output cannot be kept in {str(folder)!r}: {error.strerror}",
+                hint="check free space and permissions there",
+                path=str(folder),
+            ) from error
 
     def files(self, ccid: Ccid) -> list[Path]:
         """Return the files of a chaincode, oldest first."""
         return sorted(self._folder(ccid).glob("*.log"))
+
+    def drop_former(self, current: Iterable[Ccid]) -> None:
+        """Drop the output of chaincodes that are not `current`, but of the newest ones.
+
+        For the start: nobody writes.
+        """
+        kept = {self._folder(ccid) for ccid in current}
+        former = [path for path in self._root.iterdir() if path not in kept]
+        former.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        for path in former[self._options.former :]:
+            shutil.rmtree(path, ignore_errors=True)
 
     def _folder(self, ccid: Ccid) -> Path:
         return self._root / Path(ccid.replace(":", ".")).name

@@ -106,8 +106,15 @@ class Caller:
         """
         signed = new_proposal(self._channel, name, args, signer, transient=transient)
         proposal = parse_proposal(signed)
-        response = await self._endorser.endorse(proposal, timeout_s)
-        return _answer(response, proposal.tx_id)
+        outcome = await self._endorser.evaluate(proposal, timeout_s)
+        said = outcome.response
+        return Answer(
+            status=said.status,
+            message=said.message,
+            payload=said.payload,
+            tx_id=proposal.tx_id,
+            event=outcome.event,
+        )
 
     async def invoke(
         self,

@@ -2,7 +2,7 @@
 
 Owns:    the order of checks; init rules; ProposalResponse shapes; texts of failures.
 Not:     reading proposals (proposals.py), running chaincode (chaincode), ordering.
-Entry:   Endorser.process_proposal
+Entry:   Endorser.process_proposal, Endorser.endorse, Endorser.evaluate
 Holds:   only a response below 400 is endorsed; every simulator is released.
 Source:  ledger-gateway.md §2.2, §2.3, §8; shim-protocol.md §8.1
 """
@@ -19,7 +19,7 @@ from fabric_protos.peer import (
     proposal_response_pb2,
 )
 
-from chaindock.chaincode.invocation import Invocation
+from chaindock.chaincode.invocation import Invocation, Outcome
 from chaindock.endorser.proposals import (
     check_expiry,
     check_proposal,
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
     from fabric_protos.peer import chaincode_event_pb2
 
-    from chaindock.chaincode.invocation import Outcome
     from chaindock.endorser.proposals import Proposal
     from chaindock.identity.msp import Identity, Msp
     from chaindock.identity.signing import SigningIdentity
@@ -148,6 +147,24 @@ class Endorser:
         identity = self._admit(proposal)
         return await self._endorse(proposal, identity, timeout_s)
 
+    async def evaluate(
+        self, proposal: Proposal, timeout_s: float | None = None
+    ) -> Outcome:
+        """Return what a proposal comes to, for who will not have it ordered.
+
+        Everything is checked as for `endorse`, but nothing is signed: what it read and
+        wrote is dropped.
+
+        Raises: as `endorse`.
+        """
+        identity = self._admit(proposal)
+        simulator = self._ledger.new_simulator(proposal.tx_id)
+        try:
+            outcome, _ = await self._simulate(proposal, identity, simulator, timeout_s)
+        finally:
+            simulator.done()
+        return outcome
+
     def _admit(self, proposal: Proposal) -> Identity:
         """Check everything there is to check before a simulation; return the signer.
 
@@ -175,19 +192,28 @@ class Endorser:
     ) -> proposal_response_pb2.ProposalResponse:
         simulator = self._ledger.new_simulator(proposal.tx_id)
         try:
-            system = self._system.get(proposal.name)
-            if system is not None:
-                response = system.execute(simulator, proposal.input.args, identity)
-                done = _Simulated(response, None, simulator.results(), "syscc")
-            else:
-                done = await self._simulate(proposal, simulator, timeout_s)
+            outcome, version = await self._simulate(
+                proposal, identity, simulator, timeout_s
+            )
+            done = _Simulated(
+                outcome.response, outcome.event, simulator.results(), version
+            )
         finally:
             simulator.done()
         return self._respond(proposal, done)
 
     async def _simulate(
-        self, proposal: Proposal, simulator: Simulator, timeout_s: float | None
-    ) -> _Simulated:
+        self,
+        proposal: Proposal,
+        identity: Identity,
+        simulator: Simulator,
+        timeout_s: float | None,
+    ) -> tuple[Outcome, str]:
+        """Return what the chaincode answered, and its version."""
+        system = self._system.get(proposal.name)
+        if system is not None:
+            response = system.execute(simulator, proposal.input.args, identity)
+            return Outcome(response, None), "syscc"
         definition = self._definition(proposal, simulator)
         _check_init(simulator, definition, is_init=proposal.input.is_init)
         outcome = await self._executor.execute(
@@ -203,9 +229,7 @@ class Endorser:
                 timeout_s=timeout_s,
             ),
         )
-        return _Simulated(
-            outcome.response, outcome.event, simulator.results(), definition.version
-        )
+        return _checked(outcome, proposal), definition.version
 
     def _definition(self, proposal: Proposal, simulator: Simulator) -> Definition:
         name, channel = proposal.name, proposal.channel
@@ -228,14 +252,9 @@ class Endorser:
         response = done.response
         if not proposal.channel or _ERROR <= response.status < _FAILED:
             return proposal_response_pb2.ProposalResponse(response=response)
-        event = b""
-        if done.event is not None and response.status < _ERROR:
-            # Only name and payload are the chaincode's to say (§8).
-            done.event.chaincode_id, done.event.tx_id = proposal.name, proposal.tx_id
-            event = done.event.SerializeToString()
         action = proposal_pb2.ChaincodeAction(
             results=done.results,
-            events=event,
+            events=b"" if done.event is None else done.event.SerializeToString(),
             response=response,
             chaincode_id=chaincode_pb2.ChaincodeID(
                 name=proposal.name, version=done.version
@@ -259,6 +278,18 @@ class Endorser:
             ),
             interest=interest,
         )
+
+
+def _checked(outcome: Outcome, proposal: Proposal) -> Outcome:
+    """Return an outcome whose event, if it may have one, names what it comes from."""
+    event = outcome.event
+    if event is None:
+        return outcome
+    if outcome.response.status >= _ERROR:
+        return Outcome(outcome.response, None)
+    # Only name and payload are the chaincode's to say (§8).
+    event.chaincode_id, event.tx_id = proposal.name, proposal.tx_id
+    return outcome
 
 
 def _check_init(simulator: Simulator, definition: Definition, *, is_init: bool) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from fabric_protos.peer.lifecycle import lifecycle_pb2
 
 from chaindock.aio import Tasks
-from chaindock.errors import ChaindockError, NotFound
+from chaindock.errors import ChaindockError, NotFound, StorageError
 from chaindock.ids import require_chaincode_name, require_version
 from chaindock.lifecycle.definitions import Approval
 from chaindock.lifecycle.desired import Wish
@@ -28,7 +28,7 @@ from chaindock.packaging.store import StoredPackage
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Collection, Coroutine
     from pathlib import Path
     from types import TracebackType
     from typing import Any
@@ -49,6 +49,9 @@ class Packages(Protocol):
 
     def remove(self, ccid: Ccid) -> None:
         """Delete a package."""
+
+    def keep_only(self, wanted: Collection[Ccid]) -> list[Ccid]:
+        """Delete all others; return which."""
 
 
 class DefinitionCommitter(Protocol):
@@ -123,6 +126,13 @@ class Deployer:
         desired, committer = self._desired, self._committer
         committed = {name: committer.sequence(name) for name in desired.names()}
         await asyncio.to_thread(desired.recover, committed)
+        try:
+            spare = await asyncio.to_thread(self._packages.keep_only, desired.ccids())
+        except StorageError as error:
+            _log.warning("packages not cleaned up", error=error.message)
+        else:
+            for ccid in spare:
+                _log.info("package of an unfinished deployment deleted", ccid=ccid)
         self._custodian.restore(desired.to_run())
 
     async def deploy(

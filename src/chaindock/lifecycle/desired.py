@@ -163,6 +163,10 @@ class DesiredState:
         wanted = (d.ccid for d in self.all() if d.wish is Wish.RUNNING)
         return list(dict.fromkeys(wanted))
 
+    def ccids(self) -> set[Ccid]:
+        """Return every package that is current or approved."""
+        return {approval.ccid for approval in self._approvals.values()}
+
     def users_of(self, ccid: Ccid) -> list[str]:
         """Return the names whose current or approved sequence is this package."""
         current = {d.name for d in self._desired.values() if d.ccid == ccid}

@@ -20,8 +20,8 @@ from typing_extensions import override
 
 import chaindock
 from chaindock.chaincode.registry import LaunchState
-from chaindock.errors import InvalidInput
-from chaindock.ids import require_chaincode_name
+from chaindock.errors import InvalidInput, LaunchFailed
+from chaindock.ids import Ccid, require_chaincode_name
 from chaindock.lifecycle.desired import Wish
 from chaindock.node.backends import AUTO
 from chaindock.operations.facade import (
@@ -85,6 +85,8 @@ class Node(NodeFacade):
         self._stop = asyncio.Event()
         self._signers: dict[tuple[str, tuple[tuple[str, str], ...]], SigningIdentity]
         self._signers = {}
+        self._failed: dict[str, Ccid] = {}
+        """What was last tried under a name and did not come up."""
 
     async def stopping(self) -> None:
         """Wait until somebody asks the node to end."""
@@ -133,14 +135,19 @@ class Node(NodeFacade):
         if name is None:
             info = await asyncio.to_thread(read_package, package)
             name = _name_from(info.label)
-        deployed = await self._deployer.deploy(
-            package,
-            name,
-            version,
-            backend,
-            init_required=init_required,
-            watch=watch,
-        )
+        try:
+            deployed = await self._deployer.deploy(
+                package,
+                name,
+                version,
+                backend,
+                init_required=init_required,
+                watch=watch,
+            )
+        except LaunchFailed as error:
+            if "ccid" in error.facts:
+                self._failed[name] = error.ccid
+            raise
         return self._deployment(deployed, began)
 
     @override
@@ -163,6 +170,10 @@ class Node(NodeFacade):
 
     @override
     def log_files(self, name: str) -> Sequence[Path]:
+        if ":" in name and (files := self._output.files(Ccid(name))):
+            return files
+        if self._desired.find(name) is None and name in self._failed:
+            return self._output.files(self._failed[name])
         return self._output.files(self._desired.get(name).ccid)
 
     # ---- calls

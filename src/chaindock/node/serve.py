@@ -95,6 +95,7 @@ async def _compose(config: Config, home: Home, stack: AsyncExitStack) -> Node:
     packages = PackageStore(home.packages, config.packages)
     output = OutputStore(home.output, config.output)
     desired = stack.enter_context(DesiredState(home.desired))
+    output.drop_former(desired.ccids())
 
     registry = HandlerRegistry(admit_unlaunched=config.stream.admit_unlaunched)
     listener = await stack.enter_async_context(

@@ -65,6 +65,9 @@ if TYPE_CHECKING:
 
 _log = get_logger("admin")
 
+BACKLOG = 1024
+"""Clients that may wait to be taken: on a Unix socket one more is turned away at once."""
+
 _STATUS = {
     Code.INVALID_ARGUMENT: 400,
     Code.NOT_FOUND: 404,
@@ -135,7 +138,7 @@ class AdminServer:
             )
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
-            await web.SockSite(runner, listener).start()
+            await web.SockSite(runner, listener, backlog=BACKLOG).start()
             self._stack = stack.pop_all()
         return self
 

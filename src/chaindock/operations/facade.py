@@ -206,7 +206,11 @@ class NodeFacade(Protocol):
         """Return all deployed chaincodes, by name."""
 
     def log_files(self, name: str) -> Sequence[Path]:
-        """Return the output files of its attempts, oldest first. Raises NotFound."""
+        """Return the output files of its attempts, oldest first. Raises NotFound.
+
+        Args:
+            name: of a chaincode, also of one that never came up; or a package id.
+        """
 
     async def start(self, name: str, *, watch: Watch) -> Deployment:
         """Bring a stopped or failed chaincode up. Raises NotFound, LaunchFailed."""

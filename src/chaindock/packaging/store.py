@@ -29,7 +29,7 @@ from chaindock.packaging.rules import CHUNK, Limits
 from chaindock.packaging.unpack import unpack_code
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from chaindock.packaging.format import PackageInfo
 
@@ -159,6 +159,23 @@ class PackageStore:
             except FileNotFoundError as error:
                 raise _not_installed(ccid) from error
             _sync_folder(self._root)
+
+    def keep_only(self, wanted: Collection[Ccid]) -> list[Ccid]:
+        """Remove every other package, and all that is half-written; return which.
+
+        For the start, when nobody adds anything: what a killed process left.
+
+        Raises:
+            StorageError: something cannot be removed.
+        """
+        if not self._root.is_dir():
+            return []
+        spare = [ccid for ccid in self.list() if ccid not in wanted]
+        with _storage(self._root):
+            for path in (*map(self._path, spare), *self._root.glob(f"{_PARTIAL}*")):
+                path.unlink(missing_ok=True)
+            _sync_folder(self._root)
+        return spare
 
     def _path(self, ccid: Ccid) -> Path:
         label, digest = split_ccid(require_ccid(ccid))

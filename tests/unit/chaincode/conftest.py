@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support.launch_world import World
 from support.stream_node import MODELS, StreamNode
 
 if TYPE_CHECKING:
@@ -18,8 +19,10 @@ async def no_task_is_left() -> AsyncIterator[None]:
     """Fail when a test leaves a task running."""
     before = asyncio.all_tasks()
     yield
+    left: set[asyncio.Task[Any]] = set()
     for _ in range(50):
-        left = asyncio.all_tasks() - before - {asyncio.current_task()}
+        left = asyncio.all_tasks() - before
+        left.discard(asyncio.current_task())
         if not left:
             return
         await asyncio.sleep(0.01)
@@ -40,3 +43,10 @@ async def listening(no_task_is_left: None) -> AsyncIterator[StreamNode]:
     """A node that chaincode dials."""
     async with StreamNode() as node:
         yield node
+
+
+@pytest.fixture
+async def world(no_task_is_left: None) -> AsyncIterator[World]:
+    """A launcher, and a builder that the test prepares."""
+    async with World() as world:
+        yield world

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from typing import Any
 
 import grpc
 import pytest
@@ -16,6 +17,7 @@ from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.chaincode.server import ChaincodeListener, ListenOptions, server_options
 from chaindock.errors import StartFailed
+from support.eventually import eventually
 from support.memory_state import invocation
 from support.shim_peer import ShimServer
 from support.stream_node import CCID, StreamNode
@@ -87,12 +89,13 @@ def test_the_server_tolerates_the_pings_of_shims():
 async def test_health_is_served(listening: StreamNode):
     address = await listening.listener.address_on("127.0.0.1")
     async with grpc.aio.insecure_channel(address) as channel:
-        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
         assert await check(b"") == b"\x08\x01"
-        watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"")
+        watching: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")
+        watch = watching(b"")
         assert await watch.read() == b"\x08\x01"
         watch.cancel()
-        nothing = channel.unary_unary("/protos.Other/Method")
+        nothing: Any = channel.unary_unary("/protos.Other/Method")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await nothing(b"")
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
@@ -145,9 +148,7 @@ async def test_a_server_that_accepts_and_drops_is_dialled_again():
         _ = node.tasks.start(
             serve_dialled(f"127.0.0.1:{port}", handler, node.options), "dial"
         )
-        async with asyncio.timeout(5):
-            while dropped < 2:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: dropped >= 2)
         forwarder.close()
         await forwarder.wait_closed()
         async with ShimServer(port) as server:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import pytest
 from fabric_protos.peer import chaincode_pb2, proposal_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from chaindock.errors import (
     ChaincodeError,
@@ -17,8 +17,10 @@ from chaindock.errors import (
     TransactionExists,
 )
 from support.memory_state import MemoryState, invocation, simulator_of
-from support.shim_peer import ShimPeer
 from support.stream_node import CCID, StreamNode
+
+if TYPE_CHECKING:
+    from support.shim_peer import ShimPeer
 
 Kind = shim.ChaincodeMessage
 
@@ -286,98 +288,3 @@ async def test_writers_of_one_stream_take_turns(node: StreamNode):
     for message in running:
         await peer.complete(message)
     await asyncio.gather(*calls)
-
-
-# --- limited concurrency ------------------------------------------------------------
-
-
-async def test_the_python_shim_gets_one_at_a_time(node: StreamNode):
-    peer = await node.ready(timestamp=Timestamp(seconds=1))
-    calls = [node.call(invocation(str(number))) for number in range(3)]
-    for number in range(3):
-        message = await peer.receive()
-        args = chaincode_pb2.ChaincodeInput.FromString(message.payload).args
-        assert args[0] == b"%d" % number
-        assert sum(call.done() for call in calls) == number
-        await peer.complete(message, args[0])
-        await calls[number]
-
-
-async def test_the_instance_limits_the_stream(node: StreamNode):
-    peer = await node.ready(concurrency=2)
-    calls = [node.call(invocation("f")) for _ in range(5)]
-    running = [await peer.receive(), await peer.receive()]
-    for _ in range(3):
-        await peer.complete(running.pop(0))
-        running.append(await peer.receive())
-    for message in running:
-        await peer.complete(message)
-    await asyncio.gather(*calls)
-
-
-async def test_the_clock_starts_when_it_is_sent(node: StreamNode):
-    peer = await node.ready(concurrency=1)
-    slow = node.call(invocation("slow"), 5.0)
-    message = await peer.receive()
-    waiting = node.call(invocation("waiting"), 0.2)
-    await asyncio.sleep(0.3)
-    assert not waiting.done()
-    await peer.complete(message)
-    await slow
-    await peer.complete(await peer.receive())
-    assert (await waiting).response.status == 200
-
-
-async def test_a_timeout_frees_the_turn(node: StreamNode):
-    peer = await node.ready(concurrency=1)
-    stuck = node.call(invocation("stuck"), 0.05)
-    waiting = node.call(invocation("waiting"))
-    await peer.receive()
-    with pytest.raises(ExecuteTimeout):
-        await stuck
-    await peer.complete(await peer.receive(), b"next")
-    assert (await waiting).response.payload == b"next"
-
-
-async def test_who_waits_can_leave(node: StreamNode):
-    peer = await node.ready(concurrency=1)
-    first = node.call(invocation("first"))
-    message = await peer.receive()
-    leaves, stays = node.call(invocation("leaves")), node.call(invocation("stays"))
-    await asyncio.sleep(0)
-    leaves.cancel()
-    await asyncio.gather(leaves, return_exceptions=True)
-    await peer.complete(message)
-    await first
-    message = await peer.receive()
-    args = chaincode_pb2.ChaincodeInput.FromString(message.payload).args
-    assert args[0] == b"stays"
-    await peer.complete(message)
-    await stays
-
-
-async def test_what_waits_for_its_turn_has_no_context_yet(node: StreamNode):
-    peer = await node.ready(concurrency=1)
-    first = node.call(invocation("first", tx_id="t1"))
-    message = await peer.receive()
-    second = node.call(invocation("second", tx_id="t2"))
-    await asyncio.sleep(0)
-    await peer.send(Kind.GET_STATE, shim.GetState(key="k"), txid="t2", channel="dev")
-    reply = await peer.receive()
-    assert reply.payload == b"GET_STATE failed: transaction ID: t2: no ledger context"
-    await peer.send(Kind.COMPLETED, txid="t2", channel="dev")
-    with pytest.raises(TransactionExists):
-        await node.call(invocation("again", tx_id="t2"))
-    await peer.complete(message)
-    await first
-    await peer.complete(await peer.receive(), b"really")
-    assert (await second).response.payload == b"really"
-
-
-async def test_a_lost_stream_fails_who_waits_for_a_turn(node: StreamNode):
-    peer = await node.ready(concurrency=1)
-    calls = [node.call(invocation("f")) for _ in range(3)]
-    await peer.receive()
-    await peer.leave()
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    assert all(isinstance(result, StreamTerminated) for result in results)

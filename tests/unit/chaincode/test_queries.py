@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from fabric_protos.ledger.queryresult import kv_query_result_pb2
@@ -25,7 +25,7 @@ class Querying:
         self.state = state
         self._options = options
 
-    async def __aenter__(self) -> Querying:
+    async def __aenter__(self) -> Self:
         self._node = StreamNode(**self._options)
         await self._node.__aenter__()
         self.peer = await self._node.ready()

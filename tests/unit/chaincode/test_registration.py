@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
@@ -10,11 +11,14 @@ from fabric_protos.peer import chaincode_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.errors import RegistrationRefused
+from chaindock.ids import Ccid
+from support.eventually import eventually
 from support.memory_state import invocation
 from support.shim_peer import PATIENCE_S, ShimPeer
 from support.stream_node import CCID, OTHER, StreamNode
 
 Kind = shim.ChaincodeMessage
+ENDING = "error handling message, ending stream:"
 
 
 async def test_register_is_answered_by_registered_and_ready(node: StreamNode):
@@ -31,13 +35,13 @@ async def test_ready_announces_what_is_configured(node: StreamNode):
 
 
 async def test_ready_is_empty_when_nothing_is_on():
-    nothing = {
-        "use_write_batch": False,
-        "max_size_write_batch": 0,
-        "use_get_multiple_keys": False,
-        "max_size_get_multiple_keys": 0,
-    }
-    async with StreamNode(**nothing) as node:
+    node = StreamNode(
+        use_write_batch=False,
+        max_size_write_batch=0,
+        use_get_multiple_keys=False,
+        max_size_get_multiple_keys=0,
+    )
+    async with node:
         ready = await (await node.open(node.expect())).register(CCID)
         assert ready.payload == b""
 
@@ -94,9 +98,7 @@ async def test_what_nobody_launched_is_refused_with_the_reason(listening: Stream
 async def test_development_mode_takes_what_nobody_launched():
     async with StreamNode(admit_unlaunched=True) as node:
         await (await node.dial()).register("basic:1.0")
-        async with asyncio.timeout(PATIENCE_S):
-            while node.registry.find_ready("basic:1.0") is None:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: node.registry.find_ready(Ccid("basic:1.0")))
 
 
 async def test_a_refused_duplicate_harms_nobody(listening: StreamNode):
@@ -141,10 +143,11 @@ async def test_who_is_dialled_must_not_dial(listening: StreamNode):
 async def test_a_request_before_register_ends_the_stream(listening: StreamNode):
     peer = await listening.dial()
     await peer.send(Kind.GET_STATE, shim.GetState(key="k"), txid="t1", channel="dev")
-    assert await peer.refusal() == (
-        grpc.StatusCode.UNKNOWN,
-        "error handling message, ending stream: [t1] Fabric side handler cannot "
-        "handle message (GET_STATE) while in created state",
+    code, text = await peer.refusal()
+    assert code is grpc.StatusCode.UNKNOWN
+    assert text == (
+        f"{ENDING} [t1] Fabric side handler cannot handle message (GET_STATE) while in "
+        "created state"
     )
 
 
@@ -157,10 +160,11 @@ async def test_an_unexpected_type_ends_the_stream(
 ):
     peer = await listening.ready()
     await peer.send(kind, txid="t1")
-    assert await peer.refusal() == (
-        grpc.StatusCode.UNKNOWN,
-        "error handling message, ending stream: [t1] Fabric side handler cannot "
-        f"handle message ({name}) while in ready state",
+    code, text = await peer.refusal()
+    assert code is grpc.StatusCode.UNKNOWN
+    assert text == (
+        f"{ENDING} [t1] Fabric side handler cannot handle message ({name}) while in "
+        "ready state"
     )
     assert listening.registry.find(CCID) is None
 
@@ -176,7 +180,8 @@ async def test_an_undecodable_message_ends_only_its_stream(listening: StreamNode
     await listening.ready()
     address = await listening.listener.address_on("127.0.0.1")
     async with grpc.aio.insecure_channel(address) as channel:
-        call = channel.stream_stream("/protos.ChaincodeSupport/Register")()
+        register: Any = channel.stream_stream("/protos.ChaincodeSupport/Register")
+        call = register()
         await call.write(b"\xff\xff\xff")
         async with asyncio.timeout(PATIENCE_S):
             assert await call.code() is grpc.StatusCode.UNKNOWN

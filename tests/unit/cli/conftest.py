@@ -44,7 +44,7 @@ class Served:
 
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
-    folder = tmp_path / "home"
+    folder: Path = tmp_path / "home"
     folder.mkdir()
     for name in ("CHAINDOCK_HOME", "FABRIC_CFG_PATH", "DOCKER_HOST"):
         monkeypatch.delenv(name, raising=False)
@@ -71,7 +71,7 @@ def run(home):
 
 @pytest.fixture
 def source(tmp_path) -> Path:
-    folder = tmp_path / "basic"
+    folder: Path = tmp_path / "basic"
     folder.mkdir()
     (folder / "requirements.txt").write_text("")
     (folder / "main.py").write_text("print()\n")

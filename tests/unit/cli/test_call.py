@@ -2,10 +2,12 @@
 
 import base64
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from chaindock.cli.show import parsed
+from chaindock.cli.ps import ago
+from chaindock.cli.show import parsed, seconds
 
 
 def test_query_prints_the_payload_and_nothing_else(run, basic):
@@ -159,3 +161,20 @@ def test_without_a_node_it_ends_with_3_and_the_way_to_get_one(run, home):
         assert result.exit_code == 3
         assert f"no node is running in '{home}'" in result.stderr
         assert "chaindock up -d" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0412, "41 ms"), (3.21, "3.2 s"), (74.4, "74 s"), (303, "5 min 3 s")],
+)
+def test_durations_are_as_exact_as_people_need(value, text):
+    assert seconds(value) == text
+
+
+@pytest.mark.parametrize(
+    ("spent_s", "text"), [(5, "5 s"), (300, "5 min"), (7300, "2 h"), (200_000, "2 d")]
+)
+def test_since_is_a_rough_time(spent_s, text):
+    then = datetime.now(UTC) - timedelta(seconds=spent_s)
+    assert ago(then.isoformat()) == text
+    assert ago(None) == ago("yesterday") == "-"

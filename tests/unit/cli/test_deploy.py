@@ -5,7 +5,10 @@ import json
 import pytest
 
 from chaindock.cli.deploy import name_of
+from chaindock.cli.progress import watch_attempt
+from chaindock.cli.report import show_error
 from chaindock.cli.show import visible
+from chaindock.errors import BuildFailed, NodeError, Unsupported
 
 
 def test_deploy_shows_phases_on_standard_error_and_nothing_else(run, node, source):
@@ -185,3 +188,47 @@ def test_status_shows_endpoints_and_warnings(run, node):
 )
 def test_foreign_text_cannot_move_the_cursor(text, shown):
     assert visible(text) == shown
+
+
+def test_phase_that_ended_before_its_error_came_is_shown_as_failed(capsys):
+    def events():
+        yield {"event": "phase", "phase": "dependencies"}
+        yield {"event": "phase-end", "phase": "dependencies", "seconds": 1}
+        yield {"event": "phase", "phase": "compile"}
+        yield {"event": "phase-end", "phase": "compile", "seconds": 2}
+        yield {"event": "over"}
+        raise BuildFailed("m", phase="compile")
+
+    with pytest.raises(BuildFailed):
+        watch_attempt(events())
+    assert capsys.readouterr().err.splitlines() == [
+        "  dependencies ...",
+        "  dependencies    1.0 s",
+        "  compile ...",
+        "  compile         2.0 s  FAILED",
+    ]
+
+
+def test_stream_that_stops_without_an_end_is_an_error():
+    with pytest.raises(NodeError):
+        watch_attempt(iter([{"event": "phase", "phase": "start"}]))
+
+
+def test_hashes_are_short_for_people_and_whole_in_json(capsys):
+    error = BuildFailed(f"package basic_1:{'ab' * 32} is bad", hint="do")
+    show_error(error, as_json=False)
+    assert (
+        capsys.readouterr().err
+        == "error: package basic_1:abababababab is bad\nhint: do\n"
+    )
+    show_error(error, as_json=True)
+    assert "ab" * 32 in capsys.readouterr().out
+
+
+def test_verdict_of_every_builder_is_shown(capsys):
+    verdicts = {"docker": "no such type", "process": "neither"}
+    show_error(Unsupported("nobody takes it", verdicts=verdicts), as_json=False)
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "  docker  no such type",
+        "  process neither",
+    ]

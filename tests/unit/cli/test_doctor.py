@@ -163,3 +163,33 @@ def test_ca_and_proxies_are_shown_without_passwords(doctor, tools, tmp_path):
     assert found["CA"]["found"] == f"{bundle}, 2 certificates"
     assert found["HTTPS_PROXY"]["found"] == "http://[secret]@p:1"
     assert "pw" not in json.dumps(body)
+
+
+def test_last_sentence_says_how_chaincode_can_run(run, tools, monkeypatch):
+    tools("go", "echo go version go1.99")
+    text = run("doctor").stdout
+    assert "Chaincode in Go can run as local processes; containers need" in text
+    findings = checks.Findings((), docker=True, languages=("Go",))
+    from chaindock.cli.doctor import _sentence
+
+    assert _sentence(findings) == (
+        "Chaincode can run in containers, and Go as local processes too."
+    )
+    findings = checks.Findings((), docker=True)
+    assert _sentence(findings) == "Chaincode can run in containers."
+
+
+async def test_engine_that_answers_makes_the_others_quiet(tmp_path, monkeypatch):
+    from chaindock.config.load import load
+    from chaindock.controllers.docker.endpoints import Probe, Verdict
+
+    async def probes(_):
+        return [
+            Probe("unix:///a", "usual socket", Verdict.NO_PERMISSION, "EACCES"),
+            Probe("unix:///b", "Podman", Verdict.ANSWERS, "API 1.41"),
+        ]
+
+    monkeypatch.setattr(checks, "probe_all", probes)
+    found, answered = await checks._engines(load(tmp_path, env={}))
+    assert answered
+    assert [one.state for one in found] == ["absent", "ok"]

@@ -95,3 +95,18 @@ def test_config_show_tells_what_is_wrong(run, home):
     result = run("config", "show")
     assert result.exit_code == 5
     assert "hint: did you mean 'chaindock.backend'?" in result.stderr
+
+
+def test_inspect_of_a_large_package_is_cut_and_says_so(run, source, tmp_path):
+    for number in range(50):
+        (source / f"m{number}.py").write_text("")
+    file = tmp_path / "out"
+    run("package", str(source), "-o", str(file), "--json")
+    text = run("inspect", str(file)).stdout
+    assert "files  52\n" in text
+    assert "and 12 more (--json)" in text
+
+
+def test_config_show_explains_on_demand(run):
+    text = run("config", "show", "-v").stdout
+    assert "Limit for a whole build.\nchaincode.installTimeout  default  10m\n" in text

@@ -1,7 +1,9 @@
 """The program as a process: `up`, `down`, signals, pipes."""
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -21,6 +23,7 @@ FAKE = Path(__file__).parent / "fake_serve"
 @pytest.fixture
 def env(home):
     plain = {"PATH": os.defpath, "HOME": str(home.parent)}
+    plain |= {k: v for k, v in os.environ.items() if k.startswith("COVERAGE")}  # noqa: TID251
     return plain | {
         "CHAINDOCK_HOME": str(home),
         "PYTHONPATH": os.pathsep.join((str(FAKE), str(TESTS))),
@@ -32,7 +35,7 @@ def env(home):
 def chaindock(env, home):
     """Return a function that runs the program; what it left running is ended."""
 
-    def call(*args: str, **options) -> subprocess.CompletedProcess:
+    def call(*args: str, **options) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command(*args),
             check=False,
@@ -48,6 +51,12 @@ def chaindock(env, home):
     if process is not None:
         process.kill()
         wait_for(lambda: not is_alive(process))
+
+
+def the_node(home: Path) -> psutil.Process:
+    process = find_process(home)
+    assert process is not None
+    return process
 
 
 def command(*args: str) -> list[str]:
@@ -97,7 +106,7 @@ def test_lock_that_names_a_younger_process_is_not_believed(home):
     os.utime(home / "node.lock", (1, 1))
     assert find_process(home) is None
     os.utime(home / "node.lock")
-    assert find_process(home).pid == os.getpid()
+    assert the_node(home).pid == os.getpid()
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "999999999", "\xff"])
@@ -158,7 +167,7 @@ def test_interrupted_up_ends_the_node_that_was_starting(chaindock, env, home):
 
 def test_node_that_does_not_stop_is_killed_only_on_demand(chaindock, home):
     chaindock("up", "-d", "--set", "chaindock.domain=stays.example")
-    process = find_process(home)
+    process = the_node(home)
     down = chaindock("down", "--timeout", "0.5")
     assert down.returncode == 3
     assert f"(process {process.pid}) has not stopped after 0.5 s" in down.stderr
@@ -249,6 +258,50 @@ def test_interrupted_deploy_ends_with_130_and_stops_in_the_node(chaindock, env, 
     assert "Traceback" not in errors
 
 
+def on_terminal(env: dict[str, str], *args: str) -> tuple[int, str]:
+    """Run the program with a terminal; return its status and what the screen got."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        command(*args),
+        env=env | {"TERM": "xterm-256color"},
+        stdout=theirs,
+        stderr=theirs,
+    ) as program:
+        os.close(theirs)
+        screen = b""
+        with contextlib.suppress(OSError):  # Linux ends a terminal with an error
+            while data := os.read(ours, 4096):
+                screen += data
+        os.close(ours)
+    return program.returncode, screen.decode()
+
+
+def test_terminal_gets_a_mark_for_each_phase_and_the_build_on_demand(
+    chaindock, env, source
+):
+    chaindock("up", "-d")
+    status, screen = on_terminal(env, "deploy", "-v", str(source))
+    assert status == 0
+    for phase in ("dependencies", "compile", "ready"):
+        assert f"✓\x1b[0m {phase}" in screen
+    assert "fetching red things" in screen
+    assert "an earlier build is used again" in screen
+    status, screen = on_terminal(env, "deploy", str(source), "--name", "broken")
+    assert status == 4
+    assert "✗\x1b[0m compile" in screen
+
+
+def test_terminal_gets_payload_and_logs_without_control_characters(
+    chaindock, env, source
+):
+    chaindock("up", "-d")
+    chaindock("deploy", str(source))
+    assert on_terminal(env, "logs", "basic", "-t")[1].count("\x1b[31m") == 0
+    chaindock("invoke", "basic", "put", "k", "a\x1b[2Jb\nc")
+    assert on_terminal(env, "query", "basic", "get", "k") == (0, "ab\r\nc\r\n")
+    assert "\x1b[32mrunning" in on_terminal(env, "ps")[1]
+
+
 def test_text_that_does_not_fit_the_terminal_is_escaped(chaindock, env, source, home):
     env["PYTHONIOENCODING"] = "latin-1"
     chaindock("up", "-d")
@@ -257,6 +310,36 @@ def test_text_that_does_not_fit_the_terminal_is_escaped(chaindock, env, source, 
     with log.open("a") as file:
         file.write("2026-11-24T10:00:00Z stdout \N{SNOWMAN}\n")
     assert "\\u2603" in chaindock("logs", "basic").stdout
+
+
+def test_demo_with_a_wrong_answer_fails_and_leaves_nothing(chaindock, env, tmp_path):
+    env["TMPDIR"] = str(tmp_path / "tmp")
+    (tmp_path / "tmp").mkdir()
+    env["CORE_CHAINDOCK_DOMAIN"] = "forgets.example"
+    demo = chaindock("demo")
+    assert demo.returncode == 1
+    assert "the example and the node disagree" in demo.stderr
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_demo_tells_phases_answers_and_blocks(chaindock, env, home, tmp_path):
+    env["TMPDIR"] = str(tmp_path / "tmp")
+    (tmp_path / "tmp").mkdir()
+    demo = chaindock("demo")
+    assert demo.returncode == 0, demo.stderr
+    assert "chaincode runs on process (no container engine answers)" in demo.stdout
+    assert "  phases: dependencies " in demo.stdout
+    assert "refused: P1 is registered already" in demo.stdout
+    assert demo.stdout.endswith("done. Node and home are gone again.\n")
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert list(home.iterdir()) == []
+
+    body = json.loads(chaindock("demo", "--json", "--contract", "all").stdout)
+    assert [one["name"] for one in body["deployments"]] == [
+        *("coldchain-python", "coldchain-node", "coldchain-go")
+    ]
+    assert len(body["calls"]) == 12
+    assert len(body["blocks"]) == 7
 
 
 def wait_for(condition, limit_s: float = 10) -> None:

@@ -7,7 +7,7 @@ import pytest
 from chaindock.config.environment import resolve_home
 from chaindock.config.kinds import WrongValueError
 from chaindock.config.load import load
-from chaindock.config.sections import defaults
+from chaindock.config.sections import Config, defaults
 from chaindock.config.settings import look_up
 from chaindock.config.sources import find_file
 from chaindock.config.table import KEYS, KNOWN, VARIABLES
@@ -25,11 +25,11 @@ def core(home: Path, text: str) -> Path:
     return path
 
 
-def origin(config, key: str) -> str:
+def origin(config: Config, key: str) -> str:
     return next(one.origin for one in config.settings if one.key == key)
 
 
-def shown(config, key: str) -> str:
+def shown(config: Config, key: str) -> str:
     return next(one.value for one in config.settings if one.key == key)
 
 

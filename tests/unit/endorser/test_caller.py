@@ -66,10 +66,12 @@ async def test_status_399_is_success(defined):
     assert (done.status, done.code) == (399, 0)
 
 
-async def test_the_event_carries_name_and_transaction_as_the_node_knows_them(defined):
-    done = await defined.caller.invoke(
-        "basic", [b"event", b"sold", b"car"], signer=defined.user
-    )
+@pytest.mark.parametrize("way", ["invoke", "query"])
+async def test_the_event_carries_name_and_transaction_as_the_node_knows_them(
+    defined, way
+):
+    call = getattr(defined.caller, way)
+    done = await call("basic", [b"event", b"sold", b"car"], signer=defined.user)
     event = done.event
     assert (event.chaincode_id, event.event_name) == ("basic", "sold")
     assert (event.tx_id, event.payload) == (done.tx_id, b"car")

@@ -17,6 +17,7 @@ from chaindock.errors import (
     NotFound,
     PackageInvalid,
     StartFailed,
+    StorageError,
 )
 from chaindock.lifecycle.custodian import Custodian, CustodianOptions
 from chaindock.lifecycle.definitions import Approval
@@ -430,3 +431,32 @@ async def test_a_crash_between_commit_and_switch_ends_with_the_new_version(tmp_p
         await node.deployer.restore()
         await node.quiet()
         assert node.runtime.running == {new.ccid}
+
+
+async def test_a_crash_during_a_deploy_leaves_no_package(tmp_path):
+    async with Node(tmp_path) as node:
+        one = await node.deployer.deploy(package("one"), "a")
+        committer = node.committer
+        node.store.add(package("killed while it was built"))
+        approved = node.store.add(package("killed before its definition was committed"))
+        node.desired.approve(Approval("a", 2, "2.0", approved.ccid))
+    async with Node(tmp_path, committer) as node:
+        await node.deployer.restore()
+        await node.quiet()
+        assert node.store.list() == [one.ccid]
+        assert node.runtime.running == {one.ccid}
+
+
+async def test_a_package_that_cannot_be_removed_hinders_no_start(tmp_path, monkeypatch):
+    async with Node(tmp_path) as node:
+        one = await node.deployer.deploy(package("one"), "a")
+        committer = node.committer
+    async with Node(tmp_path, committer) as node:
+
+        def fail(_wanted: Any) -> Any:
+            raise StorageError("read-only file system")
+
+        monkeypatch.setattr(node.store, "keep_only", fail)
+        await node.deployer.restore()
+        await node.quiet()
+        assert node.runtime.running == {one.ccid}

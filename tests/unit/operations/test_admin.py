@@ -2,8 +2,13 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 import json
+import socket
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -30,10 +35,9 @@ def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-async def deployed(api, package, name="basic"):
+async def deployed(api: Any, package: bytes, name: str = "basic") -> None:
     events = await api.stream("POST", f"/deploy?name={name}", data=package)
     assert events[-1]["event"] == "result", events[-1]
-    return events
 
 
 async def test_status_describes_the_node(api):
@@ -44,7 +48,7 @@ async def test_status_describes_the_node(api):
 
 
 async def test_deploy_streams_the_attempt_and_ends_with_the_result(api, package, node):
-    events = await deployed(api, package)
+    events = await api.stream("POST", "/deploy?name=basic", data=package)
     assert [e["event"] for e in events] == [
         *("phase", "output", "phase-end", "phase", "note", "phase-end"),
         *("phase", "phase-end", "over", "result"),
@@ -101,7 +105,7 @@ async def test_upload_beyond_the_limit_is_refused(api, node):
     assert not list((node.home / "incoming").iterdir())
 
 
-async def chunks():
+async def chunks() -> AsyncIterator[bytes]:
     for _ in range(3):
         yield b"x" * (1 << 19)
 
@@ -297,3 +301,16 @@ def test_every_code_has_a_status():
     from chaindock.errors import Code
 
     assert set(admin._STATUS) == set(Code)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a queue is short")
+async def test_many_clients_may_come_at_once(api, tmp_path):
+    path = str(find_socket(tmp_path))
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):  # the loop takes none of them meanwhile
+            client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            stack.enter_context(client)
+            client.setblocking(False)
+            client.connect(path)
+    status, _ = await api.ask("GET", "/status")
+    assert status == 200

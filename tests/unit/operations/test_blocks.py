@@ -39,7 +39,8 @@ def envelope() -> bytes:
     )
     whole = common_pb2.Payload(data=transaction.SerializeToString())
     whole.header.channel_header = header.SerializeToString()
-    return common_pb2.Envelope(payload=whole.SerializeToString()).SerializeToString()
+    whole = common_pb2.Envelope(payload=whole.SerializeToString())
+    return bytes(whole.SerializeToString())
 
 
 def test_summary_has_transactions_with_reads_and_writes():

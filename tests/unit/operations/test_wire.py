@@ -1,5 +1,7 @@
 """Errors cross the socket without losing anything."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from chaindock import errors
@@ -7,7 +9,9 @@ from chaindock.errors import BuildFailed, ChaindockError, Code
 from chaindock.operations.wire import rebuild_error
 
 
-def tree(kind=ChaindockError):
+def tree(
+    kind: type[ChaindockError] = ChaindockError,
+) -> Iterator[type[ChaindockError]]:
     yield kind
     for child in kind.__subclasses__():
         if child.__module__ == errors.__name__:

@@ -181,6 +181,20 @@ def test_what_a_killed_process_left_is_cleaned_up(store):
     assert not old.exists()
 
 
+def test_only_what_is_wanted_stays_after_a_start(store):
+    wanted, spare = store.add(package()), store.add(fabric_go_package())
+    left = wanted.path.parent / ".incoming-fresh"
+    left.write_bytes(b"x")
+    assert store.keep_only({wanted.ccid}) == [spare.ccid]
+    assert store.list() == [wanted.ccid]
+    assert not left.exists()
+    assert store.keep_only({wanted.ccid}) == []
+
+
+def test_a_store_without_packages_has_nothing_to_remove(store):
+    assert store.keep_only(set()) == []
+
+
 async def test_unpacking_gives_the_files(store, tmp_path):
     kept = store.add(fabric_go_package())
     into = tmp_path / "into"

@@ -95,7 +95,10 @@ def run_body(
     )
     host = host_config(options.sandbox)
     host["NetworkMode"] = attachment.network
-    host["Dns"] = host["Dns"] or list(attachment.dns)
+    if attachment.dns and not host["Dns"]:
+        # Nobody answers there; a chaincode that asks must not wait for long.
+        host["Dns"] = list(attachment.dns)
+        host["DnsOptions"] = ["timeout:1", "attempts:1"]
     host["ExtraHosts"] += attachment.extra_hosts
     body: dict[str, Any] = {
         "Image": image,

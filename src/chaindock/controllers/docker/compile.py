@@ -26,7 +26,13 @@ from chaindock.controllers.docker.body import limits, own_labels
 from chaindock.controllers.docker.finish import finish
 from chaindock.controllers.docker.placeholders import build_places
 from chaindock.controllers.docker.streams import OutputLines, chunks_of
-from chaindock.errors import BuildFailed, ConfigInvalid, EngineTimeout, NotFound
+from chaindock.errors import (
+    BuildFailed,
+    ConfigInvalid,
+    EngineError,
+    EngineTimeout,
+    NotFound,
+)
 
 if TYPE_CHECKING:
     from chaindock.container.attempt import Attempt
@@ -46,7 +52,8 @@ _CA_VARIABLES = (
     "npm_config_cafile",
 )
 _IMAGE_CA = "/etc/ssl/certs/ca-certificates.crt"
-_KILLED = 128 + 9
+_UNUSABLE = "the builder image does not stay up: it has no program 'sleep'"
+_NOT_RUN, _KILLED = 126, 128 + 9
 
 
 class Compiler:
@@ -225,6 +232,10 @@ class Compiler:
                 f"build step {name!r} printed nothing for {self._options.silence_s:g} s",
                 hint="look at its last lines; a registry may be unreachable",
             ) from error
+        except EngineError as error:
+            if error.facts.get("status") != 409:
+                raise
+            raise self._failed(attempt, _UNUSABLE) from error
         finally:
             lines.end()
         if code != 0:
@@ -233,12 +244,15 @@ class Compiler:
     async def _ended(
         self, container: str, name: str, code: int, attempt: Attempt
     ) -> BuildFailed:
-        oom = False
-        if code == _KILLED:
+        found: dict[str, Any] = {}
+        if code in {_KILLED, _NOT_RUN}:
             with contextlib.suppress(NotFound):
-                state = (await self._engine.inspect_container(container))["State"]
-                oom = bool(state.get("OOMKilled"))
+                found = await self._engine.inspect_container(container)
+        state = found.get("State") or {}
+        oom = bool(state.get("OOMKilled"))
         why = f"build step {name!r} ended with exit code {code}"
+        if code == _NOT_RUN and not state.get("Running"):
+            why = _UNUSABLE
         if oom:
             limit = self._options.memory_bytes
             why = f"build step {name!r} needed more than its {limit} bytes of memory"

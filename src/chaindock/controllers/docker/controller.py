@@ -76,6 +76,7 @@ class DockerController:
         self._options, self._node = options, node
         self._environment = environment or BuildEnvironment()
         self._platforms = platforms
+        self._scratch = f"chaindock-{Path(node.node_id).name}-"
         self._tasks = Tasks("docker")
         self._instances: dict[Ccid, list[DockerInstance]] = defaultdict(list)
         self._builds: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -198,7 +199,7 @@ class DockerController:
     ) -> tuple[str, LaunchCommand]:
         engine, (builder, runtime) = self._entered.engine, bases
         attempt.enter(Phase.PACKAGE)
-        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="chaindock-"))
+        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=self._scratch))
         image = f"{names.usable_image_name(self._node, package.ccid)}:{key}"
         try:
             tree = folder / "tree"
@@ -227,9 +228,8 @@ class DockerController:
         return {
             names.FABRIC_TYPE: package.package_type.upper(),
             names.FABRIC_VERSION: self._options.fabric_version,
-            names.NODE: self._node.node_id,
-            names.CCID: package.ccid,
-            names.ROLE: "image",
+            names.BUILT_BY: self._node.node_id,
+            names.PACKAGE: package.ccid,
             names.BUILD_KEY: key,
             names.LAUNCH: images.launch_label(plan.launch),
         }
@@ -237,7 +237,12 @@ class DockerController:
     # --- leftovers -----------------------------------------------------------------
 
     async def reap(self) -> int:
-        """Remove containers and networks that an earlier process of this node left."""
+        """Remove what an earlier process of this node left; return how many containers.
+
+        That is containers, networks, and directories of builds. For the start, when
+        nothing is built.
+        """
+        await asyncio.to_thread(self._remove_scratch)
         engine = self._entered.engine
         label = f"{names.NODE}={self._node.node_id}"
         containers = await engine.find_containers(label)
@@ -248,6 +253,10 @@ class DockerController:
         if containers:
             _log.info("removed leftovers", containers=len(containers))
         return len(containers)
+
+    def _remove_scratch(self) -> None:
+        for path in Path(tempfile.gettempdir()).glob(f"{self._scratch}*"):
+            shutil.rmtree(path, ignore_errors=True)
 
     async def discard(self, ccid: Ccid) -> int:
         """Remove the images of an uninstalled chaincode. Return how many.

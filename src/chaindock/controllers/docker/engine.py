@@ -197,6 +197,7 @@ class Engine(Link):
             "images/create",
             params={"fromImage": image},
             headers={"X-Registry-Auth": auth} if auth else {},
+            what=f"pull {image}",
         ) as answer:
             async for event in self.progress(answer, f"pull {image}", silence_s):
                 yield event

@@ -22,7 +22,7 @@ from chaindock.container.attempt import Phase
 from chaindock.controllers.docker import names
 from chaindock.controllers.docker.archives import image_context
 from chaindock.controllers.docker.credentials import registry_auth
-from chaindock.errors import EngineError, ImageNotFound
+from chaindock.errors import EngineError, ImageNotFound, NotFound
 from chaindock.platforms.base import Connection, LaunchCommand
 
 if TYPE_CHECKING:
@@ -103,12 +103,21 @@ class BaseImages:
             reference += ":latest"  # without a tag an engine fetches all of them
         said: dict[str, str] = {}
         pull = self._engine.pull(reference, auth, options.pull_silence_s)
-        async with contextlib.aclosing(pull):
-            async for event in pull:
-                layer, status = str(event.get("id", "")), str(event.get("status", ""))
-                if status and said.get(layer) != status:
-                    said[layer] = status
-                    attempt.output(f"{layer}: {status}" if layer else status, "build")
+        try:
+            async with contextlib.aclosing(pull):
+                async for event in pull:
+                    layer = str(event.get("id", ""))
+                    status = str(event.get("status", ""))
+                    if status and said.get(layer) != status:
+                        said[layer] = status
+                        text = f"{layer}: {status}" if layer else status
+                        attempt.output(text, "build")
+        except NotFound as error:
+            raise ImageNotFound(
+                error.message,
+                hint="check its name and tag, and whether the registry wants a login",
+                image=reference,
+            ) from error
 
 
 async def find_launch(

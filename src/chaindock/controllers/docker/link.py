@@ -114,11 +114,13 @@ class Link:
         data: bytes | AsyncIterator[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
         content_type: str = "application/json",
+        what: str = "",
         limit_s: float | None = _USUAL,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Give the answer to a request as soon as its head is there."""
         api = self.api
-        async with self.calling(f"{method} {path}", limit_s=limit_s) as limit:
+        what = what or f"{method} {path}"
+        async with self.calling(what, limit_s=limit_s) as limit:
             upload = None if data is None or isinstance(data, bytes) else data
             answer = await api.session.request(
                 method,
@@ -133,7 +135,7 @@ class Link:
                 with contextlib.closing(answer):
                     raise aiodocker.DockerError(answer.status, await _message(answer))
         try:
-            async with self.calling(f"{method} {path}", limit_s=None):
+            async with self.calling(what, limit_s=None):
                 yield answer
         finally:
             answer.close()

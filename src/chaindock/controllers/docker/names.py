@@ -29,6 +29,10 @@ ATTEMPT = "org.chaindock.attempt"
 ROLE = "org.chaindock.role"
 BUILD_KEY = "org.chaindock.build"
 LAUNCH = "org.chaindock.launch"
+# Containers inherit the labels of their image, so an image must not carry NODE: what a
+# user runs from it would look like ours.
+BUILT_BY = "org.chaindock.built-by"
+PACKAGE = "org.chaindock.package"
 FABRIC_TYPE = "org.hyperledger.fabric.chaincode.type"
 FABRIC_VERSION = "org.hyperledger.fabric.version"
 

@@ -2,7 +2,8 @@
 
 Python imports this by itself when its directory is on PYTHONPATH. The domain stands for
 a fault: `dies.example` ends without a word, `refuses.example` raises, `stays.example`
-does not stop when asked, `never.example` is never ready.
+does not stop when asked, `never.example` is never ready, `forgets.example` keeps
+no state.
 """
 
 import sys
@@ -26,7 +27,7 @@ async def _serve(config: Any, ready: Any) -> None:
     if fault == "never":
         print("never ready", flush=True)
         await asyncio.Event().wait()
-    await serve(config.home, ready)
+    await serve(config.home, ready, forgets=fault == "forgets")
     if fault == "stays":
         (config.home / "node.lock").write_text(f"{os.getpid()}\n")
         await asyncio.Event().wait()

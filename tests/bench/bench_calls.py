@@ -1,0 +1,192 @@
+"""CPU and number of empty calls, beside a bare grpc.aio server.
+
+The bare server writes the same TRANSACTION to the same chaincode process and reads the
+same COMPLETED, and does nothing else. Only the CPU time of this process counts: the node
+here, the bare server there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+import pytest
+from fabric_protos.peer import chaincode_pb2
+from fabric_protos.peer import chaincode_shim_pb2 as shim
+
+from bench.calling_side import CCID, CHANNEL, NAME, CallingSide, calling_side, chaincode
+from bench.measure import Clock, in_turns, scratch
+from bench.rows import Row, Skipped
+from chaindock.chaincode.invocation import Invocation
+from chaindock.chaincode.options import StreamOptions
+from chaindock.chaincode.server import server_options
+from chaindock.endorser.proposals import new_proposal, parse_proposal
+from support.shim_builds import go_program
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
+
+    from chaindock.identity.signing import SigningIdentity
+
+GOAL = 2.0
+CALLS, ROUNDS = 1000, 9
+Kind = shim.ChaincodeMessage
+ARGUMENTS = [b"status", b"200"]
+Call = Callable[[], Awaitable[Any]]
+
+
+class BareServer:
+    """What a server costs that only reads and writes the same messages."""
+
+    def __init__(self, client: SigningIdentity) -> None:
+        signed = new_proposal(CHANNEL, NAME, ARGUMENTS, client)
+        self._payload = chaincode_pb2.ChaincodeInput(args=ARGUMENTS).SerializeToString()
+        self._proposal, self._number = signed, 0
+        self._stream: Any = None
+        self._ready = asyncio.Event()
+        self._over = asyncio.Event()
+
+    async def register(self, _messages: Any, stream: Any) -> None:
+        await stream.read()
+        await stream.write(Kind(type=Kind.REGISTERED))
+        await stream.write(Kind(type=Kind.READY))
+        self._stream = stream
+        self._ready.set()
+        await self._over.wait()
+
+    def _transaction(self) -> shim.ChaincodeMessage:
+        self._number += 1
+        return Kind(
+            type=Kind.TRANSACTION,
+            payload=self._payload,
+            txid=f"{self._number:064x}",
+            channel_id=CHANNEL,
+            proposal=self._proposal,
+        )
+
+    async def calls(self, count: int, in_flight: int) -> None:
+        """Make `count` calls, `in_flight` at a time."""
+        await self._ready.wait()
+        stream = self._stream
+        for _ in range(in_flight):
+            await stream.write(self._transaction())
+        for number in range(count):
+            await stream.read()
+            if number < count - in_flight:
+                await stream.write(self._transaction())
+
+    async def serve(self) -> tuple[grpc.aio.Server, str]:
+        server = grpc.aio.server(options=server_options(StreamOptions()))
+        method = grpc.stream_stream_rpc_method_handler(
+            self.register,
+            request_deserializer=Kind.FromString,
+            response_serializer=Kind.SerializeToString,
+        )
+        service = grpc.method_handlers_generic_handler(
+            "protos.ChaincodeSupport", {"Register": method}
+        )
+        server.add_generic_rpc_handlers((service,))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        return server, f"127.0.0.1:{port}"
+
+    def leave(self) -> None:
+        self._over.set()
+
+
+async def many(call: Call, count: int, in_flight: int) -> None:
+    """Make `count` calls, `in_flight` at a time."""
+    numbers = iter(range(count))
+
+    async def client() -> None:
+        for _ in numbers:
+            await call()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(in_flight):
+            _ = group.create_task(client())
+
+
+class Pace:
+    """Measures one side again and again; keeps its calls per second."""
+
+    def __init__(self, calls: Callable[[int, int], Awaitable[None]], at_once: int):
+        self._calls, self._at_once = calls, at_once
+        self.per_s: list[float] = []
+
+    async def cpu_us(self) -> float:
+        clock = Clock()
+        await self._calls(CALLS, self._at_once)
+        cpu, wall = clock.cpu_s, clock.wall_s
+        self.per_s.append(CALLS / wall)
+        return cpu / CALLS * 1e6
+
+
+async def compare(side: CallingSide, bare: BareServer, who: str) -> AsyncIterator[Row]:
+    signed = new_proposal(CHANNEL, NAME, ARGUMENTS, side.client)
+    proposal = parse_proposal(signed)
+    numbers = iter(range(10**9))
+
+    async def execute() -> None:
+        tx_id: Any = f"{next(numbers):064x}"
+        simulator = side.ledger.new_simulator(tx_id)
+        call = Invocation(CHANNEL, tx_id, NAME, proposal.input, signed, simulator)
+        outcome = await side.support.execute(CCID, call)
+        simulator.done()
+        assert outcome.response.status == 200
+
+    async def query() -> None:
+        answer = await side.caller.query(NAME, ARGUMENTS, signer=side.client)
+        assert answer.status == 200
+
+    against = f"bare grpc.aio, {who}"
+    for in_flight in (1, 16):
+        paces = [
+            Pace(lambda n, w: many(execute, n, w), in_flight),
+            Pace(lambda n, w: many(query, n, w), in_flight),
+            Pace(bare.calls, in_flight),
+        ]
+        for pace in paces:  # warm
+            await pace.cpu_us()
+            pace.per_s.clear()
+        cpu = await in_turns(ROUNDS, *(pace.cpu_us for pace in paces))
+        speed = [sorted(pace.per_s)[ROUNDS // 2] for pace in paces]
+        at = f"{in_flight} at a time"
+        yield Row(f"CPU of execute, {at}", cpu[0], "µs", cpu[2], against, most=GOAL)
+        yield Row(f"CPU of a whole query, {at}", cpu[1], "µs", cpu[2], against, most=GOAL)
+        yield Row(f"execute, {at}", speed[0], "/s", speed[2], against)
+        yield Row(f"whole query, {at}", speed[1], "/s", speed[2], against)
+
+
+async def with_chaincode(
+    folder: Path, argv: Sequence[str] | None, who: str
+) -> AsyncIterator[Row]:
+    async with calling_side(folder, argv) as side:
+        bare = BareServer(side.client)
+        server, address = await bare.serve()
+        words = argv and [word.format(address=address) for word in argv]
+        try:
+            async with chaincode(address, words):
+                async for row in compare(side, bare, who):
+                    yield row
+                bare.leave()
+        finally:
+            await server.stop(None)
+
+
+async def run() -> AsyncIterator[Row | Skipped]:
+    with scratch() as folder:
+        async for row in with_chaincode(folder / "python", None, "bare chaincode"):
+            yield row
+        try:
+            program = go_program()
+        except pytest.skip.Exception as missing:
+            yield Skipped("calls of a Go chaincode", str(missing))
+            return
+        argv = (str(program), "-peer.address={address}")
+        async for row in with_chaincode(folder / "go", argv, "Go shim"):
+            yield row

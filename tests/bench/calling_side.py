@@ -1,0 +1,139 @@
+"""The part of a node that calls chaincode, without launching: the real one, composed.
+
+The chaincode is a process that dials it; see far_end.py and `chaincode`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from fabric_protos.peer.lifecycle import lifecycle_pb2
+
+from chaindock.chaincode.registry import Expected, HandlerRegistry
+from chaindock.chaincode.server import ChaincodeListener
+from chaindock.chaincode.support import ChaincodeSupport
+from chaindock.container.attempt import Attempt
+from chaindock.endorser.caller import Caller, DefinitionWriter
+from chaindock.endorser.endorser import Endorser
+from chaindock.endorser.genesis import genesis_envelope
+from chaindock.endorser.orderer import Orderer, OrdererOptions
+from chaindock.endorser.transactions import TransactionChecks
+from chaindock.identity.organization import Organization
+from chaindock.ids import Ccid, ChannelId
+from chaindock.ledger import Ledger
+from chaindock.lifecycle.contract import LifecycleContract
+from chaindock.lifecycle.definitions import Approval, Definitions
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from chaindock.identity.signing import SigningIdentity
+
+CHANNEL = ChannelId("mychannel")
+NAME = "bench"
+CCID = Ccid("bench:" + "0" * 64)
+_APPROVAL = Approval(NAME, 1, "1.0", CCID)
+_FAR_END = Path(__file__).parent / "far_end.py"
+
+
+class _Approvals:
+    """One chaincode."""
+
+    def approval(self, name: str, sequence: int) -> Approval | None:
+        return _APPROVAL if (name, sequence) == (NAME, 1) else None
+
+    def is_stopped(self, name: str) -> bool:
+        return False
+
+
+@dataclass
+class CallingSide:
+    """Args: support: runs invocations on the chaincode; caller: the whole way."""
+
+    support: ChaincodeSupport
+    caller: Caller
+    ledger: Ledger
+    organization: Organization
+    client: SigningIdentity
+
+
+@contextlib.asynccontextmanager
+async def chaincode(
+    address: str, argv: Sequence[str] | None = None
+) -> AsyncIterator[None]:
+    """Run a chaincode process that dials `address`; None = far_end.py."""
+    env = {
+        "PATH": os.defpath,
+        "GRPC_VERBOSITY": "ERROR",
+        "CORE_CHAINCODE_ID_NAME": CCID,
+        "CORE_PEER_TLS_ENABLED": "false",
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(argv or (sys.executable, str(_FAR_END), address, CCID)),
+        env=env,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def calling_side(
+    folder: Path, argv: Sequence[str] | None = None
+) -> AsyncIterator[CallingSide]:
+    """Give a node's calling side on which the chaincode is defined and registered.
+
+    `argv` starts the chaincode, `{address}` in it is the node's; None = far_end.py.
+    """
+    organization = Organization.open(folder / "org", "Org1MSP", "org1.example.com")
+    approvals, options = _Approvals(), OrdererOptions()
+    async with AsyncExitStack() as stack:
+        ledger = await stack.enter_async_context(
+            Ledger.open(
+                folder / "ledger.db",
+                CHANNEL,
+                organization.orderer,
+                lambda: genesis_envelope(CHANNEL, organization.msp, options),
+            )
+        )
+        registry = HandlerRegistry()
+        listener = await stack.enter_async_context(ChaincodeListener(registry))
+        # Nothing is launched here: the chaincode is up before the first call.
+        support = ChaincodeSupport(registry, cast(Any, None))
+        endorser = Endorser(
+            msp=organization.msp,
+            signer=organization.peer,
+            ledger=ledger,
+            definitions=Definitions(approvals),
+            executor=support,
+            system={"_lifecycle": LifecycleContract(approvals, "Org1MSP")},
+        )
+        checks = TransactionChecks(CHANNEL, organization.msp)
+        orderer = await stack.enter_async_context(Orderer(ledger, checks, options))
+        caller = Caller(CHANNEL, endorser, orderer)
+        await DefinitionWriter(caller, ledger, organization.admin).commit(
+            lifecycle_pb2.CommitChaincodeDefinitionArgs(
+                name=NAME, sequence=1, version="1.0"
+            )
+        )
+        expected = Expected(CCID, Attempt(CCID))
+        registry.expect(expected)
+        address = await listener.address_on("127.0.0.1")
+        words = argv and [word.format(address=address) for word in argv]
+        await stack.enter_async_context(chaincode(address, words))
+        async with asyncio.timeout(30):
+            await expected.ready.wait()
+        client = organization.user("User1")
+        yield CallingSide(support, caller, ledger, organization, client)

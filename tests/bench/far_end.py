@@ -1,0 +1,55 @@
+"""A chaincode that does as little as a chaincode can, in a process of its own.
+
+Usage: far_end.py ADDRESS CCID. It dials the node and answers every transaction at once;
+a transaction `put KEY VALUE` writes before it answers. It knows nothing of Chaindock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import grpc.aio
+from fabric_protos.peer import chaincode_pb2, proposal_response_pb2
+from fabric_protos.peer import chaincode_shim_pb2 as shim
+
+Kind = shim.ChaincodeMessage
+DONE = proposal_response_pb2.Response(status=200).SerializeToString()
+
+
+def answer(message: shim.ChaincodeMessage) -> shim.ChaincodeMessage | None:
+    """Return what follows on a message of the node."""
+    kind, payload = Kind.COMPLETED, DONE
+    if message.type == Kind.TRANSACTION:
+        arguments = chaincode_pb2.ChaincodeInput.FromString(message.payload).args
+        if arguments[0] == b"put":
+            key, value = arguments[1].decode(), arguments[2]
+            put = shim.PutState(key=key, value=value)
+            kind, payload = Kind.PUT_STATE, put.SerializeToString()
+    elif message.type != Kind.RESPONSE:
+        return None
+    return Kind(
+        type=kind, payload=payload, txid=message.txid, channel_id=message.channel_id
+    )
+
+
+async def main(address: str, ccid: str) -> None:
+    async with grpc.aio.insecure_channel(address) as channel:
+        stream = channel.stream_stream(
+            "/protos.ChaincodeSupport/Register",
+            request_serializer=Kind.SerializeToString,
+            response_deserializer=Kind.FromString,
+        )()
+        name = chaincode_pb2.ChaincodeID(name=ccid).SerializeToString()
+        await stream.write(Kind(type=Kind.REGISTER, payload=name))
+        while (message := await stream.read()) is not grpc.aio.EOF:
+            reply = answer(message)
+            if reply is not None:
+                await stream.write(reply)
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(main(*sys.argv[1:]))
+    except grpc.aio.AioRpcError:
+        pass  # the node ended the stream: it is over

@@ -1,0 +1,366 @@
+"""DockerController beyond the common contract, on the real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chaindock.container.attempt import Attempt
+from chaindock.container.contracts import Dial
+from chaindock.controllers.docker import network
+from chaindock.controllers.docker.options import EndpointOptions, LanguageImages
+from chaindock.errors import (
+    BuildFailed,
+    ContainerExists,
+    EngineError,
+    EngineUnavailable,
+    ImageNotFound,
+    StartFailed,
+)
+from chaindock.testing.backend import (
+    CountingListener,
+    WatchedAttempt,
+    built,
+    in_background,
+)
+from chaindock.testing.scripts import call, hang, leave, say, serve
+from support.docker_backend import DockerBackend
+from support.docker_shell import shell_package
+from support.flaky_socket import FlakySocket
+from support.need import need_docker
+from support.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
+
+
+@pytest.fixture
+async def backend(tmp_path: Path) -> AsyncIterator[DockerBackend]:
+    async with DockerBackend(tmp_path) as backend:
+        yield backend
+
+
+async def test_a_foreign_container_with_our_name_is_never_touched(
+    backend: DockerBackend,
+):
+    instance, package = await backend.built(hang())
+    name = instance.describe()["container"]
+    image = instance.describe()["image"]
+    body = {"Image": image, "Cmd": ["sleep", "60"]}
+    foreign = await backend.engine.create_container(name, body)
+    await backend.engine.start_container(foreign)
+    try:
+        async with backend.within():
+            with pytest.raises(ContainerExists, match="not ours") as caught:
+                await instance.start(backend.peer, Attempt(package.ccid))
+        assert caught.value.container == name
+        state = await backend.engine.inspect_container(foreign)
+        assert state["State"]["Running"]
+    finally:
+        await backend.engine.remove_container(foreign)
+
+
+async def test_an_image_that_vanished_is_reported_so_that_it_is_built_again(
+    backend: DockerBackend,
+):
+    builder = await backend.builder()
+    instance, package = await backend.built(leave(0), builder=builder)
+    async with backend.within():
+        await backend.engine.remove_image(instance.describe()["image"])
+        with pytest.raises(ImageNotFound):
+            await instance.start(backend.peer, Attempt(package.ccid))
+        again = await built(builder, package)
+        await again.start(backend.peer, Attempt(package.ccid))
+        assert (await again.wait()).code == 0
+
+
+async def test_a_pruned_network_is_made_again(backend: DockerBackend):
+    instance, package = await backend.built(call(), leave(0))
+    async with backend.within():
+        await instance.start(backend.peer, Attempt(package.ccid))
+        await instance.wait()
+        await instance.stop(0)
+        label = f"org.chaindock.node={backend.node_id}"
+        for found in await backend.engine.find_networks(label):
+            assert await backend.engine.remove_network(found["Id"])
+        await instance.start(backend.peer, Attempt(package.ccid))
+        assert (await instance.wait()).code == 0
+
+
+async def test_nothing_waits_for_ever_when_the_engine_restarts(backend: DockerBackend):
+    target = need_docker()
+    if not target.startswith("unix://"):
+        pytest.skip("needs an engine on a unix socket")
+    path = backend.folder / "flaky.sock"
+    async with FlakySocket(path, target.removeprefix("unix://")) as link:
+        endpoint = EndpointOptions(docker_host=f"unix://{path}")
+        backend.options = replace(backend.options, endpoint=endpoint)
+        instance, package = await backend.built(say("up"), hang(), say("down"))
+        attempt = WatchedAttempt(package)
+        async with backend.within():
+            await instance.start(backend.peer, attempt)
+            await attempt.until(lambda: bool(attempt.lines))
+            async with in_background(instance.wait()) as waiter:
+                await link.hang_up()
+                await backend.signal(instance, 15)
+                await link.listen()
+                assert (await waiter).code == 0
+            await instance.stop(0)
+
+
+async def test_an_equal_build_under_another_label_is_reused(backend: DockerBackend):
+    builder = await backend.builder()
+    one = await backend.packages.make(leave(0), build=[say("b")], salt="s", label="one")
+    two = await backend.packages.make(leave(0), build=[say("b")], salt="s", label="two")
+    attempt = WatchedAttempt(two)
+    async with backend.within():
+        first, second = await built(builder, one), await built(builder, two, attempt)
+    assert attempt.of("build") == []
+    assert first.describe()["image"] != second.describe()["image"]
+
+
+async def test_discarding_a_chaincode_removes_its_images_and_no_others(
+    backend: DockerBackend,
+):
+    async with backend.controller() as controller, backend.within():
+        pair = [await backend.packages.make(hang(), label=name) for name in "ab"]
+        images = []
+        for package in pair:
+            instance = await built(controller, package)
+            await instance.start(backend.peer, Attempt(package.ccid))
+            images.append(instance.describe()["image"])
+        assert await controller.discard(pair[0].ccid) == 1
+        with pytest.raises(ImageNotFound):
+            await backend.engine.inspect_image(images[0])
+        assert await backend.engine.inspect_image(images[1])
+
+
+async def test_reaping_removes_networks_and_spares_other_nodes(backend: DockerBackend):
+    lost = await backend.builder()
+    instance, package = await backend.built(hang(), builder=lost)
+    async with backend.within():
+        await instance.start(backend.peer, Attempt(package.ccid))
+        await backend.lose(lost)
+        label = f"org.chaindock.node={backend.node_id}"
+        foreign = {"Name": f"{backend.node_id}-x", "Labels": {"a": "b"}}
+        other = await backend.engine.create_network(foreign)
+        assert await (await backend.builder()).reap() == 1
+        assert await backend.engine.find_networks(label) == []
+        assert await backend.engine.inspect_network(other)
+        await backend.engine.remove_network(other)
+
+
+async def test_no_network_is_left_after_a_clean_end(backend: DockerBackend):
+    async with backend.controller() as controller, backend.within():
+        instance, package = await backend.built(hang(), builder=controller)
+        await instance.start(backend.peer, Attempt(package.ccid))
+        assert "internal network" in instance.describe()["isolation"]
+        label = f"org.chaindock.node={backend.node_id}"
+        assert len(await backend.engine.find_networks(label)) == 1
+    assert await backend.engine.find_networks(label) == []
+    assert await backend.owned(backend.node_id) == set()
+
+
+# --- ways to reach the node -------------------------------------------------------------
+
+
+def hide_gateways(monkeypatch: pytest.MonkeyPatch, until: int = 10**6) -> None:
+    """Let this machine seem to have no bridge address before look number `until`."""
+    real, looks = network._addresses, iter(range(10**6))
+
+    def addresses() -> frozenset[str]:
+        return real() if next(looks) >= until else frozenset({"127.0.0.1"})
+
+    monkeypatch.setattr(network, "_addresses", addresses)
+
+
+async def test_an_address_that_needs_a_container_on_the_network_is_held_up(
+    backend: DockerBackend, monkeypatch: pytest.MonkeyPatch
+):
+    hide_gateways(monkeypatch, until=2)
+    async with backend.controller() as controller, backend.within():
+        instance, package = await backend.built(call(), leave(0), builder=controller)
+        await instance.start(backend.peer, Attempt(package.ccid))
+        assert (await instance.wait()).code == 0
+        await instance.stop(0)
+        assert len(await backend.owned(backend.node_id)) == 1
+    assert await backend.owned(backend.node_id) == set()
+
+
+class ElsewhereListener(CountingListener):
+    """As an engine in a virtual machine: loopback here is its host gateway."""
+
+    def __init__(self, host_gateway: str) -> None:
+        super().__init__()
+        self._gateway = host_gateway
+
+    async def address_on(self, host: str) -> str:
+        return await super().address_on(self._gateway if host == "127.0.0.1" else host)
+
+
+async def host_gateway(backend: DockerBackend) -> str:
+    bridge = await backend.engine.inspect_network("bridge")
+    subnet = ipaddress.ip_network(bridge["IPAM"]["Config"][0]["Subnet"])
+    return str(next(subnet.hosts()))
+
+
+async def test_an_engine_elsewhere_is_reached_through_its_name_for_this_machine(
+    backend: DockerBackend, monkeypatch: pytest.MonkeyPatch
+):
+    hide_gateways(monkeypatch)
+    backend.listener = ElsewhereListener(await host_gateway(backend))
+    async with backend.controller() as controller, backend.within():
+        instance, package = await backend.built(call(), leave(0), builder=controller)
+        await instance.start(backend.peer, Attempt(package.ccid))
+        assert (await instance.wait()).code == 0
+        assert "others too" in instance.describe()["isolation"]
+        served, package = await backend.built(serve(), serves=True, builder=controller)
+        dial = await served.start(backend.peer, Attempt(package.ccid))
+        assert isinstance(dial, Dial)
+        assert dial.address.startswith("127.0.0.1:")
+        host, _, port = dial.address.partition(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.close()
+
+
+async def test_a_node_that_containers_cannot_reach_is_told_before_the_launch(
+    backend: DockerBackend, monkeypatch: pytest.MonkeyPatch
+):
+    hide_gateways(monkeypatch)
+    async with backend.controller() as controller, backend.within():
+        instance, package = await backend.built(call(), leave(0), builder=controller)
+        with pytest.raises(StartFailed, match="cannot reach this machine"):
+            await instance.start(backend.peer, Attempt(package.ccid))
+    assert await backend.owned(backend.node_id) == set()
+
+
+# --- builds -----------------------------------------------------------------------------
+
+
+async def test_a_silent_build_ends_with_its_limit(backend: DockerBackend):
+    compiling = replace(backend.options.compile, silence_s=1.0)
+    backend.options = replace(backend.options, compile=compiling)
+    package = await backend.packages.make(build=[say("begin"), hang()])
+    async with backend.within():
+        with pytest.raises(BuildFailed, match=r"build\.sh.*printed nothing for 1 s"):
+            await built(await backend.builder(), package)
+    assert await backend.owned(backend.node_id) == set()
+
+
+async def test_a_build_that_leaves_too_much_is_refused(backend: DockerBackend):
+    compiling = replace(backend.options.compile, artifact_bytes=1_000_000)
+    backend.options = replace(backend.options, compile=compiling)
+    package = shell_package(
+        backend.folder / "p", "", 'head -c 3000000 /dev/zero > "$1/big"'
+    )
+    async with backend.within():
+        with pytest.raises(BuildFailed, match="more than 1000000 bytes"):
+            await built(await backend.builder(), package)
+
+
+async def test_a_build_that_needs_too_much_memory_is_told_as_such(
+    backend: DockerBackend,
+):
+    compiling = replace(backend.options.compile, memory_bytes=48 * 1024 * 1024)
+    backend.options = replace(backend.options, compile=compiling)
+    eat = "perl -e 'my $x = \"x\" x (200 * 1024 * 1024); print length $x'"
+    package = shell_package(backend.folder / "p", "", eat)
+    async with backend.within():
+        with pytest.raises(BuildFailed) as caught:
+            await built(await backend.builder(), package)
+    assert caught.value.exit_code == 137
+
+
+async def test_output_that_speaks_of_a_refused_connection_stays_what_it_is(
+    backend: DockerBackend,
+):
+    text = "dial tcp 10.0.0.1:443: connect: connection refused"
+    package = await backend.packages.make(build=[say(text, "stderr"), leave(1)])
+    async with backend.within():
+        with pytest.raises(BuildFailed, match="connection refused") as caught:
+            await built(await backend.builder(), package)
+    assert text in caught.value.output
+
+
+async def test_a_builder_image_without_the_tool_names_it(backend: DockerBackend):
+    package = shell_package(backend.folder / "p", "", "no-such-compiler --version")
+    async with backend.within():
+        with pytest.raises(BuildFailed, match="exit code 127") as caught:
+            await built(await backend.builder(), package)
+    assert any("no-such-compiler" in line for line in caught.value.output)
+
+
+# --- pulling ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("user", ["", "alice"])
+async def test_missing_images_are_pulled_with_the_users_credentials(
+    backend: DockerBackend, user: str
+):
+    registry = Registry(user, "secret")
+    async with registry.serve() as host:
+        image = f"{host}/{backend.node_id}:1"
+        folder = backend.folder / "docker"
+        folder.mkdir()
+        auth = "YWxpY2U6c2VjcmV0" if user else ""
+        settings = {"auths": {host: {"auth": auth}}}
+        (folder / "config.json").write_text(json.dumps(settings))
+        endpoint = replace(backend.options.endpoint, docker_config=folder)
+        backend.options = replace(
+            backend.options,
+            endpoint=endpoint,
+            pull="missing",
+            images={"script": LanguageImages(image)},
+        )
+        package = await backend.packages.make(hang())
+        attempt = WatchedAttempt(package)
+        async with backend.within():
+            # The image is empty, so nothing can be built in it; but it is there.
+            with pytest.raises(BuildFailed, match="does not stay up"):
+                await built(await backend.builder(), package, attempt)
+        assert await backend.engine.inspect_image(image)
+        await backend.engine.remove_image(image)
+    assert "pull" in attempt.entered
+    assert any("Pull complete" in line for line in attempt.of("build"))
+
+
+async def test_an_image_that_is_not_there_is_named(backend: DockerBackend):
+    registry = Registry()
+    async with registry.serve() as host:
+        image = f"{host}/{backend.node_id}:2"
+        backend.options = replace(
+            backend.options, pull="missing", images={"script": LanguageImages(image)}
+        )
+        package = await backend.packages.make(hang())
+        async with backend.within():
+            with pytest.raises(
+                (EngineError, ImageNotFound), match=f"{backend.node_id}:2"
+            ):
+                await built(await backend.builder(), package)
+
+
+async def test_never_pulling_makes_no_request(backend: DockerBackend):
+    registry = Registry()
+    async with registry.serve() as host:
+        image = LanguageImages(f"{host}/{backend.node_id}:1")
+        backend.options = replace(backend.options, images={"script": image})
+        package = await backend.packages.make(hang())
+        async with backend.within():
+            with pytest.raises(ImageNotFound, match="may not pull"):
+                await built(await backend.builder(), package)
+    assert registry.asked == []
+
+
+async def test_without_an_engine_entering_says_where_it_looked(backend: DockerBackend):
+    endpoint = EndpointOptions(docker_host=f"unix://{backend.folder}/none.sock")
+    backend.options = replace(backend.options, endpoint=endpoint)
+    with pytest.raises(EngineUnavailable, match=r"none\.sock"):
+        await backend.builder()

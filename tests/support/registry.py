@@ -1,0 +1,101 @@
+"""A tiny image registry with one image and, if wanted, a password."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import secrets
+import tarfile
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+
+
+def digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+class Registry:
+    """Serves `localhost:PORT/NAME:1`; `asked` has every request."""
+
+    def __init__(self, user: str = "", password: str = "") -> None:
+        token = base64.b64encode(f"{user}:{password}".encode()).decode()
+        self._wanted = f"Basic {token}" if user else ""
+        self.asked: list[str] = []
+        self.port = 0
+        raw = io.BytesIO()
+        with tarfile.open(fileobj=raw, mode="w") as tar:
+            entry = tarfile.TarInfo("hello")
+            # Another layer each time, or an engine would know it already.
+            content = secrets.token_bytes(32)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+        layer = gzip.compress(raw.getvalue(), mtime=0)
+        config = json.dumps(
+            {
+                "architecture": "amd64",
+                "os": "linux",
+                "config": {},
+                "rootfs": {"type": "layers", "diff_ids": [digest(raw.getvalue())]},
+            }
+        ).encode()
+        image, gz = (
+            "application/vnd.docker.container.image.v1+json",
+            "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        )
+        self._manifest = json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": MANIFEST,
+                "config": _part(image, config),
+                "layers": [_part(gz, layer)],
+            }
+        ).encode()
+        self._blobs = {digest(data): data for data in (config, layer)}
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        self.asked.append(f"{request.method} {request.path}")
+        if self._wanted and request.headers.get("Authorization") != self._wanted:
+            challenge = {"WWW-Authenticate": 'Basic realm="test"'}
+            return web.Response(status=401, headers=challenge)
+        last = request.path.rstrip("/").rpartition("/")[2]
+        if "/manifests/" in request.path and last in {"1", digest(self._manifest)}:
+            body, kind = self._manifest, MANIFEST
+        elif last in self._blobs:
+            body, kind = self._blobs[last], "application/octet-stream"
+        elif request.path == "/v2/":
+            body, kind = b"{}", "application/json"
+        else:
+            return web.json_response(
+                {"errors": [{"code": "MANIFEST_UNKNOWN"}]}, status=404
+            )
+        headers = {"Docker-Content-Digest": digest(body), "Content-Type": kind}
+        return web.Response(body=body, headers=headers)
+
+    @contextlib.asynccontextmanager
+    async def serve(self) -> AsyncIterator[str]:
+        """Give `localhost:PORT`; engines take such a registry without TLS."""
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+        try:
+            yield f"localhost:{self.port}"
+        finally:
+            await runner.cleanup()
+
+
+def _part(kind: str, data: bytes) -> dict[str, object]:
+    return {"mediaType": kind, "size": len(data), "digest": digest(data)}

@@ -1,0 +1,170 @@
+"""What there is of a node outside of its process, and after its end: should be nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from chaindock.controllers.docker.engine import Engine
+from chaindock.controllers.docker.options import EndpointOptions
+from chaindock.controllers.process.records import find
+from chaindock.errors import ImageNotFound, NotFound
+from support.need import need_docker
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    import psutil
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Remains:
+    """What carries the mark of one node.
+
+    Args:
+        home, temp: directories of the node alone.
+        cache: the user's cache directory, which nodes share.
+    """
+
+    node_id: str
+    home: Path
+    temp: Path
+    cache: Path
+    backend: str
+
+    def all(self, *, running: bool = False) -> list[str]:
+        """Name everything there is, but caches; `running`: what a node itself has
+        while it is up, without any chaincode, does not count."""
+        found = [f"process {process.pid}" for process in self.processes()]
+        found += [f"file {path}" for path in self.files(running=running)]
+        if self.backend == "docker":
+            roles = self.containers()
+            found += [
+                f"{role} container {one[:12]}"
+                for one, role in roles.items()
+                if not (running and role == "anchor")
+            ]
+        if self.backend == "docker" and not running:
+            found += [f"network {name}" for name in self.networks()]
+            found += [f"volume {name}" for name in self.volumes() if "-cache-" not in name]
+        return found
+
+    def processes(self) -> list[psutil.Process]:
+        groups = find(self.node_id, [])
+        return [process for group in groups.values() for process in group]
+
+    def files(self, *, running: bool = False) -> list[Path]:
+        """Return temporary files, of builds, runs, packages and sockets."""
+        places = [
+            *self.temp.glob("*"),
+            *self.home.glob("process/runs/*/*"),
+            *self.home.glob("incoming/*"),
+            *self.home.rglob("*.new"),
+            *self.cache.glob(f"chaindock/builds/.tmp-{self.node_id}-*"),
+        ]
+        own = {"admin.sock", "admin.path", "node.lock"}
+        places += [] if running else [self.home / "admin.sock", self.home / "admin.path"]
+        # A long home has its socket elsewhere, in a directory of its own.
+        return [
+            path
+            for path in places
+            if path.exists()
+            and not (running and path.is_dir() and {p.name for p in path.iterdir()} <= own)
+        ]
+
+    # --- on the engine ----------------------------------------------------------------
+
+    def containers(self) -> dict[str, str]:
+        """Return the ids of the node's containers, and what each is for."""
+
+        async def look(engine: Engine) -> dict[str, str]:
+            roles = {}
+            for one in await engine.find_containers(self._label):
+                try:
+                    labels = (await engine.inspect_container(one))["Config"]["Labels"]
+                except NotFound:
+                    continue
+                roles[one] = labels["org.chaindock.role"]
+            return roles
+
+        return ask(look)
+
+    def networks(self) -> list[str]:
+        found = ask(lambda engine: engine.find_networks(self._label))
+        return [one["Name"] for one in found]
+
+    def volumes(self, known: list[str] | None = None) -> list[str]:
+        """Return the volumes of this node; or which of the `known` ones still exist."""
+        if self.backend != "docker":
+            return []
+        if known is None:
+            return ask(lambda engine: engine.find_volumes(self._label))
+        return [name for name in known if self._has_volume(name)]
+
+    def anonymous_volumes(self) -> list[str]:
+        """Return the volumes without a label that the node's containers have."""
+        if self.backend != "docker":
+            return []
+        return [
+            mount["Name"]
+            for one in self.containers()
+            for mount in inspect(one)["Mounts"]
+            if mount["Type"] == "volume" and "-cache-" not in mount["Name"]
+        ]
+
+    def container_of(self, name: str) -> str:
+        """Return the id of a container."""
+        return str(inspect(name)["Id"])
+
+    def remove(self) -> None:
+        """Take away what a failed test left, and the caches."""
+        for process in self.processes():
+            process.kill()
+        if self.backend != "docker":
+            return
+
+        async def clear(engine: Engine) -> None:
+            for one in await engine.find_containers(self._label):
+                await engine.remove_container(one)
+            for network in await engine.find_networks(self._label):
+                await engine.remove_network(network["Id"])
+            for volume in await engine.find_volumes(self._label):
+                await engine.remove_volume(volume)
+
+        ask(clear)
+
+    @property
+    def _label(self) -> str:
+        return f"org.chaindock.node={self.node_id}"
+
+    def _has_volume(self, name: str) -> bool:
+        async def look(engine: Engine) -> bool:
+            try:
+                await engine.json("GET", f"volumes/{name}")
+            except (NotFound, ImageNotFound):
+                return False
+            return True
+
+        return ask(look)
+
+
+def inspect(container: str) -> dict[str, Any]:
+    """Return what the engine knows of a container."""
+    return ask(lambda engine: engine.inspect_container(container))
+
+
+def ask(question: Callable[[Engine], Awaitable[T]]) -> T:
+    """Ask the engine of the tests."""
+
+    async def run() -> T:
+        engine = await Engine.connect(EndpointOptions(docker_host=need_docker()))
+        try:
+            return await question(engine)
+        finally:
+            await engine.aclose()
+
+    return asyncio.run(run())

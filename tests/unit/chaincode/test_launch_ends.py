@@ -1,0 +1,243 @@
+"""launch.md §9 W7, W15, W16, W18, W19: after READY, and stop."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from chaindock.chaincode import run as run_module
+from chaindock.chaincode import runtime as runtime_module
+from chaindock.chaincode.registry import LaunchState
+from chaindock.container.attempt import Phase
+from chaindock.container.contracts import Exit
+from chaindock.errors import (
+    LaunchFailed,
+    StreamTerminated,
+)
+from support.eventually import eventually
+from support.launch_fakes import (
+    STOPPED,
+    FakeInstance,
+    keeps_working,
+    never_registers,
+    registered,
+    serves,
+)
+from support.launch_world import World
+from support.stream_node import CCID, OTHER
+
+# --- after READY --------------------------------------------------------------------
+
+
+async def test_an_exit_is_noticed_and_told(world: World):
+    """launch.md W7."""
+    instance = world.builder.prepare(CCID, keeps_working)
+    await world.launcher.launch(CCID)
+    call = world.start_call()
+    await asyncio.sleep(0.02)
+    async with asyncio.timeout(2):
+        await instance.crash(Exit(None, signal=9, oom=True))
+        with pytest.raises(StreamTerminated):
+            await call
+    await world.until(LaunchState.ABSENT)
+    end = Exit(None, signal=9, oom=True)
+    assert world.exits == [(CCID, end)]
+    assert world.launcher.status(CCID).exit == end
+
+
+async def test_after_an_exit_the_next_invocation_launches(world: World):
+    instance = world.builder.prepare(CCID)
+    await world.launcher.launch(CCID)
+    await instance.crash(Exit(1))
+    await world.until(LaunchState.ABSENT)
+    assert await world.execute()
+    assert instance.starts == 2
+
+
+async def test_after_a_lost_stream_the_next_invocation_launches(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    """Checklist 22; the process that runs on without a stream is ended."""
+    monkeypatch.setattr(run_module, "_EXIT_WAIT_S", 0.1)
+    instance = world.builder.prepare(CCID)
+
+    async def drops_its_stream(instance: FakeInstance) -> Exit:
+        peer = await registered(instance)
+        instance._plays = serves
+        message = await peer.next()
+        await peer.complete(message)
+        await peer.leave()
+        await asyncio.Event().wait()
+        return STOPPED
+
+    instance._plays = drops_its_stream
+    await world.execute()
+    handler = world.registry.find(CCID)
+    assert handler is not None
+    await handler.ended.wait()
+    assert await world.execute()
+    assert instance.starts == 2
+    assert instance.events[:3] == ["start", "stop 1", "exit"]
+    assert [ccid for ccid, _ in world.exits] == [CCID]
+
+
+# --- stop ---------------------------------------------------------------------------
+
+
+async def test_stop_lets_work_under_way_finish(world: World):
+    """launch.md W15."""
+    instance = world.builder.prepare(CCID)
+    gate = asyncio.Event()
+
+    async def slowly(instance: FakeInstance) -> Exit:
+        peer = await registered(instance)
+        message = await peer.next()
+        await gate.wait()
+        await peer.complete(message, b"done")
+        await peer.next()
+        return STOPPED
+
+    instance._plays = slowly
+    await world.launcher.launch(CCID)
+    call = world.start_call()
+    await asyncio.sleep(0.02)
+    stop = asyncio.get_running_loop().create_task(world.launcher.stop(CCID, 5))
+    await asyncio.sleep(0.02)
+    assert world.registry.find_ready(CCID) is None
+    assert instance.events == ["start"]
+    gate.set()
+    assert (await call).response.payload == b"done"
+    await stop
+    assert instance.events == ["start", "stop 5", "exit"]
+    assert world.state() is LaunchState.ABSENT
+    assert world.exits == []
+
+
+async def test_the_stream_ends_after_the_instance(world: World):
+    instance = world.builder.prepare(CCID, keeps_working)
+    await world.launcher.launch(CCID)
+    handler = world.registry.find_ready(CCID)
+    assert handler is not None
+
+    async def look() -> None:
+        assert not handler.ended.settled
+
+    instance.stop_takes = look
+    await world.launcher.stop(CCID, 1)
+    assert handler.ended.settled
+
+
+async def test_work_that_takes_longer_than_the_grace_is_cut_off(world: World):
+    instance = world.builder.prepare(CCID, keeps_working)
+    await world.launcher.launch(CCID)
+    call = world.start_call()
+    await asyncio.sleep(0.02)
+    await world.launcher.stop(CCID, 0.1)
+    with pytest.raises(StreamTerminated):
+        await call
+    assert not instance.running
+
+
+async def test_stop_is_idempotent_and_harmless(world: World):
+    await world.launcher.stop(CCID, 1)
+    instance = world.builder.prepare(CCID)
+    await world.launcher.launch(CCID)
+    await asyncio.gather(*(world.launcher.stop(CCID, 1) for _ in range(3)))
+    await world.launcher.stop(CCID, 1)
+    assert instance.events.count("stop 1") == 1
+
+
+@pytest.mark.parametrize("stage", ["build", "start", "connect"])
+async def test_stop_gives_up_a_launch(world: World, stage: str):
+    instance = world.builder.prepare(CCID, never_registers)
+    if stage == "build":
+        world.builder.takes = asyncio.Event().wait
+    if stage == "start":
+        instance.start_takes = asyncio.Event().wait
+    launch = asyncio.get_running_loop().create_task(world.launcher.launch(CCID))
+    phase = Phase.COMPILE if stage == "build" else Phase(stage)
+
+    def entered() -> bool:
+        attempt = world.launcher.status(CCID).attempt
+        return attempt is not None and attempt.phase is phase
+
+    await eventually(entered)
+    await world.launcher.stop(CCID, 1)
+    with pytest.raises(LaunchFailed, match="stopped while it was launching"):
+        await launch
+    assert not instance.running
+    status = world.launcher.status(CCID)
+    assert (status.state, status.error) == (LaunchState.ABSENT, None)
+
+
+async def test_a_launch_during_a_stop_begins_after_it(world: World):
+    instance = world.builder.prepare(CCID)
+    await world.launcher.launch(CCID)
+    gate = asyncio.Event()
+    instance.stop_takes = gate.wait
+    stop = asyncio.get_running_loop().create_task(world.launcher.stop(CCID, 1))
+    await world.until(LaunchState.STOPPING)
+    launch = asyncio.get_running_loop().create_task(world.launcher.launch(CCID))
+    await asyncio.sleep(0.02)
+    assert instance.starts == 1
+    gate.set()
+    await stop
+    await launch
+    assert world.state() is LaunchState.READY
+    assert instance.events == ["start", "stop 1", "exit", "start"]
+
+
+async def test_restart_and_forget(world: World):
+    instance = world.builder.prepare(CCID)
+    await world.launcher.launch(CCID)
+    await world.launcher.restart(CCID, 1)
+    assert (instance.starts, world.builder.builds) == (2, 1)
+    await world.launcher.forget(CCID, 1)
+    assert world.launcher.statuses() == []
+    assert not instance.running
+    await world.launcher.launch(CCID)
+    assert world.builder.builds == 2
+
+
+async def test_an_engine_that_hangs_at_stop_is_not_waited_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    """launch.md W3."""
+    monkeypatch.setattr(runtime_module, "_STOP_MARGIN_S", 0.1)
+    monkeypatch.setattr(run_module, "_EXIT_WAIT_S", 0.1)
+    monkeypatch.setattr(run_module, "_FAILED_GRACE_S", 0.1)
+    instance = world.builder.prepare(CCID, keeps_working)
+    await world.launcher.launch(CCID)
+    instance.stop_takes = asyncio.Event().wait
+    await world.launcher.stop(CCID, 0)
+    assert world.state() is LaunchState.ABSENT
+    assert world.registry.find(CCID) is None
+    instance.stop_takes = None
+
+
+async def test_leaving_the_launcher_stops_everything():
+    """launch.md W16, W19."""
+    async with World(stop_grace_s=1) as world:
+        ready = world.builder.prepare(CCID)
+        starting = world.builder.prepare(OTHER, never_registers)
+        await world.launcher.launch(CCID)
+        launch = asyncio.get_running_loop().create_task(world.launcher.launch(OTHER))
+        await asyncio.sleep(0.05)
+        await world.launcher.__aexit__(None, None, None)
+        assert not ready.running
+        assert not starting.running
+        await asyncio.gather(launch, return_exceptions=True)
+        with pytest.raises(LaunchFailed, match="node is stopping"):
+            await world.launcher.launch(CCID)
+
+
+async def test_a_stream_that_is_lost_right_after_ready(world: World):
+    async def gone(instance: FakeInstance) -> Exit:
+        peer = await registered(instance)
+        await peer.leave()
+        return Exit(3)
+
+    world.builder.prepare(CCID, gone)
+    with pytest.raises((LaunchFailed, StreamTerminated)):
+        await world.execute()

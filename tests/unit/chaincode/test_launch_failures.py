@@ -1,0 +1,224 @@
+"""launch.md §5.2, §9 W8-W10, W14, W20, W21: one outcome, and nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chaindock.chaincode.registry import LaunchState
+from chaindock.container.attempt import Attempt
+from chaindock.container.contracts import Exit
+from chaindock.container.output import OutputStore
+from chaindock.errors import (
+    BuildFailed,
+    EngineUnavailable,
+    ExitedEarly,
+    ImageNotFound,
+    LaunchTimeout,
+    NotFound,
+    StartFailed,
+)
+from support.launch_fakes import (
+    FakeInstance,
+    dies_at_once,
+    never_registers,
+)
+from support.launch_world import World, failure
+from support.stream_node import CCID
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_a_failed_build_tells_everything(world: World):
+    world.builder.errors.append(BuildFailed("go build ended with 1", step="go build"))
+    error = await failure(world, BuildFailed)
+    assert error.message.endswith("error building chaincode: go build ended with 1")
+    assert error.facts["phase"] == "compile"
+    assert error.facts["output"] == ["main.go:3: syntax error"]
+    assert error.facts["step"] == "go build"
+    assert [phase["phase"] for phase in error.facts["phases"]] == ["compile"]
+    assert world.state() is LaunchState.FAILED
+    assert world.launcher.status(CCID).error is error
+
+
+async def test_a_failed_build_is_tried_again(world: World):
+    """launch.md W20."""
+    world.builder.prepare(CCID)
+    world.builder.errors.append(BuildFailed("registry is away"))
+    await failure(world, BuildFailed)
+    await world.launcher.launch(CCID)
+    assert world.builder.builds == 2
+
+
+async def test_every_waiter_gets_the_same_error(world: World):
+    world.builder.prepare(CCID, dies_at_once)
+    results = await asyncio.gather(
+        *(world.launcher.launch(CCID) for _ in range(10)),
+        *(world.execute() for _ in range(5)),
+        return_exceptions=True,
+    )
+    assert len(set(map(id, results))) == 1
+    assert isinstance(results[0], ExitedEarly)
+    counts = world.launcher.counts
+    assert (counts.started, counts.failed, counts.timed_out) == (1, 1, 0)
+
+
+async def test_an_early_exit_is_noticed_at_once(world: World):
+    instance = world.builder.prepare(CCID, dies_at_once)
+    async with asyncio.timeout(2):
+        error = await failure(world, ExitedEarly)
+    assert "chaincode registration failed: container exited with 2" in error.message
+    assert error.facts["exit_code"] == 2
+    assert error.facts["output"] == ["panic: no such thing"]
+    assert error.facts["phase"] == "connect"
+    assert instance.events == ["start", "exit", "stop 1"]
+    assert world.launcher.status(CCID).exit == Exit(2)
+    assert world.exits == []
+
+
+@pytest.mark.parametrize(
+    ("end", "text"),
+    [
+        (Exit(None, signal=9, oom=True), "ended by signal 9 (out of memory)"),
+        (Exit(None, reason="engine went away"), "ended (engine went away)"),
+    ],
+)
+async def test_how_it_ended_is_told(world: World, end: Exit, text: str):
+    async def dies(_: FakeInstance) -> Exit:
+        return end
+
+    world.builder.prepare(CCID, dies)
+    error = await failure(world, ExitedEarly)
+    assert error.message.endswith(f"container {text}")
+    assert (error.facts["signal"], error.facts["oom"]) == (end.signal, end.oom)
+
+
+async def test_who_never_registers_is_stopped():
+    """launch.md W8, W9."""
+    async with World(register_timeout_s=0.2) as world:
+        instance = world.builder.prepare(CCID, never_registers)
+        error = await failure(world, LaunchTimeout)
+        assert f"timeout expired while starting chaincode {CCID}" in error.message
+        assert "phase connect was not over after 0.2 s" in error.message
+        assert error.facts["output"] == ["waiting for something"]
+        assert (error.facts["phase"], error.facts["limit_s"]) == ("connect", 0.2)
+        assert not instance.running
+        assert world.launcher.counts.timed_out == 1
+
+
+async def test_a_build_that_hangs_is_given_up():
+    async with World(build_timeout_s=0.1) as world:
+        cancelled = asyncio.Event()
+
+        async def hang() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+
+        world.builder.takes = hang
+        error = await failure(world, LaunchTimeout)
+        assert error.facts["phase"] == "compile"
+        assert cancelled.is_set()
+
+
+async def test_the_time_of_a_build_does_not_count_as_start():
+    """launch.md W10."""
+    async with World(startup_timeout_s=0.2, register_timeout_s=0.2) as world:
+        world.builder.prepare(CCID)
+        world.builder.takes = lambda: asyncio.sleep(0.4)
+        await world.launcher.launch(CCID)
+
+
+async def test_a_start_that_hangs_is_given_up():
+    async with World(startup_timeout_s=0.1) as world:
+        instance = world.builder.prepare(CCID)
+        instance.start_takes = asyncio.Event().wait
+        error = await failure(world, LaunchTimeout)
+        assert error.facts["phase"] == "start"
+        assert not instance.running
+
+
+async def test_the_time_to_come_up_counts_until_it_is_ready():
+    async with World(startup_timeout_s=0.3, register_timeout_s=60) as world:
+        instance = world.builder.prepare(CCID, never_registers)
+        instance.start_takes = lambda: asyncio.sleep(0.1)
+        error = await failure(world, LaunchTimeout)
+        assert error.facts["phase"] == "connect"
+        assert error.facts["limit_s"] < 0.25
+        assert not instance.running
+
+
+async def test_a_failed_start(world: World):
+    instance = world.builder.prepare(CCID)
+    instance.errors.append(StartFailed("no such network", hint="make one"))
+    error = await failure(world, StartFailed)
+    assert error.message.endswith("error starting: no such network")
+    assert (error.hint, error.facts["phase"]) == ("make one", "create")
+    await world.launcher.launch(CCID)
+
+
+async def test_an_engine_that_is_away(world: World):
+    instance = world.builder.prepare(CCID)
+    instance.errors.append(EngineUnavailable("no engine", endpoint="unix:///x"))
+    error = await failure(world, StartFailed)
+    assert error.facts["endpoint"] == "unix:///x"
+    assert isinstance(error.__cause__, EngineUnavailable)
+
+
+async def test_a_package_that_is_missing(world: World):
+    world.builder.errors.append(NotFound("package is not installed"))
+    error = await failure(world, BuildFailed)
+    assert isinstance(error.__cause__, NotFound)
+
+
+async def test_a_defect_of_a_builder_does_not_hang(world: World):
+    world.builder.errors.append(ZeroDivisionError("oops"))
+    error = await failure(world, BuildFailed)
+    assert "ZeroDivisionError: oops" in error.message
+
+
+async def test_an_image_that_is_gone_is_built_again(world: World):
+    """launch.md W21."""
+    instance = world.builder.prepare(CCID)
+    await world.launcher.launch(CCID)
+    await world.launcher.stop(CCID, 0)
+    instance.errors.append(ImageNotFound("image 'x' is gone", image="x"))
+    attempt = Attempt(CCID)
+    await world.launcher.launch(CCID, attempt)
+    assert world.builder.builds == 2
+    assert attempt.reused == ["image 'x' is gone: building it again"]
+
+
+async def test_an_image_that_stays_away_fails(world: World):
+    instance = world.builder.prepare(CCID)
+    instance.errors += [ImageNotFound("gone"), ImageNotFound("gone")]
+    error = await failure(world, StartFailed)
+    assert isinstance(error.__cause__, ImageNotFound)
+    assert world.builder.builds == 2
+
+
+async def test_a_waiter_has_its_own_bound(world: World):
+    """launch.md W14."""
+    gate = asyncio.Event()
+    world.builder.prepare(CCID)
+    world.builder.takes = gate.wait
+    with pytest.raises(LaunchTimeout, match="goes on in phase compile") as caught:
+        await world.launcher.launch(CCID, wait_s=0.05)
+    assert caught.value.facts["limit_s"] == 0.05
+    gate.set()
+    await world.launcher.launch(CCID)
+    assert world.builder.builds == 1
+
+
+async def test_output_goes_to_the_log_until_the_end(world: World, tmp_path: Path):
+    store = OutputStore(tmp_path)
+    attempt = Attempt(CCID, store.open(CCID))
+    world.builder.prepare(CCID, dies_at_once)
+    with pytest.raises(ExitedEarly):
+        await world.launcher.launch(CCID, attempt)
+    assert attempt._log is None
+    assert "panic: no such thing" in store.files(CCID)[0].read_text()
