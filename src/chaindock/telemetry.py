@@ -53,7 +53,9 @@ def configure(
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS.get(level, 20)),
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Lossy(stream))),
+        logger_factory=structlog.WriteLoggerFactory(
+            file=cast("TextIO", _Lossy(stream))
+        ),
         cache_logger_on_first_use=False,
     )
 

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
-import random
-import uuid
-from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 
-from chaindock.errors import ChaindockError
-from support.audit import Audit
-from support.crash import LOST, CrashNode, Setup
-from support.docker_backend import need_image
-from support.load import Account, Load, Told
-from support.need import need, need_docker
-from support.shim_builds import kept_folder
-from support.traces import DockerTraces, ProcessTraces, files_of
-from support.versions import version
+from support.lives import Lives, lives_of
+from support.node import BACKENDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
-
-    from support.traces import Traces
 
 pytestmark = [
     pytest.mark.slow,
@@ -36,210 +20,16 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-NAME = "conformance"
 ROUNDS = {"load": 8, "start": 4, "build": 3, "upgrade": 3, "down": 2}
-CLIENTS = 6
-NEXT_CALL_S = 30.0
-SETTLED_S = 20.0
-PHASES = ("dependencies", "compile", "image", "create", "start", "register", "ready")
 
 
-@dataclass
-class Lives:
-    """The lives of one node, and all that is known of them."""
-
-    node: CrashNode
-    traces: Traces
-    rng: random.Random
-    folder: Path
-    audit: Audit = field(default_factory=lambda: Audit(NAME))
-    account: Account = field(default_factory=Account)
-    packages: list[Path] = field(default_factory=list)
-    sequence: int = 0
-    """of the last deployment that was acknowledged"""
-    files: list[str] = field(default_factory=list)
-    others: list[str] = field(default_factory=list)
-    times: list[tuple[float, float]] = field(default_factory=list)
-    """seconds until ready, and from then to the answer of a call"""
-
-    async def begin(self) -> None:
-        """Deploy, and note what belongs to a healthy node."""
-        self.packages = [version(self.folder, "a"), version(self.folder, "b")]
-        for package in reversed(self.packages):
-            await self.deploy(package)
-        await self.call("first")
-        await self.settled()
-        await self.end()
-        await self.node.up()
-        await self.settled()
-        self.files = files_of(self.node.home)
-        self.others = await self.traces.other()
-
-    async def end(self) -> None:
-        """Kill it now."""
-        self.node.kill()
-        await self.node.gone()
-
-    async def deploy(self, package: Path) -> None:
-        async with self.node.admin() as admin:
-            async for event in admin.deploy(package, NAME):
-                if event["event"] == "result":
-                    self.sequence = event["result"]["sequence"]
-
-    async def round(self, number: int, what: str) -> None:
-        """Start it, look at everything, do something, kill it."""
-        if what == "start":
-            await self.node.up_here()
-            await asyncio.sleep(self.rng.uniform(0, 1.5))
-        else:
-            await self.start(number)
-            load = Load(self.node, self.account, NAME, str(number), CLIENTS)
-            calling = asyncio.ensure_future(load.run())
-            async with asyncio.timeout(NEXT_CALL_S):
-                await load.answered.wait()
-            await self.disturb(what, number)
-        await self.end()
-        if what != "start":
-            async with asyncio.timeout(NEXT_CALL_S):
-                await calling
-
-    async def disturb(self, what: str, number: int) -> None:
-        """Return at the instant of the kill."""
-        if what == "build":
-            await self.deploy_until_killed(version(self.folder, f"n{number}"))
-        elif what == "upgrade":
-            await self.deploy_until_killed(self.packages[number % 2])
-        else:
-            if what == "down":
-                async with self.node.admin() as admin:
-                    await admin.post("/shutdown")
-            await asyncio.sleep(self.rng.uniform(0, 0.8))
-
-    async def deploy_until_killed(self, package: Path) -> None:
-        phase, pause_s = self.rng.choice(PHASES), self.rng.uniform(0, 0.1)
-        reached = asyncio.Event()
-
-        async def deploy() -> None:
-            async with self.node.admin() as admin:
-                async for event in admin.deploy(package, NAME):
-                    if event.get("phase") == phase:
-                        reached.set()
-                    if event["event"] == "result":
-                        self.sequence = event["result"]["sequence"]
-
-        deploying = asyncio.ensure_future(deploy())
-        deploying.add_done_callback(lambda _: reached.set())
-        await reached.wait()
-        await asyncio.sleep(pause_s)
-        self.node.kill()
-        with contextlib.suppress(*LOST):
-            await deploying
-
-    async def start(self, number: int) -> None:
-        """Start it and look at everything."""
-        await self.traces.mislead()
-        before = await self.traces.all()
-        ready_s = await self.node.up()
-        left = before & await self.traces.all()
-        assert not left, f"an earlier life left {left}"
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        await self.call(str(number))
-        self.times.append((ready_s, clock() - began))
-        async with self.node.admin() as admin:
-            await self.audit.read(admin)
-            self.audit.check_account(self.account)
-            await self.audit.check_state(admin)
-            found = (await admin.get("/chaincodes"))["chaincodes"]
-        assert [one["sequence"] for one in found] == [self.audit.definitions]
-        assert self.audit.definitions >= self.sequence
-        await self.settled()
-        await self.traces.check_foreign()
-        assert await self.traces.other() == self.others
-        assert files_of(self.node.home) == self.files
-        assert not list(self.node.scratch.iterdir())
-
-    async def call(self, tag: str) -> None:
-        """Make a call that has to succeed, whatever it has to wait for."""
-        key = f"u-probe-{tag}"
-        self.account.asked[key] = tag
-        async with asyncio.timeout(NEXT_CALL_S), self.node.admin() as admin:
-            answer = await admin.call("invoke", NAME, "put", key, tag)
-        assert answer["code"] == 0
-        told = Told(answer["tx_id"], answer["block"], 0, key)
-        self.account.told.append(told)
-
-    async def settled(self) -> None:
-        """Wait until exactly one instance of the deployed version runs."""
-        try:
-            async with asyncio.timeout(SETTLED_S), self.node.admin() as admin:
-                while not await self._is_settled(admin):
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            runs = await self.traces.runs()
-            pytest.fail(f"not settled: {runs}, {self.files_apart()}")
-
-    async def _is_settled(self, admin: object) -> bool:
-        (found,) = (await admin.get("/chaincodes"))["chaincodes"]  # type: ignore[attr-defined]
-        if found["state"] != "running":
-            return False
-        runs = await self.traces.runs()
-        if list(runs) != [found["package_id"]] or len(runs[found["package_id"]]) != 1:
-            return False
-        return not self.files or not self.files_apart()
-
-    def files_apart(self) -> list[str]:
-        """Return the paths that a healthy node does not have, then those it lacks."""
-        now, then = Counter(files_of(self.node.home)), Counter(self.files)
-        return [f"+{path}" for path in now - then] + [f"-{path}" for path in then - now]
+@pytest.fixture(params=BACKENDS)
+async def lives(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Lives]:
+    async with lives_of(request.param, tmp_path) as found:
+        yield found
 
 
-@pytest.fixture
-def cache() -> Path:
-    """Builds are kept from run to run."""
-    return kept_folder() / "process"
-
-
-@pytest.fixture
-async def process_lives(tmp_path: Path, cache: Path) -> AsyncIterator[Lives]:
-    need("go")
-    setup = Setup("process", (f"chaindock.process.cache={cache}",))
-    async with CrashNode(tmp_path / "home", setup) as node:
-        await node.up()
-        async with ProcessTraces(node, cache) as traces:
-            yield Lives(node, traces, random.Random(), tmp_path)
-
-
-@pytest.fixture
-async def docker_lives(tmp_path: Path) -> AsyncIterator[Lives]:
-    endpoint, network_id = need_docker(), f"kill{uuid.uuid4().hex[:8]}"
-    setup = Setup(
-        "docker",
-        (
-            f"peer.networkId={network_id}",
-            f"chaincode.builder={need_image('golang')}",
-            f"chaincode.golang.runtime={need_image('runtime')}",
-            "chaindock.docker.pull=never",
-        ),
-    )
-    async with CrashNode(tmp_path / "home", setup) as node:
-        await node.up()
-        traces = await DockerTraces.connect(
-            node, endpoint, f"{network_id}-jdoe", need_image("runtime")
-        )
-        async with traces:
-            yield Lives(node, traces, random.Random(), tmp_path)
-
-
-def chosen_seed() -> int:
-    """Return what all chances of a test come from; CHAINDOCK_TEST_SEED repeats one."""
-    given = os.environ.get("CHAINDOCK_TEST_SEED")  # noqa: TID251  # tests have no config
-    return int(given) if given else random.SystemRandom().randrange(1 << 32)
-
-
-async def live_and_die(lives: Lives) -> None:
-    seed = chosen_seed()
-    lives.rng = random.Random(seed)
+async def test_twenty_kills_lose_nothing_and_leave_nothing(lives: Lives) -> None:
     rounds = [what for what, times in ROUNDS.items() for _ in range(times)]
     lives.rng.shuffle(rounds)
     await lives.begin()
@@ -249,27 +39,15 @@ async def live_and_die(lives: Lives) -> None:
             await lives.round(number, what)
         except (Exception, pytest.fail.Exception) as error:
             before = rounds[number - 1] if number else "begin"
-            error.add_note(
-                f"seed {seed}, round {number}: {what}, after {before}; repeat it with "
-                f"CHAINDOCK_TEST_SEED={seed}"
-            )
+            error.add_note(f"round {number}: {what}, after {before}")
             raise
     await lives.start(len(rounds))
     async with lives.node.admin() as admin:
         await lives.audit.read(admin, again=True)
-    assert len(lives.account.told) > 10 * len(rounds)
-    told = lives.account
+    account = lives.account
+    assert len(account.told) > 10 * len(rounds)
     print(
-        f"seed {seed}: {len(told.told)} acknowledged, {told.lost} in doubt, "
-        f"{len(told.refused)} refused; ready after "
+        f"{len(account.told)} acknowledged, {account.lost} in doubt, "
+        f"{len(account.refused)} refused; ready after, and then the next call took: "
         + ", ".join(f"{ready_s:.2f}+{call_s:.2f}" for ready_s, call_s in lives.times)
     )
-
-
-async def test_twenty_kills_of_a_node_with_processes(process_lives: Lives) -> None:
-    await live_and_die(process_lives)
-
-
-@pytest.mark.docker
-async def test_twenty_kills_of_a_node_with_containers(docker_lives: Lives) -> None:
-    await live_and_die(docker_lives)

@@ -54,9 +54,7 @@ class Audit:
         for position, tx in enumerate(block["transactions"]):
             code = tx["code"]
             self.places[tx["tx_id"]].append((number, code))
-            stale = any(
-                self._version(read) != read["version"] for read in tx["reads"]
-            )
+            stale = any(self._version(read) != read["version"] for read in tx["reads"])
             if code == VALID:
                 assert not stale, f"valid on an old read: {tx}"
                 self._apply(tx, [number, position])

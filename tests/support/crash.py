@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
@@ -23,28 +22,13 @@ from chaindock.operations.facade import Call
 from chaindock.operations.wire import call_json, decode, rebuild_error
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from types import TracebackType
 
 LOST = (aiohttp.ClientError, ConnectionError, FileNotFoundError)
 """What a client sees when the node is gone."""
 UP_S = 60.0
 GONE_S = 20.0
-
-
-@dataclass(frozen=True)
-class Setup:
-    """How nodes of a test are started.
-
-    Args:
-        backend: process or docker.
-        settings: KEY=VALUE.
-        variables: added to the environment.
-    """
-
-    backend: str
-    settings: tuple[str, ...] = ()
-    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 class Admin:
@@ -119,16 +103,27 @@ async def _body(answer: aiohttp.ClientResponse) -> dict[str, Any]:
 
 
 class CrashNode:
-    """The node of one home; ended for certain when it is left."""
+    """The node of one home; ended for certain when it is left.
 
-    def __init__(self, home: Path, setup: Setup) -> None:
-        self.home, self.setup = home, setup
-        self.scratch = home.parent / f"{home.name}-tmp"
+    Args:
+        env: its environment (support.node.environment).
+        backend: process or docker.
+        settings: more of them, KEY=VALUE.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        env: Mapping[str, str],
+        backend: str,
+        settings: Sequence[str] = (),
+    ) -> None:
+        self.home, self.env = home, env
+        self.backend, self._settings = backend, settings
         self.pid: int | None = None
         self._foreground: list[asyncio.subprocess.Process] = []
 
     async def __aenter__(self) -> Self:
-        self.scratch.mkdir()
         return self
 
     async def __aexit__(
@@ -175,14 +170,14 @@ class CrashNode:
     async def up(self) -> float:
         """`up -d`; return how many seconds it took."""
         began = time.monotonic()
-        status = await self.run("up", "-d", *self._settings())
+        status = await self.run("up", "-d", *self._words())
         self.pid = status["pid"]
         return time.monotonic() - began
 
     async def up_here(self) -> asyncio.subprocess.Process:
         """`up` without waiting for anything: the node is a child of the test."""
         process = await self._spawn(
-            "up", *self._settings(), stdout=asyncio.subprocess.DEVNULL
+            "up", *self._words(), stdout=asyncio.subprocess.DEVNULL
         )
         self._foreground.append(process)
         self.pid = process.pid
@@ -198,17 +193,22 @@ class CrashNode:
         """Wait until the process has ended."""
         assert self.pid is not None
         async with asyncio.timeout(GONE_S):
-            while alive(self.pid):
+            while alive(self.pid):  # noqa: ASYNC110  # it is not our child
                 await asyncio.sleep(0.01)
 
-    def _settings(self) -> list[str]:
-        words = ["--backend", self.setup.backend]
-        for setting in self.setup.settings:
+    @property
+    def scratch(self) -> Path:
+        """Where it keeps temporary files, and nobody else does."""
+        return Path(self.env["TMPDIR"])
+
+    def _words(self) -> list[str]:
+        words = ["--backend", self.backend]
+        for setting in self._settings:
             words += ["--set", setting]
         return words
 
     async def _spawn(self, *words: str, stdout: int) -> asyncio.subprocess.Process:
-        log = (self.home.parent / f"{self.home.name}.err").open("ab")
+        log = (self.scratch.parent / "commands.err").open("ab")
         with log:
             return await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "chaindock", "--home", str(self.home)),
@@ -216,11 +216,7 @@ class CrashNode:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=log,
-                env={
-                    **os.environ,  # noqa: TID251  # as the user has it
-                    "TMPDIR": str(self.scratch),
-                    **self.setup.variables,
-                },
+                env=self.env,
             )
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from chaindock.controllers.docker.engine import Engine
+from chaindock.controllers.docker.names import CCID, NODE, ROLE
 from chaindock.controllers.docker.options import EndpointOptions
-from chaindock.controllers.process.records import find
+from chaindock.controllers.process.records import Records, find
 from chaindock.errors import ImageNotFound, NotFound
 from support.need import need_docker
 
@@ -53,6 +54,14 @@ class Remains:
             found += [f"volume {name}" for name in self.volumes() if "-cache-" not in name]
         return found
 
+    def runs(self) -> set[str]:
+        """Return the package ids of all that runs or is being built."""
+        if self.backend == "docker":
+            found = [inspect(one)["Config"]["Labels"] for one in self.containers()]
+            return {one[CCID] for one in found if CCID in one}
+        records = Records(self.home / "process" / "runs" / self.node_id, self.node_id)
+        return {record.ccid for record in records.all()}
+
     def processes(self) -> list[psutil.Process]:
         groups = find(self.node_id, [])
         return [process for group in groups.values() for process in group]
@@ -88,7 +97,7 @@ class Remains:
                     labels = (await engine.inspect_container(one))["Config"]["Labels"]
                 except NotFound:
                     continue
-                roles[one] = labels["org.chaindock.role"]
+                roles[one] = labels[ROLE]
             return roles
 
         return ask(look)
@@ -139,7 +148,7 @@ class Remains:
 
     @property
     def _label(self) -> str:
-        return f"org.chaindock.node={self.node_id}"
+        return f"{NODE}={self.node_id}"
 
     def _has_volume(self, name: str) -> bool:
         async def look(engine: Engine) -> bool:

@@ -59,19 +59,17 @@ def python_environment() -> Path:
     return _kept("python", build)
 
 
-def kept_folder() -> Path:
-    """Return where tests keep what is costly to make."""
-    home = os.environ.get("XDG_CACHE_HOME")  # noqa: TID251  # tests have no config
-    return (Path(home) if home else Path.home() / ".cache") / "chaindock-test"
-
-
 def _kept(language: str, build: Callable[[Path, Path], None]) -> Path:
     source = SOURCES / language
     digest = hashlib.sha256(sys.version.encode())
     for path in sorted(source.rglob("*")):
         if path.is_file() and "node_modules" not in path.parts:
             digest.update(str(path.relative_to(source)).encode() + path.read_bytes())
-    result = kept_folder() / "builds" / f"{language}-{digest.hexdigest()[:20]}"
+    home = os.environ.get("XDG_CACHE_HOME")  # noqa: TID251  # tests have no config
+    cache = Path(home) if home else Path.home() / ".cache"
+    result = (
+        cache / "chaindock-test" / "builds" / f"{language}-{digest.hexdigest()[:20]}"
+    )
     done = result / ".done"
     if not done.exists():
         result.parent.mkdir(parents=True, exist_ok=True)

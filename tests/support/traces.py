@@ -16,6 +16,7 @@ import psutil
 from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.options import EndpointOptions
 from support.crash import alive
+from support.need import need_docker
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +79,7 @@ class ProcessTraces:
             {"OTHER_NODE": node_id},
         ):
             self._foreign.append(
-                subprocess.Popen(
+                subprocess.Popen(  # noqa: ASYNC220  # asyncio would want to know its end
                     [sys.executable, "-c", _SLEEP, "chaindock-gate", node_id],
                     cwd=self._node.home,
                     env={**os.environ, **env},  # noqa: TID251  # as a user's program
@@ -117,7 +118,9 @@ class ProcessTraces:
         found: dict[str, list[str]] = {}
         folder = self._node.home / "process" / "runs" / self._node.node_id
         marked = await asyncio.to_thread(self._marked)
-        names = {run: path for path in folder.glob("*.json") for run in [path.stem[-12:]]}
+        names = {
+            run: path for path in folder.glob("*.json") for run in [path.stem[-12:]]
+        }
         for run in {run for _, run in marked}:
             # Something without a record could never be found again.
             assert run in names, f"run {run!r} has no record: {marked}"
@@ -127,7 +130,9 @@ class ProcessTraces:
 
     async def all(self) -> set[str]:
         found = await asyncio.to_thread(self._marked)
-        return {f"{process.pid} {process.create_time()} {run}" for process, run in found}
+        return {
+            f"{process.pid} {process.create_time()} {run}" for process, run in found
+        }
 
     def _marked(self) -> list[tuple[psutil.Process, str]]:
         found = []
@@ -148,30 +153,23 @@ class ProcessTraces:
 
 
 class DockerTraces:
-    """Containers, networks and images by their label, with look-alikes."""
+    """Containers, networks and volumes by their label, with look-alikes.
 
-    def __init__(self, node: CrashNode, engine: Engine, prefix: str, image: str) -> None:
-        self._node, self._engine = node, engine
-        self._prefix, self._image = prefix, image
+    Args:
+        node: whose.
+        prefix: `<networkId>-<peerId>` of the node.
+        image: something that can sleep.
+    """
+
+    def __init__(self, node: CrashNode, prefix: str, image: str) -> None:
+        self._node, self._prefix, self._image = node, prefix, image
+        self._engine: Engine
         self._foreign: dict[str, str] = {}
         self._network = ""
 
-    @classmethod
-    async def connect(
-        cls, node: CrashNode, endpoint: str, prefix: str, image: str
-    ) -> DockerTraces:
-        """Return traces on the engine of the tests.
-
-        Args:
-            node: whose.
-            endpoint: of the engine.
-            prefix: `<networkId>-<peerId>` of the node.
-            image: something that can sleep.
-        """
-        engine = await Engine.connect(EndpointOptions(docker_host=endpoint))
-        return cls(node, engine, prefix, image)
-
     async def __aenter__(self) -> Self:
+        endpoint = EndpointOptions(docker_host=need_docker())
+        self._engine = await Engine.connect(endpoint)
         node_id, prefix = self._node.node_id, self._prefix
         labels = ({NODE: f"{node_id}0"}, {NODE: "another"}, {"node": node_id}, {})
         names = (f"{prefix}-like-{number}" for number in range(4))
@@ -201,9 +199,6 @@ class DockerTraces:
         ours = [str(n["Id"]) for n in await self._engine.find_networks(label)]
         for network in (self._network, *ours):
             await self._engine.remove_network(network)
-        for image in await self._engine.find_images(label=label):
-            for tag in image.get("RepoTags") or []:
-                await self._engine.remove_image(tag)
         for volume in await self._engine.find_volumes(label):
             await self._engine.remove_volume(volume)
         await self._engine.aclose()
@@ -246,4 +241,3 @@ class DockerTraces:
                 *(await self._engine.find_volumes(label)),
             ]
         )
-

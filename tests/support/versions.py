@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 def version(folder: Path, mark: str) -> Path:
     """Return a package file in `folder` that no other `mark` gives. Blocking."""
-    package = folder / f"{mark}.tar.gz"
+    package = folder / f"version {mark}.tar.gz"
     if not package.exists():
-        source = folder / f"source-{mark}"
+        source = folder / f"source of {mark}"
         shutil.copytree(SOURCES / "go", source)
         (source / "mark.go").write_text(f'package main\n\nconst mark = "{mark}"\n')
         with package.open("wb") as out:

@@ -71,6 +71,11 @@ class ChaincodeListener(CallbackListener):
         self._addresses.clear()
         await asyncio.gather(*(server.stop(None) for server in servers))
 
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens now, host:port each."""
+        return sorted(self._addresses.values())
+
     @override
     async def address_on(self, host: str) -> str:
         async with self._lock:

@@ -34,6 +34,7 @@ def logs(
 ) -> int:
     """Show what a chaincode and its build wrote.
 
+    NAME is a chaincode, also one whose deployment failed, or the id of its package.
     With --json one object a line: time, stream, line.
     """
     if follow and previous:

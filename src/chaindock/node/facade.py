@@ -24,6 +24,7 @@ from chaindock.errors import InvalidInput, LaunchFailed
 from chaindock.ids import Ccid, require_chaincode_name
 from chaindock.lifecycle.desired import Wish
 from chaindock.node.backends import AUTO
+from chaindock.operations.address import find_socket
 from chaindock.operations.facade import (
     Deployment,
     NodeFacade,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chaindock.chaincode.launcher import RuntimeLauncher
+    from chaindock.chaincode.server import ChaincodeListener
     from chaindock.config.sections import Config
     from chaindock.container.contracts import NodeLabels
     from chaindock.container.output import OutputStore
@@ -74,6 +76,7 @@ class Node(NodeFacade):
         deployer: Deployer,
         caller: Caller,
         backends: Backends,
+        listener: ChaincodeListener,
         output: OutputStore,
     ) -> None:
         self._config, self._labels = config, labels
@@ -81,6 +84,7 @@ class Node(NodeFacade):
         self._desired, self._launcher = desired, launcher
         self._deployer, self._caller = deployer, caller
         self._backends, self._output = backends, output
+        self._listener = listener
         self._started = time.time()
         self._stop = asyncio.Event()
         self._signers: dict[tuple[str, tuple[tuple[str, str], ...]], SigningIdentity]
@@ -111,6 +115,10 @@ class Node(NodeFacade):
             height=self._ledger.height,
             backend=self._backends.first,
             reason=self._backends.reason,
+            endpoints={
+                "admin": f"unix://{find_socket(config.home)}",
+                "chaincode": ", ".join(self._listener.addresses) or "when needed",
+            },
             identities={
                 name: str(organization.user_msp(name)) for name in ("Admin", "User1")
             },
@@ -148,6 +156,7 @@ class Node(NodeFacade):
             if "ccid" in error.facts:
                 self._failed[name] = error.ccid
             raise
+        self._failed.pop(name, None)
         return self._deployment(deployed, began)
 
     @override

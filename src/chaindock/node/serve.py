@@ -165,6 +165,7 @@ async def _compose(config: Config, home: Home, stack: AsyncExitStack) -> Node:
         deployer=deployer,
         caller=caller,
         backends=backends,
+        listener=listener,
         output=output,
     )
 

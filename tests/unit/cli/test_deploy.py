@@ -1,6 +1,8 @@
 """`deploy`, `start`, `stop`, `rm`, `ps`, `logs`, `status`."""
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -191,7 +193,7 @@ def test_foreign_text_cannot_move_the_cursor(text, shown):
 
 
 def test_phase_that_ended_before_its_error_came_is_shown_as_failed(capsys):
-    def events():
+    def events() -> Iterator[dict[str, Any]]:
         yield {"event": "phase", "phase": "dependencies"}
         yield {"event": "phase-end", "phase": "dependencies", "seconds": 1}
         yield {"event": "phase", "phase": "compile"}

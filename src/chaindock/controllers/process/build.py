@@ -22,6 +22,7 @@ import functools
 import hashlib
 import json
 import platform as machine
+import re
 import sys
 from collections import Counter, defaultdict
 from dataclasses import asdict
@@ -55,6 +56,7 @@ LAYOUT = 1
 """Changes when what lies in a build directory changes."""
 CONTENT_VARIABLES = ("GOFLAGS",)
 """Build variables that change the result, not only where things come from."""
+_PLACEHOLDER = re.compile(r"\{(?:\w+:)?([\w-]+)\}")
 _PHASES = {"dependencies": Phase.DEPENDENCIES, "compile": Phase.COMPILE}
 
 
@@ -281,7 +283,8 @@ def _digest(parts: Any) -> str:
 def _failed(
     step: Step, program: Program, result: Exit, attempt: Attempt
 ) -> BuildFailed:
-    name = " ".join([Path(program.argv[0]).name, *step.argv[1:]])
+    words = (_PLACEHOLDER.sub(r"\1", word) for word in step.argv[1:])
+    name = " ".join([Path(program.argv[0]).name, *words])
     return BuildFailed(
         f"build step {name!r} of chaincode {attempt.ccid!r} {result.reason}",
         hint=f"read its output: chaindock logs {attempt.ccid}",

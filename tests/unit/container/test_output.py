@@ -1,0 +1,104 @@
+"""Output is kept within bounds, and never in the way of who wrote it."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chaindock.container.output import OutputOptions, OutputStore
+from chaindock.errors import StorageError
+from chaindock.ids import Ccid
+
+CCID = Ccid("basic_1.0:" + "a" * 64)
+
+
+def ccid(number: int) -> Ccid:
+    return Ccid(f"basic_1.0:{number:064x}")
+
+
+class Disk:
+    """A file on a disk that is full, or takes a few bytes at a time."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.full = False
+        self.closed = False
+
+    def write(self, data: bytes) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written: int = self.file.write(data[:7])
+        return written
+
+    def tell(self) -> int:
+        at: int = self.file.tell()
+        return at
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
+    output = OutputStore(tmp_path).open(CCID)
+    disk = Disk(output._file)
+    output._file = disk  # type: ignore[assignment]
+    output.write("before", "stdout")
+    disk.full = True
+    output.write("lost", "stdout")
+    output.write("lost too", "stderr")
+    disk.full = False
+    output.write("after", "stdout")
+    output.write("last", "stdout")
+    output.close()
+    lines = [line.partition("Z ")[2] or line for line in text_of(output.path)]
+    assert lines == [
+        "stdout before",
+        "",
+        "[2 lines could not be written]",
+        "stdout after",
+        "stdout last",
+    ]
+
+
+def test_a_file_keeps_its_newest_half(tmp_path: Path) -> None:
+    output = OutputStore(tmp_path, OutputOptions(max_bytes=2000)).open(CCID)
+    for number in range(100):
+        output.write(f"line {number}", "stdout")
+    output.close()
+    lines = text_of(output.path)
+    assert output.path.stat().st_size <= 2100
+    assert "[earlier output dropped]" in lines
+    assert lines[-1].endswith("line 99")
+
+
+def test_only_some_attempts_are_kept(tmp_path: Path) -> None:
+    store = OutputStore(tmp_path, OutputOptions(keep=2))
+    paths = []
+    for _ in range(4):
+        file = store.open(CCID)
+        paths.append(file.path)
+        file.close()
+    assert store.files(CCID) == paths[2:]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "output").write_text("a file")
+    with pytest.raises(StorageError, match="output"):
+        OutputStore(tmp_path / "output").open(CCID)
+
+
+def test_former_chaincodes_are_forgotten_but_for_the_newest(tmp_path: Path) -> None:
+    store = OutputStore(tmp_path, OutputOptions(former=2))
+    for number in range(6):
+        store.open(ccid(number)).close()
+        folder = store.files(ccid(number))[0].parent
+        os.utime(folder, (number, number))
+    store.drop_former([ccid(0)])
+    kept = [number for number in range(6) if store.files(ccid(number))]
+    assert kept == [0, 4, 5]
+
+
+def text_of(path: Path) -> list[str]:
+    return path.read_text().splitlines()
