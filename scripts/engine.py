@@ -9,6 +9,7 @@ ${XDG_CACHE_HOME:-~/.cache}/chaindock-test/engine: data, sockets, process id, lo
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import os
 import shutil
@@ -118,11 +119,21 @@ def start() -> int:
         say(f"engine: {endpoint} answers")
         print(f"DOCKER_HOST={endpoint}")
         return 0
+    folder = home() / "engine"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several test runs may begin at once
+        return start_own(folder)
+
+
+def start_own(folder: Path) -> int:
+    """Start the own engine in `folder`, unless somebody just did."""
+    if answers(own_endpoint()):
+        print(f"DOCKER_HOST={own_endpoint()}")
+        return 0
     install_packages()
     if os.geteuid() != 0:
         sys.exit("error: starting dockerd needs root\nhint: set DOCKER_HOST")
-    folder = home() / "engine"
-    folder.mkdir(parents=True, exist_ok=True)
     # A file of a dead engine would make the new one refuse to start.
     if owner() is None:
         (folder / "docker.pid").unlink(missing_ok=True)

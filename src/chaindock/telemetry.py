@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "warn": 30, "error": 40}
 _SECRET_KEY = re.compile(
-    r"(password|secret|token|credential|private_?key|_key_pem)", re.I
+    r"(password|secret|token|credential|private_?key|_key_pem)", re.IGNORECASE
 )
 _PEM_KEY = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*KEY-----", re.S
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*KEY-----", re.DOTALL
 )
 
 

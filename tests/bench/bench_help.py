@@ -34,5 +34,7 @@ async def run() -> AsyncIterator[Row]:
         lambda: spent_ms("-c", "pass"),
         lambda: spent_ms("-c", "import click"),
     )
-    yield Row("chaindock --help", ours, "ms", click, "python, import click", limit=GOAL_MS)
+    yield Row(
+        "chaindock --help", ours, "ms", click, "python, import click", limit=GOAL_MS
+    )
     yield Row("chaindock --help", ours, "ms", nothing, "python, nothing")

@@ -66,7 +66,14 @@ async def libraries() -> Usage:
 def rows(what: str, usage: Usage, bare: Usage, limit: float | None = None) -> list[Row]:
     against = "its libraries, imported"
     return [
-        Row(f"{what}, resident", usage.resident, "MB", bare.resident, against, limit=limit),
+        Row(
+            f"{what}, resident",
+            usage.resident,
+            "MB",
+            bare.resident,
+            against,
+            limit=limit,
+        ),
         Row(f"{what}, its own", usage.own, "MB", bare.own, against),
     ]
 

@@ -14,7 +14,7 @@ from chaindock.container.contracts import BuildEnvironment, ClientTls
 from chaindock.controllers.docker.options import MIB
 from chaindock.testing.backend import WatchedAttempt, built
 from chaindock.testing.scripts import hang, serve
-from support.docker_backend import DockerBackend
+from support.docker_backend import DockerBackend, clean
 from support.docker_shell import run_shell, shell_package
 
 if TYPE_CHECKING:
@@ -86,27 +86,26 @@ async def test_it_reaches_the_node_and_no_neighbour(backend: DockerBackend):
 
 async def test_it_reaches_no_other_network(backend: DockerBackend):
     # A listener that only this test has, on a bridge that is not the chaincode's.
-    body = {"Name": f"{backend.node_id}-other", "Driver": "bridge"}
-    other = await backend.engine.create_network(body)
+    label = {"org.chaindock.node": f"{backend.node_id}-other"}
+    engine = backend.engine
+    other = await engine.create_network(
+        {"Name": f"{backend.node_id}-other", "Driver": "bridge", "Labels": label}
+    )
+    inside = {
+        "Image": backend.options.images["script"].builder,
+        "Cmd": ["perl", "-MIO::Socket::INET", "-e", _LISTEN],
+        "Labels": label,
+        "HostConfig": {"NetworkMode": other},
+    }
     try:
-        found = await backend.engine.inspect_network(other)
-        gateway = found["IPAM"]["Config"][0]["Gateway"]
-        inside = {
-            "Image": backend.options.images["script"].builder,
-            "Cmd": ["perl", "-MIO::Socket::INET", "-e", _LISTEN],
-            "Labels": {"org.chaindock.node": f"{backend.node_id}-other"},
-            "HostConfig": {"NetworkMode": other},
-        }
-        target = await backend.engine.create_container(None, inside)
-        await backend.engine.start_container(target)
-        state = await backend.engine.inspect_container(target)
+        target = await engine.create_container(None, inside)
+        await engine.start_container(target)
+        state = await engine.inspect_container(target)
         (net,) = state["NetworkSettings"]["Networks"].values()
         await _until_open(net["IPAddress"], 7777)
         lines, _ = await run_shell(backend, DIAL.format(net["IPAddress"], 7777))
-        await backend.engine.remove_container(target)
     finally:
-        await backend.engine.remove_network(other)
-    assert gateway
+        await clean(engine, f"{backend.node_id}-other")
     assert lines == ["shut"]
 
 

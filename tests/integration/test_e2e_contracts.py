@@ -134,7 +134,10 @@ def test_answers_in_json_say_everything(node: Node):
     assert asked["result"]["id"] == "full"
     refused = node.ask("query", name, "parcel", "nowhere", code=1)
     assert (refused["result"], refused["payload"]) == (None, "")
-    assert (refused["status"], refused["message"]) == (500, "there is no parcel nowhere")
+    assert (refused["status"], refused["message"]) == (
+        500,
+        "there is no parcel nowhere",
+    )
 
 
 def test_a_payload_that_is_no_json_is_told_as_text(node: Node):
@@ -170,7 +173,8 @@ def test_a_foreign_contract_deploys_without_a_change(node: Node, fixture: str):
 
 
 @pytest.mark.parametrize(
-    "fixture", [name for name, f in MANIFEST["fixtures"].items() if "seal" in f["functions"]]
+    "fixture",
+    [name for name, f in MANIFEST["fixtures"].items() if "seal" in f["functions"]],
 )
 def test_transient_data_goes_in_and_events_come_out(node: Node, fixture: str):
     skip_equal_build(node, fixture)

@@ -32,8 +32,7 @@ async def lives(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 async def test_twenty_kills_lose_nothing_and_leave_nothing(lives: Lives) -> None:
     rounds = [what for what, times in ROUNDS.items() for _ in range(times)]
     lives.rng.shuffle(rounds)
-    await lives.begin()
-    await lives.end()
+    await lives.begin("a", "b")
     for number, what in enumerate(rounds):
         try:
             await lives.round(number, what)

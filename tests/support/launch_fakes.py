@@ -177,6 +177,9 @@ class FakeBuilder:
             raise self.errors.pop(0)
         return self.instances[package.ccid]
 
+    async def discard(self, ccid: Ccid) -> int:
+        return 0
+
     async def reap(self) -> int:
         return 0
 

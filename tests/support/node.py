@@ -152,17 +152,20 @@ class Node:
         return next((one for one in found if one["name"] == name), None)
 
     def where(self, name: str) -> str:
-        """Return what tells one run of a chaincode from another: pid or container."""
+        """Return what tells one run of a chaincode from another: pid or container.
+
+        Nothing while it does not run.
+        """
         line = self.ps(name)
         assert line is not None
         if self.backend == PROCESS:
-            return str(line["details"]["pid"])
+            return str(line["details"].get("pid", ""))
         return self.remains.container_of(line["details"]["container"])
 
-    def is_there(self, place: str) -> bool:
+    def runs(self, place: str) -> bool:
         """Whether the run that `where` told still exists."""
         if self.backend == PROCESS:
-            return psutil.pid_exists(int(place))
+            return is_there(int(place))
         return place in self.remains.containers()
 
     # --- many calls at once -----------------------------------------------------------
@@ -192,16 +195,15 @@ class Node:
 
     def kill(self) -> None:
         """End the node as a power failure would."""
-        process = psutil.Process(self.status["pid"])
-        process.kill()
-        eventually(lambda: not is_alive(process), "the killed node is gone")
+        pid: int = self.status["pid"]
+        psutil.Process(pid).kill()
+        eventually(lambda: not is_there(pid), "the killed node is gone")
 
     def end(self) -> None:
         """Take the node down; nothing may be left of it."""
-        process = _process(self.status["pid"])
         volumes = self.remains.anonymous_volumes()
         self.cli("down", "--timeout", "60")
-        assert process is None or not is_alive(process)
+        assert not is_there(self.status["pid"])
         assert self.remains.all() == []
         assert self.remains.volumes(volumes) == []
 
@@ -264,14 +266,9 @@ def eventually(check: Callable[[], Any], what: str, limit_s: float = 20.0) -> An
     return found
 
 
-def is_alive(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
-
-
-def _process(pid: int) -> psutil.Process | None:
+def is_there(pid: int) -> bool:
+    """Whether a process lives; one that only waits to be collected does not."""
     try:
-        return psutil.Process(pid)
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
-        return None
+        return False

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.names import CCID, NODE, ROLE
 from chaindock.controllers.docker.options import EndpointOptions
-from chaindock.controllers.process.records import Records, find
+from chaindock.controllers.process.records import Record, Records, find
 from chaindock.errors import ImageNotFound, NotFound
 from support.need import need_docker
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
     from pathlib import Path
 
     import psutil
 
 T = TypeVar("T")
+_OWN = {"admin.sock", "admin.path"}
+"""Of a node that runs; where its home has a long name, in a directory for temporary files."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +39,25 @@ class Remains:
     cache: Path
     backend: str
 
-    def all(self, *, running: bool = False) -> list[str]:
-        """Name everything there is, but caches; `running`: what a node itself has
-        while it is up, without any chaincode, does not count."""
+    def all(self) -> list[str]:
+        """Name everything there is, but caches."""
         found = [f"process {process.pid}" for process in self.processes()]
-        found += [f"file {path}" for path in self.files(running=running)]
+        found += [f"file {path}" for path in self.files()]
         if self.backend == "docker":
-            roles = self.containers()
-            found += [
-                f"{role} container {one[:12]}"
-                for one, role in roles.items()
-                if not (running and role == "anchor")
-            ]
-        if self.backend == "docker" and not running:
+            found += [f"{role} {one[:12]}" for one, role in self.containers().items()]
             found += [f"network {name}" for name in self.networks()]
-            found += [f"volume {name}" for name in self.volumes() if "-cache-" not in name]
+            found += [f"volume {one}" for one in self.volumes() if "-cache-" not in one]
+        return found
+
+    def beside(self, running: Iterable[str]) -> list[str]:
+        """Name everything a node should not have while it runs these package ids."""
+        found = [f"run of {ccid}" for ccid in self.runs() - set(running)]
+        runs = [record.run_id for record in self._records()]
+        for path in self.files():
+            socket = path.is_dir() and {one.name for one in path.iterdir()} <= _OWN
+            run = any(run_id in path.name for run_id in runs)
+            if not (run or socket or path.name in _OWN):
+                found.append(f"file {path}")
         return found
 
     def runs(self) -> set[str]:
@@ -59,31 +65,27 @@ class Remains:
         if self.backend == "docker":
             found = [inspect(one)["Config"]["Labels"] for one in self.containers()]
             return {one[CCID] for one in found if CCID in one}
-        records = Records(self.home / "process" / "runs" / self.node_id, self.node_id)
-        return {record.ccid for record in records.all()}
+        return {record.ccid for record in self._records()}
+
+    def _records(self) -> list[Record]:
+        folder = self.home / "process" / "runs" / self.node_id
+        return Records(folder, self.node_id).all()
 
     def processes(self) -> list[psutil.Process]:
         groups = find(self.node_id, [])
         return [process for group in groups.values() for process in group]
 
-    def files(self, *, running: bool = False) -> list[Path]:
-        """Return temporary files, of builds, runs, packages and sockets."""
+    def files(self) -> list[Path]:
+        """Return temporary files: of builds, runs, packages and sockets."""
         places = [
             *self.temp.glob("*"),
             *self.home.glob("process/runs/*/*"),
             *self.home.glob("incoming/*"),
             *self.home.rglob("*.new"),
             *self.cache.glob(f"chaindock/builds/.tmp-{self.node_id}-*"),
+            *(self.home / name for name in _OWN),
         ]
-        own = {"admin.sock", "admin.path", "node.lock"}
-        places += [] if running else [self.home / "admin.sock", self.home / "admin.path"]
-        # A long home has its socket elsewhere, in a directory of its own.
-        return [
-            path
-            for path in places
-            if path.exists()
-            and not (running and path.is_dir() and {p.name for p in path.iterdir()} <= own)
-        ]
+        return [path for path in places if path.exists()]
 
     # --- on the engine ----------------------------------------------------------------
 
@@ -126,8 +128,11 @@ class Remains:
         ]
 
     def container_of(self, name: str) -> str:
-        """Return the id of a container."""
-        return str(inspect(name)["Id"])
+        """Return the id of a container; "" when it is gone."""
+        try:
+            return str(inspect(name)["Id"])
+        except NotFound:
+            return ""
 
     def remove(self) -> None:
         """Take away what a failed test left, and the caches."""
@@ -164,6 +169,11 @@ class Remains:
 def inspect(container: str) -> dict[str, Any]:
     """Return what the engine knows of a container."""
     return ask(lambda engine: engine.inspect_container(container))
+
+
+def inspect_network(name: str) -> dict[str, Any]:
+    """Return what the engine knows of a network."""
+    return ask(lambda engine: engine.inspect_network(name))
 
 
 def ask(question: Callable[[Engine], Awaitable[T]]) -> T:

@@ -28,7 +28,7 @@ NODE, CCID, ROLE = "org.chaindock.node", "org.chaindock.ccid", "org.chaindock.ro
 _SLEEP = "import time; time.sleep(3600)"
 # Grows or changes while a node runs, and is bounded elsewhere.
 _CHANGES = re.compile(
-    r"ledgers/.*|node\.log.*|output/[^/]+/\d+\.log|desired\.db-.*|"
+    r"ledgers/.*|node\.log.*|output/.+|desired\.db-.*|"
     r"organizations/.*/User1@.*|incoming"
 )
 _RUN = re.compile(r"(process/runs/[0-9a-f]+)/(?:\d+-)?[0-9a-f]{12}(\.json)?")
@@ -199,6 +199,10 @@ class DockerTraces:
         ours = [str(n["Id"]) for n in await self._engine.find_networks(label)]
         for network in (self._network, *ours):
             await self._engine.remove_network(network)
+        built = f"org.chaindock.built-by={self._node.node_id}"
+        for image in await self._engine.find_images(label=built):
+            for tag in image.get("RepoTags") or []:
+                await self._engine.remove_image(tag)
         for volume in await self._engine.find_volumes(label):
             await self._engine.remove_volume(volume)
         await self._engine.aclose()

@@ -221,10 +221,10 @@ class RuntimeLauncher:
         await self.launch(ccid, attempt)
 
     async def forget(self, ccid: Ccid, grace_s: float) -> None:
-        """Stop `ccid` and drop its build and its status, as before a removal."""
+        """Stop `ccid` and remove its build and its status."""
         await self.stop(ccid, grace_s)
         self._runs.pop(ccid, None)
-        self._runtime.forget(ccid)
+        await self._runtime.discard(ccid)
 
     def status(self, ccid: Ccid) -> LaunchStatus:
         """Return how `ccid` is."""

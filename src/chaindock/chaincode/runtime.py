@@ -111,6 +111,11 @@ class ContainerRuntime:
         except (ChaindockError, TimeoutError) as error:
             _log.error("chaincode could not be stopped", ccid=ccid, error=str(error))
 
+    async def discard(self, ccid: Ccid) -> None:
+        """Forget `ccid` and have what was built for it alone removed."""
+        self._builds.forget(ccid)
+        await self._router.discard(ccid)
+
     def forget(self, ccid: Ccid) -> None:
         """Build `ccid` again at the next launch."""
         self._builds.forget(ccid)

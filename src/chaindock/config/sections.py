@@ -40,7 +40,8 @@ class NodeOptions:
         engine: look for a container engine; an empty `vm.endpoint` turns it off.
         channel: the one channel.
         msp_id, domain: of the one organisation.
-        peer_id, network_id: parts of the names of containers and images.
+        peer_id, network_id: parts of the names of containers and images; peer_id "" =
+            `peer0-` and the node's id.
         logging_level, logging_shim, logging_format: for the shims.
     """
 
@@ -49,7 +50,7 @@ class NodeOptions:
     channel: str = "mychannel"
     msp_id: str = "Org1MSP"
     domain: str = "org1.example.com"
-    peer_id: str = "peer0"
+    peer_id: str = ""
     network_id: str = "dev"
     logging_level: str = "info"
     logging_shim: str = "warning"

@@ -52,7 +52,12 @@ _CHANNEL = checked(
 _Row = tuple[str, Kind, str, str]
 
 _PEER: tuple[_Row, ...] = (
-    ("peer.id", TEXT, "node.peer_id", "Part of container and image names."),
+    (
+        "peer.id",
+        TEXT,
+        "node.peer_id",
+        "Part of container and image names; empty = peer0- and the node's id.",
+    ),
     ("peer.networkId", TEXT, "node.network_id", "Part of container and image names."),
     ("peer.localMspId", TEXT, "node.msp_id", "MSP id of the organisation."),
     (

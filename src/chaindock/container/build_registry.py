@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from chaindock.ids import Ccid
 
 
-class _GivenUp(Exception):  # noqa: N818  # a signal between waiters, no failure
+class _GivenUp(Exception):  # a signal between waiters, no failure
     """Who built was cancelled; somebody who waits builds instead."""
 
 

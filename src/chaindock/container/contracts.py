@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chaindock.container.attempt import Attempt
+    from chaindock.errors import ChaindockError
+    from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
 
 
@@ -108,9 +110,16 @@ class Exit:
 
 @dataclass(frozen=True)
 class Declined:
-    """A builder's answer that a package is not for it, and why."""
+    """A builder's answer that it cannot take a package here, and why.
+
+    Args:
+        reason: one phrase.
+        error: what to raise when nobody else may be asked; None = it is not its kind of
+            package.
+    """
 
     reason: str
+    error: ChaindockError | None = None
 
 
 class Instance(Protocol):
@@ -164,6 +173,15 @@ class Builder(Protocol):
 
         Raises: BuildFailed, PackageInvalid, SourceInvalid, ToolMissing, EngineError.
         Cancelled, or any error: no process, container or half-made result is left.
+        """
+
+    async def discard(self, ccid: Ccid) -> int:
+        """Remove what was built for `ccid` alone; it is not running. Idempotent.
+
+        What equal packages would use again may be kept, in bounded number.
+
+        Returns: how many objects were removed.
+        Raises: EngineError.
         """
 
     async def reap(self) -> int:

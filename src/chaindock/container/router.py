@@ -48,6 +48,7 @@ class Router:
         Raises:
             Unsupported: every builder declined. Facts: `verdicts` {builder: reason}.
             ConfigInvalid: the chosen builder does not exist.
+            ChaindockError: why the chosen builder cannot take it here.
             Whatever the builder raises; the earlier instance, if any, is kept then.
         """
         verdicts: dict[str, str] = {}
@@ -57,6 +58,9 @@ class Router:
                 self._instances[package.ccid] = answer
                 return answer
             verdicts[builder.name] = answer.reason
+            attempt.note(f"not with {builder.name}: {answer.reason}")
+            if answer.error is not None and self._choose(package.ccid) is not None:
+                raise answer.error
             _log.info(
                 "package declined",
                 ccid=package.ccid,
@@ -86,6 +90,20 @@ class Router:
     def forget(self, ccid: Ccid) -> None:
         """Drop the instance of `ccid`; whoever forgets it has stopped it before."""
         self._instances.pop(ccid, None)
+
+    async def discard(self, ccid: Ccid) -> None:
+        """Have every builder remove what it built for `ccid`; it is not running."""
+        self.forget(ccid)
+        for builder in self._builders:
+            try:
+                await builder.discard(ccid)
+            except ChaindockError as error:
+                _log.warning(
+                    "build not removed",
+                    ccid=ccid,
+                    builder=builder.name,
+                    error=str(error),
+                )
 
     async def reap(self) -> int:
         """Remove what earlier processes of this node left; return how many objects.

@@ -66,7 +66,7 @@ class Decoded:
     """sorted by namespace, public before collections"""
 
 
-class _Broken(Exception):  # noqa: N818  # control flow of this module, not an error
+class _Broken(Exception):  # control flow of this module, not an error
     def __init__(self, code: int) -> None:
         super().__init__(code)
         self.code = code

@@ -79,7 +79,10 @@ async def serve(config: Config, ready: Callable[[], None]) -> None:
 
 async def _compose(config: Config, home: Home, stack: AsyncExitStack) -> Node:
     channel = require_channel(config.node.channel)
-    labels = NodeLabels(home.node_id(), config.node.peer_id, config.node.network_id)
+    node_id = home.node_id()
+    # Two nodes on one engine must not take each other's container names (W64).
+    peer_id = config.node.peer_id or f"peer0-{node_id}"
+    labels = NodeLabels(node_id, peer_id, config.node.network_id)
     organization = await asyncio.to_thread(
         Organization.open, home.organizations, config.node.msp_id, config.node.domain
     )

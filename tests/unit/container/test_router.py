@@ -26,11 +26,17 @@ def attempt() -> Attempt:
 class EngineAway(InMemoryBuilder):
     name = "docker"
 
+    async def discard(self, ccid) -> int:
+        return 0
+
     async def reap(self) -> int:
         raise EngineUnavailable("no engine")
 
 
 class Leftovers(InMemoryBuilder):
+    async def discard(self, ccid) -> int:
+        return 0
+
     async def reap(self) -> int:
         return 2
 

@@ -87,9 +87,8 @@ class Compiler:
         Cancelled, or any error: the container is gone.
         """
         for cache in plan.caches:
-            labels = {names.NODE: self._node.node_id, names.ROLE: "cache"}
-            volume = names.cache_volume(self._node, cache)
-            await self._engine.create_volume(volume, labels)
+            volume = names.cache_volume(cache)
+            await self._engine.create_volume(volume, {names.ROLE: "cache"})
         body = self._body(plan, image, attempt)
         container = ""
         try:
@@ -127,7 +126,7 @@ class Compiler:
             "Mounts": [
                 {
                     "Type": "volume",
-                    "Source": names.cache_volume(self._node, cache),
+                    "Source": names.cache_volume(cache),
                     "Target": f"{placeholders.CACHE}/{cache}",
                 }
                 for cache in plan.caches

@@ -29,7 +29,12 @@ from chaindock.controllers.docker.containers import Built, DockerInstance, Parts
 from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.finish import finish
 from chaindock.controllers.docker.network import Networks
-from chaindock.errors import ChaindockError, EngineError, Unsupported
+from chaindock.errors import (
+    ChaindockError,
+    EngineError,
+    ImageNotFound,
+    Unsupported,
+)
 from chaindock.platforms import registry
 from chaindock.telemetry import get_logger
 
@@ -145,7 +150,10 @@ class DockerController:
             return Declined(f"no images are set for the language {platform.name!r}")
         attempt.enter(Phase.PACKAGE)
         parts = self._entered
-        builder, runtime = await self._bases.resolve(language, attempt)
+        try:
+            builder, runtime = await self._bases.resolve(language, attempt)
+        except (EngineError, ImageNotFound) as error:
+            return Declined(error.message, error)
         key = self._key(package, platform, builder, runtime)
         async with self._builds[key]:
             found = await images.find_launch(

@@ -86,9 +86,9 @@ def network_name(node: NodeLabels) -> str:
     return f"chaindock-{_NOT_ALLOWED.sub('-', node.node_id)}"
 
 
-def cache_volume(node: NodeLabels, cache: str) -> str:
-    """Return the name of the volume that keeps a {cache:NAME}."""
-    return f"chaindock-{_NOT_ALLOWED.sub('-', f'{node.node_id}-cache-{cache}')}"
+def cache_volume(cache: str) -> str:
+    """Return the name of the volume that keeps a {cache:NAME}, for all nodes."""
+    return f"chaindock-cache-{_NOT_ALLOWED.sub('-', cache)}"
 
 
 def build_key(inputs: Mapping[str, str]) -> str:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import Instance, NodeLabels
     from chaindock.controllers.process.options import ProcessOptions
+    from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
     from chaindock.platforms.base import Platform
 
@@ -100,6 +101,11 @@ class ProcessController:
             self._spawner,
             self._toolbox,
         )
+
+    async def discard(self, ccid: Ccid) -> int:
+        """Keep the build: equal packages use it again, and the oldest go by number."""
+        del ccid
+        return 0
 
     async def reap(self) -> int:
         """End what an earlier process of this node left running, and remove its traces.

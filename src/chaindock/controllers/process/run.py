@@ -98,7 +98,7 @@ class ProcessInstance:
         """Return backend, isolation, build, and the pid while it runs."""
         facts = {
             "backend": "process",
-            "isolation": "none",
+            "isolation": "no isolation",
             "build": self._build.key[:12],
         }
         if self._child is not None and self._child.running:

@@ -1,0 +1,169 @@
+"""Time from `launch` to READY, beside what the same start takes without us.
+
+Everything that a warm launch does is in it: the package is read and checked again, its
+build looked up, the container or process started, the stream registered. The build is
+warm: it was made before, in this run or an earlier one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from bench.floors import BareEngine, BareListener, docker_floor, process_floor
+from bench.measure import in_turns, kept, scratch
+from bench.rows import Row, Skipped
+from chaindock.chaincode.launcher import RuntimeLauncher
+from chaindock.chaincode.registry import HandlerRegistry
+from chaindock.chaincode.runtime import ContainerRuntime
+from chaindock.chaincode.server import ChaincodeListener
+from chaindock.container.attempt import Attempt
+from chaindock.container.build_registry import BuildRegistry
+from chaindock.container.contracts import NodeLabels, PeerConnection
+from chaindock.container.output import OutputStore
+from chaindock.container.router import Router
+from chaindock.controllers.docker.controller import DockerController
+from chaindock.controllers.docker.endpoints import find_engine
+from chaindock.controllers.process.controller import ProcessController
+from chaindock.packaging.store import PackageStore
+from support.docker_languages import (
+    EXAMPLES,
+    environment,
+    language_options,
+    packaged,
+)
+from support.need import need
+from support.process_backend import options
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from chaindock.chaincode.runtime import PackageSource
+    from chaindock.container.contracts import Builder
+    from chaindock.controllers.docker.containers import DockerInstance
+    from chaindock.controllers.process.run import ProcessInstance
+    from chaindock.ids import Ccid
+    from chaindock.packaging.store import StoredPackage
+
+GOAL = 1.15
+ROUNDS = 9
+NODE = NodeLabels("chaindock-bench", "bench", "bench")
+"""Always the same, so that images of an earlier run are found, and leftovers removed."""
+TOOLS = {"go": ("go",), "node": ("node", "npm"), "python": ("python3",)}
+
+
+class Packages:
+    """The package store as the node gives it to its launcher."""
+
+    def __init__(self, root: Path) -> None:
+        self._store = PackageStore(root)
+
+    async def get(self, ccid: Ccid) -> StoredPackage:
+        return await asyncio.to_thread(self._store.get, ccid)
+
+
+class Launching:
+    """A launcher with one builder; `ms` is one launch."""
+
+    def __init__(self, launcher: RuntimeLauncher, router: Router, ccid: Ccid) -> None:
+        self._launcher, self._router, self._ccid = launcher, router, ccid
+
+    async def warm(self) -> Any:
+        """Launch once, which builds; return the instance."""
+        await self._launcher.launch(self._ccid)
+        return self._router.instance(self._ccid)
+
+    async def ms(self) -> float:
+        await self._launcher.forget(self._ccid, 0)
+        began = time.perf_counter()
+        await self._launcher.launch(self._ccid)
+        spent = time.perf_counter() - began
+        await self._launcher.forget(self._ccid, 0)
+        return spent * 1e3
+
+
+@contextlib.asynccontextmanager
+async def launching(
+    builder: Builder, packages: PackageSource, ccid: Ccid, folder: Path
+) -> AsyncIterator[Launching]:
+    """Compose a launcher the way node/serve.py does."""
+    registry, output = HandlerRegistry(), OutputStore(folder / "output")
+    router = Router([builder], lambda _: None)
+    async with AsyncExitStack() as stack:
+        listener = await stack.enter_async_context(ChaincodeListener(registry))
+        launcher = await stack.enter_async_context(
+            RuntimeLauncher(
+                registry,
+                ContainerRuntime(packages, BuildRegistry(), router),
+                PeerConnection(listener, "Org1MSP"),
+                new_attempt=lambda ccid: Attempt(ccid, output.open(ccid)),
+            )
+        )
+        yield Launching(launcher, router, ccid)
+
+
+async def as_process(language: str, folder: Path) -> Row:
+    need(*TOOLS[language])
+    root = folder / "packages"
+    package = await asyncio.to_thread(packaged, EXAMPLES / language, root, "bench")
+    settings = options(folder, cache_root=kept() / "cache")
+    controller = ProcessController(settings, NODE, environment())
+    bare = BareListener()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(bare.aclose)
+        await stack.enter_async_context(controller)
+        ours = await stack.enter_async_context(
+            launching(controller, Packages(root), package.ccid, folder)
+        )
+        instance = cast("ProcessInstance", await ours.warm())
+        value, floor = await in_turns(
+            ROUNDS,
+            ours.ms,
+            lambda: process_floor(instance, bare, folder / "private"),
+        )
+    return _row(language, "process", value, floor)
+
+
+async def in_container(language: str, folder: Path) -> Row:
+    settings = language_options()
+    root = folder / "packages"
+    package = await asyncio.to_thread(packaged, EXAMPLES / language, root, "bench")
+    controller = DockerController(settings, NODE, environment=environment())
+    bare = BareListener()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(bare.aclose)
+        await stack.enter_async_context(controller)
+        await controller.reap()
+        ours = await stack.enter_async_context(
+            launching(controller, Packages(root), package.ccid, folder)
+        )
+        engine = BareEngine(await find_engine(settings.endpoint))
+        stack.push_async_callback(engine.aclose)
+        instance = cast("DockerInstance", await ours.warm())
+        value, floor = await in_turns(
+            ROUNDS, ours.ms, lambda: docker_floor(instance, bare, engine)
+        )
+    return _row(language, "container", value, floor)
+
+
+def _row(language: str, how: str, value: float, floor: float) -> Row:
+    against = "bare start and the shim's boot"
+    return Row(f"launch, {language}, {how}", value, "ms", floor, against, most=GOAL)
+
+
+async def run() -> AsyncIterator[Row | Skipped]:
+    with scratch() as folder:
+        for how, measure in (("container", in_container), ("process", as_process)):
+            for language in TOOLS:
+                place = folder / how / language
+                place.mkdir(parents=True)
+                try:
+                    yield await measure(language, place)
+                except pytest.skip.Exception as missing:
+                    yield Skipped(f"launch, {language}, {how}", str(missing))
