@@ -192,8 +192,15 @@ class Lives:
 
 
 @contextlib.asynccontextmanager
-async def lives_of(backend: str, folder: Path) -> AsyncIterator[Lives]:
+async def lives_of(
+    backend: str, folder: Path, home: Path | None = None
+) -> AsyncIterator[Lives]:
     """Yield a node that is up, empty, with look-alikes around it.
+
+    Args:
+        backend: process or docker.
+        folder: an empty one, for packages, temporary files and, unless told, the home.
+        home: of the node.
 
     CHAINDOCK_TEST_SEED repeats the chances of an earlier run.
     """
@@ -205,7 +212,7 @@ async def lives_of(backend: str, folder: Path) -> AsyncIterator[Lives]:
         environment(backend, folder / "tmp"),
         [f"peer.networkId={network_id}"],
     )
-    async with CrashNode(folder / "home", env, backend, settings) as node:
+    async with CrashNode(home or folder / "home", env, backend, settings) as node:
         await node.up()
         traces = (
             DockerTraces(node, f"{network_id}-jdoe", need_image("runtime"))

@@ -17,7 +17,7 @@ from chaindock.errors import ChaindockError, ConfigInvalid, NotFound, Unsupporte
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import Builder, Instance
@@ -41,6 +41,7 @@ class Router:
         self._builders = tuple(builders)
         self._choose = choose
         self._instances: dict[Ccid, Instance] = {}
+        self._declined: dict[Ccid, str] = {}
 
     async def build(self, package: StoredPackage, attempt: Attempt) -> Instance:
         """Build `package` and keep the instance in place of an earlier one.
@@ -56,6 +57,7 @@ class Router:
             answer = await builder.build(package, attempt)
             if not isinstance(answer, Declined):
                 self._instances[package.ccid] = answer
+                self._declined[package.ccid] = _listed(verdicts)
                 return answer
             verdicts[builder.name] = answer.reason
             attempt.note(f"not with {builder.name}: {answer.reason}")
@@ -67,10 +69,9 @@ class Router:
                 builder=builder.name,
                 reason=answer.reason,
             )
-        listed = "; ".join(f"{name}: {why}" for name, why in verdicts.items())
         raise Unsupported(
             f"package {package.ccid!r} of type {package.package_type!r} is not taken "
-            f"by any builder ({listed or 'there is none'})",
+            f"by any builder ({_listed(verdicts) or 'there is none'})",
             hint="package it as a type that one of them takes, or enable another backend",
             ccid=package.ccid,
             verdicts=verdicts,
@@ -87,9 +88,14 @@ class Router:
         except KeyError:
             raise NotFound(f"chaincode {ccid!r} is not built in this node") from None
 
+    def declined(self, ccid: Ccid) -> str:
+        """Return who declined `ccid` before it was taken, and why; "" = nobody."""
+        return self._declined.get(ccid, "")
+
     def forget(self, ccid: Ccid) -> None:
         """Drop the instance of `ccid`; whoever forgets it has stopped it before."""
         self._instances.pop(ccid, None)
+        self._declined.pop(ccid, None)
 
     async def discard(self, ccid: Ccid) -> None:
         """Have every builder remove what it built for `ccid`; it is not running."""
@@ -130,6 +136,10 @@ class Router:
                 key="backend",
             )
         return chosen
+
+
+def _listed(verdicts: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {why}" for name, why in verdicts.items())
 
 
 async def _reap(builder: Builder) -> int:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from chaindock.config.sections import Config
     from chaindock.container.contracts import NodeLabels
     from chaindock.container.output import OutputStore
+    from chaindock.container.router import Router
     from chaindock.endorser.caller import Answer, Caller
     from chaindock.identity.organization import Organization
     from chaindock.identity.signing import SigningIdentity
@@ -76,6 +77,7 @@ class Node(NodeFacade):
         deployer: Deployer,
         caller: Caller,
         backends: Backends,
+        router: Router,
         listener: ChaincodeListener,
         output: OutputStore,
     ) -> None:
@@ -84,7 +86,7 @@ class Node(NodeFacade):
         self._desired, self._launcher = desired, launcher
         self._deployer, self._caller = deployer, caller
         self._backends, self._output = backends, output
-        self._listener = listener
+        self._router, self._listener = router, listener
         self._started = time.time()
         self._stop = asyncio.Event()
         self._signers: dict[tuple[str, tuple[tuple[str, str], ...]], SigningIdentity]
@@ -244,6 +246,7 @@ class Node(NodeFacade):
     def _deployment(self, deployed: Deployed, began: float) -> Deployment:
         facts = self._launcher.status(deployed.ccid).facts
         backend = facts.get("backend", deployed.backend)
+        reason = self._router.declined(deployed.ccid) or self._backends.reason
         asked = deployed.backend != AUTO or self._backends.default != AUTO
         return Deployment(
             name=deployed.name,
@@ -251,7 +254,7 @@ class Node(NodeFacade):
             sequence=deployed.sequence,
             package_id=deployed.ccid,
             backend=backend,
-            reason="as asked" if asked else self._backends.reason,
+            reason="as asked" if asked else reason,
             details=facts,
             reused=tuple(deployed.attempt.reused),
             phases=[(str(p.phase), p.seconds) for p in deployed.attempt.phases],

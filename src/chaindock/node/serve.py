@@ -168,6 +168,7 @@ async def _compose(config: Config, home: Home, stack: AsyncExitStack) -> Node:
         deployer=deployer,
         caller=caller,
         backends=backends,
+        router=router,
         listener=listener,
         output=output,
     )

@@ -41,13 +41,19 @@ import dataclasses
 import json
 import shutil
 import tempfile
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
-from chaindock.errors import ChaindockError, Code, InvalidInput, NotFound
+from chaindock.errors import (
+    ChaindockError,
+    Code,
+    InvalidInput,
+    NotFound,
+    StorageError,
+)
 from chaindock.ids import require_chaincode_name, require_version
 from chaindock.operations import blocks, wire
 from chaindock.operations.address import close_socket, open_socket
@@ -56,7 +62,7 @@ from chaindock.operations.tail import Tail
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from types import TracebackType
 
     from chaindock.operations.facade import Answer, Call, NodeFacade
@@ -212,10 +218,7 @@ class _Routes:
             require_chaincode_name(name)
         if version is not None:
             require_version(version)
-        self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._incoming) as folder:
-            package = Path(folder) / "package"
-            await self._receive(request, package)
+        async with self._received(request) as package:
             return await stream_work(
                 request,
                 lambda watch: self._node.deploy(
@@ -227,6 +230,28 @@ class _Routes:
                     watch=watch,
                 ),
             )
+
+    @asynccontextmanager
+    async def _received(self, request: web.Request) -> AsyncIterator[Path]:
+        """Take the body as a file that is there inside the block."""
+        with ExitStack() as stack:
+            try:
+                self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
+                folder = stack.enter_context(
+                    tempfile.TemporaryDirectory(dir=self._incoming)
+                )
+                package = Path(folder) / "package"
+                await self._receive(request, package)
+            except ConnectionError:
+                raise
+            except OSError as error:
+                raise StorageError(
+                    f"the package cannot be received in {str(self._incoming)!r}: "
+                    f"{error.strerror}",
+                    hint="check free space and permissions there",
+                    path=str(self._incoming),
+                ) from error
+            yield package
 
     async def _receive(self, request: web.Request, package: Path) -> None:
         limit = self._options.max_package_bytes

@@ -29,7 +29,7 @@ from chaindock.packaging.rules import CHUNK, Limits
 from chaindock.packaging.unpack import unpack_code
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
 
     from chaindock.packaging.format import PackageInfo
 
@@ -160,7 +160,7 @@ class PackageStore:
                 raise _not_installed(ccid) from error
             _sync_folder(self._root)
 
-    def keep_only(self, wanted: Collection[Ccid]) -> list[Ccid]:
+    def keep_only(self, wanted: Collection[Ccid]) -> Sequence[Ccid]:
         """Remove every other package, and all that is half-written; return which.
 
         For the start, when nobody adds anything: what a killed process left.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from chaindock.container.attempt import Attempt
+from chaindock.container.contracts import Declined
 from chaindock.container.router import Router
 from chaindock.errors import (
     BuildFailed,
     ConfigInvalid,
     EngineUnavailable,
+    ImageNotFound,
     NotFound,
     Unsupported,
 )
@@ -79,6 +83,29 @@ async def test_only_the_chosen_builder_is_asked():
     with pytest.raises(Unsupported):
         await router.build(PACKAGE, attempt())
     assert taker.builds == 0
+
+
+class LacksItsImage(DeclinesAll):
+    name = "docker"
+
+    async def build(self, package: Any, attempt: Any) -> Declined:
+        reason = "no image 'x'"
+        return Declined(reason, ImageNotFound(reason, image="x"))
+
+
+async def test_a_builder_that_cannot_now_is_passed_over_and_that_is_told():
+    taker, told = InMemoryBuilder(), attempt()
+    router = Router([LacksItsImage(), taker], lambda _: None)
+    await router.build(PACKAGE, told)
+    assert taker.builds == 1
+    assert told.reused == ["not with docker: no image 'x'"]
+    assert router.declined(PACKAGE.ccid) == "docker: no image 'x'"
+
+
+async def test_a_chosen_builder_that_cannot_now_says_why():
+    router = Router([LacksItsImage(), InMemoryBuilder()], lambda _: "docker")
+    with pytest.raises(ImageNotFound, match="no image 'x'"):
+        await router.build(PACKAGE, attempt())
 
 
 async def test_an_unknown_choice_names_what_there_is():
