@@ -71,21 +71,33 @@ class Packages:
 class Launching:
     """A launcher with one builder; `ms` is one launch."""
 
-    def __init__(self, launcher: RuntimeLauncher, router: Router, ccid: Ccid) -> None:
-        self._launcher, self._router, self._ccid = launcher, router, ccid
+    def __init__(
+        self,
+        launcher: RuntimeLauncher,
+        runtime: ContainerRuntime,
+        router: Router,
+        ccid: Ccid,
+    ) -> None:
+        self._launcher, self._runtime = launcher, runtime
+        self._router, self._ccid = router, ccid
 
     async def warm(self) -> Any:
         """Launch once, which builds; return the instance."""
         await self._launcher.launch(self._ccid)
-        return self._router.instance(self._ccid)
+        instance = self._router.instance(self._ccid)
+        await self._leave()
+        return instance
 
     async def ms(self) -> float:
-        await self._launcher.forget(self._ccid, 0)
         began = time.perf_counter()
         await self._launcher.launch(self._ccid)
         spent = time.perf_counter() - began
-        await self._launcher.forget(self._ccid, 0)
+        await self._leave()
         return spent * 1e3
+
+    async def _leave(self) -> None:
+        await self._launcher.stop(self._ccid, 0)
+        self._runtime.forget(self._ccid)  # so that the next launch looks for its build
 
 
 @contextlib.asynccontextmanager
@@ -95,17 +107,18 @@ async def launching(
     """Compose a launcher the way node/serve.py does."""
     registry, output = HandlerRegistry(), OutputStore(folder / "output")
     router = Router([builder], lambda _: None)
+    runtime = ContainerRuntime(packages, BuildRegistry(), router)
     async with AsyncExitStack() as stack:
         listener = await stack.enter_async_context(ChaincodeListener(registry))
         launcher = await stack.enter_async_context(
             RuntimeLauncher(
                 registry,
-                ContainerRuntime(packages, BuildRegistry(), router),
+                runtime,
                 PeerConnection(listener, "Org1MSP"),
                 new_attempt=lambda ccid: Attempt(ccid, output.open(ccid)),
             )
         )
-        yield Launching(launcher, router, ccid)
+        yield Launching(launcher, runtime, router, ccid)
 
 
 async def as_process(language: str, folder: Path) -> Row:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from chaindock.controllers.docker.endpoints import Candidate
     from chaindock.controllers.process.run import ProcessInstance
 
-POLL_S = 0.002
+POLL_S = 0.005
 
 
 class BareListener:

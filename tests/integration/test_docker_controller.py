@@ -191,8 +191,9 @@ async def test_an_address_that_needs_a_container_on_the_network_is_held_up(
         await instance.start(backend.peer, Attempt(package.ccid))
         assert (await instance.wait()).code == 0
         await instance.stop(0)
-        assert len(await backend.owned(backend.node_id)) == 1
-    assert await backend.owned(backend.node_id) == set()
+        label = f"org.chaindock.node={backend.node_id}"
+        assert len(await backend.engine.find_containers(label)) == 1
+    assert await backend.engine.find_containers(label) == []
 
 
 class ElsewhereListener(CountingListener):

@@ -188,7 +188,6 @@ def test_a_contract_that_ignores_signals_is_ended(node: Node):
     node.cli("stop", name)
     assert not node.runs(place)
     assert b"SIGTERM? no" in node.cli("logs", name).out
-    node.cli("rm", name)
 
 
 def test_no_grandchild_outlives_a_stop(node: Node):
@@ -201,7 +200,6 @@ def test_no_grandchild_outlives_a_stop(node: Node):
     node.cli("stop", name)
     assert not node.runs(place)
     assert not any(is_there(pid) for pid in family)
-    node.cli("rm", name)
 
 
 # --- it prints ------------------------------------------------------------------------

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from chaindock.packaging.writer import write_package
+from chaindock.platforms.registry import recognise
 from support.lives import Lives, lives_of
-from support.node import BACKENDS
+from support.node import BACKENDS, FIXTURES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -50,3 +52,34 @@ async def test_twenty_kills_lose_nothing_and_leave_nothing(lives: Lives) -> None
         f"{len(account.refused)} refused; ready after, and then the next call took: "
         + ", ".join(f"{ready_s:.2f}+{call_s:.2f}" for ready_s, call_s in lives.times)
     )
+
+
+@pytest.mark.nodejs
+async def test_chaincode_that_outlives_a_killed_node_is_ended_by_the_next(
+    lives: Lives,
+) -> None:
+    """What ignores signals and the end of its stream, and what has children."""
+    for name in ("ignores-sigterm", "forks-a-grandchild"):
+        await lives.deploy(packaged(name, lives.folder), name)
+    for _ in range(3):
+        await lives.end()
+        left = await lives.traces.all()
+        assert left, "nothing outlived the node: this test shows nothing"
+        await lives.node.up()
+        assert not left & await lives.traces.all()
+        async with lives.node.admin() as admin:
+            for name in ("ignores-sigterm", "forks-a-grandchild"):
+                assert await admin.value(name, "who")
+        runs = await lives.traces.runs()
+        assert [len(found) for found in runs.values()] == [1, 1]
+    await lives.traces.check_foreign()
+    await lives.node.run("down")
+    assert await lives.traces.all() == set()
+
+
+def packaged(name: str, folder: Path) -> Path:
+    """Return the package of a chaincode that misbehaves."""
+    source, package = FIXTURES / "hostile" / name, folder / f"{name}.tar.gz"
+    with package.open("wb") as out:
+        write_package(recognise(source).select(source), name, out)
+    return package

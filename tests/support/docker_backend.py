@@ -110,7 +110,9 @@ class DockerBackend(Backend):
 
     async def owned(self, node_id: str) -> set[str]:
         label = f"org.chaindock.node={self._unique(node_id)}"
-        return set(await self.engine.find_containers(label))
+        # An anchor belongs to the network, which stays until the node ends.
+        anchors = await self.engine.find_containers("org.chaindock.role=anchor")
+        return set(await self.engine.find_containers(label)) - set(anchors)
 
     async def signal(self, instance: Instance, number: int) -> None:
         name = instance.describe()["container"]

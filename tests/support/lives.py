@@ -73,9 +73,13 @@ class Lives:
         self.node.kill()
         await self.node.gone()
 
-    async def deploy(self, package: Path) -> None:
+    def new_version(self, mark: str) -> Path:
+        """Return a package that nobody built before."""
+        return version(self.folder, f"{mark} of {self.seed}")
+
+    async def deploy(self, package: Path, name: str = NAME) -> None:
         async with self.node.admin() as admin:
-            async for event in admin.deploy(package, NAME):
+            async for event in admin.deploy(package, name):
                 if event["event"] == "result":
                     self.sequence = event["result"]["sequence"]
 
@@ -99,9 +103,7 @@ class Lives:
     async def disturb(self, what: str, number: int) -> None:
         """Return at the instant of the kill."""
         if what == "build":
-            await self.deploy_until_killed(
-                version(self.folder, f"n{number} of {self.seed}")
-            )
+            await self.deploy_until_killed(self.new_version(f"n{number}"))
         elif what == "upgrade":
             await self.deploy_until_killed(self.packages[number % 2])
         else:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from chaindock.controllers.docker.engine import Engine
-from chaindock.controllers.docker.names import CCID, NODE, ROLE
+from chaindock.controllers.docker.names import BUILD_KEY, CCID, NODE, ROLE
 from chaindock.controllers.docker.options import EndpointOptions
 from chaindock.controllers.process.records import Record, Records, find
 from chaindock.errors import ImageNotFound, NotFound
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import psutil
 
 T = TypeVar("T")
+KEPT_IMAGES, KEPT_S = "chaindock-test/nodes", 2 * 24 * 3600.0
 _OWN = {"admin.sock", "admin.path"}
 """Of a node that runs; where its home has a long name, in a directory for temporary files."""
 
@@ -135,7 +137,10 @@ class Remains:
             return ""
 
     def remove(self) -> None:
-        """Take away what a failed test left, and the caches."""
+        """Take away what a failed test left, and the caches of this node alone.
+
+        The images it made stay under a name of the tests, for the next run.
+        """
         for process in self.processes():
             process.kill()
         if self.backend != "docker":
@@ -148,8 +153,21 @@ class Remains:
                 await engine.remove_network(network["Id"])
             for volume in await engine.find_volumes(self._label):
                 await engine.remove_volume(volume)
+            await self._keep_images(engine)
 
         ask(clear)
+
+    async def _keep_images(self, engine: Engine) -> None:
+        for image in await engine.find_images(label=BUILD_KEY):
+            for tag in image.get("RepoTags") or []:
+                if self.node_id in tag:
+                    key = image["Labels"][BUILD_KEY]
+                    await engine.tag_image(image["Id"], KEPT_IMAGES, key)
+                    await engine.remove_image(tag)
+        for image in await engine.find_images(reference=KEPT_IMAGES):
+            if image["Created"] < time.time() - KEPT_S:
+                for tag in image["RepoTags"]:
+                    await engine.remove_image(tag)
 
     @property
     def _label(self) -> str:

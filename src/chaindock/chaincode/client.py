@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from chaindock.chaincode.options import StreamOptions
 
 _log = get_logger("chaincode.client")
+_LOOK_S: Final = 0.01
+"""How often a port is tried that nobody listens on yet; one try costs next to nothing."""
+_CONNECT_S: Final = 0.5
 _FIRST_WAIT_S: Final = 0.02
-_LONGEST_WAIT_S: Final = 0.3
+_LONGEST_WAIT_S: Final = 0.1
+"""Between calls that break: some engines accept connections for who is not there yet."""
 _METHOD: Final = "/protos.Chaincode/Connect"
 
 
@@ -44,6 +48,7 @@ async def serve_dialled(
     """
     backoff = Backoff(_FIRST_WAIT_S, _LONGEST_WAIT_S)
     while True:
+        await _listens(address)
         async with _channel(address, options) as channel:
             call = channel.stream_stream(
                 _METHOD,
@@ -63,6 +68,20 @@ async def serve_dialled(
             finally:
                 call.cancel()
         await asyncio.sleep(backoff.next_s())
+
+
+async def _listens(address: str) -> None:
+    """Return when something accepts connections at `address`."""
+    host, _, port = address.rpartition(":")
+    while True:
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        except OSError:
+            await asyncio.sleep(_LOOK_S)
+        else:
+            writer.close()
+            return
 
 
 def _heed_cancellation() -> None:

@@ -21,7 +21,13 @@ from fabric_protos.peer import transaction_pb2 as codes
 from google.protobuf.message import DecodeError
 
 from chaindock.aio import Tasks
-from chaindock.errors import ChaindockError, Denied, InvalidInput, LedgerClosed
+from chaindock.errors import (
+    ChaindockError,
+    Denied,
+    InvalidInput,
+    LedgerClosed,
+    LedgerError,
+)
 from chaindock.identity.msp import Role
 from chaindock.ids import TxId
 from chaindock.lifecycle.definitions import NAMESPACE, read_sequence
@@ -273,6 +279,15 @@ class Orderer:
             _log.error("block not committed", transactions=len(batch), exc_info=error)
             for waiting in batch:
                 _fail(waiting, error)
+            return
+        except Exception as error:  # noqa: BLE001  # a defect must not end all ordering
+            _log.exception("block not committed", transactions=len(batch))
+            defect = LedgerError(
+                f"the block could not be made: unexpected {type(error).__name__}",
+                hint="this is a defect of Chaindock; the node's log holds the trace",
+            )
+            for waiting in batch:
+                _fail(waiting, defect)
             return
         except BaseException:
             gone = LedgerClosed("the orderer ended while the block was committed")

@@ -81,7 +81,8 @@ def _scratch(folder: Path) -> Iterator[Path]:
         for path in (scratch, *(p for p in scratch.rglob("*") if p.is_dir())):
             _sync(path)
         scratch.rename(folder)
-        _sync(folder.parent)
+        for parent in (folder.parent, folder.parent.parent):
+            _sync(parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

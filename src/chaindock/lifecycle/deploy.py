@@ -28,7 +28,7 @@ from chaindock.packaging.store import StoredPackage
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+    from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Any
@@ -50,7 +50,7 @@ class Packages(Protocol):
     def remove(self, ccid: Ccid) -> None:
         """Delete a package."""
 
-    def keep_only(self, wanted: Collection[Ccid]) -> list[Ccid]:
+    def keep_only(self, wanted: Collection[Ccid]) -> Sequence[Ccid]:
         """Delete all others; return which."""
 
 
@@ -108,6 +108,8 @@ class Deployer:
         self._attempts = attempts
         self._locks: dict[str, asyncio.Lock] = {}
         self._busy: Counter[Ccid] = Counter()
+        # A package must not be deleted between its arrival and the count of its users.
+        self._storing = asyncio.Lock()
         self._tasks = Tasks("deployer")
 
     async def __aenter__(self) -> Self:
@@ -277,12 +279,21 @@ class Deployer:
         except ChaindockError:
             # The answer may be lost while the block is not: the ledger decides.
             if self._committer.sequence(name) < sequence:
-                await asyncio.to_thread(self._desired.withdraw, name, sequence)
+                await self._record(self._desired.withdraw, name, sequence)
                 raise
         before = self._desired.find(name)
-        await asyncio.to_thread(self._desired.switch, name, sequence)
+        await self._record(self._desired.switch, name, sequence)
         if before is not None and before.ccid != approval.ccid:
             _ = self._tasks.start(self._retire(before.ccid), f"retire {name}")
+
+    async def _record(
+        self, change: Callable[[str, int], None], name: str, sequence: int
+    ) -> None:
+        """Write down what the ledger decided; if that fails, the next start does it."""
+        try:
+            await asyncio.to_thread(change, name, sequence)
+        except StorageError as error:
+            _log.error("decision not recorded", chaincode=name, error=error.message)
 
     async def _retire(self, ccid: Ccid) -> None:
         """Stop a version that no name runs, and delete its package if none has it."""
@@ -297,14 +308,15 @@ class Deployer:
             _log.warning("stop failed", ccid=ccid, error=error.message)
 
     async def _discard(self, ccid: Ccid) -> None:
-        if self._desired.users_of(ccid) or self._busy[ccid]:
-            return
-        try:
-            await asyncio.to_thread(self._packages.remove, ccid)
-        except NotFound:
-            pass
-        except ChaindockError as error:
-            _log.warning("package not deleted", ccid=ccid, error=error.message)
+        async with self._storing:
+            if self._desired.users_of(ccid) or self._busy[ccid]:
+                return
+            try:
+                await asyncio.to_thread(self._packages.remove, ccid)
+            except NotFound:
+                pass
+            except ChaindockError as error:
+                _log.warning("package not deleted", ccid=ccid, error=error.message)
 
     # ---- bookkeeping
 
@@ -316,12 +328,13 @@ class Deployer:
     @asynccontextmanager
     async def _kept(self, package: bytes | Path | StoredPackage) -> AsyncIterator[Ccid]:
         """Store the package; delete it at the end if nothing refers to it."""
-        if isinstance(package, StoredPackage):
-            stored = package
-        else:
-            stored = await asyncio.to_thread(self._packages.add, package)
-        ccid = stored.ccid
-        self._busy[ccid] += 1
+        async with self._storing:
+            if isinstance(package, StoredPackage):
+                stored = package
+            else:
+                stored = await asyncio.to_thread(self._packages.add, package)
+            ccid = stored.ccid
+            self._busy[ccid] += 1
         try:
             yield ccid
         finally:

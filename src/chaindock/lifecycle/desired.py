@@ -5,7 +5,8 @@ Not:     whether something runs (chaincode), what the channel defines (definitio
 Entry:   DesiredState
 Holds:   a change is on disk before the call returns; an approval is recorded before its
          definition is committed, so a crash between the two loses nothing; reads come
-         from memory and never touch the disk.
+         from memory and never touch the disk. Changes may come from any threads at once:
+         what is iterated over is replaced, never changed.
 Source:  needs.md row 20; architecture.md "Choices already made"
 """
 
@@ -97,6 +98,9 @@ class DesiredState:
             self._db = sqlite3.connect(path, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
+            # On macOS a plain fsync leaves data in the drive's cache.
+            self._db.execute("PRAGMA fullfsync=ON")
+            self._db.execute("PRAGMA checkpoint_fullfsync=ON")
             self._db.executescript(_SCHEMA)
             self._load()
         except sqlite3.Error as error:
@@ -156,7 +160,8 @@ class DesiredState:
 
     def all(self) -> list[Desired]:
         """Return all entries, by name."""
-        return [self._desired[name] for name in sorted(self._desired)]
+        desired = self._desired
+        return [desired[name] for name in sorted(desired)]
 
     def to_run(self) -> list[Ccid]:
         """Return the packages that should run, each once, by name of chaincode."""
@@ -186,62 +191,80 @@ class DesiredState:
 
     def approve(self, approval: Approval) -> None:
         """Record what to run when this sequence is committed."""
-        with self._change() as db:
-            row = (
-                approval.name,
-                approval.sequence,
-                approval.version,
-                approval.ccid,
-                approval.backend,
-                int(approval.init_required),
-            )
-            db.execute("INSERT OR REPLACE INTO approval VALUES (?,?,?,?,?,?)", row)
-        self._approvals[approval.name, approval.sequence] = approval
-        self._backends[approval.ccid] = approval.backend
+        row = (
+            approval.name,
+            approval.sequence,
+            approval.version,
+            approval.ccid,
+            approval.backend,
+            int(approval.init_required),
+        )
+        with self._lock:
+            with self._transaction() as db:
+                db.execute("INSERT OR REPLACE INTO approval VALUES (?,?,?,?,?,?)", row)
+            key = approval.name, approval.sequence
+            self._approvals = {**self._approvals, key: approval}
+            self._backends[approval.ccid] = approval.backend
 
     def withdraw(self, name: str, sequence: int) -> None:
-        """Forget an approval whose definition was not committed."""
-        with self._change() as db:
-            db.execute(
-                "DELETE FROM approval WHERE name=? AND sequence=?", (name, sequence)
-            )
-        self._approvals.pop((name, sequence), None)
+        """Forget an approval whose definition was not committed.
+
+        Raises: StorageError: it is forgotten until the next start, where `recover`
+            tries again.
+        """
+        with self._lock:
+            self._approvals = {
+                key: one
+                for key, one in self._approvals.items()
+                if key != (name, sequence)
+            }
+            with self._transaction() as db:
+                db.execute(
+                    "DELETE FROM approval WHERE name=? AND sequence=?", (name, sequence)
+                )
 
     def switch(self, name: str, sequence: int) -> None:
         """Make an approved sequence the current one, and let it run.
 
         Approvals of other sequences are forgotten.
+        Raises: StorageError: it is so until the next start, where `recover` tries again.
         """
-        desired = Desired(self._approvals[name, sequence], Wish.RUNNING, time.time())
-        with self._change() as db:
-            _put(db, desired)
-            db.execute(
-                "DELETE FROM approval WHERE name=? AND sequence<>?", (name, sequence)
-            )
-        self._desired[name] = desired
-        for key in self._sequences(name):
-            if key[1] != sequence:
-                del self._approvals[key]
+        with self._lock:
+            approval = self._approvals[name, sequence]
+            desired = Desired(approval, Wish.RUNNING, time.time())
+            self._desired = {**self._desired, name: desired}
+            self._approvals = {
+                key: one
+                for key, one in self._approvals.items()
+                if key[0] != name or key[1] == sequence
+            }
+            with self._transaction() as db:
+                _put(db, desired)
+                db.execute(
+                    "DELETE FROM approval WHERE name=? AND sequence<>?",
+                    (name, sequence),
+                )
 
     def wish(self, name: str, wish: Wish) -> None:
         """Record what the user wants of it. Raises: NotFound."""
-        desired = self.get(name)
-        if desired.wish is wish:
-            return
-        desired = replace(desired, wish=wish, since=time.time())
-        with self._change() as db:
-            _put(db, desired)
-        self._desired[name] = desired
+        with self._lock:
+            desired = self.get(name)
+            if desired.wish is wish:
+                return
+            desired = replace(desired, wish=wish, since=time.time())
+            with self._transaction() as db:
+                _put(db, desired)
+            self._desired = {**self._desired, name: desired}
 
     def remove(self, name: str) -> None:
         """Forget a chaincode; its definition stays on the ledger. Raises: NotFound."""
-        self.get(name)
-        with self._change() as db:
-            db.execute("DELETE FROM desired WHERE name=?", (name,))
-            db.execute("DELETE FROM approval WHERE name=?", (name,))
-        del self._desired[name]
-        for key in self._sequences(name):
-            del self._approvals[key]
+        with self._lock:
+            self.get(name)
+            with self._transaction() as db:
+                db.execute("DELETE FROM desired WHERE name=?", (name,))
+                db.execute("DELETE FROM approval WHERE name=?", (name,))
+            self._desired = {k: d for k, d in self._desired.items() if k != name}
+            self._approvals = {k: a for k, a in self._approvals.items() if k[0] != name}
 
     def recover(self, committed: Mapping[str, int]) -> None:
         """Bring the file in line with the ledger after a start.
@@ -271,9 +294,10 @@ class DesiredState:
         return current.approval.sequence if current else 0
 
     @contextmanager
-    def _change(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of the block is on disk afterwards, or nothing. The caller has the lock."""
         try:
-            with self._lock, self._db:
+            with self._db:
                 yield self._db
         except sqlite3.Error as error:
             raise self._broken(error) from error

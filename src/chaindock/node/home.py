@@ -10,6 +10,7 @@ Source:  ADR-0001
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -64,12 +65,14 @@ class Home:
             for path in (self.packages, self.output):
                 path.mkdir(mode=0o700, exist_ok=True)
             (self.root / "ledgers").mkdir(mode=0o700, exist_ok=True)
+            _sync(self.root.parent)
+            self.sync()
         except OSError as error:
-            raise NodeError(
-                f"home {str(self.root)!r} cannot be written: {error.strerror}",
-                hint="choose another one with --home DIR or CHAINDOCK_HOME",
-                home=str(self.root),
-            ) from error
+            raise _not_written(self, error) from error
+
+    def sync(self) -> None:
+        """Make files that were made in the home outlast a power failure."""
+        _sync(self.root)
 
     def node_id(self) -> str:
         """Return the id that labels everything this node starts; made once."""
@@ -85,12 +88,34 @@ class Home:
             ) from error
         node_id = secrets.token_hex(6)
         fresh = path.with_suffix(".new")
-        with fresh.open("w") as file:
-            json.dump({"node_id": node_id}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        try:
+            with fresh.open("w") as file:
+                json.dump({"node_id": node_id}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(path)
+            self.sync()
+        except OSError as error:
+            raise _not_written(self, error) from error
         return node_id
+
+
+def _sync(folder: Path) -> None:
+    with contextlib.suppress(PermissionError):  # not ours to read, as /home may be
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _not_written(home: Home, error: OSError) -> NodeError:
+    return NodeError(
+        f"home {str(home.root)!r} cannot be written: {error.strerror}",
+        hint="check free space and permissions, or choose another one with --home DIR "
+        "or CHAINDOCK_HOME",
+        home=str(home.root),
+    )
 
 
 class HomeLock:
@@ -102,7 +127,10 @@ class HomeLock:
         self._fd: int | None = None
 
     def __enter__(self) -> Self:
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _not_written(self._home, error) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -114,8 +142,12 @@ class HomeLock:
                 home=str(self._home.root),
                 pid=pid,
             ) from error
-        os.ftruncate(fd, 0)
-        os.write(fd, f"{os.getpid()}\n".encode())
+        try:
+            os.ftruncate(fd, 0)
+            os.write(fd, f"{os.getpid()}\n".encode())
+        except OSError as error:
+            os.close(fd)
+            raise _not_written(self._home, error) from error
         self._fd = fd
         return self
 

@@ -99,6 +99,7 @@ async def _compose(config: Config, home: Home, stack: AsyncExitStack) -> Node:
     output = OutputStore(home.output, config.output)
     desired = stack.enter_context(DesiredState(home.desired))
     output.drop_former(desired.ccids())
+    home.sync()
 
     registry = HandlerRegistry(admit_unlaunched=config.stream.admit_unlaunched)
     listener = await stack.enter_async_context(

@@ -57,12 +57,13 @@ from chaindock.errors import (
 from chaindock.ids import require_chaincode_name, require_version
 from chaindock.operations import blocks, wire
 from chaindock.operations.address import close_socket, open_socket
+from chaindock.operations.inflight import Inflight
 from chaindock.operations.stream import stream_lines, stream_work
 from chaindock.operations.tail import Tail
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from types import TracebackType
 
     from chaindock.operations.facade import Answer, Call, NodeFacade
@@ -127,8 +128,14 @@ class AdminServer:
         app = web.Application(
             middlewares=[_errors], client_max_size=self._options.max_call_bytes
         )
-        routes = _Routes(self._node, self._home / "incoming", self._options)
+        inflight = Inflight(self._options.close_s)
+
+        async def close(_app: web.Application) -> None:
+            await inflight.close()
+
+        routes = _Routes(self._node, self._home / "incoming", self._options, inflight)
         app.add_routes(routes.table())
+        app.on_shutdown.append(close)
         return app
 
     async def __aenter__(self) -> Self:
@@ -179,10 +186,17 @@ def _json(body: Any, status: int = 200) -> web.Response:
 
 
 class _Routes:
-    def __init__(self, node: NodeFacade, incoming: Path, options: AdminOptions) -> None:
+    def __init__(
+        self,
+        node: NodeFacade,
+        incoming: Path,
+        options: AdminOptions,
+        inflight: Inflight,
+    ) -> None:
         self._node = node
         self._incoming = incoming
         self._options = options
+        self._inflight = inflight
 
     def table(self) -> list[web.RouteDef]:
         """Return all routes."""
@@ -221,13 +235,15 @@ class _Routes:
         async with self._received(request) as package:
             return await stream_work(
                 request,
-                lambda watch: self._node.deploy(
-                    package,
-                    name=name,
-                    version=version,
-                    backend=backend,
-                    init_required=init_required,
-                    watch=watch,
+                lambda watch: self._inflight.run(
+                    self._node.deploy(
+                        package,
+                        name=name,
+                        version=version,
+                        backend=backend,
+                        init_required=init_required,
+                        watch=watch,
+                    )
                 ),
             )
 
@@ -279,27 +295,31 @@ class _Routes:
         return await self._call(request, self._node.query)
 
     async def _call(
-        self, request: web.Request, act: Callable[[Call], Awaitable[Answer]]
+        self,
+        request: web.Request,
+        act: Callable[[Call], Coroutine[Any, Any, Answer]],
     ) -> web.Response:
         try:
             body = json.loads(await request.read() or b"{}")
         except (ValueError, RecursionError) as error:
             raise InvalidInput("the body of a call is not JSON") from error
-        answer = await act(wire.read_call(_name(request), body))
+        call = wire.read_call(_name(request), body)
+        answer = await self._inflight.run(act(call))
         return _json(wire.answer_json(answer))
 
     async def start(self, request: web.Request) -> web.StreamResponse:
         name = _name(request)
         return await stream_work(
-            request, lambda watch: self._node.start(name, watch=watch)
+            request,
+            lambda watch: self._inflight.run(self._node.start(name, watch=watch)),
         )
 
     async def stop(self, request: web.Request) -> web.Response:
-        await self._node.stop(_name(request))
+        await self._inflight.run(self._node.stop(_name(request)))
         return _json({"name": _name(request)})
 
     async def remove(self, request: web.Request) -> web.Response:
-        await self._node.remove(_name(request))
+        await self._inflight.run(self._node.remove(_name(request)))
         return _json({"name": _name(request)})
 
     async def logs(self, request: web.Request) -> web.StreamResponse:

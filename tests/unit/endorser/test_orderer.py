@@ -250,6 +250,22 @@ async def test_a_block_that_cannot_be_written_fails_its_submitters_only(defined)
         assert (await orderer.submit(envelope)).code == 0
 
 
+async def test_a_defect_fails_one_block_and_not_all_that_follow(defined, monkeypatch):
+    async with Orderer(
+        defined.ledger, TransactionChecks(ChannelId("mychannel"), defined.org.msp)
+    ) as orderer:
+        envelope = await transaction(defined)
+        with monkeypatch.context() as patched:
+
+            def fail(_names: Any) -> Any:
+                raise RuntimeError("nobody thought of that")
+
+            patched.setattr(orderer, "_learn", fail)
+            with pytest.raises(LedgerError, match="unexpected RuntimeError"):
+                await orderer.submit(envelope)
+        assert (await orderer.submit(envelope)).code == 0
+
+
 async def test_submitters_wait_when_too_many_wait(defined):
     disk = Stubborn(defined.ledger)
     disk.full = False

@@ -1,9 +1,11 @@
 """Deploy, upgrade, stop, start, remove: and what stays as it was when one fails."""
 
 import asyncio
+import gzip
 import io
 import json
 import tarfile
+import threading
 from collections import Counter
 from typing import Any
 
@@ -24,126 +26,6 @@ from chaindock.lifecycle.definitions import Approval
 from chaindock.lifecycle.deploy import Deployer
 from chaindock.lifecycle.desired import DesiredState, Wish
 from chaindock.packaging.store import PackageStore
-
-
-def archive(files: Any) -> Any:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz") as tar:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return out.getvalue()
-
-
-def package(text: Any, label: Any = "basic_1.0") -> Any:
-    metadata = {"path": "", "type": "node", "label": label}
-    code = archive({"src/index.js": text.encode(), "src/package.json": b"{}"})
-    return archive(
-        {"metadata.json": json.dumps(metadata).encode(), "code.tar.gz": code}
-    )
-
-
-class Runtime:
-    """Counts what runs; a build may fail or be held."""
-
-    def __init__(self, desired: Any) -> None:
-        self.running: set[Any] = set()
-        self.launches: Counter[str] = Counter()
-        self.log: list[Any] = []
-        self.fail: Any = None
-        self.gate: Any = None
-        self.stop_gate: Any = None
-        self.entered = asyncio.Event()
-        self._desired = desired
-
-    async def launch(self, ccid: Any, attempt: Any = None) -> Any:
-        self.entered.set()
-        if ccid in self.running:
-            return
-        self.log.append(("launch", ccid, self._desired.backend_of(ccid)))
-        self.launches[ccid] += 1
-        if attempt is not None:
-            attempt.enter(Phase.COMPILE)
-        if self.gate is not None:
-            await self.gate.wait()
-        if self.fail is not None:
-            raise self.fail
-        self.running.add(ccid)
-        if attempt is not None:
-            attempt.over()
-
-    async def stop(self, ccid: Any, grace_s: Any) -> Any:
-        self.log.append(("stop", ccid))
-        if self.stop_gate is not None:
-            await self.stop_gate.wait()
-        self.running.discard(ccid)
-
-    async def forget(self, ccid: Any, grace_s: Any) -> Any:
-        await self.stop(ccid, grace_s)
-
-
-class Committer:
-    """A ledger that knows sequences only, and may lose its answer."""
-
-    def __init__(self) -> None:
-        self.sequences: Counter[str] = Counter()
-        self.args: list[Any] = []
-        self.fail: Any = None
-        self.fail_after: Any = None
-        self.gate: Any = None
-        self.entered = asyncio.Event()
-
-    async def commit(self, args: Any) -> Any:
-        self.entered.set()
-        if self.gate is not None:
-            await self.gate.wait()
-        if self.fail is not None:
-            raise self.fail
-        assert args.sequence == self.sequences[args.name] + 1
-        self.sequences[args.name] = args.sequence
-        self.args.append(args)
-        if self.fail_after is not None:
-            raise self.fail_after
-
-    def sequence(self, name: Any) -> Any:
-        return self.sequences[name]
-
-
-class Node:
-    def __init__(self, root: Any, committer: Any = None, retries: Any = 3) -> None:
-        self.root = root
-        self.store = PackageStore(root / "packages")
-        self.desired = DesiredState(root / "desired.db")
-        self.runtime = Runtime(self.desired)
-        self.committer = committer or Committer()
-        self.custodian = Custodian(
-            self.runtime,
-            lambda ccid: ccid in self.desired.to_run(),
-            CustodianOptions(retry_first_s=0.01, retry_cap_s=0.01, retries=retries),
-        )
-        self.deployer = Deployer(
-            packages=self.store,
-            desired=self.desired,
-            custodian=self.custodian,
-            committer=self.committer,
-            attempts=Attempt,
-        )
-
-    async def __aenter__(self) -> Any:
-        await self.custodian.__aenter__()
-        await self.deployer.__aenter__()
-        return self
-
-    async def __aexit__(self, *error: object) -> Any:
-        await self.deployer.__aexit__(None, None, None)
-        await self.custodian.aclose()
-        self.desired.close()
-
-    async def quiet(self) -> Any:
-        """Wait for what goes on in the background."""
-        while tasks := self.deployer._tasks._tasks | self.custodian._tasks._tasks:
-            await asyncio.wait(tasks)
 
 
 @pytest.fixture
@@ -331,6 +213,30 @@ async def test_a_failed_deploy_of_a_shared_package_leaves_the_other_alone(node):
     assert node.store.list() == [first.ccid]
 
 
+async def test_a_deploy_right_after_a_failed_one_keeps_its_package(node, monkeypatch):
+    removing, go_on = threading.Event(), threading.Event()
+    remove = node.store.remove
+
+    def slowly(ccid: Any) -> None:
+        removing.set()
+        assert go_on.wait(10)
+        remove(ccid)
+
+    monkeypatch.setattr(node.store, "remove", slowly)
+    node.runtime.fail = BuildFailed("no")
+    with pytest.raises(BuildFailed):
+        await node.deployer.deploy(package("one"), "a")
+    await asyncio.to_thread(removing.wait, 10)
+    node.runtime.fail = None
+    again = asyncio.ensure_future(node.deployer.deploy(package("one"), "a"))
+    # Long enough for the package to arrive, if it did not wait for the other's end.
+    await asyncio.sleep(0.1)
+    go_on.set()
+    done = await again
+    await node.quiet()
+    assert node.store.list() == [done.ccid]
+
+
 async def test_stop_and_start(node):
     done = await node.deployer.deploy(package("one"), "basic")
     await node.deployer.stop("basic")
@@ -404,59 +310,3 @@ async def test_a_move_that_fails_goes_back(node):
     await node.quiet()
     assert node.runtime.running == {first.ccid}
     assert node.desired.backend_of(first.ccid) == "process"
-
-
-async def test_a_restart_launches_what_should_run(tmp_path):
-    async with Node(tmp_path) as node:
-        one = await node.deployer.deploy(package("one"), "a")
-        await node.deployer.deploy(package("two"), "b")
-        await node.deployer.stop("b")
-        committer = node.committer
-    async with Node(tmp_path, committer) as node:
-        await node.deployer.restore()
-        await node.quiet()
-        assert node.runtime.running == {one.ccid}
-        await node.deployer.start("b")
-        assert len(node.runtime.running) == 2
-
-
-async def test_a_crash_between_commit_and_switch_ends_with_the_new_version(tmp_path):
-    async with Node(tmp_path) as node:
-        await node.deployer.deploy(package("one"), "a")
-        committer = node.committer
-        new = node.store.add(package("two"))
-        node.desired.approve(Approval("a", 2, "2.0", new.ccid))
-        committer.sequences["a"] = 2
-    async with Node(tmp_path, committer) as node:
-        await node.deployer.restore()
-        await node.quiet()
-        assert node.runtime.running == {new.ccid}
-
-
-async def test_a_crash_during_a_deploy_leaves_no_package(tmp_path):
-    async with Node(tmp_path) as node:
-        one = await node.deployer.deploy(package("one"), "a")
-        committer = node.committer
-        node.store.add(package("killed while it was built"))
-        approved = node.store.add(package("killed before its definition was committed"))
-        node.desired.approve(Approval("a", 2, "2.0", approved.ccid))
-    async with Node(tmp_path, committer) as node:
-        await node.deployer.restore()
-        await node.quiet()
-        assert node.store.list() == [one.ccid]
-        assert node.runtime.running == {one.ccid}
-
-
-async def test_a_package_that_cannot_be_removed_hinders_no_start(tmp_path, monkeypatch):
-    async with Node(tmp_path) as node:
-        one = await node.deployer.deploy(package("one"), "a")
-        committer = node.committer
-    async with Node(tmp_path, committer) as node:
-
-        def fail(_wanted: Any) -> Any:
-            raise StorageError("read-only file system")
-
-        monkeypatch.setattr(node.store, "keep_only", fail)
-        await node.deployer.restore()
-        await node.quiet()
-        assert node.runtime.running == {one.ccid}

@@ -1,5 +1,7 @@
 """What a restart finds."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -149,3 +151,51 @@ def test_a_damaged_file_is_named(path):
 def test_a_file_that_cannot_be_made_is_named(tmp_path):
     with pytest.raises(StorageError):
         DesiredState(tmp_path / "no" / "such" / "desired.db")
+
+
+def test_changes_from_many_threads_at_once_all_count(desired, path):
+    names = [f"cc{number}" for number in range(40)]
+
+    def deploy(name: str) -> None:
+        for sequence, ccid in ((1, V1), (2, V2)):
+            desired.approve(approval(sequence, ccid, name))
+            desired.switch(name, sequence)
+
+    over = threading.Event()
+
+    def look() -> int:
+        looks = 0
+        while not over.is_set():
+            desired.to_run()
+            desired.users_of(V2)
+            desired.ccids()
+            desired.names()
+            looks += 1
+        return looks
+
+    with ThreadPoolExecutor(10) as pool:
+        readers = [pool.submit(look) for _ in range(2)]
+        list(pool.map(deploy, names))
+        over.set()
+        assert all(reader.result() for reader in readers)
+    for state in (desired, reopened(path)):
+        assert [one.name for one in state.all()] == sorted(names)
+        assert state.ccids() == {V2}
+
+
+def test_what_the_ledger_decided_holds_even_if_it_cannot_be_written(desired, path):
+    desired.approve(approval(1, V1))
+    desired.switch("basic", 1)
+    desired.approve(approval(2, V2))
+    desired.approve(approval(1, V2, "other"))
+    desired._db.execute("PRAGMA query_only=ON")
+    with pytest.raises(StorageError):
+        desired.switch("basic", 2)
+    with pytest.raises(StorageError):
+        desired.withdraw("other", 1)
+    assert desired.get("basic").ccid == V2
+    assert desired.names() == ["basic"]
+    with DesiredState(path) as later:
+        later.recover({"basic": 2, "other": 0})
+        assert later.get("basic").ccid == V2
+        assert later.names() == ["basic"]

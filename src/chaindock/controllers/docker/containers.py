@@ -50,8 +50,11 @@ if TYPE_CHECKING:
     from chaindock.platforms.base import LaunchCommand
 
 _log = get_logger("docker")
-DRAIN_S = 10.0
-"""After the end: how long output that is still under way is waited for."""
+QUIET_S, DRAIN_S = 1.0, 30.0
+"""After the end, output is waited for until it pauses so long, and no longer than that.
+
+Some engines leave the stream of an ended container open.
+"""
 OUTPUT_BYTES_PER_S, OUTPUT_BURST = 2 * 1024 * 1024, 16 * 1024 * 1024
 _SIGNALS = range(129, 129 + 64)
 
@@ -87,6 +90,7 @@ class _Run:
     isolation: str
     ended: Latch[Exit] = field(default_factory=Latch)
     watch: asyncio.Task[None] | None = None
+    reads: int = 0
 
 
 class DockerInstance:
@@ -182,21 +186,22 @@ class DockerInstance:
                 return await finish(
                     engine.create_container(self._name, body), engine.remove_container
                 )
-            except ContainerExists:
-                if last:
+            except (ContainerExists, EngineError):
+                # Podman answers a taken name with 500, so the name is looked at.
+                if last or not await self._clear_name():
                     raise
-                await self._clear_name()
         raise AssertionError("unreachable")
 
-    async def _clear_name(self) -> None:
+    async def _clear_name(self) -> bool:
         """Remove what an earlier process of this node left under our name.
 
+        Returns: whether there was anything.
         Raises: ContainerExists when it belongs to somebody else.
         """
         try:
             found = await self._parts.engine.inspect_container(self._name)
         except NotFound:
-            return
+            return False
         labels = (found.get("Config") or {}).get("Labels") or {}
         if labels.get(names.NODE) != self._parts.node.node_id:
             raise ContainerExists(
@@ -207,6 +212,7 @@ class DockerInstance:
                 container=self._name,
             )
         await self._parts.engine.remove_container(found["Id"])
+        return True
 
     async def _answer(self, container: str, attachment: Attachment) -> CallsBack | Dial:
         if self._built.launch.connection is Connection.CALLS_BACK:
@@ -249,11 +255,11 @@ class DockerInstance:
         code: int | None = None
         while True:
             follow = self._parts.tasks.start(
-                self._follow(run.container, attempt, since), f"{self._name} output"
+                self._follow(run, attempt, since), f"{self._name} output"
             )
             try:
                 code = await engine.wait_container(run.container)
-                await asyncio.wait([follow], timeout=DRAIN_S)
+                await self._drained(run, follow)
                 break
             except NotFound:
                 break
@@ -269,14 +275,23 @@ class DockerInstance:
         if run.ended.settle(result):
             self._last = result
 
-    async def _follow(self, container: str, attempt: Attempt, since: float) -> None:
+    async def _drained(self, run: _Run, follow: asyncio.Task[None]) -> None:
+        end = time.monotonic() + DRAIN_S
+        while time.monotonic() < end:
+            before = run.reads
+            done, _ = await asyncio.wait([follow], timeout=QUIET_S)
+            if done or run.reads == before:
+                return
+
+    async def _follow(self, run: _Run, attempt: Attempt, since: float) -> None:
         lines = OutputLines(attempt.output)
         budget, then = float(OUTPUT_BURST), time.monotonic()
-        output = self._parts.engine.follow_logs(container, since)
+        output = self._parts.engine.follow_logs(run.container, since)
         try:
             async with contextlib.aclosing(output):
                 async for data in output:
                     lines.feed(data)
+                    run.reads += 1
                     now = time.monotonic()
                     refill = (now - then) * OUTPUT_BYTES_PER_S
                     budget = min(budget + refill, OUTPUT_BURST) - len(data)
@@ -284,7 +299,7 @@ class DockerInstance:
                     if budget < 0:  # a flood: read slower, the engine keeps the rest
                         await asyncio.sleep(-budget / OUTPUT_BYTES_PER_S)
         except (EngineError, NotFound) as error:
-            _log.debug("output ended early", container=container, error=str(error))
+            _log.debug("output ended early", container=self._name, error=str(error))
         finally:
             lines.end()
 

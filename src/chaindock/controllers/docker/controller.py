@@ -248,19 +248,21 @@ class DockerController:
         """Remove what an earlier process of this node left; return how many containers.
 
         That is containers, networks, and directories of builds. For the start, when
-        nothing is built.
+        nothing is built. Anchors of a network (network.py) go with it and do not count.
         """
         await asyncio.to_thread(self._remove_scratch)
         engine = self._entered.engine
         label = f"{names.NODE}={self._node.node_id}"
         containers = await engine.find_containers(label)
+        anchors = set(await engine.find_containers(f"{names.ROLE}=anchor"))
         for container in containers:
             await engine.remove_container(container)
         for network in await engine.find_networks(label):
             await engine.remove_network(str(network["Id"]))
-        if containers:
-            _log.info("removed leftovers", containers=len(containers))
-        return len(containers)
+        count = len(set(containers) - anchors)
+        if count:
+            _log.info("removed leftovers", containers=count)
+        return count
 
     def _remove_scratch(self) -> None:
         for path in Path(tempfile.gettempdir()).glob(f"{self._scratch}*"):

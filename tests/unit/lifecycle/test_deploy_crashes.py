@@ -1,0 +1,111 @@
+"""What a crash, or a full disk, at the worst moment of a deploy comes to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from chaindock.errors import LedgerError, StorageError
+from chaindock.lifecycle.definitions import Approval
+from support.deployments import Node, package
+
+
+async def test_a_restart_launches_what_should_run(tmp_path):
+    async with Node(tmp_path) as node:
+        one = await node.deployer.deploy(package("one"), "a")
+        await node.deployer.deploy(package("two"), "b")
+        await node.deployer.stop("b")
+        committer = node.committer
+    async with Node(tmp_path, committer) as node:
+        await node.deployer.restore()
+        await node.quiet()
+        assert node.runtime.running == {one.ccid}
+        await node.deployer.start("b")
+        assert len(node.runtime.running) == 2
+
+
+async def test_a_crash_between_commit_and_switch_ends_with_the_new_version(tmp_path):
+    async with Node(tmp_path) as node:
+        await node.deployer.deploy(package("one"), "a")
+        committer = node.committer
+        new = node.store.add(package("two"))
+        node.desired.approve(Approval("a", 2, "2.0", new.ccid))
+        committer.sequences["a"] = 2
+    async with Node(tmp_path, committer) as node:
+        await node.deployer.restore()
+        await node.quiet()
+        assert node.runtime.running == {new.ccid}
+
+
+async def test_a_crash_during_a_deploy_leaves_no_package(tmp_path):
+    async with Node(tmp_path) as node:
+        one = await node.deployer.deploy(package("one"), "a")
+        committer = node.committer
+        node.store.add(package("killed while it was built"))
+        approved = node.store.add(package("killed before its definition was committed"))
+        node.desired.approve(Approval("a", 2, "2.0", approved.ccid))
+    async with Node(tmp_path, committer) as node:
+        await node.deployer.restore()
+        await node.quiet()
+        assert node.store.list() == [one.ccid]
+        assert node.runtime.running == {one.ccid}
+
+
+async def test_a_package_that_cannot_be_removed_hinders_no_start(tmp_path, monkeypatch):
+    async with Node(tmp_path) as node:
+        one = await node.deployer.deploy(package("one"), "a")
+        committer = node.committer
+    async with Node(tmp_path, committer) as node:
+
+        def fail(_wanted: Any) -> Any:
+            raise StorageError("read-only file system")
+
+        monkeypatch.setattr(node.store, "keep_only", fail)
+        await node.deployer.restore()
+        await node.quiet()
+        assert node.runtime.running == {one.ccid}
+
+
+async def test_a_committed_definition_counts_even_if_it_cannot_be_recorded(
+    tmp_path, monkeypatch
+):
+    async with Node(tmp_path) as node:
+        await node.deployer.deploy(package("one"), "a")
+        with monkeypatch.context() as patched:
+            read_only_after_approval(node, patched)
+            done = await node.deployer.deploy(package("two"), "a")
+        await node.quiet()
+        assert done.sequence == 2
+        assert node.runtime.running == {done.ccid}
+        committer = node.committer
+    async with Node(tmp_path, committer) as node:
+        await node.deployer.restore()
+        await node.quiet()
+        assert node.runtime.running == {done.ccid}
+
+
+async def test_a_refused_definition_leaves_the_old_version_even_without_room(
+    tmp_path, monkeypatch
+):
+    async with Node(tmp_path) as node:
+        one = await node.deployer.deploy(package("one"), "a")
+        node.committer.fail = LedgerError("disk full")
+        with monkeypatch.context() as patched:
+            read_only_after_approval(node, patched)
+            with pytest.raises(LedgerError, match="disk full"):
+                await node.deployer.deploy(package("two"), "a")
+        await node.quiet()
+        assert node.runtime.running == {one.ccid}
+        assert node.store.list() == [one.ccid]
+
+
+def read_only_after_approval(node: Any, patched: Any) -> None:
+    """Let nothing be written to the desired state once an approval is there."""
+    approve = node.desired.approve
+
+    def once(approval: Any) -> None:
+        approve(approval)
+        node.desired._db.execute("PRAGMA query_only=ON")
+
+    patched.setattr(node.desired, "approve", once)

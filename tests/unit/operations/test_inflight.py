@@ -1,0 +1,96 @@
+"""Nobody is cut off without an answer when the server ends."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from chaindock.errors import NodeError
+from chaindock.operations.address import find_socket
+from chaindock.operations.admin import AdminOptions, AdminServer
+from chaindock.operations.inflight import Inflight
+from support.fake_node import FakeNode
+
+
+async def test_what_ends_in_time_is_answered() -> None:
+    inflight, gate = Inflight(5.0), asyncio.Event()
+
+    async def work() -> str:
+        await gate.wait()
+        return "done"
+
+    running = asyncio.ensure_future(inflight.run(work()))
+    await asyncio.sleep(0)
+    closing = asyncio.ensure_future(inflight.close())
+    await asyncio.sleep(0)
+    gate.set()
+    assert await running == "done"
+    await closing
+
+
+async def test_what_takes_too_long_is_given_up_and_says_so() -> None:
+    inflight, ended = Inflight(0.01), asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    running = asyncio.ensure_future(inflight.run(work()))
+    await asyncio.sleep(0)
+    await inflight.close()
+    with pytest.raises(NodeError, match="going down"):
+        await running
+    assert ended.is_set()
+
+
+async def test_nothing_begins_once_it_ends() -> None:
+    inflight = Inflight(1.0)
+    await inflight.close()
+    with pytest.raises(NodeError, match="going down"):
+        await inflight.run(asyncio.sleep(0))
+
+
+async def test_a_client_that_leaves_cancels_its_work() -> None:
+    inflight, begun, ended = Inflight(1.0), asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ended.set()
+            raise
+
+    running = asyncio.ensure_future(inflight.run(work()))
+    await begun.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert ended.is_set()
+
+
+@pytest.mark.parametrize("path", ["/chaincodes/basic/invoke", "/deploy?name=basic"])
+async def test_over_http_too(tmp_path: Path, path: str) -> None:
+    node, begun = FakeNode(tmp_path), asyncio.Event()
+
+    async def hang(*_args: Any, **_more: Any) -> Any:
+        begun.set()
+        await asyncio.Event().wait()
+
+    node.invoke = node.deploy = hang  # type: ignore[method-assign]
+    connector = aiohttp.UnixConnector(str(find_socket(tmp_path)))
+    async with aiohttp.ClientSession("http://node", connector=connector) as session:
+        async with AdminServer(tmp_path, node, AdminOptions(close_s=0.05)):
+            asking = asyncio.ensure_future(session.post(path, data=b"{}"))
+            await begun.wait()
+        answer = await asking
+        body = await answer.json(content_type=None)
+    assert answer.status == (200 if "deploy" in path else 412)
+    error = body["error"] if "deploy" in path else body
+    assert error["error"] == NodeError.slug
+    assert "going down" in error["message"]
+    node.close()
