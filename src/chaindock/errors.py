@@ -3,7 +3,7 @@
 Owns:    the error tree; code, slug, hint and facts of each error.
 Not:     gRPC status (gateway), HTTP status (operations), exit status (cli/main.py).
 Entry:   ChaindockError
-Holds:   a slug never changes once released; `docs/errors.md` has an entry for each.
+Holds:   a slug never changes once released; `docs/reference/errors.md` has an entry for each.
 Source:  shared style, "Errors"
 
     ChaindockError

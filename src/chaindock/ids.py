@@ -2,7 +2,7 @@
 
 Owns:    NewTypes for ids; the regular expressions of ledger-gateway.md §2.6.
 Not:     how a package id is computed (packaging), container names (controllers).
-Entry:   Ccid, require_label, require_chaincode_name, require_channel
+Entry:   Ccid, require_label, require_chaincode_name, require_channel, name_from_label
 Source:  launch.md §2.4; ledger-gateway.md §2.6
 """
 
@@ -24,6 +24,8 @@ _NAME = re.compile(r"[a-zA-Z0-9]+([-_][a-zA-Z0-9]+)*")
 _VERSION = re.compile(r"[A-Za-z0-9_.+-]+")
 _CHANNEL = re.compile(r"[a-z][a-z0-9.-]{0,248}")
 _CCID = re.compile(r"(?P<label>[A-Za-z0-9][A-Za-z0-9_.+-]*):(?P<hash>[0-9a-f]{64})")
+_VERSION_PART = re.compile(r"_v?\d[A-Za-z0-9.+-]*$")
+_NOT_NAME = re.compile(r"[^A-Za-z0-9]+")
 _SYSTEM_NAMES = frozenset({"cscc", "escc", "lscc", "qscc", "vscc"})
 
 
@@ -47,6 +49,15 @@ def require_chaincode_name(name: str) -> str:
             hint="choose another one with --name",
         )
     return name
+
+
+def name_from_label(label: str) -> str:
+    """Return the chaincode name that a label suggests: `parcels_1.0` is `parcels`.
+
+    It may be the name of a system chaincode; nothing else forbids its use.
+    """
+    name = _NOT_NAME.sub("-", _VERSION_PART.sub("", label)).strip("-")
+    return name or "chaincode"
 
 
 def require_version(version: str) -> str:

@@ -3,8 +3,10 @@
 Owns:    how a log line looks, where it goes, what is scrubbed.
 Not:     when logging is configured: only `node` and `cli` call `configure`.
 Entry:   get_logger, configure
-Holds:   a line that cannot be written is dropped and fails nobody; an event is a fixed lower-case phrase, the data are keys; private keys and
-         values of keys that sound secret never reach a line.
+Holds:   a line that cannot be written is dropped and fails nobody; an event is a fixed
+         lower-case phrase, the data are keys; private keys, values of keys that sound
+         secret, and local variables of a trace never reach a line; what others made up
+         is cut and cannot move a cursor.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
 import structlog
 
@@ -26,6 +28,22 @@ _SECRET_KEY = re.compile(
 _PEM_KEY = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*KEY-----", re.DOTALL
 )
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_LONGEST = 8000
+"""Characters of one value: chaincode chooses some of them."""
+
+
+class Stream(Protocol):
+    """Where log lines go."""
+
+    def write(self, text: str, /) -> object:
+        """Write `text`. Raises: OSError when that cannot be done."""
+
+    def flush(self) -> None:
+        """Let nothing wait. Raises: OSError."""
+
+    def isatty(self) -> bool:
+        """Whether colours make sense."""
 
 
 def get_logger(name: str) -> Any:
@@ -34,22 +52,26 @@ def get_logger(name: str) -> Any:
 
 
 def configure(
-    *, level: str = "info", stream: TextIO | None = None, json: bool = False
+    *, level: str = "info", stream: Stream | None = None, json: bool = False
 ) -> None:
     """Set level, target (default: standard error) and form of all log lines."""
     stream = stream or sys.stderr
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if json
-        else structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(),
+            # The other one shows local variables: keys, transient data, tokens.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
     )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
             _scrub,
-            *([structlog.processors.format_exc_info] if json else []),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS.get(level, 20)),
@@ -63,7 +85,7 @@ def configure(
 class _Lossy:
     """A stream whose faults hurt nobody: a full disk must not fail who writes a log."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Stream) -> None:
         self._stream = stream
 
     def write(self, text: str) -> None:
@@ -81,8 +103,24 @@ def _scrub(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     for key, value in event.items():
-        if _SECRET_KEY.search(key):
-            event[key] = "[scrubbed]"
-        elif isinstance(value, str) and "PRIVATE KEY" in value:
-            event[key] = _PEM_KEY.sub("[private key]", value)
+        event[key] = _scrubbed(key, value)
     return event
+
+
+def _scrubbed(key: Any, value: Any) -> Any:
+    if isinstance(key, str) and _SECRET_KEY.search(key):
+        return "[scrubbed]"
+    if isinstance(value, dict):
+        return {name: _scrubbed(name, one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_scrubbed(None, one) for one in value]
+    return _harmless(value) if isinstance(value, str) else value
+
+
+def _harmless(text: str) -> str:
+    if "PRIVATE KEY" in text:
+        text = _PEM_KEY.sub("[private key]", text)
+    if len(text) > _LONGEST:
+        half = _LONGEST // 2
+        text = f"{text[:half]} [{len(text) - 2 * half} cut] {text[-half:]}"
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)

@@ -20,9 +20,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # noqa: TID251  # ends are no news
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pytest
 
@@ -32,6 +30,8 @@ from chaindock import telemetry
 NAMES = ("help", "memory", "calls", "invoke", "ledger", "spawn", "launch")
 LIMIT_S = 900.0
 """For one benchmark, whose first run may have to build: a hang must not look like work."""
+BUSY = 0.5
+"""Load per CPU, before the start, from which on results are not to be trusted."""
 Result = Row | Skipped
 
 
@@ -58,9 +58,10 @@ async def collect(name: str, into: list[Any]) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Say what it ran on, in words that do not name anybody's machine."""
+    """Say what it runs on, in words that do not name anybody's machine."""
     return {
         "cpus": os.cpu_count(),
+        "load": os.getloadavg()[0],
         "system": platform.system(),
         "architecture": platform.machine(),
         "python": platform.python_version(),
@@ -92,8 +93,11 @@ def main() -> int:
     if unknown := set(asked.names) - set(NAMES):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}")
     telemetry.configure(level="error")
-    began, broken = time.monotonic(), []
+    os.environ["GRPC_VERBOSITY"] = "ERROR"  # noqa: TID251  # ends of streams: no news
+    began, here, broken = time.monotonic(), machine(), []
     found: list[tuple[str, Result]] = []
+    if here["load"] > BUSY * here["cpus"]:
+        print(f"other work runs here (load {here['load']:.1f}): ratios will scatter\n")
     print(line(HEADINGS))
     for name in asked.names or NAMES:
         print(f"\n{name}")
@@ -104,7 +108,7 @@ def main() -> int:
             broken.append(name)
     if asked.json:
         rows = [as_json(name, result) for name, result in found]
-        told = {"machine": machine(), "results": rows, "broken": broken}
+        told = {"machine": here, "results": rows, "broken": broken}
         asked.json.write_text(json.dumps(told, indent=1) + "\n")
     spent = time.monotonic() - began
     print(f"\n{summary([result for _, result in found])}, {spent:.0f} s")

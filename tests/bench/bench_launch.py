@@ -167,7 +167,10 @@ async def in_container(language: str, folder: Path) -> Row:
 
 def _row(language: str, how: str, value: float, floor: float) -> Row:
     against = "bare start and the shim's boot"
-    return Row(f"launch, {language}, {how}", value, "ms", floor, against, most=GOAL)
+    # A bare process has no record that would find it after a crash of the node, which
+    # is most of what a Go program of 10 ms is beside it: for information.
+    goal = GOAL if how == "container" else None
+    return Row(f"launch, {language}, {how}", value, "ms", floor, against, most=goal)
 
 
 async def run() -> AsyncIterator[Row | Skipped]:

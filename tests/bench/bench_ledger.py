@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sqlite3
 import time
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from support.envelopes import rwset, transaction
 from support.ledgers import VALID, commit, ledger_at
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 

@@ -7,6 +7,7 @@ a transaction `put KEY VALUE` writes before it answers. It knows nothing of Chai
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 
 import grpc.aio
@@ -49,7 +50,6 @@ async def main(address: str, ccid: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    # The node ends the stream when it is over.
+    with contextlib.suppress(grpc.aio.AioRpcError):
         asyncio.run(main(*sys.argv[1:]))
-    except grpc.aio.AioRpcError:
-        pass  # the node ended the stream: it is over

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.container.attempt import Attempt
-from chaindock.container.contracts import Dial
+from chaindock.container.contracts import Declined, Dial
 from chaindock.controllers.docker import network
 from chaindock.controllers.docker.options import EndpointOptions, LanguageImages
 from chaindock.errors import (
     BuildFailed,
     ContainerExists,
-    EngineError,
     EngineUnavailable,
     ImageNotFound,
     StartFailed,
@@ -340,12 +339,9 @@ async def test_an_image_that_is_not_there_is_named(backend: DockerBackend):
         backend.options = replace(
             backend.options, pull="missing", images={"script": LanguageImages(image)}
         )
-        package = await backend.packages.make(hang())
-        async with backend.within():
-            with pytest.raises(
-                (EngineError, ImageNotFound), match=f"{backend.node_id}:2"
-            ):
-                await built(await backend.builder(), package)
+        answer = await refused(backend)
+    assert image in answer.reason
+    assert answer.error
 
 
 async def test_never_pulling_makes_no_request(backend: DockerBackend):
@@ -353,11 +349,19 @@ async def test_never_pulling_makes_no_request(backend: DockerBackend):
     async with registry.serve() as host:
         image = LanguageImages(f"{host}/{backend.node_id}:1")
         backend.options = replace(backend.options, images={"script": image})
-        package = await backend.packages.make(hang())
-        async with backend.within():
-            with pytest.raises(ImageNotFound, match="may not pull"):
-                await built(await backend.builder(), package)
+        answer = await refused(backend)
+    assert "may not pull" in answer.reason
+    assert isinstance(answer.error, ImageNotFound)
     assert registry.asked == []
+
+
+async def refused(backend: DockerBackend) -> Declined:
+    package = await backend.packages.make(hang())
+    async with backend.within():
+        builder = await backend.builder()
+        answer = await builder.build(package, Attempt(package.ccid))
+    assert isinstance(answer, Declined)
+    return answer
 
 
 async def test_without_an_engine_entering_says_where_it_looked(backend: DockerBackend):

@@ -89,7 +89,7 @@ class Audit:
         for tx_id, places in self.places.items():
             assert len(places) == 1, f"{tx_id} is there {len(places)} times: {places}"
         for told in account.told:
-            places = self.places.get(told.tx_id)
+            places = self.places.get(told.tx_id, [])
             assert places == [(told.block, told.code)], f"{told}: {places}"
         values = self.values
         assert account.kept <= values.keys(), sorted(account.kept - values.keys())

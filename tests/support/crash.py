@@ -132,13 +132,16 @@ class CrashNode:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        # An orderly end; after a failure whatever is there may be in any state.
-        with contextlib.suppress(ChaindockError, TimeoutError):
-            await self.run("down", "--timeout", "20", "--force")
+        await self.take_down()
         for process in self._foreground:
             if process.returncode is None:
                 process.kill()
             await process.wait()
+
+    async def take_down(self) -> None:
+        """End it in whatever state it is. Idempotent."""
+        with contextlib.suppress(ChaindockError, TimeoutError):
+            await self.run("down", "--timeout", "20", "--force")
 
     @property
     def node_id(self) -> str:

@@ -82,6 +82,7 @@ class FakeNode:
         attempt = Attempt(
             ccid, self._files.enter_context(closing(self.output.open(ccid)))
         )
+        attempt.begin()
         attempt.watch(watch)
         return attempt
 

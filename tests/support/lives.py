@@ -88,17 +88,17 @@ class Lives:
         if what == "start":
             await self.node.up_here()
             await asyncio.sleep(self.rng.uniform(0, 1.5))
-        else:
-            await self.start(number)
-            load = Load(self.node, self.account, NAME, str(number), CLIENTS)
-            calling = asyncio.ensure_future(load.run())
-            async with asyncio.timeout(NEXT_CALL_S):
-                await load.answered.wait()
-            await self.disturb(what, number)
+            await self.end()
+            return
+        await self.start(number)
+        load = Load(self.node, self.account, NAME, str(number), CLIENTS)
+        calling = asyncio.ensure_future(load.run())
+        async with asyncio.timeout(NEXT_CALL_S):
+            await load.answered.wait()
+        await self.disturb(what, number)
         await self.end()
-        if what != "start":
-            async with asyncio.timeout(NEXT_CALL_S):
-                await calling
+        async with asyncio.timeout(NEXT_CALL_S):
+            await calling
 
     async def disturb(self, what: str, number: int) -> None:
         """Return at the instant of the kill."""
@@ -210,14 +210,12 @@ async def lives_of(
     seed = int(given) if given else random.SystemRandom().randrange(1 << 32)
     # Container names must not meet those of other nodes on the engine.
     network_id = f"kill{seed}"
-    env, settings = (
-        environment(backend, folder / "tmp"),
-        [f"peer.networkId={network_id}"],
-    )
+    settings = [f"peer.networkId={network_id}", "peer.id=peer0"]
+    env = environment(backend, folder / "tmp")
     async with CrashNode(home or folder / "home", env, backend, settings) as node:
         await node.up()
         traces = (
-            DockerTraces(node, f"{network_id}-jdoe", need_image("runtime"))
+            DockerTraces(node, f"{network_id}-peer0", need_image("runtime"))
             if backend == "docker"
             else ProcessTraces(node, cache_folder() / "chaindock")
         )
@@ -227,3 +225,5 @@ async def lives_of(
             except BaseException as error:
                 error.add_note(f"repeat it with CHAINDOCK_TEST_SEED={seed}")
                 raise
+            finally:
+                await node.take_down()  # or it brings back what is cleaned up now

@@ -171,6 +171,7 @@ class DockerTraces:
         endpoint = EndpointOptions(docker_host=need_docker())
         self._engine = await Engine.connect(endpoint)
         node_id, prefix = self._node.node_id, self._prefix
+        labels: tuple[dict[str, str], ...]
         labels = ({NODE: f"{node_id}0"}, {NODE: "another"}, {"node": node_id}, {})
         names = (f"{prefix}-like-{number}" for number in range(4))
         for name, label in zip(names, labels, strict=True):
@@ -199,10 +200,11 @@ class DockerTraces:
         ours = [str(n["Id"]) for n in await self._engine.find_networks(label)]
         for network in (self._network, *ours):
             await self._engine.remove_network(network)
-        built = f"org.chaindock.built-by={self._node.node_id}"
-        for image in await self._engine.find_images(label=built):
+        # An image may have been another node's first; the name is ours.
+        for image in await self._engine.find_images():
             for tag in image.get("RepoTags") or []:
-                await self._engine.remove_image(tag)
+                if tag.startswith(f"{self._prefix}-"):
+                    await self._engine.remove_image(tag)
         for volume in await self._engine.find_volumes(label):
             await self._engine.remove_volume(volume)
         await self._engine.aclose()

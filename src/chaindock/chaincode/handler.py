@@ -372,7 +372,7 @@ class _Unexpected(Exception):  # never leaves this module
 
     def __init__(self, message: shim.ChaincodeMessage, state: StreamState) -> None:
         super().__init__(
-            f"[{message.txid}] Fabric side handler cannot handle message "
+            f"[{message.txid[:64]}] Fabric side handler cannot handle message "
             f"({_kind(message)}) while in {state} state"
         )
 

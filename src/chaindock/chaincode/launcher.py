@@ -130,7 +130,8 @@ class RuntimeLauncher:
 
         Raises:
             LaunchFailed and its kinds: the one outcome of the launch, the same object
-            for everybody. LaunchTimeout also when `wait_s` is over.
+            for everybody. LaunchTimeout also when `wait_s` is over. StorageError when
+            its output cannot be kept.
         Cancelled: the launch goes on.
         """
         scope = asyncio.timeout(wait_s)
@@ -167,8 +168,9 @@ class RuntimeLauncher:
             raise LaunchFailed(
                 f"could not launch chaincode {ccid}: the node is stopping", ccid=ccid
             )
-        run = Run(self._parts, attempt or self._new_attempt(ccid), self._settling)
-        self._runs[ccid] = run
+        attempt = attempt or self._new_attempt(ccid)
+        attempt.begin()
+        run = self._runs[ccid] = Run(self._parts, attempt, self._settling)
         self.counts.started += 1
         _log.info("launching", ccid=ccid, attempt=run.attempt.id)
         _ = self._tasks.start(self._see_through(run), f"run {ccid}")
@@ -213,16 +215,14 @@ class RuntimeLauncher:
             run.ask_stop(grace_s)
             await run.over.wait()
 
-    async def restart(
-        self, ccid: Ccid, grace_s: float, attempt: Attempt | None = None
-    ) -> None:
-        """Stop and launch. Raises: as `launch`."""
-        await self.stop(ccid, grace_s)
-        await self.launch(ccid, attempt)
-
     async def forget(self, ccid: Ccid, grace_s: float) -> None:
-        """Stop `ccid` and remove its build and its status."""
-        await self.stop(ccid, grace_s)
+        """Stop `ccid` and remove its build and its status.
+
+        A launch that began meanwhile is given up too: a run nobody knows could not be
+        stopped any more.
+        """
+        while (run := self._runs.get(ccid)) is not None and not run.over.settled:
+            await self.stop(ccid, grace_s)
         self._runs.pop(ccid, None)
         await self._runtime.discard(ccid)
 

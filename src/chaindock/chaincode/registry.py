@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from chaindock.container.attempt import Attempt
 
 _log = get_logger("chaincode.registry")
+_NAME_MAX: Final = 300
+"""Characters that are told and kept of a refused name. A package id has up to 248."""
 
 
 class LaunchState(StrEnum):
@@ -102,9 +104,10 @@ class HandlerRegistry:
         expected = self._expected.get(ccid)
         reason = self._refusal(ccid, handler, expected)
         if reason is not None:
-            meant = handler.dialled.ccid if handler.dialled is not None else ccid
-            error = RegistrationRefused(reason, ccid=meant, name=name)
-            _log.warning("registration refused", ccid=ccid, reason=reason)
+            shown = name[:_NAME_MAX]
+            meant = handler.dialled.ccid if handler.dialled is not None else shown
+            error = RegistrationRefused(reason, ccid=meant, name=shown)
+            _log.warning("registration refused", ccid=shown, reason=reason)
             if handler.dialled is not None:
                 handler.dialled.ready.fail(error)
             raise error
@@ -116,17 +119,18 @@ class HandlerRegistry:
     ) -> str | None:
         if not ccid:
             return "error in handling register chaincode, chaincodeID name is empty"
+        shown = ccid[:_NAME_MAX]
         dialled = handler.dialled
         if dialled is not None and dialled.ccid != ccid:
             return (
-                f"chaincode at the dialled address registers as {ccid!r}, expected "
+                f"chaincode at the dialled address registers as {shown!r}, expected "
                 f"{dialled.ccid!r}"
             )
         if ccid in self._handlers:
             return f"duplicate chaincodeID: {ccid}"
         if expected is None and not self._admit_unlaunched:
             return (
-                f"peer will not accept external chaincode connection {ccid} "
+                f"peer will not accept external chaincode connection {shown} "
                 "(except in dev mode)"
             )
         if expected is not None and expected.dialled and dialled is not expected:

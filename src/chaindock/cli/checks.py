@@ -133,13 +133,20 @@ def _configuration(home: Path) -> tuple[Config, list[Check]]:
 
 
 def _home(home: Path) -> list[Check]:
-    existing = next(p for p in (home, *home.parents) if p.exists())
+    existing = next(p for p in (home, *home.parents) if _exists(p))
     return [
         _directory(home, existing),
         _disk(existing),
         _socket(home),
         _node(home),
     ]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # in a directory that we may not enter
+        return False
 
 
 def _directory(home: Path, existing: Path) -> Check:
@@ -181,7 +188,7 @@ def _node(home: Path) -> Check:
     process = find_process(home)
     if process is not None:
         return Check("home", "node process", State.OK, f"runs as process {process.pid}")
-    if find_socket(home).exists():
+    if _exists(find_socket(home)):
         found = "not running, and it did not end by itself"
         remedy = "chaindock up removes what it left"
         return Check("home", "node process", State.WARN, found, remedy)

@@ -11,7 +11,6 @@ Source:  needs.md rows 2, 9
 from __future__ import annotations
 
 import contextlib
-import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from chaindock.cli.client import AdminClient
-
-_VERSION_PART = re.compile(r"_v?\d[A-Za-z0-9.+-]*$")
-_NOT_NAME = re.compile(r"[^A-Za-z0-9]+")
 
 
 @click.command()
@@ -107,7 +103,7 @@ def deploy_path(
     Returns: the fields of facade.Deployment.
     """
     from chaindock.cli.progress import watch_attempt
-    from chaindock.ids import require_chaincode_name, require_version
+    from chaindock.ids import name_from_label, require_chaincode_name, require_version
 
     if name is not None:
         require_chaincode_name(name)
@@ -116,10 +112,10 @@ def deploy_path(
     client.status()  # nothing is packaged for a node that is not there
     if label is None and name is not None:
         label = f"{name}_{version or '1.0'}"
-    with _package_file(source, label) as (package, info):
+    with _package_file(source, label) as (package, packed_as):
         events = client.deploy(
             package,
-            name=name or name_of(info),
+            name=name or name_from_label(packed_as),
             version=version,
             backend=backend,
             init_required=init_required,
@@ -157,12 +153,6 @@ def _package_file(source: Path, label: str | None) -> Iterator[tuple[Path, str]]
         yield package, info.label
 
 
-def name_of(label: str) -> str:
-    """Return the chaincode name that a label suggests: without its version."""
-    name = _NOT_NAME.sub("-", _VERSION_PART.sub("", label)).strip("-")
-    return name or "chaincode"
-
-
 def _show_done(session: Session, done: Mapping[str, Any]) -> None:
     if session.json:
         show.emit_json(done)
@@ -174,7 +164,7 @@ def _show_done(session: Session, done: Mapping[str, Any]) -> None:
 
 def describe(done: Mapping[str, Any]) -> str:
     """Return the sentence that ends a deployment."""
-    reason = done["reason"].partition(";")[0]
+    reason = show.visible(done["reason"].partition(";")[0])
     why = f" ({reason})" if reason else ""
     up = click.style(f"{done['name']} is up", fg="green")
     return (

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*[A-Za-z]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)?")
-_CONTROL = re.compile(
-    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]"
-)
+_LATE = "\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"
+_CONTROL = re.compile(f"[\x00-\x08\x0a-\x1f{_LATE}]")
+_LATE_CONTROL = re.compile(f"[{_LATE}]")
+"""Those that JSON lets pass."""
 _STATE_COLOURS = {
     "running": "green",
     "ready": "green",
     "starting": "yellow",
-    "restarting": "yellow",
     "stopping": "yellow",
     "failed": "red",
 }
@@ -51,8 +51,12 @@ def is_terminal(*, err: bool = False) -> bool:
 
 
 def emit_json(data: Any) -> None:
-    """Print `data` as JSON, indented for people on a terminal."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=not _takes_unicode()))
+    """Print `data` as JSON, indented for people on a terminal.
+
+    Characters that a terminal obeys and JSON would let pass are escaped too.
+    """
+    text = json.dumps(data, indent=2, ensure_ascii=not _takes_unicode())
+    click.echo(_LATE_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def _takes_unicode() -> bool:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from chaindock.config.sections import Config
 
-LOG_NAME = "node.log"
-LOG_BYTES = 16 * 1024 * 1024
 TAIL_LINES = 20
 
 
@@ -118,10 +116,15 @@ def _run(session: Session, flags: Mapping[str, str], ready_fd: int | None) -> in
     import threading
 
     from chaindock import telemetry
+    from chaindock.cli.nodelog import LOG_NAME, NodeLog
     from chaindock.config.load import load
 
     config = load(session.home, flags)
-    telemetry.configure(level=config.log.level, json=config.log.format == "json")
+    telemetry.configure(
+        level=config.log.level,
+        json=config.log.format == "json",
+        stream=None if ready_fd is None else NodeLog(session.home / LOG_NAME),
+    )
 
     def ready() -> None:
         if ready_fd is not None:
@@ -196,10 +199,11 @@ def start_detached(home: Path, flags: Mapping[str, str]) -> dict[str, Any]:
     import subprocess
 
     from chaindock.cli.client import AdminClient
+    from chaindock.cli.nodelog import open_log
 
     reader, writer = os.pipe()
     settings = [part for k, v in flags.items() for part in ("--set", f"{k}={v}")]
-    with _log_file(home) as log, os.fdopen(reader) as pipe:
+    with open_log(home) as log, os.fdopen(reader) as pipe:
         began = log.tell()
         child = subprocess.Popen(
             [
@@ -227,29 +231,10 @@ def start_detached(home: Path, flags: Mapping[str, str]) -> dict[str, Any]:
     raise _child_error(home, child.returncode, began, word)
 
 
-def _log_file(home: Path) -> Any:
-    from chaindock.errors import NodeError
-
-    path = home / LOG_NAME
-    try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.exists() and path.stat().st_size > LOG_BYTES:
-            path.replace(path.with_suffix(".log.1"))
-        file = path.open("ab")
-        file.seek(0, os.SEEK_END)
-        path.chmod(0o600)
-    except OSError as error:
-        raise NodeError(
-            f"home {str(home)!r} cannot be written: {error.strerror}",
-            hint="choose another one with --home DIR or CHAINDOCK_HOME",
-            home=str(home),
-        ) from error
-    return file
-
-
 def _child_error(
     home: Path, returncode: int, began: int, word: Mapping[str, Any]
 ) -> Exception:
+    from chaindock.cli.nodelog import LOG_BYTES, LOG_NAME
     from chaindock.errors import NodeError
     from chaindock.operations.wire import rebuild_error
 

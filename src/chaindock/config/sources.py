@@ -57,11 +57,12 @@ class Layer:
 def find_file(home: Path, env: Mapping[str, str]) -> Path | None:
     """Return the core.yaml to read: in FABRIC_CFG_PATH, else in the home.
 
-    Raises: ConfigInvalid when FABRIC_CFG_PATH names a directory without one.
+    Raises: ConfigInvalid when FABRIC_CFG_PATH names a directory without one, or it
+        cannot be told whether there is one.
     """
     if folder := env.get(FOLDER_VARIABLE):
         path = Path(folder).absolute() / FILE_NAME
-        if not path.is_file():
+        if not _is_file(path):
             raise ConfigInvalid(
                 f"there is no {FILE_NAME} in {folder!r}",
                 hint=f"correct {FOLDER_VARIABLE}, or unset it",
@@ -70,7 +71,23 @@ def find_file(home: Path, env: Mapping[str, str]) -> Path | None:
             )
         return path
     path = home / FILE_NAME
-    return path if path.is_file() else None
+    return path if _is_file(path) else None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigInvalid:
+    return ConfigInvalid(
+        f"{str(path)!r} cannot be read: {error.strerror}",
+        hint="check its permissions and those of its directories",
+        key="",
+        origin=str(path),
+    )
 
 
 def read_file(path: Path) -> Layer:
@@ -116,9 +133,7 @@ def _entries(path: Path) -> Iterator[tuple[str, Any, int]]:
         finally:
             loader.dispose()
     except OSError as error:
-        raise ConfigInvalid(
-            f"{str(path)!r} cannot be read: {error.strerror}", key="", origin=str(path)
-        ) from error
+        raise _unreadable(path, error) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigInvalid(
             f"{str(path)!r} is not YAML: {' '.join(str(error).split())}",

@@ -50,7 +50,7 @@ CA_VARIABLES = (
     "REQUESTS_CA_BUNDLE",
     "CURL_CA_BUNDLE",
 )
-_PASSWORD = re.compile(r"(?<=://)[^/@\s]+@")
+_PASSWORD = re.compile(r"(?<=://)[^/\s]+@")
 _SECRET_NAME = re.compile(r"token|auth|passw|secret|_key$", re.IGNORECASE)
 
 

@@ -41,6 +41,7 @@ _MODE = Kind(
     lambda value, base: choice("net", "dev").read(value, base) == "dev",
     lambda value: "dev" if value else "net",
 )
+_BATCH = Kind(lambda value, base: INTEGER.read(value, base) or 1000, INTEGER.show)
 _PULL = switched("always", "missing", BOOLEAN)
 _START = duration(least_s=5.0, above_zero=False)
 _EXECUTE = duration(least_s=1.0, instead_s=30.0, above_zero=False)
@@ -150,9 +151,9 @@ _CHAINCODE: tuple[_Row, ...] = (
     ),
     (
         "chaincode.runtimeParams.maxSizeWriteBatch",
-        COUNT,
+        _BATCH,
         "stream.max_size_write_batch",
-        "Writes in one such message.",
+        "Writes in one such message; 0 means 1000.",
     ),
     (
         "chaincode.runtimeParams.useGetMultipleKeys",
@@ -162,9 +163,9 @@ _CHAINCODE: tuple[_Row, ...] = (
     ),
     (
         "chaincode.runtimeParams.maxSizeGetMultipleKeys",
-        COUNT,
+        _BATCH,
         "stream.max_size_get_multiple_keys",
-        "Keys in one such message.",
+        "Keys in one such message; 0 means 1000.",
     ),
 )
 
@@ -504,7 +505,7 @@ REASONS = {
     "peer.chaincodeaddress": "chaincode is told the address that reaches the node",
     "peer.filesystempath": "everything is in the home (--home)",
     "peer.maxsendmsgsize": "peer.maxRecvMsgSize holds for both ways",
-    "peer.tls.enabled": "chaincode always speaks TLS where its shim can",
+    "peer.tls.enabled": "streams with chaincode have no TLS yet",
     "vm.docker.attachstdout": "output is always kept",
     "vm.docker.hostconfig.networkmode": "chaincode gets a network of its own",
     "vm.docker.hostconfig.privileged": "chaincode is never privileged",

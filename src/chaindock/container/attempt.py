@@ -89,6 +89,14 @@ class Attempt:
         """Call `watcher` for every later event; it must be quick and never raise."""
         self._watchers.append(watcher)
 
+    def begin(self) -> None:
+        """Take note that it is really made; its output is kept from now on.
+
+        Raises: StorageError when that cannot be.
+        """
+        if self._log is not None:
+            self._log.begin()
+
     def enter(self, phase: Phase) -> None:
         """Open `phase`; the one that was open ends."""
         if phase == self._phase:

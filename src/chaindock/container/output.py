@@ -47,11 +47,39 @@ class OutputFile:
     neither the build nor the chaincode. The next one that can be tells how many were.
     """
 
-    def __init__(self, path: Path, max_bytes: int) -> None:
+    def __init__(self, path: Path, options: OutputOptions) -> None:
         self.path = path
-        self._max = max_bytes
-        self._file: FileIO = path.open("ab", buffering=0)
+        self._options = options
+        self._file: FileIO | None = None
         self._dropped = 0
+
+    def begin(self) -> None:
+        """Make the file, and drop the oldest ones beyond `keep`.
+
+        Not before the attempt really begins: one that turns out to be needless must not
+        push out the output of what runs.
+
+        Raises: StorageError.
+        """
+        try:
+            self._open()
+        except OSError as error:
+            folder = str(self.path.parent)
+            raise StorageError(
+                f"output cannot be kept in {folder!r}: {error.strerror}",
+                hint="check free space and permissions there",
+                path=folder,
+            ) from error
+
+    def _open(self) -> FileIO:
+        if self._file is None:
+            folder = self.path.parent
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for old in sorted(folder.glob("*.log"))[: 1 - self._options.keep or None]:
+                old.unlink(missing_ok=True)
+        if self._file is None or self._file.closed:
+            self._file = self.path.open("ab", buffering=0)
+        return self._file
 
     def write(self, line: str, stream: str) -> None:
         """Append one line; it is readable at once."""
@@ -65,27 +93,26 @@ class OutputFile:
             self._dropped += 1
 
     def _append(self, data: bytes) -> None:
-        if self._file.closed:
-            self._file = self.path.open("ab", buffering=0)
+        file = self._open()
         while data:  # a disk that fills up takes a part
-            data = data[self._file.write(data) :]
+            data = data[file.write(data) :]
         self._dropped = 0
-        if self._file.tell() > self._max:
+        if file.tell() > self._options.max_bytes:
+            file.close()
             self._keep_newest_half()
 
     def _keep_newest_half(self) -> None:
-        self._file.close()
         with self.path.open("rb") as old:
-            old.seek(-self._max // 2, 2)
+            old.seek(-self._options.max_bytes // 2, 2)
             old.readline()
             rest = old.read()
         with self.path.open("wb") as new:
             new.write(b"[earlier output dropped]\n" + rest)
-        self._file = self.path.open("ab", buffering=0)
 
     def close(self) -> None:
         """Close the file; it stays on disk."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 class OutputStore:
@@ -96,23 +123,9 @@ class OutputStore:
         self._options = options or OutputOptions()
 
     def open(self, ccid: Ccid) -> OutputFile:
-        """Open a new file for an attempt and drop what is beyond `keep`.
-
-        Raises: StorageError.
-        """
-        folder = self._folder(ccid)
-        path = folder / f"{time.time_ns():020d}.log"
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for old in self.files(ccid)[: 1 - self._options.keep or None]:
-                old.unlink(missing_ok=True)
-            return OutputFile(path, self._options.max_bytes)
-        except OSError as error:
-            raise StorageError(
-                f"output cannot be kept in {str(folder)!r}: {error.strerror}",
-                hint="check free space and permissions there",
-                path=str(folder),
-            ) from error
+        """Return the file for an attempt that may begin now."""
+        path = self._folder(ccid) / f"{time.time_ns():020d}.log"
+        return OutputFile(path, self._options)
 
     def files(self, ccid: Ccid) -> list[Path]:
         """Return the files of a chaincode, oldest first."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from chaindock.endorser.transactions import Checked, TransactionChecks
+    from chaindock.identity.msp import Identity
     from chaindock.ids import ChannelId
     from chaindock.ledger.committer import CommittedBlock
     from chaindock.ledger.simulator import Simulator
@@ -158,17 +159,14 @@ class Orderer:
 
         Raises:
             InvalidInput: it is refused: empty, too large, of another channel or kind.
-            Denied: the creator may not write.
+            Denied: the creator may not write, or its certificate has run out.
             LedgerClosed: the node goes down. LedgerError: the block was not written.
         Cancelled: once accepted it is committed all the same.
         """
         self._admit(envelope)
         checked = self._checks.check(envelope)
-        if checked.role not in {None, Role.CLIENT, Role.ADMIN}:
-            raise Denied(
-                "permission denied: implicit policy evaluation failed for "
-                f"/Channel/Writers; the creator is a {checked.role}"
-            )
+        if (creator := checked.creator) is not None:
+            _check_writer(creator)
         while not self._closing and self._full(len(envelope)):
             self._room.clear()
             await self._room.wait()
@@ -314,6 +312,16 @@ class Orderer:
             self._defined |= {n for n in unknown if read_sequence(simulator, n)}
         finally:
             simulator.done()
+
+
+def _check_writer(creator: Identity) -> None:
+    if creator.expired:
+        raise Denied("broadcast client identity expired")
+    if creator.role not in {Role.CLIENT, Role.ADMIN}:
+        raise Denied(
+            "permission denied: implicit policy evaluation failed for "
+            f"/Channel/Writers; the creator is a {creator.role}"
+        )
 
 
 def _fail(waiting: _Waiting, error: Exception) -> None:

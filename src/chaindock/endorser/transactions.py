@@ -109,13 +109,13 @@ class Checked:
         code: NOT_VALIDATED = nothing is wrong so far, else the TxValidationCode.
         tx_id: as the header says; "" when it cannot be read.
         chaincodes: the invoked one and all that are written to.
-        role: of the creator; None when that was not found out.
+        creator: who signed; None when that was not found out.
     """
 
     code: int
     tx_id: str = ""
     chaincodes: frozenset[str] = frozenset()
-    role: Role | None = None
+    creator: Identity | None = None
 
 
 class _Invalid(Exception):  # control flow of this module, not an error
@@ -133,15 +133,15 @@ class TransactionChecks:
 
     def check(self, envelope: bytes) -> Checked:
         """Judge a serialised Envelope; never raises for any bytes."""
-        tx_id, role = "", None
+        tx_id, signer = "", None
         try:
             outer, payload, header = self._open(envelope)
             tx_id = header.tx_id
-            creator, role = self._check_creator(outer, payload, header)
+            creator, signer = self._check_creator(outer, payload, header)
             chaincodes = self._check_action(payload, header, creator)
         except _Invalid as invalid:
-            return Checked(invalid.code, tx_id, role=role)
-        return Checked(codes.NOT_VALIDATED, tx_id, chaincodes, role)
+            return Checked(invalid.code, tx_id, creator=signer)
+        return Checked(codes.NOT_VALIDATED, tx_id, chaincodes, signer)
 
     def _open(self, data: bytes) -> tuple[Any, Any, Any]:
         if not data:
@@ -167,8 +167,8 @@ class TransactionChecks:
 
     def _check_creator(
         self, envelope: Any, payload: Any, header: Any
-    ) -> tuple[Any, Role]:
-        """Check who signed; return the parsed SignatureHeader and the role."""
+    ) -> tuple[Any, Identity]:
+        """Check who signed; return the parsed SignatureHeader and the signer."""
         bad = codes.BAD_COMMON_HEADER
         creator = _parse(
             common_pb2.SignatureHeader, payload.header.signature_header, bad
@@ -182,7 +182,7 @@ class TransactionChecks:
             raise _Invalid(codes.BAD_CREATOR_SIGNATURE) from None
         if header.tx_id != transaction_id(creator.nonce, creator.creator):
             raise _Invalid(codes.BAD_PROPOSAL_TXID)
-        return creator, identity.role
+        return creator, identity
 
     def _check_action(self, payload: Any, header: Any, creator: Any) -> frozenset[str]:
         invalid = codes.INVALID_ENDORSER_TRANSACTION

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from chaindock.errors import InvalidInput
 from chaindock.identity.signing import has_low_s
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 ATTRIBUTES_OID = x509.ObjectIdentifier("1.2.3.4.5.6.7.8.1")
 VALIDITY = dt.timedelta(days=3650)
+_COMMON_NAME_MAX = 64
+"""X.509 (ub-common-name)."""
+_ATTRIBUTES_MAX = 16 * 1024
+"""Bytes. The certificate goes into every transaction of its holder, twice."""
 _CLOCK_SKEW = dt.timedelta(minutes=5)
 _PLACE = (
     (NameOID.COUNTRY_NAME, "US"),
@@ -113,7 +118,17 @@ class CertificateAuthority:
             role: the NodeOU: client, peer, admin or orderer.
             attributes: what chaincode may ask for with its identity library; None
                 leaves the extension out.
+
+        Raises:
+            InvalidInput: the name is longer than 64 characters, or the attributes take
+                more than 16 KiB.
         """
+        if len(common_name) > _COMMON_NAME_MAX:
+            raise InvalidInput(
+                f"the name {common_name!r} has {len(common_name)} characters: a "
+                f"certificate takes {_COMMON_NAME_MAX}",
+                hint="choose a shorter one",
+            )
         subject = _name(
             (NameOID.ORGANIZATIONAL_UNIT_NAME, role), (NameOID.COMMON_NAME, common_name)
         )
@@ -130,6 +145,11 @@ class CertificateAuthority:
         if attributes is not None:
             # Raw JSON, not wrapped in another ASN.1 string: so the shims read it.
             raw = json.dumps({"attrs": dict(sorted(attributes.items()))}).encode()
+            if len(raw) > _ATTRIBUTES_MAX:
+                raise InvalidInput(
+                    f"the attributes of {common_name!r} take {len(raw)} bytes, the limit "
+                    f"is {_ATTRIBUTES_MAX}"
+                )
             builder = builder.add_extension(
                 x509.UnrecognizedExtension(ATTRIBUTES_OID, raw), False
             )

@@ -113,8 +113,9 @@ class Organization:
                 key gets a new certificate.
 
         Raises:
-            InvalidInput: the name does not follow its rule or differs only in case
-                from another one; attributes for the admin.
+            InvalidInput: the name does not follow its rule, is too long together with
+                the domain, or differs only in case from another one; attributes for the
+                admin, or too many.
         """
         if name == ADMIN:
             if attributes:

@@ -17,7 +17,7 @@ from chaindock.ledger.results import HistoryResults, RangeResults
 from chaindock.ledger.rwset import RangeRecord, marshal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from types import TracebackType
 
     from chaindock.ids import TxId
@@ -90,10 +90,6 @@ class Simulator:
             return None
         reads[key] = row[1:]
         return row[0]
-
-    def get_states(self, ns: str, keys: Iterable[str]) -> list[bytes | None]:
-        """Return the committed values in the order of `keys`."""
-        return [self.get_state(ns, key) for key in keys]
 
     def put_state(self, ns: str, key: str, value: bytes) -> None:
         """Write; the last write of a key wins, an empty value deletes.

@@ -37,7 +37,7 @@ class Runtime(Protocol):
     async def launch(self, ccid: Ccid, attempt: Attempt | None = None) -> None:
         """Build if needed, start, and wait until it is ready. Harmless when it is.
 
-        Raises: LaunchFailed and others. Cancelled: nothing of the launch is left.
+        Raises: LaunchFailed and others. Cancelled: it goes on until `stop`.
         """
 
     async def stop(self, ccid: Ccid, grace_s: float) -> None:

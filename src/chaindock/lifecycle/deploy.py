@@ -234,13 +234,15 @@ class Deployer:
         """Make sure that the current version runs, with the asked back end."""
         current = self._desired.get(name)
         if backend not in {"auto", current.backend}:
-            await self._custodian.stop(current.ccid, forget=True)
+            # Before the stop: a call that comes right after it launches, too.
             self._desired.plan(current.ccid, backend)
             try:
+                await self._custodian.stop(current.ccid, forget=True)
                 await self._custodian.launch(current.ccid, attempt)
             except BaseException:
                 self._desired.plan(current.ccid, current.backend)
-                self._custodian.restore([current.ccid])
+                if self._runs(current.ccid):
+                    self._custodian.restore([current.ccid])
                 raise
             moved = Approval(**{**vars(current.approval), "backend": backend})
             await asyncio.to_thread(self._desired.approve, moved)

@@ -96,6 +96,9 @@ class DesiredState:
         self._backends: dict[Ccid, str] = {}
         try:
             self._db = sqlite3.connect(path, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise self._broken(error) from error
+        try:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             # On macOS a plain fsync leaves data in the drive's cache.
@@ -104,6 +107,7 @@ class DesiredState:
             self._db.executescript(_SCHEMA)
             self._load()
         except sqlite3.Error as error:
+            self._db.close()
             raise self._broken(error) from error
 
     def __enter__(self) -> Self:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ from typing_extensions import override
 import chaindock
 from chaindock.chaincode.registry import LaunchState
 from chaindock.errors import InvalidInput, LaunchFailed
-from chaindock.ids import Ccid, require_chaincode_name
+from chaindock.ids import Ccid, name_from_label, require_ccid
 from chaindock.lifecycle.desired import Wish
 from chaindock.node.backends import AUTO
 from chaindock.operations.address import find_socket
@@ -59,7 +58,6 @@ _STATES = {
     LaunchState.STOPPING: "stopping",
     LaunchState.FAILED: "failed",
 }
-_VERSION_SUFFIX = re.compile(r"[_-]v?[0-9][0-9.]*$")
 
 
 class Node(NodeFacade):
@@ -144,7 +142,7 @@ class Node(NodeFacade):
         began = time.monotonic()
         if name is None:
             info = await asyncio.to_thread(read_package, package)
-            name = _name_from(info.label)
+            name = name_from_label(info.label)
         try:
             deployed = await self._deployer.deploy(
                 package,
@@ -181,7 +179,7 @@ class Node(NodeFacade):
 
     @override
     def log_files(self, name: str) -> Sequence[Path]:
-        if ":" in name and (files := self._output.files(Ccid(name))):
+        if ":" in name and (files := self._output.files(require_ccid(name))):
             return files
         if self._desired.find(name) is None and name in self._failed:
             return self._output.files(self._failed[name])
@@ -282,10 +280,3 @@ class Node(NodeFacade):
 
 def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _name_from(label: str) -> str:
-    """Return the chaincode name that a label suggests: `parcels_1.0` is `parcels`."""
-    name = _VERSION_SUFFIX.sub("", label)
-    name = re.sub(r"[^A-Za-z0-9_-]|(?<=[-_])[-_]+", "", name).strip("-_")
-    return require_chaincode_name(name)

@@ -81,7 +81,7 @@ class Home:
             return str(json.loads(path.read_text())["node_id"])
         except FileNotFoundError:
             pass
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise NodeError(
                 f"{str(path)!r} does not hold a node id",
                 hint="restore it; without it the node cannot recognise its own objects",

@@ -117,7 +117,7 @@ class Running:
     """One line of `ps`.
 
     Args:
-        state: running, starting, stopped, failed, restarting … as the launcher says.
+        state: down, starting, running, stopping, failed, or stopped (by the user).
         since: when that state began, ISO 8601 UTC; None when unknown.
         details: `Instance.describe()`: where it is, isolation.
         error: `ChaindockError.as_dict()` of the last failure, if the state is one.
@@ -139,7 +139,7 @@ class NodeStatus:
     """The node itself.
 
     Args:
-        state: starting, ready or stopping.
+        state: ready or stopping.
         backend: what `auto` came to; `reason` says why.
         endpoints: what for → where, e.g. {"admin": "unix://…", "chaincode": "…"}.
         identities: name → directory of its MSP, for clients.

@@ -48,8 +48,10 @@ class Inflight:
         try:
             return await task
         except asyncio.CancelledError:
+            # Who was cancelled: this one, whose client left, or only the work?
             own = asyncio.current_task()
-            if not self._closing or (own is not None and own.cancelling()):
+            left = own is not None and own.cancelling() > 0
+            if left or not task.cancelled() or not self._closing:
                 raise
             raise NodeError(
                 f"the node is going down: the request was given up after "

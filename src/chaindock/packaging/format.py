@@ -3,7 +3,7 @@
 Owns:    metadata.json and code.tar.gz in the outer archive, the rules of both.
 Not:     tar and gzip themselves (tar_reader.py, gzip_reader.py), keeping packages
          (store.py), making them (writer.py).
-Entry:   scan, read_package, package_id
+Entry:   scan, read_package
 Holds:   a package that `scan` returned for was read to its last byte.
 Source:  launch.md §2.1 to §2.5
 """
@@ -81,10 +81,8 @@ class Visitor(Protocol):
 class Hashing:
     """A source that counts and hashes what is read, and ends at `max_bytes`."""
 
-    def __init__(
-        self, source: Source, max_bytes: int | None = None, what: str = PACKAGE
-    ) -> None:
-        self._source, self._max, self._what = source, max_bytes, what
+    def __init__(self, source: Source, max_bytes: int | None = None) -> None:
+        self._source, self._max = source, max_bytes
         self._digest = hashlib.sha256()
         self.count = 0
 
@@ -99,7 +97,7 @@ class Hashing:
         self.count += len(data)
         if self._max is not None and self.count > self._max:
             raise broken(
-                self._what,
+                PACKAGE,
                 f"a package has at most {self._max} bytes",
                 hint="a larger package needs a larger limit in the configuration",
             )
@@ -159,19 +157,6 @@ def read_package(
         indexes=tuple(checker.indexes),
         warnings=tuple(warnings),
     )
-
-
-def package_id(package: bytes | Path, label: str) -> Ccid:
-    """Return `label:sha256` of a package file, whatever it holds.
-
-    Raises:
-        NotFound: no such file. PackageInvalid: not a file.
-    """
-    with opened(package) as file:
-        source = Hashing(file)
-        while source.read(CHUNK):
-            pass
-    return Ccid(f"{label}:{source.hexdigest()}")
 
 
 @dataclass(frozen=True)

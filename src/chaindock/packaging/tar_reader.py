@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 BLOCK = 512
 _EXTENSION_BYTES = 64 * 1024
+_PAX_RECORDS = 100
+"""Writers need some ten; reading ten thousand each time takes minutes in all."""
 _OCTAL = re.compile(rb" *([0-7]*)[ \0]*")
 _REGULAR = "an entry is a regular file or a directory"
 _WHOLE = "a tar archive is whole"
@@ -251,6 +253,8 @@ def _pax_records(data: bytes, entry: str) -> dict[bytes, bytes]:
         keyword, equals, value = record[len(digits) + 1 : -1].partition(b"=")
         if len(record) < length or not record.endswith(b"\n") or not equals:
             raise broken(entry, _WHOLE, "a pax record of the wrong form")
+        if len(records) >= _PAX_RECORDS:
+            raise broken(entry, f"a pax header has at most {_PAX_RECORDS} records")
         if keyword in records:
             raise broken(entry, _ONE_MEANING, f"pax {_shown(keyword[:40])!r} twice")
         if keyword in {

@@ -188,16 +188,38 @@ async def test_a_launch_during_a_stop_begins_after_it(world: World):
     assert instance.events == ["start", "stop 1", "exit", "start"]
 
 
-async def test_restart_and_forget(world: World):
+async def test_what_was_forgotten_is_built_again(world: World):
     instance = world.builder.prepare(CCID)
     await world.launcher.launch(CCID)
-    await world.launcher.restart(CCID, 1)
+    await world.launcher.stop(CCID, 1)
+    await world.launcher.launch(CCID)
     assert (instance.starts, world.builder.builds) == (2, 1)
     await world.launcher.forget(CCID, 1)
     assert world.launcher.statuses() == []
     assert not instance.running
     await world.launcher.launch(CCID)
     assert world.builder.builds == 2
+
+
+async def test_a_launch_that_waited_for_the_end_is_forgotten_too(world: World):
+    """Else it would run on, and nobody would know it."""
+    instance = world.builder.prepare(CCID)
+    await world.launcher.launch(CCID)
+    gate = asyncio.Event()
+    instance.stop_takes = gate.wait
+    await instance.crash(Exit(1))
+    await world.until(LaunchState.STOPPING)
+    loop = asyncio.get_running_loop()
+    launch = loop.create_task(world.launcher.launch(CCID))
+    await asyncio.sleep(0)  # it waits for the end of the run
+    forget = loop.create_task(world.launcher.forget(CCID, 1))
+    await asyncio.sleep(0)
+    gate.set()
+    await forget
+    with pytest.raises(LaunchFailed, match="stopped while it was launching"):
+        await launch
+    assert world.launcher.statuses() == []
+    assert not instance.running
 
 
 async def test_an_engine_that_hangs_at_stop_is_not_waited_for(

@@ -95,6 +95,17 @@ async def test_what_nobody_launched_is_refused_with_the_reason(listening: Stream
     assert f"will not accept external chaincode connection {CCID}" in text
 
 
+async def test_a_huge_name_is_not_repeated_to_anybody():
+    async with StreamNode("is dialled") as node:
+        expected = node.expect()
+        peer = await node.open(expected)
+        name = chaincode_pb2.ChaincodeID(name="x" * 5_000_000)
+        await peer.send(Kind.REGISTER, name)
+        with pytest.raises(RegistrationRefused) as caught:
+            await expected.ready.wait()
+        assert len(str(caught.value.as_dict())) < 2000
+
+
 async def test_development_mode_takes_what_nobody_launched():
     async with StreamNode(admit_unlaunched=True) as node:
         await (await node.dial()).register("basic:1.0")

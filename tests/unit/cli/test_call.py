@@ -29,6 +29,13 @@ def test_invoke_says_where_it_was_committed_on_standard_error(run, basic):
     assert result.stderr == "transaction abababababab is valid, in block 1\n"
 
 
+def test_json_has_no_characters_that_a_terminal_obeys(run, basic):
+    basic.state["k"] = "é \x1b[2J \x9b31m \u202e".encode()
+    shown = run("query", "--json", "basic", "get", "k").stdout
+    assert json.loads(shown)["result"] == "é \x1b[2J \x9b31m \u202e"
+    assert not {"\x1b", "\x9b", "\u202e"} & set(shown)
+
+
 def test_json_of_a_query_has_result_and_payload(run, basic):
     basic.state["k"] = b'{"a": [1, null]}'
     body = json.loads(run("query", "--json", "basic", "get", "k").stdout)

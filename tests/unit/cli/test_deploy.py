@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from chaindock.cli.deploy import name_of
 from chaindock.cli.progress import watch_attempt
 from chaindock.cli.report import show_error
 from chaindock.cli.show import visible
 from chaindock.errors import BuildFailed, NodeError, Unsupported
+from chaindock.ids import name_from_label
 
 
 def test_deploy_shows_phases_on_standard_error_and_nothing_else(run, node, source):
@@ -59,7 +59,7 @@ def test_package_file_and_directory_have_the_same_id(run, node, source, tmp_path
     ],
 )
 def test_name_comes_from_the_label(label, name):
-    assert name_of(label) == name
+    assert name_from_label(label) == name
 
 
 def test_failed_build_ends_with_4_and_everything_known(run, node, source):

@@ -57,6 +57,14 @@ def test_nothing_at_all_ends_with_6_and_remedies(run, tools):
     assert "do: start the engine, or set DOCKER_HOST" in result.stdout
 
 
+def test_a_home_that_cannot_be_looked_at_is_a_finding(run, tools, tmp_path):
+    home = str(tmp_path / ("x" * 300))  # as one in a directory of somebody else
+    result = run("--home", home, "doctor")
+    assert result.exit_code == 6
+    assert "core.yaml' cannot be read" in result.stdout
+    assert run("--home", home, "config", "show").exit_code == 5
+
+
 def test_one_toolchain_is_enough(doctor, tools):
     tools("go", "echo go version go1.99 linux/amd64")
     status, body, found = doctor()

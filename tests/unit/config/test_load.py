@@ -243,6 +243,18 @@ def test_builds_get_proxies_and_registries_and_nothing_else(tmp_path):
     assert "http://[secret]@proxy:3128" in text
 
 
+def test_no_size_of_a_batch_is_the_usual_one(tmp_path):
+    for key in ("maxSizeWriteBatch", "maxSizeGetMultipleKeys"):
+        config = load(tmp_path, {f"chaincode.runtimeParams.{key}": "0"}, env={})
+        assert shown(config, f"chaincode.runtimeParams.{key}") == "1000"
+
+
+def test_a_password_with_an_at_sign_is_not_shown(tmp_path):
+    env = {"HTTPS_PROXY": "http://me:w@rd@proxy:3128/a@b"}
+    text = shown(load(tmp_path, env=env), "chaindock.build.variables")
+    assert "http://[secret]@proxy:3128/a@b" in text
+
+
 def test_wrong_value_with_a_password_does_not_show_it(tmp_path):
     with pytest.raises(ConfigInvalid) as caught:
         load(tmp_path, {"chaindock.sandbox.cpus": "http://me:word@x"}, env={})

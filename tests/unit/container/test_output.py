@@ -42,9 +42,9 @@ class Disk:
 
 def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
     output = OutputStore(tmp_path).open(CCID)
+    output.write("before", "stdout")
     disk = Disk(output._file)
     output._file = disk  # type: ignore[assignment]
-    output.write("before", "stdout")
     disk.full = True
     output.write("lost", "stdout")
     output.write("lost too", "stderr")
@@ -79,20 +79,33 @@ def test_only_some_attempts_are_kept(tmp_path: Path) -> None:
     for _ in range(4):
         file = store.open(CCID)
         paths.append(file.path)
+        file.begin()
         file.close()
     assert store.files(CCID) == paths[2:]
+
+
+def test_an_attempt_that_never_began_drops_nothing(tmp_path: Path) -> None:
+    store = OutputStore(tmp_path, OutputOptions(keep=2))
+    running = store.open(CCID)
+    running.write("here I am", "stdout")
+    for _ in range(5):
+        store.open(CCID).close()
+    running.close()
+    assert store.files(CCID) == [running.path]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "output").write_text("a file")
     with pytest.raises(StorageError, match="output"):
-        OutputStore(tmp_path / "output").open(CCID)
+        OutputStore(tmp_path / "output").open(CCID).begin()
 
 
 def test_former_chaincodes_are_forgotten_but_for_the_newest(tmp_path: Path) -> None:
     store = OutputStore(tmp_path, OutputOptions(former=2))
     for number in range(6):
-        store.open(ccid(number)).close()
+        file = store.open(ccid(number))
+        file.begin()
+        file.close()
         folder = store.files(ccid(number))[0].parent
         os.utime(folder, (number, number))
     store.drop_former([ccid(0)])

@@ -10,6 +10,7 @@ from fabric_protos.peer import transaction_pb2
 from chaindock.endorser.caller import code_name
 from chaindock.errors import (
     ChaincodeError,
+    Denied,
     ExitedEarly,
     InvalidInput,
     LedgerError,
@@ -40,6 +41,17 @@ async def test_a_query_writes_nothing(defined):
     assert defined.ledger.height == height
     found = await defined.caller.query("basic", [b"get", b"k"], signer=defined.user)
     assert found.payload == b""
+
+
+async def test_a_query_is_checked_but_not_endorsed(defined, monkeypatch):
+    def sign(_message: bytes) -> bytes:
+        raise AssertionError("nobody has a query ordered")
+
+    monkeypatch.setattr(defined.org.peer, "sign", sign)
+    said = await defined.caller.query("basic", [b"get", b"a"], signer=defined.user)
+    assert said.status == 200
+    with pytest.raises(Denied):
+        await defined.caller.query("basic", [b"get"], signer=defined.org.orderer)
 
 
 async def test_a_submitted_read_commits_valid(defined):

@@ -1,6 +1,7 @@
 """Order, blocks, and what each submitter is told."""
 
 import asyncio
+import datetime as dt
 from typing import Any
 
 import pytest
@@ -194,6 +195,15 @@ async def test_a_peer_may_not_submit(defined):
         parsed, prepare_payload(parsed, [response]), defined.org.peer
     )
     with pytest.raises(Denied, match="permission denied"):
+        await defined.orderer.submit(envelope)
+
+
+async def test_who_expired_after_the_endorsement_may_not_write(defined):
+    signer = defined.org.user("late")
+    envelope = await transaction(defined, signer=signer)
+    identity = defined.org.msp.identify(signer.creator)
+    object.__setattr__(identity, "expires", dt.datetime.now(dt.UTC))
+    with pytest.raises(Denied, match="broadcast client identity expired"):
         await defined.orderer.submit(envelope)
 
 

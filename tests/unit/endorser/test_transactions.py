@@ -115,7 +115,7 @@ def test_a_proper_transaction_passes_and_names_its_chaincodes(
     assert found.code == Code.NOT_VALIDATED
     assert found.tx_id == proposal.tx_id
     assert found.chaincodes == {"basic"}
-    assert str(found.role) == "client"
+    assert str(found.creator.role) == "client"
     found = checks.check(
         envelope(proposal, user, endorsed(org, proposal, writes="other"))
     )

@@ -110,6 +110,16 @@ def test_attributes_are_raw_json_under_the_oid_that_the_shims_read(org):
     }
 
 
+def test_names_and_attributes_that_no_certificate_takes_are_refused(org, tmp_path):
+    with pytest.raises(InvalidInput, match="16384"):
+        org.user("heavy", {"k": "v" * 20_000})
+    assert not org.user_msp("heavy").exists()
+    assert org.user("heavy", {"k": "v" * 10_000})
+    long = Organization.open(tmp_path, "Org1MSP", "a" * 50)
+    with pytest.raises(InvalidInput, match="64"):
+        long.user("b" * 32)
+
+
 def test_a_user_stays_the_same_until_the_attributes_change(org, home):
     first = org.user("dave", {"level": "1"})
     assert org.user("dave").creator == first.creator

@@ -34,13 +34,14 @@ async def test_a_transaction_does_not_see_its_own_writes(ledger: Ledger) -> None
 async def test_results_hold_reads_with_versions_and_last_writes(ledger: Ledger) -> None:
     await commit(ledger, rwset(writes={"a": b"1"}), rwset(writes={"k": b"1"}))
     with ledger.new_simulator(T) as simulator:
-        assert simulator.get_states("cc", ["k", "missing", "k"]) == [b"1", None, b"1"]
+        found = [simulator.get_state("cc", key) for key in ("k", "missing", "k")]
+        assert found == [b"1", None, b"1"]
         simulator.put_state("cc", "z", b"first")
         simulator.put_state("cc", "z", b"last")
         simulator.put_state("cc", "emptied", b"")
         simulator.delete_state("cc", "gone")
-        found = simulator.results()
-    assert found == rwset(
+        results = simulator.results()
+    assert results == rwset(
         {"k": (1, 1), "missing": None}, {"z": b"last", "emptied": None, "gone": None}
     )
 

@@ -1,17 +1,11 @@
 """Deploy, upgrade, stop, start, remove: and what stays as it was when one fails."""
 
 import asyncio
-import gzip
-import io
-import json
-import tarfile
 import threading
-from collections import Counter
 from typing import Any
 
 import pytest
 
-from chaindock.container.attempt import Attempt, Phase
 from chaindock.errors import (
     BuildFailed,
     InvalidInput,
@@ -19,13 +13,10 @@ from chaindock.errors import (
     NotFound,
     PackageInvalid,
     StartFailed,
-    StorageError,
 )
-from chaindock.lifecycle.custodian import Custodian, CustodianOptions
-from chaindock.lifecycle.definitions import Approval
-from chaindock.lifecycle.deploy import Deployer
-from chaindock.lifecycle.desired import DesiredState, Wish
-from chaindock.packaging.store import PackageStore
+from chaindock.lifecycle.desired import Wish
+from support.deployments import Node, package
+from support.eventually import eventually
 
 
 @pytest.fixture
@@ -299,6 +290,29 @@ async def test_another_back_end_moves_the_same_package(node):
     again = await node.deployer.deploy(package("one"), "basic")
     assert again.backend == "docker"
     assert node.runtime.running == {first.ccid}
+
+
+async def test_a_call_during_a_move_launches_where_it_goes(node):
+    first = await node.deployer.deploy(package("one"), "basic", backend="process")
+    node.runtime.stop_gate = asyncio.Event()
+    move = asyncio.ensure_future(
+        node.deployer.deploy(package("one"), "basic", backend="docker")
+    )
+    await eventually(lambda: ("stop", first.ccid) in node.runtime.log)
+    assert node.desired.backend_of(first.ccid) == "docker"
+    node.runtime.stop_gate.set()
+    await move
+
+
+async def test_a_move_that_fails_does_not_start_what_was_stopped(node):
+    await node.deployer.deploy(package("one"), "basic", backend="process")
+    await node.deployer.stop("basic")
+    node.runtime.fail = StartFailed("no engine")
+    with pytest.raises(StartFailed):
+        await node.deployer.deploy(package("one"), "basic", backend="docker")
+    node.runtime.fail = None
+    await node.quiet()
+    assert node.runtime.running == set()
 
 
 async def test_a_move_that_fails_goes_back(node):

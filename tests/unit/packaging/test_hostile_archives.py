@@ -51,6 +51,9 @@ INNER = {
         Raw(b"././@LongLink", b"../escaped\0", b"L"), Raw(b"src/a", b"x")
     ),
     "global pax path": code(pax(("path", b"src/b"), kind=b"g"), Raw(b"src/a", b"x")),
+    "pax of many records": code(
+        pax(*((f"k{n}", b"") for n in range(101))), Raw(b"src/a", b"x")
+    ),
     "pax size": code(pax(("size", b"1")), Raw(b"src/a", b"xyz")),
     "negative pax size": code(pax(("size", b"-1")), Raw(b"src/a", b"xyz")),
     "pax sparse": code(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from chaindock.errors import InvalidInput, PackageInvalid, SourceInvalid
-from chaindock.packaging.format import package_id, read_package
+from chaindock.packaging.format import read_package
 from chaindock.packaging.rules import Limits
 from chaindock.packaging.writer import default_label, package_directory, write_package
 from chaindock.platforms.base import Selection, SourceFile
@@ -188,13 +188,6 @@ def unpacked(data: bytes) -> dict[str, tuple[tarfile.TarInfo, bytes]]:
 
 def header(member: tarfile.TarInfo) -> tuple[object, ...]:
     return member.mode, member.uid, member.gid, member.mtime, member.uname
-
-
-def test_package_id_is_the_hash_of_the_whole_file(tmp_path):
-    file = tmp_path / "package"
-    file.write_bytes(b"anything")
-    digest = hashlib.sha256(b"anything").hexdigest()
-    assert package_id(file, "a_1") == package_id(b"anything", "a_1") == f"a_1:{digest}"
 
 
 def selection(folder: Path, files: dict[str, bytes]) -> Selection:

@@ -232,7 +232,8 @@ class Compiler:
                 hint="look at its last lines; a registry may be unreachable",
             ) from error
         except EngineError as error:
-            if error.facts.get("status") != 409:
+            # Engines tell this in several ways, so the container is looked at.
+            if (await self._state(container)).get("Running", True):
                 raise
             raise self._failed(attempt, _UNUSABLE) from error
         finally:
@@ -243,19 +244,22 @@ class Compiler:
     async def _ended(
         self, container: str, name: str, code: int, attempt: Attempt
     ) -> BuildFailed:
-        found: dict[str, Any] = {}
-        if code in {_KILLED, _NOT_RUN}:
-            with contextlib.suppress(NotFound):
-                found = await self._engine.inspect_container(container)
-        state = found.get("State") or {}
+        unclear = code in {_KILLED, _NOT_RUN}
+        state = await self._state(container) if unclear else {}
         oom = bool(state.get("OOMKilled"))
         why = f"build step {name!r} ended with exit code {code}"
-        if code == _NOT_RUN and not state.get("Running"):
+        if code == _NOT_RUN and not state.get("Running", True):
             why = _UNUSABLE
         if oom:
             limit = self._options.memory_bytes
             why = f"build step {name!r} needed more than its {limit} bytes of memory"
         return self._failed(attempt, why, exit_code=code, oom=oom)
+
+    async def _state(self, container: str) -> dict[str, Any]:
+        with contextlib.suppress(NotFound):
+            found = (await self._engine.inspect_container(container)).get("State")
+            return dict(found or {})
+        return {}
 
     async def _take(self, container: str, attempt: Attempt, artifact: BinaryIO) -> None:
         size, limit = 0, self._options.artifact_bytes
