@@ -144,6 +144,22 @@ class ShimPeer:
         await self.leave()
 
 
+class _NoMethod(grpc.GenericRpcHandler):
+    """Refuses what a real server does not have either, when `may_refuse` is set."""
+
+    def __init__(self) -> None:
+        self.asked, self.may_refuse = asyncio.Event(), asyncio.Event()
+        self.may_refuse.set()
+
+    def service(self, _call: Any) -> Any:
+        return grpc.unary_unary_rpc_method_handler(self._refuse)
+
+    async def _refuse(self, _request: bytes, context: Any) -> None:
+        self.asked.set()
+        await self.may_refuse.wait()
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+
 class ShimServer:
     """A chaincode that serves; each stream that is opened comes out of `stream`."""
 
@@ -154,6 +170,7 @@ class ShimServer:
         self.address = ""
         self.open = 0
         self.opened = itertools.count()
+        self.no_method = _NoMethod()
 
     async def stream(self) -> ShimPeer:
         """Wait for the node to open the next stream."""
@@ -185,6 +202,7 @@ class ShimServer:
                 grpc.method_handlers_generic_handler(
                     "protos.Chaincode", {"Connect": handler}
                 ),
+                self.no_method,
             )
         )
         port = self._server.add_insecure_port(f"127.0.0.1:{self._port}")

@@ -35,6 +35,7 @@ class StreamNode:
         self._stack = AsyncExitStack()
         self.listener: ChaincodeListener
         self.handler: Handler
+        self.far_end: ShimServer
 
     async def __aenter__(self) -> Self:
         self.listener = await self._stack.enter_async_context(
@@ -65,7 +66,7 @@ class StreamNode:
         """Open a stream by this node's model; nothing is said on it yet."""
         if self.model == "dials":
             return await self.dial()
-        server = await self.server()
+        server = self.far_end = await self.server()
         expected.dialled = True
         handler = Handler(self.registry, self.options, dialled=expected)
         dialled = serve_dialled(server.address, handler, self.options)

@@ -11,6 +11,7 @@ Source:  shim-protocol.md §1.1, §1.2, §3.5
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc
@@ -21,6 +22,8 @@ from chaindock.aio import Backoff
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from chaindock.chaincode.handler import Handler, StreamEnd
     from chaindock.chaincode.options import StreamOptions
 
@@ -32,6 +35,8 @@ _FIRST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 0.1
 """Between calls that break: some engines accept connections for who is not there yet."""
 _METHOD: Final = "/protos.Chaincode/Connect"
+_NO_METHOD: Final = "/chaindock.Rest/Over"
+_LONGEST_REST_S: Final = 1.0
 
 
 async def serve_dialled(
@@ -55,6 +60,7 @@ async def serve_dialled(
                 request_serializer=shim.ChaincodeMessage.SerializeToString,
                 response_deserializer=shim.ChaincodeMessage.FromString,
             )()
+            handler.rest = partial(_rest, channel)
             try:
                 first = await call.read()
                 _heed_cancellation()
@@ -82,6 +88,18 @@ async def _listens(address: str) -> None:
         else:
             writer.close()
             return
+
+
+def _rest(channel: grpc.aio.Channel, done: Callable[[], None]) -> None:
+    """Call `done` when the other side has nothing in the middle of being written.
+
+    It is asked for a method that nobody has: the refusal travels over the same connection
+    and is written only after whatever was written before is wholly over. How long that
+    takes on a busy machine, no fixed time could say.
+    """
+    ask: Any = channel.unary_unary(_NO_METHOD)
+    call = ask(b"", timeout=_LONGEST_REST_S)
+    call.add_done_callback(lambda _call: done())
 
 
 def _heed_cancellation() -> None:

@@ -28,7 +28,7 @@ from chaindock.chaincode import requests
 from chaindock.chaincode.context import Context
 from chaindock.chaincode.invocation import Invocation, Outcome, outcome_of
 from chaindock.chaincode.outbox import Outbox
-from chaindock.chaincode.turns import Turns
+from chaindock.chaincode.turns import Turns, pause
 from chaindock.container.attempt import Phase
 from chaindock.errors import ChaindockError, RegistrationRefused
 from chaindock.telemetry import get_logger
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
     from chaindock.chaincode.options import StreamOptions
     from chaindock.chaincode.registry import Expected, HandlerRegistry
+    from chaindock.chaincode.turns import Rest
     from chaindock.ids import Ccid
 
 Kind = shim.ChaincodeMessage
 FINAL: Final = frozenset({Kind.COMPLETED, Kind.ERROR})
 KEEPALIVE: Final = Kind.KEEPALIVE
-_REST_S: Final = 0.003
 _MESSAGE_ROOM: Final = 64 * 1024
 """Of the largest message: left for all but payload and proposal."""
 _log = get_logger("chaincode.handler")
@@ -112,6 +112,8 @@ class Handler:
         self._outbox: Outbox | None = None
         self._contexts: dict[tuple[str, str], Context] = {}
         self.turns = Turns(self._start)
+        self.rest: Rest = pause
+        """For shims that need one; whoever opened the stream may know a better one."""
         self._draining: Latch[None] | None = None
 
     # --- the life of a stream -------------------------------------------------------
@@ -232,7 +234,7 @@ class Handler:
             # Only the Python shim sets it. It fails when it writes while an earlier
             # write is not quite over, and never answers then (fabric-chaincode-python
             # 2.5.4): one invocation at a time, with a rest after the final message.
-            self.turns.limit, self.turns.rest_s = 1, _REST_S
+            self.turns.limit, self.turns.rest = 1, self.rest
         if expected:
             expected.attempt.enter(Phase.REGISTER)
         # Nobody else writes yet, so these two need no outbox.

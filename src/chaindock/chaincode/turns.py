@@ -11,12 +11,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from chaindock.chaincode.context import Context
+
+    Rest = Callable[[Callable[[], None]], None]
+    """Calls what it is given, once, when the rest is over."""
+
+_PAUSE_S: Final = 0.003
+
+
+def pause(done: Callable[[], None]) -> None:
+    """Rest for some milliseconds: the best there is when nothing can be asked."""
+    asyncio.get_running_loop().call_later(_PAUSE_S, done)
 
 
 class Turns:
@@ -30,8 +40,8 @@ class Turns:
         self._start = start
         self._waiting: deque[Context] = deque()
         self.limit: int | None = None
-        self.rest_s = 0.0
-        """How long a turn stays taken after its invocation is over."""
+        self.rest: Rest | None = None
+        """A turn stays taken for so long after its invocation is over."""
         self.taken = 0
 
     def take(self, context: Context) -> None:
@@ -43,10 +53,10 @@ class Turns:
 
     def give_back(self) -> None:
         """End one turn; the next one may begin after the rest."""
-        if self.rest_s:
-            asyncio.get_running_loop().call_later(self.rest_s, self._free)
-        else:
+        if self.rest is None:
             self._free()
+        else:
+            self.rest(self._free)
 
     def clear(self) -> None:
         """Drop who waits: the stream has ended."""

@@ -212,6 +212,8 @@ class Custodian:
         lane = self._lane(ccid)
         last = lane.waiting[-1] if lane.waiting else lane.running
         if last is not None and last.kind is kind and not last.done.settled:
+            if attempt is not None:
+                attempt.note("it is being launched already")
             return last.done
         chore = _Chore(kind, attempt)
         lane.waiting.append(chore)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 from fabric_protos.peer import chaincode_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from chaindock.chaincode import client
 from chaindock.errors import (
     ExecuteTimeout,
     StreamTerminated,
     TransactionExists,
 )
 from support.memory_state import invocation
-
-if TYPE_CHECKING:
-    from support.stream_node import StreamNode
+from support.stream_node import StreamNode
 
 Kind = shim.ChaincodeMessage
 
@@ -116,20 +114,51 @@ async def test_a_lost_stream_fails_who_waits_for_a_turn(node: StreamNode):
     assert all(isinstance(result, StreamTerminated) for result in results)
 
 
-async def test_the_python_shim_gets_a_rest_between_two(node: StreamNode):
+async def test_the_python_shim_gets_a_rest_between_two():
     """It fails when it writes while its last write is not quite over."""
-    peer = await node.ready(timestamp=Timestamp(seconds=1))
-    for _ in range(3):
-        first, second = node.call(invocation("f")), node.call(invocation("f"))
-        await peer.complete(await peer.receive())
-        await first
-        over = time.perf_counter()
-        message = await peer.receive()
-        assert time.perf_counter() - over > 0.002
-        await peer.complete(message)
-        await second
+    async with StreamNode("dials") as node:
+        peer = await node.ready(timestamp=Timestamp(seconds=1))
+        for _ in range(3):
+            first, second = node.call(invocation("f")), node.call(invocation("f"))
+            await peer.complete(await peer.receive())
+            await first
+            over = time.perf_counter()
+            message = await peer.receive()
+            assert time.perf_counter() - over > 0.002
+            await peer.complete(message)
+            await second
+
+
+async def test_a_python_shim_that_serves_rests_until_all_it_wrote_is_gone():
+    async with StreamNode("is dialled") as node:
+        peer = await node.ready(timestamp=Timestamp(seconds=1))
+        connection = node.far_end.no_method
+        for _ in range(3):
+            connection.asked.clear()
+            connection.may_refuse.clear()
+            first, second = node.call(invocation("f")), node.call(invocation("f"))
+            await peer.complete(await peer.receive())
+            await first
+            await connection.asked.wait()
+            arrives = asyncio.ensure_future(peer.receive())
+            done, _ = await asyncio.wait([arrives], timeout=0.05)
+            assert not done
+            connection.may_refuse.set()
+            await peer.complete(await arrives)
+            await second
+
+
+async def test_a_rest_without_an_end_ends_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(client, "_LONGEST_REST_S", 0.05)
+    async with StreamNode("is dialled") as node:
+        peer = await node.ready(timestamp=Timestamp(seconds=1))
+        node.far_end.no_method.may_refuse.clear()
+        for _ in range(3):
+            call = node.call(invocation("f"))
+            await peer.complete(await peer.receive())
+            await call
 
 
 async def test_other_shims_get_the_next_one_at_once(node: StreamNode):
     await node.ready(concurrency=1)
-    assert node.handler.turns.rest_s == 0
+    assert node.handler.turns.rest is None

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from chaindock.container.attempt import Attempt
 from chaindock.errors import EngineTimeout, LaunchTimeout, NodeError, StartFailed
 from chaindock.ids import Ccid
 from chaindock.lifecycle.custodian import Custodian, CustodianOptions
@@ -87,6 +88,18 @@ async def test_equal_chores_that_wait_are_one(custodian, runtime):
     gate.set()
     await asyncio.gather(*launches)
     assert runtime.log == [("launch", A), ("up", A)]
+
+
+async def test_who_joins_a_launch_is_told(custodian, runtime):
+    gate = runtime.hold(A)
+    first = asyncio.ensure_future(custodian.launch(A))
+    await runtime.until(lambda: runtime.log)
+    spare = Attempt(A)
+    second = asyncio.ensure_future(custodian.launch(A, spare))
+    await asyncio.sleep(0)
+    assert spare.reused == ["it is being launched already"]
+    gate.set()
+    await asyncio.gather(first, second)
 
 
 async def test_a_hanging_launch_delays_no_other(custodian, runtime):
