@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from chaindock.packaging.store import StoredPackage
 
 GOAL = 1.15
-ROUNDS = 9
+ROUNDS = 15
 NODE = NodeLabels("chaindock-bench", "bench", "bench")
 """Always the same, so that images of an earlier run are found, and leftovers removed."""
 TOOLS = {"go": ("go",), "node": ("node", "npm"), "python": ("python3",)}
