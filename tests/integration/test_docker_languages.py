@@ -57,6 +57,8 @@ async def test_a_contract_is_built_started_and_rebuilt_from_its_caches(
 ):
     source = tmp_path / "source"
     shutil.copytree(EXAMPLES / language, source)
+    # The engine may have an equal image, of whatever node: this source is new.
+    append(source / EDITED[language], f"{COMMENT[language]} {uuid.uuid4().hex}")
     package = await asyncio.to_thread(packaged, source, tmp_path / "store", "first")
     attempt = WatchedAttempt(package)
     online = environment()
@@ -68,8 +70,7 @@ async def test_a_contract_is_built_started_and_rebuilt_from_its_caches(
         await comes_up(instance, package)
     assert {Phase.DEPENDENCIES, Phase.IMAGE} <= {p.phase for p in attempt.phases}
 
-    file = source / EDITED[language]
-    file.write_text(f"{file.read_text()}\n{COMMENT[language]} one more line\n")
+    append(source / EDITED[language], f"{COMMENT[language]} one more line")
     edited = await asyncio.to_thread(packaged, source, tmp_path / "store", "first")
     assert edited.ccid != package.ccid
     attempt = WatchedAttempt(edited)
@@ -79,6 +80,10 @@ async def test_a_contract_is_built_started_and_rebuilt_from_its_caches(
     ) as controller:
         instance = await built(controller, edited, attempt)
         await comes_up(instance, edited)
+
+
+def append(file: Path, line: str) -> None:
+    file.write_text(f"{file.read_text()}\n{line}\n")
 
 
 async def comes_up(instance: Instance, package: StoredPackage) -> None:

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-# Placeholders in argv, cwd and env values of a plan:
+# Placeholders in argv, cwd and env values of a plan (placeholders.py fills them):
 #   {input}   the unpacked code archive (holds src/ and META-INF/)
 #   {output}  what the build leaves behind; at run time the place where that lies
 #   {cache:NAME}  a directory kept between builds (build steps only)
 #   {tool:NAME}   a program of the toolchain; the executing controller finds it
 #   {peer}    host:port that the chaincode dials (calls back)
 #   {listen}  host:port that the chaincode serves on (is dialled)
-#   {ccid}    the package id
+#   {ccid}    the package id (at run time only: packages of equal code share a build)
 
 
 class Connection(StrEnum):

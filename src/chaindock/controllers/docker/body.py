@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from chaindock.controllers.docker import names
 from chaindock.controllers.docker.archives import TLS_FOLDER, TLS_VARIABLES
-from chaindock.controllers.docker.placeholders import Places
 from chaindock.platforms.base import Connection
+from chaindock.platforms.placeholders import Places
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import NodeLabels, PeerConnection
     from chaindock.controllers.docker.network import Attachment
@@ -91,7 +93,8 @@ def run_body(
             "output": output,
             "ccid": attempt.ccid,
             **({"listen": listen} if dialled else {"peer": attachment.peer}),
-        }
+        },
+        tool=str,
     )
     host = host_config(options.sandbox)
     host["NetworkMode"] = attachment.network
@@ -103,13 +106,13 @@ def run_body(
     body: dict[str, Any] = {
         "Image": image,
         "Entrypoint": [],
-        "Cmd": [places.fill(word) for word in launch.argv],
+        "Cmd": places.fill_all(launch.argv),
         "WorkingDir": places.fill(launch.cwd),
         "Env": [
             *run_environment(attempt.ccid, peer, tls=tls is not None),
             *(_server_environment(attempt.ccid, listen) if dialled else ()),
             "HOME=/tmp",
-            *places.fill_env(launch.env),
+            *assignments(places.fill_values(launch.env)),
         ],
         "Labels": own_labels(node, attempt, "chaincode"),
         "AttachStdout": False,
@@ -128,6 +131,11 @@ def run_body(
     return body
 
 
+def assignments(variables: Mapping[str, str]) -> list[str]:
+    """Return an environment as engines take it."""
+    return [f"{name}={value}" for name, value in variables.items()]
+
+
 def run_environment(ccid: Ccid, peer: PeerConnection, *, tls: bool) -> list[str]:
     """Return Fabric's variables in Fabric's order."""
     variables = {
@@ -137,7 +145,7 @@ def run_environment(ccid: Ccid, peer: PeerConnection, *, tls: bool) -> list[str]
         **(TLS_VARIABLES if tls else {}),
         "CORE_PEER_LOCALMSPID": peer.msp_id,
     }
-    return [f"{name}={value}" for name, value in variables.items()]
+    return assignments(variables)
 
 
 def _server_environment(ccid: Ccid, listen: str) -> list[str]:

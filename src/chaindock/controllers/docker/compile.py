@@ -20,11 +20,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from chaindock.container.attempt import Phase
-from chaindock.controllers.docker import names, placeholders
+from chaindock.controllers.docker import names
 from chaindock.controllers.docker.archives import pack_input
-from chaindock.controllers.docker.body import limits, own_labels
+from chaindock.controllers.docker.body import assignments, limits, own_labels
 from chaindock.controllers.docker.finish import finish
-from chaindock.controllers.docker.placeholders import build_places
+from chaindock.controllers.docker.places import (
+    CA_BUNDLE,
+    CACHE,
+    HOME,
+    INPUT,
+    OUTPUT,
+    build_places,
+)
 from chaindock.controllers.docker.streams import OutputLines, chunks_of
 from chaindock.errors import (
     BuildFailed,
@@ -127,7 +134,7 @@ class Compiler:
                 {
                     "Type": "volume",
                     "Source": names.cache_volume(cache),
-                    "Target": f"{placeholders.CACHE}/{cache}",
+                    "Target": f"{CACHE}/{cache}",
                 }
                 for cache in plan.caches
             ],
@@ -145,20 +152,20 @@ class Compiler:
 
     async def _fill(self, container: str, plan: BuildPlan, tree: Path) -> None:
         places = build_places()
-        folders = ["/chaincode", placeholders.INPUT, placeholders.OUTPUT]
-        folders += [placeholders.HOME, placeholders.CACHE]
-        folders += [f"{placeholders.CACHE}/{cache}" for cache in plan.caches]
+        folders = ["/chaincode", INPUT, OUTPUT]
+        folders += [HOME, CACHE]
+        folders += [f"{CACHE}/{cache}" for cache in plan.caches]
         folders += [places.fill(step.cwd) for step in plan.steps]
         files = {}
         if self._environment.ca_bundle is not None:
-            files[placeholders.CA_BUNDLE] = await self._certificates(container)
+            files[CA_BUNDLE] = await self._certificates(container)
         owner = int(self._options.user.partition(":")[0] or 0)
         with tempfile.TemporaryFile() as packed:
             await asyncio.to_thread(
                 pack_input,
                 packed,
                 tree,
-                under=placeholders.INPUT,
+                under=INPUT,
                 owner=owner,
                 folders=folders,
                 files=files,
@@ -195,18 +202,14 @@ class Compiler:
     def _environ(self, step: Step) -> list[str]:
         environment = dict(self._environment.variables)
         if self._environment.ca_bundle is not None:
-            environment |= dict.fromkeys(_CA_VARIABLES, placeholders.CA_BUNDLE)
-        lines = [f"{name}={value}" for name, value in environment.items()]
-        return [
-            f"HOME={placeholders.HOME}",
-            *lines,
-            *build_places().fill_env(step.env),
-        ]
+            environment |= dict.fromkeys(_CA_VARIABLES, CA_BUNDLE)
+        environment |= build_places().fill_values(step.env)
+        return [f"HOME={HOME}", *assignments(environment)]
 
     async def _step(self, container: str, step: Step, attempt: Attempt) -> None:
         attempt.enter(Phase(step.phase))
         places = build_places()
-        argv = [places.fill(word) for word in step.argv]
+        argv = places.fill_all(step.argv)
         body = {
             "Cmd": argv,
             "WorkingDir": places.fill(step.cwd),
@@ -264,7 +267,7 @@ class Compiler:
     async def _take(self, container: str, attempt: Attempt, artifact: BinaryIO) -> None:
         size, limit = 0, self._options.artifact_bytes
         parts = self._engine.get_archive(
-            container, f"{placeholders.OUTPUT}/.", self._options.silence_s
+            container, f"{OUTPUT}/.", self._options.silence_s
         )
         async with contextlib.aclosing(parts):
             async for part in parts:

@@ -33,11 +33,11 @@ from chaindock.container.attempt import Phase
 from chaindock.controllers.process.builds import Build, Entry
 from chaindock.controllers.process.child import Program, remove_tree
 from chaindock.controllers.process.environment import (
-    Places,
     base_environment,
     ca_environment,
 )
 from chaindock.errors import BuildFailed, StartFailed
+from chaindock.platforms.placeholders import Places
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -184,11 +184,7 @@ class Workshop:
         output = scratch / "output"
         output.mkdir(mode=0o700)
         places = Places(
-            {
-                "input": str(scratch / "input"),
-                "output": str(output),
-                "ccid": attempt.ccid,
-            },
+            {"input": str(scratch / "input"), "output": str(output)},
             tool=lambda name: self._toolbox.find(name, platform.name),
             cache=self._cache,
         )

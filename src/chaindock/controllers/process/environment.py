@@ -1,8 +1,8 @@
-"""What a program of a build or a run is told: its environment, and its placeholders.
+"""What a program of a build or a run is told: its environment.
 
-Owns:    minimal environments, CA variables, TLS files, resolving placeholders.
+Owns:    minimal environments, CA variables, TLS files.
 Not:     which variables a language wants (platforms).
-Entry:   Places, base_environment, ca_environment, peer_environment, write_tls
+Entry:   base_environment, ca_environment, peer_environment, write_tls
 Holds:   nothing of the node's own environment is inherited; a variable's name is a shell
          identifier (the gate is a shell and drops others).
 Source:  launch.md §3.7, §9 W49, W54; shim-protocol.md §1.5-1.7; needs.md row 5
@@ -11,75 +11,27 @@ Source:  launch.md §3.7, §9 W49, W54; shim-protocol.md §1.5-1.7; needs.md row
 from __future__ import annotations
 
 import base64
-import re
 import ssl
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chaindock.errors import ChaindockError, ConfigInvalid
+from chaindock.errors import ConfigInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from chaindock.container.contracts import ClientTls, PeerConnection
     from chaindock.ids import Ccid
 
 SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
 _LANG = "C.UTF-8" if sys.platform != "darwin" else "en_US.UTF-8"
-_PLACEHOLDER = re.compile(
-    r"\{(?P<name>input|output|peer|listen|ccid|(?P<kind>cache|tool):(?P<what>[\w.+-]+))\}"
-)
 _SYSTEM_CA = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 )
-
-
-class Places:
-    """Values of the placeholders of a plan (platforms/base.py).
-
-    Args:
-        known: input, output, peer, listen, ccid, as far as they have a value here.
-        tool: gives the path of a program. cache: gives a directory; None at run time.
-    """
-
-    def __init__(
-        self,
-        known: Mapping[str, str],
-        *,
-        tool: Callable[[str], str],
-        cache: Callable[[str], str] | None = None,
-    ) -> None:
-        self._known, self._tool, self._cache = known, tool, cache
-
-    def fill(self, text: str) -> str:
-        """Return `text` with every placeholder replaced.
-
-        Raises: ToolMissing; ChaindockError when the plan uses a placeholder in a place
-            where it has no value.
-        """
-        return _PLACEHOLDER.sub(self._value, text)
-
-    def fill_all(self, texts: Sequence[str]) -> list[str]:
-        """Fill each."""
-        return [self.fill(text) for text in texts]
-
-    def fill_values(self, env: Mapping[str, str]) -> dict[str, str]:
-        """Fill the values of an environment."""
-        return {name: self.fill(value) for name, value in env.items()}
-
-    def _value(self, match: re.Match[str]) -> str:
-        name, kind, what = match["name"], match["kind"], match["what"]
-        if kind == "tool":
-            return self._tool(what)
-        if kind == "cache" and self._cache is not None:
-            return self._cache(what)
-        if name in self._known:
-            return self._known[name]
-        raise ChaindockError(f"plan uses {match[0]!r} where it has no value")
 
 
 def base_environment(private: Path, path: Iterable[str]) -> dict[str, str]:

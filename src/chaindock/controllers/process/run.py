@@ -21,7 +21,6 @@ from chaindock.container.attempt import Phase
 from chaindock.container.contracts import CallsBack, Dial, Exit
 from chaindock.controllers.process.child import Program, remove_tree
 from chaindock.controllers.process.environment import (
-    Places,
     base_environment,
     peer_environment,
     run_path,
@@ -30,6 +29,7 @@ from chaindock.controllers.process.environment import (
 )
 from chaindock.errors import ImageNotFound, StartFailed
 from chaindock.platforms.base import Connection
+from chaindock.platforms.placeholders import Places
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

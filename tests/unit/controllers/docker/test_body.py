@@ -8,16 +8,12 @@ import tarfile
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import ClientTls, NodeLabels, PeerConnection
 from chaindock.controllers.docker.archives import tls_archive
 from chaindock.controllers.docker.body import run_body
 from chaindock.controllers.docker.network import Attachment
 from chaindock.controllers.docker.options import DockerOptions, SandboxOptions
-from chaindock.controllers.docker.placeholders import Places, build_places
-from chaindock.errors import SourceInvalid
 from chaindock.ids import Ccid
 from chaindock.platforms.base import Connection, LaunchCommand
 from chaindock.testing.backend import CountingListener
@@ -156,17 +152,3 @@ def test_a_published_port_is_on_loopback_only():
     assert host["PortBindings"] == {
         "9999/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]
     }
-
-
-def test_placeholders_of_a_build():
-    places = build_places()
-    assert places.fill("{tool:go} {input}/src {output} {cache:go-mod}") == (
-        "go /chaincode/input/src /chaincode/output /chaincode/cache/go-mod"
-    )
-    assert places.fill("{other} {}") == "{other} {}"
-
-
-@pytest.mark.parametrize("text", ["{peer}", "{cache:npm}", "{input}"])
-def test_a_placeholder_without_a_value_is_an_error(text: str):
-    with pytest.raises(SourceInvalid):
-        Places({"output": "/o"}).fill(text)

@@ -12,6 +12,7 @@ import pytest
 from chaindock.controllers.docker.archives import image_context
 from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.options import EndpointOptions
+from chaindock.controllers.docker.streams import chunks_of
 from chaindock.errors import (
     ChaindockError,
     ContainerExists,
@@ -174,6 +175,47 @@ async def test_a_call_that_gets_no_answer_ends_in_time(connected: Any):
         with pytest.raises(EngineTimeout) as caught:
             await engine.inspect_container("x")
     assert caught.value.limit_s == 0.2
+
+
+@pytest.mark.parametrize("act", ["inspect_network", "find_volumes"])
+async def test_an_answer_that_stalls_half_way_ends_in_time(connected: Any, act: str):
+    async def reply(request: Request) -> None:
+        await request.stream(b'{"Name": ', open_after=True)
+
+    replies = {"GET net": reply, "GET volumes": reply}
+    async with connected(replies, call_s=0.2) as engine:
+        with pytest.raises(EngineTimeout, match=r"0\.2 s"):
+            await getattr(engine, act)("net")
+
+
+@pytest.mark.parametrize("takes", [0, 100_000])
+async def test_an_upload_that_the_engine_stops_taking_ends_in_time(
+    connected: Any, takes: int
+):
+    async def reply(request: Request) -> None:
+        await request.go_on()
+        await request.reader.readexactly(takes)
+        await asyncio.Event().wait()
+
+    async with connected({"PUT archive": reply}, call_s=0.3) as engine:
+        file = io.BytesIO(bytes(20_000_000))
+        with pytest.raises(EngineTimeout, match=r"0\.3 s"):
+            await engine.put_archive("x", "/", lambda: chunks_of(file))
+
+
+async def test_an_upload_may_take_longer_than_a_call(connected: Any):
+    async def slow() -> AsyncIterator[bytes]:
+        for _ in range(6):
+            await asyncio.sleep(0.1)
+            yield b"tar"
+
+    async def reply(request: Request) -> None:
+        await request.go_on()
+        await request.reader.readuntil(b"0\r\n\r\n")
+        await request.json({})
+
+    async with connected({"PUT archive": reply}, call_s=0.3) as engine:
+        await engine.put_archive("x", "/", slow)
 
 
 async def test_a_hung_up_call_is_unavailable(connected: Any):

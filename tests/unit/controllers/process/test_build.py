@@ -40,7 +40,7 @@ class Steps(ScriptPlatform):
                 "compile",
                 ("{tool:sh}", "-c", line),
                 "{input}/new/dir",
-                {"STEP": "{ccid}"},
+                {"STEP": "of {input}"},
             )
             for line in self.lines
         ]
@@ -144,7 +144,7 @@ async def test_a_step_sees_only_what_it_is_given(
     env = dict(line.split("=", 1) for line in attempt.of("build"))
     assert env["HTTPS_PROXY"] == "http://p:1"
     assert env["NODE_EXTRA_CA_CERTS"] == str(tmp_path / "corp.pem")
-    assert env["STEP"] == package.ccid
+    assert env["STEP"].startswith("of /")
     shell = {"PWD", "OLDPWD", "SHLVL", "_"}
     ca = {k for k in env if "CA" in k or "CERT" in k} | {"npm_config_cafile"}
     assert set(env) - shell - ca == {

@@ -10,51 +10,17 @@ import pytest
 
 from chaindock.container.contracts import ClientTls
 from chaindock.controllers.process.environment import (
-    Places,
     base_environment,
     ca_environment,
     run_path,
     write_tls,
 )
-from chaindock.errors import ChaindockError, ConfigInvalid
+from chaindock.errors import ConfigInvalid
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 TLS = ClientTls("KEY\npem\n", "CERT\npem\n", "ROOT\npem\n")
-
-
-def test_placeholders_are_filled_wherever_they_stand():
-    places = Places(
-        {"output": "/o", "peer": "127.0.0.1:7052", "ccid": "cc:1"},
-        tool="/bin/{}".format,
-        cache="/c/{}".format,
-    )
-    argv = ["{tool:python3}", "-x={output}/a", "{peer}", "{cache:go-build}", "{ccid}"]
-    assert places.fill_all(argv) == [
-        "/bin/python3",
-        "-x=/o/a",
-        "127.0.0.1:7052",
-        "/c/go-build",
-        "cc:1",
-    ]
-
-
-def test_other_braces_are_left_alone():
-    places = Places({}, tool=str)
-    assert places.fill("${HOME} {a} {} {tool:}") == "${HOME} {a} {} {tool:}"
-
-
-def test_a_filled_in_value_is_not_filled_again():
-    assert Places({"ccid": "{output}", "output": "/o"}, tool=str).fill("{ccid}") == (
-        "{output}"
-    )
-
-
-@pytest.mark.parametrize("text", ["{peer}", "{cache:go}"])
-def test_a_placeholder_without_a_value_is_an_error(text: str):
-    with pytest.raises(ChaindockError, match=text):
-        Places({}, tool=str).fill(text)
 
 
 def test_base_environment_is_private_and_minimal(tmp_path: Path):
