@@ -14,12 +14,12 @@ from support.fake_engine import fake_engine
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.fake_engine import Request
+    from support.fake_engine import Reply, Request
 
 CCID = Ccid("basic:" + "0" * 64)
 NODE = NodeLabels("node1", "peer0", "dev")
 NAME = names.usable_image_name(NODE, CCID)
-LISTED = [
+LISTED: list[dict[str, object]] = [
     {"RepoTags": [f"{NAME}:{key}", "other:1"], "Labels": {names.BUILD_KEY: key}}
     for key in ("old", "new")
 ]
@@ -30,7 +30,7 @@ async def removed(folder: Path, listed: list[dict[str, object]]) -> list[str]:
         await request.json(listed if request.method == "GET" else [])
 
     socket = folder / "s"
-    replies = {"GET json": answer}
+    replies: dict[str, Reply] = {"GET json": answer}
     replies |= {f"DELETE {NAME}:{tag}": answer for tag in ("old", "new", "latest")}
     async with fake_engine(socket, replies) as fake:
         engine = await Engine.connect(EndpointOptions(docker_host=f"unix://{socket}"))
