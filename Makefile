@@ -5,9 +5,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= python
-PYTEST := $(BIN)/python -m pytest
+ARGS ?=
+PYTEST := $(BIN)/python -m pytest $(ARGS)
 # Engine and images for tests, as `export NAME=VALUE` lines; empty where there is none.
-ENGINE := $(VENV)/engine.env
+ENGINE := $(if $(filter /%,$(VENV)),,./)$(VENV)/engine.env
 
 .PHONY: help
 help: ## list the targets
@@ -40,7 +41,7 @@ demo: $(VENV)/run.stamp ## the main job: a contract from source to answered call
 
 .PHONY: test
 test: engine ## all tests; what a machine lacks is skipped with a reason (CI=true: fails)
-	@. ./$(ENGINE) && $(PYTEST)
+	@. $(ENGINE) && $(PYTEST)
 
 .PHONY: quick
 quick: $(VENV)/dev.stamp ## the fast part of the tests: no engine, no network
@@ -48,19 +49,19 @@ quick: $(VENV)/dev.stamp ## the fast part of the tests: no engine, no network
 
 .PHONY: conformance
 conformance: engine ## one suite per contract, for every implementation
-	@. ./$(ENGINE) && $(PYTEST) tests/conformance
+	@. $(ENGINE) && $(PYTEST) tests/conformance
 
 .PHONY: integration
 integration: engine ## real engine, real shims, real toolchains
-	@. ./$(ENGINE) && $(PYTEST) tests/integration
+	@. $(ENGINE) && $(PYTEST) tests/integration
 
 .PHONY: bench
-bench: engine ## ratios against something in the same run
-	@. ./$(ENGINE) && $(BIN)/python -m tests.bench
+bench: engine ## ratios against something in the same run (ARGS=NAME for some)
+	@. $(ENGINE) && $(BIN)/python -m tests.bench $(ARGS)
 
 .PHONY: fresh
 fresh: engine ## a bare container with Python, make and git follows the README
-	@. ./$(ENGINE) && $(BIN)/python scripts/fresh.py
+	@. $(ENGINE) && $(BIN)/python scripts/fresh.py
 
 .PHONY: lint
 lint: $(VENV)/dev.stamp ## style
@@ -80,7 +81,7 @@ arch: $(VENV)/dev.stamp ## the layers of ARCHITECTURE.md
 
 .PHONY: cov
 cov: engine ## tests with branch coverage
-	@. ./$(ENGINE) && $(BIN)/coverage run -m pytest && $(BIN)/coverage combine -q && $(BIN)/coverage report
+	@. $(ENGINE) && $(BIN)/coverage run -m pytest && $(BIN)/coverage combine -q && $(BIN)/coverage report
 
 .PHONY: reference
 reference: $(VENV)/dev.stamp ## write docs/reference from the code
