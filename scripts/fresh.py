@@ -24,7 +24,7 @@ set -eu
 cp /seed/ca.pem /tmp/ca.pem 2>/dev/null || : > /tmp/ca.pem
 if [ -s /tmp/ca.pem ]; then export PIP_CERT=/tmp/ca.pem SSL_CERT_FILE=/tmp/ca.pem; fi
 cd "$HOME"
-git clone -q /seed/chaindock.bundle -b main chaindock
+git clone -q -c advice.detachedHead=false /seed/chaindock.bundle chaindock
 cd chaindock
 echo "== make demo (cold)"; make demo
 echo "== make demo (warm)"; time -p make demo
@@ -78,7 +78,7 @@ def main() -> int:
             "create",
             "-q",
             str(seed / "chaindock.bundle"),
-            "main",
+            "HEAD",
         ]
         subprocess.run(bundle, cwd=ROOT, check=True)
         bundle_ca = os.environ.get("SSL_CERT_FILE")  # noqa: TID251
