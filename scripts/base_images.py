@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import io
+import json
 import os
 import platform
 import shutil
@@ -184,7 +185,7 @@ def build(endpoint: str, image: str, recipe: str, files: Files) -> None:
                 tar.addfile(entry, data)
         outer.seek(0)
         proxies = {n: engine.ENV[n] for n in PROXIES if engine.ENV.get(n)}
-        arguments = urllib.parse.quote(str(proxies).replace("'", '"'))
+        arguments = urllib.parse.quote(json.dumps(proxies))
         call(
             endpoint,
             f"/build?t={image}&networkmode=host&rm=1&forcerm=1&buildargs={arguments}",

@@ -8,6 +8,7 @@ Elsewhere nothing is printed and the tests that need it skip; with CI=true that 
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,8 @@ def main() -> int:
         print(f"no engine for the tests: {error}", file=sys.stderr)
         return int(os.environ.get("CI") == "true")  # noqa: TID251
     for line in [*engine, *images]:
-        print(f"export {line}")
+        name, _, value = line.partition("=")
+        print(f"export {name}={shlex.quote(value)}")
     return 0
 
 

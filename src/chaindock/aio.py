@@ -1,21 +1,23 @@
 """Small asyncio tools that the whole system shares.
 
-Owns:    Latch (one outcome, many waiters), Backoff, Tasks (supervised background work).
+Owns:    Latch (one outcome, many waiters), Backoff, Tasks (supervised background work),
+         finish (work that must not be left half-way).
 Not:     anything about chaincode.
-Entry:   Latch, Tasks
+Entry:   Latch, Tasks, finish
 Holds:   no task is ever started and forgotten; its error is logged or raised.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
     from types import TracebackType
     from typing import Any
 
@@ -121,3 +123,32 @@ class Tasks:
         trace: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+async def finish(
+    work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[Any]] | None = None
+) -> T:
+    """Run `work` to its end even when the caller is cancelled meanwhile.
+
+    Args:
+        work: bounded in time by itself.
+        undo: called with the result when the caller was cancelled.
+
+    Cancelled: after `work` has ended and its result, if any, was undone.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await _settled(task)
+        if undo is not None and not task.cancelled() and task.exception() is None:
+            await _settled(asyncio.ensure_future(undo(task.result())))
+        raise
+
+
+async def _settled(task: asyncio.Future[Any]) -> None:
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()

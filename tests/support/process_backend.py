@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from chaindock.container.contracts import NodeLabels
 from chaindock.controllers.process.controller import ProcessController
 from chaindock.controllers.process.options import ProcessOptions
-from chaindock.controllers.process.records import find
+from chaindock.controllers.process.records import Records, find
 from chaindock.testing.conformance import Backend, platform_for_scripts
 
 if TYPE_CHECKING:
@@ -62,9 +62,12 @@ class ProcessBackend(Backend):
         await controller._tasks.aclose()
 
     async def owned(self, node_id: str) -> set[str]:
-        found = await asyncio.to_thread(find, node_id, [])
-        processes = {f"processes of run {run_id}" for run_id in found}
         root = self.root(node_id)
+        # A process that just becomes another program is known by its record alone.
+        folders = root.glob("process/runs/*")
+        records = [one for each in folders for one in Records(each, node_id).all()]
+        found = await asyncio.to_thread(find, node_id, records)
+        processes = {f"processes of run {run_id}" for run_id in found}
         files = {str(path) for path in root.glob("process/runs/*/*")}
         scratch = {str(path) for path in root.glob("cache/builds/.tmp*")}
         return processes | files | scratch

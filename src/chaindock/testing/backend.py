@@ -45,7 +45,12 @@ class CountingListener:
     async def address_on(self, host: str) -> str:
         """Listen on `host` once and return host:port."""
         if host not in self._servers:
-            self._servers[host] = await asyncio.start_server(self._take, host, 0)
+            # Cancelled while it begins to serve, it is known and will be closed.
+            server = await asyncio.start_server(
+                self._take, host, 0, start_serving=False
+            )
+            self._servers[host] = server
+            await server.start_serving()
         return f"{host}:{self._servers[host].sockets[0].getsockname()[1]}"
 
     async def called(self) -> None:

@@ -9,11 +9,11 @@ Source:  launch.md §2.5, §3.3, §3.7
 
 from __future__ import annotations
 
-import base64
 import io
 import tarfile
 from typing import TYPE_CHECKING
 
+from chaindock.container.environment import tls_files
 from chaindock.controllers.docker.streams import chunks_of
 
 if TYPE_CHECKING:
@@ -24,13 +24,6 @@ if TYPE_CHECKING:
     from chaindock.container.contracts import ClientTls
 
 TLS_FOLDER = "/etc/hyperledger/fabric"
-TLS_VARIABLES = {
-    "CORE_TLS_CLIENT_KEY_PATH": f"{TLS_FOLDER}/client.key",
-    "CORE_TLS_CLIENT_CERT_PATH": f"{TLS_FOLDER}/client.crt",
-    "CORE_TLS_CLIENT_KEY_FILE": f"{TLS_FOLDER}/client_pem.key",
-    "CORE_TLS_CLIENT_CERT_FILE": f"{TLS_FOLDER}/client_pem.crt",
-    "CORE_PEER_TLS_ROOTCERT_FILE": f"{TLS_FOLDER}/peer.crt",
-}
 
 
 def pack_input(
@@ -72,20 +65,10 @@ def pack_input(
 
 
 def tls_archive(tls: ClientTls) -> bytes:
-    """Return the tar of the TLS files, for TLS_FOLDER.
-
-    The `_PATH` variables name base64 of the PEM text, the others the PEM text itself.
-    """
-    files = {
-        "client.key": base64.b64encode(tls.key_pem.encode()),
-        "client.crt": base64.b64encode(tls.cert_pem.encode()),
-        "client_pem.key": tls.key_pem.encode(),
-        "client_pem.crt": tls.cert_pem.encode(),
-        "peer.crt": tls.root_pem.encode(),
-    }
+    """Return the tar of the TLS files, for TLS_FOLDER."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
-        for name, data in files.items():
+        for name, data in tls_files(tls).items():
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(data), 0o644
             tar.addfile(entry, io.BytesIO(data))

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from chaindock.container.environment import peer_variables, server_variables
 from chaindock.controllers.docker import names
-from chaindock.controllers.docker.archives import TLS_FOLDER, TLS_VARIABLES
+from chaindock.controllers.docker.archives import TLS_FOLDER
 from chaindock.platforms.base import Connection
 from chaindock.platforms.placeholders import Places
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from chaindock.container.contracts import NodeLabels, PeerConnection
     from chaindock.controllers.docker.network import Attachment
     from chaindock.controllers.docker.options import DockerOptions, SandboxOptions
-    from chaindock.ids import Ccid
     from chaindock.platforms.base import LaunchCommand
 
 _CPU_PERIOD_US = 100_000
@@ -109,8 +109,10 @@ def run_body(
         "Cmd": places.fill_all(launch.argv),
         "WorkingDir": places.fill(launch.cwd),
         "Env": [
-            *run_environment(attempt.ccid, peer, tls=tls is not None),
-            *(_server_environment(attempt.ccid, listen) if dialled else ()),
+            *assignments(
+                peer_variables(attempt.ccid, peer, TLS_FOLDER if tls else None)
+            ),
+            *assignments(server_variables(attempt.ccid, listen) if dialled else {}),
             "HOME=/tmp",
             *assignments(places.fill_values(launch.env)),
         ],
@@ -134,25 +136,3 @@ def run_body(
 def assignments(variables: Mapping[str, str]) -> list[str]:
     """Return an environment as engines take it."""
     return [f"{name}={value}" for name, value in variables.items()]
-
-
-def run_environment(ccid: Ccid, peer: PeerConnection, *, tls: bool) -> list[str]:
-    """Return Fabric's variables in Fabric's order."""
-    variables = {
-        "CORE_CHAINCODE_ID_NAME": ccid,
-        **peer.logging,
-        "CORE_PEER_TLS_ENABLED": "true" if tls else "false",
-        **(TLS_VARIABLES if tls else {}),
-        "CORE_PEER_LOCALMSPID": peer.msp_id,
-    }
-    return assignments(variables)
-
-
-def _server_environment(ccid: Ccid, listen: str) -> list[str]:
-    """Return the names under which shims look for address and id when serving."""
-    return [
-        f"CHAINCODE_SERVER_ADDRESS={listen}",
-        f"CORE_CHAINCODE_ADDRESS={listen}",
-        f"CHAINCODE_ID={ccid}",
-        f"CORE_CHAINCODE_ID={ccid}",
-    ]

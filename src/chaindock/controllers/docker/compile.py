@@ -13,17 +13,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import posixpath
 import ssl
 import tarfile
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from chaindock.aio import finish
 from chaindock.container.attempt import Phase
+from chaindock.container.environment import CA_VARIABLES
 from chaindock.controllers.docker import names
 from chaindock.controllers.docker.archives import pack_input
 from chaindock.controllers.docker.body import assignments, limits, own_labels
-from chaindock.controllers.docker.finish import finish
 from chaindock.controllers.docker.places import (
     CA_BUNDLE,
     CACHE,
@@ -49,16 +51,8 @@ if TYPE_CHECKING:
     from chaindock.controllers.docker.options import CompileOptions
     from chaindock.platforms.base import BuildPlan, Step
 
-_CA_VARIABLES = (
-    "SSL_CERT_FILE",
-    "NODE_EXTRA_CA_CERTS",
-    "PIP_CERT",
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
-    "GIT_SSL_CAINFO",
-    "npm_config_cafile",
-)
-_IMAGE_CA = "/etc/ssl/certs/ca-certificates.crt"
+_IMAGE_CA, _IMAGE_CA_S = "/etc/ssl/certs/ca-certificates.crt", 60.0
+_MOST_LINKS = 4
 _UNUSABLE = "the builder image does not stay up: it has no program 'sleep'"
 _NOT_RUN, _KILLED = 126, 128 + 9
 
@@ -187,22 +181,35 @@ class Compiler:
                 hint="name a readable PEM file",
                 key="ca_bundle",
             ) from error
-        try:
-            parts = self._engine.get_archive(container, _IMAGE_CA, 60.0)
-            packed = io.BytesIO(b"".join([part async for part in parts]))
-            with tarfile.open(fileobj=packed) as tar:
-                entry = tar.next()
-                found = entry and tar.extractfile(entry)
-                trusted = found.read() if found else b""
-        except NotFound:
+        trusted = await self._trusted(container)
+        if not trusted:
             known = ssl.get_default_verify_paths().cafile
             trusted = Path(known).read_bytes() if known else b""
         return extra.rstrip() + b"\n" + trusted
 
+    async def _trusted(self, container: str) -> bytes:
+        """Return the certificates of the image; b"" when they are not found."""
+        path, links = _IMAGE_CA, 0
+        while links < _MOST_LINKS:
+            try:
+                parts = self._engine.get_archive(container, path, _IMAGE_CA_S)
+                async with contextlib.aclosing(parts):
+                    packed = io.BytesIO(b"".join([part async for part in parts]))
+                with tarfile.open(fileobj=packed) as tar:
+                    entry = tar.next()
+                    if entry is None or not entry.issym():
+                        found = entry and tar.extractfile(entry)
+                        return found.read() if found else b""
+            except (NotFound, tarfile.TarError):
+                break
+            links += 1
+            path = posixpath.join(posixpath.dirname(path), entry.linkname)
+        return b""
+
     def _environ(self, step: Step) -> list[str]:
         environment = dict(self._environment.variables)
         if self._environment.ca_bundle is not None:
-            environment |= dict.fromkeys(_CA_VARIABLES, CA_BUNDLE)
+            environment |= dict.fromkeys(CA_VARIABLES, CA_BUNDLE)
         environment |= build_places().fill_values(step.env)
         return [f"HOME={HOME}", *assignments(environment)]
 

@@ -18,13 +18,12 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from chaindock.aio import Backoff, Latch
+from chaindock.aio import Backoff, Latch, finish
 from chaindock.container.attempt import Phase
 from chaindock.container.contracts import CallsBack, Dial, Exit
 from chaindock.controllers.docker import names
 from chaindock.controllers.docker.archives import TLS_FOLDER, tls_archive
 from chaindock.controllers.docker.body import run_body
-from chaindock.controllers.docker.finish import finish
 from chaindock.controllers.docker.streams import OutputLines, chunks_of
 from chaindock.errors import (
     ContainerExists,
@@ -305,7 +304,8 @@ class DockerInstance:
 
     async def _judge(self, container: str, code: int | None) -> Exit:
         try:
-            state = (await self._parts.engine.inspect_container(container))["State"]
+            found = await self._parts.engine.inspect_container(container)
+            state = found.get("State") or {}
         except (EngineError, NotFound):
             state = {}
         if state.get("OOMKilled"):

@@ -3,31 +3,28 @@
 Owns:    DockerController: the way from a package to an instance, reaping, leaving.
 Not:     each step of it (images.py, compile.py, network.py, containers.py).
 Entry:   DockerController
-Holds:   equal input is built once; nothing without our node's label is ever removed.
+Holds:   equal input is built once; nothing that is not labelled as ours is ever removed.
 Source:  launch.md §3, §9 W17, W20-W41; needs.md rows 12, 16, 35
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import shutil
-import sys
 import tempfile
 from collections import defaultdict
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import chaindock
-from chaindock.aio import Tasks
+from chaindock.aio import Tasks, finish
 from chaindock.container.attempt import Phase
 from chaindock.container.contracts import BuildEnvironment, Declined
+from chaindock.container.environment import CONTENT_VARIABLES
 from chaindock.controllers.docker import images, names
 from chaindock.controllers.docker.compile import Compiler
 from chaindock.controllers.docker.containers import Built, DockerInstance, Parts
 from chaindock.controllers.docker.engine import Engine
-from chaindock.controllers.docker.finish import finish
 from chaindock.controllers.docker.network import Networks
 from chaindock.errors import (
     ChaindockError,
@@ -36,6 +33,7 @@ from chaindock.errors import (
     Unsupported,
 )
 from chaindock.platforms import registry
+from chaindock.platforms.fingerprint import modules_hash, planner_fingerprint
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -52,8 +50,8 @@ if TYPE_CHECKING:
 
 _log = get_logger("docker")
 CLOSE_GRACE_S = 2.0
-_BUILD_FLAGS = ("GOFLAGS",)
-"""Build variables that change the result, not only where things come from."""
+CLOSE_LIMIT_S = 45.0
+"""What is not in order by then, the next start removes."""
 
 
 class DockerController:
@@ -115,20 +113,26 @@ class DockerController:
         if parts is None:
             return
         try:
-            ours = [one for many in self._instances.values() for one in many]
-            ends = await asyncio.gather(
-                *(one.stop(CLOSE_GRACE_S) for one in ours), return_exceptions=True
-            )
-            await parts.networks.aclose()
-            for end in ends:
-                if isinstance(end, BaseException):
-                    raise end
+            async with asyncio.timeout(CLOSE_LIMIT_S):
+                await self._put_in_order(parts.networks)
         except ChaindockError as error:
             _log.error("engine left in disorder", error=error.message)
+        except TimeoutError:
+            _log.error("engine left in disorder", limit_s=CLOSE_LIMIT_S)
         finally:
             self._instances.clear()
             await self._tasks.aclose()
             await parts.engine.aclose()
+
+    async def _put_in_order(self, networks: Networks) -> None:
+        ours = [one for many in self._instances.values() for one in many]
+        ends = await asyncio.gather(
+            *(one.stop(CLOSE_GRACE_S) for one in ours), return_exceptions=True
+        )
+        await networks.aclose()
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
 
     @property
     def endpoint(self) -> str:
@@ -193,7 +197,7 @@ class DockerController:
                 "runtime": runtime.id,
                 "user": self._options.compile.user,
                 "fabric": self._options.fabric_version,
-                **{name: flags.get(name, "") for name in _BUILD_FLAGS},
+                **{name: flags.get(name, "") for name in CONTENT_VARIABLES},
             }
         )
 
@@ -207,7 +211,8 @@ class DockerController:
     ) -> tuple[str, LaunchCommand]:
         engine, (builder, runtime) = self._entered.engine, bases
         attempt.enter(Phase.PACKAGE)
-        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=self._scratch))
+        # Not in a thread: a cancellation could not tell what to remove.
+        folder = Path(tempfile.mkdtemp(prefix=self._scratch))
         image = f"{names.usable_image_name(self._node, package.ccid)}:{key}"
         try:
             tree = folder / "tree"
@@ -284,17 +289,7 @@ class DockerController:
         return self._parts
 
 
-@cache
-def _source_hash(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def _revision(platform: Platform) -> str:
     """Return what changes when plans, or their execution, may come out differently."""
-    here = Path(__file__).parent
-    file = getattr(sys.modules.get(type(platform).__module__), "__file__", None)
-    planner = _source_hash(Path(file).parent) if file else ""
-    return f"{chaindock.__version__} {planner} {_source_hash(here)}"
+    planner, here = planner_fingerprint(type(platform)), Path(__file__).parent
+    return f"{chaindock.__version__} {planner} {modules_hash(here)}"

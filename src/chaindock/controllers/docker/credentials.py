@@ -41,12 +41,13 @@ async def registry_auth(image: str, config: Path | None) -> str | None:
     try:
         settings = json.loads((config / "config.json").read_bytes())
         auths = dict(settings.get("auths") or {})
+        helpers = dict(settings.get("credHelpers") or {})
     except (OSError, ValueError, AttributeError, TypeError):
         return None
-    key = _key_for(registry_of(image), [*auths, *(settings.get("credHelpers") or {})])
+    key = _key_for(registry_of(image), [*auths, *helpers])
     if key is None:
         return None
-    helper = (settings.get("credHelpers") or {}).get(key) or settings.get("credsStore")
+    helper = helpers.get(key) or settings.get("credsStore")
     found = await _from_helper(str(helper), key) if helper else None
     found = found or _from_entry(auths.get(key))
     if found is None:
@@ -83,9 +84,13 @@ async def _from_helper(helper: str, key: str) -> dict[str, str] | None:
         _log.warning("credential helper is missing", helper=helper, registry=key)
         return None
     pipe = asyncio.subprocess.PIPE
-    child = await asyncio.create_subprocess_exec(
-        program, "get", stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL
-    )
+    try:
+        child = await asyncio.create_subprocess_exec(
+            program, "get", stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL
+        )
+    except OSError as error:
+        _log.warning("credential helper cannot be run", helper=helper, error=str(error))
+        return None
     try:
         async with asyncio.timeout(HELPER_S):
             text, _ = await child.communicate(key.encode())

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from chaindock.controllers.docker.options import EndpointOptions
 
 VAR_RUN = Path("/var/run")
+_DEFAULT_CONTEXT = "default"
 _NPIPE = "npipe:////./pipe/docker_engine"
 
 
@@ -147,7 +148,7 @@ def candidates(options: EndpointOptions) -> Iterator[Candidate]:
     context = _context(options)
     if context is not None:
         yield context
-    if options.docker_context:
+    if options.docker_context not in {"", _DEFAULT_CONTEXT}:
         return
     for origin, path in _usual_sockets(options):
         yield Candidate(f"unix://{path}", origin)
@@ -201,13 +202,14 @@ def _tls(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext
 def _context(options: EndpointOptions) -> Candidate | None:
     """Return the engine of the Docker CLI's context; None for its default one."""
     folder = options.docker_config or (options.home and options.home / ".docker")
-    if not folder:
+    name = options.docker_context or (_current_context(folder) if folder else "")
+    if name in {"", _DEFAULT_CONTEXT}:
         return None
-    name = options.docker_context or _current_context(folder)
-    if name in {"", "default"}:
-        return None
-    digest = hashlib.sha256(name.encode()).hexdigest()
     origin = f"docker context {name!r}"
+    if not folder:
+        problem = "neither HOME nor DOCKER_CONFIG is set"
+        return Candidate(f"context://{name}", origin, problem=problem)
+    digest = hashlib.sha256(name.encode()).hexdigest()
     try:
         meta = json.loads((folder / f"contexts/meta/{digest}/meta.json").read_bytes())
         address = str(meta["Endpoints"]["docker"]["Host"])

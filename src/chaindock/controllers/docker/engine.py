@@ -115,8 +115,8 @@ class Engine(Link):
         """Unpack a tar at `path` in a container; owners are kept."""
         async with self.upload(
             "PUT", f"containers/{container}/archive", {"path": path}, tar
-        ) as answer:
-            await answer.read()
+        ):
+            pass
 
     async def get_archive(
         self, container: str, path: str, silence_s: float
@@ -249,9 +249,8 @@ class Engine(Link):
     async def find_volumes(self, label: str) -> list[str]:
         """Return the names of the volumes with `key=value`."""
         filters = json.dumps({"label": [label]})
-        async with self.answer("GET", "volumes", params={"filters": filters}) as answer:
-            found = (await answer.json(content_type=None)).get("Volumes") or []
-        return [str(one["Name"]) for one in found]
+        found = await self.json("GET", "volumes", params={"filters": filters})
+        return [str(one["Name"]) for one in found.get("Volumes") or []]
 
     async def remove_volume(self, name: str) -> None:
         """Remove a volume; gone is fine. Raises: EngineError when it is in use."""

@@ -178,14 +178,18 @@ async def make_image(
 async def remove_images(
     engine: Engine, node: NodeLabels, ccid: Ccid, keep: str = ""
 ) -> int:
-    """Remove the images of a chaincode but `keep`; those in use stay. Return how many."""
+    """Remove the images of a chaincode but `keep`; those in use stay. Return how many.
+
+    A Fabric peer may have given an image the same name; its tag is no build key.
+    """
     name, count = names.usable_image_name(node, ccid), 0
     for found in await engine.find_images(reference=name):
-        for tag in found.get("RepoTags") or []:
-            if tag.startswith(f"{name}:") and tag != keep:
-                with contextlib.suppress(EngineError):
-                    await engine.remove_image(tag)
-                    count += 1
+        key = (found.get("Labels") or {}).get(names.BUILD_KEY)
+        tag = f"{name}:{key}"
+        if tag in (found.get("RepoTags") or []) and tag != keep:
+            with contextlib.suppress(EngineError):
+                await engine.remove_image(tag)
+                count += 1
     return count
 
 

@@ -4,7 +4,7 @@ Owns:    the HTTP session, the API version, the mapping of the engine's errors t
 Not:     the calls themselves (engine.py), finding the engine (endpoints.py).
 Entry:   Link
 Holds:   nothing waits for ever: plain calls have a limit, streams end when nothing
-         comes for their limit of silence; an error that comes inside a stream counts.
+         comes, or is taken, for their limit of silence; an error that comes inside a stream counts.
 Source:  launch.md §3.10, §11; needs.md row 6, tables 1a, 1b
 """
 
@@ -122,11 +122,13 @@ class Link:
         what = what or f"{method} {path}"
         async with self.calling(what, limit_s=limit_s) as limit:
             upload = None if data is None or isinstance(data, bytes) else data
+            if upload is not None:
+                data = _while_taken(upload, limit, self._call_s)
             answer = await api.session.request(
                 method,
                 f"{api.docker_host}/{api.api_version}/{path}",
                 params=params,
-                data=data if upload is None else _unbounded(upload, limit),
+                data=data,
                 headers={"Content-Type": content_type, **(headers or {})},
                 timeout=_CLIENT_TIMEOUT,
                 expect100=upload is not None,
@@ -144,7 +146,7 @@ class Link:
     async def upload(
         self, method: str, path: str, params: Mapping[str, str], body: Body
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """As `_answer`, for a tar that is sent once the engine asks for it.
+        """As `answer`, for a tar that is sent once the engine asks for it.
 
         An engine that refuses an upload answers and hangs up, and what is written just
         then takes the answer down with the connection. So the head goes first.
@@ -159,11 +161,18 @@ class Link:
             yield answer
 
     async def json(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        params: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """Return the JSON that answers a plain call."""
         data = None if body is None else json.dumps(body).encode()
-        async with self.answer(method, path, data=data) as answer:
+        async with (
+            self.answer(method, path, data=data, params=params) as answer,
+            self.calling(f"{method} {path}"),
+        ):
             found: dict[str, Any] = await answer.json(content_type=None)
             return found
 
@@ -268,12 +277,14 @@ class Link:
         )
 
 
-async def _unbounded(
-    body: AsyncIterator[bytes], limit: asyncio.Timeout
+async def _while_taken(
+    body: AsyncIterator[bytes], limit: asyncio.Timeout, silence_s: float
 ) -> AsyncIterator[bytes]:
-    """Yield a body; from its first byte on, the call takes as long as it takes."""
-    limit.reschedule(None)
+    """Yield a body; its call goes on while the engine takes a part per `silence_s`."""
+    loop = asyncio.get_running_loop()
     async for part in body:
+        with contextlib.suppress(RuntimeError):  # the answer came before the end
+            limit.reschedule(loop.time() + silence_s)
         yield part
 
 

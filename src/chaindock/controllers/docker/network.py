@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from chaindock.aio import finish
 from chaindock.controllers.docker import names
 from chaindock.controllers.docker.body import host_config
-from chaindock.controllers.docker.finish import finish
 from chaindock.errors import EngineError, ImageNotFound, NotFound, StartFailed
 from chaindock.telemetry import get_logger
 
@@ -173,11 +173,11 @@ class Networks:
         name = names.network_name(self._node) + ("" if internal else "-open")
         before = _addresses()
         found = await self._find(name)
+        self._made.add(name)
         if found is not None:
             before = frozenset()
         else:
             found = await self._create(name, internal=internal)
-        self._made.add(name)
         config = (found.get("IPAM") or {}).get("Config") or [{}]
         separate = (found.get("Options") or {}).items() >= _NO_NEIGHBOURS.items()
         gateway = str(config[0].get("Gateway", "")).partition("/")[0]

@@ -18,18 +18,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import hashlib
 import json
 import platform as machine
 import re
-import sys
 from collections import Counter, defaultdict
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chaindock.aio import finish
 from chaindock.container.attempt import Phase
+from chaindock.container.environment import CONTENT_VARIABLES
 from chaindock.controllers.process.builds import Build, Entry
 from chaindock.controllers.process.child import Program, remove_tree
 from chaindock.controllers.process.environment import (
@@ -37,6 +37,7 @@ from chaindock.controllers.process.environment import (
     ca_environment,
 )
 from chaindock.errors import BuildFailed, StartFailed
+from chaindock.platforms.fingerprint import planner_fingerprint
 from chaindock.platforms.placeholders import Places
 
 if TYPE_CHECKING:
@@ -54,8 +55,6 @@ if TYPE_CHECKING:
 
 LAYOUT = 1
 """Changes when what lies in a build directory changes."""
-CONTENT_VARIABLES = ("GOFLAGS",)
-"""Build variables that change the result, not only where things come from."""
 _PLACEHOLDER = re.compile(r"\{(?:\w+:)?([\w-]+)\}")
 _PHASES = {"dependencies": Phase.DEPENDENCIES, "compile": Phase.COMPILE}
 
@@ -89,7 +88,7 @@ class Workshop:
         """Return the build of `package`, made now or before.
 
         Raises: BuildFailed, PackageInvalid, SourceInvalid, ToolMissing, ConfigInvalid.
-        Cancelled: nothing is left.
+        Cancelled: nothing half-made is left.
         """
         attempt.enter(Phase.PACKAGE)
         source = self._source_of(platform, package)
@@ -160,6 +159,7 @@ class Workshop:
         )
         toolchain = await self._toolchain(platform, plan.tools)
         key = _digest([source, toolchain, asdict(plan)])
+        entry = Entry(key, plan.tools, toolchain)
         with self._builds.claim(key):
             build = self._builds.find(key)
             if build is None:
@@ -167,14 +167,17 @@ class Workshop:
                 build = Build(
                     key, scratch / "output", plan.launch, platform.name, plan.tools
                 )
-                build = await asyncio.to_thread(self._builds.place, scratch, build)
+                # Once it is listed somebody will remove it, and it appears whole.
+                self._builds.remember(package.label, source, entry)
+                build = await finish(
+                    asyncio.to_thread(self._builds.place, scratch, build)
+                )
                 if self._options.durable_builds:
                     sealing = asyncio.to_thread(self._builds.seal, key)
                     _ = self._tasks.start(sealing, f"seal {key[:12]}")
             else:
                 attempt.note(f"build {key[:12]} reused")
-            entry = Entry(key, plan.tools, toolchain)
-            self._builds.remember(package.label, source, entry)
+                self._builds.remember(package.label, source, entry)
             self._prune(package.label)
         return build
 
@@ -256,19 +259,6 @@ class Workshop:
         finally:
             removal = asyncio.to_thread(remove_tree, scratch)
             await asyncio.shield(self._tasks.start(removal, "remove scratch"))
-
-
-@functools.cache
-def planner_fingerprint(planner: type[Platform]) -> str:
-    """Return a hash of the modules beside the one that defines `planner`.
-
-    An edit of the planner must not meet what it planned before.
-    """
-    origin = getattr(sys.modules[planner.__module__], "__file__", None)
-    digest = hashlib.sha256(planner.__qualname__.encode())
-    for path in sorted(Path(origin).parent.glob("*.py")) if origin else ():
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _digest(parts: Any) -> str:

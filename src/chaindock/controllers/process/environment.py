@@ -2,7 +2,7 @@
 
 Owns:    minimal environments, CA variables, TLS files.
 Not:     which variables a language wants (platforms).
-Entry:   base_environment, ca_environment, peer_environment, write_tls
+Entry:   base_environment, ca_environment, write_tls
 Holds:   nothing of the node's own environment is inherited; a variable's name is a shell
          identifier (the gate is a shell and drops others).
 Source:  launch.md §3.7, §9 W49, W54; shim-protocol.md §1.5-1.7; needs.md row 5
@@ -10,19 +10,18 @@ Source:  launch.md §3.7, §9 W49, W54; shim-protocol.md §1.5-1.7; needs.md row
 
 from __future__ import annotations
 
-import base64
 import ssl
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chaindock.container.environment import CA_VARIABLES, tls_files
 from chaindock.errors import ConfigInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from chaindock.container.contracts import ClientTls, PeerConnection
-    from chaindock.ids import Ccid
+    from chaindock.container.contracts import ClientTls
 
 SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
 _LANG = "C.UTF-8" if sys.platform != "darwin" else "en_US.UTF-8"
@@ -70,15 +69,8 @@ def ca_environment(bundle: Path, private: Path) -> dict[str, str]:
         ) from error
     both = private / "ca.pem"
     both.write_bytes(_system_ca() + b"\n" + extra)
-    names = (
-        "SSL_CERT_FILE",
-        "PIP_CERT",
-        "REQUESTS_CA_BUNDLE",
-        "CURL_CA_BUNDLE",
-        "GIT_SSL_CAINFO",
-        "npm_config_cafile",
-    )
-    return {**dict.fromkeys(names, str(both)), "NODE_EXTRA_CA_CERTS": str(bundle)}
+    variables = dict.fromkeys(CA_VARIABLES, str(both))
+    return variables | {"NODE_EXTRA_CA_CERTS": str(bundle)}  # it keeps its own list
 
 
 def _system_ca() -> bytes:
@@ -90,46 +82,10 @@ def _system_ca() -> bytes:
     return b""
 
 
-def peer_environment(ccid: Ccid, peer: PeerConnection, *, tls: bool) -> dict[str, str]:
-    """Return what a chaincode that calls back is told about the node."""
-    return {
-        **peer.logging,
-        "CORE_CHAINCODE_ID_NAME": ccid,
-        "CORE_PEER_TLS_ENABLED": "true" if tls else "false",
-        "CORE_PEER_LOCALMSPID": peer.msp_id,
-    }
-
-
-def server_environment(ccid: Ccid, listen: str) -> dict[str, str]:
-    """Return the names under which the shims look for address and id when serving."""
-    return {
-        "CHAINCODE_SERVER_ADDRESS": listen,
-        "CORE_CHAINCODE_ADDRESS": listen,
-        "CHAINCODE_ID": ccid,
-        "CORE_CHAINCODE_ID": ccid,
-    }
-
-
-def write_tls(tls: ClientTls, folder: Path) -> dict[str, str]:
-    """Write the TLS files below `folder` and return the variables that name them.
-
-    The `_PATH` pair is base64 on one line without a line end (the Java shim insists),
-    the `_FILE` pair is PEM.
-    """
+def write_tls(tls: ClientTls, folder: Path) -> None:
+    """Write the TLS files into `folder`."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    files = {
-        "CORE_TLS_CLIENT_KEY_PATH": ("client.key", _base64(tls.key_pem)),
-        "CORE_TLS_CLIENT_CERT_PATH": ("client.crt", _base64(tls.cert_pem)),
-        "CORE_TLS_CLIENT_KEY_FILE": ("client_pem.key", tls.key_pem),
-        "CORE_TLS_CLIENT_CERT_FILE": ("client_pem.crt", tls.cert_pem),
-        "CORE_PEER_TLS_ROOTCERT_FILE": ("peer.crt", tls.root_pem),
-    }
-    for name, text in files.values():
+    for name, content in tls_files(tls).items():
         path = folder / name
         path.touch(mode=0o600)
-        path.write_text(text)
-    return {variable: str(folder / name) for variable, (name, _) in files.items()}
-
-
-def _base64(pem: str) -> str:
-    return base64.b64encode(pem.encode()).decode()
+        path.write_bytes(content)

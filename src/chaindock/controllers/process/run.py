@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING
 
 from chaindock.container.attempt import Phase
 from chaindock.container.contracts import CallsBack, Dial, Exit
+from chaindock.container.environment import peer_variables, server_variables
 from chaindock.controllers.process.child import Program, remove_tree
 from chaindock.controllers.process.environment import (
     base_environment,
-    peer_environment,
     run_path,
-    server_environment,
     write_tls,
 )
 from chaindock.errors import ImageNotFound, StartFailed
@@ -158,12 +157,13 @@ class ProcessInstance:
         # A chaincode that is dialled serves on loopback without TLS.
         tls = peer.tls if "peer" in known else None
         env = base_environment(private, run_path(tools))
-        env.update(peer_environment(self._ccid, peer, tls=tls is not None))
+        files = private / "tls"
+        env.update(peer_variables(self._ccid, peer, str(files) if tls else None))
         if "listen" in known:
-            env.update(server_environment(self._ccid, known["listen"]))
+            env.update(server_variables(self._ccid, known["listen"]))
         if tls is not None:
             attempt.enter(Phase.UPLOAD)
-            env.update(write_tls(tls, private / "tls"))
+            write_tls(tls, files)
         env.update(places.fill_values(launch.env))
         argv = places.fill_all(launch.argv)
         return Program(

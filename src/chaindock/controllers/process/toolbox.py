@@ -104,8 +104,9 @@ class Toolbox:
         if self._memory is not None:
             newest = dict(list(self._kept.items())[-_KEPT_ANSWERS:])
             fresh = self._memory.with_suffix(".new")
-            fresh.write_text(json.dumps(newest))
-            fresh.rename(self._memory)
+            with contextlib.suppress(OSError):  # then the next start asks again
+                fresh.write_text(json.dumps(newest))
+                fresh.rename(self._memory)
 
     async def _ask(self, path: str, *arguments: str) -> str | None:
         try:

@@ -76,11 +76,12 @@ async def test_a_helper_program_is_asked(
     assert found == {"identitytoken": "reg.example", "serveraddress": "reg.example"}
 
 
+@pytest.mark.parametrize("text", ["#!/bin/sh\nexit 1\n", "no program", "#!/none\n"])
 async def test_a_helper_that_fails_leaves_the_pull_anonymous(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ):
     helper = tmp_path / "docker-credential-test"
-    helper.write_text("#!/bin/sh\nexit 1\n")
+    helper.write_text(text)
     helper.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.defpath}")
     write(tmp_path, {"credHelpers": {"reg.example": "test", "b.example": "missing"}})
@@ -88,7 +89,10 @@ async def test_a_helper_that_fails_leaves_the_pull_anonymous(
     assert await auth("b.example/cc", tmp_path) is None
 
 
-@pytest.mark.parametrize("settings", [None, [], {"auths": {"reg.example": {}}}, "x"])
+@pytest.mark.parametrize(
+    "settings",
+    [None, [], {"auths": {"reg.example": {}}}, {"credHelpers": ["reg.example"]}, "x"],
+)
 async def test_settings_that_say_nothing_are_no_error(tmp_path: Path, settings: Any):
     assert await auth("reg.example/cc", write(tmp_path, settings)) is None
     assert await registry_auth("reg.example/cc", None) is None

@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -207,6 +208,17 @@ async def test_a_context_that_does_not_exist_is_named(tmp_path: Path):
     (probe,) = await probe_all(options)
     assert probe.verdict is Verdict.INVALID
     assert "gone" in probe.origin
+
+
+def test_the_default_context_is_the_usual_places(tmp_path: Path):
+    usual = EndpointOptions(docker_config=tmp_path, home=tmp_path)
+    named = replace(usual, docker_context="default")
+    assert list(candidates(named)) == list(candidates(usual))
+
+
+async def test_a_context_that_nobody_can_look_up_is_named():
+    with pytest.raises(EngineUnavailable, match="'far'"):
+        await find_engine(EndpointOptions(docker_context="far"))
 
 
 async def test_without_any_engine_every_place_is_in_the_error(

@@ -192,15 +192,19 @@ async def test_an_answer_that_stalls_half_way_ends_in_time(connected: Any, act: 
 async def test_an_upload_that_the_engine_stops_taking_ends_in_time(
     connected: Any, takes: int
 ):
+    over = asyncio.Event()
+
     async def reply(request: Request) -> None:
         await request.go_on()
         await request.reader.readexactly(takes)
-        await asyncio.Event().wait()
+        await over.wait()
 
     async with connected({"PUT archive": reply}, call_s=0.3) as engine:
         file = io.BytesIO(bytes(20_000_000))
         with pytest.raises(EngineTimeout, match=r"0\.3 s"):
-            await engine.put_archive("x", "/", lambda: chunks_of(file))
+            async with asyncio.timeout(5):
+                await engine.put_archive("x", "/", lambda: chunks_of(file))
+        over.set()
 
 
 async def test_an_upload_may_take_longer_than_a_call(connected: Any):

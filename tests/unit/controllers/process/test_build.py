@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +23,8 @@ from support.process_backend import ProcessBackend, options
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
+
+    from chaindock.controllers.process.builds import Build
 
 NODE = NodeLabels("node1", "peer0", "dev")
 
@@ -110,12 +113,6 @@ async def test_another_planner_is_another_build(
         monkeypatch.setattr(module, "planner_fingerprint", lambda _: "edited")
         await built(builder, package)
     assert platform.plans == 2
-
-
-def test_the_planner_is_known_by_the_text_of_its_modules():
-    one = module.planner_fingerprint(Steps)
-    assert one != module.planner_fingerprint(ScriptPlatform)
-    assert one == module.planner_fingerprint(Steps)
 
 
 async def test_equal_code_under_two_labels_is_built_once(
@@ -233,6 +230,31 @@ async def test_a_running_build_is_never_removed(
             await built(builder, await backend.packages.make(leave(0), label="cc"))
         await instance.start(backend.peer, Attempt(package.ccid))
         await instance.stop(1)
+
+
+async def test_a_build_that_is_cancelled_while_it_is_put_in_place_is_whole(
+    backend: ProcessBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    package, platform = await backend.packages.make(hang()), Steps("true")
+    placing, go, place = asyncio.Event(), threading.Event(), Builds.place
+    loop = asyncio.get_running_loop()
+
+    def slow(self: Builds, scratch: Path, build: Build) -> Build:
+        loop.call_soon_threadsafe(placing.set)
+        go.wait(5)
+        return place(self, scratch, build)
+
+    monkeypatch.setattr(Builds, "place", slow)
+    async with controller(tmp_path, platform) as builder:
+        build = asyncio.ensure_future(built(builder, package))
+        await placing.wait()
+        build.cancel()
+        loop.call_later(0.05, go.set)
+        with pytest.raises(asyncio.CancelledError):
+            await build
+        assert leftovers(tmp_path) == []
+        await built(builder, package)
+    assert platform.plans == 1
 
 
 async def test_builds_are_flushed_in_the_background(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import stat
 from typing import TYPE_CHECKING
 
@@ -37,18 +36,12 @@ def test_run_path_begins_with_the_toolchain():
     assert "/bin" in run_path([])
 
 
-def test_tls_files_have_the_encodings_the_shims_insist_on(tmp_path: Path):
-    env = write_tls(TLS, tmp_path / "tls")
-    text = {name: (tmp_path / path).read_text() for name, path in env.items()}
-    assert text == {
-        "CORE_TLS_CLIENT_KEY_PATH": base64.b64encode(b"KEY\npem\n").decode(),
-        "CORE_TLS_CLIENT_CERT_PATH": base64.b64encode(b"CERT\npem\n").decode(),
-        "CORE_TLS_CLIENT_KEY_FILE": "KEY\npem\n",
-        "CORE_TLS_CLIENT_CERT_FILE": "CERT\npem\n",
-        "CORE_PEER_TLS_ROOTCERT_FILE": "ROOT\npem\n",
-    }
-    for path in (tmp_path / "tls").iterdir():
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+def test_tls_files_are_for_the_user_alone(tmp_path: Path):
+    write_tls(TLS, tmp_path / "tls")
+    modes = {stat.S_IMODE(one.stat().st_mode) for one in (tmp_path / "tls").iterdir()}
+    assert modes == {0o600}
+    assert stat.S_IMODE((tmp_path / "tls").stat().st_mode) == 0o700
+    assert (tmp_path / "tls/client_pem.key").read_text() == TLS.key_pem
 
 
 def test_ca_bundle_is_added_to_the_usual_authorities(tmp_path: Path):

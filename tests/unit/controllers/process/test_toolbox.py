@@ -89,3 +89,12 @@ async def test_a_damaged_memory_is_as_none(tmp_path: Path, text: str):
     program(tmp_path, "echo v1")
     tools = Toolbox(str(tmp_path), {}, tmp_path / "tools.json")
     assert await tools.versions(["tool"], "x") == {"tool": "v1"}
+
+
+async def test_answers_that_cannot_be_kept_are_asked_for_again(tmp_path: Path):
+    real = tmp_path / "tool"
+    real.symlink_to(sys.executable)
+    memory = tmp_path / "no such folder" / "tools.json"
+    for _ in range(2):
+        tools = Toolbox(str(tmp_path), {"PATH": "/usr/bin:/bin"}, memory)
+        assert "Python" in (await tools.versions(["tool"], "x"))["tool"]

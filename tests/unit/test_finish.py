@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from chaindock.controllers.docker.finish import finish
+from chaindock.aio import finish
 
 
 async def test_the_result_is_returned():

@@ -1,0 +1,80 @@
+"""What chaincode and builds are told, whatever they run in.
+
+Owns:    names and values of environment variables, names and encodings of TLS files.
+Not:     where the files lie (controllers), which variables a language wants (platforms).
+Entry:   peer_variables, server_variables, tls_files, CA_VARIABLES
+Holds:   names, order and encodings are Fabric's.
+Source:  launch.md §3.7; shim-protocol.md §1.5-1.7; needs.md row 5
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chaindock.container.contracts import ClientTls, PeerConnection
+    from chaindock.ids import Ccid
+
+CA_VARIABLES = (
+    "SSL_CERT_FILE",
+    "NODE_EXTRA_CA_CERTS",
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "npm_config_cafile",
+)
+"""Make tools trust a file; most of them trust nothing else then."""
+CONTENT_VARIABLES = ("GOFLAGS",)
+"""Build variables that change the result, not only where things come from."""
+_TLS_FILES = {
+    "CORE_TLS_CLIENT_KEY_PATH": "client.key",
+    "CORE_TLS_CLIENT_CERT_PATH": "client.crt",
+    "CORE_TLS_CLIENT_KEY_FILE": "client_pem.key",
+    "CORE_TLS_CLIENT_CERT_FILE": "client_pem.crt",
+    "CORE_PEER_TLS_ROOTCERT_FILE": "peer.crt",
+}
+
+
+def peer_variables(
+    ccid: Ccid, peer: PeerConnection, tls_folder: str | None
+) -> dict[str, str]:
+    """Return what a chaincode is told about the node.
+
+    `tls_folder` is where the files of `tls_files` lie for it; None = no TLS.
+    """
+    files = {} if tls_folder is None else _TLS_FILES
+    return {
+        "CORE_CHAINCODE_ID_NAME": ccid,
+        **peer.logging,
+        "CORE_PEER_TLS_ENABLED": "false" if tls_folder is None else "true",
+        **{variable: f"{tls_folder}/{name}" for variable, name in files.items()},
+        "CORE_PEER_LOCALMSPID": peer.msp_id,
+    }
+
+
+def server_variables(ccid: Ccid, listen: str) -> dict[str, str]:
+    """Return the names under which shims look for address and id when serving."""
+    return {
+        "CHAINCODE_SERVER_ADDRESS": listen,
+        "CORE_CHAINCODE_ADDRESS": listen,
+        "CHAINCODE_ID": ccid,
+        "CORE_CHAINCODE_ID": ccid,
+    }
+
+
+def tls_files(tls: ClientTls) -> dict[str, bytes]:
+    """Return name and content of the TLS files.
+
+    The `_PATH` variables name base64 on one line without a line end (the Java shim
+    insists), the others the PEM text itself.
+    """
+    key, cert = tls.key_pem.encode(), tls.cert_pem.encode()
+    return {
+        "client.key": base64.b64encode(key),
+        "client.crt": base64.b64encode(cert),
+        "client_pem.key": key,
+        "client_pem.crt": cert,
+        "peer.crt": tls.root_pem.encode(),
+    }

@@ -1,0 +1,85 @@
+"""Which certificates a build trusts."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chaindock.container.contracts import BuildEnvironment, NodeLabels
+from chaindock.controllers.docker.compile import Compiler
+from chaindock.controllers.docker.engine import Engine
+from chaindock.controllers.docker.options import CompileOptions, EndpointOptions
+from support.fake_engine import fake_engine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.fake_engine import Request
+
+USUAL, REAL = "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/bundle.pem"
+Content = dict[str, bytes | str]
+
+
+def packed(content: bytes | str) -> bytes:
+    """Return the tar of a file, or of a link to a name."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        entry = tarfile.TarInfo("x")
+        if isinstance(content, str):
+            entry.type, entry.linkname = tarfile.SYMTYPE, content
+            tar.addfile(entry)
+        else:
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return file.getvalue()
+
+
+async def trusted(folder: Path, image: Content) -> bytes:
+    async def archive(request: Request) -> None:
+        asked = request.path.partition("path=")[2].replace("%2F", "/")
+        if asked not in image:
+            await request.json({"message": "Could not find the file"}, 404)
+            return
+        await request.answer(200, packed(image[asked]), "application/x-tar")
+
+    socket, corporate = folder / "s", folder / "corp.pem"
+    corporate.write_bytes(b"-CORP-\n")
+    async with fake_engine(socket, {"GET archive": archive}):
+        engine = await Engine.connect(EndpointOptions(docker_host=f"unix://{socket}"))
+        compiler = Compiler(
+            engine,
+            NodeLabels("node1", "peer0", "dev"),
+            CompileOptions(),
+            BuildEnvironment(ca_bundle=corporate),
+        )
+        found = await compiler._certificates("container")
+        await engine.aclose()
+    return found
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        {USUAL: b"-IMAGE-"},
+        {USUAL: REAL, REAL: b"-IMAGE-"},
+        {USUAL: "../../pki/tls/bundle.pem", REAL: b"-IMAGE-"},
+    ],
+)
+async def test_the_users_and_the_images_certificates_are_trusted(
+    tmp_path: Path, image: Content
+):
+    normal = {path: image[path] for path in image}
+    normal["/etc/ssl/certs/../../pki/tls/bundle.pem"] = b"-IMAGE-"
+    assert await trusted(tmp_path, normal) == b"-CORP-\n-IMAGE-"
+
+
+@pytest.mark.parametrize("image", [{}, {USUAL: "ca-certificates.crt"}])
+async def test_an_image_without_certificates_gets_those_of_this_machine(
+    tmp_path: Path, image: Content
+):
+    found = await trusted(tmp_path, image)
+    assert found.startswith(b"-CORP-\n")
+    assert b"-IMAGE-" not in found
