@@ -278,7 +278,7 @@ def _block(number: int) -> bytes:
 
 
 async def serve(
-    home: Path, ready: Callable[[], None], *, forgets: bool = False
+    home: Path, ready: Callable[[NodeStatus], None], *, forgets: bool = False
 ) -> None:
     """Serve until told to stop, as node.serve does."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -288,7 +288,7 @@ async def serve(
     async with AdminServer(home, node):
         lock.write_text(f"{os.getpid()}\n")
         try:
-            ready()
+            ready(node.status())
             await node.stopping.wait()
         finally:
             lock.write_text("")
@@ -302,7 +302,7 @@ def main() -> None:
         task = asyncio.current_task()
         assert task is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        await serve(Path(sys.argv[1]), lambda: print("ready", flush=True))
+        await serve(Path(sys.argv[1]), lambda _: print("ready", flush=True))
 
     try:
         asyncio.run(run())

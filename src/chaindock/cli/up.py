@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from chaindock.config.sections import Config
+    from chaindock.operations.facade import NodeStatus
 
 TAIL_LINES = 20
 
@@ -113,7 +114,7 @@ def _serve(session: Session, flags: Mapping[str, str], ready_fd: int | None) -> 
 
 def _run(session: Session, flags: Mapping[str, str], ready_fd: int | None) -> int:
     import asyncio
-    import threading
+    import dataclasses
 
     from chaindock import telemetry
     from chaindock.cli.nodelog import LOG_NAME, NodeLog
@@ -126,12 +127,11 @@ def _run(session: Session, flags: Mapping[str, str], ready_fd: int | None) -> in
         stream=None if ready_fd is None else NodeLog(session.home / LOG_NAME),
     )
 
-    def ready() -> None:
+    def ready(status: NodeStatus) -> None:
         if ready_fd is not None:
             _tell(ready_fd, {"ready": True})
-            return
-        # The answer comes from this very loop, so the question is asked beside it.
-        threading.Thread(target=_greet, args=(session,), daemon=True).start()
+        else:
+            _greet(session, dataclasses.asdict(status))
 
     asyncio.run(_until_signal(config, ready))
     return Exit.OK
@@ -163,16 +163,14 @@ async def _until_signal(config: Config, ready: Any) -> None:
             raise
 
 
-def _greet(session: Session) -> None:
-    from chaindock.errors import ChaindockError
-
+def _greet(session: Session, status: Mapping[str, Any]) -> None:
     try:
-        _announce(session, session.client().status())
+        _announce(session, status)
         if not session.json:
             click.echo(click.style("stop with Ctrl-C", dim=True), err=True)
         sys.stdout.flush()
-    except (ChaindockError, OSError):
-        return  # it is going down already, or nobody reads what it says
+    except OSError:
+        return  # nobody reads what it says; the node serves all the same
 
 
 def _tell(fd: int, what: Mapping[str, Any]) -> None:

@@ -49,17 +49,18 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from chaindock.config.sections import Config
+    from chaindock.operations.facade import NodeStatus
     from chaindock.packaging.store import StoredPackage
 
 _log = get_logger("node")
 
 
-async def serve(config: Config, ready: Callable[[], None]) -> None:
+async def serve(config: Config, ready: Callable[[NodeStatus], None]) -> None:
     """Run the node of `config.home` until its admin API is told to stop.
 
     Args:
         config: everything that was set.
-        ready: called once, when the admin API answers.
+        ready: called once with how the node is, when the admin API answers; quick.
 
     Raises:
         NodeAlreadyRunning, NodeError, LedgerError and others when it cannot start.
@@ -72,7 +73,7 @@ async def serve(config: Config, ready: Callable[[], None]) -> None:
         node = await _compose(config, home, stack)
         await stack.enter_async_context(AdminServer(home.root, node, config.admin))
         _log.info("node ready", home=str(home.root), height=node.height())
-        ready()
+        ready(node.status())
         await node.stopping()
         _log.info("node going down")
 
