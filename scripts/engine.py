@@ -126,6 +126,19 @@ def start() -> int:
         return start_own(folder)
 
 
+def clear_dead(folder: Path) -> None:
+    """Remove what a killed engine left, which would keep a new one from starting."""
+    helper = folder / "exec" / "containerd" / "containerd.pid"
+    try:
+        pid = int(helper.read_text())
+        if str(folder).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
+    except (OSError, ValueError):
+        pass  # it is dead, or there was none
+    for path in (folder / "docker.pid", *helper.parent.glob("containerd.[ps]*")):
+        path.unlink(missing_ok=True)
+
+
 def start_own(folder: Path) -> int:
     """Start the own engine in `folder`, unless somebody just did."""
     if answers(own_endpoint()):
@@ -134,9 +147,8 @@ def start_own(folder: Path) -> int:
     install_packages()
     if os.geteuid() != 0:
         sys.exit("error: starting dockerd needs root\nhint: set DOCKER_HOST")
-    # A file of a dead engine would make the new one refuse to start.
     if owner() is None:
-        (folder / "docker.pid").unlink(missing_ok=True)
+        clear_dead(folder)
     with (folder / "dockerd.log").open("ab") as log:
         daemon = subprocess.Popen(
             [
