@@ -17,6 +17,7 @@ from chaindock.cli.exits import MEANINGS
 from chaindock.cli.lazy import COMMANDS
 from chaindock.cli.main import root
 from chaindock.cli.session import Session
+from chaindock.config.chaincodes import KEYS as SECTION_KEYS
 from chaindock.config.sections import defaults
 from chaindock.config.settings import look_up
 from chaindock.config.table import KEYS, REASONS
@@ -165,6 +166,14 @@ def _settings() -> Iterator[str]:
         value = _cell(key.kind.show(look_up(plain, key.targets[0])))
         shown = f"`{value}`" if value else ""
         yield f"| `{key.name}` | {shown} | {_cell(key.help)} |"
+    yield "\n## Settings of one contract\n"
+    yield (
+        "In `core.yaml`, below `chaindock.chaincodes.NAME`. Unset = as for all. How:\n"
+        "[One contract alone](../tasks/containers.md#one-contract-alone)."
+    )
+    yield "\n| Setting | Meaning |\n|---|---|"
+    for one in SECTION_KEYS:
+        yield f"| `{one.name}` | {_cell(one.help)} |"
     yield "\n## Settings of Fabric that mean nothing here\n"
     yield (
         "They may stand in `core.yaml`; `chaindock config show` lists them. "

@@ -5,26 +5,29 @@ Not:     gRPC status (gateway), HTTP status (operations), exit status (cli/main.
 Entry:   ChaindockError
 Holds:   a slug never changes once released; `docs/reference/errors.md` has an entry for each.
 Source:  shared style, "Errors"
+Size:    one tree is read as one.
 
     ChaindockError
     ├── InvalidInput           PackageInvalid, SourceInvalid, ConfigInvalid,
     │                          ProposalInvalid
-    ├── NotFound               ImageNotFound
+    ├── NotFound               ImageNotFound (ImagePlatformMissing)
     ├── AlreadyExists          ContainerExists, TransactionExists
     ├── Denied
     ├── Unsupported
     ├── ToolMissing
     ├── StorageError
-    ├── EngineError            EngineUnavailable, EngineTimeout
-    ├── LaunchFailed           BuildFailed, StartFailed, ExitedEarly, LaunchTimeout,
-    │                          RegistrationRefused
+    ├── EngineError            EngineUnavailable, EngineTimeout, RegistryUnavailable,
+    │                          RegistryDenied, RateLimited
+    ├── LaunchFailed           BuildFailed (BuildSilent), StartFailed, ExitedEarly,
+    │                          LaunchTimeout (RegisterTimeout), RegistrationRefused
     ├── ExecuteFailed          ExecuteTimeout, StreamTerminated, ChaincodeError
     ├── LedgerError            LedgerCorrupt, LedgerClosed, ReadOnlyViolation
-    └── NodeError              NodeNotRunning, NodeAlreadyRunning
+    └── NodeError              NodeNotRunning, NodeAlreadyRunning, NodeStopping
 """
 
 from __future__ import annotations
 
+import errno
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -57,14 +60,19 @@ class ChaindockError(Exception):
 
     code: ClassVar[Code] = Code.INTERNAL
     slug: ClassVar[str] = "internal"
-    transient: ClassVar[bool] = False
-    """The same act may succeed later without anybody changing anything."""
+    transient: bool = False
+    """The same act may succeed later without anybody changing anything.
+
+    The class says what is usual; the fact `transient` says it of one error.
+    """
 
     def __init__(self, message: str, *, hint: str | None = None, **facts: Any) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
         self.facts = facts
+        if "transient" in facts:
+            self.transient = bool(facts["transient"])
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -81,6 +89,23 @@ class ChaindockError(Exception):
             "hint": self.hint,
             "facts": {k: _plain(v) for k, v in self.facts.items()},
         }
+
+
+_PASSING = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.ENOMEM,
+        errno.EAGAIN,
+        errno.EMFILE,
+        errno.ENFILE,
+    }
+)
+
+
+def may_pass(error: OSError) -> bool:
+    """Whether the system refused for want of something: space, memory, processes."""
+    return error.errno in _PASSING
 
 
 def _plain(value: Any) -> Any:
@@ -137,6 +162,12 @@ class ImageNotFound(NotFound):
     slug = "image-not-found"
 
 
+class ImagePlatformMissing(ImageNotFound):
+    """The image exists, but not for the engine's kind of processor. Facts: `image`."""
+
+    slug = "image-platform-missing"
+
+
 class AlreadyExists(ChaindockError):
     """The named object exists already."""
 
@@ -191,7 +222,7 @@ class EngineError(ChaindockError):
 
 
 class EngineUnavailable(EngineError):
-    """No engine answers at the endpoint. Facts: `endpoint`, `tried`."""
+    """No engine answers at the endpoint. Facts: `endpoint`, `verdict`, `tried`."""
 
     code = Code.UNAVAILABLE
     slug = "engine-unavailable"
@@ -206,11 +237,35 @@ class EngineTimeout(EngineError):
     transient = True
 
 
+class RegistryUnavailable(EngineError):
+    """The engine did not reach the registry of an image. Facts: `image`."""
+
+    code = Code.UNAVAILABLE
+    slug = "registry-unavailable"
+    transient = True
+
+
+class RegistryDenied(EngineError):
+    """The registry wants another login, or none would do. Facts: `image`."""
+
+    code = Code.PERMISSION_DENIED
+    slug = "registry-denied"
+
+
+class RateLimited(EngineError):
+    """The registry gives no more images for now. Facts: `image`, `retry_after_s`."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    slug = "rate-limited"
+    transient = True
+
+
 class LaunchFailed(ChaindockError):
     """A chaincode did not come up.
 
-    Facts, as far as known: `ccid`, `phase`, `phases` ([{phase, seconds}]), `exit_code`,
-    `signal`, `oom`, `output` (last lines).
+    Facts, as far as known: `ccid`, `stage` (build or start), `phase`, `phases` ([{phase,
+    seconds}]), `output` (last lines), `transient` (it may come up by itself later),
+    `registered` (false); and of its end `cause`, `exit_code`, `signal`, `oom`.
     """
 
     code = Code.UNAVAILABLE
@@ -222,6 +277,13 @@ class BuildFailed(LaunchFailed):
 
     code = Code.FAILED_PRECONDITION
     slug = "build-failed"
+
+
+class BuildSilent(BuildFailed):
+    """A build step printed nothing for too long. Facts: `step`, `limit_s`."""
+
+    code = Code.DEADLINE_EXCEEDED
+    slug = "build-silent"
 
 
 class StartFailed(LaunchFailed):
@@ -241,6 +303,12 @@ class LaunchTimeout(LaunchFailed):
 
     code = Code.DEADLINE_EXCEEDED
     slug = "launch-timeout"
+
+
+class RegisterTimeout(LaunchTimeout):
+    """It connected, and did not register in time. Facts: `limit_s`."""
+
+    slug = "register-timeout"
 
 
 class RegistrationRefused(LaunchFailed):
@@ -265,7 +333,12 @@ class ExecuteTimeout(ExecuteFailed):
 
 
 class StreamTerminated(ExecuteFailed):
-    """The chaincode's stream ended while the transaction ran."""
+    """The chaincode's stream ended while the transaction ran.
+
+    Facts, as far as known: `reason`, `sent` (false: the chaincode never got it),
+    `registered` (true), `output` (last lines); and of its end `cause`, `exit_code`,
+    `signal`, `oom`.
+    """
 
     slug = "stream-terminated"
 
@@ -322,3 +395,10 @@ class NodeAlreadyRunning(NodeError):
 
     code = Code.ALREADY_EXISTS
     slug = "node-already-running"
+
+
+class NodeStopping(NodeError):
+    """The node is going down and takes no more work."""
+
+    code = Code.UNAVAILABLE
+    slug = "node-stopping"

@@ -4,6 +4,8 @@ The bare server writes the same TRANSACTION to the same chaincode process and re
 same COMPLETED, and does nothing else. Only the CPU time of this process counts: the node
 here, the bare server there.
 
+Both speak the same transport: mutual TLS, as it is by default, or in plain.
+
 A call is `ChaincodeSupport.execute`. A whole query is all that a user's query needs:
 proposal, signature, all checks, simulation, call, answer. Its floor is a bare server that
 also makes one signature and checks one for each call, as the protocol wants it.
@@ -23,13 +25,22 @@ import pytest
 from fabric_protos.peer import chaincode_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
-from bench.calling_side import CCID, CHANNEL, NAME, CallingSide, calling_side, chaincode
+from bench.calling_side import (
+    CCID,
+    CHANNEL,
+    NAME,
+    CallingSide,
+    Trust,
+    calling_side,
+    chaincode,
+)
 from bench.measure import Clock, in_turns, scratch
 from bench.rows import Row, Skipped
 from chaindock.chaincode.invocation import Invocation
 from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.server import server_options
 from chaindock.endorser.proposals import new_proposal, parse_proposal
+from support import credentials
 from support.shim_builds import go_program
 
 if TYPE_CHECKING:
@@ -98,7 +109,7 @@ class BareServer:
             if number < count - in_flight:
                 await stream.write(self._transaction())
 
-    async def serve(self) -> tuple[grpc.aio.Server, str]:
+    async def serve(self, trust: Trust | None) -> tuple[grpc.aio.Server, str]:
         server = grpc.aio.server(options=server_options(StreamOptions()))
         method = grpc.stream_stream_rpc_method_handler(
             self.register,
@@ -109,7 +120,13 @@ class BareServer:
             "protos.ChaincodeSupport", {"Register": method}
         )
         server.add_generic_rpc_handlers((service,))
-        port = server.add_insecure_port("127.0.0.1:0")
+        if trust is None:
+            port = server.add_insecure_port("127.0.0.1:0")
+        else:
+            own = trust.authority.issue_server("127.0.0.1")
+            port = server.add_secure_port(
+                "127.0.0.1:0", credentials.server(trust.authority, own)
+            )
         await server.start()
         return server, f"127.0.0.1:{port}"
 
@@ -189,15 +206,21 @@ async def compare(
 
 
 async def with_chaincode(
-    folder: Path, argv: Sequence[str] | None, who: str, at_once: Sequence[int]
+    folder: Path,
+    argv: Sequence[str] | None,
+    who: str,
+    at_once: Sequence[int],
+    *,
+    tls: bool = True,
 ) -> AsyncIterator[Row]:
-    async with calling_side(folder, argv) as side:
+    trust = Trust(folder) if tls else None
+    async with calling_side(folder, argv, trust) as side:
         identity = side.organization.msp.identify(side.client.creator)
         bare = BareServer(side.client, identity)
-        server, address = await bare.serve()
+        server, address = await bare.serve(trust)
         words = argv and [word.format(address=address) for word in argv]
         try:
-            async with chaincode(address, words):
+            async with chaincode(address, words, trust):
                 async for row in compare(side, bare, who, at_once):
                     yield row
                 bare.leave()
@@ -207,15 +230,16 @@ async def with_chaincode(
 
 async def run() -> AsyncIterator[Row | Skipped]:
     with scratch() as folder:
-        async for row in with_chaincode(
-            folder / "bare", None, "bare chaincode", (1, 16)
-        ):
-            yield row
+        for name, tls in (("TLS", True), ("in plain", False)):
+            async for row in with_chaincode(
+                folder / name, None, f"bare chaincode, {name}", (1, 16), tls=tls
+            ):
+                yield row
         try:
             program = go_program()
         except pytest.skip.Exception as missing:
             yield Skipped("calls of a Go chaincode", str(missing))
             return
         argv = (str(program), "-peer.address={address}")
-        async for row in with_chaincode(folder / "go", argv, "Go shim", (16,)):
+        async for row in with_chaincode(folder / "go", argv, "Go shim, TLS", (16,)):
             yield row

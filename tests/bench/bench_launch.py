@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from bench.floors import BareEngine, BareListener, docker_floor, process_floor
+from bench.floors import (
+    BareEngine,
+    BareListener,
+    docker_floor,
+    peer_with_tls,
+    process_floor,
+)
 from bench.measure import in_turns, kept, scratch
 from bench.rows import Row, Skipped
 from chaindock.chaincode.launcher import RuntimeLauncher
@@ -24,12 +30,13 @@ from chaindock.chaincode.runtime import ContainerRuntime
 from chaindock.chaincode.server import ChaincodeListener
 from chaindock.container.attempt import Attempt
 from chaindock.container.build_registry import BuildRegistry
-from chaindock.container.contracts import NodeLabels, PeerConnection
+from chaindock.container.contracts import NodeLabels
 from chaindock.container.output import OutputStore
 from chaindock.container.router import Router
 from chaindock.controllers.docker.controller import DockerController
 from chaindock.controllers.docker.endpoints import find_engine
 from chaindock.controllers.process.controller import ProcessController
+from chaindock.identity.tls import TlsAuthority
 from chaindock.packaging.store import PackageStore
 from support.docker_languages import (
     EXAMPLES,
@@ -109,12 +116,15 @@ async def launching(
     router = Router([builder], lambda _: None)
     runtime = ContainerRuntime(packages, BuildRegistry(), router)
     async with AsyncExitStack() as stack:
-        listener = await stack.enter_async_context(ChaincodeListener(registry))
+        authority = TlsAuthority.create()
+        listener = await stack.enter_async_context(
+            ChaincodeListener(registry, authority=authority)
+        )
         launcher = await stack.enter_async_context(
             RuntimeLauncher(
                 registry,
                 runtime,
-                PeerConnection(listener, "Org1MSP"),
+                lambda _: peer_with_tls(listener, authority),
                 new_attempt=lambda ccid: Attempt(ccid, output.open(ccid)),
             )
         )

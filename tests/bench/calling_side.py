@@ -16,20 +16,25 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fabric_protos.peer.lifecycle import lifecycle_pb2
 
+from chaindock.chaincode.launcher import RuntimeLauncher
 from chaindock.chaincode.registry import Expected, HandlerRegistry
 from chaindock.chaincode.server import ChaincodeListener
 from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.container.attempt import Attempt
+from chaindock.container.contracts import ClientTls, PeerConnection
+from chaindock.container.environment import peer_variables, tls_files
 from chaindock.endorser.caller import Caller, DefinitionWriter
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer, OrdererOptions
 from chaindock.endorser.transactions import TransactionChecks
 from chaindock.identity.organization import Organization
+from chaindock.identity.tls import TlsAuthority, certificate_hash
 from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger import Ledger
 from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.definitions import Approval, Definitions
+from chaindock.operations.tallies import Tallies
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -64,16 +69,30 @@ class CallingSide:
     client: SigningIdentity
 
 
+class Trust:
+    """TLS of both sides of a comparison: one authority, one client certificate."""
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = TlsAuthority.create()
+        pair = self.authority.issue_client()
+        self.certificate = certificate_hash(pair.cert_pem)
+        self.tls = ClientTls(pair.key_pem, pair.cert_pem, self.authority.root_pem)
+        self.folder = folder / "tls"
+        self.folder.mkdir(parents=True)
+        for name, data in tls_files(self.tls).items():
+            (self.folder / name).write_bytes(data)
+
+
 @contextlib.asynccontextmanager
 async def chaincode(
-    address: str, argv: Sequence[str] | None = None
+    address: str, argv: Sequence[str] | None = None, trust: Trust | None = None
 ) -> AsyncIterator[None]:
     """Run a chaincode process that dials `address`; None = far_end.py."""
+    peer = PeerConnection(cast(Any, None), "Org1MSP")
     env = {
         "PATH": os.defpath,
         "GRPC_VERBOSITY": "ERROR",
-        "CORE_CHAINCODE_ID_NAME": CCID,
-        "CORE_PEER_TLS_ENABLED": "false",
+        **peer_variables(CCID, peer, str(trust.folder) if trust else None),
     }
     process = await asyncio.create_subprocess_exec(
         *(argv or (sys.executable, str(_FAR_END), address, CCID)),
@@ -91,7 +110,7 @@ async def chaincode(
 
 @contextlib.asynccontextmanager
 async def calling_side(
-    folder: Path, argv: Sequence[str] | None = None
+    folder: Path, argv: Sequence[str] | None = None, trust: Trust | None = None
 ) -> AsyncIterator[CallingSide]:
     """Give a node's calling side on which the chaincode is defined and registered.
 
@@ -108,10 +127,16 @@ async def calling_side(
                 lambda: genesis_envelope(CHANNEL, organization.msp, options),
             )
         )
-        registry = HandlerRegistry()
-        listener = await stack.enter_async_context(ChaincodeListener(registry))
+        tallies = Tallies()  # a node counts, and that costs too
+        registry = HandlerRegistry(observer=tallies.chaincodes)
+        authority = trust.authority if trust else None
+        listener = await stack.enter_async_context(
+            ChaincodeListener(registry, authority=authority)
+        )
         # Nothing is launched here: the chaincode is up before the first call.
-        support = ChaincodeSupport(registry, cast(Any, None))
+        nothing = cast(Any, None)
+        launcher = RuntimeLauncher(registry, nothing, lambda _: nothing)
+        support = ChaincodeSupport(registry, launcher)
         endorser = Endorser(
             msp=organization.msp,
             signer=organization.peer,
@@ -119,6 +144,7 @@ async def calling_side(
             definitions=Definitions(approvals),
             executor=support,
             system={"_lifecycle": LifecycleContract(approvals, "Org1MSP")},
+            observer=tallies.proposals,
         )
         checks = TransactionChecks(CHANNEL, organization.msp)
         orderer = await stack.enter_async_context(Orderer(ledger, checks, options))
@@ -128,11 +154,12 @@ async def calling_side(
                 name=NAME, sequence=1, version="1.0"
             )
         )
-        expected = Expected(CCID, Attempt(CCID))
+        certificate = trust.certificate if trust else None
+        expected = Expected(CCID, Attempt(CCID), certificate=certificate)
         registry.expect(expected)
         address = await listener.address_on("127.0.0.1")
         words = argv and [word.format(address=address) for word in argv]
-        await stack.enter_async_context(chaincode(address, words))
+        await stack.enter_async_context(chaincode(address, words, trust))
         async with asyncio.timeout(30):
             await expected.ready.wait()
         client = organization.user("User1")

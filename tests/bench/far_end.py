@@ -1,6 +1,7 @@
 """A chaincode that does as little as a chaincode can, in a process of its own.
 
-Usage: far_end.py ADDRESS CCID. It dials the node and answers every transaction at once;
+Usage: far_end.py ADDRESS CCID. With the variables of a peer that has TLS on, it shows
+the certificate that they name. It dials the node and answers every transaction at once;
 a transaction `put KEY VALUE` writes before it answers. It knows nothing of Chaindock.
 """
 
@@ -8,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
+from pathlib import Path
 
+import grpc
 import grpc.aio
 from fabric_protos.peer import chaincode_pb2, proposal_response_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
@@ -34,8 +38,18 @@ def answer(message: shim.ChaincodeMessage) -> shim.ChaincodeMessage | None:
     )
 
 
+def dial(address: str) -> grpc.aio.Channel:
+    """Return a channel as the environment says it."""
+    if os.environ.get("CORE_PEER_TLS_ENABLED") != "true":  # noqa: TID251  # not ours
+        return grpc.aio.insecure_channel(address)
+    names = ("PEER_TLS_ROOTCERT", "TLS_CLIENT_KEY", "TLS_CLIENT_CERT")
+    paths = [os.environ[f"CORE_{name}_FILE"] for name in names]  # noqa: TID251
+    material = [Path(path).read_bytes() for path in paths]
+    return grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(*material))
+
+
 async def main(address: str, ccid: str) -> None:
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with dial(address) as channel:
         stream = channel.stream_stream(
             "/protos.ChaincodeSupport/Register",
             request_serializer=Kind.SerializeToString,

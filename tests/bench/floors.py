@@ -1,6 +1,7 @@
 """Starts of a built chaincode without us: the least that a launch can take.
 
-What is started is what our controllers start: same image, sandbox, program, environment.
+What is started is what our controllers start: same image, sandbox, program, environment,
+and, where the chaincode dials, certificates.
 A floor ends when the shim has booted, which is when REGISTER arrives at a bare gRPC
 server, or, for chaincode that serves, when its port answers.
 """
@@ -18,13 +19,17 @@ import grpc.aio
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.container.attempt import Attempt
-from chaindock.container.contracts import PeerConnection
+from chaindock.container.contracts import ClientTls, PeerConnection
+from chaindock.controllers.docker.archives import TLS_FOLDER, tls_archive
 from chaindock.controllers.docker.body import run_body
+from chaindock.identity.tls import TlsAuthority
 from chaindock.platforms.base import Connection
+from support import credentials
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from chaindock.container.contracts import CallbackListener
     from chaindock.controllers.docker.containers import DockerInstance
     from chaindock.controllers.docker.endpoints import Candidate
     from chaindock.controllers.process.run import ProcessInstance
@@ -32,10 +37,20 @@ if TYPE_CHECKING:
 POLL_S = 0.005
 
 
+def peer_with_tls(
+    listener: CallbackListener, authority: TlsAuthority
+) -> PeerConnection:
+    """Return what one attempt is told about the node."""
+    pair = authority.issue_client()
+    tls = ClientTls(pair.key_pem, pair.cert_pem, authority.root_pem)
+    return PeerConnection(listener, "Org1MSP", tls)
+
+
 class BareListener:
     """A gRPC server per host that waits for REGISTER and says nothing."""
 
     def __init__(self) -> None:
+        self.authority = TlsAuthority.create()
         self._servers: dict[str, tuple[grpc.aio.Server, str]] = {}
         self._registered: asyncio.Queue[float] = asyncio.Queue()
 
@@ -51,7 +66,10 @@ class BareListener:
                 "protos.ChaincodeSupport", {"Register": method}
             )
             server.add_generic_rpc_handlers((service,))
-            port = server.add_insecure_port(f"{host}:0")
+            own = self.authority.issue_server(host)
+            port = server.add_secure_port(
+                f"{host}:0", credentials.server(self.authority, own)
+            )
             await server.start()
             self._servers[host] = server, f"{host}:{port}"
         return self._servers[host][1]
@@ -70,11 +88,15 @@ class BareListener:
             await server.stop(None)
 
 
-async def answers(host: str, port: int) -> float:
-    """Return when a port answered."""
+async def answers(address: str) -> float:
+    """Return when an address answered."""
+    host, _, port = address.partition(":")
     while True:
         with contextlib.suppress(OSError):
-            _, writer = await asyncio.open_connection(host, port)
+            if host == "unix":
+                _, writer = await asyncio.open_unix_connection(port)
+            else:
+                _, writer = await asyncio.open_connection(host, int(port))
             found = time.perf_counter()
             writer.close()
             return found
@@ -85,8 +107,8 @@ async def process_floor(
     instance: ProcessInstance, listener: BareListener, private: Path
 ) -> float:
     """Return the milliseconds that the program of `instance` needs to boot."""
-    peer = PeerConnection(listener, "Org1MSP")
-    _, known = await instance._address(peer)
+    peer = peer_with_tls(listener, listener.authority)
+    _, known = await instance._address(peer, private)
     private.mkdir(exist_ok=True)
     program = instance._program(peer, Attempt(instance._ccid), private, known, -1)
     began = time.perf_counter()
@@ -102,8 +124,7 @@ async def process_floor(
         if "peer" in known:
             ended = await listener.registered()
         else:
-            host, _, port = known["listen"].partition(":")
-            ended = await answers(host, int(port))
+            ended = await answers(known["listen"])
     finally:
         process.kill()
         await process.wait()
@@ -123,6 +144,12 @@ class BareEngine:
             assert answer.status < 400, await answer.text()
             return await answer.json(content_type=None)
 
+    async def upload(self, container: str, folder: str, tar: bytes) -> None:
+        url = f"{self._base}/containers/{container}/archive"
+        params = {"path": folder}
+        async with self._session.put(url, params=params, data=tar) as answer:
+            assert answer.status < 400, await answer.text()
+
     async def aclose(self) -> None:
         await self._session.close()
 
@@ -134,13 +161,14 @@ async def docker_floor(
     parts, built = instance._parts, instance._built
     dials = built.launch.connection is Connection.CALLS_BACK
     attachment = await parts.networks.attach(listener, built.image, calls_back=dials)
+    peer = peer_with_tls(listener, listener.authority)
     body = run_body(
         parts.options,
         parts.node,
         built.image,
         built.output,
         built.launch,
-        PeerConnection(listener, "Org1MSP"),
+        peer,
         Attempt(built.ccid),
         attachment,
     )
@@ -148,13 +176,16 @@ async def docker_floor(
     made = await engine.call("POST", "containers/create", body)
     path = f"containers/{made['Id']}"
     try:
+        if dials and peer.tls is not None:
+            await engine.upload(made["Id"], TLS_FOLDER, tls_archive(peer.tls))
         await engine.call("POST", f"{path}/start")
         if dials:
             ended = await listener.registered()
         else:
             found = (await engine.call("GET", f"{path}/json"))["NetworkSettings"]
             (network,) = found["Networks"].values()
-            ended = await answers(network["IPAddress"], parts.options.chaincode_port)
+            port = parts.options.chaincode_port
+            ended = await answers(f"{network['IPAddress']}:{port}")
     finally:
         await engine.call("DELETE", f"{path}?force=1&v=1")
     return (ended - began) * 1e3

@@ -1,4 +1,4 @@
-"""DockerController keeps the contracts of Builder and Instance, on a real engine."""
+"""DockerController keeps the contracts of Builder and Instance, on real engines."""
 
 from __future__ import annotations
 
@@ -7,18 +7,26 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.testing.conformance import BuilderSuite, InstanceSuite
-from support.docker_backend import DockerBackend
+from support.engines import ENGINES, Target, backend_on, engine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+    from support.docker_backend import DockerBackend
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
 
 
+@pytest.fixture(scope="module", params=ENGINES)
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    with engine(request.param) as target:
+        yield target
+
+
 @pytest.fixture
-async def backend(tmp_path: Path) -> AsyncIterator[DockerBackend]:
-    async with DockerBackend(tmp_path) as backend:
+async def backend(tmp_path: Path, target: Target) -> AsyncIterator[DockerBackend]:
+    async with backend_on(tmp_path, target) as backend:
         yield backend
 
 

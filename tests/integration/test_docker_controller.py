@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from chaindock.container.attempt import Attempt
-from chaindock.container.contracts import Declined, Dial
+from chaindock.container.contracts import Dial
 from chaindock.controllers.docker import network
-from chaindock.controllers.docker.options import EndpointOptions, LanguageImages
+from chaindock.controllers.docker.options import EndpointOptions
 from chaindock.errors import (
     BuildFailed,
     ContainerExists,
@@ -28,22 +27,28 @@ from chaindock.testing.backend import (
     in_background,
 )
 from chaindock.testing.scripts import call, hang, leave, say, serve
-from support.docker_backend import DockerBackend
 from support.docker_shell import shell_package
+from support.engines import ENGINES, Target, backend_on, engine
 from support.flaky_socket import FlakySocket
-from support.need import need_docker
-from support.registry import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
+
+    from support.docker_backend import DockerBackend
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
 
 
+@pytest.fixture(scope="module", params=ENGINES)
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    with engine(request.param) as target:
+        yield target
+
+
 @pytest.fixture
-async def backend(tmp_path: Path) -> AsyncIterator[DockerBackend]:
-    async with DockerBackend(tmp_path) as backend:
+async def backend(tmp_path: Path, target: Target) -> AsyncIterator[DockerBackend]:
+    async with backend_on(tmp_path, target) as backend:
         yield backend
 
 
@@ -94,14 +99,15 @@ async def test_a_pruned_network_is_made_again(backend: DockerBackend):
         assert (await instance.wait()).code == 0
 
 
-async def test_nothing_waits_for_ever_when_the_engine_restarts(backend: DockerBackend):
-    target = need_docker()
-    if not target.startswith("unix://"):
+async def test_nothing_waits_for_ever_when_the_engine_restarts(
+    backend: DockerBackend, target: Target
+):
+    if not target.endpoint.startswith("unix://"):
         pytest.skip("needs an engine on a unix socket")
     path = backend.folder / "flaky.sock"
-    async with FlakySocket(path, target.removeprefix("unix://")) as link:
-        endpoint = EndpointOptions(docker_host=f"unix://{path}")
-        backend.options = replace(backend.options, endpoint=endpoint)
+    async with FlakySocket(path, target.endpoint.removeprefix("unix://")) as link:
+        where = EndpointOptions(docker_host=f"unix://{path}")
+        backend.options = replace(backend.options, endpoint=where)
         instance, package = await backend.built(say("up"), hang(), say("down"))
         attempt = WatchedAttempt(package)
         async with backend.within():
@@ -299,69 +305,6 @@ async def test_a_builder_image_without_the_tool_names_it(backend: DockerBackend)
 
 
 # --- pulling ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("user", ["", "alice"])
-async def test_missing_images_are_pulled_with_the_users_credentials(
-    backend: DockerBackend, user: str
-):
-    registry = Registry(user, "secret")
-    async with registry.serve() as host:
-        image = f"{host}/{backend.node_id}:1"
-        folder = backend.folder / "docker"
-        folder.mkdir()
-        auth = "YWxpY2U6c2VjcmV0" if user else ""
-        settings = {"auths": {host: {"auth": auth}}}
-        (folder / "config.json").write_text(json.dumps(settings))
-        endpoint = replace(backend.options.endpoint, docker_config=folder)
-        backend.options = replace(
-            backend.options,
-            endpoint=endpoint,
-            pull="missing",
-            images={"script": LanguageImages(image)},
-        )
-        package = await backend.packages.make(hang())
-        attempt = WatchedAttempt(package)
-        async with backend.within():
-            # The image is empty, so nothing can be built in it; but it is there.
-            with pytest.raises(BuildFailed, match="does not stay up"):
-                await built(await backend.builder(), package, attempt)
-        assert await backend.engine.inspect_image(image)
-        await backend.engine.remove_image(image)
-    assert "pull" in attempt.entered
-    assert any("Pull complete" in line for line in attempt.of("build"))
-
-
-async def test_an_image_that_is_not_there_is_named(backend: DockerBackend):
-    registry = Registry()
-    async with registry.serve() as host:
-        image = f"{host}/{backend.node_id}:2"
-        backend.options = replace(
-            backend.options, pull="missing", images={"script": LanguageImages(image)}
-        )
-        answer = await refused(backend)
-    assert image in answer.reason
-    assert answer.error
-
-
-async def test_never_pulling_makes_no_request(backend: DockerBackend):
-    registry = Registry()
-    async with registry.serve() as host:
-        image = LanguageImages(f"{host}/{backend.node_id}:1")
-        backend.options = replace(backend.options, images={"script": image})
-        answer = await refused(backend)
-    assert "may not pull" in answer.reason
-    assert isinstance(answer.error, ImageNotFound)
-    assert registry.asked == []
-
-
-async def refused(backend: DockerBackend) -> Declined:
-    package = await backend.packages.make(hang())
-    async with backend.within():
-        builder = await backend.builder()
-        answer = await builder.build(package, Attempt(package.ccid))
-    assert isinstance(answer, Declined)
-    return answer
 
 
 async def test_without_an_engine_entering_says_where_it_looked(backend: DockerBackend):

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from chaindock.container.attempt import Attempt, Phase
-from chaindock.container.contracts import BuildEnvironment, ClientTls
+from chaindock.container.contracts import BuildEnvironment, ClientTls, RunSettings
 from chaindock.controllers.docker.options import MIB
 from chaindock.testing.backend import WatchedAttempt, built
 from chaindock.testing.scripts import hang, serve
 from support.docker_backend import DockerBackend, clean
 from support.docker_shell import run_shell, shell_package
+from support.engines import ENGINES, Target, backend_on, engine
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
@@ -28,9 +29,15 @@ DIAL = (
 )
 
 
+@pytest.fixture(scope="module", params=ENGINES)
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    with engine(request.param) as target:
+        yield target
+
+
 @pytest.fixture
-async def backend(tmp_path: Path) -> AsyncIterator[DockerBackend]:
-    async with DockerBackend(tmp_path) as backend:
+async def backend(tmp_path: Path, target: Target) -> AsyncIterator[DockerBackend]:
+    async with backend_on(tmp_path, target) as backend:
         yield backend
 
 
@@ -45,8 +52,8 @@ async def test_it_has_no_rights(backend: DockerBackend):
         "id -u; id -g; grep -E '^(CapEff|CapPrm|CapBnd|NoNewPrivs)' /proc/self/status",
     )
     assert lines == [
-        "500",
-        "500",
+        "501",
+        "501",
         "CapPrm:\t0000000000000000",
         "CapEff:\t0000000000000000",
         "CapBnd:\t0000000000000000",
@@ -82,6 +89,32 @@ async def test_it_reaches_the_node_and_no_neighbour(backend: DockerBackend):
         lines, _ = await run_shell(backend, f"{node}\n{DIAL.format(host, port)}\n")
         await served.stop(0)
     assert lines == ["open", "shut"]
+
+
+async def test_where_the_filter_cannot_be_used_it_says_what_is_open(
+    backend: DockerBackend,
+):
+    backend.options = replace(backend.options, path="/nowhere")
+    dial = DIAL.format("${1%:*}", "$PORT")
+    package = shell_package(backend.folder / "shell", dial)
+    instance = await built(await backend.builder(), package, Attempt(package.ccid))
+    async with backend.within():
+        # The gateway is known when a first container has been started.
+        await instance.start(backend.peer, Attempt(package.ccid))
+        told = instance.describe()
+        gateway = told["weaker"].partition(" or on ")[2].partition(":")[0]
+        server = await asyncio.start_server(lambda _, out: out.close(), gateway)
+        port = server.sockets[0].getsockname()[1]
+        settings = RunSettings(env={"PORT": str(port)})
+        attempt = WatchedAttempt(package)
+        async with server:
+            await instance.start(replace(backend.peer, settings=settings), attempt)
+            await instance.wait()
+            await instance.stop(0)
+    assert told["isolation"] == "internal network: no way to other machines"
+    assert "services of this machine" in told["weaker"]
+    assert "no program 'iptables'" in told["weaker"]
+    assert [line for _, line in attempt.lines] == ["open"]
 
 
 async def test_it_reaches_no_other_network(backend: DockerBackend):

@@ -92,7 +92,7 @@ def test_a_contract_is_given_what_it_needs_and_no_secrets(node: Node, probe: Pat
     assert not [file for file in seen["files"] if str(node.home) in file]
     assert not [file for file in seen["files"] if "docker.sock" in file]
     if node.backend == "docker":
-        assert seen["uid"] == 500
+        assert seen["uid"] == 501
         assert seen["written"] == ["/tmp"]
 
 
@@ -120,7 +120,7 @@ def test_a_container_has_its_walls(node: Node, source: str):
     node.deploy(EXAMPLES / source, name)
     found = inspect(node.where(name))
     host, config = found["HostConfig"], found["Config"]
-    assert config["User"] == "500:500"
+    assert config["User"] == "501:501"
     assert host["CapDrop"] == ["ALL"]
     assert not host["CapAdd"]
     assert host["SecurityOpt"] == ["no-new-privileges"]
@@ -153,5 +153,6 @@ def test_ps_says_which_walls_there_are(node: Node):
     if node.backend == "docker":
         assert "internal network" in isolation
     else:
-        assert isolation == "no isolation"
+        assert isolation.startswith("no isolation")
+        assert "memory 2048 MiB" in line["details"]["limits"]
     assert isolation[:16] in node.cli("ps").out.decode()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from chaindock.chaincode.options import StreamOptions
+from chaindock.errors import ExecuteTimeout
 from support.shim_builds import python_environment
 from support.shim_suite import ShimSuite
 from support.shim_world import Program, ShimWorld
@@ -52,3 +54,32 @@ async def test_no_call_of_hundreds_in_a_row_is_lost(tmp_path: Path):
         await world.launcher.launch(CCID)
         calls = (world.value("work", f"k{number}", "2") for number in range(400))
         assert len(set(await asyncio.gather(*calls))) == 400
+
+
+async def test_a_call_after_a_timeout_waits_for_its_turn_and_is_answered(
+    tmp_path: Path,
+):
+    """The shim still sleeps in the first; the same process serves the second."""
+    async with ShimWorld(serves("plain.py"), tmp_path) as world:
+        await world.launcher.launch(CCID)
+        process = world.instance.process
+        for number in range(3):
+            with pytest.raises(ExecuteTimeout):
+                await world.call("slow", "700", timeout_s=0.2)
+            calls = (world.value("work", f"k{n}", "2") for n in range(5))
+            assert len(await asyncio.gather(*calls)) == 5
+            assert world.instance.process is process, number
+        assert world.exits == []
+
+
+async def test_a_call_that_never_ends_is_not_in_the_way_for_ever(tmp_path: Path):
+    """Nobody can stop it in the shim, so the chaincode is started again."""
+    options = StreamOptions(overrun_s=1.0)
+    async with ShimWorld(serves("plain.py"), tmp_path, options) as world:
+        await world.launcher.launch(CCID)
+        process = world.instance.process
+        with pytest.raises(ExecuteTimeout):
+            await world.call("slow", "600000", timeout_s=0.2)
+        assert await world.value("work", "k", "2") == b"k"
+        assert world.instance.process is not process
+        assert len(world.exits) == 1

@@ -65,13 +65,13 @@ class Runtime:
         if attempt is not None:
             attempt.over()
 
-    async def stop(self, ccid: Any, grace_s: Any) -> Any:
+    async def stop(self, ccid: Any, grace_s: Any, drain_s: Any = None) -> Any:
         self.log.append(("stop", ccid))
         if self.stop_gate is not None:
             await self.stop_gate.wait()
         self.running.discard(ccid)
 
-    async def forget(self, ccid: Any, grace_s: Any) -> Any:
+    async def forget(self, ccid: Any, grace_s: Any, drain_s: Any = None) -> Any:
         await self.stop(ccid, grace_s)
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import TYPE_CHECKING, Self, cast
 
 from chaindock.container.contracts import NodeLabels
 from chaindock.controllers.docker.controller import DockerController
 from chaindock.controllers.docker.engine import Engine
+from chaindock.controllers.docker.filter import HostFilter
 from chaindock.controllers.docker.options import (
     DockerOptions,
     EndpointOptions,
     LanguageImages,
 )
 from chaindock.testing.conformance import Backend, platform_for_scripts
-from support.need import missing, need_docker
+from support.need import need_docker, need_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,19 +24,10 @@ if TYPE_CHECKING:
     from chaindock.container.contracts import BuildEnvironment, Builder, Instance
 
 
-def need_image(name: str) -> str:
-    """Require one of the base images of scripts/base_images.py; return its name."""
-    variable = f"CHAINDOCK_TEST_IMAGE_{name.upper()}"
-    image = os.environ.get(variable)  # noqa: TID251  # tests have no config
-    if not image:
-        missing(f"no {name} base image: set {variable}, or run `make engine`")
-    return image
-
-
-def docker_options(**images: LanguageImages) -> DockerOptions:
-    """Return options for the engine of the tests, which must never pull."""
-    endpoint = EndpointOptions(docker_host=need_docker())
-    return DockerOptions(endpoint=endpoint, images=images, pull="never")
+def docker_options(endpoint: str = "", **images: LanguageImages) -> DockerOptions:
+    """Return options for an engine, which must never pull; "" = that of the tests."""
+    where = EndpointOptions(docker_host=endpoint or need_docker())
+    return DockerOptions(endpoint=where, images=images, pull="never")
 
 
 async def clean(engine: Engine, node_id: str) -> None:
@@ -81,6 +72,7 @@ class DockerBackend(Backend):
         await super().__aexit__(kind, error, trace)
         for node_id in self._nodes:
             await clean(self.engine, node_id)
+            await HostFilter(node_id, self.options.path).remove()
         await self._stack.aclose()
 
     async def open_builder(self, node_id: str) -> Builder:

@@ -12,7 +12,8 @@ from chaindock.controllers.docker.options import DockerOptions, LanguageImages
 from chaindock.packaging.store import PackageStore
 from chaindock.packaging.writer import write_package
 from chaindock.platforms.registry import recognise
-from support.docker_backend import docker_options, need_image
+from support.docker_backend import docker_options
+from support.need import need_image
 
 if TYPE_CHECKING:
     from chaindock.container.contracts import BuildEnvironment

@@ -157,6 +157,7 @@ class FakeBuilder:
         self.errors: list[Exception] = []
         self.builds = 0
         self.takes: Callable[[], Awaitable[Any]] | None = None
+        self.phases: list[tuple[Phase, float]] = [(Phase.COMPILE, 0.0)]
 
     def prepare(
         self,
@@ -168,8 +169,10 @@ class FakeBuilder:
         return self.instances[ccid]
 
     async def build(self, package: StoredPackage, attempt: Attempt) -> Instance:
-        attempt.enter(Phase.COMPILE)
         self.builds += 1
+        for phase, seconds in self.phases:
+            attempt.enter(phase)
+            await asyncio.sleep(seconds)
         if self.takes is not None:
             await self.takes()
         if self.errors:

@@ -55,7 +55,7 @@ class World:
             RuntimeLauncher(
                 self.registry,
                 self.runtime,
-                PeerConnection(listener, "Org1MSP"),
+                lambda _: PeerConnection(listener, "Org1MSP"),
                 options=self.options,
                 on_exit=lambda ccid, end: self.exits.append((ccid, end)),
             )

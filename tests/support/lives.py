@@ -14,8 +14,8 @@ import pytest
 
 from support.audit import Audit
 from support.crash import LOST, CrashNode
-from support.docker_backend import need_image
 from support.load import Account, Load, Told
+from support.need import need_image
 from support.node import cache_folder, environment
 from support.traces import DockerTraces, ProcessTraces, files_of
 from support.versions import version

@@ -29,3 +29,12 @@ def need_docker() -> str:
     if not endpoint:
         missing("no engine: set DOCKER_HOST, or run `make engine`")
     return endpoint
+
+
+def need_image(name: str) -> str:
+    """Require one of the base images of scripts/base_images.py; return its name."""
+    variable = f"CHAINDOCK_TEST_IMAGE_{name.upper()}"
+    image = os.environ.get(variable)  # noqa: TID251  # tests have no config
+    if not image:
+        missing(f"no {name} base image: set {variable}, or run `make engine`")
+    return image

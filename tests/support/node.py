@@ -26,8 +26,7 @@ import psutil
 import pytest
 
 from chaindock.operations.address import find_socket
-from support.docker_backend import need_image
-from support.need import need, need_docker
+from support.need import need, need_docker, need_image
 from support.remains import Remains
 
 if TYPE_CHECKING:
@@ -204,7 +203,8 @@ class Node:
         volumes = self.remains.anonymous_volumes()
         self.cli("down", "--timeout", "60")
         assert not is_there(self.status["pid"])
-        assert self.remains.all() == []
+        left = self.remains.all()
+        assert left == [], left
         assert self.remains.volumes(volumes) == []
 
 

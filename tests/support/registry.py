@@ -1,4 +1,4 @@
-"""A tiny image registry with one image and, if wanted, a password."""
+"""A tiny image registry with one image and, if wanted, a password or a fault."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 
 
 def digest(data: bytes) -> str:
@@ -25,13 +26,18 @@ def digest(data: bytes) -> str:
 
 
 class Registry:
-    """Serves `localhost:PORT/NAME:1`; `asked` has every request."""
+    """Serves `localhost:PORT/NAME:1`; `asked` has every request.
+
+    `localhost:PORT/NAME:elsewhere` is for a processor that nobody has. While `limited`,
+    every manifest is refused with 429.
+    """
 
     def __init__(self, user: str = "", password: str = "") -> None:
         token = base64.b64encode(f"{user}:{password}".encode()).decode()
         self._wanted = f"Basic {token}" if user else ""
         self.asked: list[str] = []
         self.port = 0
+        self.limited = False
         raw = io.BytesIO()
         with tarfile.open(fileobj=raw, mode="w") as tar:
             entry = tarfile.TarInfo("hello")
@@ -61,6 +67,15 @@ class Registry:
             }
         ).encode()
         self._blobs = {digest(data): data for data in (config, layer)}
+        there = {"architecture": "vax", "os": "linux"}
+        part = _part(MANIFEST, self._manifest)
+        self._list = json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": LIST,
+                "manifests": [{**part, "platform": there}],
+            }
+        ).encode()
 
     async def _answer(self, request: web.Request) -> web.Response:
         self.asked.append(f"{request.method} {request.path}")
@@ -68,7 +83,14 @@ class Registry:
             challenge = {"WWW-Authenticate": 'Basic realm="test"'}
             return web.Response(status=401, headers=challenge)
         last = request.path.rstrip("/").rpartition("/")[2]
-        if "/manifests/" in request.path and last in {"1", digest(self._manifest)}:
+        if "/manifests/" in request.path and self.limited:
+            problem = {"code": "TOOMANYREQUESTS", "message": "rate limit, wait 90 s"}
+            return web.json_response(
+                {"errors": [problem]}, status=429, headers={"Retry-After": "1"}
+            )
+        if last in {"elsewhere", digest(self._list)}:
+            body, kind = self._list, LIST
+        elif "/manifests/" in request.path and last in {"1", digest(self._manifest)}:
             body, kind = self._manifest, MANIFEST
         elif last in self._blobs:
             body, kind = self._blobs[last], "application/octet-stream"
@@ -76,19 +98,24 @@ class Registry:
             body, kind = b"{}", "application/json"
         else:
             return web.json_response(
-                {"errors": [{"code": "MANIFEST_UNKNOWN"}]}, status=404
+                {
+                    "errors": [
+                        {"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}
+                    ]
+                },
+                status=404,
             )
         headers = {"Docker-Content-Digest": digest(body), "Content-Type": kind}
         return web.Response(body=body, headers=headers)
 
     @contextlib.asynccontextmanager
-    async def serve(self) -> AsyncIterator[str]:
-        """Give `localhost:PORT`; engines take such a registry without TLS."""
+    async def serve(self, port: int = 0) -> AsyncIterator[str]:
+        """Give `localhost:PORT`; Docker takes such a registry without TLS."""
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._answer)
         runner = web.AppRunner(app)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
         self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
         try:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
+import subprocess
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from chaindock.controllers.docker.engine import Engine
+from chaindock.controllers.docker.filter import HostFilter
 from chaindock.controllers.docker.names import BUILD_KEY, CCID, NODE, ROLE
 from chaindock.controllers.docker.options import EndpointOptions
 from chaindock.controllers.process.records import Record, Records, find
@@ -22,8 +26,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 KEPT_IMAGES, KEPT_S = "chaindock-test/nodes", 2 * 24 * 3600.0
-_OWN = {"admin.sock", "admin.path"}
-"""Of a node that runs; where its home has a long name, in a directory for temporary files."""
+_OWN = {"admin.sock", "admin.path", "r"}
+"""Of a node that runs; where its home has a long name, in a directory for temporary files.
+
+`r` leads to the directories of runs.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,12 +56,13 @@ class Remains:
             found += [f"{role} {one[:12]}" for one, role in self.containers().items()]
             found += [f"network {name}" for name in self.networks()]
             found += [f"volume {one}" for one in self.volumes() if "-cache-" not in one]
+            found += [f"filter rule {rule}" for rule in filter_rules(self.node_id)]
         return found
 
     def beside(self, running: Iterable[str]) -> list[str]:
         """Name everything a node should not have while it runs these package ids."""
         found = [f"run of {ccid}" for ccid in self.runs() - set(running)]
-        runs = [record.run_id for record in self._records()]
+        runs = [record.run_id for record in self.records()]
         for path in self.files():
             socket = path.is_dir() and {one.name for one in path.iterdir()} <= _OWN
             run = any(run_id in path.name for run_id in runs)
@@ -67,9 +75,9 @@ class Remains:
         if self.backend == "docker":
             found = [inspect(one)["Config"]["Labels"] for one in self.containers()]
             return {one[CCID] for one in found if CCID in one}
-        return {record.ccid for record in self._records()}
+        return {record.ccid for record in self.records()}
 
-    def _records(self) -> list[Record]:
+    def records(self) -> list[Record]:
         folder = self.home / "process" / "runs" / self.node_id
         return Records(folder, self.node_id).all()
 
@@ -146,6 +154,9 @@ class Remains:
         if self.backend != "docker":
             return
 
+        filters = HostFilter(self.node_id, "/usr/sbin:/sbin:/usr/bin")
+        asyncio.run(filters.remove())
+
         async def clear(engine: Engine) -> None:
             for one in await engine.find_containers(self._label):
                 await engine.remove_container(one)
@@ -182,6 +193,22 @@ class Remains:
             return True
 
         return ask(look)
+
+
+def filter_rules(node_id: str = "") -> list[str]:
+    """Return the packet filter's rules of a node, or of all; none where we may not look.
+
+    An iptables of ours is another one than the node's only by its rights.
+    """
+    rules: list[str] = []
+    for name in ("iptables", "ip6tables"):
+        program = shutil.which(name, path="/usr/sbin:/sbin:/usr/bin")
+        if program is not None and os.geteuid() == 0:
+            done = subprocess.run(
+                [program, "-w", "5", "-S"], capture_output=True, text=True, check=False
+            )
+            rules += done.stdout.splitlines()
+    return [rule for rule in rules if f"chaindock:{node_id}" in rule]
 
 
 def inspect(container: str) -> dict[str, Any]:

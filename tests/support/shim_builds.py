@@ -20,7 +20,8 @@ from support.need import need
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SOURCES = Path(__file__).parent.parent / "fixtures" / "conformance"
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+SOURCES = FIXTURES / "conformance"
 PATIENCE_S = 600
 
 
@@ -32,6 +33,31 @@ def go_program() -> Path:
         _run("go", "build", "-o", str(into / "conformance"), ".", cwd=source)
 
     return _kept("go", build) / "conformance"
+
+
+def old_go_program() -> Path:
+    """Return a binary with the shim and the contract API of the generation before."""
+    need("go")
+
+    def build(source: Path, into: Path) -> None:
+        _run("go", "build", "-o", str(into / "notes"), ".", cwd=source)
+
+    return _kept("go-old", build, FIXTURES / "foreign" / "go-old") / "notes"
+
+
+def java_classes() -> Path:
+    """Return the directory with the Java classes and the jars they need."""
+    need("java", "javac", "mvn")
+
+    def build(source: Path, into: Path) -> None:
+        shutil.copytree(source, into, dirs_exist_ok=True)
+        jars = into / "lib"
+        copy = ("dependency:copy-dependencies", f"-DoutputDirectory={jars}")
+        _run("mvn", "-q", "-B", *copy, cwd=into)
+        main = into / "src" / "main" / "java" / "Plain.java"
+        _run("javac", "-cp", f"{jars}/*", "-d", str(into), str(main), cwd=into)
+
+    return _kept("java", build)
 
 
 def node_project() -> Path:
@@ -59,8 +85,10 @@ def python_environment() -> Path:
     return _kept("python", build)
 
 
-def _kept(language: str, build: Callable[[Path, Path], None]) -> Path:
-    source = SOURCES / language
+def _kept(
+    language: str, build: Callable[[Path, Path], None], source: Path | None = None
+) -> Path:
+    source = source or SOURCES / language
     digest = hashlib.sha256(sys.version.encode())
     for path in sorted(source.rglob("*")):
         if path.is_file() and "node_modules" not in path.parts:

@@ -44,9 +44,14 @@ class ShimPeer:
         self.left = asyncio.Event()
 
     @classmethod
-    async def dial(cls, address: str) -> Self:
-        """Open a stream to the node, and say nothing yet."""
-        channel = grpc.aio.insecure_channel(address, options=_LIMITS)
+    async def dial(
+        cls, address: str, credentials: grpc.ChannelCredentials | None = None
+    ) -> Self:
+        """Open a stream to the node, and say nothing yet; None = without TLS."""
+        if credentials is None:
+            channel = grpc.aio.insecure_channel(address, options=_LIMITS)
+        else:
+            channel = grpc.aio.secure_channel(address, credentials, options=_LIMITS)
         method = channel.stream_stream("/protos.ChaincodeSupport/Register", **BOTH_WAYS)
         return cls(method(), channel)
 
@@ -163,9 +168,11 @@ class _NoMethod(grpc.GenericRpcHandler):
 class ShimServer:
     """A chaincode that serves; each stream that is opened comes out of `stream`."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(
+        self, port: int = 0, credentials: grpc.ServerCredentials | None = None
+    ) -> None:
         self._server = grpc.aio.server(options=[*_LIMITS, ("grpc.so_reuseport", 0)])
-        self._port = port
+        self._port, self._credentials = port, credentials
         self._streams: asyncio.Queue[ShimPeer] = asyncio.Queue()
         self.address = ""
         self.open = 0
@@ -205,7 +212,11 @@ class ShimServer:
                 self.no_method,
             )
         )
-        port = self._server.add_insecure_port(f"127.0.0.1:{self._port}")
+        address = f"127.0.0.1:{self._port}"
+        if self._credentials is None:
+            port = self._server.add_insecure_port(address)
+        else:
+            port = self._server.add_secure_port(address, self._credentials)
         await self._server.start()
         self.address = f"127.0.0.1:{port}"
         return self

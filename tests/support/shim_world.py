@@ -22,7 +22,14 @@ from chaindock.chaincode.server import ChaincodeListener
 from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.build_registry import BuildRegistry
-from chaindock.container.contracts import CallsBack, Dial, Exit, PeerConnection
+from chaindock.container.contracts import (
+    CallsBack,
+    ClientTls,
+    Dial,
+    Exit,
+    PeerConnection,
+)
+from chaindock.container.environment import peer_variables, tls_files
 from chaindock.container.router import Router
 from chaindock.identity.organization import Organization
 from support.envelopes import CHANNEL, transaction
@@ -36,7 +43,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chaindock.chaincode.invocation import Outcome
-    from chaindock.container.contracts import Instance
+    from chaindock.container.contracts import DialTls, Instance
+    from chaindock.identity.tls import TlsAuthority
     from chaindock.packaging.store import StoredPackage
 
 NAME = "conformance"
@@ -44,12 +52,21 @@ NAME = "conformance"
 
 @dataclass(frozen=True)
 class Program:
-    """How a conformance chaincode is started; `{peer}`, `{listen}`, `{ccid}` in it."""
+    """How a conformance chaincode is started; `{peer}`, `{listen}`, `{ccid}` in it.
+
+    Args:
+        tls: how it is dialled; None = without TLS.
+        files: written beside the TLS files, into `{tls}`.
+        without: variables that it does not get.
+    """
 
     argv: tuple[str, ...]
     cwd: Path
     dialled: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
+    tls: DialTls | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    without: frozenset[str] = frozenset()
 
 
 class ProgramInstance:
@@ -63,19 +80,27 @@ class ProgramInstance:
 
     async def start(self, peer: PeerConnection, attempt: Attempt) -> CallsBack | Dial:
         attempt.enter(Phase.START)
-        names = {"ccid": CCID, "peer": "", "listen": ""}
+        folder = self.log.parent / "tls"
+        names = {"ccid": CCID, "peer": "", "listen": "", "tls": str(folder)}
+        tls = None if self._program.dialled else peer.tls
+        folder.mkdir(exist_ok=True)
+        for name, data in {
+            **(tls_files(tls) if tls is not None else {}),
+            **self._program.files,
+        }.items():
+            (folder / name).write_bytes(data)
         if self._program.dialled:
             names["listen"] = f"127.0.0.1:{_free_port()}"
         else:
             names["peer"] = await peer.listener.address_on("127.0.0.1")
         env = {
             "PATH": os.environ["PATH"],  # noqa: TID251  # tests have no config
-            "CORE_CHAINCODE_ID_NAME": CCID,
             "CHAINCODE_ID": CCID,
-            "CORE_PEER_TLS_ENABLED": "false",
-            "CORE_PEER_LOCALMSPID": peer.msp_id,
+            **peer_variables(CCID, peer, str(folder) if tls is not None else None),
             **{key: text.format(**names) for key, text in self._program.env.items()},
         }
+        for name in self._program.without:
+            del env[name]
         with self.log.open("ab") as output:
             self.process = await asyncio.create_subprocess_exec(
                 *(word.format(**names) for word in self._program.argv),
@@ -85,7 +110,9 @@ class ProgramInstance:
                 stderr=output,
                 start_new_session=True,
             )
-        return Dial(names["listen"]) if names["listen"] else CallsBack()
+        if not names["listen"]:
+            return CallsBack()
+        return Dial(names["listen"], self._program.tls)
 
     async def wait(self) -> Exit:
         if self.process is None:
@@ -135,8 +162,13 @@ class ShimWorld:
     """A ledger, a launcher, one chaincode; `call` runs and can commit."""
 
     def __init__(
-        self, program: Program, folder: Path, stream: StreamOptions | None = None
+        self,
+        program: Program,
+        folder: Path,
+        stream: StreamOptions | None = None,
+        authority: TlsAuthority | None = None,
     ) -> None:
+        self._authority = authority
         self.instance = ProgramInstance(program, folder / "output.log")
         self._folder = folder
         self._stream = stream or StreamOptions()
@@ -147,7 +179,18 @@ class ShimWorld:
         enter = self._stack.enter_async_context
         self.ledger = await enter(ledger_at(self._folder))
         self.registry = HandlerRegistry()
-        listener = await enter(ChaincodeListener(self.registry, self._stream))
+        authority = self._authority
+        listener = await enter(
+            ChaincodeListener(self.registry, self._stream, authority=authority)
+        )
+
+        def peer_for(_: Attempt) -> PeerConnection:
+            if authority is None:
+                return PeerConnection(listener, "Org1MSP")
+            pair = authority.issue_client()
+            tls = ClientTls(pair.key_pem, pair.cert_pem, authority.root_pem)
+            return PeerConnection(listener, "Org1MSP", tls)
+
         options = LaunchOptions(register_timeout_s=60, stop_grace_s=2)
         runtime = ContainerRuntime(
             AnyPackage(),
@@ -159,7 +202,7 @@ class ShimWorld:
             RuntimeLauncher(
                 self.registry,
                 runtime,
-                PeerConnection(listener, "Org1MSP"),
+                peer_for,
                 options=options,
                 stream=self._stream,
                 on_exit=lambda _, end: self.exits.append(end),

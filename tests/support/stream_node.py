@@ -17,7 +17,10 @@ from chaindock.ids import Ccid
 from support.shim_peer import ShimPeer, ShimServer
 
 if TYPE_CHECKING:
+    import grpc
+
     from chaindock.chaincode.invocation import Invocation, Outcome
+    from chaindock.identity.tls import TlsAuthority
 
 CCID = Ccid("basic:" + "ab" * 32)
 OTHER = Ccid("other:" + "cd" * 32)
@@ -27,8 +30,14 @@ MODELS = ("dials", "is dialled")
 class StreamNode:
     """Everything but launching; `model` says who opens streams."""
 
-    def __init__(self, model: str = "dials", **options: Any) -> None:
+    def __init__(
+        self,
+        model: str = "dials",
+        authority: TlsAuthority | None = None,
+        **options: Any,
+    ) -> None:
         self.model = model
+        self.authority = authority
         self.options = StreamOptions(**options)
         self.registry = HandlerRegistry(admit_unlaunched=self.options.admit_unlaunched)
         self.tasks = Tasks("test")
@@ -39,7 +48,7 @@ class StreamNode:
 
     async def __aenter__(self) -> Self:
         self.listener = await self._stack.enter_async_context(
-            ChaincodeListener(self.registry, self.options)
+            ChaincodeListener(self.registry, self.options, authority=self.authority)
         )
         await self._stack.enter_async_context(self.tasks)
         return self
@@ -53,10 +62,13 @@ class StreamNode:
         self.registry.expect(expected)
         return expected
 
-    async def dial(self) -> ShimPeer:
+    async def dial(
+        self, credentials: grpc.ChannelCredentials | None = None
+    ) -> ShimPeer:
         """Return a chaincode that has dialled the node."""
         address = await self.listener.address_on("127.0.0.1")
-        return await self._stack.enter_async_context(await ShimPeer.dial(address))
+        peer = await ShimPeer.dial(address, credentials)
+        return await self._stack.enter_async_context(peer)
 
     async def server(self) -> ShimServer:
         """Return a chaincode that serves."""

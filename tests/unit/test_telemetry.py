@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import json
@@ -12,6 +13,8 @@ import pytest
 import structlog
 
 from chaindock import telemetry
+from chaindock.errors import InvalidInput
+from chaindock.telemetry.spec import LEVELS, LogSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,3 +87,93 @@ def test_what_chaincode_made_up_is_cut() -> None:
     assert len(line["reason"]) < 10_000
     assert line["reason"].startswith("begin")
     assert line["reason"].endswith("end")
+
+
+@pytest.mark.parametrize(
+    ("spec", "means"),
+    [
+        ("", "info"),
+        ("debug", "debug"),
+        ("WARNING", "warn"),
+        ("debug:error", "error"),
+        ("notice", "info"),
+        ("critical", "error"),
+        ("chaincode,endorser=debug:warn", "chaincode=debug:endorser=debug:warn"),
+        ("info:a.b.=error:c=FATAL", "a.b.=error:c=fatal:info"),
+    ],
+)
+def test_specification_is_read_as_fabric_reads_it(spec: str, means: str) -> None:
+    assert str(LogSpec.parse(spec)) == means
+    assert str(LogSpec.parse(means)) == means
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["loud", "Info", "=debug", "a=b=c", "a=loud", "a b=info", ".a=info", "a,=info"],
+)
+def test_wrong_specification_changes_nothing_and_says_what_is_expected(
+    spec: str,
+) -> None:
+    before = telemetry.active()
+    with pytest.raises(InvalidInput, match="invalid logging specification") as caught:
+        telemetry.activate(spec)
+    assert "LOGGER" in (caught.value.hint or "")
+    assert telemetry.active() == before
+
+
+@pytest.mark.parametrize(
+    ("component", "level"),
+    [
+        ("chaincode", "debug"),
+        ("chaincode.handler", "debug"),
+        ("chaincode.registry", "error"),
+        ("chaincodes", "info"),
+        ("endorser", "warning"),
+        ("endorser.caller", "info"),
+        ("docker.network", "debug"),
+        ("custodian", "error"),
+    ],
+)
+def test_most_exact_term_counts(component: str, level: str) -> None:
+    spec = LogSpec.parse(
+        "chaincode=debug:chaincode.registry=error:endorser.=warning:info:"
+        "dockercontroller=debug:lifecycle=error"
+    )
+    assert spec.level_of(component) == LEVELS[level]
+
+
+def test_levels_change_while_it_runs_and_lines_are_counted() -> None:
+    stream = io.StringIO()
+    telemetry.configure(stream=stream)
+    counts = telemetry.counts()
+    checked, written = dict(counts.checked), dict(counts.written)
+    log = telemetry.get_logger("docker")
+    log.debug("first")
+    telemetry.activate("info:dockercontroller=debug")
+    log.debug("second")
+    telemetry.get_logger("ledger").debug("third")
+    telemetry.activate("error")
+    log.warning("fourth")
+    telemetry.activate("")
+    assert "second" in stream.getvalue()
+    assert not {"first", "third", "fourth"} & set(stream.getvalue().split())
+    assert counts.checked["debug"] - checked["debug"] == 3
+    assert counts.written["debug"] - written["debug"] == 1
+    assert counts.checked["warning"] - checked["warning"] == 1
+    assert counts.written["warning"] == written["warning"]
+
+
+async def test_lines_of_a_task_carry_what_was_bound_where_it_began() -> None:
+    stream = io.StringIO()
+    telemetry.configure(stream=stream, json=True)
+
+    async def work() -> None:
+        telemetry.get_logger("process").info("works")
+
+    with telemetry.bound(ccid="a:1", attempt="x"):
+        task = asyncio.ensure_future(work())
+    await task
+    telemetry.get_logger("process").info("after")
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert (first["ccid"], first["attempt"]) == ("a:1", "x")
+    assert "attempt" not in second

@@ -1,11 +1,11 @@
 """Dial a chaincode that serves.
 
-Owns:    the call to protos.Chaincode/Connect, and waiting for a server that boots.
-Not:     what is said on the stream (handler.py).
+Owns:    the call to protos.Chaincode/Connect, trying again while a server boots.
+Not:     what is said on the stream (handler.py), who may serve (proof.py).
 Entry:   serve_dialled
 Holds:   the node never writes first; the call is cancelled at the end, because some
          shims never answer a half-close; nothing is concluded from the channel's state.
-Source:  shim-protocol.md §1.1, §1.2, §3.5
+Source:  shim-protocol.md §1.1, §1.2, §1.4, §3.5
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import grpc.aio
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.aio import Backoff
+from chaindock.chaincode.proof import UntrustedError, answers
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -26,25 +27,26 @@ if TYPE_CHECKING:
 
     from chaindock.chaincode.handler import Handler, StreamEnd
     from chaindock.chaincode.options import StreamOptions
+    from chaindock.container.contracts import DialTls
 
 _log = get_logger("chaincode.client")
-_LOOK_S: Final = 0.01
-"""How often a port is tried that nobody listens on yet; one try costs next to nothing."""
-_CONNECT_S: Final = 0.5
 _FIRST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 0.1
 """Between calls that break: some engines accept connections for who is not there yet."""
 _METHOD: Final = "/protos.Chaincode/Connect"
 _NO_METHOD: Final = "/chaindock.Rest/Over"
 _LONGEST_REST_S: Final = 1.0
+_REFUSALS: Final = 3
+"""So many calls that break after a good handshake are no server that still boots."""
 
 
 async def serve_dialled(
-    address: str, handler: Handler, options: StreamOptions
+    address: str, handler: Handler, options: StreamOptions, tls: DialTls | None = None
 ) -> StreamEnd:
     """Dial `address` until it answers, then serve the stream until it ends.
 
-    It retries while nothing listens or the connection breaks before the first message;
+    With `tls`, a server that is not the expected one, or that refuses the node, ends it
+    at once. Otherwise it retries while nothing listens or the connection breaks before the first message;
     the caller bounds that by cancelling.
 
     Returns: why the stream ended.
@@ -52,9 +54,14 @@ async def serve_dialled(
     Cancelled: the call is cancelled, nothing stays open.
     """
     backoff = Backoff(_FIRST_WAIT_S, _LONGEST_WAIT_S)
+    broken = 0
     while True:
-        await _listens(address)
-        async with _channel(address, options) as channel:
+        try:
+            await answers(address, tls)
+        except UntrustedError as error:
+            handler.end(grpc.StatusCode.UNAUTHENTICATED, str(error))
+            return await handler.ended.wait()
+        async with _channel(address, options, tls) as channel:
             call = channel.stream_stream(
                 _METHOD,
                 request_serializer=shim.ChaincodeMessage.SerializeToString,
@@ -70,24 +77,22 @@ async def serve_dialled(
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
                     handler.end(error.code(), f"{error.code().name}: {error.details()}")
                     return await handler.ended.wait()
+                broken += 1
+                if tls is not None and broken >= _REFUSALS:
+                    handler.end(error.code(), _refused(address, tls, error))
+                    return await handler.ended.wait()
                 _log.debug("not yet there", address=address, error=error.details())
             finally:
                 call.cancel()
         await asyncio.sleep(backoff.next_s())
 
 
-async def _listens(address: str) -> None:
-    """Return when something accepts connections at `address`."""
-    host, _, port = address.rpartition(":")
-    while True:
-        try:
-            async with asyncio.timeout(_CONNECT_S):
-                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-        except OSError:
-            await asyncio.sleep(_LOOK_S)
-        else:
-            writer.close()
-            return
+def _refused(address: str, tls: DialTls, error: grpc.aio.AioRpcError) -> str:
+    shown = "refuses the node's certificate, or" if tls.cert_pem else "wants one,"
+    return (
+        f"the server at {address} ended {_REFUSALS} connections after their TLS "
+        f"handshake: it {shown} cannot take streams ({error.details()})"
+    )
 
 
 def _rest(channel: grpc.aio.Channel, done: Callable[[], None]) -> None:
@@ -110,20 +115,28 @@ def _heed_cancellation() -> None:
         raise asyncio.CancelledError
 
 
-def _channel(address: str, options: StreamOptions) -> grpc.aio.Channel:
-    """Open the channel: the only place that will know about TLS."""
-    return grpc.aio.insecure_channel(
-        address,
-        options=[
-            ("grpc.max_receive_message_length", options.max_message_bytes),
-            ("grpc.max_send_message_length", options.max_message_bytes),
-            # No pings: the Python shim's server ends connections that ping often.
-            # Each try connects anew instead of sharing gRPC's own back-off.
-            ("grpc.use_local_subchannel_pool", 1),
-            # Chaincode is never behind the proxy that builds may need.
-            ("grpc.enable_http_proxy", 0),
-        ],
+def _channel(
+    address: str, options: StreamOptions, tls: DialTls | None
+) -> grpc.aio.Channel:
+    settings: list[tuple[str, int | str]] = [
+        ("grpc.max_receive_message_length", options.max_message_bytes),
+        ("grpc.max_send_message_length", options.max_message_bytes),
+        # No pings: the Python shim's server ends connections that ping often.
+        # Each try connects anew instead of sharing gRPC's own back-off.
+        ("grpc.use_local_subchannel_pool", 1),
+        # Chaincode is never behind the proxy that builds may need.
+        ("grpc.enable_http_proxy", 0),
+    ]
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=settings)
+    if tls.server_name is not None:
+        settings.append(("grpc.ssl_target_name_override", tls.server_name))
+    credentials = grpc.ssl_channel_credentials(
+        tls.root_pem.encode(),
+        tls.key_pem.encode() if tls.key_pem else None,
+        tls.cert_pem.encode() if tls.cert_pem else None,
     )
+    return grpc.aio.secure_channel(address, credentials, options=settings)
 
 
 class _Answered:

@@ -12,10 +12,9 @@ Source:  shim-protocol.md §3, §4, §10
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final
 
 import grpc
 import grpc.aio
@@ -27,7 +26,10 @@ from chaindock.aio import Latch, Tasks
 from chaindock.chaincode import requests
 from chaindock.chaincode.context import Context
 from chaindock.chaincode.invocation import Invocation, Outcome, outcome_of
+from chaindock.chaincode.marks import Marks
+from chaindock.chaincode.observer import StreamObserver
 from chaindock.chaincode.outbox import Outbox
+from chaindock.chaincode.requests import kind_of
 from chaindock.chaincode.turns import Turns, pause
 from chaindock.container.attempt import Phase
 from chaindock.errors import ChaindockError, RegistrationRefused
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from chaindock.chaincode.options import StreamOptions
+    from chaindock.chaincode.outbox import Duplex
     from chaindock.chaincode.registry import Expected, HandlerRegistry
     from chaindock.chaincode.turns import Rest
     from chaindock.ids import Ccid
@@ -74,19 +77,6 @@ class StreamEnd:
     reason: str
 
 
-class Duplex(Protocol):
-    """An open gRPC stream, of either role.
-
-    `read` returns `grpc.aio.EOF` at the end; both raise when the stream broke.
-    """
-
-    async def read(self) -> Any:
-        """Return the next message."""
-
-    async def write(self, message: shim.ChaincodeMessage, /) -> None:
-        """Send one message; never twice at the same time."""
-
-
 class Handler:
     """One stream.
 
@@ -95,6 +85,8 @@ class Handler:
         options: limits and what READY announces.
         dialled: the registration that this stream was opened for; None when the
             chaincode opened it.
+        certificate: hash of the one that the chaincode showed; None without TLS, and
+            when the node opened the stream.
     """
 
     def __init__(
@@ -102,15 +94,19 @@ class Handler:
         registry: HandlerRegistry,
         options: StreamOptions,
         dialled: Expected | None = None,
+        certificate: str | None = None,
     ) -> None:
         self._registry = registry
         self._options = options
         self.dialled = dialled
+        self.certificate = certificate
         self.ccid: Ccid | None = None
         self.state = StreamState.CREATED
         self.ended: Latch[StreamEnd] = Latch()
         self._outbox: Outbox | None = None
         self._contexts: dict[tuple[str, str], Context] = {}
+        self._marks = Marks()
+        self._observer = StreamObserver()
         self.turns = Turns(self._start)
         self.rest: Rest = pause
         """For shims that need one; whoever opened the stream may know a better one."""
@@ -125,6 +121,7 @@ class Handler:
         Cancelled: everything ends as if the stream had.
         """
         self._outbox = Outbox(stream.write)
+        self._registry.connected(self)
         loop = asyncio.get_running_loop()
         silence = loop.call_later(self._options.silence_s, self._too_silent)
         try:
@@ -144,8 +141,9 @@ class Handler:
         self._registry.remove(self)
         contexts, self._contexts = list(self._contexts.values()), {}
         self.turns.clear()
+        self._marks.close()
         for context in contexts:
-            context.finish(context.invocation.lost_stream(reason))
+            context.finish(context.invocation.lost_stream(reason, sent=context.sent))
         self._check_drained()
         _log.info("stream ended", ccid=self.ccid, reason=reason, waiting=len(contexts))
         self.ended.settle(StreamEnd(code, reason))
@@ -207,7 +205,7 @@ class Handler:
         except Exception as error:  # noqa: BLE001  # whatever broke, the stream is over
             message = outbox.writing or shim.ChaincodeMessage()
             text = (
-                f"[{message.txid[:8]}] error sending {_kind(message)}: {_text(error)}"
+                f"[{message.txid[:8]}] error sending {kind_of(message)}: {_text(error)}"
             )
             self.end(
                 grpc.StatusCode.UNKNOWN,
@@ -229,6 +227,7 @@ class Handler:
             return
         expected = self._registry.admit(name, self)
         self.ccid = name
+        self._observer = self._registry.observer.stream(name)
         self.turns.limit = expected.concurrency if expected else None
         if message.HasField("timestamp"):
             # Only the Python shim sets it. It fails when it writes while an earlier
@@ -236,6 +235,7 @@ class Handler:
             # 2.5.4): one invocation at a time, with a rest after the final message.
             self.turns.limit, self.turns.rest = 1, self.rest
         if expected:
+            expected.attempt.tx_of = self._marks.transaction_of
             expected.attempt.enter(Phase.REGISTER)
         # Nobody else writes yet, so these two need no outbox.
         await to.write(shim.ChaincodeMessage(type=Kind.REGISTERED))
@@ -289,7 +289,7 @@ class Handler:
         Cancelled: the chaincode keeps running it; what it still asks gets an ERROR.
         """
         if not self.takes_calls:
-            raise invocation.lost_stream("stream is not ready")
+            raise invocation.lost_stream("stream is not ready", sent=False)
         context = Context(invocation, timeout_s)
         if context.key in self._contexts:
             raise invocation.already_runs()
@@ -299,7 +299,8 @@ class Handler:
             final = await context.final
         finally:
             if not context.over:
-                self._drop(context, invocation.lost_stream("caller left"))
+                left = invocation.lost_stream("caller left", sent=context.sent)
+                self._drop(context, left, runs_on=context.sent)
         if isinstance(final, ChaindockError):
             raise final
         return outcome_of(final, invocation)
@@ -317,41 +318,48 @@ class Handler:
             context.timeout_s, self._expire, context
         )
         assert self._outbox is not None  # noqa: S101  # set before READY
+        self._marks.began(invocation.tx_id)
         self._outbox.put(message, size)
 
     def _expire(self, context: Context) -> None:
         # Nothing is sent: the chaincode keeps running it (§10).
-        self._drop(context, context.invocation.took_too_long(context.timeout_s))
+        self._observer.timed_out()
+        error = context.invocation.took_too_long(context.timeout_s)
+        self._drop(context, error, runs_on=True)
 
     def _take_final(self, message: shim.ChaincodeMessage) -> None:
-        context = self._contexts.get((message.channel_id, message.txid))
-        if context is not None and context.sent:
+        self._marks.ended(message.txid)
+        key = message.channel_id, message.txid
+        context = self._contexts.get(key)
+        if not self.turns.came_back(key) and context is not None and context.sent:
             self._drop(context, message)
 
     def _drop(
-        self, context: Context, final: shim.ChaincodeMessage | ChaindockError
+        self,
+        context: Context,
+        final: shim.ChaincodeMessage | ChaindockError,
+        *,
+        runs_on: bool = False,
     ) -> None:
-        """Finish an invocation and give its turn to the next one."""
+        """Finish an invocation; its turn goes to the next one, once it runs no more."""
         self._contexts.pop(context.key, None)
         context.finish(final)
         if context.sent:
-            self.turns.give_back()
+            if runs_on:
+                self.turns.keep(context.key, self._options.overrun_s, self.end)
+            else:
+                self.turns.give_back()
         self._check_drained()
 
     async def _take_request(self, message: shim.ChaincodeMessage) -> None:
         context = self._contexts.get((message.channel_id, message.txid))
         if context is not None and not context.sent:
             context = None
-        result = requests.answer(context, message, self._options)
-        if not isinstance(result, (bytes, ChaindockError)):
-            try:
-                result = await cast(Awaitable[bytes], result)
-            except Exception as error:  # noqa: BLE001  # §4.1: the stream survives
-                result = requests.cause_of(error)
-        reply, size = requests.reply_to(message, result, self._options)
         outbox = self._outbox
         assert outbox is not None  # noqa: S101  # set before READY
-        outbox.put(reply, size)
+        outbox.put(
+            *await requests.serve(context, message, self._options, self._observer)
+        )
         if outbox.full:
             await outbox.room()
 
@@ -375,15 +383,8 @@ class _Unexpected(Exception):  # never leaves this module
     def __init__(self, message: shim.ChaincodeMessage, state: StreamState) -> None:
         super().__init__(
             f"[{message.txid[:64]}] Fabric side handler cannot handle message "
-            f"({_kind(message)}) while in {state} state"
+            f"({kind_of(message)}) while in {state} state"
         )
-
-
-def _kind(message: shim.ChaincodeMessage) -> str:
-    try:
-        return str(Kind.Type.Name(message.type))
-    except ValueError:
-        return str(message.type)
 
 
 def _text(error: Exception) -> str:

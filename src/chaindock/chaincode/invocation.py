@@ -89,14 +89,18 @@ class Invocation:
             cause=f"error sending: {cause}",
         )
 
-    def lost_stream(self, reason: str) -> StreamTerminated:
-        """Return the error: the stream ended (`reason`) before the final message."""
+    def lost_stream(self, reason: str, *, sent: bool = True) -> StreamTerminated:
+        """Return the error: the stream ended (`reason`) before the final message.
+
+        `sent` is False when the chaincode was never told of it.
+        """
         cause = "chaincode stream terminated"
         return StreamTerminated(
             self._unsent(cause),
             hint="read what the chaincode wrote: chaindock logs",
             tx_id=self.tx_id,
             reason=reason,
+            sent=sent,
             cause=f"error sending: {cause}",
         )
 

@@ -16,19 +16,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from chaindock.aio import Tasks
+from chaindock.chaincode.failures import death, log_facts
 from chaindock.chaincode.options import LaunchOptions, StreamOptions
 from chaindock.chaincode.registry import HandlerRegistry, LaunchState
-from chaindock.chaincode.run import Parts, Run, exit_text
+from chaindock.chaincode.run import Parts, Run
 from chaindock.container.attempt import Attempt
+from chaindock.container.contracts import Exit
 from chaindock.errors import LaunchFailed, LaunchTimeout
-from chaindock.telemetry import get_logger
+from chaindock.telemetry import bound, get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from chaindock.chaincode.runtime import ContainerRuntime
-    from chaindock.container.contracts import Exit, PeerConnection
+    from chaindock.container.contracts import PeerConnection
     from chaindock.ids import Ccid
 
 _log = get_logger("chaincode.launcher")
@@ -73,7 +75,7 @@ class RuntimeLauncher:
     Args:
         registry: shared with the listener.
         runtime: builds and starts.
-        peer: what starting chaincode is told.
+        peer_for: makes what the chaincode of one attempt is told about the node.
         new_attempt: makes the record of a launch that brings none along; the launcher
             closes it when the run is over.
         on_exit: called when a chaincode that was ready ended and nobody had asked for
@@ -84,7 +86,7 @@ class RuntimeLauncher:
         self,
         registry: HandlerRegistry,
         runtime: ContainerRuntime,
-        peer: PeerConnection,
+        peer_for: Callable[[Attempt], PeerConnection],
         *,
         options: LaunchOptions | None = None,
         stream: StreamOptions | None = None,
@@ -93,7 +95,7 @@ class RuntimeLauncher:
     ) -> None:
         self._options = options or LaunchOptions()
         self._parts = Parts(
-            registry, runtime, peer, self._options, stream or StreamOptions()
+            registry, runtime, peer_for, self._options, stream or StreamOptions()
         )
         self._runtime = runtime
         self._new_attempt = new_attempt
@@ -172,11 +174,14 @@ class RuntimeLauncher:
         attempt.begin()
         run = self._runs[ccid] = Run(self._parts, attempt, self._settling)
         self.counts.started += 1
+        self._parts.registry.observer.launching(attempt)
         _log.info("launching", ccid=ccid, attempt=run.attempt.id)
         _ = self._tasks.start(self._see_through(run), f"run {ccid}")
         return run
 
     def _settling(self, run: Run, failure: LaunchFailed | None) -> None:
+        if not run.stop_asked:
+            self._parts.registry.observer.launched(run.attempt, failure)
         if failure is None:
             self.counts.ready += 1
             seconds = round(sum(phase.seconds for phase in run.attempt.phases), 3)
@@ -185,45 +190,77 @@ class RuntimeLauncher:
         self.counts.failed += 1
         self.counts.timed_out += isinstance(failure, LaunchTimeout)
         _log.warning(
-            "launch failed", ccid=run.ccid, slug=failure.slug, error=failure.message
+            "launch failed",
+            ccid=run.ccid,
+            slug=failure.slug,
+            error=failure.message,
+            **log_facts(failure.facts),
         )
 
     async def _see_through(self, run: Run) -> None:
-        await run.live()
-        if run.error is not None or run.exit is None:
-            return
-        _log.info(
-            "chaincode ended",
-            ccid=run.ccid,
-            how=exit_text(run.exit),
-            asked=run.stop_asked,
-        )
-        if self.on_exit is not None and not run.stop_asked:
-            self.on_exit(run.ccid, run.exit)
+        # All that is logged on the way, by whom ever, tells which attempt it is about.
+        with bound(ccid=run.ccid, attempt=run.attempt.id):
+            await run.live()
+            lost = self._over(run)
+        # What follows from it is about other attempts.
+        if lost is not None and self.on_exit is not None:
+            self.on_exit(run.ccid, lost)
 
-    async def stop(self, ccid: Ccid, grace_s: float) -> None:
+    def _over(self, run: Run) -> Exit | None:
+        """Tell how it ended; return that when it was up and nobody had asked for it."""
+        if run.error is not None or run.exit is None:
+            return None
+        asked = run.stop_asked
+        self._parts.registry.observer.ended(run.attempt, run.exit, asked=asked)
+        if asked:
+            _log.info("chaincode stopped", ccid=run.ccid, how=run.exit.text)
+            return None
+        output = run.attempt.tail()
+        _log.warning(
+            "chaincode ended by itself",
+            ccid=run.ccid,
+            how=run.exit.text,
+            **log_facts({**run.exit.facts, "output": output}),
+        )
+        return run.exit
+
+    def why_ended(self, ccid: Ccid) -> LaunchFailed:
+        """Return how the last run ended, as an error; for listeners to `on_exit`."""
+        run = self._runs[ccid]
+        return death(run.attempt, run.exit or Exit(None, reason="nobody saw its end"))
+
+    def find_run(self, ccid: Ccid) -> Run | None:
+        """Return the run that `ccid` has or had last."""
+        return self._runs.get(ccid)
+
+    async def stop(
+        self, ccid: Ccid, grace_s: float, drain_s: float | None = None
+    ) -> None:
         """Stop `ccid` and return when nothing of it is left. Idempotent.
 
-        It takes no more invocations; those under way may finish within `grace_s`
-        seconds, of which the chaincode gets what is left between SIGTERM and SIGKILL.
-        A launch under way is given up.
+        It takes no more invocations; those under way may finish within `drain_s`
+        seconds, and the chaincode gets `grace_s` between SIGTERM and SIGKILL. With None
+        the two share the grace. A launch under way is given up.
 
         Cancelled: the stop goes on.
         """
         run = self._runs.get(ccid)
         if run is not None:
-            run.ask_stop(grace_s)
+            run.ask_stop(grace_s, drain_s)
             await run.over.wait()
 
-    async def forget(self, ccid: Ccid, grace_s: float) -> None:
+    async def forget(
+        self, ccid: Ccid, grace_s: float, drain_s: float | None = None
+    ) -> None:
         """Stop `ccid` and remove its build and its status.
 
         A launch that began meanwhile is given up too: a run nobody knows could not be
         stopped any more.
         """
         while (run := self._runs.get(ccid)) is not None and not run.over.settled:
-            await self.stop(ccid, grace_s)
+            await self.stop(ccid, grace_s, drain_s)
         self._runs.pop(ccid, None)
+        self._parts.registry.observer.forgotten(ccid)
         await self._runtime.discard(ccid)
 
     def status(self, ccid: Ccid) -> LaunchStatus:

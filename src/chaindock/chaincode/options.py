@@ -20,7 +20,11 @@ class StreamOptions:
         use_get_multiple_keys, max_size_get_multiple_keys: announced with READY (keys).
         total_query_limit: rows of one query; what is beyond is cut silently.
         max_message_bytes: largest message, both ways.
+        overrun_s: where the shim runs few transactions at a time: how long one may run
+            on after its timeout before the chaincode is started again.
         silence_s: a stream that has not registered after this many seconds ends.
+        ping_s: chaincode that dials is pinged after so long without a message, so that
+            nothing in between (a virtual machine, a proxy) takes the connection for dead.
         admit_unlaunched: take registrations that nobody asked for (development mode).
     """
 
@@ -30,7 +34,9 @@ class StreamOptions:
     max_size_get_multiple_keys: int = 1000
     total_query_limit: int = 100_000
     max_message_bytes: int = 100 * 1024 * 1024
+    overrun_s: float = 30.0
     silence_s: float = 60.0
+    ping_s: float = 45.0
     admit_unlaunched: bool = False
 
 

@@ -1,6 +1,6 @@
 """The one writer of a stream.
 
-Owns:    the order of what is sent; how much may wait.
+Owns:    the order of what is sent; how much may wait; what a stream is (Duplex).
 Not:     what is sent (handler.py).
 Entry:   Outbox
 Holds:   never two writes at once (grpc.aio fails the second one); a write is never
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 WAITING_MESSAGES = 256
 WAITING_BYTES = 16 * 1024 * 1024
 """A chaincode that asks more than it reads is not read while this much waits."""
+
+
+class Duplex(Protocol):
+    """An open gRPC stream, of either role.
+
+    `read` returns `grpc.aio.EOF` at the end; both raise when the stream broke.
+    """
+
+    async def read(self) -> Any:
+        """Return the next message."""
+
+    async def write(self, message: ChaincodeMessage, /) -> None:
+        """Send one message; never twice at the same time."""
 
 
 class Outbox:

@@ -1,8 +1,8 @@
 """Wait for whatever happens first.
 
-Owns:    first, within.
+Owns:    first, within, within_own_time.
 Not:     what the waits mean (run.py).
-Entry:   first, within
+Entry:   first, within, within_own_time
 Holds:   the waits that lost have ended when `first` returns.
 """
 
@@ -12,12 +12,13 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from chaindock.aio import Latch, Tasks
+from chaindock.container.attempt import NETWORK_PHASES
 from chaindock.errors import LaunchTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from chaindock.container.attempt import Attempt
+    from chaindock.container.attempt import Attempt, Event
 
 T = TypeVar("T")
 
@@ -55,10 +56,45 @@ async def within(limit_s: float, work: Awaitable[T], attempt: Attempt) -> T:
     except TimeoutError as error:
         if not scope.expired():
             raise
-        phase = f"phase {attempt.phase}" if attempt.phase else "it"
-        raise LaunchTimeout(
-            f"timeout expired while starting chaincode {attempt.ccid} for transaction: "
-            f"{phase} was not over after {round(limit_s, 1):g} s",
-            limit_s=limit_s,
-            phase=str(attempt.phase) if attempt.phase else None,
-        ) from error
+        raise _too_long(limit_s, attempt) from error
+
+
+async def within_own_time(limit_s: float, work: Awaitable[T], attempt: Attempt) -> T:
+    """Do the same; the clock stands still in phases that wait for a network.
+
+    Those are ended by silence, wherever they run (container.attempt.NETWORK_PHASES).
+    """
+    loop = asyncio.get_running_loop()
+    scope = asyncio.timeout(limit_s)
+    left_s, since, waits = limit_s, loop.time(), False
+
+    def turn(event: Event) -> None:
+        nonlocal left_s, since, waits
+        if event.kind != "phase" or scope.expired():
+            return
+        now = loop.time()
+        if not waits:
+            left_s -= now - since
+        since, waits = now, attempt.phase in NETWORK_PHASES
+        scope.reschedule(None if waits else now + max(0.0, left_s))
+
+    attempt.watch(turn)
+    try:
+        async with scope:
+            return await work
+    except TimeoutError as error:
+        if not scope.expired():
+            raise
+        raise _too_long(limit_s, attempt) from error
+    finally:
+        attempt.unwatch(turn)
+
+
+def _too_long(limit_s: float, attempt: Attempt) -> LaunchTimeout:
+    phase = f"phase {attempt.phase}" if attempt.phase else "it"
+    return LaunchTimeout(
+        f"timeout expired while starting chaincode {attempt.ccid} for transaction: "
+        f"{phase} was not over after {round(limit_s, 1):g} s",
+        limit_s=limit_s,
+        phase=str(attempt.phase) if attempt.phase else None,
+    )

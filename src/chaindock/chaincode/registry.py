@@ -1,11 +1,13 @@
 """Who may register, and who is registered.
 
-Owns:    LaunchState and its moves; expected registrations; ccid to live handler.
+Owns:    LaunchState and its moves; expected registrations; ccid to live handler;
+         certificate to the one attempt that may show it.
 Not:     launching (launcher.py, run.py), the stream (handler.py).
 Entry:   HandlerRegistry
 Holds:   at most one handler per ccid; a handler is removed by identity, so a refused
-         one takes nobody with it; only what is being launched is admitted.
-Source:  shim-protocol.md §3.2; launch.md §5.1, §5.5
+         one takes nobody with it; only what is being launched is admitted; with TLS a
+         certificate is good for one registration of one ccid in one attempt.
+Source:  shim-protocol.md §1.3, §3.2; launch.md §5.1, §5.5, §6.3; ADR-0005
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from chaindock.aio import Latch
+from chaindock.chaincode.observer import Observer
+from chaindock.container.attempt import Phase
 from chaindock.errors import RegistrationRefused
 from chaindock.ids import Ccid
 from chaindock.telemetry import get_logger
@@ -57,6 +61,8 @@ class Expected:
     Args:
         dialled: the node dials; None while it is not known who does.
         concurrency: transactions at a time on the stream; None = unlimited.
+        certificate: hash of the one that a stream must show which the node has not
+            dialled itself (identity.tls.certificate_hash); None = TLS is off.
         ready: settled with the handler after READY was written, or failed.
     """
 
@@ -64,25 +70,41 @@ class Expected:
     attempt: Attempt
     dialled: bool | None = None
     concurrency: int | None = None
+    certificate: str | None = None
     ready: Latch[Handler] = field(default_factory=Latch)
 
 
 class HandlerRegistry:
-    """All expected registrations and live handlers of a node."""
+    """All expected registrations and live handlers of a node.
 
-    def __init__(self, *, admit_unlaunched: bool = False) -> None:
+    Args:
+        admit_unlaunched: take registrations that nobody asked for (development mode).
+        observer: told what happens to chaincodes; the launcher tells the same one.
+    """
+
+    def __init__(
+        self, *, admit_unlaunched: bool = False, observer: Observer | None = None
+    ) -> None:
+        self.observer = observer or Observer()
         self._admit_unlaunched = admit_unlaunched
         self._expected: dict[Ccid, Expected] = {}
         self._handlers: dict[Ccid, Handler] = {}
+        self._certificates: dict[str, Ccid] = {}
+        """Of attempts that are expected, and of those that are registered."""
 
     def expect(self, expected: Expected) -> None:
         """Admit one registration of this ccid from now on."""
         self._expected[expected.ccid] = expected
+        if expected.certificate is not None:
+            self._certificates[expected.certificate] = expected.ccid
 
     def forget(self, expected: Expected) -> None:
         """Stop expecting it. Idempotent."""
         if self._expected.get(expected.ccid) is expected:
             del self._expected[expected.ccid]
+        handler = self._handlers.get(expected.ccid)
+        if handler is None or handler.certificate != expected.certificate:
+            self._drop_certificate(expected.certificate)
 
     def find_ready(self, ccid: Ccid) -> Handler | None:
         """Return the handler that takes invocations now."""
@@ -92,6 +114,16 @@ class HandlerRegistry:
     def find(self, ccid: Ccid) -> Handler | None:
         """Return the handler that is registered, in whatever state."""
         return self._handlers.get(ccid)
+
+    def connected(self, handler: Handler) -> None:
+        """Take note of a new stream: what is missing now of its launch is REGISTER.
+
+        Without TLS nobody knows yet whose stream it is.
+        """
+        ccid = self._certificates.get(handler.certificate or "")
+        expected = None if ccid is None else self._expected.get(ccid)
+        if expected is not None and expected.certificate == handler.certificate:
+            expected.attempt.enter(Phase.REGISTER)
 
     def admit(self, name: str, handler: Handler) -> Expected | None:
         """Register `handler` under the name of its REGISTER.
@@ -121,11 +153,12 @@ class HandlerRegistry:
             return "error in handling register chaincode, chaincodeID name is empty"
         shown = ccid[:_NAME_MAX]
         dialled = handler.dialled
-        if dialled is not None and dialled.ccid != ccid:
-            return (
-                f"chaincode at the dialled address registers as {shown!r}, expected "
-                f"{dialled.ccid!r}"
-            )
+        if dialled is None:
+            foreign = self._foreign(ccid, handler.certificate, expected)
+        else:
+            foreign = _misnamed(ccid, dialled)
+        if foreign is not None:
+            return foreign
         if ccid in self._handlers:
             return f"duplicate chaincodeID: {ccid}"
         if expected is None and not self._admit_unlaunched:
@@ -137,7 +170,48 @@ class HandlerRegistry:
             return f"chaincode {ccid} is dialled by the node and must not dial it"
         return None
 
+    def _foreign(
+        self, ccid: Ccid, certificate: str | None, expected: Expected | None
+    ) -> str | None:
+        """Return why who dialled with `certificate` cannot be `ccid`."""
+        shown = ccid[:_NAME_MAX]
+        if certificate is None:
+            if expected is not None and expected.certificate is not None:
+                return f"TLS is active but chaincode {shown} didn't send certificate"
+            return None
+        hashed = f"Chaincode {shown} with given certificate hash {certificate}"
+        owner = self._certificates.get(certificate)
+        if owner is None:
+            return f"{hashed} not found in registry"
+        if owner != ccid:
+            return f"{hashed} belongs to a different chaincode"
+        if expected is not None and expected.certificate != certificate:
+            # Of the run before, which is still on its way down.
+            return f"{hashed} belongs to an earlier attempt"
+        return None
+
+    def knows(self, certificate: str) -> bool:
+        """Whether an attempt with this certificate is expected or registered."""
+        return certificate in self._certificates
+
     def remove(self, handler: Handler) -> None:
-        """Deregister `handler`, if it is the one that is registered."""
+        """Deregister `handler`, if it is the one that is registered.
+
+        Its certificate is worth nothing from now on.
+        """
         if handler.ccid is not None and self._handlers.get(handler.ccid) is handler:
             del self._handlers[handler.ccid]
+            self._drop_certificate(handler.certificate)
+
+    def _drop_certificate(self, certificate: str | None) -> None:
+        if certificate is not None:
+            self._certificates.pop(certificate, None)
+
+
+def _misnamed(ccid: Ccid, dialled: Expected) -> str | None:
+    if ccid == dialled.ccid:
+        return None
+    return (
+        f"chaincode at the dialled address registers as {ccid[:_NAME_MAX]!r}, expected "
+        f"{dialled.ccid!r}"
+    )

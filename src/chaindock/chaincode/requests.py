@@ -2,7 +2,7 @@
 
 Owns:    one function per request type; the texts of ERROR replies.
 Not:     cutting query results into messages (queries.py), the stream (handler.py).
-Entry:   answer
+Entry:   serve
 Holds:   exactly one reply per request; no request of hostile content ends the stream
          or runs on the loop for long.
 Source:  shim-protocol.md §2.2, §4
@@ -11,7 +11,9 @@ Source:  shim-protocol.md §2.2, §4
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+import time
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Final, cast
 
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf.message import DecodeError
@@ -22,9 +24,10 @@ from chaindock.errors import ChaindockError, InvalidInput, NotFound, Unsupported
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
     from chaindock.chaincode.context import Context
+    from chaindock.chaincode.observer import StreamObserver
     from chaindock.chaincode.options import StreamOptions
 
     Request = Callable[[Context, bytes, StreamOptions], bytes | Awaitable[bytes]]
@@ -37,6 +40,33 @@ SLICE: Final = 500
 _FRAME_BYTES: Final = 4096
 """Room for everything of a reply but its payload."""
 _log = get_logger("chaincode.requests")
+
+
+async def serve(
+    context: Context | None,
+    message: shim.ChaincodeMessage,
+    options: StreamOptions,
+    observer: StreamObserver,
+) -> tuple[shim.ChaincodeMessage, int]:
+    """Carry out a request of the invocation `context`; None = of no running one.
+
+    Returns: the reply, and the size of its payload in bytes. Raises nothing.
+    """
+    began = time.perf_counter()
+    # What a request says of itself is not believed, here as elsewhere.
+    kind = message.type
+    channel = "" if context is None else context.invocation.channel_id
+    observer.received(kind, channel)
+    result = answer(context, message, options)
+    if not isinstance(result, (bytes, ChaindockError)):
+        try:
+            result = await cast(Awaitable[bytes], result)
+        except Exception as error:  # noqa: BLE001  # §4.1: the stream survives
+            result = cause_of(error, message)
+    reply, size = reply_to(message, result, options)
+    ok = reply.type == RESPONSE
+    observer.completed(kind, channel, time.perf_counter() - began, ok)
+    return reply, size
 
 
 def answer(
@@ -52,7 +82,7 @@ def answer(
     try:
         return REQUESTS[message.type](context, message.payload, options)
     except Exception as error:  # noqa: BLE001  # §4.1: the stream survives anything
-        return cause_of(error)
+        return cause_of(error, message)
 
 
 def reply_to(
@@ -75,19 +105,31 @@ def reply_to(
     return reply, len(payload)
 
 
-def cause_of(error: Exception) -> ChaindockError:
+def cause_of(error: Exception, message: shim.ChaincodeMessage) -> ChaindockError:
     """Return the error whose message is the CAUSE of an ERROR reply."""
     if isinstance(error, ChaindockError):
         return error
     if isinstance(error, DecodeError):
         return InvalidInput(f"unmarshal failed: {error}")
-    _log.error("request failed unexpectedly", exc_info=error)
+    _log.error(
+        "request failed unexpectedly",
+        tx=message.txid[:64],
+        kind=kind_of(message),
+        exc_info=error,
+    )
     return ChaindockError("panic during execution")
 
 
 def _error_text(message: shim.ChaincodeMessage, cause: str) -> str:
-    name = Kind.Type.Name(message.type)
-    return f"{name} failed: transaction ID: {message.txid}: {cause}"
+    return f"{kind_of(message)} failed: transaction ID: {message.txid}: {cause}"
+
+
+def kind_of(message: shim.ChaincodeMessage) -> str:
+    """Return the name of its type; the number as text if it has none."""
+    try:
+        return str(Kind.Type.Name(message.type))
+    except ValueError:
+        return str(message.type)
 
 
 def _require_public(context: Context, collection: str) -> None:

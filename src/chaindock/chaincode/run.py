@@ -12,6 +12,7 @@ Source:  launch.md §5.2, §9 W7-W10, W15, W18; shim-protocol.md §3.6
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -20,19 +21,19 @@ import grpc
 
 from chaindock.aio import Latch, Tasks
 from chaindock.chaincode.client import serve_dialled
+from chaindock.chaincode.failures import explain, launch_failure
 from chaindock.chaincode.handler import Handler
 from chaindock.chaincode.race import first, within
 from chaindock.chaincode.registry import MOVES, Expected, LaunchState
 from chaindock.container.attempt import Phase
-from chaindock.container.contracts import Dial, Exit
+from chaindock.container.contracts import Cause, Dial, Exit
 from chaindock.errors import (
-    BuildFailed,
     ChaindockError,
     ExitedEarly,
     LaunchFailed,
-    RegistrationRefused,
     StartFailed,
 )
+from chaindock.identity.tls import certificate_hash
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from chaindock.chaincode.runtime import ContainerRuntime
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import CallsBack, Instance, PeerConnection
+    from chaindock.errors import StreamTerminated
     from chaindock.ids import Ccid
 
 _log = get_logger("chaincode.launcher")
@@ -52,13 +54,23 @@ _EXIT_WAIT_S: Final = 1.0
 """A process whose stream ended mostly exits itself; its own exit tells more."""
 
 
+_EXPLAIN_WAIT_S: Final = 5.0
+"""How long a call that died with its chaincode waits to learn how that ended."""
+
+
+@dataclass(frozen=True)
+class _Stop:
+    grace_s: float
+    drain_s: float | None
+
+
 @dataclass(frozen=True)
 class Parts:
     """What every run of a node uses."""
 
     registry: HandlerRegistry
     runtime: ContainerRuntime
-    peer: PeerConnection
+    peer_for: Callable[[Attempt], PeerConnection]
     launch: LaunchOptions
     stream: StreamOptions
 
@@ -91,12 +103,31 @@ class Run:
         self._expected = Expected(self.ccid, attempt)
         self._creating_since = 0.0
         self._handler: Handler | None = None
-        self._stop: Latch[float] = Latch()
+        self._stop: Latch[_Stop] = Latch()
+        self._hurry: Latch[None] = Latch()
+        self._ended: Latch[None] = Latch()
+        """Settled when `exit` is known, or never will be."""
         self._move(LaunchState.LAUNCHING)
 
-    def ask_stop(self, grace_s: float) -> None:
-        """End the run; wait on `over` for the end. The first grace counts."""
-        self._stop.settle(grace_s)
+    def ask_stop(self, grace_s: float, drain_s: float | None = None) -> None:
+        """End the run; wait on `over` for the end.
+
+        Args:
+            grace_s: between asking the instance to end and killing it. The first counts.
+            drain_s: for invocations under way, before that; None = within the grace.
+                A later call can only make it shorter.
+        """
+        if not self._stop.settle(_Stop(grace_s, drain_s)):
+            limit_s = grace_s if drain_s is None else drain_s
+            loop = asyncio.get_running_loop()
+            loop.call_later(limit_s, self._hurry.settle, None)
+
+    async def explain(self, lost: StreamTerminated) -> None:
+        """Add to the error of a call how this run ended; waits a little to know it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_EXPLAIN_WAIT_S):
+                await self._ended.wait()
+        explain(lost, self.attempt, self.exit)
 
     @property
     def stop_asked(self) -> bool:
@@ -143,6 +174,7 @@ class Run:
             failure = failure or self._failed(StartFailed("launch cancelled"))
             self._settling(self, failure)
             self.outcome.fail(failure)
+        self._ended.settle(None)
         self.over.settle(None)
 
     def _move(self, state: LaunchState) -> None:
@@ -153,9 +185,13 @@ class Run:
     # --- up -------------------------------------------------------------------------
 
     async def _come_up(self, tasks: Tasks) -> LaunchFailed | None:
-        self._parts.registry.expect(self._expected)
         try:
-            which, handler = await first(up=self._up(tasks), stop=self._stop.wait())
+            peer = self._parts.peer_for(self.attempt)
+            if peer.tls is not None:
+                self._expected.certificate = certificate_hash(peer.tls.cert_pem)
+            self._parts.registry.expect(self._expected)
+            up = self._up(peer, tasks)
+            which, handler = await first(up=up, stop=self._stop.wait())
             if which == "stop":
                 return self._failed(LaunchFailed("stopped while it was launching"))
         except ChaindockError as error:
@@ -170,11 +206,9 @@ class Run:
         finally:
             self._parts.registry.forget(self._expected)
 
-    async def _up(self, tasks: Tasks) -> Handler:
+    async def _up(self, peer: PeerConnection, tasks: Tasks) -> Handler:
         parts, limits = self._parts, self._parts.launch
-        started = await parts.runtime.start(
-            self.ccid, parts.peer, self.attempt, self._built
-        )
+        started = await parts.runtime.start(self.ccid, peer, self.attempt, self._built)
         spent_s = time.monotonic() - self._creating_since
         left_s = max(0.0, limits.startup_timeout_s - spent_s)
         return await within(
@@ -199,15 +233,15 @@ class Run:
         if isinstance(started, Dial):
             stream = self._parts.stream
             self._handler = Handler(self._parts.registry, stream, dialled=expected)
-            dial = serve_dialled(started.address, self._handler, stream)
+            dial = serve_dialled(started.address, self._handler, stream, started.tls)
             _ = tasks.start(dial, "dial")
             waits["end"] = self._handler.ended.wait()
         which, found = await first(**waits)
         if which == "exit":
             self.exit = found
             raise ExitedEarly(
-                f"chaincode registration failed: container {exit_text(found)}",
-                **_exit_facts(found),
+                f"chaincode registration failed: container {found.text}",
+                **found.facts,
             )
         if which == "end":
             raise StartFailed(f"connection to {self.ccid} failed: {found.reason}")
@@ -215,24 +249,8 @@ class Run:
         return handler
 
     def _failed(self, error: ChaindockError) -> LaunchFailed:
-        """Return `error` as what the waiters get: facts added, text complete."""
-        kind, stage = type(error), ""
-        if not isinstance(error, LaunchFailed) or kind in {BuildFailed, StartFailed}:
-            building = self.instance is None or kind is BuildFailed
-            kind = BuildFailed if building else StartFailed
-            stage = "error building chaincode: " if building else "error starting: "
-        if isinstance(error, RegistrationRefused):
-            stage = "chaincode registration failed: "
-        output = error.facts.get("output") or []
-        facts = {**self.attempt.facts(), **error.facts, "output": output}
-        failed = kind(
-            f"could not launch chaincode {self.ccid}: {stage}{error.message}",
-            hint=error.hint or f"read its output: chaindock logs {self.ccid}",
-            **facts,
-        )
-        failed.__cause__ = error
-        assert isinstance(failed, LaunchFailed)  # noqa: S101  # by the choice above
-        return failed
+        built = self.instance is not None
+        return launch_failure(self.attempt, error, built=built)
 
     # --- running --------------------------------------------------------------------
 
@@ -245,63 +263,70 @@ class Run:
             end=self._handler.ended.wait(),
         )
         if which == "exit":
-            self._handler.end(
-                grpc.StatusCode.UNAVAILABLE, f"chaincode {exit_text(found)}"
-            )
+            self._know(found)
+            self._handler.end(grpc.StatusCode.UNAVAILABLE, f"chaincode {found.text}")
         elif which == "end":
             _log.warning("stream lost", ccid=self.ccid, reason=found.reason)
             try:
                 async with asyncio.timeout(_EXIT_WAIT_S):
-                    _ = await first(exit=self.instance.wait(), stop=self._stop.wait())
+                    which, found = await first(
+                        exit=self.instance.wait(), stop=self._stop.wait()
+                    )
             except TimeoutError:
                 _log.warning("chaincode runs on without its stream", ccid=self.ccid)
+            else:
+                if which == "exit":
+                    self._know(found)
 
     # --- down -----------------------------------------------------------------------
 
     async def _take_down(self) -> None:
-        grace_s = await self._stop.wait() if self.stop_asked else _FAILED_GRACE_S
+        grace_s = _FAILED_GRACE_S
         registered = self._parts.registry.find(self.ccid)
-        if registered is not None and self.stop_asked:
-            grace_s = await self._drain(registered, grace_s)
+        if self.stop_asked:
+            asked = await self._stop.wait()
+            grace_s = asked.grace_s
+            if registered is not None:
+                grace_s = await self._drain(registered, asked)
         if self.instance is not None:
-            await self._parts.runtime.stop(self.ccid, self.instance, grace_s)
+            runtime = self._parts.runtime
+            gone = await runtime.stop(self.ccid, self.instance, grace_s)
+            if gone is not None:
+                self._know(gone)
             await self._note_exit(self.instance)
         for handler in (registered, self._handler):
             if handler is not None:
                 handler.end(grpc.StatusCode.UNAVAILABLE, "chaincode was stopped")
 
-    async def _drain(self, handler: Handler, grace_s: float) -> float:
-        """Let work under way finish; return what is left of the grace in seconds."""
+    async def _drain(self, handler: Handler, asked: _Stop) -> float:
+        """Let work under way finish; return the grace for what comes then, in seconds."""
         began = time.monotonic()
+        limit_s = asked.grace_s if asked.drain_s is None else asked.drain_s
         try:
-            async with asyncio.timeout(grace_s):
-                await handler.drain()
+            async with asyncio.timeout(limit_s):
+                which, _ = await first(done=handler.drain(), hurry=self._hurry.wait())
         except TimeoutError:
+            which = "late"
+        if which != "done":
             _log.warning(
                 "invocations cut off", ccid=self.ccid, calls=handler.open_calls
             )
-        return max(_FAILED_GRACE_S, grace_s - (time.monotonic() - began))
+        if asked.drain_s is not None:
+            return asked.grace_s
+        return max(_FAILED_GRACE_S, asked.grace_s - (time.monotonic() - began))
 
     async def _note_exit(self, instance: Instance) -> None:
         if self.exit is not None:
             return
         try:
             async with asyncio.timeout(_EXIT_WAIT_S):
-                self.exit = await instance.wait()
+                self._know(await instance.wait())
         except TimeoutError:
             _log.error("end of chaincode not seen", ccid=self.ccid)
+            self._know(Exit(None, reason="nobody saw its end", cause=Cause.ENGINE_GONE))
 
-
-def exit_text(end: Exit) -> str:
-    """Return e.g. `exited with 2` or `ended by signal 9 (out of memory)`."""
-    text = f"exited with {end.code}"
-    if end.signal is not None:
-        text = f"ended by signal {end.signal}"
-    elif end.code is None:
-        text = "ended"
-    why = "out of memory" if end.oom else end.reason
-    return f"{text} ({why})" if why else text
-
-
-def _exit_facts(end: Exit) -> dict[str, Any]:
-    return {"exit_code": end.code, "signal": end.signal, "oom": end.oom}
+    def _know(self, end: Exit) -> None:
+        """Take note how it ended; the first answer counts."""
+        if self.exit is None:
+            self.exit = end
+        self._ended.settle(None)

@@ -13,8 +13,9 @@ import asyncio
 from typing import TYPE_CHECKING, Final, Protocol
 
 from chaindock.chaincode.options import LaunchOptions
-from chaindock.chaincode.race import within
-from chaindock.errors import ChaindockError, ImageNotFound
+from chaindock.chaincode.race import within, within_own_time
+from chaindock.container.contracts import Cause, Exit
+from chaindock.errors import ChaindockError, EngineUnavailable, ImageNotFound
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -60,15 +61,16 @@ class ContainerRuntime:
     async def build(self, ccid: Ccid, attempt: Attempt) -> Instance:
         """Return the instance of `ccid`; build it unless that was done.
 
-        Raises: LaunchTimeout after the build timeout; what the builder raises;
-            NotFound and PackageInvalid of the package.
+        Raises: LaunchTimeout after the build timeout, in which phases that wait for a
+            network do not count; what the builder raises; NotFound and PackageInvalid
+            of the package.
         """
 
         async def build() -> Instance:
             package = await self._packages.get(ccid)
             return await self._router.build(package, attempt)
 
-        return await within(
+        return await within_own_time(
             self._options.build_timeout_s,
             self._builds.build_once(ccid, build),
             attempt,
@@ -103,13 +105,20 @@ class ContainerRuntime:
                 self.forget(ccid)
         raise AssertionError("unreachable")
 
-    async def stop(self, ccid: Ccid, instance: Instance, grace_s: float) -> None:
-        """Stop the run of `instance`; what goes wrong is logged, and it is over."""
+    async def stop(self, ccid: Ccid, instance: Instance, grace_s: float) -> Exit | None:
+        """Stop the run of `instance`; what goes wrong is logged, and it is over.
+
+        What is left then is removed before the next start, or by the next node.
+        Returns: None; how it ended when its engine has gone away with it.
+        """
         try:
             async with asyncio.timeout(grace_s + _STOP_MARGIN_S):
                 await instance.stop(grace_s)
         except (ChaindockError, TimeoutError) as error:
             _log.error("chaincode could not be stopped", ccid=ccid, error=str(error))
+            if isinstance(error, EngineUnavailable):
+                return Exit(None, reason=error.message, cause=Cause.ENGINE_GONE)
+        return None
 
     async def discard(self, ccid: Ccid) -> None:
         """Forget `ccid` and have what was built for it alone removed."""

@@ -1,7 +1,8 @@
 """Try what Chaindock needs.
 
 Owns:    the checks of `doctor`, each with what it found and the remedy.
-Not:     printing them (doctor.py), where an engine may be (controllers/docker).
+Not:     printing them (doctor.py), where an engine may be (controllers/docker), the
+         walls around chaincode (isolation.py).
 Entry:   examine
 Holds:   nothing is changed; each check ends by itself within seconds; a check that
          cannot be made is a finding, not an error.
@@ -15,12 +16,13 @@ import os
 import shutil
 import socket
 import tempfile
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chaindock.cli.down import find_process
+from chaindock.cli.finding import Check, Findings, State
+from chaindock.cli.isolation import examine_isolation
 from chaindock.config.load import load
 from chaindock.config.sections import Config, defaults
 from chaindock.config.surroundings import redact
@@ -41,52 +43,6 @@ _ASK_S = 20.0
 _GIB = 1024**3
 
 
-class State(StrEnum):
-    """Of a check. ABSENT: not there, and nothing is wrong with that."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-    ABSENT = "absent"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One finding.
-
-    Args:
-        group: heading it belongs to.
-        name: what was tried.
-        found: one line.
-        remedy: what to do; "" when there is nothing to do.
-    """
-
-    group: str
-    name: str
-    state: State
-    found: str
-    remedy: str = ""
-
-
-@dataclass(frozen=True)
-class Findings:
-    """Everything that was found.
-
-    Args:
-        docker: an engine answers. languages: what local processes can run.
-    """
-
-    checks: tuple[Check, ...]
-    docker: bool
-    languages: tuple[str, ...] = field(default=())
-
-    @property
-    def can_run(self) -> bool:
-        """Whether some chaincode can run somehow."""
-        broken = any(c.state is State.FAIL and c.group == "home" for c in self.checks)
-        return not broken and (self.docker or bool(self.languages))
-
-
 _LANGUAGES: Mapping[str, tuple[str, ...]] = {
     "Go": ("go",),
     "Node": ("node", "npm"),
@@ -100,7 +56,8 @@ async def examine(home: Path) -> Findings:
     checks += [*_home(home), _loopback(config, home)]
     engines, docker = await _engines(config)
     tools, languages = await _toolchains(config)
-    checks += [*engines, *tools, *_builds(config)]
+    walls = await examine_isolation(config, engine_answers=docker)
+    checks += [*engines, *walls, *tools, *_builds(config)]
     return Findings(tuple(checks), docker, languages)
 
 

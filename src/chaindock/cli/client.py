@@ -67,6 +67,13 @@ class AdminClient:
         found: list[dict[str, Any]] = self._ask("GET", "/chaincodes")["chaincodes"]
         return found
 
+    def logspec(self, spec: str | None = None) -> str:
+        """Return the logging specification in force; put `spec` in force before."""
+        if spec is None:
+            return str(self._ask("GET", "/logspec")["spec"])
+        body = json.dumps({"spec": spec}).encode()
+        return str(self._ask("PUT", "/logspec", body)["spec"])
+
     def invoke(self, call: Call) -> dict[str, Any]:
         """Submit; return the answer (wire.answer_json)."""
         return self._call(call, "invoke")
@@ -126,7 +133,7 @@ class AdminClient:
     def logs(
         self, name: str, *, follow: bool = False, previous: bool = False
     ) -> Iterator[dict[str, Any]]:
-        """Yield log lines: `time`, `stream`, `line`."""
+        """Yield log lines: `time`, `stream`, `tx`, `line`."""
         query = urlencode({"follow": int(follow), "previous": int(previous)})
         return self._stream("GET", f"{_of(name)}/logs?{query}")
 

@@ -11,6 +11,7 @@ Source:  needs.md rows 2, 9
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,10 +110,11 @@ def deploy_path(
         require_chaincode_name(name)
     if version is not None:
         require_version(version)
-    client.status()  # nothing is packaged for a node that is not there
+    # Nothing is packaged for a node that is not there, or would not take it.
+    limits = client.status().get("limits", {})
     if label is None and name is not None:
         label = f"{name}_{version or '1.0'}"
-    with _package_file(source, label) as (package, packed_as):
+    with _package_file(source, label, limits) as (package, packed_as):
         events = client.deploy(
             package,
             name=name or name_from_label(packed_as),
@@ -124,14 +126,19 @@ def deploy_path(
 
 
 @contextlib.contextmanager
-def _package_file(source: Path, label: str | None) -> Iterator[tuple[Path, str]]:
-    """Yield the package file of `source` and its label."""
+def _package_file(
+    source: Path, label: str | None, known: Mapping[str, int]
+) -> Iterator[tuple[Path, str]]:
+    """Yield the package file of `source` and its label; `known` are the node's limits."""
     from chaindock.errors import NotFound
     from chaindock.packaging.format import read_package
+    from chaindock.packaging.rules import Limits
     from chaindock.packaging.writer import package_directory
 
+    ours = {field.name for field in dataclasses.fields(Limits)}
+    limits = Limits(**{name: known[name] for name in known if name in ours})
     if source.is_file():
-        yield source, read_package(source).label
+        yield source, read_package(source, limits).label
         return
     if not source.is_dir():
         raise NotFound(
@@ -142,7 +149,7 @@ def _package_file(source: Path, label: str | None) -> Iterator[tuple[Path, str]]
     with tempfile.TemporaryDirectory(prefix="chaindock-package-") as folder:
         package = Path(folder) / "package.tar.gz"
         with package.open("wb") as file:
-            info = package_directory(source, file, label)
+            info = package_directory(source, file, label, limits=limits)
         click.echo(
             click.style(
                 f"packaged {count(len(info.entries), 'file')} as {show.shorten(info.id)}",

@@ -20,7 +20,7 @@ from chaindock.cli.exits import Exit
 from chaindock.cli.session import Session, home_option, json_option, pass_session
 
 if TYPE_CHECKING:
-    from chaindock.cli.checks import Check, Findings
+    from chaindock.cli.finding import Check, Findings
 
 _MARKS = {
     "ok": ("ok", "green"),

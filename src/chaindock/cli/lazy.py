@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "query": ("call", "Call a function without writing to the ledger."),
     "ps": ("ps", "List the deployed chaincodes."),
     "logs": ("logs", "Show what a chaincode and its build wrote."),
+    "logspec": ("logspec", "Show or change which lines the node logs."),
     "start": ("deploy", "Bring a stopped chaincode up again."),
     "stop": ("stop", "Stop a chaincode; it stays deployed."),
     "rm": ("stop", "Stop a chaincode and forget it; its state stays on the ledger."),

@@ -20,12 +20,20 @@ from chaindock.cli.session import Session, home_option, json_option, pass_sessio
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_KEYS = ("time", "stream", "tx", "line")
+_TX_DIGITS = 12
+
 
 @click.command()
 @click.argument("name")
 @click.option("-f", "--follow", is_flag=True, help="Go on as more is written.")
 @click.option("--previous", is_flag=True, help="The attempt before the last one.")
-@click.option("-t", "--timestamps", is_flag=True, help="Show when, and which stream.")
+@click.option(
+    "-t",
+    "--timestamps",
+    is_flag=True,
+    help="Show when, which stream, which transaction.",
+)
 @json_option
 @home_option
 @pass_session
@@ -35,7 +43,8 @@ def logs(
     """Show what a chaincode and its build wrote.
 
     NAME is a chaincode, also one whose deployment failed, or the id of its package.
-    With --json one object a line: time, stream, line.
+    With --json one object a line: time, stream, tx, line. The transaction is told where
+    it can be known: it was the only one under way, or the line names it.
     """
     if follow and previous:
         raise click.UsageError("--previous has ended: it cannot be followed")
@@ -57,10 +66,13 @@ def _print(event: Mapping[str, Any], *, timestamps: bool, as_json: bool) -> None
     if as_json:
         import json
 
-        click.echo(json.dumps({k: event[k] for k in ("time", "stream", "line")}))
+        click.echo(json.dumps({key: event.get(key) for key in _KEYS}))
         return
     line = event["line"]
-    when = f"{event['time'] or '-':<20} {event['stream']:<6} " if timestamps else ""
+    stream, tx = event["stream"], event.get("tx")
+    if tx is not None:
+        stream += f"@{tx[:_TX_DIGITS]}"
+    when = f"{event['time'] or '-':<20} {stream:<6} " if timestamps else ""
     if show.is_terminal():
         click.echo(click.style(when, dim=True) + show.visible(line))
     else:

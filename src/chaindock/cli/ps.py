@@ -40,6 +40,8 @@ def ps(session: Session) -> None:
         if one.get("error"):
             message = show.visible(one["error"]["message"].replace("\n", " "))
             click.echo(f"{one['name']}: {message}", err=True)
+        if plan := planned(one):
+            click.echo(f"{one['name']}: {plan}", err=True)
 
 
 def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
@@ -53,6 +55,17 @@ def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
         show.shorten(one["package_id"]),
         where(one["details"]),
     )
+
+
+def planned(one: Mapping[str, Any]) -> str:
+    """Return what comes next for a chaincode that failed; "" = nothing to tell."""
+    if one["state"] == "crash-loop":
+        times = count(one.get("failures") or 0, "failure")
+        return f"left alone after {times} in a row; chaindock start {one['name']}"
+    if when := one.get("next_try"):
+        left_s = -_age_s(when)
+        return f"tried again in {left_s} s" if left_s > 0 else "tried again now"
+    return ""
 
 
 def count(number: int, what: str) -> str:
@@ -69,22 +82,30 @@ def where(details: Mapping[str, str]) -> str:
             break
     if isolation := details.get("isolation"):
         parts.append(show.visible(isolation))
+    if weaker := details.get("weaker"):
+        parts.append(show.visible(f"but {weaker}"))
+    if stream := details.get("stream"):
+        parts.append(f"stream: {show.visible(stream)}")
     return ", ".join(parts) or "-"
 
 
 def ago(since: str | None) -> str:
     """Return how long ago an ISO 8601 time was: `12 s`, `5 min`, `3 h`, `2 d`."""
     try:
-        then = datetime.fromisoformat(since or "")
+        spent = max(0, _age_s(since or ""))
     except ValueError:
         return "-"
-    if then.tzinfo is None:
-        then = then.replace(tzinfo=UTC)
-    spent = max(0, int((datetime.now(UTC) - then).total_seconds()))
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if spent >= size:
             return f"{spent // size} {unit}"
     return f"{spent} s"
+
+
+def _age_s(iso: str) -> int:
+    then = datetime.fromisoformat(iso)
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=UTC)
+    return int((datetime.now(UTC) - then).total_seconds())
 
 
 @click.command()
@@ -117,5 +138,8 @@ def show_status(found: Mapping[str, Any]) -> None:
         for name, path in found["identities"].items()
     ]
     show.pairs(rows)
+    for one in found.get("pending") or ():
+        reason = show.visible(one["reason"].replace("\n", " "))
+        click.echo(f"waiting for {one['component']}: {reason}", err=True)
     for warning in found["warnings"]:
         click.echo(click.style("warning: ", fg="yellow") + warning, err=True)

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from chaindock.errors import ChaindockError
 
 SHOWN_LINES = 20
+_CAUSES = {
+    "not-executable": "the program is not executable",
+    "not-found": "there is no such program",
+    "removed": "somebody removed it",
+    "engine-gone": "its engine went away",
+}
 _HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 """Of a package or transaction: people get the 12 digits that `ps` shows too."""
 
@@ -56,6 +62,8 @@ def _launch_facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "times", ", ".join(f"{name} {seconds(s)}" for name, s in phases)
     if ended := _ended(facts):
         yield "ended", ended
+    if facts.get("transient") is True:
+        yield "later", "it may work by itself later"
     verdicts = facts.get("verdicts")
     if isinstance(verdicts, dict):
         for builder, verdict in verdicts.items():
@@ -84,6 +92,10 @@ def _ended(facts: Mapping[str, Any]) -> str:
             parts.append(f"signal {number}")
     if facts.get("exit_code") is not None:
         parts.append(f"exit code {facts['exit_code']}")
+    if told := _CAUSES.get(str(facts.get("cause"))):
+        parts.append(told)
+    if parts and isinstance(facts.get("registered"), bool):
+        parts.append(f"{'after' if facts['registered'] else 'before'} it registered")
     return ", ".join(parts)
 
 

@@ -31,7 +31,9 @@ _STATE_COLOURS = {
     "ready": "green",
     "starting": "yellow",
     "stopping": "yellow",
+    "back-off": "yellow",
     "failed": "red",
+    "crash-loop": "red",
 }
 
 

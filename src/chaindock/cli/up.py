@@ -118,11 +118,15 @@ def _run(session: Session, flags: Mapping[str, str], ready_fd: int | None) -> in
 
     from chaindock import telemetry
     from chaindock.cli.nodelog import LOG_NAME, NodeLog
+    from chaindock.config.environment import quieten_transport
+
+    quieten_transport()
     from chaindock.config.load import load
 
     config = load(session.home, flags)
     telemetry.configure(
         level=config.log.level,
+        spec=config.log.spec,
         json=config.log.format == "json",
         stream=None if ready_fd is None else NodeLog(session.home / LOG_NAME),
     )

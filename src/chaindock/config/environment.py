@@ -1,8 +1,9 @@
 """The process environment, and which home a command means.
 
-Owns:    the one look at `os.environ`; the home's default and order of precedence.
+Owns:    the one look at `os.environ`; the home's default and order of precedence; how
+         much the transport says.
 Not:     settings (load.py), what is in a home (node/home.py).
-Entry:   environment, resolve_home
+Entry:   environment, resolve_home, quieten_transport
 Holds:   imports nothing slow: every command comes through here.
 Source:  ADR-0001
 """
@@ -24,6 +25,15 @@ HOME_VARIABLE = "CHAINDOCK_HOME"
 def environment() -> dict[str, str]:
     """Return a copy of the environment as it is now."""
     return dict(os.environ)  # noqa: TID251  # this is the one place
+
+
+def quieten_transport() -> None:
+    """Keep gRPC from writing a line for each connection that it turns away.
+
+    Whoever reaches the chaincode listener could fill the disk with them. A user who sets
+    GRPC_VERBOSITY gets them. Before gRPC is imported for the first time.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # noqa: TID251  # gRPC reads it
 
 
 def resolve_home(

@@ -58,6 +58,8 @@ def read_duration(value: Any) -> float:
     text = str(value).strip()
     if text == "0":
         return 0.0
+    if text.startswith("-"):
+        raise WrongValueError("a duration of 0 or more, such as 30s, 1m30s or 250ms")
     parts = _DURATION.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise WrongValueError("a duration with its unit, such as 30s, 1m30s or 250ms")
@@ -163,6 +165,40 @@ def _read_port(value: Any, _base: Path) -> int:
     return int(text)
 
 
+def _read_address(value: Any, _base: Path) -> tuple[str, int] | None:
+    text = _read_text(value, _base).strip()
+    if not text:
+        return None
+    host, colon, _ = text.rpartition(":")
+    inner = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not colon or set(inner) & set("[]/ ") or (":" in inner and inner == host):
+        raise WrongValueError("host:port, or nothing; port 0 = a free one")
+    return inner, _read_port(text, _base)
+
+
+def _show_address(value: tuple[str, int] | None) -> str:
+    if value is None:
+        return ""
+    host, port = value
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _read_log_spec(value: Any, base: Path) -> str:
+    from chaindock.errors import InvalidInput  # noqa: PLC0415  # beside its only use
+    from chaindock.telemetry import spec  # noqa: PLC0415
+
+    text = _read_text(value, base).strip()
+    try:
+        spec.LogSpec.parse(text)
+    except InvalidInput as error:
+        raise WrongValueError((error.hint or "").removeprefix("expected ")) from error
+    return text
+
+
+def _read_paths(value: Any, base: Path) -> tuple[Path, ...]:
+    return tuple(_read_path(word, base) for word in _read_words(value, base))
+
+
 def _show(value: Any) -> str:
     return "" if value is None else str(value)
 
@@ -242,5 +278,8 @@ WORDS = Kind(_read_words, ",".join)
 PATH = Kind(_read_path, _show)
 PAIRS = Kind(_read_pairs, _show_pairs)
 PORT = Kind(_read_port, _show)
+ADDRESS = Kind(_read_address, _show_address)
+PATHS = Kind(_read_paths, lambda value: ",".join(map(str, value)))
+LOG_SPEC = Kind(_read_log_spec, str)
 COUNT = positive(INTEGER, "a whole number above 0")
 BYTES = positive(SIZE, "a size above 0, such as 64k, 100m or 2g")

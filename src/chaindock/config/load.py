@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chaindock.config.chaincodes import ChaincodeSections, is_section_key
 from chaindock.config.environment import environment
 from chaindock.config.kinds import WrongValueError
 from chaindock.config.sections import Config, defaults
@@ -32,13 +33,18 @@ from chaindock.config.surroundings import (
     problem_of,
     redact,
 )
-from chaindock.config.table import KEYS
+from chaindock.config.table import KEYS, KNOWN
 from chaindock.errors import ConfigInvalid
+from chaindock.operations.http import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _PATH = "/usr/local/bin:/usr/bin:/bin"
+_NO_TLS = (
+    "peer.tls.enabled is true and has no effect: with chaincode.mode dev, chaincode that "
+    "nobody launched has no certificate"
+)
 
 
 def load(
@@ -66,10 +72,13 @@ def load(
         build,
     )
     file = find_file(home, env)
+    flags = flags or {}
+    single = {name: flags[name] for name in flags if is_section_key(name)}
+    chaincodes = ChaincodeSections(home, env, single)
     layers = [
         read_file(file) if file else Layer(),
         read_variables(env, here),
-        read_flags(flags or {}, here),
+        read_flags({k: v for k, v in flags.items() if k not in single}, here),
     ]
     origins = {"process.path": "env PATH"} if env.get("PATH") else {}
     if build.variables:
@@ -80,9 +89,21 @@ def load(
         config = _apply(config, found)
         origins |= dict.fromkeys(found.key.targets, found.origin)
     _check_ca(config, origins)
+    _check_operations(config, origins)
+    if file and chaincodes.has_variables and file.stat().st_mode & 0o077:
+        warnings.append(
+            f"{str(file)!r} holds variables of chaincode, and other users may read it: "
+            "chmod 600"
+        )
+    if config.stream.admit_unlaunched and config.listen.tls:
+        if "listen.tls" in origins:
+            warnings.append(_NO_TLS)
+        config = replaced(config, "listen.tls", False)
+        origins["listen.tls"] = "chaincode.mode dev"
     return replace(
         config,
-        settings=tuple(_settings(config, origins)),
+        chaincodes=chaincodes,
+        settings=(*_settings(config, origins), *chaincodes.settings()),
         ignored=tuple(one for layer in layers for one in layer.ignored),
         warnings=tuple(warnings),
     )
@@ -93,9 +114,11 @@ def _apply(config: Config, found: Found) -> Config:
     try:
         value = key.kind.read(found.value, found.base)
     except WrongValueError as wrong:
-        shown = redact(key.name, str(found.value))
+        shown = f" is {redact(key.name, str(found.value))!r:.200}"
+        if "build.variables" in key.targets:  # a password among them
+            shown = ""
         raise ConfigInvalid(
-            f"setting {key.name!r} ({found.origin}) is {shown!r:.200}: expected {wrong}",
+            f"setting {key.name!r} ({found.origin}){shown}: expected {wrong}",
             hint=key.help,
             key=key.name,
             origin=found.origin,
@@ -122,6 +145,21 @@ def _check_ca(config: Config, origins: Mapping[str, str]) -> None:
             key="chaindock.ca",
             origin=origin,
         )
+
+
+def _check_operations(config: Config, origins: Mapping[str, str]) -> None:
+    address, tls = config.operations.address, config.operations.tls
+    if address is None or tls or is_loopback(address[0]):
+        return
+    origin = origins.get("operations.address", "default")
+    shown = KNOWN["operations.listenaddress"].kind.show(address)
+    raise ConfigInvalid(
+        f"setting 'operations.listenAddress' ({origin}) is {shown!r}: expected a loopback "
+        "address, because operations.tls.enabled is false",
+        hint="use 127.0.0.1, or give the endpoint a certificate: operations.tls.*",
+        key="operations.listenAddress",
+        origin=origin,
+    )
 
 
 def _settings(config: Config, origins: Mapping[str, str]) -> Iterator[Setting]:

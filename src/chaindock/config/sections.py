@@ -3,7 +3,8 @@
 Owns:    Config; NodeOptions and LogOptions, which belong to no package below.
 Not:     what each option means (the package that declares it).
 Entry:   Config, defaults
-Holds:   frozen; no part of it is read from anywhere later.
+Holds:   frozen; no part of it is read from anywhere later, but the sections of single
+         chaincodes, which every launch reads again.
 Source:  style.md "Config"
 """
 
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from chaindock.chaincode.options import CallOptions, LaunchOptions, StreamOptions
 from chaindock.chaincode.server import ListenOptions
+from chaindock.config.chaincodes import ChaincodeSections
 from chaindock.container.contracts import BuildEnvironment
 from chaindock.container.output import OutputOptions
 from chaindock.controllers.docker.options import DockerOptions, EndpointOptions
@@ -22,6 +24,7 @@ from chaindock.endorser.orderer import OrdererOptions
 from chaindock.ledger.ledger import LedgerOptions
 from chaindock.lifecycle.custodian import CustodianOptions
 from chaindock.operations.admin import AdminOptions
+from chaindock.operations.http import OperationsOptions
 from chaindock.packaging.rules import Limits
 
 if TYPE_CHECKING:
@@ -71,9 +74,15 @@ class NodeOptions:
 
 @dataclass(frozen=True)
 class LogOptions:
-    """The node's own log."""
+    """The node's own log.
+
+    Args:
+        level: of what `spec` does not mention.
+        spec: a logging specification as Fabric has it.
+    """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    spec: str = ""
     format: Literal["text", "json"] = "text"
 
 
@@ -103,7 +112,9 @@ class Config:
     packages: Limits = field(default_factory=Limits)
     output: OutputOptions = field(default_factory=OutputOptions)
     admin: AdminOptions = field(default_factory=AdminOptions)
+    operations: OperationsOptions = field(default_factory=OperationsOptions)
     build: BuildEnvironment = field(default_factory=BuildEnvironment)
+    chaincodes: ChaincodeSections = field(default_factory=ChaincodeSections)
     settings: tuple[Setting, ...] = ()
     ignored: tuple[Ignored, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -128,6 +139,7 @@ def defaults(
     return Config(
         home=home,
         process=ProcessOptions(root=home / "process", cache_root=cache, path=path),
-        docker=DockerOptions(endpoint=endpoint),
+        # Programs for the network lie where a user's PATH seldom leads.
+        docker=DockerOptions(endpoint=endpoint, path=f"{path}:/usr/sbin:/sbin"),
         build=build,
     )

@@ -10,13 +10,21 @@ Source:  launch.md §7
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chaindock.config.settings import Ignored
-from chaindock.config.table import KEYS, KNOWN, OUR_SECTION, REASONS, VARIABLES
+from chaindock.config.table import (
+    KEYS,
+    KNOWN,
+    MORE_VARIABLES,
+    OUR_SECTION,
+    REASONS,
+    VARIABLES,
+)
 from chaindock.errors import ConfigInvalid
 
 if TYPE_CHECKING:
@@ -27,6 +35,7 @@ if TYPE_CHECKING:
 FILE_NAME = "core.yaml"
 FOLDER_VARIABLE = "FABRIC_CFG_PATH"
 _PREFIX = "CORE_"
+CHAINCODES = f"{OUR_SECTION}.chaincodes"
 _OUR_PREFIX = f"{_PREFIX}{OUR_SECTION.upper()}_"
 _LARGEST = 1024 * 1024
 
@@ -111,10 +120,23 @@ def read_file(path: Path) -> Layer:
 
 
 def _reason(name: str) -> str:
-    return REASONS.get(name.lower(), "")
+    """Return why a key is not used: its own reason, or that of what it lies in."""
+    parts = name.lower().split(".")
+    ways = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((REASONS[way] for way in ways if way in REASONS), "")
 
 
 def _entries(path: Path) -> Iterator[tuple[str, Any, int]]:
+    with compose(path) as (loader, node):
+        yield from _walk(loader, node, "") if node is not None else ()
+
+
+@contextlib.contextmanager
+def compose(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Give a loader, and the root node of a file; None = it is empty.
+
+    Raises: ConfigInvalid: not readable, too large, not YAML, here or in the block.
+    """
     import yaml  # noqa: PLC0415  # most homes have no file
 
     try:
@@ -126,10 +148,10 @@ def _entries(path: Path) -> Iterator[tuple[str, Any, int]]:
                 key="",
                 origin=str(path),
             )
+        # Not the one in C: deep nesting ends the process there.
         loader = yaml.SafeLoader(text)
         try:
-            node = loader.get_single_node()
-            yield from _walk(loader, node, "") if node is not None else ()
+            yield loader, loader.get_single_node()
         finally:
             loader.dispose()
     except OSError as error:
@@ -150,26 +172,29 @@ def _walk(loader: Any, node: Any, prefix: str) -> Iterator[tuple[str, Any, int]]
     loader.flatten_mapping(node)
     for key_node, value_node in node.value:
         name = prefix + str(loader.construct_object(key_node, deep=True))
+        if name.lower() == CHAINCODES:  # read by chaincodes.py
+            continue
         leaf = KNOWN.get(name.lower())
         if isinstance(value_node, yaml.MappingNode) and leaf is None:
             yield from _walk(loader, value_node, name + ".")
         else:
-            yield name, _plain(loader, value_node), key_node.start_mark.line + 1
+            yield name, plain(loader, value_node), key_node.start_mark.line + 1
 
 
-def _plain(loader: Any, node: Any) -> Any:
+def plain(loader: Any, node: Any) -> Any:
     """Return scalars as they are written: `007` and `1:30` are not numbers to us."""
     import yaml  # noqa: PLC0415
 
     if isinstance(node, yaml.ScalarNode):
         return None if node.tag.endswith(":null") else str(node.value)
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(loader, one) for one in node.value]
-    return loader.construct_object(node, deep=True)
+        return [plain(loader, one) for one in node.value]
+    loader.flatten_mapping(node)
+    return {str(key.value): plain(loader, one) or "" for key, one in node.value}
 
 
 def read_variables(env: Mapping[str, str], base: Path) -> Layer:
-    """Read the CORE_* variables.
+    """Read the CORE_* variables, and FABRIC_LOGGING_SPEC.
 
     Args:
         env: all variables.
@@ -178,6 +203,11 @@ def read_variables(env: Mapping[str, str], base: Path) -> Layer:
     Raises: ConfigInvalid: an unknown CORE_CHAINDOCK_ variable.
     """
     layer = Layer()
+    layer.found += [
+        Found(key, env[name], f"env {name}", base)
+        for name, key in MORE_VARIABLES.items()
+        if name in env
+    ]
     for name in sorted(env):
         if not name.startswith(_PREFIX):
             continue
@@ -185,6 +215,14 @@ def read_variables(env: Mapping[str, str], base: Path) -> Layer:
         key = VARIABLES.get(name)
         if key is not None:
             layer.found.append(Found(key, env[name], origin, base))
+        elif name.startswith(f"{_OUR_PREFIX}CHAINCODES_"):
+            raise ConfigInvalid(
+                f"unknown setting {name!r} ({origin}): settings of one chaincode cannot "
+                "be variables",
+                hint=f"write them to core.yaml, or give --set {CHAINCODES}.NAME.KEY=VALUE",
+                key=name,
+                origin=origin,
+            )
         elif name.startswith(_OUR_PREFIX):
             near = _nearest(name, list(VARIABLES))
             raise _unknown(name, origin, near)

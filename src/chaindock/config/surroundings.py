@@ -90,6 +90,7 @@ def engine_inputs(env: Mapping[str, str]) -> EndpointOptions:
         docker_host=env.get("DOCKER_HOST", ""),
         docker_context=env.get("DOCKER_CONTEXT", ""),
         docker_config=_path(env, "DOCKER_CONFIG"),
+        auth_file=_path(env, "REGISTRY_AUTH_FILE"),
         runtime_dir=_path(env, "XDG_RUNTIME_DIR"),
         home=_path(env, "HOME"),
         tls=bool(env.get("DOCKER_TLS_VERIFY") or env.get("DOCKER_TLS")),

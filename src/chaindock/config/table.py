@@ -12,14 +12,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from chaindock.config.engine_kinds import (
+    ADDRESSES,
+    CPU_SET,
+    HOSTS,
+    MEMORY,
+    SECURITY,
+    ULIMITS,
+    USER,
+)
 from chaindock.config.kinds import (
+    ADDRESS,
     BOOLEAN,
     BYTES,
     COUNT,
     INTEGER,
+    LOG_SPEC,
     NUMBER,
     PAIRS,
     PATH,
+    PATHS,
     PORT,
     SIZE,
     TEXT,
@@ -68,6 +80,12 @@ _PEER: tuple[_Row, ...] = (
         "Port that chaincode dials, always on local addresses; 0 = a free one.",
     ),
     (
+        "peer.tls.enabled",
+        BOOLEAN,
+        "listen.tls",
+        "Mutual TLS on streams with chaincode; off in development mode.",
+    ),
+    (
         "peer.maxRecvMsgSize",
         BYTES,
         "stream.max_message_bytes",
@@ -81,6 +99,7 @@ _PEER: tuple[_Row, ...] = (
     ),
 )
 
+_PULL_ONE = choice("default", "missing", "never", "always")
 _CHAINCODE: tuple[_Row, ...] = (
     (
         "chaincode.mode",
@@ -111,7 +130,7 @@ _CHAINCODE: tuple[_Row, ...] = (
         "chaincode.installTimeout",
         _TIME,
         "launch.build_timeout_s",
-        "Limit for a whole build.",
+        "Limit for a build, but for the time that it fetches something.",
     ),
     (
         "chaincode.startuptimeout",
@@ -171,6 +190,12 @@ _CHAINCODE: tuple[_Row, ...] = (
 
 _VM: tuple[_Row, ...] = (
     (
+        "vm.docker.attachStdout",
+        BOOLEAN,
+        "output.echo",
+        "Log what chaincode writes at level info, not debug; of processes too.",
+    ),
+    (
         "vm.endpoint",
         TEXT,
         "docker.endpoint.endpoint",
@@ -202,9 +227,63 @@ _VM: tuple[_Row, ...] = (
     ),
     (
         "vm.docker.hostConfig.Memory",
-        SIZE,
-        "docker.sandbox.memory_bytes",
-        "Memory of a running chaincode; 0 = unlimited.",
+        MEMORY,
+        "docker.sandbox.memory_bytes process.memory_bytes",
+        "Memory of a running chaincode, without swap; 0 = unlimited.",
+    ),
+    (
+        "vm.docker.hostConfig.CpuShares",
+        INTEGER,
+        "docker.sandbox.cpu_shares",
+        "Its part of processors that are short; 0 = the engine's default, 1024.",
+    ),
+    (
+        "vm.docker.hostConfig.CpuQuota",
+        INTEGER,
+        "docker.sandbox.cpu_quota",
+        "Microseconds per CpuPeriod, in place of chaindock.sandbox.cpus; 0 = unset.",
+    ),
+    (
+        "vm.docker.hostConfig.CpuPeriod",
+        INTEGER,
+        "docker.sandbox.cpu_period",
+        "Microseconds; 0 = 100000.",
+    ),
+    (
+        "vm.docker.hostConfig.CpusetCPUs",
+        CPU_SET,
+        "docker.sandbox.cpuset_cpus",
+        "Processors that it may use, such as 0-2,4; empty = all.",
+    ),
+    (
+        "vm.docker.hostConfig.CpusetMEMs",
+        CPU_SET,
+        "docker.sandbox.cpuset_mems",
+        "Memory nodes that it may use; empty = all.",
+    ),
+    (
+        "vm.docker.hostConfig.PidsLimit",
+        INTEGER,
+        "docker.sandbox.pids",
+        "As chaindock.sandbox.pids.",
+    ),
+    (
+        "vm.docker.hostConfig.Ulimits",
+        ULIMITS,
+        "docker.sandbox.ulimits",
+        "More limits per process, such as nofile=1024:2048; ours of the name give way.",
+    ),
+    (
+        "vm.docker.hostConfig.CgroupParent",
+        TEXT,
+        "docker.sandbox.cgroup_parent docker.compile.cgroup_parent",
+        "The control group that containers are put below.",
+    ),
+    (
+        "vm.docker.hostConfig.SecurityOpt",
+        SECURITY,
+        "docker.sandbox.security_opt",
+        "More of them: profiles of AppArmor, seccomp or SELinux.",
     ),
     (
         "vm.docker.hostConfig.ReadonlyRootfs",
@@ -214,7 +293,7 @@ _VM: tuple[_Row, ...] = (
     ),
     (
         "vm.docker.hostConfig.Dns",
-        WORDS,
+        ADDRESSES,
         "docker.sandbox.dns docker.compile.dns",
         "Name servers of containers, by IP address.",
     ),
@@ -226,7 +305,7 @@ _VM: tuple[_Row, ...] = (
     ),
     (
         "vm.docker.hostConfig.ExtraHosts",
-        WORDS,
+        HOSTS,
         "docker.sandbox.extra_hosts docker.compile.extra_hosts",
         "More lines of /etc/hosts, as host:IP.",
     ),
@@ -241,6 +320,46 @@ _VM: tuple[_Row, ...] = (
         COUNT,
         "docker.sandbox.log_files",
         "How many such files.",
+    ),
+)
+
+_OPERATIONS: tuple[_Row, ...] = (
+    (
+        "operations.listenAddress",
+        ADDRESS,
+        "operations.address",
+        "Where health and metrics are served; loopback without TLS; empty = nowhere.",
+    ),
+    (
+        "operations.tls.enabled",
+        BOOLEAN,
+        "operations.tls",
+        "Serve them with TLS; metrics and logspec then need a client certificate.",
+    ),
+    (
+        "operations.tls.cert.file",
+        PATH,
+        "operations.cert_file",
+        "Certificate of the endpoint, PEM.",
+    ),
+    ("operations.tls.key.file", PATH, "operations.key_file", "Its key, PEM."),
+    (
+        "operations.tls.clientAuthRequired",
+        BOOLEAN,
+        "operations.client_auth_required",
+        "Refuse clients without a certificate, whatever they ask.",
+    ),
+    (
+        "operations.tls.clientRootCAs.files",
+        PATHS,
+        "operations.client_roots",
+        "Who signs the certificates of clients, PEM.",
+    ),
+    (
+        "metrics.provider",
+        choice("prometheus", "disabled"),
+        "operations.metrics",
+        "Whether there is /metrics.",
     ),
 )
 
@@ -265,6 +384,12 @@ _OURS: tuple[_Row, ...] = (
         "log.level",
         "Least level of the node's log.",
     ),
+    (
+        "chaindock.log.spec",
+        LOG_SPEC,
+        "log.spec",
+        "Levels by component, as FABRIC_LOGGING_SPEC: info:chaincode,endorser=debug.",
+    ),
     ("chaindock.log.format", choice("text", "json"), "log.format", "Its form."),
     ("chaindock.output.keep", COUNT, "output.keep", "Attempts kept per chaincode."),
     ("chaindock.output.size", BYTES, "output.max_bytes", "Output kept per attempt."),
@@ -281,6 +406,18 @@ _OURS: tuple[_Row, ...] = (
         "Between SIGTERM and SIGKILL.",
     ),
     (
+        "chaindock.launch.drain",
+        duration(above_zero=False),
+        "custodian.drain_s",
+        "How long calls under way may finish before a stop.",
+    ),
+    (
+        "chaindock.launch.overrun",
+        _TIME,
+        "stream.overrun_s",
+        "How long a call may run on after its timeout while others wait for it (Python).",
+    ),
+    (
         "chaindock.launch.wait",
         _TIME,
         "calls.launch_wait_s",
@@ -290,13 +427,31 @@ _OURS: tuple[_Row, ...] = (
         "chaindock.launch.parallel",
         INTEGER,
         "custodian.parallel",
-        "Launches side by side; 0 = processors + 2.",
+        "Launches that work side by side, not those that wait; 0 = one per processor.",
     ),
     (
         "chaindock.launch.retries",
         INTEGER,
         "custodian.retries",
         "How often a failed launch is tried again by itself.",
+    ),
+    (
+        "chaindock.launch.retryFirst",
+        _TIME,
+        "custodian.retry_first_s",
+        "Pause before the first of them; it doubles each time.",
+    ),
+    (
+        "chaindock.launch.retryCap",
+        _TIME,
+        "custodian.retry_cap_s",
+        "Longest such pause; also how often a call may try what is left alone.",
+    ),
+    (
+        "chaindock.launch.stable",
+        _TIME,
+        "custodian.stable_s",
+        "A chaincode that ran for so long begins anew with its retries.",
     ),
     (
         "chaindock.block.maxMessageCount",
@@ -344,7 +499,7 @@ _BUILD: tuple[_Row, ...] = (
         "build.variables",
         "More variables for builds, besides proxies and registries.",
     ),
-    ("chaindock.build.user", TEXT, "docker.compile.user", "uid:gid of builds."),
+    ("chaindock.build.user", USER, "docker.compile.user", "uid:gid of builds."),
     (
         "chaindock.build.network",
         TEXT,
@@ -364,6 +519,12 @@ _BUILD: tuple[_Row, ...] = (
         "Processors of a build container; 0 = unlimited.",
     ),
     (
+        "chaindock.build.cpuShares",
+        INTEGER,
+        "docker.compile.cpu_shares",
+        "Its part of processors that are short; chaincode has 1024.",
+    ),
+    (
         "chaindock.build.pids",
         INTEGER,
         "docker.compile.pids",
@@ -372,7 +533,7 @@ _BUILD: tuple[_Row, ...] = (
     (
         "chaindock.build.silence",
         _TIME,
-        "docker.compile.silence_s",
+        "docker.compile.silence_s process.silence_s",
         "A step that prints nothing for so long has failed.",
     ),
     (
@@ -399,6 +560,24 @@ _BUILD: tuple[_Row, ...] = (
         "docker.images.node.runtime",
         "Image that Node chaincode runs in; empty = chaincode.node.runtime.",
     ),
+    (
+        "chaindock.golang.pull",
+        _PULL_ONE,
+        "docker.images.golang.pull",
+        "When the images of Go are fetched; default = chaindock.docker.pull.",
+    ),
+    (
+        "chaindock.node.pull",
+        _PULL_ONE,
+        "docker.images.node.pull",
+        "When the images of Node are fetched; default = chaindock.docker.pull.",
+    ),
+    (
+        "chaindock.python.pull",
+        _PULL_ONE,
+        "docker.images.python.pull",
+        "When the images of Python are fetched; default = chaindock.docker.pull.",
+    ),
 )
 
 _BACKENDS: tuple[_Row, ...] = (
@@ -407,6 +586,12 @@ _BACKENDS: tuple[_Row, ...] = (
         choice("missing", "never", "always"),
         "docker.pull",
         "When base images are fetched.",
+    ),
+    (
+        "chaindock.docker.mirrors",
+        WORDS,
+        "docker.mirrors",
+        "Where images of the default registry may be too: host/path, in order.",
     ),
     (
         "chaindock.docker.pullSilence",
@@ -438,7 +623,12 @@ _BACKENDS: tuple[_Row, ...] = (
         "docker.fabric_version",
         "What $(PROJECT_VERSION) stands for in image names.",
     ),
-    ("chaindock.sandbox.user", TEXT, "docker.sandbox.user", "uid:gid of chaincode."),
+    (
+        "chaindock.sandbox.user",
+        USER,
+        "docker.sandbox.user",
+        "uid:gid of chaincode; empty = as its image says.",
+    ),
     (
         "chaindock.sandbox.cpus",
         NUMBER,
@@ -452,6 +642,18 @@ _BACKENDS: tuple[_Row, ...] = (
         "Processes of a chaincode; 0 = unlimited.",
     ),
     ("chaindock.sandbox.tmp", BYTES, "docker.sandbox.tmp_bytes", "Size of its /tmp."),
+    (
+        "chaindock.sandbox.openFiles",
+        COUNT,
+        "docker.sandbox.open_files",
+        "Open files of one process.",
+    ),
+    (
+        "chaindock.sandbox.fileSize",
+        SIZE,
+        "docker.sandbox.file_bytes",
+        "Largest file; 0 = the size of /tmp.",
+    ),
     (
         "chaindock.sandbox.internal",
         BOOLEAN,
@@ -480,13 +682,25 @@ _BACKENDS: tuple[_Row, ...] = (
         "chaindock.process.maxOpenFiles",
         COUNT,
         "process.max_open_files",
-        "Limit of a running chaincode.",
+        "Open files of one process of a chaincode.",
+    ),
+    (
+        "chaindock.process.maxFileSize",
+        BYTES,
+        "process.max_file_bytes",
+        "Largest file that it may write.",
+    ),
+    (
+        "chaindock.process.tmp",
+        BYTES,
+        "process.tmp_bytes",
+        "What it may keep in its private directory.",
     ),
 )
 
 
 def _keys() -> Iterator[Key]:
-    for part in (_PEER, _CHAINCODE, _VM, _OURS, _BUILD, _BACKENDS):
+    for part in (_PEER, _CHAINCODE, _VM, _OPERATIONS, _OURS, _BUILD, _BACKENDS):
         for name, kind, targets, text in part:
             yield Key(name, kind, tuple(targets.split()), text)
 
@@ -494,10 +708,16 @@ def _keys() -> Iterator[Key]:
 KEYS = tuple(_keys())
 KNOWN = {key.name.lower(): key for key in KEYS}
 VARIABLES = {key.variable: key for key in KEYS}
+MORE_VARIABLES = {"FABRIC_LOGGING_SPEC": KNOWN["chaindock.log.spec"]}
+"""Variables of Fabric that are not made from a key."""
 OUR_SECTION = "chaindock"
 
 REASONS = {
+    "metrics.statsd": "metrics are read at /metrics, not sent",
     "chaincode.externalbuilders": "external builders are not run yet",
+    "chaincode.id.name": "Fabric does not read it either",
+    "chaincode.id.path": "Fabric does not read it either",
+    "chaincode.system": "system chaincodes are part of the node",
     "chaincode.golang.dynamiclink": "Go chaincode is linked as its build asks",
     "chaincode.java.runtime": "Java is not built yet",
     "chaincode.keepalive": "the streams have keepalive of their own",
@@ -505,10 +725,27 @@ REASONS = {
     "peer.chaincodeaddress": "chaincode is told the address that reaches the node",
     "peer.filesystempath": "everything is in the home (--home)",
     "peer.maxsendmsgsize": "peer.maxRecvMsgSize holds for both ways",
-    "peer.tls.enabled": "streams with chaincode have no TLS yet",
-    "vm.docker.attachstdout": "output is always kept",
     "vm.docker.hostconfig.networkmode": "chaincode gets a network of its own",
     "vm.docker.hostconfig.privileged": "chaincode is never privileged",
+    "vm.docker.hostconfig.capadd": "chaincode has no capabilities",
+    "vm.docker.hostconfig.capdrop": "all capabilities are dropped",
+    "vm.docker.hostconfig.ipcmode": "chaincode shares nothing with others",
+    "vm.docker.hostconfig.pidmode": "chaincode shares nothing with others",
+    "vm.docker.hostconfig.utsmode": "chaincode shares nothing with others",
+    "vm.docker.hostconfig.usernsmode": "chaincode shares nothing with others",
+    "vm.docker.hostconfig.memoryswap": "no swap beyond Memory: too much is an OOM",
+    "vm.docker.hostconfig.memoryswappiness": "no swap beyond Memory",
+    "vm.docker.hostconfig.oomkilldisable": "what needs too much memory is ended",
+    "vm.docker.hostconfig.blkioweight": "Fabric does not read it either",
+    "vm.docker.hostconfig.nanocpus": "use chaindock.sandbox.cpus",
+    "vm.docker.hostconfig.tmpfs": "use chaindock.sandbox.tmp",
+    "vm.docker.hostconfig.binds": "nothing of this machine is put into a container",
+    "vm.docker.hostconfig.mounts": "nothing of this machine is put into a container",
+    "vm.docker.hostconfig.links": "chaincode reaches no other container",
+    "vm.docker.hostconfig.portbindings": "chaincode is not published",
+    "vm.docker.hostconfig.groupadd": "chaincode has the one group of its user",
+    "vm.docker.hostconfig.restartpolicy": "the node restarts chaincode",
+    "vm.docker.hostconfig.runtime": "the engine's default run-time is used",
     "vm.docker.hostconfig.logconfig.type": "output is read from the engine's own log",
 }
 """Why some keys of Fabric are not used; the others mean nothing to chaincode."""

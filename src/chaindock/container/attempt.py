@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from chaindock.container.echo import Echo
     from chaindock.container.output import OutputFile
     from chaindock.ids import Ccid
 
@@ -40,6 +41,14 @@ class Phase(StrEnum):
     CONNECT = "connect"
     REGISTER = "register"
     READY = "ready"
+
+
+NETWORK_PHASES = frozenset({Phase.PULL, Phase.DEPENDENCIES})
+"""How long they take is up to somebody else's network: silence ends them, no deadline."""
+
+BUILD_PHASES = frozenset(
+    {Phase.PACKAGE, Phase.PULL, Phase.DEPENDENCIES, Phase.COMPILE, Phase.IMAGE}
+)
 
 
 @dataclass(frozen=True)
@@ -67,11 +76,17 @@ class Attempt:
     Args:
         ccid: what is launched.
         log: file that keeps the output beyond this process; None = keep the tail only.
+
+    Attributes:
+        tx_of: says which transaction a line of the run belongs to; None = it cannot.
+        echo: gets the lines of the run too.
     """
 
     def __init__(self, ccid: Ccid, log: OutputFile | None = None) -> None:
         self.id = uuid.uuid4().hex[:12]
         self.ccid = ccid
+        self.tx_of: Callable[[str], str | None] | None = None
+        self.echo: Echo | None = None
         self.phases: list[PhaseTime] = []
         self.reused: list[str] = []
         self._log = log
@@ -88,6 +103,11 @@ class Attempt:
     def watch(self, watcher: Callable[[Event], None]) -> None:
         """Call `watcher` for every later event; it must be quick and never raise."""
         self._watchers.append(watcher)
+
+    def unwatch(self, watcher: Callable[[Event], None]) -> None:
+        """End what `watch` began. Idempotent."""
+        if watcher in self._watchers:
+            self._watchers.remove(watcher)
 
     def begin(self) -> None:
         """Take note that it is really made; its output is kept from now on.
@@ -115,8 +135,12 @@ class Attempt:
         if len(line) > LINE_BYTES:
             line = line[:LINE_BYTES] + " [cut]"
         self._tail.append(line)
+        run = stream != "build"
+        tx = self.tx_of(line) if run and self.tx_of is not None else None
         if self._log is not None:
-            self._log.write(line, stream)
+            self._log.write(line, stream, tx)
+        if run and self.echo is not None:
+            self.echo.line(line, stream, tx)
         if self._watchers:
             self._tell("output", line=line, stream=stream)
 
@@ -134,6 +158,8 @@ class Attempt:
         if self._log is not None:
             self._log.close()
             self._log = None
+        if self.echo is not None:
+            self.echo.close()
 
     def tail(self) -> list[str]:
         """Return the last lines, oldest first."""
@@ -159,5 +185,5 @@ class Attempt:
             self._tell("phase-end", phase=str(spent.phase), seconds=spent.seconds)
 
     def _tell(self, kind: Any, **data: Any) -> None:
-        for watcher in self._watchers:
+        for watcher in tuple(self._watchers):
             watcher(Event(kind, data))

@@ -10,7 +10,8 @@ Source:  launch.md §3, §4, §5
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,22 +35,61 @@ class CallbackListener(Protocol):
 
 @dataclass(frozen=True)
 class ClientTls:
-    """TLS material of one attempt, PEM (launch.md §3.7)."""
+    """TLS material of one attempt, PEM (launch.md §3.7); its key is never shown."""
 
-    key_pem: str
+    key_pem: str = field(repr=False)
     cert_pem: str
     root_pem: str
 
 
 @dataclass(frozen=True)
+class RunSettings:
+    """What one chaincode gets instead of the defaults; None = the default.
+
+    Args:
+        memory_bytes, cpus, pids: limits of a run; 0 = unlimited.
+        tmp_bytes: what it may write to its temporary directory.
+        env: more variables; never one of Fabric's or ours. Their values are secrets.
+        network: a network of the engine that it joins besides the node's.
+        extra_hosts: more lines of /etc/hosts, `host:IP`.
+        user: numeric `uid:gid`.
+    """
+
+    memory_bytes: int | None = None
+    cpus: float | None = None
+    pids: int | None = None
+    tmp_bytes: int | None = None
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    network: str | None = None
+    extra_hosts: tuple[str, ...] = ()
+    user: str | None = None
+
+    @property
+    def words(self) -> str:
+        """Name what is not the default, for `ps`; "" when everything is."""
+        said = {
+            "memory": self.memory_bytes is not None,
+            "cpus": self.cpus is not None,
+            "pids": self.pids is not None,
+            "tmp": self.tmp_bytes is not None,
+            "env": bool(self.env),
+            "network": self.network is not None,
+            "extraHosts": bool(self.extra_hosts),
+            "user": self.user is not None,
+        }
+        return ", ".join(word for word, is_set in said.items() if is_set)
+
+
+@dataclass(frozen=True)
 class PeerConnection:
-    """What a starting chaincode is told about the node."""
+    """What a starting chaincode is told about the node, and what it may use."""
 
     listener: CallbackListener
     msp_id: str
     tls: ClientTls | None = None
     logging: Mapping[str, str] = field(default_factory=dict)
     """CORE_CHAINCODE_LOGGING_LEVEL, _SHIM, _FORMAT as they are to be set."""
+    settings: RunSettings = field(default_factory=RunSettings)
 
 
 @dataclass(frozen=True)
@@ -85,10 +125,49 @@ class CallsBack:
 
 
 @dataclass(frozen=True)
+class DialTls:
+    """How the node and a chaincode that serves prove to each other who they are.
+
+    Args:
+        root_pem: who must have signed the chaincode's certificate.
+        key_pem, cert_pem: what the node shows when it is asked; None = nothing.
+        server_name: the name that the certificate must hold; None = the host dialled.
+    """
+
+    root_pem: str
+    key_pem: str | None = field(default=None, repr=False)
+    cert_pem: str | None = None
+    server_name: str | None = None
+
+
+@dataclass(frozen=True)
 class Dial:
-    """The started chaincode serves at `address` (host:port); it may still be booting."""
+    """The started chaincode serves; it may still be booting.
+
+    Args:
+        address: host:port, or unix: and the path of a socket.
+        tls: None = in plain: then nobody else may reach, or take, the address.
+    """
 
     address: str
+    tls: DialTls | None = None
+
+
+class Cause(StrEnum):
+    """What ended a run."""
+
+    EXITED = "exited"
+    SIGNAL = "signal"
+    OOM = "oom"
+    NOT_EXECUTABLE = "not-executable"
+    NOT_FOUND = "not-found"
+    STOPPED = "stopped"
+    REMOVED = "removed"
+    ENGINE_GONE = "engine-gone"
+    NOT_STARTED = "not-started"
+
+
+_SHELL_CODES: Final = {126: Cause.NOT_EXECUTABLE, 127: Cause.NOT_FOUND}
 
 
 @dataclass(frozen=True)
@@ -100,12 +179,52 @@ class Exit:
         signal: number of the signal; None when it exited by itself.
         oom: the memory limit ended it.
         reason: one phrase for people.
+        cause: None = as the others say; without any of them the engine lost it.
     """
 
     code: int | None
     signal: int | None = None
     oom: bool = False
     reason: str = ""
+    cause: Cause | None = None
+
+    def __post_init__(self) -> None:
+        if self.cause is None:
+            object.__setattr__(self, "cause", self._judged())
+
+    def _judged(self) -> Cause:
+        if self.oom:
+            return Cause.OOM
+        if self.signal is not None:
+            return Cause.SIGNAL
+        if self.code is None:
+            return Cause.ENGINE_GONE
+        return _SHELL_CODES.get(self.code, Cause.EXITED)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """`cause`, `exit_code`, `signal`, `oom` as errors carry them."""
+        return {
+            "cause": str(self.cause),
+            "exit_code": self.code,
+            "signal": self.signal,
+            "oom": self.oom,
+        }
+
+    @property
+    def text(self) -> str:
+        """E.g. `exited with 2` or `ended by signal 9 (out of memory)`."""
+        text = f"exited with {self.code}"
+        if self.signal is not None:
+            text = f"ended by signal {self.signal}"
+        elif self.code is None:
+            text = "ended"
+        why = "out of memory" if self.oom else self.reason
+        if self.cause is Cause.NOT_EXECUTABLE:
+            why = "its program is not executable"
+        elif self.cause is Cause.NOT_FOUND:
+            why = "its program was not found"
+        return f"{text} ({why})" if why else text
 
 
 @dataclass(frozen=True)
@@ -189,4 +308,28 @@ class Builder(Protocol):
 
         Only objects that carry this node's id. Returns how many. Called once, before
         the first build.
+        """
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """A builder that depends on something which may be away."""
+
+    @property
+    def name(self) -> str:
+        """As `Builder.name`."""
+
+    async def check(self) -> None:
+        """Ask whether it is there; the caller bounds the wait. Raises: EngineError."""
+
+
+@runtime_checkable
+class Purging(Protocol):
+    """A builder that keeps more after `discard` than a removed chaincode may leave."""
+
+    async def purge(self, ccid: Ccid) -> int:
+        """Remove what `discard` kept for `ccid` alone; it was discarded. Idempotent.
+
+        Returns: how many objects were removed.
+        Raises: EngineError.
         """

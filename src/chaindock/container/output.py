@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chaindock.errors import StorageError
+from chaindock.errors import StorageError, may_pass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,15 +33,19 @@ class OutputOptions:
         keep: attempts per chaincode.
         max_bytes: per attempt.
         former: chaincodes that are deployed no more.
+        echo: log what runs write at level info; else at debug.
     """
 
     keep: int = 5
     max_bytes: int = 16 * 1024 * 1024
     former: int = 10
+    echo: bool = False
 
 
 class OutputFile:
     """The output of one attempt: lines of `<iso time> <stream> <text>`.
+
+    Where it is known which transaction wrote a line, the stream is `<stream>@<tx id>`.
 
     A line that cannot be written, as when the disk is full, is dropped: that must fail
     neither the build nor the chaincode. The next one that can be tells how many were.
@@ -69,6 +73,7 @@ class OutputFile:
                 f"output cannot be kept in {folder!r}: {error.strerror}",
                 hint="check free space and permissions there",
                 path=folder,
+                transient=may_pass(error),
             ) from error
 
     def _open(self) -> FileIO:
@@ -81,9 +86,11 @@ class OutputFile:
             self._file = self.path.open("ab", buffering=0)
         return self._file
 
-    def write(self, line: str, stream: str) -> None:
+    def write(self, line: str, stream: str, tx: str | None = None) -> None:
         """Append one line; it is readable at once."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+        if tx is not None:
+            stream = f"{stream}@{tx}"
         data = f"{stamp}Z {stream} {line}\n"
         if self._dropped:
             data = f"\n[{self._dropped} lines could not be written]\n{data}"

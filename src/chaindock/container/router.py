@@ -4,15 +4,18 @@ Owns:    the order builders are asked in; one Instance per ccid.
 Not:     building twice at once (build_registry.py), building (controllers).
 Entry:   Router
 Holds:   a package nobody takes is an error that lists every builder's verdict; there is
-         no silent fall-through.
+         no silent fall-through. What one builder took stays with it until it is
+         discarded: an engine that is away is waited for.
 Source:  launch.md §1.5, §9 W42, W44; needs.md row 8
 """
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
-from chaindock.container.contracts import Declined
+from chaindock.container.contracts import Declined, Purging
+from chaindock.container.observer import Observer
 from chaindock.errors import ChaindockError, ConfigInvalid, NotFound, Unsupported
 from chaindock.telemetry import get_logger
 
@@ -33,15 +36,22 @@ class Router:
     Args:
         builders: the first that does not decline gets the package.
         choose: name of the only builder to ask for a ccid; None = any.
+        observer: told of each build.
     """
 
     def __init__(
-        self, builders: Sequence[Builder], choose: Callable[[Ccid], str | None]
+        self,
+        builders: Sequence[Builder],
+        choose: Callable[[Ccid], str | None],
+        observer: Observer | None = None,
     ) -> None:
         self._builders = tuple(builders)
         self._choose = choose
+        self._observer = observer or Observer()
         self._instances: dict[Ccid, Instance] = {}
         self._declined: dict[Ccid, str] = {}
+        self._takers: dict[Ccid, str] = {}
+        self._unreaped: set[str] = set()
 
     async def build(self, package: StoredPackage, attempt: Attempt) -> Instance:
         """Build `package` and keep the instance in place of an earlier one.
@@ -53,15 +63,19 @@ class Router:
             Whatever the builder raises; the earlier instance, if any, is kept then.
         """
         verdicts: dict[str, str] = {}
-        for builder in self._candidates(package.ccid):
-            answer = await builder.build(package, attempt)
+        only = self._only(package.ccid)
+        for builder in self._candidates(package.ccid, only):
+            await self._reap_late(builder)
+            answer = await self._ask(builder, package, attempt)
             if not isinstance(answer, Declined):
                 self._instances[package.ccid] = answer
-                self._declined[package.ccid] = _listed(verdicts)
+                self._takers[package.ccid] = builder.name
+                if only is None:
+                    self._declined[package.ccid] = _listed(verdicts)
                 return answer
             verdicts[builder.name] = answer.reason
             attempt.note(f"not with {builder.name}: {answer.reason}")
-            if answer.error is not None and self._choose(package.ccid) is not None:
+            if answer.error is not None and only is not None:
                 raise answer.error
             _log.info(
                 "package declined",
@@ -76,6 +90,21 @@ class Router:
             ccid=package.ccid,
             verdicts=verdicts,
         )
+
+    async def _ask(
+        self, builder: Builder, package: StoredPackage, attempt: Attempt
+    ) -> Instance | Declined:
+        began = time.monotonic()
+        try:
+            answer = await builder.build(package, attempt)
+        except ChaindockError:
+            spent_s = time.monotonic() - began
+            self._observer.built(builder.name, attempt, spent_s, ok=False)
+            raise
+        if not isinstance(answer, Declined):
+            spent_s = time.monotonic() - began
+            self._observer.built(builder.name, attempt, spent_s, ok=True)
+        return answer
 
     def instance(self, ccid: Ccid) -> Instance:
         """Return the instance of `ccid`.
@@ -95,11 +124,12 @@ class Router:
     def forget(self, ccid: Ccid) -> None:
         """Drop the instance of `ccid`; whoever forgets it has stopped it before."""
         self._instances.pop(ccid, None)
-        self._declined.pop(ccid, None)
 
     async def discard(self, ccid: Ccid) -> None:
         """Have every builder remove what it built for `ccid`; it is not running."""
         self.forget(ccid)
+        self._declined.pop(ccid, None)
+        self._takers.pop(ccid, None)
         for builder in self._builders:
             try:
                 await builder.discard(ccid)
@@ -111,19 +141,40 @@ class Router:
                     error=str(error),
                 )
 
+    async def purge(self, ccid: Ccid) -> None:
+        """Have builders remove what they kept of a discarded one: it is uninstalled."""
+        for builder in self._builders:
+            if isinstance(builder, Purging):
+                try:
+                    await builder.purge(ccid)
+                except ChaindockError as error:
+                    _log.warning("build not removed", ccid=ccid, error=error.message)
+
     async def reap(self) -> int:
         """Remove what earlier processes of this node left; return how many objects.
 
         A builder that cannot be asked now (its engine is away) is passed over: what it
-        owns is out of reach, and others must not suffer from it.
+        owns is out of reach, and others must not suffer from it. It is asked again
+        before its first build.
         """
         removed = 0
         for builder in self._builders:
-            removed += await _reap(builder)
+            count = await _reap(builder)
+            if count is None:
+                self._unreaped.add(builder.name)
+            removed += count or 0
         return removed
 
-    def _candidates(self, ccid: Ccid) -> Sequence[Builder]:
-        wanted = self._choose(ccid)
+    async def _reap_late(self, builder: Builder) -> None:
+        # Before its first build: afterwards it would find what runs.
+        if builder.name in self._unreaped and await _reap(builder) is not None:
+            self._unreaped.discard(builder.name)
+
+    def _only(self, ccid: Ccid) -> str | None:
+        """Return the only builder to ask: the chosen one, or the one that has it."""
+        return self._choose(ccid) or self._takers.get(ccid)
+
+    def _candidates(self, ccid: Ccid, wanted: str | None) -> Sequence[Builder]:
         if wanted is None:
             return self._builders
         chosen = [builder for builder in self._builders if builder.name == wanted]
@@ -142,12 +193,13 @@ def _listed(verdicts: Mapping[str, str]) -> str:
     return "; ".join(f"{name}: {why}" for name, why in verdicts.items())
 
 
-async def _reap(builder: Builder) -> int:
+async def _reap(builder: Builder) -> int | None:
+    """Return how many objects were removed; None when it cannot be asked."""
     try:
         count = await builder.reap()
     except ChaindockError as error:
         _log.warning("builder not reaped", builder=builder.name, error=error.message)
-        return 0
+        return None
     if count:
         _log.info("leftovers removed", builder=builder.name, count=count)
     return count

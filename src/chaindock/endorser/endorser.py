@@ -20,18 +20,21 @@ from fabric_protos.peer import (
 )
 
 from chaindock.chaincode.invocation import Invocation, Outcome
+from chaindock.endorser.observer import Observer
 from chaindock.endorser.proposals import (
     check_expiry,
     check_proposal,
     parse_proposal,
     require_writer,
 )
+from chaindock.endorser.watch import Watch, unreadable
 from chaindock.errors import (
     ChaindockError,
     ExecuteFailed,
     InvalidInput,
     LedgerError,
     NotFound,
+    ProposalInvalid,
     TransactionExists,
 )
 from chaindock.lifecycle.definitions import NAMESPACE
@@ -91,6 +94,7 @@ class Endorser:
         msp: of the channel's organisation.
         signer: identity of the peer.
         system: system chaincodes by name.
+        observer: told what becomes of each proposal.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class Endorser:
         definitions: Definitions,
         executor: Executor,
         system: Mapping[str, SystemChaincode],
+        observer: Observer | None = None,
     ) -> None:
         self._msp = msp
         self._signer = signer
@@ -109,6 +114,7 @@ class Endorser:
         self._definitions = definitions
         self._executor = executor
         self._system = system
+        self._observer = observer or Observer()
 
     async def process_proposal(
         self, signed: proposal_pb2.SignedProposal
@@ -121,15 +127,22 @@ class Endorser:
             ProposalInvalid, Denied, TransactionExists: where the RPC gives a gRPC
             error; the message is its text.
         """
-        proposal = parse_proposal(signed)
         try:
-            identity = self._admit(proposal)
-        except NotFound as error:
-            return _refused(error.message)
-        try:
-            return await self._endorse(proposal, identity, None)
-        except ChaindockError as error:
-            return _refused(failure_text(error, proposal))
+            proposal = parse_proposal(signed)
+        except ProposalInvalid:
+            unreadable(self._observer)
+            raise
+        with Watch(self._observer, proposal) as watch:
+            try:
+                identity = self._admit(proposal)
+            except NotFound as error:
+                watch.failed(error)
+                return _refused(error.message)
+            try:
+                return await self._endorse(proposal, identity, None, watch)
+            except ChaindockError as error:
+                watch.failed(error)
+                return _refused(failure_text(error, proposal))
 
     async def endorse(
         self, proposal: Proposal, timeout_s: float | None = None
@@ -144,8 +157,9 @@ class Endorser:
             as `process_proposal`; and NotFound, LaunchFailed, ExecuteFailed, LedgerError
             where that gives a response without payload.
         """
-        identity = self._admit(proposal)
-        return await self._endorse(proposal, identity, timeout_s)
+        with Watch(self._observer, proposal) as watch:
+            identity = self._admit(proposal)
+            return await self._endorse(proposal, identity, timeout_s, watch)
 
     async def evaluate(
         self, proposal: Proposal, timeout_s: float | None = None
@@ -157,13 +171,18 @@ class Endorser:
 
         Raises: as `endorse`.
         """
-        identity = self._admit(proposal)
-        simulator = self._ledger.new_simulator(proposal.tx_id)
-        try:
-            outcome, _ = await self._simulate(proposal, identity, simulator, timeout_s)
-        finally:
-            simulator.done()
-        return outcome
+        with Watch(self._observer, proposal) as watch:
+            identity = self._admit(proposal)
+            watch.admitted = True
+            simulator = self._ledger.new_simulator(proposal.tx_id)
+            try:
+                outcome, _ = await self._simulate(
+                    proposal, identity, simulator, timeout_s
+                )
+            finally:
+                simulator.done()
+            watch.answered(outcome.response)
+            return outcome
 
     def _admit(self, proposal: Proposal) -> Identity:
         """Check everything there is to check before a simulation; return the signer.
@@ -188,8 +207,13 @@ class Endorser:
         return identity
 
     async def _endorse(
-        self, proposal: Proposal, identity: Identity, timeout_s: float | None
+        self,
+        proposal: Proposal,
+        identity: Identity,
+        timeout_s: float | None,
+        watch: Watch,
     ) -> proposal_response_pb2.ProposalResponse:
+        watch.admitted = True
         simulator = self._ledger.new_simulator(proposal.tx_id)
         try:
             outcome, version = await self._simulate(
@@ -200,6 +224,7 @@ class Endorser:
             )
         finally:
             simulator.done()
+        watch.answered(done.response)
         return self._respond(proposal, done)
 
     async def _simulate(

@@ -12,6 +12,7 @@ Source:  ledger-gateway.md §3.3, §4.1, §6
 from __future__ import annotations
 
 import sqlite3
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,8 @@ class CommittedBlock:
     transactions: tuple[CommittedTx, ...]
     block: bytes
     """serialised `common.Block`"""
+    seconds: float = 0.0
+    """From the beginning of validation until it was on disk."""
 
 
 class Committer:
@@ -147,6 +150,7 @@ class Committer:
         db = self._db
         if db is None:
             raise LedgerClosed("the ledger is not open")
+        began = time.perf_counter()
         with translated(self._path), immediate(db):
             self._require_tip(db)
             txs = [self._decided(*envelope) for envelope in envelopes]
@@ -161,6 +165,7 @@ class Committer:
             number,
             tuple(CommittedTx(TxId(t.tx_id), t.code, i) for i, t in enumerate(txs)),
             block,
+            time.perf_counter() - began,
         )
 
     def _decided(self, envelope: bytes, code: int) -> Decoded:

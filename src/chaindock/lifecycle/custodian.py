@@ -1,7 +1,8 @@
 """The chores: bring chaincodes up, take them down, keep up those that should be.
 
-Owns:    order of chores, how many run side by side, retries with growing pauses.
-Not:     how a launch goes (chaincode.RuntimeLauncher), what should run (desired.py).
+Owns:    order of chores, launching again what failed, what a call waits for.
+Not:     how a launch goes (chaincode.RuntimeLauncher), what should run (desired.py),
+         when it is tried again (supervision.py), how many work at a time (slots.py).
 Entry:   Custodian
 Holds:   chores of one ccid run in order and never at once; equal waiting ones are one;
          a hanging chore delays no other ccid; after `aclose` none starts or runs.
@@ -11,15 +12,16 @@ Source:  launch.md §5.6, §9 W1-W6, W19; needs.md rows 20, 28, 29
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
 from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, Self
 
-from chaindock.aio import Backoff, Latch, Tasks
-from chaindock.errors import ChaindockError, EngineTimeout, NodeError, StartFailed
-from chaindock.telemetry import get_logger
+from chaindock.aio import Latch, Tasks
+from chaindock.errors import ChaindockError, EngineTimeout, NodeStopping, StartFailed
+from chaindock.lifecycle.slots import Slots, processors
+from chaindock.lifecycle.supervision import CustodianOptions, Supervision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
 
     from chaindock.container.attempt import Attempt
     from chaindock.ids import Ccid
+    from chaindock.lifecycle.supervision import Standing, SupervisionObserver
 
-_log = get_logger("custodian")
+__all__ = ["Custodian", "CustodianOptions", "Runtime"]
 
 
 class Runtime(Protocol):
@@ -40,39 +43,19 @@ class Runtime(Protocol):
         Raises: LaunchFailed and others. Cancelled: it goes on until `stop`.
         """
 
-    async def stop(self, ccid: Ccid, grace_s: float) -> None:
+    async def stop(
+        self, ccid: Ccid, grace_s: float, drain_s: float | None = None
+    ) -> None:
         """End its run, and a launch under way. Idempotent.
 
-        Invocations under way may finish within `grace_s` seconds.
+        Invocations under way may finish within `drain_s` seconds; then it has `grace_s`
+        to end by itself.
         """
 
-    async def forget(self, ccid: Ccid, grace_s: float) -> None:
+    async def forget(
+        self, ccid: Ccid, grace_s: float, drain_s: float | None = None
+    ) -> None:
         """Stop it, and drop what was remembered of its build. Idempotent."""
-
-
-@dataclass(frozen=True)
-class CustodianOptions:
-    """How chores run.
-
-    Args:
-        parallel: launches side by side; 0 = processors + 2.
-        patience_s: a launch older than this no longer counts against `parallel`.
-        stop_grace_s: between asking a chaincode to end and killing it.
-        stop_limit_s: a stop that takes longer, beyond the grace, is given up.
-        retry_first_s, retry_cap_s: pause before a failed launch is tried again; it
-            doubles from the first to the cap.
-        retries: in a row; after that the next call or `start` launches it.
-        stable_s: a run that lasted this long makes the count begin again.
-    """
-
-    parallel: int = 0
-    patience_s: float = 30.0
-    stop_grace_s: float = 10.0
-    stop_limit_s: float = 60.0
-    retry_first_s: float = 1.0
-    retry_cap_s: float = 60.0
-    retries: int = 5
-    stable_s: float = 60.0
 
 
 class Kind(StrEnum):
@@ -100,22 +83,14 @@ class _Lane:
     work: asyncio.Task[None] | None = None
 
 
-@dataclass(eq=False)
-class _Watch:
-    """How often a chaincode that should run did not."""
-
-    backoff: Backoff
-    failures: int = 0
-    up_since: float = 0.0
-    retry: asyncio.Task[None] | None = None
-
-
 class Custodian:
     """Runs the chores of a node.
 
     Args:
         runtime: does the work.
         wanted: whether a ccid should be running, asked before each retry.
+        name_of: the name that users know a ccid by.
+        observer: told of failures and recoveries.
     """
 
     def __init__(
@@ -123,15 +98,17 @@ class Custodian:
         runtime: Runtime,
         wanted: Callable[[Ccid], bool],
         options: CustodianOptions | None = None,
+        *,
+        name_of: Callable[[Ccid], str] = str,
+        observer: SupervisionObserver | None = None,
     ) -> None:
         self._runtime = runtime
         self._wanted = wanted
-        self._options = options or CustodianOptions()
-        self._slots = asyncio.Semaphore(
-            self._options.parallel or (os.cpu_count() or 1) + 2
-        )
+        self._options = options = options or CustodianOptions()
+        self._supervision = Supervision(options, name_of, observer)
+        self._slots = Slots(options.parallel or processors(), options.patience_s)
         self._lanes: dict[Ccid, _Lane] = {}
-        self._watches: dict[Ccid, _Watch] = {}
+        self._retries: dict[Ccid, asyncio.Task[None]] = {}
         self._tasks = Tasks("custodian")
         self._closing = False
 
@@ -147,34 +124,83 @@ class Custodian:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Cancel running chores, drop waiting ones; their waiters get NodeError."""
+        """Cancel running chores, drop waiting ones; their waiters get NodeStopping."""
         self._closing = True
         await self._tasks.aclose()
         for lane in self._lanes.values():
             _fail(lane.waiting, _going_down())
         self._lanes.clear()
+        self._supervision.end(_going_down())
 
     def restore(self, ccids: Iterable[Ccid]) -> None:
-        """Launch everything that should run; failures are retried. Returns at once."""
-        for ccid in ccids:
-            _ = self._tasks.start(self._launch_quietly(ccid), f"restore {ccid}")
+        """Launch everything that should run; failures are retried. Returns at once.
 
-    def lost(self, ccid: Ccid) -> None:
+        It is `pending` until it has been ready once, or is left alone.
+        """
+        ccids = list(ccids)
+        self._supervision.expect(ccids)
+        for ccid in ccids:
+            self.resume(ccid)
+
+    def resume(self, ccid: Ccid) -> None:
+        """Launch what should run and does not; failures are retried. Returns at once."""
+        _ = self._tasks.start(self._launch_quietly(ccid), f"resume {ccid}")
+
+    def lost(self, ccid: Ccid, error: ChaindockError) -> None:
         """Take note that a run ended without being asked to; it is started again.
 
         After a number of failures in a row (`retries`) it is left alone.
         """
-        if not self._closing:
-            self._retry_later(ccid)
+        self._note(ccid, error)
+
+    # ---- what others may know
+
+    def pending(self) -> list[Ccid]:
+        """Return what was restored and has neither been ready once nor left alone."""
+        return self._supervision.pending()
+
+    def left_alone(self) -> list[Ccid]:
+        """Return what nobody tries to bring up any more."""
+        return self._supervision.left_alone()
+
+    def standing(self, ccid: Ccid) -> Standing:
+        """Return what is being done about `ccid`."""
+        return self._supervision.standing(ccid)
+
+    def chores(self) -> dict[str, int]:
+        """Return how many launches and stops are running, and how many waiting."""
+        lanes = self._lanes.values()
+        return {
+            "running": sum(lane.running is not None for lane in lanes),
+            "waiting": sum(len(lane.waiting) for lane in lanes),
+        }
+
+    # ---- chores
+
+    async def bring_up(self, ccid: Ccid) -> None:
+        """Bring `ccid` up for a call; the caller bounds the wait.
+
+        While it is in back-off, the next try is waited for; while it is left alone, one
+        call in a while may try.
+
+        Raises: what the launch raises; LaunchFailed with the last reason when it is left
+            alone; as `launch`.
+        Cancelled: the launch goes on.
+        """
+        planned = self._supervision.admit_call(ccid)
+        if planned is None:
+            planned = self._add(ccid, Kind.LAUNCH, None)
+        await planned.wait()
 
     async def launch(self, ccid: Ccid, attempt: Attempt | None = None) -> None:
         """Bring `ccid` up after what is queued for it.
 
         Raises: what the launch raises; StartFailed when a stop overtakes it;
-            NodeError when the node goes down.
+            NodeStopping when the node goes down.
         Cancelled: the chore goes on.
         """
-        self._watch(ccid).failures = 0
+        self._no_retry(ccid)
+        self._supervision.begin_anew(ccid)
         await self._add(ccid, Kind.LAUNCH, attempt).wait()
 
     async def stop(self, ccid: Ccid, *, forget: bool = False) -> None:
@@ -184,11 +210,12 @@ class Custodian:
             ccid: what to stop.
             forget: also drop its build, so that the next launch builds again.
 
-        Raises: what the stop raises; EngineTimeout after the limit; NodeError when the
+        Raises: what the stop raises; EngineTimeout after the limit; NodeStopping when the
             node goes down.
         Cancelled: the chore goes on.
         """
-        self._unwatch(ccid)
+        self._no_retry(ccid)
+        self._supervision.forget(ccid, _overtaken(ccid))
         lane = self._lane(ccid)
         launches = [c for c in lane.waiting if c.kind is Kind.LAUNCH]
         for chore in launches:
@@ -256,96 +283,64 @@ class Custodian:
             work.result()
 
     async def _run_launch(self, ccid: Ccid, chore: _Chore) -> None:
-        await self._slots.acquire()
-        # A launch that hangs must not hold its place for ever (W1).
-        release = _Once(self._slots.release)
-        timer = asyncio.get_running_loop().call_later(self._options.patience_s, release)
         try:
-            await self._runtime.launch(ccid, chore.attempt)
+            async with self._slots.place():
+                await self._runtime.launch(ccid, chore.attempt)
         except ChaindockError as error:
             # Here, not in the task's own end, where it would be logged as a fault.
+            self._note(ccid, error)
             chore.done.fail(error)
         else:
-            self._watch(ccid).up_since = asyncio.get_running_loop().time()
-        finally:
-            timer.cancel()
-            release()
+            self._supervision.came_up(ccid)
 
     async def _run_stop(self, ccid: Ccid, kind: Kind) -> None:
-        grace_s, limit_s = self._options.stop_grace_s, self._options.stop_limit_s
+        options = self._options
+        grace_s, drain_s = options.stop_grace_s, options.drain_s
+        limit_s = drain_s + grace_s + options.stop_limit_s
         try:
-            async with asyncio.timeout(grace_s + limit_s):
+            async with asyncio.timeout(limit_s):
                 if kind is Kind.FORGET:
-                    await self._runtime.forget(ccid, grace_s)
+                    await self._runtime.forget(ccid, grace_s, drain_s)
                 else:
-                    await self._runtime.stop(ccid, grace_s)
+                    await self._runtime.stop(ccid, grace_s, drain_s)
         except TimeoutError as error:
             raise EngineTimeout(
-                f"chaincode {ccid!r} was not stopped within {grace_s + limit_s:g} s",
+                f"chaincode {ccid!r} was not stopped within {limit_s:g} s",
                 hint="look at it with the tools of its back end",
-                limit_s=grace_s + limit_s,
+                limit_s=limit_s,
             ) from error
 
-    # ---- retries
+    # ---- supervision
 
-    def _watch(self, ccid: Ccid) -> _Watch:
-        watch = self._watches.get(ccid)
-        if watch is None:
-            options = self._options
-            backoff = Backoff(options.retry_first_s, options.retry_cap_s)
-            watch = self._watches[ccid] = _Watch(backoff)
-        return watch
-
-    def _unwatch(self, ccid: Ccid) -> None:
-        watch = self._watches.pop(ccid, None)
-        if watch is not None and watch.retry is not None:
-            watch.retry.cancel()
-
-    def _retry_later(self, ccid: Ccid) -> None:
-        if not self._wanted(ccid):
+    def _note(self, ccid: Ccid, error: ChaindockError) -> None:
+        """Take note that it does not run, and plan what comes next."""
+        retry = self._retries.get(ccid)
+        if self._closing or not self._wanted(ccid) or retry is not None:
             return
-        watch = self._watch(ccid)
-        if watch.retry is not None and not watch.retry.done():
-            return
-        up_s = asyncio.get_running_loop().time() - watch.up_since
-        if watch.up_since and up_s >= self._options.stable_s:
-            watch.failures = 0
-            watch.backoff.reset()
-        watch.up_since = 0.0
-        watch.failures += 1
-        if watch.failures > self._options.retries:
-            _log.error("chaincode left alone", ccid=ccid, failures=watch.failures)
-            return
-        pause_s = watch.backoff.next_s()
-        _log.info("chaincode will be started again", ccid=ccid, pause_s=pause_s)
-        watch.retry = self._tasks.start(self._retry(ccid, pause_s), f"retry {ccid}")
+        pause_s = self._supervision.failed(ccid, error)
+        if pause_s is not None:
+            self._retries[ccid] = self._tasks.start(
+                self._retry(ccid, pause_s), f"retry {ccid}"
+            )
 
     async def _retry(self, ccid: Ccid, pause_s: float) -> None:
-        await asyncio.sleep(pause_s)
-        self._watch(ccid).retry = None
+        try:
+            await asyncio.sleep(pause_s)
+        finally:
+            if self._retries.get(ccid) is asyncio.current_task():
+                del self._retries[ccid]
         if self._wanted(ccid):
             await self._launch_quietly(ccid)
 
     async def _launch_quietly(self, ccid: Ccid) -> None:
-        try:
+        # What came of it was noted by the chore itself.
+        with contextlib.suppress(ChaindockError):
             await self._add(ccid, Kind.LAUNCH, None).wait()
-        except ChaindockError as error:
-            if self._closing:
-                return
-            _log.warning("launch failed", ccid=ccid, error=error.message)
-            self._retry_later(ccid)
 
-
-class _Once:
-    """Calls a function the first time only."""
-
-    def __init__(self, call: Callable[[], None]) -> None:
-        self._call: Callable[[], None] | None = call
-
-    def __call__(self) -> None:
-        call, self._call = self._call, None
-        if call is not None:
-            call()
+    def _no_retry(self, ccid: Ccid) -> None:
+        retry = self._retries.pop(ccid, None)
+        if retry is not None:
+            retry.cancel()
 
 
 def _fail(chores: Iterable[_Chore], error: Exception) -> None:
@@ -353,8 +348,8 @@ def _fail(chores: Iterable[_Chore], error: Exception) -> None:
         chore.done.fail(error)
 
 
-def _going_down() -> NodeError:
-    return NodeError("the node is going down", hint="start it again: chaindock up")
+def _going_down() -> NodeStopping:
+    return NodeStopping("the node is going down", hint="start it again: chaindock up")
 
 
 def _overtaken(ccid: Ccid) -> StartFailed:

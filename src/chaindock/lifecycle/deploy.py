@@ -12,14 +12,14 @@ Source:  ledger-gateway.md §11.3; needs.md row 24; launch.md §9 W22, W38
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 from fabric_protos.peer.lifecycle import lifecycle_pb2
 
-from chaindock.aio import Tasks
+from chaindock.aio import Tasks, finish
 from chaindock.errors import ChaindockError, NotFound, StorageError
 from chaindock.ids import require_chaincode_name, require_version
 from chaindock.lifecycle.definitions import Approval
@@ -28,10 +28,15 @@ from chaindock.packaging.store import StoredPackage
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+    from collections.abc import (
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Collection,
+        Sequence,
+    )
     from pathlib import Path
     from types import TracebackType
-    from typing import Any
 
     from chaindock.container.attempt import Attempt, Event
     from chaindock.ids import Ccid
@@ -90,6 +95,7 @@ class Deployer:
 
     Args:
         attempts: makes the record of a launch.
+        purge: removes what back ends keep of a chaincode that is uninstalled.
     """
 
     def __init__(
@@ -100,13 +106,16 @@ class Deployer:
         custodian: Custodian,
         committer: DefinitionCommitter,
         attempts: Callable[[Ccid], Attempt],
+        purge: Callable[[Ccid], Awaitable[None]] | None = None,
     ) -> None:
         self._packages = packages
         self._desired = desired
         self._custodian = custodian
         self._committer = committer
         self._attempts = attempts
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._purge = purge or _keeps_nothing
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._queued: Counter[str] = Counter()
         self._busy: Counter[Ccid] = Counter()
         # A package must not be deleted between its arrival and the count of its users.
         self._storing = asyncio.Lock()
@@ -135,6 +144,8 @@ class Deployer:
         else:
             for ccid in spare:
                 _log.info("package of an unfinished deployment deleted", ccid=ccid)
+                # Its build, too; nobody may have come to that.
+                _ = self._tasks.start(self._halt(ccid), f"halt {ccid}")
         self._custodian.restore(desired.to_run())
 
     async def deploy(
@@ -227,6 +238,8 @@ class Deployer:
             ccid = self._desired.get(name).ccid
             await asyncio.to_thread(self._desired.remove, name)
             await self._retire(ccid)
+            if not self._desired.users_of(ccid) and not self._busy[ccid]:
+                await self._purge(ccid)
 
     # ---- steps
 
@@ -242,7 +255,7 @@ class Deployer:
             except BaseException:
                 self._desired.plan(current.ccid, current.backend)
                 if self._runs(current.ccid):
-                    self._custodian.restore([current.ccid])
+                    self._custodian.resume(current.ccid)
                 raise
             moved = Approval(**{**vars(current.approval), "backend": backend})
             await asyncio.to_thread(self._desired.approve, moved)
@@ -254,10 +267,10 @@ class Deployer:
     async def _bring_up(self, approval: Approval, attempt: Attempt) -> None:
         ccid = approval.ccid
         before = self._desired.backend_of(ccid) or "auto"
-        self._desired.plan(ccid, approval.backend)
+        self._desired.plan(ccid, approval.backend, approval.name)
         try:
             await self._custodian.launch(ccid, attempt)
-            await self._to_the_end(self._commit(approval))
+            await finish(self._commit(approval))
         except BaseException:
             if self._desired.approval(approval.name, approval.sequence) is None:
                 self._desired.plan(ccid, before)
@@ -313,6 +326,7 @@ class Deployer:
         async with self._storing:
             if self._desired.users_of(ccid) or self._busy[ccid]:
                 return
+            await asyncio.to_thread(self._desired.drop_plan, ccid)
             try:
                 await asyncio.to_thread(self._packages.remove, ccid)
             except NotFound:
@@ -324,8 +338,14 @@ class Deployer:
 
     @asynccontextmanager
     async def _lock(self, name: str) -> AsyncIterator[None]:
-        async with self._locks.setdefault(name, asyncio.Lock()):
-            yield
+        self._queued[name] += 1
+        try:
+            async with self._locks[name]:
+                yield
+        finally:
+            self._queued[name] -= 1
+            if not self._queued[name]:
+                del self._queued[name], self._locks[name]
 
     @asynccontextmanager
     async def _kept(self, package: bytes | Path | StoredPackage) -> AsyncIterator[Ccid]:
@@ -367,21 +387,6 @@ class Deployer:
             attempt=attempt,
         )
 
-    async def _to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work`; a cancellation takes effect when it has ended."""
-        task = self._tasks.start(_outcome(work), "commit")
-        try:
-            error = await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait({task})
-            raise
-        if error is not None:
-            raise error
 
-
-async def _outcome(work: Coroutine[Any, Any, None]) -> ChaindockError | None:
-    try:
-        await work
-    except ChaindockError as error:
-        return error
-    return None
+async def _keeps_nothing(ccid: Ccid) -> None:
+    del ccid

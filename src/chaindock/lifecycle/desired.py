@@ -94,6 +94,7 @@ class DesiredState:
         self._approvals: dict[tuple[str, int], Approval] = {}
         self._desired: dict[str, Desired] = {}
         self._backends: dict[Ccid, str] = {}
+        self._planned: dict[Ccid, str] = {}
         try:
             self._db = sqlite3.connect(path, check_same_thread=False)
         except sqlite3.Error as error:
@@ -182,6 +183,11 @@ class DesiredState:
         coming = {a.name for a in self._approvals.values() if a.ccid == ccid}
         return sorted(current | coming)
 
+    def names_of(self, ccid: Ccid) -> list[str]:
+        """Return the names it runs for, that of a deployment under way too."""
+        planned = self._planned.get(ccid, "")
+        return sorted({*self.users_of(ccid), *([planned] if planned else [])})
+
     def backend_of(self, ccid: Ccid) -> str | None:
         """Return the builder that was asked for; None = whichever takes it."""
         backend = self._backends.get(ccid, "auto")
@@ -189,9 +195,20 @@ class DesiredState:
 
     # ---- changes
 
-    def plan(self, ccid: Ccid, backend: str) -> None:
-        """Say which builder a launch that follows is to use. In memory only."""
+    def plan(self, ccid: Ccid, backend: str, name: str = "") -> None:
+        """Say which builder a launch that follows is to use, and what for.
+
+        In memory only.
+        """
         self._backends[ccid] = backend
+        self._planned[ccid] = name
+
+    def drop_plan(self, ccid: Ccid) -> None:
+        """Forget what was planned for a package that is not to run any more."""
+        with self._lock:
+            if ccid not in self.ccids():
+                self._backends.pop(ccid, None)
+                self._planned.pop(ccid, None)
 
     def approve(self, approval: Approval) -> None:
         """Record what to run when this sequence is committed."""

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from chaindock.controllers.docker.controller import DockerController
+from chaindock.controllers.docker.late import LateDockerController
 from chaindock.controllers.process.controller import ProcessController
-from chaindock.errors import ConfigInvalid, EngineError
-from chaindock.telemetry import get_logger
+from chaindock.errors import ConfigInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from chaindock.ids import Ccid
 
 AUTO = "auto"
-_log = get_logger("node")
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,14 @@ class Backends:
         builders: in the order in which they are asked.
         default: the name that `chaindock.backend` gave; `auto` = the first that takes
             the package.
-        reason: why it is these, in one phrase.
+        chosen: why it is these, in one phrase; "" = ask `late`.
+        late: the one whose engine may not be there yet.
     """
 
     builders: tuple[Builder, ...]
     default: str
-    reason: str
+    chosen: str = ""
+    late: LateDockerController | None = None
 
     @classmethod
     async def enter(
@@ -62,41 +63,43 @@ class Backends:
                 hint="choose one of these with --backend or chaindock.backend",
                 key="chaindock.backend",
             )
-        builders: list[Builder] = []
-        reason = "chosen"
-        if wanted != ProcessController.name:
-            reason = await _enter_docker(config, labels, stack, builders)
+        docker, late, reason = None, None, "chosen"
+        if wanted == AUTO and not config.node.engine:
+            reason = "vm.endpoint is empty, so no engine is looked for"
+        elif wanted != ProcessController.name:
+            docker = DockerController(config.docker, labels, environment=config.build)
         process = ProcessController(config.process, labels, config.build)
+        builders: list[Builder] = []
+        if docker is not None and wanted == AUTO:
+            late = await stack.enter_async_context(LateDockerController(docker))
+            builders, reason = [late], ""
+        elif docker is not None:
+            builders = [await stack.enter_async_context(docker)]
+            reason = f"chosen; an engine answers at {docker.endpoint}"
         builders.append(await stack.enter_async_context(process))
-        if wanted == ProcessController.name:
-            builders.reverse()
-        return cls(tuple(builders), wanted, reason)
+        return cls(tuple(builders), wanted, reason, late)
+
+    @property
+    def reason(self) -> str:
+        """Why it is these, in one phrase."""
+        if self.chosen or self.late is None:
+            return self.chosen
+        if self.late.away:
+            return (
+                "no container engine answers; one that appears is used from the next "
+                "build on (`chaindock doctor` tells more)"
+            )
+        return f"an engine answers at {self.late.endpoint}"
 
     @property
     def first(self) -> str:
         """Name of the builder that is asked first."""
-        return self.builders[0].name if self.default == AUTO else self.default
+        if self.default != AUTO:
+            return self.default
+        away = self.late is not None and self.late.away
+        return self.builders[1 if away else 0].name
 
     def choose(self, asked: Callable[[Ccid], str | None], ccid: Ccid) -> str | None:
         """Return the only builder for `ccid`; None = the first that takes it."""
         return asked(ccid) or (None if self.default == AUTO else self.default)
 
-
-async def _enter_docker(
-    config: Config,
-    labels: NodeLabels,
-    stack: AsyncExitStack,
-    builders: list[Builder],
-) -> str:
-    must = config.node.backend == DockerController.name
-    if not config.node.engine and not must:
-        return "vm.endpoint is empty, so no engine is looked for"
-    docker = DockerController(config.docker, labels, environment=config.build)
-    try:
-        builders.append(await stack.enter_async_context(docker))
-    except EngineError as error:
-        if must:
-            raise
-        _log.info("no engine, chaincode runs as processes", reason=error.message)
-        return "no container engine answers; `chaindock doctor` tells more"
-    return f"an engine answers at {docker.endpoint}"

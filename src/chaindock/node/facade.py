@@ -10,6 +10,7 @@ Source:  operations/facade.py
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import time
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from chaindock.chaincode.registry import LaunchState
 from chaindock.errors import InvalidInput, LaunchFailed
 from chaindock.ids import Ccid, name_from_label, require_ccid
 from chaindock.lifecycle.desired import Wish
+from chaindock.lifecycle.supervision import Care
 from chaindock.node.backends import AUTO
 from chaindock.operations.address import find_socket
 from chaindock.operations.facade import (
@@ -46,9 +48,11 @@ if TYPE_CHECKING:
     from chaindock.identity.organization import Organization
     from chaindock.identity.signing import SigningIdentity
     from chaindock.ledger.ledger import Ledger
+    from chaindock.lifecycle.custodian import Custodian
     from chaindock.lifecycle.deploy import Deployed, Deployer
     from chaindock.lifecycle.desired import Desired, DesiredState
     from chaindock.node.backends import Backends
+    from chaindock.node.watched import NodeWatch
     from chaindock.operations.facade import Call, Watch
 
 _STATES = {
@@ -58,6 +62,10 @@ _STATES = {
     LaunchState.STOPPING: "stopping",
     LaunchState.FAILED: "failed",
 }
+
+
+_REMEMBERED = 100
+"""Signers, and names that did not come up: more of them are forgotten."""
 
 
 class Node(NodeFacade):
@@ -72,19 +80,23 @@ class Node(NodeFacade):
         ledger: Ledger,
         desired: DesiredState,
         launcher: RuntimeLauncher,
+        custodian: Custodian,
         deployer: Deployer,
         caller: Caller,
         backends: Backends,
         router: Router,
         listener: ChaincodeListener,
         output: OutputStore,
+        watch: NodeWatch,
     ) -> None:
         self._config, self._labels = config, labels
         self._organization, self._ledger = organization, ledger
         self._desired, self._launcher = desired, launcher
+        self._custodian = custodian
         self._deployer, self._caller = deployer, caller
         self._backends, self._output = backends, output
         self._router, self._listener = router, listener
+        self._watch = watch
         self._started = time.time()
         self._stop = asyncio.Event()
         self._signers: dict[tuple[str, tuple[tuple[str, str], ...]], SigningIdentity]
@@ -103,8 +115,10 @@ class Node(NodeFacade):
     @override
     def status(self) -> NodeStatus:
         organization, config = self._organization, self._config
+        missing = self._watch.health.missing()
+        state = "starting" if missing else "ready"
         return NodeStatus(
-            state="stopping" if self._stop.is_set() else "ready",
+            state="stopping" if self._stop.is_set() else state,
             version=chaindock.__version__,
             home=str(config.home),
             node_id=self._labels.node_id,
@@ -118,11 +132,14 @@ class Node(NodeFacade):
             endpoints={
                 "admin": f"unix://{find_socket(config.home)}",
                 "chaincode": ", ".join(self._listener.addresses) or "when needed",
+                "operations": self._watch.url or "off",
             },
             identities={
                 name: str(organization.user_msp(name)) for name in ("Admin", "User1")
             },
-            warnings=config.warnings,
+            warnings=[*config.warnings, *self._left_alone()],
+            limits=dataclasses.asdict(config.packages),
+            pending=[one.as_dict() for one in missing],
         )
 
     # ---- chaincodes
@@ -141,7 +158,8 @@ class Node(NodeFacade):
         self._require_backend(backend)
         began = time.monotonic()
         if name is None:
-            info = await asyncio.to_thread(read_package, package)
+            limits = self._config.packages
+            info = await asyncio.to_thread(read_package, package, limits)
             name = name_from_label(info.label)
         try:
             deployed = await self._deployer.deploy(
@@ -154,7 +172,10 @@ class Node(NodeFacade):
             )
         except LaunchFailed as error:
             if "ccid" in error.facts:
+                self._failed.pop(name, None)
                 self._failed[name] = error.ccid
+                for oldest in list(self._failed)[:-_REMEMBERED]:
+                    del self._failed[oldest]
             raise
         self._failed.pop(name, None)
         return self._deployment(deployed, began)
@@ -175,6 +196,10 @@ class Node(NodeFacade):
 
     @override
     async def ps(self) -> Sequence[Running]:
+        return self.chaincodes()
+
+    def chaincodes(self) -> Sequence[Running]:
+        """Return what `ps` shows. Quick, never raises."""
         return [self._running(desired) for desired in self._desired.all()]
 
     @override
@@ -227,7 +252,8 @@ class Node(NodeFacade):
             signer = await asyncio.to_thread(
                 self._organization.user, call.user, call.attributes or None
             )
-            if call.attributes:  # it may have a new certificate now
+            # With attributes it may have a new certificate now.
+            if call.attributes or len(self._signers) >= _REMEMBERED:
                 self._signers.clear()
             self._signers[key] = signer
         return self._signers[key]
@@ -259,11 +285,29 @@ class Node(NodeFacade):
             seconds=time.monotonic() - began,
         )
 
+    def _left_alone(self) -> list[str]:
+        """Say of each chaincode that nobody tries to bring up any more, and why."""
+        said = []
+        for ccid in self._custodian.left_alone():
+            standing = self._custodian.standing(ccid)
+            why = standing.error.message if standing.error else "?"
+            said += [
+                f"chaincode {name} is left alone ({standing.care}, failures in a row: "
+                f"{standing.failures}): {why}; see chaindock logs {name} --previous"
+                for name in self._desired.users_of(ccid)
+            ]
+        return said
+
     def _running(self, desired: Desired) -> Running:
         status = self._launcher.status(desired.ccid)
+        standing = self._custodian.standing(desired.ccid)
         state = _STATES[status.state]
-        if desired.wish is Wish.STOPPED and state == "down":
-            state = "stopped"
+        if state in {"down", "failed"}:
+            if desired.wish is Wish.STOPPED:
+                state = "stopped"
+            elif standing.care is not Care.NONE:
+                state = str(standing.care)
+        error = status.error or standing.error
         since = status.since if status.since is not None else desired.since
         return Running(
             name=desired.name,
@@ -274,7 +318,9 @@ class Node(NodeFacade):
             backend=status.facts.get("backend", desired.backend),
             since=_iso(since),
             details=status.facts,
-            error=status.error.as_dict() if status.error else None,
+            error=error.as_dict() if error else None,
+            failures=standing.failures,
+            next_try=_iso(standing.next_try) if standing.next_try else None,
         )
 
 

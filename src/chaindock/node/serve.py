@@ -20,9 +20,8 @@ from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.chaincode.runtime import ContainerRuntime
 from chaindock.chaincode.server import ChaincodeListener
 from chaindock.chaincode.support import ChaincodeSupport
-from chaindock.container.attempt import Attempt
 from chaindock.container.build_registry import BuildRegistry
-from chaindock.container.contracts import NodeLabels, PeerConnection
+from chaindock.container.contracts import ClientTls, NodeLabels, PeerConnection
 from chaindock.container.output import OutputStore
 from chaindock.container.router import Router
 from chaindock.endorser.caller import Caller, DefinitionWriter
@@ -31,6 +30,7 @@ from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer
 from chaindock.endorser.transactions import TransactionChecks
 from chaindock.identity.organization import Organization
+from chaindock.identity.tls import TlsAuthority
 from chaindock.ids import Ccid, require_channel
 from chaindock.ledger.ledger import Ledger
 from chaindock.lifecycle.contract import LifecycleContract
@@ -41,6 +41,7 @@ from chaindock.lifecycle.desired import DesiredState
 from chaindock.node.backends import Backends
 from chaindock.node.facade import Node
 from chaindock.node.home import Home, HomeLock
+from chaindock.node.watched import NodeWatch, WatchedParts
 from chaindock.operations.admin import AdminServer
 from chaindock.packaging.store import PackageStore
 from chaindock.telemetry import get_logger
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from chaindock.config.sections import Config
+    from chaindock.container.attempt import Attempt
     from chaindock.operations.facade import NodeStatus
     from chaindock.packaging.store import StoredPackage
 
@@ -70,15 +72,23 @@ async def serve(config: Config, ready: Callable[[NodeStatus], None]) -> None:
     home.prepare()
     async with AsyncExitStack() as stack:
         stack.enter_context(HomeLock(home))
-        node = await _compose(config, home, stack)
+        watch = await stack.enter_async_context(
+            NodeWatch(config.operations, config.output)
+        )
+        node = await _compose(config, home, stack, watch)
         await stack.enter_async_context(AdminServer(home.root, node, config.admin))
         _log.info("node ready", home=str(home.root), height=node.height())
         ready(node.status())
-        await node.stopping()
-        _log.info("node going down")
+        try:
+            await node.stopping()
+        finally:
+            watch.going_down()
+            _log.info("node going down")
 
 
-async def _compose(config: Config, home: Home, stack: AsyncExitStack) -> Node:
+async def _compose(
+    config: Config, home: Home, stack: AsyncExitStack, watch: NodeWatch
+) -> Node:
     channel = require_channel(config.node.channel)
     node_id = home.node_id()
     # Two nodes on one engine must not take each other's container names (W64).
@@ -102,18 +112,34 @@ async def _compose(config: Config, home: Home, stack: AsyncExitStack) -> Node:
     output.drop_former(desired.ccids())
     home.sync()
 
-    registry = HandlerRegistry(admit_unlaunched=config.stream.admit_unlaunched)
+    ledger.on_commit(watch.tallies.blocks.committed)
+    counted = watch.tallies.chaincodes
+    registry = HandlerRegistry(
+        admit_unlaunched=config.stream.admit_unlaunched, observer=counted
+    )
+    authority = TlsAuthority.create() if config.listen.tls else None
     listener = await stack.enter_async_context(
-        ChaincodeListener(registry, config.stream, config.listen)
+        ChaincodeListener(registry, config.stream, config.listen, authority)
     )
     backends = await Backends.enter(config, labels, stack)
-    router = Router(backends.builders, partial(backends.choose, desired.backend_of))
+    choose = partial(backends.choose, desired.backend_of)
+    router = Router(backends.builders, choose, counted)
     reaped = await router.reap()
     if reaped:
         _log.info("removed what an earlier run left", objects=reaped)
 
     def new_attempt(ccid: Ccid) -> Attempt:
-        return Attempt(ccid, output.open(ccid))
+        return watch.attempt(ccid, output.open(ccid))
+
+    def peer_for(attempt: Attempt) -> PeerConnection:
+        names = desired.names_of(attempt.ccid)
+        return PeerConnection(
+            listener,
+            organization.mspid,
+            tls=None if authority is None else _client_tls(authority),
+            logging=config.node.chaincode_logging,
+            settings=config.chaincodes.of(attempt.ccid, names).run,
+        )
 
     launcher = await stack.enter_async_context(
         RuntimeLauncher(
@@ -121,26 +147,38 @@ async def _compose(config: Config, home: Home, stack: AsyncExitStack) -> Node:
             ContainerRuntime(
                 _Packages(packages), BuildRegistry(), router, config.launch
             ),
-            PeerConnection(
-                listener, organization.mspid, logging=config.node.chaincode_logging
-            ),
+            peer_for,
             options=config.launch,
             stream=config.stream,
             new_attempt=new_attempt,
         )
     )
     custodian = await stack.enter_async_context(
-        Custodian(launcher, lambda ccid: ccid in desired.to_run(), config.custodian)
+        Custodian(
+            launcher,
+            lambda ccid: ccid in desired.to_run(),
+            config.custodian,
+            name_of=lambda ccid: next(iter(desired.users_of(ccid)), ccid),
+        )
     )
-    launcher.on_exit = lambda ccid, _exit: custodian.lost(ccid)
+    launcher.on_exit = lambda ccid, _exit: custodian.lost(
+        ccid, launcher.why_ended(ccid)
+    )
 
     endorser = Endorser(
         msp=organization.msp,
         signer=organization.peer,
         ledger=ledger,
         definitions=Definitions(desired),
-        executor=ChaincodeSupport(registry, launcher, config.calls),
+        executor=ChaincodeSupport(
+            registry,
+            launcher,
+            config.calls,
+            bring_up=custodian.bring_up,
+            timeout_of=config.chaincodes.timeout_of,
+        ),
         system={NAMESPACE: LifecycleContract(desired, organization.mspid)},
+        observer=watch.tallies.proposals,
     )
     orderer = await stack.enter_async_context(
         Orderer(
@@ -157,23 +195,43 @@ async def _compose(config: Config, home: Home, stack: AsyncExitStack) -> Node:
             custodian=custodian,
             committer=DefinitionWriter(caller, ledger, organization.admin),
             attempts=new_attempt,
+            purge=router.purge,
         )
     )
     await deployer.restore()
-    return Node(
+    node = Node(
         config=config,
         labels=labels,
         organization=organization,
         ledger=ledger,
         desired=desired,
         launcher=launcher,
+        custodian=custodian,
         deployer=deployer,
         caller=caller,
         backends=backends,
         router=router,
         listener=listener,
         output=output,
+        watch=watch,
     )
+    watch.look_at(
+        WatchedParts(
+            watch,
+            ledger=ledger,
+            desired=desired,
+            launcher=launcher,
+            custodian=custodian,
+            builders=backends.builders,
+            rows=node.chaincodes,
+        )
+    )
+    return node
+
+
+def _client_tls(authority: TlsAuthority) -> ClientTls:
+    pair = authority.issue_client()
+    return ClientTls(pair.key_pem, pair.cert_pem, authority.root_pem)
 
 
 class _Packages:

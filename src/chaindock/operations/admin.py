@@ -30,7 +30,9 @@ with the HTTP status of its code. "(stream)" answers 200 and one JSON object a l
     POST   /chaincodes/NAME/stop        → {"name"}
     DELETE /chaincodes/NAME             → {"name"}
     GET    /chaincodes/NAME/logs?follow=1&previous=1
-           (stream) {"event": "line", "time", "stream", "line"}
+           (stream) {"event": "line", "time", "stream", "tx", "line"}
+    GET    /logspec                     → {"spec"}
+    PUT    /logspec                     {"spec"} → {"spec"} as it is now
     GET    /blocks                      → {"height"}
     GET    /blocks/NUMBER               → blocks.summarise
 """
@@ -47,6 +49,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 
+from chaindock import telemetry
 from chaindock.errors import (
     ChaindockError,
     Code,
@@ -57,6 +60,7 @@ from chaindock.errors import (
 from chaindock.ids import require_chaincode_name, require_version
 from chaindock.operations import blocks, wire
 from chaindock.operations.address import close_socket, open_socket
+from chaindock.operations.http import activate
 from chaindock.operations.inflight import Inflight
 from chaindock.operations.stream import stream_lines, stream_work
 from chaindock.operations.tail import Tail
@@ -212,6 +216,8 @@ class _Routes:
             web.post(one + "/stop", self.stop),
             web.delete(one, self.remove),
             web.get(one + "/logs", self.logs, allow_head=False),
+            web.get("/logspec", self.logspec, allow_head=False),
+            web.put("/logspec", self.logspec),
             web.get("/blocks", self.height, allow_head=False),
             web.get("/blocks/{number}", self.block, allow_head=False),
         ]
@@ -331,6 +337,11 @@ class _Routes:
         return await stream_lines(
             request, tail.batches(follow=_flag(request, "follow"))
         )
+
+    async def logspec(self, request: web.Request) -> web.Response:
+        if request.method == "PUT":
+            activate(await request.read())
+        return _json({"spec": telemetry.active()})
 
     async def height(self, _request: web.Request) -> web.Response:
         return _json({"height": self._node.height()})

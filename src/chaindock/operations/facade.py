@@ -117,10 +117,14 @@ class Running:
     """One line of `ps`.
 
     Args:
-        state: down, starting, running, stopping, failed, or stopped (by the user).
+        state: down, starting, running, stopping, failed, stopped (by the user), back-off
+            (it failed and is tried again at `next_try`) or crash-loop (it failed too
+            often and is left alone).
         since: when that state began, ISO 8601 UTC; None when unknown.
         details: `Instance.describe()`: where it is, isolation.
         error: `ChaindockError.as_dict()` of the last failure, if the state is one.
+        failures: in a row, but for those that pass by themselves.
+        next_try: when it is tried again, ISO 8601 UTC; None = nothing is planned.
     """
 
     name: str
@@ -132,6 +136,8 @@ class Running:
     since: str | None = None
     details: Mapping[str, str] = field(default_factory=dict)
     error: Mapping[str, Any] | None = None
+    failures: int = 0
+    next_try: str | None = None
 
 
 @dataclass(frozen=True)
@@ -139,12 +145,16 @@ class NodeStatus:
     """The node itself.
 
     Args:
-        state: ready or stopping.
+        state: starting (until every chaincode that should run was ready once or is
+            left alone), ready or stopping.
         backend: what `auto` came to; `reason` says why.
         endpoints: what for → where, e.g. {"admin": "unix://…", "chaincode": "…"}.
         identities: name → directory of its MSP, for clients.
         height: blocks on the channel.
         warnings: sentences the user should see.
+        pending: what it still waits for while it is starting: {component, reason}.
+        limits: of packages, as packaging.Limits names them: a client that packages holds
+            them too, and can say which files are too large.
     """
 
     state: str
@@ -161,6 +171,8 @@ class NodeStatus:
     endpoints: Mapping[str, str] = field(default_factory=dict)
     identities: Mapping[str, str] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    pending: Sequence[Mapping[str, str]] = ()
+    limits: Mapping[str, int] = field(default_factory=dict)
 
 
 class NodeFacade(Protocol):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from chaindock.errors import NodeError
+from chaindock.errors import NodeStopping
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -35,13 +35,13 @@ class Inflight:
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Return what `work` returns.
 
-        Raises: what it raises; NodeError when it was given up, or not begun, because
+        Raises: what it raises; NodeStopping when it was given up, or not begun, because
             the server ends.
         Cancelled: `work` is cancelled and has ended.
         """
         if self._closing:
             work.close()
-            raise NodeError("the node is going down", hint=_START)
+            raise NodeStopping("the node is going down", hint=_START)
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -53,7 +53,7 @@ class Inflight:
             left = own is not None and own.cancelling() > 0
             if left or not task.cancelled() or not self._closing:
                 raise
-            raise NodeError(
+            raise NodeStopping(
                 f"the node is going down: the request was given up after "
                 f"{self._close_s:g} s",
                 hint=f"{_START}; look at the ledger before you submit a transaction again",

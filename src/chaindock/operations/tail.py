@@ -27,23 +27,34 @@ _STREAMS = ("build", "stdout", "stderr")
 
 @dataclass(frozen=True)
 class LogLine:
-    """One line: when (ISO 8601 UTC, "" for our own remarks), stream, text."""
+    """One line: when (ISO 8601 UTC, "" for our own remarks), stream, text.
+
+    `tx` is the transaction that wrote it; None = none, or it is not known.
+    """
 
     time: str
     stream: str
     line: str
+    tx: str | None = None
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, str | None]:
         """JSON shape."""
-        return {"time": self.time, "stream": self.stream, "line": self.line}
+        return {
+            "time": self.time,
+            "stream": self.stream,
+            "tx": self.tx,
+            "line": self.line,
+        }
 
 
 def parse_line(raw: bytes) -> LogLine:
-    """Take `<iso time> <stream> <text>` apart; other lines are remarks."""
+    """Take `<iso time> <stream>[@<tx>] <text>` apart; other lines are remarks."""
     text = raw.decode(errors="replace")
     parts = text.split(" ", 2)
-    if len(parts) == 3 and parts[1] in _STREAMS:
-        return LogLine(*parts)
+    if len(parts) == 3:
+        stream, _, tx = parts[1].partition("@")
+        if stream in _STREAMS:
+            return LogLine(parts[0], stream, parts[2], tx or None)
     return LogLine("", "note", text)
 
 

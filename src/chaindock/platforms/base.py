@@ -10,13 +10,14 @@ Source:  launch.md §2.5, §2.6, §3.5, §3.7; shim-protocol.md §1.5
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 # Placeholders in argv, cwd and env values of a plan (placeholders.py fills them):
@@ -152,6 +153,20 @@ class Platform(ABC):
 
         Raises: SourceInvalid.
         """
+
+    passing: ClassVar[str] = "(?!)"
+    """What the tools print when a registry, a name server or space was missing: a
+    regular expression, in any letter case."""
+
+    def may_pass(self, step: Step, output: Sequence[str]) -> bool:
+        """Whether a step that failed may succeed later, from the last lines it wrote.
+
+        Only what fetches can fail for a while: a compiler says the same tomorrow.
+        """
+        if step.phase != "dependencies":
+            return False
+        sign = re.compile(self.passing, re.IGNORECASE)
+        return any(sign.search(line) for line in output)
 
     @abstractmethod
     def toolchain(self, tool_version: Mapping[str, str]) -> str:

@@ -50,6 +50,11 @@ class Golang(Platform):
     name = "golang"
     package_types = ("golang",)
     image_output = "/usr/local/bin"
+    passing = (
+        r"dial tcp|no such host|temporary failure in name resolution|i/o timeout"
+        r"|tls handshake timeout|connection (refused|reset|timed out)|unexpected eof"
+        r"|http2: .*(goaway|timeout)|: (429|5\d\d) [a-z]|no space left"
+    )
 
     def recognise(self, source: Path) -> str | None:
         """Return "has go.mod" and the like, else None."""
@@ -181,7 +186,8 @@ def _module_plan(source: Tree, folder: str, target: str) -> BuildPlan:
     vendored = source.has_folder(f"{base}vendor")
     steps: list[Step] = []
     if not vendored:
-        download = ("{tool:go}", "mod", "download")
+        # Without -x it is silent until its end, and silence is what ends a fetch.
+        download = ("{tool:go}", "mod", "download", "-x")
         steps.append(Step("dependencies", download, cwd, env))
     mode = "-mod=vendor" if vendored else "-mod=readonly"
     steps.append(Step("compile", _build(mode, target), cwd, env))

@@ -34,6 +34,8 @@ _BUILD_ENV = {
     "npm_config_cache": "{cache:npm}",
     "npm_config_update_notifier": "false",
 }
+# Without a terminal npm is silent until its end, and silence is what ends a fetch.
+_FETCH_ENV = {**_BUILD_ENV, "npm_config_loglevel": "http"}
 _RUN_ENV = {
     "CORE_CHAINCODE_ID_NAME": "{ccid}",
     "npm_config_update_notifier": "false",
@@ -48,6 +50,11 @@ class Node(Platform):
     name = "node"
     package_types = ("node",)
     image_output = "/usr/local/src"
+    passing = (
+        r"npm (err!|error) (code|errno) (econn\w+|etimedout|enotfound|eai_again|e429"
+        r"|enetunreach|ehostunreach|epipe|err_socket_timeout|e5\d\d|enospc)"
+        r"|npm (err!|error).*(network timeout|socket hang up|invalid response body)"
+    )
 
     def recognise(self, source: Path) -> str | None:
         """Return "has package.json" and the like, else None."""
@@ -117,7 +124,7 @@ def _npm(phase: str, *arguments: str) -> Step:
     argv = ("{tool:npm}", *arguments)
     if phase == "compile":
         return Step("compile", argv, "{output}", _BUILD_ENV)
-    return Step("dependencies", argv, "{output}", _BUILD_ENV)
+    return Step("dependencies", argv, "{output}", _FETCH_ENV)
 
 
 def _must_build(manifest: Manifest, source: Tree, entry: str | None) -> bool:

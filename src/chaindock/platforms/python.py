@@ -56,6 +56,12 @@ class Python(Platform):
     name = "python"
     package_types = ("python",)
     image_output = "/usr/local/src"
+    passing = (
+        r"temporary failure in name resolution|name or service not known"
+        r"|failed to establish a new connection|connection (refused|reset|broken|aborted)"
+        r"|(read|connect)timeouterror|read timed out|remote end closed|incompleteread"
+        r"|http error (429|5\d\d)|(429 client|5\d\d server) error|no space left"
+    )
 
     def recognise(self, source: Path) -> str | None:
         """Return "has requirements.txt" and the like, else None."""

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from chaindock.aio import Latch, Tasks
 from chaindock.container.attempt import Phase
-from chaindock.container.contracts import CallsBack, Declined, Dial, Exit
+from chaindock.container.contracts import CallsBack, Cause, Declined, Dial, Exit
 from chaindock.errors import BuildFailed, ImageNotFound, StartFailed
 from chaindock.ids import Ccid
 from chaindock.packaging.store import StoredPackage
@@ -226,7 +226,7 @@ class InMemoryInstance:
     async def wait(self) -> Exit:
         """Wait until the current run has ended."""
         if self.run is None:
-            return Exit(code=None, reason="was not started")
+            return Exit(None, reason="was not started", cause=Cause.NOT_STARTED)
         return await self.run.over.wait()
 
     async def stop(self, grace_s: float) -> None:

@@ -234,8 +234,7 @@ class InstanceSuite:
         async with backend.within():
             answer = await instance.start(backend.peer, Attempt(package.ccid))
             assert isinstance(answer, Dial)
-            host, _, port = answer.address.rpartition(":")
-            writer = await _connect(host, int(port))
+            writer = await _connect(answer.address)
             writer.close()
             await instance.stop(1)
 
@@ -262,10 +261,13 @@ class InstanceSuite:
             await instance.stop(1)
 
 
-async def _connect(host: str, port: int) -> asyncio.StreamWriter:
+async def _connect(address: str) -> asyncio.StreamWriter:
     """Dial until it answers: a served chaincode may still be booting."""
+    host, _, port = address.rpartition(":")
     while True:
         try:
-            return (await asyncio.open_connection(host, port))[1]
+            if host == "unix":
+                return (await asyncio.open_unix_connection(port))[1]
+            return (await asyncio.open_connection(host, int(port)))[1]
         except OSError:
             await asyncio.sleep(0.05)

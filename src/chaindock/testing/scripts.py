@@ -78,7 +78,7 @@ def call() -> Act:
 
 
 def serve() -> Act:
-    """Take TCP connections on the listen address, for ever."""
+    """Take connections on the listen address, for ever."""
     return ("serve",)
 
 
@@ -93,12 +93,16 @@ else python3 -c 'import socket,sys
 socket.create_connection((sys.argv[1],int(sys.argv[2])))' "$host" "$port"; fi"""
 _SERVE = """\
 host=${1%:*} port=${1##*:}
-if command -v perl >/dev/null; then exec perl -MIO::Socket::INET \\
-  -e '$s=IO::Socket::INET->new(LocalAddr=>$ARGV[0],Listen=>5,ReuseAddr=>1) or die $!;
-  while(1){$s->accept}' "$1"
+if command -v perl >/dev/null; then exec perl -MIO::Socket::INET -MIO::Socket::UNIX \\
+  -e '$_=$ARGV[0];
+  $s=s/^unix://?IO::Socket::UNIX->new(Local=>$_,Listen=>5)
+  :IO::Socket::INET->new(LocalAddr=>$_,Listen=>5,ReuseAddr=>1);
+  $s or die $!; while(1){$s->accept}' "$1"
 else exec python3 -c 'import socket,sys
-s=socket.create_server((sys.argv[1],int(sys.argv[2])))
-while True: s.accept()' "$host" "$port"; fi"""
+a,host,port=sys.argv[1:]
+if host=="unix": s=socket.socket(socket.AF_UNIX); s.bind(a[5:]); s.listen()
+else: s=socket.create_server((host,int(port)))
+while True: s.accept()' "$1" "$host" "$port"; fi"""
 
 
 def _shell(act: Act) -> str:

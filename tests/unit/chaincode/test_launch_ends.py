@@ -10,8 +10,9 @@ from chaindock.chaincode import run as run_module
 from chaindock.chaincode import runtime as runtime_module
 from chaindock.chaincode.registry import LaunchState
 from chaindock.container.attempt import Phase
-from chaindock.container.contracts import Exit
+from chaindock.container.contracts import Cause, Exit
 from chaindock.errors import (
+    EngineUnavailable,
     LaunchFailed,
     StreamTerminated,
 )
@@ -38,12 +39,108 @@ async def test_an_exit_is_noticed_and_told(world: World):
     await asyncio.sleep(0.02)
     async with asyncio.timeout(2):
         await instance.crash(Exit(None, signal=9, oom=True))
-        with pytest.raises(StreamTerminated):
+        with pytest.raises(StreamTerminated) as caught:
             await call
+    lost = caught.value
+    assert (lost.cause, lost.signal, lost.oom) == ("oom", 9, True)
+    assert (lost.registered, lost.exit_code) == (True, None)
+    assert "out of memory" in (lost.hint or "")
     await world.until(LaunchState.ABSENT)
     end = Exit(None, signal=9, oom=True)
     assert world.exits == [(CCID, end)]
     assert world.launcher.status(CCID).exit == end
+
+
+async def test_a_call_that_dies_with_its_chaincode_gets_its_last_words(world: World):
+    instance = world.builder.prepare(CCID, keeps_working)
+    await world.launcher.launch(CCID)
+    call = world.start_call()
+    await asyncio.sleep(0.02)
+    instance.attempt.output("panic: index out of range", "stderr")
+    await instance.crash(Exit(3))
+    with pytest.raises(StreamTerminated) as caught:
+        await call
+    lost = caught.value
+    assert lost.message.endswith("chaincode stream terminated")  # Fabric's own text
+    assert (lost.cause, lost.exit_code, lost.registered) == ("exited", 3, True)
+    assert lost.output == ["panic: index out of range"]
+    died = world.launcher.why_ended(CCID)
+    assert "was up and exited with 3" in died.message
+    assert (died.facts["stage"], died.transient) == ("run", False)
+
+
+async def test_a_call_whose_stream_ends_first_still_learns_how_it_ended(world: World):
+    async def drops_then_dies(instance: FakeInstance) -> Exit:
+        peer = await registered(instance)
+        await peer.next()
+        await peer.leave()
+        await asyncio.sleep(0.1)
+        return Exit(7)
+
+    world.builder.prepare(CCID, drops_then_dies)
+    with pytest.raises(StreamTerminated) as caught:
+        await world.execute()
+    assert caught.value.exit_code == 7
+
+
+async def test_what_the_chaincode_never_got_goes_to_the_next_run(world: World):
+    instance = world.builder.prepare(CCID, keeps_working, concurrency=1)
+    await world.launcher.launch(CCID)
+    sent, waits = world.start_call(), world.start_call()
+    await asyncio.sleep(0.05)
+    instance._plays = serves
+    await instance.crash(Exit(1))
+    with pytest.raises(StreamTerminated):
+        await sent
+    assert (await waits).response.payload
+    assert instance.starts == 2
+
+
+async def test_an_engine_that_went_away_is_the_cause(world: World):
+    instance = world.builder.prepare(CCID, keeps_working)
+    await world.launcher.launch(CCID)
+    call = world.start_call()
+    await asyncio.sleep(0.02)
+
+    async def gone() -> None:
+        raise EngineUnavailable("lost the connection to the engine", endpoint="x")
+
+    instance.stop_takes = gone
+    await instance.peers[0].leave()
+    with pytest.raises(StreamTerminated) as caught:
+        await call
+    assert caught.value.cause == "engine-gone"
+    await eventually(lambda: world.exits)
+    assert world.exits[0][1].cause is Cause.ENGINE_GONE
+    assert world.launcher.why_ended(CCID).transient
+    instance.stop_takes = None
+
+
+async def test_calls_may_finish_before_the_grace_begins(world: World):
+    """A drain of its own leaves the chaincode the whole grace."""
+    instance = world.builder.prepare(CCID, keeps_working)
+    await world.launcher.launch(CCID)
+    call = world.start_call()
+    await asyncio.sleep(0.02)
+    await world.launcher.stop(CCID, 7, drain_s=0.1)
+    with pytest.raises(StreamTerminated):
+        await call
+    assert "stop 7" in instance.events
+
+
+async def test_a_second_stop_can_hurry_the_first(world: World):
+    world.builder.prepare(CCID, keeps_working)
+    await world.launcher.launch(CCID)
+    call = world.start_call()
+    await asyncio.sleep(0.02)
+    loop = asyncio.get_running_loop()
+    patient = loop.create_task(world.launcher.stop(CCID, 1, drain_s=60))
+    await asyncio.sleep(0.02)
+    async with asyncio.timeout(5):
+        await world.launcher.stop(CCID, 1, drain_s=0.05)
+        await patient
+    with pytest.raises(StreamTerminated):
+        await call
 
 
 async def test_after_an_exit_the_next_invocation_launches(world: World):

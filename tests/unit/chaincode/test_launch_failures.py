@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.chaincode.registry import LaunchState
-from chaindock.container.attempt import Attempt
+from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.contracts import Exit
 from chaindock.container.output import OutputStore
 from chaindock.errors import (
@@ -44,6 +44,43 @@ async def test_a_failed_build_tells_everything(world: World):
     assert world.launcher.status(CCID).error is error
 
 
+async def test_whether_it_can_pass_comes_from_the_first_error(world: World):
+    world.builder.errors.append(BuildFailed("dial tcp: refused", transient=True))
+    error = await failure(world, BuildFailed)
+    assert error.transient
+    assert (error.facts["stage"], error.facts["cause"]) == ("build", "not-started")
+    world.builder.errors.append(BuildFailed("syntax error"))
+    error = await failure(world, BuildFailed)
+    assert not error.transient
+    world.builder.errors.append(EngineUnavailable("no engine", endpoint="x"))
+    error = await failure(world, BuildFailed)
+    assert error.transient
+    assert error.facts["cause"] == "engine-gone"
+
+
+async def test_time_that_a_network_takes_does_not_count():
+    """launch.md W10; needs.md row 2: silence ends it, not a clock."""
+    async with World(build_timeout_s=0.3) as world:
+        world.builder.prepare(CCID)
+        world.builder.phases = [
+            (Phase.PULL, 0.3), (Phase.DEPENDENCIES, 0.3), (Phase.COMPILE, 0.05)
+        ]  # fmt: skip
+        await world.launcher.launch(CCID)
+
+
+async def test_time_before_and_after_the_network_counts_together():
+    async with World(build_timeout_s=0.3) as world:
+        world.builder.prepare(CCID)
+        world.builder.phases = [
+            (Phase.PACKAGE, 0.2), (Phase.DEPENDENCIES, 0.2), (Phase.COMPILE, 60)
+        ]  # fmt: skip
+        began = asyncio.get_running_loop().time()
+        error = await failure(world, LaunchTimeout)
+        assert 0.45 < asyncio.get_running_loop().time() - began < 5
+        assert (error.facts["phase"], error.facts["stage"]) == ("compile", "build")
+        assert not error.transient
+
+
 async def test_a_failed_build_is_tried_again(world: World):
     """launch.md W20."""
     world.builder.prepare(CCID)
@@ -74,6 +111,8 @@ async def test_an_early_exit_is_noticed_at_once(world: World):
     assert error.facts["exit_code"] == 2
     assert error.facts["output"] == ["panic: no such thing"]
     assert error.facts["phase"] == "connect"
+    assert (error.facts["registered"], error.facts["cause"]) == (False, "exited")
+    assert (error.facts["stage"], error.transient) == ("start", False)
     assert instance.events == ["start", "exit", "stop 1"]
     assert world.launcher.status(CCID).exit == Exit(2)
     assert world.exits == []
@@ -84,6 +123,8 @@ async def test_an_early_exit_is_noticed_at_once(world: World):
     [
         (Exit(None, signal=9, oom=True), "ended by signal 9 (out of memory)"),
         (Exit(None, reason="engine went away"), "ended (engine went away)"),
+        (Exit(126), "exited with 126 (its program is not executable)"),
+        (Exit(127), "exited with 127 (its program was not found)"),
     ],
 )
 async def test_how_it_ended_is_told(world: World, end: Exit, text: str):

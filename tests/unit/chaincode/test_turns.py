@@ -59,15 +59,79 @@ async def test_the_clock_starts_when_it_is_sent(node: StreamNode):
     assert (await waiting).response.status == 200
 
 
-async def test_a_timeout_frees_the_turn(node: StreamNode):
+async def test_after_a_timeout_the_turn_is_taken_until_the_shim_is_done(
+    node: StreamNode,
+):
+    """The Python shim still works on it: the next one would run beside it."""
     peer = await node.ready(concurrency=1)
     stuck = node.call(invocation("stuck"), 0.05)
-    waiting = node.call(invocation("waiting"))
-    await peer.receive()
+    message = await peer.receive()
     with pytest.raises(ExecuteTimeout):
         await stuck
-    await peer.complete(await peer.receive(), b"next")
+    waiting = node.call(invocation("waiting"), 0.1)
+    arrives = asyncio.ensure_future(peer.receive())
+    done, _ = await asyncio.wait([arrives], timeout=0.3)
+    assert not done
+    await peer.complete(message, b"late")
+    await peer.complete(await arrives, b"next")
     assert (await waiting).response.payload == b"next"
+
+
+async def test_what_a_timed_out_invocation_still_asks_gets_an_error(node: StreamNode):
+    peer = await node.ready(concurrency=1)
+    stuck = node.call(invocation("stuck", tx_id="t1"), 0.05)
+    message = await peer.receive()
+    with pytest.raises(ExecuteTimeout):
+        await stuck
+    await peer.send(Kind.GET_STATE, shim.GetState(key="k"), txid="t1", channel="dev")
+    reply = await peer.receive()
+    assert reply.type == Kind.ERROR
+    await peer.complete(message)
+    again = node.call(invocation("again", tx_id="t1"))
+    await peer.complete(await peer.receive(), b"again")
+    assert (await again).response.payload == b"again"
+
+
+async def test_who_leaves_keeps_the_turn_taken_too(node: StreamNode):
+    peer = await node.ready(concurrency=1)
+    leaves = node.call(invocation("leaves"))
+    message = await peer.receive()
+    leaves.cancel()
+    await asyncio.gather(leaves, return_exceptions=True)
+    waiting = node.call(invocation("waiting"))
+    arrives = asyncio.ensure_future(peer.receive())
+    done, _ = await asyncio.wait([arrives], timeout=0.1)
+    assert not done
+    await peer.complete(message)
+    await peer.complete(await arrives)
+    await waiting
+
+
+async def test_an_invocation_that_never_ends_costs_the_stream():
+    async with StreamNode(overrun_s=0.2) as node:
+        peer = await node.ready(concurrency=1)
+        stuck = node.call(invocation("stuck"), 0.05)
+        await peer.receive()
+        with pytest.raises(ExecuteTimeout):
+            await stuck
+        waiting = node.call(invocation("waiting"))
+        with pytest.raises(StreamTerminated, match="stream terminated") as caught:
+            await waiting
+        assert caught.value.sent is False
+        assert "runs on for more than 0.2 s" in caught.value.reason
+
+
+async def test_where_all_run_at_once_a_timeout_holds_up_nobody():
+    async with StreamNode(overrun_s=0.1) as node:
+        peer = await node.ready()
+        stuck = node.call(invocation("stuck"), 0.05)
+        await peer.receive()
+        with pytest.raises(ExecuteTimeout):
+            await stuck
+        await asyncio.sleep(0.2)
+        call = node.call(invocation("next"))
+        await peer.complete(await peer.receive(), b"next")
+        assert (await call).response.payload == b"next"
 
 
 async def test_who_waits_can_leave(node: StreamNode):
@@ -112,6 +176,7 @@ async def test_a_lost_stream_fails_who_waits_for_a_turn(node: StreamNode):
     await peer.leave()
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert all(isinstance(result, StreamTerminated) for result in results)
+    assert [result.sent for result in results] == [True, False, False]  # type: ignore[union-attr]  # see above
 
 
 async def test_the_python_shim_gets_a_rest_between_two():

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from chaindock.cli.progress import watch_attempt
+from chaindock.cli.ps import planned
 from chaindock.cli.report import show_error
 from chaindock.cli.show import visible
-from chaindock.errors import BuildFailed, NodeError, Unsupported
+from chaindock.errors import BuildFailed, ChaindockError, NodeError, Unsupported
 from chaindock.ids import name_from_label
 
 
@@ -234,3 +235,41 @@ def test_verdict_of_every_builder_is_shown(capsys):
         "  docker  no such type",
         "  process neither",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"state": "crash-loop", "failures": 3},
+            "left alone after 3 failures in a row; chaindock start basic",
+        ),
+        ({"state": "back-off", "next_try": "2000-01-01T00:00:00Z"}, "tried again now"),
+        ({"state": "back-off", "next_try": "2999-01-01T00:00:00Z"}, "tried again in "),
+        ({"state": "running"}, ""),
+    ],
+)
+def test_ps_says_what_comes_next(changes, told):
+    said = planned({"name": "basic", **changes})
+    assert said.startswith(told)
+    assert bool(said) == bool(told)
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"cause": "exited", "exit_code": 7, "registered": True}, "exit code 7, after"),
+        (
+            {"cause": "not-found", "exit_code": 127, "registered": False},
+            "exit code 127, there is no such program, before it registered",
+        ),
+        ({"cause": "engine-gone", "registered": True}, "its engine went away, after"),
+        ({"cause": "oom", "oom": True, "signal": 9}, "out of memory, signal SIGKILL"),
+    ],
+)
+def test_the_end_of_a_chaincode_is_told_in_words(capsys, facts, told):
+    error = ChaindockError("it is over", transient=True, **facts)
+    show_error(error, as_json=False)
+    shown = capsys.readouterr().err
+    assert f"  ended   {told}" in shown
+    assert "  later   it may work by itself later" in shown

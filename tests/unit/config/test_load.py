@@ -92,13 +92,12 @@ def test_unknown_key_on_the_command_line_is_refused(tmp_path):
 def test_unknown_key_of_fabric_is_listed_with_its_reason(tmp_path):
     path = core(
         tmp_path,
-        "peer:\n  gossip:\n    orgLeader: true\n"
-        "vm:\n  docker:\n    attachStdout: true\n",
+        "peer:\n  gossip:\n    orgLeader: true\nmetrics:\n  statsd:\n    prefix: x\n",
     )
     config = load(tmp_path, env={"CORE_PEER_TLS_ROOTCERT_FILE": "x"})
     found = {one.key: one for one in config.ignored}
     assert found["peer.gossip.orgLeader"].origin == f"{path}:3"
-    assert found["vm.docker.attachStdout"].reason == "output is always kept"
+    assert found["metrics.statsd.prefix"].reason.startswith("metrics are read")
     assert "CORE_PEER_TLS_ROOTCERT_FILE" in found
 
 
@@ -174,7 +173,6 @@ def test_empty_file_is_fine(tmp_path):
         ("chaindock.sandbox.cpus", "inf", "a number"),
         ("chaindock.channel", "My Channel", "a lower-case letter"),
         ("chaindock.docker.pull", "often", "one of missing, never, always"),
-        ("chaindock.build.variables", "A", "KEY=VALUE"),
         ("peer.chaincodeListenAddress", "0.0.0.0:port", "host:port"),
     ],
 )
@@ -292,6 +290,22 @@ def test_engine_look_up_gets_what_the_docker_client_would(tmp_path):
         cert_file=Path("/certs/cert.pem"),
         key_file=Path("/certs/key.pem"),
     )
+
+
+def test_streams_have_tls_unless_it_is_turned_off(tmp_path):
+    assert load(tmp_path, env={}).listen.tls
+    off = load(tmp_path, env={"CORE_PEER_TLS_ENABLED": "false"})
+    assert not off.listen.tls
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_development_mode_has_no_tls_and_says_so(tmp_path, asked):
+    flags = {"chaincode.mode": "dev"} | ({"peer.tls.enabled": "true"} if asked else {})
+    found = load(tmp_path, flags, env={})
+    assert not found.listen.tls
+    (shown,) = [one for one in found.settings if one.key == "peer.tls.enabled"]
+    assert (shown.value, shown.origin) == ("false", "chaincode.mode dev")
+    assert any("peer.tls.enabled" in text for text in found.warnings) is asked
 
 
 def test_home_is_flag_then_variable_then_default(tmp_path, monkeypatch):

@@ -140,3 +140,65 @@ async def test_a_failed_rebuild_keeps_the_earlier_instance():
 async def test_reap_asks_every_builder_even_if_an_engine_is_away():
     router = Router([EngineAway(), Leftovers()], lambda _: None)
     assert await router.reap() == 2
+
+
+class ComesBack(InMemoryBuilder):
+    """Its engine is away at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.away, self.reaped = True, 0
+
+    async def reap(self) -> int:
+        if self.away:
+            raise EngineUnavailable("no engine")
+        self.reaped += 1
+        return 1
+
+
+async def test_who_could_not_be_reaped_is_before_its_first_build():
+    builder = ComesBack()
+    router = Router([builder], lambda _: None)
+    await router.reap()
+    builder.away = False
+    await router.build(PACKAGE, attempt())
+    await router.build(PACKAGE, attempt())
+    assert builder.reaped == 1
+
+
+async def test_what_one_took_stays_with_it_until_it_is_discarded():
+    class Leaves(InMemoryBuilder):
+        """Takes packages until its engine goes away."""
+
+        name = "docker"
+        away = False
+
+        async def build(self, package, attempt) -> Any:
+            if self.away:
+                return Declined("no engine", EngineUnavailable("no engine"))
+            return await super().build(package, attempt)
+
+    first, second = Leaves(), InMemoryBuilder()
+    router = Router([first, second], lambda _: None)
+    await router.build(PACKAGE, attempt())
+    first.away = True
+    router.forget(PACKAGE.ccid)
+    with pytest.raises(EngineUnavailable) as caught:
+        await router.build(PACKAGE, attempt())
+    assert caught.value.transient
+    await router.discard(PACKAGE.ccid)
+    await router.build(PACKAGE, attempt())
+    assert second.builds == 1
+
+
+async def test_a_removed_chaincode_is_purged_where_something_was_kept():
+    class Keeps(InMemoryBuilder):
+        purged = 0
+
+        async def purge(self, ccid) -> int:
+            self.purged += 1
+            return 1
+
+    keeps = Keeps()
+    await Router([InMemoryBuilder(), keeps], lambda _: None).purge(PACKAGE.ccid)
+    assert keeps.purged == 1

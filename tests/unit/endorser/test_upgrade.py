@@ -35,7 +35,7 @@ class Machine:
     async def launch(self, ccid: Any, attempt: Any = None) -> Any:
         self.running.add(ccid)
 
-    async def stop(self, ccid: Any, grace_s: Any) -> Any:
+    async def stop(self, ccid: Any, grace_s: Any, drain_s: Any = None) -> Any:
         self.running.discard(ccid)
 
     forget = stop

@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from chaindock.errors import NodeError
+from chaindock.errors import NodeStopping
 from chaindock.operations.address import find_socket
 from chaindock.operations.admin import AdminOptions, AdminServer
 from chaindock.operations.inflight import Inflight
@@ -42,7 +42,7 @@ async def test_what_takes_too_long_is_given_up_and_says_so() -> None:
     running = asyncio.ensure_future(inflight.run(work()))
     await asyncio.sleep(0)
     await inflight.close()
-    with pytest.raises(NodeError, match="going down"):
+    with pytest.raises(NodeStopping, match="going down"):
         await running
     assert ended.is_set()
 
@@ -50,7 +50,7 @@ async def test_what_takes_too_long_is_given_up_and_says_so() -> None:
 async def test_nothing_begins_once_it_ends() -> None:
     inflight = Inflight(1.0)
     await inflight.close()
-    with pytest.raises(NodeError, match="going down"):
+    with pytest.raises(NodeStopping, match="going down"):
         await inflight.run(asyncio.sleep(0))
 
 
@@ -89,8 +89,8 @@ async def test_over_http_too(tmp_path: Path, path: str) -> None:
             await begun.wait()
         answer = await asking
         body = await answer.json(content_type=None)
-    assert answer.status == (200 if "deploy" in path else 412)
+    assert answer.status == (200 if "deploy" in path else 503)
     error = body["error"] if "deploy" in path else body
-    assert error["error"] == NodeError.slug
+    assert error["error"] == NodeStopping.slug
     assert "going down" in error["message"]
     node.close()

@@ -114,6 +114,21 @@ async def test_follower_goes_on_when_the_file_is_cut_to_its_newest_half(store):
     assert following.lines == expected
 
 
+async def test_a_line_tells_its_transaction_if_it_has_one(store):
+    output = store().open(CCID)
+    output.write("of a call", "stdout", "ab" * 32)
+    output.write("of none", "stderr")
+    tail = Tail(lambda: [output.path])
+    first, second = [line async for batch in tail.batches() for line in batch]
+    assert (first.stream, first.tx, first.line) == ("stdout", "ab" * 32, "of a call")
+    assert (second.stream, second.tx, second.line) == ("stderr", None, "of none")
+    assert first.as_dict()["tx"] == "ab" * 32
+
+
+def test_a_stream_that_is_none_of_ours_is_a_remark():
+    assert parse_line(b"2026-11-24T10:00:00Z std@f00d x").stream == "note"
+
+
 def test_lines_that_are_not_ours_are_remarks():
     line = parse_line(b"[earlier output dropped]")
     assert (line.time, line.stream, line.line) == (

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from chaindock.container.environment import peer_variables, server_variables
 from chaindock.controllers.docker import names
 from chaindock.controllers.docker.archives import TLS_FOLDER
+from chaindock.controllers.docker.options import Ulimit
 from chaindock.platforms.base import Connection
 from chaindock.platforms.placeholders import Places
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import NodeLabels, PeerConnection
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
     from chaindock.platforms.base import LaunchCommand
 
 _CPU_PERIOD_US = 100_000
+_ALWAYS = (Ulimit("nofile", 4096, 4096), Ulimit("nproc", 4096, 4096))
+"""Unset, Podman asks for its kernel's maximum, which it may not give everywhere.
+
+`nproc` counts one user id over all containers, so it is far above `pids` of each.
+"""
 
 
 def own_labels(node: NodeLabels, attempt: Attempt, role: str) -> dict[str, str]:
@@ -53,14 +59,31 @@ def limits(memory_bytes: int, cpus: float, pids: int) -> dict[str, Any]:
     return found
 
 
+def ulimits(*ours: Ulimit, given: Sequence[Ulimit] = ()) -> list[dict[str, Any]]:
+    """Return limits per process; `given` takes the place of ours by name."""
+    merged = {one.name: one for one in (*_ALWAYS, *ours, *given)}
+    return [
+        {"Name": one.name, "Soft": one.soft, "Hard": one.hard}
+        for one in merged.values()
+    ]
+
+
 def host_config(sandbox: SandboxOptions) -> dict[str, Any]:
     """Return HostConfig of a sandboxed container, without its network."""
-    return limits(sandbox.memory_bytes, sandbox.cpus, sandbox.pids) | {
+    files, bytes_ = sandbox.open_files, sandbox.file_bytes or sandbox.tmp_bytes
+    return _resources(sandbox) | {
         "Init": True,
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges"],
+        "SecurityOpt": ["no-new-privileges", *sandbox.security_opt],
         "ReadonlyRootfs": sandbox.read_only,
         "Tmpfs": {"/tmp": f"rw,nosuid,nodev,size={sandbox.tmp_bytes},mode=1777"},  # noqa: S108
+        "ShmSize": sandbox.tmp_bytes,
+        "Ulimits": ulimits(
+            Ulimit("core", 0, 0),
+            Ulimit("nofile", files, files),
+            Ulimit("fsize", bytes_, bytes_),
+            given=sandbox.ulimits,
+        ),
         "LogConfig": {
             "Type": "json-file",
             "Config": {
@@ -72,6 +95,22 @@ def host_config(sandbox: SandboxOptions) -> dict[str, Any]:
         "DnsSearch": list(sandbox.dns_search),
         "ExtraHosts": list(sandbox.extra_hosts),
     }
+
+
+def _resources(sandbox: SandboxOptions) -> dict[str, Any]:
+    found = limits(sandbox.memory_bytes, sandbox.cpus, sandbox.pids)
+    period = sandbox.cpu_period or _CPU_PERIOD_US
+    if sandbox.cpu_quota:
+        found |= {"CpuPeriod": period, "CpuQuota": sandbox.cpu_quota}
+    elif sandbox.cpus:
+        found |= {"CpuPeriod": period, "CpuQuota": int(sandbox.cpus * period)}
+    others = {
+        "CpuShares": sandbox.cpu_shares,
+        "CpusetCpus": sandbox.cpuset_cpus,
+        "CpusetMems": sandbox.cpuset_mems,
+        "CgroupParent": sandbox.cgroup_parent,
+    }
+    return found | {name: value for name, value in others.items() if value}
 
 
 def run_body(
@@ -96,9 +135,10 @@ def run_body(
         },
         tool=str,
     )
-    host = host_config(options.sandbox)
+    settings, sandbox = peer.settings, options.sandbox.with_settings(peer.settings)
+    host = host_config(sandbox)
     host["NetworkMode"] = attachment.network
-    if attachment.dns and not host["Dns"]:
+    if attachment.dns and not host["Dns"] and settings.network is None:
         # Nobody answers there; a chaincode that asks must not wait for long.
         host["Dns"] = list(attachment.dns)
         host["DnsOptions"] = ["timeout:1", "attempts:1"]
@@ -113,16 +153,20 @@ def run_body(
                 peer_variables(attempt.ccid, peer, TLS_FOLDER if tls else None)
             ),
             *assignments(server_variables(attempt.ccid, listen) if dialled else {}),
-            "HOME=/tmp",
-            *assignments(places.fill_values(launch.env)),
+            # One of each name: who reads the environment may take the first.
+            *assignments(
+                {"HOME": "/tmp"}  # noqa: S108
+                | places.fill_values(launch.env)
+                | dict(settings.env)
+            ),
         ],
         "Labels": own_labels(node, attempt, "chaincode"),
         "AttachStdout": False,
         "AttachStderr": False,
         "HostConfig": host,
     }
-    if options.sandbox.user:
-        body["User"] = options.sandbox.user
+    if sandbox.user:
+        body["User"] = sandbox.user
     if tls is not None:
         # A read-only root takes no upload; a volume of its own does (W60).
         body["Volumes"] = {TLS_FOLDER: {}}
@@ -131,6 +175,19 @@ def run_body(
         body["ExposedPorts"] = {port: {}}
         host["PortBindings"] = {port: [{"HostIp": "127.0.0.1", "HostPort": ""}]}
     return body
+
+
+def stream_of(
+    body: Mapping[str, Any], attachment: Attachment, launch: LaunchCommand
+) -> str:
+    """Return in words what keeps others away from the stream of a container."""
+    if launch.connection is Connection.CALLS_BACK:
+        return "mutual TLS" if "Volumes" in body else "plain, on the node's network"
+    if attachment.publishes:
+        return "plain, through a loopback port of this machine"
+    if attachment.neighbours:
+        return "plain, on a network that other chaincode shares"
+    return "plain, on a network of its own"
 
 
 def assignments(variables: Mapping[str, str]) -> list[str]:

@@ -22,10 +22,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from chaindock.aio import finish
 from chaindock.container.attempt import Phase
+from chaindock.container.contracts import Exit
 from chaindock.container.environment import CA_VARIABLES
 from chaindock.controllers.docker import names
 from chaindock.controllers.docker.archives import pack_input
-from chaindock.controllers.docker.body import assignments, limits, own_labels
+from chaindock.controllers.docker.body import (
+    assignments,
+    limits,
+    own_labels,
+    ulimits,
+)
+from chaindock.controllers.docker.options import Ulimit
 from chaindock.controllers.docker.places import (
     CA_BUNDLE,
     CACHE,
@@ -37,6 +44,7 @@ from chaindock.controllers.docker.places import (
 from chaindock.controllers.docker.streams import OutputLines, chunks_of
 from chaindock.errors import (
     BuildFailed,
+    BuildSilent,
     ConfigInvalid,
     EngineError,
     EngineTimeout,
@@ -44,17 +52,23 @@ from chaindock.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import BuildEnvironment, NodeLabels
     from chaindock.controllers.docker.engine import Engine
     from chaindock.controllers.docker.images import BaseImage
     from chaindock.controllers.docker.options import CompileOptions
+    from chaindock.controllers.docker.walls import Walls
     from chaindock.platforms.base import BuildPlan, Step
+
+    MayPass = Callable[[Step, Sequence[str]], bool]
 
 _IMAGE_CA, _IMAGE_CA_S = "/etc/ssl/certs/ca-certificates.crt", 60.0
 _MOST_LINKS = 4
 _UNUSABLE = "the builder image does not stay up: it has no program 'sleep'"
 _NOT_RUN, _KILLED = 126, 128 + 9
+_BUILD_FILES = 16 * 1024  # package managers open many at once
 
 
 class Compiler:
@@ -62,6 +76,7 @@ class Compiler:
 
     Args:
         environment: what the steps need to reach package registries.
+        walls: looks whether a build container is as confined as asked; None = nobody.
     """
 
     def __init__(
@@ -70,9 +85,10 @@ class Compiler:
         node: NodeLabels,
         options: CompileOptions,
         environment: BuildEnvironment,
+        walls: Walls | None = None,
     ) -> None:
         self._engine, self._node, self._options = engine, node, options
-        self._environment = environment
+        self._environment, self._walls = environment, walls
 
     async def run(
         self,
@@ -81,8 +97,11 @@ class Compiler:
         image: BaseImage,
         attempt: Attempt,
         artifact: BinaryIO,
+        may_pass: MayPass = lambda _step, _lines: False,
     ) -> None:
         """Build the unpacked package at `tree`; write a tar of {output} to `artifact`.
+
+        `may_pass` tells from the last lines whether a failed step may succeed later.
 
         Raises: BuildFailed, naming the step; ImageNotFound; EngineError.
         Cancelled, or any error: the container is gone.
@@ -100,8 +119,12 @@ class Compiler:
                 )
                 await self._fill(container, plan, tree)
                 await self._engine.start_container(container)
+                if self._walls is not None:
+                    found = await self._engine.inspect_container(container)
+                    for lacks in await self._walls.missing(body, found):
+                        attempt.note(f"the build has {lacks}")
                 for step in plan.steps:
-                    await self._step(container, step, attempt)
+                    await self._step(container, step, attempt, may_pass)
                 await self._take(container, attempt, artifact)
         except TimeoutError as error:
             raise self._failed(
@@ -116,10 +139,19 @@ class Compiler:
     ) -> dict[str, Any]:
         options = self._options
         host = limits(options.memory_bytes, options.cpus, options.pids)
+        if options.cpu_shares:
+            host["CpuShares"] = options.cpu_shares
+        if options.cgroup_parent:
+            host["CgroupParent"] = options.cgroup_parent
         host |= {
             "Init": True,
             "CapDrop": ["ALL"],
             "SecurityOpt": ["no-new-privileges"],
+            "Ulimits": ulimits(
+                Ulimit("core", 0, 0),
+                Ulimit("nofile", _BUILD_FILES, _BUILD_FILES),
+                Ulimit("fsize", options.artifact_bytes, options.artifact_bytes),
+            ),
             "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}},
             "NetworkMode": options.network or "default",
             "Dns": list(options.dns),
@@ -134,7 +166,7 @@ class Compiler:
             ],
         }
         return {
-            "Image": image.reference,
+            "Image": image.id,
             # Ends by itself should we be gone; the steps are run beside it.
             "Entrypoint": [],
             "Cmd": ["sleep", str(int(options.limit_s) + 60)],
@@ -213,7 +245,9 @@ class Compiler:
         environment |= build_places().fill_values(step.env)
         return [f"HOME={HOME}", *assignments(environment)]
 
-    async def _step(self, container: str, step: Step, attempt: Attempt) -> None:
+    async def _step(
+        self, container: str, step: Step, attempt: Attempt, may_pass: MayPass
+    ) -> None:
         attempt.enter(Phase(step.phase))
         places = build_places()
         argv = places.fill_all(step.argv)
@@ -236,10 +270,14 @@ class Compiler:
                     else:
                         code = part
         except EngineTimeout as error:
-            raise self._failed(
-                attempt,
+            raise BuildSilent(
                 f"build step {name!r} printed nothing for {self._options.silence_s:g} s",
-                hint="look at its last lines; a registry may be unreachable",
+                hint="look at its last lines; a registry may be unreachable. The limit "
+                "is chaindock.build.silence",
+                step=name,
+                limit_s=self._options.silence_s,
+                transient=step.phase == "dependencies",
+                **attempt.facts(),
             ) from error
         except EngineError as error:
             # Engines tell this in several ways, so the container is looked at.
@@ -249,10 +287,17 @@ class Compiler:
         finally:
             lines.end()
         if code != 0:
-            raise await self._ended(container, name, code, attempt)
+            transient = may_pass(step, attempt.tail())
+            raise await self._ended(container, name, code, attempt, transient=transient)
 
     async def _ended(
-        self, container: str, name: str, code: int, attempt: Attempt
+        self,
+        container: str,
+        name: str,
+        code: int,
+        attempt: Attempt,
+        *,
+        transient: bool,
     ) -> BuildFailed:
         unclear = code in {_KILLED, _NOT_RUN}
         state = await self._state(container) if unclear else {}
@@ -263,7 +308,8 @@ class Compiler:
         if oom:
             limit = self._options.memory_bytes
             why = f"build step {name!r} needed more than its {limit} bytes of memory"
-        return self._failed(attempt, why, exit_code=code, oom=oom)
+        facts = Exit(code, oom=oom).facts
+        return self._failed(attempt, why, step=name, transient=transient, **facts)
 
     async def _state(self, container: str) -> dict[str, Any]:
         with contextlib.suppress(NotFound):

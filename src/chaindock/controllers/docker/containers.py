@@ -15,19 +15,22 @@ import contextlib
 import io
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from chaindock.aio import Backoff, Latch, finish
 from chaindock.container.attempt import Phase
-from chaindock.container.contracts import CallsBack, Dial, Exit
+from chaindock.container.contracts import CallsBack, Cause, Dial, Exit
 from chaindock.controllers.docker import names
 from chaindock.controllers.docker.archives import TLS_FOLDER, tls_archive
-from chaindock.controllers.docker.body import run_body
-from chaindock.controllers.docker.streams import OutputLines, chunks_of
+from chaindock.controllers.docker.body import run_body, stream_of
+from chaindock.controllers.docker.output import DRAIN_S, RunOutput
+from chaindock.controllers.docker.streams import chunks_of
+from chaindock.controllers.docker.walls import told
 from chaindock.errors import (
     ContainerExists,
     EngineError,
+    EngineUnavailable,
     ImageNotFound,
     NotFound,
     StartFailed,
@@ -45,16 +48,11 @@ if TYPE_CHECKING:
     from chaindock.controllers.docker.engine import Engine
     from chaindock.controllers.docker.network import Attachment, Networks
     from chaindock.controllers.docker.options import DockerOptions
+    from chaindock.controllers.docker.walls import Walls
     from chaindock.ids import Ccid
     from chaindock.platforms.base import LaunchCommand
 
 _log = get_logger("docker")
-QUIET_S, DRAIN_S = 1.0, 30.0
-"""After the end, output is waited for until it pauses so long, and no longer than that.
-
-Some engines leave the stream of an ended container open.
-"""
-OUTPUT_BYTES_PER_S, OUTPUT_BURST = 2 * 1024 * 1024, 16 * 1024 * 1024
 _SIGNALS = range(129, 129 + 64)
 
 
@@ -67,6 +65,7 @@ class Parts:
     options: DockerOptions
     networks: Networks
     tasks: Tasks
+    walls: Walls
 
 
 @dataclass(frozen=True)
@@ -86,10 +85,11 @@ class Built:
 @dataclass
 class _Run:
     container: str
-    isolation: str
+    facts: Mapping[str, str]
+    memory_bytes: int
     ended: Latch[Exit] = field(default_factory=Latch)
     watch: asyncio.Task[None] | None = None
-    reads: int = 0
+    asked: bool = False
 
 
 class DockerInstance:
@@ -100,7 +100,7 @@ class DockerInstance:
         self._name = names.container_name(parts.node, built.ccid)
         self._lock = asyncio.Lock()
         self._run: _Run | None = None
-        self._last = Exit(None, reason="it was not started")
+        self._last = Exit(None, reason="it was not started", cause=Cause.NOT_STARTED)
 
     @property
     def concurrency(self) -> int | None:
@@ -108,16 +108,18 @@ class DockerInstance:
         return self._built.launch.concurrency
 
     def describe(self) -> Mapping[str, str]:
-        """Return backend, container, image and engine; while it runs its isolation."""
+        """Return backend, container, image and engine; while it runs its isolation.
+
+        `weaker` names what of it is missing, `settings` what was set for it alone,
+        `stream` what keeps others away from its stream.
+        """
         facts = {
             "backend": "docker",
             "container": self._name,
             "image": self._built.image,
             "engine": self._parts.engine.address,
         }
-        if self._run is not None:
-            facts["isolation"] = self._run.isolation
-        return facts
+        return facts if self._run is None else {**facts, **self._run.facts}
 
     # --- start ---------------------------------------------------------------------
 
@@ -128,8 +130,13 @@ class DockerInstance:
             attempt.enter(Phase.CREATE)
             try:
                 return await self._start(peer, attempt)
-            except NotFound as error:
+            except (NotFound, EngineError) as error:
                 if isinstance(error, ImageNotFound) and not await self._has_image():
+                    raise
+                # Podman answers 500 for a network that is gone, so it is looked at.
+                if isinstance(error, EngineError) and (
+                    error.transient or not await self._parts.networks.vanished()
+                ):
                     raise
                 # A network without containers falls to `docker network prune`.
                 _log.info("network is gone, making it again", reason=error.message)
@@ -159,8 +166,11 @@ class DockerInstance:
             attempt,
             attachment,
         )
+        settings = peer.settings
         container = await self._create(body)
         try:
+            if settings.network is not None:
+                await self._join(container, settings.network)
             if "Volumes" in body and peer.tls is not None:
                 attempt.enter(Phase.UPLOAD)
                 files = io.BytesIO(tls_archive(peer.tls))
@@ -169,11 +179,15 @@ class DockerInstance:
                 )
             attempt.enter(Phase.START)
             await engine.start_container(container)
-            answer = await self._answer(container, attachment)
+            found = await engine.inspect_container(container)
+            answer = self._answer(found, attachment)
+            lacks = await self._parts.walls.missing(body, found)
         except BaseException:
             await finish(engine.remove_container(container))
             raise
-        run = _Run(container, attachment.isolation)
+        facts = told(attachment, lacks, settings)
+        facts["stream"] = stream_of(body, attachment, launch)
+        run = _Run(container, facts, body["HostConfig"].get("Memory", 0))
         run.watch = self._parts.tasks.start(self._watch(run, attempt), self._name)
         self._run = run
         return answer
@@ -213,21 +227,33 @@ class DockerInstance:
         await self._parts.engine.remove_container(found["Id"])
         return True
 
-    async def _answer(self, container: str, attachment: Attachment) -> CallsBack | Dial:
+    async def _join(self, container: str, network: str) -> None:
+        try:
+            await self._parts.engine.connect_network(network, container)
+        except NotFound as error:
+            raise StartFailed(
+                f"container {self._name!r} cannot join network {network!r}: "
+                f"{error.message}",
+                hint="make that network, or correct chaindock.chaincodes.*.network",
+            ) from error
+
+    def _answer(
+        self, inspected: Mapping[str, Any], attachment: Attachment
+    ) -> CallsBack | Dial:
         if self._built.launch.connection is Connection.CALLS_BACK:
             return CallsBack()
-        found = (await self._parts.engine.inspect_container(container))[
-            "NetworkSettings"
-        ]
+        found = inspected["NetworkSettings"]
         port = self._parts.options.chaincode_port
         if attachment.publishes:
             bound = (found.get("Ports") or {}).get(f"{port}/tcp") or []
             if bound:
                 return Dial(f"127.0.0.1:{bound[0]['HostPort']}")
         else:
-            for network in (found.get("Networks") or {}).values():
-                if network.get("IPAddress"):
-                    return Dial(f"{network['IPAddress']}:{port}")
+            networks: Mapping[str, Any] = found.get("Networks") or {}
+            first: Mapping[str, Any] = next(iter(networks.values()), {})
+            ours = networks.get(attachment.network) or first
+            if ours.get("IPAddress"):
+                return Dial(f"{ours['IPAddress']}:{port}")
         raise StartFailed(
             f"container {self._name!r} has no address: it ended at once, or the engine "
             "gave it none",
@@ -251,69 +277,53 @@ class DockerInstance:
     async def _watch(self, run: _Run, attempt: Attempt) -> None:
         """Follow the output and settle how the run ended."""
         engine, backoff, since = self._parts.engine, Backoff(0.1, 5.0), 0.0
+        output = RunOutput(engine, run.container, attempt.output)
         code: int | None = None
+        gone = False
         while True:
             follow = self._parts.tasks.start(
-                self._follow(run, attempt, since), f"{self._name} output"
+                output.follow(since), f"{self._name} output"
             )
             try:
                 code = await engine.wait_container(run.container)
-                await self._drained(run, follow)
+                await output.drained(follow)
+                await output.complete()
                 break
             except NotFound:
                 break
             except EngineError as error:
                 since = time.time()
+                gone = gone or isinstance(error, EngineUnavailable)
                 _log.warning("lost sight of a container", error=error.message)
                 await asyncio.sleep(backoff.next_s())
             finally:
                 follow.cancel()
-        self._settle(run, await self._judge(run.container, code))
+        output.end()
+        how = await self._judge(run, code)
+        if run.asked:
+            how = replace(how, cause=Cause.STOPPED)
+        elif gone:
+            reason = "its engine went away and took it along"
+            how = replace(how, cause=Cause.ENGINE_GONE, reason=reason)
+        self._settle(run, how)
 
     def _settle(self, run: _Run, result: Exit) -> None:
         if run.ended.settle(result):
             self._last = result
 
-    async def _drained(self, run: _Run, follow: asyncio.Task[None]) -> None:
-        end = time.monotonic() + DRAIN_S
-        while time.monotonic() < end:
-            before = run.reads
-            done, _ = await asyncio.wait([follow], timeout=QUIET_S)
-            if done or run.reads == before:
-                return
-
-    async def _follow(self, run: _Run, attempt: Attempt, since: float) -> None:
-        lines = OutputLines(attempt.output)
-        budget, then = float(OUTPUT_BURST), time.monotonic()
-        output = self._parts.engine.follow_logs(run.container, since)
+    async def _judge(self, run: _Run, code: int | None) -> Exit:
         try:
-            async with contextlib.aclosing(output):
-                async for data in output:
-                    lines.feed(data)
-                    run.reads += 1
-                    now = time.monotonic()
-                    refill = (now - then) * OUTPUT_BYTES_PER_S
-                    budget = min(budget + refill, OUTPUT_BURST) - len(data)
-                    then = now
-                    if budget < 0:  # a flood: read slower, the engine keeps the rest
-                        await asyncio.sleep(-budget / OUTPUT_BYTES_PER_S)
-        except (EngineError, NotFound) as error:
-            _log.debug("output ended early", container=self._name, error=str(error))
-        finally:
-            lines.end()
-
-    async def _judge(self, container: str, code: int | None) -> Exit:
-        try:
-            found = await self._parts.engine.inspect_container(container)
+            found = await self._parts.engine.inspect_container(run.container)
             state = found.get("State") or {}
         except (EngineError, NotFound):
             state = {}
         if state.get("OOMKilled"):
-            limit = self._parts.options.sandbox.memory_bytes
-            reason = f"it needed more than its {limit} bytes of memory"
+            reason = f"it needed more than its {run.memory_bytes} bytes of memory"
             return Exit(None, signal=9, oom=True, reason=reason)
         if code is None:
-            return Exit(None, reason="somebody removed its container")
+            return Exit(
+                None, reason="somebody removed its container", cause=Cause.REMOVED
+            )
         if code in _SIGNALS:
             return Exit(None, signal=code - 128, reason=f"signal {code - 128}")
         reason = str(state.get("Error") or "") or f"exit code {code}"
@@ -331,6 +341,7 @@ class DockerInstance:
         if run is None:
             return
         if not run.ended.settled:
+            run.asked = True
             with contextlib.suppress(NotFound):
                 await engine.stop_container(run.container, math.ceil(max(0.0, grace_s)))
             with contextlib.suppress(TimeoutError):
@@ -339,7 +350,7 @@ class DockerInstance:
         await engine.remove_container(run.container)
         if run.watch is not None:
             run.watch.cancel()
-        self._settle(run, Exit(None, reason="it was stopped"))
+        self._settle(run, Exit(None, reason="it was stopped", cause=Cause.STOPPED))
         self._run = None
         with contextlib.suppress(NotFound):
             await engine.inspect_container(run.container)

@@ -25,7 +25,9 @@ from chaindock.controllers.docker import images, names
 from chaindock.controllers.docker.compile import Compiler
 from chaindock.controllers.docker.containers import Built, DockerInstance, Parts
 from chaindock.controllers.docker.engine import Engine
+from chaindock.controllers.docker.filter import HostFilter
 from chaindock.controllers.docker.network import Networks
+from chaindock.controllers.docker.walls import Walls
 from chaindock.errors import (
     ChaindockError,
     EngineError,
@@ -87,11 +89,15 @@ class DockerController:
 
     async def __aenter__(self) -> Self:
         engine = await Engine.connect(self._options.endpoint, self._options.call_s)
-        networks = Networks(engine, self._node, self._options.sandbox)
-        self._parts = Parts(engine, self._node, self._options, networks, self._tasks)
+        self._host = HostFilter(self._node.node_id, self._options.path)
+        networks = Networks(engine, self._node, self._options.sandbox, self._host)
+        walls = Walls(engine)
+        self._parts = Parts(
+            engine, self._node, self._options, networks, self._tasks, walls
+        )
         self._bases = images.BaseImages(engine, self._options)
         self._compiler = Compiler(
-            engine, self._node, self._options.compile, self._environment
+            engine, self._node, self._options.compile, self._environment, walls
         )
         _log.info("engine found", endpoint=engine.address, version=engine.name)
         return self
@@ -138,6 +144,10 @@ class DockerController:
     def endpoint(self) -> str:
         """Where the engine is."""
         return self._entered.engine.address
+
+    async def check(self) -> None:
+        """Ask the engine whether it answers (container.contracts.Checkable)."""
+        await self._entered.engine.ping()
 
     # --- build ---------------------------------------------------------------------
 
@@ -219,7 +229,9 @@ class DockerController:
             await package.unpack(tree)
             plan = await asyncio.to_thread(platform.plan, tree, package.import_path)
             with (folder / "artifact.tar").open("w+b") as artifact:
-                await self._compiler.run(plan, tree, builder, attempt, artifact)
+                await self._compiler.run(
+                    plan, tree, builder, attempt, artifact, platform.may_pass
+                )
                 labels = self._labels(package, plan, key)
                 await images.make_image(
                     engine,
@@ -252,8 +264,8 @@ class DockerController:
     async def reap(self) -> int:
         """Remove what an earlier process of this node left; return how many containers.
 
-        That is containers, networks, and directories of builds. For the start, when
-        nothing is built. Anchors of a network (network.py) go with it and do not count.
+        That is containers, networks, rules of the packet filter, and directories of
+        builds. For the start, when nothing is built. Anchors of a network (network.py) go with it and do not count.
         """
         await asyncio.to_thread(self._remove_scratch)
         engine = self._entered.engine
@@ -264,6 +276,7 @@ class DockerController:
             await engine.remove_container(container)
         for network in await engine.find_networks(label):
             await engine.remove_network(str(network["Id"]))
+        await self._host.remove()
         count = len(set(containers) - anchors)
         if count:
             _log.info("removed leftovers", containers=count)

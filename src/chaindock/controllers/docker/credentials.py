@@ -1,6 +1,6 @@
 """Registry credentials, found the way the Docker CLI finds them.
 
-Owns:    the look into config.json, credential helpers.
+Owns:    the look into config.json and Podman's auth.json, credential helpers.
 Not:     pulling (images.py).
 Entry:   registry_auth
 Holds:   credentials go to the engine in one header and nowhere else.
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 _log = get_logger("docker.credentials")
@@ -31,39 +32,52 @@ def registry_of(image: str) -> str:
     return first if slash and (set(".:") & set(first) or first == "localhost") else ""
 
 
-async def registry_auth(image: str, config: Path | None) -> str | None:
+async def registry_auth(image: str, files: Sequence[Path]) -> str | None:
     """Return the X-Registry-Auth header to pull `image`; None = anonymous.
 
-    `config` is the directory of the CLI's config.json.
+    `files` are the CLI's config.json and what else has its form; the first that knows
+    the registry counts.
     """
-    if config is None:
-        return None
+    for file in files:
+        if (found := await _in_file(image, file)) is not None:
+            text = json.dumps(found)
+            return base64.urlsafe_b64encode(text.encode()).decode()
+    return None
+
+
+async def _in_file(image: str, file: Path) -> dict[str, str] | None:
     try:
-        settings = json.loads((config / "config.json").read_bytes())
+        settings = json.loads(file.read_bytes())
         auths = dict(settings.get("auths") or {})
         helpers = dict(settings.get("credHelpers") or {})
     except (OSError, ValueError, AttributeError, TypeError):
         return None
-    key = _key_for(registry_of(image), [*auths, *helpers])
+    store = settings.get("credsStore")
+    key = _key_for(image, [*auths, *helpers])
+    if key is None and store:
+        key = registry_of(image) or None  # a store may know more than the file lists
     if key is None:
         return None
-    helper = helpers.get(key) or settings.get("credsStore")
+    helper = helpers.get(key) or store
     found = await _from_helper(str(helper), key) if helper else None
     found = found or _from_entry(auths.get(key))
-    if found is None:
-        return None
-    text = json.dumps({**found, "serveraddress": key})
-    return base64.urlsafe_b64encode(text.encode()).decode()
+    return None if found is None else {**found, "serveraddress": key}
 
 
-def _key_for(registry: str, keys: list[str]) -> str | None:
+def _key_for(image: str, keys: list[str]) -> str | None:
+    """Return the key of the longest part of an image's name that has one."""
+    registry = registry_of(image)
+    path = image if registry else f"docker.io/{image}"
+    best, size = None, 0
     for key in keys:
-        host = key.partition("://")[2] or key
-        if registry and host.partition("/")[0] == registry:
-            return key
+        host = (key.partition("://")[2] or key).rstrip("/")
         if not registry and key.endswith(_DEFAULT_REGISTRY_SUFFIX):
-            return key
-    return None
+            host = "docker.io"
+        elif "://" in key or host.partition("/")[2].startswith("v"):
+            host = host.partition("/")[0]  # an address of its API, not a part of it
+        if f"{path}/".startswith(f"{host}/") and len(host) > size:
+            best, size = key, len(host)
+    return best
 
 
 def _from_entry(entry: Any) -> dict[str, str] | None:

@@ -126,6 +126,7 @@ async def find_engine(options: EndpointOptions) -> Candidate:
         f"({worst.origin}): {worst.verdict}{worst.detail and f', {worst.detail}'}",
         hint=worst.remedy,
         endpoint=worst.address,
+        verdict=str(worst.verdict),
         tried=tried,
     )
 

@@ -18,6 +18,7 @@ import aiodocker
 from chaindock.controllers.docker.endpoints import find_engine
 from chaindock.controllers.docker.link import Link
 from chaindock.errors import ContainerExists, EngineError, ImageNotFound, NotFound
+from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -25,9 +26,13 @@ if TYPE_CHECKING:
     from chaindock.controllers.docker.link import Body
     from chaindock.controllers.docker.options import EndpointOptions
 
+_log = get_logger("docker")
+
 
 class Engine(Link):
     """One container engine."""
+
+    _no_init = False
 
     @classmethod
     async def connect(cls, options: EndpointOptions, call_s: float = 60.0) -> Self:
@@ -43,13 +48,45 @@ class Engine(Link):
             raise
         return engine
 
+    async def ping(self) -> None:
+        """Ask whether it answers. Raises: EngineError."""
+        async with self.answer("GET", "_ping"):
+            pass
+
+    async def info(self) -> dict[str, Any]:
+        """Return what the engine says about itself. Raises: EngineError."""
+        return await self.json("GET", "info")
+
     # --- containers ----------------------------------------------------------------
 
     async def create_container(self, name: str | None, body: Mapping[str, Any]) -> str:
         """Return the id of a new container.
 
+        Where the engine has no init program of its own, the container is made without
+        (its `Init` then says so).
+
         Raises: ContainerExists; ImageNotFound; EngineError.
         """
+        host = body.get("HostConfig") or {}
+        if not host.get("Init"):
+            return await self._create(name, body)
+        plain = {**body, "HostConfig": {**host, "Init": False}}
+        if self._no_init:
+            return await self._create(name, plain)
+        try:
+            return await self._create(name, body)
+        except EngineError as error:
+            if error.transient or error.facts.get("status") != 500:
+                raise
+            # Whatever it is, the same fails again unless it was the init program.
+            with contextlib.suppress(EngineError, ContainerExists, NotFound):
+                made = await self._create(name, plain)
+                self._no_init = True
+                _log.info("the engine has no init program", reason=error.message)
+                return made
+            raise
+
+    async def _create(self, name: str | None, body: Mapping[str, Any]) -> str:
         image = str(body.get("Image", ""))
         async with self.calling(f"create container {name or image}", image=image):
             try:
@@ -141,6 +178,17 @@ class Engine(Link):
             async for data in self.data(answer, None):
                 yield data
 
+    async def read_logs(
+        self, container: str, tail: str, silence_s: float
+    ) -> AsyncGenerator[bytes]:
+        """Yield the last `tail` lines ("all") that the engine kept, multiplexed."""
+        params = {"stdout": "1", "stderr": "1", "tail": tail}
+        async with self.answer(
+            "GET", f"containers/{container}/logs", params=params
+        ) as answer:
+            async for data in self.data(answer, silence_s):
+                yield data
+
     async def execute(
         self, container: str, body: Mapping[str, Any], silence_s: float
     ) -> AsyncGenerator[bytes | int]:
@@ -228,6 +276,14 @@ class Engine(Link):
     async def inspect_network(self, network: str) -> dict[str, Any]:
         """Return what the engine knows of a network. Raises: NotFound."""
         return await self.json("GET", f"networks/{network}")
+
+    async def connect_network(self, network: str, container: str) -> None:
+        """Put a container on one more network. Raises: NotFound; EngineError."""
+        body = {"Container": container}
+        async with self.answer(
+            "POST", f"networks/{network}/connect", data=json.dumps(body).encode()
+        ):
+            pass
 
     async def remove_network(self, network: str) -> bool:
         """Remove a network; False when it is in use. Gone is fine."""

@@ -1,8 +1,8 @@
 """Base images and chaincode images.
 
-Owns:    which base images a language uses, pulling them; making, finding and removing
+Owns:    which base images a language uses, when they are pulled; making, finding and removing
          the image of a chaincode.
-Not:     compiling (compile.py), running (containers.py).
+Not:     pulling (pulls.py), compiling (compile.py), running (containers.py).
 Entry:   BaseImages.resolve, make_image, find_launch
 Holds:   an image is found by the hash of all that went into it, never by its name
          alone; its label says how it is started.
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from chaindock.container.attempt import Phase
 from chaindock.controllers.docker import names
 from chaindock.controllers.docker.archives import image_context
-from chaindock.controllers.docker.credentials import registry_auth
-from chaindock.errors import EngineError, ImageNotFound, NotFound
+from chaindock.controllers.docker.pulls import Puller
+from chaindock.errors import EngineError, ImageNotFound
 from chaindock.platforms.base import Connection, LaunchCommand
 
 if TYPE_CHECKING:
@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import NodeLabels
     from chaindock.controllers.docker.engine import Engine
-    from chaindock.controllers.docker.options import DockerOptions, LanguageImages
+    from chaindock.controllers.docker.options import (
+        DockerOptions,
+        LanguageImages,
+        Pull,
+    )
     from chaindock.ids import Ccid
 
 BUILD_SILENCE_S = 300.0
@@ -54,6 +58,7 @@ class BaseImages:
 
     def __init__(self, engine: Engine, options: DockerOptions) -> None:
         self._engine, self._options = engine, options
+        self._puller = Puller(engine, options)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def resolve(
@@ -61,14 +66,15 @@ class BaseImages:
     ) -> tuple[BaseImage, BaseImage]:
         """Return (builder, runtime), fetched as the pull policy says.
 
-        Raises: ImageNotFound; EngineError, EngineTimeout of the pull.
+        Raises: ImageNotFound and the EngineErrors of Puller.pull.
         """
-        builder = await self._get(language.builder, attempt)
+        policy = self._options.pull if language.pull == "default" else language.pull
+        builder = await self._get(language.builder, policy, attempt)
         if language.runtime in {"", language.builder}:
             return builder, builder
-        return builder, await self._get(language.runtime, attempt)
+        return builder, await self._get(language.runtime, policy, attempt)
 
-    async def _get(self, text: str, attempt: Attempt) -> BaseImage:
+    async def _get(self, text: str, policy: Pull, attempt: Attempt) -> BaseImage:
         options = self._options
         reference = names.expand_image(
             text,
@@ -76,48 +82,24 @@ class BaseImages:
             docker_ns=options.docker_ns,
             version=options.fabric_version,
         )
-        async with self._locks[reference]:
-            if options.pull == "always":
-                await self._pull(reference, attempt)
+        lock = self._locks[reference]
+        if lock.locked():
+            attempt.enter(Phase.PULL)  # of somebody else: our clock stands still, too
+        async with lock:
+            if policy == "always":
+                await self._puller.pull(reference, attempt)
             try:
                 found = await self._engine.inspect_image(reference)
             except ImageNotFound as error:
-                if options.pull == "never":
+                if policy == "never":
                     raise ImageNotFound(
                         f"the engine has no image {reference!r} and may not pull it",
                         hint=f"fetch it with: docker pull {reference}, or allow pulling",
                         image=reference,
                     ) from error
-                await self._pull(reference, attempt)
+                await self._puller.pull(reference, attempt)
                 found = await self._engine.inspect_image(reference)
         return BaseImage(reference, str(found["Id"]))
-
-    async def _pull(self, reference: str, attempt: Attempt) -> None:
-        attempt.enter(Phase.PULL)
-        options = self._options
-        config = options.endpoint.docker_config or (
-            options.endpoint.home and options.endpoint.home / ".docker"
-        )
-        auth = await registry_auth(reference, config)
-        if ":" not in reference.rpartition("/")[2] and "@" not in reference:
-            reference += ":latest"  # without a tag an engine fetches all of them
-        said: dict[str, str] = {}
-        pull = self._engine.pull(reference, auth, options.pull_silence_s)
-        try:
-            async with contextlib.aclosing(pull):
-                async for event in pull:
-                    layer = str(event.get("id", ""))
-                    status = str(event.get("status", ""))
-                    if status and said.get(layer) != status:
-                        said[layer] = status
-                        text = f"{layer}: {status}" if layer else status
-                        attempt.output(text, "build")
-        except NotFound as error:
-            raise ImageNotFound(
-                error.message,
-                hint="check its name and tag, and whether the registry wants a login",
-                image=reference,
-            ) from error
 
 
 async def find_launch(
@@ -163,7 +145,8 @@ async def make_image(
     attempt.enter(Phase.IMAGE)
     version = labels[names.FABRIC_VERSION]
     dockerfile = (
-        f"FROM {base.reference}\nADD binpackage.tar {output}\n"
+        # By id: somebody may move the tag between the look at it and this.
+        f"FROM {base.id}\nADD binpackage.tar {output}\n"
         f"ENV CORE_CHAINCODE_BUILDLEVEL={version}\n"
     )
     params = {"t": image, "rm": "1", "forcerm": "1", "labels": json.dumps(labels)}
@@ -183,10 +166,11 @@ async def remove_images(
     A Fabric peer may have given an image the same name; its tag is no build key.
     """
     name, count = names.usable_image_name(node, ccid), 0
-    for found in await engine.find_images(reference=name):
+    # By label: engines differ in what a reference without a registry matches.
+    for found in await engine.find_images(label=names.BUILD_KEY):
         key = (found.get("Labels") or {}).get(names.BUILD_KEY)
         tag = f"{name}:{key}"
-        if tag in (found.get("RepoTags") or []) and tag != keep:
+        if tag in names.own_tags(found) and tag != keep:
             with contextlib.suppress(EngineError):
                 await engine.remove_image(tag)
                 count += 1

@@ -54,6 +54,7 @@ class Link:
         self.name = ""
         self._where, self._call_s = where, call_s
         self._docker: aiodocker.Docker | None = None
+        self._was_lost = False
 
     async def open(self) -> None:
         """Connect, and agree on the API version.
@@ -65,9 +66,12 @@ class Link:
             connector=self._where.connector(),
             timeout=_CLIENT_TIMEOUT,
         )
+        await self._agree()
+
+    async def _agree(self) -> None:
         async with (
-            self.calling("version"),
-            self._docker.session.get(f"{self._where.base_url}/version") as answer,
+            self._bounded("version", "", self._call_s),
+            self.api.session.get(f"{self._where.base_url}/version") as answer,
         ):
             about = await answer.json(content_type=None)
             theirs = _version(about["ApiVersion"])
@@ -81,9 +85,10 @@ class Link:
                 hint="update the engine" if theirs < LOWEST_API else "update Chaindock",
                 endpoint=self.address,
             )
-        self._docker.api_version = f"v{_text(agreed)}"
+        self.api.api_version = f"v{_text(agreed)}"
         self.arch = str(about.get("Arch", ""))
         self.name = f"{about.get('Version', '?')} API {_text(agreed)}"
+        self._was_lost = False
 
     async def aclose(self) -> None:
         """Close all connections. Containers go on."""
@@ -232,6 +237,15 @@ class Link:
     ) -> AsyncIterator[asyncio.Timeout]:
         """Bound a call in time (None = not at all) and translate its errors."""
         limit = self._call_s + extra_s if limit_s == _USUAL else limit_s
+        if self._was_lost:
+            await self._agree()  # whoever restarted it may have updated it
+        async with self._bounded(what, image, limit) as clock:
+            yield clock
+
+    @contextlib.asynccontextmanager
+    async def _bounded(
+        self, what: str, image: str, limit: float | None
+    ) -> AsyncIterator[asyncio.Timeout]:
         try:
             async with asyncio.timeout(limit) as clock:
                 yield clock
@@ -270,6 +284,7 @@ class Link:
         )
 
     def _lost(self, what: str, error: Exception) -> EngineUnavailable:
+        self._was_lost = True
         return EngineUnavailable(
             f"{what}: lost the connection to the engine at {self.address}: {error}",
             hint="check that the engine runs",

@@ -13,7 +13,7 @@ import hashlib
 import json
 import platform
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chaindock.errors import InvalidInput
 
@@ -52,6 +52,12 @@ def container_name(node: NodeLabels, ccid: Ccid) -> str:
     return _NOT_ALLOWED.sub("-", base_name(node, ccid))
 
 
+def bridge_name(node: NodeLabels, engine: str, network: str) -> str:
+    """Return the name of the interface of a network of ours: 15 characters at most."""
+    text = f"{node.node_id}\0{engine}\0{network}"
+    return f"cd-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
 def image_name(node: NodeLabels, ccid: Ccid) -> str:
     """Return the name of the image of a chaincode, without a tag.
 
@@ -79,6 +85,14 @@ def usable_image_name(node: NodeLabels, ccid: Ccid) -> str:
     except InvalidInput:
         digest = hashlib.sha256(base_name(node, ccid).encode()).hexdigest()
         return f"chaindock-{digest}"
+
+
+def own_tags(image: Mapping[str, Any]) -> set[str]:
+    """Return the tags of a listed image, without a registry that stands for "none".
+
+    Podman lists an image that has no registry in its name as `localhost/NAME`.
+    """
+    return {str(t).removeprefix("localhost/") for t in image.get("RepoTags") or []}
 
 
 def network_name(node: NodeLabels) -> str:

@@ -1,7 +1,8 @@
 """How a container reaches the node, and what else it can reach.
 
 Owns:    the node's own networks, the choice among the ways to reach the node.
-Not:     listening (the CallbackListener does), the containers themselves.
+Not:     listening (the CallbackListener does), the containers themselves, the rules
+         that shut the network's end on this machine (filter.py).
 Entry:   Networks.attach
 Holds:   a way is used only when it was seen to exist on this machine; the tightest one
          that does is taken, and its isolation is told.
@@ -14,6 +15,9 @@ The ways, tightest first:
        idle container of ours holds it up
     3. an engine that runs elsewhere (in a virtual machine): an ordinary network and the
        engine's name for this machine; tried out from inside before it is used
+
+With 1 and 2 the services of this machine could be reached through the gateway too; the
+host's packet filter closes that where this process may use it.
 """
 
 from __future__ import annotations
@@ -23,22 +27,32 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from chaindock.aio import finish
 from chaindock.controllers.docker import names
 from chaindock.controllers.docker.body import host_config
+from chaindock.controllers.docker.filter import Door
+from chaindock.controllers.docker.host import (
+    addresses,
+    bridges_filtered,
+    interface_of,
+)
 from chaindock.errors import EngineError, ImageNotFound, NotFound, StartFailed
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from chaindock.container.contracts import CallbackListener, NodeLabels
     from chaindock.controllers.docker.engine import Engine
+    from chaindock.controllers.docker.filter import HostFilter
     from chaindock.controllers.docker.options import SandboxOptions
 
 _log = get_logger("docker.network")
 _HOST = "host.docker.internal"
 _LOOPBACK = "127.0.0.1"
+# Rules that outlive a killed node must not meet a network of somebody else: engines give
+# names that were free again.
+_BRIDGE_NAME = "com.docker.network.bridge.name"
 _NO_NEIGHBOURS = {"com.docker.network.bridge.enable_icc": "false"}
 _TRY_S = 20.0
 _DIAL = """\
@@ -49,6 +63,11 @@ elif command -v python3 >/dev/null; then
 python3 -c 'import socket,sys;socket.create_connection((sys.argv[1],int(sys.argv[2])),3)' "$h" "$p"
 else exit 99; fi || exit 1"""
 _NO_TOOL = 99
+_TOLD = {
+    True: "internal network: it reaches the node's listener and nothing else",
+    False: "internal network: no way to other machines",
+}
+_ORDINARY = "ordinary network: it can reach others too"
 
 
 @dataclass(frozen=True)
@@ -59,7 +78,9 @@ class Attachment:
         network: its NetworkMode.
         peer: host:port that it dials; "" when nobody listens.
         isolation: for people: what it can reach.
+        weaker: what is open that should not be, a phrase for each.
         publishes: it is dialled through a published port, not at its own address.
+        neighbours: other chaincode of the node may reach it.
     """
 
     network: str
@@ -68,6 +89,8 @@ class Attachment:
     dns: tuple[str, ...] = ()
     extra_hosts: tuple[str, ...] = ()
     publishes: bool = False
+    weaker: tuple[str, ...] = ()
+    neighbours: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,8 +98,9 @@ class _Way:
     network: str
     listen_on: str
     dial: str
-    isolation: str
     internal: bool
+    separate: bool = False
+    interface: str = ""
     through_host: bool = False
 
 
@@ -93,9 +117,14 @@ class Networks:
     """The networks of one node, made when the first container needs them."""
 
     def __init__(
-        self, engine: Engine, node: NodeLabels, sandbox: SandboxOptions
+        self,
+        engine: Engine,
+        node: NodeLabels,
+        sandbox: SandboxOptions,
+        host: HostFilter,
     ) -> None:
         self._engine, self._node, self._sandbox = engine, node, sandbox
+        self._host, self._port, self._said = host, 0, ""
         self._way: _Way | None = None
         self._lock = asyncio.Lock()
         self._made: set[str] = set()
@@ -111,20 +140,68 @@ class Networks:
         async with self._lock:
             if self._way is None:
                 self._way = await self._choose(listener, image)
-            way = self._way
-        peer = ""
-        if calls_back:
-            address = await listener.address_on(way.listen_on)
-            peer = f"{_bracketed(way.dial)}:{address.rpartition(':')[2]}"
+            way, peer = self._way, ""
+            if calls_back:
+                address = await listener.address_on(way.listen_on)
+                self._port = int(address.rpartition(":")[2])
+                peer = f"{_bracketed(way.dial)}:{self._port}"
+            open_because = await self._shut(way)
         return Attachment(
             network=way.network,
             peer=peer,
-            isolation=way.isolation,
+            isolation=_told(way, open_because),
             # Old engines resolve names for internal networks from outside of them.
-            dns=(_LOOPBACK,) if way.internal else (),
+            dns=(_LOOPBACK,) if way.internal or not open_because else (),
             extra_hosts=(f"{_HOST}:host-gateway",) if way.through_host else (),
             publishes=way.through_host,
+            weaker=tuple(self._weaker(way, open_because)),
+            neighbours=_has_neighbours(way, open_because),
         )
+
+    async def _shut(self, way: _Way) -> str:
+        """Shut this machine's end of a network; say why it is open, "" when it is not.
+
+        Looked at before each start: other programs set rules too, and flush them.
+        """
+        if not self._sandbox.internal:
+            return "chaindock.sandbox.internal is false"
+        if way.through_host:
+            return "the engine is on another machine, or in a virtual one"
+        if not way.interface:
+            return f"no interface of this machine has the address {way.listen_on}"
+        door = Door(way.interface, way.listen_on, self._port or None)
+        why = await self._host.shut(door)
+        if why and why != self._said:
+            _log.warning(
+                "chaincode reaches services of this machine",
+                through=way.listen_on,
+                reason=why,
+            )
+        self._said = why
+        return why
+
+    def _weaker(self, way: _Way, open_because: str) -> Iterator[str]:
+        if not self._sandbox.internal:
+            return  # it was asked for
+        if open_because and not way.internal:
+            yield f"it reaches other machines: {open_because}"
+        if open_because and not way.through_host:
+            yield (
+                "it reaches services of this machine that listen on all addresses or on "
+                f"{way.listen_on}: {open_because}"
+            )
+        if _has_neighbours(way, open_because):
+            yield "it reaches other chaincode of this node"
+
+    async def vanished(self) -> bool:
+        """Whether somebody removed the network that `attach` named last."""
+        if self._way is None:
+            return False
+        try:
+            await self._engine.inspect_network(self._way.network)
+        except NotFound:
+            return True
+        return False
 
     def forget(self) -> None:
         """Look again at the next attach: the network is gone."""
@@ -137,6 +214,7 @@ class Networks:
         for network in self._made:
             if not await self._engine.remove_network(network):
                 _log.info("network is still in use", network=network)
+        await self._host.remove()
         self._anchors, self._made, self._way = [], set(), None
 
     # --- choosing ------------------------------------------------------------------
@@ -153,25 +231,29 @@ class Networks:
                     network=net.name,
                     listen_on=net.gateway,
                     dial=net.gateway,
-                    isolation=_told(net, internal=internal),
                     internal=internal,
+                    separate=net.separate and bridges_filtered(),
+                    interface=interface_of(net.gateway),
                 )
         assert net is not None  # noqa: S101  # one kind at least was looked at
         way = _Way(
             network=net.name,
             listen_on=_LOOPBACK,
             dial=_HOST,
-            isolation="ordinary network: it can reach others too, the engine offers no "
-            "address of this machine on a separate one",
             internal=False,
+            separate=net.separate and await self._filters_there(),
             through_host=True,
         )
         await self._try_out(way, listener, image)
         return way
 
+    async def _filters_there(self) -> bool:
+        """Whether the engine's kernel filters packets within a bridge."""
+        return (await self._engine.info()).get("BridgeNfIptables") is True
+
     async def _network(self, *, internal: bool) -> _Net:
         name = names.network_name(self._node) + ("" if internal else "-open")
-        before = _addresses()
+        before = addresses()
         found = await self._find(name)
         self._made.add(name)
         if found is not None:
@@ -203,15 +285,18 @@ class Networks:
             "CheckDuplicate": True,
             "Labels": {names.NODE: self._node.node_id, names.ROLE: "network"},
         }
-        try:
-            await finish(
-                self._engine.create_network({**body, "Options": _NO_NEIGHBOURS})
-            )
-        except EngineError as error:
-            if error.facts.get("status") != 409:  # 409: made by somebody just now
+        ours = {_BRIDGE_NAME: names.bridge_name(self._node, self._engine.address, name)}
+        for options in ({**ours, **_NO_NEIGHBOURS}, ours):
+            try:
+                await finish(self._engine.create_network({**body, "Options": options}))
+                break
+            except EngineError as error:
+                if error.facts.get("status") == 409:  # made by somebody just now
+                    break
                 # Not every engine can keep the containers of a network apart.
-                _log.info("network without separation", reason=error.message)
-                await finish(self._engine.create_network(body))
+                _log.info("network without options", reason=error.message)
+        else:
+            await finish(self._engine.create_network(body))
         return await self._engine.inspect_network(name)
 
     async def _hold_up(self, net: _Net, image: str) -> bool:
@@ -283,26 +368,19 @@ class Networks:
         }
 
 
-def _addresses() -> frozenset[str]:
-    """Return the addresses of this machine."""
-    return frozenset(
-        one.address.partition("%")[0]
-        for card in psutil.net_if_addrs().values()
-        for one in card
-    )
-
-
 def _is_here(net: _Net) -> bool:
     """Whether the network's gateway is this machine, and not another one's double."""
-    return net.gateway in _addresses() and net.gateway not in net.was_there
+    return net.gateway in addresses() and net.gateway not in net.was_there
 
 
-def _told(net: _Net, *, internal: bool) -> str:
-    if not internal:
-        return "ordinary network: it can reach others too"
-    if net.separate:
-        return "internal network: it reaches this machine's end of it alone"
-    return "internal network: it reaches this machine's end of it and other chaincode"
+def _told(way: _Way, open_because: str) -> str:
+    if not open_because:
+        return _TOLD[True]
+    return _TOLD[False] if way.internal else _ORDINARY
+
+
+def _has_neighbours(way: _Way, open_because: str) -> bool:
+    return not (way.separate or (not open_because and bridges_filtered()))
 
 
 def _bracketed(host: str) -> str:

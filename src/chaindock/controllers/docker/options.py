@@ -10,14 +10,17 @@ Source:  launch.md §3.2, §3.8, §7.2
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from chaindock.container.contracts import RunSettings
+
 MIB = 1024 * 1024
+Pull = Literal["missing", "never", "always"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class EndpointOptions:
         docker_host: DOCKER_HOST as the user has it.
         docker_context: DOCKER_CONTEXT as the user has it.
         docker_config: directory of the Docker CLI's config.json (DOCKER_CONFIG).
+        auth_file: Podman's file of logins (REGISTRY_AUTH_FILE).
         runtime_dir: XDG_RUNTIME_DIR.
         home: the user's home directory.
         tls: use TLS for tcp:// (`vm.docker.tls.enabled`, DOCKER_TLS_VERIFY).
@@ -41,6 +45,7 @@ class EndpointOptions:
     docker_host: str = ""
     docker_context: str = ""
     docker_config: Path | None = None
+    auth_file: Path | None = None
     runtime_dir: Path | None = None
     home: Path | None = None
     tls: bool = False
@@ -48,6 +53,21 @@ class EndpointOptions:
     cert_file: Path | None = None
     key_file: Path | None = None
     connect_s: float = 2.0
+
+    def login_files(self) -> list[Path]:
+        """Return the files that may hold logins to registries, first come first.
+
+        The Docker CLI's, then those of Podman.
+        """
+        folder = self.docker_config or (self.home and self.home / ".docker")
+        found = [folder / "config.json"] if folder else []
+        if self.auth_file:
+            found.append(self.auth_file)
+        if self.runtime_dir:
+            found.append(self.runtime_dir / "containers/auth.json")
+        if self.home:
+            found.append(self.home / ".config/containers/auth.json")
+        return found
 
 
 @dataclass(frozen=True)
@@ -57,10 +77,12 @@ class LanguageImages:
     Args:
         builder: the build runs in it.
         runtime: the chaincode image is made from it; "" = the same.
+        pull: when these are fetched; `default` = as DockerOptions.pull says.
     """
 
     builder: str
     runtime: str = ""
+    pull: Pull | Literal["default"] = "default"
 
 
 def default_images() -> dict[str, LanguageImages]:
@@ -77,33 +99,75 @@ def default_images() -> dict[str, LanguageImages]:
 
 
 @dataclass(frozen=True)
+class Ulimit:
+    """One limit per process, as setrlimit(2) takes it.
+
+    Args:
+        name: as in `ulimit` options of engines: nofile, fsize, core, stack, …
+    """
+
+    name: str
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True)
 class SandboxOptions:
     """What a running chaincode may use.
 
     Args:
-        user: numeric `uid:gid`; "" = as the image says.
+        user: numeric `uid:gid`, not that of builds; "" = as the image says.
         read_only: the root file system; /tmp stays writable (in memory).
-        memory_bytes: `vm.docker.hostConfig.Memory`; 0 = unlimited.
+        memory_bytes: `vm.docker.hostConfig.Memory`; 0 = unlimited. No swap beyond it.
         cpus: processors' worth of time; 0 = unlimited.
         pids: processes and threads; 0 = unlimited.
-        tmp_bytes: size of /tmp.
+        tmp_bytes: size of /tmp, and of /dev/shm.
+        open_files: descriptors of one process.
+        file_bytes: largest file; 0 = the size of /tmp.
+        ulimits: in place of ours, by name.
+        cpu_shares, cpu_quota, cpu_period: `vm.docker.hostConfig`; a quota takes the
+            place of `cpus`; 0 = unset.
+        cpuset_cpus, cpuset_mems, cgroup_parent: likewise; "" = unset.
+        security_opt: more of them; none that takes a wall away.
         log_max_bytes, log_files: what the engine keeps of the output.
         dns, dns_search, extra_hosts: as in `vm.docker.hostConfig`.
         internal: keep the chaincode from reaching anything but the node.
     """
 
-    user: str = "500:500"
+    user: str = "501:501"
     read_only: bool = True
     memory_bytes: int = 2048 * MIB
     cpus: float = 2.0
     pids: int = 512
     tmp_bytes: int = 64 * MIB
+    open_files: int = 4096
+    file_bytes: int = 0
+    ulimits: tuple[Ulimit, ...] = ()
+    cpu_shares: int = 0
+    cpu_quota: int = 0
+    cpu_period: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    cgroup_parent: str = ""
+    security_opt: tuple[str, ...] = ()
     log_max_bytes: int = 10 * MIB
     log_files: int = 3
     dns: tuple[str, ...] = ()
     dns_search: tuple[str, ...] = ()
     extra_hosts: tuple[str, ...] = ()
     internal: bool = True
+
+    def with_settings(self, settings: RunSettings) -> SandboxOptions:
+        """Return these options as one chaincode has them."""
+        given = {
+            name: value
+            for name in ("memory_bytes", "cpus", "pids", "tmp_bytes", "user")
+            if (value := getattr(settings, name)) is not None
+        }
+        if settings.cpus is not None:
+            given["cpu_quota"] = 0
+        hosts = (*self.extra_hosts, *settings.extra_hosts)
+        return replace(self, **given, extra_hosts=hosts)
 
 
 @dataclass(frozen=True)
@@ -114,10 +178,13 @@ class CompileOptions:
         user: numeric `uid:gid` of the build and of what it makes.
         network: the engine's network for builds; "" = its default bridge.
         memory_bytes, pids, cpus: limits; 0 = unlimited.
+        cpu_shares: its part where processors are short; 1024 is usual.
         silence_s: a step that prints nothing for so long has failed.
-        limit_s: a whole build may take no longer.
-        artifact_bytes: what a build may leave behind.
+        limit_s: a build container ends by itself after this, whoever forgot it; the
+            clocks of its phases are the launch's.
+        artifact_bytes: what a build may leave behind, and its largest file.
         dns, extra_hosts: as for running chaincode.
+        cgroup_parent: as for running chaincode.
     """
 
     user: str = "500:500"
@@ -125,11 +192,13 @@ class CompileOptions:
     memory_bytes: int = 4096 * MIB
     pids: int = 4096
     cpus: float = 0.0
+    cpu_shares: int = 256
     silence_s: float = 600.0
-    limit_s: float = 3600.0
+    limit_s: float = 24 * 3600.0
     artifact_bytes: int = 2048 * MIB
     dns: tuple[str, ...] = ()
     extra_hosts: tuple[str, ...] = ()
+    cgroup_parent: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,16 +208,20 @@ class DockerOptions:
     Args:
         images: per platform name.
         pull: when base images are fetched: `missing`, `never`, `always`.
+        mirrors: registries that are asked for images of the engine's default registry
+            when that does not give them: `host/path`, in order.
         pull_silence_s: a pull without progress for so long has failed.
         call_s: one plain call to the engine may take so long.
         docker_ns, fabric_version: $(DOCKER_NS), and $(PROJECT_VERSION) with its
             $(TWO_DIGIT_VERSION), in names of images.
         chaincode_port: where chaincode that is dialled listens in its container.
+        path: where programs of this machine are looked for, as a PATH.
     """
 
     endpoint: EndpointOptions = field(default_factory=EndpointOptions)
     images: Mapping[str, LanguageImages] = field(default_factory=default_images)
-    pull: Literal["missing", "never", "always"] = "missing"
+    pull: Pull = "missing"
+    mirrors: tuple[str, ...] = ()
     pull_silence_s: float = 120.0
     call_s: float = 60.0
     sandbox: SandboxOptions = field(default_factory=SandboxOptions)
@@ -156,3 +229,4 @@ class DockerOptions:
     docker_ns: str = "hyperledger"
     fabric_version: str = "latest"
     chaincode_port: int = 9999
+    path: str = "/usr/sbin:/sbin:/usr/bin:/bin"

@@ -89,12 +89,16 @@ class OutputLines:
     def feed(self, data: bytes) -> None:
         """Take what was read."""
         for stream, part in self._frames.feed(data):
-            at = 0
-            while (end := part.find(b"\n", at)) >= 0:
-                self._grow(stream, part[at:end])
-                self._emit(stream)
-                at = end + 1
-            self._grow(stream, part[at:])
+            self.add(stream, part)
+
+    def add(self, stream: Output, part: bytes) -> None:
+        """Take payload that somebody else split into streams."""
+        at = 0
+        while (end := part.find(b"\n", at)) >= 0:
+            self._grow(stream, part[at:end])
+            self._emit(stream)
+            at = end + 1
+        self._grow(stream, part[at:])
 
     def end(self) -> None:
         """Hand on lines that have no end."""

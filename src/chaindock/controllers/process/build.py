@@ -22,6 +22,7 @@ import hashlib
 import json
 import platform as machine
 import re
+import time
 from collections import Counter, defaultdict
 from dataclasses import asdict
 from pathlib import Path
@@ -36,7 +37,8 @@ from chaindock.controllers.process.environment import (
     base_environment,
     ca_environment,
 )
-from chaindock.errors import BuildFailed, StartFailed
+from chaindock.controllers.process.owned import Owned
+from chaindock.errors import BuildFailed, BuildSilent, StartFailed, may_pass
 from chaindock.platforms.fingerprint import planner_fingerprint
 from chaindock.platforms.placeholders import Places
 
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from chaindock.controllers.process.child import Spawner
     from chaindock.controllers.process.options import ProcessOptions
     from chaindock.controllers.process.toolbox import Toolbox
+    from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
     from chaindock.platforms.base import BuildPlan, Platform, Step
 
@@ -79,6 +82,7 @@ class Workshop:
         self._options, self._environment = options, environment
         self._builds, self._spawner, self._toolbox = builds, spawner, toolbox
         self._tasks = tasks
+        self._owned = Owned(options.root / "built")
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._queued: Counter[str] = Counter()
 
@@ -92,6 +96,7 @@ class Workshop:
         """
         attempt.enter(Phase.PACKAGE)
         source = self._source_of(platform, package)
+        self._owned.put(package.ccid, package.label, source)
         async with self._turn(source):
             build = await self._recall(platform, package, source)
             if build is None:
@@ -142,6 +147,7 @@ class Workshop:
             raise BuildFailed(
                 f"build of chaincode {attempt.ccid!r} cannot go on: {error}",
                 hint="make room for it: disk, processes, open files",
+                transient=_may_pass(error),
                 **attempt.facts(),
             ) from error
 
@@ -203,18 +209,32 @@ class Workshop:
                 env={**env, **places.fill_values(step.env)},
                 kind="build",
             )
-            result = await self._run(program, attempt)
+            try:
+                result = await self._run(program, attempt)
+            except TimeoutError as error:
+                raise _silent(
+                    step, program, self._options.silence_s, attempt
+                ) from error
             if result.code != 0:
-                raise _failed(step, program, result, attempt)
+                transient = platform.may_pass(step, attempt.tail())
+                raise _failed(step, program, result, attempt, transient=transient)
 
     async def _run(self, program: Program, attempt: Attempt) -> Exit:
+        """Run one step to its end. Raises: TimeoutError when it was silent too long."""
         run_id = self._spawner.new_run_id()
         child = await self._spawner.spawn(
             run_id, program, attempt, streams=("build", "build")
         )
         try:
-            return await child.wait()
-        except asyncio.CancelledError:
+            while True:
+                end = child.heard + self._options.silence_s
+                try:
+                    async with asyncio.timeout(end - time.monotonic()):
+                        return await child.wait()
+                except TimeoutError:
+                    if time.monotonic() >= child.heard + self._options.silence_s:
+                        raise
+        except BaseException:
             await self._spawner.end_quietly(child)
             raise
 
@@ -232,6 +252,15 @@ class Workshop:
         return str(folder)
 
     # --- housekeeping ---------------------------------------------------------------------
+
+    async def purge(self, ccid: Ccid) -> int:
+        """Remove the build of `ccid` unless something else needs it."""
+        found = self._owned.take(ccid)
+        trash = None if found is None else self._builds.remove(*found)
+        if trash is None:
+            return 0
+        await finish(asyncio.to_thread(remove_tree, trash))
+        return 1
 
     def _prune(self, label: str) -> None:
         for path in self._builds.prune(label, self._options.keep_builds):
@@ -266,16 +295,40 @@ def _digest(parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _failed(
-    step: Step, program: Program, result: Exit, attempt: Attempt
-) -> BuildFailed:
+def _name(step: Step, program: Program) -> str:
     words = (_PLACEHOLDER.sub(r"\1", word) for word in step.argv[1:])
-    name = " ".join([Path(program.argv[0]).name, *words])
+    return " ".join([Path(program.argv[0]).name, *words])
+
+
+def _failed(
+    step: Step, program: Program, result: Exit, attempt: Attempt, *, transient: bool
+) -> BuildFailed:
+    name = _name(step, program)
     return BuildFailed(
         f"build step {name!r} of chaincode {attempt.ccid!r} {result.reason}",
         hint=f"read its output: chaindock logs {attempt.ccid}",
         step=name,
-        exit_code=result.code,
-        signal=result.signal,
+        transient=transient,
+        **result.facts,
         **attempt.facts(),
     )
+
+
+def _silent(
+    step: Step, program: Program, limit_s: float, attempt: Attempt
+) -> BuildSilent:
+    name = _name(step, program)
+    return BuildSilent(
+        f"build step {name!r} of chaincode {attempt.ccid!r} printed nothing for "
+        f"{limit_s:g} s",
+        hint="look at its last lines; a registry may be unreachable. The limit is "
+        "chaindock.build.silence",
+        step=name,
+        limit_s=limit_s,
+        transient=step.phase == "dependencies",
+        **attempt.facts(),
+    )
+
+
+def _may_pass(error: OSError | StartFailed) -> bool:
+    return may_pass(error) if isinstance(error, OSError) else error.transient

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from chaindock.controllers.process.child import remove_tree
+from chaindock.errors import StartFailed
 from chaindock.platforms.base import Connection, LaunchCommand
 
 if TYPE_CHECKING:
@@ -102,8 +103,20 @@ class Builds:
 
         Yields the descriptor of the lock: a process that inherits it keeps the build
         for as long as it lives.
+
+        Raises:
+            StartFailed: somebody holds the lock alone. That is a node that prunes, for
+                an instant; or a chaincode that turned the lock it inherited, which must
+                not hold up the loop.
         """
-        fd = self._lock(key, fcntl.LOCK_SH)
+        try:
+            fd = self._lock(key, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StartFailed(
+                f"build {key[:12]!r} is locked by another process",
+                hint="end the chaincode that runs from it: chaindock stop NAME",
+                transient=True,
+            ) from error
         try:
             yield fd
         finally:
@@ -226,6 +239,20 @@ class Builds:
                 path.unlink(missing_ok=True)
                 removed.append(trash)
         return removed
+
+    def remove(self, label: str, source: str) -> Path | None:
+        """Forget one entry of the index, and its build unless something else needs it.
+
+        Quick; what it returns is out of the way already and remains to be deleted.
+        """
+        path = self._index_path(label, source)
+        key = _key_of(path)
+        path.unlink(missing_ok=True)
+        if key is None or any(_key_of(p) == key for p in self._labels.glob("*/*.json")):
+            return None
+        with contextlib.suppress(OSError):  # others are in it
+            path.parent.rmdir()
+        return self._discard(key)
 
     def _discard(self, key: str) -> Path | None:
         """Move a build out of the way; None = somebody uses it."""

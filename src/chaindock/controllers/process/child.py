@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from chaindock.aio import Latch
-from chaindock.container.contracts import Exit
+from chaindock.container.contracts import Cause, Exit
 from chaindock.controllers.process.lines import Pump
 from chaindock.controllers.process.records import (
     NODE_MARKER,
@@ -35,7 +35,8 @@ from chaindock.controllers.process.records import (
     end,
     find,
 )
-from chaindock.errors import StartFailed
+from chaindock.controllers.process.watch import Watch
+from chaindock.errors import StartFailed, may_pass
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ SHELL = "/bin/sh"
 # The pipe ends (the node died) => exit without running anything. The limits apply to
 # the program too; one that cannot be set is left as it is.
 GATE = 'ulimit -c 0; {limits}IFS= read -r go && exec "$@" </dev/null; exit 125'
+_BLOCK_BYTES = 512  # unit of `ulimit -f` in every sh
 DRAIN_LIMIT_S = 5.0
 _STDOUT, _STDERR = 1, 2
 
@@ -64,6 +66,7 @@ class Program:
         kind: "run" or "build".
         inherits: descriptors that it gets and does not know of: locks on its build.
         max_open_files: None = as the node has it.
+        max_file_bytes: largest file; 0 = as the node has it.
     """
 
     argv: Sequence[str]
@@ -72,6 +75,7 @@ class Program:
     kind: str
     inherits: Sequence[int] = ()
     max_open_files: int | None = None
+    max_file_bytes: int = 0
 
 
 class Child(asyncio.SubprocessProtocol):
@@ -87,7 +91,10 @@ class Child(asyncio.SubprocessProtocol):
         self._pumps: dict[int, Pump] = {}
         self._exited = asyncio.Event()
         self._over: Latch[Exit] = Latch()
-        self._asked = False
+        self._asked = self._killed = False
+        self._verdict: Exit | None = None
+        self.heard = time.monotonic()
+        """When it last wrote something, whole lines or not."""
 
     @property
     def running(self) -> bool:
@@ -111,8 +118,15 @@ class Child(asyncio.SubprocessProtocol):
         except TimeoutError:
             pass
         finally:
+            self._killed = self._killed or self.running
             self._signal(signal.SIGKILL)
         return await self.wait()
+
+    def condemn(self, verdict: Exit) -> None:
+        """Kill the group; `wait` tells `verdict`, unless it ended in another way."""
+        if self.running and self._verdict is None:
+            self._verdict = verdict
+            self._signal(signal.SIGKILL)
 
     def _ask(self) -> None:
         if not self._asked:
@@ -139,6 +153,7 @@ class Child(asyncio.SubprocessProtocol):
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         """Hand on output."""
+        self.heard = time.monotonic()
         self._pumps[fd].feed(data)
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
@@ -180,7 +195,12 @@ class Child(asyncio.SubprocessProtocol):
             for pump in self._pumps.values():
                 pump.end()
         self._transport.close()
-        self._over.settle(_as_exit(self._transport.get_returncode()))
+        asked = self._asked or self._killed
+        code = self._transport.get_returncode()
+        if self._verdict is not None and code == -signal.SIGKILL:
+            self._over.settle(self._verdict)
+        else:
+            self._over.settle(_as_exit(code, asked=asked))
 
 
 class Spawner:
@@ -195,6 +215,7 @@ class Spawner:
         self.records = records
         self._tasks = tasks
         self.children: dict[str, Child] = {}
+        self.watch = Watch(tasks)
 
     def private_dir(self, run_id: str) -> Path:
         """Return the directory of a run: made by who needs it, removed at its end."""
@@ -317,6 +338,9 @@ async def _open(
 ) -> Child:
     files = program.max_open_files
     limits = "" if files is None else f"ulimit -n {files} 2>/dev/null; "
+    if program.max_file_bytes:
+        blocks = -(-program.max_file_bytes // _BLOCK_BYTES)
+        limits += f"ulimit -f {blocks} 2>/dev/null; "
     _, child = await asyncio.get_running_loop().subprocess_exec(
         lambda: Child(program, take),
         SHELL,
@@ -336,18 +360,22 @@ def _refused(program: Program, attempt: Attempt, error: Exception) -> StartFaile
     return StartFailed(
         f"program {program.argv[0]!r} of chaincode {attempt.ccid!r} cannot be started: "
         f"{error}",
+        transient=isinstance(error, OSError) and may_pass(error),
         **attempt.facts(),
     )
 
 
-def _as_exit(returncode: int | None) -> Exit:
+def _as_exit(returncode: int | None, *, asked: bool = False) -> Exit:
+    cause = Cause.STOPPED if asked else None
     if returncode is None or returncode >= 0:
-        return Exit(code=returncode, reason=f"ended with exit code {returncode}")
+        reason = f"ended with exit code {returncode}"
+        return Exit(code=returncode, reason=reason, cause=cause)
     try:
         name = signal.Signals(-returncode).name
     except ValueError:  # a real-time signal
         name = f"signal {-returncode}"
-    return Exit(code=None, signal=-returncode, reason=f"ended by {name}")
+    reason = f"ended by {name}"
+    return Exit(code=None, signal=-returncode, reason=reason, cause=cause)
 
 
 def remove_tree(path: Path) -> None:

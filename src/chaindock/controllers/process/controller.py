@@ -21,6 +21,7 @@ from chaindock.controllers.process.child import Spawner, remove_tree
 from chaindock.controllers.process.environment import SYSTEM_PATH
 from chaindock.controllers.process.records import NODE_MARKER, Records, end, find
 from chaindock.controllers.process.run import ProcessInstance
+from chaindock.controllers.process.sockets import Sockets
 from chaindock.controllers.process.toolbox import Toolbox
 from chaindock.errors import Unsupported
 from chaindock.platforms.registry import platform_for
@@ -66,6 +67,7 @@ class ProcessController:
         self._tasks = Tasks("process")
         self._spawner = Spawner(self._records, self._tasks)
         self._builds = Builds(options.cache_root, node.node_id)
+        self._sockets = Sockets(self._runs, node.node_id)
         self._toolbox = Toolbox(
             options.path,
             {
@@ -100,12 +102,17 @@ class ProcessController:
             self._builds,
             self._spawner,
             self._toolbox,
+            self._sockets,
         )
 
     async def discard(self, ccid: Ccid) -> int:
         """Keep the build: equal packages use it again, and the oldest go by number."""
         del ccid
         return 0
+
+    async def purge(self, ccid: Ccid) -> int:
+        """Remove the build, unless another chaincode has it, or still runs from it."""
+        return await self._workshop.purge(ccid)
 
     async def reap(self) -> int:
         """End what an earlier process of this node left running, and remove its traces.
@@ -128,6 +135,7 @@ class ProcessController:
             if not any(run_id in path.name for run_id in own):
                 remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
         self._builds.reap()
+        self._sockets.reap()
         return count
 
     async def __aenter__(self) -> Self:
@@ -144,3 +152,4 @@ class ProcessController:
     ) -> None:
         await self._spawner.end_all(self._options.close_grace_s)
         await self._tasks.aclose()
+        self._sockets.close()

@@ -24,8 +24,12 @@ class ProcessOptions:
             may share it.
         path: where programs are looked for, as a PATH value.
         keep_builds: finished builds kept per label; one in use is never removed.
-        max_open_files: limit of a running chaincode; None = as the node has it.
+        max_open_files: of one process of a running chaincode; None = as the node has it.
+        max_file_bytes: largest file that it may write; 0 = unlimited.
+        memory_bytes: of all processes of a chaincode together; 0 = unlimited.
+        tmp_bytes: what it may keep in its private directory; 0 = unlimited.
         close_grace_s: how long what still runs at the node's end may take, in seconds.
+        silence_s: a build step that prints nothing for so long has failed.
         durable_builds: flush each build to disk, so that it outlives a power failure.
     """
 
@@ -34,5 +38,9 @@ class ProcessOptions:
     path: str = "/usr/local/bin:/usr/bin:/bin"
     keep_builds: int = 3
     max_open_files: int | None = 4096
+    max_file_bytes: int = 256 * 1024 * 1024
+    memory_bytes: int = 2048 * 1024 * 1024
+    tmp_bytes: int = 1024 * 1024 * 1024
     close_grace_s: float = 2.0
+    silence_s: float = 600.0
     durable_builds: bool = True

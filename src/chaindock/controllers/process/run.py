@@ -1,7 +1,7 @@
 """One built chaincode as a local process.
 
-Owns:    what a run gets: private directory, environment, TLS files, port.
-Not:     how a process is started and ended (child.py).
+Owns:    what a run gets: private directory, environment, TLS files, address.
+Not:     how a process is started and ended (child.py), where a socket lies (sockets.py).
 Entry:   ProcessInstance
 Holds:   at most one run at a time; private keys lie in a directory of the run that ends
          with it.
@@ -13,12 +13,11 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chaindock.container.attempt import Phase
-from chaindock.container.contracts import CallsBack, Dial, Exit
+from chaindock.container.contracts import CallsBack, Cause, Dial, Exit, RunSettings
 from chaindock.container.environment import peer_variables, server_variables
 from chaindock.controllers.process.child import Program, remove_tree
 from chaindock.controllers.process.environment import (
@@ -26,7 +25,8 @@ from chaindock.controllers.process.environment import (
     run_path,
     write_tls,
 )
-from chaindock.errors import ImageNotFound, StartFailed
+from chaindock.controllers.process.watch import Bounds, not_in_force
+from chaindock.errors import ImageNotFound, StartFailed, may_pass
 from chaindock.platforms.base import Connection
 from chaindock.platforms.placeholders import Places
 
@@ -38,11 +38,15 @@ if TYPE_CHECKING:
     from chaindock.controllers.process.builds import Build, Builds
     from chaindock.controllers.process.child import Child, Spawner
     from chaindock.controllers.process.options import ProcessOptions
+    from chaindock.controllers.process.sockets import Sockets
     from chaindock.controllers.process.toolbox import Toolbox
     from chaindock.ids import Ccid
 
 LOOPBACK = "127.0.0.1"
 REPLACE_GRACE_S = 2.0
+MIB = 1024 * 1024
+_UNMET = {"cpus", "pids", "network", "extraHosts", "user"}
+"""Settings of one chaincode that only a container can meet."""
 
 
 class ProcessInstance:
@@ -56,11 +60,16 @@ class ProcessInstance:
         builds: Builds,
         spawner: Spawner,
         toolbox: Toolbox,
+        sockets: Sockets,
     ) -> None:
         self._ccid, self._build, self._options = ccid, build, options
         self._builds, self._spawner, self._toolbox = builds, spawner, toolbox
+        self._sockets = sockets
+        self._stream = ""
         self._turn = asyncio.Lock()
         self._child: Child | None = None
+        self._settings = RunSettings()
+        self._bounds = Bounds(0, 0, Path())
 
     @property
     def concurrency(self) -> int | None:
@@ -83,7 +92,7 @@ class ProcessInstance:
     async def wait(self) -> Exit:
         """Wait until the current run has ended."""
         if self._child is None:
-            return Exit(code=None, reason="was not started")
+            return Exit(None, reason="was not started", cause=Cause.NOT_STARTED)
         return await self._child.wait()
 
     async def stop(self, grace_s: float) -> None:
@@ -94,7 +103,7 @@ class ProcessInstance:
             await child.end(grace_s)
 
     def describe(self) -> Mapping[str, str]:
-        """Return backend, isolation, build, and the pid while it runs."""
+        """Return backend, isolation, build; while it runs more, as `_told_of_run`."""
         facts = {
             "backend": "process",
             "isolation": "no isolation",
@@ -102,7 +111,30 @@ class ProcessInstance:
         }
         if self._child is not None and self._child.running:
             facts["pid"] = str(self._child.pid)
+            facts["stream"] = self._stream
+            facts |= self._told_of_run(self._child)
         return facts
+
+    def _told_of_run(self, child: Child) -> dict[str, str]:
+        """Return `limits`; `settings` of it alone; `weaker` what is not in force."""
+        bounds, program = self._bounds, child.program
+        limits = {
+            "memory": bounds.memory_bytes,
+            "tmp": bounds.tmp_bytes,
+            "file size": program.max_file_bytes,
+        }
+        said = [f"{name} {size // MIB} MiB" for name, size in limits.items() if size]
+        if program.max_open_files is not None:
+            said.append(f"open files {program.max_open_files}")
+        weaker = not_in_force(child)
+        unmet = [word for word in self._settings.words.split(", ") if word in _UNMET]
+        if unmet:
+            weaker.append(f"a process takes no {', '.join(unmet)}")
+        return {
+            "limits": ", ".join(said),
+            **({"settings": self._settings.words} if self._settings.words else {}),
+            **({"weaker": "; ".join(weaker)} if weaker else {}),
+        }
 
     async def _start(
         self, peer: PeerConnection, attempt: Attempt, claim: int
@@ -115,16 +147,20 @@ class ProcessInstance:
         run_id = self._spawner.new_run_id()
         private = self._spawner.private_dir(run_id)
         try:
-            answer, known = await self._address(peer)
+            answer, known = await self._address(peer, private)
+            self._stream = _told(peer, answer)
             program = self._program(peer, attempt, private, known, claim)
             attempt.enter(Phase.START)
             self._child = await self._spawner.spawn(
                 run_id, program, attempt, streams=("stdout", "stderr")
             )
+            self._settings, self._bounds = peer.settings, self._bounds_of(peer, private)
+            self._spawner.watch.add(self._child, self._bounds)
         except OSError as error:
             remove_tree(private)
             raise StartFailed(
                 f"chaincode {self._ccid!r} cannot be prepared: {error}",
+                transient=may_pass(error),
                 **attempt.facts(),
             ) from error
         except BaseException:
@@ -132,12 +168,22 @@ class ProcessInstance:
             raise
         return answer
 
+    def _bounds_of(self, peer: PeerConnection, private: Path) -> Bounds:
+        options, settings = self._options, peer.settings
+        memory, tmp = settings.memory_bytes, settings.tmp_bytes
+        return Bounds(
+            memory_bytes=options.memory_bytes if memory is None else memory,
+            tmp_bytes=options.tmp_bytes if tmp is None else tmp,
+            folder=private,
+        )
+
     async def _address(
-        self, peer: PeerConnection
+        self, peer: PeerConnection, private: Path
     ) -> tuple[CallsBack | Dial, dict[str, str]]:
         if self._build.launch.connection is Connection.CALLS_BACK:
             return CallsBack(), {"peer": await peer.listener.address_on(LOOPBACK)}
-        listen = f"{LOOPBACK}:{_free_port()}"
+        private.mkdir(mode=0o700, parents=True, exist_ok=True)
+        listen = self._sockets.address_in(private)
         return Dial(listen), {"listen": listen}
 
     def _program(
@@ -154,7 +200,7 @@ class ProcessInstance:
             tool=lambda name: self._toolbox.find(name, language),
         )
         tools = [self._toolbox.find(name, language) for name in self._build.tools]
-        # A chaincode that is dialled serves on loopback without TLS.
+        # What is dialled serves on a socket of its own, without TLS.
         tls = peer.tls if "peer" in known else None
         env = base_environment(private, run_path(tools))
         files = private / "tls"
@@ -165,6 +211,7 @@ class ProcessInstance:
             attempt.enter(Phase.UPLOAD)
             write_tls(tls, files)
         env.update(places.fill_values(launch.env))
+        env.update(peer.settings.env)
         argv = places.fill_all(launch.argv)
         return Program(
             argv=[self._executable(argv[0], env["PATH"], attempt), *argv[1:]],
@@ -173,6 +220,7 @@ class ProcessInstance:
             kind="run",
             inherits=(claim,),
             max_open_files=self._options.max_open_files,
+            max_file_bytes=self._options.max_file_bytes,
         )
 
     def _executable(self, name: str, path: str, attempt: Attempt) -> str:
@@ -187,13 +235,8 @@ class ProcessInstance:
         return found
 
 
-def _free_port() -> int:
-    """Return a port that nobody listens on now.
-
-    Another program may take it before the chaincode does; then the chaincode ends with
-    its own message, and the next launch gets another port.
-    """
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _told(peer: PeerConnection, answer: CallsBack | Dial) -> str:
+    """Return in words what keeps others away from the stream."""
+    if isinstance(answer, Dial):
+        return "unix socket of this run"
+    return "mutual TLS" if peer.tls is not None else "plain, on loopback"

@@ -9,11 +9,21 @@ from dataclasses import replace
 from typing import Any
 
 from chaindock.container.attempt import Attempt
-from chaindock.container.contracts import ClientTls, NodeLabels, PeerConnection
+from chaindock.container.contracts import (
+    ClientTls,
+    NodeLabels,
+    PeerConnection,
+    RunSettings,
+)
 from chaindock.controllers.docker.archives import tls_archive
 from chaindock.controllers.docker.body import run_body
 from chaindock.controllers.docker.network import Attachment
-from chaindock.controllers.docker.options import DockerOptions, SandboxOptions
+from chaindock.controllers.docker.options import (
+    MIB,
+    DockerOptions,
+    SandboxOptions,
+    Ulimit,
+)
 from chaindock.ids import Ccid
 from chaindock.platforms.base import Connection, LaunchCommand
 from chaindock.testing.backend import CountingListener
@@ -39,6 +49,7 @@ def body(
     tls: ClientTls | None = None,
     attachment: Attachment = INSIDE,
     options: DockerOptions | None = None,
+    settings: RunSettings | None = None,
 ) -> dict[str, Any]:
     return run_body(
         options or DockerOptions(),
@@ -46,7 +57,9 @@ def body(
         "image:key",
         "/usr/local/bin",
         launch,
-        PeerConnection(CountingListener(), "Org1MSP", tls, LOGGING),
+        PeerConnection(
+            CountingListener(), "Org1MSP", tls, LOGGING, settings or RunSettings()
+        ),
         Attempt(CCID),
         attachment,
     )
@@ -102,7 +115,7 @@ def test_tls_files_have_fabrics_names_and_encodings():
 def test_rights_are_taken_away_by_default():
     made = body()
     host = made["HostConfig"]
-    assert made["User"] == "500:500"
+    assert made["User"] == "501:501"
     assert host["CapDrop"] == ["ALL"]
     assert host["SecurityOpt"] == ["no-new-privileges"]
     assert host["ReadonlyRootfs"]
@@ -152,3 +165,68 @@ def test_a_published_port_is_on_loopback_only():
     assert host["PortBindings"] == {
         "9999/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]
     }
+
+
+def test_settings_of_one_chaincode_take_the_place_of_the_defaults():
+    options = DockerOptions(
+        sandbox=SandboxOptions(cpu_quota=5000, extra_hosts=("a:10.0.0.1",))
+    )
+    settings = RunSettings(
+        memory_bytes=64 * MIB,
+        cpus=0.5,
+        pids=0,
+        tmp_bytes=8 * MIB,
+        env={"HOME": "/elsewhere", "TOKEN": "t"},
+        network="shared",
+        extra_hosts=("b:10.0.0.2",),
+        user="600:600",
+    )
+    made = body(options=options, settings=settings)
+    host = made["HostConfig"]
+    assert host["Memory"] == host["MemorySwap"] == 64 * MIB
+    assert (host["CpuQuota"], host["CpuPeriod"]) == (50_000, 100_000)
+    assert "PidsLimit" not in host
+    assert "size=8388608" in host["Tmpfs"]["/tmp"]
+    assert host["ExtraHosts"] == ["a:10.0.0.1", "b:10.0.0.2"]
+    assert made["User"] == "600:600"
+    # One of each name, and with a network of its own names are looked up there.
+    assert [line for line in made["Env"] if line.startswith("HOME=")] == [
+        "HOME=/elsewhere"
+    ]
+    assert "TOKEN=t" in made["Env"]
+    assert host["Dns"] == []
+
+
+def test_limits_of_one_process_are_set_and_can_be_others():
+    def limits(**changes: Any) -> dict[str, tuple[int, int]]:
+        made = body(options=DockerOptions(sandbox=SandboxOptions(**changes)))
+        given = made["HostConfig"]["Ulimits"]
+        return {one["Name"]: (one["Soft"], one["Hard"]) for one in given}
+
+    tmp = 64 * MIB
+    assert limits() == {
+        "core": (0, 0),
+        "nofile": (4096, 4096),
+        "nproc": (4096, 4096),
+        "fsize": (tmp, tmp),
+    }
+    assert limits(file_bytes=MIB)["fsize"] == (MIB, MIB)
+    given = limits(ulimits=(Ulimit("nofile", 10, 20), Ulimit("stack", 1, 1)))
+    assert given["nofile"] == (10, 20)
+    assert given["stack"] == (1, 1)
+
+
+def test_limits_of_fabric_are_handed_on():
+    sandbox = SandboxOptions(
+        cpu_shares=512,
+        cpu_quota=20_000,
+        cpu_period=50_000,
+        cpuset_cpus="0",
+        cgroup_parent="/cd",
+        security_opt=("apparmor=docker-default",),
+    )
+    host = body(options=DockerOptions(sandbox=sandbox))["HostConfig"]
+    assert (host["CpuQuota"], host["CpuPeriod"]) == (20_000, 50_000)
+    assert (host["CpuShares"], host["CpusetCpus"]) == (512, "0")
+    assert host["CgroupParent"] == "/cd"
+    assert host["SecurityOpt"] == ["no-new-privileges", "apparmor=docker-default"]

@@ -23,7 +23,8 @@ def basic(user: str, password: str) -> dict[str, str]:
 
 
 async def auth(image: str, folder: Path) -> dict[str, str] | None:
-    found = await registry_auth(image, folder)
+    files = [folder / "config.json", folder / "auth.json"]
+    found = await registry_auth(image, files)
     return None if found is None else json.loads(base64.urlsafe_b64decode(found))
 
 
@@ -62,6 +63,36 @@ async def test_the_default_registry_has_its_own_key(tmp_path: Path):
     assert (await auth("golang:1.24", tmp_path) or {})["username"] == "u"
 
 
+async def test_logins_of_podman_are_used_too_and_the_closest_counts(tmp_path: Path):
+    auths = {
+        "reg.example": basic("all", "p"),
+        "reg.example/team": basic("team", "p"),
+        "docker.io": basic("hub", "p"),
+    }
+    (tmp_path / "auth.json").write_text(json.dumps({"auths": auths}))
+    for image, user in (
+        ("reg.example/team/cc:1", "team"),
+        ("reg.example/teams/cc:1", "all"),
+        ("golang:1.24", "hub"),
+    ):
+        assert (await auth(image, tmp_path) or {})["username"] == user
+    write(tmp_path, {"auths": {"reg.example": basic("cli", "p")}})
+    assert (await auth("reg.example/team/cc:1", tmp_path) or {})["username"] == "cli"
+
+
+async def test_a_store_is_asked_for_registries_that_the_file_does_not_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    helper = tmp_path / "docker-credential-test"
+    helper.write_text(
+        '#!/bin/sh\nread key\nprintf \'{"Username": "u", "Secret": "%s"}\' "$key"\n'
+    )
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.defpath}")
+    write(tmp_path, {"credsStore": "test"})
+    assert (await auth("reg.example/cc", tmp_path) or {})["password"] == "reg.example"
+
+
 async def test_a_helper_program_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -95,4 +126,4 @@ async def test_a_helper_that_fails_leaves_the_pull_anonymous(
 )
 async def test_settings_that_say_nothing_are_no_error(tmp_path: Path, settings: Any):
     assert await auth("reg.example/cc", write(tmp_path, settings)) is None
-    assert await registry_auth("reg.example/cc", None) is None
+    assert await registry_auth("reg.example/cc", []) is None

@@ -268,7 +268,80 @@ async def test_the_api_version_is_the_newest_that_both_speak(
     assert fake.seen[-1].startswith(f"GET /{agreed}/containers/")
 
 
-@pytest.mark.parametrize(("theirs", "oldest"), [("1.24", "1.12"), ("1.60", "1.55")])
+def of_age(oldest: str, newest: str) -> dict[str, Reply]:
+    """An engine that hangs up on every call of another API version, as engines do."""
+
+    def number(text: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in text.split("."))
+
+    async def version(request: Request) -> None:
+        about = {"ApiVersion": newest, **({"MinAPIVersion": oldest} if oldest else {})}
+        await request.json({**VERSION, "MinAPIVersion": None, **about})
+
+    def only(answer: Any, *, uploads: bool = False) -> Reply:
+        async def reply(request: Request) -> None:
+            asked = request.path.split("/")[1].removeprefix("v")
+            if not number(oldest or "1.0") <= number(asked) <= number(newest):
+                await request.json({"message": f"client version {asked} is wrong"}, 400)
+                return
+            if uploads:
+                await request.go_on()
+                await request.reader.readuntil(b"0\r\n\r\n")
+            await request.json(answer)
+
+        return reply
+
+    return {
+        "GET version": version,
+        "POST build": only({"stream": "done"}, uploads=True),
+        "PUT archive": only({}, uploads=True),
+        "POST create": only({"Id": "c1"}),
+        "POST start": only({}),
+        "POST wait": only({"StatusCode": 0}),
+        "GET logs": only({}),
+    }
+
+
+@pytest.mark.parametrize(
+    ("oldest", "newest"),
+    [
+        *(("1.24", f"1.{newest}") for newest in (40, 41, 43)),
+        *(("1.44", f"1.{newest}") for newest in range(44, 55)),
+        pytest.param("1.24", "1.41", id="Podman 4"),
+        pytest.param("", "1.41", id="says no oldest"),
+        pytest.param("1.24", "1.44", id="Podman 5"),
+    ],
+)
+async def test_building_and_running_works_with_engines_of_all_ages(
+    connected: Any, oldest: str, newest: str
+):
+    async with connected(of_age(oldest, newest)) as engine:
+        async for event in engine.build_image({"t": "x"}, _context, 5):
+            assert event == {"stream": "done"}
+        assert await engine.create_container("n", {"Image": "x"}) == "c1"
+        await engine.put_archive("c1", "/", _context)
+        await engine.start_container("c1")
+        assert await engine.wait_container("c1") == 0
+        assert [data async for data in engine.follow_logs("c1")] == [b"{}"]
+
+
+async def test_an_engine_that_was_updated_meanwhile_is_asked_again(tmp_path: Path):
+    socket = tmp_path / "s"
+    async with fake_engine(socket, of_age("1.24", "1.41")):
+        engine = await Engine.connect(EndpointOptions(docker_host=f"unix://{socket}"))
+        await engine.start_container("c1")
+    with pytest.raises(EngineUnavailable):
+        await engine.start_container("c1")
+    socket.unlink(missing_ok=True)
+    async with fake_engine(socket, of_age("1.44", "1.54")):
+        await engine.start_container("c1")
+        assert engine.name.endswith("API 1.51")
+        await engine.aclose()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "oldest"), [("1.24", "1.12"), ("1.60", "1.55"), ("1.39", "1.12")]
+)
 async def test_an_engine_of_another_age_is_refused_with_both_ranges(
     tmp_path: Path, theirs: str, oldest: str
 ):

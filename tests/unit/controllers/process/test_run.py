@@ -89,7 +89,7 @@ async def test_who_is_dialled_gets_address_and_id_under_every_known_name(
     lines = attempt.of("stdout")
     listen = lines[0].removeprefix("listen ")
     env = dict(line.split("=", 1) for line in lines[1:])
-    assert listen.startswith("127.0.0.1:")
+    assert listen.startswith("unix:/")
     assert env["CHAINCODE_SERVER_ADDRESS"] == env["CORE_CHAINCODE_ADDRESS"] == listen
     names = ("CHAINCODE_ID", "CORE_CHAINCODE_ID", "CORE_CHAINCODE_ID_NAME")
     assert {env[name] for name in names} == {attempt.ccid}
@@ -216,7 +216,7 @@ async def test_leaving_the_controller_ends_what_runs(backend: ProcessBackend):
         assert (await instance.wait()).code == 0
 
 
-async def test_every_dialled_run_gets_its_own_port(backend: ProcessBackend):
+async def test_every_dialled_run_gets_its_own_socket(backend: ProcessBackend):
     builder = await backend.builder()
     pair = [await backend.built(hang(), serves=True, builder=builder) for _ in range(2)]
     answers = [await i.start(backend.peer, Attempt(p.ccid)) for i, p in pair]

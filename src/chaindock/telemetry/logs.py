@@ -1,12 +1,13 @@
 """Structured logs.
 
-Owns:    how a log line looks, where it goes, what is scrubbed.
+Owns:    how a log line looks, where it goes, what is scrubbed, which are dropped.
 Not:     when logging is configured: only `node` and `cli` call `configure`.
-Entry:   get_logger, configure
+Entry:   get_logger, configure, activate
 Holds:   a line that cannot be written is dropped and fails nobody; an event is a fixed
          lower-case phrase, the data are keys; private keys, values of keys that sound
          secret, and local variables of a trace never reach a line; what others made up
          is cut and cannot move a cursor.
+Source:  launch.md §8.3, §9 W72
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO, cast
 
 import structlog
 
-if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+from chaindock.telemetry.spec import LEVELS, LogSpec
 
-_LEVELS = {"debug": 10, "info": 20, "warning": 30, "warn": 30, "error": 40}
+if TYPE_CHECKING:
+    from collections.abc import Mapping, MutableMapping
+
 _SECRET_KEY = re.compile(
     r"(password|secret|token|credential|private_?key|_key_pem)", re.IGNORECASE
 )
@@ -46,15 +48,59 @@ class Stream(Protocol):
         """Whether colours make sense."""
 
 
+class LogCounts:
+    """Lines of this process by level, as Fabric counts them.
+
+    Attributes:
+        checked: lines that somebody wanted to log.
+        written: those of them that their level let through.
+    """
+
+    def __init__(self) -> None:
+        self.checked: dict[str, int] = dict.fromkeys(_METHODS, 0)
+        self.written: dict[str, int] = dict.fromkeys(_METHODS, 0)
+
+
+_METHODS: Final = ("debug", "info", "warning", "error", "critical")
+
+
+class _State:
+    """What can be changed while the process runs."""
+
+    def __init__(self) -> None:
+        self.spec = LogSpec()
+        self.counts = LogCounts()
+
+
+_state = _State()
+bound = structlog.contextvars.bound_contextvars
+"""`with bound(ccid=…, attempt=…):` adds these to every line of the block, and of the
+tasks that are started in it."""
+
+
 def get_logger(name: str) -> Any:
     """Return a logger whose lines carry `component=name`."""
     return structlog.get_logger(component=name)
 
 
 def configure(
-    *, level: str = "info", stream: Stream | None = None, json: bool = False
+    *,
+    level: str = "info",
+    spec: str = "",
+    stream: Stream | None = None,
+    json: bool = False,
 ) -> None:
-    """Set level, target (default: standard error) and form of all log lines."""
+    """Set levels, target (default: standard error) and form of all log lines.
+
+    Args:
+        level: of all components that `spec` does not mention.
+        spec: a logging specification.
+        stream: where lines go.
+        json: one object a line, instead of text.
+
+    Raises: InvalidInput: a wrong `spec`; nothing was changed.
+    """
+    _state.spec = LogSpec.parse(spec, level)
     stream = stream or sys.stderr
     renderer: Any = (
         structlog.processors.JSONRenderer()
@@ -67,6 +113,7 @@ def configure(
     )
     structlog.configure(
         processors=[
+            _pass,
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -74,12 +121,36 @@ def configure(
             _scrub,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS.get(level, 20)),
+        # It lets everything through: levels differ by component (_pass).
+        wrapper_class=structlog.make_filtering_bound_logger(0),
         logger_factory=structlog.WriteLoggerFactory(
             file=cast("TextIO", _Lossy(stream))
         ),
         cache_logger_on_first_use=False,
     )
+
+
+def activate(spec: str) -> None:
+    """Change which lines are logged from now on.
+
+    Raises: InvalidInput with what was expected; nothing was changed.
+    """
+    _state.spec = LogSpec.parse(spec)
+
+
+def active() -> str:
+    """Return the logging specification in force."""
+    return str(_state.spec)
+
+
+def is_on(component: str, level: str) -> bool:
+    """Whether a line of this level would be logged: for lines that cost something."""
+    return LEVELS[level] >= _state.spec.level_of(component)
+
+
+def counts() -> LogCounts:
+    """Return the counters; they go on counting."""
+    return _state.counts
 
 
 class _Lossy:
@@ -99,9 +170,21 @@ class _Lossy:
             self._stream.flush()
 
 
+def _pass(
+    _logger: Any, method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Drop the line unless its component logs this level."""
+    counts, level = _state.counts, LEVELS.get(method, LEVELS["error"])
+    counts.checked[method] = counts.checked.get(method, 0) + 1
+    if level < _state.spec.level_of(str(event.get("component", ""))):
+        raise structlog.DropEvent
+    counts.written[method] = counts.written.get(method, 0) + 1
+    return event
+
+
 def _scrub(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
+) -> Mapping[str, Any]:
     for key, value in event.items():
         event[key] = _scrubbed(key, value)
     return event

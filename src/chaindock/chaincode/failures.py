@@ -1,0 +1,141 @@
+"""What those who wait are told when a launch, or a chaincode, ends badly.
+
+Owns:    the one error of a failed launch; what a call learns of the end of its chaincode;
+         the same as keys of a log line.
+Not:     deciding that it failed (run.py), how it is shown (cli).
+Entry:   launch_failure, explain, death, log_facts
+Holds:   every error names stage, phase, times, how it ended and the last lines; whether
+         it can pass by itself comes from where the first error was raised.
+Source:  launch.md §5.2, §9 W7; needs.md rows 2, 3
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from chaindock.container.attempt import BUILD_PHASES, Phase
+from chaindock.container.contracts import Cause
+from chaindock.errors import (
+    BuildFailed,
+    ChaindockError,
+    EngineUnavailable,
+    LaunchFailed,
+    LaunchTimeout,
+    RegisterTimeout,
+    RegistrationRefused,
+    StartFailed,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from chaindock.container.attempt import Attempt
+    from chaindock.container.contracts import Exit
+    from chaindock.errors import StreamTerminated
+
+_LOGGED_LINES: Final = 10
+_LOGGED: Final = ("stage", "phase", "cause", "exit_code", "signal", "oom", "limit_s")
+
+
+def launch_failure(
+    attempt: Attempt, error: ChaindockError, *, built: bool
+) -> LaunchFailed:
+    """Return `error` as what the waiters get: facts added, text complete.
+
+    Args:
+        attempt: the failed one, its last phase still open.
+        error: what went wrong.
+        built: there was something to start.
+    """
+    building = not built or isinstance(error, BuildFailed)
+    building = building or attempt.phase in BUILD_PHASES
+    kind = _kind(error, attempt, building=building)
+    transient = error.transient or error.facts.get("cause") == Cause.ENGINE_GONE
+    facts = {
+        **_no_end(error, attempt, building=building),
+        **attempt.facts(),
+        "stage": "build" if building else "start",
+        "registered": False,
+        **error.facts,
+        "output": error.facts.get("output") or [],
+        "transient": transient,
+    }
+    failed = kind(
+        f"could not launch chaincode {attempt.ccid}: {_stage(kind)}{error.message}",
+        hint=error.hint or f"read its output: chaindock logs {attempt.ccid}",
+        **facts,
+    )
+    failed.__cause__ = error
+    return failed
+
+
+def _kind(
+    error: ChaindockError, attempt: Attempt, *, building: bool
+) -> type[LaunchFailed]:
+    kind = type(error)
+    if not isinstance(error, LaunchFailed) or kind is StartFailed:
+        return BuildFailed if building else StartFailed
+    if kind is LaunchTimeout and attempt.phase in {Phase.REGISTER, Phase.READY}:
+        return RegisterTimeout
+    assert issubclass(kind, LaunchFailed)  # noqa: S101  # by the first test
+    return kind
+
+
+def _stage(kind: type[LaunchFailed]) -> str:
+    if issubclass(kind, BuildFailed):
+        return "error building chaincode: "
+    if kind is StartFailed:
+        return "error starting: "
+    if kind is RegistrationRefused:
+        return "chaincode registration failed: "
+    return ""
+
+
+def _no_end(
+    error: ChaindockError, attempt: Attempt, *, building: bool
+) -> dict[str, Any]:
+    """Return the facts of the end when nothing that ran had ended by itself."""
+    cause: Cause | None = Cause.NOT_STARTED
+    if isinstance(error, EngineUnavailable):
+        cause = Cause.ENGINE_GONE
+    elif not building and attempt.phase in {Phase.CONNECT, Phase.REGISTER, Phase.READY}:
+        cause = Cause.STOPPED  # by us, because of this error
+    return {"cause": str(cause), "exit_code": None, "signal": None, "oom": False}
+
+
+def explain(lost: StreamTerminated, attempt: Attempt, end: Exit | None) -> None:
+    """Add to the error of a call how its chaincode ended, as far as that is known."""
+    lost.facts.update(ccid=attempt.ccid, registered=True, output=attempt.tail())
+    if end is None:
+        return
+    lost.facts.update(end.facts)
+    lost.hint = (
+        f"the chaincode {end.text}; read what it wrote: chaindock logs NAME --previous"
+    )
+
+
+def death(attempt: Attempt, end: Exit) -> LaunchFailed:
+    """Return why a chaincode does not run that was ready before."""
+    return LaunchFailed(
+        f"chaincode {attempt.ccid} was up and {end.text}",
+        hint="read what it wrote: chaindock logs NAME --previous",
+        **{
+            **attempt.facts(),
+            **end.facts,
+            "stage": "run",
+            "registered": True,
+            "transient": end.cause is Cause.ENGINE_GONE,
+        },
+    )
+
+
+def log_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a log line tells of a failure: when, how, and the last lines."""
+    told = {key: facts[key] for key in _LOGGED if facts.get(key) not in {None, False}}
+    phases = facts.get("phases") or ()
+    if phases:
+        told["times"] = ", ".join(f"{p['phase']} {p['seconds']:.3g} s" for p in phases)
+    lines = list(facts.get("output") or ())[-_LOGGED_LINES:]
+    if lines:
+        told["output"] = "\n".join(lines)
+    return told

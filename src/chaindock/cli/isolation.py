@@ -1,0 +1,143 @@
+"""Say how well chaincode can be shut in on this machine.
+
+Owns:    the checks of `doctor` about walls: limits, system calls, network, processes.
+Not:     building the walls (controllers), the other checks (checks.py).
+Entry:   examine_isolation
+Holds:   nothing is changed: rules are read, the engine is asked; what cannot be had is
+         told with what it leaves open.
+Source:  needs.md row 43; launch.md §9 W56-W58
+"""
+
+from __future__ import annotations
+
+import platform
+import socket
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from chaindock.cli.finding import Check, State
+from chaindock.controllers.docker.engine import Engine
+from chaindock.controllers.docker.filter import usable
+from chaindock.controllers.docker.host import bridges_filtered
+from chaindock.controllers.docker.walls import engine_lacks, is_rootless
+from chaindock.errors import ChaindockError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from chaindock.config.sections import Config
+
+_GROUP = "isolation"
+_ASK_S = 5.0
+_MOST_TOLD = 6
+_EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104  # what others listen on
+
+
+async def examine_isolation(config: Config, *, engine_answers: bool) -> list[Check]:
+    """Make the checks; those of containers only where an engine answers."""
+    processes = Check(
+        _GROUP,
+        "processes",
+        State.ABSENT,
+        "have limits and a clean environment, no walls: they run as you",
+    )
+    if not engine_answers:
+        return [processes]
+    try:
+        engine = await Engine.connect(config.docker.endpoint, _ASK_S)
+        try:
+            info = await engine.info()
+            here = await _is_here(engine, info)
+        finally:
+            await engine.aclose()
+    except (ChaindockError, KeyError, TypeError, ValueError) as error:
+        found = f"not known: {error}"
+        return [Check(_GROUP, "containers", State.WARN, found), processes]
+    return [_limits(info), await _network(config, here=here), processes]
+
+
+def _limits(info: dict[str, Any]) -> Check:
+    lacks = engine_lacks(info)
+    kind = "rootless engine" if is_rootless(info) else "engine of root"
+    if not lacks:
+        found = f"{kind}: limits of memory, swap, CPU and processes, and seccomp"
+        return Check(_GROUP, "containers", State.OK, found)
+    return Check(
+        _GROUP,
+        "containers",
+        State.WARN,
+        f"{kind}: {', '.join(lacks)}",
+        "let the engine use control groups (for a rootless one: version 2, delegated)",
+    )
+
+
+async def _is_here(engine: Engine, info: dict[str, Any]) -> bool:
+    """Whether the engine's networks end on this machine, as far as can be told."""
+    kernel, name = info.get("KernelVersion"), info.get("Name")
+    if is_rootless(info):  # it has network interfaces of its own
+        return False
+    if kernel == platform.release() and name == socket.gethostname():
+        return True
+    network = await engine.inspect_network("bridge")
+    options = network.get("Options") or {}
+    bridge = str(options.get("com.docker.network.bridge.name", ""))
+    config = (network.get("IPAM") or {}).get("Config") or [{}]
+    gateway = str(config[0].get("Gateway", "")).partition("/")[0]
+    cards = psutil.net_if_addrs()
+    there = {one.address for card in cards.values() for one in card}
+    return bridge in cards or gateway in there
+
+
+async def _network(config: Config, *, here: bool) -> Check:
+    name = "network"
+    if not config.docker.sandbox.internal:
+        found = "chaindock.sandbox.internal is false: chaincode reaches other machines"
+        return Check(_GROUP, name, State.WARN, found, "remove the setting")
+    if not here:
+        return Check(
+            _GROUP,
+            name,
+            State.WARN,
+            "the engine's networks do not end here: a network of its own is tried; "
+            "`chaindock ps` says what came of it",
+        )
+    if why := await usable(config.docker.path):
+        return Check(
+            _GROUP,
+            name,
+            State.WARN,
+            f"chaincode reaches no other machine, but on this one: {_open()} ({why})",
+            "run the node as root or with CAP_NET_ADMIN, or let these services listen "
+            "on 127.0.0.1",
+        )
+    if not bridges_filtered():
+        return Check(
+            _GROUP,
+            name,
+            State.WARN,
+            "chaincode reaches the node, and perhaps other chaincode: packets within a "
+            "bridge are not filtered",
+            "load the kernel module br_netfilter",
+        )
+    return Check(_GROUP, name, State.OK, "chaincode reaches the node and nothing else")
+
+
+def _open() -> str:
+    """Name what listens on all addresses of this machine now."""
+    try:
+        found = sorted(set(_listening()))
+    except (psutil.Error, OSError):
+        return "whatever listens on all addresses"
+    if not found:
+        return "whatever listens on all addresses; now nothing does"
+    told = ", ".join(f"{kind} {port}" for port, kind in found[:_MOST_TOLD])
+    return told + (f" and {len(found) - _MOST_TOLD} more" * (len(found) > _MOST_TOLD))
+
+
+def _listening() -> Iterator[tuple[int, str]]:
+    for one in psutil.net_connections("inet"):
+        udp = one.type == socket.SOCK_DGRAM
+        waits = one.status == psutil.CONN_LISTEN or (udp and not one.raddr)
+        if waits and one.laddr and one.laddr.ip in _EVERYWHERE:
+            yield one.laddr.port, "udp" if udp else "tcp"

@@ -1,0 +1,333 @@
+"""Settings of one chaincode: `chaindock.chaincodes.NAME` in core.yaml.
+
+Owns:    the keys of such a section; reading them again at each launch.
+Not:     what the values do (container/contracts.py, controllers), when a launch is.
+Entry:   ChaincodeSections
+Holds:   a changed file counts from the next launch on; an unknown key or a wrong value
+         is refused with its line; values of variables are never shown.
+Source:  needs.md rows 25, 26, 44
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chaindock.config.engine_kinds import (
+    HOSTS,
+    MEMORY,
+    NETWORK,
+    USER,
+    check_variable,
+)
+from chaindock.config.kinds import (
+    BYTES,
+    INTEGER,
+    NUMBER,
+    PAIRS,
+    Kind,
+    WrongValueError,
+    read_duration,
+    show_duration,
+)
+from chaindock.config.settings import Setting
+from chaindock.config.sources import FOLDER_VARIABLE, compose, find_file, plain
+from chaindock.container.contracts import RunSettings
+from chaindock.errors import ConfigInvalid
+from chaindock.ids import name_from_label, split_ccid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from chaindock.ids import Ccid
+
+PREFIX = "chaindock.chaincodes."
+_SECTION = ("chaindock", "chaincodes")
+_ENV = "env"
+_HIDDEN = "[secret]"
+
+
+def _read_limit(value: Any, _base: Path) -> float:
+    found = read_duration(value)
+    if found < 1:
+        raise WrongValueError("a duration of 1s or more")
+    return found
+
+
+_LIMIT = Kind(_read_limit, show_duration)
+
+
+@dataclass(frozen=True)
+class ChaincodeKey:
+    """One key of a section.
+
+    Args:
+        field: of RunSettings; "" = the execute timeout.
+    """
+
+    name: str
+    kind: Kind
+    field: str
+    help: str
+
+
+KEYS = (
+    ChaincodeKey("memory", MEMORY, "memory_bytes", "Its memory; 0 = unlimited."),
+    ChaincodeKey("cpus", NUMBER, "cpus", "Its processors; 0 = unlimited."),
+    ChaincodeKey("pids", INTEGER, "pids", "Its processes; 0 = unlimited."),
+    ChaincodeKey("tmp", BYTES, "tmp_bytes", "Size of its temporary directory."),
+    ChaincodeKey(_ENV, PAIRS, "env", "Variables it gets; values are never shown."),
+    ChaincodeKey(
+        "network", NETWORK, "network", "A network of the engine that it joins, too."
+    ),
+    ChaincodeKey("extraHosts", HOSTS, "extra_hosts", "More lines of its /etc/hosts."),
+    ChaincodeKey("user", USER, "user", "uid:gid in its container."),
+    ChaincodeKey("executeTimeout", _LIMIT, "", "Limit for the answer to a call."),
+)
+_BY_NAME = {key.name.lower(): key for key in KEYS}
+
+
+@dataclass(frozen=True)
+class Own:
+    """What is set for one chaincode."""
+
+    run: RunSettings = field(default_factory=RunSettings)
+    execute_timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class _Given:
+    chaincode: str
+    key: ChaincodeKey
+    value: Any
+    origin: str
+    base: Path
+
+
+class ChaincodeSections:
+    """The sections as they are in the file now; the command line comes before it.
+
+    Args:
+        home: where core.yaml may be. None = there are no sections.
+        env: for FABRIC_CFG_PATH.
+        flags: keys below `chaindock.chaincodes.` from the command line.
+    """
+
+    def __init__(
+        self,
+        home: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        flags: Mapping[str, str] | None = None,
+    ) -> None:
+        self._home = home
+        self._env = {
+            name: value
+            for name, value in (env or {}).items()
+            if name == FOLDER_VARIABLE
+        }
+        base = Path.cwd()
+        self._flags = [_flag(key, value, base) for key, value in (flags or {}).items()]
+        self._stamp: object = None
+        self._given: list[_Given] = []
+        self._owns: dict[str, Own] = {}
+        self._timeouts: dict[str, float | None] = {}
+
+    def of(self, ccid: Ccid, names: Sequence[str]) -> Own:
+        """Return what is set for a chaincode; reads the file if it has changed.
+
+        Args:
+            ccid: its label counts when no name has a section.
+            names: under which it is deployed, or about to be.
+
+        Raises: ConfigInvalid.
+        """
+        own = self._own(ccid, names)
+        self._timeouts |= dict.fromkeys(names, own.execute_timeout_s)
+        return own
+
+    def timeout_of(self, name: str) -> float | None:
+        """Return the execute timeout of a chaincode, as its last launch read it."""
+        if name in self._timeouts:
+            return self._timeouts[name]
+        return self._owns.get(name, Own()).execute_timeout_s
+
+    def _own(self, ccid: Ccid, names: Sequence[str]) -> Own:
+        owns = self._read()
+        found = {name: owns[name] for name in names if name in owns}
+        if not found:
+            label = split_ccid(ccid)[0]
+            other = (label, name_from_label(label))
+            return next((owns[name] for name in other if name in owns), Own())
+        first, *others = found.values()
+        if any(one != first for one in others):
+            raise ConfigInvalid(
+                f"one package runs once: the sections of {' and '.join(found)} in "
+                f"{PREFIX[:-1]} differ, and both are {ccid}",
+                hint="make them equal, or deploy packages of different labels",
+                key=PREFIX[:-1],
+            )
+        return first
+
+    def settings(self) -> Iterator[Setting]:
+        """Yield what is set, for `config show`. Raises: ConfigInvalid."""
+        self._read()
+        last: dict[str, Setting] = {}
+        for given in self._given:
+            for name, value in _shown(given):
+                key = f"{PREFIX}{given.chaincode}.{name}"
+                last[key] = Setting(key, value, given.origin, given.key.help)
+        yield from last.values()
+
+    @property
+    def has_variables(self) -> bool:
+        """Whether some chaincode is given variables. Raises: ConfigInvalid."""
+        return any(own.run.env for own in self._read().values())
+
+    def _read(self) -> Mapping[str, Own]:
+        file = find_file(self._home, self._env) if self._home else None
+        stamp = _stamp(file)
+        if self._stamp != (file, stamp) or stamp is None:
+            given = list(_of_file(file)) if file else []
+            given += self._flags
+            self._owns = _merged(given)
+            self._given, self._stamp = given, (file, stamp)
+        return self._owns
+
+
+def is_section_key(name: str) -> bool:
+    """Whether a key belongs to one chaincode."""
+    return name.lower().startswith(PREFIX)
+
+
+def _stamp(file: Path | None) -> object:
+    if file is None:
+        return "no file"
+    try:
+        about = file.stat()
+    except OSError:
+        return None
+    return about.st_mtime_ns, about.st_size, about.st_ino
+
+
+def _of_file(path: Path) -> Iterator[_Given]:
+    with compose(path) as (loader, root):
+        section = _below(root, _SECTION)
+        if section is None:
+            return
+        for name_node, body in _pairs(loader, section, path, PREFIX[:-1]):
+            chaincode = str(name_node.value)
+            where = f"{PREFIX}{chaincode}"
+            for key_node, value in _pairs(loader, body, path, where):
+                origin = f"{path}:{key_node.start_mark.line + 1}"
+                key = _key(chaincode, str(key_node.value), origin)
+                if key.name == _ENV and str(value.tag).endswith(":map"):
+                    for variable, one in _pairs(loader, value, path, f"{where}.{_ENV}"):
+                        held = {str(variable.value): plain(loader, one) or ""}
+                        line = f"{path}:{variable.start_mark.line + 1}"
+                        yield _Given(chaincode, key, held, line, path.parent)
+                elif (found := plain(loader, value)) is not None:
+                    yield _Given(chaincode, key, found, origin, path.parent)
+
+
+def _below(node: Any, names: Iterable[str]) -> Any:
+    """Return the node at a path of keys, without regard to case; None = not there."""
+    for name in names:
+        inner = node.value if isinstance(getattr(node, "value", None), list) else ()
+        pairs = [pair for pair in inner if isinstance(pair, tuple)]
+        found = [v for k, v in pairs if str(k.value).lower() == name]
+        node = found[-1] if found else None
+        if node is None:
+            return None
+    return node
+
+
+def _pairs(loader: Any, node: Any, path: Path, name: str) -> Iterator[tuple[Any, Any]]:
+    if str(node.tag).endswith(":null"):
+        return
+    if not str(node.tag).endswith(":map"):
+        origin = f"{path}:{node.start_mark.line + 1}"
+        raise ConfigInvalid(
+            f"setting {name!r} ({origin}) is no section: expected keys and values",
+            hint="known keys: " + ", ".join(key.name for key in KEYS),
+            key=name,
+            origin=origin,
+        )
+    loader.flatten_mapping(node)
+    yield from node.value
+
+
+def _flag(name: str, value: str, base: Path) -> _Given:
+    rest = name[len(PREFIX) :]
+    chaincode, _, word = rest.rpartition(".")
+    if f".{_ENV}." in f"{rest.lower()}.":
+        chaincode = chaincode.removesuffix(f".{_ENV}")
+        raise ConfigInvalid(
+            f"variables of chaincode {chaincode!r} cannot be given on the command line, "
+            "where every user of this machine could read them",
+            hint=f"write them to core.yaml, below {PREFIX}{chaincode}.{_ENV}",
+            key=f"{PREFIX}{chaincode}.{_ENV}",
+            origin="flag",
+        )
+    return _Given(chaincode, _key(chaincode, word, "flag"), value, "flag", base)
+
+
+def _key(chaincode: str, word: str, origin: str) -> ChaincodeKey:
+    key = _BY_NAME.get(word.lower())
+    if key is None:
+        near = difflib.get_close_matches(word.lower(), _BY_NAME, n=1, cutoff=0.6)
+        names = ", ".join(key.name for key in KEYS)
+        raise ConfigInvalid(
+            f"unknown setting {f'{PREFIX}{chaincode}.{word}'!r} ({origin})",
+            hint=f"did you mean {_BY_NAME[near[0]].name!r}?"
+            if near
+            else f"known keys: {names}",
+            key=f"{PREFIX}{chaincode}.{word}",
+            origin=origin,
+        )
+    return key
+
+
+def _merged(all_given: Iterable[_Given]) -> dict[str, Own]:
+    owns: dict[str, Own] = {}
+    for given in all_given:
+        own = owns.get(given.chaincode, Own())
+        value = _value(given)
+        if given.key.name == _ENV:
+            value = {**own.run.env, **value}
+        if given.key.field:
+            own = replace(own, run=replace(own.run, **{given.key.field: value}))
+        else:
+            own = replace(own, execute_timeout_s=value)
+        owns[given.chaincode] = own
+    return owns
+
+
+def _value(given: _Given) -> Any:
+    name = f"{PREFIX}{given.chaincode}.{given.key.name}"
+    shown = f" is {str(given.value)!r:.200}"
+    try:
+        if given.key.name == _ENV:
+            shown = " holds something else"
+            found = given.key.kind.read(given.value, given.base)
+            for variable, value in found.items():
+                shown = f" holds {variable!r}"
+                check_variable(variable, value)
+            return found
+        return given.key.kind.read(given.value, given.base)
+    except WrongValueError as wrong:
+        raise ConfigInvalid(
+            f"setting {name!r} ({given.origin}){shown}: expected {wrong}",
+            hint=given.key.help,
+            key=name,
+            origin=given.origin,
+        ) from wrong
+
+
+def _shown(given: _Given) -> Iterator[tuple[str, str]]:
+    value = _value(given)
+    if given.key.name == _ENV:
+        yield from ((f"{_ENV}.{variable}", _HIDDEN) for variable in value)
+    else:
+        yield given.key.name, given.key.kind.show(value)

@@ -1,0 +1,315 @@
+"""The operations endpoint: health, readiness, metrics, log levels, version.
+
+Owns:    routes, methods and statuses as Fabric has them; TLS; who may ask what.
+Not:     health (health.py), metrics (metrics.py), log specifications (telemetry).
+Entry:   OperationsServer
+Holds:   without TLS it listens on loopback only and answers only who names a loopback
+         host, so that no web page can read it; with TLS metrics and log levels need a
+         client certificate.
+Source:  launch.md §8.1
+
+    GET  /healthz   200 {"status": "OK", "time"}
+                    503 {"status": "Service Unavailable", "time",
+                         "failed_checks": [{"component", "reason"}]}
+                    408 when that took 30 s; 405 for other methods
+    GET  /readyz    200 or 503 alike, with "missing"
+    GET  /metrics   Prometheus text; 404 when metrics.provider is disabled
+    GET  /logspec   {"spec"}
+    PUT  /logspec   {"spec"} → 204; 400 {"error"}
+    GET  /version   {"CommitSHA", "Version"}
+    401 without a client certificate where one is needed; 403 for a foreign Host
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import ssl
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from aiohttp import web
+
+import chaindock
+from chaindock import telemetry
+from chaindock.errors import ChaindockError, ConfigInvalid, InvalidInput, NodeError
+from chaindock.operations.health import body_of
+from chaindock.operations.metrics import CONTENT_TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+    from types import TracebackType
+
+    from chaindock.operations.health import Health
+    from chaindock.operations.metrics import Metrics
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_log = telemetry.get_logger("operations")
+HEALTH_S: Final = 30.0
+"""As Fabric; each check has a shorter limit of its own."""
+_BODY_BYTES: Final = 64 * 1024
+_CLOSE_S: Final = 1.0
+_NEED_CERTIFICATE: Final = frozenset({"/metrics", "/logspec"})
+
+
+@dataclass(frozen=True)
+class OperationsOptions:
+    """The endpoint.
+
+    Args:
+        address: (host, port); port 0 = a free one. None = there is no endpoint.
+        tls: serve HTTPS.
+        cert_file, key_file: ours, PEM.
+        client_auth_required: refuse who shows no certificate, whatever he asks.
+        client_roots: who must have signed the certificates of clients, PEM.
+        metrics: prometheus or disabled.
+    """
+
+    address: tuple[str, int] | None = ("127.0.0.1", 0)
+    tls: bool = False
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    client_auth_required: bool = False
+    client_roots: tuple[Path, ...] = ()
+    metrics: str = "prometheus"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class OperationsServer:
+    """The endpoint while it is entered.
+
+    Attributes:
+        url: where it answers; None = there is none.
+    """
+
+    def __init__(
+        self, options: OperationsOptions, health: Health, metrics: Metrics
+    ) -> None:
+        self._options, self._health, self._metrics = options, health, metrics
+        self._stack = AsyncExitStack()
+        self.url: str | None = None
+
+    async def __aenter__(self) -> Self:
+        """Listen.
+
+        Raises: NodeError when the address cannot be had; ConfigInvalid when a
+            certificate or key cannot be used.
+        """
+        if self._options.address is None:
+            return self
+        async with AsyncExitStack() as stack:
+            runner = web.AppRunner(
+                self._application(),
+                access_log=None,
+                handler_cancellation=True,
+                shutdown_timeout=_CLOSE_S,
+            )
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            self.url = await self._listen(runner, *self._options.address)
+            self._stack = stack.pop_all()
+        _log.info("operations endpoint listens", url=self.url)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _listen(self, runner: web.AppRunner, host: str, port: int) -> str:
+        options = self._options
+        context = await asyncio.to_thread(_context, options) if options.tls else None
+        site = web.TCPSite(runner, host or None, port, ssl_context=context)
+        try:
+            await site.start()
+        except (OSError, OverflowError) as error:
+            raise NodeError(
+                f"the operations endpoint cannot listen on {_joined(host, port)!r}: "
+                f"{error}",
+                hint="choose another operations.listenAddress; port 0 is a free one",
+                address=_joined(host, port),
+            ) from error
+        bound = runner.addresses[0][1]
+        scheme = "http" if context is None else "https"
+        return f"{scheme}://{_joined(host or '0.0.0.0', bound)}"  # noqa: S104  # as asked
+
+    def _application(self) -> web.Application:
+        app = web.Application(middlewares=[self._guard], client_max_size=_BODY_BYTES)
+        app.on_response_prepare.append(_unnamed)
+        for path, handler in {
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+            "/metrics": self._scrape,
+            "/logspec": self._logspec,
+            "/version": self._version,
+        }.items():
+            app.router.add_route("*", path, handler)
+        return app
+
+    # --- who may ask ------------------------------------------------------------------
+
+    @web.middleware
+    async def _guard(
+        self, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        if not self._options.tls:
+            if not _names_loopback(request.headers.get("Host", "")):
+                return _error("the Host of the request is not this machine", 403)
+        elif request.path in _NEED_CERTIFICATE and not _certificate(request):
+            return web.Response(status=401)
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            return _error(error.reason, error.status)
+        except ConnectionError:
+            raise
+        except Exception as error:  # noqa: BLE001  # a defect answers too
+            _log.exception("request failed", path=request.path)
+            return _error(f"unexpected {type(error).__name__}", 500)
+
+    # --- routes -----------------------------------------------------------------------
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        if request.method != "GET":
+            return web.Response(status=405)
+        try:
+            async with asyncio.timeout(HEALTH_S):
+                troubles = await self._health.failed()
+        except TimeoutError:
+            return web.Response(status=408)
+        return _json(body_of(troubles, "failed_checks"), 503 if troubles else 200)
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        if request.method != "GET":
+            return web.Response(status=405)
+        troubles = self._health.missing()
+        return _json(body_of(troubles, "missing"), 503 if troubles else 200)
+
+    async def _scrape(self, request: web.Request) -> web.Response:
+        if self._options.metrics == "disabled":
+            return _error("metrics.provider is disabled", 404)
+        if request.method not in {"GET", "HEAD"}:
+            return web.Response(status=405)
+        text = self._metrics.text()
+        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
+
+    async def _logspec(self, request: web.Request) -> web.Response:
+        if request.method == "GET":
+            return _json({"spec": telemetry.active()})
+        if request.method != "PUT":
+            return _error(f"invalid request method: {request.method}", 400)
+        try:
+            activate(await request.read())
+        except InvalidInput as error:
+            return _error(f"{error.message}; {error.hint}", 400)
+        return web.Response(status=204)
+
+    async def _version(self, request: web.Request) -> web.Response:
+        if request.method != "GET":
+            return _error(f"invalid request method: {request.method}", 400)
+        version = chaindock.__version__
+        return _json({"CommitSHA": COMMIT, "Version": version})
+
+
+COMMIT: Final = "development build"
+"""What Fabric says when it was not built from a commit; ours are named by version."""
+
+
+def activate(body: bytes) -> None:
+    """Put the logging specification of a request body in force.
+
+    Raises: InvalidInput with what was expected; nothing was changed.
+    """
+    try:
+        spec = json.loads(body)["spec"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        spec = None
+    if not isinstance(spec, str):
+        raise InvalidInput(
+            f"the body is {body[:80]!r}", hint='expected {"spec": "LEVELS"}'
+        )
+    telemetry.activate(spec)
+    _log.info("logging specification changed", spec=telemetry.active())
+
+
+# --- pieces ---------------------------------------------------------------------------
+
+
+def _json(body: Any, status: int = 200) -> web.Response:
+    return web.json_response(body, status=status)
+
+
+def _error(text: str, status: int) -> web.Response:
+    return _json({"error": text}, status)
+
+
+async def _unnamed(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "chaindock"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+
+
+def _certificate(request: web.Request) -> bool:
+    """Whether the client has shown one that our roots signed."""
+    transport = request.transport
+    return transport is not None and bool(transport.get_extra_info("peercert"))
+
+
+def _names_loopback(host: str) -> bool:
+    """Whether a Host header means this machine, with or without a port."""
+    if host.startswith("["):
+        name = host[1:].partition("]")[0]
+    else:
+        name = host.partition(":")[0]
+    return is_loopback(name.rstrip(".").lower())
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _context(options: OperationsOptions) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    cert, key = options.cert_file, options.key_file
+    if cert is None or key is None:
+        raise _unusable("operations.tls.cert.file and key.file", "one is not set")
+    try:
+        # An encrypted key must not make the node ask on a terminal.
+        context.load_cert_chain(cert, key, password=lambda: "")
+    except (OSError, ssl.SSLError, ValueError) as error:
+        raise _unusable(f"{str(cert)!r} with key {str(key)!r}", error) from error
+    for roots in options.client_roots:
+        try:
+            context.load_verify_locations(roots)
+        except (OSError, ssl.SSLError) as error:
+            raise _unusable(repr(str(roots)), error) from error
+    required = options.client_auth_required
+    if required and not options.client_roots:
+        raise _unusable("operations.tls.clientRootCAs.files", "it is empty")
+    context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
+    return context
+
+
+def _unusable(what: str, why: object) -> ChaindockError:
+    return ConfigInvalid(
+        f"TLS of the operations endpoint: {what} cannot be used: {why}",
+        hint="correct the settings below operations.tls, PEM files of certificate and key",
+        key="operations.tls",
+        origin="",
+    )

@@ -1,0 +1,151 @@
+"""Which lines are logged: Fabric's logging specification.
+
+Owns:    the grammar, levels and their names, which logger a term means.
+Not:     log lines (logs.py), where a specification comes from (config, operations).
+Entry:   LogSpec.parse
+Holds:   immutable; what Fabric's peer takes is taken and means the same; a name of
+         Fabric for a part that we call otherwise means that part.
+Source:  launch.md §8.3
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from chaindock.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+LEVELS: Final[Mapping[str, int]] = {
+    "payload": 5,
+    "debug": 10,
+    "info": 20,
+    "notice": 20,
+    "warning": 30,
+    "warn": 30,
+    "error": 40,
+    "critical": 40,
+    "dpanic": 50,
+    "panic": 50,
+    "fatal": 60,
+}
+"""By name, all of it in lower or all of it in upper case."""
+FABRIC_NAMES: Final[Mapping[str, str]] = {
+    "admin": "peer.operations",
+    "chaincode.client": "extcc",
+    "custodian": "lifecycle",
+    "deployer": "lifecycle",
+    "docker": "dockercontroller",
+    "ledger": "kvledger",
+    "node": "nodeCmd",
+    "operations": "peer.operations",
+    "router": "container",
+}
+"""Our component → how Fabric calls the logger of the same part, if otherwise."""
+_SHOWN: Final = {5: "payload", 10: "debug", 20: "info", 30: "warn", 40: "error"}
+_LOGGER: Final = re.compile(r"[0-9A-Za-z_#-]+(\.[0-9A-Za-z_#-]+)*\.?")
+_LONGEST: Final = 4096
+_EXPECTED: Final = (
+    "expected levels and LOGGER[,LOGGER]=LEVEL with : between, such as "
+    "info:chaincode,endorser=debug; levels: fatal, panic, error, warning, info, debug"
+)
+
+
+class LogSpec:
+    """Levels of all loggers.
+
+    Args:
+        terms: logger → level, as in the text; a name that ends with a dot means this
+            logger only, one without also everything below it.
+        default: level of all others.
+    """
+
+    def __init__(
+        self, terms: Mapping[str, int] | None = None, default: int = LEVELS["info"]
+    ) -> None:
+        self._terms = dict(terms or {})
+        self._default = default
+        self._known: dict[str, int] = {}
+
+    @classmethod
+    def parse(cls, text: str, default: str = "info") -> LogSpec:
+        """Return what `text` says.
+
+        Args:
+            text: terms with `:` between; the last bare level is the default of all
+                others, and an empty term is that of `default`.
+            default: a level.
+
+        Raises: InvalidInput with what was expected.
+        """
+        if len(text) > _LONGEST:
+            raise _invalid(text[:40] + "…", f"it has {len(text)} characters")
+        terms: dict[str, int] = {}
+        rest = LEVELS[default]
+        for segment in text.split(":"):
+            names, equals, level = segment.partition("=")
+            if not equals:
+                rest = _level(segment, text) if segment else LEVELS[default]
+                continue
+            if not names:
+                raise _invalid(text, f"no logger specified in segment {segment!r}")
+            number = _level(level, text, segment)
+            for name in names.split(","):
+                if not _LOGGER.fullmatch(name):
+                    raise _invalid(text, f"bad logger name {name!r}")
+                terms[name] = number
+        return cls(terms, rest)
+
+    def level_of(self, component: str) -> int:
+        """Return the least level that `component` logs; a number as in LEVELS."""
+        found = self._known.get(component)
+        if found is None:
+            if len(self._known) > _LONGEST:  # names of chaincodes come and go
+                self._known.clear()
+            found = self._known[component] = self._find(component)
+        return found
+
+    def _find(self, component: str) -> int:
+        for name in (component, *_aliases(component)):
+            for candidate in _candidates(name):
+                if candidate in self._terms:
+                    return self._terms[candidate]
+        return self._default
+
+    def __str__(self) -> str:
+        """Return the text that means the same, in Fabric's order."""
+        terms = [f"{name}={_shown(n)}" for name, n in sorted(self._terms.items())]
+        return ":".join([*terms, _shown(self._default)])
+
+
+def _candidates(name: str) -> Iterator[str]:
+    """Yield the terms that mean `name`, the most exact one first."""
+    yield name + "."
+    while name:
+        yield name
+        name = name.rpartition(".")[0]
+
+
+def _aliases(component: str) -> Iterator[str]:
+    for prefix in _candidates(component):
+        if prefix in FABRIC_NAMES:
+            yield FABRIC_NAMES[prefix] + component[len(prefix) :]
+
+
+def _level(word: str, text: str, segment: str | None = None) -> int:
+    number = LEVELS.get(word.lower())
+    if number is None or word not in {word.lower(), word.upper()}:
+        raise _invalid(text, f"bad segment {segment or word!r}")
+    return number
+
+
+def _shown(number: int) -> str:
+    return _SHOWN.get(number, "fatal")
+
+
+def _invalid(text: str, why: str) -> InvalidInput:
+    return InvalidInput(
+        f"invalid logging specification {text!r}: {why}", hint=_EXPECTED
+    )

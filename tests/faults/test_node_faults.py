@@ -1,0 +1,123 @@
+"""A node that is killed in any phase of a launch: the next one puts everything right."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chaindock.errors import ChaindockError
+from support.faults_books import Callers
+from support.faults_matrix import ROUND, STEADY, VICTIM, Cell
+from support.faults_packages import WORKS, builds, misbehaves
+from support.faults_well import RUNNING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.golang,
+    pytest.mark.nodejs,
+    pytest.mark.network,
+    pytest.mark.timeout(600),
+]
+BUILDS = ("package", "dependencies", "compile", "image")
+STARTS = ("create", "upload", "start", "connect", "register", "ready")
+NOT_THERE = {("process", "image")}
+"""A phase that a back end does not have. `pull` has a test of its own."""
+
+
+@ROUND
+@pytest.mark.parametrize("phase", [*BUILDS, *STARTS])
+def test_killed_in_a_phase_it_leaves_nothing_and_the_next_one_serves(
+    cell: Cell, phase: str, round_: int
+) -> None:
+    if (cell.world.backend, phase) in NOT_THERE:
+        pytest.skip(f"{cell.world.backend} has no phase {phase!r}")
+    cell.fresh()
+    if phase in BUILDS:
+        package = builds(cell.world.packages, f"works-{cell.label}", WORKS)
+    else:
+        package = misbehaves(cell.world.packages, f"{cell.label}-next")
+    with Callers(cell.world, cell.books, [VICTIM, STEADY], each=1) as callers:
+        callers.wait(4)
+        passed = kill_in(cell, package, phase)
+        cell.world.up()
+        callers.wait(4)
+    assert phase in passed
+    cell.next_call()
+    cell.well(victim=RUNNING)
+    # What was interrupted can be done again.
+    cell.world.deploy(VICTIM, f"{cell.label}-again")
+    cell.next_call()
+    cell.well(victim=RUNNING)
+
+
+def kill_in(cell: Cell, package: Path, phase: str) -> list[str]:
+    """Kill the node when a deployment enters `phase`; return what it went through."""
+    passed: list[str] = []
+    with contextlib.suppress(ChaindockError):
+        for event in cell.world.deploying(VICTIM, package):
+            if "phase" in event:
+                passed.append(event["phase"])
+            if event.get("phase") == phase:
+                cell.world.kill()
+    return passed
+
+
+@ROUND
+def test_killed_while_it_is_idle_it_comes_back_with_everything(
+    cell: Cell, round_: int
+) -> None:
+    cell.fresh()
+    cell.next_call()
+    cell.world.kill()
+    cell.world.up()
+    cell.next_call()
+    cell.next_call(STEADY)
+    cell.well(victim=RUNNING)
+
+
+@ROUND
+def test_killed_while_it_starts_it_starts_the_next_time(
+    cell: Cell, round_: int
+) -> None:
+    """Killed twice: while chaincode serves, and while the next one brings it up."""
+    cell.fresh()
+    cell.world.kill()
+    cell.world.up()
+    cell.pause(0.3)
+    cell.world.kill()
+    cell.world.up()
+    cell.next_call()
+    cell.well(victim=RUNNING)
+
+
+@ROUND
+def test_killed_while_it_stops_a_chaincode_it_stays_stopped(
+    cell: Cell, round_: int
+) -> None:
+    package = misbehaves(cell.world.packages, f"ignores-sigterm-{cell.label}")
+    for _ in cell.world.deploying(VICTIM, package):
+        pass
+    stopping = threading.Thread(target=stop, args=(cell,), daemon=True)
+    stopping.start()
+    until_stop_is_known(cell)
+    cell.world.kill()
+    stopping.join(30)
+    cell.world.up()
+    cell.well(victim="stopped")
+
+
+def stop(cell: Cell) -> None:
+    with contextlib.suppress(ChaindockError):
+        cell.world.admin.stop(VICTIM)
+
+
+def until_stop_is_known(cell: Cell) -> None:
+    from support.node import eventually
+
+    eventually(lambda: cell.world.line(VICTIM)["state"] == "stopping", "it is stopping")

@@ -1,0 +1,165 @@
+"""Base images and their registry: logins, policies, and what each failure is called."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chaindock.container.attempt import Attempt
+from chaindock.container.contracts import Declined
+from chaindock.controllers.docker.options import LanguageImages
+from chaindock.errors import (
+    BuildFailed,
+    ChaindockError,
+    ImageNotFound,
+    ImagePlatformMissing,
+    RateLimited,
+    RegistryDenied,
+    RegistryUnavailable,
+)
+from chaindock.testing.backend import WatchedAttempt, built
+from chaindock.testing.scripts import hang, leave
+from support.engines import ENGINES, Target, backend_on, engine
+from support.need import need_image
+from support.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+    from support.docker_backend import DockerBackend
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    with engine(request.param) as target:
+        yield target
+
+
+@pytest.fixture
+async def backend(tmp_path: Path, target: Target) -> AsyncIterator[DockerBackend]:
+    async with backend_on(tmp_path, target) as backend:
+        yield backend
+
+
+def use(backend: DockerBackend, image: LanguageImages, pull: str = "missing") -> None:
+    backend.options = replace(
+        backend.options,
+        pull=pull,  # type: ignore[arg-type]  # the words of the setting
+        images={"script": image},
+    )
+
+
+async def refused(backend: DockerBackend) -> ChaindockError:
+    """Return why the images cannot be had."""
+    package = await backend.packages.make(hang())
+    async with backend.within():
+        builder = await backend.builder()
+        answer = await builder.build(package, Attempt(package.ccid))
+    assert isinstance(answer, Declined)
+    assert answer.error is not None
+    assert answer.reason == answer.error.message
+    return answer.error
+
+
+@pytest.mark.parametrize("user", ["", "alice"])
+async def test_missing_images_are_pulled_with_the_users_credentials(
+    backend: DockerBackend, target: Target, user: str
+):
+    registry = Registry(user, "secret")
+    async with registry.serve(target.registry_port) as host:
+        image = f"{host}/{backend.node_id}:1"
+        folder = backend.folder / "docker"
+        folder.mkdir()
+        auth = "YWxpY2U6c2VjcmV0" if user else ""
+        settings = {"auths": {host: {"auth": auth}}}
+        (folder / "config.json").write_text(json.dumps(settings))
+        endpoint = replace(backend.options.endpoint, docker_config=folder)
+        backend.options = replace(backend.options, endpoint=endpoint)
+        use(backend, LanguageImages(image))
+        package = await backend.packages.make(hang())
+        attempt = WatchedAttempt(package)
+        async with backend.within():
+            # The image is empty, so nothing can be built in it; but it is there.
+            with pytest.raises(BuildFailed):
+                await built(await backend.builder(), package, attempt)
+        assert await backend.engine.inspect_image(image)
+        await backend.engine.remove_image(image)
+    assert "pull" in attempt.entered
+    assert attempt.of("build")
+
+
+async def test_each_failure_has_a_name_of_its_own(
+    backend: DockerBackend, target: Target
+):
+    registry = Registry()
+    async with registry.serve(target.registry_port) as host:
+        name = f"{host}/{backend.node_id}"
+        use(backend, LanguageImages(f"{name}:2"))
+        assert isinstance(await refused(backend), ImageNotFound)
+        use(backend, LanguageImages(f"{name}:elsewhere"))
+        assert isinstance(await refused(backend), ImagePlatformMissing)
+        use(backend, LanguageImages(f"{name}:1"))
+        registry.limited = True
+        limited = await refused(backend)
+        assert isinstance(limited, RateLimited)
+        assert limited.transient
+        assert limited.retry_after_s == 90
+        registry.limited = False
+    registry = Registry("alice", "secret")
+    async with registry.serve(target.registry_port) as host:
+        use(backend, LanguageImages(f"{host}/{backend.node_id}:1"))
+        assert isinstance(await refused(backend), RegistryDenied)
+    use(backend, LanguageImages(f"localhost:1/{backend.node_id}:1"))
+    away = await refused(backend)
+    assert isinstance(away, RegistryUnavailable)
+    assert away.transient
+    assert f"localhost:1/{backend.node_id}:1" in str(away)
+
+
+@pytest.mark.parametrize("everywhere", [True, False], ids=["for all", "for one"])
+async def test_never_pulling_makes_no_request(
+    backend: DockerBackend, target: Target, everywhere: bool
+):
+    registry = Registry()
+    async with registry.serve(target.registry_port) as host:
+        image = LanguageImages(f"{host}/{backend.node_id}:1")
+        if everywhere:
+            use(backend, image, "never")
+        else:
+            use(backend, replace(image, pull="never"), "always")
+        answer = await refused(backend)
+    assert "may not pull" in str(answer)
+    assert isinstance(answer, ImageNotFound)
+    assert registry.asked == []
+
+
+async def test_an_image_is_made_of_what_was_looked_at_even_if_its_tag_moves(
+    backend: DockerBackend,
+):
+    """The build takes long; somebody tags another image meanwhile."""
+    name = f"chaindock-test-moving-{backend.node_id}"
+    await backend.engine.tag_image(need_image("runtime"), name, "1")
+    use(backend, LanguageImages(f"{name}:1"), "never")
+    package = await backend.packages.make(leave(0))
+    try:
+        async with backend.within():
+            builder = await backend.builder()
+            # As early as possible after the look: the name is gone altogether.
+            real = builder._compiler.run  # type: ignore[attr-defined]
+
+            async def run(*args: object) -> None:
+                await backend.engine.remove_image(f"{name}:1")
+                await real(*args)
+
+            builder._compiler.run = run  # type: ignore[attr-defined]
+            instance = await built(builder, package)
+            await instance.start(backend.peer, Attempt(package.ccid))
+            assert (await instance.wait()).code == 0
+    finally:
+        await backend.engine.remove_image(f"{name}:1")

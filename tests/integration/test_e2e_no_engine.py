@@ -1,0 +1,75 @@
+"""Without an engine, and with a package that nobody takes: what people are told."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support import archives
+from support.node import FIXTURES, PROCESS, Node, environment, started
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.nodejs,
+    pytest.mark.network,
+    pytest.mark.timeout(300),
+]
+SHIM = FIXTURES / "foreign" / "node-shim"
+
+
+def nowhere(folder: Path) -> dict[str, str]:
+    """Name an engine that is not there."""
+    return {"DOCKER_HOST": f"unix://{folder}/no-engine.sock"}
+
+
+def test_without_an_engine_chaincode_runs_as_a_process_and_the_reason_is_told(
+    tmp_path: Path,
+):
+    """needs.md row 1."""
+    with started("auto", tmp_path, **nowhere(tmp_path)) as node:
+        assert node.status["backend"] == PROCESS
+        assert "no container engine answers" in node.status["reason"]
+        assert "chaindock doctor" in node.status["reason"]
+        done = node.deploy(SHIM, "notes")
+        assert done["backend"] == PROCESS
+        assert "no container engine answers" in done["reason"]
+        node.invoke("notes", "put", "n1", "kept")
+        assert node.query("notes", "get", "n1") == b"kept"
+
+
+def test_an_engine_that_was_asked_for_and_is_not_there_stops_the_start(tmp_path: Path):
+    """needs.md row 1."""
+    env = {**environment(PROCESS, tmp_path / "tmp"), **nowhere(tmp_path)}
+    node = Node("docker", tmp_path / "home", env)
+    for words in (("up", "-d"), ("up",)):
+        began = time.monotonic()
+        told = node.ask(*words, "--backend", "docker", code=None)
+        assert time.monotonic() - began < 20
+        assert told["error"] == "engine-unavailable"
+        assert f"{tmp_path}/no-engine.sock" in json.dumps(told)
+        assert told["hint"]
+    assert "chaindock up" in node.cli("ps", code=3).err
+
+
+def test_a_package_that_nobody_takes_lists_who_was_asked(tmp_path: Path):
+    """needs.md row 8, 1a "router": no silent fall to Docker."""
+    file = tmp_path / "far.tar.gz"
+    served = archives.zipped(
+        archives.raw_tar(archives.Raw(b"connection.json", b'{"address":"far:9999"}'))
+    )
+    described = b'{"path":"","type":"ccaas","label":"far_1.0"}'
+    file.write_bytes(archives.package(served, described))
+    with started(PROCESS, tmp_path, **nowhere(tmp_path)) as node:
+        told = node.ask("deploy", file, code=None)
+        assert "'ccaas'" in told["message"]
+        said = json.dumps(told)
+        assert "process" in said
+        assert "docker: " not in told["message"].lower()
+        assert "daemon" not in said.lower()
+        assert node.ask("ps") == []

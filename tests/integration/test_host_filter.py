@@ -1,0 +1,201 @@
+"""The rules that shut a container network's end on this machine: real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import shutil
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chaindock.controllers.docker import filter as under_test
+from chaindock.controllers.docker.filter import Door, HostFilter, usable
+from support.need import missing
+from support.remains import filter_rules
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
+DOOR = Door("cd-nowhere0", "10.213.251.1", 4711)
+
+
+def iptables(*args: str) -> None:
+    subprocess.run(["iptables", "-w", "5", *args], check=True, timeout=20)
+
+
+def input_rules() -> list[str]:
+    shown = subprocess.run(
+        ["iptables", "-w", "5", "-S", "INPUT"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return shown.stdout.splitlines()
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[str]:
+    if os.geteuid() != 0 or shutil.which("iptables", path=PATH) is None:
+        missing("root and iptables are needed to set rules")
+    name = f"test-{secrets.token_hex(4)}"
+    yield name
+    await HostFilter(name, PATH).remove()
+    assert filter_rules(name) == []
+
+
+def inside(rules: list[str]) -> list[str]:
+    """The rules of our chain, in order, of IPv4 and then of IPv6."""
+    return [rule for rule in rules if rule.startswith("-A CHAINDOCK-")]
+
+
+async def test_only_the_listener_is_left_open(node: str):
+    assert await HostFilter(node, PATH).shut(DOOR) == ""
+    rules = filter_rules(node)
+    let_pass = [rule for rule in inside(rules) if rule.endswith("-j ACCEPT")]
+    open_ = [rule for rule in let_pass if "ESTABLISHED" not in rule]
+    assert len(open_) == 1  # and no container has many connections there
+    assert any("connlimit" in r and r.endswith("DROP") for r in inside(rules))
+    assert "-d 10.213.251.1/32 -p tcp" in open_[0]
+    assert "--dport 4711" in open_[0]
+    assert inside(rules)[-1].endswith("-j DROP")
+    hooks = [rule for rule in rules if not rule.startswith("-A CHAINDOCK-")]
+    assert all("cd-nowhere0" in rule for rule in hooks)
+    assert {rule.split()[1] for rule in hooks} == {"INPUT", "FORWARD"}
+
+
+async def test_asking_again_changes_nothing(node: str):
+    host = HostFilter(node, PATH)
+    await host.shut(DOOR)
+    before = filter_rules(node)
+    assert await host.shut(DOOR) == ""
+    assert filter_rules(node) == before
+
+
+async def test_another_port_takes_the_place_of_the_first(node: str):
+    host = HostFilter(node, PATH)
+    await host.shut(Door(DOOR.interface, DOOR.address, None))
+    count = len(filter_rules(node))
+    await host.shut(DOOR)
+    rules = filter_rules(node)
+    assert len(rules) == count + 2
+    assert any("--dport 4711" in rule for rule in rules)
+
+
+async def test_rules_that_somebody_flushed_are_put_back(node: str):
+    host = HostFilter(node, PATH)
+    await host.shut(DOOR)
+    before = filter_rules(node)
+    hook = next(rule for rule in before if rule.startswith("-A INPUT"))
+    iptables("-D", *hook.replace('"', "").split()[1:])
+    assert filter_rules(node) != before
+    assert await host.shut(DOOR) == ""
+    assert len(filter_rules(node)) == len(before)
+
+
+async def test_our_rule_comes_before_one_that_was_added_later(node: str):
+    host = HostFilter(node, PATH)
+    await host.shut(DOOR)
+    foreign = ["INPUT", "-i", "cd-foreign0", "-m", "comment"]
+    foreign += ["--comment", f"not a chaindock: {node}", "-j", "ACCEPT"]
+    iptables("-I", *foreign)
+    try:
+        assert await host.shut(DOOR) == ""
+        order = [rule for rule in input_rules() if node in rule]
+        assert f"chaindock:{node}" in order[0]
+        # Somebody else's rule stays, now and at the end.
+        assert "cd-foreign0" in order[1]
+        await host.remove()
+    finally:
+        iptables("-D", *foreign)
+
+
+async def test_what_a_killed_node_left_is_found(node: str):
+    await HostFilter(node, PATH).shut(DOOR)
+    assert await HostFilter(f"{node}x", PATH).remove() == 0  # another node's
+    assert filter_rules(node)
+    assert await HostFilter(node, PATH).remove() > 0
+    assert filter_rules(node) == []
+
+
+async def test_a_node_killed_half_way_is_no_obstacle(node: str):
+    await HostFilter(node, PATH).shut(DOOR)
+    chain = next(r.split()[1] for r in filter_rules(node) if "-A CHAINDOCK" in r)
+    other = chain[:-1] + ("b" if chain.endswith("a") else "a")
+    iptables("-N", other)
+    assert await HostFilter(node, PATH).shut(DOOR) == ""
+    assert len([r for r in filter_rules(node) if "-A INPUT" in r]) in {1, 2}
+
+
+async def test_nodes_do_not_meet(node: str):
+    second = f"{node}-b"
+    hosts = [HostFilter(name, PATH) for name in (node, second)]
+    try:
+        said = await asyncio.gather(*(host.shut(DOOR) for host in hosts))
+        assert said == ["", ""]
+        assert len(filter_rules(second)) == len(filter_rules(f'{node}"'))
+    finally:
+        await hosts[1].remove()
+    assert filter_rules(node)
+
+
+# --- where it cannot be done ------------------------------------------------------------
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Callable[[str], str]:
+    """Return a function that makes an iptables of a given text, and gives its PATH."""
+
+    def make(text: str) -> str:
+        for name in ("iptables", "ip6tables"):
+            path = tmp_path / name
+            path.write_text(f"#!/bin/sh\n{text}\n")
+            path.chmod(0o755)
+        return str(tmp_path)
+
+    return make
+
+
+async def test_no_program_is_said(tmp_path: Path):
+    assert "'iptables'" in await HostFilter("n", str(tmp_path)).shut(DOOR)
+    assert "'iptables'" in await usable(str(tmp_path))
+    assert await HostFilter("n", str(tmp_path)).remove() == 0
+
+
+async def test_no_rights_are_said(program: Callable[[str], str]):
+    path = program("echo 'Fatal: can not open lock: Permission denied' >&2; exit 4")
+    assert (
+        await HostFilter("n", path).shut(DOOR) == "iptables needs root or CAP_NET_ADMIN"
+    )
+
+
+async def test_its_own_words_are_handed_on(program: Callable[[str], str]):
+    path = program("echo 'iptables: No chain/target/match by that name.' >&2; exit 1")
+    assert "No chain/target/match" in await HostFilter("n", path).shut(DOOR)
+
+
+async def test_a_program_that_hangs_does_not_hold_up(
+    program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(under_test, "_LIMIT_S", 0.3)
+    began = time.monotonic()
+    host = HostFilter("n", program("exec sleep 60"))
+    assert "longer than" in await host.shut(DOOR)
+    assert time.monotonic() - began < 20
+    monkeypatch.setattr(under_test, "_LIMIT_S", 60)
+    assert "longer than" in await host.shut(DOOR)  # known by now, and not tried again
+    assert time.monotonic() - began < 30
+
+
+async def test_what_was_done_before_it_failed_is_undone(
+    node: str, program: Callable[[str], str]
+):
+    real = shutil.which("iptables", path=PATH)
+    path = program(f'case "$*" in *FORWARD*-o*) exit 3;; esac; exec {real} "$@"')
+    assert await HostFilter(node, path).shut(DOOR) != ""
+    assert filter_rules(node) == []

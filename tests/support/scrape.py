@@ -1,0 +1,77 @@
+"""What a scrape holds, as Prometheus' own parser reads it."""
+
+from __future__ import annotations
+
+import re
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from chaindock.operations.catalogue import METRICS, PROCESS
+
+Labels = frozenset[tuple[str, str]]
+
+
+class Scrape:
+    """Samples by name and labels; wrong text is an error."""
+
+    def __init__(self, text: str) -> None:
+        self.kinds: dict[str, str] = {}
+        self.samples: dict[str, dict[Labels, float]] = {}
+        for family in text_string_to_metric_families(text):
+            assert family.name not in self.kinds, f"{family.name} comes twice"
+            self.kinds[family.name] = family.type
+            assert family.documentation
+        # Names as they stand in the text: the parser ends every counter with _total.
+        for line in re.findall(r"^[a-z].*$", text, re.MULTILINE):
+            (family,) = text_string_to_metric_families(line + "\n")
+            (sample,) = family.samples
+            found = self.samples.setdefault(sample.name, {})
+            labels = frozenset(sample.labels.items())
+            assert labels not in found, f"{line} comes twice"
+            found[labels] = sample.value
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """Return the only value whose labels include these; None = there is none."""
+        wanted = set(labels.items())
+        found = [
+            value for one, value in self.samples.get(name, {}).items() if wanted <= one
+        ]
+        assert len(found) < 2, f"{name} {labels}: {len(found)} values"
+        return found[0] if found else None
+
+    def check(self) -> set[str]:
+        """Check names, kinds and labels against the catalogue; return what there is."""
+        there = set()
+        for named in METRICS.values():
+            histogram = named.kind == "histogram"
+            suffixes = ("_bucket", "_sum", "_count") if histogram else ("",)
+            names = [named.shown + suffix for suffix in suffixes]
+            if names[0] not in self.samples:
+                continue
+            there.add(named.name)
+            family = named.shown.removesuffix("_total")
+            assert self.kinds[family] == named.kind, named.name
+            for name in names:
+                more = {"le"} if name.endswith("_bucket") else set()
+                for labels in self.samples[name]:
+                    assert {key for key, _ in labels} == {*named.labels, *more}, name
+            if histogram:
+                self._check_buckets(named.shown)
+        known = {n.shown + s for n in METRICS.values() for s in ("", *_PARTS)}
+        assert set(self.samples) <= known | set(PROCESS)
+        return there
+
+    def _check_buckets(self, name: str) -> None:
+        for labels, count in self.samples[f"{name}_count"].items():
+            buckets = {
+                float(dict(one)["le"]): value
+                for one, value in self.samples[f"{name}_bucket"].items()
+                if labels <= one
+            }
+            ordered = [buckets[bound] for bound in sorted(buckets)]
+            assert ordered == sorted(ordered)
+            assert ordered[-1] == count
+            assert max(buckets) == float("inf")
+
+
+_PARTS = ("_bucket", "_sum", "_count")

@@ -1,0 +1,185 @@
+"""Settings of one chaincode: found by name, read anew, refused with their line."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from chaindock.config.chaincodes import ChaincodeSections
+from chaindock.config.load import load
+from chaindock.container.contracts import RunSettings
+from chaindock.errors import ConfigInvalid
+
+CCID = "parcels_1.0:" + "0" * 64
+ALL = """\
+chaindock:
+  chaincodes:
+    parcels:
+      memory: 64m
+      cpus: 0.5
+      pids: 50
+      tmp: 8m
+      env:
+        TOKEN: hunter2
+        EMPTY:
+      network: shared
+      extraHosts: [db:10.0.0.7]
+      user: 600:600
+      executeTimeout: 2m
+"""
+
+
+def write(home: Path, text: str) -> Path:
+    path = home / "core.yaml"
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
+def sections(home: Path, text: str) -> ChaincodeSections:
+    write(home, text)
+    return load(home, env={}).chaincodes
+
+
+def one(home: Path, body: str) -> ChaincodeSections:
+    return sections(home, f"chaindock: {{chaincodes: {{parcels: {{{body}}}}}}}\n")
+
+
+def test_everything_that_can_be_set_arrives(tmp_path):
+    own = sections(tmp_path, ALL).of(CCID, ["parcels"])
+    assert own.run == RunSettings(
+        memory_bytes=64 * 1024**2,
+        cpus=0.5,
+        pids=50,
+        tmp_bytes=8 * 1024**2,
+        env={"TOKEN": "hunter2", "EMPTY": ""},
+        network="shared",
+        extra_hosts=("db:10.0.0.7",),
+        user="600:600",
+    )
+    assert own.execute_timeout_s == 120
+
+
+def test_the_timeout_is_known_by_name_after_the_launch(tmp_path):
+    found = sections(tmp_path, ALL)
+    assert found.timeout_of("parcels") == 120
+    assert found.timeout_of("other") is None
+    found.of(CCID, ["renamed"])  # found by its label
+    assert found.timeout_of("renamed") == 120
+
+
+def test_the_name_counts_before_the_label(tmp_path):
+    both = "chaindock: {chaincodes: {parcels_1.0: {pids: 1}, shop: {pids: 2}}}\n"
+    found = sections(tmp_path, both)
+    assert found.of(CCID, ["shop"]).run.pids == 2
+    assert found.of(CCID, ["elsewhere"]).run.pids == 1
+    assert found.of("other:" + "0" * 64, ["elsewhere"]).run == RunSettings()
+
+
+def test_two_names_of_one_package_must_agree(tmp_path):
+    found = sections(
+        tmp_path, "chaindock: {chaincodes: {a: {pids: 1}, b: {pids: 2}}}\n"
+    )
+    with pytest.raises(ConfigInvalid, match="sections of a and b"):
+        found.of(CCID, ["a", "b"])
+
+
+def test_a_changed_file_counts_from_then_on(tmp_path):
+    found = one(tmp_path, "pids: 1")
+    assert found.of(CCID, ["parcels"]).run.pids == 1
+    path = write(tmp_path, "chaindock: {chaincodes: {parcels: {pids: 12}}}\n")
+    os.utime(path, ns=(1, 1))
+    assert found.of(CCID, ["parcels"]).run.pids == 12
+    path.unlink()
+    assert found.of(CCID, ["parcels"]).run == RunSettings()
+
+
+def test_a_file_that_became_wrong_is_refused_at_the_launch(tmp_path):
+    found = one(tmp_path, "pids: 1")
+    path = write(tmp_path, "chaindock:\n  chaincodes:\n    parcels:\n      memry: 1g\n")
+    with pytest.raises(ConfigInvalid) as caught:
+        found.of(CCID, ["parcels"])
+    assert f"{path}:4" in caught.value.message
+    assert caught.value.hint == "did you mean 'memory'?"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("memory: 1m", "6m or more"),
+        ("memory: lots", "a size"),
+        ("cpus: -1", "a number, 0 or more"),
+        ("pids: 1.5", "a whole number"),
+        ("tmp: 0", "a size above 0"),
+        ("network: host", "not host or none"),
+        ("network: 'a b'", "the name of a network"),
+        ("extraHosts: [db]", "host:IP"),
+        ("user: root", "uid:gid"),
+        ("executeTimeout: 30", "with its unit"),
+        ("executeTimeout: -3s", "0 or more"),
+        ("executeTimeout: 0s", "1s or more"),
+        ("env: {CORE_PEER_ADDRESS: x}", "CORE_*"),
+        ("env: {CHAINCODE_ID: x}", "CHAINCODE_*"),
+        ("env: {CHAINDOCK_NODE: x}", "CHAINDOCK_*"),
+        ("env: {'a b': x}", "letters, digits and _"),
+        ("env: justtext", "KEY=VALUE"),
+        ("pid: 4", "unknown setting"),
+    ],
+)
+def test_wrong_values_say_where_and_what_was_expected(tmp_path, body, expected):
+    with pytest.raises(ConfigInvalid) as caught:
+        one(tmp_path, body)
+    told = f"{caught.value.message} {caught.value.hint}"
+    assert expected in told
+    assert f"{tmp_path / 'core.yaml'}:1" in told
+
+
+@pytest.mark.parametrize("text", ["chaincodes: 5", "chaincodes: {a: 5}"])
+def test_what_is_no_section_is_refused(tmp_path, text):
+    with pytest.raises(ConfigInvalid, match="no section"):
+        sections(tmp_path, f"chaindock: {{{text}}}\n")
+
+
+def test_an_empty_section_sets_nothing(tmp_path):
+    found = sections(tmp_path, "chaindock:\n  chaincodes:\n    parcels:\n")
+    assert found.of(CCID, ["parcels"]).run == RunSettings()
+
+
+def test_values_of_variables_are_shown_nowhere(tmp_path):
+    write(tmp_path, ALL)
+    config = load(tmp_path, env={})
+    assert "hunter2" not in f"{config} {config.chaincodes.of(CCID, ['parcels'])}"
+    row = next(one for one in config.settings if one.key.endswith("env.TOKEN"))
+    assert (row.value, row.origin) == ("[secret]", f"{tmp_path / 'core.yaml'}:9")
+    write(tmp_path, "chaindock: {chaincodes: {a: {env: {CORE_X: hunter2}}}}\n")
+    with pytest.raises(ConfigInvalid) as caught:
+        load(tmp_path, env={})
+    assert "hunter2" not in f"{caught.value.as_dict()}"
+
+
+def test_a_file_with_variables_that_others_may_read_is_a_warning(tmp_path):
+    path = write(tmp_path, ALL)
+    assert load(tmp_path, env={}).warnings == ()
+    path.chmod(0o644)
+    assert "chmod 600" in load(tmp_path, env={}).warnings[0]
+
+
+def test_the_command_line_sets_limits_and_refuses_variables(tmp_path):
+    write(tmp_path, ALL)
+    flags = {"chaindock.chaincodes.parcels.memory": "128m"}
+    config = load(tmp_path, flags, env={})
+    own = config.chaincodes.of(CCID, ["parcels"])
+    assert own.run.memory_bytes == 128 * 1024**2
+    row = next(one for one in config.settings if one.key.endswith("parcels.memory"))
+    assert row.origin == "flag"
+    for key in ("env", "env.TOKEN"):
+        with pytest.raises(ConfigInvalid, match="command line") as caught:
+            load(tmp_path, {f"chaindock.chaincodes.parcels.{key}": "A=hunter2"}, env={})
+        assert "hunter2" not in caught.value.message
+
+
+def test_a_variable_of_the_environment_is_no_place_for_them(tmp_path):
+    env = {"CORE_CHAINDOCK_CHAINCODES_PARCELS_MEMORY": "1g"}
+    with pytest.raises(ConfigInvalid) as caught:
+        load(tmp_path, env=env)
+    assert "core.yaml" in caught.value.hint

@@ -1,0 +1,128 @@
+"""Where chaincode that serves is dialled: nobody else gets there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chaindock.container.attempt import Attempt
+from chaindock.container.contracts import Dial
+from chaindock.controllers.process.sockets import PATH_BYTES, Sockets
+from chaindock.errors import StartFailed
+from chaindock.testing.scripts import hang, serve
+from support.eventually import eventually
+from support.process_backend import ProcessBackend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+AWKWARD = "a home with spaces, and a name that is too long for a socket" * 2
+
+
+@pytest.fixture
+def temp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary directory that this test alone uses, with a short name."""
+    del tmp_path  # made first: pytest makes its own where this one is
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+
+
+@pytest.fixture
+async def backend(temp: Path, tmp_path: Path) -> AsyncIterator[ProcessBackend]:
+    async with ProcessBackend(tmp_path / AWKWARD) as backend:
+        yield backend
+
+
+def path_of(address: str) -> Path:
+    assert address.startswith("unix:/")
+    return Path(address.removeprefix("unix:"))
+
+
+def guarded(path: Path) -> bool:
+    """Whether a directory above `path` lets nobody but its owner in."""
+    return any(
+        stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0
+        and folder.stat().st_uid == os.getuid()
+        for folder in path.resolve().parents
+    )
+
+
+def test_a_short_path_is_taken_as_it_is(temp: Path):
+    address = Sockets(temp, "n1").address_in(temp / "0123456789ab")
+    assert address == f"unix:{temp}/0123456789ab/cc.sock"
+    assert list(temp.iterdir()) == []
+
+
+def test_a_long_path_is_reached_by_a_short_one(temp: Path, tmp_path: Path):
+    runs = tmp_path / AWKWARD
+    private = runs / "0123456789ab"
+    private.mkdir(parents=True)
+    sockets = Sockets(runs, "n1")
+    path = path_of(sockets.address_in(private))
+    assert len(os.fsencode(path)) <= PATH_BYTES
+    assert path.parent.resolve() == private.resolve()
+    assert path_of(sockets.address_in(runs / "other")).parents[2] == path.parents[2]
+    assert stat.S_IMODE(path.parents[2].stat().st_mode) == 0o700
+    sockets.close()
+    assert list(temp.iterdir()) == []
+
+
+def test_what_a_killed_node_left_is_removed_and_nothing_else(
+    temp: Path, tmp_path: Path
+):
+    runs = tmp_path / AWKWARD
+    (runs / "one").mkdir(parents=True)
+    Sockets(runs, "n1").address_in(runs / "one")
+    other = path_of(Sockets(runs, "n2").address_in(runs / "one"))
+    sockets = Sockets(runs, "n1")
+    own = path_of(sockets.address_in(runs / "one"))
+    sockets.reap()
+    assert set(temp.iterdir()) == {own.parents[2], other.parents[2]}
+    assert (runs / "one").is_dir()
+
+
+def test_no_usable_path_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    sockets = Sockets(long, "n1")
+    with pytest.raises(StartFailed, match="no path for a socket") as caught:
+        sockets.address_in(long / "one")
+    assert "--home" in str(caught.value.hint)
+    sockets.close()
+
+
+async def test_a_chaincode_that_serves_is_reached_by_nobody_else(
+    backend: ProcessBackend, temp: Path
+):
+    instance, package = await backend.built(serve(), serves=True)
+    async with backend.within():
+        answer = await instance.start(backend.peer, Attempt(package.ccid))
+        assert isinstance(answer, Dial)
+        path = path_of(answer.address)
+        await eventually(path.exists)
+        _, writer = await asyncio.open_unix_connection(path)
+        writer.close()
+        assert guarded(path)
+        assert instance.describe()["stream"] == "unix socket of this run"
+        await instance.stop(1)
+        assert not path.exists()
+
+
+async def test_leaving_the_controller_leaves_no_short_name(
+    backend: ProcessBackend, temp: Path
+):
+    builder = await backend.open_builder(backend.node_id)
+    instance, package = await backend.built(hang(), serves=True, builder=builder)
+    async with backend.within():
+        await instance.start(backend.peer, Attempt(package.ccid))
+        assert any("chaindock-run" in path.name for path in temp.iterdir())
+        await backend.close_builder(builder)
+    assert [path for path in temp.iterdir() if "chaindock-run" in path.name] == []
