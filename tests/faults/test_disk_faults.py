@@ -46,11 +46,16 @@ def test_calls_that_write_fail_and_those_that_read_do_not(
     with full(cell.world.home):
         for name in (VICTIM, STEADY):
             with pytest.raises(LedgerError, match="full"):
-                for _ in range(50):  # there may be some room in the ledger's file
-                    cell.books.put(cell.world, name)
+                write_on(cell, name)
             assert cell.world.query(name, "get", "nothing") == ""
     cell.next_call()
     cell.well(victim=RUNNING)
+
+
+def write_on(cell: Cell, name: str) -> None:
+    """There may be some room in the ledger's own files."""
+    for _ in range(50):
+        cell.books.put(cell.world, name)
 
 
 @ROUND

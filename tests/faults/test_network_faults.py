@@ -107,7 +107,7 @@ def far_ends(cell: Cell) -> list[str]:
     return [
         f"{one.laddr.ip}:{one.laddr.port}"
         for one in found
-        if one.raddr and one.raddr.port in ports
+        if getattr(one.raddr, "port", 0) in ports
     ]
 
 

@@ -33,38 +33,39 @@ pytestmark = [
 
 
 class Hangs(Registry):
-    """Says what there is, and never sends it."""
+    """Says what there is, and sends nothing of it before the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.end = asyncio.Event()
+        self.place = ""
+        self.ready = threading.Event()
 
     @override
     async def _answer(self, request: web.Request) -> web.Response:
         if "/blobs/" in request.path:
-            await asyncio.Event().wait()
+            await self.end.wait()
         return await super()._answer(request)
+
+    async def run(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        async with self.serve() as self.place:
+            self.ready.set()
+            await self.end.wait()
 
 
 @contextlib.contextmanager
 def hanging_registry() -> Iterator[str]:
     """Yield `localhost:PORT` of a registry that serves in a thread."""
-    loop, ready, ended = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
-    places: list[str] = []
-
-    async def serve() -> None:
-        async with Hangs().serve() as place:
-            places.append(place)
-            ready.set()
-            await ended.wait()
-
-    thread = threading.Thread(
-        target=lambda: loop.run_until_complete(serve()), daemon=True
-    )
+    registry = Hangs()
+    thread = threading.Thread(target=lambda: asyncio.run(registry.run()), daemon=True)
     thread.start()
-    assert ready.wait(20)
+    assert registry.ready.wait(20)
     try:
-        yield places[0]
+        yield registry.place
     finally:
-        loop.call_soon_threadsafe(ended.set)
+        registry.loop.call_soon_threadsafe(registry.end.set)
         thread.join(90)
-        loop.close()
 
 
 def test_killed_in_the_pull_it_leaves_nothing_and_the_next_one_serves(

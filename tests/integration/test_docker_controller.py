@@ -11,7 +11,7 @@ import pytest
 
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import Dial
-from chaindock.controllers.docker import network
+from chaindock.controllers.docker import host, network
 from chaindock.controllers.docker.options import EndpointOptions
 from chaindock.errors import (
     BuildFailed,
@@ -179,12 +179,12 @@ async def test_no_network_is_left_after_a_clean_end(backend: DockerBackend):
 
 def hide_gateways(monkeypatch: pytest.MonkeyPatch, until: int = 10**6) -> None:
     """Let this machine seem to have no bridge address before look number `until`."""
-    real, looks = network._addresses, iter(range(10**6))
+    real, looks = host.addresses, iter(range(10**6))
 
     def addresses() -> frozenset[str]:
         return real() if next(looks) >= until else frozenset({"127.0.0.1"})
 
-    monkeypatch.setattr(network, "_addresses", addresses)
+    monkeypatch.setattr(network, "addresses", addresses)
 
 
 async def test_an_address_that_needs_a_container_on_the_network_is_held_up(

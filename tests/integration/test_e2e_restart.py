@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.node import FIXTURES, PROCESS, Node, started
+from chaindock.controllers.process.parting import with_node
+from support.need import missing
+from support.node import FIXTURES, PROCESS, Node, eventually, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,6 +75,19 @@ def test_what_hangs_at_the_start_keeps_no_other_from_coming_up(tmp_path: Path):
             assert line is not None
             assert line["state"] != "running"
         gate.unlink()
+
+
+def test_chaincode_ends_with_a_node_that_is_killed(node: Node):
+    """launch.md W17: it is not left to the next start, which may never come."""
+    if not with_node():
+        missing("the system does not tell a process that its parent has ended")
+    node.ask("deploy", SHIM, "--name", "notes")
+    place = node.where("notes")
+    assert node.runs(place)
+    node.kill()
+    eventually(lambda: not node.runs(place), "the chaincode is gone too")
+    node.up()
+    assert node.invoke("notes", "put", "n1", "kept")["code"] == 0
 
 
 def test_a_package_beyond_fabrics_limit_deploys_when_it_is_allowed(tmp_path: Path):

@@ -7,11 +7,11 @@ import json
 import threading
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from typing_extensions import override
 
-from chaindock.errors import ChaindockError, NodeError
+from chaindock.errors import ChaindockError, ExecuteFailed, LaunchFailed, NodeError
 from support.audit import MVCC_READ_CONFLICT, VALID, Audit
 from support.load import HOT, Account, Told
 
@@ -160,7 +160,7 @@ class Callers:
             for number in range(each)
         ]
 
-    def __enter__(self) -> Callers:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
@@ -192,8 +192,7 @@ class Callers:
             else:
                 self._books.put(self._world, name)
             self.answered.release()
-        except NodeError:
-            time.sleep(REFUSED_PAUSE_S)  # it is being started again
-        except ChaindockError:
+        except (NodeError, ExecuteFailed, LaunchFailed):
+            # The node is being started again, or the chaincode; all else is no reason.
             time.sleep(REFUSED_PAUSE_S)
         self.slowest_s = max(self.slowest_s, time.monotonic() - began)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import psutil
 
 from chaindock.controllers.docker.engine import Engine
+from chaindock.controllers.docker.filter import HostFilter
 from chaindock.controllers.docker.options import EndpointOptions
 from support.crash import alive
 from support.need import need_docker
@@ -207,6 +208,7 @@ class DockerTraces:
                     await self._engine.remove_image(tag)
         for volume in await self._engine.find_volumes(label):
             await self._engine.remove_volume(volume)
+        await HostFilter(self._node.node_id, "/usr/sbin:/sbin:/usr/bin").remove()
         await self._engine.aclose()
 
     async def runs(self) -> dict[str, list[str]]:

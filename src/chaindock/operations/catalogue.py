@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 STATES: Final = (
-    *("down", "starting", "running", "stopping", "stopped", "failed", "waiting"),
+    *("down", "starting", "running", "stopping", "stopped", "failed", "back-off"),
     "crash-loop",
 )
 """Every state that `ps` shows."""

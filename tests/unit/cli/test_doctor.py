@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from chaindock.cli import checks
+from chaindock.cli import checks, finding
 
 
 @pytest.fixture
@@ -177,13 +177,13 @@ def test_last_sentence_says_how_chaincode_can_run(run, tools, monkeypatch):
     tools("go", "echo go version go1.99")
     text = run("doctor").stdout
     assert "Chaincode in Go can run as local processes; containers need" in text
-    findings = checks.Findings((), docker=True, languages=("Go",))
+    findings = finding.Findings((), docker=True, languages=("Go",))
     from chaindock.cli.doctor import _sentence
 
     assert _sentence(findings) == (
         "Chaincode can run in containers, and Go as local processes too."
     )
-    findings = checks.Findings((), docker=True)
+    findings = finding.Findings((), docker=True)
     assert _sentence(findings) == "Chaincode can run in containers."
 
 

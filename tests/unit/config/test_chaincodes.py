@@ -9,8 +9,9 @@ from chaindock.config.chaincodes import ChaincodeSections
 from chaindock.config.load import load
 from chaindock.container.contracts import RunSettings
 from chaindock.errors import ConfigInvalid
+from chaindock.ids import Ccid
 
-CCID = "parcels_1.0:" + "0" * 64
+CCID = Ccid("parcels_1.0:" + "0" * 64)
 ALL = """\
 chaindock:
   chaincodes:
@@ -73,7 +74,7 @@ def test_the_name_counts_before_the_label(tmp_path):
     found = sections(tmp_path, both)
     assert found.of(CCID, ["shop"]).run.pids == 2
     assert found.of(CCID, ["elsewhere"]).run.pids == 1
-    assert found.of("other:" + "0" * 64, ["elsewhere"]).run == RunSettings()
+    assert found.of(Ccid("other:" + "0" * 64), ["elsewhere"]).run == RunSettings()
 
 
 def test_two_names_of_one_package_must_agree(tmp_path):
@@ -182,4 +183,4 @@ def test_a_variable_of_the_environment_is_no_place_for_them(tmp_path):
     env = {"CORE_CHAINDOCK_CHAINCODES_PARCELS_MEMORY": "1g"}
     with pytest.raises(ConfigInvalid) as caught:
         load(tmp_path, env=env)
-    assert "core.yaml" in caught.value.hint
+    assert "core.yaml" in str(caught.value.hint)

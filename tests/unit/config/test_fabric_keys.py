@@ -1,8 +1,11 @@
 """Every key of Fabric about chaincode is used with its meaning, or said why not."""
 
+from pathlib import Path
+
 import pytest
 
 from chaindock.config.load import load
+from chaindock.config.sections import Config
 from chaindock.config.table import KNOWN
 from chaindock.controllers.docker.options import Ulimit
 from chaindock.errors import ConfigInvalid
@@ -46,7 +49,7 @@ def test_a_key_of_fabric_is_used_or_has_a_reason(tmp_path, key):
     assert ignored.reason
 
 
-def host(tmp_path, text):
+def host(tmp_path: Path, text: str) -> Config:
     (tmp_path / "core.yaml").write_text(f"vm: {{docker: {{hostConfig: {{{text}}}}}}}\n")
     return load(tmp_path, env={})
 

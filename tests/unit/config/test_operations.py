@@ -1,12 +1,14 @@
 """Where the operations endpoint listens, and which lines are logged."""
 
+from pathlib import Path
+
 import pytest
 
 from chaindock.config.load import load
 from chaindock.errors import ConfigInvalid
 
 
-def core(folder, text):
+def core(folder: Path, text: str) -> Path:
     path = folder / "core.yaml"
     path.write_text(text)
     return path
@@ -43,9 +45,9 @@ def test_endpoint_without_tls_takes_loopback_or_nothing(tmp_path, text, address)
 def test_endpoint_without_tls_takes_nothing_else(tmp_path, text):
     with pytest.raises(ConfigInvalid, match="expected a loopback address") as caught:
         load(tmp_path, {"operations.listenAddress": text}, {})
-    assert "operations.tls" in (caught.value.hint or "")
+    assert "operations.tls" in str(caught.value.hint)
     flags = {"operations.listenAddress": text, "operations.tls.enabled": "true"}
-    assert load(tmp_path, flags, {}).operations.address is not None
+    assert load(tmp_path, flags, {}).operations.address
 
 
 @pytest.mark.parametrize("text", ["9443", "::1:80", "host", "a b:1", "h:99999"])

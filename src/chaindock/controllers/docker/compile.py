@@ -32,6 +32,7 @@ from chaindock.controllers.docker.body import (
     own_labels,
     ulimits,
 )
+from chaindock.controllers.docker.kernel import ended_for_memory
 from chaindock.controllers.docker.options import Ulimit
 from chaindock.controllers.docker.places import (
     CA_BUNDLE,
@@ -302,6 +303,8 @@ class Compiler:
         unclear = code in {_KILLED, _NOT_RUN}
         state = await self._state(container) if unclear else {}
         oom = bool(state.get("OOMKilled"))
+        if code == _KILLED and not oom:
+            oom = await ended_for_memory(container)
         why = f"build step {name!r} ended with exit code {code}"
         if code == _NOT_RUN and not state.get("Running", True):
             why = _UNUSABLE

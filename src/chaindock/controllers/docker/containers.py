@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import io
 import math
+import signal
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from chaindock.container.contracts import CallsBack, Cause, Dial, Exit
 from chaindock.controllers.docker import names
 from chaindock.controllers.docker.archives import TLS_FOLDER, tls_archive
 from chaindock.controllers.docker.body import run_body, stream_of
+from chaindock.controllers.docker.kernel import ended_for_memory
 from chaindock.controllers.docker.output import DRAIN_S, RunOutput
 from chaindock.controllers.docker.streams import chunks_of
 from chaindock.controllers.docker.walls import told
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     from chaindock.platforms.base import LaunchCommand
 
 _log = get_logger("docker")
+FOUND_DEAD_S = 2.0
+"""An engine that is back tells so soon of a container that ended while it was away."""
 _SIGNALS = range(129, 129 + 64)
 
 
@@ -128,6 +132,7 @@ class DockerInstance:
         async with self._lock:
             await self._end(0)
             attempt.enter(Phase.CREATE)
+            await self._parts.engine.tidy(f"{names.NODE}={self._parts.node.node_id}")
             try:
                 return await self._start(peer, attempt)
             except (NotFound, EngineError) as error:
@@ -284,8 +289,11 @@ class DockerInstance:
             follow = self._parts.tasks.start(
                 output.follow(since), f"{self._name} output"
             )
+            asked = time.monotonic()
             try:
                 code = await engine.wait_container(run.container)
+                # One that outlived the engine is waited for, and ends by itself.
+                gone = gone and time.monotonic() - asked < FOUND_DEAD_S
                 await output.drained(follow)
                 await output.complete()
                 break
@@ -317,7 +325,8 @@ class DockerInstance:
             state = found.get("State") or {}
         except (EngineError, NotFound):
             state = {}
-        if state.get("OOMKilled"):
+        killed = code == 128 + signal.SIGKILL and not run.asked
+        if state.get("OOMKilled") or (killed and await ended_for_memory(run.container)):
             reason = f"it needed more than its {run.memory_bytes} bytes of memory"
             return Exit(None, signal=9, oom=True, reason=reason)
         if code is None:

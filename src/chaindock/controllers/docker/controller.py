@@ -120,7 +120,7 @@ class DockerController:
             return
         try:
             async with asyncio.timeout(CLOSE_LIMIT_S):
-                await self._put_in_order(parts.networks)
+                await self._put_in_order(parts.engine, parts.networks)
         except ChaindockError as error:
             _log.error("engine left in disorder", error=error.message)
         except TimeoutError:
@@ -130,15 +130,20 @@ class DockerController:
             await self._tasks.aclose()
             await parts.engine.aclose()
 
-    async def _put_in_order(self, networks: Networks) -> None:
+    async def _put_in_order(self, engine: Engine, networks: Networks) -> None:
         ours = [one for many in self._instances.values() for one in many]
         ends = await asyncio.gather(
             *(one.stop(CLOSE_GRACE_S) for one in ours), return_exceptions=True
         )
         await networks.aclose()
+        await engine.tidy(self._label)
         for end in ends:
             if isinstance(end, BaseException):
                 raise end
+
+    @property
+    def _label(self) -> str:
+        return f"{names.NODE}={self._node.node_id}"
 
     @property
     def endpoint(self) -> str:
@@ -165,6 +170,7 @@ class DockerController:
         attempt.enter(Phase.PACKAGE)
         parts = self._entered
         try:
+            await parts.engine.tidy(self._label)
             builder, runtime = await self._bases.resolve(language, attempt)
         except (EngineError, ImageNotFound) as error:
             return Declined(error.message, error)
@@ -269,7 +275,7 @@ class DockerController:
         """
         await asyncio.to_thread(self._remove_scratch)
         engine = self._entered.engine
-        label = f"{names.NODE}={self._node.node_id}"
+        label = self._label
         containers = await engine.find_containers(label)
         anchors = set(await engine.find_containers(f"{names.ROLE}=anchor"))
         for container in containers:

@@ -9,6 +9,7 @@ Source:  launch.md §3.4-§3.10; needs.md tables 1a, 1b
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from typing import TYPE_CHECKING, Any, Self
@@ -23,6 +24,7 @@ from chaindock.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
+    from chaindock.controllers.docker.endpoints import Candidate
     from chaindock.controllers.docker.link import Body
     from chaindock.controllers.docker.options import EndpointOptions
 
@@ -33,6 +35,12 @@ class Engine(Link):
     """One container engine."""
 
     _no_init = False
+
+    def __init__(self, where: Candidate, call_s: float = 60.0) -> None:
+        super().__init__(where, call_s)
+        self._known: set[str] = set()
+        self._creating = 0
+        self._creating_now = asyncio.Lock()
 
     @classmethod
     async def connect(cls, options: EndpointOptions, call_s: float = 60.0) -> Self:
@@ -59,14 +67,43 @@ class Engine(Link):
 
     # --- containers ----------------------------------------------------------------
 
+    async def tidy(self, label: str) -> int:
+        """After a call was cut off, remove the containers with `label` not known here.
+
+        The engine may have made one whose id never came, or kept one whose removal it
+        never did. Return how many. Nothing is created meanwhile.
+        """
+        async with self._creating_now:
+            if not self._unsure or self._creating:
+                return 0
+            self._unsure = False
+            lost = [
+                c for c in await self.find_containers(label) if c not in self._known
+            ]
+            for container in lost:
+                await self.remove_container(container)
+            if lost:
+                _log.info("removed what the engine lost us", containers=len(lost))
+            return len(lost)
+
     async def create_container(self, name: str | None, body: Mapping[str, Any]) -> str:
-        """Return the id of a new container.
+        """Return the id of a new container; it counts as known until it is removed.
 
         Where the engine has no init program of its own, the container is made without
         (its `Init` then says so).
 
         Raises: ContainerExists; ImageNotFound; EngineError.
         """
+        async with self._creating_now:
+            self._creating += 1
+        try:
+            container = await self._create_anyhow(name, body)
+            self._known.add(container)
+            return container
+        finally:
+            self._creating -= 1
+
+    async def _create_anyhow(self, name: str | None, body: Mapping[str, Any]) -> str:
         host = body.get("HostConfig") or {}
         if not host.get("Init"):
             return await self._create(name, body)
@@ -116,6 +153,7 @@ class Engine(Link):
 
     async def remove_container(self, container: str) -> None:
         """Kill and remove a container with its anonymous volumes; gone is fine."""
+        self._known.discard(container)
         one = self.api.containers.container(container)
         with contextlib.suppress(NotFound):
             async with self.calling(f"remove container {container}"):

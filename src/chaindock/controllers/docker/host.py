@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+KERNEL_LOG = "/dev/kmsg"
+
 _BRIDGES_FILTERED = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 
 

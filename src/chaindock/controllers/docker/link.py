@@ -55,6 +55,8 @@ class Link:
         self._where, self._call_s = where, call_s
         self._docker: aiodocker.Docker | None = None
         self._was_lost = False
+        self._unsure = False
+        """A call was cut off, so more or less may exist than we know of."""
 
     async def open(self) -> None:
         """Connect, and agree on the API version.
@@ -250,6 +252,7 @@ class Link:
             async with asyncio.timeout(limit) as clock:
                 yield clock
         except TimeoutError as error:
+            self._unsure = True
             raise EngineTimeout(
                 f"{what}: no answer within {limit or 0:g} s",
                 endpoint=self.address,
@@ -284,7 +287,7 @@ class Link:
         )
 
     def _lost(self, what: str, error: Exception) -> EngineUnavailable:
-        self._was_lost = True
+        self._was_lost = self._unsure = True
         return EngineUnavailable(
             f"{what}: lost the connection to the engine at {self.address}: {error}",
             hint="check that the engine runs",

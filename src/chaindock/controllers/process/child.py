@@ -27,6 +27,7 @@ import psutil
 from chaindock.aio import Latch
 from chaindock.container.contracts import Cause, Exit
 from chaindock.controllers.process.lines import Pump
+from chaindock.controllers.process.parting import with_node
 from chaindock.controllers.process.records import (
     NODE_MARKER,
     RUN_MARKER,
@@ -347,6 +348,7 @@ async def _open(
         "-c",
         GATE.format(limits=limits),
         "chaindock-gate",
+        *with_node(),
         *program.argv,
         cwd=program.cwd,
         env=env,

@@ -19,6 +19,7 @@ from chaindock.controllers.process.build import Workshop
 from chaindock.controllers.process.builds import Builds
 from chaindock.controllers.process.child import Spawner, remove_tree
 from chaindock.controllers.process.environment import SYSTEM_PATH
+from chaindock.controllers.process.parting import with_node
 from chaindock.controllers.process.records import NODE_MARKER, Records, end, find
 from chaindock.controllers.process.run import ProcessInstance
 from chaindock.controllers.process.sockets import Sockets
@@ -142,6 +143,7 @@ class ProcessController:
         self._runs.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._options.cache_root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._builds.prepare()
+        await asyncio.to_thread(with_node)  # asked once, and not while something starts
         return self
 
     async def __aexit__(

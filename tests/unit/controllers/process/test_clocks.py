@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Fetching = Literal["dependencies", "compile"]
 
 NODE = NodeLabels("node1", "peer0", "dev")
-SILENCE_S = 0.4
+SILENCE_S = 1.5
 
 
 class Lines(ScriptPlatform):
@@ -51,9 +51,8 @@ async def backend(tmp_path: Path) -> AsyncIterator[ProcessBackend]:
 
 
 def controller(folder: Path, platform: ScriptPlatform, **changes: Any) -> Any:
-    settings = {"silence_s": SILENCE_S, **changes}
     return ProcessController(
-        options(folder, **settings), NODE, platforms=lambda _: platform
+        options(folder, **changes), NODE, platforms=lambda _: platform
     )
 
 
@@ -64,13 +63,13 @@ async def test_a_silent_step_is_ended_with_its_phase_and_limit(
     package = await backend.packages.make(leave(0))
     attempt = WatchedAttempt(package)
     line = "echo fetching; sleep 60 & sleep 60"
-    async with controller(tmp_path, Lines(line, phase)) as builder:
+    async with controller(tmp_path, Lines(line, phase), silence_s=SILENCE_S) as builder:
         async with asyncio.timeout(10):
             with pytest.raises(BuildSilent) as caught:
                 await built(builder, package, attempt)
         error = caught.value
         assert (error.phase, error.limit_s) == (phase, SILENCE_S)
-        assert "printed nothing for 0.4 s" in error.message
+        assert "printed nothing for 1.5 s" in error.message
         assert error.output == ["fetching"]
         # A network may come back; a compiler that hangs hangs again.
         assert error.transient is (phase == "dependencies")
@@ -80,8 +79,8 @@ async def test_a_silent_step_is_ended_with_its_phase_and_limit(
 async def test_a_slow_step_that_prints_goes_on(backend: ProcessBackend, tmp_path: Path):
     """Progress without an end of line counts, as a bar of npm or pip is drawn."""
     package = await backend.packages.make(leave(0))
-    line = "for i in 1 2 3 4 5 6 7 8 9; do printf .; sleep 0.1; done"
-    async with controller(tmp_path, Lines(line)) as builder:
+    line = "for i in 1 2 3 4 5 6 7 8 9; do printf .; sleep 0.3; done"
+    async with controller(tmp_path, Lines(line), silence_s=SILENCE_S) as builder:
         await built(builder, package)
 
 
