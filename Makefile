@@ -55,6 +55,10 @@ conformance: engine ## one suite per contract, for every implementation
 integration: engine ## real engine, real shims, real toolchains
 	@. $(ENGINE) && $(PYTEST) tests/integration
 
+.PHONY: faults
+faults: engine ## break everything, again and again: all faults, 200 random sequences (half an hour)
+	@. $(ENGINE) && CHAINDOCK_SEQUENCES=200 CHAINDOCK_FAULT_ROUNDS=3 $(PYTEST) tests/faults
+
 .PHONY: bench
 bench: engine ## ratios against something in the same run (ARGS=NAME for some)
 	@. $(ENGINE) && $(BIN)/python -m tests.bench $(ARGS)

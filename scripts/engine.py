@@ -22,7 +22,15 @@ from pathlib import Path
 
 START_S, STOP_S, PING_S = 60.0, 20.0, 5.0
 USUAL_SOCKET = Path("/var/run/docker.sock")
-PACKAGES = ("docker.io", "iptables")
+PACKAGES = {"dockerd": "docker.io", "iptables": "iptables"}
+SECOND = {
+    "podman": "podman",
+    "runc": "runc",
+    "catatonit": "catatonit",
+    "/usr/lib/podman/netavark": "netavark",
+    "/usr/lib/podman/aardvark-dns": "aardvark-dns",
+}
+"""Programs of the engine that tests start themselves (tests/support/own_engine.py)."""
 ENV = os.environ  # noqa: TID251  # a script has no config layer
 
 
@@ -83,16 +91,19 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def install_packages() -> None:
-    """Install the engine from the distribution when it is missing."""
-    if shutil.which("dockerd") and shutil.which("iptables"):
+def install_packages(wanted: dict[str, str], *, must: bool) -> None:
+    """Install from the distribution what is missing; without `must`, if that works."""
+    missing = [name for tool, name in wanted.items() if shutil.which(tool) is None]
+    if not missing:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        if not must:
+            return
         sys.exit(
-            "error: no engine answers, and dockerd is missing\n"
+            f"error: no engine answers, and these are missing: {' '.join(missing)}\n"
             "hint: start Docker and set DOCKER_HOST, or run this as root on Debian"
         )
-    say(f"engine: installing {' '.join(PACKAGES)}")
+    say(f"engine: installing {' '.join(missing)}")
     settings = {**ENV, "DEBIAN_FRONTEND": "noninteractive"}
     # The packages would start a service of their own; the tests want theirs alone.
     policy = Path("/usr/sbin/policy-rc.d")
@@ -103,10 +114,10 @@ def install_packages() -> None:
     try:
         for what in (
             ["update", "-q"],
-            ["install", "-q", "-y", "--no-install-recommends", *PACKAGES],
+            ["install", "-q", "-y", "--no-install-recommends", *missing],
         ):
             subprocess.run(
-                ["apt-get", *what], check=True, env=settings, stdout=sys.stderr
+                ["apt-get", *what], check=must, env=settings, stdout=sys.stderr
             )
     finally:
         if ours:
@@ -115,6 +126,7 @@ def install_packages() -> None:
 
 def start() -> int:
     """Start the own engine unless one answers; print where it is."""
+    install_packages(SECOND, must=False)
     if endpoint := running():
         say(f"engine: {endpoint} answers")
         print(f"DOCKER_HOST={endpoint}")
@@ -144,7 +156,7 @@ def start_own(folder: Path) -> int:
     if answers(own_endpoint()):
         print(f"DOCKER_HOST={own_endpoint()}")
         return 0
-    install_packages()
+    install_packages(PACKAGES, must=True)
     if os.geteuid() != 0:
         sys.exit("error: starting dockerd needs root\nhint: set DOCKER_HOST")
     if owner() is None:

@@ -4,7 +4,8 @@ The sixteen are the examples in turns. In each round all of them are stopped, th
 started and brings them up one by one, each alone; that is the reference. Then the node,
 with all of them running, is taken down and started, and killed and started. The goal is
 about the launches: from the first answer of the node until it says "ready", which is
-when the last one is. How long the user waits in all, from the start of the process, is told beside it.
+when the last one is. How long people wait in all, from the start of the node's process,
+is told beside it.
 
 The thousand packages belong to chaincodes that are stopped, so that nothing is launched:
 what is measured is what a start does with packages that are just there.

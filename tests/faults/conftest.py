@@ -25,9 +25,9 @@ def cell_of(
 
 
 @pytest.fixture
-def cell(cell_of: Cell) -> Iterator[Cell]:
-    """A node with `steady`, and with a fresh `victim` that is removed afterwards."""
-    cell_of.begin(next(_numbers))
+def cell(cell_of: Cell, request: pytest.FixtureRequest) -> Iterator[Cell]:
+    """A node with `steady`, and a label for a `victim` that is removed afterwards."""
+    cell_of.begin(next(_numbers), request.node.name)
     try:
         yield cell_of
     finally:

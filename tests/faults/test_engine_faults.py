@@ -87,8 +87,8 @@ def far(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apart]
 
 
 @pytest.fixture
-def apart(far: Apart) -> Iterator[Apart]:
-    far.cell.begin(next(_numbers))
+def apart(far: Apart, request: pytest.FixtureRequest) -> Iterator[Apart]:
+    far.cell.begin(next(_numbers), request.node.name)
     far.cell.fresh()
     far.cell.next_call()
     try:

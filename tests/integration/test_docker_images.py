@@ -101,7 +101,7 @@ async def test_asking_for_a_pull_refreshes_the_image_that_compiles_too(
         pair = [f"{host}/{backend.node_id}-{role}:1" for role in ("build", "run")]
         for one in pair:
             await backend.engine.tag_image(here, one.removesuffix(":1"), "1")
-        images = {"script": LanguageImages(*pair)}
+        images = {"script": LanguageImages(pair[0], pair[1])}
         backend.options = replace(backend.options, pull="always", images=images)
         package = await backend.packages.make(hang(), build=[say("built")])
         async with backend.within():

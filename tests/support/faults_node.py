@@ -24,6 +24,7 @@ PRELOAD = (
     "support.faults_node",
 )
 UP_S = 60.0
+COUNT_S = 0.05
 
 
 @functools.cache
@@ -40,8 +41,9 @@ def fork(home: Path, env: Mapping[str, str], flags: Mapping[str, str]) -> int:
     """
     context = _context()
     ours, theirs = context.Pipe(duplex=False)
+    tasks = context.Value("i", 0)
     process = context.Process(
-        target=_run, args=(home, dict(env), dict(flags), theirs), daemon=False
+        target=_run, args=(home, dict(env), dict(flags), theirs, tasks), daemon=False
     )
     process.start()
     theirs.close()
@@ -54,10 +56,17 @@ def fork(home: Path, env: Mapping[str, str], flags: Mapping[str, str]) -> int:
     ours.close()
     assert process.pid is not None
     _processes[process.pid] = process
+    _tasks[process.pid] = tasks
     return int(process.pid)
 
 
 _processes: dict[int, Any] = {}
+_tasks: dict[int, Any] = {}
+
+
+def tasks_of(pid: int) -> int:
+    """How many tasks the loop of a node had an instant ago."""
+    return int(_tasks[pid].value)
 
 
 def join(pid: int, limit_s: float) -> bool:
@@ -66,13 +75,17 @@ def join(pid: int, limit_s: float) -> bool:
     process.join(limit_s)
     if process.exitcode is None:
         return False
-    del _processes[pid]
+    del _processes[pid], _tasks[pid]
     process.close()
     return True
 
 
 def _run(
-    home: Path, env: dict[str, str], flags: dict[str, str], word: Connection
+    home: Path,
+    env: dict[str, str],
+    flags: dict[str, str],
+    word: Connection,
+    tasks: Any,
 ) -> None:
     os.setsid()
     os.environ.clear()  # noqa: TID251  # the node's own, as a user's shell gives it
@@ -89,11 +102,16 @@ def _run(
     found = config.load(home, flags)
     telemetry.configure(level="debug", json=False, stream=sys.stderr)
 
+    import asyncio
+
+    def count() -> None:
+        tasks.value = len(asyncio.all_tasks())
+        asyncio.get_running_loop().call_later(COUNT_S, count)
+
     def ready(_: Any) -> None:
+        count()
         word.send("ready")
         word.close()
-
-    import asyncio
 
     try:
         asyncio.run(_until_signal(found, ready))

@@ -76,8 +76,10 @@ class Sequence:
         self.world.up()
         self._deploy("a")
         self._next_calls()
+        self._remove("a")
         self.check()
-        self.healthy = Healthy.note(self.world, 1)
+        self.healthy = Healthy.note(self.world, 0)
+        self._deploy("a")
         count = steps or self.rng.randint(*STEPS)
         for _ in range(count):
             self.step()
@@ -123,7 +125,7 @@ class Sequence:
     def _possible(self) -> Iterator[tuple[Callable[..., None], tuple[str, ...]]]:
         for name in NAMES:
             yield self._deploy, (name,)
-            yield self._fail_to_deploy, (name, self.rng.choice([*BAD, "build"]))
+            yield self._fail_to_deploy, (name, self.rng.choice([*BAD, *BAD, "build"]))
         yield self._kill_node, ()
         yield self._kill_node, ()
         yield self._end_node, ()

@@ -37,6 +37,7 @@ class Healthy:
     running: int
     held: Counter[str]
     threads: int
+    tasks: int
     files: Counter[str]
     networks: list[str]
     volumes: list[str]
@@ -53,6 +54,7 @@ class Healthy:
             running,
             world.held(),
             world.threads(),
+            _settled_tasks(world),
             _files(world),
             sorted(world.remains.networks()) if docker else [],
             sorted(world.remains.volumes()),
@@ -157,6 +159,8 @@ def _leaks(
             found.append(f"{count} {kind} held, expected {allowed.get(kind, 0)}")
     if world.threads() > healthy.threads + _MORE_THREADS:
         found.append(f"{world.threads()} threads, there were {healthy.threads}")
+    if more == 0 and world.tasks() > healthy.tasks:
+        found.append(f"{world.tasks()} tasks, there were {healthy.tasks}")
     files = _files(world)
     found += [f"file {path}" for path in files - healthy.files]
     found += [f"file {path} is missing" for path in healthy.files - files]
@@ -179,6 +183,15 @@ def _on_engine(world: World, healthy: Healthy) -> list[str]:
     if len(anchors) > len(networks):
         found.append(f"{len(anchors)} anchors for {len(networks)} networks")
     return found
+
+
+def _settled_tasks(world: World) -> int:
+    """The least number within some time: what goes on for good."""
+    found = []
+    for _ in range(8):
+        found.append(world.tasks())
+        time.sleep(_LOOK_S)
+    return min(found)
 
 
 def _scratch(world: World) -> list[str]:

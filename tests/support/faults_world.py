@@ -201,6 +201,10 @@ class World(ABC):
                 found[_kind(str(fd.readlink()), self.home)] += 1
         return found
 
+    def tasks(self) -> int:
+        """How many tasks the node's loop has; 0 where that cannot be known."""
+        return 0
+
     def threads(self) -> int:
         return len(list(Path(f"/proc/{self.pid}/task").iterdir()))
 
@@ -276,6 +280,9 @@ class ForkedWorld(World):
 
     def _gone(self) -> bool:
         return faults_node.join(self.pid, GONE_S)
+
+    def tasks(self) -> int:
+        return faults_node.tasks_of(self.pid)
 
 
 def last(events: Iterator[dict[str, Any]]) -> dict[str, Any]:

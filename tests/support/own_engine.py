@@ -23,6 +23,7 @@ import subprocess
 import time
 import urllib.parse
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 import psutil
@@ -32,7 +33,6 @@ from support.need import missing, need, need_docker, need_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from support.engine_slots import Pool
 
@@ -132,6 +132,7 @@ class OwnEngine(ABC):
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                cwd=self.folder,  # Podman's monitor writes a file "oom" where it is
                 env={**os.environ, **self.variables()},  # noqa: TID251
             )
         deadline = time.monotonic() + START_S
@@ -373,7 +374,9 @@ def own_docker(*names: str, live_restore: bool = False) -> Iterator[OwnDocker]:
 @contextlib.contextmanager
 def own_podman(*names: str) -> Iterator[OwnPodman]:
     """Start Podman's API service of our own with base images on it."""
-    need("podman", "ip")
+    need("podman", "runc", "catatonit", "ip")
+    if not Path("/usr/lib/podman/netavark").exists():
+        missing("netavark is not installed (Podman's networks)")
     images = [need_image(name) for name in names]
     with slot("podman") as (folder, pool):
         yield from _run(OwnPodman(folder, pool), images)

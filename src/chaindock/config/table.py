@@ -427,7 +427,7 @@ _OURS: tuple[_Row, ...] = (
         "chaindock.launch.parallel",
         INTEGER,
         "custodian.parallel",
-        "Launches that work side by side, not those that wait; 0 = one per processor.",
+        "Launches that work side by side, not those that wait; 0 = processors + 2.",
     ),
     (
         "chaindock.launch.retries",

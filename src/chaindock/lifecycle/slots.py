@@ -3,8 +3,8 @@
 Owns:    places, the queue before them, who may go beyond them.
 Not:     what is done in a place (custodian.py).
 Entry:   Slots.place
-Holds:   who waits goes in order of arrival; as many work as there are processors, and
-         one that only waits (for a network, a lock, for ever) keeps nobody out: a
+Holds:   who waits goes in order of arrival; no more than the limit work at a time; one
+         that only waits (for a network, a lock, for ever) keeps nobody out: a
          processor without work lets the next one in within some 50 ms.
 Source:  launch.md §9 W1; needs.md rows 28, 29
 
