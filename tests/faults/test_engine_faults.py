@@ -13,7 +13,7 @@ from chaindock.errors import ChaindockError
 from support.faults_matrix import FLAGS, NEXT_CALL_S, STEADY, VICTIM, Cell
 from support.faults_well import RUNNING, assert_well
 from support.faults_world import CliWorld
-from support.node import DOCKER, eventually
+from support.node import DOCKER
 from support.own_engine import own_docker
 from support.remains import KEPT_IMAGES, ask, inspect
 
@@ -59,11 +59,11 @@ class Apart:
         """The next call succeeds; one instance of each runs; nothing is left over."""
         cell = self.cell
         for name in (STEADY, VICTIM):
-            eventually(
-                lambda name=name: answered(cell, name),  # type: ignore[misc]
-                f"{name} answers",
-                RECONNECTED_S,
-            )
+            until = time.monotonic() + RECONNECTED_S
+            while (failed := refused(cell, name)) is not None:
+                if time.monotonic() > until:
+                    pytest.fail(f"{name}: {failed.message}\n{cell.world.log_end()}")
+                time.sleep(0.2)
         cell.well(victim=RUNNING)
 
 
@@ -100,23 +100,19 @@ def apart(far: Apart, request: pytest.FixtureRequest) -> Iterator[Apart]:
         far.cell.end()
 
 
-def answered(cell: Cell, name: str) -> bool:
+def refused(cell: Cell, name: str) -> ChaindockError | None:
     try:
         cell.books.put(cell.world, name)
-    except ChaindockError:
-        return False
-    return True
+    except ChaindockError as error:
+        return error
+    return None
 
 
 def refused_in_time(apart: Apart) -> None:
     """While the engine is away a call is answered, or fails with the reason, in time."""
     cell = apart.cell
     began = time.monotonic()
-    failed: ChaindockError | None = None
-    try:
-        cell.books.put(cell.world, VICTIM)
-    except ChaindockError as error:
-        failed = error
+    failed = refused(cell, VICTIM)
     assert failed is None or (failed.hint and failed.slug != "internal"), failed
     assert time.monotonic() - began < WAIT_S + NEXT_CALL_S
 

@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 _IMAGE_CA, _IMAGE_CA_S = "/etc/ssl/certs/ca-certificates.crt", 60.0
 _MOST_LINKS = 4
 _UNUSABLE = "the builder image does not stay up: it has no program 'sleep'"
-_NOT_RUN, _KILLED = 126, 128 + 9
+_NOT_RUN, _KILLED, _TOO_LARGE = 126, 128 + 9, 128 + 25
 _BUILD_FILES = 16 * 1024  # package managers open many at once
 
 
@@ -308,6 +308,9 @@ class Compiler:
         why = f"build step {name!r} ended with exit code {code}"
         if code == _NOT_RUN and not state.get("Running", True):
             why = _UNUSABLE
+        if code == _TOO_LARGE:
+            limit = self._options.artifact_bytes
+            why = f"build step {name!r} wrote a file of more than {limit} bytes"
         if oom:
             limit = self._options.memory_bytes
             why = f"build step {name!r} needed more than its {limit} bytes of memory"

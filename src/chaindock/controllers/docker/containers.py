@@ -78,12 +78,14 @@ class Built:
 
     Args:
         output: where {output} lies in the image.
+        base: the image below it, which stays when this one goes.
     """
 
     ccid: Ccid
     image: str
     output: str
     launch: LaunchCommand
+    base: str
 
 
 @dataclass
@@ -158,7 +160,7 @@ class DockerInstance:
         engine, launch = self._parts.engine, self._built.launch
         attachment = await self._parts.networks.attach(
             peer.listener,
-            self._built.image,
+            self._built.base,
             calls_back=launch.connection is Connection.CALLS_BACK,
         )
         body = run_body(

@@ -88,11 +88,15 @@ def usable_image_name(node: NodeLabels, ccid: Ccid) -> str:
 
 
 def own_tags(image: Mapping[str, Any]) -> set[str]:
-    """Return the tags of a listed image, without a registry that stands for "none".
+    """Return the tags of a listed image, without a registry that nobody named.
 
-    Podman lists an image that has no registry in its name as `localhost/NAME`.
+    Podman lists an image that has no registry in its name as one of `localhost`, or of
+    the default registry.
     """
-    return {str(t).removeprefix("localhost/") for t in image.get("RepoTags") or []}
+    found = {str(tag) for tag in image.get("RepoTags") or []}
+    for registry in ("localhost/", "docker.io/library/"):
+        found = {tag.removeprefix(registry) for tag in found}
+    return found
 
 
 def network_name(node: NodeLabels) -> str:

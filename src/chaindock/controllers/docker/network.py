@@ -23,8 +23,7 @@ host's packet filter closes that where this process may use it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from chaindock.aio import finish
@@ -36,6 +35,7 @@ from chaindock.controllers.docker.host import (
     bridges_filtered,
     interface_of,
 )
+from chaindock.controllers.docker.reach import HOST, find_name
 from chaindock.errors import EngineError, ImageNotFound, NotFound, StartFailed
 from chaindock.telemetry import get_logger
 
@@ -48,21 +48,11 @@ if TYPE_CHECKING:
     from chaindock.controllers.docker.options import SandboxOptions
 
 _log = get_logger("docker.network")
-_HOST = "host.docker.internal"
 _LOOPBACK = "127.0.0.1"
 # Rules that outlive a killed node must not meet a network of somebody else: engines give
 # names that were free again.
 _BRIDGE_NAME = "com.docker.network.bridge.name"
 _NO_NEIGHBOURS = {"com.docker.network.bridge.enable_icc": "false"}
-_TRY_S = 20.0
-_DIAL = """\
-h=$0 p=$1
-if command -v bash >/dev/null; then bash -c "exec 3<>/dev/tcp/$h/$p"
-elif command -v nc >/dev/null; then nc -z -w 3 "$h" "$p"
-elif command -v python3 >/dev/null; then
-python3 -c 'import socket,sys;socket.create_connection((sys.argv[1],int(sys.argv[2])),3)' "$h" "$p"
-else exit 99; fi || exit 1"""
-_NO_TOOL = 99
 _TOLD = {
     True: "internal network: it reaches the node's listener and nothing else",
     False: "internal network: no way to other machines",
@@ -133,7 +123,9 @@ class Networks:
     async def attach(
         self, listener: CallbackListener, image: str, *, calls_back: bool
     ) -> Attachment:
-        """Return how a container of `image` is connected; listen if it calls back.
+        """Return how a container is connected; listen if it calls back.
+
+        Containers of our own that this takes are made of `image`.
 
         Raises: StartFailed when there is no way; EngineError.
         """
@@ -152,7 +144,7 @@ class Networks:
             isolation=_told(way, open_because),
             # Old engines resolve names for internal networks from outside of them.
             dns=(_LOOPBACK,) if way.internal or not open_because else (),
-            extra_hosts=(f"{_HOST}:host-gateway",) if way.through_host else (),
+            extra_hosts=(f"{HOST}:host-gateway",) if way.through_host else (),
             publishes=way.through_host,
             weaker=tuple(self._weaker(way, open_because)),
             neighbours=_has_neighbours(way, open_because),
@@ -239,13 +231,12 @@ class Networks:
         way = _Way(
             network=net.name,
             listen_on=_LOOPBACK,
-            dial=_HOST,
+            dial=HOST,
             internal=False,
             separate=net.separate and await self._filters_there(),
             through_host=True,
         )
-        await self._try_out(way, listener, image)
-        return way
+        return await self._try_out(way, listener, image)
 
     async def _filters_there(self) -> bool:
         """Whether the engine's kernel filters packets within a bridge."""
@@ -327,31 +318,12 @@ class Networks:
             await finish(engine.remove_container(anchor))
         return here
 
-    async def _try_out(self, way: _Way, listener: CallbackListener, image: str) -> None:
-        """Dial the node from a container. Raises: StartFailed when that fails."""
+    async def _try_out(self, way: _Way, listener: CallbackListener, image: str) -> _Way:
+        """Return the way with a name that answers. Raises: StartFailed."""
         address = await listener.address_on(way.listen_on)
+        probe = self._idle(way.network, image, "probe", [])
         port = address.rpartition(":")[2]
-        command = ["/bin/sh", "-c", _DIAL, way.dial, port]
-        body = self._idle(way.network, image, "probe", command)
-        body["HostConfig"]["ExtraHosts"] = [f"{_HOST}:host-gateway"]
-        engine, code = self._engine, _NO_TOOL
-        probe = await finish(
-            engine.create_container(None, body), engine.remove_container
-        )
-        try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_TRY_S):
-                    await engine.start_container(probe)
-                    code = await engine.wait_container(probe)
-        finally:
-            await finish(engine.remove_container(probe))
-        if code not in {0, _NO_TOOL}:
-            raise StartFailed(
-                f"containers of the engine at {engine.address} cannot reach this "
-                f"machine: neither a network's gateway address is here, nor does "
-                f"{way.dial}:{port} answer from inside",
-                hint="run the node beside the engine, or use --backend process",
-            )
+        return replace(way, dial=await find_name(self._engine, probe, port))
 
     def _idle(
         self, network: str, image: str, role: str, command: list[str]

@@ -128,7 +128,9 @@ def engine_lacks(info: Mapping[str, Any]) -> list[str]:
 
 def is_rootless(info: Mapping[str, Any]) -> bool:
     """Whether the engine itself runs without root."""
-    return any("rootless" in str(one) for one in info.get("SecurityOptions") or [])
+    # Docker lists it among the security options, Podman has a field.
+    options = info.get("SecurityOptions") or []
+    return info.get("Rootless") is True or any("rootless" in str(o) for o in options)
 
 
 def _same(field: str, host: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
