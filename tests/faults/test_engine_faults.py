@@ -10,7 +10,7 @@ import pytest
 
 from chaindock.controllers.docker.names import BUILD_KEY
 from chaindock.errors import ChaindockError
-from support.faults_matrix import FLAGS, NEXT_CALL_S, STEADY, VICTIM, Cell
+from support.faults_matrix import FLAGS, NEXT_CALL_S, ROUND, STEADY, VICTIM, Cell
 from support.faults_well import RUNNING, assert_well
 from support.faults_world import CliWorld
 from support.node import DOCKER
@@ -117,21 +117,24 @@ def refused_in_time(apart: Apart) -> None:
     assert time.monotonic() - began < WAIT_S + NEXT_CALL_S
 
 
-def test_stopped_and_started_again(apart: Apart) -> None:
+@ROUND
+def test_stopped_and_started_again(apart: Apart, round_: int) -> None:
     apart.engine.stop()
     refused_in_time(apart)
     apart.engine.start()
     apart.engine_is_back()
 
 
-def test_killed_and_started_again(apart: Apart) -> None:
+@ROUND
+def test_killed_and_started_again(apart: Apart, round_: int) -> None:
     apart.engine.kill()
     refused_in_time(apart)
     apart.engine.start()
     apart.engine_is_back()
 
 
-def test_killed_while_chaincode_is_deployed(apart: Apart) -> None:
+@ROUND
+def test_killed_while_chaincode_is_deployed(apart: Apart, round_: int) -> None:
     cell = apart.cell
     package = cell.package(f"{cell.label}-next")
     with pytest.raises(ChaindockError) as caught:
@@ -150,7 +153,8 @@ def kill_engine_in(apart: Apart, events: Iterator[dict[str, Any]]) -> None:
             apart.engine.kill()
 
 
-def test_hanging_for_a_while(apart: Apart) -> None:
+@ROUND
+def test_hanging_for_a_while(apart: Apart, round_: int) -> None:
     """Calls need no engine; a stop waits for it, and then does what it should."""
     cell = apart.cell
     apart.engine.pause()
@@ -164,7 +168,8 @@ def test_hanging_for_a_while(apart: Apart) -> None:
     apart.engine_is_back()
 
 
-def test_the_node_is_killed_with_it(apart: Apart) -> None:
+@ROUND
+def test_the_node_is_killed_with_it(apart: Apart, round_: int) -> None:
     """As the machine is: both come back, and find what they had."""
     cell = apart.cell
     apart.engine.kill()

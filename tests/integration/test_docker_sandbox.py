@@ -17,6 +17,9 @@ from chaindock.testing.scripts import hang, serve
 from support.docker_backend import DockerBackend, clean
 from support.docker_shell import run_shell, shell_package
 from support.engines import ENGINES, Target, backend_on, engine
+from support.need import need_image
+from support.remains import filter_rules
+from support.targets import need_root
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -89,6 +92,32 @@ async def test_it_reaches_the_node_and_no_neighbour(backend: DockerBackend):
         lines, _ = await run_shell(backend, f"{node}\n{DIAL.format(host, port)}\n")
         await served.stop(0)
     assert lines == ["open", "shut"]
+
+
+async def test_what_outlives_the_node_on_its_network_stays_shut_in(
+    backend: DockerBackend,
+):
+    """It may be chaincode that the engine would not end. The next start removes all."""
+    need_root()
+    controller = backend.controller("second")
+    await controller.__aenter__()
+    instance, package = await backend.built(hang(), builder=controller)
+    async with backend.within():
+        await instance.start(backend.peer, Attempt(package.ccid))
+        assert "nothing else" in instance.describe()["isolation"]
+        network = f"chaindock-{backend.node_id}-second"
+        body = {"Image": need_image("runtime"), "Cmd": ["sleep", "60"]}
+        host = {"HostConfig": {"NetworkMode": network}}
+        other = await backend.engine.create_container(None, {**body, **host})
+        try:
+            await backend.engine.start_container(other)
+            await controller.aclose()
+            assert filter_rules(f"{backend.node_id}-second")
+        finally:
+            await backend.engine.remove_container(other)
+        async with backend.controller("second") as again:
+            await again.reap()
+        assert filter_rules(f"{backend.node_id}-second") == []
 
 
 async def test_where_the_filter_cannot_be_used_it_says_what_is_open(

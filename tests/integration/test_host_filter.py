@@ -29,9 +29,9 @@ def iptables(*args: str) -> None:
     subprocess.run(["iptables", "-w", "5", *args], check=True, timeout=20)
 
 
-def input_rules() -> list[str]:
+def rules_of(chain: str) -> list[str]:
     shown = subprocess.run(
-        ["iptables", "-w", "5", "-S", "INPUT"],
+        ["iptables", "-w", "5", "-S", chain],
         check=True,
         capture_output=True,
         text=True,
@@ -106,11 +106,28 @@ async def test_our_rule_comes_before_one_that_was_added_later(node: str):
     iptables("-I", *foreign)
     try:
         assert await host.shut(DOOR) == ""
-        order = [rule for rule in input_rules() if node in rule]
+        order = [rule for rule in rules_of("INPUT") if node in rule]
         assert f"chaindock:{node}" in order[0]
         # Somebody else's rule stays, now and at the end.
         assert "cd-foreign0" in order[1]
         await host.remove()
+    finally:
+        iptables("-D", *foreign)
+
+
+async def test_nothing_lets_pass_what_is_forwarded_before_our_rule(node: str):
+    """Engines put rules of their own first when they make a network, or start again."""
+    host = HostFilter(node, PATH)
+    await host.shut(DOOR)
+    foreign = ["FORWARD", "-i", DOOR.interface, "-j", "ACCEPT"]
+    iptables("-I", *foreign)
+    try:
+        assert await host.shut(DOOR) == ""
+        order = [rule for rule in rules_of("FORWARD") if DOOR.interface in rule]
+        assert [f"chaindock:{node}" in rule for rule in order] == [True, True, False]
+        before = filter_rules(node)
+        assert await host.shut(DOOR) == ""
+        assert filter_rules(node) == before
     finally:
         iptables("-D", *foreign)
 
@@ -199,3 +216,20 @@ async def test_what_was_done_before_it_failed_is_undone(
     path = program(f'case "$*" in *FORWARD*-o*) exit 3;; esac; exec {real} "$@"')
     assert await HostFilter(node, path).shut(DOOR) != ""
     assert filter_rules(node) == []
+
+
+async def test_rules_in_force_stay_when_they_cannot_be_looked_at(
+    node: str, program: Callable[[str], str], tmp_path: Path
+):
+    """Others run behind them: a lock that is held must not let these out."""
+    once = tmp_path / "once"
+    path = program(
+        f'rm {once} 2>/dev/null && exit 4; PATH={PATH} exec "${{0##*/}}" "$@"'
+    )
+    host = HostFilter(node, path)
+    assert await host.shut(DOOR) == ""
+    before = filter_rules(node)
+    once.touch()
+    assert await host.shut(DOOR) != ""
+    assert not once.exists()
+    assert filter_rules(node) == before

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,8 @@ _PREFIX = "CORE_"
 CHAINCODES = f"{OUR_SECTION}.chaincodes"
 _OUR_PREFIX = f"{_PREFIX}{OUR_SECTION.upper()}_"
 _LARGEST = 1024 * 1024
+_QUOTED = re.compile(r"""(['"])(?!<|\\)[^'"]{2,}\1""")
+"""What somebody wrote, in an error of the parser; not names of tokens, nor characters."""
 
 
 @dataclass(frozen=True)
@@ -158,10 +161,18 @@ def compose(path: Path) -> Iterator[tuple[Any, Any]]:
         raise _unreadable(path, error) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigInvalid(
-            f"{str(path)!r} is not YAML: {' '.join(str(error).split())}",
+            f"{str(path)!r} is not YAML: {_told(error)}",
             key="",
             origin=str(path),
         ) from error
+
+
+def _told(error: Exception) -> str:
+    """Return what is wrong and where, without the text: it may be a secret."""
+    mark = getattr(error, "problem_mark", None)
+    what = str(getattr(error, "problem", None) or error) if mark else str(error)
+    told = _QUOTED.sub("…", " ".join(what.split()))
+    return f"{told} in line {mark.line + 1}, column {mark.column + 1}" if mark else told
 
 
 def _walk(loader: Any, node: Any, prefix: str) -> Iterator[tuple[str, Any, int]]:

@@ -184,3 +184,20 @@ def test_a_variable_of_the_environment_is_no_place_for_them(tmp_path):
     with pytest.raises(ConfigInvalid) as caught:
         load(tmp_path, env=env)
     assert "core.yaml" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("'sesame", '"sesame', "@sesame", "*sesame", "!sesame!x y", "[sesame"),
+        *("%sesame: -", "sesame: sesame", "\tsesame: x", '"\\sesame"', "|sesame"),
+        "[&sesame a, *sesam]",
+    ],
+)
+def test_a_file_that_is_no_yaml_tells_where_and_not_what(tmp_path, value):
+    """The line that is wrong may be that of a variable."""
+    text = "chaindock:\n  chaincodes:\n    parcels:\n      env:\n        TOKEN: "
+    with pytest.raises(ConfigInvalid) as caught:
+        sections(tmp_path, f"{text}{value}\n").of(CCID, ["parcels"])
+    assert "esam" not in str(caught.value.as_dict())
+    assert "line " in caught.value.message

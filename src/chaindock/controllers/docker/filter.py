@@ -4,7 +4,8 @@ Owns:    the rules of this machine's packet filter that carry the node's id.
 Not:     which network it is (network.py); rules of anybody else.
 Entry:   HostFilter.shut
 Holds:   from the bridge only the chaincode listener is reached; rules without our
-         comment are never touched; what a killed node left is found by its comment.
+         comment are never touched; what a killed node left is found by its comment;
+         rules that could not be looked at stay as they are.
 Source:  launch.md §9 W57; needs.md rows 13, 43
 
 An internal network of an engine has no way to other machines, but a container on it
@@ -88,6 +89,10 @@ class _Tables:
         await self._drop(self._ours(before))
         self._made = door, self._ours(await self._list())
 
+    def made_for(self, door: Door) -> bool:
+        """Whether the rules for `door` were made, and not removed by us since."""
+        return self._made is not None and self._made[0] == door
+
     async def remove(self) -> int:
         """Remove every rule of ours. Returns how many. Raises: FilterError."""
         ours = self._ours(await self._list())
@@ -117,10 +122,10 @@ class _Tables:
             with contextlib.suppress(FilterError):  # not every kernel can count them
                 await self._run("-I", chain, "1", *crowd)
         await self._run("-I", "INPUT", "1", "-i", door.interface, *mine, "-j", chain)
+        # The name makes them others than those before, which `-D` would not tell apart.
+        named = (*mine, "-m", "comment", "--comment", chain, "-j", "DROP")
         for way in ("-i", "-o"):
-            await self._run(
-                "-I", "FORWARD", "1", way, door.interface, *mine, "-j", "DROP"
-            )
+            await self._run("-I", "FORWARD", "1", way, door.interface, *named)
 
     async def _drop(self, rules: Sequence[Sequence[str]]) -> None:
         """Remove rules, jumps before the chains that they lead to."""
@@ -141,14 +146,14 @@ class _Tables:
         ]
 
     def _leads(self, rules: Sequence[list[str]]) -> bool:
-        """Whether nothing but rules of nodes comes before ours in INPUT."""
-        for rule in rules:
-            if rule[:2] == ["-A", "INPUT"]:
-                if self._comment in rule:
-                    return True
-                if not any(word.startswith(_COMMENT) for word in rule):
-                    return False
-        return False
+        """Whether nothing but rules of nodes comes before ours, wherever that counts."""
+        for chain in ("INPUT", "FORWARD"):
+            there = [rule for rule in rules if rule[:2] == ["-A", chain]]
+            ours = [n for n, rule in enumerate(there) if self._comment in rule]
+            before = there[: ours[-1]] if ours else [[]]
+            if not all(any(w.startswith(_COMMENT) for w in one) for one in before):
+                return False
+        return True
 
     async def _list(self) -> list[list[str]]:
         lines = (await self._run("-S")).splitlines()
@@ -207,16 +212,23 @@ class HostFilter:
 
         Idempotent, and cheap when the rules are in force: one listing per family. What
         failed is not tried again at once: a filter that hangs must not hold up launches.
+        What was in force for `door` stays then: others run behind it.
         """
         async with self._lock:
             if time.monotonic() < self._rests_until:
                 return self._failed
             try:
-                for tables in self._families():
-                    await tables.shut(door)
+                families = self._families()
+                ends = await asyncio.gather(
+                    *(tables.shut(door) for tables in families), return_exceptions=True
+                )
+                for end in ends:
+                    if end is not None:
+                        raise end
             except FilterError as error:
                 # Half of it would be told as nothing and still be in somebody's way.
-                await self._clear()
+                if not all(tables.made_for(door) for tables in self._tables):
+                    await self._clear()
                 self._failed = str(error)
                 self._rests_until = time.monotonic() + _REST_S
                 return self._failed

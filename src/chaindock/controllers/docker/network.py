@@ -200,13 +200,14 @@ class Networks:
         self._way = None
 
     async def aclose(self) -> None:
-        """Remove what is ours and holds nothing."""
+        """Remove what is ours and holds nothing; rules stay for what a network holds."""
         for anchor in self._anchors:
             await self._engine.remove_container(anchor)
-        for network in self._made:
-            if not await self._engine.remove_network(network):
-                _log.info("network is still in use", network=network)
-        await self._host.remove()
+        used = [n for n in self._made if not await self._engine.remove_network(n)]
+        if used:
+            _log.warning("network is still in use, and stays shut", networks=used)
+        else:
+            await self._host.remove()
         self._anchors, self._made, self._way = [], set(), None
 
     # --- choosing ------------------------------------------------------------------

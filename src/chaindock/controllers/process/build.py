@@ -32,12 +32,13 @@ from chaindock.aio import finish
 from chaindock.container.attempt import Phase
 from chaindock.container.environment import CONTENT_VARIABLES
 from chaindock.controllers.process.builds import Build, Entry
-from chaindock.controllers.process.child import Program, remove_tree
+from chaindock.controllers.process.child import Program
 from chaindock.controllers.process.environment import (
     base_environment,
     ca_environment,
 )
 from chaindock.controllers.process.owned import Owned
+from chaindock.controllers.process.removal import remove_tree
 from chaindock.errors import BuildFailed, BuildSilent, StartFailed, may_pass
 from chaindock.platforms.fingerprint import planner_fingerprint
 from chaindock.platforms.placeholders import Places

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from chaindock.controllers.process.child import remove_tree
+from chaindock.controllers.process.removal import remove_tree
 from chaindock.errors import StartFailed
 from chaindock.platforms.base import Connection, LaunchCommand
 

@@ -11,15 +11,12 @@ Source:  launch.md §9 W15-W17, W24, W46-W49
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import shutil
 import signal
 import time
 import uuid
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -36,12 +33,14 @@ from chaindock.controllers.process.records import (
     end,
     find,
 )
+from chaindock.controllers.process.removal import remove_tree
 from chaindock.controllers.process.watch import Watch
 from chaindock.errors import StartFailed, may_pass
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from pathlib import Path
 
     from chaindock.aio import Tasks
     from chaindock.container.attempt import Attempt
@@ -187,7 +186,10 @@ class Child(asyncio.SubprocessProtocol):
     async def settle(self, sweep: Callable[[float], Awaitable[None]]) -> None:
         """After the leader: end the rest, take the last output, tell the waiters."""
         await self._exited.wait()
-        await sweep(time.time())
+        try:
+            await sweep(time.time())
+        except Exception as error:  # noqa: BLE001  # whoever waits must be told anyway
+            _log.error("a run was not cleared up", exc_info=error)
         try:
             async with asyncio.timeout(DRAIN_LIMIT_S):
                 for pump in self._pumps.values():
@@ -378,17 +380,3 @@ def _as_exit(returncode: int | None, *, asked: bool = False) -> Exit:
         name = f"signal {-returncode}"
     reason = f"ended by {name}"
     return Exit(code=None, signal=-returncode, reason=reason, cause=cause)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory, also when something in it was made unwritable; blocks."""
-    shutil.rmtree(path, ignore_errors=True)
-    if not path.exists():
-        return
-    path.chmod(0o700)
-    for folder, names, _ in os.walk(path):
-        for below in (Path(folder, name) for name in names):  # before it is entered
-            if not below.is_symlink():
-                with contextlib.suppress(OSError):
-                    below.chmod(0o700)
-    shutil.rmtree(path, ignore_errors=True)

@@ -17,10 +17,11 @@ from chaindock.aio import Tasks
 from chaindock.container.contracts import BuildEnvironment, Declined
 from chaindock.controllers.process.build import Workshop
 from chaindock.controllers.process.builds import Builds
-from chaindock.controllers.process.child import Spawner, remove_tree
+from chaindock.controllers.process.child import Spawner
 from chaindock.controllers.process.environment import SYSTEM_PATH
 from chaindock.controllers.process.parting import with_node
 from chaindock.controllers.process.records import NODE_MARKER, Records, end, find
+from chaindock.controllers.process.removal import remove_tree
 from chaindock.controllers.process.run import ProcessInstance
 from chaindock.controllers.process.sockets import Sockets
 from chaindock.controllers.process.toolbox import Toolbox

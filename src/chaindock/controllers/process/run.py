@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 from chaindock.container.attempt import Phase
 from chaindock.container.contracts import CallsBack, Cause, Dial, Exit, RunSettings
 from chaindock.container.environment import peer_variables, server_variables
-from chaindock.controllers.process.child import Program, remove_tree
+from chaindock.controllers.process.child import Program
 from chaindock.controllers.process.environment import (
     base_environment,
     run_path,
     write_tls,
 )
+from chaindock.controllers.process.removal import remove_tree
 from chaindock.controllers.process.watch import Bounds, not_in_force
 from chaindock.errors import ImageNotFound, StartFailed, may_pass
 from chaindock.platforms.base import Connection
@@ -147,6 +148,7 @@ class ProcessInstance:
         run_id = self._spawner.new_run_id()
         private = self._spawner.private_dir(run_id)
         try:
+            private.mkdir(mode=0o700, parents=True)
             answer, known = await self._address(peer, private)
             self._stream = _told(peer, answer)
             program = self._program(peer, attempt, private, known, claim)
@@ -182,7 +184,6 @@ class ProcessInstance:
     ) -> tuple[CallsBack | Dial, dict[str, str]]:
         if self._build.launch.connection is Connection.CALLS_BACK:
             return CallsBack(), {"peer": await peer.listener.address_on(LOOPBACK)}
-        private.mkdir(mode=0o700, parents=True, exist_ok=True)
         listen = self._sockets.address_in(private)
         return Dial(listen), {"listen": listen}
 

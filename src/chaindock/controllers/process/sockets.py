@@ -70,10 +70,22 @@ class Sockets:
             self._short = None
 
     def _link(self) -> Path:
-        if self._short is None or not (self._short / _LINK).is_symlink():
+        if self._short is None or not _leads(self._short):
             self._short = Path(tempfile.mkdtemp(prefix=self._prefix))
             (self._short / _LINK).symlink_to(self._runs.absolute())
         return self._short / _LINK
+
+
+def _leads(folder: Path) -> bool:
+    """Whether the link in `folder` is there, and ours.
+
+    What cleans up temporary files may have removed it, and then anybody may have made it.
+    """
+    try:
+        about = folder.lstat()
+        return about.st_uid == os.geteuid() and (folder / _LINK).is_symlink()
+    except OSError:
+        return False
 
 
 def _usable(path: Path) -> bool:

@@ -111,9 +111,21 @@ async def test_limits_and_stdin(backend: ProcessBackend):
 
 
 async def test_its_home_is_private_and_removed(backend: ProcessBackend):
-    attempt = await ran(backend, "echo $HOME; touch $HOME/x $TMPDIR/y")
-    home = Path(attempt.of("stdout")[0])
-    assert not home.exists()
+    text = "echo $HOME; touch $HOME/x $TMPDIR/y; stat -c %a $HOME/.. $HOME $TMPDIR"
+    attempt = await ran(backend, text)
+    home, *modes = attempt.of("stdout")
+    assert modes == ["700"] * 3
+    assert not Path(home).exists()
+    assert await backend.owned(backend.node_id) == set()
+
+
+async def test_directories_without_end_do_not_keep_its_end_from_being_told(
+    backend: ProcessBackend,
+):
+    """`cd` by one level each, so that no path is too long for the shell."""
+    deep = "i=0; while [ $i -lt 1500 ]; do mkdir d; cd -P d; i=$((i+1)); done"
+    attempt = await ran(backend, f"cd $TMPDIR; {deep} 2>/dev/null; echo made")
+    assert attempt.of("stdout") == ["made"]
     assert await backend.owned(backend.node_id) == set()
 
 

@@ -17,6 +17,7 @@ from chaindock.controllers.process.sockets import PATH_BYTES, Sockets
 from chaindock.errors import StartFailed
 from chaindock.testing.scripts import hang, serve
 from support.eventually import eventually
+from support.need import missing
 from support.process_backend import ProcessBackend
 
 if TYPE_CHECKING:
@@ -72,6 +73,25 @@ def test_a_long_path_is_reached_by_a_short_one(temp: Path, tmp_path: Path):
     assert stat.S_IMODE(path.parents[2].stat().st_mode) == 0o700
     sockets.close()
     assert list(temp.iterdir()) == []
+
+
+def test_a_short_path_that_somebody_else_made_again_is_not_taken(
+    temp: Path, tmp_path: Path
+):
+    """What cleans up temporary files makes room for anybody who watches it."""
+    if os.geteuid() != 0:
+        missing("root is needed to act as another user")
+    runs, elsewhere = tmp_path / AWKWARD, tmp_path / "elsewhere"
+    (runs / "one").mkdir(parents=True)
+    sockets = Sockets(runs, "n1")
+    link = path_of(sockets.address_in(runs / "one")).parents[1]
+    link.unlink()
+    link.symlink_to(elsewhere)
+    os.chown(link.parent, 65534, 65534)
+    path = path_of(sockets.address_in(runs / "one"))
+    assert path.parent.resolve() == (runs / "one").resolve()
+    assert path.parents[2] != link.parent
+    sockets.close()
 
 
 def test_what_a_killed_node_left_is_removed_and_nothing_else(
