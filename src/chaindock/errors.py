@@ -91,21 +91,13 @@ class ChaindockError(Exception):
         }
 
 
-_PASSING = frozenset(
-    {
-        errno.ENOSPC,
-        errno.EDQUOT,
-        errno.ENOMEM,
-        errno.EAGAIN,
-        errno.EMFILE,
-        errno.ENFILE,
-    }
-)
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOMEM})
+_BUSY = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE})
 
 
 def may_pass(error: OSError) -> bool:
     """Whether the system refused for want of something: space, memory, processes."""
-    return error.errno in _PASSING
+    return error.errno in _FULL | _BUSY
 
 
 def _plain(value: Any) -> Any:

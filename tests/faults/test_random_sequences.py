@@ -34,7 +34,7 @@ def play(world: World, seed: str) -> None:
     try:
         sequence.play()
     except BaseException as error:
-        error.add_note(describe(sequence, SEED))
+        error.add_note(f"{describe(sequence, SEED)}\n{world.log_end()}")
         raise
     finally:
         world.take_down()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from support import archives
-from support.node import FIXTURES, PROCESS, Node, environment, started
+from support.node import FIXTURES, PROCESS, Node, environment, eventually, started
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +55,59 @@ def test_an_engine_that_was_asked_for_and_is_not_there_stops_the_start(tmp_path:
         assert f"{tmp_path}/no-engine.sock" in json.dumps(told)
         assert told["hint"]
     assert "chaindock up" in node.cli("ps", code=3).err
+
+
+def test_what_ran_in_a_container_waits_for_its_engine_after_a_restart(tmp_path: Path):
+    """docs/security.md: it must not become a process without walls unasked."""
+    env = environment("docker", tmp_path / "tmp")
+    engine = tmp_path / "engine.sock"
+    real = env.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    engine.symlink_to(real.removeprefix("unix://"))
+    env["DOCKER_HOST"] = f"unix://{engine}"
+    # Images of a backend named docker are removed at the end; it is started as auto.
+    node = Node("docker", tmp_path / "home", env)
+    try:
+        node.status = node.ask("up", "-d")
+        assert node.deploy(SHIM, "notes")["backend"] == "docker"
+        node.invoke("notes", "put", "n1", "kept")
+        node.cli("down")
+        engine.rename(tmp_path / "away.sock")
+        node.status = node.ask("up", "-d")
+
+        said = eventually(lambda: waits(node), "it waits for the engine")
+        assert "no container engine answers" in said["error"]["message"]
+        assert "--backend process" in said["error"]["hint"]
+        assert "waiting for chaincode/notes" in node.cli("status").err
+        (tmp_path / "away.sock").rename(engine)
+        assert eventually(lambda: answers(node), "it is back", 60) == b"kept"
+        assert shown(node)["backend"] == "docker"
+
+        node.cli("down")
+        engine.rename(tmp_path / "away.sock")
+        node.status = node.ask("up", "-d")
+        done = node.ask("deploy", SHIM, "--name", "notes", "--backend", PROCESS)
+        assert done["backend"] == PROCESS  # it was asked for
+        assert node.query("notes", "get", "n1") == b"kept"
+    finally:
+        node.cli("down", "--timeout", "20", "--force", code=None)
+        node.remains.remove()
+
+
+def waits(node: Node) -> dict[str, Any] | None:
+    """Return what `ps` says of a chaincode that is in back-off."""
+    found = shown(node)
+    assert found["backend"] != PROCESS
+    return found if found["state"] == "back-off" else None
+
+
+def shown(node: Node) -> dict[str, Any]:
+    found = node.ps("notes")
+    assert found is not None
+    return found
+
+
+def answers(node: Node) -> bytes | None:
+    return node.cli("query", "notes", "get", "n1", code=None).out.strip() or None
 
 
 def test_a_package_that_nobody_takes_lists_who_was_asked(tmp_path: Path):

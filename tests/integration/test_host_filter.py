@@ -69,6 +69,15 @@ async def test_only_the_listener_is_left_open(node: str):
     assert {rule.split()[1] for rule in hooks} == {"INPUT", "FORWARD"}
 
 
+async def test_connections_are_counted_for_each_address(node: str):
+    door = Door(DOOR.interface, "fd00:213::1", DOOR.port)
+    for gateway, bits in ((DOOR, "32"), (door, "128")):
+        assert await HostFilter(node, PATH).shut(gateway) == ""
+        (crowd,) = (rule for rule in filter_rules(node) if "connlimit" in rule)
+        assert f"--connlimit-mask {bits} " in crowd
+        assert f"-d {gateway.address}/{bits} " in crowd
+
+
 async def test_asking_again_changes_nothing(node: str):
     host = HostFilter(node, PATH)
     await host.shut(DOOR)

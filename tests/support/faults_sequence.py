@@ -234,6 +234,7 @@ class Sequence:
 
     def _freeze(self, name: str) -> None:
         pid = self.world.signal_chaincode(name, signal.SIGSTOP)
+        assert pid, f"{name} does not run: {self.world.line(name)}"
         try:
             with pytest.raises(ExecuteTimeout):
                 self.world.query(name, "get", "any", timeout_s=0.2)
@@ -251,8 +252,12 @@ class Sequence:
         assert self.world.query(name, "as", other, timeout_s=20) != "taken"
 
     def _upgrade_and_leave(self, name: str) -> None:
-        """The client goes away in the middle: nothing has changed, or everything."""
+        """The client goes away in the middle: nothing has changed, or everything.
+
+        Which of them is known when the name can be worked on again.
+        """
         self._upgrade(name, lambda: None)
+        self.world.start(name)
 
     def _upgrade_and_kill(self, name: str) -> None:
         self._upgrade(name, self.world.kill)

@@ -29,7 +29,7 @@ from chaindock.operations.wire import decode
 from support import faults_node
 from support.crash import alive
 from support.faults_packages import misbehaves
-from support.node import SECRETS, cache_folder, environment
+from support.node import SECRETS, cache_folder, environment, eventually
 from support.remains import Remains, inspect
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ class World(ABC):
 
     def deploying(self, name: str, package: Path) -> Iterator[dict[str, Any]]:
         """Deploy a package file; yield the events."""
-        return self.admin.deploy(package, name=name, version=None, backend="auto")
+        with package.open("rb") as file:
+            yield from self.admin.deploy(file, name=name, version=None, backend="auto")
 
     def start(self, name: str) -> dict[str, Any]:
         return last(self.admin.start(name))
@@ -181,6 +182,9 @@ class World(ABC):
         for one in self._together(pid) if pid else ():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(one, number)
+                if number == signal.SIGSTOP:
+                    # The one thread that takes the signal may wait for a processor.
+                    eventually(lambda one=one: _stands(one), "it stands still")  # type: ignore[misc]
         return pid
 
     def _together(self, pid: int) -> list[int]:
@@ -305,6 +309,15 @@ def _inspected(container: str) -> list[dict[str, Any]]:
     with contextlib.suppress(ChaindockError):
         return [inspect(container)]
     return []
+
+
+def _stands(pid: int) -> bool:
+    """Whether no thread of a process goes on."""
+    states = []
+    for task in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            states.append(task.read_text().rpartition(") ")[2][0])
+    return all(state in "TtZX" for state in states)
 
 
 def _is_inside(pid: int, namespace: Path) -> bool:

@@ -46,8 +46,8 @@ async def serve_dialled(
     """Dial `address` until it answers, then serve the stream until it ends.
 
     With `tls`, a server that is not the expected one, or that refuses the node, ends it
-    at once. Otherwise it retries while nothing listens or the connection breaks before the first message;
-    the caller bounds that by cancelling.
+    at once. Otherwise it retries while nothing listens or the connection breaks before
+    the first message; the caller bounds that by cancelling.
 
     Returns: why the stream ended.
     Raises: nothing of gRPC: what breaks the stream is in the returned reason.

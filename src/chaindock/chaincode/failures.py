@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from chaindock.errors import StreamTerminated
 
 _LOGGED_LINES: Final = 10
+LOGGED_CHARS: Final = 2048
 _LOGGED: Final = ("stage", "phase", "cause", "exit_code", "signal", "oom", "limit_s")
 
 
@@ -103,22 +104,24 @@ def _no_end(
     return {"cause": str(cause), "exit_code": None, "signal": None, "oom": False}
 
 
-def explain(lost: StreamTerminated, attempt: Attempt, end: Exit | None) -> None:
-    """Add to the error of a call how its chaincode ended, as far as that is known."""
+def explain(
+    lost: StreamTerminated, name: str, attempt: Attempt, end: Exit | None
+) -> None:
+    """Add to the error of a call of `name` how that ended, as far as it is known."""
     lost.facts.update(ccid=attempt.ccid, registered=True, output=attempt.tail())
     if end is None:
         return
     lost.facts.update(end.facts)
-    lost.hint = (
-        f"the chaincode {end.text}; read what it wrote: chaindock logs NAME --previous"
-    )
+    # Fabric's own text comes first, for those who look for it.
+    lost.message = f"{lost.message}: chaincode {name} {end.text}"
+    lost.hint = f"read what it wrote, once it runs again: {_previous(name)}"
 
 
 def death(attempt: Attempt, end: Exit) -> LaunchFailed:
     """Return why a chaincode does not run that was ready before."""
     return LaunchFailed(
         f"chaincode {attempt.ccid} was up and {end.text}",
-        hint="read what it wrote: chaindock logs NAME --previous",
+        hint=f"read what it wrote, once it runs again: {_previous(attempt.ccid)}",
         **{
             **attempt.facts(),
             **end.facts,
@@ -129,13 +132,22 @@ def death(attempt: Attempt, end: Exit) -> LaunchFailed:
     )
 
 
+def _previous(name: str) -> str:
+    return f"chaindock logs {name} --previous"
+
+
 def log_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a log line tells of a failure: when, how, and the last lines."""
+    """Return what a log line tells of a failure: when, how, and the last lines.
+
+    `output` is the end of them, in at most `LOGGED_CHARS` characters.
+    """
     told = {key: facts[key] for key in _LOGGED if facts.get(key) not in {None, False}}
     phases = facts.get("phases") or ()
     if phases:
         told["times"] = ", ".join(f"{p['phase']} {p['seconds']:.3g} s" for p in phases)
     lines = list(facts.get("output") or ())[-_LOGGED_LINES:]
     if lines:
-        told["output"] = "\n".join(lines)
+        output = "\n".join(lines)
+        cut = len(output) > LOGGED_CHARS
+        told["output"] = f"[cut] {output[-LOGGED_CHARS:]}" if cut else output
     return told

@@ -33,7 +33,7 @@ from chaindock.chaincode.requests import kind_of
 from chaindock.chaincode.turns import Turns, pause
 from chaindock.container.attempt import Phase
 from chaindock.errors import ChaindockError, RegistrationRefused
-from chaindock.telemetry import get_logger
+from chaindock.telemetry import bind, get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -227,6 +227,8 @@ class Handler:
             return
         expected = self._registry.admit(name, self)
         self.ccid = name
+        if expected:
+            bind(ccid=name, attempt=expected.attempt.id)
         self._observer = self._registry.observer.stream(name)
         self.turns.limit = expected.concurrency if expected else None
         if message.HasField("timestamp"):

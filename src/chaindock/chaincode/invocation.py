@@ -73,20 +73,18 @@ class Invocation:
 
     def already_runs(self) -> TransactionExists:
         """Return the error: this key is running on the stream."""
-        cause = f"txid: {self.tx_id}({self.channel_id}) exists"
         return TransactionExists(
-            self._unsent(cause), tx_id=self.tx_id, cause=f"error sending: {cause}"
+            self._unsent(f"txid: {self.tx_id}({self.channel_id}) exists"),
+            tx_id=self.tx_id,
         )
 
     def took_too_long(self, limit_s: float) -> ExecuteTimeout:
         """Return the error: no final message within `limit_s` seconds."""
-        cause = "timeout expired while executing transaction"
         return ExecuteTimeout(
-            self._unsent(cause),
+            self._unsent("timeout expired while executing transaction"),
             hint=f"the limit is {limit_s:g} s; the chaincode may still be running it",
             tx_id=self.tx_id,
             limit_s=limit_s,
-            cause=f"error sending: {cause}",
         )
 
     def lost_stream(self, reason: str, *, sent: bool = True) -> StreamTerminated:
@@ -94,22 +92,18 @@ class Invocation:
 
         `sent` is False when the chaincode was never told of it.
         """
-        cause = "chaincode stream terminated"
         return StreamTerminated(
-            self._unsent(cause),
+            self._unsent("chaincode stream terminated"),
             hint="read what the chaincode wrote: chaindock logs",
             tx_id=self.tx_id,
             reason=reason,
             sent=sent,
-            cause=f"error sending: {cause}",
         )
 
     def too_large(self, size: int, limit: int) -> ExecuteFailed:
         """Return the error: its message would break the stream (sizes in bytes)."""
         cause = f"message of {size} bytes is larger than the limit of {limit}"
-        return ExecuteFailed(
-            self._unsent(cause), tx_id=self.tx_id, cause=f"error sending: {cause}"
-        )
+        return ExecuteFailed(self._unsent(cause), tx_id=self.tx_id)
 
     def _unsent(self, cause: str) -> str:
         return f"failed to execute transaction {self.tx_id}: error sending: {cause}"

@@ -52,8 +52,6 @@ _FAILED_GRACE_S: Final = 1.0
 """For what did not come up, or has lost its stream: it has nothing to finish."""
 _EXIT_WAIT_S: Final = 1.0
 """A process whose stream ended mostly exits itself; its own exit tells more."""
-
-
 _EXPLAIN_WAIT_S: Final = 5.0
 """How long a call that died with its chaincode waits to learn how that ended."""
 
@@ -122,12 +120,15 @@ class Run:
             loop = asyncio.get_running_loop()
             loop.call_later(limit_s, self._hurry.settle, None)
 
-    async def explain(self, lost: StreamTerminated) -> None:
-        """Add to the error of a call how this run ended; waits a little to know it."""
+    async def explain(self, lost: StreamTerminated, name: str) -> None:
+        """Add to the error of a call of `name` how this run ended.
+
+        Waits a little to know it.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_EXPLAIN_WAIT_S):
                 await self._ended.wait()
-        explain(lost, self.attempt, self.exit)
+        explain(lost, name, self.attempt, self.exit)
 
     @property
     def stop_asked(self) -> bool:
@@ -266,14 +267,16 @@ class Run:
             self._know(found)
             self._handler.end(grpc.StatusCode.UNAVAILABLE, f"chaincode {found.text}")
         elif which == "end":
-            _log.warning("stream lost", ccid=self.ccid, reason=found.reason)
+            lost = found.reason
             try:
                 async with asyncio.timeout(_EXIT_WAIT_S):
                     which, found = await first(
                         exit=self.instance.wait(), stop=self._stop.wait()
                     )
             except TimeoutError:
-                _log.warning("chaincode runs on without its stream", ccid=self.ccid)
+                _log.warning(
+                    "chaincode runs on without its stream", ccid=self.ccid, reason=lost
+                )
             else:
                 if which == "exit":
                     self._know(found)

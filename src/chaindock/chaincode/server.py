@@ -26,7 +26,7 @@ from chaindock.chaincode.options import StreamOptions
 from chaindock.container.contracts import CallbackListener
 from chaindock.errors import StartFailed
 from chaindock.identity.tls import certificate_hash
-from chaindock.telemetry import get_logger
+from chaindock.telemetry import get_logger, unbind
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -152,6 +152,8 @@ class ChaincodeListener(CallbackListener):
     async def _register(
         self, _messages: Any, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
+        # The server was started in the task of some launch: this is about another.
+        unbind()
         certificate = _shown(context)
         handler = Handler(self._registry, self._options, certificate=certificate)
         if not self._takes(handler):

@@ -78,7 +78,7 @@ class ChaincodeSupport:
                 if not last and lost.facts.get("sent") is False:
                     continue
                 if run is not None:
-                    await run.explain(lost)
+                    await run.explain(lost, invocation.namespace)
                 raise
         raise AssertionError("unreachable")
 

@@ -14,8 +14,9 @@ import contextlib
 import errno
 import http.client
 import json
+import os
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, urlencode
 
 from chaindock.errors import Denied, NodeError, NodeNotRunning
@@ -104,7 +105,7 @@ class AdminClient:
 
     def deploy(
         self,
-        package: Path,
+        package: BinaryIO,
         *,
         name: str | None,
         version: str | None,
@@ -122,9 +123,9 @@ class AdminClient:
             "init": "1" if init_required else None,
         }
         query = urlencode({key: value for key, value in asked.items() if value})
-        with package.open("rb") as file:
-            headers = {"Content-Length": str(package.stat().st_size)}
-            yield from self._stream("POST", f"/deploy?{query}", file, headers)
+        headers = {"Content-Length": str(package.seek(0, os.SEEK_END))}
+        package.seek(0)
+        return self._stream("POST", f"/deploy?{query}", package, headers)
 
     def start(self, name: str) -> Iterator[dict[str, Any]]:
         """Start a chaincode; yield the events, the result last."""

@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -128,7 +128,7 @@ def deploy_path(
 @contextlib.contextmanager
 def _package_file(
     source: Path, label: str | None, known: Mapping[str, int]
-) -> Iterator[tuple[Path, str]]:
+) -> Iterator[tuple[BinaryIO, str]]:
     """Yield the package file of `source` and its label; `known` are the node's limits."""
     from chaindock.errors import NotFound
     from chaindock.packaging.format import read_package
@@ -138,7 +138,8 @@ def _package_file(
     ours = {field.name for field in dataclasses.fields(Limits)}
     limits = Limits(**{name: known[name] for name in known if name in ours})
     if source.is_file():
-        yield source, read_package(source, limits).label
+        with source.open("rb") as file:
+            yield file, read_package(source, limits).label
         return
     if not source.is_dir():
         raise NotFound(
@@ -146,10 +147,9 @@ def _package_file(
             hint="check the path; relative ones start at the current directory",
             path=str(source),
         )
-    with tempfile.TemporaryDirectory(prefix="chaindock-package-") as folder:
-        package = Path(folder) / "package.tar.gz"
-        with package.open("wb") as file:
-            info = package_directory(source, file, label, limits=limits)
+    # It has no name, so nothing is left of it however this process ends.
+    with tempfile.TemporaryFile() as file:
+        info = package_directory(source, file, label, limits=limits)
         click.echo(
             click.style(
                 f"packaged {count(len(info.entries), 'file')} as {show.shorten(info.id)}",
@@ -157,7 +157,7 @@ def _package_file(
             ),
             err=True,
         )
-        yield package, info.label
+        yield file, info.label
 
 
 def _show_done(session: Session, done: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ import psutil
 from chaindock.cli.finding import Check, State
 from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.filter import usable
-from chaindock.controllers.docker.host import bridges_filtered
+from chaindock.controllers.docker.host import addresses, bridges_filtered
 from chaindock.controllers.docker.walls import engine_lacks, is_rootless
 from chaindock.errors import ChaindockError
 
@@ -84,9 +84,7 @@ async def _is_here(engine: Engine, info: dict[str, Any]) -> bool:
     bridge = str(options.get("com.docker.network.bridge.name", ""))
     config = (network.get("IPAM") or {}).get("Config") or [{}]
     gateway = str(config[0].get("Gateway", "")).partition("/")[0]
-    cards = psutil.net_if_addrs()
-    there = {one.address for card in cards.values() for one in card}
-    return bridge in cards or gateway in there
+    return bridge in psutil.net_if_addrs() or gateway in addresses()
 
 
 async def _network(config: Config, *, here: bool) -> Check:

@@ -104,7 +104,8 @@ def _output(facts: Mapping[str, Any]) -> Iterator[str]:
     if not lines:
         return
     shown = lines[-SHOWN_LINES:]
-    yield click.style(f"  output  last {len(shown)} lines", dim=True)
+    said = "1 line" if len(shown) == 1 else f"{len(shown)} lines"
+    yield click.style(f"  output  last {said}", dim=True)
     for line in shown:
         yield click.style("  | ", dim=True) + visible(line)
 

@@ -101,7 +101,7 @@ class Own:
 class _Given:
     chaincode: str
     key: ChaincodeKey
-    value: Any
+    value: Any = field(repr=False)
     origin: str
     base: Path
 

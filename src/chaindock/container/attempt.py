@@ -121,6 +121,9 @@ class Attempt:
         """Open `phase`; the one that was open ends."""
         if phase == self._phase:
             return
+        if phase is Phase.CREATE:
+            # What the build wrote says nothing about the end of a run.
+            self._tail.clear()
         self._close()
         self._phase, self._began = phase, time.monotonic()
         self._tell("phase", phase=str(phase))

@@ -9,6 +9,7 @@ Source:  launch.md §3, §4, §5
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
@@ -178,7 +179,7 @@ class Exit:
         code: exit code; None when a signal or the engine ended it.
         signal: number of the signal; None when it exited by itself.
         oom: the memory limit ended it.
-        reason: one phrase for people.
+        reason: what the others do not say, one phrase for people.
         cause: None = as the others say; without any of them the engine lost it.
     """
 
@@ -213,18 +214,27 @@ class Exit:
 
     @property
     def text(self) -> str:
-        """E.g. `exited with 2` or `ended by signal 9 (out of memory)`."""
+        """E.g. `exited with 2`, `was ended by SIGKILL`, `ran out of memory`."""
         text = f"exited with {self.code}"
-        if self.signal is not None:
-            text = f"ended by signal {self.signal}"
+        if self.oom:
+            text = "ran out of memory"
+        elif self.signal is not None:
+            text = f"was ended by {_signal_name(self.signal)}"
         elif self.code is None:
             text = "ended"
-        why = "out of memory" if self.oom else self.reason
+        why = self.reason
         if self.cause is Cause.NOT_EXECUTABLE:
             why = "its program is not executable"
         elif self.cause is Cause.NOT_FOUND:
             why = "its program was not found"
         return f"{text} ({why})" if why else text
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 @dataclass(frozen=True)

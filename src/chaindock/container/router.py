@@ -20,7 +20,7 @@ from chaindock.errors import ChaindockError, ConfigInvalid, NotFound, Unsupporte
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import Builder, Instance
@@ -37,6 +37,8 @@ class Router:
         builders: the first that does not decline gets the package.
         choose: name of the only builder to ask for a ccid; None = any.
         observer: told of each build.
+        taken: takes note, before anything is started, who took a ccid; what it raises
+            fails the build.
     """
 
     def __init__(
@@ -44,10 +46,12 @@ class Router:
         builders: Sequence[Builder],
         choose: Callable[[Ccid], str | None],
         observer: Observer | None = None,
+        taken: Callable[[Ccid, str], Awaitable[None]] | None = None,
     ) -> None:
         self._builders = tuple(builders)
         self._choose = choose
         self._observer = observer or Observer()
+        self._taken = taken
         self._instances: dict[Ccid, Instance] = {}
         self._declined: dict[Ccid, str] = {}
         self._takers: dict[Ccid, str] = {}
@@ -59,7 +63,8 @@ class Router:
         Raises:
             Unsupported: every builder declined. Facts: `verdicts` {builder: reason}.
             ConfigInvalid: the chosen builder does not exist.
-            ChaindockError: why the chosen builder cannot take it here.
+            ChaindockError: why the chosen builder cannot take it here, and what `taken`
+                raises.
             Whatever the builder raises; the earlier instance, if any, is kept then.
         """
         verdicts: dict[str, str] = {}
@@ -68,6 +73,8 @@ class Router:
             await self._reap_late(builder)
             answer = await self._ask(builder, package, attempt)
             if not isinstance(answer, Declined):
+                if self._taken is not None:
+                    await self._taken(package.ccid, builder.name)
                 self._instances[package.ccid] = answer
                 self._takers[package.ccid] = builder.name
                 if only is None:

@@ -326,8 +326,8 @@ class Deployer:
         async with self._storing:
             if self._desired.users_of(ccid) or self._busy[ccid]:
                 return
-            await asyncio.to_thread(self._desired.drop_plan, ccid)
             try:
+                await asyncio.to_thread(self._desired.drop_plan, ccid)
                 await asyncio.to_thread(self._packages.remove, ccid)
             except NotFound:
                 pass

@@ -1,6 +1,7 @@
 """Which chaincodes this node is to run, kept on disk.
 
-Owns:    approvals (name, sequence → ccid), the current one of each name, stop wishes.
+Owns:    approvals (name, sequence → ccid), the current one of each name, stop wishes;
+         which builder a package may not leave unasked.
 Not:     whether something runs (chaincode), what the channel defines (definitions.py).
 Entry:   DesiredState
 Holds:   a change is on disk before the call returns; an approval is recorded before its
@@ -45,7 +46,14 @@ CREATE TABLE IF NOT EXISTS desired (
     wish TEXT NOT NULL,
     since REAL NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS kept (
+    ccid TEXT PRIMARY KEY,
+    backend TEXT NOT NULL
+) STRICT;
 """
+
+
+_PASSING = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_BUSY})
 
 
 class Wish(StrEnum):
@@ -95,6 +103,7 @@ class DesiredState:
         self._desired: dict[str, Desired] = {}
         self._backends: dict[Ccid, str] = {}
         self._planned: dict[Ccid, str] = {}
+        self._kept: dict[Ccid, str] = {}
         try:
             self._db = sqlite3.connect(path, check_same_thread=False)
         except sqlite3.Error as error:
@@ -193,6 +202,10 @@ class DesiredState:
         backend = self._backends.get(ccid, "auto")
         return None if backend == "auto" else backend
 
+    def kept_on(self, ccid: Ccid) -> str | None:
+        """Return the builder that it may not leave unasked; None = none."""
+        return self._kept.get(ccid)
+
     # ---- changes
 
     def plan(self, ccid: Ccid, backend: str, name: str = "") -> None:
@@ -203,12 +216,25 @@ class DesiredState:
         self._backends[ccid] = backend
         self._planned[ccid] = name
 
+    def keep_on(self, ccid: Ccid, backend: str) -> None:
+        """Let `auto` mean this builder for `ccid` until its package is not to run."""
+        with self._lock:
+            with self._transaction() as db:
+                db.execute("INSERT OR REPLACE INTO kept VALUES (?,?)", (ccid, backend))
+            self._kept[ccid] = backend
+
     def drop_plan(self, ccid: Ccid) -> None:
-        """Forget what was planned for a package that is not to run any more."""
+        """Forget what was planned for a package that is not to run any more.
+
+        Raises: StorageError: where it was kept is forgotten at the next start.
+        """
         with self._lock:
             if ccid not in self.ccids():
                 self._backends.pop(ccid, None)
                 self._planned.pop(ccid, None)
+                if self._kept.pop(ccid, None) is not None:
+                    with self._transaction() as db:
+                        db.execute("DELETE FROM kept WHERE ccid=?", (ccid,))
 
     def approve(self, approval: Approval) -> None:
         """Record what to run when this sequence is committed."""
@@ -324,6 +350,12 @@ class DesiredState:
             raise self._broken(error) from error
 
     def _load(self) -> None:
+        with self._db:
+            self._db.execute(
+                "DELETE FROM kept WHERE ccid NOT IN (SELECT ccid FROM approval)"
+            )
+        for ccid, backend in self._db.execute("SELECT * FROM kept"):
+            self._kept[Ccid(ccid)] = backend
         for row in self._db.execute("SELECT * FROM approval"):
             name, sequence, version, ccid, backend, init = row
             approval = Approval(
@@ -348,6 +380,7 @@ class DesiredState:
             hint="check free space and permissions; if the file is damaged, move it "
             "away and deploy the chaincodes again",
             path=str(self._path),
+            transient=getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING,
         )
 
 

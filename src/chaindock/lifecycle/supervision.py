@@ -280,9 +280,7 @@ class Supervision:
             return (
                 f"mend it and deploy it again, or try as it is: chaindock start {name}"
             )
-        return (
-            f"see why: chaindock logs {name} --previous; then: chaindock start {name}"
-        )
+        return f"see why: chaindock logs {name}; then: chaindock start {name}"
 
     # ---- pieces
 

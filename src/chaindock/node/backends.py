@@ -2,14 +2,16 @@
 
 Owns:    entering the controllers; the order in which they are asked; saying why.
 Not:     asking them (container/router.py).
-Entry:   Backends
+Entry:   Backends, Choice
 Holds:   with `auto` nobody is stopped by a missing engine, and what was chosen and why
-         is always told; with a named back end nothing else is ever used.
+         is always told; with a named back end nothing else is ever used; what ran in a
+         container does not become a process unasked.
 Source:  architecture.md "Back end default"; needs.md rows 1 and 8
 """
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,12 +21,12 @@ from chaindock.controllers.process.controller import ProcessController
 from chaindock.errors import ConfigInvalid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextlib import AsyncExitStack
 
     from chaindock.config.sections import Config
     from chaindock.container.contracts import Builder, NodeLabels
     from chaindock.ids import Ccid
+    from chaindock.lifecycle.desired import DesiredState
 
 AUTO = "auto"
 
@@ -99,7 +101,25 @@ class Backends:
         away = self.late is not None and self.late.away
         return self.builders[1 if away else 0].name
 
-    def choose(self, asked: Callable[[Ccid], str | None], ccid: Ccid) -> str | None:
-        """Return the only builder for `ccid`; None = the first that takes it."""
-        return asked(ccid) or (None if self.default == AUTO else self.default)
 
+class Choice:
+    """Who builds what, also after a restart.
+
+    What ran in a container becomes a process only when somebody asks for that, for it
+    or for the whole node: with `auto` it waits for its engine.
+    """
+
+    def __init__(self, backends: Backends, desired: DesiredState) -> None:
+        self._backends, self._desired = backends, desired
+
+    def only(self, ccid: Ccid) -> str | None:
+        """Return the only builder for `ccid`; None = the first that takes it."""
+        asked = self._desired.backend_of(ccid)
+        if asked is None and self._backends.default != AUTO:
+            asked = self._backends.default
+        return asked or self._desired.kept_on(ccid)
+
+    async def taken(self, ccid: Ccid, builder: str) -> None:
+        """Take note that `builder` took it. Raises: StorageError."""
+        if builder == DockerController.name != self._desired.kept_on(ccid):
+            await asyncio.to_thread(self._desired.keep_on, ccid, builder)

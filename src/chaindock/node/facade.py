@@ -293,7 +293,7 @@ class Node(NodeFacade):
             why = standing.error.message if standing.error else "?"
             said += [
                 f"chaincode {name} is left alone ({standing.care}, failures in a row: "
-                f"{standing.failures}): {why}; see chaindock logs {name} --previous"
+                f"{standing.failures}): {why}; see chaindock logs {name}"
                 for name in self._desired.users_of(ccid)
             ]
         return said

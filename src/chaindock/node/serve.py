@@ -38,7 +38,7 @@ from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.definitions import NAMESPACE, Definitions
 from chaindock.lifecycle.deploy import Deployer
 from chaindock.lifecycle.desired import DesiredState
-from chaindock.node.backends import Backends
+from chaindock.node.backends import Backends, Choice
 from chaindock.node.facade import Node
 from chaindock.node.home import Home, HomeLock
 from chaindock.node.watched import NodeWatch, WatchedParts
@@ -122,8 +122,8 @@ async def _compose(
         ChaincodeListener(registry, config.stream, config.listen, authority)
     )
     backends = await Backends.enter(config, labels, stack)
-    choose = partial(backends.choose, desired.backend_of)
-    router = Router(backends.builders, choose, counted)
+    choice = Choice(backends, desired)
+    router = Router(backends.builders, choice.only, counted, choice.taken)
     reaped = await router.reap()
     if reaped:
         _log.info("removed what an earlier run left", objects=reaped)

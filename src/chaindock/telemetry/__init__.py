@@ -3,11 +3,23 @@
 from chaindock.telemetry.logs import (
     activate,
     active,
+    bind,
     bound,
     configure,
     counts,
     get_logger,
     is_on,
+    unbind,
 )
 
-__all__ = ["activate", "active", "bound", "configure", "counts", "get_logger", "is_on"]
+__all__ = [
+    "activate",
+    "active",
+    "bind",
+    "bound",
+    "configure",
+    "counts",
+    "get_logger",
+    "is_on",
+    "unbind",
+]

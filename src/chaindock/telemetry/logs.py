@@ -76,6 +76,10 @@ _state = _State()
 bound = structlog.contextvars.bound_contextvars
 """`with bound(ccid=…, attempt=…):` adds these to every line of the block, and of the
 tasks that are started in it."""
+bind = structlog.contextvars.bind_contextvars
+"""`bind(ccid=…)` adds it to every later line of this task."""
+unbind = structlog.contextvars.clear_contextvars
+"""Forget what the task inherited: it works for somebody else than who started it."""
 
 
 def get_logger(name: str) -> Any:

@@ -131,12 +131,12 @@ class World:
 
     def _ended(self, run: Run) -> None:
         self.runs.remove(run)
-        run.over.settle(Exit(code=None, signal=SIGKILL, reason="ended by SIGKILL"))
+        run.over.settle(Exit(code=None, signal=SIGKILL))
 
 
 async def _live(run: Run, chaincode: Chaincode) -> None:
     code = await chaincode(run)
-    run.over.settle(Exit(code=code, reason=f"ended with exit code {code}"))
+    run.over.settle(Exit(code=code))
 
 
 async def play(run: Run) -> int:

@@ -121,7 +121,7 @@ async def test_an_early_exit_is_noticed_at_once(world: World):
 @pytest.mark.parametrize(
     ("end", "text"),
     [
-        (Exit(None, signal=9, oom=True), "ended by signal 9 (out of memory)"),
+        (Exit(None, signal=9, oom=True), "ran out of memory"),
         (Exit(None, reason="engine went away"), "ended (engine went away)"),
         (Exit(126), "exited with 126 (its program is not executable)"),
         (Exit(127), "exited with 127 (its program was not found)"),

@@ -80,6 +80,26 @@ def test_up_detached_returns_when_it_is_ready_and_down_when_it_is_gone(chaindock
     assert not find_socket(home).exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_deploy_that_is_ended_leaves_no_file(
+    chaindock, env, source, tmp_path, number
+):
+    env["TMPDIR"] = str(tmp_path / "temp")
+    (tmp_path / "temp").mkdir()
+    assert chaindock("up", "-d").returncode == 0
+    deploy = subprocess.Popen(
+        command("deploy", str(source), "--name", "slow"),
+        env=env,
+        stderr=subprocess.PIPE,
+    )
+    with deploy:
+        assert deploy.stderr is not None
+        assert b"packaged" in deploy.stderr.readline()
+        deploy.send_signal(number)
+        assert deploy.wait(10) == -number
+    assert list((tmp_path / "temp").iterdir()) == []
+
+
 def test_down_without_a_node_is_content(chaindock, home):
     down = chaindock("down")
     assert (down.returncode, down.stdout) == (0, "")

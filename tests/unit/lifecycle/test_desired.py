@@ -45,6 +45,33 @@ def test_what_was_switched_to_is_there_after_a_restart(desired, path):
     assert reopened(path).to_run() == [V1]
 
 
+def test_where_a_package_ran_is_known_after_a_restart(desired, path):
+    desired.approve(approval(1, V1))
+    desired.switch("basic", 1)
+    desired.keep_on(V1, "docker")
+    desired.keep_on(V2, "docker")  # of a deployment that a crash ended
+    assert desired.kept_on(V1) == reopened(path).kept_on(V1) == "docker"
+    assert reopened(path).kept_on(V2) is None
+    desired.drop_plan(V1)
+    assert desired.kept_on(V1) == "docker"
+    desired.remove("basic")
+    desired.drop_plan(V1)
+    assert desired.kept_on(V1) is reopened(path).kept_on(V1) is None
+
+
+def test_a_full_disk_can_pass(desired):
+    desired._db.execute("PRAGMA max_page_count=1")  # no disk to fill
+
+    def fill() -> None:
+        for sequence in range(1, 1000):
+            desired.approve(approval(sequence, V1, name="x" * 1000))
+
+    with pytest.raises(StorageError, match="full") as caught:
+        fill()
+    assert caught.value.transient
+    assert "free space" in (caught.value.hint or "")
+
+
 def test_an_approval_alone_runs_nothing(desired, path):
     desired.approve(approval(1, V1))
     assert desired.to_run() == []

@@ -336,9 +336,8 @@ class DockerInstance:
                 None, reason="somebody removed its container", cause=Cause.REMOVED
             )
         if code in _SIGNALS:
-            return Exit(None, signal=code - 128, reason=f"signal {code - 128}")
-        reason = str(state.get("Error") or "") or f"exit code {code}"
-        return Exit(code, reason=reason)
+            return Exit(None, signal=code - 128)
+        return Exit(code, reason=str(state.get("Error") or ""))
 
     # --- stop ----------------------------------------------------------------------
 

@@ -271,7 +271,8 @@ class DockerController:
         """Remove what an earlier process of this node left; return how many containers.
 
         That is containers, networks, rules of the packet filter, and directories of
-        builds. For the start, when nothing is built. Anchors of a network (network.py) go with it and do not count.
+        builds. For the start, when nothing is built. Anchors of a network (network.py)
+        go with it and do not count.
         """
         await asyncio.to_thread(self._remove_scratch)
         engine = self._entered.engine

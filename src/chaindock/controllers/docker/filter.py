@@ -44,7 +44,8 @@ _DENIED = ("permission denied", "operation not permitted", "you must be root")
 _HAS_IPV6 = Path("/proc/net/if_inet6")
 _OPEN = ("-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED")
 # A chaincode needs one connection; the listener must not be full for the others.
-_CROWD = ("-m", "connlimit", "--connlimit-above", "16", "--connlimit-mask", "32")
+_CROWD = ("-m", "connlimit", "--connlimit-above", "16", "--connlimit-mask")
+_WHOLE = {4: "32", 6: "128"}  # bits of an address: each container is counted alone
 _NEIGHBOURS = ("135", "136")  # IPv6 has no ARP
 
 
@@ -113,7 +114,8 @@ class _Tables:
                 ]
             if door.port is not None:
                 to = ("-d", door.address, "-p", "tcp", "--dport", str(door.port))
-                crowd = (*to, "--syn", *_CROWD, *mine, "-j", "DROP")
+                one = _WHOLE[self.version]
+                crowd = (*to, "--syn", *_CROWD, one, *mine, "-j", "DROP")
                 inside.append((*to, *mine, "-j", "ACCEPT"))
         inside.append((*mine, "-j", "DROP"))
         for rule in inside:

@@ -28,8 +28,10 @@ def addresses() -> frozenset[str]:
 
 def interface_of(address: str) -> str:
     """Return the interface of this machine that has an address; "" = none."""
-    cards = psutil.net_if_addrs().items()
-    return next((n for n, all_ in cards if any(a.address == address for a in all_)), "")
+    for name, card in psutil.net_if_addrs().items():
+        if any(one.address.partition("%")[0] == address for one in card):
+            return name
+    return ""
 
 
 def bridges_filtered() -> bool:

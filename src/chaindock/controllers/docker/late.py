@@ -107,7 +107,10 @@ class LateDockerController:
         if not await self._look():
             error = self._missing
             assert error is not None  # noqa: S101  # the look failed
-            return Declined(error.message, error)
+            instead = "or deploy it as a process, without isolation: --backend process"
+            hint = f"{error.hint}; {instead}" if error.hint else instead
+            told = type(error)(error.message, hint=hint, **error.facts)
+            return Declined(error.message, told)
         if new:
             attempt.note(f"an engine answers now at {self.endpoint}")
         return await self._docker.build(package, attempt)

@@ -134,6 +134,10 @@ def failure_of(error: EngineError, image: str) -> ChaindockError | None:
                 facts["retry_after_s"] = seconds  # type: ignore[assignment]
             hint = _HINTS[kind] + (f" {seconds} s" if seconds else "")
             return kind(error.message, hint=hint, **facts)
+    if "no space left" in error.message.lower():
+        hint = "make room where the engine keeps its images"
+        told = {**error.facts, "image": image, "transient": True}
+        return EngineError(error.message, hint=hint, **told)
     return None
 
 

@@ -306,7 +306,7 @@ def _failed(
 ) -> BuildFailed:
     name = _name(step, program)
     return BuildFailed(
-        f"build step {name!r} of chaincode {attempt.ccid!r} {result.reason}",
+        f"build step {name!r} {result.text}",
         hint=f"read its output: chaindock logs {attempt.ccid}",
         step=name,
         transient=transient,
@@ -320,8 +320,7 @@ def _silent(
 ) -> BuildSilent:
     name = _name(step, program)
     return BuildSilent(
-        f"build step {name!r} of chaincode {attempt.ccid!r} printed nothing for "
-        f"{limit_s:g} s",
+        f"build step {name!r} printed nothing for {limit_s:g} s",
         hint="look at its last lines; a registry may be unreachable. The limit is "
         "chaindock.build.silence",
         step=name,

@@ -15,7 +15,7 @@ import os
 import signal
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,7 @@ class Program:
 
     argv: Sequence[str]
     cwd: Path
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)
     kind: str
     inherits: Sequence[int] = ()
     max_open_files: int | None = None
@@ -372,11 +372,5 @@ def _refused(program: Program, attempt: Attempt, error: Exception) -> StartFaile
 def _as_exit(returncode: int | None, *, asked: bool = False) -> Exit:
     cause = Cause.STOPPED if asked else None
     if returncode is None or returncode >= 0:
-        reason = f"ended with exit code {returncode}"
-        return Exit(code=returncode, reason=reason, cause=cause)
-    try:
-        name = signal.Signals(-returncode).name
-    except ValueError:  # a real-time signal
-        name = f"signal {-returncode}"
-    reason = f"ended by {name}"
-    return Exit(code=None, signal=-returncode, reason=reason, cause=cause)
+        return Exit(code=returncode, cause=cause)
+    return Exit(code=None, signal=-returncode, cause=cause)

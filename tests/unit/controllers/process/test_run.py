@@ -174,7 +174,7 @@ async def test_the_exit_is_still_known_after_stop(backend: ProcessBackend):
         await instance.wait()
         await instance.stop(1)
         result = await instance.wait()
-    assert (result.code, result.reason) == (7, "ended with exit code 7")
+    assert (result.code, result.text) == (7, "exited with 7")
 
 
 async def test_a_missing_program_is_said_before_anything_starts(
