@@ -103,12 +103,17 @@ class ChaincodeSupport:
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            attempt = self._launcher.status(ccid).attempt
-            doing = f"its launch goes on in phase {attempt.phase}" if attempt else ""
+            status = self._launcher.status(ccid)
+            attempt, failed = status.attempt, status.error
+            doing = "its launch waits for its turn"
+            if attempt is not None and attempt.phase is not None:
+                doing = f"its launch goes on in phase {attempt.phase}"
+            elif failed is not None:
+                doing = f"its last try ended: {failed.message}"
             raise LaunchTimeout(
                 f"could not launch chaincode {ccid}: not ready after {wait_s:g} s of "
-                f"waiting, {doing or 'its launch waits for its turn'}",
-                hint="try again later",
+                f"waiting; {doing}",
+                hint=(failed and failed.hint) or "try again later",
                 limit_s=wait_s,
                 registered=False,
                 **(attempt.facts() if attempt else {"ccid": ccid}),

@@ -38,7 +38,7 @@ def ps(session: Session) -> None:
     show.table(_HEAD, [_row(one) for one in found])
     for one in found:
         if one.get("error"):
-            message = show.visible(one["error"]["message"].replace("\n", " "))
+            message = _one_line(one["error"]["message"])
             click.echo(f"{one['name']}: {message}", err=True)
         if plan := planned(one):
             click.echo(f"{one['name']}: {plan}", err=True)
@@ -57,11 +57,17 @@ def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+def _one_line(text: str) -> str:
+    return show.shorten_all(show.visible(text.replace("\n", " ")))
+
+
 def planned(one: Mapping[str, Any]) -> str:
     """Return what comes next for a chaincode that failed; "" = nothing to tell."""
     if one["state"] == "crash-loop":
         times = count(one.get("failures") or 0, "failure")
         return f"left alone after {times} in a row; chaindock start {one['name']}"
+    if one["state"] == "failed" and one.get("failures"):
+        return "left alone, its build cannot succeed as it is; mend and deploy it again"
     if when := one.get("next_try"):
         left_s = -_age_s(when)
         return f"tried again in {left_s} s" if left_s > 0 else "tried again now"
@@ -139,7 +145,7 @@ def show_status(found: Mapping[str, Any]) -> None:
     ]
     show.pairs(rows)
     for one in found.get("pending") or ():
-        reason = show.visible(one["reason"].replace("\n", " "))
+        reason = _one_line(one["reason"])
         click.echo(f"waiting for {one['component']}: {reason}", err=True)
     for warning in found["warnings"]:
-        click.echo(click.style("warning: ", fg="yellow") + warning, err=True)
+        click.echo(click.style("warning: ", fg="yellow") + _one_line(warning), err=True)

@@ -9,14 +9,13 @@ Source:  needs.md rows 2, 3; docs/reference/exit-codes.md
 
 from __future__ import annotations
 
-import re
 import signal
 import traceback
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from chaindock.cli.show import emit_json, seconds, visible
+from chaindock.cli.show import emit_json, seconds, shorten_all, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,8 +29,6 @@ _CAUSES = {
     "removed": "somebody removed it",
     "engine-gone": "its engine went away",
 }
-_HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
-"""Of a package or transaction: people get the 12 digits that `ps` shows too."""
 
 
 def show_error(error: ChaindockError, *, as_json: bool) -> None:
@@ -39,7 +36,7 @@ def show_error(error: ChaindockError, *, as_json: bool) -> None:
     if as_json:
         emit_json(error.as_dict())
         return
-    first, *more = _HASH.sub(r"\1", error.message).splitlines() or [""]
+    first, *more = shorten_all(error.message).splitlines() or [""]
     click.echo(click.style("error: ", fg="red", bold=True) + visible(first), err=True)
     for line in more:
         click.echo("       " + visible(line), err=True)

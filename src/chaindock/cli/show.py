@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*[A-Za-z]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)?")
+_HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 _LATE = "\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"
 _CONTROL = re.compile(f"[\x00-\x08\x0a-\x1f{_LATE}]")
 _LATE_CONTROL = re.compile(f"[{_LATE}]")
@@ -151,3 +152,8 @@ def shorten(package_id: str) -> str:
     """Return a package id with 12 digits of its hash."""
     label, colon, digest = package_id.rpartition(":")
     return f"{label}{colon}{digest[:12]}"
+
+
+def shorten_all(text: str) -> str:
+    """Return `text` with what `shorten` shows of each package and transaction in it."""
+    return _HASH.sub(r"\1", text)

@@ -32,6 +32,7 @@ from chaindock.errors import (
     ChaindockError,
     ExecuteFailed,
     InvalidInput,
+    LaunchFailed,
     LedgerError,
     NotFound,
     ProposalInvalid,
@@ -214,18 +215,40 @@ class Endorser:
         watch: Watch,
     ) -> proposal_response_pb2.ProposalResponse:
         watch.admitted = True
+        try:
+            done = await self._executed(proposal, identity, timeout_s)
+        except LaunchFailed as error:
+            if not self._superseded(proposal, error):
+                raise
+            # It never ran: it waited for a version that an upgrade took down.
+            done = await self._executed(proposal, identity, timeout_s)
+        watch.answered(done.response)
+        return self._respond(proposal, done)
+
+    def _superseded(self, proposal: Proposal, failed: LaunchFailed) -> bool:
+        """Whether another package runs by now than the one that did not come up."""
+        simulator = self._ledger.new_simulator(proposal.tx_id)
+        try:
+            now = self._definition(proposal, simulator).ccid
+        except ChaindockError:
+            return False
+        finally:
+            simulator.done()
+        return failed.facts.get("ccid") not in {None, now}
+
+    async def _executed(
+        self, proposal: Proposal, identity: Identity, timeout_s: float | None
+    ) -> _Simulated:
         simulator = self._ledger.new_simulator(proposal.tx_id)
         try:
             outcome, version = await self._simulate(
                 proposal, identity, simulator, timeout_s
             )
-            done = _Simulated(
+            return _Simulated(
                 outcome.response, outcome.event, simulator.results(), version
             )
         finally:
             simulator.done()
-        watch.answered(done.response)
-        return self._respond(proposal, done)
 
     async def _simulate(
         self,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from chaindock.container.attempt import Attempt
     from chaindock.ids import Ccid
-    from chaindock.lifecycle.supervision import Standing, SupervisionObserver
+    from chaindock.lifecycle.supervision import Standing
 
 __all__ = ["Custodian", "CustodianOptions", "Runtime"]
 
@@ -90,7 +90,6 @@ class Custodian:
         runtime: does the work.
         wanted: whether a ccid should be running, asked before each retry.
         name_of: the name that users know a ccid by.
-        observer: told of failures and recoveries.
     """
 
     def __init__(
@@ -100,12 +99,11 @@ class Custodian:
         options: CustodianOptions | None = None,
         *,
         name_of: Callable[[Ccid], str] = str,
-        observer: SupervisionObserver | None = None,
     ) -> None:
         self._runtime = runtime
         self._wanted = wanted
         self._options = options = options or CustodianOptions()
-        self._supervision = Supervision(options, name_of, observer)
+        self._supervision = Supervision(options, name_of)
         self._slots = Slots(options.parallel or processors() + 2, options.patience_s)
         self._lanes: dict[Ccid, _Lane] = {}
         self._retries: dict[Ccid, asyncio.Task[None]] = {}

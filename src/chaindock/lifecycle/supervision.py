@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from chaindock.aio import Backoff, Latch
-from chaindock.errors import ChaindockError, LaunchFailed
+from chaindock.errors import ChaindockError, EngineError, LaunchFailed, LaunchTimeout
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -87,19 +87,6 @@ class Standing:
     error: ChaindockError | None = None
 
 
-class SupervisionObserver:
-    """Told what the custodian decides: quick, never raises, called on the loop."""
-
-    def retrying(self, ccid: Ccid, standing: Standing) -> None:
-        """Take note that a chaincode failed and will be tried again."""
-
-    def left_alone(self, ccid: Ccid, standing: Standing) -> None:
-        """Take note that nobody tries any more."""
-
-    def came_up(self, ccid: Ccid) -> None:
-        """Take note that a chaincode is ready."""
-
-
 @dataclass(eq=False)
 class _Case:
     backoff: Backoff
@@ -124,10 +111,8 @@ class Supervision:
         self,
         options: CustodianOptions,
         name_of: Callable[[Ccid], str] = str,
-        observer: SupervisionObserver | None = None,
     ) -> None:
         self._options, self._name_of = options, name_of
-        self._observer = observer or SupervisionObserver()
         self._cases: dict[Ccid, _Case] = {}
         self._pending: set[Ccid] = set()
 
@@ -166,7 +151,6 @@ class Supervision:
         case.care, case.next_try, case.error = Care.NONE, None, None
         self._pending.discard(ccid)
         self._settle(case, None)
-        self._observer.came_up(ccid)
 
     def failed(self, ccid: Ccid, error: ChaindockError) -> float | None:
         """Decide about a launch that failed, or a run that ended by itself.
@@ -184,7 +168,7 @@ class Supervision:
         case.error = error
         if not error.transient:
             case.failures += 1
-            if error.facts.get("stage") == "build":
+            if _fails_again(error):
                 self._leave_alone(ccid, case, Care.FAILED)
                 return None
             if case.failures > options.retries:
@@ -200,7 +184,6 @@ class Supervision:
             failures=case.failures,
             why=error.message,
         )
-        self._observer.retrying(ccid, self.standing(ccid))
         return pause_s
 
     def _leave_alone(self, ccid: Ccid, case: _Case, care: Care) -> None:
@@ -217,7 +200,6 @@ class Supervision:
             why=error.message,
             hint=self._hint(ccid, care),
         )
-        self._observer.left_alone(ccid, self.standing(ccid))
 
     def begin_anew(self, ccid: Ccid) -> None:
         """Forget how often it failed: a user launches it."""
@@ -298,3 +280,14 @@ class Supervision:
             case.outcome.settle(None)
         else:
             case.outcome.fail(error)
+
+
+def _fails_again(error: ChaindockError) -> bool:
+    """Whether a build ended for a reason that lies in what was built.
+
+    What an engine refused, or a clock cut off, is worth the usual number of tries.
+    """
+    passing = isinstance(error, LaunchTimeout) or isinstance(
+        error.__cause__, EngineError
+    )
+    return error.facts.get("stage") == "build" and not passing

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from chaindock.chaincode.failures import LOGGED_CHARS, log_facts
 from chaindock.chaincode.registry import LaunchState
 from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.contracts import Exit
@@ -263,3 +264,13 @@ async def test_output_goes_to_the_log_until_the_end(world: World, tmp_path: Path
         await world.launcher.launch(CCID, attempt)
     assert attempt._log is None
     assert "panic: no such thing" in store.files(CCID)[0].read_text()
+
+
+def test_a_log_line_holds_little_of_what_a_chaincode_wrote():
+    facts = {"output": [*("x" * 8000 for _ in range(50)), "the end"], "oom": True}
+    told = log_facts(facts)
+    assert len(told["output"]) < LOGGED_CHARS + 10
+    assert told["output"].startswith("[cut] ")
+    assert told["output"].endswith("x\nthe end")
+    assert told["oom"] is True
+    assert log_facts({"output": ["a", "b"]}) == {"output": "a\nb"}

@@ -11,10 +11,12 @@ import grpc
 import pytest
 from fabric_protos.peer import chaincode_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
+from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from chaindock.chaincode.server import MAX_UNREGISTERED_EACH, server_options
 from chaindock.identity.tls import TlsAuthority, certificate_hash
+from chaindock.telemetry import bound
 from support.credentials import client
 from support.eventually import eventually
 from support.memory_state import invocation
@@ -271,6 +273,17 @@ async def test_a_refusal_is_logged_and_no_key_is(node: Guarded):
     assert [line["event"] for line in logs].count("registration refused") == 1
     assert own.key_pem.splitlines()[1] not in str(logs)
     assert certificate_hash(own.cert_pem) in str(logs)
+
+
+async def test_a_line_tells_the_attempt_that_it_is_about(node: Guarded):
+    with bound(attempt="of another"):
+        await node.runs(OTHER)  # the listener begins here
+    expected, pair = node.launch()
+    with capture_logs(processors=[merge_contextvars]) as logs:
+        await (await node.dials(pair)).register(CCID)
+        await expected.ready.wait()
+    told = next(line for line in logs if line["event"] == "chaincode registered")
+    assert (told["ccid"], told["attempt"]) == (CCID, expected.attempt.id)
 
 
 # --- floods ---------------------------------------------------------------------------

@@ -9,14 +9,16 @@ import pytest
 
 from chaindock.errors import (
     BuildFailed,
+    EngineError,
     ExitedEarly,
     LaunchFailed,
+    LaunchTimeout,
     NodeError,
     StartFailed,
 )
 from chaindock.ids import Ccid
 from chaindock.lifecycle.custodian import Custodian, CustodianOptions
-from chaindock.lifecycle.supervision import Care, Standing, SupervisionObserver
+from chaindock.lifecycle.supervision import Care, Standing
 from support.eventually import eventually
 
 A, B = Ccid("a:" + "1" * 64), Ccid("b:" + "2" * 64)
@@ -47,29 +49,14 @@ class Runtime:
     forget = stop
 
 
-class Told(SupervisionObserver):
-    def __init__(self) -> None:
-        self.events: list[tuple[str, Care]] = []
-
-    def retrying(self, ccid: Ccid, standing: Standing) -> None:
-        self.events.append(("retrying", standing.care))
-
-    def left_alone(self, ccid: Ccid, standing: Standing) -> None:
-        self.events.append(("left alone", standing.care))
-
-    def came_up(self, ccid: Ccid) -> None:
-        self.events.append(("up", Care.NONE))
-
-
 class World:
     def __init__(self, **options: Any) -> None:
-        self.runtime, self.told = Runtime(), Told()
+        self.runtime = Runtime()
         self.custodian = Custodian(
             self.runtime,
             lambda _: True,
             CustodianOptions(**{**FAST, **options}),
             name_of=lambda ccid: ccid.partition(":")[0],
-            observer=self.told,
         )
 
     def care(self, ccid: Ccid = A) -> Care:
@@ -91,6 +78,20 @@ async def test_a_build_that_cannot_succeed_is_not_tried_again(world: World):
     assert world.runtime.launches == [A]
     assert world.custodian.left_alone() == [A]
     assert world.custodian.pending() == []
+
+
+@pytest.mark.parametrize("cause", ["engine", "clock"])
+async def test_a_build_that_engine_or_clock_ended_is_tried_as_often_as_a_run(
+    world: World, cause: str
+):
+    error: LaunchFailed = BuildFailed("no bridge", stage="build")
+    error.__cause__ = EngineError("could not find bridge", status=500)
+    if cause == "clock":
+        error = LaunchTimeout("took longer than 8 s", stage="build", limit_s=8)
+    world.runtime.errors[A] = error
+    world.custodian.restore([A])
+    await eventually(lambda: world.care() is Care.CRASH_LOOP)
+    assert len(world.runtime.launches) == 1 + FAST["retries"]
 
 
 async def test_a_build_that_the_network_failed_is_tried_until_it_succeeds(world: World):
@@ -117,7 +118,6 @@ async def test_a_crash_loop_stops_and_says_so(world: World):
     standing = world.custodian.standing(A)
     assert (standing.care, standing.failures) == (Care.CRASH_LOOP, 3)
     assert (standing.error, standing.next_try) == (DIED, None)
-    assert world.told.events[-1] == ("left alone", Care.CRASH_LOOP)
     await asyncio.sleep(0.1)
     assert len(world.runtime.launches) == 1 + FAST["retries"]
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from chaindock.container.contracts import Cause, Exit
-from chaindock.telemetry import get_logger
+from chaindock.telemetry import get_logger, unbind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,6 +66,7 @@ class Watch:
             self._task = self._tasks.start(self._look_on(), "watch of limits")
 
     async def _look_on(self) -> None:
+        unbind()  # begun in the launch of one run, it is about all
         turn = 0
         while True:
             await asyncio.sleep(PERIOD_S)  # the period itself, nothing is waited for
@@ -135,13 +136,22 @@ def size_of(folder: Path, enough: int) -> int:
     return total
 
 
+_GATE = "IFS= read -r go &&"
+"""Stands in the command of who waits to become the program (child.py)."""
+
+
 def not_in_force(child: Child) -> list[str]:
-    """Return the limits of a running program that the system did not take."""
+    """Return the limits of a running program that the system did not take.
+
+    Nothing is missing yet while the gate still sets them, before the program runs.
+    """
     program: Program = child.program
     asked = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": program.max_open_files}
     asked["RLIMIT_FSIZE"] = program.max_file_bytes or None
     try:
         process = psutil.Process(child.pid)
+        if any(_GATE in word for word in process.cmdline()):
+            return []
         return [
             f"no limit {name.removeprefix('RLIMIT_').lower()}"
             for name, most in asked.items()
