@@ -114,6 +114,7 @@ def test_killed_it_is_started_again_by_itself(node: Node):
     if node.backend != PROCESS:
         pytest.skip("its processes are not ours to kill; tests/faults does it")
     node.deploy(CRASHES, "crashing")
+    node.cli("start", "crashing")  # how often it crashed before is forgotten
     node.invoke("crashing", "alive")
     pid = node.where("crashing")
     psutil.Process(int(pid)).kill()
