@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaindock.errors import ChaindockError, NodeError, NodeNotRunning
+from chaindock.errors import ChaindockError, NodeError, NodeNotRunning, NodeStopping
 from support.lives import NAME, Lives, lives_of
 from support.load import Load
 from support.node import BACKENDS
@@ -74,7 +74,7 @@ async def test_what_was_acknowledged_stays_and_the_rest_is_told(lives: Lives) ->
     assert "going down" in refused.message
     # A client that came too late was refused, or found nobody.
     kinds = {type(error) for error in lives.account.refused}
-    assert kinds <= {NodeError, NodeNotRunning}, lives.account.refused
+    assert kinds <= {NodeStopping, NodeNotRunning}, lives.account.refused
     assert lives.account.lost <= CLIENTS
     assert await lives.traces.all() == set()
     await lives.traces.check_foreign()

@@ -15,14 +15,20 @@ import fcntl
 import json
 import os
 import secrets
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
+
+import psutil
 
 from chaindock.errors import NodeAlreadyRunning, NodeError
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
+
+_DEAD_HOLD_S: Final = 2.0
+_LOOK_S: Final = 0.02
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,33 @@ def _not_written(home: Home, error: OSError) -> NodeError:
     )
 
 
+def _lock(fd: int) -> None:
+    """Lock a file. Raises: OSError when a living process holds it.
+
+    A node that was killed while it started a program lives on in that program for a
+    moment, until it has become another one.
+    """
+    end = time.monotonic() + _DEAD_HOLD_S
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if _lives(_holder(fd)) or time.monotonic() > end:
+                raise
+        time.sleep(_LOOK_S)
+
+
+def _holder(fd: int) -> str:
+    return os.pread(fd, 32, 0).decode(errors="replace").strip()
+
+
+def _lives(pid: str) -> bool:
+    try:
+        return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
+    except (ValueError, psutil.Error):
+        return False
+
+
 class HomeLock:
     """Held while a node serves a home; the file names the process that holds it."""
 
@@ -132,9 +165,9 @@ class HomeLock:
         except OSError as error:
             raise _not_written(self._home, error) from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(fd)
         except OSError as error:
-            pid = os.read(fd, 32).decode(errors="replace").strip() or "unknown"
+            pid = _holder(fd) or "unknown"
             os.close(fd)
             raise NodeAlreadyRunning(
                 f"home {str(self._home.root)!r} is served by process {pid}",

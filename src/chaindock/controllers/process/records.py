@@ -84,8 +84,12 @@ class Records:
         """
         path = self._path(record)
         fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps(asdict(record)))
-        fresh.rename(path)
+        try:
+            fresh.write_text(json.dumps(asdict(record)))
+            fresh.rename(path)
+        except OSError:
+            fresh.unlink(missing_ok=True)  # a full disk leaves an empty one
+            raise
 
     def remove(self, record: Record) -> None:
         """Forget a group that has ended."""
