@@ -177,7 +177,7 @@ async def test_a_node_that_was_killed_starts_when_there_is_room(
     with clear_errors():
         await lives.node.up()
         await check(lives)
-        await lives.end()
+    await lives.node.take_down()  # it may be up, and without its chaincode
     ballast.drop()
     await lives.start(1)
 
