@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from typing import NoReturn
 
 import pytest
@@ -38,3 +39,12 @@ def need_image(name: str) -> str:
     if not image:
         missing(f"no {name} base image: set {variable}, or run `make engine`")
     return image
+
+
+def need_ipv6() -> None:
+    """Require an IPv6 loopback address; not every container has one, in CI neither."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("the machine has no IPv6 loopback")

@@ -19,6 +19,7 @@ from chaindock.chaincode.server import ChaincodeListener, ListenOptions, server_
 from chaindock.errors import StartFailed
 from support.eventually import eventually
 from support.memory_state import invocation
+from support.need import need_ipv6
 from support.shim_peer import ShimServer
 from support.stream_node import CCID, StreamNode
 
@@ -49,11 +50,7 @@ async def test_several_hosts_serve_the_same_registry(listening: StreamNode):
 
 async def test_ipv6_addresses_have_brackets(listening: StreamNode):
     """launch.md W69."""
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        pytest.skip("the machine has no IPv6 loopback")
+    need_ipv6()
     address = await listening.listener.address_on("::1")
     assert address.startswith("[::1]:")
     assert await listening.listener.address_on("::1") == address

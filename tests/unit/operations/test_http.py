@@ -20,6 +20,7 @@ from chaindock.operations.http import OperationsOptions, OperationsServer
 from chaindock.operations.metrics import Metrics
 from chaindock.operations.tallies import Tallies
 from support.curl import curl
+from support.need import need_ipv6
 
 Check = Callable[[], Awaitable[None]]
 
@@ -236,6 +237,7 @@ async def test_without_an_address_there_is_no_endpoint():
 
 
 async def test_ipv6_loopback_is_served():
+    need_ipv6()
     async with server(address=("::1", 0)) as endpoint:
         assert endpoint.url is not None
         assert endpoint.url.startswith("http://[::1]:")
