@@ -90,6 +90,10 @@ class _Tables:
         await self._drop(self._ours(before))
         self._made = door, self._ours(await self._list())
 
+    async def look(self) -> None:
+        """See that the rules can be read. Raises: FilterError."""
+        await self._list()
+
     def made_for(self, door: Door) -> bool:
         """Whether the rules for `door` were made, and not removed by us since."""
         return self._made is not None and self._made[0] == door
@@ -244,6 +248,15 @@ class HostFilter:
         async with self._lock:
             return await self._clear()
 
+    async def look(self) -> str:
+        """Return why the rules cannot be read, "" when they can; changes nothing."""
+        try:
+            for tables in self._families():
+                await tables.look()
+        except FilterError as error:
+            return str(error)
+        return ""
+
     async def _clear(self) -> int:
         count = 0
         try:
@@ -280,13 +293,7 @@ async def usable(path: str) -> str:
 
     Reads the rules, changes nothing.
     """
-    probe = HostFilter("doctor", path)
-    try:
-        for tables in probe._families():  # noqa: SLF001  # a function of this module
-            await tables._list()  # noqa: SLF001
-    except FilterError as error:
-        return str(error)
-    return ""
+    return await HostFilter("doctor", path).look()
 
 
 def _words(line: str) -> list[str]:
