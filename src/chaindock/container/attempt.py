@@ -121,6 +121,9 @@ class Attempt:
         """Open `phase`; the one that was open ends."""
         if phase == self._phase:
             return
+        if phase is Phase.REGISTER and self._phase is Phase.START:
+            # It connected before the engine had said that it runs.
+            self.enter(Phase.CONNECT)
         if phase is Phase.CREATE:
             # What the build wrote says nothing about the end of a run.
             self._tail.clear()

@@ -351,4 +351,8 @@ async def test_connections_that_say_nothing_do_not_grow_without_end(
         for _, writer in pairs:
             writer.close()
         await asyncio.gather(*ends)
+        # The listener counts a connection until it has seen the end of it.
+        shown = client(node.root, pair)
+        async with asyncio.timeout(10), grpc.aio.secure_channel(address, shown) as own:
+            await own.channel_ready()
         await node.still_starts(expected, pair)
