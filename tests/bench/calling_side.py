@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fabric_protos.peer.lifecycle import lifecycle_pb2
 
+from chaindock.chaincode.handler import Expected
 from chaindock.chaincode.launcher import RuntimeLauncher
-from chaindock.chaincode.registry import Expected, HandlerRegistry
+from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.chaincode.server import ChaincodeListener
 from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.container.attempt import Attempt

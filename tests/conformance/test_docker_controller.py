@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.testing.conformance import BuilderSuite, InstanceSuite
-from support.engines import ENGINES, Target, backend_on, engine
+from support.engines import ENGINES, ROOTLESS, Target, backend_on, engine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=[*ENGINES, ROOTLESS])
 def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     with engine(request.param) as target:
         yield target

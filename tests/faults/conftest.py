@@ -7,20 +7,24 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.faults_matrix import Cell, cells
+from support.faults_apart import PODMAN, backend_of, image_of_misbehaves
+from support.faults_matrix import ROUNDS, Cell, cells
 from support.node import BACKENDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _numbers = itertools.count(1)
+# CI meets Podman where its engine goes away (test_engine_faults.py); the rest is long.
+_KINDS = BACKENDS if ROUNDS == 1 else (*BACKENDS, PODMAN)
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+@pytest.fixture(scope="module", params=_KINDS)
 def cell_of(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cell]:
-    with cells(request.param, tmp_path_factory.mktemp("world")) as found:
+    folder = tmp_path_factory.mktemp("world")
+    with backend_of(request.param) as backend, cells(backend, folder) as found:
         yield found
 
 
@@ -32,3 +36,9 @@ def cell(cell_of: Cell, request: pytest.FixtureRequest) -> Iterator[Cell]:
         yield cell_of
     finally:
         cell_of.end()
+
+
+@pytest.fixture(scope="session")
+def image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The image of `misbehaves`, for engines that have no network to build it."""
+    return image_of_misbehaves(tmp_path_factory.mktemp("image"))

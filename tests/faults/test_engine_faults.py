@@ -1,179 +1,191 @@
-"""A container engine that stops, dies or hangs under a node, and comes back."""
+"""A container engine that stops, dies, hangs or has no room, and comes back."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chaindock.controllers.docker.names import BUILD_KEY
-from chaindock.errors import ChaindockError
-from support.faults_matrix import FLAGS, NEXT_CALL_S, ROUND, STEADY, VICTIM, Cell
+from chaindock.errors import ChaindockError, ExitedEarly
+from support.faults_apart import PODMAN, apart, on_a_small_disk
+from support.faults_disk import MIB, full
+from support.faults_matrix import ROUND, STEADY, VICTIM
+from support.faults_packages import builds, leaves_behind
 from support.faults_well import RUNNING, assert_well
-from support.faults_world import CliWorld
-from support.node import DOCKER
-from support.own_engine import own_docker
-from support.remains import KEPT_IMAGES, ask, inspect
+from support.faults_world import last
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from chaindock.controllers.docker.engine import Engine
-    from support.own_engine import OwnDocker
+    from support.faults_apart import Apart
 
 pytestmark = [
+    pytest.mark.docker,
     pytest.mark.slow,
     pytest.mark.golang,
+    pytest.mark.nodejs,
     pytest.mark.network,
     pytest.mark.timeout(600),
-    pytest.mark.parametrize("cell_of", [DOCKER], indirect=True),
 ]
 _numbers = itertools.count(1)
-WAIT_S = 15
-RECONNECTED_S = 90.0
+IMAGES, SIZE = ("golang", "node", "runtime"), 1024 * MIB
+"""There is room for the base images, and some more."""
+ARTIFACT, ROOM = 40 * MIB, 60 * MIB
+"""What a build leaves behind: there is room for it once, not twice."""
+FULL = "no space left on device"
 
 
-@pytest.fixture(scope="module")
-def image(cell_of: Cell) -> str:
-    """A name of the image of `steady`, as it was built on the engine of all tests."""
-    found = inspect(cell_of.world.place(STEADY))["Image"]
-
-    async def name(engine: Engine) -> str:
-        key = (await engine.inspect_image(found))["Config"]["Labels"][BUILD_KEY]
-        await engine.tag_image(found, KEPT_IMAGES, key)
-        return f"{KEPT_IMAGES}:{key}"
-
-    return ask(name)
-
-
-class Apart:
-    """A node whose engine belongs to the test."""
-
-    def __init__(self, engine: OwnDocker, world: CliWorld) -> None:
-        self.engine = engine
-        self.cell = Cell(world)
-
-    def engine_is_back(self) -> None:
-        """The next call succeeds; one instance of each runs; nothing is left over."""
-        cell = self.cell
-        for name in (STEADY, VICTIM):
-            until = time.monotonic() + RECONNECTED_S
-            while (failed := refused(cell, name)) is not None:
-                if time.monotonic() > until:
-                    pytest.fail(f"{name}: {failed.message}\n{cell.world.log_end()}")
-                time.sleep(0.2)
-        cell.well(victim=RUNNING)
-
-
-@pytest.fixture(scope="module")
-def far(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apart]:
-    with own_docker("golang", "runtime") as engine, pytest.MonkeyPatch.context() as at:
-        engine.load(image)
-        at.setenv("DOCKER_HOST", engine.endpoint)
-        flags = {**FLAGS, "chaindock.launch.wait": f"{WAIT_S}s"}
-        world = CliWorld(tmp_path_factory.mktemp("apart"), "docker", flags)
-        found = Apart(engine, world)
-        try:
-            found.cell.found()
-            yield found
-            world.down()
-            assert world.remains.all() == []
-        finally:
-            engine.resume()
-            engine.start()
-            world.take_down()
+@pytest.fixture(scope="module", params=["docker", PODMAN])
+def far_of(
+    request: pytest.FixtureRequest,
+    image: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Apart]:
+    folder = tmp_path_factory.mktemp("apart")
+    with (
+        on_a_small_disk(request.param, *IMAGES, size=SIZE) as engine,
+        apart(engine, image, folder) as found,
+    ):
+        yield found
 
 
 @pytest.fixture
-def apart(far: Apart, request: pytest.FixtureRequest) -> Iterator[Apart]:
-    far.cell.begin(next(_numbers), request.node.name)
-    far.cell.fresh()
-    far.cell.next_call()
+def far(far_of: Apart, request: pytest.FixtureRequest) -> Iterator[Apart]:
+    far_of.begin(next(_numbers), request.node.name)
     try:
-        yield far
+        yield far_of
     finally:
-        far.engine.resume()
-        far.engine.start()
-        far.engine_is_back()
-        far.cell.end()
-
-
-def refused(cell: Cell, name: str) -> ChaindockError | None:
-    try:
-        cell.books.put(cell.world, name)
-    except ChaindockError as error:
-        return error
-    return None
-
-
-def refused_in_time(apart: Apart) -> None:
-    """While the engine is away a call is answered, or fails with the reason, in time."""
-    cell = apart.cell
-    began = time.monotonic()
-    failed = refused(cell, VICTIM)
-    assert failed is None or (failed.hint and failed.slug != "internal"), failed
-    assert time.monotonic() - began < WAIT_S + NEXT_CALL_S
+        far_of.end()
 
 
 @ROUND
-def test_stopped_and_started_again(apart: Apart, round_: int) -> None:
-    apart.engine.stop()
-    refused_in_time(apart)
-    apart.engine.start()
-    apart.engine_is_back()
+def test_stopped_and_started_again(far: Apart, round_: int) -> None:
+    far.engine.stop()
+    far.refused_in_time()
+    far.engine.start()
+    far.is_back()
 
 
 @ROUND
-def test_killed_and_started_again(apart: Apart, round_: int) -> None:
-    apart.engine.kill()
-    refused_in_time(apart)
-    apart.engine.start()
-    apart.engine_is_back()
+def test_killed_and_started_again(far: Apart, round_: int) -> None:
+    far.engine.kill()
+    far.refused_in_time()
+    far.engine.start()
+    far.is_back()
 
 
 @ROUND
-def test_killed_while_chaincode_is_deployed(apart: Apart, round_: int) -> None:
-    cell = apart.cell
+def test_killed_while_chaincode_is_deployed(far: Apart, round_: int) -> None:
+    cell = far.cell
     package = cell.package(f"{cell.label}-next")
     with pytest.raises(ChaindockError) as caught:
-        kill_engine_in(apart, cell.world.deploying(VICTIM, package))
+        kill_engine_in(far, cell.world.deploying(VICTIM, package))
     assert caught.value.hint, caught.value.message
-    apart.engine.start()
-    apart.engine_is_back()
+    far.engine.start()
+    far.is_back()
     cell.world.deploy(VICTIM, f"{cell.label}-again")
     cell.next_call()
     cell.well(victim=RUNNING)
 
 
-def kill_engine_in(apart: Apart, events: Iterator[dict[str, Any]]) -> None:
+def kill_engine_in(far: Apart, events: Iterator[dict[str, Any]]) -> None:
     for event in events:
         if event.get("phase") in {"create", "start"}:
-            apart.engine.kill()
+            far.engine.kill()
 
 
 @ROUND
-def test_hanging_for_a_while(apart: Apart, round_: int) -> None:
+def test_hanging_for_a_while(far: Apart, round_: int) -> None:
     """Calls need no engine; a stop waits for it, and then does what it should."""
-    cell = apart.cell
-    apart.engine.pause()
+    cell = far.cell
+    far.engine.pause()
     cell.next_call()
     cell.next_call(STEADY)
     time.sleep(1)
-    apart.engine.resume()
+    far.engine.resume()
     cell.world.admin.stop(VICTIM)
     assert_well(cell.world, {STEADY: RUNNING, VICTIM: "stopped"}, cell.healthy)
     cell.world.start(VICTIM)
-    apart.engine_is_back()
+    far.is_back()
 
 
 @ROUND
-def test_the_node_is_killed_with_it(apart: Apart, round_: int) -> None:
+def test_the_node_is_killed_with_it(far: Apart, round_: int) -> None:
     """As the machine is: both come back, and find what they had."""
-    cell = apart.cell
-    apart.engine.kill()
+    cell = far.cell
+    far.engine.kill()
     cell.world.kill()
-    apart.engine.start()
+    far.engine.start()
     cell.world.up()
-    apart.engine_is_back()
+    far.is_back()
+
+
+@ROUND
+def test_an_image_that_finds_no_room_fails_with_the_reason(
+    far: Apart, round_: int
+) -> None:
+    cell, large = far.cell, f"large-{far.cell.label}"
+    before = cell.world.place(VICTIM)
+    package = builds(cell.world.packages, large, leaves_behind(ARTIFACT))
+    with full(data(far), but=ROOM):
+        facts = cell.refused(package, "build-failed", match=FULL)
+        assert facts["phase"] == "image"
+        cell.next_call()
+        cell.next_call(STEADY)
+    assert cell.world.place(VICTIM) == before
+    with pytest.raises(ExitedEarly):  # with room it is built, and does what it does
+        last(cell.world.deploying(VICTIM, package))
+    cell.well(victim=RUNNING)
+
+
+@ROUND
+def test_a_deployment_without_room_leaves_the_former_version(
+    far: Apart, round_: int
+) -> None:
+    cell = far.cell
+    before = cell.world.place(VICTIM)
+    package = cell.package(f"{cell.label}-next")
+    with full(data(far)):
+        with pytest.raises(ChaindockError, match=FULL) as caught:
+            last(cell.world.deploying(VICTIM, package))
+        assert caught.value.hint
+        assert caught.value.facts["phase"] in {"image", "create", "upload", "start"}
+        cell.next_call()
+        cell.next_call(STEADY)
+    assert cell.world.place(VICTIM) == before
+    last(cell.world.deploying(VICTIM, package))
+    cell.next_call()
+    cell.well(victim=RUNNING)
+
+
+@ROUND
+def test_chaincode_that_dies_without_room_comes_back_when_there_is_some(
+    far: Apart, round_: int
+) -> None:
+    with full(data(far)):
+        far.cell.world.signal_chaincode(VICTIM, signal.SIGKILL)
+        far.refused_in_time()
+        far.cell.next_call(STEADY)
+    far.is_back()
+
+
+@ROUND
+def test_stopped_and_started_again_without_room(far: Apart, round_: int) -> None:
+    """It may not even start; with room it does."""
+    with full(data(far)):
+        far.engine.stop()
+        with contextlib.suppress(AssertionError):
+            far.engine.start()
+        far.refused_in_time()
+    far.engine.start()
+    far.is_back()
+
+
+def data(far: Apart) -> Path:
+    """The folder of the small disk."""
+    return far.engine.folder / "data"

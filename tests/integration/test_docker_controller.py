@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from chaindock.chaincode import proof
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import Dial
-from chaindock.controllers.docker import host, network
+from chaindock.controllers.docker import filter, host, network
 from chaindock.controllers.docker.options import EndpointOptions
 from chaindock.errors import (
     BuildFailed,
@@ -30,6 +32,7 @@ from chaindock.testing.scripts import call, hang, leave, say, serve
 from support.docker_shell import shell_package
 from support.engines import ENGINES, Target, backend_on, engine
 from support.flaky_socket import FlakySocket
+from support.targets import need_root
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -248,6 +251,49 @@ async def test_a_node_that_containers_cannot_reach_is_told_before_the_launch(
         with pytest.raises(StartFailed, match="cannot reach this machine"):
             await instance.start(backend.peer, Attempt(package.ccid))
     assert await backend.owned(backend.node_id) == set()
+
+
+NOBODY = 65534
+
+
+async def connects(address: str, user: int) -> bool:
+    """Whether a program of a user of this machine can connect."""
+    host, _, port = address.rpartition(":")
+    dial = ("bash", "-c", f"exec 3<>/dev/tcp/{host}/{port}")
+    program = await asyncio.create_subprocess_exec(*dial, user=user, cwd="/")
+    return await program.wait() == 0
+
+
+async def test_only_the_nodes_user_connects_to_a_chaincode_that_is_dialled(
+    backend: DockerBackend,
+):
+    need_root()
+    async with backend.controller() as controller, backend.within():
+        served, package = await backend.built(serve(), serves=True, builder=controller)
+        dial = await served.start(backend.peer, Attempt(package.ccid))
+        assert isinstance(dial, Dial)
+        await proof.answers(dial.address, None)  # the node does
+        assert await connects(dial.address, os.geteuid())
+        assert not await connects(dial.address, NOBODY)
+        assert await connects(await backend.listener.address_on("127.0.0.1"), NOBODY)
+        told = served.describe()
+        assert told["stream"].endswith("only the node's user of this machine can connect")
+        assert "weaker" not in told or "can connect" not in told["weaker"]
+
+
+async def test_where_users_cannot_be_told_apart_that_is_said(
+    backend: DockerBackend, monkeypatch: pytest.MonkeyPatch
+):
+    need_root()
+    monkeypatch.setattr(filter, "_OWNER", "nosuchmatch")
+    async with backend.controller() as controller, backend.within():
+        served, package = await backend.built(serve(), serves=True, builder=controller)
+        dial = await served.start(backend.peer, Attempt(package.ccid))
+        assert isinstance(dial, Dial)
+        told = served.describe()
+        assert told["stream"].endswith("every user of this machine can connect")
+        assert "every user of this machine can connect to it: " in told["weaker"]
+        assert "nosuchmatch" in told["weaker"]
 
 
 # --- builds -----------------------------------------------------------------------------

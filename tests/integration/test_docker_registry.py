@@ -10,7 +10,7 @@ import pytest
 
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import Declined
-from chaindock.controllers.docker.options import LanguageImages
+from chaindock.controllers.docker.options import LanguageImages, Mirror
 from chaindock.errors import (
     BuildFailed,
     ChaindockError,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
+    from chaindock.controllers.docker.options import Pull
     from support.docker_backend import DockerBackend
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
@@ -47,11 +48,14 @@ async def backend(tmp_path: Path, target: Target) -> AsyncIterator[DockerBackend
         yield backend
 
 
-def use(backend: DockerBackend, image: LanguageImages, pull: str = "missing") -> None:
+def use(
+    backend: DockerBackend,
+    image: LanguageImages,
+    *mirrors: Mirror,
+    pull: Pull = "missing",
+) -> None:
     backend.options = replace(
-        backend.options,
-        pull=pull,  # type: ignore[arg-type]  # the words of the setting
-        images={"script": image},
+        backend.options, pull=pull, mirrors=mirrors, images={"script": image}
     )
 
 
@@ -105,12 +109,12 @@ async def test_each_failure_has_a_name_of_its_own(
         use(backend, LanguageImages(f"{name}:elsewhere"))
         assert isinstance(await refused(backend), ImagePlatformMissing)
         use(backend, LanguageImages(f"{name}:1"))
-        registry.limited = True
+        registry.refuses[""] = 429
         limited = await refused(backend)
         assert isinstance(limited, RateLimited)
         assert limited.transient
         assert limited.retry_after_s == 90
-        registry.limited = False
+        registry.refuses.clear()
     registry = Registry("alice", "secret")
     async with registry.serve(target.registry_port) as host:
         use(backend, LanguageImages(f"{host}/{backend.node_id}:1"))
@@ -122,6 +126,54 @@ async def test_each_failure_has_a_name_of_its_own(
     assert f"localhost:1/{backend.node_id}:1" in str(away)
 
 
+@pytest.mark.parametrize("status", [404, 429])
+async def test_a_mirror_takes_over_under_its_own_name(
+    backend: DockerBackend, target: Target, status: int
+):
+    registry = Registry()
+    registry.refuses["first/"] = status
+    async with registry.serve(target.registry_port) as host:
+        first, second = f"{host}/first", f"{host}/second"
+        image, mirror = (f"{place}/{backend.node_id}:1" for place in (first, second))
+        use(backend, LanguageImages(image), Mirror(first, second))
+        notes = await notes_of_a_build(backend)
+        assert [note for note in notes if image in note and mirror in note]
+        with pytest.raises(ImageNotFound):
+            await backend.engine.inspect_image(image)
+        asked = len(registry.asked)
+        assert asked
+        # It is there now, so nobody is asked again.
+        assert await notes_of_a_build(backend) == notes
+        assert len(registry.asked) == asked
+        await backend.engine.remove_image(mirror)
+
+
+async def notes_of_a_build(backend: DockerBackend) -> list[str]:
+    """Build in an empty image: that fails, but the image has to be there."""
+    package = await backend.packages.make(hang())
+    attempt = WatchedAttempt(package)
+    async with backend.within():
+        with pytest.raises(BuildFailed):
+            await built(await backend.builder(), package, attempt)
+    return attempt.reused
+
+
+async def test_when_no_place_has_it_each_tells_why(
+    backend: DockerBackend, target: Target
+):
+    registry = Registry()
+    registry.refuses[""] = 404
+    async with registry.serve(target.registry_port) as host:
+        image = f"localhost:1/{backend.node_id}:1"
+        use(backend, LanguageImages(image), Mirror("localhost:1", host))
+        error = await refused(backend)
+    assert isinstance(error, RegistryUnavailable)
+    kinds = ["registry-unavailable", "image-not-found"]
+    assert [one["error"] for one in error.tried] == kinds
+    assert error.tried[0]["image"] == image
+    assert all(one["why"] in str(error) for one in error.tried)
+
+
 @pytest.mark.parametrize("everywhere", [True, False], ids=["for all", "for one"])
 async def test_never_pulling_makes_no_request(
     backend: DockerBackend, target: Target, everywhere: bool
@@ -129,10 +181,11 @@ async def test_never_pulling_makes_no_request(
     registry = Registry()
     async with registry.serve(target.registry_port) as host:
         image = LanguageImages(f"{host}/{backend.node_id}:1")
+        mirror = Mirror(host, f"{host}/mirror")
         if everywhere:
-            use(backend, image, "never")
+            use(backend, image, mirror, pull="never")
         else:
-            use(backend, replace(image, pull="never"), "always")
+            use(backend, replace(image, pull="never"), mirror, pull="always")
         answer = await refused(backend)
     assert "may not pull" in str(answer)
     assert isinstance(answer, ImageNotFound)
@@ -145,7 +198,7 @@ async def test_an_image_is_made_of_what_was_looked_at_even_if_its_tag_moves(
     """The build takes long; somebody tags another image meanwhile."""
     name = f"chaindock-test-moving-{backend.node_id}"
     await backend.engine.tag_image(need_image("runtime"), name, "1")
-    use(backend, LanguageImages(f"{name}:1"), "never")
+    use(backend, LanguageImages(f"{name}:1"), pull="never")
     package = await backend.packages.make(leave(0))
     try:
         async with backend.within():

@@ -66,7 +66,20 @@ async def test_only_the_listener_is_left_open(node: str):
     assert inside(rules)[-1].endswith("-j DROP")
     hooks = [rule for rule in rules if not rule.startswith("-A CHAINDOCK-")]
     assert all("cd-nowhere0" in rule for rule in hooks)
-    assert {rule.split()[1] for rule in hooks} == {"INPUT", "FORWARD"}
+    assert {rule.split()[1] for rule in hooks} == {"INPUT", "FORWARD", "OUTPUT"}
+
+
+async def test_only_the_user_of_the_node_connects_onto_the_bridge(node: str):
+    host = HostFilter(node, PATH)
+    assert await host.shut(DOOR) == ""
+    assert host.lets_in == ""
+    out = [rule for rule in filter_rules(node) if rule.startswith("-A OUTPUT")]
+    assert out
+    for rule in out:  # a rule for each family of addresses
+        assert f"-o {DOOR.interface} -p tcp" in rule
+        assert "FIN,SYN,RST,ACK SYN" in rule  # what is open already goes on
+        assert f"! --uid-owner {os.geteuid()} " in rule
+        assert "-j REJECT" in rule
 
 
 async def test_connections_are_counted_for_each_address(node: str):
@@ -141,6 +154,19 @@ async def test_nothing_lets_pass_what_is_forwarded_before_our_rule(node: str):
         iptables("-D", *foreign)
 
 
+async def test_nothing_lets_others_connect_before_our_rule(node: str):
+    host = HostFilter(node, PATH)
+    await host.shut(DOOR)
+    foreign = ["OUTPUT", "-o", DOOR.interface, "-j", "ACCEPT"]
+    iptables("-I", *foreign)
+    try:
+        assert await host.shut(DOOR) == ""
+        order = [rule for rule in rules_of("OUTPUT") if DOOR.interface in rule]
+        assert [f"chaindock:{node}" in rule for rule in order] == [True, False]
+    finally:
+        iptables("-D", *foreign)
+
+
 async def test_what_a_killed_node_left_is_found(node: str):
     await HostFilter(node, PATH).shut(DOOR)
     assert await HostFilter(f"{node}x", PATH).remove() == 0  # another node's
@@ -189,7 +215,7 @@ def program(tmp_path: Path) -> Callable[[str], str]:
 
 async def test_no_program_is_said(tmp_path: Path):
     assert "'iptables'" in await HostFilter("n", str(tmp_path)).shut(DOOR)
-    assert "'iptables'" in await usable(str(tmp_path))
+    assert "'iptables'" in (await usable(str(tmp_path)))[0]
     assert await HostFilter("n", str(tmp_path)).remove() == 0
 
 
@@ -203,6 +229,32 @@ async def test_no_rights_are_said(program: Callable[[str], str]):
 async def test_its_own_words_are_handed_on(program: Callable[[str], str]):
     path = program("echo 'iptables: No chain/target/match by that name.' >&2; exit 1")
     assert "No chain/target/match" in await HostFilter("n", path).shut(DOOR)
+
+
+async def test_a_kernel_that_cannot_tell_users_apart_gives_the_other_walls(
+    node: str, program: Callable[[str], str]
+):
+    words = "Warning: Extension owner revision 0 not supported, missing kernel module?"
+    path = program(
+        f'case "$*" in *uid-owner*) echo "{words}" >&2; exit 4;; esac; '
+        f'PATH={PATH} exec "${{0##*/}}" "$@"'
+    )
+    host = HostFilter(node, path)
+    assert await host.shut(DOOR) == ""
+    assert "Extension owner" in host.lets_in
+    rules = filter_rules(node)
+    assert {rule.split()[1] for rule in rules} >= {"INPUT", "FORWARD"}
+    assert await host.shut(DOOR) == ""
+    assert filter_rules(node) == rules
+    found = await usable(path)
+    assert found[0] == ""
+    assert "Extension owner" in found[1]
+
+
+async def test_whether_users_can_be_told_apart_is_seen_without_a_change(node: str):
+    before = rules_of("OUTPUT")
+    assert await usable(PATH) == ("", "")
+    assert rules_of("OUTPUT") == before
 
 
 async def test_a_program_that_hangs_does_not_hold_up(

@@ -26,10 +26,8 @@ pytestmark = [
 ]
 
 CLIENTS = 12
-CLOSE_S = 2.0
-"""How long requests may take once the node goes down (AdminOptions.close_s)."""
 END_S = 15.0
-"""That, the grace of the chaincode, and a slow machine."""
+"""AdminOptions.close_s, the grace of the chaincode, and a slow machine."""
 
 
 @pytest.fixture(params=BACKENDS)

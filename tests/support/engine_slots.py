@@ -37,7 +37,7 @@ def cache() -> Path:
 
 @dataclass(frozen=True)
 class Pool:
-    """The addresses of slot `number`: a sixteenth of 10.213.0.0/16."""
+    """What slot `number` has for itself: a sixteenth of 10.213.0.0/16, and user ids."""
 
     number: int
 
@@ -51,6 +51,12 @@ class Pool:
         """CIDR of the networks that are made."""
         return f"10.213.{16 * self.number + 8}.0/21"
 
+    @property
+    def ids(self) -> range:
+        """User ids that are nobody's on this machine."""
+        first = 1_700_000_000 + 2 * 65536 * self.number
+        return range(first, first + 2 * 65536)
+
     def has(self, address: str) -> bool:
         """Whether an address is one of these."""
         parts = address.split(".")
@@ -59,7 +65,7 @@ class Pool:
 
 def sweep(folder: Path, pool: Pool) -> None:
     """Remove what is left of an engine that is gone: processes, mounts, bridges."""
-    end_processes(folder)
+    end_processes(folder, pool.ids)
     mounts = Path("/proc/self/mounts").read_text().splitlines()
     for line in reversed(mounts):
         where = line.split()[1].encode().decode("unicode_escape")
@@ -69,12 +75,14 @@ def sweep(folder: Path, pool: Pool) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def end_processes(folder: Path) -> None:
-    """Kill what has the folder in its arguments, and wait."""
+def end_processes(folder: Path, ids: range = range(0)) -> None:
+    """Kill what has the folder in its arguments or one of the user ids, and wait."""
     left = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if any(str(folder) in word for word in process.cmdline()):
+            if process.uids().real in ids or any(
+                str(folder) in word for word in process.cmdline()
+            ):
                 left += [process, *process.children(recursive=True)]
     for process in left:
         with contextlib.suppress(psutil.Error):
@@ -107,7 +115,7 @@ def remove_links(folder: Path, pool: Pool) -> None:
 
 @contextlib.contextmanager
 def slot(kind: str) -> Iterator[tuple[Path, Pool]]:
-    """Give a number of our own: (folder, addresses).
+    """Give a number of our own: (folder, addresses and ids).
 
     The folder is empty, or what an engine of this kind left that ended in order.
     """

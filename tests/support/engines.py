@@ -10,11 +10,13 @@ from chaindock.controllers.docker.options import LanguageImages
 from support.docker_backend import DockerBackend, docker_options
 from support.need import need_docker, need_image
 from support.own_engine import own_podman
+from support.rootless import rootless_podman
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+ROOTLESS = "rootless podman"
 ENGINES = ("docker", "podman")
 
 
@@ -36,6 +38,10 @@ def engine(kind: str) -> Iterator[Target]:
     """Give an engine that has the runtime image."""
     if kind == "docker":
         yield Target(kind, need_docker())
+        return
+    if kind == ROOTLESS:
+        with rootless_podman("runtime") as podman:
+            yield Target(kind, podman.endpoint)
         return
     with own_podman("runtime") as podman:
         yield Target(kind, podman.endpoint, podman.registry_port)

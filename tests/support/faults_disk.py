@@ -34,14 +34,15 @@ def small_disk(folder: Path, size: int = 32 * MIB) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def full(folder: Path) -> Iterator[None]:
-    """A time in which there is no room in `folder`."""
+def full(folder: Path, but: int = 0) -> Iterator[None]:
+    """A time in which there is no room in `folder`, or only for `but` bytes."""
     ballast = folder / "ballast"
     with ballast.open("ab", buffering=0) as file:
         for size in (MIB, 4096, 1):
             with contextlib.suppress(OSError):
                 while True:
                     file.write(b"\0" * size)
+        file.truncate(file.tell() - but)
     try:
         yield
     finally:

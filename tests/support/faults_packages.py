@@ -43,6 +43,14 @@ def flood(megabytes: int) -> str:
     )
 
 
+def leaves_behind(size: int) -> str:
+    """A build that works, as WORKS does, and leaves a file of so many bytes."""
+    return (
+        f"{WORKS}const noise = require('crypto').randomBytes({size});\n"
+        "fs.writeFileSync('dist/noise', noise);\n"
+    )
+
+
 def misbehaves(folder: Path, label: str) -> Path:
     """Return the package file of this label; a mode of the program begins the label."""
     package = folder / f"{label}.tar.gz"

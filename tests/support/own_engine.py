@@ -368,7 +368,7 @@ def own_docker(*names: str, live_restore: bool = False) -> Iterator[OwnDocker]:
     images = [need_image(name) for name in names]
     flags = ["--live-restore"] if live_restore else []
     with slot("docker") as (folder, pool):
-        yield from _run(OwnDocker(folder, pool, *flags), images)
+        yield from running(OwnDocker(folder, pool, *flags), images)
 
 
 @contextlib.contextmanager
@@ -379,10 +379,11 @@ def own_podman(*names: str) -> Iterator[OwnPodman]:
         missing("netavark is not installed (Podman's networks)")
     images = [need_image(name) for name in names]
     with slot("podman") as (folder, pool):
-        yield from _run(OwnPodman(folder, pool), images)
+        yield from running(OwnPodman(folder, pool), images)
 
 
-def _run(engine: Any, images: list[str]) -> Iterator[Any]:
+def running(engine: Any, images: list[str]) -> Iterator[Any]:
+    """Yield an engine that runs and has these images; remove what was made on it."""
     if os.geteuid() != 0:
         missing("an engine of the test's own needs root")
     try:

@@ -28,8 +28,8 @@ def digest(data: bytes) -> str:
 class Registry:
     """Serves `localhost:PORT/NAME:1`; `asked` has every request.
 
-    `localhost:PORT/NAME:elsewhere` is for a processor that nobody has. While `limited`,
-    every manifest is refused with 429.
+    `localhost:PORT/NAME:elsewhere` is for a processor that nobody has. `refuses` maps the
+    beginning of names to the status that their manifests are refused with: 404 or 429.
     """
 
     def __init__(self, user: str = "", password: str = "") -> None:
@@ -37,7 +37,7 @@ class Registry:
         self._wanted = f"Basic {token}" if user else ""
         self.asked: list[str] = []
         self.port = 0
-        self.limited = False
+        self.refuses: dict[str, int] = {}
         raw = io.BytesIO()
         with tarfile.open(fileobj=raw, mode="w") as tar:
             entry = tarfile.TarInfo("hello")
@@ -83,11 +83,14 @@ class Registry:
             challenge = {"WWW-Authenticate": 'Basic realm="test"'}
             return web.Response(status=401, headers=challenge)
         last = request.path.rstrip("/").rpartition("/")[2]
-        if "/manifests/" in request.path and self.limited:
+        status = self._refusal(request.path)
+        if status == 429:
             problem = {"code": "TOOMANYREQUESTS", "message": "rate limit, wait 90 s"}
             return web.json_response(
                 {"errors": [problem]}, status=429, headers={"Retry-After": "1"}
             )
+        if status == 404:
+            last = ""
         if last in {"elsewhere", digest(self._list)}:
             body, kind = self._list, LIST
         elif "/manifests/" in request.path and last in {"1", digest(self._manifest)}:
@@ -107,6 +110,11 @@ class Registry:
             )
         headers = {"Docker-Content-Digest": digest(body), "Content-Type": kind}
         return web.Response(body=body, headers=headers)
+
+    def _refusal(self, path: str) -> int | None:
+        name, manifests, _ = path.removeprefix("/v2/").partition("/manifests/")
+        found = (self.refuses[one] for one in self.refuses if name.startswith(one))
+        return next(found, None) if manifests else None
 
     @contextlib.asynccontextmanager
     async def serve(self, port: int = 0) -> AsyncIterator[str]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from chaindock.aio import Tasks
 from chaindock.chaincode.client import serve_dialled
-from chaindock.chaincode.handler import Handler
+from chaindock.chaincode.handler import Expected, Handler
 from chaindock.chaincode.options import StreamOptions
-from chaindock.chaincode.registry import Expected, HandlerRegistry
+from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.chaincode.server import ChaincodeListener
 from chaindock.container.attempt import Attempt
 from chaindock.ids import Ccid
@@ -102,5 +102,5 @@ class StreamNode:
     ) -> asyncio.Task[Outcome]:
         """Start an invocation on the ready chaincode."""
         return asyncio.get_running_loop().create_task(
-            self.handler.execute(invocation, timeout_s)
+            self.handler.calls.execute(invocation, timeout_s)
         )

@@ -1,7 +1,7 @@
 """The node's record of one invocation that runs on a stream.
 
 Owns:    the wait for its final message, its clock, its open queries, what it wrote.
-Not:     whose turn it is (handler.py).
+Not:     whose turn it is (turns.py).
 Entry:   Context
 Holds:   one outcome, the first one; nothing of it stays open afterwards.
 Source:  shim-protocol.md §4.4
@@ -17,8 +17,8 @@ from chaindock.errors import InvalidInput
 if TYPE_CHECKING:
     from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
 
+    from chaindock.chaincode.batches import Query
     from chaindock.chaincode.invocation import Invocation
-    from chaindock.chaincode.queries import Query
     from chaindock.errors import ChaindockError
 
 MAX_QUERIES = 1000

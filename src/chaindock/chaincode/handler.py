@@ -1,7 +1,7 @@
 """The node's end of one chaincode stream, whoever opened it.
 
-Owns:    states of the stream, registration, the receive loop, whose turn it is.
-Not:     what requests do (requests.py), who is admitted (registry.py), connections
+Owns:    states of the stream, registration, the receive loop.
+Not:     invocations (calls.py), who is admitted (registry.py), connections
          (server.py, client.py).
 Entry:   Handler
 Holds:   one reader and one writer task; COMPLETED and ERROR in order; every waiting
@@ -12,9 +12,9 @@ Source:  shim-protocol.md §3, §4, §10
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import grpc
 import grpc.aio
@@ -24,31 +24,27 @@ from google.protobuf.message import DecodeError
 
 from chaindock.aio import Latch, Tasks
 from chaindock.chaincode import requests
-from chaindock.chaincode.context import Context
-from chaindock.chaincode.invocation import Invocation, Outcome, outcome_of
-from chaindock.chaincode.marks import Marks
-from chaindock.chaincode.observer import StreamObserver
+from chaindock.chaincode.calls import Calls
 from chaindock.chaincode.outbox import Outbox
 from chaindock.chaincode.requests import kind_of
-from chaindock.chaincode.turns import Turns, pause
+from chaindock.chaincode.turns import pause
 from chaindock.container.attempt import Phase
-from chaindock.errors import ChaindockError, RegistrationRefused
+from chaindock.errors import RegistrationRefused
 from chaindock.telemetry import bind, get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from chaindock.chaincode.observer import Observer
     from chaindock.chaincode.options import StreamOptions
     from chaindock.chaincode.outbox import Duplex
-    from chaindock.chaincode.registry import Expected, HandlerRegistry
     from chaindock.chaincode.turns import Rest
+    from chaindock.container.attempt import Attempt
     from chaindock.ids import Ccid
 
 Kind = shim.ChaincodeMessage
 FINAL: Final = frozenset({Kind.COMPLETED, Kind.ERROR})
 KEEPALIVE: Final = Kind.KEEPALIVE
-_MESSAGE_ROOM: Final = 64 * 1024
-"""Of the largest message: left for all but payload and proposal."""
 _log = get_logger("chaincode.handler")
 
 
@@ -77,6 +73,45 @@ class StreamEnd:
     reason: str
 
 
+@dataclass(eq=False)
+class Expected:
+    """A registration that a launch waits for.
+
+    Args:
+        dialled: the node dials; None while it is not known who does.
+        concurrency: transactions at a time on the stream; None = unlimited.
+        certificate: hash of the one that a stream must show which the node has not
+            dialled itself (identity.tls.certificate_hash); None = TLS is off.
+        ready: settled with the handler after READY was written, or failed.
+    """
+
+    ccid: Ccid
+    attempt: Attempt
+    dialled: bool | None = None
+    concurrency: int | None = None
+    certificate: str | None = None
+    ready: Latch[Handler] = field(default_factory=Latch)
+
+
+class Registry(Protocol):
+    """Decides about registrations; registry.HandlerRegistry is one."""
+
+    observer: Observer
+
+    def connected(self, handler: Handler) -> None:
+        """Take note of a new stream."""
+
+    def admit(self, name: str, handler: Handler) -> Expected | None:
+        """Register `handler` under the name of its REGISTER.
+
+        Returns: what expected it, if anything did.
+        Raises: RegistrationRefused.
+        """
+
+    def remove(self, handler: Handler) -> None:
+        """Deregister `handler`, if it is registered."""
+
+
 class Handler:
     """One stream.
 
@@ -91,7 +126,7 @@ class Handler:
 
     def __init__(
         self,
-        registry: HandlerRegistry,
+        registry: Registry,
         options: StreamOptions,
         dialled: Expected | None = None,
         certificate: str | None = None,
@@ -103,14 +138,10 @@ class Handler:
         self.ccid: Ccid | None = None
         self.state = StreamState.CREATED
         self.ended: Latch[StreamEnd] = Latch()
-        self._outbox: Outbox | None = None
-        self._contexts: dict[tuple[str, str], Context] = {}
-        self._marks = Marks()
-        self._observer = StreamObserver()
-        self.turns = Turns(self._start)
+        self.calls = Calls(options, self.end)
         self.rest: Rest = pause
         """For shims that need one; whoever opened the stream may know a better one."""
-        self._draining: Latch[None] | None = None
+        self._outbox: Outbox
 
     # --- the life of a stream -------------------------------------------------------
 
@@ -139,13 +170,8 @@ class Handler:
             return
         self._move(StreamState.ENDED)
         self._registry.remove(self)
-        contexts, self._contexts = list(self._contexts.values()), {}
-        self.turns.clear()
-        self._marks.close()
-        for context in contexts:
-            context.finish(context.invocation.lost_stream(reason, sent=context.sent))
-        self._check_drained()
-        _log.info("stream ended", ccid=self.ccid, reason=reason, waiting=len(contexts))
+        waiting = self.calls.close(reason)
+        _log.info("stream ended", ccid=self.ccid, reason=reason, waiting=waiting)
         self.ended.settle(StreamEnd(code, reason))
 
     def _move(self, state: StreamState) -> None:
@@ -189,9 +215,9 @@ class Handler:
                 return self.end(grpc.StatusCode.OK, "chaincode closed the stream")
             kind = message.type
             if kind in FINAL:
-                self._take_final(message)
+                self.calls.take_final(message)
             elif kind in requests.REQUESTS:
-                await self._take_request(message)
+                await self.calls.take_request(message)
             elif kind != KEEPALIVE:
                 raise _Unexpected(message, self.state)
         return None
@@ -229,15 +255,16 @@ class Handler:
         self.ccid = name
         if expected:
             bind(ccid=name, attempt=expected.attempt.id)
-        self._observer = self._registry.observer.stream(name)
-        self.turns.limit = expected.concurrency if expected else None
+        calls = self.calls
+        calls.observer = self._registry.observer.stream(name)
+        calls.turns.limit = expected.concurrency if expected else None
         if message.HasField("timestamp"):
             # Only the Python shim sets it. It fails when it writes while an earlier
             # write is not quite over, and never answers then (fabric-chaincode-python
             # 2.5.4): one invocation at a time, with a rest after the final message.
-            self.turns.limit, self.turns.rest = 1, self.rest
+            calls.turns.limit, calls.turns.rest = 1, self.rest
         if expected:
-            expected.attempt.tx_of = self._marks.transaction_of
+            expected.attempt.tx_of = calls.marks.transaction_of
             expected.attempt.enter(Phase.REGISTER)
         # Nobody else writes yet, so these two need no outbox.
         await to.write(shim.ChaincodeMessage(type=Kind.REGISTERED))
@@ -248,6 +275,7 @@ class Handler:
             shim.ChaincodeMessage(type=Kind.READY, payload=self._parameters())
         )
         self._move_on(StreamState.READY)
+        calls.begin(self._outbox)
         if expected:
             expected.ready.settle(self)
         _log.info("chaincode registered", ccid=name)
@@ -266,117 +294,6 @@ class Handler:
             max_size_get_multiple_keys=options.max_size_get_multiple_keys,
         ).SerializeToString()
         return parameters
-
-    # --- invocations ----------------------------------------------------------------
-
-    @property
-    def takes_calls(self) -> bool:
-        """Whether `execute` may be called: ready, and not about to be stopped."""
-        return self.state is StreamState.READY and self._draining is None
-
-    @property
-    def open_calls(self) -> int:
-        """How many invocations have no final message yet."""
-        return len(self._contexts)
-
-    async def execute(self, invocation: Invocation, timeout_s: float) -> Outcome:
-        """Run one invocation on this stream.
-
-        `timeout_s` counts from when the message is sent, which on a stream with
-        limited concurrency may be later.
-
-        Raises:
-            TransactionExists, ExecuteTimeout, StreamTerminated, ChaincodeError;
-            ExecuteFailed when the message is too large to be sent.
-        Cancelled: the chaincode keeps running it; what it still asks gets an ERROR.
-        """
-        if not self.takes_calls:
-            raise invocation.lost_stream("stream is not ready", sent=False)
-        context = Context(invocation, timeout_s)
-        if context.key in self._contexts:
-            raise invocation.already_runs()
-        self._contexts[context.key] = context
-        try:
-            self.turns.take(context)
-            final = await context.final
-        finally:
-            if not context.over:
-                left = invocation.lost_stream("caller left", sent=context.sent)
-                self._drop(context, left, runs_on=context.sent)
-        if isinstance(final, ChaindockError):
-            raise final
-        return outcome_of(final, invocation)
-
-    def _start(self, context: Context) -> None:
-        invocation = context.invocation
-        message = invocation.message()
-        size = len(message.payload) + len(invocation.signed_proposal.proposal_bytes)
-        limit = self._options.max_message_bytes - _MESSAGE_ROOM
-        context.sent = True
-        if size > limit:
-            self._drop(context, invocation.too_large(size, limit))
-            return
-        context.timer = asyncio.get_running_loop().call_later(
-            context.timeout_s, self._expire, context
-        )
-        assert self._outbox is not None  # noqa: S101  # set before READY
-        self._marks.began(invocation.tx_id)
-        self._outbox.put(message, size)
-
-    def _expire(self, context: Context) -> None:
-        # Nothing is sent: the chaincode keeps running it (§10).
-        self._observer.timed_out()
-        error = context.invocation.took_too_long(context.timeout_s)
-        self._drop(context, error, runs_on=True)
-
-    def _take_final(self, message: shim.ChaincodeMessage) -> None:
-        self._marks.ended(message.txid)
-        key = message.channel_id, message.txid
-        context = self._contexts.get(key)
-        if not self.turns.came_back(key) and context is not None and context.sent:
-            self._drop(context, message)
-
-    def _drop(
-        self,
-        context: Context,
-        final: shim.ChaincodeMessage | ChaindockError,
-        *,
-        runs_on: bool = False,
-    ) -> None:
-        """Finish an invocation; its turn goes to the next one, once it runs no more."""
-        self._contexts.pop(context.key, None)
-        context.finish(final)
-        if context.sent:
-            if runs_on:
-                self.turns.keep(context.key, self._options.overrun_s, self.end)
-            else:
-                self.turns.give_back()
-        self._check_drained()
-
-    async def _take_request(self, message: shim.ChaincodeMessage) -> None:
-        context = self._contexts.get((message.channel_id, message.txid))
-        if context is not None and not context.sent:
-            context = None
-        outbox = self._outbox
-        assert outbox is not None  # noqa: S101  # set before READY
-        outbox.put(
-            *await requests.serve(context, message, self._options, self._observer)
-        )
-        if outbox.full:
-            await outbox.room()
-
-    # --- before a stop --------------------------------------------------------------
-
-    async def drain(self) -> None:
-        """Take no more invocations, and return when none is open."""
-        if self._draining is None:
-            self._draining = Latch()
-        self._check_drained()
-        await self._draining.wait()
-
-    def _check_drained(self) -> None:
-        if self._draining is not None and not self._contexts:
-            self._draining.settle(None)
 
 
 class _Unexpected(Exception):  # never leaves this module

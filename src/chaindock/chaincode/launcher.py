@@ -279,7 +279,3 @@ class RuntimeLauncher:
             run.open_calls,
             facts,
         )
-
-    def statuses(self) -> list[LaunchStatus]:
-        """Return the status of everything that was launched, by ccid."""
-        return [self.status(ccid) for ccid in sorted(self._runs)]

@@ -1,10 +1,10 @@
-"""Queries: how results are cut into messages, and how they are pulled.
+"""Queries: what a chaincode asks of them, and what it is answered.
 
-Owns:    batches, pages, bookmarks, open queries of a transaction.
-Not:     which rows there are (ledger), text of ERROR replies (requests.py).
+Owns:    the messages; pages, bookmarks.
+Not:     batches (batches.py), which rows there are (ledger), text of ERROR replies
+         (requests.py).
 Entry:   open_range, open_history, next_batch, close_query
-Holds:   `has_more` is never followed by an empty batch; a query that is over holds
-         nothing; no more than one step of rows is fetched without letting others run.
+Holds:   no more than one step of rows is fetched without letting others run.
 Source:  shim-protocol.md §5
 """
 
@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
+from chaindock.chaincode.batches import Query
 from chaindock.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
@@ -25,69 +25,9 @@ if TYPE_CHECKING:
     from chaindock.chaincode.context import Context
     from chaindock.ledger.results import Results
 
-BATCH_RESULTS: Final = 100
-BATCH_BYTES: Final = 1024 * 1024
-"""A batch ends at this size: some shims take messages of 4 MiB only."""
-STEP: Final = 25
-"""Rows fetched at a time while a batch is filled: bounds what is held of huge rows."""
 PAGE_STEP: Final = 500
 """Rows of a page fetched before other streams get their turn."""
 NO_CONTEXT: Final = "no ledger context"
-
-
-class Query:
-    """One open query.
-
-    Args:
-        results: rows, serialised.
-        limit: rows handed out in all; the rest is cut silently.
-    """
-
-    __slots__ = ("_left", "_pending", "_results", "name")
-
-    def __init__(self, results: Results, limit: int) -> None:
-        self.name = str(uuid.uuid4())
-        self._results: Results | None = results
-        self._left = limit
-        self._pending: deque[bytes] = deque()
-
-    def batch(self) -> tuple[list[bytes], bool]:
-        """Return the next rows, and whether there are more."""
-        pending = self._pending
-        size = sum(map(len, pending))
-        while len(pending) <= BATCH_RESULTS and size <= BATCH_BYTES:
-            rows = self._fetch(min(STEP, BATCH_RESULTS + 1 - len(pending)))
-            if not rows:
-                break
-            pending.extend(rows)
-            size += sum(map(len, rows))
-        batch: list[bytes] = []
-        size = 0
-        while pending and len(batch) < BATCH_RESULTS:
-            size += len(pending[0])
-            if batch and size > BATCH_BYTES:
-                break
-            batch.append(pending.popleft())
-        if not pending:
-            # One row ahead, or the next batch might be empty.
-            pending.extend(self._fetch(1))
-        return batch, bool(pending)
-
-    def _fetch(self, rows: int) -> list[bytes]:
-        wanted = min(rows, self._left)
-        if wanted <= 0 or self._results is None:
-            return []
-        found = self._results.take(wanted)
-        self._left -= len(found)
-        if len(found) < wanted:
-            self.close()
-        return found
-
-    def close(self) -> None:
-        """Release the rows. Idempotent."""
-        if self._results is not None:
-            self._results.close()
-            self._results = None
 
 
 async def open_range(

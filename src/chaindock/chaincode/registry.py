@@ -1,6 +1,6 @@
 """Who may register, and who is registered.
 
-Owns:    LaunchState and its moves; expected registrations; ccid to live handler;
+Owns:    LaunchState and its moves; who is expected; ccid to live handler;
          certificate to the one attempt that may show it.
 Not:     launching (launcher.py, run.py), the stream (handler.py).
 Entry:   HandlerRegistry
@@ -12,11 +12,9 @@ Source:  shim-protocol.md §1.3, §3.2; launch.md §5.1, §5.5, §6.3; ADR-0005
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from chaindock.aio import Latch
 from chaindock.chaincode.observer import Observer
 from chaindock.container.attempt import Phase
 from chaindock.errors import RegistrationRefused
@@ -26,8 +24,7 @@ from chaindock.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from chaindock.chaincode.handler import Handler
-    from chaindock.container.attempt import Attempt
+    from chaindock.chaincode.handler import Expected, Handler
 
 _log = get_logger("chaincode.registry")
 _NAME_MAX: Final = 300
@@ -52,26 +49,6 @@ MOVES: Final[Mapping[LaunchState, frozenset[LaunchState]]] = {
     LaunchState.FAILED: frozenset({LaunchState.LAUNCHING}),
 }
 """A launch that fails is taken down (stopping) before it counts as failed."""
-
-
-@dataclass(eq=False)
-class Expected:
-    """A registration that a launch waits for.
-
-    Args:
-        dialled: the node dials; None while it is not known who does.
-        concurrency: transactions at a time on the stream; None = unlimited.
-        certificate: hash of the one that a stream must show which the node has not
-            dialled itself (identity.tls.certificate_hash); None = TLS is off.
-        ready: settled with the handler after READY was written, or failed.
-    """
-
-    ccid: Ccid
-    attempt: Attempt
-    dialled: bool | None = None
-    concurrency: int | None = None
-    certificate: str | None = None
-    ready: Latch[Handler] = field(default_factory=Latch)
 
 
 class HandlerRegistry:
@@ -109,7 +86,7 @@ class HandlerRegistry:
     def find_ready(self, ccid: Ccid) -> Handler | None:
         """Return the handler that takes invocations now."""
         handler = self._handlers.get(ccid)
-        return handler if handler is not None and handler.takes_calls else None
+        return handler if handler is not None and handler.calls.open else None
 
     def find(self, ccid: Ccid) -> Handler | None:
         """Return the handler that is registered, in whatever state."""

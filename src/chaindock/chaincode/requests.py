@@ -1,7 +1,7 @@
 """Answers to what chaincode asks for while it runs.
 
 Owns:    one function per request type; the texts of ERROR replies.
-Not:     cutting query results into messages (queries.py), the stream (handler.py).
+Not:     queries (queries.py), the stream (handler.py).
 Entry:   serve
 Holds:   exactly one reply per request; no request of hostile content ends the stream
          or runs on the loop for long.

@@ -22,9 +22,9 @@ import grpc
 from chaindock.aio import Latch, Tasks
 from chaindock.chaincode.client import serve_dialled
 from chaindock.chaincode.failures import explain, launch_failure
-from chaindock.chaincode.handler import Handler
+from chaindock.chaincode.handler import Expected, Handler
 from chaindock.chaincode.race import first, within
-from chaindock.chaincode.registry import MOVES, Expected, LaunchState
+from chaindock.chaincode.registry import MOVES, LaunchState
 from chaindock.container.attempt import Phase
 from chaindock.container.contracts import Cause, Dial, Exit
 from chaindock.errors import (
@@ -140,12 +140,12 @@ class Run:
         """Whether invocations may be sent now; its stream may have ended already."""
         handler = self._handler
         ready = self.state is LaunchState.READY
-        return ready and handler is not None and handler.takes_calls
+        return ready and handler is not None and handler.calls.open
 
     @property
     def open_calls(self) -> int:
         """Invocations under way."""
-        return self._handler.open_calls if self._handler else 0
+        return self._handler.calls.count if self._handler else 0
 
     async def live(self) -> None:
         """Go through the whole life. Never raises, but when cancelled."""
@@ -307,12 +307,14 @@ class Run:
         limit_s = asked.grace_s if asked.drain_s is None else asked.drain_s
         try:
             async with asyncio.timeout(limit_s):
-                which, _ = await first(done=handler.drain(), hurry=self._hurry.wait())
+                which, _ = await first(
+                    done=handler.calls.drain(), hurry=self._hurry.wait()
+                )
         except TimeoutError:
             which = "late"
         if which != "done":
             _log.warning(
-                "invocations cut off", ccid=self.ccid, calls=handler.open_calls
+                "invocations cut off", ccid=self.ccid, calls=handler.calls.count
             )
         if asked.drain_s is not None:
             return asked.grace_s

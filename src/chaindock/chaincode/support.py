@@ -73,7 +73,7 @@ class ChaincodeSupport:
             handler = self._registry.find_ready(ccid) or await self._ready(ccid)
             run = self._launcher.find_run(ccid)
             try:
-                return await handler.execute(invocation, timeout_s)
+                return await handler.calls.execute(invocation, timeout_s)
             except StreamTerminated as lost:
                 if not last and lost.facts.get("sent") is False:
                     continue

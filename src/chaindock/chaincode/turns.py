@@ -1,7 +1,7 @@
 """How many invocations run on one stream at a time, and who is next.
 
 Owns:    the limit of a stream, the queue before it, the rest between two turns.
-Not:     what a turn is (handler.py).
+Not:     what a turn is for (calls.py).
 Entry:   Turns
 Holds:   never more than `limit` turns are taken, also by invocations that were given up
          and run on in the shim; who waits goes in order of arrival.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _GONE = {errno.ENOENT, errno.ECONNREFUSED, errno.ENOTSOCK, errno.ENOTDIR}
 CONNECT_S = 5.0
+_PART_BYTES = 64 * 1024
 
 
 class _Connection(http.client.HTTPConnection):
@@ -157,7 +158,7 @@ class AdminClient:
         headers: Mapping[str, str] | None = None,
     ) -> Iterator[dict[str, Any]]:
         with self._request(method, target, body, headers or {}, None) as response:
-            while line := response.readline():
+            for line in _lines(response):
                 event = _load(line)
                 if event.get("event") == wire.EVENT_ERROR:
                     raise wire.rebuild_error(event["error"])
@@ -229,6 +230,14 @@ def _foreign(home: Path) -> Iterator[None]:
             hint="see the end of its log, and `chaindock status`",
             home=str(home),
         ) from error
+
+
+def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Yield the lines. Raises: IncompleteRead without an end; `readline` does not."""
+    rest = b""
+    while part := response.read1(_PART_BYTES):
+        *lines, rest = (rest + part).split(b"\n")
+        yield from lines
 
 
 def _of(name: str) -> str:

@@ -100,7 +100,8 @@ async def _network(config: Config, *, here: bool) -> Check:
             "the engine's networks do not end here: a network of its own is tried; "
             "`chaindock ps` says what came of it",
         )
-    if why := await usable(config.docker.path):
+    why, mixes = await usable(config.docker.path)
+    if why:
         return Check(
             _GROUP,
             name,
@@ -117,6 +118,15 @@ async def _network(config: Config, *, here: bool) -> Check:
             "chaincode reaches the node, and perhaps other chaincode: packets within a "
             "bridge are not filtered",
             "load the kernel module br_netfilter",
+        )
+    if mixes:
+        return Check(
+            _GROUP,
+            name,
+            State.WARN,
+            "chaincode reaches the node and nothing else, but every user of this machine "
+            f"can connect to Python chaincode ({mixes})",
+            "load the kernel module xt_owner",
         )
     return Check(_GROUP, name, State.OK, "chaincode reaches the node and nothing else")
 

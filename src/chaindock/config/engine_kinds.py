@@ -21,7 +21,8 @@ from chaindock.config.kinds import (
     Kind,
     WrongValueError,
 )
-from chaindock.controllers.docker.options import MIB, Ulimit
+from chaindock.controllers.docker.names import DEFAULT_REGISTRY
+from chaindock.controllers.docker.options import MIB, Mirror, Ulimit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +43,8 @@ _LIMITS = frozenset(
         *("nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"),
     }
 )
+_REGISTRY = re.compile(r"localhost(:|/|$)|[^/]*[.:]")
+_PLACE = re.compile(r"[a-zA-Z0-9._-]+(:\d+)?(/[a-z0-9._-]+)*")
 _PROFILES = re.compile(r"(apparmor|seccomp|label)[=:](?!.*(unconfined|disable)).+")
 _NO_MORE = re.compile(r"no-new-privileges([:=]true)?")
 
@@ -137,6 +140,31 @@ def _show_ulimits(value: tuple[Ulimit, ...]) -> str:
     return ",".join(f"{one.name}={one.soft}:{one.hard}" for one in value)
 
 
+def _read_mirrors(value: Any, base: Path) -> tuple[Mirror, ...]:
+    if isinstance(value, dict):
+        pairs = [
+            (of, one) for of, many in value.items() for one in WORDS.read(many, base)
+        ]
+    else:
+        words = (word.rpartition("=") for word in WORDS.read(value, base))
+        pairs = [(of or DEFAULT_REGISTRY, place) for of, _, place in words]
+    pairs = [(str(of).rstrip("/"), place.rstrip("/")) for of, place in pairs]
+    for of, place in pairs:
+        if not (
+            _REGISTRY.match(of) and _PLACE.fullmatch(of) and _PLACE.fullmatch(place)
+        ):
+            raise WrongValueError(
+                "host/path, more of them after commas or as a list, for images of "
+                f"{DEFAULT_REGISTRY}; for others REGISTRY/PATH=host/path, or such keys "
+                "with lists"
+            )
+    return tuple(Mirror(of, place) for of, place in pairs)
+
+
+def _show_mirrors(value: tuple[Mirror, ...]) -> str:
+    return ",".join(f"{one.of}={one.place}" for one in value)
+
+
 def check_variable(name: str, value: str) -> None:
     """Refuse a variable that chaincode cannot be given. Raises: WrongValueError."""
     if not _VARIABLE.fullmatch(name):
@@ -160,4 +188,5 @@ NETWORK = Kind(_read_network, str)
 ADDRESSES = Kind(_read_addresses, ",".join)
 HOSTS = Kind(_read_hosts, ",".join)
 SECURITY = Kind(_read_options, ",".join)
+MIRRORS = Kind(_read_mirrors, _show_mirrors)
 ULIMITS = Kind(_read_ulimits, _show_ulimits)

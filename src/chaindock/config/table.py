@@ -17,6 +17,7 @@ from chaindock.config.engine_kinds import (
     CPU_SET,
     HOSTS,
     MEMORY,
+    MIRRORS,
     SECURITY,
     ULIMITS,
     USER,
@@ -589,9 +590,9 @@ _BACKENDS: tuple[_Row, ...] = (
     ),
     (
         "chaindock.docker.mirrors",
-        WORDS,
+        MIRRORS,
         "docker.mirrors",
-        "Where images of the default registry may be too: host/path, in order.",
+        "Where images are asked for if their registry fails, as OF=host/path, in order.",
     ),
     (
         "chaindock.docker.pullSilence",

@@ -105,15 +105,12 @@ class BuildPlan:
         tools: programs that must be there, e.g. ("go",); a local process build checks
             them before anything else.
         caches: names of the {cache:NAME} directories in use.
-        revision: changes when this planner would build something else from the same
-            source, so that old results are not reused.
     """
 
     steps: tuple[Step, ...]
     launch: LaunchCommand
     tools: tuple[str, ...]
     caches: tuple[str, ...] = ()
-    revision: str = "1"
 
 
 class Platform(ABC):

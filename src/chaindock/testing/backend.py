@@ -77,7 +77,6 @@ class WatchedAttempt(Attempt):
     def __init__(self, package: StoredPackage) -> None:
         super().__init__(package.ccid)
         self.lines: list[tuple[str, str]] = []
-        self.line_count = 0
         self.entered: list[str] = []
         self._heard = asyncio.Event()
         self.watch(self._keep)
@@ -85,10 +84,8 @@ class WatchedAttempt(Attempt):
     def _keep(self, event: Event) -> None:
         if event.kind == "phase":
             self.entered.append(event.data["phase"])
-        if event.kind == "output":
-            self.line_count += 1
-            if len(self.lines) < 1000:
-                self.lines.append((event.data["stream"], event.data["line"]))
+        if event.kind == "output" and len(self.lines) < 1000:
+            self.lines.append((event.data["stream"], event.data["line"]))
         self._heard.set()
 
     def of(self, stream: str) -> list[str]:

@@ -1,17 +1,12 @@
-"""A Builder and an Instance without processes or containers, and ways to go wrong.
+"""A Builder and an Instance without processes or containers.
 
-Owns:    World (the pretended machine), InMemoryBuilder, InMemoryInstance; faults.
-Not:     the suite that keeps them honest (conformance.py), a shim (chaincode tests
-         bring their own and hand it over as `chaincode`).
+Owns:    World (the pretended machine), InMemoryBuilder, InMemoryInstance.
+Not:     the suite that keeps them honest (conformance.py), what goes wrong (faults.py),
+         a shim: what runs plays the acts of a script.
 Entry:   InMemoryBuilder
 Holds:   passes BuilderSuite and InstanceSuite, so a test that trusts it trusts the
          contract.
 Source:  container/contracts.py
-
-    builder = InMemoryBuilder()                          # plays the acts of a script
-    builder = InMemoryBuilder(chaincode=my_shim)         # async def my_shim(run) -> int
-    builder = InMemoryBuilder(chaincode=NeverRegisters())
-    builder = SlowToBuild(chaincode=my_shim)             # until .release.set()
 """
 
 from __future__ import annotations
@@ -21,7 +16,6 @@ import hashlib
 import json
 import tempfile
 import uuid
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -29,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 from chaindock.aio import Latch, Tasks
 from chaindock.container.attempt import Phase
 from chaindock.container.contracts import CallsBack, Cause, Declined, Dial, Exit
-from chaindock.errors import BuildFailed, ImageNotFound, StartFailed
+from chaindock.errors import BuildFailed
 from chaindock.ids import Ccid
 from chaindock.packaging.store import StoredPackage
 from chaindock.testing.scripts import FLOOD_LINE
@@ -47,7 +41,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def fake_package(label: str = "cc") -> StoredPackage:
-    """Return a package without a file: enough for a builder with its own `chaincode`."""
+    """Return a package without a file: nothing to do for whoever builds or runs it."""
     digest = hashlib.sha256(label.encode()).hexdigest()
     return StoredPackage(
         ccid=Ccid(f"{label}:{digest}"),
@@ -62,7 +56,7 @@ def fake_package(label: str = "cc") -> StoredPackage:
 
 @dataclass
 class Run:
-    """One pretended process: what a `chaincode` function sees.
+    """One pretended process.
 
     Args:
         address: host:port to dial, or to serve on when `serves`.
@@ -92,10 +86,6 @@ class Run:
             self.task.cancel()
 
 
-Chaincode = Callable[[Run], Awaitable[int]]
-"""What runs: returns the exit code. It is cancelled by SIGKILL."""
-
-
 class World:
     """The pretended machine that builders share: what was built and what runs."""
 
@@ -111,10 +101,10 @@ class World:
         names = {f"{run.name}.{n}" for run in runs for n in range(run.forks + 1)}
         return names | {ccid for owner, ccid in self.building if owner == node_id}
 
-    def begin(self, run: Run, chaincode: Chaincode) -> None:
+    def begin(self, run: Run) -> None:
         """Let a process live."""
         self.runs.append(run)
-        run.task = self.tasks.start(_live(run, chaincode), f"run {run.ccid}")
+        run.task = self.tasks.start(_live(run), f"run {run.ccid}")
         # Not in the task itself: it may be killed before its first step.
         run.task.add_done_callback(lambda _: self._ended(run))
 
@@ -134,18 +124,14 @@ class World:
         run.over.settle(Exit(code=None, signal=SIGKILL))
 
 
-async def _live(run: Run, chaincode: Chaincode) -> None:
-    code = await chaincode(run)
-    run.over.settle(Exit(code=code))
-
-
-async def play(run: Run) -> int:
-    """Do what a script does (scripts.py); the default `chaincode`."""
+async def _live(run: Run) -> None:
+    """Do what a script does (scripts.py), until SIGKILL cancels it."""
+    code = None
     for act in run.acts:
         code = await _play(act, run)
         if code is not None:
-            return code
-    return 0
+            break
+    run.over.settle(Exit(code=code or 0))
 
 
 async def _play(act: Act, run: Run) -> int | None:
@@ -194,8 +180,8 @@ class InMemoryInstance:
 
     @property
     def concurrency(self) -> int | None:
-        """As the builder was told."""
-        return self.builder.concurrency
+        """Unlimited."""
+        return None
 
     async def start(self, peer: PeerConnection, attempt: Attempt) -> CallsBack | Dial:
         """Start a pretended process."""
@@ -203,15 +189,7 @@ class InMemoryInstance:
         builder = self.builder
         world = builder.world
         await world.end([r for r in world.runs if self._is_mine(r)], grace_s=1)
-        if builder.start_error is not None:
-            raise builder.start_error(
-                f"chaincode {self.package.ccid!r} does not start", **attempt.facts()
-            )
-        if builder.images_lost > 0:
-            builder.images_lost -= 1
-            world.built.discard(self.package.code_digest)
-            raise ImageNotFound("image is gone", image=self.package.code_digest)
-        serves = self.script.serves or builder.serves
+        serves = self.script.serves
         address = await (
             _free_address() if serves else peer.listener.address_on(LOOPBACK)
         )
@@ -220,7 +198,7 @@ class InMemoryInstance:
         self.run = Run(
             self.package.ccid, builder.node_id, peer, address, attempt, self.script.run
         )
-        world.begin(self.run, builder.chaincode)
+        world.begin(self.run)
         return Dial(address) if serves else CallsBack()
 
     async def wait(self) -> Exit:
@@ -272,27 +250,13 @@ class InMemoryBuilder:
     """Implements container.contracts.Builder; an async context manager.
 
     Args:
-        chaincode: what every instance runs.
         world: None = one of its own, ended with the builder.
-        serves: instances are dialled, whatever the package says.
     """
 
     name = "memory"
-    start_error: type[StartFailed] | None = None
-    images_lost = 0
-    """How many starts still answer ImageNotFound."""
 
-    def __init__(
-        self,
-        *,
-        chaincode: Chaincode = play,
-        node_id: str = "node",
-        world: World | None = None,
-        serves: bool = False,
-        concurrency: int | None = None,
-    ) -> None:
-        self.chaincode, self.node_id, self.world = chaincode, node_id, world or World()
-        self.serves, self.concurrency = serves, concurrency
+    def __init__(self, *, node_id: str = "node", world: World | None = None) -> None:
+        self.node_id, self.world = node_id, world or World()
         self.builds = 0
         self.instances: list[InMemoryInstance] = []
 

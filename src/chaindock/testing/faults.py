@@ -1,73 +1,29 @@
-"""Builders and chaincode that go wrong in one way each.
+"""Builders that go wrong in one way each.
 
 Owns:    the faults; each is named for what it does.
 Not:     the fakes they are made of (fakes.py).
 Entry:   any class here
-Source:  launch.md §9 W4-W12, W15, W20, W21
+Source:  launch.md §9 W4-W12, W20, W21
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chaindock.container.contracts import Declined
-from chaindock.errors import StartFailed
-from chaindock.testing.fakes import InMemoryBuilder, Run, Script, build_failed
+from chaindock.testing.fakes import InMemoryBuilder, Script, build_failed
 
 if TYPE_CHECKING:
     from chaindock.container.attempt import Attempt
     from chaindock.packaging.store import StoredPackage
 
-# --- chaincode: hand one over as `chaincode` ------------------------------------------
-
-
-class NeverRegisters:
-    """Runs, but never says hello; ends when asked to."""
-
-    async def __call__(self, run: Run) -> int:
-        """Wait for SIGTERM."""
-        await run.terminated.wait()
-        return 0
-
-
-class IgnoresStop:
-    """Never says hello and does not listen to SIGTERM either."""
-
-    async def __call__(self, run: Run) -> int:
-        """Go on until killed."""
-        run.say("running")
-        await asyncio.Event().wait()
-        return 0
-
-
-@dataclass
-class DiesAtOnce:
-    """Ends before it says hello.
-
-    Args:
-        code: exit code.
-        last_words: written to stderr before.
-    """
-
-    code: int = 1
-    last_words: str = "panic: no chaincode"
-
-    async def __call__(self, run: Run) -> int:
-        """Write and end."""
-        run.say(self.last_words, "stderr")
-        return self.code
-
-
-# --- builders ---------------------------------------------------------------------------
-
 
 class SlowToBuild(InMemoryBuilder):
     """Builds until `release` is set; `waiting` tells that a build has begun."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self) -> None:
+        super().__init__()
         self.release, self.waiting = asyncio.Event(), asyncio.Event()
 
     async def make(
@@ -82,8 +38,8 @@ class SlowToBuild(InMemoryBuilder):
 class FailsToBuild(InMemoryBuilder):
     """The first `times` builds end with exit code 1."""
 
-    def __init__(self, times: int = 1_000_000, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, times: int = 1_000_000) -> None:
+        super().__init__()
         self.times = times
 
     async def make(
@@ -96,18 +52,6 @@ class FailsToBuild(InMemoryBuilder):
             attempt.output("registry does not answer", "build")
             raise build_failed(package, "build.sh", 1, attempt)
         await super().make(package, script, attempt)
-
-
-class FailsToStart(InMemoryBuilder):
-    """Builds, but nothing starts."""
-
-    start_error = StartFailed
-
-
-class LosesItsImage(InMemoryBuilder):
-    """The first start finds that somebody has deleted the image."""
-
-    images_lost = 1
 
 
 class DeclinesAll(InMemoryBuilder):

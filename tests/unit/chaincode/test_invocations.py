@@ -222,7 +222,7 @@ async def test_a_caller_that_leaves_takes_its_context_along(node: StreamNode):
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert node.handler.open_calls == 0
+    assert node.handler.calls.count == 0
     reply = await peer.ask(message, Kind.GET_STATE, shim.GetState(key="k"))
     assert reply.type == Kind.ERROR
     await assert_alive(node, peer)

@@ -294,7 +294,7 @@ async def test_what_was_forgotten_is_built_again(world: World):
     await world.launcher.launch(CCID)
     assert (instance.starts, world.builder.builds) == (2, 1)
     await world.launcher.forget(CCID, 1)
-    assert world.launcher.statuses() == []
+    assert world.launcher.status(CCID).since is None
     assert not instance.running
     await world.launcher.launch(CCID)
     assert world.builder.builds == 2
@@ -317,7 +317,7 @@ async def test_a_launch_that_waited_for_the_end_is_forgotten_too(world: World):
     await forget
     with pytest.raises(LaunchFailed, match="stopped while it was launching"):
         await launch
-    assert world.launcher.statuses() == []
+    assert world.launcher.status(CCID).since is None
     assert not instance.running
 
 

@@ -10,8 +10,8 @@ from fabric_protos.ledger.queryresult import kv_query_result_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.chaincode import context
+from chaindock.chaincode.batches import BATCH_BYTES
 from chaindock.chaincode.context import Context
-from chaindock.chaincode.queries import BATCH_BYTES
 from support.memory_state import MemorySimulator, MemoryState, invocation, simulator_of
 from support.stream_node import StreamNode
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from chaindock.chaincode.registry import Expected
+    from chaindock.chaincode.handler import Expected
     from chaindock.identity.tls import TlsPair
     from chaindock.ids import Ccid
     from support.shim_peer import ShimPeer

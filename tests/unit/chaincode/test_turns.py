@@ -226,4 +226,4 @@ async def test_a_rest_without_an_end_ends_too(monkeypatch: pytest.MonkeyPatch):
 
 async def test_other_shims_get_the_next_one_at_once(node: StreamNode):
     await node.ready(concurrency=1)
-    assert node.handler.turns.rest is None
+    assert node.handler.calls.turns.rest is None

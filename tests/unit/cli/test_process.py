@@ -278,6 +278,50 @@ def test_interrupted_deploy_ends_with_130_and_stops_in_the_node(chaindock, env, 
     assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize(
+    "words", [("deploy", "--name", "slow"), ("logs", "basic", "-f")]
+)
+def test_a_node_that_dies_meanwhile_is_told(chaindock, env, home, source, words):
+    """needs.md row 20: what ends with the node must not look like an end of its own."""
+    chaindock("up", "-d")
+    chaindock("deploy", str(source))
+    rest = (str(source),) if words[0] == "deploy" else ()
+    with subprocess.Popen(
+        command(*words, *rest),
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as program:
+        assert program.stdout is not None
+        first = "dependencies" if rest else "hello from chaincode"
+        while first not in program.stdout.readline():
+            pass
+        the_node(home).kill()
+        said = program.stdout.read()
+        assert program.wait(10) == 3
+    assert f"the node of home {str(home)!r} went away" in said
+    assert "hint: see the end of its log" in said
+    assert "Traceback" not in said
+
+
+def test_logs_that_are_followed_end_with_the_node(chaindock, env, source):
+    chaindock("up", "-d")
+    chaindock("deploy", str(source))
+    with subprocess.Popen(
+        command("logs", "basic", "-f"),
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as logs:
+        assert logs.stdout is not None
+        logs.stdout.readline()
+        assert chaindock("down").returncode == 0
+        _, errors = logs.communicate(timeout=10)
+    assert (logs.returncode, errors) == (0, "")
+
+
 def on_terminal(env: dict[str, str], *args: str) -> tuple[int, str]:
     """Run the program with a terminal; return its status and what the screen got."""
     ours, theirs = pty.openpty()

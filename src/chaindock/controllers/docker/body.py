@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from chaindock.container.attempt import Attempt
-    from chaindock.container.contracts import NodeLabels, PeerConnection
+    from chaindock.container.contracts import (
+        NodeLabels,
+        PeerConnection,
+        RunSettings,
+    )
     from chaindock.controllers.docker.network import Attachment
     from chaindock.controllers.docker.options import DockerOptions, SandboxOptions
     from chaindock.platforms.base import LaunchCommand
@@ -178,16 +182,25 @@ def run_body(
 
 
 def stream_of(
-    body: Mapping[str, Any], attachment: Attachment, launch: LaunchCommand
+    body: Mapping[str, Any],
+    attachment: Attachment,
+    launch: LaunchCommand,
+    settings: RunSettings,
 ) -> str:
     """Return in words what keeps others away from the stream of a container."""
     if launch.connection is Connection.CALLS_BACK:
         return "mutual TLS" if "Volumes" in body else "plain, on the node's network"
     if attachment.publishes:
-        return "plain, through a loopback port of this machine"
-    if attachment.neighbours:
-        return "plain, on a network that other chaincode shares"
-    return "plain, on a network of its own"
+        where = "through a loopback port of this machine"
+    elif settings.network is not None:
+        where = f"on network {settings.network!r} too, as set"
+    elif attachment.neighbours:
+        where = "on a network that other chaincode shares"
+    else:
+        where = "on a network of its own"
+    open_ = attachment.lets_in or settings.network is not None
+    who = "every user" if open_ else "only the node's user"
+    return f"plain, {where}; {who} of this machine can connect"
 
 
 def assignments(variables: Mapping[str, str]) -> list[str]:

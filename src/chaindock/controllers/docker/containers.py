@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import NodeLabels, PeerConnection
     from chaindock.controllers.docker.engine import Engine
+    from chaindock.controllers.docker.images import BaseImage
     from chaindock.controllers.docker.network import Attachment, Networks
     from chaindock.controllers.docker.options import DockerOptions
     from chaindock.controllers.docker.walls import Walls
@@ -85,7 +86,7 @@ class Built:
     image: str
     output: str
     launch: LaunchCommand
-    base: str
+    base: BaseImage
 
 
 @dataclass
@@ -114,7 +115,7 @@ class DockerInstance:
         return self._built.launch.concurrency
 
     def describe(self) -> Mapping[str, str]:
-        """Return backend, container, image and engine; while it runs its isolation.
+        """Return backend, container, images and engine; while it runs its isolation.
 
         `weaker` names what of it is missing, `settings` what was set for it alone,
         `stream` what keeps others away from its stream.
@@ -123,6 +124,7 @@ class DockerInstance:
             "backend": "docker",
             "container": self._name,
             "image": self._built.image,
+            "base": f"{self._built.base.reference} {self._built.base.id}",
             "engine": self._parts.engine.address,
         }
         return facts if self._run is None else {**facts, **self._run.facts}
@@ -160,7 +162,7 @@ class DockerInstance:
         engine, launch = self._parts.engine, self._built.launch
         attachment = await self._parts.networks.attach(
             peer.listener,
-            self._built.base,
+            self._built.base.id,
             calls_back=launch.connection is Connection.CALLS_BACK,
         )
         body = run_body(
@@ -193,7 +195,7 @@ class DockerInstance:
             await finish(engine.remove_container(container))
             raise
         facts = told(attachment, lacks, settings)
-        facts["stream"] = stream_of(body, attachment, launch)
+        facts["stream"] = stream_of(body, attachment, launch, settings)
         run = _Run(container, facts, body["HostConfig"].get("Memory", 0))
         run.watch = self._parts.tasks.start(self._watch(run, attempt), self._name)
         self._run = run

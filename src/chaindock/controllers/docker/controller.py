@@ -186,7 +186,7 @@ class DockerController:
                     package, platform, (builder, runtime), key, attempt
                 )
         image, launch = found
-        built = Built(package.ccid, image, platform.image_output, launch, runtime.id)
+        built = Built(package.ccid, image, platform.image_output, launch, runtime)
         instance = DockerInstance(parts, built)
         self._instances[package.ccid].append(instance)
         return instance

@@ -15,6 +15,7 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from chaindock.controllers.docker.names import DEFAULT_REGISTRY, full_image
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -24,12 +25,6 @@ if TYPE_CHECKING:
 _log = get_logger("docker.credentials")
 HELPER_S = 20.0
 _DEFAULT_REGISTRY_SUFFIX = "/v1/"  # only the default registry's key still ends so
-
-
-def registry_of(image: str) -> str:
-    """Return the registry in an image name; "" = the engine's default one."""
-    first, slash, _ = image.partition("/")
-    return first if slash and (set(".:") & set(first) or first == "localhost") else ""
 
 
 async def registry_auth(image: str, files: Sequence[Path]) -> str | None:
@@ -55,7 +50,9 @@ async def _in_file(image: str, file: Path) -> dict[str, str] | None:
     store = settings.get("credsStore")
     key = _key_for(image, [*auths, *helpers])
     if key is None and store:
-        key = registry_of(image) or None  # a store may know more than the file lists
+        # A store may know more than the file lists.
+        registry = full_image(image).partition("/")[0]
+        key = None if registry == DEFAULT_REGISTRY else registry
     if key is None:
         return None
     helper = helpers.get(key) or store
@@ -66,13 +63,13 @@ async def _in_file(image: str, file: Path) -> dict[str, str] | None:
 
 def _key_for(image: str, keys: list[str]) -> str | None:
     """Return the key of the longest part of an image's name that has one."""
-    registry = registry_of(image)
-    path = image if registry else f"docker.io/{image}"
+    path = full_image(image)
+    default = path.startswith(f"{DEFAULT_REGISTRY}/")
     best, size = None, 0
     for key in keys:
         host = (key.partition("://")[2] or key).rstrip("/")
-        if not registry and key.endswith(_DEFAULT_REGISTRY_SUFFIX):
-            host = "docker.io"
+        if default and key.endswith(_DEFAULT_REGISTRY_SUFFIX):
+            host = DEFAULT_REGISTRY
         elif "://" in key or host.partition("/")[2].startswith("v"):
             host = host.partition("/")[0]  # an address of its API, not a part of it
         if f"{path}/".startswith(f"{host}/") and len(host) > size:

@@ -1,20 +1,23 @@
-"""Shut the end of a container network that lies on this machine.
+"""Shut the end of a container network that lies on this machine, both ways.
 
 Owns:    the rules of this machine's packet filter that carry the node's id.
 Not:     which network it is (network.py); rules of anybody else.
 Entry:   HostFilter.shut
-Holds:   from the bridge only the chaincode listener is reached; rules without our
-         comment are never touched; what a killed node left is found by its comment;
-         rules that could not be looked at stay as they are.
+Holds:   from the bridge only the chaincode listener is reached, and onto it only the
+         node's user connects; rules without our comment are never touched; what a
+         killed node left is found by its comment; rules that could not be looked at
+         stay as they are.
 Source:  launch.md §9 W57; needs.md rows 13, 43
 
 An internal network of an engine has no way to other machines, but a container on it
 reaches every service of this machine that listens on all addresses, through the gateway.
 Where this process may, it closes that: packets from the bridge go through a chain of
 ours that lets pass what belongs to open connections and what goes to the listener; and
-nothing is forwarded from or to the bridge. The engine's own rules are added to, never
-replaced. The chain is made anew under its other name and hooked in before the old one
-goes, so there is no moment without it.
+nothing is forwarded from or to the bridge. Contracts that are dialled in plain listen on
+it: whoever else of this machine opens a connection to them is refused, where the kernel
+can tell users apart. The engine's own rules are added to, never replaced. The chain is
+made anew under its other name and hooked in before the old one goes, so there is no
+moment without it.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import shlex
 import shutil
 import time
@@ -47,6 +51,8 @@ _OPEN = ("-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED")
 _CROWD = ("-m", "connlimit", "--connlimit-above", "16", "--connlimit-mask")
 _WHOLE = {4: "32", 6: "128"}  # bits of an address: each container is counted alone
 _NEIGHBOURS = ("135", "136")  # IPv6 has no ARP
+_OPENS, _OWNER = ("-p", "tcp", "--syn"), "owner"
+_REFUSE = ("-j", "REJECT", "--reject-with", "tcp-reset")
 
 
 class FilterError(Exception):
@@ -75,6 +81,8 @@ class _Tables:
         self._program, self.version = program, version
         self._comment, self._chain = comment, chain
         self._made: tuple[Door, list[list[str]]] | None = None
+        self.lets_in = ""
+        """Why other users of this machine may connect onto the bridge; "" = they cannot."""
 
     async def shut(self, door: Door) -> None:
         """See that exactly the rules for `door` are in force. Raises: FilterError."""
@@ -91,8 +99,12 @@ class _Tables:
         self._made = door, self._ours(await self._list())
 
     async def look(self) -> None:
-        """See that the rules can be read. Raises: FilterError."""
+        """See whether the rules can be read, and users told apart. Raises: FilterError."""
         await self._list()
+        try:
+            await self._run("-C", "OUTPUT", *_OPENS, *_others(), *_REFUSE)
+        except FilterError as error:  # there is no such rule, or there cannot be one
+            self.lets_in = str(error) if _OWNER in str(error) else ""
 
     def made_for(self, door: Door) -> bool:
         """Whether the rules for `door` were made, and not removed by us since."""
@@ -132,6 +144,13 @@ class _Tables:
         named = (*mine, "-m", "comment", "--comment", chain, "-j", "DROP")
         for way in ("-i", "-o"):
             await self._run("-I", "FORWARD", "1", way, door.interface, *named)
+        others = ("-o", door.interface, *_OPENS, *_others(), *named[:-2], *_REFUSE)
+        try:
+            await self._run("-I", "OUTPUT", "1", *others)
+        except FilterError as error:  # not every kernel can tell users apart
+            self.lets_in = str(error)
+        else:
+            self.lets_in = ""
 
     async def _drop(self, rules: Sequence[Sequence[str]]) -> None:
         """Remove rules, jumps before the chains that they lead to."""
@@ -153,7 +172,7 @@ class _Tables:
 
     def _leads(self, rules: Sequence[list[str]]) -> bool:
         """Whether nothing but rules of nodes comes before ours, wherever that counts."""
-        for chain in ("INPUT", "FORWARD"):
+        for chain in ("INPUT", "FORWARD", *([] if self.lets_in else ["OUTPUT"])):
             there = [rule for rule in rules if rule[:2] == ["-A", chain]]
             ours = [n for n, rule in enumerate(there) if self._comment in rule]
             before = there[: ours[-1]] if ours else [[]]
@@ -240,6 +259,14 @@ class HostFilter:
                 return self._failed
             return ""
 
+    @property
+    def lets_in(self) -> str:
+        """Why others than the node's user may connect onto the bridge, as last seen.
+
+        "" = they cannot, where `shut` or `look` returned "".
+        """
+        return next((one.lets_in for one in self._tables if one.lets_in), "")
+
     async def remove(self) -> int:
         """Remove all rules of this node, of an earlier run too; return how many.
 
@@ -288,12 +315,18 @@ class HostFilter:
         return program
 
 
-async def usable(path: str) -> str:
-    """Return why the packet filter cannot be used here, "" when it can; for `doctor`.
+async def usable(path: str) -> tuple[str, str]:
+    """Return why the packet filter cannot be used here, and why not by user.
 
-    Reads the rules, changes nothing.
+    "" when it can; for `doctor`. Reads the rules, changes nothing.
     """
-    return await HostFilter("doctor", path).look()
+    host = HostFilter("doctor", path)
+    return await host.look(), host.lets_in
+
+
+def _others() -> tuple[str, ...]:
+    """Match what is sent by others than the user of this process."""
+    return ("-m", _OWNER, "!", "--uid-owner", str(os.geteuid()))
 
 
 def _words(line: str) -> list[str]:

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 from chaindock.container.attempt import Phase
 from chaindock.controllers.docker import names
 from chaindock.controllers.docker.archives import image_context
-from chaindock.controllers.docker.pulls import Puller
+from chaindock.controllers.docker.pulls import Puller, places
 from chaindock.errors import EngineError, ImageNotFound
 from chaindock.platforms.base import Connection, LaunchCommand
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import BinaryIO
 
     from chaindock.container.attempt import Attempt
@@ -46,6 +47,7 @@ class BaseImage:
     """An image that is on the engine.
 
     Args:
+        reference: its name, which is that of a mirror if it came from there.
         id: the engine's id of its content.
     """
 
@@ -86,20 +88,29 @@ class BaseImages:
         if lock.locked():
             attempt.enter(Phase.PULL)  # of somebody else: our clock stands still, too
         async with lock:
-            if policy == "always":
-                await self._puller.pull(reference, attempt)
-            try:
-                found = await self._engine.inspect_image(reference)
-            except ImageNotFound as error:
-                if policy == "never":
-                    raise ImageNotFound(
-                        f"the engine has no image {reference!r} and may not pull it",
-                        hint=f"fetch it with: docker pull {reference}, or allow pulling",
-                        image=reference,
-                    ) from error
-                await self._puller.pull(reference, attempt)
-                found = await self._engine.inspect_image(reference)
-        return BaseImage(reference, str(found["Id"]))
+            where = places(reference, options.mirrors)
+            found = None if policy == "always" else await self._look(where)
+            if found is None and policy == "never":
+                raise ImageNotFound(
+                    f"the engine has no image {reference!r} and may not pull it",
+                    hint=f"fetch it with: docker pull {reference}, or allow pulling",
+                    image=reference,
+                )
+            if found is None:
+                place = await self._puller.pull(where, attempt)
+                image = await self._engine.inspect_image(place)
+                found = BaseImage(place, str(image["Id"]))
+        if found.reference != reference:
+            attempt.note(f"{reference} is that of a mirror: {found.reference}")
+        return found
+
+    async def _look(self, where: Sequence[str]) -> BaseImage | None:
+        """Return what the engine has from one of these places; the first counts."""
+        for place in where:
+            with contextlib.suppress(ImageNotFound):
+                found = await self._engine.inspect_image(place)
+                return BaseImage(place, str(found["Id"]))
+        return None
 
 
 async def find_launch(

@@ -36,6 +36,8 @@ PACKAGE = "org.chaindock.package"
 FABRIC_TYPE = "org.hyperledger.fabric.chaincode.type"
 FABRIC_VERSION = "org.hyperledger.fabric.version"
 
+DEFAULT_REGISTRY = "docker.io"
+"""What engines take an image from whose name has no registry."""
 MAX_IMAGE_NAME = 255
 _NOT_ALLOWED = re.compile(r"[^a-zA-Z0-9\-_.]")
 _IMAGE = re.compile(r"[a-z0-9]+(([._-][a-z0-9]+)+)?")
@@ -94,7 +96,7 @@ def own_tags(image: Mapping[str, Any]) -> set[str]:
     the default registry.
     """
     found = {str(tag) for tag in image.get("RepoTags") or []}
-    for registry in ("localhost/", "docker.io/library/"):
+    for registry in ("localhost/", f"{DEFAULT_REGISTRY}/library/"):
         found = {tag.removeprefix(registry) for tag in found}
     return found
 
@@ -113,6 +115,18 @@ def build_key(inputs: Mapping[str, str]) -> str:
     """Return the address of a build: the hash of everything that goes into it."""
     text = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def full_image(image: str) -> str:
+    """Return an image name with its registry: `a:1` is `docker.io/library/a:1`."""
+    first, slash, rest = image.partition("/")
+    if slash and (set(".:") & set(first) or first == "localhost"):
+        registry, path = first, rest
+    else:
+        registry, path = DEFAULT_REGISTRY, image
+    if registry == DEFAULT_REGISTRY and "/" not in path:
+        path = f"library/{path}"
+    return f"{registry}/{path}"
 
 
 def expand_image(text: str, *, arch: str, docker_ns: str, version: str) -> str:

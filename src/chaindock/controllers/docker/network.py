@@ -71,6 +71,7 @@ class Attachment:
         weaker: what is open that should not be, a phrase for each.
         publishes: it is dialled through a published port, not at its own address.
         neighbours: other chaincode of the node may reach it.
+        lets_in: why every user of this machine can connect to it; "" = only the node's.
     """
 
     network: str
@@ -81,6 +82,7 @@ class Attachment:
     publishes: bool = False
     weaker: tuple[str, ...] = ()
     neighbours: bool = False
+    lets_in: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ class Networks:
                 self._port = int(address.rpartition(":")[2])
                 peer = f"{_bracketed(way.dial)}:{self._port}"
             open_because = await self._shut(way)
+            lets_in = open_because or self._host.lets_in
         return Attachment(
             network=way.network,
             peer=peer,
@@ -146,8 +149,9 @@ class Networks:
             dns=(_LOOPBACK,) if way.internal or not open_because else (),
             extra_hosts=(f"{HOST}:host-gateway",) if way.through_host else (),
             publishes=way.through_host,
-            weaker=tuple(self._weaker(way, open_because)),
+            weaker=tuple(self._weaker(way, open_because, "" if calls_back else lets_in)),
             neighbours=_has_neighbours(way, open_because),
+            lets_in=lets_in,
         )
 
     async def _shut(self, way: _Way) -> str:
@@ -169,10 +173,17 @@ class Networks:
                 through=way.listen_on,
                 reason=why,
             )
-        self._said = why
+        mixes = "" if why else self._host.lets_in
+        if mixes and mixes != self._said:
+            _log.warning(
+                "other users of this machine can connect to chaincode that is dialled",
+                through=way.listen_on,
+                reason=mixes,
+            )
+        self._said = why or mixes
         return why
 
-    def _weaker(self, way: _Way, open_because: str) -> Iterator[str]:
+    def _weaker(self, way: _Way, open_because: str, lets_in: str) -> Iterator[str]:
         if not self._sandbox.internal:
             return  # it was asked for
         if open_because and not way.internal:
@@ -184,6 +195,8 @@ class Networks:
             )
         if _has_neighbours(way, open_because):
             yield "it reaches other chaincode of this node"
+        if lets_in:
+            yield f"every user of this machine can connect to it: {lets_in}"
 
     async def vanished(self) -> bool:
         """Whether somebody removed the network that `attach` named last."""

@@ -99,6 +99,23 @@ def default_images() -> dict[str, LanguageImages]:
 
 
 @dataclass(frozen=True)
+class Mirror:
+    """Where images may be, too.
+
+    Args:
+        of: how their full names begin: a registry (docker.io), or a path in it.
+        place: what stands there in its stead.
+    """
+
+    of: str
+    place: str
+
+
+FABRIC_MIRRORS = (Mirror("docker.io/hyperledger", "ghcr.io/hyperledger"),)
+"""Fabric's own images are published in both places (needs.md row 27)."""
+
+
+@dataclass(frozen=True)
 class Ulimit:
     """One limit per process, as setrlimit(2) takes it.
 
@@ -208,8 +225,8 @@ class DockerOptions:
     Args:
         images: per platform name.
         pull: when base images are fetched: `missing`, `never`, `always`.
-        mirrors: registries that are asked for images of the engine's default registry
-            when that does not give them: `host/path`, in order.
+        mirrors: where else base images are taken from, in order, when the place that
+            their name says does not give them.
         pull_silence_s: a pull without progress for so long has failed.
         call_s: one plain call to the engine may take so long.
         docker_ns, fabric_version: $(DOCKER_NS), and $(PROJECT_VERSION) with its
@@ -221,7 +238,7 @@ class DockerOptions:
     endpoint: EndpointOptions = field(default_factory=EndpointOptions)
     images: Mapping[str, LanguageImages] = field(default_factory=default_images)
     pull: Pull = "missing"
-    mirrors: tuple[str, ...] = ()
+    mirrors: tuple[Mirror, ...] = FABRIC_MIRRORS
     pull_silence_s: float = 120.0
     call_s: float = 60.0
     sandbox: SandboxOptions = field(default_factory=SandboxOptions)

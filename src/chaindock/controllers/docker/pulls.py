@@ -1,10 +1,10 @@
 """Fetch an image, from its registry or from a mirror of it.
 
-Owns:    one pull: credentials, mirrors, what its failure means.
+Owns:    one pull: places, credentials, what its failure means.
 Not:     whether to pull (images.py), reading credentials (credentials.py).
-Entry:   Puller.pull
-Holds:   the image ends under the name that was asked for, wherever it came from; each
-         kind of failure has an error of its own.
+Entry:   places, Puller.pull
+Holds:   an image keeps the name of the place it came from; each kind of failure has an
+         error of its own, and the last one tells what each place said.
 Source:  launch.md §9 W29, W30; needs.md rows 16 and 27
 """
 
@@ -15,10 +15,12 @@ import re
 from typing import TYPE_CHECKING
 
 from chaindock.container.attempt import Phase
-from chaindock.controllers.docker.credentials import registry_auth, registry_of
+from chaindock.controllers.docker.credentials import registry_auth
+from chaindock.controllers.docker.names import full_image
 from chaindock.errors import (
     ChaindockError,
     EngineError,
+    EngineUnavailable,
     ImageNotFound,
     ImagePlatformMissing,
     NotFound,
@@ -29,12 +31,14 @@ from chaindock.errors import (
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from chaindock.container.attempt import Attempt
     from chaindock.controllers.docker.engine import Engine
-    from chaindock.controllers.docker.options import DockerOptions
+    from chaindock.controllers.docker.options import DockerOptions, Mirror
 
 _log = get_logger("docker.pulls")
-_PASSES_ON = (ImageNotFound, RateLimited, RegistryDenied, RegistryUnavailable)
+_FULL = "no space left"
 # Engines answer 500, or 200 with an error inside, for all of these, so their text is
 # the only sign. What matches none stays an EngineError with that text.
 _SIGNS: tuple[tuple[type[ChaindockError], str], ...] = (
@@ -64,41 +68,47 @@ _WAIT = re.compile(r"(?:retry|wait|again|reset)\D{0,20}(\d+) ?(s|m|h)", re.IGNOR
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
+def places(reference: str, mirrors: Sequence[Mirror]) -> list[str]:
+    """Return where an image may be: as it is named, then its mirrors, in order."""
+    name, found = full_image(reference), [reference]
+    for mirror in mirrors:
+        rest = name.removeprefix(mirror.of)
+        if rest != name and rest[:1] in {"", "/", ":", "@"}:
+            found.append(mirror.place + rest)
+    return list(dict.fromkeys(found))
+
+
 class Puller:
     """Pulls for one controller."""
 
     def __init__(self, engine: Engine, options: DockerOptions) -> None:
         self._engine, self._options = engine, options
 
-    async def pull(self, reference: str, attempt: Attempt) -> None:
-        """Fetch an image; its progress is output of the build.
+    async def pull(self, where: Sequence[str], attempt: Attempt) -> str:
+        """Fetch an image from the first place that gives it; return which one it was.
 
-        Raises: ImageNotFound, ImagePlatformMissing; RateLimited, RegistryDenied,
-            RegistryUnavailable, EngineTimeout and other EngineErrors.
+        The progress is output of the build, and so is why a place did not give it.
+
+        Raises: as the first place failed: ImageNotFound, ImagePlatformMissing;
+            RateLimited, RegistryDenied, RegistryUnavailable, EngineTimeout and other
+            EngineErrors. EngineUnavailable, and EngineError for a full disk, at once.
         """
         attempt.enter(Phase.PULL)
-        try:
-            return await self._from(reference, attempt)
-        except _PASSES_ON as error:
-            first = error
-        for mirror in self._mirrors(reference):
-            attempt.note(f"{first.message}; trying the mirror {mirror}")
+        failures: list[tuple[str, ChaindockError]] = []
+        for place in where:
             try:
-                await self._from(mirror, attempt)
-            except _PASSES_ON as error:
-                _log.info("mirror without the image", mirror=mirror, why=error.message)
-                continue
-            name, _, tag = _tagged(reference).rpartition(":")
-            await self._engine.tag_image(mirror, name, tag)
-            return None
-        raise first
-
-    def _mirrors(self, reference: str) -> list[str]:
-        """Return where else an image of the engine's default registry may be."""
-        if registry_of(reference) or "@" in reference:
-            return []
-        path = reference if "/" in reference else f"library/{reference}"
-        return [f"{mirror.rstrip('/')}/{path}" for mirror in self._options.mirrors]
+                await self._from(place, attempt)
+            except EngineUnavailable:
+                raise
+            except (ImageNotFound, EngineError) as error:
+                if _FULL in error.message.lower():
+                    raise
+                failures.append((place, error))
+                _log.info("image not had", image=place, why=error.message)
+                attempt.output(error.message, "build")
+            else:
+                return place
+        raise _all_of(failures)
 
     async def _from(self, reference: str, attempt: Attempt) -> None:
         auth = await registry_auth(reference, self._options.endpoint.login_files())
@@ -123,6 +133,23 @@ class Puller:
             raise found from error
 
 
+def _all_of(failures: Sequence[tuple[str, ChaindockError]]) -> ChaindockError:
+    """Return one error for what all places said; the first is what was asked for."""
+    _, first = failures[0]
+    if len(failures) == 1:
+        return first
+    tried = [
+        {"image": place, "error": one.slug, "why": one.message}
+        for place, one in failures
+    ]
+    transient = any(one.transient for _, one in failures)
+    return type(first)(
+        "; ".join(one.message for _, one in failures),
+        hint=first.hint,
+        **{**first.facts, "tried": tried, "transient": transient},
+    )
+
+
 def failure_of(error: EngineError, image: str) -> ChaindockError | None:
     """Return what a failed pull of `image` means; None = nothing more than it says."""
     for kind, sign in _SIGNS:
@@ -134,7 +161,7 @@ def failure_of(error: EngineError, image: str) -> ChaindockError | None:
                 facts["retry_after_s"] = seconds  # type: ignore[assignment]
             hint = _HINTS[kind] + (f" {seconds} s" if seconds else "")
             return kind(error.message, hint=hint, **facts)
-    if "no space left" in error.message.lower():
+    if _FULL in error.message.lower():
         hint = "make room where the engine keeps its images"
         told = {**error.facts, "image": image, "transient": True}
         return EngineError(error.message, hint=hint, **told)

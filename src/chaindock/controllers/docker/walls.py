@@ -111,7 +111,8 @@ def told(
     """Return what `ps` says about the isolation of a run."""
     isolation, weaker = attachment.isolation, [*attachment.weaker, *lacks]
     if settings.network is not None:
-        weaker.append(f"as set, it reaches what network {settings.network!r} does")
+        there = f"what network {settings.network!r} does"
+        weaker.append(f"as set, it reaches {there}, and is reached from there")
     return {
         "isolation": isolation,
         **({"weaker": "; ".join(weaker)} if weaker else {}),

@@ -34,7 +34,6 @@ from chaindock.controllers.process.records import (
     find,
 )
 from chaindock.controllers.process.removal import remove_tree
-from chaindock.controllers.process.watch import Watch
 from chaindock.errors import StartFailed, may_pass
 from chaindock.telemetry import get_logger
 
@@ -218,7 +217,6 @@ class Spawner:
         self.records = records
         self._tasks = tasks
         self.children: dict[str, Child] = {}
-        self.watch = Watch(tasks)
 
     def private_dir(self, run_id: str) -> Path:
         """Return the directory of a run: made by who needs it, removed at its end."""

@@ -25,6 +25,7 @@ from chaindock.controllers.process.removal import remove_tree
 from chaindock.controllers.process.run import ProcessInstance
 from chaindock.controllers.process.sockets import Sockets
 from chaindock.controllers.process.toolbox import Toolbox
+from chaindock.controllers.process.watch import Watch
 from chaindock.errors import Unsupported
 from chaindock.platforms.registry import platform_for
 
@@ -68,6 +69,7 @@ class ProcessController:
         self._records = Records(self._runs, node.node_id)
         self._tasks = Tasks("process")
         self._spawner = Spawner(self._records, self._tasks)
+        self._watch = Watch(self._tasks)
         self._builds = Builds(options.cache_root, node.node_id)
         self._sockets = Sockets(self._runs, node.node_id)
         self._toolbox = Toolbox(
@@ -105,6 +107,7 @@ class ProcessController:
             self._spawner,
             self._toolbox,
             self._sockets,
+            self._watch,
         )
 
     async def discard(self, ccid: Ccid) -> int:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from chaindock.controllers.process.options import ProcessOptions
     from chaindock.controllers.process.sockets import Sockets
     from chaindock.controllers.process.toolbox import Toolbox
+    from chaindock.controllers.process.watch import Watch
     from chaindock.ids import Ccid
 
 LOOPBACK = "127.0.0.1"
@@ -62,10 +63,11 @@ class ProcessInstance:
         spawner: Spawner,
         toolbox: Toolbox,
         sockets: Sockets,
+        watch: Watch,
     ) -> None:
         self._ccid, self._build, self._options = ccid, build, options
         self._builds, self._spawner, self._toolbox = builds, spawner, toolbox
-        self._sockets = sockets
+        self._sockets, self._watch = sockets, watch
         self._stream = ""
         self._turn = asyncio.Lock()
         self._child: Child | None = None
@@ -157,7 +159,7 @@ class ProcessInstance:
                 run_id, program, attempt, streams=("stdout", "stderr")
             )
             self._settings, self._bounds = peer.settings, self._bounds_of(peer, private)
-            self._spawner.watch.add(self._child, self._bounds)
+            self._watch.add(self._child, self._bounds)
         except OSError as error:
             remove_tree(private)
             raise StartFailed(

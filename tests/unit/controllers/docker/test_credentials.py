@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chaindock.controllers.docker.credentials import registry_auth, registry_of
+from chaindock.controllers.docker.credentials import registry_auth
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,20 +28,6 @@ async def auth(image: str, folder: Path) -> dict[str, str] | None:
     return None if found is None else json.loads(base64.urlsafe_b64decode(found))
 
 
-@pytest.mark.parametrize(
-    ("image", "registry"),
-    [
-        ("golang:1.24", ""),
-        ("library/golang", ""),
-        ("reg.example/a/b:1", "reg.example"),
-        ("localhost/a", "localhost"),
-        ("localhost:5000/a:1", "localhost:5000"),
-    ],
-)
-def test_the_registry_of_an_image(image: str, registry: str):
-    assert registry_of(image) == registry
-
-
 async def test_credentials_of_the_right_registry_are_used(tmp_path: Path):
     auths = {
         "reg.example": basic("u", "p:w"),
@@ -60,7 +46,8 @@ async def test_credentials_of_the_right_registry_are_used(tmp_path: Path):
 
 async def test_the_default_registry_has_its_own_key(tmp_path: Path):
     write(tmp_path, {"auths": {"https://index.example/v1/": basic("u", "p")}})
-    assert (await auth("golang:1.24", tmp_path) or {})["username"] == "u"
+    for image in ("golang:1.24", "docker.io/library/golang:1.24"):
+        assert (await auth(image, tmp_path) or {})["username"] == "u"
 
 
 async def test_logins_of_podman_are_used_too_and_the_closest_counts(tmp_path: Path):

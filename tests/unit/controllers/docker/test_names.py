@@ -77,3 +77,18 @@ def test_placeholders_of_image_names_are_filled(version: str, two_digit: str):
     text = "$(DOCKER_NS)/fabric-ccenv:$(TWO_DIGIT_VERSION)-$(ARCH)"
     found = names.expand_image(text, arch="arm64", docker_ns="hl", version=version)
     assert found == f"hl/fabric-ccenv:{two_digit}-arm64"
+
+
+@pytest.mark.parametrize(
+    ("image", "full"),
+    [
+        ("golang:1.24", "docker.io/library/golang:1.24"),
+        ("docker.io/golang", "docker.io/library/golang"),
+        ("team/cc@sha256:0", "docker.io/team/cc@sha256:0"),
+        ("reg.example/a/b:1", "reg.example/a/b:1"),
+        ("localhost/a", "localhost/a"),
+        ("localhost:5000/a:1", "localhost:5000/a:1"),
+    ],
+)
+def test_full_names_of_images_have_their_registry(image: str, full: str):
+    assert names.full_image(image) == full

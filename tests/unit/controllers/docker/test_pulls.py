@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import urllib.parse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from chaindock.container.attempt import Attempt
 from chaindock.controllers.docker.engine import Engine
-from chaindock.controllers.docker.options import DockerOptions, EndpointOptions
-from chaindock.controllers.docker.pulls import Puller, failure_of
+from chaindock.controllers.docker.images import BaseImage, BaseImages
+from chaindock.controllers.docker.options import (
+    DockerOptions,
+    EndpointOptions,
+    LanguageImages,
+    Mirror,
+)
+from chaindock.controllers.docker.pulls import failure_of, places
 from chaindock.errors import (
     EngineError,
     ImageNotFound,
@@ -25,6 +31,7 @@ from support.fake_engine import fake_engine
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from chaindock.controllers.docker.options import Pull
     from support.fake_engine import Request
 
 CCID = Ccid("cc:1")
@@ -98,64 +105,131 @@ def test_when_a_limit_ends_is_told_where_the_registry_says_it(
         assert str(seconds) in (found.hint or "")
 
 
-async def pull(
-    folder: Path, image: str, has: str, *mirrors: str
-) -> tuple[list[str], Any]:
-    """Pull from an engine that can fetch only `has`; return what it was asked, and how."""
-    asked: list[str] = []
+MIRRORS = (
+    Mirror("docker.io", "one.example"),
+    Mirror("docker.io/library", "two.example/m"),
+    Mirror("reg.example/team", "docker.io/team"),
+)
 
-    async def create(request: Request) -> None:
+
+@pytest.mark.parametrize(
+    ("image", "also"),
+    [
+        (
+            "golang:1.24",
+            ["one.example/library/golang:1.24", "two.example/m/golang:1.24"],
+        ),
+        ("docker.io/golang", ["one.example/library/golang", "two.example/m/golang"]),
+        ("a/b", ["one.example/a/b"]),
+        ("libraryx/b", ["one.example/libraryx/b"]),
+        ("reg.example/team/cc:1", ["docker.io/team/cc:1"]),
+        ("reg.example/teams/cc:1", []),
+        ("localhost:5000/a:1", []),
+    ],
+)
+def test_where_else_an_image_may_be(image: str, also: list[str]):
+    assert places(image, MIRRORS) == [image, *also]
+
+
+def test_a_digest_holds_at_a_mirror_too():
+    image = "golang@sha256:" + "0" * 64
+    assert places(image, MIRRORS[:1]) == [image, f"one.example/library/{image}"]
+
+
+def test_fabrics_own_images_are_published_in_two_places():
+    known = DockerOptions().mirrors
+    image = "hyperledger/fabric-ccenv:2.5"
+    assert places(image, known) == [image, f"ghcr.io/{image}"]
+    assert places("golang:1.24", known) == ["golang:1.24"]
+
+
+class Fetches:
+    """An engine that can fetch what is in `has`; else it says what `says` has of it."""
+
+    def __init__(self, folder: Path, *has: str, says: dict[str, str] | None = None):
+        self._socket, self._has, self._says = folder / "s", set(has), says or {}
+        self.asked: list[str] = []
+        self.there: set[str] = set()
+        self.attempt = Attempt(CCID)
+
+    async def _create(self, request: Request) -> None:
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(request.path).query)
-        asked.append(query["fromImage"][0])
-        if asked[-1] == has:
+        image = query["fromImage"][0]
+        self.asked.append(image)
+        if image in self._has:
+            self.there.add(image)
             await request.stream(b'{"status": "Pull complete", "id": "a"}\n')
         else:
-            await request.json({"message": LIMIT}, 500)
+            await request.json({"message": self._says.get(image, LIMIT)}, 500)
 
-    async def tag(request: Request) -> None:
-        query = urllib.parse.parse_qs(urllib.parse.urlsplit(request.path).query)
-        asked.append(f"tag {query['repo'][0]} {query['tag'][0]}")
-        await request.json({}, 201)
+    async def _inspect(self, request: Request) -> None:
+        image = urllib.parse.unquote(request.path).split("/images/")[1][: -len("/json")]
+        if image in self.there:
+            await request.json({"Id": f"id of {image}"})
+        else:
+            await request.json({"message": "no such image"}, 404)
 
-    socket, error = folder / "s", None
-    async with fake_engine(socket, {"POST create": create, "POST tag": tag}):
-        engine = await Engine.connect(EndpointOptions(docker_host=f"unix://{socket}"))
-        try:
-            await Puller(engine, DockerOptions(mirrors=mirrors)).pull(
-                image, Attempt(CCID)
+    async def get(self, image: str, pull: Pull = "missing") -> BaseImage:
+        """Resolve `image` with the mirrors one.example and two.example."""
+        replies = {"POST create": self._create, "GET json": self._inspect}
+        async with fake_engine(self._socket, replies):
+            found = await Engine.connect(
+                EndpointOptions(docker_host=f"unix://{self._socket}")
             )
-        except EngineError as caught:
-            error = caught
-        await engine.aclose()
-    return asked, error
+            try:
+                mirrors = tuple(
+                    Mirror("docker.io", f"{n}.example") for n in ("one", "two")
+                )
+                options = DockerOptions(pull=pull, mirrors=mirrors)
+                images = BaseImages(found, options)
+                base, _ = await images.resolve(LanguageImages(image), self.attempt)
+                return base
+            finally:
+                await found.aclose()
 
 
-async def test_a_mirror_takes_over_and_the_image_has_the_name_that_was_asked_for(
-    tmp_path: Path,
-):
-    has = "two.example/m/library/golang:1.24"
-    asked, error = await pull(
-        tmp_path, "golang:1.24", has, "one.example", "two.example/m/"
-    )
-    assert error is None
-    assert asked == [
-        "golang:1.24",
-        "one.example/library/golang:1.24",
-        has,
-        "tag golang 1.24",
-    ]
+ONE, TWO = "one.example/library/golang:1.24", "two.example/library/golang:1.24"
 
 
-async def test_without_any_mirror_that_has_it_the_first_reason_counts(tmp_path: Path):
-    asked, error = await pull(tmp_path, "a/b", "", "one.example")
-    assert asked == ["a/b:latest", "one.example/a/b:latest"]
-    assert isinstance(error, RateLimited)
-    assert "a/b:latest" in error.message
-    assert "one.example" not in error.message
+async def test_a_mirror_takes_over_and_what_it_gave_keeps_its_name(tmp_path: Path):
+    engine = Fetches(tmp_path, TWO)
+    base = await engine.get("golang:1.24")
+    assert base == BaseImage(TWO, f"id of {TWO}")
+    assert engine.asked == ["golang:1.24", ONE, TWO]
+    assert any(TWO in note for note in engine.attempt.reused)
+    assert any("pull rate limit" in line for line in engine.attempt.tail())
 
 
-@pytest.mark.parametrize("image", ["reg.example/a:1", "a@sha256:" + "0" * 64])
-async def test_mirrors_are_for_tags_of_the_default_registry(tmp_path: Path, image: str):
-    asked, error = await pull(tmp_path, image, "", "one.example")
-    assert asked == [image]
-    assert isinstance(error, RateLimited)
+async def test_what_is_there_from_a_mirror_is_used_without_asking(tmp_path: Path):
+    engine = Fetches(tmp_path, ONE)
+    engine.there.add(TWO)
+    assert (await engine.get("golang:1.24", "never")).reference == TWO
+    assert (await engine.get("golang:1.24")).reference == TWO
+    assert engine.asked == []
+    assert (await engine.get("golang:1.24", "always")).reference == ONE
+
+
+async def test_what_no_place_has_is_told_with_what_each_said(tmp_path: Path):
+    away = "dial tcp: connection refused"
+    engine = Fetches(tmp_path, says={"golang:1.24": "manifest unknown", ONE: away})
+    with pytest.raises(ImageNotFound) as caught:
+        await engine.get("golang:1.24")
+    error = caught.value
+    assert [one["image"] for one in error.tried] == ["golang:1.24", ONE, TWO]
+    kinds = ["image-not-found", "registry-unavailable", "rate-limited"]
+    assert [one["error"] for one in error.tried] == kinds
+    assert all(said in error.message for said in ("manifest unknown", away, LIMIT))
+    assert error.transient, "the mirrors may give it later"
+
+
+async def test_a_full_disk_is_not_tried_again_with_a_mirror(tmp_path: Path):
+    engine = Fetches(tmp_path, ONE, says={"golang:1.24": "no space left on device"})
+    with pytest.raises(EngineError, match="no space"):
+        await engine.get("golang:1.24")
+    assert engine.asked == ["golang:1.24"]
+
+
+async def test_a_failure_without_a_name_passes_on_too(tmp_path: Path):
+    said = "tls: failed to verify certificate"
+    engine = Fetches(tmp_path, TWO, says={ONE: said})
+    assert (await engine.get("golang:1.24")).reference == TWO

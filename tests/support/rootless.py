@@ -1,0 +1,70 @@
+"""Podman's API service of a user without rights, with a storage of its own.
+
+Nothing is set that Podman does not have by itself, but for the storage driver: of the
+kernel's own overlays, which Podman 4.3 takes for a user only when told so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from support.engine_slots import end_processes, slot
+from support.need import missing, need, need_image
+from support.own_engine import OwnEngine, running
+from support.unprivileged import User, need_unprivileged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from support.engine_slots import Pool
+
+_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+
+
+class RootlessPodman(OwnEngine):
+    """One of them, where a node of that user looks for it.
+
+    Args:
+        sees: more folders that the user may enter (unprivileged.py).
+    """
+
+    kind = "rootless podman"
+
+    def __init__(self, folder: Path, pool: Pool, *sees: Path) -> None:
+        super().__init__(folder, pool)
+        self.user = User(pool.ids, folder, sees)
+        self.user.prepare()
+        self.socket = self.user.run / "podman/podman.sock"
+        self.user.give(self.socket.parent)
+
+    def command(self) -> list[str]:
+        """A service in the environment of its user, and nothing else."""
+        variables = {**self.user.env, "PATH": _PATH, "STORAGE_DRIVER": "overlay"}
+        clean = ["env", "-i", *(f"{key}={value}" for key, value in variables.items())]
+        serve = ["podman", "system", "service", "--time=0", self.endpoint]
+        return self.user.argv(*clean, *serve)
+
+    def clear_dead(self) -> None:
+        """Remove the socket."""
+        self.socket.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """As every engine; what its user has at run time goes, as with a last logout."""
+        super().remove()
+        end_processes(self.folder, self.pool.ids)
+        shutil.rmtree(self.user.run, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def rootless_podman(*names: str, sees: tuple[Path, ...] = ()) -> Iterator[RootlessPodman]:
+    """Start one, with base images (`runtime`, `python` …) on it."""
+    need("podman", "runc", "catatonit", "slirp4netns")
+    need_unprivileged()
+    if not Path("/usr/lib/podman/netavark").exists():
+        missing("netavark is not installed (Podman's networks)")
+    images = [need_image(name) for name in names]
+    with slot("rootless") as (folder, pool):
+        yield from running(RootlessPodman(folder, pool, *sees), images)
