@@ -18,8 +18,10 @@ Size:    one tree is read as one.
     ├── StorageError
     ├── EngineError            EngineUnavailable, EngineTimeout, RegistryUnavailable,
     │                          RegistryDenied, RateLimited
-    ├── LaunchFailed           BuildFailed (BuildSilent), StartFailed, ExitedEarly,
-    │                          LaunchTimeout (RegisterTimeout), RegistrationRefused
+    ├── LaunchFailed           BuildFailed (BuildSilent), StartFailed (NetworkMissing,
+    │                          NameUnresolved, NodeUnreachable), ExitedEarly,
+    │                          LaunchTimeout (RegisterTimeout), TlsFailed,
+    │                          RegistrationRefused
     ├── ExecuteFailed          ExecuteTimeout, StreamTerminated, ChaincodeError
     ├── LedgerError            LedgerCorrupt, LedgerClosed, ReadOnlyViolation
     └── NodeError              NodeNotRunning, NodeAlreadyRunning, NodeStopping
@@ -149,7 +151,11 @@ class NotFound(ChaindockError):
 
 
 class ImageNotFound(NotFound):
-    """The engine has no such image. Facts: `image`."""
+    """The engine has no such image.
+
+    Facts: `image`; and if mirrors were asked for it `tried` ([{image, error, why}]), as
+    each error of a registry has.
+    """
 
     slug = "image-not-found"
 
@@ -284,6 +290,25 @@ class StartFailed(LaunchFailed):
     slug = "start-failed"
 
 
+class NetworkMissing(StartFailed):
+    """The engine has no network of the name that was set. Facts: `network`."""
+
+    code = Code.FAILED_PRECONDITION
+    slug = "network-missing"
+
+
+class NameUnresolved(StartFailed):
+    """No name of the node's machine resolves in containers. Facts: `hosts`, `port`."""
+
+    slug = "name-unresolved"
+
+
+class NodeUnreachable(StartFailed):
+    """The node's listener does not answer containers. Facts: `hosts`, `port`."""
+
+    slug = "node-unreachable"
+
+
 class ExitedEarly(LaunchFailed):
     """The chaincode ended before it registered."""
 
@@ -301,6 +326,13 @@ class RegisterTimeout(LaunchTimeout):
     """It connected, and did not register in time. Facts: `limit_s`."""
 
     slug = "register-timeout"
+
+
+class TlsFailed(LaunchFailed):
+    """It connected, and its TLS handshakes came to nothing. Facts: `handshakes`."""
+
+    code = Code.PERMISSION_DENIED
+    slug = "tls-failed"
 
 
 class RegistrationRefused(LaunchFailed):

@@ -101,9 +101,8 @@ async def test_a_registry_that_is_down_may_come_back(tmp_path: Path, language: s
     assert error.transient, error.output
 
 
-# pip prints nothing of an index that answers 503.
-@pytest.mark.parametrize("answers", [503], indirect=True)
-@pytest.mark.parametrize("language", ["go", "node"])
+@pytest.mark.parametrize("answers", [429, 503], indirect=True)
+@pytest.mark.parametrize("language", LANGUAGES)
 async def test_a_registry_in_trouble_may_get_over_it(
     tmp_path: Path, language: str, answers: str
 ):

@@ -13,7 +13,7 @@ import pytest
 from chaindock.chaincode import proof
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import Dial
-from chaindock.controllers.docker import filter, host, network
+from chaindock.controllers.docker import host, network
 from chaindock.controllers.docker.options import EndpointOptions
 from chaindock.errors import (
     BuildFailed,
@@ -30,29 +30,14 @@ from chaindock.testing.backend import (
 )
 from chaindock.testing.scripts import call, hang, leave, say, serve
 from support.docker_shell import shell_package
-from support.engines import ENGINES, Target, backend_on, engine
 from support.flaky_socket import FlakySocket
 from support.targets import need_root
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
-
     from support.docker_backend import DockerBackend
+    from support.engines import Target
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
-
-
-@pytest.fixture(scope="module", params=ENGINES)
-def target(request: pytest.FixtureRequest) -> Iterator[Target]:
-    with engine(request.param) as target:
-        yield target
-
-
-@pytest.fixture
-async def backend(tmp_path: Path, target: Target) -> AsyncIterator[DockerBackend]:
-    async with backend_on(tmp_path, target) as backend:
-        yield backend
 
 
 async def test_a_foreign_container_with_our_name_is_never_touched(
@@ -277,7 +262,9 @@ async def test_only_the_nodes_user_connects_to_a_chaincode_that_is_dialled(
         assert not await connects(dial.address, NOBODY)
         assert await connects(await backend.listener.address_on("127.0.0.1"), NOBODY)
         told = served.describe()
-        assert told["stream"].endswith("only the node's user of this machine can connect")
+        assert told["stream"].endswith(
+            "only the node's user of this machine can connect"
+        )
         assert "weaker" not in told or "can connect" not in told["weaker"]
 
 
@@ -285,7 +272,7 @@ async def test_where_users_cannot_be_told_apart_that_is_said(
     backend: DockerBackend, monkeypatch: pytest.MonkeyPatch
 ):
     need_root()
-    monkeypatch.setattr(filter, "_OWNER", "nosuchmatch")
+    monkeypatch.setattr("chaindock.controllers.docker.filter._OWNER", "nosuchmatch")
     async with backend.controller() as controller, backend.within():
         served, package = await backend.built(serve(), serves=True, builder=controller)
         dial = await served.start(backend.peer, Attempt(package.ccid))

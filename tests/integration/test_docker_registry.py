@@ -22,30 +22,15 @@ from chaindock.errors import (
 )
 from chaindock.testing.backend import WatchedAttempt, built
 from chaindock.testing.scripts import hang, leave
-from support.engines import ENGINES, Target, backend_on, engine
 from support.need import need_image
 from support.registry import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
-
     from chaindock.controllers.docker.options import Pull
     from support.docker_backend import DockerBackend
+    from support.engines import Target
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
-
-
-@pytest.fixture(scope="module", params=ENGINES)
-def target(request: pytest.FixtureRequest) -> Iterator[Target]:
-    with engine(request.param) as target:
-        yield target
-
-
-@pytest.fixture
-async def backend(tmp_path: Path, target: Target) -> AsyncIterator[DockerBackend]:
-    async with backend_on(tmp_path, target) as backend:
-        yield backend
 
 
 def use(
@@ -212,6 +197,7 @@ async def test_an_image_is_made_of_what_was_looked_at_even_if_its_tag_moves(
 
             builder._compiler.run = run  # type: ignore[attr-defined]
             instance = await built(builder, package)
+            assert instance.describe()["base"].startswith(f"{name}:1 ")
             await instance.start(backend.peer, Attempt(package.ccid))
             assert (await instance.wait()).code == 0
     finally:

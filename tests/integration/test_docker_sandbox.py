@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -16,32 +16,15 @@ from chaindock.testing.backend import WatchedAttempt, built
 from chaindock.testing.scripts import hang, serve
 from support.docker_backend import DockerBackend, clean
 from support.docker_shell import run_shell, shell_package
-from support.engines import ENGINES, Target, backend_on, engine
 from support.need import need_image
 from support.remains import filter_rules
 from support.targets import need_root
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
 TLS = ClientTls("KEY\n", "CERT\n", "ROOT\n")
 DIAL = (
     'timeout 3 bash -c "exec 3<>/dev/tcp/{0}/{1}" 2>/dev/null && echo open || echo shut'
 )
-
-
-@pytest.fixture(scope="module", params=ENGINES)
-def target(request: pytest.FixtureRequest) -> Iterator[Target]:
-    with engine(request.param) as target:
-        yield target
-
-
-@pytest.fixture
-async def backend(tmp_path: Path, target: Target) -> AsyncIterator[DockerBackend]:
-    async with backend_on(tmp_path, target) as backend:
-        yield backend
 
 
 def limited(backend: DockerBackend, **changes: Any) -> None:

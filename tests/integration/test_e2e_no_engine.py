@@ -78,6 +78,13 @@ def test_what_ran_in_a_container_waits_for_its_engine_after_a_restart(tmp_path: 
         assert "no container engine answers" in said["error"]["message"]
         assert "--backend process" in said["error"]["hint"]
         assert "waiting for chaincode/notes" in node.cli("status").err
+        # Nor does what is new beside it: the engine is known, and away.
+        assert node.status["backend"] == "docker"
+        assert "is waited for" in node.status["reason"]
+        told = node.ask("deploy", SHIM, "--name", "new", code=None)
+        assert told["error"] == "build-failed", told
+        assert "no container engine answers" in told["message"]
+        assert "--backend process" in told["hint"]
         (tmp_path / "away.sock").rename(engine)
         assert eventually(lambda: answers(node), "it is back", 60) == b"kept"
         assert shown(node)["backend"] == "docker"

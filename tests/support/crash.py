@@ -23,7 +23,6 @@ from chaindock.operations.wire import call_json, decode, rebuild_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
-    from types import TracebackType
 
 LOST = (aiohttp.ClientError, ConnectionError, FileNotFoundError)
 """What a client sees when the node is gone."""
@@ -43,12 +42,7 @@ class Admin:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
     async def get(self, target: str) -> dict[str, Any]:
@@ -126,12 +120,7 @@ class CrashNode:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.take_down()
         for process in self._foreground:
             if process.returncode is None:

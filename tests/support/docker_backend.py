@@ -19,7 +19,6 @@ from support.need import need_docker, need_image
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
     from chaindock.container.contracts import BuildEnvironment, Builder, Instance
 
@@ -63,13 +62,8 @@ class DockerBackend(Backend):
         self._stack.push_async_callback(self.engine.aclose)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await super().__aexit__(kind, error, trace)
+    async def __aexit__(self, *error: object) -> None:
+        await super().__aexit__(*error)
         for node_id in self._nodes:
             await clean(self.engine, node_id)
             await HostFilter(node_id, self.options.path).remove()

@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from pathlib import Path
 
     Reply = Callable[["Request"], Awaitable[None]]
@@ -62,7 +62,7 @@ class FakeEngine:
     `replies` maps "METHOD last-part-of-path" to what happens.
     """
 
-    def __init__(self, replies: dict[str, Reply]) -> None:
+    def __init__(self, replies: Mapping[str, Reply]) -> None:
         self._replies = {"GET version": _version, "GET _ping": _ping, **replies}
         self.seen: list[str] = []
         self._open: dict[asyncio.StreamWriter, asyncio.Task[Any] | None] = {}
@@ -106,7 +106,7 @@ async def _unknown(request: Request) -> None:
 
 @contextlib.asynccontextmanager
 async def fake_engine(
-    socket: Path, replies: dict[str, Reply] | None = None
+    socket: Path, replies: Mapping[str, Reply] | None = None
 ) -> AsyncIterator[FakeEngine]:
     """Serve on `socket`."""
     engine = FakeEngine(replies or {})

@@ -10,11 +10,11 @@ import pytest
 
 from chaindock.controllers.docker.names import BUILD_KEY
 from chaindock.errors import ChaindockError
+from support.engine_slots import slot
 from support.faults_disk import small_disk
 from support.faults_matrix import FLAGS, NEXT_CALL_S, STEADY, VICTIM, Cell, cells
 from support.faults_well import RUNNING
 from support.faults_world import CliWorld
-from support.engine_slots import slot
 from support.need import need, need_image
 from support.own_engine import OwnDocker, OwnEngine, OwnPodman, own_podman, running
 from support.remains import KEPT_IMAGES, ask, inspect

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from chaindock.aio import Tasks
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 
 class IdleProxy:
@@ -63,12 +60,7 @@ class IdleProxy:
         self.address = f"{host}:{port}"
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._server is not None:
             self._server.close()
         await self._tasks.aclose()

@@ -102,6 +102,9 @@ class FakeInstance:
         self._end(STOPPED)
         await self._tasks.aclose()
 
+    async def probe(self) -> None:
+        """Nothing stands in the way."""
+
     def describe(self) -> Mapping[str, str]:
         return {"backend": "fake", "starts": str(self.starts)}
 

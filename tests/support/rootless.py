@@ -59,7 +59,9 @@ class RootlessPodman(OwnEngine):
 
 
 @contextlib.contextmanager
-def rootless_podman(*names: str, sees: tuple[Path, ...] = ()) -> Iterator[RootlessPodman]:
+def rootless_podman(
+    *names: str, sees: tuple[Path, ...] = ()
+) -> Iterator[RootlessPodman]:
     """Start one, with base images (`runtime`, `python` …) on it."""
     need("podman", "runc", "catatonit", "slirp4netns")
     need_unprivileged()

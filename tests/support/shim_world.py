@@ -131,6 +131,9 @@ class ProgramInstance:
             os.killpg(self.process.pid, signal.SIGKILL)
             await self.process.wait()
 
+    async def probe(self) -> None:
+        """Nothing stands in the way."""
+
     def describe(self) -> Mapping[str, str]:
         return {"backend": "program"}
 

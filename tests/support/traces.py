@@ -21,7 +21,6 @@ from support.need import need_docker
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
     from support.crash import CrashNode
 
@@ -89,12 +88,7 @@ class ProcessTraces:
             )
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for process in self._foreign:
             process.kill()
             process.wait()
@@ -189,12 +183,7 @@ class DockerTraces:
         )
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         label = f"{NODE}={self._node.node_id}"
         for container in [*self._foreign, *await self._engine.find_containers(label)]:
             await self._engine.remove_container(container)

@@ -51,7 +51,10 @@ class User:
 
     def prepare(self) -> None:
         """Make its folders and the files that name it. Needs root."""
-        uid, (low, count) = self.ids[0], (self.ids[len(self.ids) // 2], len(self.ids) // 2)
+        uid, (low, count) = (
+            self.ids[0],
+            (self.ids[len(self.ids) // 2], len(self.ids) // 2),
+        )
         for folder in (self.home, self.run):
             self.give(folder)
         etc = self.folder / "etc"

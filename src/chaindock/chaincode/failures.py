@@ -24,6 +24,7 @@ from chaindock.errors import (
     RegisterTimeout,
     RegistrationRefused,
     StartFailed,
+    TlsFailed,
 )
 
 if TYPE_CHECKING:
@@ -70,6 +71,25 @@ def launch_failure(
     return failed
 
 
+def tls_failure(error: LaunchFailed, ccid: str, handshakes: int) -> TlsFailed:
+    """Return what to say of one that connected and came to no stream.
+
+    Args:
+        error: how the launch ended: the clock, or an exit by itself.
+        ccid: whose it was.
+        handshakes: how many connections the listener saw; > 0.
+    """
+    return TlsFailed(
+        f"{error.message}; it connected (seen {handshakes} times), and came through TLS "
+        "to no stream",
+        hint="see that it uses TLS, trusts CORE_PEER_TLS_ROOTCERT_FILE and shows "
+        "CORE_TLS_CLIENT_CERT_FILE; a clock that is wrong breaks TLS too; its own "
+        f"words: chaindock logs {ccid}",
+        **error.facts,
+        handshakes=handshakes,
+    )
+
+
 def _kind(
     error: ChaindockError, attempt: Attempt, *, building: bool
 ) -> type[LaunchFailed]:
@@ -85,7 +105,7 @@ def _kind(
 def _stage(kind: type[LaunchFailed]) -> str:
     if issubclass(kind, BuildFailed):
         return "error building chaincode: "
-    if kind is StartFailed:
+    if issubclass(kind, StartFailed):
         return "error starting: "
     if kind is RegistrationRefused:
         return "chaincode registration failed: "

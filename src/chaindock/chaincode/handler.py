@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from chaindock.chaincode.turns import Rest
     from chaindock.container.attempt import Attempt
     from chaindock.ids import Ccid
+    from chaindock.telemetry import Sparing
 
 Kind = shim.ChaincodeMessage
 FINAL: Final = frozenset({Kind.COMPLETED, Kind.ERROR})
@@ -97,6 +98,7 @@ class Registry(Protocol):
     """Decides about registrations; registry.HandlerRegistry is one."""
 
     observer: Observer
+    refusals: Sparing
 
     def connected(self, handler: Handler) -> None:
         """Take note of a new stream."""
@@ -143,6 +145,11 @@ class Handler:
         """For shims that need one; whoever opened the stream may know a better one."""
         self._outbox: Outbox
 
+    @property
+    def who(self) -> str | None:
+        """Whose stream it is by what nobody can make up; None = not known."""
+        return self.certificate or (self.dialled.ccid if self.dialled else None)
+
     # --- the life of a stream -------------------------------------------------------
 
     async def run(self, stream: Duplex) -> StreamEnd:
@@ -171,7 +178,12 @@ class Handler:
         self._move(StreamState.ENDED)
         self._registry.remove(self)
         waiting = self.calls.close(reason)
-        _log.info("stream ended", ccid=self.ccid, reason=reason, waiting=waiting)
+        facts = {"ccid": self.ccid, "reason": reason, "waiting": waiting}
+        if self.ccid is None:
+            refusals = self._registry.refusals
+            refusals.say(self.who, _log.info, "stream ended", **facts)
+        else:
+            _log.info("stream ended", **facts)
         self.ended.settle(StreamEnd(code, reason))
 
     def _move(self, state: StreamState) -> None:
@@ -249,7 +261,12 @@ class Handler:
         try:
             name = chaincode_pb2.ChaincodeID.FromString(message.payload).name
         except DecodeError as error:
-            _log.warning("register message undecodable", error=str(error))
+            self._registry.refusals.say(
+                self.who,
+                _log.warning,
+                "register message undecodable",
+                error=str(error),
+            )
             return
         expected = self._registry.admit(name, self)
         self.ccid = name

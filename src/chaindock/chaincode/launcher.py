@@ -27,7 +27,6 @@ from chaindock.telemetry import bound, get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from types import TracebackType
 
     from chaindock.chaincode.runtime import ContainerRuntime
     from chaindock.container.contracts import PeerConnection
@@ -108,12 +107,7 @@ class RuntimeLauncher:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._closing = True
         grace_s = self._options.stop_grace_s
         await asyncio.gather(*(self.stop(ccid, grace_s) for ccid in list(self._runs)))

@@ -49,14 +49,7 @@ async def within(limit_s: float, work: Awaitable[T], attempt: Attempt) -> T:
 
     Raises: LaunchTimeout after `limit_s` seconds; then `work` has been cancelled.
     """
-    scope = asyncio.timeout(limit_s)
-    try:
-        async with scope:
-            return await work
-    except TimeoutError as error:
-        if not scope.expired():
-            raise
-        raise _too_long(limit_s, attempt) from error
+    return await _within(asyncio.timeout(limit_s), limit_s, work, attempt)
 
 
 async def within_own_time(limit_s: float, work: Awaitable[T], attempt: Attempt) -> T:
@@ -80,14 +73,21 @@ async def within_own_time(limit_s: float, work: Awaitable[T], attempt: Attempt) 
 
     attempt.watch(turn)
     try:
+        return await _within(scope, limit_s, work, attempt)
+    finally:
+        attempt.unwatch(turn)
+
+
+async def _within(
+    scope: asyncio.Timeout, limit_s: float, work: Awaitable[T], attempt: Attempt
+) -> T:
+    try:
         async with scope:
             return await work
     except TimeoutError as error:
         if not scope.expired():
             raise
         raise _too_long(limit_s, attempt) from error
-    finally:
-        attempt.unwatch(turn)
 
 
 def _too_long(limit_s: float, attempt: Attempt) -> LaunchTimeout:

@@ -15,11 +15,12 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from chaindock.chaincode.handshakes import Handshakes
 from chaindock.chaincode.observer import Observer
 from chaindock.container.attempt import Phase
 from chaindock.errors import RegistrationRefused
 from chaindock.ids import Ccid
-from chaindock.telemetry import get_logger
+from chaindock.telemetry import Sparing, get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,6 +64,10 @@ class HandlerRegistry:
         self, *, admit_unlaunched: bool = False, observer: Observer | None = None
     ) -> None:
         self.observer = observer or Observer()
+        self.handshakes = Handshakes()
+        """Of who dials the node; the listener tells of them."""
+        self.refusals = Sparing(_log)
+        """For lines about streams that come to nothing, by their certificate."""
         self._admit_unlaunched = admit_unlaunched
         self._expected: dict[Ccid, Expected] = {}
         self._handlers: dict[Ccid, Handler] = {}
@@ -116,7 +121,13 @@ class HandlerRegistry:
             shown = name[:_NAME_MAX]
             meant = handler.dialled.ccid if handler.dialled is not None else shown
             error = RegistrationRefused(reason, ccid=meant, name=shown)
-            _log.warning("registration refused", ccid=shown, reason=reason)
+            self.refusals.say(
+                handler.who,
+                _log.warning,
+                "registration refused",
+                ccid=shown,
+                reason=reason,
+            )
             if handler.dialled is not None:
                 handler.dialled.ready.fail(error)
             raise error

@@ -21,7 +21,7 @@ import grpc
 
 from chaindock.aio import Latch, Tasks
 from chaindock.chaincode.client import serve_dialled
-from chaindock.chaincode.failures import explain, launch_failure
+from chaindock.chaincode.failures import explain, launch_failure, tls_failure
 from chaindock.chaincode.handler import Expected, Handler
 from chaindock.chaincode.race import first, within
 from chaindock.chaincode.registry import MOVES, LaunchState
@@ -29,8 +29,10 @@ from chaindock.container.attempt import Phase
 from chaindock.container.contracts import Cause, Dial, Exit
 from chaindock.errors import (
     ChaindockError,
+    EngineError,
     ExitedEarly,
     LaunchFailed,
+    LaunchTimeout,
     StartFailed,
 )
 from chaindock.identity.tls import certificate_hash
@@ -212,11 +214,33 @@ class Run:
         started = await parts.runtime.start(self.ccid, peer, self.attempt, self._built)
         spent_s = time.monotonic() - self._creating_since
         left_s = max(0.0, limits.startup_timeout_s - spent_s)
-        return await within(
-            min(limits.register_timeout_s, left_s),
-            self._registered(started, tasks),
-            self.attempt,
-        )
+        try:
+            return await within(
+                min(limits.register_timeout_s, left_s),
+                self._registered(started, tasks),
+                self.attempt,
+            )
+        except (ExitedEarly, LaunchTimeout) as error:
+            why = await self._why_no_stream(started, error)
+            if why is None:
+                raise
+            raise why from error
+
+    async def _why_no_stream(
+        self, started: CallsBack | Dial, error: LaunchFailed
+    ) -> LaunchFailed | None:
+        """Return what kept it from a stream, when it dials and had none; else None."""
+        if self.attempt.phase is not Phase.CONNECT or isinstance(started, Dial):
+            return None
+        handshakes = self._parts.registry.handshakes
+        if error.facts.get("cause", Cause.EXITED) == Cause.EXITED:
+            count = handshakes.broken(started.source, self._creating_since)
+            if count:
+                return tls_failure(error, self.ccid, count)
+        if isinstance(error, LaunchTimeout) and self.instance is not None:
+            with contextlib.suppress(EngineError):  # the time-out tells enough
+                return await self.instance.probe()
+        return None
 
     def _built(self, instance: Instance) -> None:
         self._creating_since = time.monotonic()

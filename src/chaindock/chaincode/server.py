@@ -31,6 +31,7 @@ from chaindock.telemetry import get_logger, unbind
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from chaindock.chaincode.handshakes import Handshakes
     from chaindock.chaincode.registry import HandlerRegistry
     from chaindock.identity.tls import TlsAuthority
 
@@ -87,6 +88,8 @@ class ChaincodeListener(CallbackListener):
         self._authority = authority
         self._unregistered: list[Handler] = []
         self._servers: dict[str, grpc.aio.Server] = {}
+        self._credentials: list[grpc.ServerCredentials] = []
+        """gRPC asks them for certificates, and does not keep them itself."""
         self._addresses: dict[str, str] = {}
         self._lock = asyncio.Lock()
 
@@ -99,6 +102,7 @@ class ChaincodeListener(CallbackListener):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._registry.handshakes.close()
         servers, self._servers = list(self._servers.values()), {}
         self._addresses.clear()
         await asyncio.gather(*(server.stop(None) for server in servers))
@@ -119,7 +123,7 @@ class ChaincodeListener(CallbackListener):
         bare = host.strip("[]")
         name = f"[{bare}]" if ":" in bare else bare
         server = grpc.aio.server(options=server_options(self._options))
-        server.add_generic_rpc_handlers((_services(self._register),))
+        server.add_generic_rpc_handlers((self._services(),))
         try:
             port = self._bind(server, bare, f"{name}:{self._listen.port}")
             await server.start()
@@ -140,13 +144,38 @@ class ChaincodeListener(CallbackListener):
         if authority is None:
             return server.add_insecure_port(address)
         pair = authority.issue_server(host)
-        return server.add_secure_port(
-            address,
-            grpc.ssl_server_credentials(
+        handshakes = self._registry.handshakes
+        credentials = grpc.dynamic_ssl_server_credentials(
+            grpc.ssl_server_certificate_configuration(
                 [(pair.key_pem.encode(), pair.cert_pem.encode())],
                 root_certificates=authority.root_pem.encode(),
-                require_client_auth=True,
             ),
+            # Before each handshake; None, which the stub does not know, changes nothing.
+            handshakes.begins,  # type: ignore[arg-type]
+            require_client_authentication=True,
+        )
+        self._credentials.append(credentials)
+        port = server.add_secure_port(address, credentials)
+        handshakes.watch(port)
+        return port
+
+    def _services(self) -> grpc.GenericRpcHandler:
+        support = grpc.stream_stream_rpc_method_handler(
+            self._register,
+            request_deserializer=shim.ChaincodeMessage.FromString,
+            response_serializer=shim.ChaincodeMessage.SerializeToString,
+        )
+        health = _Health(self._registry.handshakes)
+        return _Services(
+            {
+                "/protos.ChaincodeSupport/Register": support,
+                "/grpc.health.v1.Health/Check": grpc.unary_unary_rpc_method_handler(
+                    health.check
+                ),
+                "/grpc.health.v1.Health/Watch": grpc.unary_stream_rpc_method_handler(
+                    health.watch
+                ),
+            }
         )
 
     async def _register(
@@ -154,10 +183,16 @@ class ChaincodeListener(CallbackListener):
     ) -> None:
         # The server was started in the task of some launch: this is about another.
         unbind()
+        self._registry.handshakes.through(context.peer())
         certificate = _shown(context)
         handler = Handler(self._registry, self._options, certificate=certificate)
         if not self._takes(handler):
-            _log.warning("too many silent streams", certificate=certificate)
+            self._registry.refusals.say(
+                handler.who,
+                _log.warning,
+                "too many silent streams",
+                certificate=certificate,
+            )
             await context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 "too many streams are open that have not registered",
@@ -213,23 +248,6 @@ def _shown(context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
     return certificate_hash(shown[0]) if shown else None
 
 
-def _services(register: Any) -> grpc.GenericRpcHandler:
-    support = grpc.stream_stream_rpc_method_handler(
-        register,
-        request_deserializer=shim.ChaincodeMessage.FromString,
-        response_serializer=shim.ChaincodeMessage.SerializeToString,
-    )
-    return _Services(
-        {
-            "/protos.ChaincodeSupport/Register": support,
-            "/grpc.health.v1.Health/Check": grpc.unary_unary_rpc_method_handler(_check),
-            "/grpc.health.v1.Health/Watch": grpc.unary_stream_rpc_method_handler(
-                _Watching().watch
-            ),
-        }
-    )
-
-
 class _Services(grpc.GenericRpcHandler):
     def __init__(self, methods: dict[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
         self._methods = methods
@@ -241,19 +259,23 @@ class _Services(grpc.GenericRpcHandler):
         return self._methods.get(handler_call_details.method)
 
 
-async def _check(_request: bytes, _context: Any) -> bytes:
-    return _SERVING
+class _Health:
+    """The health of one server, and who watches it, in bounded number."""
 
-
-class _Watching:
-    """Who watches the health of one server, in bounded number."""
-
-    def __init__(self) -> None:
+    def __init__(self, handshakes: Handshakes) -> None:
+        self._handshakes = handshakes
         self._count = 0
+
+    async def check(
+        self, _request: bytes, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> bytes:
+        self._handshakes.through(context.peer())
+        return _SERVING
 
     async def watch(
         self, _request: bytes, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
+        self._handshakes.through(context.peer())
         if self._count >= MAX_WATCHING:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watch")
         self._count += 1

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chaindock.container.attempt import Attempt
-    from chaindock.errors import ChaindockError
+    from chaindock.errors import ChaindockError, LaunchFailed
     from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
 
@@ -122,7 +122,13 @@ class BuildEnvironment:
 
 @dataclass(frozen=True)
 class CallsBack:
-    """The started chaincode dials the node."""
+    """The started chaincode dials the node.
+
+    Args:
+        source: the address that its connections come from; None = not known.
+    """
+
+    source: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -279,6 +285,12 @@ class Instance(Protocol):
         """End the run: SIGTERM, `grace_s`, SIGKILL, removal, verified.
 
         Idempotent; harmless before start. After it nothing of the run exists.
+        """
+
+    async def probe(self) -> LaunchFailed | None:
+        """Try from where the running chaincode is what keeps it from the node.
+
+        Returns None when nothing does, or nothing can be tried. Raises: EngineError.
         """
 
     def describe(self) -> Mapping[str, str]:

@@ -35,7 +35,6 @@ from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from chaindock.endorser.transactions import Checked, TransactionChecks
     from chaindock.identity.msp import Identity
@@ -131,12 +130,7 @@ class Orderer:
         self._worker = self._tasks.start(self._work(), "blocks")
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:

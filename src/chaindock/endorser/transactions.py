@@ -23,11 +23,11 @@ from fabric_protos.peer import (
     transaction_pb2,
 )
 from fabric_protos.peer import transaction_pb2 as codes
-from google.protobuf.message import DecodeError
 
 from chaindock.endorser.proposals import proposal_hash, transaction_id
 from chaindock.errors import Denied, InvalidInput
 from chaindock.identity.msp import Role
+from chaindock.ledger.decoding import Broken, open_envelope, parse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,12 +118,6 @@ class Checked:
     creator: Identity | None = None
 
 
-class _Invalid(Exception):  # control flow of this module, not an error
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
-
-
 class TransactionChecks:
     """Validation of one channel's envelopes, as far as no state is needed."""
 
@@ -139,30 +133,18 @@ class TransactionChecks:
             tx_id = header.tx_id
             creator, signer = self._check_creator(outer, payload, header)
             chaincodes = self._check_action(payload, header, creator)
-        except _Invalid as invalid:
-            return Checked(invalid.code, tx_id, creator=signer)
+        except Broken as broken:
+            return Checked(broken.code, tx_id, creator=signer)
         return Checked(codes.NOT_VALIDATED, tx_id, chaincodes, signer)
 
     def _open(self, data: bytes) -> tuple[Any, Any, Any]:
-        if not data:
-            raise _Invalid(codes.NIL_ENVELOPE)
-        envelope = _parse(common_pb2.Envelope, data, codes.INVALID_OTHER_REASON)
-        payload = _parse(common_pb2.Payload, envelope.payload, codes.BAD_PAYLOAD)
-        if not payload.HasField("header"):
-            raise _Invalid(codes.BAD_PAYLOAD)
-        if not payload.header.channel_header:
-            raise _Invalid(codes.BAD_COMMON_HEADER)
-        header = _parse(
-            common_pb2.ChannelHeader,
-            payload.header.channel_header,
-            codes.BAD_CHANNEL_HEADER,
-        )
+        envelope, payload, header = open_envelope(data)
         if header.type in {common_pb2.CONFIG, common_pb2.CONFIG_UPDATE}:
-            raise _Invalid(codes.UNSUPPORTED_TX_PAYLOAD)
+            raise Broken(codes.UNSUPPORTED_TX_PAYLOAD)
         if header.type != common_pb2.ENDORSER_TRANSACTION or header.epoch:
-            raise _Invalid(codes.BAD_COMMON_HEADER)
+            raise Broken(codes.BAD_COMMON_HEADER)
         if header.channel_id != self._channel:
-            raise _Invalid(codes.TARGET_CHAIN_NOT_FOUND)
+            raise Broken(codes.TARGET_CHAIN_NOT_FOUND)
         return envelope, payload, header
 
     def _check_creator(
@@ -170,35 +152,35 @@ class TransactionChecks:
     ) -> tuple[Any, Identity]:
         """Check who signed; return the parsed SignatureHeader and the signer."""
         bad = codes.BAD_COMMON_HEADER
-        creator = _parse(
+        creator = parse(
             common_pb2.SignatureHeader, payload.header.signature_header, bad
         )
         if not creator.nonce or not creator.creator:
-            raise _Invalid(bad)
+            raise Broken(bad)
         try:
             identity = self._msp.identify(creator.creator)
             identity.verify(envelope.payload, envelope.signature)
         except Denied:
-            raise _Invalid(codes.BAD_CREATOR_SIGNATURE) from None
+            raise Broken(codes.BAD_CREATOR_SIGNATURE) from None
         if header.tx_id != transaction_id(creator.nonce, creator.creator):
-            raise _Invalid(codes.BAD_PROPOSAL_TXID)
+            raise Broken(codes.BAD_PROPOSAL_TXID)
         return creator, identity
 
     def _check_action(self, payload: Any, header: Any, creator: Any) -> frozenset[str]:
         invalid = codes.INVALID_ENDORSER_TRANSACTION
-        transaction = _parse(transaction_pb2.Transaction, payload.data, invalid)
+        transaction = parse(transaction_pb2.Transaction, payload.data, invalid)
         if len(transaction.actions) != 1:
-            raise _Invalid(invalid)
+            raise Broken(invalid)
         outer = transaction.actions[0]
         if outer.header != payload.header.signature_header:
-            action_header = _parse(common_pb2.SignatureHeader, outer.header, invalid)
+            action_header = parse(common_pb2.SignatureHeader, outer.header, invalid)
             if action_header != creator:
-                raise _Invalid(invalid)
-        action = _parse(transaction_pb2.ChaincodeActionPayload, outer.payload, invalid)
+                raise Broken(invalid)
+        action = parse(transaction_pb2.ChaincodeActionPayload, outer.payload, invalid)
         if not action.HasField("action"):
-            raise _Invalid(codes.NIL_TXACTION)
+            raise Broken(codes.NIL_TXACTION)
         endorsed = action.action
-        response = _parse(
+        response = parse(
             proposal_response_pb2.ProposalResponsePayload,
             endorsed.proposal_response_payload,
             codes.BAD_RESPONSE_PAYLOAD,
@@ -209,7 +191,7 @@ class TransactionChecks:
             action.chaincode_proposal_payload,
         )
         if response.proposal_hash != expected:
-            raise _Invalid(invalid)
+            raise Broken(invalid)
         names = _check_names(header, response)
         self._check_endorsements(endorsed)
         return names
@@ -225,40 +207,33 @@ class TransactionChecks:
                     return
             except Denied:
                 continue
-        raise _Invalid(codes.ENDORSEMENT_POLICY_FAILURE)
+        raise Broken(codes.ENDORSEMENT_POLICY_FAILURE)
 
 
 def _check_names(header: Any, response: Any) -> frozenset[str]:
     """Check that header, action, event and results speak of the same chaincode."""
-    extension = _parse(
+    extension = parse(
         proposal_pb2.ChaincodeHeaderExtension,
         header.extension,
         codes.BAD_HEADER_EXTENSION,
     )
     bad = codes.BAD_RESPONSE_PAYLOAD
-    action = _parse(proposal_pb2.ChaincodeAction, response.extension, bad)
+    action = parse(proposal_pb2.ChaincodeAction, response.extension, bad)
     if not extension.HasField("chaincode_id") or not action.HasField("chaincode_id"):
-        raise _Invalid(codes.INVALID_OTHER_REASON)
+        raise Broken(codes.INVALID_OTHER_REASON)
     name = extension.chaincode_id.name
     if not name or action.chaincode_id.name != name or not action.chaincode_id.version:
-        raise _Invalid(codes.INVALID_CHAINCODE)
+        raise Broken(codes.INVALID_CHAINCODE)
     if action.events:
         other = codes.INVALID_OTHER_REASON
-        event = _parse(chaincode_event_pb2.ChaincodeEvent, action.events, other)
+        event = parse(chaincode_event_pb2.ChaincodeEvent, action.events, other)
         if event.chaincode_id != name:
-            raise _Invalid(other)
-    rwset = _parse(rwset_pb2.TxReadWriteSet, action.results, codes.BAD_RWSET)
+            raise Broken(other)
+    rwset = parse(rwset_pb2.TxReadWriteSet, action.results, codes.BAD_RWSET)
     written = {ns.namespace for ns in rwset.ns_rwset if _writes(ns)}
     return frozenset(written | {name})
 
 
 def _writes(ns: Any) -> bool:
-    kv = _parse(kv_rwset_pb2.KVRWSet, ns.rwset, codes.BAD_RWSET)
+    kv = parse(kv_rwset_pb2.KVRWSet, ns.rwset, codes.BAD_RWSET)
     return bool(kv.writes or kv.metadata_writes or ns.collection_hashed_rwset)
-
-
-def _parse(kind: Any, data: bytes, code: int) -> Any:
-    try:
-        return kind.FromString(data)
-    except DecodeError:
-        raise _Invalid(code) from None

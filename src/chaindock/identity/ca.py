@@ -98,8 +98,8 @@ class CertificateAuthority:
         builder = (
             _dated(name, name, key.public_key())
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-            .add_extension(_usage(ca=True), True)
-            .add_extension(_subject_key(key.public_key()), False)
+            .add_extension(key_usage(ca=True, encipher=True), True)
+            .add_extension(subject_key(key.public_key()), False)
         )
         return cls(_sign(builder, key), key)
 
@@ -133,13 +133,13 @@ class CertificateAuthority:
             (NameOID.ORGANIZATIONAL_UNIT_NAME, role), (NameOID.COMMON_NAME, common_name)
         )
         issuer_key = x509.AuthorityKeyIdentifier(
-            _subject_key(self.key.public_key()).digest, None, None
+            subject_key(self.key.public_key()).digest, None, None
         )
         builder = (
             _dated(subject, self.certificate.subject, key)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
-            .add_extension(_usage(ca=False), True)
-            .add_extension(_subject_key(key), False)
+            .add_extension(key_usage(ca=False, encipher=False), True)
+            .add_extension(subject_key(key), False)
             .add_extension(issuer_key, False)
         )
         if attributes is not None:
@@ -175,14 +175,16 @@ def _dated(
     )
 
 
-def _subject_key(key: EllipticCurvePublicKey) -> x509.SubjectKeyIdentifier:
+def subject_key(key: EllipticCurvePublicKey) -> x509.SubjectKeyIdentifier:
+    """Return the extension that names the key of a certificate."""
     return x509.SubjectKeyIdentifier.from_public_key(key)
 
 
-def _usage(*, ca: bool) -> x509.KeyUsage:
+def key_usage(*, ca: bool, encipher: bool) -> x509.KeyUsage:
+    """Return what a key is for: to sign, certificates too (`ca`), to encipher keys."""
     return x509.KeyUsage(
         digital_signature=True,
-        key_encipherment=ca,
+        key_encipherment=encipher,
         key_cert_sign=ca,
         crl_sign=ca,
         content_commitment=False,

@@ -23,7 +23,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from chaindock.identity.ca import certificate_pem, key_pem, new_key
+from chaindock.identity.ca import (
+    certificate_pem,
+    key_pem,
+    key_usage,
+    new_key,
+    subject_key,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -78,7 +84,7 @@ class TlsAuthority:
         builder = (
             _begun(name, name, key.public_key(), _DAY, _YEARS)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-            .add_extension(_usage(ca=True), True)
+            .add_extension(key_usage(ca=True, encipher=False), True)
             .add_extension(x509.ExtendedKeyUsage(both), False)
         )
         return cls(key, builder.sign(key, hashes.SHA256()))
@@ -107,14 +113,14 @@ class TlsAuthority:
     ) -> TlsPair:
         key = new_key()
         issuer_key = x509.AuthorityKeyIdentifier(
-            _subject_key(self._key.public_key()).digest, None, None
+            subject_key(self._key.public_key()).digest, None, None
         )
         builder = (
             _begun(
                 _serial_name(), self._certificate.subject, key.public_key(), _DAY, lasts
             )
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
-            .add_extension(_usage(ca=False), True)
+            .add_extension(key_usage(ca=False, encipher=True), True)
             .add_extension(x509.ExtendedKeyUsage([usage]), False)
             .add_extension(issuer_key, False)
         )
@@ -157,25 +163,7 @@ def _begun(
         # An engine in a virtual machine may have another idea of the time.
         .not_valid_before(now - ago)
         .not_valid_after(now + lasts)
-        .add_extension(_subject_key(key), False)
-    )
-
-
-def _subject_key(key: EllipticCurvePublicKey) -> x509.SubjectKeyIdentifier:
-    return x509.SubjectKeyIdentifier.from_public_key(key)
-
-
-def _usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        key_encipherment=not ca,
-        key_cert_sign=ca,
-        crl_sign=ca,
-        content_commitment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
+        .add_extension(subject_key(key), False)
     )
 
 

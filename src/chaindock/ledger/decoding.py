@@ -2,7 +2,7 @@
 
 Owns:    the layers from Envelope to read-write set; the code for each way to be broken.
 Not:     signatures, policies, proposal hashes (endorser); conflicts (mvcc.py).
-Entry:   decode
+Entry:   decode, open_envelope
 Holds:   never raises for any bytes: what cannot be decoded gets its validation code.
 Source:  ledger-gateway.md §2.4, §4.2
 """
@@ -66,7 +66,9 @@ class Decoded:
     """sorted by namespace, public before collections"""
 
 
-class _Broken(Exception):  # control flow of this module, not an error
+class Broken(Exception):  # control flow of those who decode, not an error
+    """Bytes of a transaction that cannot be taken: the TxValidationCode for it."""
+
     def __init__(self, code: int) -> None:
         super().__init__(code)
         self.code = code
@@ -84,33 +86,40 @@ def decode(envelope: bytes, channel: ChannelId) -> Decoded:
         payload = _header(envelope, channel, tx)
         if not tx.is_config:
             tx.spaces = _spaces(_results(payload))
-    except _Broken as broken:
+    except Broken as broken:
         tx.code = broken.code
     return tx
 
 
-def _parse(kind: Any, data: bytes, code: int) -> Any:
+def parse(kind: Any, data: bytes, code: int) -> Any:
+    """Return the message of type `kind`. Raises: Broken with `code`."""
     try:
         return kind.FromString(data)
     except DecodeError:
-        raise _Broken(code) from None
+        raise Broken(code) from None
 
 
-def _header(data: bytes, channel: ChannelId, tx: Decoded) -> Any:
-    """Fill in what the headers say; return the payload."""
+def open_envelope(data: bytes) -> tuple[Any, Any, Any]:
+    """Return Envelope, Payload and ChannelHeader. Raises: Broken."""
     if not data:
-        raise _Broken(codes.NIL_ENVELOPE)
-    envelope = _parse(common_pb2.Envelope, data, codes.INVALID_OTHER_REASON)
-    payload = _parse(common_pb2.Payload, envelope.payload, codes.BAD_PAYLOAD)
+        raise Broken(codes.NIL_ENVELOPE)
+    envelope = parse(common_pb2.Envelope, data, codes.INVALID_OTHER_REASON)
+    payload = parse(common_pb2.Payload, envelope.payload, codes.BAD_PAYLOAD)
     if not payload.HasField("header"):
-        raise _Broken(codes.BAD_PAYLOAD)
+        raise Broken(codes.BAD_PAYLOAD)
     if not payload.header.channel_header:
-        raise _Broken(codes.BAD_COMMON_HEADER)
-    header = _parse(
+        raise Broken(codes.BAD_COMMON_HEADER)
+    header = parse(
         common_pb2.ChannelHeader,
         payload.header.channel_header,
         codes.BAD_CHANNEL_HEADER,
     )
+    return envelope, payload, header
+
+
+def _header(data: bytes, channel: ChannelId, tx: Decoded) -> Any:
+    """Fill in what the headers say; return the payload."""
+    _, payload, header = open_envelope(data)
     tx.tx_id = header.tx_id
     tx.timestamp = header.timestamp
     tx.is_config = header.type == common_pb2.CONFIG
@@ -120,40 +129,40 @@ def _header(data: bytes, channel: ChannelId, tx: Decoded) -> Any:
 
 def _check_header(header: Any, channel: ChannelId, tx: Decoded) -> None:
     if header.type == common_pb2.CONFIG_UPDATE:
-        raise _Broken(codes.UNSUPPORTED_TX_PAYLOAD)
+        raise Broken(codes.UNSUPPORTED_TX_PAYLOAD)
     known = tx.is_config or header.type == common_pb2.ENDORSER_TRANSACTION
     if not known or header.epoch:
-        raise _Broken(codes.BAD_COMMON_HEADER)
+        raise Broken(codes.BAD_COMMON_HEADER)
     if header.channel_id != channel:
-        raise _Broken(codes.TARGET_CHAIN_NOT_FOUND)
+        raise Broken(codes.TARGET_CHAIN_NOT_FOUND)
     if not header.tx_id and not tx.is_config:
-        raise _Broken(codes.BAD_PROPOSAL_TXID)
+        raise Broken(codes.BAD_PROPOSAL_TXID)
 
 
 def _results(payload: Any) -> Any:
     """Return the `TxReadWriteSet` of an endorser transaction."""
     invalid = codes.INVALID_ENDORSER_TRANSACTION
-    transaction = _parse(transaction_pb2.Transaction, payload.data, invalid)
+    transaction = parse(transaction_pb2.Transaction, payload.data, invalid)
     if len(transaction.actions) != 1:
-        raise _Broken(invalid)
-    action = _parse(
+        raise Broken(invalid)
+    action = parse(
         transaction_pb2.ChaincodeActionPayload, transaction.actions[0].payload, invalid
     )
     if not action.HasField("action"):
-        raise _Broken(codes.NIL_TXACTION)
+        raise Broken(codes.NIL_TXACTION)
     bad = codes.BAD_RESPONSE_PAYLOAD
-    response = _parse(
+    response = parse(
         proposal_response_pb2.ProposalResponsePayload,
         action.action.proposal_response_payload,
         bad,
     )
-    results = _parse(proposal_pb2.ChaincodeAction, response.extension, bad).results
-    return _parse(rwset_pb2.TxReadWriteSet, results, codes.BAD_RWSET)
+    results = parse(proposal_pb2.ChaincodeAction, response.extension, bad).results
+    return parse(rwset_pb2.TxReadWriteSet, results, codes.BAD_RWSET)
 
 
 def _spaces(rwset: Any) -> list[Space]:
     if rwset.data_model != rwset_pb2.TxReadWriteSet.KV:
-        raise _Broken(codes.BAD_RWSET)
+        raise Broken(codes.BAD_RWSET)
     spaces: dict[tuple[str, str], Space] = {}
     for ns in rwset.ns_rwset:
         found = [
@@ -162,20 +171,20 @@ def _spaces(rwset: Any) -> list[Space]:
         ]
         for space in found:
             if (space.ns, space.collection) in spaces:
-                raise _Broken(codes.ILLEGAL_WRITESET)
+                raise Broken(codes.ILLEGAL_WRITESET)
             spaces[space.ns, space.collection] = space
     return [spaces[name] for name in sorted(spaces)]
 
 
 def _public(ns: Any) -> Space:
-    kv = _parse(kv_rwset_pb2.KVRWSet, ns.rwset, codes.BAD_RWSET)
+    kv = parse(kv_rwset_pb2.KVRWSet, ns.rwset, codes.BAD_RWSET)
     for info in kv.range_queries_info:
         # A tree of degree 0 or 1 would never end.
         if (
             info.HasField("reads_merkle_hashes")
             and info.reads_merkle_hashes.max_degree < 2
         ):
-            raise _Broken(codes.BAD_RWSET)
+            raise Broken(codes.BAD_RWSET)
     return Space(
         ns.namespace,
         "",
@@ -192,10 +201,10 @@ def _public(ns: Any) -> Space:
 
 
 def _hashed(ns: str, collection: Any) -> Space:
-    kv = _parse(kv_rwset_pb2.HashedRWSet, collection.hashed_rwset, codes.BAD_RWSET)
+    kv = parse(kv_rwset_pb2.HashedRWSet, collection.hashed_rwset, codes.BAD_RWSET)
     # The public space of the namespace would be taken for this collection.
     if not collection.collection_name:
-        raise _Broken(codes.BAD_RWSET)
+        raise Broken(codes.BAD_RWSET)
     return Space(
         ns,
         collection.collection_name,

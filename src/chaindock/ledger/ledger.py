@@ -30,7 +30,6 @@ from chaindock.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from chaindock.ids import ChannelId, TxId
     from chaindock.ledger.blocks import BlockSigner
@@ -134,12 +133,7 @@ class Ledger:
         self._state = _State.OPEN
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:

@@ -18,7 +18,6 @@ from chaindock.ledger.rwset import RangeRecord, marshal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from chaindock.ids import TxId
     from chaindock.ledger.results import Results
@@ -164,12 +163,7 @@ class Simulator:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.done()
 
     def _open(self) -> Snapshot:

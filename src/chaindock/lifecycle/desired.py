@@ -206,6 +206,10 @@ class DesiredState:
         """Return the builder that it may not leave unasked; None = none."""
         return self._kept.get(ccid)
 
+    def keeps(self, backend: str) -> bool:
+        """Whether anything may not leave this builder unasked."""
+        return backend in self._kept.values()
+
     # ---- changes
 
     def plan(self, ccid: Ccid, backend: str, name: str = "") -> None:
@@ -221,7 +225,7 @@ class DesiredState:
         with self._lock:
             with self._transaction() as db:
                 db.execute("INSERT OR REPLACE INTO kept VALUES (?,?)", (ccid, backend))
-            self._kept[ccid] = backend
+            self._kept = {**self._kept, ccid: backend}
 
     def drop_plan(self, ccid: Ccid) -> None:
         """Forget what was planned for a package that is not to run any more.
@@ -232,7 +236,8 @@ class DesiredState:
             if ccid not in self.ccids():
                 self._backends.pop(ccid, None)
                 self._planned.pop(ccid, None)
-                if self._kept.pop(ccid, None) is not None:
+                if ccid in self._kept:
+                    self._kept = {k: b for k, b in self._kept.items() if k != ccid}
                     with self._transaction() as db:
                         db.execute("DELETE FROM kept WHERE ccid=?", (ccid,))
 

@@ -121,7 +121,7 @@ async def _compose(
     listener = await stack.enter_async_context(
         ChaincodeListener(registry, config.stream, config.listen, authority)
     )
-    backends = await Backends.enter(config, labels, stack)
+    backends = await Backends.enter(config, labels, stack, desired.keeps)
     choice = Choice(backends, desired)
     router = Router(backends.builders, choice.only, counted, choice.taken)
     reaped = await router.reap()

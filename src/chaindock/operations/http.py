@@ -41,7 +41,6 @@ from chaindock.operations.metrics import CONTENT_TYPE
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
-    from types import TracebackType
 
     from chaindock.operations.health import Health
     from chaindock.operations.metrics import Metrics
@@ -124,12 +123,7 @@ class OperationsServer:
         _log.info("operations endpoint listens", url=self.url)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
     async def _listen(self, runner: web.AppRunner, host: str, port: int) -> str:

@@ -124,11 +124,9 @@ async def stream_lines(
     """Stream batches of log lines until they end or the client leaves."""
     response = await _open(request)
     with contextlib.suppress(ConnectionError):
-        try:
-            async with contextlib.aclosing(batches) as open_batches:
-                async for batch in open_batches:
-                    lines = [_line({"event": "line", **line.as_dict()}) for line in batch]
-                    await response.write(b"".join(lines))
-        finally:  # also when the node goes down: then it is no line that is missing
-            await response.write_eof()
+        async with contextlib.aclosing(batches) as open_batches:
+            async for batch in open_batches:
+                lines = [_line({"event": "line", **line.as_dict()}) for line in batch]
+                await response.write(b"".join(lines))
+        await response.write_eof()
     return response

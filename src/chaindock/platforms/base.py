@@ -69,12 +69,14 @@ class Step:
         argv: with placeholders; never a shell line.
         cwd: with placeholders; created if it is missing.
         env: added to the environment, with placeholders in the values.
+        title: what people read; "" = the command.
     """
 
     phase: Literal["dependencies", "compile"]
     argv: tuple[str, ...]
     cwd: str
     env: Mapping[str, str] = field(default_factory=dict)
+    title: str = ""
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,24 @@ if TYPE_CHECKING:
 _SHIM = "fabric-chaincode-python"
 _PYTHON = "{output}/venv/bin/python"
 _SOURCE = "{output}/src"
+# pip says only in its log why an index did not answer, not that it is missing.
+_RUN_PIP = """\
+import runpy, sys, tempfile
+with tempfile.NamedTemporaryFile("r", errors="replace") as log:
+    sys.argv[:1] = ["pip", "--log", log.name]
+    try:
+        runpy.run_module("pip", run_name="__main__")
+    except SystemExit as end:
+        for line in log if end.code else ():
+            if "Could not fetch URL" in line:
+                print(line.partition(" ")[2], end="")
+        raise
+"""
 _PIP = (
     _PYTHON,
-    "-m",
-    "pip",
+    "-I",  # nothing of the source is taken for a module of Python
+    "-c",
+    _RUN_PIP,
     "install",
     "--disable-pip-version-check",
     "--no-input",
@@ -60,7 +74,8 @@ class Python(Platform):
         r"temporary failure in name resolution|name or service not known"
         r"|failed to establish a new connection|connection (refused|reset|broken|aborted)"
         r"|(read|connect)timeouterror|read timed out|remote end closed|incompleteread"
-        r"|http error (429|5\d\d)|(429 client|5\d\d server) error|no space left"
+        r"|http error (429|5\d\d)|(429 client|5\d\d server) error"
+        r"|too many (429|5\d\d) error responses|no space left"
     )
 
     def recognise(self, source: Path) -> str | None:
@@ -127,7 +142,8 @@ def _plan(source: Tree) -> BuildPlan:
     else:
         wanted = ("--", *project.dependencies) if project else ()
     if wanted and wanted != ("--",):
-        steps.append(Step("dependencies", (*_PIP, *wanted), _SOURCE, env))
+        title = " ".join(("pip install", *wanted))
+        steps.append(Step("dependencies", (*_PIP, *wanted), _SOURCE, env, title))
     launch = LaunchCommand(
         argv=(_PYTHON, *entry),
         cwd=_SOURCE,

@@ -11,8 +11,10 @@ from chaindock.telemetry.logs import (
     is_on,
     unbind,
 )
+from chaindock.telemetry.sparing import Sparing
 
 __all__ = [
+    "Sparing",
     "activate",
     "active",
     "bind",

@@ -25,7 +25,6 @@ from chaindock.testing.scripts import ScriptPackages
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
     from pathlib import Path
-    from types import TracebackType
     from typing import Any
 
     from chaindock.container.attempt import Event
@@ -181,12 +180,7 @@ class Backend(ABC):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for builder in self._open:
             await self.close_builder(builder)
         await self.listener.aclose()

@@ -30,7 +30,6 @@ from chaindock.testing.scripts import FLOOD_LINE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import TracebackType
 
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import Instance, PeerConnection
@@ -212,6 +211,9 @@ class InMemoryInstance:
         if self.run is not None and self.run in self.builder.world.runs:
             await self.builder.world.end([self.run], grace_s)
 
+    async def probe(self) -> None:
+        """Nothing stands in the way."""
+
     def describe(self) -> Mapping[str, str]:
         """Return the backend and the name of the run."""
         return {"backend": "memory", "run": self.run.name if self.run else ""}
@@ -309,12 +311,7 @@ class InMemoryBuilder:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for instance in self.instances:
             await instance.stop(0)
 

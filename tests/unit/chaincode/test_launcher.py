@@ -43,7 +43,6 @@ async def test_what_was_never_launched_is_absent(world: World):
         None,
         None,
     )
-    assert world.launcher.statuses() == []
 
 
 async def test_second_launch_waits_for_the_first(world: World):

@@ -241,6 +241,38 @@ def test_builds_get_proxies_and_registries_and_nothing_else(tmp_path):
     assert "http://[secret]@proxy:3128" in text
 
 
+MIRRORS = "chaindock.docker.mirrors"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("one.example/hub", "docker.io=one.example/hub"),
+        ("[one.example, two:5000/]", "docker.io=one.example,docker.io=two:5000"),
+        (
+            "{docker.io: [one.example, two.example], reg.example/team: docker.io/team}",
+            "docker.io=one.example,docker.io=two.example,reg.example/team=docker.io/team",
+        ),
+        ("localhost:5000=one.example", "localhost:5000=one.example"),
+        ("''", ""),
+    ],
+)
+def test_mirrors_can_be_given_in_each_form(tmp_path, text, expected):
+    core(tmp_path, f"chaindock: {{docker: {{mirrors: {text}}}}}\n")
+    config = load(tmp_path, env={})
+    assert shown(config, MIRRORS) == expected
+    # What is shown can be given again.
+    assert load(tmp_path, {MIRRORS: expected}, env={}).docker == config.docker
+
+
+@pytest.mark.parametrize(
+    "text", ["https://one.example", "golang=one.example/go", "a b", "reg.example="]
+)
+def test_a_mirror_that_is_no_place_is_refused(tmp_path, text):
+    with pytest.raises(ConfigInvalid, match="host/path"):
+        load(tmp_path, {MIRRORS: text}, env={})
+
+
 def test_no_size_of_a_batch_is_the_usual_one(tmp_path):
     for key in ("maxSizeWriteBatch", "maxSizeGetMultipleKeys"):
         config = load(tmp_path, {f"chaincode.runtimeParams.{key}": "0"}, env={})

@@ -30,7 +30,9 @@ def test_a_virtual_environment_is_made_beside_the_source(tmp_path):
     assert copy.argv == ("cp", "-R", "{input}/src/.", "{output}/src")
     assert copy.cwd == "{output}/src"
     assert venv.argv == ("{tool:python3}", "-m", "venv", "{output}/venv")
-    assert install.argv[:4] == ("{output}/venv/bin/python", "-m", "pip", "install")
+    assert install.title == "pip install -r requirements.txt"
+    assert install.argv[0] == "{output}/venv/bin/python"
+    assert install.argv[4] == "install"
     assert install.argv[-2:] == ("-r", "requirements.txt")
     assert {"--disable-pip-version-check", "--no-input"} <= set(install.argv)
     assert install.env["PIP_CACHE_DIR"] == "{cache:pip}"

@@ -261,7 +261,7 @@ class Compiler:
             "AttachStderr": True,
         }
         lines = OutputLines(lambda line, _: attempt.output(line, "build"))
-        code, name = 0, " ".join(argv)
+        code, name = 0, step.title or " ".join(argv)
         run = self._engine.execute(container, body, self._options.silence_s)
         try:
             async with contextlib.aclosing(run):

@@ -34,6 +34,7 @@ from chaindock.errors import (
     EngineError,
     EngineUnavailable,
     ImageNotFound,
+    NetworkMissing,
     NotFound,
     StartFailed,
 )
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from chaindock.controllers.docker.network import Attachment, Networks
     from chaindock.controllers.docker.options import DockerOptions
     from chaindock.controllers.docker.walls import Walls
+    from chaindock.errors import LaunchFailed
     from chaindock.ids import Ccid
     from chaindock.platforms.base import LaunchCommand
 
@@ -160,6 +162,8 @@ class DockerInstance:
 
     async def _start(self, peer: PeerConnection, attempt: Attempt) -> CallsBack | Dial:
         engine, launch = self._parts.engine, self._built.launch
+        if peer.settings.network is not None:
+            await self._see_network(peer.settings.network)
         attachment = await self._parts.networks.attach(
             peer.listener,
             self._built.base.id,
@@ -236,38 +240,52 @@ class DockerInstance:
         await self._parts.engine.remove_container(found["Id"])
         return True
 
+    async def _see_network(self, network: str) -> None:
+        """Raises: NetworkMissing."""
+        try:
+            await self._parts.engine.inspect_network(network)
+        except NotFound as error:
+            raise NetworkMissing(
+                f"container {self._name!r} cannot join network {network!r}: the engine "
+                f"at {self._parts.engine.address} has none of that name",
+                hint="make it (docker network create), or correct "
+                "chaindock.chaincodes.*.network",
+                network=network,
+            ) from error
+
     async def _join(self, container: str, network: str) -> None:
         try:
             await self._parts.engine.connect_network(network, container)
-        except NotFound as error:
-            raise StartFailed(
-                f"container {self._name!r} cannot join network {network!r}: "
-                f"{error.message}",
-                hint="make that network, or correct chaindock.chaincodes.*.network",
-            ) from error
+        except (NotFound, EngineError):
+            await self._see_network(network)
+            raise
 
     def _answer(
         self, inspected: Mapping[str, Any], attachment: Attachment
     ) -> CallsBack | Dial:
-        if self._built.launch.connection is Connection.CALLS_BACK:
-            return CallsBack()
         found = inspected["NetworkSettings"]
+        networks: Mapping[str, Any] = found.get("Networks") or {}
+        first: Mapping[str, Any] = next(iter(networks.values()), {})
+        ours = networks.get(attachment.network) or first
+        inside = ours.get("IPAddress") or None
+        if self._built.launch.connection is Connection.CALLS_BACK:
+            return CallsBack(None if attachment.publishes else inside)
         port = self._parts.options.chaincode_port
         if attachment.publishes:
             bound = (found.get("Ports") or {}).get(f"{port}/tcp") or []
             if bound:
                 return Dial(f"127.0.0.1:{bound[0]['HostPort']}")
-        else:
-            networks: Mapping[str, Any] = found.get("Networks") or {}
-            first: Mapping[str, Any] = next(iter(networks.values()), {})
-            ours = networks.get(attachment.network) or first
-            if ours.get("IPAddress"):
-                return Dial(f"{ours['IPAddress']}:{port}")
+        elif inside:
+            return Dial(f"{inside}:{port}")
         raise StartFailed(
             f"container {self._name!r} has no address: it ended at once, or the engine "
             "gave it none",
             hint=f"read its output: chaindock logs {self._built.ccid}",
         )
+
+    async def probe(self) -> LaunchFailed | None:
+        """Dial the node from a container of the same network and image."""
+        return await self._parts.networks.probe(self._built.base.id)
 
     async def _has_image(self) -> bool:
         try:

@@ -40,7 +40,6 @@ from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import Instance, NodeLabels
@@ -102,12 +101,7 @@ class DockerController:
         _log.info("engine found", endpoint=engine.address, version=engine.name)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:

@@ -4,7 +4,8 @@ Owns:    noticing an engine that appears later.
 Not:     anything an engine does (controller.py).
 Entry:   LateDockerController
 Holds:   nobody polls: it is looked for when something is to be built, at most once per
-         LOOK_EVERY_S; once found it is the engine of this node until the node ends.
+         LOOK_EVERY_S; once found it is the engine of this node until the node ends:
+         while it is away builds fail, and nothing becomes a process unasked.
 Source:  needs.md row 1; architecture.md "Back end default"
 """
 
@@ -15,7 +16,12 @@ import time
 from typing import TYPE_CHECKING, Self
 
 from chaindock.container.contracts import Declined
-from chaindock.errors import ChaindockError, EngineError
+from chaindock.errors import (
+    ChaindockError,
+    EngineError,
+    EngineTimeout,
+    EngineUnavailable,
+)
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -102,18 +108,22 @@ class LateDockerController:
     async def build(
         self, package: StoredPackage, attempt: Attempt
     ) -> Instance | Declined:
-        """Build with the engine, or decline while there is none."""
+        """Build with the engine, or decline while there is none.
+
+        Raises: EngineUnavailable, EngineTimeout: there is one, and it is away just now.
+        """
         new = self.away
         if not await self._look():
-            error = self._missing
-            assert error is not None  # noqa: S101  # the look failed
-            instead = "or deploy it as a process, without isolation: --backend process"
-            hint = f"{error.hint}; {instead}" if error.hint else instead
-            told = type(error)(error.message, hint=hint, **error.facts)
-            return Declined(error.message, told)
+            assert self._missing is not None  # noqa: S101  # the look failed
+            return Declined(self._missing.message, _told(self._missing))
         if new:
             attempt.note(f"an engine answers now at {self.endpoint}")
-        return await self._docker.build(package, attempt)
+        answer = await self._docker.build(package, attempt)
+        if isinstance(answer, Declined) and isinstance(
+            answer.error, EngineUnavailable | EngineTimeout
+        ):
+            raise _told(answer.error) from answer.error
+        return answer
 
     async def discard(self, ccid: Ccid) -> int:
         """Remove what was built; 0 without an engine."""
@@ -127,3 +137,10 @@ class LateDockerController:
         """Ask the engine whether it answers; fine while the node needs none."""
         if not self.away:
             await self._docker.check()
+
+
+def _told(error: EngineError) -> EngineError:
+    """Return the error with the way out that a user may choose."""
+    instead = "or deploy it as a process, without isolation: --backend process"
+    hint = f"{error.hint}; {instead}" if error.hint else instead
+    return type(error)(error.message, hint=hint, **error.facts)

@@ -35,8 +35,15 @@ from chaindock.controllers.docker.host import (
     bridges_filtered,
     interface_of,
 )
-from chaindock.controllers.docker.reach import HOST, find_name
-from chaindock.errors import EngineError, ImageNotFound, NotFound, StartFailed
+from chaindock.controllers.docker.reach import HOST, find_name, try_address
+from chaindock.errors import (
+    EngineError,
+    ImageNotFound,
+    NameUnresolved,
+    NodeUnreachable,
+    NotFound,
+    StartFailed,
+)
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -46,9 +53,11 @@ if TYPE_CHECKING:
     from chaindock.controllers.docker.engine import Engine
     from chaindock.controllers.docker.filter import HostFilter
     from chaindock.controllers.docker.options import SandboxOptions
+    from chaindock.errors import LaunchFailed
 
 _log = get_logger("docker.network")
 _LOOPBACK = "127.0.0.1"
+_HOST_IS_HERE = f"{HOST}:host-gateway"
 # Rules that outlive a killed node must not meet a network of somebody else: engines give
 # names that were free again.
 _BRIDGE_NAME = "com.docker.network.bridge.name"
@@ -129,7 +138,8 @@ class Networks:
 
         Containers of our own that this takes are made of `image`.
 
-        Raises: StartFailed when there is no way; EngineError.
+        Raises: StartFailed when there is no way (NameUnresolved, NodeUnreachable);
+            EngineError.
         """
         async with self._lock:
             if self._way is None:
@@ -147,9 +157,11 @@ class Networks:
             isolation=_told(way, open_because),
             # Old engines resolve names for internal networks from outside of them.
             dns=(_LOOPBACK,) if way.internal or not open_because else (),
-            extra_hosts=(f"{HOST}:host-gateway",) if way.through_host else (),
+            extra_hosts=(_HOST_IS_HERE,) if way.through_host else (),
             publishes=way.through_host,
-            weaker=tuple(self._weaker(way, open_because, "" if calls_back else lets_in)),
+            weaker=tuple(
+                self._weaker(way, open_because, "" if calls_back else lets_in)
+            ),
             neighbours=_has_neighbours(way, open_because),
             lets_in=lets_in,
         )
@@ -333,11 +345,32 @@ class Networks:
         return here
 
     async def _try_out(self, way: _Way, listener: CallbackListener, image: str) -> _Way:
-        """Return the way with a name that answers. Raises: StartFailed."""
+        """Return the way with a name that answers. Raises: as `find_name`."""
         address = await listener.address_on(way.listen_on)
-        probe = self._idle(way.network, image, "probe", [])
         port = address.rpartition(":")[2]
-        return replace(way, dial=await find_name(self._engine, probe, port))
+        body = self._prober(way, image)
+        return replace(way, dial=await find_name(self._engine, body, port))
+
+    async def probe(self, image: str) -> LaunchFailed | None:
+        """Say what keeps containers from where they were told to dial; None = nothing.
+
+        Raises: EngineError.
+        """
+        way = self._way
+        if way is None or not self._port:
+            return None
+        body = self._prober(way, image)
+        try:
+            await try_address(self._engine, body, way.dial, str(self._port))
+        except (NameUnresolved, NodeUnreachable) as error:
+            return error
+        return None
+
+    def _prober(self, way: _Way, image: str) -> dict[str, Any]:
+        body = self._idle(way.network, image, "probe", [])
+        if way.through_host:
+            body["HostConfig"]["ExtraHosts"] = [_HOST_IS_HERE]
+        return body
 
     def _idle(
         self, network: str, image: str, role: str, command: list[str]

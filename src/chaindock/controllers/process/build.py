@@ -170,7 +170,7 @@ class Workshop:
         with self._builds.claim(key):
             build = self._builds.find(key)
             if build is None:
-                await self._run_steps(platform, plan, scratch, attempt)
+                await self._run_in_time(platform, plan, scratch, attempt)
                 build = Build(
                     key, scratch / "output", plan.launch, platform.name, plan.tools
                 )
@@ -187,6 +187,20 @@ class Workshop:
                 self._builds.remember(package.label, source, entry)
             self._prune(package.label)
         return build
+
+    async def _run_in_time(
+        self, platform: Platform, plan: BuildPlan, scratch: Path, attempt: Attempt
+    ) -> None:
+        limit_s = self._options.limit_s
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._run_steps(platform, plan, scratch, attempt)
+        except TimeoutError as error:
+            raise BuildFailed(
+                f"the build took longer than {limit_s:g} s",
+                hint=f"read its output: chaindock logs {attempt.ccid}",
+                **attempt.facts(),
+            ) from error
 
     async def _run_steps(
         self, platform: Platform, plan: BuildPlan, scratch: Path, attempt: Attempt
@@ -297,6 +311,8 @@ def _digest(parts: Any) -> str:
 
 
 def _name(step: Step, program: Program) -> str:
+    if step.title:
+        return step.title
     words = (_PLACEHOLDER.sub(r"\1", word) for word in step.argv[1:])
     return " ".join([Path(program.argv[0]).name, *words])
 

@@ -31,7 +31,6 @@ from chaindock.platforms.registry import platform_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     import psutil
 
@@ -150,12 +149,7 @@ class ProcessController:
         await asyncio.to_thread(with_node)  # asked once, and not while something starts
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._spawner.end_all(self._options.close_grace_s)
         await self._tasks.aclose()
         self._sockets.close()

@@ -30,6 +30,8 @@ class ProcessOptions:
         tmp_bytes: what it may keep in its private directory; 0 = unlimited.
         close_grace_s: how long what still runs at the node's end may take, in seconds.
         silence_s: a build step that prints nothing for so long has failed.
+        limit_s: a build that takes longer has failed, whatever it prints; the clocks of
+            its phases are the launch's.
         durable_builds: flush each build to disk, so that it outlives a power failure.
     """
 
@@ -43,4 +45,5 @@ class ProcessOptions:
     tmp_bytes: int = 1024 * 1024 * 1024
     close_grace_s: float = 2.0
     silence_s: float = 600.0
+    limit_s: float = 24 * 3600.0
     durable_builds: bool = True

@@ -105,6 +105,9 @@ class ProcessInstance:
         if child is not None:
             await child.end(grace_s)
 
+    async def probe(self) -> None:
+        """Nothing stands between a process and the node."""
+
     def describe(self) -> Mapping[str, str]:
         """Return backend, isolation, build; while it runs more, as `_told_of_run`."""
         facts = {

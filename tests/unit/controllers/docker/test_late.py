@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -67,6 +68,22 @@ async def test_who_asks_for_containers_meanwhile_gets_the_reason(tmp_path: Path)
         with pytest.raises(EngineUnavailable) as caught:
             await router.build(PACKAGE, Attempt(PACKAGE.ccid))
     assert caught.value.hint
+
+
+async def test_while_a_known_engine_is_away_nothing_becomes_a_process(tmp_path: Path):
+    """docs/security.md: what `auto` means does not change with the moment."""
+    async with AsyncExitStack() as engine:
+        await engine.enter_async_context(fake_engine(tmp_path / "s"))
+        async with late(tmp_path / "s", Clock()) as docker:
+            assert not docker.away
+            await engine.aclose()
+            other = InMemoryBuilder()
+            router = Router([docker, other], lambda _: None)
+            with pytest.raises(EngineUnavailable) as caught:
+                await router.build(PACKAGE, Attempt(PACKAGE.ccid))
+    assert caught.value.transient
+    assert "--backend process" in (caught.value.hint or "")
+    assert other.builds == 0
 
 
 async def test_an_engine_that_appears_is_used_from_the_next_build_on(tmp_path: Path):

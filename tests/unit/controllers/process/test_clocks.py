@@ -76,6 +76,21 @@ async def test_a_silent_step_is_ended_with_its_phase_and_limit(
         assert await backend.owned("node1") == set()
 
 
+async def test_output_without_an_end_does_not_make_a_build_endless(
+    backend: ProcessBackend, tmp_path: Path
+):
+    """The same bound as a build container has (docker.options.CompileOptions)."""
+    package = await backend.packages.make(leave(0))
+    line = "while :; do echo fetching; sleep 0.1; done"
+    async with controller(tmp_path, Lines(line), silence_s=5, limit_s=1.5) as builder:
+        async with asyncio.timeout(10):
+            with pytest.raises(BuildFailed, match=r"took longer than 1\.5 s") as caught:
+                await built(builder, package)
+        assert caught.value.phase == "dependencies"
+        assert caught.value.output[-1] == "fetching"
+        assert await backend.owned("node1") == set()
+
+
 async def test_a_slow_step_that_prints_goes_on(backend: ProcessBackend, tmp_path: Path):
     """Progress without an end of line counts, as a bar of npm or pip is drawn."""
     package = await backend.packages.make(leave(0))
