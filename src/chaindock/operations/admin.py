@@ -326,7 +326,9 @@ class _Routes:
         name = _name(request)
         self._node.log_files(name)  # not found: an answer, not a stream
         tail = Tail(
-            lambda: self._node.log_files(name), previous=_flag(request, "previous")
+            lambda: self._node.log_files(name),
+            previous=_flag(request, "previous"),
+            over=lambda: self._inflight.closing,
         )
         return await stream_lines(
             request, tail.batches(follow=_flag(request, "follow"))

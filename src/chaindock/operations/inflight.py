@@ -29,7 +29,8 @@ class Inflight:
 
     def __init__(self, close_s: float) -> None:
         self._close_s = close_s
-        self._closing = False
+        self.closing = False
+        """Whether the server ends."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -39,7 +40,7 @@ class Inflight:
             the server ends.
         Cancelled: `work` is cancelled and has ended.
         """
-        if self._closing:
+        if self.closing:
             work.close()
             raise NodeStopping("the node is going down", hint=_START)
         task = asyncio.get_running_loop().create_task(work)
@@ -51,7 +52,7 @@ class Inflight:
             # Who was cancelled: this one, whose client left, or only the work?
             own = asyncio.current_task()
             left = own is not None and own.cancelling() > 0
-            if left or not task.cancelled() or not self._closing:
+            if left or not task.cancelled() or not self.closing:
                 raise
             raise NodeStopping(
                 f"the node is going down: the request was given up after "
@@ -61,7 +62,7 @@ class Inflight:
 
     async def close(self) -> None:
         """Begin nothing more, let what is under way finish for a while, then end it."""
-        self._closing = True
+        self.closing = True
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._close_s)
         for task in tuple(self._tasks):

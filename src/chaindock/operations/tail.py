@@ -65,6 +65,7 @@ class Tail:
         files: returns the files there are, oldest first; asked again while following.
         previous: read the attempt before the last one.
         poll_s: how often a follower looks for more; files have no portable signal.
+        over: whether nothing more can come, so that a follower ends.
     """
 
     def __init__(
@@ -73,17 +74,19 @@ class Tail:
         *,
         previous: bool = False,
         poll_s: float = POLL_S,
+        over: Callable[[], bool] = lambda: False,
     ) -> None:
         self._files = files
         self._previous = previous
         self._poll_s = poll_s
+        self._over = over
 
     async def batches(
         self, *, follow: bool = False
     ) -> AsyncGenerator[list[LogLine], None]:
-        """Yield the lines, oldest first; with `follow`, for ever."""
+        """Yield the lines, oldest first; with `follow`, until it is over."""
         path = self._pick()
-        while follow and path is None:
+        while follow and path is None and not self._over():
             await asyncio.sleep(self._poll_s)
             path = self._pick()
         while path is not None:
@@ -113,7 +116,7 @@ class Tail:
                 yield lines
             elif not follow or last_look:
                 break
-            elif self._after(reader.path) is not None:
+            elif self._over() or self._after(reader.path) is not None:
                 last_look = True  # what was written between reading and looking
             else:
                 await asyncio.sleep(self._poll_s)

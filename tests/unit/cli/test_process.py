@@ -305,6 +305,23 @@ def test_a_node_that_dies_meanwhile_is_told(chaindock, env, home, source, words)
     assert "Traceback" not in said
 
 
+def test_logs_that_are_followed_end_with_the_node(chaindock, env, source):
+    chaindock("up", "-d")
+    chaindock("deploy", str(source))
+    with subprocess.Popen(
+        command("logs", "basic", "-f"),
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as logs:
+        assert logs.stdout is not None
+        logs.stdout.readline()
+        assert chaindock("down").returncode == 0
+        _, errors = logs.communicate(timeout=10)
+    assert (logs.returncode, errors) == (0, "")
+
+
 def on_terminal(env: dict[str, str], *args: str) -> tuple[int, str]:
     """Run the program with a terminal; return its status and what the screen got."""
     ours, theirs = pty.openpty()

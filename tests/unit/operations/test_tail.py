@@ -97,6 +97,20 @@ async def test_follower_gets_later_lines_and_the_next_attempt(store):
     assert following.lines == ["one", "two", "last of the first", "three"]
 
 
+async def test_follower_gets_the_last_lines_when_it_is_over(store):
+    file = store().open(CCID)
+    file.write("first", "stdout")
+    over = asyncio.Event()
+    tail = Tail(lambda: store().files(CCID), poll_s=0.01, over=over.is_set)
+    following = Following(tail)
+    reading = asyncio.ensure_future(following.run())
+    await following.until("first")
+    file.write("last", "stdout")
+    over.set()
+    await reading
+    assert following.lines == ["first", "last"]
+
+
 async def test_follower_goes_on_when_the_file_is_cut_to_its_newest_half(store):
     outputs = store(max_bytes=4000)
     following = Following(Tail(lambda: outputs.files(CCID), poll_s=0.005))
