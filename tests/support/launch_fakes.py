@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from chaindock.container.contracts import Instance, PeerConnection
+    from chaindock.errors import LaunchFailed
     from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
 
@@ -43,6 +44,7 @@ class FakeInstance:
         self.server: ShimServer | None = None
         self.start_takes: Callable[[], Awaitable[Any]] | None = None
         self.stop_takes: Callable[[], Awaitable[Any]] | None = None
+        self.probes: Callable[[], Awaitable[LaunchFailed | None]] | None = None
         self._plays = plays
         self._tasks = Tasks("fake")
         self._exit: Latch[Exit] = Latch()
@@ -102,8 +104,8 @@ class FakeInstance:
         self._end(STOPPED)
         await self._tasks.aclose()
 
-    async def probe(self) -> None:
-        """Nothing stands in the way."""
+    async def probe(self) -> LaunchFailed | None:
+        return None if self.probes is None else await self.probes()
 
     def describe(self) -> Mapping[str, str]:
         return {"backend": "fake", "starts": str(self.starts)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
@@ -15,7 +15,7 @@ from chaindock.chaincode.runtime import ContainerRuntime
 from chaindock.chaincode.server import ChaincodeListener
 from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.container.build_registry import BuildRegistry
-from chaindock.container.contracts import Exit, PeerConnection
+from chaindock.container.contracts import ClientTls, Exit, PeerConnection
 from chaindock.container.router import Router
 from chaindock.errors import (
     LaunchFailed,
@@ -28,11 +28,15 @@ from support.launch_fakes import (
 from support.memory_state import invocation
 from support.stream_node import CCID
 
+if TYPE_CHECKING:
+    from chaindock.identity.tls import TlsAuthority
+
 
 class World:
     """A launcher with everything real but the builder."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, authority: TlsAuthority | None = None, **options: Any) -> None:
+        self.authority = authority
         self.options = LaunchOptions(**{"register_timeout_s": 5.0, **options})
         self.builder = FakeBuilder()
         self.registry = HandlerRegistry()
@@ -49,13 +53,13 @@ class World:
 
     async def __aenter__(self) -> Self:
         listener = await self._stack.enter_async_context(
-            ChaincodeListener(self.registry)
+            ChaincodeListener(self.registry, authority=self.authority)
         )
         self.launcher = await self._stack.enter_async_context(
             RuntimeLauncher(
                 self.registry,
                 self.runtime,
-                lambda _: PeerConnection(listener, "Org1MSP"),
+                lambda _: PeerConnection(listener, "Org1MSP", self.certificate()),
                 options=self.options,
                 on_exit=lambda ccid, end: self.exits.append((ccid, end)),
             )
@@ -67,6 +71,13 @@ class World:
 
     async def __aexit__(self, *error: object) -> None:
         await self._stack.aclose()
+
+    def certificate(self) -> ClientTls | None:
+        """Return what one attempt shows, if there is TLS."""
+        if self.authority is None:
+            return None
+        pair = self.authority.issue_client()
+        return ClientTls(pair.key_pem, pair.cert_pem, self.authority.root_pem)
 
     def state(self) -> LaunchState:
         return self.launcher.status(CCID).state

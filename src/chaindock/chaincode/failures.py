@@ -80,8 +80,8 @@ def tls_failure(error: LaunchFailed, ccid: str, handshakes: int) -> TlsFailed:
         handshakes: how many connections the listener saw; > 0.
     """
     return TlsFailed(
-        f"{error.message}; it connected (seen {handshakes} times), and came through TLS "
-        "to no stream",
+        f"{error.message}; it connected (connections seen: {handshakes}), and came "
+        "through TLS to no stream",
         hint="see that it uses TLS, trusts CORE_PEER_TLS_ROOTCERT_FILE and shows "
         "CORE_TLS_CLIENT_CERT_FILE; a clock that is wrong breaks TLS too; its own "
         f"words: chaindock logs {ccid}",

@@ -30,7 +30,9 @@ _SOCKETS: Final = Path("/dev/fd")
 _INET: Final = {socket.AF_INET, socket.AF_INET6}
 _MAPPED: Final = "::ffff:"
 _LOOK_S: Final = 0.05
-"""Who connects without end must not keep this process busy with looking."""
+_RESTS: Final = 20
+"""Who connects without end must not keep this process busy with looking: after one look
+there is none for so long, or for so many times what it took."""
 _MOST: Final = 1000
 _TELL_S: Final = 60.0
 """Longer than gRPC lets a handshake take (server.py)."""
@@ -53,7 +55,7 @@ class Handshakes:
         self._begun: dict[Peer, float] = {}
         """When those began that no stream came of, monotonic; oldest first."""
         self._through: set[Peer] = set()
-        self._looked = self._told = 0.0
+        self._rests_until = self._told = 0.0
         self._loop: asyncio.AbstractEventLoop
         self._timer: asyncio.TimerHandle | None = None
 
@@ -76,12 +78,14 @@ class Handshakes:
     def _look(self) -> None:
         now = time.monotonic()
         with self._lock:
-            if now - self._looked < _LOOK_S:
+            if now < self._rests_until:
                 return
-            self._looked = now
+            self._rests_until = now + _LOOK_S
             were_through = set(self._through)
         alive = _connected(self._ports)
+        took_s = time.monotonic() - now
         with self._lock:
+            self._rests_until = now + max(_LOOK_S, _RESTS * took_s)
             self._through -= were_through - alive
             for peer in alive - self._through:
                 self._begun.setdefault(peer, now)
@@ -91,6 +95,8 @@ class Handshakes:
 
     def through(self, peer: str) -> None:
         """Take note of a stream; `peer` is whose, as gRPC writes it."""
+        if not self._ports:  # without TLS nobody looks
+            return
         host, _, port = unquote(peer).partition(":")[2].rpartition(":")
         with contextlib.suppress(ValueError):
             end = Peer(host.strip("[]"), int(port))
@@ -112,7 +118,7 @@ class Handshakes:
             )
 
     def _tell_later(self) -> None:
-        if self._timer is None and self._begun:
+        if self._timer is None and self._begun and self._ports:
             self._timer = self._loop.call_later(_TELL_S, self._tell)
 
     def _tell(self) -> None:
@@ -137,7 +143,12 @@ class Handshakes:
 
 
 def _connected(ports: frozenset[int]) -> set[Peer]:
-    """Return the other ends of connections of this process to these ports of its own."""
+    """Return the other ends of connections of this process to these ports of its own.
+
+    The sockets are somebody else's, and may be closed, or their numbers taken by others,
+    at any moment: each is only asked for its two ends, and never closed or changed. (A
+    copy of the number would not do: closing one of a file ends SQLite's locks on it.)
+    """
     found = set()
     for entry in _SOCKETS.iterdir():
         try:
@@ -151,5 +162,5 @@ def _connected(ports: frozenset[int]) -> set[Peer]:
         except OSError:  # it listens, or has ended
             continue
         finally:
-            end.detach()  # it stays who had it
+            end.detach()  # it stays whose it was
     return found

@@ -12,6 +12,8 @@ Source:  shim-protocol.md §1.3, §3.2; launch.md §5.1, §5.5, §6.3; ADR-0005
 
 from __future__ import annotations
 
+import math
+import time
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from chaindock.chaincode.handler import Expected, Handler
 
 _log = get_logger("chaincode.registry")
+_DIALLING: Final = frozenset({Phase.START, Phase.CONNECT, Phase.REGISTER, Phase.READY})
 _NAME_MAX: Final = 300
 """Characters that are told and kept of a refused name. A package id has up to 248."""
 
@@ -73,6 +76,8 @@ class HandlerRegistry:
         self._handlers: dict[Ccid, Handler] = {}
         self._certificates: dict[str, Ccid] = {}
         """Of attempts that are expected, and of those that are registered."""
+        self._last_over = 0.0
+        """When the last launch ended, monotonic."""
 
     def expect(self, expected: Expected) -> None:
         """Admit one registration of this ccid from now on."""
@@ -84,9 +89,20 @@ class HandlerRegistry:
         """Stop expecting it. Idempotent."""
         if self._expected.get(expected.ccid) is expected:
             del self._expected[expected.ccid]
+            self._last_over = time.monotonic()
         handler = self._handlers.get(expected.ccid)
         if handler is None or handler.certificate != expected.certificate:
             self._drop_certificate(expected.certificate)
+
+    def alone_since(self, expected: Expected) -> float:
+        """Return since when nothing else is launched that could have dialled, monotonic.
+
+        Infinity while something is.
+        """
+        others = (one for one in self._expected.values() if one is not expected)
+        if any(one.attempt.phase in _DIALLING for one in others):
+            return math.inf
+        return self._last_over
 
     def find_ready(self, ccid: Ccid) -> Handler | None:
         """Return the handler that takes invocations now."""

@@ -29,7 +29,6 @@ from chaindock.container.attempt import Phase
 from chaindock.container.contracts import Cause, Dial, Exit
 from chaindock.errors import (
     ChaindockError,
-    EngineError,
     ExitedEarly,
     LaunchFailed,
     LaunchTimeout,
@@ -54,6 +53,8 @@ _FAILED_GRACE_S: Final = 1.0
 """For what did not come up, or has lost its stream: it has nothing to finish."""
 _EXIT_WAIT_S: Final = 1.0
 """A process whose stream ended mostly exits itself; its own exit tells more."""
+_PROBE_S: Final = 10.0
+"""What kept a chaincode from the node is told when it is found so soon."""
 _EXPLAIN_WAIT_S: Final = 5.0
 """How long a call that died with its chaincode waits to learn how that ended."""
 
@@ -232,14 +233,18 @@ class Run:
         """Return what kept it from a stream, when it dials and had none; else None."""
         if self.attempt.phase is not Phase.CONNECT or isinstance(started, Dial):
             return None
-        handshakes = self._parts.registry.handshakes
         if error.facts.get("cause", Cause.EXITED) == Cause.EXITED:
-            count = handshakes.broken(started.source, self._creating_since)
+            registry, since = self._parts.registry, self._creating_since
+            if started.source is None:  # then it could have been another one's
+                since = max(since, registry.alone_since(self._expected))
+            count = registry.handshakes.broken(started.source, since)
             if count:
                 return tls_failure(error, self.ccid, count)
         if isinstance(error, LaunchTimeout) and self.instance is not None:
-            with contextlib.suppress(EngineError):  # the time-out tells enough
-                return await self.instance.probe()
+            # Whatever goes wrong there, the time-out tells enough.
+            with contextlib.suppress(ChaindockError, TimeoutError):
+                async with asyncio.timeout(_PROBE_S):
+                    return await self.instance.probe()
         return None
 
     def _built(self, instance: Instance) -> None:

@@ -290,7 +290,8 @@ class Instance(Protocol):
     async def probe(self) -> LaunchFailed | None:
         """Try from where the running chaincode is what keeps it from the node.
 
-        Returns None when nothing does, or nothing can be tried. Raises: EngineError.
+        Returns None when nothing does, or nothing can be tried. Cancelled, or any error:
+        nothing of the trying is left. Raises: EngineError, NotFound.
         """
 
     def describe(self) -> Mapping[str, str]:

@@ -1,8 +1,8 @@
 """The body of a create call: sandbox, environment, labels.
 
-Owns:    what a chaincode container may do and is told.
+Owns:    what a chaincode container, or an idle one of the node, may do and is told.
 Not:     creating it (containers.py), where the node is reached (network.py).
-Entry:   run_body
+Entry:   run_body, idle_body
 Holds:   Cmd, Env and TLS paths are Fabric's; the rest takes rights away.
 Source:  launch.md §3.7, §3.8, §9 W57-W60; needs.md rows 13, 43
 """
@@ -115,6 +115,20 @@ def _resources(sandbox: SandboxOptions) -> dict[str, Any]:
         "CgroupParent": sandbox.cgroup_parent,
     }
     return found | {name: value for name, value in others.items() if value}
+
+
+def idle_body(
+    sandbox: SandboxOptions, node: NodeLabels, network: str, image: str, role: str
+) -> dict[str, Any]:
+    """Return the create body of a container of the node's own that does nothing."""
+    return {
+        "Image": image,
+        "Entrypoint": [],
+        "Cmd": ["sleep", "infinity"],
+        "Labels": {names.NODE: node.node_id, names.ROLE: role},
+        "HostConfig": host_config(sandbox) | {"NetworkMode": network},
+        **({"User": sandbox.user} if sandbox.user else {}),
+    }
 
 
 def run_body(

@@ -1,8 +1,9 @@
 """How a container reaches the node, and what else it can reach.
 
-Owns:    the node's own networks, the choice among the ways to reach the node.
-Not:     listening (the CallbackListener does), the containers themselves, the rules
-         that shut the network's end on this machine (filter.py).
+Owns:    the choice among the ways to reach the node, and what is told of it.
+Not:     listening (the CallbackListener does), the containers themselves, making the
+         networks (bridges.py), trying ways out (reach.py), the rules that shut the
+         network's end on this machine (filter.py).
 Entry:   Networks.attach
 Holds:   a way is used only when it was seen to exist on this machine; the tightest one
          that does is taken, and its isolation is told.
@@ -27,8 +28,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from chaindock.aio import finish
-from chaindock.controllers.docker import names
-from chaindock.controllers.docker.body import host_config
+from chaindock.controllers.docker.body import idle_body
+from chaindock.controllers.docker.bridges import Bridge, Bridges
 from chaindock.controllers.docker.filter import Door
 from chaindock.controllers.docker.host import (
     addresses,
@@ -42,7 +43,6 @@ from chaindock.errors import (
     NameUnresolved,
     NodeUnreachable,
     NotFound,
-    StartFailed,
 )
 from chaindock.telemetry import get_logger
 
@@ -58,10 +58,6 @@ if TYPE_CHECKING:
 _log = get_logger("docker.network")
 _LOOPBACK = "127.0.0.1"
 _HOST_IS_HERE = f"{HOST}:host-gateway"
-# Rules that outlive a killed node must not meet a network of somebody else: engines give
-# names that were free again.
-_BRIDGE_NAME = "com.docker.network.bridge.name"
-_NO_NEIGHBOURS = {"com.docker.network.bridge.enable_icc": "false"}
 _TOLD = {
     True: "internal network: it reaches the node's listener and nothing else",
     False: "internal network: no way to other machines",
@@ -105,15 +101,6 @@ class _Way:
     through_host: bool = False
 
 
-@dataclass(frozen=True)
-class _Net:
-    name: str
-    gateway: str
-    separate: bool
-    was_there: frozenset[str]
-    """Addresses this machine had before; empty when the network is older."""
-
-
 class Networks:
     """The networks of one node, made when the first container needs them."""
 
@@ -125,10 +112,10 @@ class Networks:
         host: HostFilter,
     ) -> None:
         self._engine, self._node, self._sandbox = engine, node, sandbox
+        self._bridges = Bridges(engine, node)
         self._host, self._port, self._said = host, 0, ""
         self._way: _Way | None = None
         self._lock = asyncio.Lock()
-        self._made: set[str] = set()
         self._anchors: list[str] = []
 
     async def attach(
@@ -228,19 +215,19 @@ class Networks:
         """Remove what is ours and holds nothing; rules stay for what a network holds."""
         for anchor in self._anchors:
             await self._engine.remove_container(anchor)
-        used = [n for n in self._made if not await self._engine.remove_network(n)]
+        used = await self._bridges.remove()
         if used:
             _log.warning("network is still in use, and stays shut", networks=used)
         else:
             await self._host.remove()
-        self._anchors, self._made, self._way = [], set(), None
+        self._anchors, self._way = [], None
 
     # --- choosing ------------------------------------------------------------------
 
     async def _choose(self, listener: CallbackListener, image: str) -> _Way:
         net = None
         for internal in (True, False) if self._sandbox.internal else (False,):
-            net = await self._network(internal=internal)
+            net = await self._bridges.get(internal=internal)
             here = _is_here(net)
             if not here:
                 here = await self._hold_up(net, image)
@@ -268,57 +255,9 @@ class Networks:
         """Whether the engine's kernel filters packets within a bridge."""
         return (await self._engine.info()).get("BridgeNfIptables") is True
 
-    async def _network(self, *, internal: bool) -> _Net:
-        name = names.network_name(self._node) + ("" if internal else "-open")
-        before = addresses()
-        found = await self._find(name)
-        self._made.add(name)
-        if found is not None:
-            before = frozenset()
-        else:
-            found = await self._create(name, internal=internal)
-        config = (found.get("IPAM") or {}).get("Config") or [{}]
-        separate = (found.get("Options") or {}).items() >= _NO_NEIGHBOURS.items()
-        gateway = str(config[0].get("Gateway", "")).partition("/")[0]
-        return _Net(name, gateway, separate, before)
-
-    async def _find(self, name: str) -> dict[str, Any] | None:
-        try:
-            found = await self._engine.inspect_network(name)
-        except NotFound:
-            return None
-        if (found.get("Labels") or {}).get(names.NODE) != self._node.node_id:
-            raise StartFailed(
-                f"network name {name!r} is taken by a network that is not ours",
-                hint=f"remove it with: docker network rm {name}",
-            )
-        return found
-
-    async def _create(self, name: str, *, internal: bool) -> dict[str, Any]:
-        body = {
-            "Name": name,
-            "Driver": "bridge",
-            "Internal": internal,
-            "CheckDuplicate": True,
-            "Labels": {names.NODE: self._node.node_id, names.ROLE: "network"},
-        }
-        ours = {_BRIDGE_NAME: names.bridge_name(self._node, self._engine.address, name)}
-        for options in ({**ours, **_NO_NEIGHBOURS}, ours):
-            try:
-                await finish(self._engine.create_network({**body, "Options": options}))
-                break
-            except EngineError as error:
-                if error.facts.get("status") == 409:  # made by somebody just now
-                    break
-                # Not every engine can keep the containers of a network apart.
-                _log.info("network without options", reason=error.message)
-        else:
-            await finish(self._engine.create_network(body))
-        return await self._engine.inspect_network(name)
-
-    async def _hold_up(self, net: _Net, image: str) -> bool:
+    async def _hold_up(self, net: Bridge, image: str) -> bool:
         """Put an idle container on the network; say whether its address exists now."""
-        body = self._idle(net.name, image, "anchor", ["sleep", "infinity"])
+        body = idle_body(self._sandbox, self._node, net.name, image, "anchor")
         engine = self._engine
         try:
             anchor = await finish(
@@ -354,7 +293,7 @@ class Networks:
     async def probe(self, image: str) -> LaunchFailed | None:
         """Say what keeps containers from where they were told to dial; None = nothing.
 
-        Raises: EngineError.
+        Raises: EngineError; NotFound when the network is gone.
         """
         way = self._way
         if way is None or not self._port:
@@ -367,27 +306,13 @@ class Networks:
         return None
 
     def _prober(self, way: _Way, image: str) -> dict[str, Any]:
-        body = self._idle(way.network, image, "probe", [])
+        body = idle_body(self._sandbox, self._node, way.network, image, "probe")
         if way.through_host:
-            body["HostConfig"]["ExtraHosts"] = [_HOST_IS_HERE]
+            body["HostConfig"]["ExtraHosts"].append(_HOST_IS_HERE)
         return body
 
-    def _idle(
-        self, network: str, image: str, role: str, command: list[str]
-    ) -> dict[str, Any]:
-        labels = {names.NODE: self._node.node_id, names.ROLE: role}
-        host = host_config(self._sandbox) | {"NetworkMode": network}
-        return {
-            "Image": image,
-            "Entrypoint": [],
-            "Cmd": command,
-            "Labels": labels,
-            "HostConfig": host,
-            **({"User": self._sandbox.user} if self._sandbox.user else {}),
-        }
 
-
-def _is_here(net: _Net) -> bool:
+def _is_here(net: Bridge) -> bool:
     """Whether the network's gateway is this machine, and not another one's double."""
     return net.gateway in addresses() and net.gateway not in net.was_there
 

@@ -30,17 +30,19 @@ _ROOTLESS = ("10.0.2.2", "169.254.1.2")
 """This machine's loopback, as slirp4netns and pasta show it where they are let."""
 _TRY_S = 30.0
 _DIAL = """\
+has() { for t; do command -v "$t" >/dev/null || return 1; done; }
 p=$0 n=10 e=1
 for h; do
-if command -v bash >/dev/null; then
+if has bash timeout; then
 m=$(timeout 3 bash -c "exec 3<>/dev/tcp/$h/$p" 2>&1) && exit $n
-elif command -v nc >/dev/null; then m=$(nc -z -w 3 "$h" "$p" 2>&1) && exit $n
-elif command -v python3 >/dev/null; then
+elif has nc; then m=$(nc -z -w 3 "$h" "$p" 2>&1) && exit $n
+elif has python3; then
 m=$(python3 -c 'import socket,sys;socket.create_connection((sys.argv[1],int(sys.argv[2])),3)' "$h" "$p" 2>&1) && exit $n
 else exit 99; fi
 n=$((n+1))
+case $m in *option*|*sage:*) exit 99;; esac
 case $h in *:*|[0-9]*.*[0-9]) e=2; continue;; esac
-if command -v getent >/dev/null; then timeout 3 getent hosts "$h" >/dev/null && e=2
+if has getent timeout; then timeout 3 getent hosts "$h" >/dev/null && e=2
 else case $m in *esol*|*known*|*address*|*again*) ;; *) e=2;; esac; fi
 done; exit $e"""
 _FIRST_NAME = 10
@@ -95,11 +97,8 @@ async def try_address(
 
     Raises: NameUnresolved, NodeUnreachable; EngineError.
     """
-    code, network = (
-        await _dial(engine, body, port, [host]),
-        body["HostConfig"]["NetworkMode"],
-    )
-    facts = {"hosts": [host], "port": port}
+    code = await _dial(engine, body, port, [host])
+    network, facts = body["HostConfig"]["NetworkMode"], {"hosts": [host], "port": port}
     if code == _NO_NAME:
         raise NameUnresolved(
             f"the node's name {host!r} does not resolve in a container of the engine at "

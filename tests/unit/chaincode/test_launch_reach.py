@@ -1,0 +1,209 @@
+"""needs.md row 13: a launch that came to no stream says what kept it from the node."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chaindock.chaincode import handshakes, run
+from chaindock.chaincode.registry import LaunchState
+from chaindock.container.contracts import Exit
+from chaindock.errors import (
+    EngineUnavailable,
+    ExitedEarly,
+    LaunchFailed,
+    LaunchTimeout,
+    NameUnresolved,
+    NetworkMissing,
+    NodeUnreachable,
+    NotFound,
+    TlsFailed,
+)
+from chaindock.identity.tls import TlsAuthority
+from support.launch_fakes import FakeInstance, dies_at_once, never_registers
+from support.launch_world import World, failure
+from support.stream_node import CCID, OTHER
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+PROBED = (
+    NameUnresolved("does not resolve", hosts=["node"], port="1"),
+    NodeUnreachable("cannot connect", hosts=["10.0.0.1"], port="1"),
+)
+
+
+@pytest.fixture
+async def hasty(no_task_is_left: None) -> AsyncIterator[World]:
+    """A launcher that soon gives up on what does not register."""
+    async with World(register_timeout_s=0.3) as world:
+        yield world
+
+
+@pytest.fixture
+async def guarded(
+    no_task_is_left: None, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
+    """The same with TLS; each handshake is looked at."""
+    monkeypatch.setattr(handshakes, "_LOOK_S", 0.0)
+    monkeypatch.setattr(handshakes, "_RESTS", 0)
+    async with World(TlsAuthority.create(), register_timeout_s=1.0) as world:
+        yield world
+
+
+async def speaks_no_tls(instance: FakeInstance) -> None:
+    """Connect as one does that knows nothing of certificates."""
+    host, _, port = (await instance.peer.listener.address_on("127.0.0.1")).partition(
+        ":"
+    )
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    await reader.read()
+    writer.close()
+
+
+async def speaks_no_tls_and_stays(instance: FakeInstance) -> Exit:
+    await speaks_no_tls(instance)
+    return await never_registers(instance)
+
+
+async def speaks_no_tls_and_ends(instance: FakeInstance) -> Exit:
+    await speaks_no_tls(instance)
+    return Exit(1)
+
+
+# --- what stands in the way -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", PROBED, ids=lambda one: one.slug)
+async def test_what_is_found_from_inside_is_told(hasty: World, kept: LaunchFailed):
+    instance = hasty.builder.prepare(CCID, never_registers)
+
+    async def probe() -> LaunchFailed:
+        return kept
+
+    instance.probes = probe
+    error = await failure(hasty, type(kept))
+    assert error.message.endswith(kept.message)
+    assert error.facts["hosts"] == kept.facts["hosts"]
+    assert error.facts["phase"] == "connect"
+    assert error.facts["output"] == ["waiting for something"]
+    assert not instance.running
+
+
+async def test_a_network_that_is_missing_is_told(hasty: World):
+    instance = hasty.builder.prepare(CCID)
+    instance.errors.append(NetworkMissing("no network 'blue'", network="blue"))
+    error = await failure(hasty, NetworkMissing)
+    assert (error.slug, error.facts["network"]) == ("network-missing", "blue")
+    assert error.facts["phase"] == "create"
+
+
+async def test_when_nothing_is_found_it_took_too_long(hasty: World):
+    hasty.builder.prepare(CCID, never_registers)
+    await failure(hasty, LaunchTimeout)
+
+
+@pytest.mark.parametrize(
+    "broken", [EngineUnavailable("gone", endpoint="x"), NotFound("no such network")]
+)
+async def test_looking_that_fails_changes_nothing(hasty: World, broken: Exception):
+    async def probe() -> None:
+        raise broken
+
+    hasty.builder.prepare(CCID, never_registers).probes = probe
+    await failure(hasty, LaunchTimeout)
+
+
+async def test_looking_is_bounded(hasty: World, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(run, "_PROBE_S", 0.1)
+    hasty.builder.prepare(CCID, never_registers).probes = asyncio.Event().wait  # type: ignore[assignment]
+    async with asyncio.timeout(10):
+        await failure(hasty, LaunchTimeout)
+
+
+async def test_a_stop_ends_the_looking(hasty: World):
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def probe() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    instance = hasty.builder.prepare(CCID, never_registers)
+    instance.probes = probe
+    launch = asyncio.ensure_future(hasty.launcher.launch(CCID))
+    async with asyncio.timeout(10):
+        await begun.wait()
+        await hasty.launcher.stop(CCID, grace_s=1)
+        with pytest.raises(LaunchFailed, match="stopped while it was launching"):
+            await launch
+    assert ended.is_set()
+    assert not instance.running
+    assert hasty.state() is LaunchState.ABSENT
+
+
+async def test_one_that_ends_by_itself_is_not_looked_for(hasty: World):
+    async def probe() -> LaunchFailed:
+        pytest.fail("its end tells enough")
+
+    hasty.builder.prepare(CCID, dies_at_once).probes = probe
+    await failure(hasty, ExitedEarly)
+
+
+# --- TLS --------------------------------------------------------------------------------
+
+
+async def test_one_that_connects_and_never_comes_through_tls_is_told(guarded: World):
+    guarded.builder.prepare(CCID, speaks_no_tls_and_stays)
+    error = await failure(guarded, TlsFailed)
+    assert error.facts["handshakes"] == 1
+    assert "it connected (connections seen: 1)" in error.message
+    assert "CORE_PEER_TLS_ROOTCERT_FILE" in (error.hint or "")
+    assert error.facts["phase"] == "connect"
+
+
+async def test_one_that_ends_because_of_it_is_told_with_its_end(guarded: World):
+    guarded.builder.prepare(CCID, speaks_no_tls_and_ends)
+    error = await failure(guarded, TlsFailed)
+    assert (error.facts["exit_code"], error.facts["cause"]) == (1, "exited")
+    assert "container exited with 1" in error.message
+
+
+@pytest.mark.parametrize(
+    ("plays", "kind"),
+    [(never_registers, LaunchTimeout), (dies_at_once, ExitedEarly)],
+)
+async def test_one_that_does_not_connect_is_no_matter_of_tls(
+    guarded: World,
+    plays: Callable[[FakeInstance], Awaitable[Exit]],
+    kind: type[LaunchFailed],
+):
+    guarded.builder.prepare(CCID, plays)
+    await failure(guarded, kind)
+
+
+async def test_what_another_one_did_is_not_told_of_it(guarded: World):
+    """Where connections cannot be told apart by where they come from."""
+    both = asyncio.Event()
+
+    async def waits(instance: FakeInstance) -> Exit:
+        both.set()
+        return await never_registers(instance)
+
+    async def breaks(instance: FakeInstance) -> Exit:
+        await both.wait()
+        return await speaks_no_tls_and_ends(instance)
+
+    guarded.builder.prepare(CCID, waits)
+    guarded.builder.prepare(OTHER, breaks)
+    ends = await asyncio.gather(
+        guarded.launcher.launch(CCID),
+        guarded.launcher.launch(OTHER),
+        return_exceptions=True,
+    )
+    assert [type(one) for one in ends] == [LaunchTimeout, ExitedEarly]
