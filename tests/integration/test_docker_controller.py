@@ -20,7 +20,7 @@ from chaindock.errors import (
     ContainerExists,
     EngineUnavailable,
     ImageNotFound,
-    StartFailed,
+    NodeUnreachable,
 )
 from chaindock.testing.backend import (
     CountingListener,
@@ -233,7 +233,7 @@ async def test_a_node_that_containers_cannot_reach_is_told_before_the_launch(
     hide_gateways(monkeypatch)
     async with backend.controller() as controller, backend.within():
         instance, package = await backend.built(call(), leave(0), builder=controller)
-        with pytest.raises(StartFailed, match="cannot reach this machine"):
+        with pytest.raises(NodeUnreachable, match="cannot reach this machine"):
             await instance.start(backend.peer, Attempt(package.ccid))
     assert await backend.owned(backend.node_id) == set()
 

@@ -1,4 +1,4 @@
-"""launch.md W72: who causes lines without end costs the log a bounded amount."""
+"""Who causes lines without end costs the log a bounded amount."""
 
 from __future__ import annotations
 

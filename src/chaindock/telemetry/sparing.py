@@ -5,7 +5,7 @@ Not:     how a line looks (logs.py); what chaincode writes (container/echo.py).
 Entry:   Sparing
 Holds:   whoever causes lines costs the log a bounded amount, and takes away nobody
          else's; that lines are missing is said.
-Source:  launch.md §9 W72
+Source:  docs/security.md, "What stands in the way": floods
 """
 
 from __future__ import annotations
