@@ -428,7 +428,7 @@ _OURS: tuple[_Row, ...] = (
         "chaindock.launch.parallel",
         INTEGER,
         "custodian.parallel",
-        "Launches that work side by side, not those that wait; 0 = processors + 2.",
+        "Launches that begin at once, more follow one by one; 0 = processors + 2.",
     ),
     (
         "chaindock.launch.retries",

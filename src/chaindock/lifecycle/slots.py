@@ -3,13 +3,14 @@
 Owns:    places, the queue before them, who may go beyond them.
 Not:     what is done in a place (custodian.py).
 Entry:   Slots.place
-Holds:   who waits goes in order of arrival; no more than the limit work at a time; one
-         that only waits (for a network, a lock, for ever) keeps nobody out: a
-         processor without work lets the next one in within some 50 ms.
+Holds:   who waits goes in order of arrival; no more than the limit begin at once; one
+         that hangs keeps nobody out for longer than some 50 ms, whether it uses a
+         processor or not.
 Source:  launch.md §9 W1; needs.md rows 28, 29
 
-Nobody can tell a slow compiler from one that hangs by what it prints. But the first uses
-a processor and the second does not, wherever it runs: here, or in a container.
+Nobody can tell a slow compiler from one that hangs by what it prints. One that uses no
+processor only waits, wherever it runs, and is not counted. One that spins looks like one
+that works, so the limit gives way: it spreads a crowd, and ends nobody's hope.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 _LOOK_S: Final = 0.04
-"""How often it is looked for a processor without work while somebody waits."""
+"""While somebody waits, one is let in so often; more if processors have no work."""
+_CROWD: Final = 4
+"""So many times the limit, and no more are let in while all processors work."""
 _ENOUGH: Final = 0.6
 """So much of a processor must have been without work to count as one."""
 
 
 class Slots:
-    """Places for `limit` launches, and for more while processors have nothing to do.
+    """Places for `limit` launches at once, and one by one for more.
 
     Args:
         limit: how many work side by side.
@@ -98,7 +101,8 @@ class Slots:
         then, before_s = self._seen
         spent_s = asyncio.get_running_loop().time() - then
         idle = (processors_idle_s() - before_s) / spent_s
-        self._admit(int(idle + 1 - _ENOUGH))
+        room = self._taken < _CROWD * self._limit
+        self._admit(max(int(idle + 1 - _ENOUGH), int(room)))
         if self._waiting:
             self._watch()
 

@@ -244,7 +244,8 @@ def test_reader_that_leaves_is_no_error_on_the_screen(chaindock, env, home, sour
         assert logs.stderr.read() == b""
 
 
-def test_followed_logs_end_with_ctrl_c(chaindock, env, source):
+@pytest.mark.parametrize("by", ["ctrl-c", "down"])
+def test_followed_logs_end_with_whoever_ends_them(chaindock, env, source, by):
     chaindock("up", "-d")
     chaindock("deploy", str(source))
     with subprocess.Popen(
@@ -256,7 +257,10 @@ def test_followed_logs_end_with_ctrl_c(chaindock, env, source):
     ) as logs:
         assert logs.stdout is not None
         logs.stdout.readline()
-        logs.send_signal(signal.SIGINT)
+        if by == "down":
+            assert chaindock("down").returncode == 0
+        else:
+            logs.send_signal(signal.SIGINT)
         _, errors = logs.communicate(timeout=10)
     assert (logs.returncode, errors) == (0, "")
 
@@ -303,23 +307,6 @@ def test_a_node_that_dies_meanwhile_is_told(chaindock, env, home, source, words)
     assert f"the node of home {str(home)!r} went away" in said
     assert "hint: see the end of its log" in said
     assert "Traceback" not in said
-
-
-def test_logs_that_are_followed_end_with_the_node(chaindock, env, source):
-    chaindock("up", "-d")
-    chaindock("deploy", str(source))
-    with subprocess.Popen(
-        command("logs", "basic", "-f"),
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as logs:
-        assert logs.stdout is not None
-        logs.stdout.readline()
-        assert chaindock("down").returncode == 0
-        _, errors = logs.communicate(timeout=10)
-    assert (logs.returncode, errors) == (0, "")
 
 
 def on_terminal(env: dict[str, str], *args: str) -> tuple[int, str]:

@@ -141,15 +141,15 @@ async def test_only_so_many_launches_run_side_by_side(runtime, monkeypatch):
     monkeypatch.setattr(slots, "processors_idle_s", lambda: 0.0)  # all are busy
     ccids = [Ccid(f"c{n}:" + "3" * 64) for n in range(10)]
     gates = [runtime.hold(c) for c in ccids]
-    async with Custodian(runtime, lambda _: True, CustodianOptions(parallel=3)) as cust:
+    async with Custodian(runtime, lambda _: True, CustodianOptions(parallel=2)) as cust:
         launches = [asyncio.ensure_future(cust.launch(c)) for c in ccids]
-        await runtime.until(lambda: runtime.running == 3)
+        await runtime.until(lambda: runtime.running == 8)
         await asyncio.sleep(0.1)
-        assert runtime.running == 3
+        assert runtime.running == 8
         for gate in gates:
             gate.set()
         await asyncio.gather(*launches)
-    assert runtime.most == 3
+    assert runtime.most == 8
 
 
 async def test_many_that_hang_delay_no_other_by_more_than_100_ms(runtime, monkeypatch):
@@ -167,6 +167,21 @@ async def test_many_that_hang_delay_no_other_by_more_than_100_ms(runtime, monkey
         began = loop.time()
         await custodian.launch(B)
         assert loop.time() - began < 0.1
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_many_that_spin_keep_nobody_out(runtime, monkeypatch):
+    """They hold every place and use every processor, as a build in a loop does."""
+    monkeypatch.setattr(slots, "processors_idle_s", lambda: 0.0)
+    hung = [Ccid(f"h{n}:" + "4" * 64) for n in range(7)]
+    for ccid in hung:
+        runtime.hold(ccid)
+    options = CustodianOptions(parallel=2)
+    async with Custodian(runtime, lambda _: True, options) as custodian:
+        waiting = [asyncio.ensure_future(custodian.launch(c)) for c in hung]
+        await runtime.until(lambda: runtime.running == len(hung))
+        await custodian.launch(B)
+        assert not any(one.done() for one in waiting)
     await asyncio.gather(*waiting, return_exceptions=True)
 
 

@@ -91,6 +91,15 @@ async def test_output_without_an_end_does_not_make_a_build_endless(
         assert await backend.owned("node1") == set()
 
 
+async def test_a_build_gives_way_to_what_runs(backend: ProcessBackend, tmp_path: Path):
+    """Issue 4, 3: one that uses the processor for ever is no reason to wait for it."""
+    package = await backend.packages.make(leave(0))
+    attempt = Attempt(package.ccid)
+    async with controller(tmp_path, Lines("nice; sh -c nice")) as builder:
+        await built(builder, package, attempt)
+    assert attempt.tail() == ["10", "10"]
+
+
 async def test_a_slow_step_that_prints_goes_on(backend: ProcessBackend, tmp_path: Path):
     """Progress without an end of line counts, as a bar of npm or pip is drawn."""
     package = await backend.packages.make(leave(0))
