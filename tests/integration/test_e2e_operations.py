@@ -129,7 +129,9 @@ def test_metrics_tell_of_calls(metered: Any):
     assert more("endorser_proposal_simulation_failures", chaincode="crashes") == 2
     assert more("ledger_blockchain_height", channel="mychannel") == 1
     assert more("ledger_block_processing_time_count", channel="mychannel") == 1
-    assert more("chaindock_transactions_total", validation_code="VALID") == 1
+    called = {"transaction_type": "ENDORSER_TRANSACTION", "chaincode": "keys:1.0"}
+    committed = {**called, "channel": "mychannel", "validation_code": "VALID"}
+    assert more("ledger_transaction_count", **committed) == 1
 
 
 def test_metrics_tell_how_it_is_now(metered: Any):

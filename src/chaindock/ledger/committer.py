@@ -34,7 +34,7 @@ from chaindock.ledger.database import (
     read_meta,
     translated,
 )
-from chaindock.ledger.decoding import Decoded, Space, decode
+from chaindock.ledger.decoding import UNKNOWN, Decoded, Space, decode
 from chaindock.ledger.mvcc import conflict
 from chaindock.ledger.tip import Tip, read_tip
 from chaindock.telemetry import get_logger
@@ -70,6 +70,10 @@ class CommittedTx:
     """"" if the envelope could not be decoded that far."""
     code: int
     index: int
+    kind: str = UNKNOWN
+    """Name of its header type."""
+    chaincode: str = UNKNOWN
+    """name:version of what was called."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,10 @@ class Committer:
         number, self._tip = self._tip.height, tip
         return CommittedBlock(
             number,
-            tuple(CommittedTx(TxId(t.tx_id), t.code, i) for i, t in enumerate(txs)),
+            tuple(
+                CommittedTx(TxId(t.tx_id), t.code, i, t.kind, t.chaincode)
+                for i, t in enumerate(txs)
+            ),
             block,
             time.perf_counter() - began,
         )

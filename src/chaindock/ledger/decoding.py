@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from chaindock.ledger.snapshots import Version
 
 
+UNKNOWN = "unknown"
+"""What Fabric's metrics say of a transaction that cannot be read that far."""
+
+
 @dataclass(slots=True)
 class Space:
     """What a transaction did in one space of keys.
@@ -56,9 +60,16 @@ class Space:
 
 @dataclass(slots=True)
 class Decoded:
-    """A transaction as far as it could be decoded."""
+    """A transaction as far as it could be decoded.
+
+    Args:
+        kind: name of its header type.
+        chaincode: name:version of what was called.
+    """
 
     tx_id: str = ""
+    kind: str = UNKNOWN
+    chaincode: str = UNKNOWN
     code: int = codes.VALID
     is_config: bool = False
     timestamp: Timestamp = field(default_factory=Timestamp)
@@ -85,7 +96,7 @@ def decode(envelope: bytes, channel: ChannelId) -> Decoded:
     try:
         payload = _header(envelope, channel, tx)
         if not tx.is_config:
-            tx.spaces = _spaces(_results(payload))
+            tx.spaces = _spaces(_results(payload, tx))
     except Broken as broken:
         tx.code = broken.code
     return tx
@@ -123,8 +134,13 @@ def _header(data: bytes, channel: ChannelId, tx: Decoded) -> Any:
     tx.tx_id = header.tx_id
     tx.timestamp = header.timestamp
     tx.is_config = header.type == common_pb2.CONFIG
+    if header.type in _KINDS:
+        tx.kind = _KINDS[header.type]
     _check_header(header, channel, tx)
     return payload
+
+
+_KINDS = {number: name for name, number in common_pb2.HeaderType.items()}
 
 
 def _check_header(header: Any, channel: ChannelId, tx: Decoded) -> None:
@@ -139,8 +155,8 @@ def _check_header(header: Any, channel: ChannelId, tx: Decoded) -> None:
         raise Broken(codes.BAD_PROPOSAL_TXID)
 
 
-def _results(payload: Any) -> Any:
-    """Return the `TxReadWriteSet` of an endorser transaction."""
+def _results(payload: Any, tx: Decoded) -> Any:
+    """Return the `TxReadWriteSet` of an endorser transaction; note what was called."""
     invalid = codes.INVALID_ENDORSER_TRANSACTION
     transaction = parse(transaction_pb2.Transaction, payload.data, invalid)
     if len(transaction.actions) != 1:
@@ -156,8 +172,10 @@ def _results(payload: Any) -> Any:
         action.action.proposal_response_payload,
         bad,
     )
-    results = parse(proposal_pb2.ChaincodeAction, response.extension, bad).results
-    return parse(rwset_pb2.TxReadWriteSet, results, codes.BAD_RWSET)
+    done = parse(proposal_pb2.ChaincodeAction, response.extension, bad)
+    if done.HasField("chaincode_id"):
+        tx.chaincode = f"{done.chaincode_id.name}:{done.chaincode_id.version}"
+    return parse(rwset_pb2.TxReadWriteSet, done.results, codes.BAD_RWSET)
 
 
 def _spaces(rwset: Any) -> list[Space]:

@@ -129,6 +129,12 @@ def _named() -> Iterator[Named]:
             ("channel",),
             "Seconds to validate and store a block.",
         ),
+        (
+            "ledger_transaction_count",
+            _COUNTER,
+            ("channel", "transaction_type", "chaincode", "validation_code"),
+            "Transactions of blocks; `chaincode` is name:version.",
+        ),
         ("logging_entries_checked", _COUNTER, ("level",), "Log lines asked for."),
         ("logging_entries_written", _COUNTER, ("level",), "Log lines let through."),
         ("fabric_version", _GAUGE, ("version",), "Always 1; version of Chaindock."),
@@ -164,7 +170,6 @@ def _named() -> Iterator[Named]:
             "Seconds of a build; one that was there is none.",
         ),
         ("custodian_chores", _GAUGE, ("state",), "Launches and stops to do."),
-        ("transactions", _COUNTER, ("validation_code",), "Transactions of blocks."),
         ("node_ready", _GAUGE, (), "1 while /readyz says so, else 0."),
     ):
         yield Named(f"chaindock_{name}", kind, labels, text, fabric=False)

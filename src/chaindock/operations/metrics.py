@@ -115,9 +115,9 @@ class Metrics:
         page.observed(
             "ledger_block_processing_time", blocks.processing, measured.channel
         )
-        for code, count in blocks.transactions.items():
-            name = transaction_pb2.TxValidationCode.Name(code)
-            page.add("chaindock_transactions", count, name)
+        for (kind, chaincode, code), count in blocks.transactions.items():
+            labels = kind, chaincode, transaction_pb2.TxValidationCode.Name(code)
+            page.add("ledger_transaction_count", count, measured.channel, *labels)
         for state, count in measured.chores().items():
             page.add("chaindock_custodian_chores", count, state)
         names = self._tallies.chaincodes.by_name

@@ -246,17 +246,23 @@ class Proposals(ProposalObserver):
 
 
 class Blocks:
-    """Committed blocks."""
+    """Committed blocks; keys are (type, chaincode:version, code)."""
 
     def __init__(self) -> None:
         self.processing = Histogram(SHORT_S)
-        self.transactions: Counter[int] = Counter()
+        self.transactions: Counter[tuple[str, str, int]] = Counter()
+        self._known: set[str] = set()
 
     def committed(self, block: CommittedBlock) -> None:
         """Count a block."""
         self.processing.observe(block.seconds)
-        for transaction in block.transactions:
-            self.transactions[transaction.code] += 1
+        for one in block.transactions:
+            chaincode = one.chaincode
+            if chaincode not in self._known:
+                if len(self._known) >= MOST_NAMES:
+                    chaincode = OTHER
+                self._known.add(chaincode)
+            self.transactions[one.kind, chaincode, one.code] += 1
 
 
 class Tallies:

@@ -299,11 +299,14 @@ def test_memory_is_bounded_whatever_comes(tallies: Tallies):
         tallies.chaincodes.launching(attempt)
         tallies.chaincodes.ended(attempt, Exit(1), asked=False)
         tallies.proposals.done(End.NOT_SIMULATED, "c", f"cc{number}", 0.1)
+        tx = CommittedTx(TxId("t"), 0, 0, chaincode=f"cc{number}:1.0")
+        tallies.blocks.committed(CommittedBlock(number, (tx,), b""))
     assert len(tallies.chaincodes.by_ccid) == MOST_CHAINCODES
     assert len(tallies.chaincodes.by_name) <= MOST_NAMES
     names = {name for _, name, _ in tallies.proposals.durations}
     assert len(names) == MOST_NAMES + 1
     assert OTHER in names
+    assert len(tallies.blocks.transactions) == MOST_NAMES + 1
 
 
 def test_one_that_was_there_is_no_build(tallies: Tallies):
