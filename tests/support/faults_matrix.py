@@ -98,7 +98,9 @@ class Cell:
         assert spent_s < NEXT_CALL_S, f"the next call took {spent_s:.1f} s"
         return spent_s
 
-    def refused(self, package: Path, slug: str, match: str = "") -> dict[str, Any]:
+    def refused(
+        self, package: Path, slug: str, match: str | None = None
+    ) -> dict[str, Any]:
         """Deploying fails with this error, which tells `match`; return its facts."""
         with pytest.raises(ChaindockError, match=match) as caught:
             last(self.world.deploying(VICTIM, package))
