@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import threading
 import time
@@ -80,12 +81,14 @@ class Handshakes:
         with self._lock:
             if now < self._rests_until:
                 return
-            self._rests_until = now + _LOOK_S
+            self._rests_until = math.inf  # one at a time
             were_through = set(self._through)
-        alive = _connected(self._ports)
-        took_s = time.monotonic() - now
-        with self._lock:
+        try:
+            alive = _connected(self._ports)
+        finally:
+            took_s = time.monotonic() - now
             self._rests_until = now + max(_LOOK_S, _RESTS * took_s)
+        with self._lock:
             self._through -= were_through - alive
             for peer in alive - self._through:
                 self._begun.setdefault(peer, now)

@@ -146,11 +146,16 @@ async def test_many_at_once_cost_one_look(monkeypatch: pytest.MonkeyPatch):
     handshakes.close()
 
 
-async def test_a_look_that_fails_breaks_no_handshake(
+async def test_a_look_that_fails_breaks_no_handshake_and_is_made_again(
     node: Guarded, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(under_test, "_SOCKETS", under_test._SOCKETS / "none" / "such")
-    await node.runs()
+    with monkeypatch.context() as blind:
+        blind.setattr(under_test, "_SOCKETS", under_test._SOCKETS / "none" / "such")
+        await node.runs()
+    writer = await connect(node, BESIDE)
+    await eventually(lambda: broken(node, BESIDE) == 1)
+    writer.close()
+    await writer.wait_closed()
 
 
 async def test_without_tls_nothing_is_kept(no_task_is_left: None):
