@@ -29,8 +29,11 @@ SECOND = {
     "catatonit": "catatonit",
     "/usr/lib/podman/netavark": "netavark",
     "/usr/lib/podman/aardvark-dns": "aardvark-dns",
+    "newuidmap": "uidmap",
+    "slirp4netns": "slirp4netns",
 }
-"""Programs of the engine that tests start themselves (tests/support/own_engine.py)."""
+"""Programs of engines that tests start themselves (tests/support/own_engine.py), and of
+those that run without root (tests/support/rootless.py)."""
 ENV = os.environ  # noqa: TID251  # a script has no config layer
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -15,11 +17,13 @@ from chaindock.errors import ExecuteFailed
 from support.faults_books import Callers
 from support.faults_matrix import NEXT_CALL_S, ROUND, STEADY, VICTIM
 from support.faults_well import RUNNING
-from support.need import need
+from support.need import missing, need
 from support.node import DOCKER, eventually
 from support.remains import ask, inspect
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from chaindock.controllers.docker.engine import Engine
     from support.faults_matrix import Cell
 
@@ -56,18 +60,31 @@ def test_a_container_without_a_network_is_noticed_and_replaced(cell: Cell) -> No
     cell.fresh()
     before = cell.world.place(VICTIM)
     disconnect(before)
-    began = time.monotonic()
-    with pytest.raises(ExecuteFailed):
-        cell.world.invoke(VICTIM, "add", "hot", timeout_s=2)
-    assert time.monotonic() - began < 2 + NEXT_CALL_S
-    cell.next_call(STEADY)
-    eventually(
-        lambda: cell.world.place(VICTIM) not in {before, ""},
-        "another one runs",
-        NOTICED_S,
-    )
-    print(f"noticed and replaced after {time.monotonic() - began:.1f} s")
+    is_replaced(cell, before)
+    cell.well(victim=RUNNING)
+
+
+@ROUND
+def test_packets_that_are_lost_for_a_while_cost_the_calls_of_that_time(
+    cell: Cell, round_: int
+) -> None:
+    """Nobody is told that they are: the same one serves when they pass again."""
+    cell.fresh()
+    before = cell.world.place(VICTIM)
+    with lost(cell):
+        fails_in_time(cell)
+        cell.next_call(STEADY)
+        cell.pause(1)
     cell.next_call()
+    assert cell.world.place(VICTIM) == before
+    cell.well(victim=RUNNING)
+
+
+def test_packets_that_are_lost_for_good_are_noticed(cell: Cell) -> None:
+    cell.fresh()
+    before = cell.world.place(VICTIM)
+    with lost(cell):
+        is_replaced(cell, before)
     cell.well(victim=RUNNING)
 
 
@@ -80,6 +97,74 @@ def test_calls_wait_for_what_is_started_again(cell: Cell, round_: int) -> None:
     eventually(lambda: cell.world.line(VICTIM)["state"] != RUNNING, "that is known")
     cell.next_call()
     cell.well(victim=RUNNING)
+
+
+def is_replaced(cell: Cell, before: str) -> None:
+    """A call fails in time, the other serves, another one runs and answers."""
+    began = time.monotonic()
+    fails_in_time(cell)
+    cell.next_call(STEADY)
+    eventually(
+        lambda: cell.world.place(VICTIM) not in {before, ""},
+        "another one runs",
+        NOTICED_S,
+    )
+    print(f"noticed and replaced after {time.monotonic() - began:.1f} s")
+    cell.next_call()
+
+
+def fails_in_time(cell: Cell) -> None:
+    began = time.monotonic()
+    with pytest.raises(ExecuteFailed):
+        cell.world.query(VICTIM, "get", "any", timeout_s=2)
+    assert time.monotonic() - began < 2 + NEXT_CALL_S
+
+
+@contextlib.contextmanager
+def lost(cell: Cell) -> Iterator[None]:
+    """A time in which every packet between the node and `victim` is lost, both ways."""
+    need("iptables")
+    if os.geteuid() != 0:
+        missing("only root can have packets dropped")
+    ends = connections(cell)
+    assert ends, "the chaincode has no connection to the node"
+    with contextlib.ExitStack() as rules:
+        for address, port in ends:
+            rules.enter_context(dropping("PREROUTING", "-s", address, "--sport", port))
+            rules.enter_context(dropping("OUTPUT", "-d", address, "--dport", port))
+        yield
+
+
+@contextlib.contextmanager
+def dropping(chain: str, *which: str) -> Iterator[None]:
+    """A rule in the table that nobody else uses: the node sees to its own one."""
+    rule = (chain, "-p", "tcp", *which, "-m", "comment", "--comment", "fault", "-j")
+    filter_("-I", *rule, "DROP")
+    try:
+        yield
+    finally:
+        filter_("-D", *rule, "DROP")
+
+
+def filter_(*words: str) -> None:
+    act = ("iptables", "-w", "5", "-t", "raw", *words)
+    done = subprocess.run(act, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def connections(cell: Cell) -> list[tuple[str, str]]:
+    """Address and port of the chaincode's side of each connection to the node."""
+    if cell.world.backend != "docker":
+        ends = [end.rpartition(":") for end in far_ends(cell)]
+        return [(address, port) for address, _, port in ends]
+    (far,) = far_ends(cell)
+    found = psutil.Process(cell.world.pid).net_connections(kind="tcp")
+    peers: list[Any] = [one.raddr for one in found]  # () while it listens
+    return [
+        (far, str(end.port))
+        for end in peers
+        if end and end.ip.removeprefix("::ffff:") == far
+    ]
 
 
 def cut(cell: Cell) -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 from typing import TYPE_CHECKING
 
 import pytest
 
-from support.faults_matrix import SEED
+from support.faults_apart import OWN, PODMAN, using
+from support.faults_disk import MIB, small_disk
+from support.faults_matrix import ROUNDS, SEED
 from support.faults_sequence import FLAGS, Sequence, describe
 from support.faults_world import CliWorld, ForkedWorld
 from support.need import need
 from support.node import BACKENDS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from support.faults_world import World
+    from support.own_engine import OwnEngine
 
 pytestmark = [
     pytest.mark.slow,
@@ -27,26 +32,61 @@ pytestmark = [
 ]
 MANY = int(os.environ.get("CHAINDOCK_SEQUENCES", "40"))  # noqa: TID251  # tests have no config
 FEW = max(1, MANY // 40)
+BASES = ("golang", "node", "runtime")
+KINDS = BACKENDS if ROUNDS == 1 else (*BACKENDS, PODMAN)
+HOME = 64 * MIB
 
 
-def play(world: World, seed: str) -> None:
-    sequence = Sequence(world, seed)
+@contextlib.contextmanager
+def small_home(folder: Path) -> Iterator[bool]:
+    """Put the home on a small disk where that can be; yield whether it is."""
+    with contextlib.ExitStack() as stack:
+        if small := os.geteuid() == 0:
+            stack.enter_context(small_disk(folder / "home", HOME))
+        yield small
+
+
+@contextlib.contextmanager
+def engine_of(kind: str, image: Callable[[], str]) -> Iterator[OwnEngine | None]:
+    """Start an engine that the sequence may stop and kill; none for processes.
+
+    Args:
+        image: gives the one of `misbehaves`.
+    """
+    if kind == "process":
+        yield None
+        return
+    found = image()
+    with OWN[kind](*BASES) as engine:
+        engine.load(found)
+        with using(engine):
+            yield engine
+
+
+def play(sequence: Sequence) -> None:
     try:
         sequence.play()
     except BaseException as error:
-        error.add_note(f"{describe(sequence, SEED)}\n{world.log_end()}")
+        error.add_note(f"{describe(sequence, SEED)}\n{sequence.world.log_end()}")
         raise
     finally:
-        world.take_down()
+        sequence.world.take_down()
 
 
 @pytest.mark.parametrize("number", range(MANY))
 def test_a_quickly_started_node(number: int, tmp_path: Path) -> None:
     need("go", "node", "npm")
-    play(ForkedWorld(tmp_path, FLAGS), f"{SEED} {number}")
+    with small_home(tmp_path) as small:
+        play(Sequence(ForkedWorld(tmp_path, FLAGS), f"{SEED} {number}", small=small))
 
 
 @pytest.mark.parametrize("number", range(FEW))
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_the_command_line(backend: str, number: int, tmp_path: Path) -> None:
-    play(CliWorld(tmp_path, backend, FLAGS), f"{SEED} {backend} {number}")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_command_line(
+    kind: str, number: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    image = functools.partial(request.getfixturevalue, "image")
+    with engine_of(kind, image) as engine, small_home(tmp_path) as small:
+        backend = kind if engine is None else "docker"
+        world = CliWorld(tmp_path, backend, FLAGS)
+        play(Sequence(world, f"{SEED} {kind} {number}", engine, small=small))

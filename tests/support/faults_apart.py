@@ -16,11 +16,19 @@ from support.faults_matrix import FLAGS, NEXT_CALL_S, STEADY, VICTIM, Cell, cell
 from support.faults_well import RUNNING
 from support.faults_world import CliWorld
 from support.need import need, need_image
-from support.own_engine import OwnDocker, OwnEngine, OwnPodman, own_podman, running
+from support.own_engine import (
+    OwnDocker,
+    OwnEngine,
+    OwnPodman,
+    own_docker,
+    own_podman,
+    running,
+)
 from support.remains import KEPT_IMAGES, ask, inspect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from chaindock.controllers.docker.engine import Engine
@@ -29,6 +37,10 @@ PODMAN = pytest.param("podman", marks=pytest.mark.docker)
 _KINDS: dict[str, tuple[type[OwnEngine], tuple[str, ...]]] = {
     "docker": (OwnDocker, ("dockerd",)),
     "podman": (OwnPodman, ("podman", "runc", "catatonit")),
+}
+OWN: dict[str, Callable[..., AbstractContextManager[OwnEngine]]] = {
+    "docker": own_docker,
+    "podman": own_podman,
 }
 WAIT_S = 15
 RECONNECTED_S = 90.0
@@ -137,7 +149,7 @@ def backend_of(kind: str) -> Iterator[str]:
     if kind != "podman":
         yield kind
         return
-    with own_podman("golang", "node", "runtime") as engine, using(engine):
+    with OWN[kind]("golang", "node", "runtime") as engine, using(engine):
         yield "docker"
 
 

@@ -20,12 +20,15 @@ from chaindock.errors import (
     ChaindockError,
     ExecuteTimeout,
     LaunchFailed,
+    LedgerError,
     StreamTerminated,
 )
 from support.faults_books import Books, Callers
+from support.faults_disk import full
 from support.faults_packages import FAIL, TALKS, builds, misbehaves
-from support.faults_well import RUNNING, STOPPED, Healthy, assert_well
+from support.faults_well import CRASH_LOOP, RUNNING, STOPPED, Healthy, assert_well
 from support.faults_world import last
+from support.own_engine import OwnEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,10 +44,12 @@ CUT_OFF = 50
 """The most calls that a dying chaincode may take with it."""
 HANGS_S = 4.0
 """So long a deployment that comes to nothing goes on, beside the others."""
+BACK_S = 45.0
+"""So long what an engine or a disk kept from running may take to come back."""
 FLAGS = {
     "chaindock.launch.stopGrace": "1s",
     "chaindock.launch.registerTimeout": "3s",
-    "chaindock.launch.retries": "100",
+    "chaindock.launch.retries": "10",  # more than the kills that one may meet in a row
     "chaindock.launch.retryFirst": "50ms",
     "chaindock.launch.retryCap": "200ms",
 }
@@ -58,10 +63,20 @@ class Sequence:
     Args:
         world: not started yet.
         seed: says which steps.
+        engine: below the world, and of this sequence alone; None = it is left in peace.
+        small: the home lies on a small file system, which may be filled.
     """
 
-    def __init__(self, world: World, seed: str) -> None:
+    def __init__(
+        self,
+        world: World,
+        seed: str,
+        engine: OwnEngine | None = None,
+        *,
+        small: bool = False,
+    ) -> None:
         self.world, self.books = world, Books()
+        self._engine, self._small = engine, small
         self.rng = random.Random(seed)
         self.steps: list[str] = []
         self.wishes: dict[str, str] = {}
@@ -129,14 +144,20 @@ class Sequence:
         yield self._kill_node, ()
         yield self._kill_node, ()
         yield self._end_node, ()
+        yield self._crash_loop, (self.rng.choice(NAMES),)
         if not self._waiting:
             yield self._never_registers, ()
             yield self._hang_in_build, ()
+        if self._small:
+            yield from [(self._fill_disk, ())] * 2
+        if self._engine is not None:
+            yield self._stop_engine, ()
+            yield self._kill_engine, ()
         for name, wish in self.wishes.items():
             yield self._remove, (name,)
             if wish == STOPPED:
                 yield from [(self._start, (name,))] * 3
-            else:
+            elif wish == RUNNING:
                 yield self._stop, (name,)
                 for act in (
                     self._kill_chaincode,
@@ -228,6 +249,12 @@ class Sequence:
         with pytest.raises(StreamTerminated):
             self.world.invoke(name, "crash")
 
+    def _crash_loop(self, name: str) -> None:
+        """It comes up, and ends at once, each time: it is left alone."""
+        label = self._label("leaves")
+        self.world.deploy(name, label)
+        self.wishes[name], self.versions[name] = CRASH_LOOP, {label}
+
     def _hang_in_call(self, name: str) -> None:
         with pytest.raises(ExecuteTimeout):
             self.world.invoke(name, "hang", timeout_s=0.2)
@@ -272,6 +299,56 @@ class Sequence:
                 pass
         interrupt()
         events.close()  # type: ignore[attr-defined]  # it is a generator
+
+    def _fill_disk(self) -> None:
+        """Calls, and a chaincode that dies, while there is no room for anything."""
+        self._join()
+        running = self._running()
+        with full(self.world.home):
+            for name in running:
+                with pytest.raises(LedgerError):
+                    self._write_on(name)
+            if running:
+                self._kill_chaincode(self.rng.choice(running))
+                self._pause(0.5)
+        self._until_all_answer()
+
+    def _write_on(self, name: str) -> None:
+        """There may be some room in the ledger's own files."""
+        for _ in range(CUT_OFF):
+            self.books.put(self.world, name)
+
+    def _stop_engine(self) -> None:
+        self._without_engine(OwnEngine.stop)
+
+    def _kill_engine(self) -> None:
+        self._without_engine(OwnEngine.kill)
+
+    def _without_engine(self, end: Callable[[OwnEngine], None]) -> None:
+        """Calls are answered, or fail with the reason."""
+        self._join()
+        assert self._engine is not None
+        end(self._engine)
+        for name in self._running():
+            failed = self._refused(name)
+            assert failed is None or (failed.hint and failed.slug != "internal"), failed
+        self._engine.start()
+        self._until_all_answer()
+
+    def _until_all_answer(self) -> None:
+        """What was in the way is gone: that may be noticed a little later."""
+        until = time.monotonic() + BACK_S
+        for name in self._running():
+            while (failed := self._refused(name)) is not None:
+                assert time.monotonic() < until, f"{name}: {failed.message}"
+                time.sleep(0.05)
+
+    def _refused(self, name: str) -> ChaindockError | None:
+        try:
+            self.books.put(self.world, name)
+        except ChaindockError as error:
+            return error
+        return None
 
     # --- what goes on beside the next steps -------------------------------------------------
 

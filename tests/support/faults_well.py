@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.errors import ChaindockError
+from support.remains import asking
 from support.traces import files_of
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from support.faults_world import World
 
 SETTLED_S = 30.0
-RUNNING, STOPPED = "running", "stopped"
+RUNNING, STOPPED, CRASH_LOOP = "running", "stopped", "crash-loop"
 _LOOK_S = 0.03
 _POOLED = ("ledgers/", "desired.db", "node.log", "/dev/", "output/")
 """Opened by need, in bounded number (a reader of the ledger for each thread)."""
@@ -96,11 +98,13 @@ def troubles(
     busy: bool = False,
 ) -> list[str]:
     """Return what is wrong, in words."""
+    docker = world.backend == "docker"
     try:
-        found = _chaincodes(world, expected, others=busy)
-        if found or busy:
-            return found
-        return _leaks(world, expected, healthy)
+        with asking() if docker else contextlib.nullcontext():
+            found = _chaincodes(world, expected, others=busy)
+            if found or busy:
+                return found
+            return _leaks(world, expected, healthy)
     except (ChaindockError, OSError) as error:
         return [f"cannot be looked at: {error!r}"]
 

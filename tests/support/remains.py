@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
 import time
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +21,7 @@ from chaindock.errors import ImageNotFound, NotFound
 from support.need import need_docker
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
     from pathlib import Path
 
     import psutil
@@ -221,14 +223,41 @@ def inspect_network(name: str) -> dict[str, Any]:
     return ask(lambda engine: engine.inspect_network(name))
 
 
+_asking: ContextVar[_Line | None] = ContextVar("_asking", default=None)
+
+
+@dataclass(frozen=True)
+class _Line:
+    runner: asyncio.Runner
+    engine: Engine
+
+
+@contextlib.contextmanager
+def asking() -> Iterator[None]:
+    """Questions within have one connection; Podman takes a second for each."""
+    with asyncio.Runner() as runner:
+        line = _Line(runner, runner.run(_connected()))
+        token = _asking.set(line)
+        try:
+            yield
+        finally:
+            _asking.reset(token)
+            runner.run(line.engine.aclose())
+
+
 def ask(question: Callable[[Engine], Awaitable[T]]) -> T:
     """Ask the engine of the tests."""
+    with contextlib.ExitStack() as stack:
+        if (line := _asking.get()) is None:
+            stack.enter_context(asking())
+            line = _asking.get()
+        assert line is not None
+        return line.runner.run(_awaited(question(line.engine)))
 
-    async def run() -> T:
-        engine = await Engine.connect(EndpointOptions(docker_host=need_docker()))
-        try:
-            return await question(engine)
-        finally:
-            await engine.aclose()
 
-    return asyncio.run(run())
+async def _awaited(answer: Awaitable[T]) -> T:
+    return await answer
+
+
+async def _connected() -> Engine:
+    return await Engine.connect(EndpointOptions(docker_host=need_docker()))

@@ -1,7 +1,8 @@
 """Podman's API service of a user without rights, with a storage of its own.
 
-Nothing is set that Podman does not have by itself, but for the storage driver: of the
-kernel's own overlays, which Podman 4.3 takes for a user only when told so.
+Two things are set that Podman does not have by itself. The storage driver: of the kernel's
+own overlays, which Podman 4.3 takes for a user only when told so. And that containers may
+connect to what listens on loopback, as docs/tasks/containers.md tells users to set.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
     from support.engine_slots import Pool
 
+_SETTINGS = """\
+[engine]
+network_cmd_options = ["allow_host_loopback=true"]
+"""
 _PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 
 
@@ -39,6 +44,9 @@ class RootlessPodman(OwnEngine):
         self.user.prepare()
         self.socket = self.user.run / "podman/podman.sock"
         self.user.give(self.socket.parent)
+        settings = self.user.home / ".config/containers/containers.conf"
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        settings.write_text(_SETTINGS)
 
     def command(self) -> list[str]:
         """A service in the environment of its user, and nothing else."""

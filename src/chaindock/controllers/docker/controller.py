@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 _log = get_logger("docker")
 CLOSE_GRACE_S = 2.0
+REAP_WIDTH = 4
+"""Removals side by side: as many as an engine makes use of (docs/performance.md)."""
 CLOSE_LIMIT_S = 45.0
 """What is not in order by then, the next start removes."""
 
@@ -171,7 +173,7 @@ class DockerController:
         key = self._key(package, platform, builder, runtime)
         async with self._builds[key]:
             found = await images.find_launch(
-                parts.engine, self._node, package.ccid, key
+                parts.engine, self._node, package.ccid, key, attempt
             )
             if found is not None:
                 attempt.note(f"image of an equal build is reused: {found[0]}")
@@ -273,8 +275,13 @@ class DockerController:
         label = self._label
         containers = await engine.find_containers(label)
         anchors = set(await engine.find_containers(f"{names.ROLE}=anchor"))
-        for container in containers:
-            await engine.remove_container(container)
+        turns = asyncio.Semaphore(REAP_WIDTH)
+
+        async def remove(container: str) -> None:
+            async with turns:
+                await engine.remove_container(container)
+
+        await asyncio.gather(*map(remove, containers))
         for network in await engine.find_networks(label):
             await engine.remove_network(str(network["Id"]))
         await self._host.remove()

@@ -114,7 +114,7 @@ class BaseImages:
 
 
 async def find_launch(
-    engine: Engine, node: NodeLabels, ccid: Ccid, key: str
+    engine: Engine, node: NodeLabels, ccid: Ccid, key: str, attempt: Attempt
 ) -> tuple[str, LaunchCommand] | None:
     """Return (image, launch command) of an equal build; None when there is none."""
     name = names.usable_image_name(node, ccid)
@@ -126,6 +126,7 @@ async def find_launch(
         if not same:
             return None
         # Equal code under another label: the image only needs one more name.
+        attempt.enter(Phase.IMAGE)
         try:
             await engine.tag_image(str(same[0]["Id"]), name, key)
             found = await engine.inspect_image(image)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     Body = Callable[[], AsyncIterator[bytes]]
 
 LOWEST_API, HIGHEST_API = (1, 40), (1, 51)
+FULL = "no space left"
+"""What an engine says when its disk is full: its text is the only sign."""
 _CLIENT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10)
 _UNREACHABLE = 900  # aiodocker's status for "no connection"
 _USUAL = -1.0
@@ -222,11 +224,7 @@ class Link:
         if detail is None and "error" not in event:
             return event
         text = detail.get("message") if isinstance(detail, dict) else None
-        raise EngineError(
-            f"{what}: {text or event.get('error') or detail}",
-            status=200,
-            endpoint=self.address,
-        )
+        raise self._refused(f"{what}: {text or event.get('error') or detail}", 200)
 
     @contextlib.asynccontextmanager
     async def calling(
@@ -282,8 +280,16 @@ class Link:
             )
         if error.status == 404:
             return NotFound(f"{what}: {error.message}")
+        return self._refused(f"{what}: {error.message}", error.status)
+
+    def _refused(self, text: str, status: int) -> EngineError:
+        full = FULL in text.lower()
         return EngineError(
-            f"{what}: {error.message}", status=error.status, endpoint=self.address
+            text,
+            hint="make room where the engine keeps its data" if full else None,
+            status=status,
+            endpoint=self.address,
+            transient=full,
         )
 
     def _lost(self, what: str, error: Exception) -> EngineUnavailable:

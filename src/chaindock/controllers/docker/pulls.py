@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from chaindock.container.attempt import Phase
 from chaindock.controllers.docker.credentials import registry_auth
+from chaindock.controllers.docker.link import FULL
 from chaindock.controllers.docker.names import full_image
 from chaindock.errors import (
     ChaindockError,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from chaindock.controllers.docker.options import DockerOptions, Mirror
 
 _log = get_logger("docker.pulls")
-_FULL = "no space left"
 # Engines answer 500, or 200 with an error inside, for all of these, so their text is
 # the only sign. What matches none stays an EngineError with that text.
 _SIGNS: tuple[tuple[type[ChaindockError], str], ...] = (
@@ -101,7 +101,7 @@ class Puller:
             except EngineUnavailable:
                 raise
             except (ImageNotFound, EngineError) as error:
-                if _FULL in error.message.lower():
+                if FULL in error.message.lower():
                     raise
                 failures.append((place, error))
                 _log.info("image not had", image=place, why=error.message)
@@ -161,10 +161,6 @@ def failure_of(error: EngineError, image: str) -> ChaindockError | None:
                 facts["retry_after_s"] = seconds  # type: ignore[assignment]
             hint = _HINTS[kind] + (f" {seconds} s" if seconds else "")
             return kind(error.message, hint=hint, **facts)
-    if _FULL in error.message.lower():
-        hint = "make room where the engine keeps its images"
-        told = {**error.facts, "image": image, "transient": True}
-        return EngineError(error.message, hint=hint, **told)
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +149,26 @@ async def test_an_error_inside_the_progress_of_a_build_fails_it(
         assert await anext(progress) == {"stream": "Step 1/2"}
         with pytest.raises(EngineError, match="no space left"):
             await anext(progress)
+
+
+async def test_a_full_disk_of_the_engine_can_pass(connected: Any):
+    """It is told with what to do, in an answer as in a progress."""
+    full = "write /var/lib/x: no space left on device"
+
+    async def reply(request: Request) -> None:
+        await request.go_on()
+        await request.stream(json.dumps({"error": full}).encode())
+
+    at = {"POST build": reply, "POST create": says(500, full)}
+    async with connected(at) as engine:
+        with pytest.raises(EngineError, match=full) as built:
+            async for _ in engine.build_image({}, _context, 5):
+                pass
+        with pytest.raises(EngineError, match=full) as created:
+            await engine.create_container("n", {"Image": "x"})
+    for caught in (built, created):
+        assert caught.value.transient
+        assert "make room" in (caught.value.hint or "")
 
 
 async def test_an_error_inside_the_progress_of_a_pull_fails_it(connected: Any):

@@ -78,15 +78,6 @@ def test_what_nobody_knows_stays_as_it_is():
     assert failure_of(EngineError("the moon is full"), "a") is None
 
 
-def test_a_full_disk_of_the_engine_can_pass():
-    said = "pull a: write /var/lib/x: no space left on device"
-    found = failure_of(EngineError(said, status=500), "a")
-    assert type(found) is EngineError
-    assert found.transient
-    assert (found.image, found.status) == ("a", 500)
-    assert "make room" in (found.hint or "")
-
-
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
