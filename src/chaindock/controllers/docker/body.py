@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         PeerConnection,
         RunSettings,
     )
-    from chaindock.controllers.docker.network import Attachment
+    from chaindock.controllers.docker.attachment import Attachment
     from chaindock.controllers.docker.options import DockerOptions, SandboxOptions
     from chaindock.platforms.base import LaunchCommand
 

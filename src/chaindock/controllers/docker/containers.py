@@ -48,9 +48,10 @@ if TYPE_CHECKING:
     from chaindock.aio import Tasks
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import NodeLabels, PeerConnection
+    from chaindock.controllers.docker.attachment import Attachment
     from chaindock.controllers.docker.engine import Engine
     from chaindock.controllers.docker.images import BaseImage
-    from chaindock.controllers.docker.network import Attachment, Networks
+    from chaindock.controllers.docker.network import Networks
     from chaindock.controllers.docker.options import DockerOptions
     from chaindock.controllers.docker.walls import Walls
     from chaindock.errors import LaunchFailed

@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from chaindock.aio import finish
+from chaindock.controllers.docker.attachment import Attachment
 from chaindock.controllers.docker.body import idle_body
 from chaindock.controllers.docker.bridges import Bridge, Bridges
 from chaindock.controllers.docker.filter import Door
@@ -63,31 +64,6 @@ _TOLD = {
     False: "internal network: no way to other machines",
 }
 _ORDINARY = "ordinary network: it can reach others too"
-
-
-@dataclass(frozen=True)
-class Attachment:
-    """How one container is connected.
-
-    Args:
-        network: its NetworkMode.
-        peer: host:port that it dials; "" when nobody listens.
-        isolation: for people: what it can reach.
-        weaker: what is open that should not be, a phrase for each.
-        publishes: it is dialled through a published port, not at its own address.
-        neighbours: other chaincode of the node may reach it.
-        lets_in: why every user of this machine can connect to it; "" = only the node's.
-    """
-
-    network: str
-    peer: str
-    isolation: str
-    dns: tuple[str, ...] = ()
-    extra_hosts: tuple[str, ...] = ()
-    publishes: bool = False
-    weaker: tuple[str, ...] = ()
-    neighbours: bool = False
-    lets_in: str = ""
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from chaindock.container.contracts import RunSettings
+    from chaindock.controllers.docker.attachment import Attachment
     from chaindock.controllers.docker.engine import Engine
-    from chaindock.controllers.docker.network import Attachment
 
 _log = get_logger("docker.walls")
 _CAN = {

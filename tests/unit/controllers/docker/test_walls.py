@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from chaindock.container.contracts import RunSettings
+from chaindock.controllers.docker.attachment import Attachment
 from chaindock.controllers.docker.body import host_config
-from chaindock.controllers.docker.network import Attachment
 from chaindock.controllers.docker.options import SandboxOptions
 from chaindock.controllers.docker.walls import (
     container_lacks,
