@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ class User:
 
     Args:
         ids: its user and group id is the first; the second half is subordinate to it.
-        folder: of its own, for `home`, `run` and what else a test makes there.
+        folder: of its own, for `home` and what else a test makes there.
         sees: folders that it may enter wherever they are.
     """
 
@@ -41,8 +42,8 @@ class User:
 
     @property
     def run(self) -> Path:
-        """Its XDG_RUNTIME_DIR."""
-        return self.folder / "run"
+        """Its XDG_RUNTIME_DIR. Podman cleans nothing up below one with a long name."""
+        return Path(f"/tmp/cd-{self.ids[0]}")
 
     @property
     def env(self) -> dict[str, str]:
@@ -55,6 +56,7 @@ class User:
             self.ids[0],
             (self.ids[len(self.ids) // 2], len(self.ids) // 2),
         )
+        shutil.rmtree(self.run, ignore_errors=True)  # of a test run that was killed
         for folder in (self.home, self.run):
             self.give(folder)
         etc = self.folder / "etc"

@@ -49,8 +49,13 @@ EVERYWHERE: Final = (
     "localhost",
     "host.docker.internal",
     "host.containers.internal",
+    "10.0.2.2",
+    "169.254.1.2",
 )
-"""Names under which chaincode may reach this machine, beside the address listened on."""
+"""Names under which chaincode may reach this machine, beside the address listened on.
+
+The last two are its loopback in containers of a rootless engine.
+"""
 
 
 @dataclass(frozen=True)

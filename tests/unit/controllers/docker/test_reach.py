@@ -14,6 +14,7 @@ import pytest
 from chaindock.controllers.docker import reach
 from chaindock.controllers.docker.reach import HOST, find_name, try_address
 from chaindock.errors import NameUnresolved, NodeUnreachable
+from chaindock.identity.tls import EVERYWHERE
 from support.eventually import eventually
 from support.need import need
 
@@ -108,6 +109,10 @@ async def test_a_rootless_engine_is_tried_with_its_own_addresses_and_has_a_hint(
         await found(engine)
     assert "10.0.2.2" in engine.ran[0]
     assert "allow_host_loopback" in (caught.value.hint or "")
+
+
+def test_every_name_that_is_tried_is_one_of_the_nodes_certificate():
+    assert {*reach._NAMES, *reach._ROOTLESS} <= set(EVERYWHERE)
 
 
 @pytest.mark.parametrize("code", [NO_TOOL, 125, 137])
