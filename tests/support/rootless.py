@@ -26,7 +26,7 @@ _SETTINGS = """\
 [engine]
 network_cmd_options = ["allow_host_loopback=true"]
 """
-_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 
 
 class RootlessPodman(OwnEngine):
@@ -50,7 +50,7 @@ class RootlessPodman(OwnEngine):
 
     def command(self) -> list[str]:
         """A service in the environment of its user, and nothing else."""
-        variables = {**self.user.env, "PATH": _PATH, "STORAGE_DRIVER": "overlay"}
+        variables = {**self.user.env, "PATH": PATH, "STORAGE_DRIVER": "overlay"}
         clean = ["env", "-i", *(f"{key}={value}" for key, value in variables.items())]
         serve = ["podman", "system", "service", "--time=0", self.endpoint]
         return self.user.argv(*clean, *serve)
@@ -58,6 +58,15 @@ class RootlessPodman(OwnEngine):
     def clear_dead(self) -> None:
         """Remove the socket."""
         self.socket.unlink(missing_ok=True)
+
+    def _clear(self) -> None:
+        # Copying images into it takes long, and what was built may serve the next run.
+        tags = [
+            tag for one in self.get("/images/json") for tag in one["RepoTags"] or []
+        ]
+        kept = [tag for tag in tags if "chaindock-test/" in tag]
+        self.loaded += [tag.removeprefix("localhost/") for tag in kept]
+        super()._clear()
 
     def remove(self) -> None:
         """As every engine; what its user has at run time goes, as with a last logout."""
@@ -76,5 +85,5 @@ def rootless_podman(
     if not Path("/usr/lib/podman/netavark").exists():
         missing("netavark is not installed (Podman's networks)")
     images = [need_image(name) for name in names]
-    with slot("rootless") as (folder, pool):
+    with slot("user") as (folder, pool):
         yield from running(RootlessPodman(folder, pool, *sees), images)

@@ -48,13 +48,15 @@ async def examine_isolation(config: Config, *, engine_answers: bool) -> list[Che
         engine = await Engine.connect(config.docker.endpoint, _ASK_S)
         try:
             info = await engine.info()
-            here = await _is_here(engine, info)
+            rootless = is_rootless(info)  # it has network interfaces of its own
+            here = not rootless and await _is_here(engine, info)
         finally:
             await engine.aclose()
     except (ChaindockError, KeyError, TypeError, ValueError) as error:
         found = f"not known: {error}"
         return [Check(_GROUP, "containers", State.WARN, found), processes]
-    return [_limits(info), await _network(config, here=here), processes]
+    network = await _network(config, here=here, rootless=rootless)
+    return [_limits(info), network, processes]
 
 
 def _limits(info: dict[str, Any]) -> Check:
@@ -75,8 +77,6 @@ def _limits(info: dict[str, Any]) -> Check:
 async def _is_here(engine: Engine, info: dict[str, Any]) -> bool:
     """Whether the engine's networks end on this machine, as far as can be told."""
     kernel, name = info.get("KernelVersion"), info.get("Name")
-    if is_rootless(info):  # it has network interfaces of its own
-        return False
     if kernel == platform.release() and name == socket.gethostname():
         return True
     network = await engine.inspect_network("bridge")
@@ -87,19 +87,13 @@ async def _is_here(engine: Engine, info: dict[str, Any]) -> bool:
     return bridge in psutil.net_if_addrs() or gateway in addresses()
 
 
-async def _network(config: Config, *, here: bool) -> Check:
+async def _network(config: Config, *, here: bool, rootless: bool = False) -> Check:
     name = "network"
     if not config.docker.sandbox.internal:
         found = "chaindock.sandbox.internal is false: chaincode reaches other machines"
         return Check(_GROUP, name, State.WARN, found, "remove the setting")
     if not here:
-        return Check(
-            _GROUP,
-            name,
-            State.WARN,
-            "the engine's networks do not end here: a network of its own is tried; "
-            "`chaindock ps` says what came of it",
-        )
+        return _elsewhere(rootless=rootless)
     why, mixes = await usable(config.docker.path)
     if why:
         return Check(
@@ -129,6 +123,21 @@ async def _network(config: Config, *, here: bool) -> Check:
             "load the kernel module xt_owner",
         )
     return Check(_GROUP, name, State.OK, "chaincode reaches the node and nothing else")
+
+
+def _elsewhere(*, rootless: bool) -> Check:
+    if rootless:
+        found = (
+            "the engine is rootless, its networks do not end here: chaincode reaches "
+            "other machines, and services of this one, those on 127.0.0.1 alone too"
+        )
+        remedy = "run what you do not trust on an engine of root"
+        return Check(_GROUP, "network", State.WARN, found, remedy)
+    found = (
+        "the engine's networks do not end here: a network of its own is tried; "
+        "`chaindock ps` says what came of it"
+    )
+    return Check(_GROUP, "network", State.WARN, found)
 
 
 def _open() -> str:

@@ -85,6 +85,22 @@ async def test_a_filter_that_can_be_used_closes_it(
     assert "br_netfilter" in found.remedy
 
 
+async def test_a_rootless_engine_has_no_walls_of_the_network(config: Config):
+    found = await isolation._network(config, here=False, rootless=True)
+    assert found.state is State.WARN
+    assert "rootless" in found.found
+    assert "other machines, and services of this one" in found.found
+
+
+def test_limits_of_a_rootless_engine_need_the_newer_control_groups():
+    info = {**INFO, "Rootless": True, "CgroupVersion": "1"}
+    found = isolation._limits(info)
+    assert found.state is State.WARN
+    assert found.found.startswith("rootless engine: no memory limit, no swap limit")
+    assert "version 2" in found.remedy
+    assert isolation._limits({**info, "CgroupVersion": "2"}).state is State.OK
+
+
 async def test_engines_elsewhere_and_open_networks_are_told(config: Config):
     assert "do not end here" in (await network(config, here=False)).found
     docker = config.docker

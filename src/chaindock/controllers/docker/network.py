@@ -38,6 +38,7 @@ from chaindock.controllers.docker.host import (
     interface_of,
 )
 from chaindock.controllers.docker.reach import HOST, find_name, try_address
+from chaindock.controllers.docker.walls import is_rootless
 from chaindock.errors import (
     EngineError,
     ImageNotFound,
@@ -75,6 +76,7 @@ class _Way:
     separate: bool = False
     interface: str = ""
     through_host: bool = False
+    rootless: bool = False
 
 
 class Networks:
@@ -136,6 +138,8 @@ class Networks:
         """
         if not self._sandbox.internal:
             return "chaindock.sandbox.internal is false"
+        if way.rootless:
+            return "the engine is rootless, its networks end in a namespace of its own"
         if way.through_host:
             return "the engine is on another machine, or in a virtual one"
         if not way.interface:
@@ -163,7 +167,9 @@ class Networks:
             return  # it was asked for
         if open_because and not way.internal:
             yield f"it reaches other machines: {open_because}"
-        if open_because and not way.through_host:
+        if way.through_host:
+            yield "it reaches services of this machine, those on 127.0.0.1 alone too"
+        elif open_because:
             yield (
                 "it reaches services of this machine that listen on all addresses or on "
                 f"{way.listen_on}: {open_because}"
@@ -217,19 +223,17 @@ class Networks:
                     interface=interface_of(net.gateway),
                 )
         assert net is not None  # noqa: S101  # one kind at least was looked at
+        info = await self._engine.info()
         way = _Way(
             network=net.name,
             listen_on=_LOOPBACK,
             dial=HOST,
             internal=False,
-            separate=net.separate and await self._filters_there(),
+            separate=net.separate and info.get("BridgeNfIptables") is True,
             through_host=True,
+            rootless=is_rootless(info),
         )
         return await self._try_out(way, listener, image)
-
-    async def _filters_there(self) -> bool:
-        """Whether the engine's kernel filters packets within a bridge."""
-        return (await self._engine.info()).get("BridgeNfIptables") is True
 
     async def _hold_up(self, net: Bridge, image: str) -> bool:
         """Put an idle container on the network; say whether its address exists now."""

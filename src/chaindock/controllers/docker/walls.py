@@ -123,7 +123,9 @@ def told(
 def engine_lacks(info: Mapping[str, Any]) -> list[str]:
     """Return what no container of an engine can have, by its `/info`."""
     wanted = ("Memory", "MemorySwap", "CpuQuota", "PidsLimit")
-    found = [_LACKS[one] for one in wanted if not info.get(_CAN[one], True)]
+    # Such a one tells what the kernel can, and drops all limits.
+    drops = is_rootless(info) and str(info.get("CgroupVersion")) == "1"
+    found = [_LACKS[one] for one in wanted if drops or not info.get(_CAN[one], True)]
     return found if _has_seccomp(info) else [*found, _NO_SECCOMP]
 
 

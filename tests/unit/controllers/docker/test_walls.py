@@ -83,6 +83,13 @@ def test_what_the_kernel_lacks_is_named_though_the_engine_took_it(flag, phrase):
     assert any(one.startswith(phrase) for one in engine_lacks(info))
 
 
+@pytest.mark.parametrize("rootless", [{"Rootless": True}, {}])
+@pytest.mark.parametrize("version", ["1", "2"])
+def test_a_rootless_engine_has_no_limits_under_cgroup_v1(rootless, version):
+    found = engine_lacks({**INFO, **rootless, "CgroupVersion": version})
+    assert len(found) == (4 if rootless and version == "1" else 0)
+
+
 @pytest.mark.parametrize(
     "options", [[], ["name=apparmor"], ["name=seccomp,profile=unconfined"]]
 )
