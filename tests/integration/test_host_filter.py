@@ -69,6 +69,29 @@ async def test_only_the_listener_is_left_open(node: str):
     assert {rule.split()[1] for rule in hooks} == {"INPUT", "FORWARD", "OUTPUT"}
 
 
+@pytest.mark.parametrize("which", ["OUTPUT", "connlimit"])
+async def test_a_lock_that_is_held_leaves_no_rule_out(
+    node: str, which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It says nothing of what the kernel can do: it is tried again, as a whole."""
+    monkeypatch.setattr(under_test, "_REST_S", 0.0)
+    for name in ("iptables", "ip6tables"):
+        real, program = shutil.which(name, path=PATH), tmp_path / name
+        says = "Another app is currently holding the xtables lock"
+        held = f'[ -e {tmp_path}/held ] && case "$*" in *-I*{which}*) {{\necho "{says}"'
+        held += " >&2; exit 4; };; esac"
+        program.write_text(f'#!/bin/sh\n{held}\nexec {real} "$@"\n')
+        program.chmod(0o755)
+    host = HostFilter(node, f"{tmp_path}:{PATH}")
+    (tmp_path / "held").touch()
+    assert await host.shut(DOOR) != ""
+    assert filter_rules(node) == []
+    (tmp_path / "held").unlink()
+    assert await host.shut(DOOR) == ""
+    assert host.lets_in == ""
+    assert any(which in rule for rule in filter_rules(node))
+
+
 async def test_only_the_user_of_the_node_connects_onto_the_bridge(node: str):
     host = HostFilter(node, PATH)
     assert await host.shut(DOOR) == ""

@@ -56,6 +56,8 @@ class Handshakes:
         self._begun: dict[Peer, float] = {}
         """When those began that no stream came of, monotonic; oldest first."""
         self._through: set[Peer] = set()
+        self._alive: set[Peer] = set()
+        """Who was connected at the last look."""
         self._rests_until = self._told = 0.0
         self._loop: asyncio.AbstractEventLoop
         self._timer: asyncio.TimerHandle | None = None
@@ -91,7 +93,10 @@ class Handshakes:
         with self._lock:
             self._through -= were_through - alive
             for peer in alive - self._through:
-                self._begun.setdefault(peer, now)
+                if peer not in self._alive:  # else it is the one that was seen before
+                    self._begun.pop(peer, None)
+                    self._begun[peer] = now
+            self._alive = alive
             while len(self._begun) > _MOST:
                 del self._begun[next(iter(self._begun))]
         self._loop.call_soon_threadsafe(self._tell_later)

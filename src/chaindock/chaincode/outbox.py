@@ -1,7 +1,7 @@
 """The one writer of a stream.
 
 Owns:    the order of what is sent; how much may wait; what a stream is (Duplex).
-Not:     what is sent (handler.py).
+Not:     what is sent (calls.py, requests.py).
 Entry:   Outbox
 Holds:   never two writes at once (grpc.aio fails the second one); a write is never
          cancelled because somebody lost interest in an answer.

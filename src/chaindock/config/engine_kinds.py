@@ -11,6 +11,7 @@ Source:  launch.md §3.7, §3.8; needs.md rows 25, 26
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -143,18 +144,18 @@ def _show_ulimits(value: tuple[Ulimit, ...]) -> str:
 def _read_mirrors(value: Any, base: Path) -> tuple[Mirror, ...]:
     if isinstance(value, dict):
         pairs = [
-            (of, one) for of, many in value.items() for one in WORDS.read(many, base)
+            (of, one)
+            for of, many in value.items()
+            for one in WORDS.read("" if many is None else many, base)
         ]
     else:
         words = (word.rpartition("=") for word in WORDS.read(value, base))
         pairs = [(of or DEFAULT_REGISTRY, place) for of, _, place in words]
     pairs = [(str(of).rstrip("/"), place.rstrip("/")) for of, place in pairs]
-    for of, place in pairs:
-        if not (
-            _REGISTRY.match(of) and _PLACE.fullmatch(of) and _PLACE.fullmatch(place)
-        ):
+    for part in itertools.chain.from_iterable(pairs):
+        if not (_REGISTRY.match(part) and _PLACE.fullmatch(part)):
             raise WrongValueError(
-                "host/path, more of them after commas or as a list, for images of "
+                "host/path (a host has a dot or a port), more of them after commas or as a list, for images of "
                 f"{DEFAULT_REGISTRY}; for others REGISTRY/PATH=host/path, or such keys "
                 "with lists"
             )

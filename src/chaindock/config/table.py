@@ -428,7 +428,7 @@ _OURS: tuple[_Row, ...] = (
         "chaindock.launch.parallel",
         INTEGER,
         "custodian.parallel",
-        "Launches that begin at once, more follow one by one; 0 = processors + 2.",
+        "Launches that begin at once; up to four times as many follow one by one; 0 = processors + 2.",
     ),
     (
         "chaindock.launch.retries",

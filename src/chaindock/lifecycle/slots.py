@@ -4,8 +4,9 @@ Owns:    places, the queue before them, who may go beyond them.
 Not:     what is done in a place (custodian.py).
 Entry:   Slots.place
 Holds:   who waits goes in order of arrival; no more than the limit begin at once; one
-         that hangs keeps nobody out for longer than some 50 ms, whether it uses a
-         processor or not.
+         that hangs keeps the next one out for no longer than some 50 ms, whether it uses
+         a processor or not; of those that use one, no more than four times the limit
+         hold a place.
 Source:  launch.md §9 W1; needs.md rows 28, 29
 
 Nobody can tell a slow compiler from one that hangs by what it prints. One that uses no

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from chaindock.controllers.docker.controller import DockerController
@@ -81,7 +82,9 @@ class Backends:
         process = ProcessController(config.process, labels, config.build)
         builders: list[Builder] = []
         if docker is not None and wanted == AUTO:
-            late = await stack.enter_async_context(LateDockerController(docker))
+            rule = partial(keeps, docker.name)
+            late = LateDockerController(docker, kept=rule)
+            await stack.enter_async_context(late)
             builders, reason = [late], ""
         elif docker is not None:
             builders = [await stack.enter_async_context(docker)]

@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
@@ -128,6 +129,28 @@ async def test_a_flood_is_remembered_in_bounded_number_and_told_in_one_line(
         await writer.wait_closed()
     expected, pair = node.launch()
     await node.still_starts(expected, pair)
+
+
+async def test_a_port_that_was_used_before_counts_anew(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Addresses of containers come again, and ports do."""
+    peer, there = under_test.Peer("10.0.0.2", 4000), set[under_test.Peer]()
+    monkeypatch.setattr(under_test, "_connected", lambda _: set(there))
+    monkeypatch.setattr(under_test, "_LOOK_S", 0.0)
+    monkeypatch.setattr(under_test, "_RESTS", 0)
+    handshakes = Handshakes()
+    handshakes.watch(4711)
+    moments = []
+    for now in ({peer}, {peer}, set(), {peer}):
+        there = now
+        moments.append(time.monotonic())
+        handshakes.begins()
+    assert handshakes.broken(peer.host, moments[0]) == 1
+    assert handshakes.broken(peer.host, moments[3]) == 1
+    handshakes.begins()
+    assert handshakes.broken(peer.host, time.monotonic()) == 0, "it is the same one"
+    handshakes.close()
 
 
 async def test_many_at_once_cost_one_look(monkeypatch: pytest.MonkeyPatch):

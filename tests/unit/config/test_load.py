@@ -266,7 +266,12 @@ def test_mirrors_can_be_given_in_each_form(tmp_path, text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["https://one.example", "golang=one.example/go", "a b", "reg.example="]
+    "text",
+    [
+        *("https://one.example", "golang=one.example/go", "a b", "reg.example="),
+        "one/hub",  # engines read that as somebody's images at docker.io
+        "docker.io=one",
+    ],
 )
 def test_a_mirror_that_is_no_place_is_refused(tmp_path, text):
     with pytest.raises(ConfigInvalid, match="host/path"):

@@ -185,6 +185,24 @@ async def test_many_that_spin_keep_nobody_out(runtime, monkeypatch):
     await asyncio.gather(*waiting, return_exceptions=True)
 
 
+async def test_those_that_spin_are_bounded_in_number(runtime, monkeypatch):
+    """Beyond four times the limit who comes waits until one gives up its place."""
+    monkeypatch.setattr(slots, "processors_idle_s", lambda: 0.0)
+    hung = [Ccid(f"h{n}:" + "4" * 64) for n in range(8)]
+    for ccid in hung:
+        runtime.hold(ccid)
+    options = CustodianOptions(parallel=2, patience_s=0.6)
+    async with Custodian(runtime, lambda _: True, options) as custodian:
+        waiting = [asyncio.ensure_future(custodian.launch(c)) for c in hung]
+        await runtime.until(lambda: runtime.running == len(hung))
+        late = asyncio.ensure_future(custodian.launch(B))
+        await asyncio.sleep(0.15)
+        assert ("launch", B) not in runtime.log
+        async with asyncio.timeout(5):
+            await late
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
 async def test_launches_that_hang_give_up_their_places(runtime):
     options = CustodianOptions(parallel=2, patience_s=0.02)
     hung = [Ccid(f"h{n}:" + "4" * 64) for n in range(2)]

@@ -3,12 +3,14 @@
 Owns:    build input, TLS files, the context of an image build.
 Not:     sending them (engine.py).
 Entry:   pack_input, tls_archive, image_context
-Holds:   owner and mode are written, never taken over; what is large is a file.
+Holds:   owner and mode are written, never taken over; what is large is a file; nothing
+         follows the mark of the end.
 Source:  launch.md §2.5, §3.3, §3.7
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
 from typing import TYPE_CHECKING
@@ -17,7 +19,7 @@ from chaindock.container.environment import tls_files
 from chaindock.controllers.docker.streams import chunks_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Iterator
     from pathlib import Path
     from typing import BinaryIO
 
@@ -52,7 +54,7 @@ def pack_input(
         entry.mode = 0o755 if entry.isdir() or entry.mode & 0o111 else 0o644
         return entry
 
-    with tarfile.open(fileobj=file, mode="w") as tar:
+    with _tar(file) as tar:
         for folder in folders:
             entry = tarfile.TarInfo(folder.strip("/"))
             entry.type = tarfile.DIRTYPE
@@ -67,7 +69,7 @@ def pack_input(
 def tls_archive(tls: ClientTls) -> bytes:
     """Return the tar of the TLS files, for TLS_FOLDER."""
     packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
+    with _tar(packed) as tar:
         for name, data in tls_files(tls).items():
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(data), 0o644
@@ -84,6 +86,16 @@ async def image_context(dockerfile: str, artifact: BinaryIO) -> AsyncIterator[by
     async for chunk in chunks_of(artifact):
         yield chunk
     yield _padding(size) + bytes(2 * tarfile.BLOCKSIZE)
+
+
+@contextlib.contextmanager
+def _tar(file: BinaryIO) -> Iterator[tarfile.TarFile]:
+    # Podman reads up to the mark of the end, and may fail on what is written after it:
+    # https://github.com/containers/buildah/issues/6573
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        yield tar
+        end = file.tell() + 2 * tarfile.BLOCKSIZE
+    file.truncate(end)
 
 
 def _header(name: str, size: int) -> bytes:

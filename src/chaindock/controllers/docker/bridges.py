@@ -80,9 +80,12 @@ class Bridges:
 
     async def _find(self, name: str) -> dict[str, Any] | None:
         try:
-            found = await self._engine.inspect_network(name)
+            return await self._inspect(name)
         except NotFound:
             return None
+
+    async def _inspect(self, name: str) -> dict[str, Any]:
+        found = await self._engine.inspect_network(name)
         if (found.get("Labels") or {}).get(names.NODE) != self._node.node_id:
             raise StartFailed(
                 f"network name {name!r} is taken by a network that is not ours",
@@ -106,8 +109,10 @@ class Bridges:
             except EngineError as error:
                 if error.facts.get("status") == 409:  # made by somebody just now
                     break
+                if error.transient:
+                    raise
                 # Not every engine can keep the containers of a network apart.
                 _log.info("network without options", reason=error.message)
         else:
             await finish(self._engine.create_network(body))
-        return await self._engine.inspect_network(name)
+        return await self._inspect(name)

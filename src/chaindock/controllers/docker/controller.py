@@ -281,7 +281,10 @@ class DockerController:
             async with turns:
                 await engine.remove_container(container)
 
-        await asyncio.gather(*map(remove, containers))
+        ends = await asyncio.gather(*map(remove, containers), return_exceptions=True)
+        for end in ends:
+            if end is not None:
+                raise end
         for network in await engine.find_networks(label):
             await engine.remove_network(str(network["Id"]))
         await self._host.remove()

@@ -23,7 +23,6 @@ moment without it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import os
 import shlex
@@ -52,11 +51,17 @@ _CROWD = ("-m", "connlimit", "--connlimit-above", "16", "--connlimit-mask")
 _WHOLE = {4: "32", 6: "128"}  # bits of an address: each container is counted alone
 _NEIGHBOURS = ("135", "136")  # IPv6 has no ARP
 _OPENS, _OWNER = ("-p", "tcp", "--syn"), "owner"
+_BUSY = "xtables lock"
+"""What it says when somebody else holds it; the exit code has other meanings too."""
 _REFUSE = ("-j", "REJECT", "--reject-with", "tcp-reset")
 
 
 class FilterError(Exception):
     """The packet filter cannot be used; says why in a few words."""
+
+
+class FilterBusyError(FilterError):
+    """It cannot be used just now; that says nothing of what it can do."""
 
 
 @dataclass(frozen=True)
@@ -137,20 +142,16 @@ class _Tables:
         for rule in inside:
             await self._run("-A", chain, *rule)
         if crowd:
-            with contextlib.suppress(FilterError):  # not every kernel can count them
-                await self._run("-I", chain, "1", *crowd)
+            # Not every kernel can count connections.
+            await self._try("-I", chain, "1", *crowd)
         await self._run("-I", "INPUT", "1", "-i", door.interface, *mine, "-j", chain)
         # The name makes them others than those before, which `-D` would not tell apart.
         named = (*mine, "-m", "comment", "--comment", chain, "-j", "DROP")
         for way in ("-i", "-o"):
             await self._run("-I", "FORWARD", "1", way, door.interface, *named)
         others = ("-o", door.interface, *_OPENS, *_others(), *named[:-2], *_REFUSE)
-        try:
-            await self._run("-I", "OUTPUT", "1", *others)
-        except FilterError as error:  # not every kernel can tell users apart
-            self.lets_in = str(error)
-        else:
-            self.lets_in = ""
+        # Not every kernel can tell users apart.
+        self.lets_in = await self._try("-I", "OUTPUT", "1", *others)
 
     async def _drop(self, rules: Sequence[Sequence[str]]) -> None:
         """Remove rules, jumps before the chains that they lead to."""
@@ -184,6 +185,16 @@ class _Tables:
         lines = (await self._run("-S")).splitlines()
         return [words for line in lines if (words := _words(line))]
 
+    async def _try(self, *args: str) -> str:
+        """Run it; return why this kernel cannot do that. Raises: FilterBusyError."""
+        try:
+            await self._run(*args)
+        except FilterBusyError:
+            raise
+        except FilterError as error:
+            return str(error)
+        return ""
+
     async def _run(self, *args: str) -> str:
         """Run the program. Raises: FilterError."""
         name = Path(self._program).name
@@ -205,13 +216,14 @@ class _Tables:
             async with asyncio.timeout(_LIMIT_S):
                 out, told = await process.communicate()
         except TimeoutError as error:
-            raise FilterError(f"{name} took longer than {_LIMIT_S:g} s") from error
+            raise FilterBusyError(f"{name} took longer than {_LIMIT_S:g} s") from error
         finally:
             if process.returncode is None:
                 process.kill()
                 await process.wait()
         if process.returncode:
-            raise FilterError(_why(name, told.decode(errors="replace")))
+            why = told.decode(errors="replace")
+            raise (FilterBusyError if _BUSY in why else FilterError)(_why(name, why))
         return out.decode(errors="replace")
 
 

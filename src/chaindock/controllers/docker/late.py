@@ -5,7 +5,8 @@ Not:     anything an engine does (controller.py).
 Entry:   LateDockerController
 Holds:   nobody polls: it is looked for when something is to be built, at most once per
          LOOK_EVERY_S; once found it is the engine of this node until the node ends:
-         while it is away builds fail, and nothing becomes a process unasked.
+         while it is away builds fail, and nothing becomes a process unasked; nor does
+         what is new beside chaincode in containers, for anything that passes.
 Source:  needs.md row 1; architecture.md "Back end default"
 """
 
@@ -46,14 +47,18 @@ class LateDockerController:
     Args:
         docker: what does the work; entered once an engine answers.
         clock: seconds, for tests.
+        kept: whether chaincode of this node runs in containers, as a rule.
     """
 
     name = "docker"
 
     def __init__(
-        self, docker: DockerController, clock: Callable[[], float] = time.monotonic
+        self,
+        docker: DockerController,
+        clock: Callable[[], float] = time.monotonic,
+        kept: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._docker, self._clock = docker, clock
+        self._docker, self._clock, self._kept = docker, clock, kept
         self._lock = asyncio.Lock()
         self._looked = 0.0
         self._missing: EngineError | None = None
@@ -110,7 +115,8 @@ class LateDockerController:
     ) -> Instance | Declined:
         """Build with the engine, or decline while there is none.
 
-        Raises: EngineUnavailable, EngineTimeout: there is one, and it is away just now.
+        Raises: EngineUnavailable, EngineTimeout: there is one, and it is away just now;
+            what kept it from building, when that passes and containers are the rule.
         """
         new = self.away
         if not await self._look():
@@ -119,10 +125,12 @@ class LateDockerController:
         if new:
             attempt.note(f"an engine answers now at {self.endpoint}")
         answer = await self._docker.build(package, attempt)
-        if isinstance(answer, Declined) and isinstance(
-            answer.error, EngineUnavailable | EngineTimeout
-        ):
-            raise _told(answer.error) from answer.error
+        error = answer.error if isinstance(answer, Declined) else None
+        if error is None:
+            return answer
+        away = isinstance(error, EngineUnavailable | EngineTimeout)
+        if away or (error.transient and self._kept()):
+            raise _told(error) from error
         return answer
 
     async def discard(self, ccid: Ccid) -> int:
@@ -139,7 +147,7 @@ class LateDockerController:
             await self._docker.check()
 
 
-def _told(error: EngineError) -> EngineError:
+def _told(error: ChaindockError) -> ChaindockError:
     """Return the error with the way out that a user may choose."""
     instead = "or deploy it as a process, without isolation: --backend process"
     hint = f"{error.hint}; {instead}" if error.hint else instead

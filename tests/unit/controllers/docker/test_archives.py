@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chaindock.controllers.docker.archives import image_context, pack_input
+from chaindock.container.contracts import ClientTls
+from chaindock.controllers.docker.archives import (
+    image_context,
+    pack_input,
+    tls_archive,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +49,16 @@ def test_build_input_belongs_to_the_user_of_the_build(tmp_path: Path):
         "chaincode/input/src/go.mod": "0o644",
         "chaincode/input/src/run.sh": "0o755",
     }
+
+
+def test_nothing_follows_the_mark_of_the_end(tmp_path: Path):
+    """Podman may fail on what it does not read."""
+    packed = io.BytesIO()
+    pack_input(packed, tmp_path, under="/in", owner=1, folders=["/in"], files={})
+    issued = ClientTls(key_pem="k", cert_pem="c", root_pem="r")
+    for tar in (packed.getvalue(), tls_archive(issued)):
+        assert tar.endswith(bytes(1024))
+        assert tar[-1536:-1024].strip(b"\0"), "the last block of what is in it"
 
 
 @given(st.binary(max_size=2000))

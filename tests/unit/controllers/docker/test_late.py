@@ -18,12 +18,19 @@ from chaindock.controllers.docker.options import (
     EndpointOptions,
     LanguageImages,
 )
-from chaindock.errors import EngineUnavailable
+from chaindock.errors import (
+    ChaindockError,
+    EngineError,
+    EngineUnavailable,
+    RateLimited,
+    RegistryUnavailable,
+)
 from chaindock.testing.conformance import platform_for_scripts
 from chaindock.testing.fakes import InMemoryBuilder, fake_package
 from support.fake_engine import fake_engine
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 PACKAGE = fake_package()
@@ -37,7 +44,9 @@ class Clock:
         return self.now
 
 
-def late(socket: Path, clock: Clock) -> LateDockerController:
+def late(
+    socket: Path, clock: Clock, kept: Callable[[], bool] = lambda: False
+) -> LateDockerController:
     options = DockerOptions(
         endpoint=EndpointOptions(docker_host=f"unix://{socket}"),
         images={"script": LanguageImages("base:1")},
@@ -45,7 +54,7 @@ def late(socket: Path, clock: Clock) -> LateDockerController:
     )
     node = NodeLabels("node1", "peer0", "dev")
     docker = DockerController(options, node, platforms=platform_for_scripts)
-    return LateDockerController(docker, clock)
+    return LateDockerController(docker, clock, kept)
 
 
 async def test_until_there_is_an_engine_others_are_used_and_the_reason_is_told(
@@ -84,6 +93,38 @@ async def test_while_a_known_engine_is_away_nothing_becomes_a_process(tmp_path: 
     assert caught.value.transient
     assert "--backend process" in (caught.value.hint or "")
     assert other.builds == 0
+
+
+PASSES = [
+    RateLimited("toomanyrequests", retry_after_s=60),
+    RegistryUnavailable("no route to the registry"),
+    EngineError("no space left on device", transient=True),
+]
+
+
+@pytest.mark.parametrize("error", PASSES, ids=lambda error: error.slug)
+@pytest.mark.parametrize("rule", [True, False])
+async def test_where_containers_are_the_rule_what_passes_makes_no_process(
+    error: ChaindockError, rule: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    async def declines(*_: object) -> Declined:
+        return Declined(error.message, error)
+
+    monkeypatch.setattr(DockerController, "build", declines)
+    other = InMemoryBuilder()
+    async with (
+        fake_engine(tmp_path / "s"),
+        late(tmp_path / "s", Clock(), lambda: rule) as docker,
+    ):
+        router = Router([docker, other], lambda _: None)
+        if rule:
+            with pytest.raises(type(error)) as caught:
+                await router.build(PACKAGE, Attempt(PACKAGE.ccid))
+            assert "--backend process" in (caught.value.hint or "")
+        else:
+            await router.build(PACKAGE, Attempt(PACKAGE.ccid))
+            assert error.message in router.declined(PACKAGE.ccid)
+    assert other.builds == (0 if rule else 1)
 
 
 async def test_an_engine_that_appears_is_used_from_the_next_build_on(tmp_path: Path):
