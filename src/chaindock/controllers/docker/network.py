@@ -236,22 +236,28 @@ class Networks:
         return await self._try_out(way, listener, image)
 
     async def _hold_up(self, net: Bridge, image: str) -> bool:
-        """Put an idle container on the network; say whether its address exists now."""
+        """Put an idle container on the network; say whether its address exists now.
+
+        Raises: EngineError that passes: it must not decide what containers reach.
+        """
         body = idle_body(self._sandbox, self._node, net.name, image, "anchor")
         engine = self._engine
         try:
             anchor = await finish(
                 engine.create_container(None, body), engine.remove_container
             )
-        except ImageNotFound:
-            raise
         except EngineError as error:
+            if error.transient or isinstance(error, ImageNotFound):
+                raise
             _log.info("no anchor container", reason=error.message)
             return False
         try:
             await engine.start_container(anchor)
             here = _is_here(net)
         except (EngineError, NotFound) as error:
+            if error.transient:
+                await finish(engine.remove_container(anchor))
+                raise
             _log.info("no anchor container", reason=str(error))
             here = False
         except BaseException:

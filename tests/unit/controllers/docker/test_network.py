@@ -1,0 +1,123 @@
+"""What keeps an engine from something just now does not decide what chaincode reaches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from chaindock.container.contracts import NodeLabels
+from chaindock.controllers.docker import names
+from chaindock.controllers.docker.bridges import Bridges
+from chaindock.controllers.docker.filter import HostFilter
+from chaindock.controllers.docker.network import Networks
+from chaindock.controllers.docker.options import SandboxOptions
+from chaindock.errors import EngineError, EngineTimeout, NotFound, StartFailed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from chaindock.container.contracts import CallbackListener
+    from chaindock.controllers.docker.engine import Engine
+
+NODE = NodeLabels("node1", "peer0", "dev")
+GATEWAY = "203.0.113.1"
+"""Never an address of this machine: a network is held up by a container, or not here."""
+PASSES = [
+    EngineTimeout("no answer"),
+    EngineError("no space left on device", transient=True),
+]
+
+
+class Moody:
+    """An engine with networks; `refuses` tells what fails, and how, once each."""
+
+    address = "unix:///engine.sock"
+
+    def __init__(self, **refuses: EngineError) -> None:
+        self.refuses = refuses
+        self.networks: dict[str, dict[str, Any]] = {}
+        self.containers: list[str] = []
+
+    def _do(self, what: str) -> None:
+        error = self.refuses.pop(what, None)
+        if error is not None:
+            raise error
+
+    async def inspect_network(self, name: str) -> dict[str, Any]:
+        if name not in self.networks:
+            raise NotFound(f"no network {name}")
+        return self.networks[name]
+
+    async def create_network(self, body: dict[str, Any]) -> str:
+        name: str = body["Name"]
+        try:
+            self._do("create_network")
+        except EngineError as error:
+            if error.facts.get("status") == 409:
+                self.add(name, "another")
+            raise
+        self.add(name, NODE.node_id, body.get("Options"))
+        return name
+
+    def add(self, name: str, owner: str, options: object = None) -> None:
+        self.networks[name] = {
+            "Labels": {names.NODE: owner},
+            "Options": options,
+            "IPAM": {"Config": [{"Gateway": GATEWAY}]},
+        }
+
+    async def create_container(self, _name: None, _body: dict[str, Any]) -> str:
+        self._do("create_container")
+        self.containers.append("anchor")
+        return "anchor"
+
+    async def start_container(self, _container: str) -> None:
+        self._do("start_container")
+
+    async def remove_container(self, container: str) -> None:
+        self.containers.remove(container)
+
+
+class Listener:
+    async def address_on(self, host: str) -> str:
+        return f"{host}:7052"
+
+
+def bridges(engine: Moody) -> Bridges:
+    return Bridges(cast("Engine", engine), NODE)
+
+
+@pytest.mark.parametrize("error", PASSES, ids=lambda error: error.slug)
+@pytest.mark.parametrize("when", ["create_container", "start_container"])
+async def test_a_network_that_leads_nowhere_is_not_given_up_for_what_passes(
+    error: EngineError, when: str, tmp_path: Path
+):
+    engine = Moody(**{when: error})
+    filter_ = HostFilter("node1", str(tmp_path))
+    networks = Networks(cast("Engine", engine), NODE, SandboxOptions(), filter_)
+    with pytest.raises(type(error), match=error.message):
+        await networks.attach(
+            cast("CallbackListener", Listener()), "base", calls_back=True
+        )
+    assert list(engine.networks) == [names.network_name(NODE)], "an ordinary one"
+    assert engine.containers == []
+
+
+@pytest.mark.parametrize("error", PASSES, ids=lambda error: error.slug)
+async def test_containers_are_not_let_together_for_what_passes(error: EngineError):
+    engine = Moody(create_network=error)
+    with pytest.raises(type(error)):
+        await bridges(engine).get(internal=True)
+    assert (await bridges(engine).get(internal=True)).separate
+
+
+async def test_an_engine_that_cannot_keep_them_apart_makes_the_network_all_the_same():
+    engine = Moody(create_network=EngineError("unknown option", status=400))
+    assert (await bridges(engine).get(internal=True)).gateway == GATEWAY
+
+
+async def test_a_network_that_somebody_else_made_just_now_is_not_used():
+    engine = Moody(create_network=EngineError("it exists", status=409))
+    with pytest.raises(StartFailed, match="not ours"):
+        await bridges(engine).get(internal=True)
