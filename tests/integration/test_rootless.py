@@ -164,7 +164,7 @@ def test_the_walls_that_need_no_rights_are_there(place: Place):
         assert phrase not in said
 
 
-def test_what_is_said_to_be_open_is_open_and_nothing_else_is(place: Place):
+def test_what_is_said_to_be_open_is_what_a_contract_finds(place: Place):
     node, said = place.node, place.lacks
     doctor, network = place.doctor["containers"], place.doctor["network"]
     host = inspect(node.where(NAME))["HostConfig"]
@@ -195,6 +195,7 @@ def test_what_is_said_to_be_open_is_open_and_nothing_else_is(place: Place):
 def test_down_leaves_nothing_but_the_engine_and_up_brings_all_back(place: Place):
     node, user = place.node, place.engine.user
     assert processes(user) - ENGINE
+    assert ask(lambda engine: engine.find_containers("org.chaindock.node"))
     node.end()
     assert ask(lambda engine: engine.find_containers("org.chaindock.node")) == []
     eventually(lambda: processes(user) <= ENGINE, "processes of the user end", 10)
