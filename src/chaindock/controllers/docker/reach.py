@@ -43,7 +43,7 @@ n=$((n+1))
 case $m in *option*|*sage:*) exit 99;; esac
 case $h in *:*|[0-9]*.*[0-9]) e=2; continue;; esac
 if has getent timeout; then timeout 3 getent hosts "$h" >/dev/null && e=2
-else case $m in *esol*|*known*|*address*|*again*) ;; *) e=2;; esac; fi
+else case $m in *assign*) e=2;; *esol*|*known*|*address*|*again*) ;; *) e=2;; esac; fi
 done; exit $e"""
 _FIRST_NAME = 10
 _NO_NAME, _NO_ANSWER, _NO_TOOL = 1, 2, 99

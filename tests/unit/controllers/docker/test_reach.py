@@ -32,6 +32,7 @@ NC = {
     'nc: getaddrinfo for host "node" port 1: Name or service not known': NO_NAME,
     'Ncat: Could not resolve hostname "node": Try again. QUITTING.': NO_NAME,
     "nc: connect to node port 1 (tcp) failed: Connection refused": NO_ANSWER,
+    "nc: connect to ::1 port 1 (tcp) failed: Cannot assign requested address": NO_ANSWER,
     "Ncat: TIMEOUT.": NO_ANSWER,
     "nc: invalid option -- 'z'": NO_TOOL,
 }
