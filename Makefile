@@ -56,7 +56,7 @@ integration: engine ## real engine, real shims, real toolchains
 	@. $(ENGINE) && $(PYTEST) tests/integration
 
 .PHONY: faults
-faults: engine ## break everything, again and again: all faults, 200 random sequences (half an hour)
+faults: engine ## break everything, again and again: all faults, 200 random sequences (an hour or two)
 	@. $(ENGINE) && CHAINDOCK_SEQUENCES=200 CHAINDOCK_FAULT_ROUNDS=3 $(PYTEST) tests/faults
 
 .PHONY: bench

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.network,
     pytest.mark.timeout(300),
 ]
-REGISTER_S = 5
+CONNECT_S = 5
 BEGIN = """\
 const peer = process.argv[process.argv.indexOf('--peer.address') + 1];
 const [host, port] = peer.split(':');
@@ -53,7 +53,7 @@ ONLY_DOCKER = pytest.mark.parametrize("node", [DOCKER], indirect=True)
 def node(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Node]:
-    flags = ("--set", f"chaindock.launch.registerTimeout={REGISTER_S}s")
+    flags = ("--set", f"chaindock.launch.connectTimeout={CONNECT_S}s")
     with started(request.param, tmp_path_factory.mktemp("node"), *flags) as node:
         yield node
 
@@ -84,7 +84,7 @@ def test_one_that_trusts_nobody_is_a_matter_of_tls(node: Node, tmp_path: Path):
 def test_one_that_shows_no_certificate_is_a_matter_of_tls(node: Node, tmp_path: Path):
     told = deployed(node, tmp_path, "nameless", NAMELESS)
     assert told["error"] == "tls-failed"
-    assert f"not over after {REGISTER_S} s" in told["message"]
+    assert f"not over after {CONNECT_S} s" in told["message"]
     assert "through TLS to no stream" in told["message"]
 
 

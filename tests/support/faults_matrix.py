@@ -26,11 +26,11 @@ SEED = int(os.environ.get("CHAINDOCK_SEED", "4"))  # noqa: TID251  # tests have 
 ROUNDS = int(os.environ.get("CHAINDOCK_FAULT_ROUNDS", "1"))  # noqa: TID251
 """How often a cell is repeated, each time under another seed."""
 STEADY, VICTIM = "steady", "victim"
-GRACE_S, REGISTER_S = 1.0, 4.0
+GRACE_S, CONNECT_S = 1.0, 4.0
 NEXT_CALL_S = 30.0
 FLAGS = {
     "chaindock.launch.stopGrace": f"{GRACE_S:g}s",
-    "chaindock.launch.registerTimeout": f"{REGISTER_S:g}s",
+    "chaindock.launch.connectTimeout": f"{CONNECT_S:g}s",
     "chaindock.launch.retryFirst": "100ms",
     "chaindock.launch.retryCap": "30s",
 }

@@ -48,7 +48,7 @@ BACK_S = 45.0
 """So long what an engine or a disk kept from running may take to come back."""
 FLAGS = {
     "chaindock.launch.stopGrace": "1s",
-    "chaindock.launch.registerTimeout": "3s",
+    "chaindock.launch.connectTimeout": "3s",
     "chaindock.launch.retries": "10",  # more than the kills that one may meet in a row
     "chaindock.launch.retryFirst": "50ms",
     "chaindock.launch.retryCap": "200ms",

@@ -37,7 +37,7 @@ class World:
 
     def __init__(self, authority: TlsAuthority | None = None, **options: Any) -> None:
         self.authority = authority
-        self.options = LaunchOptions(**{"register_timeout_s": 5.0, **options})
+        self.options = LaunchOptions(**{"connect_timeout_s": 5.0, **options})
         self.builder = FakeBuilder()
         self.registry = HandlerRegistry()
         self.runtime = ContainerRuntime(

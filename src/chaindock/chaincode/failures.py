@@ -162,6 +162,8 @@ def log_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     `output` is the end of them, in at most `LOGGED_CHARS` characters.
     """
     told = {key: facts[key] for key in _LOGGED if facts.get(key) not in {None, False}}
+    if "registered" in facts:
+        told["registered"] = facts["registered"]
     phases = facts.get("phases") or ()
     if phases:
         told["times"] = ", ".join(f"{p['phase']} {p['seconds']:.3g} s" for p in phases)

@@ -209,12 +209,11 @@ class RuntimeLauncher:
         if asked:
             _log.info("chaincode stopped", ccid=run.ccid, how=run.exit.text)
             return None
-        output = run.attempt.tail()
         _log.warning(
             "chaincode ended by itself",
             ccid=run.ccid,
             how=run.exit.text,
-            **log_facts({**run.exit.facts, "output": output}),
+            **log_facts({**run.attempt.facts(), **run.exit.facts, "registered": True}),
         )
         return run.exit
 

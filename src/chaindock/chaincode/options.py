@@ -60,11 +60,13 @@ class LaunchOptions:
     Args:
         build_timeout_s: phases package to image.
         startup_timeout_s: phases create to ready, all together.
-        register_timeout_s: phases connect to ready.
+        connect_timeout_s: phase connect, in which it boots; 0 = what is left of these.
+        register_timeout_s: phases register and ready.
         stop_grace_s: between asking and killing when the node itself goes down.
     """
 
     build_timeout_s: float = 600.0
     startup_timeout_s: float = 300.0
+    connect_timeout_s: float = 0.0
     register_timeout_s: float = 30.0
     stop_grace_s: float = 10.0

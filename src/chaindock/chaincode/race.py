@@ -1,8 +1,8 @@
 """Wait for whatever happens first.
 
-Owns:    first, within, within_own_time.
+Owns:    first, within, within_own_time, within_steps.
 Not:     what the waits mean (run.py).
-Entry:   first, within, within_own_time
+Entry:   first, within, within_own_time, within_steps
 Holds:   the waits that lost have ended when `first` returns.
 """
 
@@ -12,11 +12,11 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from chaindock.aio import Latch, Tasks
-from chaindock.container.attempt import NETWORK_PHASES
+from chaindock.container.attempt import BUILD_PHASES, NETWORK_PHASES, Phase
 from chaindock.errors import LaunchTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from chaindock.container.attempt import Attempt, Event
 
@@ -49,7 +49,7 @@ async def within(limit_s: float, work: Awaitable[T], attempt: Attempt) -> T:
 
     Raises: LaunchTimeout after `limit_s` seconds; then `work` has been cancelled.
     """
-    return await _within(asyncio.timeout(limit_s), limit_s, work, attempt)
+    return await _within(asyncio.timeout(limit_s), lambda: limit_s, work, attempt)
 
 
 async def within_own_time(limit_s: float, work: Awaitable[T], attempt: Attempt) -> T:
@@ -73,13 +73,47 @@ async def within_own_time(limit_s: float, work: Awaitable[T], attempt: Attempt) 
 
     attempt.watch(turn)
     try:
-        return await _within(scope, limit_s, work, attempt)
+        return await _within(scope, lambda: limit_s, work, attempt)
+    finally:
+        attempt.unwatch(turn)
+
+
+async def within_steps(
+    limit_s: float, steps: Mapping[Phase, float], work: Awaitable[T], attempt: Attempt
+) -> T:
+    """Do as `within`; a phase of `steps` has so many seconds, with those that follow it.
+
+    The next phase that is in `steps` begins its own clock. 0 = no clock of its own.
+    """
+    loop = asyncio.get_running_loop()
+    end, scope, counts_s = loop.time() + limit_s, asyncio.timeout(limit_s), limit_s
+
+    def turn(event: Event | None = None) -> None:
+        nonlocal counts_s
+        step_s = steps.get(attempt.phase) if attempt.phase else None
+        if step_s is None or scope.expired() or (event and event.kind != "phase"):
+            return
+        until = loop.time() + step_s
+        own = step_s > 0 and until < end
+        counts_s = step_s if own else limit_s
+        scope.reschedule(until if own else end)
+
+    async def begun() -> T:
+        turn()  # it may be there already
+        return await work
+
+    attempt.watch(turn)
+    try:
+        return await _within(scope, lambda: counts_s, begun(), attempt)
     finally:
         attempt.unwatch(turn)
 
 
 async def _within(
-    scope: asyncio.Timeout, limit_s: float, work: Awaitable[T], attempt: Attempt
+    scope: asyncio.Timeout,
+    limit_s: Callable[[], float],
+    work: Awaitable[T],
+    attempt: Attempt,
 ) -> T:
     try:
         async with scope:
@@ -87,7 +121,7 @@ async def _within(
     except TimeoutError as error:
         if not scope.expired():
             raise
-        raise _too_long(limit_s, attempt) from error
+        raise _too_long(limit_s(), attempt) from error
 
 
 def _too_long(limit_s: float, attempt: Attempt) -> LaunchTimeout:
@@ -95,6 +129,21 @@ def _too_long(limit_s: float, attempt: Attempt) -> LaunchTimeout:
     return LaunchTimeout(
         f"timeout expired while starting chaincode {attempt.ccid} for transaction: "
         f"{phase} was not over after {round(limit_s, 1):g} s",
+        hint=f"read its output: chaindock logs {attempt.ccid}; it may have more time "
+        f"with {_setting(attempt.phase)}",
         limit_s=limit_s,
         phase=str(attempt.phase) if attempt.phase else None,
     )
+
+
+def _setting(phase: Phase | None) -> str:
+    """Return the settings that bound a phase."""
+    if phase is None or phase in BUILD_PHASES:
+        return "chaincode.installTimeout"
+    if phase in {Phase.REGISTER, Phase.READY}:
+        return "chaindock.launch.registerTimeout"
+    if phase is Phase.CONNECT:
+        return (
+            "chaincode.startuptimeout, or chaindock.launch.connectTimeout if it is set"
+        )
+    return "chaincode.startuptimeout"

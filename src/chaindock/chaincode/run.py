@@ -23,7 +23,7 @@ from chaindock.aio import Latch, Tasks
 from chaindock.chaincode.client import serve_dialled
 from chaindock.chaincode.failures import explain, launch_failure, tls_failure
 from chaindock.chaincode.handler import Expected, Handler
-from chaindock.chaincode.race import first, within
+from chaindock.chaincode.race import first, within_steps
 from chaindock.chaincode.registry import MOVES, LaunchState
 from chaindock.container.attempt import Phase
 from chaindock.container.contracts import Cause, Dial, Exit
@@ -55,6 +55,8 @@ _EXIT_WAIT_S: Final = 1.0
 """A process whose stream ended mostly exits itself; its own exit tells more."""
 _PROBE_S: Final = 10.0
 """What kept a chaincode from the node is told when it is found so soon."""
+_UNHEARD_S: Final = 20.0
+"""Who said nothing for so long is not waited for in vain: is there a way at all?"""
 _EXPLAIN_WAIT_S: Final = 5.0
 """How long a call that died with its chaincode waits to learn how that ended."""
 
@@ -216,8 +218,12 @@ class Run:
         spent_s = time.monotonic() - self._creating_since
         left_s = max(0.0, limits.startup_timeout_s - spent_s)
         try:
-            return await within(
-                min(limits.register_timeout_s, left_s),
+            return await within_steps(
+                left_s,
+                {
+                    Phase.CONNECT: limits.connect_timeout_s,
+                    Phase.REGISTER: limits.register_timeout_s,
+                },
                 self._registered(started, tasks),
                 self.attempt,
             )
@@ -240,12 +246,24 @@ class Run:
             count = registry.handshakes.broken(started.source, since)
             if count:
                 return tls_failure(error, self.ccid, count)
-        if isinstance(error, LaunchTimeout) and self.instance is not None:
-            # Whatever goes wrong there, the time-out tells enough.
-            with contextlib.suppress(ChaindockError, TimeoutError):
-                async with asyncio.timeout(_PROBE_S):
-                    return await self.instance.probe()
+        return await self._probed() if isinstance(error, LaunchTimeout) else None
+
+    async def _probed(self) -> LaunchFailed | None:
+        """Return what keeps it from the node, where that can be found out."""
+        assert self.instance is not None  # noqa: S101  # it was started
+        # Whatever goes wrong there, the time-out tells enough.
+        with contextlib.suppress(ChaindockError, TimeoutError):
+            async with asyncio.timeout(_PROBE_S):
+                return await self.instance.probe()
         return None
+
+    async def _unheard(self) -> None:
+        """Raise what keeps it from the node when it says nothing; else wait for ever."""
+        await asyncio.sleep(_UNHEARD_S)
+        why = await self._probed() if self.attempt.phase is Phase.CONNECT else None
+        if why is not None:
+            raise why
+        await asyncio.Event().wait()
 
     def _built(self, instance: Instance) -> None:
         self._creating_since = time.monotonic()
@@ -266,6 +284,8 @@ class Run:
             dial = serve_dialled(started.address, self._handler, stream, started.tls)
             _ = tasks.start(dial, "dial")
             waits["end"] = self._handler.ended.wait()
+        else:
+            waits["unheard"] = self._unheard()
         which, found = await first(**waits)
         if which == "exit":
             self.exit = found

@@ -395,10 +395,16 @@ _OURS: tuple[_Row, ...] = (
     ("chaindock.output.keep", COUNT, "output.keep", "Attempts kept per chaincode."),
     ("chaindock.output.size", BYTES, "output.max_bytes", "Output kept per attempt."),
     (
+        "chaindock.launch.connectTimeout",
+        duration(above_zero=False),
+        "launch.connect_timeout_s",
+        "Limit from its start to its first word; 0 = what startuptimeout leaves.",
+    ),
+    (
         "chaindock.launch.registerTimeout",
         _TIME,
         "launch.register_timeout_s",
-        "Limit from connecting to READY.",
+        "Limit from REGISTER to READY.",
     ),
     (
         "chaindock.launch.stopGrace",

@@ -79,7 +79,7 @@ async def test_a_served_chaincode_that_hangs_up(world: World):
 
 
 async def test_a_server_that_never_boots_is_given_up():
-    async with World(register_timeout_s=0.3) as world, ShimServer() as server:
+    async with World(connect_timeout_s=0.3) as world, ShimServer() as server:
         instance = world.builder.prepare(CCID, never_registers)
         instance.server = server
         error = await failure(world, LaunchTimeout)

@@ -19,12 +19,14 @@ from chaindock.errors import (
     ImageNotFound,
     LaunchTimeout,
     NotFound,
+    RegisterTimeout,
     StartFailed,
 )
 from support.launch_fakes import (
     FakeInstance,
     dies_at_once,
     never_registers,
+    serves,
 )
 from support.launch_world import World, failure
 from support.stream_node import CCID
@@ -140,13 +142,14 @@ async def test_how_it_ended_is_told(world: World, end: Exit, text: str):
 
 async def test_who_never_registers_is_stopped():
     """launch.md W8, W9."""
-    async with World(register_timeout_s=0.2) as world:
+    async with World(connect_timeout_s=0.2) as world:
         instance = world.builder.prepare(CCID, never_registers)
         error = await failure(world, LaunchTimeout)
         assert f"timeout expired while starting chaincode {CCID}" in error.message
         assert "phase connect was not over after 0.2 s" in error.message
         assert error.facts["output"] == ["waiting for something"]
         assert (error.facts["phase"], error.facts["limit_s"]) == ("connect", 0.2)
+        assert "chaincode.startuptimeout" in (error.hint or "")
         assert not instance.running
         assert world.launcher.counts.timed_out == 1
 
@@ -169,7 +172,7 @@ async def test_a_build_that_hangs_is_given_up():
 
 async def test_the_time_of_a_build_does_not_count_as_start():
     """launch.md W10."""
-    async with World(startup_timeout_s=0.2, register_timeout_s=0.2) as world:
+    async with World(startup_timeout_s=0.2, connect_timeout_s=0.2) as world:
         world.builder.prepare(CCID)
         world.builder.takes = lambda: asyncio.sleep(0.4)
         await world.launcher.launch(CCID)
@@ -185,13 +188,38 @@ async def test_a_start_that_hangs_is_given_up():
 
 
 async def test_the_time_to_come_up_counts_until_it_is_ready():
-    async with World(startup_timeout_s=0.3, register_timeout_s=60) as world:
+    async with World(startup_timeout_s=0.3, connect_timeout_s=60) as world:
         instance = world.builder.prepare(CCID, never_registers)
         instance.start_takes = lambda: asyncio.sleep(0.1)
         error = await failure(world, LaunchTimeout)
         assert error.facts["phase"] == "connect"
         assert error.facts["limit_s"] < 0.25
         assert not instance.running
+
+
+async def test_one_that_boots_slowly_may_use_the_time_to_come_up():
+    """Fabric's chaincode.startuptimeout; the clock of the handshake comes after it."""
+    async with World(connect_timeout_s=0, register_timeout_s=0.2) as world:
+
+        async def boots(instance: FakeInstance) -> Exit:
+            await asyncio.sleep(0.5)
+            return await serves(instance)
+
+        world.builder.prepare(CCID, boots)
+        await world.launcher.launch(CCID)
+
+
+async def test_one_that_registers_and_gets_no_further_is_given_up():
+    async with World(connect_timeout_s=60, register_timeout_s=0.2) as world:
+
+        async def connects(instance: FakeInstance) -> Exit:
+            instance.attempt.enter(Phase.REGISTER)
+            return await never_registers(instance)
+
+        world.builder.prepare(CCID, connects)
+        error = await failure(world, RegisterTimeout)
+        assert "phase register was not over after 0.2 s" in error.message
+        assert "chaindock.launch.registerTimeout" in (error.hint or "")
 
 
 async def test_a_failed_start(world: World):

@@ -22,7 +22,7 @@ from chaindock.errors import (
     TlsFailed,
 )
 from chaindock.identity.tls import TlsAuthority
-from support.launch_fakes import FakeInstance, dies_at_once, never_registers
+from support.launch_fakes import FakeInstance, dies_at_once, never_registers, serves
 from support.launch_world import World, failure
 from support.stream_node import CCID, OTHER
 
@@ -38,7 +38,7 @@ PROBED = (
 @pytest.fixture
 async def hasty(no_task_is_left: None) -> AsyncIterator[World]:
     """A launcher that soon gives up on what does not register."""
-    async with World(register_timeout_s=0.3) as world:
+    async with World(connect_timeout_s=0.3) as world:
         yield world
 
 
@@ -49,7 +49,7 @@ async def guarded(
     """The same with TLS; each handshake is looked at."""
     monkeypatch.setattr(handshakes, "_LOOK_S", 0.0)
     monkeypatch.setattr(handshakes, "_RESTS", 0)
-    async with World(TlsAuthority.create(), register_timeout_s=1.0) as world:
+    async with World(TlsAuthority.create(), connect_timeout_s=1.0) as world:
         yield world
 
 
@@ -91,6 +91,43 @@ async def test_what_is_found_from_inside_is_told(hasty: World, kept: LaunchFaile
     assert error.facts["phase"] == "connect"
     assert error.facts["output"] == ["waiting for something"]
     assert not instance.running
+
+
+async def test_whether_there_is_a_way_is_not_asked_at_the_end_only(
+    no_task_is_left: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(run, "_UNHEARD_S", 0.2)
+    async with World(connect_timeout_s=60) as world:
+        instance = world.builder.prepare(CCID, never_registers)
+
+        async def probe() -> LaunchFailed:
+            return PROBED[1]
+
+        instance.probes = probe
+        async with asyncio.timeout(10):
+            await failure(world, NodeUnreachable)
+        assert not instance.running
+
+
+async def test_one_that_is_slow_and_has_a_way_is_waited_for(
+    no_task_is_left: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(run, "_UNHEARD_S", 0.1)
+    asked = []
+    async with World(connect_timeout_s=60) as world:
+
+        async def boots(instance: FakeInstance) -> Exit:
+            await asyncio.sleep(0.5)
+            return await serves(instance)
+
+        instance = world.builder.prepare(CCID, boots)
+
+        async def probe() -> None:
+            asked.append(CCID)
+
+        instance.probes = probe
+        await world.launcher.launch(CCID)
+    assert asked == [CCID]
 
 
 async def test_a_network_that_is_missing_is_told(hasty: World):

@@ -84,7 +84,7 @@ def scraped(tallies: Tallies, measured: Measured | None = None) -> Scrape:
 
 @pytest.fixture
 async def world(tallies: Tallies) -> Any:
-    async with World(register_timeout_s=0.3) as world:
+    async with World(connect_timeout_s=0.3) as world:
         world.registry.observer = tallies.chaincodes
         yield world
 

@@ -232,11 +232,13 @@ class ProcessInstance:
     def _executable(self, name: str, path: str, attempt: Attempt) -> str:
         found = shutil.which(name, path=path)
         if found is None:
-            why = "is not executable" if os.path.lexists(name) else "does not exist"
+            there = os.path.lexists(name)
+            end = Exit(126 if there else 127)  # what a shell says
+            why = "is not executable" if there else "does not exist"
             raise StartFailed(
                 f"program {name!r} of chaincode {self._ccid!r} {why}",
                 hint="see what the build wrote to its output",
-                **attempt.facts(),
+                **{**attempt.facts(), **end.facts},
             )
         return found
 

@@ -184,8 +184,10 @@ async def test_a_missing_program_is_said_before_anything_starts(
     build = as_process(instance)._build
     launch = replace(build.launch, argv=("{output}/chaincode",))
     as_process(instance)._build = replace(build, launch=launch)
-    with pytest.raises(StartFailed, match=r"chaincode' of .* does not exist"):
+    with pytest.raises(StartFailed, match=r"chaincode' of .* does not exist") as caught:
         await instance.start(backend.peer, Attempt(package.ccid))
+    facts = caught.value.facts
+    assert (facts["cause"], facts["exit_code"]) == ("not-found", 127)
     assert await backend.owned(backend.node_id) == set()
 
 
