@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -251,6 +252,40 @@ def test_ready_is_said_when_all_that_should_run_is_up(tmp_path: Path):
         assert state is not None
         assert state["state"] == "running"
         assert node.ask("status")["state"] == "ready"
+
+
+LATE = """\
+const {{ existsSync }} = require('fs');
+while (!existsSync({gate!r})) {{
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 50);
+}}
+"""
+
+
+def test_one_that_is_not_up_yet_keeps_the_node_from_being_ready(tmp_path: Path):
+    """The others serve meanwhile."""
+    gate, source = tmp_path / "gate", tmp_path / "late"
+    gate.touch()
+    shutil.copytree(KEYS, source)
+    program = source / "chaincode.js"
+    program.write_text(LATE.format(gate=str(gate)) + program.read_text())
+    with started(PROCESS, tmp_path, **SETTINGS) as node:
+        node.deploy(KEYS, "keys")
+        node.deploy(source, "late")
+        node.kill()
+        gate.unlink()
+        node.up()
+        eventually(lambda: (node.ps("keys") or {})["state"] == "running", "keys runs")
+        reply = ask(node, "/readyz")
+        assert reply.status == 503
+        assert "chaincode/late" in reply.body
+        assert "chaincode/keys" not in reply.body
+        assert scrape(node).value("chaindock_node_ready") == 0
+        node.invoke("keys", "put", "a", "text")
+        gate.touch()
+        eventually(lambda: ask(node, "/readyz").status == 200, "ready")
+        assert scrape(node).value("chaindock_node_ready") == 1
+        node.invoke("late", "put", "a", "text")
 
 
 def test_with_tls_a_client_needs_its_certificate(tmp_path: Path):

@@ -35,6 +35,7 @@ chaindock:
       env:
         TOLD: {TOLD}
 """
+HOSTS, KNOWN = "extraHosts: ['books.internal:192.0.2.7']", "tcp:books.internal:1"
 ONLY_DOCKER = pytest.mark.parametrize("node", [DOCKER], indirect=True)
 ONLY_PROCESS = pytest.mark.parametrize("node", [PROCESS], indirect=True)
 BOTH = pytest.mark.parametrize("node", [PROCESS, DOCKER], indirect=True)
@@ -121,6 +122,18 @@ def test_a_network_of_its_own_is_joined_and_told(node: Node):
             assert pry(node, "dial", target) == {target: ""}
             assert network in details(node)["weaker"]
         assert pry(node, "dial", target)[target]
+
+
+@ONLY_DOCKER
+def test_its_user_and_extra_hosts_are_its_own(node: Node):
+    core = f"chaindock: {{chaincodes: {{{NAME}: {{user: '4711:4712', {HOSTS}}}}}}}\n"
+    assert "lookup" in pry(node, "dial", KNOWN)[KNOWN]
+    with settings(node, core):
+        seen = pry(node, "self")
+        assert (seen["uid"], seen["gid"]) == (4711, 4712)
+        told = pry(node, "dial", KNOWN)[KNOWN]
+        assert "192.0.2.7:1" in told, told
+        assert "lookup" not in told
 
 
 @BOTH
