@@ -31,6 +31,8 @@ chaindock:
       cpus: 0.5
       pids: 100
       tmp: 16m
+      openFiles: 700
+      fileSize: 8m
       executeTimeout: 25s
       env:
         TOLD: {TOLD}
@@ -59,7 +61,9 @@ def limited(node: Node) -> Iterator[Node]:
 @BOTH
 def test_settings_of_one_chaincode_count_from_its_next_launch(limited: Node):
     node, told = limited, details(limited)
-    assert told["settings"].startswith("memory, cpus, pids, tmp, env")
+    assert told["settings"].startswith("memory, cpus, pids, tmp, openFiles")
+    limits = pry(node, "self")["limits"]
+    assert (limits["nofile"], limits["fsize"]) == (700, 8 * MIB)
     seen = pry(node, "env")
     assert f"TOLD={TOLD}" in seen
     if node.backend == PROCESS:
@@ -82,7 +86,7 @@ def test_variables_are_seen_by_the_chaincode_and_by_nobody_else(limited: Node):
     shown = {one["key"]: one for one in json.loads(seen[1])["settings"]}
     row = shown[f"chaindock.chaincodes.{NAME}.env.TOLD"]
     assert row["value"] == "[secret]"
-    assert row["origin"] == f"{node.home / 'core.yaml'}:10"
+    assert row["origin"] == f"{node.home / 'core.yaml'}:12"
     if node.backend == "docker":
         image = inspect_image(details(node)["image"])
         assert TOLD not in json.dumps(image)

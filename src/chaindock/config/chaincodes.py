@@ -24,6 +24,7 @@ from chaindock.config.engine_kinds import (
 )
 from chaindock.config.kinds import (
     BYTES,
+    COUNT,
     INTEGER,
     NUMBER,
     PAIRS,
@@ -78,6 +79,8 @@ KEYS = (
     ChaincodeKey("cpus", NUMBER, "cpus", "Its processors; 0 = unlimited."),
     ChaincodeKey("pids", INTEGER, "pids", "Its processes; 0 = unlimited."),
     ChaincodeKey("tmp", BYTES, "tmp_bytes", "Size of its temporary directory."),
+    ChaincodeKey("openFiles", COUNT, "open_files", "Open files of one process."),
+    ChaincodeKey("fileSize", BYTES, "file_bytes", "Its largest file."),
     ChaincodeKey(_ENV, PAIRS, "env", "Variables it gets; values are never shown."),
     ChaincodeKey(
         "network", NETWORK, "network", "A network of the engine that it joins, too."

@@ -50,6 +50,7 @@ class RunSettings:
     Args:
         memory_bytes, cpus, pids: limits of a run; 0 = unlimited.
         tmp_bytes: what it may write to its temporary directory.
+        open_files, file_bytes: descriptors of one process; its largest file.
         env: more variables; never one of Fabric's or ours. Their values are secrets.
         network: a network of the engine that it joins besides the node's.
         extra_hosts: more lines of /etc/hosts, `host:IP`.
@@ -60,6 +61,8 @@ class RunSettings:
     cpus: float | None = None
     pids: int | None = None
     tmp_bytes: int | None = None
+    open_files: int | None = None
+    file_bytes: int | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     network: str | None = None
     extra_hosts: tuple[str, ...] = ()
@@ -73,6 +76,8 @@ class RunSettings:
             "cpus": self.cpus is not None,
             "pids": self.pids is not None,
             "tmp": self.tmp_bytes is not None,
+            "openFiles": self.open_files is not None,
+            "fileSize": self.file_bytes is not None,
             "env": bool(self.env),
             "network": self.network is not None,
             "extraHosts": bool(self.extra_hosts),

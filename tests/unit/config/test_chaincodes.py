@@ -20,6 +20,8 @@ chaindock:
       cpus: 0.5
       pids: 50
       tmp: 8m
+      openFiles: 900
+      fileSize: 3m
       env:
         TOKEN: hunter2
         EMPTY:
@@ -53,6 +55,8 @@ def test_everything_that_can_be_set_arrives(tmp_path):
         cpus=0.5,
         pids=50,
         tmp_bytes=8 * 1024**2,
+        open_files=900,
+        file_bytes=3 * 1024**2,
         env={"TOKEN": "hunter2", "EMPTY": ""},
         network="shared",
         extra_hosts=("db:10.0.0.7",),
@@ -151,7 +155,7 @@ def test_values_of_variables_are_shown_nowhere(tmp_path):
     config = load(tmp_path, env={})
     assert "hunter2" not in f"{config} {config.chaincodes.of(CCID, ['parcels'])}"
     row = next(one for one in config.settings if one.key.endswith("env.TOKEN"))
-    assert (row.value, row.origin) == ("[secret]", f"{tmp_path / 'core.yaml'}:9")
+    assert (row.value, row.origin) == ("[secret]", f"{tmp_path / 'core.yaml'}:11")
     write(tmp_path, "chaindock: {chaincodes: {a: {env: {CORE_X: hunter2}}}}\n")
     with pytest.raises(ConfigInvalid) as caught:
         load(tmp_path, env={})

@@ -176,9 +176,17 @@ class SandboxOptions:
 
     def with_settings(self, settings: RunSettings) -> SandboxOptions:
         """Return these options as one chaincode has them."""
+        limits = (
+            "memory_bytes",
+            "cpus",
+            "pids",
+            "tmp_bytes",
+            "open_files",
+            "file_bytes",
+        )
         given = {
             name: value
-            for name in ("memory_bytes", "cpus", "pids", "tmp_bytes", "user")
+            for name in (*limits, "user")
             if (value := getattr(settings, name)) is not None
         }
         if settings.cpus is not None:

@@ -225,8 +225,8 @@ class ProcessInstance:
             env=env,
             kind="run",
             inherits=(claim,),
-            max_open_files=self._options.max_open_files,
-            max_file_bytes=self._options.max_file_bytes,
+            max_open_files=peer.settings.open_files or self._options.max_open_files,
+            max_file_bytes=peer.settings.file_bytes or self._options.max_file_bytes,
         )
 
     def _executable(self, name: str, path: str, attempt: Attempt) -> str:
