@@ -104,7 +104,7 @@ class Custodian:
         self._wanted = wanted
         self._options = options = options or CustodianOptions()
         self._supervision = Supervision(options, name_of)
-        self._slots = Slots(options.parallel or processors() + 2, options.patience_s)
+        self._slots = Slots(options.parallel or processors(), options.patience_s)
         self._lanes: dict[Ccid, _Lane] = {}
         self._retries: dict[Ccid, asyncio.Task[None]] = {}
         self._tasks = Tasks("custodian")

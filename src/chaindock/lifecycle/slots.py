@@ -3,21 +3,23 @@
 Owns:    places, the queue before them, who may go beyond them.
 Not:     what is done in a place (custodian.py).
 Entry:   Slots.place
-Holds:   who waits goes in order of arrival; no more than the limit begin at once; one
-         that hangs keeps the next one out for no longer than some 50 ms, whether it uses
-         a processor or not; of those that use one, no more than four times the limit
-         hold a place.
+Holds:   who waits goes in order of arrival; no more than the limit begin at once; those
+         that hang keep the next one out for less than 100 ms, whether they use a
+         processor or not; of those that use one, no more than four times the limit hold
+         a place.
 Source:  launch.md §9 W1; needs.md rows 28, 29
 
 Nobody can tell a slow compiler from one that hangs by what it prints. One that uses no
 processor only waits, wherever it runs, and is not counted. One that spins looks like one
-that works, so the limit gives way: it spreads a crowd, and ends nobody's hope.
+that works, so the limit gives way when nobody has come or gone for a while. A queue that
+moves is left alone: more side by side than there are processors take longer in all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -27,8 +29,10 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-_LOOK_S: Final = 0.04
-"""While somebody waits, one is let in so often; more if processors have no work."""
+_LOOK_S: Final = 0.03
+"""While somebody waits, it is looked so often whether processors have no work."""
+_STILL_S: Final = 0.07
+"""When nobody has come or gone for so long, one more is let in though all have work."""
 _CROWD: Final = 4
 """So many times the limit, and no more are let in while all processors work."""
 _ENOUGH: Final = 0.6
@@ -46,6 +50,7 @@ class Slots:
     def __init__(self, limit: int, patience_s: float) -> None:
         self._limit, self._patience_s = limit, patience_s
         self._taken = 0
+        self._moved_at = -math.inf
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._seen = (0.0, 0.0)
@@ -79,6 +84,7 @@ class Slots:
 
     def _leave(self) -> None:
         self._taken -= 1
+        self._moved_at = asyncio.get_running_loop().time()
         self._admit()
 
     def _admit(self, beyond: int = 0) -> None:
@@ -100,10 +106,14 @@ class Slots:
     def _look(self) -> None:
         self._timer = None
         then, before_s = self._seen
-        spent_s = asyncio.get_running_loop().time() - then
-        idle = (processors_idle_s() - before_s) / spent_s
-        room = self._taken < _CROWD * self._limit
-        self._admit(max(int(idle + 1 - _ENOUGH), int(room)))
+        now = asyncio.get_running_loop().time()
+        idle = (processors_idle_s() - before_s) / (now - then)
+        more = int(idle + 1 - _ENOUGH)
+        if not more and now - self._moved_at >= _STILL_S:
+            more = int(self._taken < _CROWD * self._limit)
+        if more:
+            self._moved_at = now
+            self._admit(beyond=more)
         if self._waiting:
             self._watch()
 

@@ -35,8 +35,8 @@ class CustodianOptions:
     """How chores run.
 
     Args:
-        parallel: launches that begin at once; more follow one by one (slots.py). 0 =
-            processors + 2, because even one that works waits now and then.
+        parallel: launches that begin at once; who else may is said in slots.py. 0 = as
+            many as there are processors.
         patience_s: a launch older than this is not counted either.
         drain_s: invocations under way may finish for so long before a stop.
         stop_grace_s: between asking a chaincode to end and killing it.
