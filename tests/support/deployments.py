@@ -109,6 +109,7 @@ class Node:
         self.desired = DesiredState(root / "desired.db")
         self.runtime = Runtime(self.desired)
         self.committer = committer or Committer()
+        self.purged: list[Any] = []
         self.custodian = Custodian(
             self.runtime,
             lambda ccid: ccid in self.desired.to_run(),
@@ -120,6 +121,7 @@ class Node:
             custodian=self.custodian,
             committer=self.committer,
             attempts=Attempt,
+            purge=self._purge,
         )
 
     async def __aenter__(self) -> Any:
@@ -131,6 +133,10 @@ class Node:
         await self.deployer.__aexit__(None, None, None)
         await self.custodian.aclose()
         self.desired.close()
+
+    async def _purge(self, ccid: Any) -> None:
+        """Note what builds would be removed, and whether the package was there still."""
+        self.purged.append((ccid, ccid in self.store.list()))
 
     async def quiet(self) -> Any:
         """Wait for what goes on in the background."""

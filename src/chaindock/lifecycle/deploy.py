@@ -145,7 +145,7 @@ class Deployer:
             for ccid in spare:
                 _log.info("package of an unfinished deployment deleted", ccid=ccid)
                 # Its build, too; nobody may have come to that.
-                _ = self._tasks.start(self._halt(ccid), f"halt {ccid}")
+                _ = self._tasks.start(self._clear(ccid), f"clear {ccid}")
         self._custodian.restore(desired.to_run())
 
     async def deploy(
@@ -237,9 +237,10 @@ class Deployer:
         async with self._lock(name):
             ccid = self._desired.get(name).ccid
             await asyncio.to_thread(self._desired.remove, name)
-            await self._retire(ccid)
-            if not self._desired.users_of(ccid) and not self._busy[ccid]:
-                await self._purge(ccid)
+            if not self._runs(ccid) and not self._busy[ccid]:
+                await self._clear(ccid)
+            # The package last: as long as it is there, a restart knows what is left.
+            await self._discard(ccid)
 
     # ---- steps
 
@@ -321,6 +322,12 @@ class Deployer:
             await self._custodian.stop(ccid, forget=True)
         except ChaindockError as error:
             _log.warning("stop failed", ccid=ccid, error=error.message)
+
+    async def _clear(self, ccid: Ccid) -> None:
+        """Stop what is uninstalled, and remove all that back ends keep of it."""
+        await self._halt(ccid)
+        if not self._desired.users_of(ccid) and not self._busy[ccid]:
+            await self._purge(ccid)
 
     async def _discard(self, ccid: Ccid) -> None:
         async with self._storing:

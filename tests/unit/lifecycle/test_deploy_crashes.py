@@ -52,6 +52,27 @@ async def test_a_crash_during_a_deploy_leaves_no_package(tmp_path):
         assert node.runtime.running == {one.ccid}
 
 
+async def test_the_build_of_what_is_removed_goes_before_its_package(tmp_path):
+    """As long as the package is there, a start after a crash knows what is left."""
+    async with Node(tmp_path) as node:
+        one = await node.deployer.deploy(package("one"), "a")
+        await node.deployer.remove("a")
+        assert node.purged == [(one.ccid, True)]
+        assert node.store.list() == []
+
+
+async def test_a_crash_during_a_removal_leaves_no_build(tmp_path):
+    async with Node(tmp_path) as node:
+        one = await node.deployer.deploy(package("one"), "a")
+        committer = node.committer
+        node.desired.remove("a")
+    async with Node(tmp_path, committer) as node:
+        await node.deployer.restore()
+        await node.quiet()
+        assert [ccid for ccid, _ in node.purged] == [one.ccid]
+        assert node.store.list() == []
+
+
 async def test_a_package_that_cannot_be_removed_hinders_no_start(tmp_path, monkeypatch):
     async with Node(tmp_path) as node:
         one = await node.deployer.deploy(package("one"), "a")

@@ -270,8 +270,9 @@ class Workshop:
 
     async def purge(self, ccid: Ccid) -> int:
         """Remove the build of `ccid` unless something else needs it."""
-        found = self._owned.take(ccid)
+        found = self._owned.find(ccid)
         trash = None if found is None else self._builds.remove(*found)
+        self._owned.drop(ccid)
         if trash is None:
             return 0
         await finish(asyncio.to_thread(remove_tree, trash))

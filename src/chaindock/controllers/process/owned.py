@@ -47,15 +47,18 @@ class Owned:
             for path in files[:-KEPT]:
                 path.unlink(missing_ok=True)
 
-    def take(self, ccid: Ccid) -> tuple[str, str] | None:
-        """Forget `ccid`; return its build unless another chaincode has the same."""
-        path = self._path(ccid)
-        found = self._read(path)
-        path.unlink(missing_ok=True)
-        if found is None or not self._folder.is_dir():
+    def find(self, ccid: Ccid) -> tuple[str, str] | None:
+        """Return the build of `ccid` unless another chaincode has the same."""
+        own = self._path(ccid)
+        found = self._read(own)
+        if found is None:
             return None
-        others = (self._read(other) for other in self._folder.iterdir())
+        others = (self._read(p) for p in self._folder.iterdir() if p != own)
         return None if found in others else found
+
+    def drop(self, ccid: Ccid) -> None:
+        """Forget `ccid`, whose build is gone or has others that use it."""
+        self._path(ccid).unlink(missing_ok=True)
 
     def _path(self, ccid: Ccid) -> Path:
         return self._folder / f"{hashlib.sha256(ccid.encode()).hexdigest()}.json"
