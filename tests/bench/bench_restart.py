@@ -231,7 +231,7 @@ async def scans(home: Path) -> Row:
 
     async def ours() -> float:
         began = time.perf_counter()
-        assert not store.keep_only(wanted)
+        assert not store.sweep(wanted)
         return (time.perf_counter() - began) * 1e3
 
     async def bare() -> float:

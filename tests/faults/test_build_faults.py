@@ -90,7 +90,8 @@ def test_a_build_that_prints_50_mb_is_kept_within_bounds(
     cell.well()
 
 
-def test_a_build_that_hangs_ends_at_its_limit(cell: Cell) -> None:
+@ROUND
+def test_a_build_that_hangs_ends_at_its_limit(cell: Cell, round_: int) -> None:
     """The node is started anew with a short limit: that is a setting of it."""
     cell.fresh()
     with restarted(cell, **{"chaincode.installTimeout": f"{BUILD_S}s"}):

@@ -55,8 +55,11 @@ def test_a_connection_that_breaks_costs_the_calls_on_it(
     cell.well(victim=RUNNING)
 
 
+@ROUND
 @pytest.mark.parametrize("cell_of", [DOCKER], indirect=True)
-def test_a_container_without_a_network_is_noticed_and_replaced(cell: Cell) -> None:
+def test_a_container_without_a_network_is_noticed_and_replaced(
+    cell: Cell, round_: int
+) -> None:
     cell.fresh()
     before = cell.world.place(VICTIM)
     disconnect(before)
@@ -80,7 +83,8 @@ def test_packets_that_are_lost_for_a_while_cost_the_calls_of_that_time(
     cell.well(victim=RUNNING)
 
 
-def test_packets_that_are_lost_for_good_are_noticed(cell: Cell) -> None:
+@ROUND
+def test_packets_that_are_lost_for_good_are_noticed(cell: Cell, round_: int) -> None:
     cell.fresh()
     before = cell.world.place(VICTIM)
     with lost(cell):

@@ -10,9 +10,10 @@ import pytest
 
 from chaindock.errors import ChaindockError
 from support.faults_books import Callers
-from support.faults_matrix import ROUND, STEADY, VICTIM, Cell
+from support.faults_matrix import GRACE_S, ROUND, STEADY, VICTIM, Cell
 from support.faults_packages import WORKS, builds, misbehaves
 from support.faults_well import RUNNING
+from support.node import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,12 +115,44 @@ def test_killed_while_it_stops_a_chaincode_it_stays_stopped(
     cell.well(victim="stopped")
 
 
+@ROUND
+def test_killed_while_it_removes_a_chaincode_nothing_of_it_stays(
+    cell: Cell, round_: int
+) -> None:
+    label = f"ignores-sigterm-{cell.label}-goes"
+    for _ in cell.world.deploying(VICTIM, misbehaves(cell.world.packages, label)):
+        pass
+    assert kept_of(cell, label)
+    removing = threading.Thread(target=remove, args=(cell,), daemon=True)
+    removing.start()
+    cell.pause(1.5 * GRACE_S)
+    cell.world.kill()
+    removing.join(30)
+    cell.world.up()
+    if any(one["name"] == VICTIM for one in cell.world.admin.ps()):
+        cell.world.admin.remove(VICTIM)  # it was killed before that was known
+    eventually(lambda: not kept_of(cell, label), "its package and its builds are gone")
+    cell.well()
+
+
+def remove(cell: Cell) -> None:
+    with contextlib.suppress(ChaindockError):
+        cell.world.admin.remove(VICTIM)
+
+
+def kept_of(cell: Cell, label: str) -> list[str]:
+    """Return what there is of a label: packages, builds of processes, images."""
+    places = (cell.world.home / "packages", cell.world.remains.cache)
+    found = [str(path) for place in places for path in place.rglob(f"{label}*")]
+    if cell.world.backend == "docker":
+        found += cell.world.remains.images_of(label)
+    return found
+
+
 def stop(cell: Cell) -> None:
     with contextlib.suppress(ChaindockError):
         cell.world.admin.stop(VICTIM)
 
 
 def until_stop_is_known(cell: Cell) -> None:
-    from support.node import eventually
-
     eventually(lambda: cell.world.line(VICTIM)["state"] == "stopping", "it is stopping")

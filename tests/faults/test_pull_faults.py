@@ -11,7 +11,7 @@ import pytest
 from typing_extensions import override
 
 from chaindock.errors import ChaindockError
-from support.faults_matrix import FLAGS, STEADY, VICTIM, Cell
+from support.faults_matrix import FLAGS, ROUND, STEADY, VICTIM, Cell
 from support.faults_packages import WORKS, builds
 from support.faults_world import CliWorld
 from support.need import need_docker
@@ -68,8 +68,9 @@ def hanging_registry() -> Iterator[str]:
         thread.join(90)
 
 
+@ROUND
 def test_killed_in_the_pull_it_leaves_nothing_and_the_next_one_serves(
-    tmp_path: Path,
+    tmp_path: Path, round_: int
 ) -> None:
     need_docker()
     with hanging_registry() as place:

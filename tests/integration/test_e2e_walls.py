@@ -129,6 +129,10 @@ def test_a_container_has_its_walls(node: Node, source: str):
     assert host["Memory"] == host["MemorySwap"] == 2048 * 1024**2
     assert host["CpuQuota"] == 2 * host["CpuPeriod"]
     assert host["PidsLimit"] == 512
+    assert host["LogConfig"] == {
+        "Type": "json-file",
+        "Config": {"max-size": str(10 * 1024**2), "max-file": "3"},
+    }
     assert not host["Binds"]
     assert not host["PortBindings"]
     assert (host["PidMode"], host["IpcMode"]) == ("", "private")

@@ -146,6 +146,15 @@ class Remains:
         except NotFound:
             return ""
 
+    def images_of(self, label: str) -> list[str]:
+        """Return the names of images that this node made of packages with this label."""
+
+        async def look(engine: Engine) -> list[str]:
+            images = await engine.find_images(label=BUILD_KEY)
+            return [tag for image in images for tag in image.get("RepoTags") or []]
+
+        return [tag for tag in ask(look) if self.node_id in tag and label in tag]
+
     def remove(self) -> None:
         """Take away what a failed test left, and the caches of this node alone.
 

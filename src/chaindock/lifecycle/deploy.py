@@ -55,8 +55,8 @@ class Packages(Protocol):
     def remove(self, ccid: Ccid) -> None:
         """Delete a package."""
 
-    def keep_only(self, wanted: Collection[Ccid]) -> Sequence[Ccid]:
-        """Delete all others; return which."""
+    def sweep(self, wanted: Collection[Ccid]) -> Sequence[Ccid]:
+        """Remove what is half-written; return the packages that nobody wants."""
 
 
 class DefinitionCommitter(Protocol):
@@ -138,14 +138,13 @@ class Deployer:
         committed = {name: committer.sequence(name) for name in desired.names()}
         await asyncio.to_thread(desired.recover, committed)
         try:
-            spare = await asyncio.to_thread(self._packages.keep_only, desired.ccids())
+            spare = await asyncio.to_thread(self._packages.sweep, desired.ccids())
         except StorageError as error:
             _log.warning("packages not cleaned up", error=error.message)
         else:
             for ccid in spare:
-                _log.info("package of an unfinished deployment deleted", ccid=ccid)
-                # Its build, too; nobody may have come to that.
-                _ = self._tasks.start(self._clear(ccid), f"clear {ccid}")
+                _log.info("no chaincode has this package, it goes", ccid=ccid)
+                _ = self._tasks.start(self._retire(ccid, purge=True), f"retire {ccid}")
         self._custodian.restore(desired.to_run())
 
     async def deploy(
@@ -231,16 +230,15 @@ class Deployer:
     async def remove(self, name: str) -> None:
         """Take a chaincode down and forget it, its package too unless others use it.
 
-        Its definition and its state stay on the ledger.
-        Raises: NotFound; what the back end raises.
+        Its definition and its state stay on the ledger. If it cannot be stopped now, the
+        next start clears it away.
+
+        Raises: NotFound, StorageError.
         """
         async with self._lock(name):
             ccid = self._desired.get(name).ccid
             await asyncio.to_thread(self._desired.remove, name)
-            if not self._runs(ccid) and not self._busy[ccid]:
-                await self._clear(ccid)
-            # The package last: as long as it is there, a restart knows what is left.
-            await self._discard(ccid)
+            await self._retire(ccid, purge=True)
 
     # ---- steps
 
@@ -311,23 +309,24 @@ class Deployer:
         except StorageError as error:
             _log.error("decision not recorded", chaincode=name, error=error.message)
 
-    async def _retire(self, ccid: Ccid) -> None:
-        """Stop a version that no name runs, and delete its package if none has it."""
-        if not self._runs(ccid) and not self._busy[ccid]:
-            await self._halt(ccid)
+    async def _retire(self, ccid: Ccid, *, purge: bool = False) -> None:
+        """Stop a package that no name runs and remove it, `purge`: with its builds.
+
+        As long as it is there, the next start knows what is left to do.
+        """
+        if self._runs(ccid) or self._busy[ccid] or not await self._halt(ccid):
+            return
+        if purge and not self._desired.users_of(ccid) and not self._busy[ccid]:
+            await self._purge(ccid)
         await self._discard(ccid)
 
-    async def _halt(self, ccid: Ccid) -> None:
+    async def _halt(self, ccid: Ccid) -> bool:
         try:
             await self._custodian.stop(ccid, forget=True)
         except ChaindockError as error:
             _log.warning("stop failed", ccid=ccid, error=error.message)
-
-    async def _clear(self, ccid: Ccid) -> None:
-        """Stop what is uninstalled, and remove all that back ends keep of it."""
-        await self._halt(ccid)
-        if not self._desired.users_of(ccid) and not self._busy[ccid]:
-            await self._purge(ccid)
+            return False
+        return True
 
     async def _discard(self, ccid: Ccid) -> None:
         async with self._storing:

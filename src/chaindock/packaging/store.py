@@ -160,8 +160,8 @@ class PackageStore:
                 raise _not_installed(ccid) from error
             _sync_folder(self._root)
 
-    def keep_only(self, wanted: Collection[Ccid]) -> Sequence[Ccid]:
-        """Remove every other package, and all that is half-written; return which.
+    def sweep(self, wanted: Collection[Ccid]) -> Sequence[Ccid]:
+        """Remove all that is half-written; return the packages that nobody wants.
 
         For the start, when nobody adds anything: what a killed process left.
 
@@ -170,12 +170,11 @@ class PackageStore:
         """
         if not self._root.is_dir():
             return []
-        spare = [ccid for ccid in self.list() if ccid not in wanted]
         with _storage(self._root):
-            for path in (*map(self._path, spare), *self._root.glob(f"{_PARTIAL}*")):
+            for path in self._root.glob(f"{_PARTIAL}*"):
                 path.unlink(missing_ok=True)
             _sync_folder(self._root)
-        return spare
+        return [ccid for ccid in self.list() if ccid not in wanted]
 
     def _path(self, ccid: Ccid) -> Path:
         label, digest = split_ccid(require_ccid(ccid))

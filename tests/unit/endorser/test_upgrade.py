@@ -60,7 +60,7 @@ class Packages:
     def remove(self, ccid: Any) -> Any:
         self.kept.discard(ccid)
 
-    def keep_only(self, wanted: Any) -> Any:
+    def sweep(self, wanted: Any) -> Any:
         return []
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chaindock.errors import LedgerError, StorageError
+from chaindock.errors import EngineUnavailable, LedgerError, StorageError
 from chaindock.lifecycle.definitions import Approval
 from support.deployments import Node, package
 
@@ -69,7 +69,28 @@ async def test_a_crash_during_a_removal_leaves_no_build(tmp_path):
     async with Node(tmp_path, committer) as node:
         await node.deployer.restore()
         await node.quiet()
-        assert [ccid for ccid, _ in node.purged] == [one.ccid]
+        assert node.purged == [(one.ccid, True)]
+        assert node.store.list() == []
+
+
+async def test_what_cannot_be_stopped_is_cleared_away_by_the_next_start(
+    tmp_path, monkeypatch
+):
+    async with Node(tmp_path) as node:
+        one = await node.deployer.deploy(package("one"), "a")
+
+        async def fail(*_args: Any) -> Any:
+            raise EngineUnavailable("the engine is away")
+
+        monkeypatch.setattr(node.runtime, "forget", fail)
+        await node.deployer.remove("a")
+        assert node.purged == []
+        assert node.store.list() == [one.ccid]
+        committer = node.committer
+    async with Node(tmp_path, committer) as node:
+        await node.deployer.restore()
+        await node.quiet()
+        assert node.purged == [(one.ccid, True)]
         assert node.store.list() == []
 
 
@@ -82,7 +103,7 @@ async def test_a_package_that_cannot_be_removed_hinders_no_start(tmp_path, monke
         def fail(_wanted: Any) -> Any:
             raise StorageError("read-only file system")
 
-        monkeypatch.setattr(node.store, "keep_only", fail)
+        monkeypatch.setattr(node.store, "sweep", fail)
         await node.deployer.restore()
         await node.quiet()
         assert node.runtime.running == {one.ccid}

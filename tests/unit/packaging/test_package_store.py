@@ -181,18 +181,18 @@ def test_what_a_killed_process_left_is_cleaned_up(store):
     assert not old.exists()
 
 
-def test_only_what_is_wanted_stays_after_a_start(store):
+def test_a_start_tells_what_nobody_wants_and_removes_what_is_half_written(store):
     wanted, spare = store.add(package()), store.add(fabric_go_package())
     left = wanted.path.parent / ".incoming-fresh"
     left.write_bytes(b"x")
-    assert store.keep_only({wanted.ccid}) == [spare.ccid]
-    assert store.list() == [wanted.ccid]
+    assert store.sweep({wanted.ccid}) == [spare.ccid]
     assert not left.exists()
-    assert store.keep_only({wanted.ccid}) == []
+    assert store.sweep({wanted.ccid, spare.ccid}) == []
+    assert len(store.list()) == 2
 
 
-def test_a_store_without_packages_has_nothing_to_remove(store):
-    assert store.keep_only(set()) == []
+def test_a_store_without_packages_has_nothing_to_sweep(store):
+    assert store.sweep(set()) == []
 
 
 async def test_unpacking_gives_the_files(store, tmp_path):

@@ -83,7 +83,7 @@ class Workshop:
         self._options, self._environment = options, environment
         self._builds, self._spawner, self._toolbox = builds, spawner, toolbox
         self._tasks = tasks
-        self._owned = Owned(options.root / "built")
+        self._owned = Owned(options.cache_root / "owners", str(options.root))
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._queued: Counter[str] = Counter()
 

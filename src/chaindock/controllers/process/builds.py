@@ -247,12 +247,16 @@ class Builds:
         """
         path = self._index_path(label, source)
         key = _key_of(path)
+        others = (p for p in self._labels.glob("*/*.json") if p != path)
+        trash = None
+        if key is not None and all(_key_of(other) != key for other in others):
+            trash = self._discard(key)
+            if trash is None:  # in use; it stays in the index, to be pruned
+                return None
         path.unlink(missing_ok=True)
-        if key is None or any(_key_of(p) == key for p in self._labels.glob("*/*.json")):
-            return None
         with contextlib.suppress(OSError):  # others are in it
             path.parent.rmdir()
-        return self._discard(key)
+        return trash
 
     def _discard(self, key: str) -> Path | None:
         """Move a build out of the way; None = somebody uses it."""

@@ -1,7 +1,7 @@
-"""Which build each chaincode of this node uses, so that it can be removed with it.
+"""Which build each chaincode of each node uses, so that it can be removed with it.
 
-Owns:    `<root>/built/`: one small file per chaincode.
-Not:     the builds themselves (builds.py), which nodes share.
+Owns:    `<cache>/owners/`: one small file per chaincode of a node.
+Not:     the builds themselves (builds.py), which the nodes of a user share.
 Entry:   Owned
 Holds:   a file that is lost or torn costs disk space, never a build in use; there are
          at most KEPT, though versions that were replaced or failed leave theirs.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,23 +20,30 @@ if TYPE_CHECKING:
 
     from chaindock.ids import Ccid
 
-KEPT = 200
+KEPT = 500
 """Files; the oldest go first, and with them only the wish to remove a build early."""
 
 
 class Owned:
-    """From a chaincode to the place of its build in the index: (label, source)."""
+    """From a chaincode to the place of its build in the index: (label, source).
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Args:
+        folder: shared by nodes, so that none removes the build of another.
+        owner: names this node.
+    """
+
+    def __init__(self, folder: Path, owner: str) -> None:
+        self._folder, self._owner = folder, owner
 
     def put(self, ccid: Ccid, label: str, source: str) -> None:
         """Take note of the build of `ccid`. What cannot be written is left out."""
-        if self._read(self._path(ccid)) == (label, source):
-            return
+        path = self._path(ccid)
         try:
+            if self._read(path) == (label, source):
+                os.utime(path)
+                return
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._path(ccid).write_text(json.dumps([label, source]))
+            path.write_text(json.dumps([label, source]))
             self._drop_oldest()
         except OSError:
             return
@@ -48,7 +56,7 @@ class Owned:
                 path.unlink(missing_ok=True)
 
     def find(self, ccid: Ccid) -> tuple[str, str] | None:
-        """Return the build of `ccid` unless another chaincode has the same."""
+        """Return the build of `ccid` unless another chaincode or node has the same."""
         own = self._path(ccid)
         found = self._read(own)
         if found is None:
@@ -57,11 +65,12 @@ class Owned:
         return None if found in others else found
 
     def drop(self, ccid: Ccid) -> None:
-        """Forget `ccid`, whose build is gone or has others that use it."""
+        """Forget that `ccid` has a build."""
         self._path(ccid).unlink(missing_ok=True)
 
     def _path(self, ccid: Ccid) -> Path:
-        return self._folder / f"{hashlib.sha256(ccid.encode()).hexdigest()}.json"
+        owner = f"{self._owner}:{ccid}".encode()
+        return self._folder / f"{hashlib.sha256(owner).hexdigest()}.json"
 
     @staticmethod
     def _read(path: Path) -> tuple[str, str] | None:

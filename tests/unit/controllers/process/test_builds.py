@@ -130,6 +130,18 @@ def test_a_build_that_two_labels_share_stays_for_the_other(builds: Builds):
     assert builds.find("key-s")
 
 
+def test_a_build_in_use_is_not_forgotten_when_it_should_be_removed(builds: Builds):
+    used(builds, "a", "a0", when=0)
+    with builds.claim("key-a0"):
+        assert builds.remove("a", "a0") is None
+    assert builds.find("key-a0")
+    trash = builds.remove("a", "a0")
+    assert trash is not None
+    assert (trash / "output").is_dir()
+    assert builds.find("key-a0") is None
+    assert builds.look_up("a", "a0") is None
+
+
 def test_reap_removes_half_made_builds_of_this_node_only(
     builds: Builds, tmp_path: Path
 ):

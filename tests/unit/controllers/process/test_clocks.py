@@ -200,6 +200,23 @@ async def test_what_is_uninstalled_leaves_no_build(
     assert list((tmp_path / "cache" / "labels").iterdir()) == []
 
 
+async def test_a_build_that_another_node_has_stays(
+    backend: ProcessBackend, tmp_path: Path
+):
+    package = await backend.packages.make(hang())
+    mine, theirs = tmp_path / "mine", tmp_path / "theirs"
+    cache = tmp_path / "cache"
+    async with (
+        controller(mine, ScriptPlatform(), cache_root=cache) as builder,
+        controller(theirs, ScriptPlatform(), cache_root=cache) as other,
+    ):
+        await built(builder, package)
+        await built(other, package)
+        assert await builder.purge(package.ccid) == 0
+        assert len(list((cache / "builds").glob("[!.]*"))) == 1
+        assert await other.purge(package.ccid) == 1
+
+
 async def test_a_build_that_another_chaincode_has_stays(
     backend: ProcessBackend, tmp_path: Path
 ):
