@@ -182,9 +182,27 @@ def node_serves_base64(served: Served) -> Shim:
     return node_serves(served, how="path", ending=".64")
 
 
+def java_serves(served: Served) -> Shim:
+    """`NettyChaincodeServer`, which serves the PEM and insists on the rest."""
+    folder = java_classes()
+    env = {
+        "CHAINCODE_SERVER_ADDRESS": "{listen}",
+        "CORE_CHAINCODE_ID_NAME": "{ccid}",
+        "CORE_PEER_TLS_ENABLED": "true",
+        "CORE_TLS_CLIENT_KEY_FILE": "{tls}/server.key",
+        "CORE_TLS_CLIENT_CERT_FILE": "{tls}/server.crt",
+        "CORE_TLS_CLIENT_KEY_PATH": "{tls}/server.key.64",
+        "CORE_TLS_CLIENT_CERT_PATH": "{tls}/server.crt.64",
+        "CORE_PEER_TLS_ROOTCERT_FILE": "{tls}/server.ca",
+    }
+    argv = ("java", "-cp", f"{folder}:{folder}/lib/*", "Plain")
+    return Shim(Program(argv, folder, True, env, served.tls, served.files))
+
+
 SERVERS = [
     pytest.param(go_serves, id="go", marks=pytest.mark.golang),
     pytest.param(node_serves, id="node", marks=pytest.mark.nodejs),
+    pytest.param(java_serves, id="java"),
     pytest.param(node_serves_base64, id="node-base64", marks=pytest.mark.nodejs),
 ]
 
@@ -210,7 +228,7 @@ async def failure(shim: Shim, folder: Path) -> str:
     return caught.value.message
 
 
-@pytest.mark.parametrize("serves", SERVERS[:2])
+@pytest.mark.parametrize("serves", SERVERS[:3])
 async def test_a_wrong_root_is_told_with_what_was_expected(
     tmp_path: Path, serves: Callable[[Served], Shim]
 ):
@@ -223,7 +241,7 @@ async def test_a_wrong_root_is_told_with_what_was_expected(
     assert "found one for '127.0.0.1', '::1', 'localhost'" in text
 
 
-@pytest.mark.parametrize("serves", SERVERS[:2])
+@pytest.mark.parametrize("serves", SERVERS[:3])
 async def test_a_wrong_name_is_told_with_what_was_expected(
     tmp_path: Path, serves: Callable[[Served], Shim]
 ):
@@ -235,7 +253,7 @@ async def test_a_wrong_name_is_told_with_what_was_expected(
     assert "found one for '127.0.0.1', '::1', 'localhost'" in text
 
 
-@pytest.mark.parametrize("serves", SERVERS[:2])
+@pytest.mark.parametrize("serves", SERVERS[:3])
 async def test_a_server_that_refuses_the_nodes_certificate_is_told(
     tmp_path: Path, serves: Callable[[Served], Shim]
 ):

@@ -434,7 +434,7 @@ _OURS: tuple[_Row, ...] = (
         "chaindock.launch.parallel",
         INTEGER,
         "custodian.parallel",
-        "Launches that begin at once; up to four times as many when their queue stands still; 0 = one per processor.",
+        "Launches that begin at once; each 80 ms as many more may, up to eight times as many; 0 = one per processor.",
     ),
     (
         "chaindock.launch.retries",
