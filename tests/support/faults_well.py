@@ -24,7 +24,7 @@ RUNNING, STOPPED, CRASH_LOOP = "running", "stopped", "crash-loop"
 _LOOK_S = 0.03
 _POOLED = ("ledgers/", "desired.db", "node.log", "/dev/", "output/")
 """Opened by need, in bounded number (a reader of the ledger for each thread)."""
-_CHANGING = ("packages/", "process/runs/", "process/built/", "output/")
+_CHANGING = ("packages/", "process/runs/", "output/")
 """Paths below the home that there are for each chaincode, or in bounded number."""
 _IDLE = {"process": 1, "docker": 10}
 """Sockets: the one that asks, and connections to the engine that wait to be used again."""

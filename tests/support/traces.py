@@ -29,7 +29,7 @@ _SLEEP = "import time; time.sleep(3600)"
 # Grows or changes while a node runs, and is bounded elsewhere.
 _CHANGES = re.compile(
     r"ledgers/.*|node\.log.*|output/.+|desired\.db-.*|"
-    r"organizations/.*/User1@.*|incoming|process/built/.+"
+    r"organizations/.*/User1@.*|incoming"
 )
 _RUN = re.compile(r"(process/runs/[0-9a-f]+)/(?:\d+-)?[0-9a-f]{12}(\.json)?")
 _HASH = re.compile(r"\b[0-9a-f]{64}\b")
