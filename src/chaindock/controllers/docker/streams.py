@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 HEADER_BYTES = 8
+_REFUSED = b'{"cause"'
+"""Begins what Podman appends to output that it cannot read any more (4.3)."""
 CHUNK_BYTES = 256 * 1024
 MAX_OBJECT_BYTES = 4 * 1024 * 1024
 Output = Literal["stdout", "stderr"]
@@ -31,19 +33,20 @@ class Demultiplexer:
     """Split `{stream, 0, 0, 0, length}` frames; a stream without them is stdout.
 
     An engine sends plain bytes for a container with a terminal; ours have none, but a
-    first header that is none must not turn output into nonsense.
+    first header that is none must not turn output into nonsense. An error of the engine
+    is no output: nothing comes after it, and whoever reads finds out what is missing.
     """
 
     def __init__(self) -> None:
         self._header = bytearray()
         self._left = 0
         self._stream: Output = "stdout"
-        self._plain = False
+        self._plain = self._refused = False
 
     def feed(self, data: bytes) -> Iterator[tuple[Output, bytes]]:
         """Yield the payload in `data` with the stream it belongs to."""
         at = 0
-        while at < len(data):
+        while at < len(data) and not self._refused:
             if self._plain:
                 yield "stdout", data[at:]
                 return
@@ -62,6 +65,9 @@ class Demultiplexer:
     def _open_frame(self) -> Iterator[tuple[Output, bytes]]:
         header = bytes(self._header)
         self._header.clear()
+        self._refused = header == _REFUSED
+        if self._refused:
+            return
         if header[0] not in _STREAMS or header[1:4] != b"\0\0\0":
             self._plain = True
             yield "stdout", header

@@ -153,4 +153,6 @@ def _is_shell_script(path: Path) -> bool:
             first = file.readline(200)
     except OSError:
         return True
-    return first.startswith(b"#!") and b"sh" in first
+    words = first.removeprefix(b"#!").split() if first.startswith(b"#!") else []
+    # The interpreter, or what `env` is to find: sh, bash, dash, zsh, ksh, fish.
+    return any(word.rsplit(b"/", 1)[-1].endswith(b"sh") for word in words)

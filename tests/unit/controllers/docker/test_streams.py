@@ -56,6 +56,19 @@ def test_lines_survive_any_split_of_frames_and_of_reads(
         assert [line for stream, line in found if stream == name] == lines
 
 
+REFUSAL = b'{"cause":"no such process","message":"failed to obtain","response":500}\n'
+
+
+def test_what_the_engine_says_in_between_is_not_the_programs_output():
+    """Podman appends the error to a stream that has begun."""
+    assert read([REFUSAL]) == []
+    assert read([frame(1, b"one\n") + REFUSAL[:20], REFUSAL[20:]]) == [
+        ("stdout", "one")
+    ]
+    # A program that prints the same has a frame around it.
+    assert read([frame(1, REFUSAL)]) == [("stdout", REFUSAL.decode().strip())]
+
+
 def test_streams_that_interleave_within_a_line_are_kept_apart():
     data = frame(1, b"hal") + frame(2, b"err") + frame(1, b"lo\n") + frame(2, b"or\n")
     assert read([data]) == [("stdout", "hallo"), ("stderr", "error")]

@@ -66,18 +66,22 @@ async def test_a_program_that_cannot_run_is_known_by_its_file(tmp_path: Path):
 async def test_the_answer_outlives_the_node(tmp_path: Path):
     asked, memory = tmp_path / "asked", tmp_path / "tools.json"
     path = program(tmp_path, "", name="tool")
-    path.write_text(
-        f"#!{sys.executable}\nopen({str(asked)!r}, 'a').write('x')\nprint('v1')"
-    )
+    # "sh" in the name of a folder makes no shell of what is in it.
+    (tmp_path / "fresh").mkdir()
+    python = tmp_path / "fresh" / "python3"
+    python.symlink_to(sys.executable)
+    path.write_text(f"#!{python}\nopen({str(asked)!r}, 'a').write('x')\nprint('v1')")
     for _ in range(2):
         tools = Toolbox(str(tmp_path), {}, memory)
         assert await tools.versions(["tool"], "x") == {"tool": "v1"}
     assert asked.read_text() == "x"
 
 
-async def test_the_answer_of_a_shell_script_does_not(tmp_path: Path):
+@pytest.mark.parametrize("shell", ["/bin/sh", "/usr/bin/env bash", "/bin/bash -e"])
+async def test_the_answer_of_a_shell_script_does_not(tmp_path: Path, shell: str):
     asked, memory = tmp_path / "asked", tmp_path / "tools.json"
-    program(tmp_path, f"echo x >> {asked}; echo v1")
+    path = program(tmp_path, "")
+    path.write_text(f"#!{shell}\necho x >> {asked}; echo v1")
     for _ in range(2):
         await Toolbox(str(tmp_path), {"PATH": "/bin"}, memory).versions(["tool"], "x")
     assert asked.read_text() == "x\nx\n"
