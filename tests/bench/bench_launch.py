@@ -134,25 +134,33 @@ async def launching(
         yield Launching(launcher, runtime, router, listener, ccid)
 
 
-async def as_process(language: str, folder: Path) -> Row:
+@contextlib.asynccontextmanager
+async def example_as_process(
+    language: str, folder: Path
+) -> AsyncIterator[tuple[Launching, ProcessInstance]]:
+    """Give a launcher of the example of a language, and its instance, which is built."""
     need(*TOOLS[language])
     root = folder / "packages"
     package = await asyncio.to_thread(packaged, EXAMPLES / language, root, "bench")
     settings = options(folder, cache_root=kept() / "cache")
-    controller = ProcessController(settings, NODE, environment())
-    bare = BareListener()
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(bare.aclose)
-        await stack.enter_async_context(controller)
-        ours = await stack.enter_async_context(
-            launching(controller, Packages(root), package.ccid, folder)
-        )
-        instance = cast("ProcessInstance", await ours.warm())
-        value, floor = await in_turns(
-            ROUNDS,
-            ours.ms,
-            lambda: process_floor(instance, bare, folder / "private"),
-        )
+    async with (
+        ProcessController(settings, NODE, environment()) as controller,
+        launching(controller, Packages(root), package.ccid, folder) as ours,
+    ):
+        yield ours, cast("ProcessInstance", await ours.warm())
+
+
+async def as_process(language: str, folder: Path) -> Row:
+    async with example_as_process(language, folder) as (ours, instance):
+        bare = BareListener()
+        try:
+            value, floor = await in_turns(
+                ROUNDS,
+                ours.ms,
+                lambda: process_floor(instance, bare, folder / "private"),
+            )
+        finally:
+            await bare.aclose()
     return _row(language, "process", value, floor)
 
 

@@ -5,15 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from bench.bench_launch import NODE, Packages, launching
+from bench.bench_launch import example_as_process
 from bench.floors import BareListener, process_floor
-from bench.measure import kept
-from chaindock.controllers.process.controller import ProcessController
 from chaindock.lifecycle.slots import processors
-from support.docker_languages import EXAMPLES, environment, packaged
-from support.process_backend import options
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -70,16 +66,8 @@ async def bare_boots(languages: Sequence[str], folder: Path) -> AsyncIterator[Bo
         for language in dict.fromkeys(languages):
             place = folder / language
             place.mkdir(parents=True)
-            package = await asyncio.to_thread(
-                packaged, EXAMPLES / language, place / "packages", "bench"
-            )
-            settings = options(place, cache_root=kept() / "cache")
-            controller = ProcessController(settings, NODE, environment())
-            await stack.enter_async_context(controller)
-            ours = await stack.enter_async_context(
-                launching(controller, Packages(place / "packages"), package.ccid, place)
-            )
-            built[language] = cast("ProcessInstance", await ours.warm())
+            example = example_as_process(language, place)
+            _, built[language] = await stack.enter_async_context(example)
         boots = Boots([built[language] for language in languages], folder)
         stack.push_async_callback(boots.aclose)
         yield boots

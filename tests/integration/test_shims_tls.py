@@ -149,17 +149,20 @@ def served(name: str | None = None) -> Served:
     return Served(pem | coded, tls)
 
 
+SERVES = {
+    "CHAINCODE_SERVER_ADDRESS": "{listen}",
+    "CORE_PEER_TLS_ENABLED": "true",
+    "CORE_TLS_CLIENT_KEY_FILE": "{tls}/server.key",
+    "CORE_TLS_CLIENT_CERT_FILE": "{tls}/server.crt",
+    "CORE_PEER_TLS_ROOTCERT_FILE": "{tls}/server.ca",
+}
+"""Variables of the shims that are told by them where and how to serve."""
+
+
 def go_serves(served: Served) -> Shim:
     """`shim.ChaincodeServer`, as the contract API makes it."""
     binary = go_program()
-    env = {
-        "CONFORMANCE_API": "contract",
-        "CHAINCODE_SERVER_ADDRESS": "{listen}",
-        "CORE_PEER_TLS_ENABLED": "true",
-        "CORE_TLS_CLIENT_KEY_FILE": "{tls}/server.key",
-        "CORE_TLS_CLIENT_CERT_FILE": "{tls}/server.crt",
-        "CORE_PEER_TLS_ROOTCERT_FILE": "{tls}/server.ca",
-    }
+    env = {**SERVES, "CONFORMANCE_API": "contract"}
     program = Program(
         (str(binary),), binary.parent, True, env, served.tls, served.files
     )
@@ -186,14 +189,10 @@ def java_serves(served: Served) -> Shim:
     """`NettyChaincodeServer`, which serves the PEM and insists on the rest."""
     folder = java_classes()
     env = {
-        "CHAINCODE_SERVER_ADDRESS": "{listen}",
+        **SERVES,
         "CORE_CHAINCODE_ID_NAME": "{ccid}",
-        "CORE_PEER_TLS_ENABLED": "true",
-        "CORE_TLS_CLIENT_KEY_FILE": "{tls}/server.key",
-        "CORE_TLS_CLIENT_CERT_FILE": "{tls}/server.crt",
         "CORE_TLS_CLIENT_KEY_PATH": "{tls}/server.key.64",
         "CORE_TLS_CLIENT_CERT_PATH": "{tls}/server.crt.64",
-        "CORE_PEER_TLS_ROOTCERT_FILE": "{tls}/server.ca",
     }
     argv = ("java", "-cp", f"{folder}:{folder}/lib/*", "Plain")
     return Shim(Program(argv, folder, True, env, served.tls, served.files))

@@ -154,7 +154,7 @@ async def test_only_so_many_launches_begin_side_by_side(runtime, monkeypatch):
 
 
 async def test_many_that_hang_delay_no_other_by_more_than_100_ms(runtime, monkeypatch):
-    """They hold every place and use no processor; the bound is the issue's own."""
+    """They hold every place and use no processor."""
     loop = asyncio.get_running_loop()
     # As on a machine whose two processors have nothing to do.
     monkeypatch.setattr(slots, "processors_idle_s", lambda: 2 * loop.time())
@@ -202,7 +202,6 @@ async def test_behind_those_that_spin_a_crowd_is_not_delayed_one_by_one(
         await runtime.until(lambda: runtime.running == len(hung))
         began = asyncio.get_running_loop().time()
         await asyncio.gather(*(custodian.launch(c) for c in others))
-        # Their own work takes some milliseconds in all.
         assert asyncio.get_running_loop().time() - began < 0.15
     await asyncio.gather(*waiting, return_exceptions=True)
 
@@ -225,7 +224,7 @@ async def test_those_that_spin_are_bounded_in_number(runtime, monkeypatch):
     await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def test_who_waits_for_a_place_when_all_ends_is_told_that(runtime, monkeypatch):
+async def test_who_waits_when_all_ends_is_told_that(runtime, monkeypatch, capsys):
     monkeypatch.setattr(slots, "processors_idle_s", lambda: 0.0)
     ccids = [Ccid(f"c{n}:" + "3" * 64) for n in range(5)]
     for ccid in ccids:
@@ -236,6 +235,7 @@ async def test_who_waits_for_a_place_when_all_ends_is_told_that(runtime, monkeyp
     await custodian.aclose()
     ends = await asyncio.gather(*launches, return_exceptions=True)
     assert all("going down" in str(end) for end in ends), ends
+    assert "task failed" not in capsys.readouterr().out
 
 
 async def test_launches_that_hang_give_up_their_places(runtime):

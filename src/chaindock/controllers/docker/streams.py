@@ -34,7 +34,7 @@ class Demultiplexer:
 
     An engine sends plain bytes for a container with a terminal; ours have none, but a
     first header that is none must not turn output into nonsense. An error of the engine
-    is no output: nothing comes after it, and whoever reads finds out what is missing.
+    is no output: it is dropped, and it is the last that comes.
     """
 
     def __init__(self) -> None:
