@@ -125,7 +125,7 @@ def _errors() -> Iterator[str]:
 def _below(kind: type[errors.ChaindockError], depth: int) -> Iterator[str]:
     indent = "&nbsp;&nbsp;" * depth
     meaning = "" if depth == 0 else _cell(kind.__doc__ or "")
-    if kind.transient:
+    if kind.retryable:
         meaning += " The same act may succeed later."
     what = meaning or "A defect, or something that nobody planned."
     yield f"| {indent}`{kind.slug}` | {kind.code} | {what} |"

@@ -62,10 +62,10 @@ class ChaindockError(Exception):
 
     code: ClassVar[Code] = Code.INTERNAL
     slug: ClassVar[str] = "internal"
-    transient: bool = False
+    retryable: bool = False
     """The same act may succeed later without anybody changing anything.
 
-    The class says what is usual; the fact `transient` says it of one error.
+    The class says what is usual; the fact `retryable` says it of one error.
     """
 
     def __init__(self, message: str, *, hint: str | None = None, **facts: Any) -> None:
@@ -73,8 +73,8 @@ class ChaindockError(Exception):
         self.message = message
         self.hint = hint
         self.facts = facts
-        if "transient" in facts:
-            self.transient = bool(facts["transient"])
+        if "retryable" in facts:
+            self.retryable = bool(facts["retryable"])
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -97,7 +97,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOMEM})
 _BUSY = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE})
 
 
-def may_pass(error: OSError) -> bool:
+def is_retryable(error: OSError) -> bool:
     """Whether the system refused for want of something: space, memory, processes."""
     return error.errno in _FULL | _BUSY
 
@@ -224,7 +224,7 @@ class EngineUnavailable(EngineError):
 
     code = Code.UNAVAILABLE
     slug = "engine-unavailable"
-    transient = True
+    retryable = True
 
 
 class EngineTimeout(EngineError):
@@ -232,7 +232,7 @@ class EngineTimeout(EngineError):
 
     code = Code.DEADLINE_EXCEEDED
     slug = "engine-timeout"
-    transient = True
+    retryable = True
 
 
 class RegistryUnavailable(EngineError):
@@ -240,7 +240,7 @@ class RegistryUnavailable(EngineError):
 
     code = Code.UNAVAILABLE
     slug = "registry-unavailable"
-    transient = True
+    retryable = True
 
 
 class RegistryDenied(EngineError):
@@ -255,14 +255,14 @@ class RateLimited(EngineError):
 
     code = Code.RESOURCE_EXHAUSTED
     slug = "rate-limited"
-    transient = True
+    retryable = True
 
 
 class LaunchFailed(ChaindockError):
     """A chaincode did not come up.
 
     Facts, as far as known: `ccid`, `stage` (build or start), `phase`, `phases` ([{phase,
-    seconds}]), `output` (last lines), `transient` (it may come up by itself later),
+    seconds}]), `output` (last lines), `retryable` (it may come up by itself later),
     `registered` (false); and of its end `cause`, `exit_code`, `signal`, `oom`.
     """
 

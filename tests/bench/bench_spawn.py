@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bench.measure import in_turns, scratch
 from bench.rows import Row
 from chaindock.container.attempt import Attempt
-from chaindock.testing.scripts import leave
+from support.doubles.scripts import leave
 from support.process_backend import ProcessBackend
 
 if TYPE_CHECKING:

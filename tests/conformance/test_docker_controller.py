@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaindock.testing.conformance import BuilderSuite, InstanceSuite
+from support.doubles.conformance import BuilderSuite, InstanceSuite
 from support.engines import ENGINES, ROOTLESS, Target, backend_on, engine
 
 if TYPE_CHECKING:

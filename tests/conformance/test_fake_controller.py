@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from chaindock.testing.conformance import Backend, BuilderSuite, InstanceSuite
-from chaindock.testing.fakes import InMemoryBuilder, InMemoryInstance, World
+from support.doubles.conformance import Backend, BuilderSuite, InstanceSuite
+from support.doubles.fakes import InMemoryBuilder, InMemoryInstance, World
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaindock.testing.conformance import BuilderSuite, InstanceSuite
+from support.doubles.conformance import BuilderSuite, InstanceSuite
 from support.process_backend import ProcessBackend
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from chaindock.errors import BuildFailed
 from chaindock.packaging.store import PackageStore
 from chaindock.packaging.writer import package_directory
 from chaindock.platforms.registry import platform_for
-from chaindock.testing.backend import built
+from support.doubles.backend import built
 from support.need import need
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ LANGUAGES = ["go", "node", "python"]
 async def test_a_registry_that_is_down_may_come_back(tmp_path: Path, language: str):
     error = await failure(tmp_path, language, CLOSED)
     assert error.phase == "dependencies"
-    assert error.transient, error.output
+    assert error.retryable, error.output
 
 
 @pytest.mark.parametrize("answers", [429, 503], indirect=True)
@@ -107,7 +107,7 @@ async def test_a_registry_in_trouble_may_get_over_it(
     tmp_path: Path, language: str, answers: str
 ):
     error = await failure(tmp_path, language, answers)
-    assert error.transient, error.output
+    assert error.retryable, error.output
 
 
 @pytest.mark.parametrize("answers", [404], indirect=True)
@@ -116,4 +116,4 @@ async def test_what_the_registry_does_not_have_stays_missing(
     tmp_path: Path, language: str, answers: str
 ):
     error = await failure(tmp_path, language, answers)
-    assert not error.transient, error.output
+    assert not error.retryable, error.output

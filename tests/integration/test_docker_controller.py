@@ -22,14 +22,14 @@ from chaindock.errors import (
     ImageNotFound,
     NodeUnreachable,
 )
-from chaindock.testing.backend import (
+from support.docker_shell import shell_package
+from support.doubles.backend import (
     CountingListener,
     WatchedAttempt,
     built,
     in_background,
 )
-from chaindock.testing.scripts import call, hang, leave, say, serve
-from support.docker_shell import shell_package
+from support.doubles.scripts import call, hang, leave, say, serve
 from support.flaky_socket import FlakySocket
 from support.targets import need_root
 

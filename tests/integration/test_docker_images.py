@@ -13,9 +13,9 @@ import pytest
 from chaindock.controllers.docker import names
 from chaindock.controllers.docker.options import LanguageImages
 from chaindock.errors import BuildFailed
-from chaindock.testing.backend import WatchedAttempt, built
-from chaindock.testing.scripts import hang, say
 from support.docker_backend import DockerBackend
+from support.doubles.backend import WatchedAttempt, built
+from support.doubles.scripts import hang, say
 from support.need import need_docker, need_image
 from support.node import FIXTURES, Node, started
 from support.registry import Registry

@@ -14,9 +14,9 @@ from chaindock.container.attempt import Phase
 from chaindock.container.contracts import CallsBack, NodeLabels, PeerConnection
 from chaindock.controllers.docker.controller import DockerController
 from chaindock.controllers.docker.engine import Engine
-from chaindock.testing.backend import CountingListener, WatchedAttempt, built
 from support.docker_backend import clean
 from support.docker_languages import EXAMPLES, environment, language_options, packaged
+from support.doubles.backend import CountingListener, WatchedAttempt, built
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -12,8 +12,8 @@ from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import RunSettings
 from chaindock.controllers.docker import names, network, reach
 from chaindock.errors import NameUnresolved, NetworkMissing, NodeUnreachable
-from chaindock.testing.backend import in_background
-from chaindock.testing.scripts import call, hang
+from support.doubles.backend import in_background
+from support.doubles.scripts import call, hang
 from support.eventually import eventually
 from support.packets import dropped
 

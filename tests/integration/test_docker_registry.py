@@ -20,8 +20,8 @@ from chaindock.errors import (
     RegistryDenied,
     RegistryUnavailable,
 )
-from chaindock.testing.backend import WatchedAttempt, built
-from chaindock.testing.scripts import hang, leave
+from support.doubles.backend import WatchedAttempt, built
+from support.doubles.scripts import hang, leave
 from support.need import need_image
 from support.registry import Registry
 
@@ -97,7 +97,7 @@ async def test_each_failure_has_a_name_of_its_own(
         registry.refuses[""] = 429
         limited = await refused(backend)
         assert isinstance(limited, RateLimited)
-        assert limited.transient
+        assert limited.retryable
         assert limited.retry_after_s == 90
         registry.refuses.clear()
     registry = Registry("alice", "secret")
@@ -107,7 +107,7 @@ async def test_each_failure_has_a_name_of_its_own(
     use(backend, LanguageImages(f"localhost:1/{backend.node_id}:1"))
     away = await refused(backend)
     assert isinstance(away, RegistryUnavailable)
-    assert away.transient
+    assert away.retryable
     assert f"localhost:1/{backend.node_id}:1" in str(away)
 
 

@@ -12,10 +12,10 @@ import pytest
 from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.contracts import BuildEnvironment, ClientTls, RunSettings
 from chaindock.controllers.docker.options import MIB
-from chaindock.testing.backend import WatchedAttempt, built
-from chaindock.testing.scripts import hang, serve
 from support.docker_backend import DockerBackend, clean
 from support.docker_shell import run_shell, shell_package
+from support.doubles.backend import WatchedAttempt, built
+from support.doubles.scripts import hang, serve
 from support.need import need_image
 from support.remains import filter_rules
 from support.targets import need_root

@@ -13,8 +13,8 @@ import pytest
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import Cause
 from chaindock.errors import ChaindockError
-from chaindock.testing.backend import WatchedAttempt, built, in_background
-from chaindock.testing.scripts import hang, leave, say
+from support.doubles.backend import WatchedAttempt, built, in_background
+from support.doubles.scripts import hang, leave, say
 from support.engines import Target, backend_on
 from support.own_engine import own_docker, own_podman
 
@@ -109,7 +109,7 @@ async def test_a_build_fails_at_once_and_the_next_one_succeeds(
         with pytest.raises(ChaindockError) as caught:
             async with asyncio.timeout(GONE_S):
                 await build
-        assert caught.value.transient, caught.value
+        assert caught.value.retryable, caught.value
         assert caught.value.hint
         await asyncio.to_thread(engine.start)
         instance = await built(builder, good)

@@ -80,8 +80,8 @@ def test_named_suites_are_run():
     taken = set()
     for path in (ROOT / "tests").rglob("test_*.py"):
         taken |= imported(path)
-    through = imported(ROOT / "src" / "chaindock" / "testing" / "conformance.py")
+    through = imported(ROOT / "tests" / "support" / "doubles" / "conformance.py")
     for suite in suites:
         module = ".".join(suite.with_suffix("").parts[1:])
         assert module in taken | through, f"nothing runs {suite}"
-    assert "chaindock.testing.conformance" in taken
+    assert "support.doubles.conformance" in taken

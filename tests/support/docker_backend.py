@@ -14,7 +14,7 @@ from chaindock.controllers.docker.options import (
     EndpointOptions,
     LanguageImages,
 )
-from chaindock.testing.conformance import Backend, platform_for_scripts
+from support.doubles.conformance import Backend, platform_for_scripts
 from support.need import need_docker, need_image
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from chaindock.container.attempt import Attempt
 from chaindock.packaging.store import PackageStore
-from chaindock.testing.backend import WatchedAttempt, built
+from support.doubles.backend import WatchedAttempt, built
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ from chaindock.container.contracts import NodeLabels
 from chaindock.controllers.process.controller import ProcessController
 from chaindock.controllers.process.options import ProcessOptions
 from chaindock.controllers.process.records import Records, find
-from chaindock.testing.conformance import Backend, platform_for_scripts
+from support.doubles.conformance import Backend, platform_for_scripts
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -52,7 +52,7 @@ def launch_failure(
     building = not built or isinstance(error, BuildFailed)
     building = building or attempt.phase in BUILD_PHASES
     kind = _kind(error, attempt, building=building)
-    transient = error.transient or error.facts.get("cause") == Cause.ENGINE_GONE
+    retryable = error.retryable or error.facts.get("cause") == Cause.ENGINE_GONE
     facts = {
         **_no_end(error, attempt, building=building),
         **attempt.facts(),
@@ -60,7 +60,7 @@ def launch_failure(
         "registered": False,
         **error.facts,
         "output": error.facts.get("output") or [],
-        "transient": transient,
+        "retryable": retryable,
     }
     failed = kind(
         f"could not launch chaincode {attempt.ccid}: {_stage(kind)}{error.message}",
@@ -147,7 +147,7 @@ def death(attempt: Attempt, end: Exit) -> LaunchFailed:
             **end.facts,
             "stage": "run",
             "registered": True,
-            "transient": end.cause is Cause.ENGINE_GONE,
+            "retryable": end.cause is Cause.ENGINE_GONE,
         },
     )
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from chaindock.chaincode.turns import Rest
     from chaindock.container.attempt import Attempt
     from chaindock.ids import Ccid
-    from chaindock.telemetry import Sparing
+    from chaindock.telemetry import RateLimitedLog
 
 Kind = shim.ChaincodeMessage
 FINAL: Final = frozenset({Kind.COMPLETED, Kind.ERROR})
@@ -98,7 +98,7 @@ class Registry(Protocol):
     """Decides about registrations; registry.HandlerRegistry is one."""
 
     observer: Observer
-    refusals: Sparing
+    refusals: RateLimitedLog
 
     def connected(self, handler: Handler) -> None:
         """Take note of a new stream."""

@@ -22,7 +22,7 @@ from chaindock.chaincode.observer import Observer
 from chaindock.container.attempt import Phase
 from chaindock.errors import RegistrationRefused
 from chaindock.ids import Ccid
-from chaindock.telemetry import Sparing, get_logger
+from chaindock.telemetry import RateLimitedLog, get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,7 +69,7 @@ class HandlerRegistry:
         self.observer = observer or Observer()
         self.handshakes = Handshakes()
         """Of who dials the node; the listener tells of them."""
-        self.refusals = Sparing(_log)
+        self.refusals = RateLimitedLog(_log)
         """For lines about streams that come to nothing, by their certificate."""
         self._admit_unlaunched = admit_unlaunched
         self._expected: dict[Ccid, Expected] = {}

@@ -59,7 +59,7 @@ def _launch_facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "times", ", ".join(f"{name} {seconds(s)}" for name, s in phases)
     if ended := _ended(facts):
         yield "ended", ended
-    if facts.get("transient") is True:
+    if facts.get("retryable") is True:
         yield "later", "it may work by itself later"
     verdicts = facts.get("verdicts")
     if isinstance(verdicts, dict):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chaindock.errors import StorageError, may_pass
+from chaindock.errors import StorageError, is_retryable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,7 +73,7 @@ class OutputFile:
                 f"output cannot be kept in {folder!r}: {error.strerror}",
                 hint="check free space and permissions there",
                 path=folder,
-                transient=may_pass(error),
+                retryable=is_retryable(error),
             ) from error
 
     def _open(self) -> FileIO:

@@ -385,7 +385,7 @@ class DesiredState:
             hint="check free space and permissions; if the file is damaged, move it "
             "away and deploy the chaincodes again",
             path=str(self._path),
-            transient=getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING,
+            retryable=getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING,
         )
 
 

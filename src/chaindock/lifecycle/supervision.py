@@ -166,7 +166,7 @@ class Supervision:
                 case.failures = 0
                 case.backoff.reset()
         case.error = error
-        if not error.transient:
+        if not error.retryable:
             case.failures += 1
             if _fails_again(error):
                 self._leave_alone(ccid, case, Care.FAILED)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from chaindock.errors import NotFound, PackageInvalid, StorageError, may_pass
+from chaindock.errors import NotFound, PackageInvalid, StorageError, is_retryable
 from chaindock.ids import Ccid, require_ccid, split_ccid
 from chaindock.packaging.format import Hashing, opened, read_package
 from chaindock.packaging.rules import CHUNK, Limits
@@ -226,7 +226,7 @@ def _storage(path: Path) -> Iterator[None]:
             f"package store {str(path)!r}: {error.strerror or error}",
             hint="check free space and permissions there",
             path=str(path),
-            transient=may_pass(error),
+            retryable=is_retryable(error),
         ) from error
 
 

@@ -14,7 +14,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from chaindock.errors import AlreadyExists, PackageInvalid, StorageError, may_pass
+from chaindock.errors import AlreadyExists, PackageInvalid, StorageError, is_retryable
 from chaindock.ids import split_ccid
 from chaindock.packaging.format import opened, scan
 from chaindock.packaging.rules import CHUNK
@@ -117,5 +117,5 @@ def _failed(path: Path, error: OSError) -> StorageError:
         f"unpacking to {str(path)!r}: {error.strerror or error}",
         hint="check free space and permissions there",
         path=str(path),
-        transient=may_pass(error),
+        retryable=is_retryable(error),
     )

@@ -157,7 +157,7 @@ class Platform(ABC):
     """What the tools print when a registry, a name server or space was missing: a
     regular expression, in any letter case."""
 
-    def may_pass(self, step: Step, output: Sequence[str]) -> bool:
+    def is_retryable(self, step: Step, output: Sequence[str]) -> bool:
         """Whether a step that failed may succeed later, from the last lines it wrote.
 
         Only what fetches can fail for a while: a compiler says the same tomorrow.

@@ -11,10 +11,10 @@ from chaindock.telemetry.logs import (
     is_on,
     unbind,
 )
-from chaindock.telemetry.sparing import Sparing
+from chaindock.telemetry.rate_limited import RateLimitedLog
 
 __all__ = [
-    "Sparing",
+    "RateLimitedLog",
     "activate",
     "active",
     "bind",

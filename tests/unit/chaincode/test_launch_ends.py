@@ -68,7 +68,7 @@ async def test_a_call_that_dies_with_its_chaincode_gets_its_last_words(world: Wo
     assert lost.output == ["panic: index out of range"]
     died = world.launcher.why_ended(CCID)
     assert "was up and exited with 3" in died.message
-    assert (died.facts["stage"], died.transient) == ("run", False)
+    assert (died.facts["stage"], died.retryable) == ("run", False)
 
 
 async def test_a_call_whose_stream_ends_first_still_learns_how_it_ended(world: World):
@@ -114,7 +114,7 @@ async def test_an_engine_that_went_away_is_the_cause(world: World):
     assert caught.value.cause == "engine-gone"
     await eventually(lambda: world.exits)
     assert world.exits[0][1].cause is Cause.ENGINE_GONE
-    assert world.launcher.why_ended(CCID).transient
+    assert world.launcher.why_ended(CCID).retryable
     instance.stop_takes = None
 
 

@@ -48,16 +48,16 @@ async def test_a_failed_build_tells_everything(world: World):
 
 
 async def test_whether_it_can_pass_comes_from_the_first_error(world: World):
-    world.builder.errors.append(BuildFailed("dial tcp: refused", transient=True))
+    world.builder.errors.append(BuildFailed("dial tcp: refused", retryable=True))
     error = await failure(world, BuildFailed)
-    assert error.transient
+    assert error.retryable
     assert (error.facts["stage"], error.facts["cause"]) == ("build", "not-started")
     world.builder.errors.append(BuildFailed("syntax error"))
     error = await failure(world, BuildFailed)
-    assert not error.transient
+    assert not error.retryable
     world.builder.errors.append(EngineUnavailable("no engine", endpoint="x"))
     error = await failure(world, BuildFailed)
-    assert error.transient
+    assert error.retryable
     assert error.facts["cause"] == "engine-gone"
 
 
@@ -81,7 +81,7 @@ async def test_time_before_and_after_the_network_counts_together():
         error = await failure(world, LaunchTimeout)
         assert 0.45 < asyncio.get_running_loop().time() - began < 5
         assert (error.facts["phase"], error.facts["stage"]) == ("compile", "build")
-        assert not error.transient
+        assert not error.retryable
 
 
 async def test_a_failed_build_is_tried_again(world: World):
@@ -115,7 +115,7 @@ async def test_an_early_exit_is_noticed_at_once(world: World):
     assert error.facts["output"] == ["panic: no such thing"]
     assert error.facts["phase"] == "connect"
     assert (error.facts["registered"], error.facts["cause"]) == (False, "exited")
-    assert (error.facts["stage"], error.transient) == ("start", False)
+    assert (error.facts["stage"], error.retryable) == ("start", False)
     assert instance.events == ["start", "exit", "stop 1"]
     assert world.launcher.status(CCID).exit == Exit(2)
     assert world.exits == []

@@ -268,7 +268,7 @@ def test_ps_says_what_comes_next(changes, told):
     ],
 )
 def test_the_end_of_a_chaincode_is_told_in_words(capsys, facts, told):
-    error = ChaindockError("it is over", transient=True, **facts)
+    error = ChaindockError("it is over", retryable=True, **facts)
     show_error(error, as_json=False)
     shown = capsys.readouterr().err
     assert f"  ended   {told}" in shown

@@ -9,8 +9,8 @@ import pytest
 from chaindock.container.attempt import Attempt
 from chaindock.container.build_registry import BuildRegistry
 from chaindock.errors import BuildFailed
-from chaindock.testing.fakes import InMemoryBuilder, fake_package
-from chaindock.testing.faults import FailsToBuild, SlowToBuild
+from support.doubles.fakes import InMemoryBuilder, fake_package
+from support.doubles.faults import FailsToBuild, SlowToBuild
 
 PACKAGE = fake_package()
 

@@ -11,7 +11,7 @@ from chaindock.container.environment import (
     tls_files,
 )
 from chaindock.ids import Ccid
-from chaindock.testing.backend import CountingListener
+from support.doubles.backend import CountingListener
 
 CCID = Ccid("basic:" + "0" * 64)
 TLS = ClientTls("KEY\npem\n", "CERT\npem\n", "ROOT\npem\n")

@@ -17,8 +17,8 @@ from chaindock.errors import (
     NotFound,
     Unsupported,
 )
-from chaindock.testing.fakes import InMemoryBuilder, fake_package
-from chaindock.testing.faults import DeclinesAll, FailsToBuild
+from support.doubles.fakes import InMemoryBuilder, fake_package
+from support.doubles.faults import DeclinesAll, FailsToBuild
 
 PACKAGE = fake_package()
 
@@ -185,7 +185,7 @@ async def test_what_one_took_stays_with_it_until_it_is_discarded():
     router.forget(PACKAGE.ccid)
     with pytest.raises(EngineUnavailable) as caught:
         await router.build(PACKAGE, attempt())
-    assert caught.value.transient
+    assert caught.value.retryable
     await router.discard(PACKAGE.ccid)
     await router.build(PACKAGE, attempt())
     assert second.builds == 1

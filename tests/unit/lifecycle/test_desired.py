@@ -68,7 +68,7 @@ def test_a_full_disk_can_pass(desired):
 
     with pytest.raises(StorageError, match="full") as caught:
         fill()
-    assert caught.value.transient
+    assert caught.value.retryable
     assert "free space" in (caught.value.hint or "")
 
 

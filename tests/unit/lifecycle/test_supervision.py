@@ -23,8 +23,8 @@ from support.eventually import eventually
 
 A, B = Ccid("a:" + "1" * 64), Ccid("b:" + "2" * 64)
 DIED = LaunchFailed("chaincode was up and exited with 3", stage="run", exit_code=3)
-BROKEN = BuildFailed("go build ended with 1", stage="build", transient=False)
-OFFLINE = BuildFailed("dial tcp: no route", stage="build", transient=True)
+BROKEN = BuildFailed("go build ended with 1", stage="build", retryable=False)
+OFFLINE = BuildFailed("dial tcp: no route", stage="build", retryable=True)
 FAST: dict[str, Any] = {"retry_first_s": 0.01, "retry_cap_s": 0.02, "retries": 2}
 
 

@@ -10,7 +10,7 @@ from chaindock.ids import Ccid
 from chaindock.lifecycle.definitions import Approval
 from chaindock.lifecycle.desired import DesiredState
 from chaindock.node.backends import Backends, Choice
-from chaindock.testing.fakes import InMemoryBuilder
+from support.doubles.fakes import InMemoryBuilder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

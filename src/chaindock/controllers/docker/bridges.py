@@ -109,7 +109,7 @@ class Bridges:
             except EngineError as error:
                 if error.facts.get("status") == 409:  # made by somebody just now
                     break
-                if error.transient:
+                if error.retryable:
                     raise
                 # Not every engine can keep the containers of a network apart.
                 _log.info("network without options", reason=error.message)

@@ -98,11 +98,11 @@ class Compiler:
         image: BaseImage,
         attempt: Attempt,
         artifact: BinaryIO,
-        may_pass: MayPass = lambda _step, _lines: False,
+        is_retryable: MayPass = lambda _step, _lines: False,
     ) -> None:
         """Build the unpacked package at `tree`; write a tar of {output} to `artifact`.
 
-        `may_pass` tells from the last lines whether a failed step may succeed later.
+        `is_retryable` tells from the last lines whether a failed step may succeed later.
 
         Raises: BuildFailed, naming the step; ImageNotFound; EngineError.
         Cancelled, or any error: the container is gone.
@@ -125,7 +125,7 @@ class Compiler:
                     for lacks in await self._walls.missing(body, found):
                         attempt.note(f"the build has {lacks}")
                 for step in plan.steps:
-                    await self._step(container, step, attempt, may_pass)
+                    await self._step(container, step, attempt, is_retryable)
                 await self._take(container, attempt, artifact)
         except TimeoutError as error:
             raise self._failed(
@@ -247,7 +247,7 @@ class Compiler:
         return [f"HOME={HOME}", *assignments(environment)]
 
     async def _step(
-        self, container: str, step: Step, attempt: Attempt, may_pass: MayPass
+        self, container: str, step: Step, attempt: Attempt, is_retryable: MayPass
     ) -> None:
         attempt.enter(Phase(step.phase))
         places = build_places()
@@ -277,7 +277,7 @@ class Compiler:
                 "is chaindock.build.silence",
                 step=name,
                 limit_s=self._options.silence_s,
-                transient=step.phase == "dependencies",
+                retryable=step.phase == "dependencies",
                 **attempt.facts(),
             ) from error
         except EngineError as error:
@@ -288,8 +288,8 @@ class Compiler:
         finally:
             lines.end()
         if code != 0:
-            transient = may_pass(step, attempt.tail())
-            raise await self._ended(container, name, code, attempt, transient=transient)
+            retryable = is_retryable(step, attempt.tail())
+            raise await self._ended(container, name, code, attempt, retryable=retryable)
 
     async def _ended(
         self,
@@ -298,7 +298,7 @@ class Compiler:
         code: int,
         attempt: Attempt,
         *,
-        transient: bool,
+        retryable: bool,
     ) -> BuildFailed:
         unclear = code in {_KILLED, _NOT_RUN}
         state = await self._state(container) if unclear else {}
@@ -315,7 +315,7 @@ class Compiler:
             limit = self._options.memory_bytes
             why = f"build step {name!r} needed more than its {limit} bytes of memory"
         facts = Exit(code, oom=oom).facts
-        return self._failed(attempt, why, step=name, transient=transient, **facts)
+        return self._failed(attempt, why, step=name, retryable=retryable, **facts)
 
     async def _state(self, container: str) -> dict[str, Any]:
         with contextlib.suppress(NotFound):

@@ -147,7 +147,7 @@ class DockerInstance:
                     raise
                 # Podman answers 500 for a network that is gone, so it is looked at.
                 if isinstance(error, EngineError) and (
-                    error.transient or not await self._parts.networks.vanished()
+                    error.retryable or not await self._parts.networks.vanished()
                 ):
                     raise
                 # A network without containers falls to `docker network prune`.

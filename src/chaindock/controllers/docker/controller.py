@@ -232,7 +232,7 @@ class DockerController:
             plan = await asyncio.to_thread(platform.plan, tree, package.import_path)
             with (folder / "artifact.tar").open("w+b") as artifact:
                 await self._compiler.run(
-                    plan, tree, builder, attempt, artifact, platform.may_pass
+                    plan, tree, builder, attempt, artifact, platform.is_retryable
                 )
                 labels = self._labels(package, plan, key)
                 await images.make_image(

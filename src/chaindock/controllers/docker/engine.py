@@ -113,7 +113,7 @@ class Engine(Link):
         try:
             return await self._create(name, body)
         except EngineError as error:
-            if error.transient or error.facts.get("status") != 500:
+            if error.retryable or error.facts.get("status") != 500:
                 raise
             # Whatever it is, the same fails again unless it was the init program.
             with contextlib.suppress(EngineError, ContainerExists, NotFound):

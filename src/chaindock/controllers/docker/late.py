@@ -129,7 +129,7 @@ class LateDockerController:
         if error is None:
             return answer
         away = isinstance(error, EngineUnavailable | EngineTimeout)
-        if away or (error.transient and self._kept()):
+        if away or (error.retryable and self._kept()):
             raise _told(error) from error
         return answer
 

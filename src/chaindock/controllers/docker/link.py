@@ -289,7 +289,7 @@ class Link:
             hint="make room where the engine keeps its data" if full else None,
             status=status,
             endpoint=self.address,
-            transient=full,
+            retryable=full,
         )
 
     def _lost(self, what: str, error: Exception) -> EngineUnavailable:

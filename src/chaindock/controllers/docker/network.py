@@ -247,7 +247,7 @@ class Networks:
                 engine.create_container(None, body), engine.remove_container
             )
         except EngineError as error:
-            if error.transient or isinstance(error, ImageNotFound):
+            if error.retryable or isinstance(error, ImageNotFound):
                 raise
             _log.info("no anchor container", reason=error.message)
             return False
@@ -255,7 +255,7 @@ class Networks:
             await engine.start_container(anchor)
             here = _is_here(net)
         except (EngineError, NotFound) as error:
-            if error.transient:
+            if error.retryable:
                 await finish(engine.remove_container(anchor))
                 raise
             _log.info("no anchor container", reason=str(error))

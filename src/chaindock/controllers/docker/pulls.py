@@ -142,11 +142,11 @@ def _all_of(failures: Sequence[tuple[str, ChaindockError]]) -> ChaindockError:
         {"image": place, "error": one.slug, "why": one.message}
         for place, one in failures
     ]
-    transient = any(one.transient for _, one in failures)
+    retryable = any(one.retryable for _, one in failures)
     return type(first)(
         "; ".join(one.message for _, one in failures),
         hint=first.hint,
-        **{**first.facts, "tried": tried, "transient": transient},
+        **{**first.facts, "tried": tried, "retryable": retryable},
     )
 
 

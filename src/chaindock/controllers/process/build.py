@@ -39,7 +39,7 @@ from chaindock.controllers.process.environment import (
 )
 from chaindock.controllers.process.owned import Owned
 from chaindock.controllers.process.removal import remove_tree
-from chaindock.errors import BuildFailed, BuildSilent, StartFailed, may_pass
+from chaindock.errors import BuildFailed, BuildSilent, StartFailed, is_retryable
 from chaindock.platforms.fingerprint import planner_fingerprint
 from chaindock.platforms.placeholders import Places
 
@@ -148,7 +148,7 @@ class Workshop:
             raise BuildFailed(
                 f"build of chaincode {attempt.ccid!r} cannot go on: {error}",
                 hint="make room for it: disk, processes, open files",
-                transient=_may_pass(error),
+                retryable=_is_retryable(error),
                 **attempt.facts(),
             ) from error
 
@@ -231,8 +231,8 @@ class Workshop:
                     step, program, self._options.silence_s, attempt
                 ) from error
             if result.code != 0:
-                transient = platform.may_pass(step, attempt.tail())
-                raise _failed(step, program, result, attempt, transient=transient)
+                retryable = platform.is_retryable(step, attempt.tail())
+                raise _failed(step, program, result, attempt, retryable=retryable)
 
     async def _run(self, program: Program, attempt: Attempt) -> Exit:
         """Run one step to its end. Raises: TimeoutError when it was silent too long."""
@@ -319,14 +319,14 @@ def _name(step: Step, program: Program) -> str:
 
 
 def _failed(
-    step: Step, program: Program, result: Exit, attempt: Attempt, *, transient: bool
+    step: Step, program: Program, result: Exit, attempt: Attempt, *, retryable: bool
 ) -> BuildFailed:
     name = _name(step, program)
     return BuildFailed(
         f"build step {name!r} {result.text}",
         hint=f"read its output: chaindock logs {attempt.ccid}",
         step=name,
-        transient=transient,
+        retryable=retryable,
         **result.facts,
         **attempt.facts(),
     )
@@ -342,10 +342,10 @@ def _silent(
         "chaindock.build.silence",
         step=name,
         limit_s=limit_s,
-        transient=step.phase == "dependencies",
+        retryable=step.phase == "dependencies",
         **attempt.facts(),
     )
 
 
-def _may_pass(error: OSError | StartFailed) -> bool:
-    return may_pass(error) if isinstance(error, OSError) else error.transient
+def _is_retryable(error: OSError | StartFailed) -> bool:
+    return is_retryable(error) if isinstance(error, OSError) else error.retryable

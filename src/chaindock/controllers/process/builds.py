@@ -115,7 +115,7 @@ class Builds:
             raise StartFailed(
                 f"build {key[:12]!r} is locked by another process",
                 hint="end the chaincode that runs from it: chaindock stop NAME",
-                transient=True,
+                retryable=True,
             ) from error
         try:
             yield fd

@@ -36,7 +36,7 @@ from chaindock.controllers.process.records import (
     find,
 )
 from chaindock.controllers.process.removal import remove_tree
-from chaindock.errors import StartFailed, may_pass
+from chaindock.errors import StartFailed, is_retryable
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -376,7 +376,7 @@ def _refused(program: Program, attempt: Attempt, error: Exception) -> StartFaile
     return StartFailed(
         f"program {program.argv[0]!r} of chaincode {attempt.ccid!r} cannot be started: "
         f"{error}",
-        transient=isinstance(error, OSError) and may_pass(error),
+        retryable=isinstance(error, OSError) and is_retryable(error),
         **attempt.facts(),
     )
 

@@ -27,7 +27,7 @@ from chaindock.controllers.process.environment import (
 )
 from chaindock.controllers.process.removal import remove_tree
 from chaindock.controllers.process.watch import Bounds, not_in_force
-from chaindock.errors import ImageNotFound, StartFailed, may_pass
+from chaindock.errors import ImageNotFound, StartFailed, is_retryable
 from chaindock.platforms.base import Connection
 from chaindock.platforms.placeholders import Places
 
@@ -167,7 +167,7 @@ class ProcessInstance:
             remove_tree(private)
             raise StartFailed(
                 f"chaincode {self._ccid!r} cannot be prepared: {error}",
-                transient=may_pass(error),
+                retryable=is_retryable(error),
                 **attempt.facts(),
             ) from error
         except BaseException:

@@ -26,7 +26,7 @@ from chaindock.controllers.docker.options import (
 )
 from chaindock.ids import Ccid
 from chaindock.platforms.base import Connection, LaunchCommand
-from chaindock.testing.backend import CountingListener
+from support.doubles.backend import CountingListener
 
 CCID = Ccid("basic:" + "0" * 64)
 TLS = ClientTls("KEY\n", "CERT\n", "ROOT\n")

@@ -167,7 +167,7 @@ async def test_a_full_disk_of_the_engine_can_pass(connected: Any):
         with pytest.raises(EngineError, match=full) as created:
             await engine.create_container("n", {"Image": "x"})
     for caught in (built, created):
-        assert caught.value.transient
+        assert caught.value.retryable
         assert "make room" in (caught.value.hint or "")
 
 

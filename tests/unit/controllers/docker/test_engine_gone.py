@@ -19,8 +19,8 @@ from chaindock.controllers.docker.options import (
     LanguageImages,
 )
 from chaindock.errors import EngineUnavailable
-from chaindock.testing.conformance import platform_for_scripts
-from chaindock.testing.fakes import InMemoryBuilder, fake_package
+from support.doubles.conformance import platform_for_scripts
+from support.doubles.fakes import InMemoryBuilder, fake_package
 from support.fake_engine import fake_engine
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from chaindock.errors import (
     RateLimited,
     RegistryUnavailable,
 )
-from chaindock.testing.conformance import platform_for_scripts
-from chaindock.testing.fakes import InMemoryBuilder, fake_package
+from support.doubles.conformance import platform_for_scripts
+from support.doubles.fakes import InMemoryBuilder, fake_package
 from support.fake_engine import fake_engine
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ async def test_while_a_known_engine_is_away_nothing_becomes_a_process(tmp_path: 
             router = Router([docker, other], lambda _: None)
             with pytest.raises(EngineUnavailable) as caught:
                 await router.build(PACKAGE, Attempt(PACKAGE.ccid))
-    assert caught.value.transient
+    assert caught.value.retryable
     assert "--backend process" in (caught.value.hint or "")
     assert other.builds == 0
 
@@ -98,7 +98,7 @@ async def test_while_a_known_engine_is_away_nothing_becomes_a_process(tmp_path: 
 PASSES = [
     RateLimited("toomanyrequests", retry_after_s=60),
     RegistryUnavailable("no route to the registry"),
-    EngineError("no space left on device", transient=True),
+    EngineError("no space left on device", retryable=True),
 ]
 
 

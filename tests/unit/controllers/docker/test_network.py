@@ -25,7 +25,7 @@ GATEWAY = "203.0.113.1"
 """Never an address of this machine: a network is held up by a container, or not here."""
 PASSES = [
     EngineTimeout("no answer"),
-    EngineError("no space left on device", transient=True),
+    EngineError("no space left on device", retryable=True),
 ]
 
 

@@ -42,7 +42,7 @@ LIMIT = (
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "transient"),
+    ("text", "kind", "retryable"),
     [
         (LIMIT, RateLimited, True),
         ("received unexpected HTTP status: 429 Too Many Requests", RateLimited, True),
@@ -65,10 +65,10 @@ LIMIT = (
         ("unexpected status 503 Service Unavailable", RegistryUnavailable, True),
     ],
 )
-def test_each_failure_has_its_name(text: str, kind: type[Exception], transient: bool):
+def test_each_failure_has_its_name(text: str, kind: type[Exception], retryable: bool):
     found = failure_of(EngineError(f"pull a/b:1: {text}", status=500), "a/b:1")
     assert type(found) is kind
-    assert found.transient is transient
+    assert found.retryable is retryable
     assert found.hint
     assert found.image == "a/b:1"
     assert text in found.message
@@ -210,7 +210,7 @@ async def test_what_no_place_has_is_told_with_what_each_said(tmp_path: Path):
     kinds = ["image-not-found", "registry-unavailable", "rate-limited"]
     assert [one["error"] for one in error.tried] == kinds
     assert all(said in error.message for said in ("manifest unknown", away, LIMIT))
-    assert error.transient, "the mirrors may give it later"
+    assert error.retryable, "the mirrors may give it later"
 
 
 async def test_a_full_disk_is_not_tried_again_with_a_mirror(tmp_path: Path):

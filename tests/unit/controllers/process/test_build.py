@@ -16,8 +16,8 @@ from chaindock.controllers.process.builds import Builds
 from chaindock.controllers.process.controller import ProcessController
 from chaindock.errors import BuildFailed, ToolMissing
 from chaindock.platforms.base import BuildPlan, Step
-from chaindock.testing.backend import WatchedAttempt, built
-from chaindock.testing.scripts import ScriptPlatform, hang, leave, say
+from support.doubles.backend import WatchedAttempt, built
+from support.doubles.scripts import ScriptPlatform, hang, leave, say
 from support.process_backend import ProcessBackend, options
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from chaindock.container.contracts import Cause, NodeLabels
 from chaindock.controllers.process.controller import ProcessController
 from chaindock.errors import BuildFailed, BuildSilent, StartFailed
 from chaindock.platforms.base import BuildPlan, Step
-from chaindock.testing.backend import WatchedAttempt, built
-from chaindock.testing.scripts import ScriptPlatform, fork, hang, ignore_term, leave
+from support.doubles.backend import WatchedAttempt, built
+from support.doubles.scripts import ScriptPlatform, fork, hang, ignore_term, leave
 from support.process_backend import ProcessBackend, options
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ async def test_a_silent_step_is_ended_with_its_phase_and_limit(
         assert "printed nothing for 1.5 s" in error.message
         assert error.output == ["fetching"]
         # A network may come back; a compiler that hangs hangs again.
-        assert error.transient is (phase == "dependencies")
+        assert error.retryable is (phase == "dependencies")
         assert await backend.owned("node1") == set()
 
 
@@ -109,7 +109,7 @@ async def test_a_slow_step_that_prints_goes_on(backend: ProcessBackend, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("phase", "says", "transient"),
+    ("phase", "says", "retryable"),
     [
         ("dependencies", "the Registry is down", True),
         ("dependencies", "no such version", False),
@@ -122,14 +122,14 @@ async def test_only_a_fetch_that_says_so_may_pass(
     phase: Fetching,
     says: str,
     *,
-    transient: bool,
+    retryable: bool,
 ):
     package = await backend.packages.make(leave(0))
     platform = Lines(f"echo {says!r} >&2; exit 1", phase)
     async with controller(tmp_path, platform) as builder:
         with pytest.raises(BuildFailed) as caught:
             await built(builder, package)
-    assert caught.value.transient is transient
+    assert caught.value.retryable is retryable
     assert (caught.value.cause, caught.value.exit_code) == ("exited", 1)
 
 
@@ -247,7 +247,7 @@ async def test_a_build_lock_that_a_chaincode_keeps_for_itself_holds_up_nobody(
             async with asyncio.timeout(2):
                 with pytest.raises(StartFailed, match="is locked") as caught:
                     await instance.start(backend.peer, Attempt(package.ccid))
-            assert caught.value.transient
+            assert caught.value.retryable
         finally:
             os.close(fd)
         await instance.start(backend.peer, Attempt(package.ccid))

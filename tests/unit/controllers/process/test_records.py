@@ -16,7 +16,7 @@ from chaindock.container.attempt import Attempt
 from chaindock.controllers.process.records import Record, Records, find
 from chaindock.errors import StartFailed
 from chaindock.ids import Ccid
-from chaindock.testing.scripts import hang, say
+from support.doubles.scripts import hang, say
 from support.process_backend import ProcessBackend
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ import asyncio, os, sys
 from pathlib import Path
 from support.process_backend import ProcessBackend
 from chaindock.container.attempt import Attempt
-from chaindock.testing.backend import built
-from chaindock.testing.scripts import fork, hang
+from support.doubles.backend import built
+from support.doubles.scripts import fork, hang
 
 async def main(folder, node_id):
     backend = ProcessBackend(Path(folder))

@@ -13,8 +13,8 @@ import pytest
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import ClientTls, Dial
 from chaindock.errors import ImageNotFound, StartFailed
-from chaindock.testing.backend import WatchedAttempt
-from chaindock.testing.scripts import hang, ignore_term, leave, say
+from support.doubles.backend import WatchedAttempt
+from support.doubles.scripts import hang, ignore_term, leave, say
 from support.process_backend import ProcessBackend
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import Dial
 from chaindock.controllers.process.sockets import PATH_BYTES, Sockets
 from chaindock.errors import StartFailed
-from chaindock.testing.scripts import hang, serve
+from support.doubles.scripts import hang, serve
 from support.eventually import eventually
 from support.need import missing
 from support.process_backend import ProcessBackend

@@ -10,8 +10,8 @@ import pytest
 
 from chaindock.container.contracts import RunSettings
 from chaindock.controllers.process.watch import memory_of, size_of
-from chaindock.testing.backend import WatchedAttempt
-from chaindock.testing.scripts import hang
+from support.doubles.backend import WatchedAttempt
+from support.doubles.scripts import hang
 from support.need import need
 from support.process_backend import ProcessBackend
 

@@ -6,8 +6,6 @@ Entry:   BuilderSuite, through conformance.py
 Source:  container/contracts.py; launch.md §9 W17, W20, W24, W43-W48; needs.md rows 3, 12
 """
 
-# ruff: noqa: D102, S101 - test names are sentences; suites assert, as tests do
-
 from __future__ import annotations
 
 import asyncio
@@ -17,11 +15,11 @@ import pytest
 
 from chaindock.container.attempt import Attempt, Phase
 from chaindock.errors import BuildFailed
-from chaindock.testing.backend import WatchedAttempt, built, in_background
-from chaindock.testing.scripts import flood, fork, hang, leave, say
+from support.doubles.backend import WatchedAttempt, built, in_background
+from support.doubles.scripts import flood, fork, hang, leave, say
 
 if TYPE_CHECKING:
-    from chaindock.testing.backend import Backend
+    from support.doubles.backend import Backend
 
 
 class BuilderSuite:

@@ -1,8 +1,8 @@
 """Log lines that somebody else can cause as often as he likes.
 
-Owns:    Sparing: so many lines a minute about each one, then how many more there were.
+Owns:    RateLimitedLog: so many lines a minute about each one, then how many more there were.
 Not:     how a line looks (logs.py); what chaincode writes (container/echo.py).
-Entry:   Sparing
+Entry:   RateLimitedLog
 Holds:   whoever causes lines costs the log a bounded amount, and takes away nobody
          else's; that lines are missing is said.
 Source:  docs/security.md, "What stands in the way": floods
@@ -22,7 +22,7 @@ _MOST_KNOWN: Final = 100
 _OTHERS: Final = ""
 
 
-class Sparing:
+class RateLimitedLog:
     """Lines by whom they are about; for use in an event loop.
 
     Args:

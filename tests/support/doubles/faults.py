@@ -12,7 +12,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from chaindock.container.contracts import Declined
-from chaindock.testing.fakes import InMemoryBuilder, Script, build_failed
+from support.doubles.fakes import InMemoryBuilder, Script, build_failed
 
 if TYPE_CHECKING:
     from chaindock.container.attempt import Attempt

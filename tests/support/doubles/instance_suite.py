@@ -6,8 +6,6 @@ Entry:   InstanceSuite, through conformance.py
 Source:  container/contracts.py; launch.md §9 W7, W15-W18, W46-W48; needs.md rows 3, 12
 """
 
-# ruff: noqa: D102, S101 - test names are sentences; suites assert, as tests do
-
 from __future__ import annotations
 
 import asyncio
@@ -18,8 +16,8 @@ import pytest
 
 from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.contracts import CallsBack, Dial
-from chaindock.testing.backend import WatchedAttempt, built, ended_by, in_background
-from chaindock.testing.scripts import (
+from support.doubles.backend import WatchedAttempt, built, ended_by, in_background
+from support.doubles.scripts import (
     call,
     flood,
     fork,
@@ -31,7 +29,7 @@ from chaindock.testing.scripts import (
 )
 
 if TYPE_CHECKING:
-    from chaindock.testing.backend import Backend
+    from support.doubles.backend import Backend
 
 SIGKILL = 9
 

@@ -27,10 +27,10 @@ to, and attempts that remember what they were told. It closes what it opened. Se
 `patience_s` to how long one build and start may take.
 """
 
-from chaindock.testing.backend import Backend, CountingListener, WatchedAttempt
-from chaindock.testing.builder_suite import BuilderSuite
-from chaindock.testing.instance_suite import InstanceSuite
-from chaindock.testing.scripts import platform_for_scripts
+from support.doubles.backend import Backend, CountingListener, WatchedAttempt
+from support.doubles.builder_suite import BuilderSuite
+from support.doubles.instance_suite import InstanceSuite
+from support.doubles.scripts import platform_for_scripts
 
 __all__ = [
     "Backend",

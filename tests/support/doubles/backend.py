@@ -20,7 +20,7 @@ import pytest
 
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import Declined, PeerConnection
-from chaindock.testing.scripts import ScriptPackages
+from support.doubles.scripts import ScriptPackages
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from chaindock.container.attempt import Event
     from chaindock.container.contracts import Builder, Exit, Instance
     from chaindock.packaging.store import StoredPackage
-    from chaindock.testing.scripts import Act
+    from support.doubles.scripts import Act
 
 
 class CountingListener:

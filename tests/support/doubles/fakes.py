@@ -26,14 +26,14 @@ from chaindock.container.contracts import CallsBack, Cause, Declined, Dial, Exit
 from chaindock.errors import BuildFailed
 from chaindock.ids import Ccid
 from chaindock.packaging.store import StoredPackage
-from chaindock.testing.scripts import FLOOD_LINE
+from support.doubles.scripts import FLOOD_LINE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import Instance, PeerConnection
-    from chaindock.testing.scripts import Act
+    from support.doubles.scripts import Act
 
 SIGKILL = 9
 LOOPBACK = "127.0.0.1"
