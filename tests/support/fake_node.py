@@ -45,6 +45,7 @@ class FakeAnswer:
     block: int | None = None
     code: int | None = None
     event: Any = None
+    refusals: Sequence[str] = ()
 
     @property
     def code_name(self) -> str | None:
@@ -58,7 +59,7 @@ class FakeNode:
 
     Names: `broken` fails to compile, `exits` exits early, `slow` waits to be cancelled,
     `defect` raises something unplanned.
-    Functions: put K V, get K, echo ARGS, register ID, conflict (code 11), crash, wait, caller.
+    Functions: put K V, get K, echo ARGS, refuse (swallows a refusal), register ID, conflict (code 11), crash, wait, caller.
     """
 
     def __init__(self, home: Path) -> None:
@@ -141,6 +142,31 @@ class FakeNode:
         self.running[name] = one
         return _deployment(one, attempt)
 
+    async def deploy_dev(
+        self, name: str, version: str | None, *, init_required: bool
+    ) -> Deployment:
+        version = version or "1.0"
+        one = Running(
+            name=name,
+            version=version,
+            sequence=self._sequence(name),
+            package_id=f"{name}:{version}",
+            state="down",
+            backend="dev",
+            since=STARTED,
+        )
+        changed = name not in self.running
+        self.running[name] = one
+        return Deployment(
+            name=name,
+            version=version,
+            sequence=one.sequence,
+            package_id=one.package_id,
+            backend="dev",
+            changed=changed,
+            seconds=0.1,
+        )
+
     def _sequence(self, name: str) -> int:
         return self.running[name].sequence + 1 if name in self.running else 1
 
@@ -190,8 +216,10 @@ class FakeNode:
                 if value is None:
                     return FakeAnswer(500, f"there is no {args[0].decode()}")
                 return FakeAnswer(payload=value)
-            case b"echo":
-                return FakeAnswer(payload=b"|".join(args))
+            case b"echo" | b"refuse":
+                said = ("rich queries are not yet supported",)
+                refusals = said if function == b"refuse" else ()
+                return FakeAnswer(payload=b"|".join(args), refusals=refusals)
             case b"caller":
                 told = [call.user, *(f"{k}={v}" for k, v in call.attributes.items())]
                 told += [f"{k}={v.decode()}" for k, v in call.transient.items()]

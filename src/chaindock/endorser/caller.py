@@ -50,6 +50,7 @@ class Answer:
         block: number of the block; None when nothing was ordered.
         code: TxValidationCode; None when nothing was ordered.
         event: ChaincodeEvent (`event_name`, `payload`) or None.
+        refusals: what the node refused during the call.
     """
 
     status: int
@@ -59,6 +60,7 @@ class Answer:
     block: int | None = None
     code: int | None = None
     event: Any = None
+    refusals: Sequence[str] = ()
 
     @property
     def code_name(self) -> str | None:

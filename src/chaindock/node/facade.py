@@ -20,7 +20,7 @@ from typing_extensions import override
 
 import chaindock
 from chaindock.chaincode.registry import LaunchState
-from chaindock.errors import InvalidInput, LaunchFailed
+from chaindock.errors import InvalidInput, LaunchFailed, Unsupported
 from chaindock.ids import Ccid, name_from_label, require_ccid
 from chaindock.lifecycle.desired import Wish
 from chaindock.lifecycle.supervision import Care
@@ -179,6 +179,15 @@ class Node(NodeFacade):
             raise
         self._failed.pop(name, None)
         return self._deployment(deployed, began)
+
+    @override
+    async def deploy_dev(
+        self, name: str, version: str | None, *, init_required: bool
+    ) -> Deployment:
+        raise Unsupported(
+            "a program that is started by hand is not served yet",
+            hint="deploy its directory or package",
+        )
 
     @override
     async def start(self, name: str, *, watch: Watch) -> Deployment:

@@ -21,11 +21,13 @@ with the HTTP status of its code. "(stream)" answers 200 and one JSON object a l
               last: {"event": "result", "result": fields of facade.Deployment}
                  or {"event": "error", "error": the error}
     GET    /chaincodes                  → {"chaincodes": [fields of facade.Running]}
+    POST   /chaincodes  {"name", "version" or null, "init_required", "dev": true}
+           → fields of facade.Deployment; for a program that is started by hand
     POST   /chaincodes/NAME/invoke      {"args": [base64], "transient": {K: base64},
     POST   /chaincodes/NAME/query        "user", "attributes": {K: V}, "is_init",
                                          "timeout_s"}; all optional
            → {"status", "message", "payload": base64, "tx_id", "block", "code",
-              "code_name", "event": {"name", "payload": base64} or null}
+              "code_name", "event": {"name", "payload": base64} or null, "refusals"}
     POST   /chaincodes/NAME/start       (stream) as /deploy
     POST   /chaincodes/NAME/stop        → {"name"}
     DELETE /chaincodes/NAME             → {"name"}
@@ -204,6 +206,7 @@ class _Routes:
             web.post("/shutdown", self.shutdown),
             web.post("/deploy", self.deploy),
             web.get("/chaincodes", self.ps, allow_head=False),
+            web.post("/chaincodes", self.deploy_dev),
             web.post(one + "/invoke", self.invoke),
             web.post(one + "/query", self.query),
             web.post(one + "/start", self.start),
@@ -288,6 +291,15 @@ class _Routes:
         found = [dataclasses.asdict(one) for one in await self._node.ps()]
         return _json({"chaincodes": found})
 
+    async def deploy_dev(self, request: web.Request) -> web.Response:
+        asked = wire.read_dev(await _read_json(request))
+        done = await self._inflight.run(
+            self._node.deploy_dev(
+                asked["name"], asked["version"], init_required=asked["init_required"]
+            )
+        )
+        return _json(dataclasses.asdict(done))
+
     async def invoke(self, request: web.Request) -> web.Response:
         return await self._call(request, self._node.invoke)
 
@@ -299,11 +311,7 @@ class _Routes:
         request: web.Request,
         act: Callable[[Call], Coroutine[Any, Any, Answer]],
     ) -> web.Response:
-        try:
-            body = json.loads(await request.read() or b"{}")
-        except (ValueError, RecursionError) as error:
-            raise InvalidInput("the body of a call is not JSON") from error
-        call = wire.read_call(_name(request), body)
+        call = wire.read_call(_name(request), await _read_json(request))
         answer = await self._inflight.run(act(call))
         return _json(wire.answer_json(answer))
 
@@ -347,6 +355,13 @@ class _Routes:
         if not text.isascii() or not text.isdigit() or len(text) > 18:
             raise InvalidInput(f"block {text!r}: expected a number")
         return _json(blocks.summarise(await self._node.block(int(text))))
+
+
+async def _read_json(request: web.Request) -> Any:
+    try:
+        return json.loads(await request.read() or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput("the body of the request is not JSON") from error
 
 
 def _name(request: web.Request) -> str:

@@ -82,6 +82,13 @@ class Answer(Protocol):
     def event(self) -> Any:
         """The chaincode event (`event_name`, `payload`), or None."""
 
+    @property
+    def refusals(self) -> Sequence[str]:
+        """What the node refused during the call, such as a function not yet supported.
+
+        A contract may swallow such an error, so it is told beside the answer.
+        """
+
 
 @dataclass(frozen=True)
 class Deployment:
@@ -125,6 +132,8 @@ class Running:
         error: `ChaindockError.as_dict()` of the last failure, if the state is one.
         failures: in a row, but for those that pass by themselves.
         next_try: when it is tried again, ISO 8601 UTC; None = nothing is planned.
+        calls: those that are open, oldest first. Each has `tx_id`, `function`, `since`
+            (ISO 8601 UTC) and `caller_left`: whether its caller no longer waits.
     """
 
     name: str
@@ -138,6 +147,7 @@ class Running:
     error: Mapping[str, Any] | None = None
     failures: int = 0
     next_try: str | None = None
+    calls: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -206,6 +216,22 @@ class NodeFacade(Protocol):
 
         Raises:
             PackageInvalid, InvalidInput, NotFound (no such backend), LaunchFailed.
+        """
+
+    async def deploy_dev(
+        self, name: str, version: str | None, *, init_required: bool
+    ) -> Deployment:
+        """Define `name` for a program that somebody starts by hand.
+
+        There is no package. The program registers as NAME:VERSION. Returns as soon as
+        the definition is committed, whether or not the program runs already.
+
+        Args:
+            name: of the chaincode.
+            version: None = 1.0.
+            init_required: callers must send an Init first.
+
+        Raises: Unsupported unless chaincode.mode is `dev`. InvalidInput.
         """
 
     async def invoke(self, call: Call) -> Answer:

@@ -49,6 +49,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         "block": answer.block,
         "code": answer.code,
         "code_name": answer.code_name,
+        "refusals": list(answer.refusals),
         "event": event
         and {"name": event.event_name, "payload": encode(bytes(event.payload))},
     }
@@ -94,6 +95,33 @@ def read_call(name: str, body: Any) -> Call:
         is_init=_typed(body, "is_init", bool, default=False),
         timeout_s=timeout_s,
     )
+
+
+def dev_json(name: str, version: str | None, *, init_required: bool) -> dict[str, Any]:
+    """Return the request body that defines a program started by hand."""
+    return {
+        "name": name,
+        "version": version,
+        "init_required": init_required,
+        "dev": True,
+    }
+
+
+def read_dev(body: Any) -> dict[str, Any]:
+    """Return the checked body of `dev_json`, else raise InvalidInput."""
+    from chaindock.ids import (  # noqa: PLC0415  # start-up time
+        require_chaincode_name,
+        require_version,
+    )
+
+    if not isinstance(body, dict) or body.get("dev") is not True:
+        raise InvalidInput("expected a JSON object with `dev` true and a `name`")
+    version = body.get("version")
+    return {
+        "name": require_chaincode_name(_typed(body, "name", str, "")),
+        "version": None if version is None else require_version(str(version)),
+        "init_required": _typed(body, "init_required", bool, default=False),
+    }
 
 
 _CALL_KEYS = {"args", "transient", "user", "attributes", "is_init", "timeout_s"}

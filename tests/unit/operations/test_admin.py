@@ -314,3 +314,22 @@ async def test_many_clients_may_come_at_once(api, tmp_path):
             client.connect(path)
     status, _ = await api.ask("GET", "/status")
     assert status == 200
+
+
+async def test_a_program_started_by_hand_is_defined_without_a_package(api, node):
+    """POST /chaincodes answers with the deployment; what it cannot read is refused."""
+    asked = {"name": "byhand", "version": None, "init_required": False, "dev": True}
+    status, body = await api.ask("POST", "/chaincodes", json=asked)
+    assert (status, body["package_id"]) == (200, "byhand:1.0")
+    for wrong in ({"name": "byhand"}, {"dev": True}, {**asked, "version": "a b"}, 5):
+        status, body = await api.ask("POST", "/chaincodes", json=wrong)
+        assert (status, body["error"]) == (400, "invalid-input")
+
+
+async def test_what_the_node_refused_is_told_beside_the_answer(api, package):
+    """A contract that swallows our error gives an answer that names the refusal."""
+    await deployed(api, package)
+    args = {"args": [b64(b"refuse"), b64(b"x")]}
+    _, answer = await api.ask("POST", "/chaincodes/basic/query", json=args)
+    assert answer["refusals"] == ["rich queries are not yet supported"]
+    assert answer["status"] == 200
