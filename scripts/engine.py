@@ -32,8 +32,8 @@ SECOND = {
     "newuidmap": "uidmap",
     "slirp4netns": "slirp4netns",
 }
-"""Programs of engines that tests start themselves (tests/support/own_engine.py), and of
-those that run without root (tests/support/rootless.py)."""
+"""Programs of engines that tests start (tests/support/engines/own_engine.py), and of
+those that run without root (tests/support/engines/rootless.py)."""
 ENV = os.environ  # noqa: TID251  # a script has no config layer
 
 

@@ -40,8 +40,8 @@ from chaindock.chaincode.invocation import Invocation
 from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.server import server_options
 from chaindock.endorser.proposals import new_proposal, parse_proposal
-from support import credentials
-from support.shim_builds import go_program
+from support.shims import credentials
+from support.shims.builds import go_program
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

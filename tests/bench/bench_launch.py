@@ -39,14 +39,14 @@ from chaindock.controllers.process.controller import ProcessController
 from chaindock.identity.tls import TlsAuthority
 from chaindock.packaging.store import PackageStore
 from chaindock.platforms.base import Connection
-from support.docker_languages import (
+from support.engines.docker_languages import (
     EXAMPLES,
     environment,
     language_options,
     packaged,
 )
 from support.need import need
-from support.process_backend import options
+from support.nodes.process_backend import options
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,8 +10,8 @@ from bench.bench_invoke import VALUE, bare
 from bench.measure import in_turns, scratch
 from bench.rows import Row
 from chaindock.ids import TxId
-from support.envelopes import rwset, transaction
-from support.ledgers import VALID, commit, ledger_at
+from support.ledgers.envelopes import rwset, transaction
+from support.ledgers.ledger import VALID, commit, ledger_at
 
 if TYPE_CHECKING:
     import sqlite3

@@ -34,9 +34,9 @@ from chaindock.lifecycle.desired import DesiredState, Wish
 from chaindock.node.home import Home
 from chaindock.operations.address import find_socket
 from chaindock.packaging.store import PackageStore
-from support.crash import LOST, CrashNode
-from support.deployments import package
-from support.node import EXAMPLES, environment
+from support.doubles.deployments import package
+from support.nodes.killable import LOST, CrashNode
+from support.nodes.node import EXAMPLES, environment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

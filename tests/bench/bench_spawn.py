@@ -10,7 +10,7 @@ from bench.measure import in_turns, scratch
 from bench.rows import Row
 from chaindock.container.attempt import Attempt
 from support.doubles.scripts import leave
-from support.process_backend import ProcessBackend
+from support.nodes.process_backend import ProcessBackend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -24,7 +24,7 @@ from chaindock.controllers.docker.archives import TLS_FOLDER, tls_archive
 from chaindock.controllers.docker.body import run_body
 from chaindock.identity.tls import TlsAuthority
 from chaindock.platforms.base import Connection
-from support import credentials
+from support.shims import credentials
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.doubles.conformance import BuilderSuite, InstanceSuite
-from support.engines import ENGINES, ROOTLESS, Target, backend_on, engine
+from support.engines.each import ENGINES, ROOTLESS, Target, backend_on, engine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from support.docker_backend import DockerBackend
+    from support.engines.docker_backend import DockerBackend
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.doubles.conformance import BuilderSuite, InstanceSuite
-from support.process_backend import ProcessBackend
+from support.nodes.process_backend import ProcessBackend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

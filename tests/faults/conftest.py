@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.faults_apart import PODMAN, backend_of, image_of_misbehaves
-from support.faults_matrix import ROUNDS, Cell, cells
-from support.node import BACKENDS
+from support.faults.matrix import ROUNDS, Cell, cells
+from support.faults.own_engine import PODMAN, backend_of, image_of_misbehaves
+from support.nodes.node import BACKENDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

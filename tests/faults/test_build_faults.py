@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.errors import ChaindockError
-from support.faults_books import Callers
-from support.faults_matrix import NEXT_CALL_S, ROUND, STEADY, VICTIM, Cell
-from support.faults_packages import FAIL, HANG, builds, flood
-from support.faults_well import RUNNING
-from support.faults_world import last
+from support.faults.clients import Callers
+from support.faults.health import RUNNING
+from support.faults.matrix import NEXT_CALL_S, ROUND, STEADY, VICTIM, Cell
+from support.faults.packages import FAIL, HANG, builds, flood
+from support.faults.world import last
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from chaindock.errors import ChaindockError, ExecuteTimeout, LaunchFailed
-from support.faults_books import Callers
-from support.faults_matrix import (
+from support.faults.clients import Callers
+from support.faults.health import RUNNING, STOPPED
+from support.faults.matrix import (
     CONNECT_S,
     GRACE_S,
     NEXT_CALL_S,
@@ -22,12 +23,11 @@ from support.faults_matrix import (
     STEADY,
     VICTIM,
 )
-from support.faults_packages import misbehaves
-from support.faults_well import RUNNING, STOPPED
-from support.node import eventually, is_there
+from support.faults.packages import misbehaves
+from support.nodes.node import eventually, is_there
 
 if TYPE_CHECKING:
-    from support.faults_matrix import Cell
+    from support.faults.matrix import Cell
 
 pytestmark = [
     pytest.mark.slow,

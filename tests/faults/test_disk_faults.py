@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.errors import ChaindockError, LedgerError, StorageError
-from support.faults_disk import full, small_disk
-from support.faults_matrix import ROUND, STEADY, VICTIM, Cell, cells
-from support.faults_packages import misbehaves
-from support.faults_well import RUNNING
-from support.faults_world import last
-from support.node import BACKENDS
+from support.faults.disk import full, small_disk
+from support.faults.health import RUNNING
+from support.faults.matrix import ROUND, STEADY, VICTIM, Cell, cells
+from support.faults.packages import misbehaves
+from support.faults.world import last
+from support.nodes.node import BACKENDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from chaindock.errors import ChaindockError, ExitedEarly
-from support.faults_apart import PODMAN, apart, on_a_small_disk
-from support.faults_disk import MIB, full
-from support.faults_matrix import ROUND, STEADY, VICTIM
-from support.faults_packages import builds, leaves_behind
-from support.faults_well import RUNNING, assert_well
-from support.faults_world import last
+from support.faults.disk import MIB, full
+from support.faults.health import RUNNING, assert_well
+from support.faults.matrix import ROUND, STEADY, VICTIM
+from support.faults.own_engine import PODMAN, apart, on_a_small_disk
+from support.faults.packages import builds, leaves_behind
+from support.faults.world import last
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from support.faults_apart import Apart
+    from support.faults.own_engine import Apart
 
 pytestmark = [
     pytest.mark.docker,

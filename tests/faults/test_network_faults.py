@@ -14,18 +14,18 @@ import psutil
 import pytest
 
 from chaindock.errors import ExecuteFailed
-from support.faults_books import Callers
-from support.faults_matrix import NEXT_CALL_S, ROUND, STEADY, VICTIM
-from support.faults_well import RUNNING
+from support.faults.clients import Callers
+from support.faults.health import RUNNING
+from support.faults.matrix import NEXT_CALL_S, ROUND, STEADY, VICTIM
 from support.need import missing, need
-from support.node import DOCKER, eventually
-from support.remains import ask, inspect
+from support.nodes.node import DOCKER, eventually
+from support.nodes.remains import ask, inspect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from chaindock.controllers.docker.engine import Engine
-    from support.faults_matrix import Cell
+    from support.faults.matrix import Cell
 
 pytestmark = [
     pytest.mark.slow,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.errors import ChaindockError
-from support.faults_books import Callers
-from support.faults_matrix import GRACE_S, ROUND, STEADY, VICTIM, Cell
-from support.faults_packages import WORKS, builds, misbehaves
-from support.faults_well import RUNNING
-from support.node import eventually
+from support.faults.clients import Callers
+from support.faults.health import RUNNING
+from support.faults.matrix import GRACE_S, ROUND, STEADY, VICTIM, Cell
+from support.faults.packages import WORKS, builds, misbehaves
+from support.nodes.node import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path

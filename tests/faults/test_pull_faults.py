@@ -11,11 +11,11 @@ import pytest
 from typing_extensions import override
 
 from chaindock.errors import ChaindockError
-from support.faults_matrix import FLAGS, ROUND, STEADY, VICTIM, Cell
-from support.faults_packages import WORKS, builds
-from support.faults_world import CliWorld
+from support.engines.registry import Registry
+from support.faults.matrix import FLAGS, ROUND, STEADY, VICTIM, Cell
+from support.faults.packages import WORKS, builds
+from support.faults.world import CliWorld
 from support.need import need_docker
-from support.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

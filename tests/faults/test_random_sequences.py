@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.faults_apart import OWN, PODMAN, using
-from support.faults_disk import MIB, small_disk
-from support.faults_matrix import ROUNDS, SEED
-from support.faults_sequence import FLAGS, Sequence, describe
-from support.faults_world import CliWorld, ForkedWorld
+from support.faults.disk import MIB, small_disk
+from support.faults.matrix import ROUNDS, SEED
+from support.faults.own_engine import OWN, PODMAN, using
+from support.faults.sequence import FLAGS, Sequence, describe
+from support.faults.world import CliWorld, ForkedWorld
 from support.need import need
-from support.node import BACKENDS
+from support.nodes.node import BACKENDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from support.own_engine import OwnEngine
+    from support.engines.own_engine import OwnEngine
 
 pytestmark = [
     pytest.mark.slow,

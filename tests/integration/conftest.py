@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.engines import ENGINES, Target, backend_on, engine
+from support.engines.each import ENGINES, Target, backend_on, engine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from support.docker_backend import DockerBackend
+    from support.engines.docker_backend import DockerBackend
 
 
 @pytest.fixture(scope="module", params=ENGINES)

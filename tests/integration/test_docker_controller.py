@@ -22,20 +22,20 @@ from chaindock.errors import (
     ImageNotFound,
     NodeUnreachable,
 )
-from support.docker_shell import shell_package
 from support.doubles.backend import (
     CountingListener,
     WatchedAttempt,
     built,
     in_background,
 )
+from support.doubles.flaky_socket import FlakySocket
 from support.doubles.scripts import call, hang, leave, say, serve
-from support.flaky_socket import FlakySocket
-from support.targets import need_root
+from support.engines.docker_shell import shell_package
+from support.nodes.targets import need_root
 
 if TYPE_CHECKING:
-    from support.docker_backend import DockerBackend
-    from support.engines import Target
+    from support.engines.docker_backend import DockerBackend
+    from support.engines.each import Target
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
 

@@ -11,9 +11,9 @@ import pytest
 
 from chaindock.aio import Tasks
 from chaindock.controllers.docker.options import EndpointOptions
-from support.docker_backend import DockerBackend
 from support.doubles.backend import WatchedAttempt, built
 from support.doubles.scripts import leave, say
+from support.engines.docker_backend import DockerBackend
 from support.need import need_docker
 
 if TYPE_CHECKING:

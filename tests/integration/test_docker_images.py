@@ -13,13 +13,13 @@ import pytest
 from chaindock.controllers.docker import names
 from chaindock.controllers.docker.options import LanguageImages
 from chaindock.errors import BuildFailed
-from support.docker_backend import DockerBackend
 from support.doubles.backend import WatchedAttempt, built
 from support.doubles.scripts import hang, say
+from support.engines.docker_backend import DockerBackend
+from support.engines.registry import Registry
 from support.need import need_docker, need_image
-from support.node import FIXTURES, Node, started
-from support.registry import Registry
-from support.remains import ask
+from support.nodes.node import FIXTURES, Node, started
+from support.nodes.remains import ask
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

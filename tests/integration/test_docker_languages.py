@@ -14,9 +14,14 @@ from chaindock.container.attempt import Phase
 from chaindock.container.contracts import CallsBack, NodeLabels, PeerConnection
 from chaindock.controllers.docker.controller import DockerController
 from chaindock.controllers.docker.engine import Engine
-from support.docker_backend import clean
-from support.docker_languages import EXAMPLES, environment, language_options, packaged
 from support.doubles.backend import CountingListener, WatchedAttempt, built
+from support.engines.docker_backend import clean
+from support.engines.docker_languages import (
+    EXAMPLES,
+    environment,
+    language_options,
+    packaged,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

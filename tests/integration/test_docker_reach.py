@@ -15,11 +15,11 @@ from chaindock.errors import NameUnresolved, NetworkMissing, NodeUnreachable
 from support.doubles.backend import in_background
 from support.doubles.scripts import call, hang
 from support.eventually import eventually
-from support.packets import dropped
+from support.nodes.packets import dropped
 
 if TYPE_CHECKING:
     from chaindock.container.contracts import Instance, PeerConnection
-    from support.docker_backend import DockerBackend
+    from support.engines.docker_backend import DockerBackend
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
 

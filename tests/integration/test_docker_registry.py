@@ -22,13 +22,13 @@ from chaindock.errors import (
 )
 from support.doubles.backend import WatchedAttempt, built
 from support.doubles.scripts import hang, leave
+from support.engines.registry import Registry
 from support.need import need_image
-from support.registry import Registry
 
 if TYPE_CHECKING:
     from chaindock.controllers.docker.options import Pull
-    from support.docker_backend import DockerBackend
-    from support.engines import Target
+    from support.engines.docker_backend import DockerBackend
+    from support.engines.each import Target
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
 

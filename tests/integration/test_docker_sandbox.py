@@ -12,13 +12,13 @@ import pytest
 from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.contracts import BuildEnvironment, ClientTls, RunSettings
 from chaindock.controllers.docker.options import MIB
-from support.docker_backend import DockerBackend, clean
-from support.docker_shell import run_shell, shell_package
 from support.doubles.backend import WatchedAttempt, built
 from support.doubles.scripts import hang, serve
+from support.engines.docker_backend import DockerBackend, clean
+from support.engines.docker_shell import run_shell, shell_package
 from support.need import need_image
-from support.remains import filter_rules
-from support.targets import need_root
+from support.nodes.remains import filter_rules
+from support.nodes.targets import need_root
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(180)]
 TLS = ClientTls("KEY\n", "CERT\n", "ROOT\n")

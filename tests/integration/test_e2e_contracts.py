@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.node import BACKENDS, EXAMPLES, FIXTURES, Node, started
+from support.nodes.node import BACKENDS, EXAMPLES, FIXTURES, Node, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from chaindock.controllers.docker.engine import Engine
-from support.node import BACKENDS, DOCKER, FIXTURES, PROCESS, Node, started
-from support.remains import ask, inspect
+from support.nodes.node import BACKENDS, DOCKER, FIXTURES, PROCESS, Node, started
+from support.nodes.remains import ask, inspect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.node import BACKENDS, FIXTURES, Node, eventually, started
+from support.nodes.node import BACKENDS, FIXTURES, Node, eventually, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

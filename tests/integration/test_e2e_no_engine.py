@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from support import archives
-from support.node import FIXTURES, PROCESS, Node, environment, eventually, started
+from support.nodes.node import FIXTURES, PROCESS, Node, environment, eventually, started
 
 if TYPE_CHECKING:
     from pathlib import Path

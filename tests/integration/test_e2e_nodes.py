@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.node import (
+from support.nodes.node import (
     BACKENDS,
     FIXTURES,
     PROCESS,

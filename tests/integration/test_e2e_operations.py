@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from chaindock.identity.tls import TlsAuthority
-from support.curl import Reply, curl
-from support.node import BACKENDS, FIXTURES, PROCESS, Node, eventually, started
-from support.scrape import Scrape
+from support.nodes.curl import Reply, curl
+from support.nodes.node import BACKENDS, FIXTURES, PROCESS, Node, eventually, started
+from support.nodes.scrape import Scrape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

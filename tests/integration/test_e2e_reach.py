@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.node import BACKENDS, DOCKER, Node, started
-from support.packets import dropped
-from support.remains import ask
+from support.nodes.node import BACKENDS, DOCKER, Node, started
+from support.nodes.packets import dropped
+from support.nodes.remains import ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

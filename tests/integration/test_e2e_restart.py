@@ -9,7 +9,7 @@ import pytest
 
 from chaindock.controllers.process.parting import with_node
 from support.need import missing
-from support.node import FIXTURES, PROCESS, Node, eventually, started
+from support.nodes.node import FIXTURES, PROCESS, Node, eventually, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.node import BACKENDS, DOCKER, EXAMPLES, FIXTURES, SECRETS, Node, started
-from support.remains import inspect, inspect_network
+from support.nodes.node import (
+    BACKENDS,
+    DOCKER,
+    EXAMPLES,
+    FIXTURES,
+    SECRETS,
+    Node,
+    started,
+)
+from support.nodes.remains import inspect, inspect_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

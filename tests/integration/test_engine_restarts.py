@@ -15,15 +15,15 @@ from chaindock.container.contracts import Cause
 from chaindock.errors import ChaindockError
 from support.doubles.backend import WatchedAttempt, built, in_background
 from support.doubles.scripts import hang, leave, say
-from support.engines import Target, backend_on
-from support.own_engine import own_docker, own_podman
+from support.engines.each import Target, backend_on
+from support.engines.own_engine import own_docker, own_podman
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-    from support.docker_backend import DockerBackend
-    from support.own_engine import OwnEngine
+    from support.engines.docker_backend import DockerBackend
+    from support.engines.own_engine import OwnEngine
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
 GONE_S = 5.0

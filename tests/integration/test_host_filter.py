@@ -15,7 +15,7 @@ import pytest
 from chaindock.controllers.docker import filter as under_test
 from chaindock.controllers.docker.filter import Door, HostFilter, usable
 from support.need import missing
-from support.remains import filter_rules
+from support.nodes.remains import filter_rules
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 from support.need import need_docker, need_image
-from support.node import DOCKER, PROCESS, SECRETS, Node, eventually, started
-from support.prying import NAME, NEIGHBOUR, SOURCE, details, pry, prying
-from support.remains import ask, filter_rules, inspect, inspect_network
-from support.targets import (
+from support.nodes.node import DOCKER, PROCESS, SECRETS, Node, eventually, started
+from support.nodes.prying import NAME, NEIGHBOUR, SOURCE, details, pry, prying
+from support.nodes.remains import ask, filter_rules, inspect, inspect_network
+from support.nodes.targets import (
     answers,
     elsewhere,
     in_other_network,

@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.node import DOCKER, PROCESS, Node, eventually
-from support.prying import NAME, NEIGHBOUR, details, pry, prying, restart, settings
-from support.remains import ask, inspect
-from support.targets import in_other_network
+from support.nodes.node import DOCKER, PROCESS, Node, eventually
+from support.nodes.prying import (
+    NAME,
+    NEIGHBOUR,
+    details,
+    pry,
+    prying,
+    restart,
+    settings,
+)
+from support.nodes.remains import ask, inspect
+from support.nodes.targets import in_other_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

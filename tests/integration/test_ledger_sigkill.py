@@ -11,10 +11,10 @@ from fabric_protos.common import common_pb2
 
 from chaindock.ids import TxId
 from chaindock.ledger import Ledger, TxLocation
-from support.ledgers import effects, ledger_at, replay, state
+from support.ledgers.ledger import effects, ledger_at, replay, state
 
 TESTS = Path(__file__).parents[1]
-WRITER = TESTS / "support" / "ledger_writer.py"
+WRITER = TESTS / "support" / "ledgers" / "writer.py"
 ROUNDS = 20
 SEED = 20_241
 Acknowledged = dict[TxId, TxLocation]

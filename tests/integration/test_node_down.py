@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.errors import ChaindockError, NodeError, NodeNotRunning, NodeStopping
-from support.lives import NAME, Lives, lives_of
-from support.load import Load
-from support.node import BACKENDS
+from support.nodes.lives import NAME, Lives, lives_of
+from support.nodes.load import Load
+from support.nodes.node import BACKENDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.errors import ChaindockError, LedgerError, NodeError, StorageError
-from support.crash import CrashNode
-from support.lives import NAME, Lives, lives_of
-from support.load import Told
-from support.versions import version
+from support.nodes.killable import CrashNode
+from support.nodes.lives import NAME, Lives, lives_of
+from support.nodes.load import Told
+from support.shims.versions import version
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -8,8 +8,8 @@ import pytest
 
 from chaindock.packaging.writer import write_package
 from chaindock.platforms.registry import recognise
-from support.lives import Lives, lives_of
-from support.node import BACKENDS, FIXTURES
+from support.nodes.lives import Lives, lives_of
+from support.nodes.node import BACKENDS, FIXTURES
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

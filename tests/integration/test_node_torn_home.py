@@ -25,11 +25,11 @@ from chaindock.errors import (
 from chaindock.lifecycle.definitions import Approval
 from chaindock.lifecycle.desired import DesiredState
 from chaindock.packaging.store import PackageStore
-from support.crash import CrashNode
-from support.lives import NAME, Lives, lives_of
-from support.node import environment
-from support.traces import files_of
-from support.versions import version
+from support.nodes.killable import CrashNode
+from support.nodes.lives import NAME, Lives, lives_of
+from support.nodes.node import environment
+from support.nodes.traces import files_of
+from support.shims.versions import version
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from support.faults_apart import using
+from support.engines.rootless import PATH, RootlessPodman, rootless_podman
+from support.faults.own_engine import using
 from support.need import need, need_image
-from support.node import SECRETS, Node, eventually
-from support.prying import NAME, SOURCE, details, pry
-from support.remains import ask, inspect
-from support.rootless import PATH, RootlessPodman, rootless_podman
-from support.targets import elsewhere, listener, wait_for
+from support.nodes.node import SECRETS, Node, eventually
+from support.nodes.prying import NAME, SOURCE, details, pry
+from support.nodes.remains import ask, inspect
+from support.nodes.targets import elsewhere, listener, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from support.unprivileged import User
+    from support.engines.unprivileged import User
 
 pytestmark = [
     pytest.mark.docker,

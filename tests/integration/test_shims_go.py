@@ -9,10 +9,10 @@ import pytest
 
 from chaindock.chaincode.options import StreamOptions
 from chaindock.errors import StreamTerminated
-from support.shim_builds import go_program
-from support.shim_suite import RichShimSuite
-from support.shim_world import Program, ShimWorld
-from support.stream_node import CCID
+from support.shims.builds import go_program
+from support.shims.stream_node import CCID
+from support.shims.suite import RichShimSuite
+from support.shims.world import Program, ShimWorld
 
 if TYPE_CHECKING:
     from collections.abc import Callable

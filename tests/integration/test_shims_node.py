@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.shim_builds import node_project
-from support.shim_suite import RichShimSuite
-from support.shim_world import Program, ShimWorld
+from support.shims.builds import node_project
+from support.shims.suite import RichShimSuite
+from support.shims.world import Program, ShimWorld
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,10 +9,10 @@ import pytest
 
 from chaindock.chaincode.options import StreamOptions
 from chaindock.errors import ExecuteTimeout
-from support.shim_builds import python_environment
-from support.shim_suite import ShimSuite
-from support.shim_world import Program, ShimWorld
-from support.stream_node import CCID
+from support.shims.builds import python_environment
+from support.shims.stream_node import CCID
+from support.shims.suite import ShimSuite
+from support.shims.world import Program, ShimWorld
 
 if TYPE_CHECKING:
     from pathlib import Path

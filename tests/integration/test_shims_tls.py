@@ -11,14 +11,14 @@ import pytest
 from chaindock.container.contracts import DialTls
 from chaindock.errors import LaunchFailed
 from chaindock.identity.tls import TlsAuthority
-from support.shim_builds import (
+from support.shims.builds import (
     go_program,
     java_classes,
     node_project,
     old_go_program,
 )
-from support.shim_world import Program, ShimWorld
-from support.stream_node import CCID
+from support.shims.stream_node import CCID
+from support.shims.world import Program, ShimWorld
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from chaindock.operations.address import find_socket
-from support.node import BACKENDS, FIXTURES, PROCESS, Node, eventually, started
+from support.nodes.node import BACKENDS, FIXTURES, PROCESS, Node, eventually, started
 
 if TYPE_CHECKING:
     import subprocess

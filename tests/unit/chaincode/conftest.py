@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.launch_world import World
-from support.stream_node import MODELS, StreamNode
+from support.doubles.launch_world import World
+from support.shims.stream_node import MODELS, StreamNode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -17,11 +17,11 @@ from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.chaincode.server import ChaincodeListener, ListenOptions, server_options
 from chaindock.errors import StartFailed
+from support.doubles.memory_state import invocation
 from support.eventually import eventually
-from support.memory_state import invocation
 from support.need import need_ipv6
-from support.shim_peer import ShimServer
-from support.stream_node import CCID, StreamNode
+from support.shims.peer import ShimServer
+from support.shims.stream_node import CCID, StreamNode
 
 Kind = shim.ChaincodeMessage
 

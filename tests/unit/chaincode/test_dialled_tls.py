@@ -12,9 +12,9 @@ from chaindock.chaincode.client import serve_dialled
 from chaindock.chaincode.handler import Handler
 from chaindock.container.contracts import DialTls
 from chaindock.identity.tls import TlsAuthority
-from support.credentials import server
-from support.shim_peer import PATIENCE_S, ShimServer
-from support.stream_node import CCID, StreamNode
+from support.shims.credentials import server
+from support.shims.peer import PATIENCE_S, ShimServer
+from support.shims.stream_node import CCID, StreamNode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -17,10 +17,10 @@ from structlog.testing import capture_logs
 
 from chaindock.chaincode import handshakes as under_test
 from chaindock.chaincode.handshakes import Handshakes
-from support.credentials import client
 from support.eventually import eventually
-from support.guarded import Guarded
-from support.stream_node import StreamNode
+from support.shims.credentials import client
+from support.shims.stream_node import StreamNode
+from support.shims.tls_node import Guarded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

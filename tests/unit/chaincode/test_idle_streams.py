@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from support.doubles.idle_proxy import IdleProxy
+from support.doubles.memory_state import invocation
 from support.eventually import eventually
-from support.idle_proxy import IdleProxy
-from support.memory_state import invocation
-from support.shim_peer import ShimPeer
-from support.stream_node import CCID, StreamNode
+from support.shims.peer import ShimPeer
+from support.shims.stream_node import CCID, StreamNode
 
 if TYPE_CHECKING:
     from chaindock.chaincode.handler import Handler

@@ -16,11 +16,11 @@ from chaindock.errors import (
     StreamTerminated,
     TransactionExists,
 )
-from support.memory_state import MemoryState, invocation, simulator_of
-from support.stream_node import CCID, StreamNode
+from support.doubles.memory_state import MemoryState, invocation, simulator_of
+from support.shims.stream_node import CCID, StreamNode
 
 if TYPE_CHECKING:
-    from support.shim_peer import ShimPeer
+    from support.shims.peer import ShimPeer
 
 Kind = shim.ChaincodeMessage
 

@@ -12,15 +12,15 @@ from chaindock.errors import (
     RegistrationRefused,
     StartFailed,
 )
-from support.launch_fakes import (
+from support.doubles.launch_fakes import (
     STOPPED,
     FakeInstance,
     answer,
     never_registers,
 )
-from support.launch_world import World, failure
-from support.shim_peer import Kind, ShimServer
-from support.stream_node import CCID, OTHER
+from support.doubles.launch_world import World, failure
+from support.shims.peer import Kind, ShimServer
+from support.shims.stream_node import CCID, OTHER
 
 if TYPE_CHECKING:
     from chaindock.container.contracts import Exit

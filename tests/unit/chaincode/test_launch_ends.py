@@ -16,8 +16,7 @@ from chaindock.errors import (
     LaunchFailed,
     StreamTerminated,
 )
-from support.eventually import eventually
-from support.launch_fakes import (
+from support.doubles.launch_fakes import (
     STOPPED,
     FakeInstance,
     keeps_working,
@@ -25,8 +24,9 @@ from support.launch_fakes import (
     registered,
     serves,
 )
-from support.launch_world import World
-from support.stream_node import CCID, OTHER
+from support.doubles.launch_world import World
+from support.eventually import eventually
+from support.shims.stream_node import CCID, OTHER
 
 # --- after READY --------------------------------------------------------------------
 

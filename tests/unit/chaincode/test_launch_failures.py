@@ -22,14 +22,14 @@ from chaindock.errors import (
     RegisterTimeout,
     StartFailed,
 )
-from support.launch_fakes import (
+from support.doubles.launch_fakes import (
     FakeInstance,
     dies_at_once,
     never_registers,
     serves,
 )
-from support.launch_world import World, failure
-from support.stream_node import CCID
+from support.doubles.launch_world import World, failure
+from support.shims.stream_node import CCID
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,9 +22,14 @@ from chaindock.errors import (
     TlsFailed,
 )
 from chaindock.identity.tls import TlsAuthority
-from support.launch_fakes import FakeInstance, dies_at_once, never_registers, serves
-from support.launch_world import World, failure
-from support.stream_node import CCID, OTHER
+from support.doubles.launch_fakes import (
+    FakeInstance,
+    dies_at_once,
+    never_registers,
+    serves,
+)
+from support.doubles.launch_world import World, failure
+from support.shims.stream_node import CCID, OTHER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

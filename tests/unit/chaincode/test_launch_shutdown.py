@@ -10,11 +10,11 @@ import pytest
 
 from chaindock.errors import ChaindockError, LaunchFailed
 from chaindock.ids import Ccid
-from support.launch_fakes import serves
-from support.launch_world import World
+from support.doubles.launch_fakes import serves
+from support.doubles.launch_world import World
 
 if TYPE_CHECKING:
-    from support.launch_fakes import FakeInstance
+    from support.doubles.launch_fakes import FakeInstance
 
 CCIDS = [Ccid(f"c{number}:" + f"{number:02d}" * 32) for number in range(20)]
 

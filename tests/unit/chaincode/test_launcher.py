@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 from chaindock.chaincode.registry import LaunchState
 from chaindock.container.attempt import Attempt
-from support.launch_fakes import (
+from support.doubles.launch_fakes import (
     FakeInstance,
     answer,
     keeps_working,
     never_registers,
     registered,
 )
-from support.stream_node import CCID, OTHER
+from support.shims.stream_node import CCID, OTHER
 
 if TYPE_CHECKING:
     from chaindock.container.contracts import Exit
-    from support.launch_world import World
+    from support.doubles.launch_world import World
 
 
 async def test_a_launched_chaincode_answers(world: World):

@@ -12,8 +12,13 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 from chaindock.chaincode import context
 from chaindock.chaincode.batches import BATCH_BYTES
 from chaindock.chaincode.context import Context
-from support.memory_state import MemorySimulator, MemoryState, invocation, simulator_of
-from support.stream_node import StreamNode
+from support.doubles.memory_state import (
+    MemorySimulator,
+    MemoryState,
+    invocation,
+    simulator_of,
+)
+from support.shims.stream_node import StreamNode
 
 Kind = shim.ChaincodeMessage
 

@@ -12,10 +12,10 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.errors import RegistrationRefused
 from chaindock.ids import Ccid
+from support.doubles.memory_state import invocation
 from support.eventually import eventually
-from support.memory_state import invocation
-from support.shim_peer import PATIENCE_S, ShimPeer
-from support.stream_node import CCID, OTHER, StreamNode
+from support.shims.peer import PATIENCE_S, ShimPeer
+from support.shims.stream_node import CCID, OTHER, StreamNode
 
 Kind = shim.ChaincodeMessage
 ENDING = "error handling message, ending stream:"

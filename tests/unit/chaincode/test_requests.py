@@ -11,14 +11,14 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.chaincode import context, outbox, requests
 from chaindock.errors import ExecuteTimeout
-from support.memory_state import MemoryState, invocation, simulator_of
-from support.stream_node import StreamNode
+from support.doubles.memory_state import MemoryState, invocation, simulator_of
+from support.shims.stream_node import StreamNode
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from support.memory_state import MemorySimulator
-    from support.shim_peer import ShimPeer
+    from support.doubles.memory_state import MemorySimulator
+    from support.shims.peer import ShimPeer
 
 Kind = shim.ChaincodeMessage
 

@@ -17,17 +17,17 @@ from structlog.testing import capture_logs
 from chaindock.chaincode.server import MAX_UNREGISTERED_EACH, server_options
 from chaindock.identity.tls import TlsAuthority, certificate_hash
 from chaindock.telemetry import bound
-from support.credentials import client
+from support.doubles.memory_state import invocation
 from support.eventually import eventually
-from support.guarded import Guarded
-from support.memory_state import invocation
-from support.stream_node import CCID, OTHER, StreamNode
+from support.shims.credentials import client
+from support.shims.stream_node import CCID, OTHER, StreamNode
+from support.shims.tls_node import Guarded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from support.shim_peer import ShimPeer
+    from support.shims.peer import ShimPeer
 
 Kind = shim.ChaincodeMessage
 DENIED = grpc.StatusCode.PERMISSION_DENIED

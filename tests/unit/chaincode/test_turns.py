@@ -16,8 +16,8 @@ from chaindock.errors import (
     StreamTerminated,
     TransactionExists,
 )
-from support.memory_state import invocation
-from support.stream_node import StreamNode
+from support.doubles.memory_state import invocation
+from support.shims.stream_node import StreamNode
 
 Kind = shim.ChaincodeMessage
 

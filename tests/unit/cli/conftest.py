@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from chaindock.cli.main import root
 from chaindock.operations.admin import AdminServer
-from support.fake_node import FakeNode
+from support.doubles.fake_node import FakeNode
 
 
 class Served:

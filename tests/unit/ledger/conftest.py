@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.ledgers import ledger_at
+from support.ledgers.ledger import ledger_at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -12,8 +12,8 @@ from chaindock.errors import InvalidInput, NotFound
 from chaindock.ids import TxId
 from chaindock.ledger import Ledger
 from chaindock.ledger.blocks import commit_hash, header_der
-from support.envelopes import CHANNEL, BlockKey, config, rwset, transaction
-from support.ledgers import VALID, commit, der_hash, parsed, replay
+from support.ledgers.envelopes import CHANNEL, BlockKey, config, rwset, transaction
+from support.ledgers.ledger import VALID, commit, der_hash, parsed, replay
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chaindock.ledger.decoding import decode
-from support.envelopes import CHANNEL, namespaces, rwset, transaction, wrap
-from support.ledgers import codes, commit, state
+from support.ledgers.envelopes import CHANNEL, namespaces, rwset, transaction, wrap
+from support.ledgers.ledger import codes, commit, state
 
 if TYPE_CHECKING:
     from chaindock.ledger import Ledger

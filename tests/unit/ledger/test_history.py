@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KeyModification
 
 from chaindock.ids import TxId
-from support.envelopes import rwset, transaction
-from support.ledgers import ENDORSEMENT_POLICY_FAILURE, VALID, commit, history
+from support.ledgers.envelopes import rwset, transaction
+from support.ledgers.ledger import ENDORSEMENT_POLICY_FAILURE, VALID, commit, history
 
 if TYPE_CHECKING:
     from chaindock.ledger import Ledger

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chaindock.ids import TxId
-from support.envelopes import transaction
-from support.ledgers import (
+from support.ledgers.envelopes import transaction
+from support.ledgers.ledger import (
     MVCC,
     PHANTOM,
     VALID,

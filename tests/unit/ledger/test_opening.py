@@ -11,8 +11,8 @@ import pytest
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerCorrupt, LedgerError
 from chaindock.ids import ChannelId, TxId
 from chaindock.ledger import Ledger, LedgerOptions
-from support.envelopes import CHANNEL, BlockKey, config, rwset, transaction
-from support.ledgers import (
+from support.ledgers.envelopes import CHANNEL, BlockKey, config, rwset, transaction
+from support.ledgers.ledger import (
     DUPLICATE_TXID,
     VALID,
     codes,

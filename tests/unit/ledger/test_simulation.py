@@ -12,8 +12,8 @@ from chaindock.errors import InvalidInput, LedgerClosed, LedgerError, ReadOnlyVi
 from chaindock.ids import TxId
 from chaindock.ledger import LedgerOptions
 from chaindock.ledger.rwset import marshal
-from support.envelopes import namespaces, read, rwset
-from support.ledgers import commit, ledger_at, only_rwset, pairs, value
+from support.ledgers.envelopes import namespaces, read, rwset
+from support.ledgers.ledger import commit, ledger_at, only_rwset, pairs, value
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,8 @@ from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 
 from chaindock.ids import TxId
 from chaindock.ledger import TxLocation
-from support.envelopes import read, rwset, transaction
-from support.ledgers import (
+from support.ledgers.envelopes import read, rwset, transaction
+from support.ledgers.ledger import (
     DUPLICATE_TXID,
     ENDORSEMENT_POLICY_FAILURE,
     MVCC,

@@ -15,7 +15,7 @@ from chaindock.errors import (
     StartFailed,
 )
 from chaindock.lifecycle.desired import Wish
-from support.deployments import Node, package
+from support.doubles.deployments import Node, package
 from support.eventually import eventually
 
 

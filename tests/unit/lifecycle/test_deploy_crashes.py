@@ -8,7 +8,7 @@ import pytest
 
 from chaindock.errors import EngineUnavailable, LedgerError, StorageError
 from chaindock.lifecycle.definitions import Approval
-from support.deployments import Node, package
+from support.doubles.deployments import Node, package
 
 
 async def test_a_restart_launches_what_should_run(tmp_path):

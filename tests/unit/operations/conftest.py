@@ -8,7 +8,7 @@ import pytest
 
 from chaindock.operations.address import find_socket
 from chaindock.operations.admin import AdminOptions, AdminServer
-from support.fake_node import FakeNode
+from support.doubles.fake_node import FakeNode
 
 
 class Api:

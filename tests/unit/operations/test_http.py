@@ -19,8 +19,8 @@ from chaindock.operations.health import Health, Trouble
 from chaindock.operations.http import OperationsOptions, OperationsServer
 from chaindock.operations.metrics import Metrics
 from chaindock.operations.tallies import Tallies
-from support.curl import curl
 from support.need import need_ipv6
+from support.nodes.curl import curl
 
 Check = Callable[[], Awaitable[None]]
 

@@ -11,7 +11,7 @@ from chaindock.errors import NodeStopping
 from chaindock.operations.address import find_socket
 from chaindock.operations.admin import AdminOptions, AdminServer
 from chaindock.operations.inflight import Inflight
-from support.fake_node import FakeNode
+from support.doubles.fake_node import FakeNode
 
 
 async def test_what_ends_in_time_is_answered() -> None:

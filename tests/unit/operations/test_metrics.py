@@ -32,19 +32,19 @@ from chaindock.operations.tallies import (
     Histogram,
     Tallies,
 )
-from support.eventually import eventually
-from support.launch_fakes import (
+from support.doubles.launch_fakes import (
     FakeInstance,
     dies_at_once,
     keeps_working,
     never_registers,
     registered,
 )
-from support.launch_world import World
-from support.memory_state import CHANNEL, invocation
-from support.scrape import Scrape
-from support.shim_peer import Kind
-from support.stream_node import CCID
+from support.doubles.launch_world import World
+from support.doubles.memory_state import CHANNEL, invocation
+from support.eventually import eventually
+from support.nodes.scrape import Scrape
+from support.shims.peer import Kind
+from support.shims.stream_node import CCID
 
 NAME = "basic"
 

@@ -16,7 +16,7 @@ async def _serve(config: Any, ready: Any) -> None:
     import os
 
     from chaindock.errors import NodeAlreadyRunning
-    from support.fake_node import serve
+    from support.doubles.fake_node import serve
 
     fault = config.node.domain.partition(".")[0]
     if fault == "dies":

@@ -12,12 +12,12 @@ from chaindock.container.contracts import BuildEnvironment, NodeLabels
 from chaindock.controllers.docker.compile import Compiler
 from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.options import CompileOptions, EndpointOptions
-from support.fake_engine import fake_engine
+from support.doubles.fake_engine import fake_engine
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.fake_engine import Request
+    from support.doubles.fake_engine import Request
 
 USUAL, REAL = "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/bundle.pem"
 Content = dict[str, bytes | str]

@@ -23,7 +23,7 @@ from chaindock.controllers.docker.endpoints import (
 )
 from chaindock.controllers.docker.options import EndpointOptions
 from chaindock.errors import EngineUnavailable
-from support.fake_engine import fake_engine
+from support.doubles.fake_engine import fake_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,13 +23,13 @@ from chaindock.errors import (
     ImageNotFound,
     NotFound,
 )
-from support.fake_engine import VERSION, fake_engine
+from support.doubles.fake_engine import VERSION, fake_engine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from support.fake_engine import Reply, Request
+    from support.doubles.fake_engine import Reply, Request
 
 
 def says(status: int, message: str) -> Reply:

@@ -20,14 +20,14 @@ from chaindock.controllers.docker.options import (
 )
 from chaindock.errors import EngineUnavailable
 from support.doubles.conformance import platform_for_scripts
+from support.doubles.fake_engine import fake_engine
 from support.doubles.fakes import InMemoryBuilder, fake_package
-from support.fake_engine import fake_engine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from support.fake_engine import Request
+    from support.doubles.fake_engine import Request
 
 PACKAGE = fake_package()
 

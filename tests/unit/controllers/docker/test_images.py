@@ -9,12 +9,12 @@ from chaindock.controllers.docker import images, names
 from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.options import EndpointOptions
 from chaindock.ids import Ccid
-from support.fake_engine import fake_engine
+from support.doubles.fake_engine import fake_engine
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.fake_engine import Reply, Request
+    from support.doubles.fake_engine import Reply, Request
 
 CCID = Ccid("basic:" + "0" * 64)
 NODE = NodeLabels("node1", "peer0", "dev")

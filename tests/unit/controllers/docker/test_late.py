@@ -26,8 +26,8 @@ from chaindock.errors import (
     RegistryUnavailable,
 )
 from support.doubles.conformance import platform_for_scripts
+from support.doubles.fake_engine import fake_engine
 from support.doubles.fakes import InMemoryBuilder, fake_package
-from support.fake_engine import fake_engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable

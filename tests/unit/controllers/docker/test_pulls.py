@@ -26,13 +26,13 @@ from chaindock.errors import (
     RegistryUnavailable,
 )
 from chaindock.ids import Ccid
-from support.fake_engine import fake_engine
+from support.doubles.fake_engine import fake_engine
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from chaindock.controllers.docker.options import Pull
-    from support.fake_engine import Request
+    from support.doubles.fake_engine import Request
 
 CCID = Ccid("cc:1")
 LIMIT = (

@@ -18,7 +18,7 @@ from chaindock.errors import BuildFailed, ToolMissing
 from chaindock.platforms.base import BuildPlan, Step
 from support.doubles.backend import WatchedAttempt, built
 from support.doubles.scripts import ScriptPlatform, hang, leave, say
-from support.process_backend import ProcessBackend, options
+from support.nodes.process_backend import ProcessBackend, options
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

@@ -17,7 +17,7 @@ from chaindock.errors import BuildFailed, BuildSilent, StartFailed
 from chaindock.platforms.base import BuildPlan, Step
 from support.doubles.backend import WatchedAttempt, built
 from support.doubles.scripts import ScriptPlatform, fork, hang, ignore_term, leave
-from support.process_backend import ProcessBackend, options
+from support.nodes.process_backend import ProcessBackend, options
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -17,7 +17,7 @@ from chaindock.controllers.process.records import Record, Records, find
 from chaindock.errors import StartFailed
 from chaindock.ids import Ccid
 from support.doubles.scripts import hang, say
-from support.process_backend import ProcessBackend
+from support.nodes.process_backend import ProcessBackend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -119,7 +119,7 @@ async def test_nothing_runs_without_a_record(
 CRASHING_NODE = """
 import asyncio, os, sys
 from pathlib import Path
-from support.process_backend import ProcessBackend
+from support.nodes.process_backend import ProcessBackend
 from chaindock.container.attempt import Attempt
 from support.doubles.backend import built
 from support.doubles.scripts import fork, hang

@@ -15,7 +15,7 @@ from chaindock.container.contracts import ClientTls, Dial
 from chaindock.errors import ImageNotFound, StartFailed
 from support.doubles.backend import WatchedAttempt
 from support.doubles.scripts import hang, ignore_term, leave, say
-from support.process_backend import ProcessBackend
+from support.nodes.process_backend import ProcessBackend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

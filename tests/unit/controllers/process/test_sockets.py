@@ -18,7 +18,7 @@ from chaindock.errors import StartFailed
 from support.doubles.scripts import hang, serve
 from support.eventually import eventually
 from support.need import missing
-from support.process_backend import ProcessBackend
+from support.nodes.process_backend import ProcessBackend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -13,7 +13,7 @@ from chaindock.controllers.process.watch import memory_of, size_of
 from support.doubles.backend import WatchedAttempt
 from support.doubles.scripts import hang
 from support.need import need
-from support.process_backend import ProcessBackend
+from support.nodes.process_backend import ProcessBackend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -1,0 +1,342 @@
+"""A node in memory behind the real admin API, for tests of the API and the CLI.
+
+Run it: python -m support.doubles.fake_node HOME
+It holds the lock file of the home as a node does, and ends on /shutdown or SIGTERM.
+Some names and functions stand for faults; they are listed at FakeNode.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+import sys
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fabric_protos.common import common_pb2
+from fabric_protos.peer import transaction_pb2
+
+from chaindock.container.attempt import Attempt, Phase
+from chaindock.container.output import OutputOptions, OutputStore
+from chaindock.errors import BuildFailed, ChaincodeError, ExitedEarly, NotFound
+from chaindock.ids import Ccid
+from chaindock.operations.admin import AdminServer
+from chaindock.operations.facade import Call, Deployment, NodeStatus, Running
+from chaindock.packaging.format import read_package
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+STARTED = "2026-11-24T10:00:00Z"
+
+
+@dataclass
+class FakeAnswer:
+    """As endorser.caller.Answer."""
+
+    status: int = 200
+    message: str = ""
+    payload: bytes = b""
+    tx_id: str = "ab" * 32
+    block: int | None = None
+    code: int | None = None
+    event: Any = None
+    refusals: Sequence[str] = ()
+
+    @property
+    def code_name(self) -> str | None:
+        if self.code is None:
+            return None
+        return str(transaction_pb2.TxValidationCode.Name(self.code))
+
+
+class FakeNode:
+    """Deployed names and a key-value contract.
+
+    Names: `broken` fails to compile, `exits` exits early, `slow` waits to be cancelled,
+    `defect` raises something unplanned.
+    Functions: put K V, get K, echo ARGS, refuse (swallows a refusal), register ID, conflict (code 11), crash, wait, caller.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.running: dict[str, Running] = {}
+        self.state: dict[str, bytes] = {}
+        self.calls: list[Call] = []
+        self.blocks: list[bytes] = [_block(0)]
+        self.forgets = False
+        self.called = asyncio.Event()
+        self.cancelled = asyncio.Event()
+        self.stopping = asyncio.Event()
+        self.output = OutputStore(home / "output", OutputOptions())
+        self._files = ExitStack()
+
+    def close(self) -> None:
+        """Close the output files."""
+        self._files.close()
+
+    def _attempt(self, ccid: Ccid, watch: Callable[[Any], None]) -> Attempt:
+        attempt = Attempt(
+            ccid, self._files.enter_context(closing(self.output.open(ccid)))
+        )
+        attempt.begin()
+        attempt.watch(watch)
+        return attempt
+
+    def status(self) -> NodeStatus:
+        return NodeStatus(
+            state="ready",
+            version="0",
+            home=str(self.home),
+            node_id="f00d",
+            pid=os.getpid(),
+            started=STARTED,
+            channel="mychannel",
+            msp_id="Org1MSP",
+            height=len(self.blocks),
+            backend="process",
+            reason="no container engine answers",
+            endpoints={"admin": str(self.home)},
+            identities={"User1": "/somewhere"},
+            warnings=["this node is in memory"],
+        )
+
+    def shutdown(self) -> None:
+        self.stopping.set()
+
+    async def deploy(
+        self,
+        package: Path,
+        *,
+        name: str | None,
+        version: str | None,
+        backend: str,
+        init_required: bool,
+        watch: Callable[[Any], None],
+    ) -> Deployment:
+        info = read_package(package)
+        name = name or info.label
+        attempt = self._attempt(info.id, watch)
+        attempt.enter(Phase.DEPENDENCIES)
+        attempt.output("fetching \x1b[31mred\x1b[0m things", "build")
+        await self._fault(name, attempt)
+        attempt.enter(Phase.COMPILE)
+        attempt.note("an earlier build is used again")
+        attempt.enter(Phase.READY)
+        attempt.over()
+        attempt.output("hello from chaincode", "stdout")
+        one = Running(
+            name=name,
+            version=version or "1.0",
+            sequence=self._sequence(name),
+            package_id=info.id,
+            state="running",
+            backend="process" if backend == "auto" else backend,
+            since=STARTED,
+            details={"pid": "4711", "isolation": "none"},
+        )
+        self.running[name] = one
+        return _deployment(one, attempt)
+
+    async def deploy_dev(
+        self, name: str, version: str | None, *, init_required: bool
+    ) -> Deployment:
+        version = version or "1.0"
+        one = Running(
+            name=name,
+            version=version,
+            sequence=self._sequence(name),
+            package_id=f"{name}:{version}",
+            state="down",
+            backend="dev",
+            since=STARTED,
+        )
+        changed = name not in self.running
+        self.running[name] = one
+        return Deployment(
+            name=name,
+            version=version,
+            sequence=one.sequence,
+            package_id=one.package_id,
+            backend="dev",
+            changed=changed,
+            seconds=0.1,
+        )
+
+    def _sequence(self, name: str) -> int:
+        return self.running[name].sequence + 1 if name in self.running else 1
+
+    async def _fault(self, name: str, attempt: Attempt) -> None:
+        if name == "broken":
+            attempt.enter(Phase.COMPILE)
+            attempt.output("main.go:7: undefined: \x1b[2Jx", "build")
+            raise BuildFailed(
+                "chaincode 'broken' did not compile: go ended with 1",
+                hint="correct main.go",
+                exit_code=1,
+                **attempt.facts(),
+            )
+        if name == "exits":
+            raise ExitedEarly(
+                "chaincode 'exits' ended before it registered",
+                signal=9,
+                oom=True,
+                **attempt.facts(),
+            )
+        if name == "defect":
+            raise KeyError("nobody planned this")
+        if name == "slow":
+            await self._wait()
+
+    async def invoke(self, call: Call) -> FakeAnswer:
+        answer = await self._call(call)
+        if answer.status >= 400:
+            return answer
+        self.blocks.append(_block(len(self.blocks)))
+        code = 11 if call.args[0] == b"conflict" else 0
+        return replace(answer, block=len(self.blocks) - 1, code=code)
+
+    async def query(self, call: Call) -> FakeAnswer:
+        return await self._call(call)
+
+    async def _call(self, call: Call) -> FakeAnswer:
+        self._get(call.name)
+        self.calls.append(call)
+        self.called.set()
+        function, *args = (bytes(arg) for arg in call.args)
+        match function:
+            case b"put":
+                self.state[args[0].decode()] = args[1]
+            case b"get":
+                value = self.state.get(args[0].decode())
+                if value is None:
+                    return FakeAnswer(500, f"there is no {args[0].decode()}")
+                return FakeAnswer(payload=value)
+            case b"echo" | b"refuse":
+                said = ("rich queries are not yet supported",)
+                refusals = said if function == b"refuse" else ()
+                return FakeAnswer(payload=b"|".join(args), refusals=refusals)
+            case b"caller":
+                told = [call.user, *(f"{k}={v}" for k, v in call.attributes.items())]
+                told += [f"{k}={v.decode()}" for k, v in call.transient.items()]
+                told += [f"init={call.is_init}", f"timeout={call.timeout_s}"]
+                return FakeAnswer(payload=" ".join(told).encode())
+            case b"register" | b"record" | b"history":
+                return self._coldchain(function, call.name, args[0].decode())
+            case b"crash":
+                raise ChaincodeError("chaincode ended in the middle", tx_id="ab" * 32)
+            case b"wait":
+                await self._wait()
+        return FakeAnswer()
+
+    def _coldchain(self, function: bytes, name: str, parcel: str) -> FakeAnswer:
+        if function == b"register" and name + parcel in self.state:
+            return FakeAnswer(500, f"{parcel} is registered already")
+        if not self.forgets:
+            self.state[name + parcel] = b""
+        state = "intact" if function == b"register" else "breached"
+        return FakeAnswer(payload=f'{{"state": "{state}"}}'.encode())
+
+    async def _wait(self) -> None:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+    async def ps(self) -> Sequence[Running]:
+        return list(self.running.values())
+
+    def _get(self, name: str) -> Running:
+        if name not in self.running:
+            raise NotFound(f"chaincode {name!r} is not deployed", hint="deploy it")
+        return self.running[name]
+
+    def log_files(self, name: str) -> Sequence[Path]:
+        return self.output.files(Ccid(self._get(name).package_id))
+
+    async def start(self, name: str, *, watch: Callable[[Any], None]) -> Deployment:
+        one = replace(self._get(name), state="running")
+        self.running[name] = one
+        attempt = self._attempt(Ccid(one.package_id), watch)
+        attempt.enter(Phase.START)
+        attempt.over()
+        return _deployment(one, attempt)
+
+    async def stop(self, name: str) -> None:
+        self.running[name] = replace(self._get(name), state="stopped")
+
+    async def remove(self, name: str) -> None:
+        self._get(name)
+        del self.running[name]
+
+    def height(self) -> int:
+        return len(self.blocks)
+
+    async def block(self, number: int) -> bytes:
+        if number >= len(self.blocks):
+            raise NotFound(f"there is no block {number}")
+        return self.blocks[number]
+
+
+def _deployment(one: Running, attempt: Attempt) -> Deployment:
+    return Deployment(
+        name=one.name,
+        version=one.version,
+        sequence=one.sequence,
+        package_id=one.package_id,
+        backend=one.backend,
+        reason="no container engine answers",
+        details=one.details,
+        reused=attempt.reused,
+        phases=[(str(p.phase), p.seconds) for p in attempt.phases],
+        seconds=1.5,
+    )
+
+
+def _block(number: int) -> bytes:
+    block = common_pb2.Block()
+    block.header.number = number
+    block.header.data_hash = hashlib.sha256(bytes([number])).digest()
+    return bytes(block.SerializeToString())
+
+
+async def serve(
+    home: Path, ready: Callable[[NodeStatus], None], *, forgets: bool = False
+) -> None:
+    """Serve until told to stop, as node.serve does."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    node = FakeNode(home)
+    node.forgets = forgets
+    lock = home / "node.lock"
+    async with AdminServer(home, node):
+        lock.write_text(f"{os.getpid()}\n")
+        try:
+            ready(node.status())
+            await node.stopping.wait()
+        finally:
+            lock.write_text("")
+            node.close()
+
+
+def main() -> None:
+    """Serve the home that the command line names; says `ready` on standard output."""
+
+    async def run() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        await serve(Path(sys.argv[1]), lambda _: print("ready", flush=True))
+
+    try:
+        asyncio.run(run())
+    except asyncio.CancelledError:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Container engines and image registries that tests use or start themselves."""

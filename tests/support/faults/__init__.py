@@ -1,0 +1,1 @@
+"""Nodes under faults: what breaks them, and what must hold afterwards."""

@@ -1,0 +1,1 @@
+"""Ledgers, envelopes and proposals for tests."""

@@ -1,0 +1,1 @@
+"""Real nodes that tests start, kill and look at from outside."""

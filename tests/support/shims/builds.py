@@ -1,0 +1,121 @@
+"""Conformance chaincode of each language, built once per source.
+
+Results are kept under `$XDG_CACHE_HOME/chaindock-test/builds`, by the hash of the
+source directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from support.need import need
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
+SOURCES = FIXTURES / "conformance"
+PATIENCE_S = 600
+
+
+def go_program() -> Path:
+    """Return the Go binary."""
+    need("go")
+
+    def build(source: Path, into: Path) -> None:
+        _run("go", "build", "-o", str(into / "conformance"), ".", cwd=source)
+
+    return _kept("go", build) / "conformance"
+
+
+def old_go_program() -> Path:
+    """Return a binary with the shim and the contract API of the generation before."""
+    need("go")
+
+    def build(source: Path, into: Path) -> None:
+        _run("go", "build", "-o", str(into / "notes"), ".", cwd=source)
+
+    return _kept("go-old", build, FIXTURES / "foreign" / "go-old") / "notes"
+
+
+def java_classes() -> Path:
+    """Return the directory with the Java classes and the jars they need."""
+    need("java", "javac", "mvn")
+
+    def build(source: Path, into: Path) -> None:
+        shutil.copytree(source, into, dirs_exist_ok=True)
+        jars = into / "lib"
+        copy = ("dependency:copy-dependencies", f"-DoutputDirectory={jars}")
+        _run("mvn", "-q", "-B", *copy, cwd=into)
+        main = into / "src" / "main" / "java" / "Plain.java"
+        _run("javac", "-cp", f"{jars}/*", "-d", str(into), str(main), cwd=into)
+
+    return _kept("java", build)
+
+
+def node_project() -> Path:
+    """Return a copy of the Node project with its dependencies installed."""
+    need("node", "npm")
+
+    def build(source: Path, into: Path) -> None:
+        shutil.copytree(source, into, dirs_exist_ok=True)
+        flags = ("--no-audit", "--no-fund", "--omit=dev", "--ignore-scripts")
+        _run("npm", "ci", *flags, cwd=into)
+
+    return _kept("node", build)
+
+
+def python_environment() -> Path:
+    """Return the directory with the Python sources and `env/bin/python`."""
+
+    def build(source: Path, into: Path) -> None:
+        shutil.copytree(source, into, dirs_exist_ok=True)
+        _run(sys.executable, "-m", "venv", str(into / "env"), cwd=into)
+        python = str(into / "env" / "bin" / "python")
+        flags = ("--quiet", "--disable-pip-version-check")
+        _run(python, "-m", "pip", "install", *flags, "-r", "requirements.txt", cwd=into)
+
+    return _kept("python", build)
+
+
+def _kept(
+    language: str, build: Callable[[Path, Path], None], source: Path | None = None
+) -> Path:
+    source = source or SOURCES / language
+    digest = hashlib.sha256(sys.version.encode())
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and "node_modules" not in path.parts:
+            digest.update(str(path.relative_to(source)).encode() + path.read_bytes())
+    home = os.environ.get("XDG_CACHE_HOME")  # noqa: TID251  # tests have no config
+    cache = Path(home) if home else Path.home() / ".cache"
+    result = (
+        cache / "chaindock-test" / "builds" / f"{language}-{digest.hexdigest()[:20]}"
+    )
+    done = result / ".done"
+    if not done.exists():
+        result.parent.mkdir(parents=True, exist_ok=True)
+        # Virtual environments cannot be moved: build in place, mark when complete.
+        lock = tempfile.mkdtemp(prefix=f"{language}-", dir=result.parent)
+        try:
+            shutil.rmtree(result, ignore_errors=True)
+            result.mkdir()
+            build(source, result)
+            done.touch()
+        finally:
+            shutil.rmtree(lock)
+    return result
+
+
+def _run(*argv: str, cwd: Path) -> None:
+    done = subprocess.run(
+        argv, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    if done.returncode != 0:
+        raise AssertionError(f"{argv} ended with {done.returncode}:\n{done.stderr}")
