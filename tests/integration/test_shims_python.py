@@ -39,7 +39,7 @@ class TestPythonServes(ShimSuite):
         await world.launcher.launch(CCID)
         handler = world.registry.find_ready(CCID)
         assert handler is not None
-        assert handler.calls.turns.limit == 1
+        assert handler.calls.limiter.limit == 1
 
 
 async def test_contract_api(tmp_path: Path):

@@ -1,20 +1,17 @@
 """The node's end of one chaincode stream, whoever opened it.
 
-Owns:    states of the stream, registration, the receive loop.
-Not:     invocations (calls.py), who is admitted (registry.py), connections
-         (server.py, client.py).
-Entry:   Handler
-Holds:   one reader and one writer task; COMPLETED and ERROR in order; every waiting
-         invocation ends with the stream; a handler lives for one stream.
-Source:  shim-protocol.md §3, §4, §10
+A stream has one reader and one writer, lives for one registration, and ends every call
+that waits on it when it ends.
+Source: docs/fabric/shim-protocol.md#states
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import grpc
 import grpc.aio
@@ -24,28 +21,29 @@ from google.protobuf.message import DecodeError
 
 from chaindock.aio import Latch, Tasks
 from chaindock.chaincode import requests
-from chaindock.chaincode.calls import Calls
-from chaindock.chaincode.outbox import Outbox
+from chaindock.chaincode.calls import Calls, pause
 from chaindock.chaincode.requests import kind_of
-from chaindock.chaincode.turns import pause
 from chaindock.container.attempt import Phase
 from chaindock.errors import RegistrationRefused
 from chaindock.telemetry import bind, get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
-    from chaindock.chaincode.observer import Observer
+    from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
+
+    from chaindock.chaincode.calls import Rest
     from chaindock.chaincode.options import StreamOptions
-    from chaindock.chaincode.outbox import Duplex
-    from chaindock.chaincode.turns import Rest
+    from chaindock.chaincode.registry import HandlerRegistry
     from chaindock.container.attempt import Attempt
     from chaindock.ids import Ccid
-    from chaindock.telemetry import RateLimitedLog
 
 Kind = shim.ChaincodeMessage
 FINAL: Final = frozenset({Kind.COMPLETED, Kind.ERROR})
 KEEPALIVE: Final = Kind.KEEPALIVE
+WAITING_MESSAGES = 256
+WAITING_BYTES = 16 * 1024 * 1024
+"""A chaincode that asks more than it reads is not read while this much waits for it."""
 _log = get_logger("chaincode.handler")
 
 
@@ -68,10 +66,17 @@ MOVES: Final[Mapping[StreamState, frozenset[StreamState]]] = {
 
 @dataclass(frozen=True)
 class StreamEnd:
-    """Why a stream ended; `code` is OK when the chaincode simply left."""
+    """Why a stream ended.
+
+    Args:
+        code: OK when the chaincode simply left.
+        reason: in words.
+        overrun_s: a call was not answered for so many seconds; None = another reason.
+    """
 
     code: grpc.StatusCode
     reason: str
+    overrun_s: float | None = None
 
 
 @dataclass(eq=False)
@@ -94,24 +99,75 @@ class Expected:
     ready: Latch[Handler] = field(default_factory=Latch)
 
 
-class Registry(Protocol):
-    """Decides about registrations; registry.HandlerRegistry is one."""
+class Duplex(Protocol):
+    """An open gRPC stream, of either role.
 
-    observer: Observer
-    refusals: RateLimitedLog
+    `read` returns `grpc.aio.EOF` at the end; both raise when the stream broke.
+    """
 
-    def connected(self, handler: Handler) -> None:
-        """Take note of a new stream."""
+    async def read(self) -> Any:
+        """Return the next message."""
 
-    def admit(self, name: str, handler: Handler) -> Expected | None:
-        """Register `handler` under the name of its REGISTER.
+    async def write(self, message: ChaincodeMessage, /) -> None:
+        """Send one message; never twice at the same time."""
 
-        Returns: what expected it, if anything did.
-        Raises: RegistrationRefused.
+
+class Outbox:
+    """The one writer of a stream: grpc.aio fails the second of two writes at once.
+
+    A write is never cancelled because a caller has left.
+
+    Args:
+        write: sends one message; never called again before it returned.
+    """
+
+    def __init__(self, write: Callable[[ChaincodeMessage], Awaitable[None]]) -> None:
+        self._write = write
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[tuple[ChaincodeMessage, int]] = deque()
+        self._bytes = 0
+        self._idle: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self.writing: ChaincodeMessage | None = None
+
+    def put(self, message: ChaincodeMessage, size: int = 0) -> None:
+        """Send `message` (payload of `size` bytes) after those that wait."""
+        self._queue.append((message, size))
+        self._bytes += size
+        idle = self._idle
+        if idle is not None:
+            self._idle = None
+            if not idle.done():
+                idle.set_result(None)
+
+    @property
+    def full(self) -> bool:
+        """Whether the reader has to wait for `room`."""
+        return len(self._queue) >= WAITING_MESSAGES or self._bytes >= WAITING_BYTES
+
+    async def room(self) -> None:
+        """Return when it is no longer full. One waiter at a time."""
+        while self.full:
+            self._room = self._loop.create_future()
+            await self._room
+
+    async def run(self) -> None:
+        """Write until cancelled.
+
+        Raises: what `write` raises; then `writing` is the message that failed.
         """
-
-    def remove(self, handler: Handler) -> None:
-        """Deregister `handler`, if it is registered."""
+        queue, write = self._queue, self._write
+        while True:
+            if not queue:
+                self._idle = self._loop.create_future()
+                await self._idle
+            self.writing, size = queue.popleft()
+            await write(self.writing)
+            self._bytes -= size
+            if self._room is not None and not self.full:
+                if not self._room.done():
+                    self._room.set_result(None)
+                self._room = None
 
 
 class Handler:
@@ -128,7 +184,7 @@ class Handler:
 
     def __init__(
         self,
-        registry: Registry,
+        registry: HandlerRegistry,
         options: StreamOptions,
         dialled: Expected | None = None,
         certificate: str | None = None,
@@ -140,10 +196,11 @@ class Handler:
         self.ccid: Ccid | None = None
         self.state = StreamState.CREATED
         self.ended: Latch[StreamEnd] = Latch()
-        self.calls = Calls(options, self.end)
+        self.calls = Calls(options, self._overran)
         self.rest: Rest = pause
         """For shims that need one; whoever opened the stream may know a better one."""
         self._outbox: Outbox
+        self._tasks: Tasks
 
     @property
     def who(self) -> str | None:
@@ -164,6 +221,7 @@ class Handler:
         silence = loop.call_later(self._options.silence_s, self._too_silent)
         try:
             async with Tasks("stream") as tasks:
+                self._tasks = tasks
                 _ = tasks.start(self._receive(stream), "receive")
                 _ = tasks.start(self._send(self._outbox), "send")
                 return await self.ended.wait()
@@ -171,8 +229,10 @@ class Handler:
             silence.cancel()
             self.end(grpc.StatusCode.CANCELLED, "connection lost")
 
-    def end(self, code: grpc.StatusCode, reason: str) -> None:
-        """End the stream now; invocations that wait fail. The first reason counts."""
+    def end(
+        self, code: grpc.StatusCode, reason: str, overrun_s: float | None = None
+    ) -> None:
+        """End the stream now; calls that wait fail. The first reason counts."""
         if self.state is StreamState.ENDED:
             return
         self._move(StreamState.ENDED)
@@ -184,7 +244,11 @@ class Handler:
             refusals.say(self.who, _log.info, "stream ended", **facts)
         else:
             _log.info("stream ended", **facts)
-        self.ended.settle(StreamEnd(code, reason))
+        self.ended.settle(StreamEnd(code, reason, overrun_s))
+
+    def _overran(self, seconds: float) -> None:
+        reason = f"a call has not answered for {seconds:g} s"
+        self.end(grpc.StatusCode.ABORTED, reason, seconds)
 
     def _move(self, state: StreamState) -> None:
         if state not in MOVES[self.state]:
@@ -215,7 +279,7 @@ class Handler:
             self.end(grpc.StatusCode.UNKNOWN, text)
 
     async def _receive_all(self, stream: Duplex) -> None:
-        read = stream.read
+        read, outbox = stream.read, self._outbox
         while self.state is StreamState.CREATED:
             message = await read()
             if message is grpc.aio.EOF:
@@ -229,7 +293,11 @@ class Handler:
             if kind in FINAL:
                 self.calls.take_final(message)
             elif kind in requests.REQUESTS:
-                await self.calls.take_request(message)
+                busy = self.calls.take_request(message)
+                if busy is not None:
+                    await asyncio.wait([busy])
+                if outbox.full:
+                    await outbox.room()
             elif kind != KEEPALIVE:
                 raise _Unexpected(message, self.state)
         return None
@@ -274,14 +342,14 @@ class Handler:
             bind(ccid=name, attempt=expected.attempt.id)
         calls = self.calls
         calls.observer = self._registry.observer.stream(name)
-        calls.turns.limit = expected.concurrency if expected else None
+        calls.limiter.limit = expected.concurrency if expected else None
         if message.HasField("timestamp"):
             # Only the Python shim sets it. It fails when it writes while an earlier
             # write is not quite over, and never answers then (fabric-chaincode-python
-            # 2.5.4): one invocation at a time, with a rest after the final message.
-            calls.turns.limit, calls.turns.rest = 1, self.rest
+            # 2.5.4): one call at a time, with a rest after the final message.
+            calls.limiter.limit, calls.limiter.rest = 1, self.rest
         if expected:
-            expected.attempt.tx_of = calls.marks.transaction_of
+            expected.attempt.tx_of = calls.correlator.transaction_of
             expected.attempt.enter(Phase.REGISTER)
         # Nobody else writes yet, so these two need no outbox.
         await to.write(shim.ChaincodeMessage(type=Kind.REGISTERED))
@@ -292,7 +360,7 @@ class Handler:
             shim.ChaincodeMessage(type=Kind.READY, payload=self._parameters())
         )
         self._move_on(StreamState.READY)
-        calls.begin(self._outbox)
+        calls.begin(self._outbox, self._tasks)
         if expected:
             expected.ready.settle(self)
         _log.info("chaincode registered", ccid=name)
@@ -314,7 +382,7 @@ class Handler:
 
 
 class _Unexpected(Exception):  # never leaves this module
-    """A message that has no place in this state (§3.1)."""
+    """A message that has no place in this state."""
 
     def __init__(self, message: shim.ChaincodeMessage, state: StreamState) -> None:
         super().__init__(

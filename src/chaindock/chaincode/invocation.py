@@ -1,10 +1,7 @@
-"""What an invocation is, and what came of it.
+"""What a call of a chaincode is, and what came of it.
 
-Owns:    Invocation, Outcome; the mapping of final messages; the texts of failures.
-Not:     the stream (handler.py).
-Entry:   Invocation, outcome_of
-Holds:   the texts are complete: an endorser only puts `error in simulation: ` before.
-Source:  shim-protocol.md §8.2, §9.2
+The texts of errors are complete: an endorser only puts `error in simulation: ` before.
+Source: docs/fabric/shim-protocol.md#calls
 """
 
 from __future__ import annotations
@@ -61,6 +58,11 @@ class Invocation:
     is_init: bool = False
     timeout_s: float | None = None
 
+    @property
+    def function(self) -> str:
+        """The first argument as text; "" when there is none."""
+        return self.input.args[0].decode(errors="replace") if self.input.args else ""
+
     def message(self) -> shim.ChaincodeMessage:
         """Return the message that starts it."""
         return shim.ChaincodeMessage(
@@ -78,11 +80,19 @@ class Invocation:
             tx_id=self.tx_id,
         )
 
-    def took_too_long(self, limit_s: float) -> ExecuteTimeout:
-        """Return the error: no final message within `limit_s` seconds."""
+    def took_too_long(self, limit_s: float, overrun_s: float) -> ExecuteTimeout:
+        """Return the error: no final message within `limit_s` seconds.
+
+        After `overrun_s` seconds more the chaincode will be started again.
+        """
         return ExecuteTimeout(
-            self._unsent("timeout expired while executing transaction"),
-            hint=f"the limit is {limit_s:g} s; the chaincode may still be running it",
+            self._unsent(
+                "timeout expired while executing transaction: chaincode "
+                f"{self.namespace} did not answer in {limit_s:g} s"
+            ),
+            hint="the chaincode may still be running it, and is started again when it "
+            f"has not answered after {limit_s + overrun_s:g} s; a call may have more "
+            "time with --timeout",
             tx_id=self.tx_id,
             limit_s=limit_s,
         )

@@ -1,126 +1,176 @@
-"""Queries: what a chaincode asks of them, and what it is answered.
+"""Answer range queries, histories and their follow-ups.
 
-Owns:    the messages; pages, bookmarks.
-Not:     batches (batches.py), which rows there are (ledger), text of ERROR replies
-         (requests.py).
-Entry:   open_range, open_history, next_batch, close_query
-Holds:   no more than one step of rows is fetched without letting others run.
-Source:  shim-protocol.md §5
+A query reads no more than about 1 MiB from the ledger between two moments in which other
+streams are served, and hands out batches that every shim can take.
+Source: docs/fabric/shim-protocol.md#queries
 """
 
 from __future__ import annotations
 
-import asyncio
 import uuid
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
-from chaindock.chaincode.batches import Query
 from chaindock.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Generator, Iterable
 
-    from chaindock.chaincode.context import Context
+    from chaindock.chaincode.calls import Call
+    from chaindock.chaincode.options import StreamOptions
     from chaindock.ledger.results import Results
 
+BATCH_RESULTS: Final = 100
+"""Rows of one batch, as Fabric has it."""
+BATCH_BYTES: Final = 1024 * 1024
+"""A batch ends at this size: some shims take messages of 4 MiB only."""
 PAGE_STEP: Final = 500
-"""Rows of a page fetched before other streams get their turn."""
-NO_CONTEXT: Final = "no ledger context"
+"""Rows of a page that are read at a time, if they are small."""
+STEP_BYTES: Final = 1024 * 1024
+"""Bytes of a page that are read at a time; one row may be larger."""
 
 
-async def open_range(
-    context: Context,
-    request: shim.GetStateByRange,
-    total_limit: int,
-    max_bytes: int,
-) -> bytes:
-    """Answer GET_STATE_BY_RANGE of public state (limits in rows and bytes)."""
+class Query:
+    """One open query: its rows, cut into batches.
+
+    A batch that announces more is never followed by an empty one.
+
+    Args:
+        rows: of the ledger.
+        limit: rows handed out in all; the rest is cut silently.
+    """
+
+    __slots__ = ("_left", "_pending", "_rows", "name")
+
+    def __init__(self, rows: Results, limit: int) -> None:
+        self.name = str(uuid.uuid4())
+        self._rows: Results | None = rows
+        self._left = limit
+        self._pending: deque[bytes] = deque()
+
+    def batch(self) -> tuple[list[bytes], bool]:
+        """Return the next rows, and whether there are more."""
+        pending = self._pending
+        size = sum(map(len, pending))
+        while len(pending) <= BATCH_RESULTS and size <= BATCH_BYTES:
+            found = self._fetch(BATCH_RESULTS + 1 - len(pending))
+            if not found:
+                break
+            size += found
+        batch: list[bytes] = []
+        size = 0
+        while pending and len(batch) < BATCH_RESULTS:
+            size += len(pending[0])
+            if batch and size > BATCH_BYTES:
+                break
+            batch.append(pending.popleft())
+        if not pending:
+            # One row ahead, or the next batch might be empty.
+            self._fetch(1)
+        return batch, bool(pending)
+
+    def _fetch(self, wanted: int) -> int:
+        """Read up to `wanted` rows. Returns: their size in bytes."""
+        if self._rows is None:
+            return 0
+        found = self._rows.take(min(wanted, self._left), BATCH_BYTES)
+        self._left -= len(found)
+        self._pending.extend(found)
+        if self._rows.exhausted or self._left <= 0:
+            self.close()
+        return sum(map(len, found))
+
+    def close(self) -> None:
+        """Release the rows. Idempotent."""
+        if self._rows is not None:
+            self._rows.close()
+            self._rows = None
+
+
+def open_range(
+    call: Call, request: shim.GetStateByRange, options: StreamOptions
+) -> bytes | Generator[None, None, bytes]:
+    """Answer GET_STATE_BY_RANGE of public state."""
     paging = shim.QueryMetadata.FromString(request.metadata)
-    bounds = (context.namespace, request.startKey, request.endKey)
+    bounds = (call.namespace, request.startKey, request.endKey)
+    limit = options.total_query_limit
     if not (paging.pageSize or paging.bookmark):
-        return _first(context, context.simulator.open_range(*bounds), total_limit)
-    size = min(paging.pageSize, total_limit) if paging.pageSize > 0 else total_limit
-    results = context.simulator.open_range(
-        *bounds, page_size=size, bookmark=paging.bookmark
-    )
-    try:
-        rows = await _page(context, results, size, max_bytes)
-        bookmark = results.bookmark
-    finally:
-        results.close()
-    metadata = shim.QueryResponseMetadata(
-        fetched_records_count=len(rows), bookmark=bookmark
-    )
-    return _response(rows, has_more=False, name=str(uuid.uuid4()), metadata=metadata)
+        return _first(call, call.simulator.open_range(*bounds), limit)
+    size = min(paging.pageSize, limit) if paging.pageSize > 0 else limit
+    rows = call.simulator.open_range(*bounds, page_size=size, bookmark=paging.bookmark)
+    return _page(rows, size, options.max_message_bytes)
 
 
-async def _page(
-    context: Context, results: Results, size: int, max_bytes: int
-) -> list[bytes]:
-    rows: list[bytes] = []
+def _page(rows: Results, size: int, max_bytes: int) -> Generator[None, None, bytes]:
+    """Return the one answer with all rows of a page; yield between two steps."""
+    page: list[bytes] = []
     total = 0
-    while len(rows) < size:
-        wanted = min(PAGE_STEP, size - len(rows))
-        found = results.take(wanted)
-        rows += found
-        total += sum(map(len, found))
-        if total > max_bytes:
-            raise InvalidInput(
-                f"page of more than {max_bytes} bytes; ask for fewer than {size} rows"
-            )
-        if len(found) < wanted:
-            break
-        if len(rows) < size:
-            await asyncio.sleep(0)  # let other streams run
-            if context.over:
-                raise NotFound(NO_CONTEXT)
-    return rows
+    try:
+        while True:
+            found = rows.take(min(PAGE_STEP, size - len(page)), STEP_BYTES)
+            page += found
+            total += sum(map(len, found))
+            if total > max_bytes:
+                raise InvalidInput(
+                    f"page of more than {max_bytes} bytes; ask for fewer than {size} "
+                    "rows"
+                )
+            if not found or rows.exhausted or len(page) >= size:
+                break
+            yield
+        bookmark = rows.bookmark
+    finally:
+        rows.close()
+    metadata = shim.QueryResponseMetadata(
+        fetched_records_count=len(page), bookmark=bookmark
+    )
+    return _response(page, has_more=False, name=str(uuid.uuid4()), metadata=metadata)
 
 
-def open_history(context: Context, payload: bytes, total_limit: int) -> bytes:
+def open_history(call: Call, payload: bytes, options: StreamOptions) -> bytes:
     """Answer GET_HISTORY_FOR_KEY."""
     request = shim.GetHistoryForKey.FromString(payload)
-    results = context.simulator.open_history(context.namespace, request.key)
-    return _first(context, results, total_limit)
+    rows = call.simulator.open_history(call.namespace, request.key)
+    return _first(call, rows, options.total_query_limit)
 
 
-def next_batch(context: Context, payload: bytes) -> bytes:
+def next_batch(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
     """Answer QUERY_STATE_NEXT."""
     name = shim.QueryStateNext.FromString(payload).id
-    query = context.queries.get(name) if context.queries else None
+    query = call.queries.get(name)
     if query is None:
         raise NotFound("query iterator not found")
-    return _batch(context, query)
+    return _batch(call, query)
 
 
-def close_query(context: Context, payload: bytes) -> bytes:
+def close_query(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
     """Answer QUERY_STATE_CLOSE; an unknown id is fine."""
     name = shim.QueryStateClose.FromString(payload).id
-    _drop(context, name)
+    _drop(call, name)
     return _response((), has_more=False, name=name)
 
 
-def _first(context: Context, results: Results, total_limit: int) -> bytes:
-    query = Query(results, total_limit)
-    context.add_query(query.name, query)
-    return _batch(context, query)
+def _first(call: Call, rows: Results, limit: int) -> bytes:
+    query = Query(rows, limit)
+    call.add_query(query)
+    return _batch(call, query)
 
 
-def _batch(context: Context, query: Query) -> bytes:
+def _batch(call: Call, query: Query) -> bytes:
     try:
         rows, has_more = query.batch()
     except BaseException:
-        _drop(context, query.name)
+        _drop(call, query.name)
         raise
     if not has_more:
-        _drop(context, query.name)
+        _drop(call, query.name)
     return _response(rows, has_more=has_more, name=query.name)
 
 
-def _drop(context: Context, name: str) -> None:
-    if context.queries and (query := context.queries.pop(name, None)) is not None:
+def _drop(call: Call, name: str) -> None:
+    if (query := call.queries.pop(name, None)) is not None:
         query.close()
 
 

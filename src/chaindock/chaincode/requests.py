@@ -1,91 +1,79 @@
-"""Answers to what chaincode asks for while it runs.
+"""Answer what chaincode asks for while it runs a call: one function per request type.
 
-Owns:    one function per request type; the texts of ERROR replies.
-Not:     queries (queries.py), the stream (handler.py).
-Entry:   serve
-Holds:   exactly one reply per request; no request of hostile content ends the stream
-         or runs on the loop for long.
-Source:  shim-protocol.md §2.2, §4
+Each request gets exactly one reply, whatever it holds. A request that may take long is
+done in steps, between which other streams and other calls are served.
+Source: docs/fabric/shim-protocol.md#requests
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf.message import DecodeError
 
 from chaindock.chaincode import queries
-from chaindock.chaincode.queries import NO_CONTEXT
 from chaindock.errors import ChaindockError, InvalidInput, NotFound, Unsupported
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
-    from chaindock.chaincode.context import Context
+    from chaindock.chaincode.calls import Call
     from chaindock.chaincode.observer import StreamObserver
     from chaindock.chaincode.options import StreamOptions
 
-    Request = Callable[[Context, bytes, StreamOptions], bytes | Awaitable[bytes]]
+    Steps = Generator[None, None, bytes]
+    """Work that yields between two steps, and returns the payload of the reply."""
+    Request = Callable[[Call, bytes, StreamOptions], bytes | Steps]
 
 Kind = shim.ChaincodeMessage
 RESPONSE: Final = Kind.RESPONSE
 ERROR: Final = Kind.ERROR
 SLICE: Final = 500
-"""Keys or records of one request handled before other streams get their turn."""
+"""Keys or records of one request that are handled in one step."""
+SLICE_BYTES: Final = 1024 * 1024
+"""Values of one request that are read in one step; one value may be larger."""
+NO_CONTEXT: Final = "no ledger context"
 _FRAME_BYTES: Final = 4096
 """Room for everything of a reply but its payload."""
 _log = get_logger("chaincode.requests")
 
 
-async def serve(
-    context: Context | None,
+def serve(
+    call: Call | None,
     message: shim.ChaincodeMessage,
     options: StreamOptions,
     observer: StreamObserver,
-) -> tuple[shim.ChaincodeMessage, int]:
-    """Carry out a request of the invocation `context`; None = of no running one.
+) -> Generator[None, None, tuple[shim.ChaincodeMessage, int]]:
+    """Carry out a request of `call` in steps; None = of no running call.
 
-    Returns: the reply, and the size of its payload in bytes. Raises nothing.
+    Raises nothing; an error that is thrown in is the cause of an ERROR reply.
+
+    Returns: the reply, and the size of its payload in bytes.
     """
     began = time.perf_counter()
-    # What a request says of itself is not believed, here as elsewhere.
     kind = message.type
-    channel = "" if context is None else context.invocation.channel_id
+    # The channel in the message itself may be anything.
+    channel = "" if call is None else call.invocation.channel_id
     observer.received(kind, channel)
-    result = answer(context, message, options)
-    if not isinstance(result, (bytes, ChaindockError)):
+    result: bytes | ChaindockError
+    if call is None or call.over:
+        result = NotFound(NO_CONTEXT)
+    else:
         try:
-            result = await cast(Awaitable[bytes], result)
-        except Exception as error:  # noqa: BLE001  # §4.1: the stream survives
-            result = cause_of(error, message)
-    reply, size = reply_to(message, result, options)
+            work = REQUESTS[kind](call, message.payload, options)
+            result = work if isinstance(work, bytes) else (yield from work)
+        except Exception as error:  # noqa: BLE001  # no request may end the stream
+            result = _cause_of(error, message)
+    reply, size = _reply_to(message, result, options)
     ok = reply.type == RESPONSE
     observer.completed(kind, channel, time.perf_counter() - began, ok)
     return reply, size
 
 
-def answer(
-    context: Context | None, message: shim.ChaincodeMessage, options: StreamOptions
-) -> bytes | ChaindockError | Awaitable[bytes]:
-    """Carry out a request of the invocation `context`; None = of no running one.
-
-    Returns: the payload of the reply, or the error that `cause_of` words; an awaitable
-        of the payload when the work may be long.
-    """
-    if context is None or context.over:
-        return NotFound(NO_CONTEXT)
-    try:
-        return REQUESTS[message.type](context, message.payload, options)
-    except Exception as error:  # noqa: BLE001  # §4.1: the stream survives anything
-        return cause_of(error, message)
-
-
-def reply_to(
+def _reply_to(
     message: shim.ChaincodeMessage,
     result: bytes | ChaindockError,
     options: StreamOptions,
@@ -105,7 +93,7 @@ def reply_to(
     return reply, len(payload)
 
 
-def cause_of(error: Exception, message: shim.ChaincodeMessage) -> ChaindockError:
+def _cause_of(error: Exception, message: shim.ChaincodeMessage) -> ChaindockError:
     """Return the error whose message is the CAUSE of an ERROR reply."""
     if isinstance(error, ChaindockError):
         return error
@@ -132,124 +120,101 @@ def kind_of(message: shim.ChaincodeMessage) -> str:
         return str(message.type)
 
 
-def _require_public(context: Context, collection: str) -> None:
+def _require_public(call: Call, collection: str) -> None:
     if not collection:
         return
-    _require_not_init(context)
+    _require_not_init(call)
     raise Unsupported(
         f"private data (collection {collection!r}) is not yet supported by Chaindock"
     )
 
 
-def _require_not_init(context: Context) -> None:
-    if context.is_init:
+def _require_not_init(call: Call) -> None:
+    if call.is_init:
         raise InvalidInput("private data APIs are not allowed in chaincode Init()")
 
 
-def _get_state(context: Context, payload: bytes, _options: StreamOptions) -> bytes:
+def _get_state(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
     request = shim.GetState.FromString(payload)
     if request.collection:
-        _require_public(context, request.collection)
-    return context.simulator.get_state(context.namespace, request.key) or b""
+        _require_public(call, request.collection)
+    return call.simulator.get_state(call.namespace, request.key) or b""
 
 
-def _put_state(context: Context, payload: bytes, _options: StreamOptions) -> bytes:
+def _put_state(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
     request = shim.PutState.FromString(payload)
-    _put(context, request.collection, request.key, request.value)
+    _put(call, request.collection, request.key, request.value)
     return b""
 
 
-def _put(context: Context, collection: str, key: str, value: bytes) -> None:
+def _put(call: Call, collection: str, key: str, value: bytes) -> None:
     if collection:
-        _require_public(context, collection)
-    context.note_written(len(key) + len(value))
+        _require_public(call, collection)
+    call.note_written(len(key) + len(value))
     if value:
-        context.simulator.put_state(context.namespace, key, value)
+        call.simulator.put_state(call.namespace, key, value)
     else:  # an empty value is a delete
-        context.simulator.delete_state(context.namespace, key)
+        call.simulator.delete_state(call.namespace, key)
 
 
-def _del_state(context: Context, payload: bytes, _options: StreamOptions) -> bytes:
+def _del_state(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
     request = shim.DelState.FromString(payload)
-    _put(context, request.collection, request.key, b"")
+    _put(call, request.collection, request.key, b"")
     return b""
 
 
-async def _get_state_multiple(
-    context: Context, payload: bytes, options: StreamOptions
-) -> bytes:
+def _get_state_multiple(call: Call, payload: bytes, options: StreamOptions) -> Steps:
     request = shim.GetStateMultiple.FromString(payload)
-    _require_public(context, request.collection)
+    _require_public(call, request.collection)
     values: list[bytes] = []
-    size = 0
+    size = step_began = 0
     for number, key in enumerate(request.keys, 1):
         # One by one: a key may be named often, and its value may be large.
-        value = context.simulator.get_state(context.namespace, key) or b""
+        value = call.simulator.get_state(call.namespace, key) or b""
+        values.append(value)
         size += len(value)
         if size > options.max_message_bytes:
             raise InvalidInput(
                 f"values of more than {options.max_message_bytes} bytes; ask for fewer"
                 f" than {len(request.keys)} keys"
             )
-        values.append(value)
-        if number % SLICE == 0:
-            await _others_first(context)
+        if number % SLICE == 0 or size - step_began > SLICE_BYTES:
+            step_began = size
+            yield
     result: bytes = shim.GetStateMultipleResult(values=values).SerializeToString()
     return result
 
 
-async def _write_batch(
-    context: Context, payload: bytes, _options: StreamOptions
-) -> bytes:
+def _write_batch(call: Call, payload: bytes, _options: StreamOptions) -> Steps:
     request = shim.WriteBatchState.FromString(payload)
     for number, record in enumerate(request.rec, 1):
         if record.type == shim.WriteRecord.PUT_STATE:
-            _put(context, record.collection, record.key, record.value)
+            _put(call, record.collection, record.key, record.value)
         elif record.type == shim.WriteRecord.DEL_STATE:
-            _put(context, record.collection, record.key, b"")
+            _put(call, record.collection, record.key, b"")
         elif record.type == shim.WriteRecord.PUT_STATE_METADATA:
             raise _no_metadata()
         elif record.type == shim.WriteRecord.PURGE_PRIVATE_DATA:
-            _purge(context, record.collection)
+            _purge(call, record.collection)
         else:
             raise InvalidInput("unknown operation type")
         if number % SLICE == 0:
-            await _others_first(context)
+            yield
     return b""
 
 
-async def _others_first(context: Context) -> None:
-    await asyncio.sleep(0)
-    if context.over:
-        raise NotFound(NO_CONTEXT)
-
-
-async def _range(context: Context, payload: bytes, options: StreamOptions) -> bytes:
+def _range(call: Call, payload: bytes, options: StreamOptions) -> bytes | Steps:
     request = shim.GetStateByRange.FromString(payload)
-    _require_public(context, request.collection)
-    return await queries.open_range(
-        context, request, options.total_query_limit, options.max_message_bytes
-    )
+    _require_public(call, request.collection)
+    return queries.open_range(call, request, options)
 
 
-def _rich_query(context: Context, payload: bytes, _options: StreamOptions) -> bytes:
+def _rich_query(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
     request = shim.GetQueryResult.FromString(payload)
-    _require_public(context, request.collection)
+    _require_public(call, request.collection)
     paging = shim.QueryMetadata.FromString(request.metadata)
     paged = "WithMetadata" if paging.pageSize or paging.bookmark else ""
     raise Unsupported(f"ExecuteQuery{paged} not supported for leveldb")
-
-
-def _history(context: Context, payload: bytes, options: StreamOptions) -> bytes:
-    return queries.open_history(context, payload, options.total_query_limit)
-
-
-def _next(context: Context, payload: bytes, _options: StreamOptions) -> bytes:
-    return queries.next_batch(context, payload)
-
-
-def _close(context: Context, payload: bytes, _options: StreamOptions) -> bytes:
-    return queries.close_query(context, payload)
 
 
 def _no_metadata() -> Unsupported:
@@ -258,35 +223,35 @@ def _no_metadata() -> Unsupported:
     )
 
 
-def _get_metadata(context: Context, payload: bytes, _options: StreamOptions) -> bytes:
-    _require_public(context, shim.GetStateMetadata.FromString(payload).collection)
+def _get_metadata(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
+    _require_public(call, shim.GetStateMetadata.FromString(payload).collection)
     raise _no_metadata()
 
 
-def _put_metadata(context: Context, payload: bytes, _options: StreamOptions) -> bytes:
-    _require_public(context, shim.PutStateMetadata.FromString(payload).collection)
+def _put_metadata(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
+    _require_public(call, shim.PutStateMetadata.FromString(payload).collection)
     raise _no_metadata()
 
 
-def _get_hash(context: Context, payload: bytes, _options: StreamOptions) -> bytes:
+def _get_hash(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
     request = shim.GetState.FromString(payload)
-    _require_not_init(context)
-    _require_public(context, request.collection)
+    _require_not_init(call)
+    _require_public(call, request.collection)
     raise InvalidInput("only applicable for private data")
 
 
-def _purge_state(context: Context, payload: bytes, _options: StreamOptions) -> bytes:
-    _purge(context, shim.DelState.FromString(payload).collection)
+def _purge_state(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
+    _purge(call, shim.DelState.FromString(payload).collection)
     return b""
 
 
-def _purge(context: Context, collection: str) -> None:
+def _purge(call: Call, collection: str) -> None:
     if not collection:
         raise InvalidInput("only applicable for private data")
-    _require_public(context, collection)
+    _require_public(call, collection)
 
 
-def _invoke(_context: Context, _payload: bytes, _options: StreamOptions) -> bytes:
+def _invoke(_call: Call, _payload: bytes, _options: StreamOptions) -> bytes:
     raise Unsupported(
         "calling another chaincode (INVOKE_CHAINCODE) is not yet supported by Chaindock"
     )
@@ -299,9 +264,9 @@ REQUESTS: Final[Mapping[int, Request]] = {
     Kind.INVOKE_CHAINCODE: _invoke,
     Kind.GET_STATE_BY_RANGE: _range,
     Kind.GET_QUERY_RESULT: _rich_query,
-    Kind.QUERY_STATE_NEXT: _next,
-    Kind.QUERY_STATE_CLOSE: _close,
-    Kind.GET_HISTORY_FOR_KEY: _history,
+    Kind.QUERY_STATE_NEXT: queries.next_batch,
+    Kind.QUERY_STATE_CLOSE: queries.close_query,
+    Kind.GET_HISTORY_FOR_KEY: queries.open_history,
     Kind.GET_STATE_METADATA: _get_metadata,
     Kind.PUT_STATE_METADATA: _put_metadata,
     Kind.GET_PRIVATE_DATA_HASH: _get_hash,

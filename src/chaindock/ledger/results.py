@@ -11,7 +11,7 @@ Source:  ledger-gateway.md §1.5, §6; shim-protocol.md §5
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KV
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
     from chaindock.ledger.rwset import RangeRecord
     from chaindock.ledger.snapshots import Snapshot
+
+
+STEP_BYTES: Final = 1024 * 1024
+"""Where one call of `take` stops reading; its last result may be larger."""
 
 
 class Results(ABC):
@@ -38,10 +42,15 @@ class Results(ABC):
         self._left = limit
         self._closed = False
 
-    def take(self, n: int) -> list[bytes]:
-        """Return the next results, serialised; fewer than `n` means there are no more.
+    def take(self, n: int, max_bytes: int = STEP_BYTES) -> list[bytes]:
+        """Return the next results, serialised; none when there are no more.
 
-        Blocks for about 3 µs per result: ask for some hundred at a time, not all.
+        Fewer than `n` does not mean that there are no more: see `exhausted`. Blocks for
+        about 3 µs per result: ask for some hundred at a time, not all.
+
+        Args:
+            n: most results.
+            max_bytes: no further result is read once those read have this size.
 
         Raises:
             LedgerClosed: after `close`, or when the simulation is done.
@@ -52,13 +61,20 @@ class Results(ABC):
         wanted = min(n, self._left)
         if wanted <= 0:
             return []
-        results = self._pull(snapshot, wanted)
-        self._left = self._left - len(results) if len(results) == wanted else 0
+        results, ended = self._pull(snapshot, wanted, max_bytes)
+        self._left = 0 if ended else self._left - len(results)
         return results
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether `take` is known to give nothing more."""
+        return self._left <= 0
+
     @abstractmethod
-    def _pull(self, snapshot: Snapshot, wanted: int) -> list[bytes]:
-        """Return up to `wanted` results; fewer when the end was seen."""
+    def _pull(
+        self, snapshot: Snapshot, wanted: int, max_bytes: int
+    ) -> tuple[list[bytes], bool]:
+        """Return up to `wanted` results, and whether the end was seen."""
 
     @property
     def bookmark(self) -> str:
@@ -87,11 +103,13 @@ class RangeResults(Results):
         self._next = record.start.encode()
         self._stop = record.end.encode() or None
 
-    def _pull(self, snapshot: Snapshot, wanted: int) -> list[bytes]:
+    def _pull(
+        self, snapshot: Snapshot, wanted: int, max_bytes: int
+    ) -> tuple[list[bytes], bool]:
         record = self.record
         ns, add = record.ns, record.reads.add
         results: list[bytes] = []
-        rows = snapshot.scan(ns, self._next, self._stop, wanted)
+        rows, ended = snapshot.scan(ns, self._next, self._stop, wanted, max_bytes)
         for raw, value, block, position in rows:
             record.last = key = raw.decode()
             add(key, block, position)
@@ -99,16 +117,16 @@ class RangeResults(Results):
             results.append(kv.SerializeToString())
         if rows:
             self._next = after(rows[-1][0])
-        record.exhausted = len(rows) < wanted
-        return results
+        record.exhausted = ended
+        return results, ended
 
     @property
     def bookmark(self) -> str:
         """The key after the last one taken; "" at the end, and if not paginated."""
         if not self._paginated or self.record.exhausted:
             return ""
-        row = self._snapshot().scan(self.record.ns, self._next, self._stop, 1)
-        return row[0][0].decode() if row else ""
+        rows, _ = self._snapshot().scan(self.record.ns, self._next, self._stop, 1, 1)
+        return rows[0][0].decode() if rows else ""
 
 
 class HistoryResults(Results):
@@ -125,8 +143,12 @@ class HistoryResults(Results):
         self._key = key
         self._below = END_OF_HISTORY
 
-    def _pull(self, snapshot: Snapshot, wanted: int) -> list[bytes]:
-        rows = snapshot.history(self._ns, self._key, self._below, wanted)
+    def _pull(
+        self, snapshot: Snapshot, wanted: int, max_bytes: int
+    ) -> tuple[list[bytes], bool]:
+        rows, ended = snapshot.history(
+            self._ns, self._key, self._below, wanted, max_bytes
+        )
         if rows:
             self._below = rows[-1][1:]
-        return [row[0] for row in rows]
+        return [row[0] for row in rows], ended

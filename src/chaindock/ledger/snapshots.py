@@ -11,9 +11,10 @@ Source:  ledger-gateway.md §1.1
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from chaindock.errors import LedgerClosed
 from chaindock.ledger.database import (
@@ -25,7 +26,7 @@ from chaindock.ledger.database import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     StateRow = tuple[bytes, bytes, int, int]
@@ -80,6 +81,14 @@ def after(key: bytes) -> bytes:
     return key + b"\0"
 
 
+def _state_size(row: StateRow) -> int:
+    return len(row[0]) + len(row[1])
+
+
+def _entry_size(row: tuple[bytes, int, int]) -> int:
+    return len(row[0])
+
+
 class Snapshot:
     """One read transaction; see SnapshotPool for its life."""
 
@@ -103,24 +112,46 @@ class Snapshot:
             raise translate(error, self._path) from error
 
     def scan(
-        self, ns: str, start: bytes, stop: bytes | None, limit: int
-    ) -> list[StateRow]:
-        """Return up to `limit` rows with `start <= key < stop`, lowest key first."""
-        try:
-            return scan_state(self.connection, ns, start, stop, limit)
-        except sqlite3.Error as error:
-            raise translate(error, self._path) from error
+        self, ns: str, start: bytes, stop: bytes | None, limit: int, max_bytes: int
+    ) -> tuple[list[StateRow], bool]:
+        """Return up to `limit` rows with `start <= key < stop`, lowest key first.
+
+        No further row is read once keys and values have `max_bytes`.
+
+        Returns: the rows, and whether the last row in the range is among them.
+        """
+        if stop is None:
+            bounds: tuple[Any, ...] = (ns, start, limit)
+            return self._read(_SCAN_OPEN, bounds, _state_size, max_bytes)
+        return self._read(_SCAN, (ns, start, stop, limit), _state_size, max_bytes)
 
     def history(
-        self, ns: str, key: bytes, below: Version, limit: int
-    ) -> list[tuple[bytes, int, int]]:
-        """Return up to `limit` rows (entry, block, position) older than `below`."""
+        self, ns: str, key: bytes, below: Version, limit: int, max_bytes: int
+    ) -> tuple[list[tuple[bytes, int, int]], bool]:
+        """Return rows (entry, block, position) older than `below`, as `scan` does."""
+        bounds = (ns, key, *below, limit)
+        return self._read(_HISTORY, bounds, _entry_size, max_bytes)
+
+    def _read(
+        self,
+        query: str,
+        bounds: tuple[Any, ...],
+        size_of: Callable[[Any], int],
+        max_bytes: int,
+    ) -> tuple[list[Any], bool]:
+        rows: list[Any] = []
+        size = 0
         try:
-            return self.connection.execute(
-                _HISTORY, (ns, key, *below, limit)
-            ).fetchall()
+            with contextlib.closing(self.connection.execute(query, bounds)) as cursor:
+                for row in cursor:
+                    rows.append(row)
+                    size += size_of(row)
+                    if size >= max_bytes:
+                        return rows, False
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
+        limit: int = bounds[-1]
+        return rows, len(rows) < limit
 
     @property
     def connection(self) -> sqlite3.Connection:

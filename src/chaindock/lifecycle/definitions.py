@@ -206,8 +206,6 @@ def defined_names(simulator: RangeState) -> list[str]:
             for row in batch:
                 key = kv_query_result_pb2.KV.FromString(row).key
                 names.append(key.removeprefix(_METADATA))
-            if len(batch) < _PAGE:
-                break
     finally:
         rows.close()
     return names

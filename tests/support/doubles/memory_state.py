@@ -115,12 +115,21 @@ class MemoryResults:
         self._rows = rows
         self.bookmark = bookmark
         self.closed = False
+        self.largest_take = 0
+        """Bytes of the most that was read at a time."""
 
-    def take(self, n: int) -> list[bytes]:
+    def take(self, n: int, max_bytes: int) -> list[bytes]:
         if self.closed:
             raise LedgerClosed("the query was closed")
-        taken, self._rows = self._rows[:n], self._rows[n:]
+        taken: list[bytes] = []
+        while self._rows and len(taken) < n and sum(map(len, taken)) < max_bytes:
+            taken.append(self._rows.pop(0))
+        self.largest_take = max(self.largest_take, sum(map(len, taken)))
         return taken
+
+    @property
+    def exhausted(self) -> bool:
+        return not self._rows
 
     def close(self) -> None:
         self.closed = True

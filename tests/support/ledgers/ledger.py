@@ -59,11 +59,9 @@ def state(ledger: Ledger, ns: str = "cc") -> dict[str, bytes]:
 def pairs(results: Results, step: int = 100) -> list[tuple[str, bytes]]:
     """Return everything a range query gives."""
     out = []
-    while True:
-        batch = results.take(step)
+    while batch := results.take(step):
         out += [(kv.key, kv.value) for kv in map(KV.FromString, batch)]
-        if len(batch) < step:
-            return out
+    return out
 
 
 def history(ledger: Ledger, key: str, ns: str = "cc") -> list[KeyModification]:

@@ -1,4 +1,4 @@
-"""shim-protocol.md §8.2, §9, §10; checklist 20-24, 28-38."""
+"""What a call sends, and what the caller gets."""
 
 from __future__ import annotations
 
@@ -167,7 +167,10 @@ async def test_a_timeout_leaves_the_stream_alone(node: StreamNode):
         await call
     assert caught.value.message == (
         "failed to execute transaction t1: error sending: timeout expired while "
-        "executing transaction"
+        "executing transaction: chaincode basic did not answer in 0.05 s"
+    )
+    assert "is started again when it has not answered after 30.05 s" in (
+        caught.value.hint or ""
     )
     # The chaincode still asks, and finishes: an error, and nothing.
     reply = await peer.ask(message, Kind.GET_STATE, shim.GetState(key="k"))

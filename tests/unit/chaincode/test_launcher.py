@@ -107,7 +107,7 @@ async def test_the_concurrency_of_the_instance_holds(world: World):
     await asyncio.sleep(0.05)
     handler = world.registry.find_ready(CCID)
     assert handler is not None
-    assert (handler.calls.count, handler.calls.turns.taken) == (3, 1)
+    assert (handler.calls.count, handler.calls.limiter.running) == (3, 1)
     await world.launcher.stop(CCID, 0)
     await asyncio.gather(*calls, return_exceptions=True)
 

@@ -1,4 +1,4 @@
-"""shim-protocol.md §5; checklist 63-74."""
+"""Range queries, pages and histories, as chaincode sees them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from fabric_protos.ledger.queryresult import kv_query_result_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
-from chaindock.chaincode import context
-from chaindock.chaincode.batches import BATCH_BYTES
-from chaindock.chaincode.context import Context
+from chaindock.chaincode import calls
+from chaindock.chaincode.calls import Call
+from chaindock.chaincode.queries import BATCH_BYTES, STEP_BYTES
 from support.doubles.memory_state import (
     MemorySimulator,
     MemoryState,
@@ -166,6 +166,15 @@ async def test_a_page_too_large_for_a_message_is_an_error():
         assert "page of more than 100000 bytes" in await query.range(size=4)
 
 
+@pytest.mark.parametrize("size", [0, 300])
+async def test_rows_are_read_in_steps_of_bounded_size(size: int):
+    """However large they are, and whether as a page or in batches."""
+    state = MemoryState({f"k{number:03}": b"x" * 100_000 for number in range(300)})
+    async with Querying(state) as query:
+        assert len(keys_of(*await query.all(await query.range(size=size)))) == 300
+        assert query.simulator.queries[0].largest_take <= STEP_BYTES + 100_100
+
+
 async def test_page_size_zero_is_an_ordinary_query():
     async with Querying(numbered(150)) as query:
         response = await query.range(size=0)
@@ -225,7 +234,7 @@ async def test_a_query_that_fails_is_closed():
 
 
 async def test_open_queries_are_bounded(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(context, "MAX_QUERIES", 3)
+    monkeypatch.setattr(calls, "MAX_QUERIES", 3)
     async with Querying(numbered(150)) as query:
         for _ in range(3):
             await query.range()
@@ -249,12 +258,12 @@ async def test_history_is_passed_on_in_batches():
         assert all(row.HasField("timestamp") for row in rows)
 
 
-def test_a_context_finishes_once():
+def test_a_call_finishes_once():
     """The first outcome counts, whoever comes second."""
     import asyncio
 
     async def scenario() -> None:
-        running = Context(invocation("f"), 1.0)
+        running = Call(invocation("f"), 1.0)
         first, second = shim.ChaincodeMessage(txid="1"), shim.ChaincodeMessage(txid="2")
         running.finish(first)
         running.finish(second)

@@ -1,4 +1,4 @@
-"""shim-protocol.md §4; checklist 39-51, and what is not yet supported."""
+"""What chaincode asks for while it runs a call, and what is not yet supported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from fabric_protos.peer import chaincode_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
-from chaindock.chaincode import context, outbox, requests
+from chaindock.chaincode import calls, handler, requests
 from chaindock.errors import ExecuteTimeout
 from support.doubles.memory_state import MemoryState, invocation, simulator_of
 from support.shims.stream_node import StreamNode
@@ -271,6 +271,71 @@ async def test_init_may_not_touch_private_data(
     await session.finish()
 
 
+# --- requests that take long ----------------------------------------------------------
+
+
+def page(rows: int) -> shim.GetStateByRange:
+    metadata = shim.QueryMetadata(pageSize=rows).SerializeToString()
+    return shim.GetStateByRange(metadata=metadata)
+
+
+LONG = [
+    (Kind.GET_STATE_BY_RANGE, page(5000)),
+    (Kind.GET_STATE_MULTIPLE, shim.GetStateMultiple(keys=["k"] * 5000)),
+    (
+        Kind.WRITE_BATCH_STATE,
+        shim.WriteBatchState(
+            rec=[record(shim.WriteRecord.PUT_STATE, "k", b"v") for _ in range(5000)]
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "payload"), LONG)
+async def test_a_long_request_of_one_call_does_not_hold_up_another(
+    listening: StreamNode, kind: int, payload: Any
+):
+    """On the same stream: the other one is asked later and answered first."""
+    peer = await listening.ready()
+    large = MemoryState({f"k{number:04}": b"v" for number in range(5000)})
+    long = listening.call(invocation("long", tx_id="t1", state=large))
+    one = await peer.receive()
+    short = listening.call(invocation("short", tx_id="t2", state=MemoryState()))
+    two = await peer.receive()
+    await peer.send(kind, payload, txid="t1", channel="dev")
+    await peer.send(Kind.GET_STATE, shim.GetState(key="k"), txid="t2", channel="dev")
+    assert [(await peer.receive()).txid for _ in range(2)] == ["t2", "t1"]
+    await peer.complete(one)
+    await peer.complete(two)
+    await asyncio.gather(long, short)
+
+
+@pytest.mark.parametrize(("kind", "payload"), LONG)
+async def test_replies_of_one_call_keep_their_order(
+    session: Session, kind: int, payload: Any
+):
+    """Also when it asks on without waiting, more than is kept of it."""
+    session.state.keys |= {f"k{number:04}": b"v" for number in range(5000)}
+    session.state.keys |= {f"k{number}": b"%d" % number for number in range(500)}
+    await session.peer.send(kind, payload, txid="t1", channel="dev")
+    for number in range(500):
+        get = shim.GetState(key=f"k{number}")
+        await session.peer.send(Kind.GET_STATE, get, txid="t1", channel="dev")
+    assert (await session.peer.receive()).type == Kind.RESPONSE
+    replies = [(await session.peer.receive()).payload for _ in range(500)]
+    assert replies == [b"%d" % number for number in range(500)]
+    await session.finish()
+
+
+async def test_a_long_request_of_a_stream_that_ends_ends_too(session: Session):
+    session.state.keys |= {f"k{number:04}": b"v" for number in range(5000)}
+    for _ in range(3):
+        await session.peer.send(*LONG[0], txid="t1", channel="dev")
+    await session.peer.leave()
+    await asyncio.gather(session.call, return_exceptions=True)
+    assert all(rows.closed for rows in session.simulator.queries)
+
+
 # --- hostile chaincode --------------------------------------------------------------
 
 
@@ -278,7 +343,7 @@ async def test_who_does_not_read_is_not_read(
     listening: StreamNode, monkeypatch: pytest.MonkeyPatch
 ):
     """Replies that nobody takes do not pile up in the node."""
-    monkeypatch.setattr(outbox, "WAITING_MESSAGES", 8)
+    monkeypatch.setattr(handler, "WAITING_MESSAGES", 8)
     session = await Session(listening, await listening.ready()).start()
     session.state.keys["large"] = b"x" * 300_000
     get = shim.GetState(key="large").SerializeToString()
@@ -299,7 +364,7 @@ async def test_who_does_not_read_is_not_read(
 async def test_a_flooded_stream_can_end(
     listening: StreamNode, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(outbox, "WAITING_MESSAGES", 2)
+    monkeypatch.setattr(handler, "WAITING_MESSAGES", 2)
     session = await Session(listening, await listening.ready()).start()
     session.state.keys["large"] = b"x" * 1_000_000
     get = shim.GetState(key="large").SerializeToString()
@@ -312,7 +377,7 @@ async def test_a_flooded_stream_can_end(
 async def test_a_transaction_cannot_write_without_end(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(context, "MAX_WRITTEN_BYTES", 100)
+    monkeypatch.setattr(calls, "MAX_WRITTEN_BYTES", 100)
     put = shim.PutState(key="k", value=b"x" * 60)
     await session.ok(Kind.PUT_STATE, put)
     assert "more than the limit of 100" in await session.error(Kind.PUT_STATE, put)

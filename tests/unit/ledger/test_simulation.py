@@ -266,6 +266,37 @@ async def test_a_query_ends_quietly_at_the_total_limit(tmp_path: Path) -> None:
         assert [(i.end_key, i.itr_exhausted) for i in info] == [("k2", False)]
 
 
+@pytest.mark.parametrize("page_size", [0, 4])
+async def test_large_rows_are_taken_in_steps_of_bounded_size(
+    ledger: Ledger, page_size: int
+) -> None:
+    """However many rows are asked for; what follows is neither lost nor read twice."""
+    await commit(ledger, rwset(writes={f"k{i}": b"x" * 1000 for i in range(5)}))
+    with ledger.new_simulator(T) as simulator:
+        results = simulator.open_range("cc", "", "", page_size=page_size)
+        sizes = []
+        while not results.exhausted:
+            taken = results.take(500, max_bytes=1500)
+            sizes.append(len(taken))
+            assert sum(map(len, taken)) < 1500 + 1100
+        assert results.take(1) == []
+        info = only_rwset(simulator.results()).range_queries_info[0]
+    wanted = page_size or 5
+    assert sizes == ([2, 2] if page_size else [2, 2, 1])
+    assert (info.end_key, info.itr_exhausted) == (
+        ("k3", False) if page_size else ("", True)
+    )
+    assert len(info.raw_reads.kv_reads) == wanted
+
+
+async def test_a_row_larger_than_the_bound_comes_alone(ledger: Ledger) -> None:
+    await commit(ledger, rwset(writes={"a": b"x" * 5000, "b": b"y"}))
+    with ledger.new_simulator(T) as simulator:
+        results = simulator.open_range("cc", "", "")
+        assert [len(results.take(9, max_bytes=100)) for _ in range(3)] == [1, 1, 0]
+        assert results.exhausted
+
+
 async def test_taking_exactly_all_is_not_exhausted_until_one_more_is_asked(
     ledger: Ledger,
 ) -> None:

@@ -1,4 +1,4 @@
-"""shim-protocol.md §12.4: streams that take few invocations at a time."""
+"""Streams that take few calls at a time, and calls that are never answered."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from chaindock.errors import (
     TransactionExists,
 )
 from support.doubles.memory_state import invocation
-from support.shims.stream_node import StreamNode
+from support.eventually import eventually
+from support.shims.stream_node import CCID, StreamNode
 
 Kind = shim.ChaincodeMessage
 
@@ -86,7 +87,10 @@ async def test_what_a_timed_out_invocation_still_asks_gets_an_error(node: Stream
     await peer.send(Kind.GET_STATE, shim.GetState(key="k"), txid="t1", channel="dev")
     reply = await peer.receive()
     assert reply.type == Kind.ERROR
+    with pytest.raises(TransactionExists):  # the answer would be taken for its own
+        await node.call(invocation("too early", tx_id="t1"))
     await peer.complete(message)
+    await eventually(lambda: not node.handler.calls.unanswered)
     again = node.call(invocation("again", tx_id="t1"))
     await peer.complete(await peer.receive(), b"again")
     assert (await again).response.payload == b"again"
@@ -107,7 +111,7 @@ async def test_who_leaves_keeps_the_turn_taken_too(node: StreamNode):
     await waiting
 
 
-async def test_an_invocation_that_never_ends_costs_the_stream():
+async def test_a_call_that_is_never_answered_ends_a_stream_with_limited_concurrency():
     async with StreamNode(overrun_s=0.2) as node:
         peer = await node.ready(concurrency=1)
         stuck = node.call(invocation("stuck"), 0.05)
@@ -118,20 +122,92 @@ async def test_an_invocation_that_never_ends_costs_the_stream():
         with pytest.raises(StreamTerminated, match="stream terminated") as caught:
             await waiting
         assert caught.value.sent is False
-        assert "runs on for more than 0.2 s" in caught.value.reason
+        assert caught.value.reason == "a call has not answered for 0.25 s"
 
 
-async def test_where_all_run_at_once_a_timeout_holds_up_nobody():
-    async with StreamNode(overrun_s=0.1) as node:
+async def test_a_call_that_is_never_answered_ends_every_stream():
+    """Also where others run beside it: no shim can be told to give up a call."""
+    async with StreamNode(overrun_s=0.2) as node:
         peer = await node.ready()
         stuck = node.call(invocation("stuck"), 0.05)
         await peer.receive()
+        beside = node.call(invocation("beside"))
+        await peer.receive()
+        with pytest.raises(ExecuteTimeout, match=r"basic did not answer in 0.05 s"):
+            await stuck
+        end = await node.handler.ended.wait()
+        assert end.overrun_s == pytest.approx(0.25)
+        assert end.reason == "a call has not answered for 0.25 s"
+        with pytest.raises(StreamTerminated):
+            await beside
+        assert node.handler.calls.unanswered == []
+        assert node.registry.find_ready(CCID) is None
+
+
+async def test_a_call_whose_caller_has_left_has_to_be_answered_too():
+    async with StreamNode(overrun_s=0.1) as node:
+        peer = await node.ready()
+        leaves = node.call(invocation("leaves"), 0.1)
+        await peer.receive()
+        leaves.cancel()
+        await asyncio.gather(leaves, return_exceptions=True)
+        assert node.handler.calls.count == 0
+        assert (await node.handler.ended.wait()).overrun_s == pytest.approx(0.2)
+
+
+async def test_a_late_answer_keeps_the_stream():
+    async with StreamNode(overrun_s=0.1) as node:
+        peer = await node.ready()
+        stuck = node.call(invocation("stuck"), 0.05)
+        message = await peer.receive()
         with pytest.raises(ExecuteTimeout):
             await stuck
+        await peer.complete(message)
         await asyncio.sleep(0.2)
         call = node.call(invocation("next"))
         await peer.complete(await peer.receive(), b"next")
         assert (await call).response.payload == b"next"
+
+
+async def test_calls_that_were_not_answered_are_listed(node: StreamNode):
+    peer = await node.ready(concurrency=2)
+    assert node.handler.calls.unanswered == []
+    began = time.time()
+    stuck = node.call(invocation("stuck", b"argument", tx_id="t1"), 0.05)
+    beside = node.call(invocation("beside", tx_id="t2"))
+    waits = node.call(invocation("waits", tx_id="t3"))
+    messages = [await peer.receive(), await peer.receive()]
+    with pytest.raises(ExecuteTimeout):
+        await stuck
+    listed = node.handler.calls.unanswered
+    assert [
+        (one.tx_id, one.channel_id, one.function, one.sent, one.caller_left)
+        for one in listed
+    ] == [
+        ("t1", "dev", "stuck", True, True),
+        ("t2", "dev", "beside", True, False),
+        ("t3", "dev", "waits", False, False),
+    ]
+    assert all(began - 1 < one.since <= time.time() for one in listed)
+    for message in messages:
+        await peer.complete(message)
+    await peer.complete(await peer.receive())
+    await asyncio.gather(beside, waits)
+    assert node.handler.calls.unanswered == []
+
+
+async def test_calls_that_are_never_answered_do_not_pile_up():
+    """Neither as calls nor for marking output."""
+    async with StreamNode(overrun_s=1.0) as node:
+        peer = await node.ready()
+        calls = [node.call(invocation("f"), 0.05) for _ in range(300)]
+        messages = [await peer.receive() for _ in calls]
+        await asyncio.gather(*calls, return_exceptions=True)
+        for message in messages[:100]:
+            await peer.complete(message)
+        await node.handler.ended.wait()
+        assert node.handler.calls.unanswered == []
+        assert len(node.handler.calls.correlator._open) == 0
 
 
 async def test_who_waits_can_leave(node: StreamNode):
@@ -226,4 +302,4 @@ async def test_a_rest_without_an_end_ends_too(monkeypatch: pytest.MonkeyPatch):
 
 async def test_other_shims_get_the_next_one_at_once(node: StreamNode):
     await node.ready(concurrency=1)
-    assert node.handler.calls.turns.rest is None
+    assert node.handler.calls.limiter.rest is None

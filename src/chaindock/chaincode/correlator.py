@@ -1,14 +1,9 @@
-"""Which transaction a line of output belongs to, where that can be known.
+"""Tell which transaction a line of a chaincode's output belongs to, where that is known.
 
-Owns:    the ids of the invocations that run on one stream, or did a moment ago.
-Not:     where lines come from and go (container/attempt.py).
-Entry:   Marks.transaction_of
-Holds:   a line is marked only when one invocation alone can have written it, or when
-         it names one by its id or the first 8 digits; memory and time are bounded.
-Source:  issue "Operations"; shims print the first 8 digits of an id
-
-A line comes through a pipe and the answer through another connection, so an invocation
-may have ended when its last lines arrive. For a moment it can still have written them.
+A line is marked only when a single call can have written it, or when it names one call by
+the first 8 digits of its transaction id, as shims do. A line comes through a pipe and the
+answer through a connection, so for a moment a call may have written what comes after its
+answer.
 """
 
 from __future__ import annotations
@@ -21,14 +16,14 @@ if TYPE_CHECKING:
     from chaindock.ids import TxId
 
 LATE_S: Final = 0.25
-"""So long after its end lines of an invocation may arrive."""
+"""Seconds after its answer in which lines of a call may still arrive."""
 MOST: Final = 64
-"""With more invocations than that at a time nothing is marked."""
+"""With more calls than that at a time no line is marked."""
 SHORT: Final = 8
 
 
-class Marks:
-    """The invocations of one stream."""
+class OutputCorrelator:
+    """The calls that run on one stream, or ran a moment ago."""
 
     __slots__ = ("_closed", "_open", "_recent")
 
@@ -38,16 +33,16 @@ class Marks:
         self._closed = False
 
     def began(self, tx_id: TxId) -> None:
-        """Take note that the chaincode was given this one."""
+        """Take note that the chaincode was given this call."""
         self._open[tx_id] = None
 
     def ended(self, tx_id: TxId) -> None:
-        """Take note that it has answered, or that nobody waits any more."""
+        """Take note that the chaincode has answered this call."""
         if self._open.pop(tx_id, self) is None:
             self._recent.append((time.monotonic(), tx_id))
 
     def close(self) -> None:
-        """Take note that the stream has ended: nothing begins after what is open."""
+        """Take note that the stream has ended: what is written now is of these calls."""
         self._forget_old()
         self._closed = True
         for tx_id in tuple(self._open)[:MOST]:

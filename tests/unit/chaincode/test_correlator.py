@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from chaindock.chaincode import marks
-from chaindock.chaincode.marks import MOST, Marks
+from chaindock.chaincode import correlator
+from chaindock.chaincode.correlator import MOST, OutputCorrelator
 from chaindock.ids import TxId
 
 A, B = TxId("a" * 64), TxId("b" * 64)
@@ -21,14 +21,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_the_only_one_under_way_has_written_it() -> None:
-    found = Marks()
+    found = OutputCorrelator()
     assert found.transaction_of("before") is None
     found.began(A)
     assert found.transaction_of("during") == A
 
 
 def test_of_two_the_one_that_the_line_names() -> None:
-    found = Marks()
+    found = OutputCorrelator()
     found.began(A)
     found.began(B)
     assert found.transaction_of("whose is it?") is None
@@ -37,27 +37,27 @@ def test_of_two_the_one_that_the_line_names() -> None:
 
 
 def test_the_last_lines_may_come_after_the_answer(clock: list[float]) -> None:
-    found = Marks()
+    found = OutputCorrelator()
     found.began(A)
     found.ended(A)
     assert found.transaction_of("late") == A
-    clock[0] += marks.LATE_S + 0.01
+    clock[0] += correlator.LATE_S + 0.01
     assert found.transaction_of("much later") is None
 
 
 def test_a_line_is_not_given_to_the_next_one(clock: list[float]) -> None:
-    found = Marks()
+    found = OutputCorrelator()
     found.began(A)
     found.ended(A)
     found.began(B)
     assert found.transaction_of("of A, or of B") is None
     assert found.transaction_of(f"of {A[:8]}") == A
-    clock[0] += marks.LATE_S + 0.01
+    clock[0] += correlator.LATE_S + 0.01
     assert found.transaction_of("of B") == B
 
 
 def test_what_it_wrote_as_it_died_is_marked(clock: list[float]) -> None:
-    found = Marks()
+    found = OutputCorrelator()
     found.began(A)
     found.close()
     clock[0] += 60
@@ -65,13 +65,13 @@ def test_what_it_wrote_as_it_died_is_marked(clock: list[float]) -> None:
 
 
 def test_an_answer_to_nothing_marks_nothing() -> None:
-    found = Marks()
+    found = OutputCorrelator()
     found.ended(A)
     assert found.transaction_of("line") is None
 
 
 def test_very_many_at_once_are_not_looked_through() -> None:
-    found = Marks()
+    found = OutputCorrelator()
     ids = [TxId(f"{number:08x}" + "0" * 56) for number in range(MOST + 1)]
     for one in ids:
         found.began(one)
