@@ -54,7 +54,7 @@ class BareListener:
         self._servers: dict[str, tuple[grpc.aio.Server, str]] = {}
         self._registered: asyncio.Queue[float] = asyncio.Queue()
 
-    async def address_on(self, host: str) -> str:
+    async def address_on(self, host: str, *names: str) -> str:
         if host not in self._servers:
             server = grpc.aio.server()
             method = grpc.stream_stream_rpc_method_handler(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaindock.chaincode import proof
+from chaindock.chaincode.client import wait_until_listening
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import Dial
 from chaindock.controllers.docker import host, network
@@ -196,7 +196,7 @@ class ElsewhereListener(CountingListener):
         super().__init__()
         self._gateway = host_gateway
 
-    async def address_on(self, host: str) -> str:
+    async def address_on(self, host: str, *names: str) -> str:
         return await super().address_on(self._gateway if host == "127.0.0.1" else host)
 
 
@@ -257,7 +257,7 @@ async def test_only_the_nodes_user_connects_to_a_chaincode_that_is_dialled(
         served, package = await backend.built(serve(), serves=True, builder=controller)
         dial = await served.start(backend.peer, Attempt(package.ccid))
         assert isinstance(dial, Dial)
-        await proof.answers(dial.address, None)  # the node does
+        await wait_until_listening(dial.address)  # the node does
         assert await connects(dial.address, os.geteuid())
         assert not await connects(dial.address, NOBODY)
         assert await connects(await backend.listener.address_on("127.0.0.1"), NOBODY)

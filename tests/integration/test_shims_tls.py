@@ -236,8 +236,7 @@ async def test_a_wrong_root_is_told_with_what_was_expected(
     text = await failure(
         serves(replace(right, tls=replace(right.tls, root_pem=root))), tmp_path
     )
-    assert "expected one for '127.0.0.1' that the given root signed" in text
-    assert "found one for '127.0.0.1', '::1', 'localhost'" in text
+    assert "expected a certificate for '127.0.0.1' that the given root signed" in text
 
 
 @pytest.mark.parametrize("serves", SERVERS[:3])
@@ -248,8 +247,7 @@ async def test_a_wrong_name_is_told_with_what_was_expected(
     text = await failure(
         serves(replace(right, tls=replace(right.tls, server_name=NAME))), tmp_path
     )
-    assert f"expected one for '{NAME}'" in text
-    assert "found one for '127.0.0.1', '::1', 'localhost'" in text
+    assert f"expected a certificate for '{NAME}'" in text
 
 
 @pytest.mark.parametrize("serves", SERVERS[:3])

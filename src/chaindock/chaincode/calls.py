@@ -45,14 +45,8 @@ MAX_BACKLOG = 64
 """Requests of one call that wait behind a long one; then the stream is not read."""
 _MESSAGE_ROOM: Final = 64 * 1024
 """Of the largest message: left for all but payload and proposal."""
-_PAUSE_S: Final = 0.003
 _FUNCTION_MAX: Final = 100
 """Characters of a function's name that are shown."""
-
-
-def pause(done: Callable[[], None]) -> None:
-    """Rest for some milliseconds: the best there is when nothing can be asked."""
-    asyncio.get_running_loop().call_later(_PAUSE_S, done)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,8 @@
 """Dial a chaincode that serves.
 
-Owns:    the call to protos.Chaincode/Connect, trying again while a server boots.
-Not:     what is said on the stream (handler.py), who may serve (proof.py).
-Entry:   serve_dialled
-Holds:   the node never writes first; the call is cancelled at the end, because some
-         shims never answer a half-close; nothing is concluded from the channel's state.
-Source:  shim-protocol.md §1.1, §1.2, §1.4, §3.5
+The node never writes first. The call is cancelled at the end, because some shims never
+answer a half-close. Nothing is concluded from the state of the gRPC channel.
+Source: docs/fabric/shim-protocol.md#transport
 """
 
 from __future__ import annotations
@@ -19,7 +16,6 @@ import grpc.aio
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.aio import Backoff
-from chaindock.chaincode.proof import UntrustedError, answers
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -32,12 +28,17 @@ if TYPE_CHECKING:
 _log = get_logger("chaincode.client")
 _FIRST_WAIT_S: Final = 0.02
 _LONGEST_WAIT_S: Final = 0.1
-"""Between calls that break: some engines accept connections for who is not there yet."""
+"""Between calls that break: some engines accept connections before chaincode listens."""
 _METHOD: Final = "/protos.Chaincode/Connect"
 _NO_METHOD: Final = "/chaindock.Rest/Over"
 _LONGEST_REST_S: Final = 1.0
-_REFUSALS: Final = 3
-"""So many calls that break after a good handshake are no server that still boots."""
+_REFUSALS: Final = 10
+"""After so many calls that break, for about a second, a server with TLS does not boot: it
+is another one, or refuses the node."""
+_UNIX: Final = "unix:"
+_LOOK_S: Final = 0.01
+"""Between two tries of a port that nobody listens on; a try costs next to nothing."""
+_CONNECT_S: Final = 0.5
 
 
 async def serve_dialled(
@@ -45,9 +46,9 @@ async def serve_dialled(
 ) -> StreamEnd:
     """Dial `address` until it answers, then serve the stream until it ends.
 
-    With `tls`, a server that is not the expected one, or that refuses the node, ends it
-    at once. Otherwise it retries while nothing listens or the connection breaks before
-    the first message; the caller bounds that by cancelling.
+    It retries while nothing listens, or the connection breaks before the first message;
+    the caller bounds that by cancelling. With `tls`, a server that is not the expected
+    one, or that refuses the node, ends the dial after about a second.
 
     Returns: why the stream ended.
     Raises: nothing of gRPC: what breaks the stream is in the returned reason.
@@ -56,11 +57,7 @@ async def serve_dialled(
     backoff = Backoff(_FIRST_WAIT_S, _LONGEST_WAIT_S)
     broken = 0
     while True:
-        try:
-            await answers(address, tls)
-        except UntrustedError as error:
-            handler.end(grpc.StatusCode.UNAUTHENTICATED, str(error))
-            return await handler.ended.wait()
+        await wait_until_listening(address)
         async with _channel(address, options, tls) as channel:
             call = channel.stream_stream(
                 _METHOD,
@@ -79,7 +76,8 @@ async def serve_dialled(
                     return await handler.ended.wait()
                 broken += 1
                 if tls is not None and broken >= _REFUSALS:
-                    handler.end(error.code(), _refused(address, tls, error))
+                    reason = _refused(address, tls, error)
+                    handler.end(grpc.StatusCode.UNAUTHENTICATED, reason)
                     return await handler.ended.wait()
                 _log.debug("not yet there", address=address, error=error.details())
             finally:
@@ -87,20 +85,42 @@ async def serve_dialled(
         await asyncio.sleep(backoff.next_s())
 
 
+async def wait_until_listening(address: str) -> None:
+    """Return when something accepts connections at `address`.
+
+    A look is cheaper than a gRPC channel, so it is made often.
+    """
+    host, _, port = address.rpartition(":")
+    while True:
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                if address.startswith(_UNIX):
+                    path = address.removeprefix(_UNIX)
+                    _, writer = await asyncio.open_unix_connection(path)
+                else:
+                    _, writer = await asyncio.open_connection(host.strip("[]"), port)
+        except OSError:
+            await asyncio.sleep(_LOOK_S)
+        else:
+            writer.close()
+            return
+
+
 def _refused(address: str, tls: DialTls, error: grpc.aio.AioRpcError) -> str:
-    shown = "refuses the node's certificate, or" if tls.cert_pem else "wants one,"
+    name = tls.server_name or address.rpartition(":")[0].strip("[]")
     return (
-        f"the server at {address} ended {_REFUSALS} connections after their TLS "
-        f"handshake: it {shown} cannot take streams ({error.details()})"
+        f"no TLS with the server at {address}: expected a certificate for {name!r} that "
+        "the given root signed, and a server that takes the node's own "
+        f"({error.details()})"
     )
 
 
 def _rest(channel: grpc.aio.Channel, done: Callable[[], None]) -> None:
     """Call `done` when the other side has nothing in the middle of being written.
 
-    It is asked for a method that nobody has: the refusal travels over the same connection
-    and is written only after whatever was written before is wholly over. How long that
-    takes on a busy machine, no fixed time could say.
+    The chaincode is asked for a method that nobody has: it writes the refusal to the same
+    connection, after everything that it wrote before. No fixed time would do on a busy
+    machine.
     """
     ask: Any = channel.unary_unary(_NO_METHOD)
     call = ask(b"", timeout=_LONGEST_REST_S)

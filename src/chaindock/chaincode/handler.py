@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 
 from chaindock.aio import Latch, Tasks
 from chaindock.chaincode import requests
-from chaindock.chaincode.calls import Calls, pause
+from chaindock.chaincode.calls import Calls
 from chaindock.chaincode.requests import kind_of
 from chaindock.container.attempt import Phase
 from chaindock.errors import RegistrationRefused
@@ -123,22 +123,16 @@ class Outbox:
 
     def __init__(self, write: Callable[[ChaincodeMessage], Awaitable[None]]) -> None:
         self._write = write
-        self._loop = asyncio.get_running_loop()
         self._queue: deque[tuple[ChaincodeMessage, int]] = deque()
         self._bytes = 0
-        self._idle: asyncio.Future[None] | None = None
-        self._room: asyncio.Future[None] | None = None
+        self._filled, self._emptied = asyncio.Event(), asyncio.Event()
         self.writing: ChaincodeMessage | None = None
 
     def put(self, message: ChaincodeMessage, size: int = 0) -> None:
         """Send `message` (payload of `size` bytes) after those that wait."""
         self._queue.append((message, size))
         self._bytes += size
-        idle = self._idle
-        if idle is not None:
-            self._idle = None
-            if not idle.done():
-                idle.set_result(None)
+        self._filled.set()
 
     @property
     def full(self) -> bool:
@@ -146,10 +140,10 @@ class Outbox:
         return len(self._queue) >= WAITING_MESSAGES or self._bytes >= WAITING_BYTES
 
     async def room(self) -> None:
-        """Return when it is no longer full. One waiter at a time."""
+        """Return when it is no longer full."""
         while self.full:
-            self._room = self._loop.create_future()
-            await self._room
+            self._emptied.clear()
+            await self._emptied.wait()
 
     async def run(self) -> None:
         """Write until cancelled.
@@ -159,15 +153,13 @@ class Outbox:
         queue, write = self._queue, self._write
         while True:
             if not queue:
-                self._idle = self._loop.create_future()
-                await self._idle
+                self._filled.clear()
+                await self._filled.wait()
             self.writing, size = queue.popleft()
             await write(self.writing)
             self._bytes -= size
-            if self._room is not None and not self.full:
-                if not self._room.done():
-                    self._room.set_result(None)
-                self._room = None
+            if not self.full:
+                self._emptied.set()
 
 
 class Handler:
@@ -197,8 +189,8 @@ class Handler:
         self.state = StreamState.CREATED
         self.ended: Latch[StreamEnd] = Latch()
         self.calls = Calls(options, self._overran)
-        self.rest: Rest = pause
-        """For shims that need one; whoever opened the stream may know a better one."""
+        self.rest: Rest | None = None
+        """How to wait until the chaincode has written all it had to, for the Python shim."""
         self._outbox: Outbox
         self._tasks: Tasks
 

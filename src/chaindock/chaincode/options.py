@@ -1,10 +1,4 @@
-"""What can be set about streams, calls and launches.
-
-Owns:    StreamOptions, CallOptions, LaunchOptions.
-Not:     where the values come from (config).
-Entry:   StreamOptions, CallOptions, LaunchOptions
-Source:  shim-protocol.md §1.2, §3.3, §5.1; launch.md §5.3, §7.1
-"""
+"""What can be set about streams, calls and launches; config fills it in."""
 
 from __future__ import annotations
 
@@ -20,12 +14,12 @@ class StreamOptions:
         use_get_multiple_keys, max_size_get_multiple_keys: announced with READY (keys).
         total_query_limit: rows of one query; what is beyond is cut silently.
         max_message_bytes: largest message, both ways.
-        overrun_s: where the shim runs few transactions at a time: how long one may run
-            on after its timeout before the chaincode is started again.
+        overrun_s: seconds after its timeout in which a call has to be answered; else
+            the chaincode is started again.
         silence_s: a stream that has not registered after this many seconds ends.
-        ping_s: chaincode that dials is pinged after so long without a message, so that
-            nothing in between (a virtual machine, a proxy) takes the connection for dead.
-        admit_unlaunched: take registrations that nobody asked for (development mode).
+        ping_s: seconds without a message after which chaincode that dials is pinged, so
+            that no virtual machine or proxy in between drops the connection.
+        admit_unlaunched: admit programs that a user started (development mode).
     """
 
     use_write_batch: bool = True
@@ -41,12 +35,33 @@ class StreamOptions:
 
 
 @dataclass(frozen=True)
+class ListenOptions:
+    """Where chaincode dials the node.
+
+    Args:
+        bind: host and port to listen on. Without a host, the node listens on those of
+            its addresses that chaincode needs; without a port, on a free one each.
+        advertise: host and port that chaincode is told to dial; None = the bound ones.
+        tls: mutual TLS with chaincode that dials.
+    """
+
+    bind: tuple[str, int] | None = None
+    advertise: tuple[str, int] | None = None
+    tls: bool = True
+
+    @property
+    def port(self) -> int:
+        """The port to listen on; 0 = a free one."""
+        return self.bind[1] if self.bind else 0
+
+
+@dataclass(frozen=True)
 class CallOptions:
-    """Invocations.
+    """Calls.
 
     Args:
         execute_timeout_s: from sending until the final message.
-        launch_wait_s: how long an invocation waits for a launch under way.
+        launch_wait_s: how long a call waits for a launch under way.
     """
 
     execute_timeout_s: float = 30.0

@@ -12,7 +12,6 @@ Source:  shim-protocol.md §1.3, §3.2; launch.md §5.1, §5.5, §6.3; ADR-0005
 
 from __future__ import annotations
 
-import math
 import time
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
@@ -94,15 +93,16 @@ class HandlerRegistry:
         if handler is None or handler.certificate != expected.certificate:
             self._drop_certificate(expected.certificate)
 
-    def alone_since(self, expected: Expected) -> float:
-        """Return since when nothing else is launched that could have dialled, monotonic.
+    def connected_in_vain(self, expected: Expected) -> int:
+        """Return how many TLS handshakes of `expected` came to no stream.
 
-        Infinity while something is.
+        0 while others are launched that may have begun them.
         """
         others = (one for one in self._expected.values() if one is not expected)
         if any(one.attempt.phase in _DIALLING for one in others):
-            return math.inf
-        return self._last_over
+            return 0
+        since = time.monotonic() - expected.attempt.seconds_since(Phase.START)
+        return self.handshakes.in_vain(max(since, self._last_over))
 
     def find_ready(self, ccid: Ccid) -> Handler | None:
         """Return the handler that takes invocations now."""
@@ -186,13 +186,15 @@ class HandlerRegistry:
         hashed = f"Chaincode {shown} with given certificate hash {certificate}"
         owner = self._certificates.get(certificate)
         if owner is None:
+            launched = expected is not None and expected.certificate is not None
+            if self._admit_unlaunched and not launched:
+                return None  # a program that a user started; the node has issued it
             return f"{hashed} not found in registry"
         if owner != ccid:
             return f"{hashed} belongs to a different chaincode"
-        if expected is not None and expected.certificate != certificate:
-            # Of the run before, which is still on its way down.
-            return f"{hashed} belongs to an earlier attempt"
-        return None
+        # Or it is of the run before, which is still on its way down.
+        current = expected is None or expected.certificate == certificate
+        return None if current else f"{hashed} belongs to an earlier attempt"
 
     def knows(self, certificate: str) -> bool:
         """Whether an attempt with this certificate is expected or registered."""

@@ -240,10 +240,7 @@ class Run:
         if self.attempt.phase is not Phase.CONNECT or isinstance(started, Dial):
             return None
         if error.facts.get("cause", Cause.EXITED) == Cause.EXITED:
-            registry, since = self._parts.registry, self._creating_since
-            if started.source is None:  # then it could have been another one's
-                since = max(since, registry.alone_since(self._expected))
-            count = registry.handshakes.broken(started.source, since)
+            count = self._parts.registry.connected_in_vain(self._expected)
             if count:
                 return tls_failure(error, self.ccid, count)
         return await self._probed() if isinstance(error, LaunchTimeout) else None
@@ -260,9 +257,14 @@ class Run:
     async def _unheard(self) -> None:
         """Raise what keeps it from the node when it says nothing; else wait for ever."""
         await asyncio.sleep(_UNHEARD_S)
-        why = await self._probed() if self.attempt.phase is Phase.CONNECT else None
-        if why is not None:
-            raise why
+        registry = self._parts.registry
+        if self.attempt.phase is Phase.CONNECT and not (
+            registry.connected_in_vain(self._expected)
+        ):
+            why = await self._probed()
+            registry.handshakes.forget()
+            if why is not None:
+                raise why
         await asyncio.Event().wait()
 
     def _built(self, instance: Instance) -> None:

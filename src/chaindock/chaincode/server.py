@@ -1,19 +1,13 @@
-"""Where chaincode dials the node.
+"""Where chaincode dials the node: one gRPC server per address that it listens on.
 
-Owns:    gRPC servers for protos.ChaincodeSupport, one per host address; TLS on them; how
-         many streams may be open that have not said who they are.
-Not:     what is said on a stream (handler.py), who is admitted (registry.py),
-         certificates (identity).
-Entry:   ChaincodeListener
-Holds:   one server per host; leaving it ends every stream; with an authority nobody gets
-         as far as a stream without a certificate of it.
-Source:  shim-protocol.md §1.1-1.3; launch.md §6.1, §6.3
+With an authority, a connection gets no stream without a certificate of that authority.
+Leaving the listener ends every stream.
+Source: docs/fabric/shim-protocol.md#transport
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import grpc
@@ -22,8 +16,8 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 from typing_extensions import override
 
 from chaindock.chaincode.handler import Handler, StreamState
-from chaindock.chaincode.options import StreamOptions
-from chaindock.container.contracts import CallbackListener
+from chaindock.chaincode.options import ListenOptions, StreamOptions
+from chaindock.container.contracts import CallbackListener, ClientTls
 from chaindock.errors import StartFailed
 from chaindock.identity.tls import certificate_hash
 from chaindock.telemetry import get_logger, unbind
@@ -36,8 +30,9 @@ if TYPE_CHECKING:
     from chaindock.identity.tls import TlsAuthority
 
 _log = get_logger("chaincode.server")
-_SERVING: Final = b"\x08\x01"
-"""HealthCheckResponse{status: SERVING}."""
+PROGRAMS: Final = ("127.0.0.1", 7052)
+"""Where programs that a user starts dial, as Fabric has it, unless an address is set."""
+_ALL: Final = ("0.0.0.0", "::")  # noqa: S104  # as a user may set it
 _HANDSHAKE_MS: Final = 20_000
 """Fabric gives 5 s; a machine that starts many chaincodes at once may need more."""
 _IDLE_MS: Final = 60_000
@@ -50,20 +45,6 @@ MAX_UNREGISTERED: Final = 256
 """Streams of all addresses that have not registered. They end after `silence_s`."""
 MAX_UNREGISTERED_EACH: Final = 4
 """The same of one certificate, so that a chaincode cannot take the place of others."""
-MAX_WATCHING: Final = 64
-
-
-@dataclass(frozen=True)
-class ListenOptions:
-    """How chaincode reaches the node.
-
-    Args:
-        port: on every host; 0 = a free one each.
-        tls: mutual TLS with chaincode that dials.
-    """
-
-    port: int = 0
-    tls: bool = True
 
 
 class ChaincodeListener(CallbackListener):
@@ -72,7 +53,7 @@ class ChaincodeListener(CallbackListener):
     Args:
         registry: decides about registration.
         authority: issues the servers' certificates, and has issued those of whoever may
-            connect; None = in plain.
+            connect; None = without TLS.
     """
 
     def __init__(
@@ -87,10 +68,7 @@ class ChaincodeListener(CallbackListener):
         self._listen = listen or ListenOptions()
         self._authority = authority
         self._unregistered: list[Handler] = []
-        self._servers: dict[str, grpc.aio.Server] = {}
-        self._credentials: list[grpc.ServerCredentials] = []
-        """gRPC asks them for certificates, and does not keep them itself."""
-        self._addresses: dict[str, str] = {}
+        self._servers: dict[tuple[str, int], _Server] = {}
         self._lock = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -102,88 +80,61 @@ class ChaincodeListener(CallbackListener):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._registry.handshakes.close()
         servers, self._servers = list(self._servers.values()), {}
-        self._addresses.clear()
-        await asyncio.gather(*(server.stop(None) for server in servers))
+        await asyncio.gather(*(server.grpc.stop(None) for server in servers))
 
     @property
     def addresses(self) -> list[str]:
         """Where it listens now, host:port each."""
-        return sorted(self._addresses.values())
+        return sorted(server.address for server in self._servers.values())
 
     @override
-    async def address_on(self, host: str) -> str:
-        async with self._lock:
-            if host not in self._addresses:
-                self._addresses[host] = await self._listen_on(host)
-            return self._addresses[host]
-
-    async def _listen_on(self, host: str) -> str:
+    async def address_on(self, host: str, *names: str) -> str:
         bare = host.strip("[]")
-        name = f"[{bare}]" if ":" in bare else bare
-        server = grpc.aio.server(options=server_options(self._options))
-        server.add_generic_rpc_handlers((self._services(),))
-        try:
-            port = self._bind(server, bare, f"{name}:{self._listen.port}")
-            await server.start()
-        except RuntimeError as error:
-            await server.stop(None)
-            raise StartFailed(
-                f"cannot listen for chaincode on {name}:{self._listen.port}: {error}",
-                hint="another process may use the port, or the host lacks the address",
-                host=host,
-            ) from error
-        self._servers[host] = server
-        tls = self._authority is not None
-        _log.info("listening for chaincode", address=f"{name}:{port}", tls=tls)
-        return f"{name}:{port}"
+        bound, port = self._listen.bind or ("", 0)
+        server = await self._listening(bound or bare, port)
+        return self._advertised(server, bare, *names)
 
-    def _bind(self, server: grpc.aio.Server, host: str, address: str) -> int:
-        authority = self._authority
-        if authority is None:
-            return server.add_insecure_port(address)
-        pair = authority.issue_server(host)
-        handshakes = self._registry.handshakes
-        credentials = grpc.dynamic_ssl_server_credentials(
-            grpc.ssl_server_certificate_configuration(
-                [(pair.key_pem.encode(), pair.cert_pem.encode())],
-                root_certificates=authority.root_pem.encode(),
-            ),
-            # Before each handshake; None, which the stub does not know, changes nothing.
-            handshakes.begins,  # type: ignore[arg-type]
-            require_client_authentication=True,
-        )
-        self._credentials.append(credentials)
-        port = server.add_secure_port(address, credentials)
-        handshakes.watch(port)
-        return port
+    async def listen_for_programs(self) -> tuple[str, ClientTls | None]:
+        """Listen for programs that a user starts (development mode).
 
-    def _services(self) -> grpc.GenericRpcHandler:
-        support = grpc.stream_stream_rpc_method_handler(
-            self._register,
-            request_deserializer=shim.ChaincodeMessage.FromString,
-            response_serializer=shim.ChaincodeMessage.SerializeToString,
-        )
-        health = _Health(self._registry.handshakes)
-        return _Services(
-            {
-                "/protos.ChaincodeSupport/Register": support,
-                "/grpc.health.v1.Health/Check": grpc.unary_unary_rpc_method_handler(
-                    health.check
-                ),
-                "/grpc.health.v1.Health/Watch": grpc.unary_stream_rpc_method_handler(
-                    health.watch
-                ),
-            }
-        )
+        Returns: the address that they dial; what they show, None without TLS.
+        Raises: StartFailed when the address cannot be bound.
+        """
+        bound, port = self._listen.bind or PROGRAMS
+        server = await self._listening(bound or PROGRAMS[0], port)
+        address = self._advertised(server, PROGRAMS[0])
+        if self._authority is None:
+            return address, None
+        pair = self._authority.issue_client()
+        return address, ClientTls(pair.key_pem, pair.cert_pem, self._authority.root_pem)
+
+    def _advertised(self, server: _Server, host: str, *names: str) -> str:
+        """Return what to dial to get to `server`; its certificate holds for that."""
+        told = (host if server.host in _ALL else server.host), 0
+        told_host, told_port = self._listen.advertise or told
+        server.answer_to(told_host, *names)
+        return _address(told_host, told_port or server.port)
+
+    async def _listening(self, host: str, port: int) -> _Server:
+        """Return the server that is bound there; start it unless it runs."""
+        async with self._lock:
+            server = self._servers.get((host, port))
+            if server is None:
+                server = _Server(host, self._options, self._authority)
+                server.serve(self._register, self._registry.handshakes)
+                await server.start(port)
+                self._servers[host, port] = server
+                tls = self._authority is not None
+                _log.info("listening for chaincode", address=server.address, tls=tls)
+            return server
 
     async def _register(
         self, _messages: Any, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
         # The server was started in the task of some launch: this is about another.
         unbind()
-        self._registry.handshakes.through(context.peer())
+        self._registry.handshakes.through()
         certificate = _shown(context)
         handler = Handler(self._registry, self._options, certificate=certificate)
         if not self._takes(handler):
@@ -202,28 +153,106 @@ class ChaincodeListener(CallbackListener):
             await context.abort(end.code, end.reason)
 
     def _takes(self, handler: Handler) -> bool:
-        """Take `handler` among those that have not registered, if there is room."""
+        """Count `handler` among those that have not registered, if there is room."""
         still = [one for one in self._unregistered if one.state is StreamState.CREATED]
         self._unregistered = still
-        who = self._known(handler)
-        same = sum(self._known(one) == who for one in still)
+        owner = self._owner(handler)
+        same = sum(self._owner(one) == owner for one in still)
         if len(still) >= MAX_UNREGISTERED or (
-            who is not None and same >= MAX_UNREGISTERED_EACH
+            owner is not None and same >= MAX_UNREGISTERED_EACH
         ):
             return False
         still.append(handler)
         return True
 
-    def _known(self, handler: Handler) -> str | None:
-        """Return who `handler` counts as: all whose certificate is over are one."""
+    def _owner(self, handler: Handler) -> str | None:
+        """Return whom `handler` counts for: all with an outdated certificate are one."""
         certificate = handler.certificate
         if certificate is None or self._registry.knows(certificate):
             return certificate
-        return "over"
+        return "outdated"
+
+
+class _Server:
+    """One address that is listened on, and the names its certificate holds for."""
+
+    def __init__(
+        self, host: str, options: StreamOptions, authority: TlsAuthority | None
+    ) -> None:
+        self.host = host.strip("[]")
+        self.port = 0
+        self.grpc = grpc.aio.server(options=server_options(options))
+        self._authority = authority
+        self._names: tuple[str, ...] = ()
+        self._reissued: grpc.ServerCertificateConfiguration | None = None
+        self._credentials: grpc.ServerCredentials | None = None
+        """gRPC asks them for certificates, and does not keep them itself."""
+
+    @property
+    def address(self) -> str:
+        """Return what it is bound to, host:port."""
+        return _address(self.host, self.port)
+
+    def serve(self, register: Any, handshakes: Handshakes) -> None:
+        """Serve /protos.ChaincodeSupport/Register."""
+        method = grpc.stream_stream_rpc_method_handler(
+            register,
+            request_deserializer=shim.ChaincodeMessage.FromString,
+            response_serializer=shim.ChaincodeMessage.SerializeToString,
+        )
+        service = grpc.method_handlers_generic_handler(
+            "protos.ChaincodeSupport", {"Register": method}
+        )
+        self.grpc.add_generic_rpc_handlers((service,))
+        if self._authority is None:
+            return
+
+        def certificate() -> grpc.ServerCertificateConfiguration | None:
+            # gRPC calls it in a thread of its own before each handshake.
+            handshakes.begins()
+            reissued, self._reissued = self._reissued, None
+            return reissued  # None = as before
+
+        self._credentials = grpc.dynamic_ssl_server_credentials(
+            self._issued(self.host),
+            certificate,  # type: ignore[arg-type]  # the stub does not know of None
+            require_client_authentication=True,
+        )
+
+    async def start(self, port: int) -> None:
+        """Listen. Raises: StartFailed when the address cannot be bound."""
+        address = _address(self.host, port)
+        try:
+            if self._credentials is None:
+                self.port = self.grpc.add_insecure_port(address)
+            else:
+                self.port = self.grpc.add_secure_port(address, self._credentials)
+            await self.grpc.start()
+        except RuntimeError as error:
+            await self.grpc.stop(None)
+            raise StartFailed(
+                f"cannot listen for chaincode on {address}: {error}",
+                hint="another process may use the port, or the host lacks the address",
+                host=self.host,
+            ) from error
+
+    def answer_to(self, *names: str) -> None:
+        """Let the certificate hold for these names, too."""
+        if self._authority is not None and not set(names) <= set(self._names):
+            self._reissued = self._issued(*names)
+
+    def _issued(self, *names: str) -> grpc.ServerCertificateConfiguration:
+        assert self._authority is not None  # noqa: S101  # the caller has looked
+        self._names = tuple(dict.fromkeys((*self._names, *names)))
+        pair = self._authority.issue_server(*self._names)
+        return grpc.ssl_server_certificate_configuration(
+            [(pair.key_pem.encode(), pair.cert_pem.encode())],
+            root_certificates=self._authority.root_pem.encode(),
+        )
 
 
 def server_options(options: StreamOptions) -> list[tuple[str, int]]:
-    """Return the gRPC options of §1.2."""
+    """Return the gRPC options of a listener."""
     return [
         ("grpc.max_receive_message_length", options.max_message_bytes),
         ("grpc.max_send_message_length", options.max_message_bytes),
@@ -242,45 +271,11 @@ def server_options(options: StreamOptions) -> list[tuple[str, int]]:
     ]
 
 
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _shown(context: grpc.aio.ServicerContext[Any, Any]) -> str | None:
     """Return the hash of the certificate that the other side showed, if any."""
     shown = list(context.auth_context().get("x509_pem_cert", ()))
     return certificate_hash(shown[0]) if shown else None
-
-
-class _Services(grpc.GenericRpcHandler):
-    def __init__(self, methods: dict[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
-        self._methods = methods
-
-    @override
-    def service(
-        self, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        return self._methods.get(handler_call_details.method)
-
-
-class _Health:
-    """The health of one server, and who watches it, in bounded number."""
-
-    def __init__(self, handshakes: Handshakes) -> None:
-        self._handshakes = handshakes
-        self._count = 0
-
-    async def check(
-        self, _request: bytes, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> bytes:
-        self._handshakes.through(context.peer())
-        return _SERVING
-
-    async def watch(
-        self, _request: bytes, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> None:
-        self._handshakes.through(context.peer())
-        if self._count >= MAX_WATCHING:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watch")
-        self._count += 1
-        try:
-            await context.write(_SERVING)
-            await asyncio.Event().wait()  # until it leaves: the state never changes
-        finally:
-            self._count -= 1

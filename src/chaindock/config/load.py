@@ -41,10 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _PATH = "/usr/local/bin:/usr/bin:/bin"
-_NO_TLS = (
-    "peer.tls.enabled is true and has no effect: with chaincode.mode dev, chaincode that "
-    "nobody launched has no certificate"
-)
 
 
 def load(
@@ -95,9 +91,7 @@ def load(
             f"{str(file)!r} holds variables of chaincode, and other users may read it: "
             "chmod 600"
         )
-    if config.stream.admit_unlaunched and config.listen.tls:
-        if "listen.tls" in origins:
-            warnings.append(_NO_TLS)
+    if config.stream.admit_unlaunched and "listen.tls" not in origins:
         config = replaced(config, "listen.tls", False)
         origins["listen.tls"] = "chaincode.mode dev"
     return replace(

@@ -13,8 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from chaindock.chaincode.options import CallOptions, LaunchOptions, StreamOptions
-from chaindock.chaincode.server import ListenOptions
+from chaindock.chaincode.options import (
+    CallOptions,
+    LaunchOptions,
+    ListenOptions,
+    StreamOptions,
+)
 from chaindock.config.chaincodes import ChaincodeSections
 from chaindock.container.contracts import BuildEnvironment
 from chaindock.container.output import OutputOptions

@@ -33,7 +33,6 @@ from chaindock.config.kinds import (
     PAIRS,
     PATH,
     PATHS,
-    PORT,
     SIZE,
     TEXT,
     WORDS,
@@ -76,9 +75,15 @@ _PEER: tuple[_Row, ...] = (
     ("peer.localMspId", TEXT, "node.msp_id", "MSP id of the organisation."),
     (
         "peer.chaincodeListenAddress",
-        PORT,
-        "listen.port",
-        "Port that chaincode dials, always on local addresses; 0 = a free one.",
+        ADDRESS,
+        "listen.bind",
+        "host:port to listen on for chaincode; no host = its addresses that are needed.",
+    ),
+    (
+        "peer.chaincodeAddress",
+        ADDRESS,
+        "listen.advertise",
+        "host:port that chaincode is told to dial; empty = where the node listens.",
     ),
     (
         "peer.tls.enabled",
@@ -422,7 +427,7 @@ _OURS: tuple[_Row, ...] = (
         "chaindock.launch.overrun",
         _TIME,
         "stream.overrun_s",
-        "How long a call may run on after its timeout while others wait for it (Python).",
+        "How long after its timeout a call must be answered, or chaincode restarts.",
     ),
     (
         "chaindock.launch.wait",

@@ -171,6 +171,17 @@ class Attempt:
         """Return the last lines, oldest first."""
         return list(self._tail)
 
+    def seconds_since(self, phase: Phase) -> float:
+        """Return how long ago `phase` began last; 0 if it never did."""
+        seconds = time.monotonic() - self._began
+        if self._phase is phase:
+            return seconds
+        for spent in reversed(self.phases):
+            seconds += spent.seconds
+            if spent.phase is phase:
+                return seconds
+        return 0.0
+
     def facts(self) -> dict[str, Any]:
         """Return `ccid`, `phase`, `phases`, `output` as a LaunchFailed carries them."""
         phases = [{"phase": str(p.phase), "seconds": p.seconds} for p in self.phases]

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
 class CallbackListener(Protocol):
     """Where chaincode can dial the node."""
 
-    async def address_on(self, host: str) -> str:
-        """Listen on `host` (once; later calls return the same) and return host:port.
+    async def address_on(self, host: str, *names: str) -> str:
+        """Listen where this machine is reached as `host`; return host:port to dial.
+
+        Later calls return the same. With TLS, the certificate holds for the returned
+        host, and for `names`, under which chaincode may dial the same address.
 
         Raises: StartFailed when the address cannot be bound.
         """

@@ -94,14 +94,13 @@ class TlsAuthority:
         )
         return cls(key, builder.sign(key, hashes.SHA256()))
 
-    def issue_server(self, host: str) -> TlsPair:
-        """Return what a listener on `host` (a name, or an address) shows.
+    def issue_server(self, *hosts: str) -> TlsPair:
+        """Return what a listener shows that is dialled by these names or addresses.
 
         It also holds for the names of `EVERYWHERE`.
         """
-        return self._issue(
-            ExtendedKeyUsageOID.SERVER_AUTH, _YEARS, (host.strip("[]"), *EVERYWHERE)
-        )
+        names = (*(host.strip("[]") for host in hosts), *EVERYWHERE)
+        return self._issue(ExtendedKeyUsageOID.SERVER_AUTH, _YEARS, names)
 
     def issue_client(self) -> TlsPair:
         """Return what one attempt shows; it is not valid for more than 24 hours.

@@ -57,6 +57,11 @@ class Home:
         """Which chaincodes should run."""
         return self.root / "desired.db"
 
+    @property
+    def programs(self) -> Path:
+        """What programs show that a user starts by hand (chaincode.mode: dev)."""
+        return self.root / "dev"
+
     def ledger(self, channel: str) -> Path:
         """Return the ledger file of a channel."""
         return self.root / "ledgers" / f"{channel}.db"

@@ -41,6 +41,7 @@ from chaindock.lifecycle.desired import DesiredState
 from chaindock.node.backends import Backends, Choice
 from chaindock.node.facade import Node
 from chaindock.node.home import Home, HomeLock
+from chaindock.node.programs import programs_admitted
 from chaindock.node.watched import NodeWatch, WatchedParts
 from chaindock.operations.admin import AdminServer
 from chaindock.packaging.store import PackageStore
@@ -121,6 +122,8 @@ async def _compose(
     listener = await stack.enter_async_context(
         ChaincodeListener(registry, config.stream, config.listen, authority)
     )
+    if config.stream.admit_unlaunched:
+        await stack.enter_async_context(programs_admitted(listener, home.programs))
     backends = await Backends.enter(config, labels, stack, desired.keeps)
     choice = Choice(backends, desired)
     router = Router(backends.builders, choice.only, counted, choice.taken)

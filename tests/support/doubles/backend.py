@@ -41,7 +41,7 @@ class CountingListener:
         self._servers: dict[str, asyncio.Server] = {}
         self._called = asyncio.Event()
 
-    async def address_on(self, host: str) -> str:
+    async def address_on(self, host: str, *names: str) -> str:
         """Listen on `host` once and return host:port."""
         if host not in self._servers:
             # Cancelled while it begins to serve, it is known and will be closed.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from chaindock.aio import Tasks
 from chaindock.chaincode.client import serve_dialled
 from chaindock.chaincode.handler import Expected, Handler
-from chaindock.chaincode.options import StreamOptions
+from chaindock.chaincode.options import ListenOptions, StreamOptions
 from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.chaincode.server import ChaincodeListener
 from chaindock.container.attempt import Attempt
@@ -34,10 +34,11 @@ class StreamNode:
         self,
         model: str = "dials",
         authority: TlsAuthority | None = None,
+        listen: ListenOptions | None = None,
         **options: Any,
     ) -> None:
         self.model = model
-        self.authority = authority
+        self.authority, self.listen = authority, listen
         self.options = StreamOptions(**options)
         self.registry = HandlerRegistry(admit_unlaunched=self.options.admit_unlaunched)
         self.tasks = Tasks("test")
@@ -48,7 +49,7 @@ class StreamNode:
 
     async def __aenter__(self) -> Self:
         self.listener = await self._stack.enter_async_context(
-            ChaincodeListener(self.registry, self.options, authority=self.authority)
+            ChaincodeListener(self.registry, self.options, self.listen, self.authority)
         )
         await self._stack.enter_async_context(self.tasks)
         return self

@@ -255,21 +255,6 @@ async def test_a_lost_stream_fails_who_waits_for_a_turn(node: StreamNode):
     assert [result.sent for result in results] == [True, False, False]  # type: ignore[union-attr]  # see above
 
 
-async def test_the_python_shim_gets_a_rest_between_two():
-    """It fails when it writes while its last write is not quite over."""
-    async with StreamNode("dials") as node:
-        peer = await node.ready(timestamp=Timestamp(seconds=1))
-        for _ in range(3):
-            first, second = node.call(invocation("f")), node.call(invocation("f"))
-            await peer.complete(await peer.receive())
-            await first
-            over = time.perf_counter()
-            message = await peer.receive()
-            assert time.perf_counter() - over > 0.002
-            await peer.complete(message)
-            await second
-
-
 async def test_a_python_shim_that_serves_rests_until_all_it_wrote_is_gone():
     async with StreamNode("is dialled") as node:
         peer = await node.ready(timestamp=Timestamp(seconds=1))

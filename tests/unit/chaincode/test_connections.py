@@ -1,4 +1,4 @@
-"""shim-protocol.md §1.1, §1.2, §3.5: listening and dialling."""
+"""Listening and dialling."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.chaincode.client import serve_dialled
 from chaindock.chaincode.handler import Handler
-from chaindock.chaincode.options import StreamOptions
+from chaindock.chaincode.options import ListenOptions, StreamOptions
 from chaindock.chaincode.registry import HandlerRegistry
-from chaindock.chaincode.server import ChaincodeListener, ListenOptions, server_options
+from chaindock.chaincode.server import ChaincodeListener, server_options
 from chaindock.errors import StartFailed
 from support.doubles.memory_state import invocation
 from support.eventually import eventually
@@ -60,7 +60,7 @@ async def test_a_taken_port_is_refused(listening: StreamNode):
     address = await listening.listener.address_on("127.0.0.1")
     port = int(address.rpartition(":")[2])
     async with ChaincodeListener(
-        HandlerRegistry(), listen=ListenOptions(port=port)
+        HandlerRegistry(), listen=ListenOptions(bind=("", port))
     ) as second:
         with pytest.raises(StartFailed, match=f"cannot listen.*127.0.0.1:{port}"):
             await second.address_on("127.0.0.1")
@@ -69,9 +69,43 @@ async def test_a_taken_port_is_refused(listening: StreamNode):
 async def test_the_configured_port_is_used():
     port = free_port()
     async with ChaincodeListener(
-        HandlerRegistry(), listen=ListenOptions(port=port)
+        HandlerRegistry(), listen=ListenOptions(bind=("", port))
     ) as listener:
         assert await listener.address_on("127.0.0.1") == f"127.0.0.1:{port}"
+        assert await listener.address_on("127.0.0.2") == f"127.0.0.2:{port}"
+        assert len(listener.addresses) == 2
+
+
+async def test_a_bound_address_is_what_chaincode_dials():
+    async with ChaincodeListener(
+        HandlerRegistry(), listen=ListenOptions(bind=("127.0.0.3", 0))
+    ) as listener:
+        address = await listener.address_on("127.0.0.1")
+        assert address.startswith("127.0.0.3:")
+        assert listener.addresses == [address]
+
+
+async def test_bound_to_all_addresses_chaincode_dials_the_one_it_reaches():
+    async with ChaincodeListener(
+        HandlerRegistry(), listen=ListenOptions(bind=("0.0.0.0", 0))
+    ) as listener:
+        one = await listener.address_on("127.0.0.1")
+        two = await listener.address_on("127.0.0.2")
+        assert (one.partition(":")[0], two.partition(":")[0]) == (
+            "127.0.0.1",
+            "127.0.0.2",
+        )
+        assert one.partition(":")[2] == two.partition(":")[2]
+        assert len(listener.addresses) == 1
+
+
+@pytest.mark.parametrize("port", [0, 17052])
+async def test_the_advertised_address_is_what_chaincode_dials(port: int):
+    listen = ListenOptions(bind=("127.0.0.1", 0), advertise=("peer.example.com", port))
+    async with ChaincodeListener(HandlerRegistry(), listen=listen) as listener:
+        address = await listener.address_on("127.0.0.1")
+        bound = listener.addresses[0].partition(":")[2]
+        assert address == f"peer.example.com:{port or bound}"
 
 
 def test_the_server_tolerates_the_pings_of_shims():
@@ -83,15 +117,9 @@ def test_the_server_tolerates_the_pings_of_shims():
     assert options["grpc.so_reuseport"] == 0
 
 
-async def test_health_is_served(listening: StreamNode):
+async def test_nothing_else_is_served(listening: StreamNode):
     address = await listening.listener.address_on("127.0.0.1")
     async with grpc.aio.insecure_channel(address) as channel:
-        check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
-        assert await check(b"") == b"\x08\x01"
-        watching: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")
-        watch = watching(b"")
-        assert await watch.read() == b"\x08\x01"
-        watch.cancel()
         nothing: Any = channel.unary_unary("/protos.Other/Method")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await nothing(b"")

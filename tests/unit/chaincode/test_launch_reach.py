@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaindock.chaincode import handshakes, run
+from chaindock.chaincode import run
 from chaindock.chaincode.registry import LaunchState
 from chaindock.container.contracts import Exit
 from chaindock.errors import (
@@ -29,6 +29,7 @@ from support.doubles.launch_fakes import (
     serves,
 )
 from support.doubles.launch_world import World, failure
+from support.eventually import eventually
 from support.shims.stream_node import CCID, OTHER
 
 if TYPE_CHECKING:
@@ -48,12 +49,8 @@ async def hasty(no_task_is_left: None) -> AsyncIterator[World]:
 
 
 @pytest.fixture
-async def guarded(
-    no_task_is_left: None, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[World]:
-    """The same with TLS; each handshake is looked at."""
-    monkeypatch.setattr(handshakes, "_LOOK_S", 0.0)
-    monkeypatch.setattr(handshakes, "_RESTS", 0)
+async def guarded(no_task_is_left: None) -> AsyncIterator[World]:
+    """The same with TLS."""
     async with World(TlsAuthority.create(), connect_timeout_s=1.0) as world:
         yield world
 
@@ -112,6 +109,28 @@ async def test_whether_there_is_a_way_is_not_asked_at_the_end_only(
         async with asyncio.timeout(10):
             await failure(world, NodeUnreachable)
         assert not instance.running
+
+
+async def test_a_connection_of_the_probe_is_not_one_of_the_chaincode(
+    no_task_is_left: None, monkeypatch: pytest.MonkeyPatch
+):
+    """Or each slow start would be told as a matter of TLS."""
+    monkeypatch.setattr(run, "_UNHEARD_S", 0.1)
+    async with World(TlsAuthority.create(), connect_timeout_s=1.0) as world:
+        instance = world.builder.prepare(CCID, never_registers)
+
+        async def probe() -> None:
+            host, _, port = (
+                await instance.peer.listener.address_on("127.0.0.1")
+            ).partition(":")
+            _, writer = await asyncio.open_connection(host, int(port))
+            writer.close()
+            await writer.wait_closed()
+            await eventually(lambda: world.registry.handshakes.in_vain(0.0))
+
+        instance.probes = probe
+        error = await failure(world, LaunchTimeout)
+        assert error.slug == "launch-timeout"
 
 
 async def test_one_that_is_slow_and_has_a_way_is_waited_for(
@@ -230,7 +249,7 @@ async def test_one_that_does_not_connect_is_no_matter_of_tls(
 
 
 async def test_what_another_one_did_is_not_told_of_it(guarded: World):
-    """Where connections cannot be told apart by where they come from."""
+    """Connections cannot be told apart by where they come from."""
     both = asyncio.Event()
 
     async def waits(instance: FakeInstance) -> Exit:

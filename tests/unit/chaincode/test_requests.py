@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from fabric_protos.peer import chaincode_pb2
@@ -11,56 +11,11 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.chaincode import calls, handler, requests
 from chaindock.errors import ExecuteTimeout
-from support.doubles.memory_state import MemoryState, invocation, simulator_of
+from support.doubles.memory_state import MemoryState, invocation
+from support.shims.session import Session, record
 from support.shims.stream_node import StreamNode
 
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
-    from support.doubles.memory_state import MemorySimulator
-    from support.shims.peer import ShimPeer
-
 Kind = shim.ChaincodeMessage
-
-
-class Session:
-    """One invocation that runs, and the chaincode that asks within it."""
-
-    def __init__(self, node: StreamNode, peer: ShimPeer) -> None:
-        self._node, self.peer = node, peer
-        self.state = MemoryState({"k": b"v", "k2": b"v2"})
-        self.call: asyncio.Task[Any]
-        self.message: Any
-        self.simulator: MemorySimulator
-
-    async def start(self, **fields: Any) -> Session:
-        invoked = invocation("f", tx_id="t1", state=self.state, **fields)
-        self.simulator = simulator_of(invoked)
-        self.call = self._node.call(invoked)
-        self.message = await self.peer.receive()
-        return self
-
-    async def ask(self, kind: int, payload: bytes | Message = b"") -> Any:
-        return await self.peer.ask(self.message, kind, payload)
-
-    async def ok(self, kind: int, payload: bytes | Message = b"") -> bytes:
-        reply = await self.ask(kind, payload)
-        assert reply.type == Kind.RESPONSE, reply.payload
-        answer: bytes = reply.payload
-        return answer
-
-    async def error(self, kind: int, payload: bytes | Message = b"") -> str:
-        """Return the CAUSE of the ERROR reply."""
-        reply = await self.ask(kind, payload)
-        assert reply.type == Kind.ERROR
-        text: str = reply.payload.decode()
-        prefix = f"{Kind.Type.Name(kind)} failed: transaction ID: t1: "
-        assert text.startswith(prefix)
-        return text.removeprefix(prefix)
-
-    async def finish(self) -> None:
-        await self.peer.complete(self.message)
-        await self.call
 
 
 @pytest.fixture
@@ -166,10 +121,6 @@ async def test_get_state_multiple_of_thousands_lets_others_run(session: Session)
     await session.finish()
 
 
-def record(kind: int, key: str, value: bytes = b"", collection: str = "") -> Any:
-    return shim.WriteRecord(type=kind, key=key, value=value, collection=collection)
-
-
 async def test_a_write_batch_is_applied_in_order(session: Session):
     put, delete = shim.WriteRecord.PUT_STATE, shim.WriteRecord.DEL_STATE
     batch = [record(put, "a", b"1"), record(delete, "a"), record(put, "b", b"2")]
@@ -269,71 +220,6 @@ async def test_init_may_not_touch_private_data(
     cause = await session.error(kind, payload)
     assert cause == "private data APIs are not allowed in chaincode Init()"
     await session.finish()
-
-
-# --- requests that take long ----------------------------------------------------------
-
-
-def page(rows: int) -> shim.GetStateByRange:
-    metadata = shim.QueryMetadata(pageSize=rows).SerializeToString()
-    return shim.GetStateByRange(metadata=metadata)
-
-
-LONG = [
-    (Kind.GET_STATE_BY_RANGE, page(5000)),
-    (Kind.GET_STATE_MULTIPLE, shim.GetStateMultiple(keys=["k"] * 5000)),
-    (
-        Kind.WRITE_BATCH_STATE,
-        shim.WriteBatchState(
-            rec=[record(shim.WriteRecord.PUT_STATE, "k", b"v") for _ in range(5000)]
-        ),
-    ),
-]
-
-
-@pytest.mark.parametrize(("kind", "payload"), LONG)
-async def test_a_long_request_of_one_call_does_not_hold_up_another(
-    listening: StreamNode, kind: int, payload: Any
-):
-    """On the same stream: the other one is asked later and answered first."""
-    peer = await listening.ready()
-    large = MemoryState({f"k{number:04}": b"v" for number in range(5000)})
-    long = listening.call(invocation("long", tx_id="t1", state=large))
-    one = await peer.receive()
-    short = listening.call(invocation("short", tx_id="t2", state=MemoryState()))
-    two = await peer.receive()
-    await peer.send(kind, payload, txid="t1", channel="dev")
-    await peer.send(Kind.GET_STATE, shim.GetState(key="k"), txid="t2", channel="dev")
-    assert [(await peer.receive()).txid for _ in range(2)] == ["t2", "t1"]
-    await peer.complete(one)
-    await peer.complete(two)
-    await asyncio.gather(long, short)
-
-
-@pytest.mark.parametrize(("kind", "payload"), LONG)
-async def test_replies_of_one_call_keep_their_order(
-    session: Session, kind: int, payload: Any
-):
-    """Also when it asks on without waiting, more than is kept of it."""
-    session.state.keys |= {f"k{number:04}": b"v" for number in range(5000)}
-    session.state.keys |= {f"k{number}": b"%d" % number for number in range(500)}
-    await session.peer.send(kind, payload, txid="t1", channel="dev")
-    for number in range(500):
-        get = shim.GetState(key=f"k{number}")
-        await session.peer.send(Kind.GET_STATE, get, txid="t1", channel="dev")
-    assert (await session.peer.receive()).type == Kind.RESPONSE
-    replies = [(await session.peer.receive()).payload for _ in range(500)]
-    assert replies == [b"%d" % number for number in range(500)]
-    await session.finish()
-
-
-async def test_a_long_request_of_a_stream_that_ends_ends_too(session: Session):
-    session.state.keys |= {f"k{number:04}": b"v" for number in range(5000)}
-    for _ in range(3):
-        await session.peer.send(*LONG[0], txid="t1", channel="dev")
-    await session.peer.leave()
-    await asyncio.gather(session.call, return_exceptions=True)
-    assert all(rows.closed for rows in session.simulator.queries)
 
 
 # --- hostile chaincode --------------------------------------------------------------

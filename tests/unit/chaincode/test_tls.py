@@ -1,4 +1,4 @@
-"""launch.md §6.3, W61, W62: nobody but the one that was launched can register."""
+"""Only the chaincode that was launched can register, and it makes sure of the node."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
+from chaindock.chaincode.options import ListenOptions
 from chaindock.chaincode.server import MAX_UNREGISTERED_EACH, server_options
 from chaindock.identity.tls import TlsAuthority, certificate_hash
 from chaindock.telemetry import bound
@@ -122,6 +123,45 @@ async def test_a_node_of_another_authority_is_not_talked_to(node: Guarded):
     code, text = await peer.refusal()
     assert code is grpc.StatusCode.UNAVAILABLE
     assert "CERTIFICATE_VERIFY_FAILED" in text
+
+
+async def names_shown(address: str, node: Guarded, tmp_path: Path) -> set[str]:
+    """Return the names that the certificate at `address` holds for."""
+    _, pair = node.launch()
+    file = tmp_path / "client.pem"
+    file.write_text(pair.key_pem + pair.cert_pem)
+    context = ssl.create_default_context(cadata=node.root)
+    context.load_cert_chain(file)
+    context.check_hostname = False
+    context.set_alpn_protocols(["h2"])
+    host, _, port = address.rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port), ssl=context)
+    shown = writer.get_extra_info("ssl_object").getpeercert()["subjectAltName"]
+    writer.transport.abort()
+    return {name for _, name in shown}
+
+
+async def test_the_certificate_holds_for_what_is_advertised(
+    no_task_is_left: None, tmp_path: Path
+):
+    """A gateway of a container network, or a name that a user has set."""
+    listen = ListenOptions(advertise=("peer.example.com", 7052))
+    async with Guarded(listen=listen) as node:
+        assert await node.listener.address_on("127.0.0.1") == "peer.example.com:7052"
+        (bound,) = node.listener.addresses
+        assert "peer.example.com" in await names_shown(bound, node, tmp_path)
+
+
+async def test_a_name_that_becomes_known_later_is_shown_from_then_on(
+    no_task_is_left: None, tmp_path: Path
+):
+    """One address serves launchers that call it by different names."""
+    async with Guarded(listen=ListenOptions(bind=("0.0.0.0", 0))) as node:
+        first = await node.listener.address_on("127.0.0.1")
+        assert "127.0.0.2" not in await names_shown(first, node, tmp_path)
+        await node.listener.address_on("127.0.0.2", "node.internal")
+        shown = await names_shown(first, node, tmp_path)
+        assert {"127.0.0.1", "127.0.0.2", "node.internal"} <= shown
 
 
 # --- who cannot register --------------------------------------------------------------

@@ -335,14 +335,26 @@ def test_streams_have_tls_unless_it_is_turned_off(tmp_path):
     assert not off.listen.tls
 
 
-@pytest.mark.parametrize("asked", [False, True])
-def test_development_mode_has_no_tls_and_says_so(tmp_path, asked):
-    flags = {"chaincode.mode": "dev"} | ({"peer.tls.enabled": "true"} if asked else {})
-    found = load(tmp_path, flags, env={})
+def test_development_mode_has_no_tls_unless_it_is_asked_for(tmp_path):
+    found = load(tmp_path, {"chaincode.mode": "dev"}, env={})
     assert not found.listen.tls
     (shown,) = [one for one in found.settings if one.key == "peer.tls.enabled"]
     assert (shown.value, shown.origin) == ("false", "chaincode.mode dev")
-    assert any("peer.tls.enabled" in text for text in found.warnings) is asked
+    asked = {"chaincode.mode": "dev", "peer.tls.enabled": "true"}
+    assert load(tmp_path, asked, env={}).listen.tls
+
+
+def test_where_the_node_listens_and_what_chaincode_dials_are_two_settings(tmp_path):
+    """Fabric's chaincodeListenAddress and chaincodeAddress."""
+    nothing = load(tmp_path, env={}).listen
+    assert (nothing.bind, nothing.advertise, nothing.port) == (None, None, 0)
+    env = {
+        "CORE_PEER_CHAINCODELISTENADDRESS": "0.0.0.0:7052",
+        "CORE_PEER_CHAINCODEADDRESS": "peer.example.com:7052",
+    }
+    found = load(tmp_path, env=env).listen
+    assert (found.bind, found.port) == (("0.0.0.0", 7052), 7052)
+    assert found.advertise == ("peer.example.com", 7052)
 
 
 def test_home_is_flag_then_variable_then_default(tmp_path, monkeypatch):

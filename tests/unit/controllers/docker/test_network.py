@@ -80,7 +80,7 @@ class Moody:
 
 
 class Listener:
-    async def address_on(self, host: str) -> str:
+    async def address_on(self, host: str, *names: str) -> str:
         return f"{host}:7052"
 
 

@@ -207,7 +207,7 @@ async def test_a_build_that_is_gone_asks_for_another(backend: ProcessBackend):
 
 async def test_a_listener_that_cannot_listen_leaves_nothing(backend: ProcessBackend):
     class Refuses:
-        async def address_on(self, host: str) -> str:
+        async def address_on(self, host: str, *names: str) -> str:
             raise StartFailed(f"cannot listen on {host}")
 
     instance, package = await backend.built(hang())

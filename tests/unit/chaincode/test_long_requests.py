@@ -1,0 +1,84 @@
+"""Requests that take long hold up neither other calls nor their own order."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fabric_protos.peer import chaincode_shim_pb2 as shim
+
+from support.doubles.memory_state import MemoryState, invocation
+from support.shims.session import Session, record
+
+if TYPE_CHECKING:
+    from support.shims.stream_node import StreamNode
+
+Kind = shim.ChaincodeMessage
+
+
+@pytest.fixture
+async def session(node: StreamNode) -> Session:
+    return await Session(node, await node.ready()).start()
+
+
+def page(rows: int) -> shim.GetStateByRange:
+    metadata = shim.QueryMetadata(pageSize=rows).SerializeToString()
+    return shim.GetStateByRange(metadata=metadata)
+
+
+LONG = [
+    (Kind.GET_STATE_BY_RANGE, page(5000)),
+    (Kind.GET_STATE_MULTIPLE, shim.GetStateMultiple(keys=["k"] * 5000)),
+    (
+        Kind.WRITE_BATCH_STATE,
+        shim.WriteBatchState(
+            rec=[record(shim.WriteRecord.PUT_STATE, "k", b"v") for _ in range(5000)]
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "payload"), LONG)
+async def test_a_long_request_of_one_call_does_not_hold_up_another(
+    listening: StreamNode, kind: int, payload: Any
+):
+    """On the same stream: the other one is asked later and answered first."""
+    peer = await listening.ready()
+    large = MemoryState({f"k{number:04}": b"v" for number in range(5000)})
+    long = listening.call(invocation("long", tx_id="t1", state=large))
+    one = await peer.receive()
+    short = listening.call(invocation("short", tx_id="t2", state=MemoryState()))
+    two = await peer.receive()
+    await peer.send(kind, payload, txid="t1", channel="dev")
+    await peer.send(Kind.GET_STATE, shim.GetState(key="k"), txid="t2", channel="dev")
+    assert [(await peer.receive()).txid for _ in range(2)] == ["t2", "t1"]
+    await peer.complete(one)
+    await peer.complete(two)
+    await asyncio.gather(long, short)
+
+
+@pytest.mark.parametrize(("kind", "payload"), LONG)
+async def test_replies_of_one_call_keep_their_order(
+    session: Session, kind: int, payload: Any
+):
+    """Also when it asks on without waiting, more than is kept of it."""
+    session.state.keys |= {f"k{number:04}": b"v" for number in range(5000)}
+    session.state.keys |= {f"k{number}": b"%d" % number for number in range(500)}
+    await session.peer.send(kind, payload, txid="t1", channel="dev")
+    for number in range(500):
+        get = shim.GetState(key=f"k{number}")
+        await session.peer.send(Kind.GET_STATE, get, txid="t1", channel="dev")
+    assert (await session.peer.receive()).type == Kind.RESPONSE
+    replies = [(await session.peer.receive()).payload for _ in range(500)]
+    assert replies == [b"%d" % number for number in range(500)]
+    await session.finish()
+
+
+async def test_a_long_request_of_a_stream_that_ends_ends_too(session: Session):
+    session.state.keys |= {f"k{number:04}": b"v" for number in range(5000)}
+    for _ in range(3):
+        await session.peer.send(*LONG[0], txid="t1", channel="dev")
+    await session.peer.leave()
+    await asyncio.gather(session.call, return_exceptions=True)
+    assert all(rows.closed for rows in session.simulator.queries)
