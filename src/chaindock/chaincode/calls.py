@@ -42,7 +42,9 @@ MAX_QUERIES = 1000
 MAX_WRITTEN_BYTES = 256 * 1024 * 1024
 """Bytes that one call may write: a transaction has to fit into a message of 100 MiB."""
 MAX_BACKLOG = 64
-"""Requests of one call that wait behind a long one; then the stream is not read."""
+MAX_BACKLOG_BYTES = 1024 * 1024
+"""Requests of one call that wait behind a long one. Beyond, the stream is not read until
+they were carried out; shims wait for each reply."""
 _MESSAGE_ROOM: Final = 64 * 1024
 """Of the largest message: left for all but payload and proposal."""
 _FUNCTION_MAX: Final = 100
@@ -57,7 +59,7 @@ class OpenCall:
         function: its first argument, as text.
         since: when it came, in seconds of the epoch.
         sent: the chaincode has got it; else it waits until others are answered.
-        caller_left: nobody waits for the answer any more.
+        caller_left: its caller does not wait for the answer any more.
     """
 
     tx_id: TxId
@@ -106,7 +108,7 @@ class Call:
         self.written = 0
         self.sent = False
         self.over = False
-        """Nobody waits for the outcome any more: it was told, or the caller has left."""
+        """The outcome was told, or the caller has left."""
         self.worker: asyncio.Task[None] | None = None
         """Carries out a request that takes more than one step."""
         self.backlog: deque[ChaincodeMessage] = deque()
@@ -302,7 +304,9 @@ class Calls:
             call = None
         if call is not None and call.worker is not None:
             call.backlog.append(message)
-            return call.worker if len(call.backlog) >= MAX_BACKLOG else None
+            size = sum(len(one.payload) for one in call.backlog)
+            full = len(call.backlog) >= MAX_BACKLOG or size >= MAX_BACKLOG_BYTES
+            return call.worker if full else None
         serving = self._serve(call, message)
         if not self._step(serving) and call is not None:
             call.worker = self._tasks.start(self._work_off(call, serving), "request")
@@ -338,7 +342,7 @@ class Calls:
             serving.close()
 
     async def drain(self) -> None:
-        """Take no more calls, and return when nobody waits for one."""
+        """Take no more calls, and return when no caller waits."""
         if self._draining is None:
             self._draining = Latch()
         self._check_drained()

@@ -37,7 +37,7 @@ _REFUSALS: Final = 10
 is another one, or refuses the node."""
 _UNIX: Final = "unix:"
 _LOOK_S: Final = 0.01
-"""Between two tries of a port that nobody listens on; a try costs next to nothing."""
+"""Between two tries of a port without a listener; a try costs next to nothing."""
 _CONNECT_S: Final = 0.5
 
 
@@ -118,7 +118,7 @@ def _refused(address: str, tls: DialTls, error: grpc.aio.AioRpcError) -> str:
 def _rest(channel: grpc.aio.Channel, done: Callable[[], None]) -> None:
     """Call `done` when the other side has nothing in the middle of being written.
 
-    The chaincode is asked for a method that nobody has: it writes the refusal to the same
+    The chaincode is asked for a method that does not exist: it writes the refusal to the same
     connection, after everything that it wrote before. No fixed time would do on a busy
     machine.
     """
@@ -129,7 +129,7 @@ def _rest(channel: grpc.aio.Channel, done: Callable[[], None]) -> None:
 
 def _heed_cancellation() -> None:
     # Until the server has sent its first bytes, grpc.aio waits in a task of its own that
-    # swallows the cancellation of whoever reads (grpcio 1.85: `_prepare_rpc`).
+    # swallows the cancellation of the reader (grpcio 1.85: `_prepare_rpc`).
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError

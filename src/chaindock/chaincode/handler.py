@@ -1,4 +1,4 @@
-"""The node's end of one chaincode stream, whoever opened it.
+"""The node's end of one chaincode stream; either side may have opened it.
 
 A stream has one reader and one writer, lives for one registration, and ends every call
 that waits on it when it ends.
@@ -84,10 +84,10 @@ class Expected:
     """A registration that a launch waits for.
 
     Args:
-        dialled: the node dials; None while it is not known who does.
+        dialled: the node dials; None until that is known.
         concurrency: transactions at a time on the stream; None = unlimited.
-        certificate: hash of the one that a stream must show which the node has not
-            dialled itself (identity.tls.certificate_hash); None = TLS is off.
+        certificate: hash (identity.tls.certificate_hash) of the certificate that a
+            chaincode that dials must show; None = TLS is off.
         ready: settled with the handler after READY was written, or failed.
     """
 
@@ -168,10 +168,10 @@ class Handler:
     Args:
         registry: decides about registration.
         options: limits and what READY announces.
-        dialled: the registration that this stream was opened for; None when the
+        dialled: the registration that the node opened this stream for; None when the
             chaincode opened it.
-        certificate: hash of the one that the chaincode showed; None without TLS, and
-            when the node opened the stream.
+        certificate: hash of the chaincode's certificate; None without TLS, and when the
+            node opened the stream.
     """
 
     def __init__(
@@ -195,8 +195,8 @@ class Handler:
         self._tasks: Tasks
 
     @property
-    def who(self) -> str | None:
-        """Whose stream it is by what nobody can make up; None = not known."""
+    def log_key(self) -> str | None:
+        """What cannot be forged of the other side: the lines it causes are limited."""
         return self.certificate or (self.dialled.ccid if self.dialled else None)
 
     # --- the life of a stream -------------------------------------------------------
@@ -233,7 +233,7 @@ class Handler:
         facts = {"ccid": self.ccid, "reason": reason, "waiting": waiting}
         if self.ccid is None:
             refusals = self._registry.refusals
-            refusals.say(self.who, _log.info, "stream ended", **facts)
+            refusals.say(self.log_key, _log.info, "stream ended", **facts)
         else:
             _log.info("stream ended", **facts)
         self.ended.settle(StreamEnd(code, reason, overrun_s))
@@ -322,7 +322,7 @@ class Handler:
             name = chaincode_pb2.ChaincodeID.FromString(message.payload).name
         except DecodeError as error:
             self._registry.refusals.say(
-                self.who,
+                self.log_key,
                 _log.warning,
                 "register message undecodable",
                 error=str(error),
@@ -343,7 +343,7 @@ class Handler:
         if expected:
             expected.attempt.tx_of = calls.correlator.transaction_of
             expected.attempt.enter(Phase.REGISTER)
-        # Nobody else writes yet, so these two need no outbox.
+        # There are no other messages yet, so these two need no outbox.
         await to.write(shim.ChaincodeMessage(type=Kind.REGISTERED))
         self._move_on(StreamState.ESTABLISHED)
         if expected:

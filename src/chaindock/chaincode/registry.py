@@ -138,7 +138,7 @@ class HandlerRegistry:
             meant = handler.dialled.ccid if handler.dialled is not None else shown
             error = RegistrationRefused(reason, ccid=meant, name=shown)
             self.refusals.say(
-                handler.who,
+                handler.log_key,
                 _log.warning,
                 "registration refused",
                 ccid=shown,

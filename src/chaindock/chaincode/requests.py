@@ -8,7 +8,7 @@ Source: docs/fabric/shim-protocol.md#requests
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf.message import DecodeError
@@ -123,15 +123,11 @@ def kind_of(message: shim.ChaincodeMessage) -> str:
 def _require_public(call: Call, collection: str) -> None:
     if not collection:
         return
-    _require_not_init(call)
+    if call.is_init:
+        raise InvalidInput("private data APIs are not allowed in chaincode Init()")
     raise Unsupported(
         f"private data (collection {collection!r}) is not yet supported by Chaindock"
     )
-
-
-def _require_not_init(call: Call) -> None:
-    if call.is_init:
-        raise InvalidInput("private data APIs are not allowed in chaincode Init()")
 
 
 def _get_state(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
@@ -193,9 +189,10 @@ def _write_batch(call: Call, payload: bytes, _options: StreamOptions) -> Steps:
         elif record.type == shim.WriteRecord.DEL_STATE:
             _put(call, record.collection, record.key, b"")
         elif record.type == shim.WriteRecord.PUT_STATE_METADATA:
-            raise _no_metadata()
+            raise Unsupported(_NO_METADATA.message)
         elif record.type == shim.WriteRecord.PURGE_PRIVATE_DATA:
-            _purge(call, record.collection)
+            _require_public(call, record.collection)
+            raise InvalidInput(_ONLY_PRIVATE.message)
         else:
             raise InvalidInput("unknown operation type")
         if number % SLICE == 0:
@@ -217,38 +214,20 @@ def _rich_query(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
     raise Unsupported(f"ExecuteQuery{paged} not supported for leveldb")
 
 
-def _no_metadata() -> Unsupported:
-    return Unsupported(
-        "state metadata (key-level endorsement) is not yet supported by Chaindock"
-    )
+def _refuse(decode: Callable[[bytes], Any], error: ChaindockError) -> Request:
+    """Return a request that is refused, as private data if it names a collection."""
+
+    def refuse(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
+        _require_public(call, decode(payload).collection)
+        raise type(error)(error.message)  # a new one: each raise adds to its traceback
+
+    return refuse
 
 
-def _get_metadata(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
-    _require_public(call, shim.GetStateMetadata.FromString(payload).collection)
-    raise _no_metadata()
-
-
-def _put_metadata(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
-    _require_public(call, shim.PutStateMetadata.FromString(payload).collection)
-    raise _no_metadata()
-
-
-def _get_hash(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
-    request = shim.GetState.FromString(payload)
-    _require_not_init(call)
-    _require_public(call, request.collection)
-    raise InvalidInput("only applicable for private data")
-
-
-def _purge_state(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
-    _purge(call, shim.DelState.FromString(payload).collection)
-    return b""
-
-
-def _purge(call: Call, collection: str) -> None:
-    if not collection:
-        raise InvalidInput("only applicable for private data")
-    _require_public(call, collection)
+_NO_METADATA: Final = Unsupported(
+    "state metadata (key-level endorsement) is not yet supported by Chaindock"
+)
+_ONLY_PRIVATE: Final = InvalidInput("only applicable for private data")
 
 
 def _invoke(_call: Call, _payload: bytes, _options: StreamOptions) -> bytes:
@@ -267,10 +246,10 @@ REQUESTS: Final[Mapping[int, Request]] = {
     Kind.QUERY_STATE_NEXT: queries.next_batch,
     Kind.QUERY_STATE_CLOSE: queries.close_query,
     Kind.GET_HISTORY_FOR_KEY: queries.open_history,
-    Kind.GET_STATE_METADATA: _get_metadata,
-    Kind.PUT_STATE_METADATA: _put_metadata,
-    Kind.GET_PRIVATE_DATA_HASH: _get_hash,
-    Kind.PURGE_PRIVATE_DATA: _purge_state,
+    Kind.GET_STATE_METADATA: _refuse(shim.GetStateMetadata.FromString, _NO_METADATA),
+    Kind.PUT_STATE_METADATA: _refuse(shim.PutStateMetadata.FromString, _NO_METADATA),
+    Kind.GET_PRIVATE_DATA_HASH: _refuse(shim.GetState.FromString, _ONLY_PRIVATE),
+    Kind.PURGE_PRIVATE_DATA: _refuse(shim.DelState.FromString, _ONLY_PRIVATE),
     Kind.WRITE_BATCH_STATE: _write_batch,
     Kind.GET_STATE_MULTIPLE: _get_state_multiple,
 }

@@ -52,8 +52,8 @@ class ChaincodeListener(CallbackListener):
 
     Args:
         registry: decides about registration.
-        authority: issues the servers' certificates, and has issued those of whoever may
-            connect; None = without TLS.
+        authority: issues the servers' certificates, and has issued those of the
+            chaincode that may connect; None = without TLS.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class ChaincodeListener(CallbackListener):
         handler = Handler(self._registry, self._options, certificate=certificate)
         if not self._takes(handler):
             self._registry.refusals.say(
-                handler.who,
+                handler.log_key,
                 _log.warning,
                 "too many silent streams",
                 certificate=certificate,
