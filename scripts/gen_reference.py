@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from chaindock import errors
-from chaindock.cli.exits import MEANINGS
-from chaindock.cli.lazy import COMMANDS
-from chaindock.cli.main import root
+from chaindock.cli.main import COMMANDS, GROUPS, root
+from chaindock.cli.report import MEANINGS
 from chaindock.cli.session import Session
 from chaindock.config.chaincodes import KEYS as SECTION_KEYS
 from chaindock.config.sections import defaults
@@ -55,8 +54,11 @@ def _commands() -> Iterator[str]:
     context = click.Context(root, info_name="chaindock", obj=Session())
     yield from _options(root, context, lambda name: name in SHARED)
     yield "\nWhat exit statuses mean: [Exit statuses](exit-codes.md).\n"
-    for name, (_, first) in COMMANDS.items():
-        yield f"- [`{name}`](#chaindock-{name}): {first}"
+    for heading, commands in GROUPS.items():
+        yield f"**{heading}**\n"
+        for name, (_, first) in commands.items():
+            yield f"- [`{name}`](#chaindock-{name}): {first}"
+        yield ""
     for name in COMMANDS:
         command = root.get_command(context, name)
         if command is not None:
@@ -77,6 +79,11 @@ def _command(command: click.Command, parent: click.Context, name: str) -> Iterat
     yield _prose(command.help or "")
     yield ""
     yield from _options(command, context, lambda option: option not in SHARED)
+    if command.epilog:
+        examples = command.epilog.removeprefix("\b\nExamples:\n").splitlines()
+        yield "\n```console"
+        yield from (f"$ {line.strip()}" for line in examples)
+        yield "```"
 
 
 def _prose(text: str) -> str:

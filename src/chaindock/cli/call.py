@@ -1,10 +1,7 @@
 """`invoke` and `query`.
 
-Owns:    arguments as typed, who signs, the form of an answer.
-Not:     endorsing and ordering (the node).
-Entry:   invoke, query
-Holds:   a plain query writes the payload to standard output and nothing else.
-Source:  ADR-0001
+A plain query writes the payload to standard output and nothing else. A transaction that
+is not valid has no result: its payload is not printed.
 """
 
 from __future__ import annotations
@@ -15,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chaindock.cli import show
-from chaindock.cli.exits import Exit
-from chaindock.cli.session import Session, home_option, json_option, pass_session
+from chaindock.cli.report import Exit
+from chaindock.cli.session import Session, command, name_argument
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,8 +37,8 @@ class CallCommand(click.Command):
             name = arg.split("=", 1)[0]
             if arg.startswith("-") and not _NUMBER.match(arg) and name not in known:
                 raise click.UsageError(
-                    f"No such option: {name}\nTo pass it to the chaincode, put -- "
-                    f"before the name of the chaincode.",
+                    f"No such option {name!r}. To pass it to the chaincode, put -- "
+                    "before the name of the chaincode.",
                     ctx,
                 )
         return super().parse_args(ctx, args)
@@ -57,25 +54,15 @@ def _pair(_ctx: Any, param: click.Parameter, values: Sequence[str]) -> dict[str,
     return found
 
 
-def _call_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def _call_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for add in (
-        click.argument("name"),
-        click.argument("function"),
-        click.argument("args", nargs=-1, type=click.UNPROCESSED),
         click.option(
-            "--transient",
-            multiple=True,
-            metavar="K=V",
-            callback=_pair,
-            help="A value the chaincode sees and the ledger does not; repeatable.",
-        ),
-        click.option(
-            "--as",
-            "user",
-            default="User1",
-            show_default=True,
-            metavar="USER",
-            help="Who signs; made on first use.",
+            "--timeout",
+            "timeout_s",
+            type=click.FloatRange(min=0, min_open=True, max=86_400, max_open=True),
+            metavar="SECONDS",
+            help="Limit for the chaincode's answer.  [default: "
+            "chaincode.executetimeout]",
         ),
         click.option(
             "--attr",
@@ -85,59 +72,62 @@ def _call_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="An attribute of the signer's certificate; repeatable.",
         ),
         click.option(
-            "--timeout",
-            "timeout_s",
-            type=click.FloatRange(min=0, min_open=True, max=86_400, max_open=True),
-            metavar="SECONDS",
-            help="Limit for the chaincode's answer.  [default: "
-            "chaincode.executetimeout]",
+            "--as",
+            "user",
+            default="User1",
+            show_default=True,
+            metavar="USER",
+            help="Identity that signs; created on first use.",
         ),
-        json_option,
-        home_option,
-    )[::-1]:
-        command = add(command)
-    return pass_session(command)
+        click.option(
+            "--transient",
+            multiple=True,
+            metavar="K=V",
+            callback=_pair,
+            help="A value that the chaincode sees and the ledger does not; repeatable.",
+        ),
+        click.argument("args", nargs=-1),
+        click.argument("function"),
+        name_argument(),
+    ):
+        function = add(function)
+    return function
 
 
-@click.command(cls=CallCommand)
+@command(
+    "chaindock invoke coldchain register P1 2 8",
+    "chaindock invoke coldchain record P1 -4 --as clerk --attr role=driver",
+    "chaindock invoke -- notes put n1 --draft--",
+    cls=CallCommand,
+)
 @_call_options
 @click.option("--init", "is_init", is_flag=True, help="Call Init of the chaincode.")
 def invoke(session: Session, is_init: bool, **given: Any) -> int:
     """Submit a transaction.
 
-    Calls FUNCTION of the chaincode NAME with ARGS as they are typed, orders what it
-    wrote and waits until it is on the ledger. The payload goes to standard output.
+    Calls FUNCTION of the chaincode NAME with ARGS as you typed them, orders the
+    transaction and waits until it is on the ledger. The payload goes to standard
+    output.
     """
     call = _read(given, is_init=is_init)
     answer = session.client().invoke(call)
-    if session.json:
-        show.emit_json(_as_json(answer, ordered=True))
-    elif _refused(answer):
-        _say_refused(call.name, answer)
-    else:
-        show.emit_payload(show.payload_of(answer))
-        _say_committed(answer)
-    valid = answer["code"] in {0, None}
-    return Exit.REFUSED if _refused(answer) or not valid else Exit.OK
+    return _finish(session, call, answer, ordered=True)
 
 
-@click.command(cls=CallCommand)
+@command(
+    "chaindock query coldchain parcel P1",
+    "chaindock query coldchain parcel P1 --json",
+    cls=CallCommand,
+)
 @_call_options
 def query(session: Session, **given: Any) -> int:
     """Call a function without writing to the ledger.
 
-    Calls FUNCTION of the chaincode NAME with ARGS as they are typed. Standard output
+    Calls FUNCTION of the chaincode NAME with ARGS as you typed them. Standard output
     gets the payload and nothing else.
     """
     call = _read(given)
-    answer = session.client().query(call)
-    if session.json:
-        show.emit_json(_as_json(answer, ordered=False))
-    elif _refused(answer):
-        _say_refused(call.name, answer)
-    else:
-        show.emit_payload(show.payload_of(answer))
-    return Exit.REFUSED if _refused(answer) else Exit.OK
+    return _finish(session, call, session.client().query(call), ordered=False)
 
 
 def _read(given: dict[str, Any], *, is_init: bool = False) -> Call:
@@ -155,47 +145,50 @@ def _read(given: dict[str, Any], *, is_init: bool = False) -> Call:
 
 
 def _bytes(text: str) -> bytes:
-    # What the shell passed is not always UTF-8; it goes on byte by byte.
+    # Arguments from the shell need not be UTF-8; they are passed on byte by byte.
     return text.encode(errors="surrogateescape")
 
 
-def _refused(answer: dict[str, Any]) -> bool:
-    return int(answer["status"]) >= _ERROR_STATUS
+def _finish(
+    session: Session, call: Call, answer: dict[str, Any], *, ordered: bool
+) -> int:
+    """Print the answer and return the exit status."""
+    refused = int(answer["status"]) >= _ERROR_STATUS
+    valid = answer["code"] in {0, None}
+    payload = show.payload_of(answer)
+    if session.json:
+        keys = ("tx_id", "block", "code", "code_name", "event") if ordered else ()
+        show.emit_json(
+            {
+                "result": show.parsed(payload) if valid else None,
+                **{key: answer[key] for key in ("payload", "status", "message")},
+                **{key: answer.get(key) for key in keys},
+                "refusals": answer["refusals"],
+            }
+        )
+    elif refused:
+        message = show.visible(answer["message"].replace("\n", " ")) or "no message"
+        what = f"chaincode {call.name!r} answered {answer['status']}: {message}"
+        show.note("error", what, "red")
+    elif valid:
+        show.emit_payload(payload)
+    if not session.json:
+        for text in answer["refusals"]:
+            show.note("refused", show.one_line(text))
+        if answer["block"] is not None:
+            _say_committed(answer, valid=valid)
+    return Exit.REFUSED if refused or not valid else Exit.OK
 
 
-def _as_json(answer: dict[str, Any], *, ordered: bool) -> dict[str, Any]:
-    shown = {
-        "result": show.parsed(show.payload_of(answer)),
-        "payload": answer["payload"],
-        "status": answer["status"],
-        "message": answer["message"],
-    }
-    if ordered:
-        for key in ("tx_id", "block", "code", "code_name", "event"):
-            shown[key] = answer.get(key)
-    return shown
-
-
-def _say_refused(name: str, answer: dict[str, Any]) -> None:
-    message = show.visible(answer["message"].replace("\n", " ")) or "no message"
-    click.echo(
-        click.style("error: ", fg="red", bold=True)
-        + f"chaincode {name!r} answered {answer['status']}: {message}",
-        err=True,
-    )
-
-
-def _say_committed(answer: dict[str, Any]) -> None:
-    if answer["block"] is None:
-        return
+def _say_committed(answer: dict[str, Any], *, valid: bool) -> None:
     tx = f"transaction {answer['tx_id'][:12]}"
-    if answer["code"] == 0:
+    if valid:
         text = f"{tx} is valid, in block {answer['block']}"
         click.echo(click.style(text, dim=True), err=True)
         return
-    click.echo(
-        click.style("error: ", fg="red", bold=True)
-        + f"{tx} in block {answer['block']} is not valid: {answer['code_name']} "
+    show.note(
+        "error",
+        f"{tx} in block {answer['block']} is not valid: {answer['code_name']} "
         f"({answer['code']}); nothing was written",
-        err=True,
+        "red",
     )

@@ -1,12 +1,7 @@
-"""Try what Chaindock needs.
+"""The checks of `doctor`: home, engines, toolchains, and what builds need.
 
-Owns:    the checks of `doctor`, each with what it found and the remedy.
-Not:     printing them (doctor.py), where an engine may be (controllers/docker), the
-         walls around chaincode (isolation.py).
-Entry:   examine
-Holds:   nothing is changed; each check ends by itself within seconds; a check that
-         cannot be made is a finding, not an error.
-Source:  needs.md rows 1, 5, 8
+Nothing is changed. Each check ends within seconds; a check that cannot be made is a
+finding, not an error.
 """
 
 from __future__ import annotations
@@ -20,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chaindock.cli.doctor import Check, Findings, State
 from chaindock.cli.down import find_process
-from chaindock.cli.finding import Check, Findings, State
-from chaindock.cli.isolation import examine_isolation
+from chaindock.cli.isolation import examine_containers
+from chaindock.cli.show import count
 from chaindock.config.load import load
 from chaindock.config.sections import Config, defaults
 from chaindock.config.surroundings import redact
@@ -56,8 +52,8 @@ async def examine(home: Path) -> Findings:
     checks += [*_home(home), _loopback(config, home)]
     engines, docker = await _engines(config)
     tools, languages = await _toolchains(config)
-    walls = await examine_isolation(config, engine_answers=docker)
-    checks += [*engines, *walls, *tools, *_builds(config)]
+    containers = await examine_containers(config, engine_answers=docker)
+    checks += [*engines, *containers, *tools, *_builds(config)]
     return Findings(tuple(checks), docker, languages)
 
 
@@ -92,10 +88,10 @@ def _configuration(home: Path) -> tuple[Config, list[Check]]:
 def _home(home: Path) -> list[Check]:
     existing = next(p for p in (home, *home.parents) if _exists(p))
     return [
-        _directory(home, existing),
-        _disk(existing),
-        _socket(home),
-        _node(home),
+        Check("home", *_directory(home, existing)),
+        Check("home", *_disk(existing)),
+        Check("home", "socket", State.OK, _socket(home)),
+        Check("home", "node process", *_node(home)),
     ]
 
 
@@ -106,50 +102,41 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _directory(home: Path, existing: Path) -> Check:
+def _directory(home: Path, existing: Path) -> tuple[str, State, str, str]:
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        return Check(
-            "home",
-            "directory",
-            State.FAIL,
-            f"{home}: cannot be written",
-            "choose another one with --home DIR or CHAINDOCK_HOME",
-        )
+        remedy = "choose another one with --home DIR or CHAINDOCK_HOME"
+        return "directory", State.FAIL, f"{home}: cannot be written", remedy
     found = f"{home}" if existing == home else f"{home}, will be made"
-    return Check("home", "directory", State.OK, found)
+    return "directory", State.OK, found, ""
 
 
-def _disk(existing: Path) -> Check:
+def _disk(existing: Path) -> tuple[str, State, str, str]:
     try:
         free = shutil.disk_usage(existing).free
     except OSError as error:
-        return Check("home", "disk", State.WARN, f"not known: {error.strerror}")
+        return "disk", State.WARN, f"not known: {error.strerror}", ""
     found = f"{free / _GIB:.1f} GiB free"
-    remedy = "make room, or choose a home elsewhere with --home DIR"
-    if free < LEAST_BYTES:
-        return Check("home", "disk", State.FAIL, found, remedy)
-    if free < WANTED_BYTES:
-        return Check("home", "disk", State.WARN, found, remedy)
-    return Check("home", "disk", State.OK, found)
+    if free >= WANTED_BYTES:
+        return "disk", State.OK, found, ""
+    state = State.FAIL if free < LEAST_BYTES else State.WARN
+    return "disk", state, found, "make room, or choose a home elsewhere with --home DIR"
 
 
-def _socket(home: Path) -> Check:
+def _socket(home: Path) -> str:
     path = home / "admin.sock"
     if fits(path):
-        return Check("home", "socket", State.OK, f"{path}")
-    found = f"path is longer than {PATH_BYTES} bytes: a short one is made elsewhere"
-    return Check("home", "socket", State.OK, found)
+        return f"{path}"
+    return f"path is longer than {PATH_BYTES} bytes: a short one is made elsewhere"
 
 
-def _node(home: Path) -> Check:
+def _node(home: Path) -> tuple[State, str, str]:
     process = find_process(home)
     if process is not None:
-        return Check("home", "node process", State.OK, f"runs as process {process.pid}")
+        return State.OK, f"runs as process {process.pid}", ""
     if _exists(find_socket(home)):
         found = "not running, and it did not end by itself"
-        remedy = "chaindock up removes what it left"
-        return Check("home", "node process", State.WARN, found, remedy)
-    return Check("home", "node process", State.ABSENT, "not running")
+        return State.WARN, found, "chaindock up removes what it left"
+    return State.ABSENT, "not running", ""
 
 
 def _loopback(config: Config, home: Path) -> Check:
@@ -162,15 +149,14 @@ def _loopback(config: Config, home: Path) -> Check:
             listener.bind(("127.0.0.1", port))
             listener.listen(1)
     except OSError as error:
-        what = f"127.0.0.1:{port}" if port else "127.0.0.1"
+        found = f"127.0.0.1{f':{port}' if port else ''} cannot be listened on"
+        remedy = "choose another peer.chaincodeListenAddress"
         return Check(
             "home",
             "loopback",
             State.FAIL,
-            f"{what} cannot be listened on: {error.strerror}",
-            "choose another peer.chaincodeListenAddress"
-            if port
-            else "bring the loopback interface up",
+            f"{found}: {error.strerror}",
+            remedy if port else "bring the loopback interface up",
         )
     return Check("home", "loopback", State.OK, "127.0.0.1 can be listened on")
 
@@ -191,25 +177,22 @@ async def _engines(config: Config) -> tuple[list[Check], bool]:
         found = f"{redact('', probe.address)}  {probe.verdict}"
         if probe.detail and probe.verdict is not Verdict.MISSING:
             found += f": {redact('', probe.detail)}"
-        # The only one tried is one that somebody asked for.
-        quiet = probe.verdict is Verdict.MISSING and len(probes) > 1
-        state = _engine_state(probe.verdict, quiet=quiet or answered)
+        state = State.OK if probe.verdict is Verdict.ANSWERS else State.WARN
+        # When there is only one place, the user named it.
+        if state is State.WARN and len(probes) > 1:
+            quiet = answered or probe.verdict is Verdict.MISSING
+            state = State.ABSENT if quiet else State.WARN
         checks.append(Check("engine", probe.origin, state, found, probe.remedy))
-    if origin != "default" and not answered:
-        # Under a peer its health check would fail from then on (needs.md row 8).
-        checks[0] = replace(
-            checks[0],
-            state=State.WARN,
-            remedy=f"vm.endpoint is set ({origin}) and no engine is there: start it, "
-            "or remove the setting",
+    if len(probes) == 1 and not answered:
+        named = (
+            f"vm.endpoint is set ({origin})" if origin != "default" else "it is named"
         )
+        remedy = (
+            f"{named} and no engine answers there: start it, remove the setting, or "
+        )
+        remedy += "use --backend process"
+        checks[0] = replace(checks[0], state=State.WARN, remedy=remedy)
     return checks, answered
-
-
-def _engine_state(verdict: Verdict, *, quiet: bool) -> State:
-    if verdict is Verdict.ANSWERS:
-        return State.OK
-    return State.ABSENT if quiet else State.WARN
 
 
 # --- toolchains ----------------------------------------------------------------------
@@ -239,19 +222,15 @@ async def _tool(box: Toolbox, name: str) -> Check:
     try:
         version = (await box.versions([name], name))[name]
     except ToolMissing as error:
-        found = "not on the PATH"
         remedy = (error.hint or "").partition(", or run")[0]
-        return Check("toolchains", name, State.WARN, found, remedy)
+        return Check("toolchains", name, State.WARN, "not on the PATH", remedy)
+    where = box.find(name, name)
     if version.startswith("("):
-        return Check(
-            "toolchains",
-            name,
-            State.WARN,
-            f"{box.find(name, name)} does not say its version when run as in a build",
-            "put the real program on the PATH before the one of a version manager",
-        )
+        found = f"{where} does not say its version when run as in a build"
+        remedy = "put the real program on the PATH before the one of a version manager"
+        return Check("toolchains", name, State.WARN, found, remedy)
     first = version.splitlines()[0] if version else "no version"
-    return Check("toolchains", name, State.OK, f"{first}  ({box.find(name, name)})")
+    return Check("toolchains", name, State.OK, f"{first}  ({where})")
 
 
 async def _venv(box: Toolbox, env: Mapping[str, str]) -> Check:
@@ -261,12 +240,9 @@ async def _venv(box: Toolbox, env: Mapping[str, str]) -> Check:
         return Check("toolchains", "venv", State.WARN, "there is no python3")
     if await _runs(python, "-c", "import venv, ensurepip", env=env):
         return Check("toolchains", "venv", State.OK, "python3 can make environments")
+    remedy = "install it; on Debian and Ubuntu: the package python3-venv"
     return Check(
-        "toolchains",
-        "venv",
-        State.WARN,
-        "python3 has no venv with pip",
-        "install it; on Debian and Ubuntu: the package python3-venv",
+        "toolchains", "venv", State.WARN, "python3 has no venv with pip", remedy
     )
 
 
@@ -275,7 +251,8 @@ async def _java(box: Toolbox) -> Check:
         path = box.find("java", "Java")
     except ToolMissing:
         path = "not on the PATH"
-    return Check("toolchains", "java", State.ABSENT, f"{path}; Java is not built yet")
+    found = f"{path}; Java contracts are not supported yet"
+    return Check("toolchains", "java", State.ABSENT, found)
 
 
 async def _runs(program: str, *args: str, env: Mapping[str, str]) -> bool:
@@ -309,9 +286,9 @@ def _builds(config: Config) -> list[Check]:
     if bundle is None:
         ca = Check("builds", "CA", State.ABSENT, "none besides the usual ones")
     else:
-        count = bundle.read_bytes().count(b"-----BEGIN CERTIFICATE-----")
-        what = "certificate" if count == 1 else "certificates"
-        ca = Check("builds", "CA", State.OK, f"{bundle}, {count} {what}")
+        number = bundle.read_bytes().count(b"-----BEGIN CERTIFICATE-----")
+        found = f"{bundle}, {count(number, 'certificate')}"
+        ca = Check("builds", "CA", State.OK, found)
     variables = [
         Check("builds", name, State.OK, redact(name, value))
         for name, value in sorted(config.build.variables.items())

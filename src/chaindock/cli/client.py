@@ -1,11 +1,7 @@
-"""Talk to the node of a home.
+"""Talk to the node of a home over HTTP on its admin socket.
 
-Owns:    HTTP on the admin socket; connection errors as ours.
-Not:     printing; the routes (operations/admin.py).
-Entry:   AdminClient
-Holds:   one connection a request; leaving a stream early closes it, which cancels the
-         work in the node.
-Source:  operations/admin.py
+Each request has a connection of its own. Leaving a stream early closes it, which cancels
+the work in the node.
 """
 
 from __future__ import annotations
@@ -64,9 +60,10 @@ class AdminClient:
         """Ask the node to stop."""
         self._ask("POST", "/shutdown", timeout_s=timeout_s)
 
-    def ps(self) -> list[dict[str, Any]]:
-        """Return the fields of Running, one for each chaincode."""
-        found: list[dict[str, Any]] = self._ask("GET", "/chaincodes")["chaincodes"]
+    def ps(self, timeout_s: float | None = None) -> list[dict[str, Any]]:
+        """Return the fields of Running of each chaincode."""
+        answer = self._ask("GET", "/chaincodes", timeout_s=timeout_s)
+        found: list[dict[str, Any]] = answer["chaincodes"]
         return found
 
     def logspec(self, spec: str | None = None) -> str:
@@ -128,6 +125,13 @@ class AdminClient:
         package.seek(0)
         return self._stream("POST", f"/deploy?{query}", package, headers)
 
+    def deploy_dev(
+        self, name: str, version: str | None, *, init_required: bool
+    ) -> dict[str, Any]:
+        """Define a program that is started by hand; return the fields of Deployment."""
+        body = wire.dev_json(name, version, init_required=init_required)
+        return self._ask("POST", "/chaincodes", json.dumps(body).encode())
+
     def start(self, name: str) -> Iterator[dict[str, Any]]:
         """Start a chaincode; yield the events, the result last."""
         return self._stream("POST", f"{_of(name)}/start")
@@ -186,7 +190,6 @@ class AdminClient:
                 response = connection.getresponse()
                 if response.status != 200:
                     raise wire.rebuild_error(_load(response.read()))
-            with _foreign(self.home):
                 yield response
         finally:
             connection.close()
@@ -202,21 +205,16 @@ class AdminClient:
             ) from error
         except OSError as error:
             if error.errno in _GONE:
-                raise not_running(self.home) from error
+                raise NodeNotRunning(
+                    f"no node is running in {str(self.home)!r}",
+                    hint="start one: chaindock up -d   (another home: --home DIR)",
+                    home=str(self.home),
+                ) from error
             raise NodeError(
                 f"the node of home {str(self.home)!r} does not answer: {error}",
                 hint="see its log; `chaindock down` ends it",
                 home=str(self.home),
             ) from error
-
-
-def not_running(home: Path) -> NodeNotRunning:
-    """Return the error for a home without a node."""
-    return NodeNotRunning(
-        f"no node is running in {str(home)!r}",
-        hint="start one: chaindock up -d   (another home: --home DIR)",
-        home=str(home),
-    )
 
 
 @contextlib.contextmanager

@@ -1,11 +1,7 @@
-"""`demo`.
+"""`demo`: the bundled example from source to answered calls, on a temporary node.
 
-Owns:    the bundled example from source to answered calls, on a node of its own.
-Not:     any way of its own: it uses the client code of the commands.
-Entry:   demo
-Holds:   node and home are gone at the end, however it ends; an answer that is not the
-         expected one is an error.
-Source:  architecture.md "one command"
+Node and home are removed at the end, however the demo ends. An answer that is not the
+expected one is an error.
 """
 
 from __future__ import annotations
@@ -15,25 +11,23 @@ import json
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from chaindock.cli import show
-from chaindock.cli.session import Session, home_option, json_option, pass_session
+from chaindock.cli.session import Session, command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from chaindock.cli.client import AdminClient
 
-LANGUAGES = ("python", "node", "go")
+LANGUAGES = {"python": "Python", "node": "JavaScript", "go": "Go"}
 SHOWN_CHARS = 240
 SHOWN_KEYS = 4
 _ERROR = 400
-_WORDS = {"python": "Python", "node": "JavaScript", "go": "Go"}
 
 # (verb, arguments, status it must have, text that must be in the answer)
 _CALLS = (
@@ -44,17 +38,11 @@ _CALLS = (
 )
 
 
-@dataclass
-class _Story:
-    """What happened, for --json."""
-
-    node: dict[str, Any] = field(default_factory=dict)
-    deployments: list[dict[str, Any]] = field(default_factory=list)
-    calls: list[dict[str, Any]] = field(default_factory=list)
-    blocks: list[dict[str, Any]] = field(default_factory=list)
-
-
-@click.command()
+@command(
+    "chaindock demo",
+    "chaindock demo --contract all --backend docker",
+    "chaindock demo --keep                  # and try it yourself",
+)
 @click.option(
     "--contract",
     type=click.Choice([*LANGUAGES, "all"]),
@@ -62,25 +50,23 @@ class _Story:
     show_default=True,
     help="The language of the example.",
 )
-@click.option("--backend", help="What runs it: auto, docker, process.")
+@click.option("--backend", help="Where it runs: auto, docker or process.")
 @click.option("--keep", is_flag=True, help="Leave the node running at the end.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the output of builds.")
-@json_option
-@home_option
-@pass_session
 def demo(
     session: Session, *, contract: str, backend: str | None, keep: bool, verbose: bool
 ) -> None:
-    """Run the bundled example on a throw-away node.
+    """Run the bundled example on a temporary node.
 
     Starts a node in a temporary home, builds and starts the example, calls it, shows
-    the blocks, and removes everything again. --home is not used.
+    the blocks, and removes everything again. --home is not used. Without --backend,
+    the example runs as a process where containers cannot be used; the demo says so.
     """
-    chosen = LANGUAGES if contract == "all" else (contract,)
-    run = _Demo(err=session.json, verbose=verbose)
-    run.play(chosen, examples_folder(), backend, keep=keep)
+    chosen = list(LANGUAGES) if contract == "all" else [contract]
+    run = _Demo(err=session.json, backend=backend, verbose=verbose)
+    run.play(chosen, examples_folder(), keep=keep)
     if session.json:
-        show.emit_json(vars(run.story))
+        show.emit_json(run.story)
 
 
 def examples_folder() -> Path:
@@ -104,40 +90,40 @@ class _Demo:
     """One run of it.
 
     Args:
-        err: tell the story on standard error, because standard output gets JSON.
+        err: print on standard error, because standard output gets JSON.
+        backend: None = the demo may choose.
     """
 
-    def __init__(self, *, err: bool, verbose: bool) -> None:
-        self._err, self._verbose = err, verbose
-        self.story = _Story()
+    def __init__(self, *, err: bool, backend: str | None, verbose: bool) -> None:
+        self._err, self._backend, self._verbose = err, backend, verbose
+        self.story: dict[str, Any] = {"node": {}, "deployments": [], "calls": []}
 
-    def play(
-        self, languages: Sequence[str], folder: Path, backend: str | None, *, keep: bool
-    ) -> None:
+    def play(self, languages: Sequence[str], folder: Path, *, keep: bool) -> None:
         """Run the example in each language."""
-        with self._throw_away(backend, keep=keep) as client:
+        with self._temporary_node(keep=keep) as client:
             for language in languages:
                 self._run(client, folder / language, language)
             self._show_blocks(client)
             if not keep:
-                for done in self.story.deployments:
-                    client.remove(done["name"])
-        end = "" if keep else " Node and home are gone again."
+                for done in self.story["deployments"]:
+                    # A process's build stays in the cache: the next demo is quick.
+                    if done["backend"] != "process":
+                        client.remove(done["name"])
+        end = "" if keep else " Node and home are removed."
         self._tell(click.style("done.", fg="green") + end)
 
     @contextlib.contextmanager
-    def _throw_away(self, backend: str | None, *, keep: bool) -> Iterator[AdminClient]:
+    def _temporary_node(self, *, keep: bool) -> Iterator[AdminClient]:
         """Yield a client of a new node; afterwards neither it nor its home exists."""
         from chaindock.cli.client import AdminClient
-        from chaindock.cli.up import start_detached
+        from chaindock.cli.down import stop_node
 
         home = Path(tempfile.mkdtemp(prefix="chaindock-demo-"))
         kept = False
         try:
             self._title("node")
             began = time.monotonic()
-            flags = {} if backend is None else {"chaindock.backend": backend}
-            node = self.story.node = start_detached(home, flags)
+            node = self.story["node"] = self._start(home)
             reason = f" ({node['reason']})" if node["reason"] else ""
             spent = show.seconds(time.monotonic() - began)
             self._tell(
@@ -149,15 +135,37 @@ class _Demo:
                 self._tell(f"it is left running: chaindock status --home {home}")
         finally:
             if not kept:
-                _remove(home)
+                try:
+                    stop_node(home, force=True)
+                finally:
+                    shutil.rmtree(home, ignore_errors=True)
+
+    def _start(self, home: Path) -> dict[str, Any]:
+        from chaindock.cli.up import start_detached
+        from chaindock.errors import EngineError
+
+        flags = {} if self._backend is None else {"chaindock.backend": self._backend}
+        try:
+            return start_detached(home, flags)
+        except EngineError as error:
+            self._choose_processes(error)
+            return start_detached(home, {"chaindock.backend": "process"})
+
+    def _choose_processes(self, error: Exception) -> None:
+        """Go on without containers if the user named no back end, else raise `error`."""
+        if self._backend is not None:
+            raise error
+        self._backend = "process"
+        self._tell(f"  containers cannot be used: {show.one_line(str(error))}")
+        self._tell("  the example is ours, so it runs as a process, without isolation")
 
     def _run(self, client: AdminClient, source: Path, language: str) -> None:
-        from chaindock.cli.deploy import deploy_path, describe
+        from chaindock.cli.deploy import describe
 
         name = f"coldchain-{language}"
-        self._title(f"deploy a cold chain in {_WORDS[language]} ({source})")
-        done = deploy_path(client, source, name=name, verbose=self._verbose)
-        self.story.deployments.append(done)
+        self._title(f"deploy a cold chain in {LANGUAGES[language]} ({source})")
+        done = self._deploy(client, source, name)
+        self.story["deployments"].append(done)
         if not show.is_terminal():
             spent = (f"{phase} {show.seconds(s)}" for phase, s in done["phases"])
             self._tell(f"  phases: {', '.join(spent)}")
@@ -165,6 +173,22 @@ class _Demo:
         self._title("call it")
         for verb, args, status, expected in _CALLS:
             self._call(client, (verb, name, *args), status, expected)
+
+    def _deploy(self, client: AdminClient, source: Path, name: str) -> dict[str, Any]:
+        from chaindock.cli.deploy import deploy_path
+        from chaindock.errors import ChaindockError, EngineError, ImageNotFound
+
+        backend = self._backend or "auto"
+        try:
+            return deploy_path(
+                client, source, name=name, backend=backend, verbose=self._verbose
+            )
+        except ChaindockError as error:
+            missing = isinstance(error, EngineError | ImageNotFound)
+            if not missing and error.facts.get("phase") != "pull":
+                raise
+            self._choose_processes(error)
+            return self._deploy(client, source, name)
 
     def _call(
         self, client: AdminClient, words: Sequence[str], status: int, expected: str
@@ -179,25 +203,27 @@ class _Demo:
         where = "" if answer["block"] is None else f", block {answer['block']}"
         took = click.style(f"{show.seconds(spent_s)}{where}", dim=True)
         self._tell(f"  {' '.join(words)}  {took}")
-        text = show.payload_of(answer).decode(errors="replace") or answer["message"]
-        refused = answer["status"] >= _ERROR
-        mark = click.style("refused: ", fg="yellow") if refused else ""
-        shown = show.visible(text)
+        payload = show.payload_of(answer)
+        shown = show.visible(payload.decode(errors="replace") or answer["message"])
+        mark = (
+            "" if answer["status"] < _ERROR else click.style("refused: ", fg="yellow")
+        )
         cut = " ..." if len(shown) > SHOWN_CHARS else ""
         self._tell(f"    {mark}{shown[:SHOWN_CHARS]}{cut}")
         told = {
             "command": " ".join(words),
             "seconds": spent_s,
             **{key: answer[key] for key in ("status", "message", "block", "code")},
-            "result": show.parsed(show.payload_of(answer)),
+            "result": show.parsed(payload),
         }
-        self.story.calls.append(told)
+        self.story["calls"].append(told)
         _require(told, status, expected)
 
     def _show_blocks(self, client: AdminClient) -> None:
         self._title("blocks")
-        self.story.blocks = [client.block(number) for number in range(client.height())]
-        for block in self.story.blocks:
+        blocks = [client.block(number) for number in range(client.height())]
+        self.story["blocks"] = blocks
+        for block in blocks:
             head = f"  {block['number']:>3}  {block['data_hash'][:12]}"
             for one in block["transactions"] or [None]:
                 self._tell(head + _transaction(one))
@@ -210,24 +236,12 @@ class _Demo:
         click.echo(text, err=self._err)
 
 
-def _remove(home: Path) -> None:
-    from chaindock.cli.down import stop_node
-
-    try:
-        stop_node(home, force=True)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
-
-
 def _require(told: Mapping[str, Any], status: int, expected: str) -> None:
     from chaindock.errors import ExecuteFailed
 
     text = told["message"] + json.dumps(told["result"])
-    if (
-        (told["status"] >= _ERROR) == (status >= _ERROR)
-        and expected in text
-        and told["code"] in {0, None}
-    ):
+    same = (told["status"] >= _ERROR) == (status >= _ERROR)
+    if same and expected in text and told["code"] in {0, None}:
         return
     raise ExecuteFailed(
         f"{told['command']!r} answered status {told['status']}, code {told['code']}: "
@@ -239,15 +253,13 @@ def _require(told: Mapping[str, Any], status: int, expected: str) -> None:
 def _transaction(one: Mapping[str, Any] | None) -> str:
     if one is None:
         return ""
-    keys = [_key(write["key"]) for write in one["writes"]]
+    # A composite key has its parts between zero bytes; long parts are cut.
+    keys = [
+        "/".join(part[:16] for part in write["key"].split("\0") if part)
+        for write in one["writes"]
+    ]
     shown = ", ".join(keys) if len(keys) <= SHOWN_KEYS else f"{len(keys)} keys"
     what = one["chaincode"] or one["type"].lower()
-    wrote = f"  writes {shown}" if keys else ""
+    wrote = f"  writes {show.visible(shown)}" if keys else ""
     code = click.style(f"{one['code_name'] or '-'}", dim=True)
     return f"  {one['tx_id'][:12]:<12}  {what:<18} {code}{wrote}"
-
-
-def _key(key: str) -> str:
-    """Return a key for people: a composite one with slashes, long parts cut."""
-    parts = (part[:16] for part in key.split("\0") if part)
-    return show.visible("/".join(parts))

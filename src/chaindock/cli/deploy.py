@@ -1,11 +1,7 @@
-"""`deploy` and `start`.
+"""`deploy`, `start`, `stop` and `rm`.
 
-Owns:    from a source directory or package file to a running chaincode.
-Not:     building and starting (the node), the form of progress (progress.py).
-Entry:   deploy, start, deploy_path
-Holds:   a directory is packaged here, by the client, so that its id is the one that
-         `chaindock package` prints.
-Source:  needs.md rows 2, 9
+The client packages a directory, so that its id is the one that `chaindock package`
+prints.
 """
 
 from __future__ import annotations
@@ -19,73 +15,91 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from chaindock.cli import show
-from chaindock.cli.ps import count
-from chaindock.cli.session import Session, home_option, json_option, pass_session
+from chaindock.cli.session import Session, command, name_argument
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from chaindock.cli.client import AdminClient
 
+_COMPILED = ("dist", "build", "lib", "out")
+"""Where the compilers of TypeScript write."""
 
-@click.command()
-@click.argument("source", metavar="DIR|PACKAGE", type=click.Path(path_type=Path))
-@click.option("--name", help="Name to call it by.  [default: from the label]")
-@click.option("--label", help="Label of the package of DIR.  [default: NAME_VERSION]")
-@click.option("--version", help="Version of the definition.  [default: counted]")
+
+@command(
+    "chaindock deploy . --name basic",
+    "chaindock deploy basic.tar.gz --name basic --backend docker",
+    "chaindock deploy ./token --init-required",
+    "chaindock deploy --dev basic           # you start the program yourself",
+)
+@click.argument(
+    "source", metavar="DIR|PACKAGE", type=click.Path(path_type=Path), required=False
+)
+@click.option("--name", help="Name to call it by.  [default: the label's name]")
+@click.option(
+    "--label",
+    help="Label of the package that is made of DIR.  [default: NAME_VERSION; "
+    "the directory's name and 1.0 stand for what is not given]",
+)
+@click.option("--version", help="Version of the definition.  [default: counted up]")
 @click.option(
     "--backend",
     default="auto",
     show_default=True,
-    help="What runs it: auto, docker, process.",
+    help="Where it runs: auto, docker or process.",
 )
 @click.option("--init-required", is_flag=True, help="Callers must invoke --init first.")
+@click.option(
+    "--dev",
+    metavar="NAME",
+    help="Define NAME for a program that you start yourself (chaincode.mode: dev).",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Show the output of the build.")
-@json_option
-@home_option
-@pass_session
 def deploy(
-    session: Session,
-    source: Path,
-    *,
-    name: str | None,
-    label: str | None,
-    version: str | None,
-    backend: str,
-    init_required: bool,
-    verbose: bool,
+    session: Session, source: Path | None, *, dev: str | None, **options: Any
 ) -> None:
-    """Build a chaincode and bring it up.
+    """Build a chaincode and start it.
 
     DIR is a source directory in Go, JavaScript, TypeScript or Python; PACKAGE is a file
     made by `chaindock package` or `peer lifecycle chaincode package`. Deploying under a
-    name that exists replaces what runs; the state on the ledger stays.
+    name that exists replaces the version that runs; the state on the ledger stays.
     """
-    done = deploy_path(
-        session.client(),
-        source,
-        name=name,
-        label=label,
-        version=version,
-        backend=backend,
-        init_required=init_required,
-        verbose=verbose,
+    if (source is None) == (dev is None):
+        raise click.UsageError("expected a directory, a package file, or --dev NAME")
+    if dev is not None:
+        _deploy_dev(session, dev, options)
+        return
+    assert source is not None  # noqa: S101  # for mypy
+    client = session.client()
+    done = deploy_path(client, source, **options)
+    if session.json:
+        show.emit_json(done)
+        return
+    same = "" if done["changed"] else "; nothing changed"
+    click.echo(describe(done) + same, err=True)
+    init = "--init " if options["init_required"] and done["changed"] else ""
+    words = session.words(f"invoke {done['name']} {init}FUNCTION ARGS...")
+    show.note("next", words, "cyan")
+
+
+def _deploy_dev(session: Session, name: str, options: Mapping[str, Any]) -> None:
+    for option in ("name", "label"):
+        if options[option] is not None:
+            raise click.UsageError(f"--{option} does not go with --dev")
+    client = session.client()
+    done = client.deploy_dev(
+        name, options["version"], init_required=options["init_required"]
     )
-    _show_done(session, done)
-
-
-@click.command()
-@click.argument("name")
-@click.option("-v", "--verbose", is_flag=True, help="Show the output of the build.")
-@json_option
-@home_option
-@pass_session
-def start(session: Session, name: str, *, verbose: bool) -> None:
-    """Bring a stopped chaincode up again."""
-    from chaindock.cli.progress import watch_attempt
-
-    done = watch_attempt(session.client().start(name), verbose=verbose)
-    _show_done(session, done)
+    if session.json:
+        show.emit_json(done)
+        return
+    same = "" if done["changed"] else " already"
+    text = f"{done['name']} is defined{same}: version {done['version']}"
+    click.echo(click.style(text, fg="green"), err=True)
+    address = client.status()["endpoints"].get("chaincode", "")
+    words = f"CORE_CHAINCODE_ID_NAME={done['name']}:{done['version']}"
+    words += f" ./PROGRAM --peer.address {address.removeprefix('tcp://')}"
+    show.note("next", f"start the program: {words}", "cyan")
 
 
 def deploy_path(
@@ -105,6 +119,7 @@ def deploy_path(
     """
     from chaindock.cli.progress import watch_attempt
     from chaindock.ids import name_from_label, require_chaincode_name, require_version
+    from chaindock.packaging.writer import default_label
 
     if name is not None:
         require_chaincode_name(name)
@@ -112,8 +127,9 @@ def deploy_path(
         require_version(version)
     # Nothing is packaged for a node that is not there, or would not take it.
     limits = client.status().get("limits", {})
-    if label is None and name is not None:
-        label = f"{name}_{version or '1.0'}"
+    if label is None:
+        named = name or default_label(source).removesuffix("_1.0")
+        label = f"{named}_{version or '1.0'}"
     with _package_file(source, label, limits) as (package, packed_as):
         events = client.deploy(
             package,
@@ -127,7 +143,7 @@ def deploy_path(
 
 @contextlib.contextmanager
 def _package_file(
-    source: Path, label: str | None, known: Mapping[str, int]
+    source: Path, label: str, known: Mapping[str, int]
 ) -> Iterator[tuple[BinaryIO, str]]:
     """Yield the package file of `source` and its label; `known` are the node's limits."""
     from chaindock.errors import NotFound
@@ -147,34 +163,80 @@ def _package_file(
             hint="check the path; relative ones start at the current directory",
             path=str(source),
         )
+    if stale := find_stale(source):
+        show.note("warning", f"{stale}/ is older than src/: run `npm run build` first")
     # It has no name, so nothing is left of it however this process ends.
     with tempfile.TemporaryFile() as file:
         info = package_directory(source, file, label, limits=limits)
-        click.echo(
-            click.style(
-                f"packaged {count(len(info.entries), 'file')} as {show.shorten(info.id)}",
-                dim=True,
-            ),
-            err=True,
-        )
+        text = f"packaged {show.count(len(info.entries), 'file')} as"
+        click.echo(click.style(f"{text} {show.shorten(info.id)}", dim=True), err=True)
         yield file, info.label
 
 
-def _show_done(session: Session, done: Mapping[str, Any]) -> None:
-    if session.json:
-        show.emit_json(done)
-        return
-    click.echo(describe(done), err=True)
-    words = f"chaindock invoke{session.home_words()} {done['name']} FUNCTION ARGS..."
-    click.echo(click.style("next: ", fg="cyan") + words, err=True)
+def find_stale(source: Path) -> str | None:
+    """Return the directory of compiled TypeScript that is older than `src`, if any."""
+    sources = [path.stat().st_mtime for path in (source / "src").rglob("*.ts")]
+    for name in _COMPILED if sources else ():
+        compiled = [path.stat().st_mtime for path in (source / name).rglob("*.js")]
+        if compiled and max(compiled) < max(sources):
+            return name
+    return None
 
 
 def describe(done: Mapping[str, Any]) -> str:
     """Return the sentence that ends a deployment."""
     reason = show.visible(done["reason"].partition(";")[0])
     why = f" ({reason})" if reason else ""
-    up = click.style(f"{done['name']} is up", fg="green")
+    up = click.style(f"{done['name']} is running", fg="green")
     return (
         f"{up}: version {done['version']}, {show.shorten(done['package_id'])}, "
         f"on {done['backend']}{why}, in {show.seconds(done['seconds'])}"
     )
+
+
+@command("chaindock start basic", "chaindock start basic token")
+@name_argument(many=True)
+@click.option("-v", "--verbose", is_flag=True, help="Show the output of the build.")
+def start(session: Session, names: Sequence[str], *, verbose: bool) -> None:
+    """Start stopped chaincodes again.
+
+    With --json one NAME gives an object and several give an array.
+    """
+    from chaindock.cli.progress import watch_attempt
+
+    found = []
+    for name in names:
+        done = watch_attempt(session.client().start(name), verbose=verbose)
+        found.append(done)
+        if not session.json:
+            click.echo(describe(done), err=True)
+    if session.json:
+        show.emit_json(found[0] if len(found) == 1 else found)
+
+
+@command("chaindock stop basic", "chaindock stop basic token")
+@name_argument(many=True)
+def stop(session: Session, names: Sequence[str]) -> None:
+    """Stop chaincodes; they stay deployed.
+
+    `chaindock start NAME` starts them again.
+    """
+    _each(session, names, session.client().stop, "stopped")
+
+
+@command("chaindock rm basic", "chaindock rm basic token")
+@name_argument(many=True)
+def rm(session: Session, names: Sequence[str]) -> None:
+    """Stop and remove chaincodes; their state stays on the ledger."""
+    _each(session, names, session.client().remove, "removed")
+
+
+def _each(
+    session: Session, names: Sequence[str], act: Callable[[str], Any], done: str
+) -> None:
+    for name in names:
+        act(name)
+        if not session.json:
+            click.echo(f"{name} {done}", err=True)
+    if session.json:
+        show.emit_json({done: list(names)})

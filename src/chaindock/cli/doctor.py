@@ -1,45 +1,89 @@
-"""`doctor`.
+"""`doctor`: the form of its findings, and the exit status.
 
-Owns:    the form of the findings, the exit status.
-Not:     the checks (checks.py).
-Entry:   doctor
-Holds:   status 0 when some chaincode can run somehow.
-Source:  needs.md rows 1, 8
+The checks are in checks.py and isolation.py. The status is 0 when some chaincode can run.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import textwrap
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import click
 
 from chaindock.cli import show
-from chaindock.cli.exits import Exit
-from chaindock.cli.session import Session, home_option, json_option, pass_session
+from chaindock.cli.report import Exit
+from chaindock.cli.session import Session, command
 
 if TYPE_CHECKING:
-    from chaindock.cli.finding import Check, Findings
+    from collections.abc import Sequence
+
+
+class State(StrEnum):
+    """Of a check. ABSENT: not there, and nothing is wrong with that."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding.
+
+    Args:
+        group: heading it belongs to.
+        name: what was checked.
+        found: one line.
+        remedy: what to do; "" when there is nothing to do.
+    """
+
+    group: str
+    name: str
+    state: State
+    found: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that was found.
+
+    Args:
+        docker: an engine answers.
+        languages: what local processes can run.
+    """
+
+    checks: tuple[Check, ...]
+    docker: bool
+    languages: tuple[str, ...] = ()
+
+    @property
+    def can_run(self) -> bool:
+        """Whether some chaincode can run somehow."""
+        broken = any(c.state is State.FAIL and c.group == "home" for c in self.checks)
+        return not broken and (self.docker or bool(self.languages))
+
 
 _MARKS = {
-    "ok": ("ok", "green"),
-    "warn": ("!!", "yellow"),
-    "fail": ("NO", "red"),
-    "absent": ("--", None),
+    State.OK: ("ok", "green"),
+    State.WARN: ("!!", "yellow"),
+    State.FAIL: ("NO", "red"),
+    State.ABSENT: ("--", None),
 }
 
 
-@click.command()
-@json_option
-@home_option
-@pass_session
+@command("chaindock doctor", "chaindock doctor --json")
 def doctor(session: Session) -> int:
-    """Try everything Chaindock needs and say what to do.
+    """Check what Chaindock needs and say what to do.
 
-    Looks at the home, every place where a container engine may be, toolchains, and what
-    builds need to reach the network. Changes nothing. Ends with 0 when some chaincode
-    can run somehow.
+    Checks the home, every place where a container engine may be, toolchains, and what
+    builds need to reach the network. Changes nothing. Exits with 0 when some chaincode
+    can run.
     """
     import asyncio
 
@@ -69,24 +113,37 @@ def _print(findings: Findings) -> None:
     click.echo(_sentence(findings))
 
 
-def _print_group(checks: list[Check], width: int) -> None:
+def _print_group(checks: Sequence[Check], width: int) -> None:
     said: set[str] = set()
+    nothing = all(check.state is State.ABSENT for check in checks)
     for check in checks:
         word, colour = _MARKS[check.state]
-        quiet = check.state == "absent"
+        quiet = check.state is State.ABSENT
+        text = _wrap(f"{check.name:<{width}}  {show.visible(check.found)}", width + 8)
         mark = click.style(word, fg=colour, dim=quiet)
-        text = show.visible(check.found)
-        line = f"{check.name:<{width}}  {text}"
-        click.echo(f"  {mark}  " + (click.style(line, dim=True) if quiet else line))
-        if check.remedy and not quiet and check.remedy not in said:
+        click.echo(f"  {mark}  " + click.style(text[6:], dim=quiet))
+        # Where nothing is there at all, the way to get it is said too.
+        if check.remedy and check.remedy not in said and (nothing or not quiet):
             said.add(check.remedy)
-            arrow = click.style("do: ", fg="cyan")
-            click.echo(" " * (width + 8) + arrow + show.visible(check.remedy))
-    # Where nothing is there at all, the way to get it is said once.
-    if not said and all(check.state == "absent" for check in checks):
-        for remedy in dict.fromkeys(check.remedy for check in checks if check.remedy):
-            arrow = click.style("do: ", fg="cyan")
-            click.echo(" " * (width + 8) + arrow + show.visible(remedy))
+            remedy = _wrap(f"do: {show.visible(check.remedy)}", width + 12, width + 8)
+            arrow = click.style("do:", fg="cyan")
+            click.echo(remedy.replace("do:", arrow, 1))
+
+
+def _wrap(text: str, indent: int, first: int = 6) -> str:
+    """Break `text` at words for the terminal; elsewhere it stays one line."""
+    room = show.width()
+    if room is None or room < indent + 20:
+        return " " * first + text
+    return textwrap.fill(
+        text,
+        room,
+        initial_indent=" " * first,
+        subsequent_indent=" " * indent,
+        break_on_hyphens=False,
+        break_long_words=False,
+        drop_whitespace=True,
+    )
 
 
 def _sentence(findings: Findings) -> str:

@@ -1,12 +1,7 @@
-"""`down`.
+"""`down`: stop a node and wait until its process is gone.
 
-Owns:    stopping a node and waiting until its process is gone.
-Not:     what the node does on its way down (node); removing what a killed node left
-         (the next `up`).
-Entry:   down, stop_node
-Holds:   a signal goes only to the process that the lock of the home names, and only
-         if that process is older than its entry there.
-Source:  ADR-0001
+A signal is sent only to the process that the lock of the home names, and only if that
+process is older than its entry there.
 """
 
 from __future__ import annotations
@@ -18,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chaindock.cli import show
-from chaindock.cli.session import Session, home_option, json_option, pass_session
+from chaindock.cli.session import Session, command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +25,7 @@ POLL_S = 0.02
 KILLED_S = 10.0
 
 
-@click.command()
+@command("chaindock down", "chaindock down --timeout 10 --force")
 @click.option(
     "--timeout",
     "timeout_s",
@@ -40,23 +35,19 @@ KILLED_S = 10.0
     metavar="SECONDS",
     help="How long the node may take.",
 )
-@click.option("--force", is_flag=True, help="Kill it when it takes longer.")
-@json_option
-@home_option
-@pass_session
+@click.option("--force", is_flag=True, help="Kill the node if it takes longer.")
 def down(session: Session, *, timeout_s: float, force: bool) -> None:
     """Stop the node of a home.
 
-    Returns when its process is gone, and with it everything it started. Without a
-    node it says so and is content.
+    Returns when the node's process and everything that it started are gone. If no node
+    is running, `down` says so and exits with 0.
     """
     stopped = stop_node(session.home, timeout_s, force=force)
     if session.json:
         show.emit_json({"stopped": stopped, "home": str(session.home)})
-    elif stopped:
-        click.echo(f"the node in {str(session.home)!r} has stopped", err=True)
-    else:
-        click.echo(f"no node is running in {str(session.home)!r}", err=True)
+        return
+    what = "the node in {} has stopped" if stopped else "no node is running in {}"
+    click.echo(what.format(repr(str(session.home))), err=True)
 
 
 def stop_node(home: Path, timeout_s: float = 60.0, *, force: bool = False) -> bool:
@@ -72,18 +63,14 @@ def stop_node(home: Path, timeout_s: float = 60.0, *, force: bool = False) -> bo
     process = find_process(home)
     try:
         AdminClient(home).shutdown()
-    except NodeNotRunning:
+    except NodeError as error:
         if process is None:
-            return False
+            if isinstance(error, NodeNotRunning):
+                return False
+            raise
         # It is starting, or its socket was removed: a signal means the same.
         _signal(process)
-    except NodeError:
-        if process is None:
-            raise
-        _signal(process)
-    if process is None:
-        return True
-    if _ends(process, began + timeout_s):
+    if process is None or _ends(process, began + timeout_s):
         return True
     if not force:
         raise NodeError(

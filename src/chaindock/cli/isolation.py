@@ -1,30 +1,29 @@
-"""Say how well chaincode can be shut in on this machine.
+"""The checks of `doctor` about containers: their isolation, and the images of builds.
 
-Owns:    the checks of `doctor` about walls: limits, system calls, network, processes.
-Not:     building the walls (controllers), the other checks (checks.py).
-Entry:   examine_isolation
-Holds:   nothing is changed: rules are read, the engine is asked; what cannot be had is
-         told with what it leaves open.
-Source:  needs.md row 43; launch.md §9 W56-W58
+Nothing is changed: the engine is asked and firewall rules are read. If isolation is not
+complete, the check says what chaincode can reach.
 """
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import socket
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from chaindock.cli.finding import Check, State
+from chaindock.cli.doctor import Check, State
 from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.filter import usable
 from chaindock.controllers.docker.host import addresses, bridges_filtered
+from chaindock.controllers.docker.names import expand_image
+from chaindock.controllers.docker.pulls import places
 from chaindock.controllers.docker.walls import engine_lacks, is_rootless
-from chaindock.errors import ChaindockError
+from chaindock.errors import ChaindockError, ImageNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from chaindock.config.sections import Config
 
@@ -34,14 +33,10 @@ _MOST_TOLD = 6
 _EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104  # what others listen on
 
 
-async def examine_isolation(config: Config, *, engine_answers: bool) -> list[Check]:
+async def examine_containers(config: Config, *, engine_answers: bool) -> list[Check]:
     """Make the checks; those of containers only where an engine answers."""
-    processes = Check(
-        _GROUP,
-        "processes",
-        State.ABSENT,
-        "have limits and a clean environment, no walls: they run as you",
-    )
+    found = "have limits and a clean environment, no isolation: they run as you"
+    processes = Check(_GROUP, "processes", State.ABSENT, found)
     if not engine_answers:
         return [processes]
     try:
@@ -50,13 +45,45 @@ async def examine_isolation(config: Config, *, engine_answers: bool) -> list[Che
             info = await engine.info()
             rootless = is_rootless(info)  # it has network interfaces of its own
             here = not rootless and await _is_here(engine, info)
+            images = [check async for check in _images(config, engine)]
         finally:
             await engine.aclose()
     except (ChaindockError, KeyError, TypeError, ValueError) as error:
         found = f"not known: {error}"
         return [Check(_GROUP, "containers", State.WARN, found), processes]
     network = await _network(config, here=here, rootless=rootless)
-    return [_limits(info), network, processes]
+    return [*images, _limits(info), network, processes]
+
+
+async def _images(config: Config, engine: Engine) -> AsyncIterator[Check]:
+    """Say of each image that builds start from whether the engine has it."""
+    options = config.docker
+    for language, images in options.images.items():
+        pull = options.pull if images.pull == "default" else images.pull
+        for text in dict.fromkeys((images.builder, images.runtime or images.builder)):
+            image = expand_image(
+                text,
+                arch=engine.arch,
+                docker_ns=options.docker_ns,
+                version=options.fabric_version,
+            )
+            if await _has_any(engine, places(image, options.mirrors)):
+                yield Check("images", language, State.OK, image)
+            elif pull == "never":
+                found = f"{image} is missing, and pulling is not allowed"
+                remedy = f"docker pull {image}"
+                yield Check("images", language, State.WARN, found, remedy)
+            else:
+                found = f"{image} is missing; the first build pulls it"
+                yield Check("images", language, State.ABSENT, found)
+
+
+async def _has_any(engine: Engine, images: Sequence[str]) -> bool:
+    for image in images:
+        with contextlib.suppress(ImageNotFound):
+            await engine.inspect_image(image)
+            return True
+    return False
 
 
 def _limits(info: dict[str, Any]) -> Check:

@@ -1,11 +1,4 @@
-"""`logs`.
-
-Owns:    printing what a chaincode and its build wrote.
-Not:     reading the files (operations/tail.py).
-Entry:   logs
-Holds:   the text is the chaincode's own, line by line; a pipe gets it unchanged.
-Source:  needs.md row 3
-"""
+"""`logs`: what a chaincode and its build wrote. `logspec`: what the node logs."""
 
 from __future__ import annotations
 
@@ -14,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chaindock.cli import show
-from chaindock.cli.exits import Exit
-from chaindock.cli.session import Session, home_option, json_option, pass_session
+from chaindock.cli.session import Session, command, name_argument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,27 +16,28 @@ _KEYS = ("time", "stream", "tx", "line")
 _TX_DIGITS = 12
 
 
-@click.command()
-@click.argument("name")
-@click.option("-f", "--follow", is_flag=True, help="Go on as more is written.")
+@command(
+    "chaindock logs basic -f",
+    "chaindock logs basic --previous        # why it was restarted",
+    "chaindock logs basic -t                # with time, stream and transaction",
+)
+@name_argument()
+@click.option("-f", "--follow", is_flag=True, help="Wait for more lines until Ctrl-C.")
 @click.option("--previous", is_flag=True, help="The attempt before the last one.")
 @click.option(
     "-t",
     "--timestamps",
     is_flag=True,
-    help="Show when, which stream, which transaction.",
+    help="Show time, stream and transaction of each line.",
 )
-@json_option
-@home_option
-@pass_session
 def logs(
     session: Session, name: str, follow: bool, previous: bool, timestamps: bool
-) -> int:
+) -> None:
     """Show what a chaincode and its build wrote.
 
     NAME is a chaincode, also one whose deployment failed, or the id of its package.
-    With --json one object a line: time, stream, tx, line. The transaction is told where
-    it can be known: it was the only one under way, or the line names it.
+    With --json each line is one object: time, stream, tx, line. The transaction is
+    known when no other was running, or when the line contains its id.
     """
     if follow and previous:
         raise click.UsageError("--previous has ended: it cannot be followed")
@@ -59,7 +52,6 @@ def logs(
     if nothing and not session.json:
         which = "no earlier attempt of" if previous else "nothing was written yet by"
         click.echo(f"{which} {name}", err=True)
-    return Exit.OK
 
 
 def _print(event: Mapping[str, Any], *, timestamps: bool, as_json: bool) -> None:
@@ -77,3 +69,22 @@ def _print(event: Mapping[str, Any], *, timestamps: bool, as_json: bool) -> None
         click.echo(click.style(when, dim=True) + show.visible(line))
     else:
         click.echo(when + line, color=True)  # as it is: click would drop its colours
+
+
+@command(
+    "chaindock logspec",
+    "chaindock logspec info:chaincode,endorser=debug",
+)
+@click.argument("spec", required=False)
+def logspec(session: Session, spec: str | None) -> None:
+    """Show or change which lines the node logs.
+
+    A change lasts until the node stops. SPEC is a level, and levels of components where
+    they differ. A level holds for everything below a component too. Levels: fatal,
+    panic, error, warning, info, debug.
+    """
+    found = session.client().logspec(spec)
+    if session.json:
+        show.emit_json({"spec": found})
+    else:
+        click.echo(show.visible(found))

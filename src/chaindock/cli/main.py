@@ -1,47 +1,237 @@
-"""The program `chaindock`.
+"""The program `chaindock`: the root command, and what becomes of errors.
 
-Owns:    the root command.
-Not:     its commands (one module each), errors on their way out (lazy.py).
-Entry:   main
-Source:  architecture.md "CLI"
+A command's module is imported when the command is used, so that `chaindock --help`
+imports click and nothing slow.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import io
+import os
 import sys
+from typing import Any
 
 import click
 
 from chaindock import __version__
-from chaindock.cli.exits import epilog
-from chaindock.cli.lazy import Root
-from chaindock.cli.session import home_option, json_option
+from chaindock.cli import report
+from chaindock.cli.report import Exit
+from chaindock.cli.session import Session, home_option, json_option
+from chaindock.errors import ChaindockError, InvalidInput
+
+GROUPS: dict[str, dict[str, tuple[str, str]]] = {
+    "The node": {
+        "up": ("up", "Start the node of a home."),
+        "down": ("down", "Stop the node of a home."),
+        "status": ("ps", "Show the node: endpoints, backend, blocks."),
+        "doctor": ("doctor", "Check what Chaindock needs and say what to do."),
+        "logspec": ("logs", "Show or change which lines the node logs."),
+        "config": ("settings", "Show the settings and where they come from."),
+    },
+    "Chaincode": {
+        "deploy": ("deploy", "Build a chaincode and start it."),
+        "ps": ("ps", "List the deployed chaincodes."),
+        "logs": ("logs", "Show what a chaincode and its build wrote."),
+        "start": ("deploy", "Start stopped chaincodes again."),
+        "stop": ("deploy", "Stop chaincodes; they stay deployed."),
+        "rm": (
+            "deploy",
+            "Stop and remove chaincodes; their state stays on the ledger.",
+        ),
+    },
+    "Calls": {
+        "invoke": ("call", "Submit a transaction."),
+        "query": ("call", "Call a function without writing to the ledger."),
+    },
+    "Packages": {
+        "package": ("packages", "Write the package of a source directory."),
+        "inspect": ("packages", "Show what is in a package."),
+        "package-id": ("packages", "Print the id of a package."),
+    },
+    "More": {
+        "demo": ("demo", "Run the bundled example on a temporary node."),
+        "completion": ("completion", "Print the completion script of a shell."),
+    },
+}
+"""Heading of the help → command → (module of chaindock.cli, first line of its help)."""
+
+COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.items()}
+
+
+class Root(click.Group):
+    """The group that imports commands lazily and ends with our exit statuses."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return all names, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        cmd_name: str,
+    ) -> click.Command | None:
+        """Import the module of a command and return the command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"chaindock.cli.{COMMANDS[cmd_name][0]}")
+        found: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command of `args`; the error for a mistyped one names the nearest."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            from difflib import get_close_matches
+
+            nearest = get_close_matches(error.command_name, COMMANDS, 1)
+            raise click.exceptions.NoSuchCommand(
+                error.command_name, possibilities=nearest, ctx=ctx
+            ) from None
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """Write the commands in groups, without importing them."""
+        width = max(map(len, COMMANDS))
+        for heading, commands in GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl(
+                    [(f"{name:<{width}}", text) for name, (_, text) in commands.items()]
+                )
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        """Return matching commands without importing them, and options."""
+        from click.shell_completion import CompletionItem
+
+        found = [
+            CompletionItem(name, help=text)
+            for name, (_, text) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
+
+    def main(self, args: Any = None, *_: Any, **__: Any) -> Any:
+        """Run the command line and end the process with one of our statuses."""
+        given = sys.argv[1:] if args is None else list(args)
+        try:
+            status = self._run(given)
+            sys.stdout.flush()
+        except OSError as error:
+            status = _end_output(error)
+        sys.exit(status)
+
+    def _run(self, given: list[str]) -> int:
+        """Return the exit status. Raises: OSError when standard output is lost."""
+        session = Session()
+        color = None if _wants_colour() else False
+        self._main_shell_completion({}, "chaindock")
+        try:
+            with self.make_context(
+                "chaindock", list(given), obj=session, color=color
+            ) as context:
+                return self.invoke(context) or Exit.OK
+        except click.exceptions.Exit as end:
+            return end.exit_code
+        except KeyboardInterrupt:
+            click.echo(err=True)
+            return Exit.INTERRUPTED
+        except click.ClickException as error:
+            # --json may stand behind what could not be understood.
+            as_json = session.json or "--json" in _before_dashes(given)
+            if isinstance(error, click.exceptions.NoArgsIsHelpError) and not as_json:
+                error.show()
+            else:
+                report.show_error(_usage_error(error), as_json=as_json, color=color)
+            return error.exit_code
+        except ChaindockError as error:
+            report.show_error(error, as_json=session.json, color=color)
+            return report.exit_status(error)
+        except Exception as error:  # noqa: BLE001  # the last frame: a defect
+            if isinstance(error, OSError):
+                sys.stdout.flush()  # raises again when standard output was the cause
+            report.show_defect(error, as_json=session.json, color=color)
+            return Exit.INTERNAL
+
+
+def _before_dashes(args: list[str]) -> list[str]:
+    return args[: args.index("--")] if "--" in args else args
+
+
+def _usage_error(error: click.ClickException) -> InvalidInput:
+    context = getattr(error, "ctx", None)
+    hint = None if context is None else f"{context.command_path} --help"
+    return InvalidInput(error.format_message(), hint=hint)
+
+
+def _wants_colour() -> bool:
+    from chaindock.config.environment import environment
+
+    variables = environment()
+    return not variables.get("NO_COLOR") and variables.get("TERM") != "dumb"
+
+
+def _end_output(reason: OSError) -> int:
+    """Say why standard output cannot be written, and return the exit status."""
+    # Python flushes once more at its end: that must not fail again.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(reason, BrokenPipeError):
+        return Exit.PIPE
+    with contextlib.suppress(OSError):
+        click.echo(
+            f"error: standard output cannot be written: {reason.strerror}", err=True
+        )
+    return Exit.OUTPUT
 
 
 @click.command(
     cls=Root,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog=epilog(),
+    epilog=report.epilog(),
 )
 @home_option
 @json_option
 @click.version_option(__version__, message="chaindock %(version)s")
 def root() -> None:
-    """Run Hyperledger Fabric chaincode: build it, bring it up, call it.
+    """Run Hyperledger Fabric chaincode: build it, start it, call it.
 
     \b
-      chaindock up -d                         a node with a ledger of its own
-      chaindock deploy DIR --name basic       build and start a chaincode
-      chaindock invoke basic FUNCTION ARGS…   submit a transaction
-      chaindock query basic FUNCTION ARGS…    ask without writing
+      chaindock up -d                        start a node with its own ledger
+      chaindock deploy DIR --name basic      build and start a chaincode
+      chaindock invoke basic FUNCTION ARGS   submit a transaction
+      chaindock query basic FUNCTION ARGS    call without writing
     """  # noqa: D301  # \\b is click's mark for lines to keep
 
 
 def main() -> None:
     """Run the command line; ends the process."""
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         # What others wrote need not fit the terminal's encoding.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     root(prog_name="chaindock")
+
+
+def _open_standard_streams() -> None:
+    """Take the place of standard streams that are closed.
+
+    Otherwise the next file that is opened would become standard output. Writing to the
+    substitute of standard output fails, so that lost data is an error.
+    """
+    for number, flag in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flag)  # gets the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115

@@ -1,10 +1,6 @@
-"""`package`, `inspect` and `package-id`.
+"""`package`, `inspect` and `package-id`: package files for people.
 
-Owns:    package files for people.
-Not:     the format (packaging).
-Entry:   package, inspect, package_id
-Holds:   no node is needed; the file appears complete or not at all.
-Source:  launch.md §2; needs.md rows 9, 23
+No node is needed. A package file appears complete or not at all.
 """
 
 from __future__ import annotations
@@ -18,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chaindock.cli import show
-from chaindock.cli.session import Session, home_option, json_option, pass_session
+from chaindock.cli.session import Session, command
 
 if TYPE_CHECKING:
     from chaindock.packaging.format import PackageInfo
@@ -26,7 +22,7 @@ if TYPE_CHECKING:
 _SHOWN_ENTRIES = 40
 
 
-@click.command()
+@command("chaindock package . -o basic.tar.gz --label basic_1.0")
 @click.argument("source", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -34,12 +30,9 @@ _SHOWN_ENTRIES = 40
     metavar="FILE",
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Where the package goes.",
+    help="The package file to write.",
 )
 @click.option("--label", help="Label of the package.  [default: DIR_1.0]")
-@json_option
-@home_option
-@pass_session
 def package(session: Session, source: Path, output: Path, label: str | None) -> None:
     """Write the package of a source directory.
 
@@ -51,7 +44,7 @@ def package(session: Session, source: Path, output: Path, label: str | None) -> 
         return
     click.echo(info.id)
     for warning in info.warnings:
-        click.echo(click.style("warning: ", fg="yellow") + warning, err=True)
+        show.note("warning", warning)
 
 
 def _write(source: Path, output: Path, label: str | None) -> PackageInfo:
@@ -89,11 +82,8 @@ def _umask() -> int:
     return mask
 
 
-@click.command()
+@command("chaindock inspect basic.tar.gz")
 @click.argument("file", type=click.Path(path_type=Path))
-@json_option
-@home_option
-@pass_session
 def inspect(session: Session, file: Path) -> None:
     """Show what is in a package."""
     info = _read(file)
@@ -118,16 +108,11 @@ def inspect(session: Session, file: Path) -> None:
             f"{'':>12}  … and {len(info.entries) - _SHOWN_ENTRIES} more (--json)"
         )
     for warning in info.warnings:
-        click.echo(
-            click.style("warning: ", fg="yellow") + show.visible(warning), err=True
-        )
+        show.note("warning", show.visible(warning))
 
 
-@click.command("package-id")
+@command("chaindock package-id basic.tar.gz")
 @click.argument("file", type=click.Path(path_type=Path))
-@json_option
-@home_option
-@pass_session
 def package_id(session: Session, file: Path) -> None:
     """Print the id of a package."""
     info = _read(file)

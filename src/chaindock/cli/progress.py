@@ -1,10 +1,6 @@
-"""Show an attempt while it goes on.
+"""Show an attempt while it goes on: phases with their times, output, notes.
 
-Owns:    phases with their times, the live line, output lines; all on standard error.
-Not:     where the events come from (client.py), the final error (report.py).
-Entry:   watch_attempt
-Holds:   nothing on standard output; plain ASCII lines where there is no terminal.
-Source:  needs.md row 2
+Everything goes to standard error: plain lines where there is no terminal.
 """
 
 from __future__ import annotations
@@ -13,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 import click
+from typing_extensions import override
 
 from chaindock.cli.show import is_terminal, seconds, visible
 from chaindock.errors import ChaindockError, NodeError
@@ -36,33 +33,32 @@ def watch_attempt(
         events: of AdminClient.deploy or start; raises what ended the attempt.
         verbose: print every line of output too.
     """
-    view: _Live | _Plain = (_Live if is_terminal(err=True) else _Plain)(verbose=verbose)
-    phases = _Phases(view)
-    with view:
+    with (_Live if is_terminal(err=True) else _Plain)(verbose=verbose) as view:
         try:
             for event in events:
                 if event.get("event") == wire.EVENT_RESULT:
-                    phases.settle()
+                    view.settle()
                     result: dict[str, Any] = event["result"]
                     return result
-                phases.take(event)
+                view.take(event)
         except ChaindockError as error:
-            phases.fail(error.facts.get("phase"))
+            view.fail(error.facts.get("phase"))
             raise
     raise NodeError(
-        "the node ended before the chaincode was up",
+        "the node ended before the chaincode was running",
         hint="see its log, then start it again: chaindock up -d",
     )
 
 
-class _Phases:
-    """Tells the view of each phase once it is known how it ended.
+class _Plain:
+    """Lines for pipes and logs.
 
-    The end of a phase comes before the error that ended it, so it waits for what is next.
+    The end of a phase arrives before the error that ended it, so the phase is shown when
+    the next event tells whether it succeeded.
     """
 
-    def __init__(self, view: _Live | _Plain) -> None:
-        self._view = view
+    def __init__(self, *, verbose: bool) -> None:
+        self._verbose = verbose
         self._open: tuple[str, float] | None = None
         self._ended: tuple[str, float] | None = None
 
@@ -72,35 +68,28 @@ class _Phases:
         if kind == "phase":
             self.settle()
             self._open = (visible(event["phase"]), time.monotonic())
-            self._view.began(self._open[0])
+            self.began(self._open[0])
         elif kind == "phase-end":
             self._open = None
             self._ended = (visible(event["phase"]), event["seconds"])
         elif kind == "note":
-            self._view.note(visible(event["text"]))
+            self.note(visible(event["text"]))
         elif kind == "output":
-            self._view.output(visible(event["line"]))
+            self.output(visible(event["line"]))
 
     def settle(self) -> None:
-        """The phase that ended last was well."""
+        """Show that the phase that ended last succeeded."""
         if self._ended is not None:
-            self._view.ended(*self._ended, good=True)
+            self.ended(*self._ended, good=True)
             self._ended = None
 
     def fail(self, phase: str | None) -> None:
-        """It was an error of `phase` that ended the attempt."""
+        """Show that the attempt ended with an error of `phase`."""
         if self._ended is not None:
-            self._view.ended(*self._ended, good=self._ended[0] != phase)
+            self.ended(*self._ended, good=self._ended[0] != phase)
         if self._open is not None:
             name, began = self._open
-            self._view.ended(name, time.monotonic() - began, good=False)
-
-
-class _Plain:
-    """Lines for pipes and logs."""
-
-    def __init__(self, *, verbose: bool) -> None:
-        self._verbose = verbose
+            self.ended(name, time.monotonic() - began, good=False)
 
     def began(self, phase: str) -> None:
         if phase in LONG_PHASES:
@@ -124,21 +113,21 @@ class _Plain:
         return None
 
 
-class _Live:
+class _Live(_Plain):
     """A line that moves, and finished phases above it."""
 
     def __init__(self, *, verbose: bool) -> None:
+        super().__init__(verbose=verbose)
         from rich.console import Console
         from rich.live import Live
         from rich.spinner import Spinner
+        from rich.text import Text
 
-        self._verbose = verbose
+        self._text = Text.assemble
         self._console = Console(stderr=True, highlight=False)
         simple = self._console.options.ascii_only
         self._done, self._bad = ("ok", "!!") if simple else ("✓", "✗")
         self._spinner = Spinner("line" if simple else "dots", style="cyan")
-        self._phase = ""
-        self._since = time.monotonic()
         self._last = ""
         self._live = Live(
             console=self._console,
@@ -148,51 +137,41 @@ class _Live:
         )
 
     def _render(self) -> RenderableType:
-        from rich.text import Text
-
-        if not self._phase:
-            return Text("")
-        spent = seconds(time.monotonic() - self._since)
-        text = Text.assemble(f"{self._phase:<13}", (f"{spent:>8}", "dim"))
-        if self._last:
-            room = self._console.width - 30
-            text.append("  " + self._last[: max(room, 0)], "dim")
-        text.no_wrap = True
-        text.overflow = "ellipsis"
+        if self._open is None:
+            return ""
+        phase, began = self._open
+        spent = seconds(time.monotonic() - began)
+        text = self._text(f" {phase:<13}", (f"{spent:>8}", "dim"))
+        text.append(f"  {self._last}", "dim")
+        text.truncate(max(self._console.width - 4, 0), overflow="ellipsis")
         self._spinner.update(text=text)
-        from rich.padding import Padding
+        return self._spinner
 
-        return Padding(self._spinner, (0, 0, 0, 2))
-
+    @override
     def began(self, phase: str) -> None:
-        self._phase, self._since, self._last = phase, time.monotonic(), ""
+        self._last = ""
 
+    @override
     def ended(self, phase: str, spent_s: float, *, good: bool) -> None:
-        from rich.text import Text
-
         mark = (self._done, "green") if good else (self._bad, "red")
-        self._phase = ""
-        self._console.print(
-            Text.assemble(
-                "  ", mark, f" {phase:<13}", (f"{seconds(spent_s):>8}", "dim")
-            )
-        )
+        spent = (f"{seconds(spent_s):>8}", "dim")
+        self._console.print(self._text("  ", mark, f" {phase:<13}", spent))
 
+    @override
     def note(self, text: str) -> None:
-        from rich.text import Text
+        self._console.print(self._text((f"    {text}", "dim")))
 
-        self._console.print(Text(f"    {text}", "dim"))
-
+    @override
     def output(self, line: str) -> None:
         self._last = line.strip() or self._last
         if self._verbose:
-            from rich.text import Text
+            self._console.print(self._text(("  | ", "dim"), line))
 
-            self._console.print(Text.assemble(("  | ", "dim"), line))
-
+    @override
     def __enter__(self) -> Self:
         self._live.start()
         return self
 
+    @override
     def __exit__(self, *_: object) -> None:
         self._live.stop()

@@ -1,10 +1,4 @@
-"""`ps` and `status`.
-
-Owns:    how chaincodes and the node are listed.
-Not:     the states (the node).
-Entry:   ps, status
-Source:  ADR-0001
-"""
+"""`ps` and `status`: the chaincodes and the node as lists."""
 
 from __future__ import annotations
 
@@ -14,32 +8,37 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chaindock.cli import show
-from chaindock.cli.session import Session, home_option, json_option, pass_session
+from chaindock.cli.session import Session, command
+from chaindock.cli.show import count, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 _HEAD = ("NAME", "VERSION", "SEQ", "STATE", "BACKEND", "SINCE", "PACKAGE", "WHERE")
+_CALLS_HEAD = ("NAME", "TRANSACTION", "FUNCTION", "SINCE", "CALLER")
 
 
-@click.command()
-@json_option
-@home_option
-@pass_session
-def ps(session: Session) -> None:
+@command(
+    "chaindock ps", "chaindock ps --calls         # calls that are not answered yet"
+)
+@click.option("--calls", is_flag=True, help="List the open calls of each chaincode.")
+def ps(session: Session, *, calls: bool) -> None:
     """List the deployed chaincodes."""
     found = session.client().ps()
     if session.json:
         show.emit_json(found)
         return
     if not found:
-        click.echo("no chaincode is deployed: chaindock deploy DIR", err=True)
+        words = session.words("deploy DIR")
+        click.echo(f"no chaincode is deployed: {words}", err=True)
+        return
+    if calls:
+        _show_calls(found)
         return
     show.table(_HEAD, [_row(one) for one in found])
     for one in found:
         if one.get("error"):
-            message = _one_line(one["error"]["message"])
-            click.echo(f"{one['name']}: {message}", err=True)
+            click.echo(f"{one['name']}: {one_line(one['error']['message'])}", err=True)
         if plan := planned(one):
             click.echo(f"{one['name']}: {plan}", err=True)
 
@@ -57,42 +56,55 @@ def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _one_line(text: str) -> str:
-    return show.shorten_all(show.visible(text.replace("\n", " ")))
+def _show_calls(found: Sequence[Mapping[str, Any]]) -> None:
+    rows = [
+        (
+            one["name"],
+            call["tx_id"][:12],
+            show.visible(call["function"]),
+            ago(call["since"]),
+            "left" if call["caller_left"] else "waits",
+        )
+        for one in found
+        for call in one["calls"]
+    ]
+    if rows:
+        show.table(_CALLS_HEAD, rows)
+    else:
+        click.echo("no call is open", err=True)
 
 
 def planned(one: Mapping[str, Any]) -> str:
     """Return what comes next for a chaincode that failed; "" = nothing to tell."""
     if one["state"] == "crash-loop":
         times = count(one.get("failures") or 0, "failure")
-        return f"left alone after {times} in a row; chaindock start {one['name']}"
+        return f"gave up after {times} in a row; chaindock start {one['name']}"
     if one["state"] == "failed" and one.get("failures"):
-        return "left alone, its build cannot succeed as it is; mend and deploy it again"
+        return "gave up, its build fails without a change; correct and deploy it again"
     if when := one.get("next_try"):
         left_s = -_age_s(when)
-        return f"tried again in {left_s} s" if left_s > 0 else "tried again now"
+        return f"next attempt in {left_s} s" if left_s > 0 else "next attempt now"
     return ""
-
-
-def count(number: int, what: str) -> str:
-    """Return `1 block`, `2 blocks`."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def where(details: Mapping[str, str]) -> str:
     """Return the place and isolation of a run in few words."""
-    parts = []
+    return ", ".join(_where(details)) or "-"
+
+
+def _where(details: Mapping[str, str]) -> Iterator[str]:
     for key in ("container", "pid", "address"):
         if value := details.get(key):
-            parts.append(f"pid {value}" if key == "pid" else show.visible(value)[:24])
+            # The hash at the end tells containers apart, so the name is not cut there.
+            yield f"pid {value}" if key == "pid" else one_line(value)
             break
-    if isolation := details.get("isolation"):
-        parts.append(show.visible(isolation))
-    if weaker := details.get("weaker"):
-        parts.append(show.visible(f"but {weaker}"))
-    if stream := details.get("stream"):
-        parts.append(f"stream: {show.visible(stream)}")
-    return ", ".join(parts) or "-"
+    for key, form in (
+        ("isolation", "{}"),
+        ("weaker", "but {}"),
+        ("stream", "stream: {}"),
+    ):
+        if value := details.get(key):
+            yield show.visible(form.format(value))
 
 
 def ago(since: str | None) -> str:
@@ -114,10 +126,7 @@ def _age_s(iso: str) -> int:
     return int((datetime.now(UTC) - then).total_seconds())
 
 
-@click.command()
-@json_option
-@home_option
-@pass_session
+@command("chaindock status", "chaindock status --json")
 def status(session: Session) -> None:
     """Show the node: endpoints, backend, blocks."""
     found = session.client().status()
@@ -130,22 +139,23 @@ def status(session: Session) -> None:
 def show_status(found: Mapping[str, Any]) -> None:
     """Print the fields of NodeStatus for people."""
     reason = f"  ({found['reason']})" if found["reason"] else ""
-    rows = [
-        ("node", f"{show.state_text(found['state'])}, process {found['pid']}"),
-        ("home", found["home"]),
-        ("channel", f"{found['channel']}, {count(found['height'], 'block')}"),
-        ("identity", found["msp_id"]),
-        ("backend", found["backend"] + reason),
-    ]
-    rows += [(name, where_) for name, where_ in found["endpoints"].items()]
     inside = found["home"].rstrip("/") + "/"
-    rows += [
-        (f"user {name}", path.removeprefix(inside))
-        for name, path in found["identities"].items()
-    ]
-    show.pairs(rows)
+    show.pairs(
+        [
+            ("node", f"{show.state_text(found['state'])}, process {found['pid']}"),
+            ("home", found["home"]),
+            ("channel", f"{found['channel']}, {count(found['height'], 'block')}"),
+            ("identity", found["msp_id"]),
+            ("backend", found["backend"] + reason),
+            *found["endpoints"].items(),
+            *(
+                (f"user {name}", path.removeprefix(inside))
+                for name, path in found["identities"].items()
+            ),
+        ]
+    )
     for one in found.get("pending") or ():
-        reason = _one_line(one["reason"])
+        reason = one_line(one["reason"])
         click.echo(f"waiting for {one['component']}: {reason}", err=True)
     for warning in found["warnings"]:
-        click.echo(click.style("warning: ", fg="yellow") + _one_line(warning), err=True)
+        show.note("warning", one_line(warning))

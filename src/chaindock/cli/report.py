@@ -1,28 +1,91 @@
-"""Say what went wrong.
+"""What went wrong: the text of errors, their JSON, and exit statuses.
 
-Owns:    the form of errors on standard error, and as JSON on standard output.
-Not:     exit statuses (exits.py).
-Entry:   show_error, show_defect
-Holds:   first line what, last line what to do; between them the facts of a launch.
-Source:  needs.md rows 2, 3; docs/reference/exit-codes.md
+An error's first line says what happened and its last line what to do; the facts of a
+launch stand between them. An exit status never changes its meaning.
 """
 
 from __future__ import annotations
 
-import signal
-import traceback
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from chaindock.cli.show import emit_json, seconds, shorten_all, visible
+from chaindock.errors import (
+    ChaindockError,
+    Code,
+    EngineError,
+    ExecuteFailed,
+    LaunchFailed,
+    LedgerError,
+    NodeError,
+    ToolMissing,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from chaindock.errors import ChaindockError
+
+class Exit(IntEnum):
+    """Exit statuses."""
+
+    OK = 0
+    REFUSED = 1
+    USAGE = 2
+    NODE = 3
+    LAUNCH = 4
+    INPUT = 5
+    ENGINE = 6
+    INTERNAL = 70
+    OUTPUT = 74
+    INTERRUPTED = 130
+    PIPE = 141
+
+
+MEANINGS = {
+    Exit.OK: "success",
+    Exit.REFUSED: "the chaincode answered with an error or not at all, or the "
+    "transaction is not valid",
+    Exit.USAGE: "the command line is wrong",
+    Exit.NODE: "no node runs in this home, or it cannot be started or reached",
+    Exit.LAUNCH: "a build or launch failed",
+    Exit.INPUT: "an input was refused: a file, name, setting or identity",
+    Exit.ENGINE: "a container engine or a tool is missing or fails",
+    Exit.INTERNAL: "a defect of Chaindock, or damaged files",
+    Exit.OUTPUT: "standard output is closed or full",
+    Exit.INTERRUPTED: "interrupted (Ctrl-C)",
+    Exit.PIPE: "the reader of standard output has gone",
+}
+
+_BY_CLASS: tuple[tuple[type[ChaindockError], Exit], ...] = (
+    (LaunchFailed, Exit.LAUNCH),
+    (ExecuteFailed, Exit.REFUSED),
+    (EngineError, Exit.ENGINE),
+    (ToolMissing, Exit.ENGINE),
+    (NodeError, Exit.NODE),
+)
+
+
+def exit_status(error: ChaindockError) -> Exit:
+    """Return the status for `error`."""
+    for kind, status in _BY_CLASS:
+        if isinstance(error, kind):
+            return status
+    if error.code in {Code.INTERNAL, Code.DATA_LOSS}:
+        return Exit.INTERNAL
+    return Exit.REFUSED if isinstance(error, LedgerError) else Exit.INPUT
+
+
+def epilog() -> str:
+    """Return the table as the help shows it."""
+    lines = [f"  {int(status):>3}  {text}" for status, text in MEANINGS.items()]
+    return "\b\nExit status:\n" + "\n".join(lines)
+
+
+# --- errors --------------------------------------------------------------------------
 
 SHOWN_LINES = 20
+"""Lines of output below an error; the log has the others."""
 _CAUSES = {
     "not-executable": "the program is not executable",
     "not-found": "there is no such program",
@@ -31,26 +94,34 @@ _CAUSES = {
 }
 
 
-def show_error(error: ChaindockError, *, as_json: bool) -> None:
+def show_error(
+    error: ChaindockError, *, as_json: bool, color: bool | None = None
+) -> None:
     """Print an error: JSON on standard output, or text on standard error."""
+    from chaindock.cli.show import emit_json, shorten_all, visible
+
     if as_json:
         emit_json(error.as_dict())
         return
     first, *more = shorten_all(error.message).splitlines() or [""]
-    click.echo(click.style("error: ", fg="red", bold=True) + visible(first), err=True)
-    for line in more:
-        click.echo("       " + visible(line), err=True)
-    for name, value in _launch_facts(error.facts):
-        click.echo(click.style(f"  {name:<8}", dim=True) + value, err=True)
-    for line in _output(error.facts):
-        click.echo(line, err=True)
+    lines = [click.style("error: ", fg="red", bold=True) + visible(first)]
+    lines += ["       " + visible(line) for line in more]
+    lines += [
+        click.style(f"  {name:<8}", dim=True) + value
+        for name, value in _launch_facts(error.facts)
+    ]
+    lines += _output(error.facts)
     if error.hint:
         hint = "\n      ".join(visible(line) for line in error.hint.splitlines())
-        click.echo(click.style("hint: ", fg="cyan") + hint, err=True)
+        lines.append(click.style("hint: ", fg="cyan") + hint)
+    for line in lines:
+        click.echo(line, err=True, color=color)
 
 
 def _launch_facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    phases = _phases(facts)
+    from chaindock.cli.show import seconds, visible
+
+    phases = list(_phases(facts))
     if phase := facts.get("phase"):
         spent = next((s for name, s in reversed(phases) if name == phase), None)
         after = "" if spent is None else f", after {seconds(spent)}"
@@ -60,21 +131,21 @@ def _launch_facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if ended := _ended(facts):
         yield "ended", ended
     if facts.get("retryable") is True:
-        yield "later", "it may work by itself later"
+        yield "later", "a later attempt may succeed without a change"
     verdicts = facts.get("verdicts")
     if isinstance(verdicts, dict):
         for builder, verdict in verdicts.items():
             yield visible(str(builder)), visible(str(verdict))
 
 
-def _phases(facts: Mapping[str, Any]) -> list[tuple[str, float]]:
-    found = []
+def _phases(facts: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    from chaindock.cli.show import visible
+
     for one in facts.get("phases") or ():
         try:
-            found.append((visible(str(one["phase"])), float(one["seconds"])))
+            yield visible(str(one["phase"])), float(one["seconds"])
         except (KeyError, TypeError, ValueError):
             continue
-    return found
 
 
 def _ended(facts: Mapping[str, Any]) -> str:
@@ -83,6 +154,8 @@ def _ended(facts: Mapping[str, Any]) -> str:
         parts.append("out of memory")
     number = facts.get("signal")
     if isinstance(number, int):
+        import signal
+
         try:
             parts.append(f"signal {signal.Signals(number).name}")
         except ValueError:
@@ -97,23 +170,22 @@ def _ended(facts: Mapping[str, Any]) -> str:
 
 
 def _output(facts: Mapping[str, Any]) -> Iterator[str]:
-    lines = [str(line) for line in facts.get("output") or ()]
-    if not lines:
-        return
-    shown = lines[-SHOWN_LINES:]
-    said = "1 line" if len(shown) == 1 else f"{len(shown)} lines"
-    yield click.style(f"  output  last {said}", dim=True)
-    for line in shown:
+    from chaindock.cli.show import count, visible
+
+    lines = [str(line) for line in facts.get("output") or ()][-SHOWN_LINES:]
+    if lines:
+        yield click.style(f"  output  {count(len(lines), 'line')}", dim=True)
+    for line in lines:
         yield click.style("  | ", dim=True) + visible(line)
 
 
-def show_defect(error: Exception, *, as_json: bool) -> None:
+def show_defect(error: Exception, *, as_json: bool, color: bool | None = None) -> None:
     """Print an error that nobody planned, with its trace."""
-    from chaindock.errors import ChaindockError
+    import traceback
 
     told = ChaindockError(
         f"unexpected {type(error).__name__}: {error}",
         hint="this is a defect of Chaindock; please report it with the lines above",
     )
     click.echo("".join(traceback.format_exception(error)).rstrip(), err=True)
-    show_error(told, as_json=as_json)
+    show_error(told, as_json=as_json, color=color)

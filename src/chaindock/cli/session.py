@@ -1,11 +1,4 @@
-"""What all commands share: the home, the form of the output.
-
-Owns:    Session, and the options --home and --json.
-Not:     talking to the node (client.py).
-Entry:   home_option, json_option, Session
-Holds:   both options may stand before or after the command's name.
-Source:  ADR-0001
-"""
+"""What every command shares: the home, --json, and the form of its help."""
 
 from __future__ import annotations
 
@@ -36,7 +29,7 @@ class Session:
 
     @property
     def home(self) -> Path:
-        """The home that is meant, absolute."""
+        """The home of this command, absolute."""
         from chaindock.config.environment import resolve_home
 
         return resolve_home(self.home_flag)
@@ -47,13 +40,13 @@ class Session:
 
         return AdminClient(self.home)
 
-    def home_words(self) -> str:
-        """Return ` --home DIR` for hints, or nothing when it is not needed."""
+    def words(self, command: str) -> str:
+        """Return `chaindock COMMAND` for hints, with --home when it was given."""
         if self.home_flag is None:
-            return ""
+            return f"chaindock {command}"
         import shlex
 
-        return f" --home {shlex.quote(str(self.home_flag))}"
+        return f"chaindock --home {shlex.quote(str(self.home_flag))} {command}"
 
 
 pass_session = click.make_pass_decorator(Session)
@@ -77,6 +70,7 @@ def home_option(command: F) -> F:
         expose_value=False,
         is_eager=True,
         callback=_set_home,
+        type=click.Path(),
         help="The node's directory.  [env: CHAINDOCK_HOME; default: ~/.chaindock]",
     )(command)
 
@@ -91,3 +85,51 @@ def json_option(command: F) -> F:
         callback=_set_json,
         help="Print data, and errors, as JSON on standard output.",
     )(command)
+
+
+def command(
+    *examples: str, cls: type[click.Command] = click.Command
+) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a command of a function that takes the Session first.
+
+    It gets --json and --home as its last options, and `examples` below its help.
+    """
+
+    def make(function: Callable[..., Any]) -> click.Command:
+        name = function.__name__.replace("_", "-")
+        made = click.command(name, cls, epilog=_epilog(examples))(
+            pass_session(function)
+        )
+        json_option(made)
+        home_option(made)
+        return made
+
+    return make
+
+
+def _epilog(examples: tuple[str, ...]) -> str:
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
+
+
+def name_argument(*, many: bool = False) -> Callable[[F], F]:
+    """Add NAME, or NAME..., which the shell completes."""
+    if many:
+        return click.argument(
+            "names",
+            metavar="NAME...",
+            nargs=-1,
+            required=True,
+            shell_complete=complete_names,
+        )
+    return click.argument("name", shell_complete=complete_names)
+
+
+def complete_names(
+    ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[str]:
+    """Return the chaincodes of the running node; without a node none, silently."""
+    try:
+        found = ctx.ensure_object(Session).client().ps(timeout_s=0.5)
+    except Exception:  # noqa: BLE001  # a shell that completes has no place for errors
+        return []
+    return [one["name"] for one in found if one["name"].startswith(incomplete)]

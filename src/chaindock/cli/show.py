@@ -1,17 +1,14 @@
-"""Put data on the terminal or into a pipe.
+"""Print data for people and for programs: tables, JSON, durations, results.
 
-Owns:    text that others wrote made harmless, tables, JSON, seconds, results.
-Not:     errors (report.py), progress (progress.py).
-Entry:   visible, table, emit_json
-Holds:   what chaincode wrote reaches a terminal without control characters, and a pipe
-         byte by byte.
-Source:  needs.md row 3
+Text that others wrote reaches a terminal without control characters, and a pipe byte by
+byte.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import sys
 from typing import TYPE_CHECKING, Any
@@ -22,11 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*[A-Za-z]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)?")
-_HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
+_HASH = re.compile(r"(?<![0-9a-f])([0-9a-f]{12})[0-9a-f]{52}(?![0-9a-f])")
 _LATE = "\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"
 _CONTROL = re.compile(f"[\x00-\x08\x0a-\x1f{_LATE}]")
 _LATE_CONTROL = re.compile(f"[{_LATE}]")
-"""Those that JSON lets pass."""
+"""Control characters that JSON does not escape."""
 _STATE_COLOURS = {
     "running": "green",
     "ready": "green",
@@ -44,6 +41,11 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
+def one_line(text: str) -> str:
+    """Return foreign text of several lines as one, with short hashes."""
+    return shorten_all(visible(text.replace("\n", " ")))
+
+
 def is_terminal(*, err: bool = False) -> bool:
     """Whether standard output (or error) is a terminal."""
     stream = sys.stderr if err else sys.stdout
@@ -53,30 +55,53 @@ def is_terminal(*, err: bool = False) -> bool:
         return False
 
 
+def width() -> int | None:
+    """Return the columns of the terminal; None when standard output is none."""
+    if not is_terminal():
+        return None
+    import shutil
+
+    return shutil.get_terminal_size().columns
+
+
+# --- data ----------------------------------------------------------------------------
+
+
 def emit_json(data: Any) -> None:
-    """Print `data` as JSON, indented for people on a terminal.
+    """Print `data` as indented JSON.
 
     Characters that a terminal obeys and JSON would let pass are escaped too.
     """
-    text = json.dumps(data, indent=2, ensure_ascii=not _takes_unicode())
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    unicode = encoding.lower().replace("-", "") == "utf8"
+    text = json.dumps(data, indent=2, ensure_ascii=not unicode)
     click.echo(_LATE_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
-def _takes_unicode() -> bool:
-    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    return encoding.lower().replace("-", "") == "utf8"
-
-
 def emit_payload(payload: bytes) -> None:
-    """Print a payload and nothing else; a terminal gets it harmless, with a line end."""
+    """Print a payload and nothing else; a terminal gets it harmless, with a line end.
+
+    Where standard error leads to the same file or pipe as standard output, it gets the
+    line end that the payload lacks: in a log the next text starts a line of its own.
+    """
     if is_terminal():
         text = payload.decode(errors="backslashreplace")
         if text:
-            click.echo("\n".join(visible(line) for line in text.split("\n")))
+            lines = text.removesuffix("\n").split("\n")
+            click.echo("\n".join(visible(line) for line in lines))
         return
     sys.stdout.flush()
     sys.stdout.buffer.write(payload)
     sys.stdout.buffer.flush()
+    if payload and not payload.endswith(b"\n") and _same_file():
+        click.echo(err=True)
+
+
+def _same_file() -> bool:
+    try:
+        return os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
 
 
 def parsed(payload: bytes) -> Any:
@@ -104,6 +129,16 @@ def payload_of(body: Mapping[str, Any]) -> bytes:
     return base64.b64decode(body["payload"])
 
 
+# --- text ----------------------------------------------------------------------------
+
+
+def note(label: str, text: str, colour: str = "yellow") -> None:
+    """Print `label: text` on standard error, the label in its colour."""
+    click.echo(
+        click.style(f"{label}: ", fg=colour, bold=colour == "red") + text, err=True
+    )
+
+
 def seconds(value: float) -> str:
     """Return a duration for people: `40 ms`, `3.2 s`, `74 s`, `5 min 3 s`."""
     if value < 1:
@@ -115,37 +150,55 @@ def seconds(value: float) -> str:
     return f"{int(value // 60)} min {int(value % 60)} s"
 
 
+def count(number: int, what: str) -> str:
+    """Return `1 block`, `2 blocks`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def state_text(state: str) -> str:
     """Return a state in its colour (click drops it where there is no terminal)."""
     return click.style(state, fg=_STATE_COLOURS.get(state))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print columns as wide as they need to be."""
+    """Print columns as wide as they need to be.
+
+    Columns that do not fit on the terminal go to further lines, which are indented.
+    """
     lines = [head, *rows]
     widths = [
         max(len(click.unstyle(line[at])) for line in lines) for at in range(len(head))
     ]
-    click.echo(click.style(_row(head, widths), dim=True))
-    for row in rows:
-        click.echo(_row(row, widths))
+    parts = _split(widths, width())
+    for line in lines:
+        for at, part in enumerate(parts):
+            cells = [_pad(line[column], widths[column]) for column in part]
+            text = ("    " if at else "") + "  ".join(cells).rstrip()
+            click.echo(click.style(text, dim=True) if line is head else text)
 
 
-def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = [
-        cell + " " * (width - len(click.unstyle(cell)))
-        for cell, width in zip(cells, widths, strict=True)
-    ]
-    return "  ".join(padded).rstrip()
+def _split(widths: Sequence[int], room: int | None) -> list[list[int]]:
+    """Return which columns go to which line."""
+    parts: list[list[int]] = [[]]
+    used = 0
+    for column, wide in enumerate(widths):
+        if room is not None and parts[-1] and used + wide > room:
+            parts.append([])
+            used = 4
+        parts[-1].append(column)
+        used += wide + 2
+    return parts
 
 
-def pairs(rows: Sequence[tuple[str, str]], *, indent: int = 0) -> None:
+def _pad(cell: str, wide: int) -> str:
+    return cell + " " * (wide - len(click.unstyle(cell)))
+
+
+def pairs(rows: Sequence[tuple[str, str]]) -> None:
     """Print `name  value` lines, values aligned."""
-    width = max((len(name) for name, _ in rows), default=0)
+    wide = max((len(name) for name, _ in rows), default=0)
     for name, value in rows:
-        click.echo(
-            " " * indent + click.style(f"{name:<{width}}", dim=True) + f"  {value}"
-        )
+        click.echo(click.style(f"{name:<{wide}}", dim=True) + f"  {value}")
 
 
 def shorten(package_id: str) -> str:

@@ -1,11 +1,7 @@
-"""`up`.
+"""`up`: start a node here or in a process of its own.
 
-Owns:    starting a node here or in a process of its own; knowing when it is ready.
-Not:     what a node is (node/serve.py).
-Entry:   up, start_detached
-Holds:   the detached child says "ready" or its error through a pipe, so nothing is
-         guessed from files or time; interrupted before that, the child is ended.
-Source:  ADR-0001
+The detached process tells "ready" or its error through a pipe, so nothing is guessed from
+files or time. When `up` is interrupted before that, the detached process is ended.
 """
 
 from __future__ import annotations
@@ -14,16 +10,16 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from chaindock.cli import show
-from chaindock.cli.exits import Exit
-from chaindock.cli.session import Session, home_option, json_option, pass_session
+from chaindock.cli.report import Exit
+from chaindock.cli.session import Session, command
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from chaindock.config.sections import Config
     from chaindock.operations.facade import NodeStatus
@@ -31,9 +27,13 @@ if TYPE_CHECKING:
 TAIL_LINES = 20
 
 
-@click.command()
+@command(
+    "chaindock up -d",
+    "chaindock up --backend process",
+    "chaindock up -d --set chaincode.executetimeout=60s",
+)
 @click.option("-d", "--detach", is_flag=True, help="Return as soon as it is ready.")
-@click.option("--backend", help="What runs chaincode: auto, docker, process.")
+@click.option("--backend", help="Where chaincode runs: auto, docker or process.")
 @click.option(
     "--ca",
     metavar="FILE",
@@ -48,9 +48,6 @@ TAIL_LINES = 20
     help="Any setting of `chaindock config show`; repeatable.",
 )
 @click.option("--ready-fd", type=int, hidden=True)
-@json_option
-@home_option
-@pass_session
 def up(
     session: Session,
     *,
@@ -62,15 +59,32 @@ def up(
 ) -> int:
     """Start the node of a home.
 
-    In the foreground until Ctrl-C; with -d in a process of its own. What was deployed
-    comes up again.
+    The node stays in the foreground until Ctrl-C; with -d it runs in a process of its
+    own. What was deployed is started again. With -d, a node that runs already is
+    success.
     """
     flags = _flags(backend, ca, settings)
-    if detach:
+    if not detach:
+        return _serve(session, flags, ready_fd)
+    found = _running(session)
+    if found is None:
         found = start_detached(session.home, flags)
-        _announce(session, found)
-        return Exit.OK
-    return _serve(session, flags, ready_fd)
+    elif not session.json:
+        click.echo("the node runs already", err=True)
+        if flags:
+            words = session.words("down")
+            show.note("warning", f"the options are not applied to it; first {words}")
+    _announce(session, found)
+    return Exit.OK
+
+
+def _running(session: Session) -> dict[str, Any] | None:
+    from chaindock.errors import NodeNotRunning
+
+    try:
+        return session.client().status()
+    except NodeNotRunning:
+        return None
 
 
 def _flags(
@@ -117,7 +131,6 @@ def _run(session: Session, flags: Mapping[str, str], ready_fd: int | None) -> in
     import dataclasses
 
     from chaindock import telemetry
-    from chaindock.cli.nodelog import LOG_NAME, NodeLog
     from chaindock.config.environment import quieten_transport
 
     quieten_transport()
@@ -141,7 +154,7 @@ def _run(session: Session, flags: Mapping[str, str], ready_fd: int | None) -> in
     return Exit.OK
 
 
-async def _until_signal(config: Config, ready: Any) -> None:
+async def _until_signal(config: Config, ready: Callable[[NodeStatus], None]) -> None:
     """Serve until the node ends by itself, or SIGINT, SIGTERM or SIGHUP asks it to."""
     import asyncio
     import signal
@@ -174,7 +187,7 @@ def _greet(session: Session, status: Mapping[str, Any]) -> None:
             click.echo(click.style("stop with Ctrl-C", dim=True), err=True)
         sys.stdout.flush()
     except OSError:
-        return  # nobody reads what it says; the node serves all the same
+        return  # nobody reads the greeting; the node serves all the same
 
 
 def _tell(fd: int, what: Mapping[str, Any]) -> None:
@@ -182,7 +195,7 @@ def _tell(fd: int, what: Mapping[str, Any]) -> None:
         with os.fdopen(fd, "w") as pipe:
             pipe.write(json.dumps(what) + "\n")
     except OSError:
-        return  # whoever started us has gone; the node serves all the same
+        return  # the process that started this node has gone; the node serves all the same
 
 
 # --- in a process of its own ---------------------------------------------------------
@@ -192,16 +205,17 @@ def start_detached(home: Path, flags: Mapping[str, str]) -> dict[str, Any]:
     """Start a node that outlives this process; return its NodeStatus when it is ready.
 
     Args:
-        home: of the node; made when it is missing.
+        home: of the node; created when it is missing.
         flags: settings from the command line.
 
-    Raises: what the node raised; NodeError when it ended without a word.
+    Raises: what the node raised; NodeError when it ended without an error.
     Cancelled (Ctrl-C): the node that was starting is ended.
     """
     import subprocess
 
     from chaindock.cli.client import AdminClient
-    from chaindock.cli.nodelog import open_log
+    from chaindock.errors import NodeError
+    from chaindock.operations.wire import rebuild_error
 
     reader, writer = os.pipe()
     settings = [part for k, v in flags.items() for part in ("--set", f"{k}={v}")]
@@ -227,29 +241,105 @@ def start_detached(home: Path, flags: Mapping[str, str]) -> dict[str, Any]:
             raise
     word = json.loads(said) if said else {}
     if word.get("ready"):
-        child.returncode = 0  # it is on its own now: no warning that it still runs
+        child.returncode = 0  # it outlives this process: no warning that it still runs
         return AdminClient(home).status()
     child.wait()
-    raise _child_error(home, child.returncode, began, word)
-
-
-def _child_error(
-    home: Path, returncode: int, began: int, word: Mapping[str, Any]
-) -> Exception:
-    from chaindock.cli.nodelog import LOG_BYTES, LOG_NAME
-    from chaindock.errors import NodeError
-    from chaindock.operations.wire import rebuild_error
-
     if "error" in word:
-        return rebuild_error(word["error"])
-    path = home / LOG_NAME
+        raise rebuild_error(word["error"])
+    path, code = home / LOG_NAME, child.returncode
     with path.open("rb") as log:
         log.seek(began)
         lines = log.read(LOG_BYTES).decode(errors="replace").splitlines()
-    how = f"signal {-returncode}" if returncode < 0 else f"exit code {returncode}"
-    return NodeError(
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    raise NodeError(
         f"the node of home {str(home)!r} ended before it was ready ({how})",
         hint=f"its log is {str(path)!r}",
         home=str(home),
         output=lines[-TAIL_LINES:],
     )
+
+
+# --- the log of a detached node ------------------------------------------------------
+
+LOG_NAME = "node.log"
+LOG_BYTES = 16 * 1024 * 1024
+"""A larger log becomes `node.log.1`, so two files of about this size are kept."""
+_LOOK_BYTES = 256 * 1024
+"""How much is written before the size is checked again."""
+
+
+def open_log(home: Path) -> BinaryIO:
+    """Open the log of `home` at its end; create both when they are missing.
+
+    Raises: NodeError.
+    """
+    from chaindock.errors import NodeError
+
+    path = home / LOG_NAME
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size > LOG_BYTES:
+            path.replace(_former(path))
+        file = open(_append(path), "ab")  # noqa: SIM115  # a descriptor
+        file.seek(0, os.SEEK_END)
+    except OSError as error:
+        raise NodeError(
+            f"home {str(home)!r} cannot be written: {error.strerror}",
+            hint="choose another one with --home DIR or CHAINDOCK_HOME",
+            home=str(home),
+        ) from error
+    return file
+
+
+class NodeLog:
+    """A text stream to the log that this process was started with.
+
+    Args:
+        path: the file.
+        descriptors: all that lead to the file; the first one is written to.
+        max_bytes: a larger file becomes `node.log.1`, and a new one takes its place.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        descriptors: Sequence[int] = (2, 1),
+        max_bytes: int = LOG_BYTES,
+    ) -> None:
+        self._path, self._descriptors, self._max = path, descriptors, max_bytes
+        self._unchecked = 0
+
+    def write(self, text: str) -> int:
+        """Write `text`. Raises: OSError."""
+        data = text.encode(errors="backslashreplace")
+        os.write(self._descriptors[0], data)
+        self._unchecked += len(data)
+        if self._unchecked >= min(_LOOK_BYTES, self._max):
+            self._unchecked = 0
+            self._rotate()
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: every write goes to the file at once."""
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return False
+
+    def _rotate(self) -> None:
+        now = os.fstat(self._descriptors[0])
+        if now.st_size < self._max or not os.path.samestat(now, self._path.stat()):
+            return
+        self._path.replace(_former(self._path))
+        fresh = _append(self._path)
+        for descriptor in self._descriptors:
+            os.dup2(fresh, descriptor)
+        os.close(fresh)
+
+
+def _former(path: Path) -> Path:
+    return path.with_suffix(".log.1")
+
+
+def _append(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -139,8 +139,13 @@ class FakeNode:
             since=STARTED,
             details={"pid": "4711", "isolation": "none"},
         )
+        before = self.running.get(name)
+        changed = before is None or (before.version, before.package_id) != (
+            one.version,
+            one.package_id,
+        )
         self.running[name] = one
-        return _deployment(one, attempt)
+        return replace(_deployment(one, attempt), changed=changed)
 
     async def deploy_dev(
         self, name: str, version: str | None, *, init_required: bool
@@ -216,7 +221,7 @@ class FakeNode:
                 if value is None:
                     return FakeAnswer(500, f"there is no {args[0].decode()}")
                 return FakeAnswer(payload=value)
-            case b"echo" | b"refuse":
+            case b"echo" | b"refuse" | b"conflict":
                 said = ("rich queries are not yet supported",)
                 refusals = said if function == b"refuse" else ()
                 return FakeAnswer(payload=b"|".join(args), refusals=refusals)

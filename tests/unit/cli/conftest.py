@@ -1,15 +1,22 @@
 """A node in memory, served by a thread, and a command line to use on it."""
 
 import asyncio
+import os
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from chaindock.cli.down import find_process, is_alive
 from chaindock.cli.main import root
 from chaindock.operations.admin import AdminServer
 from support.doubles.fake_node import FakeNode
+from support.program import command, wait_for
+
+TESTS = Path(__file__).parents[2]
+FAKE = Path(__file__).parent / "fake_serve"
 
 
 class Served:
@@ -83,3 +90,36 @@ def basic(run, node, source):
     result = run("deploy", str(source), "--name", "basic")
     assert result.exit_code == 0, result.output
     return node
+
+
+@pytest.fixture
+def env(home):
+    plain = {"PATH": os.defpath, "HOME": str(home.parent)}
+    plain |= {k: v for k, v in os.environ.items() if k.startswith("COVERAGE")}  # noqa: TID251
+    return plain | {
+        "CHAINDOCK_HOME": str(home),
+        "PYTHONPATH": os.pathsep.join((str(FAKE), str(TESTS))),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+@pytest.fixture
+def chaindock(env, home):
+    """Return a function that runs the program; what it left running is ended."""
+
+    def call(*args: str, **options) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command(*args),
+            check=False,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            **options,
+        )
+
+    yield call
+    process = find_process(home)
+    if process is not None:
+        process.kill()
+        wait_for(lambda: not is_alive(process))

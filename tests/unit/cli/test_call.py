@@ -44,6 +44,7 @@ def test_json_of_a_query_has_result_and_payload(run, basic):
         "payload": base64.b64encode(b'{"a": [1, null]}').decode(),
         "status": 200,
         "message": "",
+        "refusals": [],
     }
 
 
@@ -90,13 +91,25 @@ def test_error_of_the_chaincode_has_the_same_json(run, basic):
 
 
 def test_invalid_transaction_ends_with_1_and_its_code(run, basic):
-    result = run("invoke", "basic", "conflict")
-    assert result.exit_code == 1
+    """A transaction that did not count has no result on standard output."""
+    result = run("invoke", "basic", "conflict", "x")
+    assert (result.exit_code, result.stdout) == (1, "")
     assert "MVCC_READ_CONFLICT (11)" in result.stderr
     assert "nothing was written" in result.stderr
-    result = run("invoke", "basic", "conflict", "--json")
+    result = run("invoke", "basic", "conflict", "x", "--json")
     assert result.exit_code == 1
-    assert json.loads(result.stdout)["code"] == 11
+    body = json.loads(result.stdout)
+    assert (body["code"], body["result"]) == (11, None)
+
+
+def test_what_the_node_refused_is_told_beside_the_answer(run, basic):
+    """A contract that swallows our error gives an answer; the refusal is shown too."""
+    for verb in ("query", "invoke"):
+        result = run(verb, "basic", "refuse", "answer")
+        assert (result.exit_code, result.stdout) == (0, "answer")
+        assert "refused: rich queries are not yet supported\n" in result.stderr
+        body = json.loads(run(verb, "basic", "refuse", "answer", "--json").stdout)
+        assert body["refusals"] == ["rich queries are not yet supported"]
 
 
 def test_broken_call_ends_with_1_and_a_json_error(run, basic):

@@ -1,7 +1,11 @@
 """`deploy`, `start`, `stop`, `rm`, `ps`, `logs`, `status`."""
 
 import json
+import os
+import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -21,7 +25,7 @@ def test_deploy_shows_phases_on_standard_error_and_nothing_else(run, node, sourc
     assert "packaged 2 files as basic_1.0:" in result.stderr
     assert "  dependencies ...\n" in result.stderr
     assert "an earlier build is used again" in result.stderr
-    assert "basic is up: version 1.0, basic_1.0:" in result.stderr
+    assert "basic is running: version 1.0, basic_1.0:" in result.stderr
     assert "on process (no container engine answers), in 1.5 s" in result.stderr
     assert "fetching" not in result.stderr
 
@@ -72,7 +76,7 @@ def test_failed_build_ends_with_4_and_everything_known(run, node, source):
     assert lines[at + 1].startswith("  phase   compile, after ")
     assert lines[at + 2].startswith("  times   dependencies ")
     assert lines[at + 3] == "  ended   exit code 1"
-    assert lines[at + 4] == "  output  last 2 lines"
+    assert lines[at + 4] == "  output  2 lines"
     assert lines[-2] == "  | main.go:7: undefined: x"
     assert lines[-1] == "hint: correct main.go"
 
@@ -120,6 +124,94 @@ def test_directory_without_chaincode_ends_with_5(run, node, tmp_path):
     assert run("deploy", str(tmp_path / "empty")).exit_code == 5
 
 
+def test_next_after_init_required_is_the_init_call(run, node, source):
+    """The command after `next:` works: before Init every other call is refused."""
+    words = ("deploy", str(source), "--name", "basic", "--init-required")
+    assert "invoke basic --init FUNCTION ARGS...\n" in run(*words).stderr
+    assert "invoke basic FUNCTION ARGS...\n" in run(*words[:-1]).stderr
+
+
+def test_deploy_says_when_nothing_changed(run, node, source):
+    """`changed` is the node's word, in JSON and for people."""
+    words = ("deploy", str(source), "--name", "basic")
+    assert json.loads(run(*words, "--json").stdout)["changed"] is True
+    assert "nothing changed" not in run(*words, "--version", "2").stderr
+    result = run(*words, "--version", "2")
+    assert "in 1.5 s; nothing changed\n" in result.stderr
+    assert (
+        json.loads(run(*words, "--version", "2", "--json").stdout)["changed"] is False
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "label"),
+    [
+        ((), "basic_1.0"),
+        (("--name", "other"), "other_1.0"),
+        (("--version", "7"), "basic_7"),
+        (("--name", "other", "--version", "7"), "other_7"),
+        (("--label", "third_3"), "third_3"),
+    ],
+)
+def test_default_label_is_what_the_help_says(run, node, source, options, label):
+    """NAME_VERSION; the directory's name and 1.0 stand for what is not given."""
+    assert f" as {label}:" in run("deploy", str(source), *options).stderr
+
+
+def test_compiled_code_that_is_older_than_its_source_is_told(run, node, source):
+    """A dist/ from before the last edit of src/ is deployed, with a warning."""
+    for folder, name, age in (("src", "a.ts", 10), ("dist", "a.js", 20)):
+        (source / folder).mkdir()
+        path = source / folder / name
+        path.write_text("")
+        os.utime(path, (time.time() - age,) * 2)
+    told = "warning: dist/ is older than src/: run `npm run build` first\n"
+    assert told in run("deploy", str(source)).stderr
+    os.utime(source / "dist" / "a.js")
+    assert "older" not in run("deploy", str(source)).stderr
+
+
+def test_a_program_that_is_started_by_hand_is_deployed_without_source(run, node):
+    """`--dev NAME` defines the name and says how to start the program."""
+    result = run("deploy", "--dev", "byhand")
+    assert result.exit_code == 0
+    assert "byhand is defined: version 1.0\n" in result.stderr
+    assert "CORE_CHAINCODE_ID_NAME=byhand:1.0 ./PROGRAM" in result.stderr
+    body = json.loads(run("deploy", "--dev", "byhand", "--json").stdout)
+    assert (body["package_id"], body["changed"]) == ("byhand:1.0", False)
+    for wrong in ((), (".", "--dev", "a"), ("--dev", "a", "--name", "b")):
+        assert run("deploy", *wrong).exit_code == 2
+
+
+def test_containers_are_told_apart(run, basic):
+    """Names that differ only in their last part are not cut to the same text."""
+    prefix = "dev-peer0-0123456789abcdef-a-long-label_1.0-"
+    for name, digit in (("a", "1"), ("b", "2")):
+        details = {"container": prefix + digit * 64}
+        basic.running[name] = replace(
+            basic.running["basic"], name=name, details=details
+        )
+    shown = run("ps").stdout
+    assert f"{prefix}{'1' * 12}\n" in shown
+    assert f"{prefix}{'2' * 12}\n" in shown
+
+
+def test_open_calls_are_listed(run, basic):
+    """`ps --calls` shows each call, for how long, and whether its caller waits."""
+    assert "no call is open" in run("ps", "--calls").stderr
+    since = datetime.now(UTC) - timedelta(seconds=40)
+    call = {
+        "tx_id": "ab" * 32,
+        "function": "slow",
+        "since": since.isoformat(),
+        "caller_left": True,
+    }
+    basic.running["basic"] = replace(basic.running["basic"], calls=[call])
+    _, row = run("ps", "--calls").stdout.splitlines()
+    assert row.split() == ["basic", "abababababab", "slow", "40", "s", "left"]
+    assert json.loads(run("ps", "--json").stdout)[0]["calls"] == [call]
+
+
 def test_ps_lists_what_is_deployed(run, basic):
     result = run("ps")
     head, row = result.stdout.splitlines()
@@ -147,6 +239,18 @@ def test_stop_start_and_rm(run, basic):
     assert " running " in run("ps").stdout
     assert json.loads(run("rm", "basic", "--json").stdout) == {"removed": ["basic"]}
     assert run("rm", "basic").exit_code == 5
+
+
+def test_start_takes_several_names(run, basic, source):
+    """As `stop` and `rm` do; with --json several names give an array."""
+    run("deploy", str(source), "--name", "other")
+    assert run("stop", "basic", "other").exit_code == 0
+    result = run("start", "basic", "other")
+    assert result.exit_code == 0
+    assert "basic is running" in result.stderr
+    assert "other is running" in result.stderr
+    body = json.loads(run("start", "basic", "other", "--json").stdout)
+    assert [one["name"] for one in body] == ["basic", "other"]
 
 
 def test_logs_are_the_lines_of_the_chaincode(run, basic):
@@ -242,10 +346,10 @@ def test_verdict_of_every_builder_is_shown(capsys):
     [
         (
             {"state": "crash-loop", "failures": 3},
-            "left alone after 3 failures in a row; chaindock start basic",
+            "gave up after 3 failures in a row; chaindock start basic",
         ),
-        ({"state": "back-off", "next_try": "2000-01-01T00:00:00Z"}, "tried again now"),
-        ({"state": "back-off", "next_try": "2999-01-01T00:00:00Z"}, "tried again in "),
+        ({"state": "back-off", "next_try": "2000-01-01T00:00:00Z"}, "next attempt now"),
+        ({"state": "back-off", "next_try": "2999-01-01T00:00:00Z"}, "next attempt in "),
         ({"state": "running"}, ""),
     ],
 )
@@ -272,4 +376,4 @@ def test_the_end_of_a_chaincode_is_told_in_words(capsys, facts, told):
     show_error(error, as_json=False)
     shown = capsys.readouterr().err
     assert f"  ended   {told}" in shown
-    assert "  later   it may work by itself later" in shown
+    assert "  later   a later attempt may succeed without a change" in shown

@@ -8,7 +8,8 @@ from contextlib import closing
 
 import pytest
 
-from chaindock.cli import checks, finding
+from chaindock.cli import checks
+from chaindock.cli import doctor as doctor_command
 
 
 @pytest.fixture
@@ -151,9 +152,9 @@ def test_full_disk_is_a_failure(monkeypatch, tmp_path):
         free = checks.LEAST_BYTES - 1
 
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage)
-    assert checks._disk(tmp_path).state == "fail"
+    assert checks._disk(tmp_path)[1] == "fail"
     Usage.free = checks.WANTED_BYTES - 1
-    assert checks._disk(tmp_path).state == "warn"
+    assert checks._disk(tmp_path)[1] == "warn"
 
 
 def test_killed_node_is_noticed(doctor, tools, home):
@@ -177,13 +178,13 @@ def test_last_sentence_says_how_chaincode_can_run(run, tools, monkeypatch):
     tools("go", "echo go version go1.99")
     text = run("doctor").stdout
     assert "Chaincode in Go can run as local processes; containers need" in text
-    findings = finding.Findings((), docker=True, languages=("Go",))
+    findings = doctor_command.Findings((), docker=True, languages=("Go",))
     from chaindock.cli.doctor import _sentence
 
     assert _sentence(findings) == (
         "Chaincode can run in containers, and Go as local processes too."
     )
-    findings = finding.Findings((), docker=True)
+    findings = doctor_command.Findings((), docker=True)
     assert _sentence(findings) == "Chaincode can run in containers."
 
 

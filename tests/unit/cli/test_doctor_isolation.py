@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.cli import isolation
-from chaindock.cli.finding import Check, State
+from chaindock.cli.doctor import Check, State
 from chaindock.config.load import load
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ async def network(config: Config, *, here: bool = True) -> Check:
 
 
 async def test_without_an_engine_only_processes_are_spoken_of(config: Config):
-    (only,) = await isolation.examine_isolation(config, engine_answers=False)
+    (only,) = await isolation.examine_containers(config, engine_answers=False)
     assert only.name == "processes"
     assert "run as you" in only.found
 

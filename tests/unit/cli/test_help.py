@@ -1,5 +1,7 @@
-"""Help, start-up, and the table of exit statuses."""
+"""Help, start-up, completion, and the table of exit statuses."""
 
+import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +10,8 @@ import click
 import pytest
 
 from chaindock import errors
-from chaindock.cli.exits import MEANINGS, Exit, exit_status
-from chaindock.cli.lazy import COMMANDS
-from chaindock.cli.main import root
+from chaindock.cli.main import COMMANDS, GROUPS, root
+from chaindock.cli.report import MEANINGS, Exit, exit_status
 from chaindock.cli.session import Session
 
 SLOW = {"aiohttp", "grpc", "rich", "yaml", "structlog", "asyncio", "psutil", "json"}
@@ -74,7 +75,103 @@ def test_every_command_takes_home_and_json(name):
 def test_unknown_command_is_a_usage_error(run):
     result = run("depoly")
     assert result.exit_code == 2
-    assert "No such command 'depoly'" in result.stderr
+    assert "No such command 'depoly'. Did you mean 'deploy'?" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("depoly", "--json"), "Did you mean 'deploy'?"),
+        (("ps", "--jsn", "--json"), "No such option '--jsn'"),
+        (("--json", "query", "basic"), "Missing argument 'FUNCTION'"),
+        (("query", "basic", "f", "--transient", "x", "--json"), "expected KEY=VALUE"),
+    ],
+)
+def test_usage_errors_are_json_where_json_is_asked_for(run, words, told):
+    """A script that reads standard output gets an object for every kind of error."""
+    result = run(*words)
+    assert result.exit_code == 2
+    body = json.loads(result.stdout)
+    assert body["error"] == "invalid-input"
+    assert told in body["message"]
+    assert body["hint"].endswith("--help")
+    assert result.stderr == ""
+
+
+def test_json_behind_the_dashes_is_an_argument_also_in_errors(run):
+    """`--json` after `--` belongs to the chaincode: the error stays text."""
+    result = run("query", "--jsn", "--", "basic", "f", "--json")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--jsn" in result.stderr
+
+
+def test_help_shows_commands_in_groups(run):
+    """A reader of the help finds related commands side by side."""
+    text = run("--help").stdout
+    at = [text.index(f"\n{heading}:\n") for heading in GROUPS]
+    assert at == sorted(at)
+    assert text.index("  up ") < text.index("\nChaincode:\n") < text.index("  deploy ")
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "config"])
+def test_every_command_shows_examples_that_it_takes(run, name):
+    """Each example in a command's help can be parsed by that command."""
+    text = run(name, "--help").stdout
+    examples = text.partition("\n  Examples:\n")[2].strip().splitlines()
+    assert examples
+    for line in examples:
+        shown = line.strip().removeprefix('eval "$(').replace(')"', " ")
+        words = shlex.split(shown.partition(" > ")[0], comments=True)
+        assert words[:2] == ["chaindock", name]
+        command = root.get_command(click.Context(root, obj=Session()), name)
+        assert command is not None
+        command.make_context(name, words[2:], obj=Session())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_the_script_of_a_shell(run, shell):
+    """The script asks the program for completions."""
+    result = run("completion", shell)
+    assert result.exit_code == 0
+    assert f"_CHAINDOCK_COMPLETE={shell}_complete" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("chaindock de", {"deploy", "demo"}),
+        ("chaindock stop b", {"basic"}),
+        ("chaindock query ", {"basic"}),
+        ("chaindock stop basic --j", {"--json"}),
+        ("chaindock completion ", {"bash", "zsh", "fish"}),
+    ],
+)
+def test_completion_knows_commands_options_and_chaincodes(home, basic, line, wanted):
+    """What a shell offers after TAB."""
+    assert completed(home, line) == wanted
+
+
+def test_completion_without_a_node_is_silent(home):
+    """Nothing is offered and nothing is written on the user's prompt."""
+    assert completed(home, "chaindock stop ") == set()
+
+
+def completed(home: Path, line: str) -> set[str]:
+    words = line.split(" ")
+    done = subprocess.run(
+        [sys.executable, "-m", "chaindock"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={
+            "CHAINDOCK_HOME": str(home),
+            "_CHAINDOCK_COMPLETE": "bash_complete",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(words) - 1),
+        },
+    )
+    assert done.stderr == ""
+    return {item.partition(",")[2] for item in done.stdout.split()}
 
 
 def test_help_lists_every_exit_status(run):

@@ -1,13 +1,9 @@
 """The program as a process: `up`, `down`, signals, pipes."""
 
-import contextlib
 import json
 import os
-import pty
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -15,52 +11,13 @@ import pytest
 
 from chaindock.cli.down import find_process, is_alive
 from chaindock.operations.address import find_socket
-
-TESTS = Path(__file__).parents[2]
-FAKE = Path(__file__).parent / "fake_serve"
-
-
-@pytest.fixture
-def env(home):
-    plain = {"PATH": os.defpath, "HOME": str(home.parent)}
-    plain |= {k: v for k, v in os.environ.items() if k.startswith("COVERAGE")}  # noqa: TID251
-    return plain | {
-        "CHAINDOCK_HOME": str(home),
-        "PYTHONPATH": os.pathsep.join((str(FAKE), str(TESTS))),
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
-
-
-@pytest.fixture
-def chaindock(env, home):
-    """Return a function that runs the program; what it left running is ended."""
-
-    def call(*args: str, **options) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command(*args),
-            check=False,
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            **options,
-        )
-
-    yield call
-    process = find_process(home)
-    if process is not None:
-        process.kill()
-        wait_for(lambda: not is_alive(process))
+from support.program import command, wait_for
 
 
 def the_node(home: Path) -> psutil.Process:
     process = find_process(home)
     assert process is not None
     return process
-
-
-def command(*args: str) -> list[str]:
-    return [sys.executable, "-m", "chaindock", *args]
 
 
 def test_up_detached_returns_when_it_is_ready_and_down_when_it_is_gone(chaindock, home):
@@ -98,6 +55,16 @@ def test_a_deploy_that_is_ended_leaves_no_file(
         deploy.send_signal(number)
         assert deploy.wait(10) == -number
     assert list((tmp_path / "temp").iterdir()) == []
+
+
+def test_up_detached_on_a_running_node_is_success(chaindock):
+    """The node runs, so the wish is fulfilled; options that do nothing are told."""
+    first = json.loads(chaindock("up", "-d", "--json").stdout)
+    again = chaindock("up", "-d", "--backend", "docker")
+    assert again.returncode == 0
+    assert f"process {first['pid']}" in again.stdout
+    assert "the node runs already\n" in again.stderr
+    assert "the options are not applied to it" in again.stderr
 
 
 def test_down_without_a_node_is_content(chaindock, home):
@@ -309,60 +276,6 @@ def test_a_node_that_dies_meanwhile_is_told(chaindock, env, home, source, words)
     assert "Traceback" not in said
 
 
-def on_terminal(env: dict[str, str], *args: str) -> tuple[int, str]:
-    """Run the program with a terminal; return its status and what the screen got."""
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        command(*args),
-        env=env | {"TERM": "xterm-256color"},
-        stdout=theirs,
-        stderr=theirs,
-    ) as program:
-        os.close(theirs)
-        screen = b""
-        with contextlib.suppress(OSError):  # Linux ends a terminal with an error
-            while data := os.read(ours, 4096):
-                screen += data
-        os.close(ours)
-    return program.returncode, screen.decode()
-
-
-def test_terminal_gets_a_mark_for_each_phase_and_the_build_on_demand(
-    chaindock, env, source
-):
-    chaindock("up", "-d")
-    status, screen = on_terminal(env, "deploy", "-v", str(source))
-    assert status == 0
-    for phase in ("dependencies", "compile", "ready"):
-        assert f"✓\x1b[0m {phase}" in screen
-    assert "fetching red things" in screen
-    assert "an earlier build is used again" in screen
-    status, screen = on_terminal(env, "deploy", str(source), "--name", "broken")
-    assert status == 4
-    assert "✗\x1b[0m compile" in screen
-
-
-def test_terminal_gets_payload_and_logs_without_control_characters(
-    chaindock, env, source
-):
-    chaindock("up", "-d")
-    chaindock("deploy", str(source))
-    assert on_terminal(env, "logs", "basic", "-t")[1].count("\x1b[31m") == 0
-    chaindock("invoke", "basic", "put", "k", "a\x1b[2Jb\nc")
-    assert on_terminal(env, "query", "basic", "get", "k") == (0, "ab\r\nc\r\n")
-    assert "\x1b[32mrunning" in on_terminal(env, "ps")[1]
-
-
-def test_text_that_does_not_fit_the_terminal_is_escaped(chaindock, env, source, home):
-    env["PYTHONIOENCODING"] = "latin-1"
-    chaindock("up", "-d")
-    chaindock("deploy", str(source))
-    (log,) = (home / "output").rglob("*.log")
-    with log.open("a") as file:
-        file.write("2026-11-24T10:00:00Z stdout \N{SNOWMAN}\n")
-    assert "\\u2603" in chaindock("logs", "basic").stdout
-
-
 def test_demo_with_a_wrong_answer_fails_and_leaves_nothing(chaindock, env, tmp_path):
     env["TMPDIR"] = str(tmp_path / "tmp")
     (tmp_path / "tmp").mkdir()
@@ -381,7 +294,7 @@ def test_demo_tells_phases_answers_and_blocks(chaindock, env, home, tmp_path):
     assert "chaincode runs on process (no container engine answers)" in demo.stdout
     assert "  phases: dependencies " in demo.stdout
     assert "refused: P1 is registered already" in demo.stdout
-    assert demo.stdout.endswith("done. Node and home are gone again.\n")
+    assert demo.stdout.endswith("done. Node and home are removed.\n")
     assert list((tmp_path / "tmp").iterdir()) == []
     assert list(home.iterdir()) == []
 
@@ -391,10 +304,3 @@ def test_demo_tells_phases_answers_and_blocks(chaindock, env, home, tmp_path):
     ]
     assert len(body["calls"]) == 12
     assert len(body["blocks"]) == 7
-
-
-def wait_for(condition, limit_s: float = 10) -> None:
-    ends = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < ends
-        time.sleep(0.02)
