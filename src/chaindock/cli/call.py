@@ -109,9 +109,7 @@ def invoke(session: Session, is_init: bool, **given: Any) -> int:
     transaction and waits until it is on the ledger. The payload goes to standard
     output.
     """
-    call = _read(given, is_init=is_init)
-    answer = session.client().invoke(call)
-    return _finish(session, call, answer, ordered=True)
+    return _call(session, _read(given, is_init=is_init), "invoke")
 
 
 @command(
@@ -126,8 +124,7 @@ def query(session: Session, **given: Any) -> int:
     Calls FUNCTION of the chaincode NAME with ARGS as you typed them. Standard output
     gets the payload and nothing else.
     """
-    call = _read(given)
-    return _finish(session, call, session.client().query(call), ordered=False)
+    return _call(session, _read(given), "query")
 
 
 def _read(given: dict[str, Any], *, is_init: bool = False) -> Call:
@@ -149,46 +146,34 @@ def _bytes(text: str) -> bytes:
     return text.encode(errors="surrogateescape")
 
 
-def _finish(
-    session: Session, call: Call, answer: dict[str, Any], *, ordered: bool
-) -> int:
-    """Print the answer and return the exit status."""
+def _call(session: Session, call: Call, verb: str) -> int:
+    """Call, print the answer and return the exit status."""
+    answer = session.client().call(call, verb)
     refused = int(answer["status"]) >= _ERROR_STATUS
     valid = answer["code"] in {0, None}
     payload = show.payload_of(answer)
+    status = Exit.REFUSED if refused or not valid else Exit.OK
     if session.json:
-        keys = ("tx_id", "block", "code", "code_name", "event") if ordered else ()
-        show.emit_json(
-            {
-                "result": show.parsed(payload) if valid else None,
-                **{key: answer[key] for key in ("payload", "status", "message")},
-                **{key: answer.get(key) for key in keys},
-                "refusals": answer["refusals"],
-            }
-        )
-    elif refused:
+        keys = ["payload", "status", "message", "refusals"]
+        if verb == "invoke":
+            keys += ["tx_id", "block", "code", "code_name", "event"]
+        result = show.parsed(payload) if valid else None
+        show.emit_json({"result": result, **{key: answer[key] for key in keys}})
+        return status
+    if refused:
         message = show.visible(answer["message"].replace("\n", " ")) or "no message"
         what = f"chaincode {call.name!r} answered {answer['status']}: {message}"
         show.note("error", what, "red")
     elif valid:
         show.emit_payload(payload)
-    if not session.json:
-        for text in answer["refusals"]:
-            show.note("refused", show.one_line(text))
-        if answer["block"] is not None:
-            _say_committed(answer, valid=valid)
-    return Exit.REFUSED if refused or not valid else Exit.OK
-
-
-def _say_committed(answer: dict[str, Any], *, valid: bool) -> None:
-    tx = f"transaction {answer['tx_id'][:12]}"
-    if valid:
-        text = f"{tx} is valid, in block {answer['block']}"
-        click.echo(click.style(text, dim=True), err=True)
-        return
-    show.note(
-        "error",
-        f"{tx} in block {answer['block']} is not valid: {answer['code_name']} "
-        f"({answer['code']}); nothing was written",
-        "red",
-    )
+    for text in answer["refusals"]:
+        show.note("refused", show.one_line(text))
+    if answer["block"] is not None:
+        tx = f"transaction {answer['tx_id'][:12]}"
+        where = f"in block {answer['block']}"
+        if valid:
+            click.echo(click.style(f"{tx} is valid, {where}", dim=True), err=True)
+        else:
+            why = f"{answer['code_name']} ({answer['code']}); nothing was written"
+            show.note("error", f"{tx} {where} is not valid: {why}", "red")
+    return status

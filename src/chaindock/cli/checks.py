@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
+import subprocess
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -20,18 +20,17 @@ from chaindock.cli.down import find_process
 from chaindock.cli.isolation import examine_containers
 from chaindock.cli.show import count
 from chaindock.config.load import load
-from chaindock.config.sections import Config, defaults
 from chaindock.config.surroundings import redact
-from chaindock.container.contracts import BuildEnvironment
 from chaindock.controllers.docker.endpoints import Verdict, probe_all
-from chaindock.controllers.docker.options import EndpointOptions
 from chaindock.controllers.process.environment import base_environment
 from chaindock.controllers.process.toolbox import Toolbox
 from chaindock.errors import ConfigInvalid, ToolMissing
-from chaindock.operations.address import PATH_BYTES, find_socket, fits
+from chaindock.operations.address import find_socket
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from chaindock.config.sections import Config
 
 LEAST_BYTES = 256 * 1024 * 1024
 WANTED_BYTES = 2 * 1024 * 1024 * 1024
@@ -47,39 +46,26 @@ _LANGUAGES: Mapping[str, tuple[str, ...]] = {
 
 
 async def examine(home: Path) -> Findings:
-    """Make all checks for the node of `home`."""
-    config, checks = _configuration(home)
-    checks += [*_home(home), _loopback(config, home)]
-    engines, docker = await _engines(config)
-    tools, languages = await _toolchains(config)
-    containers = await examine_containers(config, engine_answers=docker)
-    checks += [*engines, *containers, *tools, *_builds(config)]
-    return Findings(tuple(checks), docker, languages)
-
-
-# --- settings ------------------------------------------------------------------------
-
-
-def _configuration(home: Path) -> tuple[Config, list[Check]]:
+    """Make all checks for the node of `home`; wrong settings leave only those of home."""
     try:
         config = load(home)
     except ConfigInvalid as error:
-        plain = defaults(
-            home, home / "cache", os.defpath, EndpointOptions(), BuildEnvironment()
-        )
-        problem = Check(
-            "home", "settings", State.FAIL, error.message, error.hint or "correct it"
-        )
-        return plain, [problem]
+        remedy = error.hint or "correct it"
+        problem = Check("home", "settings", State.FAIL, error.message, remedy)
+        return Findings((problem, *_home(home)), docker=False)
+    engines, docker = await _engines(config)
+    tools, languages = await _toolchains(config)
+    containers = await examine_containers(config, engine_answers=docker)
+    checks = [*_settings(config), *_home(home), *engines, *containers, *tools]
+    return Findings((*checks, *_builds(config)), docker, languages)
+
+
+def _settings(config: Config) -> Iterator[Check]:
     changed = sum(one.origin != "default" for one in config.settings)
     found = f"{changed} set, {len(config.ignored)} not used (chaindock config show)"
-    return config, [
-        Check("home", "settings", State.OK, found),
-        *(
-            Check("home", "settings", State.WARN, text, "correct or unset it")
-            for text in config.warnings
-        ),
-    ]
+    yield Check("home", "settings", State.OK, found)
+    for text in config.warnings:
+        yield Check("home", "settings", State.WARN, text, "correct or unset it")
 
 
 # --- the home ------------------------------------------------------------------------
@@ -90,7 +76,6 @@ def _home(home: Path) -> list[Check]:
     return [
         Check("home", *_directory(home, existing)),
         Check("home", *_disk(existing)),
-        Check("home", "socket", State.OK, _socket(home)),
         Check("home", "node process", *_node(home)),
     ]
 
@@ -122,13 +107,6 @@ def _disk(existing: Path) -> tuple[str, State, str, str]:
     return "disk", state, found, "make room, or choose a home elsewhere with --home DIR"
 
 
-def _socket(home: Path) -> str:
-    path = home / "admin.sock"
-    if fits(path):
-        return f"{path}"
-    return f"path is longer than {PATH_BYTES} bytes: a short one is made elsewhere"
-
-
 def _node(home: Path) -> tuple[State, str, str]:
     process = find_process(home)
     if process is not None:
@@ -137,28 +115,6 @@ def _node(home: Path) -> tuple[State, str, str]:
         found = "not running, and it did not end by itself"
         return State.WARN, found, "chaindock up removes what it left"
     return State.ABSENT, "not running", ""
-
-
-def _loopback(config: Config, home: Path) -> Check:
-    port = config.listen.port
-    if port and find_process(home) is not None:
-        return Check("home", "loopback", State.OK, f"port {port} is the node's")
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("127.0.0.1", port))
-            listener.listen(1)
-    except OSError as error:
-        found = f"127.0.0.1{f':{port}' if port else ''} cannot be listened on"
-        remedy = "choose another peer.chaincodeListenAddress"
-        return Check(
-            "home",
-            "loopback",
-            State.FAIL,
-            f"{found}: {error.strerror}",
-            remedy if port else "bring the loopback interface up",
-        )
-    return Check("home", "loopback", State.OK, "127.0.0.1 can be listened on")
 
 
 # --- engines -------------------------------------------------------------------------
@@ -184,14 +140,10 @@ async def _engines(config: Config) -> tuple[list[Check], bool]:
             state = State.ABSENT if quiet else State.WARN
         checks.append(Check("engine", probe.origin, state, found, probe.remedy))
     if len(probes) == 1 and not answered:
-        named = (
-            f"vm.endpoint is set ({origin})" if origin != "default" else "it is named"
-        )
-        remedy = (
-            f"{named} and no engine answers there: start it, remove the setting, or "
-        )
-        remedy += "use --backend process"
-        checks[0] = replace(checks[0], state=State.WARN, remedy=remedy)
+        origin = "" if origin == "default" else f" (vm.endpoint: {origin})"
+        remedy = f"this place was named{origin} and no engine answers there: start it, "
+        remedy += "remove the setting, or use --backend process"
+        checks[0] = replace(checks[0], remedy=remedy)
     return checks, answered
 
 
@@ -206,7 +158,7 @@ async def _toolchains(config: Config) -> tuple[list[Check], tuple[str, ...]]:
         box = Toolbox(path, env)
         names = [tool for tools in _LANGUAGES.values() for tool in tools]
         found = await asyncio.gather(
-            *(_tool(box, tool) for tool in names), _venv(box, env), _java(box)
+            *(_tool(box, tool) for tool in names), _venv(box, env)
         )
     checks = list(found)
     bad = {check.name for check in checks if check.state is not State.OK}
@@ -238,44 +190,18 @@ async def _venv(box: Toolbox, env: Mapping[str, str]) -> Check:
         python = box.find("python3", "Python")
     except ToolMissing:
         return Check("toolchains", "venv", State.WARN, "there is no python3")
-    if await _runs(python, "-c", "import venv, ensurepip", env=env):
+    words = [python, "-c", "import venv, ensurepip"]
+    try:
+        done = await asyncio.to_thread(
+            subprocess.run, words, env=env, capture_output=True, timeout=_ASK_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        done = None
+    if done is not None and done.returncode == 0:
         return Check("toolchains", "venv", State.OK, "python3 can make environments")
     remedy = "install it; on Debian and Ubuntu: the package python3-venv"
-    return Check(
-        "toolchains", "venv", State.WARN, "python3 has no venv with pip", remedy
-    )
-
-
-async def _java(box: Toolbox) -> Check:
-    try:
-        path = box.find("java", "Java")
-    except ToolMissing:
-        path = "not on the PATH"
-    found = f"{path}; Java contracts are not supported yet"
-    return Check("toolchains", "java", State.ABSENT, found)
-
-
-async def _runs(program: str, *args: str, env: Mapping[str, str]) -> bool:
-    try:
-        process = await asyncio.create_subprocess_exec(
-            program,
-            *args,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-            env=env,
-        )
-    except OSError:
-        return False
-    try:
-        async with asyncio.timeout(_ASK_S):
-            return await process.wait() == 0
-    except TimeoutError:
-        return False
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+    found = "python3 has no venv with pip"
+    return Check("toolchains", "venv", State.WARN, found, remedy)
 
 
 # --- what builds need ----------------------------------------------------------------

@@ -30,22 +30,6 @@ CONNECT_S = 5.0
 _PART_BYTES = 64 * 1024
 
 
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost")
-        self._path = path
-
-    def connect(self) -> None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.settimeout(CONNECT_S)
-            sock.connect(str(self._path))
-        except BaseException:
-            sock.close()
-            raise
-        self.sock = sock
-
-
 class AdminClient:
     """The admin API of the node that serves `home`."""
 
@@ -73,15 +57,8 @@ class AdminClient:
         body = json.dumps({"spec": spec}).encode()
         return str(self._ask("PUT", "/logspec", body)["spec"])
 
-    def invoke(self, call: Call) -> dict[str, Any]:
-        """Submit; return the answer (wire.answer_json)."""
-        return self._call(call, "invoke")
-
-    def query(self, call: Call) -> dict[str, Any]:
-        """Evaluate; return the answer (wire.answer_json)."""
-        return self._call(call, "query")
-
-    def _call(self, call: Call, verb: str) -> dict[str, Any]:
+    def call(self, call: Call, verb: str) -> dict[str, Any]:
+        """Submit (verb `invoke`) or evaluate (`query`); return wire.answer_json."""
         body = json.dumps(wire.call_json(call)).encode()
         return self._ask("POST", f"{_of(call.name)}/{verb}", body)
 
@@ -93,13 +70,10 @@ class AdminClient:
         """Remove a chaincode."""
         self._ask("DELETE", _of(name))
 
-    def height(self) -> int:
-        """Return the number of blocks."""
-        return int(self._ask("GET", "/blocks")["height"])
-
-    def block(self, number: int) -> dict[str, Any]:
-        """Return the summary of a block."""
-        return self._ask("GET", f"/blocks/{number}")
+    def blocks(self, first: int = 0) -> list[dict[str, Any]]:
+        """Return a summary of each block from `first` on."""
+        height = self._ask("GET", "/blocks")["height"]
+        return [self._ask("GET", f"/blocks/{one}") for one in range(first, height)]
 
     def deploy(
         self,
@@ -179,42 +153,44 @@ class AdminClient:
         headers: Mapping[str, str],
         timeout_s: float | None,
     ) -> Iterator[http.client.HTTPResponse]:
-        connection = _Connection(find_socket(self.home))
-        try:
-            self._connect(connection)
-            connection.sock.settimeout(timeout_s)
+        connection = http.client.HTTPConnection("localhost")
+        with self._connect(timeout_s) as connection.sock, _foreign(self.home):
             # A node that refuses a body may answer before it has all of it.
-            with _foreign(self.home):
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                    connection.request(method, target, body, dict(headers))
-                response = connection.getresponse()
-                if response.status != 200:
-                    raise wire.rebuild_error(_load(response.read()))
-                yield response
-        finally:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(method, target, body, dict(headers))
+            response = connection.getresponse()
+            if response.status != 200:
+                raise wire.rebuild_error(_load(response.read()))
+            yield response
             connection.close()
 
-    def _connect(self, connection: _Connection) -> None:
+    def _connect(self, timeout_s: float | None) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        home = str(self.home)
         try:
-            connection.connect()
-        except PermissionError as error:
-            raise Denied(
-                f"the node of home {str(self.home)!r} belongs to another user",
-                hint="run the command as that user, or use a home of your own",
-                home=str(self.home),
-            ) from error
+            sock.settimeout(CONNECT_S)
+            sock.connect(str(find_socket(self.home)))
+            sock.settimeout(timeout_s)
         except OSError as error:
+            sock.close()
+            if isinstance(error, PermissionError):
+                raise Denied(
+                    f"the node of home {home!r} belongs to another user",
+                    hint="run the command as that user, or use a home of your own",
+                    home=home,
+                ) from error
             if error.errno in _GONE:
                 raise NodeNotRunning(
-                    f"no node is running in {str(self.home)!r}",
+                    f"no node is running in {home!r}",
                     hint="start one: chaindock up -d   (another home: --home DIR)",
-                    home=str(self.home),
+                    home=home,
                 ) from error
             raise NodeError(
-                f"the node of home {str(self.home)!r} does not answer: {error}",
+                f"the node of home {home!r} does not answer: {error}",
                 hint="see its log; `chaindock down` ends it",
-                home=str(self.home),
+                home=home,
             ) from error
+        return sock
 
 
 @contextlib.contextmanager

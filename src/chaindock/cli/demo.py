@@ -166,9 +166,6 @@ class _Demo:
         self._title(f"deploy a cold chain in {LANGUAGES[language]} ({source})")
         done = self._deploy(client, source, name)
         self.story["deployments"].append(done)
-        if not show.is_terminal():
-            spent = (f"{phase} {show.seconds(s)}" for phase, s in done["phases"])
-            self._tell(f"  phases: {', '.join(spent)}")
         self._tell(f"  {describe(done)}")
         self._title("call it")
         for verb, args, status, expected in _CALLS:
@@ -198,7 +195,7 @@ class _Demo:
         verb, name, *args = words
         call = Call(name=name, args=[arg.encode() for arg in args])
         began = time.monotonic()
-        answer = client.invoke(call) if verb == "invoke" else client.query(call)
+        answer = client.call(call, verb)
         spent_s = time.monotonic() - began
         where = "" if answer["block"] is None else f", block {answer['block']}"
         took = click.style(f"{show.seconds(spent_s)}{where}", dim=True)
@@ -221,9 +218,8 @@ class _Demo:
 
     def _show_blocks(self, client: AdminClient) -> None:
         self._title("blocks")
-        blocks = [client.block(number) for number in range(client.height())]
-        self.story["blocks"] = blocks
-        for block in blocks:
+        self.story["blocks"] = client.blocks()
+        for block in self.story["blocks"]:
             head = f"  {block['number']:>3}  {block['data_hash'][:12]}"
             for one in block["transactions"] or [None]:
                 self._tell(head + _transaction(one))

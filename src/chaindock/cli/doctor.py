@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
 import textwrap
 from dataclasses import dataclass
 from enum import StrEnum
@@ -132,17 +133,13 @@ def _print_group(checks: Sequence[Check], width: int) -> None:
 
 def _wrap(text: str, indent: int, first: int = 6) -> str:
     """Break `text` at words for the terminal; elsewhere it stays one line."""
-    room = show.width()
-    if room is None or room < indent + 20:
-        return " " * first + text
     return textwrap.fill(
         text,
-        room,
+        max(show.width() or sys.maxsize, indent + 20),
         initial_indent=" " * first,
         subsequent_indent=" " * indent,
         break_on_hyphens=False,
         break_long_words=False,
-        drop_whitespace=True,
     )
 
 

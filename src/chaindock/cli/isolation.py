@@ -87,18 +87,14 @@ async def _has_any(engine: Engine, images: Sequence[str]) -> bool:
 
 
 def _limits(info: dict[str, Any]) -> Check:
-    lacks = engine_lacks(info)
     kind = "rootless engine" if is_rootless(info) else "engine of root"
-    if not lacks:
-        found = f"{kind}: limits of memory, swap, CPU and processes, and seccomp"
-        return Check(_GROUP, "containers", State.OK, found)
-    return Check(
-        _GROUP,
-        "containers",
-        State.WARN,
-        f"{kind}: {', '.join(lacks)}",
-        "let the engine use control groups (for a rootless one: version 2, delegated)",
-    )
+    if lacks := engine_lacks(info):
+        found = f"{kind}: {', '.join(lacks)}"
+        remedy = "let the engine use control groups "
+        remedy += "(for a rootless one: version 2, delegated)"
+        return Check(_GROUP, "containers", State.WARN, found, remedy)
+    found = f"{kind}: limits of memory, swap, CPU and processes, and seccomp"
+    return Check(_GROUP, "containers", State.OK, found)
 
 
 async def _is_here(engine: Engine, info: dict[str, Any]) -> bool:
@@ -115,56 +111,46 @@ async def _is_here(engine: Engine, info: dict[str, Any]) -> bool:
 
 
 async def _network(config: Config, *, here: bool, rootless: bool = False) -> Check:
-    name = "network"
+    state, remedy = State.WARN, ""
     if not config.docker.sandbox.internal:
         found = "chaindock.sandbox.internal is false: chaincode reaches other machines"
-        return Check(_GROUP, name, State.WARN, found, "remove the setting")
-    if not here:
-        return _elsewhere(rootless=rootless)
-    why, mixes = await usable(config.docker.path)
-    if why:
-        return Check(
-            _GROUP,
-            name,
-            State.WARN,
-            f"chaincode reaches no other machine, but on this one: {_open()} ({why})",
-            "run the node as root or with CAP_NET_ADMIN, or let these services listen "
-            "on 127.0.0.1",
-        )
-    if not bridges_filtered():
-        return Check(
-            _GROUP,
-            name,
-            State.WARN,
-            "chaincode reaches the node, and perhaps other chaincode: packets within a "
-            "bridge are not filtered",
-            "load the kernel module br_netfilter",
-        )
-    if mixes:
-        return Check(
-            _GROUP,
-            name,
-            State.WARN,
-            "chaincode reaches the node and nothing else, but every user of this machine "
-            f"can connect to Python chaincode ({mixes})",
-            "load the kernel module xt_owner",
-        )
-    return Check(_GROUP, name, State.OK, "chaincode reaches the node and nothing else")
-
-
-def _elsewhere(*, rootless: bool) -> Check:
-    if rootless:
+        remedy = "remove the setting"
+    elif rootless:
         found = (
             "the engine is rootless, its networks do not end here: chaincode reaches "
             "other machines, and services of this one, those on 127.0.0.1 alone too"
         )
         remedy = "run what you do not trust on an engine of root"
-        return Check(_GROUP, "network", State.WARN, found, remedy)
-    found = (
-        "the engine's networks do not end here: a network of its own is tried; "
-        "`chaindock ps` says what came of it"
-    )
-    return Check(_GROUP, "network", State.WARN, found)
+    elif not here:
+        found = (
+            "the engine's networks do not end here: Chaindock will try a network of its "
+            "own; `chaindock ps` shows the result"
+        )
+    else:
+        state, found, remedy = await _firewall(config)
+    return Check(_GROUP, "network", state, found, remedy)
+
+
+async def _firewall(config: Config) -> tuple[State, str, str]:
+    why, mixes = await usable(config.docker.path)
+    found, remedy = "chaincode reaches the node and nothing else", ""
+    if why:
+        found = (
+            f"chaincode reaches no other machine, but on this one: {_open()} ({why})"
+        )
+        remedy = "run the node as root or with CAP_NET_ADMIN, or let these services "
+        remedy += "listen on 127.0.0.1"
+    elif not bridges_filtered():
+        found = (
+            "chaincode reaches the node, and perhaps other chaincode: packets within "
+        )
+        found += "a bridge are not filtered"
+        remedy = "load the kernel module br_netfilter"
+    elif mixes:
+        found += ", but every user of this machine can connect to Python chaincode "
+        found += f"({mixes})"
+        remedy = "load the kernel module xt_owner"
+    return State.WARN if remedy else State.OK, found, remedy
 
 
 def _open() -> str:
@@ -173,10 +159,10 @@ def _open() -> str:
         found = sorted(set(_listening()))
     except (psutil.Error, OSError):
         return "whatever listens on all addresses"
-    if not found:
-        return "whatever listens on all addresses; now nothing does"
     told = ", ".join(f"{kind} {port}" for port, kind in found[:_MOST_TOLD])
-    return told + (f" and {len(found) - _MOST_TOLD} more" * (len(found) > _MOST_TOLD))
+    if len(found) > _MOST_TOLD:
+        told += f" and {len(found) - _MOST_TOLD} more"
+    return told or "whatever listens on all addresses; now nothing does"
 
 
 def _listening() -> Iterator[tuple[int, str]]:

@@ -71,10 +71,7 @@ def _print(event: Mapping[str, Any], *, timestamps: bool, as_json: bool) -> None
         click.echo(when + line, color=True)  # as it is: click would drop its colours
 
 
-@command(
-    "chaindock logspec",
-    "chaindock logspec info:chaincode,endorser=debug",
-)
+@command("chaindock logspec", "chaindock logspec info:chaincode,endorser=debug")
 @click.argument("spec", required=False)
 def logspec(session: Session, spec: str | None) -> None:
     """Show or change which lines the node logs.

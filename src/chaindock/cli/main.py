@@ -63,10 +63,6 @@ COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.it
 class Root(click.Group):
     """The group that imports commands lazily and ends with our exit statuses."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Return all names, in the order of the help."""
-        return list(COMMANDS)
-
     def get_command(
         self,
         ctx: click.Context,  # noqa: ARG002
@@ -79,19 +75,14 @@ class Root(click.Group):
         found: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return found
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command of `args`; the error for a mistyped one names the nearest."""
-        try:
+        if args[0] in COMMANDS or ctx.resilient_parsing:
             return super().resolve_command(ctx, args)
-        except click.exceptions.NoSuchCommand as error:
-            from difflib import get_close_matches
+        from difflib import get_close_matches
 
-            nearest = get_close_matches(error.command_name, COMMANDS, 1)
-            raise click.exceptions.NoSuchCommand(
-                error.command_name, possibilities=nearest, ctx=ctx
-            ) from None
+        nearest = get_close_matches(args[0], COMMANDS, 1)
+        raise click.exceptions.NoSuchCommand(args[0], possibilities=nearest, ctx=ctx)
 
     def format_commands(
         self,
@@ -129,45 +120,43 @@ class Root(click.Group):
 
     def _run(self, given: list[str]) -> int:
         """Return the exit status. Raises: OSError when standard output is lost."""
+        self._main_shell_completion({}, "chaindock")
         session = Session()
         color = None if _wants_colour() else False
-        self._main_shell_completion({}, "chaindock")
-        try:
-            with self.make_context(
-                "chaindock", list(given), obj=session, color=color
-            ) as context:
-                return self.invoke(context) or Exit.OK
-        except click.exceptions.Exit as end:
-            return end.exit_code
-        except KeyboardInterrupt:
-            click.echo(err=True)
-            return Exit.INTERRUPTED
-        except click.ClickException as error:
-            # --json may stand behind what could not be understood.
-            as_json = session.json or "--json" in _before_dashes(given)
-            if isinstance(error, click.exceptions.NoArgsIsHelpError) and not as_json:
+        with click.Context(self, obj=session, color=color) as outer:
+            try:
+                with self.make_context("chaindock", list(given), parent=outer) as ctx:
+                    return self.invoke(ctx) or Exit.OK
+            except click.exceptions.Exit as end:
+                return end.exit_code
+            except KeyboardInterrupt:
+                click.echo(err=True)
+                return Exit.INTERRUPTED
+            except click.exceptions.NoArgsIsHelpError as error:
                 error.show()
-            else:
-                report.show_error(_usage_error(error), as_json=as_json, color=color)
-            return error.exit_code
-        except ChaindockError as error:
-            report.show_error(error, as_json=session.json, color=color)
-            return report.exit_status(error)
-        except Exception as error:  # noqa: BLE001  # the last frame: a defect
-            if isinstance(error, OSError):
-                sys.stdout.flush()  # raises again when standard output was the cause
-            report.show_defect(error, as_json=session.json, color=color)
-            return Exit.INTERNAL
+                return error.exit_code
+            except Exception as error:  # noqa: BLE001  # the last frame
+                # --json may stand behind what could not be understood.
+                options = given[: given.index("--")] if "--" in given else given
+                as_json = session.json or "--json" in options
+                return _show(error, as_json=as_json)
 
 
-def _before_dashes(args: list[str]) -> list[str]:
-    return args[: args.index("--")] if "--" in args else args
-
-
-def _usage_error(error: click.ClickException) -> InvalidInput:
-    context = getattr(error, "ctx", None)
-    hint = None if context is None else f"{context.command_path} --help"
-    return InvalidInput(error.format_message(), hint=hint)
+def _show(error: Exception, *, as_json: bool) -> int:
+    """Print what ended a command; return the exit status."""
+    if isinstance(error, OSError):
+        sys.stdout.flush()  # raises again when standard output is lost
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        hint = None if context is None else f"{context.command_path} --help"
+        told = InvalidInput(error.format_message(), hint=hint)
+        report.show_error(told, as_json=as_json)
+        return error.exit_code
+    if isinstance(error, ChaindockError):
+        report.show_error(error, as_json=as_json)
+        return report.exit_status(error)
+    report.show_defect(error, as_json=as_json)
+    return Exit.INTERNAL
 
 
 def _wants_colour() -> bool:
@@ -184,10 +173,9 @@ def _end_output(reason: OSError) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(reason, BrokenPipeError):
         return Exit.PIPE
+    told = f"error: standard output cannot be written: {reason.strerror}"
     with contextlib.suppress(OSError):
-        click.echo(
-            f"error: standard output cannot be written: {reason.strerror}", err=True
-        )
+        click.echo(told, err=True)
     return Exit.OUTPUT
 
 

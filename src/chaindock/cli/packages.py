@@ -5,9 +5,8 @@ No node is needed. A package file appears complete or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,36 +56,30 @@ def _write(source: Path, output: Path, label: str | None) -> PackageInfo:
             hint="check the path",
             path=str(source),
         )
+    part = output.with_name(f".{output.name}.part")
     try:
-        number, name = tempfile.mkstemp(prefix=".chaindock-", dir=output.parent)
-        fresh = Path(name)
-        try:
-            with os.fdopen(number, "w+b") as file:
-                info = package_directory(source, file, label)
-            fresh.chmod(0o666 & ~_umask())
-            fresh.replace(output)
-        finally:
-            fresh.unlink(missing_ok=True)
+        with part.open("w+b") as file:
+            info = package_directory(source, file, label)
+        part.replace(output)
     except OSError as error:
         raise InvalidInput(
             f"package file {str(output)!r} cannot be written: {error.strerror}",
             hint="choose another place with -o FILE",
             path=str(output),
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
     return info
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 @command("chaindock inspect basic.tar.gz")
 @click.argument("file", type=click.Path(path_type=Path))
 def inspect(session: Session, file: Path) -> None:
     """Show what is in a package."""
-    info = _read(file)
+    from chaindock.packaging.format import read_package
+
+    info = read_package(file)
     if session.json:
         show.emit_json(_as_json(info))
         return
@@ -115,17 +108,13 @@ def inspect(session: Session, file: Path) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def package_id(session: Session, file: Path) -> None:
     """Print the id of a package."""
-    info = _read(file)
+    from chaindock.packaging.format import read_package
+
+    info = read_package(file)
     if session.json:
         show.emit_json({"id": info.id})
         return
     click.echo(info.id)
-
-
-def _read(file: Path) -> PackageInfo:
-    from chaindock.packaging.format import read_package
-
-    return read_package(file)
 
 
 def _as_json(info: PackageInfo) -> dict[str, Any]:

@@ -94,9 +94,7 @@ _CAUSES = {
 }
 
 
-def show_error(
-    error: ChaindockError, *, as_json: bool, color: bool | None = None
-) -> None:
+def show_error(error: ChaindockError, *, as_json: bool) -> None:
     """Print an error: JSON on standard output, or text on standard error."""
     from chaindock.cli.show import emit_json, shorten_all, visible
 
@@ -115,7 +113,7 @@ def show_error(
         hint = "\n      ".join(visible(line) for line in error.hint.splitlines())
         lines.append(click.style("hint: ", fg="cyan") + hint)
     for line in lines:
-        click.echo(line, err=True, color=color)
+        click.echo(line, err=True)
 
 
 def _launch_facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -179,7 +177,7 @@ def _output(facts: Mapping[str, Any]) -> Iterator[str]:
         yield click.style("  | ", dim=True) + visible(line)
 
 
-def show_defect(error: Exception, *, as_json: bool, color: bool | None = None) -> None:
+def show_defect(error: Exception, *, as_json: bool) -> None:
     """Print an error that nobody planned, with its trace."""
     import traceback
 
@@ -188,4 +186,4 @@ def show_defect(error: Exception, *, as_json: bool, color: bool | None = None) -
         hint="this is a defect of Chaindock; please report it with the lines above",
     )
     click.echo("".join(traceback.format_exception(error)).rstrip(), err=True)
-    show_error(told, as_json=as_json, color=color)
+    show_error(told, as_json=as_json)

@@ -63,28 +63,21 @@ def up(
     own. What was deployed is started again. With -d, a node that runs already is
     success.
     """
+    from chaindock.errors import NodeNotRunning
+
     flags = _flags(backend, ca, settings)
     if not detach:
         return _serve(session, flags, ready_fd)
-    found = _running(session)
-    if found is None:
-        found = start_detached(session.home, flags)
-    elif not session.json:
+    try:
+        found = session.client().status()
         click.echo("the node runs already", err=True)
         if flags:
             words = session.words("down")
             show.note("warning", f"the options are not applied to it; first {words}")
+    except NodeNotRunning:
+        found = start_detached(session.home, flags)
     _announce(session, found)
     return Exit.OK
-
-
-def _running(session: Session) -> dict[str, Any] | None:
-    from chaindock.errors import NodeNotRunning
-
-    try:
-        return session.client().status()
-    except NodeNotRunning:
-        return None
 
 
 def _flags(
@@ -104,45 +97,27 @@ def _flags(
 
 
 def _announce(session: Session, found: Mapping[str, Any]) -> None:
-    if session.json:
-        show.emit_json(found)
-        return
     from chaindock.cli.ps import show_status
 
-    show_status(found)
+    if session.json:
+        show.emit_json(found)
+    else:
+        show_status(found)
 
 
 # --- in the foreground ---------------------------------------------------------------
 
 
 def _serve(session: Session, flags: Mapping[str, str], ready_fd: int | None) -> int:
-    from chaindock.errors import ChaindockError
-
-    try:
-        return _run(session, flags, ready_fd)
-    except ChaindockError as error:
-        if ready_fd is not None:
-            _tell(ready_fd, {"error": error.as_dict()})
-        raise
-
-
-def _run(session: Session, flags: Mapping[str, str], ready_fd: int | None) -> int:
     import asyncio
     import dataclasses
 
     from chaindock import telemetry
     from chaindock.config.environment import quieten_transport
+    from chaindock.errors import ChaindockError
 
     quieten_transport()
     from chaindock.config.load import load
-
-    config = load(session.home, flags)
-    telemetry.configure(
-        level=config.log.level,
-        spec=config.log.spec,
-        json=config.log.format == "json",
-        stream=None if ready_fd is None else NodeLog(session.home / LOG_NAME),
-    )
 
     def ready(status: NodeStatus) -> None:
         if ready_fd is not None:
@@ -150,7 +125,19 @@ def _run(session: Session, flags: Mapping[str, str], ready_fd: int | None) -> in
         else:
             _greet(session, dataclasses.asdict(status))
 
-    asyncio.run(_until_signal(config, ready))
+    try:
+        config = load(session.home, flags)
+        telemetry.configure(
+            level=config.log.level,
+            spec=config.log.spec,
+            json=config.log.format == "json",
+            stream=None if ready_fd is None else NodeLog(session.home / LOG_NAME),
+        )
+        asyncio.run(_until_signal(config, ready))
+    except ChaindockError as error:
+        if ready_fd is not None:
+            _tell(ready_fd, {"error": error.as_dict()})
+        raise
     return Exit.OK
 
 
@@ -264,8 +251,6 @@ def start_detached(home: Path, flags: Mapping[str, str]) -> dict[str, Any]:
 LOG_NAME = "node.log"
 LOG_BYTES = 16 * 1024 * 1024
 """A larger log becomes `node.log.1`, so two files of about this size are kept."""
-_LOOK_BYTES = 256 * 1024
-"""How much is written before the size is checked again."""
 
 
 def open_log(home: Path) -> BinaryIO:
@@ -279,7 +264,7 @@ def open_log(home: Path) -> BinaryIO:
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size > LOG_BYTES:
-            path.replace(_former(path))
+            path.replace(path.with_suffix(".log.1"))
         file = open(_append(path), "ab")  # noqa: SIM115  # a descriptor
         file.seek(0, os.SEEK_END)
     except OSError as error:
@@ -307,16 +292,17 @@ class NodeLog:
         max_bytes: int = LOG_BYTES,
     ) -> None:
         self._path, self._descriptors, self._max = path, descriptors, max_bytes
-        self._unchecked = 0
 
     def write(self, text: str) -> int:
         """Write `text`. Raises: OSError."""
-        data = text.encode(errors="backslashreplace")
-        os.write(self._descriptors[0], data)
-        self._unchecked += len(data)
-        if self._unchecked >= min(_LOOK_BYTES, self._max):
-            self._unchecked = 0
-            self._rotate()
+        os.write(self._descriptors[0], text.encode(errors="backslashreplace"))
+        now = os.fstat(self._descriptors[0])
+        if now.st_size >= self._max and os.path.samestat(now, self._path.stat()):
+            self._path.replace(self._path.with_suffix(".log.1"))
+            fresh = _append(self._path)
+            for descriptor in self._descriptors:
+                os.dup2(fresh, descriptor)
+            os.close(fresh)
         return len(text)
 
     def flush(self) -> None:
@@ -325,20 +311,6 @@ class NodeLog:
     def isatty(self) -> bool:
         """Whether it is a terminal."""
         return False
-
-    def _rotate(self) -> None:
-        now = os.fstat(self._descriptors[0])
-        if now.st_size < self._max or not os.path.samestat(now, self._path.stat()):
-            return
-        self._path.replace(_former(self._path))
-        fresh = _append(self._path)
-        for descriptor in self._descriptors:
-            os.dup2(fresh, descriptor)
-        os.close(fresh)
-
-
-def _former(path: Path) -> Path:
-    return path.with_suffix(".log.1")
 
 
 def _append(path: Path) -> int:

@@ -129,12 +129,12 @@ class World(ABC):
     ) -> dict[str, Any]:
         """Submit; return the answer. Raises: ChaindockError."""
         call = Call(name, [one.encode() for one in args], timeout_s=timeout_s)
-        return self.admin.invoke(call)
+        return self.admin.call(call, "invoke")
 
     def query(self, name: str, *args: str, timeout_s: float | None = None) -> str:
         """Evaluate; return the payload. Raises: ChaindockError."""
         call = Call(name, [one.encode() for one in args], timeout_s=timeout_s)
-        answer = self.admin.query(call)
+        answer = self.admin.call(call, "query")
         assert answer["status"] < 400, answer
         return decode(answer["payload"], "payload").decode()
 

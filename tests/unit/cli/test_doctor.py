@@ -112,7 +112,8 @@ def test_engine_that_was_named_and_is_not_there_is_a_warning(doctor, tools, tmp_
     _, _, found = doctor(DOCKER_HOST=f"unix://{tmp_path}/none.sock")
     assert found["DOCKER_HOST"]["state"] == "warn"
     _, _, found = doctor(CORE_VM_ENDPOINT=f"unix://{tmp_path}/none.sock")
-    assert "vm.endpoint is set (env CORE_VM_ENDPOINT)" in found["vm.endpoint"]["remedy"]
+    remedy = found["vm.endpoint"]["remedy"]
+    assert "named (vm.endpoint: env CORE_VM_ENDPOINT) and no engine" in remedy
     _, _, found = doctor(CORE_VM_ENDPOINT="")
     assert found["engine"]["found"] == "turned off: vm.endpoint is empty"
 
@@ -126,16 +127,6 @@ def test_wrong_settings_are_a_failure_with_the_way_out(doctor, tools, home):
     assert found["settings"]["remedy"] == "did you mean 'chaindock.backend'?"
 
 
-def test_taken_port_is_a_failure(doctor, tools):
-    with closing(socket.socket()) as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen(1)
-        port = taken.getsockname()[1]
-        _, _, found = doctor(CORE_PEER_CHAINCODELISTENADDRESS=f"127.0.0.1:{port}")
-    assert found["loopback"]["state"] == "fail"
-    assert f"127.0.0.1:{port}" in found["loopback"]["found"]
-
-
 def test_home_is_judged_before_it_exists(run, tools, tmp_path):
     (tmp_path / "file").write_text("")
     result = run("doctor", "--json", "--home", str(tmp_path / "file"))
@@ -144,7 +135,6 @@ def test_home_is_judged_before_it_exists(run, tools, tmp_path):
     result = run("doctor", "--json", "--home", str(tmp_path / "new" / ("x" * 120)))
     found = {one["name"]: one for one in json.loads(result.stdout)["checks"]}
     assert found["directory"]["found"].endswith(", will be made")
-    assert "longer than 103 bytes" in found["socket"]["found"]
 
 
 def test_full_disk_is_a_failure(monkeypatch, tmp_path):

@@ -292,7 +292,7 @@ def test_demo_tells_phases_answers_and_blocks(chaindock, env, home, tmp_path):
     demo = chaindock("demo")
     assert demo.returncode == 0, demo.stderr
     assert "chaincode runs on process (no container engine answers)" in demo.stdout
-    assert "  phases: dependencies " in demo.stdout
+    assert "  dependencies ...\n" in demo.stderr
     assert "refused: P1 is registered already" in demo.stdout
     assert demo.stdout.endswith("done. Node and home are removed.\n")
     assert list((tmp_path / "tmp").iterdir()) == []
