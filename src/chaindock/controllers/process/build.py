@@ -21,8 +21,6 @@ import contextlib
 import hashlib
 import json
 import platform as machine
-import re
-import time
 from collections import Counter, defaultdict
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from chaindock.aio import finish
 from chaindock.container.attempt import Phase
 from chaindock.container.environment import CONTENT_VARIABLES
+from chaindock.container.plan import build_deadline, run_plan
 from chaindock.controllers.process.builds import Build, Entry
 from chaindock.controllers.process.child import Program
 from chaindock.controllers.process.environment import (
@@ -39,28 +38,27 @@ from chaindock.controllers.process.environment import (
 )
 from chaindock.controllers.process.owned import Owned
 from chaindock.controllers.process.removal import remove_tree
-from chaindock.errors import BuildFailed, BuildSilent, StartFailed, is_retryable
+from chaindock.errors import BuildFailed, StartFailed, is_retryable
 from chaindock.platforms.fingerprint import planner_fingerprint
 from chaindock.platforms.placeholders import Places
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from chaindock.aio import Tasks
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import BuildEnvironment, Exit
+    from chaindock.container.plan import StepCommand, StepOutput
     from chaindock.controllers.process.builds import Builds
     from chaindock.controllers.process.child import Spawner
     from chaindock.controllers.process.options import ProcessOptions
     from chaindock.controllers.process.toolbox import Toolbox
     from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
-    from chaindock.platforms.base import BuildPlan, Platform, Step
+    from chaindock.platforms.base import BuildPlan, Platform
 
 LAYOUT = 1
 """Changes when what lies in a build directory changes."""
-_PLACEHOLDER = re.compile(r"\{(?:\w+:)?([\w-]+)\}")
-_PHASES = {"dependencies": Phase.DEPENDENCIES, "compile": Phase.COMPILE}
 
 
 class Workshop:
@@ -170,7 +168,7 @@ class Workshop:
         with self._builds.claim(key):
             build = self._builds.find(key)
             if build is None:
-                await self._run_in_time(platform, plan, scratch, attempt)
+                await self._run_steps(platform, plan, scratch, attempt)
                 build = Build(
                     key, scratch / "output", plan.launch, platform.name, plan.tools
                 )
@@ -188,20 +186,6 @@ class Workshop:
             self._prune(package.label)
         return build
 
-    async def _run_in_time(
-        self, platform: Platform, plan: BuildPlan, scratch: Path, attempt: Attempt
-    ) -> None:
-        limit_s = self._options.limit_s
-        try:
-            async with asyncio.timeout(limit_s):
-                await self._run_steps(platform, plan, scratch, attempt)
-        except TimeoutError as error:
-            raise BuildFailed(
-                f"the build took longer than {limit_s:g} s",
-                hint=f"read its output: chaindock logs {attempt.ccid}",
-                **attempt.facts(),
-            ) from error
-
     async def _run_steps(
         self, platform: Platform, plan: BuildPlan, scratch: Path, attempt: Attempt
     ) -> None:
@@ -214,44 +198,9 @@ class Workshop:
         )
         tools = [self._toolbox.find(name, platform.name) for name in plan.tools]
         env = self._step_environment(scratch, tools)
-        for step in plan.steps:
-            attempt.enter(_PHASES[step.phase])
-            cwd = Path(places.fill(step.cwd))
-            cwd.mkdir(parents=True, exist_ok=True)
-            program = Program(
-                argv=places.fill_all(step.argv),
-                cwd=cwd,
-                env={**env, **places.fill_values(step.env)},
-                kind="build",
-            )
-            try:
-                result = await self._run(program, attempt)
-            except TimeoutError as error:
-                raise _silent(
-                    step, program, self._options.silence_s, attempt
-                ) from error
-            if result.code != 0:
-                retryable = platform.is_retryable(step, attempt.tail())
-                raise _failed(step, program, result, attempt, retryable=retryable)
-
-    async def _run(self, program: Program, attempt: Attempt) -> Exit:
-        """Run one step to its end. Raises: TimeoutError when it was silent too long."""
-        run_id = self._spawner.new_run_id()
-        child = await self._spawner.spawn(
-            run_id, program, attempt, streams=("build", "build")
-        )
-        try:
-            while True:
-                end = child.heard + self._options.silence_s
-                try:
-                    async with asyncio.timeout(end - time.monotonic()):
-                        return await child.wait()
-                except TimeoutError:
-                    if time.monotonic() >= child.heard + self._options.silence_s:
-                        raise
-        except BaseException:
-            await self._spawner.end_quietly(child)
-            raise
+        host = _HostSteps(places, env, self._spawner, attempt)
+        async with build_deadline(self._options.limit_s, attempt):
+            await run_plan(plan, platform, host, attempt, self._options.silence_s)
 
     def _step_environment(self, scratch: Path, tools: list[str]) -> dict[str, str]:
         path = [*(str(Path(tool).parent) for tool in tools), self._options.path]
@@ -306,45 +255,43 @@ class Workshop:
             await asyncio.shield(self._tasks.start(removal, "remove scratch"))
 
 
+class _HostSteps:
+    """Implements container.plan.StepExecutor with processes of this machine."""
+
+    def __init__(
+        self,
+        places: Places,
+        env: Mapping[str, str],
+        spawner: Spawner,
+        attempt: Attempt,
+    ) -> None:
+        self.places = places
+        self._env, self._spawner, self._attempt = env, spawner, attempt
+
+    async def run(self, command: StepCommand, output: StepOutput) -> Exit:
+        """Run one program to its end; see the contract."""
+        cwd = Path(command.cwd)
+        cwd.mkdir(parents=True, exist_ok=True)
+        program = Program(
+            command.argv, cwd, env={**self._env, **command.env}, kind="build"
+        )
+        child = await self._spawner.spawn(
+            self._spawner.new_run_id(),
+            program,
+            self._attempt,
+            (output.line, output.line),
+            output.active,
+        )
+        try:
+            return await child.wait()
+        except BaseException:
+            await self._spawner.end_quietly(child)
+            raise
+
+
 def _digest(parts: Any) -> str:
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _name(step: Step, program: Program) -> str:
-    if step.title:
-        return step.title
-    words = (_PLACEHOLDER.sub(r"\1", word) for word in step.argv[1:])
-    return " ".join([Path(program.argv[0]).name, *words])
-
-
-def _failed(
-    step: Step, program: Program, result: Exit, attempt: Attempt, *, retryable: bool
-) -> BuildFailed:
-    name = _name(step, program)
-    return BuildFailed(
-        f"build step {name!r} {result.text}",
-        hint=f"read its output: chaindock logs {attempt.ccid}",
-        step=name,
-        retryable=retryable,
-        **result.facts,
-        **attempt.facts(),
-    )
-
-
-def _silent(
-    step: Step, program: Program, limit_s: float, attempt: Attempt
-) -> BuildSilent:
-    name = _name(step, program)
-    return BuildSilent(
-        f"build step {name!r} printed nothing for {limit_s:g} s",
-        hint="look at its last lines; a registry may be unreachable. The limit is "
-        "chaindock.build.silence",
-        step=name,
-        limit_s=limit_s,
-        retryable=step.phase == "dependencies",
-        **attempt.facts(),
-    )
 
 
 def _is_retryable(error: OSError | StartFailed) -> bool:

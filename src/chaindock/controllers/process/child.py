@@ -84,9 +84,12 @@ class Child(asyncio.SubprocessProtocol):
     """One started group. Made by Spawner."""
 
     def __init__(
-        self, program: Program, take: Mapping[int, Callable[[str], None]]
+        self,
+        program: Program,
+        take: Mapping[int, Callable[[str], None]],
+        active: Callable[[], None] | None,
     ) -> None:
-        self.program = program
+        self.program, self._active = program, active
         self.record: Record
         self._take = take
         self._transport: asyncio.SubprocessTransport
@@ -95,8 +98,6 @@ class Child(asyncio.SubprocessProtocol):
         self._over: Latch[Exit] = Latch()
         self._asked = self._killed = False
         self._verdict: Exit | None = None
-        self.heard = time.monotonic()
-        """When it last wrote something, whole lines or not."""
 
     @property
     def running(self) -> bool:
@@ -155,7 +156,8 @@ class Child(asyncio.SubprocessProtocol):
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         """Hand on output."""
-        self.heard = time.monotonic()
+        if self._active is not None:
+            self._active()
         self._pumps[fd].feed(data)
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
@@ -231,28 +233,31 @@ class Spawner:
         return uuid.uuid4().hex[:12]
 
     async def spawn(
-        self, run_id: str, program: Program, attempt: Attempt, streams: Sequence[Any]
+        self,
+        run_id: str,
+        program: Program,
+        attempt: Attempt,
+        lines: tuple[Callable[[str], None], Callable[[str], None]],
+        active: Callable[[], None] | None = None,
     ) -> Child:
-        """Start `program` with its output going to `attempt`.
+        """Start `program` for `attempt`.
 
         Args:
             run_id: from `new_run_id`; used once.
             program: what to start.
-            attempt: gets the output until the program ends.
-            streams: names of its stdout and stderr for the attempt.
+            attempt: whose facts the record and an error carry.
+            lines: take each line of its stdout and of its stderr.
+            active: called for each piece of output, whole lines or not.
 
         Raises:
             StartFailed: the system refuses; nothing is left of it.
         Cancelled: nothing is left of it.
         """
-        take = {
-            _STDOUT: partial(attempt.output, stream=streams[0]),
-            _STDERR: partial(attempt.output, stream=streams[1]),
-        }
+        take = {_STDOUT: lines[0], _STDERR: lines[1]}
         node_id = self.records.node_id
         env = {**program.env, NODE_MARKER: node_id, RUN_MARKER: run_id}
         try:
-            child = await _open(program, env, take)
+            child = await _open(program, env, take, active)
         except (OSError, ValueError) as error:
             raise _refused(program, attempt, error) from error
         try:
@@ -340,7 +345,10 @@ class Spawner:
 
 
 async def _open(
-    program: Program, env: Mapping[str, str], take: Mapping[int, Callable[[str], None]]
+    program: Program,
+    env: Mapping[str, str],
+    take: Mapping[int, Callable[[str], None]],
+    active: Callable[[], None] | None,
 ) -> Child:
     files = program.max_open_files
     limits = "" if files is None else f"ulimit -n {files} 2>/dev/null; "
@@ -348,7 +356,7 @@ async def _open(
         blocks = -(-program.max_file_bytes // _BLOCK_BYTES)
         limits += f"ulimit -f {blocks} 2>/dev/null; "
     _, child = await asyncio.get_running_loop().subprocess_exec(
-        lambda: Child(program, take),
+        lambda: Child(program, take, active),
         SHELL,
         "-c",
         GATE.format(limits=limits),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,9 +159,11 @@ class ProcessInstance:
             self._stream = _told(peer, answer)
             program = self._program(peer, attempt, private, known, claim)
             attempt.enter(Phase.START)
-            self._child = await self._spawner.spawn(
-                run_id, program, attempt, streams=("stdout", "stderr")
+            lines = (
+                partial(attempt.output, stream="stdout"),
+                partial(attempt.output, stream="stderr"),
             )
+            self._child = await self._spawner.spawn(run_id, program, attempt, lines)
             self._settings, self._bounds = peer.settings, self._bounds_of(peer, private)
             self._watch.add(self._child, self._bounds)
         except OSError as error:
