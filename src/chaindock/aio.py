@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from typing import Any
 
 T = TypeVar("T")
@@ -117,6 +117,26 @@ class Tasks:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+class KeyedLocks(Generic[T]):
+    """One lock per key, which exists as long as somebody holds or awaits it."""
+
+    def __init__(self) -> None:
+        self._locks: dict[T, tuple[asyncio.Lock, int]] = {}
+
+    @contextlib.asynccontextmanager
+    async def hold(self, key: T) -> AsyncIterator[None]:
+        """Let one block per key at a time through, in the order of their calls."""
+        lock, users = self._locks.get(key, (asyncio.Lock(), 0))
+        self._locks[key] = lock, users + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks.pop(key)
+            if users > 1:
+                self._locks[key] = lock, users - 1
 
 
 async def finish(

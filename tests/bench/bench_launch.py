@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from chaindock.chaincode.runtime import PackageSource
     from chaindock.container.contracts import Builder
     from chaindock.controllers.docker.containers import DockerInstance
-    from chaindock.controllers.process.run import ProcessInstance
+    from chaindock.controllers.process.instance import ProcessInstance
     from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
-    from chaindock.controllers.process.run import ProcessInstance
+    from chaindock.controllers.process.instance import ProcessInstance
 
     _Boot = tuple[ProcessInstance, BareListener, Path]
 

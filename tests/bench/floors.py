@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from chaindock.container.contracts import CallbackListener
     from chaindock.controllers.docker.containers import DockerInstance
     from chaindock.controllers.docker.endpoints import Candidate
-    from chaindock.controllers.process.run import ProcessInstance
+    from chaindock.controllers.process.instance import ProcessInstance
 
 POLL_S = 0.005
 

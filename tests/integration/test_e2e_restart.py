@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaindock.controllers.process.parting import with_node
+from chaindock.processes.child import end_with_node
 from support.need import missing
 from support.nodes.node import FIXTURES, PROCESS, Node, eventually, started
 
@@ -79,7 +79,7 @@ def test_what_hangs_at_the_start_keeps_no_other_from_coming_up(tmp_path: Path):
 
 def test_chaincode_ends_with_a_node_that_is_killed(node: Node):
     """launch.md W17: it is not left to the next start, which may never come."""
-    if not with_node():
+    if not end_with_node():
         missing("the system does not tell a process that its parent has ended")
     node.ask("deploy", SHIM, "--name", "notes")
     place = node.where("notes")

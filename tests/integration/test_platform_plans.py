@@ -106,10 +106,9 @@ async def package(source: Path, base: Path) -> StoredPackage:
 async def build(source: Path, places: Places) -> BuildPlan:
     stored = await package(source, places.base)
     await stored.unpack(places.base / "input")
-    plan = platform_for(stored.package_type).plan(
-        places.base / "input", stored.import_path
-    )
-    need(*plan.tools)
+    platform = platform_for(stored.package_type)
+    plan = platform.plan(places.base / "input", stored.import_path)
+    need(*(tool.name for tool in platform.tools))
     for step in plan.steps:
         cwd = Path(places.fill(step.cwd))
         cwd.mkdir(parents=True, exist_ok=True)

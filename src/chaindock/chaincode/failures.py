@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from chaindock.container.attempt import BUILD_PHASES, Phase
+from chaindock.container.attempt import BUILD_PHASES, Phase, shorten
 from chaindock.container.contracts import Cause
 from chaindock.errors import (
     BuildFailed,
@@ -167,7 +167,7 @@ def log_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     phases = facts.get("phases") or ()
     if phases:
         told["times"] = ", ".join(f"{p['phase']} {p['seconds']:.3g} s" for p in phases)
-    lines = list(facts.get("output") or ())[-_LOGGED_LINES:]
+    lines = shorten(facts.get("output") or (), _LOGGED_LINES)
     if lines:
         output = "\n".join(lines)
         cut = len(output) > LOGGED_CHARS

@@ -22,27 +22,22 @@ from chaindock.cli.show import count
 from chaindock.config.load import load
 from chaindock.config.surroundings import redact
 from chaindock.controllers.docker.endpoints import Verdict, probe_all
-from chaindock.controllers.process.environment import base_environment
-from chaindock.controllers.process.toolbox import Toolbox
 from chaindock.errors import ConfigInvalid, ToolMissing
 from chaindock.operations.address import find_socket
+from chaindock.platforms.registry import PLATFORMS
+from chaindock.processes.environment import base_environment
+from chaindock.processes.toolbox import Toolbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from chaindock.config.sections import Config
+    from chaindock.platforms.base import Platform, Tool, ToolCheck
 
 LEAST_BYTES = 256 * 1024 * 1024
 WANTED_BYTES = 2 * 1024 * 1024 * 1024
 _ASK_S = 20.0
 _GIB = 1024**3
-
-
-_LANGUAGES: Mapping[str, tuple[str, ...]] = {
-    "Go": ("go",),
-    "Node": ("node", "npm"),
-    "Python": ("python3",),
-}
 
 
 async def examine(home: Path) -> Findings:
@@ -156,18 +151,24 @@ async def _toolchains(config: Config) -> tuple[list[Check], tuple[str, ...]]:
         # As builds see it: version managers that need the user's own home fail there.
         env = base_environment(Path(folder), path.split(":"))
         box = Toolbox(path, env)
-        names = [tool for tools in _LANGUAGES.values() for tool in tools]
-        found = await asyncio.gather(
-            *(_tool(box, tool) for tool in names), _venv(box, env)
+        tools = [tool for platform in PLATFORMS for tool in platform.tools]
+        checks = await asyncio.gather(
+            *(_tool(box, tool.name) for tool in tools),
+            *(
+                _tool_check(box, tool, one, env)
+                for tool in tools
+                for one in tool.checks
+            ),
         )
-    checks = list(found)
     bad = {check.name for check in checks if check.state is not State.OK}
-    languages = tuple(
-        language
-        for language, tools in _LANGUAGES.items()
-        if not bad & {*tools, *(("venv",) if language == "Python" else ())}
-    )
+    languages = tuple(one.title for one in PLATFORMS if not bad & _needs(one))
     return checks, languages
+
+
+def _needs(platform: Platform) -> set[str]:
+    tools = platform.tools
+    checks = {check.name for tool in tools for check in tool.checks}
+    return checks | {tool.name for tool in tools}
 
 
 async def _tool(box: Toolbox, name: str) -> Check:
@@ -185,12 +186,13 @@ async def _tool(box: Toolbox, name: str) -> Check:
     return Check("toolchains", name, State.OK, f"{first}  ({where})")
 
 
-async def _venv(box: Toolbox, env: Mapping[str, str]) -> Check:
+async def _tool_check(
+    box: Toolbox, tool: Tool, check: ToolCheck, env: Mapping[str, str]
+) -> Check:
     try:
-        python = box.find("python3", "Python")
+        words = [box.find(tool.name, tool.name), *check.arguments]
     except ToolMissing:
-        return Check("toolchains", "venv", State.WARN, "there is no python3")
-    words = [python, "-c", "import venv, ensurepip"]
+        return Check("toolchains", check.name, State.WARN, f"there is no {tool.name}")
     try:
         done = await asyncio.to_thread(
             subprocess.run, words, env=env, capture_output=True, timeout=_ASK_S
@@ -198,10 +200,8 @@ async def _venv(box: Toolbox, env: Mapping[str, str]) -> Check:
     except (OSError, subprocess.TimeoutExpired):
         done = None
     if done is not None and done.returncode == 0:
-        return Check("toolchains", "venv", State.OK, "python3 can make environments")
-    remedy = "install it; on Debian and Ubuntu: the package python3-venv"
-    found = "python3 has no venv with pip"
-    return Check("toolchains", "venv", State.WARN, found, remedy)
+        return Check("toolchains", check.name, State.OK, check.good)
+    return Check("toolchains", check.name, State.WARN, check.bad, check.remedy)
 
 
 # --- what builds need ----------------------------------------------------------------

@@ -1,10 +1,6 @@
 """One try to bring a chaincode up: its phases, their times, its output.
 
-Owns:    Attempt, Phase; where the output of build and run goes.
-Not:     deciding anything.
-Entry:   Attempt
-Holds:   exactly one phase is open until the attempt is over; times are monotonic.
-Source:  needs.md rows 2 and 3
+Exactly one phase is open until the attempt is over. Times are monotonic.
 """
 
 from __future__ import annotations
@@ -16,14 +12,21 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
+from chaindock.platforms.registry import looks_like_error
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from chaindock.container.echo import Echo
     from chaindock.container.output import OutputFile
     from chaindock.ids import Ccid
 
-TAIL_LINES = 50
+TAIL_LINES = 20
+"""Lines of output that an error carries; earlier lines that look like one come first."""
+ERROR_LINES = 4
+ERROR_AGE_LINES = 500
+"""An error line that is followed by more lines than these is no cause of the end."""
+SKIPPED = "[...]"
 LINE_BYTES = 8192
 
 
@@ -49,6 +52,10 @@ NETWORK_PHASES = frozenset({Phase.PULL, Phase.DEPENDENCIES})
 BUILD_PHASES = frozenset(
     {Phase.PACKAGE, Phase.PULL, Phase.DEPENDENCIES, Phase.COMPILE, Phase.IMAGE}
 )
+
+
+_OWN_OUTPUT = frozenset({Phase.DEPENDENCIES, Phase.COMPILE, Phase.IMAGE, Phase.CREATE})
+"""Phases with which output begins anew: what came before does not explain their end."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,8 @@ class Attempt:
         self.reused: list[str] = []
         self._log = log
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._errors: list[tuple[int, str]] = []
+        self._lines = 0
         self._watchers: list[Callable[[Event], None]] = []
         self._phase: Phase | None = None
         self._began = time.monotonic()
@@ -124,9 +133,9 @@ class Attempt:
         if phase is Phase.REGISTER and self._phase is Phase.START:
             # It connected before the engine had said that it runs.
             self.enter(Phase.CONNECT)
-        if phase is Phase.CREATE:
-            # What the build wrote says nothing about the end of a run.
+        if phase in _OWN_OUTPUT:
             self._tail.clear()
+            self._errors.clear()
         self._close()
         self._phase, self._began = phase, time.monotonic()
         self._tell("phase", phase=str(phase))
@@ -140,7 +149,7 @@ class Attempt:
         """Take one line that the build or the chaincode wrote (no line end)."""
         if len(line) > LINE_BYTES:
             line = line[:LINE_BYTES] + " [cut]"
-        self._tail.append(line)
+        self._remember(line, stream)
         run = stream != "build"
         tx = self.tx_of(line) if run and self.tx_of is not None else None
         if self._log is not None:
@@ -168,8 +177,14 @@ class Attempt:
             self.echo.close()
 
     def tail(self) -> list[str]:
-        """Return the last lines, oldest first."""
-        return list(self._tail)
+        """Return the last lines of the phase (of the run), oldest first.
+
+        Earlier lines that look like an error come before them, then SKIPPED.
+        """
+        first = self._lines - len(self._tail)
+        oldest = self._lines - ERROR_AGE_LINES
+        errors = [line for number, line in self._errors if oldest < number <= first]
+        return shorten([*errors, *self._tail], TAIL_LINES)
 
     def seconds_since(self, phase: Phase) -> float:
         """Return how long ago `phase` began last; 0 if it never did."""
@@ -195,6 +210,16 @@ class Attempt:
             "output": self.tail(),
         }
 
+    def _remember(self, line: str, stream: Stream) -> None:
+        self._tail.append(line)
+        self._lines += 1
+        if looks_like_error(line):
+            # Tools say first what was wrong; what runs says last why it ended.
+            if stream != "build":
+                del self._errors[: 1 - ERROR_LINES]
+            if len(self._errors) < ERROR_LINES:
+                self._errors.append((self._lines, line))
+
     def _close(self) -> None:
         if self._phase is not None:
             spent = PhaseTime(self._phase, time.monotonic() - self._began)
@@ -204,3 +229,20 @@ class Attempt:
     def _tell(self, kind: Any, **data: Any) -> None:
         for watcher in tuple(self._watchers):
             watcher(Event(kind, data))
+
+
+def shorten(lines: Sequence[str], most: int) -> list[str]:
+    """Return the last of `lines`; first those left out that look like an error.
+
+    Returns: at most `most` lines.
+    """
+    if len(lines) <= most:
+        return list(lines)
+    kept = most - ERROR_LINES - 1
+    errors = [line for line in lines[:-kept] if looks_like_error(line)]
+    if not errors:
+        return list(lines[-most:])
+    if len(errors) > ERROR_LINES:
+        half = ERROR_LINES // 2
+        errors = [*errors[:half], *errors[-half:]]
+    return [*errors, SKIPPED, *lines[-kept:]]

@@ -1,16 +1,17 @@
 """What chaincode and builds are told, whatever they run in.
 
-Owns:    names and values of environment variables, names and encodings of TLS files.
-Not:     where the files lie (controllers), which variables a language wants (platforms).
-Entry:   peer_variables, server_variables, tls_files, CA_VARIABLES
-Holds:   names, order and encodings are Fabric's.
-Source:  launch.md §3.7; shim-protocol.md §1.5-1.7; needs.md row 5
+Names, order and encodings of variables and TLS files are Fabric's.
+Source: docs/fabric/builds.md#environment
 """
 
 from __future__ import annotations
 
 import base64
+import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from chaindock.errors import ConfigInvalid
 
 if TYPE_CHECKING:
     from chaindock.container.contracts import ClientTls, PeerConnection
@@ -28,6 +29,12 @@ CA_VARIABLES = (
 """Make tools trust a file; most of them trust nothing else then."""
 CONTENT_VARIABLES = ("GOFLAGS",)
 """Build variables that change the result, not only where things come from."""
+_SYSTEM_CA = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
 _TLS_FILES = {
     "CORE_TLS_CLIENT_KEY_PATH": "client.key",
     "CORE_TLS_CLIENT_CERT_PATH": "client.crt",
@@ -78,3 +85,34 @@ def tls_files(tls: ClientTls) -> dict[str, bytes]:
         "client_pem.crt": cert,
         "peer.crt": tls.root_pem.encode(),
     }
+
+
+def merged_ca(bundle: Path, trusted: bytes = b"") -> bytes:
+    """Return the user's extra certificates and the usual ones, as one PEM file.
+
+    Most tools take one file instead of their own list, so it must hold both.
+
+    Args:
+        bundle: the extra certificates.
+        trusted: the usual ones; b"" = those of this machine.
+
+    Raises: ConfigInvalid when the bundle cannot be read.
+    """
+    try:
+        extra = bundle.read_bytes()
+    except OSError as error:
+        raise ConfigInvalid(
+            f"CA bundle {str(bundle)!r} cannot be read: {error.strerror}",
+            hint="give a readable PEM file with --ca",
+            key="ca",
+        ) from error
+    return extra.rstrip() + b"\n" + (trusted or _system_ca())
+
+
+def _system_ca() -> bytes:
+    for path in (ssl.get_default_verify_paths().openssl_cafile, *_SYSTEM_CA):
+        try:
+            return Path(path).read_bytes()
+        except OSError:
+            continue
+    return b""

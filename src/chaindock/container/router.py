@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from chaindock.container.contracts import Declined, Purging
 from chaindock.container.observer import Observer
 from chaindock.errors import ChaindockError, ConfigInvalid, NotFound, Unsupported
+from chaindock.platforms.registry import unsupported_hint
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ class Router:
         raise Unsupported(
             f"package {package.ccid!r} of type {package.package_type!r} is not taken "
             f"by any builder ({_listed(verdicts) or 'there is none'})",
-            hint="package it as a type that one of them takes, or enable another backend",
+            hint=unsupported_hint(package.package_type)
+            or "package it as a type that one of them takes, or enable another backend",
             ccid=package.ccid,
             verdicts=verdicts,
         )

@@ -1,11 +1,8 @@
 """What a language must know, and the plans it hands to whoever runs them.
 
-Owns:    Platform, Selection, BuildPlan, Step, LaunchCommand.
-Not:     running anything (controllers), archives (packaging).
-Entry:   Platform
-Holds:   a plan names paths only through placeholders, so the same plan runs in a
-         container and as a local process.
-Source:  launch.md §2.5, §2.6, §3.5, §3.7; shim-protocol.md §1.5
+A plan names paths only through placeholders, so the same plan runs in a container and as
+a local process. A platform never runs anything.
+Source: docs/fabric/builds.md
 """
 
 from __future__ import annotations
@@ -87,7 +84,7 @@ class LaunchCommand:
         argv, cwd, env: with placeholders (run-time ones only).
         connection: who opens the stream.
         concurrency: transactions at a time on one stream; None = unlimited
-            (the Python shim allows one, shim-protocol.md §12.4).
+            (the Python shim allows one).
     """
 
     argv: tuple[str, ...]
@@ -104,27 +101,99 @@ class BuildPlan:
     Args:
         steps: what to run, in order. Input is at {input}, the result goes to {output}.
         launch: how the result is started.
-        tools: programs that must be there, e.g. ("go",); a local process build checks
-            them before anything else.
         caches: names of the {cache:NAME} directories in use.
     """
 
     steps: tuple[Step, ...]
     launch: LaunchCommand
-    tools: tuple[str, ...]
     caches: tuple[str, ...] = ()
 
 
-class Platform(ABC):
-    """One language.
+@dataclass(frozen=True)
+class ToolCheck:
+    """Something else that a tool must be able to do, for `doctor`.
 
-    `package_types` are the values of `type` in metadata.json that it takes (lower
-    case). `image_output` is where {output} lies in a runtime image (launch.md §3.2).
+    Args:
+        name: of the check.
+        arguments: of the tool; it ends with 0 when all is well.
+        good, bad, remedy: what `doctor` says.
     """
 
     name: str
+    arguments: tuple[str, ...]
+    good: str
+    bad: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A program that builds and runs of a language need on the host.
+
+    Args:
+        name: of the program; {tool:NAME} in plans.
+        install: what to do when it is missing.
+        version: arguments with which it prints its version.
+        checks: what else it must be able to do.
+    """
+
+    name: str
+    install: str
+    version: tuple[str, ...] = ("--version",)
+    checks: tuple[ToolCheck, ...] = ()
+
+
+@dataclass(frozen=True)
+class Images:
+    """The default images of a language; runtime "" = the builder."""
+
+    builder: str
+    runtime: str = ""
+
+
+@dataclass(frozen=True)
+class ImageSetting:
+    """A configuration key that replaces one part of a language's images.
+
+    Args:
+        key: its full name, as Fabric has it where Fabric has it.
+        part: what it sets; `pull` is when the images are fetched.
+        text: one sentence for the reference.
+    """
+
+    key: str
+    part: Literal["builder", "runtime", "pull"]
+    text: str
+
+
+class Platform(ABC):
+    """One language: everything that the rest of the system knows about it.
+
+    Attributes:
+        name: also the name of the platform in settings of images.
+        title: how people call the language.
+        package_types: values of `type` in metadata.json that it takes, lower case.
+        looks_for: files that mark a source directory of the language.
+        image_output: where {output} lies in a runtime image.
+        images: used where no setting says otherwise.
+        settings: keys that replace parts of `images`.
+        tools: programs that a local build needs; a container has its own.
+        retryable_output: regular expression, in any letter case: what the tools print
+            when a registry, a name server or disk space was missing.
+        error_lines: regular expression of lines, from their start, in which a build or
+            the chaincode says what went wrong.
+    """
+
+    name: str
+    title: str
     package_types: tuple[str, ...]
+    looks_for: tuple[str, ...] = ()
     image_output: str
+    images: Images
+    settings: tuple[ImageSetting, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    retryable_output: ClassVar[str] = "(?!)"
+    error_lines: ClassVar[str] = "(?!)"
 
     @abstractmethod
     def recognise(self, source: Path) -> str | None:
@@ -153,9 +222,9 @@ class Platform(ABC):
         Raises: SourceInvalid.
         """
 
-    passing: ClassVar[str] = "(?!)"
-    """What the tools print when a registry, a name server or space was missing: a
-    regular expression, in any letter case."""
+    def warnings(self, tree: Path) -> tuple[str, ...]:  # noqa: ARG002  # a default
+        """Return what the user should know about the unpacked code archive at `tree`."""
+        return ()
 
     def is_retryable(self, step: Step, output: Sequence[str]) -> bool:
         """Whether a step that failed may succeed later, from the last lines it wrote.
@@ -164,12 +233,13 @@ class Platform(ABC):
         """
         if step.phase != "dependencies":
             return False
-        sign = re.compile(self.passing, re.IGNORECASE)
+        sign = re.compile(self.retryable_output, re.IGNORECASE)
         return any(sign.search(line) for line in output)
 
-    @abstractmethod
     def toolchain(self, tool_version: Mapping[str, str]) -> str:
         """Return the part of the tool versions that a build depends on, as text.
 
         `tool_version`: program to what it prints for its version.
         """
+        names = (tool.name for tool in self.tools)
+        return " ".join(f"{name} {tool_version.get(name, 'unknown')}" for name in names)

@@ -1,9 +1,6 @@
 """Know when code that decides about builds was changed.
 
-Owns:    hashes of source files.
-Not:     what else a build depends on (controllers).
-Entry:   planner_fingerprint, modules_hash
-Holds:   an edited planner never meets what it planned before.
+An edited planner never meets a build that was planned before the edit.
 """
 
 from __future__ import annotations

@@ -1,10 +1,6 @@
-"""Go chaincode.
+"""Go chaincode: modules, and packages below a GOPATH. Packaging needs no go tool.
 
-Owns:    which module and main package a directory means; how it is built and started.
-Not:     reading Go source (gosource.py), packages outside of modules (gopath.py).
-Entry:   Golang
-Holds:   packaging needs no go tool.
-Source:  launch.md §2.6, §3.5, §3.7; shim-protocol.md §1.5
+Source: docs/fabric/builds.md#go
 """
 
 from __future__ import annotations
@@ -15,10 +11,13 @@ from chaindock.errors import SourceInvalid
 from chaindock.platforms.base import (
     BuildPlan,
     Connection,
+    Images,
+    ImageSetting,
     LaunchCommand,
     Platform,
     Selection,
     Step,
+    Tool,
 )
 from chaindock.platforms.gopath import collect_gopath
 from chaindock.platforms.gosource import (
@@ -31,7 +30,6 @@ from chaindock.platforms.gosource import (
 from chaindock.platforms.tree import META_INF, Tree, collect
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 _LAUNCH = LaunchCommand(
@@ -48,9 +46,30 @@ class Golang(Platform):
     """Modules, packages of a module, and packages below a GOPATH."""
 
     name = "golang"
+    title = "Go"
     package_types = ("golang",)
+    looks_for = ("go.mod", "*.go")
     image_output = "/usr/local/bin"
-    passing = (
+    images = Images("golang:1.24-bookworm", "debian:bookworm-slim")
+    settings = (
+        ImageSetting(
+            "chaincode.builder", "builder", "Image that Go chaincode is compiled in."
+        ),
+        ImageSetting(
+            "chaincode.golang.runtime", "runtime", "Image that Go chaincode runs in."
+        ),
+        ImageSetting(
+            "chaindock.golang.pull",
+            "pull",
+            "When the images of Go are fetched; default = chaindock.docker.pull.",
+        ),
+    )
+    tools = (Tool("go", "install Go", version=("version",)),)
+    error_lines = (
+        r"\s*panic: |fatal error: |runtime: out of memory|goroutine stack exceeds"
+        r"|\S+\.go:\d+:\d+: |go: (?!downloading|finding|extracting|added|upgraded)"
+    )
+    retryable_output = (
         r"dial tcp|no such host|temporary failure in name resolution|i/o timeout"
         r"|tls handshake timeout|connection (refused|reset|timed out)|unexpected eof"
         r"|http2: .*(goaway|timeout)|: (429|5\d\d) [a-z]|no space left"
@@ -130,10 +149,6 @@ class Golang(Platform):
             )
         return _module_plan(source, folder, target)
 
-    def toolchain(self, tool_version: Mapping[str, str]) -> str:
-        """Return what `go version` prints."""
-        return tool_version.get("go", "go unknown")
-
 
 def _module_root(source: Path) -> Path | None:
     source = source.resolve()
@@ -191,13 +206,13 @@ def _module_plan(source: Tree, folder: str, target: str) -> BuildPlan:
         steps.append(Step("dependencies", download, cwd, env))
     mode = "-mod=vendor" if vendored else "-mod=readonly"
     steps.append(Step("compile", _build(mode, target), cwd, env))
-    return BuildPlan(tuple(steps), _LAUNCH, ("go",), ("go-build", "go-mod"))
+    return BuildPlan(tuple(steps), _LAUNCH, ("go-build", "go-mod"))
 
 
 def _gopath_plan(source: Tree, import_path: str) -> BuildPlan:
     env = _CACHES | _GOPATH | _cgo(source)
     compile_it = Step("compile", _build(None, import_path), "{input}/src", env)
-    return BuildPlan((compile_it,), _LAUNCH, ("go",), ("go-build", "go-mod"))
+    return BuildPlan((compile_it,), _LAUNCH, ("go-build", "go-mod"))
 
 
 def _build(mode: str | None, target: str) -> tuple[str, ...]:

@@ -1,10 +1,7 @@
-"""Go packages outside of modules, as GOPATH knew them.
+"""Go packages outside of modules: which of them a chaincode needs from its GOPATH.
 
-Owns:    which GOPATH a directory lies in, which packages it needs from there.
-Not:     modules (golang.py).
-Entry:   collect_gopath
-Holds:   a package that cannot be found is an error here, not in a build much later.
-Source:  launch.md §2.5, §2.6
+A package that cannot be found is an error here, not in a build much later.
+Source: docs/fabric/builds.md#go
 """
 
 from __future__ import annotations

@@ -1,10 +1,6 @@
 """What go.mod and Go files say, read without the go tool.
 
-Owns:    module path, replaced directories; package name, imports and constraints of a
-         file; where the main packages of a module are.
-Not:     deciding what is packaged or built (golang.py, gopath.py).
-Entry:   find_module, main_packages, GoFile
-Source:  launch.md §2.6
+Source: docs/fabric/builds.md#go
 """
 
 from __future__ import annotations

@@ -1,9 +1,6 @@
 """Node chaincode: JavaScript, and TypeScript with its own build script.
 
-Owns:    what is packaged, how packages are installed, when the build script runs.
-Not:     what the start script means (node_start.py).
-Entry:   Node
-Source:  launch.md §2.6, §3.5, §3.7; shim-protocol.md §1.5
+Source: docs/fabric/builds.md#node
 """
 
 from __future__ import annotations
@@ -14,16 +11,18 @@ from chaindock.errors import SourceInvalid
 from chaindock.platforms.base import (
     BuildPlan,
     Connection,
+    Images,
+    ImageSetting,
     LaunchCommand,
     Platform,
     Selection,
     Step,
+    Tool,
 )
 from chaindock.platforms.node_start import find_manifest, resolve_start
 from chaindock.platforms.tree import Tree, collect
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from chaindock.platforms.node_start import Manifest
@@ -48,9 +47,37 @@ class Node(Platform):
     """Packages with a package.json."""
 
     name = "node"
+    title = "Node"
     package_types = ("node",)
+    looks_for = ("package.json",)
     image_output = "/usr/local/src"
-    passing = (
+    images = Images("node:20-bookworm-slim")
+    settings = (
+        ImageSetting(
+            "chaincode.node.runtime",
+            "builder",
+            "Image that Node chaincode is built and runs in.",
+        ),
+        ImageSetting(
+            "chaindock.node.runtime",
+            "runtime",
+            "Image that Node chaincode runs in; empty = chaincode.node.runtime.",
+        ),
+        ImageSetting(
+            "chaindock.node.pull",
+            "pull",
+            "When the images of Node are fetched; default = chaindock.docker.pull.",
+        ),
+    )
+    tools = (
+        Tool("node", "install Node.js"),
+        Tool("npm", "install npm (it comes with Node.js)"),
+    )
+    error_lines = (
+        r"(Uncaught )?\w*Error\b(:| \[)|FATAL ERROR: |.*\berror TS\d+:"
+        r"|npm (ERR!|error) (?!A complete log|Usage|Options|Run \"npm|code\b|errno\b|path\b|\[)\S"
+    )
+    retryable_output = (
         r"npm (err!|error) (code|errno) (econn\w+|etimedout|enotfound|eai_again|e429"
         r"|enetunreach|ehostunreach|epipe|err_socket_timeout|e5\d\d|enospc)"
         r"|npm (err!|error).*(network timeout|socket hang up|invalid response body)"
@@ -87,12 +114,6 @@ class Node(Platform):
         """
         return _plan(Tree(tree / "src"))
 
-    def toolchain(self, tool_version: Mapping[str, str]) -> str:
-        """Return the versions of node and npm."""
-        return " ".join(
-            f"{tool} {tool_version.get(tool, 'unknown')}" for tool in ("node", "npm")
-        )
-
 
 def _plan(source: Tree) -> BuildPlan:
     manifest = find_manifest(source)
@@ -117,7 +138,7 @@ def _plan(source: Tree) -> BuildPlan:
         connection=Connection.CALLS_BACK,
         env=_RUN_ENV,
     )
-    return BuildPlan(tuple(steps), launch, ("node", "npm"), ("npm",))
+    return BuildPlan(tuple(steps), launch, ("npm",))
 
 
 def _npm(phase: str, *arguments: str) -> Step:

@@ -1,11 +1,8 @@
 """What `npm start` of a package would run, without npm when that is possible.
 
-Owns:    Manifest (package.json), the start script and its meaning.
-Not:     how packages are installed (node.py).
-Entry:   Manifest, resolve_start
-Holds:   a script is run without npm only when a shell would make the same program and
-         arguments of it; everything else is left to npm.
-Source:  launch.md §3.7; shim-protocol.md §1.5; package.json as npm 7 to 11 read it
+A script is run without npm only when a shell would make the same program and arguments of
+it. Everything else is left to npm.
+Source: docs/fabric/builds.md#node; package.json as npm 7 to 11 read it
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
 """Fill the placeholders of a plan (base.py lists them).
 
-Owns:    the syntax of placeholders, replacing them.
-Not:     what they stand for: whoever runs the plan says that (controllers).
-Entry:   Places
-Holds:   a placeholder without a value in this place is an error, never left as it is;
-         what was filled in is not looked at again.
+A placeholder without a value is an error, never left as it is. What was filled in is not
+looked at again.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
 """Python chaincode: it serves, and the node dials it.
 
-Owns:    what is packaged, how the virtual environment is made, how it is started.
-Not:     which file starts it (python_entry.py).
-Entry:   Python
-Holds:   the built directory can be moved: nothing is started through a console script.
-Source:  shim-protocol.md §1.5, §1.7, §12.4
+The built directory can be moved: nothing is started through a console script.
+Source: docs/fabric/builds.md#python
 """
 
 from __future__ import annotations
@@ -14,16 +11,19 @@ from typing import TYPE_CHECKING
 from chaindock.platforms.base import (
     BuildPlan,
     Connection,
+    Images,
+    ImageSetting,
     LaunchCommand,
     Platform,
     Selection,
     Step,
+    Tool,
+    ToolCheck,
 )
 from chaindock.platforms.python_entry import find_entry, find_project
 from chaindock.platforms.tree import Tree, collect
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 _SHIM = "fabric-chaincode-python"
@@ -68,9 +68,45 @@ class Python(Platform):
     """Projects with requirements.txt or pyproject.toml."""
 
     name = "python"
+    title = "Python"
     package_types = ("python",)
+    looks_for = ("requirements.txt", "pyproject.toml", "*.py")
     image_output = "/usr/local/src"
-    passing = (
+    images = Images("python:3.12-slim-bookworm")
+    settings = (
+        ImageSetting(
+            "chaindock.python.builder",
+            "builder",
+            "Image that Python chaincode is built in.",
+        ),
+        ImageSetting(
+            "chaindock.python.runtime",
+            "runtime",
+            "Image that Python chaincode runs in; empty = the same.",
+        ),
+        ImageSetting(
+            "chaindock.python.pull",
+            "pull",
+            "When the images of Python are fetched; default = chaindock.docker.pull.",
+        ),
+    )
+    tools = (
+        Tool(
+            "python3",
+            "install Python 3 with its venv module",
+            checks=(
+                ToolCheck(
+                    "venv",
+                    ("-c", "import venv, ensurepip"),
+                    "python3 can make environments",
+                    "python3 has no venv with pip",
+                    "install it; on Debian and Ubuntu: the package python3-venv",
+                ),
+            ),
+        ),
+    )
+    error_lines = r"[\w.]*(Error|Exception)\b(:|$)|Fatal Python error|ERROR: |error: "
+    retryable_output = (
         r"temporary failure in name resolution|name or service not known"
         r"|failed to establish a new connection|connection (refused|reset|broken|aborted)"
         r"|(read|connect)timeouterror|read timed out|remote end closed|incompleteread"
@@ -118,10 +154,6 @@ class Python(Platform):
         """
         return _plan(Tree(tree / "src"))
 
-    def toolchain(self, tool_version: Mapping[str, str]) -> str:
-        """Return the version of python3."""
-        return f"python3 {tool_version.get('python3', 'unknown')}"
-
 
 def _plan(source: Tree) -> BuildPlan:
     project = find_project(source)
@@ -151,4 +183,4 @@ def _plan(source: Tree) -> BuildPlan:
         env=_RUN_ENV,
         concurrency=1,
     )
-    return BuildPlan(tuple(steps), launch, ("python3",), ("pip",))
+    return BuildPlan(tuple(steps), launch, ("pip",))

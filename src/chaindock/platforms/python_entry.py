@@ -1,16 +1,12 @@
 """Which file of a Python project starts the chaincode.
 
-Owns:    the order in which it is looked for.
-Not:     what is installed (python.py).
-Entry:   find_entry, Project
-Source:  shim-protocol.md §1.5, §1.7
-
-The order; the first that is there counts:
+The first of these that exists counts:
     1. `entry` in `[tool.chaindock]` of pyproject.toml: a .py file, or a module name
     2. main.py, chaincode.py, app.py, server.py
     3. the only .py file beside them that starts the shim
     4. the same two in src/
     5. the only package, here or in src/, that has a __main__.py
+Source: docs/fabric/builds.md#python
 """
 
 from __future__ import annotations

@@ -1,27 +1,45 @@
 """Which language a source directory or a package is of.
 
-Owns:    the list of platforms; the choice between several that match.
-Not:     anything of one language.
-Entry:   platform_for, recognise
-Holds:   a new language is one more element of PLATFORMS.
-Source:  launch.md §2.3
+A new language is one module and one more element of PLATFORMS.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from chaindock.errors import SourceInvalid, Unsupported
 from chaindock.platforms.golang import Golang
 from chaindock.platforms.node import Node
 from chaindock.platforms.python import Python
+from chaindock.platforms.tree import Tree
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from chaindock.platforms.base import Platform
+    from chaindock.platforms.base import Platform, Tool
 
 PLATFORMS: tuple[Platform, ...] = (Golang(), Node(), Python())
+TOOLS: Mapping[str, Tool] = {
+    tool.name: tool for platform in PLATFORMS for tool in platform.tools
+}
+_ERROR_LINE = re.compile(
+    "|".join(
+        [*(platform.error_lines for platform in PLATFORMS), "Exception in thread "]
+    )
+)
+_JAVA_FILES = ("pom.xml", "build.gradle", "build.gradle.kts")
+_SERVICE_TYPES = ("ccaas", "external")
+_START_BY_HAND = (
+    "start the chaincode yourself and have it served by a node with "
+    "chaincode.mode: dev (chaindock deploy --dev NAME)"
+)
+
+
+def looks_like_error(line: str) -> bool:
+    """Whether a line of a build or a chaincode says what went wrong, in any language."""
+    return _ERROR_LINE.match(line) is not None
 
 
 def platform_for(package_type: str) -> Platform:
@@ -34,11 +52,7 @@ def platform_for(package_type: str) -> Platform:
     for platform in PLATFORMS:
         if wanted in platform.package_types:
             return platform
-    known = ", ".join(name for one in PLATFORMS for name in one.package_types)
-    raise Unsupported(
-        f"chaincode type {package_type!r} cannot be built: the known types are {known}",
-        package_type=package_type,
-    )
+    raise _unsupported(f"chaincode type {package_type!r} cannot be built", wanted)
 
 
 def recognise(source: Path) -> Platform:
@@ -48,6 +62,7 @@ def recognise(source: Path) -> Platform:
 
     Raises:
         SourceInvalid: no directory; none matches; it stays open which.
+        Unsupported: Java, or chaincode as a service.
     """
     if not source.is_dir():
         raise SourceInvalid(
@@ -64,9 +79,10 @@ def recognise(source: Path) -> Platform:
     if len(reasons) == 1:
         return next(iter(reasons))
     if not reasons:
+        _refuse_foreign(Tree(source, trusted=True))
+        looked = ", ".join(name for one in PLATFORMS for name in one.looks_for)
         raise SourceInvalid(
-            f"no chaincode found in {str(source)!r}: looked for go.mod and *.go, "
-            "package.json, requirements.txt, pyproject.toml and *.py",
+            f"no chaincode found in {str(source)!r}: looked for {looked}",
             hint="name the directory that holds the chaincode's source",
             path=str(source),
         )
@@ -76,4 +92,39 @@ def recognise(source: Path) -> Platform:
         hint="put each chaincode into a directory of its own and name that one",
         path=str(source),
         languages=[one.name for one in reasons],
+    )
+
+
+def _refuse_foreign(tree: Tree) -> None:
+    """Refuse chaincode of a kind that is known and not supported.
+
+    Raises: Unsupported.
+    """
+    for name in _JAVA_FILES:
+        if tree.has_file(name):
+            raise _unsupported(f"{str(tree.root)!r} has {name}", "java")
+    if tree.has_file("connection.json"):
+        raise _unsupported(f"{str(tree.root)!r} has connection.json", "ccaas")
+
+
+def unsupported_hint(package_type: str) -> str | None:
+    """Return what helps somebody whose chaincode is of a type that nobody builds."""
+    if package_type.lower() == "java":
+        return _START_BY_HAND
+    if package_type.lower() in _SERVICE_TYPES:
+        return f"deploy the directory of its source, or {_START_BY_HAND}"
+    return None
+
+
+def _unsupported(what: str, package_type: str) -> Unsupported:
+    known = ", ".join(name for one in PLATFORMS for name in one.package_types)
+    why = f"the known types are {known}"
+    if package_type == "java":
+        why = f"Java chaincode is not supported yet; {why}"
+    elif package_type in _SERVICE_TYPES:
+        why = f"chaincode as a service is not supported; {why}"
+    return Unsupported(
+        f"{what}: {why}",
+        hint=unsupported_hint(package_type),
+        package_type=package_type,
     )

@@ -1,11 +1,6 @@
 """Look at source trees: the user's own, and unpacked ones that may be hostile.
 
-Owns:    Tree (bounded reading), collect (which files of a directory are packaged).
-Not:     what a language makes of it.
-Entry:   Tree, collect
-Holds:   a name never leads out of the root; in a tree that is not trusted no link is
-         followed.
-Source:  launch.md §2.5, §2.6
+A name never leads out of the root. In a tree that is not trusted no link is followed.
 """
 
 from __future__ import annotations

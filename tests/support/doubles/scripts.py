@@ -23,10 +23,12 @@ from chaindock.packaging.store import PackageStore
 from chaindock.platforms.base import (
     BuildPlan,
     Connection,
+    Images,
     LaunchCommand,
     Platform,
     Selection,
     Step,
+    Tool,
 )
 
 if TYPE_CHECKING:
@@ -133,6 +135,8 @@ class ScriptPlatform(Platform):
     name = "script"
     package_types = (PACKAGE_TYPE,)
     image_output = "/chaincode"
+    images = Images("")
+    tools: tuple[Tool, ...] = (Tool("sh", "install a shell"),)
 
     def recognise(self, source: Path) -> str | None:
         """Return "has main.sh" if it has."""
@@ -159,7 +163,6 @@ class ScriptPlatform(Platform):
                 connection=Connection.DIALLED if serves else Connection.CALLS_BACK,
                 env={"SCRIPT_CCID": "{ccid}"},
             ),
-            tools=("sh",),
         )
 
     def toolchain(self, tool_version: Mapping[str, str]) -> str:

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, cast
 from chaindock.container.contracts import NodeLabels
 from chaindock.controllers.process.controller import ProcessController
 from chaindock.controllers.process.options import ProcessOptions
-from chaindock.controllers.process.records import Records, find
+from chaindock.processes.spawner import Records
+from chaindock.processes.table import find
 from support.doubles.conformance import Backend, platform_for_scripts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from chaindock.container.contracts import Builder, Instance
-    from chaindock.controllers.process.child import Child
+    from chaindock.processes.child import Child
 
 
 def options(folder: Path, **changes: Any) -> ProcessOptions:

@@ -16,8 +16,9 @@ from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.filter import HostFilter
 from chaindock.controllers.docker.names import BUILD_KEY, CCID, NODE, ROLE
 from chaindock.controllers.docker.options import EndpointOptions
-from chaindock.controllers.process.records import Record, Records, find
 from chaindock.errors import ImageNotFound, NotFound
+from chaindock.processes.spawner import Record, Records
+from chaindock.processes.table import find
 from support.need import need_docker
 
 if TYPE_CHECKING:

@@ -226,7 +226,6 @@ def test_a_module_is_downloaded_then_built(tmp_path):
         "GOWORK": "off",
         "CGO_ENABLED": "0",
     }
-    assert found.tools == ("go",)
     assert found.caches == ("go-build", "go-mod")
 
 

@@ -47,7 +47,6 @@ def test_the_source_is_copied_and_its_packages_installed(tmp_path):
     ]
     assert {step.cwd for step in found.steps} == {"{output}"}
     assert found.steps[1].env["npm_config_cache"] == "{cache:npm}"
-    assert found.tools == ("node", "npm")
     assert found.caches == ("npm",)
 
 

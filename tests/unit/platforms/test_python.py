@@ -38,7 +38,7 @@ def test_a_virtual_environment_is_made_beside_the_source(tmp_path):
     assert install.env["PIP_CACHE_DIR"] == "{cache:pip}"
     assert install.cwd == "{output}/src"
     assert {step.phase for step in found.steps} == {"dependencies"}
-    assert (found.tools, found.caches) == (("python3",), ("pip",))
+    assert found.caches == ("pip",)
 
 
 def test_a_python_chaincode_serves_one_transaction_at_a_time(tmp_path):

@@ -91,3 +91,29 @@ def test_destinations_in_images_are_fabrics():
         "node": "/usr/local/src",
         "python": "/usr/local/src",
     }
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"pom.xml": ""}, "Java chaincode is not supported yet"),
+        ({"build.gradle.kts": ""}, "Java chaincode is not supported yet"),
+        ({"connection.json": "{}", "metadata.json": "{}"}, "chaincode as a service"),
+    ],
+)
+def test_chaincode_that_nobody_builds_is_named_with_a_way_out(tmp_path, files, says):
+    """Issue 9, 16."""
+    with pytest.raises(Unsupported, match=says) as caught:
+        recognise(make(tmp_path, files))
+    assert "--dev" in (caught.value.hint or "")
+
+
+def test_a_service_whose_source_is_there_is_built_from_it(tmp_path):
+    assert recognise(make(tmp_path, GO | {"connection.json": "{}"})).name == "golang"
+
+
+@pytest.mark.parametrize("kind", ["java", "ccaas", "external"])
+def test_a_package_that_nobody_builds_gets_the_same_hint(kind):
+    with pytest.raises(Unsupported, match="not supported") as caught:
+        platform_for(kind)
+    assert "--dev" in (caught.value.hint or "")

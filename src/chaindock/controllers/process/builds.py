@@ -1,48 +1,47 @@
 """Finished builds on disk, addressed by what they were made of.
 
-Owns:    `<root>/builds/<key>/`, the index to them, their number.
-Not:     making them (build.py).
-Entry:   Builds
-Holds:   a build appears whole, by one rename, or not at all; one that may not have
-         reached the disk before a power failure is not reused; one in use stays, also
-         when another node of this user uses it.
-Source:  launch.md §9 W38, W45; needs.md row 12
+A build appears whole, by one rename, or not at all. A build that may not have reached the
+disk before a power failure is not reused. A build in use stays, also when another node of
+this user uses it.
 
-    builds/<key>/launch.json      how to start it, and what it is
-    builds/<key>/output/          what the steps left in {output}
-    builds/<key>/sealed           it has been flushed to disk
-    builds/.tmp-<node id>-…/      one being made, or removed
-    labels/<label>/<source>.json  from what is known without unpacking to the key;
-                                  its time of change is its last use
-    locks/<key>                   held shared by whoever uses the build, which includes
-                                  the running chaincode itself (it inherits the lock)
+    builds/<key>/launch.json    how to start it, and what it is
+    builds/<key>/output/        what the steps left in {output}
+    builds/<key>/sealed         it has been flushed to disk
+    builds/.tmp-<node id>-…/    a build being made, or removed
+    labels/<label>/<key>.json   which chaincodes have the build; its time of change is
+                                the last use
+    locks/<key>                 held shared by whoever uses the build, which includes the
+                                running chaincode itself (it inherits the lock)
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from chaindock.controllers.process.removal import remove_tree
 from chaindock.errors import StartFailed
 from chaindock.platforms.base import Connection, LaunchCommand
+from chaindock.processes.removal import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _ABANDONED_S = 24 * 3600
-"""A scratch directory of another node that old belongs to nobody any more."""
+"""A scratch directory of another node that is older belongs to nobody any more."""
+_MOST_OWNERS = 200
+"""Of one build; the oldest are dropped, and the build may be removed before they are."""
 
 
 @dataclass(frozen=True)
@@ -52,23 +51,12 @@ class Build:
     Args:
         output: where its {output} lies.
         language: name of the platform.
-        tools: names of the toolchain's programs.
     """
 
     key: str
     output: Path
     launch: LaunchCommand
     language: str
-    tools: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What the index knows of a source: valid while `toolchain` is still the same."""
-
-    key: str
-    tools: tuple[str, ...]
-    toolchain: str
 
 
 class Builds:
@@ -150,7 +138,6 @@ class Builds:
                 folder / "output",
                 LaunchCommand(**launch),
                 facts["language"],
-                tuple(facts["tools"]),
             )
             trusted = facts["boot"] == boot_id() or (folder / "sealed").exists()
         except (OSError, ValueError, KeyError, TypeError):
@@ -164,7 +151,6 @@ class Builds:
         """
         facts: dict[str, Any] = {
             "language": build.language,
-            "tools": build.tools,
             "launch": asdict(build.launch),
             "boot": boot_id(),
         }
@@ -183,9 +169,7 @@ class Builds:
                 whole.rename(target)
         finally:
             self.reap_one(whole)
-        return Build(
-            build.key, target / "output", build.launch, build.language, build.tools
-        )
+        return replace(build, output=target / "output")
 
     def reap_one(self, scratch: Path) -> None:
         """Remove one scratch directory, if it still exists; blocks."""
@@ -193,31 +177,25 @@ class Builds:
             remove_tree(scratch)
 
     def seal(self, key: str) -> None:
-        """Flush everything to disk, then mark `key` as safe to reuse; blocks."""
-        os.sync()
+        """Flush the files of a build to disk, then mark it as safe to reuse; blocks."""
+        folder = self._builds / key
         with contextlib.suppress(FileNotFoundError):  # pruned meanwhile
-            (self._builds / key / "sealed").touch()
+            for place, _, names in os.walk(folder, onerror=_raise):
+                for name in [*names, "."]:
+                    _flush(f"{place}/{name}")
+            (folder / "sealed").touch()
 
     # --- index --------------------------------------------------------------------------
 
-    def look_up(self, label: str, source: str) -> Entry | None:
-        """Return what is known of a source, and note that it was used now."""
-        path = self._index_path(label, source)
-        try:
-            facts = json.loads(path.read_text())
-            entry = Entry(facts["key"], tuple(facts["tools"]), facts["toolchain"])
+    def use(self, label: str, key: str, owner: str) -> None:
+        """Note that `owner` has a build, and that it was used now."""
+        path = self._labels / _folder_name(label) / f"{key}.json"
+        owners = _owners(path)
+        if owner in owners:
             os.utime(path)
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return entry
-
-    def remember(self, label: str, source: str, entry: Entry) -> None:
-        """Write an index entry."""
-        path = self._index_path(label, source)
+            return
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        fresh = path.with_suffix(f".{uuid.uuid4().hex[:8]}")
-        fresh.write_text(json.dumps(asdict(entry)))
-        fresh.rename(path)
+        _write(path, [*owners, owner][-_MOST_OWNERS:])
 
     def prune(self, label: str, keep: int) -> list[Path]:
         """Forget all but the newest `keep` builds of a label, but none in use.
@@ -225,37 +203,41 @@ class Builds:
         Quick; what it returns is out of the way already and remains to be deleted.
         """
         entries = sorted(
-            self._index_path(label, "x").parent.glob("*.json"),
+            (self._labels / _folder_name(label)).glob("*.json"),
             key=lambda path: path.stat().st_mtime_ns,
         )
-        spare = entries[: max(0, len(entries) - keep)]
-        wanted = {_key_of(p) for p in self._labels.glob("*/*.json") if p not in spare}
-        removed = []
-        for path in spare:
-            key = _key_of(path)
-            if key is None or key in wanted:
-                path.unlink(missing_ok=True)
-            elif (trash := self._discard(key)) is not None:
-                path.unlink(missing_ok=True)
-                removed.append(trash)
-        return removed
+        trash = (self._forget(path) for path in entries[: max(0, len(entries) - keep)])
+        return [path for path in trash if path is not None]
 
-    def remove(self, label: str, source: str) -> Path | None:
-        """Forget one entry of the index, and its build unless something else needs it.
+    def release(self, label: str, owner: str) -> list[Path]:
+        """Note that `owner` has no build of `label`; forget builds that nobody has.
 
         Quick; what it returns is out of the way already and remains to be deleted.
         """
-        path = self._index_path(label, source)
-        key = _key_of(path)
-        others = (p for p in self._labels.glob("*/*.json") if p != path)
-        trash = None
-        if key is not None and all(_key_of(other) != key for other in others):
-            trash = self._discard(key)
-            if trash is None:  # in use; it stays in the index, to be pruned
-                return None
-        path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # others are in it
-            path.parent.rmdir()
+        removed = []
+        folder = self._labels / _folder_name(label)
+        for path in folder.glob("*.json"):
+            owners = _owners(path)
+            if owner not in owners:
+                continue
+            owners.remove(owner)
+            if owners:
+                _write(path, owners)
+            elif (trash := self._forget(path)) is not None:
+                removed.append(trash)
+        with contextlib.suppress(OSError):  # the label has other builds
+            folder.rmdir()
+        return removed
+
+    def _forget(self, entry: Path) -> Path | None:
+        """Drop an entry, and its build if no other label has that and nobody uses it."""
+        key = entry.stem
+        if any(path != entry for path in self._labels.glob(f"*/{key}.json")):
+            entry.unlink(missing_ok=True)
+            return None
+        trash = self._discard(key)
+        if trash is not None:
+            entry.unlink(missing_ok=True)
         return trash
 
     def _discard(self, key: str) -> Path | None:
@@ -273,10 +255,42 @@ class Builds:
             os.close(fd)
         return trash
 
-    def _index_path(self, label: str, source: str) -> Path:
-        if len(label) > 100:
-            label = hashlib.sha256(label.encode()).hexdigest()
-        return self._labels / label / f"{source}.json"
+
+def _folder_name(label: str) -> str:
+    return label if len(label) <= 100 else hashlib.sha256(label.encode()).hexdigest()
+
+
+def _owners(entry: Path) -> list[str]:
+    try:
+        return [str(owner) for owner in json.loads(entry.read_text())]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def _write(entry: Path, owners: list[str]) -> None:
+    fresh = entry.with_suffix(f".{uuid.uuid4().hex[:8]}")
+    fresh.write_text(json.dumps(owners))
+    fresh.rename(entry)
+
+
+def _flush(path: str) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except PermissionError:
+        return  # the build made it unreadable
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO}:  # a link, a socket
+            return
+        raise
+    try:
+        with contextlib.suppress(OSError):  # a fifo, a device
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def boot_id() -> str:
@@ -285,10 +299,3 @@ def boot_id() -> str:
         return _BOOT_ID.read_text().strip()
     except OSError:
         return time.ctime(int(psutil.boot_time()))
-
-
-def _key_of(path: Path) -> str | None:
-    try:
-        return str(json.loads(path.read_text())["key"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

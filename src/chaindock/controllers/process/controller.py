@@ -1,10 +1,6 @@
 """Chaincode as local processes: for machines without an engine, and fast first tries.
 
-Owns:    putting the parts together; what a killed node left.
-Not:     choosing between back ends (container/router.py).
-Entry:   ProcessController
-Holds:   everything it starts is ended when it is left, or found by the next `reap`.
-Source:  launch.md §9 W4-W17, W20-W28, W42-W49; needs.md rows 3, 8, 12
+Everything that the controller starts is ended when it is left, or by the next `reap`.
 """
 
 from __future__ import annotations
@@ -15,19 +11,19 @@ from typing import TYPE_CHECKING, Self
 
 from chaindock.aio import Tasks
 from chaindock.container.contracts import BuildEnvironment, Declined
-from chaindock.controllers.process.build import Workshop
+from chaindock.controllers.process.builder import ProcessBuilder
 from chaindock.controllers.process.builds import Builds
-from chaindock.controllers.process.child import Spawner
-from chaindock.controllers.process.environment import SYSTEM_PATH
-from chaindock.controllers.process.parting import with_node
-from chaindock.controllers.process.records import NODE_MARKER, Records, end, find
-from chaindock.controllers.process.removal import remove_tree
-from chaindock.controllers.process.run import ProcessInstance
-from chaindock.controllers.process.sockets import Sockets
-from chaindock.controllers.process.toolbox import Toolbox
-from chaindock.controllers.process.watch import Watch
+from chaindock.controllers.process.instance import Host, ProcessInstance
 from chaindock.errors import Unsupported
 from chaindock.platforms.registry import platform_for
+from chaindock.processes.child import end_with_node
+from chaindock.processes.environment import SYSTEM_PATH
+from chaindock.processes.removal import remove_tree
+from chaindock.processes.sockets import Sockets
+from chaindock.processes.spawner import Records, Spawner
+from chaindock.processes.table import NODE_MARKER, end, find
+from chaindock.processes.toolbox import Toolbox
+from chaindock.processes.watch import LimitWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,13 +61,9 @@ class ProcessController:
     ) -> None:
         self._options, self._node_id, self._platforms = options, node.node_id, platforms
         self._runs = options.root / "runs" / Path(node.node_id).name
-        self._records = Records(self._runs, node.node_id)
         self._tasks = Tasks("process")
-        self._spawner = Spawner(self._records, self._tasks)
-        self._watch = Watch(self._tasks)
-        self._builds = Builds(options.cache_root, node.node_id)
-        self._sockets = Sockets(self._runs, node.node_id)
-        self._toolbox = Toolbox(
+        self._spawner = Spawner(Records(self._runs, node.node_id), self._tasks)
+        toolbox = Toolbox(
             options.path,
             {
                 "PATH": ":".join([options.path, *SYSTEM_PATH]),
@@ -80,13 +72,16 @@ class ProcessController:
             },
             memory=options.root / "tools.json",
         )
-        self._workshop = Workshop(
+        self._host = Host(
             options,
-            environment or BuildEnvironment(),
-            self._builds,
+            Builds(options.cache_root, node.node_id),
             self._spawner,
-            self._toolbox,
-            self._tasks,
+            toolbox,
+            Sockets(self._runs, node.node_id),
+            LimitWatch(self._tasks),
+        )
+        self._builder = ProcessBuilder(
+            self._host, environment or BuildEnvironment(), self._tasks
         )
 
     async def build(
@@ -97,17 +92,9 @@ class ProcessController:
             platform = self._platforms(package.package_type)
         except Unsupported as error:
             return Declined(error.message)
-        build = await self._workshop.make(platform, package, attempt)
-        return ProcessInstance(
-            package.ccid,
-            build,
-            self._options,
-            self._builds,
-            self._spawner,
-            self._toolbox,
-            self._sockets,
-            self._watch,
-        )
+        build = await self._builder.make(platform, package, attempt)
+        tools = [tool.name for tool in platform.tools]
+        return ProcessInstance(package.ccid, build, tools, self._host)
 
     async def discard(self, ccid: Ccid) -> int:
         """Keep the build: equal packages use it again, and the oldest go by number."""
@@ -116,7 +103,7 @@ class ProcessController:
 
     async def purge(self, ccid: Ccid) -> int:
         """Remove the build, unless another chaincode has it, or still runs from it."""
-        return await self._workshop.purge(ccid)
+        return await self._builder.purge(ccid)
 
     async def reap(self) -> int:
         """End what an earlier process of this node left running, and remove its traces.
@@ -127,7 +114,7 @@ class ProcessController:
 
     def _reap(self) -> int:
         own = set(self._spawner.children)
-        records = [r for r in self._records.all() if r.run_id not in own]
+        records = [r for r in self._spawner.records.all() if r.run_id not in own]
 
         def look() -> dict[str, list[psutil.Process]]:
             found = find(self._node_id, records)
@@ -138,18 +125,20 @@ class ProcessController:
         for path in self._runs.iterdir():
             if not any(run_id in path.name for run_id in own):
                 remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        self._builds.reap()
-        self._sockets.reap()
+        self._host.builds.reap()
+        self._host.sockets.reap()
         return count
 
     async def __aenter__(self) -> Self:
         self._runs.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._options.cache_root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._builds.prepare()
-        await asyncio.to_thread(with_node)  # asked once, and not while something starts
+        self._host.builds.prepare()
+        await asyncio.to_thread(
+            end_with_node
+        )  # asked once, and not while something starts
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._spawner.end_all(self._options.close_grace_s)
         await self._tasks.aclose()
-        self._sockets.close()
+        self._host.sockets.close()

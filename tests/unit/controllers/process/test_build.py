@@ -11,11 +11,11 @@ import pytest
 
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import BuildEnvironment, Declined, NodeLabels
-from chaindock.controllers.process import build as module
+from chaindock.controllers.process import builder as module
 from chaindock.controllers.process.builds import Builds
 from chaindock.controllers.process.controller import ProcessController
 from chaindock.errors import BuildFailed, ToolMissing
-from chaindock.platforms.base import BuildPlan, Step
+from chaindock.platforms.base import BuildPlan, Step, Tool
 from support.doubles.backend import WatchedAttempt, built
 from support.doubles.scripts import ScriptPlatform, hang, leave, say
 from support.nodes.process_backend import ProcessBackend, options
@@ -33,7 +33,8 @@ class Steps(ScriptPlatform):
     """Runs shell lines as steps; counts how often it plans."""
 
     def __init__(self, *lines: str, tools: tuple[str, ...] = ("sh",)) -> None:
-        self.lines, self.tools, self.plans = lines, tools, 0
+        self.lines, self.plans = lines, 0
+        self.tools = tuple(Tool(name, "") for name in tools)
 
     def plan(self, tree: Path, import_path: str) -> BuildPlan:
         self.plans += 1
@@ -47,7 +48,7 @@ class Steps(ScriptPlatform):
             )
             for line in self.lines
         ]
-        return BuildPlan(tuple(steps), plan.launch, self.tools)
+        return BuildPlan(tuple(steps), plan.launch)
 
     def toolchain(self, tool_version: Mapping[str, str]) -> str:
         return str(sorted(tool_version.items()))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.controllers.process import builds as module
-from chaindock.controllers.process.builds import Build, Builds, Entry
+from chaindock.controllers.process.builds import Build, Builds
 from chaindock.platforms.base import Connection, LaunchCommand
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ def place(builds: Builds, key: str, text: str = "x") -> Build:
     scratch = builds.scratch()
     (scratch / "output").mkdir(parents=True)
     (scratch / "output" / "cc").write_text(text)
-    build = Build(key, scratch / "output", LAUNCH, "golang", ("go",))
+    build = Build(key, scratch / "output", LAUNCH, "golang")
     return builds.place(scratch, build)
 
 
-def used(builds: Builds, label: str, source: str, when: int) -> None:
-    place(builds, f"key-{source}")
-    builds.remember(label, source, Entry(f"key-{source}", (), ""))
-    os.utime(builds._index_path(label, source), (when, when))
+def used(builds: Builds, label: str, name: str, when: int) -> None:
+    place(builds, f"key-{name}")
+    builds.use(label, f"key-{name}", "owner")
+    os.utime(builds._labels / label / f"key-{name}.json", (when, when))
 
 
 def test_a_placed_build_is_found_with_its_launch(builds: Builds):
@@ -75,7 +75,6 @@ def test_after_a_power_failure_only_what_was_flushed_is_reused(
 ):
     place(builds, "flushed")
     place(builds, "not flushed")
-    monkeypatch.setattr(os, "sync", lambda: None)
     builds.seal("flushed")
     monkeypatch.setattr(module, "boot_id", lambda: "next start")
     assert builds.find("flushed") is not None
@@ -95,10 +94,10 @@ def test_the_newest_of_each_label_stay(builds: Builds):
     assert left == ["a2", "a3", "b0"]
 
 
-def test_looking_up_counts_as_use(builds: Builds):
+def test_the_build_used_last_stays(builds: Builds):
     for n in range(3):
         used(builds, "a", f"a{n}", when=n)
-    assert builds.look_up("a", "a0") == Entry("key-a0", (), "")
+    builds.use("a", "key-a0", "owner")
     builds.prune("a", keep=1)
     assert builds.find("key-a0")
     assert builds.find("key-a2") is None
@@ -124,7 +123,7 @@ def test_a_build_in_use_stays_also_for_another_node(builds: Builds, tmp_path: Pa
 
 def test_a_build_that_two_labels_share_stays_for_the_other(builds: Builds):
     used(builds, "a", "s", when=0)
-    builds.remember("b", "s", Entry("key-s", (), ""))
+    builds.use("b", "key-s", "owner")
     used(builds, "a", "s2", when=1)
     assert builds.prune("a", keep=1) == []
     assert builds.find("key-s")
@@ -133,13 +132,38 @@ def test_a_build_that_two_labels_share_stays_for_the_other(builds: Builds):
 def test_a_build_in_use_is_not_forgotten_when_it_should_be_removed(builds: Builds):
     used(builds, "a", "a0", when=0)
     with builds.claim("key-a0"):
-        assert builds.remove("a", "a0") is None
+        assert builds.release("a", "owner") == []
     assert builds.find("key-a0")
-    trash = builds.remove("a", "a0")
-    assert trash is not None
+    (trash,) = builds.release("a", "owner")
     assert (trash / "output").is_dir()
     assert builds.find("key-a0") is None
-    assert builds.look_up("a", "a0") is None
+    assert builds.release("a", "owner") == []
+
+
+def test_a_build_that_two_chaincodes_have_goes_with_the_last(builds: Builds):
+    used(builds, "a", "a0", when=0)
+    builds.use("a", "key-a0", "other")
+    assert builds.release("a", "owner") == []
+    assert builds.find("key-a0")
+    assert len(builds.release("a", "other")) == 1
+
+
+def test_only_the_files_of_the_build_are_flushed(
+    builds: Builds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Issue 9, 15: a build does not make the whole machine write its caches."""
+    place(builds, "k")
+    folder = tmp_path / "builds" / "k"
+    (folder / "output" / "fifo").parent.mkdir(exist_ok=True)
+    os.mkfifo(folder / "output" / "fifo")
+    (folder / "output" / "link").symlink_to("/nowhere")
+    (folder / "output" / "secret").touch(mode=0)
+    flushed: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(os.fstat(fd).st_ino))
+    builds.seal("k")
+    for path in (folder, folder / "output", folder / "output" / "cc"):
+        assert path.stat().st_ino in flushed
+    assert (folder / "sealed").exists()
 
 
 def test_reap_removes_half_made_builds_of_this_node_only(
@@ -155,5 +179,6 @@ def test_reap_removes_half_made_builds_of_this_node_only(
 
 
 def test_a_very_long_label_has_an_index_too(builds: Builds):
-    builds.remember("l" * 400, "s", Entry("k", ("go",), "1.2"))
-    assert builds.look_up("l" * 400, "s") == Entry("k", ("go",), "1.2")
+    builds.use("l" * 400, "k", "owner")
+    place(builds, "k")
+    assert len(builds.release("l" * 400, "owner")) == 1

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.container.contracts import ClientTls
-from chaindock.controllers.process.environment import (
+from chaindock.errors import ConfigInvalid
+from chaindock.processes.environment import (
     base_environment,
     ca_environment,
     run_path,
     write_tls,
 )
-from chaindock.errors import ConfigInvalid
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,9 +13,10 @@ import psutil
 import pytest
 
 from chaindock.container.attempt import Attempt
-from chaindock.controllers.process.records import Record, Records, find
 from chaindock.errors import StartFailed
 from chaindock.ids import Ccid
+from chaindock.processes.spawner import Record, Records
+from chaindock.processes.table import find
 from support.doubles.scripts import hang, say
 from support.nodes.process_backend import ProcessBackend
 

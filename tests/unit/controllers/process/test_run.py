@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from chaindock.container.attempt import Attempt
-from chaindock.container.contracts import ClientTls, Dial
+from chaindock.container.contracts import Cause, ClientTls, Dial
 from chaindock.errors import ImageNotFound, StartFailed
 from support.doubles.backend import WatchedAttempt
 from support.doubles.scripts import hang, ignore_term, leave, say
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from chaindock.container.contracts import Instance
-    from chaindock.controllers.process.run import ProcessInstance
+    from chaindock.controllers.process.instance import ProcessInstance
     from chaindock.packaging.store import StoredPackage
 
 SHELL = {"PWD", "OLDPWD", "SHLVL", "_"}
@@ -54,6 +55,7 @@ async def ran(
     async with backend.within():
         await instance.start(peer, attempt)
         await instance.wait()
+        await instance.stop(0)  # returns when the group is gone, too
     return attempt
 
 
@@ -251,3 +253,47 @@ async def test_a_flood_leaves_the_loop_responsive(backend: ProcessBackend):
             worst = max(worst, time.perf_counter() - began)
         await instance.stop(0)
     assert worst < 0.25
+
+
+async def test_how_a_run_ended_is_known_before_what_it_left_is_cleared_up(
+    backend: ProcessBackend,
+):
+    """Issue 9, 4: a pipe that stays open must not turn a crash into "stopped"."""
+    instance, package = await scripted(
+        backend, "env -i setsid setsid sleep 30 &\necho panic\nexit 3"
+    )
+    attempt = WatchedAttempt(package)
+    await instance.start(backend.peer, attempt)
+    async with asyncio.timeout(30):
+        ended = asyncio.Event()
+        attempt.watch(lambda event: ended.set() if event.kind == "output" else None)
+        await ended.wait()
+        began = asyncio.get_running_loop().time()
+        found = await instance.wait()
+        assert asyncio.get_running_loop().time() - began < 1.5
+    assert (found.cause, found.code) == (Cause.EXITED, 3)
+    assert attempt.of("stdout") == ["panic"]
+    await instance.stop(1)
+    assert (await instance.wait()).cause is Cause.EXITED
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize("grace_s", [0, 5])
+async def test_a_crash_is_no_stop_though_a_stop_follows_at_once(
+    backend: ProcessBackend, grace_s: float
+):
+    """Issue 9, 4: the loop may hear of the end only after it was told to stop."""
+    instance, package = await scripted(backend, "echo dies; kill -SEGV $$")
+    await instance.start(backend.peer, WatchedAttempt(package))
+    pid = int(instance.describe()["pid"])
+    while _lives(pid):
+        time.sleep(0.005)  # noqa: ASYNC251  # the loop must hear nothing meanwhile
+    await instance.stop(grace_s)
+    found = await instance.wait()
+    assert (found.cause, found.signal) == (Cause.SIGNAL, 11)

@@ -13,8 +13,8 @@ import pytest
 
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import Dial
-from chaindock.controllers.process.sockets import PATH_BYTES, Sockets
 from chaindock.errors import StartFailed
+from chaindock.processes.sockets import PATH_BYTES, Sockets
 from support.doubles.scripts import hang, serve
 from support.eventually import eventually
 from support.need import missing

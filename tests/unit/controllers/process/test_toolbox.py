@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaindock.controllers.process.toolbox import Toolbox
 from chaindock.errors import ToolMissing
+from chaindock.processes.toolbox import Toolbox
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,11 +1,7 @@
 """Keep running processes within memory and disk, as far as watching them does.
 
-Owns:    measuring sessions and private directories; ending what is over its limit.
-Not:     limits that the system keeps by itself (child.py sets them).
-Entry:   Watch.add, not_in_force
-Holds:   memory is looked at four times a second, so a fast process is over its limit for
-         a moment; one that leaves its session is not counted. This is no wall.
-Source:  needs.md row 25; launch.md §9 W58
+Memory is read four times a second, so a fast process exceeds its limit for a moment. A
+process that leaves its session is not counted: this is no isolation.
 """
 
 from __future__ import annotations
@@ -25,13 +21,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chaindock.aio import Tasks
-    from chaindock.controllers.process.child import Child, Program
+    from chaindock.processes.child import Child
 
 _log = get_logger("process.watch")
 PERIOD_S = 0.25
 _FILES_EVERY = 8
 _MOST_FILES = 100_000
-_ROUNDED = 512  # a limit is set in blocks
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class Bounds:
     folder: Path
 
 
-class Watch:
+class LimitWatch:
     """Watches the runs of one node, in one task that ends with the last of them."""
 
     def __init__(self, tasks: Tasks) -> None:
@@ -63,10 +58,10 @@ class Watch:
             return
         self._runs[child] = bounds
         if self._task is None or self._task.done():
-            self._task = self._tasks.start(self._look_on(), "watch of limits")
+            self._task = self._tasks.start(self._check_all(), "watch of limits")
 
-    async def _look_on(self) -> None:
-        unbind()  # begun in the launch of one run, it is about all
+    async def _check_all(self) -> None:
+        unbind()  # started in the launch of one run, the task is about all of them
         turn = 0
         while True:
             await asyncio.sleep(PERIOD_S)  # the period itself, nothing is waited for
@@ -76,23 +71,23 @@ class Watch:
             runs, turn = dict(self._runs), turn + 1
             used = await asyncio.to_thread(memory_of, [c.pid for c in runs])
             for child, bounds in runs.items():
-                self._judge_memory(child, bounds, used.get(child.pid, 0))
+                self._check_memory(child, bounds, used.get(child.pid, 0))
                 if turn % _FILES_EVERY == 0 and bounds.tmp_bytes and child.running:
                     size = await asyncio.to_thread(
                         size_of, bounds.folder, bounds.tmp_bytes
                     )
-                    self._judge_files(child, bounds, size)
+                    self._check_files(child, bounds, size)
 
-    def _judge_memory(self, child: Child, bounds: Bounds, used: int) -> None:
+    def _check_memory(self, child: Child, bounds: Bounds, used: int) -> None:
         if 0 < bounds.memory_bytes < used:
             reason = f"it needed more than its {bounds.memory_bytes} bytes of memory"
-            child.condemn(Exit(None, signal=9, oom=True, reason=reason))
+            child.kill_as(Exit(None, signal=9, oom=True, reason=reason))
             _log.warning("chaincode is over its memory", pid=child.pid, bytes=used)
 
-    def _judge_files(self, child: Child, bounds: Bounds, size: int) -> None:
+    def _check_files(self, child: Child, bounds: Bounds, size: int) -> None:
         if size > bounds.tmp_bytes:
             reason = f"it kept more than {bounds.tmp_bytes} bytes in its directory"
-            child.condemn(Exit(None, signal=9, reason=reason, cause=Cause.SIGNAL))
+            child.kill_as(Exit(None, signal=9, reason=reason, cause=Cause.SIGNAL))
             _log.warning("chaincode is over its files", pid=child.pid)
 
 
@@ -134,32 +129,3 @@ def size_of(folder: Path, enough: int) -> int:
         except OSError:  # it is being changed
             continue
     return total
-
-
-_GATE = "IFS= read -r go &&"
-"""Stands in the command of who waits to become the program (child.py)."""
-
-
-def not_in_force(child: Child) -> list[str]:
-    """Return the limits of a running program that the system did not take.
-
-    Nothing is missing yet while the gate still sets them, before the program runs.
-    """
-    program: Program = child.program
-    asked = {"RLIMIT_CORE": 0, "RLIMIT_NOFILE": program.max_open_files}
-    asked["RLIMIT_FSIZE"] = program.max_file_bytes or None
-    try:
-        process = psutil.Process(child.pid)
-        if any(_GATE in word for word in process.cmdline()):
-            return []
-        return [
-            f"no limit {name.removeprefix('RLIMIT_').lower()}"
-            for name, most in asked.items()
-            if most is not None and _hard(process, name) not in range(most + _ROUNDED)
-        ]
-    except (psutil.Error, OSError, AttributeError):  # gone, or a system that tells not
-        return []
-
-
-def _hard(process: psutil.Process, name: str) -> int:
-    return int(process.rlimit(getattr(psutil, name))[1])

@@ -1,11 +1,8 @@
 """Where a chaincode that serves is dialled: a Unix socket in the run's own directory.
 
-Owns:    the path of that socket, and the way round the length limit of such paths.
-Not:     the directory of a run (child.py), the socket itself (the chaincode makes it).
-Entry:   Sockets
-Holds:   only the user of the node gets as far as the socket; it ends with the directory;
-         what a killed node left of this is found by its name.
-Source:  launch.md §6; docs/security.md; ADR-0005
+Only the user of the node gets as far as the socket. The socket ends with the directory;
+what a killed node left of it is found by its name.
+Source: docs/security.md; docs/adr (ADR-0005)
 """
 
 from __future__ import annotations

@@ -1,17 +1,8 @@
 """Build a package by running the steps of its plan, or reuse an equal build.
 
-Owns:    the order of a build; the identity of a build.
-Not:     where builds lie (builds.py), how a step is started (child.py).
-Entry:   Workshop.make
-Holds:   equal inputs are built once; a failed or cancelled build leaves no process and
-         no directory; nothing of the node's environment reaches a step unasked.
-Source:  launch.md §9 W20, W21, W24-W28, W43, W45-W49; needs.md rows 2, 5, 12, 35
-
-A warm start must neither unpack nor plan, yet the identity of a build covers its plan.
-So there are two hashes: the *source* (code digest, type, import path, and the text of
-the planner's own modules) is known beforehand, and the index leads from it to the *key*
-(plan, toolchain). The plan is a function of the source, so the index is right as long
-as the toolchain is the same, which is checked each time.
+The key of a build covers everything that went into it, and is known before the package is
+unpacked: a warm start neither unpacks nor plans. Equal inputs are built once; a build that
+fails or is cancelled leaves no process and no directory.
 """
 
 from __future__ import annotations
@@ -21,26 +12,20 @@ import contextlib
 import hashlib
 import json
 import platform as machine
-from collections import Counter, defaultdict
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chaindock.aio import finish
+from chaindock.aio import KeyedLocks, finish
 from chaindock.container.attempt import Phase
 from chaindock.container.environment import CONTENT_VARIABLES
 from chaindock.container.plan import build_deadline, run_plan
-from chaindock.controllers.process.builds import Build, Entry
-from chaindock.controllers.process.child import Program
-from chaindock.controllers.process.environment import (
-    base_environment,
-    ca_environment,
-)
-from chaindock.controllers.process.owned import Owned
-from chaindock.controllers.process.removal import remove_tree
+from chaindock.controllers.process.builds import Build
 from chaindock.errors import BuildFailed, StartFailed, is_retryable
 from chaindock.platforms.fingerprint import planner_fingerprint
 from chaindock.platforms.placeholders import Places
+from chaindock.processes.child import Output, Program
+from chaindock.processes.environment import base_environment, ca_environment
+from chaindock.processes.removal import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -49,41 +34,31 @@ if TYPE_CHECKING:
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import BuildEnvironment, Exit
     from chaindock.container.plan import StepCommand, StepOutput
-    from chaindock.controllers.process.builds import Builds
-    from chaindock.controllers.process.child import Spawner
-    from chaindock.controllers.process.options import ProcessOptions
-    from chaindock.controllers.process.toolbox import Toolbox
+    from chaindock.controllers.process.instance import Host
     from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
     from chaindock.platforms.base import BuildPlan, Platform
+    from chaindock.processes.spawner import Spawner
 
-LAYOUT = 1
-"""Changes when what lies in a build directory changes."""
+_LAYOUT = 2
+"""Changes when the content of a build directory changes."""
 
 
-class Workshop:
+class ProcessBuilder:
     """Makes builds.
 
     Args:
+        host: what builds and runs of this node share.
         environment: what steps need to reach registries.
         tasks: finishes clean-up that its cause no longer waits for.
     """
 
-    def __init__(
-        self,
-        options: ProcessOptions,
-        environment: BuildEnvironment,
-        builds: Builds,
-        spawner: Spawner,
-        toolbox: Toolbox,
-        tasks: Tasks,
-    ) -> None:
-        self._options, self._environment = options, environment
-        self._builds, self._spawner, self._toolbox = builds, spawner, toolbox
+    def __init__(self, host: Host, environment: BuildEnvironment, tasks: Tasks) -> None:
+        self._options, self._environment = host.options, environment
+        self._builds, self._spawner = host.builds, host.spawner
+        self._toolbox = host.toolbox
         self._tasks = tasks
-        self._owned = Owned(options.cache_root / "owners", str(options.root))
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._queued: Counter[str] = Counter()
+        self._locks: KeyedLocks[str] = KeyedLocks()
 
     async def make(
         self, platform: Platform, package: StoredPackage, attempt: Attempt
@@ -94,54 +69,47 @@ class Workshop:
         Cancelled: nothing half-made is left.
         """
         attempt.enter(Phase.PACKAGE)
-        source = self._source_of(platform, package)
-        self._owned.put(package.ccid, package.label, source)
-        async with self._turn(source):
-            build = await self._recall(platform, package, source)
+        key = await self._key(platform, package)
+        async with self._locks.hold(key):
+            build = self._builds.find(key)
             if build is None:
-                return await self._make_new(platform, package, source, attempt)
-        attempt.note(f"build {build.key[:12]} reused")
+                return await self._make_new(platform, package, key, attempt)
+        attempt.note(f"build {key[:12]} reused")
+        self._builds.use(package.label, key, self._owner(package.ccid))
         return build
 
-    # --- identity -----------------------------------------------------------------------
-
-    def _source_of(self, platform: Platform, package: StoredPackage) -> str:
+    async def _key(self, platform: Platform, package: StoredPackage) -> str:
+        names = [tool.name for tool in platform.tools]
+        versions = await self._toolbox.versions(names, platform.name)
         content = [self._environment.variables.get(name) for name in CONTENT_VARIABLES]
         return _digest(
             [
-                LAYOUT,
+                _LAYOUT,
                 package.code_digest,
                 package.package_type,
                 package.import_path,
                 platform.name,
                 planner_fingerprint(type(platform)),
                 content,
+                platform.toolchain(versions),
+                [self._toolbox.find(name, platform.name) for name in names],
+                machine.machine(),
             ]
         )
 
-    async def _toolchain(self, platform: Platform, tools: tuple[str, ...]) -> str:
-        versions = await self._toolbox.versions(tools, platform.name)
-        paths = [self._toolbox.find(name, platform.name) for name in tools]
-        return json.dumps([platform.toolchain(versions), paths, machine.machine()])
-
-    async def _recall(
-        self, platform: Platform, package: StoredPackage, source: str
-    ) -> Build | None:
-        entry = self._builds.look_up(package.label, source)
-        if entry is None:
-            return None
-        if await self._toolchain(platform, entry.tools) != entry.toolchain:
-            return None
-        return self._builds.find(entry.key)
-
-    # --- making -------------------------------------------------------------------------
+    def _owner(self, ccid: Ccid) -> str:
+        owner = f"{self._options.root}:{ccid}".encode()
+        return hashlib.sha256(owner).hexdigest()[:24]
 
     async def _make_new(
-        self, platform: Platform, package: StoredPackage, source: str, attempt: Attempt
+        self, platform: Platform, package: StoredPackage, key: str, attempt: Attempt
     ) -> Build:
         try:
-            async with self._scratch() as scratch:
-                return await self._make(platform, package, source, scratch, attempt)
+            with self._builds.claim(key):
+                async with self._scratch() as scratch:
+                    build = await self._make(platform, package, key, scratch, attempt)
+                self._prune(package.label)
+                return build
         except (OSError, StartFailed) as error:  # disk full, no more processes
             raise BuildFailed(
                 f"build of chaincode {attempt.ccid!r} cannot go on: {error}",
@@ -154,7 +122,7 @@ class Workshop:
         self,
         platform: Platform,
         package: StoredPackage,
-        source: str,
+        key: str,
         scratch: Path,
         attempt: Attempt,
     ) -> Build:
@@ -162,28 +130,14 @@ class Workshop:
         plan = await asyncio.to_thread(
             platform.plan, scratch / "input", package.import_path
         )
-        toolchain = await self._toolchain(platform, plan.tools)
-        key = _digest([source, toolchain, asdict(plan)])
-        entry = Entry(key, plan.tools, toolchain)
-        with self._builds.claim(key):
-            build = self._builds.find(key)
-            if build is None:
-                await self._run_steps(platform, plan, scratch, attempt)
-                build = Build(
-                    key, scratch / "output", plan.launch, platform.name, plan.tools
-                )
-                # Once it is listed somebody will remove it, and it appears whole.
-                self._builds.remember(package.label, source, entry)
-                build = await finish(
-                    asyncio.to_thread(self._builds.place, scratch, build)
-                )
-                if self._options.durable_builds:
-                    sealing = asyncio.to_thread(self._builds.seal, key)
-                    _ = self._tasks.start(sealing, f"seal {key[:12]}")
-            else:
-                attempt.note(f"build {key[:12]} reused")
-                self._builds.remember(package.label, source, entry)
-            self._prune(package.label)
+        await self._run_steps(platform, plan, scratch, attempt)
+        build = Build(key, scratch / "output", plan.launch, platform.name)
+        # Noted before it appears: whatever ends us now, the build will be pruned.
+        self._builds.use(package.label, key, self._owner(package.ccid))
+        build = await finish(asyncio.to_thread(self._builds.place, scratch, build))
+        if self._options.durable_builds:
+            sealing = asyncio.to_thread(self._builds.seal, key)
+            _ = self._tasks.start(sealing, f"seal {key[:12]}")
         return build
 
     async def _run_steps(
@@ -196,7 +150,8 @@ class Workshop:
             tool=lambda name: self._toolbox.find(name, platform.name),
             cache=self._cache,
         )
-        tools = [self._toolbox.find(name, platform.name) for name in plan.tools]
+        names = [tool.name for tool in platform.tools]
+        tools = [self._toolbox.find(name, platform.name) for name in names]
         env = self._step_environment(scratch, tools)
         host = _HostSteps(places, env, self._spawner, attempt)
         async with build_deadline(self._options.limit_s, attempt):
@@ -219,30 +174,16 @@ class Workshop:
 
     async def purge(self, ccid: Ccid) -> int:
         """Remove the build of `ccid` unless something else needs it."""
-        found = self._owned.find(ccid)
-        trash = None if found is None else self._builds.remove(*found)
-        self._owned.drop(ccid)
-        if trash is None:
-            return 0
-        await finish(asyncio.to_thread(remove_tree, trash))
-        return 1
+        label = ccid.rpartition(":")[0]
+        removed = self._builds.release(label, self._owner(ccid))
+        for trash in removed:
+            await finish(asyncio.to_thread(remove_tree, trash))
+        return len(removed)
 
     def _prune(self, label: str) -> None:
         for path in self._builds.prune(label, self._options.keep_builds):
             removal = asyncio.to_thread(remove_tree, path)
             _ = self._tasks.start(removal, f"remove {path.name}")
-
-    @contextlib.asynccontextmanager
-    async def _turn(self, source: str) -> AsyncIterator[None]:
-        """Let one build of a source at a time through."""
-        self._queued[source] += 1
-        try:
-            async with self._turns[source]:
-                yield
-        finally:
-            self._queued[source] -= 1
-            if not self._queued[source]:
-                del self._queued[source], self._turns[source]
 
     @contextlib.asynccontextmanager
     async def _scratch(self) -> AsyncIterator[Path]:
@@ -279,11 +220,10 @@ class _HostSteps:
             self._spawner.new_run_id(),
             program,
             self._attempt,
-            (output.line, output.line),
-            output.active,
+            Output(output.line, output.line, output.active),
         )
         try:
-            return await child.wait()
+            return await child.wait_gone()
         except BaseException:
             await self._spawner.end_quietly(child)
             raise

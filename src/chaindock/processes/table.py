@@ -1,34 +1,15 @@
-"""Know every process that was started, even after the node was killed.
+"""Find the processes that this node started, even by an earlier run of the node.
 
-Owns:    record files; finding and ending the processes they speak of.
-Not:     starting processes (child.py).
-Entry:   Records, Record
-Holds:   a process is signalled only when it is proved to be ours; a reused pid never is.
-Source:  launch.md §9 W16, W17, W48; needs.md row 12
-
-How nothing is lost, whenever the node is killed (SIGKILL, no clean-up):
-
-1. A child starts as a gate: /bin/sh that reads one line from a pipe. If the node dies
-   now, the pipe ends and the gate exits without having run anything.
-2. The node writes `<root>/runs/<node id>/<pid>-<run id>.json`, then sends the line, and
-   the gate becomes the program (same pid, same group). From here on the record exists.
-3. When the run is over, its group is ended, and only then the record is removed.
-
-Each child also carries CHAINDOCK_NODE and CHAINDOCK_RUN in its environment, which its
-children inherit. A process is ours when it carries this node's marker; or is the leader
-of a recorded group and was created when the record says; or is in such a leader's group.
-`setsid` does not help a grandchild to escape; a process that changes its group *and*
-starts another program without the marker does (see docs/security.md: this back end is
-no sandbox).
+A process is ours when it carries the marker of this node; or is the leader of a recorded
+group and was created when the record says; or is in such a leader's group. Only what is
+proved to be ours is signalled; a reused pid never is.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import psutil
@@ -37,78 +18,15 @@ from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
-    from chaindock.ids import Ccid
+    from chaindock.processes.spawner import Record
 
 NODE_MARKER = "CHAINDOCK_NODE"
 RUN_MARKER = "CHAINDOCK_RUN"
 KILL_LIMIT_S = 5.0
 _POLL_S = 0.01
 _SAME_START_S = 0.05
-
 _log = get_logger("process")
-
-
-@dataclass(frozen=True)
-class Record:
-    """One started process group.
-
-    Args:
-        run_id: unique; also the name of the run's private directory.
-        kind: "run" or "build".
-        pid: of the leader; its group and session have the same number.
-        created: when the leader started, seconds since the epoch as psutil tells it.
-    """
-
-    run_id: str
-    node_id: str
-    ccid: Ccid
-    attempt: str
-    kind: str
-    pid: int
-    created: float
-
-
-class Records:
-    """The record files of one node, in `<folder>/<pid>-<run id>.json`."""
-
-    def __init__(self, folder: Path, node_id: str) -> None:
-        self.folder = folder
-        self.node_id = node_id
-
-    def write(self, record: Record) -> None:
-        """Keep `record`; complete when this returns, whatever happens to the node.
-
-        It need not outlive the machine: neither does the process.
-        """
-        path = self._path(record)
-        fresh = path.with_suffix(".new")
-        try:
-            fresh.write_text(json.dumps(asdict(record)))
-            fresh.rename(path)
-        except OSError:
-            fresh.unlink(missing_ok=True)  # a full disk leaves an empty one
-            raise
-
-    def remove(self, record: Record) -> None:
-        """Forget a group that has ended."""
-        self._path(record).unlink(missing_ok=True)
-
-    def all(self) -> list[Record]:
-        """Return every record that can be read."""
-        found = []
-        for path in self.folder.glob("*.json"):
-            try:
-                found.append(Record(**json.loads(path.read_text())))
-            except FileNotFoundError:
-                continue
-            except (ValueError, TypeError):
-                _log.warning("unreadable record ignored", path=str(path))
-        return [record for record in found if record.node_id == self.node_id]
-
-    def _path(self, record: Record) -> Path:
-        return self.folder / f"{record.pid}-{record.run_id}.json"
 
 
 def find(

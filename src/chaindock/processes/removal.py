@@ -1,13 +1,8 @@
-"""Remove directories that chaincode and builds have filled.
+"""Remove directories that chaincode and builds have filled, whatever they look like.
 
-Owns:    removing a tree whatever it looks like.
-Not:     deciding what goes (child.py, build.py, builds.py).
-Entry:   remove_tree
-Holds:   few descriptors and no recursion, however deep it is; links are not followed.
-Source:  launch.md §9 W16; docs/security.md
-
+Few descriptors and no recursion, however deep a tree is; links are not followed.
 `shutil.rmtree` opens a descriptor and calls itself for each level: a program that nests a
-thousand directories would take all descriptors of the node, or leave them there.
+thousand directories would take all descriptors of the node.
 """
 
 from __future__ import annotations

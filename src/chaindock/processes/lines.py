@@ -1,11 +1,7 @@
 """Turn what a pipe delivers into lines, without ever holding up the event loop.
 
-Owns:    splitting, bounding and decoding; the pace at which a pipe is read.
-Not:     where lines go (container/attempt.py).
-Entry:   Pump
-Holds:   memory is bounded by one read and one line; after a slice of lines others get
-         their turn, so a flood slows its writer, not the node.
-Source:  launch.md §9 W24, W46, W47
+Memory is bounded by one read and one line. After a slice of lines other tasks get their
+turn, so a flood slows its writer, not the node.
 """
 
 from __future__ import annotations
@@ -27,7 +23,7 @@ _MOST = LINE_BYTES - len(CUT)
 
 
 class Pump:
-    """The way of one pipe's bytes to `take`, line by line, without the line ends.
+    """Passes the bytes of one pipe to `take`, line by line, without the line ends.
 
     Args:
         take: gets each line; bytes that are not UTF-8 are replaced, a line of more than

@@ -1,12 +1,8 @@
-"""Find the programs of a toolchain, and their versions.
+"""Find the programs of a toolchain on this machine, and their versions.
 
-Owns:    look-up on the configured path, remembered versions, what to install.
-Not:     which tools a language needs (platforms).
-Entry:   Toolbox
-Holds:   a program is asked for its version once, until its file changes; the answer
-         outlives the node, except that of a shell script: it may be a shim whose answer
-         depends on something else.
-Source:  launch.md §9 W40
+A program is asked for its version once, until its file changes. The answer outlives the
+node, except that of a shell script: the script may be a version manager's, whose answer
+depends on something else.
 """
 
 from __future__ import annotations
@@ -19,20 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chaindock.errors import ToolMissing
+from chaindock.platforms.base import Tool
+from chaindock.platforms.registry import TOOLS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 VERSION_LIMIT_S = 15.0
 _KEPT_ANSWERS = 50
-_VERSION_ARGUMENTS: Mapping[str, tuple[str, ...]] = {"go": ("version",)}
-_INSTALL: Mapping[str, str] = {
-    "go": "install Go",
-    "node": "install Node.js",
-    "npm": "install npm (it comes with Node.js)",
-    "python3": "install Python 3 with its venv module",
-    "java": "install a Java development kit",
-}
 
 
 class Toolbox:
@@ -59,7 +49,8 @@ class Toolbox:
         """
         found = shutil.which(name, path=self._path)
         if found is None:
-            install = _INSTALL.get(name, f"install {name}")
+            tool = TOOLS.get(name)
+            install = tool.install if tool else f"install {name}"
             raise ToolMissing(
                 f"program {name!r}, which {language} chaincode needs, is not on the "
                 f"PATH ({self._path})",
@@ -84,9 +75,9 @@ class Toolbox:
             self._kept = self._load()
             self._versions = dict(self._kept)
         if identity not in self._versions:
-            arguments = _VERSION_ARGUMENTS.get(name, ("--version",))
-            # One that has no version (a plain sh) is known by its file.
-            answer = await self._ask(str(path), *arguments) or identity
+            tool = TOOLS.get(name, Tool(name, ""))
+            # A program without a version (a plain sh) is known by its file.
+            answer = await self._ask(str(path), *tool.version) or identity
             self._versions[identity] = answer
             if not _is_shell_script(path):
                 self._keep(identity, answer)

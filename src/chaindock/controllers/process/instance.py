@@ -1,11 +1,6 @@
-"""One built chaincode as a local process.
+"""One built chaincode as a local process: its directory, environment, TLS files, address.
 
-Owns:    what a run gets: private directory, environment, TLS files, address.
-Not:     how a process is started and ended (child.py), where a socket lies (sockets.py).
-Entry:   ProcessInstance
-Holds:   at most one run at a time; private keys lie in a directory of the run that ends
-         with it.
-Source:  launch.md §3.7, §9 W15, W54; shim-protocol.md §1.5-1.7
+At most one run at a time. Private keys lie in a directory of the run that ends with it.
 """
 
 from __future__ import annotations
@@ -13,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,30 +16,31 @@ from typing import TYPE_CHECKING
 from chaindock.container.attempt import Phase
 from chaindock.container.contracts import CallsBack, Cause, Dial, Exit, RunSettings
 from chaindock.container.environment import peer_variables, server_variables
-from chaindock.controllers.process.child import Program
-from chaindock.controllers.process.environment import (
+from chaindock.errors import ImageNotFound, StartFailed, is_retryable
+from chaindock.platforms.base import Connection
+from chaindock.platforms.placeholders import Places
+from chaindock.processes.child import Output, Program
+from chaindock.processes.environment import (
     base_environment,
     run_path,
     write_tls,
 )
-from chaindock.controllers.process.removal import remove_tree
-from chaindock.controllers.process.watch import Bounds, not_in_force
-from chaindock.errors import ImageNotFound, StartFailed, is_retryable
-from chaindock.platforms.base import Connection
-from chaindock.platforms.placeholders import Places
+from chaindock.processes.removal import remove_tree
+from chaindock.processes.watch import Bounds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import PeerConnection
     from chaindock.controllers.process.builds import Build, Builds
-    from chaindock.controllers.process.child import Child, Spawner
     from chaindock.controllers.process.options import ProcessOptions
-    from chaindock.controllers.process.sockets import Sockets
-    from chaindock.controllers.process.toolbox import Toolbox
-    from chaindock.controllers.process.watch import Watch
     from chaindock.ids import Ccid
+    from chaindock.processes.child import Child
+    from chaindock.processes.sockets import Sockets
+    from chaindock.processes.spawner import Spawner
+    from chaindock.processes.toolbox import Toolbox
+    from chaindock.processes.watch import LimitWatch
 
 LOOPBACK = "127.0.0.1"
 REPLACE_GRACE_S = 2.0
@@ -52,23 +49,33 @@ _UNMET = {"cpus", "pids", "network", "extraHosts", "user"}
 """Settings of one chaincode that only a container can meet."""
 
 
+@dataclass(frozen=True)
+class Host:
+    """What the runs of one node share."""
+
+    options: ProcessOptions
+    builds: Builds
+    spawner: Spawner
+    toolbox: Toolbox
+    sockets: Sockets
+    watch: LimitWatch
+
+
 class ProcessInstance:
-    """Implements container.contracts.Instance."""
+    """Implements container.contracts.Instance.
+
+    Args:
+        ccid: what runs.
+        build: what it runs from.
+        tools: names of the programs of its toolchain.
+        host: see there.
+    """
 
     def __init__(
-        self,
-        ccid: Ccid,
-        build: Build,
-        options: ProcessOptions,
-        builds: Builds,
-        spawner: Spawner,
-        toolbox: Toolbox,
-        sockets: Sockets,
-        watch: Watch,
+        self, ccid: Ccid, build: Build, tools: Sequence[str], host: Host
     ) -> None:
-        self._ccid, self._build, self._options = ccid, build, options
-        self._builds, self._spawner, self._toolbox = builds, spawner, toolbox
-        self._sockets, self._watch = sockets, watch
+        self._ccid, self._build, self._tools = ccid, build, tools
+        self._host, self._options = host, host.options
         self._stream = ""
         self._turn = asyncio.Lock()
         self._child: Child | None = None
@@ -89,8 +96,8 @@ class ProcessInstance:
         """
         async with self._turn:
             attempt.enter(Phase.CREATE)
-            await self._spawner.end_runs_of(self._ccid, REPLACE_GRACE_S)
-            with self._builds.claim(self._build.key) as claim:
+            await self._host.spawner.end_runs_of(self._ccid, REPLACE_GRACE_S)
+            with self._host.builds.claim(self._build.key) as claim:
                 return await self._start(peer, attempt, claim)
 
     async def wait(self) -> Exit:
@@ -107,10 +114,10 @@ class ProcessInstance:
             await child.end(grace_s)
 
     async def probe(self) -> None:
-        """Nothing stands between a process and the node."""
+        """Try nothing: a process and the node share one network."""
 
     def describe(self) -> Mapping[str, str]:
-        """Return backend, isolation, build; while it runs more, as `_told_of_run`."""
+        """Return backend, isolation, build; while it runs more, as `_run_facts`."""
         facts = {
             "backend": "process",
             "isolation": "no isolation",
@@ -119,11 +126,11 @@ class ProcessInstance:
         if self._child is not None and self._child.running:
             facts["pid"] = str(self._child.pid)
             facts["stream"] = self._stream
-            facts |= self._told_of_run(self._child)
+            facts |= self._run_facts(self._child)
         return facts
 
-    def _told_of_run(self, child: Child) -> dict[str, str]:
-        """Return `limits`; `settings` of it alone; `weaker` what is not in force."""
+    def _run_facts(self, child: Child) -> dict[str, str]:
+        """Return `limits`; `settings` of it alone; `weaker`: settings not in force."""
         bounds, program = self._bounds, child.program
         limits = {
             "memory": bounds.memory_bytes,
@@ -133,39 +140,40 @@ class ProcessInstance:
         said = [f"{name} {size // MIB} MiB" for name, size in limits.items() if size]
         if program.max_open_files is not None:
             said.append(f"open files {program.max_open_files}")
-        weaker = not_in_force(child)
-        unmet = [word for word in self._settings.words.split(", ") if word in _UNMET]
+        words = self._settings.words
+        unmet = [word for word in words.split(", ") if word in _UNMET]
+        facts = {"limits": ", ".join(said)}
+        if words:
+            facts["settings"] = words
         if unmet:
-            weaker.append(f"a process takes no {', '.join(unmet)}")
-        return {
-            "limits": ", ".join(said),
-            **({"settings": self._settings.words} if self._settings.words else {}),
-            **({"weaker": "; ".join(weaker)} if weaker else {}),
-        }
+            facts["weaker"] = f"a process takes no {', '.join(unmet)}"
+        return facts
 
     async def _start(
         self, peer: PeerConnection, attempt: Attempt, claim: int
     ) -> CallsBack | Dial:
-        if self._builds.find(self._build.key) is None:
+        if self._host.builds.find(self._build.key) is None:
             raise ImageNotFound(
                 f"build {self._build.key[:12]!r} of chaincode {self._ccid!r} is gone",
                 image=self._build.key,
             )
-        run_id = self._spawner.new_run_id()
-        private = self._spawner.private_dir(run_id)
+        run_id = self._host.spawner.new_run_id()
+        private = self._host.spawner.private_dir(run_id)
         try:
             private.mkdir(mode=0o700, parents=True)
             answer, known = await self._address(peer, private)
             self._stream = _told(peer, answer)
             program = self._program(peer, attempt, private, known, claim)
             attempt.enter(Phase.START)
-            lines = (
+            output = Output(
                 partial(attempt.output, stream="stdout"),
                 partial(attempt.output, stream="stderr"),
             )
-            self._child = await self._spawner.spawn(run_id, program, attempt, lines)
+            self._child = await self._host.spawner.spawn(
+                run_id, program, attempt, output
+            )
             self._settings, self._bounds = peer.settings, self._bounds_of(peer, private)
-            self._watch.add(self._child, self._bounds)
+            self._host.watch.add(self._child, self._bounds)
         except OSError as error:
             remove_tree(private)
             raise StartFailed(
@@ -192,7 +200,7 @@ class ProcessInstance:
     ) -> tuple[CallsBack | Dial, dict[str, str]]:
         if self._build.launch.connection is Connection.CALLS_BACK:
             return CallsBack(), {"peer": await peer.listener.address_on(LOOPBACK)}
-        listen = self._sockets.address_in(private)
+        listen = self._host.sockets.address_in(private)
         return Dial(listen), {"listen": listen}
 
     def _program(
@@ -206,9 +214,9 @@ class ProcessInstance:
         launch, language = self._build.launch, self._build.language
         places = Places(
             {**known, "output": str(self._build.output), "ccid": self._ccid},
-            tool=lambda name: self._toolbox.find(name, language),
+            tool=lambda name: self._host.toolbox.find(name, language),
         )
-        tools = [self._toolbox.find(name, language) for name in self._build.tools]
+        tools = [self._host.toolbox.find(name, language) for name in self._tools]
         # What is dialled serves on a socket of its own, without TLS.
         tls = peer.tls if "peer" in known else None
         env = base_environment(private, run_path(tools))

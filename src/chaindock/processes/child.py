@@ -1,0 +1,280 @@
+"""One program of this machine, started as a process group that can be ended for certain.
+
+How the leader ended is known as soon as it has ended; a process or a pipe that it left
+behind delays that by SETTLE_S at most, and is cleared up afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import psutil
+
+from chaindock.aio import Latch
+from chaindock.container.contracts import Cause, Exit
+from chaindock.processes.lines import Pump
+from chaindock.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from chaindock.processes.spawner import Record
+
+_log = get_logger("process")
+SHELL = "/bin/sh"
+# If the pipe ends because the node died, nothing is run. The limits apply to the program
+# too. One that cannot be set is stricter already.
+GATE = 'ulimit -c 0; {limits}IFS= read -r go && exec "$@" </dev/null; exit 125'
+_BLOCK_BYTES = 512  # unit of `ulimit -f` in every sh
+SETTLE_S = 0.5
+"""After the leader's end, so long is waited for its last output and its group."""
+DRAIN_LIMIT_S = 5.0
+"""A process out of reach that keeps a pipe open is not waited for any longer."""
+_PROBE_LIMIT_S: Final = 5.0
+_PLACES: Final = "/usr/bin:/bin:/usr/sbin:/sbin"
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is to be started.
+
+    Args:
+        argv: the program as an absolute path, and its arguments.
+        kind: "run" or "build".
+        inherits: descriptors that it gets and does not know of: locks on its build.
+        max_open_files: None = as the node has it.
+        max_file_bytes: largest file; 0 = as the node has it.
+    """
+
+    argv: Sequence[str]
+    cwd: Path
+    env: Mapping[str, str] = field(repr=False)
+    kind: str
+    inherits: Sequence[int] = ()
+    max_open_files: int | None = None
+    max_file_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Output:
+    """Who takes what a program writes.
+
+    Args:
+        stdout, stderr: take each line without its line end.
+        active: called for each piece of output, whole lines or not.
+    """
+
+    stdout: Callable[[str], None]
+    stderr: Callable[[str], None]
+    active: Callable[[], None] = lambda: None
+
+
+class Child(asyncio.SubprocessProtocol):
+    """One started group. Made by Spawner."""
+
+    def __init__(self, program: Program, output: Output) -> None:
+        self.program, self._output = program, output
+        self.record: Record
+        self._transport: asyncio.SubprocessTransport
+        self._pumps: dict[int, Pump] = {}
+        self._exited = asyncio.Event()
+        self._exit: Latch[Exit] = Latch()
+        self._gone = asyncio.Event()
+        self._asked = self._killed = False
+        self._verdict: Exit | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the leader has not ended, as far as the loop knows."""
+        return not self._exited.is_set()
+
+    @property
+    def pid(self) -> int:
+        """Number of the leader, its group and its session."""
+        return self._transport.get_pid()
+
+    async def wait(self) -> Exit:
+        """Wait until the leader has ended, and its output has unless that takes long."""
+        return await self._exit.wait()
+
+    async def wait_gone(self) -> Exit:
+        """Wait until the whole group is gone, and all its output was handed on."""
+        await self._gone.wait()
+        return await self._exit.wait()
+
+    async def end(self, grace_s: float) -> Exit:
+        """SIGTERM the group, `grace_s`, SIGKILL it; return when it is gone.
+
+        Any number of callers; the shortest grace counts. Cancelled: SIGKILL at once.
+        """
+        try:
+            if grace_s > 0 and self._lives():
+                if not self._asked:
+                    self._asked = True
+                    self._signal(signal.SIGTERM)
+                async with asyncio.timeout(grace_s):
+                    await self._exited.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._killed = self._killed or self._lives()
+            self._signal(signal.SIGKILL)
+        return await self.wait_gone()
+
+    def kill_as(self, verdict: Exit) -> None:
+        """Kill the group; `wait` returns `verdict`, unless it ended in another way."""
+        if self._verdict is None and self._lives():
+            self._verdict = verdict
+            self._signal(signal.SIGKILL)
+
+    def _lives(self) -> bool:
+        """Whether the leader runs: one that has crashed is not asked to stop any more."""
+        if not self.running:
+            return False
+        try:
+            return bool(psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE)
+        except psutil.Error:  # ended, and the loop is about to be told
+            return False
+
+    def _signal(self, number: int) -> None:
+        """Signal the group while its leader holds the number of the group."""
+        if self.running:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+    # --- what asyncio calls ---------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Prepare both output pipes."""
+        assert isinstance(transport, asyncio.SubprocessTransport)  # noqa: S101
+        self._transport = transport
+        for fd, take in ((1, self._output.stdout), (2, self._output.stderr)):
+            pipe: Any = transport.get_pipe_transport(fd)
+            self._pumps[fd] = Pump(take, pipe.pause_reading, pipe.resume_reading)
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        """Hand on output."""
+        self._output.active()
+        self._pumps[fd].feed(data)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        """Note the end of a pipe."""
+        del exc
+        if fd in self._pumps:
+            self._pumps[fd].end()
+
+    def process_exited(self) -> None:
+        """Note the end of the leader."""
+        self._exited.set()
+
+    # --- for Spawner ------------------------------------------------------------------
+
+    def release(self) -> None:
+        """Open the gate."""
+        gate: Any = self._transport.get_pipe_transport(0)
+        gate.write(b"\n")
+        gate.close()
+
+    def abort(self) -> None:
+        """Kill the gate; nothing was run."""
+        self._transport.close()
+
+    async def follow(self, sweep: Callable[[], Awaitable[None]]) -> None:
+        """Tell the waiters how the leader ends; then clear up after it.
+
+        Args:
+            sweep: ends what is left of the group.
+        """
+        await self._exited.wait()
+        end = self._judge()
+        rest = asyncio.ensure_future(self._clear_up(sweep))
+        try:
+            await asyncio.wait([rest], timeout=SETTLE_S)
+            self._exit.settle(end)
+            await rest
+        except Exception as error:  # noqa: BLE001  # waiters must be told anyway
+            _log.error("a run was not cleared up", exc_info=error)
+        finally:
+            rest.cancel()
+        self._transport.close()
+        self._gone.set()
+
+    def _judge(self) -> Exit:
+        code = self._transport.get_returncode()
+        if self._verdict is not None and code == -signal.SIGKILL:
+            return self._verdict
+        if code is None or code >= 0:
+            stopped = self._asked or self._killed
+            return Exit(code, cause=Cause.STOPPED if stopped else None)
+        ours = (self._asked and code == -signal.SIGTERM) or (
+            self._killed and code == -signal.SIGKILL
+        )
+        return Exit(None, signal=-code, cause=Cause.STOPPED if ours else None)
+
+    async def _clear_up(self, sweep: Callable[[], Awaitable[None]]) -> None:
+        await sweep()
+        try:
+            async with asyncio.timeout(DRAIN_LIMIT_S):
+                for pump in self._pumps.values():
+                    await pump.done.wait()
+        except TimeoutError:
+            for pump in self._pumps.values():
+                pump.end()
+
+
+async def open_gate(program: Program, env: Mapping[str, str], output: Output) -> Child:
+    """Start a shell that becomes `program` when it is released. Raises: OSError."""
+    files = program.max_open_files
+    limits = "" if files is None else f"ulimit -n {files} 2>/dev/null; "
+    if program.max_file_bytes:
+        blocks = -(-program.max_file_bytes // _BLOCK_BYTES)
+        limits += f"ulimit -f {blocks} 2>/dev/null; "
+    _, child = await asyncio.get_running_loop().subprocess_exec(
+        lambda: Child(program, output),
+        SHELL,
+        "-c",
+        GATE.format(limits=limits),
+        "chaindock-gate",
+        *end_with_node(),
+        *program.argv,
+        cwd=program.cwd,
+        env=env,
+        pass_fds=tuple(program.inherits),
+        start_new_session=True,
+    )
+    return child
+
+
+@functools.cache
+def end_with_node() -> tuple[str, ...]:
+    """Return what to put before a program: it gets SIGTERM when this process is gone.
+
+    Empty where the system has no such thing. Blocks for some milliseconds, once.
+    Without it a chaincode of a node that was killed goes on until the next start:
+    fabric-shim for Node, 2.5, does not end with its stream, and takes half a processor.
+    """
+    # The one of util-linux. Others of that name do not know the option.
+    tool = shutil.which("setpriv", path=_PLACES) if sys.platform == "linux" else None
+    if tool is None:
+        return ()
+    words = (tool, "--pdeathsig", "TERM")
+    try:
+        done = subprocess.run(
+            [*words, "/bin/true"],
+            capture_output=True,
+            timeout=_PROBE_LIMIT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return words if done.returncode == 0 else ()
