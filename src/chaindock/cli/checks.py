@@ -173,17 +173,17 @@ def _needs(platform: Platform) -> set[str]:
 
 async def _tool(box: Toolbox, name: str) -> Check:
     try:
-        version = (await box.versions([name], name))[name]
+        version = await box.version(name, name)
+        path = box.find(name, name)
     except ToolMissing as error:
         remedy = (error.hint or "").partition(", or run")[0]
         return Check("toolchains", name, State.WARN, "not on the PATH", remedy)
-    where = box.find(name, name)
-    if version.startswith("("):
-        found = f"{where} does not say its version when run as in a build"
+    if version is None:
+        found = f"{path} does not say its version when run as in a build"
         remedy = "put the real program on the PATH before the one of a version manager"
         return Check("toolchains", name, State.WARN, found, remedy)
     first = version.splitlines()[0] if version else "no version"
-    return Check("toolchains", name, State.OK, f"{first}  ({where})")
+    return Check("toolchains", name, State.OK, f"{first}  ({path})")
 
 
 async def _tool_check(

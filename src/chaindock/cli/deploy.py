@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from chaindock.cli.client import AdminClient
 
-_COMPILED = ("dist", "build", "lib", "out")
 """Where the compilers of TypeScript write."""
 
 
@@ -163,24 +162,12 @@ def _package_file(
             hint="check the path; relative ones start at the current directory",
             path=str(source),
         )
-    if stale := find_stale(source):
-        show.note("warning", f"{stale}/ is older than src/: run `npm run build` first")
     # It has no name, so nothing is left of it however this process ends.
     with tempfile.TemporaryFile() as file:
-        info = package_directory(source, file, label, limits=limits)
+        info = package_directory(source, file, label, limits=limits, warn=show.warn)
         text = f"packaged {show.count(len(info.entries), 'file')} as"
         click.echo(click.style(f"{text} {show.shorten(info.id)}", dim=True), err=True)
         yield file, info.label
-
-
-def find_stale(source: Path) -> str | None:
-    """Return the directory of compiled TypeScript that is older than `src`, if any."""
-    sources = [path.stat().st_mtime for path in (source / "src").rglob("*.ts")]
-    for name in _COMPILED if sources else ():
-        compiled = [path.stat().st_mtime for path in (source / name).rglob("*.js")]
-        if compiled and max(compiled) < max(sources):
-            return name
-    return None
 
 
 def describe(done: Mapping[str, Any]) -> str:

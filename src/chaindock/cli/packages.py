@@ -59,7 +59,7 @@ def _write(source: Path, output: Path, label: str | None) -> PackageInfo:
     part = output.with_name(f".{output.name}.part")
     try:
         with part.open("w+b") as file:
-            info = package_directory(source, file, label)
+            info = package_directory(source, file, label, warn=show.warn)
         part.replace(output)
     except OSError as error:
         raise InvalidInput(

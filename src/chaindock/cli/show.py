@@ -210,3 +210,8 @@ def shorten(package_id: str) -> str:
 def shorten_all(text: str) -> str:
     """Return `text` with what `shorten` shows of each package and transaction in it."""
     return _HASH.sub(r"\1", text)
+
+
+def warn(text: str) -> None:
+    """Print a warning on standard error."""
+    note("warning", visible(text))

@@ -1,11 +1,7 @@
 """What a chaincode writes, as lines of the node's log.
 
-Owns:    Echo: the logger of one attempt's output, and its bound.
-Not:     keeping output (output.py), log lines in general (telemetry).
-Entry:   Echo
-Holds:   a chaincode that writes without end costs the log a bounded amount per second,
-         and the log says how many lines are missing; they are all in its output file.
-Source:  launch.md §3.11, §8.3, §9 W65
+A chaincode that writes without end costs the log a bounded amount per window, and the log
+says how many lines are missing. All of them are in the output file of the attempt.
 """
 
 from __future__ import annotations
@@ -21,35 +17,12 @@ if TYPE_CHECKING:
     from chaindock.ids import Ccid
 
 LOGGER: Final = "peer.chaincode"
-LINES_PER_S: Final = 50.0
-BYTES_PER_S: Final = 16 * 1024.0
-BURST_S: Final = 16.0
-"""So many seconds' worth may come at once."""
+LINES_PER_S: Final = 50
+BYTES_PER_S: Final = 16 * 1024
+WINDOW_S: Final = 16
+"""Lines that exceed the budget of these seconds are counted instead of logged."""
 _LINE_MAX: Final = 2000
 """Characters of a line that are logged."""
-
-
-class _Budget:
-    """So many units a second, and a burst of `BURST_S` seconds' worth."""
-
-    def __init__(self, per_s: float, now: float) -> None:
-        self._per_s, self._most = per_s, per_s * BURST_S
-        self._left, self._then = self._most, now
-
-    def refill(self, now: float) -> None:
-        self._left = min(self._most, self._left + (now - self._then) * self._per_s)
-        self._then = now
-
-    def take(self, units: float) -> None:
-        self._left -= units
-
-    @property
-    def empty(self) -> bool:
-        return self._left <= 0
-
-    @property
-    def half_full(self) -> bool:
-        return self._left >= self._most / 2
 
 
 class Echo:
@@ -73,53 +46,40 @@ class Echo:
         self._name = f"{LOGGER}.{label.replace('+', '_').strip('.')}"
         self._log = get_logger(self._name).bind(ccid=ccid, attempt=attempt)
         self._level, self._clock = level, clock
-        self._budgets: tuple[_Budget, ...] = ()
-        self._muted, self._dropped = False, 0
+        self._since = clock()
+        self._lines = self._bytes = self._dropped = 0
 
     def line(self, line: str, stream: str, tx: str | None) -> None:
         """Log a line, or count it when there were too many."""
         if not is_on(self._name, self._level):
             return
-        if not self._may(len(line)):
+        if not self._within_budget(len(line)):
             self._dropped += 1
             return
         facts = {"stream": stream, "line": line[:_LINE_MAX]}
         if tx is not None:
             facts["tx"] = tx
-        self._say(self._level, "chaincode output", **facts)
+        getattr(self._log, self._level)("chaincode output", **facts)
 
     def close(self) -> None:
-        """Say what was not said yet: no more lines come."""
-        self._confess()
-
-    def _may(self, size: int) -> bool:
-        now = self._clock()
-        if not self._budgets:
-            self._budgets = (_Budget(LINES_PER_S, now), _Budget(BYTES_PER_S, now))
-        lines, data = self._budgets
-        for budget in self._budgets:
-            budget.refill(now)
-        if self._muted:
-            # Not line by line at the edge: a gap is told of once.
-            if not (lines.half_full and data.half_full):
-                return False
-            self._muted = False
-            self._confess()
-        lines.take(1)
-        data.take(min(size, _LINE_MAX))
-        if lines.empty or data.empty:
-            self._muted = True
-        return True
-
-    def _confess(self) -> None:
+        """Report dropped lines: no more lines come."""
         if self._dropped:
-            self._say(
-                "warning",
+            self._log.warning(
                 "chaincode output not logged: too much of it",
                 lines=self._dropped,
                 hint="all of it: chaindock logs",
             )
             self._dropped = 0
 
-    def _say(self, level: str, event: str, **facts: object) -> None:
-        getattr(self._log, level)(event, **facts)
+    def _within_budget(self, size: int) -> bool:
+        now = self._clock()
+        if now - self._since >= WINDOW_S:
+            self.close()
+            self._since, self._lines, self._bytes = now, 0, 0
+        if self._lines >= LINES_PER_S * WINDOW_S:
+            return False
+        if self._bytes >= BYTES_PER_S * WINDOW_S:
+            return False
+        self._lines += 1
+        self._bytes += min(size, _LINE_MAX)
+        return True

@@ -1,28 +1,30 @@
-"""Where the output of builds and runs is kept.
+"""Where the output of builds and runs is kept: one bounded file per attempt.
 
-Owns:    one file per attempt, bounded in size and number.
-Not:     reading it as it comes (attempt.py watchers).
-Entry:   OutputStore
-Holds:   at most `keep` files a chaincode, also of `former` chaincodes; a file never grows
-         beyond `max_bytes`, the newest half survives.
-Source:  needs.md row 3
+A file never grows beyond `max_bytes`; its newest half survives. Files are written and
+trimmed by one thread of the store, never on the loop.
 """
 
 from __future__ import annotations
 
 import shutil
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from chaindock.errors import StorageError, is_retryable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from concurrent.futures import Executor
     from io import FileIO
 
     from chaindock.ids import Ccid
+
+PENDING_BYTES: Final = 4 * 1024 * 1024
+"""Of one attempt, not written yet. Lines beyond are dropped, and the file says so."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class OutputOptions:
     Args:
         keep: attempts per chaincode.
         max_bytes: per attempt.
-        former: chaincodes that are deployed no more.
+        former: chaincodes that are no longer deployed.
         echo: log what runs write at level info; else at debug.
     """
 
@@ -46,16 +48,19 @@ class OutputFile:
     """The output of one attempt: lines of `<iso time> <stream> <text>`.
 
     Where it is known which transaction wrote a line, the stream is `<stream>@<tx id>`.
-
-    A line that cannot be written, as when the disk is full, is dropped: that must fail
-    neither the build nor the chaincode. The next one that can be tells how many were.
+    Lines that cannot be written, as when the disk is full, are dropped: that must fail
+    neither the build nor the chaincode. The file tells how many are missing.
     """
 
-    def __init__(self, path: Path, options: OutputOptions) -> None:
+    def __init__(self, path: Path, options: OutputOptions, writer: Executor) -> None:
         self.path = path
-        self._options = options
+        self._options, self._writer = options, writer
+        self._lock = threading.Lock()
+        self._pending = bytearray()
+        self._overflowed = 0
+        # Of the writing thread alone:
         self._file: FileIO | None = None
-        self._dropped = 0
+        self._lost = 0
 
     def begin(self) -> None:
         """Make the file, and drop the oldest ones beyond `keep`.
@@ -65,50 +70,69 @@ class OutputFile:
 
         Raises: StorageError.
         """
+        folder = self.path.parent
         try:
-            self._open()
-        except OSError as error:
-            folder = str(self.path.parent)
-            raise StorageError(
-                f"output cannot be kept in {folder!r}: {error.strerror}",
-                hint="check free space and permissions there",
-                path=folder,
-                retryable=is_retryable(error),
-            ) from error
-
-    def _open(self) -> FileIO:
-        if self._file is None:
-            folder = self.path.parent
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for old in sorted(folder.glob("*.log"))[: 1 - self._options.keep or None]:
                 old.unlink(missing_ok=True)
-        if self._file is None or self._file.closed:
-            self._file = self.path.open("ab", buffering=0)
-        return self._file
+            self.path.touch()
+        except OSError as error:
+            raise StorageError(
+                f"output cannot be kept in {str(folder)!r}: {error.strerror}",
+                hint="check free space and permissions there",
+                path=str(folder),
+                retryable=is_retryable(error),
+            ) from error
 
     def write(self, line: str, stream: str, tx: str | None = None) -> None:
-        """Append one line; it is readable at once."""
+        """Append one line; it can be read a moment later."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
         if tx is not None:
             stream = f"{stream}@{tx}"
-        data = f"{stamp}Z {stream} {line}\n"
-        if self._dropped:
-            data = f"\n[{self._dropped} lines could not be written]\n{data}"
+        data = f"{stamp}Z {stream} {line}\n".encode(errors="replace")
+        with self._lock:
+            idle = not self._pending
+            if len(self._pending) + len(data) > PENDING_BYTES:
+                self._overflowed += 1
+                return
+            self._pending += data
+        if idle:
+            self._writer.submit(self._flush)
+
+    def close(self) -> None:
+        """Close the file when everything is written; it stays on disk."""
+        self._writer.submit(self._close)
+
+    # --- on the writing thread ------------------------------------------------------
+
+    def _flush(self) -> None:
+        with self._lock:
+            data, self._pending = bytes(self._pending), bytearray()
+            overflowed, self._overflowed = self._overflowed, 0
+        lines = data.count(b"\n") + overflowed
+        if self._lost:
+            data = b"\n" + _missing(self._lost) + data
+        if overflowed:
+            data += _missing(overflowed)
         try:
-            self._append(data.encode(errors="replace"))
+            while data:  # a disk that fills up takes a part
+                data = data[self._open().write(data) :]
+            self._lost = 0
+            self._trim()
         except OSError:
-            self._dropped += 1
+            self._lost += min(lines, data.count(b"\n"))
 
-    def _append(self, data: bytes) -> None:
-        file = self._open()
-        while data:  # a disk that fills up takes a part
-            data = data[file.write(data) :]
-        self._dropped = 0
-        if file.tell() > self._options.max_bytes:
-            file.close()
-            self._keep_newest_half()
+    def _open(self) -> FileIO:
+        if self._file is None or self._file.closed:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file = self.path.open("ab", buffering=0)
+        return self._file
 
-    def _keep_newest_half(self) -> None:
+    def _trim(self) -> None:
+        """Keep the newest half of a file that has grown too large."""
+        if self._open().tell() <= self._options.max_bytes:
+            return
+        self._open().close()
         with self.path.open("rb") as old:
             old.seek(-self._options.max_bytes // 2, 2)
             old.readline()
@@ -116,32 +140,48 @@ class OutputFile:
         with self.path.open("wb") as new:
             new.write(b"[earlier output dropped]\n" + rest)
 
-    def close(self) -> None:
-        """Close the file; it stays on disk."""
+    def _close(self) -> None:
         if self._file is not None:
             self._file.close()
 
 
-class OutputStore:
-    """All output files of a node: `<root>/<ccid with . for :>/<time>-<n>.log`."""
+def _missing(count: int) -> bytes:
+    return f"[{count} lines could not be written]\n".encode()
 
-    def __init__(self, root: Path, options: OutputOptions | None = None) -> None:
+
+class OutputStore:
+    """All output files of a node: `<root>/<ccid with . for :>/<time>.log`.
+
+    Args:
+        root: the directory.
+        options: how much is kept.
+        writer: runs what writes, in order; default: a thread, which ends after its work
+            with the process.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        options: OutputOptions | None = None,
+        writer: Executor | None = None,
+    ) -> None:
         self._root = root
         self._options = options or OutputOptions()
+        self._writer = writer or ThreadPoolExecutor(1, thread_name_prefix="output")
 
     def open(self, ccid: Ccid) -> OutputFile:
         """Return the file for an attempt that may begin now."""
         path = self._folder(ccid) / f"{time.time_ns():020d}.log"
-        return OutputFile(path, self._options)
+        return OutputFile(path, self._options, self._writer)
 
     def files(self, ccid: Ccid) -> list[Path]:
         """Return the files of a chaincode, oldest first."""
         return sorted(self._folder(ccid).glob("*.log"))
 
     def drop_former(self, current: Iterable[Ccid]) -> None:
-        """Drop the output of chaincodes that are not `current`, but of the newest ones.
+        """Drop the output of all but the newest chaincodes that are not `current`.
 
-        For the start: nobody writes.
+        For the start of a node, before anybody writes.
         """
         kept = {self._folder(ccid) for ccid in current}
         former = [path for path in self._root.iterdir() if path not in kept]

@@ -29,6 +29,7 @@ from chaindock.packaging.tar_reader import BLOCK
 from chaindock.platforms.registry import recognise
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from chaindock.platforms.base import Platform, Selection, SourceFile
@@ -98,6 +99,7 @@ def package_directory(
     *,
     platform: Platform | None = None,
     limits: Limits | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> PackageInfo:
     """Package a source directory as its language demands; `out` gets the package.
 
@@ -107,12 +109,16 @@ def package_directory(
         label: default: `default_label(source)`.
         platform: default: the one that recognises `source`.
         limits: what a package may be.
+        warn: gets what the user should know about what was packaged.
 
     Raises:
         SourceInvalid, ToolMissing, PackageInvalid, InvalidInput. Nothing is written then.
     """
     platform = platform or recognise(source)
     selection = platform.select(source)
+    if warn is not None:
+        for text in selection.warnings:
+            warn(text)
     with tempfile.TemporaryFile() as file:
         write_package(selection, label or default_label(source), file, limits)
         file.seek(0)

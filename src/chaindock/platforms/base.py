@@ -50,11 +50,13 @@ class Selection:
         files: sorted by `name`; names start with `src/` or `META-INF/`.
         import_path: `path` in metadata.json (the Go import path; else "").
         package_type: `type` in metadata.json.
+        warnings: what the user should know about the choice.
     """
 
     files: tuple[SourceFile, ...]
     import_path: str
     package_type: str
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -222,10 +224,6 @@ class Platform(ABC):
         Raises: SourceInvalid.
         """
 
-    def warnings(self, tree: Path) -> tuple[str, ...]:  # noqa: ARG002  # a default
-        """Return what the user should know about the unpacked code archive at `tree`."""
-        return ()
-
     def is_retryable(self, step: Step, output: Sequence[str]) -> bool:
         """Whether a step that failed may succeed later, from the last lines it wrote.
 
@@ -235,11 +233,3 @@ class Platform(ABC):
             return False
         sign = re.compile(self.retryable_output, re.IGNORECASE)
         return any(sign.search(line) for line in output)
-
-    def toolchain(self, tool_version: Mapping[str, str]) -> str:
-        """Return the part of the tool versions that a build depends on, as text.
-
-        `tool_version`: program to what it prints for its version.
-        """
-        names = (tool.name for tool in self.tools)
-        return " ".join(f"{name} {tool_version.get(name, 'unknown')}" for name in names)

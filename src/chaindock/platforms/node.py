@@ -23,11 +23,14 @@ from chaindock.platforms.node_start import find_manifest, resolve_start
 from chaindock.platforms.tree import Tree, collect
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from chaindock.platforms.base import SourceFile
     from chaindock.platforms.node_start import Manifest
 
 _LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
+_SOURCES = (".ts", ".mts", ".cts", ".tsx")
 _QUIET = ("--no-audit", "--no-fund")
 _BUILD_ENV = {
     "npm_config_cache": "{cache:npm}",
@@ -104,7 +107,7 @@ class Node(Platform):
         """
         _plan(Tree(source.resolve(), trusted=True))
         files = collect(source, skip_folder=lambda _: False, skip_file=lambda _: False)
-        return Selection(files, "", "node")
+        return Selection(files, "", "node", _stale_output(source, files))
 
     def plan(self, tree: Path, import_path: str) -> BuildPlan:  # noqa: ARG002
         """Return copy, npm install, and the build script when its result is missing.
@@ -164,6 +167,35 @@ def _must_build(manifest: Manifest, source: Tree, entry: str | None) -> bool:
         hint='add "build" to the scripts (for TypeScript: "build": "tsc")',
         path=entry,
     )
+
+
+def _stale_output(source: Path, files: Sequence[SourceFile]) -> tuple[str, ...]:
+    """Say so when what is started was built before its source was last changed."""
+    tree = Tree(source.resolve(), trusted=True)
+    manifest = find_manifest(tree)
+    if manifest is None or "build" not in manifest.scripts:
+        return ()
+    entry = resolve_start(manifest, tree).entry or manifest.entry
+    folder, _, rest = entry.removeprefix("./").partition("/")
+    if not rest or folder == "src" or not _has_module(tree, entry):
+        return ()
+    built = [file for file in files if file.name.startswith(f"src/{folder}/")]
+    written = [
+        file
+        for file in files
+        if file.name.endswith(_SOURCES) or file.name.startswith("src/src/")
+    ]
+    written = [file for file in written if file not in built]
+    newest = max(written, key=_changed, default=None)
+    if newest is None or not built or _changed(newest) <= max(map(_changed, built)):
+        return ()
+    name = newest.name.removeprefix("src/")
+    said = f"{folder}/ is older than {name} and is deployed as it is"
+    return (f"{said}: run `npm run build` first, or remove {folder}/",)
+
+
+def _changed(file: SourceFile) -> float:
+    return file.path.stat().st_mtime
 
 
 def _has_module(source: Tree, entry: str) -> bool:

@@ -1,15 +1,13 @@
-"""Find the programs of a toolchain on this machine, and their versions.
+"""Find the programs of a toolchain on this machine, and know when one was replaced.
 
-A program is asked for its version once, until its file changes. The answer outlives the
-node, except that of a shell script: the script may be a version manager's, whose answer
-depends on something else.
+A program is known by its file. A shell script may be a version manager's, whose program
+depends on something else, so a script is asked for its version as well.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 VERSION_LIMIT_S = 15.0
-_KEPT_ANSWERS = 50
 
 
 class Toolbox:
@@ -31,15 +28,11 @@ class Toolbox:
     Args:
         path: PATH value to look on.
         env: environment of version queries.
-        memory: file that keeps the answers; None = only in this object.
     """
 
-    def __init__(
-        self, path: str, env: Mapping[str, str], memory: Path | None = None
-    ) -> None:
-        self._path, self._env, self._memory = path, env, memory
-        self._versions: dict[str, str] | None = None
-        self._kept: dict[str, str] = {}
+    def __init__(self, path: str, env: Mapping[str, str]) -> None:
+        self._path, self._env = path, env
+        self._versions: dict[str, str | None] = {}
 
     def find(self, name: str, language: str) -> str:
         """Return the path of a program.
@@ -49,55 +42,40 @@ class Toolbox:
         """
         found = shutil.which(name, path=self._path)
         if found is None:
-            tool = TOOLS.get(name)
-            install = tool.install if tool else f"install {name}"
             raise ToolMissing(
                 f"program {name!r}, which {language} chaincode needs, is not on the "
                 f"PATH ({self._path})",
-                hint=f"{install}, or run this chaincode with --backend docker",
+                hint=f"{_tool(name).install}, or run this chaincode with "
+                "--backend docker",
                 tool=name,
                 language=language,
             )
         return str(Path(found).absolute())
 
-    async def versions(self, names: Sequence[str], language: str) -> dict[str, str]:
-        """Return what each program prints for its version.
+    async def identify(self, names: Sequence[str], language: str) -> list[str]:
+        """Return what changes when one of the programs is replaced.
 
         Raises: ToolMissing.
         """
-        answers = await asyncio.gather(*(self._version(n, language) for n in names))
-        return dict(zip(names, answers, strict=True))
+        return await asyncio.gather(*(self._identify(name, language) for name in names))
 
-    async def _version(self, name: str, language: str) -> str:
-        path = Path(self.find(name, language))
-        identity = _identity(path)
-        if self._versions is None:
-            self._kept = self._load()
-            self._versions = dict(self._kept)
+    async def version(self, name: str, language: str) -> str | None:
+        """Return what a program prints for its version; None when it prints none.
+
+        It is asked once, until its file changes. Raises: ToolMissing.
+        """
+        path = self.find(name, language)
+        identity = _identity(Path(path))
         if identity not in self._versions:
-            tool = TOOLS.get(name, Tool(name, ""))
-            # A program without a version (a plain sh) is known by its file.
-            answer = await self._ask(str(path), *tool.version) or identity
-            self._versions[identity] = answer
-            if not _is_shell_script(path):
-                self._keep(identity, answer)
+            self._versions[identity] = await self._ask(path, *_tool(name).version)
         return self._versions[identity]
 
-    def _load(self) -> dict[str, str]:
-        try:
-            text = self._memory.read_text() if self._memory else "{}"
-            return {str(key): str(value) for key, value in json.loads(text).items()}
-        except (OSError, ValueError, AttributeError):
-            return {}
-
-    def _keep(self, identity: str, answer: str) -> None:
-        self._kept[identity] = answer
-        if self._memory is not None:
-            newest = dict(list(self._kept.items())[-_KEPT_ANSWERS:])
-            fresh = self._memory.with_suffix(".new")
-            with contextlib.suppress(OSError):  # then the next start asks again
-                fresh.write_text(json.dumps(newest))
-                fresh.rename(self._memory)
+    async def _identify(self, name: str, language: str) -> str:
+        path = Path(self.find(name, language))
+        identity = _identity(path)
+        if _is_shell_script(path):
+            identity += f" {await self.version(name, language)}"
+        return identity
 
     async def _ask(self, path: str, *arguments: str) -> str | None:
         try:
@@ -122,9 +100,11 @@ class Toolbox:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
-        return (
-            output.decode(errors="replace").strip() if not process.returncode else None
-        )
+        return None if process.returncode else output.decode(errors="replace").strip()
+
+
+def _tool(name: str) -> Tool:
+    return TOOLS.get(name) or Tool(name, f"install {name}")
 
 
 def _identity(path: Path) -> str:

@@ -165,11 +165,6 @@ class ScriptPlatform(Platform):
             ),
         )
 
-    def toolchain(self, tool_version: Mapping[str, str]) -> str:
-        """Return nothing: copying does not depend on a version."""
-        del tool_version
-        return ""
-
 
 def platform_for_scripts(package_type: str) -> Platform:
     """Return ScriptPlatform: what suites hand to a controller as `platforms`."""

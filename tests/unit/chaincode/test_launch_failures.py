@@ -22,6 +22,7 @@ from chaindock.errors import (
     RegisterTimeout,
     StartFailed,
 )
+from support.doubles.inline import Inline
 from support.doubles.launch_fakes import (
     FakeInstance,
     dies_at_once,
@@ -285,7 +286,7 @@ async def test_a_waiter_has_its_own_bound(world: World):
 
 
 async def test_output_goes_to_the_log_until_the_end(world: World, tmp_path: Path):
-    store = OutputStore(tmp_path)
+    store = OutputStore(tmp_path, writer=Inline())
     attempt = Attempt(CCID, store.open(CCID))
     world.builder.prepare(CCID, dies_at_once)
     with pytest.raises(ExitedEarly):

@@ -76,7 +76,7 @@ def test_failed_build_ends_with_4_and_everything_known(run, node, source):
     assert lines[at + 1].startswith("  phase   compile, after ")
     assert lines[at + 2].startswith("  times   dependencies ")
     assert lines[at + 3] == "  ended   exit code 1"
-    assert lines[at + 4] == "  output  2 lines"
+    assert lines[at + 4] == "  output  1 line"
     assert lines[-2] == "  | main.go:7: undefined: x"
     assert lines[-1] == "hint: correct main.go"
 
@@ -87,7 +87,7 @@ def test_failed_build_as_json_is_the_error(run, node, source):
     body = json.loads(result.stdout)
     assert body["error"] == "build-failed"
     assert body["facts"]["phase"] == "compile"
-    assert len(body["facts"]["output"]) == 2
+    assert len(body["facts"]["output"]) == 1
 
 
 def test_out_of_memory_is_said(run, node, source):

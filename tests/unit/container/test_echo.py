@@ -11,7 +11,7 @@ import structlog
 
 from chaindock import telemetry
 from chaindock.container.attempt import Attempt
-from chaindock.container.echo import BURST_S, LINES_PER_S, Echo
+from chaindock.container.echo import LINES_PER_S, WINDOW_S, Echo
 from chaindock.ids import Ccid
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def test_a_gigabyte_costs_the_log_little_and_is_owned_up_to(log: io.StringIO) ->
     missing = [one["lines"] for one in written if "lines" in one]
     assert len(said) + sum(missing) == count
     assert len(missing) < 50
-    assert len(log.getvalue()) < (BURST_S + 200) * 2 * 16 * 1024
+    assert len(log.getvalue()) < (WINDOW_S + 200) * 2 * 16 * 1024
 
 
 def test_a_quiet_chaincode_loses_nothing(log: io.StringIO) -> None:

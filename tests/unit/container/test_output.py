@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from chaindock.container.output import OutputOptions, OutputStore
+from chaindock.container.output import PENDING_BYTES, OutputOptions, OutputStore
 from chaindock.errors import StorageError
 from chaindock.ids import Ccid
+from support.doubles.inline import Inline
+from support.eventually import eventually
 
 CCID = Ccid("basic_1.0:" + "a" * 64)
 
@@ -41,7 +43,7 @@ class Disk:
 
 
 def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
-    output = OutputStore(tmp_path).open(CCID)
+    output = OutputStore(tmp_path, writer=Inline()).open(CCID)
     output.write("before", "stdout")
     disk = Disk(output._file)
     output._file = disk  # type: ignore[assignment]
@@ -63,7 +65,7 @@ def test_a_full_disk_costs_lines_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_file_keeps_its_newest_half(tmp_path: Path) -> None:
-    output = OutputStore(tmp_path, OutputOptions(max_bytes=2000)).open(CCID)
+    output = OutputStore(tmp_path, OutputOptions(max_bytes=2000), Inline()).open(CCID)
     for number in range(100):
         output.write(f"line {number}", "stdout")
     output.close()
@@ -74,7 +76,7 @@ def test_a_file_keeps_its_newest_half(tmp_path: Path) -> None:
 
 
 def test_only_some_attempts_are_kept(tmp_path: Path) -> None:
-    store = OutputStore(tmp_path, OutputOptions(keep=2))
+    store = OutputStore(tmp_path, OutputOptions(keep=2), Inline())
     paths = []
     for _ in range(4):
         file = store.open(CCID)
@@ -85,7 +87,7 @@ def test_only_some_attempts_are_kept(tmp_path: Path) -> None:
 
 
 def test_an_attempt_that_never_began_drops_nothing(tmp_path: Path) -> None:
-    store = OutputStore(tmp_path, OutputOptions(keep=2))
+    store = OutputStore(tmp_path, OutputOptions(keep=2), Inline())
     running = store.open(CCID)
     running.write("here I am", "stdout")
     for _ in range(5):
@@ -115,3 +117,39 @@ def test_former_chaincodes_are_forgotten_but_for_the_newest(tmp_path: Path) -> N
 
 def text_of(path: Path) -> list[str]:
     return path.read_text().splitlines()
+
+
+class Stalled(Inline):
+    """A disk that does not answer for a while."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Any] = []
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        self.waiting.append(fn)
+
+
+def test_a_disk_that_does_not_answer_costs_bounded_memory(tmp_path: Path) -> None:
+    """Issue 9, 15: lines beyond the bound are dropped, and the file says how many."""
+    disk = Stalled()
+    output = OutputStore(tmp_path, OutputOptions(max_bytes=10**9), disk).open(CCID)
+    count, line = 1000, "x" * 8000
+    for _ in range(count):
+        output.write(line, "stdout")
+    output.close()
+    for work in disk.waiting:
+        work()
+    *written, said = text_of(output.path)
+    assert len(written) * 8000 < PENDING_BYTES
+    assert said == f"[{count - len(written)} lines could not be written]"
+
+
+async def test_lines_arrive_in_order_from_the_writing_thread(tmp_path: Path) -> None:
+    output = OutputStore(tmp_path).open(CCID)
+    output.begin()
+    for number in range(5000):
+        output.write(str(number), "stdout")
+    await eventually(lambda: len(text_of(output.path)) == 5000)
+    texts = [line.rpartition(" ")[2] for line in text_of(output.path)]
+    assert texts == [str(number) for number in range(5000)]
+    output.close()

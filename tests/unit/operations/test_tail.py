@@ -9,6 +9,7 @@ import pytest
 from chaindock.container.output import OutputFile, OutputOptions, OutputStore
 from chaindock.ids import Ccid
 from chaindock.operations.tail import Tail, parse_line
+from support.doubles.inline import Inline
 
 CCID = Ccid("a:" + "0" * 64)
 
@@ -17,7 +18,7 @@ class Outputs(OutputStore):
     """Closes what it opened."""
 
     def __init__(self, root, files: ExitStack, **options) -> None:
-        super().__init__(root, OutputOptions(**options))
+        super().__init__(root, OutputOptions(**options), Inline())
         self._opened = files
 
     def open(self, ccid: Ccid) -> OutputFile:

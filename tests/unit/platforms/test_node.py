@@ -1,6 +1,7 @@
 """Node: what is installed, built and started."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,30 @@ def test_a_main_outside_of_the_package_counts_as_missing(tmp_path):
     make(tmp_path, {"secret.js": ""})
     with pytest.raises(SourceInvalid, match="missing"):
         plan(tmp_path / "tree", manifest(main="../../secret.js"))
+
+
+STALE = {
+    "package.json": json.dumps(
+        {
+            "main": "dist/index.js",
+            "scripts": {"start": "node dist/index.js", "build": "tsc"},
+        }
+    ),
+    "dist/index.js": "",
+    "src/index.ts": "",
+}
+
+
+@pytest.mark.parametrize(("source_age_s", "said"), [(0, True), (100, False)])
+def test_a_build_result_that_is_older_than_its_source_is_told(
+    tmp_path, source_age_s, said
+):
+    """Issue 9, 16: it is deployed as if it were the source."""
+    make(tmp_path, STALE)
+    now = 1_000_000_000
+    os.utime(tmp_path / "dist/index.js", (now, now - 50))
+    os.utime(tmp_path / "src/index.ts", (now, now - source_age_s))
+    warnings = Node().select(tmp_path).warnings
+    assert bool(warnings) is said
+    if said:
+        assert "dist/ is older than src/index.ts" in warnings[0]

@@ -73,18 +73,6 @@ def test_an_unknown_package_type_names_the_known_ones(name):
         platform_for(name)
 
 
-def test_a_toolchain_changes_with_each_tool_it_builds_with():
-    for platform, tools in zip(
-        PLATFORMS, (["go"], ["node", "npm"], ["python3"]), strict=True
-    ):
-        versions = {tool: f"{tool} 1.0" for tool in tools} | {"other": "1"}
-        known = platform.toolchain(versions)
-        assert platform.toolchain(versions | {"other": "2"}) == known
-        for tool in tools:
-            assert platform.toolchain(versions | {tool: "2.0"}) != known
-        assert platform.toolchain({})
-
-
 def test_destinations_in_images_are_fabrics():
     assert {one.name: one.image_output for one in PLATFORMS} == {
         "golang": "/usr/local/bin",

@@ -80,7 +80,6 @@ class ProcessBuilder:
 
     async def _key(self, platform: Platform, package: StoredPackage) -> str:
         names = [tool.name for tool in platform.tools]
-        versions = await self._toolbox.versions(names, platform.name)
         content = [self._environment.variables.get(name) for name in CONTENT_VARIABLES]
         return _digest(
             [
@@ -91,8 +90,7 @@ class ProcessBuilder:
                 platform.name,
                 planner_fingerprint(type(platform)),
                 content,
-                platform.toolchain(versions),
-                [self._toolbox.find(name, platform.name) for name in names],
+                await self._toolbox.identify(names, platform.name),
                 machine.machine(),
             ]
         )

@@ -70,7 +70,6 @@ class ProcessController:
                 "HOME": "/",
                 NODE_MARKER: node.node_id,
             },
-            memory=options.root / "tools.json",
         )
         self._host = Host(
             options,
