@@ -34,8 +34,6 @@ from chaindock.processes.table import NODE_MARKER, RUN_MARKER, end, find
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from chaindock.aio import Tasks
     from chaindock.container.attempt import Attempt
     from chaindock.ids import Ccid
@@ -187,28 +185,31 @@ class Spawner:
         for child in list(self.children.values()):
             if child.record.kind == "run" and child.record.ccid == ccid:
                 await child.end(grace_s)
-        lost = [
-            record
-            for record in self.records.all()
-            if record.ccid == ccid and record.kind == "run"
-        ]
-        for record in lost:
-            await asyncio.to_thread(self.clear, [record], grace_s)
+        await asyncio.to_thread(self.clear, ccid, grace_s)
 
     async def end_all(self, grace_s: float) -> None:
         """End everything this spawner started."""
         await asyncio.gather(*(c.end(grace_s) for c in list(self.children.values())))
 
-    def clear(self, records: Sequence[Record], grace_s: float) -> int:
-        """End the processes of `records` and remove what is kept of them; blocks.
+    def clear(self, ccid: Ccid | None, grace_s: float) -> int:
+        """End what killed processes of this node left, and remove its traces; blocks.
+
+        Args:
+            ccid: runs of this chaincode alone; None = everything.
+            grace_s: between SIGTERM and SIGKILL.
 
         Returns: how many of the runs still had processes.
         """
+        own = set(self.children)
+        records = [record for record in self.records.all() if record.run_id not in own]
+        if ccid is not None:
+            records = [r for r in records if (r.ccid, r.kind) == (ccid, "run")]
         names = {record.run_id for record in records}
 
         def look() -> dict[str, list[psutil.Process]]:
             found = find(self.records.node_id, records)
-            return {run_id: found[run_id] for run_id in found if run_id in names}
+            wanted = names if ccid is not None else found.keys() - own
+            return {run_id: found[run_id] for run_id in wanted & found.keys()}
 
         alive = len(look())
         end(lambda: [p for group in look().values() for p in group], grace_s)

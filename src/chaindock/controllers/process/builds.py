@@ -133,12 +133,8 @@ class Builds:
             launch = dict(facts["launch"])
             launch["argv"] = tuple(launch["argv"])
             launch["connection"] = Connection(launch["connection"])
-            build = Build(
-                key,
-                folder / "output",
-                LaunchCommand(**launch),
-                facts["language"],
-            )
+            command = LaunchCommand(**launch)
+            build = Build(key, folder / "output", command, facts["language"])
             trusted = facts["boot"] == boot_id() or (folder / "sealed").exists()
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -168,13 +164,9 @@ class Builds:
                 target.rename(self.scratch())
                 whole.rename(target)
         finally:
-            self.reap_one(whole)
+            if whole.exists():
+                remove_tree(whole)
         return replace(build, output=target / "output")
-
-    def reap_one(self, scratch: Path) -> None:
-        """Remove one scratch directory, if it still exists; blocks."""
-        if scratch.exists():
-            remove_tree(scratch)
 
     def seal(self, key: str) -> None:
         """Flush the files of a build to disk, then mark it as safe to reuse; blocks."""

@@ -21,14 +21,12 @@ from chaindock.processes.environment import SYSTEM_PATH
 from chaindock.processes.removal import remove_tree
 from chaindock.processes.sockets import Sockets
 from chaindock.processes.spawner import Records, Spawner
-from chaindock.processes.table import NODE_MARKER, end, find
+from chaindock.processes.table import NODE_MARKER
 from chaindock.processes.toolbox import Toolbox
 from chaindock.processes.watch import LimitWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import psutil
 
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import Instance, NodeLabels
@@ -113,14 +111,7 @@ class ProcessController:
 
     def _reap(self) -> int:
         own = set(self._spawner.children)
-        records = [r for r in self._spawner.records.all() if r.run_id not in own]
-
-        def look() -> dict[str, list[psutil.Process]]:
-            found = find(self._node_id, records)
-            return {run_id: found[run_id] for run_id in found if run_id not in own}
-
-        count = len(look())
-        end(lambda: [p for group in look().values() for p in group], REAP_GRACE_S)
+        count = self._spawner.clear(None, REAP_GRACE_S)
         for path in self._runs.iterdir():
             if not any(run_id in path.name for run_id in own):
                 remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
