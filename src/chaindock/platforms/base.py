@@ -145,40 +145,15 @@ class Tool:
     checks: tuple[ToolCheck, ...] = ()
 
 
-@dataclass(frozen=True)
-class Images:
-    """The default images of a language; runtime "" = the builder."""
-
-    builder: str
-    runtime: str = ""
-
-
-@dataclass(frozen=True)
-class ImageSetting:
-    """A configuration key that replaces one part of a language's images.
-
-    Args:
-        key: its full name, as Fabric has it where Fabric has it.
-        part: what it sets; `pull` is when the images are fetched.
-        text: one sentence for the reference.
-    """
-
-    key: str
-    part: Literal["builder", "runtime", "pull"]
-    text: str
-
-
 class Platform(ABC):
     """One language: everything that the rest of the system knows about it.
 
     Attributes:
-        name: also the name of the platform in settings of images.
+        name: of the platform, also in settings.
         title: how people call the language.
         package_types: values of `type` in metadata.json that it takes, lower case.
         looks_for: files that mark a source directory of the language.
         image_output: where {output} lies in a runtime image.
-        images: used where no setting says otherwise.
-        settings: keys that replace parts of `images`.
         tools: programs that a local build needs; a container has its own.
         retryable_output: regular expression, in any letter case: what the tools print
             when a registry, a name server or disk space was missing.
@@ -191,8 +166,6 @@ class Platform(ABC):
     package_types: tuple[str, ...]
     looks_for: tuple[str, ...] = ()
     image_output: str
-    images: Images
-    settings: tuple[ImageSetting, ...] = ()
     tools: tuple[Tool, ...] = ()
     retryable_output: ClassVar[str] = "(?!)"
     error_lines: ClassVar[str] = "(?!)"

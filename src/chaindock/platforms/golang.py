@@ -11,8 +11,6 @@ from chaindock.errors import SourceInvalid
 from chaindock.platforms.base import (
     BuildPlan,
     Connection,
-    Images,
-    ImageSetting,
     LaunchCommand,
     Platform,
     Selection,
@@ -50,20 +48,6 @@ class Golang(Platform):
     package_types = ("golang",)
     looks_for = ("go.mod", "*.go")
     image_output = "/usr/local/bin"
-    images = Images("golang:1.24-bookworm", "debian:bookworm-slim")
-    settings = (
-        ImageSetting(
-            "chaincode.builder", "builder", "Image that Go chaincode is compiled in."
-        ),
-        ImageSetting(
-            "chaincode.golang.runtime", "runtime", "Image that Go chaincode runs in."
-        ),
-        ImageSetting(
-            "chaindock.golang.pull",
-            "pull",
-            "When the images of Go are fetched; default = chaindock.docker.pull.",
-        ),
-    )
     tools = (Tool("go", "install Go", version=("version",)),)
     error_lines = (
         r"\s*panic: |fatal error: |runtime: out of memory|goroutine stack exceeds"

@@ -11,8 +11,6 @@ from chaindock.errors import SourceInvalid
 from chaindock.platforms.base import (
     BuildPlan,
     Connection,
-    Images,
-    ImageSetting,
     LaunchCommand,
     Platform,
     Selection,
@@ -54,24 +52,6 @@ class Node(Platform):
     package_types = ("node",)
     looks_for = ("package.json",)
     image_output = "/usr/local/src"
-    images = Images("node:20-bookworm-slim")
-    settings = (
-        ImageSetting(
-            "chaincode.node.runtime",
-            "builder",
-            "Image that Node chaincode is built and runs in.",
-        ),
-        ImageSetting(
-            "chaindock.node.runtime",
-            "runtime",
-            "Image that Node chaincode runs in; empty = chaincode.node.runtime.",
-        ),
-        ImageSetting(
-            "chaindock.node.pull",
-            "pull",
-            "When the images of Node are fetched; default = chaindock.docker.pull.",
-        ),
-    )
     tools = (
         Tool("node", "install Node.js"),
         Tool("npm", "install npm (it comes with Node.js)"),

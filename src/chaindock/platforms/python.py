@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 from chaindock.platforms.base import (
     BuildPlan,
     Connection,
-    Images,
-    ImageSetting,
     LaunchCommand,
     Platform,
     Selection,
@@ -72,24 +70,6 @@ class Python(Platform):
     package_types = ("python",)
     looks_for = ("requirements.txt", "pyproject.toml", "*.py")
     image_output = "/usr/local/src"
-    images = Images("python:3.12-slim-bookworm")
-    settings = (
-        ImageSetting(
-            "chaindock.python.builder",
-            "builder",
-            "Image that Python chaincode is built in.",
-        ),
-        ImageSetting(
-            "chaindock.python.runtime",
-            "runtime",
-            "Image that Python chaincode runs in; empty = the same.",
-        ),
-        ImageSetting(
-            "chaindock.python.pull",
-            "pull",
-            "When the images of Python are fetched; default = chaindock.docker.pull.",
-        ),
-    )
     tools = (
         Tool(
             "python3",

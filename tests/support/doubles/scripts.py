@@ -23,7 +23,6 @@ from chaindock.packaging.store import PackageStore
 from chaindock.platforms.base import (
     BuildPlan,
     Connection,
-    Images,
     LaunchCommand,
     Platform,
     Selection,
@@ -135,7 +134,6 @@ class ScriptPlatform(Platform):
     name = "script"
     package_types = (PACKAGE_TYPE,)
     image_output = "/chaincode"
-    images = Images("")
     tools: tuple[Tool, ...] = (Tool("sh", "install a shell"),)
 
     def recognise(self, source: Path) -> str | None:
