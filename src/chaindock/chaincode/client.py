@@ -109,8 +109,8 @@ async def wait_until_listening(address: str) -> None:
 def _refused(address: str, tls: DialTls, error: grpc.aio.AioRpcError) -> str:
     name = tls.server_name or address.rpartition(":")[0].strip("[]")
     return (
-        f"no TLS with the server at {address}: expected a certificate for {name!r} that "
-        "the given root signed, and a server that takes the node's own "
+        f"no TLS with the server at {address}: it has no certificate for {name!r} that "
+        "the given root signed, or refuses the node's certificate "
         f"({error.details()})"
     )
 

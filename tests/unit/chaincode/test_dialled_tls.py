@@ -84,7 +84,7 @@ async def test_the_node_need_not_show_one_when_nobody_asks(
 
 
 def expects(name: str, address: str) -> str:
-    return f"no TLS with the server at {address}: expected a certificate for {name!r} "
+    return f"no TLS with the server at {address}: it has no certificate for {name!r} "
 
 
 async def test_a_foreign_root_is_told_soon(
@@ -124,7 +124,7 @@ async def test_a_server_that_refuses_the_node_is_told_soon(
         DialTls(authority.root_pem),
     ):
         end = await ended(chaincode.address, tls)
-        assert "a server that takes the node's own" in end.reason
+        assert "refuses the node's certificate" in end.reason
 
 
 async def test_a_root_that_is_no_certificate_is_told(chaincode: ShimServer):
