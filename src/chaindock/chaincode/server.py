@@ -8,6 +8,7 @@ Source: docs/fabric/shim-protocol.md#transport
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import grpc
@@ -106,7 +107,7 @@ class ChaincodeListener(CallbackListener):
         address = self._advertised(server, PROGRAMS[0])
         if self._authority is None:
             return address, None
-        pair = self._authority.issue_client()
+        pair = self._authority.issue_client(for_a_day=False)
         return address, ClientTls(pair.key_pem, pair.cert_pem, self._authority.root_pem)
 
     def _advertised(self, server: _Server, host: str, *names: str) -> str:
@@ -121,8 +122,13 @@ class ChaincodeListener(CallbackListener):
         async with self._lock:
             server = self._servers.get((host, port))
             if server is None:
-                server = _Server(host, self._options, self._authority)
-                server.serve(self._register, self._registry.handshakes)
+                server = _Server(
+                    host,
+                    self._options,
+                    self._authority,
+                    self._registry.handshakes,
+                    self._register,
+                )
                 await server.start(port)
                 self._servers[host, port] = server
                 tls = self._authority is not None
@@ -177,24 +183,27 @@ class _Server:
     """One address that is listened on, and the names its certificate holds for."""
 
     def __init__(
-        self, host: str, options: StreamOptions, authority: TlsAuthority | None
+        self,
+        host: str,
+        options: StreamOptions,
+        authority: TlsAuthority | None,
+        handshakes: Handshakes,
+        register: Any,
     ) -> None:
         self.host = host.strip("[]")
         self.port = 0
         self.grpc = grpc.aio.server(options=server_options(options))
-        self._authority = authority
+        self._authority, self._handshakes = authority, handshakes
         self._names: tuple[str, ...] = ()
-        self._reissued: grpc.ServerCertificateConfiguration | None = None
+        self._reissued: deque[grpc.ServerCertificateConfiguration] = deque(maxlen=1)
         self._credentials: grpc.ServerCredentials | None = None
         """gRPC asks them for certificates, and does not keep them itself."""
-
-    @property
-    def address(self) -> str:
-        """Return what it is bound to, host:port."""
-        return _address(self.host, self.port)
-
-    def serve(self, register: Any, handshakes: Handshakes) -> None:
-        """Serve /protos.ChaincodeSupport/Register."""
+        if authority is not None:
+            self._credentials = grpc.dynamic_ssl_server_credentials(
+                self._issued(self.host),
+                self._certificate,  # type: ignore[arg-type]  # the stub lacks None
+                require_client_authentication=True,
+            )
         method = grpc.stream_stream_rpc_method_handler(
             register,
             request_deserializer=shim.ChaincodeMessage.FromString,
@@ -204,20 +213,22 @@ class _Server:
             "protos.ChaincodeSupport", {"Register": method}
         )
         self.grpc.add_generic_rpc_handlers((service,))
-        if self._authority is None:
-            return
 
-        def certificate() -> grpc.ServerCertificateConfiguration | None:
-            # gRPC calls it in a thread of its own before each handshake.
-            handshakes.begins()
-            reissued, self._reissued = self._reissued, None
-            return reissued  # None = as before
+    @property
+    def address(self) -> str:
+        """Return what it is bound to, host:port."""
+        return _address(self.host, self.port)
 
-        self._credentials = grpc.dynamic_ssl_server_credentials(
-            self._issued(self.host),
-            certificate,  # type: ignore[arg-type]  # the stub does not know of None
-            require_client_authentication=True,
-        )
+    def _certificate(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return a new certificate, None = the last one.
+
+        gRPC calls this in threads of its own before each handshake.
+        """
+        self._handshakes.begins()
+        try:
+            return self._reissued.pop()
+        except IndexError:
+            return None
 
     async def start(self, port: int) -> None:
         """Listen. Raises: StartFailed when the address cannot be bound."""
@@ -239,7 +250,7 @@ class _Server:
     def answer_to(self, *names: str) -> None:
         """Let the certificate hold for these names, too."""
         if self._authority is not None and not set(names) <= set(self._names):
-            self._reissued = self._issued(*names)
+            self._reissued.append(self._issued(*names))
 
     def _issued(self, *names: str) -> grpc.ServerCertificateConfiguration:
         assert self._authority is not None  # noqa: S101  # the caller has looked

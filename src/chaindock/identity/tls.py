@@ -102,12 +102,13 @@ class TlsAuthority:
         names = (*(host.strip("[]") for host in hosts), *EVERYWHERE)
         return self._issue(ExtendedKeyUsageOID.SERVER_AUTH, _YEARS, names)
 
-    def issue_client(self) -> TlsPair:
-        """Return what one attempt shows; it is not valid for more than 24 hours.
+    def issue_client(self, *, for_a_day: bool = True) -> TlsPair:
+        """Return what one attempt shows; else it is valid as long as the node runs.
 
         Validity counts when a connection is made: one that is open stays open.
         """
-        return self._issue(ExtendedKeyUsageOID.CLIENT_AUTH, _DAY)
+        lasts = _DAY if for_a_day else _YEARS
+        return self._issue(ExtendedKeyUsageOID.CLIENT_AUTH, lasts)
 
     def _issue(
         self,
