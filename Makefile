@@ -6,7 +6,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= python
 ARGS ?=
-PYTEST := $(BIN)/python -m pytest $(ARGS)
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 # Engine and images for tests, as `export NAME=VALUE` lines; empty where there is none.
 ENGINE := $(if $(filter /%,$(VENV)),,./)$(VENV)/engine.env
 

@@ -6,12 +6,12 @@ source directory.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,14 +102,13 @@ def _kept(
     if not done.exists():
         result.parent.mkdir(parents=True, exist_ok=True)
         # Virtual environments cannot be moved: build in place, mark when complete.
-        lock = tempfile.mkdtemp(prefix=f"{language}-", dir=result.parent)
-        try:
-            shutil.rmtree(result, ignore_errors=True)
-            result.mkdir()
-            build(source, result)
-            done.touch()
-        finally:
-            shutil.rmtree(lock)
+        with result.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # other workers want the same build
+            if not done.exists():
+                shutil.rmtree(result, ignore_errors=True)
+                result.mkdir()
+                build(source, result)
+                done.touch()
     return result
 
 
