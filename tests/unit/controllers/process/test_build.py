@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from chaindock.controllers.process.builds import Build
 
-NODE = NodeLabels("node1", "peer0", "dev")
+NODE = NodeLabels(f"node-{os.getpid()}", "peer0", "dev")
 
 
 class Steps(ScriptPlatform):

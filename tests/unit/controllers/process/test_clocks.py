@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Fetching = Literal["dependencies", "compile"]
 
-NODE = NodeLabels("node1", "peer0", "dev")
+NODE = NodeLabels(f"node-{os.getpid()}", "peer0", "dev")
 SILENCE_S = 1.5
 
 
@@ -73,7 +73,7 @@ async def test_a_silent_step_is_ended_with_its_phase_and_limit(
         assert error.output == ["fetching"]
         # A network may come back; a compiler that hangs hangs again.
         assert error.retryable is (phase == "dependencies")
-        assert await backend.owned("node1") == set()
+        assert await backend.owned(NODE.node_id) == set()
 
 
 async def test_output_without_an_end_does_not_make_a_build_endless(
@@ -88,7 +88,7 @@ async def test_output_without_an_end_does_not_make_a_build_endless(
                 await built(builder, package)
         assert caught.value.phase == "dependencies"
         assert caught.value.output[-1] == "fetching"
-        assert await backend.owned("node1") == set()
+        assert await backend.owned(NODE.node_id) == set()
 
 
 async def test_a_build_gives_way_to_what_runs(backend: ProcessBackend, tmp_path: Path):
