@@ -6,6 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= python
 ARGS ?=
+# Of pytest-xdist: a number, or auto (tests/conftest.py says how many that is).
 WORKERS ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 # Engine and images for tests, as `export NAME=VALUE` lines; empty where there is none.
@@ -29,67 +30,69 @@ $(VENV)/dev.stamp: requirements/dev.txt pyproject.toml
 setup: $(VENV)/dev.stamp ## make the virtual environment with all tools
 
 .PHONY: engine
-engine: $(VENV)/dev.stamp ## start a Docker Engine for the tests (root, Debian) and make base images
+engine: $(VENV)/dev.stamp ## start a Docker Engine for the tests (needs root on Debian), make its images
 	@$(BIN)/python scripts/test_engine.py > $(ENGINE)
 
 # --- use ---------------------------------------------------------------------------
 
 .PHONY: demo
-demo: $(VENV)/run.stamp ## the main job: a contract from source to answered call (DEMO=python|node|go|all)
+demo: $(VENV)/run.stamp ## deploy a contract from its source and call it (DEMO=python|node|go|all)
 	@$(BIN)/chaindock demo --contract $(DEMO)
 
 # --- check -------------------------------------------------------------------------
 
 .PHONY: test
-test: engine ## all tests; what a machine lacks is skipped with a reason (CI=true: fails)
+test: engine ## all tests; missing tools skip tests, with a reason (with CI=true: fail them)
 	@. $(ENGINE) && $(PYTEST)
 
 .PHONY: quick
-quick: $(VENV)/dev.stamp ## the fast part of the tests: no engine, no network
+quick: $(VENV)/dev.stamp ## unit tests and rules of the repository: no engine, no network
 	@$(PYTEST) tests/unit tests/meta
 
 .PHONY: conformance
-conformance: engine ## one suite per contract, for every implementation
+conformance: engine ## the suites that every back end must pass
 	@. $(ENGINE) && $(PYTEST) tests/conformance
 
 .PHONY: integration
-integration: engine ## real engine, real shims, real toolchains
+integration: engine ## tests with a real engine, real shims and real toolchains
 	@. $(ENGINE) && $(PYTEST) tests/integration
 
 .PHONY: faults
-faults: engine ## break everything, again and again: all faults, 200 random sequences (an hour or two)
-	@. $(ENGINE) && CHAINDOCK_SEQUENCES=200 CHAINDOCK_FAULT_ROUNDS=3 $(PYTEST) tests/faults
+faults: engine ## the long rounds: all faults three times, 20 kills, 200 random sequences (an hour)
+	@. $(ENGINE) && CHAINDOCK_SEQUENCES=200 CHAINDOCK_FAULT_ROUNDS=3 $(PYTEST) \
+		tests/faults tests/integration/test_node_sigkill.py \
+		tests/integration/test_ledger_sigkill.py
 
 .PHONY: bench
-bench: engine ## ratios against something in the same run (ARGS=NAME for some)
+bench: engine ## benchmarks as ratios to a baseline of the same run (ARGS=NAME for one)
 	@. $(ENGINE) && $(BIN)/python -m tests.bench $(ARGS)
 
 .PHONY: fresh
-fresh: engine ## a bare container with Python, make and git follows the README
+fresh: engine ## follow the README in a container with only Python, make and git
 	@. $(ENGINE) && $(BIN)/python scripts/fresh.py
 
 .PHONY: lint
-lint: $(VENV)/dev.stamp ## style
+lint: $(VENV)/dev.stamp ## check the style (ruff)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 .PHONY: fmt
-fmt: $(VENV)/dev.stamp ## rewrite the code to the style
+fmt: $(VENV)/dev.stamp ## format the code (ruff)
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 .PHONY: types
-types: $(VENV)/dev.stamp ## static types
+types: $(VENV)/dev.stamp ## check the types (mypy)
 	@$(BIN)/mypy
 
 .PHONY: arch
-arch: $(VENV)/dev.stamp ## the layers of ARCHITECTURE.md
+arch: $(VENV)/dev.stamp ## check the layers of ARCHITECTURE.md (import-linter)
 	@$(BIN)/lint-imports
 
 .PHONY: cov
-cov: engine ## tests with branch coverage
+cov: engine ## all tests with branch coverage, one after another (slow)
 	@. $(ENGINE) && $(BIN)/coverage run -m pytest && $(BIN)/coverage combine -q && $(BIN)/coverage report
 
 .PHONY: reference
-reference: $(VENV)/dev.stamp ## write docs/reference from the code
+reference: $(VENV)/dev.stamp ## generate docs/reference from the code
 	@$(BIN)/python scripts/gen_reference.py
 
 .PHONY: requirements
@@ -97,7 +100,7 @@ requirements: $(VENV)/dev.stamp ## pin the dependencies again (needs uv)
 	@$(BIN)/python scripts/pin.py
 
 .PHONY: ci
-ci: lint types arch fresh test ## everything CI runs, tests last
+ci: lint types arch fresh test ## all that CI runs, tests last
 
 .PHONY: clean
 clean: ## remove what the targets made here

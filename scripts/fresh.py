@@ -1,8 +1,8 @@
 """Follow the README in a bare container: what is missing there is our defect.
 
 The container has the distribution's Python with venv, make and git, and nothing else.
-A clone of this repository's last commit runs `make demo`, and again warm, then the
-quick part of `make test`. The work is done by a user without privileges.
+A clone of this repository's last commit runs `make demo`, and again warm, then
+`make quick`. The user in the container has no privileges.
 
 Needs DOCKER_HOST, and CHAINDOCK_TEST_IMAGE_FRESH (scripts/base_images.py makes it).
 """

@@ -33,9 +33,9 @@ LARGEST_LOG = 20 * 1024 * 1024
 def test_a_build_that_hangs_is_given_up_with_its_client(
     cell: Cell, round_: int
 ) -> None:
-    cell.fresh()
+    cell.deploy_victim()
     package = builds(cell.world.packages, f"hangs-{cell.label}", HANG)
-    with Callers(cell.world, cell.books, [VICTIM, STEADY]) as callers:
+    with Callers(cell.world, cell.calls, [VICTIM, STEADY]) as callers:
         events = cell.world.deploying(VICTIM, package)
         for event in events:
             if event.get("line") == "it begins":
@@ -44,7 +44,7 @@ def test_a_build_that_hangs_is_given_up_with_its_client(
         cell.pause(0.5)
         events.close()  # type: ignore[attr-defined]  # it is a generator
         callers.wait(6)
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 @ROUND
@@ -55,11 +55,11 @@ def test_a_build_that_hangs_delays_no_other_deployment(cell: Cell, round_: int) 
         if event.get("line") == "it begins":
             break
     began = time.monotonic()
-    cell.fresh()
+    cell.deploy_victim()
     cell.next_call()
     assert time.monotonic() - began < NEXT_CALL_S
     events.close()  # type: ignore[attr-defined]  # it is a generator
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 @ROUND
@@ -71,7 +71,7 @@ def test_a_build_that_fails_is_told_with_its_last_words(
     assert facts["phase"] == "compile"
     assert "no such thing" in facts["output"]
     assert facts["exit_code"]
-    cell.well()
+    cell.assert_healthy()
 
 
 @ROUND
@@ -79,7 +79,7 @@ def test_a_build_that_prints_50_mb_is_kept_within_bounds(
     cell: Cell, round_: int
 ) -> None:
     package = builds(cell.world.packages, f"floods-{cell.label}", flood(50))
-    with Callers(cell.world, cell.books, [STEADY], each=1) as callers:
+    with Callers(cell.world, cell.calls, [STEADY], each=1) as callers:
         callers.wait(1)
         facts = cell.refused(package, "build-failed")
         callers.wait(1)
@@ -87,13 +87,13 @@ def test_a_build_that_prints_50_mb_is_kept_within_bounds(
     logs = list((cell.world.home / "output").glob(f"floods-{cell.label}*/*.log"))
     assert logs
     assert all(path.stat().st_size < LARGEST_LOG for path in logs)
-    cell.well()
+    cell.assert_healthy()
 
 
 @ROUND
 def test_a_build_that_hangs_ends_at_its_limit(cell: Cell, round_: int) -> None:
     """The node is started anew with a short limit: that is a setting of it."""
-    cell.fresh()
+    cell.deploy_victim()
     with restarted(cell, **{"chaincode.installTimeout": f"{BUILD_S}s"}):
         package = builds(cell.world.packages, f"hangs-{cell.label}", HANG)
         began = time.monotonic()
@@ -106,7 +106,7 @@ def test_a_build_that_hangs_ends_at_its_limit(cell: Cell, round_: int) -> None:
         assert "it begins" in error.facts["output"]
         assert BUILD_S <= spent_s < BUILD_S + NEXT_CALL_S
         cell.next_call()
-        cell.well(victim=RUNNING)
+        cell.assert_healthy(victim=RUNNING)
 
 
 @contextlib.contextmanager

@@ -43,34 +43,34 @@ FLOODS = ((1000, 8000), (1000 if ROUNDS > 1 else 50, 100))
 
 @ROUND
 def test_killed_under_calls_it_is_started_again(cell: Cell, round_: int) -> None:
-    cell.fresh()
+    cell.deploy_victim()
     before = cell.world.place(VICTIM)
-    with Callers(cell.world, cell.books, [VICTIM, STEADY]) as callers:
+    with Callers(cell.world, cell.calls, [VICTIM, STEADY]) as callers:
         callers.wait(10)
         cell.pause(0.3)
         assert cell.world.signal_chaincode(VICTIM, signal.SIGKILL)
         callers.wait(10, NEXT_CALL_S)
     cell.next_call()
     assert cell.world.place(VICTIM) not in {before, ""}
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 @ROUND
 def test_ended_by_itself_within_a_call_it_is_started_again(
     cell: Cell, round_: int
 ) -> None:
-    cell.fresh()
+    cell.deploy_victim()
     with pytest.raises(ChaindockError) as caught:
         cell.world.invoke(VICTIM, "crash")
     assert caught.value.slug == "stream-terminated"
     cell.next_call()
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 @ROUND
 def test_frozen_it_costs_its_own_calls_only(cell: Cell, round_: int) -> None:
     """For a process this is also what a network looks like that drops everything."""
-    cell.fresh()
+    cell.deploy_victim()
     cell.pause(0.2)
     pid = cell.world.signal_chaincode(VICTIM, signal.SIGSTOP)
     try:
@@ -83,19 +83,19 @@ def test_frozen_it_costs_its_own_calls_only(cell: Cell, round_: int) -> None:
         if is_there(pid):
             cell.world.signal_chaincode(VICTIM, signal.SIGCONT)
     cell.next_call()
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 @ROUND
 def test_frozen_it_can_be_stopped_and_started(cell: Cell, round_: int) -> None:
-    cell.fresh()
+    cell.deploy_victim()
     pid = cell.world.signal_chaincode(VICTIM, signal.SIGSTOP)
     cell.world.admin.stop(VICTIM)
     assert not is_there(pid)
-    cell.well(victim=STOPPED)
+    cell.assert_healthy(victim=STOPPED)
     cell.world.start(VICTIM)
     cell.next_call()
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 @ROUND
@@ -107,22 +107,22 @@ def test_one_that_never_registers_is_given_up_in_time(cell: Cell, round_: int) -
     assert CONNECT_S <= spent_s < CONNECT_S + NEXT_CALL_S
     assert facts["phase"] == "connect"
     assert "waiting for something that will not come" in facts["output"]
-    cell.well()
+    cell.assert_healthy()
 
 
 @ROUND
 def test_one_that_never_registers_takes_nothing_from_the_former_version(
     cell: Cell, round_: int
 ) -> None:
-    cell.fresh()
+    cell.deploy_victim()
     before = cell.world.place(VICTIM)
     package = misbehaves(cell.world.packages, f"never-registers-{cell.label}")
-    with Callers(cell.world, cell.books, [VICTIM]) as callers:
+    with Callers(cell.world, cell.calls, [VICTIM]) as callers:
         callers.wait(3)
         cell.refused(package, "launch-timeout")
         callers.wait(3)
     assert cell.world.place(VICTIM) == before
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 @ROUND
@@ -131,20 +131,20 @@ def test_one_that_exits_before_it_registers_is_told(cell: Cell, round_: int) -> 
     facts = cell.refused(package, "exited-early")
     assert (facts["exit_code"], facts["signal"]) == (3, None)
     assert "the licence key is missing" in facts["output"]
-    cell.well()
+    cell.assert_healthy()
 
 
 @ROUND
 def test_a_second_registration_is_refused_and_the_first_serves_on(
     cell: Cell, round_: int
 ) -> None:
-    ccid = cell.fresh()
+    ccid = cell.deploy_victim()
     before = cell.world.place(VICTIM)
     told = cell.world.query(VICTIM, "as", ccid, timeout_s=15)
     assert told != "taken"
     cell.next_call()
     assert cell.world.place(VICTIM) == before
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 @ROUND
@@ -152,7 +152,7 @@ def test_one_that_registers_as_another_is_refused(cell: Cell, round_: int) -> No
     package = misbehaves(cell.world.packages, f"registers-as-another-{cell.label}")
     facts = cell.refused(package, "exited-early")
     assert facts["phase"] in {"connect", "register"}
-    cell.well()
+    cell.assert_healthy()
 
 
 @ROUND
@@ -160,7 +160,7 @@ def test_one_that_registers_as_another_harms_neither_of_them(
     cell: Cell, round_: int
 ) -> None:
     """The other runs, is started, or is not there at all."""
-    cell.fresh()
+    cell.deploy_victim()
     steady = cell.world.line(STEADY)["package_id"]
     before = cell.world.place(STEADY)
     for name in (steady, "another:" + "c" * 64):
@@ -168,7 +168,7 @@ def test_one_that_registers_as_another_harms_neither_of_them(
     assert cell.world.place(STEADY) == before
     cell.next_call()
     cell.next_call(STEADY)
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 @ROUND
@@ -180,7 +180,7 @@ def test_one_that_ignores_signals_is_ended_after_the_grace(
         pass
     cell.next_call()
     pid = cell.world.chaincode_pid(VICTIM)
-    with Callers(cell.world, cell.books, [STEADY]) as callers:
+    with Callers(cell.world, cell.calls, [STEADY]) as callers:
         callers.wait(1)
         began = time.monotonic()
         cell.world.admin.stop(VICTIM)
@@ -188,10 +188,10 @@ def test_one_that_ignores_signals_is_ended_after_the_grace(
         callers.wait(1)
     assert not is_there(pid)
     assert spent_s < GRACE_S + NEXT_CALL_S
-    cell.well(victim=STOPPED)
+    cell.assert_healthy(victim=STOPPED)
     cell.world.start(VICTIM)
     cell.next_call()
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 @ROUND
@@ -199,11 +199,11 @@ def test_one_that_ignores_signals_is_ended_after_the_grace(
 def test_a_flood_of_output_fills_neither_memory_nor_disk(
     cell: Cell, megabytes: int, width: int, round_: int
 ) -> None:
-    ccid = cell.fresh()
+    ccid = cell.deploy_victim()
     before = psutil.Process(cell.world.pid).memory_info().rss
     forget_peak(cell.world.pid)
     words = str(megabytes), str(width)
-    with Callers(cell.world, cell.books, [STEADY], each=1) as callers:
+    with Callers(cell.world, cell.calls, [STEADY], each=1) as callers:
         callers.wait(1)
         began = time.monotonic()
         told = cell.world.query(VICTIM, "flood", *words, timeout_s=560)
@@ -227,7 +227,7 @@ def test_a_flood_of_output_fills_neither_memory_nor_disk(
     )
     assert size < LARGEST_LOG, ccid
     cell.next_call()
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 def forget_peak(pid: int) -> None:
@@ -251,7 +251,7 @@ def test_one_that_never_stays_up_is_left_alone_and_says_why(
     package = misbehaves(cell.world.packages, f"leaves-{cell.label}")
     for _ in cell.world.deploying(VICTIM, package):
         pass
-    with Callers(cell.world, cell.books, [STEADY], each=1) as callers:
+    with Callers(cell.world, cell.calls, [STEADY], each=1) as callers:
         callers.wait(1)
         eventually(
             lambda: cell.world.line(VICTIM)["state"] == "crash-loop",
@@ -265,4 +265,4 @@ def test_one_that_never_stays_up_is_left_alone_and_says_why(
     assert time.monotonic() - began < NEXT_CALL_S
     assert caught.value.facts["exit_code"] == 5
     assert f"chaindock start {VICTIM}" in (caught.value.hint or "")
-    cell.well(**{VICTIM: "crash-loop"})
+    cell.assert_healthy(**{VICTIM: "crash-loop"})

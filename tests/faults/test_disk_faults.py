@@ -41,7 +41,7 @@ def cell_of(
 def test_calls_that_write_fail_and_those_that_read_do_not(
     cell: Cell, round_: int
 ) -> None:
-    cell.fresh()
+    cell.deploy_victim()
     cell.next_call()
     with full(cell.world.home):
         for name in (VICTIM, STEADY):
@@ -49,20 +49,20 @@ def test_calls_that_write_fail_and_those_that_read_do_not(
                 write_on(cell, name)
             assert cell.world.query(name, "get", "nothing") == ""
     cell.next_call()
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 def write_on(cell: Cell, name: str) -> None:
     """There may be some room in the ledger's own files."""
     for _ in range(50):
-        cell.books.put(cell.world, name)
+        cell.calls.put(cell.world, name)
 
 
 @ROUND
 def test_a_deployment_fails_and_the_former_version_serves_on(
     cell: Cell, round_: int
 ) -> None:
-    cell.fresh()
+    cell.deploy_victim()
     before = cell.world.place(VICTIM)
     package = misbehaves(cell.world.packages, f"{cell.label}-next")
     with full(cell.world.home):
@@ -73,17 +73,17 @@ def test_a_deployment_fails_and_the_former_version_serves_on(
     assert cell.world.place(VICTIM) == before
     last(cell.world.deploying(VICTIM, package))
     cell.next_call()
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 @ROUND
 def test_chaincode_that_dies_meanwhile_comes_back_when_there_is_room(
     cell: Cell, round_: int
 ) -> None:
-    cell.fresh()
+    cell.deploy_victim()
     with full(cell.world.home):
         cell.world.signal_chaincode(VICTIM, signal.SIGKILL)
         with contextlib.suppress(ChaindockError):
             cell.world.query(VICTIM, "get", "nothing", timeout_s=5)
     cell.next_call()
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)

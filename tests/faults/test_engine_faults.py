@@ -12,9 +12,9 @@ import pytest
 
 from chaindock.errors import ChaindockError, ExitedEarly
 from support.faults.disk import MIB, full
-from support.faults.health import RUNNING, assert_well
+from support.faults.health import RUNNING, assert_healthy
 from support.faults.matrix import ROUND, STEADY, VICTIM
-from support.faults.own_engine import PODMAN, apart, on_a_small_disk
+from support.faults.own_engine import PODMAN, node_on, on_a_small_disk
 from support.faults.packages import builds, leaves_behind
 from support.faults.world import last
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from support.faults.own_engine import Apart
+    from support.faults.own_engine import NodeOnOwnEngine
 
 pytestmark = [
     pytest.mark.docker,
@@ -45,17 +45,19 @@ def far_of(
     request: pytest.FixtureRequest,
     image: str,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Apart]:
-    folder = tmp_path_factory.mktemp("apart")
+) -> Iterator[NodeOnOwnEngine]:
+    folder = tmp_path_factory.mktemp("own-engine")
     with (
         on_a_small_disk(request.param, *IMAGES, size=SIZE) as engine,
-        apart(engine, image, folder) as found,
+        node_on(engine, image, folder) as found,
     ):
         yield found
 
 
 @pytest.fixture
-def far(far_of: Apart, request: pytest.FixtureRequest) -> Iterator[Apart]:
+def far(
+    far_of: NodeOnOwnEngine, request: pytest.FixtureRequest
+) -> Iterator[NodeOnOwnEngine]:
     far_of.begin(next(_numbers), request.node.name)
     try:
         yield far_of
@@ -64,7 +66,7 @@ def far(far_of: Apart, request: pytest.FixtureRequest) -> Iterator[Apart]:
 
 
 @ROUND
-def test_stopped_and_started_again(far: Apart, round_: int) -> None:
+def test_stopped_and_started_again(far: NodeOnOwnEngine, round_: int) -> None:
     far.engine.stop()
     far.refused_in_time()
     far.engine.start()
@@ -72,7 +74,7 @@ def test_stopped_and_started_again(far: Apart, round_: int) -> None:
 
 
 @ROUND
-def test_killed_and_started_again(far: Apart, round_: int) -> None:
+def test_killed_and_started_again(far: NodeOnOwnEngine, round_: int) -> None:
     far.engine.kill()
     far.refused_in_time()
     far.engine.start()
@@ -80,7 +82,7 @@ def test_killed_and_started_again(far: Apart, round_: int) -> None:
 
 
 @ROUND
-def test_killed_while_chaincode_is_deployed(far: Apart, round_: int) -> None:
+def test_killed_while_chaincode_is_deployed(far: NodeOnOwnEngine, round_: int) -> None:
     cell = far.cell
     package = cell.package(f"{cell.label}-next")
     with pytest.raises(ChaindockError) as caught:
@@ -90,17 +92,17 @@ def test_killed_while_chaincode_is_deployed(far: Apart, round_: int) -> None:
     far.is_back()
     cell.world.deploy(VICTIM, f"{cell.label}-again")
     cell.next_call()
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
-def kill_engine_in(far: Apart, events: Iterator[dict[str, Any]]) -> None:
+def kill_engine_in(far: NodeOnOwnEngine, events: Iterator[dict[str, Any]]) -> None:
     for event in events:
         if event.get("phase") in {"create", "start"}:
             far.engine.kill()
 
 
 @ROUND
-def test_hanging_for_a_while(far: Apart, round_: int) -> None:
+def test_hanging_for_a_while(far: NodeOnOwnEngine, round_: int) -> None:
     """Calls need no engine; a stop waits for it, and then does what it should."""
     cell = far.cell
     far.engine.pause()
@@ -109,13 +111,13 @@ def test_hanging_for_a_while(far: Apart, round_: int) -> None:
     time.sleep(1)
     far.engine.resume()
     cell.world.admin.stop(VICTIM)
-    assert_well(cell.world, {STEADY: RUNNING, VICTIM: "stopped"}, cell.healthy)
+    assert_healthy(cell.world, {STEADY: RUNNING, VICTIM: "stopped"}, cell.healthy)
     cell.world.start(VICTIM)
     far.is_back()
 
 
 @ROUND
-def test_the_node_is_killed_with_it(far: Apart, round_: int) -> None:
+def test_the_node_is_killed_with_it(far: NodeOnOwnEngine, round_: int) -> None:
     """As the machine is: both come back, and find what they had."""
     cell = far.cell
     far.engine.kill()
@@ -127,7 +129,7 @@ def test_the_node_is_killed_with_it(far: Apart, round_: int) -> None:
 
 @ROUND
 def test_an_image_that_finds_no_room_fails_with_the_reason(
-    far: Apart, round_: int
+    far: NodeOnOwnEngine, round_: int
 ) -> None:
     cell, large = far.cell, f"large-{far.cell.label}"
     before = cell.world.place(VICTIM)
@@ -140,12 +142,12 @@ def test_an_image_that_finds_no_room_fails_with_the_reason(
     assert cell.world.place(VICTIM) == before
     with pytest.raises(ExitedEarly):  # with room it is built, and does what it does
         last(cell.world.deploying(VICTIM, package))
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 @ROUND
 def test_a_deployment_without_room_leaves_the_former_version(
-    far: Apart, round_: int
+    far: NodeOnOwnEngine, round_: int
 ) -> None:
     cell = far.cell
     before = cell.world.place(VICTIM)
@@ -160,12 +162,12 @@ def test_a_deployment_without_room_leaves_the_former_version(
     assert cell.world.place(VICTIM) == before
     last(cell.world.deploying(VICTIM, package))
     cell.next_call()
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 @ROUND
 def test_chaincode_that_dies_without_room_comes_back_when_there_is_some(
-    far: Apart, round_: int
+    far: NodeOnOwnEngine, round_: int
 ) -> None:
     with full(data(far)):
         far.cell.world.signal_chaincode(VICTIM, signal.SIGKILL)
@@ -175,7 +177,9 @@ def test_chaincode_that_dies_without_room_comes_back_when_there_is_some(
 
 
 @ROUND
-def test_stopped_and_started_again_without_room(far: Apart, round_: int) -> None:
+def test_stopped_and_started_again_without_room(
+    far: NodeOnOwnEngine, round_: int
+) -> None:
     """It may not even start; with room it does."""
     with full(data(far)):
         far.engine.stop()
@@ -186,6 +190,6 @@ def test_stopped_and_started_again_without_room(far: Apart, round_: int) -> None
     far.is_back()
 
 
-def data(far: Apart) -> Path:
+def data(far: NodeOnOwnEngine) -> Path:
     """The folder of the small disk."""
     return far.engine.folder / "data"

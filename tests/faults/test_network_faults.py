@@ -43,16 +43,16 @@ def test_a_connection_that_breaks_costs_the_calls_on_it(
 ) -> None:
     """The kernel ends it on both sides, as a lost route does in the end."""
     need("ss")
-    cell.fresh()
+    cell.deploy_victim()
     before = cell.world.place(VICTIM)
-    with Callers(cell.world, cell.books, [VICTIM, STEADY]) as callers:
+    with Callers(cell.world, cell.calls, [VICTIM, STEADY]) as callers:
         callers.wait(6)
         cell.pause(0.2)
         cut(cell)
         callers.wait(6)
     eventually(lambda: cell.world.place(VICTIM) not in {before, ""}, "a new one runs")
     cell.next_call()
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 @ROUND
@@ -60,11 +60,11 @@ def test_a_connection_that_breaks_costs_the_calls_on_it(
 def test_a_container_without_a_network_is_noticed_and_replaced(
     cell: Cell, round_: int
 ) -> None:
-    cell.fresh()
+    cell.deploy_victim()
     before = cell.world.place(VICTIM)
     disconnect(before)
     is_replaced(cell, before)
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 @ROUND
@@ -72,7 +72,7 @@ def test_packets_that_are_lost_for_a_while_cost_the_calls_of_that_time(
     cell: Cell, round_: int
 ) -> None:
     """Nobody is told that they are: the same one serves when they pass again."""
-    cell.fresh()
+    cell.deploy_victim()
     before = cell.world.place(VICTIM)
     with lost(cell):
         fails_in_time(cell)
@@ -80,27 +80,27 @@ def test_packets_that_are_lost_for_a_while_cost_the_calls_of_that_time(
         cell.pause(1)
     cell.next_call()
     assert cell.world.place(VICTIM) == before
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 @ROUND
 def test_packets_that_are_lost_for_good_are_noticed(cell: Cell, round_: int) -> None:
-    cell.fresh()
+    cell.deploy_victim()
     before = cell.world.place(VICTIM)
     with lost(cell):
         is_replaced(cell, before)
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 @ROUND
 def test_calls_wait_for_what_is_started_again(cell: Cell, round_: int) -> None:
     """Calls that come while it is down are answered, not refused."""
-    cell.fresh()
+    cell.deploy_victim()
     pid = cell.world.signal_chaincode(VICTIM, signal.SIGKILL)
     eventually(lambda: not psutil.pid_exists(pid), "it is dead")
     eventually(lambda: cell.world.line(VICTIM)["state"] != RUNNING, "that is known")
     cell.next_call()
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 def is_replaced(cell: Cell, before: str) -> None:

@@ -38,22 +38,22 @@ def test_killed_in_a_phase_it_leaves_nothing_and_the_next_one_serves(
 ) -> None:
     if (cell.world.backend, phase) in NOT_THERE:
         pytest.skip(f"{cell.world.backend} has no phase {phase!r}")
-    cell.fresh()
+    cell.deploy_victim()
     if phase in BUILDS:
         package = builds(cell.world.packages, f"works-{cell.label}", WORKS)
     else:
         package = misbehaves(cell.world.packages, f"{cell.label}-next")
-    with Callers(cell.world, cell.books, [VICTIM, STEADY], each=1) as callers:
+    with Callers(cell.world, cell.calls, [VICTIM, STEADY], each=1) as callers:
         callers.wait(4)
         kill_in(cell, package, phase)
         cell.world.up()
         callers.wait(4)
     cell.next_call()
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
     # What was interrupted can be done again.
     cell.world.deploy(VICTIM, f"{cell.label}-again")
     cell.next_call()
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 def kill_in(cell: Cell, package: Path, phase: str) -> None:
@@ -75,13 +75,13 @@ def kill_in(cell: Cell, package: Path, phase: str) -> None:
 def test_killed_while_it_is_idle_it_comes_back_with_everything(
     cell: Cell, round_: int
 ) -> None:
-    cell.fresh()
+    cell.deploy_victim()
     cell.next_call()
     cell.world.kill()
     cell.world.up()
     cell.next_call()
     cell.next_call(STEADY)
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 @ROUND
@@ -89,14 +89,14 @@ def test_killed_while_it_starts_it_starts_the_next_time(
     cell: Cell, round_: int
 ) -> None:
     """Killed twice: while chaincode serves, and while the next one brings it up."""
-    cell.fresh()
+    cell.deploy_victim()
     cell.world.kill()
     cell.world.up()
     cell.pause(0.3)
     cell.world.kill()
     cell.world.up()
     cell.next_call()
-    cell.well(victim=RUNNING)
+    cell.assert_healthy(victim=RUNNING)
 
 
 @ROUND
@@ -112,7 +112,7 @@ def test_killed_while_it_stops_a_chaincode_it_stays_stopped(
     cell.world.kill()
     stopping.join(30)
     cell.world.up()
-    cell.well(victim="stopped")
+    cell.assert_healthy(victim="stopped")
 
 
 @ROUND
@@ -133,7 +133,7 @@ def test_killed_while_it_removes_a_chaincode_nothing_of_it_stays(
     cell.world.up()
     assert not is_known(cell)
     eventually(lambda: not kept_of(cell, label), "its package and its builds are gone")
-    cell.well()
+    cell.assert_healthy()
 
 
 def remove(cell: Cell) -> None:

@@ -78,7 +78,7 @@ def test_killed_in_the_pull_it_leaves_nothing_and_the_next_one_serves(
         image = {"CORE_CHAINCODE_NODE_RUNTIME": f"{place}/base:1"}
         cell = Cell(CliWorld(tmp_path, "docker", flags, **image))
         try:
-            cell.found()
+            cell.set_up()
             package = builds(cell.world.packages, "pulls-1", WORKS)
             passed = []
             with contextlib.suppress(ChaindockError):
@@ -90,7 +90,7 @@ def test_killed_in_the_pull_it_leaves_nothing_and_the_next_one_serves(
             assert "pull" in passed
             cell.world.up()
             cell.next_call(STEADY)
-            cell.well()
+            cell.assert_healthy()
             cell.world.down()
             assert cell.world.remains.all() == []
         finally:

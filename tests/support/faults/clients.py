@@ -1,4 +1,4 @@
-"""Clients of a world that call all the time, and the account of what they were told."""
+"""Clients that call all the time, and a record of the answers that they got."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _BATCH = 400
 _numbers = itertools.count()
 
 
-class Books:
-    """What was asked of each chaincode and what came of it, against the ledger."""
+class CallRecord:
+    """The calls to each chaincode and their answers, compared with the ledger."""
 
     def __init__(self) -> None:
         self.accounts: dict[str, Account] = {}
@@ -37,7 +37,7 @@ class Books:
         return self.accounts.setdefault(name, Account())
 
     def put(self, world: World, name: str, timeout_s: float | None = None) -> Told:
-        """Write a key of its own; keep what was told. Raises: ChaindockError."""
+        """Write a new key; record the answer. Raises: ChaindockError."""
         key = f"u-{name}-{next(_numbers)}"
         account = self.account(name)
         account.asked[key] = f"value of {key}"
@@ -46,7 +46,7 @@ class Books:
         )
 
     def add(self, world: World, name: str) -> Told:
-        """Count one up, in the key that everybody counts in. Raises: ChaindockError."""
+        """Add one to the key that all clients count in. Raises: ChaindockError."""
         return self._submit(world, name, HOT, ("add", HOT), None)
 
     def _submit(
@@ -72,11 +72,11 @@ class Books:
         return told
 
     def check(self, world: World, *, running: Sequence[str]) -> None:
-        """The ledger holds what was acknowledged, once; state is what it comes to.
+        """The ledger holds each acknowledged write once, and its replay gives the state.
 
         Args:
             world: its node runs.
-            running: what can be asked for its state.
+            running: chaincodes that can answer a query.
         """
         self._audit.read_new(world)
         for name, account in list(self.accounts.items()):
@@ -103,14 +103,14 @@ class Books:
 
 
 class _Audit(Audit):
-    """One reader for all chaincodes: `name` says whose keys are looked at."""
+    """Audits all chaincodes: `name` is the chaincode whose keys are checked."""
 
     def __init__(self) -> None:
         self._writers: dict[str, list[str]] = defaultdict(list)
         super().__init__("")
 
     def read_new(self, world: World) -> None:
-        """As `read`, without a loop."""
+        """Read the new blocks, as `read` does, without an event loop."""
         known = len(self.blocks)
         first = max(0, known - 1)
         blocks = world.admin.blocks(first)
@@ -141,7 +141,7 @@ class _Audit(Audit):
 
 
 class Callers:
-    """Threads that call some chaincodes without a pause, until they are ended.
+    """Threads that call chaincodes without a pause, until the block ends.
 
     Args:
         names: of the chaincodes.
@@ -149,9 +149,9 @@ class Callers:
     """
 
     def __init__(
-        self, world: World, books: Books, names: Sequence[str], each: int = 2
+        self, world: World, calls: CallRecord, names: Sequence[str], each: int = 2
     ) -> None:
-        self._world, self._books = world, books
+        self._world, self._calls = world, calls
         self._ended = threading.Event()
         self.answered = threading.Semaphore(0)
         self.slowest_s = 0.0
@@ -190,11 +190,11 @@ class Callers:
         began = time.monotonic()
         try:
             if number % 2:
-                self._books.add(self._world, name)
+                self._calls.add(self._world, name)
             else:
-                self._books.put(self._world, name)
+                self._calls.put(self._world, name)
             self.answered.release()
         except (NodeError, ExecuteFailed, LaunchFailed):
-            # The node is being started again, or the chaincode; all else is no reason.
+            # Only a restart of the node or of the chaincode excuses a refused call.
             time.sleep(REFUSED_PAUSE_S)
         self.slowest_s = max(self.slowest_s, time.monotonic() - began)

@@ -1,4 +1,4 @@
-"""A small file system of its own, and something that fills it."""
+"""Mount a small file system, and fill it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MIB = 1024 * 1024
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: int = 32 * MIB) -> Iterator[None]:
-    """Mount a file system of `size` bytes at `folder`; skips where that cannot be."""
+    """Mount a file system of `size` bytes at `folder`; skip the test without root."""
     folder.mkdir(parents=True, exist_ok=True)
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small file system")
@@ -35,7 +35,7 @@ def small_disk(folder: Path, size: int = 32 * MIB) -> Iterator[None]:
 
 @contextlib.contextmanager
 def full(folder: Path, but: int = 0) -> Iterator[None]:
-    """A time in which there is no room in `folder`, or only for `but` bytes."""
+    """Fill the file system of `folder`, up to `but` bytes, while the block runs."""
     ballast = folder / "ballast"
     with ballast.open("ab", buffering=0) as file:
         for size in (MIB, 4096, 1):

@@ -1,6 +1,6 @@
-"""A node in a process that was forked from one with everything imported.
+"""Start a node by forking a process that has all modules imported.
 
-It is `chaindock up`, in a tenth of the time.
+That takes a tenth of the time of `chaindock up`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _context() -> Any:
 def fork(home: Path, env: Mapping[str, str], flags: Mapping[str, str]) -> int:
     """Start the node of `home`; return its pid when it is ready.
 
-    Raises: AssertionError with what it said instead.
+    Raises: AssertionError with the error of the node.
     """
     context = _context()
     ours, theirs = context.Pipe(duplex=False)
@@ -50,7 +50,7 @@ def fork(home: Path, env: Mapping[str, str], flags: Mapping[str, str]) -> int:
     try:
         said = ours.recv()
     except EOFError:
-        said = "it ended without a word"
+        said = "the process ended before the node was ready"
     assert said == "ready", said
     ours.close()
     assert process.pid is not None
@@ -64,12 +64,12 @@ _tasks: dict[int, Any] = {}
 
 
 def tasks_of(pid: int) -> int:
-    """How many tasks the loop of a node had an instant ago."""
+    """The number of tasks on the loop of a node, at most COUNT_S old."""
     return int(_tasks[pid].value)
 
 
 def join(pid: int, limit_s: float) -> bool:
-    """Wait for the end of a node; whether it came in time."""
+    """Wait for the end of a node; return whether the node ended in time."""
     process = _processes[pid]
     process.join(limit_s)
     if process.exitcode is None:

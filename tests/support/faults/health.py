@@ -1,4 +1,4 @@
-"""Whether a world is well: what should run runs once, and nothing else is left."""
+"""Check that a node is healthy: each contract runs once, and nothing is left over."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ SETTLED_S = 30.0
 RUNNING, STOPPED, CRASH_LOOP = "running", "stopped", "crash-loop"
 _LOOK_S = 0.03
 _POOLED = ("ledgers/", "desired.db", "node.log", "/dev/", "output/")
-"""Opened by need, in bounded number (a reader of the ledger for each thread)."""
+"""Files that are opened on demand, in bounded number (a ledger reader per thread)."""
 _CHANGING = ("packages/", "process/runs/", "output/")
-"""Paths below the home that there are for each chaincode, or in bounded number."""
+"""Paths below the home that exist per chaincode, or in bounded number."""
 _IDLE = {"process": 1, "docker": 10}
-"""Sockets: the one that asks, and connections to the engine that wait to be used again."""
+"""Sockets: that of the admin client, and idle connections to the engine."""
 _MORE_THREADS = 24
-"""The pools of threads for files: they grow to a bound."""
+"""Thread pools for files grow up to this number of threads."""
 
 
 @dataclass(frozen=True)
 class Healthy:
-    """What a node has that is well, besides its chaincodes."""
+    """What a healthy node holds, apart from its chaincodes."""
 
     running: int
     held: Counter[str]
@@ -48,7 +48,7 @@ class Healthy:
 
     @classmethod
     def note(cls, world: World, running: int) -> Healthy:
-        """Take note; `running` chaincodes run."""
+        """Note what `world` holds while `running` chaincodes run."""
         docker = world.backend == "docker"
         # Attached output, waiting for the end, and the stream; pipes and the stream.
         each = {"socket": 3} if docker else {"pipe": 2, "socket": 1}
@@ -65,7 +65,7 @@ class Healthy:
         )
 
 
-def assert_well(
+def assert_healthy(
     world: World,
     expected: Mapping[str, str],
     healthy: Healthy | None = None,
@@ -73,31 +73,31 @@ def assert_well(
     *,
     busy: bool = False,
 ) -> None:
-    """Wait until nothing is wrong; fail with what is.
+    """Wait until the node is healthy; fail with a list of what is wrong.
 
     Args:
         world: its node runs.
         expected: name → RUNNING, STOPPED or another state, of every chaincode there is.
-        healthy: what there was when all was well.
-        limit_s: so long it may take.
-        busy: something else is being deployed that will not come up.
+        healthy: what the node held when it was healthy.
+        limit_s: seconds to wait.
+        busy: a deployment that will fail is under way.
     """
     until = time.monotonic() + limit_s
-    while found := troubles(world, expected, healthy, busy=busy):
+    while found := problems(world, expected, healthy, busy=busy):
         if time.monotonic() > until:
             text = "\n  ".join(found)
             pytest.fail(f"after {limit_s:g} s:\n  {text}\n{world.log_end()}")
         time.sleep(_LOOK_S)
 
 
-def troubles(
+def problems(
     world: World,
     expected: Mapping[str, str],
     healthy: Healthy | None = None,
     *,
     busy: bool = False,
 ) -> list[str]:
-    """Return what is wrong, in words."""
+    """Return a sentence for each thing that is wrong."""
     docker = world.backend == "docker"
     try:
         with asking() if docker else contextlib.nullcontext():
@@ -138,7 +138,7 @@ def _chaincodes(
 
 
 def _packages(world: World, kept: set[str]) -> list[str]:
-    """Packages are on disk for what is deployed, and for nothing else."""
+    """Each deployed chaincode has a package on disk, and there is no other."""
     there = len(list((world.home / "packages").iterdir()))
     if there != len(kept):
         return [f"{there} packages are kept, {len(kept)} are deployed"]
@@ -190,7 +190,7 @@ def _on_engine(world: World, healthy: Healthy) -> list[str]:
 
 
 def _settled_tasks(world: World) -> int:
-    """The least number within some time: what goes on for good."""
+    """The smallest number of tasks within 0.25 s: those that stay."""
     found = []
     for _ in range(8):
         found.append(world.tasks())
@@ -203,7 +203,7 @@ def _scratch(world: World) -> list[str]:
 
 
 def _files(world: World) -> Counter[str]:
-    """What lies in the home, but what there is for each chaincode."""
+    """The files in the home, except for those of single chaincodes."""
     return Counter(
         path for path in files_of(world.home) if not path.startswith(_CHANGING)
     )

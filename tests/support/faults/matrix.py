@@ -1,4 +1,4 @@
-"""The node of the fault matrix: one chaincode that is left in peace, one that is not."""
+"""The node of the fault tests: chaincode `steady` serves while faults hit `victim`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from chaindock.errors import ChaindockError
-from support.faults.clients import Books
-from support.faults.health import RUNNING, Healthy, assert_well
+from support.faults.clients import CallRecord
+from support.faults.health import RUNNING, Healthy, assert_healthy
 from support.faults.packages import misbehaves
 from support.faults.world import CliWorld, last
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SEED = int(os.environ.get("CHAINDOCK_SEED", "4"))  # noqa: TID251  # tests have no config
 ROUNDS = int(os.environ.get("CHAINDOCK_FAULT_ROUNDS", "1"))  # noqa: TID251
-"""How often a cell is repeated, each time under another seed."""
+"""How often each fault test runs, each time with another seed."""
 STEADY, VICTIM = "steady", "victim"
 GRACE_S, CONNECT_S = 1.0, 4.0
 NEXT_CALL_S = 30.0
@@ -38,35 +38,35 @@ ROUND = pytest.mark.parametrize("round_", range(ROUNDS))
 
 
 class Cell:
-    """One fault, done to `victim` while `steady` serves."""
+    """A running node with `steady`; a fault test deploys `victim` on it."""
 
     def __init__(self, world: World) -> None:
-        self.world, self.books = world, Books()
+        self.world, self.calls = world, CallRecord()
         self.healthy: Healthy
         self.rng = random.Random(SEED)
         self.label = ""
 
-    def found(self) -> None:
-        """Bring up `steady`, and note what belongs to a node that is well."""
+    def set_up(self) -> None:
+        """Start the node, deploy `steady`, and note what a healthy node holds."""
         self.world.up()
         self.world.deploy(STEADY, "good-0")
-        self.again()
+        self.note_healthy()
 
-    def again(self) -> None:
-        """The node was started anew: note again what it holds."""
+    def note_healthy(self) -> None:
+        """Note what a healthy node holds: files, sockets, threads, rules."""
         for _ in range(8):
-            self.books.put(self.world, STEADY)
-        self.books.check(self.world, running=[STEADY])
-        assert_well(self.world, {STEADY: RUNNING})
+            self.calls.put(self.world, STEADY)
+        self.calls.check(self.world, running=[STEADY])
+        assert_healthy(self.world, {STEADY: RUNNING})
         self.healthy = Healthy.note(self.world, 1)
 
     def begin(self, number: int, test: str) -> None:
-        """Take a label nobody had; the test says what chances there are."""
+        """Choose a new label; the name of the test seeds the random numbers."""
         self.rng = random.Random(f"{SEED} {test}")
         self.label = f"good-{number}"
 
-    def fresh(self) -> str:
-        """Deploy `victim`, in a version that nobody ran before; return its ccid."""
+    def deploy_victim(self) -> str:
+        """Deploy `victim` in a new version; return its ccid."""
         ccid: str = self.world.deploy(VICTIM, self.label)["package_id"]
         return ccid
 
@@ -75,25 +75,25 @@ class Cell:
         return misbehaves(self.world.packages, label)
 
     def end(self) -> None:
-        """Whatever happened: `victim` can be removed, and then all is as before."""
+        """Remove `victim`; afterwards the node is as it was before the test."""
         if any(one["name"] == VICTIM for one in self.world.admin.ps()):
             self.world.admin.remove(VICTIM)
-        self.well()
+        self.assert_healthy()
 
-    def well(self, **others: str) -> None:
-        """All that should run does, once; all that was acknowledged is there."""
-        assert_well(self.world, {STEADY: RUNNING, **others}, self.healthy)
+    def assert_healthy(self, **others: str) -> None:
+        """Each contract that should run runs once; each acknowledged write is there."""
+        assert_healthy(self.world, {STEADY: RUNNING, **others}, self.healthy)
         alive = [n for n, state in others.items() if state == RUNNING]
-        self.books.check(self.world, running=[STEADY, *alive])
+        self.calls.check(self.world, running=[STEADY, *alive])
 
     def pause(self, most_s: float) -> None:
-        """Wait for a random time: the fault is to come at any moment."""
+        """Wait for a random time, so that the fault comes at any moment."""
         time.sleep(self.rng.uniform(0, most_s))
 
     def next_call(self, name: str = VICTIM) -> float:
-        """The next call succeeds, in time; return how long it took."""
+        """Call once; the call must succeed within NEXT_CALL_S. Return its seconds."""
         began = time.monotonic()
-        self.books.put(self.world, name)
+        self.calls.put(self.world, name)
         spent_s = time.monotonic() - began
         assert spent_s < NEXT_CALL_S, f"the next call took {spent_s:.1f} s"
         return spent_s
@@ -101,7 +101,7 @@ class Cell:
     def refused(
         self, package: Path, slug: str, match: str | None = None
     ) -> dict[str, Any]:
-        """Deploying fails with this error, which tells `match`; return its facts."""
+        """Deploy; that must fail with `slug` and a message like `match`. Return facts."""
         with pytest.raises(ChaindockError, match=match) as caught:
             last(self.world.deploying(VICTIM, package))
         error = caught.value
@@ -112,10 +112,10 @@ class Cell:
 
 @contextlib.contextmanager
 def cells(backend: str, folder: Path) -> Iterator[Cell]:
-    """Yield the node; at the end nothing is left of it."""
+    """Yield a node with `steady`; afterwards nothing of the node may be left."""
     found = Cell(CliWorld(folder, backend, FLAGS))
     try:
-        found.found()
+        found.set_up()
         yield found
         found.world.down()
         assert found.world.remains.all() == []

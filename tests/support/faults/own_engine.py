@@ -1,4 +1,4 @@
-"""A node of the fault matrix on an engine that belongs to the test."""
+"""A node of the fault tests on an engine that belongs to the test."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ WAIT_S = 15
 RECONNECTED_S = 90.0
 
 
-class Apart:
-    """A node, and the engine below it."""
+class NodeOnOwnEngine:
+    """A node, and the engine that it uses."""
 
     def __init__(self, engine: OwnEngine, world: CliWorld) -> None:
         self.engine = engine
         self.cell = Cell(world)
 
     def begin(self, number: int, test: str) -> None:
-        """Bring up `victim` under a label nobody had."""
+        """Deploy `victim` under a new label."""
         self.cell.begin(number, test)
-        self.cell.fresh()
+        self.cell.deploy_victim()
         self.cell.next_call()
 
     def end(self) -> None:
-        """Whatever happened: both come back, and then all is as before."""
+        """Start the engine again; both contracts come back, and nothing is left over."""
         self.engine.resume()
         self.engine.start()
         self.is_back()
@@ -75,10 +75,10 @@ class Apart:
                 if time.monotonic() > until:
                     pytest.fail(f"{name}: {failed.message}\n{cell.world.log_end()}")
                 time.sleep(0.2)
-        cell.well(victim=RUNNING)
+        cell.assert_healthy(victim=RUNNING)
 
     def refused_in_time(self) -> None:
-        """A call is answered, or fails with the reason, in time."""
+        """Call once: an answer, or an error with a hint, must come in time."""
         began = time.monotonic()
         failed = refused(self.cell, VICTIM)
         assert failed is None or (failed.hint and failed.slug != "internal"), failed
@@ -86,26 +86,26 @@ class Apart:
 
 
 def refused(cell: Cell, name: str) -> ChaindockError | None:
-    """Call once; return how that failed."""
+    """Call once; return the error, if there is one."""
     try:
-        cell.books.put(cell.world, name)
+        cell.calls.put(cell.world, name)
     except ChaindockError as error:
         return error
     return None
 
 
 @contextlib.contextmanager
-def apart(engine: OwnEngine, image: str, folder: Path) -> Iterator[Apart]:
-    """Yield a node on `engine`; at the end nothing is left of it.
+def node_on(engine: OwnEngine, image: str, folder: Path) -> Iterator[NodeOnOwnEngine]:
+    """Yield a node on `engine`; afterwards nothing of the node may be left.
 
     Args:
-        image: of `misbehaves` (`image_of_misbehaves`), so that it need not be built.
+        image: that of `misbehaves` (`image_of_misbehaves`); the engine need not build it.
     """
     engine.load(image)
     with using(engine):
-        found = Apart(engine, CliWorld(folder, "docker", node_flags()))
+        found = NodeOnOwnEngine(engine, CliWorld(folder, "docker", node_flags()))
         try:
-            found.cell.found()
+            found.cell.set_up()
             yield found
             found.cell.world.down()
             assert found.cell.world.remains.all() == []
@@ -122,7 +122,7 @@ def node_flags() -> dict[str, str]:
 
 @contextlib.contextmanager
 def using(engine: OwnEngine) -> Iterator[None]:
-    """A time in which this engine is the engine of the tests."""
+    """Make `engine` the DOCKER_HOST of this process."""
     with pytest.MonkeyPatch.context() as at:
         at.setenv("DOCKER_HOST", engine.endpoint)
         yield
@@ -134,7 +134,7 @@ def on_a_small_disk(kind: str, *names: str, size: int) -> Iterator[OwnEngine]:
 
     Args:
         kind: docker or podman.
-        names: of base images that it has.
+        names: base images to load.
     """
     made, tools = _KINDS[kind]
     need("ip", *tools)
@@ -145,7 +145,7 @@ def on_a_small_disk(kind: str, *names: str, size: int) -> Iterator[OwnEngine]:
 
 @contextlib.contextmanager
 def backend_of(kind: str) -> Iterator[str]:
-    """Yield the node's name of a back end; "podman" is an engine that is started."""
+    """Yield the value of --backend; for "podman" an engine is started first."""
     if kind != "podman":
         yield kind
         return
@@ -154,7 +154,7 @@ def backend_of(kind: str) -> Iterator[str]:
 
 
 def image_of_misbehaves(folder: Path) -> str:
-    """Build `misbehaves` on the engine of all tests; return a name of its image."""
+    """Build `misbehaves` on the shared engine; return the name of its image."""
     with cells("docker", folder) as cell:
         found = inspect(cell.world.place(STEADY))["Image"]
 

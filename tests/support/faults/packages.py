@@ -1,8 +1,8 @@
-"""Packages of chaincode that goes wrong: at its start, in its build, or when told to.
+"""Packages of chaincode that fails: at its start, in its build, or on a call.
 
-`misbehaves` is one Go program (tests/fixtures/hostile/misbehaves): the label of a package
-says how it starts, so all of them share one build. `builds` is a build that goes wrong,
-or takes as long as the test wants.
+`misbehaves` packs one Go program (tests/fixtures/hostile/misbehaves), whose label says
+how to start, so that all these packages share one build; `builds` packs a Node project
+whose build runs a script of the test.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ WORKS = (
     "const fs = require('fs'); fs.mkdirSync('dist');\n"
     "fs.writeFileSync('dist/index.js', 'process.exit(6);');\n"
 )
-"""What is built exits at once."""
+"""The built chaincode exits at once."""
 
 
 def flood(megabytes: int) -> str:
-    """A build that prints so many MB (10^6) in lines of 100 bytes, and then fails."""
+    """Return a build that prints `megabytes` (10^6 bytes) in lines of 100, then fails."""
     return (
         "const lines = ('x'.repeat(99) + '\\n').repeat(10000);\n"
         f"for (let n = 0; n < {megabytes}; n++) require('fs').writeSync(1, lines);\n"
@@ -44,7 +44,7 @@ def flood(megabytes: int) -> str:
 
 
 def leaves_behind(size: int) -> str:
-    """A build that works, as WORKS does, and leaves a file of so many bytes."""
+    """Return a build that succeeds and leaves a file of `size` bytes."""
     return (
         f"{WORKS}const noise = require('crypto').randomBytes({size});\n"
         "fs.writeFileSync('dist/noise', noise);\n"
@@ -52,7 +52,7 @@ def leaves_behind(size: int) -> str:
 
 
 def misbehaves(folder: Path, label: str) -> Path:
-    """Return the package file of this label; a mode of the program begins the label."""
+    """Return the package of this label, which begins with a mode of the program."""
     package = folder / f"{label}.tar.gz"
     if not package.exists():
         outer = {"metadata.json": _metadata(label), "code.tar.gz": _code()}

@@ -1,7 +1,7 @@
-"""Random faults and operations, one after another, on a world of three chaincodes.
+"""Random faults and operations, one after another, on a node with three chaincodes.
 
-After each step everything that should run runs once, what was acknowledged is on the
-ledger once, what chaincode reads is what the blocks say, and nothing is left over.
+After each step each chaincode that should run runs once, each acknowledged transaction is
+on the ledger once, chaincode reads what a replay of the blocks gives, and nothing is left.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from chaindock.errors import (
     StreamTerminated,
 )
 from support.engines.own_engine import OwnEngine
-from support.faults.clients import Books, Callers
+from support.faults.clients import Callers, CallRecord
 from support.faults.disk import full
-from support.faults.health import CRASH_LOOP, RUNNING, STOPPED, Healthy, assert_well
+from support.faults.health import CRASH_LOOP, RUNNING, STOPPED, Healthy, assert_healthy
 from support.faults.packages import FAIL, TALKS, builds, misbehaves
 from support.faults.world import last
 
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
 NAMES = ("a", "b", "c")
 STEPS = (6, 12)
 STEP_S = 60.0
-"""No step takes longer, however loaded the machine is."""
+"""The most seconds of one step, on a loaded machine too."""
 CUT_OFF = 50
-"""The most calls that a dying chaincode may take with it."""
+"""The most calls in a row that may fail because chaincode dies."""
 HANGS_S = 4.0
-"""So long a deployment that comes to nothing goes on, beside the others."""
+"""The most seconds that a failing deployment runs beside the other steps."""
 BACK_S = 45.0
-"""So long what an engine or a disk kept from running may take to come back."""
+"""The most seconds until chaincode is back after the engine or the disk is."""
 FLAGS = {
     "chaindock.launch.stopGrace": "1s",
     "chaindock.launch.connectTimeout": "3s",
@@ -58,13 +58,13 @@ _labels = itertools.count(1)
 
 
 class Sequence:
-    """One sequence; `steps` tells what was done.
+    """One sequence; `steps` lists what was done.
 
     Args:
         world: not started yet.
-        seed: says which steps.
-        engine: below the world, and of this sequence alone; None = it is left in peace.
-        small: the home lies on a small file system, which may be filled.
+        seed: of the random choice of steps.
+        engine: an engine of this sequence alone, which it may stop; None = no such steps.
+        small: the home is on a small file system, which the sequence may fill.
     """
 
     def __init__(
@@ -75,19 +75,19 @@ class Sequence:
         *,
         small: bool = False,
     ) -> None:
-        self.world, self.books = world, Books()
+        self.world, self.calls = world, CallRecord()
         self._engine, self._small = engine, small
         self.rng = random.Random(seed)
         self.steps: list[str] = []
-        self.wishes: dict[str, str] = {}
+        self.targets: dict[str, str] = {}
         self.versions: dict[str, set[str]] = {}
-        """name → labels that it may run; more than one after an interrupted upgrade"""
+        """Name → labels that may run; more than one after an interrupted upgrade."""
         self.healthy: Healthy
         self._waiting: list[threading.Thread] = []
         self._wrong: list[str] = []
 
     def play(self, steps: int | None = None) -> None:
-        """Begin, do the steps, end; nothing is left then."""
+        """Start the node, do the steps, end the node; nothing is left."""
         self.world.up()
         self._deploy("a")
         self._next_calls()
@@ -101,7 +101,7 @@ class Sequence:
         self.finish()
 
     def step(self) -> None:
-        """Do something that is possible now, and look at everything."""
+        """Do one of the possible acts, and check everything."""
         began = time.monotonic()
         act, words = self.rng.choice(list(self._possible()))
         self.steps.append(" ".join((act.__name__.strip("_"), *words)))
@@ -112,30 +112,30 @@ class Sequence:
         assert spent_s < STEP_S, f"{self.steps[-1]} took {spent_s:.0f} s"
 
     def finish(self) -> None:
-        """Nothing is held for what is gone, and nothing is left of the node."""
+        """Remove all chaincodes, then end the node; nothing is left of either."""
         self._join()
-        for name in list(self.wishes):
+        for name in list(self.targets):
             self._remove(name)
-        assert_well(self.world, {}, self.healthy)
-        self.books.check(self.world, running=[])
+        assert_healthy(self.world, {}, self.healthy)
+        self.calls.check(self.world, running=[])
         self.world.down()
         assert self.world.remains.all() == []
 
     def check(self) -> None:
         """What must hold after each step."""
         hanging = any(thread.is_alive() for thread in self._waiting)
-        assert_well(self.world, self.wishes, None, busy=hanging)
+        assert_healthy(self.world, self.targets, None, busy=hanging)
         for line in self.world.admin.ps():
             label = line["package_id"].partition(":")[0]
             assert label in self.versions[line["name"]], line
             self.versions[line["name"]] = {label}
-        self.books.check(self.world, running=self._running())
+        self.calls.check(self.world, running=self._running())
         assert not self._wrong, self._wrong
 
     # --- what is possible ---------------------------------------------------------------
 
     def _running(self) -> list[str]:
-        return [name for name, wish in self.wishes.items() if wish == RUNNING]
+        return [name for name, target in self.targets.items() if target == RUNNING]
 
     def _possible(self) -> Iterator[tuple[Callable[..., None], tuple[str, ...]]]:
         for name in NAMES:
@@ -153,11 +153,11 @@ class Sequence:
         if self._engine is not None:
             yield self._stop_engine, ()
             yield self._kill_engine, ()
-        for name, wish in self.wishes.items():
+        for name, target in self.targets.items():
             yield self._remove, (name,)
-            if wish == STOPPED:
+            if target == STOPPED:
                 yield from [(self._start, (name,))] * 3
-            elif wish == RUNNING:
+            elif target == RUNNING:
                 yield self._stop, (name,)
                 for act in (
                     self._kill_chaincode,
@@ -181,27 +181,27 @@ class Sequence:
     def _deploy(self, name: str) -> None:
         label = self._label()
         self.world.deploy(name, label)
-        self.wishes[name], self.versions[name] = RUNNING, {label}
+        self.targets[name], self.versions[name] = RUNNING, {label}
 
     def _start(self, name: str) -> None:
         self.world.start(name)
-        self.wishes[name] = RUNNING
+        self.targets[name] = RUNNING
 
     def _stop(self, name: str) -> None:
         self.world.admin.stop(name)
-        self.wishes[name] = STOPPED
+        self.targets[name] = STOPPED
 
     def _remove(self, name: str) -> None:
         self.world.admin.remove(name)
-        del self.wishes[name], self.versions[name]
+        del self.targets[name], self.versions[name]
 
     def _next_calls(self) -> None:
-        """The next call to each succeeds: it waits for what is coming up.
+        """Call each running chaincode once; the call waits for a restart.
 
-        One that is on its way to a chaincode that dies is told so.
+        A call to a chaincode that dies meanwhile fails with StreamTerminated.
         """
         for name in self._running():
-            act = self.books.add if self.rng.random() < 0.3 else self.books.put
+            act = self.calls.add if self.rng.random() < 0.3 else self.calls.put
             for _ in range(CUT_OFF):
                 try:
                     act(self.world, name)
@@ -239,7 +239,7 @@ class Sequence:
         self.world.signal_chaincode(name, signal.SIGKILL)
 
     def _kill_under_calls(self, name: str) -> None:
-        with Callers(self.world, self.books, self._running(), each=2) as callers:
+        with Callers(self.world, self.calls, self._running(), each=2) as callers:
             callers.wait(3)
             self._pause(0.05)
             self.world.signal_chaincode(name, signal.SIGKILL)
@@ -250,10 +250,10 @@ class Sequence:
             self.world.invoke(name, "crash")
 
     def _crash_loop(self, name: str) -> None:
-        """It comes up, and ends at once, each time: it is left alone."""
+        """Deploy chaincode that ends soon after each start: the node gives up."""
         label = self._label("leaves")
         self.world.deploy(name, label)
-        self.wishes[name], self.versions[name] = CRASH_LOOP, {label}
+        self.targets[name], self.versions[name] = CRASH_LOOP, {label}
 
     def _hang_in_call(self, name: str) -> None:
         with pytest.raises(ExecuteTimeout):
@@ -275,13 +275,13 @@ class Sequence:
         assert self.world.query(name, "flood", "1", "100", timeout_s=20) == "printed"
 
     def _register_again(self, name: str) -> None:
-        other = self.world.line(self.rng.choice(list(self.wishes)))["package_id"]
+        other = self.world.line(self.rng.choice(list(self.targets)))["package_id"]
         assert self.world.query(name, "as", other, timeout_s=20) != "taken"
 
     def _upgrade_and_leave(self, name: str) -> None:
-        """The client goes away in the middle: nothing has changed, or everything.
+        """Upgrade, and have the client go away: either version may run afterwards.
 
-        Which of them is known when the name can be worked on again.
+        The next operation on the name waits until that is settled.
         """
         self._upgrade(name, lambda: None)
         self.world.start(name)
@@ -301,7 +301,7 @@ class Sequence:
         events.close()  # type: ignore[attr-defined]  # it is a generator
 
     def _fill_disk(self) -> None:
-        """Calls, and a chaincode that dies, while there is no room for anything."""
+        """Call, and kill a chaincode, while the disk is full."""
         self._join()
         running = self._running()
         with full(self.world.home):
@@ -314,9 +314,9 @@ class Sequence:
         self._until_all_answer()
 
     def _write_on(self, name: str) -> None:
-        """There may be some room in the ledger's own files."""
+        """Write until the room in the ledger's own files is used up."""
         for _ in range(CUT_OFF):
-            self.books.put(self.world, name)
+            self.calls.put(self.world, name)
 
     def _stop_engine(self) -> None:
         self._without_engine(OwnEngine.stop)
@@ -325,7 +325,7 @@ class Sequence:
         self._without_engine(OwnEngine.kill)
 
     def _without_engine(self, end: Callable[[OwnEngine], None]) -> None:
-        """Calls are answered, or fail with the reason."""
+        """While the engine is gone, calls are answered or fail with the reason."""
         self._join()
         assert self._engine is not None
         end(self._engine)
@@ -336,7 +336,7 @@ class Sequence:
         self._until_all_answer()
 
     def _until_all_answer(self) -> None:
-        """What was in the way is gone: that may be noticed a little later."""
+        """Wait until each running chaincode answers."""
         until = time.monotonic() + BACK_S
         for name in self._running():
             while (failed := self._refused(name)) is not None:
@@ -345,7 +345,7 @@ class Sequence:
 
     def _refused(self, name: str) -> ChaindockError | None:
         try:
-            self.books.put(self.world, name)
+            self.calls.put(self.world, name)
         except ChaindockError as error:
             return error
         return None
@@ -360,12 +360,12 @@ class Sequence:
         self._beside(self._building(TALKS))
 
     def _beside(self, package: Path) -> None:
-        """Deploy what will not come up, under a name of its own, and go on."""
+        """Start a deployment that will fail, under another name, and go on."""
         begun = threading.Event()
         thread = threading.Thread(target=self._try, args=(package, begun), daemon=True)
         thread.start()
         self._waiting.append(thread)
-        assert begun.wait(30), "it does not begin"
+        assert begun.wait(30), "the deployment does not begin"
 
     def _try(self, package: Path, begun: threading.Event) -> None:
         until = time.monotonic() + self.rng.uniform(0.2, HANGS_S)
@@ -395,6 +395,6 @@ class Sequence:
 
 
 def describe(sequence: Sequence, seed: Any) -> str:
-    """What a failed sequence did, and how to do it again."""
+    """Return the steps of a failed sequence, and how to repeat it."""
     done = "\n  ".join(sequence.steps)
     return f"CHAINDOCK_SEED={seed} repeats it; the steps were\n  {done}"

@@ -1,12 +1,13 @@
-"""A node with several chaincodes, to which faults are done; seen from outside.
+"""A node that tests put faults on and judge from outside.
 
-`CliWorld` is the command line as users have it, `ForkedWorld` the same node started
-quickly. Both are used through the admin socket, and judged by what the machine shows.
+`CliWorld` starts the node with the command line; `ForkedWorld` forks a process that has
+all modules imported. Tests use both through the admin socket.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -40,7 +41,7 @@ GONE_S = 30.0
 
 
 class World(ABC):
-    """One node and what there is of it.
+    """One node, with its folders, processes and containers.
 
     Args:
         folder: for home, packages and temporary files; an empty one.
@@ -67,7 +68,7 @@ class World(ABC):
 
     @abstractmethod
     def _gone(self) -> bool:
-        """Wait for the end of the process; whether it came in time."""
+        """Wait for the end of the process; return whether the process ended in time."""
 
     def kill(self) -> None:
         """End the node as a power failure would."""
@@ -80,7 +81,7 @@ class World(ABC):
         assert self._gone(), f"node {self.pid} does not end:\n{self.log_end()}"
 
     def take_down(self) -> None:
-        """End it in whatever state it is, and remove what is left. Never raises."""
+        """End the node in any state, and remove what is left. Never raises."""
         with contextlib.suppress(ChaindockError, AssertionError, OSError):
             if self.pid and alive(self.pid):
                 self.down()
@@ -160,7 +161,7 @@ class World(ABC):
         return Counter(ccids.get(one, f"unknown run {one}") for one in marked)
 
     def place(self, name: str) -> str:
-        """What tells one run of a chaincode from the next; "" while it does not run."""
+        """The pid or container of a chaincode; "" while the chaincode does not run."""
         details = self.line(name)["details"]
         if self.backend == "docker":
             container = details.get("container", "")
@@ -168,7 +169,7 @@ class World(ABC):
         return str(details.get("pid", ""))
 
     def chaincode_pid(self, name: str) -> int:
-        """The process of a chaincode as this machine numbers it; 0 = there is none."""
+        """The pid of a chaincode on the host; 0 = there is no process."""
         place = self.place(name)
         if not place:
             return 0
@@ -183,12 +184,12 @@ class World(ABC):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(one, number)
                 if number == signal.SIGSTOP:
-                    # The one thread that takes the signal may wait for a processor.
-                    eventually(lambda one=one: _stands(one), "it stands still")  # type: ignore[misc]
+                    # A thread may have to wait for a processor before it takes the signal.
+                    eventually(functools.partial(_is_stopped, one), "it has stopped")
         return pid
 
     def _together(self, pid: int) -> list[int]:
-        """A container's first process is the engine's: it stops alone."""
+        """All processes of a container: the engine's init would stop alone."""
         if self.backend != "docker":
             return [pid]
         try:
@@ -206,14 +207,14 @@ class World(ABC):
         return found
 
     def tasks(self) -> int:
-        """How many tasks the node's loop has; 0 where that cannot be known."""
+        """The number of tasks on the node's loop; 0 = not known."""
         return 0
 
     def threads(self) -> int:
         return len(list(Path(f"/proc/{self.pid}/task").iterdir()))
 
     def filter_rules(self) -> list[str]:
-        """The rules of the host's filter that carry the node's id."""
+        """The firewall rules of the host that carry the node's id."""
         program = shutil.which("iptables-save")
         if program is None or os.geteuid() != 0:
             return []
@@ -261,7 +262,7 @@ class CliWorld(World):
 
 
 class ForkedWorld(World):
-    """The same node, started quickly; chaincode runs as processes."""
+    """A node in a forked process; its chaincode runs as processes."""
 
     def __init__(self, folder: Path, flags: Mapping[str, str] | None = None) -> None:
         super().__init__(folder, "process", flags)
@@ -311,8 +312,8 @@ def _inspected(container: str) -> list[dict[str, Any]]:
     return []
 
 
-def _stands(pid: int) -> bool:
-    """Whether no thread of a process goes on."""
+def _is_stopped(pid: int) -> bool:
+    """Whether all threads of a process are stopped or gone."""
     states = []
     for task in Path(f"/proc/{pid}/task").glob("*/stat"):
         with contextlib.suppress(OSError):
