@@ -149,14 +149,19 @@ def test_its_user_and_extra_hosts_are_its_own(node: Node):
 
 
 @BOTH
-def test_a_wrong_key_of_one_chaincode_keeps_it_down_and_is_explained(node: Node):
+def test_a_wrong_key_of_one_chaincode_leaves_all_running_and_is_explained(node: Node):
+    """The chaincode keeps its last correct settings; `ps` and `status` name the line."""
     core = f"chaindock: {{chaincodes: {{{NAME}: {{memry: 64m}}}}}}\n"
     (node.home / "core.yaml").write_text(core)
     try:
-        node.cli("stop", NAME)
-        told = node.ask("start", NAME, code=None)
-        assert "memry" in json.dumps(told)
-        assert "did you mean 'memory'" in json.dumps(told)
+        for name in (NAME, NEIGHBOUR):
+            node.cli("stop", name)
+            node.cli("start", name)
+        assert "memry" in details(node)["warning"]
+        told = node.ask("status")["warnings"]
+        assert [text for text in told if f"{node.home / 'core.yaml'}:1" in text]
+        neighbour = [one for one in node.ask("ps") if one["name"] == NEIGHBOUR]
+        assert "warning" not in neighbour[0]["details"]
     finally:
         (node.home / "core.yaml").unlink()
         restart(node)

@@ -61,6 +61,9 @@ def _settings(config: Config) -> Iterator[Check]:
     yield Check("home", "settings", State.OK, found)
     for text in config.warnings:
         yield Check("home", "settings", State.WARN, text, "correct or unset it")
+    for problem in config.chaincodes.problems():
+        remedy = problem.hint or "correct it"
+        yield Check("home", "settings", State.WARN, problem.message, remedy)
 
 
 # --- the home ------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def show_config(session: Session, *, changed: bool, verbose: bool) -> None:
                 "settings": [dataclasses.asdict(one) for one in settings],
                 "build_variables": _build_variables(loaded),
                 "ignored": [dataclasses.asdict(one) for one in loaded.ignored],
-                "warnings": list(loaded.warnings),
+                "warnings": _warnings(loaded),
             }
         )
         return
@@ -83,8 +83,13 @@ def _print(loaded: Config, settings: list[Any], *, verbose: bool) -> None:
             ("NOT USED", "ORIGIN", "WHY"),
             [(one.key, one.origin, one.reason or "-") for one in loaded.ignored],
         )
-    for warning in loaded.warnings:
+    for warning in _warnings(loaded):
         click.echo(click.style("warning: ", fg="yellow") + warning, err=True)
+
+
+def _warnings(loaded: Config) -> list[str]:
+    wrong = loaded.chaincodes.problems()
+    return [*loaded.warnings, *(one.message for one in wrong)]
 
 
 def _build_variables(loaded: Config) -> dict[str, str]:

@@ -38,12 +38,14 @@ from chaindock.config.sources import FOLDER_VARIABLE, compose, find_file, plain
 from chaindock.container.contracts import RunSettings
 from chaindock.errors import ConfigInvalid
 from chaindock.ids import name_from_label, split_ccid
+from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from chaindock.ids import Ccid
 
+_log = get_logger("config")
 PREFIX = "chaindock.chaincodes."
 _SECTION = ("chaindock", "chaincodes")
 _ENV = "env"
@@ -109,13 +111,33 @@ class _Given:
     base: Path
 
 
+@dataclass
+class _Section:
+    """The section of one chaincode as the file has it now.
+
+    Args:
+        given: what it sets, in order; empty if `problem` is set.
+        own: the settings; None = it has never been correct.
+        problem: why the file's text of it is not used; `own` is then older.
+    """
+
+    given: list[_Given] = field(default_factory=list)
+    own: Own | None = None
+    problem: ConfigInvalid | None = None
+
+
 class ChaincodeSections:
     """The sections as they are in the file now; the command line comes before it.
+
+    A section with an error affects its own chaincode only, which keeps its last correct
+    settings until the file is corrected.
 
     Args:
         home: where core.yaml may be. None = there are no sections.
         env: for FABRIC_CFG_PATH.
         flags: keys below `chaindock.chaincodes.` from the command line.
+
+    Raises: ConfigInvalid: a flag is wrong.
     """
 
     def __init__(
@@ -132,9 +154,11 @@ class ChaincodeSections:
         }
         base = Path.cwd()
         self._flags = [_flag(key, value, base) for key, value in (flags or {}).items()]
+        _merged(self._flags)
         self._stamp: object = None
-        self._given: list[_Given] = []
-        self._owns: dict[str, Own] = {}
+        self._sections: dict[str, _Section] = {}
+        self._file_problem: ConfigInvalid | None = None
+        self._launched: dict[Ccid, Own] = {}
         self._timeouts: dict[str, float | None] = {}
 
     def of(self, ccid: Ccid, names: Sequence[str]) -> Own:
@@ -144,9 +168,16 @@ class ChaincodeSections:
             ccid: its label counts when no name has a section.
             names: under which it is deployed, or about to be.
 
-        Raises: ConfigInvalid.
+        Raises: ConfigInvalid: its own section is wrong and it never had another.
         """
-        own = self._own(ccid, names)
+        self._read()
+        try:
+            own = self._own(ccid, names)
+        except ConfigInvalid:
+            if ccid not in self._launched:
+                raise
+            own = self._launched[ccid]
+        self._launched[ccid] = own
         self._timeouts |= dict.fromkeys(names, own.execute_timeout_s)
         return own
 
@@ -154,49 +185,130 @@ class ChaincodeSections:
         """Return the execute timeout of a chaincode, as its last launch read it."""
         if name in self._timeouts:
             return self._timeouts[name]
-        return self._owns.get(name, Own()).execute_timeout_s
+        own = self._sections.get(name, _Section()).own
+        return own.execute_timeout_s if own else None
+
+    def problem_of(self, ccid: Ccid, names: Sequence[str]) -> ConfigInvalid | None:
+        """Return why the file's settings of a chaincode are not used; None = they are.
+
+        Reads the file if it has changed. Never raises.
+        """
+        self._read()
+        sections = self._sections_of(ccid, names).values()
+        if sections and self._file_problem:
+            return self._file_problem
+        if found := next((one.problem for one in sections if one.problem), None):
+            return found
+        try:
+            self._own(ccid, names)
+        except ConfigInvalid as error:
+            return error
+        return None
+
+    def problems(self) -> list[ConfigInvalid]:
+        """Return what is wrong with the file's sections. Never raises."""
+        self._read()
+        if self._file_problem:
+            return [self._file_problem]
+        return [one.problem for one in self._sections.values() if one.problem]
+
+    def require_readable(self) -> None:
+        """Raise ConfigInvalid when the sections cannot be told from each other."""
+        self._read()
+        if self._file_problem:
+            raise self._file_problem
+
+    def settings(self) -> Iterator[Setting]:
+        """Yield what is set, for `config show`."""
+        self._read()
+        for chaincode, section in self._sections.items():
+            last: dict[str, Setting] = {}
+            for given in section.given:
+                for name, value in _shown(given):
+                    key = f"{PREFIX}{chaincode}.{name}"
+                    last[key] = Setting(key, value, given.origin, given.key.help)
+            yield from last.values()
+            if problem := section.problem:
+                key = f"{PREFIX}{chaincode}"
+                where = str(problem.facts.get("origin", ""))
+                yield Setting(key, "not used", where, problem.message)
+
+    @property
+    def has_variables(self) -> bool:
+        """Whether some chaincode is given variables."""
+        self._read()
+        owns = [one.own for one in self._sections.values() if one.own]
+        return any(own.run.env for own in owns)
+
+    def _sections_of(self, ccid: Ccid, names: Sequence[str]) -> dict[str, _Section]:
+        found = {name: self._sections[name] for name in names if name in self._sections}
+        if found:
+            return found
+        label = split_ccid(ccid)[0]
+        other = (label, name_from_label(label))
+        return {n: self._sections[n] for n in other if n in self._sections}
 
     def _own(self, ccid: Ccid, names: Sequence[str]) -> Own:
-        owns = self._read()
-        found = {name: owns[name] for name in names if name in owns}
-        if not found:
-            label = split_ccid(ccid)[0]
-            other = (label, name_from_label(label))
-            return next((owns[name] for name in other if name in owns), Own())
-        first, *others = found.values()
-        if any(one != first for one in others):
+        found = self._sections_of(ccid, names)
+        owns = []
+        for section in found.values():
+            if section.own is None and section.problem is not None:
+                raise section.problem
+            owns.append(section.own or Own())
+        if not owns:
+            return Own()
+        if not set(found) <= set(names):  # found by its label: the first counts
+            return owns[0]
+        if any(one != owns[0] for one in owns):
             raise ConfigInvalid(
                 f"one package runs once: the sections of {' and '.join(found)} in "
                 f"{PREFIX[:-1]} differ, and both are {ccid}",
                 hint="make them equal, or deploy packages of different labels",
                 key=PREFIX[:-1],
             )
-        return first
+        return owns[0]
 
-    def settings(self) -> Iterator[Setting]:
-        """Yield what is set, for `config show`. Raises: ConfigInvalid."""
-        self._read()
-        last: dict[str, Setting] = {}
-        for given in self._given:
-            for name, value in _shown(given):
-                key = f"{PREFIX}{given.chaincode}.{name}"
-                last[key] = Setting(key, value, given.origin, given.key.help)
-        yield from last.values()
+    def _read(self) -> None:
+        first = self._stamp is None
+        known = set(map(str, (self._file_problem, *self._all_problems())))
+        try:
+            file = find_file(self._home, self._env) if self._home else None
+            stamp = (file, _stamp(file))
+            if self._stamp == stamp:
+                return
+            self._stamp = stamp
+            self._sections = self._from(file)
+            self._file_problem = None
+        except ConfigInvalid as error:
+            self._file_problem = error
+        if first:
+            return  # told by whoever loads the configuration
+        for problem in (self._file_problem, *self._all_problems()):
+            if problem is not None and str(problem) not in known:
+                _log.warning("settings not used", problem=problem.message)
 
-    @property
-    def has_variables(self) -> bool:
-        """Whether some chaincode is given variables. Raises: ConfigInvalid."""
-        return any(own.run.env for own in self._read().values())
+    def _all_problems(self) -> Iterator[ConfigInvalid | None]:
+        yield from (one.problem for one in self._sections.values())
 
-    def _read(self) -> Mapping[str, Own]:
-        file = find_file(self._home, self._env) if self._home else None
-        stamp = _stamp(file)
-        if self._stamp != (file, stamp) or stamp is None:
-            given = list(_of_file(file)) if file else []
-            given += self._flags
-            self._owns = _merged(given)
-            self._given, self._stamp = given, (file, stamp)
-        return self._owns
+    def _from(self, file: Path | None) -> dict[str, _Section]:
+        given: dict[str, list[_Given] | ConfigInvalid] = {}
+        if file:
+            given |= _of_file(file)
+        flags: dict[str, list[_Given]] = {}
+        for one in self._flags:
+            flags.setdefault(one.chaincode, []).append(one)
+        sections = {}
+        for chaincode in (*given, *(name for name in flags if name not in given)):
+            theirs = given.get(chaincode, [])
+            try:
+                if isinstance(theirs, ConfigInvalid):
+                    raise theirs
+                theirs = [*theirs, *flags.get(chaincode, [])]
+                sections[chaincode] = _Section(theirs, _merged(theirs))
+            except ConfigInvalid as error:
+                last = self._sections.get(chaincode, _Section()).own
+                sections[chaincode] = _Section(own=last, problem=error)
+        return sections
 
 
 def is_section_key(name: str) -> bool:
@@ -214,24 +326,37 @@ def _stamp(file: Path | None) -> object:
     return about.st_mtime_ns, about.st_size, about.st_ino
 
 
-def _of_file(path: Path) -> Iterator[_Given]:
+def _of_file(path: Path) -> dict[str, list[_Given] | ConfigInvalid]:
+    """Return what each section sets, or what is wrong with it.
+
+    Raises: ConfigInvalid: the file is not YAML, or has no sections where they belong.
+    """
+    found: dict[str, list[_Given] | ConfigInvalid] = {}
     with compose(path) as (loader, root):
         section = _below(root, _SECTION)
         if section is None:
-            return
+            return found
         for name_node, body in _pairs(loader, section, path, PREFIX[:-1]):
             chaincode = str(name_node.value)
-            where = f"{PREFIX}{chaincode}"
-            for key_node, value in _pairs(loader, body, path, where):
-                origin = f"{path}:{key_node.start_mark.line + 1}"
-                key = _key(chaincode, str(key_node.value), origin)
-                if key.name == _ENV and str(value.tag).endswith(":map"):
-                    for variable, one in _pairs(loader, value, path, f"{where}.{_ENV}"):
-                        held = {str(variable.value): plain(loader, one) or ""}
-                        line = f"{path}:{variable.start_mark.line + 1}"
-                        yield _Given(chaincode, key, held, line, path.parent)
-                elif (found := plain(loader, value)) is not None:
-                    yield _Given(chaincode, key, found, origin, path.parent)
+            try:
+                found[chaincode] = list(_of_section(loader, body, path, chaincode))
+            except ConfigInvalid as error:
+                found[chaincode] = error
+    return found
+
+
+def _of_section(loader: Any, body: Any, path: Path, chaincode: str) -> Iterator[_Given]:
+    where = f"{PREFIX}{chaincode}"
+    for key_node, value in _pairs(loader, body, path, where):
+        origin = f"{path}:{key_node.start_mark.line + 1}"
+        key = _key(chaincode, str(key_node.value), origin)
+        if key.name == _ENV and str(value.tag).endswith(":map"):
+            for variable, one in _pairs(loader, value, path, f"{where}.{_ENV}"):
+                held = {str(variable.value): plain(loader, one) or ""}
+                line = f"{path}:{variable.start_mark.line + 1}"
+                yield _Given(chaincode, key, held, line, path.parent)
+        elif (found := plain(loader, value)) is not None:
+            yield _Given(chaincode, key, found, origin, path.parent)
 
 
 def _below(node: Any, names: Iterable[str]) -> Any:
@@ -292,10 +417,9 @@ def _key(chaincode: str, word: str, origin: str) -> ChaincodeKey:
     return key
 
 
-def _merged(all_given: Iterable[_Given]) -> dict[str, Own]:
-    owns: dict[str, Own] = {}
+def _merged(all_given: Iterable[_Given]) -> Own:
+    own = Own()
     for given in all_given:
-        own = owns.get(given.chaincode, Own())
         value = _value(given)
         if given.key.name == _ENV:
             value = {**own.run.env, **value}
@@ -303,8 +427,7 @@ def _merged(all_given: Iterable[_Given]) -> dict[str, Own]:
             own = replace(own, run=replace(own.run, **{given.key.field: value}))
         else:
             own = replace(own, execute_timeout_s=value)
-        owns[given.chaincode] = own
-    return owns
+    return own
 
 
 def _value(given: _Given) -> Any:

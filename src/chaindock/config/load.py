@@ -71,6 +71,7 @@ def load(
     flags = flags or {}
     single = {name: flags[name] for name in flags if is_section_key(name)}
     chaincodes = ChaincodeSections(home, env, single)
+    chaincodes.require_readable()
     layers = [
         read_file(file) if file else Layer(),
         read_variables(env, here),

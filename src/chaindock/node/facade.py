@@ -137,7 +137,11 @@ class Node(NodeFacade):
             identities={
                 name: str(organization.user_msp(name)) for name in ("Admin", "User1")
             },
-            warnings=[*config.warnings, *self._left_alone()],
+            warnings=[
+                *config.warnings,
+                *(one.message for one in config.chaincodes.problems()),
+                *self._left_alone(),
+            ],
             limits=dataclasses.asdict(config.packages),
             pending=[one.as_dict() for one in missing],
         )
@@ -318,6 +322,8 @@ class Node(NodeFacade):
                 state = str(standing.care)
         error = status.error or standing.error
         since = status.since if status.since is not None else desired.since
+        names = self._desired.names_of(desired.ccid)
+        wrong = self._config.chaincodes.problem_of(desired.ccid, names)
         return Running(
             name=desired.name,
             version=desired.approval.version,
@@ -326,7 +332,7 @@ class Node(NodeFacade):
             state=state,
             backend=status.facts.get("backend", desired.backend),
             since=_iso(since),
-            details=status.facts,
+            details={**status.facts, **({"warning": wrong.message} if wrong else {})},
             error=error.as_dict() if error else None,
             failures=standing.failures,
             next_try=_iso(standing.next_try) if standing.next_try else None,

@@ -99,13 +99,68 @@ def test_a_changed_file_counts_from_then_on(tmp_path):
     assert found.of(CCID, ["parcels"]).run == RunSettings()
 
 
-def test_a_file_that_became_wrong_is_refused_at_the_launch(tmp_path):
+def test_a_typo_in_one_section_affects_no_other_contract(tmp_path):
+    """Other contracts are launched with their settings, as if the typo were not there."""
+    found = sections(
+        tmp_path, "chaindock: {chaincodes: {parcels: {pids: 1}, shop: {pids: 2}}}\n"
+    )
+    shop = Ccid("shop:" + "1" * 64)
+    path = write(
+        tmp_path,
+        "chaindock:\n  chaincodes:\n    parcels:\n      pds: 5\n"
+        "    shop:\n      pids: 33\n",
+    )
+    assert found.of(shop, ["shop"]).run.pids == 33
+    assert found.problem_of(shop, ["shop"]) is None
+    assert found.of(CCID, ["parcels"]).run.pids == 1
+    problem = found.problem_of(CCID, ["parcels"])
+    assert problem is not None
+    assert f"{path}:4" in problem.message
+    assert problem.hint == "did you mean 'pids'?"
+    assert found.problems() == [problem]
+
+
+def test_a_section_counts_again_once_it_is_corrected(tmp_path):
     found = one(tmp_path, "pids: 1")
-    path = write(tmp_path, "chaindock:\n  chaincodes:\n    parcels:\n      memry: 1g\n")
-    with pytest.raises(ConfigInvalid) as caught:
+    write(tmp_path, "chaindock: {chaincodes: {parcels: {pds: 5}}}\n")
+    assert found.of(CCID, ["parcels"]).run.pids == 1
+    write(tmp_path, "chaindock: {chaincodes: {parcels: {pids: 55}}}\n")
+    assert found.problem_of(CCID, ["parcels"]) is None
+    assert found.of(CCID, ["parcels"]).run.pids == 55
+
+
+def test_a_section_that_was_never_correct_keeps_its_own_contract_from_starting(
+    tmp_path,
+):
+    found = one(tmp_path, "memry: 1g")
+    with pytest.raises(ConfigInvalid, match="memry"):
         found.of(CCID, ["parcels"])
-    assert f"{path}:4" in caught.value.message
-    assert caught.value.hint == "did you mean 'memory'?"
+    assert found.of(Ccid("shop:" + "1" * 64), ["shop"]).run == RunSettings()
+
+
+def test_a_contract_that_ran_without_a_section_is_restarted_despite_a_typo(tmp_path):
+    found = sections(tmp_path, "chaindock: {chaincodes: {shop: {pids: 2}}}\n")
+    assert found.of(CCID, ["parcels"]).run == RunSettings()
+    write(tmp_path, "chaindock: {chaincodes: {parcels: {memry: 1g}}}\n")
+    assert found.of(CCID, ["parcels"]).run == RunSettings()
+    assert "memry" in str(found.problem_of(CCID, ["parcels"]))
+
+
+@pytest.mark.parametrize("text", ["a: [", "chaindock: {chaincodes: 5}\n"])
+def test_a_file_that_became_unreadable_leaves_all_settings_as_they_were(tmp_path, text):
+    found = one(tmp_path, "pids: 1")
+    write(tmp_path, text)
+    assert found.of(CCID, ["parcels"]).run.pids == 1
+    assert str(tmp_path) in str(found.problem_of(CCID, ["parcels"]))
+    assert found.problem_of(Ccid("shop:" + "1" * 64), ["shop"]) is None
+    assert len(found.problems()) == 1
+
+
+def test_a_wrong_section_is_shown_as_not_used(tmp_path):
+    path = write(tmp_path, "chaindock: {chaincodes: {parcels: {memry: 1g}}}\n")
+    row = next(s for s in load(tmp_path, env={}).settings if "parcels" in s.key)
+    assert (row.value, row.origin) == ("not used", f"{path}:1")
+    assert "memry" in row.help
 
 
 @pytest.mark.parametrize(
@@ -133,16 +188,16 @@ def test_a_file_that_became_wrong_is_refused_at_the_launch(tmp_path):
 )
 def test_wrong_values_say_where_and_what_was_expected(tmp_path, body, expected):
     with pytest.raises(ConfigInvalid) as caught:
-        one(tmp_path, body)
+        one(tmp_path, body).of(CCID, ["parcels"])
     told = f"{caught.value.message} {caught.value.hint}"
     assert expected in told
     assert f"{tmp_path / 'core.yaml'}:1" in told
 
 
-@pytest.mark.parametrize("text", ["chaincodes: 5", "chaincodes: {a: 5}"])
+@pytest.mark.parametrize("text", ["chaincodes: 5", "chaincodes: {parcels: 5}"])
 def test_what_is_no_section_is_refused(tmp_path, text):
     with pytest.raises(ConfigInvalid, match="no section"):
-        sections(tmp_path, f"chaindock: {{{text}}}\n")
+        sections(tmp_path, f"chaindock: {{{text}}}\n").of(CCID, ["parcels"])
 
 
 def test_an_empty_section_sets_nothing(tmp_path):
@@ -157,9 +212,8 @@ def test_values_of_variables_are_shown_nowhere(tmp_path):
     row = next(one for one in config.settings if one.key.endswith("env.TOKEN"))
     assert (row.value, row.origin) == ("[secret]", f"{tmp_path / 'core.yaml'}:11")
     write(tmp_path, "chaindock: {chaincodes: {a: {env: {CORE_X: hunter2}}}}\n")
-    with pytest.raises(ConfigInvalid) as caught:
-        load(tmp_path, env={})
-    assert "hunter2" not in f"{caught.value.as_dict()}"
+    (problem,) = load(tmp_path, env={}).chaincodes.problems()
+    assert "hunter2" not in f"{problem.as_dict()}"
 
 
 def test_a_file_with_variables_that_others_may_read_is_a_warning(tmp_path):
