@@ -17,9 +17,9 @@ from chaindock.cli.main import COMMANDS, GROUPS, root
 from chaindock.cli.report import MEANINGS
 from chaindock.cli.session import Session
 from chaindock.config.chaincodes import KEYS as SECTION_KEYS
-from chaindock.config.sections import defaults
-from chaindock.config.settings import look_up
-from chaindock.config.table import KEYS, REASONS
+from chaindock.config.fabric import NOT_USED
+from chaindock.config.keys import look_up
+from chaindock.config.sections import KEYS, defaults
 from chaindock.container.contracts import BuildEnvironment
 from chaindock.controllers.docker.options import EndpointOptions
 
@@ -170,7 +170,7 @@ def _settings() -> Iterator[str]:
     )
     yield "\n| Setting | Default | Meaning |\n|---|---|---|"
     for key in KEYS:
-        value = _cell(key.kind.show(look_up(plain, key.targets[0])))
+        value = _cell(key.show(look_up(plain, key.path)))
         shown = f"`{value}`" if value else ""
         yield f"| `{key.name}` | {shown} | {_cell(key.help)} |"
     yield "\n## Settings of one contract\n"
@@ -181,13 +181,14 @@ def _settings() -> Iterator[str]:
     yield "\n| Setting | Meaning |\n|---|---|"
     for one in SECTION_KEYS:
         yield f"| `{one.name}` | {_cell(one.help)} |"
-    yield "\n## Settings of Fabric that mean nothing here\n"
+    yield "\n## Settings of Fabric that have no effect\n"
     yield (
-        "They may stand in `core.yaml`; `chaindock config show` lists them. "
-        "So may any that is not named\nhere: it is about something other than chaincode."
+        "They may stay in `core.yaml`; `chaindock config show` lists them. Any other setting "
+        "of Fabric that\nis not named on this page may stay there, too: it does not concern "
+        "chaincode."
     )
     yield "\n| Setting, in lower case | Why |\n|---|---|"
-    for name, reason in REASONS.items():
+    for name, reason in NOT_USED.items():
         yield f"| `{name}` | {_cell(reason)} |"
 
 

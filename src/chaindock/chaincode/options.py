@@ -1,53 +1,117 @@
-"""What can be set about streams, calls and launches; config fills it in."""
+"""Options of the streams with chaincode, of calls and of launches.
+
+Source: docs/fabric/configuration.md
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from chaindock.options import option
+from chaindock.values import (
+    INTEGER,
+    MIB,
+    Address,
+    Bytes,
+    Count,
+    Seconds,
+    SecondsOrNone,
+    Syntax,
+    WrongValueError,
+    floored,
+)
+
+
+def _read_mode(value: object, _base: object) -> bool:
+    if value not in {"net", "dev"}:
+        raise WrongValueError("one of net, dev")
+    return value == "dev"
+
+
+_MODE = Syntax(_read_mode, lambda value: "dev" if value else "net")
+_BATCH = Syntax(
+    lambda value, base: 1000 if INTEGER.parse(value, base) == "0" else value,
+)
+
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """One stream with chaincode.
+    """Streams between the node and chaincode.
 
     Args:
-        use_write_batch, max_size_write_batch: announced with READY (records).
-        use_get_multiple_keys, max_size_get_multiple_keys: announced with READY (keys).
-        total_query_limit: rows of one query; what is beyond is cut silently.
-        max_message_bytes: largest message, both ways.
-        overrun_s: seconds after its timeout in which a call has to be answered; else
-            the chaincode is started again.
-        silence_s: a stream that has not registered after this many seconds ends.
-        ping_s: seconds without a message after which chaincode that dials is pinged, so
-            that no virtual machine or proxy in between drops the connection.
-        admit_unlaunched: admit programs that a user started (development mode).
+        silence_s: a stream that has not registered after this many seconds is closed.
+        ping_s: seconds without a message after which a chaincode that dialled is pinged,
+            so that nothing in between (a virtual machine, a proxy) drops the connection.
     """
 
-    use_write_batch: bool = True
-    max_size_write_batch: int = 1000
-    use_get_multiple_keys: bool = True
-    max_size_get_multiple_keys: int = 1000
-    total_query_limit: int = 100_000
-    max_message_bytes: int = 100 * 1024 * 1024
-    overrun_s: float = 30.0
+    use_write_batch: bool = option(
+        True,
+        "chaincode.runtimeParams.useWriteBatch",
+        "Shims may send many writes in one message.",
+    )
+    max_size_write_batch: Count = option(
+        1000,
+        "chaincode.runtimeParams.maxSizeWriteBatch",
+        "Largest number of writes in one message; 0 means 1000.",
+        syntax=_BATCH,
+    )
+    use_get_multiple_keys: bool = option(
+        True,
+        "chaincode.runtimeParams.useGetMultipleKeys",
+        "Shims may read many keys with one message.",
+    )
+    max_size_get_multiple_keys: Count = option(
+        1000,
+        "chaincode.runtimeParams.maxSizeGetMultipleKeys",
+        "Largest number of keys in one message; 0 means 1000.",
+        syntax=_BATCH,
+    )
+    total_query_limit: Count = option(
+        100_000,
+        "ledger.state.totalQueryLimit",
+        "Largest number of rows that one query returns; the rest is cut off.",
+    )
+    max_message_bytes: Bytes = option(
+        100 * MIB,
+        "peer.maxRecvMsgSize",
+        "Largest message between node and chaincode, in both directions.",
+    )
+    overrun_s: Seconds = option(
+        30.0,
+        "chaindock.launch.overrun",
+        "Time after its timeout in which a call must be answered; then the chaincode is "
+        "restarted.",
+    )
     silence_s: float = 60.0
     ping_s: float = 45.0
-    admit_unlaunched: bool = False
+    admit_unlaunched: bool = option(
+        False,
+        "chaincode.mode",
+        "dev: the node accepts programs that a user started.",
+        syntax=_MODE,
+    )
 
 
 @dataclass(frozen=True)
 class ListenOptions:
-    """Where chaincode dials the node.
+    """Where chaincode dials the node."""
 
-    Args:
-        bind: host and port to listen on. Without a host, the node listens on those of
-            its addresses that chaincode needs; without a port, on a free one each.
-        advertise: host and port that chaincode is told to dial; None = the bound ones.
-        tls: mutual TLS with chaincode that dials.
-    """
-
-    bind: tuple[str, int] | None = None
-    advertise: tuple[str, int] | None = None
-    tls: bool = True
+    bind: Address = option(
+        None,
+        "peer.chaincodeListenAddress",
+        "host:port that the node listens on for chaincode. Without a host: those of its "
+        "addresses that chaincode needs. Port 0 = a free one.",
+    )
+    advertise: Address = option(
+        None,
+        "peer.chaincodeAddress",
+        "host:port that chaincode is told to dial; empty = where the node listens.",
+    )
+    tls: bool = option(
+        True,
+        "peer.tls.enabled",
+        "Mutual TLS on the streams with chaincode; by default off in development mode.",
+    )
 
     @property
     def port(self) -> int:
@@ -57,31 +121,45 @@ class ListenOptions:
 
 @dataclass(frozen=True)
 class CallOptions:
-    """Calls.
+    """Limits of calls."""
 
-    Args:
-        execute_timeout_s: from sending until the final message.
-        launch_wait_s: how long a call waits for a launch under way.
-    """
-
-    execute_timeout_s: float = 30.0
-    launch_wait_s: float = 300.0
+    execute_timeout_s: Seconds = option(
+        30.0,
+        "chaincode.executetimeout",
+        "Longest time from sending a call to its answer; less than 1s means 30s.",
+        syntax=floored(1.0, 30.0),
+    )
+    launch_wait_s: Seconds = option(
+        300.0,
+        "chaindock.launch.wait",
+        "Longest time that a call waits for its chaincode to start.",
+    )
 
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """Launches and stops.
+    """Limits of launches and stops."""
 
-    Args:
-        build_timeout_s: phases package to image.
-        startup_timeout_s: phases create to ready, all together.
-        connect_timeout_s: phase connect, in which it boots; 0 = what is left of these.
-        register_timeout_s: phases register and ready.
-        stop_grace_s: between asking and killing when the node itself goes down.
-    """
-
-    build_timeout_s: float = 600.0
-    startup_timeout_s: float = 300.0
-    connect_timeout_s: float = 0.0
-    register_timeout_s: float = 30.0
-    stop_grace_s: float = 10.0
+    build_timeout_s: Seconds = option(
+        600.0,
+        "chaincode.installTimeout",
+        "Longest time of a build; time spent fetching packages is not counted.",
+    )
+    startup_timeout_s: Seconds = option(
+        300.0,
+        "chaincode.startuptimeout",
+        "Longest time from creating the container or process to READY; at least 5s.",
+        syntax=floored(5.0),
+    )
+    connect_timeout_s: SecondsOrNone = option(
+        0.0,
+        "chaindock.launch.connectTimeout",
+        "Longest time from the start of the program to its connection; 0 = what is "
+        "left of chaincode.startuptimeout.",
+    )
+    register_timeout_s: Seconds = option(
+        30.0,
+        "chaindock.launch.registerTimeout",
+        "Longest time from the connection to READY.",
+    )
+    stop_grace_s: SecondsOrNone = option(10.0, "chaindock.launch.stopGrace")

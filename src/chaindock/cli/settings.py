@@ -1,10 +1,6 @@
-"""`config show`.
+"""`config show`: print the settings, their values and where these come from.
 
-Owns:    printing the settings with their origins.
-Not:     what they are (chaindock.config).
-Entry:   config
-Holds:   passwords are not shown.
-Source:  style.md "Config"
+Passwords are not shown.
 """
 
 from __future__ import annotations
@@ -27,16 +23,21 @@ def config() -> None:
 
 
 @config.command("show")
-@click.option("--changed", is_flag=True, help="Only what is not a default.")
-@click.option("-v", "--verbose", is_flag=True, help="With a line of help for each.")
+@click.option(
+    "--changed", is_flag=True, help="Only settings that differ from the default."
+)
+@click.option(
+    "-v", "--verbose", is_flag=True, help="With the help text of each setting."
+)
 @json_option
 @home_option
 @pass_session
 def show_config(session: Session, *, changed: bool, verbose: bool) -> None:
     """Show every setting, its value and its origin.
 
-    Settings come from `chaindock up --set KEY=VALUE`, then from variables (CORE_ and the
-    key in capitals, . as _), then from core.yaml in FABRIC_CFG_PATH or in the home.
+    The first source that has a value is used: `chaindock up --set KEY=VALUE`, the
+    environment (CORE_ and the key in capitals, with _ for each dot), core.yaml in the
+    directory FABRIC_CFG_PATH or in the home, the default.
     """
     from chaindock.config.load import load
 
@@ -88,8 +89,8 @@ def _print(loaded: Config, settings: list[Any], *, verbose: bool) -> None:
 
 
 def _warnings(loaded: Config) -> list[str]:
-    wrong = loaded.chaincodes.problems()
-    return [*loaded.warnings, *(one.message for one in wrong)]
+    problems = loaded.chaincodes.problems()
+    return [*loaded.warnings, *(one.message for one in problems)]
 
 
 def _build_variables(loaded: Config) -> dict[str, str]:

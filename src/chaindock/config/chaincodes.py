@@ -1,97 +1,35 @@
 """Settings of one chaincode: `chaindock.chaincodes.NAME` in core.yaml.
 
-Owns:    the keys of such a section; reading them again at each launch.
-Not:     what the values do (container/contracts.py, controllers), when a launch is.
-Entry:   ChaincodeSections
-Holds:   a changed file counts from the next launch on; an unknown key or a wrong value
-         is refused with its line; values of variables are never shown.
-Source:  needs.md rows 25, 26, 44
+A changed file applies from the next launch on. A section with an error affects its own
+chaincode only. Values of variables are never shown.
 """
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from chaindock.config.engine_kinds import (
-    HOSTS,
-    MEMORY,
-    NETWORK,
-    USER,
-    check_variable,
-)
-from chaindock.config.kinds import (
-    BYTES,
-    COUNT,
-    INTEGER,
-    NUMBER,
-    PAIRS,
-    Kind,
-    WrongValueError,
-    read_duration,
-    show_duration,
-)
-from chaindock.config.settings import Setting
-from chaindock.config.sources import FOLDER_VARIABLE, compose, find_file, plain
+from msgspec import Meta
+
+from chaindock.config.files import FOLDER_VARIABLE, compose, find_file, plain
+from chaindock.config.keys import Key, Setting, keys_of, look_up, nearest
 from chaindock.container.contracts import RunSettings
 from chaindock.errors import ConfigInvalid
 from chaindock.ids import name_from_label, split_ccid
+from chaindock.options import option
 from chaindock.telemetry import get_logger
+from chaindock.values import DURATION, WrongValueError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from chaindock.ids import Ccid
 
-_log = get_logger("config")
+_log = get_logger("node")
 PREFIX = "chaindock.chaincodes."
 _SECTION = ("chaindock", "chaincodes")
-_ENV = "env"
 _HIDDEN = "[secret]"
-
-
-def _read_limit(value: Any, _base: Path) -> float:
-    found = read_duration(value)
-    if found < 1:
-        raise WrongValueError("a duration of 1s or more")
-    return found
-
-
-_LIMIT = Kind(_read_limit, show_duration)
-
-
-@dataclass(frozen=True)
-class ChaincodeKey:
-    """One key of a section.
-
-    Args:
-        field: of RunSettings; "" = the execute timeout.
-    """
-
-    name: str
-    kind: Kind
-    field: str
-    help: str
-
-
-KEYS = (
-    ChaincodeKey("memory", MEMORY, "memory_bytes", "Its memory; 0 = unlimited."),
-    ChaincodeKey("cpus", NUMBER, "cpus", "Its processors; 0 = unlimited."),
-    ChaincodeKey("pids", INTEGER, "pids", "Its processes; 0 = unlimited."),
-    ChaincodeKey("tmp", BYTES, "tmp_bytes", "Size of its temporary directory."),
-    ChaincodeKey("openFiles", COUNT, "open_files", "Open files of one process."),
-    ChaincodeKey("fileSize", BYTES, "file_bytes", "Its largest file."),
-    ChaincodeKey(_ENV, PAIRS, "env", "Variables it gets; values are never shown."),
-    ChaincodeKey(
-        "network", NETWORK, "network", "A network of the engine that it joins, too."
-    ),
-    ChaincodeKey("extraHosts", HOSTS, "extra_hosts", "More lines of its /etc/hosts."),
-    ChaincodeKey("user", USER, "user", "uid:gid in its container."),
-    ChaincodeKey("executeTimeout", _LIMIT, "", "Limit for the answer to a call."),
-)
-_BY_NAME = {key.name.lower(): key for key in KEYS}
 
 
 @dataclass(frozen=True)
@@ -99,13 +37,23 @@ class Own:
     """What is set for one chaincode."""
 
     run: RunSettings = field(default_factory=RunSettings)
-    execute_timeout_s: float | None = None
+    execute_timeout_s: (
+        Annotated[float, Meta(ge=1, title="a duration"), DURATION] | None
+    ) = option(
+        None, "executeTimeout", "Longest time from sending a call to its answer."
+    )
+
+
+KEYS: tuple[Key, ...] = keys_of(Own())
+"""The keys of a section."""
+_BY_NAME = {key.name.lower(): key for key in KEYS}
+_NAMES = [key.name for key in KEYS]
 
 
 @dataclass(frozen=True)
 class _Given:
     chaincode: str
-    key: ChaincodeKey
+    key: Key
     value: Any = field(repr=False)
     origin: str
     base: Path
@@ -208,9 +156,7 @@ class ChaincodeSections:
     def problems(self) -> list[ConfigInvalid]:
         """Return what is wrong with the file's sections. Never raises."""
         self._read()
-        if self._file_problem:
-            return [self._file_problem]
-        return [one.problem for one in self._sections.values() if one.problem]
+        return self._problems()
 
     def require_readable(self) -> None:
         """Raise ConfigInvalid when the sections cannot be told from each other."""
@@ -270,7 +216,7 @@ class ChaincodeSections:
 
     def _read(self) -> None:
         first = self._stamp is None
-        known = set(map(str, (self._file_problem, *self._all_problems())))
+        known = {one.message for one in self._problems()}
         try:
             file = find_file(self._home, self._env) if self._home else None
             stamp = (file, _stamp(file))
@@ -281,14 +227,14 @@ class ChaincodeSections:
             self._file_problem = None
         except ConfigInvalid as error:
             self._file_problem = error
-        if first:
-            return  # told by whoever loads the configuration
-        for problem in (self._file_problem, *self._all_problems()):
-            if problem is not None and str(problem) not in known:
+        for problem in self._problems():
+            if not first and problem.message not in known:  # the node logs the first
                 _log.warning("settings not used", problem=problem.message)
 
-    def _all_problems(self) -> Iterator[ConfigInvalid | None]:
-        yield from (one.problem for one in self._sections.values())
+    def _problems(self) -> list[ConfigInvalid]:
+        if self._file_problem:
+            return [self._file_problem]
+        return [one.problem for one in self._sections.values() if one.problem]
 
     def _from(self, file: Path | None) -> dict[str, _Section]:
         given: dict[str, list[_Given] | ConfigInvalid] = {}
@@ -350,8 +296,8 @@ def _of_section(loader: Any, body: Any, path: Path, chaincode: str) -> Iterator[
     for key_node, value in _pairs(loader, body, path, where):
         origin = f"{path}:{key_node.start_mark.line + 1}"
         key = _key(chaincode, str(key_node.value), origin)
-        if key.name == _ENV and str(value.tag).endswith(":map"):
-            for variable, one in _pairs(loader, value, path, f"{where}.{_ENV}"):
+        if key.is_mapping and str(value.tag).endswith(":map"):
+            for variable, one in _pairs(loader, value, path, f"{where}.{key.name}"):
                 held = {str(variable.value): plain(loader, one) or ""}
                 line = f"{path}:{variable.start_mark.line + 1}"
                 yield _Given(chaincode, key, held, line, path.parent)
@@ -378,7 +324,7 @@ def _pairs(loader: Any, node: Any, path: Path, name: str) -> Iterator[tuple[Any,
         origin = f"{path}:{node.start_mark.line + 1}"
         raise ConfigInvalid(
             f"setting {name!r} ({origin}) is no section: expected keys and values",
-            hint="known keys: " + ", ".join(key.name for key in KEYS),
+            hint="known keys: " + ", ".join(_NAMES),
             key=name,
             origin=origin,
         )
@@ -387,30 +333,29 @@ def _pairs(loader: Any, node: Any, path: Path, name: str) -> Iterator[tuple[Any,
 
 
 def _flag(name: str, value: str, base: Path) -> _Given:
-    rest = name[len(PREFIX) :]
-    chaincode, _, word = rest.rpartition(".")
-    if f".{_ENV}." in f"{rest.lower()}.":
-        chaincode = chaincode.removesuffix(f".{_ENV}")
-        raise ConfigInvalid(
-            f"variables of chaincode {chaincode!r} cannot be given on the command line, "
-            "where every user of this machine could read them",
-            hint=f"write them to core.yaml, below {PREFIX}{chaincode}.{_ENV}",
-            key=f"{PREFIX}{chaincode}.{_ENV}",
-            origin="flag",
-        )
+    chaincode, _, word = name[len(PREFIX) :].rpartition(".")
+    for key in KEYS:
+        if key.is_mapping and f".{key.name}." in f".{chaincode}.{word}.".lower():
+            chaincode = chaincode.removesuffix(f".{key.name}")
+            raise ConfigInvalid(
+                f"variables of chaincode {chaincode!r} cannot be given on the command "
+                "line, where every user of this machine could read them",
+                hint=f"write them to core.yaml, below {PREFIX}{chaincode}.{key.name}",
+                key=f"{PREFIX}{chaincode}.{key.name}",
+                origin="flag",
+            )
     return _Given(chaincode, _key(chaincode, word, "flag"), value, "flag", base)
 
 
-def _key(chaincode: str, word: str, origin: str) -> ChaincodeKey:
+def _key(chaincode: str, word: str, origin: str) -> Key:
     key = _BY_NAME.get(word.lower())
     if key is None:
-        near = difflib.get_close_matches(word.lower(), _BY_NAME, n=1, cutoff=0.6)
-        names = ", ".join(key.name for key in KEYS)
+        near = nearest(word, _NAMES)
         raise ConfigInvalid(
             f"unknown setting {f'{PREFIX}{chaincode}.{word}'!r} ({origin})",
-            hint=f"did you mean {_BY_NAME[near[0]].name!r}?"
+            hint=f"did you mean {near!r}?"
             if near
-            else f"known keys: {names}",
+            else f"known keys: {', '.join(_NAMES)}",
             key=f"{PREFIX}{chaincode}.{word}",
             origin=origin,
         )
@@ -420,40 +365,28 @@ def _key(chaincode: str, word: str, origin: str) -> ChaincodeKey:
 def _merged(all_given: Iterable[_Given]) -> Own:
     own = Own()
     for given in all_given:
-        value = _value(given)
-        if given.key.name == _ENV:
-            value = {**own.run.env, **value}
-        if given.key.field:
-            own = replace(own, run=replace(own.run, **{given.key.field: value}))
-        else:
-            own = replace(own, execute_timeout_s=value)
+        own = _applied(own, given)
     return own
 
 
-def _value(given: _Given) -> Any:
-    name = f"{PREFIX}{given.chaincode}.{given.key.name}"
-    shown = f" is {str(given.value)!r:.200}"
+def _applied(own: Own, given: _Given) -> Own:
+    key = given.key
     try:
-        if given.key.name == _ENV:
-            shown = " holds something else"
-            found = given.key.kind.read(given.value, given.base)
-            for variable, value in found.items():
-                shown = f" holds {variable!r}"
-                check_variable(variable, value)
-            return found
-        return given.key.kind.read(given.value, given.base)
+        return key.apply(own, given.value, given.base)
     except WrongValueError as wrong:
+        name = f"{PREFIX}{given.chaincode}.{key.name}"
+        shown = "" if key.is_mapping else f" is {str(given.value)!r:.200}"
         raise ConfigInvalid(
             f"setting {name!r} ({given.origin}){shown}: expected {wrong}",
-            hint=given.key.help,
+            hint=key.help,
             key=name,
             origin=given.origin,
         ) from wrong
 
 
 def _shown(given: _Given) -> Iterator[tuple[str, str]]:
-    value = _value(given)
-    if given.key.name == _ENV:
-        yield from ((f"{_ENV}.{variable}", _HIDDEN) for variable in value)
+    value = look_up(_applied(Own(), given), given.key.path)
+    if given.key.is_mapping:
+        yield from ((f"{given.key.name}.{one}", _HIDDEN) for one in value)
     else:
-        yield given.key.name, given.key.kind.show(value)
+        yield given.key.name, given.key.show(value)

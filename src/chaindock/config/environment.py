@@ -1,11 +1,7 @@
 """The process environment, and which home a command means.
 
-Owns:    the one look at `os.environ`; the home's default and order of precedence; how
-         much the transport says.
-Not:     settings (load.py), what is in a home (node/home.py).
-Entry:   environment, resolve_home, quieten_transport
-Holds:   imports nothing slow: every command comes through here.
-Source:  ADR-0001
+Every command imports this module, so nothing slow is imported here.
+Source: docs/adr/0001-asyncio-one-process.md
 """
 
 from __future__ import annotations

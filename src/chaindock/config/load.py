@@ -1,10 +1,6 @@
-"""Put the configuration together.
+"""Put the configuration together: command line, environment, file, default.
 
-Owns:    precedence: command line, then environment, then file, then default.
-Not:     reading each of them (sources.py), what can be set (table.py).
-Entry:   load
-Holds:   what is shown by `config show` is what the node is given.
-Source:  style.md "Config"; launch.md §7
+The node is given exactly what `config show` prints.
 """
 
 from __future__ import annotations
@@ -15,13 +11,12 @@ from typing import TYPE_CHECKING
 
 from chaindock.config.chaincodes import ChaincodeSections, is_section_key
 from chaindock.config.environment import environment
-from chaindock.config.kinds import WrongValueError
-from chaindock.config.sections import Config, defaults
-from chaindock.config.settings import Setting, look_up, replaced
+from chaindock.config.files import find_file
+from chaindock.config.keys import Setting, look_up, replaced
+from chaindock.config.sections import KEYS, KNOWN, Config, defaults
 from chaindock.config.sources import (
     Found,
     Layer,
-    find_file,
     read_file,
     read_flags,
     read_variables,
@@ -33,9 +28,9 @@ from chaindock.config.surroundings import (
     problem_of,
     redact,
 )
-from chaindock.config.table import KEYS, KNOWN
 from chaindock.errors import ConfigInvalid
 from chaindock.operations.http import is_loopback
+from chaindock.values import WrongValueError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -84,7 +79,7 @@ def load(
         origins["build.ca_bundle"] = f"env {ca_variable}"
     for found in (one for layer in layers for one in layer.found):
         config = _apply(config, found)
-        origins |= dict.fromkeys(found.key.targets, found.origin)
+        origins |= {one.path: found.origin for one in found.key.targets}
     _check_ca(config, origins)
     _check_operations(config, origins)
     if file and chaincodes.has_variables and file.stat().st_mode & 0o077:
@@ -107,25 +102,16 @@ def load(
 def _apply(config: Config, found: Found) -> Config:
     key = found.key
     try:
-        value = key.kind.read(found.value, found.base)
+        return key.apply(config, found.value, found.base)
     except WrongValueError as wrong:
         shown = f" is {redact(key.name, str(found.value))!r:.200}"
-        if "build.variables" in key.targets:  # a password among them
-            shown = ""
         raise ConfigInvalid(
-            f"setting {key.name!r} ({found.origin}){shown}: expected {wrong}",
+            f"setting {key.name!r} ({found.origin}){'' if key.is_mapping else shown}: "
+            f"expected {wrong}",
             hint=key.help,
             key=key.name,
             origin=found.origin,
         ) from wrong
-    for target in key.targets:
-        if target == "build.variables":
-            value = {**config.build.variables, **value}
-        config = replaced(config, target, value)
-    if key.name == "vm.endpoint":
-        # Fabric's way to say that there is no engine: the key is there and empty.
-        config = replaced(config, "node.engine", bool(value))
-    return config
 
 
 def _check_ca(config: Config, origins: Mapping[str, str]) -> None:
@@ -147,7 +133,7 @@ def _check_operations(config: Config, origins: Mapping[str, str]) -> None:
     if address is None or tls or is_loopback(address[0]):
         return
     origin = origins.get("operations.address", "default")
-    shown = KNOWN["operations.listenaddress"].kind.show(address)
+    shown = KNOWN["operations.listenaddress"].show(address)
     raise ConfigInvalid(
         f"setting 'operations.listenAddress' ({origin}) is {shown!r}: expected a loopback "
         "address, because operations.tls.enabled is false",
@@ -159,14 +145,12 @@ def _check_operations(config: Config, origins: Mapping[str, str]) -> None:
 
 def _settings(config: Config, origins: Mapping[str, str]) -> Iterator[Setting]:
     for key in KEYS:
-        target = key.targets[0]
-        value = look_up(config, target)
-        shown = "" if value is None else key.kind.show(value)
-        if target == "build.variables":
-            shown = key.kind.show({k: redact(k, v) for k, v in value.items()})
+        value = look_up(config, key.path)
+        if key.is_mapping:
+            value = {name: redact(name, one) for name, one in value.items()}
         yield Setting(
             key=key.name,
-            value=redact(key.name, shown),
-            origin=origins.get(target, "default"),
+            value=redact(key.name, key.show(value)),
+            origin=origins.get(key.path, "default"),
             help=key.help,
         )

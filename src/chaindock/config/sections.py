@@ -1,17 +1,14 @@
-"""What the node is given: every package's own options, filled in.
+"""What the node is given: the options of every package, filled in once at its start.
 
-Owns:    Config; NodeOptions and LogOptions, which belong to no package below.
-Not:     what each option means (the package that declares it).
-Entry:   Config, defaults
-Holds:   frozen; no part of it is read from anywhere later, but the sections of single
-         chaincodes, which every launch reads again.
-Source:  style.md "Config"
+Only the sections of single chaincodes are read again, at each launch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 
 from chaindock.chaincode.options import (
     CallOptions,
@@ -20,50 +17,69 @@ from chaindock.chaincode.options import (
     StreamOptions,
 )
 from chaindock.config.chaincodes import ChaincodeSections
+from chaindock.config.keys import Ignored, Key, Setting, keys_of
 from chaindock.container.contracts import BuildEnvironment
 from chaindock.container.output import OutputOptions
 from chaindock.controllers.docker.options import DockerOptions, EndpointOptions
 from chaindock.controllers.process.options import ProcessOptions
 from chaindock.endorser.orderer import OrdererOptions
+from chaindock.ids import require_channel
 from chaindock.ledger.ledger import LedgerOptions
 from chaindock.lifecycle.custodian import CustodianOptions
 from chaindock.operations.admin import AdminOptions
 from chaindock.operations.http import OperationsOptions
+from chaindock.options import option
 from chaindock.packaging.rules import Limits
+from chaindock.telemetry.spec import LogSpec
+from chaindock.values import Syntax, checked
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from chaindock.config.settings import Ignored, Setting
+_LOG_SPEC = checked(LogSpec.parse)
+_CHANNEL = checked(
+    require_channel, "a lower-case letter, then lower-case letters, digits, . or -"
+)
+_IS_SET = Syntax(lambda value, _base: bool(value))
 
 
 @dataclass(frozen=True)
 class NodeOptions:
-    """The node as a member of its network of one.
+    """The node as the only member of its network.
 
     Args:
-        backend: what runs chaincode: auto, or the name of a builder.
-        engine: look for a container engine; an empty `vm.endpoint` turns it off.
-        channel: the one channel.
-        msp_id, domain: of the one organisation.
-        peer_id, network_id: parts of the names of containers and images; peer_id "" =
-            `peer0-` and the node's id.
-        logging_level, logging_shim, logging_format: for the shims.
+        engine: look for a container engine.
     """
 
-    backend: str = "auto"
-    engine: bool = True
-    channel: str = "mychannel"
-    msp_id: str = "Org1MSP"
-    domain: str = "org1.example.com"
-    peer_id: str = ""
-    network_id: str = "dev"
-    logging_level: str = "info"
-    logging_shim: str = "warning"
-    logging_format: str = (
+    backend: str = option(
+        "auto", "chaindock.backend", "What runs chaincode: auto, docker or process."
+    )
+    # Fabric's way to say that there is no engine: the key is there and empty.
+    engine: bool = option(True, "vm.endpoint", syntax=_IS_SET)
+    channel: str = option(
+        "mychannel", "chaindock.channel", "Name of the channel.", syntax=_CHANNEL
+    )
+    msp_id: str = option("Org1MSP", "peer.localMspId", "MSP id of the organisation.")
+    domain: str = option(
+        "org1.example.com", "chaindock.domain", "Domain of the organisation."
+    )
+    peer_id: str = option(
+        "",
+        "peer.id",
+        "Part of the names of containers and images; empty = peer0- and the id of "
+        "the node.",
+    )
+    network_id: str = option(
+        "dev", "peer.networkId", "Part of the names of containers and images."
+    )
+    logging_level: str = option(
+        "info", "chaincode.logging.level", "Log level of the chaincode, told its shim."
+    )
+    logging_shim: str = option(
+        "warning", "chaincode.logging.shim", "Log level of the shim itself."
+    )
+    logging_format: str = option(
         "%{color}%{time:2006-01-02 15:04:05.000 MST} [%{module}] %{shortfunc} -> "
-        "%{level:.4s} %{id:03x}%{color:reset} %{message}"
+        "%{level:.4s} %{id:03x}%{color:reset} %{message}",
+        "chaincode.logging.format",
+        "Log format of the chaincode, told its shim.",
     )
 
     @property
@@ -78,16 +94,21 @@ class NodeOptions:
 
 @dataclass(frozen=True)
 class LogOptions:
-    """The node's own log.
+    """The node's own log."""
 
-    Args:
-        level: of what `spec` does not mention.
-        spec: a logging specification as Fabric has it.
-    """
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    spec: str = ""
-    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = option(
+        "info", "chaindock.log.level", "Least severe level that the node logs."
+    )
+    spec: str = option(
+        "",
+        "chaindock.log.spec",
+        "Levels by component, as FABRIC_LOGGING_SPEC: info:chaincode,endorser=debug.",
+        syntax=_LOG_SPEC,
+        variable="FABRIC_LOGGING_SPEC",
+    )
+    format: Literal["text", "json"] = option(
+        "text", "chaindock.log.format", "Form of the log."
+    )
 
 
 @dataclass(frozen=True)
@@ -97,7 +118,7 @@ class Config:
     Args:
         home: absolute.
         settings: every known key with value and origin, for `config show`.
-        ignored: keys of Fabric that were found and mean nothing here.
+        ignored: keys of Fabric that were found and have no effect here.
         warnings: sentences for the user.
     """
 
@@ -147,3 +168,17 @@ def defaults(
         docker=DockerOptions(endpoint=endpoint, path=f"{path}:/usr/sbin:/sbin"),
         build=build,
     )
+
+
+KEYS: tuple[Key, ...] = keys_of(
+    defaults(
+        Path("~/.chaindock"),
+        Path("~/.cache/chaindock"),
+        "PATH",
+        EndpointOptions(),
+        BuildEnvironment(),
+    )
+)
+"""Every setting, but for those of single chaincodes."""
+KNOWN = {key.name.lower(): key for key in KEYS}
+VARIABLES = {name: key for key in KEYS for name in key.variables}

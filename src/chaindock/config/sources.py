@@ -1,51 +1,36 @@
-"""Where settings come from: core.yaml, CORE_* variables, the command line.
+"""Read settings from core.yaml, from CORE_* variables and from the command line.
 
-Owns:    finding and reading the file; matching names to keys; the nearest known key.
-Not:     what values mean (kinds.py), putting them in place (load.py).
-Entry:   read_file, read_variables, read_flags
-Holds:   an unknown key of ours is an error that names the nearest one; an unknown key of
-         Fabric is listed.
-Source:  launch.md §7
+An unknown key in the section `chaindock` is an error that names the nearest known key; an
+unknown key of Fabric is listed as not used.
 """
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chaindock.config.settings import Ignored
-from chaindock.config.table import (
-    KEYS,
-    KNOWN,
-    MORE_VARIABLES,
-    OUR_SECTION,
-    REASONS,
-    VARIABLES,
-)
+from chaindock.config.chaincodes import PREFIX
+from chaindock.config.fabric import NOT_USED, REMOVED
+from chaindock.config.files import compose, plain
+from chaindock.config.keys import Ignored, nearest
+from chaindock.config.sections import KEYS, KNOWN, VARIABLES
 from chaindock.errors import ConfigInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
-    from chaindock.config.settings import Key
+    from chaindock.config.keys import Key
 
-FILE_NAME = "core.yaml"
-FOLDER_VARIABLE = "FABRIC_CFG_PATH"
-_PREFIX = "CORE_"
-CHAINCODES = f"{OUR_SECTION}.chaincodes"
-_OUR_PREFIX = f"{_PREFIX}{OUR_SECTION.upper()}_"
-_LARGEST = 1024 * 1024
-_QUOTED = re.compile(r"""(['"])(?!<|\\)[^'"]{2,}\1""")
-"""What somebody wrote, in an error of the parser; not names of tokens, nor characters."""
+_OUR_SECTION = "chaindock"
+_CHAINCODES = PREFIX[:-1]
+_VARIABLE = "CORE_"
+_OUR_VARIABLE = f"{_VARIABLE}{_OUR_SECTION.upper()}_"
 
 
 @dataclass(frozen=True)
 class Found:
-    """A value somebody gave.
+    """A value that was given.
 
     Args:
         value: as YAML made it, or text.
@@ -66,44 +51,8 @@ class Layer:
     ignored: list[Ignored] = field(default_factory=list)
 
 
-def find_file(home: Path, env: Mapping[str, str]) -> Path | None:
-    """Return the core.yaml to read: in FABRIC_CFG_PATH, else in the home.
-
-    Raises: ConfigInvalid when FABRIC_CFG_PATH names a directory without one, or it
-        cannot be told whether there is one.
-    """
-    if folder := env.get(FOLDER_VARIABLE):
-        path = Path(folder).absolute() / FILE_NAME
-        if not _is_file(path):
-            raise ConfigInvalid(
-                f"there is no {FILE_NAME} in {folder!r}",
-                hint=f"correct {FOLDER_VARIABLE}, or unset it",
-                key=FOLDER_VARIABLE,
-                origin=f"env {FOLDER_VARIABLE}",
-            )
-        return path
-    path = home / FILE_NAME
-    return path if _is_file(path) else None
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> ConfigInvalid:
-    return ConfigInvalid(
-        f"{str(path)!r} cannot be read: {error.strerror}",
-        hint="check its permissions and those of its directories",
-        key="",
-        origin=str(path),
-    )
-
-
 def read_file(path: Path) -> Layer:
-    """Read a core.yaml.
+    """Read a core.yaml, but for the sections of single chaincodes.
 
     Raises: ConfigInvalid: not readable, not YAML, an unknown key in our section.
     """
@@ -115,64 +64,23 @@ def read_file(path: Path) -> Layer:
             continue
         if key is not None:
             layer.found.append(Found(key, value, origin, path.parent))
-        elif name.lower().split(".")[0] == OUR_SECTION:
-            raise unknown(name, origin)
+        elif name.lower().split(".")[0] == _OUR_SECTION:
+            raise _unknown(name, origin)
         else:
             layer.ignored.append(Ignored(name, origin, _reason(name)))
     return layer
 
 
 def _reason(name: str) -> str:
-    """Return why a key is not used: its own reason, or that of what it lies in."""
+    """Return why a key is not used: its own reason, or that of a section above it."""
     parts = name.lower().split(".")
     ways = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
-    return next((REASONS[way] for way in ways if way in REASONS), "")
+    return next((NOT_USED[way] for way in ways if way in NOT_USED), "")
 
 
 def _entries(path: Path) -> Iterator[tuple[str, Any, int]]:
     with compose(path) as (loader, node):
         yield from _walk(loader, node, "") if node is not None else ()
-
-
-@contextlib.contextmanager
-def compose(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Give a loader, and the root node of a file; None = it is empty.
-
-    Raises: ConfigInvalid: not readable, too large, not YAML, here or in the block.
-    """
-    import yaml  # noqa: PLC0415  # most homes have no file
-
-    try:
-        with path.open("rb") as file:
-            text = file.read(_LARGEST + 1)
-        if len(text) > _LARGEST:
-            raise ConfigInvalid(
-                f"{str(path)!r} is larger than {_LARGEST} bytes",
-                key="",
-                origin=str(path),
-            )
-        # Not the one in C: deep nesting ends the process there.
-        loader = yaml.SafeLoader(text)
-        try:
-            yield loader, loader.get_single_node()
-        finally:
-            loader.dispose()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigInvalid(
-            f"{str(path)!r} is not YAML: {_told(error)}",
-            key="",
-            origin=str(path),
-        ) from error
-
-
-def _told(error: Exception) -> str:
-    """Return what is wrong and where, without the text: it may be a secret."""
-    mark = getattr(error, "problem_mark", None)
-    what = str(getattr(error, "problem", None) or error) if mark else str(error)
-    told = _QUOTED.sub("…", " ".join(what.split()))
-    return f"{told} in line {mark.line + 1}, column {mark.column + 1}" if mark else told
 
 
 def _walk(loader: Any, node: Any, prefix: str) -> Iterator[tuple[str, Any, int]]:
@@ -183,7 +91,7 @@ def _walk(loader: Any, node: Any, prefix: str) -> Iterator[tuple[str, Any, int]]
     loader.flatten_mapping(node)
     for key_node, value_node in node.value:
         name = prefix + str(loader.construct_object(key_node, deep=True))
-        if name.lower() == CHAINCODES:  # read by chaincodes.py
+        if name.lower() == _CHAINCODES:
             continue
         leaf = KNOWN.get(name.lower())
         if isinstance(value_node, yaml.MappingNode) and leaf is None:
@@ -192,20 +100,8 @@ def _walk(loader: Any, node: Any, prefix: str) -> Iterator[tuple[str, Any, int]]
             yield name, plain(loader, value_node), key_node.start_mark.line + 1
 
 
-def plain(loader: Any, node: Any) -> Any:
-    """Return scalars as they are written: `007` and `1:30` are not numbers to us."""
-    import yaml  # noqa: PLC0415
-
-    if isinstance(node, yaml.ScalarNode):
-        return None if node.tag.endswith(":null") else str(node.value)
-    if isinstance(node, yaml.SequenceNode):
-        return [plain(loader, one) for one in node.value]
-    loader.flatten_mapping(node)
-    return {str(key.value): plain(loader, one) or "" for key, one in node.value}
-
-
 def read_variables(env: Mapping[str, str], base: Path) -> Layer:
-    """Read the CORE_* variables, and FABRIC_LOGGING_SPEC.
+    """Read the CORE_* variables, and those of Fabric that have no key.
 
     Args:
         env: all variables.
@@ -216,28 +112,22 @@ def read_variables(env: Mapping[str, str], base: Path) -> Layer:
     layer = Layer()
     layer.found += [
         Found(key, env[name], f"env {name}", base)
-        for name, key in MORE_VARIABLES.items()
+        for name, key in VARIABLES.items()
         if name in env
     ]
-    for name in sorted(env):
-        if not name.startswith(_PREFIX):
-            continue
+    for name in sorted(env.keys() - VARIABLES.keys()):
         origin = f"env {name}"
-        key = VARIABLES.get(name)
-        if key is not None:
-            layer.found.append(Found(key, env[name], origin, base))
-        elif name.startswith(f"{_OUR_PREFIX}CHAINCODES_"):
+        if name.startswith(f"{_OUR_VARIABLE}CHAINCODES_"):
             raise ConfigInvalid(
                 f"unknown setting {name!r} ({origin}): settings of one chaincode cannot "
                 "be variables",
-                hint=f"write them to core.yaml, or give --set {CHAINCODES}.NAME.KEY=VALUE",
+                hint=f"write them to core.yaml, or give --set {PREFIX}NAME.KEY=VALUE",
                 key=name,
                 origin=origin,
             )
-        elif name.startswith(_OUR_PREFIX):
-            near = _nearest(name, list(VARIABLES))
-            raise _unknown(name, origin, near)
-        else:
+        if name.startswith(_OUR_VARIABLE):
+            raise _unknown(name, origin)
+        if name.startswith(_VARIABLE):
             layer.ignored.append(Ignored(name, origin))
     return layer
 
@@ -251,17 +141,25 @@ def read_flags(flags: Mapping[str, str], base: Path) -> Layer:
     for name, value in flags.items():
         key = KNOWN.get(name.lower())
         if key is None:
-            raise unknown(name, "flag")
+            raise _unknown(name, "flag")
         layer.found.append(Found(key, value, "flag", base))
     return layer
 
 
-def unknown(name: str, origin: str) -> ConfigInvalid:
-    """Return the error for a key that does not exist."""
-    return _unknown(name, origin, _nearest(name, [key.name for key in KEYS]))
-
-
-def _unknown(name: str, origin: str, near: str | None) -> ConfigInvalid:
+def _unknown(name: str, origin: str) -> ConfigInvalid:
+    """Return the error for a key, or a variable, that does not exist."""
+    is_variable = name.startswith(_VARIABLE)
+    removed = name.lower()
+    if is_variable:
+        removed = removed.removeprefix(_VARIABLE.lower()).replace("_", ".")
+    if removed in REMOVED:
+        return ConfigInvalid(
+            f"setting {name!r} ({origin}) no longer exists",
+            hint=REMOVED[removed] or "remove it: there is no replacement",
+            key=name,
+            origin=origin,
+        )
+    near = nearest(name, list(VARIABLES) if is_variable else [k.name for k in KEYS])
     return ConfigInvalid(
         f"unknown setting {name!r} ({origin})",
         hint=f"did you mean {near!r}?"
@@ -270,9 +168,3 @@ def _unknown(name: str, origin: str, near: str | None) -> ConfigInvalid:
         key=name,
         origin=origin,
     )
-
-
-def _nearest(name: str, names: list[str]) -> str | None:
-    by_lower = {one.lower(): one for one in names}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
-    return by_lower[near[0]] if near else None

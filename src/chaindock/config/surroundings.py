@@ -1,10 +1,6 @@
-"""What the user's environment says without meaning us: proxies, registries, CAs, engines.
+"""What the user's environment says without meaning Chaindock: proxies, registries, engines.
 
-Owns:    which variables builds get; the CA bundle; the inputs of the engine look-up.
-Not:     settings of ours (sources.py), giving them to builds (controllers).
-Entry:   build_environment, engine_inputs, redact
-Holds:   only named variables pass; what may carry a password is never shown.
-Source:  needs.md rows 1, 5
+Only named variables reach builds; what may hold a password is never shown.
 """
 
 from __future__ import annotations

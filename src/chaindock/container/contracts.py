@@ -10,14 +10,17 @@ Source:  launch.md §3, §4, §5
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+from chaindock.container.value_types import Hosts, Memory, Network, User, Variables
+from chaindock.options import declared_in, option, setting
+from chaindock.values import Bytes, Count, Number, Whole
 
+if TYPE_CHECKING:
     from chaindock.container.attempt import Attempt
     from chaindock.errors import ChaindockError, LaunchFailed
     from chaindock.ids import Ccid
@@ -50,43 +53,53 @@ class ClientTls:
 class RunSettings:
     """What one chaincode gets instead of the defaults; None = the default.
 
-    Args:
-        memory_bytes, cpus, pids: limits of a run; 0 = unlimited.
-        tmp_bytes: what it may write to its temporary directory.
-        open_files, file_bytes: descriptors of one process; its largest file.
-        env: more variables; never one of Fabric's or ours. Their values are secrets.
-        network: a network of the engine that it joins besides the node's.
-        extra_hosts: more lines of /etc/hosts, `host:IP`.
-        user: numeric `uid:gid`.
+    The keys are those of a section of `chaindock.chaincodes`.
     """
 
-    memory_bytes: int | None = None
-    cpus: float | None = None
-    pids: int | None = None
-    tmp_bytes: int | None = None
-    open_files: int | None = None
-    file_bytes: int | None = None
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    network: str | None = None
-    extra_hosts: tuple[str, ...] = ()
-    user: str | None = None
+    memory_bytes: Memory | None = option(
+        None, "memory", "Memory of the chaincode; 0 = unlimited."
+    )
+    cpus: Number | None = option(
+        None, "cpus", "Processors of the chaincode; 0 = unlimited."
+    )
+    pids: Whole | None = option(
+        None, "pids", "Processes and threads of the chaincode; 0 = unlimited."
+    )
+    tmp_bytes: Bytes | None = option(None, "tmp", "Size of its temporary directory.")
+    open_files: Count | None = option(
+        None, "openFiles", "Open files of each of its processes."
+    )
+    file_bytes: Bytes | None = option(
+        None, "fileSize", "Largest file that the chaincode may write."
+    )
+    env: Variables = field(
+        default_factory=dict,
+        repr=False,
+        metadata=setting(
+            "env",
+            "Environment variables of the chaincode; their values are never shown.",
+        ),
+    )
+    network: Network | None = option(
+        None,
+        "network",
+        "A network of the engine that the container joins besides the node's own.",
+    )
+    extra_hosts: Hosts = option(
+        (), "extraHosts", "Additional lines of /etc/hosts, as host:IP."
+    )
+    user: User | None = option(
+        None, "user", "uid:gid of the chaincode in its container."
+    )
 
     @property
     def words(self) -> str:
-        """Name what is not the default, for `ps`; "" when everything is."""
-        said = {
-            "memory": self.memory_bytes is not None,
-            "cpus": self.cpus is not None,
-            "pids": self.pids is not None,
-            "tmp": self.tmp_bytes is not None,
-            "openFiles": self.open_files is not None,
-            "fileSize": self.file_bytes is not None,
-            "env": bool(self.env),
-            "network": self.network is not None,
-            "extraHosts": bool(self.extra_hosts),
-            "user": self.user is not None,
-        }
-        return ", ".join(word for word, is_set in said.items() if is_set)
+        """Name the keys that are set, for `ps`; "" = none."""
+        return ", ".join(
+            one.option.key
+            for one in declared_in(RunSettings)
+            if getattr(self, one.field) not in (None, (), {})
+        )
 
 
 @dataclass(frozen=True)
@@ -119,13 +132,20 @@ class NodeLabels:
 class BuildEnvironment:
     """What builds need to reach package registries; never given to a running chaincode.
 
-    Args:
-        variables: proxy and registry settings as the user has them.
-        ca_bundle: PEM file with extra CA certificates (a corporate proxy's).
+    The defaults are the proxies, registries and CA certificates of the user's own
+    environment.
     """
 
-    variables: Mapping[str, str] = field(default_factory=dict)
-    ca_bundle: Path | None = None
+    variables: Mapping[str, str] = field(
+        default_factory=dict,
+        metadata=setting(
+            "chaindock.build.variables",
+            "Additional environment variables of builds, as KEY=VALUE.",
+        ),
+    )
+    ca_bundle: Path | None = option(
+        None, "chaindock.ca", "File with additional CA certificates for builds, PEM."
+    )
 
 
 @dataclass(frozen=True)

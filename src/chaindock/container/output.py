@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from chaindock.errors import StorageError, is_retryable
+from chaindock.options import option
+from chaindock.values import MIB, Bytes, Count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,16 +34,24 @@ class OutputOptions:
     """How much output is kept.
 
     Args:
-        keep: attempts per chaincode.
-        max_bytes: per attempt.
-        former: chaincodes that are no longer deployed.
-        echo: log what runs write at level info; else at debug.
+        former: removed chaincodes whose output is kept.
     """
 
-    keep: int = 5
-    max_bytes: int = 16 * 1024 * 1024
+    keep: Count = option(
+        5,
+        "chaindock.output.keep",
+        "Number of attempts per chaincode whose output is kept.",
+    )
+    max_bytes: Bytes = option(
+        16 * MIB, "chaindock.output.size", "Size of the output kept of one attempt."
+    )
     former: int = 10
-    echo: bool = False
+    echo: bool = option(
+        False,
+        "vm.docker.attachStdout",
+        "Log the output of chaincode, also of processes, at level info instead of "
+        "debug.",
+    )
 
 
 class OutputFile:

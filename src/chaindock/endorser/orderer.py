@@ -31,7 +31,9 @@ from chaindock.errors import (
 from chaindock.identity.msp import Role
 from chaindock.ids import TxId
 from chaindock.lifecycle.definitions import NAMESPACE, read_sequence
+from chaindock.options import option
 from chaindock.telemetry import get_logger
+from chaindock.values import MIB, Bytes, Count, SecondsOrNone
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,22 +64,32 @@ class Blocks(Protocol):
 
 @dataclass(frozen=True)
 class OrdererOptions:
-    """How batches are cut; the names are those of Fabric's BatchSize.
+    """How blocks are cut; the names are those of Fabric's BatchSize.
 
     Args:
-        max_message_count: transactions of a block.
-        absolute_max_bytes: largest transaction.
-        preferred_max_bytes: a block is cut before it grows beyond this; a larger
-            transaction gets a block of its own.
-        batch_timeout_s: how long a block waits for more; 0 = a block takes what came
-            while the one before was committed.
-        max_waiting, max_waiting_bytes: beyond this, submitters wait.
+        max_waiting, max_waiting_bytes: transactions in the queue; when it is full,
+            submitters wait.
     """
 
-    max_message_count: int = 500
-    absolute_max_bytes: int = 10 * 1024 * 1024
-    preferred_max_bytes: int = 2 * 1024 * 1024
-    batch_timeout_s: float = 0.0
+    max_message_count: Count = option(
+        500,
+        "chaindock.block.maxMessageCount",
+        "Largest number of transactions in a block.",
+    )
+    absolute_max_bytes: Bytes = option(
+        10 * MIB, "chaindock.block.absoluteMaxBytes", "Largest transaction."
+    )
+    preferred_max_bytes: Bytes = option(
+        2 * MIB,
+        "chaindock.block.preferredMaxBytes",
+        "Largest block; a larger transaction gets a block of its own.",
+    )
+    batch_timeout_s: SecondsOrNone = option(
+        0.0,
+        "chaindock.block.batchTimeout",
+        "Time that a block waits for more transactions; 0s = a block takes those "
+        "that came while the previous one was committed.",
+    )
     max_waiting: int = 5000
     max_waiting_bytes: int = 64 * 1024 * 1024
 

@@ -25,7 +25,9 @@ from chaindock.ledger.database import connect_reader, translate
 from chaindock.ledger.simulator import Simulator
 from chaindock.ledger.snapshots import SnapshotPool
 from chaindock.ledger.writer import WriterThread
+from chaindock.options import option
 from chaindock.telemetry import get_logger
+from chaindock.values import Count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,10 +41,9 @@ _log = get_logger("ledger")
 
 @dataclass(frozen=True)
 class LedgerOptions:
-    """Settings of the ledger."""
+    """Limits of the ledger."""
 
-    total_query_limit: int = 100_000
-    """Most results one query gives; Fabric's `ledger.state.totalQueryLimit`."""
+    total_query_limit: Count = option(100_000, "ledger.state.totalQueryLimit")
     wal_limit_bytes: int = 64 << 20
     """Length of the write-ahead log above which it is shortened actively."""
 

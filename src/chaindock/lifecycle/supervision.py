@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING
 
 from chaindock.aio import Backoff, Latch
 from chaindock.errors import ChaindockError, EngineError, LaunchFailed, LaunchTimeout
+from chaindock.options import option
 from chaindock.telemetry import get_logger
+from chaindock.values import Seconds, SecondsOrNone, Whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,27 +37,47 @@ class CustodianOptions:
     """How chores run.
 
     Args:
-        parallel: launches that begin at once; who else may is said in slots.py. 0 = as
-            many as there are processors.
-        patience_s: a launch older than this is not counted either.
-        drain_s: invocations under way may finish for so long before a stop.
-        stop_grace_s: between asking a chaincode to end and killing it.
-        stop_limit_s: a stop that takes longer than both and this is given up.
-        retry_first_s, retry_cap_s: pause before a failed launch is tried again; it
-            doubles from the first to the cap.
-        retries: in a row; after that it is left alone: `start` launches it, and one
-            call each `retry_cap_s`.
-        stable_s: a run that lasted this long makes the count begin again.
+        patience_s: a launch older than this many seconds does not count as one that is
+            starting.
+        stop_limit_s: a stop that takes this many seconds longer than draining and the
+            grace period is given up.
+        stable_s: a run of this many seconds resets the count of failures.
     """
 
-    parallel: int = 0
+    parallel: Whole = option(
+        0,
+        "chaindock.launch.parallel",
+        "Launches that start at once; every 80 ms as many more may start, up to "
+        "eight times as many; 0 = one per processor.",
+    )
     patience_s: float = 10.0
-    drain_s: float = 30.0
-    stop_grace_s: float = 10.0
+    drain_s: SecondsOrNone = option(
+        30.0,
+        "chaindock.launch.drain",
+        "Time that running calls have to finish before a chaincode is stopped.",
+    )
+    stop_grace_s: SecondsOrNone = option(
+        10.0,
+        "chaindock.launch.stopGrace",
+        "Time between SIGTERM and SIGKILL when a chaincode is stopped.",
+    )
     stop_limit_s: float = 60.0
-    retry_first_s: float = 1.0
-    retry_cap_s: float = 60.0
-    retries: int = 5
+    retry_first_s: Seconds = option(
+        1.0,
+        "chaindock.launch.retryFirst",
+        "Pause before the first retry of a failed launch; it doubles each time.",
+    )
+    retry_cap_s: Seconds = option(
+        60.0,
+        "chaindock.launch.retryCap",
+        "Longest pause between retries. After the node gave up, one call in each "
+        "such period may still launch the chaincode.",
+    )
+    retries: Whole = option(
+        5,
+        "chaindock.launch.retries",
+        "Retries of a failed launch, after which the node gives up.",
+    )
     stable_s: float = 60.0
 
 

@@ -78,6 +78,8 @@ async def serve(config: Config, ready: Callable[[NodeStatus], None]) -> None:
         )
         node = await _compose(config, home, stack, watch)
         await stack.enter_async_context(AdminServer(home.root, node, config.admin))
+        for problem in config.chaincodes.problems():
+            _log.warning("settings not used", problem=problem.message)
         _log.info("node ready", home=str(home.root), height=node.height())
         ready(node.status())
         try:

@@ -66,7 +66,9 @@ from chaindock.operations.http import activate
 from chaindock.operations.inflight import Inflight
 from chaindock.operations.stream import stream_lines, stream_work
 from chaindock.operations.tail import Tail
+from chaindock.options import option
 from chaindock.telemetry import get_logger
+from chaindock.values import MIB, Bytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -101,12 +103,11 @@ class AdminOptions:
     """Limits of the admin API.
 
     Args:
-        max_package_bytes: of an uploaded package file.
         max_call_bytes: of the JSON body of a call (arguments are base64 in it).
         close_s: how long open requests may take when the node stops.
     """
 
-    max_package_bytes: int = 128 * 1024 * 1024
+    max_package_bytes: Bytes = option(100 * MIB, "chaindock.package.size")
     max_call_bytes: int = 160 * 1024 * 1024
     close_s: float = 2.0
 

@@ -28,7 +28,8 @@ import json
 import ssl
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from aiohttp import web
 
@@ -37,10 +38,11 @@ from chaindock import telemetry
 from chaindock.errors import ChaindockError, ConfigInvalid, InvalidInput, NodeError
 from chaindock.operations.health import body_of
 from chaindock.operations.metrics import CONTENT_TYPE
+from chaindock.options import option
+from chaindock.values import Address
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
 
     from chaindock.operations.health import Health
     from chaindock.operations.metrics import Metrics
@@ -57,24 +59,38 @@ _NEED_CERTIFICATE: Final = frozenset({"/metrics", "/logspec"})
 
 @dataclass(frozen=True)
 class OperationsOptions:
-    """The endpoint.
+    """The operations endpoint: health, metrics, log levels."""
 
-    Args:
-        address: (host, port); port 0 = a free one. None = there is no endpoint.
-        tls: serve HTTPS.
-        cert_file, key_file: ours, PEM.
-        client_auth_required: refuse who shows no certificate, whatever he asks.
-        client_roots: who must have signed the certificates of clients, PEM.
-        metrics: prometheus or disabled.
-    """
-
-    address: tuple[str, int] | None = ("127.0.0.1", 0)
-    tls: bool = False
-    cert_file: Path | None = None
-    key_file: Path | None = None
-    client_auth_required: bool = False
-    client_roots: tuple[Path, ...] = ()
-    metrics: str = "prometheus"
+    address: Address = option(
+        ("127.0.0.1", 0),
+        "operations.listenAddress",
+        "host:port that serves health and metrics; port 0 = a free one; without TLS "
+        "a loopback address; empty = no endpoint.",
+    )
+    tls: bool = option(
+        False,
+        "operations.tls.enabled",
+        "Serve HTTPS; /metrics and /logspec then need a client certificate.",
+    )
+    cert_file: Path | None = option(
+        None, "operations.tls.cert.file", "Certificate of the endpoint, PEM."
+    )
+    key_file: Path | None = option(
+        None, "operations.tls.key.file", "Private key of the endpoint, PEM."
+    )
+    client_auth_required: bool = option(
+        False,
+        "operations.tls.clientAuthRequired",
+        "Refuse every request without a client certificate.",
+    )
+    client_roots: tuple[Path, ...] = option(
+        (),
+        "operations.tls.clientRootCAs.files",
+        "CA certificates that sign client certificates, PEM.",
+    )
+    metrics: Literal["prometheus", "disabled"] = option(
+        "prometheus", "metrics.provider", "disabled: the endpoint has no /metrics."
+    )
 
 
 def is_loopback(host: str) -> bool:

@@ -15,8 +15,9 @@ import unicodedata
 from dataclasses import dataclass
 
 from chaindock.errors import PackageInvalid
+from chaindock.options import option
+from chaindock.values import MIB, Bytes, Count
 
-MIB = 1024 * 1024
 CHUNK = 64 * 1024
 _SHOWN = 120
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -28,9 +29,6 @@ class Limits:
     """How large a package may be; what is beyond is refused while it is read.
 
     Args:
-        package_bytes: the package file.
-        unpacked_bytes: each of the two archives, decompressed.
-        files: entries of one archive, and directories that their names imply.
         ratio: decompressed to compressed size, once `ratio_from_bytes` came out.
         ratio_from_bytes: below it any ratio is fine.
         metadata_bytes: metadata.json.
@@ -39,9 +37,19 @@ class Limits:
         depth: path elements of a name.
     """
 
-    package_bytes: int = 100 * MIB
-    unpacked_bytes: int = 512 * MIB
-    files: int = 20_000
+    package_bytes: Bytes = option(
+        100 * MIB, "chaindock.package.size", "Largest package file."
+    )
+    unpacked_bytes: Bytes = option(
+        512 * MIB,
+        "chaindock.package.unpacked",
+        "Largest size of each of a package's two archives, decompressed.",
+    )
+    files: Count = option(
+        20_000,
+        "chaindock.package.files",
+        "Largest number of entries in an archive, implied directories included.",
+    )
     ratio: int = 200
     ratio_from_bytes: int = 16 * MIB
     metadata_bytes: int = 64 * 1024

@@ -24,9 +24,10 @@ from chaindock.ids import Ccid, require_label
 from chaindock.packaging.format import CODE, PackageInfo, read_package
 from chaindock.packaging.indexes import check_index, is_index_path
 from chaindock.packaging.metadata import NAME, Metadata, check_label, encode_metadata
-from chaindock.packaging.rules import CHUNK, MIB, Limits, Names
+from chaindock.packaging.rules import CHUNK, Limits, Names
 from chaindock.packaging.tar_reader import BLOCK
 from chaindock.platforms.registry import recognise
+from chaindock.values import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable

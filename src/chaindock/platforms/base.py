@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from chaindock.platforms.images import LanguageImages
+
 # Placeholders in argv, cwd and env values of a plan (placeholders.py fills them):
 #   {input}   the unpacked code archive (holds src/ and META-INF/)
 #   {output}  what the build leaves behind; at run time the place where that lies
@@ -153,6 +155,7 @@ class Platform(ABC):
         title: how people call the language.
         package_types: values of `type` in metadata.json that it takes, lower case.
         looks_for: files that mark a source directory of the language.
+        images: its images and their settings.
         image_output: where {output} lies in a runtime image.
         tools: programs that a local build needs; a container has its own.
         retryable_output: regular expression, in any letter case: what the tools print
@@ -164,6 +167,7 @@ class Platform(ABC):
     name: str
     title: str
     package_types: tuple[str, ...]
+    images: LanguageImages
     looks_for: tuple[str, ...] = ()
     image_output: str
     tools: tuple[Tool, ...] = ()

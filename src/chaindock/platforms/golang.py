@@ -5,9 +5,11 @@ Source: docs/fabric/builds.md#go
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from chaindock.errors import SourceInvalid
+from chaindock.options import option
 from chaindock.platforms.base import (
     BuildPlan,
     Connection,
@@ -25,6 +27,7 @@ from chaindock.platforms.gosource import (
     main_packages,
     read_go_file,
 )
+from chaindock.platforms.images import LanguageImages, LanguagePull
 from chaindock.platforms.tree import META_INF, Tree, collect
 
 if TYPE_CHECKING:
@@ -40,11 +43,33 @@ _CACHES = {"GOCACHE": "{cache:go-build}", "GOMODCACHE": "{cache:go-mod}"}
 _GOPATH = {"GO111MODULE": "off", "GOPATH": "{input}"}
 
 
+@dataclass(frozen=True)
+class GolangImages(LanguageImages):
+    """The images of Go."""
+
+    builder: str = option(
+        "golang:1.24-bookworm",
+        "chaincode.builder",
+        "Image in which Go chaincode is compiled.",
+    )
+    runtime: str = option(
+        "debian:bookworm-slim",
+        "chaincode.golang.runtime",
+        "Image in which Go chaincode runs.",
+    )
+    pull: LanguagePull = option(
+        "default",
+        "chaindock.golang.pull",
+        "When the images of Go are fetched; default = as chaindock.docker.pull.",
+    )
+
+
 class Golang(Platform):
     """Modules, packages of a module, and packages below a GOPATH."""
 
     name = "golang"
     title = "Go"
+    images = GolangImages()
     package_types = ("golang",)
     looks_for = ("go.mod", "*.go")
     image_output = "/usr/local/bin"

@@ -5,9 +5,11 @@ Source: docs/fabric/builds.md#node
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from chaindock.errors import SourceInvalid
+from chaindock.options import option
 from chaindock.platforms.base import (
     BuildPlan,
     Connection,
@@ -17,6 +19,7 @@ from chaindock.platforms.base import (
     Step,
     Tool,
 )
+from chaindock.platforms.images import LanguageImages, LanguagePull
 from chaindock.platforms.node_start import find_manifest, resolve_start
 from chaindock.platforms.tree import Tree, collect
 
@@ -44,11 +47,33 @@ _RUN_ENV = {
 _MAY_MAKE_FILES = frozenset({"preinstall", "install", "postinstall", "prepare"})
 
 
+@dataclass(frozen=True)
+class NodeImages(LanguageImages):
+    """The images of Node."""
+
+    builder: str = option(
+        "node:20-bookworm-slim",
+        "chaincode.node.runtime",
+        "Image in which Node chaincode is built.",
+    )
+    runtime: str = option(
+        "",
+        "chaindock.node.runtime",
+        "Image in which Node chaincode runs; empty = chaincode.node.runtime.",
+    )
+    pull: LanguagePull = option(
+        "default",
+        "chaindock.node.pull",
+        "When the images of Node are fetched; default = as chaindock.docker.pull.",
+    )
+
+
 class Node(Platform):
     """Packages with a package.json."""
 
     name = "node"
     title = "Node"
+    images = NodeImages()
     package_types = ("node",)
     looks_for = ("package.json",)
     image_output = "/usr/local/src"

@@ -6,8 +6,10 @@ Source: docs/fabric/builds.md#python
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from chaindock.options import option
 from chaindock.platforms.base import (
     BuildPlan,
     Connection,
@@ -18,6 +20,7 @@ from chaindock.platforms.base import (
     Tool,
     ToolCheck,
 )
+from chaindock.platforms.images import LanguageImages, LanguagePull
 from chaindock.platforms.python_entry import find_entry, find_project
 from chaindock.platforms.tree import Tree, collect
 
@@ -62,11 +65,33 @@ _RUN_ENV = {
 }
 
 
+@dataclass(frozen=True)
+class PythonImages(LanguageImages):
+    """The images of Python."""
+
+    builder: str = option(
+        "python:3.12-slim-bookworm",
+        "chaindock.python.builder",
+        "Image in which Python chaincode is built.",
+    )
+    runtime: str = option(
+        "",
+        "chaindock.python.runtime",
+        "Image in which Python chaincode runs; empty = chaindock.python.builder.",
+    )
+    pull: LanguagePull = option(
+        "default",
+        "chaindock.python.pull",
+        "When the images of Python are fetched; default = as chaindock.docker.pull.",
+    )
+
+
 class Python(Platform):
     """Projects with requirements.txt or pyproject.toml."""
 
     name = "python"
     title = "Python"
+    images = PythonImages()
     package_types = ("python",)
     looks_for = ("requirements.txt", "pyproject.toml", "*.py")
     image_output = "/usr/local/src"

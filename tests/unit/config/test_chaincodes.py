@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import structlog
 
 from chaindock.config.chaincodes import ChaincodeSections
 from chaindock.config.load import load
@@ -118,6 +119,17 @@ def test_a_typo_in_one_section_affects_no_other_contract(tmp_path):
     assert f"{path}:4" in problem.message
     assert problem.hint == "did you mean 'pids'?"
     assert found.problems() == [problem]
+
+
+def test_a_section_that_became_wrong_is_logged_once(tmp_path):
+    found = one(tmp_path, "pids: 1")
+    write(tmp_path, "chaindock: {chaincodes: {parcels: {pds: 5}}}\n")
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(3):
+            found.of(CCID, ["parcels"])
+    (entry,) = logged
+    assert entry["event"] == "settings not used"
+    assert "pds" in entry["problem"]
 
 
 def test_a_section_counts_again_once_it_is_corrected(tmp_path):

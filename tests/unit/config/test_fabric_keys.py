@@ -5,13 +5,11 @@ from pathlib import Path
 import pytest
 
 from chaindock.config.load import load
-from chaindock.config.sections import Config
-from chaindock.config.table import KNOWN
-from chaindock.controllers.docker.options import Ulimit
+from chaindock.config.sections import KNOWN, Config
+from chaindock.controllers.docker.value_types import Ulimit
 from chaindock.errors import ConfigInvalid
 
 HOST = "vm.docker.hostConfig."
-# launch.md §7 and §3.8.
 KEYS = """
 chaincode.id.path chaincode.id.name chaincode.builder chaincode.pull
 chaincode.golang.runtime chaincode.golang.dynamicLink chaincode.java.runtime

@@ -5,13 +5,9 @@ from pathlib import Path
 import pytest
 
 from chaindock.config.environment import resolve_home
-from chaindock.config.kinds import WrongValueError
+from chaindock.config.files import find_file
 from chaindock.config.load import load
-from chaindock.config.sections import Config, defaults
-from chaindock.config.settings import look_up
-from chaindock.config.sources import find_file
-from chaindock.config.table import KEYS, KNOWN, VARIABLES
-from chaindock.container.contracts import BuildEnvironment
+from chaindock.config.sections import Config
 from chaindock.controllers.docker.options import EndpointOptions
 from chaindock.errors import ConfigInvalid
 
@@ -364,32 +360,3 @@ def test_home_is_flag_then_variable_then_default(tmp_path, monkeypatch):
     assert resolve_home(None, {}) == Path.home() / ".chaindock"
     monkeypatch.chdir(tmp_path)
     assert resolve_home("here", {}) == tmp_path / "here"
-
-
-# --- the table -----------------------------------------------------------------------
-
-PLAIN = defaults(
-    Path("/home"), Path("/cache"), "/bin", EndpointOptions(), BuildEnvironment()
-)
-
-
-@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
-def test_key_goes_where_it_says_and_its_default_reads_back(key):
-    values = [look_up(PLAIN, target) for target in key.targets]
-    assert key.help.endswith(".")
-    if values[0] is None:
-        return
-    text = key.kind.show(values[0])
-    try:
-        assert key.kind.read(text, Path("/")) == values[0]
-    except WrongValueError:
-        assert text == ""
-
-
-def test_names_and_variables_are_unique():
-    assert len(KNOWN) == len(VARIABLES) == len(KEYS)
-
-
-def test_options_are_frozen():
-    with pytest.raises(AttributeError):
-        PLAIN.node.channel = "x"  # type: ignore[misc]

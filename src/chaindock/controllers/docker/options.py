@@ -1,57 +1,98 @@
-"""What can be set about containers, and the defaults.
+"""Options of the Docker back end; every default works without a configuration.
 
-Owns:    DockerOptions and its parts.
-Not:     reading files and variables (config), using the values.
-Entry:   DockerOptions
-Holds:   every default works without a configuration; Fabric's own keys are the origin
-         of what Fabric has too.
-Source:  launch.md §3.2, §3.8, §7.2
+Source: docs/fabric/configuration.md
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chaindock.container.value_types import Hosts, Memory, User
+from chaindock.controllers.docker.value_types import (
+    Addresses,
+    CpuSet,
+    Mirror,
+    Mirrors,
+    SecurityOptions,
+    Ulimit,
+    Ulimits,
+)
+from chaindock.options import Option, option
+from chaindock.platforms.images import LanguageImages, Pull
+from chaindock.platforms.registry import PLATFORMS
+from chaindock.values import (
+    BOOLEAN,
+    MIB,
+    Bytes,
+    BytesOrNone,
+    Count,
+    Number,
+    Seconds,
+    Syntax,
+    Whole,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from chaindock.container.contracts import RunSettings
 
-MIB = 1024 * 1024
-Pull = Literal["missing", "never", "always"]
+__all__ = [
+    "MIB",
+    "CompileOptions",
+    "DockerOptions",
+    "EndpointOptions",
+    "LanguageImages",
+    "Mirror",
+    "Pull",
+    "SandboxOptions",
+    "Ulimit",
+]
+
+_ALWAYS = Syntax(
+    lambda value, base: "always" if BOOLEAN.parse(value, base) else "missing",
+    lambda value: BOOLEAN.show(value == "always"),
+)
 
 
 @dataclass(frozen=True)
 class EndpointOptions:
-    """Where the engine may be.
+    """Where the container engine is.
 
     Args:
-        endpoint: `vm.endpoint`: unix://, tcp://, http://, https:// or npipe://; "" =
-            look for one.
         docker_host: DOCKER_HOST as the user has it.
         docker_context: DOCKER_CONTEXT as the user has it.
         docker_config: directory of the Docker CLI's config.json (DOCKER_CONFIG).
         auth_file: Podman's file of logins (REGISTRY_AUTH_FILE).
         runtime_dir: XDG_RUNTIME_DIR.
         home: the user's home directory.
-        tls: use TLS for tcp:// (`vm.docker.tls.enabled`, DOCKER_TLS_VERIFY).
-        ca_file, cert_file, key_file: PEM (`vm.docker.tls.*`, DOCKER_CERT_PATH).
-        connect_s: how long one candidate may take to answer.
+        connect_s: seconds that one address has to answer.
     """
 
-    endpoint: str = ""
+    endpoint: str = option(
+        "",
+        "vm.endpoint",
+        "Address of the container engine, unix:// or tcp://; unset = look for one, empty = use none.",
+    )
     docker_host: str = ""
     docker_context: str = ""
     docker_config: Path | None = None
     auth_file: Path | None = None
     runtime_dir: Path | None = None
     home: Path | None = None
-    tls: bool = False
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
+    tls: bool = option(
+        False, "vm.docker.tls.enabled", "Use TLS for an engine at tcp://."
+    )
+    ca_file: Path | None = option(
+        None, "vm.docker.tls.ca.file", "CA certificates of the engine, PEM."
+    )
+    cert_file: Path | None = option(
+        None, "vm.docker.tls.cert.file", "Client certificate for the engine, PEM."
+    )
+    key_file: Path | None = option(
+        None, "vm.docker.tls.key.file", "Private key of the client certificate, PEM."
+    )
     connect_s: float = 2.0
 
     def login_files(self) -> list[Path]:
@@ -70,109 +111,111 @@ class EndpointOptions:
         return found
 
 
-@dataclass(frozen=True)
-class LanguageImages:
-    """The two images of a language.
-
-    Args:
-        builder: the build runs in it.
-        runtime: the chaincode image is made from it; "" = the same.
-        pull: when these are fetched; `default` = as DockerOptions.pull says.
-    """
-
-    builder: str
-    runtime: str = ""
-    pull: Pull | Literal["default"] = "default"
-
-
 def default_images() -> dict[str, LanguageImages]:
-    """Return the images per platform name.
-
-    Origins: `chaincode.builder`, `chaincode.golang.runtime`, `chaincode.node.runtime`
-    and our own `chaincode.python.runtime`.
-    """
-    return {
-        "golang": LanguageImages("golang:1.24-bookworm", "debian:bookworm-slim"),
-        "node": LanguageImages("node:20-bookworm-slim"),
-        "python": LanguageImages("python:3.12-slim-bookworm"),
-    }
-
-
-@dataclass(frozen=True)
-class Mirror:
-    """Where images may be, too.
-
-    Args:
-        of: how their full names begin: a registry (docker.io), or a path in it.
-        place: what stands there in its stead.
-    """
-
-    of: str
-    place: str
+    """Return the images that each language declares, by its name."""
+    return {platform.name: platform.images for platform in PLATFORMS}
 
 
 FABRIC_MIRRORS = (Mirror("docker.io/hyperledger", "ghcr.io/hyperledger"),)
-"""Fabric's own images are published in both places (needs.md row 27)."""
-
-
-@dataclass(frozen=True)
-class Ulimit:
-    """One limit per process, as setrlimit(2) takes it.
-
-    Args:
-        name: as in `ulimit` options of engines: nofile, fsize, core, stack, …
-    """
-
-    name: str
-    soft: int
-    hard: int
+"""Fabric's own images are published in both places."""
 
 
 @dataclass(frozen=True)
 class SandboxOptions:
-    """What a running chaincode may use.
+    """What a running chaincode may use."""
 
-    Args:
-        user: numeric `uid:gid`, not that of builds; "" = as the image says.
-        read_only: the root file system; /tmp stays writable (in memory).
-        memory_bytes: `vm.docker.hostConfig.Memory`; 0 = unlimited. No swap beyond it.
-        cpus: processors' worth of time; 0 = unlimited.
-        pids: processes and threads; 0 = unlimited.
-        tmp_bytes: size of /tmp, and of /dev/shm.
-        open_files: descriptors of one process.
-        file_bytes: largest file; 0 = the size of /tmp.
-        ulimits: in place of ours, by name.
-        cpu_shares, cpu_quota, cpu_period: `vm.docker.hostConfig`; a quota takes the
-            place of `cpus`; 0 = unset.
-        cpuset_cpus, cpuset_mems, cgroup_parent: likewise; "" = unset.
-        security_opt: more of them; none that takes a wall away.
-        log_max_bytes, log_files: what the engine keeps of the output.
-        dns, dns_search, extra_hosts: as in `vm.docker.hostConfig`.
-        internal: keep the chaincode from reaching anything but the node.
-    """
-
-    user: str = "501:501"
-    read_only: bool = True
-    memory_bytes: int = 2048 * MIB
-    cpus: float = 2.0
-    pids: int = 512
-    tmp_bytes: int = 64 * MIB
+    user: User = option(
+        "501:501",
+        "chaindock.sandbox.user",
+        "uid:gid of chaincode; empty = as its image says.",
+    )
+    read_only: bool = option(
+        True,
+        "vm.docker.hostConfig.ReadonlyRootfs",
+        "The root file system of chaincode is read-only; /tmp is writable.",
+    )
+    memory_bytes: Memory = option(
+        2048 * MIB,
+        "vm.docker.hostConfig.Memory",
+        "Memory of a running chaincode, also of a process; there is no swap beyond it; 0 = unlimited.",
+    )
+    cpus: Number = option(
+        2.0, "chaindock.sandbox.cpus", "Processors of a chaincode; 0 = unlimited."
+    )
+    pids: Whole = option(
+        512,
+        "vm.docker.hostConfig.PidsLimit",
+        "Processes and threads of a chaincode; 0 = unlimited.",
+    )
+    tmp_bytes: Bytes = option(
+        64 * MIB, "chaindock.sandbox.tmp", "Size of /tmp, and of /dev/shm."
+    )
     open_files: int = 4096
-    file_bytes: int = 0
-    ulimits: tuple[Ulimit, ...] = ()
-    cpu_shares: int = 0
-    cpu_quota: int = 0
-    cpu_period: int = 0
-    cpuset_cpus: str = ""
-    cpuset_mems: str = ""
-    cgroup_parent: str = ""
-    security_opt: tuple[str, ...] = ()
-    log_max_bytes: int = 10 * MIB
-    log_files: int = 3
-    dns: tuple[str, ...] = ()
-    dns_search: tuple[str, ...] = ()
-    extra_hosts: tuple[str, ...] = ()
-    internal: bool = True
+    file_bytes: BytesOrNone = option(
+        0,
+        "chaindock.sandbox.fileSize",
+        "Largest file that a chaincode may write; 0 = the size of /tmp.",
+    )
+    ulimits: Ulimits = option(
+        (),
+        "vm.docker.hostConfig.Ulimits",
+        "Limits per process, such as nofile=1024:2048; they replace the default of the same name.",
+    )
+    cpu_shares: Whole = option(
+        0,
+        "vm.docker.hostConfig.CpuShares",
+        "Share of processor time when processors are busy; 0 = the default of the engine, 1024.",
+    )
+    cpu_quota: Whole = option(
+        0,
+        "vm.docker.hostConfig.CpuQuota",
+        "Microseconds of processor time per CpuPeriod; replaces chaindock.sandbox.cpus; 0 = unset.",
+    )
+    cpu_period: Whole = option(
+        0, "vm.docker.hostConfig.CpuPeriod", "Microseconds; 0 = 100000."
+    )
+    cpuset_cpus: CpuSet = option(
+        "",
+        "vm.docker.hostConfig.CpusetCPUs",
+        "Processors that chaincode may use, such as 0-2,4; empty = all.",
+    )
+    cpuset_mems: CpuSet = option(
+        "",
+        "vm.docker.hostConfig.CpusetMEMs",
+        "Memory nodes that chaincode may use; empty = all.",
+    )
+    cgroup_parent: str = option(
+        "",
+        "vm.docker.hostConfig.CgroupParent",
+        "Parent control group of all containers.",
+    )
+    security_opt: SecurityOptions = option(
+        (),
+        "vm.docker.hostConfig.SecurityOpt",
+        "Additional profiles of AppArmor, seccomp or SELinux.",
+    )
+    log_max_bytes: Bytes = option(
+        10 * MIB,
+        "vm.docker.hostConfig.LogConfig.Config.max-size",
+        "Size of each file in which the engine keeps output.",
+    )
+    log_files: Count = option(
+        3, "vm.docker.hostConfig.LogConfig.Config.max-file", "Number of such files."
+    )
+    dns: Addresses = option(
+        (), "vm.docker.hostConfig.Dns", "Name servers of containers, by IP address."
+    )
+    dns_search: tuple[str, ...] = option(
+        (), "vm.docker.hostConfig.DnsSearch", "Search domains of containers."
+    )
+    extra_hosts: Hosts = option(
+        (),
+        "vm.docker.hostConfig.ExtraHosts",
+        "Additional lines of /etc/hosts, as host:IP.",
+    )
+    internal: bool = option(
+        True, "chaindock.sandbox.internal", "Chaincode can connect to the node only."
+    )
 
     def with_settings(self, settings: RunSettings) -> SandboxOptions:
         """Return these options as one chaincode has them."""
@@ -200,30 +243,41 @@ class CompileOptions:
     """What a build may use.
 
     Args:
-        user: numeric `uid:gid` of the build and of what it makes.
-        network: the engine's network for builds; "" = its default bridge.
-        memory_bytes, pids, cpus: limits; 0 = unlimited.
-        cpu_shares: its part where processors are short; 1024 is usual.
-        silence_s: a step that prints nothing for so long has failed.
-        limit_s: a build container ends by itself after this, whoever forgot it; the
-            clocks of its phases are the launch's.
-        artifact_bytes: what a build may leave behind, and its largest file.
-        dns, extra_hosts: as for running chaincode.
-        cgroup_parent: as for running chaincode.
+        user: numeric `uid:gid` of the build and of its result.
+        pids: processes and threads; 0 = unlimited.
+        cpu_shares: share of processor time when processors are busy; chaincode has 1024.
+        limit_s: seconds after which a build container ends by itself, even if the node
+            was killed; the launch's own limits are much shorter.
     """
 
     user: str = "500:500"
-    network: str = ""
-    memory_bytes: int = 4096 * MIB
+    network: str = option(
+        "",
+        "chaindock.build.network",
+        "The network of the engine that builds use; empty = its default bridge.",
+    )
+    memory_bytes: BytesOrNone = option(
+        4096 * MIB,
+        "chaindock.build.memory",
+        "Memory of a build container; 0 = unlimited.",
+    )
     pids: int = 4096
-    cpus: float = 0.0
+    cpus: Number = option(
+        0.0, "chaindock.build.cpus", "Processors of a build container; 0 = unlimited."
+    )
     cpu_shares: int = 256
-    silence_s: float = 600.0
+    silence_s: Seconds = option(
+        600.0,
+        "chaindock.build.silence",
+        "Time without output after which a build step has failed.",
+    )
     limit_s: float = 24 * 3600.0
-    artifact_bytes: int = 2048 * MIB
-    dns: tuple[str, ...] = ()
-    extra_hosts: tuple[str, ...] = ()
-    cgroup_parent: str = ""
+    artifact_bytes: Bytes = option(
+        2048 * MIB, "chaindock.build.size", "Largest result of a build."
+    )
+    dns: Addresses = option((), "vm.docker.hostConfig.Dns")
+    extra_hosts: Hosts = option((), "vm.docker.hostConfig.ExtraHosts")
+    cgroup_parent: str = option("", "vm.docker.hostConfig.CgroupParent")
 
 
 @dataclass(frozen=True)
@@ -231,27 +285,38 @@ class DockerOptions:
     """Everything about the Docker back end.
 
     Args:
-        images: per platform name.
-        pull: when base images are fetched: `missing`, `never`, `always`.
-        mirrors: where else base images are taken from, in order, when the place that
-            their name says does not give them.
-        pull_silence_s: a pull without progress for so long has failed.
-        call_s: one plain call to the engine may take so long.
-        docker_ns, fabric_version: $(DOCKER_NS), and $(PROJECT_VERSION) with its
-            $(TWO_DIGIT_VERSION), in names of images.
-        chaincode_port: where chaincode that is dialled listens in its container.
+        images: by the name of the language.
+        pull_silence_s: seconds without progress after which a pull has failed.
+        call_s: longest time of one call to the engine, in seconds.
+        docker_ns: what $(DOCKER_NS) stands for in names of images.
+        chaincode_port: port in the container of chaincode that the node dials.
         path: where programs of this machine are looked for, as a PATH.
     """
 
     endpoint: EndpointOptions = field(default_factory=EndpointOptions)
     images: Mapping[str, LanguageImages] = field(default_factory=default_images)
-    pull: Pull = "missing"
-    mirrors: tuple[Mirror, ...] = FABRIC_MIRRORS
+    pull: Pull = option(
+        "missing",
+        "chaindock.docker.pull",
+        "When base images are fetched.",
+        also=Option(
+            "chaincode.pull", "Fetch base images before every build.", syntax=_ALWAYS
+        ),
+    )
+    mirrors: Mirrors = option(
+        FABRIC_MIRRORS,
+        "chaindock.docker.mirrors",
+        "Where images are fetched from if their registry fails, as OF=host/path, in order.",
+    )
     pull_silence_s: float = 120.0
     call_s: float = 60.0
     sandbox: SandboxOptions = field(default_factory=SandboxOptions)
     compile: CompileOptions = field(default_factory=CompileOptions)
     docker_ns: str = "hyperledger"
-    fabric_version: str = "latest"
+    fabric_version: str = option(
+        "latest",
+        "chaindock.docker.fabricVersion",
+        "What $(PROJECT_VERSION) stands for in names of images.",
+    )
     chaincode_port: int = 9999
     path: str = "/usr/sbin:/sbin:/usr/bin:/bin"

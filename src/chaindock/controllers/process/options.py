@@ -1,17 +1,13 @@
-"""Settings of the process back end.
-
-Owns:    ProcessOptions.
-Not:     where values come from (config).
-Entry:   ProcessOptions
-"""
+"""Options of the process back end."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from chaindock.container.value_types import Memory
+from chaindock.options import option, setting
+from chaindock.values import GIB, MIB, Bytes, Seconds
 
 
 @dataclass(frozen=True)
@@ -20,30 +16,38 @@ class ProcessOptions:
 
     Args:
         root: where runs are kept; belongs to this node alone.
-        cache_root: finished builds, and the caches of the toolchains; nodes of one user
-            may share it.
-        path: where programs are looked for, as a PATH value.
         keep_builds: finished builds kept per label; one in use is never removed.
         max_open_files: of one process of a running chaincode; None = as the node has it.
-        max_file_bytes: largest file that it may write; 0 = unlimited.
-        memory_bytes: of all processes of a chaincode together; 0 = unlimited.
-        tmp_bytes: what it may keep in its private directory; 0 = unlimited.
-        close_grace_s: how long what still runs at the node's end may take, in seconds.
-        silence_s: a build step that prints nothing for so long has failed.
-        limit_s: a build that takes longer has failed, whatever it prints; the clocks of
-            its phases are the launch's.
+        close_grace_s: seconds that processes have to end when the node ends.
+        limit_s: longest build in seconds; the launch's own limits are much shorter.
         durable_builds: flush each build to disk, so that it outlives a power failure.
     """
 
     root: Path
-    cache_root: Path
-    path: str = "/usr/local/bin:/usr/bin:/bin"
+    cache_root: Path = field(
+        metadata=setting(
+            "chaindock.process.cache",
+            "Directory of finished builds and of the toolchains' caches; the nodes of "
+            "one user may share it.",
+        )
+    )
+    path: str = option(
+        "/usr/local/bin:/usr/bin:/bin",
+        "chaindock.process.path",
+        "Directories in which builds look for toolchains, as a PATH.",
+    )
     keep_builds: int = 3
     max_open_files: int | None = 4096
-    max_file_bytes: int = 256 * 1024 * 1024
-    memory_bytes: int = 2048 * 1024 * 1024
-    tmp_bytes: int = 1024 * 1024 * 1024
+    max_file_bytes: Bytes = option(
+        256 * MIB,
+        "chaindock.process.maxFileSize",
+        "Largest file that a chaincode may write.",
+    )
+    memory_bytes: Memory = option(2 * GIB, "vm.docker.hostConfig.Memory")
+    tmp_bytes: Bytes = option(
+        GIB, "chaindock.process.tmp", "Size of the private directory of a chaincode."
+    )
     close_grace_s: float = 2.0
-    silence_s: float = 600.0
+    silence_s: Seconds = option(600.0, "chaindock.build.silence")
     limit_s: float = 24 * 3600.0
     durable_builds: bool = True

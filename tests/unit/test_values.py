@@ -4,13 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chaindock.config.kinds import (
+from chaindock.values import (
     BOOLEAN,
-    SIZE,
-    WORDS,
     WrongValueError,
     read_duration,
+    read_size,
+    read_words,
     show_duration,
+    show_size,
 )
 
 
@@ -47,18 +48,18 @@ def test_shown_durations_read_back(milliseconds):
     ("text", "size"), [("1", 1), ("64k", 65_536), ("2GiB", 2 << 30), ("5 mb", 5 << 20)]
 )
 def test_sizes_are_powers_of_two(text, size, tmp_path):
-    assert SIZE.read(text, tmp_path) == size
+    assert read_size(text, tmp_path) == size
 
 
 @given(st.integers(0, 1 << 50))
 def test_shown_sizes_read_back(size):
-    assert SIZE.read(SIZE.show(size), None) == size  # type: ignore[arg-type]
+    assert read_size(show_size(size), None) == size  # type: ignore[arg-type]
 
 
 def test_lists_come_from_yaml_or_commas(tmp_path):
-    assert WORDS.read(["a", "b"], tmp_path) == WORDS.read("a, b,", tmp_path)
+    assert read_words(["a", "b"], tmp_path) == read_words("a, b,", tmp_path)
 
 
 @pytest.mark.parametrize("word", ["true", "T", "1", "yes", "ON"])
 def test_truth_has_many_words(word, tmp_path):
-    assert BOOLEAN.read(word, tmp_path) is True
+    assert BOOLEAN.parse(word, tmp_path) is True

@@ -1,0 +1,184 @@
+"""How options are declared: as fields of frozen dataclasses that document themselves.
+
+A field made by `option` is a setting: it has a key and a help text besides its type,
+bounds (msgspec's `Meta`) and default.
+`chaindock.config` derives the list of settings, their parsing and the reference from it.
+Source: docs/adr/0007-typed-options.md
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import msgspec
+from msgspec import Meta
+
+from chaindock.values import (
+    PAIRS,
+    PATHS,
+    SYNTAXES,
+    TEXT,
+    WORDS,
+    Syntax,
+    WrongValueError,
+)
+
+T = TypeVar("T")
+_OPTIONS = "options"
+
+
+@dataclass(frozen=True)
+class Option:
+    """What makes a field a setting.
+
+    Args:
+        key: as in core.yaml, with dots between levels.
+        help: one sentence, with the unit if there is one. "" = another field with the
+            same key describes it, and gets the same value.
+        syntax: default: that of the field's type.
+        variable: an environment variable of Fabric that sets it, besides CORE_*.
+    """
+
+    key: str
+    help: str = ""
+    syntax: Syntax | None = None
+    variable: str = ""
+
+
+def option(
+    default: T,
+    key: str,
+    help: str = "",  # noqa: A002  # reads like the click options
+    *,
+    syntax: Syntax | None = None,
+    variable: str = "",
+    also: Option | None = None,
+) -> T:
+    """Return a dataclass field that is a setting; `also` is a second key for it."""
+    metadata = setting(key, help, syntax=syntax, variable=variable, also=also)
+    return field(default=default, metadata=metadata)
+
+
+def setting(
+    key: str,
+    help: str = "",  # noqa: A002
+    *,
+    syntax: Syntax | None = None,
+    variable: str = "",
+    also: Option | None = None,
+) -> dict[str, tuple[Option, ...]]:
+    """Return the metadata of a field that is a setting, for `dataclasses.field`."""
+    first = Option(key, help, syntax, variable)
+    return {_OPTIONS: (first, also) if also else (first,)}
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A field that is a setting, of one options class."""
+
+    field: str
+    option: Option
+    type: Any
+
+    @property
+    def syntax(self) -> Syntax:
+        """How its values are written."""
+        return self.option.syntax or _syntax_of(self.type)
+
+    @property
+    def is_mapping(self) -> bool:
+        """Whether values of several origins are merged."""
+        return get_origin(_bare(self.type)) is Mapping
+
+    def read(self, value: Any, base: Path) -> Any:
+        """Return `value` as the field has it. Raises: WrongValueError."""
+        parsed = self.syntax.parse(value, base)
+        try:
+            return msgspec.convert(parsed, self.type, strict=False)
+        except msgspec.ValidationError as error:
+            raise WrongValueError(_expected(self.type, self.syntax)) from error
+
+    def show(self, value: Any) -> str:
+        """Return `value` as text."""
+        return "" if value is None else self.syntax.show(value)
+
+
+@functools.cache
+def declared_in(model: type) -> tuple[Declared, ...]:
+    """Return the settings that an options class declares, in order."""
+    options = {
+        one.name: one.metadata[_OPTIONS]
+        for one in fields(model)
+        if _OPTIONS in one.metadata
+    }
+    hints = get_type_hints(model, include_extras=True) if options else {}
+    return tuple(
+        Declared(name, one, hints[name])
+        for name, several in options.items()
+        for one in several
+    )
+
+
+# --- types ---------------------------------------------------------------------------
+
+
+def _metadata(hint: Any) -> list[Any]:
+    """Return all that annotates a type, the outermost last."""
+    if get_origin(hint) is Annotated:
+        return [*_metadata(hint.__origin__), *hint.__metadata__]
+    if get_origin(hint) in {Union, types.UnionType}:
+        return [one for arm in get_args(hint) for one in _metadata(arm)]
+    return []
+
+
+def _bare(hint: Any) -> Any:
+    """Return a type without annotations and without None."""
+    if get_origin(hint) is Annotated:
+        return _bare(hint.__origin__)
+    if get_origin(hint) in {Union, types.UnionType}:
+        return next(_bare(arm) for arm in get_args(hint) if arm is not types.NoneType)
+    return hint
+
+
+def _syntax_of(hint: Any) -> Syntax:
+    own = [one for one in _metadata(hint) if isinstance(one, Syntax)]
+    if own:
+        return own[-1]
+    bare = _bare(hint)
+    if get_origin(bare) is tuple:
+        return PATHS if get_args(bare)[0] is Path else WORDS
+    if get_origin(bare) is Mapping:
+        return PAIRS
+    return SYNTAXES.get(bare, TEXT)
+
+
+_NOUNS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+def _expected(hint: Any, syntax: Syntax) -> str:
+    """Say what a type takes; its bounds as they are written."""
+    bare = _bare(hint)
+    if get_origin(bare) is Literal:
+        return "one of " + ", ".join(get_args(bare))
+    metas = [one for one in _metadata(hint) if isinstance(one, Meta)]
+    noun = next((one.title for one in metas if one.title), _NOUNS.get(bare, "a list"))
+    for meta in reversed(metas):
+        if meta.gt is not None:
+            return f"{noun} above {syntax.show(meta.gt)}"
+        if meta.ge is not None:
+            return f"{noun}, {syntax.show(meta.ge)} or more"
+    return noun

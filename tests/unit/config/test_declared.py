@@ -1,0 +1,67 @@
+"""What the packages declare as settings fits together."""
+
+from pathlib import Path
+
+import pytest
+
+from chaindock.config.fabric import REMOVED
+from chaindock.config.keys import look_up
+from chaindock.config.load import load
+from chaindock.config.sections import KEYS, KNOWN, VARIABLES, defaults
+from chaindock.container.contracts import BuildEnvironment
+from chaindock.controllers.docker.options import EndpointOptions
+from chaindock.errors import ConfigInvalid
+from chaindock.values import WrongValueError
+
+PLAIN = defaults(
+    Path("/home"), Path("/cache"), "/bin", EndpointOptions(), BuildEnvironment()
+)
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
+def test_a_key_has_a_help_text_and_its_default_can_be_given_again(key):
+    """What `config show` prints can be written to core.yaml."""
+    values = [look_up(PLAIN, target.path) for target in key.targets]
+    assert key.help.endswith(".")
+    if values[0] is None:
+        return
+    text = key.show(values[0])
+    try:
+        assert key.targets[0].declared.read(text, Path("/")) == values[0]
+    except WrongValueError:
+        assert text == ""
+
+
+SHARED = [key for key in KEYS if key.targets[1:]]
+
+
+@pytest.mark.parametrize("key", SHARED, ids=lambda key: key.name)
+def test_options_that_share_a_key_share_its_default(key):
+    if key.name == "vm.endpoint":  # unset is not empty
+        return
+    assert len({look_up(PLAIN, target.path) for target in key.targets}) == 1
+
+
+def test_names_and_variables_are_unique():
+    assert len(KNOWN) == len(KEYS)
+    assert len(VARIABLES) == sum(len(key.variables) for key in KEYS)
+
+
+def test_a_key_that_was_removed_is_told_as_that(tmp_path):
+    path = tmp_path / "core.yaml"
+    path.write_text("chaindock:\n  sandbox:\n    pids: 5\n")
+    with pytest.raises(ConfigInvalid, match="no longer exists") as caught:
+        load(tmp_path, env={})
+    assert f"{path}:3" in caught.value.message
+    assert caught.value.hint == "use vm.docker.hostConfig.PidsLimit"
+    with pytest.raises(ConfigInvalid, match="no longer exists"):
+        load(tmp_path / "x", env={"CORE_CHAINDOCK_SANDBOX_PIDS": "5"})
+
+
+def test_a_removed_key_is_no_setting():
+    assert not REMOVED.keys() & KNOWN.keys()
+
+
+def test_options_are_frozen():
+    with pytest.raises(AttributeError):
+        PLAIN.node.channel = "x"  # type: ignore[misc]
