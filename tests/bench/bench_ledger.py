@@ -11,7 +11,7 @@ from bench.measure import in_turns, scratch
 from bench.rows import Row
 from chaindock.ids import TxId
 from support.ledgers.envelopes import rwset, transaction
-from support.ledgers.ledger import VALID, commit, ledger_at
+from support.ledgers.ledger import VALID, commit, judged, ledger_at
 
 if TYPE_CHECKING:
     import sqlite3
@@ -92,7 +92,7 @@ async def commits(ledger: Ledger, path: Path, size: int) -> Row:
         blocks = [block() for _ in range(BLOCKS)]
         began = time.perf_counter()
         for one in blocks:
-            await ledger.commit(one)
+            await ledger.commit(judged(one))
         return (time.perf_counter() - began) / BLOCKS * 1e6
 
     insert = mean_us(

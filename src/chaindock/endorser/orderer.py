@@ -1,12 +1,9 @@
 """Put transactions in order and have them committed.
 
-Owns:    what is accepted, cutting batches, telling each submitter what became of his.
-Not:     validation without state (transactions.py), blocks and conflicts (ledger).
-Entry:   Orderer.submit
-Holds:   what was accepted is committed in order of acceptance, also when the submitter
-         left or the node goes down in order; what may wait is bounded, in number and
-         bytes.
-Source:  ledger-gateway.md §3.1, §3.2, §4.1
+An accepted transaction is committed in order of acceptance, also when the submitter
+left or the node goes down in order. The number and bytes of waiting transactions are
+bounded.
+Source: docs/fabric/ledger.md#transaction
 """
 
 from __future__ import annotations
@@ -14,11 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Self
 
-from fabric_protos.common import common_pb2
 from fabric_protos.peer import transaction_pb2 as codes
-from google.protobuf.message import DecodeError
 
 from chaindock.aio import Tasks
 from chaindock.errors import (
@@ -30,7 +25,11 @@ from chaindock.errors import (
 )
 from chaindock.identity.msp import Role
 from chaindock.ids import TxId
-from chaindock.lifecycle.definitions import NAMESPACE, read_sequence
+from chaindock.lifecycle.definitions import (
+    NAMESPACE,
+    has_default_policy,
+    read_definition,
+)
 from chaindock.options import option
 from chaindock.telemetry import get_logger
 from chaindock.values import MIB, Bytes, Count, SecondsOrNone
@@ -38,28 +37,14 @@ from chaindock.values import MIB, Bytes, Count, SecondsOrNone
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from chaindock.endorser.transactions import Checked, TransactionChecks
+    from chaindock.endorser.transactions import TransactionChecks
     from chaindock.identity.msp import Identity
-    from chaindock.ids import ChannelId
-    from chaindock.ledger.committer import CommittedBlock
+    from chaindock.ledger.ledger import Ledger
     from chaindock.ledger.simulator import Simulator
+    from chaindock.ledger.transaction import ParsedTransaction
 
 _log = get_logger("orderer")
-_CONFIGS: Final = frozenset({common_pb2.CONFIG, common_pb2.CONFIG_UPDATE})
-
-
-class Blocks(Protocol):
-    """Where blocks go; ledger.Ledger is one."""
-
-    @property
-    def channel(self) -> ChannelId:
-        """The channel."""
-
-    def new_simulator(self, tx_id: TxId) -> Simulator:
-        """Return a view of the committed state."""
-
-    async def commit(self, envelopes: Sequence[tuple[bytes, int]]) -> CommittedBlock:
-        """Commit a block. Raises: nothing was committed then."""
+_CONFIGS: Final = frozenset({"CONFIG", "CONFIG_UPDATE"})
 
 
 @dataclass(frozen=True)
@@ -111,8 +96,7 @@ class Commit:
 
 @dataclass(eq=False, slots=True)
 class _Waiting:
-    envelope: bytes
-    checked: Checked
+    tx: ParsedTransaction
     arrived_s: float
     done: asyncio.Future[Commit]
 
@@ -122,7 +106,7 @@ class Orderer:
 
     def __init__(
         self,
-        ledger: Blocks,
+        ledger: Ledger,
         checks: TransactionChecks,
         options: OrdererOptions | None = None,
     ) -> None:
@@ -134,7 +118,7 @@ class Orderer:
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._closing = False
-        self._defined: set[str] = {NAMESPACE}
+        self._committable: set[str] = {NAMESPACE}
         self._tasks = Tasks("orderer")
         self._worker: asyncio.Task[None] | None = None
 
@@ -169,43 +153,39 @@ class Orderer:
             LedgerClosed: the node goes down. LedgerError: the block was not written.
         Cancelled: once accepted it is committed all the same.
         """
-        self._admit(envelope)
-        checked = self._checks.check(envelope)
-        if (creator := checked.creator) is not None:
+        tx, creator = self._checks.check(envelope)
+        self._admit(tx)
+        if creator is not None:
             _check_writer(creator)
         while not self._closing and self._full(len(envelope)):
             self._room.clear()
             await self._room.wait()
         if self._closing:
-            raise LedgerClosed("the orderer is going down; nothing was submitted")
+            raise LedgerClosed("the orderer is shutting down; nothing was submitted")
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(envelope, checked, loop.time(), loop.create_future())
+        waiting = _Waiting(tx, loop.time(), loop.create_future())
         self._queue.append(waiting)
         self._bytes += len(envelope)
         self._arrived.set()
         return await waiting.done
 
-    def _admit(self, envelope: bytes) -> None:
-        """Refuse what an orderer refuses at once (§3.2)."""
+    def _admit(self, tx: ParsedTransaction) -> None:
+        """Refuse what Fabric's orderer refuses at once. Raises: InvalidInput."""
         limit = self._options.absolute_max_bytes
-        try:
-            outer = common_pb2.Envelope.FromString(envelope)
-            payload = common_pb2.Payload.FromString(outer.payload)
-            header = common_pb2.ChannelHeader.FromString(payload.header.channel_header)
-        except DecodeError as error:
-            raise InvalidInput(f"the envelope cannot be read: {error}") from error
-        if not outer.payload:
+        if not tx.size:
             raise InvalidInput("Message was empty")
-        size = len(outer.payload) + len(outer.signature)
-        if size > limit:
+        if tx.size > limit:
             raise InvalidInput(
-                f"message payload is {size} bytes and exceeds maximum allowed {limit} "
-                "bytes"
+                f"message payload is {tx.size} bytes and exceeds maximum allowed "
+                f"{limit} bytes"
             )
-        if header.type in _CONFIGS:
+        if tx.channel is None:
+            name = codes.TxValidationCode.Name(tx.code)
+            raise InvalidInput(f"the envelope cannot be read: {name}")
+        if tx.kind in _CONFIGS:
             raise InvalidInput("message is of type that cannot be processed directly")
-        if header.channel_id != self._ledger.channel:
-            raise InvalidInput(f"channel does not exist: {header.channel_id!r}")
+        if tx.channel != self._ledger.channel:
+            raise InvalidInput(f"channel does not exist: {tx.channel!r}")
 
     def _full(self, size: int) -> bool:
         options = self._options
@@ -252,14 +232,14 @@ class Orderer:
         """Whether the waiting transactions fill a block."""
         return self._count() < len(self._queue) or (
             len(self._queue) >= self._options.max_message_count
-            or len(self._queue[0].envelope) > self._options.preferred_max_bytes
+            or len(self._queue[0].tx.envelope) > self._options.preferred_max_bytes
         )
 
     def _count(self) -> int:
         """Return how many of the waiting transactions the next block takes."""
         options, size, count = self._options, 0, 0
         for waiting in self._queue:
-            size += len(waiting.envelope)
+            size += len(waiting.tx.envelope)
             if count and size > options.preferred_max_bytes:
                 break
             count += 1
@@ -269,16 +249,15 @@ class Orderer:
 
     def _cut(self) -> list[_Waiting]:
         batch = [self._queue.popleft() for _ in range(self._count())]
-        self._bytes -= sum(len(waiting.envelope) for waiting in batch)
+        self._bytes -= sum(len(waiting.tx.envelope) for waiting in batch)
         self._room.set()
         return batch
 
     async def _commit(self, batch: list[_Waiting]) -> None:
         try:
-            self._learn({n for w in batch for n in w.checked.chaincodes})
-            block = await self._ledger.commit(
-                [(waiting.envelope, self._code(waiting.checked)) for waiting in batch]
-            )
+            txs = [waiting.tx for waiting in batch]
+            self._check_definitions(txs)
+            block = await self._ledger.commit(txs)
         except ChaindockError as error:
             _log.error("block not committed", transactions=len(batch), exc_info=error)
             for waiting in batch:
@@ -304,20 +283,40 @@ class Orderer:
                     Commit(block.number, tx.code, tx.tx_id, tx.index)
                 )
 
-    def _code(self, checked: Checked) -> int:
-        defined = checked.chaincodes <= self._defined
-        return checked.code if defined else int(codes.INVALID_CHAINCODE)
+    def _check_definitions(self, txs: Sequence[ParsedTransaction]) -> None:
+        """Refuse transactions of chaincodes that cannot be committed to as of now.
 
-    def _learn(self, names: set[str]) -> None:
-        """Find out which chaincodes are defined before this block; none ever ceases."""
-        unknown = names - self._defined
-        if not unknown:
-            return
-        simulator = self._ledger.new_simulator(TxId(""))
+        A chaincode that is defined with the channel's default policy stays so: other
+        policies are refused when a definition is committed.
+        """
+        simulator: Simulator | None = None
         try:
-            self._defined |= {n for n in unknown if read_sequence(simulator, n)}
+            for tx in txs:
+                for name in sorted(tx.namespaces - self._committable):
+                    simulator = simulator or self._ledger.new_simulator(TxId(""))
+                    code = _definition_code(simulator, name)
+                    if code == codes.NOT_VALIDATED:
+                        self._committable.add(name)
+                    elif tx.code == codes.NOT_VALIDATED:
+                        tx.code = code
         finally:
-            simulator.done()
+            if simulator is not None:
+                simulator.done()
+
+
+def _definition_code(simulator: Simulator, name: str) -> int:
+    """Return NOT_VALIDATED, or the code for a missing definition or its policy."""
+    definition = read_definition(simulator, name)
+    if definition is None:
+        return int(codes.INVALID_CHAINCODE)
+    if not has_default_policy(definition):
+        _log.warning(
+            "transaction refused: the endorsement policy of its chaincode is not the "
+            "channel's default and is not evaluated yet",
+            chaincode=name,
+        )
+        return int(codes.ENDORSEMENT_POLICY_FAILURE)
+    return int(codes.NOT_VALIDATED)
 
 
 def _check_writer(creator: Identity) -> None:

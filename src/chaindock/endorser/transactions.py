@@ -1,21 +1,15 @@
-"""Transactions: put together from endorsements, and judged before they are committed.
+"""Transactions: put together from endorsements, and checked before they are ordered.
 
-Owns:    assembling an envelope; validation codes that need no state.
-Not:     duplicates and conflicts (ledger), order (orderer.py).
-Entry:   prepare_payload, sign_payload, TransactionChecks.check
-Holds:   an envelope that is NOT_VALIDATED here was signed by its creator, carries the
-         proposal that was endorsed, and has an endorsement of a peer.
-Source:  ledger-gateway.md §2.4, §4.1, §4.2, §5.2
+A transaction that is NOT_VALIDATED after `TransactionChecks.check` was signed by its
+creator, carries the proposal that was endorsed, and has an endorsement of a peer.
+Source: docs/fabric/ledger.md#order-of-checks
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fabric_protos.common import common_pb2
-from fabric_protos.ledger.rwset import rwset_pb2
-from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 from fabric_protos.peer import (
     chaincode_event_pb2,
     proposal_pb2,
@@ -27,7 +21,16 @@ from fabric_protos.peer import transaction_pb2 as codes
 from chaindock.endorser.proposals import proposal_hash, transaction_id
 from chaindock.errors import Denied, InvalidInput
 from chaindock.identity.msp import Role
-from chaindock.ledger.decoding import Broken, open_envelope, parse
+from chaindock.ledger.transaction import (
+    Broken,
+    ParsedTransaction,
+    parse,
+    read_action,
+    read_headers,
+    read_response,
+    read_result,
+    read_spaces,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,103 +104,73 @@ def sign_payload(proposal: Proposal, payload: bytes, signer: SigningIdentity) ->
     return bytes(envelope.SerializeToString())
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What was found out about an envelope.
-
-    Args:
-        code: NOT_VALIDATED = nothing is wrong so far, else the TxValidationCode.
-        tx_id: as the header says; "" when it cannot be read.
-        chaincodes: the invoked one and all that are written to.
-        creator: who signed; None when that was not found out.
-    """
-
-    code: int
-    tx_id: str = ""
-    chaincodes: frozenset[str] = frozenset()
-    creator: Identity | None = None
-
-
 class TransactionChecks:
-    """Validation of one channel's envelopes, as far as no state is needed."""
+    """Checks of one channel's envelopes that need no state."""
 
     def __init__(self, channel: ChannelId, msp: Msp) -> None:
         self._channel = channel
         self._msp = msp
 
-    def check(self, envelope: bytes) -> Checked:
-        """Judge a serialised Envelope; never raises for any bytes."""
-        tx_id, signer = "", None
-        try:
-            outer, payload, header = self._open(envelope)
-            tx_id = header.tx_id
-            creator, signer = self._check_creator(outer, payload, header)
-            chaincodes = self._check_action(payload, header, creator)
-        except Broken as broken:
-            return Checked(broken.code, tx_id, creator=signer)
-        return Checked(codes.NOT_VALIDATED, tx_id, chaincodes, signer)
+    def check(self, envelope: bytes) -> tuple[ParsedTransaction, Identity | None]:
+        """Take a serialised Envelope apart and check it; never raises for any bytes.
 
-    def _open(self, data: bytes) -> tuple[Any, Any, Any]:
-        envelope, payload, header = open_envelope(data)
-        if header.type in {common_pb2.CONFIG, common_pb2.CONFIG_UPDATE}:
-            raise Broken(codes.UNSUPPORTED_TX_PAYLOAD)
-        if header.type != common_pb2.ENDORSER_TRANSACTION or header.epoch:
-            raise Broken(codes.BAD_COMMON_HEADER)
-        if header.channel_id != self._channel:
-            raise Broken(codes.TARGET_CHAIN_NOT_FOUND)
-        return envelope, payload, header
+        Returns:
+            the transaction with its code, and its creator, None if that is not known.
+        """
+        tx, creator = ParsedTransaction(envelope), None
+        try:
+            outer, payload, header = read_headers(tx, self._channel)
+            signed, creator = self._check_creator(tx, outer, payload)
+            self._check_action(tx, payload, header, signed)
+        except Broken as broken:
+            tx.code = broken.code
+        return tx, creator
 
     def _check_creator(
-        self, envelope: Any, payload: Any, header: Any
+        self, tx: ParsedTransaction, envelope: Any, payload: Any
     ) -> tuple[Any, Identity]:
-        """Check who signed; return the parsed SignatureHeader and the signer."""
+        """Check the signature; return the parsed SignatureHeader and the signer."""
+        if tx.is_config:
+            raise Broken(codes.UNSUPPORTED_TX_PAYLOAD)
         bad = codes.BAD_COMMON_HEADER
-        creator = parse(
-            common_pb2.SignatureHeader, payload.header.signature_header, bad
-        )
-        if not creator.nonce or not creator.creator:
+        signed = parse(common_pb2.SignatureHeader, payload.header.signature_header, bad)
+        if not signed.nonce or not signed.creator:
             raise Broken(bad)
         try:
-            identity = self._msp.identify(creator.creator)
+            identity = self._msp.identify(signed.creator)
             identity.verify(envelope.payload, envelope.signature)
         except Denied:
             raise Broken(codes.BAD_CREATOR_SIGNATURE) from None
-        if header.tx_id != transaction_id(creator.nonce, creator.creator):
+        if tx.tx_id != transaction_id(signed.nonce, signed.creator):
             raise Broken(codes.BAD_PROPOSAL_TXID)
-        return creator, identity
+        return signed, identity
 
-    def _check_action(self, payload: Any, header: Any, creator: Any) -> frozenset[str]:
+    def _check_action(
+        self, tx: ParsedTransaction, payload: Any, header: Any, signed: Any
+    ) -> None:
         invalid = codes.INVALID_ENDORSER_TRANSACTION
-        transaction = parse(transaction_pb2.Transaction, payload.data, invalid)
-        if len(transaction.actions) != 1:
+        outer, action = read_action(tx, payload)
+        if outer.header != payload.header.signature_header and signed != parse(
+            common_pb2.SignatureHeader, outer.header, invalid
+        ):
             raise Broken(invalid)
-        outer = transaction.actions[0]
-        if outer.header != payload.header.signature_header:
-            action_header = parse(common_pb2.SignatureHeader, outer.header, invalid)
-            if action_header != creator:
-                raise Broken(invalid)
-        action = parse(transaction_pb2.ChaincodeActionPayload, outer.payload, invalid)
-        if not action.HasField("action"):
-            raise Broken(codes.NIL_TXACTION)
-        endorsed = action.action
-        response = parse(
-            proposal_response_pb2.ProposalResponsePayload,
-            endorsed.proposal_response_payload,
-            codes.BAD_RESPONSE_PAYLOAD,
-        )
-        expected = proposal_hash(
+        response = read_response(action)
+        if response.proposal_hash != proposal_hash(
             payload.header.channel_header,
             payload.header.signature_header,
             action.chaincode_proposal_payload,
-        )
-        if response.proposal_hash != expected:
+        ):
             raise Broken(invalid)
-        names = _check_names(header, response)
-        self._check_endorsements(endorsed)
-        return names
+        result = read_result(tx, response)
+        _check_names(tx, header, result)
+        read_spaces(tx, result)
+        self._check_endorsements(action.action)
 
     def _check_endorsements(self, endorsed: Any) -> None:
-        """Require an endorsement by a peer: MAJORITY of one organisation's OR(peer)."""
+        """Require an endorsement by a peer of the only organisation.
+
+        That satisfies the channel's default: MAJORITY of one organisation's OR(peer).
+        """
         for endorsement in endorsed.endorsements:
             message = endorsed.proposal_response_payload + endorsement.endorser
             try:
@@ -210,30 +183,19 @@ class TransactionChecks:
         raise Broken(codes.ENDORSEMENT_POLICY_FAILURE)
 
 
-def _check_names(header: Any, response: Any) -> frozenset[str]:
-    """Check that header, action, event and results speak of the same chaincode."""
+def _check_names(tx: ParsedTransaction, header: Any, result: Any) -> None:
+    """Check that header, action and event speak of the same chaincode."""
     extension = parse(
         proposal_pb2.ChaincodeHeaderExtension,
         header.extension,
         codes.BAD_HEADER_EXTENSION,
     )
-    bad = codes.BAD_RESPONSE_PAYLOAD
-    action = parse(proposal_pb2.ChaincodeAction, response.extension, bad)
-    if not extension.HasField("chaincode_id") or not action.HasField("chaincode_id"):
-        raise Broken(codes.INVALID_OTHER_REASON)
-    name = extension.chaincode_id.name
-    if not name or action.chaincode_id.name != name or not action.chaincode_id.version:
+    other = codes.INVALID_OTHER_REASON
+    if not extension.HasField("chaincode_id") or not result.HasField("chaincode_id"):
+        raise Broken(other)
+    if not tx.name or extension.chaincode_id.name != tx.name or not tx.version:
         raise Broken(codes.INVALID_CHAINCODE)
-    if action.events:
-        other = codes.INVALID_OTHER_REASON
-        event = parse(chaincode_event_pb2.ChaincodeEvent, action.events, other)
-        if event.chaincode_id != name:
+    if result.events:
+        event = parse(chaincode_event_pb2.ChaincodeEvent, result.events, other)
+        if event.chaincode_id != tx.name:
             raise Broken(other)
-    rwset = parse(rwset_pb2.TxReadWriteSet, action.results, codes.BAD_RWSET)
-    written = {ns.namespace for ns in rwset.ns_rwset if _writes(ns)}
-    return frozenset(written | {name})
-
-
-def _writes(ns: Any) -> bool:
-    kv = parse(kv_rwset_pb2.KVRWSet, ns.rwset, codes.BAD_RWSET)
-    return bool(kv.writes or kv.metadata_writes or ns.collection_hashed_rwset)

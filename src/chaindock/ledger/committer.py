@@ -1,12 +1,8 @@
-"""Make a block of envelopes and commit it with its effects.
+"""Make a block of transactions and commit it with its effects.
 
-Owns:    the order of checks; every write to the ledger; the tip of the chain.
-Not:     threads (writer.py), reads of clients (ledger.py).
-Entry:   Committer.open, Committer.commit
-Holds:   a block, its transactions, the state and the history change in one SQLite
-         transaction or not at all; only valid transactions have effects; all of it
-         runs on the writer thread.
-Source:  ledger-gateway.md §3.3, §4.1, §6
+A block, its transactions, the state and the history change in one SQLite transaction or
+not at all. Everything here runs on the ledger's writer thread.
+Source: docs/fabric/ledger.md#order-of-checks
 """
 
 from __future__ import annotations
@@ -21,10 +17,7 @@ from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerError
 from chaindock.ids import TxId
-from chaindock.ledger.blocks import (
-    build_block,
-    commit_hash,
-)
+from chaindock.ledger.blocks import Tip, build_block, commit_hash, read_tip
 from chaindock.ledger.database import (
     WRITER_TIMEOUT_S,
     closed_on_error,
@@ -34,9 +27,8 @@ from chaindock.ledger.database import (
     read_meta,
     translated,
 )
-from chaindock.ledger.decoding import UNKNOWN, Decoded, Space, decode
 from chaindock.ledger.mvcc import conflict
-from chaindock.ledger.tip import Tip, read_tip
+from chaindock.ledger.transaction import UNKNOWN, parse_transaction
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -45,6 +37,7 @@ if TYPE_CHECKING:
 
     from chaindock.ids import ChannelId
     from chaindock.ledger.blocks import BlockSigner, Change, ChangeKey
+    from chaindock.ledger.transaction import ParsedTransaction, Space
 
 _log = get_logger("ledger")
 _TRIM_WAIT_MS = 500
@@ -105,6 +98,8 @@ class Committer:
         self._wal_limit = self._next_trim = wal_limit_bytes
         self._db: sqlite3.Connection | None = None
         self._tip = Tip(0, b"", b"", 0)
+        self.trimming = False
+        """Whether `trim_log` waits for snapshots to end; read by the event loop."""
 
     def open(self, genesis: Callable[[], bytes]) -> int:
         """Open the file, create it if there is none, check it; return the height.
@@ -131,55 +126,51 @@ class Committer:
             self._db = None
 
     def _write_genesis(self, db: sqlite3.Connection, envelope: bytes) -> None:
-        tx = decode(envelope, self._channel)
-        if tx.code != codes.VALID or not tx.is_config:
+        tx = parse_transaction(envelope, self._channel)
+        if tx.code != codes.NOT_VALIDATED or not tx.is_config:
             raise InvalidInput(
                 f"the genesis envelope is not a config transaction of channel "
                 f"{self._channel!r}: {codes.TxValidationCode.Name(tx.code)}"
             )
-        _store(db, Tip(0, b"", b"", 0), [envelope], [tx], b"", None)
+        _store(db, Tip(0, b"", b"", 0), [tx], bytes([codes.VALID]), b"", None)
 
-    def commit(self, envelopes: Sequence[tuple[bytes, int]]) -> CommittedBlock:
+    def commit(self, txs: Sequence[ParsedTransaction]) -> CommittedBlock:
         """Build, validate and write one block; it is on disk when this returns.
 
         Args:
-            envelopes: at least one; each with VALID or NOT_VALIDATED if it is still to
-                be decided here, else with the code that is recorded.
+            txs: at least one; NOT_VALIDATED is decided here, any other code recorded.
 
         Raises:
-            InvalidInput: no envelopes. LedgerError: nothing was written.
+            InvalidInput: no transactions. LedgerError: nothing was written.
         """
-        if not envelopes:
-            raise InvalidInput("a block needs at least one envelope, found none")
+        if not txs:
+            raise InvalidInput("a block needs at least one transaction, found none")
         db = self._db
         if db is None:
             raise LedgerClosed("the ledger is not open")
         began = time.perf_counter()
         with translated(self._path), immediate(db):
             self._require_tip(db)
-            txs = [self._decided(*envelope) for envelope in envelopes]
-            changes = _apply(db, txs, self._tip.height)
-            filter_ = bytes(tx.code for tx in txs)
-            commit = commit_hash(filter_, changes, self._tip.height, self._tip.commit)
-            tip, block = _store(
-                db, self._tip, [e for e, _ in envelopes], txs, commit, self._signer
-            )
-        number, self._tip = self._tip.height, tip
+            number = self._tip.height
+            filter_, changes = _apply(db, txs, number)
+            commit = commit_hash(filter_, changes, number, self._tip.commit)
+            tip, block = _store(db, self._tip, txs, filter_, commit, self._signer)
+        self._tip = tip
         return CommittedBlock(
             number,
             tuple(
-                CommittedTx(TxId(t.tx_id), t.code, i, t.kind, t.chaincode)
-                for i, t in enumerate(txs)
+                CommittedTx(
+                    TxId(tx.tx_id),
+                    code,
+                    index,
+                    tx.kind,
+                    f"{tx.name}:{tx.version}" if tx.name else UNKNOWN,
+                )
+                for index, (tx, code) in enumerate(zip(txs, filter_, strict=True))
             ),
             block,
             time.perf_counter() - began,
         )
-
-    def _decided(self, envelope: bytes, code: int) -> Decoded:
-        tx = decode(envelope, self._channel)
-        if code not in {codes.VALID, codes.NOT_VALIDATED}:
-            tx.code = code
-        return tx
 
     def _require_tip(self, db: sqlite3.Connection) -> None:
         """Refuse to write a second block of one number."""
@@ -196,9 +187,9 @@ class Committer:
         """Shorten the write-ahead log when it is long; never raises.
 
         SQLite restarts the log by itself when a commit finds no snapshot that reads
-        from it. Under constant load there always is one, so wait a moment for those to
-        end; meanwhile no block is written. If they stay, the next try comes when the
-        log has grown by its limit again.
+        from the log. Under constant load there always is such a snapshot, so wait up to
+        0.5 s for them to end; meanwhile no block is written. If they stay, the next try
+        comes when the log has grown by its limit again.
         """
         db = self._db
         if db is None:
@@ -209,6 +200,7 @@ class Committer:
                 self._next_trim = self._wal_limit
             if size < self._next_trim:
                 return
+            self.trimming = True
             db.execute(f"PRAGMA busy_timeout={_TRIM_WAIT_MS}")
             busy = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             self._next_trim = self._wal_limit + (size if busy else 0)
@@ -216,27 +208,43 @@ class Committer:
         except (OSError, sqlite3.Error) as error:
             self._next_trim += self._wal_limit
             _log.warning("log not shortened", path=str(self._path), exc_info=error)
+        finally:
+            self.trimming = False
 
 
 def _apply(
-    db: sqlite3.Connection, txs: list[Decoded], number: int
-) -> dict[ChangeKey, Change]:
-    """Decide each transaction in order and write the effects of the valid ones."""
+    db: sqlite3.Connection, txs: Sequence[ParsedTransaction], number: int
+) -> tuple[bytes, dict[ChangeKey, Change]]:
+    """Decide each transaction in order and write the effects of the valid ones.
+
+    Returns:
+        the TxValidationCode of each transaction, and what the block changed.
+    """
+    decided = bytearray()
     changes: dict[ChangeKey, Change] = {}
     ids: set[str] = set()
     for position, tx in enumerate(txs):
-        if tx.code == codes.VALID and tx.tx_id:
-            known = tx.tx_id in ids or db.execute(_KNOWN, (tx.tx_id,)).fetchone()
-            tx.code = (
-                codes.DUPLICATE_TXID if known else conflict(db, tx.spaces, changes)
-            )
-        ids.add(tx.tx_id)
-        if tx.code == codes.VALID:
+        code = tx.code
+        if code == codes.NOT_VALIDATED:
+            if tx.tx_id and (tx.tx_id in ids or _is_known(db, tx.tx_id)):
+                code = codes.DUPLICATE_TXID
+            else:
+                code = conflict(db, tx.spaces, changes)
+            # Within a block, an id is used up by a transaction that passed all checks
+            # but those against the state, as markTXIdDuplicates of Fabric's v20
+            # validator.go does it: an envelope that anybody can forge uses up none.
+            ids.add(tx.tx_id)
+        decided.append(code)
+        if code == codes.VALID:
             for space in tx.spaces:
                 _write(db, space, (number, position), changes)
                 if not space.collection:
                     _remember(db, space, tx, (number, position))
-    return changes
+    return bytes(decided), changes
+
+
+def _is_known(db: sqlite3.Connection, tx_id: str) -> bool:
+    return db.execute(_KNOWN, (tx_id,)).fetchone() is not None
 
 
 def _write(
@@ -260,7 +268,10 @@ def _write(
 
 
 def _remember(
-    db: sqlite3.Connection, space: Space, tx: Decoded, version: tuple[int, int]
+    db: sqlite3.Connection,
+    space: Space,
+    tx: ParsedTransaction,
+    version: tuple[int, int],
 ) -> None:
     db.executemany(
         _REMEMBER,
@@ -285,20 +296,21 @@ def _remember(
 def _store(
     db: sqlite3.Connection,
     tip: Tip,
-    envelopes: list[bytes],
-    txs: list[Decoded],
+    txs: Sequence[ParsedTransaction],
+    filter_: bytes,
     commit: bytes,
     signer: BlockSigner | None,
 ) -> tuple[Tip, bytes]:
     """Write the block after `tip` and the index of its transactions."""
     number = tip.height
-    configured = any(tx.is_config and tx.code == codes.VALID for tx in txs)
+    judged = list(zip(txs, filter_, strict=True))
+    configured = any(tx.is_config and code == codes.VALID for tx, code in judged)
     last_config = number if configured else tip.last_config
     block, block_hash = build_block(
         number,
         tip.hash,
-        envelopes,
-        codes=bytes(tx.code for tx in txs),
+        [tx.envelope for tx in txs],
+        codes=filter_,
         last_config=last_config,
         commit=commit,
         signer=signer,
@@ -306,7 +318,7 @@ def _store(
     db.execute("INSERT INTO blocks VALUES (?, ?, ?)", (number, block_hash, block))
     db.executemany(
         "INSERT INTO transactions VALUES (?, ?, ?, ?)",
-        ((tx.tx_id, number, position, tx.code) for position, tx in enumerate(txs)),
+        ((tx.tx_id, number, index, code) for index, (tx, code) in enumerate(judged)),
     )
     db.execute("REPLACE INTO meta VALUES ('height', ?)", (number + 1,))
     return Tip(number + 1, block_hash, commit, last_config), block

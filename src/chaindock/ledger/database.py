@@ -1,15 +1,12 @@
 """The SQLite file: its tables, how it is opened, what its errors mean.
 
-Owns:    the schema; connections and their settings; translation of SQLite errors.
-Not:     what goes into a block (committer.py), snapshots (snapshots.py).
-Entry:   connect_writer, connect_reader, create
-Holds:   a commit is in the log and flushed to disk when it returns (WAL, synchronous
-         FULL); a file of another schema or channel is refused untouched.
-Source:  architecture.md "Choices already made"
+When a commit returns, it is flushed to disk (WAL, synchronous FULL). A file of another
+program, schema or channel is refused and left as it was.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from contextlib import contextmanager
@@ -23,7 +20,7 @@ if TYPE_CHECKING:
 
     from chaindock.ids import ChannelId
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x43444C31
 """Marks the file as ours in its header ("CDL1")."""
 
@@ -35,6 +32,14 @@ WRITER_TIMEOUT_S = 5.0
 # serialised KVMetadataWrite without its key. `history.entry` is a serialised
 # KeyModification: the value is kept twice, so that history needs no block to be parsed.
 # An envelope nobody can decode has transaction id "".
+# Tables of values are ordinary ones: in a WITHOUT ROWID table a row above 1 kB takes
+# whole pages of its own.
+_VALUES = """
+CREATE TABLE state (ns TEXT NOT NULL, key BLOB NOT NULL, block INTEGER NOT NULL,
+  tx INTEGER NOT NULL, metadata BLOB, value BLOB NOT NULL, PRIMARY KEY (ns, key));
+CREATE TABLE history (ns TEXT NOT NULL, key BLOB NOT NULL, block INTEGER NOT NULL,
+  tx INTEGER NOT NULL, entry BLOB NOT NULL, PRIMARY KEY (ns, key, block, tx));
+"""
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE blocks (number INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE,
@@ -42,13 +47,9 @@ CREATE TABLE blocks (number INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE,
 CREATE TABLE transactions (tx_id TEXT NOT NULL, block INTEGER NOT NULL,
   position INTEGER NOT NULL, code INTEGER NOT NULL,
   PRIMARY KEY (tx_id, block, position)) WITHOUT ROWID;
-CREATE TABLE state (ns TEXT NOT NULL, key BLOB NOT NULL, block INTEGER NOT NULL,
-  tx INTEGER NOT NULL, metadata BLOB, value BLOB NOT NULL,
-  PRIMARY KEY (ns, key)) WITHOUT ROWID;
-CREATE TABLE history (ns TEXT NOT NULL, key BLOB NOT NULL, block INTEGER NOT NULL,
-  tx INTEGER NOT NULL, entry BLOB NOT NULL,
-  PRIMARY KEY (ns, key, block, tx)) WITHOUT ROWID;
 """
+_FORMER_SCHEMA = 1
+"""Version 1 kept state and history in WITHOUT ROWID tables."""
 
 _HINTS = {
     sqlite3.SQLITE_FULL: "free some space on the disk, then submit again; "
@@ -60,6 +61,10 @@ _HINTS = {
     sqlite3.SQLITE_PERM: "check the permissions of the file and its directory",
     sqlite3.SQLITE_IOERR: "check the disk; the system's log says more",
 }
+_NO_FILES = (
+    "too many files are open: raise the node's limit (ulimit -n), or lower "
+    "peer.limits.concurrency.endorserService"
+)
 _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _RESTORE = "restore the file from a copy, or move it away to begin with an empty ledger"
 
@@ -93,6 +98,8 @@ def connect_writer(path: Path, channel: ChannelId) -> tuple[sqlite3.Connection, 
         db.execute("PRAGMA checkpoint_fullfsync=ON")
         db.execute("PRAGMA cache_size=-16000")
         _sync_directory(path.parent)
+        if not empty:
+            _migrate(db)
     return db, empty
 
 
@@ -123,7 +130,7 @@ def _is_empty(db: sqlite3.Connection, path: Path, channel: ChannelId) -> bool:
             hint="name another path",
             path=path,
         )
-    if version != SCHEMA_VERSION:
+    if version not in {SCHEMA_VERSION, _FORMER_SCHEMA}:
         raise LedgerError(
             f"ledger {str(path)!r} has schema version {version}; "
             f"this program reads version {SCHEMA_VERSION}",
@@ -146,11 +153,34 @@ def _is_empty(db: sqlite3.Connection, path: Path, channel: ChannelId) -> bool:
 
 def create(db: sqlite3.Connection, channel: ChannelId) -> None:
     """Make the tables, inside the caller's transaction: half a ledger cannot stay."""
-    for statement in filter(str.strip, _SCHEMA.split(";")):
-        db.execute(statement)
+    _run_all(db, _SCHEMA + _VALUES)
     db.execute(f"PRAGMA application_id={APPLICATION_ID}")
     db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     db.execute("INSERT INTO meta VALUES ('channel', ?)", (channel,))
+
+
+def _run_all(db: sqlite3.Connection, script: str) -> None:
+    # executescript() would commit the caller's transaction.
+    for statement in filter(str.strip, script.split(";")):
+        db.execute(statement)
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    """Copy the tables of version 1 into those of version 2, or change nothing."""
+    if db.execute("PRAGMA user_version").fetchone()[0] != _FORMER_SCHEMA:
+        return
+    with immediate(db):
+        for table in ("state", "history"):
+            db.execute(f"ALTER TABLE {table} RENAME TO former_{table}")
+        _run_all(db, _VALUES)
+        for copy in (
+            "INSERT INTO state SELECT * FROM former_state",
+            "INSERT INTO history SELECT * FROM former_history",
+            "DROP TABLE former_state",
+            "DROP TABLE former_history",
+        ):
+            db.execute(copy)
+        db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
 def read_meta(db: sqlite3.Connection, path: Path, name: str) -> str | int:
@@ -215,12 +245,24 @@ def translate(error: sqlite3.Error, path: Path) -> LedgerError:
     number = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if number in _CORRUPT:
         return corrupt(path, str(error))
+    hint = _HINTS.get(number)
+    if number == sqlite3.SQLITE_CANTOPEN and _out_of_files():
+        hint = _NO_FILES
     return LedgerError(
         f"ledger {str(path)!r}: {error}",
-        hint=_HINTS.get(number),
+        hint=hint,
         path=path,
         sqlite=getattr(error, "sqlite_errorname", None),
     )
+
+
+def _out_of_files() -> bool:
+    """Whether this process or the machine can open no more files."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return error.errno in {errno.EMFILE, errno.ENFILE}
+    return False
 
 
 def _sync_directory(directory: Path) -> None:

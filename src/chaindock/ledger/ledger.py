@@ -1,30 +1,26 @@
-"""The ledger of one channel.
+"""The ledger of one channel: opening, closing, reading, and who is told of commits.
 
-Owns:    opening and closing; who may read and write when; notification of commits.
-Not:     validation and storage (committer.py), simulation (simulator.py).
-Entry:   Ledger.open
-Holds:   a block is on disk before anybody hears of it; `height`, then callbacks, then
-         the caller of `commit` learn of it, in the order of the blocks.
-Source:  ledger-gateway.md §3.5, §4.1
+A block is on disk before anybody is told of it: first `height` moves, then callbacks are
+called, then `commit` returns, all in the order of the blocks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from fabric_protos.common import common_pb2, ledger_pb2
+from fabric_protos.common import ledger_pb2
 
 from chaindock.errors import LedgerClosed, NotFound
 from chaindock.ledger.committer import CommittedBlock, Committer
 from chaindock.ledger.database import connect_reader, translate
 from chaindock.ledger.simulator import Simulator
 from chaindock.ledger.snapshots import SnapshotPool
-from chaindock.ledger.writer import WriterThread
 from chaindock.options import option
 from chaindock.telemetry import get_logger
 from chaindock.values import Count
@@ -35,7 +31,9 @@ if TYPE_CHECKING:
 
     from chaindock.ids import ChannelId, TxId
     from chaindock.ledger.blocks import BlockSigner
+    from chaindock.ledger.transaction import ParsedTransaction
 
+T = TypeVar("T")
 _log = get_logger("ledger")
 
 
@@ -113,23 +111,21 @@ class Ledger:
         self._state = _State.NEW
         self._height = 0
         self._callbacks: list[Callable[[CommittedBlock], None]] = []
-        self._moved = asyncio.Event()
-        self._writer: WriterThread
+        self._writer: ThreadPoolExecutor
         self._reader: sqlite3.Connection
+        self._closed: asyncio.Future[None]
 
     async def __aenter__(self) -> Self:
         if self._state is not _State.NEW:
             raise LedgerClosed(f"ledger {str(self._path)!r} can be entered only once")
-        self._writer = WriterThread(f"ledger-{self.channel}")
+        self._writer = ThreadPoolExecutor(1, f"ledger-{self.channel}")
         try:
-            self._height = await self._writer.submit(
+            self._height = await self._write(
                 partial(self._committer.open, self._genesis)
             )
             self._reader = connect_reader(self._path)
         except BaseException:
-            self._state = _State.CLOSED
-            self._writer.stop(self._committer.close)
-            await self._writer.stopped()
+            await self._close_writer()
             raise
         self._state = _State.OPEN
         return self
@@ -145,14 +141,22 @@ class Ledger:
         """
         if self._state is _State.NEW:
             self._state = _State.CLOSED
-            return
-        if self._state is _State.OPEN:
-            self._state = _State.CLOSED
+        elif self._state is _State.OPEN:
             self._snapshots.close()
             self._reader.close()
-            self._writer.stop(self._committer.close)
-            self._moved.set()
-        await self._writer.stopped()
+            await self._close_writer()
+        elif hasattr(self, "_closed"):
+            await asyncio.shield(self._closed)
+
+    async def _close_writer(self) -> None:
+        self._state = _State.CLOSED
+        self._closed = self._write(self._committer.close)
+        self._writer.shutdown(wait=False)
+        await asyncio.shield(self._closed)
+
+    def _write(self, job: Callable[[], T]) -> asyncio.Future[T]:
+        """Queue `job` for the writer thread, which runs one job after the other."""
+        return asyncio.get_running_loop().run_in_executor(self._writer, job)
 
     @property
     def height(self) -> int:
@@ -162,17 +166,16 @@ class Ledger:
     def new_simulator(self, tx_id: TxId) -> Simulator:
         """Return a simulator over the state as committed now; call its `done`."""
         self._require_open()
-        snapshot = self._snapshots.acquire(self._height)
+        snapshot = self._snapshots.acquire(self._height, renew=self._committer.trimming)
         return Simulator(
             tx_id, snapshot, self._snapshots.release, self._options.total_query_limit
         )
 
-    async def commit(self, envelopes: Sequence[tuple[bytes, int]]) -> CommittedBlock:
-        """Make the next block of `envelopes`, validate and commit it.
+    async def commit(self, txs: Sequence[ParsedTransaction]) -> CommittedBlock:
+        """Make the next block of `txs`, validate and commit it.
 
         Args:
-            envelopes: at least one (serialised Envelope, TxValidationCode) in block
-                order. VALID and NOT_VALIDATED are decided here: what cannot be decoded,
+            txs: at least one, in block order. NOT_VALIDATED is decided here:
                 DUPLICATE_TXID, MVCC_READ_CONFLICT, PHANTOM_READ_CONFLICT or VALID. Any
                 other code is recorded as it is; that transaction has no effect.
 
@@ -180,18 +183,21 @@ class Ledger:
             the block, flushed to disk.
 
         Raises:
-            InvalidInput: no envelopes. LedgerClosed: not open. LedgerError: the block
-            could not be written, and nothing of it was; the ledger stays usable.
+            InvalidInput: no transactions. LedgerClosed: not open. LedgerError: the
+            block could not be written, and nothing of it was; the ledger stays usable.
         Cancelled: the block is committed all the same and callbacks hear of it.
         """
         self._require_open()
-        job = partial(self._committer.commit, tuple(envelopes))
-        return await self._writer.submit(job, self._committed, self._committer.trim_log)
+        done = self._write(partial(self._committer.commit, tuple(txs)))
+        done.add_done_callback(self._committed)  # called before the waiter below
+        self._writer.submit(self._committer.trim_log)
+        return await asyncio.shield(done)
 
-    def _committed(self, block: CommittedBlock) -> None:
+    def _committed(self, done: asyncio.Future[CommittedBlock]) -> None:
+        if done.cancelled() or done.exception() is not None:
+            return
+        block = done.result()
         self._height = block.number + 1
-        self._moved.set()
-        self._moved = asyncio.Event()
         for callback in tuple(self._callbacks):
             try:
                 callback(block)
@@ -212,16 +218,6 @@ class Ledger:
                 self._callbacks.remove(callback)
 
         return end
-
-    async def wait_height(self, height: int) -> None:
-        """Wait until the ledger has at least `height` blocks.
-
-        Raises:
-            LedgerClosed: the ledger was closed before.
-        """
-        while self._height < height:
-            self._require_open()
-            await self._moved.wait()
 
     def find_transaction(self, tx_id: TxId) -> TxLocation | None:
         """Return the first occurrence of a transaction id, valid or not."""
@@ -248,31 +244,6 @@ class Ledger:
                 number=number,
             )
         return bytes(row[0])
-
-    def get_block_by_hash(self, block_hash: bytes) -> bytes:
-        """Return the serialised block whose header hash is `block_hash`.
-
-        Raises:
-            NotFound: there is none.
-        """
-        row = self._read("SELECT block FROM blocks WHERE hash=?", block_hash)
-        if row is None:
-            raise NotFound(
-                f"channel {self.channel!r} has no block with hash {block_hash.hex()}"
-            )
-        return bytes(row[0])
-
-    def get_envelope(self, tx_id: TxId) -> tuple[bytes, TxLocation]:
-        """Return the serialised Envelope of a transaction, and where it is.
-
-        Raises:
-            NotFound: the ledger has no such transaction.
-        """
-        location = self.find_transaction(tx_id)
-        if location is None:
-            raise NotFound(f"channel {self.channel!r} has no transaction {tx_id!r}")
-        block = common_pb2.Block.FromString(self.get_block(location.block))
-        return bytes(block.data.data[location.index]), location
 
     def info(self) -> Any:
         """Return `common.BlockchainInfo`: height, hash of the last block and before."""

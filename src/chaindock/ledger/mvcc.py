@@ -1,11 +1,6 @@
-"""Whether what a transaction saw is still so when it commits.
+"""Whether what a transaction read is unchanged when it commits.
 
-Owns:    the rules for point reads and ranges.
-Not:     writing (committer.py), decoding (decoding.py).
-Entry:   conflict
-Holds:   the connection shows committed state plus what earlier valid transactions of
-         the block wrote; nothing is changed here.
-Source:  ledger-gateway.md §1.5, §4.1
+Source: docs/fabric/ledger.md#mvcc
 """
 
 from __future__ import annotations
@@ -23,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
     from chaindock.ledger.blocks import ChangeKey
-    from chaindock.ledger.decoding import Space
+    from chaindock.ledger.transaction import Space
 
 _VALID: int = codes.VALID
 _MVCC_READ_CONFLICT: int = codes.MVCC_READ_CONFLICT
@@ -36,7 +31,8 @@ def conflict(
     """Return VALID, MVCC_READ_CONFLICT or PHANTOM_READ_CONFLICT; the first one found.
 
     Args:
-        db: the connection that holds the block's open transaction.
+        db: the connection that holds the block's open transaction, and so sees what
+            earlier valid transactions of the block wrote.
         spaces: what the transaction read, in the order of checking.
         changed: what earlier transactions of the block wrote, deleted or re-labelled.
     """

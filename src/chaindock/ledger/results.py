@@ -1,11 +1,8 @@
 """Query results that a simulation takes piece by piece.
 
-Owns:    ranges, pages and histories over a snapshot; what of a range was taken.
-Not:     batching for the wire (chaincode), serialising the record (rwset.py).
-Entry:   Results, RangeResults, HistoryResults
-Holds:   no cursor stays open between two calls; a range is recorded as exhausted only
-         when its end was really seen.
-Source:  ledger-gateway.md §1.5, §6; shim-protocol.md §5
+No cursor stays open between two calls. A range is recorded as exhausted only when its
+end was really seen.
+Source: docs/fabric/ledger.md#read-write-set
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
 """Read-write sets: what a simulation saw and wants to write, as Fabric's bytes.
 
-Owns:    the serialised form of a simulation's results; the summary of long ranges.
-Not:     recording (simulator.py, results.py), checking at commit (mvcc.py).
-Entry:   marshal, ReadsSummary, RangeRecord
-Holds:   equal reads and writes give equal bytes, whatever their order was.
-Source:  ledger-gateway.md §1.1, §1.5
+Equal reads and writes give equal bytes, whatever their order was.
+Source: docs/fabric/ledger.md#read-write-set
 """
 
 from __future__ import annotations

@@ -1,11 +1,7 @@
-"""One transaction's view of the state, and the record of what it did.
+"""One transaction's view of the state, and the record of what the transaction did.
 
-Owns:    reads of committed state, collected writes, which queries exclude writes.
-Not:     the bytes of the record (rwset.py), snapshots (snapshots.py).
-Entry:   Simulator
-Holds:   reads never see the transaction's own writes; all reads come from one snapshot;
-         after `done` nothing works.
-Source:  ledger-gateway.md §1.1, §1.5, §1.6
+All reads come from one snapshot and never show the transaction's own writes.
+Source: docs/fabric/ledger.md#proposal
 """
 
 from __future__ import annotations

@@ -1,12 +1,7 @@
-"""Stable views of the committed state, shared by simulations that start together.
+"""Stable views of the committed state, shared by simulations over one height.
 
-Owns:    read transactions, their connections and how long they live; state queries.
-Not:     what a simulation records (simulator.py).
-Entry:   SnapshotPool.acquire, Snapshot, read_state, scan_state
-Holds:   a snapshot never changes while it is held; simulations that start at one height
-         at about the same time share one connection; an unheld snapshot keeps no lock on the file; no cursor
-         outlives a call.
-Source:  ledger-gateway.md §1.1
+A snapshot never changes while it is held. Simulations over one height share one
+connection, and no cursor outlives a call.
 """
 
 from __future__ import annotations
@@ -175,8 +170,14 @@ class SnapshotPool:
         """How many connections are open, idle ones included."""
         return len(self._held) + len(self._idle)
 
-    def acquire(self, height: int) -> Snapshot:
+    def acquire(self, height: int, *, renew: bool = False) -> Snapshot:
         """Return a snapshot of at least `height` blocks; give it back with `release`.
+
+        Args:
+            height: of the ledger now.
+            renew: whether the writer waits to shorten the log. The log can only be
+                shortened when no snapshot from before the wait is held any more, so
+                a snapshot is then shared for 50 ms at most.
 
         Raises:
             LedgerError: the file cannot be read.
@@ -186,8 +187,7 @@ class SnapshotPool:
             snapshot is None
             or snapshot.users == 0
             or snapshot.height < height
-            # Constant load must not keep one alive for ever: the log could not restart.
-            or time.monotonic() - snapshot.born > _SHARED_S
+            or (renew and time.monotonic() - snapshot.born > _SHARED_S)
         ):
             snapshot = self._current = self._begin()
             self._held.add(snapshot)

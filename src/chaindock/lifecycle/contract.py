@@ -21,6 +21,7 @@ from chaindock.identity.msp import Role
 from chaindock.ids import require_chaincode_name, require_version
 from chaindock.lifecycle.definitions import (
     defined_names,
+    has_default_policy,
     read_definition,
     read_sequence,
     with_defaults,
@@ -119,6 +120,11 @@ class LifecycleContract:
             )
         if len(args.collections.config):
             raise Unsupported("private data collections are not supported by Chaindock")
+        if not has_default_policy(args):
+            raise Unsupported(
+                "endorsement policies other than the channel's default are not "
+                "evaluated yet"
+            )
         approval = self._approvals.approval(args.name, args.sequence)
         if (
             approval is None

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 NAMESPACE: Final = "_lifecycle"
 ENDORSEMENT: Final = "/Channel/Application/Endorsement"
+_DEFAULT_POLICY: Final[bytes] = policy_pb2.ApplicationPolicy(
+    channel_config_policy_reference=ENDORSEMENT
+).SerializeToString()
 _DATATYPE: Final = "ChaincodeDefinition"
 _FIELDS: Final = ("Sequence", "EndorsementInfo", "ValidationInfo", "Collections")
 _METADATA: Final = "namespaces/metadata/"
@@ -219,11 +222,13 @@ def with_defaults(
     result.CopyFrom(args)
     result.endorsement_plugin = args.endorsement_plugin or "escc"
     result.validation_plugin = args.validation_plugin or "vscc"
-    if not args.validation_parameter:
-        result.validation_parameter = policy_pb2.ApplicationPolicy(
-            channel_config_policy_reference=ENDORSEMENT
-        ).SerializeToString()
+    result.validation_parameter = args.validation_parameter or _DEFAULT_POLICY
     return result
+
+
+def has_default_policy(args: lifecycle_pb2.CommitChaincodeDefinitionArgs) -> bool:
+    """Whether the definition refers to the channel's own endorsement policy."""
+    return bool(args.validation_parameter == _DEFAULT_POLICY)
 
 
 def _fields_of(

@@ -13,13 +13,16 @@ from fabric_protos.peer import proposal_pb2, proposal_response_pb2, transaction_
 
 from chaindock.ids import TxId
 from chaindock.ledger import Ledger
+from chaindock.ledger.transaction import parse_transaction
 from support.ledgers.envelopes import CHANNEL, BlockKey, config, transaction
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
     from typing import Any
 
     from chaindock.ledger import CommittedBlock, LedgerOptions, Results
+    from chaindock.ledger.transaction import ParsedTransaction
 
 VALID = 0
 DUPLICATE_TXID = 9
@@ -36,7 +39,20 @@ def ledger_at(path: Path, options: LedgerOptions | None = None) -> Ledger:
 
 async def commit(ledger: Ledger, *rwsets: bytes) -> CommittedBlock:
     """Commit one block with a transaction for each read-write set."""
-    return await ledger.commit([(transaction(r).envelope, VALID) for r in rwsets])
+    return await ledger.commit(
+        judged([(transaction(r).envelope, VALID) for r in rwsets])
+    )
+
+
+def judged(envelopes: Iterable[tuple[bytes, int]]) -> list[ParsedTransaction]:
+    """Return transactions to commit; VALID and NOT_VALIDATED leave it to the ledger."""
+    txs = []
+    for envelope, code in envelopes:
+        tx = parse_transaction(envelope, CHANNEL)
+        if code not in {VALID, NOT_VALIDATED}:
+            tx.code = code
+        txs.append(tx)
+    return txs
 
 
 def codes(block: CommittedBlock) -> list[int]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from chaindock.ids import TxId
 from support.ledgers.envelopes import transaction
-from support.ledgers.ledger import VALID, ledger_at
+from support.ledgers.ledger import VALID, judged, ledger_at
 
 if TYPE_CHECKING:
     from chaindock.ledger import Ledger
@@ -41,7 +41,7 @@ async def main(folder: Path, rng: random.Random) -> None:
             txs = [
                 transaction(increment(ledger, rng)) for _ in range(rng.randint(1, 5))
             ]
-            block = await ledger.commit([(tx.envelope, VALID) for tx in txs])
+            block = await ledger.commit(judged([(tx.envelope, VALID) for tx in txs]))
             for tx in block.transactions:
                 print(block.number, tx.index, tx.code, tx.tx_id, flush=True)
 

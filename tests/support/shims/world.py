@@ -34,7 +34,7 @@ from chaindock.container.router import Router
 from chaindock.identity.organization import Organization
 from support.doubles.launch_fakes import AnyPackage
 from support.ledgers.envelopes import CHANNEL, transaction
-from support.ledgers.ledger import VALID, ledger_at
+from support.ledgers.ledger import VALID, judged, ledger_at
 from support.ledgers.proposals import propose
 from support.shims.stream_node import CCID
 
@@ -245,7 +245,7 @@ class ShimWorld:
             if commit:
                 assert outcome.response.status == 200, outcome.response.message
                 envelope = transaction(simulator.results(), tx_id=tx_id, chaincode=NAME)
-                block = await self.ledger.commit([(envelope.envelope, VALID)])
+                block = await self.ledger.commit(judged([(envelope.envelope, VALID)]))
                 assert [tx.code for tx in block.transactions] == [VALID]
         return outcome
 

@@ -118,6 +118,7 @@ class Node:
         *,
         init_required: Any = False,
         ccid: Any = CCID,
+        validation_parameter: bytes = b"",
     ) -> Any:
         sequence = self.writer.sequence(name) + 1
         self.approvals.known[name, sequence] = Approval(
@@ -129,6 +130,7 @@ class Node:
                 sequence=sequence,
                 version=version,
                 init_required=init_required,
+                validation_parameter=validation_parameter,
             )
         )
 

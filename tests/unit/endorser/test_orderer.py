@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from fabric_protos.common import common_pb2
+from fabric_protos.peer import policy_pb2
 
 from chaindock.endorser.orderer import Orderer, OrdererOptions
 from chaindock.endorser.proposals import new_proposal, parse_proposal
@@ -16,6 +17,9 @@ from chaindock.endorser.transactions import (
 )
 from chaindock.errors import Denied, InvalidInput, LedgerClosed, LedgerError
 from chaindock.ids import ChannelId
+from chaindock.ledger import Ledger
+from chaindock.lifecycle import contract
+from support.eventually import eventually
 
 
 async def transaction(
@@ -136,6 +140,19 @@ async def test_bad_signatures_are_committed_as_invalid(defined):
     assert found.payload == b""
 
 
+async def test_a_stored_policy_that_is_not_evaluated_is_code_10(node, monkeypatch):
+    """A definition that an earlier release let pass does not commit by one signature."""
+    policy = policy_pb2.ApplicationPolicy(
+        channel_config_policy_reference="/Channel/Application/Org2Peers"
+    ).SerializeToString()
+    with monkeypatch.context() as earlier:
+        earlier.setattr(contract, "has_default_policy", lambda _: True)
+        await node.define(validation_parameter=policy)
+    assert (await node.orderer.submit(await transaction(node))).code == 10
+    await node.define()
+    assert (await node.orderer.submit(await transaction(node))).code == 0
+
+
 async def test_a_transaction_of_an_undefined_chaincode_is_code_25(defined):
     # `_lifecycle` answers, but the header and the action speak of a name that is
     # not defined: only a peer that endorsed by mistake could make such a one.
@@ -214,7 +231,7 @@ async def test_who_leaves_after_acceptance_is_committed_all_the_same(defined):
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await defined.ledger.wait_height(height + 1)
+    await eventually(lambda: defined.ledger.height == height + 1)
 
 
 async def test_closing_commits_what_was_accepted_and_refuses_the_rest(defined):
@@ -228,7 +245,7 @@ async def test_closing_commits_what_was_accepted_and_refuses_the_rest(defined):
         await defined.orderer.submit(late)
 
 
-class Stubborn:
+class Stubborn(Ledger):
     """A ledger whose disk is full, and which shows how it was called."""
 
     channel = ChannelId("mychannel")
@@ -267,10 +284,10 @@ async def test_a_defect_fails_one_block_and_not_all_that_follow(defined, monkeyp
         envelope = await transaction(defined)
         with monkeypatch.context() as patched:
 
-            def fail(_names: Any) -> Any:
+            def fail(_txs: Any) -> Any:
                 raise RuntimeError("nobody thought of that")
 
-            patched.setattr(orderer, "_learn", fail)
+            patched.setattr(orderer, "_check_definitions", fail)
             with pytest.raises(LedgerError, match="unexpected RuntimeError"):
                 await orderer.submit(envelope)
         assert (await orderer.submit(envelope)).code == 0

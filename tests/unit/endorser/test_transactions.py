@@ -111,15 +111,15 @@ def edited(data: Any, user: Any, edit: Any, *, sign: Any = True) -> Any:
 def test_a_proper_transaction_passes_and_names_its_chaincodes(
     org, checks, proposal, user
 ):
-    found = checks.check(envelope(proposal, user, endorsed(org, proposal)))
+    found, creator = checks.check(envelope(proposal, user, endorsed(org, proposal)))
     assert found.code == Code.NOT_VALIDATED
     assert found.tx_id == proposal.tx_id
-    assert found.chaincodes == {"basic"}
-    assert str(found.creator.role) == "client"
-    found = checks.check(
+    assert found.namespaces == {"basic"}
+    assert str(creator.role) == "client"
+    found, _ = checks.check(
         envelope(proposal, user, endorsed(org, proposal, writes="other"))
     )
-    assert found.chaincodes == {"basic", "other"}
+    assert found.namespaces == {"basic", "other"}
 
 
 def test_the_headers_of_the_proposal_travel_unchanged(org, proposal, user):
@@ -258,7 +258,7 @@ EDITS = {
 def test_a_forged_part_gets_its_code(org, checks, proposal, user, name):
     edit, code = EDITS[name]
     good = envelope(proposal, user, endorsed(org, proposal))
-    found = checks.check(edited(good, user, edit))
+    found, _ = checks.check(edited(good, user, edit))
     assert Code.TxValidationCode.Name(found.code) == Code.TxValidationCode.Name(code)
 
 
@@ -267,14 +267,14 @@ def test_a_changed_envelope_signature_is_code_4(org, checks, proposal, user):
         envelope(proposal, user, endorsed(org, proposal))
     )
     good.signature = flip(good.signature)
-    assert checks.check(good.SerializeToString()).code == Code.BAD_CREATOR_SIGNATURE
+    assert checks.check(good.SerializeToString())[0].code == Code.BAD_CREATOR_SIGNATURE
 
 
 def test_an_endorsement_of_somebody_who_is_no_peer_does_not_count(
     org, checks, proposal, user
 ):
     for signer in (org.admin, user, org.orderer):
-        found = checks.check(
+        found, _ = checks.check(
             envelope(proposal, user, endorsed(org, proposal, peer=signer))
         )
         assert found.code == Code.ENDORSEMENT_POLICY_FAILURE
@@ -301,15 +301,15 @@ def test_an_endorsement_of_somebody_who_is_no_peer_does_not_count(
 def test_what_was_endorsed_must_speak_of_this_proposal(
     org, checks, proposal, user, more, code
 ):
-    found = checks.check(envelope(proposal, user, endorsed(org, proposal, **more)))
+    found, _ = checks.check(envelope(proposal, user, endorsed(org, proposal, **more)))
     assert Code.TxValidationCode.Name(found.code) == Code.TxValidationCode.Name(code)
 
 
 def test_nothing_and_garbage_get_codes(checks):
-    assert checks.check(b"").code == Code.NIL_ENVELOPE
-    assert checks.check(b"\xff").code == Code.INVALID_OTHER_REASON
+    assert checks.check(b"")[0].code == Code.NIL_ENVELOPE
+    assert checks.check(b"\xff")[0].code == Code.INVALID_OTHER_REASON
     bad = common_pb2.Envelope(payload=b"\xff").SerializeToString()
-    assert checks.check(bad).code == Code.BAD_PAYLOAD
+    assert checks.check(bad)[0].code == Code.BAD_PAYLOAD
 
 
 @settings(
@@ -322,4 +322,4 @@ def test_no_flipped_bit_goes_unnoticed(org, checks, proposal, user, at, bit):
     good = envelope(proposal, user, endorsed(org, proposal))
     at %= len(good)
     bad = good[:at] + bytes([good[at] ^ (1 << bit)]) + good[at + 1 :]
-    assert checks.check(bad).code != Code.NOT_VALIDATED
+    assert checks.check(bad)[0].code != Code.NOT_VALIDATED

@@ -12,9 +12,9 @@ from fabric_protos.peer import proposal_pb2, proposal_response_pb2, transaction_
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chaindock.ledger.decoding import decode
+from chaindock.ledger.transaction import parse_transaction
 from support.ledgers.envelopes import CHANNEL, namespaces, rwset, transaction, wrap
-from support.ledgers.ledger import codes, commit, state
+from support.ledgers.ledger import codes, commit, judged, state
 
 if TYPE_CHECKING:
     from chaindock.ledger import Ledger
@@ -117,13 +117,13 @@ BROKEN = {
 @pytest.mark.parametrize("case", BROKEN)
 def test_each_layer_has_its_code(case: str) -> None:
     envelope, code = BROKEN[case]
-    assert decode(envelope, CHANNEL).code == code
+    assert parse_transaction(envelope, CHANNEL).code == code
 
 
 async def test_broken_envelopes_are_recorded_and_harm_nobody(ledger: Ledger) -> None:
     good = transaction(rwset(writes={"k": b"1"}))
     envelopes = [envelope for envelope, _ in BROKEN.values()]
-    block = await ledger.commit([(e, 0) for e in [*envelopes, good.envelope]])
+    block = await ledger.commit(judged([(e, 0) for e in [*envelopes, good.envelope]]))
     found = [tx.code for tx in block.transactions]
     # All that carry an id carry "x": only the first of them is not a duplicate, but
     # what is wrong with an envelope is found before.
@@ -135,7 +135,7 @@ async def test_broken_envelopes_are_recorded_and_harm_nobody(ledger: Ledger) -> 
 
 @given(st.binary(max_size=200), st.integers(0, 400), st.integers(0, 255))
 def test_no_bytes_make_it_raise(noise: bytes, at: int, flip: int) -> None:
-    decode(noise, CHANNEL)
+    parse_transaction(noise, CHANNEL)
     data = bytearray(transaction(rwset({"a": (1, 1)}, {"b": b"1"})).envelope)
     data[at % len(data)] ^= flip
-    decode(bytes(data), CHANNEL)
+    parse_transaction(bytes(data), CHANNEL)

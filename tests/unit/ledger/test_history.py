@@ -8,7 +8,13 @@ from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KeyModification
 
 from chaindock.ids import TxId
 from support.ledgers.envelopes import rwset, transaction
-from support.ledgers.ledger import ENDORSEMENT_POLICY_FAILURE, VALID, commit, history
+from support.ledgers.ledger import (
+    ENDORSEMENT_POLICY_FAILURE,
+    VALID,
+    commit,
+    history,
+    judged,
+)
 
 if TYPE_CHECKING:
     from chaindock.ledger import Ledger
@@ -28,8 +34,8 @@ async def test_newest_first_with_deletes_and_the_clients_timestamps(
     ]
     decided = [VALID] * 5 + [ENDORSEMENT_POLICY_FAILURE, VALID]
     envelopes = [tx.envelope for tx in txs]
-    await ledger.commit(list(zip(envelopes[:2], decided[:2], strict=True)))
-    await ledger.commit(list(zip(envelopes[2:], decided[2:], strict=True)))
+    await ledger.commit(judged(zip(envelopes[:2], decided[:2], strict=True)))
+    await ledger.commit(judged(zip(envelopes[2:], decided[2:], strict=True)))
     found = [
         (e.tx_id, e.value, e.is_delete, (e.timestamp.seconds, e.timestamp.nanos))
         for e in history(ledger, "k")
@@ -69,5 +75,5 @@ async def test_the_timestamp_is_present_even_when_the_client_gave_zero(
     ledger: Ledger,
 ) -> None:
     tx = transaction(rwset(writes={"k": b"1"}), timestamp=(0, 0))
-    await ledger.commit([(tx.envelope, VALID)])
+    await ledger.commit(judged([(tx.envelope, VALID)]))
     assert history(ledger, "k")[0].HasField("timestamp")

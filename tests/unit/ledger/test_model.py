@@ -19,6 +19,7 @@ from support.ledgers.ledger import (
     VALID,
     codes,
     history,
+    judged,
     ledger_at,
     replay,
     state,
@@ -144,7 +145,7 @@ async def run(path: Path, steps) -> None:
                 expected.append(model.decide(seen, ops, touched))
                 if expected[-1] == VALID:
                     touched |= model.apply(ops, (number + 1, position))
-            assert codes(await ledger.commit(envelopes)) == expected
+            assert codes(await ledger.commit(judged(envelopes))) == expected
             number += 1
             past.append(model.copy())
             now = {key: value for key, (value, _) in model.values.items()}

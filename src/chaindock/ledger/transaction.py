@@ -1,10 +1,9 @@
-"""From an envelope in a block to what its transaction read and writes.
+"""An envelope taken apart: one `ParsedTransaction` serves checks, validation and history.
 
-Owns:    the layers from Envelope to read-write set; the code for each way to be broken.
-Not:     signatures, policies, proposal hashes (endorser); conflicts (mvcc.py).
-Entry:   decode, open_envelope
-Holds:   never raises for any bytes: what cannot be decoded gets its validation code.
-Source:  ledger-gateway.md §2.4, §4.2
+The parts are read in the order of Fabric's checks, so that an envelope with several
+faults gets the same validation code. No bytes make the functions raise anything but
+`Broken`.
+Source: docs/fabric/ledger.md#validation-codes
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 
 UNKNOWN = "unknown"
-"""What Fabric's metrics say of a transaction that cannot be read that far."""
+"""What Fabric's metrics say of a transaction whose kind or chaincode cannot be read."""
 
 
 @dataclass(slots=True)
@@ -53,50 +52,62 @@ class Space:
     @property
     def table(self) -> str:
         """Namespace in the state table."""
-        return (
-            hashed_namespace(self.ns, self.collection) if self.collection else self.ns
-        )
+        return f"{self.ns}$$h{self.collection}" if self.collection else self.ns
 
 
 @dataclass(slots=True)
-class Decoded:
-    """A transaction as far as it could be decoded.
+class ParsedTransaction:
+    """What is known of an envelope; parts that cannot be read keep their defaults.
 
     Args:
+        envelope: as it came.
+        code: NOT_VALIDATED = no fault so far, else the TxValidationCode.
+        size: bytes of payload and signature.
+        channel: None when the channel header cannot be read.
         kind: name of its header type.
-        chaincode: name:version of what was called.
+        is_config: whether its header type is CONFIG.
+        name, version: of the chaincode that was called.
+        spaces: sorted by namespace, public before collections.
     """
 
+    envelope: bytes
+    code: int = codes.NOT_VALIDATED
+    size: int = 0
+    channel: str | None = None
     tx_id: str = ""
     kind: str = UNKNOWN
-    chaincode: str = UNKNOWN
-    code: int = codes.VALID
     is_config: bool = False
     timestamp: Timestamp = field(default_factory=Timestamp)
+    name: str = ""
+    version: str = ""
     spaces: list[Space] = field(default_factory=list)
-    """sorted by namespace, public before collections"""
+
+    @property
+    def namespaces(self) -> set[str]:
+        """The chaincode that was called and all whose state is written."""
+        written = {s.ns for s in self.spaces if s.writes or s.metadata or s.collection}
+        return written | {self.name}
 
 
-class Broken(Exception):  # control flow of those who decode, not an error
-    """Bytes of a transaction that cannot be taken: the TxValidationCode for it."""
+_KINDS = {number: name for name, number in common_pb2.HeaderType.items()}
+
+
+class Broken(Exception):  # control flow of parsers, not an error
+    """A part of a transaction that is refused: the TxValidationCode for it."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
         self.code = code
 
 
-def hashed_namespace(ns: str, collection: str) -> str:
-    """Return the namespace under which a collection's key hashes are kept."""
-    return f"{ns}$$h{collection}"
-
-
-def decode(envelope: bytes, channel: ChannelId) -> Decoded:
-    """Return what the envelope holds; `code` is VALID if all of it could be read."""
-    tx = Decoded()
+def parse_transaction(envelope: bytes, channel: ChannelId) -> ParsedTransaction:
+    """Return what the envelope holds, without looking at signatures and hashes."""
+    tx = ParsedTransaction(envelope)
     try:
-        payload = _header(envelope, channel, tx)
+        _, payload, _ = read_headers(tx, channel)
         if not tx.is_config:
-            tx.spaces = _spaces(_results(payload, tx))
+            _, action = read_action(tx, payload)
+            read_spaces(tx, read_result(tx, read_response(action)))
     except Broken as broken:
         tx.code = broken.code
     return tx
@@ -110,11 +121,12 @@ def parse(kind: Any, data: bytes, code: int) -> Any:
         raise Broken(code) from None
 
 
-def open_envelope(data: bytes) -> tuple[Any, Any, Any]:
-    """Return Envelope, Payload and ChannelHeader. Raises: Broken."""
-    if not data:
+def read_headers(tx: ParsedTransaction, channel: ChannelId) -> tuple[Any, Any, Any]:
+    """Read the headers into `tx`; return Envelope, Payload and ChannelHeader."""
+    if not tx.envelope:
         raise Broken(codes.NIL_ENVELOPE)
-    envelope = parse(common_pb2.Envelope, data, codes.INVALID_OTHER_REASON)
+    envelope = parse(common_pb2.Envelope, tx.envelope, codes.INVALID_OTHER_REASON)
+    tx.size = len(envelope.payload) + len(envelope.signature)
     payload = parse(common_pb2.Payload, envelope.payload, codes.BAD_PAYLOAD)
     if not payload.HasField("header"):
         raise Broken(codes.BAD_PAYLOAD)
@@ -125,25 +137,13 @@ def open_envelope(data: bytes) -> tuple[Any, Any, Any]:
         payload.header.channel_header,
         codes.BAD_CHANNEL_HEADER,
     )
-    return envelope, payload, header
-
-
-def _header(data: bytes, channel: ChannelId, tx: Decoded) -> Any:
-    """Fill in what the headers say; return the payload."""
-    _, payload, header = open_envelope(data)
-    tx.tx_id = header.tx_id
-    tx.timestamp = header.timestamp
+    tx.channel, tx.tx_id, tx.timestamp = (
+        header.channel_id,
+        header.tx_id,
+        header.timestamp,
+    )
     tx.is_config = header.type == common_pb2.CONFIG
-    if header.type in _KINDS:
-        tx.kind = _KINDS[header.type]
-    _check_header(header, channel, tx)
-    return payload
-
-
-_KINDS = {number: name for name, number in common_pb2.HeaderType.items()}
-
-
-def _check_header(header: Any, channel: ChannelId, tx: Decoded) -> None:
+    tx.kind = _KINDS.get(header.type, UNKNOWN)
     if header.type == common_pb2.CONFIG_UPDATE:
         raise Broken(codes.UNSUPPORTED_TX_PAYLOAD)
     known = tx.is_config or header.type == common_pb2.ENDORSER_TRANSACTION
@@ -151,31 +151,46 @@ def _check_header(header: Any, channel: ChannelId, tx: Decoded) -> None:
         raise Broken(codes.BAD_COMMON_HEADER)
     if header.channel_id != channel:
         raise Broken(codes.TARGET_CHAIN_NOT_FOUND)
-    if not header.tx_id and not tx.is_config:
+    return envelope, payload, header
+
+
+def read_action(tx: ParsedTransaction, payload: Any) -> tuple[Any, Any]:
+    """Return `TransactionAction` and `ChaincodeActionPayload` of a `common.Payload`."""
+    if not tx.tx_id:
         raise Broken(codes.BAD_PROPOSAL_TXID)
-
-
-def _results(payload: Any, tx: Decoded) -> Any:
-    """Return the `TxReadWriteSet` of an endorser transaction; note what was called."""
     invalid = codes.INVALID_ENDORSER_TRANSACTION
     transaction = parse(transaction_pb2.Transaction, payload.data, invalid)
     if len(transaction.actions) != 1:
         raise Broken(invalid)
-    action = parse(
-        transaction_pb2.ChaincodeActionPayload, transaction.actions[0].payload, invalid
-    )
+    outer = transaction.actions[0]
+    action = parse(transaction_pb2.ChaincodeActionPayload, outer.payload, invalid)
     if not action.HasField("action"):
         raise Broken(codes.NIL_TXACTION)
-    bad = codes.BAD_RESPONSE_PAYLOAD
-    response = parse(
+    return outer, action
+
+
+def read_response(action: Any) -> Any:
+    """Return the `ProposalResponsePayload` of a `ChaincodeActionPayload`."""
+    return parse(
         proposal_response_pb2.ProposalResponsePayload,
         action.action.proposal_response_payload,
-        bad,
+        codes.BAD_RESPONSE_PAYLOAD,
     )
-    done = parse(proposal_pb2.ChaincodeAction, response.extension, bad)
-    if done.HasField("chaincode_id"):
-        tx.chaincode = f"{done.chaincode_id.name}:{done.chaincode_id.version}"
-    return parse(rwset_pb2.TxReadWriteSet, done.results, codes.BAD_RWSET)
+
+
+def read_result(tx: ParsedTransaction, response: Any) -> Any:
+    """Return the `ChaincodeAction` of a `ProposalResponsePayload`; note its chaincode."""
+    result = parse(
+        proposal_pb2.ChaincodeAction, response.extension, codes.BAD_RESPONSE_PAYLOAD
+    )
+    tx.name, tx.version = result.chaincode_id.name, result.chaincode_id.version
+    return result
+
+
+def read_spaces(tx: ParsedTransaction, result: Any) -> None:
+    """Read the read-write set of a `ChaincodeAction` into `tx`."""
+    rwset = parse(rwset_pb2.TxReadWriteSet, result.results, codes.BAD_RWSET)
+    tx.spaces = _spaces(rwset)
 
 
 def _spaces(rwset: Any) -> list[Space]:
