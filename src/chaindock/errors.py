@@ -14,6 +14,7 @@ Size:    one tree is read as one.
     ├── AlreadyExists          ContainerExists, TransactionExists
     ├── Denied
     ├── Unsupported
+    ├── TooManyRequests
     ├── ToolMissing
     ├── StorageError
     ├── EngineError            EngineUnavailable, EngineTimeout, RegistryUnavailable,
@@ -197,6 +198,14 @@ class Unsupported(ChaindockError):
 
     code = Code.UNIMPLEMENTED
     slug = "unsupported"
+
+
+class TooManyRequests(ChaindockError):
+    """More requests at once than the limit allows. Facts: `limit`."""
+
+    code = Code.RESOURCE_EXHAUSTED
+    slug = "too-many-requests"
+    retryable = True
 
 
 class ToolMissing(ChaindockError):

@@ -22,6 +22,7 @@ from chaindock.container.contracts import BuildEnvironment
 from chaindock.container.output import OutputOptions
 from chaindock.controllers.docker.options import DockerOptions, EndpointOptions
 from chaindock.controllers.process.options import ProcessOptions
+from chaindock.endorser.endorser import EndorserOptions
 from chaindock.endorser.orderer import OrdererOptions
 from chaindock.ids import require_channel
 from chaindock.ledger.ledger import LedgerOptions
@@ -132,6 +133,7 @@ class Config:
     launch: LaunchOptions = field(default_factory=LaunchOptions)
     listen: ListenOptions = field(default_factory=ListenOptions)
     ledger: LedgerOptions = field(default_factory=LedgerOptions)
+    endorser: EndorserOptions = field(default_factory=EndorserOptions)
     orderer: OrdererOptions = field(default_factory=OrdererOptions)
     custodian: CustodianOptions = field(default_factory=CustodianOptions)
     packages: Limits = field(default_factory=Limits)

@@ -1,16 +1,14 @@
-"""Simulate a proposal and endorse what came out.
+"""Check a proposal, simulate it, and endorse what came out.
 
-Owns:    the order of checks; init rules; ProposalResponse shapes; texts of failures.
-Not:     reading proposals (proposals.py), running chaincode (chaincode), ordering.
-Entry:   Endorser.process_proposal, Endorser.endorse, Endorser.evaluate
-Holds:   only a response below 400 is endorsed; every simulator is released.
-Source:  ledger-gateway.md §2.2, §2.3, §8; shim-protocol.md §8.1
+Only a response below 400 is endorsed, and every simulation is released.
+Source: docs/fabric/ledger.md#proposal
 """
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from fabric_protos.ledger.rwset import rwset_pb2
 from fabric_protos.peer import (
@@ -36,21 +34,25 @@ from chaindock.errors import (
     LedgerError,
     NotFound,
     ProposalInvalid,
+    TooManyRequests,
     TransactionExists,
 )
 from chaindock.lifecycle.definitions import NAMESPACE
+from chaindock.options import option
+from chaindock.values import Whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from fabric_protos.peer import chaincode_event_pb2
 
+    from chaindock.chaincode.support import ChaincodeSupport
     from chaindock.endorser.proposals import Proposal
     from chaindock.identity.msp import Identity, Msp
     from chaindock.identity.signing import SigningIdentity
-    from chaindock.ids import Ccid
     from chaindock.ledger.ledger import Ledger
     from chaindock.ledger.simulator import Simulator
+    from chaindock.lifecycle.contract import LifecycleContract
     from chaindock.lifecycle.definitions import Definition, Definitions
 
 _ERROR: Final = 400
@@ -58,29 +60,21 @@ _FAILED: Final = 500
 _INITIALIZED: Final = "\x00\U0010ffffinitialized"
 
 
-class Executor(Protocol):
-    """Runs invocations; chaincode.ChaincodeSupport is one."""
+@dataclass(frozen=True)
+class EndorserOptions:
+    """How many proposals are worked on at once; above, a proposal is refused."""
 
-    async def execute(self, ccid: Ccid, invocation: Invocation) -> Outcome:
-        """Run it, launching the chaincode if needed.
-
-        Raises: LaunchFailed, ExecuteFailed, TransactionExists; their messages are
-            complete but for `error in simulation: `.
-        """
-
-
-class SystemChaincode(Protocol):
-    """Chaincode inside the node; lifecycle.LifecycleContract is one."""
-
-    def execute(
-        self, simulator: Simulator, args: Sequence[bytes], identity: Identity
-    ) -> proposal_response_pb2.Response:
-        """Answer a call; checks access itself; never raises for what callers send."""
+    concurrency: Whole = option(
+        2500,
+        "peer.limits.concurrency.endorserService",
+        "Largest number of proposals at once; 0 = as many as the limit of open files "
+        "allows.",
+    )
 
 
 @dataclass(slots=True)
 class _Simulated:
-    """What a simulation came to."""
+    """The outcome of a simulation."""
 
     response: proposal_response_pb2.Response
     event: chaincode_event_pb2.ChaincodeEvent | None
@@ -95,6 +89,7 @@ class Endorser:
         msp: of the channel's organisation.
         signer: identity of the peer.
         system: system chaincodes by name.
+        concurrency: most proposals at once; 0 = no limit.
         observer: told what becomes of each proposal.
     """
 
@@ -105,8 +100,9 @@ class Endorser:
         signer: SigningIdentity,
         ledger: Ledger,
         definitions: Definitions,
-        executor: Executor,
-        system: Mapping[str, SystemChaincode],
+        executor: ChaincodeSupport,
+        system: Mapping[str, LifecycleContract],
+        concurrency: int = 0,
         observer: Observer | None = None,
     ) -> None:
         self._msp = msp
@@ -115,6 +111,8 @@ class Endorser:
         self._definitions = definitions
         self._executor = executor
         self._system = system
+        self._concurrency = concurrency
+        self._simulations = 0
         self._observer = observer or Observer()
 
     async def process_proposal(
@@ -125,8 +123,8 @@ class Endorser:
         Failures after the checks are responses of status 500 without payload.
 
         Raises:
-            ProposalInvalid, Denied, TransactionExists: where the RPC gives a gRPC
-            error; the message is its text.
+            ProposalInvalid, Denied, TransactionExists, TooManyRequests: where the RPC
+            gives a gRPC error; the message is its text.
         """
         try:
             proposal = parse_proposal(signed)
@@ -165,31 +163,45 @@ class Endorser:
     async def evaluate(
         self, proposal: Proposal, timeout_s: float | None = None
     ) -> Outcome:
-        """Return what a proposal comes to, for who will not have it ordered.
+        """Return the outcome of a proposal that will not be ordered.
 
-        Everything is checked as for `endorse`, but nothing is signed: what it read and
-        wrote is dropped.
+        Everything is checked as for `endorse`, but nothing is signed: the reads and
+        writes of the simulation are dropped.
 
         Raises: as `endorse`.
         """
         with Watch(self._observer, proposal) as watch:
             identity = self._admit(proposal)
             watch.admitted = True
-            simulator = self._ledger.new_simulator(proposal.tx_id)
-            try:
+            with self._simulation(proposal) as simulator:
                 outcome, _ = await self._simulate(
                     proposal, identity, simulator, timeout_s
                 )
-            finally:
-                simulator.done()
             watch.answered(outcome.response)
             return outcome
+
+    @contextmanager
+    def _simulation(self, proposal: Proposal) -> Iterator[Simulator]:
+        with self._ledger.new_simulator(proposal.tx_id) as simulator:
+            self._simulations += 1
+            try:
+                yield simulator
+            finally:
+                self._simulations -= 1
 
     def _admit(self, proposal: Proposal) -> Identity:
         """Check everything there is to check before a simulation; return the signer.
 
         Raises: NotFound when there is no such channel, and as `process_proposal`.
         """
+        if self._concurrency and self._simulations >= self._concurrency:
+            raise TooManyRequests(
+                "too many requests for /protos.Endorser, exceeding concurrency limit "
+                f"({self._concurrency})",
+                hint="try again, or raise peer.limits.concurrency.endorserService and "
+                "the node's limit of open files (ulimit -n)",
+                limit=self._concurrency,
+            )
         check_expiry(proposal, self._msp)
         channel = proposal.channel
         if channel and channel != self._ledger.channel:
@@ -220,35 +232,30 @@ class Endorser:
         except LaunchFailed as error:
             if not self._superseded(proposal, error):
                 raise
-            # It never ran: it waited for a version that an upgrade took down.
+            # The chaincode never ran: an upgrade stopped the version that was awaited.
             done = await self._executed(proposal, identity, timeout_s)
         watch.answered(done.response)
         return self._respond(proposal, done)
 
     def _superseded(self, proposal: Proposal, failed: LaunchFailed) -> bool:
         """Whether another package runs by now than the one that did not come up."""
-        simulator = self._ledger.new_simulator(proposal.tx_id)
         try:
-            now = self._definition(proposal, simulator).ccid
+            with self._simulation(proposal) as simulator:
+                now = self._definition(proposal, simulator).ccid
         except ChaindockError:
             return False
-        finally:
-            simulator.done()
         return failed.facts.get("ccid") not in {None, now}
 
     async def _executed(
         self, proposal: Proposal, identity: Identity, timeout_s: float | None
     ) -> _Simulated:
-        simulator = self._ledger.new_simulator(proposal.tx_id)
-        try:
+        with self._simulation(proposal) as simulator:
             outcome, version = await self._simulate(
                 proposal, identity, simulator, timeout_s
             )
             return _Simulated(
                 outcome.response, outcome.event, simulator.results(), version
             )
-        finally:
-            simulator.done()
 
     async def _simulate(
         self,
@@ -329,13 +336,13 @@ class Endorser:
 
 
 def _checked(outcome: Outcome, proposal: Proposal) -> Outcome:
-    """Return an outcome whose event, if it may have one, names what it comes from."""
+    """Return the outcome with the names of its event set; a failure has no event."""
     event = outcome.event
     if event is None:
         return outcome
     if outcome.response.status >= _ERROR:
         return Outcome(outcome.response, None)
-    # Only name and payload are the chaincode's to say (§8).
+    # A chaincode sets only the name and the payload of its event.
     event.chaincode_id, event.tx_id = proposal.name, proposal.tx_id
     return outcome
 
@@ -368,7 +375,7 @@ def _refused(message: str) -> proposal_response_pb2.ProposalResponse:
 
 
 def failure_text(error: ChaindockError, proposal: Proposal) -> str:
-    """Return the message of a response that says what went wrong in the node."""
+    """Return the message of a response for a failure in the node."""
     if isinstance(error, NotFound):
         return error.message
     if isinstance(error, (ExecuteFailed, TransactionExists, LedgerError)):
@@ -380,7 +387,7 @@ def failure_text(error: ChaindockError, proposal: Proposal) -> str:
 
 
 def _interest(name: str, results: bytes) -> proposal_response_pb2.ChaincodeInterest:
-    """Name every chaincode that took part, for those who plan endorsements."""
+    """Name every chaincode that took part; clients plan endorsements by that."""
     rwset = rwset_pb2.TxReadWriteSet.FromString(results)
     names = {ns.namespace for ns in rwset.ns_rwset} - {NAMESPACE} | {name}
     return proposal_response_pb2.ChaincodeInterest(

@@ -41,6 +41,7 @@ from chaindock.lifecycle.desired import DesiredState
 from chaindock.node.backends import Backends, Choice
 from chaindock.node.facade import Node
 from chaindock.node.home import Home, HomeLock
+from chaindock.node.open_files import proposals_at_once
 from chaindock.node.programs import programs_admitted
 from chaindock.node.watched import NodeWatch, WatchedParts
 from chaindock.operations.admin import AdminServer
@@ -183,6 +184,7 @@ async def _compose(
             timeout_of=config.chaincodes.timeout_of,
         ),
         system={NAMESPACE: LifecycleContract(desired, organization.mspid)},
+        concurrency=proposals_at_once(config.endorser.concurrency),
         observer=watch.tallies.proposals,
     )
     orderer = await stack.enter_async_context(

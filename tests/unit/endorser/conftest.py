@@ -21,6 +21,7 @@ from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.definitions import Approval, Definitions
 
 CHANNEL = ChannelId("mychannel")
+CONCURRENCY = 20
 CCID = Ccid("basic_1.0:" + "a" * 64)
 
 
@@ -149,7 +150,8 @@ def options() -> Any:
 
 @pytest.fixture
 async def node(tmp_path: Any, org: Any, options: Any) -> Any:
-    approvals, chaincode = Approvals(), Chaincode()
+    approvals: Any = Approvals()
+    chaincode: Any = Chaincode()
     opened = Ledger.open(
         tmp_path / "ledger.db",
         CHANNEL,
@@ -164,6 +166,7 @@ async def node(tmp_path: Any, org: Any, options: Any) -> Any:
             definitions=Definitions(approvals),
             executor=chaincode,
             system={"_lifecycle": LifecycleContract(approvals, "Org1MSP")},
+            concurrency=CONCURRENCY,
         )
         checks = TransactionChecks(CHANNEL, org.msp)
         async with Orderer(ledger, checks, options) as orderer:

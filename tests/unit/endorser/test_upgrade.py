@@ -71,7 +71,8 @@ def stored(label: Any, tmp_path: Any) -> Any:
 
 @pytest.fixture
 async def parts(tmp_path: Any, org: Any) -> Any:
-    machine, desired = Machine(), DesiredState(tmp_path / "desired.db")
+    machine: Any = Machine()
+    desired = DesiredState(tmp_path / "desired.db")
     opened = Ledger.open(
         tmp_path / "ledger.db",
         CHANNEL,
