@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from random import Random
 from typing import TYPE_CHECKING
 
 from bench.bench_invoke import VALUE, bare
@@ -104,6 +105,48 @@ async def commits(ledger: Ledger, path: Path, size: int) -> Row:
     return Row(what, value, "µs", reference, "INSERT of its bytes, flushed")
 
 
+async def large_values(path: Path) -> AsyncIterator[Row]:
+    """Values of 1 kB: what they take on disk, and what writing them takes."""
+    size, count, step = 1024, 5_000, 100
+    db = bare(path / "bare-values.db")
+    db.execute("CREATE TABLE b (number INTEGER PRIMARY KEY, block BLOB)")
+    random = Random(1)
+    ours = reference = 0.0
+    async with ledger_at(path / "values") as ledger:
+        for _ in range(count // step):
+            txs = judged(
+                (
+                    transaction(rwset(writes={key: random.randbytes(size)})).envelope,
+                    VALID,
+                )
+                for key in (f"k{random.randrange(10**9)}" for _ in range(step))
+            )
+            data = b"".join(tx.envelope for tx in txs)
+            began = time.perf_counter()
+            await ledger.commit(txs)
+            written = time.perf_counter()
+            db.execute("INSERT INTO b (block) VALUES (?)", (data,))
+            ours += written - began
+            reference += time.perf_counter() - written
+    db.close()
+    blocks = count // step / 1000
+    yield Row(
+        "block of 100 values of 1 kB",
+        ours / blocks,
+        "ms",
+        reference / blocks,
+        "INSERT of its bytes, flushed",
+    )
+    yield Row(
+        "ledger of values of 1 kB",
+        (path / "values" / "ledger.db").stat().st_size / 1e6,
+        "MB",
+        size * count / 1e6,
+        "the values; block, state and history hold each",
+        most=5.0,
+    )
+
+
 async def run() -> AsyncIterator[Row]:
     with scratch() as path:
         async with ledger_at(path) as ledger:
@@ -112,3 +155,5 @@ async def run() -> AsyncIterator[Row]:
         for size in (1, 10, 100):
             async with ledger_at(path / str(size)) as ledger:
                 yield await commits(ledger, path, size)
+        async for row in large_values(path):
+            yield row
