@@ -121,7 +121,7 @@ async def calling_side(
     approvals, options = _Approvals(), OrdererOptions()
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(
-            Ledger.open(
+            Ledger(
                 folder / "ledger.db",
                 CHANNEL,
                 organization.orderer,

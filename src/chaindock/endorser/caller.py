@@ -1,11 +1,8 @@
-"""Call chaincode from inside the node, as a client would from outside.
+"""Call chaincode from inside the node, by the steps of a client outside.
 
-Owns:    Caller (query, invoke), its Answer; committing definitions through it.
-Not:     who calls (operations), checks and shapes (endorser.py), order (orderer.py).
-Entry:   Caller.query, Caller.invoke, DefinitionWriter
-Holds:   the way is that of any client: signed proposal, endorsement, signed envelope;
-         a response of 400 and more is never ordered.
-Source:  ledger-gateway.md §0, §2.4; shim-protocol.md §9.2
+A call is a signed proposal, its endorsement, and a signed envelope for the orderer. A
+response of 400 or more is never ordered.
+Source: docs/fabric/ledger.md#transaction
 """
 
 from __future__ import annotations
@@ -42,7 +39,7 @@ _ERROR: Final = 400
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a call.
+    """The outcome of a call.
 
     Args:
         status, message, payload: of the chaincode; below 400 is success.
@@ -93,18 +90,18 @@ class Caller:
         transient: Mapping[str, bytes] | None = None,
         timeout_s: float | None = None,
     ) -> Answer:
-        """Run a function and return what it says; nothing is ordered.
+        """Run a function and return its answer; nothing is ordered.
 
         Args:
             name: of the chaincode.
             args: function name and arguments.
             signer: the client.
             transient: seen by the chaincode only.
-            timeout_s: for the chaincode's answer, beside a launch; None = configured.
+            timeout_s: for the answer once the chaincode runs; None = configured.
 
         Raises:
-            NotFound, Denied, LaunchFailed, ExecuteFailed: there is no answer of the
-            chaincode. An answer of 400 and more is an Answer.
+            NotFound, Denied, LaunchFailed, ExecuteFailed, TooManyRequests: the chaincode
+            gave no answer. A status of 400 or more is an Answer.
         """
         signed = new_proposal(self._channel, name, args, signer, transient=transient)
         proposal = parse_proposal(signed)
@@ -128,7 +125,7 @@ class Caller:
         timeout_s: float | None = None,
         is_init: bool = False,
     ) -> Answer:
-        """Run a function and commit what it did.
+        """Run a function and commit its writes.
 
         Args:
             name: of the chaincode.
@@ -139,12 +136,12 @@ class Caller:
             is_init: call Init.
 
         Returns:
-            the answer; check `code`: 0 = it took effect. An answer of 400 and more was
-            not ordered.
+            the answer. Check `code`: 0 = the writes took effect. An answer of 400 or more
+            was not ordered.
 
         Raises:
             as `query`; LedgerError when it could not be committed.
-        Cancelled: before it was ordered nothing happens, after it is committed.
+        Cancelled: a transaction that was ordered already is committed all the same.
         """
         signed = new_proposal(
             self._channel, name, args, signer, transient=transient, is_init=is_init

@@ -1,11 +1,8 @@
 """The first block: the configuration of a channel with one organisation.
 
-Owns:    groups, values, policies and capabilities of the channel.
-Not:     MSP definitions (identity), building the block (ledger).
-Entry:   genesis_envelope
-Holds:   it is a ConfigEnvelope that Fabric's tools can read; one organisation orders
-         and endorses, in roles that its certificates carry.
-Source:  ledger-gateway.md §3.3, §5.1, §12.3
+Fabric's tools can read the ConfigEnvelope. The one organisation orders and endorses, in
+the roles that its certificates carry.
+Source: docs/fabric/ledger.md#identities
 """
 
 from __future__ import annotations

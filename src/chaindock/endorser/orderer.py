@@ -1,7 +1,7 @@
 """Put transactions in order and have them committed.
 
 An accepted transaction is committed in order of acceptance, also when the submitter
-left or the node goes down in order. The number and bytes of waiting transactions are
+left or the node shuts down in order. The number and bytes of waiting transactions are
 bounded.
 Source: docs/fabric/ledger.md#transaction
 """
@@ -81,7 +81,7 @@ class OrdererOptions:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What became of a transaction.
+    """The outcome of a transaction.
 
     Args:
         code: TxValidationCode; 0 = it took effect.
@@ -145,12 +145,12 @@ class Orderer:
             envelope: serialised common.Envelope.
 
         Returns:
-            where it is, valid or not.
+            its place on the ledger and its code.
 
         Raises:
-            InvalidInput: it is refused: empty, too large, of another channel or kind.
-            Denied: the creator may not write, or its certificate has run out.
-            LedgerClosed: the node goes down. LedgerError: the block was not written.
+            InvalidInput: empty, too large, of another channel or kind. Denied: the
+            creator may not write, or its certificate has expired. LedgerClosed: the node
+            is shutting down. LedgerError: the block was not written.
         Cancelled: once accepted it is committed all the same.
         """
         tx, creator = self._checks.check(envelope)
@@ -258,25 +258,14 @@ class Orderer:
             txs = [waiting.tx for waiting in batch]
             self._check_definitions(txs)
             block = await self._ledger.commit(txs)
-        except ChaindockError as error:
+        except BaseException as error:
+            failure = _failure(error)
+            for waiting in batch:
+                _fail(waiting, failure)
+            if not isinstance(error, Exception):
+                raise
             _log.error("block not committed", transactions=len(batch), exc_info=error)
-            for waiting in batch:
-                _fail(waiting, error)
             return
-        except Exception as error:  # noqa: BLE001  # a defect must not end all ordering
-            _log.exception("block not committed", transactions=len(batch))
-            defect = LedgerError(
-                f"the block could not be made: unexpected {type(error).__name__}",
-                hint="this is a defect of Chaindock; the node's log holds the trace",
-            )
-            for waiting in batch:
-                _fail(waiting, defect)
-            return
-        except BaseException:
-            gone = LedgerClosed("the orderer ended while the block was committed")
-            for waiting in batch:
-                _fail(waiting, gone)
-            raise
         for waiting, tx in zip(batch, block.transactions, strict=True):
             if not waiting.done.done():
                 waiting.done.set_result(
@@ -329,6 +318,21 @@ def _check_writer(creator: Identity) -> None:
         )
 
 
-def _fail(waiting: _Waiting, error: Exception) -> None:
+def _failure(error: BaseException) -> ChaindockError:
+    """Return what the submitters of a block that failed with `error` are told."""
+    if isinstance(error, ChaindockError):
+        return error
+    if isinstance(error, Exception):  # a defect must not end all ordering
+        return LedgerError(
+            f"the block could not be made: unexpected {type(error).__name__}",
+            hint="this is a defect of Chaindock; the node's log holds the trace",
+        )
+    return LedgerClosed("the orderer ended while the block was committed")
+
+
+def _fail(waiting: _Waiting, error: ChaindockError) -> None:
     if not waiting.done.done():
-        waiting.done.set_exception(error)
+        # An exception of its own for each: raising one again lengthens its traceback.
+        own = type(error)(error.message, hint=error.hint, **error.facts)
+        own.__cause__ = error
+        waiting.done.set_exception(own)

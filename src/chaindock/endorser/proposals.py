@@ -1,11 +1,7 @@
-"""Signed proposals: how they are made, read and checked.
+"""Signed proposals: how they are made, parsed and checked, with Fabric's texts.
 
-Owns:    rows 0-9 and 11 of the endorser's checks, with their texts; transaction ids.
-Not:     channels, duplicates, simulation (endorser.py).
-Entry:   new_proposal, parse_proposal, check_proposal
-Holds:   header bytes travel exactly as the client sent them; what was not checked is
-         never executed.
-Source:  ledger-gateway.md §2.1, §2.2
+Header bytes stay exactly as the client sent them. Nothing unchecked is executed.
+Source: docs/fabric/ledger.md#proposal
 """
 
 from __future__ import annotations
@@ -141,7 +137,7 @@ def new_proposal(
 
 
 def parse_proposal(signed: proposal_pb2.SignedProposal) -> Proposal:
-    """Take a signed proposal apart (row 1). Raises: ProposalInvalid."""
+    """Take a signed proposal apart. Raises: ProposalInvalid."""
     data = _parse(proposal_pb2.Proposal, signed.proposal_bytes, "Proposal")
     header = _parse(common_pb2.Header, data.header, "Header")
     channel_header = _parse(
@@ -186,7 +182,7 @@ def _input_of(raw: bytes) -> chaincode_pb2.ChaincodeInput:
     if not call.chaincode_spec.HasField("input"):
         raise ProposalInvalid("chaincode input did not contain any input")
     found: chaincode_pb2.ChaincodeInput = call.chaincode_spec.input
-    # Decorations are the peer's to set; the client's would pose as the peer's.
+    # Only the peer sets decorations.
     found.ClearField("decorations")
     return found
 
@@ -199,13 +195,13 @@ def _parse(kind: Any, data: bytes, what: str) -> Any:
 
 
 def check_proposal(proposal: Proposal, msp: Msp) -> Identity:
-    """Check headers, transaction id and signature (rows 3-9).
+    """Check headers, transaction id and signature, after `check_expiry`.
 
     Returns:
-        who signed.
+        the signer.
 
     Raises:
-        ProposalInvalid, Denied. The row about expiry comes first: `check_expiry`.
+        ProposalInvalid, Denied.
     """
     _check_headers(proposal)
     signed = proposal.signed
@@ -250,7 +246,7 @@ def _check_headers(proposal: Proposal) -> None:
 
 
 def check_expiry(proposal: Proposal, msp: Msp) -> None:
-    """Refuse a creator whose certificate has run out (row 0).
+    """Refuse a creator whose certificate has expired.
 
     Raises: Denied. Creators that cannot be read are left to `check_proposal`.
     """
@@ -263,7 +259,7 @@ def check_expiry(proposal: Proposal, msp: Msp) -> None:
 
 
 def require_writer(identity: Identity) -> None:
-    """Check the channel policy Writers (row 11). Raises: Denied."""
+    """Check the channel policy Writers. Raises: Denied."""
     if identity.role not in {Role.CLIENT, Role.ADMIN}:
         raise Denied(
             f"failed evaluating policy on signed data during check policy [{WRITERS}]: "

@@ -1,11 +1,7 @@
-"""The certificate authority of a development organisation.
+"""The certificate authority of a development organisation, and parts of certificates.
 
-Owns:    the shape of the certificates: subject, extensions, attributes, validity.
-Not:     where they are stored (organization.py), who accepts them (msp.py).
-Entry:   CertificateAuthority
-Holds:   every certificate it issues has a low-S signature, so no reader rewrites it;
-         one NodeOU role each.
-Source:  ledger-gateway.md §12.1, §12.4, §12.5
+Every certificate has a low-S signature, so no reader re-encodes it, and names one role.
+Source: docs/fabric/ledger.md#identities
 """
 
 from __future__ import annotations
@@ -96,10 +92,9 @@ class CertificateAuthority:
             (NameOID.ORGANIZATION_NAME, domain), (NameOID.COMMON_NAME, f"ca.{domain}")
         )
         builder = (
-            _dated(name, name, key.public_key())
+            begin_certificate(name, name, key.public_key())
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
             .add_extension(key_usage(ca=True, encipher=True), True)
-            .add_extension(subject_key(key.public_key()), False)
         )
         return cls(_sign(builder, key), key)
 
@@ -132,15 +127,11 @@ class CertificateAuthority:
         subject = _name(
             (NameOID.ORGANIZATIONAL_UNIT_NAME, role), (NameOID.COMMON_NAME, common_name)
         )
-        issuer_key = x509.AuthorityKeyIdentifier(
-            subject_key(self.key.public_key()).digest, None, None
-        )
         builder = (
-            _dated(subject, self.certificate.subject, key)
+            begin_certificate(subject, self.certificate.subject, key)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
             .add_extension(key_usage(ca=False, encipher=False), True)
-            .add_extension(subject_key(key), False)
-            .add_extension(issuer_key, False)
+            .add_extension(issuer_key(self.key), False)
         )
         if attributes is not None:
             # Raw JSON, not wrapped in another ASN.1 string: so the shims read it.
@@ -160,24 +151,39 @@ def _name(*parts: tuple[x509.ObjectIdentifier, str]) -> x509.Name:
     return x509.Name([x509.NameAttribute(oid, text) for oid, text in (*_PLACE, *parts)])
 
 
-def _dated(
-    subject: x509.Name, issuer: x509.Name, key: EllipticCurvePublicKey
+def begin_certificate(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: EllipticCurvePublicKey,
+    *,
+    skew: dt.timedelta = _CLOCK_SKEW,
+    lasts: dt.timedelta = VALIDITY,
 ) -> x509.CertificateBuilder:
-    begin = dt.datetime.now(dt.UTC).replace(microsecond=0) - _CLOCK_SKEW
+    """Return a certificate of `key` to add extensions to and sign.
+
+    Args:
+        subject: of the certificate.
+        issuer: subject of the certificate that signs.
+        key: of the holder.
+        skew: how long ago the certificate begins to be valid, for clocks that go wrong.
+        lasts: from now.
+    """
+    now = dt.datetime.now(dt.UTC).replace(microsecond=0)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(begin)
-        .not_valid_after(begin + VALIDITY)
+        .not_valid_before(now - skew)
+        .not_valid_after(now + lasts)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), False)
     )
 
 
-def subject_key(key: EllipticCurvePublicKey) -> x509.SubjectKeyIdentifier:
-    """Return the extension that names the key of a certificate."""
-    return x509.SubjectKeyIdentifier.from_public_key(key)
+def issuer_key(key: EllipticCurvePrivateKey) -> x509.AuthorityKeyIdentifier:
+    """Return the extension that names the key that signs."""
+    return x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
 
 
 def key_usage(*, ca: bool, encipher: bool) -> x509.KeyUsage:

@@ -1,11 +1,8 @@
-"""Who a creator is: one organisation's membership rules.
+"""Who a creator is: the membership rules of one organisation.
 
-Owns:    from SerializedIdentity bytes to a checked Identity; NodeOU roles; MSPConfig.
-Not:     channel policies (endorser), expiry (asked by the endorser, not an MSP matter).
-Entry:   Msp.identify
-Holds:   an Identity that was returned chains to the organisation's CA and has exactly
-         one role; the cache is bounded, creators are hostile.
-Source:  ledger-gateway.md §12.1, §12.2
+An `Identity` that is returned chains to the organisation's CA and has exactly one role.
+The cache is bounded, because creators are hostile. Expiry is not a matter of the MSP.
+Source: docs/fabric/ledger.md#identities
 """
 
 from __future__ import annotations

@@ -1,22 +1,27 @@
-"""The one organisation of a development node.
+"""The one organisation of a development node: CA, node, orderer, admin and users.
 
-Owns:    which identities there are, and where each lies below the home.
-Not:     what a certificate looks like (ca.py), file formats (folders.py).
-Entry:   Organization.open
-Holds:   what was once made stays: CA, node, orderer, admin; a crash while it is made
-         leaves nothing that a later start would take for complete.
-Source:  ledger-gateway.md §12.4
+Identities lie on disk as MSP directories that the tools of the Fabric world read. What
+was made once stays. A directory appears complete or not at all, and keys are readable
+by their owner only.
+Source: docs/fabric/ledger.md#identities
 """
 
 from __future__ import annotations
 
 import re
+import secrets
+import shutil
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from chaindock.errors import InvalidInput
+from chaindock.durable import sync_folder, write_file
+from chaindock.errors import ConfigInvalid, InvalidInput, StorageError
 from chaindock.identity.ca import (
     CertificateAuthority,
     attributes_of,
@@ -24,27 +29,20 @@ from chaindock.identity.ca import (
     key_pem,
     new_key,
 )
-from chaindock.identity.folders import (
-    appear,
-    read_certificate,
-    read_key,
-    read_signer,
-    write_certificate,
-    write_file,
-    write_signer,
-    write_trust,
-)
 from chaindock.identity.msp import Msp, Role
+from chaindock.identity.signing import SigningIdentity
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from chaindock.identity.signing import SigningIdentity
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 ADMIN = "Admin"
 _MSPID = re.compile(r"[A-Za-z0-9.-]{1,64}")
 _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9.-]{0,48}[a-z0-9])?")
+_NODE_OUS = ("Client", "Peer", "Admin", "Orderer")
+_UNFINISHED = ".unfinished-"
 _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 
 
@@ -62,13 +60,13 @@ class Organization:
         self.mspid = mspid
         self.domain = domain
         ca_path = path / "ca"
-        certificate = read_certificate(ca_path / f"ca.{domain}-cert.pem")
-        self._ca = CertificateAuthority(certificate, read_key(ca_path / "priv_sk"))
+        certificate = _read_certificate(ca_path / f"ca.{domain}-cert.pem")
+        self._ca = CertificateAuthority(certificate, _read_key(ca_path / "priv_sk"))
         self.ca_pem = certificate_pem(certificate)
         self.msp = Msp(mspid, certificate)
-        self.peer = read_signer(_peer(path, domain), mspid)
-        self.orderer = read_signer(_orderer(path, domain), mspid)
-        self.admin = read_signer(self.user_msp(ADMIN), mspid)
+        self.peer = _read_signer(_peer(path, domain), mspid)
+        self.orderer = _read_signer(_orderer(path, domain), mspid)
+        self.admin = _read_signer(self.user_msp(ADMIN), mspid)
         self._users: dict[str, tuple[SigningIdentity, dict[str, str]]] = {}
         self._lock = threading.Lock()
 
@@ -146,12 +144,12 @@ class Organization:
             "hf.Type": str(Role.CLIENT),
         }
         if not msp.exists():
-            with appear(msp.parent) as scratch:
+            with _appear(msp.parent) as scratch:
                 _write_identity(
                     scratch / "msp", self._ca, common_name, Role.CLIENT, wanted
                 )
-            return read_signer(msp, self.mspid)
-        signer = read_signer(msp, self.mspid)
+            return _read_signer(msp, self.mspid)
+        signer = _read_signer(msp, self.mspid)
         certificate = self.msp.identify(signer.creator).certificate
         # On file systems that fold case, `alice` and `Alice` are one directory.
         subject = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
@@ -161,10 +159,10 @@ class Organization:
             )
         if not attributes or attributes_of(certificate) == wanted:
             return signer
-        key = read_key(msp / "keystore" / "priv_sk").public_key()
+        key = _read_key(msp / "keystore" / "priv_sk").public_key()
         fresh = self._ca.issue(key, common_name, Role.CLIENT, wanted)
-        write_certificate(msp, common_name, fresh)
-        return read_signer(msp, self.mspid)
+        _write_certificate(msp, common_name, fresh)
+        return _read_signer(msp, self.mspid)
 
 
 def _peer(path: Path, domain: str) -> Path:
@@ -177,11 +175,11 @@ def _orderer(path: Path, domain: str) -> Path:
 
 def _create(path: Path, domain: str) -> None:
     ca = CertificateAuthority.create(domain)
-    with appear(path) as scratch:
+    with _appear(path) as scratch:
         name = f"ca.{domain}-cert.pem"
         write_file(scratch / "ca" / name, certificate_pem(ca.certificate))
         write_file(scratch / "ca" / "priv_sk", key_pem(ca.key), mode=0o600)
-        write_trust(scratch / "msp", ca.certificate, domain)
+        _write_trust(scratch / "msp", ca.certificate, domain)
         admin = scratch / "users" / f"{ADMIN}@{domain}" / "msp"
         _write_identity(_peer(scratch, domain), ca, f"peer0.{domain}", Role.PEER)
         _write_identity(
@@ -200,5 +198,119 @@ def _write_identity(
     key = new_key()
     certificate = ca.issue(key.public_key(), common_name, role, attributes)
     domain = common_name.partition("@")[2] or common_name.partition(".")[2]
-    write_trust(msp, ca.certificate, domain)
-    write_signer(msp, common_name, certificate, key)
+    _write_trust(msp, ca.certificate, domain)
+    _write_signer(msp, common_name, certificate, key)
+
+
+@contextmanager
+def _appear(folder: Path) -> Iterator[Path]:
+    """Give a scratch directory that becomes `folder` when the block ends well.
+
+    What an earlier process left unfinished beside `folder` is removed first.
+    Raises: StorageError when something cannot be written.
+    """
+    scratch = folder.parent / f"{_UNFINISHED}{secrets.token_hex(6)}"
+    try:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for left in folder.parent.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        scratch.mkdir(mode=0o755)
+        yield scratch
+        for path in (scratch, *(p for p in scratch.rglob("*") if p.is_dir())):
+            sync_folder(path)
+        scratch.rename(folder)
+        for parent in (folder.parent, folder.parent.parent):
+            sync_folder(parent)
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write_trust(msp: Path, ca: x509.Certificate, domain: str) -> None:
+    """Write the part of an MSP directory that names the CA and the roles."""
+    name = f"ca.{domain}-cert.pem"
+    write_file(msp / "cacerts" / name, certificate_pem(ca))
+    lines = ["NodeOUs:", "  Enable: true"]
+    for unit in _NODE_OUS:
+        lines += [
+            f"  {unit}OUIdentifier:",
+            f"    Certificate: cacerts/{name}",
+            f"    OrganizationalUnitIdentifier: {unit.lower()}",
+        ]
+    write_file(msp / "config.yaml", ("\n".join(lines) + "\n").encode())
+
+
+def _write_signer(
+    msp: Path,
+    common_name: str,
+    certificate: x509.Certificate,
+    key: EllipticCurvePrivateKey,
+) -> None:
+    """Write certificate and key of an identity into its MSP directory."""
+    write_file(msp / "keystore" / "priv_sk", key_pem(key), mode=0o600)
+    _write_certificate(msp, common_name, certificate)
+
+
+def _write_certificate(
+    msp: Path, common_name: str, certificate: x509.Certificate
+) -> None:
+    """Write, or replace, the certificate of an identity.
+
+    Raises: StorageError.
+    """
+    path = msp / "signcerts" / f"{common_name}-cert.pem"
+    try:
+        write_file(path, certificate_pem(certificate))
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> StorageError:
+    """Return the error for a file or directory that cannot be written."""
+    return StorageError(
+        f"{str(path)!r} cannot be written: {error.strerror or error}",
+        hint="check free space and permissions there",
+        path=str(path),
+    )
+
+
+def _read_certificate(path: Path) -> x509.Certificate:
+    """Read a PEM certificate. Raises: ConfigInvalid."""
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _broken(path, "a PEM certificate", error) from error
+
+
+def _read_key(path: Path) -> EllipticCurvePrivateKey:
+    """Read an unencrypted PKCS#8 ECDSA key. Raises: ConfigInvalid."""
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError) as error:
+        raise _broken(path, "an unencrypted PEM private key", error) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise _broken(path, "an ECDSA key", None)
+    return key
+
+
+def _read_signer(msp: Path, mspid: str) -> SigningIdentity:
+    """Read the identity of an MSP directory. Raises: ConfigInvalid."""
+    try:
+        certificate = next(p for p in sorted((msp / "signcerts").glob("[!.]*")))
+        key = next(p for p in sorted((msp / "keystore").glob("[!.]*")))
+    except StopIteration:
+        raise _broken(msp, "signcerts and keystore with one file each", None) from None
+    _read_certificate(certificate)
+    return SigningIdentity(mspid, certificate.read_bytes(), _read_key(key))
+
+
+def _broken(path: Path, expected: str, cause: Exception | None) -> ConfigInvalid:
+    found = f": {cause}" if cause else ""
+    return ConfigInvalid(
+        f"{str(path)!r} is not {expected}{found}",
+        hint="restore the organization directory from a backup, or start with a new "
+        "home: a new CA cannot read what the old one signed",
+        key="organizations",
+        origin=str(path),
+    )

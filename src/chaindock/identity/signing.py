@@ -1,10 +1,6 @@
-"""Signatures as Fabric makes and accepts them.
+"""Signatures as Fabric makes and accepts them: ECDSA over SHA-256 with a low S.
 
-Owns:    ECDSA over SHA-256 with low S; SigningIdentity.
-Not:     who a signer is (msp.py), where keys come from (ca.py, organization.py).
-Entry:   SigningIdentity, verify_signature
-Holds:   no signature with a high S is ever made or accepted.
-Source:  ledger-gateway.md §2.5
+Source: docs/fabric/ledger.md#identities
 """
 
 from __future__ import annotations

@@ -1,12 +1,8 @@
-"""The certificates of streams with chaincode: who the node is, which attempt dials it.
+"""The certificates of streams with chaincode: the node's own, and one for each attempt.
 
-Owns:    the authority of one run of a node; server and client certificates; their hash.
-Not:     serving with them (chaincode), handing them out (controllers), the identities of
-         the organisation (ca.py).
-Entry:   TlsAuthority, certificate_hash
-Holds:   the authority and every key of the node's own end live in memory alone; a node
-         that starts again trusts nothing that an earlier one issued.
-Source:  launch.md §6.1, §6.2; ADR-0005
+The authority and every key of the node's own end live in memory alone; a node that
+starts again trusts nothing that an earlier run issued.
+Source: docs/adr/0005-certificates-per-attempt.md
 """
 
 from __future__ import annotations
@@ -24,24 +20,23 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from chaindock.identity.ca import (
+    VALIDITY,
+    begin_certificate,
     certificate_pem,
+    issuer_key,
     key_pem,
     key_usage,
     new_key,
-    subject_key,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Self
 
-    from cryptography.hazmat.primitives.asymmetric.ec import (
-        EllipticCurvePrivateKey,
-        EllipticCurvePublicKey,
-    )
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-_YEARS: Final = dt.timedelta(days=3650)
 _DAY: Final = dt.timedelta(hours=24)
+"""Life of a client certificate, and how far the clock of an engine's machine may be off."""
 _SERIAL_BITS: Final = 128
 EVERYWHERE: Final = (
     "127.0.0.1",
@@ -87,7 +82,7 @@ class TlsAuthority:
         name = _serial_name()
         both = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
         builder = (
-            _begun(name, name, key.public_key(), _DAY, _YEARS)
+            begin_certificate(name, name, key.public_key(), skew=_DAY)
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
             .add_extension(key_usage(ca=True, encipher=False), True)
             .add_extension(x509.ExtendedKeyUsage(both), False)
@@ -100,7 +95,7 @@ class TlsAuthority:
         It also holds for the names of `EVERYWHERE`.
         """
         names = (*(host.strip("[]") for host in hosts), *EVERYWHERE)
-        return self._issue(ExtendedKeyUsageOID.SERVER_AUTH, _YEARS, names)
+        return self._issue(ExtendedKeyUsageOID.SERVER_AUTH, VALIDITY, names)
 
     def issue_client(self, *, for_a_day: bool = True) -> TlsPair:
         """Return what one attempt shows; else it is valid as long as the node runs.
@@ -117,17 +112,18 @@ class TlsAuthority:
         hosts: Iterable[str] = (),
     ) -> TlsPair:
         key = new_key()
-        issuer_key = x509.AuthorityKeyIdentifier(
-            subject_key(self._key.public_key()).digest, None, None
-        )
         builder = (
-            _begun(
-                _serial_name(), self._certificate.subject, key.public_key(), _DAY, lasts
+            begin_certificate(
+                _serial_name(),
+                self._certificate.subject,
+                key.public_key(),
+                skew=_DAY,
+                lasts=lasts,
             )
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
             .add_extension(key_usage(ca=False, encipher=True), True)
             .add_extension(x509.ExtendedKeyUsage([usage]), False)
-            .add_extension(issuer_key, False)
+            .add_extension(issuer_key(self._key), False)
         )
         names = [_general(host) for host in dict.fromkeys(hosts)]
         if names:
@@ -149,27 +145,6 @@ def _serial_name() -> x509.Name:
     # Fabric's subjects hold nothing but this; it makes them differ.
     number = str(secrets.randbits(_SERIAL_BITS))
     return x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, number)])
-
-
-def _begun(
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: EllipticCurvePublicKey,
-    ago: dt.timedelta,
-    lasts: dt.timedelta,
-) -> x509.CertificateBuilder:
-    now = dt.datetime.now(dt.UTC).replace(microsecond=0)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        # An engine in a virtual machine may have another idea of the time.
-        .not_valid_before(now - ago)
-        .not_valid_after(now + lasts)
-        .add_extension(subject_key(key), False)
-    )
 
 
 def _general(host: str) -> x509.GeneralName:

@@ -12,6 +12,7 @@ import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from chaindock.durable import sync_folder
 from chaindock.errors import LedgerCorrupt, LedgerError
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def connect_writer(path: Path, channel: ChannelId) -> tuple[sqlite3.Connection, 
         db.execute("PRAGMA fullfsync=ON")
         db.execute("PRAGMA checkpoint_fullfsync=ON")
         db.execute("PRAGMA cache_size=-16000")
-        _sync_directory(path.parent)
+        sync_folder(path.parent)
         if not empty:
             _migrate(db)
     return db, empty
@@ -263,12 +264,3 @@ def _out_of_files() -> bool:
     except OSError as error:
         return error.errno in {errno.EMFILE, errno.ENFILE}
     return False
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make the file's own directory entry durable."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

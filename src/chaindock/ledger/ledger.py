@@ -62,37 +62,24 @@ class _State(Enum):
 
 
 class Ledger:
-    """Blocks, world state and history in one SQLite file. Made by `open`.
+    """Blocks, world state and history in one SQLite file; an async context manager.
 
     All methods belong on the event loop. The plain ones are point reads of some
     microseconds; they raise LedgerClosed when the ledger is not open, LedgerError when
     the file cannot be read.
+
+    Entering raises LedgerError when the file cannot be opened or belongs to another
+    schema or channel, LedgerCorrupt when it contradicts itself, InvalidInput when
+    the genesis envelope is none.
+
+    Args:
+        path: the database file; it and its directory are made when absent.
+        channel: an existing ledger must be of this channel.
+        signer: signs blocks, on the writer thread.
+        genesis: returns the envelope of block 0, a config transaction; called on the
+            writer thread, only for a new ledger.
+        options: None = the defaults.
     """
-
-    @classmethod
-    def open(
-        cls,
-        path: Path,
-        channel: ChannelId,
-        signer: BlockSigner,
-        genesis: Callable[[], bytes],
-        options: LedgerOptions | None = None,
-    ) -> Ledger:
-        """Return a ledger to enter with `async with`.
-
-        Entering raises LedgerError when the file cannot be opened or belongs to another
-        schema or channel, LedgerCorrupt when it contradicts itself, InvalidInput when
-        the genesis envelope is none.
-
-        Args:
-            path: the database file; it and its directory are made when absent.
-            channel: an existing ledger must be of this channel.
-            signer: signs blocks, on the writer thread.
-            genesis: returns the envelope of block 0, a config transaction; called on
-                the writer thread, only for a new ledger.
-            options: None = the defaults.
-        """
-        return cls(path, channel, signer, genesis, options or LedgerOptions())
 
     def __init__(
         self,
@@ -100,8 +87,9 @@ class Ledger:
         channel: ChannelId,
         signer: BlockSigner,
         genesis: Callable[[], bytes],
-        options: LedgerOptions,
+        options: LedgerOptions | None = None,
     ) -> None:
+        options = options or LedgerOptions()
         self.channel = channel
         self._path = path
         self._genesis = genesis

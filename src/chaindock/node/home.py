@@ -10,7 +10,6 @@ Source:  ADR-0001
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import psutil
 
+from chaindock.durable import sync_folder, write_file
 from chaindock.errors import NodeAlreadyRunning, NodeError
 
 if TYPE_CHECKING:
@@ -76,14 +76,14 @@ class Home:
             for path in (self.packages, self.output):
                 path.mkdir(mode=0o700, exist_ok=True)
             (self.root / "ledgers").mkdir(mode=0o700, exist_ok=True)
-            _sync(self.root.parent)
+            sync_folder(self.root.parent)
             self.sync()
         except OSError as error:
             raise _not_written(self, error) from error
 
     def sync(self) -> None:
         """Make files that were made in the home outlast a power failure."""
-        _sync(self.root)
+        sync_folder(self.root)
 
     def node_id(self) -> str:
         """Return the id that labels everything this node starts; made once."""
@@ -98,26 +98,11 @@ class Home:
                 hint="restore it; without it the node cannot recognise its own objects",
             ) from error
         node_id = secrets.token_hex(6)
-        fresh = path.with_suffix(".new")
         try:
-            with fresh.open("w") as file:
-                json.dump({"node_id": node_id}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(path)
-            self.sync()
+            write_file(path, json.dumps({"node_id": node_id}).encode())
         except OSError as error:
             raise _not_written(self, error) from error
         return node_id
-
-
-def _sync(folder: Path) -> None:
-    with contextlib.suppress(PermissionError):  # not ours to read, as /home may be
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def _not_written(home: Home, error: OSError) -> NodeError:

@@ -102,7 +102,7 @@ async def _compose(
         Organization.open, home.organizations, config.node.msp_id, config.node.domain
     )
     ledger = await stack.enter_async_context(
-        Ledger.open(
+        Ledger(
             home.ledger(channel),
             channel,
             organization.orderer,

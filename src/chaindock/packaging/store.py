@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from chaindock.durable import sync_folder
 from chaindock.errors import NotFound, PackageInvalid, StorageError, is_retryable
 from chaindock.ids import Ccid, require_ccid, split_ccid
 from chaindock.packaging.format import Hashing, opened, read_package
@@ -116,7 +117,7 @@ class PackageStore:
             with _storage(target):
                 os.fsync(file.fileno())
                 path.replace(target)
-                _sync_folder(self._root)
+                sync_folder(self._root)
         return self._stored(info, target)
 
     def get(self, ccid: Ccid) -> StoredPackage:
@@ -158,7 +159,7 @@ class PackageStore:
                 path.unlink()
             except FileNotFoundError as error:
                 raise _not_installed(ccid) from error
-            _sync_folder(self._root)
+            sync_folder(self._root)
 
     def sweep(self, wanted: Collection[Ccid]) -> Sequence[Ccid]:
         """Remove all that is half-written; return the packages that nobody wants.
@@ -173,7 +174,7 @@ class PackageStore:
         with _storage(self._root):
             for path in self._root.glob(f"{_PARTIAL}*"):
                 path.unlink(missing_ok=True)
-            _sync_folder(self._root)
+            sync_folder(self._root)
         return [ccid for ccid in self.list() if ccid not in wanted]
 
     def _path(self, ccid: Ccid) -> Path:
@@ -228,14 +229,6 @@ def _storage(path: Path) -> Iterator[None]:
             path=str(path),
             retryable=is_retryable(error),
         ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def _not_installed(ccid: Ccid) -> NotFound:

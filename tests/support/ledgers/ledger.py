@@ -34,7 +34,7 @@ NOT_VALIDATED = 254
 
 def ledger_at(path: Path, options: LedgerOptions | None = None) -> Ledger:
     """Return a ledger to enter."""
-    return Ledger.open(path / "ledger.db", CHANNEL, BlockKey(), config, options)
+    return Ledger(path / "ledger.db", CHANNEL, BlockKey(), config, options)
 
 
 async def commit(ledger: Ledger, *rwsets: bytes) -> CommittedBlock:

@@ -152,7 +152,7 @@ def options() -> Any:
 async def node(tmp_path: Any, org: Any, options: Any) -> Any:
     approvals: Any = Approvals()
     chaincode: Any = Chaincode()
-    opened = Ledger.open(
+    opened = Ledger(
         tmp_path / "ledger.db",
         CHANNEL,
         org.orderer,

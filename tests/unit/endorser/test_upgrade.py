@@ -73,7 +73,7 @@ def stored(label: Any, tmp_path: Any) -> Any:
 async def parts(tmp_path: Any, org: Any) -> Any:
     machine: Any = Machine()
     desired = DesiredState(tmp_path / "desired.db")
-    opened = Ledger.open(
+    opened = Ledger(
         tmp_path / "ledger.db",
         CHANNEL,
         org.orderer,

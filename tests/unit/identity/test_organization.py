@@ -163,8 +163,10 @@ def test_a_crash_half_way_leaves_nothing_that_looks_complete(tmp_path, monkeypat
         raise PowerCut
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "write_signer", die)
-        patch.setattr("chaindock.identity.folders.shutil.rmtree", lambda *_, **__: None)
+        patch.setattr(module, "_write_signer", die)
+        patch.setattr(
+            "chaindock.identity.organization.shutil.rmtree", lambda *_, **__: None
+        )
         with pytest.raises(PowerCut):
             Organization.open(tmp_path, "Org1MSP", "org1.example.com")
     parent = tmp_path / "peerOrganizations"

@@ -77,7 +77,7 @@ async def test_the_signature_covers_value_header_and_block_header(
     tmp_path: Path,
 ) -> None:
     key = BlockKey()
-    async with Ledger.open(tmp_path / "db", CHANNEL, key, config) as ledger:
+    async with Ledger(tmp_path / "db", CHANNEL, key, config) as ledger:
         await commit(ledger, rwset())
         block = parsed(ledger, 1)
     metadata = common_pb2.Metadata.FromString(block.metadata.metadata[0])

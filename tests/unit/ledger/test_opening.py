@@ -65,7 +65,7 @@ async def test_genesis_is_asked_for_once(tmp_path: Path) -> None:
 
     for _ in range(2):
         path = tmp_path / "ledger.db"
-        async with Ledger.open(path, CHANNEL, BlockKey(), genesis):
+        async with Ledger(path, CHANNEL, BlockKey(), genesis):
             pass
     assert calls == [1]
 
@@ -75,7 +75,7 @@ async def test_a_wrong_genesis_leaves_an_empty_file_that_can_be_used(
     tmp_path: Path, envelope: bytes
 ) -> None:
     with pytest.raises(InvalidInput, match="genesis"):
-        await Ledger.open(
+        await Ledger(
             tmp_path / "ledger.db", CHANNEL, BlockKey(), lambda: envelope
         ).__aenter__()
     async with ledger_at(tmp_path) as ledger:
@@ -87,15 +87,13 @@ async def test_a_failing_genesis_is_reported_as_it_is(tmp_path: Path) -> None:
         raise RuntimeError("no certificate")
 
     with pytest.raises(RuntimeError, match="no certificate"):
-        await Ledger.open(
-            tmp_path / "ledger.db", CHANNEL, BlockKey(), genesis
-        ).__aenter__()
+        await Ledger(tmp_path / "ledger.db", CHANNEL, BlockKey(), genesis).__aenter__()
 
 
 async def test_another_channel_is_refused(tmp_path: Path) -> None:
     async with ledger_at(tmp_path):
         pass
-    other = Ledger.open(tmp_path / "ledger.db", ChannelId("other"), BlockKey(), config)
+    other = Ledger(tmp_path / "ledger.db", ChannelId("other"), BlockKey(), config)
     with pytest.raises(LedgerError, match="belongs to channel 'dev', not to 'other'"):
         await other.__aenter__()
 
@@ -256,7 +254,7 @@ async def test_a_signer_that_fails_leaves_the_ledger_usable(tmp_path: Path) -> N
             return super().sign(message)
 
     key = Flaky()
-    async with Ledger.open(tmp_path / "ledger.db", CHANNEL, key, config) as ledger:
+    async with Ledger(tmp_path / "ledger.db", CHANNEL, key, config) as ledger:
         with pytest.raises(RuntimeError, match="token is locked"):
             await commit(ledger, rwset(writes={"k": b"1"}))
         assert state(ledger) == {}
