@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fabric_protos.peer.lifecycle import lifecycle_pb2
 
     from chaindock.endorser.endorser import Endorser
-    from chaindock.endorser.orderer import Orderer
+    from chaindock.endorser.orderer import Commit, Orderer
     from chaindock.identity.signing import SigningIdentity
     from chaindock.ids import ChannelId
     from chaindock.ledger.ledger import Ledger
@@ -106,14 +106,7 @@ class Caller:
         signed = new_proposal(self._channel, name, args, signer, transient=transient)
         proposal = parse_proposal(signed)
         outcome = await self._endorser.evaluate(proposal, timeout_s)
-        said = outcome.response
-        return Answer(
-            status=said.status,
-            message=said.message,
-            payload=said.payload,
-            tx_id=proposal.tx_id,
-            event=outcome.event,
-        )
+        return _answer(outcome.response, proposal.tx_id, outcome.event)
 
     async def invoke(
         self,
@@ -148,28 +141,28 @@ class Caller:
         )
         proposal = parse_proposal(signed)
         response = await self._endorser.endorse(proposal, timeout_s)
-        if response.response.status >= _ERROR:
-            return _answer(response, proposal.tx_id)
+        said, event = response.response, _event_of(response)
+        if said.status >= _ERROR:
+            return _answer(said, proposal.tx_id, event)
         payload = prepare_payload(proposal, [response])
-        commit = await self._orderer.submit(sign_payload(proposal, payload, signer))
-        return _answer(response, commit.tx_id, commit.block, commit.code)
+        done = await self._orderer.submit(sign_payload(proposal, payload, signer))
+        return _answer(said, done.tx_id, event, done)
 
 
 def _answer(
-    response: proposal_response_pb2.ProposalResponse,
+    said: proposal_response_pb2.Response,
     tx_id: TxId,
-    block: int | None = None,
-    code: int | None = None,
+    event: Any,
+    commit: Commit | None = None,
 ) -> Answer:
-    said = response.response
     return Answer(
         status=said.status,
         message=said.message,
         payload=said.payload,
         tx_id=tx_id,
-        block=block,
-        code=code,
-        event=_event_of(response),
+        block=commit.block if commit else None,
+        code=commit.code if commit else None,
+        event=event,
     )
 
 

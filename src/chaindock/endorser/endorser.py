@@ -44,8 +44,6 @@ from chaindock.values import Whole
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from fabric_protos.peer import chaincode_event_pb2
-
     from chaindock.chaincode.support import ChaincodeSupport
     from chaindock.endorser.proposals import Proposal
     from chaindock.identity.msp import Identity, Msp
@@ -76,8 +74,7 @@ class EndorserOptions:
 class _Simulated:
     """The outcome of a simulation."""
 
-    response: proposal_response_pb2.Response
-    event: chaincode_event_pb2.ChaincodeEvent | None
+    outcome: Outcome
     results: bytes
     version: str
 
@@ -138,7 +135,8 @@ class Endorser:
                 watch.failed(error)
                 return _refused(error.message)
             try:
-                return await self._endorse(proposal, identity, None, watch)
+                done = await self._run(proposal, identity, None, watch, keep=True)
+                return self._respond(proposal, done)
             except ChaindockError as error:
                 watch.failed(error)
                 return _refused(failure_text(error, proposal))
@@ -158,7 +156,8 @@ class Endorser:
         """
         with Watch(self._observer, proposal) as watch:
             identity = self._admit(proposal)
-            return await self._endorse(proposal, identity, timeout_s, watch)
+            done = await self._run(proposal, identity, timeout_s, watch, keep=True)
+            return self._respond(proposal, done)
 
     async def evaluate(
         self, proposal: Proposal, timeout_s: float | None = None
@@ -172,13 +171,8 @@ class Endorser:
         """
         with Watch(self._observer, proposal) as watch:
             identity = self._admit(proposal)
-            watch.admitted = True
-            with self._simulation(proposal) as simulator:
-                outcome, _ = await self._simulate(
-                    proposal, identity, simulator, timeout_s
-                )
-            watch.answered(outcome.response)
-            return outcome
+            done = await self._run(proposal, identity, timeout_s, watch, keep=False)
+            return done.outcome
 
     @contextmanager
     def _simulation(self, proposal: Proposal) -> Iterator[Simulator]:
@@ -219,23 +213,33 @@ class Endorser:
             require_writer(identity)
         return identity
 
-    async def _endorse(
+    async def _run(
         self,
         proposal: Proposal,
         identity: Identity,
         timeout_s: float | None,
         watch: Watch,
-    ) -> proposal_response_pb2.ProposalResponse:
+        *,
+        keep: bool,
+    ) -> _Simulated:
+        """Simulate; if an upgrade stopped the version that was awaited, ask the new one.
+
+        Args:
+            proposal: admitted.
+            identity: of its creator.
+            timeout_s: as for `endorse`.
+            watch: told the outcome.
+            keep: whether the read-write set is wanted.
+        """
         watch.admitted = True
         try:
-            done = await self._executed(proposal, identity, timeout_s)
+            done = await self._simulate(proposal, identity, timeout_s, keep=keep)
         except LaunchFailed as error:
             if not self._superseded(proposal, error):
                 raise
-            # The chaincode never ran: an upgrade stopped the version that was awaited.
-            done = await self._executed(proposal, identity, timeout_s)
-        watch.answered(done.response)
-        return self._respond(proposal, done)
+            done = await self._simulate(proposal, identity, timeout_s, keep=keep)
+        watch.answered(done.outcome.response)
+        return done
 
     def _superseded(self, proposal: Proposal, failed: LaunchFailed) -> bool:
         """Whether another package runs by now than the one that did not come up."""
@@ -246,45 +250,37 @@ class Endorser:
             return False
         return failed.facts.get("ccid") not in {None, now}
 
-    async def _executed(
-        self, proposal: Proposal, identity: Identity, timeout_s: float | None
-    ) -> _Simulated:
-        with self._simulation(proposal) as simulator:
-            outcome, version = await self._simulate(
-                proposal, identity, simulator, timeout_s
-            )
-            return _Simulated(
-                outcome.response, outcome.event, simulator.results(), version
-            )
-
     async def _simulate(
         self,
         proposal: Proposal,
         identity: Identity,
-        simulator: Simulator,
         timeout_s: float | None,
-    ) -> tuple[Outcome, str]:
-        """Return what the chaincode answered, and its version."""
+        *,
+        keep: bool,
+    ) -> _Simulated:
         system = self._system.get(proposal.name)
-        if system is not None:
-            response = system.execute(simulator, proposal.input.args, identity)
-            return Outcome(response, None), "syscc"
-        definition = self._definition(proposal, simulator)
-        _check_init(simulator, definition, is_init=proposal.input.is_init)
-        outcome = await self._executor.execute(
-            definition.ccid,
-            Invocation(
-                channel_id=proposal.channel,
-                tx_id=proposal.tx_id,
-                namespace=proposal.name,
-                input=proposal.input,
-                signed_proposal=proposal.signed,
-                simulator=simulator,
-                is_init=proposal.input.is_init,
-                timeout_s=timeout_s,
-            ),
-        )
-        return _checked(outcome, proposal), definition.version
+        with self._simulation(proposal) as simulator:
+            if system is not None:
+                answer = system.execute(simulator, proposal.input.args, identity)
+                outcome, version = Outcome(answer, None), "syscc"
+            else:
+                definition = self._definition(proposal, simulator)
+                _check_init(simulator, definition, is_init=proposal.input.is_init)
+                answered = await self._executor.execute(
+                    definition.ccid,
+                    Invocation(
+                        channel_id=proposal.channel,
+                        tx_id=proposal.tx_id,
+                        namespace=proposal.name,
+                        input=proposal.input,
+                        signed_proposal=proposal.signed,
+                        simulator=simulator,
+                        is_init=proposal.input.is_init,
+                        timeout_s=timeout_s,
+                    ),
+                )
+                outcome, version = _checked(answered, proposal), definition.version
+            return _Simulated(outcome, simulator.results() if keep else b"", version)
 
     def _definition(self, proposal: Proposal, simulator: Simulator) -> Definition:
         name, channel = proposal.name, proposal.channel
@@ -304,12 +300,12 @@ class Endorser:
     def _respond(
         self, proposal: Proposal, done: _Simulated
     ) -> proposal_response_pb2.ProposalResponse:
-        response = done.response
+        response, event = done.outcome.response, done.outcome.event
         if not proposal.channel or _ERROR <= response.status < _FAILED:
             return proposal_response_pb2.ProposalResponse(response=response)
         action = proposal_pb2.ChaincodeAction(
             results=done.results,
-            events=b"" if done.event is None else done.event.SerializeToString(),
+            events=b"" if event is None else event.SerializeToString(),
             response=response,
             chaincode_id=chaincode_pb2.ChaincodeID(
                 name=proposal.name, version=done.version
