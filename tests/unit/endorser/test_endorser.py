@@ -1,6 +1,5 @@
 """ProcessProposal: every check and its text, every shape of response."""
 
-import asyncio
 import datetime as dt
 import hashlib
 from typing import Any
@@ -22,7 +21,6 @@ from chaindock.errors import (
     ExitedEarly,
     ProposalInvalid,
     StreamTerminated,
-    TooManyRequests,
     TransactionExists,
 )
 from chaindock.identity.ca import CertificateAuthority, certificate_pem, new_key
@@ -208,31 +206,6 @@ async def test_a_wrong_transaction_id_is_refused(defined):
         "error validating proposal: incorrectly computed txid 'ab' -- expected "
         f"'{good}'"
     )
-
-
-async def test_more_proposals_than_the_limit_are_refused_and_the_others_served(defined):
-    """As Fabric does with peer.limits.concurrency.endorserService, and in its words."""
-    held = defined.chaincode.hold = asyncio.Event()
-    tasks = [
-        asyncio.ensure_future(
-            defined.endorser.process_proposal(proposal(defined, b"get", b"k"))
-        )
-        for _ in range(20)
-    ]
-    for _ in tasks:
-        await defined.chaincode.entered.acquire()
-    for _ in range(2):
-        with pytest.raises(TooManyRequests) as caught:
-            await defined.endorser.process_proposal(proposal(defined, b"get", b"k"))
-        assert caught.value.message == (
-            "too many requests for /protos.Endorser, exceeding concurrency limit (20)"
-        )
-    held.set()
-    answers = await asyncio.gather(*tasks)
-    answers.append(
-        await defined.endorser.process_proposal(proposal(defined, b"get", b"k"))
-    )
-    assert [answer.response.status for answer in answers] == [200] * 21
 
 
 async def test_an_empty_signature_is_refused(defined):

@@ -1,0 +1,34 @@
+"""More proposals at once than the limit allows."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from chaindock.endorser.proposals import new_proposal
+from chaindock.errors import TooManyRequests
+
+
+async def test_more_proposals_than_the_limit_are_refused_and_the_others_served(defined):
+    """As Fabric does with peer.limits.concurrency.endorserService, and in its words."""
+
+    def proposal() -> Any:
+        return new_proposal("mychannel", "basic", [b"get", b"k"], defined.user)
+
+    held = defined.chaincode.hold = asyncio.Event()
+    tasks = [
+        asyncio.ensure_future(defined.endorser.process_proposal(proposal()))
+        for _ in range(20)
+    ]
+    for _ in tasks:
+        await defined.chaincode.entered.acquire()
+    for _ in range(2):
+        with pytest.raises(TooManyRequests) as caught:
+            await defined.endorser.process_proposal(proposal())
+        assert caught.value.message == (
+            "too many requests for /protos.Endorser, exceeding concurrency limit (20)"
+        )
+    held.set()
+    answers = await asyncio.gather(*tasks)
+    answers.append(await defined.endorser.process_proposal(proposal()))
+    assert [answer.response.status for answer in answers] == [200] * 21
