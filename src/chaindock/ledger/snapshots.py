@@ -21,7 +21,7 @@ from chaindock.ledger.database import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     StateRow = tuple[bytes, bytes, int, int]
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     Version = tuple[int, int]
 
 _GET = "SELECT value, block, tx FROM state WHERE ns=? AND key=?"
-_VERSION = "SELECT block, tx FROM state WHERE ns=? AND key=?"
 _FROM = "SELECT key, value, block, tx FROM state WHERE ns=? AND key>=?"
 _HISTORY = (
     "SELECT entry, block, tx FROM history WHERE ns=? AND key=? AND (block, tx)<(?, ?) "
@@ -40,35 +39,8 @@ _SCAN_OPEN = _FROM + _ORDER
 _SCAN = _FROM + " AND key<?" + _ORDER
 _IDLE_CONNECTIONS = 4
 _SHARED_S = 0.05
-_SLICE = 100
 END_OF_HISTORY = (1 << 62, 0)
 """A version above every other one: where reading history begins."""
-
-
-def read_version(db: sqlite3.Connection, ns: str, key: bytes) -> Version | None:
-    """Return (block, position) of the last change of a key, None if it is absent."""
-    return cast("Version | None", db.execute(_VERSION, (ns, key)).fetchone())
-
-
-def scan_state(
-    db: sqlite3.Connection, ns: str, start: bytes, stop: bytes | None, limit: int
-) -> list[StateRow]:
-    """Return up to `limit` rows with `start <= key < stop`, lowest key first."""
-    if stop is None:
-        return db.execute(_SCAN_OPEN, (ns, start, limit)).fetchall()
-    return db.execute(_SCAN, (ns, start, stop, limit)).fetchall()
-
-
-def walk_state(
-    db: sqlite3.Connection, ns: str, start: bytes, stop: bytes | None
-) -> Iterator[StateRow]:
-    """Yield all rows with `start <= key < stop`, fetched in slices."""
-    while True:
-        rows = scan_state(db, ns, start, stop, _SLICE)
-        yield from rows
-        if len(rows) < _SLICE:
-            return
-        start = after(rows[-1][0])
 
 
 def after(key: bytes) -> bytes:
