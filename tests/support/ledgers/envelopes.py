@@ -53,7 +53,7 @@ def transaction(
     chaincode: str = "cc",
     timestamp: tuple[int, int] | None = None,
 ) -> Transaction:
-    """Return an endorser transaction (ledger-gateway.md §2.4) with no signatures."""
+    """Return an endorser transaction (docs/fabric/ledger.md#transaction) with no signatures."""
     nonce = os.urandom(24)
     tx_id = tx_id or hashlib.sha256(nonce + CREATOR).hexdigest()
     timestamp = timestamp or (next(_seconds), 500)

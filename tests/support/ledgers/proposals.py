@@ -1,4 +1,4 @@
-"""Signed proposals as a client makes them (shim-protocol.md §8.3)."""
+"""Signed proposals as a client makes them (docs/fabric/ledger.md#proposal)."""
 
 from __future__ import annotations
 

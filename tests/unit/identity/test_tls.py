@@ -1,4 +1,4 @@
-"""launch.md §6.1, §6.2: certificates of the chaincode listener."""
+"""Certificates of the chaincode listener, and of each attempt."""
 
 from __future__ import annotations
 
