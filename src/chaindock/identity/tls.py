@@ -102,7 +102,7 @@ class TlsAuthority:
 
         Validity counts when a connection is made: one that is open stays open.
         """
-        lasts = _DAY if for_a_day else _YEARS
+        lasts = _DAY if for_a_day else VALIDITY
         return self._issue(ExtendedKeyUsageOID.CLIENT_AUTH, lasts)
 
     def _issue(
