@@ -35,7 +35,6 @@ from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger import Ledger
 from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.definitions import Approval, Definitions
-from chaindock.operations.tallies import Tallies
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -128,8 +127,7 @@ async def calling_side(
                 lambda: genesis_envelope(CHANNEL, organization.msp, options),
             )
         )
-        tallies = Tallies()  # a node counts, and that costs too
-        registry = HandlerRegistry(observer=tallies.chaincodes)
+        registry = HandlerRegistry()
         authority = trust.authority if trust else None
         listener = await stack.enter_async_context(
             ChaincodeListener(registry, authority=authority)
@@ -145,7 +143,6 @@ async def calling_side(
             definitions=Definitions(approvals),
             executor=support,
             system={"_lifecycle": LifecycleContract(approvals, "Org1MSP")},
-            observer=tallies.proposals,
         )
         checks = TransactionChecks(CHANNEL, organization.msp)
         orderer = await stack.enter_async_context(Orderer(ledger, checks, options))

@@ -76,6 +76,7 @@ def test_the_same_source_again_changes_nothing(node: Node, source: Path):
     first = node.ask("deploy", source, "--name", name)
     place, height = node.where(name), node.ask("status")["height"]
     again = node.ask("deploy", source, "--name", name)
+    assert (first["changed"], again["changed"]) == (True, False)
     assert (again["sequence"], again["package_id"]) == (1, first["package_id"])
     assert node.where(name) == place
     assert node.ask("status")["height"] == height

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import io
 import json
+import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -177,3 +178,24 @@ async def test_lines_of_a_task_carry_what_was_bound_where_it_began() -> None:
     first, second = map(json.loads, stream.getvalue().splitlines())
     assert (first["ccid"], first["attempt"]) == ("a:1", "x")
     assert "attempt" not in second
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_lines_of_other_libraries_take_the_same_way(as_json: bool) -> None:
+    stream = io.StringIO()
+    telemetry.configure(stream=stream, json=as_json, spec="warning:asyncio=error")
+    written = dict(telemetry.counts().written)
+    with telemetry.bound(ccid="a:1"):
+        logging.getLogger("aiohttp.server").warning("bad %s \x1b[2J", "request")
+    logging.getLogger("aiohttp.server").info("chatter")
+    logging.getLogger("asyncio").warning("slow")
+    error = ValueError(KEY)
+    logging.getLogger("asyncio").error("never retrieved", exc_info=error)
+    text = stream.getvalue()
+    assert "aiohttp.server" in text
+    assert "bad request" in text
+    assert "a:1" in text
+    assert "ValueError: [private key]" in text
+    assert not {"chatter", "slow", "\x1b"} & set(text.split())
+    assert "\x1b" not in text
+    assert telemetry.counts().written["error"] - written["error"] == 1

@@ -18,8 +18,8 @@ from chaindock.aio import Latch
 from chaindock.chaincode import requests
 from chaindock.chaincode.correlator import OutputCorrelator
 from chaindock.chaincode.invocation import outcome_of
-from chaindock.chaincode.observer import StreamObserver
 from chaindock.errors import ChaindockError, InvalidInput, NotFound
+from chaindock.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -205,7 +205,8 @@ class Calls:
         self._draining: Latch[None] | None = None
         self.limiter = ConcurrencyLimiter(self._start)
         self.correlator = OutputCorrelator()
-        self.observer = StreamObserver()
+        self.ccid = ""
+        """Of the registered chaincode."""
 
     def begin(self, outbox: Outbox, tasks: Tasks) -> None:
         """Take calls from now on: the stream is ready.
@@ -313,7 +314,7 @@ class Calls:
         return None
 
     def _serve(self, call: Call | None, message: ChaincodeMessage) -> Serving:
-        return requests.serve(call, message, self._options, self.observer)
+        return requests.serve(call, message, self._options, self.ccid)
 
     def _step(self, serving: Serving, error: Exception | None = None) -> bool:
         """Do one step of a request. Returns: whether it is done, and its reply sent."""
@@ -370,7 +371,7 @@ class Calls:
             overrun_s, self._overran, call.timeout_s + overrun_s
         )
         if not call.over:
-            self.observer.timed_out()
+            metrics.EXECUTE_TIMEOUTS.labels(self.ccid).inc()
             call.finish(call.invocation.took_too_long(call.timeout_s, overrun_s))
             self._check_drained()
 

@@ -333,7 +333,7 @@ class Handler:
         if expected:
             bind(ccid=name, attempt=expected.attempt.id)
         calls = self.calls
-        calls.observer = self._registry.observer.stream(name)
+        calls.ccid = name
         calls.limiter.limit = expected.concurrency if expected else None
         if message.HasField("timestamp"):
             # Only the Python shim sets it. It fails when it writes while an earlier

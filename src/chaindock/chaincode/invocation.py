@@ -6,7 +6,7 @@ Source: docs/fabric/shim-protocol.md#calls
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from fabric_protos.peer import chaincode_event_pb2, proposal_response_pb2
@@ -31,6 +31,7 @@ INIT: Final = shim.ChaincodeMessage.INIT
 TRANSACTION: Final = shim.ChaincodeMessage.TRANSACTION
 COMPLETED: Final = shim.ChaincodeMessage.COMPLETED
 
+MAX_REFUSALS: Final = 10
 ERROR_STATUS = 400
 """From this status on the event of a transaction is dropped."""
 
@@ -47,6 +48,8 @@ class Invocation:
         simulator: takes the reads and writes; its owner calls `done`.
         is_init: send INIT instead of TRANSACTION.
         timeout_s: for this call; None = the configured execute timeout.
+        refusals: what the node does not support of what the chaincode asked for; a
+            contract may hide these errors from its caller.
     """
 
     channel_id: ChannelId
@@ -57,6 +60,12 @@ class Invocation:
     simulator: Simulator
     is_init: bool = False
     timeout_s: float | None = None
+    refusals: list[str] = field(default_factory=list)
+
+    def refuse(self, why: str) -> None:
+        """Keep the text of a refusal, the first few of them, each once."""
+        if why not in self.refusals and len(self.refusals) < MAX_REFUSALS:
+            self.refusals.append(why)
 
     @property
     def function(self) -> str:

@@ -23,7 +23,7 @@ from chaindock.chaincode.run import Parts, Run
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import Exit
 from chaindock.errors import LaunchFailed, LaunchTimeout
-from chaindock.telemetry import bound, get_logger
+from chaindock.telemetry import bound, get_logger, metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -166,16 +166,16 @@ class RuntimeLauncher:
             )
         attempt = attempt or self._new_attempt(ccid)
         attempt.begin()
+        metrics.launch_begun(ccid)
         run = self._runs[ccid] = Run(self._parts, attempt, self._settling)
         self.counts.started += 1
-        self._parts.registry.observer.launching(attempt)
         _log.info("launching", ccid=ccid, attempt=run.attempt.id)
         _ = self._tasks.start(self._see_through(run), f"run {ccid}")
         return run
 
     def _settling(self, run: Run, failure: LaunchFailed | None) -> None:
         if not run.stop_asked:
-            self._parts.registry.observer.launched(run.attempt, failure)
+            _count(run.attempt, failure)
         if failure is None:
             self.counts.ready += 1
             seconds = round(sum(phase.seconds for phase in run.attempt.phases), 3)
@@ -205,7 +205,7 @@ class RuntimeLauncher:
         if run.error is not None or run.exit is None:
             return None
         asked = run.stop_asked
-        self._parts.registry.observer.ended(run.attempt, run.exit, asked=asked)
+        metrics.run_ended(run.ccid, str(run.exit.cause), asked=asked)
         if asked:
             _log.info("chaincode stopped", ccid=run.ccid, how=run.exit.text)
             return None
@@ -253,7 +253,7 @@ class RuntimeLauncher:
         while (run := self._runs.get(ccid)) is not None and not run.over.settled:
             await self.stop(ccid, grace_s, drain_s)
         self._runs.pop(ccid, None)
-        self._parts.registry.observer.forgotten(ccid)
+        metrics.forget(ccid)
         await self._runtime.discard(ccid)
 
     def status(self, ccid: Ccid) -> LaunchStatus:
@@ -272,3 +272,14 @@ class RuntimeLauncher:
             run.open_calls,
             facts,
         )
+
+
+def _count(attempt: Attempt, failure: LaunchFailed | None) -> None:
+    facts = attempt.facts() if failure is None else failure.facts
+    metrics.launch_ended(
+        attempt.ccid,
+        [(one["phase"], one["seconds"]) for one in facts.get("phases", ())],
+        ok=failure is None,
+        failed_phase=None if failure is None else facts.get("phase"),
+        timed_out=isinstance(failure, LaunchTimeout),
+    )

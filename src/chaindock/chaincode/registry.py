@@ -17,7 +17,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from chaindock.chaincode.handshakes import Handshakes
-from chaindock.chaincode.observer import Observer
 from chaindock.container.attempt import Phase
 from chaindock.errors import RegistrationRefused
 from chaindock.ids import Ccid
@@ -59,13 +58,9 @@ class HandlerRegistry:
 
     Args:
         admit_unlaunched: take registrations that nobody asked for (development mode).
-        observer: told what happens to chaincodes; the launcher tells the same one.
     """
 
-    def __init__(
-        self, *, admit_unlaunched: bool = False, observer: Observer | None = None
-    ) -> None:
-        self.observer = observer or Observer()
+    def __init__(self, *, admit_unlaunched: bool = False) -> None:
         self.handshakes = Handshakes()
         """Of who dials the node; the listener tells of them."""
         self.refusals = RateLimitedLog(_log)

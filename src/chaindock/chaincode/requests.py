@@ -15,13 +15,12 @@ from google.protobuf.message import DecodeError
 
 from chaindock.chaincode import queries
 from chaindock.errors import ChaindockError, InvalidInput, NotFound, Unsupported
-from chaindock.telemetry import get_logger
+from chaindock.telemetry import get_logger, metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
     from chaindock.chaincode.calls import Call
-    from chaindock.chaincode.observer import StreamObserver
     from chaindock.chaincode.options import StreamOptions
 
     Steps = Generator[None, None, bytes]
@@ -45,7 +44,7 @@ def serve(
     call: Call | None,
     message: shim.ChaincodeMessage,
     options: StreamOptions,
-    observer: StreamObserver,
+    ccid: str,
 ) -> Generator[None, None, tuple[shim.ChaincodeMessage, int]]:
     """Carry out a request of `call` in steps; None = of no running call.
 
@@ -54,22 +53,25 @@ def serve(
     Returns: the reply, and the size of its payload in bytes.
     """
     began = time.perf_counter()
-    kind = message.type
+    kind = kind_of(message)
     # The channel in the message itself may be anything.
     channel = "" if call is None else call.invocation.channel_id
-    observer.received(kind, channel)
+    metrics.request_received(kind, channel, ccid)
     result: bytes | ChaindockError
     if call is None or call.over:
         result = NotFound(NO_CONTEXT)
     else:
         try:
-            work = REQUESTS[kind](call, message.payload, options)
+            work = REQUESTS[message.type](call, message.payload, options)
             result = work if isinstance(work, bytes) else (yield from work)
         except Exception as error:  # noqa: BLE001  # no request may end the stream
             result = _cause_of(error, message)
+    if call is not None and isinstance(result, Unsupported):
+        call.invocation.refuse(result.message)
     reply, size = _reply_to(message, result, options)
     ok = reply.type == RESPONSE
-    observer.completed(kind, channel, time.perf_counter() - began, ok)
+    spent_s = time.perf_counter() - began
+    metrics.request_answered(kind, channel, ccid, spent_s, ok=ok)
     return reply, size
 
 

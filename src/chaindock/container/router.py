@@ -14,11 +14,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from chaindock.container.attempt import Phase
 from chaindock.container.contracts import Declined, Purging
-from chaindock.container.observer import Observer
 from chaindock.errors import ChaindockError, ConfigInvalid, NotFound, Unsupported
 from chaindock.platforms.registry import unsupported_hint
-from chaindock.telemetry import get_logger
+from chaindock.telemetry import get_logger, metrics
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -37,7 +37,6 @@ class Router:
     Args:
         builders: the first that does not decline gets the package.
         choose: name of the only builder to ask for a ccid; None = any.
-        observer: told of each build.
         taken: takes note, before anything is started, who took a ccid; what it raises
             fails the build.
     """
@@ -46,12 +45,10 @@ class Router:
         self,
         builders: Sequence[Builder],
         choose: Callable[[Ccid], str | None],
-        observer: Observer | None = None,
         taken: Callable[[Ccid, str], Awaitable[None]] | None = None,
     ) -> None:
         self._builders = tuple(builders)
         self._choose = choose
-        self._observer = observer or Observer()
         self._taken = taken
         self._instances: dict[Ccid, Instance] = {}
         self._declined: dict[Ccid, str] = {}
@@ -107,12 +104,10 @@ class Router:
         try:
             answer = await builder.build(package, attempt)
         except ChaindockError:
-            spent_s = time.monotonic() - began
-            self._observer.built(builder.name, attempt, spent_s, ok=False)
+            _count(builder, attempt, time.monotonic() - began, ok=False)
             raise
         if not isinstance(answer, Declined):
-            spent_s = time.monotonic() - began
-            self._observer.built(builder.name, attempt, spent_s, ok=True)
+            _count(builder, attempt, time.monotonic() - began, ok=True)
         return answer
 
     def instance(self, ccid: Ccid) -> Instance:
@@ -196,6 +191,20 @@ class Router:
                 key="backend",
             )
         return chosen
+
+
+_BUILDS = {Phase.PULL, Phase.DEPENDENCIES, Phase.COMPILE, Phase.IMAGE}
+"""Without one of these, the build existed already."""
+
+
+def _count(builder: Builder, attempt: Attempt, spent_s: float, *, ok: bool) -> None:
+    phases = {attempt.phase, *(one.phase for one in attempt.phases)}
+    if phases & _BUILDS:
+        success = metrics.success(ok)
+        metrics.BUILD_DURATION.labels(builder.name, success).observe(spent_s)
+        if builder.name == "docker":
+            duration = metrics.DOCKER_BUILD_DURATION.labels(attempt.ccid, success)
+            duration.observe(spent_s)
 
 
 def _listed(verdicts: Mapping[str, str]) -> str:

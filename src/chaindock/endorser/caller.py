@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from chaindock.endorser.endorser import Endorser
     from chaindock.endorser.orderer import Commit, Orderer
+    from chaindock.endorser.proposals import Proposal
     from chaindock.identity.signing import SigningIdentity
     from chaindock.ids import ChannelId
     from chaindock.ledger.ledger import Ledger
@@ -106,7 +107,7 @@ class Caller:
         signed = new_proposal(self._channel, name, args, signer, transient=transient)
         proposal = parse_proposal(signed)
         outcome = await self._endorser.evaluate(proposal, timeout_s)
-        return _answer(outcome.response, proposal.tx_id, outcome.event)
+        return _answer(outcome.response, proposal, outcome.event)
 
     async def invoke(
         self,
@@ -143,15 +144,15 @@ class Caller:
         response = await self._endorser.endorse(proposal, timeout_s)
         said, event = response.response, _event_of(response)
         if said.status >= _ERROR:
-            return _answer(said, proposal.tx_id, event)
+            return _answer(said, proposal, event)
         payload = prepare_payload(proposal, [response])
         done = await self._orderer.submit(sign_payload(proposal, payload, signer))
-        return _answer(said, done.tx_id, event, done)
+        return _answer(said, proposal, event, done)
 
 
 def _answer(
     said: proposal_response_pb2.Response,
-    tx_id: TxId,
+    proposal: Proposal,
     event: Any,
     commit: Commit | None = None,
 ) -> Answer:
@@ -159,10 +160,11 @@ def _answer(
         status=said.status,
         message=said.message,
         payload=said.payload,
-        tx_id=tx_id,
+        tx_id=proposal.tx_id,
         block=commit.block if commit else None,
         code=commit.code if commit else None,
         event=event,
+        refusals=proposal.refusals,
     )
 
 

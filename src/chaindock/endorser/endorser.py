@@ -18,7 +18,6 @@ from fabric_protos.peer import (
 )
 
 from chaindock.chaincode.invocation import Invocation, Outcome
-from chaindock.endorser.observer import Observer
 from chaindock.endorser.proposals import (
     check_expiry,
     check_proposal,
@@ -87,7 +86,6 @@ class Endorser:
         signer: identity of the peer.
         system: system chaincodes by name.
         concurrency: most proposals at once; 0 = no limit.
-        observer: told what becomes of each proposal.
     """
 
     def __init__(
@@ -100,7 +98,6 @@ class Endorser:
         executor: ChaincodeSupport,
         system: Mapping[str, LifecycleContract],
         concurrency: int = 0,
-        observer: Observer | None = None,
     ) -> None:
         self._msp = msp
         self._signer = signer
@@ -110,7 +107,6 @@ class Endorser:
         self._system = system
         self._concurrency = concurrency
         self._simulations = 0
-        self._observer = observer or Observer()
 
     async def process_proposal(
         self, signed: proposal_pb2.SignedProposal
@@ -126,9 +122,9 @@ class Endorser:
         try:
             proposal = parse_proposal(signed)
         except ProposalInvalid:
-            unreadable(self._observer)
+            unreadable()
             raise
-        with Watch(self._observer, proposal) as watch:
+        with Watch(proposal) as watch:
             try:
                 identity = self._admit(proposal)
             except NotFound as error:
@@ -154,7 +150,7 @@ class Endorser:
             as `process_proposal`; and NotFound, LaunchFailed, ExecuteFailed, LedgerError
             where that gives a response without payload.
         """
-        with Watch(self._observer, proposal) as watch:
+        with Watch(proposal) as watch:
             identity = self._admit(proposal)
             done = await self._run(proposal, identity, timeout_s, watch, keep=True)
             return self._respond(proposal, done)
@@ -169,7 +165,7 @@ class Endorser:
 
         Raises: as `endorse`.
         """
-        with Watch(self._observer, proposal) as watch:
+        with Watch(proposal) as watch:
             identity = self._admit(proposal)
             done = await self._run(proposal, identity, timeout_s, watch, keep=False)
             return done.outcome
@@ -277,6 +273,7 @@ class Endorser:
                         simulator=simulator,
                         is_init=proposal.input.is_init,
                         timeout_s=timeout_s,
+                        refusals=proposal.refusals,
                     ),
                 )
                 outcome, version = _checked(answered, proposal), definition.version

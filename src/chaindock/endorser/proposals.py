@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
@@ -43,6 +43,7 @@ class Proposal:
         payload: ChaincodeProposalPayload without the transient map; this is what is
             hashed and what the transaction carries.
         name: of the chaincode to run.
+        refusals: what the node refused to the chaincode while it ran.
     """
 
     signed: proposal_pb2.SignedProposal
@@ -54,6 +55,7 @@ class Proposal:
     name: str
     input: chaincode_pb2.ChaincodeInput
     payload: bytes
+    refusals: list[str] = field(default_factory=list)
 
     @property
     def tx_id(self) -> TxId:

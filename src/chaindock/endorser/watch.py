@@ -1,32 +1,48 @@
-"""Follow one proposal from its arrival to its end.
-
-Owns:    how it ended, how long it took; telling the observer and the log.
-Not:     what is done with it (endorser.py), counting (operations/tallies.py).
-Entry:   Watch
-Holds:   the observer is told `received` and `done` once each, whatever happens.
-Source:  launch.md §8.2, §8.3
-"""
+"""Count and log one proposal: once when it arrives, once when it ends, however it ends."""
 
 from __future__ import annotations
 
 import time
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Self
 
-from chaindock.endorser.observer import End
 from chaindock.errors import Denied, TransactionExists
-from chaindock.telemetry import get_logger, is_on
+from chaindock.telemetry import get_logger, is_on, metrics
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from fabric_protos.peer import proposal_response_pb2
 
-    from chaindock.endorser.observer import Observer
     from chaindock.endorser.proposals import Proposal
 
 _ERROR: Final = 400
 _LOGGER: Final = "endorser"
 _log = get_logger(_LOGGER)
+
+
+class End(StrEnum):
+    """How a proposal ended.
+
+    `INVALID`: it is not a proposal. `DENIED`: its signer may not do this. `DUPLICATE`: its
+    transaction id was used. `NOT_SIMULATED`: the chaincode gave no answer. `REFUSED`: the
+    chaincode answered with an error. `CANCELLED`: the caller left.
+    """
+
+    ENDORSED = "endorsed"
+    INVALID = "invalid"
+    DENIED = "denied"
+    DUPLICATE = "duplicate"
+    NOT_SIMULATED = "not-simulated"
+    REFUSED = "refused"
+    CANCELLED = "cancelled"
+
+
+_FAILURES: Final = {
+    End.DENIED: metrics.PROPOSAL_ACL_FAILURES,
+    End.DUPLICATE: metrics.DUPLICATE_TRANSACTION_FAILURES,
+    End.NOT_SIMULATED: metrics.PROPOSAL_SIMULATION_FAILURES,
+}
 
 
 class Watch:
@@ -37,14 +53,14 @@ class Watch:
         end: how it ended, unless an error leaves the block.
     """
 
-    __slots__ = ("_began", "_observer", "_proposal", "admitted", "end")
+    __slots__ = ("_began", "_proposal", "admitted", "end")
 
-    def __init__(self, observer: Observer, proposal: Proposal) -> None:
-        self._observer, self._proposal = observer, proposal
+    def __init__(self, proposal: Proposal) -> None:
+        self._proposal = proposal
         self._began = time.perf_counter()
         self.admitted = False
         self.end = End.CANCELLED
-        observer.received()
+        metrics.PROPOSALS_RECEIVED.inc()
 
     def answered(self, response: proposal_response_pb2.Response) -> None:
         """Take note of what the chaincode said."""
@@ -89,12 +105,25 @@ class Watch:
                 tx=self._proposal.tx_id,
                 chaincode=self._proposal.name,
             )
-        spent_s = time.perf_counter() - self._began
+        self._count(time.perf_counter() - self._began)
+
+    def _count(self, spent_s: float) -> None:
+        if self.end is End.INVALID:
+            metrics.PROPOSAL_VALIDATION_FAILURES.inc()
+            return
         proposal = self._proposal
-        self._observer.done(self.end, proposal.channel, proposal.name, spent_s)
+        labels = metrics.bounded(proposal.channel), metrics.bounded(proposal.name)
+        if self.end is End.ENDORSED:
+            metrics.SUCCESSFUL_PROPOSALS.inc()
+        elif self.end is End.REFUSED:
+            metrics.ENDORSEMENT_FAILURES.labels(*labels, "true").inc()
+        elif self.end in _FAILURES:
+            _FAILURES[self.end].labels(*labels).inc()
+        success = metrics.success(self.end is End.ENDORSED)
+        metrics.PROPOSAL_DURATION.labels(*labels, success).observe(spent_s)
 
 
-def unreadable(observer: Observer) -> None:
-    """Tell the observer of bytes that are no proposal."""
-    observer.received()
-    observer.done(End.INVALID, "", "", 0.0)
+def unreadable() -> None:
+    """Count bytes that are not a proposal."""
+    metrics.PROPOSALS_RECEIVED.inc()
+    metrics.PROPOSAL_VALIDATION_FAILURES.inc()

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from fabric_protos.common import ledger_pb2
+from fabric_protos.peer import transaction_pb2
 
 from chaindock.errors import LedgerClosed, NotFound
 from chaindock.ledger.committer import CommittedBlock, Committer
@@ -22,7 +23,7 @@ from chaindock.ledger.database import connect_reader, translate
 from chaindock.ledger.simulator import Simulator
 from chaindock.ledger.snapshots import SnapshotPool
 from chaindock.options import option
-from chaindock.telemetry import get_logger
+from chaindock.telemetry import get_logger, metrics
 from chaindock.values import Count
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ class Ledger:
         if done.cancelled() or done.exception() is not None:
             return
         block = done.result()
+        _count(self.channel, block)
         self._height = block.number + 1
         for callback in tuple(self._callbacks):
             try:
@@ -261,3 +263,11 @@ class Ledger:
                 f"the ledger of channel {self.channel!r} is not open",
                 channel=self.channel,
             )
+
+
+def _count(channel: str, block: CommittedBlock) -> None:
+    metrics.BLOCK_PROCESSING_TIME.labels(channel).observe(block.seconds)
+    for one in block.transactions:
+        code = transaction_pb2.TxValidationCode.Name(one.code)
+        chaincode = metrics.bounded(one.chaincode)
+        metrics.TRANSACTION_COUNT.labels(channel, one.kind, chaincode, code).inc()

@@ -291,6 +291,7 @@ class Node(NodeFacade):
             sequence=deployed.sequence,
             package_id=deployed.ccid,
             backend=backend,
+            changed=deployed.changed,
             reason="as asked" if asked else reason,
             details=facts,
             reused=tuple(deployed.attempt.reused),

@@ -116,11 +116,7 @@ async def _compose(
     output.drop_former(desired.ccids())
     home.sync()
 
-    ledger.on_commit(watch.tallies.blocks.committed)
-    counted = watch.tallies.chaincodes
-    registry = HandlerRegistry(
-        admit_unlaunched=config.stream.admit_unlaunched, observer=counted
-    )
+    registry = HandlerRegistry(admit_unlaunched=config.stream.admit_unlaunched)
     authority = TlsAuthority.create() if config.listen.tls else None
     listener = await stack.enter_async_context(
         ChaincodeListener(registry, config.stream, config.listen, authority)
@@ -129,7 +125,7 @@ async def _compose(
         await stack.enter_async_context(programs_admitted(listener, home.programs))
     backends = await Backends.enter(config, labels, stack, desired.keeps)
     choice = Choice(backends, desired)
-    router = Router(backends.builders, choice.only, counted, choice.taken)
+    router = Router(backends.builders, choice.only, choice.taken)
     reaped = await router.reap()
     if reaped:
         _log.info("removed what an earlier run left", objects=reaped)
@@ -185,7 +181,6 @@ async def _compose(
         ),
         system={NAMESPACE: LifecycleContract(desired, organization.mspid)},
         concurrency=proposals_at_once(config.endorser.concurrency),
-        observer=watch.tallies.proposals,
     )
     orderer = await stack.enter_async_context(
         Orderer(

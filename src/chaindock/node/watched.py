@@ -1,8 +1,8 @@
-"""What is counted and watched of a node, from its first moment to its last.
+"""What is measured and watched of a node, from its first moment to its last.
 
-Owns:    the operations endpoint with its counters; the checks of /healthz; what /readyz
+Owns:    the operations endpoint; the checks of /healthz; what /readyz
          waits for; making attempts whose output is logged.
-Not:     HTTP (operations/http.py), counting (operations/tallies.py).
+Not:     HTTP (operations/http.py), counting (telemetry/metrics.py).
 Entry:   NodeWatch
 Holds:   it is entered before anything that takes time and left after everything else.
 Source:  launch.md §8; docs/tasks/operations.md
@@ -22,8 +22,6 @@ from chaindock.lifecycle.desired import Wish
 from chaindock.lifecycle.supervision import Care
 from chaindock.operations.health import Health, Trouble
 from chaindock.operations.http import OperationsServer
-from chaindock.operations.metrics import Metrics
-from chaindock.operations.tallies import Tallies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,15 +43,12 @@ class NodeWatch:
     """The endpoint and all it shows; an async context manager.
 
     Attributes:
-        tallies: the observers of the parts of the node.
         health: how the node is.
     """
 
     def __init__(self, options: OperationsOptions, output: OutputOptions) -> None:
-        self.tallies = Tallies()
         self.health = Health()
-        self._metrics = Metrics(self.tallies)
-        self._server = OperationsServer(options, self.health, self._metrics)
+        self._server = OperationsServer(options, self.health)
         self._level = "info" if output.echo else "debug"
 
     async def __aenter__(self) -> Self:
@@ -81,9 +76,8 @@ class NodeWatch:
 
     def look_at(self, parts: WatchedParts) -> None:
         """Begin to watch the parts: what is to come up has been told to the custodian."""
-        self.tallies.chaincodes.names_of = parts.names_of
         self.health.watched = parts
-        self._metrics.measured = parts
+        self._server.measured = parts
 
     def going_down(self) -> None:
         """Take note that the node ends: it is ready no more."""
@@ -136,12 +130,12 @@ class WatchedParts:
         if self._launcher.status(ccid).state is LaunchState.READY:
             return
         standing = self._custodian.standing(ccid)
-        trouble = self._watch.tallies.chaincodes.trouble(ccid)
+        if standing.error is None:
+            return
+        why = standing.error.message
         if standing.care is not Care.NONE:
-            why = trouble if standing.error is None else standing.error.message
-            raise LaunchFailed(f"{standing.care}: {why}", ccid=ccid)
-        if trouble is not None:
-            raise LaunchFailed(trouble, ccid=ccid)
+            why = f"{standing.care}: {why}"
+        raise LaunchFailed(why, ccid=ccid)
 
     def missing(self) -> Sequence[Trouble]:
         """Return what has neither come up once nor been left alone since the start."""

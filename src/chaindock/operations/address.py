@@ -1,11 +1,8 @@
-"""Where the admin API of a home listens.
+"""The socket file on which the admin API of a home listens.
 
-Owns:    the socket file, its mode, the way round the length limit of socket paths.
-Not:     what is served on it (admin.py).
-Entry:   find_socket, open_socket, close_socket
-Holds:   only the owner of the home can connect; the one who opens it holds the lock
-         of the home, so a socket file that is there already is a dead one.
-Source:  ADR-0001
+Only the owner of the home can connect. If the path in the home is too long for a socket,
+the socket is in a temporary folder and `admin.path` in the home names it. The node that
+opens the socket holds the lock of the home, so an existing socket file is stale.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ from pathlib import Path
 from chaindock.errors import NodeError
 
 PATH_BYTES = 103
-"""The shortest limit of the systems we run on (macOS: 104 with the final zero)."""
+"""Longest path of a socket: macOS allows 104 bytes with the final zero, Linux 108."""
 
 _NAME = "admin.sock"
 _RECORD = "admin.path"
@@ -78,7 +75,7 @@ def _bind(listener: socket.socket, home: Path) -> None:
 
 
 def close_socket(home: Path) -> None:
-    """Remove the socket file of `home`, also one that a killed node left."""
+    """Remove the socket file of `home`, also that of a killed node."""
     path = find_socket(home)
     if path.parent == home:
         path.unlink(missing_ok=True)

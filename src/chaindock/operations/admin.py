@@ -1,11 +1,7 @@
 """Serve the admin API of a node on a Unix socket in its home.
 
-Owns:    routes, their JSON, HTTP status of errors, the upload of packages.
-Not:     what is done (NodeFacade), the socket file (address.py), values (wire.py).
-Entry:   AdminServer
-Holds:   a client that goes away cancels what it asked for; a reader that is slow costs
-         a bounded amount of memory.
-Source:  ADR-0001
+A client that disconnects cancels its request. A client that reads slowly costs a bounded
+amount of memory.
 
 Every body is JSON. An error is `{"error": slug, "code", "message", "hint", "facts"}`
 with the HTTP status of its code. "(stream)" answers 200 and one JSON object a line
@@ -42,7 +38,6 @@ with the HTTP status of its code. "(stream)" answers 200 and one JSON object a l
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import tempfile
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
@@ -53,21 +48,23 @@ from aiohttp import web
 
 from chaindock import telemetry
 from chaindock.errors import (
-    ChaindockError,
-    Code,
     InvalidInput,
-    NotFound,
     StorageError,
 )
 from chaindock.ids import require_chaincode_name, require_version
 from chaindock.operations import blocks, wire
 from chaindock.operations.address import close_socket, open_socket
-from chaindock.operations.http import activate
+from chaindock.operations.answers import (
+    change_levels,
+    enter_server,
+    errors,
+    read_json,
+    reply,
+)
 from chaindock.operations.inflight import Inflight
 from chaindock.operations.stream import stream_lines, stream_work
 from chaindock.operations.tail import Tail
 from chaindock.options import option
-from chaindock.telemetry import get_logger
 from chaindock.values import MIB, Bytes
 
 if TYPE_CHECKING:
@@ -77,25 +74,9 @@ if TYPE_CHECKING:
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_log = get_logger("admin")
 
 BACKLOG = 1024
-"""Clients that may wait to be taken: on a Unix socket one more is turned away at once."""
-
-_STATUS = {
-    Code.INVALID_ARGUMENT: 400,
-    Code.NOT_FOUND: 404,
-    Code.ALREADY_EXISTS: 409,
-    Code.FAILED_PRECONDITION: 412,
-    Code.PERMISSION_DENIED: 403,
-    Code.RESOURCE_EXHAUSTED: 429,
-    Code.ABORTED: 409,
-    Code.UNAVAILABLE: 503,
-    Code.DEADLINE_EXCEEDED: 504,
-    Code.UNIMPLEMENTED: 501,
-    Code.DATA_LOSS: 500,
-    Code.INTERNAL: 500,
-}
+"""Connections that wait to be accepted; a Unix socket refuses one more at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +85,7 @@ class AdminOptions:
 
     Args:
         max_call_bytes: of the JSON body of a call (arguments are base64 in it).
-        close_s: how long open requests may take when the node stops.
+        close_s: seconds that open requests get when the node stops.
     """
 
     max_package_bytes: Bytes = option(100 * MIB, "chaindock.package.size")
@@ -117,7 +98,7 @@ class AdminServer:
 
     Args:
         home: root of the home; the caller holds its lock.
-        node: what answers.
+        node: carries out the requests.
     """
 
     def __init__(
@@ -132,7 +113,7 @@ class AdminServer:
     def application(self) -> web.Application:
         """A new aiohttp application with all routes."""
         app = web.Application(
-            middlewares=[_errors], client_max_size=self._options.max_call_bytes
+            middlewares=[errors], client_max_size=self._options.max_call_bytes
         )
         inflight = Inflight(self._options.close_s)
 
@@ -149,41 +130,14 @@ class AdminServer:
         async with AsyncExitStack() as stack:
             listener = open_socket(self._home)
             stack.callback(close_socket, self._home)
-            runner = web.AppRunner(
-                self.application,
-                access_log=None,
-                handler_cancellation=True,
-                shutdown_timeout=self._options.close_s,
-            )
-            await runner.setup()
-            stack.push_async_callback(runner.cleanup)
+            close_s = self._options.close_s
+            runner = await enter_server(stack, self.application, close_s)
             await web.SockSite(runner, listener, backlog=BACKLOG).start()
             self._stack = stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
-
-
-@web.middleware
-async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except ChaindockError as error:
-        return _json(error.as_dict(), _STATUS[error.code])
-    except web.HTTPException as error:
-        kind = NotFound if error.status == 404 else InvalidInput
-        told = kind(f"{request.method} {request.path}: {error.reason}")
-        return _json(told.as_dict(), error.status)
-    except ConnectionError:
-        raise
-    except Exception as error:  # noqa: BLE001  # a defect answers too
-        _log.exception("request failed", path=request.path)
-        return _json(wire.internal_error(error), 500)
-
-
-def _json(body: Any, status: int = 200) -> web.Response:
-    return web.json_response(body, status=status)
 
 
 class _Routes:
@@ -221,11 +175,11 @@ class _Routes:
         ]
 
     async def status(self, _request: web.Request) -> web.Response:
-        return _json(dataclasses.asdict(self._node.status()))
+        return reply(dataclasses.asdict(self._node.status()))
 
     async def shutdown(self, _request: web.Request) -> web.Response:
         self._node.shutdown()
-        return _json({"stopping": True})
+        return reply({"stopping": True})
 
     async def deploy(self, request: web.Request) -> web.StreamResponse:
         name = request.query.get("name") or None
@@ -253,7 +207,7 @@ class _Routes:
 
     @asynccontextmanager
     async def _received(self, request: web.Request) -> AsyncIterator[Path]:
-        """Take the body as a file that is there inside the block."""
+        """Write the body to a file that exists inside the block."""
         with ExitStack() as stack:
             try:
                 self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -290,16 +244,16 @@ class _Routes:
 
     async def ps(self, _request: web.Request) -> web.Response:
         found = [dataclasses.asdict(one) for one in await self._node.ps()]
-        return _json({"chaincodes": found})
+        return reply({"chaincodes": found})
 
     async def deploy_dev(self, request: web.Request) -> web.Response:
-        asked = wire.read_dev(await _read_json(request))
+        asked = wire.read_dev(await read_json(request))
         done = await self._inflight.run(
             self._node.deploy_dev(
                 asked["name"], asked["version"], init_required=asked["init_required"]
             )
         )
-        return _json(dataclasses.asdict(done))
+        return reply(dataclasses.asdict(done))
 
     async def invoke(self, request: web.Request) -> web.Response:
         return await self._call(request, self._node.invoke)
@@ -312,9 +266,9 @@ class _Routes:
         request: web.Request,
         act: Callable[[Call], Coroutine[Any, Any, Answer]],
     ) -> web.Response:
-        call = wire.read_call(_name(request), await _read_json(request))
+        call = wire.read_call(_name(request), await read_json(request))
         answer = await self._inflight.run(act(call))
-        return _json(wire.answer_json(answer))
+        return reply(wire.answer_json(answer))
 
     async def start(self, request: web.Request) -> web.StreamResponse:
         name = _name(request)
@@ -325,11 +279,11 @@ class _Routes:
 
     async def stop(self, request: web.Request) -> web.Response:
         await self._inflight.run(self._node.stop(_name(request)))
-        return _json({"name": _name(request)})
+        return reply({"name": _name(request)})
 
     async def remove(self, request: web.Request) -> web.Response:
         await self._inflight.run(self._node.remove(_name(request)))
-        return _json({"name": _name(request)})
+        return reply({"name": _name(request)})
 
     async def logs(self, request: web.Request) -> web.StreamResponse:
         name = _name(request)
@@ -345,24 +299,17 @@ class _Routes:
 
     async def logspec(self, request: web.Request) -> web.Response:
         if request.method == "PUT":
-            activate(await request.read())
-        return _json({"spec": telemetry.active()})
+            await change_levels(request)
+        return reply({"spec": telemetry.active()})
 
     async def height(self, _request: web.Request) -> web.Response:
-        return _json({"height": self._node.height()})
+        return reply({"height": self._node.height()})
 
     async def block(self, request: web.Request) -> web.Response:
         text = request.match_info["number"]
         if not text.isascii() or not text.isdigit() or len(text) > 18:
             raise InvalidInput(f"block {text!r}: expected a number")
-        return _json(blocks.summarise(await self._node.block(int(text))))
-
-
-async def _read_json(request: web.Request) -> Any:
-    try:
-        return json.loads(await request.read() or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise InvalidInput("the body of the request is not JSON") from error
+        return reply(blocks.summarise(await self._node.block(int(text))))
 
 
 def _name(request: web.Request) -> str:

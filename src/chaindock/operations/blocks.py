@@ -1,11 +1,4 @@
-"""Say in JSON what is in a block.
-
-Owns:    the summary of a common.Block for people and scripts.
-Not:     validity or storage (ledger).
-Entry:   summarise
-Holds:   a block that cannot be decoded in part is still summarised.
-Source:  ledger-gateway.md §5
-"""
+"""Summarise a block as JSON; parts that cannot be decoded are named as such."""
 
 from __future__ import annotations
 

@@ -1,12 +1,7 @@
-"""What the node offers to the people who run it.
+"""What a node offers to its users: NodeFacade, and the values it takes and returns.
 
-Owns:    NodeFacade and the values that pass through it.
-Not:     HTTP (admin.py), doing it (node), printing it (cli).
-Entry:   NodeFacade
-Holds:   every method raises only errors of chaindock.errors; all may be called at the
-         same time; a cancelled `deploy`, `start`, `invoke` or `query` leaves nothing
-         half done.
-Source:  architecture.md "Layers"
+Every method raises only errors of chaindock.errors; all may be called at the same time.
+A cancelled `deploy`, `start`, `invoke` or `query` leaves nothing half done.
 """
 
 from __future__ import annotations
@@ -98,10 +93,10 @@ class Deployment:
         name, version, sequence: its definition.
         package_id: what runs.
         backend: which builder runs it.
-        changed: False = the same was there already.
-        reason: why that one, in one phrase.
+        changed: False = the same was deployed already.
+        reason: why that builder, in one phrase.
         details: `Instance.describe()`.
-        reused: notes of the attempt about earlier work that was used again.
+        reused: notes of the attempt about earlier builds that were used again.
         phases: [(phase, seconds)] in order.
         seconds: from the request to READY.
     """
@@ -125,13 +120,13 @@ class Running:
 
     Args:
         state: down, starting, running, stopping, failed, stopped (by the user), back-off
-            (it failed and is tried again at `next_try`) or crash-loop (it failed too
-            often and is left alone).
+            (it failed and is launched again at `next_try`) or crash-loop (it failed too
+            often; the node gave up).
         since: when that state began, ISO 8601 UTC; None when unknown.
         details: `Instance.describe()`: where it is, isolation.
         error: `ChaindockError.as_dict()` of the last failure, if the state is one.
-        failures: in a row, but for those that pass by themselves.
-        next_try: when it is tried again, ISO 8601 UTC; None = nothing is planned.
+        failures: in a row, without those that are retryable.
+        next_try: when it is launched again, ISO 8601 UTC; None = not planned.
         calls: those that are open, oldest first. Each has `tx_id`, `function`, `since`
             (ISO 8601 UTC) and `caller_left`: whether its caller no longer waits.
     """
@@ -155,16 +150,16 @@ class NodeStatus:
     """The node itself.
 
     Args:
-        state: starting (until every chaincode that should run was ready once or is
-            left alone), ready or stopping.
-        backend: what `auto` came to; `reason` says why.
-        endpoints: what for → where, e.g. {"admin": "unix://…", "chaincode": "…"}.
+        state: starting (until every chaincode that should run was ready once or the node
+            gave up), ready or stopping.
+        backend: what `auto` chose; `reason` says why.
+        endpoints: purpose → address, e.g. {"admin": "unix://…", "chaincode": "…"}.
         identities: name → directory of its MSP, for clients.
         height: blocks on the channel.
         warnings: sentences the user should see.
-        pending: what it still waits for while it is starting: {component, reason}.
-        limits: of packages, as packaging.Limits names them: a client that packages holds
-            them too, and can say which files are too large.
+        pending: what the node waits for while it is starting: {component, reason}.
+        limits: of packages, as packaging.Limits names them; a client that packages
+            checks them, too, and can name the files that are too large.
     """
 
     state: str
@@ -221,7 +216,7 @@ class NodeFacade(Protocol):
     async def deploy_dev(
         self, name: str, version: str | None, *, init_required: bool
     ) -> Deployment:
-        """Define `name` for a program that somebody starts by hand.
+        """Define `name` for a program that a user starts by hand.
 
         There is no package. The program registers as NAME:VERSION. Returns as soon as
         the definition is committed, whether or not the program runs already.

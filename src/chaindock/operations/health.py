@@ -1,11 +1,8 @@
-"""Is the node well, and is it ready.
+"""Is the node healthy, and is it ready: the answers of /healthz and /readyz.
 
-Owns:    running checks side by side; the answers of /healthz and /readyz.
-Not:     the checks (node/watched.py), HTTP (http.py).
-Entry:   Health
-Holds:   a check that hangs delays no other and is a failed check after its limit;
-         while the node starts or goes down it is not ready.
-Source:  launch.md §8.1, §9 W68
+Checks run side by side; one that hangs has failed after its limit. While the node starts
+or goes down, it is not ready.
+Source: docs/fabric/operations.md
 """
 
 from __future__ import annotations
@@ -22,18 +19,18 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     Check = Callable[[], Awaitable[None]]
-    """Returns when all is well. Raises: ChaindockError."""
+    """Returns if the part works. Raises: ChaindockError."""
 
 _log = get_logger("operations")
 CHECK_S: Final = 10.0
-"""A check that takes longer has failed."""
+"""Seconds after which a check has failed."""
 NODE: Final = "node"
-"""Component that is not ready before all others are known, and while it goes down."""
+"""Component that is not ready while the node starts or goes down."""
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """What is not as it should be.
+    """A part that has failed or is not ready.
 
     Args:
         component: `docker`, `ledger`, `chaincode/NAME`, …
@@ -49,21 +46,21 @@ class Trouble:
 
 
 class Watched(Protocol):
-    """The parts of a node that can be ill."""
+    """The parts of a node."""
 
     def checks(self) -> Mapping[str, Check]:
-        """Return what to try, by component."""
+        """Return the checks, by component."""
 
     def missing(self) -> Sequence[Trouble]:
-        """Return what is not up yet. Quick, never raises."""
+        """Return the parts that are not up yet. Quick, never raises."""
 
 
 class Health:
-    """How the node is, from the moment that its home is locked.
+    """Health and readiness of the node, from the moment that its home is locked.
 
     Attributes:
-        watched: None while the node starts.
-        going_down: it takes no more work.
+        watched: the parts; None while the node starts.
+        going_down: the node takes no more work.
     """
 
     def __init__(self, check_s: float = CHECK_S) -> None:
@@ -72,7 +69,7 @@ class Health:
         self.going_down = False
 
     async def failed(self) -> list[Trouble]:
-        """Try everything, side by side; return what failed, by component.
+        """Run all checks side by side; return the failed parts.
 
         Cancelled: the checks end.
         """
@@ -97,7 +94,7 @@ class Health:
         return None
 
     def missing(self) -> list[Trouble]:
-        """Return what keeps the node from being ready; [] = it is."""
+        """Return what keeps the node from being ready; [] = it is ready."""
         if self.going_down:
             return [Trouble(NODE, "it is going down")]
         if self.watched is None:
@@ -106,7 +103,7 @@ class Health:
 
 
 def body_of(troubles: Sequence[Trouble], key: str) -> dict[str, Any]:
-    """Return Fabric's body: `status`, `time`, and under `key` what is wrong."""
+    """Return Fabric's body: `status`, `time`, and the troubles under `key`."""
     body: dict[str, Any] = {
         "status": "Service Unavailable" if troubles else "OK",
         "time": datetime.now(UTC).isoformat().replace("+00:00", "Z"),

@@ -1,12 +1,9 @@
 """The operations endpoint: health, readiness, metrics, log levels, version.
 
-Owns:    routes, methods and statuses as Fabric has them; TLS; who may ask what.
-Not:     health (health.py), metrics (metrics.py), log specifications (telemetry).
-Entry:   OperationsServer
-Holds:   without TLS it listens on loopback only and answers only who names a loopback
-         host, so that no web page can read it; with TLS metrics and log levels need a
-         client certificate.
-Source:  launch.md §8.1
+Without TLS the endpoint listens on loopback only and answers only requests whose Host is
+a loopback address, so that no web page can read it. With TLS, metrics and log levels
+need a client certificate.
+Source: docs/fabric/operations.md
 
     GET  /healthz   200 {"status": "OK", "time"}
                     503 {"status": "Service Unavailable", "time",
@@ -24,34 +21,36 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 import ssl
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from aiohttp import web
 
 import chaindock
 from chaindock import telemetry
 from chaindock.errors import ChaindockError, ConfigInvalid, InvalidInput, NodeError
+from chaindock.operations.answers import (
+    change_levels,
+    enter_server,
+    errors,
+    reply,
+)
 from chaindock.operations.health import body_of
-from chaindock.operations.metrics import CONTENT_TYPE
+from chaindock.operations.metrics import Measured, scrape
 from chaindock.options import option
+from chaindock.telemetry.metrics import CONTENT_TYPE
 from chaindock.values import Address
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
+    from chaindock.operations.answers import Handler
     from chaindock.operations.health import Health
-    from chaindock.operations.metrics import Metrics
-
-    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _log = telemetry.get_logger("operations")
 HEALTH_S: Final = 30.0
-"""As Fabric; each check has a shorter limit of its own."""
+"""As in Fabric; each check has a shorter limit of its own."""
 _BODY_BYTES: Final = 64 * 1024
 _CLOSE_S: Final = 1.0
 _NEED_CERTIFICATE: Final = frozenset({"/metrics", "/logspec"})
@@ -108,12 +107,12 @@ class OperationsServer:
 
     Attributes:
         url: where it answers; None = there is none.
+        measured: what a scrape looks up; None while the node starts.
     """
 
-    def __init__(
-        self, options: OperationsOptions, health: Health, metrics: Metrics
-    ) -> None:
-        self._options, self._health, self._metrics = options, health, metrics
+    def __init__(self, options: OperationsOptions, health: Health) -> None:
+        self._options, self._health = options, health
+        self.measured: Measured | None = None
         self._stack = AsyncExitStack()
         self.url: str | None = None
 
@@ -126,14 +125,7 @@ class OperationsServer:
         if self._options.address is None:
             return self
         async with AsyncExitStack() as stack:
-            runner = web.AppRunner(
-                self._application(),
-                access_log=None,
-                handler_cancellation=True,
-                shutdown_timeout=_CLOSE_S,
-            )
-            await runner.setup()
-            stack.push_async_callback(runner.cleanup)
+            runner = await enter_server(stack, self._application(), _CLOSE_S)
             self.url = await self._listen(runner, *self._options.address)
             self._stack = stack.pop_all()
         _log.info("operations endpoint listens", url=self.url)
@@ -160,8 +152,10 @@ class OperationsServer:
         return f"{scheme}://{_joined(host or '0.0.0.0', bound)}"  # noqa: S104  # as asked
 
     def _application(self) -> web.Application:
-        app = web.Application(middlewares=[self._guard], client_max_size=_BODY_BYTES)
-        app.on_response_prepare.append(_unnamed)
+        app = web.Application(
+            middlewares=[self._guard, errors], client_max_size=_BODY_BYTES
+        )
+        app.on_response_prepare.append(_add_headers)
         for path, handler in {
             "/healthz": self._healthz,
             "/readyz": self._readyz,
@@ -183,15 +177,7 @@ class OperationsServer:
                 return _error("the Host of the request is not this machine", 403)
         elif request.path in _NEED_CERTIFICATE and not _certificate(request):
             return web.Response(status=401)
-        try:
-            return await handler(request)
-        except web.HTTPException as error:
-            return _error(error.reason, error.status)
-        except ConnectionError:
-            raise
-        except Exception as error:  # noqa: BLE001  # a defect answers too
-            _log.exception("request failed", path=request.path)
-            return _error(f"unexpected {type(error).__name__}", 500)
+        return await handler(request)
 
     # --- routes -----------------------------------------------------------------------
 
@@ -203,29 +189,29 @@ class OperationsServer:
                 troubles = await self._health.failed()
         except TimeoutError:
             return web.Response(status=408)
-        return _json(body_of(troubles, "failed_checks"), 503 if troubles else 200)
+        return reply(body_of(troubles, "failed_checks"), 503 if troubles else 200)
 
     async def _readyz(self, request: web.Request) -> web.Response:
         if request.method != "GET":
             return web.Response(status=405)
         troubles = self._health.missing()
-        return _json(body_of(troubles, "missing"), 503 if troubles else 200)
+        return reply(body_of(troubles, "missing"), 503 if troubles else 200)
 
     async def _scrape(self, request: web.Request) -> web.Response:
         if self._options.metrics == "disabled":
             return _error("metrics.provider is disabled", 404)
         if request.method not in {"GET", "HEAD"}:
             return web.Response(status=405)
-        text = self._metrics.text()
+        text = scrape(self.measured)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
     async def _logspec(self, request: web.Request) -> web.Response:
         if request.method == "GET":
-            return _json({"spec": telemetry.active()})
+            return reply({"spec": telemetry.active()})
         if request.method != "PUT":
             return _error(f"invalid request method: {request.method}", 400)
         try:
-            activate(await request.read())
+            await change_levels(request)
         except InvalidInput as error:
             return _error(f"{error.message}; {error.hint}", 400)
         return web.Response(status=204)
@@ -234,48 +220,27 @@ class OperationsServer:
         if request.method != "GET":
             return _error(f"invalid request method: {request.method}", 400)
         version = chaindock.__version__
-        return _json({"CommitSHA": COMMIT, "Version": version})
+        return reply({"CommitSHA": COMMIT, "Version": version})
 
 
 COMMIT: Final = "development build"
-"""What Fabric says when it was not built from a commit; ours are named by version."""
-
-
-def activate(body: bytes) -> None:
-    """Put the logging specification of a request body in force.
-
-    Raises: InvalidInput with what was expected; nothing was changed.
-    """
-    try:
-        spec = json.loads(body)["spec"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        spec = None
-    if not isinstance(spec, str):
-        raise InvalidInput(
-            f"the body is {body[:80]!r}", hint='expected {"spec": "LEVELS"}'
-        )
-    telemetry.activate(spec)
-    _log.info("logging specification changed", spec=telemetry.active())
+"""As a peer that was not built from a commit; the version names a release."""
 
 
 # --- pieces ---------------------------------------------------------------------------
 
 
-def _json(body: Any, status: int = 200) -> web.Response:
-    return web.json_response(body, status=status)
-
-
 def _error(text: str, status: int) -> web.Response:
-    return _json({"error": text}, status)
+    return reply({"error": text}, status)
 
 
-async def _unnamed(_request: web.Request, response: web.StreamResponse) -> None:
+async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = "chaindock"
     response.headers["X-Content-Type-Options"] = "nosniff"
 
 
 def _certificate(request: web.Request) -> bool:
-    """Whether the client has shown one that our roots signed."""
+    """Whether the client has shown a certificate that `client_roots` signed."""
     transport = request.transport
     return transport is not None and bool(transport.get_extra_info("peercert"))
 

@@ -1,10 +1,6 @@
-"""What is being done for clients, and how it ends when the server does.
+"""The requests that run now, and how they end when the server stops.
 
-Owns:    the work under way; who may finish, who is told that the node goes down.
-Not:     requests and answers (admin.py, stream.py).
-Entry:   Inflight
-Holds:   nobody who waits for an answer is cut off without one.
-Source:  ADR-0001
+Every client gets an answer: the result, or that the node is going down.
 """
 
 from __future__ import annotations
@@ -21,23 +17,23 @@ T = TypeVar("T")
 
 
 class Inflight:
-    """The work of one server.
+    """The running requests of one server.
 
     Args:
-        close_s: how long work may go on once the server ends.
+        close_s: seconds that running requests get when the server stops.
     """
 
     def __init__(self, close_s: float) -> None:
         self._close_s = close_s
         self.closing = False
-        """Whether the server ends."""
+        """Whether the server stops."""
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Return what `work` returns.
 
-        Raises: what it raises; NodeStopping when it was given up, or not begun, because
-            the server ends.
+        Raises: what `work` raises; NodeStopping if it was cancelled, or not begun,
+            because the server stops.
         Cancelled: `work` is cancelled and has ended.
         """
         if self.closing:
@@ -49,19 +45,19 @@ class Inflight:
         try:
             return await task
         except asyncio.CancelledError:
-            # Who was cancelled: this one, whose client left, or only the work?
+            # Was this task cancelled, because its client left, or only the work?
             own = asyncio.current_task()
-            left = own is not None and own.cancelling() > 0
-            if left or not task.cancelled() or not self.closing:
+            client_left = own is not None and own.cancelling() > 0
+            if client_left or not task.cancelled() or not self.closing:
                 raise
             raise NodeStopping(
-                f"the node is going down: the request was given up after "
+                f"the node is going down: the request was cancelled after "
                 f"{self._close_s:g} s",
                 hint=f"{_START}; look at the ledger before you submit a transaction again",
             ) from None
 
     async def close(self) -> None:
-        """Begin nothing more, let what is under way finish for a while, then end it."""
+        """Refuse new requests, wait `close_s` for running ones, then cancel these."""
         self.closing = True
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=self._close_s)

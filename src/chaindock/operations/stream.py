@@ -1,11 +1,7 @@
-"""Answer with one JSON object a line, while something goes on.
+"""Answer with one JSON object a line: the events of an attempt, or log lines.
 
-Owns:    the events of an attempt, and log lines, as newline-delimited JSON.
-Not:     what goes on (NodeFacade), files (tail.py).
-Entry:   stream_work, stream_lines
-Holds:   output events wait in a queue of bounded length: beyond it they are counted
-         and dropped, phases and the end never are.
-Source:  admin.py lists the events
+If a client reads too slowly, lines of output are dropped and counted; phases and the
+result never are. The events are listed in admin.py.
 """
 
 from __future__ import annotations
@@ -32,11 +28,12 @@ if TYPE_CHECKING:
     from chaindock.operations.tail import LogLine
 
 MAX_WAITING = 10_000
+"""Events that wait for a client; output after that is dropped."""
 _log = get_logger("admin")
 
 
 class EventQueue:
-    """Events on their way to one client."""
+    """Events that wait to be sent to one client."""
 
     def __init__(self, limit: int = MAX_WAITING) -> None:
         self._limit = limit
@@ -53,7 +50,7 @@ class EventQueue:
         self._add({"event": event.kind, **event.data})
 
     def end(self, last: dict[str, Any]) -> None:
-        """Take the last one."""
+        """Take the last event."""
         if self._dropped:
             text = f"{self._dropped} lines of output not shown here"
             self._add({"event": "note", "text": text})
@@ -65,7 +62,7 @@ class EventQueue:
         self._more.set()
 
     async def batches(self) -> AsyncIterator[bytes]:
-        """Yield what has come, as lines of JSON, until the last event."""
+        """Yield the events as lines of JSON, until the last one."""
         while self._waiting or not self._ended:
             await self._more.wait()
             self._more.clear()
@@ -89,7 +86,7 @@ async def stream_work(
 ) -> web.StreamResponse:
     """Run `work`, stream its events, then its result or error.
 
-    Cancelled, or the client leaves: `work` is cancelled and has ended.
+    Cancelled, or the client disconnects: `work` is cancelled and has ended.
     """
     response = await _open(request)
     queue = EventQueue()
@@ -121,7 +118,7 @@ async def _settle(
 async def stream_lines(
     request: web.Request, batches: AsyncGenerator[list[LogLine], None]
 ) -> web.StreamResponse:
-    """Stream batches of log lines until they end or the client leaves."""
+    """Stream batches of log lines until they end or the client disconnects."""
     response = await _open(request)
     with contextlib.suppress(ConnectionError):
         async with contextlib.aclosing(batches) as open_batches:

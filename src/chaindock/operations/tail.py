@@ -1,12 +1,7 @@
-"""Read what builds and chaincode wrote, also while they write.
+"""Read the output files of builds and chaincode, also while they are written.
 
-Owns:    output files of container/output.py as batches of lines.
-Not:     which files belong to a chaincode (NodeFacade.log_files).
-Entry:   Tail
-Holds:   a follower sees every line of the files that exist while it follows, once,
-         and moves on to the next attempt by itself; the loop never reads more than
-         `CHUNK` bytes at a time.
-Source:  needs.md row 3
+A follower sees every line once, and goes on with the file of the next attempt by itself.
+Files are read in a thread, `CHUNK` bytes at a time.
 """
 
 from __future__ import annotations
@@ -22,14 +17,18 @@ if TYPE_CHECKING:
 CHUNK = 256 * 1024
 POLL_S = 0.2
 LOOKS = 10
+"""Times that the last line is looked for in a file that was cut."""
 _STREAMS = ("build", "stdout", "stderr")
 
 
 @dataclass(frozen=True)
 class LogLine:
-    """One line: when (ISO 8601 UTC, "" for our own remarks), stream, text.
+    """One line.
 
-    `tx` is the transaction that wrote it; None = none, or it is not known.
+    Args:
+        time: ISO 8601 UTC; "" for a note of the node.
+        stream: build, stdout, stderr or note.
+        tx: the transaction that wrote the line; None = none, or not known.
     """
 
     time: str
@@ -48,7 +47,7 @@ class LogLine:
 
 
 def parse_line(raw: bytes) -> LogLine:
-    """Take `<iso time> <stream>[@<tx>] <text>` apart; other lines are remarks."""
+    """Parse `<iso time> <stream>[@<tx>] <text>`; any other line is a note."""
     text = raw.decode(errors="replace")
     parts = text.split(" ", 2)
     if len(parts) == 3:
@@ -62,10 +61,10 @@ class Tail:
     """The output of one chaincode.
 
     Args:
-        files: returns the files there are, oldest first; asked again while following.
-        previous: read the attempt before the last one.
-        poll_s: how often a follower looks for more; files have no portable signal.
-        over: whether nothing more can come, so that a follower ends.
+        files: returns the output files, oldest first; asked again while following.
+        previous: read the file before the last one.
+        poll_s: seconds between two looks of a follower.
+        over: whether a follower is to end.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ class Tail:
     async def batches(
         self, *, follow: bool = False
     ) -> AsyncGenerator[list[LogLine], None]:
-        """Yield the lines, oldest first; with `follow`, until it is over."""
+        """Yield the lines, oldest first; with `follow`, until `over`."""
         path = self._pick()
         while follow and path is None and not self._over():
             await asyncio.sleep(self._poll_s)
@@ -117,7 +116,7 @@ class Tail:
             elif not follow or last_look:
                 break
             elif self._over() or self._after(reader.path) is not None:
-                last_look = True  # what was written between reading and looking
+                last_look = True  # for lines written since the last read
             else:
                 await asyncio.sleep(self._poll_s)
         if rest := reader.rest():
@@ -125,7 +124,7 @@ class Tail:
 
 
 class _Reader:
-    """One file, which may be cut to its newest half between two reads."""
+    """One file; between two reads, the writer may cut it to its newest half."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -136,7 +135,7 @@ class _Reader:
         self._file: BinaryIO | None = None
 
     def take(self) -> list[LogLine]:
-        """Return the complete lines of the next chunk; [] = no more for now."""
+        """Return the complete lines of the next chunk; [] = none at present."""
         try:
             if self._file is None:
                 self._file = self.path.open("rb")
@@ -154,7 +153,7 @@ class _Reader:
         return [parse_line(line) for line in lines]
 
     def rest(self) -> list[LogLine]:
-        """Return what is left without a line end."""
+        """Return the last line if it has no end."""
         partial, self._partial = self._partial, b""
         return [parse_line(partial)] if partial else []
 
@@ -164,10 +163,10 @@ class _Reader:
             self._file.close()
 
     def _resume(self) -> bool:
-        """Go on after the last line seen, in the file that was cut.
+        """Continue after the last line that was read, in a file that was cut.
 
-        It may be on its way to the disk still, so a line that is not there is looked
-        for again some times; then it was among those that were dropped.
+        The writer may not have flushed that line yet, so it is looked for `LOOKS` times;
+        after that it was cut away, and reading begins at the start of the file.
         """
         if self._file is None:
             return False

@@ -1,10 +1,7 @@
-"""The JSON that the admin API and its client agree on.
+"""The JSON of the admin API, written and read on both sides.
 
-Owns:    values to JSON and back, on both sides; event names; error bodies.
-Not:     routes (admin.py), sockets (address.py).
-Entry:   rebuild_error, answer_json, call_json, read_call
-Holds:   imports nothing that is slow to import: the CLI uses it in every command.
-Source:  admin.py lists the routes
+Imports nothing that is slow to import: the CLI uses it in every command. The routes are
+listed in admin.py.
 """
 
 from __future__ import annotations
@@ -138,7 +135,7 @@ def _typed(body: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
 
 
 def internal_error(error: BaseException) -> dict[str, Any]:
-    """Return the body for an error nobody planned; its trace is in the node's log."""
+    """Return the body for an unexpected error; its traceback is in the node's log."""
     return ChaindockError(
         f"unexpected {type(error).__name__} in the node: {error}",
         hint="this is a defect of Chaindock; the node's log holds the trace",

@@ -1,11 +1,6 @@
-"""The package format: what a package file holds, read in one pass.
+"""The package format: what a package file holds, read in one pass to its last byte.
 
-Owns:    metadata.json and code.tar.gz in the outer archive, the rules of both.
-Not:     tar and gzip themselves (tar_reader.py, gzip_reader.py), keeping packages
-         (store.py), making them (writer.py).
-Entry:   scan, read_package
-Holds:   a package that `scan` returned for was read to its last byte.
-Source:  launch.md §2.1 to §2.5
+Source: docs/fabric/packages.md
 """
 
 from __future__ import annotations
@@ -17,20 +12,22 @@ import stat
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO
 
 from chaindock.errors import NotFound
 from chaindock.ids import Ccid
 from chaindock.packaging import metadata
-from chaindock.packaging.gzip_reader import GzipReader
+from chaindock.packaging.archive import Entry, GzipReader, TarReader
 from chaindock.packaging.indexes import check_index, is_index_path
 from chaindock.packaging.rules import CHUNK, Limits, broken
-from chaindock.packaging.tar_reader import Entry, TarReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from chaindock.packaging.gzip_reader import Source
+    from chaindock.packaging.archive import Source
+
+    Visit = Callable[[Entry, TarReader], None]
+    """Takes one code entry; what it leaves unread is skipped."""
 
 PACKAGE = "package"
 CODE = "code.tar.gz"
@@ -46,7 +43,7 @@ class CodeEntry:
 
 @dataclass(frozen=True)
 class PackageInfo:
-    """Everything that can be known of a package without running it.
+    """What a package file says of itself.
 
     Args:
         id: `label:sha256`.
@@ -56,7 +53,7 @@ class PackageInfo:
         code_digest: SHA-256 of code.tar.gz, hex.
         entries: its files, in the order of the archive.
         indexes: names of those that are CouchDB index definitions.
-        warnings: what a real peer would stumble over.
+        warnings: what a peer would ignore or refuse.
     """
 
     id: Ccid
@@ -69,13 +66,6 @@ class PackageInfo:
     entries: tuple[CodeEntry, ...]
     indexes: tuple[str, ...]
     warnings: tuple[str, ...]
-
-
-class Visitor(Protocol):
-    """Who is shown the code entries of a package."""
-
-    def visit(self, entry: Entry, archive: TarReader) -> None:
-        """Take one entry; whatever it leaves unread is skipped."""
 
 
 class Hashing:
@@ -110,13 +100,13 @@ class Hashing:
 
 @dataclass
 class _Checker:
-    """Checks META-INF, and remembers the entries."""
+    """Checks META-INF, and keeps the names and sizes of all files."""
 
     limits: Limits
     entries: list[CodeEntry] = field(default_factory=list)
     indexes: list[str] = field(default_factory=list)
 
-    def visit(self, entry: Entry, archive: TarReader) -> None:
+    def add(self, entry: Entry, archive: TarReader) -> None:
         if entry.is_folder:
             return
         self.entries.append(CodeEntry(entry.name, entry.size))
@@ -137,7 +127,7 @@ def read_package(
     limits = limits or Limits()
     checker = _Checker(limits)
     with opened(package) as file:
-        found = scan(file, limits, checker)
+        found = scan(file, limits, checker.add)
     values = metadata.parse_metadata(found.metadata)
     warnings = [
         f"unexpected file {name!r} in the top level of the package: it is ignored"
@@ -170,11 +160,11 @@ class Scan:
     unexpected: tuple[str, ...]
 
 
-def scan(file: Source, limits: Limits, visitor: Visitor) -> Scan:
-    """Read a package to its end, showing its code entries to `visitor`.
+def scan(file: Source, limits: Limits, visit: Visit) -> Scan:
+    """Read a package to its end, and call `visit` with each of its code entries.
 
     Raises:
-        PackageInvalid: it breaks a rule; whatever `visitor` raises.
+        PackageInvalid: it breaks a rule; whatever `visit` raises.
     """
     source = Hashing(file, limits.package_bytes)
     outer = TarReader(GzipReader(source, limits, PACKAGE), limits, PACKAGE, plain=True)
@@ -185,7 +175,7 @@ def scan(file: Source, limits: Limits, visitor: Visitor) -> Scan:
         if entry.name == metadata.NAME:
             raw = outer.read_whole(entry, limits.metadata_bytes)
         elif entry.name == CODE:
-            code_digest = _scan_code(outer, limits, visitor)
+            code_digest = _scan_code(outer, limits, visit)
         else:
             unexpected.append(entry.name)
     if raw is None:
@@ -195,11 +185,11 @@ def scan(file: Source, limits: Limits, visitor: Visitor) -> Scan:
     return Scan(raw, code_digest, source.hexdigest(), source.count, tuple(unexpected))
 
 
-def _scan_code(outer: TarReader, limits: Limits, visitor: Visitor) -> str:
+def _scan_code(outer: TarReader, limits: Limits, visit: Visit) -> str:
     source = Hashing(outer)
     code = TarReader(GzipReader(source, limits, CODE), limits, CODE)
     for entry in code.entries():
-        visitor.visit(entry, code)
+        visit(entry, code)
     return source.hexdigest()
 
 

@@ -1,9 +1,6 @@
-"""META-INF: which files may lie there, and what an index definition must look like.
+"""META-INF: which files it may hold, and what an index definition must look like.
 
-Owns:    the rules that `peer lifecycle chaincode package` applies when it packages.
-Not:     using an index.
-Entry:   check_index
-Source:  launch.md §2.7, §9 W34
+Source: docs/fabric/packages.md#meta-inf
 """
 
 from __future__ import annotations

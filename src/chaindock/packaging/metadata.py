@@ -1,11 +1,7 @@
-"""metadata.json of a package.
+"""metadata.json of a package, read and written as Fabric does.
 
-Owns:    reading it as leniently as Fabric, writing it as Fabric does; label rules.
-Not:     where it lies in the archive (format.py).
-Entry:   parse_metadata, encode_metadata
-Holds:   keys are found whatever their case; what is written is byte for byte what
-         `peer lifecycle chaincode package` writes.
-Source:  launch.md §2.3, §2.4, §9 W33
+What is written is byte for byte what `peer lifecycle chaincode package` writes.
+Source: docs/fabric/packages.md#metadatajson
 """
 
 from __future__ import annotations
@@ -91,7 +87,7 @@ def encode_metadata(metadata: Metadata) -> bytes:
 
 
 def label_warning(label: str) -> str | None:
-    """Return why a real peer could not name an image after `label`, else None."""
+    """Return why a peer could not name an image after `label`, else None."""
     if not _UNFIT_FOR_IMAGES.search(label):
         return None
     return (

@@ -1,11 +1,7 @@
 """The rules that every archive entry follows, and the bounds of an archive.
 
-Owns:    Limits; what a name may look like; which names exclude each other.
-Not:     the tar format (tar_reader.py), what a package must hold (format.py).
-Entry:   Limits, Names, broken
-Holds:   a name that passed here stays inside any directory it is joined to, on
-         case-insensitive and on normalising file systems too.
-Source:  launch.md §2.2, §9 W36, W37
+A name that passes these rules stays inside any directory it is joined to, on
+case-insensitive and on normalising file systems, too.
 """
 
 from __future__ import annotations
@@ -26,11 +22,11 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 @dataclass(frozen=True)
 class Limits:
-    """How large a package may be; what is beyond is refused while it is read.
+    """How large a package may be; a larger one is refused while it is read.
 
     Args:
         ratio: decompressed to compressed size, once `ratio_from_bytes` came out.
-        ratio_from_bytes: below it any ratio is fine.
+        ratio_from_bytes: up to this size any ratio is allowed.
         metadata_bytes: metadata.json.
         index_bytes: one file under META-INF.
         name_bytes: a name in UTF-8.
@@ -136,7 +132,7 @@ class Names:
         self._check_count(name)
 
     def add_folder(self, name: str) -> None:
-        """Take a directory; the same one again is fine.
+        """Take a directory; the same directory again is allowed.
 
         Raises:
             PackageInvalid: bad name, clash, or too many.

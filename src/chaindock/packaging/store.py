@@ -1,11 +1,9 @@
-"""Installed packages on disk.
+"""Installed packages: one file each, named after its id, and their extraction.
 
-Owns:    one file per package, named after its id; checking it when it comes in and
-         each time it is used.
-Not:     what is in a package (format.py), who refers to it (lifecycle).
-Entry:   PackageStore, StoredPackage.unpack
-Holds:   a file with a package name is complete and was valid; `list` opens none of them.
-Source:  launch.md §2.1, §2.4, §9 W22, W35, W37
+A file with a package name is complete and was valid. It is read and hashed again each
+time it is used. Extraction touches nothing outside its target, and leaves nothing there
+unless all of it succeeded.
+Source: docs/fabric/packages.md
 """
 
 from __future__ import annotations
@@ -16,29 +14,35 @@ import os
 import re
 import shutil
 import tempfile
-import threading
-import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from chaindock.aio import finish
 from chaindock.durable import sync_folder
-from chaindock.errors import NotFound, PackageInvalid, StorageError, is_retryable
+from chaindock.errors import (
+    AlreadyExists,
+    NotFound,
+    PackageInvalid,
+    StorageError,
+    is_retryable,
+)
 from chaindock.ids import Ccid, require_ccid, split_ccid
-from chaindock.packaging.format import Hashing, opened, read_package
+from chaindock.packaging.format import Hashing, opened, read_package, scan
 from chaindock.packaging.rules import CHUNK, Limits
-from chaindock.packaging.unpack import unpack_code
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
+    from chaindock.packaging.archive import Entry, TarReader
     from chaindock.packaging.format import PackageInfo
 
 _FILE = re.compile(
     r"(?P<label>[A-Za-z0-9][A-Za-z0-9_.+-]*)\.(?P<hash>[0-9a-f]{64})\.tar\.gz"
 )
 _PARTIAL = ".incoming-"
-_LEFTOVER_S = 3600.0
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -70,24 +74,12 @@ class StoredPackage:
         Raises:
             PackageInvalid: the package changed on disk, or breaks a rule.
             AlreadyExists: `into` is not empty. StorageError: disk full and the like.
-        Cancelled, or any error: what was extracted is removed again.
+        Cancelled, or any error: `into` is removed.
         """
-        stop = threading.Event()
-        work = asyncio.ensure_future(
-            asyncio.to_thread(
-                unpack_code, self.path, self.ccid, into, self.limits, stop
-            )
+        await finish(
+            asyncio.to_thread(unpack_code, self.path, self.ccid, into, self.limits),
+            undo=lambda _: asyncio.to_thread(shutil.rmtree, into),
         )
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            stop.set()
-            while not work.done():  # the thread sees `stop` within one chunk
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([work])
-            if work.exception() is None:
-                await asyncio.to_thread(shutil.rmtree, into)
-            raise
 
 
 class PackageStore:
@@ -162,9 +154,12 @@ class PackageStore:
             sync_folder(self._root)
 
     def sweep(self, wanted: Collection[Ccid]) -> Sequence[Ccid]:
-        """Remove all that is half-written; return the packages that nobody wants.
+        """Remove half-written files of a killed process; return unused packages.
 
-        For the start, when nobody adds anything: what a killed process left.
+        Call it at the start, before `add`.
+
+        Args:
+            wanted: the packages that are used.
 
         Raises:
             StorageError: something cannot be removed.
@@ -198,7 +193,6 @@ class PackageStore:
         """A private copy (mode 0600) that is gone afterwards unless it was renamed."""
         with opened(package) as source, _storage(self._root):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._drop_leftovers()
             number, name = tempfile.mkstemp(prefix=_PARTIAL, dir=self._root)
             path = Path(name)
             try:
@@ -209,12 +203,6 @@ class PackageStore:
                     file.seek(0)
                     yield file, path
             finally:
-                path.unlink(missing_ok=True)
-
-    def _drop_leftovers(self) -> None:
-        """Remove what a process that was killed left half-written."""
-        for path in self._root.glob(f"{_PARTIAL}*"):
-            if time.time() - path.stat().st_mtime > _LEFTOVER_S:
                 path.unlink(missing_ok=True)
 
 
@@ -245,4 +233,68 @@ def _damaged(ccid: Ccid, path: Path, why: str) -> PackageInvalid:
         hint=f"remove {str(path)!r} and install the package again",
         entry="package",
         rule="a stored package has the hash in its name",
+    )
+
+
+# --- extraction
+
+
+def unpack_code(package: Path, ccid: Ccid, into: Path, limits: Limits) -> None:
+    """Extract code.tar.gz of `package` into `into`; see StoredPackage.unpack.
+
+    Whatever the umask, files get mode 0644, or 0755 if their owner may execute them in
+    the archive; directories get 0755.
+    """
+    try:
+        into.mkdir(exist_ok=True)
+        if any(into.iterdir()):
+            raise AlreadyExists(
+                f"directory {str(into)!r} is not empty: a package is unpacked into an "
+                "empty one",
+                path=str(into),
+            )
+    except OSError as error:
+        raise _unpacking(into, error) from error
+    try:
+        _extract_all(package, ccid, into, limits)
+    except BaseException as error:
+        shutil.rmtree(into, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise _unpacking(into, error) from error
+        raise
+
+
+def _extract_all(package: Path, ccid: Ccid, into: Path, limits: Limits) -> None:
+    with opened(package) as file:
+        found = scan(file, limits, partial(_extract, into))
+    if found.digest != split_ccid(ccid)[1]:
+        raise _damaged(ccid, package, f"its hash is {found.digest!r}")
+
+
+def _extract(into: Path, entry: Entry, archive: TarReader) -> None:
+    target = into / entry.name
+    if entry.is_folder:
+        _make_folder(target)
+        return
+    _make_folder(target.parent)
+    number = os.open(target, _NEW_FILE, 0o600)
+    with os.fdopen(number, "wb") as file:
+        while data := archive.read(CHUNK):
+            file.write(data)
+        os.fchmod(number, 0o755 if entry.executable else 0o644)
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir()
+        folder.chmod(0o755)
+
+
+def _unpacking(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"unpacking to {str(path)!r}: {error.strerror or error}",
+        hint="check free space and permissions there",
+        path=str(path),
+        retryable=is_retryable(error),
     )

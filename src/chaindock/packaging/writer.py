@@ -1,11 +1,8 @@
 """Write packages whose bytes depend on nothing but the files and the label.
 
-Owns:    header normalisation, gzip with stored blocks, the order of entries.
-Not:     which files are packaged (platforms).
-Entry:   write_package, package_directory
-Holds:   the same names and contents give the same bytes on any day, machine, user,
-         Python and zlib.
-Source:  launch.md §2.1, §2.5; docs/adr/0002-stored-gzip.md
+The same names and contents give the same bytes on any day, machine, user, Python and
+zlib. Which files are packaged is up to the platforms.
+Source: docs/fabric/packages.md, docs/adr/0002-stored-gzip.md
 """
 
 from __future__ import annotations
@@ -21,11 +18,11 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from chaindock.errors import PackageInvalid, SourceInvalid
 from chaindock.ids import Ccid, require_label
+from chaindock.packaging.archive import BLOCK
 from chaindock.packaging.format import CODE, PackageInfo, read_package
 from chaindock.packaging.indexes import check_index, is_index_path
 from chaindock.packaging.metadata import NAME, Metadata, check_label, encode_metadata
 from chaindock.packaging.rules import CHUNK, Limits, Names
-from chaindock.packaging.tar_reader import BLOCK
 from chaindock.platforms.registry import recognise
 from chaindock.values import MIB
 

@@ -1,4 +1,4 @@
-"""Logs: what a line holds, where it goes, which lines there are."""
+"""Logs and metrics. Metrics are not imported here: the CLI does without."""
 
 from chaindock.telemetry.logs import (
     activate,

@@ -1,67 +1,62 @@
-"""Structured logs.
+"""Log lines: levels, form, and what is removed from a line before it is written.
 
-Owns:    how a log line looks, where it goes, what is scrubbed, which are dropped.
-Not:     when logging is configured: only `node` and `cli` call `configure`.
-Entry:   get_logger, configure, activate
-Holds:   a line that cannot be written is dropped and fails nobody; an event is a fixed
-         lower-case phrase, the data are keys; private keys, values of keys that sound
-         secret, and local variables of a trace never reach a line; what others made up
-         is cut and cannot move a cursor.
-Source:  launch.md §8.3, §9 W72
+structlog makes the events, the standard library's handlers write them; lines of other
+libraries (asyncio, aiohttp, grpc) take the same way. A line that cannot be written is
+dropped. Private keys, values of keys that look secret and local variables of a traceback
+are never written; control characters are escaped, and long values are cut.
 """
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import re
 import sys
 from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO, cast
 
 import structlog
+from typing_extensions import override
 
 from chaindock.telemetry.spec import LEVELS, LogSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableMapping
+    from collections.abc import MutableMapping
 
-_SECRET_KEY = re.compile(
+_SECRET_KEY: Final = re.compile(
     r"(password|secret|token|credential|private_?key|_key_pem)", re.IGNORECASE
 )
-_PEM_KEY = re.compile(
+_PEM_KEY: Final = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*KEY-----", re.DOTALL
 )
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_LONGEST = 8000
-"""Characters of one value: chaincode chooses some of them."""
+_CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_MAX_VALUE: Final = 8000
+"""Characters of one value; the middle of a longer value is left out."""
+_METHODS: Final = ("debug", "info", "warning", "error", "critical")
 
 
 class Stream(Protocol):
-    """Where log lines go."""
+    """Where log lines are written."""
 
     def write(self, text: str, /) -> object:
-        """Write `text`. Raises: OSError when that cannot be done."""
+        """Write `text`. Raises: OSError."""
 
     def flush(self) -> None:
-        """Let nothing wait. Raises: OSError."""
+        """Write what is buffered. Raises: OSError."""
 
     def isatty(self) -> bool:
-        """Whether colours make sense."""
+        """Whether colours can be shown."""
 
 
 class LogCounts:
     """Lines of this process by level, as Fabric counts them.
 
     Attributes:
-        checked: lines that somebody wanted to log.
-        written: those of them that their level let through.
+        checked: lines that some code wanted to log.
+        written: lines that the level of their component let through.
     """
 
     def __init__(self) -> None:
         self.checked: dict[str, int] = dict.fromkeys(_METHODS, 0)
         self.written: dict[str, int] = dict.fromkeys(_METHODS, 0)
-
-
-_METHODS: Final = ("debug", "info", "warning", "error", "critical")
 
 
 class _State:
@@ -70,6 +65,7 @@ class _State:
     def __init__(self) -> None:
         self.spec = LogSpec()
         self.counts = LogCounts()
+        self.handler: logging.Handler = logging.NullHandler()
 
 
 _state = _State()
@@ -79,12 +75,12 @@ tasks that are started in it."""
 bind = structlog.contextvars.bind_contextvars
 """`bind(ccid=…)` adds it to every later line of this task."""
 unbind = structlog.contextvars.clear_contextvars
-"""Forget what the task inherited: it works for somebody else than who started it."""
+"""Drop what the task inherited from the task that started it."""
 
 
 def get_logger(name: str) -> Any:
     """Return a logger whose lines carry `component=name`."""
-    return structlog.get_logger(component=name)
+    return structlog.stdlib.get_logger(name)
 
 
 def configure(
@@ -97,39 +93,52 @@ def configure(
     """Set levels, target (default: standard error) and form of all log lines.
 
     Args:
-        level: of all components that `spec` does not mention.
+        level: of all components that `spec` does not name.
         spec: a logging specification.
-        stream: where lines go.
+        stream: where lines are written.
         json: one object a line, instead of text.
 
     Raises: InvalidInput: a wrong `spec`; nothing was changed.
     """
-    _state.spec = LogSpec.parse(spec, level)
+    _apply(LogSpec.parse(spec, level))
     stream = stream or sys.stderr
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if json
         else structlog.dev.ConsoleRenderer(
             colors=stream.isatty(),
-            # The other one shows local variables: keys, transient data, tokens.
+            # The default formatter shows local variables: keys, transient data, tokens.
             exception_formatter=structlog.dev.plain_traceback,
         )
     )
+    handler = _Handler(cast("TextIO", stream))
+    handler.addFilter(_take_foreign)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.contextvars.merge_contextvars],
+            processors=[
+                _add_component,
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                structlog.processors.format_exc_info,
+                _scrub,
+                renderer,
+            ],
+        )
+    )
+    logging.root.removeHandler(_state.handler)
+    logging.root.addHandler(handler)
+    _state.handler = handler
     structlog.configure(
         processors=[
-            _pass,
+            _take,
             structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            _scrub,
-            renderer,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
-        # It lets everything through: levels differ by component (_pass).
+        # No level here: levels differ by component (_take).
         wrapper_class=structlog.make_filtering_bound_logger(0),
-        logger_factory=structlog.WriteLoggerFactory(
-            file=cast("TextIO", _Lossy(stream))
-        ),
+        logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
 
@@ -139,7 +148,7 @@ def activate(spec: str) -> None:
 
     Raises: InvalidInput with what was expected; nothing was changed.
     """
-    _state.spec = LogSpec.parse(spec)
+    _apply(LogSpec.parse(spec))
 
 
 def active() -> str:
@@ -153,42 +162,59 @@ def is_on(component: str, level: str) -> bool:
 
 
 def counts() -> LogCounts:
-    """Return the counters; they go on counting."""
+    """Return the counters of this process."""
     return _state.counts
 
 
-class _Lossy:
-    """A stream whose faults hurt nobody: a full disk must not fail who writes a log."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> None:
-        """Write, or drop what cannot be written."""
-        with contextlib.suppress(OSError):
-            self._stream.write(text)
-
-    def flush(self) -> None:
-        """Flush, if that can be done."""
-        with contextlib.suppress(OSError):
-            self._stream.flush()
+def _apply(spec: LogSpec) -> None:
+    _state.spec = spec
+    # The lowest level of any component; `_take` and `_take_foreign` know the others.
+    logging.root.setLevel(spec.lowest)
 
 
-def _pass(
-    _logger: Any, method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
-    """Drop the line unless its component logs this level."""
-    counts, level = _state.counts, LEVELS.get(method, LEVELS["error"])
+class _Handler(logging.StreamHandler[TextIO]):
+    """Drop a line that cannot be written: a full disk must not fail the code that logs."""
+
+    @override
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
+def _is_taken(component: str, method: str) -> bool:
+    counts = _state.counts
     counts.checked[method] = counts.checked.get(method, 0) + 1
-    if level < _state.spec.level_of(str(event.get("component", ""))):
-        raise structlog.DropEvent
+    if not is_on(component, method):
+        return False
     counts.written[method] = counts.written.get(method, 0) + 1
+    return True
+
+
+def _take(
+    logger: logging.Logger, method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    if not _is_taken(logger.name, method):
+        raise structlog.DropEvent
+    return event
+
+
+def _take_foreign(record: logging.LogRecord) -> bool:
+    if hasattr(record, "_logger"):
+        return True  # `_take` has decided
+    method = record.levelname.lower()
+    return _is_taken(record.name, method if method in _METHODS else "debug")
+
+
+def _add_component(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    event["component"] = event["_record"].name
     return event
 
 
 def _scrub(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
-) -> Mapping[str, Any]:
+) -> MutableMapping[str, Any]:
     for key, value in event.items():
         event[key] = _scrubbed(key, value)
     return event
@@ -207,7 +233,7 @@ def _scrubbed(key: Any, value: Any) -> Any:
 def _harmless(text: str) -> str:
     if "PRIVATE KEY" in text:
         text = _PEM_KEY.sub("[private key]", text)
-    if len(text) > _LONGEST:
-        half = _LONGEST // 2
+    if len(text) > _MAX_VALUE:
+        half = _MAX_VALUE // 2
         text = f"{text[:half]} [{len(text) - 2 * half} cut] {text[-half:]}"
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)

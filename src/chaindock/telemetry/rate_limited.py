@@ -1,11 +1,8 @@
-"""Log lines that somebody else can cause as often as he likes.
+"""Log lines that a client or a chaincode can cause without end, limited per cause.
 
-Owns:    RateLimitedLog: so many lines a minute about each one, then how many more there were.
-Not:     how a line looks (logs.py); what chaincode writes (container/echo.py).
-Entry:   RateLimitedLog
-Holds:   whoever causes lines costs the log a bounded amount, and takes away nobody
-         else's; that lines are missing is said.
-Source:  docs/security.md, "What stands in the way": floods
+Each cause gets `MOST` lines a minute; then one line says how many were not logged. A
+cause that floods takes no lines from the others.
+Source: docs/security.md
 """
 
 from __future__ import annotations
@@ -18,15 +15,16 @@ if TYPE_CHECKING:
 
 MOST: Final = 10
 EACH_S: Final = 60.0
-_MOST_KNOWN: Final = 100
+_MOST_CAUSES: Final = 100
+"""Causes of one minute after these share one budget."""
 _OTHERS: Final = ""
 
 
 class RateLimitedLog:
-    """Lines by whom they are about; for use in an event loop.
+    """Lines by cause; for use in an event loop.
 
     Args:
-        log: the logger that says how many lines are missing.
+        log: writes how many lines are missing.
     """
 
     def __init__(self, log: Any) -> None:
@@ -36,17 +34,17 @@ class RateLimitedLog:
     def say(
         self, about: str | None, log: Callable[..., Any], event: str, **facts: Any
     ) -> None:
-        """Write a line with `log`, or count it when there were too many about that one.
+        """Write a line with `log`, or only count it if its cause had too many.
 
         Args:
-            about: who caused it, as far as that cannot be made up; None = not known.
-            log: the method of a logger that takes it.
+            about: the cause, by something it cannot forge; None = not known.
+            log: the logger's method.
             event: the line.
-            facts: what is bound to it.
+            facts: its data.
         """
         about = about or _OTHERS
         if about not in self._counts:
-            if len(self._counts) >= _MOST_KNOWN:
+            if len(self._counts) >= _MOST_CAUSES:
                 about = _OTHERS
             if about not in self._counts:
                 self._counts[about] = 0

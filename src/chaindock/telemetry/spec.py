@@ -1,11 +1,6 @@
 """Which lines are logged: Fabric's logging specification.
 
-Owns:    the grammar, levels and their names, which logger a term means.
-Not:     log lines (logs.py), where a specification comes from (config, operations).
-Entry:   LogSpec.parse
-Holds:   immutable; what Fabric's peer takes is taken and means the same; a name of
-         Fabric for a part that we call otherwise means that part.
-Source:  launch.md §8.3
+Source: docs/fabric/operations.md#logging-specification
 """
 
 from __future__ import annotations
@@ -31,7 +26,7 @@ LEVELS: Final[Mapping[str, int]] = {
     "panic": 50,
     "fatal": 60,
 }
-"""By name, all of it in lower or all of it in upper case."""
+"""By name, which is all in lower or all in upper case."""
 FABRIC_NAMES: Final[Mapping[str, str]] = {
     "admin": "peer.operations",
     "chaincode.client": "extcc",
@@ -43,7 +38,7 @@ FABRIC_NAMES: Final[Mapping[str, str]] = {
     "operations": "peer.operations",
     "router": "container",
 }
-"""Our component → how Fabric calls the logger of the same part, if otherwise."""
+"""Our component → Fabric's name for the logger of the same part, if it differs."""
 _SHOWN: Final = {5: "payload", 10: "debug", 20: "info", 30: "warn", 40: "error"}
 _LOGGER: Final = re.compile(r"[0-9A-Za-z_#-]+(\.[0-9A-Za-z_#-]+)*\.?")
 _LONGEST: Final = 4096
@@ -58,8 +53,11 @@ class LogSpec:
 
     Args:
         terms: logger → level, as in the text; a name that ends with a dot means this
-            logger only, one without also everything below it.
+            logger only, a name without a dot also all loggers below it.
         default: level of all others.
+
+    Attributes:
+        lowest: level that no logger is below.
     """
 
     def __init__(
@@ -67,15 +65,16 @@ class LogSpec:
     ) -> None:
         self._terms = dict(terms or {})
         self._default = default
+        self.lowest = min([default, *self._terms.values()])
         self._known: dict[str, int] = {}
 
     @classmethod
     def parse(cls, text: str, default: str = "info") -> LogSpec:
-        """Return what `text` says.
+        """Return the specification that `text` means.
 
         Args:
-            text: terms with `:` between; the last bare level is the default of all
-                others, and an empty term is that of `default`.
+            text: terms with `:` between; the last bare level is the level of all
+                loggers without a term, and an empty term means `default`.
             default: a level.
 
         Raises: InvalidInput with what was expected.
@@ -99,7 +98,7 @@ class LogSpec:
         return cls(terms, rest)
 
     def level_of(self, component: str) -> int:
-        """Return the least level that `component` logs; a number as in LEVELS."""
+        """Return the lowest level that `component` logs; a number as in LEVELS."""
         found = self._known.get(component)
         if found is None:
             if len(self._known) > _LONGEST:  # names of chaincodes come and go

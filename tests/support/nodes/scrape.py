@@ -3,12 +3,54 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
+from prometheus_client import Counter
 from prometheus_client.parser import text_string_to_metric_families
 
-from chaindock.operations.catalogue import METRICS, PROCESS
+from chaindock.telemetry import metrics
+from chaindock.telemetry.metrics import PROCESS
 
 Labels = frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A metric as a scrape and the page about operations show it."""
+
+    shown: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+
+
+def _named(name: str) -> Named:
+    metric = metrics.METRICS[name]
+    (told,) = metric.describe()
+    ours = told.type == "counter" and name.startswith("chaindock_")
+    shown = f"{name}_total" if ours else name
+    return Named(shown, told.type, tuple(metric._labelnames), told.documentation)
+
+
+METRICS = {name: _named(name) for name in metrics.METRICS}
+
+
+_KEPT = (
+    *(metrics._packages, metrics._failed, metrics.restarts, metrics.exits),
+    metrics._names,
+)
+
+
+def reset_metrics() -> None:
+    """Set everything that was counted in this process to nothing."""
+    for metric in metrics.METRICS.values():
+        if isinstance(metric, Counter) and not metric._labelnames:
+            metric.reset()
+        metric.clear()
+    for kept in _KEPT:
+        kept.clear()
+    metrics._request.cache_clear()
+    metrics._answer.cache_clear()
 
 
 class Scrape:
@@ -48,9 +90,9 @@ class Scrape:
             names = [named.shown + suffix for suffix in suffixes]
             if names[0] not in self.samples:
                 continue
-            there.add(named.name)
+            there.add(named.shown)
             family = named.shown.removesuffix("_total")
-            assert self.kinds[family] == named.kind, named.name
+            assert self.kinds[family] == named.kind, named.shown
             for name in names:
                 more = {"le"} if name.endswith("_bucket") else set()
                 for labels in self.samples[name]:

@@ -29,9 +29,11 @@ class Session:
         self.call: asyncio.Task[Any]
         self.message: Any
         self.simulator: MemorySimulator
+        self.invoked: Any
 
     async def start(self, **fields: Any) -> Session:
         invoked = invocation("f", tx_id="t1", state=self.state, **fields)
+        self.invoked = invoked
         self.simulator = simulator_of(invoked)
         self.call = self._node.call(invoked)
         self.message = await self.peer.receive()

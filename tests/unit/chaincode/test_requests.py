@@ -291,3 +291,17 @@ async def test_long_work_ends_with_its_transaction(listening: StreamNode):
     assert reply.payload.endswith(b"no ledger context")
     with pytest.raises(ExecuteTimeout):
         await call
+
+
+async def test_what_is_not_supported_is_kept_with_the_call(session: Session):
+    request = shim.GetState(key="k", collection="secret")
+    told = await session.error(Kind.GET_STATE, request)
+    await session.error(Kind.GET_STATE, request)
+    for number in range(20):
+        more = shim.GetState(key="k", collection=f"secret{number}")
+        await session.error(Kind.GET_STATE, more)
+    await session.error(Kind.GET_STATE, b"\xff")
+    await session.finish()
+    refusals = session.invoked.refusals
+    assert refusals[0] == told
+    assert len(refusals) == len(set(refusals)) == 10

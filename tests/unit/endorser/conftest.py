@@ -79,6 +79,10 @@ class Chaincode:
         invocation.simulator.put_state(invocation.namespace, "k", b"v")
         return answer(event=(name, payload.encode()))
 
+    def swallow(self, invocation: Any) -> Any:
+        invocation.refuse("rich queries are not supported")
+        return answer(payload=b"all is well")
+
     def init(self, invocation: Any) -> Any:
         return answer(payload=b"init" if invocation.is_init else b"not init")
 

@@ -71,6 +71,14 @@ async def test_an_error_status_is_an_answer_and_is_never_ordered(defined, status
     assert defined.ledger.height == height
 
 
+async def test_a_refusal_that_the_contract_swallows_is_told_beside_its_answer(defined):
+    """A contract that hides our "not supported" must not look as if it had worked."""
+    for call in (defined.caller.query, defined.caller.invoke):
+        said = await call("basic", [b"swallow"], signer=defined.user)
+        assert (said.status, said.payload) == (200, b"all is well")
+        assert list(said.refusals) == ["rich queries are not supported"]
+
+
 async def test_status_399_is_success(defined):
     done = await defined.caller.invoke(
         "basic", [b"status", b"399"], signer=defined.user

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from chaindock.container.attempt import Event
-from chaindock.operations import admin
+from chaindock.operations import answers
 from chaindock.operations.address import find_socket
 from chaindock.operations.admin import AdminServer
 from chaindock.operations.stream import EventQueue
@@ -300,7 +300,7 @@ async def test_slow_reader_costs_bounded_memory_and_misses_no_phase():
 def test_every_code_has_a_status():
     from chaindock.errors import Code
 
-    assert set(admin._STATUS) == set(Code)
+    assert set(answers._STATUS) == set(Code)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a queue is short")

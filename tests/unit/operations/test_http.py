@@ -17,8 +17,6 @@ from chaindock.identity.tls import TlsAuthority
 from chaindock.operations import http
 from chaindock.operations.health import Health, Trouble
 from chaindock.operations.http import OperationsOptions, OperationsServer
-from chaindock.operations.metrics import Metrics
-from chaindock.operations.tallies import Tallies
 from support.need import need_ipv6
 from support.nodes.curl import curl
 
@@ -49,8 +47,7 @@ class Parts:
 
 
 def server(health: Health | None = None, **options) -> OperationsServer:
-    metrics = Metrics(Tallies())
-    return OperationsServer(OperationsOptions(**options), health or Health(), metrics)
+    return OperationsServer(OperationsOptions(**options), health or Health())
 
 
 @pytest.fixture(autouse=True)

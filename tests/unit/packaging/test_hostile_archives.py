@@ -4,7 +4,6 @@ import gzip
 import hashlib
 import io
 import os
-import threading
 import zlib
 from pathlib import Path
 
@@ -16,8 +15,7 @@ from chaindock.errors import PackageInvalid
 from chaindock.ids import Ccid
 from chaindock.packaging.format import read_package
 from chaindock.packaging.rules import Limits
-from chaindock.packaging.store import PackageStore, StoredPackage
-from chaindock.packaging.unpack import unpack_code
+from chaindock.packaging.store import PackageStore, StoredPackage, unpack_code
 from chaindock.packaging.writer import StoredGzip
 from support.archives import (
     METADATA,
@@ -357,7 +355,7 @@ def test_damaged_code_never_leaves_the_target(tmp_path_factory, data):
     ccid = Ccid("a:" + hashlib.sha256(file.read_bytes()).hexdigest())
     into = base / "into"
     try:
-        unpack_code(file, ccid, into, SMALL, threading.Event())
+        unpack_code(file, ccid, into, SMALL)
     except PackageInvalid:
         assert not into.exists()
     assert {path.name for path in base.iterdir()} <= {"package", "into"}

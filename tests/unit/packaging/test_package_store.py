@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import os
 import stat
-import time
 from pathlib import Path
 
 import pytest
@@ -170,18 +169,7 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path):
         PackageStore(tmp_path / "store").add(package())
 
 
-def test_what_a_killed_process_left_is_cleaned_up(store):
-    root = store.add(package()).path.parent
-    old, fresh = root / ".incoming-old", root / ".incoming-fresh"
-    for path in (old, fresh):
-        path.write_bytes(b"x")
-    os.utime(old, (time.time() - 7200,) * 2)
-    store.add(fabric_go_package())
-    assert fresh.exists()
-    assert not old.exists()
-
-
-def test_a_start_tells_what_nobody_wants_and_removes_what_is_half_written(store):
+def test_a_start_tells_which_packages_are_unused_and_removes_half_written_ones(store):
     wanted, spare = store.add(package()), store.add(fabric_go_package())
     left = wanted.path.parent / ".incoming-fresh"
     left.write_bytes(b"x")

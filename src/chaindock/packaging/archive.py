@@ -1,31 +1,33 @@
-"""Read hostile tar archives as a stream.
+"""Read hostile archives as streams: gzip, and the tar inside it.
 
-Owns:    the tar format as Fabric, GNU tar, BSD tar and Python write it, and nothing
-         beyond: regular files and directories.
-Not:     writing (writer.py), what a package must hold (format.py).
-Entry:   TarReader
-Holds:   one entry's header is in memory, never its content; each name passed `Names`.
-Source:  launch.md §2.1, §2.2, §2.5; pax and ustar as POSIX describes them
+Of tar, regular files and directories are read as Fabric, GNU tar, BSD tar and Python
+write them; everything else is refused. In memory are two chunks and the header of one
+entry, never its content. The end is reached only if length and checksum are right and
+nothing follows.
+Source: docs/adr/0008-own-tar-reader.md; pax and ustar as POSIX describes them
 """
 
 from __future__ import annotations
 
 import re
+import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Protocol
 
 from chaindock.packaging.rules import CHUNK, Names, broken
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from chaindock.packaging.gzip_reader import GzipReader
     from chaindock.packaging.rules import Limits
 
-BLOCK = 512
-_EXTENSION_BYTES = 64 * 1024
-_PAX_RECORDS = 100
-"""Writers need some ten; reading ten thousand each time takes minutes in all."""
+BLOCK: Final = 512
+_EXTENSION_BYTES: Final = 64 * 1024
+_EXTENSIONS: Final = 4
+"""In a row, before an entry."""
+_PAX_RECORDS: Final = 100
+"""Writers need about ten; reading ten thousand for each entry takes minutes in all."""
+_INTACT = "an archive is one intact gzip stream"
 _OCTAL = re.compile(rb" *([0-7]*)[ \0]*")
 _REGULAR = "an entry is a regular file or a directory"
 _WHOLE = "a tar archive is whole"
@@ -39,6 +41,78 @@ _TYPES = {
     b"K": "a long link name",
     b"S": "a sparse file",
 }
+
+
+class Source(Protocol):
+    """Bytes to read."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return 1 to `size` bytes, or b"" at the end."""
+
+
+class GzipReader:
+    """The decompressed bytes of `source`.
+
+    Args:
+        source: the compressed bytes.
+        archive: name of the archive in errors.
+    """
+
+    def __init__(self, source: Source, limits: Limits, archive: str) -> None:
+        self._source, self._limits, self._archive = source, limits, archive
+        self._inflate = zlib.decompressobj(wbits=31)
+        self._pending = b""
+        self._taken = self._given = 0
+
+    def read(self, size: int, /) -> bytes:
+        """Return 1 to `size` bytes, or b"" at the end.
+
+        Raises:
+            PackageInvalid: not gzip, cut, damaged, something behind it, or a bomb.
+        """
+        while not self._inflate.eof:
+            data = self._step(size)
+            if data:
+                return data
+        return b""
+
+    def _step(self, size: int) -> bytes:
+        if not self._pending:
+            self._pending = self._source.read(CHUNK)
+            self._taken += len(self._pending)
+        at_end = not self._pending
+        try:
+            data = self._inflate.decompress(self._pending, size)
+        except zlib.error as error:
+            raise broken(self._archive, _INTACT, str(error)) from error
+        self._pending = self._inflate.unconsumed_tail
+        if self._inflate.eof:
+            self._require_nothing_behind()
+        elif at_end and not data:
+            raise broken(self._archive, _INTACT, "its end is missing")
+        self._count(len(data))
+        return data
+
+    def _require_nothing_behind(self) -> None:
+        if self._inflate.unused_data or self._source.read(1):
+            raise broken(self._archive, _INTACT, "bytes behind its end")
+
+    def _count(self, size: int) -> None:
+        self._given += size
+        limits = self._limits
+        if self._given > limits.unpacked_bytes:
+            raise broken(
+                self._archive,
+                f"an archive has at most {limits.unpacked_bytes} bytes unpacked",
+                hint="a larger archive needs a larger limit in the configuration",
+            )
+        if (
+            self._given > limits.ratio_from_bytes
+            and self._given > limits.ratio * self._taken
+        ):
+            raise broken(
+                self._archive, f"an archive unpacks to at most {limits.ratio} times"
+            )
 
 
 @dataclass(frozen=True)
@@ -69,9 +143,9 @@ class TarReader:
 
     Args:
         stream: the decompressed archive.
-        archive: what the archive is called in errors.
+        archive: name of the archive in errors.
         plain: only regular files, names exactly as they are (the outer archive);
-            otherwise directories and a leading `./` are fine too.
+            otherwise directories and a leading `./` are allowed, too.
     """
 
     def __init__(
@@ -128,7 +202,7 @@ class TarReader:
     def _next_header(self) -> _Header | None:
         block = self._take(BLOCK)
         if not block:
-            return None  # writers that forget the end mark; gzip proved it complete
+            return None  # no end mark: some writers forget it; gzip proved the archive whole
         if len(block) < BLOCK:
             raise broken(self._archive, _WHOLE, "it ends inside a header")
         if not any(block):
@@ -159,7 +233,7 @@ class TarReader:
 
     def _entry(self, header: _Header) -> Entry | None:
         renamed: bytes | None = None
-        for _ in range(4):
+        for _ in range(_EXTENSIONS):
             if header.kind not in {b"x", b"g", b"L"}:
                 break
             longer = self._extension(header)
@@ -244,7 +318,7 @@ def _shown(raw: bytes) -> str:
 
 
 def _pax_records(data: bytes, entry: str) -> dict[bytes, bytes]:
-    """Return keyword to value; refuses keywords that change what an entry is."""
+    """Return keyword to value; refuse keywords that change what an entry is."""
     records: dict[bytes, bytes] = {}
     while data:
         digits, space, _ = data[:10].partition(b" ")

@@ -1,0 +1,389 @@
+"""All metrics, by the name under which Prometheus scrapes them.
+
+The code in which a thing happens counts it here, directly. Names, labels and meaning are
+Fabric's unless the name begins with `chaindock_`. Memory is bounded whatever comes: the
+values of a package go when the package does (`forget`), and names that a caller chooses
+go through `bounded`. The CLI does not import this module.
+Source: docs/fabric/operations.md#metrics
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from prometheus_client import Metric
+    from prometheus_client.metrics import MetricWrapperBase
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+SHORT_S: Final = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)
+"""Buckets of calls and requests: Fabric's, and some below and above."""
+LONG_S: Final = (
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+    *(30.0, 60.0, 120.0, 300.0, 600.0, 1200.0),
+)
+"""Buckets of launches: Fabric's end at 10 s, and most cold launches take longer."""
+MOST_PACKAGES: Final = 200
+"""With more packages, the values of those launched longest ago are dropped."""
+MOST_NAMES: Final = 400
+OTHER: Final = "(other)"
+"""Label value for every name after the first `MOST_NAMES`."""
+
+REGISTRY: Final = CollectorRegistry()
+disable_created_metrics()  # type: ignore[no-untyped-call]
+ProcessCollector(registry=REGISTRY)
+
+
+class FabricCounter(Counter):
+    """A counter whose name has no `_total` at its end, as Fabric's have none."""
+
+    @override
+    def collect(self) -> Iterable[Metric]:
+        for metric in super().collect():
+            metric.samples = [one._replace(name=metric.name) for one in metric.samples]
+            yield metric
+
+
+def _counter(name: str, text: str, *labels: str) -> Counter:
+    kind = Counter if name.startswith("chaindock_") else FabricCounter
+    return kind(name, text, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, text: str, *labels: str) -> Gauge:
+    return Gauge(name, text, labels, registry=REGISTRY)
+
+
+def _short(name: str, text: str, *labels: str) -> Histogram:
+    return Histogram(name, text, labels, registry=REGISTRY, buckets=SHORT_S)
+
+
+def _long(name: str, text: str, *labels: str) -> Histogram:
+    return Histogram(name, text, labels, registry=REGISTRY, buckets=LONG_S)
+
+
+# ---- by package: the label `chaincode` is the package id
+
+LAUNCH_DURATION: Final = _long(
+    "chaincode_launch_duration", "Seconds of a launch.", "chaincode", "success"
+)
+LAUNCH_FAILURES: Final = _counter(
+    "chaincode_launch_failures", "Launches that failed.", "chaincode"
+)
+LAUNCH_TIMEOUTS: Final = _counter(
+    "chaincode_launch_timeouts", "Launches that took too long.", "chaincode"
+)
+EXECUTE_TIMEOUTS: Final = _counter(
+    "chaincode_execute_timeouts", "Invocations without an answer in time.", "chaincode"
+)
+SHIM_REQUESTS_RECEIVED: Final = _counter(
+    "chaincode_shim_requests_received",
+    "Requests of chaincode to the node.",
+    *("type", "channel", "chaincode"),
+)
+SHIM_REQUESTS_COMPLETED: Final = _counter(
+    "chaincode_shim_requests_completed",
+    "Requests that were answered.",
+    *("type", "channel", "chaincode", "success"),
+)
+SHIM_REQUEST_DURATION: Final = _short(
+    "chaincode_shim_request_duration",
+    "Seconds until the answer.",
+    *("type", "channel", "chaincode", "success"),
+)
+DOCKER_BUILD_DURATION: Final = _long(
+    "dockercontroller_chaincode_container_build_duration",
+    "Seconds of a build with a container engine; a build that existed is not counted.",
+    *("chaincode", "success"),
+)
+
+# ---- by name: the label `chaincode` is the name
+
+PROPOSALS_RECEIVED: Final = _counter("endorser_proposals_received", "Proposals.")
+SUCCESSFUL_PROPOSALS: Final = _counter(
+    "endorser_successful_proposals", "Proposals that were endorsed."
+)
+PROPOSAL_VALIDATION_FAILURES: Final = _counter(
+    "endorser_proposal_validation_failures", "Proposals that broke a rule."
+)
+PROPOSAL_DURATION: Final = _short(
+    "endorser_proposal_duration",
+    "Seconds from arrival to answer.",
+    *("channel", "chaincode", "success"),
+)
+PROPOSAL_ACL_FAILURES: Final = _counter(
+    "endorser_proposal_acl_failures",
+    "Proposals whose signer may not do this.",
+    *("channel", "chaincode"),
+)
+PROPOSAL_SIMULATION_FAILURES: Final = _counter(
+    "endorser_proposal_simulation_failures",
+    "Proposals without an answer of the chaincode.",
+    *("channel", "chaincode"),
+)
+DUPLICATE_TRANSACTION_FAILURES: Final = _counter(
+    "endorser_duplicate_transaction_failures",
+    "Proposals whose transaction id was used before.",
+    *("channel", "chaincode"),
+)
+ENDORSEMENT_FAILURES: Final = _counter(
+    "endorser_endorsement_failures",
+    "Proposals that the chaincode answered with an error.",
+    *("channel", "chaincode", "chaincodeerror"),
+)
+BLOCKCHAIN_HEIGHT: Final = _gauge(
+    "ledger_blockchain_height", "Blocks on the channel.", "channel"
+)
+BLOCK_PROCESSING_TIME: Final = _short(
+    "ledger_block_processing_time", "Seconds to validate and store a block.", "channel"
+)
+TRANSACTION_COUNT: Final = _counter(
+    "ledger_transaction_count",
+    "Transactions of blocks; `chaincode` is name:version.",
+    *("channel", "transaction_type", "chaincode", "validation_code"),
+)
+LOG_ENTRIES_CHECKED: Final = _counter(
+    "logging_entries_checked", "Log lines asked for.", "level"
+)
+LOG_ENTRIES_WRITTEN: Final = _counter(
+    "logging_entries_written", "Log lines let through.", "level"
+)
+VERSION: Final = _gauge("fabric_version", "Always 1; version of Chaindock.", "version")
+
+CHAINCODE_UP: Final = _gauge(
+    "chaindock_chaincode_up", "1 while it takes calls, else 0.", "chaincode"
+)
+CHAINCODE_STATE: Final = _gauge(
+    "chaindock_chaincode_state", "1 for its state, else 0.", "chaincode", "state"
+)
+RESTARTS: Final = _counter(
+    "chaindock_chaincode_restarts",
+    "Launches after an exit or failure that was not asked for.",
+    "chaincode",
+)
+EXITS: Final = _counter(
+    "chaindock_chaincode_exits",
+    "Exits of runs that were ready.",
+    "chaincode",
+    "cause",
+)
+OPEN_CALLS: Final = _gauge(
+    "chaindock_open_calls", "Invocations that run now.", "chaincode"
+)
+PHASE_DURATION: Final = _long(
+    "chaindock_phase_duration_seconds",
+    "Seconds of a phase of a launch.",
+    *("phase", "success"),
+)
+BUILD_DURATION: Final = _long(
+    "chaindock_build_duration_seconds",
+    "Seconds of a build; a build that existed is not counted.",
+    *("builder", "success"),
+)
+CHORES: Final = _gauge("chaindock_custodian_chores", "Launches and stops.", "state")
+NODE_READY: Final = _gauge(
+    "chaindock_node_ready", "1 while /readyz answers 200, else 0."
+)
+
+METRICS: Final[Mapping[str, MetricWrapperBase]] = {
+    next(iter(metric.describe())).name: metric
+    for metric in tuple(globals().values())
+    if isinstance(metric, (Counter, Gauge, Histogram))
+}
+PROCESS: Final = (
+    "process_virtual_memory_bytes",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
+    "process_cpu_seconds_total",
+    "process_open_fds",
+    "process_max_fds",
+)
+"""Of the node's own process, on Linux; the client library's."""
+
+# ---- packages: their values are bounded and go when the package does
+
+_OF_PACKAGE: Final = (
+    *(LAUNCH_DURATION, LAUNCH_FAILURES, LAUNCH_TIMEOUTS, EXECUTE_TIMEOUTS),
+    *(SHIM_REQUESTS_RECEIVED, SHIM_REQUESTS_COMPLETED, SHIM_REQUEST_DURATION),
+    DOCKER_BUILD_DURATION,
+)
+_packages: Final[dict[str, bool | None]] = {}
+"""Package id → whether a launch succeeded; None = none has ended. Oldest first."""
+_failed: Final[set[str]] = set()
+"""Packages whose last launch or run ended without a stop."""
+restarts: Final[Tally[str]] = Tally()
+"""By package id; a scrape shows them under the names of the package."""
+exits: Final[Tally[tuple[str, str]]] = Tally()
+"""By package id and cause; a scrape shows them under the names of the package."""
+
+
+def success(ok: bool) -> str:
+    """Return the value of a label `success`."""
+    return "true" if ok else "false"
+
+
+def launch_begun(ccid: str) -> None:
+    """Count a launch, as a restart if the last launch or run ended without a stop."""
+    _admit(ccid)
+    _packages[ccid] = _packages.pop(ccid)  # the newest now
+    restarts[ccid] += ccid in _failed
+    for counter in (LAUNCH_FAILURES, LAUNCH_TIMEOUTS, EXECUTE_TIMEOUTS):
+        counter.labels(ccid)  # A value of 0 is shown from now on.
+
+
+def launch_ended(
+    ccid: str,
+    phases: Iterable[tuple[str, float]],
+    *,
+    ok: bool,
+    failed_phase: str | None = None,
+    timed_out: bool = False,
+) -> None:
+    """Count the outcome of a launch that was not stopped; once, however many waited."""
+    total_s = 0.0
+    for phase, seconds in phases:
+        total_s += seconds
+        PHASE_DURATION.labels(phase, success(phase != failed_phase)).observe(seconds)
+    LAUNCH_DURATION.labels(ccid, success(ok)).observe(total_s)
+    LAUNCH_FAILURES.labels(ccid).inc(not ok)
+    LAUNCH_TIMEOUTS.labels(ccid).inc(timed_out)
+    _packages[ccid] = ok or bool(_packages.get(ccid))
+    _note(ccid, failed=not ok)
+
+
+def run_ended(ccid: str, cause: str, *, asked: bool) -> None:
+    """Count the end of a run that was ready; `asked` = by a stop."""
+    exits[ccid, cause] += 1
+    _note(ccid, failed=not asked)
+
+
+def _note(ccid: str, *, failed: bool) -> None:
+    if failed:
+        _failed.add(ccid)
+    else:
+        _failed.discard(ccid)
+
+
+def forget(ccid: str) -> None:
+    """Drop the values of a package that is gone.
+
+    A package that only ever failed keeps its values: a failed deployment is removed at
+    once, and its failure is to be seen by the next scrape.
+    """
+    if _packages.get(ccid) is not False:
+        _drop(ccid)
+
+
+def _admit(ccid: str) -> None:
+    if ccid not in _packages:
+        if len(_packages) >= MOST_PACKAGES:
+            _drop(next(iter(_packages)))
+        _packages[ccid] = None
+
+
+def _drop(ccid: str) -> None:
+    _packages.pop(ccid, None)
+    _failed.discard(ccid)
+    restarts.pop(ccid, None)
+    for key in [key for key in exits if key[0] == ccid]:
+        del exits[key]
+    for metric in _OF_PACKAGE:
+        metric.remove_by_labels({"chaincode": ccid})
+    _request.cache_clear()
+    _answer.cache_clear()
+
+
+# ---- requests of chaincode: a few hundred thousand a minute, so their children are kept
+
+
+def request_received(kind: str, channel: str, ccid: str) -> None:
+    """Count a request; `channel` is "" for a request of no running invocation."""
+    _request(kind, channel, ccid).inc()
+
+
+def request_answered(
+    kind: str, channel: str, ccid: str, seconds: float, *, ok: bool
+) -> None:
+    """Count its answer; not `ok` = an ERROR."""
+    completed, duration = _answer(kind, channel, ccid, ok)
+    completed.inc()
+    duration.observe(seconds)
+
+
+@lru_cache(maxsize=1024)
+def _request(kind: str, channel: str, ccid: str) -> Counter:
+    _admit(ccid)  # in development mode there is no launch
+    return SHIM_REQUESTS_RECEIVED.labels(kind, channel, ccid)
+
+
+@lru_cache(maxsize=1024)
+def _answer(kind: str, channel: str, ccid: str, ok: bool) -> tuple[Counter, Histogram]:
+    labels = (kind, channel, ccid, success(ok))
+    completed = SHIM_REQUESTS_COMPLETED.labels(*labels)
+    return completed, SHIM_REQUEST_DURATION.labels(*labels)
+
+
+# ---- names that a caller chooses
+
+_names: Final[set[str]] = set()
+
+
+def bounded(name: str) -> str:
+    """Return `name` as a label value, or `OTHER` when there are too many names."""
+    if name in _names:
+        return name
+    if len(_names) >= MOST_NAMES:
+        return OTHER
+    _names.add(name)
+    return name
+
+
+# ---- the text that Prometheus reads
+
+
+def text() -> str:
+    """Return all metrics that have a value, in Prometheus' text format 0.0.4.
+
+    The client library's own writer appends `_total` to the name of every counter.
+    """
+    lines: list[str] = []
+    for metric in REGISTRY.collect():
+        if not metric.samples:
+            continue
+        counter = metric.type == "counter"
+        name = metric.samples[0].name if counter else metric.name
+        lines += [
+            f"# HELP {name} {metric.documentation}",
+            f"# TYPE {name} {metric.type}",
+        ]
+        lines += [
+            f"{one.name}{_labels(one.labels)} {float(one.value)!r}"
+            for one in metric.samples
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    if not labels:
+        return ""
+    escaped = {
+        name: value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+        for name, value in labels.items()
+    }
+    return "{" + ",".join(f'{name}="{escaped[name]}"' for name in sorted(escaped)) + "}"
