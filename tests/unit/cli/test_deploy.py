@@ -158,14 +158,18 @@ def test_default_label_is_what_the_help_says(run, node, source, options, label):
     assert f" as {label}:" in run("deploy", str(source), *options).stderr
 
 
-def test_compiled_code_that_is_older_than_its_source_is_told(run, node, source):
+def test_compiled_code_that_is_older_than_its_source_is_told(run, node, tmp_path):
     """A dist/ from before the last edit of src/ is deployed, with a warning."""
+    source = tmp_path / "typed"
+    scripts = {"start": "node dist/a.js", "build": "tsc"}
+    source.mkdir()
+    (source / "package.json").write_text(json.dumps({"scripts": scripts}))
     for folder, name, age in (("src", "a.ts", 10), ("dist", "a.js", 20)):
         (source / folder).mkdir()
         path = source / folder / name
         path.write_text("")
         os.utime(path, (time.time() - age,) * 2)
-    told = "warning: dist/ is older than src/: run `npm run build` first\n"
+    told = "warning: dist/ is older than src/a.ts and is deployed as it is"
     assert told in run("deploy", str(source)).stderr
     os.utime(source / "dist" / "a.js")
     assert "older" not in run("deploy", str(source)).stderr
