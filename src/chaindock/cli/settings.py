@@ -90,7 +90,7 @@ def _print(loaded: Config, settings: list[Any], *, verbose: bool) -> None:
 
 def _warnings(loaded: Config) -> list[str]:
     problems = loaded.chaincodes.problems()
-    return [*loaded.warnings, *(one.message for one in problems)]
+    return [*loaded.warnings, *(f"{one.message}: {one.hint}" for one in problems)]
 
 
 def _build_variables(loaded: Config) -> dict[str, str]:

@@ -110,6 +110,6 @@ def test_inspect_of_a_large_package_is_cut_and_says_so(run, source, tmp_path):
 def test_config_show_explains_on_demand(run):
     text = run("config", "show", "-v").stdout
     assert (
-        "Limit for a build, but for the time that it fetches something.\nchaincode.installTimeout  default  10m\n"
-        in text
+        "Longest time of a build; time spent fetching packages is not counted.\n"
+        "chaincode.installTimeout  default  10m\n" in text
     )
