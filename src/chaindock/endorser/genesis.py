@@ -25,7 +25,7 @@ from chaindock.endorser.proposals import NONCE_BYTES, transaction_id
 from chaindock.identity.msp import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from chaindock.endorser.orderer import OrdererOptions
     from chaindock.identity.msp import Msp
@@ -43,19 +43,13 @@ _ROLES: Final = {
 _MEMBERS: Final = {"Readers": _META.ANY, "Writers": _META.ANY, _ADMINS: _META.MAJORITY}
 
 
-def genesis_envelope(
-    channel: ChannelId,
-    msp: Msp,
-    options: OrdererOptions,
-    orderer_addresses: Sequence[str] = (),
-) -> bytes:
+def genesis_envelope(channel: ChannelId, msp: Msp, options: OrdererOptions) -> bytes:
     """Return the envelope of block 0, serialised.
 
     Args:
         channel: its id.
         msp: the only organisation.
         options: how the orderer cuts batches.
-        orderer_addresses: host:port for clients that look them up.
     """
     nonce = os.urandom(NONCE_BYTES)
     seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
@@ -67,9 +61,7 @@ def genesis_envelope(
         tx_id=transaction_id(nonce, b""),
     )
     config = configtx_pb2.ConfigEnvelope(
-        config=configtx_pb2.Config(
-            channel_group=_channel_group(msp, options, orderer_addresses)
-        )
+        config=configtx_pb2.Config(channel_group=_channel_group(msp, options))
     )
     payload = common_pb2.Payload(
         header=common_pb2.Header(
@@ -84,26 +76,19 @@ def genesis_envelope(
     return bytes(envelope.SerializeToString())
 
 
-def _channel_group(
-    msp: Msp, options: OrdererOptions, addresses: Sequence[str]
-) -> configtx_pb2.ConfigGroup:
-    values: dict[str, Any] = {
-        "HashingAlgorithm": configuration_pb2.HashingAlgorithm(name="SHA256"),
-        "BlockDataHashingStructure": configuration_pb2.BlockDataHashingStructure(
-            width=_MERKLE_WIDTH
-        ),
-        "Capabilities": _capabilities("V2_0"),
-    }
-    if addresses:
-        values["OrdererAddresses"] = configuration_pb2.OrdererAddresses(
-            addresses=addresses
-        )
+def _channel_group(msp: Msp, options: OrdererOptions) -> configtx_pb2.ConfigGroup:
     return _group(
         groups={
             "Application": _application_group(msp),
             "Orderer": _orderer_group(msp, options),
         },
-        values=values,
+        values={
+            "HashingAlgorithm": configuration_pb2.HashingAlgorithm(name="SHA256"),
+            "BlockDataHashingStructure": configuration_pb2.BlockDataHashingStructure(
+                width=_MERKLE_WIDTH
+            ),
+            "Capabilities": _capabilities("V2_0"),
+        },
         policies=_implicit(_MEMBERS),
     )
 

@@ -199,7 +199,8 @@ def _write_identity(
     certificate = ca.issue(key.public_key(), common_name, role, attributes)
     domain = common_name.partition("@")[2] or common_name.partition(".")[2]
     _write_trust(msp, ca.certificate, domain)
-    _write_signer(msp, common_name, certificate, key)
+    write_file(msp / "keystore" / "priv_sk", key_pem(key), mode=0o600)
+    _write_certificate(msp, common_name, certificate)
 
 
 @contextmanager
@@ -239,17 +240,6 @@ def _write_trust(msp: Path, ca: x509.Certificate, domain: str) -> None:
             f"    OrganizationalUnitIdentifier: {unit.lower()}",
         ]
     write_file(msp / "config.yaml", ("\n".join(lines) + "\n").encode())
-
-
-def _write_signer(
-    msp: Path,
-    common_name: str,
-    certificate: x509.Certificate,
-    key: EllipticCurvePrivateKey,
-) -> None:
-    """Write certificate and key of an identity into its MSP directory."""
-    write_file(msp / "keystore" / "priv_sk", key_pem(key), mode=0o600)
-    _write_certificate(msp, common_name, certificate)
 
 
 def _write_certificate(

@@ -11,9 +11,7 @@ from fabric_protos.common import (
 from fabric_protos.msp import msp_config_pb2, msp_principal_pb2
 from fabric_protos.orderer import configuration_pb2 as orderer_pb2
 
-from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import OrdererOptions
-from chaindock.ids import ChannelId
 
 
 def channel_group(node: Any) -> Any:
@@ -88,10 +86,3 @@ async def test_capabilities_and_batches(node):
         group.groups["Orderer"].values["BatchSize"].value
     )
     assert size.max_message_count == OrdererOptions().max_message_count
-
-
-def test_orderer_addresses_are_named_when_known(org):
-    data = genesis_envelope(
-        ChannelId("c"), org.msp, OrdererOptions(), ["localhost:7050"]
-    )
-    assert b"localhost:7050" in data

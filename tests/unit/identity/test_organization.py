@@ -163,7 +163,7 @@ def test_a_crash_half_way_leaves_nothing_that_looks_complete(tmp_path, monkeypat
         raise PowerCut
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_write_signer", die)
+        patch.setattr(module, "_write_certificate", die)
         patch.setattr(
             "chaindock.identity.organization.shutil.rmtree", lambda *_, **__: None
         )
