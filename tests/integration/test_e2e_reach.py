@@ -1,4 +1,4 @@
-"""needs.md row 13: what a user sees of a contract that does not get to the node."""
+"""What a user sees of a contract that does not get to the node."""
 
 from __future__ import annotations
 

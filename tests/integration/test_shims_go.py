@@ -38,13 +38,11 @@ class TestGoDials(RichShimSuite):
         return dials()
 
     async def test_fifty_megabytes_pass_both_ways(self, world: ShimWorld):
-        """Checklist 19."""
         size = 50 * 10**6
         assert await world.value("size", b"x" * size) == str(size).encode()
         assert len(await world.value("big", str(size))) == size
 
     async def test_many_keys_are_read_at_once(self, world: ShimWorld):
-        """Checklist 48."""
         await world.value("fill", "150", commit=True)
         keys = [f"r{number:04}" for number in reversed(range(160))]
         values = await world.json("multi", *keys)
@@ -71,7 +69,7 @@ class TestGoServes(RichShimSuite):
 
 
 class TestGoWithoutBatches:
-    """Checklist 4: an empty READY makes the shim fall back to single messages."""
+    """An empty READY makes the shim fall back to single messages."""
 
     async def test_single_messages_are_used(self, tmp_path: Path):
         plain = StreamOptions(

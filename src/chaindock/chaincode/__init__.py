@@ -1,8 +1,5 @@
-"""The stream with chaincode, and how chaincode gets launched.
+"""The node's end of the shim protocol, and the launch, stop and status of chaincode.
 
-Owns:    the node's end of the shim protocol; launch, stop and status of chaincode.
-Not:     how something is started (controllers), what state is (ledger), who may call
-         (endorser).
-Entry:   support.ChaincodeSupport, launcher.RuntimeLauncher, server.ChaincodeListener
-Source:  shim-protocol.md; launch.md §5
+Controllers start instances; this package talks to what they have started.
+Source: docs/fabric/shim-protocol.md
 """

@@ -48,7 +48,6 @@ class ShimSuite:
         assert await world.value("get", "k") == b""
 
     async def test_ranges_of_every_size_are_complete(self, world: ShimWorld) -> None:
-        """Checklist 63."""
         await world.value("fill", "250", commit=True)
         for count in COUNTS:
             keys = await world.json("range", "r0000", f"r{count:04}")
@@ -56,7 +55,6 @@ class ShimSuite:
         assert len(await world.json("range", "r", "")) == 250
 
     async def test_history_is_newest_first(self, world: ShimWorld) -> None:
-        """Checklist 74."""
         began = int(time.time()) - 10**9
         await world.value("put", "k", "v1", commit=True)
         await world.value("put", "k", "v2", commit=True)
@@ -158,7 +156,6 @@ class RichShimSuite(ShimSuite):
     """For shims with the whole protocol."""
 
     async def test_pages_follow_each_other(self, world: ShimWorld) -> None:
-        """Checklist 67, 68."""
         await world.value("fill", "250", commit=True)
         found: list[str] = []
         sizes, bookmark = [], ""
@@ -179,7 +176,6 @@ class RichShimSuite(ShimSuite):
         assert page == {"keys": [], "count": 0, "bookmark": ""}
 
     async def test_composite_keys_are_kept_apart(self, world: ShimWorld) -> None:
-        """Checklist 73."""
         await world.value("put", "simple", "v", commit=True)
         await world.value("putc", "owner", "ann", "car1", commit=True)
         await world.value("putc", "owner", "bob", "car2", commit=True)
@@ -191,7 +187,6 @@ class RichShimSuite(ShimSuite):
         assert await world.json("partial", "owner", "bob") == [["bob", "car2"]]
 
     async def test_events_arrive(self, world: ShimWorld) -> None:
-        """Checklist 35."""
         outcome = await world.call("event", "sold", "car1")
         assert outcome.event is not None
         assert (outcome.event.event_name, outcome.event.payload) == ("sold", b"car1")
@@ -199,7 +194,6 @@ class RichShimSuite(ShimSuite):
         assert len(outcome.event.tx_id) == 64
 
     async def test_transient_data_arrives(self, world: ShimWorld) -> None:
-        """Checklist 26."""
         value = await world.value("transient", "t", transient={"t": b"secret"})
         assert value == b"secret"
 

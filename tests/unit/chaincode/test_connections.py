@@ -49,7 +49,6 @@ async def test_several_hosts_serve_the_same_registry(listening: StreamNode):
 
 
 async def test_ipv6_addresses_have_brackets(listening: StreamNode):
-    """launch.md W69."""
     need_ipv6()
     address = await listening.listener.address_on("::1")
     assert address.startswith("[::1]:")
@@ -191,7 +190,7 @@ async def test_a_server_of_something_else_fails_at_once(listening: StreamNode):
 
 
 async def test_ending_a_dialled_stream_cancels_the_call():
-    """Checklist 23: some shims never answer a half-close."""
+    """Some shims never answer a half-close."""
     async with StreamNode("is dialled") as node:
         expected = node.expect()
         server = await node.server()

@@ -1,4 +1,4 @@
-"""needs.md row 21: something on the way ends connections on which nothing is said."""
+"""Proxies and virtual machines end connections on which nothing is said."""
 
 from __future__ import annotations
 

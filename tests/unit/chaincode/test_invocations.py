@@ -269,7 +269,7 @@ async def test_large_arguments_and_results_pass(node: StreamNode):
 
 
 async def test_writers_of_one_stream_take_turns(node: StreamNode):
-    """Checklist 20: replies and new invocations at the same time."""
+    """Replies and new calls at the same time."""
     peer = await node.ready()
     state = MemoryState({"k": b"v" * 10_000})
     calls = [node.call(invocation("f", state=state)) for _ in range(50)]

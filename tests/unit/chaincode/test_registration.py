@@ -1,4 +1,4 @@
-"""shim-protocol.md §3.1-3.3; checklist 1-13."""
+"""Which programs may register, and what the node answers."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ async def test_a_duplicate_does_not_settle_the_launch(listening: StreamNode):
 
 
 async def test_a_dialled_chaincode_must_have_the_right_name():
-    """launch.md W50: the launch learns it at once."""
+    """The launch learns it at once."""
     async with StreamNode("is dialled") as node:
         expected = node.expect()
         node.expect(OTHER)

@@ -55,7 +55,7 @@ async def test_replies_carry_the_channel_of_their_request(node: StreamNode):
 
 
 async def test_ten_thousand_requests_in_a_row_are_all_answered(listening: StreamNode):
-    """Checklist 41: the key is free before the reply is there."""
+    """The next request may come as soon as the reply is there."""
     session = await Session(listening, await listening.ready()).start()
     get = shim.GetState(key="k").SerializeToString()
     for _ in range(2000):
