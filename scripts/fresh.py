@@ -16,7 +16,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import aiodocker
+from chaindock.controllers.docker.engine import Engine
+from chaindock.controllers.docker.options import EndpointOptions
+from chaindock.controllers.docker.output import OutputLines
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = """
@@ -37,27 +39,28 @@ LIMIT_S = 1500
 
 async def run(image: str, seed: Path) -> int:
     """Run SCRIPT in `image` and stream its output."""
-    async with aiodocker.Docker(url=os.environ["DOCKER_HOST"]) as docker:  # noqa: TID251
-        container = await docker.containers.create(
-            {
-                "Image": image,
-                "User": "dev",
-                "Env": ["HOME=/home/dev", "CI=", "LANG=C.UTF-8"],
-                "Cmd": ["/bin/bash", "-c", SCRIPT],
-                "Labels": {"org.chaindock.role": "fresh-test"},
-                "HostConfig": {"Binds": [f"{seed}:/seed:ro"], "Init": True},
-            }
-        )
-        try:
-            async with asyncio.timeout(LIMIT_S):
-                await container.start()
-                async for chunk in container.log(stdout=True, stderr=True, follow=True):
-                    sys.stdout.write(chunk)
-                    sys.stdout.flush()
-                result = await container.wait()
-        finally:
-            await container.delete(force=True, v=True)
-    return int(result["StatusCode"])
+    host = os.environ["DOCKER_HOST"]  # noqa: TID251
+    engine = await Engine.connect(EndpointOptions(docker_host=host))
+    body = {
+        "Image": image,
+        "User": "dev",
+        "Env": ["HOME=/home/dev", "CI=", "LANG=C.UTF-8"],
+        "Cmd": ["/bin/bash", "-c", SCRIPT],
+        "Labels": {"org.chaindock.role": "fresh-test"},
+        "HostConfig": {"Binds": [f"{seed}:/seed:ro"], "Init": True},
+    }
+    container = await engine.create_container(None, body)
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            await engine.start_container(container)
+            lines = OutputLines(lambda line, _: print(line, flush=True))
+            async for data in engine.follow_logs(container):
+                lines.feed(data)
+            lines.end()
+            return await engine.wait_container(container)
+    finally:
+        await engine.remove_container(container)
+        await engine.aclose()
 
 
 def main() -> int:

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from chaindock.chaincode.runtime import PackageSource
     from chaindock.container.contracts import Builder
-    from chaindock.controllers.docker.containers import DockerInstance
+    from chaindock.controllers.docker.instance import DockerInstance
     from chaindock.controllers.process.instance import ProcessInstance
     from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
@@ -183,7 +183,7 @@ async def in_container(language: str, folder: Path) -> Row:
 
         async def ms() -> float:
             # The floor has a listener of its own. A node has one, and lets it pass once.
-            await instance._parts.networks.attach(ours.listener, "", calls_back=dials)
+            await instance._session.networks.attach(ours.listener, "", calls_back=dials)
             return await ours.ms()
 
         dials = instance._built.launch.connection is Connection.CALLS_BACK

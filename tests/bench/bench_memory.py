@@ -28,7 +28,7 @@ SETTLE_S = 5.0
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 LIBRARIES = """\
 import asyncio, sqlite3, psutil, structlog, click, yaml, cryptography.x509, aiohttp.web
-import aiodocker, grpc.aio, fabric_protos.peer.chaincode_shim_pb2
+import grpc.aio, fabric_protos.peer.chaincode_shim_pb2
 
 async def main():
     server = grpc.aio.server()

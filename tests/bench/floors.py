@@ -20,8 +20,7 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import ClientTls, PeerConnection
-from chaindock.controllers.docker.archives import TLS_FOLDER, tls_archive
-from chaindock.controllers.docker.body import run_body
+from chaindock.controllers.docker.body import TLS_FOLDER, run_body, tls_archive
 from chaindock.identity.tls import TlsAuthority
 from chaindock.platforms.base import Connection
 from support.shims import credentials
@@ -30,8 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chaindock.container.contracts import CallbackListener
-    from chaindock.controllers.docker.containers import DockerInstance
     from chaindock.controllers.docker.endpoints import Candidate
+    from chaindock.controllers.docker.instance import DockerInstance
     from chaindock.controllers.process.instance import ProcessInstance
 
 POLL_S = 0.005
@@ -158,7 +157,7 @@ async def docker_floor(
     instance: DockerInstance, listener: BareListener, engine: BareEngine
 ) -> float:
     """Return the milliseconds that the container of `instance` needs to boot."""
-    parts, built = instance._parts, instance._built
+    parts, built = instance._session, instance._built
     dials = built.launch.connection is Connection.CALLS_BACK
     attachment = await parts.networks.attach(listener, built.image, calls_back=dials)
     peer = peer_with_tls(listener, listener.authority)

@@ -12,8 +12,8 @@ import pytest
 
 from chaindock.chaincode.client import wait_until_listening
 from chaindock.container.attempt import Attempt
-from chaindock.container.contracts import Dial
-from chaindock.controllers.docker import host, network
+from chaindock.container.contracts import Cause, Dial
+from chaindock.controllers.docker import bridges, network
 from chaindock.controllers.docker.options import EndpointOptions
 from chaindock.errors import (
     BuildFailed,
@@ -29,7 +29,7 @@ from support.doubles.backend import (
     in_background,
 )
 from support.doubles.flaky_socket import FlakySocket
-from support.doubles.scripts import call, hang, leave, say, serve
+from support.doubles.scripts import call, flood, hang, leave, say, serve
 from support.engines.docker_shell import shell_package
 from support.nodes.targets import need_root
 
@@ -109,6 +109,21 @@ async def test_nothing_waits_for_ever_when_the_engine_restarts(
             await instance.stop(0)
 
 
+async def test_a_crash_stays_a_crash_when_it_is_stopped_while_its_output_still_comes(
+    backend: DockerBackend,
+):
+    """Contracts that crashed are started again, those that were stopped are not."""
+    instance, package = await backend.built(flood(40), leave(7))
+    async with asyncio.timeout(backend.patience_s + 90):
+        await instance.start(backend.peer, Attempt(package.ccid))
+        name = instance.describe()["container"]
+        await backend.engine.wait_container(name)
+        await asyncio.sleep(2)  # the flood is read slowly, so that takes 10 s more
+        await instance.stop(0)
+        end = await instance.wait()
+    assert (end.cause, end.code) == (Cause.EXITED, 7)
+
+
 async def test_an_equal_build_under_another_label_is_reused(backend: DockerBackend):
     builder = await backend.builder()
     one = await backend.packages.make(leave(0), build=[say("b")], salt="s", label="one")
@@ -130,6 +145,7 @@ async def test_discarding_a_chaincode_removes_its_images_and_no_others(
             instance = await built(controller, package)
             await instance.start(backend.peer, Attempt(package.ccid))
             images.append(instance.describe()["image"])
+            await instance.stop(0)
         assert await controller.discard(pair[0].ccid) == 1
         with pytest.raises(ImageNotFound):
             await backend.engine.inspect_image(images[0])
@@ -167,7 +183,7 @@ async def test_no_network_is_left_after_a_clean_end(backend: DockerBackend):
 
 def hide_gateways(monkeypatch: pytest.MonkeyPatch, until: int = 10**6) -> None:
     """Let this machine seem to have no bridge address before look number `until`."""
-    real, looks = host.addresses, iter(range(10**6))
+    real, looks = bridges.addresses, iter(range(10**6))
 
     def addresses() -> frozenset[str]:
         return real() if next(looks) >= until else frozenset({"127.0.0.1"})
@@ -197,7 +213,10 @@ class ElsewhereListener(CountingListener):
         self._gateway = host_gateway
 
     async def address_on(self, host: str, *names: str) -> str:
-        return await super().address_on(self._gateway if host == "127.0.0.1" else host)
+        if host != "127.0.0.1":
+            return await super().address_on(host)
+        address = await super().address_on(self._gateway)
+        return f"{host}:{address.rpartition(':')[2]}"
 
 
 async def host_gateway(backend: DockerBackend) -> str:
@@ -272,7 +291,7 @@ async def test_where_users_cannot_be_told_apart_that_is_said(
     backend: DockerBackend, monkeypatch: pytest.MonkeyPatch
 ):
     need_root()
-    monkeypatch.setattr("chaindock.controllers.docker.filter._OWNER", "nosuchmatch")
+    monkeypatch.setattr("chaindock.controllers.docker.firewall._OWNER", "nosuchmatch")
     async with backend.controller() as controller, backend.within():
         served, package = await backend.built(serve(), serves=True, builder=controller)
         dial = await served.start(backend.peer, Attempt(package.ccid))
@@ -326,7 +345,7 @@ async def test_output_that_speaks_of_a_refused_connection_stays_what_it_is(
     text = "dial tcp 10.0.0.1:443: connect: connection refused"
     package = await backend.packages.make(build=[say(text, "stderr"), leave(1)])
     async with backend.within():
-        with pytest.raises(BuildFailed, match="connection refused") as caught:
+        with pytest.raises(BuildFailed, match="exited with 1") as caught:
             await built(await backend.builder(), package)
     assert text in caught.value.output
 
@@ -334,7 +353,7 @@ async def test_output_that_speaks_of_a_refused_connection_stays_what_it_is(
 async def test_a_builder_image_without_the_tool_names_it(backend: DockerBackend):
     package = shell_package(backend.folder / "p", "", "no-such-compiler --version")
     async with backend.within():
-        with pytest.raises(BuildFailed, match="exit code 127") as caught:
+        with pytest.raises(BuildFailed, match="exited with 127") as caught:
             await built(await backend.builder(), package)
     assert any("no-such-compiler" in line for line in caught.value.output)
 

@@ -17,6 +17,7 @@ from support.doubles.backend import WatchedAttempt, built
 from support.doubles.scripts import hang, say
 from support.engines.docker_backend import DockerBackend
 from support.engines.registry import Registry
+from support.engines.volumes import find_volumes
 from support.need import need_docker, need_image
 from support.nodes.node import FIXTURES, Node, started
 from support.nodes.remains import ask
@@ -70,7 +71,7 @@ async def test_a_build_is_one_container_of_which_nothing_stays(backend: DockerBa
         dangling="true", label=f"{names.BUILT_BY}={backend.node_id}"
     )
     assert dangling == []
-    volumes = await backend.engine.find_volumes(label)
+    volumes = await find_volumes(backend.engine, label)
     assert [one for one in volumes if "-cache-" not in one] == []
 
 
@@ -80,7 +81,7 @@ async def test_an_image_that_only_has_the_right_name_is_not_run(
     """launch.md W35: somebody planted one under the name that a peer would give it."""
     async with backend.controller() as controller, backend.within():
         package = await backend.packages.make(hang(), build=[say("built")], label="own")
-        name = names.usable_image_name(controller._node, package.ccid)
+        name = names.image_name(controller._node, package.ccid)
         await backend.engine.tag_image(need_image("runtime"), name, "latest")
         try:
             attempt = WatchedAttempt(package)

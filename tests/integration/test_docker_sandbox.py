@@ -204,7 +204,7 @@ async def test_tls_files_arrive_on_a_read_only_root(backend: DockerBackend):
 
 async def test_tls_leaves_no_volume_behind(backend: DockerBackend):
     async def volumes() -> int:
-        return len((await backend.engine.json("GET", "volumes"))["Volumes"] or [])
+        return len((await backend.engine.call("GET", "volumes"))["Volumes"] or [])
 
     instance, package = await backend.built(hang())
     attempt = WatchedAttempt(package)
@@ -234,7 +234,7 @@ async def test_the_build_is_as_confined_and_keeps_its_secrets(backend: DockerBac
         await instance.start(backend.peer, run)
         await instance.wait()
         image = await backend.engine.inspect_image(instance.describe()["image"])
-        history = await backend.engine.json("GET", f"images/{image['Id']}/history")
+        history = await backend.engine.call("GET", f"images/{image['Id']}/history")
         await instance.stop(0)
     assert attempt.of("build") == ["500", "CapEff:\t0000000000000000", "SECRET-1"]
     assert [line for _, line in run.lines] == ["done"]

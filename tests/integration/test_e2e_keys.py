@@ -152,7 +152,7 @@ def test_the_engine_shows_it_nowhere(node: Node):
         f"containers/{container['Id']}/top",
         f"volumes/{volumes[0]}",
     ):
-        told = ask(partial(Engine.json, method="GET", path=path))
+        told = ask(partial(Engine.call, method="GET", path=path))
         assert not seen(found, json.dumps(told)), path
     assert not seen(found, ask(partial(layers, image=image)))
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from chaindock.cli.doctor import Check, State
+from chaindock.controllers.docker.bridges import addresses, bridges_filtered
 from chaindock.controllers.docker.engine import Engine
-from chaindock.controllers.docker.filter import usable
-from chaindock.controllers.docker.host import addresses, bridges_filtered
+from chaindock.controllers.docker.firewall import firewall_problems
+from chaindock.controllers.docker.isolation import engine_lacks, is_rootless
 from chaindock.controllers.docker.names import expand_image
 from chaindock.controllers.docker.pulls import places
-from chaindock.controllers.docker.walls import engine_lacks, is_rootless
 from chaindock.errors import ChaindockError, ImageNotFound
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ async def _network(config: Config, *, here: bool, rootless: bool = False) -> Che
 
 
 async def _firewall(config: Config) -> tuple[State, str, str]:
-    why, mixes = await usable(config.docker.path)
+    why, mixes = await firewall_problems(config.docker.path)
     found, remedy = "chaincode reaches the node and nothing else", ""
     if why:
         found = (

@@ -296,7 +296,8 @@ class Instance(Protocol):
         """Start a run: phases create, upload, start of `attempt`.
 
         Whatever an earlier run of this ccid and node left behind is removed first.
-        Output of the run goes to `attempt.output` until it ends.
+        Output of the run goes to `attempt.output`; the last of it may arrive after
+        `wait` has returned, and has arrived when `stop` returns.
 
         Raises: StartFailed, EngineError, ContainerExists (a foreign one), and
             ImageNotFound, after which the owner builds again.

@@ -73,6 +73,7 @@ class InstanceSuite:
         async with backend.within():
             await instance.start(backend.peer, attempt)
             await instance.wait()
+            await instance.stop(0)
         assert attempt.of("stdout") == said
         assert attempt.of("stderr") == ["  err"]
 
@@ -83,8 +84,9 @@ class InstanceSuite:
         attempt = WatchedAttempt(package)
         async with asyncio.timeout(backend.patience_s + 30):
             await instance.start(backend.peer, attempt)
-            await instance.wait()
-        assert attempt.tail()[-1] == "last"
+            assert (await instance.wait()).code == 0
+            await instance.stop(0)
+        assert attempt.tail()[-1] == "last", "after the stop nothing of it is missing"
 
     async def test_many_wait_and_all_get_the_exit(self, backend: Backend) -> None:
         instance, package = await backend.built(hang())

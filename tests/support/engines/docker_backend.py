@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Self, cast
 from chaindock.container.contracts import NodeLabels
 from chaindock.controllers.docker.controller import DockerController
 from chaindock.controllers.docker.engine import Engine
-from chaindock.controllers.docker.filter import HostFilter
+from chaindock.controllers.docker.firewall import HostFirewall
 from chaindock.controllers.docker.options import (
     DockerOptions,
     EndpointOptions,
     LanguageImages,
 )
 from support.doubles.conformance import Backend, platform_for_scripts
+from support.engines.volumes import find_volumes, remove_volume
 from support.need import need_docker, need_image
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ async def clean(engine: Engine, node_id: str) -> None:
     for image in await engine.find_images(label=built_by):
         for tag in image.get("RepoTags") or []:
             await engine.remove_image(tag)
-    for volume in await engine.find_volumes(label):
-        await engine.remove_volume(volume)
+    for volume in await find_volumes(engine, label):
+        await remove_volume(engine, volume)
 
 
 class DockerBackend(Backend):
@@ -53,7 +54,7 @@ class DockerBackend(Backend):
         super().__init__(folder)
         script = LanguageImages(need_image("runtime"))
         self.options = options or docker_options(script=script)
-        self.engine = cast(Engine, None)
+        self.engine = cast("Engine", None)
         self._stack = contextlib.AsyncExitStack()
         self._nodes: set[str] = set()
 
@@ -66,7 +67,7 @@ class DockerBackend(Backend):
         await super().__aexit__(*error)
         for node_id in self._nodes:
             await clean(self.engine, node_id)
-            await HostFilter(node_id, self.options.path).remove()
+            await HostFirewall(node_id, self.options.path).remove()
         await self._stack.aclose()
 
     async def open_builder(self, node_id: str) -> Builder:
@@ -87,10 +88,10 @@ class DockerBackend(Backend):
         )
 
     async def close_builder(self, builder: Builder) -> None:
-        await cast(DockerController, builder).aclose()
+        await cast("DockerController", builder).aclose()
 
     async def abandon(self, builder: Builder) -> None:
-        controller = cast(DockerController, builder)
+        controller = cast("DockerController", builder)
         await controller._tasks.aclose()
         await controller._entered.engine.aclose()
 
@@ -102,7 +103,7 @@ class DockerBackend(Backend):
 
     async def signal(self, instance: Instance, number: int) -> None:
         name = instance.describe()["container"]
-        await self.engine.json("POST", f"containers/{name}/kill?signal={number}")
+        await self.engine.call("POST", f"containers/{name}/kill?signal={number}")
 
     def _unique(self, node_id: str) -> str:
         return node_id if node_id == self.node_id else f"{self.node_id}-{node_id}"

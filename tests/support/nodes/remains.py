@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from chaindock.controllers.docker.engine import Engine
-from chaindock.controllers.docker.filter import HostFilter
+from chaindock.controllers.docker.firewall import HostFirewall
 from chaindock.controllers.docker.names import BUILD_KEY, CCID, NODE, ROLE
 from chaindock.controllers.docker.options import EndpointOptions
 from chaindock.errors import ImageNotFound, NotFound
 from chaindock.processes.spawner import Record, Records
 from chaindock.processes.table import find
+from support.engines.volumes import find_volumes, remove_volume
 from support.need import need_docker
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Remains:
         if self.backend != "docker":
             return []
         if known is None:
-            return ask(lambda engine: engine.find_volumes(self._label))
+            return ask(lambda engine: find_volumes(engine, self._label))
         return [name for name in known if self._has_volume(name)]
 
     def anonymous_volumes(self) -> list[str]:
@@ -166,7 +167,7 @@ class Remains:
         if self.backend != "docker":
             return
 
-        filters = HostFilter(self.node_id, "/usr/sbin:/sbin:/usr/bin")
+        filters = HostFirewall(self.node_id, "/usr/sbin:/sbin:/usr/bin")
         asyncio.run(filters.remove())
 
         async def clear(engine: Engine) -> None:
@@ -174,8 +175,8 @@ class Remains:
                 await engine.remove_container(one)
             for network in await engine.find_networks(self._label):
                 await engine.remove_network(network["Id"])
-            for volume in await engine.find_volumes(self._label):
-                await engine.remove_volume(volume)
+            for volume in await find_volumes(engine, self._label):
+                await remove_volume(engine, volume)
             await self._keep_images(engine)
 
         ask(clear)
@@ -199,7 +200,7 @@ class Remains:
     def _has_volume(self, name: str) -> bool:
         async def look(engine: Engine) -> bool:
             try:
-                await engine.json("GET", f"volumes/{name}")
+                await engine.call("GET", f"volumes/{name}")
             except (NotFound, ImageNotFound):
                 return False
             return True

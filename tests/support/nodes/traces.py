@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import psutil
 
 from chaindock.controllers.docker.engine import Engine
-from chaindock.controllers.docker.filter import HostFilter
+from chaindock.controllers.docker.firewall import HostFirewall
 from chaindock.controllers.docker.options import EndpointOptions
+from support.engines.volumes import find_volumes, remove_volume
 from support.need import need_docker
 from support.nodes.killable import alive
 
@@ -195,9 +196,9 @@ class DockerTraces:
             for tag in image.get("RepoTags") or []:
                 if tag.startswith(f"{self._prefix}-"):
                     await self._engine.remove_image(tag)
-        for volume in await self._engine.find_volumes(label):
-            await self._engine.remove_volume(volume)
-        await HostFilter(self._node.node_id, "/usr/sbin:/sbin:/usr/bin").remove()
+        for volume in await find_volumes(self._engine, label):
+            await remove_volume(self._engine, volume)
+        await HostFirewall(self._node.node_id, "/usr/sbin:/sbin:/usr/bin").remove()
         await self._engine.aclose()
 
     async def runs(self) -> dict[str, list[str]]:
@@ -235,6 +236,6 @@ class DockerTraces:
         return sorted(
             [
                 *(str(n["Name"]) for n in await self._engine.find_networks(label)),
-                *(await self._engine.find_volumes(label)),
+                *(await find_volumes(self._engine, label)),
             ]
         )

@@ -1,33 +1,35 @@
-"""The body of a create call: sandbox, environment, labels.
+"""The body of a create call, and the tars that a container is filled with.
 
-Owns:    what a chaincode container, or an idle one of the node, may do and is told.
-Not:     creating it (containers.py), where the node is reached (network.py).
-Entry:   run_body, idle_body
-Holds:   Cmd, Env and TLS paths are Fabric's; the rest takes rights away.
-Source:  launch.md §3.7, §3.8, §9 W57-W60; needs.md rows 13, 43
+Source: docs/fabric/docker.md (command, environment, TLS files)
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import io
+import tarfile
 from typing import TYPE_CHECKING, Any
 
-from chaindock.container.environment import peer_variables, server_variables
+from chaindock.container.environment import peer_variables, server_variables, tls_files
 from chaindock.controllers.docker import names
-from chaindock.controllers.docker.archives import TLS_FOLDER
 from chaindock.controllers.docker.options import Ulimit
 from chaindock.platforms.base import Connection
 from chaindock.platforms.placeholders import Places
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+    from typing import BinaryIO
 
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import (
+        ClientTls,
         NodeLabels,
         PeerConnection,
         RunSettings,
     )
-    from chaindock.controllers.docker.attachment import Attachment
+    from chaindock.controllers.docker.network import Attachment
     from chaindock.controllers.docker.options import DockerOptions, SandboxOptions
     from chaindock.platforms.base import LaunchCommand
 
@@ -49,15 +51,18 @@ def own_labels(node: NodeLabels, attempt: Attempt, role: str) -> dict[str, str]:
     }
 
 
-def limits(memory_bytes: int, cpus: float, pids: int) -> dict[str, Any]:
-    """Return limits as HostConfig fields; 0 = unlimited."""
+def limits(
+    memory_bytes: int, cpus: float, pids: int, *, period_us: int = 0, quota_us: int = 0
+) -> dict[str, Any]:
+    """Return limits as HostConfig fields; 0 = unlimited. A quota overrides `cpus`."""
     found: dict[str, Any] = {}
     if memory_bytes:
-        # No swap beyond it, so that too much is an OOM and not a crawl.
+        # Without swap, so that too much memory is an OOM and not a crawl.
         found |= {"Memory": memory_bytes, "MemorySwap": memory_bytes}
-    if cpus:
+    if cpus or quota_us:
         # Unlike NanoCpus, a quota may exceed what the machine has.
-        found |= {"CpuPeriod": _CPU_PERIOD_US, "CpuQuota": int(cpus * _CPU_PERIOD_US)}
+        period = period_us or _CPU_PERIOD_US
+        found |= {"CpuPeriod": period, "CpuQuota": quota_us or int(cpus * period)}
     if pids:
         found["PidsLimit"] = pids
     return found
@@ -102,12 +107,13 @@ def host_config(sandbox: SandboxOptions) -> dict[str, Any]:
 
 
 def _resources(sandbox: SandboxOptions) -> dict[str, Any]:
-    found = limits(sandbox.memory_bytes, sandbox.cpus, sandbox.pids)
-    period = sandbox.cpu_period or _CPU_PERIOD_US
-    if sandbox.cpu_quota:
-        found |= {"CpuPeriod": period, "CpuQuota": sandbox.cpu_quota}
-    elif sandbox.cpus:
-        found |= {"CpuPeriod": period, "CpuQuota": int(sandbox.cpus * period)}
+    found = limits(
+        sandbox.memory_bytes,
+        sandbox.cpus,
+        sandbox.pids,
+        period_us=sandbox.cpu_period,
+        quota_us=sandbox.cpu_quota,
+    )
     others = {
         "CpuShares": sandbox.cpu_shares,
         "CpusetCpus": sandbox.cpuset_cpus,
@@ -171,7 +177,7 @@ def run_body(
                 peer_variables(attempt.ccid, peer, TLS_FOLDER if tls else None)
             ),
             *assignments(server_variables(attempt.ccid, listen) if dialled else {}),
-            # One of each name: who reads the environment may take the first.
+            # Each name once: a program may take the first of two.
             *assignments(
                 {"HOME": "/tmp"}  # noqa: S108
                 | places.fill_values(launch.env)
@@ -186,7 +192,7 @@ def run_body(
     if sandbox.user:
         body["User"] = sandbox.user
     if tls is not None:
-        # A read-only root takes no upload; a volume of its own does (W60).
+        # A read-only root takes no upload; a volume of its own does.
         body["Volumes"] = {TLS_FOLDER: {}}
     if dialled and attachment.publishes:
         port = f"{options.chaincode_port}/tcp"
@@ -212,7 +218,7 @@ def stream_of(
         where = "on a network that other chaincode shares"
     else:
         where = "on a network of its own"
-    open_ = attachment.lets_in or settings.network is not None
+    open_ = attachment.open_to_users or settings.network is not None
     who = "every user" if open_ else "only the node's user"
     return f"plain, {where}; {who} of this machine can connect"
 
@@ -220,3 +226,78 @@ def stream_of(
 def assignments(variables: Mapping[str, str]) -> list[str]:
     """Return an environment as engines take it."""
     return [f"{name}={value}" for name, value in variables.items()]
+
+
+CHUNK_BYTES = 256 * 1024
+TLS_FOLDER = "/etc/hyperledger/fabric"
+
+
+def pack_input(
+    file: BinaryIO,
+    tree: Path,
+    *,
+    under: str,
+    owner: int,
+    folders: Iterable[str],
+    files: dict[str, bytes],
+) -> None:
+    """Write the tar that a build container is filled with, for its `/`. Blocking.
+
+    Args:
+        file: gets the tar.
+        tree: what the package holds.
+        under: where that goes, absolute.
+        owner: uid and gid of everything.
+        folders: absolute; exist afterwards and belong to `owner`.
+        files: absolute name to content.
+    """
+
+    def owned(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.uid = entry.gid = owner
+        entry.uname = entry.gname = ""
+        entry.mode = 0o755 if entry.isdir() or entry.mode & 0o111 else 0o644
+        return entry
+
+    with _tar(file) as tar:
+        for folder in folders:
+            entry = tarfile.TarInfo(folder.strip("/"))
+            entry.type = tarfile.DIRTYPE
+            tar.addfile(owned(entry))
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name.strip("/"))
+            entry.size = len(data)
+            tar.addfile(owned(entry), io.BytesIO(data))
+        tar.add(tree, under.strip("/"), filter=owned)
+
+
+def tls_archive(tls: ClientTls) -> bytes:
+    """Return the tar of the TLS files, for TLS_FOLDER."""
+    packed = io.BytesIO()
+    with _tar(packed) as tar:
+        for name, data in tls_files(tls).items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), 0o644
+            tar.addfile(entry, io.BytesIO(data))
+    return packed.getvalue()
+
+
+@contextlib.contextmanager
+def _tar(file: BinaryIO) -> Iterator[tarfile.TarFile]:
+    # Podman reads up to the mark of the end, and may fail on what is written after it:
+    # https://github.com/containers/buildah/issues/6573
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        yield tar
+        end = file.tell() + 2 * tarfile.BLOCKSIZE
+    file.truncate(end)
+
+
+async def chunks_of(file: BinaryIO) -> AsyncIterator[bytes]:
+    """Yield a file from its beginning, read in a thread.
+
+    The pause before each chunk lets the loop see an answer that came early: an engine
+    that refuses an upload answers, then hangs up, and writing on would lose the answer.
+    """
+    file.seek(0)
+    while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+        await asyncio.sleep(0)
+        yield chunk

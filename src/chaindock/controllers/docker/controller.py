@@ -1,37 +1,32 @@
-"""Run chaincode in containers of a Docker Engine.
-
-Owns:    DockerController: the way from a package to an instance, reaping, leaving.
-Not:     each step of it (images.py, compile.py, network.py, containers.py).
-Entry:   DockerController
-Holds:   equal input is built once; nothing that is not labelled as ours is ever removed.
-Source:  launch.md §3, §9 W17, W20-W41; needs.md rows 12, 16, 35
-"""
+"""Run chaincode in containers of a Docker-compatible engine."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
 import tempfile
-from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import chaindock
-from chaindock.aio import Tasks, finish
+from chaindock.aio import KeyedLocks, Tasks, finish
 from chaindock.container.attempt import Phase
 from chaindock.container.contracts import BuildEnvironment, Declined
 from chaindock.container.environment import CONTENT_VARIABLES
 from chaindock.controllers.docker import images, names
 from chaindock.controllers.docker.compile import Compiler
-from chaindock.controllers.docker.containers import Built, DockerInstance, Parts
 from chaindock.controllers.docker.engine import Engine
-from chaindock.controllers.docker.filter import HostFilter
+from chaindock.controllers.docker.firewall import HostFirewall
+from chaindock.controllers.docker.instance import (
+    BuiltImage,
+    DockerInstance,
+    EngineSession,
+)
+from chaindock.controllers.docker.isolation import IsolationAudit
 from chaindock.controllers.docker.network import Networks
-from chaindock.controllers.docker.walls import Walls
 from chaindock.errors import (
     ChaindockError,
-    EngineError,
-    ImageNotFound,
+    EngineUnavailable,
     Unsupported,
 )
 from chaindock.platforms import registry
@@ -50,8 +45,7 @@ if TYPE_CHECKING:
     from chaindock.platforms.base import BuildPlan, LaunchCommand, Platform
 
 _log = get_logger("docker")
-CLOSE_GRACE_S = 2.0
-REAP_WIDTH = 4
+REMOVALS = 4
 """Removals side by side: as many as an engine makes use of (docs/performance.md)."""
 CLOSE_LIMIT_S = 45.0
 """What is not in order by then, the next start removes."""
@@ -60,13 +54,12 @@ CLOSE_LIMIT_S = 45.0
 class DockerController:
     """The Docker back end of one node; implements `container.contracts.Builder`.
 
-    Entered: the engine was found and answers. Left: what it started has ended.
+    Entered: connected. Left: what it started has ended. Until it is connected only
+    `connect`, `aclose` and `connected` may be used.
 
     Args:
         environment: what builds need to reach package registries.
         platforms: gives the platform of a package type, or raises Unsupported.
-
-    Raises: EngineUnavailable on entering, with every place that was tried.
     """
 
     name = "docker"
@@ -84,58 +77,91 @@ class DockerController:
         self._platforms = platforms
         self._scratch = f"chaindock-{Path(node.node_id).name}-"
         self._tasks = Tasks("docker")
-        self._instances: dict[Ccid, list[DockerInstance]] = defaultdict(list)
-        self._builds: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._parts: Parts | None = None
+        self._builds: KeyedLocks[str] = KeyedLocks()
+        self._firewall = HostFirewall(node.node_id, options.path)
+        self._connecting = asyncio.Lock()
+        self._session: EngineSession | None = None
 
     async def __aenter__(self) -> Self:
-        engine = await Engine.connect(self._options.endpoint, self._options.call_s)
-        self._host = HostFilter(self._node.node_id, self._options.path)
-        networks = Networks(engine, self._node, self._options.sandbox, self._host)
-        walls = Walls(engine)
-        self._parts = Parts(
-            engine, self._node, self._options, networks, self._tasks, walls
-        )
-        self._bases = images.BaseImages(engine, self._options)
-        self._compiler = Compiler(
-            engine, self._node, self._options.compile, self._environment, walls
-        )
-        _log.info("engine found", endpoint=engine.address, version=engine.name)
+        await self.connect()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def aclose(self) -> None:
-        """Stop what this object started, remove the node's empty networks, disconnect.
+    @property
+    def connected(self) -> bool:
+        """Whether an engine was found."""
+        return self._session is not None
 
-        Idempotent. An engine that does not answer does not keep anybody from leaving.
+    async def connect(self) -> None:
+        """Find the engine; nothing is done when that was done before.
+
+        After the first time, `reap` removes what an earlier process of the node left.
+
+        Raises: EngineUnavailable, with every place that was tried; EngineError when
+            there is no API version in common.
         """
-        parts, self._parts = self._parts, None
-        if parts is None:
+        async with self._connecting:
+            if self._session is None:
+                await self._connect()
+
+    async def _connect(self) -> None:
+        engine = await Engine.connect(self._options.endpoint, self._options.call_s)
+        networks = Networks(engine, self._node, self._options.sandbox, self._firewall)
+        audit = IsolationAudit(engine)
+        self._bases = images.BaseImages(engine, self._options)
+        self._compiler = Compiler(
+            engine, self._node, self._options.compile, self._environment, audit
+        )
+        self._session = EngineSession(
+            engine, self._node, self._options, networks, self._tasks, audit
+        )
+        _log.info("engine found", endpoint=engine.address, version=engine.name)
+
+    async def aclose(self) -> None:
+        """Remove the node's containers, networks and firewall rules; disconnect.
+
+        Idempotent. An engine that does not answer does not keep anybody from leaving:
+        the next start of the node removes what is left.
+        """
+        session, self._session = self._session, None
+        if session is None:
             return
         try:
             async with asyncio.timeout(CLOSE_LIMIT_S):
-                await self._put_in_order(parts.engine, parts.networks)
-        except ChaindockError as error:
-            _log.error("engine left in disorder", error=error.message)
-        except TimeoutError:
-            _log.error("engine left in disorder", limit_s=CLOSE_LIMIT_S)
+                await self._remove_all(session.engine)
+        except (ChaindockError, TimeoutError) as error:
+            why = str(error) or f"the engine took longer than {CLOSE_LIMIT_S:g} s"
+            _log.error("containers or networks may be left", error=why)
         finally:
-            self._instances.clear()
             await self._tasks.aclose()
-            await parts.engine.aclose()
+            await session.engine.aclose()
 
-    async def _put_in_order(self, engine: Engine, networks: Networks) -> None:
-        ours = [one for many in self._instances.values() for one in many]
-        ends = await asyncio.gather(
-            *(one.stop(CLOSE_GRACE_S) for one in ours), return_exceptions=True
-        )
-        await networks.aclose()
-        await engine.tidy(self._label)
+    async def _remove_all(self, engine: Engine) -> int:
+        """Remove everything of the node but images; return how many containers.
+
+        Anchors of a network (network.py) do not count.
+        """
+        containers = set(await engine.find_containers(self._label))
+        anchors = set(await engine.find_containers(f"{names.ROLE}=anchor"))
+        turns = asyncio.Semaphore(REMOVALS)
+
+        async def remove(container: str) -> None:
+            async with turns:
+                await engine.remove_container(container)
+
+        ends = await asyncio.gather(*map(remove, containers), return_exceptions=True)
         for end in ends:
-            if isinstance(end, BaseException):
+            if end is not None:
                 raise end
+        networks = [str(one["Id"]) for one in await engine.find_networks(self._label)]
+        used = [one for one in networks if not await engine.remove_network(one)]
+        if used:
+            _log.warning("network is still in use, its rules stay", networks=used)
+        else:
+            await self._firewall.remove()
+        return len(containers - anchors)
 
     @property
     def _label(self) -> str:
@@ -155,25 +181,23 @@ class DockerController:
     async def build(
         self, package: StoredPackage, attempt: Attempt
     ) -> Instance | Declined:
-        """Make the image of a package, or find it (container.contracts.Builder)."""
+        """Make the image of a package, or find it (container.contracts.Builder).
+
+        Declined: packages of a type that no platform here knows, and no others.
+        """
         try:
             platform = self._platforms(package.package_type)
         except Unsupported as error:
             return Declined(error.message)
-        language = self._options.images.get(platform.name)
-        if language is None:
-            return Declined(f"no images are set for the language {platform.name!r}")
+        language = self._options.images[platform.name]
         attempt.enter(Phase.PACKAGE)
-        parts = self._entered
-        try:
-            await parts.engine.tidy(self._label)
-            builder, runtime = await self._bases.resolve(language, attempt)
-        except (EngineError, ImageNotFound) as error:
-            return Declined(error.message, error)
+        session = self._entered
+        await session.engine.remove_lost_containers(self._label)
+        builder, runtime = await self._bases.resolve(language, attempt)
         key = self._key(package, platform, builder, runtime)
-        async with self._builds[key]:
+        async with self._builds.hold(key):
             found = await images.find_launch(
-                parts.engine, self._node, package.ccid, key, attempt
+                session.engine, self._node, package.ccid, key, attempt
             )
             if found is not None:
                 attempt.note(f"image of an equal build is reused: {found[0]}")
@@ -182,10 +206,8 @@ class DockerController:
                     package, platform, (builder, runtime), key, attempt
                 )
         image, launch = found
-        built = Built(package.ccid, image, platform.image_output, launch, runtime)
-        instance = DockerInstance(parts, built)
-        self._instances[package.ccid].append(instance)
-        return instance
+        built = BuiltImage(package.ccid, image, platform.image_output, launch, runtime)
+        return DockerInstance(session, built)
 
     def _key(
         self,
@@ -225,14 +247,14 @@ class DockerController:
         attempt.enter(Phase.PACKAGE)
         # Not in a thread: a cancellation could not tell what to remove.
         folder = Path(tempfile.mkdtemp(prefix=self._scratch))
-        image = f"{names.usable_image_name(self._node, package.ccid)}:{key}"
+        image = f"{names.image_name(self._node, package.ccid)}:{key}"
         try:
             tree = folder / "tree"
             await package.unpack(tree)
             plan = await asyncio.to_thread(platform.plan, tree, package.import_path)
             with (folder / "artifact.tar").open("w+b") as artifact:
                 await self._compiler.run(
-                    plan, tree, builder, attempt, artifact, platform.is_retryable
+                    plan, platform, tree, builder, attempt, artifact
                 )
                 labels = self._labels(package, plan, key)
                 await images.make_image(
@@ -266,29 +288,10 @@ class DockerController:
     async def reap(self) -> int:
         """Remove what an earlier process of this node left; return how many containers.
 
-        That is containers, networks, rules of the packet filter, and directories of
-        builds. For the start, when nothing is built. Anchors of a network (network.py)
-        go with it and do not count.
+        Directories of builds go too. For the start, when nothing is built.
         """
         await asyncio.to_thread(self._remove_scratch)
-        engine = self._entered.engine
-        label = self._label
-        containers = await engine.find_containers(label)
-        anchors = set(await engine.find_containers(f"{names.ROLE}=anchor"))
-        turns = asyncio.Semaphore(REAP_WIDTH)
-
-        async def remove(container: str) -> None:
-            async with turns:
-                await engine.remove_container(container)
-
-        ends = await asyncio.gather(*map(remove, containers), return_exceptions=True)
-        for end in ends:
-            if end is not None:
-                raise end
-        for network in await engine.find_networks(label):
-            await engine.remove_network(str(network["Id"]))
-        await self._host.remove()
-        count = len(set(containers) - anchors)
+        count = await self._remove_all(self._entered.engine)
         if count:
             _log.info("removed leftovers", containers=count)
         return count
@@ -302,15 +305,13 @@ class DockerController:
 
         Raises: EngineError.
         """
-        for instance in self._instances.pop(ccid, ()):
-            await instance.stop(CLOSE_GRACE_S)
         return await images.remove_images(self._entered.engine, self._node, ccid)
 
     @property
-    def _entered(self) -> Parts:
-        if self._parts is None:
-            raise EngineError("the Docker back end is not open: enter it first")
-        return self._parts
+    def _entered(self) -> EngineSession:
+        if self._session is None:
+            raise EngineUnavailable("no container engine was found yet")
+        return self._session
 
 
 def _revision(platform: Platform) -> str:

@@ -1,12 +1,4 @@
-"""Find the engine: every place it may be, in order, and why each did not answer.
-
-Owns:    the list of candidates, the check of one, the verdicts `doctor` prints.
-Not:     talking to the engine afterwards (engine.py), reading variables (config).
-Entry:   find_engine, probe_all
-Holds:   what was named (setting, DOCKER_HOST, DOCKER_CONTEXT) is the only one that is
-         tried; no verdict takes longer than `connect_s`.
-Source:  needs.md row 1; launch.md §3.10
-"""
+"""Find the engine: every place it may be, in order, and why each did not answer."""
 
 from __future__ import annotations
 
@@ -15,7 +7,6 @@ import errno
 import hashlib
 import json
 import ssl
-import sys
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -31,8 +22,8 @@ if TYPE_CHECKING:
     from chaindock.controllers.docker.options import EndpointOptions
 
 VAR_RUN = Path("/var/run")
-_DEFAULT_CONTEXT = "default"
-_NPIPE = "npipe:////./pipe/docker_engine"
+DEFAULT_CONTEXT = "default"
+"""The context of the Docker CLI that names no engine."""
 
 
 class Verdict(StrEnum):
@@ -67,7 +58,7 @@ class Candidate:
     """A place where an engine may be.
 
     Args:
-        address: as an URL with unix, http, https or npipe.
+        address: a URL with unix, http or https.
         origin: who named it, for people.
         problem: why it cannot even be tried.
     """
@@ -82,8 +73,6 @@ class Candidate:
         scheme, _, rest = self.address.partition("://")
         if scheme == "unix":
             return aiohttp.UnixConnector(rest, limit=0)
-        if scheme == "npipe":
-            return aiohttp.NamedPipeConnector(rest.replace("/", "\\"), limit=0)
         return aiohttp.TCPConnector(ssl=self.tls or True, limit=0)
 
     @property
@@ -121,9 +110,10 @@ async def find_engine(options: EndpointOptions) -> Candidate:
             return candidate
         tried.append(probe)
     worst = next((p for p in tried if p.verdict is not Verdict.MISSING), tried[0])
+    where = " at" if is_named(options) else f": tried {len(tried)} places;"
     raise EngineUnavailable(
-        f"no container engine answers: tried {len(tried)} places; {worst.address} "
-        f"({worst.origin}): {worst.verdict}{worst.detail and f', {worst.detail}'}",
+        f"no container engine answers{where} {worst.address} ({worst.origin}): "
+        f"{worst.verdict}{worst.detail and f', {worst.detail}'}",
         hint=worst.remedy,
         endpoint=worst.address,
         verdict=str(worst.verdict),
@@ -135,6 +125,12 @@ async def probe_all(options: EndpointOptions) -> list[Probe]:
     """Return the verdict on every candidate, side by side, in order."""
     found = list(candidates(options))
     return await asyncio.gather(*(probe_one(c, options.connect_s) for c in found))
+
+
+def is_named(options: EndpointOptions) -> bool:
+    """Whether the user named the engine: then no other is looked for."""
+    default = options.docker_context in {"", DEFAULT_CONTEXT}
+    return bool(options.endpoint or options.docker_host or not default)
 
 
 def candidates(options: EndpointOptions) -> Iterator[Candidate]:
@@ -149,12 +145,10 @@ def candidates(options: EndpointOptions) -> Iterator[Candidate]:
     context = _context(options)
     if context is not None:
         yield context
-    if options.docker_context not in {"", _DEFAULT_CONTEXT}:
+    if is_named(options):
         return
     for origin, path in _usual_sockets(options):
         yield Candidate(f"unix://{path}", origin)
-    if sys.platform == "win32":
-        yield Candidate(_NPIPE, "named pipe")
 
 
 def _usual_sockets(options: EndpointOptions) -> Iterator[tuple[str, Path]]:
@@ -178,9 +172,9 @@ def _usual_sockets(options: EndpointOptions) -> Iterator[tuple[str, Path]]:
 
 def _named(address: str, origin: str, options: EndpointOptions) -> Candidate:
     scheme, sep, rest = address.partition("://")
-    if not sep or not rest or scheme not in {"unix", "npipe", "tcp", "http", "https"}:
+    if not sep or not rest or scheme not in {"unix", "tcp", "http", "https"}:
         return Candidate(address, origin, problem=f"found {address!r}")
-    if scheme in {"unix", "npipe"}:
+    if scheme == "unix":
         return Candidate(address, origin)
     rest = rest.rstrip("/")
     if scheme != "https" and not options.tls:
@@ -204,7 +198,7 @@ def _context(options: EndpointOptions) -> Candidate | None:
     """Return the engine of the Docker CLI's context; None for its default one."""
     folder = options.docker_config or (options.home and options.home / ".docker")
     name = options.docker_context or (_current_context(folder) if folder else "")
-    if name in {"", _DEFAULT_CONTEXT}:
+    if name in {"", DEFAULT_CONTEXT}:
         return None
     origin = f"docker context {name!r}"
     if not folder:

@@ -1,11 +1,4 @@
-"""What we ask of a container engine, as typed calls.
-
-Owns:    one method per call.
-Not:     how a call is made, bounded and translated (link.py).
-Entry:   Engine.connect
-Holds:   removing what is gone is fine; everything else that is missing is NotFound.
-Source:  launch.md §3.4-§3.10; needs.md tables 1a, 1b
-"""
+"""What the controller asks of a container engine, one method per call."""
 
 from __future__ import annotations
 
@@ -14,30 +7,33 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any, Self
 
-import aiodocker
-
+from chaindock.aio import finish
+from chaindock.controllers.docker.client import EngineClient
 from chaindock.controllers.docker.endpoints import find_engine
-from chaindock.controllers.docker.link import Link
 from chaindock.errors import ContainerExists, EngineError, ImageNotFound, NotFound
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 
     from chaindock.controllers.docker.endpoints import Candidate
-    from chaindock.controllers.docker.link import Body
     from chaindock.controllers.docker.options import EndpointOptions
+
+    Body = Callable[[], AsyncIterator[bytes]]
 
 _log = get_logger("docker")
 
 
-class Engine(Link):
-    """One container engine."""
+class Engine(EngineClient):
+    """One container engine.
 
-    _no_init = False
+    Removing something that is gone is no error; anything else that is missing raises
+    NotFound or ImageNotFound. Every call raises EngineError.
+    """
 
     def __init__(self, where: Candidate, call_s: float = 60.0) -> None:
         super().__init__(where, call_s)
+        self._no_init = False
         self._known: set[str] = set()
         self._creating = 0
         self._creating_now = asyncio.Lock()
@@ -46,7 +42,7 @@ class Engine(Link):
     async def connect(cls, options: EndpointOptions, call_s: float = 60.0) -> Self:
         """Find an engine and agree on a version; the caller closes it.
 
-        Raises: EngineUnavailable; EngineError when we share no version with it.
+        Raises: EngineUnavailable; EngineError when there is no version in common.
         """
         engine = cls(await find_engine(options), call_s)
         try:
@@ -57,42 +53,40 @@ class Engine(Link):
         return engine
 
     async def ping(self) -> None:
-        """Ask whether it answers. Raises: EngineError."""
+        """Ask whether the engine answers."""
         async with self.answer("GET", "_ping"):
             pass
 
     async def info(self) -> dict[str, Any]:
-        """Return what the engine says about itself. Raises: EngineError."""
-        return await self.json("GET", "info")
+        """Return what the engine says about itself."""
+        return dict(await self.call("GET", "info"))
 
     # --- containers ----------------------------------------------------------------
 
-    async def tidy(self, label: str) -> int:
+    async def remove_lost_containers(self, label: str) -> int:
         """After a call was cut off, remove the containers with `label` not known here.
 
-        The engine may have made one whose id never came, or kept one whose removal it
-        never did. Return how many. Nothing is created meanwhile.
+        The engine may have made a container whose id never came, or kept one whose
+        removal it never did. Return how many. Nothing is created meanwhile.
         """
         async with self._creating_now:
             if not self._unsure or self._creating:
                 return 0
             self._unsure = False
-            lost = [
-                c for c in await self.find_containers(label) if c not in self._known
-            ]
+            lost = set(await self.find_containers(label)) - self._known
             for container in lost:
                 await self.remove_container(container)
             if lost:
-                _log.info("removed what the engine lost us", containers=len(lost))
+                _log.info("removed containers of lost calls", containers=len(lost))
             return len(lost)
 
     async def create_container(self, name: str | None, body: Mapping[str, Any]) -> str:
         """Return the id of a new container; it counts as known until it is removed.
 
         Where the engine has no init program of its own, the container is made without
-        (its `Init` then says so).
+        one (its `Init` then says so).
 
-        Raises: ContainerExists; ImageNotFound; EngineError.
+        Raises: ContainerExists; ImageNotFound.
         """
         async with self._creating_now:
             self._creating += 1
@@ -115,7 +109,7 @@ class Engine(Link):
         except EngineError as error:
             if error.retryable or error.facts.get("status") != 500:
                 raise
-            # Whatever it is, the same fails again unless it was the init program.
+            # Any other problem would fail again without the init program.
             with contextlib.suppress(EngineError, ContainerExists, NotFound):
                 made = await self._create(name, plain)
                 self._no_init = True
@@ -125,150 +119,163 @@ class Engine(Link):
 
     async def _create(self, name: str | None, body: Mapping[str, Any]) -> str:
         image = str(body.get("Image", ""))
-        async with self.calling(f"create container {name or image}", image=image):
-            try:
-                made = await self.api.containers.create(dict(body), name=name)
-            except aiodocker.DockerError as error:
-                # Engines answer 409; Docker 17.09 answered 400, and the text is then
-                # the only sign (launch.md §3.10).
-                if error.status == 409 or (
-                    error.status == 400 and "Conflict." in error.message
-                ):
-                    raise ContainerExists(
-                        f"container name {name!r} is taken: {error.message}",
-                        container=name,
-                    ) from error
-                raise
-        return made.id
+        try:
+            made = await self.call(
+                "POST",
+                "containers/create",
+                body,
+                params={"name": name} if name else None,
+                what=f"create container {name or image}",
+                image=image,
+            )
+        except EngineError as error:
+            # Docker 17.09 answers 400 for a taken name, and its text is the only sign.
+            status = error.facts.get("status")
+            if status == 409 or (status == 400 and "Conflict." in error.message):
+                raise ContainerExists(
+                    f"container name {name!r} is taken: {error.message}", container=name
+                ) from error
+            raise
+        return str(made["Id"])
+
+    @contextlib.asynccontextmanager
+    async def container(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
+        """Give the id of a container that is removed when the block is left.
+
+        Raises: as `create_container`.
+        """
+        made = await finish(self.create_container(None, body), self.remove_container)
+        try:
+            yield made
+        finally:
+            await finish(self.remove_container(made))
 
     async def start_container(self, container: str) -> None:
-        """Start a container. Raises: NotFound (it, or its network); EngineError."""
-        async with self.calling(f"start container {container}"):
-            await self.api.containers.container(container).start()
+        """Start a container. Raises: NotFound (it, or its network)."""
+        await self._act("start", container)
 
     async def stop_container(self, container: str, grace_s: int) -> None:
-        """Ask a container to end, then kill it. Raises: NotFound; EngineError."""
-        async with self.calling(f"stop container {container}", extra_s=grace_s):
-            await self.api.containers.container(container).stop(t=grace_s)
+        """Ask a container to end, then kill it. Raises: NotFound."""
+        await self._act(
+            "stop",
+            container,
+            params={"t": str(grace_s)},
+            limit_s=self._call_s + grace_s,
+        )
+
+    async def _act(self, act: str, container: str, **request: Any) -> Any:
+        what = f"{act} container {container}"
+        path = f"containers/{container}/{act}"
+        return await self.call("POST", path, what=what, **request)
 
     async def remove_container(self, container: str) -> None:
-        """Kill and remove a container with its anonymous volumes; gone is fine."""
+        """Kill and remove a container with its anonymous volumes."""
         self._known.discard(container)
-        one = self.api.containers.container(container)
         with contextlib.suppress(NotFound):
-            async with self.calling(f"remove container {container}"):
-                try:
-                    await one.delete(force=True, v=True)
-                except aiodocker.DockerError as error:
-                    if error.status != 409:
-                        raise
-                    # Somebody else removes it just now.
-                    await one.wait(condition="removed")
+            try:
+                await self.call(
+                    "DELETE",
+                    f"containers/{container}",
+                    params={"force": "1", "v": "1"},
+                    what=f"remove container {container}",
+                )
+            except EngineError as error:
+                if error.facts.get("status") != 409:
+                    raise
+                # Another caller removes it just now.
+                await self._act("wait", container, params={"condition": "removed"})
 
     async def inspect_container(self, container: str) -> dict[str, Any]:
         """Return what the engine knows of a container. Raises: NotFound."""
-        async with self.calling(f"inspect container {container}"):
-            return await self.api.containers.container(container).show()
+        what = f"inspect container {container}"
+        return dict(await self.call("GET", f"containers/{container}/json", what=what))
 
     async def wait_container(self, container: str) -> int:
         """Return the exit code once the container has ended; unbounded.
 
         Raises: NotFound; EngineUnavailable when the connection breaks.
         """
-        async with self.calling(f"wait for container {container}", limit_s=None):
-            answer = await self.api.containers.container(container).wait()
-            return int(answer["StatusCode"])
+        answer = await self._act("wait", container, limit_s=None)
+        return int(answer["StatusCode"])
 
     async def find_containers(self, label: str) -> list[str]:
         """Return the ids of all containers, running or not, with `key=value`."""
-        filters = json.dumps({"label": [label]})
-        async with self.calling("list containers"):
-            found = await self.api.containers.list(all=1, filters=filters)
-        return [one.id for one in found]
+        params = {"all": "1", "filters": _filters(label=label)}
+        return [
+            str(one["Id"])
+            for one in await self.call("GET", "containers/json", params=params)
+        ]
 
     async def put_archive(self, container: str, path: str, tar: Body) -> None:
         """Unpack a tar at `path` in a container; owners are kept."""
-        async with self.upload(
-            "PUT", f"containers/{container}/archive", {"path": path}, tar
-        ):
+        where = f"containers/{container}/archive"
+        async with self.answer("PUT", where, params={"path": path}, data=tar()):
             pass
 
-    async def get_archive(
+    def get_archive(
         self, container: str, path: str, silence_s: float
     ) -> AsyncGenerator[bytes]:
         """Yield the tar of `path` in a container. Raises: NotFound."""
-        async with self.answer(
-            "GET", f"containers/{container}/archive", params={"path": path}
-        ) as answer:
-            async for data in self.data(answer, silence_s):
-                yield data
+        where = f"containers/{container}/archive"
+        return self.stream("GET", where, silence_s, params={"path": path})
 
-    async def follow_logs(
-        self, container: str, since: float = 0.0
-    ) -> AsyncGenerator[bytes]:
-        """Yield the multiplexed output until the container ends; silence is fine."""
+    def follow_logs(self, container: str, since: float = 0.0) -> AsyncGenerator[bytes]:
+        """Yield the multiplexed output until the container ends; silence is no error."""
         params = {"follow": "1", "stdout": "1", "stderr": "1"}
         if since:
             params["since"] = f"{since:.9f}"
-        async with self.answer(
-            "GET", f"containers/{container}/logs", params=params
-        ) as answer:
-            async for data in self.data(answer, None):
-                yield data
+        return self.stream("GET", f"containers/{container}/logs", None, params=params)
 
-    async def read_logs(
+    def read_logs(
         self, container: str, tail: str, silence_s: float
     ) -> AsyncGenerator[bytes]:
         """Yield the last `tail` lines ("all") that the engine kept, multiplexed."""
         params = {"stdout": "1", "stderr": "1", "tail": tail}
-        async with self.answer(
-            "GET", f"containers/{container}/logs", params=params
-        ) as answer:
-            async for data in self.data(answer, silence_s):
-                yield data
+        where = f"containers/{container}/logs"
+        return self.stream("GET", where, silence_s, params=params)
 
     async def execute(
-        self, container: str, body: Mapping[str, Any], silence_s: float
+        self, container: str, body: Mapping[str, Any]
     ) -> AsyncGenerator[bytes | int]:
         """Run a program in a container: yield multiplexed output, last the exit code.
 
-        Raises: EngineTimeout when nothing comes for `silence_s`.
+        Silence is no error.
         """
-        made = (await self.json("POST", f"containers/{container}/exec", body))["Id"]
-        async with self.answer(
-            "POST", f"exec/{made}/start", data=b'{"Detach": false, "Tty": false}'
-        ) as answer:
-            async for data in self.data(answer, silence_s):
+        made = (await self.call("POST", f"containers/{container}/exec", body))["Id"]
+        output = self.stream(
+            "POST",
+            f"exec/{made}/start",
+            None,
+            data=b'{"Detach": false, "Tty": false}',
+        )
+        async with contextlib.aclosing(output):
+            async for data in output:
                 yield data
-        code = (await self.json("GET", f"exec/{made}/json")).get("ExitCode")
+        code = (await self.call("GET", f"exec/{made}/json")).get("ExitCode")
         yield -1 if code is None else int(code)
 
     # --- images --------------------------------------------------------------------
 
     async def inspect_image(self, image: str) -> dict[str, Any]:
         """Return what the engine knows of an image. Raises: ImageNotFound."""
-        async with self.calling(f"inspect image {image}", image=image):
-            return await self.api.images.inspect(image)
+        return dict(await self.call("GET", f"images/{image}/json", image=image))
 
     async def find_images(self, **filters: str) -> list[dict[str, Any]]:
         """Return images by `label` or `reference`."""
-        wanted = {key: [value] for key, value in filters.items()}
-        async with self.calling("list images"):
-            found: list[dict[str, Any]] = await self.api.images.list(filters=wanted)
-        return found
+        params = {"filters": _filters(**filters)}
+        return list(await self.call("GET", "images/json", params=params))
 
     async def tag_image(self, image: str, repository: str, tag: str) -> None:
         """Give an image one more name. Raises: ImageNotFound."""
-        async with self.calling(f"tag image {image}", image=image):
-            await self.api.images.tag(image, repository, tag=tag)
+        params = {"repo": repository, "tag": tag}
+        await self.call("POST", f"images/{image}/tag", params=params, image=image)
 
     async def remove_image(self, image: str) -> None:
-        """Take a name off an image, and the image when it was its last; gone is fine."""
+        """Take a name off an image, and remove the image when it was its last."""
         with contextlib.suppress(ImageNotFound):
-            async with self.calling(f"remove image {image}", image=image):
-                await self.api.images.delete(image)
+            await self.call("DELETE", f"images/{image}", image=image)
 
-    async def pull(
+    def pull(
         self, image: str, auth: str | None, silence_s: float
     ) -> AsyncGenerator[dict[str, Any]]:
         """Yield the progress of fetching an image.
@@ -278,76 +285,66 @@ class Engine(Link):
         Raises: EngineError, also for an error inside the progress; EngineTimeout when
             nothing comes for `silence_s`.
         """
-        async with self.answer(
-            "POST",
+        return self.progress(
             "images/create",
+            silence_s,
+            f"pull {image}",
             params={"fromImage": image},
             headers={"X-Registry-Auth": auth} if auth else {},
-            what=f"pull {image}",
-        ) as answer:
-            async for event in self.progress(answer, f"pull {image}", silence_s):
-                yield event
+        )
 
-    async def build_image(
+    def build_image(
         self, params: Mapping[str, str], context: Body, silence_s: float
     ) -> AsyncGenerator[dict[str, Any]]:
         """Yield the progress of a classic build of a tar context.
 
         Raises: as `pull`.
         """
-        async with self.upload("POST", "build", params, context) as answer:
-            async for event in self.progress(answer, "build image", silence_s):
-                yield event
+        return self.progress(
+            "build", silence_s, "build image", params=params, data=context()
+        )
 
     # --- networks and volumes ------------------------------------------------------
 
     async def find_networks(self, label: str) -> list[dict[str, Any]]:
         """Return the networks with `key=value`."""
-        async with self.calling("list networks"):
-            return await self.api.networks.list(filters={"label": [label]})
+        params = {"filters": _filters(label=label)}
+        return list(await self.call("GET", "networks", params=params))
 
     async def create_network(self, body: Mapping[str, Any]) -> str:
-        """Return the id of a new network. Raises: EngineError."""
-        async with self.calling(f"create network {body.get('Name')}"):
-            return str((await self.json("POST", "networks/create", body))["Id"])
+        """Return the id of a new network."""
+        what = f"create network {body.get('Name')}"
+        made = await self.call("POST", "networks/create", body, what=what)
+        return str(made["Id"])
 
     async def inspect_network(self, network: str) -> dict[str, Any]:
         """Return what the engine knows of a network. Raises: NotFound."""
-        return await self.json("GET", f"networks/{network}")
+        return dict(await self.call("GET", f"networks/{network}"))
 
     async def connect_network(self, network: str, container: str) -> None:
-        """Put a container on one more network. Raises: NotFound; EngineError."""
-        body = {"Container": container}
-        async with self.answer(
-            "POST", f"networks/{network}/connect", data=json.dumps(body).encode()
-        ):
+        """Put a container on one more network. Raises: NotFound."""
+        body = json.dumps({"Container": container}).encode()
+        # Podman answers with text that is no JSON.
+        async with self.answer("POST", f"networks/{network}/connect", data=body):
             pass
 
     async def remove_network(self, network: str) -> bool:
-        """Remove a network; False when it is in use. Gone is fine."""
+        """Remove a network; False when it is in use."""
         try:
-            async with self.answer("DELETE", f"networks/{network}"):
-                return True
+            await self.call("DELETE", f"networks/{network}")
         except NotFound:
             return True
         except EngineError as error:
             if error.facts.get("status") in {403, 409}:
                 return False
             raise
+        return True
 
     async def create_volume(self, name: str, labels: Mapping[str, str]) -> None:
         """Make a named volume; one that is there stays."""
         body = {"Name": name, "Labels": dict(labels)}
-        await self.json("POST", "volumes/create", body)
+        await self.call("POST", "volumes/create", body)
 
-    async def find_volumes(self, label: str) -> list[str]:
-        """Return the names of the volumes with `key=value`."""
-        filters = json.dumps({"label": [label]})
-        found = await self.json("GET", "volumes", params={"filters": filters})
-        return [str(one["Name"]) for one in found.get("Volumes") or []]
 
-    async def remove_volume(self, name: str) -> None:
-        """Remove a volume; gone is fine. Raises: EngineError when it is in use."""
-        with contextlib.suppress(NotFound):
-            async with self.answer("DELETE", f"volumes/{name}"):
-                pass
+def _filters(**wanted: str) -> str:
+    return json.dumps({key: [value] for key, value in wanted.items()})

@@ -1,32 +1,24 @@
-"""Base images and chaincode images.
-
-Owns:    which base images a language uses, when they are pulled; making, finding and removing
-         the image of a chaincode.
-Not:     pulling (pulls.py), compiling (compile.py), running (containers.py).
-Entry:   BaseImages.resolve, make_image, find_launch
-Holds:   an image is found by the hash of all that went into it, never by its name
-         alone; its label says how it is started.
-Source:  launch.md §3.2, §3.3, §3.6, §9 W21, W23, W27, W29, W30, W38, W39
-"""
+"""Base images and the images of chaincode: found, made, removed."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import tarfile
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from chaindock.container.attempt import Phase
 from chaindock.controllers.docker import names
-from chaindock.controllers.docker.archives import image_context
-from chaindock.controllers.docker.pulls import Puller, places
+from chaindock.controllers.docker.body import chunks_of
+from chaindock.controllers.docker.pulls import places, pull_image
 from chaindock.errors import EngineError, ImageNotFound
 from chaindock.platforms.base import Connection, LaunchCommand
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
     from typing import BinaryIO
 
     from chaindock.container.attempt import Attempt
@@ -60,7 +52,6 @@ class BaseImages:
 
     def __init__(self, engine: Engine, options: DockerOptions) -> None:
         self._engine, self._options = engine, options
-        self._puller = Puller(engine, options)
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def resolve(
@@ -68,7 +59,7 @@ class BaseImages:
     ) -> tuple[BaseImage, BaseImage]:
         """Return (builder, runtime), fetched as the pull policy says.
 
-        Raises: ImageNotFound and the EngineErrors of Puller.pull.
+        Raises: as `pull_image`; ImageNotFound when the policy is `never`.
         """
         policy = self._options.pull if language.pull == "default" else language.pull
         builder = await self._get(language.builder, policy, attempt)
@@ -86,7 +77,7 @@ class BaseImages:
         )
         lock = self._locks[reference]
         if lock.locked():
-            attempt.enter(Phase.PULL)  # of somebody else: our clock stands still, too
+            attempt.enter(Phase.PULL)  # another attempt pulls it: this one waits
         async with lock:
             where = places(reference, options.mirrors)
             found = None if policy == "always" else await self._look(where)
@@ -97,11 +88,11 @@ class BaseImages:
                     image=reference,
                 )
             if found is None:
-                place = await self._puller.pull(where, attempt)
+                place = await pull_image(self._engine, options, where, attempt)
                 image = await self._engine.inspect_image(place)
                 found = BaseImage(place, str(image["Id"]))
         if found.reference != reference:
-            attempt.note(f"{reference} is that of a mirror: {found.reference}")
+            attempt.note(f"{reference} comes from a mirror: {found.reference}")
         return found
 
     async def _look(self, where: Sequence[str]) -> BaseImage | None:
@@ -117,7 +108,7 @@ async def find_launch(
     engine: Engine, node: NodeLabels, ccid: Ccid, key: str, attempt: Attempt
 ) -> tuple[str, LaunchCommand] | None:
     """Return (image, launch command) of an equal build; None when there is none."""
-    name = names.usable_image_name(node, ccid)
+    name = names.image_name(node, ccid)
     image = f"{name}:{key}"
     try:
         found = await engine.inspect_image(image)
@@ -167,7 +158,7 @@ async def make_image(
     )
     async with contextlib.aclosing(progress):
         async for _ in progress:
-            pass  # the steps of the assembly tell nobody anything; its errors are raised
+            pass  # its errors are raised, the rest is of no interest
 
 
 async def remove_images(
@@ -177,7 +168,7 @@ async def remove_images(
 
     A Fabric peer may have given an image the same name; its tag is no build key.
     """
-    name, count = names.usable_image_name(node, ccid), 0
+    name, count = names.image_name(node, ccid), 0
     # By label: engines differ in what a reference without a registry matches.
     for found in await engine.find_images(label=names.BUILD_KEY):
         key = (found.get("Labels") or {}).get(names.BUILD_KEY)
@@ -191,26 +182,35 @@ async def remove_images(
 
 def launch_label(launch: LaunchCommand) -> str:
     """Return a launch command as the text of a label."""
-    return json.dumps(
-        {
-            "argv": launch.argv,
-            "cwd": launch.cwd,
-            "connection": launch.connection,
-            "env": dict(launch.env),
-            "concurrency": launch.concurrency,
-        }
-    )
+    return json.dumps({**vars(launch), "env": dict(launch.env)})
 
 
 def _launch_from(label: Any) -> LaunchCommand | None:
     try:
         found = json.loads(label)
-        return LaunchCommand(
-            argv=tuple(found["argv"]),
-            cwd=found["cwd"],
-            connection=Connection(found["connection"]),
-            env=found["env"],
-            concurrency=found["concurrency"],
-        )
+        found["argv"] = tuple(found["argv"])
+        found["connection"] = Connection(found["connection"])
+        return LaunchCommand(**found)
     except (KeyError, TypeError, ValueError):
         return None
+
+
+async def image_context(dockerfile: str, artifact: BinaryIO) -> AsyncIterator[bytes]:
+    """Yield the tar context of an image: Dockerfile and binpackage.tar."""
+    text = dockerfile.encode()
+    yield _header("Dockerfile", len(text)) + text + _padding(len(text))
+    size = artifact.seek(0, 2)
+    yield _header("binpackage.tar", size)
+    async for chunk in chunks_of(artifact):
+        yield chunk
+    yield _padding(size) + bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _header(name: str, size: int) -> bytes:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = size, 0o644
+    return entry.tobuf(tarfile.GNU_FORMAT)
+
+
+def _padding(size: int) -> bytes:
+    return bytes(-size % tarfile.BLOCKSIZE)

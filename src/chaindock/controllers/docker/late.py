@@ -20,8 +20,7 @@ from chaindock.container.contracts import Declined
 from chaindock.errors import (
     ChaindockError,
     EngineError,
-    EngineTimeout,
-    EngineUnavailable,
+    ImageNotFound,
 )
 from chaindock.telemetry import get_logger
 
@@ -115,8 +114,7 @@ class LateDockerController:
     ) -> Instance | Declined:
         """Build with the engine, or decline while there is none.
 
-        Raises: EngineUnavailable, EngineTimeout: there is one, and it is away just now;
-            what kept it from building, when that passes and containers are the rule.
+        Raises: EngineError, ImageNotFound.
         """
         new = self.away
         if not await self._look():
@@ -124,14 +122,10 @@ class LateDockerController:
             return Declined(self._missing.message, _told(self._missing))
         if new:
             attempt.note(f"an engine answers now at {self.endpoint}")
-        answer = await self._docker.build(package, attempt)
-        error = answer.error if isinstance(answer, Declined) else None
-        if error is None:
-            return answer
-        away = isinstance(error, EngineUnavailable | EngineTimeout)
-        if away or (error.retryable and self._kept()):
+        try:
+            return await self._docker.build(package, attempt)
+        except (EngineError, ImageNotFound) as error:
             raise _told(error) from error
-        return answer
 
     async def discard(self, ccid: Ccid) -> int:
         """Remove what was built; 0 without an engine."""

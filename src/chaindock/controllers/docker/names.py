@@ -1,10 +1,6 @@
-"""What containers, images, networks and volumes are called and labelled.
+"""What containers, images, networks and volumes are called, and their labels.
 
-Owns:    container and image names, build keys, label keys, image placeholders.
-Not:     making any of these objects.
-Entry:   container_name, image_name, build_key, expand_image
-Holds:   names are Fabric's own, byte for byte; what is ours carries labels.
-Source:  launch.md §3.1, §3.2
+Source: docs/fabric/docker.md (names)
 """
 
 from __future__ import annotations
@@ -14,8 +10,6 @@ import json
 import platform
 import re
 from typing import TYPE_CHECKING, Any
-
-from chaindock.errors import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,34 +57,18 @@ def bridge_name(node: NodeLabels, engine: str, network: str) -> str:
 def image_name(node: NodeLabels, ccid: Ccid) -> str:
     """Return the name of the image of a chaincode, without a tag.
 
-    Raises: InvalidInput when the engine would not take it as a name.
+    For labels that Fabric accepts and engines do not (`cc-`, `a..b`) it is a hash.
     """
     plain = base_name(node, ccid).replace(":", "-")
     digest = hashlib.sha256(plain.encode()).hexdigest()
     name = _NOT_ALLOWED.sub("-", f"{plain}-{digest}").lower()
-    if not _IMAGE.fullmatch(name) or len(name) > MAX_IMAGE_NAME:
-        raise InvalidInput(
-            f"{name!r} is no image name: expected at most {MAX_IMAGE_NAME} characters, "
-            "words of letters and digits, joined by single . _ or -",
-            hint="choose another label",
-        )
-    return name
-
-
-def usable_image_name(node: NodeLabels, ccid: Ccid) -> str:
-    """Return the name of the image of a chaincode; for odd labels a hash.
-
-    Labels that Fabric accepts and engines do not (`cc-`, `a..b`) work too (W33).
-    """
-    try:
-        return image_name(node, ccid)
-    except InvalidInput:
-        digest = hashlib.sha256(base_name(node, ccid).encode()).hexdigest()
-        return f"chaindock-{digest}"
+    if _IMAGE.fullmatch(name) and len(name) <= MAX_IMAGE_NAME:
+        return name
+    return f"chaindock-{digest}"
 
 
 def own_tags(image: Mapping[str, Any]) -> set[str]:
-    """Return the tags of a listed image, without a registry that nobody named.
+    """Return the tags of a listed image, without the registry that the engine added.
 
     Podman lists an image that has no registry in its name as one of `localhost`, or of
     the default registry.

@@ -1,25 +1,4 @@
-"""How a container reaches the node, and what else it can reach.
-
-Owns:    the choice among the ways to reach the node, and what is told of it.
-Not:     listening (the CallbackListener does), the containers themselves, making the
-         networks (bridges.py), trying ways out (reach.py), the rules that shut the
-         network's end on this machine (filter.py).
-Entry:   Networks.attach
-Holds:   a way is used only when it was seen to exist on this machine; the tightest one
-         that does is taken, and its isolation is told.
-Source:  launch.md §9 W57; needs.md row 13; architecture.md, "Container sandbox"
-
-The ways, tightest first:
-    1. a network of ours that leads nowhere ("internal"); the node listens on its gateway
-       address, which this machine has
-    2. the same, where that address exists only while a container is on the network: an
-       idle container of ours holds it up
-    3. an engine that runs elsewhere (in a virtual machine): an ordinary network and the
-       engine's name for this machine; tried out from inside before it is used
-
-With 1 and 2 the services of this machine could be reached through the gateway too; the
-host's packet filter closes that where this process may use it.
-"""
+"""How a container reaches the node, and what else it can reach."""
 
 from __future__ import annotations
 
@@ -28,21 +7,24 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from chaindock.aio import finish
-from chaindock.controllers.docker.attachment import Attachment
 from chaindock.controllers.docker.body import idle_body
-from chaindock.controllers.docker.bridges import Bridge, Bridges
-from chaindock.controllers.docker.filter import Door
-from chaindock.controllers.docker.host import (
+from chaindock.controllers.docker.bridges import (
+    HOST,
+    Bridge,
+    Bridges,
     addresses,
     bridges_filtered,
+    find_name,
     interface_of,
+    try_address,
 )
-from chaindock.controllers.docker.reach import HOST, find_name, try_address
-from chaindock.controllers.docker.walls import is_rootless
+from chaindock.controllers.docker.firewall import FirewallRule
+from chaindock.controllers.docker.isolation import is_rootless
 from chaindock.errors import (
     EngineError,
     ImageNotFound,
     NameUnresolved,
+    NetworkMissing,
     NodeUnreachable,
     NotFound,
 )
@@ -53,22 +35,55 @@ if TYPE_CHECKING:
 
     from chaindock.container.contracts import CallbackListener, NodeLabels
     from chaindock.controllers.docker.engine import Engine
-    from chaindock.controllers.docker.filter import HostFilter
+    from chaindock.controllers.docker.firewall import HostFirewall
     from chaindock.controllers.docker.options import SandboxOptions
     from chaindock.errors import LaunchFailed
+
 
 _log = get_logger("docker.network")
 _LOOPBACK = "127.0.0.1"
 _HOST_IS_HERE = f"{HOST}:host-gateway"
-_TOLD = {
-    True: "internal network: it reaches the node's listener and nothing else",
-    False: "internal network: no way to other machines",
-}
-_ORDINARY = "ordinary network: it can reach others too"
 
 
 @dataclass(frozen=True)
-class _Way:
+class Attachment:
+    """How one container is connected.
+
+    Args:
+        network: its NetworkMode.
+        peer: host:port of the node for the container; "" = the node dials it.
+        isolation: what the container can reach, for people.
+        weaker: what is open that should not be, a phrase for each.
+        publishes: the node dials a published port, not the container's own address.
+        neighbours: other chaincode of the node may reach the container.
+        open_to_users: why every user of this machine can connect to the container;
+            "" = only the node's user can.
+    """
+
+    network: str
+    peer: str
+    isolation: str
+    dns: tuple[str, ...] = ()
+    extra_hosts: tuple[str, ...] = ()
+    publishes: bool = False
+    weaker: tuple[str, ...] = ()
+    neighbours: bool = False
+    open_to_users: str = ""
+
+
+@dataclass(frozen=True)
+class _Route:
+    """A way from a container to the node.
+
+    Args:
+        listen_on: the address of this machine that the node listens on.
+        dial: the name or address of the node in the container.
+        internal: the network leads to no other machine.
+        separate: containers of the network do not reach each other.
+        interface: of `listen_on`; "" = not on this machine.
+        through_host: the engine's networks end on another machine.
+    """
+
     network: str
     listen_on: str
     dial: str
@@ -78,23 +93,61 @@ class _Way:
     through_host: bool = False
     rootless: bool = False
 
+    def isolation(self, open_because: str) -> str:
+        if not open_because:
+            return "internal network: it reaches the node's listener and nothing else"
+        if self.internal:
+            return "internal network: no way to other machines"
+        return "ordinary network: it can reach others too"
+
+    def has_neighbours(self, open_because: str) -> bool:
+        closed = not open_because and bridges_filtered()
+        return not (self.separate or closed)
+
+    def weaknesses(self, open_because: str, open_to_users: str) -> Iterator[str]:
+        if open_because and not self.internal:
+            yield f"it reaches other machines: {open_because}"
+        if self.through_host:
+            yield "it reaches services of this machine, those on 127.0.0.1 alone too"
+        elif open_because:
+            yield (
+                "it reaches services of this machine that listen on all addresses or on "
+                f"{self.listen_on}: {open_because}"
+            )
+        if self.has_neighbours(open_because):
+            yield "it reaches other chaincode of this node"
+        if open_to_users:
+            yield f"every user of this machine can connect to it: {open_to_users}"
+
 
 class Networks:
-    """The networks of one node, made when the first container needs them."""
+    """The networks of one node, made when the first container needs them.
+
+    The first of these ways that exists on this machine is taken:
+
+    1. an internal network, which leads to no other machine; the node listens on its
+       gateway address, which this machine has
+    2. the same, where that address exists only while a container is on the network: an
+       idle container of ours (the anchor) keeps the address
+    3. for an engine elsewhere (in a virtual machine): an ordinary network and the
+       engine's name for this machine, tried from inside before it is used
+
+    With 1 and 2 containers could still reach services of this machine through the
+    gateway; firewall.py closes that where this process has the rights.
+    """
 
     def __init__(
         self,
         engine: Engine,
         node: NodeLabels,
         sandbox: SandboxOptions,
-        host: HostFilter,
+        firewall: HostFirewall,
     ) -> None:
         self._engine, self._node, self._sandbox = engine, node, sandbox
         self._bridges = Bridges(engine, node)
-        self._host, self._port, self._said = host, 0, ""
-        self._way: _Way | None = None
+        self._firewall, self._port, self._warned = firewall, 0, ""
+        self._route: _Route | None = None
         self._lock = asyncio.Lock()
-        self._anchors: list[str] = []
 
     async def attach(
         self, listener: CallbackListener, image: str, *, calls_back: bool
@@ -107,114 +160,95 @@ class Networks:
             EngineError.
         """
         async with self._lock:
-            if self._way is None:
-                self._way = await self._choose(listener, image)
-            way, peer = self._way, ""
+            if self._route is None:
+                self._route = await self._choose(listener, image)
+            route, peer = self._route, ""
             if calls_back:
-                address = await listener.address_on(way.listen_on)
-                self._port = int(address.rpartition(":")[2])
-                peer = f"{_bracketed(way.dial)}:{self._port}"
-            open_because = await self._shut(way)
-            lets_in = open_because or self._host.lets_in
+                address = await listener.address_on(route.listen_on, route.dial)
+                host, _, port = address.rpartition(":")
+                if host.strip("[]") == route.listen_on:  # no other is advertised
+                    host = f"[{route.dial}]" if ":" in route.dial else route.dial
+                peer, self._port = f"{host}:{port}", int(port)
+            open_because = await self._close(route)
+            open_to_users = open_because or self._firewall.open_to_users
+        weaker = route.weaknesses(open_because, "" if calls_back else open_to_users)
         return Attachment(
-            network=way.network,
+            network=route.network,
             peer=peer,
-            isolation=_told(way, open_because),
+            isolation=route.isolation(open_because),
             # Old engines resolve names for internal networks from outside of them.
-            dns=(_LOOPBACK,) if way.internal or not open_because else (),
-            extra_hosts=(_HOST_IS_HERE,) if way.through_host else (),
-            publishes=way.through_host,
-            weaker=tuple(
-                self._weaker(way, open_because, "" if calls_back else lets_in)
-            ),
-            neighbours=_has_neighbours(way, open_because),
-            lets_in=lets_in,
+            dns=(_LOOPBACK,) if route.internal or not open_because else (),
+            extra_hosts=(_HOST_IS_HERE,) if route.through_host else (),
+            publishes=route.through_host,
+            weaker=tuple(weaker) if self._sandbox.internal else (),
+            neighbours=route.has_neighbours(open_because),
+            open_to_users=open_to_users,
         )
 
-    async def _shut(self, way: _Way) -> str:
-        """Shut this machine's end of a network; say why it is open, "" when it is not.
+    async def _close(self, route: _Route) -> str:
+        """Close this machine's end of a network; return why it is open, "" = it is not.
 
-        Looked at before each start: other programs set rules too, and flush them.
+        Done before each start: other programs change firewall rules too.
         """
         if not self._sandbox.internal:
             return "chaindock.sandbox.internal is false"
-        if way.rootless:
+        if route.rootless:
             return "the engine is rootless, its networks end in a namespace of its own"
-        if way.through_host:
+        if route.through_host:
             return "the engine is on another machine, or in a virtual one"
-        if not way.interface:
-            return f"no interface of this machine has the address {way.listen_on}"
-        door = Door(way.interface, way.listen_on, self._port or None)
-        why = await self._host.shut(door)
-        if why and why != self._said:
+        if not route.interface:
+            return f"no interface of this machine has the address {route.listen_on}"
+        rule = FirewallRule(route.interface, route.listen_on, self._port or None)
+        why = await self._firewall.enforce(rule)
+        users = "" if why else self._firewall.open_to_users
+        if (why or users) not in {"", self._warned}:
             _log.warning(
-                "chaincode reaches services of this machine",
-                through=way.listen_on,
-                reason=why,
+                "chaincode reaches services of this machine"
+                if why
+                else "other users of this machine can connect to chaincode that serves",
+                through=route.listen_on,
+                reason=why or users,
             )
-        mixes = "" if why else self._host.lets_in
-        if mixes and mixes != self._said:
-            _log.warning(
-                "other users of this machine can connect to chaincode that is dialled",
-                through=way.listen_on,
-                reason=mixes,
-            )
-        self._said = why or mixes
+        self._warned = why or users
         return why
 
-    def _weaker(self, way: _Way, open_because: str, lets_in: str) -> Iterator[str]:
-        if not self._sandbox.internal:
-            return  # it was asked for
-        if open_because and not way.internal:
-            yield f"it reaches other machines: {open_because}"
-        if way.through_host:
-            yield "it reaches services of this machine, those on 127.0.0.1 alone too"
-        elif open_because:
-            yield (
-                "it reaches services of this machine that listen on all addresses or on "
-                f"{way.listen_on}: {open_because}"
-            )
-        if _has_neighbours(way, open_because):
-            yield "it reaches other chaincode of this node"
-        if lets_in:
-            yield f"every user of this machine can connect to it: {lets_in}"
+    async def join(self, container: str, network: str) -> None:
+        """Put a container on one more network, which a user named.
 
-    async def vanished(self) -> bool:
-        """Whether somebody removed the network that `attach` named last."""
-        if self._way is None:
+        Raises: NetworkMissing; EngineError.
+        """
+        try:
+            # Docker tells only at the start that there is no such network.
+            await self._engine.inspect_network(network)
+            await self._engine.connect_network(network, container)
+        except NotFound as error:
+            raise NetworkMissing(
+                f"container {container!r} cannot join network {network!r}: the engine at "
+                f"{self._engine.address} has none of that name",
+                hint="make it (docker network create), or correct "
+                "chaindock.chaincodes.*.network",
+                network=network,
+            ) from error
+
+    async def lost(self) -> bool:
+        """Whether somebody removed the network; the next `attach` makes it again then."""
+        if self._route is None:
             return False
         try:
-            await self._engine.inspect_network(self._way.network)
+            await self._engine.inspect_network(self._route.network)
         except NotFound:
+            self._route = None
             return True
         return False
 
-    def forget(self) -> None:
-        """Look again at the next attach: the network is gone."""
-        self._way = None
-
-    async def aclose(self) -> None:
-        """Remove what is ours and holds nothing; rules stay for what a network holds."""
-        for anchor in self._anchors:
-            await self._engine.remove_container(anchor)
-        used = await self._bridges.remove()
-        if used:
-            _log.warning("network is still in use, and stays shut", networks=used)
-        else:
-            await self._host.remove()
-        self._anchors, self._way = [], None
-
     # --- choosing ------------------------------------------------------------------
 
-    async def _choose(self, listener: CallbackListener, image: str) -> _Way:
+    async def _choose(self, listener: CallbackListener, image: str) -> _Route:
         net = None
         for internal in (True, False) if self._sandbox.internal else (False,):
             net = await self._bridges.get(internal=internal)
-            here = _is_here(net)
-            if not here:
-                here = await self._hold_up(net, image)
-            if here:
-                return _Way(
+            if _is_here(net) or await self._add_anchor(net, image):
+                return _Route(
                     network=net.name,
                     listen_on=net.gateway,
                     dial=net.gateway,
@@ -224,7 +258,7 @@ class Networks:
                 )
         assert net is not None  # noqa: S101  # one kind at least was looked at
         info = await self._engine.info()
-        way = _Way(
+        route = _Route(
             network=net.name,
             listen_on=_LOOPBACK,
             dial=HOST,
@@ -233,85 +267,56 @@ class Networks:
             through_host=True,
             rootless=is_rootless(info),
         )
-        return await self._try_out(way, listener, image)
+        address = await listener.address_on(route.listen_on)
+        port = address.rpartition(":")[2]
+        body = self._probe_body(route, image)
+        return replace(route, dial=await find_name(self._engine, body, port))
 
-    async def _hold_up(self, net: Bridge, image: str) -> bool:
-        """Put an idle container on the network; say whether its address exists now.
+    async def _add_anchor(self, net: Bridge, image: str) -> bool:
+        """Put an idle container on the network; return whether its address exists now.
 
-        Raises: EngineError that passes: it must not decide what containers reach.
+        Raises: an EngineError that is retryable, which must not decide what containers
+            reach; ImageNotFound.
         """
         body = idle_body(self._sandbox, self._node, net.name, image, "anchor")
-        engine = self._engine
+        engine, anchor, here = self._engine, "", False
         try:
             anchor = await finish(
                 engine.create_container(None, body), engine.remove_container
             )
-        except EngineError as error:
-            if error.retryable or isinstance(error, ImageNotFound):
-                raise
-            _log.info("no anchor container", reason=error.message)
-            return False
-        try:
             await engine.start_container(anchor)
             here = _is_here(net)
         except (EngineError, NotFound) as error:
-            if error.retryable:
-                await finish(engine.remove_container(anchor))
+            if error.retryable or isinstance(error, ImageNotFound):
                 raise
-            _log.info("no anchor container", reason=str(error))
-            here = False
-        except BaseException:
-            await finish(engine.remove_container(anchor))
-            raise
-        if here:
-            self._anchors.append(anchor)
-        else:
-            await finish(engine.remove_container(anchor))
+            _log.info("no anchor container", reason=error.message)
+        finally:
+            if anchor and not here:
+                await finish(engine.remove_container(anchor))
         return here
 
-    async def _try_out(self, way: _Way, listener: CallbackListener, image: str) -> _Way:
-        """Return the way with a name that answers. Raises: as `find_name`."""
-        address = await listener.address_on(way.listen_on)
-        port = address.rpartition(":")[2]
-        body = self._prober(way, image)
-        return replace(way, dial=await find_name(self._engine, body, port))
-
     async def probe(self, image: str) -> LaunchFailed | None:
-        """Say what keeps containers from where they were told to dial; None = nothing.
+        """Return what keeps containers from the address of the node; None = nothing.
 
         Raises: EngineError; NotFound when the network is gone.
         """
-        way = self._way
-        if way is None or not self._port:
+        route = self._route
+        if route is None or not self._port:
             return None
-        body = self._prober(way, image)
+        body = self._probe_body(route, image)
         try:
-            await try_address(self._engine, body, way.dial, str(self._port))
+            await try_address(self._engine, body, route.dial, str(self._port))
         except (NameUnresolved, NodeUnreachable) as error:
             return error
         return None
 
-    def _prober(self, way: _Way, image: str) -> dict[str, Any]:
-        body = idle_body(self._sandbox, self._node, way.network, image, "probe")
-        if way.through_host:
+    def _probe_body(self, route: _Route, image: str) -> dict[str, Any]:
+        body = idle_body(self._sandbox, self._node, route.network, image, "probe")
+        if route.through_host:
             body["HostConfig"]["ExtraHosts"].append(_HOST_IS_HERE)
         return body
 
 
 def _is_here(net: Bridge) -> bool:
     """Whether the network's gateway is this machine, and not another one's double."""
-    return net.gateway in addresses() and net.gateway not in net.was_there
-
-
-def _told(way: _Way, open_because: str) -> str:
-    if not open_because:
-        return _TOLD[True]
-    return _TOLD[False] if way.internal else _ORDINARY
-
-
-def _has_neighbours(way: _Way, open_because: str) -> bool:
-    return not (way.separate or (not open_because and bridges_filtered()))
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+    return net.gateway in addresses() and net.gateway not in net.known_before

@@ -1,29 +1,122 @@
-"""The output of one run, followed through everything an engine does to it.
-
-Owns:    following, slowing down a flood, completing what the engine cut off.
-Not:     frames and lines (streams.py), where lines go (container/attempt.py).
-Entry:   RunOutput
-Holds:   after `complete` the last lines are those that the chaincode wrote last; no
-         wait for output is longer than DRAIN_S.
-Source:  launch.md §9 W65; needs.md row 3, table 1b
-"""
+"""The output of a container: frames, lines, and one run followed to its end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from chaindock.controllers.docker.streams import Demultiplexer, OutputLines
+from chaindock.container.attempt import LINE_BYTES
 from chaindock.errors import EngineError, NotFound
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Iterator
 
+    from chaindock.aio import Tasks
     from chaindock.controllers.docker.engine import Engine
-    from chaindock.controllers.docker.streams import Output
+
+HEADER_BYTES = 8
+_REFUSED = b'{"cause"'
+"""Begins what Podman appends to output that it cannot read any more (4.3)."""
+Output = Literal["stdout", "stderr"]
+_STREAMS: dict[int, Output] = {0: "stdout", 1: "stdout", 2: "stderr"}
+
+
+class Demultiplexer:
+    """Split `{stream, 0, 0, 0, length}` frames; a stream without them is stdout.
+
+    An engine sends plain bytes for a container with a terminal; ours have none, but a
+    first header that is none must not turn output into nonsense. An error of the engine
+    is no output: it is dropped, and it is the last that comes.
+    """
+
+    def __init__(self) -> None:
+        self._header = bytearray()
+        self._left = 0
+        self._stream: Output = "stdout"
+        self._plain = self._refused = False
+
+    def feed(self, data: bytes) -> Iterator[tuple[Output, bytes]]:
+        """Yield the payload in `data` with the stream it belongs to."""
+        at = 0
+        while at < len(data) and not self._refused:
+            if self._plain:
+                yield "stdout", data[at:]
+                return
+            if self._left:
+                part = data[at : at + self._left]
+                self._left -= len(part)
+                at += len(part)
+                yield self._stream, part
+                continue
+            missing = HEADER_BYTES - len(self._header)
+            self._header += data[at : at + missing]
+            at += missing
+            if len(self._header) == HEADER_BYTES:
+                yield from self._open_frame()
+
+    def _open_frame(self) -> Iterator[tuple[Output, bytes]]:
+        header = bytes(self._header)
+        self._header.clear()
+        self._refused = header == _REFUSED
+        if self._refused:
+            return
+        if header[0] not in _STREAMS or header[1:4] != b"\0\0\0":
+            self._plain = True
+            yield "stdout", header
+            return
+        self._stream = _STREAMS[header[0]]
+        self._left = int.from_bytes(header[4:], "big")
+
+
+class OutputLines:
+    """Multiplexed output, handed on line by line.
+
+    Args:
+        take: gets (line without its end, stream). Bytes that are not UTF-8 are replaced;
+            of a longer line the first 8 KiB and one character more are handed on.
+    """
+
+    def __init__(self, take: Callable[[str, Output], None]) -> None:
+        self._take = take
+        self._frames = Demultiplexer()
+        self._lines: dict[Output, bytearray] = {
+            "stdout": bytearray(),
+            "stderr": bytearray(),
+        }
+
+    def feed(self, data: bytes) -> None:
+        """Take what was read."""
+        for stream, part in self._frames.feed(data):
+            self.add(stream, part)
+
+    def add(self, stream: Output, part: bytes) -> None:
+        """Take payload that somebody else split into streams."""
+        at = 0
+        while (end := part.find(b"\n", at)) >= 0:
+            self._grow(stream, part[at:end])
+            self._emit(stream)
+            at = end + 1
+        self._grow(stream, part[at:])
+
+    def end(self) -> None:
+        """Hand on lines that have no end."""
+        for stream, line in self._lines.items():
+            if line:
+                self._emit(stream)
+
+    def _grow(self, stream: Output, part: bytes) -> None:
+        line = self._lines[stream]
+        line += part[: max(0, LINE_BYTES + 1 - len(line))]
+
+    def _emit(self, stream: Output) -> None:
+        line = self._lines[stream]
+        text = line.decode("utf-8", "replace").removesuffix("\r")
+        line.clear()
+        self._take(text, stream)
+
 
 _log = get_logger("docker")
 QUIET_S, DRAIN_S = 1.0, 30.0
@@ -53,13 +146,15 @@ class RunOutput:
         self._last: tuple[str, Output] | None = None
         self._reads = 0
         self._budget, self._then = float(BURST), time.monotonic()
+        self._follow: asyncio.Task[None] | None = None
 
-    async def follow(self, since: float = 0.0) -> None:
-        """Read until the container ends or the engine goes away.
+    def follow(self, tasks: Tasks, since: float) -> None:
+        """Read in a task of `tasks` what was written after Unix time `since`."""
+        if self._follow is not None:
+            self._follow.cancel()
+        self._follow = tasks.start(self._read(since), f"{self._container} output")
 
-        Args:
-            since: Unix time of what is read; for a second call after a break.
-        """
+    async def _read(self, since: float) -> None:
         frames = Demultiplexer()
         output = self._engine.follow_logs(self._container, since)
         try:
@@ -72,16 +167,18 @@ class RunOutput:
         except (EngineError, NotFound) as error:
             _log.debug("output ended early", error=str(error))
 
-    async def drained(self, follow: asyncio.Task[None]) -> None:
-        """Wait until the task that follows has read what there was."""
+    async def finish(self) -> None:
+        """Hand on what was written before the container ended."""
         end = time.monotonic() + DRAIN_S
-        while time.monotonic() < end:
+        while self._follow is not None and time.monotonic() < end:
             before = self._reads
-            done, _ = await asyncio.wait([follow], timeout=QUIET_S)
+            done, _ = await asyncio.wait([self._follow], timeout=QUIET_S)
             if done or self._reads == before:
-                return
+                self._follow.cancel()
+                break
+        await self._complete()
 
-    async def complete(self) -> None:
+    async def _complete(self) -> None:
         """Hand on what was written before the end and not followed.
 
         Podman stops following when the container ends, wherever the reading was.
@@ -100,10 +197,6 @@ class RunOutput:
             self._took(LOST, "stderr")
             for line, stream in await self._tail(_LAST_LINES):
                 self._took(line, stream)
-
-    def end(self) -> None:
-        """Hand on lines that have no end."""
-        self._lines.end()
 
     async def _catch_up(self) -> None:
         """Read everything again, and hand on what was not seen."""

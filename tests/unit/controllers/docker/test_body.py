@@ -15,9 +15,8 @@ from chaindock.container.contracts import (
     PeerConnection,
     RunSettings,
 )
-from chaindock.controllers.docker.archives import tls_archive
-from chaindock.controllers.docker.attachment import Attachment
-from chaindock.controllers.docker.body import run_body
+from chaindock.controllers.docker.body import run_body, tls_archive
+from chaindock.controllers.docker.network import Attachment
 from chaindock.controllers.docker.options import (
     MIB,
     DockerOptions,

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.container.contracts import BuildEnvironment, NodeLabels
-from chaindock.controllers.docker.compile import Compiler
+from chaindock.container.environment import merged_ca
+from chaindock.controllers.docker.compile import Compiler, build_places
 from chaindock.controllers.docker.engine import Engine
+from chaindock.controllers.docker.isolation import IsolationAudit
 from chaindock.controllers.docker.options import CompileOptions, EndpointOptions
 from support.doubles.fake_engine import fake_engine
 
@@ -54,8 +56,9 @@ async def trusted(folder: Path, image: Content) -> bytes:
             NodeLabels("node1", "peer0", "dev"),
             CompileOptions(),
             BuildEnvironment(ca_bundle=corporate),
+            IsolationAudit(engine),
         )
-        found = await compiler._certificates("container")
+        found = merged_ca(corporate, await compiler._trusted("container"))
         await engine.aclose()
     return found
 
@@ -83,3 +86,9 @@ async def test_an_image_without_certificates_gets_those_of_this_machine(
     found = await trusted(tmp_path, image)
     assert found.startswith(b"-CORP-\n")
     assert b"-IMAGE-" not in found
+
+
+def test_in_a_container_programs_are_on_the_path_and_the_rest_lies_together():
+    assert build_places().fill("{tool:go} {input}/src {output} {cache:go-mod}") == (
+        "go /chaincode/input/src /chaincode/output /chaincode/cache/go-mod"
+    )

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chaindock.controllers.docker.archives import image_context
+from chaindock.controllers.docker.body import chunks_of
 from chaindock.controllers.docker.engine import Engine
+from chaindock.controllers.docker.images import image_context
 from chaindock.controllers.docker.options import EndpointOptions
-from chaindock.controllers.docker.streams import chunks_of
 from chaindock.errors import (
     ChaindockError,
     ContainerExists,
@@ -101,7 +101,6 @@ async def test_removing_what_is_gone_is_fine(connected: Any):
     async with connected({}) as engine:
         await engine.remove_container("gone")
         await engine.remove_image("gone")
-        await engine.remove_volume("gone")
         assert await engine.remove_network("gone")
 
 
@@ -198,12 +197,12 @@ async def test_a_call_that_gets_no_answer_ends_in_time(connected: Any):
     assert caught.value.limit_s == 0.2
 
 
-@pytest.mark.parametrize("act", ["inspect_network", "find_volumes"])
+@pytest.mark.parametrize("act", ["inspect_network", "inspect_image"])
 async def test_an_answer_that_stalls_half_way_ends_in_time(connected: Any, act: str):
     async def reply(request: Request) -> None:
         await request.stream(b'{"Name": ', open_after=True)
 
-    replies = {"GET net": reply, "GET volumes": reply}
+    replies = {"GET net": reply, "GET json": reply}
     async with connected(replies, call_s=0.2) as engine:
         with pytest.raises(EngineTimeout, match=r"0\.2 s"):
             await getattr(engine, act)("net")

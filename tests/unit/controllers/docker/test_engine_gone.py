@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from chaindock.container.attempt import Attempt
-from chaindock.container.contracts import NodeLabels
+from chaindock.container.contracts import Declined, NodeLabels
 from chaindock.container.router import Router
 from chaindock.controllers.docker import controller
 from chaindock.controllers.docker.controller import DockerController
@@ -52,22 +53,41 @@ async def orphan(tmp_path: Path) -> AsyncIterator[DockerController]:
         yield orphan
 
 
-async def test_what_may_run_elsewhere_does_and_the_reason_is_told(
+async def test_an_engine_that_went_away_is_an_error_and_nothing_runs_elsewhere(
     orphan: DockerController,
 ):
-    taker, told = InMemoryBuilder(), Attempt(PACKAGE.ccid)
+    taker = InMemoryBuilder()
     router = Router([orphan, taker], lambda _: None)
-    assert await router.build(PACKAGE, told) is taker.instances[0]
-    assert "lost the connection to the engine" in router.declined(PACKAGE.ccid)
-    assert any("not with docker" in note for note in told.reused)
-
-
-async def test_what_was_asked_of_docker_fails_as_unavailable(orphan: DockerController):
-    router = Router([orphan, taker := InMemoryBuilder()], lambda _: "docker")
     with pytest.raises(EngineUnavailable, match="lost the connection") as caught:
         await router.build(PACKAGE, Attempt(PACKAGE.ccid))
     assert caught.value.hint
     assert taker.builds == 0
+
+
+async def test_only_packages_of_a_type_that_nobody_here_knows_are_declined():
+    foreign = replace(PACKAGE, package_type="cobol")
+    controller = DockerController(DockerOptions(), NodeLabels("node1", "p", "dev"))
+    answer = await controller.build(foreign, Attempt(foreign.ccid))
+    assert isinstance(answer, Declined)
+    assert "cobol" in answer.reason
+
+
+async def test_connecting_fails_with_a_reason_and_works_once_the_engine_is_up(
+    tmp_path: Path,
+):
+    controller = docker(tmp_path / "s")
+    for _ in range(2):
+        with pytest.raises(EngineUnavailable, match="DOCKER_HOST") as caught:
+            await controller.connect()
+        assert str(tmp_path / "s") in caught.value.message
+        assert not controller.connected
+    async with fake_engine(tmp_path / "s") as engine:
+        await controller.connect()
+        seen = len(engine.seen)
+        await controller.connect()
+        assert controller.connected
+        assert len(engine.seen) == seen, "it is connected, so nothing is asked"
+        await controller.aclose()
 
 
 async def test_an_engine_that_hangs_keeps_nobody_from_leaving(
@@ -79,8 +99,8 @@ async def test_an_engine_that_hangs_keeps_nobody_from_leaving(
     monkeypatch.setattr(controller, "CLOSE_LIMIT_S", 0.2)
     socket = tmp_path / "s"
     async with (
-        fake_engine(socket, {"DELETE anchor": hangs}),
+        fake_engine(socket, {"GET json": hangs}),
         asyncio.timeout(5),
         docker(socket, call_s=60) as entered,
     ):
-        entered._entered.networks._anchors.append("anchor")
+        assert entered.connected

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CCID = Ccid("basic:" + "0" * 64)
 NODE = NodeLabels("node1", "peer0", "dev")
-NAME = names.usable_image_name(NODE, CCID)
+NAME = names.image_name(NODE, CCID)
 LISTED: list[dict[str, object]] = [
     {"RepoTags": [f"{NAME}:{key}", "other:1"], "Labels": {names.BUILD_KEY: key}}
     for key in ("old", "new")

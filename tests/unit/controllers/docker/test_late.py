@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.container.attempt import Attempt
-from chaindock.container.contracts import Declined, NodeLabels
+from chaindock.container.contracts import NodeLabels
 from chaindock.container.router import Router
 from chaindock.controllers.docker.controller import DockerController
 from chaindock.controllers.docker.late import LOOK_EVERY_S, LateDockerController
@@ -19,11 +19,8 @@ from chaindock.controllers.docker.options import (
     LanguageImages,
 )
 from chaindock.errors import (
-    ChaindockError,
-    EngineError,
     EngineUnavailable,
-    RateLimited,
-    RegistryUnavailable,
+    ImageNotFound,
 )
 from support.doubles.conformance import platform_for_scripts
 from support.doubles.fake_engine import fake_engine
@@ -95,49 +92,15 @@ async def test_while_a_known_engine_is_away_nothing_becomes_a_process(tmp_path: 
     assert other.builds == 0
 
 
-PASSES = [
-    RateLimited("toomanyrequests", retry_after_s=60),
-    RegistryUnavailable("no route to the registry"),
-    EngineError("no space left on device", retryable=True),
-]
-
-
-@pytest.mark.parametrize("error", PASSES, ids=lambda error: error.slug)
-@pytest.mark.parametrize("rule", [True, False])
-async def test_where_containers_are_the_rule_what_passes_makes_no_process(
-    error: ChaindockError, rule: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    async def declines(*_: object) -> Declined:
-        return Declined(error.message, error)
-
-    monkeypatch.setattr(DockerController, "build", declines)
-    other = InMemoryBuilder()
-    async with (
-        fake_engine(tmp_path / "s"),
-        late(tmp_path / "s", Clock(), lambda: rule) as docker,
-    ):
-        router = Router([docker, other], lambda _: None)
-        if rule:
-            with pytest.raises(type(error)) as caught:
-                await router.build(PACKAGE, Attempt(PACKAGE.ccid))
-            assert "--backend process" in (caught.value.hint or "")
-        else:
-            await router.build(PACKAGE, Attempt(PACKAGE.ccid))
-            assert error.message in router.declined(PACKAGE.ccid)
-    assert other.builds == (0 if rule else 1)
-
-
 async def test_an_engine_that_appears_is_used_from_the_next_build_on(tmp_path: Path):
     clock, attempt = Clock(), Attempt(PACKAGE.ccid)
     async with late(tmp_path / "s", clock) as docker:
         clock.now += LOOK_EVERY_S
         async with fake_engine(tmp_path / "s") as engine:
-            answer = await docker.build(PACKAGE, attempt)
+            with pytest.raises(ImageNotFound, match="base:1"):
+                await docker.build(PACKAGE, attempt)
             assert not docker.away
             assert docker.endpoint == f"unix://{tmp_path / 's'}"
-            # It has no images: that is what it says now.
-            assert isinstance(answer, Declined)
-            assert "base:1" in answer.reason
             looks = [line for line in engine.seen if "/containers/json" in line]
             assert looks, "leftovers of this node were not looked for"
     assert any("an engine answers now" in note for note in attempt.reused)
@@ -155,6 +118,7 @@ async def test_it_is_looked_for_once_however_many_build_at_a_time(tmp_path: Path
         assert engine.seen == [], "too soon"
         clock.now += LOOK_EVERY_S
         await asyncio.gather(
-            *(docker.build(PACKAGE, Attempt(PACKAGE.ccid)) for _ in range(5))
+            *(docker.build(PACKAGE, Attempt(PACKAGE.ccid)) for _ in range(5)),
+            return_exceptions=True,
         )
         assert engine.seen.count("GET /_ping") == 1

@@ -9,7 +9,8 @@ import pytest
 from chaindock.container.contracts import NodeLabels
 from chaindock.controllers.docker import names
 from chaindock.controllers.docker.bridges import Bridges
-from chaindock.controllers.docker.filter import HostFilter
+from chaindock.controllers.docker.engine import Engine
+from chaindock.controllers.docker.firewall import HostFirewall
 from chaindock.controllers.docker.network import Networks
 from chaindock.controllers.docker.options import SandboxOptions
 from chaindock.errors import EngineError, EngineTimeout, NotFound, StartFailed
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chaindock.container.contracts import CallbackListener
-    from chaindock.controllers.docker.engine import Engine
 
 NODE = NodeLabels("node1", "peer0", "dev")
 GATEWAY = "203.0.113.1"
@@ -32,6 +32,7 @@ PASSES = [
 class Moody:
     """An engine with networks; `refuses` tells what fails, and how, once each."""
 
+    container = Engine.container
     address = "unix:///engine.sock"
 
     def __init__(self, **refuses: EngineError) -> None:
@@ -94,7 +95,7 @@ async def test_a_network_that_leads_nowhere_is_not_given_up_for_what_passes(
     error: EngineError, when: str, tmp_path: Path
 ):
     engine = Moody(**{when: error})
-    filter_ = HostFilter("node1", str(tmp_path))
+    filter_ = HostFirewall("node1", str(tmp_path))
     networks = Networks(cast("Engine", engine), NODE, SandboxOptions(), filter_)
     with pytest.raises(type(error), match=error.message):
         await networks.attach(
@@ -121,3 +122,27 @@ async def test_a_network_that_somebody_else_made_just_now_is_not_used():
     engine = Moody(create_network=EngineError("it exists", status=409))
     with pytest.raises(StartFailed, match="not ours"):
         await bridges(engine).get(internal=True)
+
+
+@pytest.mark.parametrize(
+    ("advertised", "peer"),
+    [("", "127.0.0.1:7052"), ("node.example", "node.example:7052")],
+)
+async def test_containers_dial_what_is_advertised(
+    advertised: str, peer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Advertising:
+        async def address_on(self, host: str, *_names: str) -> str:
+            return f"{advertised or host}:7052"
+
+    engine = Moody()
+    engine.add(names.network_name(NODE), NODE.node_id)
+    monkeypatch.setitem(
+        engine.networks[names.network_name(NODE)],
+        "IPAM",
+        {"Config": [{"Gateway": "127.0.0.1"}]},
+    )
+    firewall = HostFirewall("node1", str(tmp_path))
+    networks = Networks(cast("Engine", engine), NODE, SandboxOptions(), firewall)
+    listener = cast("CallbackListener", Advertising())
+    assert (await networks.attach(listener, "base", calls_back=True)).peer == peer

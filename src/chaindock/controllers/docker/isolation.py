@@ -1,15 +1,9 @@
-"""See which walls of a container are really there.
-
-Owns:    comparing what was asked with what the engine took and says it can do.
-Not:     asking for it (body.py), the network (network.py).
-Entry:   Walls.missing, engine_lacks
-Holds:   an engine drops limits that its kernel lacks without an error; each one that is
-         not in force is named, to people and in the log.
-Source:  launch.md §3.8, §9 W57-W59; needs.md rows 25, 43
-"""
+"""Which parts of a container's isolation are really in force."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 from typing import TYPE_CHECKING, Any
 
 from chaindock.telemetry import get_logger
@@ -18,34 +12,33 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from chaindock.container.contracts import RunSettings
-    from chaindock.controllers.docker.attachment import Attachment
     from chaindock.controllers.docker.engine import Engine
+    from chaindock.controllers.docker.network import Attachment
 
-_log = get_logger("docker.walls")
-_CAN = {
-    "Memory": "MemoryLimit",
-    "MemorySwap": "SwapLimit",
-    "CpuQuota": "CpuCfsQuota",
-    "PidsLimit": "PidsLimit",
-    "CpuShares": "CPUShares",
-    "CpusetCpus": "CPUSet",
-    "CpusetMems": "CPUSet",
+_log = get_logger("docker.isolation")
+_LIMITS = {
+    "Memory": ("MemoryLimit", "no memory limit"),
+    "MemorySwap": (
+        "SwapLimit",
+        "no swap limit: too much memory is slow before it is an OOM",
+    ),
+    "CpuQuota": ("CpuCfsQuota", "no CPU limit"),
+    "PidsLimit": ("PidsLimit", "no limit of processes"),
+    "CpuShares": ("CPUShares", "no CPU shares"),
+    "CpusetCpus": ("CPUSet", "no choice of processors"),
+    "CpusetMems": ("CPUSet", "no choice of memory nodes"),
 }
-"""Field of HostConfig → what `/info` says about it."""
-_LACKS = {
-    "Memory": "no memory limit",
-    "MemorySwap": "no swap limit: too much memory is slow before it is an OOM",
-    "CpuQuota": "no CPU limit",
-    "PidsLimit": "no limit of processes",
-    "CpuShares": "no CPU shares",
-    "CpusetCpus": "no choice of processors",
-    "CpusetMems": "no choice of memory nodes",
-}
+"""Field of HostConfig: the field of `/info` that says whether the engine can limit it,
+and what people are told when the limit is not in force. An engine drops limits that its
+kernel lacks without an error."""
 _NO_SECCOMP = "no seccomp filter of system calls"
 
 
-class Walls:
-    """What one engine gives; says each thing once in the log."""
+class IsolationAudit:
+    """Compares what containers were to have with what one engine gave them.
+
+    Everything that is missing is logged once.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -83,11 +76,11 @@ def container_lacks(
     """Yield what a container lacks of what was asked for."""
     host: Mapping[str, Any] = asked["HostConfig"]
     given: Mapping[str, Any] = found.get("HostConfig") or {}
-    for field, phrase in _LACKS.items():
+    for field, (can, phrase) in _LIMITS.items():
         wanted = host.get(field)
-        if wanted and not (_same(field, host, given) and info.get(_CAN[field], True)):
+        if wanted and not (_same(field, host, given) and info.get(can, True)):
             yield phrase
-    yield from _limits(host, given)
+    yield from _missing_ulimits(host, given)
     options = [str(one) for one in given.get("SecurityOpt") or []]
     if not any(one.startswith("no-new-privileges") for one in options):
         yield "it may gain privileges"
@@ -96,7 +89,7 @@ def container_lacks(
     if host.get("ReadonlyRootfs") and not given.get("ReadonlyRootfs"):
         yield "its root file system can be written"
     if host.get("Init") and not given.get("Init"):
-        yield "no init process: what it leaves behind is not waited for"
+        yield "no init process: ended children of it stay as zombies"
     unconfined = any("seccomp" in one and "unconfined" in one for one in options)
     if given.get("Privileged") or unconfined or not _has_seccomp(info):
         yield _NO_SECCOMP
@@ -105,7 +98,7 @@ def container_lacks(
         yield "it is root in its container"
 
 
-def told(
+def isolation_facts(
     attachment: Attachment, lacks: Sequence[str], settings: RunSettings
 ) -> dict[str, str]:
     """Return what `ps` says about the isolation of a run."""
@@ -122,10 +115,10 @@ def told(
 
 def engine_lacks(info: Mapping[str, Any]) -> list[str]:
     """Return what no container of an engine can have, by its `/info`."""
-    wanted = ("Memory", "MemorySwap", "CpuQuota", "PidsLimit")
-    # Such a one tells what the kernel can, and drops all limits.
+    # A rootless engine under cgroup v1 drops all limits, whatever the kernel can do.
     drops = is_rootless(info) and str(info.get("CgroupVersion")) == "1"
-    found = [_LACKS[one] for one in wanted if drops or not info.get(_CAN[one], True)]
+    wanted = (_LIMITS[one] for one in ("Memory", "MemorySwap", "CpuQuota", "PidsLimit"))
+    found = [phrase for can, phrase in wanted if drops or not info.get(can, True)]
     return found if _has_seccomp(info) else [*found, _NO_SECCOMP]
 
 
@@ -146,7 +139,9 @@ def _same(field: str, host: Mapping[str, Any], given: Mapping[str, Any]) -> bool
     return bool(given.get("NanoCpus") == nanos)
 
 
-def _limits(host: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
+def _missing_ulimits(
+    host: Mapping[str, Any], given: Mapping[str, Any]
+) -> Iterator[str]:
     there = {
         str(one["Name"]).lower().removeprefix("rlimit_"): one
         for one in given.get("Ulimits") or []
@@ -162,3 +157,38 @@ def _has_seccomp(info: Mapping[str, Any]) -> bool:
     if options is None:  # it does not say
         return True
     return any("seccomp" in str(o) and "unconfined" not in str(o) for o in options)
+
+
+KERNEL_LOG = "/dev/kmsg"
+_SAID = b"oom-kill:"
+_RECORD, _MOST = 8192, 100_000
+
+
+async def killed_for_memory(container: str) -> bool:
+    """Whether this machine's kernel log says that a container ran out of memory.
+
+    Podman's service up to 4.3 does not notice it. False where the log may not be read.
+    """
+    return await asyncio.to_thread(_named, container.encode())
+
+
+def _named(container: bytes) -> bool:
+    try:
+        log = os.open(KERNEL_LOG, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        for _ in range(_MOST):
+            try:
+                record = os.read(log, _RECORD)
+            except BrokenPipeError:  # records were overwritten meanwhile
+                continue
+            if not record:
+                return False
+            if _SAID in record and container in record:
+                return True
+    except OSError:  # the end: it would wait for more
+        return False
+    finally:
+        os.close(log)
+    return False

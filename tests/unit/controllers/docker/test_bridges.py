@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from chaindock.controllers.docker import reach
-from chaindock.controllers.docker.reach import HOST, find_name, try_address
+from chaindock.controllers.docker import bridges
+from chaindock.controllers.docker.bridges import HOST, find_name, try_address
+from chaindock.controllers.docker.engine import Engine
 from chaindock.errors import NameUnresolved, NodeUnreachable
 from chaindock.identity.tls import EVERYWHERE
 from support.eventually import eventually
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from chaindock.controllers.docker.engine import Engine
 
 UNKNOWN = "no-such-host.invalid"
 NO_NAME, NO_ANSWER, NO_TOOL, FIRST = 1, 2, 99, 10
@@ -41,6 +41,8 @@ NC = {
 
 class Container:
     """An engine in which every container ends with one exit code."""
+
+    container = Engine.container
 
     address = "unix:///engine.sock"
 
@@ -113,7 +115,7 @@ async def test_a_rootless_engine_is_tried_with_its_own_addresses_and_has_a_hint(
 
 
 def test_every_name_that_is_tried_is_one_of_the_nodes_certificate():
-    assert {*reach._NAMES, *reach._ROOTLESS} <= set(EVERYWHERE)
+    assert {*bridges._NAMES, *bridges._ROOTLESS} <= set(EVERYWHERE)
 
 
 @pytest.mark.parametrize("code", [NO_TOOL, 125, 137])
@@ -124,7 +126,7 @@ async def test_what_cannot_be_tried_is_not_told_as_a_failure(code: int):
 async def test_a_container_that_does_not_end_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(reach, "_TRY_S", 0.1)
+    monkeypatch.setattr(bridges, "_TRY_S", 0.1)
     engine = Container(None)
     async with asyncio.timeout(10):
         await tried(engine)
@@ -168,7 +170,7 @@ def dial(folder: Path, tools: list[str], port: str, *hosts: str) -> int:
 
 
 def run(folder: Path, port: str, *hosts: str) -> int:
-    argv = ["/bin/sh", "-c", reach._DIAL, port, *hosts]
+    argv = ["/bin/sh", "-c", bridges._DIAL, port, *hosts]
     env = {"PATH": str(folder)}
     return subprocess.run(argv, env=env, timeout=30, check=False).returncode
 

@@ -1,4 +1,4 @@
-"""The rules that shut a container network's end on this machine: real ones."""
+"""Firewall rules that close this machine's end of a container network: real ones."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaindock.controllers.docker import filter as under_test
-from chaindock.controllers.docker.filter import Door, HostFilter, usable
+from chaindock.controllers.docker import firewall as under_test
+from chaindock.controllers.docker.firewall import (
+    FirewallRule,
+    HostFirewall,
+    firewall_problems,
+)
 from support.need import missing
 from support.nodes.remains import filter_rules
 
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
-DOOR = Door("cd-nowhere0", "10.213.251.1", 4711)
+RULE = FirewallRule("cd-nowhere0", "10.213.251.1", 4711)
 
 
 def iptables(*args: str) -> None:
@@ -45,7 +49,7 @@ async def node() -> AsyncIterator[str]:
         missing("root and iptables are needed to set rules")
     name = f"test-{secrets.token_hex(4)}"
     yield name
-    await HostFilter(name, PATH).remove()
+    await HostFirewall(name, PATH).remove()
     assert filter_rules(name) == []
 
 
@@ -55,7 +59,7 @@ def inside(rules: list[str]) -> list[str]:
 
 
 async def test_only_the_listener_is_left_open(node: str):
-    assert await HostFilter(node, PATH).shut(DOOR) == ""
+    assert await HostFirewall(node, PATH).enforce(RULE) == ""
     rules = filter_rules(node)
     let_pass = [rule for rule in inside(rules) if rule.endswith("-j ACCEPT")]
     open_ = [rule for rule in let_pass if "ESTABLISHED" not in rule]
@@ -69,88 +73,89 @@ async def test_only_the_listener_is_left_open(node: str):
     assert {rule.split()[1] for rule in hooks} == {"INPUT", "FORWARD", "OUTPUT"}
 
 
-@pytest.mark.parametrize("which", ["OUTPUT", "connlimit"])
 async def test_a_lock_that_is_held_leaves_no_rule_out(
-    node: str, which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    node: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """It says nothing of what the kernel can do: it is tried again, as a whole."""
-    monkeypatch.setattr(under_test, "_REST_S", 0.0)
+    monkeypatch.setattr(under_test, "_RETRY_S", 0.0)
     for name in ("iptables", "ip6tables"):
-        real, program = shutil.which(name, path=PATH), tmp_path / name
-        says = "Another app is currently holding the xtables lock"
-        held = f'[ -e {tmp_path}/held ] && case "$*" in *-I*{which}*) {{\necho "{says}"'
-        held += " >&2; exit 4; };; esac"
-        program.write_text(f'#!/bin/sh\n{held}\nexec {real} "$@"\n')
-        program.chmod(0o755)
-    host = HostFilter(node, f"{tmp_path}:{PATH}")
+        for program in (name, f"{name}-restore"):
+            real = shutil.which(program, path=PATH)
+            says = "Another app is currently holding the xtables lock"
+            held = f'[ -e {tmp_path}/held ] && {{ echo "{says}" >&2; exit 4; }}'
+            on = "" if program == name else held
+            (tmp_path / program).write_text(f'#!/bin/sh\n{on}\nexec {real} "$@"\n')
+            (tmp_path / program).chmod(0o755)
+    host = HostFirewall(node, f"{tmp_path}:{PATH}")
     (tmp_path / "held").touch()
-    assert await host.shut(DOOR) != ""
+    assert await host.enforce(RULE) != ""
     assert filter_rules(node) == []
     (tmp_path / "held").unlink()
-    assert await host.shut(DOOR) == ""
-    assert host.lets_in == ""
-    assert any(which in rule for rule in filter_rules(node))
+    assert await host.enforce(RULE) == ""
+    assert host.open_to_users == ""
+    for which in ("OUTPUT", "connlimit"):
+        assert any(which in rule for rule in filter_rules(node))
 
 
 async def test_only_the_user_of_the_node_connects_onto_the_bridge(node: str):
-    host = HostFilter(node, PATH)
-    assert await host.shut(DOOR) == ""
-    assert host.lets_in == ""
+    host = HostFirewall(node, PATH)
+    assert await host.enforce(RULE) == ""
+    assert host.open_to_users == ""
     out = [rule for rule in filter_rules(node) if rule.startswith("-A OUTPUT")]
     assert out
     for rule in out:  # a rule for each family of addresses
-        assert f"-o {DOOR.interface} -p tcp" in rule
+        assert f"-o {RULE.interface} -p tcp" in rule
         assert "FIN,SYN,RST,ACK SYN" in rule  # what is open already goes on
         assert f"! --uid-owner {os.geteuid()} " in rule
         assert "-j REJECT" in rule
 
 
 async def test_connections_are_counted_for_each_address(node: str):
-    door = Door(DOOR.interface, "fd00:213::1", DOOR.port)
-    for gateway, bits in ((DOOR, "32"), (door, "128")):
-        assert await HostFilter(node, PATH).shut(gateway) == ""
+    rule = FirewallRule(RULE.interface, "fd00:213::1", RULE.port)
+    for gateway, bits in ((RULE, "32"), (rule, "128")):
+        assert await HostFirewall(node, PATH).enforce(gateway) == ""
         (crowd,) = (rule for rule in filter_rules(node) if "connlimit" in rule)
         assert f"--connlimit-mask {bits} " in crowd
         assert f"-d {gateway.address}/{bits} " in crowd
 
 
 async def test_asking_again_changes_nothing(node: str):
-    host = HostFilter(node, PATH)
-    await host.shut(DOOR)
+    host = HostFirewall(node, PATH)
+    await host.enforce(RULE)
     before = filter_rules(node)
-    assert await host.shut(DOOR) == ""
+    assert await host.enforce(RULE) == ""
     assert filter_rules(node) == before
 
 
 async def test_another_port_takes_the_place_of_the_first(node: str):
-    host = HostFilter(node, PATH)
-    await host.shut(Door(DOOR.interface, DOOR.address, None))
+    host = HostFirewall(node, PATH)
+    await host.enforce(FirewallRule(RULE.interface, RULE.address, None))
     count = len(filter_rules(node))
-    await host.shut(DOOR)
+    await host.enforce(RULE)
     rules = filter_rules(node)
     assert len(rules) == count + 2
     assert any("--dport 4711" in rule for rule in rules)
 
 
 async def test_rules_that_somebody_flushed_are_put_back(node: str):
-    host = HostFilter(node, PATH)
-    await host.shut(DOOR)
+    host = HostFirewall(node, PATH)
+    await host.enforce(RULE)
     before = filter_rules(node)
     hook = next(rule for rule in before if rule.startswith("-A INPUT"))
     iptables("-D", *hook.replace('"', "").split()[1:])
     assert filter_rules(node) != before
-    assert await host.shut(DOOR) == ""
+    assert await host.enforce(RULE) == ""
     assert len(filter_rules(node)) == len(before)
 
 
 async def test_our_rule_comes_before_one_that_was_added_later(node: str):
-    host = HostFilter(node, PATH)
-    await host.shut(DOOR)
+    host = HostFirewall(node, PATH)
+    await host.enforce(RULE)
     foreign = ["INPUT", "-i", "cd-foreign0", "-m", "comment"]
     foreign += ["--comment", f"not a chaindock: {node}", "-j", "ACCEPT"]
     iptables("-I", *foreign)
     try:
-        assert await host.shut(DOOR) == ""
+        assert await host.enforce(RULE) == ""
         order = [rule for rule in rules_of("INPUT") if node in rule]
         assert f"chaindock:{node}" in order[0]
         # Somebody else's rule stays, now and at the end.
@@ -162,56 +167,47 @@ async def test_our_rule_comes_before_one_that_was_added_later(node: str):
 
 async def test_nothing_lets_pass_what_is_forwarded_before_our_rule(node: str):
     """Engines put rules of their own first when they make a network, or start again."""
-    host = HostFilter(node, PATH)
-    await host.shut(DOOR)
-    foreign = ["FORWARD", "-i", DOOR.interface, "-j", "ACCEPT"]
+    host = HostFirewall(node, PATH)
+    await host.enforce(RULE)
+    foreign = ["FORWARD", "-i", RULE.interface, "-j", "ACCEPT"]
     iptables("-I", *foreign)
     try:
-        assert await host.shut(DOOR) == ""
-        order = [rule for rule in rules_of("FORWARD") if DOOR.interface in rule]
+        assert await host.enforce(RULE) == ""
+        order = [rule for rule in rules_of("FORWARD") if RULE.interface in rule]
         assert [f"chaindock:{node}" in rule for rule in order] == [True, True, False]
         before = filter_rules(node)
-        assert await host.shut(DOOR) == ""
+        assert await host.enforce(RULE) == ""
         assert filter_rules(node) == before
     finally:
         iptables("-D", *foreign)
 
 
 async def test_nothing_lets_others_connect_before_our_rule(node: str):
-    host = HostFilter(node, PATH)
-    await host.shut(DOOR)
-    foreign = ["OUTPUT", "-o", DOOR.interface, "-j", "ACCEPT"]
+    host = HostFirewall(node, PATH)
+    await host.enforce(RULE)
+    foreign = ["OUTPUT", "-o", RULE.interface, "-j", "ACCEPT"]
     iptables("-I", *foreign)
     try:
-        assert await host.shut(DOOR) == ""
-        order = [rule for rule in rules_of("OUTPUT") if DOOR.interface in rule]
+        assert await host.enforce(RULE) == ""
+        order = [rule for rule in rules_of("OUTPUT") if RULE.interface in rule]
         assert [f"chaindock:{node}" in rule for rule in order] == [True, False]
     finally:
         iptables("-D", *foreign)
 
 
 async def test_what_a_killed_node_left_is_found(node: str):
-    await HostFilter(node, PATH).shut(DOOR)
-    assert await HostFilter(f"{node}x", PATH).remove() == 0  # another node's
+    await HostFirewall(node, PATH).enforce(RULE)
+    assert await HostFirewall(f"{node}x", PATH).remove() == 0  # another node's
     assert filter_rules(node)
-    assert await HostFilter(node, PATH).remove() > 0
+    assert await HostFirewall(node, PATH).remove() > 0
     assert filter_rules(node) == []
-
-
-async def test_a_node_killed_half_way_is_no_obstacle(node: str):
-    await HostFilter(node, PATH).shut(DOOR)
-    chain = next(r.split()[1] for r in filter_rules(node) if "-A CHAINDOCK" in r)
-    other = chain[:-1] + ("b" if chain.endswith("a") else "a")
-    iptables("-N", other)
-    assert await HostFilter(node, PATH).shut(DOOR) == ""
-    assert len([r for r in filter_rules(node) if "-A INPUT" in r]) in {1, 2}
 
 
 async def test_nodes_do_not_meet(node: str):
     second = f"{node}-b"
-    hosts = [HostFilter(name, PATH) for name in (node, second)]
+    hosts = [HostFirewall(name, PATH) for name in (node, second)]
     try:
-        said = await asyncio.gather(*(host.shut(DOOR) for host in hosts))
+        said = await asyncio.gather(*(host.enforce(RULE) for host in hosts))
         assert said == ["", ""]
         assert len(filter_rules(second)) == len(filter_rules(f'{node}"'))
     finally:
@@ -227,7 +223,7 @@ def program(tmp_path: Path) -> Callable[[str], str]:
     """Return a function that makes an iptables of a given text, and gives its PATH."""
 
     def make(text: str) -> str:
-        for name in ("iptables", "ip6tables"):
+        for name in ("iptables", "ip6tables", "iptables-restore", "ip6tables-restore"):
             path = tmp_path / name
             path.write_text(f"#!/bin/sh\n{text}\n")
             path.chmod(0o755)
@@ -237,21 +233,22 @@ def program(tmp_path: Path) -> Callable[[str], str]:
 
 
 async def test_no_program_is_said(tmp_path: Path):
-    assert "'iptables'" in await HostFilter("n", str(tmp_path)).shut(DOOR)
-    assert "'iptables'" in (await usable(str(tmp_path)))[0]
-    assert await HostFilter("n", str(tmp_path)).remove() == 0
+    assert "'iptables'" in await HostFirewall("n", str(tmp_path)).enforce(RULE)
+    assert "'iptables'" in (await firewall_problems(str(tmp_path)))[0]
+    assert await HostFirewall("n", str(tmp_path)).remove() == 0
 
 
 async def test_no_rights_are_said(program: Callable[[str], str]):
     path = program("echo 'Fatal: can not open lock: Permission denied' >&2; exit 4")
     assert (
-        await HostFilter("n", path).shut(DOOR) == "iptables needs root or CAP_NET_ADMIN"
+        await HostFirewall("n", path).enforce(RULE)
+        == "iptables needs root or CAP_NET_ADMIN"
     )
 
 
 async def test_its_own_words_are_handed_on(program: Callable[[str], str]):
     path = program("echo 'iptables: No chain/target/match by that name.' >&2; exit 1")
-    assert "No chain/target/match" in await HostFilter("n", path).shut(DOOR)
+    assert "No chain/target/match" in await HostFirewall("n", path).enforce(RULE)
 
 
 async def test_a_kernel_that_cannot_tell_users_apart_gives_the_other_walls(
@@ -262,21 +259,21 @@ async def test_a_kernel_that_cannot_tell_users_apart_gives_the_other_walls(
         f'case "$*" in *uid-owner*) echo "{words}" >&2; exit 4;; esac; '
         f'PATH={PATH} exec "${{0##*/}}" "$@"'
     )
-    host = HostFilter(node, path)
-    assert await host.shut(DOOR) == ""
-    assert "Extension owner" in host.lets_in
+    host = HostFirewall(node, path)
+    assert await host.enforce(RULE) == ""
+    assert "Extension owner" in host.open_to_users
     rules = filter_rules(node)
     assert {rule.split()[1] for rule in rules} >= {"INPUT", "FORWARD"}
-    assert await host.shut(DOOR) == ""
+    assert await host.enforce(RULE) == ""
     assert filter_rules(node) == rules
-    found = await usable(path)
+    found = await firewall_problems(path)
     assert found[0] == ""
     assert "Extension owner" in found[1]
 
 
 async def test_whether_users_can_be_told_apart_is_seen_without_a_change(node: str):
     before = rules_of("OUTPUT")
-    assert await usable(PATH) == ("", "")
+    assert await firewall_problems(PATH) == ("", "")
     assert rules_of("OUTPUT") == before
 
 
@@ -285,20 +282,24 @@ async def test_a_program_that_hangs_does_not_hold_up(
 ):
     monkeypatch.setattr(under_test, "_LIMIT_S", 0.3)
     began = time.monotonic()
-    host = HostFilter("n", program("exec sleep 60"))
-    assert "longer than" in await host.shut(DOOR)
+    host = HostFirewall("n", program("exec sleep 60"))
+    assert "longer than" in await host.enforce(RULE)
     assert time.monotonic() - began < 20
     monkeypatch.setattr(under_test, "_LIMIT_S", 60)
-    assert "longer than" in await host.shut(DOOR)  # known by now, and not tried again
+    assert "longer than" in await host.enforce(
+        RULE
+    )  # known by now, and not tried again
     assert time.monotonic() - began < 30
 
 
 async def test_what_was_done_before_it_failed_is_undone(
     node: str, program: Callable[[str], str]
 ):
-    real = shutil.which("iptables", path=PATH)
-    path = program(f'case "$*" in *FORWARD*-o*) exit 3;; esac; exec {real} "$@"')
-    assert await HostFilter(node, path).shut(DOOR) != ""
+    path = program(
+        'case "$0" in *ip6tables-restore) exit 3;; esac; '
+        f'PATH={PATH} exec "${{0##*/}}" "$@"'
+    )
+    assert await HostFirewall(node, path).enforce(RULE) != ""
     assert filter_rules(node) == []
 
 
@@ -310,10 +311,10 @@ async def test_rules_in_force_stay_when_they_cannot_be_looked_at(
     path = program(
         f'rm {once} 2>/dev/null && exit 4; PATH={PATH} exec "${{0##*/}}" "$@"'
     )
-    host = HostFilter(node, path)
-    assert await host.shut(DOOR) == ""
+    host = HostFirewall(node, path)
+    assert await host.enforce(RULE) == ""
     before = filter_rules(node)
     once.touch()
-    assert await host.shut(DOOR) != ""
+    assert await host.enforce(RULE) != ""
     assert not once.exists()
     assert filter_rules(node) == before

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from chaindock.container.contracts import RunSettings
-from chaindock.controllers.docker.attachment import Attachment
 from chaindock.controllers.docker.body import host_config
-from chaindock.controllers.docker.options import SandboxOptions
-from chaindock.controllers.docker.walls import (
+from chaindock.controllers.docker.isolation import (
     container_lacks,
     engine_lacks,
     is_rootless,
-    told,
+    isolation_facts,
 )
+from chaindock.controllers.docker.network import Attachment
+from chaindock.controllers.docker.options import SandboxOptions
 
 INFO = {
     "MemoryLimit": True,
@@ -116,9 +116,11 @@ def test_a_rootless_engine_is_seen():
 
 def test_people_are_told_walls_gaps_and_settings():
     attachment = Attachment("n", "", "internal network", weaker=("a is open",))
-    said = told(attachment, ["no CPU limit"], RunSettings(network="shared"))
+    said = isolation_facts(attachment, ["no CPU limit"], RunSettings(network="shared"))
     assert said["isolation"] == "internal network"
     assert said["weaker"].startswith("a is open; no CPU limit; as set, it reaches")
     assert "'shared'" in said["weaker"]
     assert said["settings"] == "network"
-    assert told(Attachment("n", "", "i"), (), RunSettings()) == {"isolation": "i"}
+    assert isolation_facts(Attachment("n", "", "i"), (), RunSettings()) == {
+        "isolation": "i"
+    }

@@ -8,11 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chaindock.container.contracts import ClientTls
-from chaindock.controllers.docker.archives import (
-    image_context,
-    pack_input,
-    tls_archive,
-)
+from chaindock.controllers.docker.body import pack_input, tls_archive
+from chaindock.controllers.docker.images import image_context
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,12 +1,4 @@
-"""One chaincode in its container: start, watch, stop.
-
-Owns:    DockerInstance; the life of a container from create to verified gone.
-Not:     its image (images.py), its body (body.py), its network (network.py).
-Entry:   DockerInstance
-Holds:   at most one container per instance; one that is not ours is never touched; an
-         engine that restarts under us does not make anybody wait for ever.
-Source:  launch.md §3.7, §3.9, §9 W15, W16, W64, W65; needs.md rows 3, 12, 24
-"""
+"""One chaincode in its container: start, watch, stop."""
 
 from __future__ import annotations
 
@@ -16,25 +8,27 @@ import io
 import math
 import signal
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from chaindock.aio import Backoff, Latch, finish
 from chaindock.container.attempt import Phase
 from chaindock.container.contracts import CallsBack, Cause, Dial, Exit
 from chaindock.controllers.docker import names
-from chaindock.controllers.docker.archives import TLS_FOLDER, tls_archive
-from chaindock.controllers.docker.body import run_body, stream_of
-from chaindock.controllers.docker.kernel import ended_for_memory
+from chaindock.controllers.docker.body import (
+    TLS_FOLDER,
+    chunks_of,
+    run_body,
+    stream_of,
+    tls_archive,
+)
+from chaindock.controllers.docker.isolation import isolation_facts, killed_for_memory
 from chaindock.controllers.docker.output import DRAIN_S, RunOutput
-from chaindock.controllers.docker.streams import chunks_of
-from chaindock.controllers.docker.walls import told
 from chaindock.errors import (
     ContainerExists,
     EngineError,
     EngineUnavailable,
     ImageNotFound,
-    NetworkMissing,
     NotFound,
     StartFailed,
 )
@@ -48,24 +42,25 @@ if TYPE_CHECKING:
     from chaindock.aio import Tasks
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import NodeLabels, PeerConnection
-    from chaindock.controllers.docker.attachment import Attachment
     from chaindock.controllers.docker.engine import Engine
     from chaindock.controllers.docker.images import BaseImage
-    from chaindock.controllers.docker.network import Networks
+    from chaindock.controllers.docker.isolation import IsolationAudit
+    from chaindock.controllers.docker.network import Attachment, Networks
     from chaindock.controllers.docker.options import DockerOptions
-    from chaindock.controllers.docker.walls import Walls
     from chaindock.errors import LaunchFailed
     from chaindock.ids import Ccid
     from chaindock.platforms.base import LaunchCommand
 
 _log = get_logger("docker")
-FOUND_DEAD_S = 2.0
-"""An engine that is back tells so soon of a container that ended while it was away."""
+_FOUND_DEAD_S = 2.0
+"""So soon an engine that is back tells of a container that ended while it was away."""
+_LAST_LINES_S = 2.0
+"""The last lines of a run may hold up the news of its end for so long."""
 _SIGNALS = range(129, 129 + 64)
 
 
 @dataclass(frozen=True)
-class Parts:
+class EngineSession:
     """What every instance of a controller uses."""
 
     engine: Engine
@@ -73,11 +68,11 @@ class Parts:
     options: DockerOptions
     networks: Networks
     tasks: Tasks
-    walls: Walls
+    audit: IsolationAudit
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltImage:
     """What is started.
 
     Args:
@@ -94,20 +89,30 @@ class Built:
 
 @dataclass
 class _Run:
+    """One container.
+
+    Args:
+        asked: somebody wants it to end.
+        over: it has ended; a stop changes nothing about how.
+        ended: how it ended; the output may still arrive then.
+        watch: the task that waits for the end, and then for the last output.
+    """
+
     container: str
     facts: Mapping[str, str]
     memory_bytes: int
+    asked: bool = False
+    over: bool = False
     ended: Latch[Exit] = field(default_factory=Latch)
     watch: asyncio.Task[None] | None = None
-    asked: bool = False
 
 
 class DockerInstance:
     """One built chaincode; implements `container.contracts.Instance`."""
 
-    def __init__(self, parts: Parts, built: Built) -> None:
-        self._parts, self._built = parts, built
-        self._name = names.container_name(parts.node, built.ccid)
+    def __init__(self, session: EngineSession, built: BuiltImage) -> None:
+        self._session, self._built = session, built
+        self._name = names.container_name(session.node, built.ccid)
         self._lock = asyncio.Lock()
         self._run: _Run | None = None
         self._last = Exit(None, reason="it was not started", cause=Cause.NOT_STARTED)
@@ -128,7 +133,7 @@ class DockerInstance:
             "container": self._name,
             "image": self._built.image,
             "base": f"{self._built.base.reference} {self._built.base.id}",
-            "engine": self._parts.engine.address,
+            "engine": self._session.engine.address,
         }
         return facts if self._run is None else {**facts, **self._run.facts}
 
@@ -139,20 +144,14 @@ class DockerInstance:
         async with self._lock:
             await self._end(0)
             attempt.enter(Phase.CREATE)
-            await self._parts.engine.tidy(f"{names.NODE}={self._parts.node.node_id}")
+            label = f"{names.NODE}={self._session.node.node_id}"
+            await self._session.engine.remove_lost_containers(label)
             try:
                 return await self._start(peer, attempt)
             except (NotFound, EngineError) as error:
-                if isinstance(error, ImageNotFound) and not await self._has_image():
+                if not await self._may_help_to_repeat(error):
                     raise
-                # Podman answers 500 for a network that is gone, so it is looked at.
-                if isinstance(error, EngineError) and (
-                    error.retryable or not await self._parts.networks.vanished()
-                ):
-                    raise
-                # A network without containers falls to `docker network prune`.
                 _log.info("network is gone, making it again", reason=error.message)
-                self._parts.networks.forget()
             try:
                 return await self._start(peer, attempt)
             except NotFound as error:
@@ -161,18 +160,29 @@ class DockerInstance:
                     **attempt.facts(),
                 ) from error
 
+    async def _may_help_to_repeat(self, error: NotFound | EngineError) -> bool:
+        """Whether the network was missing, as after a `docker network prune`."""
+        if isinstance(error, EngineError):
+            # Podman answers 500 for a network that is gone, so it is looked at.
+            return not error.retryable and await self._session.networks.lost()
+        if isinstance(error, ImageNotFound):
+            try:
+                await self._session.engine.inspect_image(self._built.image)
+            except ImageNotFound:
+                return False
+        await self._session.networks.lost()
+        return True
+
     async def _start(self, peer: PeerConnection, attempt: Attempt) -> CallsBack | Dial:
-        engine, launch = self._parts.engine, self._built.launch
-        if peer.settings.network is not None:
-            await self._see_network(peer.settings.network)
-        attachment = await self._parts.networks.attach(
+        engine, launch = self._session.engine, self._built.launch
+        attachment = await self._session.networks.attach(
             peer.listener,
             self._built.base.id,
             calls_back=launch.connection is Connection.CALLS_BACK,
         )
         body = run_body(
-            self._parts.options,
-            self._parts.node,
+            self._session.options,
+            self._session.node,
             self._built.image,
             self._built.output,
             launch,
@@ -184,7 +194,7 @@ class DockerInstance:
         container = await self._create(body)
         try:
             if settings.network is not None:
-                await self._join(container, settings.network)
+                await self._session.networks.join(self._name, settings.network)
             if "Volumes" in body and peer.tls is not None:
                 attempt.enter(Phase.UPLOAD)
                 files = io.BytesIO(tls_archive(peer.tls))
@@ -195,29 +205,30 @@ class DockerInstance:
             await engine.start_container(container)
             found = await engine.inspect_container(container)
             answer = self._answer(found, attachment)
-            lacks = await self._parts.walls.missing(body, found)
+            lacks = await self._session.audit.missing(body, found)
         except BaseException:
             await finish(engine.remove_container(container))
             raise
-        facts = told(attachment, lacks, settings)
+        facts = isolation_facts(attachment, lacks, settings)
         facts["stream"] = stream_of(body, attachment, launch, settings)
         run = _Run(container, facts, body["HostConfig"].get("Memory", 0))
-        run.watch = self._parts.tasks.start(self._watch(run, attempt), self._name)
+        run.watch = self._session.tasks.start(self._watch(run, attempt), self._name)
         self._run = run
         return answer
 
     async def _create(self, body: dict[str, Any]) -> str:
-        engine = self._parts.engine
-        for last in (False, True):
-            try:
-                return await finish(
-                    engine.create_container(self._name, body), engine.remove_container
-                )
-            except (ContainerExists, EngineError):
-                # Podman answers a taken name with 500, so the name is looked at.
-                if last or not await self._clear_name():
-                    raise
-        raise AssertionError("unreachable")
+        engine, name = self._session.engine, self._name
+        try:
+            return await finish(
+                engine.create_container(name, body), engine.remove_container
+            )
+        except (ContainerExists, EngineError):
+            # Podman answers a taken name with 500, so the name is looked at.
+            if not await self._clear_name():
+                raise
+        return await finish(
+            engine.create_container(name, body), engine.remove_container
+        )
 
     async def _clear_name(self) -> bool:
         """Remove what an earlier process of this node left under our name.
@@ -226,11 +237,11 @@ class DockerInstance:
         Raises: ContainerExists when it belongs to somebody else.
         """
         try:
-            found = await self._parts.engine.inspect_container(self._name)
+            found = await self._session.engine.inspect_container(self._name)
         except NotFound:
             return False
         labels = (found.get("Config") or {}).get("Labels") or {}
-        if labels.get(names.NODE) != self._parts.node.node_id:
+        if labels.get(names.NODE) != self._session.node.node_id:
             raise ContainerExists(
                 f"container name {self._name!r} is taken by a container that is not "
                 f"ours ({found['Id'][:12]}, image {found['Config'].get('Image')!r})",
@@ -238,28 +249,8 @@ class DockerInstance:
                 "peer.networkId",
                 container=self._name,
             )
-        await self._parts.engine.remove_container(found["Id"])
+        await self._session.engine.remove_container(found["Id"])
         return True
-
-    async def _see_network(self, network: str) -> None:
-        """Raises: NetworkMissing."""
-        try:
-            await self._parts.engine.inspect_network(network)
-        except NotFound as error:
-            raise NetworkMissing(
-                f"container {self._name!r} cannot join network {network!r}: the engine "
-                f"at {self._parts.engine.address} has none of that name",
-                hint="make it (docker network create), or correct "
-                "chaindock.chaincodes.*.network",
-                network=network,
-            ) from error
-
-    async def _join(self, container: str, network: str) -> None:
-        try:
-            await self._parts.engine.connect_network(network, container)
-        except (NotFound, EngineError):
-            await self._see_network(network)
-            raise
 
     def _answer(
         self, inspected: Mapping[str, Any], attachment: Attachment
@@ -271,7 +262,7 @@ class DockerInstance:
         inside = ours.get("IPAddress") or None
         if self._built.launch.connection is Connection.CALLS_BACK:
             return CallsBack(None if attachment.publishes else inside)
-        port = self._parts.options.chaincode_port
+        port = self._session.options.chaincode_port
         if attachment.publishes:
             bound = (found.get("Ports") or {}).get(f"{port}/tcp") or []
             if bound:
@@ -286,14 +277,7 @@ class DockerInstance:
 
     async def probe(self) -> LaunchFailed | None:
         """Dial the node from a container of the same network and image."""
-        return await self._parts.networks.probe(self._built.base.id)
-
-    async def _has_image(self) -> bool:
-        try:
-            await self._parts.engine.inspect_image(self._built.image)
-        except ImageNotFound:
-            return False
-        return True
+        return await self._session.networks.probe(self._built.base.id)
 
     # --- watch ---------------------------------------------------------------------
 
@@ -303,62 +287,67 @@ class DockerInstance:
         return self._last if run is None else await run.ended.wait()
 
     async def _watch(self, run: _Run, attempt: Attempt) -> None:
-        """Follow the output and settle how the run ended."""
-        engine, backoff, since = self._parts.engine, Backoff(0.1, 5.0), 0.0
-        output = RunOutput(engine, run.container, attempt.output)
-        code: int | None = None
-        gone = False
+        """Settle how the run ends, and hand on all of its output."""
+        output = RunOutput(self._session.engine, run.container, attempt.output)
+        code, engine_gone = await self._follow_to_end(run, output)
+        result = await self._judge(run, code, engine_gone=engine_gone)
+        rest = self._session.tasks.start(output.finish(), f"{self._name} last output")
+        try:
+            await asyncio.wait([rest], timeout=_LAST_LINES_S)
+            self._settle(run, result)
+            await asyncio.wait([rest])
+        finally:
+            self._settle(run, result)
+            rest.cancel()
+
+    async def _follow_to_end(
+        self, run: _Run, output: RunOutput
+    ) -> tuple[int | None, bool]:
+        """Return the exit code (None = it was removed), and whether its engine ended."""
+        backoff, engine_gone, since = Backoff(0.1, 5.0), False, 0.0
         while True:
-            follow = self._parts.tasks.start(
-                output.follow(since), f"{self._name} output"
-            )
+            output.follow(self._session.tasks, since)
             asked = time.monotonic()
             try:
-                code = await engine.wait_container(run.container)
-                # One that outlived the engine is waited for, and ends by itself.
-                gone = gone and time.monotonic() - asked < FOUND_DEAD_S
-                await output.drained(follow)
-                await output.complete()
-                break
+                code = await self._session.engine.wait_container(run.container)
             except NotFound:
-                break
+                return None, engine_gone
             except EngineError as error:
                 since = time.time()
-                gone = gone or isinstance(error, EngineUnavailable)
+                engine_gone = engine_gone or isinstance(error, EngineUnavailable)
                 _log.warning("lost sight of a container", error=error.message)
                 await asyncio.sleep(backoff.next_s())
-            finally:
-                follow.cancel()
-        output.end()
-        how = await self._judge(run, code)
-        if run.asked:
-            how = replace(how, cause=Cause.STOPPED)
-        elif gone:
-            reason = "its engine went away and took it along"
-            how = replace(how, cause=Cause.ENGINE_GONE, reason=reason)
-        self._settle(run, how)
+                continue
+            # A container that outlived its engine is waited for, and ends by itself.
+            return code, engine_gone and time.monotonic() - asked < _FOUND_DEAD_S
 
     def _settle(self, run: _Run, result: Exit) -> None:
         if run.ended.settle(result):
             self._last = result
 
-    async def _judge(self, run: _Run, code: int | None) -> Exit:
+    async def _judge(self, run: _Run, code: int | None, *, engine_gone: bool) -> Exit:
+        run.over, asked = True, run.asked
         try:
-            found = await self._parts.engine.inspect_container(run.container)
+            found = await self._session.engine.inspect_container(run.container)
             state = found.get("State") or {}
         except (EngineError, NotFound):
             state = {}
-        killed = code == 128 + signal.SIGKILL and not run.asked
-        if state.get("OOMKilled") or (killed and await ended_for_memory(run.container)):
+        killed = code == 128 + signal.SIGKILL and not asked
+        if state.get("OOMKilled") or (
+            killed and await killed_for_memory(run.container)
+        ):
             reason = f"it needed more than its {run.memory_bytes} bytes of memory"
             return Exit(None, signal=9, oom=True, reason=reason)
-        if code is None:
-            return Exit(
-                None, reason="somebody removed its container", cause=Cause.REMOVED
-            )
-        if code in _SIGNALS:
-            return Exit(None, signal=code - 128)
-        return Exit(code, reason=str(state.get("Error") or ""))
+        number = code - 128 if code in _SIGNALS and code is not None else None
+        exit_code, reason = None if number else code, ""
+        cause = Cause.STOPPED if asked else None
+        if cause is None and engine_gone:
+            cause, reason = Cause.ENGINE_GONE, "its engine ended and took it along"
+        elif code is None:
+            cause, reason = cause or Cause.REMOVED, "somebody removed its container"
+        elif number is None:
+            reason = str(state.get("Error") or "")
+        return Exit(exit_code, signal=number, reason=reason, cause=cause)
 
     # --- stop ----------------------------------------------------------------------
 
@@ -368,16 +357,16 @@ class DockerInstance:
             await self._end(grace_s)
 
     async def _end(self, grace_s: float) -> None:
-        run, engine = self._run, self._parts.engine
+        run, engine = self._run, self._session.engine
         if run is None:
             return
-        if not run.ended.settled:
+        if not run.over:
             run.asked = True
             with contextlib.suppress(NotFound):
                 await engine.stop_container(run.container, math.ceil(max(0.0, grace_s)))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DRAIN_S + 5):
-                    await run.ended.wait()
+        if run.watch is not None:
+            # Removing the container would take its last output along.
+            await asyncio.wait([run.watch], timeout=DRAIN_S + 5)
         await engine.remove_container(run.container)
         if run.watch is not None:
             run.watch.cancel()

@@ -1,0 +1,359 @@
+"""One connection to a container engine: how a call is made, limited in time, translated.
+
+Source: docs/adr/0006-own-engine-client.md
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from chaindock.errors import (
+    EngineError,
+    EngineTimeout,
+    EngineUnavailable,
+    ImageNotFound,
+    NotFound,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+
+    from chaindock.controllers.docker.endpoints import Candidate
+
+LOWEST_API, HIGHEST_API = (1, 40), (1, 51)
+FULL = "no space left"
+"""What an engine says when its disk is full: its text is the only sign."""
+MAX_OBJECT_BYTES = 4 * 1024 * 1024
+_MAX_REFUSAL_BYTES = 64 * 1024
+_CLIENT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10)
+_USUAL = -1.0
+
+
+class EngineClient:
+    """One container engine over HTTP. Opened: connected, the API version agreed.
+
+    Args:
+        where: an engine that answers, from `find_engine`.
+        call_s: limit of a plain call, in seconds.
+    """
+
+    def __init__(self, where: Candidate, call_s: float = 60.0) -> None:
+        self.address = where.address
+        self.arch = ""
+        self.name = ""
+        self._where, self._call_s = where, call_s
+        self._session: aiohttp.ClientSession | None = None
+        self._api = ""
+        self._was_lost = False
+        self._unsure = False
+        """A call was cut off, so more or less may exist than this process knows of."""
+
+    async def open(self) -> None:
+        """Connect, and agree on the API version.
+
+        Raises: EngineUnavailable, EngineTimeout, EngineError.
+        """
+        self._session = aiohttp.ClientSession(
+            connector=self._where.connector(), timeout=_CLIENT_TIMEOUT
+        )
+        await self._agree()
+
+    async def _agree(self) -> None:
+        async with self._translated("version", self._call_s):
+            async with self._open_session.get(
+                f"{self._where.base_url}/version"
+            ) as answer:
+                about = await answer.json(content_type=None)
+            theirs = _version(about["ApiVersion"])
+            oldest = _version(about.get("MinAPIVersion") or "1.12")
+        agreed = min(theirs, HIGHEST_API)
+        if agreed < max(LOWEST_API, oldest):
+            raise EngineError(
+                f"no API version in common with the engine at {self.address}: it speaks "
+                f"{_text(oldest)} to {_text(theirs)}, we speak {_text(LOWEST_API)} to "
+                f"{_text(HIGHEST_API)}",
+                hint="update the engine" if theirs < LOWEST_API else "update Chaindock",
+                endpoint=self.address,
+            )
+        self._api = f"{self._where.base_url}/v{_text(agreed)}"
+        self.arch = str(about.get("Arch", ""))
+        self.name = f"{about.get('Version', '?')} API {_text(agreed)}"
+        self._was_lost = False
+
+    async def aclose(self) -> None:
+        """Close all connections. Containers go on."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    @property
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise EngineUnavailable(
+                f"the connection to {self.address} is closed", endpoint=self.address
+            )
+        return self._session
+
+    # --- how a call is made --------------------------------------------------------
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        params: Mapping[str, str] | None = None,
+        what: str = "",
+        image: str = "",
+        limit_s: float | None = _USUAL,
+    ) -> Any:
+        """Return the JSON that answers a plain call; None when the answer is empty.
+
+        `what` is the call in words, for errors; `image` the one that a 404 speaks of
+        ("" = it speaks of something else); `limit_s` is for the whole answer.
+        """
+        what = what or f"{method} {path}"
+        data = None if body is None else json.dumps(body).encode()
+        async with self._bounded(what, limit_s):
+            answer = await self._request(
+                method, path, what, image=image, params=params, data=data
+            )
+            async with answer:
+                text = await answer.read()
+            return json.loads(text) if text.strip() else None
+
+    @contextlib.asynccontextmanager
+    async def answer(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        data: bytes | AsyncIterator[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+        what: str = "",
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Give the answer to a request as soon as its head is there.
+
+        `data` that is not bytes is a tar, sent once the engine asks for it: an engine
+        that refuses an upload answers and hangs up, and what is written just then takes
+        the answer down with the connection. So the head goes first.
+        """
+        what = what or f"{method} {path}"
+        async with self._bounded(what, _USUAL) as clock:
+            upload = None if data is None or isinstance(data, bytes) else data
+            if upload is not None:
+                data = _while_taken(upload, clock, self._call_s)
+                headers = {"Content-Type": "application/x-tar"}
+            answer = await self._request(
+                method,
+                path,
+                what,
+                params=params,
+                data=data,
+                headers=headers,
+                expect100=upload is not None,
+            )
+        try:
+            async with self._bounded(what, None):
+                yield answer
+        finally:
+            answer.close()
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        what: str,
+        *,
+        image: str = "",
+        headers: Mapping[str, str] | None = None,
+        **rest: Any,
+    ) -> aiohttp.ClientResponse:
+        """Return an answer that is no refusal."""
+        answer = await self._open_session.request(
+            method,
+            f"{self._api}/{path}",
+            headers={"Content-Type": "application/json", **(headers or {})},
+            **rest,
+        )
+        if answer.status < 400:
+            return answer
+        with contextlib.closing(answer):
+            message = await _message(answer)
+        if answer.status == 404 and image:
+            raise ImageNotFound(
+                f"the engine has no image {image!r}",
+                hint=f"fetch it with: docker pull {image}",
+                image=image,
+            )
+        if answer.status == 404:
+            raise NotFound(f"{what}: {message}")
+        raise self._refused(f"{what}: {message}", answer.status)
+
+    async def data(
+        self, answer: aiohttp.ClientResponse, silence_s: float | None
+    ) -> AsyncGenerator[bytes]:
+        """Yield the body of an answer as it comes.
+
+        Raises: EngineTimeout when nothing comes for `silence_s`.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(silence_s):
+                    data = await answer.content.readany()
+            except TimeoutError as error:
+                raise EngineTimeout(
+                    f"nothing came for {silence_s:g} s",
+                    endpoint=self.address,
+                    limit_s=silence_s,
+                ) from error
+            if not data:
+                return
+            # Data that waits already does not yield to the loop; a flood must.
+            await asyncio.sleep(0)
+            yield data
+
+    async def stream(
+        self, method: str, path: str, silence_s: float | None, **request: Any
+    ) -> AsyncGenerator[bytes]:
+        """Make a request and yield the body of its answer as it comes."""
+        async with self.answer(method, path, **request) as answer:
+            async for data in self.data(answer, silence_s):
+                yield data
+
+    async def progress(
+        self, path: str, silence_s: float, what: str, **request: Any
+    ) -> AsyncGenerator[dict[str, Any]]:
+        """Post a request and yield the objects of its progress.
+
+        Raises: EngineError, also for an error inside the progress.
+        """
+        objects = JsonObjects()
+        stream = self.stream("POST", path, silence_s, what=what, **request)
+        async with contextlib.aclosing(stream):
+            async for data in stream:
+                for event in objects.feed(data):
+                    yield self._checked(event, what)
+        for event in objects.end():
+            yield self._checked(event, what)
+
+    def _checked(self, event: dict[str, Any], what: str) -> dict[str, Any]:
+        detail = event.get("errorDetail")
+        if detail is None and "error" not in event:
+            return event
+        text = detail.get("message") if isinstance(detail, dict) else None
+        raise self._refused(f"{what}: {text or event.get('error') or detail}", 200)
+
+    # --- limits and errors ---------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _bounded(
+        self, what: str, limit_s: float | None
+    ) -> AsyncIterator[asyncio.Timeout]:
+        """Limit a call in time (None = not at all) and translate its errors."""
+        if self._was_lost:
+            await self._agree()  # whoever restarted it may have updated it
+        limit_s = self._call_s if limit_s == _USUAL else limit_s
+        async with self._translated(what, limit_s) as clock:
+            yield clock
+
+    @contextlib.asynccontextmanager
+    async def _translated(
+        self, what: str, limit_s: float | None
+    ) -> AsyncIterator[asyncio.Timeout]:
+        try:
+            async with asyncio.timeout(limit_s) as clock:
+                yield clock
+        except TimeoutError as error:
+            self._unsure = True
+            raise EngineTimeout(
+                f"{what}: no answer within {limit_s or 0:g} s",
+                endpoint=self.address,
+                limit_s=limit_s,
+                hint="look at the engine's own log; restart it when it hangs",
+            ) from error
+        except (aiohttp.ClientError, OSError) as error:
+            self._was_lost = self._unsure = True
+            raise EngineUnavailable(
+                f"{what}: lost the connection to the engine at {self.address}: {error}",
+                hint="check that the engine runs",
+                endpoint=self.address,
+            ) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise EngineError(
+                f"{what}: the engine's answer does not follow its API: {error!r}",
+                endpoint=self.address,
+            ) from error
+
+    def _refused(self, text: str, status: int) -> EngineError:
+        full = FULL in text.lower()
+        return EngineError(
+            text,
+            hint="make room where the engine keeps its data" if full else None,
+            status=status,
+            endpoint=self.address,
+            retryable=full,
+        )
+
+
+class JsonObjects:
+    """Progress: one JSON object per line. Other lines are skipped."""
+
+    def __init__(self) -> None:
+        self._line = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
+        """Yield the objects whose lines are complete now."""
+        *whole, rest = data.split(b"\n")
+        for part in whole:
+            self._line += part
+            yield from self.end()
+        self._line += rest[: max(0, MAX_OBJECT_BYTES - len(self._line))]
+
+    def end(self) -> Iterator[dict[str, Any]]:
+        """Yield the object of the last line if that has no end."""
+        text = bytes(self._line)
+        self._line.clear()
+        try:
+            found = json.loads(text)
+        except ValueError:
+            return
+        if isinstance(found, dict):
+            yield found
+
+
+async def _while_taken(
+    body: AsyncIterator[bytes], limit: asyncio.Timeout, silence_s: float
+) -> AsyncIterator[bytes]:
+    """Yield a body; its call goes on while the engine takes a part per `silence_s`."""
+    loop = asyncio.get_running_loop()
+    async for part in body:
+        with contextlib.suppress(RuntimeError):  # the answer came before the end
+            limit.reschedule(loop.time() + silence_s)
+        yield part
+
+
+async def _message(answer: aiohttp.ClientResponse) -> str:
+    """Return the text of a refusal, JSON or not, at most 64 KiB."""
+    text = (await answer.content.read(_MAX_REFUSAL_BYTES)).decode("utf-8", "replace")
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text.strip()
+    message = found.get("message") if isinstance(found, dict) else None
+    return str(message or text.strip())
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    return int(major), int(minor)
+
+
+def _text(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"

@@ -1,0 +1,339 @@
+"""Firewall rules of this machine that close its end of a container network.
+
+Every rule carries the node's id as a comment, so a later process finds what a killed node
+left. Rules of others are never touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import shlex
+import shutil
+import time
+from asyncio.subprocess import PIPE
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chaindock.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_log = get_logger("docker.firewall")
+_LIMIT_S, _LOCK_S, _RETRY_S = 5.0, "3", 30.0
+_COMMENT = "chaindock:"
+_DENIED = ("permission denied", "operation not permitted", "you must be root")
+_HAS_IPV6 = Path("/proc/net/if_inet6")
+_OWNER, _CONNLIMIT = "owner", "connlimit"
+_NEW = "-p tcp --syn"
+_ESTABLISHED = "-m conntrack --ctstate ESTABLISHED,RELATED"
+_ADDRESS_BITS = {4: 32, 6: 128}
+_NEIGHBOUR_DISCOVERY = ("135", "136")  # IPv6 has no ARP
+_REJECT = "-j REJECT --reject-with tcp-reset"
+_MAX_CONNECTIONS = 16
+"""Of one container: a chaincode needs one, and the listener must have room for others."""
+
+
+class FirewallError(Exception):
+    """The firewall cannot be used; says why in a few words."""
+
+
+@dataclass(frozen=True)
+class FirewallRule:
+    """What a container network may reach of this machine: one port, nothing else.
+
+    Args:
+        interface: the bridge on this machine.
+        address: the gateway address of the network, which this machine has.
+        port: of the chaincode listener there; None = nothing listens yet.
+    """
+
+    interface: str
+    address: str
+    port: int | None
+
+
+class _Table:
+    """The filter table of one address family."""
+
+    def __init__(self, program: str, version: int, comment: str, chain: str) -> None:
+        self._program, self._version = program, version
+        self._comment, self._chain = comment, chain
+        self._made: tuple[FirewallRule, list[str]] | None = None
+        self._missing: dict[str, str] | None = None
+
+    @property
+    def open_to_users(self) -> str:
+        """Why other users of this machine can connect onto the bridge; "" = they cannot."""
+        return (self._missing or {}).get(_OWNER, "")
+
+    async def enforce(self, rule: FirewallRule) -> None:
+        """Make exactly the rules for `rule` be in force. Raises: FirewallError."""
+        before = await self._list()
+        if self._made == (rule, self._ours(before)) and self._come_first(before):
+            return
+        await self.look()
+        lines = [*self._removal(before), *self._lines(rule)]
+        await self._run("-restore", "--noflush", text=_transaction(lines))
+        self._made = rule, self._ours(await self._list())
+
+    async def look(self) -> None:
+        """See whether rules can be read, and which matches the kernel lacks."""
+        if self._missing is not None:
+            return
+        await self._run("", "-S")
+        matches = {
+            _OWNER: f"{_NEW} {_by_others()}",
+            _CONNLIMIT: f"{_NEW} -m connlimit --connlimit-above {_MAX_CONNECTIONS}",
+        }
+        missing = {}
+        for name, match in matches.items():
+            try:
+                await self._run("", "-C", "OUTPUT", *match.split(), *_REJECT.split())
+            except FirewallError as error:  # no such rule, or no such match
+                if name in str(error):
+                    missing[name] = str(error)
+        self._missing = missing
+
+    def enforces(self, rule: FirewallRule) -> bool:
+        """Whether the rules for `rule` were made, and not removed by us since."""
+        return self._made is not None and self._made[0] == rule
+
+    async def remove(self) -> int:
+        """Remove every rule of ours. Returns how many. Raises: FirewallError."""
+        before = await self._list()
+        ours = self._ours(before)
+        if ours:
+            lines = self._removal(before)
+            if f"-N {self._chain}" in ours:
+                lines += [f"-F {self._chain}", f"-X {self._chain}"]
+            await self._run("-restore", "--noflush", text=_transaction(lines))
+        self._made = None
+        return len(ours)
+
+    def _removal(self, before: Sequence[str]) -> list[str]:
+        """Return what takes our rules out of the chains of others."""
+        return [
+            f"-D {line.removeprefix('-A ')}"
+            for line in self._ours(before)
+            if line.startswith("-A ") and not line.startswith(f"-A {self._chain} ")
+        ]
+
+    def _lines(self, rule: FirewallRule) -> Iterator[str]:
+        comment = f"-m comment --comment {shlex.quote(self._comment)}"
+        missing, bridge = self._missing or {}, rule.interface
+        yield f":{self._chain} - [0:0]"  # made, or emptied
+        add = f"-A {self._chain}"
+        same_family = ip_address(rule.address).version == self._version
+        if same_family and rule.port is not None:
+            bits = _ADDRESS_BITS[self._version]
+            listener = f"-d {rule.address}/{bits} -p tcp --dport {rule.port}"
+            if _CONNLIMIT not in missing:
+                crowd = f"--connlimit-above {_MAX_CONNECTIONS} --connlimit-mask {bits}"
+                yield f"{add} {listener} --syn -m connlimit {crowd} {comment} -j DROP"
+            yield f"{add} {listener} {comment} -j ACCEPT"
+        yield f"{add} {_ESTABLISHED} {comment} -j ACCEPT"
+        if same_family and self._version == 6:
+            for kind in _NEIGHBOUR_DISCOVERY:
+                yield f"{add} -p ipv6-icmp --icmpv6-type {kind} {comment} -j ACCEPT"
+        yield f"{add} {comment} -j DROP"
+        yield f"-I INPUT 1 -i {bridge} {comment} -j {self._chain}"
+        yield f"-I FORWARD 1 -i {bridge} {comment} -j DROP"
+        yield f"-I FORWARD 1 -o {bridge} {comment} -j DROP"
+        if _OWNER not in missing:
+            yield f"-I OUTPUT 1 -o {bridge} {_NEW} {_by_others()} {comment} {_REJECT}"
+
+    def _ours(self, lines: Sequence[str]) -> list[str]:
+        return [
+            line
+            for line in lines
+            if line == f"-N {self._chain}"
+            or (line.startswith("-A ") and self._comment in _words(line))
+        ]
+
+    def _come_first(self, lines: Sequence[str]) -> bool:
+        """Whether only rules of nodes come before ours, wherever that counts."""
+        for chain in ("INPUT", "FORWARD", *([] if self.open_to_users else ["OUTPUT"])):
+            there = [_words(line) for line in lines if line.startswith(f"-A {chain} ")]
+            ours = [n for n, words in enumerate(there) if self._comment in words]
+            before = there[: ours[-1]] if ours else [[]]
+            if not all(any(w.startswith(_COMMENT) for w in one) for one in before):
+                return False
+        return True
+
+    async def _list(self) -> list[str]:
+        return (await self._run("", "-S")).splitlines()
+
+    async def _run(self, suffix: str, *args: str, text: str = "") -> str:
+        """Run the program, or the one of that suffix. Raises: FirewallError."""
+        program = f"{self._program}{suffix}"
+        name = Path(program).name
+        try:
+            process = await asyncio.create_subprocess_exec(
+                program,
+                *("-w", _LOCK_S),
+                *args,
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=PIPE,
+                env={"LC_ALL": "C"},
+                start_new_session=True,  # ^C at a terminal is for the node alone
+            )
+        except OSError as error:
+            raise FirewallError(f"{name} cannot be run: {error.strerror}") from error
+        try:
+            async with asyncio.timeout(_LIMIT_S):
+                out, said = await process.communicate(text.encode())
+        except TimeoutError as error:
+            raise FirewallError(f"{name} took longer than {_LIMIT_S:g} s") from error
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if process.returncode:
+            raise FirewallError(_why(name, said.decode(errors="replace")))
+        return out.decode(errors="replace")
+
+
+class HostFirewall:
+    """The firewall rules of one node.
+
+    An internal network of an engine has no way to other machines, but a container on it
+    reaches every service of this machine that listens on all addresses, through the
+    network's gateway address. So packets from the bridge go through a chain of ours that
+    accepts open connections and connections to the node's listener, and drops the rest;
+    nothing is forwarded from or to the bridge. Contracts that serve without TLS listen
+    on the bridge: connections to them from other users of this machine are rejected,
+    where the kernel can tell users apart.
+
+    All rules of one address family are replaced in one transaction of iptables-restore,
+    so there is no moment without them.
+
+    Args:
+        node_id: the node's id, which each rule carries.
+        path: where the programs are looked for, as a PATH.
+    """
+
+    def __init__(self, node_id: str, path: str) -> None:
+        self._lock = asyncio.Lock()
+        self._comment = f"{_COMMENT}{node_id}"
+        digest = hashlib.sha256(node_id.encode()).hexdigest()[:12]
+        self._chain = f"CHAINDOCK-{digest}"
+        self._path = path
+        self._tables: list[_Table] = []
+        self._failed, self._retry_at = "", 0.0
+
+    async def enforce(self, rule: FirewallRule) -> str:
+        """Let a network reach what `rule` says alone; return why not, "" when it is so.
+
+        Idempotent, and cheap when the rules are in force: one listing per address
+        family. After a failure it is not tried again for 30 s: a firewall that hangs
+        must not hold up launches. Rules in force for `rule` stay then, since other
+        contracts run behind them.
+        """
+        async with self._lock:
+            if time.monotonic() < self._retry_at:
+                return self._failed
+            try:
+                tables = self._find_tables()
+                ends = await asyncio.gather(
+                    *(table.enforce(rule) for table in tables), return_exceptions=True
+                )
+                for end in ends:
+                    if end is not None:
+                        raise end
+            except FirewallError as error:
+                if not all(table.enforces(rule) for table in self._tables):
+                    await self._clear()
+                self._failed = str(error)
+                self._retry_at = time.monotonic() + _RETRY_S
+                return self._failed
+            return ""
+
+    @property
+    def open_to_users(self) -> str:
+        """Why others than the node's user can connect onto the bridge, as last seen.
+
+        "" = they cannot, where `enforce` or `look` returned "".
+        """
+        found = (table.open_to_users for table in self._tables)
+        return next((why for why in found if why), "")
+
+    async def remove(self) -> int:
+        """Remove all rules of this node, of an earlier run too; return how many.
+
+        Where the firewall cannot be used there are none that could be removed.
+        """
+        async with self._lock:
+            return await self._clear()
+
+    async def look(self) -> str:
+        """Return why the rules cannot be read, "" when they can; changes nothing."""
+        try:
+            for table in self._find_tables():
+                await table.look()
+        except FirewallError as error:
+            return str(error)
+        return ""
+
+    async def _clear(self) -> int:
+        count = 0
+        try:
+            for table in self._find_tables():
+                count += await table.remove()
+        except FirewallError as error:
+            _log.debug("no rules removed", reason=str(error))
+        return count
+
+    def _find_tables(self) -> list[_Table]:
+        if not self._tables:
+            found = {"iptables": 4}
+            if _HAS_IPV6.exists():
+                found["ip6tables"] = 6
+            self._tables = [
+                _Table(self._program(name), version, self._comment, self._chain)
+                for name, version in found.items()
+            ]
+        return self._tables
+
+    def _program(self, name: str) -> str:
+        program = shutil.which(name, path=self._path)
+        if program is None:
+            raise FirewallError(f"there is no program {name!r} on the PATH")
+        return program
+
+
+async def firewall_problems(path: str) -> tuple[str, str]:
+    """Return why the firewall cannot be used here, and why not by user.
+
+    "" when it can; for `doctor`. Reads the rules, changes nothing.
+    """
+    host = HostFirewall("doctor", path)
+    return await host.look(), host.open_to_users
+
+
+def _transaction(lines: Sequence[str]) -> str:
+    return "\n".join(("*filter", *lines, "COMMIT", ""))
+
+
+def _by_others() -> str:
+    """Match packets that other users than that of this process send."""
+    return f"-m {_OWNER} ! --uid-owner {os.geteuid()}"
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError:  # a foreign comment with a lone quote
+        return line.split()
+
+
+def _why(name: str, said: str) -> str:
+    if any(word in said.lower() for word in _DENIED):
+        return f"{name} needs root or CAP_NET_ADMIN"
+    lines = [line for line in said.splitlines() if line and not line.startswith("#")]
+    return f"{name}: {lines[0][:120]}" if lines else f"{name} refused"
