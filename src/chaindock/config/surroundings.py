@@ -10,41 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chaindock.container.contracts import BuildEnvironment
+from chaindock.container.environment import CA_VARIABLES
 from chaindock.controllers.docker.options import EndpointOptions
+from chaindock.platforms.registry import PLATFORMS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
-BUILD_VARIABLES = frozenset(
-    {
-        *_PROXIES,
-        *(name.lower() for name in _PROXIES),
-        "GOPROXY",
-        "GOSUMDB",
-        "GONOSUMDB",
-        "GOPRIVATE",
-        "GONOPROXY",
-        "GOINSECURE",
-        "GOFLAGS",
-        "GOTOOLCHAIN",
-        "PIP_INDEX_URL",
-        "PIP_EXTRA_INDEX_URL",
-        "PIP_TRUSTED_HOST",
-        "PIP_DEFAULT_TIMEOUT",
-        "PIP_RETRIES",
-        "NPM_TOKEN",
-    }
-)
-_NPM = re.compile(
-    r"npm_config_(?!cafile|cache|prefix|.*config|.*_dir)\w+", re.IGNORECASE
-)
-CA_VARIABLES = (
-    "SSL_CERT_FILE",
-    "NODE_EXTRA_CA_CERTS",
-    "PIP_CERT",
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
+_PROXIES = "(?i:https?_proxy|no_proxy|all_proxy)"
+_BUILD_VARIABLE = re.compile(
+    "|".join([_PROXIES, *(platform.build_variables for platform in PLATFORMS)])
 )
 _PASSWORD = re.compile(r"(?<=://)[^/\s]+@")
 _SECRET_NAME = re.compile(r"token|auth|passw|secret|_key$", re.IGNORECASE)
@@ -57,7 +32,7 @@ def build_environment(
     variables = {
         name: value
         for name, value in env.items()
-        if value and (name in BUILD_VARIABLES or _NPM.fullmatch(name))
+        if value and _BUILD_VARIABLE.fullmatch(name)
     }
     warnings: list[str] = []
     for name in CA_VARIABLES:

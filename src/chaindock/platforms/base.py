@@ -157,6 +157,8 @@ class Platform(ABC):
         looks_for: files that mark a source directory of the language.
         images: its images and their settings.
         image_output: where {output} lies in a runtime image.
+        build_variables: regular expression: variables of the user's environment that
+            builds get, such as the address of a package registry.
         tools: programs that a local build needs; a container has its own.
         retryable_output: regular expression, in any letter case: what the tools print
             when a registry, a name server or disk space was missing.
@@ -170,6 +172,7 @@ class Platform(ABC):
     images: LanguageImages
     looks_for: tuple[str, ...] = ()
     image_output: str
+    build_variables: ClassVar[str] = "(?!)"
     tools: tuple[Tool, ...] = ()
     retryable_output: ClassVar[str] = "(?!)"
     error_lines: ClassVar[str] = "(?!)"

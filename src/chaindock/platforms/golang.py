@@ -73,6 +73,9 @@ class Golang(Platform):
     package_types = ("golang",)
     looks_for = ("go.mod", "*.go")
     image_output = "/usr/local/bin"
+    build_variables = (
+        "GOPROXY|GOSUMDB|GONOSUMDB|GOPRIVATE|GONOPROXY|GOINSECURE|GOFLAGS|GOTOOLCHAIN"
+    )
     tools = (Tool("go", "install Go", version=("version",)),)
     error_lines = (
         r"\s*panic: |fatal error: |runtime: out of memory|goroutine stack exceeds"

@@ -77,6 +77,9 @@ class Node(Platform):
     package_types = ("node",)
     looks_for = ("package.json",)
     image_output = "/usr/local/src"
+    build_variables = (
+        r"NPM_TOKEN|(?i:npm_config_(?!cafile|cache|prefix|.*config|.*_dir)\w+)"
+    )
     tools = (
         Tool("node", "install Node.js"),
         Tool("npm", "install npm (it comes with Node.js)"),

@@ -95,6 +95,9 @@ class Python(Platform):
     package_types = ("python",)
     looks_for = ("requirements.txt", "pyproject.toml", "*.py")
     image_output = "/usr/local/src"
+    build_variables = (
+        "PIP_(INDEX_URL|EXTRA_INDEX_URL|TRUSTED_HOST|DEFAULT_TIMEOUT|RETRIES)"
+    )
     tools = (
         Tool(
             "python3",

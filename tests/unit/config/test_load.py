@@ -298,7 +298,7 @@ def test_empty_endpoint_means_no_engine(tmp_path):
     assert load(tmp_path, env={"CORE_VM_ENDPOINT": "unix:///x"}).node.engine
 
 
-def test_development_mode_takes_chaincode_nobody_launched(tmp_path):
+def test_development_mode_admits_programs_that_a_user_started(tmp_path):
     assert not load(tmp_path, env={}).stream.admit_unlaunched
     assert load(tmp_path, {"chaincode.mode": "dev"}, env={}).stream.admit_unlaunched
 
