@@ -6,7 +6,6 @@ Source: docs/fabric/ledger.md#proposal
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -41,7 +40,7 @@ from chaindock.options import option
 from chaindock.values import Whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from chaindock.chaincode.support import ChaincodeSupport
     from chaindock.endorser.proposals import Proposal
@@ -106,7 +105,7 @@ class Endorser:
         self._executor = executor
         self._system = system
         self._concurrency = concurrency
-        self._simulations = 0
+        self._running = 0
 
     async def process_proposal(
         self, signed: proposal_pb2.SignedProposal
@@ -170,21 +169,12 @@ class Endorser:
             done = await self._run(proposal, identity, timeout_s, watch, keep=False)
             return done.outcome
 
-    @contextmanager
-    def _simulation(self, proposal: Proposal) -> Iterator[Simulator]:
-        with self._ledger.new_simulator(proposal.tx_id) as simulator:
-            self._simulations += 1
-            try:
-                yield simulator
-            finally:
-                self._simulations -= 1
-
     def _admit(self, proposal: Proposal) -> Identity:
         """Check everything there is to check before a simulation; return the signer.
 
         Raises: NotFound when there is no such channel, and as `process_proposal`.
         """
-        if self._concurrency and self._simulations >= self._concurrency:
+        if self._concurrency and self._running >= self._concurrency:
             raise TooManyRequests(
                 "too many requests for /protos.Endorser, exceeding concurrency limit "
                 f"({self._concurrency})",
@@ -228,19 +218,22 @@ class Endorser:
             keep: whether the read-write set is wanted.
         """
         watch.admitted = True
+        self._running += 1
         try:
             done = await self._simulate(proposal, identity, timeout_s, keep=keep)
         except LaunchFailed as error:
             if not self._superseded(proposal, error):
                 raise
             done = await self._simulate(proposal, identity, timeout_s, keep=keep)
+        finally:
+            self._running -= 1
         watch.answered(done.outcome.response)
         return done
 
     def _superseded(self, proposal: Proposal, failed: LaunchFailed) -> bool:
         """Whether another package runs by now than the one that did not come up."""
         try:
-            with self._simulation(proposal) as simulator:
+            with self._ledger.new_simulator(proposal.tx_id) as simulator:
                 now = self._definition(proposal, simulator).ccid
         except ChaindockError:
             return False
@@ -255,7 +248,7 @@ class Endorser:
         keep: bool,
     ) -> _Simulated:
         system = self._system.get(proposal.name)
-        with self._simulation(proposal) as simulator:
+        with self._ledger.new_simulator(proposal.tx_id) as simulator:
             if system is not None:
                 answer = system.execute(simulator, proposal.input.args, identity)
                 outcome, version = Outcome(answer, None), "syscc"

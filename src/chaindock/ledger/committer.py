@@ -98,6 +98,8 @@ class Committer:
         self._wal_limit = self._next_trim = wal_limit_bytes
         self._db: sqlite3.Connection | None = None
         self._tip = Tip(0, b"", b"", 0)
+        self.log_is_long = False
+        """Whether `trim_log` is due since the last commit."""
         self.trimming = False
         """Whether `trim_log` waits for snapshots to end; read by the event loop."""
 
@@ -156,6 +158,7 @@ class Committer:
             commit = commit_hash(filter_, changes, number, self._tip.commit)
             tip, block = _store(db, self._tip, txs, filter_, commit, self._signer)
         self._tip = tip
+        self.log_is_long = self._is_log_long()
         return CommittedBlock(
             number,
             tuple(
@@ -183,8 +186,17 @@ class Committer:
                 path=self._path,
             )
 
+    def _is_log_long(self) -> bool:
+        try:
+            size = self._wal.stat().st_size
+        except OSError:
+            return False
+        if size < self._wal_limit:
+            self._next_trim = self._wal_limit
+        return size >= self._next_trim
+
     def trim_log(self) -> None:
-        """Shorten the write-ahead log when it is long; never raises.
+        """Shorten the write-ahead log; never raises.
 
         SQLite restarts the log by itself when a commit finds no snapshot that reads
         from the log. Under constant load there always is such a snapshot, so wait up to
@@ -196,10 +208,6 @@ class Committer:
             return
         try:
             size = self._wal.stat().st_size
-            if size < self._wal_limit:
-                self._next_trim = self._wal_limit
-            if size < self._next_trim:
-                return
             self.trimming = True
             db.execute(f"PRAGMA busy_timeout={_TRIM_WAIT_MS}")
             busy = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
@@ -209,7 +217,9 @@ class Committer:
             self._next_trim += self._wal_limit
             _log.warning("log not shortened", path=str(self._path), exc_info=error)
         finally:
-            self.trimming = False
+            self.log_is_long = False
+        """Whether `trim_log` is due since the last commit."""
+        self.trimming = False
 
 
 def _apply(

@@ -179,7 +179,6 @@ class Ledger:
         self._require_open()
         done = self._write(partial(self._committer.commit, tuple(txs)))
         done.add_done_callback(self._committed)  # called before the waiter below
-        self._writer.submit(self._committer.trim_log)
         return await asyncio.shield(done)
 
     def _committed(self, done: asyncio.Future[CommittedBlock]) -> None:
@@ -188,6 +187,8 @@ class Ledger:
         block = done.result()
         _count(self.channel, block)
         self._height = block.number + 1
+        if self._committer.log_is_long and self._state is _State.OPEN:
+            self._writer.submit(self._committer.trim_log)
         for callback in tuple(self._callbacks):
             try:
                 callback(block)
