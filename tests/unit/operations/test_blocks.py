@@ -23,6 +23,7 @@ def envelope() -> bytes:
     results = rwset_pb2.TxReadWriteSet()
     results.ns_rwset.add(namespace="basic", rwset=sets.SerializeToString())
     action = proposal_pb2.ChaincodeAction(results=results.SerializeToString())
+    action.chaincode_id.name = "basic"
     response = proposal_response_pb2.ProposalResponsePayload(
         extension=action.SerializeToString()
     )
@@ -30,12 +31,10 @@ def envelope() -> bytes:
     payload.action.proposal_response_payload = response.SerializeToString()
     transaction = transaction_pb2.Transaction()
     transaction.actions.add(payload=payload.SerializeToString())
-    extension = proposal_pb2.ChaincodeHeaderExtension()
-    extension.chaincode_id.name = "basic"
     header = common_pb2.ChannelHeader(
         type=common_pb2.HeaderType.ENDORSER_TRANSACTION,
         tx_id="f" * 64,
-        extension=extension.SerializeToString(),
+        channel_id="channel",
     )
     whole = common_pb2.Payload(data=transaction.SerializeToString())
     whole.header.channel_header = header.SerializeToString()
@@ -73,6 +72,6 @@ def test_transaction_that_cannot_be_read_is_told_all_the_same():
     block = common_pb2.Block()
     block.data.data.append(b"\xff\xff")
     (one,) = summarise(block.SerializeToString())["transactions"]
-    assert one["type"] == "UNKNOWN"
+    assert one["type"] == "unknown"
     assert one["code"] is None
     assert "unreadable" in one
