@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from support.need import need
+from support.nodes.node import cache_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 SOURCES = FIXTURES / "conformance"
@@ -30,7 +31,7 @@ def go_program() -> Path:
     need("go")
 
     def build(source: Path, into: Path) -> None:
-        _run("go", "build", "-o", str(into / "conformance"), ".", cwd=source)
+        _go_build(source, into / "conformance")
 
     return _kept("go", build) / "conformance"
 
@@ -40,7 +41,7 @@ def old_go_program() -> Path:
     need("go")
 
     def build(source: Path, into: Path) -> None:
-        _run("go", "build", "-o", str(into / "notes"), ".", cwd=source)
+        _go_build(source, into / "notes")
 
     return _kept("go-old", build, FIXTURES / "foreign" / "go-old") / "notes"
 
@@ -112,9 +113,27 @@ def _kept(
     return result
 
 
-def _run(*argv: str, cwd: Path) -> None:
+def _go_build(source: Path, program: Path) -> None:
+    """Compile as nodes of the tests do, with their caches: gRPC is compiled once."""
+    caches = cache_folder() / "chaindock" / "toolchains"
+    env = {
+        "GOCACHE": str(caches / "go-build"),
+        "GOMODCACHE": str(caches / "go-mod"),
+        "CGO_ENABLED": "0",
+    }
+    flags = ("-trimpath", "-buildvcs=false")
+    _run("go", "build", *flags, "-o", str(program), ".", cwd=source, env=env)
+
+
+def _run(*argv: str, cwd: Path, env: Mapping[str, str] | None = None) -> None:
     done = subprocess.run(
-        argv, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        argv,
+        cwd=cwd,
+        env={**os.environ, **(env or {})},  # noqa: TID251  # tests have no config
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     if done.returncode != 0:
         raise AssertionError(f"{argv} ended with {done.returncode}:\n{done.stderr}")
