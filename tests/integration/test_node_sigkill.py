@@ -33,7 +33,7 @@ async def lives(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         yield found
 
 
-async def test_twenty_kills_lose_nothing_and_leave_nothing(
+async def test_kills_at_any_instant_lose_nothing_and_leave_nothing(
     lives: Lives,
 ) -> None:
     rounds = [

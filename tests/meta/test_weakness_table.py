@@ -1,6 +1,7 @@
 """docs/weaknesses.md names every row, and only tests that there are."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -25,6 +26,7 @@ NAMED = sorted(
 )
 
 
+@functools.cache
 def names_in(path: Path) -> set[str]:
     """Return the names of functions, methods and classes in a file."""
     return {
