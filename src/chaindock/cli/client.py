@@ -158,11 +158,11 @@ class AdminClient:
             # A node that refuses a body may answer before it has all of it.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, target, body, dict(headers))
-            response = connection.getresponse()
-            if response.status != 200:
-                raise wire.rebuild_error(_load(response.read()))
-            yield response
-            connection.close()
+            # The response holds the socket, too: while it is open, the node sees nothing.
+            with connection.getresponse() as response:
+                if response.status != 200:
+                    raise wire.rebuild_error(_load(response.read()))
+                yield response
 
     def _connect(self, timeout_s: float | None) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
