@@ -29,11 +29,11 @@ def page(rows: int) -> shim.GetStateByRange:
 
 LONG = [
     (Kind.GET_STATE_BY_RANGE, page(5000)),
-    (Kind.GET_STATE_MULTIPLE, shim.GetStateMultiple(keys=["k"] * 5000)),
+    (Kind.GET_STATE_MULTIPLE, shim.GetStateMultiple(keys=["k"] * 200_000)),
     (
         Kind.WRITE_BATCH_STATE,
         shim.WriteBatchState(
-            rec=[record(shim.WriteRecord.PUT_STATE, "k", b"v") for _ in range(5000)]
+            rec=[record(shim.WriteRecord.PUT_STATE, "k", b"v") for _ in range(50_000)]
         ),
     ),
 ]
