@@ -13,10 +13,10 @@ import click
 
 from chaindock.cli import show
 from chaindock.cli.report import Exit
-from chaindock.cli.session import Session, command, name_argument
+from chaindock.cli.session import Session, command, name_argument, read_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from chaindock.operations.facade import Call
 
@@ -44,16 +44,6 @@ class CallCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
-def _pair(_ctx: Any, param: click.Parameter, values: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for value in values:
-        key, equals, rest = value.partition("=")
-        if not key or not equals:
-            raise click.BadParameter(f"{value!r}: expected KEY=VALUE", param=param)
-        found[key] = rest
-    return found
-
-
 def _call_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for add in (
         click.option(
@@ -68,7 +58,7 @@ def _call_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--attr",
             multiple=True,
             metavar="K=V",
-            callback=_pair,
+            callback=read_pairs,
             help="An attribute of the signer's certificate; repeatable.",
         ),
         click.option(
@@ -83,7 +73,7 @@ def _call_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--transient",
             multiple=True,
             metavar="K=V",
-            callback=_pair,
+            callback=read_pairs,
             help="A value that the chaincode sees and the ledger does not; repeatable.",
         ),
         click.argument("args", nargs=-1),

@@ -221,9 +221,8 @@ class _Demo:
         self.story["blocks"] = client.blocks()
         for block in self.story["blocks"]:
             head = f"  {block['number']:>3}  {block['data_hash'][:12]}"
-            for one in block["transactions"] or [None]:
-                self._tell(head + _transaction(one))
-                head = " " * len(head)
+            lines = [_transaction(one) for one in block["transactions"]] or [""]
+            self._tell(head + f"\n{'':>{len(head)}}".join(lines))
 
     def _title(self, text: str) -> None:
         self._tell(click.style(text, bold=True))
@@ -246,9 +245,7 @@ def _require(told: Mapping[str, Any], status: int, expected: str) -> None:
     )
 
 
-def _transaction(one: Mapping[str, Any] | None) -> str:
-    if one is None:
-        return ""
+def _transaction(one: Mapping[str, Any]) -> str:
     # A composite key has its parts between zero bytes; long parts are cut.
     keys = [
         "/".join(part[:16] for part in write["key"].split("\0") if part)

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from chaindock.cli.client import AdminClient
 
-"""Where the compilers of TypeScript write."""
-
 
 @command(
     "chaindock deploy . --name basic",
@@ -96,9 +94,12 @@ def _deploy_dev(session: Session, name: str, options: Mapping[str, Any]) -> None
     text = f"{done['name']} is defined{same}: version {done['version']}"
     click.echo(click.style(text, fg="green"), err=True)
     address = client.status()["endpoints"].get("chaincode", "")
+    # With TLS the node keeps the files that the program needs in this directory.
+    tls = str((client.home / "dev").is_dir()).lower()
     words = f"CORE_CHAINCODE_ID_NAME={done['name']}:{done['version']}"
-    words += f" ./PROGRAM --peer.address {address.removeprefix('tcp://')}"
-    show.note("next", f"start the program: {words}", "cyan")
+    words += f" CORE_PEER_TLS_ENABLED={tls} ./PROGRAM"
+    words += f" --peer.address {address.partition(',')[0].removeprefix('tcp://')}"
+    show.note("next", words, "cyan")
 
 
 def deploy_path(

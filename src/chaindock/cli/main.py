@@ -17,7 +17,7 @@ import click
 
 from chaindock import __version__
 from chaindock.cli import report
-from chaindock.cli.report import Exit
+from chaindock.cli.report import MEANINGS, Exit
 from chaindock.cli.session import Session, home_option, json_option
 from chaindock.errors import ChaindockError, InvalidInput
 
@@ -96,6 +96,11 @@ class Root(click.Group):
                 formatter.write_dl(
                     [(f"{name:<{width}}", text) for name, (_, text) in commands.items()]
                 )
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the exit statuses."""
+        with formatter.section("Exit status"):
+            formatter.write_dl([(f"{int(s):>3}", text) for s, text in MEANINGS.items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
         """Return matching commands without importing them, and options."""
@@ -182,7 +187,6 @@ def _end_output(reason: OSError) -> int:
 @click.command(
     cls=Root,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog=report.epilog(),
 )
 @home_option
 @json_option
@@ -191,10 +195,10 @@ def root() -> None:
     """Run Hyperledger Fabric chaincode: build it, start it, call it.
 
     \b
-      chaindock up -d                        start a node with its own ledger
-      chaindock deploy DIR --name basic      build and start a chaincode
-      chaindock invoke basic FUNCTION ARGS   submit a transaction
-      chaindock query basic FUNCTION ARGS    call without writing
+      chaindock up -d                       start a node
+      chaindock deploy DIR --name basic     build and start
+      chaindock invoke basic FUNCTION ARGS  submit
+      chaindock query basic FUNCTION ARGS   only read
     """  # noqa: D301  # \\b is click's mark for lines to keep
 
 

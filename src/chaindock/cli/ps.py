@@ -131,15 +131,14 @@ def _age_s(iso: str) -> int:
 @command("chaindock status", "chaindock status --json")
 def status(session: Session) -> None:
     """Show the node: endpoints, backend, blocks."""
-    found = session.client().status()
+    show_status(session, session.client().status())
+
+
+def show_status(session: Session, found: Mapping[str, Any]) -> None:
+    """Print the fields of NodeStatus."""
     if session.json:
         show.emit_json(found)
         return
-    show_status(found)
-
-
-def show_status(found: Mapping[str, Any]) -> None:
-    """Print the fields of NodeStatus for people."""
     reason = f"  ({found['reason']})" if found["reason"] else ""
     inside = found["home"].rstrip("/") + "/"
     show.pairs(

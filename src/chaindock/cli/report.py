@@ -76,12 +76,6 @@ def exit_status(error: ChaindockError) -> Exit:
     return Exit.REFUSED if isinstance(error, LedgerError) else Exit.INPUT
 
 
-def epilog() -> str:
-    """Return the table as the help shows it."""
-    lines = [f"  {int(status):>3}  {text}" for status, text in MEANINGS.items()]
-    return "\b\nExit status:\n" + "\n".join(lines)
-
-
 # --- errors --------------------------------------------------------------------------
 
 SHOWN_LINES = 20
@@ -119,7 +113,10 @@ def show_error(error: ChaindockError, *, as_json: bool) -> None:
 def _launch_facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     from chaindock.cli.show import seconds, visible
 
-    phases = list(_phases(facts))
+    phases = [
+        (visible(one["phase"]), float(one["seconds"]))
+        for one in facts.get("phases") or ()
+    ]
     if phase := facts.get("phase"):
         spent = next((s for name, s in reversed(phases) if name == phase), None)
         after = "" if spent is None else f", after {seconds(spent)}"
@@ -134,16 +131,6 @@ def _launch_facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if isinstance(verdicts, dict):
         for builder, verdict in verdicts.items():
             yield visible(str(builder)), visible(str(verdict))
-
-
-def _phases(facts: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    from chaindock.cli.show import visible
-
-    for one in facts.get("phases") or ():
-        try:
-            yield visible(str(one["phase"])), float(one["seconds"])
-        except (KeyError, TypeError, ValueError):
-            continue
 
 
 def _ended(facts: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from chaindock.cli.client import AdminClient
@@ -111,17 +111,24 @@ def _epilog(examples: tuple[str, ...]) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
 
 
+def read_pairs(
+    _ctx: click.Context, param: click.Parameter, values: Sequence[str]
+) -> dict[str, str]:
+    """Return the KEY=VALUE texts of an option as a dictionary."""
+    found = {}
+    for value in values:
+        key, equals, rest = value.partition("=")
+        if not key or not equals:
+            raise click.BadParameter(f"{value!r}: expected KEY=VALUE", param=param)
+        found[key] = rest
+    return found
+
+
 def name_argument(*, many: bool = False) -> Callable[[F], F]:
     """Add NAME, or NAME..., which the shell completes."""
-    if many:
-        return click.argument(
-            "names",
-            metavar="NAME...",
-            nargs=-1,
-            required=True,
-            shell_complete=complete_names,
-        )
-    return click.argument("name", shell_complete=complete_names)
+    several: dict[str, Any] = {"metavar": "NAME...", "nargs": -1, "required": True}
+    name, more = ("names", several) if many else ("name", {})
+    return click.argument(name, shell_complete=complete_names, **more)
 
 
 def complete_names(

@@ -48,11 +48,7 @@ def one_line(text: str) -> str:
 
 def is_terminal(*, err: bool = False) -> bool:
     """Whether standard output (or error) is a terminal."""
-    stream = sys.stderr if err else sys.stdout
-    try:
-        return stream.isatty()
-    except (AttributeError, ValueError):
-        return False
+    return (sys.stderr if err else sys.stdout).isatty()
 
 
 def width() -> int | None:
@@ -72,8 +68,7 @@ def emit_json(data: Any) -> None:
 
     Characters that a terminal obeys and JSON would let pass are escaped too.
     """
-    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
-    unicode = encoding.lower().replace("-", "") == "utf8"
+    unicode = sys.stdout.encoding.lower().replace("-", "") == "utf8"
     text = json.dumps(data, indent=2, ensure_ascii=not unicode)
     click.echo(_LATE_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 

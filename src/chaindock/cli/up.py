@@ -6,6 +6,7 @@ files or time. When `up` is interrupted before that, the detached process is end
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from chaindock.cli import show
+from chaindock.cli.ps import show_status
 from chaindock.cli.report import Exit
-from chaindock.cli.session import Session, command
+from chaindock.cli.session import Session, command, read_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +47,7 @@ TAIL_LINES = 20
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
+    callback=read_pairs,
     help="Any setting of `chaindock config show`; repeatable.",
 )
 @click.option("--ready-fd", type=int, hidden=True)
@@ -54,7 +57,7 @@ def up(
     detach: bool,
     backend: str | None,
     ca: Path | None,
-    settings: Sequence[str],
+    settings: dict[str, str],
     ready_fd: int | None,
 ) -> int:
     """Start the node of a home.
@@ -65,7 +68,11 @@ def up(
     """
     from chaindock.errors import NodeNotRunning
 
-    flags = _flags(backend, ca, settings)
+    flags = settings
+    if backend is not None:
+        flags["chaindock.backend"] = backend
+    if ca is not None:
+        flags["chaindock.ca"] = str(ca.absolute())
     if not detach:
         return _serve(session, flags, ready_fd)
     try:
@@ -76,33 +83,8 @@ def up(
             show.note("warning", f"the options are not applied to it; first {words}")
     except NodeNotRunning:
         found = start_detached(session.home, flags)
-    _announce(session, found)
+    show_status(session, found)
     return Exit.OK
-
-
-def _flags(
-    backend: str | None, ca: Path | None, settings: Sequence[str]
-) -> dict[str, str]:
-    flags = {}
-    for one in settings:
-        key, equals, value = one.partition("=")
-        if not key or not equals:
-            raise click.UsageError(f"--set {one!r}: expected KEY=VALUE")
-        flags[key] = value
-    if backend is not None:
-        flags["chaindock.backend"] = backend
-    if ca is not None:
-        flags["chaindock.ca"] = str(ca.absolute())
-    return flags
-
-
-def _announce(session: Session, found: Mapping[str, Any]) -> None:
-    from chaindock.cli.ps import show_status
-
-    if session.json:
-        show.emit_json(found)
-    else:
-        show_status(found)
 
 
 # --- in the foreground ---------------------------------------------------------------
@@ -168,21 +150,17 @@ async def _until_signal(config: Config, ready: Callable[[NodeStatus], None]) -> 
 
 
 def _greet(session: Session, status: Mapping[str, Any]) -> None:
-    try:
-        _announce(session, status)
+    with contextlib.suppress(OSError):  # without a reader the node serves all the same
+        show_status(session, status)
         if not session.json:
             click.echo(click.style("stop with Ctrl-C", dim=True), err=True)
         sys.stdout.flush()
-    except OSError:
-        return  # nobody reads the greeting; the node serves all the same
 
 
 def _tell(fd: int, what: Mapping[str, Any]) -> None:
-    try:
-        with os.fdopen(fd, "w") as pipe:
-            pipe.write(json.dumps(what) + "\n")
-    except OSError:
-        return  # the process that started this node has gone; the node serves all the same
+    # Without the process that started this one the node serves all the same.
+    with contextlib.suppress(OSError), os.fdopen(fd, "w") as pipe:
+        pipe.write(json.dumps(what) + "\n")
 
 
 # --- in a process of its own ---------------------------------------------------------

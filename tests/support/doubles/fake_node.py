@@ -22,7 +22,13 @@ from fabric_protos.peer import transaction_pb2
 
 from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.output import OutputOptions, OutputStore
-from chaindock.errors import BuildFailed, ChaincodeError, ExitedEarly, NotFound
+from chaindock.errors import (
+    BuildFailed,
+    ChaincodeError,
+    ExitedEarly,
+    ImageNotFound,
+    NotFound,
+)
 from chaindock.ids import Ccid
 from chaindock.operations.admin import AdminServer
 from chaindock.operations.facade import Call, Deployment, NodeStatus, Running
@@ -68,7 +74,7 @@ class FakeNode:
         self.state: dict[str, bytes] = {}
         self.calls: list[Call] = []
         self.blocks: list[bytes] = [_block(0)]
-        self.forgets = False
+        self.forgets = self.imageless = False
         self.called = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.stopping = asyncio.Event()
@@ -118,6 +124,8 @@ class FakeNode:
         init_required: bool,
         watch: Callable[[Any], None],
     ) -> Deployment:
+        if self.imageless and backend != "process":
+            raise ImageNotFound("the engine has no image 'python:3'", hint="pull it")
         info = read_package(package)
         name = name or info.label
         attempt = self._attempt(info.id, watch)
@@ -311,12 +319,16 @@ def _block(number: int) -> bytes:
 
 
 async def serve(
-    home: Path, ready: Callable[[NodeStatus], None], *, forgets: bool = False
+    home: Path,
+    ready: Callable[[NodeStatus], None],
+    *,
+    forgets: bool = False,
+    imageless: bool = False,
 ) -> None:
     """Serve until told to stop, as node.serve does."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     node = FakeNode(home)
-    node.forgets = forgets
+    node.forgets, node.imageless = forgets, imageless
     lock = home / "node.lock"
     async with AdminServer(home, node):
         lock.write_text(f"{os.getpid()}\n")

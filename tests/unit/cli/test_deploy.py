@@ -180,7 +180,10 @@ def test_a_program_that_is_started_by_hand_is_deployed_without_source(run, node)
     result = run("deploy", "--dev", "byhand")
     assert result.exit_code == 0
     assert "byhand is defined: version 1.0\n" in result.stderr
-    assert "CORE_CHAINCODE_ID_NAME=byhand:1.0 ./PROGRAM" in result.stderr
+    assert (
+        "CORE_CHAINCODE_ID_NAME=byhand:1.0 CORE_PEER_TLS_ENABLED=false "
+        in result.stderr
+    )
     body = json.loads(run("deploy", "--dev", "byhand", "--json").stdout)
     assert (body["package_id"], body["changed"]) == ("byhand:1.0", False)
     for wrong in ((), (".", "--dev", "a"), ("--dev", "a", "--name", "b")):

@@ -286,6 +286,21 @@ def test_demo_with_a_wrong_answer_fails_and_leaves_nothing(chaindock, env, tmp_p
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def test_demo_without_images_runs_its_own_contract_as_a_process_and_says_so(
+    chaindock, env
+):
+    """Without --backend the demo may choose; a back end that was named is kept."""
+    env["CORE_CHAINDOCK_DOMAIN"] = "imageless.example"
+    demo = chaindock("demo")
+    assert demo.returncode == 0, demo.stderr
+    told = "containers cannot be used: the engine has no image 'python:3'\n"
+    assert told in demo.stdout
+    assert "runs as a process, without isolation" in demo.stdout
+    demo = chaindock("demo", "--backend", "docker")
+    assert demo.returncode != 0
+    assert "error: the engine has no image 'python:3'" in demo.stderr
+
+
 def test_demo_tells_phases_answers_and_blocks(chaindock, env, home, tmp_path):
     env["TMPDIR"] = str(tmp_path / "tmp")
     (tmp_path / "tmp").mkdir()

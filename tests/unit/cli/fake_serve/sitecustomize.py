@@ -3,7 +3,7 @@
 Python imports this by itself when its directory is on PYTHONPATH. The domain stands for
 a fault: `dies.example` ends without a word, `refuses.example` raises, `stays.example`
 does not stop when asked, `never.example` is never ready, `forgets.example` keeps
-no state.
+no state, `imageless.example` has an engine without images.
 """
 
 import sys
@@ -27,7 +27,8 @@ async def _serve(config: Any, ready: Any) -> None:
     if fault == "never":
         print("never ready", flush=True)
         await asyncio.Event().wait()
-    await serve(config.home, ready, forgets=fault == "forgets")
+    faults = {name: fault == name for name in ("forgets", "imageless")}
+    await serve(config.home, ready, **faults)
     if fault == "stays":
         (config.home / "node.lock").write_text(f"{os.getpid()}\n")
         await asyncio.Event().wait()
