@@ -1,16 +1,13 @@
 """Small asyncio tools that the whole system shares.
 
-Owns:    Latch (one outcome, many waiters), Backoff, Tasks (supervised background work),
-         finish (work that must not be left half-way).
-Not:     anything about chaincode.
-Entry:   Latch, Tasks, finish
-Holds:   no task is ever started and forgotten; its error is logged or raised.
+No task is ever started and forgotten: its error is logged or raised.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import random
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
@@ -60,7 +57,8 @@ class Latch(Generic[T]):
         """Return the value or raise the error."""
         await self._done.wait()
         if self._error is not None:
-            raise self._error
+            # A copy: one object raised to many waiters collects all their tracebacks.
+            raise copy.copy(self._error) from self._error.__cause__
         return self._value  # type: ignore[return-value]  # set before the event
 
 

@@ -1,36 +1,12 @@
 """Every error that Chaindock raises on purpose, and the closed set of codes.
 
-Owns:    the error tree; code, slug, hint and facts of each error.
-Not:     gRPC status (gateway), HTTP status (operations), exit status (cli/main.py).
-Entry:   ChaindockError
-Holds:   a slug never changes once released; `docs/reference/errors.md` has an entry for each.
-Source:  shared style, "Errors"
-Size:    one tree is read as one.
-
-    ChaindockError
-    ├── InvalidInput           PackageInvalid, SourceInvalid, ConfigInvalid,
-    │                          ProposalInvalid
-    ├── NotFound               ImageNotFound (ImagePlatformMissing)
-    ├── AlreadyExists          ContainerExists, TransactionExists
-    ├── Denied
-    ├── Unsupported
-    ├── TooManyRequests
-    ├── ToolMissing
-    ├── StorageError
-    ├── EngineError            EngineUnavailable, EngineTimeout, RegistryUnavailable,
-    │                          RegistryDenied, RateLimited
-    ├── LaunchFailed           BuildFailed (BuildSilent), StartFailed (NetworkMissing,
-    │                          NameUnresolved, NodeUnreachable), ExitedEarly,
-    │                          LaunchTimeout (RegisterTimeout), TlsFailed,
-    │                          RegistrationRefused
-    ├── ExecuteFailed          ExecuteTimeout, StreamTerminated, ChaincodeError
-    ├── LedgerError            LedgerCorrupt, LedgerClosed, ReadOnlyViolation
-    └── NodeError              NodeNotRunning, NodeAlreadyRunning, NodeStopping
+A slug never changes once released. docs/reference/errors.md shows the tree.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -56,18 +32,14 @@ class ChaindockError(Exception):
     """Root of the tree.
 
     Args:
-        message: what, to which object, expected and found; no full stop.
-        hint: the next thing to do.
+        message: what, to which object, expected and found. hint: the next thing to do.
         facts: typed details for machines; each becomes an attribute.
     """
 
     code: ClassVar[Code] = Code.INTERNAL
     slug: ClassVar[str] = "internal"
     retryable: bool = False
-    """The same act may succeed later without anybody changing anything.
-
-    The class says what is usual; the fact `retryable` says it of one error.
-    """
+    """The same act may succeed later as it is. A fact of this name overrides the class."""
 
     def __init__(self, message: str, *, hint: str | None = None, **facts: Any) -> None:
         super().__init__(message)
@@ -90,27 +62,14 @@ class ChaindockError(Exception):
             "code": str(self.code),
             "message": self.message,
             "hint": self.hint,
-            "facts": {k: _plain(v) for k, v in self.facts.items()},
+            "facts": json.loads(json.dumps(self.facts, default=str)),
         }
-
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ENOMEM})
-_BUSY = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE})
 
 
 def is_retryable(error: OSError) -> bool:
     """Whether the system refused for want of something: space, memory, processes."""
-    return error.errno in _FULL | _BUSY
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, (str, int, float, bool, type(None))):
-        return value
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return str(value)
+    space = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM}
+    return error.errno in space | {errno.EAGAIN, errno.EMFILE, errno.ENFILE}
 
 
 class InvalidInput(ChaindockError):
@@ -139,7 +98,7 @@ class ConfigInvalid(InvalidInput):
 
 
 class ProposalInvalid(InvalidInput):
-    """A signed proposal fails a check of ledger-gateway.md §2.2."""
+    """A signed proposal fails a check that a peer makes before it simulates."""
 
     slug = "proposal-invalid"
 
@@ -152,11 +111,7 @@ class NotFound(ChaindockError):
 
 
 class ImageNotFound(NotFound):
-    """The engine has no such image.
-
-    Facts: `image`; and if mirrors were asked for it `tried` ([{image, error, why}]), as
-    each error of a registry has.
-    """
+    """The engine has no such image. Facts: `image`; `tried` ([{image, error, why}])."""
 
     slug = "image-not-found"
 
@@ -178,6 +133,13 @@ class ContainerExists(AlreadyExists):
     """The container name is taken. Facts: `container`."""
 
     slug = "container-exists"
+
+
+class PlacementConflict(ChaindockError):
+    """The package runs elsewhere than asked. Facts: `ccid`, `asked`, `given`."""
+
+    code = Code.FAILED_PRECONDITION
+    slug = "placement-conflict"
 
 
 class TransactionExists(AlreadyExists):
@@ -299,6 +261,13 @@ class StartFailed(LaunchFailed):
     slug = "start-failed"
 
 
+class ChaincodeRetired(LaunchFailed):
+    """The chaincode is not to run any more: stopped, removed or replaced."""
+
+    slug = "chaincode-retired"
+    retryable = True
+
+
 class NetworkMissing(StartFailed):
     """The engine has no network of the name that was set. Facts: `network`."""
 
@@ -345,7 +314,7 @@ class TlsFailed(LaunchFailed):
 
 
 class RegistrationRefused(LaunchFailed):
-    """REGISTER was not admitted (shim-protocol.md §3.2)."""
+    """REGISTER was not admitted."""
 
     code = Code.PERMISSION_DENIED
     slug = "registration-refused"
@@ -368,9 +337,8 @@ class ExecuteTimeout(ExecuteFailed):
 class StreamTerminated(ExecuteFailed):
     """The chaincode's stream ended while the transaction ran.
 
-    Facts, as far as known: `reason`, `sent` (false: the chaincode never got it),
-    `registered` (true), `output` (last lines); and of its end `cause`, `exit_code`,
-    `signal`, `oom`.
+    Facts, as far as known: `reason`, `sent`, `registered`, `output` (last lines); and of
+    its end `cause`, `exit_code`, `signal`, `oom`.
     """
 
     slug = "stream-terminated"
@@ -403,7 +371,7 @@ class LedgerClosed(LedgerError):
 
 
 class ReadOnlyViolation(LedgerError):
-    """Queries and writes that exclude each other (ledger-gateway.md §1.6)."""
+    """Queries and writes that exclude each other in one transaction."""
 
     code = Code.FAILED_PRECONDITION
     slug = "read-only-violation"

@@ -39,6 +39,7 @@ from chaindock.controllers.process.controller import ProcessController
 from chaindock.identity.tls import TlsAuthority
 from chaindock.packaging.store import PackageStore
 from chaindock.platforms.base import Connection
+from support.doubles.launch_fakes import OneBackend
 from support.engines.docker_languages import (
     EXAMPLES,
     environment,
@@ -49,9 +50,10 @@ from support.need import need
 from support.nodes.process_backend import options
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from chaindock.chaincode.running import Running
     from chaindock.chaincode.runtime import PackageSource
     from chaindock.container.contracts import Builder
     from chaindock.controllers.docker.instance import DockerInstance
@@ -82,32 +84,30 @@ class Launching:
     def __init__(
         self,
         launcher: RuntimeLauncher,
-        runtime: ContainerRuntime,
-        router: Router,
+        builds: BuildRegistry,
         listener: ChaincodeListener,
-        ccid: Ccid,
+        new_attempt: Callable[[], Attempt],
     ) -> None:
         self.listener = listener
-        self._launcher, self._runtime = launcher, runtime
-        self._router, self._ccid = router, ccid
+        self._launcher, self._builds = launcher, builds
+        self._new_attempt = new_attempt
 
     async def warm(self) -> Any:
         """Launch once, which builds; return the instance."""
-        await self._launcher.launch(self._ccid)
-        instance = self._router.instance(self._ccid)
-        await self._leave()
-        return instance
+        run = await self._launcher.launch(self._new_attempt())
+        await self._leave(run)
+        return run.instance
 
     async def ms(self) -> float:
         began = time.perf_counter()
-        await self._launcher.launch(self._ccid)
+        run = await self._launcher.launch(self._new_attempt())
         spent = time.perf_counter() - began
-        await self._leave()
+        await self._leave(run)
         return spent * 1e3
 
-    async def _leave(self) -> None:
-        await self._launcher.stop(self._ccid, 0)
-        self._runtime.forget(self._ccid)  # so that the next launch looks for its build
+    async def _leave(self, run: Running) -> None:
+        await run.stop(0, 0)
+        self._builds.forget(run.ccid)  # so that the next launch looks for its build
 
 
 @contextlib.asynccontextmanager
@@ -116,22 +116,19 @@ async def launching(
 ) -> AsyncIterator[Launching]:
     """Compose a launcher the way node/serve.py does."""
     registry, output = HandlerRegistry(), OutputStore(folder / "output")
-    router = Router([builder], lambda _: None)
-    runtime = ContainerRuntime(packages, BuildRegistry(), router)
+    builds = BuildRegistry()
+    runtime = ContainerRuntime(packages, builds, Router(OneBackend(builder)))
     async with AsyncExitStack() as stack:
         authority = TlsAuthority.create()
         listener = await stack.enter_async_context(
             ChaincodeListener(registry, authority=authority)
         )
-        launcher = await stack.enter_async_context(
-            RuntimeLauncher(
-                registry,
-                runtime,
-                lambda _: peer_with_tls(listener, authority),
-                new_attempt=lambda ccid: Attempt(ccid, output.open(ccid)),
-            )
+        launcher = RuntimeLauncher(
+            registry, runtime, lambda _: peer_with_tls(listener, authority)
         )
-        yield Launching(launcher, runtime, router, listener, ccid)
+        yield Launching(
+            launcher, builds, listener, lambda: Attempt(ccid, output.open(ccid))
+        )
 
 
 @contextlib.asynccontextmanager

@@ -30,7 +30,8 @@ from bench.boots import bare_boots
 from bench.measure import in_turns, scratch
 from bench.rows import Row, Skipped
 from chaindock.lifecycle.definitions import Approval
-from chaindock.lifecycle.desired import DesiredState, Wish
+from chaindock.lifecycle.states import Target
+from chaindock.lifecycle.targets import TargetState
 from chaindock.node.home import Home
 from chaindock.operations.address import find_socket
 from chaindock.packaging.store import PackageStore
@@ -209,13 +210,13 @@ def fill(home: Path) -> None:
     place = Home(home)
     place.prepare()
     store = PackageStore(place.packages)
-    with DesiredState(place.desired) as desired:
+    with TargetState(place.desired) as targets:
         for number in range(PACKAGES):
             name = f"asset{number}"
             ccid = store.add(package(name, f"{name}_1.0")).ccid
-            desired.approve(Approval(name, 1, "1.0", ccid, "auto", False))
-            desired.switch(name, 1)
-            desired.wish(name, Wish.STOPPED)
+            targets.approve(Approval(name, 1, "1.0", ccid))
+            targets.switch(name, 1)
+            targets.set(name, Target.STOPPED)
 
 
 def _names(folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bench.bench_launch import example_as_process
 from bench.floors import BareListener, process_floor
-from chaindock.lifecycle.slots import processors
+from chaindock.lifecycle.custodian import processors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

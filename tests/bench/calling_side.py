@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, cast
 from fabric_protos.peer.lifecycle import lifecycle_pb2
 
 from chaindock.chaincode.handler import Expected
-from chaindock.chaincode.launcher import RuntimeLauncher
 from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.chaincode.server import ChaincodeListener
 from chaindock.chaincode.support import ChaincodeSupport
@@ -132,10 +131,7 @@ async def calling_side(
         listener = await stack.enter_async_context(
             ChaincodeListener(registry, authority=authority)
         )
-        # Nothing is launched here: the chaincode is up before the first call.
-        nothing = cast(Any, None)
-        launcher = RuntimeLauncher(registry, nothing, lambda _: nothing)
-        support = ChaincodeSupport(registry, launcher)
+        support = ChaincodeSupport(registry, _never_launches)
         endorser = Endorser(
             msp=organization.msp,
             signer=organization.peer,
@@ -162,3 +158,7 @@ async def calling_side(
             await expected.ready.wait()
         client = organization.user("User1")
         yield CallingSide(support, caller, ledger, organization, client)
+
+
+async def _never_launches(ccid: Ccid, wait_s: float) -> None:
+    raise AssertionError("the chaincode is up before the first call")

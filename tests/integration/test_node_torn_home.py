@@ -23,7 +23,7 @@ from chaindock.errors import (
     StorageError,
 )
 from chaindock.lifecycle.definitions import Approval
-from chaindock.lifecycle.desired import DesiredState
+from chaindock.lifecycle.targets import TargetState
 from chaindock.packaging.store import PackageStore
 from support.nodes.killable import CrashNode
 from support.nodes.lives import NAME, Lives, lives_of
@@ -70,9 +70,9 @@ async def test_an_approval_without_its_definition_is_withdrawn(lives: Lives) -> 
     """Killed between the approval of version b and the commit of its definition."""
     home, package = lives.node.home, version(lives.folder, "b")
     new = PackageStore(home / "packages").add(package)
-    with DesiredState(home / "desired.db") as desired:
-        old = desired.get(NAME).ccid
-        desired.approve(Approval(NAME, 2, "2.0", new.ccid))
+    with TargetState(home / "desired.db") as targets:
+        old = targets.get(NAME).ccid
+        targets.approve(Approval(NAME, 2, "2.0", new.ccid))
     await lives.start(1)
     assert list(await lives.traces.runs()) == [old]
     assert PackageStore(home / "packages").list() == [old]
@@ -85,17 +85,17 @@ async def test_an_approval_without_its_definition_is_withdrawn(lives: Lives) -> 
 async def test_a_definition_that_was_committed_counts(lives: Lives) -> None:
     """Killed between the commit of the definition of version b and the switch to it."""
     await lives.node.up()
-    with DesiredState(lives.node.home / "desired.db") as desired:
-        first = desired.get(NAME).approval
+    with TargetState(lives.node.home / "desired.db") as targets:
+        first = targets.get(NAME).approval
     await lives.deploy(version(lives.folder, "b"))
     await lives.end()
     home = lives.node.home
     # The package of the old version goes only after the switch.
     PackageStore(home / "packages").add(version(lives.folder, "a"))
     with contextlib.closing(sqlite3.connect(home / "desired.db")) as db, db:
-        row = (NAME, 1, first.version, first.ccid, first.backend, 0)
-        db.execute("INSERT INTO approval VALUES (?,?,?,?,?,?)", row)
-        db.execute("UPDATE desired SET sequence=1")
+        row = (NAME, 1, first.version, first.ccid, 0)
+        db.execute("INSERT INTO approval VALUES (?,?,?,?,?)", row)
+        db.execute("UPDATE target SET sequence=1")
     await lives.start(2)
     (running,) = await lives.traces.runs()
     assert running != first.ccid
@@ -105,8 +105,8 @@ async def test_a_definition_that_was_committed_counts(lives: Lives) -> None:
 @pytest.mark.timeout(BUILD_S)
 async def test_what_was_removed_stays_removed(lives: Lives) -> None:
     """Killed between forgetting a chaincode and stopping it."""
-    with DesiredState(lives.node.home / "desired.db") as desired:
-        desired.remove(NAME)
+    with TargetState(lives.node.home / "desired.db") as targets:
+        targets.remove(NAME)
     await lives.node.up()
     assert await lives.traces.runs() == {}
     assert not list((lives.node.home / "packages").iterdir())

@@ -123,7 +123,7 @@ async def test_a_shim_with_another_attempts_files_is_refused(tmp_path: Path):
     program = replace(go_dials().program, files=files)
     async with ShimWorld(program, tmp_path, authority=authority) as world:
         with pytest.raises(LaunchFailed):
-            await world.launcher.launch(CCID)
+            await world.custodian.launch(CCID)
         assert "not found in registry" in world.instance.log.read_text()
 
 
@@ -223,7 +223,7 @@ async def test_a_shim_may_serve_under_a_name_of_its_own(
 async def failure(shim: Shim, folder: Path) -> str:
     async with ShimWorld(shim.program, folder) as world:
         with pytest.raises(LaunchFailed) as caught:
-            await world.launcher.launch(CCID)
+            await world.custodian.launch(CCID)
     return caught.value.message
 
 

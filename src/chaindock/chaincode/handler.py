@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from chaindock.chaincode.options import StreamOptions
     from chaindock.chaincode.registry import HandlerRegistry
     from chaindock.container.attempt import Attempt
+    from chaindock.container.contracts import Exit
     from chaindock.ids import Ccid
 
 Kind = shim.ChaincodeMessage
@@ -89,6 +90,7 @@ class Expected:
         certificate: hash (identity.tls.certificate_hash) of the certificate that a
             chaincode that dials must show; None = TLS is off.
         ready: settled with the handler after READY was written, or failed.
+        exit: settled with how the launched instance ended.
     """
 
     ccid: Ccid
@@ -97,6 +99,7 @@ class Expected:
     concurrency: int | None = None
     certificate: str | None = None
     ready: Latch[Handler] = field(default_factory=Latch)
+    exit: Latch[Exit] = field(default_factory=Latch)
 
 
 class Duplex(Protocol):
@@ -186,6 +189,10 @@ class Handler:
         self.dialled = dialled
         self.certificate = certificate
         self.ccid: Ccid | None = None
+        self.expected = dialled
+        """The launch that this stream belongs to; None = a user's program."""
+        self.lost_calls = 0
+        """Calls that were open when the stream ended."""
         self.state = StreamState.CREATED
         self.ended: Latch[StreamEnd] = Latch()
         self.calls = Calls(options, self._overran)
@@ -229,8 +236,8 @@ class Handler:
             return
         self._move(StreamState.ENDED)
         self._registry.remove(self)
-        waiting = self.calls.close(reason)
-        facts = {"ccid": self.ccid, "reason": reason, "waiting": waiting}
+        self.lost_calls = self.calls.close(reason)
+        facts = {"ccid": self.ccid, "reason": reason, "waiting": self.lost_calls}
         if self.ccid is None:
             refusals = self._registry.refusals
             refusals.say(self.log_key, _log.info, "stream ended", **facts)
@@ -328,7 +335,7 @@ class Handler:
                 error=str(error),
             )
             return
-        expected = self._registry.admit(name, self)
+        expected = self.expected = self._registry.admit(name, self)
         self.ccid = name
         if expected:
             bind(ccid=name, attempt=expected.attempt.id)
@@ -353,8 +360,7 @@ class Handler:
         )
         self._move_on(StreamState.READY)
         calls.begin(self._outbox, self._tasks)
-        if expected:
-            expected.ready.settle(self)
+        self._registry.ready(self)
         _log.info("chaincode registered", ccid=name)
 
     def _move_on(self, state: StreamState) -> None:

@@ -1,84 +1,57 @@
-"""Launch each chaincode at most once at a time, and stop it.
+"""Make one launch: build, start, then the first of registered, failed, exited, deadline.
 
-Owns:    which run a chaincode has; waiters and their bound; status; counts.
-Not:     what happens in a run (run.py), when to launch (lifecycle, support.py), when
-         to try again (whoever listens to `on_exit`).
-Entry:   RuntimeLauncher.launch
-Holds:   one run per ccid; a launch goes on when the one who asked first leaves; after
-         leaving the launcher nothing runs.
-Source:  launch.md §5.1, §9 W8, W9, W14, W19, W67
+A launch that fails or is cancelled leaves nothing running. When to launch, and how often,
+is the supervisor's business (lifecycle/supervisor.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, Final
 
-from chaindock.aio import Tasks
-from chaindock.chaincode.failures import death, log_facts
+from chaindock.chaincode.client import serve_dialled
+from chaindock.chaincode.failures import launch_failure, log_facts, tls_failure
+from chaindock.chaincode.handler import Handler
 from chaindock.chaincode.options import LaunchOptions, StreamOptions
-from chaindock.chaincode.registry import HandlerRegistry, LaunchState
-from chaindock.chaincode.run import Parts, Run
-from chaindock.container.attempt import Attempt
-from chaindock.container.contracts import Exit
-from chaindock.errors import LaunchFailed, LaunchTimeout
+from chaindock.chaincode.race import first, within_steps
+from chaindock.chaincode.running import Running
+from chaindock.container.attempt import Phase
+from chaindock.container.contracts import Cause, Dial
+from chaindock.errors import (
+    ChaindockError,
+    ExitedEarly,
+    LaunchFailed,
+    LaunchTimeout,
+    StartFailed,
+)
+from chaindock.identity.tls import certificate_hash
 from chaindock.telemetry import bound, get_logger, metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
+    from chaindock.chaincode.registry import HandlerRegistry
     from chaindock.chaincode.runtime import ContainerRuntime
-    from chaindock.container.contracts import PeerConnection
+    from chaindock.container.attempt import Attempt
+    from chaindock.container.contracts import CallsBack, Instance, PeerConnection
     from chaindock.ids import Ccid
 
 _log = get_logger("chaincode.launcher")
-
-
-@dataclass(frozen=True)
-class LaunchStatus:
-    """How a chaincode is.
-
-    Args:
-        since: when the state began, seconds of the epoch; None = never launched.
-        attempt: the last one.
-        exit: how the last run ended; None while it runs.
-        error: why the last launch failed.
-        open_calls: invocations under way.
-        facts: what the instance says about itself (backend, container, pid, …).
-    """
-
-    ccid: Ccid
-    state: LaunchState
-    since: float | None
-    attempt: Attempt | None
-    exit: Exit | None
-    error: LaunchFailed | None
-    open_calls: int
-    facts: Mapping[str, str]
-
-
-@dataclass
-class LaunchCounts:
-    """Launches of this process: once per attempt, however many waited for it."""
-
-    started: int = 0
-    ready: int = 0
-    failed: int = 0
-    timed_out: int = 0
+_PROBE_S: Final = 10.0
+"""Seconds that a look from inside the container for the way to the node may take."""
+_UNHEARD_S: Final = 20.0
+"""Seconds without a stream after which that look is made before the deadline."""
 
 
 class RuntimeLauncher:
-    """All runs of a node; an async context manager that stops them when it is left.
+    """Launches chaincode.
 
     Args:
         registry: shared with the listener.
         runtime: builds and starts.
         peer_for: makes what the chaincode of one attempt is told about the node.
-        new_attempt: makes the record of a launch that brings none along; the launcher
-            closes it when the run is over.
-        on_exit: called when a chaincode that was ready ended and nobody had asked for
-            that; quick, never raises.
     """
 
     def __init__(
@@ -89,192 +62,178 @@ class RuntimeLauncher:
         *,
         options: LaunchOptions | None = None,
         stream: StreamOptions | None = None,
-        new_attempt: Callable[[Ccid], Attempt] = Attempt,
-        on_exit: Callable[[Ccid, Exit], None] | None = None,
     ) -> None:
+        self._registry, self._runtime = registry, runtime
+        self._peer_for = peer_for
         self._options = options or LaunchOptions()
-        self._parts = Parts(
-            registry, runtime, peer_for, self._options, stream or StreamOptions()
-        )
-        self._runtime = runtime
-        self._new_attempt = new_attempt
-        self.on_exit = on_exit
-        self.counts = LaunchCounts()
-        self._runs: dict[Ccid, Run] = {}
-        self._tasks = Tasks("launcher")
-        self._closing = False
+        self._stream = stream or StreamOptions()
 
-    async def __aenter__(self) -> Self:
-        return self
+    async def launch(self, attempt: Attempt) -> Running:
+        """Return the run of `attempt.ccid` when calls can be sent to it.
 
-    async def __aexit__(self, *_: object) -> None:
-        self._closing = True
-        grace_s = self._options.stop_grace_s
-        await asyncio.gather(*(self.stop(ccid, grace_s) for ccid in list(self._runs)))
-        await self._tasks.aclose()
-
-    async def launch(
-        self, ccid: Ccid, attempt: Attempt | None = None, *, wait_s: float | None = None
-    ) -> None:
-        """Return when `ccid` is ready; launch it unless it is or that is under way.
-
-        Args:
-            ccid: what to launch.
-            attempt: record of the launch, if this call begins one; else it is closed.
-            wait_s: how long this caller waits; None = as long as the launch takes,
-                which has its own limits.
-
-        Raises:
-            LaunchFailed and its kinds: the one outcome of the launch, the same object
-            for everybody. LaunchTimeout also when `wait_s` is over. StorageError when
-            its output cannot be kept.
-        Cancelled: the launch goes on.
+        Raises: LaunchFailed and its kinds, with the facts of the failure. StorageError
+            when the output cannot be kept.
+        Cancelled, or any error: nothing of the launch is left.
         """
-        scope = asyncio.timeout(wait_s)
-        try:
-            async with scope:
-                await self._ready(ccid, attempt)
-        except TimeoutError as error:
-            if not scope.expired():
+        with bound(ccid=attempt.ccid, attempt=attempt.id):
+            attempt.begin()
+            metrics.launch_begun(attempt.ccid)
+            _log.info("launching", ccid=attempt.ccid, attempt=attempt.id)
+            run = Running(self._registry, self._runtime, attempt)
+            try:
+                failure = await self._bring_up(run)
+            except asyncio.CancelledError:
+                await run.take_down()
                 raise
-            run = self._runs[ccid]
-            raise LaunchTimeout(
-                f"could not launch chaincode {ccid}: not ready after {wait_s:g} s of "
-                f"waiting, its launch goes on in phase {run.attempt.phase}",
-                hint="try again later",
-                limit_s=wait_s,
-                **run.attempt.facts(),
-            ) from error
+            if failure is not None:
+                await run.take_down()
+                # All output has arrived only after the take-down.
+                failure.facts["output"] = failure.facts["output"] or attempt.tail()
+            _tell(attempt, failure)
+            if failure is not None:
+                raise failure
+            return run
 
-    async def _ready(self, ccid: Ccid, attempt: Attempt | None) -> None:
-        while True:
-            run = self._runs.get(ccid)
-            if run is None or run.over.settled:
-                run, attempt = self._begin(ccid, attempt), None
-            if run.outcome.settled and not run.takes_calls:
-                await run.over.wait()  # it was ready, and is on its way down
-                continue
-            if attempt is not None:
-                attempt.note("it is running, or being launched, already")
-                attempt.close()
-            return await run.outcome.wait()
+    async def await_program(self, attempt: Attempt) -> Running:
+        """Return the run of a program that a user starts by hand (development mode).
 
-    def _begin(self, ccid: Ccid, attempt: Attempt | None) -> Run:
-        if self._closing:
-            raise LaunchFailed(
-                f"could not launch chaincode {ccid}: the node is stopping", ccid=ccid
-            )
-        attempt = attempt or self._new_attempt(ccid)
-        attempt.begin()
-        metrics.launch_begun(ccid)
-        run = self._runs[ccid] = Run(self._parts, attempt, self._settling)
-        self.counts.started += 1
-        _log.info("launching", ccid=ccid, attempt=run.attempt.id)
-        _ = self._tasks.start(self._see_through(run), f"run {ccid}")
+        Waits until the program has registered as `attempt.ccid`.
+        """
+        run = Running(self._registry, self._runtime, attempt)
+        handler = self._registry.find_ready(attempt.ccid)
+        if handler is None:
+            self._registry.expect(run.expected)
+            try:
+                handler = await run.expected.ready.wait()
+            finally:
+                self._registry.forget(run.expected)
+        run.came_up(handler)
         return run
 
-    def _settling(self, run: Run, failure: LaunchFailed | None) -> None:
-        if not run.stop_asked:
-            _count(run.attempt, failure)
-        if failure is None:
-            self.counts.ready += 1
-            seconds = round(sum(phase.seconds for phase in run.attempt.phases), 3)
-            _log.info("launched", ccid=run.ccid, seconds=seconds)
-            return
-        self.counts.failed += 1
-        self.counts.timed_out += isinstance(failure, LaunchTimeout)
-        _log.warning(
-            "launch failed",
-            ccid=run.ccid,
-            slug=failure.slug,
-            error=failure.message,
-            **log_facts(failure.facts),
-        )
-
-    async def _see_through(self, run: Run) -> None:
-        # All that is logged on the way, by whom ever, tells which attempt it is about.
-        with bound(ccid=run.ccid, attempt=run.attempt.id):
-            await run.live()
-            lost = self._over(run)
-        # What follows from it is about other attempts.
-        if lost is not None and self.on_exit is not None:
-            self.on_exit(run.ccid, lost)
-
-    def _over(self, run: Run) -> Exit | None:
-        """Tell how it ended; return that when it was up and nobody had asked for it."""
-        if run.error is not None or run.exit is None:
-            return None
-        asked = run.stop_asked
-        metrics.run_ended(run.ccid, str(run.exit.cause), asked=asked)
-        if asked:
-            _log.info("chaincode stopped", ccid=run.ccid, how=run.exit.text)
-            return None
-        _log.warning(
-            "chaincode ended by itself",
-            ccid=run.ccid,
-            how=run.exit.text,
-            **log_facts({**run.attempt.facts(), **run.exit.facts, "registered": True}),
-        )
-        return run.exit
-
-    def why_ended(self, ccid: Ccid) -> LaunchFailed:
-        """Return how the last run ended, as an error; for listeners to `on_exit`."""
-        run = self._runs[ccid]
-        return death(run.attempt, run.exit or Exit(None, reason="nobody saw its end"))
-
-    def find_run(self, ccid: Ccid) -> Run | None:
-        """Return the run that `ccid` has or had last."""
-        return self._runs.get(ccid)
-
-    async def stop(
-        self, ccid: Ccid, grace_s: float, drain_s: float | None = None
-    ) -> None:
-        """Stop `ccid` and return when nothing of it is left. Idempotent.
-
-        It takes no more invocations; those under way may finish within `drain_s`
-        seconds, and the chaincode gets `grace_s` between SIGTERM and SIGKILL. With None
-        the two share the grace. A launch under way is given up.
-
-        Cancelled: the stop goes on.
-        """
-        run = self._runs.get(ccid)
-        if run is not None:
-            run.ask_stop(grace_s, drain_s)
-            await run.over.wait()
-
-    async def forget(
-        self, ccid: Ccid, grace_s: float, drain_s: float | None = None
-    ) -> None:
-        """Stop `ccid` and remove its build and its status.
-
-        A launch that began meanwhile is given up too: a run nobody knows could not be
-        stopped any more.
-        """
-        while (run := self._runs.get(ccid)) is not None and not run.over.settled:
-            await self.stop(ccid, grace_s, drain_s)
-        self._runs.pop(ccid, None)
+    async def discard(self, ccid: Ccid) -> None:
+        """Remove what was built for `ccid`, which does not run. Idempotent."""
         metrics.forget(ccid)
         await self._runtime.discard(ccid)
 
-    def status(self, ccid: Ccid) -> LaunchStatus:
-        """Return how `ccid` is."""
-        run = self._runs.get(ccid)
-        if run is None:
-            return LaunchStatus(ccid, LaunchState.ABSENT, None, None, None, None, 0, {})
-        facts = run.instance.describe() if run.instance is not None else {}
-        return LaunchStatus(
-            ccid,
-            run.state,
-            run.since,
-            run.attempt,
-            run.exit,
-            run.error,
-            run.open_calls,
-            facts,
-        )
+    async def _bring_up(self, run: Running) -> LaunchFailed | None:
+        """Return None when `run` is up, else why it is not."""
+        try:
+            peer = self._peer_for(run.attempt)
+            if peer.tls is not None:
+                run.expected.certificate = certificate_hash(peer.tls.cert_pem)
+            self._registry.expect(run.expected)
+            run.came_up(await self._start(run, peer))
+        except ChaindockError as error:
+            return _failed(run, error)
+        except Exception as error:  # noqa: BLE001  # a defect must not leave it hanging
+            _log.error("launch failed unexpectedly", ccid=run.ccid, exc_info=error)
+            return _failed(run, StartFailed(f"{type(error).__name__}: {error}"))
+        else:
+            return None
+        finally:
+            self._registry.forget(run.expected)
+
+    async def _start(self, run: Running, peer: PeerConnection) -> Handler:
+        limits, began = self._options, time.monotonic()
+
+        def built(instance: Instance) -> None:
+            nonlocal began
+            began = time.monotonic()
+            run.instance = instance
+            run.expected.concurrency = instance.concurrency
+
+        started = await self._runtime.start(run.ccid, peer, run.attempt, built)
+        left_s = max(0.0, limits.startup_timeout_s - (time.monotonic() - began))
+        try:
+            return await within_steps(
+                left_s,
+                {
+                    Phase.CONNECT: limits.connect_timeout_s,
+                    Phase.REGISTER: limits.register_timeout_s,
+                },
+                self._registered(run, started),
+                run.attempt,
+            )
+        except (ExitedEarly, LaunchTimeout) as error:
+            why = await self._why_no_stream(run, started, error)
+            if why is None:
+                raise
+            raise why from error
+
+    async def _registered(self, run: Running, started: CallsBack | Dial) -> Handler:
+        """Return the handler of the registered chaincode.
+
+        Raises: ExitedEarly, StartFailed, RegistrationRefused, and what a look from
+            inside the container finds.
+        """
+        assert run.instance is not None  # noqa: S101  # it was started
+        run.expected.dialled = isinstance(started, Dial)
+        if run.attempt.phase not in {Phase.REGISTER, Phase.READY}:
+            run.attempt.enter(Phase.CONNECT)
+        waits: dict[str, Any] = {"ready": run.expected.ready.wait()}
+        waits["exit"] = run.instance.wait()
+        if isinstance(started, Dial):
+            stream = self._stream
+            run.handler = Handler(self._registry, stream, dialled=run.expected)
+            dial = serve_dialled(started.address, run.handler, stream, started.tls)
+            _ = run.tasks.start(dial, "dial")
+            waits["end"] = run.handler.ended.wait()
+        else:
+            waits["unheard"] = self._look_for_the_way(run)
+        which, found = await first(**waits)
+        if which == "exit":
+            run.know(found)
+            what = run.facts.get("backend", "")
+            what = "process" if what == "process" else "container"
+            raise ExitedEarly(
+                f"chaincode registration failed: {what} {found.text}", **found.facts
+            )
+        if which == "end":
+            raise StartFailed(f"connection to {run.ccid} failed: {found.reason}")
+        handler: Handler = found
+        return handler
+
+    async def _why_no_stream(
+        self, run: Running, started: CallsBack | Dial, error: LaunchFailed
+    ) -> LaunchFailed | None:
+        """Return what kept a chaincode that dials from the node; None if not known."""
+        if run.attempt.phase is not Phase.CONNECT or isinstance(started, Dial):
+            return None
+        if error.facts.get("cause", Cause.EXITED) == Cause.EXITED:
+            count = self._registry.connected_in_vain(run.expected)
+            if count:
+                return tls_failure(error, run.ccid, count)
+        return await _probed(run) if isinstance(error, LaunchTimeout) else None
+
+    async def _look_for_the_way(self, run: Running) -> None:
+        """Raise what keeps a silent chaincode from the node; else wait for ever."""
+        await asyncio.sleep(_UNHEARD_S)
+        registry = self._registry
+        silent = run.attempt.phase is Phase.CONNECT
+        if silent and not registry.connected_in_vain(run.expected):
+            why = await _probed(run)
+            registry.handshakes.forget()
+            if why is not None:
+                raise why
+        await asyncio.Event().wait()
 
 
-def _count(attempt: Attempt, failure: LaunchFailed | None) -> None:
+def _failed(run: Running, error: ChaindockError) -> LaunchFailed:
+    return launch_failure(run.attempt, error, built=run.instance is not None)
+
+
+async def _probed(run: Running) -> LaunchFailed | None:
+    """Return what keeps the started chaincode from the node, if that can be found."""
+    assert run.instance is not None  # noqa: S101  # it was started
+    # If the probe itself fails, the time-out says enough.
+    with contextlib.suppress(ChaindockError, TimeoutError):
+        async with asyncio.timeout(_PROBE_S):
+            return await run.instance.probe()
+    return None
+
+
+def _tell(attempt: Attempt, failure: LaunchFailed | None) -> None:
+    """Count and log the outcome of a launch."""
     facts = attempt.facts() if failure is None else failure.facts
     metrics.launch_ended(
         attempt.ccid,
@@ -282,4 +241,15 @@ def _count(attempt: Attempt, failure: LaunchFailed | None) -> None:
         ok=failure is None,
         failed_phase=None if failure is None else facts.get("phase"),
         timed_out=isinstance(failure, LaunchTimeout),
+    )
+    if failure is None:
+        seconds = round(sum(phase.seconds for phase in attempt.phases), 3)
+        _log.info("launched", ccid=attempt.ccid, seconds=seconds)
+        return
+    _log.warning(
+        "launch failed",
+        ccid=attempt.ccid,
+        slug=failure.slug,
+        error=failure.message,
+        **log_facts(failure.facts),
     )

@@ -13,7 +13,6 @@ Source:  shim-protocol.md §1.3, §3.2; launch.md §5.1, §5.5, §6.3; ADR-0005
 from __future__ import annotations
 
 import time
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from chaindock.chaincode.handshakes import Handshakes
@@ -23,34 +22,12 @@ from chaindock.ids import Ccid
 from chaindock.telemetry import RateLimitedLog, get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from chaindock.chaincode.handler import Expected, Handler
 
 _log = get_logger("chaincode.registry")
 _DIALLING: Final = frozenset({Phase.START, Phase.CONNECT, Phase.REGISTER, Phase.READY})
 _NAME_MAX: Final = 300
 """Characters that are told and kept of a refused name. A package id has up to 248."""
-
-
-class LaunchState(StrEnum):
-    """Where a chaincode is on its way."""
-
-    ABSENT = "absent"
-    LAUNCHING = "launching"
-    READY = "ready"
-    STOPPING = "stopping"
-    FAILED = "failed"
-
-
-MOVES: Final[Mapping[LaunchState, frozenset[LaunchState]]] = {
-    LaunchState.ABSENT: frozenset({LaunchState.LAUNCHING}),
-    LaunchState.LAUNCHING: frozenset({LaunchState.READY, LaunchState.STOPPING}),
-    LaunchState.READY: frozenset({LaunchState.STOPPING}),
-    LaunchState.STOPPING: frozenset({LaunchState.ABSENT, LaunchState.FAILED}),
-    LaunchState.FAILED: frozenset({LaunchState.LAUNCHING}),
-}
-"""A launch that fails is taken down (stopping) before it counts as failed."""
 
 
 class HandlerRegistry:
@@ -98,6 +75,12 @@ class HandlerRegistry:
             return 0
         since = time.monotonic() - expected.attempt.seconds_since(Phase.START)
         return self.handshakes.in_vain(max(since, self._last_over))
+
+    def ready(self, handler: Handler) -> None:
+        """Tell whoever expects this chaincode that calls can be sent to `handler`."""
+        expected = self._expected.get(handler.ccid or Ccid(""))
+        if expected is not None:
+            expected.ready.settle(handler)
 
     def find_ready(self, ccid: Ccid) -> Handler | None:
         """Return the handler that takes invocations now."""

@@ -1,10 +1,6 @@
 """Build once, start, stop: what a launch needs of the container layer.
 
-Owns:    coupling of BuildRegistry and Router; building again when an image is gone.
-Not:     registration (run.py), how things are built and started (controllers).
-Entry:   ContainerRuntime
-Holds:   a build that succeeded is believed until start says that its image is gone.
-Source:  launch.md §1.1, §5.4, §9 W3, W20, W21
+A successful build is reused until a start says that its image is gone.
 """
 
 from __future__ import annotations
@@ -30,7 +26,7 @@ if TYPE_CHECKING:
 
 _log = get_logger("chaincode.runtime")
 _STOP_MARGIN_S: Final = 30.0
-"""A stop may take the grace and this; then the engine is considered to hang."""
+"""Seconds beyond the grace after which a stop counts as hanging in the engine."""
 
 
 class PackageSource(Protocol):
@@ -83,33 +79,37 @@ class ContainerRuntime:
         attempt: Attempt,
         built: Callable[[Instance], None],
     ) -> CallsBack | Dial:
-        """Build if needed, tell `built`, start. An image that is gone is built again.
+        """Build if needed, tell `built`, start. A missing image is built again, once.
 
         Raises: as `build`; what `Instance.start` raises; LaunchTimeout after the
             start-up timeout.
         """
-        for last in (False, True):
-            instance = await self.build(ccid, attempt)
-            built(instance)
-            try:
-                return await within(
-                    self._options.startup_timeout_s,
-                    instance.start(peer, attempt),
-                    attempt,
-                )
-            except ImageNotFound as error:
-                if last:
-                    raise
-                _log.warning("image is gone, building again", ccid=ccid)
-                attempt.note(f"{error.message}: building it again")
-                self.forget(ccid)
-        raise AssertionError("unreachable")
+        try:
+            return await self._start(ccid, peer, attempt, built)
+        except ImageNotFound as error:
+            _log.warning("image is gone, building again", ccid=ccid)
+            attempt.note(f"{error.message}: building it again")
+            self._builds.forget(ccid)
+            return await self._start(ccid, peer, attempt, built)
+
+    async def _start(
+        self,
+        ccid: Ccid,
+        peer: PeerConnection,
+        attempt: Attempt,
+        built: Callable[[Instance], None],
+    ) -> CallsBack | Dial:
+        instance = await self.build(ccid, attempt)
+        built(instance)
+        start = instance.start(peer, attempt)
+        return await within(self._options.startup_timeout_s, start, attempt)
 
     async def stop(self, ccid: Ccid, instance: Instance, grace_s: float) -> Exit | None:
-        """Stop the run of `instance`; what goes wrong is logged, and it is over.
+        """Stop the run of `instance`. A failure is logged, not raised.
 
-        What is left then is removed before the next start, or by the next node.
-        Returns: None; how it ended when its engine has gone away with it.
+        What a failed stop leaves is removed before the next start, or by the next node.
+
+        Returns: how the run ended if its engine went away with it, else None.
         """
         try:
             async with asyncio.timeout(grace_s + _STOP_MARGIN_S):
@@ -121,11 +121,6 @@ class ContainerRuntime:
         return None
 
     async def discard(self, ccid: Ccid) -> None:
-        """Forget `ccid` and have what was built for it alone removed."""
+        """Forget the build of `ccid` and have it removed. `ccid` does not run."""
         self._builds.forget(ccid)
         await self._router.discard(ccid)
-
-    def forget(self, ccid: Ccid) -> None:
-        """Build `ccid` again at the next launch."""
-        self._builds.forget(ccid)
-        self._router.forget(ccid)

@@ -1,36 +1,36 @@
-"""Run invocations on chaincode, launching it if needed.
+"""Run calls on chaincode, launching it if needed.
 
-Owns:    ChaincodeSupport.
-Not:     launching (launcher.py), the stream (handler.py), who may call (endorser).
-Entry:   ChaincodeSupport.execute
-Holds:   time spent on a launch does not count as execution.
-Source:  launch.md §1.3; shim-protocol.md §8, §10
+Time spent on a launch does not count as execution.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import contextlib
+from typing import TYPE_CHECKING, Final
 
+from chaindock.chaincode.failures import explain
 from chaindock.chaincode.options import CallOptions
-from chaindock.errors import LaunchFailed, LaunchTimeout, StreamTerminated
+from chaindock.errors import LaunchFailed, StreamTerminated
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from chaindock.chaincode.handler import Handler
     from chaindock.chaincode.invocation import Invocation, Outcome
-    from chaindock.chaincode.launcher import RuntimeLauncher
     from chaindock.chaincode.registry import HandlerRegistry
     from chaindock.ids import Ccid
 
+_EXPLAIN_WAIT_S: Final = 5.0
+"""Seconds that a call which died with its chaincode waits to learn how that ended."""
+
 
 class ChaincodeSupport:
-    """Where invocations enter.
+    """Where calls enter.
 
     Args:
-        bring_up: returns when a chaincode is ready, or raises why it is not; None = as
-            the launcher does it, at once and each time.
+        ready: returns when a chaincode takes calls, at the latest after so many
+            seconds, or raises why it does not (lifecycle.Custodian.ready).
         timeout_of: the execute timeout of a chaincode by its name, in seconds; None =
             the configured one.
     """
@@ -38,31 +38,29 @@ class ChaincodeSupport:
     def __init__(
         self,
         registry: HandlerRegistry,
-        launcher: RuntimeLauncher,
+        ready: Callable[[Ccid, float], Awaitable[None]],
         options: CallOptions | None = None,
         *,
-        bring_up: Callable[[Ccid], Awaitable[None]] | None = None,
         timeout_of: Callable[[str], float | None] = lambda _name: None,
     ) -> None:
-        self._registry = registry
-        self._launcher = launcher
+        self._registry, self._ready = registry, ready
         self._options = options or CallOptions()
-        self._bring_up = bring_up or launcher.launch
         self._timeout_of = timeout_of
 
     async def execute(self, ccid: Ccid, invocation: Invocation) -> Outcome:
         """Run `invocation` on `ccid` and return what it answered.
 
-        One that the chaincode never got, because it went away first, is given to the
-        run after it.
+        A call that was never sent, because the chaincode ended first, goes to the next
+        run.
 
         Raises:
-            LaunchFailed and its kinds: it is not running and does not come up.
+            LaunchFailed and its kinds: the chaincode does not run and does not come up.
+            ChaincodeRetired: the chaincode is not to run any more.
             TransactionExists: the transaction runs already on this chaincode.
-            ExecuteTimeout: no final message in time; the chaincode is left alone.
-            StreamTerminated: it went away meanwhile; with how it ended.
+            ExecuteTimeout: no final message in time.
+            StreamTerminated: the chaincode ended meanwhile; with how it ended.
             ChaincodeError: it answered ERROR, or what cannot be decoded.
-        Cancelled: the chaincode is left alone; what it still asks gets an ERROR.
+        Cancelled: the chaincode runs on; its further requests get an ERROR.
         """
         timeout_s = invocation.timeout_s
         if timeout_s is None:
@@ -70,20 +68,18 @@ class ChaincodeSupport:
         if timeout_s is None:
             timeout_s = self._options.execute_timeout_s
         for last in (False, True):
-            handler = self._registry.find_ready(ccid) or await self._ready(ccid)
-            run = self._launcher.find_run(ccid)
+            handler = self._registry.find_ready(ccid) or await self._launched(ccid)
             try:
                 return await handler.calls.execute(invocation, timeout_s)
             except StreamTerminated as lost:
                 if not last and lost.facts.get("sent") is False:
                     continue
-                if run is not None:
-                    await run.explain(lost, invocation.namespace)
+                await _explain(lost, handler, invocation.namespace)
                 raise
         raise AssertionError("unreachable")
 
-    async def _ready(self, ccid: Ccid) -> Handler:
-        await self._launched(ccid)
+    async def _launched(self, ccid: Ccid) -> Handler:
+        await self._ready(ccid, self._options.launch_wait_s)
         handler = self._registry.find_ready(ccid)
         if handler is None:
             raise LaunchFailed(
@@ -94,27 +90,14 @@ class ChaincodeSupport:
             )
         return handler
 
-    async def _launched(self, ccid: Ccid) -> None:
-        wait_s = self._options.launch_wait_s
-        scope = asyncio.timeout(wait_s)
-        try:
-            async with scope:
-                await self._bring_up(ccid)
-        except TimeoutError as error:
-            if not scope.expired():
-                raise
-            status = self._launcher.status(ccid)
-            attempt, failed = status.attempt, status.error
-            doing = "its launch waits for its turn"
-            if attempt is not None and attempt.phase is not None:
-                doing = f"its launch goes on in phase {attempt.phase}"
-            elif failed is not None:
-                doing = f"its last try ended: {failed.message}"
-            raise LaunchTimeout(
-                f"could not launch chaincode {ccid}: not ready after {wait_s:g} s of "
-                f"waiting; {doing}",
-                hint=(failed and failed.hint) or "try again later",
-                limit_s=wait_s,
-                registered=False,
-                **(attempt.facts() if attempt else {"ccid": ccid}),
-            ) from error
+
+async def _explain(lost: StreamTerminated, handler: Handler, name: str) -> None:
+    """Add to the error of a call of `name` how its chaincode ended."""
+    expected = handler.expected
+    if expected is None:
+        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_EXPLAIN_WAIT_S):
+            await expected.exit.wait()
+    exit_ = await expected.exit.wait() if expected.exit.settled else None
+    explain(lost, name, expected.attempt, exit_)

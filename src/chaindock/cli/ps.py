@@ -39,6 +39,8 @@ def ps(session: Session, *, calls: bool) -> None:
     for one in found:
         if one.get("error"):
             click.echo(f"{one['name']}: {one_line(one['error']['message'])}", err=True)
+        elif one.get("last_end"):
+            click.echo(f"{one['name']}: the run before {one['last_end']}", err=True)
         if warning := one["details"].get("warning"):
             click.echo(f"{one['name']}: warning: {one_line(warning)}", err=True)
         if plan := planned(one):

@@ -1,19 +1,12 @@
-"""Build each chaincode once, however many ask for it.
+"""The instances that this process has built, one per ccid.
 
-Owns:    which builds are under way or done in this process.
-Not:     how to build (router.py), what is on disk (controllers).
-Entry:   BuildRegistry.build_once
-Holds:   at most one build per ccid at a time; only success is remembered, and only
-         until it is forgotten; a cancelled build fails nobody else.
-Source:  launch.md §5.4, §9 W20, W21; needs.md table 1a
+A successful build is reused until it is forgotten. One supervisor works on a ccid, so
+two builds of it never run at once.
 """
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
-
-from chaindock.aio import Latch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -22,50 +15,23 @@ if TYPE_CHECKING:
     from chaindock.ids import Ccid
 
 
-class _GivenUp(Exception):  # a signal between waiters, no failure
-    """Who built was cancelled; somebody who waits builds instead."""
-
-
 class BuildRegistry:
-    """Single flight per ccid, with a memory for what succeeded."""
+    """Remembers successful builds; failed ones are built again."""
 
     def __init__(self) -> None:
-        self._builds: dict[Ccid, Latch[Instance]] = {}
+        self._instances: dict[Ccid, Instance] = {}
 
     async def build_once(
         self, ccid: Ccid, build: Callable[[], Awaitable[Instance]]
     ) -> Instance:
-        """Return the instance of `ccid`, building it unless that is done or under way.
+        """Return the instance of `ccid`; call `build` if there is none.
 
-        Raises: what `build` raises; everybody who waited gets the same error, and the
-            next call builds again.
-        Cancelled: a waiter leaves the build alone; when the builder itself is
-            cancelled, a waiter takes over with its own `build`.
+        Raises: what `build` raises.
         """
-        while (latch := self._builds.get(ccid)) is not None:
-            try:
-                return await latch.wait()
-            except _GivenUp:
-                continue
-        latch = self._builds[ccid] = Latch()
-        try:
-            instance = await build()
-        except asyncio.CancelledError:
-            self._drop(ccid, latch)
-            latch.fail(_GivenUp())
-            raise
-        except BaseException as error:
-            self._drop(ccid, latch)
-            latch.fail(error)
-            raise
-        latch.settle(instance)
-        return instance
+        if ccid not in self._instances:
+            self._instances[ccid] = await build()
+        return self._instances[ccid]
 
     def forget(self, ccid: Ccid) -> None:
-        """Build again at the next call; a build under way ends unremembered."""
-        self._builds.pop(ccid, None)
-
-    def _drop(self, ccid: Ccid, latch: Latch[Instance]) -> None:
-        # After `forget`, the entry may be somebody else's.
-        if self._builds.get(ccid) is latch:
-            del self._builds[ccid]
+        """Build `ccid` again at the next call. Idempotent."""
+        self._instances.pop(ccid, None)

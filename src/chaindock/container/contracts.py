@@ -200,6 +200,7 @@ class Cause(StrEnum):
     REMOVED = "removed"
     ENGINE_GONE = "engine-gone"
     NOT_STARTED = "not-started"
+    OVERRUN = "overrun"
 
 
 _SHELL_CODES: Final = {126: Cause.NOT_EXECUTABLE, 127: Cause.NOT_FOUND}
@@ -257,6 +258,8 @@ class Exit:
         elif self.code is None:
             text = "ended"
         why = self.reason
+        if self.cause is Cause.OVERRUN:
+            return f"was ended: {why}"
         if self.cause is Cause.NOT_EXECUTABLE:
             why = "its program is not executable"
         elif self.cause is Cause.NOT_FOUND:

@@ -1,112 +1,115 @@
-"""The chores: bring chaincodes up, take them down, keep up those that should be.
+"""One supervisor for each chaincode of the node.
 
-Owns:    order of chores, launching again what failed, what a call waits for.
-Not:     how a launch goes (chaincode.RuntimeLauncher), what should run (desired.py),
-         when it is tried again (supervision.py), how many work at a time (slots.py).
-Entry:   Custodian
-Holds:   chores of one ccid run in order and never at once; equal waiting ones are one;
-         a hanging chore delays no other ccid; after `aclose` none starts or runs.
-Source:  launch.md §5.6, §9 W1-W6, W19; needs.md rows 20, 28, 29
+Supervisors work side by side; a launch that hangs delays no other by more than 100 ms.
+After `aclose` nothing runs.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections import deque
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol, Self
+import os
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
 
-from chaindock.aio import Latch, Tasks
-from chaindock.errors import ChaindockError, EngineTimeout, NodeStopping, StartFailed
-from chaindock.lifecycle.slots import Slots, processors
-from chaindock.lifecycle.supervision import CustodianOptions, Supervision
+from chaindock.aio import Tasks
+from chaindock.container.attempt import Attempt
+from chaindock.errors import LaunchTimeout
+from chaindock.lifecycle import refusals
+from chaindock.lifecycle.states import GAVE_UP, Target
+from chaindock.lifecycle.supervisor import Supervisor
+from chaindock.options import option
+from chaindock.values import Seconds, SecondsOrNone, Whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
     from types import TracebackType
 
-    from chaindock.container.attempt import Attempt
     from chaindock.ids import Ccid
-    from chaindock.lifecycle.supervision import Standing
+    from chaindock.lifecycle.supervisor import Launcher
 
-__all__ = ["Custodian", "CustodianOptions", "Runtime"]
-
-
-class Runtime(Protocol):
-    """Brings one chaincode up or down; chaincode.RuntimeLauncher is one."""
-
-    async def launch(self, ccid: Ccid, attempt: Attempt | None = None) -> None:
-        """Build if needed, start, and wait until it is ready. Harmless when it is.
-
-        Raises: LaunchFailed and others. Cancelled: it goes on until `stop`.
-        """
-
-    async def stop(
-        self, ccid: Ccid, grace_s: float, drain_s: float | None = None
-    ) -> None:
-        """End its run, and a launch under way. Idempotent.
-
-        Invocations under way may finish within `drain_s` seconds; then it has `grace_s`
-        to end by itself.
-        """
-
-    async def forget(
-        self, ccid: Ccid, grace_s: float, drain_s: float | None = None
-    ) -> None:
-        """Stop it, and drop what was remembered of its build. Idempotent."""
+_SLOT_S: Final = 0.08
+"""Seconds that a launch keeps its slot. Launches side by side take more processor time
+than one after the other; one that hangs must not keep others waiting."""
+_CROWD: Final = 8
+"""Launches in all, as a multiple of the slots: bounds the memory of a large restart."""
+_CROWD_S: Final = 10.0
+"""Seconds after which a launch does not count against that either: it hangs."""
 
 
-class Kind(StrEnum):
-    """What a chore does."""
+@dataclass(frozen=True)
+class CustodianOptions:
+    """How chaincodes are launched, stopped and started again.
 
-    LAUNCH = "launch"
-    STOP = "stop"
-    FORGET = "forget"
+    Args:
+        stop_limit_s: a stop that takes this many seconds longer than draining and the
+            grace period is given up.
+        stable_s: a run of this many seconds resets the count of failures.
+    """
 
-
-@dataclass(eq=False)
-class _Chore:
-    kind: Kind
-    attempt: Attempt | None = None
-    done: Latch[None] = field(default_factory=Latch)
-
-
-@dataclass(eq=False)
-class _Lane:
-    """The chores of one ccid."""
-
-    waiting: deque[_Chore] = field(default_factory=deque)
-    running: _Chore | None = None
-    worker: asyncio.Task[None] | None = None
-    work: asyncio.Task[None] | None = None
+    parallel: Whole = option(
+        0,
+        "chaindock.launch.parallel",
+        "Launches that start at once; every 80 ms as many more may start, up to "
+        "eight times as many; 0 = one per processor.",
+    )
+    drain_s: SecondsOrNone = option(
+        30.0,
+        "chaindock.launch.drain",
+        "Time that running calls have to finish before a chaincode is stopped.",
+    )
+    stop_grace_s: SecondsOrNone = option(
+        10.0,
+        "chaindock.launch.stopGrace",
+        "Time between SIGTERM and SIGKILL when a chaincode is stopped.",
+    )
+    stop_limit_s: float = 60.0
+    retry_first_s: Seconds = option(
+        1.0,
+        "chaindock.launch.retryFirst",
+        "Pause before the first retry of a failed launch; it doubles each time.",
+    )
+    retry_cap_s: Seconds = option(
+        60.0,
+        "chaindock.launch.retryCap",
+        "Longest pause between retries. After the node gave up, one call in each "
+        "such period may still launch the chaincode.",
+    )
+    retries: Whole = option(
+        5,
+        "chaindock.launch.retries",
+        "Retries of a failed launch, after which the node gives up.",
+    )
+    stable_s: float = 60.0
 
 
 class Custodian:
-    """Runs the chores of a node.
+    """The supervisors of a node.
 
     Args:
-        runtime: does the work.
-        wanted: whether a ccid should be running, asked before each retry.
+        launcher: makes a launch.
+        new_attempt: makes the record of a launch.
         name_of: the name that users know a ccid by.
+        by_hand: whether a user starts the program of a ccid (development mode).
     """
 
     def __init__(
         self,
-        runtime: Runtime,
-        wanted: Callable[[Ccid], bool],
+        launcher: Launcher,
         options: CustodianOptions | None = None,
         *,
+        new_attempt: Callable[[Ccid], Attempt] = Attempt,
         name_of: Callable[[Ccid], str] = str,
+        by_hand: Callable[[Ccid], bool] = lambda _: False,
     ) -> None:
-        self._runtime = runtime
-        self._wanted = wanted
+        self._launcher = launcher
         self._options = options = options or CustodianOptions()
-        self._supervision = Supervision(options, name_of)
-        self._slots = Slots(options.parallel or processors(), options.patience_s)
-        self._lanes: dict[Ccid, _Lane] = {}
-        self._retries: dict[Ccid, asyncio.Task[None]] = {}
+        self._new_attempt, self._name_of = new_attempt, name_of
+        self._by_hand = by_hand
+        slots = options.parallel or processors()
+        self._slots = asyncio.Semaphore(slots)
+        self._crowd = asyncio.Semaphore(_CROWD * slots)
+        self._supervisors: dict[Ccid, Supervisor] = {}
         self._tasks = Tasks("custodian")
         self._closing = False
 
@@ -122,233 +125,174 @@ class Custodian:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Cancel running chores, drop waiting ones; their waiters get NodeStopping."""
+        """Stop everything; calls under way may finish within the grace."""
         self._closing = True
+        grace_s = self._options.stop_grace_s
+        supervisors = list(self._supervisors.values())
+        for one in supervisors:
+            one.abandon()
+        stops = [one.ask_down(Target.STOPPED, grace_s, grace_s) for one in supervisors]
+        await asyncio.gather(*(stop.wait() for stop in stops), return_exceptions=True)
         await self._tasks.aclose()
-        for lane in self._lanes.values():
-            _fail(lane.waiting, _going_down())
-        self._lanes.clear()
-        self._supervision.end(_going_down())
+        self._supervisors.clear()
 
     def restore(self, ccids: Iterable[Ccid]) -> None:
-        """Launch everything that should run; failures are retried. Returns at once.
-
-        It is `pending` until it has been ready once, or is left alone.
-        """
-        ccids = list(ccids)
-        self._supervision.expect(ccids)
+        """Launch everything that should run. Returns at once."""
         for ccid in ccids:
-            self.resume(ccid)
-
-    def resume(self, ccid: Ccid) -> None:
-        """Launch what should run and does not; failures are retried. Returns at once."""
-        _ = self._tasks.start(self._launch_quietly(ccid), f"resume {ccid}")
-
-    def lost(self, ccid: Ccid, error: ChaindockError) -> None:
-        """Take note that a run ended without being asked to; it is started again.
-
-        After a number of failures in a row (`retries`) it is left alone.
-        """
-        self._note(ccid, error)
+            supervisor = self._supervisor(ccid)
+            supervisor.awaited = True
+            supervisor.ask_running()
 
     # ---- what others may know
 
-    def pending(self) -> list[Ccid]:
-        """Return what was restored and has neither been ready once nor left alone."""
-        return self._supervision.pending()
+    def find(self, ccid: Ccid) -> Supervisor | None:
+        """Return the record of `ccid`, if it was to run since the node's start."""
+        return self._supervisors.get(ccid)
 
-    def left_alone(self) -> list[Ccid]:
-        """Return what nobody tries to bring up any more."""
-        return self._supervision.left_alone()
+    def all(self) -> list[Supervisor]:
+        """Return all records."""
+        return list(self._supervisors.values())
 
-    def standing(self, ccid: Ccid) -> Standing:
-        """Return what is being done about `ccid`."""
-        return self._supervision.standing(ccid)
+    def pending(self) -> list[Supervisor]:
+        """Return what was restored and has neither been ready once nor been given up."""
+        return [one for one in self._supervisors.values() if one.awaited]
 
-    def chores(self) -> dict[str, int]:
-        """Return how many launches and stops are running, and how many waiting."""
-        lanes = self._lanes.values()
-        return {
-            "running": sum(lane.running is not None for lane in lanes),
-            "waiting": sum(len(lane.waiting) for lane in lanes),
-        }
+    def gave_up(self) -> list[Supervisor]:
+        """Return what nobody tries to start any more."""
+        return [one for one in self._supervisors.values() if one.state in GAVE_UP]
 
-    # ---- chores
+    # ---- what others may ask
 
-    async def bring_up(self, ccid: Ccid) -> None:
-        """Bring `ccid` up for a call; the caller bounds the wait.
+    async def launch(
+        self, ccid: Ccid, attempt: Attempt | None = None, *, trial: bool = False
+    ) -> None:
+        """Have `ccid` run, and return when calls can be sent to it.
 
-        While it is in back-off, the next try is waited for; while it is left alone, one
-        call in a while may try.
-
-        Raises: what the launch raises; LaunchFailed with the last reason when it is left
-            alone; as `launch`.
-        Cancelled: the launch goes on.
-        """
-        planned = self._supervision.admit_call(ccid)
-        if planned is None:
-            planned = self._add(ccid, Kind.LAUNCH, None)
-        await planned.wait()
-
-    async def launch(self, ccid: Ccid, attempt: Attempt | None = None) -> None:
-        """Bring `ccid` up after what is queued for it.
+        Args:
+            ccid: what to launch.
+            attempt: the record of the launch; closed if none is needed.
+            trial: a launch that fails is not tried again, unless `ccid` was to run.
 
         Raises: what the launch raises; StartFailed when a stop overtakes it;
             NodeStopping when the node goes down.
-        Cancelled: the chore goes on.
+        Cancelled: the launch goes on.
         """
-        self._no_retry(ccid)
-        self._supervision.begin_anew(ccid)
-        await self._add(ccid, Kind.LAUNCH, attempt).wait()
+        await self._supervisor(ccid).ask_running(attempt, trial=trial).wait()
 
-    async def stop(self, ccid: Ccid, *, forget: bool = False) -> None:
-        """Take `ccid` down; launches of it that wait or run are abandoned.
+    def resume(self, ccid: Ccid) -> None:
+        """Have `ccid` run. Returns at once."""
+        self._supervisor(ccid).ask_running()
 
-        Args:
-            ccid: what to stop.
-            forget: also drop its build, so that the next launch builds again.
+    async def ready(self, ccid: Ccid, wait_s: float) -> None:
+        """Return when calls can be sent to `ccid`, at the latest after `wait_s` seconds.
 
-        Raises: what the stop raises; EngineTimeout after the limit; NodeStopping when the
-            node goes down.
-        Cancelled: the chore goes on.
+        Raises: as `Supervisor.ready`; LaunchTimeout when the time is over, while the
+            launch goes on.
         """
-        self._no_retry(ccid)
-        self._supervision.forget(ccid, _overtaken(ccid))
-        lane = self._lane(ccid)
-        launches = [c for c in lane.waiting if c.kind is Kind.LAUNCH]
-        for chore in launches:
-            lane.waiting.remove(chore)
-        _fail(launches, _overtaken(ccid))
-        done = self._add(ccid, Kind.FORGET if forget else Kind.STOP, None)
-        running = lane.running
-        if running is not None and running.kind is Kind.LAUNCH and lane.work:
-            running.done.fail(_overtaken(ccid))
-            lane.work.cancel()
-        await done.wait()
-
-    # ---- lanes
-
-    def _lane(self, ccid: Ccid) -> _Lane:
-        return self._lanes.setdefault(ccid, _Lane())
-
-    def _add(self, ccid: Ccid, kind: Kind, attempt: Attempt | None) -> Latch[None]:
-        if self._closing:
-            raise _going_down()
-        lane = self._lane(ccid)
-        last = lane.waiting[-1] if lane.waiting else lane.running
-        if last is not None and last.kind is kind and not last.done.settled:
-            if attempt is not None:
-                attempt.note("it is being launched already")
-            return last.done
-        chore = _Chore(kind, attempt)
-        lane.waiting.append(chore)
-        if lane.worker is None:
-            lane.worker = self._tasks.start(self._run_lane(ccid, lane), f"lane {ccid}")
-        return chore.done
-
-    async def _run_lane(self, ccid: Ccid, lane: _Lane) -> None:
-        while lane.waiting:
-            chore = lane.running = lane.waiting.popleft()
-            try:
-                await self._run(ccid, lane, chore)
-            except asyncio.CancelledError:
-                chore.done.fail(_going_down())
-                raise
-            except Exception as error:  # noqa: BLE001  # its waiters get it
-                chore.done.fail(error)
-            else:
-                chore.done.settle(None)
-            finally:
-                lane.running = lane.work = None
-        if self._lanes.get(ccid) is lane:
-            del self._lanes[ccid]
-
-    async def _run(self, ccid: Ccid, lane: _Lane, chore: _Chore) -> None:
-        if chore.kind is not Kind.LAUNCH:
-            await self._run_stop(ccid, chore.kind)
-            return
-        work = lane.work = self._tasks.start(
-            self._run_launch(ccid, chore), f"launch {ccid}"
-        )
+        self._require_open()
+        supervisor = self._supervisors.get(ccid)
+        if supervisor is None:
+            raise refusals.retired(ccid)
+        scope = asyncio.timeout(wait_s)
         try:
-            await asyncio.wait({work})
-        except asyncio.CancelledError:
-            work.cancel()
-            raise
-        if work.cancelled():
-            chore.done.fail(_going_down())
-        else:
-            work.result()
-
-    async def _run_launch(self, ccid: Ccid, chore: _Chore) -> None:
-        try:
-            async with self._slots.place():
-                await self._runtime.launch(ccid, chore.attempt)
-        except ChaindockError as error:
-            # Here, not in the task's own end, where it would be logged as a fault.
-            self._note(ccid, error)
-            chore.done.fail(error)
-        else:
-            self._supervision.came_up(ccid)
-
-    async def _run_stop(self, ccid: Ccid, kind: Kind) -> None:
-        options = self._options
-        grace_s, drain_s = options.stop_grace_s, options.drain_s
-        limit_s = drain_s + grace_s + options.stop_limit_s
-        try:
-            async with asyncio.timeout(limit_s):
-                if kind is Kind.FORGET:
-                    await self._runtime.forget(ccid, grace_s, drain_s)
-                else:
-                    await self._runtime.stop(ccid, grace_s, drain_s)
+            async with scope:
+                await supervisor.ready()
         except TimeoutError as error:
-            raise EngineTimeout(
-                f"chaincode {ccid!r} was not stopped within {limit_s:g} s",
-                hint="look at it with the tools of its back end",
-                limit_s=limit_s,
+            if not scope.expired():
+                raise
+            failed, attempt = supervisor.error, supervisor.attempt
+            raise LaunchTimeout(
+                f"could not launch chaincode {ccid}: not ready after {wait_s:g} s of "
+                f"waiting; {supervisor.doing()}",
+                hint=(failed and failed.hint) or "try again later",
+                limit_s=wait_s,
+                registered=False,
+                **(attempt.facts() if attempt else {"ccid": ccid}),
             ) from error
 
-    # ---- supervision
+    async def stop(self, ccid: Ccid) -> None:
+        """Stop `ccid`; launches that wait or run are abandoned. Idempotent.
 
-    def _note(self, ccid: Ccid, error: ChaindockError) -> None:
-        """Take note that it does not run, and plan what comes next."""
-        retry = self._retries.get(ccid)
-        if self._closing or not self._wanted(ccid) or retry is not None:
-            return
-        pause_s = self._supervision.failed(ccid, error)
-        if pause_s is not None:
-            self._retries[ccid] = self._tasks.start(
-                self._retry(ccid, pause_s), f"retry {ccid}"
+        Raises: EngineTimeout after the limit; NodeStopping when the node goes down.
+        Cancelled: the stop goes on.
+        """
+        await self._take_down(ccid, Target.STOPPED)
+
+    async def remove(self, ccid: Ccid) -> None:
+        """Stop `ccid` and remove its build, so that a later launch builds again.
+
+        Raises: as `stop`. Cancelled: the removal goes on.
+        """
+        await self._take_down(ccid, Target.REMOVED)
+
+    async def _take_down(self, ccid: Ccid, target: Target) -> None:
+        self._require_open()
+        options = self._options
+        known = ccid in self._supervisors
+        if known or target is Target.REMOVED:
+            supervisor = self._supervisor(ccid)
+            await supervisor.ask_down(
+                target, options.stop_grace_s, options.drain_s
+            ).wait()
+
+    # ---- supervisors
+
+    def _supervisor(self, ccid: Ccid) -> Supervisor:
+        self._require_open()
+        if ccid not in self._supervisors:
+            supervisor = self._supervisors[ccid] = Supervisor(
+                ccid,
+                self._launcher,
+                self._options,
+                slot=self._slot,
+                new_attempt=self._new_attempt,
+                name_of=self._name_of,
+                by_hand=self._by_hand(ccid),
             )
+            _ = self._tasks.start(self._supervise(supervisor), f"supervise {ccid}")
+        return self._supervisors[ccid]
 
-    async def _retry(self, ccid: Ccid, pause_s: float) -> None:
+    async def _supervise(self, supervisor: Supervisor) -> None:
         try:
-            await asyncio.sleep(pause_s)
+            await supervisor.run()
         finally:
-            if self._retries.get(ccid) is asyncio.current_task():
-                del self._retries[ccid]
-        if self._wanted(ccid):
-            await self._launch_quietly(ccid)
+            self._supervisors.pop(supervisor.ccid, None)
+            supervisor.abandon()
 
-    async def _launch_quietly(self, ccid: Ccid) -> None:
-        # What came of it was noted by the chore itself.
-        with contextlib.suppress(ChaindockError):
-            await self._add(ccid, Kind.LAUNCH, None).wait()
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """Let a launch begin; it gives its slot back after a moment, or at its end."""
+        async with _held(self._crowd, _CROWD_S), _held(self._slots, _SLOT_S):
+            yield
 
-    def _no_retry(self, ccid: Ccid) -> None:
-        retry = self._retries.pop(ccid, None)
-        if retry is not None:
-            retry.cancel()
+    def _require_open(self) -> None:
+        if self._closing:
+            raise refusals.going_down()
 
 
-def _fail(chores: Iterable[_Chore], error: Exception) -> None:
-    for chore in chores:
-        chore.done.fail(error)
+def processors() -> int:
+    """Return how many processors this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
 
 
-def _going_down() -> NodeStopping:
-    return NodeStopping("the node is going down", hint="start it again: chaindock up")
+@asynccontextmanager
+async def _held(semaphore: asyncio.Semaphore, limit_s: float) -> AsyncIterator[None]:
+    """Hold a place for the block, but not for longer than `limit_s` seconds."""
+    await semaphore.acquire()
+    held = True
 
+    def release() -> None:
+        nonlocal held
+        if held:
+            held = False
+            semaphore.release()
 
-def _overtaken(ccid: Ccid) -> StartFailed:
-    return StartFailed(f"chaincode {ccid!r} was stopped while it started", ccid=ccid)
+    timer = asyncio.get_running_loop().call_later(limit_s, release)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        release()

@@ -1,7 +1,7 @@
 """What is defined on the channel: Fabric's `_lifecycle` state, and how it is read.
 
 Owns:    the keys and values below `namespaces/`; which ccid a definition means here.
-Not:     where local approvals are kept (desired.py), committing one (deploy.py).
+Not:     where local approvals are kept (targets.py), committing one (deploy.py).
 Entry:   Definitions.get, write_definition
 Holds:   a user simulation records one read, of `Sequence`; so an upgrade that commits
          in between invalidates it.
@@ -67,22 +67,17 @@ class RangeState(State, Protocol):
 
 @dataclass(frozen=True)
 class Approval:
-    """What this node agreed to run for one sequence of a definition.
-
-    Args:
-        backend: `auto`, or the name of the builder to use.
-    """
+    """What this node agreed to run for one sequence of a definition."""
 
     name: str
     sequence: int
     version: str
     ccid: Ccid
-    backend: str = "auto"
     init_required: bool = False
 
 
 class Approvals(Protocol):
-    """Where approvals are kept; desired.DesiredState is one."""
+    """Where approvals are kept; targets.TargetState is one."""
 
     def approval(self, name: str, sequence: int) -> Approval | None:
         """Return what to run for this sequence, from memory."""

@@ -1,62 +1,41 @@
-"""From a package to a chaincode that answers, without a moment of neither.
+"""Change what the node runs: deploy, upgrade, start, stop, remove.
 
-Owns:    the order of an upgrade; what is undone when a step fails; stop, start, remove.
-Not:     running chores (custodian.py), the ledger (a DefinitionCommitter does that).
-Entry:   Deployer
-Holds:   the new version is up before its definition is committed; until then the old
-         one serves and a failure changes nothing; one name is changed by one call at a
-         time; a package is deleted only when no name refers to it.
-Source:  ledger-gateway.md §11.3; needs.md row 24; launch.md §9 W22, W38
+A new version is up before its definition is committed; until then the old version serves,
+and a failure changes nothing. One name is changed by one call at a time. A package is
+deleted when no name refers to it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 from fabric_protos.peer.lifecycle import lifecycle_pb2
 
-from chaindock.aio import Tasks, finish
+from chaindock.aio import KeyedLocks, Tasks, finish
 from chaindock.errors import ChaindockError, NotFound, StorageError
-from chaindock.ids import require_chaincode_name, require_version
+from chaindock.ids import Ccid, require_chaincode_name, require_version
 from chaindock.lifecycle.definitions import Approval
-from chaindock.lifecycle.desired import Wish
+from chaindock.lifecycle.placement import require_free
+from chaindock.lifecycle.states import AUTO, Placement, Target
 from chaindock.packaging.store import StoredPackage
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncIterator,
-        Awaitable,
-        Callable,
-        Collection,
-        Sequence,
-    )
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
     from types import TracebackType
 
     from chaindock.container.attempt import Attempt, Event
-    from chaindock.ids import Ccid
     from chaindock.lifecycle.custodian import Custodian
-    from chaindock.lifecycle.desired import DesiredState
+    from chaindock.lifecycle.targets import TargetState
+    from chaindock.packaging.store import PackageStore
 
 _log = get_logger("deployer")
-
-
-class Packages(Protocol):
-    """The package store (packaging.PackageStore). Every method blocks."""
-
-    def add(self, data: bytes | Path) -> StoredPackage:
-        """Check and keep a package; the same bytes again are fine."""
-
-    def remove(self, ccid: Ccid) -> None:
-        """Delete a package."""
-
-    def sweep(self, wanted: Collection[Ccid]) -> Sequence[Ccid]:
-        """Remove what is half-written; return the packages that nobody wants."""
+BY_HAND = "dev"  # the back end of programs that a user starts (development mode)
 
 
 class DefinitionCommitter(Protocol):
@@ -85,7 +64,7 @@ class Deployed:
     version: str
     sequence: int
     ccid: Ccid
-    backend: str
+    placement: Placement
     changed: bool
     attempt: Attempt
 
@@ -101,21 +80,17 @@ class Deployer:
     def __init__(
         self,
         *,
-        packages: Packages,
-        desired: DesiredState,
+        packages: PackageStore,
+        targets: TargetState,
         custodian: Custodian,
         committer: DefinitionCommitter,
         attempts: Callable[[Ccid], Attempt],
-        purge: Callable[[Ccid], Awaitable[None]] | None = None,
+        purge: Callable[[Ccid], Awaitable[None]],
     ) -> None:
-        self._packages = packages
-        self._desired = desired
-        self._custodian = custodian
-        self._committer = committer
-        self._attempts = attempts
-        self._purge = purge or _keeps_nothing
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._queued: Counter[str] = Counter()
+        self._packages, self._targets = packages, targets
+        self._custodian, self._committer = custodian, committer
+        self._attempts, self._purge = attempts, purge
+        self._names: KeyedLocks[str] = KeyedLocks()
         self._busy: Counter[Ccid] = Counter()
         # A package must not be deleted between its arrival and the count of its users.
         self._storing = asyncio.Lock()
@@ -134,25 +109,25 @@ class Deployer:
 
     async def restore(self) -> None:
         """After a start: settle what a crash left open, launch what should run."""
-        desired, committer = self._desired, self._committer
-        committed = {name: committer.sequence(name) for name in desired.names()}
-        await asyncio.to_thread(desired.recover, committed)
+        targets, committer = self._targets, self._committer
+        committed = {name: committer.sequence(name) for name in targets.names()}
+        await asyncio.to_thread(targets.recover, committed)
         try:
-            spare = await asyncio.to_thread(self._packages.sweep, desired.ccids())
+            spare = await asyncio.to_thread(self._packages.sweep, targets.ccids())
         except StorageError as error:
             _log.warning("packages not cleaned up", error=error.message)
         else:
             for ccid in spare:
-                _log.info("no chaincode has this package, it goes", ccid=ccid)
+                _log.info("removing a package that no chaincode uses", ccid=ccid)
                 _ = self._tasks.start(self._retire(ccid, purge=True), f"retire {ccid}")
-        self._custodian.restore(desired.to_run())
+        self._custodian.restore(targets.to_run())
 
     async def deploy(
         self,
         package: bytes | Path | StoredPackage,
         name: str,
         version: str | None = None,
-        backend: str = "auto",
+        backend: str = AUTO,
         *,
         init_required: bool = False,
         watch: Callable[[Event], None] | None = None,
@@ -165,55 +140,73 @@ class Deployer:
             package: bytes or file of a .tar.gz, or one that is in the store.
             name: of the chaincode.
             version: None = as before for the same package, else `<sequence>.0`.
-            backend: `auto` or the name of a builder.
+            backend: `auto` or the name of a back end.
             init_required: callers must send an Init first.
             watch: gets the events of the launch.
 
         Raises:
-            PackageInvalid, InvalidInput, LaunchFailed, LedgerError and more; nothing
-            has changed then.
+            PackageInvalid, InvalidInput, PlacementConflict, LaunchFailed, LedgerError
+            and more; nothing has changed then.
         Cancelled: nothing has changed, or everything.
         """
         require_chaincode_name(name)
         if version is not None:
             require_version(version)
-        async with self._lock(name), self._kept(package) as ccid:
-            attempt = self._attempt(ccid, watch)
-            current = self._desired.find(name)
-            sequence = self._committer.sequence(name)
-            if (
-                current is not None
-                and current.ccid == ccid
-                and current.approval.sequence == sequence
-                and version in {None, current.approval.version}
-                and init_required == current.approval.init_required
-            ):
-                await self._keep(name, backend, attempt)
-                return self._deployed(name, attempt, changed=False)
-            approval = Approval(
-                name,
-                sequence + 1,
-                version or f"{sequence + 1}.0",
-                ccid,
-                backend,
-                init_required,
-            )
-            await self._bring_up(approval, attempt)
-            return self._deployed(name, attempt, changed=True)
+        async with self._names.hold(name), self._kept(package) as ccid:
+            with self._targets.coming(ccid, name):
+                attempt = self._attempt(ccid, watch)
+                approval = self._next(name, ccid, version, init_required=init_required)
+                if approval is None:
+                    await self._keep(name, backend, attempt)
+                else:
+                    await self._bring_up(approval, backend, attempt)
+            return self._deployed(name, attempt, changed=approval is not None)
+
+    async def deploy_by_hand(
+        self, name: str, version: str | None = None, *, init_required: bool = False
+    ) -> Deployed:
+        """Define `name`; a program that a user starts registers as `name:version`.
+
+        Returns before such a program has registered.
+
+        Raises: InvalidInput, LedgerError.
+        """
+        require_chaincode_name(name)
+        async with self._names.hold(name):
+            current = self._targets.find(name)
+            version = version or (current.approval.version if current else "1.0")
+            require_version(version)
+            ccid = Ccid(f"{name}:{version}")
+            attempt = self._attempt(ccid, None)
+            approval = self._next(name, ccid, version, init_required=init_required)
+            if approval is not None:
+                placement = Placement(BY_HAND, BY_HAND, "a user starts the program")
+                await asyncio.to_thread(self._targets.place, ccid, placement)
+                self._custodian.resume(ccid)
+                await finish(self._commit(approval))
+            else:
+                await asyncio.to_thread(self._targets.set, name, Target.RUNNING)
+                self._custodian.resume(ccid)
+            attempt.close()
+            return self._deployed(name, attempt, changed=approval is not None)
 
     async def start(
         self, name: str, *, watch: Callable[[Event], None] | None = None
     ) -> Deployed:
         """Bring up a chaincode that was stopped or has failed.
 
-        Raises: NotFound, LaunchFailed and more; it stays wanted, and the next call
-            tries again.
+        Raises: NotFound, LaunchFailed and more; its target stays `running`, and the next
+            call tries again.
         """
-        async with self._lock(name):
-            ccid = self._desired.get(name).ccid
+        async with self._names.hold(name):
+            ccid = self._targets.get(name).ccid
             attempt = self._attempt(ccid, watch)
-            await asyncio.to_thread(self._desired.wish, name, Wish.RUNNING)
-            await self._custodian.launch(ccid, attempt)
+            await asyncio.to_thread(self._targets.set, name, Target.RUNNING)
+            if self._targets.placement(ccid).given == BY_HAND:
+                self._custodian.resume(ccid)
+                attempt.close()
+            else:
+                await self._custodian.launch(ccid, attempt)
             return self._deployed(name, attempt, changed=False)
 
     async def stop(self, name: str) -> None:
@@ -221,9 +214,9 @@ class Deployer:
 
         Raises: NotFound; what the back end raises.
         """
-        async with self._lock(name):
-            ccid = self._desired.get(name).ccid
-            await asyncio.to_thread(self._desired.wish, name, Wish.STOPPED)
+        async with self._names.hold(name):
+            ccid = self._targets.get(name).ccid
+            await asyncio.to_thread(self._targets.set, name, Target.STOPPED)
             if not self._runs(ccid):
                 await self._custodian.stop(ccid)
 
@@ -231,56 +224,80 @@ class Deployer:
         """Take a chaincode down and forget it, its package too unless others use it.
 
         Its definition and its state stay on the ledger. If it cannot be stopped now, the
-        next start clears it away.
+        next start removes it.
 
         Raises: NotFound, StorageError.
         """
-        async with self._lock(name):
-            ccid = self._desired.get(name).ccid
-            await asyncio.to_thread(self._desired.remove, name)
+        async with self._names.hold(name):
+            ccid = self._targets.get(name).ccid
+            await asyncio.to_thread(self._targets.remove, name)
             await self._retire(ccid, purge=True)
 
     # ---- steps
 
-    async def _keep(self, name: str, backend: str, attempt: Attempt) -> None:
-        """Make sure that the current version runs, with the asked back end."""
-        current = self._desired.get(name)
-        if backend not in {"auto", current.backend}:
-            # Before the stop: a call that comes right after it launches, too.
-            self._desired.plan(current.ccid, backend)
-            try:
-                await self._custodian.stop(current.ccid, forget=True)
-                await self._custodian.launch(current.ccid, attempt)
-            except BaseException:
-                self._desired.plan(current.ccid, current.backend)
-                if self._runs(current.ccid):
-                    self._custodian.resume(current.ccid)
-                raise
-            moved = Approval(**{**vars(current.approval), "backend": backend})
-            await asyncio.to_thread(self._desired.approve, moved)
-            await asyncio.to_thread(self._desired.switch, name, moved.sequence)
-            return
-        await self._custodian.launch(current.ccid, attempt)
-        await asyncio.to_thread(self._desired.wish, name, Wish.RUNNING)
+    def _next(
+        self, name: str, ccid: Ccid, version: str | None, *, init_required: bool
+    ) -> Approval | None:
+        """Return what is to be approved; None = the same is deployed already."""
+        sequence = self._committer.sequence(name)
+        current = self._targets.find(name)
+        before = current.approval if current else None
+        if before is not None and before == Approval(
+            name, sequence, version or before.version, ccid, init_required
+        ):
+            return None
+        version = version or f"{sequence + 1}.0"
+        return Approval(name, sequence + 1, version, ccid, init_required)
 
-    async def _bring_up(self, approval: Approval, attempt: Attempt) -> None:
-        ccid = approval.ccid
-        before = self._desired.backend_of(ccid) or "auto"
-        self._desired.plan(ccid, approval.backend, approval.name)
-        try:
+    async def _place(self, name: str, ccid: Ccid, backend: str) -> Placement:
+        """Record the back end that a user asked for; return the placement before."""
+        before = self._targets.placement(ccid)
+        others = {*self._targets.names_of(ccid)} - {name}
+        if not others and self._busy[ccid] > 1:
+            others = {"a deployment under way"}
+        require_free(ccid, backend, before, others)
+        if backend not in {AUTO, before.given or before.asked}:
+            asked = Placement(asked=backend)
+            await asyncio.to_thread(self._targets.place, ccid, asked)
+        return before
+
+    async def _keep(self, name: str, backend: str, attempt: Attempt) -> None:
+        """Make sure that the current version runs, on the back end asked for."""
+        ccid = self._targets.get(name).ccid
+        before = await self._place(name, ccid, backend)
+        if self._targets.placement(ccid) == before:
             await self._custodian.launch(ccid, attempt)
+        else:
+            try:
+                await self._custodian.remove(ccid)
+                await self._custodian.launch(ccid, attempt, trial=True)
+            except BaseException:
+                await asyncio.to_thread(self._targets.place, ccid, before)
+                if self._runs(ccid):
+                    self._custodian.resume(ccid)
+                raise
+        await asyncio.to_thread(self._targets.set, name, Target.RUNNING)
+
+    async def _bring_up(
+        self, approval: Approval, backend: str, attempt: Attempt
+    ) -> None:
+        ccid = approval.ccid
+        before = await self._place(approval.name, ccid, backend)
+        try:
+            await self._custodian.launch(ccid, attempt, trial=True)
             await finish(self._commit(approval))
         except BaseException:
-            if self._desired.approval(approval.name, approval.sequence) is None:
-                self._desired.plan(ccid, before)
+            if self._targets.approval(approval.name, approval.sequence) is None:
+                if self._targets.users_of(ccid):
+                    await asyncio.to_thread(self._targets.place, ccid, before)
                 if not self._runs(ccid) and self._busy[ccid] == 1:
-                    _ = self._tasks.start(self._halt(ccid), f"halt {ccid}")
+                    _ = self._tasks.start(self._take_down(ccid), f"remove {ccid}")
             raise
 
     async def _commit(self, approval: Approval) -> None:
         """Record the approval, commit the definition, switch to it."""
         name, sequence = approval.name, approval.sequence
-        await asyncio.to_thread(self._desired.approve, approval)
+        await asyncio.to_thread(self._targets.approve, approval)
         try:
             await self._committer.commit(
                 lifecycle_pb2.CommitChaincodeDefinitionArgs(
@@ -293,10 +310,10 @@ class Deployer:
         except ChaindockError:
             # The answer may be lost while the block is not: the ledger decides.
             if self._committer.sequence(name) < sequence:
-                await self._record(self._desired.withdraw, name, sequence)
+                await self._record(self._targets.withdraw, name, sequence)
                 raise
-        before = self._desired.find(name)
-        await self._record(self._desired.switch, name, sequence)
+        before = self._targets.find(name)
+        await self._record(self._targets.switch, name, sequence)
         if before is not None and before.ccid != approval.ccid:
             _ = self._tasks.start(self._retire(before.ccid), f"retire {name}")
 
@@ -310,19 +327,19 @@ class Deployer:
             _log.error("decision not recorded", chaincode=name, error=error.message)
 
     async def _retire(self, ccid: Ccid, *, purge: bool = False) -> None:
-        """Stop a package that no name runs and remove it, `purge`: with its builds.
+        """Stop a package that no name runs and remove it; with `purge` its builds too.
 
-        As long as it is there, the next start knows what is left to do.
+        The package goes last: while it is there, the next start knows what is left to do.
         """
-        if self._runs(ccid) or self._busy[ccid] or not await self._halt(ccid):
+        if self._runs(ccid) or self._busy[ccid] or not await self._take_down(ccid):
             return
-        if purge and not self._desired.users_of(ccid) and not self._busy[ccid]:
+        if purge and not self._targets.users_of(ccid) and not self._busy[ccid]:
             await self._purge(ccid)
         await self._discard(ccid)
 
-    async def _halt(self, ccid: Ccid) -> bool:
+    async def _take_down(self, ccid: Ccid) -> bool:
         try:
-            await self._custodian.stop(ccid, forget=True)
+            await self._custodian.remove(ccid)
         except ChaindockError as error:
             _log.warning("stop failed", ccid=ccid, error=error.message)
             return False
@@ -330,28 +347,17 @@ class Deployer:
 
     async def _discard(self, ccid: Ccid) -> None:
         async with self._storing:
-            if self._desired.users_of(ccid) or self._busy[ccid]:
+            if self._targets.users_of(ccid) or self._busy[ccid]:
                 return
-            try:
-                await asyncio.to_thread(self._desired.drop_plan, ccid)
-                await asyncio.to_thread(self._packages.remove, ccid)
-            except NotFound:
-                pass
-            except ChaindockError as error:
-                _log.warning("package not deleted", ccid=ccid, error=error.message)
+            for forget in (self._targets.drop_placement, self._packages.remove):
+                try:
+                    await asyncio.to_thread(forget, ccid)
+                except NotFound:
+                    pass
+                except ChaindockError as error:
+                    _log.warning("package not deleted", ccid=ccid, error=error.message)
 
     # ---- bookkeeping
-
-    @asynccontextmanager
-    async def _lock(self, name: str) -> AsyncIterator[None]:
-        self._queued[name] += 1
-        try:
-            async with self._locks[name]:
-                yield
-        finally:
-            self._queued[name] -= 1
-            if not self._queued[name]:
-                del self._queued[name], self._locks[name]
 
     @asynccontextmanager
     async def _kept(self, package: bytes | Path | StoredPackage) -> AsyncIterator[Ccid]:
@@ -373,7 +379,7 @@ class Deployer:
                 _ = self._tasks.start(self._discard(ccid), f"discard {ccid}")
 
     def _runs(self, ccid: Ccid) -> bool:
-        return ccid in self._desired.to_run()
+        return ccid in self._targets.to_run()
 
     def _attempt(self, ccid: Ccid, watch: Callable[[Event], None] | None) -> Attempt:
         attempt = self._attempts(ccid)
@@ -382,17 +388,13 @@ class Deployer:
         return attempt
 
     def _deployed(self, name: str, attempt: Attempt, *, changed: bool) -> Deployed:
-        current = self._desired.get(name)
+        current = self._targets.get(name)
         return Deployed(
             name=name,
             version=current.approval.version,
             sequence=current.approval.sequence,
             ccid=current.ccid,
-            backend=current.backend,
+            placement=self._targets.placement(current.ccid),
             changed=changed,
             attempt=attempt,
         )
-
-
-async def _keeps_nothing(ccid: Ccid) -> None:
-    del ccid

@@ -1,57 +1,64 @@
-"""Which ways to run chaincode this node has, and what `auto` comes to.
+"""The ways to run chaincode that this node has, and what `auto` comes to.
 
-Owns:    entering the controllers; the order in which they are asked; saying why.
-Not:     asking them (container/router.py).
-Entry:   Backends, Choice
-Holds:   with `auto` nobody is stopped by a missing engine, and what was chosen and why
-         is always told; with a named back end nothing else is ever used; what ran in a
-         container does not become a process unasked, and where an engine is known to be
-         nothing else does.
-Source:  architecture.md "Back end default"; needs.md rows 1 and 8
+Without any engine `auto` means processes, and says so. An engine that was named, or that
+chaincode of this node runs on, is waited for: nothing becomes a process unasked.
 """
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Final
 
 from chaindock.controllers.docker.controller import DockerController
-from chaindock.controllers.docker.late import LateDockerController
 from chaindock.controllers.process.controller import ProcessController
-from chaindock.errors import ConfigInvalid
+from chaindock.errors import ChaindockError, ConfigInvalid, EngineError, InvalidInput
+from chaindock.lifecycle.placement import decide
+from chaindock.lifecycle.states import AUTO
+from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
     from contextlib import AsyncExitStack
 
     from chaindock.config.sections import Config
     from chaindock.container.contracts import Builder, NodeLabels
     from chaindock.ids import Ccid
-    from chaindock.lifecycle.desired import DesiredState
+    from chaindock.lifecycle.targets import TargetState
 
-AUTO = "auto"
+_log = get_logger("node")
+DOCKER: Final = DockerController.name
+PROCESS: Final = ProcessController.name
+_LOOK_EVERY_S: Final = 5.0
+"""Seconds before an engine that did not answer is looked for again."""
 
 
-@dataclass(frozen=True)
 class Backends:
-    """The back ends of a running node.
+    """The controllers of a running node.
 
     Args:
-        builders: in the order in which they are asked.
-        default: the name that `chaindock.backend` gave; `auto` = the first that takes
-            the package.
-        chosen: why it is these, in one phrase; "" = ask `late`.
-        late: the one whose engine may not be there yet.
-        keeps: whether chaincode of this home ran on the back end of that name.
+        default: what `chaindock.backend` says: `auto`, `docker` or `process`.
+        docker: None = no engine is to be used.
+        named: the user named an engine (DOCKER_HOST, a context or vm.endpoint).
+        targets: says what runs where.
     """
 
-    builders: tuple[Builder, ...]
-    default: str
-    chosen: str = ""
-    late: LateDockerController | None = None
-    keeps: Callable[[str], bool] = lambda _: False
+    def __init__(
+        self,
+        default: str,
+        docker: DockerController | None,
+        process: ProcessController,
+        targets: TargetState,
+        *,
+        named: bool,
+    ) -> None:
+        self.default = default
+        self._docker, self._process = docker, process
+        self._targets, self._named = targets, named
+        self._error: EngineError | None = None
+        self._connected = self._reaped = False
+        self._looked = 0.0
+        self._lock = asyncio.Lock()
 
     @classmethod
     async def enter(
@@ -59,91 +66,170 @@ class Backends:
         config: Config,
         labels: NodeLabels,
         stack: AsyncExitStack,
-        keeps: Callable[[str], bool],
+        targets: TargetState,
     ) -> Backends:
-        """Enter the controllers that can be had.
+        """Enter the controllers, and remove what an earlier run of the node left.
 
         Raises:
             EngineUnavailable: `docker` is the configured back end and none answers.
             ConfigInvalid: there is no back end of the configured name.
         """
-        wanted = config.node.backend
-        if wanted not in {AUTO, DockerController.name, ProcessController.name}:
+        default = config.node.backend
+        if default not in {AUTO, DOCKER, PROCESS}:
             raise ConfigInvalid(
-                f"backend {wanted!r} does not exist; expected auto, docker or process",
+                f"back end {default!r} does not exist; expected auto, docker or process",
                 hint="choose one of these with --backend or chaindock.backend",
                 key="chaindock.backend",
             )
-        docker, late, reason = None, None, "chosen"
-        if wanted == AUTO and not config.node.engine:
-            reason = "vm.endpoint is empty, so no engine is looked for"
-        elif wanted != ProcessController.name:
+        docker = None
+        if config.node.engine and default != PROCESS:
             docker = DockerController(config.docker, labels, environment=config.build)
-        process = ProcessController(config.process, labels, config.build)
-        builders: list[Builder] = []
-        if docker is not None and wanted == AUTO:
-            rule = partial(keeps, docker.name)
-            late = LateDockerController(docker, kept=rule)
-            await stack.enter_async_context(late)
-            builders, reason = [late], ""
-        elif docker is not None:
-            builders = [await stack.enter_async_context(docker)]
-            reason = f"chosen; an engine answers at {docker.endpoint}"
-        builders.append(await stack.enter_async_context(process))
-        return cls(tuple(builders), wanted, reason, late, keeps)
+            stack.push_async_callback(docker.aclose)
+        process = await stack.enter_async_context(
+            ProcessController(config.process, labels, config.build)
+        )
+        endpoint = config.docker.endpoint
+        named = bool(
+            endpoint.endpoint or endpoint.docker_host or endpoint.docker_context
+        )
+        backends = cls(default, docker, process, targets, named=named)
+        await backends._reap(process)
+        if docker is not None:
+            error = await backends._connect()
+            if error is not None and default == DOCKER:
+                raise error
+        return backends
 
-    @property
-    def awaited(self) -> str | None:
-        """Name of the back end whose engine is away and known to exist; None = none."""
-        late = self.late
-        known = late is not None and late.away and self.keeps(late.name)
-        return late.name if late is not None and known else None
+    # ---- for the router and the supervisors
 
-    @property
-    def reason(self) -> str:
-        """Why it is these, in one phrase."""
-        if self.chosen or self.late is None:
-            return self.chosen
-        if self.awaited:
-            return (
-                "no container engine answers, and it is waited for: chaincode of this "
-                "node ran in containers (`chaindock doctor` tells more)"
+    async def builder_for(self, ccid: Ccid) -> Builder:
+        """Return the back end that runs `ccid`; decide it if that was not done.
+
+        Raises: EngineUnavailable and others when it is an engine that is away.
+        """
+        name = await decide(ccid, self._targets, self)
+        if name == PROCESS:
+            return self._process
+        return await self._engine()
+
+    def reachable(self) -> Sequence[Builder]:
+        """Return the back ends that can be asked now."""
+        if self._docker is not None and self._connected:
+            return (self._docker, self._process)
+        return (self._process,)
+
+    async def choose(self) -> tuple[str, str]:
+        """Return the back end that `auto` means now, and why, in one phrase.
+
+        Raises: EngineUnavailable when an engine was named, or chaincode of this node
+            runs on one, and none answers.
+        """
+        if self.default != AUTO:
+            return self.default, f"chaindock.backend is {self.default}"
+        if self._docker is None:
+            return PROCESS, "vm.endpoint is empty, so no engine is looked for"
+        error = await self._connect()
+        if error is None:
+            return DOCKER, f"an engine answers at {self._docker.endpoint}"
+        if self._named or self._targets.is_used(DOCKER):
+            raise _with_way_out(error)
+        return PROCESS, f"no container engine answers: {error.message}"
+
+    # ---- for people
+
+    def require(self, name: str) -> None:
+        """Check a back end that a user asks for. Raises: InvalidInput."""
+        known = [AUTO, PROCESS] if self._docker is None else [AUTO, DOCKER, PROCESS]
+        if name not in known:
+            raise InvalidInput(
+                f"back end {name!r} is not there; expected one of: {', '.join(known)}",
+                hint=self.reason,
             )
-        if self.late.away:
-            return (
-                "no container engine answers; one that appears is used from the next "
-                "build on (`chaindock doctor` tells more)"
-            )
-        return f"an engine answers at {self.late.endpoint}"
 
     @property
     def first(self) -> str:
-        """Name of the builder that is asked first."""
+        """What `auto` comes to at the moment."""
         if self.default != AUTO:
             return self.default
-        away = self.late is not None and self.late.away and not self.awaited
-        return self.builders[1 if away else 0].name
+        if self._docker is None:
+            return PROCESS
+        return DOCKER if self._connected or self._is_awaited() else PROCESS
+
+    @property
+    def reason(self) -> str:
+        """Why it is that one, in one phrase."""
+        if self._docker is None:
+            if self.default == PROCESS:
+                return "chosen"
+            return "vm.endpoint is empty, so no engine is looked for"
+        if self._connected:
+            chosen = "" if self.default == AUTO else "chosen; "
+            return f"{chosen}an engine answers at {self._docker.endpoint}"
+        why = self._error.message if self._error else "not looked for yet"
+        if self._is_awaited():
+            return f"waiting for the container engine: {why}"
+        return f"no container engine answers, so contracts run without isolation: {why}"
+
+    async def check(self) -> None:
+        """Ask a connected engine whether it answers. Raises: EngineError."""
+        if self._docker is not None and self._connected:
+            await self._docker.check()
+
+    # ---- the engine
+
+    def _is_awaited(self) -> bool:
+        return self._named or self._targets.is_used(DOCKER)
+
+    async def _engine(self) -> DockerController:
+        if self._docker is None:
+            raise EngineError(
+                "this node uses no container engine, and the chaincode is to run in a "
+                "container",
+                hint="set vm.endpoint, or deploy it with --backend process",
+            )
+        error = await self._connect()
+        if error is not None:
+            raise _with_way_out(error)
+        return self._docker
+
+    async def _connect(self) -> EngineError | None:
+        """Connect, and remove leftovers before the first build. Returns what failed."""
+        assert self._docker is not None  # noqa: S101  # the callers have looked
+        async with self._lock:
+            if self._connected and self._reaped:
+                return None
+            now = time.monotonic()
+            if self._error is not None and now - self._looked < _LOOK_EVERY_S:
+                return self._error
+            try:
+                if not self._connected:
+                    await self._docker.connect()
+                    self._connected = True
+                self._reaped = await self._reap(self._docker)
+            except EngineError as error:
+                if self._error is None:
+                    _log.info("no engine answers", reason=error.message)
+                self._error, self._looked = error, time.monotonic()
+                return error
+            self._error = None
+            return None
+
+    @staticmethod
+    async def _reap(builder: Builder) -> bool:
+        """Remove what an earlier run left; whether the back end could be asked."""
+        try:
+            count = await builder.reap()
+        except ChaindockError as error:
+            _log.warning(
+                "leftovers not removed", backend=builder.name, error=error.message
+            )
+            return False
+        if count:
+            _log.info("leftovers removed", backend=builder.name, count=count)
+        return True
 
 
-class Choice:
-    """Who builds what, also after a restart.
-
-    What ran in a container becomes a process only when somebody asks for that, for it
-    or for the whole node: with `auto` it waits for its engine. So does whatever is new
-    beside it: an engine that is away for a while must not change what `auto` means.
-    """
-
-    def __init__(self, backends: Backends, desired: DesiredState) -> None:
-        self._backends, self._desired = backends, desired
-
-    def only(self, ccid: Ccid) -> str | None:
-        """Return the only builder for `ccid`; None = the first that takes it."""
-        asked = self._desired.backend_of(ccid)
-        if asked is None and self._backends.default != AUTO:
-            asked = self._backends.default
-        return asked or self._desired.kept_on(ccid) or self._backends.awaited
-
-    async def taken(self, ccid: Ccid, builder: str) -> None:
-        """Take note that `builder` took it. Raises: StorageError."""
-        if builder == DockerController.name != self._desired.kept_on(ccid):
-            await asyncio.to_thread(self._desired.keep_on, ccid, builder)
+def _with_way_out(error: EngineError) -> EngineError:
+    instead = "or deploy it as a process, without isolation: --backend process"
+    hint = f"{error.hint}; {instead}" if error.hint else instead
+    return type(error)(error.message, hint=hint, **error.facts)

@@ -1,10 +1,6 @@
 """The running node as the admin API sees it.
 
-Owns:    translation between operations.NodeFacade and the parts of the node.
-Not:     putting the parts together (serve.py), HTTP (operations).
-Entry:   Node
-Holds:   every method may be called at any time between ready and the end.
-Source:  operations/facade.py
+Every method may be called at any time between ready and the end.
 """
 
 from __future__ import annotations
@@ -19,12 +15,9 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 import chaindock
-from chaindock.chaincode.registry import LaunchState
-from chaindock.errors import InvalidInput, LaunchFailed, Unsupported
+from chaindock.errors import LaunchFailed, Unsupported
 from chaindock.ids import Ccid, name_from_label, require_ccid
-from chaindock.lifecycle.desired import Wish
-from chaindock.lifecycle.supervision import Care
-from chaindock.node.backends import AUTO
+from chaindock.lifecycle.states import LaunchState, Target
 from chaindock.operations.address import find_socket
 from chaindock.operations.facade import (
     Deployment,
@@ -38,34 +31,23 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from chaindock.chaincode.launcher import RuntimeLauncher
     from chaindock.chaincode.server import ChaincodeListener
     from chaindock.config.sections import Config
     from chaindock.container.contracts import NodeLabels
     from chaindock.container.output import OutputStore
-    from chaindock.container.router import Router
     from chaindock.endorser.caller import Answer, Caller
     from chaindock.identity.organization import Organization
     from chaindock.identity.signing import SigningIdentity
     from chaindock.ledger.ledger import Ledger
+    from chaindock.lifecycle import targets as stored
     from chaindock.lifecycle.custodian import Custodian
     from chaindock.lifecycle.deploy import Deployed, Deployer
-    from chaindock.lifecycle.desired import Desired, DesiredState
     from chaindock.node.backends import Backends
     from chaindock.node.watched import NodeWatch
     from chaindock.operations.facade import Call, Watch
 
-_STATES = {
-    LaunchState.ABSENT: "down",
-    LaunchState.LAUNCHING: "starting",
-    LaunchState.READY: "running",
-    LaunchState.STOPPING: "stopping",
-    LaunchState.FAILED: "failed",
-}
-
-
 _REMEMBERED = 100
-"""Signers, and names that did not come up: more of them are forgotten."""
+"""Signers, and names that did not come up, beyond which the oldest are forgotten."""
 
 
 class Node(NodeFacade):
@@ -78,25 +60,21 @@ class Node(NodeFacade):
         labels: NodeLabels,
         organization: Organization,
         ledger: Ledger,
-        desired: DesiredState,
-        launcher: RuntimeLauncher,
+        targets: stored.TargetState,
         custodian: Custodian,
         deployer: Deployer,
         caller: Caller,
         backends: Backends,
-        router: Router,
         listener: ChaincodeListener,
         output: OutputStore,
         watch: NodeWatch,
     ) -> None:
         self._config, self._labels = config, labels
         self._organization, self._ledger = organization, ledger
-        self._desired, self._launcher = desired, launcher
-        self._custodian = custodian
+        self._targets, self._custodian = targets, custodian
         self._deployer, self._caller = deployer, caller
         self._backends, self._output = backends, output
-        self._router, self._listener = router, listener
-        self._watch = watch
+        self._listener, self._watch = listener, watch
         self._started = time.time()
         self._stop = asyncio.Event()
         self._signers: dict[tuple[str, tuple[tuple[str, str], ...]], SigningIdentity]
@@ -140,7 +118,7 @@ class Node(NodeFacade):
             warnings=[
                 *config.warnings,
                 *(one.message for one in config.chaincodes.problems()),
-                *self._left_alone(),
+                *self._gave_up(),
             ],
             limits=dataclasses.asdict(config.packages),
             pending=[one.as_dict() for one in missing],
@@ -159,7 +137,7 @@ class Node(NodeFacade):
         init_required: bool,
         watch: Watch,
     ) -> Deployment:
-        self._require_backend(backend)
+        self._backends.require(backend)
         began = time.monotonic()
         if name is None:
             limits = self._config.packages
@@ -188,10 +166,17 @@ class Node(NodeFacade):
     async def deploy_dev(
         self, name: str, version: str | None, *, init_required: bool
     ) -> Deployment:
-        raise Unsupported(
-            "a program that is started by hand is not served yet",
-            hint="deploy its directory or package",
+        if not self._config.stream.admit_unlaunched:
+            raise Unsupported(
+                "this node takes no programs that are started by hand",
+                hint="start it in development mode: chaincode.mode: dev in core.yaml, or "
+                "CORE_CHAINCODE_MODE=dev chaindock up",
+            )
+        began = time.monotonic()
+        deployed = await self._deployer.deploy_by_hand(
+            name, version, init_required=init_required
         )
+        return self._deployment(deployed, began)
 
     @override
     async def start(self, name: str, *, watch: Watch) -> Deployment:
@@ -213,15 +198,15 @@ class Node(NodeFacade):
 
     def chaincodes(self) -> Sequence[Running]:
         """Return what `ps` shows. Quick, never raises."""
-        return [self._running(desired) for desired in self._desired.all()]
+        return [self._running(one) for one in self._targets.all()]
 
     @override
     def log_files(self, name: str) -> Sequence[Path]:
         if ":" in name and (files := self._output.files(require_ccid(name))):
             return files
-        if self._desired.find(name) is None and name in self._failed:
+        if self._targets.find(name) is None and name in self._failed:
             return self._output.files(self._failed[name])
-        return self._output.files(self._desired.get(name).ccid)
+        return self._output.files(self._targets.get(name).ccid)
 
     # ---- calls
 
@@ -271,72 +256,71 @@ class Node(NodeFacade):
             self._signers[key] = signer
         return self._signers[key]
 
-    def _require_backend(self, backend: str) -> None:
-        names = [builder.name for builder in self._backends.builders]
-        if backend != AUTO and backend not in names:
-            raise InvalidInput(
-                f"backend {backend!r} is not there; expected auto or one of: "
-                f"{', '.join(names)}",
-                hint=self._backends.reason,
-            )
-
     def _deployment(self, deployed: Deployed, began: float) -> Deployment:
-        facts = self._launcher.status(deployed.ccid).facts
-        backend = facts.get("backend", deployed.backend)
-        reason = self._router.declined(deployed.ccid) or self._backends.reason
-        asked = deployed.backend != AUTO or self._backends.default != AUTO
+        placement = deployed.placement
+        supervisor = self._custodian.find(deployed.ccid)
+        running = supervisor and supervisor.running
         return Deployment(
             name=deployed.name,
             version=deployed.version,
             sequence=deployed.sequence,
             package_id=deployed.ccid,
-            backend=backend,
+            backend=placement.given,
             changed=deployed.changed,
-            reason="as asked" if asked else reason,
-            details=facts,
+            reason=placement.why,
+            details=running.facts if running else {},
             reused=tuple(deployed.attempt.reused),
             phases=[(str(p.phase), p.seconds) for p in deployed.attempt.phases],
             seconds=time.monotonic() - began,
         )
 
-    def _left_alone(self) -> list[str]:
-        """Say of each chaincode that nobody tries to bring up any more, and why."""
+    def _gave_up(self) -> list[str]:
+        """Say of each chaincode whose restarts were given up why that is."""
         said = []
-        for ccid in self._custodian.left_alone():
-            standing = self._custodian.standing(ccid)
-            why = standing.error.message if standing.error else "?"
+        for one in self._custodian.gave_up():
+            why = one.error.message if one.error else "?"
             said += [
-                f"chaincode {name} is left alone ({standing.care}, failures in a row: "
-                f"{standing.failures}): {why}; see chaindock logs {name}"
-                for name in self._desired.users_of(ccid)
+                f"gave up starting chaincode {name} ({one.state}, failures in a row: "
+                f"{one.policy.failures}): {why}; see chaindock logs {name}"
+                for name in self._targets.users_of(one.ccid)
             ]
         return said
 
-    def _running(self, desired: Desired) -> Running:
-        status = self._launcher.status(desired.ccid)
-        standing = self._custodian.standing(desired.ccid)
-        state = _STATES[status.state]
-        if state in {"down", "failed"}:
-            if desired.wish is Wish.STOPPED:
-                state = "stopped"
-            elif standing.care is not Care.NONE:
-                state = str(standing.care)
-        error = status.error or standing.error
-        since = status.since if status.since is not None else desired.since
-        names = self._desired.names_of(desired.ccid)
-        wrong = self._config.chaincodes.problem_of(desired.ccid, names)
+    def _running(self, deployment: stored.Deployment) -> Running:
+        placement = self._targets.placement(deployment.ccid)
+        one = self._custodian.find(deployment.ccid)
+        stopped = deployment.target is Target.STOPPED
+        state = LaunchState.DOWN if one is None else one.state
+        error = one.error if one else None
+        running = one.running if one else None
+        next_try = one.next_try if one else None
+        names = self._targets.names_of(deployment.ccid)
+        wrong = self._config.chaincodes.problem_of(deployment.ccid, names)
+        warning = {"warning": wrong.message} if wrong else {}
         return Running(
-            name=desired.name,
-            version=desired.approval.version,
-            sequence=desired.approval.sequence,
-            package_id=desired.ccid,
-            state=state,
-            backend=status.facts.get("backend", desired.backend),
-            since=_iso(since),
-            details={**status.facts, **({"warning": wrong.message} if wrong else {})},
+            name=deployment.name,
+            version=deployment.approval.version,
+            sequence=deployment.approval.sequence,
+            package_id=deployment.ccid,
+            state="stopped" if stopped and state is LaunchState.DOWN else str(state),
+            backend=placement.given or placement.asked,
+            since=_iso(deployment.since if one is None else one.since),
+            details={**(running.facts if running else {}), **warning},
             error=error.as_dict() if error else None,
-            failures=standing.failures,
-            next_try=_iso(standing.next_try) if standing.next_try else None,
+            failures=one.policy.failures if one else 0,
+            last_end=f"{one.exit.text} at {_iso(one.died_at)}"
+            if one and one.exit and one.died_at
+            else None,
+            calls=[
+                {
+                    "tx_id": call.tx_id,
+                    "function": call.function,
+                    "since": _iso(call.since),
+                    "caller_left": call.caller_left,
+                }
+                for call in (running.unanswered if running else ())
+            ],
+            next_try=_iso(next_try) if next_try else None,
         )
 
 

@@ -1,11 +1,7 @@
 """Put the node together and keep it up until somebody asks it to end.
 
-Owns:    which part gets which; the one order in which they are entered and left.
-Not:     any work of its own (facade.py answers the admin API).
-Entry:   serve
-Holds:   parts are left in the opposite order, also after an error half way; what a
-         killed node left is removed before the first launch.
-Source:  ARCHITECTURE.md "What is entered, in order"
+Parts are left in the opposite order of entering, also after an error half-way. What a
+killed node left is removed before the first launch.
 """
 
 from __future__ import annotations
@@ -36,9 +32,9 @@ from chaindock.ledger.ledger import Ledger
 from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.definitions import NAMESPACE, Definitions
-from chaindock.lifecycle.deploy import Deployer
-from chaindock.lifecycle.desired import DesiredState
-from chaindock.node.backends import Backends, Choice
+from chaindock.lifecycle.deploy import BY_HAND, Deployer
+from chaindock.lifecycle.targets import TargetState
+from chaindock.node.backends import Backends
 from chaindock.node.facade import Node
 from chaindock.node.home import Home, HomeLock
 from chaindock.node.open_files import proposals_at_once
@@ -112,8 +108,8 @@ async def _compose(
     )
     packages = PackageStore(home.packages, config.packages)
     output = OutputStore(home.output, config.output)
-    desired = stack.enter_context(DesiredState(home.desired))
-    output.drop_former(desired.ccids())
+    targets = stack.enter_context(TargetState(home.desired))
+    output.drop_former(targets.ccids())
     home.sync()
 
     registry = HandlerRegistry(admit_unlaunched=config.stream.admit_unlaunched)
@@ -123,18 +119,14 @@ async def _compose(
     )
     if config.stream.admit_unlaunched:
         await stack.enter_async_context(programs_admitted(listener, home.programs))
-    backends = await Backends.enter(config, labels, stack, desired.keeps)
-    choice = Choice(backends, desired)
-    router = Router(backends.builders, choice.only, choice.taken)
-    reaped = await router.reap()
-    if reaped:
-        _log.info("removed what an earlier run left", objects=reaped)
+    backends = await Backends.enter(config, labels, stack, targets)
+    router = Router(backends)
 
     def new_attempt(ccid: Ccid) -> Attempt:
         return watch.attempt(ccid, output.open(ccid))
 
     def peer_for(attempt: Attempt) -> PeerConnection:
-        names = desired.names_of(attempt.ccid)
+        names = targets.names_of(attempt.ccid)
         return PeerConnection(
             listener,
             organization.mspid,
@@ -143,43 +135,35 @@ async def _compose(
             settings=config.chaincodes.of(attempt.ccid, names).run,
         )
 
-    launcher = await stack.enter_async_context(
-        RuntimeLauncher(
-            registry,
-            ContainerRuntime(
-                _Packages(packages), BuildRegistry(), router, config.launch
-            ),
-            peer_for,
-            options=config.launch,
-            stream=config.stream,
-            new_attempt=new_attempt,
-        )
+    launcher = RuntimeLauncher(
+        registry,
+        ContainerRuntime(_Packages(packages), BuildRegistry(), router, config.launch),
+        peer_for,
+        options=config.launch,
+        stream=config.stream,
     )
     custodian = await stack.enter_async_context(
         Custodian(
             launcher,
-            lambda ccid: ccid in desired.to_run(),
             config.custodian,
-            name_of=lambda ccid: next(iter(desired.users_of(ccid)), ccid),
+            new_attempt=new_attempt,
+            name_of=lambda ccid: next(iter(targets.users_of(ccid)), ccid),
+            by_hand=lambda ccid: targets.placement(ccid).given == BY_HAND,
         )
-    )
-    launcher.on_exit = lambda ccid, _exit: custodian.lost(
-        ccid, launcher.why_ended(ccid)
     )
 
     endorser = Endorser(
         msp=organization.msp,
         signer=organization.peer,
         ledger=ledger,
-        definitions=Definitions(desired),
+        definitions=Definitions(targets),
         executor=ChaincodeSupport(
             registry,
-            launcher,
+            custodian.ready,
             config.calls,
-            bring_up=custodian.bring_up,
             timeout_of=config.chaincodes.timeout_of,
         ),
-        system={NAMESPACE: LifecycleContract(desired, organization.mspid)},
+        system={NAMESPACE: LifecycleContract(targets, organization.mspid)},
         concurrency=proposals_at_once(config.endorser.concurrency),
     )
     orderer = await stack.enter_async_context(
@@ -193,7 +177,7 @@ async def _compose(
     deployer = await stack.enter_async_context(
         Deployer(
             packages=packages,
-            desired=desired,
+            targets=targets,
             custodian=custodian,
             committer=DefinitionWriter(caller, ledger, organization.admin),
             attempts=new_attempt,
@@ -206,25 +190,22 @@ async def _compose(
         labels=labels,
         organization=organization,
         ledger=ledger,
-        desired=desired,
-        launcher=launcher,
+        targets=targets,
         custodian=custodian,
         deployer=deployer,
         caller=caller,
         backends=backends,
-        router=router,
         listener=listener,
         output=output,
         watch=watch,
     )
     watch.look_at(
         WatchedParts(
-            watch,
             ledger=ledger,
-            desired=desired,
-            launcher=launcher,
+            targets=targets,
             custodian=custodian,
-            builders=backends.builders,
+            backends=backends,
+            ready=lambda: not watch.health.missing(),
             rows=node.chaincodes,
         )
     )

@@ -1,25 +1,14 @@
-"""What is measured and watched of a node, from its first moment to its last.
-
-Owns:    the operations endpoint; the checks of /healthz; what /readyz
-         waits for; making attempts whose output is logged.
-Not:     HTTP (operations/http.py), counting (telemetry/metrics.py).
-Entry:   NodeWatch
-Holds:   it is entered before anything that takes time and left after everything else.
-Source:  launch.md §8; docs/tasks/operations.md
-"""
+"""What is measured and checked of a node, from its first moment to its last."""
 
 from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from chaindock.chaincode.registry import LaunchState
 from chaindock.container.attempt import Attempt
-from chaindock.container.contracts import Checkable
 from chaindock.container.echo import Echo
 from chaindock.errors import LaunchFailed
-from chaindock.lifecycle.desired import Wish
-from chaindock.lifecycle.supervision import Care
+from chaindock.lifecycle.states import LaunchState, Target
 from chaindock.operations.health import Health, Trouble
 from chaindock.operations.http import OperationsServer
 
@@ -27,13 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-    from chaindock.chaincode.launcher import RuntimeLauncher
-    from chaindock.container.contracts import Builder
     from chaindock.container.output import OutputFile, OutputOptions
     from chaindock.ids import Ccid
     from chaindock.ledger.ledger import Ledger
     from chaindock.lifecycle.custodian import Custodian
-    from chaindock.lifecycle.desired import Desired, DesiredState
+    from chaindock.lifecycle.supervisor import Supervisor
+    from chaindock.lifecycle.targets import Deployment, TargetState
+    from chaindock.node.backends import Backends
     from chaindock.operations.facade import Running
     from chaindock.operations.health import Check
     from chaindock.operations.http import OperationsOptions
@@ -88,75 +77,56 @@ class WatchedParts:
     """The parts as operations.health.Watched and operations.metrics.Measured.
 
     Args:
+        ready: what /readyz says.
         rows: what `ps` shows.
     """
 
     def __init__(
         self,
-        watch: NodeWatch,
         *,
         ledger: Ledger,
-        desired: DesiredState,
-        launcher: RuntimeLauncher,
+        targets: TargetState,
         custodian: Custodian,
-        builders: Sequence[Builder],
+        backends: Backends,
+        ready: Callable[[], bool],
         rows: Callable[[], Sequence[Running]],
     ) -> None:
-        self._watch, self._ledger = watch, ledger
-        self._desired, self._launcher = desired, launcher
-        self._custodian, self._builders = custodian, builders
-        self._rows = rows
+        self._ledger, self._targets = ledger, targets
+        self._custodian, self._backends = custodian, backends
+        self._ready, self._rows = ready, rows
 
     # ---- health
 
     def checks(self) -> Mapping[str, Check]:
         """Return the checks: engine, ledger, each chaincode that should run."""
         found: dict[str, Check] = {"ledger": self._check_ledger}
-        for builder in self._builders:
-            if isinstance(builder, Checkable):
-                found[builder.name] = builder.check
-        for desired in self._desired.all():
-            if desired.wish is Wish.RUNNING:
-                check = partial(self._check_chaincode, desired)
-                found[f"chaincode/{desired.name}"] = check
+        found["docker"] = self._backends.check
+        for deployment in self._targets.all():
+            if deployment.target is Target.RUNNING:
+                check = partial(self._check_chaincode, deployment)
+                found[f"chaincode/{deployment.name}"] = check
         return found
 
     async def _check_ledger(self) -> None:
         self._ledger.info()
 
-    async def _check_chaincode(self, desired: Desired) -> None:
-        """Fail when it should be up and something went wrong; to start takes its time."""
-        ccid = desired.ccid
-        if self._launcher.status(ccid).state is LaunchState.READY:
-            return
-        standing = self._custodian.standing(ccid)
-        if standing.error is None:
-            return
-        why = standing.error.message
-        if standing.care is not Care.NONE:
-            why = f"{standing.care}: {why}"
-        raise LaunchFailed(why, ccid=ccid)
+    async def _check_chaincode(self, deployment: Deployment) -> None:
+        """Fail when a chaincode that should be up has failed; a start is no failure."""
+        supervisor = self._custodian.find(deployment.ccid)
+        if supervisor is not None and supervisor.trouble is not None:
+            raise LaunchFailed(supervisor.trouble, ccid=deployment.ccid)
 
     def missing(self) -> Sequence[Trouble]:
-        """Return what has neither come up once nor been left alone since the start."""
+        """Return what has neither come up once nor been given up since the start."""
         return [
-            Trouble(f"chaincode/{name}", self._waits_for(ccid))
-            for ccid in self._custodian.pending()
-            for name in self.names_of(ccid)
+            Trouble(f"chaincode/{name}", supervisor.doing())
+            for supervisor in self._custodian.pending()
+            for name in self.names_of(supervisor.ccid)
         ]
-
-    def _waits_for(self, ccid: Ccid) -> str:
-        standing = self._custodian.standing(ccid)
-        if standing.error is not None:
-            return f"it is tried again: {standing.error.message}"
-        attempt = self._launcher.status(ccid).attempt
-        if attempt is None or attempt.phase is None:
-            return "it is about to start"
-        return f"it is coming up, in phase {attempt.phase}"
 
     def names_of(self, ccid: Ccid) -> list[str]:
         """Return the names under which a package is deployed."""
-        return sorted(self._desired.names_of(ccid))
+        return sorted(self._targets.names_of(ccid))
 
     # ---- metrics
 
@@ -173,16 +143,33 @@ class WatchedParts:
     @property
     def ready(self) -> bool:
         """What /readyz says."""
-        return not self._watch.health.missing()
+        return self._ready()
 
     def chaincodes(self) -> Sequence[Running]:
         """Return what `ps` shows."""
         return self._rows()
 
     def open_calls(self, ccid: Ccid) -> int:
-        """Return how many invocations of a package are under way."""
-        return self._launcher.status(ccid).open_calls
+        """Return how many calls of a package are under way."""
+        supervisor = self._custodian.find(ccid)
+        running = supervisor and supervisor.running
+        return running.open_calls if running else 0
 
     def chores(self) -> Mapping[str, int]:
         """Return how many launches and stops are `running` and `waiting`."""
-        return self._custodian.chores()
+        return {
+            "running": sum(_is_at_work(one) for one in self._custodian.all()),
+            "waiting": sum(_waits(one) for one in self._custodian.all()),
+        }
+
+
+def _is_at_work(supervisor: Supervisor) -> bool:
+    if supervisor.state is LaunchState.STOPPING:
+        return True
+    return supervisor.state is LaunchState.STARTING and not _waits(supervisor)
+
+
+def _waits(supervisor: Supervisor) -> bool:
+    attempt = supervisor.attempt
+    starting = supervisor.state is LaunchState.STARTING
+    return starting and (attempt is None or attempt.phase is None)

@@ -120,13 +120,15 @@ class Running:
 
     Args:
         state: down, starting, running, stopping, failed, stopped (by the user), back-off
-            (it failed and is launched again at `next_try`) or crash-loop (it failed too
-            often; the node gave up).
+            (it failed and is started again at `next_try`), crash-loop (it failed too
+            often, restarts were given up) or waiting (for a user's program).
         since: when that state began, ISO 8601 UTC; None when unknown.
         details: `Instance.describe()`: where it is, isolation.
         error: `ChaindockError.as_dict()` of the last failure, if the state is one.
-        failures: in a row, without those that are retryable.
-        next_try: when it is launched again, ISO 8601 UTC; None = not planned.
+        failures: in a row, without retryable ones.
+        last_end: how the last run ended by itself, and when (ISO 8601 UTC), in words;
+            None = none did.
+        next_try: when it is tried again, ISO 8601 UTC; None = nothing is planned.
         calls: those that are open, oldest first. Each has `tx_id`, `function`, `since`
             (ISO 8601 UTC) and `caller_left`: whether its caller no longer waits.
     """
@@ -141,6 +143,7 @@ class Running:
     details: Mapping[str, str] = field(default_factory=dict)
     error: Mapping[str, Any] | None = None
     failures: int = 0
+    last_end: str | None = None
     next_try: str | None = None
     calls: Sequence[Mapping[str, Any]] = ()
 

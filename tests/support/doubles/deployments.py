@@ -8,13 +8,22 @@ import io
 import json
 import tarfile
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from chaindock.container.attempt import Attempt, Phase
+from chaindock.container.attempt import Attempt
 from chaindock.lifecycle.custodian import Custodian, CustodianOptions
-from chaindock.lifecycle.deploy import Deployer
-from chaindock.lifecycle.desired import DesiredState
+from chaindock.lifecycle.deploy import BY_HAND, Deployer
+from chaindock.lifecycle.placement import decide
+from chaindock.lifecycle.states import LaunchState, Target
+from chaindock.lifecycle.targets import TargetState
 from chaindock.packaging.store import PackageStore
+from support.doubles.machine import Machine
+from support.eventually import eventually
+
+if TYPE_CHECKING:
+    from chaindock.chaincode.running import Running
+    from chaindock.ids import Ccid
+    from chaindock.lifecycle.supervisor import Supervisor
 
 
 def archive(files: Any) -> Any:
@@ -36,43 +45,41 @@ def package(text: Any, label: Any = "basic_1.0") -> Any:
     )
 
 
-class Runtime:
-    """Counts what runs; a build may fail or be held."""
+class Runtime(Machine):
+    """A machine that knows on which back end it launches; all of it can be held."""
 
-    def __init__(self, desired: Any) -> None:
-        self.running: set[Any] = set()
-        self.launches: Counter[str] = Counter()
-        self.log: list[Any] = []
-        self.fail: Any = None
-        self.gate: Any = None
-        self.stop_gate: Any = None
+    def __init__(self, targets: TargetState) -> None:
+        super().__init__()
+        self.fail: Exception | None = None
+        self.gate: asyncio.Event | None = None
+        self.stop_gate: asyncio.Event | None = None
         self.entered = asyncio.Event()
-        self._desired = desired
+        self._targets = targets
 
-    async def launch(self, ccid: Any, attempt: Any = None) -> Any:
+    @property
+    def running(self) -> set[Ccid]:
+        return set(self.runs)
+
+    async def launch(self, attempt: Attempt) -> Running:
+        ccid = attempt.ccid
         self.entered.set()
-        if ccid in self.running:
-            return
-        self.log.append(("launch", ccid, self._desired.backend_of(ccid)))
-        self.launches[ccid] += 1
-        if attempt is not None:
-            attempt.enter(Phase.COMPILE)
-        if self.gate is not None:
-            await self.gate.wait()
-        if self.fail is not None:
-            raise self.fail
-        self.running.add(ccid)
-        if attempt is not None:
-            attempt.over()
+        backend = await decide(ccid, self._targets, Backends())
+        self.log.append(("placed", ccid, backend))
+        self.gates = {} if self.gate is None else {ccid: self.gate}
+        self.stop_gates = {} if self.stop_gate is None else {ccid: self.stop_gate}
+        self.errors = {} if self.fail is None else {ccid: self.fail}
+        return await super().launch(attempt)
 
-    async def stop(self, ccid: Any, grace_s: Any, drain_s: Any = None) -> Any:
-        self.log.append(("stop", ccid))
-        if self.stop_gate is not None:
-            await self.stop_gate.wait()
-        self.running.discard(ccid)
+    def placed(self) -> list[str]:
+        """Return the back ends of all launches, in order."""
+        return [entry[2] for entry in self.log if entry[0] == "placed"]
 
-    async def forget(self, ccid: Any, grace_s: Any, drain_s: Any = None) -> Any:
-        await self.stop(ccid, grace_s)
+
+class Backends:
+    """`auto` means docker here."""
+
+    async def choose(self) -> tuple[str, str]:
+        return "docker", "an engine answers"
 
 
 class Committer:
@@ -106,18 +113,18 @@ class Node:
     def __init__(self, root: Any, committer: Any = None, retries: Any = 3) -> None:
         self.root = root
         self.store = PackageStore(root / "packages")
-        self.desired = DesiredState(root / "desired.db")
-        self.runtime = Runtime(self.desired)
+        self.targets = TargetState(root / "desired.db")
+        self.runtime = Runtime(self.targets)
         self.committer = committer or Committer()
         self.purged: list[Any] = []
         self.custodian = Custodian(
             self.runtime,
-            lambda ccid: ccid in self.desired.to_run(),
             CustodianOptions(retry_first_s=0.01, retry_cap_s=0.01, retries=retries),
+            by_hand=lambda ccid: self.targets.placement(ccid).given == BY_HAND,
         )
         self.deployer = Deployer(
             packages=self.store,
-            desired=self.desired,
+            targets=self.targets,
             custodian=self.custodian,
             committer=self.committer,
             attempts=Attempt,
@@ -132,13 +139,20 @@ class Node:
     async def __aexit__(self, *error: object) -> Any:
         await self.deployer.__aexit__(None, None, None)
         await self.custodian.aclose()
-        self.desired.close()
+        self.targets.close()
 
     async def _purge(self, ccid: Any) -> None:
         """Note what builds would be removed, and whether the package was there still."""
         self.purged.append((ccid, ccid in self.store.list()))
 
-    async def quiet(self) -> Any:
+    async def quiet(self) -> None:
         """Wait for what goes on in the background."""
-        while tasks := self.deployer._tasks._tasks | self.custodian._tasks._tasks:
+        while tasks := self.deployer._tasks._tasks:
             await asyncio.wait(tasks)
+        await eventually(lambda: not any(map(_at_work, self.custodian.all())))
+
+
+def _at_work(supervisor: Supervisor) -> bool:
+    busy = {LaunchState.STARTING, LaunchState.STOPPING, LaunchState.BACK_OFF}
+    wanted = supervisor.target is Target.RUNNING
+    return supervisor.state in busy or (wanted and supervisor.state is LaunchState.DOWN)

@@ -1,4 +1,4 @@
-"""A launcher with everything real but the builder."""
+"""A custodian and a launcher with everything real but the back end."""
 
 from __future__ import annotations
 
@@ -10,32 +10,36 @@ import pytest
 
 from chaindock.chaincode.launcher import RuntimeLauncher
 from chaindock.chaincode.options import CallOptions, LaunchOptions
-from chaindock.chaincode.registry import HandlerRegistry, LaunchState
+from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.chaincode.runtime import ContainerRuntime
 from chaindock.chaincode.server import ChaincodeListener
 from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.container.build_registry import BuildRegistry
-from chaindock.container.contracts import ClientTls, Exit, PeerConnection
+from chaindock.container.contracts import ClientTls, PeerConnection
 from chaindock.container.router import Router
-from chaindock.errors import (
-    LaunchFailed,
-)
-from support.doubles.launch_fakes import (
-    AnyPackage,
-    FakeBuilder,
-)
+from chaindock.errors import LaunchFailed
+from chaindock.lifecycle.custodian import Custodian, CustodianOptions
+from chaindock.lifecycle.states import LaunchState, Target
+from support.doubles.launch_fakes import AnyPackage, FakeBuilder, OneBackend
 from support.doubles.memory_state import invocation
 from support.eventually import eventually
 from support.shims.stream_node import CCID
 
 if TYPE_CHECKING:
+    from chaindock.container.attempt import Attempt
     from chaindock.identity.tls import TlsAuthority
+    from chaindock.ids import Ccid
+    from chaindock.lifecycle.supervisor import Supervisor
 
 
 class World:
-    """A launcher with everything real but the builder."""
+    """All that launches chaincode; only the back end is imitated."""
 
-    def __init__(self, authority: TlsAuthority | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        authority: TlsAuthority | None = None,
+        **options: Any,
+    ) -> None:
         self.authority = authority
         self.options = LaunchOptions(**{"connect_timeout_s": 5.0, **options})
         self.builder = FakeBuilder()
@@ -43,29 +47,34 @@ class World:
         self.runtime = ContainerRuntime(
             AnyPackage(),
             BuildRegistry(),
-            Router([self.builder], lambda _: None),
+            Router(OneBackend(self.builder)),
             self.options,
         )
-        self.exits: list[tuple[str, Exit]] = []
         self._stack = AsyncExitStack()
         self.launcher: RuntimeLauncher
+        self.custodian: Custodian
         self.support: ChaincodeSupport
 
     async def __aenter__(self) -> Self:
         listener = await self._stack.enter_async_context(
             ChaincodeListener(self.registry, authority=self.authority)
         )
-        self.launcher = await self._stack.enter_async_context(
-            RuntimeLauncher(
-                self.registry,
-                self.runtime,
-                lambda _: PeerConnection(listener, "Org1MSP", self.certificate()),
-                options=self.options,
-                on_exit=lambda ccid, end: self.exits.append((ccid, end)),
-            )
+        self.launcher = RuntimeLauncher(
+            self.registry,
+            self.runtime,
+            lambda _: PeerConnection(listener, "Org1MSP", self.certificate()),
+            options=self.options,
+        )
+        options = CustodianOptions(
+            retry_first_s=0.01,
+            retry_cap_s=0.05,
+            stop_grace_s=self.options.stop_grace_s,
+        )
+        self.custodian = await self._stack.enter_async_context(
+            Custodian(self.launcher, options)
         )
         self.support = ChaincodeSupport(
-            self.registry, self.launcher, CallOptions(execute_timeout_s=5.0)
+            self.registry, self.custodian.ready, CallOptions(execute_timeout_s=5.0)
         )
         return self
 
@@ -79,8 +88,27 @@ class World:
         pair = self.authority.issue_client()
         return ClientTls(pair.key_pem, pair.cert_pem, self.authority.root_pem)
 
+    async def launch(self, ccid: Ccid = CCID, attempt: Attempt | None = None) -> None:
+        """Launch as a first deployment does: a failure is not tried again."""
+        await self.custodian.launch(ccid, attempt, trial=True)
+
+    async def stop(
+        self, ccid: Ccid, grace_s: float, drain_s: float | None = None
+    ) -> None:
+        drain_s = grace_s if drain_s is None else drain_s
+        supervisor = self.custodian.find(ccid)
+        if supervisor is not None:
+            await supervisor.ask_down(Target.STOPPED, grace_s, drain_s).wait()
+
+    def record(self, ccid: Ccid = CCID) -> Supervisor:
+        """Return what is known of a chaincode that was launched."""
+        found = self.custodian.find(ccid)
+        assert found is not None
+        return found
+
     def state(self) -> LaunchState:
-        return self.launcher.status(CCID).state
+        found = self.custodian.find(CCID)
+        return LaunchState.DOWN if found is None else found.state
 
     async def until(self, state: LaunchState) -> None:
         await eventually(lambda: self.state() is state)
@@ -98,7 +126,7 @@ class World:
 
 async def failure(world: World, kind: type[LaunchFailed]) -> LaunchFailed:
     with pytest.raises(LaunchFailed) as caught:
-        await world.launcher.launch(CCID)
+        await world.launch(CCID)
     assert type(caught.value) is kind
     assert caught.value.message.startswith(f"could not launch chaincode {CCID}: ")
     assert caught.value.facts["ccid"] == CCID

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chaindock.chaincode.registry import LaunchState
 from chaindock.errors import ExecuteTimeout, StreamTerminated
+from chaindock.lifecycle.states import LaunchState
 from support.shims.stream_node import CCID
 from support.shims.world import ShimWorld
 
@@ -110,7 +110,7 @@ class ShimSuite:
     async def test_a_timeout_leaves_the_chaincode_usable(
         self, world: ShimWorld
     ) -> None:
-        await world.launcher.launch(CCID)
+        await world.custodian.launch(CCID)
         with pytest.raises(ExecuteTimeout):
             await world.call("slow", "600", timeout_s=0.1)
         assert await world.value("slow", "1") == b"slow"
@@ -129,7 +129,7 @@ class ShimSuite:
         assert len(await world.json("range", "big", "bih")) == 12
 
     async def test_a_killed_chaincode_is_launched_again(self, world: ShimWorld) -> None:
-        await world.launcher.launch(CCID)
+        await world.custodian.launch(CCID)
         call = asyncio.get_running_loop().create_task(world.call("slow", "20000"))
         await asyncio.sleep(0.1)
         process = world.instance.process
@@ -139,16 +139,19 @@ class ShimSuite:
             with pytest.raises(StreamTerminated):
                 await call
         assert await world.value("slow", "1") == b"slow"
-        assert [end.signal for end in world.exits] == [9]
+        assert world.exit is not None
+        assert world.exit.signal == 9
         assert world.instance.process is not process
 
     async def test_stop_leaves_nothing(self, world: ShimWorld) -> None:
-        await world.launcher.launch(CCID)
+        await world.custodian.launch(CCID)
         process = world.instance.process
-        await world.launcher.stop(CCID, 2)
+        await world.custodian.stop(CCID)
         assert process is not None
         assert process.returncode is not None
-        assert world.launcher.status(CCID).state is LaunchState.ABSENT
+        record = world.custodian.find(CCID)
+        assert record is not None
+        assert record.state is LaunchState.DOWN
         assert world.registry.find(CCID) is None
 
 

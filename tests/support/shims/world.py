@@ -32,7 +32,8 @@ from chaindock.container.contracts import (
 from chaindock.container.environment import peer_variables, tls_files
 from chaindock.container.router import Router
 from chaindock.identity.organization import Organization
-from support.doubles.launch_fakes import AnyPackage
+from chaindock.lifecycle.custodian import Custodian, CustodianOptions
+from support.doubles.launch_fakes import AnyPackage, OneBackend
 from support.ledgers.envelopes import CHANNEL, transaction
 from support.ledgers.ledger import VALID, judged, ledger_at
 from support.ledgers.proposals import propose
@@ -176,7 +177,6 @@ class ShimWorld:
         self._folder = folder
         self._stream = stream or StreamOptions()
         self._stack = AsyncExitStack()
-        self.exits: list[Exit] = []
 
     async def __aenter__(self) -> Self:
         enter = self._stack.enter_async_context
@@ -198,20 +198,18 @@ class ShimWorld:
         runtime = ContainerRuntime(
             AnyPackage(),
             BuildRegistry(),
-            Router([_OneBuilder(self.instance)], lambda _: None),
+            Router(OneBackend(_OneBuilder(self.instance))),
             options,
         )
-        self.launcher = await enter(
-            RuntimeLauncher(
-                self.registry,
-                runtime,
-                peer_for,
-                options=options,
-                stream=self._stream,
-                on_exit=lambda _, end: self.exits.append(end),
-            )
+        launcher = RuntimeLauncher(
+            self.registry, runtime, peer_for, options=options, stream=self._stream
         )
-        self.support = ChaincodeSupport(self.registry, self.launcher, CallOptions())
+        settings = CustodianOptions(stop_grace_s=2, drain_s=2, retry_first_s=0.05)
+        self.custodian = await enter(Custodian(launcher, settings))
+        self.custodian.resume(CCID)
+        self.support = ChaincodeSupport(
+            self.registry, self.custodian.ready, CallOptions()
+        )
         organization = Organization.open(
             self._folder / "org", "Org1MSP", "org1.example.org"
         )
@@ -220,6 +218,12 @@ class ShimWorld:
 
     async def __aexit__(self, *error: object) -> None:
         await self._stack.aclose()
+
+    @property
+    def exit(self) -> Exit | None:
+        """How the last run ended; None = none has."""
+        record = self.custodian.find(CCID)
+        return record.exit if record else None
 
     async def call(
         self,

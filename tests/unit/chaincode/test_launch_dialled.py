@@ -37,9 +37,9 @@ async def test_a_served_chaincode_is_dialled(world: World):
             return await answer(peer)
 
         instance._plays = serves_here
-        await world.launcher.launch(CCID)
+        await world.launch(CCID)
         assert await world.execute()
-        await world.launcher.stop(CCID, 1)
+        await world.stop(CCID, 1)
         await server.closed()
 
 

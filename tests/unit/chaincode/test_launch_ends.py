@@ -1,4 +1,4 @@
-"""launch.md §9 W7, W15, W16, W18, W19: after READY, and stop."""
+"""A chaincode that was up ends, by itself or by a stop."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import asyncio
 
 import pytest
 
-from chaindock.chaincode import run as run_module
+from chaindock.chaincode import running as run_module
 from chaindock.chaincode import runtime as runtime_module
-from chaindock.chaincode.registry import LaunchState
 from chaindock.container.attempt import Phase
 from chaindock.container.contracts import Cause, Exit
 from chaindock.errors import (
     EngineUnavailable,
     LaunchFailed,
+    NodeStopping,
     StreamTerminated,
 )
+from chaindock.lifecycle.states import LaunchState
 from support.doubles.launch_fakes import (
     STOPPED,
     FakeInstance,
@@ -28,13 +29,19 @@ from support.doubles.launch_world import World
 from support.eventually import eventually
 from support.shims.stream_node import CCID, OTHER
 
+
+async def panics_in_a_call(instance: FakeInstance) -> Exit:
+    peer = await registered(instance)
+    await peer.next()
+    return Exit(2)
+
+
 # --- after READY --------------------------------------------------------------------
 
 
 async def test_an_exit_is_noticed_and_told(world: World):
-    """launch.md W7."""
     instance = world.builder.prepare(CCID, keeps_working)
-    await world.launcher.launch(CCID)
+    await world.launch(CCID)
     call = world.start_call()
     await asyncio.sleep(0.02)
     async with asyncio.timeout(2):
@@ -45,15 +52,13 @@ async def test_an_exit_is_noticed_and_told(world: World):
     assert (lost.cause, lost.signal, lost.oom) == ("oom", 9, True)
     assert (lost.registered, lost.exit_code) == (True, None)
     assert "ran out of memory" in lost.message
-    await world.until(LaunchState.ABSENT)
-    end = Exit(None, signal=9, oom=True)
-    assert world.exits == [(CCID, end)]
-    assert world.launcher.status(CCID).exit == end
+    await eventually(lambda: instance.starts == 2)
+    assert world.record().exit == Exit(None, signal=9, oom=True)
 
 
 async def test_a_call_that_dies_with_its_chaincode_gets_its_last_words(world: World):
     instance = world.builder.prepare(CCID, keeps_working)
-    await world.launcher.launch(CCID)
+    await world.launch(CCID)
     call = world.start_call()
     await asyncio.sleep(0.02)
     instance.attempt.output("panic: index out of range", "stderr")
@@ -66,9 +71,6 @@ async def test_a_call_that_dies_with_its_chaincode_gets_its_last_words(world: Wo
     assert lost.message.endswith(f"{said}basic exited with 3")
     assert (lost.cause, lost.exit_code, lost.registered) == ("exited", 3, True)
     assert lost.output == ["panic: index out of range"]
-    died = world.launcher.why_ended(CCID)
-    assert "was up and exited with 3" in died.message
-    assert (died.facts["stage"], died.retryable) == ("run", False)
 
 
 async def test_a_call_whose_stream_ends_first_still_learns_how_it_ended(world: World):
@@ -80,6 +82,7 @@ async def test_a_call_whose_stream_ends_first_still_learns_how_it_ended(world: W
         return Exit(7)
 
     world.builder.prepare(CCID, drops_then_dies)
+    world.custodian.resume(CCID)
     with pytest.raises(StreamTerminated) as caught:
         await world.execute()
     assert caught.value.exit_code == 7
@@ -87,7 +90,7 @@ async def test_a_call_whose_stream_ends_first_still_learns_how_it_ended(world: W
 
 async def test_what_the_chaincode_never_got_goes_to_the_next_run(world: World):
     instance = world.builder.prepare(CCID, keeps_working, concurrency=1)
-    await world.launcher.launch(CCID)
+    await world.launch(CCID)
     sent, waits = world.start_call(), world.start_call()
     await asyncio.sleep(0.05)
     instance._plays = serves
@@ -100,7 +103,7 @@ async def test_what_the_chaincode_never_got_goes_to_the_next_run(world: World):
 
 async def test_an_engine_that_went_away_is_the_cause(world: World):
     instance = world.builder.prepare(CCID, keeps_working)
-    await world.launcher.launch(CCID)
+    await world.launch(CCID)
     call = world.start_call()
     await asyncio.sleep(0.02)
 
@@ -112,19 +115,19 @@ async def test_an_engine_that_went_away_is_the_cause(world: World):
     with pytest.raises(StreamTerminated) as caught:
         await call
     assert caught.value.cause == "engine-gone"
-    await eventually(lambda: world.exits)
-    assert world.exits[0][1].cause is Cause.ENGINE_GONE
-    assert world.launcher.why_ended(CCID).retryable
     instance.stop_takes = None
+    end = world.record().exit
+    assert end is not None
+    assert end.cause is Cause.ENGINE_GONE
 
 
 async def test_calls_may_finish_before_the_grace_begins(world: World):
     """A drain of its own leaves the chaincode the whole grace."""
     instance = world.builder.prepare(CCID, keeps_working)
-    await world.launcher.launch(CCID)
+    await world.launch(CCID)
     call = world.start_call()
     await asyncio.sleep(0.02)
-    await world.launcher.stop(CCID, 7, drain_s=0.1)
+    await world.stop(CCID, 7, drain_s=0.1)
     with pytest.raises(StreamTerminated):
         await call
     assert "stop 7" in instance.events
@@ -132,14 +135,14 @@ async def test_calls_may_finish_before_the_grace_begins(world: World):
 
 async def test_a_second_stop_can_hurry_the_first(world: World):
     world.builder.prepare(CCID, keeps_working)
-    await world.launcher.launch(CCID)
+    await world.launch(CCID)
     call = world.start_call()
     await asyncio.sleep(0.02)
     loop = asyncio.get_running_loop()
-    patient = loop.create_task(world.launcher.stop(CCID, 1, drain_s=60))
+    patient = loop.create_task(world.stop(CCID, 1, drain_s=60))
     await asyncio.sleep(0.02)
     async with asyncio.timeout(5):
-        await world.launcher.stop(CCID, 1, drain_s=0.05)
+        await world.stop(CCID, 1, drain_s=0.05)
         await patient
     with pytest.raises(StreamTerminated):
         await call
@@ -147,11 +150,36 @@ async def test_a_second_stop_can_hurry_the_first(world: World):
 
 async def test_after_an_exit_the_next_invocation_launches(world: World):
     instance = world.builder.prepare(CCID)
-    await world.launcher.launch(CCID)
+    await world.launch(CCID)
     await instance.crash(Exit(1))
-    await world.until(LaunchState.ABSENT)
+    await eventually(lambda: world.registry.find_ready(CCID) is None)
     assert await world.execute()
     assert instance.starts == 2
+
+
+async def test_without_a_call_it_is_launched_again_too(world: World):
+    """A death between READY and the switch of the definition is noticed as any other."""
+    instance = world.builder.prepare(CCID)
+    await world.launch(CCID)
+    await instance.crash(Exit(3))
+    await eventually(lambda: instance.starts == 2)
+    await world.until(LaunchState.RUNNING)
+    assert world.record().policy.failures == 1
+
+
+async def test_calls_that_kill_it_do_not_count_as_failed_launches(world: World):
+    """After six panics in calls the seventh, good call is served at once."""
+    instance = world.builder.prepare(CCID, panics_in_a_call)
+    await world.launch(CCID)
+    for _ in range(6):
+        with pytest.raises(StreamTerminated) as caught:
+            await world.execute()
+        assert caught.value.message.endswith("exited with 2")
+    instance._plays = serves
+    async with asyncio.timeout(1):
+        assert await world.execute()
+    assert world.record().policy.failures == 0
+    assert world.custodian.gave_up() == []
 
 
 async def test_after_a_lost_stream_the_next_invocation_launches(
@@ -171,6 +199,7 @@ async def test_after_a_lost_stream_the_next_invocation_launches(
         return STOPPED
 
     instance._plays = drops_its_stream
+    world.custodian.resume(CCID)
     await world.execute()
     handler = world.registry.find(CCID)
     assert handler is not None
@@ -178,14 +207,12 @@ async def test_after_a_lost_stream_the_next_invocation_launches(
     assert await world.execute()
     assert instance.starts == 2
     assert instance.events[:3] == ["start", "stop 1", "exit"]
-    assert [ccid for ccid, _ in world.exits] == [CCID]
 
 
 # --- stop ---------------------------------------------------------------------------
 
 
 async def test_stop_lets_work_under_way_finish(world: World):
-    """launch.md W15."""
     instance = world.builder.prepare(CCID)
     gate = asyncio.Event()
 
@@ -198,10 +225,10 @@ async def test_stop_lets_work_under_way_finish(world: World):
         return STOPPED
 
     instance._plays = slowly
-    await world.launcher.launch(CCID)
+    await world.launch(CCID)
     call = world.start_call()
     await asyncio.sleep(0.02)
-    stop = asyncio.get_running_loop().create_task(world.launcher.stop(CCID, 5))
+    stop = asyncio.get_running_loop().create_task(world.stop(CCID, 5))
     await asyncio.sleep(0.02)
     assert world.registry.find_ready(CCID) is None
     assert instance.events == ["start"]
@@ -209,13 +236,12 @@ async def test_stop_lets_work_under_way_finish(world: World):
     assert (await call).response.payload == b"done"
     await stop
     assert instance.events == ["start", "stop 5", "exit"]
-    assert world.state() is LaunchState.ABSENT
-    assert world.exits == []
+    assert world.state() is LaunchState.DOWN
 
 
 async def test_the_stream_ends_after_the_instance(world: World):
     instance = world.builder.prepare(CCID, keeps_working)
-    await world.launcher.launch(CCID)
+    await world.launch(CCID)
     handler = world.registry.find_ready(CCID)
     assert handler is not None
 
@@ -223,27 +249,27 @@ async def test_the_stream_ends_after_the_instance(world: World):
         assert not handler.ended.settled
 
     instance.stop_takes = look
-    await world.launcher.stop(CCID, 1)
+    await world.stop(CCID, 1)
     assert handler.ended.settled
 
 
 async def test_work_that_takes_longer_than_the_grace_is_cut_off(world: World):
     instance = world.builder.prepare(CCID, keeps_working)
-    await world.launcher.launch(CCID)
+    await world.launch(CCID)
     call = world.start_call()
     await asyncio.sleep(0.02)
-    await world.launcher.stop(CCID, 0.1)
+    await world.stop(CCID, 0.1)
     with pytest.raises(StreamTerminated):
         await call
     assert not instance.running
 
 
 async def test_stop_is_idempotent_and_harmless(world: World):
-    await world.launcher.stop(CCID, 1)
+    await world.stop(CCID, 1)
     instance = world.builder.prepare(CCID)
-    await world.launcher.launch(CCID)
-    await asyncio.gather(*(world.launcher.stop(CCID, 1) for _ in range(3)))
-    await world.launcher.stop(CCID, 1)
+    await world.launch(CCID)
+    await asyncio.gather(*(world.stop(CCID, 1) for _ in range(3)))
+    await world.stop(CCID, 1)
     assert instance.events.count("stop 1") == 1
 
 
@@ -254,103 +280,102 @@ async def test_stop_gives_up_a_launch(world: World, stage: str):
         world.builder.takes = asyncio.Event().wait
     if stage == "start":
         instance.start_takes = asyncio.Event().wait
-    launch = asyncio.get_running_loop().create_task(world.launcher.launch(CCID))
+    launch = asyncio.get_running_loop().create_task(world.launch(CCID))
     phase = Phase.COMPILE if stage == "build" else Phase(stage)
 
     def entered() -> bool:
-        attempt = world.launcher.status(CCID).attempt
+        found = world.custodian.find(CCID)
+        attempt = None if found is None else found.attempt
         return attempt is not None and attempt.phase is phase
 
     await eventually(entered)
-    await world.launcher.stop(CCID, 1)
-    with pytest.raises(LaunchFailed, match="stopped while it was launching"):
+    await world.stop(CCID, 1)
+    with pytest.raises(LaunchFailed, match="was stopped while it started"):
         await launch
     assert not instance.running
-    status = world.launcher.status(CCID)
-    assert (status.state, status.error) == (LaunchState.ABSENT, None)
+    status = world.record()
+    assert (status.state, status.error) == (LaunchState.DOWN, None)
 
 
 async def test_a_launch_during_a_stop_begins_after_it(world: World):
     instance = world.builder.prepare(CCID)
-    await world.launcher.launch(CCID)
+    await world.launch(CCID)
     gate = asyncio.Event()
     instance.stop_takes = gate.wait
-    stop = asyncio.get_running_loop().create_task(world.launcher.stop(CCID, 1))
+    stop = asyncio.get_running_loop().create_task(world.stop(CCID, 1))
     await world.until(LaunchState.STOPPING)
-    launch = asyncio.get_running_loop().create_task(world.launcher.launch(CCID))
+    launch = asyncio.get_running_loop().create_task(world.launch(CCID))
     await asyncio.sleep(0.02)
     assert instance.starts == 1
     gate.set()
     await stop
     await launch
-    assert world.state() is LaunchState.READY
+    assert world.state() is LaunchState.RUNNING
     assert instance.events == ["start", "stop 1", "exit", "start"]
 
 
 async def test_what_was_forgotten_is_built_again(world: World):
     instance = world.builder.prepare(CCID)
-    await world.launcher.launch(CCID)
-    await world.launcher.stop(CCID, 1)
-    await world.launcher.launch(CCID)
+    await world.launch(CCID)
+    await world.stop(CCID, 1)
+    await world.launch(CCID)
     assert (instance.starts, world.builder.builds) == (2, 1)
-    await world.launcher.forget(CCID, 1)
-    assert world.launcher.status(CCID).since is None
+    await world.custodian.remove(CCID)
+    assert world.custodian.find(CCID) is None
     assert not instance.running
-    await world.launcher.launch(CCID)
+    await world.launch(CCID)
     assert world.builder.builds == 2
 
 
 async def test_a_launch_that_waited_for_the_end_is_forgotten_too(world: World):
     """Else it would run on, and nobody would know it."""
     instance = world.builder.prepare(CCID)
-    await world.launcher.launch(CCID)
+    await world.launch(CCID)
     gate = asyncio.Event()
     instance.stop_takes = gate.wait
     await instance.crash(Exit(1))
     await world.until(LaunchState.STOPPING)
     loop = asyncio.get_running_loop()
-    launch = loop.create_task(world.launcher.launch(CCID))
+    launch = loop.create_task(world.launch(CCID))
     await asyncio.sleep(0)  # it waits for the end of the run
-    forget = loop.create_task(world.launcher.forget(CCID, 1))
+    forget = loop.create_task(world.custodian.remove(CCID))
     await asyncio.sleep(0)
     gate.set()
     await forget
-    with pytest.raises(LaunchFailed, match="stopped while it was launching"):
+    with pytest.raises(LaunchFailed, match="was stopped while it started"):
         await launch
-    assert world.launcher.status(CCID).since is None
+    assert world.custodian.find(CCID) is None
     assert not instance.running
 
 
 async def test_an_engine_that_hangs_at_stop_is_not_waited_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ):
-    """launch.md W3."""
     monkeypatch.setattr(runtime_module, "_STOP_MARGIN_S", 0.1)
     monkeypatch.setattr(run_module, "_EXIT_WAIT_S", 0.1)
-    monkeypatch.setattr(run_module, "_FAILED_GRACE_S", 0.1)
+    monkeypatch.setattr(run_module, "FAILED_GRACE_S", 0.1)
     instance = world.builder.prepare(CCID, keeps_working)
-    await world.launcher.launch(CCID)
+    await world.launch(CCID)
     instance.stop_takes = asyncio.Event().wait
-    await world.launcher.stop(CCID, 0)
-    assert world.state() is LaunchState.ABSENT
+    await world.stop(CCID, 0)
+    assert world.state() is LaunchState.DOWN
     assert world.registry.find(CCID) is None
     instance.stop_takes = None
 
 
 async def test_leaving_the_launcher_stops_everything():
-    """launch.md W16, W19."""
     async with World(stop_grace_s=1) as world:
         ready = world.builder.prepare(CCID)
         starting = world.builder.prepare(OTHER, never_registers)
-        await world.launcher.launch(CCID)
-        launch = asyncio.get_running_loop().create_task(world.launcher.launch(OTHER))
+        await world.launch(CCID)
+        launch = asyncio.get_running_loop().create_task(world.launch(OTHER))
         await asyncio.sleep(0.05)
-        await world.launcher.__aexit__(None, None, None)
+        await world.custodian.aclose()
         assert not ready.running
         assert not starting.running
         await asyncio.gather(launch, return_exceptions=True)
-        with pytest.raises(LaunchFailed, match="node is stopping"):
-            await world.launcher.launch(CCID)
+        with pytest.raises(NodeStopping, match="going down"):
+            await world.launch(CCID)
 
 
 async def test_a_stream_that_is_lost_right_after_ready(world: World):
@@ -360,5 +385,6 @@ async def test_a_stream_that_is_lost_right_after_ready(world: World):
         return Exit(3)
 
     world.builder.prepare(CCID, gone)
+    world.custodian.resume(CCID)
     with pytest.raises((LaunchFailed, StreamTerminated)):
         await world.execute()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.chaincode.failures import LOGGED_CHARS, log_facts
-from chaindock.chaincode.registry import LaunchState
 from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.contracts import Exit
 from chaindock.container.output import OutputStore
@@ -22,6 +21,7 @@ from chaindock.errors import (
     RegisterTimeout,
     StartFailed,
 )
+from chaindock.lifecycle.states import LaunchState
 from support.doubles.inline import Inline
 from support.doubles.launch_fakes import (
     FakeInstance,
@@ -44,8 +44,10 @@ async def test_a_failed_build_tells_everything(world: World):
     assert error.facts["output"] == ["main.go:3: syntax error"]
     assert error.facts["step"] == "go build"
     assert [phase["phase"] for phase in error.facts["phases"]] == ["compile"]
-    assert world.state() is LaunchState.FAILED
-    assert world.launcher.status(CCID).error is error
+    assert world.state() is LaunchState.DOWN, "the deployment was the first"
+    told = world.record().error
+    assert told is not None
+    assert told.message == error.message
 
 
 async def test_whether_it_can_pass_comes_from_the_first_error(world: World):
@@ -69,7 +71,7 @@ async def test_time_that_a_network_takes_does_not_count():
         world.builder.phases = [
             (Phase.PULL, 0.3), (Phase.DEPENDENCIES, 0.3), (Phase.COMPILE, 0.05)
         ]  # fmt: skip
-        await world.launcher.launch(CCID)
+        await world.launch(CCID)
 
 
 async def test_time_before_and_after_the_network_counts_together():
@@ -90,21 +92,20 @@ async def test_a_failed_build_is_tried_again(world: World):
     world.builder.prepare(CCID)
     world.builder.errors.append(BuildFailed("registry is away"))
     await failure(world, BuildFailed)
-    await world.launcher.launch(CCID)
+    await world.launch(CCID)
     assert world.builder.builds == 2
 
 
 async def test_every_waiter_gets_the_same_error(world: World):
     world.builder.prepare(CCID, dies_at_once)
     results = await asyncio.gather(
-        *(world.launcher.launch(CCID) for _ in range(10)),
+        *(world.launch(CCID) for _ in range(10)),
         *(world.execute() for _ in range(5)),
         return_exceptions=True,
     )
-    assert len(set(map(id, results))) == 1
-    assert isinstance(results[0], ExitedEarly)
-    counts = world.launcher.counts
-    assert (counts.started, counts.failed, counts.timed_out) == (1, 1, 0)
+    assert all(type(one) is ExitedEarly for one in results)
+    assert len({str(one) for one in results}) == 1
+    assert len(set(map(id, results))) == 15, "each waiter has an error of its own"
 
 
 async def test_an_early_exit_is_noticed_at_once(world: World):
@@ -118,8 +119,6 @@ async def test_an_early_exit_is_noticed_at_once(world: World):
     assert (error.facts["registered"], error.facts["cause"]) == (False, "exited")
     assert (error.facts["stage"], error.retryable) == ("start", False)
     assert instance.events == ["start", "exit", "stop 1"]
-    assert world.launcher.status(CCID).exit == Exit(2)
-    assert world.exits == []
 
 
 @pytest.mark.parametrize(
@@ -152,7 +151,6 @@ async def test_who_never_registers_is_stopped():
         assert (error.facts["phase"], error.facts["limit_s"]) == ("connect", 0.2)
         assert "chaincode.startuptimeout" in (error.hint or "")
         assert not instance.running
-        assert world.launcher.counts.timed_out == 1
 
 
 async def test_a_build_that_hangs_is_given_up():
@@ -176,7 +174,7 @@ async def test_the_time_of_a_build_does_not_count_as_start():
     async with World(startup_timeout_s=0.2, connect_timeout_s=0.2) as world:
         world.builder.prepare(CCID)
         world.builder.takes = lambda: asyncio.sleep(0.4)
-        await world.launcher.launch(CCID)
+        await world.launch(CCID)
 
 
 async def test_a_start_that_hangs_is_given_up():
@@ -207,7 +205,7 @@ async def test_one_that_boots_slowly_may_use_the_time_to_come_up():
             return await serves(instance)
 
         world.builder.prepare(CCID, boots)
-        await world.launcher.launch(CCID)
+        await world.launch(CCID)
 
 
 async def test_one_that_registers_and_gets_no_further_is_given_up():
@@ -229,7 +227,7 @@ async def test_a_failed_start(world: World):
     error = await failure(world, StartFailed)
     assert error.message.endswith("error starting: no such network")
     assert (error.hint, error.facts["phase"]) == ("make one", "create")
-    await world.launcher.launch(CCID)
+    await world.launch(CCID)
 
 
 async def test_an_engine_that_is_away(world: World):
@@ -255,11 +253,11 @@ async def test_a_defect_of_a_builder_does_not_hang(world: World):
 async def test_an_image_that_is_gone_is_built_again(world: World):
     """launch.md W21."""
     instance = world.builder.prepare(CCID)
-    await world.launcher.launch(CCID)
-    await world.launcher.stop(CCID, 0)
+    await world.launch(CCID)
+    await world.stop(CCID, 0)
     instance.errors.append(ImageNotFound("image 'x' is gone", image="x"))
     attempt = Attempt(CCID)
-    await world.launcher.launch(CCID, attempt)
+    await world.launch(CCID, attempt)
     assert world.builder.builds == 2
     assert attempt.reused == ["image 'x' is gone: building it again"]
 
@@ -277,11 +275,12 @@ async def test_a_waiter_has_its_own_bound(world: World):
     gate = asyncio.Event()
     world.builder.prepare(CCID)
     world.builder.takes = gate.wait
-    with pytest.raises(LaunchTimeout, match="goes on in phase compile") as caught:
-        await world.launcher.launch(CCID, wait_s=0.05)
+    world.custodian.resume(CCID)
+    with pytest.raises(LaunchTimeout, match="its launch is in phase compile") as caught:
+        await world.custodian.ready(CCID, 0.05)
     assert caught.value.facts["limit_s"] == 0.05
     gate.set()
-    await world.launcher.launch(CCID)
+    await world.launch(CCID)
     assert world.builder.builds == 1
 
 
@@ -290,7 +289,7 @@ async def test_output_goes_to_the_log_until_the_end(world: World, tmp_path: Path
     attempt = Attempt(CCID, store.open(CCID))
     world.builder.prepare(CCID, dies_at_once)
     with pytest.raises(ExitedEarly):
-        await world.launcher.launch(CCID, attempt)
+        await world.launch(CCID, attempt)
     assert attempt._log is None
     assert "panic: no such thing" in store.files(CCID)[0].read_text()
 

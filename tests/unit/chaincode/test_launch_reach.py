@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaindock.chaincode import run
-from chaindock.chaincode.registry import LaunchState
+from chaindock.chaincode import launcher
 from chaindock.container.contracts import Exit
 from chaindock.errors import (
     EngineUnavailable,
@@ -22,6 +21,7 @@ from chaindock.errors import (
     TlsFailed,
 )
 from chaindock.identity.tls import TlsAuthority
+from chaindock.lifecycle.states import LaunchState
 from support.doubles.launch_fakes import (
     FakeInstance,
     dies_at_once,
@@ -98,7 +98,7 @@ async def test_what_is_found_from_inside_is_told(hasty: World, kept: LaunchFaile
 async def test_whether_there_is_a_way_is_not_asked_at_the_end_only(
     no_task_is_left: None, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(run, "_UNHEARD_S", 0.2)
+    monkeypatch.setattr(launcher, "_UNHEARD_S", 0.2)
     async with World(connect_timeout_s=60) as world:
         instance = world.builder.prepare(CCID, never_registers)
 
@@ -115,7 +115,7 @@ async def test_a_connection_of_the_probe_is_not_one_of_the_chaincode(
     no_task_is_left: None, monkeypatch: pytest.MonkeyPatch
 ):
     """Or each slow start would be told as a matter of TLS."""
-    monkeypatch.setattr(run, "_UNHEARD_S", 0.1)
+    monkeypatch.setattr(launcher, "_UNHEARD_S", 0.1)
     async with World(TlsAuthority.create(), connect_timeout_s=1.0) as world:
         instance = world.builder.prepare(CCID, never_registers)
 
@@ -136,7 +136,7 @@ async def test_a_connection_of_the_probe_is_not_one_of_the_chaincode(
 async def test_one_that_is_slow_and_has_a_way_is_waited_for(
     no_task_is_left: None, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(run, "_UNHEARD_S", 0.1)
+    monkeypatch.setattr(launcher, "_UNHEARD_S", 0.1)
     asked = []
     async with World(connect_timeout_s=60) as world:
 
@@ -150,7 +150,7 @@ async def test_one_that_is_slow_and_has_a_way_is_waited_for(
             asked.append(CCID)
 
         instance.probes = probe
-        await world.launcher.launch(CCID)
+        await world.launch(CCID)
     assert asked == [CCID]
 
 
@@ -179,7 +179,7 @@ async def test_looking_that_fails_changes_nothing(hasty: World, broken: Exceptio
 
 
 async def test_looking_is_bounded(hasty: World, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(run, "_PROBE_S", 0.1)
+    monkeypatch.setattr(launcher, "_PROBE_S", 0.1)
     hasty.builder.prepare(CCID, never_registers).probes = asyncio.Event().wait  # type: ignore[assignment]
     async with asyncio.timeout(10):
         await failure(hasty, LaunchTimeout)
@@ -197,15 +197,15 @@ async def test_a_stop_ends_the_looking(hasty: World):
 
     instance = hasty.builder.prepare(CCID, never_registers)
     instance.probes = probe
-    launch = asyncio.ensure_future(hasty.launcher.launch(CCID))
+    launch = asyncio.ensure_future(hasty.launch(CCID))
     async with asyncio.timeout(10):
         await begun.wait()
-        await hasty.launcher.stop(CCID, grace_s=1)
-        with pytest.raises(LaunchFailed, match="stopped while it was launching"):
+        await hasty.stop(CCID, 1)
+        with pytest.raises(LaunchFailed, match="was stopped while it started"):
             await launch
     assert ended.is_set()
     assert not instance.running
-    assert hasty.state() is LaunchState.ABSENT
+    assert hasty.state() is LaunchState.DOWN
 
 
 async def test_one_that_ends_by_itself_is_not_looked_for(hasty: World):
@@ -263,8 +263,8 @@ async def test_what_another_one_did_is_not_told_of_it(guarded: World):
     guarded.builder.prepare(CCID, waits)
     guarded.builder.prepare(OTHER, breaks)
     ends = await asyncio.gather(
-        guarded.launcher.launch(CCID),
-        guarded.launcher.launch(OTHER),
+        guarded.launch(CCID),
+        guarded.launch(OTHER),
         return_exceptions=True,
     )
     assert [type(one) for one in ends] == [LaunchTimeout, ExitedEarly]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaindock.errors import ChaindockError, LaunchFailed
+from chaindock.errors import ChaindockError, NodeStopping
 from chaindock.ids import Ccid
 from support.doubles.launch_fakes import serves
 from support.doubles.launch_world import World
@@ -37,12 +37,12 @@ async def test_leaving_amid_launches_ends_every_one_of_them(seed: int):
 
         async def launch(ccid: Ccid) -> None:
             await asyncio.sleep(chance.uniform(0, 0.1))
-            await world.launcher.launch(ccid)
+            await world.launch(ccid)
 
         launches = [asyncio.ensure_future(launch(ccid)) for ccid in CCIDS]
         await asyncio.sleep(0.05)
         async with asyncio.timeout(10):
-            await world.launcher.__aexit__(None, None, None)
+            await world.custodian.aclose()
             results = await asyncio.gather(*launches, return_exceptions=True)
         assert not any(instance.running for instance in instances)
         told = [one for one in results if one is not None]
@@ -54,7 +54,7 @@ async def test_leaving_amid_launches_ends_every_one_of_them(seed: int):
 async def test_after_leaving_no_launch_begins():
     async with World() as world:
         instance = world.builder.prepare(CCIDS[0], serves)
-        await world.launcher.__aexit__(None, None, None)
-        with pytest.raises(LaunchFailed, match="the node is stopping"):
-            await world.launcher.launch(CCIDS[0])
+        await world.custodian.aclose()
+        with pytest.raises(NodeStopping, match="going down"):
+            await world.launch(CCIDS[0])
     assert instance.starts == 0

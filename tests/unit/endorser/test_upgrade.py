@@ -1,7 +1,7 @@
 """Deploying onto a real ledger: definitions are transactions, and calls follow them."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fabric_protos.peer import proposal_response_pb2
@@ -13,41 +13,35 @@ from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer, OrdererOptions
 from chaindock.endorser.transactions import TransactionChecks
-from chaindock.errors import NotFound, StartFailed
+from chaindock.errors import ChaincodeRetired, NotFound, StartFailed
 from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger import Ledger
 from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.definitions import Definitions
 from chaindock.lifecycle.deploy import Deployer
-from chaindock.lifecycle.desired import DesiredState
+from chaindock.lifecycle.targets import TargetState
 from chaindock.packaging.store import StoredPackage
+from support.doubles.machine import Machine
 
 CHANNEL = ChannelId("mychannel")
 
 
-class Machine:
+class Answers(Machine):
     """Stands for launcher and chaincode: answers with the package that runs."""
-
-    def __init__(self) -> None:
-        self.running: set[Any] = set()
-
-    async def launch(self, ccid: Any, attempt: Any = None) -> Any:
-        self.running.add(ccid)
-
-    async def stop(self, ccid: Any, grace_s: Any, drain_s: Any = None) -> Any:
-        self.running.discard(ccid)
-
-    forget = stop
 
     async def execute(self, ccid: Any, invocation: Any) -> Any:
         await asyncio.sleep(0)
-        if ccid not in self.running:
-            raise StartFailed(f"could not launch chaincode {ccid}: it is gone")
+        if ccid not in self.runs:
+            raise ChaincodeRetired(f"chaincode {ccid} is not to run", ccid=ccid)
         invocation.simulator.put_state(invocation.namespace, "by", ccid.encode())
         return Outcome(
             proposal_response_pb2.Response(status=200, payload=ccid.encode()), None
         )
+
+
+async def keep_builds(ccid: Any) -> None:
+    del ccid
 
 
 class Packages:
@@ -71,8 +65,8 @@ def stored(label: Any, tmp_path: Any) -> Any:
 
 @pytest.fixture
 async def parts(tmp_path: Any, org: Any) -> Any:
-    machine: Any = Machine()
-    desired = DesiredState(tmp_path / "desired.db")
+    machine: Any = Answers()
+    targets = TargetState(tmp_path / "desired.db")
     opened = Ledger(
         tmp_path / "ledger.db",
         CHANNEL,
@@ -84,24 +78,25 @@ async def parts(tmp_path: Any, org: Any) -> Any:
             msp=org.msp,
             signer=org.peer,
             ledger=ledger,
-            definitions=Definitions(desired),
+            definitions=Definitions(targets),
             executor=machine,
-            system={"_lifecycle": LifecycleContract(desired, "Org1MSP")},
+            system={"_lifecycle": LifecycleContract(targets, "Org1MSP")},
         )
         async with (
             Orderer(ledger, TransactionChecks(CHANNEL, org.msp)) as orderer,
-            Custodian(machine, lambda c: c in desired.to_run()) as custodian,
+            Custodian(machine) as custodian,
         ):
             caller = Caller(CHANNEL, endorser, orderer)
             async with Deployer(
-                packages=Packages(),
-                desired=desired,
+                packages=cast(Any, Packages()),
+                targets=targets,
                 custodian=custodian,
                 committer=DefinitionWriter(caller, ledger, org.admin),
                 attempts=Attempt,
+                purge=keep_builds,
             ) as deployer:
-                yield deployer, caller, machine, desired
-    desired.close()
+                yield deployer, caller, machine, targets
+    targets.close()
 
 
 async def test_calls_go_to_the_version_that_the_ledger_defines(parts, org, tmp_path):
@@ -117,7 +112,7 @@ async def test_calls_go_to_the_version_that_the_ledger_defines(parts, org, tmp_p
     assert sequences == [1, 2, 3]
 
 
-async def test_an_upgrade_under_load_fails_no_query(parts, org, tmp_path):
+async def test_an_upgrade_under_load_fails_no_call(parts, org, tmp_path):
     deployer, caller, _machine, _ = parts
     user = org.user("User1")
     await deployer.deploy(stored("v1", tmp_path), "basic")
@@ -129,6 +124,8 @@ async def test_an_upgrade_under_load_fails_no_query(parts, org, tmp_path):
             said = await caller.invoke("basic", [b"who"], signer=user)
             assert said.code in {0, 11}, said
             served.add(said.payload.decode()[:2])
+            asked = await caller.query("basic", [b"who"], signer=user)
+            served.add(asked.payload.decode()[:2])
             await asyncio.sleep(0)
 
     users = [asyncio.ensure_future(load()) for _ in range(4)]
@@ -145,7 +142,7 @@ async def test_stopped_and_removed_answer_differently(parts, org, tmp_path):
     user = org.user("User1")
     await deployer.deploy(stored("v1", tmp_path), "basic")
     await deployer.stop("basic")
-    assert machine.running == set()
+    assert machine.runs == {}
     with pytest.raises(StartFailed, match="was stopped"):
         await caller.query("basic", [b"who"], signer=user)
     await deployer.remove("basic")

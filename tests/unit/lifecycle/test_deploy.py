@@ -12,9 +12,10 @@ from chaindock.errors import (
     LedgerError,
     NotFound,
     PackageInvalid,
+    PlacementConflict,
     StartFailed,
 )
-from chaindock.lifecycle.desired import Wish
+from chaindock.lifecycle.states import Target
 from support.doubles.deployments import Node, package
 from support.eventually import eventually
 
@@ -35,7 +36,7 @@ async def test_a_first_deploy_stores_launches_and_defines(node):
     )  # fmt: skip
     assert node.store.list() == [done.ccid]
     assert node.runtime.running == {done.ccid}
-    assert node.desired.get("basic").ccid == done.ccid
+    assert node.targets.get("basic").ccid == done.ccid
     assert node.committer.args[0].version == "1.0"
     assert "phase" in events
     assert [str(p.phase) for p in done.attempt.phases] == ["compile"]
@@ -48,7 +49,7 @@ async def test_an_upgrade_serves_all_the_time_and_then_retires_the_old(node):
     upgrade = asyncio.ensure_future(node.deployer.deploy(package("two"), "basic"))
     await node.runtime.entered.wait()
     assert node.runtime.running == {old.ccid}
-    assert node.desired.approval("basic", 1).ccid == old.ccid
+    assert node.targets.approval("basic", 1).ccid == old.ccid
     node.runtime.gate.set()
     new = await upgrade
     assert (new.sequence, new.version) == (2, "2.0")
@@ -61,7 +62,7 @@ async def test_an_upgrade_serves_all_the_time_and_then_retires_the_old(node):
 
 async def test_the_same_package_again_commits_nothing_and_makes_sure_it_runs(node):
     first = await node.deployer.deploy(package("one"), "basic")
-    node.runtime.running.clear()  # it crashed
+    node.runtime.runs[first.ccid].die()
     again = await node.deployer.deploy(package("one"), "basic")
     assert not again.changed
     assert (again.sequence, again.version) == (1, "1.0")
@@ -73,7 +74,7 @@ async def test_the_same_package_again_starts_a_stopped_one(node):
     await node.deployer.deploy(package("one"), "basic")
     await node.deployer.stop("basic")
     await node.deployer.deploy(package("one"), "basic")
-    assert node.desired.get("basic").wish is Wish.RUNNING
+    assert node.targets.get("basic").target is Target.RUNNING
 
 
 async def test_another_version_of_the_same_package_is_a_new_sequence(node):
@@ -85,7 +86,7 @@ async def test_another_version_of_the_same_package_is_a_new_sequence(node):
     assert init.version == "3.0"
     await node.quiet()
     assert node.runtime.running == {first.ccid}
-    assert node.runtime.launches[first.ccid] == 1
+    assert node.runtime.count("launch", first.ccid) == 1
 
 
 async def test_a_failed_build_changes_nothing_and_tells_why(node):
@@ -96,8 +97,8 @@ async def test_a_failed_build_changes_nothing_and_tells_why(node):
     assert caught.value.output == ["E404"]
     await node.quiet()
     assert node.runtime.running == {old.ccid}
-    assert node.desired.get("basic").approval.sequence == 1
-    assert node.desired.names() == ["basic"]
+    assert node.targets.get("basic").approval.sequence == 1
+    assert node.targets.names() == ["basic"]
     assert node.committer.sequence("basic") == 1
     assert node.store.list() == [old.ccid]
     node.runtime.fail = None
@@ -106,13 +107,13 @@ async def test_a_failed_build_changes_nothing_and_tells_why(node):
 
 async def test_a_failed_build_of_an_installed_package_keeps_the_package(node):
     old = await node.deployer.deploy(package("one"), "basic")
-    node.runtime.running.clear()
     node.runtime.fail = BuildFailed("no network")
+    node.runtime.runs[old.ccid].die()
     with pytest.raises(BuildFailed):
         await node.deployer.deploy(package("one"), "basic")
     await node.quiet()
     assert node.store.list() == [old.ccid]
-    assert node.desired.get("basic").ccid == old.ccid
+    assert node.targets.get("basic").ccid == old.ccid
 
 
 async def test_a_definition_that_is_not_committed_takes_the_new_version_down(node):
@@ -123,7 +124,7 @@ async def test_a_definition_that_is_not_committed_takes_the_new_version_down(nod
     await node.quiet()
     assert node.runtime.running == {old.ccid}
     assert node.store.list() == [old.ccid]
-    assert node.desired.approval("basic", 2) is None
+    assert node.targets.approval("basic", 2) is None
 
 
 async def test_a_lost_answer_does_not_undo_what_is_on_the_ledger(node):
@@ -144,7 +145,7 @@ async def test_a_deploy_cancelled_while_it_builds_leaves_nothing(node):
         await deploy
     await node.quiet()
     assert node.runtime.running == set()
-    assert node.desired.names() == []
+    assert node.targets.names() == []
     assert node.store.list() == []
 
 
@@ -160,7 +161,7 @@ async def test_a_deploy_cancelled_while_it_commits_is_complete(node):
     with pytest.raises(asyncio.CancelledError):
         await deploy
     await node.quiet()
-    found = node.desired.get("basic")
+    found = node.targets.get("basic")
     assert found.approval.sequence == 2
     assert node.runtime.running == {found.ccid} != {old.ccid}
     assert node.store.list() == [found.ccid]
@@ -191,7 +192,7 @@ async def test_two_names_may_share_a_package_until_the_last_is_gone(node):
     await node.deployer.remove("b")
     assert node.runtime.running == set()
     assert node.store.list() == []
-    assert node.desired.all() == []
+    assert node.targets.all() == []
 
 
 async def test_a_failed_deploy_of_a_shared_package_leaves_the_other_alone(node):
@@ -232,7 +233,7 @@ async def test_stop_and_start(node):
     done = await node.deployer.deploy(package("one"), "basic")
     await node.deployer.stop("basic")
     assert node.runtime.running == set()
-    assert node.desired.is_stopped("basic")
+    assert node.targets.is_stopped("basic")
     assert node.store.list() == [done.ccid]
     started = await node.deployer.start("basic")
     assert (started.ccid, started.changed) == (done.ccid, False)
@@ -244,8 +245,8 @@ async def test_stop_gives_up_a_launch_under_way(node):
     await node.deployer.stop("basic")
     node.runtime.gate = asyncio.Event()
     node.runtime.entered.clear()
-    node.desired.wish("basic", Wish.RUNNING)
-    node.custodian.restore(node.desired.to_run())
+    node.targets.set("basic", Target.RUNNING)
+    node.custodian.restore(node.targets.to_run())
     await node.runtime.entered.wait()
     async with asyncio.timeout(1):
         await node.deployer.stop("basic")
@@ -278,17 +279,18 @@ async def test_bad_names_versions_and_packages_touch_nothing(node):
 
 async def test_the_asked_back_end_is_known_when_the_launch_begins(node):
     await node.deployer.deploy(package("one"), "basic", backend="process")
-    assert node.runtime.log[0][2] == "process"
+    assert node.runtime.placed() == ["process"]
 
 
 async def test_another_back_end_moves_the_same_package(node):
     first = await node.deployer.deploy(package("one"), "basic", backend="process")
     moved = await node.deployer.deploy(package("one"), "basic", backend="docker")
-    assert (moved.sequence, moved.backend) == (1, "docker")
-    assert [e[0] for e in node.runtime.log] == ["launch", "stop", "launch"]
-    assert node.runtime.log[-1][2] == "docker"
+    assert (moved.sequence, moved.placement.given) == (1, "docker")
+    done = [e[0] for e in node.runtime.log if e[0] != "placed"]
+    assert done == ["launch", "up", "stop", "discard", "launch", "up"]
+    assert node.runtime.placed() == ["process", "docker"]
     again = await node.deployer.deploy(package("one"), "basic")
-    assert again.backend == "docker"
+    assert again.placement.given == "docker"
     assert node.runtime.running == {first.ccid}
 
 
@@ -299,7 +301,7 @@ async def test_a_call_during_a_move_launches_where_it_goes(node):
         node.deployer.deploy(package("one"), "basic", backend="docker")
     )
     await eventually(lambda: ("stop", first.ccid) in node.runtime.log)
-    assert node.desired.backend_of(first.ccid) == "docker"
+    assert node.targets.placement(first.ccid).asked == "docker"
     node.runtime.stop_gate.set()
     await move
 
@@ -323,4 +325,38 @@ async def test_a_move_that_fails_goes_back(node):
     node.runtime.fail = None
     await node.quiet()
     assert node.runtime.running == {first.ccid}
-    assert node.desired.backend_of(first.ccid) == "process"
+    assert node.targets.placement(first.ccid).given == "process"
+
+
+async def test_isolation_that_was_asked_for_and_cannot_be_given_is_an_error(node):
+    """The package runs as a process for another chaincode already."""
+    first = await node.deployer.deploy(package("one"), "a", backend="process")
+    with pytest.raises(PlacementConflict, match="runs on back end 'process' for a"):
+        await node.deployer.deploy(package("one"), "b", backend="docker")
+    await node.quiet()
+    assert node.targets.names() == ["a"]
+    assert node.runtime.running == {first.ccid}
+    second = await node.deployer.deploy(package("one"), "b")
+    assert second.placement.given == "process"
+
+
+async def test_where_it_runs_stays_after_a_restart(tmp_path):
+    async with Node(tmp_path) as node:
+        done = await node.deployer.deploy(package("one"), "a")
+        assert done.placement.given == "docker"
+        committer = node.committer
+    async with Node(tmp_path, committer) as node:
+        assert node.targets.placement(done.ccid).given == "docker"
+
+
+async def test_a_program_that_a_user_starts_is_defined_without_a_package(node):
+    done = await node.deployer.deploy_by_hand("basic")
+    assert (done.ccid, done.sequence, done.changed) == ("basic:1.0", 1, True)
+    assert node.custodian.find(done.ccid) is not None
+    again = await node.deployer.deploy_by_hand("basic")
+    assert (again.sequence, again.changed) == (1, False)
+    newer = await node.deployer.deploy_by_hand("basic", "2.0")
+    assert (newer.ccid, newer.sequence) == ("basic:2.0", 2)
+    await node.deployer.remove("basic")
+    assert node.targets.names() == []
+    assert node.runtime.placed() == []

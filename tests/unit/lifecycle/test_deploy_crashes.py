@@ -30,7 +30,7 @@ async def test_a_crash_between_commit_and_switch_ends_with_the_new_version(tmp_p
         await node.deployer.deploy(package("one"), "a")
         committer = node.committer
         new = node.store.add(package("two"))
-        node.desired.approve(Approval("a", 2, "2.0", new.ccid))
+        node.targets.approve(Approval("a", 2, "2.0", new.ccid))
         committer.sequences["a"] = 2
     async with Node(tmp_path, committer) as node:
         await node.deployer.restore()
@@ -44,7 +44,7 @@ async def test_a_crash_during_a_deploy_leaves_no_package(tmp_path):
         committer = node.committer
         node.store.add(package("killed while it was built"))
         approved = node.store.add(package("killed before its definition was committed"))
-        node.desired.approve(Approval("a", 2, "2.0", approved.ccid))
+        node.targets.approve(Approval("a", 2, "2.0", approved.ccid))
     async with Node(tmp_path, committer) as node:
         await node.deployer.restore()
         await node.quiet()
@@ -65,7 +65,7 @@ async def test_a_crash_during_a_removal_leaves_no_build(tmp_path):
     async with Node(tmp_path) as node:
         one = await node.deployer.deploy(package("one"), "a")
         committer = node.committer
-        node.desired.remove("a")
+        node.targets.remove("a")
     async with Node(tmp_path, committer) as node:
         await node.deployer.restore()
         await node.quiet()
@@ -82,7 +82,7 @@ async def test_what_cannot_be_stopped_is_cleared_away_by_the_next_start(
         async def fail(*_args: Any) -> Any:
             raise EngineUnavailable("the engine is away")
 
-        monkeypatch.setattr(node.runtime, "forget", fail)
+        monkeypatch.setattr(node.runtime, "discard", fail)
         await node.deployer.remove("a")
         assert node.purged == []
         assert node.store.list() == [one.ccid]
@@ -143,11 +143,11 @@ async def test_a_refused_definition_leaves_the_old_version_even_without_room(
 
 
 def read_only_after_approval(node: Any, patched: Any) -> None:
-    """Let nothing be written to the desired state once an approval is there."""
-    approve = node.desired.approve
+    """Let nothing be written to the target state once an approval is there."""
+    approve = node.targets.approve
 
     def once(approval: Any) -> None:
         approve(approval)
-        node.desired._db.execute("PRAGMA query_only=ON")
+        node.targets._db.execute("PRAGMA query_only=ON")
 
-    patched.setattr(node.desired, "approve", once)
+    patched.setattr(node.targets, "approve", once)

@@ -29,6 +29,7 @@ from chaindock.telemetry import metrics
 from support.doubles.fakes import InMemoryBuilder, fake_package
 from support.doubles.launch_fakes import (
     FakeInstance,
+    OneBackend,
     dies_at_once,
     keeps_working,
     never_registers,
@@ -84,7 +85,7 @@ async def world() -> Any:
 
 async def test_a_launch_counts_once_however_many_waited(world: World):
     world.builder.prepare(CCID)
-    await asyncio.gather(*(world.launcher.launch(CCID) for _ in range(20)))
+    await asyncio.gather(*(world.launch(CCID) for _ in range(20)))
     found = scraped()
     count = "chaincode_launch_duration_count"
     assert found.value(count, chaincode=CCID, success="true") == 1
@@ -94,7 +95,7 @@ async def test_a_launch_counts_once_however_many_waited(world: World):
 
 async def test_an_early_exit_counts_as_a_failure(world: World):
     world.builder.prepare(CCID, dies_at_once)
-    launches = [world.launcher.launch(CCID) for _ in range(5)]
+    launches = [world.launch(CCID) for _ in range(5)]
     for outcome in await asyncio.gather(*launches, return_exceptions=True):
         assert isinstance(outcome, ExitedEarly)
     found = scraped()
@@ -107,7 +108,7 @@ async def test_an_early_exit_counts_as_a_failure(world: World):
 async def test_a_timeout_counts_as_both(world: World):
     world.builder.prepare(CCID, never_registers)
     with pytest.raises(LaunchTimeout):
-        await world.launcher.launch(CCID)
+        await world.launch(CCID)
     found = scraped()
     assert found.value("chaincode_launch_failures", chaincode=CCID) == 1
     assert found.value("chaincode_launch_timeouts", chaincode=CCID) == 1
@@ -118,9 +119,9 @@ async def test_a_timeout_counts_as_both(world: World):
 
 async def test_a_launch_that_was_given_up_is_no_failure(world: World):
     world.builder.prepare(CCID, never_registers)
-    launch = asyncio.ensure_future(world.launcher.launch(CCID))
+    launch = asyncio.ensure_future(world.launch(CCID))
     await eventually(lambda: f'"{CCID}"' in metrics.text())
-    await world.launcher.stop(CCID, 0)
+    await world.stop(CCID, 0)
     with pytest.raises(LaunchFailed):
         await launch
     found = scraped()
@@ -129,12 +130,12 @@ async def test_a_launch_that_was_given_up_is_no_failure(world: World):
 
 async def test_ends_and_restarts_are_told_by_name(world: World):
     instance = world.builder.prepare(CCID)
-    await world.launcher.launch(CCID)
+    await world.launch(CCID)
     await instance.crash(Exit(None, signal=9, oom=True))
-    await eventually(lambda: bool(world.exits))
-    await world.launcher.launch(CCID)
-    await world.launcher.stop(CCID, 1)
-    await world.launcher.launch(CCID)
+    await eventually(lambda: instance.starts == 2)
+    await world.launch(CCID)
+    await world.stop(CCID, 1)
+    await world.launch(CCID)
     found = scraped(Measured())
     exits = "chaindock_chaincode_exits_total"
     assert found.value(exits, chaincode=NAME, cause="oom") == 1
@@ -145,10 +146,10 @@ async def test_ends_and_restarts_are_told_by_name(world: World):
 
 async def test_what_is_forgotten_is_shown_no_more(world: World):
     world.builder.prepare(CCID)
-    await world.launcher.launch(CCID)
+    await world.launch(CCID)
     measured = Measured()
     assert CCID in scrape(measured).decode()
-    await world.launcher.forget(CCID, 1)
+    await world.custodian.remove(CCID)
     measured.rows.clear()
     text = scrape(measured).decode()
     assert CCID not in text
@@ -158,8 +159,8 @@ async def test_what_is_forgotten_is_shown_no_more(world: World):
 async def test_a_failed_deployment_that_is_removed_is_shown_still(world: World):
     world.builder.prepare(CCID, dies_at_once)
     with pytest.raises(ExitedEarly):
-        await world.launcher.launch(CCID)
-    await world.launcher.forget(CCID, 1)
+        await world.launch(CCID)
+    await world.custodian.remove(CCID)
     assert scraped().value("chaincode_launch_failures", chaincode=CCID) == 1
 
 
@@ -182,6 +183,7 @@ async def test_requests_are_counted_by_type_channel_and_outcome(world: World):
         return Exit(0)
 
     world.builder.prepare(CCID, asks)
+    world.custodian.resume(CCID)
     await world.execute()
     found = scraped()
     labels = {"chaincode": CCID, "channel": CHANNEL}
@@ -202,8 +204,9 @@ async def test_requests_are_counted_by_type_channel_and_outcome(world: World):
 
 async def test_invocations_that_are_given_up_are_counted(world: World):
     world.builder.prepare(CCID, keeps_working)
+    world.custodian.resume(CCID)
     support = ChaincodeSupport(
-        world.registry, world.launcher, CallOptions(execute_timeout_s=0.1)
+        world.registry, world.custodian.ready, CallOptions(execute_timeout_s=0.1)
     )
     with pytest.raises(ExecuteTimeout):
         await support.execute(CCID, invocation("f"))
@@ -302,7 +305,7 @@ async def test_a_build_that_existed_is_not_counted():
 
     package = fake_package()
     builder = Builds()
-    router = Router([builder], lambda _: None)
+    router = Router(OneBackend(builder))
     for builder.phase in (Phase.PACKAGE, Phase.COMPILE):
         await router.build(package, Attempt(package.ccid))
     found = scraped()

@@ -22,7 +22,8 @@ from chaindock.controllers.docker.options import (
 from chaindock.errors import EngineUnavailable
 from support.doubles.conformance import platform_for_scripts
 from support.doubles.fake_engine import fake_engine
-from support.doubles.fakes import InMemoryBuilder, fake_package
+from support.doubles.fakes import fake_package
+from support.doubles.launch_fakes import OneBackend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -53,15 +54,10 @@ async def orphan(tmp_path: Path) -> AsyncIterator[DockerController]:
         yield orphan
 
 
-async def test_an_engine_that_went_away_is_an_error_and_nothing_runs_elsewhere(
-    orphan: DockerController,
-):
-    taker = InMemoryBuilder()
-    router = Router([orphan, taker], lambda _: None)
+async def test_a_build_fails_as_unavailable(orphan: DockerController):
     with pytest.raises(EngineUnavailable, match="lost the connection") as caught:
-        await router.build(PACKAGE, Attempt(PACKAGE.ccid))
+        await Router(OneBackend(orphan)).build(PACKAGE, Attempt(PACKAGE.ccid))
     assert caught.value.hint
-    assert taker.builds == 0
 
 
 async def test_only_packages_of_a_type_that_nobody_here_knows_are_declined():

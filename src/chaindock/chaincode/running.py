@@ -1,0 +1,177 @@
+"""One run of a chaincode, from the start of its instance to the last trace of it.
+
+The stream is closed after the instance has ended, so that calls under way can finish.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+import grpc
+
+from chaindock.aio import Tasks
+from chaindock.chaincode.handler import Expected
+from chaindock.chaincode.race import first
+from chaindock.container.contracts import Cause, Exit
+from chaindock.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from chaindock.chaincode.calls import OpenCall
+    from chaindock.chaincode.handler import Handler
+    from chaindock.chaincode.registry import HandlerRegistry
+    from chaindock.chaincode.runtime import ContainerRuntime
+    from chaindock.container.attempt import Attempt
+    from chaindock.container.contracts import Instance
+    from chaindock.ids import Ccid
+
+_log = get_logger("chaincode.running")
+FAILED_GRACE_S: Final = 1.0
+"""Seconds between SIGTERM and SIGKILL for a run that has nothing left to finish."""
+_EXIT_WAIT_S: Final = 1.0
+"""Seconds to wait for the exit after the stream has ended: the exit code says more."""
+
+
+class Running:
+    """A launched chaincode.
+
+    Attributes:
+        instance: None until it is built, and for a program that a user started.
+        handler: None until the stream is open.
+        exit: how the instance ended; None while it runs.
+    """
+
+    def __init__(
+        self, registry: HandlerRegistry, runtime: ContainerRuntime, attempt: Attempt
+    ) -> None:
+        self._registry, self._runtime = registry, runtime
+        self.attempt = attempt
+        self.expected = Expected(attempt.ccid, attempt)
+        self.instance: Instance | None = None
+        self.handler: Handler | None = None
+        self.exit: Exit | None = None
+        self.ready_since = 0.0
+        self.tasks = Tasks("chaincode")
+        self._drain_limit: asyncio.Timeout | None = None
+
+    @property
+    def ccid(self) -> Ccid:
+        """What runs."""
+        return self.attempt.ccid
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether calls can be sent now."""
+        return self.handler is not None and self.handler.calls.open
+
+    @property
+    def open_calls(self) -> int:
+        """How many calls have no answer yet."""
+        return self.handler.calls.count if self.handler else 0
+
+    @property
+    def unanswered(self) -> Sequence[OpenCall]:
+        """The calls that have no answer yet, oldest first."""
+        return self.handler.calls.unanswered if self.handler else ()
+
+    @property
+    def ended_in_a_call(self) -> bool:
+        """Whether a call was open when the run ended, or was never answered."""
+        overran = self.exit is not None and self.exit.cause is Cause.OVERRUN
+        return overran or (self.handler is not None and self.handler.lost_calls > 0)
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """What the instance says of itself: back end, container, pid, isolation."""
+        return self.instance.describe() if self.instance is not None else {}
+
+    async def wait(self) -> None:
+        """Return when the instance has exited or the stream has ended.
+
+        Cancelled: the run goes on.
+        """
+        assert self.handler is not None  # noqa: S101  # it was launched
+        waits = {"end": self.handler.ended.wait()}
+        if self.instance is not None:
+            waits["exit"] = self.instance.wait()  # type: ignore[assignment]
+        which, found = await first(**waits)
+        if which == "exit":
+            self.know(found)
+            self.handler.end(grpc.StatusCode.UNAVAILABLE, f"chaincode {found.text}")
+        elif found.overrun_s is not None:
+            self.know(Exit(None, reason=found.reason, cause=Cause.OVERRUN))
+
+    def know(self, end: Exit) -> None:
+        """Record how the instance ended; the first answer counts."""
+        if self.exit is None:
+            self.exit = end
+        self.expected.exit.settle(self.exit)
+
+    async def stop(self, grace_s: float, drain_s: float) -> Exit:
+        """Refuse new calls, let open ones finish, and end the run.
+
+        Args:
+            grace_s: seconds between SIGTERM and SIGKILL.
+            drain_s: seconds that open calls may take.
+        """
+        handler = self._registry.find(self.ccid) or self.handler
+        if handler is not None:
+            try:
+                async with asyncio.timeout(drain_s) as self._drain_limit:
+                    await handler.calls.drain()
+            except TimeoutError:
+                calls = handler.calls.count
+                _log.warning("calls cut off by a stop", ccid=self.ccid, calls=calls)
+            finally:
+                self._drain_limit = None
+        return await self.take_down(grace_s)
+
+    def hurry(self, drain_s: float) -> None:
+        """Give the calls that a `stop` under way waits for at most `drain_s` seconds."""
+        limit = self._drain_limit
+        if limit is not None and not limit.expired():
+            until = asyncio.get_running_loop().time() + drain_s
+            limit.reschedule(min(until, limit.when() or until))
+
+    async def take_down(self, grace_s: float = FAILED_GRACE_S) -> Exit:
+        """End what is left of the run, and return how the instance ended."""
+        registered = self._registry.find(self.ccid)
+        if self.instance is not None:
+            if self.handler is not None and self.handler.ended.settled:
+                await self._await_exit(self.instance)
+            gone = await self._runtime.stop(self.ccid, self.instance, grace_s)
+            if gone is not None:
+                self.know(gone)
+            await self._await_exit(self.instance)
+            if self.exit is None:
+                _log.error("end of chaincode not seen", ccid=self.ccid)
+                unseen = "the engine did not tell how it ended"
+                self.know(Exit(None, reason=unseen, cause=Cause.ENGINE_GONE))
+        for handler in (registered, self.handler):
+            if handler is not None:
+                handler.end(grpc.StatusCode.UNAVAILABLE, "chaincode was stopped")
+        await self.tasks.aclose()
+        self.attempt.close()
+        self.know(
+            self.exit or Exit(None, reason="its stream ended", cause=Cause.EXITED)
+        )
+        assert self.exit is not None  # noqa: S101  # known since the line before
+        return self.exit
+
+    async def _await_exit(self, instance: Instance) -> None:
+        if self.exit is not None:
+            return
+        try:
+            async with asyncio.timeout(_EXIT_WAIT_S):
+                self.know(await instance.wait())
+        except TimeoutError:
+            _log.debug("chaincode runs without its stream", ccid=self.ccid)
+
+    def came_up(self, handler: Handler) -> None:
+        """Record that calls can be sent."""
+        self.handler = handler
+        self.ready_since = time.monotonic()
+        self.attempt.over()

@@ -1,0 +1,78 @@
+"""What is told to somebody whose chaincode does not run, and what to do next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chaindock.errors import (
+    ChaincodeRetired,
+    EngineTimeout,
+    LaunchFailed,
+    NodeStopping,
+    StartFailed,
+)
+from chaindock.lifecycle.states import LaunchState
+
+if TYPE_CHECKING:
+    from chaindock.ids import Ccid
+    from chaindock.lifecycle.supervisor import Supervisor
+
+
+def going_down() -> NodeStopping:
+    """Say that the node ends."""
+    return NodeStopping("the node is going down", hint="start it again: chaindock up")
+
+
+def stopped(ccid: Ccid) -> StartFailed:
+    """Say that a stop overtook a launch."""
+    return StartFailed(f"chaincode {ccid!r} was stopped while it started", ccid=ccid)
+
+
+def not_stopped(ccid: Ccid, limit_s: float) -> EngineTimeout:
+    """Say that a stop was given up."""
+    return EngineTimeout(
+        f"chaincode {ccid!r} was not stopped within {limit_s:g} s",
+        hint="look for it with the tools of its back end",
+        limit_s=limit_s,
+    )
+
+
+def retired(ccid: Ccid) -> ChaincodeRetired:
+    """Say that a call came too late."""
+    return ChaincodeRetired(
+        f"chaincode {ccid} is not to run on this node: it was stopped, or another "
+        "version replaced it",
+        hint="send the call again",
+        ccid=ccid,
+    )
+
+
+def no_program(ccid: Ccid) -> StartFailed:
+    """Say that the program which a user starts by hand is not there."""
+    return StartFailed(
+        f"no program has registered as {ccid} (development mode)",
+        hint=f"start it with CORE_CHAINCODE_ID_NAME={ccid}",
+        ccid=ccid,
+    )
+
+
+def gave_up(record: Supervisor, name: str) -> LaunchFailed:
+    """Say why a chaincode is not started any more; the last failure comes first."""
+    error, failures = record.error, record.policy.failures
+    assert error is not None  # noqa: S101  # it failed
+    why = f"after {failures} failures in a row"
+    if record.state is LaunchState.FAILED:
+        why = "because its build cannot succeed as it is"
+    kind = type(error) if isinstance(error, LaunchFailed) else LaunchFailed
+    return kind(
+        f"gave up starting chaincode {record.ccid} {why}: {error.message}",
+        hint=hint(record.state, name),
+        **{**error.facts, "state": str(record.state), "failures": failures},
+    )
+
+
+def hint(state: LaunchState, name: str) -> str:
+    """Return what to do about a chaincode whose restarts were given up."""
+    if state is LaunchState.FAILED:
+        return f"correct it and deploy it again, or retry: chaindock start {name}"
+    return f"see why: chaindock logs {name}; then: chaindock start {name}"

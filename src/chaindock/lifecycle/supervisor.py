@@ -1,0 +1,396 @@
+"""Keep one chaincode in its target state.
+
+One long-lived task per ccid starts, stops and retries it. Everybody else sets a target,
+waits for a state, or reads this record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from chaindock.aio import Latch, Tasks
+from chaindock.chaincode.failures import death, log_facts
+from chaindock.chaincode.race import first
+from chaindock.errors import (
+    ChaindockError,
+    StartFailed,
+)
+from chaindock.lifecycle import refusals
+from chaindock.lifecycle.restart_policy import RestartPolicy
+from chaindock.lifecycle.states import GAVE_UP, MOVES, LaunchState, Target
+from chaindock.telemetry import bound, get_logger, metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from chaindock.chaincode.running import Running
+    from chaindock.container.attempt import Attempt
+    from chaindock.container.contracts import Exit
+    from chaindock.ids import Ccid
+    from chaindock.lifecycle.custodian import CustodianOptions
+
+_log = get_logger("custodian")
+
+
+class Launcher(Protocol):
+    """Launches chaincode; chaincode.RuntimeLauncher is one."""
+
+    async def launch(self, attempt: Attempt) -> Running:
+        """Return the run of `attempt.ccid` when it takes calls.
+
+        Raises: LaunchFailed and others. Cancelled, or any error: nothing is left.
+        """
+
+    async def await_program(self, attempt: Attempt) -> Running:
+        """Return the run of a program that a user starts (development mode)."""
+
+    async def discard(self, ccid: Ccid) -> None:
+        """Remove what was built for `ccid`, which does not run. Idempotent."""
+
+
+class Supervisor:
+    """The record of one chaincode, and the task that keeps it.
+
+    Args:
+        slot: held while a launch begins; bounds how many begin at once.
+        new_attempt: makes the record of a launch that nobody brought one for.
+        name_of: the name that users know the ccid by.
+        by_hand: the program is started by a user (development mode).
+
+    Attributes:
+        target: what the chaincode is to be.
+        state: where it is; `since` when, seconds since 1970.
+        attempt: of the last launch.
+        running: the run, while there is one.
+        exit: how the last run ended.
+        died_at: when a run last ended by itself, seconds since 1970.
+        error: why the last launch failed, or the last run ended by itself.
+        next_try: when it is launched again, seconds since 1970; None = not planned.
+        awaited: the node's start waits for its first success.
+    """
+
+    def __init__(
+        self,
+        ccid: Ccid,
+        launcher: Launcher,
+        options: CustodianOptions,
+        *,
+        slot: Callable[[], AbstractAsyncContextManager[None]],
+        new_attempt: Callable[[Ccid], Attempt],
+        name_of: Callable[[Ccid], str],
+        by_hand: bool = False,
+    ) -> None:
+        self.ccid = ccid
+        self._launcher, self._options = launcher, options
+        self._slot, self._new_attempt, self._name_of = slot, new_attempt, name_of
+        self._by_hand = by_hand
+        self.policy = RestartPolicy(options)
+        self.target = Target.STOPPED
+        self.state = LaunchState.DOWN
+        self.since = time.time()
+        self.attempt: Attempt | None = None
+        self.running: Running | None = None
+        self.exit: Exit | None = None
+        self.died_at: float | None = None
+        self.error: ChaindockError | None = None
+        self.next_try: float | None = None
+        self.awaited = False
+        self._trial = False
+        self._brought: Attempt | None = None
+        self._outcome: Latch[None] = Latch()
+        """Of the next launch, or the one under way."""
+        self._down: Latch[None] | None = None
+        """Settled when a stop that was asked for is done."""
+        self._drain_s, self._grace_s = options.drain_s, options.stop_grace_s
+        self._wake = asyncio.Event()
+
+    # ---- what others may ask
+
+    def ask_running(
+        self, attempt: Attempt | None = None, *, trial: bool = False
+    ) -> Latch[None]:
+        """Set the target `running`; return the outcome of the launch that follows.
+
+        Args:
+            attempt: the record of that launch; closed if none is needed.
+            trial: if the launch fails and the chaincode was not to run before, it is
+                not tried again.
+        """
+        if self.target is not Target.RUNNING:
+            self._trial = trial
+        self.target = Target.RUNNING
+        self.policy.reset()
+        if self._down is None and self._is_up():
+            _spare(attempt, "it is running already")
+            done: Latch[None] = Latch()
+            done.settle(None)
+            return done
+        if self._down is None and self.state is LaunchState.STARTING:
+            _spare(attempt, "it is being launched already")
+            return self._outcome
+        if attempt is not None:
+            _spare(self._brought, "it is being launched already")
+            self._brought = attempt
+        self._wake.set()
+        return self._outcome
+
+    def ask_down(self, target: Target, grace_s: float, drain_s: float) -> Latch[None]:
+        """Set the target `stopped` or `removed`; return when that has happened.
+
+        Launches that wait or run are abandoned.
+
+        Args:
+            target: what the chaincode is to be.
+            grace_s: seconds between SIGTERM and SIGKILL.
+            drain_s: seconds that open calls may take before that. A later call can only
+                make this shorter.
+        """
+        self.target, self.awaited, self._trial = target, False, False
+        self._settle(refusals.stopped(self.ccid))
+        if self._down is None:
+            self._down, self._grace_s, self._drain_s = Latch(), grace_s, drain_s
+            self._wake.set()
+        else:
+            self._drain_s = min(drain_s, self._drain_s)
+            if self.running is not None:
+                self.running.hurry(self._drain_s)
+        return self._down
+
+    async def ready(self) -> None:
+        """Return when calls can be sent.
+
+        During a back-off the next launch is waited for. After giving up, one call in a
+        while may launch.
+
+        Raises: what the launch raises; ChaincodeRetired when the chaincode is not to
+            run; LaunchFailed with the last reason when its restarts were given up.
+        """
+        if self.target is not Target.RUNNING:
+            raise refusals.retired(self.ccid)
+        if self._is_up():
+            return
+        if self.state is LaunchState.WAITING:
+            raise refusals.no_program(self.ccid)
+        if self.state in GAVE_UP:
+            if not self.policy.admit_call():
+                raise refusals.gave_up(self, self._name_of(self.ccid))
+            self._wake.set()
+        await self._outcome.wait()
+
+    def doing(self) -> str:
+        """Say what is being done about a chaincode that is not up, in one phrase."""
+        phase = self.attempt.phase if self.attempt else None
+        if self.state is LaunchState.STARTING and phase:
+            return f"its launch is in phase {phase}"
+        if self.error is not None:
+            return f"its last launch or run failed: {self.error.message}"
+        return "its launch waits for its turn"
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it is not up although it should be; None = no failure is known."""
+        if self.target is not Target.RUNNING or self.state is LaunchState.RUNNING:
+            return None
+        return f"{self.state}: {self.error.message}" if self.error else None
+
+    # ---- the task
+
+    async def run(self) -> None:
+        """Do what the target asks for until the chaincode is removed."""
+        async with Tasks("supervisor") as tasks:
+            while True:
+                if self._down is not None:
+                    await self._go_down(self._down)
+                    if self.target is Target.REMOVED:
+                        return
+                elif self.target is not Target.RUNNING or self.state in GAVE_UP:
+                    await self._until_woken()
+                elif self.state is LaunchState.BACK_OFF:
+                    await self._until_woken(self._pause_s())
+                if self._down is None and self.target is Target.RUNNING:
+                    await self._keep_up(tasks)
+
+    def abandon(self) -> None:
+        """Tell those who wait for a launch that the node is going down."""
+        self._settle(refusals.going_down())
+
+    async def _until_woken(self, limit_s: float | None = None) -> None:
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    def _pause_s(self) -> float:
+        return max(0.0, (self.next_try or 0.0) - time.time())
+
+    async def _keep_up(self, tasks: Tasks) -> None:
+        """Launch it, and watch the run until it ends or a stop is asked for."""
+        attempt = self._brought or self._new_attempt(self.ccid)
+        self._brought, self.attempt, self.next_try = None, attempt, None
+        self._wake.clear()  # this launch serves those who asked for one
+        self._move(LaunchState.WAITING if self._by_hand else LaunchState.STARTING)
+        launch = tasks.start(self._launch(attempt), f"launch {self.ccid}")
+        try:
+            await self._unless_down(launch)
+        finally:
+            launch.cancel()  # no effect on one that has ended
+            await asyncio.wait({launch})
+        if launch.cancelled():  # a stop was asked for
+            attempt.close()
+            return
+        launched = launch.result()
+        if isinstance(launched, ChaindockError):
+            attempt.close()
+            self._failed(launched)
+            return
+        self.running = launched
+        self._came_up()
+        with bound(ccid=self.ccid, attempt=attempt.id):
+            await first(end=launched.wait(), down=self._until_down())
+            if self._down is None:
+                await self._bury(launched)
+
+    async def _launch(self, attempt: Attempt) -> Running | ChaindockError:
+        try:
+            if self._by_hand:
+                return await self._launcher.await_program(attempt)
+            async with self._slot():
+                return await self._launcher.launch(attempt)
+        except ChaindockError as error:
+            return error
+        except Exception as error:  # noqa: BLE001  # a defect must not end the supervisor
+            _log.error("launch failed unexpectedly", ccid=self.ccid, exc_info=error)
+            return StartFailed(f"{type(error).__name__}: {error}", ccid=self.ccid)
+
+    async def _unless_down(self, work: asyncio.Task[Any]) -> None:
+        """Return when `work` has ended, or a stop is asked for."""
+        down = asyncio.ensure_future(self._until_down())
+        try:
+            await asyncio.wait({work, down}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            down.cancel()
+            await asyncio.wait({down})
+
+    async def _until_down(self) -> None:
+        while self._down is None:
+            await self._wake.wait()
+            self._wake.clear()
+
+    async def _go_down(self, done: Latch[None]) -> None:
+        limit_s = self._drain_s + self._grace_s + self._options.stop_limit_s
+        error: ChaindockError | None = None
+        if self.state is not LaunchState.DOWN and self.running is not None:
+            self._move(LaunchState.STOPPING)
+        try:
+            async with asyncio.timeout(limit_s):
+                if self.running is not None:
+                    run = self.running
+                    self.exit = await run.stop(self._grace_s, self._drain_s)
+                    metrics.run_ended(self.ccid, str(self.exit.cause), asked=True)
+                    _log.info("chaincode stopped", ccid=self.ccid, how=self.exit.text)
+                if self.target is Target.REMOVED:
+                    await self._launcher.discard(self.ccid)
+        except TimeoutError:
+            error = refusals.not_stopped(self.ccid, limit_s)
+        except ChaindockError as failed:
+            error = failed
+        self.running = self.error = self.next_try = self.died_at = self._down = None
+        self.policy.reset()
+        if self.state is not LaunchState.DOWN:
+            self._move(LaunchState.DOWN)
+        if error is None:
+            done.settle(None)
+        else:
+            done.fail(error)
+
+    # ---- what happened
+
+    def _came_up(self) -> None:
+        self._move(LaunchState.RUNNING)
+        self.error, self.awaited, self._trial = None, False, False
+        self._settle(None)
+
+    def _failed(self, error: ChaindockError, up_s: float | None = None) -> None:
+        """Decide what follows a failed launch, or a run of `up_s` seconds that ended."""
+        self.error = error
+        if self._trial:
+            self._trial, self.target = False, Target.STOPPED
+            self._move(LaunchState.DOWN)
+        else:
+            decision = self.policy.failed(error, up_s or 0.0)
+            self._move(decision.state)
+            if decision.state in GAVE_UP:
+                self._gave_up(error)
+            else:
+                self.next_try = time.time() + decision.pause_s
+                _log.warning(
+                    "chaincode will be started again",
+                    ccid=self.ccid,
+                    pause_s=round(decision.pause_s, 2),
+                    failures=self.policy.failures,
+                    why=error.message,
+                )
+        if up_s is None or self.state in GAVE_UP:
+            self._settle(error)  # else calls wait for the next launch
+
+    def _gave_up(self, error: ChaindockError) -> None:
+        self.awaited = False
+        _log.error(
+            "gave up starting chaincode",
+            ccid=self.ccid,
+            state=str(self.state),
+            failures=self.policy.failures,
+            why=error.message,
+            hint=refusals.hint(self.state, self._name_of(self.ccid)),
+        )
+
+    async def _bury(self, run: Running) -> None:
+        """Take down what is left of a run that ended by itself."""
+        self._move(LaunchState.STOPPING)
+        up_s = time.monotonic() - run.ready_since
+        self.exit = await run.take_down()
+        self.running, self.died_at = None, time.time()
+        metrics.run_ended(self.ccid, str(self.exit.cause), asked=False)
+        _log.warning(
+            "chaincode ended by itself",
+            ccid=self.ccid,
+            how=self.exit.text,
+            **log_facts({**run.attempt.facts(), **self.exit.facts, "registered": True}),
+        )
+        if self._down is None and not self._by_hand:
+            error = death(run.attempt, self.exit)
+            if run.ended_in_a_call:
+                # As in Fabric, that counts as no failed launch.
+                self.error = error
+            else:
+                self._failed(error, up_s)
+
+    def _is_up(self) -> bool:
+        running = self.running
+        up = self.state is LaunchState.RUNNING
+        return up and running is not None and running.takes_calls
+
+    def _move(self, state: LaunchState) -> None:
+        if state not in MOVES[self.state]:
+            raise AssertionError(f"chaincode cannot go from {self.state} to {state}")
+        self.state, self.since = state, time.time()
+
+    def _settle(self, error: ChaindockError | None) -> None:
+        """Tell those who wait for the launch; the next launch has its own outcome."""
+        outcome, self._outcome = self._outcome, Latch()
+        if error is None:
+            outcome.settle(None)
+        else:
+            outcome.fail(error)
+
+
+def _spare(attempt: Attempt | None, note: str) -> None:
+    """Close the record of a launch that is not needed."""
+    if attempt is not None:
+        attempt.note(note)
+        attempt.close()
