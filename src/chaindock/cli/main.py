@@ -149,6 +149,8 @@ class Root(click.Group):
 
 def _show(error: Exception, *, as_json: bool) -> int:
     """Print what ended a command; return the exit status."""
+    if isinstance(error, BrokenPipeError):
+        raise error
     if isinstance(error, OSError):
         sys.stdout.flush()  # raises again when standard output is lost
     if isinstance(error, click.ClickException):

@@ -31,6 +31,22 @@ def test_standard_output_that_is_closed_or_full_is_an_error_without_a_trace(
             assert done.returncode == 74
 
 
+def test_a_reader_that_has_gone_before_the_first_line_is_no_error_on_the_screen(
+    chaindock, env
+):
+    """`chaindock status | head -0` ends with 141 and without a word."""
+    chaindock("up", "-d")
+    words = command("status")
+    with subprocess.Popen(
+        words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as status:
+        assert status.stdout is not None
+        assert status.stderr is not None
+        status.stdout.close()
+        assert status.wait(20) == 141
+        assert status.stderr.read() == b""
+
+
 @pytest.mark.parametrize("setting", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_colours_are_not_sent_where_they_are_not_wanted(
     chaindock, env, source, setting
