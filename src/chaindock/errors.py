@@ -6,7 +6,6 @@ A slug never changes once released. docs/reference/errors.md shows the tree.
 from __future__ import annotations
 
 import errno
-import json
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -57,6 +56,8 @@ class ChaindockError(Exception):
 
     def as_dict(self) -> dict[str, Any]:
         """JSON shape used by the admin API and `--json` output."""
+        import json  # here, because `--help` does without it  # noqa: PLC0415
+
         return {
             "error": self.slug,
             "code": str(self.code),
