@@ -1,7 +1,4 @@
-"""Every error that Chaindock raises on purpose, and the closed set of codes.
-
-A slug never changes once released. docs/reference/errors.md shows the tree.
-"""
+"""Every error that Chaindock raises on purpose (the tree: docs/reference/errors.md)."""
 
 from __future__ import annotations
 
@@ -42,11 +39,8 @@ class ChaindockError(Exception):
 
     def __init__(self, message: str, *, hint: str | None = None, **facts: Any) -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.facts = facts
-        if "retryable" in facts:
-            self.retryable = bool(facts["retryable"])
+        self.message, self.hint, self.facts = message, hint, facts
+        self.retryable = bool(facts.get("retryable", type(self).retryable))
 
     def __getattr__(self, name: str) -> Any:
         try:

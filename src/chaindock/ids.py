@@ -1,9 +1,6 @@
 """Names that travel through the whole system, and their rules.
 
-Owns:    NewTypes for ids; the regular expressions of ledger-gateway.md §2.6.
-Not:     how a package id is computed (packaging), container names (controllers).
-Entry:   Ccid, require_label, require_chaincode_name, require_channel, name_from_label
-Source:  launch.md §2.4; ledger-gateway.md §2.6
+Source: docs/fabric/packages.md, docs/fabric/ledger.md
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Dial a chaincode that serves.
 
 The node never writes first. The call is cancelled at the end, because some shims never
-answer a half-close. Nothing is concluded from the state of the gRPC channel.
+answer a half-close.
 Source: docs/fabric/shim-protocol.md#transport
 """
 

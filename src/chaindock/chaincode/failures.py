@@ -1,12 +1,7 @@
-"""What those who wait are told when a launch, or a chaincode, ends badly.
+"""What waiters and callers are told when a launch or a run ends badly.
 
-Owns:    the one error of a failed launch; what a call learns of the end of its chaincode;
-         the same as keys of a log line.
-Not:     deciding that it failed (run.py), how it is shown (cli).
-Entry:   launch_failure, explain, death, log_facts
-Holds:   every error names stage, phase, times, how it ended and the last lines; whether
-         it can pass by itself comes from where the first error was raised.
-Source:  launch.md §5.2, §9 W7; needs.md rows 2, 3
+Each error names stage, phase, times, how the chaincode ended and its last lines. Whether
+the failure is retryable comes from where the first error was raised.
 """
 
 from __future__ import annotations

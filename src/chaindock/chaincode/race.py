@@ -1,9 +1,6 @@
-"""Wait for whatever happens first.
+"""Wait for whatever happens first: an event, a failure or a deadline.
 
-Owns:    first, within, within_own_time, within_steps.
-Not:     what the waits mean (run.py).
-Entry:   first, within, within_own_time, within_steps
-Holds:   the waits that lost have ended when `first` returns.
+When a function here returns, the waits that lost have ended.
 """
 
 from __future__ import annotations

@@ -1,13 +1,9 @@
 """Who may register, and who is registered.
 
-Owns:    LaunchState and its moves; who is expected; ccid to live handler;
-         certificate to the one attempt that may show it.
-Not:     launching (launcher.py, run.py), the stream (handler.py).
-Entry:   HandlerRegistry
-Holds:   at most one handler per ccid; a handler is removed by identity, so a refused
-         one takes nobody with it; only what is being launched is admitted; with TLS a
-         certificate is good for one registration of one ccid in one attempt.
-Source:  shim-protocol.md §1.3, §3.2; launch.md §5.1, §5.5, §6.3; ADR-0005
+A ccid has at most one handler; only what is being launched, or a user's program in
+development mode, is admitted. With TLS a certificate is good for one registration of one
+ccid in one attempt.
+Source: docs/fabric/shim-protocol.md, docs/adr/0005-certificates-per-attempt.md
 """
 
 from __future__ import annotations

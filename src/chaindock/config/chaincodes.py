@@ -1,6 +1,6 @@
 """Settings of one chaincode: `chaindock.chaincodes.NAME` in core.yaml.
 
-A changed file applies from the next launch on. A section with an error affects its own
+A changed file applies from the next launch on; a section with an error affects its own
 chaincode only. Values of variables are never shown.
 """
 

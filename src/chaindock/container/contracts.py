@@ -1,10 +1,6 @@
 """The contracts between whoever wants a chaincode run and whoever can run it.
 
-Owns:    Builder, Instance, CallbackListener; the values that pass between them.
-Not:     choosing a builder (router.py), remembering builds (build_registry.py).
-Entry:   Builder, Instance
-Holds:   a controller never learns who asked; the asker never learns which controller.
-Source:  launch.md §3, §4, §5
+A controller never learns who asked, and the asker never learns which controller it is.
 """
 
 from __future__ import annotations
@@ -42,7 +38,7 @@ class CallbackListener(Protocol):
 
 @dataclass(frozen=True)
 class ClientTls:
-    """TLS material of one attempt, PEM (launch.md §3.7); its key is never shown."""
+    """TLS material of one attempt, PEM; its key is never shown."""
 
     key_pem: str = field(repr=False)
     cert_pem: str
@@ -120,7 +116,7 @@ class NodeLabels:
 
     Args:
         node_id: random, made once per home.
-        peer_id, network_id: parts of container and image names (launch.md §3.1).
+        peer_id, network_id: parts of container and image names (docs/fabric/docker.md).
     """
 
     node_id: str

@@ -1,7 +1,7 @@
 """Who a creator is: the membership rules of one organisation.
 
 An `Identity` that is returned chains to the organisation's CA and has exactly one role.
-The cache is bounded, because creators are hostile. Expiry is not a matter of the MSP.
+The cache is bounded, because creators are hostile; expiry is not a matter of the MSP.
 Source: docs/fabric/ledger.md#identities
 """
 

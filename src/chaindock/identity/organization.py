@@ -1,8 +1,7 @@
 """The one organisation of a development node: CA, node, orderer, admin and users.
 
-Identities lie on disk as MSP directories that the tools of the Fabric world read. What
-was made once stays. A directory appears complete or not at all, and keys are readable
-by their owner only.
+Identities lie on disk as MSP directories, and what was made once stays. A directory appears
+complete or not at all, and keys are readable by their owner only.
 Source: docs/fabric/ledger.md#identities
 """
 

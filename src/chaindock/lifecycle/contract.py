@@ -1,11 +1,8 @@
 """The system chaincode `_lifecycle`, as far as one node needs it.
 
-Owns:    its functions, their checks and texts.
-Not:     the state layout (definitions.py), who calls it (endorser).
-Entry:   LifecycleContract.execute
-Holds:   a definition is committed only for what this node approved (desired.py) and
-         only as the next sequence.
-Source:  ledger-gateway.md §11.3
+A definition is committed only for what this node approved (targets.py), and only as the
+next sequence.
+Source: docs/fabric/lifecycle.md
 """
 
 from __future__ import annotations

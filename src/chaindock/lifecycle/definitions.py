@@ -1,11 +1,8 @@
 """What is defined on the channel: Fabric's `_lifecycle` state, and how it is read.
 
-Owns:    the keys and values below `namespaces/`; which ccid a definition means here.
-Not:     where local approvals are kept (targets.py), committing one (deploy.py).
-Entry:   Definitions.get, write_definition
-Holds:   a user simulation records one read, of `Sequence`; so an upgrade that commits
-         in between invalidates it.
-Source:  ledger-gateway.md §1.1, §11.3; launch.md §10.3
+A user simulation records one read, of `Sequence`; so an upgrade that commits in between
+invalidates its transaction.
+Source: docs/fabric/lifecycle.md
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Change what the node runs: deploy, upgrade, start, stop, remove.
 
 A new version is up before its definition is committed; until then the old version serves,
-and a failure changes nothing. One name is changed by one call at a time. A package is
-deleted when no name refers to it.
+and a failure changes nothing. A package is deleted when no name refers to it.
 """
 
 from __future__ import annotations

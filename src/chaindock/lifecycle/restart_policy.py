@@ -1,8 +1,8 @@
 """When a chaincode that should run and does not is launched again.
 
-A retryable failure is tried again for ever, with growing pauses. A build that cannot
-succeed is not tried again. Any other failure is tried again a few times in a row.
-A run that died while it worked on a call is launched again at once, as a peer does.
+A retryable failure is tried again for ever, any other failure a few times in a row, and a
+build that cannot succeed not at all. A run that died while it worked on a call is launched
+again at once, as a peer does, and counts as no failure.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What this node is to run, on disk: approvals, targets and placements.
 
-A change is on disk before the call returns. Reads come from memory. Any thread may change
+A change is on disk before the call returns; reads come from memory. Any thread may change
 something: collections are replaced, never modified.
 """
 

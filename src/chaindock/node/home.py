@@ -1,11 +1,6 @@
 """The directory that is a node: where each thing lies, and who may serve it.
 
-Owns:    paths below a home, the node's id, the lock that keeps a second node out.
-Not:     what is inside the files (each has its own package).
-Entry:   Home
-Holds:   one process serves a home at a time; the lock ends with the process, however
-         it ends.
-Source:  ADR-0001
+One process serves a home at a time. The lock ends with the process, however it ends.
 """
 
 from __future__ import annotations

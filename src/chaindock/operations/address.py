@@ -1,8 +1,8 @@
 """The socket file on which the admin API of a home listens.
 
-Only the owner of the home can connect. If the path in the home is too long for a socket,
-the socket is in a temporary folder and `admin.path` in the home names it. The node that
-opens the socket holds the lock of the home, so an existing socket file is stale.
+If the path in the home is too long for a socket, the socket is in a temporary folder and
+`admin.path` in the home names it. The node that opens the socket holds the lock of the
+home, so an existing socket file is stale.
 """
 
 from __future__ import annotations

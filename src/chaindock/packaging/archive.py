@@ -1,9 +1,7 @@
 """Read hostile archives as streams: gzip, and the tar inside it.
 
 Of tar, regular files and directories are read as Fabric, GNU tar, BSD tar and Python
-write them; everything else is refused. In memory are two chunks and the header of one
-entry, never its content. The end is reached only if length and checksum are right and
-nothing follows.
+write them. In memory are two chunks and the header of one entry, never its content.
 Source: docs/adr/0008-own-tar-reader.md; pax and ustar as POSIX describes them
 """
 

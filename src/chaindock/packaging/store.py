@@ -1,8 +1,7 @@
 """Installed packages: one file each, named after its id, and their extraction.
 
-A file with a package name is complete and was valid. It is read and hashed again each
-time it is used. Extraction touches nothing outside its target, and leaves nothing there
-unless all of it succeeded.
+A package is read and hashed again each time it is used. Extraction touches nothing outside
+its target, and leaves nothing there unless all of it succeeded.
 Source: docs/fabric/packages.md
 """
 

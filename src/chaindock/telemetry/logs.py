@@ -1,9 +1,8 @@
 """Log lines: levels, form, and what is removed from a line before it is written.
 
-structlog makes the events, the standard library's handlers write them; lines of other
-libraries (asyncio, aiohttp, grpc) take the same way. A line that cannot be written is
-dropped. Private keys, values of keys that look secret and local variables of a traceback
-are never written; control characters are escaped, and long values are cut.
+structlog makes the events, and the standard library's handlers write them, together with
+the lines of asyncio, aiohttp and grpc. Private keys, values of keys that look secret and
+local variables of a traceback are never written.
 """
 
 from __future__ import annotations

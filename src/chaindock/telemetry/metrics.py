@@ -1,9 +1,7 @@
 """All metrics, by the name under which Prometheus scrapes them.
 
-The code in which a thing happens counts it here, directly. Names, labels and meaning are
-Fabric's unless the name begins with `chaindock_`. Memory is bounded whatever comes: the
-values of a package go when the package does (`forget`), and names that a caller chooses
-go through `bounded`. The CLI does not import this module.
+The code in which a thing happens counts it here. Memory is bounded: the values of a package
+go when the package does (`forget`), and names that a caller chooses go through `bounded`.
 Source: docs/fabric/operations.md#metrics
 """
 
