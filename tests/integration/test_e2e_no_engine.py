@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support import archives
 from support.nodes.node import FIXTURES, PROCESS, Node, environment, eventually, started
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = [
     pytest.mark.slow,
@@ -28,13 +26,23 @@ def nowhere(folder: Path) -> dict[str, str]:
     return {"DOCKER_HOST": f"unix://{folder}/no-engine.sock"}
 
 
+@pytest.fixture
+def no_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A user who named no engine and has none in the usual places."""
+    if Path("/var/run/docker.sock").exists():
+        pytest.skip("an engine of this machine listens on /var/run/docker.sock")
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
 def test_without_an_engine_chaincode_runs_as_a_process_and_the_reason_is_told(
-    tmp_path: Path,
+    tmp_path: Path, no_engine: None
 ):
-    """needs.md row 1."""
-    with started("auto", tmp_path, **nowhere(tmp_path)) as node:
+    with started("auto", tmp_path / "node") as node:
         assert node.status["backend"] == PROCESS
         assert "no container engine answers" in node.status["reason"]
+        assert "without isolation" in node.status["reason"]
         assert "chaindock doctor" in node.status["reason"]
         done = node.deploy(SHIM, "notes")
         assert done["backend"] == PROCESS
@@ -43,8 +51,20 @@ def test_without_an_engine_chaincode_runs_as_a_process_and_the_reason_is_told(
         assert node.query("notes", "get", "n1") == b"kept"
 
 
+def test_a_named_engine_that_is_not_there_makes_nothing_a_process(tmp_path: Path):
+    with started("auto", tmp_path, **nowhere(tmp_path)) as node:
+        assert node.status["backend"] == "docker"
+        told = node.ask("deploy", SHIM, "--name", "notes", code=None)
+        assert told["error"] == "build-failed", told
+        assert f"{tmp_path}/no-engine.sock" in told["message"]
+        assert "DOCKER_HOST" in told["message"]
+        assert "--backend process" in told["hint"]
+        assert node.ask("ps") == []
+        done = node.ask("deploy", SHIM, "--name", "notes", "--backend", PROCESS)
+        assert done["backend"] == PROCESS
+
+
 def test_an_engine_that_was_asked_for_and_is_not_there_stops_the_start(tmp_path: Path):
-    """needs.md row 1."""
     env = {**environment(PROCESS, tmp_path / "tmp"), **nowhere(tmp_path)}
     node = Node("docker", tmp_path / "home", env)
     for words in (("up", "-d"), ("up",)):
@@ -58,7 +78,7 @@ def test_an_engine_that_was_asked_for_and_is_not_there_stops_the_start(tmp_path:
 
 
 def test_what_ran_in_a_container_waits_for_its_engine_after_a_restart(tmp_path: Path):
-    """docs/security.md: it must not become a process without walls unasked."""
+    """docs/security.md: nothing loses its isolation unasked."""
     env = environment("docker", tmp_path / "tmp")
     engine = tmp_path / "engine.sock"
     real = env.get("DOCKER_HOST", "unix:///var/run/docker.sock")
@@ -80,7 +100,7 @@ def test_what_ran_in_a_container_waits_for_its_engine_after_a_restart(tmp_path: 
         assert "waiting for chaincode/notes" in node.cli("status").err
         # Nor does what is new beside it: the engine is known, and away.
         assert node.status["backend"] == "docker"
-        assert "is waited for" in node.status["reason"]
+        assert "waiting for the container engine" in node.status["reason"]
         told = node.ask("deploy", SHIM, "--name", "new", code=None)
         assert told["error"] == "build-failed", told
         assert "no container engine answers" in told["message"]
@@ -118,7 +138,6 @@ def answers(node: Node) -> bytes | None:
 
 
 def test_a_package_that_nobody_takes_lists_who_was_asked(tmp_path: Path):
-    """needs.md row 8, 1a "router": no silent fall to Docker."""
     file = tmp_path / "far.tar.gz"
     served = archives.zipped(
         archives.raw_tar(archives.Raw(b"connection.json", b'{"address":"far:9999"}'))

@@ -63,6 +63,16 @@ class TestGoDials(RichShimSuite):
         assert world.exit.code == 2
 
 
+    async def test_panics_in_calls_keep_no_good_call_waiting(self, world: ShimWorld):
+        """A call that ends its chaincode is no failed launch: there is no back-off."""
+        await world.custodian.launch(CCID)
+        for _ in range(6):
+            with pytest.raises(StreamTerminated):
+                await world.call("panic", "oh no")
+        async with asyncio.timeout(1):
+            assert await world.value("slow", "1") == b"slow"
+
+
 class TestGoServes(RichShimSuite):
     @pytest.fixture
     def program(self) -> Program:

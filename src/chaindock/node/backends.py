@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _log = get_logger("node")
 DOCKER: Final = DockerController.name
 PROCESS: Final = ProcessController.name
+_DOCTOR: Final = "`chaindock doctor` tells more"
 _LOOK_EVERY_S: Final = 5.0
 """Seconds before an engine that did not answer is looked for again."""
 
@@ -133,7 +134,7 @@ class Backends:
             return DOCKER, f"an engine answers at {self._docker.endpoint}"
         if self._named or self._targets.is_used(DOCKER):
             raise _with_way_out(error)
-        return PROCESS, f"no container engine answers: {error.message}"
+        return PROCESS, error.message
 
     # ---- for people
 
@@ -167,8 +168,8 @@ class Backends:
             return f"{chosen}an engine answers at {self._docker.endpoint}"
         why = self._error.message if self._error else "not looked for yet"
         if self._is_awaited():
-            return f"waiting for the container engine: {why}"
-        return f"no container engine answers, so contracts run without isolation: {why}"
+            return f"waiting for the container engine: {why} ({_DOCTOR})"
+        return f"contracts run without isolation: {why} ({_DOCTOR})"
 
     async def check(self) -> None:
         """Ask a connected engine whether it answers. Raises: EngineError."""

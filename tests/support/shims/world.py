@@ -204,7 +204,7 @@ class ShimWorld:
         launcher = RuntimeLauncher(
             self.registry, runtime, peer_for, options=options, stream=self._stream
         )
-        settings = CustodianOptions(stop_grace_s=2, drain_s=2, retry_first_s=0.05)
+        settings = CustodianOptions(stop_grace_s=2, drain_s=2)
         self.custodian = await enter(Custodian(launcher, settings))
         self.custodian.resume(CCID)
         self.support = ChaincodeSupport(

