@@ -62,7 +62,6 @@ class TestGoDials(RichShimSuite):
         assert world.exit is not None
         assert world.exit.code == 2
 
-
     async def test_panics_in_calls_keep_no_good_call_waiting(self, world: ShimWorld):
         """A call that ends its chaincode is no failed launch: there is no back-off."""
         await world.custodian.launch(CCID)
