@@ -146,13 +146,7 @@ class BuildEnvironment:
 
 @dataclass(frozen=True)
 class CallsBack:
-    """The started chaincode dials the node.
-
-    Args:
-        source: the address that its connections come from; None = not known.
-    """
-
-    source: str | None = field(default=None, compare=False)
+    """The started chaincode dials the node."""
 
 
 @dataclass(frozen=True)
@@ -360,18 +354,6 @@ class Builder(Protocol):
         Only objects that carry this node's id. Returns how many. Called once, before
         the first build.
         """
-
-
-@runtime_checkable
-class Checkable(Protocol):
-    """A builder that depends on something which may be away."""
-
-    @property
-    def name(self) -> str:
-        """As `Builder.name`."""
-
-    async def check(self) -> None:
-        """Ask whether it is there; the caller bounds the wait. Raises: EngineError."""
 
 
 @runtime_checkable

@@ -173,7 +173,7 @@ class DockerController:
         return self._entered.engine.address
 
     async def check(self) -> None:
-        """Ask the engine whether it answers (container.contracts.Checkable)."""
+        """Ask the engine whether it answers. Raises: EngineError."""
         await self._entered.engine.ping()
 
     # --- build ---------------------------------------------------------------------

@@ -255,13 +255,12 @@ class DockerInstance:
     def _answer(
         self, inspected: Mapping[str, Any], attachment: Attachment
     ) -> CallsBack | Dial:
+        if self._built.launch.connection is Connection.CALLS_BACK:
+            return CallsBack()
         found = inspected["NetworkSettings"]
         networks: Mapping[str, Any] = found.get("Networks") or {}
         first: Mapping[str, Any] = next(iter(networks.values()), {})
-        ours = networks.get(attachment.network) or first
-        inside = ours.get("IPAddress") or None
-        if self._built.launch.connection is Connection.CALLS_BACK:
-            return CallsBack(None if attachment.publishes else inside)
+        inside = (networks.get(attachment.network) or first).get("IPAddress")
         port = self._session.options.chaincode_port
         if attachment.publishes:
             bound = (found.get("Ports") or {}).get(f"{port}/tcp") or []

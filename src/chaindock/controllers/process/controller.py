@@ -57,7 +57,7 @@ class ProcessController:
         *,
         platforms: Callable[[str], Platform] = platform_for,
     ) -> None:
-        self._options, self._node_id, self._platforms = options, node.node_id, platforms
+        self._options, self._platforms = options, platforms
         self._runs = options.root / "runs" / Path(node.node_id).name
         self._tasks = Tasks("process")
         self._spawner = Spawner(Records(self._runs, node.node_id), self._tasks)
