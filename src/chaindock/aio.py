@@ -37,6 +37,11 @@ class Latch(Generic[T]):
         """Whether there is an outcome."""
         return self._done.is_set()
 
+    @property
+    def value(self) -> T | None:
+        """What it was settled with; None before that."""
+        return self._value
+
     def settle(self, value: T) -> bool:
         """Set the value; False if an outcome existed already."""
         if self._done.is_set():
@@ -70,7 +75,7 @@ class Backoff:
 
     def next_s(self) -> float:
         """Return how long to wait before the next try, in seconds."""
-        delay: float = min(self._cap_s, self._first_s * 2**self._failures)
+        delay: float = min(self._cap_s, self._first_s * 2 ** min(self._failures, 64))
         self._failures += 1
         return delay * random.uniform(0.8, 1.2)  # noqa: S311  # spread, not secrecy
 

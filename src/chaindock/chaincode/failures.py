@@ -156,7 +156,11 @@ def log_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
 
     `output` is the end of them, in at most `LOGGED_CHARS` characters.
     """
-    told = {key: facts[key] for key in _LOGGED if facts.get(key) not in {None, False}}
+    told = {
+        key: facts[key]
+        for key in _LOGGED
+        if facts.get(key) is not None and facts[key] is not False
+    }
     if "registered" in facts:
         told["registered"] = facts["registered"]
     phases = facts.get("phases") or ()

@@ -11,6 +11,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from chaindock.aio import finish
 from chaindock.chaincode.client import serve_dialled
 from chaindock.chaincode.failures import launch_failure, log_facts, tls_failure
 from chaindock.chaincode.handler import Handler
@@ -83,10 +84,10 @@ class RuntimeLauncher:
             try:
                 failure = await self._bring_up(run)
             except asyncio.CancelledError:
-                await run.take_down()
+                await finish(run.take_down())
                 raise
             if failure is not None:
-                await run.take_down()
+                await finish(run.take_down())
                 # All output has arrived only after the take-down.
                 failure.facts["output"] = failure.facts["output"] or attempt.tail()
             _tell(attempt, failure)

@@ -107,6 +107,8 @@ class HandlerRegistry:
         ccid = Ccid(name)
         expected = self._expected.get(ccid)
         reason = self._refusal(ccid, handler, expected)
+        if handler.ended.settled:
+            reason = "the stream has ended"
         if reason is not None:
             shown = name[:_NAME_MAX]
             meant = handler.dialled.ccid if handler.dialled is not None else shown

@@ -84,22 +84,23 @@ class ContainerRuntime:
         Raises: as `build`; what `Instance.start` raises; LaunchTimeout after the
             start-up timeout.
         """
+        instance = await self.build(ccid, attempt)
         try:
-            return await self._start(ccid, peer, attempt, built)
+            return await self._start(instance, peer, attempt, built)
         except ImageNotFound as error:
             _log.warning("image is gone, building again", ccid=ccid)
             attempt.note(f"{error.message}: building it again")
             self._builds.forget(ccid)
-            return await self._start(ccid, peer, attempt, built)
+            instance = await self.build(ccid, attempt)
+            return await self._start(instance, peer, attempt, built)
 
     async def _start(
         self,
-        ccid: Ccid,
+        instance: Instance,
         peer: PeerConnection,
         attempt: Attempt,
         built: Callable[[Instance], None],
     ) -> CallsBack | Dial:
-        instance = await self.build(ccid, attempt)
         built(instance)
         start = instance.start(peer, attempt)
         return await within(self._options.startup_timeout_s, start, attempt)

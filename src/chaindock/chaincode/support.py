@@ -99,5 +99,4 @@ async def _explain(lost: StreamTerminated, handler: Handler, name: str) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_EXPLAIN_WAIT_S):
             await expected.exit.wait()
-    exit_ = await expected.exit.wait() if expected.exit.settled else None
-    explain(lost, name, expected.attempt, exit_)
+    explain(lost, name, expected.attempt, expected.exit.value)

@@ -140,7 +140,7 @@ class Custodian:
         """Launch everything that should run. Returns at once."""
         for ccid in ccids:
             supervisor = self._supervisor(ccid)
-            supervisor.awaited = True
+            supervisor.awaited = not self._by_hand(ccid)
             supervisor.ask_running()
 
     # ---- what others may know
@@ -257,7 +257,7 @@ class Custodian:
             await supervisor.run()
         finally:
             self._supervisors.pop(supervisor.ccid, None)
-            supervisor.abandon()
+            supervisor.abandon(ended=True)
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:

@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 from fabric_protos.peer.lifecycle import lifecycle_pb2
 
 from chaindock.aio import KeyedLocks, Tasks, finish
-from chaindock.errors import ChaindockError, NotFound, StorageError
+from chaindock.errors import ChaindockError, NodeStopping, NotFound, StorageError
 from chaindock.ids import Ccid, require_chaincode_name, require_version
 from chaindock.lifecycle.definitions import Approval
 from chaindock.lifecycle.placement import require_free
 from chaindock.lifecycle.states import AUTO, Placement, Target
-from chaindock.packaging.store import StoredPackage
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
-    from types import TracebackType
 
     from chaindock.container.attempt import Attempt, Event
     from chaindock.lifecycle.custodian import Custodian
@@ -98,12 +96,7 @@ class Deployer:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._tasks.aclose()
 
     async def restore(self) -> None:
@@ -123,7 +116,7 @@ class Deployer:
 
     async def deploy(
         self,
-        package: bytes | Path | StoredPackage,
+        package: bytes | Path,
         name: str,
         version: str | None = None,
         backend: str = AUTO,
@@ -136,7 +129,7 @@ class Deployer:
         The same package again commits nothing; it is only made sure that it runs.
 
         Args:
-            package: bytes or file of a .tar.gz, or one that is in the store.
+            package: bytes or file of a .tar.gz.
             name: of the chaincode.
             version: None = as before for the same package, else `<sequence>.0`.
             backend: `auto` or the name of a back end.
@@ -178,15 +171,14 @@ class Deployer:
             ccid = Ccid(f"{name}:{version}")
             attempt = self._attempt(ccid, None)
             approval = self._next(name, ccid, version, init_required=init_required)
-            if approval is not None:
-                placement = Placement(BY_HAND, BY_HAND, "a user starts the program")
-                await asyncio.to_thread(self._targets.place, ccid, placement)
-                self._custodian.resume(ccid)
-                await finish(self._commit(approval))
-            else:
+            attempt.close()
+            if approval is None:
                 await asyncio.to_thread(self._targets.set, name, Target.RUNNING)
                 self._custodian.resume(ccid)
-            attempt.close()
+            else:
+                placement = Placement(BY_HAND, BY_HAND, "a user starts the program")
+                await asyncio.to_thread(self._targets.place, ccid, placement)
+                await finish(self._commit(approval))
             return self._deployed(name, attempt, changed=approval is not None)
 
     async def start(
@@ -264,32 +256,45 @@ class Deployer:
         """Make sure that the current version runs, on the back end asked for."""
         ccid = self._targets.get(name).ccid
         before = await self._place(name, ccid, backend)
-        if self._targets.placement(ccid) == before:
-            await self._custodian.launch(ccid, attempt)
-        else:
-            try:
+        moved = self._targets.placement(ccid) != before
+        try:
+            if moved:
                 await self._custodian.remove(ccid)
-                await self._custodian.launch(ccid, attempt, trial=True)
-            except BaseException:
-                await asyncio.to_thread(self._targets.place, ccid, before)
-                if self._runs(ccid):
-                    self._custodian.resume(ccid)
-                raise
+            await self._custodian.launch(
+                ccid, attempt, trial=moved or not self._runs(ccid)
+            )
+        except BaseException:
+            if moved:
+                await self._go_back(ccid, before)
+            elif not self._runs(ccid) and self._busy[ccid] == 1:
+                _ = self._tasks.start(self._custodian.stop(ccid), f"stop {ccid}")
+            raise
         await asyncio.to_thread(self._targets.set, name, Target.RUNNING)
+        self._custodian.resume(ccid)
+
+    async def _go_back(self, ccid: Ccid, before: Placement) -> None:
+        """Let nothing of the back end that failed stay; run where it ran."""
+        _ = await self._take_down(ccid)
+        await asyncio.to_thread(self._targets.place, ccid, before)
+        if self._runs(ccid):
+            self._custodian.resume(ccid)
 
     async def _bring_up(
         self, approval: Approval, backend: str, attempt: Attempt
     ) -> None:
         ccid = approval.ccid
         before = await self._place(approval.name, ccid, backend)
+        moved = bool(before.given) and self._targets.placement(ccid) != before
         try:
+            if moved:
+                await self._custodian.remove(ccid)
             await self._custodian.launch(ccid, attempt, trial=True)
             await finish(self._commit(approval))
         except BaseException:
             if self._targets.approval(approval.name, approval.sequence) is None:
-                if self._targets.users_of(ccid):
-                    await asyncio.to_thread(self._targets.place, ccid, before)
-                if not self._runs(ccid) and self._busy[ccid] == 1:
+                if moved and self._targets.users_of(ccid):
+                    await self._go_back(ccid, before)
+                elif not self._runs(ccid) and self._busy[ccid] == 1:
                     _ = self._tasks.start(self._take_down(ccid), f"remove {ccid}")
             raise
 
@@ -313,6 +318,8 @@ class Deployer:
                 raise
         before = self._targets.find(name)
         await self._record(self._targets.switch, name, sequence)
+        with suppress(NodeStopping):  # another name may have stopped it meanwhile
+            self._custodian.resume(approval.ccid)
         if before is not None and before.ccid != approval.ccid:
             _ = self._tasks.start(self._retire(before.ccid), f"retire {name}")
 
@@ -350,23 +357,18 @@ class Deployer:
                 return
             for forget in (self._targets.drop_placement, self._packages.remove):
                 try:
-                    await asyncio.to_thread(forget, ccid)
-                except NotFound:
-                    pass
+                    with suppress(NotFound):
+                        await asyncio.to_thread(forget, ccid)
                 except ChaindockError as error:
                     _log.warning("package not deleted", ccid=ccid, error=error.message)
 
     # ---- bookkeeping
 
     @asynccontextmanager
-    async def _kept(self, package: bytes | Path | StoredPackage) -> AsyncIterator[Ccid]:
+    async def _kept(self, package: bytes | Path) -> AsyncIterator[Ccid]:
         """Store the package; delete it at the end if nothing refers to it."""
         async with self._storing:
-            if isinstance(package, StoredPackage):
-                stored = package
-            else:
-                stored = await asyncio.to_thread(self._packages.add, package)
-            ccid = stored.ccid
+            ccid = (await asyncio.to_thread(self._packages.add, package)).ccid
             self._busy[ccid] += 1
         try:
             yield ccid
@@ -374,8 +376,7 @@ class Deployer:
             self._busy[ccid] -= 1
             if not self._busy[ccid]:
                 del self._busy[ccid]
-            if not isinstance(package, StoredPackage):
-                _ = self._tasks.start(self._discard(ccid), f"discard {ccid}")
+            _ = self._tasks.start(self._discard(ccid), f"discard {ccid}")
 
     def _runs(self, ccid: Ccid) -> bool:
         return ccid in self._targets.to_run()

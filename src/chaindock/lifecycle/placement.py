@@ -61,7 +61,7 @@ def require_free(
     Raises: PlacementConflict: the package runs on another back end for them.
     """
     there = placement.given or placement.asked
-    if others and asked != AUTO and there not in {asked, AUTO}:
+    if others and asked not in {AUTO, there}:
         names = ", ".join(sorted(others))
         raise PlacementConflict(
             f"package {ccid} runs on back end {there!r} for {names}; back end {asked!r} "

@@ -61,8 +61,7 @@ _FAILURES: Final = frozenset({LaunchState.BACK_OFF, *GAVE_UP})
 _BEGINS: Final = frozenset({LaunchState.STARTING, LaunchState.WAITING})
 MOVES: Final[Mapping[LaunchState, frozenset[LaunchState]]] = {
     LaunchState.DOWN: _BEGINS,
-    LaunchState.STARTING: _FAILURES
-    | {LaunchState.RUNNING, LaunchState.STOPPING, LaunchState.DOWN},
+    LaunchState.STARTING: _FAILURES | {LaunchState.RUNNING, LaunchState.DOWN},
     LaunchState.WAITING: frozenset({LaunchState.RUNNING, LaunchState.DOWN}),
     LaunchState.RUNNING: frozenset({LaunchState.STOPPING}),
     LaunchState.STOPPING: _FAILURES | _BEGINS | {LaunchState.DOWN},

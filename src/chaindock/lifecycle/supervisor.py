@@ -69,7 +69,7 @@ class Supervisor:
         died_at: when a run last ended by itself, seconds since 1970.
         error: why the last launch failed, or the last run ended by itself.
         next_try: when it is launched again, seconds since 1970; None = not planned.
-        awaited: the node's start waits for its first success.
+        awaited: /readyz waits for its first success since the node's start.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Supervisor:
         self.error: ChaindockError | None = None
         self.next_try: float | None = None
         self.awaited = False
-        self._trial = False
+        self._trial = self._discards = False
         self._brought: Attempt | None = None
         self._outcome: Latch[None] = Latch()
         """Of the next launch, or the one under way."""
@@ -119,8 +119,7 @@ class Supervisor:
             trial: if the launch fails and the chaincode was not to run before, it is
                 not tried again.
         """
-        if self.target is not Target.RUNNING:
-            self._trial = trial
+        self._trial = trial and (self._trial or self.target is not Target.RUNNING)
         self.target = Target.RUNNING
         self.policy.reset()
         if self._down is None and self._is_up():
@@ -149,7 +148,10 @@ class Supervisor:
                 make this shorter.
         """
         self.target, self.awaited, self._trial = target, False, False
+        self._discards = self._discards or target is Target.REMOVED
         self._settle(refusals.stopped(self.ccid))
+        _spare(self._brought, "it was stopped")
+        self._brought = None
         if self._down is None:
             self._down, self._grace_s, self._drain_s = Latch(), grace_s, drain_s
             self._wake.set()
@@ -213,9 +215,11 @@ class Supervisor:
                 if self._down is None and self.target is Target.RUNNING:
                     await self._keep_up(tasks)
 
-    def abandon(self) -> None:
-        """Tell those who wait for a launch that the node is going down."""
+    def abandon(self, *, ended: bool = False) -> None:
+        """Tell waiters that the node goes down; `ended`: those of a stop, too."""
         self._settle(refusals.going_down())
+        if ended and self._down is not None:
+            self._down.fail(refusals.going_down())
 
     async def _until_woken(self, limit_s: float | None = None) -> None:
         try:
@@ -284,7 +288,7 @@ class Supervisor:
     async def _go_down(self, done: Latch[None]) -> None:
         limit_s = self._drain_s + self._grace_s + self._options.stop_limit_s
         error: ChaindockError | None = None
-        if self.state is not LaunchState.DOWN and self.running is not None:
+        if self.running is not None:
             self._move(LaunchState.STOPPING)
         try:
             async with asyncio.timeout(limit_s):
@@ -293,13 +297,14 @@ class Supervisor:
                     self.exit = await run.stop(self._grace_s, self._drain_s)
                     metrics.run_ended(self.ccid, str(self.exit.cause), asked=True)
                     _log.info("chaincode stopped", ccid=self.ccid, how=self.exit.text)
-                if self.target is Target.REMOVED:
+                if self._discards:
                     await self._launcher.discard(self.ccid)
         except TimeoutError:
             error = refusals.not_stopped(self.ccid, limit_s)
         except ChaindockError as failed:
             error = failed
         self.running = self.error = self.next_try = self.died_at = self._down = None
+        self._discards = False
         self.policy.reset()
         if self.state is not LaunchState.DOWN:
             self._move(LaunchState.DOWN)
@@ -308,12 +313,11 @@ class Supervisor:
         else:
             done.fail(error)
 
-    # ---- what happened
-
     def _came_up(self) -> None:
         self._move(LaunchState.RUNNING)
         self.error, self.awaited, self._trial = None, False, False
-        self._settle(None)
+        if self._down is None:
+            self._settle(None)
 
     def _failed(self, error: ChaindockError, up_s: float | None = None) -> None:
         """Decide what follows a failed launch, or a run of `up_s` seconds that ended."""
@@ -335,7 +339,7 @@ class Supervisor:
                     failures=self.policy.failures,
                     why=error.message,
                 )
-        if up_s is None or self.state in GAVE_UP:
+        if up_s is None or (self.state in GAVE_UP and not self._wake.is_set()):
             self._settle(error)  # else calls wait for the next launch
 
     def _gave_up(self, error: ChaindockError) -> None:

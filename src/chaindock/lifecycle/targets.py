@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Final, Self
@@ -100,7 +101,7 @@ class TargetState:
         self._approvals: dict[tuple[str, int], Approval] = {}
         self._deployments: dict[str, Deployment] = {}
         self._placements: dict[Ccid, Placement] = {}
-        self._coming: dict[Ccid, str] = {}
+        self._coming: Counter[tuple[Ccid, str]] = Counter()
         try:
             self._db = sqlite3.connect(path, check_same_thread=False)
         except sqlite3.Error as error:
@@ -189,8 +190,8 @@ class TargetState:
 
     def names_of(self, ccid: Ccid) -> list[str]:
         """Return the names it runs for, that of a deployment under way too."""
-        coming = self._coming.get(ccid)
-        return sorted({*self.users_of(ccid), *([coming] if coming else [])})
+        coming = {name for one, name in self._coming if one == ccid}
+        return sorted({*self.users_of(ccid), *coming})
 
     def placement(self, ccid: Ccid) -> Placement:
         """Return where `ccid` runs."""
@@ -205,11 +206,11 @@ class TargetState:
     @contextmanager
     def coming(self, ccid: Ccid, name: str) -> Iterator[None]:
         """Let `names_of(ccid)` contain `name` while it is being deployed."""
-        self._coming[ccid] = name
+        self._coming[ccid, name] += 1
         try:
             yield
         finally:
-            self._coming.pop(ccid, None)
+            self._coming -= Counter([(ccid, name)])
 
     def place(self, ccid: Ccid, placement: Placement) -> None:
         """Record where a package runs. A package without an approval loses it at a start."""

@@ -191,6 +191,7 @@ class Backends:
         error = await self._connect()
         if error is not None:
             raise _with_way_out(error)
+        self._reaped = True  # from now on there are containers of this run
         return self._docker
 
     async def _connect(self) -> EngineError | None:

@@ -126,7 +126,7 @@ class WatchedParts:
 
     def names_of(self, ccid: Ccid) -> list[str]:
         """Return the names under which a package is deployed."""
-        return sorted(self._targets.names_of(ccid))
+        return self._targets.names_of(ccid)
 
     # ---- metrics
 

@@ -297,6 +297,23 @@ async def test_stop_gives_up_a_launch(world: World, stage: str):
     assert (status.state, status.error) == (LaunchState.DOWN, None)
 
 
+async def test_a_stop_while_a_failed_launch_is_taken_down_leaves_nothing(world: World):
+    instance = world.builder.prepare(CCID, never_registers)
+    gate = asyncio.Event()
+    instance.stop_takes = gate.wait
+    launch = asyncio.get_running_loop().create_task(world.launch(CCID))
+    await eventually(lambda: "start" in instance.events)
+    stop = asyncio.get_running_loop().create_task(world.stop(CCID, 1))
+    await eventually(lambda: "stop 1" in instance.events)
+    await asyncio.sleep(0.02)
+    assert not stop.done()
+    gate.set()
+    await stop
+    with pytest.raises(LaunchFailed):
+        await launch
+    assert not instance.running
+
+
 async def test_a_launch_during_a_stop_begins_after_it(world: World):
     instance = world.builder.prepare(CCID)
     await world.launch(CCID)

@@ -49,7 +49,7 @@ class Packages:
         self.kept: set[Any] = set()
 
     def add(self, data: Any) -> Any:
-        raise AssertionError("packages come stored")
+        return data  # it comes stored
 
     def remove(self, ccid: Any) -> Any:
         self.kept.discard(ccid)

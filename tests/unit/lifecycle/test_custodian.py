@@ -157,6 +157,18 @@ async def test_a_removal_discards_the_build_and_leaves_no_record(custodian, mach
     assert custodian.all() == []
 
 
+async def test_a_launch_during_a_removal_builds_again(custodian, machine):
+    await custodian.launch(A)
+    gate = machine.stop_gates[A] = asyncio.Event()
+    removal = asyncio.ensure_future(custodian.remove(A))
+    await machine.until("stop", A)
+    launch = asyncio.ensure_future(custodian.launch(A))
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(removal, launch)
+    assert machine.log[-3:] == [("discard", A), ("launch", A), ("up", A)]
+
+
 async def test_all_waiters_get_the_error_of_the_launch(custodian, machine):
     machine.errors[A] = LaunchTimeout("too slow")
     results = await asyncio.gather(

@@ -340,6 +340,52 @@ async def test_isolation_that_was_asked_for_and_cannot_be_given_is_an_error(node
     assert second.placement.given == "process"
 
 
+async def test_a_new_version_of_the_same_package_moves_where_it_was_asked_for(node):
+    first = await node.deployer.deploy(package("one"), "basic", backend="process")
+    moved = await node.deployer.deploy(package("one"), "basic", "2.0", "docker")
+    assert (moved.sequence, moved.placement.given) == (2, "docker")
+    assert node.runtime.placed() == ["process", "docker"]
+    assert node.runtime.running == {first.ccid}
+
+
+async def test_a_move_that_fails_forgets_what_the_other_back_end_built(node):
+    """Else the contract would run on that one, and be shown on the old one."""
+    first = await node.deployer.deploy(package("one"), "basic", backend="docker")
+    node.runtime.fail = StartFailed("no such program")
+    with pytest.raises(StartFailed):
+        await node.deployer.deploy(package("one"), "basic", backend="process")
+    node.runtime.fail = None
+    await node.quiet()
+    assert node.runtime.running == {first.ccid}
+    assert node.runtime.log.count(("discard", first.ccid)) == 2
+    assert node.runtime.placed()[-1] == "docker"
+
+
+async def test_a_stop_of_one_name_does_not_stop_another_that_is_being_deployed(node):
+    first = await node.deployer.deploy(package("one"), "a")
+    node.committer.gate = asyncio.Event()
+    node.committer.entered.clear()
+    deploy = asyncio.ensure_future(node.deployer.deploy(package("one"), "b"))
+    await node.committer.entered.wait()
+    await node.deployer.stop("a")
+    node.committer.gate.set()
+    await deploy
+    await node.quiet()
+    assert node.runtime.running == {first.ccid}
+
+
+async def test_a_stopped_chaincode_whose_new_deployment_fails_stays_stopped(node):
+    await node.deployer.deploy(package("one"), "basic")
+    await node.deployer.stop("basic")
+    node.runtime.fail = StartFailed("no engine", retryable=True)
+    with pytest.raises(StartFailed):
+        await node.deployer.deploy(package("one"), "basic")
+    node.runtime.fail = None
+    await node.quiet()
+    assert node.runtime.running == set()
+    assert node.targets.is_stopped("basic")
+
+
 async def test_where_it_runs_stays_after_a_restart(tmp_path):
     async with Node(tmp_path) as node:
         done = await node.deployer.deploy(package("one"), "a")

@@ -19,6 +19,7 @@ from chaindock.errors import (
 )
 from chaindock.ids import Ccid
 from chaindock.lifecycle.custodian import Custodian, CustodianOptions
+from chaindock.lifecycle.restart_policy import RestartPolicy
 from chaindock.lifecycle.states import LaunchState
 from support.doubles.machine import Machine
 from support.eventually import eventually
@@ -329,3 +330,15 @@ async def test_a_program_that_a_user_starts_is_waited_for_without_limit():
         await custodian.stop(A)
         assert found.state is LaunchState.DOWN
     assert machine.log == []
+
+
+async def test_pauses_stay_bounded_however_often_a_launch_fails():
+    policy = RestartPolicy(CustodianOptions(retry_first_s=1.0, retry_cap_s=60.0))
+    pauses = [policy.failed(OFFLINE).pause_s for _ in range(2000)]
+    assert max(pauses) <= 60.0 * 1.2
+
+
+async def test_a_program_of_a_user_does_not_keep_the_node_from_being_ready():
+    async with Custodian(Machine(), by_hand=lambda _: True) as custodian:
+        custodian.restore([A])
+        assert custodian.pending() == []
