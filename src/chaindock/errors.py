@@ -68,7 +68,7 @@ def is_retryable(error: OSError) -> bool:
 
 
 class InvalidInput(ChaindockError):
-    """Something given to us does not follow its rule. Nothing was changed."""
+    """An input breaks its rule. Nothing was changed."""
 
     code = Code.INVALID_ARGUMENT
     slug = "invalid-input"
@@ -173,7 +173,7 @@ class ToolMissing(ChaindockError):
 
 
 class StorageError(ChaindockError):
-    """Files of our own cannot be written or read: disk, permissions. Facts: `path`."""
+    """A file of the node cannot be written or read. Facts: `path`."""
 
     code = Code.FAILED_PRECONDITION
     slug = "storage-error"
@@ -210,7 +210,7 @@ class RegistryUnavailable(EngineError):
 
 
 class RegistryDenied(EngineError):
-    """The registry wants another login, or none would do. Facts: `image`."""
+    """The registry requires a login, or refuses this one. Facts: `image`."""
 
     code = Code.PERMISSION_DENIED
     slug = "registry-denied"
@@ -257,7 +257,7 @@ class StartFailed(LaunchFailed):
 
 
 class ChaincodeRetired(LaunchFailed):
-    """The chaincode is not to run any more: stopped, removed or replaced."""
+    """The chaincode was stopped, removed or replaced, so it is not started."""
 
     slug = "chaincode-retired"
     retryable = True
@@ -296,20 +296,20 @@ class LaunchTimeout(LaunchFailed):
 
 
 class RegisterTimeout(LaunchTimeout):
-    """It connected, and did not register in time. Facts: `limit_s`."""
+    """The chaincode connected and did not register in time. Facts: `limit_s`."""
 
     slug = "register-timeout"
 
 
 class TlsFailed(LaunchFailed):
-    """It connected, and its TLS handshakes came to nothing. Facts: `handshakes`."""
+    """The chaincode connected; no TLS handshake succeeded. Facts: `handshakes`."""
 
     code = Code.PERMISSION_DENIED
     slug = "tls-failed"
 
 
 class RegistrationRefused(LaunchFailed):
-    """REGISTER was not admitted."""
+    """The node refused the registration of the chaincode."""
 
     code = Code.PERMISSION_DENIED
     slug = "registration-refused"
@@ -323,7 +323,7 @@ class ExecuteFailed(ChaindockError):
 
 
 class ExecuteTimeout(ExecuteFailed):
-    """No final message in time. Facts: `limit_s`."""
+    """The chaincode did not answer the call in time. Facts: `limit_s`."""
 
     code = Code.DEADLINE_EXCEEDED
     slug = "execute-timeout"
@@ -346,13 +346,13 @@ class ChaincodeError(ExecuteFailed):
 
 
 class LedgerError(ChaindockError):
-    """The ledger cannot do this."""
+    """The ledger refused an operation, or failed."""
 
     slug = "ledger-error"
 
 
 class LedgerCorrupt(LedgerError):
-    """What is on disk contradicts itself."""
+    """The ledger file is damaged or inconsistent."""
 
     code = Code.DATA_LOSS
     slug = "ledger-corrupt"
@@ -373,7 +373,7 @@ class ReadOnlyViolation(LedgerError):
 
 
 class NodeError(ChaindockError):
-    """The node itself."""
+    """The node cannot start, cannot be reached, or is stopping."""
 
     code = Code.FAILED_PRECONDITION
     slug = "node-error"
@@ -394,7 +394,7 @@ class NodeAlreadyRunning(NodeError):
 
 
 class NodeStopping(NodeError):
-    """The node is going down and takes no more work."""
+    """The node is stopping and takes no more requests."""
 
     code = Code.UNAVAILABLE
     slug = "node-stopping"

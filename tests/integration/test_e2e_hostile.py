@@ -92,7 +92,7 @@ def test_a_contract_that_never_registers_times_out_and_leaves_nothing(
     with started(backend, tmp_path, **limit) as node:
         told = node.ask("deploy", HOSTILE / name, code=4)
         assert told["error"] == "launch-timeout"
-        assert "phase connect was not over after" in told["message"]
+        assert "phase connect did not end within" in told["message"]
         assert told["facts"]["phase"] == "connect"
         assert "waiting for something that will not come" in told["facts"]["output"]
         spent = {one["phase"]: one["seconds"] for one in told["facts"]["phases"]}

@@ -69,7 +69,7 @@ async def test_what_was_acknowledged_stays_and_the_rest_is_told(lives: Lives) ->
     done, refused = await short, await long
     assert done["code"] == 0
     assert isinstance(refused, NodeError)
-    assert "going down" in refused.message
+    assert "the node is stopping" in refused.message
     # A client that came too late was refused, or found nobody.
     kinds = {type(error) for error in lives.account.refused}
     assert kinds <= {NodeStopping, NodeNotRunning}, lives.account.refused

@@ -181,7 +181,7 @@ def test_what_is_said_to_be_open_is_what_a_contract_finds(place: Place):
     assert ("no limit of processes" in said) is (started == more)
 
     assert doctor["found"].startswith("rootless engine: ")
-    assert "other machines, and services of this one" in network["found"]
+    assert "other machines, and all services of this one" in network["found"]
     with listener("127.0.0.1") as (loopback, _), elsewhere() as other:
         wait_for(other)
         here = f"tcp:10.0.2.2:{loopback.rpartition(':')[2]}"
@@ -189,7 +189,7 @@ def test_what_is_said_to_be_open_is_what_a_contract_finds(place: Place):
     assert any(
         one.startswith("it reaches other machines: the engine is") for one in said
     )
-    assert "it reaches services of this machine, those on 127.0.0.1 alone too" in said
+    assert "it reaches all services of this machine, also those on 127.0.0.1" in said
 
 
 def test_down_leaves_nothing_but_the_engine_and_up_brings_all_back(place: Place):

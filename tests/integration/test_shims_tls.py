@@ -236,7 +236,7 @@ async def test_a_wrong_root_is_told_with_what_was_expected(
     text = await failure(
         serves(replace(right, tls=replace(right.tls, root_pem=root))), tmp_path
     )
-    assert "it has no certificate for '127.0.0.1' that the given root signed" in text
+    assert "expected a certificate for '127.0.0.1' that the given root signed" in text
 
 
 @pytest.mark.parametrize("serves", SERVERS[:3])
@@ -247,7 +247,7 @@ async def test_a_wrong_name_is_told_with_what_was_expected(
     text = await failure(
         serves(replace(right, tls=replace(right.tls, server_name=NAME))), tmp_path
     )
-    assert f"it has no certificate for '{NAME}'" in text
+    assert f"expected a certificate for '{NAME}'" in text
 
 
 @pytest.mark.parametrize("serves", SERVERS[:3])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, MutableMapping
     from typing import Any
 
-MISSING = "lines not logged: too many of one cause"
+MISSING = "lines not logged: over the rate limit"
 _log = get_logger("test")
 
 

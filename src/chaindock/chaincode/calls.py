@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from chaindock.ids import ChannelId, TxId
 
     Rest = Callable[[Callable[[], None]], None]
-    """Calls what it is given, once, when the rest is over."""
+    """Calls its argument once, when the pause between two calls is over."""
     Serving = Generator[None, None, tuple[ChaincodeMessage, int]]
 
 MAX_QUERIES = 1000
@@ -46,7 +46,7 @@ MAX_BACKLOG_BYTES = 1024 * 1024
 """Requests of one call that wait behind a long one. Beyond, the stream is not read until
 they were carried out; shims wait for each reply."""
 _MESSAGE_ROOM: Final = 64 * 1024
-"""Of the largest message: left for all but payload and proposal."""
+"""Bytes of the largest message that payload and proposal must leave free."""
 _FUNCTION_MAX: Final = 100
 """Characters of a function's name that are shown."""
 
@@ -155,7 +155,7 @@ class ConcurrencyLimiter:
         self.limit: int | None = None
         """None = any number."""
         self.rest: Rest | None = None
-        """What has to pass after an answer, before the next call may begin."""
+        """Waits after an answer until the next call may begin; None = no pause."""
         self.running = 0
 
     def admit(self, call: Call) -> None:
@@ -191,7 +191,7 @@ class Calls:
 
     Args:
         options: limits.
-        overran: ends the stream: a call was not answered for so many seconds.
+        overran: ends the stream; gets the seconds that a call was not answered.
     """
 
     def __init__(

@@ -33,8 +33,8 @@ _METHOD: Final = "/protos.Chaincode/Connect"
 _NO_METHOD: Final = "/chaindock.Rest/Over"
 _LONGEST_REST_S: Final = 1.0
 _REFUSALS: Final = 10
-"""After so many calls that break, for about a second, a server with TLS does not boot: it
-is another one, or refuses the node."""
+"""Calls that break, in about 1 s, after which a TLS server is not taken to be booting: it
+is another server, or refuses the node."""
 _UNIX: Final = "unix:"
 _LOOK_S: Final = 0.01
 """Between two tries of a port without a listener; a try costs next to nothing."""
@@ -79,7 +79,7 @@ async def serve_dialled(
                     reason = _refused(address, tls, error)
                     handler.end(grpc.StatusCode.UNAUTHENTICATED, reason)
                     return await handler.ended.wait()
-                _log.debug("not yet there", address=address, error=error.details())
+                _log.debug("not listening", address=address, error=error.details())
             finally:
                 call.cancel()
         await asyncio.sleep(backoff.next_s())
@@ -88,7 +88,7 @@ async def serve_dialled(
 async def wait_until_listening(address: str) -> None:
     """Return when something accepts connections at `address`.
 
-    A look is cheaper than a gRPC channel, so it is made often.
+    Trying a socket is cheaper than a gRPC channel, so it is tried every `_LOOK_S`.
     """
     host, _, port = address.rpartition(":")
     while True:
@@ -109,14 +109,14 @@ async def wait_until_listening(address: str) -> None:
 def _refused(address: str, tls: DialTls, error: grpc.aio.AioRpcError) -> str:
     name = tls.server_name or address.rpartition(":")[0].strip("[]")
     return (
-        f"no TLS with the server at {address}: it has no certificate for {name!r} that "
-        "the given root signed, or refuses the node's certificate "
+        f"no TLS with the server at {address}: expected a certificate for {name!r} that "
+        "the given root signed; or the server refuses the node's certificate "
         f"({error.details()})"
     )
 
 
 def _rest(channel: grpc.aio.Channel, done: Callable[[], None]) -> None:
-    """Call `done` when the other side has nothing in the middle of being written.
+    """Call `done` when the chaincode has finished all its writes.
 
     The chaincode is asked for a method that does not exist: it writes the refusal to the same
     connection, after everything that it wrote before. No fixed time would do on a busy

@@ -67,19 +67,19 @@ def launch_failure(
 
 
 def tls_failure(error: LaunchFailed, ccid: str, handshakes: int) -> TlsFailed:
-    """Return what to say of one that connected and came to no stream.
+    """Return the error for a chaincode that connected and opened no stream.
 
     Args:
         error: how the launch ended: the clock, or an exit by itself.
-        ccid: whose it was.
+        ccid: of the chaincode.
         handshakes: how many connections the listener saw; > 0.
     """
     return TlsFailed(
-        f"{error.message}; it connected (connections seen: {handshakes}), and came "
-        "through TLS to no stream",
-        hint="see that it uses TLS, trusts CORE_PEER_TLS_ROOTCERT_FILE and shows "
-        "CORE_TLS_CLIENT_CERT_FILE; a clock that is wrong breaks TLS too; its own "
-        f"words: chaindock logs {ccid}",
+        f"{error.message}; the chaincode connected (connections seen: {handshakes}), "
+        "and no TLS handshake succeeded",
+        hint="check that the chaincode uses TLS, trusts CORE_PEER_TLS_ROOTCERT_FILE and "
+        "shows CORE_TLS_CLIENT_CERT_FILE, and that the clock is right; read its output: "
+        f"chaindock logs {ccid}",
         **error.facts,
         handshakes=handshakes,
     )
@@ -122,21 +122,21 @@ def _no_end(
 def explain(
     lost: StreamTerminated, name: str, attempt: Attempt, end: Exit | None
 ) -> None:
-    """Add to the error of a call of `name` how that ended, as far as it is known."""
+    """Add to the error of a call how the chaincode `name` ended, if that is known."""
     lost.facts.update(ccid=attempt.ccid, registered=True, output=attempt.tail())
     if end is None:
         return
     lost.facts.update(end.facts)
     # Fabric's own text comes first, for those who look for it.
     lost.message = f"{lost.message}: chaincode {name} {end.text}"
-    lost.hint = f"read what it wrote, once it runs again: {_previous(name)}"
+    lost.hint = f"read its output, once it runs again: {_previous(name)}"
 
 
 def death(attempt: Attempt, end: Exit) -> LaunchFailed:
     """Return why a chaincode does not run that was ready before."""
     return LaunchFailed(
         f"chaincode {attempt.ccid} was up and {end.text}",
-        hint=f"read what it wrote, once it runs again: {_previous(attempt.ccid)}",
+        hint=f"read its output, once it runs again: {_previous(attempt.ccid)}",
         **{
             **attempt.facts(),
             **end.facts,

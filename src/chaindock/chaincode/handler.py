@@ -203,7 +203,7 @@ class Handler:
 
     @property
     def log_key(self) -> str | None:
-        """What cannot be forged of the other side: the lines it causes are limited."""
+        """Identity that the chaincode cannot forge; limits the log lines that it causes."""
         return self.certificate or (self.dialled.ccid if self.dialled else None)
 
     # --- the life of a stream -------------------------------------------------------

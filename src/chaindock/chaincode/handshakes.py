@@ -1,7 +1,7 @@
-"""Count the TLS handshakes with the node that came to no stream.
+"""Count the TLS handshakes with the node that no stream followed.
 
 gRPC says nothing of handshakes that fail, but asks for the node's certificate before each
-of them. What begins and is not followed by a stream has failed.
+of them. A handshake that no stream follows has failed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _MOST: Final = 1000
 
 
 class Handshakes:
-    """When handshakes began that came to no stream so far, monotonic."""
+    """Start times (monotonic) of the handshakes that no stream followed yet."""
 
     def __init__(self) -> None:
         self._begun: deque[float] = deque(maxlen=_MOST)
@@ -31,7 +31,7 @@ class Handshakes:
             self._begun.pop()
 
     def in_vain(self, since: float) -> int:
-        """Return how many handshakes since then came to no stream."""
+        """Return how many handshakes since then no stream followed."""
         return sum(began >= since for began in tuple(self._begun))
 
     def forget(self) -> None:

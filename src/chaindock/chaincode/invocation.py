@@ -99,9 +99,9 @@ class Invocation:
                 "timeout expired while executing transaction: chaincode "
                 f"{self.namespace} did not answer in {limit_s:g} s"
             ),
-            hint="the chaincode may still be running it, and is started again when it "
-            f"has not answered after {limit_s + overrun_s:g} s; a call may have more "
-            "time with --timeout",
+            hint="the chaincode may still run the call; without an answer after "
+            f"{limit_s + overrun_s:g} s the node restarts the chaincode. Raise the limit "
+            "of a call with --timeout",
             tx_id=self.tx_id,
             limit_s=limit_s,
         )
@@ -113,7 +113,7 @@ class Invocation:
         """
         return StreamTerminated(
             self._unsent("chaincode stream terminated"),
-            hint="read what the chaincode wrote: chaindock logs",
+            hint=f"read its output: chaindock logs {self.namespace}",
             tx_id=self.tx_id,
             reason=reason,
             sent=sent,

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
 _log = get_logger("chaincode.launcher")
 _PROBE_S: Final = 10.0
-"""Seconds that a look from inside the container for the way to the node may take."""
+"""Seconds that the probe of the route from the container to the node may take."""
 _UNHEARD_S: Final = 20.0
-"""Seconds without a stream after which that look is made before the deadline."""
+"""Seconds without a stream after which the node probes that route."""
 
 
 class RuntimeLauncher:
@@ -164,8 +164,8 @@ class RuntimeLauncher:
     async def _registered(self, run: Running, started: CallsBack | Dial) -> Handler:
         """Return the handler of the registered chaincode.
 
-        Raises: ExitedEarly, StartFailed, RegistrationRefused, and what a look from
-            inside the container finds.
+        Raises: ExitedEarly, StartFailed, RegistrationRefused, and what the probe
+            from inside the container finds.
         """
         assert run.instance is not None  # noqa: S101  # it was started
         run.expected.dialled = isinstance(started, Dial)

@@ -79,8 +79,8 @@ class StreamOptions:
     overrun_s: Seconds = option(
         30.0,
         "chaindock.launch.overrun",
-        "Time after its timeout in which a call must be answered; then the chaincode is "
-        "restarted.",
+        "Time after the timeout of a call; without an answer by then, the node restarts "
+        "the chaincode.",
     )
     silence_s: float = 60.0
     ping_s: float = 45.0
@@ -99,8 +99,8 @@ class ListenOptions:
     bind: Address = option(
         None,
         "peer.chaincodeListenAddress",
-        "host:port that the node listens on for chaincode. Without a host: those of its "
-        "addresses that chaincode needs. Port 0 = a free one.",
+        "host:port that the node listens on for chaincode. Without a host: loopback and "
+        "the gateway of the container network. Port 0 = a free one.",
     )
     advertise: Address = option(
         None,

@@ -50,9 +50,9 @@ async def within(limit_s: float, work: Awaitable[T], attempt: Attempt) -> T:
 
 
 async def within_own_time(limit_s: float, work: Awaitable[T], attempt: Attempt) -> T:
-    """Do the same; the clock stands still in phases that wait for a network.
+    """As `within`, but phases that wait for a network do not count against the limit.
 
-    Those are ended by silence, wherever they run (container.attempt.NETWORK_PHASES).
+    A step of such a phase ends when it prints nothing (container.attempt.NETWORK_PHASES).
     """
     loop = asyncio.get_running_loop()
     scope = asyncio.timeout(limit_s)
@@ -78,7 +78,7 @@ async def within_own_time(limit_s: float, work: Awaitable[T], attempt: Attempt) 
 async def within_steps(
     limit_s: float, steps: Mapping[Phase, float], work: Awaitable[T], attempt: Attempt
 ) -> T:
-    """Do as `within`; a phase of `steps` has so many seconds, with those that follow it.
+    """As `within`; a phase in `steps` and the phases after it get these seconds.
 
     The next phase that is in `steps` begins its own clock. 0 = no clock of its own.
     """
@@ -122,12 +122,12 @@ async def _within(
 
 
 def _too_long(limit_s: float, attempt: Attempt) -> LaunchTimeout:
-    phase = f"phase {attempt.phase}" if attempt.phase else "it"
+    phase = f"phase {attempt.phase}" if attempt.phase else "the launch"
     return LaunchTimeout(
         f"timeout expired while starting chaincode {attempt.ccid} for transaction: "
-        f"{phase} was not over after {round(limit_s, 1):g} s",
-        hint=f"read its output: chaindock logs {attempt.ccid}; it may have more time "
-        f"with {_setting(attempt.phase)}",
+        f"{phase} did not end within {round(limit_s, 1):g} s",
+        hint=f"read its output: chaindock logs {attempt.ccid}; raise the limit with "
+        f"{_setting(attempt.phase)}",
         limit_s=limit_s,
         phase=str(attempt.phase) if attempt.phase else None,
     )

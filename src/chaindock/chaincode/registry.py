@@ -1,4 +1,4 @@
-"""Who may register, and who is registered.
+"""Decide which chaincode may register, and keep those that have registered.
 
 A ccid has at most one handler; only what is being launched, or a user's program in
 development mode, is admitted. With TLS a certificate is good for one registration of one
@@ -35,14 +35,14 @@ class HandlerRegistry:
 
     def __init__(self, *, admit_unlaunched: bool = False) -> None:
         self.handshakes = Handshakes()
-        """Of who dials the node; the listener tells of them."""
+        """TLS handshakes with the node; the listener counts them."""
         self.refusals = RateLimitedLog(_log)
-        """For lines about streams that come to nothing, by their certificate."""
+        """Limits log lines about refused streams, by certificate."""
         self._admit_unlaunched = admit_unlaunched
         self._expected: dict[Ccid, Expected] = {}
         self._handlers: dict[Ccid, Handler] = {}
         self._certificates: dict[str, Ccid] = {}
-        """Of attempts that are expected, and of those that are registered."""
+        """Certificates of the expected and of the registered attempts."""
         self._last_over = 0.0
         """When the last launch ended, monotonic."""
 
@@ -62,7 +62,7 @@ class HandlerRegistry:
             self._drop_certificate(expected.certificate)
 
     def connected_in_vain(self, expected: Expected) -> int:
-        """Return how many TLS handshakes of `expected` came to no stream.
+        """Return how many TLS handshakes of `expected` no stream followed.
 
         0 while others are launched that may have begun them.
         """
@@ -88,7 +88,7 @@ class HandlerRegistry:
         return self._handlers.get(ccid)
 
     def connected(self, handler: Handler) -> None:
-        """Take note of a new stream: what is missing now of its launch is REGISTER.
+        """Record a new stream: its launch enters the phase `register`.
 
         Without TLS nobody knows yet whose stream it is.
         """
@@ -153,7 +153,7 @@ class HandlerRegistry:
     def _foreign(
         self, ccid: Ccid, certificate: str | None, expected: Expected | None
     ) -> str | None:
-        """Return why who dialled with `certificate` cannot be `ccid`."""
+        """Return why a chaincode with `certificate` cannot be `ccid`; None = it can."""
         shown = ccid[:_NAME_MAX]
         if certificate is None:
             if expected is not None and expected.certificate is not None:

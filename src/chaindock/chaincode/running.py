@@ -1,4 +1,4 @@
-"""One run of a chaincode, from the start of its instance to the last trace of it.
+"""One run of a chaincode, from the start of its instance until nothing of it is left.
 
 The stream is closed after the instance has ended, so that calls under way can finish.
 """
@@ -32,7 +32,7 @@ _log = get_logger("chaincode.running")
 FAILED_GRACE_S: Final = 1.0
 """Seconds between SIGTERM and SIGKILL for a run that has nothing left to finish."""
 _EXIT_WAIT_S: Final = 1.0
-"""Seconds to wait for the exit after the stream has ended: the exit code says more."""
+"""Seconds to wait, after the stream has ended, for the exit code of the instance."""
 
 
 class Running:
@@ -147,8 +147,8 @@ class Running:
                 self.know(gone)
             await self._await_exit(self.instance)
             if self.exit is None:
-                _log.error("end of chaincode not seen", ccid=self.ccid)
-                unseen = "the engine did not tell how it ended"
+                _log.error("exit of chaincode not seen", ccid=self.ccid)
+                unseen = "the engine did not report the exit"
                 self.know(Exit(None, reason=unseen, cause=Cause.ENGINE_GONE))
         for handler in (registered, self.handler):
             if handler is not None:

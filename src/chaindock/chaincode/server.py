@@ -45,7 +45,7 @@ MAX_STREAMS: Final = 32
 MAX_UNREGISTERED: Final = 256
 """Streams of all addresses that have not registered. They end after `silence_s`."""
 MAX_UNREGISTERED_EACH: Final = 4
-"""The same of one certificate, so that a chaincode cannot take the place of others."""
+"""Unregistered streams per certificate, so that one chaincode cannot block the others."""
 
 
 class ChaincodeListener(CallbackListener):
@@ -147,7 +147,7 @@ class ChaincodeListener(CallbackListener):
             self._registry.refusals.say(
                 handler.log_key,
                 _log.warning,
-                "too many silent streams",
+                "too many unregistered streams",
                 certificate=certificate,
             )
             await context.abort(
@@ -172,7 +172,7 @@ class ChaincodeListener(CallbackListener):
         return True
 
     def _owner(self, handler: Handler) -> str | None:
-        """Return whom `handler` counts for: all with an outdated certificate are one."""
+        """Return the key of the limit; all streams with outdated certificates share one."""
         certificate = handler.certificate
         if certificate is None or self._registry.knows(certificate):
             return certificate

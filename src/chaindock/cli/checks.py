@@ -110,7 +110,7 @@ def _node(home: Path) -> tuple[State, str, str]:
     if process is not None:
         return State.OK, f"runs as process {process.pid}", ""
     if _exists(find_socket(home)):
-        found = "not running, and it did not end by itself"
+        found = "not running; the last node of this home was killed"
         return State.WARN, found, "chaindock up removes what it left"
     return State.ABSENT, "not running", ""
 

@@ -187,7 +187,7 @@ class AdminClient:
                 ) from error
             raise NodeError(
                 f"the node of home {home!r} does not answer: {error}",
-                hint="see its log; `chaindock down` ends it",
+                hint="read its log (node.log); `chaindock down` stops the node",
                 home=home,
             ) from error
         return sock
@@ -199,9 +199,9 @@ def _foreign(home: Path) -> Iterator[None]:
         yield
     except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
         raise NodeError(
-            f"the node of home {str(home)!r} went away or does not answer "
+            f"the node of home {str(home)!r} stopped or does not answer "
             f"({type(error).__name__})",
-            hint="see the end of its log, and `chaindock status`",
+            hint="read the end of its log (node.log), and try `chaindock status`",
             home=str(home),
         ) from error
 

@@ -50,7 +50,7 @@ _CALLS = (
     show_default=True,
     help="The language of the example.",
 )
-@click.option("--backend", help="Where it runs: auto, docker or process.")
+@click.option("--backend", help="Back end: auto, docker or process.")
 @click.option("--keep", is_flag=True, help="Leave the node running at the end.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the output of builds.")
 def demo(
@@ -132,7 +132,7 @@ class _Demo:
             yield AdminClient(home)
             kept = keep
             if keep:
-                self._tell(f"it is left running: chaindock status --home {home}")
+                self._tell(f"the node still runs: chaindock status --home {home}")
         finally:
             if not kept:
                 try:
@@ -156,8 +156,8 @@ class _Demo:
         if self._backend is not None:
             raise error
         self._backend = "process"
-        self._tell(f"  containers cannot be used: {show.one_line(str(error))}")
-        self._tell("  the example is ours, so it runs as a process, without isolation")
+        self._tell(f"  no container is possible: {show.one_line(str(error))}")
+        self._tell("  the bundled example is trusted, so it runs as a process instead")
 
     def _run(self, client: AdminClient, source: Path, language: str) -> None:
         from chaindock.cli.deploy import describe

@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     "chaindock deploy --dev basic           # you start the program yourself",
 )
 @click.argument(
-    "source", metavar="DIR|PACKAGE", type=click.Path(path_type=Path), required=False
+    "source", metavar="[DIR|PACKAGE]", type=click.Path(path_type=Path), required=False
 )
-@click.option("--name", help="Name to call it by.  [default: the label's name]")
+@click.option("--name", help="Name of the chaincode.  [default: the label's name]")
 @click.option(
     "--label",
     help="Label of the package that is made of DIR.  [default: NAME_VERSION; "
-    "the directory's name and 1.0 stand for what is not given]",
+    "if not given, the directory's name and 1.0]",
 )
-@click.option("--version", help="Version of the definition.  [default: counted up]")
+@click.option("--version", help="Version of the definition.  [default: SEQUENCE.0]")
 @click.option(
     "--backend",
     default="auto",
     show_default=True,
-    help="Where it runs: auto, docker or process.",
+    help="Back end: auto, docker or process.",
 )
 @click.option("--init-required", is_flag=True, help="Callers must invoke --init first.")
 @click.option(
@@ -82,7 +82,7 @@ def deploy(
 def _deploy_dev(session: Session, name: str, options: Mapping[str, Any]) -> None:
     for option in ("name", "label"):
         if options[option] is not None:
-            raise click.UsageError(f"--{option} does not go with --dev")
+            raise click.UsageError(f"--{option} cannot be used with --dev")
     client = session.client()
     done = client.deploy_dev(
         name, options["version"], init_required=options["init_required"]

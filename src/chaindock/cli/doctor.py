@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class State(StrEnum):
-    """Of a check. ABSENT: not there, and nothing is wrong with that."""
+    """Result of a check. ABSENT: not installed or not set, which is no fault."""
 
     OK = "ok"
     WARN = "warn"
@@ -153,4 +153,4 @@ def _sentence(findings: Findings) -> str:
         )
     if findings.docker:
         return "Chaincode can run in containers."
-    return f"Chaincode in {languages} can run as local processes; containers need an engine."
+    return f"Chaincode in {languages} can run as local processes; no engine for containers."

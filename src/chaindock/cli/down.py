@@ -33,9 +33,9 @@ KILLED_S = 10.0
     default=60.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long the node may take.",
+    help="How long to wait for the node to stop.",
 )
-@click.option("--force", is_flag=True, help="Kill the node if it takes longer.")
+@click.option("--force", is_flag=True, help="Kill the node after that time.")
 def down(session: Session, *, timeout_s: float, force: bool) -> None:
     """Stop the node of a home.
 
@@ -76,7 +76,7 @@ def stop_node(home: Path, timeout_s: float = 60.0, *, force: bool = False) -> bo
         raise NodeError(
             f"the node in {str(home)!r} (process {process.pid}) has not stopped "
             f"after {timeout_s:g} s",
-            hint="wait and try again, or end it: chaindock down --force",
+            hint="wait and try again, or kill it: chaindock down --force",
             home=str(home),
             pid=process.pid,
         )

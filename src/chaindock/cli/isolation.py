@@ -35,7 +35,7 @@ _EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104  # what others listen on
 
 async def examine_containers(config: Config, *, engine_answers: bool) -> list[Check]:
     """Make the checks; those of containers only where an engine answers."""
-    found = "have limits and a clean environment, no isolation: they run as you"
+    found = "limits and a cleaned environment, no isolation: they run as your user"
     processes = Check(_GROUP, "processes", State.ABSENT, found)
     if not engine_answers:
         return [processes]
@@ -87,7 +87,7 @@ async def _has_any(engine: Engine, images: Sequence[str]) -> bool:
 
 
 def _limits(info: dict[str, Any]) -> Check:
-    kind = "rootless engine" if is_rootless(info) else "engine of root"
+    kind = "rootless engine" if is_rootless(info) else "root engine"
     if lacks := engine_lacks(info):
         found = f"{kind}: {', '.join(lacks)}"
         remedy = "let the engine use control groups "
@@ -117,14 +117,14 @@ async def _network(config: Config, *, here: bool, rootless: bool = False) -> Che
         remedy = "remove the setting"
     elif rootless:
         found = (
-            "the engine is rootless, its networks do not end here: chaincode reaches "
-            "other machines, and services of this one, those on 127.0.0.1 alone too"
+            "the engine is rootless, so its networks are not on this machine: chaincode "
+            "reaches other machines, and all services of this one, also on 127.0.0.1"
         )
-        remedy = "run what you do not trust on an engine of root"
+        remedy = "run contracts that you do not trust on an engine that runs as root"
     elif not here:
         found = (
-            "the engine's networks do not end here: Chaindock will try a network of its "
-            "own; `chaindock ps` shows the result"
+            "the engine's networks are not on this machine: the isolation is known "
+            "after the first start; `chaindock ps` shows it"
         )
     else:
         state, found, remedy = await _firewall(config)
@@ -135,9 +135,7 @@ async def _firewall(config: Config) -> tuple[State, str, str]:
     why, mixes = await firewall_problems(config.docker.path)
     found, remedy = "chaincode reaches the node and nothing else", ""
     if why:
-        found = (
-            f"chaincode reaches no other machine, but on this one: {_open()} ({why})"
-        )
+        found = f"chaincode reaches these services of this machine: {_open()} ({why})"
         remedy = "run the node as root or with CAP_NET_ADMIN, or let these services "
         remedy += "listen on 127.0.0.1"
     elif not bridges_filtered():
@@ -158,11 +156,11 @@ def _open() -> str:
     try:
         found = sorted(set(_listening()))
     except (psutil.Error, OSError):
-        return "whatever listens on all addresses"
+        return "those that listen on all addresses"
     told = ", ".join(f"{kind} {port}" for port, kind in found[:_MOST_TOLD])
     if len(found) > _MOST_TOLD:
         told += f" and {len(found) - _MOST_TOLD} more"
-    return told or "whatever listens on all addresses; now nothing does"
+    return told or "those that listen on all addresses (none at present)"
 
 
 def _listening() -> Iterator[tuple[int, str]]:

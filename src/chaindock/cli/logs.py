@@ -23,7 +23,7 @@ _TX_DIGITS = 12
 )
 @name_argument()
 @click.option("-f", "--follow", is_flag=True, help="Wait for more lines until Ctrl-C.")
-@click.option("--previous", is_flag=True, help="The attempt before the last one.")
+@click.option("--previous", is_flag=True, help="Show the launch before the last one.")
 @click.option(
     "-t",
     "--timestamps",
@@ -40,7 +40,7 @@ def logs(
     known when no other was running, or when the line contains its id.
     """
     if follow and previous:
-        raise click.UsageError("--previous has ended: it cannot be followed")
+        raise click.UsageError("--previous cannot be used with --follow")
     nothing = True
     try:
         for event in session.client().logs(name, follow=follow, previous=previous):
@@ -50,7 +50,7 @@ def logs(
         if not follow:
             raise
     if nothing and not session.json:
-        which = "no earlier attempt of" if previous else "nothing was written yet by"
+        which = "no earlier launch of" if previous else "no output yet of"
         click.echo(f"{which} {name}", err=True)
 
 

@@ -46,7 +46,7 @@ def watch_attempt(
             raise
     raise NodeError(
         "the node ended before the chaincode was running",
-        hint="see its log, then start it again: chaindock up -d",
+        hint="read its log (node.log), then start it again: chaindock up -d",
     )
 
 

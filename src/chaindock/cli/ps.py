@@ -30,7 +30,7 @@ def ps(session: Session, *, calls: bool) -> None:
         return
     if not found:
         words = session.words("deploy DIR")
-        click.echo(f"no chaincode is deployed: {words}", err=True)
+        click.echo(f"no chaincode is deployed; next: {words}", err=True)
         return
     if calls:
         _show_calls(found)
@@ -40,7 +40,7 @@ def ps(session: Session, *, calls: bool) -> None:
         if one.get("error"):
             click.echo(f"{one['name']}: {one_line(one['error']['message'])}", err=True)
         elif one.get("last_end"):
-            click.echo(f"{one['name']}: the run before {one['last_end']}", err=True)
+            click.echo(f"{one['name']}: the last run {one['last_end']}", err=True)
         if warning := one["details"].get("warning"):
             click.echo(f"{one['name']}: warning: {one_line(warning)}", err=True)
         if plan := planned(one):
@@ -84,7 +84,7 @@ def planned(one: Mapping[str, Any]) -> str:
         times = count(one.get("failures") or 0, "failure")
         return f"gave up after {times} in a row; chaindock start {one['name']}"
     if one["state"] == "failed" and one.get("failures"):
-        return "gave up, its build fails without a change; correct and deploy it again"
+        return "gave up: the build cannot succeed; correct the source and deploy again"
     if when := one.get("next_try"):
         left_s = -_age_s(when)
         return f"next attempt in {left_s} s" if left_s > 0 else "next attempt now"

@@ -34,8 +34,8 @@ TAIL_LINES = 20
     "chaindock up --backend process",
     "chaindock up -d --set chaincode.executetimeout=60s",
 )
-@click.option("-d", "--detach", is_flag=True, help="Return as soon as it is ready.")
-@click.option("--backend", help="Where chaincode runs: auto, docker or process.")
+@click.option("-d", "--detach", is_flag=True, help="Return when the node is ready.")
+@click.option("--backend", help="Back end of chaincode: auto, docker or process.")
 @click.option(
     "--ca",
     metavar="FILE",
@@ -80,7 +80,7 @@ def up(
         click.echo("the node runs already", err=True)
         if flags:
             words = session.words("down")
-            show.note("warning", f"the options are not applied to it; first {words}")
+            show.note("warning", f"the running node ignores the options; first {words}")
     except NodeNotRunning:
         found = start_detached(session.home, flags)
     show_status(session, found)

@@ -229,7 +229,7 @@ class ChaincodeSections:
             self._file_problem = error
         for problem in self._problems():
             if not first and problem.message not in known:  # the node logs the first
-                _log.warning("settings not used", problem=problem.message)
+                _log.warning("settings ignored", problem=problem.message)
 
     def _problems(self) -> list[ConfigInvalid]:
         if self._file_problem:

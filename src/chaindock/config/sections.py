@@ -1,4 +1,4 @@
-"""What the node is given: the options of every package, filled in once at its start.
+"""The configuration of a node: the options of all packages, read once at the start.
 
 Only the sections of single chaincodes are read again, at each launch.
 """
@@ -71,7 +71,7 @@ class NodeOptions:
         "dev", "peer.networkId", "Part of the names of containers and images."
     )
     logging_level: str = option(
-        "info", "chaincode.logging.level", "Log level of the chaincode, told its shim."
+        "info", "chaincode.logging.level", "Log level of the chaincode, for its shim."
     )
     logging_shim: str = option(
         "warning", "chaincode.logging.shim", "Log level of the shim itself."
@@ -80,7 +80,7 @@ class NodeOptions:
         "%{color}%{time:2006-01-02 15:04:05.000 MST} [%{module}] %{shortfunc} -> "
         "%{level:.4s} %{id:03x}%{color:reset} %{message}",
         "chaincode.logging.format",
-        "Log format of the chaincode, told its shim.",
+        "Log format of the chaincode, for its shim.",
     )
 
     @property
@@ -108,7 +108,7 @@ class LogOptions:
         variable="FABRIC_LOGGING_SPEC",
     )
     format: Literal["text", "json"] = option(
-        "text", "chaindock.log.format", "Form of the log."
+        "text", "chaindock.log.format", "Format of the log: text or json."
     )
 
 

@@ -1,4 +1,4 @@
-"""What the user's environment says without meaning Chaindock: proxies, registries, engines.
+"""Proxies, registries, CA bundles and engines named by the user's environment.
 
 Only named variables reach builds; what may hold a password is never shown.
 """

@@ -1,1 +1,1 @@
-"""Contracts between wanting a chaincode run and running it."""
+"""Contracts between callers that launch chaincode and back ends that run it."""

@@ -47,7 +47,7 @@ class Phase(StrEnum):
 
 
 NETWORK_PHASES = frozenset({Phase.PULL, Phase.DEPENDENCIES})
-"""How long they take is up to somebody else's network: silence ends them, no deadline."""
+"""Phases whose length depends on a network: a step without output ends, no deadline."""
 
 BUILD_PHASES = frozenset(
     {Phase.PACKAGE, Phase.PULL, Phase.DEPENDENCIES, Phase.COMPILE, Phase.IMAGE}
@@ -55,7 +55,7 @@ BUILD_PHASES = frozenset(
 
 
 _OWN_OUTPUT = frozenset({Phase.DEPENDENCIES, Phase.COMPILE, Phase.IMAGE, Phase.CREATE})
-"""Phases with which output begins anew: what came before does not explain their end."""
+"""Phases whose failure is explained by their own output only, not by earlier lines."""
 
 
 @dataclass(frozen=True)

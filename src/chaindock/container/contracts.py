@@ -1,6 +1,6 @@
-"""The contracts between whoever wants a chaincode run and whoever can run it.
+"""The contracts between callers that launch chaincode and controllers that run it.
 
-A controller never learns who asked, and the asker never learns which controller it is.
+A controller does not know its caller, and a caller does not know the controller.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class Echo:
         """Report dropped lines: no more lines come."""
         if self._dropped:
             self._log.warning(
-                "chaincode output not logged: too much of it",
+                "chaincode output not logged: over the rate limit",
                 lines=self._dropped,
                 hint="all of it: chaindock logs",
             )

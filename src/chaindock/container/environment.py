@@ -26,7 +26,7 @@ CA_VARIABLES = (
     "GIT_SSL_CAINFO",
     "npm_config_cafile",
 )
-"""Make tools trust a file; most of them trust nothing else then."""
+"""Variables that name a CA file; most tools then trust only the CAs in that file."""
 CONTENT_VARIABLES = ("GOFLAGS",)
 """Build variables that change the result, not only where things come from."""
 _SYSTEM_CA = (

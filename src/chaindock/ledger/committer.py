@@ -215,7 +215,7 @@ class Committer:
             db.execute(f"PRAGMA busy_timeout={int(WRITER_TIMEOUT_S * 1000)}")
         except (OSError, sqlite3.Error) as error:
             self._next_trim += self._wal_limit
-            _log.warning("log not shortened", path=str(self._path), exc_info=error)
+            _log.warning("WAL not shortened", path=str(self._path), exc_info=error)
         finally:
             self.log_is_long = False
         """Whether `trim_log` is due since the last commit."""

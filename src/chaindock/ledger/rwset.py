@@ -101,7 +101,7 @@ class RangeRecord:
 
     @property
     def observed(self) -> bool:
-        """Whether anything was learnt: a query nobody took from says nothing."""
+        """Whether results were taken; a query without taken results is not recorded."""
         return self.exhausted or self.last is not None
 
     @property

@@ -1,1 +1,1 @@
-"""What should run: packages, definitions, desired state, chores."""
+"""Definitions, targets and supervisors: what should run, and what keeps it running."""

@@ -34,7 +34,7 @@ than one after the other; one that hangs must not keep others waiting."""
 _CROWD: Final = 8
 """Launches in all, as a multiple of the slots: bounds the memory of a large restart."""
 _CROWD_S: Final = 10.0
-"""Seconds after which a launch does not count against that either: it hangs."""
+"""Seconds after which a launch does not count against `_CROWD` either: it hangs."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class CustodianOptions:
     parallel: Whole = option(
         0,
         "chaindock.launch.parallel",
-        "Launches that start at once; every 80 ms as many more may start, up to "
+        "Launches that start at once; after 80 ms as many more start, up to "
         "eight times as many; 0 = one per processor.",
     )
     drain_s: SecondsOrNone = option(
@@ -158,7 +158,7 @@ class Custodian:
         return [one for one in self._supervisors.values() if one.awaited]
 
     def gave_up(self) -> list[Supervisor]:
-        """Return what nobody tries to start any more."""
+        """Return the chaincodes that the node gave up starting."""
         return [one for one in self._supervisors.values() if one.state in GAVE_UP]
 
     # ---- what others may ask

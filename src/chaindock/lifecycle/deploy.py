@@ -330,7 +330,7 @@ class Deployer:
         try:
             await asyncio.to_thread(change, name, sequence)
         except StorageError as error:
-            _log.error("decision not recorded", chaincode=name, error=error.message)
+            _log.error("outcome not recorded", chaincode=name, error=error.message)
 
     async def _retire(self, ccid: Ccid, *, purge: bool = False) -> None:
         """Stop a package that no name runs and remove it; with `purge` its builds too.

@@ -1,4 +1,4 @@
-"""What is told to somebody whose chaincode does not run, and what to do next."""
+"""The errors for a chaincode that does not run, each with the next step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def going_down() -> NodeStopping:
     """Say that the node ends."""
-    return NodeStopping("the node is going down", hint="start it again: chaindock up")
+    return NodeStopping("the node is stopping", hint="start it again: chaindock up")
 
 
 def stopped(ccid: Ccid) -> StartFailed:
@@ -32,7 +32,7 @@ def not_stopped(ccid: Ccid, limit_s: float) -> EngineTimeout:
     """Say that a stop was given up."""
     return EngineTimeout(
         f"chaincode {ccid!r} was not stopped within {limit_s:g} s",
-        hint="look for it with the tools of its back end",
+        hint="find its container (docker ps) or process (ps), and stop it there",
         limit_s=limit_s,
     )
 
@@ -40,8 +40,8 @@ def not_stopped(ccid: Ccid, limit_s: float) -> EngineTimeout:
 def retired(ccid: Ccid) -> ChaincodeRetired:
     """Say that a call came too late."""
     return ChaincodeRetired(
-        f"chaincode {ccid} is not to run on this node: it was stopped, or another "
-        "version replaced it",
+        f"chaincode {ccid} does not run on this node any more: a user stopped it, or "
+        "another version replaced it",
         hint="send the call again",
         ccid=ccid,
     )

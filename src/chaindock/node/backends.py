@@ -1,4 +1,4 @@
-"""The ways to run chaincode that this node has, and what `auto` comes to.
+"""The back ends of this node, and which of them `auto` chooses.
 
 Without any engine `auto` means processes, and says so. An engine that was named, or that
 chaincode of this node runs on, is waited for: nothing becomes a process unasked.

@@ -168,7 +168,7 @@ class Node(NodeFacade):
     ) -> Deployment:
         if not self._config.stream.admit_unlaunched:
             raise Unsupported(
-                "this node takes no programs that are started by hand",
+                "this node does not accept programs that a user starts",
                 hint="start it in development mode: chaincode.mode: dev in core.yaml, or "
                 "CORE_CHAINCODE_MODE=dev chaindock up",
             )

@@ -1,4 +1,4 @@
-"""The directory that is a node: where each thing lies, and who may serve it.
+"""The home directory of a node: its paths, and the lock of the process that serves it.
 
 One process serves a home at a time. The lock ends with the process, however it ends.
 """

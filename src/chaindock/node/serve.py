@@ -76,14 +76,14 @@ async def serve(config: Config, ready: Callable[[NodeStatus], None]) -> None:
         node = await _compose(config, home, stack, watch)
         await stack.enter_async_context(AdminServer(home.root, node, config.admin))
         for problem in config.chaincodes.problems():
-            _log.warning("settings not used", problem=problem.message)
+            _log.warning("settings ignored", problem=problem.message)
         _log.info("node ready", home=str(home.root), height=node.height())
         ready(node.status())
         try:
             await node.stopping()
         finally:
             watch.going_down()
-            _log.info("node going down")
+            _log.info("node stopping")
 
 
 async def _compose(

@@ -1,4 +1,4 @@
-"""What is measured and checked of a node, from its first moment to its last."""
+"""The health checks and metrics of a node, from its start to its stop."""
 
 from __future__ import annotations
 

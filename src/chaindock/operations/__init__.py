@@ -1,1 +1,1 @@
-"""The admin API of a running node."""
+"""The admin API and the operations endpoint of a running node."""

@@ -96,7 +96,7 @@ class Health:
     def missing(self) -> list[Trouble]:
         """Return what keeps the node from being ready; [] = it is ready."""
         if self.going_down:
-            return [Trouble(NODE, "it is going down")]
+            return [Trouble(NODE, "the node is stopping")]
         if self.watched is None:
             return [Trouble(NODE, "it is starting")]
         return list(self.watched.missing())

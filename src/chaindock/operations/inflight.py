@@ -38,7 +38,7 @@ class Inflight:
         """
         if self.closing:
             work.close()
-            raise NodeStopping("the node is going down", hint=_START)
+            raise NodeStopping("the node is stopping", hint=_START)
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -51,7 +51,7 @@ class Inflight:
             if client_left or not task.cancelled() or not self.closing:
                 raise
             raise NodeStopping(
-                f"the node is going down: the request was cancelled after "
+                f"the node is stopping: the request was cancelled after "
                 f"{self._close_s:g} s",
                 hint=f"{_START}; look at the ledger before you submit a transaction again",
             ) from None

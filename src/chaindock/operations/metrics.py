@@ -20,7 +20,7 @@ STATES: Final = (
     *("down", "starting", "running", "stopping", "stopped", "failed", "back-off"),
     "crash-loop",
 )
-"""Every state that `ps` shows."""
+"""Every state that `ps` shows, except `waiting` (development mode)."""
 _LOG_LEVELS: Final = {"warning": "warn", "critical": "fatal"}
 
 

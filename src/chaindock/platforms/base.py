@@ -1,4 +1,4 @@
-"""What a language must know, and the plans it hands to whoever runs them.
+"""The interface of a language, and the plans that controllers run.
 
 A plan names paths only through placeholders, so the same plan runs in a container and as
 a local process. A platform never runs anything.

@@ -37,9 +37,9 @@ SHELL = "/bin/sh"
 GATE = 'ulimit -c 0; {limits}IFS= read -r go && exec "$@" </dev/null; exit 125'
 _BLOCK_BYTES = 512  # unit of `ulimit -f` in every sh
 SETTLE_S = 0.5
-"""After the leader's end, so long is waited for its last output and its group."""
+"""Seconds to wait, after the leader's end, for its last output and its group."""
 DRAIN_LIMIT_S = 5.0
-"""A process out of reach that keeps a pipe open is not waited for any longer."""
+"""Seconds to wait for a pipe that a process outside of the group keeps open."""
 _PROBE_LIMIT_S: Final = 5.0
 _PLACES: Final = "/usr/bin:/bin:/usr/sbin:/sbin"
 
@@ -203,7 +203,7 @@ class Child(asyncio.SubprocessProtocol):
             self._exit.settle(end)
             await rest
         except Exception as error:  # noqa: BLE001  # waiters must be told anyway
-            _log.error("a run was not cleared up", exc_info=error)
+            _log.error("leftovers of a run not removed", exc_info=error)
         finally:
             rest.cancel()
         self._transport.close()

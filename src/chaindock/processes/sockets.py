@@ -49,7 +49,7 @@ class Sockets:
         if not _usable(path):
             raise StartFailed(
                 f"no path for a socket: {str(path)!r} has {len(os.fsencode(path))} bytes "
-                f"or characters that an address cannot hold; it may have {PATH_BYTES}",
+                f"(at most {PATH_BYTES}), or a character that gRPC cannot dial",
                 hint="choose a shorter home with --home DIR, or a shorter TMPDIR",
             )
         return f"unix:{path}"

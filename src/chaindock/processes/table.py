@@ -81,7 +81,7 @@ def end(look: Callable[[], list[psutil.Process]], grace_s: float) -> int:
 
 
 def _look_twice(look: Callable[[], list[psutil.Process]]) -> list[psutil.Process]:
-    """Believe in "nothing" only when it is seen twice.
+    """Return [] only if two reads of the process table find nothing.
 
     A process shows no environment while it becomes another program, and one that was
     forked after the table was read is not in it.

@@ -80,15 +80,15 @@ class LimitWatch:
 
     def _check_memory(self, child: Child, bounds: Bounds, used: int) -> None:
         if 0 < bounds.memory_bytes < used:
-            reason = f"it needed more than its {bounds.memory_bytes} bytes of memory"
+            reason = f"it exceeded its limit of {bounds.memory_bytes} bytes of memory"
             child.kill_as(Exit(None, signal=9, oom=True, reason=reason))
-            _log.warning("chaincode is over its memory", pid=child.pid, bytes=used)
+            _log.warning("chaincode exceeded its memory", pid=child.pid, bytes=used)
 
     def _check_files(self, child: Child, bounds: Bounds, size: int) -> None:
         if size > bounds.tmp_bytes:
-            reason = f"it kept more than {bounds.tmp_bytes} bytes in its directory"
+            reason = f"its directory exceeded {bounds.tmp_bytes} bytes"
             child.kill_as(Exit(None, signal=9, reason=reason, cause=Cause.SIGNAL))
-            _log.warning("chaincode is over its files", pid=child.pid)
+            _log.warning("chaincode exceeded its files", pid=child.pid)
 
 
 def memory_of(sessions: Iterable[int]) -> dict[int, int]:

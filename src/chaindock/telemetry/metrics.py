@@ -107,7 +107,7 @@ SHIM_REQUEST_DURATION: Final = _short(
 )
 DOCKER_BUILD_DURATION: Final = _long(
     "dockercontroller_chaincode_container_build_duration",
-    "Seconds of a build with a container engine; a build that existed is not counted.",
+    "Seconds of a build with a container engine; a reused build is not counted.",
     *("chaincode", "success"),
 )
 
@@ -127,7 +127,7 @@ PROPOSAL_DURATION: Final = _short(
 )
 PROPOSAL_ACL_FAILURES: Final = _counter(
     "endorser_proposal_acl_failures",
-    "Proposals whose signer may not do this.",
+    "Proposals whose signer lacks the permission.",
     *("channel", "chaincode"),
 )
 PROPOSAL_SIMULATION_FAILURES: Final = _counter(
@@ -157,18 +157,18 @@ TRANSACTION_COUNT: Final = _counter(
     *("channel", "transaction_type", "chaincode", "validation_code"),
 )
 LOG_ENTRIES_CHECKED: Final = _counter(
-    "logging_entries_checked", "Log lines asked for.", "level"
+    "logging_entries_checked", "Log lines before filtering.", "level"
 )
 LOG_ENTRIES_WRITTEN: Final = _counter(
-    "logging_entries_written", "Log lines let through.", "level"
+    "logging_entries_written", "Log lines written.", "level"
 )
 VERSION: Final = _gauge("fabric_version", "Always 1; version of Chaindock.", "version")
 
 CHAINCODE_UP: Final = _gauge(
-    "chaindock_chaincode_up", "1 while it takes calls, else 0.", "chaincode"
+    "chaindock_chaincode_up", "1 while chaincode takes calls, else 0.", "chaincode"
 )
 CHAINCODE_STATE: Final = _gauge(
-    "chaindock_chaincode_state", "1 for its state, else 0.", "chaincode", "state"
+    "chaindock_chaincode_state", "1 in this state, else 0.", "chaincode", "state"
 )
 RESTARTS: Final = _counter(
     "chaindock_chaincode_restarts",
@@ -191,7 +191,7 @@ PHASE_DURATION: Final = _long(
 )
 BUILD_DURATION: Final = _long(
     "chaindock_build_duration_seconds",
-    "Seconds of a build; a build that existed is not counted.",
+    "Seconds of a build; a reused build is not counted.",
     *("builder", "success"),
 )
 CHORES: Final = _gauge("chaindock_custodian_chores", "Launches and stops.", "state")

@@ -58,7 +58,7 @@ class RateLimitedLog:
         missing = self._counts.pop(about) - MOST
         if missing > 0:
             self._log.warning(
-                "lines not logged: too many of one cause",
+                "lines not logged: over the rate limit",
                 lines=missing,
                 about=about or "others",
             )

@@ -84,7 +84,7 @@ async def test_the_node_need_not_show_one_when_nobody_asks(
 
 
 def expects(name: str, address: str) -> str:
-    return f"no TLS with the server at {address}: it has no certificate for {name!r} "
+    return f"no TLS with the server at {address}: expected a certificate for {name!r} "
 
 
 async def test_a_foreign_root_is_told_soon(

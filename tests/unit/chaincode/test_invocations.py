@@ -169,7 +169,7 @@ async def test_a_timeout_leaves_the_stream_alone(node: StreamNode):
         "failed to execute transaction t1: error sending: timeout expired while "
         "executing transaction: chaincode basic did not answer in 0.05 s"
     )
-    assert "is started again when it has not answered after 30.05 s" in (
+    assert "without an answer after 30.05 s the node restarts" in (
         caught.value.hint or ""
     )
     # The chaincode still asks, and finishes: an error, and nothing.

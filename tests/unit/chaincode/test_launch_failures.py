@@ -146,7 +146,7 @@ async def test_who_never_registers_is_stopped():
         instance = world.builder.prepare(CCID, never_registers)
         error = await failure(world, LaunchTimeout)
         assert f"timeout expired while starting chaincode {CCID}" in error.message
-        assert "phase connect was not over after 0.2 s" in error.message
+        assert "phase connect did not end within 0.2 s" in error.message
         assert error.facts["output"] == ["waiting for something"]
         assert (error.facts["phase"], error.facts["limit_s"]) == ("connect", 0.2)
         assert "chaincode.startuptimeout" in (error.hint or "")
@@ -217,7 +217,7 @@ async def test_one_that_registers_and_gets_no_further_is_given_up():
 
         world.builder.prepare(CCID, connects)
         error = await failure(world, RegisterTimeout)
-        assert "phase register was not over after 0.2 s" in error.message
+        assert "phase register did not end within 0.2 s" in error.message
         assert "chaindock.launch.registerTimeout" in (error.hint or "")
 
 

@@ -223,7 +223,7 @@ async def test_one_that_connects_and_never_comes_through_tls_is_told(guarded: Wo
     guarded.builder.prepare(CCID, speaks_no_tls_and_stays)
     error = await failure(guarded, TlsFailed)
     assert error.facts["handshakes"] == 1
-    assert "it connected (connections seen: 1)" in error.message
+    assert "the chaincode connected (connections seen: 1)" in error.message
     assert "CORE_PEER_TLS_ROOTCERT_FILE" in (error.hint or "")
     assert error.facts["phase"] == "connect"
 

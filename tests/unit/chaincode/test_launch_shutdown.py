@@ -55,6 +55,6 @@ async def test_after_leaving_no_launch_begins():
     async with World() as world:
         instance = world.builder.prepare(CCIDS[0], serves)
         await world.custodian.aclose()
-        with pytest.raises(NodeStopping, match="going down"):
+        with pytest.raises(NodeStopping, match="the node is stopping"):
             await world.launch(CCIDS[0])
     assert instance.starts == 0

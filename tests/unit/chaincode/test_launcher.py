@@ -57,11 +57,11 @@ async def test_calls_wait_for_the_launch(world: World):
 
 async def test_a_call_to_what_is_not_to_run_launches_nothing(world: World):
     instance = world.builder.prepare(CCID)
-    with pytest.raises(ChaincodeRetired, match="is not to run"):
+    with pytest.raises(ChaincodeRetired, match="does not run on this node"):
         await world.execute()
     await world.launch(CCID)
     await world.stop(CCID, 1)
-    with pytest.raises(ChaincodeRetired, match="it was stopped, or another version"):
+    with pytest.raises(ChaincodeRetired, match="a user stopped it, or another version"):
         await world.execute()
     assert instance.starts == 1
 

@@ -275,7 +275,7 @@ def test_logs_are_the_lines_of_the_chaincode(run, basic):
 def test_logs_of_the_attempt_before(run, basic, source):
     result = run("logs", "basic", "--previous")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert "no earlier attempt" in result.stderr
+    assert "no earlier launch" in result.stderr
     run("start", "basic")
     assert "hello from chaincode" in run("logs", "basic", "--previous").stdout
     assert run("logs", "basic", "-f", "--previous").exit_code == 2

@@ -167,7 +167,7 @@ def test_ca_and_proxies_are_shown_without_passwords(doctor, tools, tmp_path):
 def test_last_sentence_says_how_chaincode_can_run(run, tools, monkeypatch):
     tools("go", "echo go version go1.99")
     text = run("doctor").stdout
-    assert "Chaincode in Go can run as local processes; containers need" in text
+    assert "Chaincode in Go can run as local processes; no engine" in text
     findings = doctor_command.Findings((), docker=True, languages=("Go",))
     from chaindock.cli.doctor import _sentence
 

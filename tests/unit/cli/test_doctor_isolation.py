@@ -89,7 +89,7 @@ async def test_a_rootless_engine_has_no_walls_of_the_network(config: Config):
     found = await isolation._network(config, here=False, rootless=True)
     assert found.state is State.WARN
     assert "rootless" in found.found
-    assert "other machines, and services of this one" in found.found
+    assert "other machines, and all services of this one" in found.found
 
 
 def test_limits_of_a_rootless_engine_need_the_newer_control_groups():
@@ -102,7 +102,10 @@ def test_limits_of_a_rootless_engine_need_the_newer_control_groups():
 
 
 async def test_engines_elsewhere_and_open_networks_are_told(config: Config):
-    assert "do not end here" in (await network(config, here=False)).found
+    assert (
+        "the isolation is known after the first start"
+        in (await network(config, here=False)).found
+    )
     docker = config.docker
     sandbox = replace(docker.sandbox, internal=False)
     opened = replace(config, docker=replace(docker, sandbox=sandbox))

@@ -128,7 +128,7 @@ def test_a_section_that_became_wrong_is_logged_once(tmp_path):
         for _ in range(3):
             found.of(CCID, ["parcels"])
     (entry,) = logged
-    assert entry["event"] == "settings not used"
+    assert entry["event"] == "settings ignored"
     assert "pds" in entry["problem"]
 
 

@@ -308,7 +308,7 @@ async def test_after_closing_nothing_runs_and_nothing_starts(machine):
     launch = asyncio.ensure_future(custodian.launch(A))
     await machine.until("launch", A)
     await custodian.aclose()
-    with pytest.raises(NodeStopping, match="going down"):
+    with pytest.raises(NodeStopping, match="the node is stopping"):
         await launch
     for call in (custodian.launch(B), custodian.stop(B), custodian.ready(B, 1)):
         with pytest.raises(NodeStopping):

@@ -282,7 +282,7 @@ async def test_a_call_that_waits_is_told_that_the_node_goes_down():
         await world.die()
         call = asyncio.ensure_future(world.ready())
         await asyncio.sleep(0)
-    with pytest.raises(NodeStopping, match="going down"):
+    with pytest.raises(NodeStopping, match="the node is stopping"):
         await call
 
 

@@ -42,7 +42,7 @@ async def test_what_takes_too_long_is_given_up_and_says_so() -> None:
     running = asyncio.ensure_future(inflight.run(work()))
     await asyncio.sleep(0)
     await inflight.close()
-    with pytest.raises(NodeStopping, match="going down"):
+    with pytest.raises(NodeStopping, match="the node is stopping"):
         await running
     assert ended.is_set()
 
@@ -50,7 +50,7 @@ async def test_what_takes_too_long_is_given_up_and_says_so() -> None:
 async def test_nothing_begins_once_it_ends() -> None:
     inflight = Inflight(1.0)
     await inflight.close()
-    with pytest.raises(NodeStopping, match="going down"):
+    with pytest.raises(NodeStopping, match="the node is stopping"):
         await inflight.run(asyncio.sleep(0))
 
 
@@ -92,5 +92,5 @@ async def test_over_http_too(tmp_path: Path, path: str) -> None:
     assert answer.status == (200 if "deploy" in path else 503)
     error = body["error"] if "deploy" in path else body
     assert error["error"] == NodeStopping.slug
-    assert "going down" in error["message"]
+    assert "the node is stopping" in error["message"]
     node.close()

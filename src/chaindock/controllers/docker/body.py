@@ -42,7 +42,7 @@ _ALWAYS = (Ulimit("nofile", 4096, 4096), Ulimit("nproc", 4096, 4096))
 
 
 def own_labels(node: NodeLabels, attempt: Attempt, role: str) -> dict[str, str]:
-    """Return the labels that say whose a container is, and why it is there."""
+    """Return the labels that name the node, the attempt and the role of a container."""
     return {
         names.NODE: node.node_id,
         names.CCID: attempt.ccid,
@@ -57,7 +57,7 @@ def limits(
     """Return limits as HostConfig fields; 0 = unlimited. A quota overrides `cpus`."""
     found: dict[str, Any] = {}
     if memory_bytes:
-        # Without swap, so that too much memory is an OOM and not a crawl.
+        # Without swap: a container over its limit is killed instead of slowed down.
         found |= {"Memory": memory_bytes, "MemorySwap": memory_bytes}
     if cpus or quota_us:
         # Unlike NanoCpus, a quota may exceed what the machine has.
@@ -163,7 +163,7 @@ def run_body(
     host = host_config(sandbox)
     host["NetworkMode"] = attachment.network
     if attachment.dns and not host["Dns"] and settings.network is None:
-        # Nobody answers there; a chaincode that asks must not wait for long.
+        # No server answers there; limit how long a chaincode waits for a name.
         host["Dns"] = list(attachment.dns)
         host["DnsOptions"] = ["timeout:1", "attempts:1"]
     host["ExtraHosts"] += attachment.extra_hosts
@@ -207,7 +207,7 @@ def stream_of(
     launch: LaunchCommand,
     settings: RunSettings,
 ) -> str:
-    """Return in words what keeps others away from the stream of a container."""
+    """Return who can connect to the stream of a container, in words for `ps`."""
     if launch.connection is Connection.CALLS_BACK:
         return "mutual TLS" if "Volumes" in body else "plain, on the node's network"
     if attachment.publishes:

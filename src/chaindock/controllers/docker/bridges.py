@@ -1,4 +1,4 @@
-"""The networks of a node at an engine, and dialling the node from inside of them."""
+"""The networks of a node at an engine, and the probe that dials the node from them."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ class Bridges:
                 if error.retryable:
                     raise
                 # Not every engine can keep the containers of a network apart.
-                _log.info("network without options", reason=error.message)
+                _log.info("network made without options", reason=error.message)
         else:
             await finish(self._engine.create_network(body))
         return await self._inspect(name)
@@ -138,7 +138,7 @@ class Bridges:
 HOST = "host.docker.internal"
 _NAMES = (HOST, "host.containers.internal")
 _ROOTLESS = ("10.0.2.2", "169.254.1.2")
-"""This machine's loopback, as slirp4netns and pasta show it where they are let."""
+"""Addresses of this machine's loopback in slirp4netns and pasta, if they permit it."""
 _TRY_S = 30.0
 _DIAL = """\
 has() { for t; do command -v "$t" >/dev/null || return 1; done; }
@@ -221,9 +221,9 @@ async def try_address(
         raise NodeUnreachable(
             f"the node listens at {host} port {port}, and a container on network "
             f"{network!r} cannot connect there",
-            hint="see whether a packet filter of this machine stands in the way "
-            "(firewalld, ufw, nftables, iptables): it must let containers of that "
-            "network in",
+            hint="check the firewall of this machine (firewalld, ufw, nftables, "
+            "iptables): it must accept connections from the containers of that "
+            "network",
             **facts,
         )
 

@@ -51,7 +51,7 @@ class EngineClient:
         self._api = ""
         self._was_lost = False
         self._unsure = False
-        """A call was cut off, so more or less may exist than this process knows of."""
+        """A call was interrupted: containers may exist that this process does not know."""
 
     async def open(self) -> None:
         """Connect, and agree on the API version.
@@ -141,8 +141,8 @@ class EngineClient:
         """Give the answer to a request as soon as its head is there.
 
         `data` that is not bytes is a tar, sent once the engine asks for it: an engine
-        that refuses an upload answers and hangs up, and what is written just then takes
-        the answer down with the connection. So the head goes first.
+        that refuses an upload answers and closes the connection, and writing on would
+        lose the answer. So the head goes first.
         """
         what = what or f"{method} {path}"
         async with self._bounded(what, _USUAL) as clock:

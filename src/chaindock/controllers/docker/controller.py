@@ -48,7 +48,7 @@ _log = get_logger("docker")
 REMOVALS = 4
 """Removals side by side: as many as an engine makes use of (docs/performance.md)."""
 CLOSE_LIMIT_S = 45.0
-"""What is not in order by then, the next start removes."""
+"""Seconds for the removal at the stop; the next start removes the rest."""
 
 
 class DockerController:
@@ -122,8 +122,8 @@ class DockerController:
     async def aclose(self) -> None:
         """Remove the node's containers, networks and firewall rules; disconnect.
 
-        Idempotent. An engine that does not answer does not keep anybody from leaving:
-        the next start of the node removes what is left.
+        Idempotent. If the engine does not answer in time, the next start of the node
+        removes what is left.
         """
         session, self._session = self._session, None
         if session is None:
@@ -133,7 +133,7 @@ class DockerController:
                 await self._remove_all(session.engine)
         except (ChaindockError, TimeoutError) as error:
             why = str(error) or f"the engine took longer than {CLOSE_LIMIT_S:g} s"
-            _log.error("containers or networks may be left", error=why)
+            _log.error("containers or networks not removed", error=why)
         finally:
             await self._tasks.aclose()
             await session.engine.aclose()

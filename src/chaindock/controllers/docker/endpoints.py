@@ -27,7 +27,7 @@ DEFAULT_CONTEXT = "default"
 
 
 class Verdict(StrEnum):
-    """What became of a candidate."""
+    """Result of the probe of a candidate."""
 
     ANSWERS = "answers"
     MISSING = "missing"
@@ -44,8 +44,8 @@ _REMEDIES = {
     Verdict.MISSING: "start the engine, or set DOCKER_HOST to where it listens",
     Verdict.NO_PERMISSION: "add your user to the group that owns the socket "
     "(often `docker`) and log in again, or use a rootless engine",
-    Verdict.REFUSED: "the socket is there and nothing listens: start the engine",
-    Verdict.NO_ANSWER: "restart the engine: it takes connections and does not answer",
+    Verdict.REFUSED: "the socket exists, but no engine listens: start the engine",
+    Verdict.NO_ANSWER: "restart the engine: it accepts connections and does not answer",
     Verdict.NOT_AN_ENGINE: "something else listens there: correct the address",
     Verdict.TLS: "check the certificates (DOCKER_CERT_PATH, vm.docker.tls), and whether "
     "the engine expects TLS on this port",

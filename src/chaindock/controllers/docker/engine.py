@@ -77,7 +77,7 @@ class Engine(EngineClient):
             for container in lost:
                 await self.remove_container(container)
             if lost:
-                _log.info("removed containers of lost calls", containers=len(lost))
+                _log.info("removed containers of broken calls", containers=len(lost))
             return len(lost)
 
     async def create_container(self, name: str | None, body: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Firewall rules of this machine that close its end of a container network.
+"""Firewall rules of this machine that limit what a container network can reach.
 
 Every rule carries the node's id as a comment, so a later process finds what a killed node
 left. Rules of others are never touched.
@@ -228,12 +228,12 @@ class HostFirewall:
         self._failed, self._retry_at = "", 0.0
 
     async def enforce(self, rule: FirewallRule) -> str:
-        """Let a network reach what `rule` says alone; return why not, "" when it is so.
+        """Put `rule` in force; return why that failed, "" when it is in force.
 
         Idempotent, and cheap when the rules are in force: one listing per address
         family. After a failure it is not tried again for 30 s: a firewall that hangs
-        must not hold up launches. Rules in force for `rule` stay then, since other
-        contracts run behind them.
+        must not delay launches. Rules in force for `rule` stay then, because other
+        contracts depend on them.
         """
         async with self._lock:
             if time.monotonic() < self._retry_at:

@@ -53,9 +53,9 @@ if TYPE_CHECKING:
 
 _log = get_logger("docker")
 _FOUND_DEAD_S = 2.0
-"""So soon an engine that is back tells of a container that ended while it was away."""
+"""Seconds in which an engine that is back reports a container that ended meanwhile."""
 _LAST_LINES_S = 2.0
-"""The last lines of a run may hold up the news of its end for so long."""
+"""Seconds that the last output of a run may delay the report of its exit."""
 _SIGNALS = range(129, 129 + 64)
 
 
@@ -92,7 +92,7 @@ class _Run:
     """One container.
 
     Args:
-        asked: somebody wants it to end.
+        asked: a stop was requested.
         over: it has ended; a stop changes nothing about how.
         ended: how it ended; the output may still arrive then.
         watch: the task that waits for the end, and then for the last output.
@@ -314,7 +314,7 @@ class DockerInstance:
             except EngineError as error:
                 since = time.time()
                 engine_gone = engine_gone or isinstance(error, EngineUnavailable)
-                _log.warning("lost sight of a container", error=error.message)
+                _log.warning("waiting for a container failed", error=error.message)
                 await asyncio.sleep(backoff.next_s())
                 continue
             # A container that outlived its engine is waited for, and ends by itself.

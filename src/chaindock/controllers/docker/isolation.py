@@ -20,13 +20,13 @@ _LIMITS = {
     "Memory": ("MemoryLimit", "no memory limit"),
     "MemorySwap": (
         "SwapLimit",
-        "no swap limit: too much memory is slow before it is an OOM",
+        "no swap limit: chaincode swaps before its memory limit kills it",
     ),
     "CpuQuota": ("CpuCfsQuota", "no CPU limit"),
     "PidsLimit": ("PidsLimit", "no limit of processes"),
     "CpuShares": ("CPUShares", "no CPU shares"),
-    "CpusetCpus": ("CPUSet", "no choice of processors"),
-    "CpusetMems": ("CPUSet", "no choice of memory nodes"),
+    "CpusetCpus": ("CPUSet", "no limit to certain processors (CpusetCPUs)"),
+    "CpusetMems": ("CPUSet", "no limit to certain memory nodes (CpusetMEMs)"),
 }
 """Field of HostConfig: the field of `/info` that says whether the engine can limit it,
 and what people are told when the limit is not in force. An engine drops limits that its
@@ -83,19 +83,19 @@ def container_lacks(
     yield from _missing_ulimits(host, given)
     options = [str(one) for one in given.get("SecurityOpt") or []]
     if not any(one.startswith("no-new-privileges") for one in options):
-        yield "it may gain privileges"
+        yield "the chaincode may gain privileges (no-new-privileges is missing)"
     if not given.get("CapDrop") or given.get("CapAdd"):
-        yield "it has capabilities"
+        yield "the chaincode has capabilities"
     if host.get("ReadonlyRootfs") and not given.get("ReadonlyRootfs"):
-        yield "its root file system can be written"
+        yield "the root file system is writable"
     if host.get("Init") and not given.get("Init"):
-        yield "no init process: ended children of it stay as zombies"
+        yield "no init process: exited child processes stay as zombies"
     unconfined = any("seccomp" in one and "unconfined" in one for one in options)
     if given.get("Privileged") or unconfined or not _has_seccomp(info):
         yield _NO_SECCOMP
     user = str((found.get("Config") or {}).get("User") or "")
     if user.partition(":")[0] in {"", "0", "root"}:
-        yield "it is root in its container"
+        yield "the chaincode is root in its container"
 
 
 def isolation_facts(
@@ -104,8 +104,8 @@ def isolation_facts(
     """Return what `ps` says about the isolation of a run."""
     isolation, weaker = attachment.isolation, [*attachment.weaker, *lacks]
     if settings.network is not None:
-        there = f"what network {settings.network!r} does"
-        weaker.append(f"as set, it reaches {there}, and is reached from there")
+        there = f"network {settings.network!r}, and is reached from there"
+        weaker.append(f"by its settings it can connect to {there}")
     return {
         "isolation": isolation,
         **({"weaker": "; ".join(weaker)} if weaker else {}),

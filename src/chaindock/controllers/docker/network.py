@@ -73,7 +73,7 @@ class Attachment:
 
 @dataclass(frozen=True)
 class _Route:
-    """A way from a container to the node.
+    """A route from a container to the node.
 
     Args:
         listen_on: the address of this machine that the node listens on.
@@ -97,8 +97,8 @@ class _Route:
         if not open_because:
             return "internal network: it reaches the node's listener and nothing else"
         if self.internal:
-            return "internal network: no way to other machines"
-        return "ordinary network: it can reach others too"
+            return "internal network: no route to other machines"
+        return "ordinary network: other machines are reachable"
 
     def has_neighbours(self, open_because: str) -> bool:
         closed = not open_because and bridges_filtered()
@@ -108,7 +108,7 @@ class _Route:
         if open_because and not self.internal:
             yield f"it reaches other machines: {open_because}"
         if self.through_host:
-            yield "it reaches services of this machine, those on 127.0.0.1 alone too"
+            yield "it reaches all services of this machine, also those on 127.0.0.1"
         elif open_because:
             yield (
                 "it reaches services of this machine that listen on all addresses or on "
@@ -123,7 +123,7 @@ class _Route:
 class Networks:
     """The networks of one node, made when the first container needs them.
 
-    The first of these ways that exists on this machine is taken:
+    The first of these routes that exists on this machine is used:
 
     1. an internal network, which leads to no other machine; the node listens on its
        gateway address, which this machine has
@@ -186,7 +186,7 @@ class Networks:
         )
 
     async def _close(self, route: _Route) -> str:
-        """Close this machine's end of a network; return why it is open, "" = it is not.
+        """Put firewall rules for a network in force; return why not, "" = in force.
 
         Done before each start: other programs change firewall rules too.
         """
@@ -289,7 +289,7 @@ class Networks:
         except (EngineError, NotFound) as error:
             if error.retryable or isinstance(error, ImageNotFound):
                 raise
-            _log.info("no anchor container", reason=error.message)
+            _log.info("anchor container not started", reason=error.message)
         finally:
             if anchor and not here:
                 await finish(engine.remove_container(anchor))
@@ -318,5 +318,5 @@ class Networks:
 
 
 def _is_here(net: Bridge) -> bool:
-    """Whether the network's gateway is this machine, and not another one's double."""
+    """Whether the gateway of the network is an address of this very machine."""
     return net.gateway in addresses() and net.gateway not in net.known_before

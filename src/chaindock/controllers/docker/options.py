@@ -73,7 +73,7 @@ class EndpointOptions:
     endpoint: str = option(
         "",
         "vm.endpoint",
-        "Address of the container engine, unix:// or tcp://; unset = look for one, empty = use none.",
+        "Address of the container engine: unix, tcp, http or https; unset = look for one, empty = use none.",
     )
     docker_host: str = ""
     docker_context: str = ""
@@ -200,7 +200,7 @@ class SandboxOptions:
         "Size of each file in which the engine keeps output.",
     )
     log_files: Count = option(
-        3, "vm.docker.hostConfig.LogConfig.Config.max-file", "Number of such files."
+        3, "vm.docker.hostConfig.LogConfig.Config.max-file", "Number of log files."
     )
     dns: Addresses = option(
         (), "vm.docker.hostConfig.Dns", "Name servers of containers, by IP address."
@@ -298,7 +298,7 @@ class DockerOptions:
     pull: Pull = option(
         "missing",
         "chaindock.docker.pull",
-        "When base images are fetched.",
+        "When base images are pulled: missing, never or always.",
         also=Option(
             "chaincode.pull", "Fetch base images before every build.", syntax=_ALWAYS
         ),

@@ -120,7 +120,7 @@ class OutputLines:
 
 _log = get_logger("docker")
 QUIET_S, DRAIN_S = 1.0, 30.0
-"""After the end, output is waited for until it pauses so long, and no longer than that.
+"""After the end, output is read until it pauses for QUIET_S, at most for DRAIN_S.
 
 Some engines leave the stream of an ended container open.
 """

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _ABANDONED_S = 24 * 3600
-"""A scratch directory of another node that is older belongs to nobody any more."""
+"""Seconds after which a scratch directory of another node is removed as abandoned."""
 _MOST_OWNERS = 200
 """Of one build; the oldest are dropped, and the build may be removed before they are."""
 

@@ -46,12 +46,12 @@ LOOPBACK = "127.0.0.1"
 REPLACE_GRACE_S = 2.0
 MIB = 1024 * 1024
 _UNMET = {"cpus", "pids", "network", "extraHosts", "user"}
-"""Settings of one chaincode that only a container can meet."""
+"""Settings of one chaincode that only a container can enforce."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """What the runs of one node share."""
+    """Objects that all runs of one node share."""
 
     options: ProcessOptions
     builds: Builds
@@ -68,7 +68,7 @@ class ProcessInstance:
         ccid: what runs.
         build: what it runs from.
         tools: names of the programs of its toolchain.
-        host: see there.
+        host: objects that all runs of the node share.
     """
 
     def __init__(
@@ -255,7 +255,7 @@ class ProcessInstance:
 
 
 def _told(peer: PeerConnection, answer: CallsBack | Dial) -> str:
-    """Return in words what keeps others away from the stream."""
+    """Return who can connect to the stream, in words for `ps`."""
     if isinstance(answer, Dial):
         return "unix socket of this run"
     return "mutual TLS" if peer.tls is not None else "plain, on loopback"

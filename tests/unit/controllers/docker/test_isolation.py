@@ -56,10 +56,10 @@ def test_a_container_that_has_everything_lacks_nothing():
         ({"MemorySwap": -1}, "no swap limit"),
         ({"CpuQuota": 0}, "no CPU limit"),
         ({"PidsLimit": None}, "no limit of processes"),
-        ({"CapDrop": None}, "it has capabilities"),
-        ({"CapAdd": ["NET_ADMIN"]}, "it has capabilities"),
-        ({"SecurityOpt": None}, "it may gain privileges"),
-        ({"ReadonlyRootfs": False}, "its root file system can be written"),
+        ({"CapDrop": None}, "the chaincode has capabilities"),
+        ({"CapAdd": ["NET_ADMIN"]}, "the chaincode has capabilities"),
+        ({"SecurityOpt": None}, "the chaincode may gain privileges"),
+        ({"ReadonlyRootfs": False}, "the root file system is writable"),
         ({"Privileged": True}, "no seccomp"),
         ({"Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}]}, "no limit fsize"),
     ],
@@ -102,7 +102,7 @@ def test_an_engine_without_seccomp_is_named(options):
 @pytest.mark.parametrize("user", ["", "0", "0:0", "root"])
 def test_root_in_a_container_is_named(user):
     given = {**found(), "Config": {"User": user}}
-    assert lacks(given) == ["it is root in its container"]
+    assert lacks(given) == ["the chaincode is root in its container"]
 
 
 def test_an_engine_that_counts_processors_in_another_way_gives_them():
@@ -118,7 +118,9 @@ def test_people_are_told_walls_gaps_and_settings():
     attachment = Attachment("n", "", "internal network", weaker=("a is open",))
     said = isolation_facts(attachment, ["no CPU limit"], RunSettings(network="shared"))
     assert said["isolation"] == "internal network"
-    assert said["weaker"].startswith("a is open; no CPU limit; as set, it reaches")
+    assert said["weaker"].startswith(
+        "a is open; no CPU limit; by its settings it can connect"
+    )
     assert "'shared'" in said["weaker"]
     assert said["settings"] == "network"
     assert isolation_facts(Attachment("n", "", "i"), (), RunSettings()) == {
