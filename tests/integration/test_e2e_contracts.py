@@ -125,7 +125,7 @@ def test_answers_in_json_say_everything(node: Node):
     name = example(node, "node")
     written = node.invoke(name, "register", "full", "2", "8")
     asked = node.ask("query", name, "parcel", "full")
-    assert set(asked) == {"result", "payload", "status", "message"}
+    assert set(asked) == {"result", "payload", "status", "message", "refusals"}
     assert set(written) - set(asked) == {"tx_id", "block", "code", "code_name", "event"}
     assert (written["status"], written["code"]) == (200, 0)
     assert written["code_name"] == "VALID"

@@ -142,8 +142,7 @@ async def test_a_second_node_of_a_home_is_turned_away_and_harms_nothing(
     await lives.node.up()
     await lives.settled()
     before, pid = await lives.traces.all(), lives.node.pid
-    with pytest.raises(NodeAlreadyRunning, match=str(pid)):
-        await lives.node.up()
+    assert (await lives.node.run("up", "-d"))["pid"] == pid
     assert await lives.traces.all() == before
     await lives.call("after")
 
@@ -152,9 +151,9 @@ async def test_of_many_starts_at_once_one_wins(empty: CrashNode) -> None:
     starts = [empty.run("up", "-d", "--backend", "process") for _ in range(5)]
     results = await asyncio.gather(*starts, return_exceptions=True)
     won = [found for found in results if isinstance(found, dict)]
-    assert len(won) == 1
+    assert len({found["pid"] for found in won}) == 1
     lost = [found for found in results if not isinstance(found, dict)]
-    assert {type(error) for error in lost} == {NodeAlreadyRunning}
+    assert {type(error) for error in lost} <= {NodeAlreadyRunning}
     async with empty.admin() as admin:
         assert (await admin.get("/status"))["pid"] == won[0]["pid"]
 

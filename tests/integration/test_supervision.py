@@ -102,7 +102,7 @@ def test_a_crash_loop_stops_and_everybody_says_so(node: Node, tmp_path: Path):
     began = time.monotonic()
     told = node.invoke(name, "put", "a", "b", code=None)
     assert time.monotonic() - began < 10
-    assert (told["facts"]["exit_code"], told["facts"]["care"]) == (9, "crash-loop")
+    assert (told["facts"]["exit_code"], told["facts"]["state"]) == (9, "crash-loop")
     assert f"chaindock start {name}" in told["hint"]
     assert "out of luck" in "\n".join(told["facts"]["output"])
     for which in ((), ("--previous",)):

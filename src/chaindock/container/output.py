@@ -6,6 +6,7 @@ trimmed by one thread of the store, never on the loop.
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import threading
 import time
@@ -187,6 +188,10 @@ class OutputStore:
     def files(self, ccid: Ccid) -> list[Path]:
         """Return the files of a chaincode, oldest first."""
         return sorted(self._folder(ccid).glob("*.log"))
+
+    async def flush(self) -> None:
+        """Return when what was written so far can be read."""
+        await asyncio.wrap_future(self._writer.submit(lambda: None))
 
     def drop_former(self, current: Iterable[Ccid]) -> None:
         """Drop the output of all but the newest chaincodes that are not `current`.

@@ -201,6 +201,10 @@ class Node(NodeFacade):
         return [self._running(one) for one in self._targets.all()]
 
     @override
+    async def flush_output(self) -> None:
+        await self._output.flush()
+
+    @override
     def log_files(self, name: str) -> Sequence[Path]:
         if ":" in name and (files := self._output.files(require_ccid(name))):
             return files

@@ -288,6 +288,7 @@ class _Routes:
     async def logs(self, request: web.Request) -> web.StreamResponse:
         name = _name(request)
         self._node.log_files(name)  # not found: an answer, not a stream
+        await self._node.flush_output()
         tail = Tail(
             lambda: self._node.log_files(name),
             previous=_flag(request, "previous"),

@@ -241,6 +241,9 @@ class NodeFacade(Protocol):
     async def ps(self) -> Sequence[Running]:
         """Return all deployed chaincodes, by name."""
 
+    async def flush_output(self) -> None:
+        """Return when the output so far can be read from the files."""
+
     def log_files(self, name: str) -> Sequence[Path]:
         """Return the output files of its attempts, oldest first. Raises NotFound.
 

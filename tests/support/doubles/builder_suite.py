@@ -19,6 +19,7 @@ from support.doubles.backend import WatchedAttempt, built, in_background
 from support.doubles.scripts import flood, fork, hang, leave, say
 
 if TYPE_CHECKING:
+    from chaindock.container.attempt import Event
     from support.doubles.backend import Backend
 
 
@@ -122,10 +123,16 @@ class BuilderSuite:
         self, backend: Backend
     ) -> None:
         package = await backend.packages.make(hang(), build=[flood(50), say("done")])
-        attempt = WatchedAttempt(package)
+        attempt, last = Attempt(package.ccid), [""]
+
+        def keep(event: Event) -> None:
+            if event.kind == "output":
+                last[0] = event.data["line"]
+
+        attempt.watch(keep)
         async with asyncio.timeout(backend.patience_s + 30):
             await built(await backend.builder(), package, attempt)
-        assert attempt.tail()[-1] == "done"
+        assert last == ["done"]
 
     async def test_equal_builds_side_by_side_both_succeed(
         self, backend: Backend

@@ -269,6 +269,9 @@ class FakeNode:
             raise NotFound(f"chaincode {name!r} is not deployed", hint="deploy it")
         return self.running[name]
 
+    async def flush_output(self) -> None:
+        await self.output.flush()
+
     def log_files(self, name: str) -> Sequence[Path]:
         return self.output.files(Ccid(self._get(name).package_id))
 
