@@ -18,6 +18,7 @@ from chaindock.aio import Latch
 from chaindock.chaincode import requests
 from chaindock.chaincode.correlator import OutputCorrelator
 from chaindock.chaincode.invocation import outcome_of
+from chaindock.chaincode.limiter import ConcurrencyLimiter
 from chaindock.errors import ChaindockError, InvalidInput, NotFound
 from chaindock.telemetry import metrics
 
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from chaindock.chaincode.queries import Query
     from chaindock.ids import ChannelId, TxId
 
-    Rest = Callable[[Callable[[], None]], None]
-    """Calls its argument once, when the pause between two calls is over."""
     Serving = Generator[None, None, tuple[ChaincodeMessage, int]]
 
 MAX_QUERIES = 1000
@@ -142,50 +141,6 @@ class Call:
         self.queries[query.name] = query
 
 
-class ConcurrencyLimiter:
-    """Lets a number of calls run on a stream at a time, in order of arrival.
-
-    Args:
-        start: begins a call that may run.
-    """
-
-    def __init__(self, start: Callable[[Call], None]) -> None:
-        self._start = start
-        self._waiting: deque[Call] = deque()
-        self.limit: int | None = None
-        """None = any number."""
-        self.rest: Rest | None = None
-        """Waits after an answer until the next call may begin; None = no pause."""
-        self.running = 0
-
-    def admit(self, call: Call) -> None:
-        """Start `call` now, or when calls before it were answered."""
-        if self.limit is None or self.running < self.limit:
-            self.running += 1
-            self._start(call)
-        else:
-            self._waiting.append(call)
-
-    def release(self) -> None:
-        """Take note that a call was answered."""
-        if self.rest is None:
-            self._next()
-        else:
-            self.rest(self._next)
-
-    def clear(self) -> None:
-        """Forget the calls that wait: the stream has ended."""
-        self._waiting.clear()
-
-    def _next(self) -> None:
-        self.running -= 1
-        while self._waiting and (self.limit is None or self.running < self.limit):
-            call = self._waiting.popleft()
-            if not call.over:
-                self.running += 1
-                self._start(call)
-
-
 class Calls:
     """The calls of one stream.
 
@@ -277,12 +232,16 @@ class Calls:
         self._calls[call.key] = call
         try:
             self.limiter.admit(call)
+            if not call.sent:  # a hung call before it is over by then
+                turn_s = timeout_s + self._options.overrun_s
+                loop = asyncio.get_running_loop()
+                call.timer = loop.call_later(turn_s, self._give_up_turn, call, turn_s)
             final = await call.final
         finally:
             if not call.over:
                 call.finish(invocation.lost_stream("caller left", sent=call.sent))
                 if not call.sent:
-                    del self._calls[call.key]
+                    self._withdraw(call)
                 self._check_drained()
         if isinstance(final, ChaindockError):
             raise final
@@ -305,7 +264,7 @@ class Calls:
             call = None
         if call is not None and call.worker is not None:
             call.backlog.append(message)
-            size = sum(len(one.payload) for one in call.backlog)
+            size = sum(one.ByteSize() for one in call.backlog)
             full = len(call.backlog) >= MAX_BACKLOG or size >= MAX_BACKLOG_BYTES
             return call.worker if full else None
         serving = self._serve(call, message)
@@ -337,6 +296,8 @@ class Calls:
                 while self._step(serving, error):
                     if not call.backlog:
                         return
+                    if self._outbox.full:
+                        await self._outbox.room()
                     serving, error = self._serve(call, call.backlog.popleft()), None
         finally:
             call.worker = None
@@ -349,7 +310,21 @@ class Calls:
         self._check_drained()
         await self._draining.wait()
 
+    def _withdraw(self, call: Call) -> None:
+        """Forget a call that the chaincode was never told of."""
+        del self._calls[call.key]
+        self.limiter.withdraw(call)
+        if call.timer is not None:
+            call.timer.cancel()
+
+    def _give_up_turn(self, call: Call, turn_s: float) -> None:
+        self._withdraw(call)
+        call.finish(call.invocation.had_no_turn(turn_s))
+        self._check_drained()
+
     def _start(self, call: Call) -> None:
+        if call.timer is not None:  # of its turn
+            call.timer.cancel()
         invocation = call.invocation
         message = invocation.message()
         size = len(message.payload) + len(invocation.signed_proposal.proposal_bytes)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
 
-    from chaindock.chaincode.calls import Rest
+    from chaindock.chaincode.limiter import Rest
     from chaindock.chaincode.options import StreamOptions
     from chaindock.chaincode.registry import HandlerRegistry
     from chaindock.container.attempt import Attempt

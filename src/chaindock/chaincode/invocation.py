@@ -32,6 +32,8 @@ TRANSACTION: Final = shim.ChaincodeMessage.TRANSACTION
 COMPLETED: Final = shim.ChaincodeMessage.COMPLETED
 
 MAX_REFUSALS: Final = 10
+_REFUSAL_MAX: Final = 300
+"""Characters of one: names in it are the chaincode's."""
 ERROR_STATUS = 400
 """From this status on the event of a transaction is dropped."""
 
@@ -64,6 +66,7 @@ class Invocation:
 
     def refuse(self, why: str) -> None:
         """Keep the text of a refusal, the first few of them, each once."""
+        why = why[:_REFUSAL_MAX]
         if why not in self.refusals and len(self.refusals) < MAX_REFUSALS:
             self.refusals.append(why)
 
@@ -104,6 +107,20 @@ class Invocation:
             "of a call with --timeout",
             tx_id=self.tx_id,
             limit_s=limit_s,
+        )
+
+    def had_no_turn(self, limit_s: float) -> ExecuteTimeout:
+        """Return the error: others were not answered within `limit_s` seconds."""
+        return ExecuteTimeout(
+            self._unsent(
+                f"chaincode {self.namespace} is still at earlier calls after {limit_s:g} s"
+            ),
+            hint="it was not told of this call: send it again; what runs: "
+            "chaindock ps --calls",
+            tx_id=self.tx_id,
+            limit_s=limit_s,
+            sent=False,
+            retryable=True,
         )
 
     def lost_stream(self, reason: str, *, sent: bool = True) -> StreamTerminated:

@@ -28,6 +28,8 @@ BATCH_BYTES: Final = 1024 * 1024
 """A batch ends at this size: some shims take messages of 4 MiB only."""
 PAGE_STEP: Final = 500
 """Rows of a page that are read at a time, if they are small."""
+HELD_BYTES: Final = 64 * 1024 * 1024
+"""What the open queries of one call may have read ahead; one row may be 10 MiB."""
 STEP_BYTES: Final = 1024 * 1024
 """Bytes of a page that are read at a time; one row may be larger."""
 
@@ -42,13 +44,15 @@ class Query:
         limit: rows handed out in all; the rest is cut silently.
     """
 
-    __slots__ = ("_left", "_pending", "_rows", "name")
+    __slots__ = ("_left", "_pending", "_rows", "held", "name")
 
     def __init__(self, rows: Results, limit: int) -> None:
         self.name = str(uuid.uuid4())
         self._rows: Results | None = rows
         self._left = limit
         self._pending: deque[bytes] = deque()
+        self.held = 0
+        """Bytes that were read for the next batch."""
 
     def batch(self) -> tuple[list[bytes], bool]:
         """Return the next rows, and whether there are more."""
@@ -69,6 +73,7 @@ class Query:
         if not pending:
             # One row ahead, or the next batch might be empty.
             self._fetch(1)
+        self.held = sum(map(len, pending))
         return batch, bool(pending)
 
     def _fetch(self, wanted: int) -> int:
@@ -166,6 +171,11 @@ def _batch(call: Call, query: Query) -> bytes:
         raise
     if not has_more:
         _drop(call, query.name)
+    elif sum(one.held for one in call.queries.values()) > HELD_BYTES:
+        _drop(call, query.name)
+        raise InvalidInput(
+            f"open queries hold more than {HELD_BYTES} bytes; close some of them"
+        )
     return _response(rows, has_more=has_more, name=query.name)
 
 

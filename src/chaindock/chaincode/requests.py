@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Request = Callable[[Call, bytes, StreamOptions], bytes | Steps]
 
 Kind = shim.ChaincodeMessage
+_KINDS: Final = {number: name for name, number in Kind.Type.items()}
 RESPONSE: Final = Kind.RESPONSE
 ERROR: Final = Kind.ERROR
 SLICE: Final = 500
@@ -92,7 +93,8 @@ def _reply_to(
     reply = shim.ChaincodeMessage(
         type=kind, payload=payload, txid=message.txid, channel_id=message.channel_id
     )
-    return reply, len(payload)
+    # All that a chaincode chooses counts: the channel may be as long as the payload.
+    return reply, len(payload) + len(reply.txid) + len(reply.channel_id)
 
 
 def _cause_of(error: Exception, message: shim.ChaincodeMessage) -> ChaindockError:
@@ -116,10 +118,7 @@ def _error_text(message: shim.ChaincodeMessage, cause: str) -> str:
 
 def kind_of(message: shim.ChaincodeMessage) -> str:
     """Return the name of its type; the number as text if it has none."""
-    try:
-        return str(Kind.Type.Name(message.type))
-    except ValueError:
-        return str(message.type)
+    return _KINDS.get(message.type) or str(message.type)
 
 
 def _require_public(call: Call, collection: str) -> None:

@@ -67,7 +67,7 @@ def _show_calls(found: Sequence[Mapping[str, Any]]) -> None:
             call["tx_id"][:12],
             show.visible(call["function"]),
             ago(call["since"]),
-            "left" if call["caller_left"] else "waits",
+            _caller(call),
         )
         for one in found
         for call in one["calls"]
@@ -76,6 +76,12 @@ def _show_calls(found: Sequence[Mapping[str, Any]]) -> None:
         show.table(_CALLS_HEAD, rows)
     else:
         click.echo("no call is open", err=True)
+
+
+def _caller(call: Mapping[str, Any]) -> str:
+    if call["caller_left"]:
+        return "left"
+    return "waits" if call.get("sent", True) else "queued"
 
 
 def planned(one: Mapping[str, Any]) -> str:

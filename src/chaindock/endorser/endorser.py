@@ -6,6 +6,7 @@ Source: docs/fabric/ledger.md#proposal
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 
 _ERROR: Final = 400
 _FAILED: Final = 500
+_MANY_KEYS: Final = 2000
+"""Results of more keys are put together in a thread: 100,000 take most of a second."""
 _INITIALIZED: Final = "\x00\U0010ffffinitialized"
 
 
@@ -270,7 +273,12 @@ class Endorser:
                     ),
                 )
                 outcome, version = _checked(answered, proposal), definition.version
-            return _Simulated(outcome, simulator.results() if keep else b"", version)
+            results = b""
+            if keep and simulator.keys > _MANY_KEYS:
+                results = await asyncio.to_thread(simulator.results)
+            elif keep:
+                results = simulator.results()
+            return _Simulated(outcome, results, version)
 
     def _definition(self, proposal: Proposal, simulator: Simulator) -> Definition:
         name, channel = proposal.name, proposal.channel

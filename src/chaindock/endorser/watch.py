@@ -111,16 +111,17 @@ class Watch:
         if self.end is End.INVALID:
             metrics.PROPOSAL_VALIDATION_FAILURES.inc()
             return
-        proposal = self._proposal
-        labels = metrics.bounded(proposal.channel), metrics.bounded(proposal.name)
-        if self.end is End.ENDORSED:
+        channel, name = self._proposal.channel, self._proposal.name
+        ok = self.end is End.ENDORSED
+        metrics.proposal_ended(channel, name, spent_s, ok=ok)
+        if ok:
             metrics.SUCCESSFUL_PROPOSALS.inc()
-        elif self.end is End.REFUSED:
+            return
+        labels = metrics.bounded(channel), metrics.bounded(name)
+        if self.end is End.REFUSED:
             metrics.ENDORSEMENT_FAILURES.labels(*labels, "true").inc()
         elif self.end in _FAILURES:
             _FAILURES[self.end].labels(*labels).inc()
-        success = metrics.success(self.end is End.ENDORSED)
-        metrics.PROPOSAL_DURATION.labels(*labels, success).observe(spent_s)
 
 
 def unreadable() -> None:

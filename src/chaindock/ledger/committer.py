@@ -24,6 +24,7 @@ from chaindock.ledger.database import (
     connect_writer,
     create,
     immediate,
+    migrate,
     read_meta,
     translated,
 )
@@ -117,6 +118,7 @@ class Committer:
                     create(db, self._channel)
                     self._write_genesis(db, genesis())
             self._tip = read_tip(db, self._path)
+            migrate(db, self._path)
             db.execute(f"PRAGMA journal_size_limit={self._wal_limit}")
         self._db = db
         return self._tip.height
@@ -212,14 +214,12 @@ class Committer:
             db.execute(f"PRAGMA busy_timeout={_TRIM_WAIT_MS}")
             busy = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             self._next_trim = self._wal_limit + (size if busy else 0)
-            db.execute(f"PRAGMA busy_timeout={int(WRITER_TIMEOUT_S * 1000)}")
         except (OSError, sqlite3.Error) as error:
             self._next_trim += self._wal_limit
             _log.warning("WAL not shortened", path=str(self._path), exc_info=error)
         finally:
-            self.log_is_long = False
-        """Whether `trim_log` is due since the last commit."""
-        self.trimming = False
+            db.execute(f"PRAGMA busy_timeout={int(WRITER_TIMEOUT_S * 1000)}")
+            self.log_is_long = self.trimming = False
 
 
 def _apply(

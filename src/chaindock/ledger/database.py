@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from chaindock.durable import sync_folder
 from chaindock.errors import LedgerCorrupt, LedgerError
+from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from chaindock.ids import ChannelId
 
+_log = get_logger("ledger")
 SCHEMA_VERSION = 2
 APPLICATION_ID = 0x43444C31
 """Marks the file as ours in its header ("CDL1")."""
@@ -99,8 +101,6 @@ def connect_writer(path: Path, channel: ChannelId) -> tuple[sqlite3.Connection, 
         db.execute("PRAGMA checkpoint_fullfsync=ON")
         db.execute("PRAGMA cache_size=-16000")
         sync_folder(path.parent)
-        if not empty:
-            _migrate(db)
     return db, empty
 
 
@@ -166,10 +166,24 @@ def _run_all(db: sqlite3.Connection, script: str) -> None:
         db.execute(statement)
 
 
-def _migrate(db: sqlite3.Connection) -> None:
+def migrate(db: sqlite3.Connection, path: Path) -> None:
     """Copy the tables of version 1 into those of version 2, or change nothing."""
     if db.execute("PRAGMA user_version").fetchone()[0] != _FORMER_SCHEMA:
         return
+    _log.info("ledger is converted to another schema", path=str(path))
+    try:
+        _copy_tables(db)
+    except sqlite3.Error as error:
+        failed = translate(error, path)
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            failed.hint = (
+                "the conversion to another schema needs free space of three times the "
+                "size of the ledger for a moment; nothing was changed"
+            )
+        raise failed from error
+
+
+def _copy_tables(db: sqlite3.Connection) -> None:
     with immediate(db):
         for table in ("state", "history"):
             db.execute(f"ALTER TABLE {table} RENAME TO former_{table}")

@@ -32,6 +32,11 @@ _NO_PAGES = (
 )
 
 
+MAX_READS = 1_000_000
+MAX_RANGES = 20_000
+"""Of one transaction: what it read is kept until it ends."""
+
+
 class Simulator:
     """Simulates one transaction. Made by `Ledger.new_simulator`.
 
@@ -74,12 +79,23 @@ class Simulator:
         """How many blocks the snapshot shows."""
         return self._open().height
 
+    @property
+    def keys(self) -> int:
+        """How many reads and writes of single keys were recorded."""
+        reads = sum(len(keys) for keys in self._reads.values())
+        return reads + sum(len(keys) for keys in self._writes.values())
+
     def get_state(self, ns: str, key: str) -> bytes | None:
-        """Return the committed value, None if the key is absent; records the read."""
+        """Return the committed value, None if the key is absent; records the read.
+
+        Raises: InvalidInput after `MAX_READS` keys of a namespace.
+        """
         row = self._open().get(ns, _encode(key))
         reads = self._reads.get(ns)
         if reads is None:
             reads = self._reads[ns] = {}
+        elif len(reads) >= MAX_READS and key not in reads:
+            raise InvalidInput(f"transaction reads more than {MAX_READS} keys")
         if row is None:
             reads[key] = None
             return None
@@ -127,6 +143,10 @@ class Simulator:
             if self._writes:
                 raise ReadOnlyViolation(f"txid [{self.tx_id}]: {_NO_PAGES}")
             self._paginated = True
+        if len(self._ranges) >= MAX_RANGES:
+            raise InvalidInput(
+                f"transaction makes more than {MAX_RANGES} range queries"
+            )
         record = RangeRecord(ns, bookmark or start, end)
         limit = min(page_size, self._limit) if page_size > 0 else self._limit
         results = RangeResults(self._open, limit, record, paginated=paginated)

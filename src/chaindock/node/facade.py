@@ -320,6 +320,7 @@ class Node(NodeFacade):
                     "tx_id": call.tx_id,
                     "function": call.function,
                     "since": _iso(call.since),
+                    "sent": call.sent,
                     "caller_left": call.caller_left,
                 }
                 for call in (running.unanswered if running else ())

@@ -51,6 +51,7 @@ def reset_metrics() -> None:
         kept.clear()
     metrics._request.cache_clear()
     metrics._answer.cache_clear()
+    metrics._proposal.cache_clear()
 
 
 class Scrape:

@@ -60,6 +60,25 @@ async def test_the_clock_starts_when_it_is_sent(node: StreamNode):
     assert (await waiting).response.status == 200
 
 
+async def test_a_wait_for_a_turn_is_bounded_and_leaves_nothing():
+    async with StreamNode(overrun_s=0.2) as node:
+        peer = await node.ready(concurrency=1)
+        slow = node.call(invocation("slow"), 5.0)
+        message = await peer.receive()
+        with pytest.raises(ExecuteTimeout, match="still at earlier calls") as caught:
+            await node.call(invocation("waiting"), 0.05)
+        assert caught.value.retryable
+        left = node.call(invocation("left"), 5.0)
+        await asyncio.sleep(0.01)
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        handler = node.registry.find_ready(CCID)
+        assert handler is not None
+        assert (handler.calls.count, len(handler.calls.limiter._waiting)) == (1, 0)
+        await peer.complete(message)
+        assert (await slow).response.status == 200
+
+
 async def test_after_a_timeout_the_turn_is_taken_until_the_shim_is_done(
     node: StreamNode,
 ):
