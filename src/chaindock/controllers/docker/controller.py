@@ -155,7 +155,8 @@ class DockerController:
         for end in ends:
             if end is not None:
                 raise end
-        networks = [str(one["Id"]) for one in await engine.find_networks(self._label)]
+        # By name: Podman 4.3 removes a network that is in use when it is named by its id.
+        networks = [one["Name"] for one in await engine.find_networks(self._label)]
         used = [one for one in networks if not await engine.remove_network(one)]
         if used:
             _log.warning("network is still in use, its rules stay", networks=used)
