@@ -9,17 +9,15 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from chaindock.aio import Tasks
 from chaindock.container.attempt import Attempt
 from chaindock.errors import LaunchTimeout
 from chaindock.lifecycle import refusals
+from chaindock.lifecycle.options import CustodianOptions
 from chaindock.lifecycle.states import GAVE_UP, Target
 from chaindock.lifecycle.supervisor import Supervisor
-from chaindock.options import option
-from chaindock.values import Seconds, SecondsOrNone, Whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -35,52 +33,6 @@ _CROWD: Final = 8
 """Launches in all, as a multiple of the slots: bounds the memory of a large restart."""
 _CROWD_S: Final = 10.0
 """Seconds after which a launch does not count against `_CROWD` either: it hangs."""
-
-
-@dataclass(frozen=True)
-class CustodianOptions:
-    """How chaincodes are launched, stopped and started again.
-
-    Args:
-        stop_limit_s: a stop that takes this many seconds longer than draining and the
-            grace period is given up.
-        stable_s: a run of this many seconds resets the count of failures.
-    """
-
-    parallel: Whole = option(
-        0,
-        "chaindock.launch.parallel",
-        "Launches that start at once; after 80 ms as many more start, up to "
-        "eight times as many; 0 = one per processor.",
-    )
-    drain_s: SecondsOrNone = option(
-        30.0,
-        "chaindock.launch.drain",
-        "Time that running calls have to finish before a chaincode is stopped.",
-    )
-    stop_grace_s: SecondsOrNone = option(
-        10.0,
-        "chaindock.launch.stopGrace",
-        "Time between SIGTERM and SIGKILL when a chaincode is stopped.",
-    )
-    stop_limit_s: float = 60.0
-    retry_first_s: Seconds = option(
-        1.0,
-        "chaindock.launch.retryFirst",
-        "Pause before the first retry of a failed launch; it doubles each time.",
-    )
-    retry_cap_s: Seconds = option(
-        60.0,
-        "chaindock.launch.retryCap",
-        "Longest pause between retries. After the node gave up, one call in each "
-        "such period may still launch the chaincode.",
-    )
-    retries: Whole = option(
-        5,
-        "chaindock.launch.retries",
-        "Retries of a failed launch, after which the node gives up.",
-    )
-    stable_s: float = 60.0
 
 
 class Custodian:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from chaindock.errors import (
     ChaincodeRetired,
+    ChaindockError,
     EngineTimeout,
     LaunchFailed,
     NodeStopping,
@@ -15,7 +16,6 @@ from chaindock.lifecycle.states import LaunchState
 
 if TYPE_CHECKING:
     from chaindock.ids import Ccid
-    from chaindock.lifecycle.supervisor import Supervisor
 
 
 def going_down() -> NodeStopping:
@@ -56,18 +56,18 @@ def no_program(ccid: Ccid) -> StartFailed:
     )
 
 
-def gave_up(record: Supervisor, name: str) -> LaunchFailed:
-    """Say why a chaincode is not started any more; the last failure comes first."""
-    error, failures = record.error, record.policy.failures
-    assert error is not None  # noqa: S101  # it failed
+def gave_up(
+    ccid: Ccid, state: LaunchState, error: ChaindockError, failures: int, name: str
+) -> LaunchFailed:
+    """Say why a chaincode is not started any more: its last failure, and how many."""
     why = f"after {failures} failures in a row"
-    if record.state is LaunchState.FAILED:
+    if state is LaunchState.FAILED:
         why = "because its build cannot succeed as it is"
     kind = type(error) if isinstance(error, LaunchFailed) else LaunchFailed
     return kind(
-        f"gave up starting chaincode {record.ccid} {why}: {error.message}",
-        hint=hint(record.state, name),
-        **{**error.facts, "state": str(record.state), "failures": failures},
+        f"gave up starting chaincode {ccid} {why}: {error.message}",
+        hint=hint(state, name),
+        **{**error.facts, "state": str(state), "failures": failures},
     )
 
 

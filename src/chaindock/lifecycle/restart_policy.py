@@ -16,7 +16,7 @@ from chaindock.errors import ChaindockError, EngineError, LaunchTimeout
 from chaindock.lifecycle.states import LaunchState
 
 if TYPE_CHECKING:
-    from chaindock.lifecycle.custodian import CustodianOptions
+    from chaindock.lifecycle.options import CustodianOptions
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import Exit
     from chaindock.ids import Ccid
-    from chaindock.lifecycle.custodian import CustodianOptions
+    from chaindock.lifecycle.options import CustodianOptions
 
 _log = get_logger("custodian")
 
@@ -176,9 +176,10 @@ class Supervisor:
             return
         if self.state is LaunchState.WAITING:
             raise refusals.no_program(self.ccid)
-        if self.state in GAVE_UP:
+        if self.state in GAVE_UP and self.error is not None:
             if not self.policy.admit_call():
-                raise refusals.gave_up(self, self._name_of(self.ccid))
+                facts = self.ccid, self.state, self.error, self.policy.failures
+                raise refusals.gave_up(*facts, self._name_of(self.ccid))
             self._wake.set()
         await self._outcome.wait()
 
@@ -308,10 +309,7 @@ class Supervisor:
         self.policy.reset()
         if self.state is not LaunchState.DOWN:
             self._move(LaunchState.DOWN)
-        if error is None:
-            done.settle(None)
-        else:
-            done.fail(error)
+        _ = done.settle(None) if error is None else done.fail(error)
 
     def _came_up(self) -> None:
         self._move(LaunchState.RUNNING)

@@ -11,8 +11,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from chaindock.container.attempt import Attempt
-from chaindock.lifecycle.custodian import Custodian, CustodianOptions
+from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.deploy import BY_HAND, Deployer
+from chaindock.lifecycle.options import CustodianOptions
 from chaindock.lifecycle.placement import decide
 from chaindock.lifecycle.states import LaunchState, Target
 from chaindock.lifecycle.targets import TargetState

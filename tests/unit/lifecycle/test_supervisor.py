@@ -18,7 +18,8 @@ from chaindock.errors import (
     StartFailed,
 )
 from chaindock.ids import Ccid
-from chaindock.lifecycle.custodian import Custodian, CustodianOptions
+from chaindock.lifecycle.custodian import Custodian
+from chaindock.lifecycle.options import CustodianOptions
 from chaindock.lifecycle.restart_policy import RestartPolicy
 from chaindock.lifecycle.states import LaunchState
 from support.doubles.machine import Machine
