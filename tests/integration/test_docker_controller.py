@@ -236,7 +236,7 @@ async def test_an_engine_elsewhere_is_reached_through_its_name_for_this_machine(
         instance, package = await backend.built(call(), leave(0), builder=controller)
         await instance.start(backend.peer, Attempt(package.ccid))
         assert (await instance.wait()).code == 0
-        assert "others too" in instance.describe()["isolation"]
+        assert "other machines are reachable" in instance.describe()["isolation"]
         served, package = await backend.built(serve(), serves=True, builder=controller)
         dial = await served.start(backend.peer, Attempt(package.ccid))
         assert isinstance(dial, Dial)

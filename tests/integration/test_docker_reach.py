@@ -89,7 +89,7 @@ async def test_a_packet_filter_in_the_way_is_told(backend: DockerBackend):
         assert isinstance(kept, NodeUnreachable)
         host, _, port = address.rpartition(":")
         assert (kept.hosts, kept.port) == ([host], port)
-        assert "packet filter" in (kept.hint or "")
+        assert "firewall of this machine" in (kept.hint or "")
         assert await instance.probe() is None
         assert await probes(backend) == []
 

@@ -123,7 +123,7 @@ async def test_where_the_filter_cannot_be_used_it_says_what_is_open(
             await instance.start(replace(backend.peer, settings=settings), attempt)
             await instance.wait()
             await instance.stop(0)
-    assert told["isolation"] == "internal network: no way to other machines"
+    assert told["isolation"] == "internal network: no route to other machines"
     assert "services of this machine" in told["weaker"]
     assert "no program 'iptables'" in told["weaker"]
     assert [line for _, line in attempt.lines] == ["open"]

@@ -106,7 +106,7 @@ def test_a_packet_filter_in_the_way_is_told(node: Node, tmp_path: Path):
         )
     assert told["error"] == "node-unreachable"
     assert address == f"{told['facts']['hosts'][0]}:{told['facts']['port']}"
-    assert "packet filter" in told["hint"]
+    assert "firewall of this machine" in told["hint"]
     assert ask(lambda engine: engine.find_containers("org.chaindock.role=probe")) == []
 
 
