@@ -96,7 +96,7 @@ def test_after_a_failed_upgrade_the_old_version_serves(node: Node, source: Path)
     assert node.where(name) == place
     assert node.query(name, "get", "n1") == b"kept"
     running = [one["package_id"] for one in node.ask("ps")]
-    assert node.remains.beside(running) == []
+    eventually(lambda: node.remains.beside(running) == [], "nothing of it is left")
     said = node.cli("logs", told["facts"]["ccid"]).out
     assert b"SyntaxError" in said
     assert b"SyntaxError" not in node.cli("logs", name).out
