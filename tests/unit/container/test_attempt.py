@@ -61,7 +61,7 @@ def test_an_error_long_before_the_end_is_no_cause_of_it():
             "npm error `npm ci` can only install with an existing package-lock.json",
             "npm error Options:",
         ),
-        ("main.go:7:2: undefined: shim", "# get https://proxy.golang.org/x/@v/list"),
+        ("main.go:7:2: undefined: shim", "# get https://proxy.example/x/@v/list"),
         (
             "src/a.ts(3,5): error TS2304: Cannot find name 'x'.",
             "npm http fetch GET 200",
