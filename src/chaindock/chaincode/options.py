@@ -162,4 +162,3 @@ class LaunchOptions:
         "chaindock.launch.registerTimeout",
         "Longest time from the connection to READY.",
     )
-    stop_grace_s: SecondsOrNone = option(10.0, "chaindock.launch.stopGrace")

@@ -18,7 +18,7 @@ from chaindock.values import Bytes, Count, Number, Whole
 
 if TYPE_CHECKING:
     from chaindock.container.attempt import Attempt
-    from chaindock.errors import ChaindockError, LaunchFailed
+    from chaindock.errors import LaunchFailed
     from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
 
@@ -266,16 +266,9 @@ def _signal_name(number: int) -> str:
 
 @dataclass(frozen=True)
 class Declined:
-    """A builder's answer that it cannot take a package here, and why.
-
-    Args:
-        reason: one phrase.
-        error: what to raise when nobody else may be asked; None = it is not its kind of
-            package.
-    """
+    """A builder's answer that it takes no packages of this type; `reason` in a phrase."""
 
     reason: str
-    error: ChaindockError | None = None
 
 
 class Instance(Protocol):

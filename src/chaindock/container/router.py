@@ -65,7 +65,7 @@ class Router:
                 spent_s = time.monotonic() - began
                 _count(builder, attempt, spent_s, ok=ok)
         if isinstance(answer, Declined):
-            raise answer.error or Unsupported(
+            raise Unsupported(
                 f"back end {builder.name!r} does not take package {package.ccid!r} of "
                 f"type {package.package_type!r}: {answer.reason}",
                 hint=unsupported_hint(package.package_type)

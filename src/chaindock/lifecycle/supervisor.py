@@ -104,7 +104,7 @@ class Supervisor:
         """Of the next launch, or the one under way."""
         self._down: Latch[None] | None = None
         """Settled when a stop that was asked for is done."""
-        self._drain_s, self._grace_s = options.drain_s, options.stop_grace_s
+        self._drain_s = self._grace_s = 0.0  # of the stop that was asked for
         self._wake = asyncio.Event()
 
     # ---- what others may ask

@@ -57,7 +57,7 @@ class Backends:
         self._docker, self._process = docker, process
         self._targets, self._named = targets, named
         self._error: EngineError | None = None
-        self._connected = self._reaped = False
+        self._reaped = False
         self._looked = 0.0
         self._lock = asyncio.Lock()
 
@@ -115,7 +115,7 @@ class Backends:
 
     def reachable(self) -> Sequence[Builder]:
         """Return the back ends that can be asked now."""
-        if self._docker is not None and self._connected:
+        if self._docker is not None and self._docker.connected:
             return (self._docker, self._process)
         return (self._process,)
 
@@ -154,7 +154,7 @@ class Backends:
             return self.default
         if self._docker is None:
             return PROCESS
-        return DOCKER if self._connected or self._is_awaited() else PROCESS
+        return DOCKER if self._docker.connected or self._is_awaited() else PROCESS
 
     @property
     def reason(self) -> str:
@@ -163,7 +163,7 @@ class Backends:
             if self.default == PROCESS:
                 return "chosen"
             return "vm.endpoint is empty, so no engine is looked for"
-        if self._connected:
+        if self._docker.connected:
             chosen = "" if self.default == AUTO else "chosen; "
             return f"{chosen}an engine answers at {self._docker.endpoint}"
         why = self._error.message if self._error else "not looked for yet"
@@ -173,7 +173,7 @@ class Backends:
 
     async def check(self) -> None:
         """Ask a connected engine whether it answers. Raises: EngineError."""
-        if self._docker is not None and self._connected:
+        if self._docker is not None and self._docker.connected:
             await self._docker.check()
 
     # ---- the engine
@@ -198,15 +198,13 @@ class Backends:
         """Connect, and remove leftovers before the first build. Returns what failed."""
         assert self._docker is not None  # noqa: S101  # the callers have looked
         async with self._lock:
-            if self._connected and self._reaped:
+            if self._docker.connected and self._reaped:
                 return None
             now = time.monotonic()
             if self._error is not None and now - self._looked < _LOOK_EVERY_S:
                 return self._error
             try:
-                if not self._connected:
-                    await self._docker.connect()
-                    self._connected = True
+                await self._docker.connect()
                 self._reaped = await self._reap(self._docker)
             except EngineError as error:
                 if self._error is None:

@@ -69,7 +69,6 @@ class World:
         options = CustodianOptions(
             retry_first_s=0.01,
             retry_cap_s=0.05,
-            stop_grace_s=self.options.stop_grace_s,
         )
         self.custodian = await self._stack.enter_async_context(
             Custodian(self.launcher, options)

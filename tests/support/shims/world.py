@@ -195,7 +195,7 @@ class ShimWorld:
             tls = ClientTls(pair.key_pem, pair.cert_pem, authority.root_pem)
             return PeerConnection(listener, "Org1MSP", tls)
 
-        options = LaunchOptions(connect_timeout_s=60, stop_grace_s=2)
+        options = LaunchOptions(connect_timeout_s=60)
         runtime = ContainerRuntime(
             AnyPackage(),
             BuildRegistry(),

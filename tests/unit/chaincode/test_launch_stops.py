@@ -197,7 +197,7 @@ async def test_an_engine_that_hangs_at_stop_is_not_waited_for(
 
 
 async def test_leaving_the_launcher_stops_everything():
-    async with World(stop_grace_s=1) as world:
+    async with World() as world:
         ready = world.builder.prepare(CCID)
         starting = world.builder.prepare(OTHER, never_registers)
         await world.launch(CCID)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from chaindock.container.attempt import Attempt
-from chaindock.container.contracts import Declined
 from chaindock.container.router import Router
-from chaindock.errors import BuildFailed, EngineError, ImageNotFound, Unsupported
+from chaindock.errors import BuildFailed, EngineError, Unsupported
 from support.doubles.fakes import InMemoryBuilder, fake_package
 from support.doubles.faults import DeclinesAll, FailsToBuild
 from support.doubles.launch_fakes import OneBackend
@@ -32,16 +29,6 @@ async def test_a_package_that_the_back_end_does_not_take_is_an_error():
         await Router(OneBackend(DeclinesAll())).build(PACKAGE, attempt())
     assert "back end 'declines'" in caught.value.message
     assert "golang, node or python" in (caught.value.hint or "")
-
-
-async def test_a_back_end_that_cannot_build_now_says_why():
-    class LacksItsImage(DeclinesAll):
-        async def build(self, package: Any, attempt: Any) -> Declined:
-            reason = "no image 'x'"
-            return Declined(reason, ImageNotFound(reason, image="x"))
-
-    with pytest.raises(ImageNotFound, match="no image 'x'"):
-        await Router(OneBackend(LacksItsImage())).build(PACKAGE, attempt())
 
 
 async def test_a_failed_build_is_told_as_it_is():

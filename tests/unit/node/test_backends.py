@@ -28,12 +28,16 @@ class Engine(InMemoryBuilder):
     name = "docker"
     endpoint = "unix:///engine"
     away = True
+    connected = False
     connects = reaps = 0
 
     async def connect(self) -> None:
+        if self.connected:
+            return
         self.connects += 1
         if self.away:
             raise EngineUnavailable("unix:///engine: no such file", hint="start it")
+        self.connected = True
 
     async def reap(self) -> int:
         self.reaps += 1
@@ -94,7 +98,7 @@ async def test_what_runs_as_a_process_stays_one_when_an_engine_appears(targets, 
 async def test_what_runs_in_a_container_waits_for_its_engine(targets, engine):
     engine.away = False
     await backends(targets, engine).builder_for(OLD)
-    engine.away = True
+    engine.away, engine.connected = True, False
     found = backends(targets, engine)  # after a restart
     with pytest.raises(EngineUnavailable, match="no such file") as caught:
         await found.builder_for(OLD)
