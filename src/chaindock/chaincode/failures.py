@@ -1,4 +1,4 @@
-"""What waiters and callers are told when a launch or a run ends badly.
+"""Errors of launches and runs that failed, as waiters and callers get them.
 
 Each error names stage, phase, times, how the chaincode ended and its last lines. Whether
 the failure is retryable comes from where the first error was raised.

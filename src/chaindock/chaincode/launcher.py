@@ -113,7 +113,7 @@ class RuntimeLauncher:
 
     async def discard(self, ccid: Ccid) -> None:
         """Remove what was built for `ccid`, which does not run. Idempotent."""
-        metrics.forget(ccid)
+        metrics.remove(ccid)
         await self._runtime.discard(ccid)
 
     async def _bring_up(self, run: Running) -> LaunchFailed | None:

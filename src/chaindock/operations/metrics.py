@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import chaindock
 from chaindock import telemetry
+from chaindock.lifecycle.states import LaunchState
 from chaindock.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -16,11 +17,8 @@ if TYPE_CHECKING:
     from chaindock.ids import Ccid
     from chaindock.operations.facade import Running
 
-STATES: Final = (
-    *("down", "starting", "running", "stopping", "stopped", "failed", "back-off"),
-    "crash-loop",
-)
-"""Every state that `ps` shows, except `waiting` (development mode)."""
+STATES: Final = (*map(str, LaunchState), "stopped")
+"""Every state that `ps` shows."""
 _LOG_LEVELS: Final = {"warning": "warn", "critical": "fatal"}
 
 

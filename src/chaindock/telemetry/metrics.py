@@ -1,7 +1,7 @@
 """All metrics, by the name under which Prometheus scrapes them.
 
 The code in which a thing happens counts it here. Memory is bounded: the values of a package
-go when the package does (`forget`), and names that a caller chooses go through `bounded`.
+go when the package does (`remove`), and names that a caller chooses go through `bounded`.
 Source: docs/fabric/operations.md#metrics
 """
 
@@ -278,7 +278,7 @@ def _note(ccid: str, *, failed: bool) -> None:
         _failed.discard(ccid)
 
 
-def forget(ccid: str) -> None:
+def remove(ccid: str) -> None:
     """Drop the values of a package that is gone.
 
     A package that only ever failed keeps its values: a failed deployment is removed at
