@@ -47,8 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
-    from chaindock.identity.msp import Identity
-    from chaindock.identity.signing import SigningIdentity
+    from chaindock.identity.msp import Identity, SigningIdentity
 
 GOAL = 2.0
 CALLS, ROUNDS = 1000, 9

@@ -36,7 +36,7 @@ from chaindock.container.router import Router
 from chaindock.controllers.docker.controller import DockerController
 from chaindock.controllers.docker.endpoints import find_engine
 from chaindock.controllers.process.controller import ProcessController
-from chaindock.identity.tls import TlsAuthority
+from chaindock.identity.ca import TlsAuthority
 from chaindock.packaging.store import PackageStore
 from chaindock.platforms.base import Connection
 from support.doubles.launch_fakes import OneBackend
@@ -119,7 +119,7 @@ async def launching(
     builds = BuildRegistry()
     runtime = ContainerRuntime(packages, builds, Router(OneBackend(builder)))
     async with AsyncExitStack() as stack:
-        authority = TlsAuthority.create()
+        authority = TlsAuthority()
         listener = await stack.enter_async_context(
             ChaincodeListener(registry, authority=authority)
         )

@@ -28,8 +28,8 @@ from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer, OrdererOptions
 from chaindock.endorser.transactions import TransactionChecks
+from chaindock.identity.ca import TlsAuthority, certificate_hash
 from chaindock.identity.organization import Organization
-from chaindock.identity.tls import TlsAuthority, certificate_hash
 from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger import Ledger
 from chaindock.lifecycle.contract import LifecycleContract
@@ -38,7 +38,7 @@ from chaindock.lifecycle.definitions import Approval, Definitions
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from chaindock.identity.signing import SigningIdentity
+    from chaindock.identity.msp import SigningIdentity
 
 CHANNEL = ChannelId("mychannel")
 NAME = "bench"
@@ -72,7 +72,7 @@ class Trust:
     """TLS of both sides of a comparison: one authority, one client certificate."""
 
     def __init__(self, folder: Path) -> None:
-        self.authority = TlsAuthority.create()
+        self.authority = TlsAuthority()
         pair = self.authority.issue_client()
         self.certificate = certificate_hash(pair.cert_pem)
         self.tls = ClientTls(pair.key_pem, pair.cert_pem, self.authority.root_pem)

@@ -21,7 +21,7 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import ClientTls, PeerConnection
 from chaindock.controllers.docker.body import TLS_FOLDER, run_body, tls_archive
-from chaindock.identity.tls import TlsAuthority
+from chaindock.identity.ca import TlsAuthority
 from chaindock.platforms.base import Connection
 from support.shims import credentials
 
@@ -49,7 +49,7 @@ class BareListener:
     """A gRPC server per host that waits for REGISTER and says nothing."""
 
     def __init__(self) -> None:
-        self.authority = TlsAuthority.create()
+        self.authority = TlsAuthority()
         self._servers: dict[str, tuple[grpc.aio.Server, str]] = {}
         self._registered: asyncio.Queue[float] = asyncio.Queue()
 

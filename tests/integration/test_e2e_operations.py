@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chaindock.identity.tls import TlsAuthority
+from chaindock.identity.ca import TlsAuthority
 from support.nodes.curl import Reply, curl
 from support.nodes.node import BACKENDS, FIXTURES, PROCESS, Node, eventually, started
 from support.nodes.scrape import Scrape
@@ -289,7 +289,7 @@ def test_one_that_is_not_up_yet_keeps_the_node_from_being_ready(tmp_path: Path):
 
 
 def test_with_tls_a_client_needs_its_certificate(tmp_path: Path):
-    authority = TlsAuthority.create()
+    authority = TlsAuthority()
     files = {"root": authority.root_pem}
     pairs = (
         ("server", authority.issue_server("127.0.0.1")),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.chaincode.options import ListenOptions
+from chaindock.identity.ca import TlsAuthority
 from chaindock.identity.organization import Organization
-from chaindock.identity.tls import TlsAuthority
 from chaindock.ids import Ccid
 from chaindock.node.programs import programs_admitted
 from support.doubles.memory_state import CHANNEL, NAMESPACE, MemoryState, invocation
@@ -64,7 +64,7 @@ async def test_a_program_registers_and_serves(
     }
     async with (
         StreamNode(
-            authority=TlsAuthority.create() if tls else None,
+            authority=TlsAuthority() if tls else None,
             listen=ListenOptions(bind=("127.0.0.1", 0)),
             admit_unlaunched=True,
         ) as node,

@@ -10,7 +10,7 @@ import pytest
 
 from chaindock.container.contracts import DialTls
 from chaindock.errors import LaunchFailed
-from chaindock.identity.tls import TlsAuthority
+from chaindock.identity.ca import TlsAuthority
 from support.shims.builds import (
     go_program,
     java_classes,
@@ -110,13 +110,13 @@ async def test_a_shim_that_dials_shows_its_certificate(
 ):
     made = shim()
     made = replace(made, program=replace(made.program, without=without))
-    await works(made, tmp_path, TlsAuthority.create())
+    await works(made, tmp_path, TlsAuthority())
 
 
 @pytest.mark.golang
 async def test_a_shim_with_another_attempts_files_is_refused(tmp_path: Path):
     """The files are right in every way but one: they were made for another."""
-    authority = TlsAuthority.create()
+    authority = TlsAuthority()
     pair = authority.issue_client()
     stolen = {"client_pem.key": pair.key_pem, "client_pem.crt": pair.cert_pem}
     files = {name: text.encode() for name, text in stolen.items()}
@@ -140,7 +140,7 @@ class Served:
 
 def served(name: str | None = None) -> Served:
     """Return TLS with client certificates on both sides; `name` = the server's own."""
-    authority = TlsAuthority.create()
+    authority = TlsAuthority()
     own, node = authority.issue_server(name or "127.0.0.1"), authority.issue_client()
     texts = {"key": own.key_pem, "crt": own.cert_pem, "ca": authority.root_pem}
     pem = {f"server.{end}": text.encode() for end, text in texts.items()}
@@ -210,14 +210,14 @@ SERVERS = [
 async def test_a_shim_that_serves_is_dialled_with_certificates(
     tmp_path: Path, serves: Callable[[Served], Shim]
 ):
-    await works(serves(served()), tmp_path, TlsAuthority.create())
+    await works(serves(served()), tmp_path, TlsAuthority())
 
 
 @pytest.mark.parametrize("serves", SERVERS)
 async def test_a_shim_may_serve_under_a_name_of_its_own(
     tmp_path: Path, serves: Callable[[Served], Shim]
 ):
-    await works(serves(served(NAME)), tmp_path, TlsAuthority.create())
+    await works(serves(served(NAME)), tmp_path, TlsAuthority())
 
 
 async def failure(shim: Shim, folder: Path) -> str:
@@ -232,7 +232,7 @@ async def test_a_wrong_root_is_told_with_what_was_expected(
     tmp_path: Path, serves: Callable[[Served], Shim]
 ):
     right = served()
-    root = TlsAuthority.create().root_pem
+    root = TlsAuthority().root_pem
     text = await failure(
         serves(replace(right, tls=replace(right.tls, root_pem=root))), tmp_path
     )
@@ -254,7 +254,7 @@ async def test_a_wrong_name_is_told_with_what_was_expected(
 async def test_a_server_that_refuses_the_nodes_certificate_is_told(
     tmp_path: Path, serves: Callable[[Served], Shim]
 ):
-    right, foreign = served(), TlsAuthority.create().issue_client()
+    right, foreign = served(), TlsAuthority().issue_client()
     tls = replace(right.tls, key_pem=foreign.key_pem, cert_pem=foreign.cert_pem)
     text = await failure(serves(replace(right, tls=tls)), tmp_path)
     assert "refuses the node's certificate" in text

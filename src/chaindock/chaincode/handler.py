@@ -87,7 +87,7 @@ class Expected:
     Args:
         dialled: the node dials; None until that is known.
         concurrency: transactions at a time on the stream; None = unlimited.
-        certificate: hash (identity.tls.certificate_hash) of the certificate that a
+        certificate: hash (identity.ca.certificate_hash) of the certificate that a
             chaincode that dials must show; None = TLS is off.
         ready: settled with the handler after READY was written, or failed.
         exit: settled with how the launched instance ended.

@@ -27,7 +27,7 @@ from chaindock.errors import (
     LaunchTimeout,
     StartFailed,
 )
-from chaindock.identity.tls import certificate_hash
+from chaindock.identity.ca import certificate_hash
 from chaindock.telemetry import bound, get_logger, metrics
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from chaindock.chaincode.handler import Handler, StreamState
 from chaindock.chaincode.options import ListenOptions, StreamOptions
 from chaindock.container.contracts import CallbackListener, ClientTls
 from chaindock.errors import StartFailed
-from chaindock.identity.tls import certificate_hash
+from chaindock.identity.ca import certificate_hash
 from chaindock.telemetry import get_logger, unbind
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from chaindock.chaincode.handshakes import Handshakes
     from chaindock.chaincode.registry import HandlerRegistry
-    from chaindock.identity.tls import TlsAuthority
+    from chaindock.identity.ca import TlsAuthority
 
 _log = get_logger("chaincode.server")
 PROGRAMS: Final = ("127.0.0.1", 7052)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from chaindock.endorser.endorser import Endorser
     from chaindock.endorser.orderer import Commit, Orderer
     from chaindock.endorser.proposals import Proposal
-    from chaindock.identity.signing import SigningIdentity
+    from chaindock.identity.msp import SigningIdentity
     from chaindock.ids import ChannelId
     from chaindock.ledger.ledger import Ledger
 

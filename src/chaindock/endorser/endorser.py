@@ -45,8 +45,7 @@ if TYPE_CHECKING:
 
     from chaindock.chaincode.support import ChaincodeSupport
     from chaindock.endorser.proposals import Proposal
-    from chaindock.identity.msp import Identity, Msp
-    from chaindock.identity.signing import SigningIdentity
+    from chaindock.identity.msp import Identity, Msp, SigningIdentity
     from chaindock.ledger.ledger import Ledger
     from chaindock.ledger.simulator import Simulator
     from chaindock.lifecycle.contract import LifecycleContract

@@ -24,8 +24,7 @@ from chaindock.ids import ChannelId, TxId
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from chaindock.identity.msp import Identity, Msp
-    from chaindock.identity.signing import SigningIdentity
+    from chaindock.identity.msp import Identity, Msp, SigningIdentity
 
 NONCE_BYTES: Final = 24
 WRITERS: Final = "/Channel/Application/Writers"

@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from chaindock.endorser.proposals import Proposal
-    from chaindock.identity.msp import Identity, Msp
-    from chaindock.identity.signing import SigningIdentity
+    from chaindock.identity.msp import Identity, Msp, SigningIdentity
     from chaindock.ids import ChannelId
 
 _OK = range(200, 400)

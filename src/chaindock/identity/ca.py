@@ -1,25 +1,32 @@
-"""The certificate authority of a development organisation, and parts of certificates.
+"""Certificate authorities: of the organisation, and of the streams with chaincode.
 
-Every certificate has a low-S signature, so no reader re-encodes it, and names one role.
-Source: docs/fabric/ledger.md#identities
+Every certificate has a low-S signature, so no reader re-encodes it. The authority of the
+streams lives in memory alone: a node that starts again trusts nothing that an earlier
+run issued.
+Source: docs/fabric/ledger.md#identities, docs/adr/0005-certificates-per-attempt.md
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+import ipaddress
 import json
-from typing import TYPE_CHECKING
+import secrets
+import ssl
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from chaindock.errors import InvalidInput
-from chaindock.identity.signing import has_low_s
+from chaindock.identity.msp import has_low_s
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Self
 
     from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -27,14 +34,32 @@ if TYPE_CHECKING:
         EllipticCurvePublicKey,
     )
 
-ATTRIBUTES_OID = x509.ObjectIdentifier("1.2.3.4.5.6.7.8.1")
-VALIDITY = dt.timedelta(days=3650)
-_COMMON_NAME_MAX = 64
+    Extension = tuple[x509.ExtensionType, bool]
+    """An extension, and whether it is critical."""
+
+ATTRIBUTES_OID: Final = x509.ObjectIdentifier("1.2.3.4.5.6.7.8.1")
+EVERYWHERE: Final = (
+    "127.0.0.1",
+    "::1",
+    "localhost",
+    "host.docker.internal",
+    "host.containers.internal",
+    "10.0.2.2",
+    "169.254.1.2",
+)
+"""Names under which chaincode may reach this machine, beside the address listened on.
+
+The last two are its loopback in containers of a rootless engine.
+"""
+_COMMON_NAME_MAX: Final = 64
 """X.509 (ub-common-name)."""
-_ATTRIBUTES_MAX = 16 * 1024
+_ATTRIBUTES_MAX: Final = 16 * 1024
 """Bytes. The certificate goes into every transaction of its holder, twice."""
-_CLOCK_SKEW = dt.timedelta(minutes=5)
-_PLACE = (
+_TEN_YEARS: Final = dt.timedelta(days=3650)
+_DAY: Final = dt.timedelta(hours=24)
+"""Life of a client certificate, and how far the clock of an engine's machine may be off."""
+_CLOCK_SKEW: Final = dt.timedelta(minutes=5)
+_PLACE: Final = (
     (NameOID.COUNTRY_NAME, "US"),
     (NameOID.STATE_OR_PROVINCE_NAME, "California"),
     (NameOID.LOCALITY_NAME, "San Francisco"),
@@ -58,6 +83,15 @@ def key_pem(key: EllipticCurvePrivateKey) -> bytes:
 def certificate_pem(certificate: x509.Certificate) -> bytes:
     """Return the certificate as PEM."""
     return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def certificate_hash(cert_pem: str | bytes) -> str:
+    """Return the SHA-256 of the certificate's DER, in hex: what a stream is bound by.
+
+    Raises: ValueError when it is no certificate in PEM.
+    """
+    text = cert_pem if isinstance(cert_pem, str) else cert_pem.decode("ascii")
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(text)).hexdigest()
 
 
 def attributes_of(certificate: x509.Certificate) -> dict[str, str]:
@@ -91,12 +125,8 @@ class CertificateAuthority:
         name = _name(
             (NameOID.ORGANIZATION_NAME, domain), (NameOID.COMMON_NAME, f"ca.{domain}")
         )
-        builder = (
-            begin_certificate(name, name, key.public_key())
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-            .add_extension(key_usage(ca=True, encipher=True), True)
-        )
-        return cls(_sign(builder, key), key)
+        extensions = _usage(ca=True, encipher=True)
+        return cls(_certificate((name, name), key.public_key(), key, extensions), key)
 
     def issue(
         self,
@@ -127,12 +157,7 @@ class CertificateAuthority:
         subject = _name(
             (NameOID.ORGANIZATIONAL_UNIT_NAME, role), (NameOID.COMMON_NAME, common_name)
         )
-        builder = (
-            begin_certificate(subject, self.certificate.subject, key)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
-            .add_extension(key_usage(ca=False, encipher=False), True)
-            .add_extension(issuer_key(self.key), False)
-        )
+        extensions = _usage(ca=False, encipher=False)
         if attributes is not None:
             # Raw JSON, not wrapped in another ASN.1 string: so the shims read it.
             raw = json.dumps({"attrs": dict(sorted(attributes.items()))}).encode()
@@ -141,35 +166,94 @@ class CertificateAuthority:
                     f"the attributes of {common_name!r} take {len(raw)} bytes, the limit "
                     f"is {_ATTRIBUTES_MAX}"
                 )
-            builder = builder.add_extension(
-                x509.UnrecognizedExtension(ATTRIBUTES_OID, raw), False
-            )
-        return _sign(builder, self.key)
+            extensions.append((x509.UnrecognizedExtension(ATTRIBUTES_OID, raw), False))
+        names = subject, self.certificate.subject
+        return _certificate(names, key, self.key, extensions)
 
 
-def _name(*parts: tuple[x509.ObjectIdentifier, str]) -> x509.Name:
-    return x509.Name([x509.NameAttribute(oid, text) for oid, text in (*_PLACE, *parts)])
+@dataclass(frozen=True)
+class TlsPair:
+    """A private key and its certificate, PEM; the key is never shown."""
+
+    key_pem: str = field(repr=False)
+    cert_pem: str
 
 
-def begin_certificate(
-    subject: x509.Name,
-    issuer: x509.Name,
+class TlsAuthority:
+    """Issues every certificate of the streams of one run of a node."""
+
+    def __init__(self) -> None:
+        self._key = new_key()
+        self._name = _serial_name()
+        both = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
+        root = _certificate(
+            (self._name, self._name),
+            self._key.public_key(),
+            self._key,
+            [*_usage(ca=True, encipher=False), (x509.ExtendedKeyUsage(both), False)],
+            skew=_DAY,
+        )
+        self.root_pem = certificate_pem(root).decode()
+        """What chaincode trusts, and the node too."""
+
+    def issue_server(self, *hosts: str) -> TlsPair:
+        """Return what a listener shows that is dialled by these names or addresses.
+
+        It also holds for the names of `EVERYWHERE`.
+        """
+        names = (*(host.strip("[]") for host in hosts), *EVERYWHERE)
+        known = x509.SubjectAlternativeName(map(_general, dict.fromkeys(names)))
+        return self._issue(ExtendedKeyUsageOID.SERVER_AUTH, _TEN_YEARS, (known, False))
+
+    def issue_client(self, *, for_a_day: bool = True) -> TlsPair:
+        """Return what one attempt shows; else it is valid as long as the node runs.
+
+        Validity counts when a connection is made: one that is open stays open.
+        """
+        lasts = _DAY if for_a_day else _TEN_YEARS
+        return self._issue(ExtendedKeyUsageOID.CLIENT_AUTH, lasts)
+
+    def _issue(
+        self, usage: x509.ObjectIdentifier, lasts: dt.timedelta, *more: Extension
+    ) -> TlsPair:
+        key = new_key()
+        certificate = _certificate(
+            (_serial_name(), self._name),
+            key.public_key(),
+            self._key,
+            [
+                *_usage(ca=False, encipher=True),
+                (x509.ExtendedKeyUsage([usage]), False),
+                *more,
+            ],
+            skew=_DAY,
+            lasts=lasts,
+        )
+        return TlsPair(key_pem(key).decode(), certificate_pem(certificate).decode())
+
+
+def _certificate(
+    names: tuple[x509.Name, x509.Name],
     key: EllipticCurvePublicKey,
+    signer: EllipticCurvePrivateKey,
+    extensions: Iterable[Extension],
     *,
     skew: dt.timedelta = _CLOCK_SKEW,
-    lasts: dt.timedelta = VALIDITY,
-) -> x509.CertificateBuilder:
-    """Return a certificate of `key` to add extensions to and sign.
+    lasts: dt.timedelta = _TEN_YEARS,
+) -> x509.Certificate:
+    """Return a signed certificate.
 
     Args:
-        subject: of the certificate.
-        issuer: subject of the certificate that signs.
+        names: subject, and issuer; equal for a self-signed one.
         key: of the holder.
+        signer: key of the issuer.
+        extensions: beside those that identify the keys.
         skew: how long ago the certificate begins to be valid, for clocks that go wrong.
         lasts: from now.
     """
+    subject, issuer = names
     now = dt.datetime.now(dt.UTC).replace(microsecond=0)
-    return (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
@@ -179,16 +263,21 @@ def begin_certificate(
         .not_valid_after(now + lasts)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), False)
     )
+    if subject != issuer:
+        known = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+        builder = builder.add_extension(known, False)
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical)
+    # Every second ECDSA signature has a high S and the builder cannot normalise it.
+    while True:
+        certificate = builder.sign(signer, hashes.SHA256())
+        if has_low_s(certificate.signature, signer.curve.name):
+            return certificate
 
 
-def issuer_key(key: EllipticCurvePrivateKey) -> x509.AuthorityKeyIdentifier:
-    """Return the extension that names the key that signs."""
-    return x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
-
-
-def key_usage(*, ca: bool, encipher: bool) -> x509.KeyUsage:
+def _usage(*, ca: bool, encipher: bool) -> list[Extension]:
     """Return what a key is for: to sign, certificates too (`ca`), to encipher keys."""
-    return x509.KeyUsage(
+    usage = x509.KeyUsage(
         digital_signature=True,
         key_encipherment=encipher,
         key_cert_sign=ca,
@@ -199,13 +288,21 @@ def key_usage(*, ca: bool, encipher: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+    return [(x509.BasicConstraints(ca=ca, path_length=None), True), (usage, True)]
 
 
-def _sign(
-    builder: x509.CertificateBuilder, key: EllipticCurvePrivateKey
-) -> x509.Certificate:
-    # Every second ECDSA signature has a high S and the builder cannot normalise it.
-    while True:
-        certificate = builder.sign(key, hashes.SHA256())
-        if has_low_s(certificate.signature, key.curve.name):
-            return certificate
+def _name(*parts: tuple[x509.ObjectIdentifier, str]) -> x509.Name:
+    return x509.Name([x509.NameAttribute(oid, text) for oid, text in (*_PLACE, *parts)])
+
+
+def _serial_name() -> x509.Name:
+    # Fabric's subjects hold nothing but this; it makes them differ.
+    number = str(secrets.randbits(128))
+    return x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, number)])
+
+
+def _general(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host.partition("%")[0]))
+    except ValueError:
+        return x509.DNSName(host)

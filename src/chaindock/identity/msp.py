@@ -1,7 +1,7 @@
-"""Who a creator is: the membership rules of one organisation.
+"""Who a creator is, and signatures as Fabric makes and accepts them.
 
-An `Identity` that is returned chains to the organisation's CA and has exactly one role.
-The cache is bounded, because creators are hostile; expiry is not a matter of the MSP.
+An `Identity` that is returned chains to the organisation's CA and has exactly one role;
+expiry is not a matter of the MSP. Signatures are ECDSA over SHA-256 with a low S.
 Source: docs/fabric/ledger.md#identities
 """
 
@@ -14,19 +14,43 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
 from cryptography.x509.oid import ExtensionOID, NameOID
 from fabric_protos.msp import identities_pb2, msp_config_pb2
 from google.protobuf.message import DecodeError
 
 from chaindock.errors import Denied
-from chaindock.identity.ca import certificate_pem
-from chaindock.identity.signing import CURVES, verify_signature
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.ec import (
+        EllipticCurvePrivateKey,
+        EllipticCurvePublicKey,
+    )
 
+# Orders of the curves that are accepted (SEC 2, FIPS 186-4); `cryptography` does not
+# tell them.
+_ORDER = {
+    "secp224r1": 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFF16A2E0B8F03E13DD29455C5C2A3D,
+    "secp256r1": 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
+    "secp384r1": int(
+        "ffffffffffffffffffffffffffffffffffffffffffffffff"
+        "c7634d81f4372ddf581a0db248b0a77aecec196accc52973",
+        16,
+    ),
+    "secp521r1": int(
+        "01fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffa"
+        "51868783bf2f966b7fcc0148f709a5d03bb5c9b8899c47aebb6fb71e91386409",
+        16,
+    ),
+}
+_ALGORITHM = ec.ECDSA(hashes.SHA256())
 _CACHED = 4096
+"""Identities that are remembered; bounded, because creators are hostile."""
 _PEM_MAX = 64 * 1024
 _KNOWN_CRITICAL = frozenset(
     {
@@ -36,6 +60,42 @@ _KNOWN_CRITICAL = frozenset(
         ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
     }
 )
+
+
+def has_low_s(signature: bytes, curve: str) -> bool:
+    """Tell whether the DER `signature` has s at most half the order of `curve`.
+
+    Raises: ValueError when it is no DER signature.
+    """
+    _, s = decode_dss_signature(signature)
+    return s <= _ORDER[curve] // 2
+
+
+class SigningIdentity:
+    """A certificate and its key.
+
+    Args:
+        mspid: MSP id of the organisation.
+        certificate_pem: exactly the bytes on disk; they are part of `creator`.
+        key: of the certificate.
+    """
+
+    def __init__(
+        self, mspid: str, certificate_pem: bytes, key: EllipticCurvePrivateKey
+    ) -> None:
+        self.mspid = mspid
+        self.certificate_pem = certificate_pem
+        self.creator: bytes = identities_pb2.SerializedIdentity(
+            mspid=mspid, id_bytes=certificate_pem
+        ).SerializeToString()
+        self._key = key
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the DER signature of SHA-256 of `message`; s is at most half the order."""
+        signature = self._key.sign(message, _ALGORITHM)
+        order = _ORDER[self._key.curve.name]
+        r, s = decode_dss_signature(signature)
+        return encode_dss_signature(r, order - s) if s > order // 2 else signature
 
 
 class Role(StrEnum):
@@ -67,9 +127,20 @@ class Identity:
     def verify(self, message: bytes, signature: bytes) -> None:
         """Check `signature` over SHA-256 of `message`.
 
-        Raises: Denied, also for a high S.
+        Raises: Denied when it is malformed, has a high S, or does not fit.
         """
-        verify_signature(self.key, message, signature)
+        try:
+            low = has_low_s(signature, self.key.curve.name)
+        except ValueError as error:
+            raise Denied("the signature is not a DER sequence of r and s") from error
+        if not low:
+            raise Denied("Invalid S. Must be smaller than half the order of the curve")
+        try:
+            self.key.verify(signature, message, _ALGORITHM)
+        except InvalidSignature as error:
+            raise Denied(
+                "the signature does not fit the message and the key"
+            ) from error
 
     @property
     def expired(self) -> bool:
@@ -106,22 +177,18 @@ class Msp:
         return found
 
     def _examine(self, creator: bytes) -> Identity:
-        mspid, certificate = self._read(creator)
+        certificate = self._read(creator)
         self._check_chain(certificate)
         key = certificate.public_key()
         if not isinstance(key, ec.EllipticCurvePublicKey) or (
-            key.curve.name not in CURVES
+            key.curve.name not in _ORDER
         ):
             raise self._refuse("its key is not ECDSA on P-224, P-256, P-384 or P-521")
-        return Identity(
-            mspid=mspid,
-            role=self._role(certificate),
-            certificate=certificate,
-            expires=certificate.not_valid_after_utc,
-            key=key,
-        )
+        role = self._role(certificate)
+        expires = certificate.not_valid_after_utc
+        return Identity(self.mspid, role, certificate, expires, key)
 
-    def _read(self, creator: bytes) -> tuple[str, x509.Certificate]:
+    def _read(self, creator: bytes) -> x509.Certificate:
         try:
             serialized = identities_pb2.SerializedIdentity.FromString(creator)
         except DecodeError as error:
@@ -143,7 +210,7 @@ class Msp:
             raise Denied(
                 "the creator's certificate cannot be read", mspid=None
             ) from error
-        return serialized.mspid, certificate
+        return certificate
 
     def _check_chain(self, certificate: x509.Certificate) -> None:
         try:
@@ -181,13 +248,13 @@ class Msp:
 
     def config(self) -> msp_config_pb2.MSPConfig:
         """Return the definition of this MSP as a channel configuration carries it."""
-        root = certificate_pem(self._ca)
-
-        def unit(name: str) -> msp_config_pb2.FabricOUIdentifier:
-            return msp_config_pb2.FabricOUIdentifier(
-                certificate=root, organizational_unit_identifier=name
+        root = self._ca.public_bytes(serialization.Encoding.PEM)
+        units = {
+            f"{role}_ou_identifier": msp_config_pb2.FabricOUIdentifier(
+                certificate=root, organizational_unit_identifier=role
             )
-
+            for role in Role
+        }
         fabric = msp_config_pb2.FabricMSPConfig(
             name=self.mspid,
             root_certs=[root],
@@ -195,12 +262,6 @@ class Msp:
                 signature_hash_family="SHA2",
                 identity_identifier_hash_function="SHA256",
             ),
-            fabric_node_ous=msp_config_pb2.FabricNodeOUs(
-                enable=True,
-                client_ou_identifier=unit(Role.CLIENT),
-                peer_ou_identifier=unit(Role.PEER),
-                admin_ou_identifier=unit(Role.ADMIN),
-                orderer_ou_identifier=unit(Role.ORDERER),
-            ),
+            fabric_node_ous=msp_config_pb2.FabricNodeOUs(enable=True, **units),
         )
         return msp_config_pb2.MSPConfig(type=0, config=fabric.SerializeToString())

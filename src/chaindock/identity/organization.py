@@ -28,8 +28,7 @@ from chaindock.identity.ca import (
     key_pem,
     new_key,
 )
-from chaindock.identity.msp import Msp, Role
-from chaindock.identity.signing import SigningIdentity
+from chaindock.identity.msp import Msp, Role, SigningIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -66,7 +65,6 @@ class Organization:
         self.peer = _read_signer(_peer(path, domain), mspid)
         self.orderer = _read_signer(_orderer(path, domain), mspid)
         self.admin = _read_signer(self.user_msp(ADMIN), mspid)
-        self._users: dict[str, tuple[SigningIdentity, dict[str, str]]] = {}
         self._lock = threading.Lock()
 
     @classmethod
@@ -101,7 +99,7 @@ class Organization:
     ) -> SigningIdentity:
         """Return a client identity; made on first use and kept on disk.
 
-        Blocks for some milliseconds then; may be called from any thread.
+        Blocks for some milliseconds; may be called from any thread.
 
         Args:
             name: `Admin` is the organisation's admin.
@@ -118,18 +116,13 @@ class Organization:
             if attributes:
                 raise InvalidInput("the identity 'Admin' has no attributes")
             return self.admin
-        known = self._users.get(name)
-        if known is not None and (not attributes or known[1] == attributes):
-            return known[0]
         if not _USER.fullmatch(name) or name.casefold() == ADMIN.casefold():
             raise InvalidInput(
                 f"invalid user name {name!r}: expected up to 32 letters, digits, "
                 "_ . and -, and not the name of the admin in other letters"
             )
         with self._lock:
-            signer = self._enrol(name, attributes)
-            self._users[name] = signer, dict(attributes or {})
-        return signer
+            return self._enrol(name, attributes)
 
     def _enrol(
         self, name: str, attributes: Mapping[str, str] | None

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from chaindock.container.contracts import NodeLabels
     from chaindock.container.output import OutputStore
     from chaindock.endorser.caller import Answer, Caller
+    from chaindock.identity.msp import SigningIdentity
     from chaindock.identity.organization import Organization
-    from chaindock.identity.signing import SigningIdentity
     from chaindock.ledger.ledger import Ledger
     from chaindock.lifecycle import targets as stored
     from chaindock.lifecycle.custodian import Custodian

@@ -25,8 +25,8 @@ from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer
 from chaindock.endorser.transactions import TransactionChecks
+from chaindock.identity.ca import TlsAuthority
 from chaindock.identity.organization import Organization
-from chaindock.identity.tls import TlsAuthority
 from chaindock.ids import Ccid, require_channel
 from chaindock.ledger.ledger import Ledger
 from chaindock.lifecycle.contract import LifecycleContract
@@ -113,7 +113,7 @@ async def _compose(
     home.sync()
 
     registry = HandlerRegistry(admit_unlaunched=config.stream.admit_unlaunched)
-    authority = TlsAuthority.create() if config.listen.tls else None
+    authority = TlsAuthority() if config.listen.tls else None
     listener = await stack.enter_async_context(
         ChaincodeListener(registry, config.stream, config.listen, authority)
     )

@@ -28,7 +28,7 @@ from support.shims.stream_node import CCID
 
 if TYPE_CHECKING:
     from chaindock.container.attempt import Attempt
-    from chaindock.identity.tls import TlsAuthority
+    from chaindock.identity.ca import TlsAuthority
     from chaindock.ids import Ccid
     from chaindock.lifecycle.supervisor import Supervisor
 

@@ -16,7 +16,7 @@ from chaindock.ids import TxId
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from chaindock.identity.signing import SigningIdentity
+    from chaindock.identity.msp import SigningIdentity
 
 
 def propose(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 if TYPE_CHECKING:
-    from chaindock.identity.tls import TlsAuthority, TlsPair
+    from chaindock.identity.ca import TlsAuthority, TlsPair
 
 
 def client(root_pem: str, pair: TlsPair | None) -> grpc.ChannelCredentials:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import grpc
 
     from chaindock.chaincode.invocation import Invocation, Outcome
-    from chaindock.identity.tls import TlsAuthority
+    from chaindock.identity.ca import TlsAuthority
 
 CCID = Ccid("basic:" + "ab" * 32)
 OTHER = Ccid("other:" + "cd" * 32)

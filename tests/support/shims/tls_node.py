@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from chaindock.identity.tls import TlsAuthority, certificate_hash
+from chaindock.identity.ca import TlsAuthority, certificate_hash
 from support.doubles.memory_state import invocation
 from support.shims.credentials import client
 from support.shims.stream_node import CCID, StreamNode
 
 if TYPE_CHECKING:
     from chaindock.chaincode.handler import Expected
-    from chaindock.identity.tls import TlsPair
+    from chaindock.identity.ca import TlsPair
     from chaindock.ids import Ccid
     from support.shims.peer import ShimPeer
 
@@ -20,7 +20,7 @@ class Guarded(StreamNode):
     """A node with TLS, and what a launch gives its chaincode."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(authority=TlsAuthority.create(), **options)
+        super().__init__(authority=TlsAuthority(), **options)
         assert self.authority is not None
         self.root = self.authority.root_pem
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from chaindock.chaincode.invocation import Outcome
     from chaindock.container.contracts import DialTls, Instance
-    from chaindock.identity.tls import TlsAuthority
+    from chaindock.identity.ca import TlsAuthority
     from chaindock.packaging.store import StoredPackage
 
 NAME = "conformance"

@@ -11,7 +11,7 @@ import pytest
 from chaindock.chaincode.client import serve_dialled
 from chaindock.chaincode.handler import Handler
 from chaindock.container.contracts import DialTls
-from chaindock.identity.tls import TlsAuthority
+from chaindock.identity.ca import TlsAuthority
 from support.shims.credentials import server
 from support.shims.peer import PATIENCE_S, ShimServer
 from support.shims.stream_node import CCID, StreamNode
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def authority() -> TlsAuthority:
-    return TlsAuthority.create()
+    return TlsAuthority()
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def expects(name: str, address: str) -> str:
 async def test_a_foreign_root_is_told_soon(
     chaincode: ShimServer, authority: TlsAuthority
 ):
-    other = TlsAuthority.create()
+    other = TlsAuthority()
     end = await ended(chaincode.address, shows(authority, root=other.root_pem))
     assert end.code is grpc.StatusCode.UNAUTHENTICATED
     assert end.reason.startswith(expects("127.0.0.1", chaincode.address))
@@ -117,7 +117,7 @@ async def test_a_server_without_tls_is_told_soon(
 async def test_a_server_that_refuses_the_node_is_told_soon(
     chaincode: ShimServer, authority: TlsAuthority
 ):
-    foreign = TlsAuthority.create()
+    foreign = TlsAuthority()
     pair = foreign.issue_client()
     for tls in (
         DialTls(authority.root_pem, pair.key_pem, pair.cert_pem),

@@ -20,7 +20,7 @@ from chaindock.errors import (
     NotFound,
     TlsFailed,
 )
-from chaindock.identity.tls import TlsAuthority
+from chaindock.identity.ca import TlsAuthority
 from chaindock.lifecycle.states import LaunchState
 from support.doubles.launch_fakes import (
     FakeInstance,
@@ -51,7 +51,7 @@ async def hasty(no_task_is_left: None) -> AsyncIterator[World]:
 @pytest.fixture
 async def guarded(no_task_is_left: None) -> AsyncIterator[World]:
     """The same with TLS."""
-    async with World(TlsAuthority.create(), connect_timeout_s=1.0) as world:
+    async with World(TlsAuthority(), connect_timeout_s=1.0) as world:
         yield world
 
 
@@ -116,7 +116,7 @@ async def test_a_connection_of_the_probe_is_not_one_of_the_chaincode(
 ):
     """Or each slow start would be told as a matter of TLS."""
     monkeypatch.setattr(launcher, "_UNHEARD_S", 0.1)
-    async with World(TlsAuthority.create(), connect_timeout_s=1.0) as world:
+    async with World(TlsAuthority(), connect_timeout_s=1.0) as world:
         instance = world.builder.prepare(CCID, never_registers)
 
         async def probe() -> None:

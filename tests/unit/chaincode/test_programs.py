@@ -14,7 +14,7 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 from chaindock.chaincode import server
 from chaindock.chaincode.options import ListenOptions
 from chaindock.errors import StartFailed
-from chaindock.identity.tls import TlsAuthority, TlsPair
+from chaindock.identity.ca import TlsAuthority, TlsPair
 from chaindock.ids import Ccid
 from support.doubles.memory_state import invocation
 from support.eventually import eventually
@@ -35,7 +35,7 @@ ANY_PORT = ListenOptions(bind=("127.0.0.1", 0))
 async def node(
     request: pytest.FixtureRequest, no_task_is_left: None
 ) -> AsyncIterator[StreamNode]:
-    authority = TlsAuthority.create() if request.param == "with TLS" else None
+    authority = TlsAuthority() if request.param == "with TLS" else None
     async with StreamNode(
         authority=authority, listen=ANY_PORT, admit_unlaunched=True
     ) as node:

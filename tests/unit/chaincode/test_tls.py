@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from chaindock.chaincode.options import ListenOptions
 from chaindock.chaincode.server import MAX_UNREGISTERED_EACH, server_options
-from chaindock.identity.tls import TlsAuthority, certificate_hash
+from chaindock.identity.ca import TlsAuthority, certificate_hash
 from chaindock.telemetry import bound
 from support.doubles.memory_state import invocation
 from support.eventually import eventually
@@ -62,7 +62,7 @@ async def test_who_shows_no_certificate_gets_no_stream(node: Guarded):
 
 async def test_a_self_signed_certificate_gets_no_stream(node: Guarded):
     expected, pair = node.launch()
-    await shut_out(await node.dials(TlsAuthority.create().issue_client()))
+    await shut_out(await node.dials(TlsAuthority().issue_client()))
     await node.still_starts(expected, pair)
 
 
@@ -119,7 +119,7 @@ async def test_no_old_protocol_is_spoken(node: Guarded, tmp_path: Path):
 async def test_a_node_of_another_authority_is_not_talked_to(node: Guarded):
     """The other direction: chaincode knows the node too."""
     _, pair = node.launch()
-    peer = await node.dials(pair, root=TlsAuthority.create().root_pem)
+    peer = await node.dials(pair, root=TlsAuthority().root_pem)
     code, text = await peer.refusal()
     assert code is grpc.StatusCode.UNAVAILABLE
     assert "CERTIFICATE_VERIFY_FAILED" in text

@@ -24,7 +24,7 @@ from chaindock.errors import (
     TransactionExists,
 )
 from chaindock.identity.ca import CertificateAuthority, certificate_pem, new_key
-from chaindock.identity.signing import SigningIdentity
+from chaindock.identity.msp import SigningIdentity
 
 P256 = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 

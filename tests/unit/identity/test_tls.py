@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from chaindock.identity.tls import TlsAuthority, certificate_hash
+from chaindock.identity.ca import TlsAuthority, certificate_hash
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def authority() -> TlsAuthority:
-    return TlsAuthority.create()
+    return TlsAuthority()
 
 
 def read(pem: str) -> x509.Certificate:
@@ -84,7 +84,7 @@ def test_no_two_certificates_are_alike(authority: TlsAuthority):
 
 
 def test_authorities_have_nothing_in_common(authority: TlsAuthority):
-    other = TlsAuthority.create()
+    other = TlsAuthority()
     assert other.root_pem != authority.root_pem
     certificate = read(other.issue_client().cert_pem)
     with pytest.raises(ValueError, match="subject"):

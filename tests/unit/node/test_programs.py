@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.chaincode.options import ListenOptions
-from chaindock.identity.tls import TlsPair
+from chaindock.identity.ca import TlsPair
 from chaindock.ids import Ccid
 from chaindock.node.programs import programs_admitted
 from support.eventually import eventually

@@ -13,7 +13,7 @@ import pytest
 
 from chaindock import telemetry
 from chaindock.errors import ConfigInvalid, LedgerClosed, NodeError
-from chaindock.identity.tls import TlsAuthority
+from chaindock.identity.ca import TlsAuthority
 from chaindock.operations import http
 from chaindock.operations.health import Health, Trouble
 from chaindock.operations.http import OperationsOptions, OperationsServer
@@ -249,7 +249,7 @@ class Files:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        authority, other = TlsAuthority.create(), TlsAuthority.create()
+        authority, other = TlsAuthority(), TlsAuthority()
         self.root = self._write("root.pem", authority.root_pem)
         pair = authority.issue_server("127.0.0.1")
         self.cert = self._write("cert.pem", pair.cert_pem)

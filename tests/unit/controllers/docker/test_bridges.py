@@ -15,7 +15,7 @@ from chaindock.controllers.docker import bridges
 from chaindock.controllers.docker.bridges import HOST, find_name, try_address
 from chaindock.controllers.docker.engine import Engine
 from chaindock.errors import NameUnresolved, NodeUnreachable
-from chaindock.identity.tls import EVERYWHERE
+from chaindock.identity.ca import EVERYWHERE
 from support.eventually import eventually
 from support.need import need
 
