@@ -6,7 +6,6 @@ No node is needed. A package file appears complete or not at all.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +124,7 @@ def _as_json(info: PackageInfo) -> dict[str, Any]:
         "path": info.import_path,
         "size": info.size,
         "code_sha256": info.code_digest,
-        "files": [dataclasses.asdict(entry) for entry in info.entries],
+        "files": [{"name": entry.name, "size": entry.size} for entry in info.entries],
         "indexes": list(info.indexes),
         "warnings": list(info.warnings),
     }

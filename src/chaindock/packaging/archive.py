@@ -27,6 +27,9 @@ _PAX_RECORDS: Final = 100
 """Writers need about ten; reading ten thousand for each entry takes minutes in all."""
 _INTACT = "an archive is one intact gzip stream"
 _OCTAL = re.compile(rb" *([0-7]*)[ \0]*")
+_CHANGES_MEANING = re.compile(
+    rb"size|linkpath|hdrcharset|SCHILY\.realsize|GNU\.sparse\..*", re.DOTALL
+)
 _REGULAR = "an entry is a regular file or a directory"
 _WHOLE = "a tar archive is whole"
 _ONE_MEANING = "an entry has one meaning for every reader"
@@ -49,12 +52,7 @@ class Source(Protocol):
 
 
 class GzipReader:
-    """The decompressed bytes of `source`.
-
-    Args:
-        source: the compressed bytes.
-        archive: name of the archive in errors.
-    """
+    """The decompressed bytes of `source`, an archive that errors call `archive`."""
 
     def __init__(self, source: Source, limits: Limits, archive: str) -> None:
         self._source, self._limits, self._archive = source, limits, archive
@@ -84,19 +82,15 @@ class GzipReader:
         except zlib.error as error:
             raise broken(self._archive, _INTACT, str(error)) from error
         self._pending = self._inflate.unconsumed_tail
-        if self._inflate.eof:
-            self._require_nothing_behind()
-        elif at_end and not data:
+        if self._inflate.eof and (self._inflate.unused_data or self._source.read(1)):
+            raise broken(self._archive, _INTACT, "bytes behind its end")
+        if at_end and not data and not self._inflate.eof:
             raise broken(self._archive, _INTACT, "its end is missing")
-        self._count(len(data))
+        self._given += len(data)
+        self._require_within_limits()
         return data
 
-    def _require_nothing_behind(self) -> None:
-        if self._inflate.unused_data or self._source.read(1):
-            raise broken(self._archive, _INTACT, "bytes behind its end")
-
-    def _count(self, size: int) -> None:
-        self._given += size
+    def _require_within_limits(self) -> None:
         limits = self._limits
         if self._given > limits.unpacked_bytes:
             raise broken(
@@ -104,13 +98,9 @@ class GzipReader:
                 f"an archive has at most {limits.unpacked_bytes} bytes unpacked",
                 hint="a larger archive needs a larger limit in the configuration",
             )
-        if (
-            self._given > limits.ratio_from_bytes
-            and self._given > limits.ratio * self._taken
-        ):
-            raise broken(
-                self._archive, f"an archive unpacks to at most {limits.ratio} times"
-            )
+        if self._given > max(limits.ratio_from_bytes, limits.ratio * self._taken):
+            rule = f"an archive unpacks to at most {limits.ratio} times"
+            raise broken(self._archive, rule)
 
 
 @dataclass(frozen=True)
@@ -163,10 +153,8 @@ class TarReader:
         while (header := self._next_header()) is not None:
             count += 1
             if count > self._limits.files:
-                raise broken(
-                    self._archive,
-                    f"an archive has at most {self._limits.files} entries",
-                )
+                rule = f"an archive has at most {self._limits.files} entries"
+                raise broken(self._archive, rule)
             entry = self._entry(header)
             if entry is not None:
                 yield entry
@@ -192,9 +180,8 @@ class TarReader:
             PackageInvalid: it is larger than `max_bytes`.
         """
         if entry.size > max_bytes:
-            raise broken(
-                entry.name, f"at most {max_bytes} bytes here", f"{entry.size} bytes"
-            )
+            rule = f"at most {max_bytes} bytes here"
+            raise broken(entry.name, rule, f"{entry.size} bytes")
         return b"".join(iter(lambda: self.read(CHUNK), b""))
 
     def _next_header(self) -> _Header | None:
@@ -222,11 +209,8 @@ class TarReader:
             name = prefix + b"/" + name
         size = _octal(block[124:136])
         if size is None:
-            raise broken(
-                name.decode(errors="replace"),
-                "a size is a plain octal number",
-                repr(block[124:136]),
-            )
+            rule = "a size is a plain octal number"
+            raise broken(_shown(name), rule, repr(block[124:136]))
         return _Header(name, size, block[156:157], _octal(block[100:108]) or 0)
 
     def _entry(self, header: _Header) -> Entry | None:
@@ -236,9 +220,8 @@ class TarReader:
                 break
             longer = self._extension(header)
             if longer is not None and renamed is not None:
-                raise broken(
-                    _shown(longer), _ONE_MEANING, "two names for the same entry"
-                )
+                found = "two names for the same entry"
+                raise broken(_shown(longer), _ONE_MEANING, found)
             renamed = longer or renamed
             following = self._next_header()
             if following is None:
@@ -250,10 +233,8 @@ class TarReader:
 
     def _extension(self, header: _Header) -> bytes | None:
         if header.size > _EXTENSION_BYTES:
-            raise broken(
-                _shown(header.name),
-                f"an extension header has at most {_EXTENSION_BYTES} bytes",
-            )
+            rule = f"an extension header has at most {_EXTENSION_BYTES} bytes"
+            raise broken(_shown(header.name), rule)
         data = self._require(header.size)
         self._left = 0
         self._require(self._padding)
@@ -329,12 +310,7 @@ def _pax_records(data: bytes, entry: str) -> dict[bytes, bytes]:
             raise broken(entry, f"a pax header has at most {_PAX_RECORDS} records")
         if keyword in records:
             raise broken(entry, _ONE_MEANING, f"pax {_shown(keyword[:40])!r} twice")
-        if keyword in {
-            b"size",
-            b"linkpath",
-            b"hdrcharset",
-            b"SCHILY.realsize",
-        } or keyword.startswith(b"GNU.sparse."):
+        if _CHANGES_MEANING.fullmatch(keyword):
             raise broken(entry, _ONE_MEANING, f"pax {_shown(keyword[:40])!r}")
         records[keyword] = value
     return records

@@ -10,35 +10,31 @@ import io
 import os
 import stat
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from chaindock.errors import NotFound
 from chaindock.ids import Ccid
-from chaindock.packaging import metadata
-from chaindock.packaging.archive import Entry, GzipReader, TarReader
-from chaindock.packaging.indexes import check_index, is_index_path
+from chaindock.packaging.archive import GzipReader, TarReader
+from chaindock.packaging.content import (
+    METADATA,
+    check_index,
+    is_index_path,
+    label_warning,
+    parse_metadata,
+)
 from chaindock.packaging.rules import CHUNK, Limits, broken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from chaindock.packaging.archive import Source
+    from chaindock.packaging.archive import Entry, Source
 
     Visit = Callable[[Entry, TarReader], None]
-    """Takes one code entry; what it leaves unread is skipped."""
 
 PACKAGE = "package"
 CODE = "code.tar.gz"
-
-
-@dataclass(frozen=True)
-class CodeEntry:
-    """One file of code.tar.gz."""
-
-    name: str
-    size: int
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class PackageInfo:
     size: int
     metadata: bytes
     code_digest: str
-    entries: tuple[CodeEntry, ...]
+    entries: tuple[Entry, ...]
     indexes: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -98,104 +94,80 @@ class Hashing:
         return self._digest.hexdigest()
 
 
-@dataclass
-class _Checker:
-    """Checks META-INF, and keeps the names and sizes of all files."""
-
-    limits: Limits
-    entries: list[CodeEntry] = field(default_factory=list)
-    indexes: list[str] = field(default_factory=list)
-
-    def add(self, entry: Entry, archive: TarReader) -> None:
-        if entry.is_folder:
-            return
-        self.entries.append(CodeEntry(entry.name, entry.size))
-        if is_index_path(entry.name):
-            data = archive.read_whole(entry, self.limits.index_bytes)
-            check_index(entry.name, data)
-            self.indexes.append(entry.name)
-
-
 def read_package(
-    package: bytes | Path | BinaryIO, limits: Limits | None = None
+    package: bytes | Path | BinaryIO,
+    limits: Limits | None = None,
+    visit: Visit | None = None,
 ) -> PackageInfo:
     """Return what a package holds after checking all of it.
 
+    Args:
+        package: its bytes, its file, or an open file.
+        limits: what it may be.
+        visit: takes each code entry instead of the check of META-INF; what `visit`
+            leaves unread is skipped. `entries` and `indexes` stay empty then.
+
     Raises:
-        PackageInvalid: it breaks a rule. NotFound: no such file.
+        PackageInvalid: it breaks a rule. NotFound: no such file. What `visit` raises.
     """
     limits = limits or Limits()
-    checker = _Checker(limits)
+    entries: list[Entry] = []
+    indexes: list[str] = []
+
+    def check(entry: Entry, archive: TarReader) -> None:
+        if not entry.is_folder:
+            entries.append(entry)
+            if is_index_path(entry.name):
+                check_index(entry.name, archive.read_whole(entry, limits.index_bytes))
+                indexes.append(entry.name)
+
     with opened(package) as file:
-        found = scan(file, limits, checker.add)
-    values = metadata.parse_metadata(found.metadata)
+        source = Hashing(file, limits.package_bytes)
+        raw, code_digest, unexpected = _read_outer(source, limits, visit or check)
+    values = parse_metadata(raw)
     warnings = [
         f"unexpected file {name!r} in the top level of the package: it is ignored"
-        for name in found.unexpected
+        for name in unexpected
     ]
-    if text := metadata.label_warning(values.label):
+    if text := label_warning(values.label):
         warnings.append(text)
     return PackageInfo(
-        id=Ccid(f"{values.label}:{found.digest}"),
+        id=Ccid(f"{values.label}:{source.hexdigest()}"),
         label=values.label,
         package_type=values.package_type,
         import_path=values.import_path,
-        size=found.size,
-        metadata=found.metadata,
-        code_digest=found.code_digest,
-        entries=tuple(checker.entries),
-        indexes=tuple(checker.indexes),
+        size=source.count,
+        metadata=raw,
+        code_digest=code_digest,
+        entries=tuple(entries),
+        indexes=tuple(indexes),
         warnings=tuple(warnings),
     )
 
 
-@dataclass(frozen=True)
-class Scan:
-    """What one pass over a package found."""
-
-    metadata: bytes
-    code_digest: str
-    digest: str
-    size: int
-    unexpected: tuple[str, ...]
-
-
-def scan(file: Source, limits: Limits, visit: Visit) -> Scan:
-    """Read a package to its end, and call `visit` with each of its code entries.
-
-    Raises:
-        PackageInvalid: it breaks a rule; whatever `visit` raises.
-    """
-    source = Hashing(file, limits.package_bytes)
+def _read_outer(
+    source: Hashing, limits: Limits, visit: Visit
+) -> tuple[bytes, str, list[str]]:
+    """Return metadata.json, the SHA-256 of code.tar.gz, and names of other files."""
     outer = TarReader(GzipReader(source, limits, PACKAGE), limits, PACKAGE, plain=True)
     raw: bytes | None = None
     code_digest: str | None = None
     unexpected: list[str] = []
     for entry in outer.entries():
-        if entry.name == metadata.NAME:
+        if entry.name == METADATA:
             raw = outer.read_whole(entry, limits.metadata_bytes)
         elif entry.name == CODE:
-            code_digest = _scan_code(outer, limits, visit)
+            hashing = Hashing(outer)
+            code = TarReader(GzipReader(hashing, limits, CODE), limits, CODE)
+            for one in code.entries():
+                visit(one, code)
+            code_digest = hashing.hexdigest()
         else:
             unexpected.append(entry.name)
-    if raw is None:
-        raise _missing(metadata.NAME, unexpected)
-    if code_digest is None:
-        raise _missing(CODE, unexpected)
-    return Scan(raw, code_digest, source.hexdigest(), source.count, tuple(unexpected))
-
-
-def _scan_code(outer: TarReader, limits: Limits, visit: Visit) -> str:
-    source = Hashing(outer)
-    code = TarReader(GzipReader(source, limits, CODE), limits, CODE)
-    for entry in code.entries():
-        visit(entry, code)
-    return source.hexdigest()
-
-
-def _missing(name: str, unexpected: list[str]) -> Exception:
-    return broken(
-        name,
+    if raw is not None and code_digest is not None:
+        return raw, code_digest, unexpected
+    raise broken(
+        METADATA if raw is None else CODE,
         "a package holds metadata.json and code.tar.gz in its top level",
         f"{len(unexpected)} other files" if unexpected else "it is missing",
         hint="make packages with: chaindock package DIRECTORY",

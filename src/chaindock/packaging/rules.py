@@ -16,6 +16,8 @@ from chaindock.values import MIB, Bytes, Count
 
 CHUNK = 64 * 1024
 _SHOWN = 120
+_OCCURS_ONCE = "a name occurs once, whatever its case"
+_ONE_KIND = "a name is a file or a directory, not both"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -73,35 +75,6 @@ def broken(
     return PackageInvalid(message, hint=hint, entry=shown, rule=rule)
 
 
-def check_name(name: str, limits: Limits) -> None:
-    """Refuse a name that is absolute, climbs, or means different things to different readers.
-
-    Raises:
-        PackageInvalid: it does.
-    """
-    if len(name.encode()) > limits.name_bytes:
-        raise broken(name, f"a name has at most {limits.name_bytes} bytes")
-    if _CONTROL.search(name):
-        raise broken(name, "a name has no NUL and no control characters")
-    if "\\" in name:
-        raise broken(name, "a name has no backslash")
-    if name.startswith("/") or _DRIVE.match(name):
-        raise broken(name, "a name is relative")
-    parts = name.split("/")
-    if ".." in parts:
-        raise broken(name, "a name has no '..'")
-    if "" in parts or "." in parts:
-        raise broken(
-            name,
-            "a name has no empty path elements and no './'",
-            hint="name the files when making the archive, do not archive '.'",
-        )
-    if len(parts) > limits.depth:
-        raise broken(name, f"a name has at most {limits.depth} path elements")
-    if any(len(part.encode()) > 255 for part in parts):
-        raise broken(name, "a path element has at most 255 bytes")
-
-
 class Names:
     """The names of one archive so far; refuses any two that cannot lie side by side.
 
@@ -119,15 +92,13 @@ class Names:
         Raises:
             PackageInvalid: bad name, clash, or too many.
         """
-        check_name(name, self._limits)
-        parent, _, _ = name.rpartition("/")
-        if parent:
-            self._add_folders(name, parent)
+        self._check(name)
+        self._add_folders(name, name.rpartition("/")[0])
         key = _key(name)
         if key in self._files:
-            raise broken(name, "a name occurs once, whatever its case")
+            raise broken(name, _OCCURS_ONCE)
         if key in self._folders:
-            raise broken(name, "a name is a file or a directory, not both")
+            raise broken(name, _ONE_KIND)
         self._files.add(key)
         self._check_count(name)
 
@@ -137,21 +108,40 @@ class Names:
         Raises:
             PackageInvalid: bad name, clash, or too many.
         """
-        check_name(name, self._limits)
+        self._check(name)
         self._add_folders(name, name)
+
+    def _check(self, name: str) -> None:
+        limits, parts = self._limits, name.split("/")
+        if len(name.encode()) > limits.name_bytes:
+            raise broken(name, f"a name has at most {limits.name_bytes} bytes")
+        if _CONTROL.search(name):
+            raise broken(name, "a name has no NUL and no control characters")
+        if "\\" in name:
+            raise broken(name, "a name has no backslash")
+        if name.startswith("/") or _DRIVE.match(name):
+            raise broken(name, "a name is relative")
+        if ".." in parts:
+            raise broken(name, "a name has no '..'")
+        if "" in parts or "." in parts:
+            hint = "name the files when making the archive, do not archive '.'"
+            rule = "a name has no empty path elements and no './'"
+            raise broken(name, rule, hint=hint)
+        if len(parts) > limits.depth:
+            raise broken(name, f"a name has at most {limits.depth} path elements")
+        if any(len(part.encode()) > 255 for part in parts):
+            raise broken(name, "a path element has at most 255 bytes")
 
     def _add_folders(self, entry: str, folder: str) -> None:
         while folder:
             key = _key(folder)
             if key in self._files:
-                raise broken(entry, "a name is a file or a directory, not both")
+                raise broken(entry, _ONE_KIND)
             known = self._folders.get(key)
             if known == folder:
                 return
             if known is not None:
-                raise broken(
-                    entry, "a name occurs once, whatever its case", f"{known!r} too"
-                )
+                raise broken(entry, _OCCURS_ONCE, f"{known!r} too")
             self._folders[key] = folder
             self._check_count(entry)
             folder = folder.rpartition("/")[0]

@@ -28,7 +28,7 @@ from chaindock.errors import (
     is_retryable,
 )
 from chaindock.ids import Ccid, require_ccid, split_ccid
-from chaindock.packaging.format import Hashing, opened, read_package, scan
+from chaindock.packaging.format import Hashing, opened, read_package
 from chaindock.packaging.rules import CHUNK, Limits
 
 if TYPE_CHECKING:
@@ -125,8 +125,7 @@ class PackageStore:
                 info = read_package(path, self._limits)
         except PackageInvalid as error:
             raise _damaged(ccid, path, error.message) from error
-        if info.id != ccid:
-            raise _damaged(ccid, path, f"its content has the id {info.id!r}")
+        _require_id(info, ccid, path)
         return self._stored(info, path)
 
     def list(self) -> list[Ccid]:
@@ -206,12 +205,12 @@ class PackageStore:
 
 
 @contextlib.contextmanager
-def _storage(path: Path) -> Iterator[None]:
+def _storage(path: Path, what: str = "package store") -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise StorageError(
-            f"package store {str(path)!r}: {error.strerror or error}",
+            f"{what} {str(path)!r}: {error.strerror or error}",
             hint="check free space and permissions there",
             path=str(path),
             retryable=is_retryable(error),
@@ -224,6 +223,11 @@ def _not_installed(ccid: Ccid) -> NotFound:
         hint="install the package first",
         ccid=ccid,
     )
+
+
+def _require_id(info: PackageInfo, ccid: Ccid, path: Path) -> None:
+    if info.id != ccid:
+        raise _damaged(ccid, path, f"its content has the id {info.id!r}")
 
 
 def _damaged(ccid: Ccid, path: Path, why: str) -> PackageInvalid:
@@ -244,7 +248,7 @@ def unpack_code(package: Path, ccid: Ccid, into: Path, limits: Limits) -> None:
     Whatever the umask, files get mode 0644, or 0755 if their owner may execute them in
     the archive; directories get 0755.
     """
-    try:
+    with _storage(into, "unpacking to"):
         into.mkdir(exist_ok=True)
         if any(into.iterdir()):
             raise AlreadyExists(
@@ -252,22 +256,12 @@ def unpack_code(package: Path, ccid: Ccid, into: Path, limits: Limits) -> None:
                 "empty one",
                 path=str(into),
             )
-    except OSError as error:
-        raise _unpacking(into, error) from error
-    try:
-        _extract_all(package, ccid, into, limits)
-    except BaseException as error:
-        shutil.rmtree(into, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise _unpacking(into, error) from error
-        raise
-
-
-def _extract_all(package: Path, ccid: Ccid, into: Path, limits: Limits) -> None:
-    with opened(package) as file:
-        found = scan(file, limits, partial(_extract, into))
-    if found.digest != split_ccid(ccid)[1]:
-        raise _damaged(ccid, package, f"its hash is {found.digest!r}")
+        try:
+            info = read_package(package, limits, partial(_extract, into))
+            _require_id(info, ccid, package)
+        except BaseException:
+            shutil.rmtree(into, ignore_errors=True)
+            raise
 
 
 def _extract(into: Path, entry: Entry, archive: TarReader) -> None:
@@ -288,12 +282,3 @@ def _make_folder(folder: Path) -> None:
         _make_folder(folder.parent)
         folder.mkdir()
         folder.chmod(0o755)
-
-
-def _unpacking(path: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"unpacking to {str(path)!r}: {error.strerror or error}",
-        hint="check free space and permissions there",
-        path=str(path),
-        retryable=is_retryable(error),
-    )

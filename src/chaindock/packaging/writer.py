@@ -14,21 +14,30 @@ import shutil
 import struct
 import tempfile
 import zlib
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
 
 from chaindock.errors import PackageInvalid, SourceInvalid
 from chaindock.ids import Ccid, require_label
 from chaindock.packaging.archive import BLOCK
+from chaindock.packaging.content import (
+    METADATA,
+    Metadata,
+    check_index,
+    check_label,
+    encode_metadata,
+    is_index_path,
+)
 from chaindock.packaging.format import CODE, PackageInfo, read_package
-from chaindock.packaging.indexes import check_index, is_index_path
-from chaindock.packaging.metadata import NAME, Metadata, check_label, encode_metadata
-from chaindock.packaging.rules import CHUNK, Limits, Names
+from chaindock.packaging.rules import CHUNK, Limits, Names, broken
 from chaindock.platforms.registry import recognise
 from chaindock.values import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from _typeshed import SupportsWrite
 
     from chaindock.platforms.base import Platform, Selection, SourceFile
 
@@ -39,15 +48,11 @@ _SEPARATORS = "._+-"
 _NOT_IN_LABELS = re.compile(r"[^A-Za-z0-9]+")
 
 
-class Sink(Protocol):
-    """Anything bytes are written to."""
-
-    def write(self, data: bytes, /) -> object:
-        """Take all of `data`."""
-
-
 def write_package(
-    selection: Selection, label: str, out: Sink, limits: Limits | None = None
+    selection: Selection,
+    label: str,
+    out: SupportsWrite[bytes],
+    limits: Limits | None = None,
 ) -> Ccid:
     """Write the package of `selection` to `out`.
 
@@ -64,27 +69,20 @@ def write_package(
     check_label(label)
     files = sorted(selection.files, key=lambda file: file.name)
     _check(files, limits)
-    raw = encode_metadata(
-        Metadata(label, selection.package_type, selection.import_path)
-    )
+    metadata = Metadata(label, selection.package_type, selection.import_path)
+    raw = encode_metadata(metadata)
+    target = _HashingSink(out)
     with tempfile.TemporaryFile() as code:
-        gzip = StoredGzip(code)
-        tar = TarWriter(gzip, owner=_OWNER)
-        for file in files:
-            _add_file(tar, file)
-        tar.close()
-        gzip.close()
+        with _archive(code, owner=_OWNER) as tar:
+            for file in files:
+                _add_file(tar, file)
         size = code.tell()
         code.seek(0)
-        target = _HashingSink(out)
-        gzip = StoredGzip(target)
-        tar = TarWriter(gzip, owner=0)
-        tar.add(NAME, len(raw))
-        tar.write(raw)
-        tar.add(CODE, size)
-        shutil.copyfileobj(code, tar, CHUNK)
-        tar.close()
-        gzip.close()
+        with _archive(target, owner=0) as tar:
+            tar.add(METADATA, len(raw))
+            tar.write(raw)
+            tar.add(CODE, size)
+            shutil.copyfileobj(code, tar, CHUNK)
     if target.count > limits.package_bytes:
         raise _too_large(files, limits.package_bytes)
     return Ccid(f"{label}:{target.digest.hexdigest()}")
@@ -99,18 +97,18 @@ def package_directory(
     limits: Limits | None = None,
     warn: Callable[[str], None] | None = None,
 ) -> PackageInfo:
-    """Package a source directory as its language demands; `out` gets the package.
+    """Package a source directory as its language demands.
 
     Args:
         source: the directory.
-        out: where the package goes.
+        out: gets the package; nothing if an error is raised.
         label: default: `default_label(source)`.
         platform: default: the one that recognises `source`.
         limits: what a package may be.
         warn: gets what the user should know about what was packaged.
 
     Raises:
-        SourceInvalid, ToolMissing, PackageInvalid, InvalidInput. Nothing is written then.
+        SourceInvalid, ToolMissing, PackageInvalid, InvalidInput.
     """
     platform = platform or recognise(source)
     selection = platform.select(source)
@@ -137,15 +135,11 @@ def default_label(source: Path) -> str:
 
 
 class StoredGzip:
-    """Gzip without compression: what compressors make of the same bytes differs.
-
-    Args:
-        out: where the stream goes; it stays open.
-    """
+    """Gzip without compression: what compressors make of the same bytes differs."""
 
     _BLOCK = 0xFFFF
 
-    def __init__(self, out: Sink) -> None:
+    def __init__(self, out: SupportsWrite[bytes]) -> None:
         self._out, self._crc, self._size = out, 0, 0
         self._pending = bytearray()
         out.write(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff")
@@ -170,27 +164,33 @@ class StoredGzip:
         self._out.write(struct.pack("<BHH", last, size, size ^ 0xFFFF) + data)
 
 
+@contextmanager
+def _archive(out: SupportsWrite[bytes], owner: int) -> Iterator[TarWriter]:
+    gzip = StoredGzip(out)
+    tar = TarWriter(gzip, owner)
+    yield tar
+    tar.close()
+    gzip.close()
+
+
 class TarWriter:
     """Regular files in ustar, with a pax header for names that do not fit.
 
-    Args:
-        owner: uid and gid of every entry.
+    `owner` is the uid and gid of every entry.
     """
 
-    def __init__(self, out: Sink, owner: int) -> None:
+    def __init__(self, out: SupportsWrite[bytes], owner: int) -> None:
         self._out, self._owner, self._written = out, owner, 0
 
     def add(self, name: str, size: int) -> None:
         """Begin an entry; exactly `size` bytes are written next."""
         self._pad()
-        fields = _ustar_name(name)
-        if fields is None:
+        prefix, last = _ustar_name(name)
+        if not last:
             record = _pax_record("path", name)
             self._out.write(_header(b"PaxHeader", b"", len(record), b"x", self._owner))
             self._out.write(record + bytes(-len(record) % BLOCK))
-            short = name.encode("ascii", "replace").replace(b"?", b"_")[-99:]
-            fields = b"", short
-        prefix, last = fields
+            last = name.encode("ascii", "replace").replace(b"?", b"_")[-99:]
         self._out.write(_header(last, prefix, size, b"0", self._owner))
 
     def write(self, data: bytes, /) -> int:
@@ -210,7 +210,7 @@ class TarWriter:
 
 
 class _HashingSink:
-    def __init__(self, out: Sink) -> None:
+    def __init__(self, out: SupportsWrite[bytes]) -> None:
         self._out, self.count = out, 0
         self.digest = hashlib.sha256()
 
@@ -247,17 +247,15 @@ def _header(name: bytes, prefix: bytes, size: int, kind: bytes, owner: int) -> b
     return bytes(block)
 
 
-def _ustar_name(name: str) -> tuple[bytes, bytes] | None:
-    """Return (prefix, name) when they fit a ustar header, else None."""
-    if not name.isascii():
-        return None
+def _ustar_name(name: str) -> tuple[bytes, bytes]:
+    """Return (prefix, name) of a ustar header; both are empty if `name` does not fit."""
     raw = name.encode()
-    if len(raw) <= 100:
-        return b"", raw
     cut = raw.rfind(b"/", 0, 156)
-    if cut < 1 or len(raw) - cut - 1 > 100:
-        return None
-    return raw[:cut], raw[cut + 1 :]
+    if name.isascii() and len(raw) <= 100:
+        return b"", raw
+    if name.isascii() and cut > 0 and len(raw) - cut - 1 <= 100:
+        return raw[:cut], raw[cut + 1 :]
+    return b"", b""
 
 
 def _pax_record(keyword: str, value: str) -> bytes:
@@ -275,57 +273,47 @@ def _check(files: list[SourceFile], limits: Limits) -> None:
         names.add_file(file.name)
         size = _size(file)
         total += size
-        if is_index_path(file.name):
-            if size > limits.index_bytes:
-                raise PackageInvalid(
-                    f"index definition {file.name!r} has {size} bytes: at most "
-                    f"{limits.index_bytes} are allowed",
-                    entry=file.name,
-                    rule="index size",
-                )
-            check_index(file.name, _content(file))
-    if total > min(limits.unpacked_bytes, limits.package_bytes):
-        raise _too_large(files, min(limits.unpacked_bytes, limits.package_bytes))
+        if not is_index_path(file.name):
+            continue
+        if size > limits.index_bytes:
+            rule = f"an index definition has at most {limits.index_bytes} bytes"
+            raise broken(file.name, rule, f"{size} bytes")
+        with _reading(file):
+            check_index(file.name, file.path.read_bytes())
+    if total > (most := min(limits.unpacked_bytes, limits.package_bytes)):
+        raise _too_large(files, most)
 
 
 def _size(file: SourceFile) -> int:
-    try:
+    with _reading(file):
         return file.path.stat().st_size
-    except OSError as error:
-        raise _unreadable(file, error) from error
-
-
-def _content(file: SourceFile) -> bytes:
-    try:
-        return file.path.read_bytes()
-    except OSError as error:
-        raise _unreadable(file, error) from error
 
 
 def _add_file(tar: TarWriter, file: SourceFile) -> None:
+    with _reading(file), file.path.open("rb") as content:
+        left = os.fstat(content.fileno()).st_size
+        tar.add(file.name, left)
+        while data := content.read(min(CHUNK, left)):
+            tar.write(data)
+            left -= len(data)
+        if left or content.read(1):
+            raise SourceInvalid(
+                f"source file {str(file.path)!r} changed while it was packaged",
+                hint="package again when nothing writes to it",
+                path=str(file.path),
+            )
+
+
+@contextmanager
+def _reading(file: SourceFile) -> Iterator[None]:
     try:
-        with file.path.open("rb") as content:
-            left = os.fstat(content.fileno()).st_size
-            tar.add(file.name, left)
-            while data := content.read(min(CHUNK, left)):
-                tar.write(data)
-                left -= len(data)
-            if left or content.read(1):
-                raise SourceInvalid(
-                    f"source file {str(file.path)!r} changed while it was packaged",
-                    hint="package again when nothing writes to it",
-                    path=str(file.path),
-                )
+        yield
     except OSError as error:
-        raise _unreadable(file, error) from error
-
-
-def _unreadable(file: SourceFile, error: OSError) -> SourceInvalid:
-    return SourceInvalid(
-        f"source file {str(file.path)!r} cannot be read: {error.strerror}",
-        hint="change its permissions, or move it out of the source directory",
-        path=str(file.path),
-    )
+        raise SourceInvalid(
+            f"source file {str(file.path)!r} cannot be read: {error.strerror}",
+            hint="change its permissions, or move it out of the source directory",
+            path=str(file.path),
+        ) from error
 
 
 def _too_large(files: list[SourceFile], max_bytes: int) -> PackageInvalid:

@@ -352,7 +352,7 @@ def test_damaged_code_never_leaves_the_target(tmp_path_factory, data):
     base = tmp_path_factory.mktemp("fuzz")
     file = base / "package"
     file.write_bytes(package(stored(data)))
-    ccid = Ccid("a:" + hashlib.sha256(file.read_bytes()).hexdigest())
+    ccid = Ccid("basic_1.0:" + hashlib.sha256(file.read_bytes()).hexdigest())
     into = base / "into"
     try:
         unpack_code(file, ccid, into, SMALL)

@@ -5,9 +5,15 @@ import json
 import pytest
 
 from chaindock.errors import PackageInvalid
-from chaindock.packaging.format import CodeEntry, read_package
-from chaindock.packaging.indexes import check_index, is_index_path
-from chaindock.packaging.metadata import Metadata, encode_metadata, label_warning
+from chaindock.packaging.archive import Entry
+from chaindock.packaging.content import (
+    Metadata,
+    check_index,
+    encode_metadata,
+    is_index_path,
+    label_warning,
+)
+from chaindock.packaging.format import read_package
 from support.archives import METADATA, Raw, code, fabric_go_package, package
 
 INDEX = "META-INF/statedb/couchdb/indexes/a.json"
@@ -15,7 +21,7 @@ INDEX = "META-INF/statedb/couchdb/indexes/a.json"
 
 def test_inspect_shows_files_and_indexes():
     info = read_package(fabric_go_package())
-    assert CodeEntry("src/main.go", 29) in info.entries
+    assert Entry("src/main.go", 29) in info.entries
     assert info.indexes == ("META-INF/statedb/couchdb/indexes/owner.json",)
     assert info.size == len(fabric_go_package())
     assert info.warnings == ()
