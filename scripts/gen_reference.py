@@ -17,11 +17,8 @@ from chaindock.cli.main import COMMANDS, GROUPS, root
 from chaindock.cli.report import MEANINGS
 from chaindock.cli.session import Session
 from chaindock.config.chaincodes import KEYS as SECTION_KEYS
-from chaindock.config.fabric import NOT_USED
-from chaindock.config.keys import look_up
+from chaindock.config.keys import NOT_USED, look_up
 from chaindock.config.sections import KEYS, defaults
-from chaindock.container.contracts import BuildEnvironment
-from chaindock.controllers.docker.options import EndpointOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -156,13 +153,7 @@ def _exits() -> Iterator[str]:
 
 
 def _settings() -> Iterator[str]:
-    plain = defaults(
-        Path("~/.chaindock"),
-        Path("~/.cache/chaindock"),
-        "PATH",
-        EndpointOptions(),
-        BuildEnvironment(),
-    )
+    plain, _ = defaults(Path("~/.chaindock"), {"HOME": "~", "PATH": "PATH"})
     yield "# Settings\n"
     yield (
         "How to set them: [Configuration](../tasks/configuration.md). "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -34,8 +35,12 @@ class ChaindockError(Exception):
 
     code: ClassVar[Code] = Code.INTERNAL
     slug: ClassVar[str] = "internal"
+    """The word for it in JSON: the words of the class's name, joined by hyphens."""
     retryable: bool = False
     """The same act may succeed later as it is. A fact of this name overrides the class."""
+
+    def __init_subclass__(cls) -> None:
+        cls.slug = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
 
     def __init__(self, message: str, *, hint: str | None = None, **facts: Any) -> None:
         super().__init__(message)
@@ -71,97 +76,74 @@ class InvalidInput(ChaindockError):
     """An input breaks its rule. Nothing was changed."""
 
     code = Code.INVALID_ARGUMENT
-    slug = "invalid-input"
 
 
 class PackageInvalid(InvalidInput):
     """A chaincode package breaks a rule. Facts: `entry`, `rule`."""
 
-    slug = "package-invalid"
-
 
 class SourceInvalid(InvalidInput):
     """A source directory cannot be packaged or built. Facts: `path`."""
-
-    slug = "source-invalid"
 
 
 class ConfigInvalid(InvalidInput):
     """A setting is unknown or has a wrong value. Facts: `key`, `origin`."""
 
-    slug = "config-invalid"
-
 
 class ProposalInvalid(InvalidInput):
     """A signed proposal fails a check that a peer makes before it simulates."""
-
-    slug = "proposal-invalid"
 
 
 class NotFound(ChaindockError):
     """The named object does not exist."""
 
     code = Code.NOT_FOUND
-    slug = "not-found"
 
 
 class ImageNotFound(NotFound):
     """The engine has no such image. Facts: `image`; `tried` ([{image, error, why}])."""
 
-    slug = "image-not-found"
-
 
 class ImagePlatformMissing(ImageNotFound):
     """The image exists, but not for the engine's kind of processor. Facts: `image`."""
-
-    slug = "image-platform-missing"
 
 
 class AlreadyExists(ChaindockError):
     """The named object exists already."""
 
     code = Code.ALREADY_EXISTS
-    slug = "already-exists"
 
 
 class ContainerExists(AlreadyExists):
     """The container name is taken. Facts: `container`."""
-
-    slug = "container-exists"
 
 
 class PlacementConflict(ChaindockError):
     """The package runs elsewhere than asked. Facts: `ccid`, `asked`, `given`."""
 
     code = Code.FAILED_PRECONDITION
-    slug = "placement-conflict"
 
 
 class TransactionExists(AlreadyExists):
     """The transaction id is running, or on the ledger. Facts: `tx_id`."""
-
-    slug = "transaction-exists"
 
 
 class Denied(ChaindockError):
     """The identity may not do this."""
 
     code = Code.PERMISSION_DENIED
-    slug = "denied"
 
 
 class Unsupported(ChaindockError):
     """Known to Fabric, not yet to Chaindock."""
 
     code = Code.UNIMPLEMENTED
-    slug = "unsupported"
 
 
 class TooManyRequests(ChaindockError):
     """More requests at once than the limit allows. Facts: `limit`."""
 
     code = Code.RESOURCE_EXHAUSTED
-    slug = "too-many-requests"
     retryable = True
 
 
@@ -169,27 +151,22 @@ class ToolMissing(ChaindockError):
     """A program that is needed is not on the PATH. Facts: `tool`."""
 
     code = Code.FAILED_PRECONDITION
-    slug = "tool-missing"
 
 
 class StorageError(ChaindockError):
     """A file of the node cannot be written or read. Facts: `path`."""
 
     code = Code.FAILED_PRECONDITION
-    slug = "storage-error"
 
 
 class EngineError(ChaindockError):
     """The container engine refused. Facts: `status` (HTTP), `endpoint`."""
-
-    slug = "engine-error"
 
 
 class EngineUnavailable(EngineError):
     """No engine answers at the endpoint. Facts: `endpoint`, `verdict`, `tried`."""
 
     code = Code.UNAVAILABLE
-    slug = "engine-unavailable"
     retryable = True
 
 
@@ -197,7 +174,6 @@ class EngineTimeout(EngineError):
     """The engine did not answer in time. Facts: `endpoint`, `limit_s`."""
 
     code = Code.DEADLINE_EXCEEDED
-    slug = "engine-timeout"
     retryable = True
 
 
@@ -205,7 +181,6 @@ class RegistryUnavailable(EngineError):
     """The engine did not reach the registry of an image. Facts: `image`."""
 
     code = Code.UNAVAILABLE
-    slug = "registry-unavailable"
     retryable = True
 
 
@@ -213,14 +188,12 @@ class RegistryDenied(EngineError):
     """The registry requires a login, or refuses this one. Facts: `image`."""
 
     code = Code.PERMISSION_DENIED
-    slug = "registry-denied"
 
 
 class RateLimited(EngineError):
     """The registry gives no more images for now. Facts: `image`, `retry_after_s`."""
 
     code = Code.RESOURCE_EXHAUSTED
-    slug = "rate-limited"
     retryable = True
 
 
@@ -233,33 +206,27 @@ class LaunchFailed(ChaindockError):
     """
 
     code = Code.UNAVAILABLE
-    slug = "launch-failed"
 
 
 class BuildFailed(LaunchFailed):
     """A build step ended with an error."""
 
     code = Code.FAILED_PRECONDITION
-    slug = "build-failed"
 
 
 class BuildSilent(BuildFailed):
     """A build step printed nothing for too long. Facts: `step`, `limit_s`."""
 
     code = Code.DEADLINE_EXCEEDED
-    slug = "build-silent"
 
 
 class StartFailed(LaunchFailed):
     """The container or process could not be started."""
 
-    slug = "start-failed"
-
 
 class ChaincodeRetired(LaunchFailed):
     """The chaincode was stopped, removed or replaced, so it is not started."""
 
-    slug = "chaincode-retired"
     retryable = True
 
 
@@ -267,66 +234,52 @@ class NetworkMissing(StartFailed):
     """The engine has no network of the name that was set. Facts: `network`."""
 
     code = Code.FAILED_PRECONDITION
-    slug = "network-missing"
 
 
 class NameUnresolved(StartFailed):
     """No name of the node's machine resolves in containers. Facts: `hosts`, `port`."""
 
-    slug = "name-unresolved"
-
 
 class NodeUnreachable(StartFailed):
     """The node's listener does not answer containers. Facts: `hosts`, `port`."""
 
-    slug = "node-unreachable"
-
 
 class ExitedEarly(LaunchFailed):
     """The chaincode ended before it registered."""
-
-    slug = "exited-early"
 
 
 class LaunchTimeout(LaunchFailed):
     """A phase took longer than it may. Facts: `limit_s`."""
 
     code = Code.DEADLINE_EXCEEDED
-    slug = "launch-timeout"
 
 
 class RegisterTimeout(LaunchTimeout):
     """The chaincode connected and did not register in time. Facts: `limit_s`."""
-
-    slug = "register-timeout"
 
 
 class TlsFailed(LaunchFailed):
     """The chaincode connected; no TLS handshake succeeded. Facts: `handshakes`."""
 
     code = Code.PERMISSION_DENIED
-    slug = "tls-failed"
 
 
 class RegistrationRefused(LaunchFailed):
     """The node refused the registration of the chaincode."""
 
     code = Code.PERMISSION_DENIED
-    slug = "registration-refused"
 
 
 class ExecuteFailed(ChaindockError):
     """An invocation ended without a response of the chaincode. Facts: `tx_id`."""
 
     code = Code.ABORTED
-    slug = "execute-failed"
 
 
 class ExecuteTimeout(ExecuteFailed):
     """The chaincode did not answer the call in time. Facts: `limit_s`."""
 
     code = Code.DEADLINE_EXCEEDED
-    slug = "execute-timeout"
 
 
 class StreamTerminated(ExecuteFailed):
@@ -336,65 +289,52 @@ class StreamTerminated(ExecuteFailed):
     its end `cause`, `exit_code`, `signal`, `oom`.
     """
 
-    slug = "stream-terminated"
-
 
 class ChaincodeError(ExecuteFailed):
     """The chaincode answered ERROR, or something that cannot be decoded."""
 
-    slug = "chaincode-error"
-
 
 class LedgerError(ChaindockError):
     """The ledger refused an operation, or failed."""
-
-    slug = "ledger-error"
 
 
 class LedgerCorrupt(LedgerError):
     """The ledger file is damaged or inconsistent."""
 
     code = Code.DATA_LOSS
-    slug = "ledger-corrupt"
 
 
 class LedgerClosed(LedgerError):
     """The ledger or simulator was closed."""
 
     code = Code.UNAVAILABLE
-    slug = "ledger-closed"
 
 
 class ReadOnlyViolation(LedgerError):
     """Queries and writes that exclude each other in one transaction."""
 
     code = Code.FAILED_PRECONDITION
-    slug = "read-only-violation"
 
 
 class NodeError(ChaindockError):
     """The node cannot start, cannot be reached, or is stopping."""
 
     code = Code.FAILED_PRECONDITION
-    slug = "node-error"
 
 
 class NodeNotRunning(NodeError):
     """No node serves this home. Facts: `home`."""
 
     code = Code.UNAVAILABLE
-    slug = "node-not-running"
 
 
 class NodeAlreadyRunning(NodeError):
     """Another process serves this home. Facts: `home`, `pid`."""
 
     code = Code.ALREADY_EXISTS
-    slug = "node-already-running"
 
 
 class NodeStopping(NodeError):
     """The node is stopping and takes no more requests."""
 
     code = Code.UNAVAILABLE
-    slug = "node-stopping"

@@ -19,8 +19,8 @@ from chaindock.cli.doctor import Check, Findings, State
 from chaindock.cli.down import find_process
 from chaindock.cli.isolation import examine_containers
 from chaindock.cli.show import count
+from chaindock.config.keys import redact
 from chaindock.config.load import load
-from chaindock.config.surroundings import redact
 from chaindock.controllers.docker.endpoints import Verdict, probe_all
 from chaindock.errors import ConfigInvalid, ToolMissing
 from chaindock.operations.address import find_socket

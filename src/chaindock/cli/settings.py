@@ -94,7 +94,7 @@ def _warnings(loaded: Config) -> list[str]:
 
 
 def _build_variables(loaded: Config) -> dict[str, str]:
-    from chaindock.config.surroundings import redact
+    from chaindock.config.keys import redact
 
     return {
         name: redact(name, value)

@@ -12,14 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
-from chaindock.config.files import FOLDER_VARIABLE, compose, find_file, plain
-from chaindock.config.keys import Key, Setting, keys_of, look_up, nearest
+from chaindock.config.environment import (
+    FOLDER_VARIABLE,
+    compose,
+    entries,
+    find_file,
+    is_mapping,
+    plain,
+)
+from chaindock.config.keys import Given, Key, Setting, keys_of, look_up, unknown
 from chaindock.container.contracts import RunSettings
 from chaindock.errors import ConfigInvalid
 from chaindock.ids import name_from_label, split_ccid
 from chaindock.options import option
 from chaindock.telemetry import get_logger
-from chaindock.values import DURATION, WrongValueError
+from chaindock.values import DURATION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,15 +57,6 @@ _BY_NAME = {key.name.lower(): key for key in KEYS}
 _NAMES = [key.name for key in KEYS]
 
 
-@dataclass(frozen=True)
-class _Given:
-    chaincode: str
-    key: Key
-    value: Any = field(repr=False)
-    origin: str
-    base: Path
-
-
 @dataclass
 class _Section:
     """The section of one chaincode as the file has it now.
@@ -69,7 +67,7 @@ class _Section:
         problem: why the file's text of it is not used; `own` is then older.
     """
 
-    given: list[_Given] = field(default_factory=list)
+    given: list[Given] = field(default_factory=list)
     own: Own | None = None
     problem: ConfigInvalid | None = None
 
@@ -95,14 +93,14 @@ class ChaincodeSections:
         flags: Mapping[str, str] | None = None,
     ) -> None:
         self._home = home
-        self._env = {
-            name: value
-            for name, value in (env or {}).items()
-            if name == FOLDER_VARIABLE
-        }
-        base = Path.cwd()
-        self._flags = [_flag(key, value, base) for key, value in (flags or {}).items()]
-        _merged(self._flags)
+        # Only this: variables may hold secrets.
+        self._env = {FOLDER_VARIABLE: (env or {}).get(FOLDER_VARIABLE, "")}
+        self._flags: dict[str, list[Given]] = {}
+        for name, value in (flags or {}).items():
+            chaincode, given = _flag(name, value)
+            self._flags.setdefault(chaincode, []).append(given)
+        for chaincode, all_given in self._flags.items():
+            _merged(chaincode, all_given)
         self._stamp: object = None
         self._sections: dict[str, _Section] = {}
         self._file_problem: ConfigInvalid | None = None
@@ -168,16 +166,20 @@ class ChaincodeSections:
         """Yield what is set, for `config show`."""
         self._read()
         for chaincode, section in self._sections.items():
+            prefix = f"{PREFIX}{chaincode}"
             last: dict[str, Setting] = {}
             for given in section.given:
-                for name, value in _shown(given):
-                    key = f"{PREFIX}{chaincode}.{name}"
-                    last[key] = Setting(key, value, given.origin, given.key.help)
+                key = given.key
+                value = look_up(given.apply(Own()), key.path)
+                shown = {f"{prefix}.{key.name}": key.show(value)}
+                if key.is_mapping:
+                    shown = {f"{prefix}.{key.name}.{one}": _HIDDEN for one in value}
+                for name, text in shown.items():
+                    last[name] = Setting(name, text, given.origin, key.help)
             yield from last.values()
             if problem := section.problem:
-                key = f"{PREFIX}{chaincode}"
                 where = str(problem.facts.get("origin", ""))
-                yield Setting(key, "not used", where, problem.message)
+                yield Setting(prefix, "not used", where, problem.message)
 
     @property
     def has_variables(self) -> bool:
@@ -215,20 +217,19 @@ class ChaincodeSections:
         return owns[0]
 
     def _read(self) -> None:
-        first = self._stamp is None
+        before, self._stamp = self._stamp, "not found"
         known = {one.message for one in self._problems()}
         try:
             file = find_file(self._home, self._env) if self._home else None
-            stamp = (file, _stamp(file))
-            if self._stamp == stamp:
+            self._stamp = (file, _stamp(file))
+            if self._stamp == before:
                 return
-            self._stamp = stamp
-            self._sections = self._from(file)
+            self._sections = self._from(_of_file(file) if file else {})
             self._file_problem = None
         except ConfigInvalid as error:
             self._file_problem = error
         for problem in self._problems():
-            if not first and problem.message not in known:  # the node logs the first
+            if before and problem.message not in known:  # the node logs the first
                 _log.warning("settings ignored", problem=problem.message)
 
     def _problems(self) -> list[ConfigInvalid]:
@@ -236,21 +237,17 @@ class ChaincodeSections:
             return [self._file_problem]
         return [one.problem for one in self._sections.values() if one.problem]
 
-    def _from(self, file: Path | None) -> dict[str, _Section]:
-        given: dict[str, list[_Given] | ConfigInvalid] = {}
-        if file:
-            given |= _of_file(file)
-        flags: dict[str, list[_Given]] = {}
-        for one in self._flags:
-            flags.setdefault(one.chaincode, []).append(one)
+    def _from(
+        self, of_file: Mapping[str, list[Given] | ConfigInvalid]
+    ) -> dict[str, _Section]:
         sections = {}
-        for chaincode in (*given, *(name for name in flags if name not in given)):
-            theirs = given.get(chaincode, [])
+        for chaincode in {**of_file, **self._flags}:
             try:
-                if isinstance(theirs, ConfigInvalid):
-                    raise theirs
-                theirs = [*theirs, *flags.get(chaincode, [])]
-                sections[chaincode] = _Section(theirs, _merged(theirs))
+                given = of_file.get(chaincode, [])
+                if isinstance(given, ConfigInvalid):
+                    raise given
+                given = [*given, *self._flags.get(chaincode, [])]
+                sections[chaincode] = _Section(given, _merged(chaincode, given))
             except ConfigInvalid as error:
                 last = self._sections.get(chaincode, _Section()).own
                 sections[chaincode] = _Section(own=last, problem=error)
@@ -272,18 +269,17 @@ def _stamp(file: Path | None) -> object:
     return about.st_mtime_ns, about.st_size, about.st_ino
 
 
-def _of_file(path: Path) -> dict[str, list[_Given] | ConfigInvalid]:
+def _of_file(path: Path) -> dict[str, list[Given] | ConfigInvalid]:
     """Return what each section sets, or what is wrong with it.
 
     Raises: ConfigInvalid: the file is not YAML, or has no sections where they belong.
     """
-    found: dict[str, list[_Given] | ConfigInvalid] = {}
-    with compose(path) as (loader, root):
-        section = _below(root, _SECTION)
-        if section is None:
-            return found
-        for name_node, body in _pairs(loader, section, path, PREFIX[:-1]):
-            chaincode = str(name_node.value)
+    found: dict[str, list[Given] | ConfigInvalid] = {}
+    with compose(path) as (loader, node):
+        for level in _SECTION:
+            inner = [v for k, v, _ in entries(loader, node) if k.lower() == level]
+            node = inner[-1] if inner else None  # noqa: PLW2901
+        for chaincode, body, _ in _pairs(loader, node, path, PREFIX[:-1]):
             try:
                 found[chaincode] = list(_of_section(loader, body, path, chaincode))
             except ConfigInvalid as error:
@@ -291,48 +287,34 @@ def _of_file(path: Path) -> dict[str, list[_Given] | ConfigInvalid]:
     return found
 
 
-def _of_section(loader: Any, body: Any, path: Path, chaincode: str) -> Iterator[_Given]:
-    where = f"{PREFIX}{chaincode}"
-    for key_node, value in _pairs(loader, body, path, where):
-        origin = f"{path}:{key_node.start_mark.line + 1}"
-        key = _key(chaincode, str(key_node.value), origin)
-        if key.is_mapping and str(value.tag).endswith(":map"):
-            for variable, one in _pairs(loader, value, path, f"{where}.{key.name}"):
-                held = {str(variable.value): plain(loader, one) or ""}
-                line = f"{path}:{variable.start_mark.line + 1}"
-                yield _Given(chaincode, key, held, line, path.parent)
+def _of_section(loader: Any, body: Any, path: Path, chaincode: str) -> Iterator[Given]:
+    for word, value, line in _pairs(loader, body, path, f"{PREFIX}{chaincode}"):
+        key = _key(chaincode, word, f"{path}:{line}")
+        if key.is_mapping and is_mapping(value):
+            for variable, one, its_line in entries(loader, value):
+                held = {variable: plain(loader, one) or ""}
+                yield Given(key, held, f"{path}:{its_line}", path.parent)
         elif (found := plain(loader, value)) is not None:
-            yield _Given(chaincode, key, found, origin, path.parent)
+            yield Given(key, found, f"{path}:{line}", path.parent)
 
 
-def _below(node: Any, names: Iterable[str]) -> Any:
-    """Return the node at a path of keys, without regard to case; None = not there."""
-    for name in names:
-        inner = node.value if isinstance(getattr(node, "value", None), list) else ()
-        pairs = [pair for pair in inner if isinstance(pair, tuple)]
-        found = [v for k, v in pairs if str(k.value).lower() == name]
-        node = found[-1] if found else None
-        if node is None:
-            return None
-    return node
+def _pairs(
+    loader: Any, node: Any, path: Path, name: str
+) -> Iterator[tuple[str, Any, int]]:
+    """Yield the entries of what has to be a section, or empty."""
+    if node is None or is_mapping(node) or plain(loader, node) is None:
+        return entries(loader, node)
+    origin = f"{path}:{node.start_mark.line + 1}"
+    raise ConfigInvalid(
+        f"setting {name!r} ({origin}) is no section: expected keys and values",
+        hint="known keys: " + ", ".join(_NAMES),
+        key=name,
+        origin=origin,
+    )
 
 
-def _pairs(loader: Any, node: Any, path: Path, name: str) -> Iterator[tuple[Any, Any]]:
-    if str(node.tag).endswith(":null"):
-        return
-    if not str(node.tag).endswith(":map"):
-        origin = f"{path}:{node.start_mark.line + 1}"
-        raise ConfigInvalid(
-            f"setting {name!r} ({origin}) is no section: expected keys and values",
-            hint="known keys: " + ", ".join(_NAMES),
-            key=name,
-            origin=origin,
-        )
-    loader.flatten_mapping(node)
-    yield from node.value
-
-
-def _flag(name: str, value: str, base: Path) -> _Given:
+def _flag(name: str, value: str) -> tuple[str, Given]:
+    """Return whom a setting of the command line is for, and what it sets."""
     chaincode, _, word = name[len(PREFIX) :].rpartition(".")
     for key in KEYS:
         if key.is_mapping and f".{key.name}." in f".{chaincode}.{word}.".lower():
@@ -344,49 +326,19 @@ def _flag(name: str, value: str, base: Path) -> _Given:
                 key=f"{PREFIX}{chaincode}.{key.name}",
                 origin="flag",
             )
-    return _Given(chaincode, _key(chaincode, word, "flag"), value, "flag", base)
+    return chaincode, Given(_key(chaincode, word, "flag"), value, "flag", Path.cwd())
 
 
 def _key(chaincode: str, word: str, origin: str) -> Key:
     key = _BY_NAME.get(word.lower())
     if key is None:
-        near = nearest(word, _NAMES)
-        raise ConfigInvalid(
-            f"unknown setting {f'{PREFIX}{chaincode}.{word}'!r} ({origin})",
-            hint=f"did you mean {near!r}?"
-            if near
-            else f"known keys: {', '.join(_NAMES)}",
-            key=f"{PREFIX}{chaincode}.{word}",
-            origin=origin,
-        )
+        none = f"known keys: {', '.join(_NAMES)}"
+        raise unknown(f"{PREFIX}{chaincode}.{word}", origin, word, _NAMES, none)
     return key
 
 
-def _merged(all_given: Iterable[_Given]) -> Own:
+def _merged(chaincode: str, all_given: Iterable[Given]) -> Own:
     own = Own()
     for given in all_given:
-        own = _applied(own, given)
+        own = given.apply(own, f"{PREFIX}{chaincode}.")
     return own
-
-
-def _applied(own: Own, given: _Given) -> Own:
-    key = given.key
-    try:
-        return key.apply(own, given.value, given.base)
-    except WrongValueError as wrong:
-        name = f"{PREFIX}{given.chaincode}.{key.name}"
-        shown = "" if key.is_mapping else f" is {str(given.value)!r:.200}"
-        raise ConfigInvalid(
-            f"setting {name!r} ({given.origin}){shown}: expected {wrong}",
-            hint=key.help,
-            key=name,
-            origin=given.origin,
-        ) from wrong
-
-
-def _shown(given: _Given) -> Iterator[tuple[str, str]]:
-    value = look_up(_applied(Own(), given), given.key.path)
-    if given.key.is_mapping:
-        yield from ((f"{given.key.name}.{one}", _HIDDEN) for one in value)
-    else:
-        yield given.key.name, given.key.show(value)

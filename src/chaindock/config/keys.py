@@ -1,20 +1,29 @@
-"""The list of settings, derived from the options that the packages declare."""
+"""The list of settings, derived from the options that the packages declare.
+
+What may hold a password is never shown.
+Source: docs/fabric/configuration.md
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from chaindock.errors import ConfigInvalid
 from chaindock.options import Declared, declared_in
+from chaindock.values import WrongValueError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 T = TypeVar("T")
 _SECTIONS = ("peer", "ledger", "chaincode", "vm", "operations", "metrics", "chaindock")
+_PASSWORD = re.compile(r"(?<=://)[^/\s]+@")
+_SECRET_NAME = re.compile(r"token|auth|passw|secret|_key$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -128,6 +137,40 @@ def replaced(root: T, path: str, value: Any) -> T:
 
 
 @dataclass(frozen=True)
+class Given:
+    """A value that was given for a key.
+
+    Args:
+        value: text, or lists and mappings of text.
+        origin: `FILE:LINE`, `env VARIABLE` or `flag`.
+        base: directory that relative paths start at.
+    """
+
+    key: Key
+    value: Any = dataclasses.field(repr=False)
+    origin: str
+    base: Path
+
+    def apply(self, root: T, prefix: str = "") -> T:
+        """Return `root` with this value; `prefix` stands before the key in the error.
+
+        Raises: ConfigInvalid.
+        """
+        key = self.key
+        try:
+            return key.apply(root, self.value, self.base)
+        except WrongValueError as wrong:
+            shown = f" is {redact(key.name, str(self.value))!r:.200}"
+            raise ConfigInvalid(
+                f"setting {prefix + key.name!r} ({self.origin})"
+                f"{'' if key.is_mapping else shown}: expected {wrong}",
+                hint=key.help,
+                key=prefix + key.name,
+                origin=self.origin,
+            ) from wrong
+
+
+@dataclass(frozen=True)
 class Setting:
     """The value that is in force.
 
@@ -151,8 +194,82 @@ class Ignored:
     reason: str = ""
 
 
-def nearest(name: str, names: list[str]) -> str | None:
-    """Return the most similar name, without regard to case; None = none is similar."""
-    by_lower = {one.lower(): one for one in names}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
-    return by_lower[near[0]] if near else None
+def unknown(
+    name: str, origin: str, word: str, known: list[str], none: str
+) -> ConfigInvalid:
+    """Return the error for a key that does not exist, with the most similar one.
+
+    `word`, the part of `name` that is to be in `known`, may differ in case. `none` is the
+    hint if nothing is similar.
+    """
+    by_lower = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return ConfigInvalid(
+        f"unknown setting {name!r} ({origin})",
+        hint=f"did you mean {by_lower[near[0]]!r}?" if near else none,
+        key=name,
+        origin=origin,
+    )
+
+
+def redact(name: str, value: str) -> str:
+    """Return `value` as it may be shown: without passwords."""
+    if _SECRET_NAME.search(name):
+        return "[secret]"
+    return _PASSWORD.sub("[secret]@", value)
+
+
+# --- keys that are not settings ------------------------------------------------------
+
+NOT_USED = {
+    "metrics.statsd": "metrics are read at /metrics, not sent",
+    "chaincode.externalbuilders": "external builders are not supported yet",
+    "chaincode.id.name": "Fabric does not read it either",
+    "chaincode.id.path": "Fabric does not read it either",
+    "chaincode.system": "system chaincodes are part of the node",
+    "chaincode.golang.dynamiclink": "the build of Go chaincode decides how it is linked",
+    "chaincode.java.runtime": "Java chaincode cannot be built yet",
+    "chaincode.keepalive": "gRPC keeps the streams alive",
+    "peer.address": "the node listens on local addresses only",
+    "peer.filesystempath": "everything is in the home (--home)",
+    "peer.maxsendmsgsize": "peer.maxRecvMsgSize applies to both directions",
+    "vm.docker.hostconfig.networkmode": "chaincode gets a network of its own",
+    "vm.docker.hostconfig.privileged": "chaincode is never privileged",
+    "vm.docker.hostconfig.capadd": "chaincode has no capabilities",
+    "vm.docker.hostconfig.capdrop": "all capabilities are dropped",
+    "vm.docker.hostconfig.ipcmode": "chaincode shares no namespace with others",
+    "vm.docker.hostconfig.pidmode": "chaincode shares no namespace with others",
+    "vm.docker.hostconfig.utsmode": "chaincode shares no namespace with others",
+    "vm.docker.hostconfig.usernsmode": "chaincode shares no namespace with others",
+    "vm.docker.hostconfig.memoryswap": "chaincode has no swap: beyond Memory it is killed",
+    "vm.docker.hostconfig.memoryswappiness": "chaincode has no swap",
+    "vm.docker.hostconfig.oomkilldisable": "chaincode that exceeds Memory is killed",
+    "vm.docker.hostconfig.blkioweight": "Fabric does not read it either",
+    "vm.docker.hostconfig.nanocpus": "use chaindock.sandbox.cpus",
+    "vm.docker.hostconfig.tmpfs": "use chaindock.sandbox.tmp",
+    "vm.docker.hostconfig.binds": "no directory of this machine is mounted",
+    "vm.docker.hostconfig.mounts": "no directory of this machine is mounted",
+    "vm.docker.hostconfig.links": "chaincode reaches no other container",
+    "vm.docker.hostconfig.portbindings": "no port of chaincode is published",
+    "vm.docker.hostconfig.groupadd": "chaincode has only the group of its user",
+    "vm.docker.hostconfig.restartpolicy": "the node restarts chaincode",
+    "vm.docker.hostconfig.runtime": "the engine's default runtime is used",
+    "vm.docker.hostconfig.logconfig.type": "the engine's own log is read",
+}
+"""Why Fabric's key, or all below it, has no effect; in lower case."""
+
+REMOVED = {
+    "chaindock.launch.stable": "",
+    "chaindock.build.cpushares": "",
+    "chaindock.build.pids": "",
+    "chaindock.build.user": "",
+    "chaindock.docker.pullsilence": "",
+    "chaindock.docker.calltimeout": "",
+    "chaindock.docker.connecttimeout": "",
+    "chaindock.docker.namespace": "write the namespace into the name of the image",
+    "chaindock.sandbox.pids": "use vm.docker.hostConfig.PidsLimit",
+    "chaindock.sandbox.openfiles": "use vm.docker.hostConfig.Ulimits, such as nofile=4096",
+    "chaindock.process.keepbuilds": "",
+    "chaindock.process.maxopenfiles": "set openFiles in chaindock.chaincodes.NAME",
+}
+"""Keys that were settings once, in lower case, and what to use instead."""

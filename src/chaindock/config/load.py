@@ -1,41 +1,52 @@
-"""Put the configuration together: command line, environment, file, default.
+"""Put the configuration together: command line, CORE_* variables, core.yaml, default.
 
-The node is given exactly what `config show` prints.
+The node is given exactly what `config show` prints. An unknown key in the section
+`chaindock` is an error that names the nearest key; one of Fabric is listed as not used.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from chaindock.config.chaincodes import ChaincodeSections, is_section_key
-from chaindock.config.environment import environment
-from chaindock.config.files import find_file
-from chaindock.config.keys import Setting, look_up, replaced
-from chaindock.config.sections import KEYS, KNOWN, Config, defaults
-from chaindock.config.sources import (
-    Found,
-    Layer,
-    read_file,
-    read_flags,
-    read_variables,
+from chaindock.config.chaincodes import PREFIX, ChaincodeSections, is_section_key
+from chaindock.config.environment import (
+    compose,
+    entries,
+    environment,
+    find_file,
+    is_mapping,
+    plain,
 )
-from chaindock.config.surroundings import (
-    build_environment,
-    cache_folder,
-    engine_inputs,
-    problem_of,
+from chaindock.config.keys import (
+    NOT_USED,
+    REMOVED,
+    Given,
+    Ignored,
+    Setting,
+    look_up,
     redact,
+    replaced,
+    unknown,
+)
+from chaindock.config.sections import (
+    KEYS,
+    KNOWN,
+    VARIABLES,
+    Config,
+    defaults,
+    problem_of,
 )
 from chaindock.errors import ConfigInvalid
 from chaindock.operations.http import is_loopback
-from chaindock.values import WrongValueError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_PATH = "/usr/local/bin:/usr/bin:/bin"
+_OUR_SECTION = "chaindock"
+_VARIABLE = "CORE_"
+_OUR_VARIABLE = f"{_VARIABLE}{_OUR_SECTION.upper()}_"
 
 
 def load(
@@ -53,40 +64,29 @@ def load(
     Raises: ConfigInvalid: an unknown key, or a value that its key does not take.
     """
     env = environment() if env is None else env
-    here = Path.cwd()
-    build, ca_variable, warnings = build_environment(env)
-    config = defaults(
-        home,
-        cache_folder(env, home),
-        env.get("PATH") or _PATH,
-        engine_inputs(env),
-        build,
-    )
-    file = find_file(home, env)
     flags = flags or {}
     single = {name: flags[name] for name in flags if is_section_key(name)}
     chaincodes = ChaincodeSections(home, env, single)
     chaincodes.require_readable()
-    layers = [
-        read_file(file) if file else Layer(),
-        read_variables(env, here),
-        read_flags({k: v for k, v in flags.items() if k not in single}, here),
+    file = find_file(home, env)
+    all_given = [
+        *(_of_file(file) if file else ()),
+        *_of_variables(env),
+        *_of_flags({k: v for k, v in flags.items() if k not in single}),
     ]
-    origins = {"process.path": "env PATH"} if env.get("PATH") else {}
-    if build.variables:
-        origins["build.variables"] = "env"
-    if ca_variable:
-        origins["build.ca_bundle"] = f"env {ca_variable}"
-    for found in (one for layer in layers for one in layer.found):
-        config = _apply(config, found)
-        origins |= {one.path: found.origin for one in found.key.targets}
+    config, origins = defaults(home, env)
+    for given in all_given:
+        if isinstance(given, Given):
+            config = given.apply(config)
+            origins |= {one.path: given.origin for one in given.key.targets}
     _check_ca(config, origins)
     _check_operations(config, origins)
     if file and chaincodes.has_variables and file.stat().st_mode & 0o077:
-        warnings.append(
+        warning = (
             f"{str(file)!r} holds variables of chaincode, and other users may read it: "
             "chmod 600"
         )
+        config = replace(config, warnings=(*config.warnings, warning))
     if config.stream.admit_unlaunched and "listen.tls" not in origins:
         config = replaced(config, "listen.tls", False)
         origins["listen.tls"] = "chaincode.mode dev"
@@ -94,24 +94,100 @@ def load(
         config,
         chaincodes=chaincodes,
         settings=(*_settings(config, origins), *chaincodes.settings()),
-        ignored=tuple(one for layer in layers for one in layer.ignored),
-        warnings=tuple(warnings),
+        ignored=tuple(one for one in all_given if isinstance(one, Ignored)),
     )
 
 
-def _apply(config: Config, found: Found) -> Config:
-    key = found.key
-    try:
-        return key.apply(config, found.value, found.base)
-    except WrongValueError as wrong:
-        shown = f" is {redact(key.name, str(found.value))!r:.200}"
-        raise ConfigInvalid(
-            f"setting {key.name!r} ({found.origin}){'' if key.is_mapping else shown}: "
-            f"expected {wrong}",
-            hint=key.help,
-            key=key.name,
-            origin=found.origin,
-        ) from wrong
+def _of_file(path: Path) -> Iterator[Given | Ignored]:
+    """Yield what a core.yaml sets, but for the sections of single chaincodes.
+
+    Raises: ConfigInvalid: not readable, not YAML, an unknown key in our section.
+    """
+    for name, value, line in _walk(path):
+        origin = f"{path}:{line}"
+        key = KNOWN.get(name.lower())
+        if value is None:
+            continue
+        if key is not None:
+            yield Given(key, value, origin, path.parent)
+        elif name.lower().split(".")[0] == _OUR_SECTION:
+            raise _unknown(name, origin)
+        else:
+            yield Ignored(name, origin, _reason(name))
+
+
+def _walk(path: Path) -> Iterator[tuple[str, Any, int]]:
+    def below(node: Any, prefix: str) -> Iterator[tuple[str, Any, int]]:
+        for word, value, line in entries(loader, node):
+            name = prefix + word
+            if is_section_key(f"{name}."):
+                continue
+            if is_mapping(value) and name.lower() not in KNOWN:
+                yield from below(value, f"{name}.")
+            else:
+                yield name, plain(loader, value), line
+
+    with compose(path) as (loader, root):
+        if root is not None and not is_mapping(root):
+            raise ValueError("expected keys and values")
+        yield from below(root, "")
+
+
+def _reason(name: str) -> str:
+    """Return why a key is not used: its own reason, or that of a section above it."""
+    parts = name.lower().split(".")
+    ways = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((NOT_USED[way] for way in ways if way in NOT_USED), "")
+
+
+def _of_variables(env: Mapping[str, str]) -> Iterator[Given | Ignored]:
+    """Yield what CORE_* variables, and those of Fabric that have no key, set.
+
+    Raises: ConfigInvalid: an unknown CORE_CHAINDOCK_ variable.
+    """
+    for name, key in VARIABLES.items():
+        if name in env:
+            yield Given(key, env[name], f"env {name}", Path.cwd())
+    for name in sorted(env.keys() - VARIABLES.keys()):
+        origin = f"env {name}"
+        if name.startswith(f"{_OUR_VARIABLE}CHAINCODES_"):
+            raise ConfigInvalid(
+                f"unknown setting {name!r} ({origin}): settings of one chaincode cannot "
+                "be variables",
+                hint=f"write them to core.yaml, or give --set {PREFIX}NAME.KEY=VALUE",
+                key=name,
+                origin=origin,
+            )
+        if name.startswith(_OUR_VARIABLE):
+            raise _unknown(name, origin)
+        if name.startswith(_VARIABLE):
+            yield Ignored(name, origin)
+
+
+def _of_flags(flags: Mapping[str, str]) -> Iterator[Given]:
+    """Yield what the command line sets. Raises: ConfigInvalid: an unknown key."""
+    for name, value in flags.items():
+        key = KNOWN.get(name.lower())
+        if key is None:
+            raise _unknown(name, "flag")
+        yield Given(key, value, "flag", Path.cwd())
+
+
+def _unknown(name: str, origin: str) -> ConfigInvalid:
+    """Return the error for a key, or a variable, that does not exist."""
+    is_variable = name.startswith(_VARIABLE)
+    removed = name.lower()
+    if is_variable:
+        removed = removed.removeprefix(_VARIABLE.lower()).replace("_", ".")
+    if removed in REMOVED:
+        return ConfigInvalid(
+            f"setting {name!r} ({origin}) no longer exists",
+            hint=REMOVED[removed] or "remove it: there is no replacement",
+            key=name,
+            origin=origin,
+        )
+    known = list(VARIABLES) if is_variable else [key.name for key in KEYS]
+    return unknown(name, origin, name, known, "all settings: chaindock config show")
 
 
 def _check_ca(config: Config, origins: Mapping[str, str]) -> None:

@@ -1,10 +1,12 @@
 """The configuration of a node: the options of all packages, read once at the start.
 
-Only the sections of single chaincodes are read again, at each launch.
+Only the sections of single chaincodes are read again, at each launch. Of the user's
+environment, only named variables reach builds.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,7 @@ from chaindock.chaincode.options import (
 from chaindock.config.chaincodes import ChaincodeSections
 from chaindock.config.keys import Ignored, Key, Setting, keys_of
 from chaindock.container.contracts import BuildEnvironment
+from chaindock.container.environment import CA_VARIABLES
 from chaindock.container.output import OutputOptions
 from chaindock.controllers.docker.options import DockerOptions, EndpointOptions
 from chaindock.controllers.process.options import ProcessOptions
@@ -31,6 +34,7 @@ from chaindock.operations.admin import AdminOptions
 from chaindock.operations.http import OperationsOptions
 from chaindock.options import option
 from chaindock.packaging.rules import Limits
+from chaindock.platforms.registry import PLATFORMS
 from chaindock.telemetry.spec import LogSpec
 from chaindock.values import Syntax, checked
 
@@ -39,6 +43,11 @@ _CHANNEL = checked(
     require_channel, "a lower-case letter, then lower-case letters, digits, . or -"
 )
 _IS_SET = Syntax(lambda value, _base: bool(value))
+_PATH = "/usr/local/bin:/usr/bin:/bin"
+_PROXIES = "(?i:https?_proxy|no_proxy|all_proxy)"
+_BUILD_VARIABLE = re.compile(
+    "|".join([_PROXIES, *(platform.build_variables for platform in PLATFORMS)])
+)
 
 
 @dataclass(frozen=True)
@@ -147,40 +156,91 @@ class Config:
     warnings: tuple[str, ...] = ()
 
 
-def defaults(
-    home: Path,
-    cache: Path,
-    path: str,
-    endpoint: EndpointOptions,
-    build: BuildEnvironment,
-) -> Config:
-    """Return the configuration in which nothing is set.
+def defaults(home: Path, env: Mapping[str, str]) -> tuple[Config, dict[str, str]]:
+    """Return the configuration in which nothing is set, and origins by path.
 
     Args:
         home: absolute.
-        cache: where builds are kept for all nodes of the user.
-        path: PATH of the user, where toolchains are looked for.
-        endpoint: what the environment says about engines.
-        build: proxies and registries as the user has them.
+        env: says where engines, the user's programs, proxies and registries are.
     """
-    return Config(
+    build, ca_variable, warnings = build_environment(env)
+    origins = {"process.path": "env PATH"} if env.get("PATH") else {}
+    if build.variables:
+        origins["build.variables"] = "env"
+    if ca_variable:
+        origins["build.ca_bundle"] = f"env {ca_variable}"
+    path = env.get("PATH") or _PATH
+    user = _path(env, "HOME")
+    cache = home / "cache"  # where the user has no home directory
+    if user is not None:
+        cache = (_path(env, "XDG_CACHE_HOME") or user / ".cache") / "chaindock"
+    config = Config(
         home=home,
-        process=ProcessOptions(root=home / "process", cache_root=cache, path=path),
+        process=ProcessOptions(
+            root=home / "process",
+            cache_root=cache,
+            path=path,
+        ),
         # Programs for the network lie where a user's PATH seldom leads.
-        docker=DockerOptions(endpoint=endpoint, path=f"{path}:/usr/sbin:/sbin"),
+        docker=DockerOptions(endpoint=_endpoint(env), path=f"{path}:/usr/sbin:/sbin"),
         build=build,
+        warnings=tuple(warnings),
+    )
+    return config, origins
+
+
+def build_environment(
+    env: Mapping[str, str],
+) -> tuple[BuildEnvironment, str, list[str]]:
+    """Return what builds get, which variable named the CA bundle, and warnings."""
+    variables = {
+        name: value
+        for name, value in env.items()
+        if value and _BUILD_VARIABLE.fullmatch(name)
+    }
+    warnings: list[str] = []
+    for name in CA_VARIABLES:
+        if not (value := env.get(name)):
+            continue
+        bundle = Path(value).absolute()
+        if not (why := problem_of(bundle)):
+            return BuildEnvironment(variables, bundle), name, warnings
+        warnings.append(f"{name} is not used: {value!r} {why}")
+    return BuildEnvironment(variables), "", warnings
+
+
+def problem_of(bundle: Path) -> str:
+    """Return why a CA bundle cannot be used, or nothing."""
+    try:
+        good = b"-----BEGIN CERTIFICATE-----" in bundle.read_bytes()
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return "" if good else "holds no PEM certificate"
+
+
+def _endpoint(env: Mapping[str, str]) -> EndpointOptions:
+    """Return what `env` says about where a container engine is."""
+    certificates = _path(env, "DOCKER_CERT_PATH")
+    return EndpointOptions(
+        docker_host=env.get("DOCKER_HOST", ""),
+        docker_context=env.get("DOCKER_CONTEXT", ""),
+        docker_config=_path(env, "DOCKER_CONFIG"),
+        auth_file=_path(env, "REGISTRY_AUTH_FILE"),
+        runtime_dir=_path(env, "XDG_RUNTIME_DIR"),
+        home=_path(env, "HOME"),
+        tls=bool(env.get("DOCKER_TLS_VERIFY") or env.get("DOCKER_TLS")),
+        ca_file=certificates and certificates / "ca.pem",
+        cert_file=certificates and certificates / "cert.pem",
+        key_file=certificates and certificates / "key.pem",
     )
 
 
-KEYS: tuple[Key, ...] = keys_of(
-    defaults(
-        Path("~/.chaindock"),
-        Path("~/.cache/chaindock"),
-        "PATH",
-        EndpointOptions(),
-        BuildEnvironment(),
-    )
-)
+def _path(env: Mapping[str, str], name: str) -> Path | None:
+    value = env.get(name)
+    return Path(value) if value else None
+
+
+KEYS: tuple[Key, ...] = keys_of(defaults(Path("~/.chaindock"), {"HOME": "~"})[0])
 """Every setting, but for those of single chaincodes."""
 KNOWN = {key.name.lower(): key for key in KEYS}
 VARIABLES = {name: key for key in KEYS for name in key.variables}

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chaindock.config.surroundings import build_environment
+from chaindock.config.sections import build_environment
 from chaindock.controllers.docker.options import DockerOptions, LanguageImages
 from chaindock.packaging.store import PackageStore
 from chaindock.packaging.writer import write_package

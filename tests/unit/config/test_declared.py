@@ -4,18 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from chaindock.config.fabric import REMOVED
-from chaindock.config.keys import look_up
+from chaindock.config.keys import REMOVED, look_up
 from chaindock.config.load import load
 from chaindock.config.sections import KEYS, KNOWN, VARIABLES, defaults
-from chaindock.container.contracts import BuildEnvironment
-from chaindock.controllers.docker.options import EndpointOptions
 from chaindock.errors import ConfigInvalid
 from chaindock.values import WrongValueError
 
-PLAIN = defaults(
-    Path("/home"), Path("/cache"), "/bin", EndpointOptions(), BuildEnvironment()
-)
+PLAIN, _ = defaults(Path("/home"), {"HOME": "/user", "PATH": "/bin"})
 
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)

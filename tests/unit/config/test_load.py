@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from chaindock.config.environment import resolve_home
-from chaindock.config.files import find_file
+from chaindock.config.environment import find_file, resolve_home
 from chaindock.config.load import load
 from chaindock.config.sections import Config
 from chaindock.controllers.docker.options import EndpointOptions
