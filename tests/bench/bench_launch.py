@@ -29,7 +29,6 @@ from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.chaincode.runtime import ContainerRuntime
 from chaindock.chaincode.server import ChaincodeListener
 from chaindock.container.attempt import Attempt
-from chaindock.container.build_registry import BuildRegistry
 from chaindock.container.contracts import NodeLabels
 from chaindock.container.output import OutputStore
 from chaindock.container.router import Router
@@ -84,12 +83,12 @@ class Launching:
     def __init__(
         self,
         launcher: RuntimeLauncher,
-        builds: BuildRegistry,
+        runtime: ContainerRuntime,
         listener: ChaincodeListener,
         new_attempt: Callable[[], Attempt],
     ) -> None:
         self.listener = listener
-        self._launcher, self._builds = launcher, builds
+        self._launcher, self._runtime = launcher, runtime
         self._new_attempt = new_attempt
 
     async def warm(self) -> Any:
@@ -107,7 +106,7 @@ class Launching:
 
     async def _leave(self, run: Running) -> None:
         await run.stop(0, 0)
-        self._builds.forget(run.ccid)  # so that the next launch looks for its build
+        self._runtime.forget(run.ccid)  # so that the next launch looks for its build
 
 
 @contextlib.asynccontextmanager
@@ -116,8 +115,7 @@ async def launching(
 ) -> AsyncIterator[Launching]:
     """Compose a launcher the way node/serve.py does."""
     registry, output = HandlerRegistry(), OutputStore(folder / "output")
-    builds = BuildRegistry()
-    runtime = ContainerRuntime(packages, builds, Router(OneBackend(builder)))
+    runtime = ContainerRuntime(packages, Router(OneBackend(builder)))
     async with AsyncExitStack() as stack:
         authority = TlsAuthority()
         listener = await stack.enter_async_context(
@@ -127,7 +125,7 @@ async def launching(
             registry, runtime, lambda _: peer_with_tls(listener, authority)
         )
         yield Launching(
-            launcher, builds, listener, lambda: Attempt(ccid, output.open(ccid))
+            launcher, runtime, listener, lambda: Attempt(ccid, output.open(ccid))
         )
 
 

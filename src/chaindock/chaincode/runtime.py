@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from chaindock.container.attempt import Attempt
-    from chaindock.container.build_registry import BuildRegistry
     from chaindock.container.contracts import CallsBack, Dial, Instance, PeerConnection
     from chaindock.container.router import Router
     from chaindock.ids import Ccid
@@ -40,17 +39,19 @@ class PackageSource(Protocol):
 
 
 class ContainerRuntime:
-    """Builds, starts and stops instances."""
+    """Builds, starts and stops instances.
+
+    One supervisor works on a ccid, so two builds of it never run at once.
+    """
 
     def __init__(
         self,
         packages: PackageSource,
-        builds: BuildRegistry,
         router: Router,
         options: LaunchOptions | None = None,
     ) -> None:
         self._packages = packages
-        self._builds = builds
+        self._instances: dict[Ccid, Instance] = {}
         self._router = router
         self._options = options or LaunchOptions()
 
@@ -63,14 +64,12 @@ class ContainerRuntime:
         """
 
         async def build() -> Instance:
-            package = await self._packages.get(ccid)
-            return await self._router.build(package, attempt)
+            if ccid not in self._instances:
+                package = await self._packages.get(ccid)
+                self._instances[ccid] = await self._router.build(package, attempt)
+            return self._instances[ccid]
 
-        return await within_own_time(
-            self._options.build_timeout_s,
-            self._builds.build_once(ccid, build),
-            attempt,
-        )
+        return await within_own_time(self._options.build_timeout_s, build(), attempt)
 
     async def start(
         self,
@@ -90,7 +89,7 @@ class ContainerRuntime:
         except ImageNotFound as error:
             _log.warning("image is gone, building again", ccid=ccid)
             attempt.note(f"{error.message}: building it again")
-            self._builds.forget(ccid)
+            self.forget(ccid)
             instance = await self.build(ccid, attempt)
             return await self._start(instance, peer, attempt, built)
 
@@ -123,5 +122,9 @@ class ContainerRuntime:
 
     async def discard(self, ccid: Ccid) -> None:
         """Forget the build of `ccid` and have it removed. `ccid` does not run."""
-        self._builds.forget(ccid)
+        self.forget(ccid)
         await self._router.discard(ccid)
+
+    def forget(self, ccid: Ccid) -> None:
+        """Build `ccid` again at the next start. Idempotent."""
+        self._instances.pop(ccid, None)

@@ -25,7 +25,7 @@ from chaindock.controllers.docker.endpoints import Verdict, probe_all
 from chaindock.errors import ConfigInvalid, ToolMissing
 from chaindock.operations.address import find_socket
 from chaindock.platforms.registry import PLATFORMS
-from chaindock.processes.environment import base_environment
+from chaindock.processes.folders import base_environment
 from chaindock.processes.toolbox import Toolbox
 
 if TYPE_CHECKING:

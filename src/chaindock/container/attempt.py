@@ -17,8 +17,7 @@ from chaindock.platforms.registry import looks_like_error
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from chaindock.container.echo import Echo
-    from chaindock.container.output import OutputFile
+    from chaindock.container.output import Echo, OutputFile
     from chaindock.ids import Ccid
 
 TAIL_LINES = 20

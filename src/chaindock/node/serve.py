@@ -16,7 +16,6 @@ from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.chaincode.runtime import ContainerRuntime
 from chaindock.chaincode.server import ChaincodeListener
 from chaindock.chaincode.support import ChaincodeSupport
-from chaindock.container.build_registry import BuildRegistry
 from chaindock.container.contracts import ClientTls, NodeLabels, PeerConnection
 from chaindock.container.output import OutputStore
 from chaindock.container.router import Router
@@ -137,7 +136,7 @@ async def _compose(
 
     launcher = RuntimeLauncher(
         registry,
-        ContainerRuntime(_Packages(packages), BuildRegistry(), router, config.launch),
+        ContainerRuntime(_Packages(packages), router, config.launch),
         peer_for,
         options=config.launch,
         stream=config.stream,

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from chaindock.container.attempt import Attempt
-from chaindock.container.echo import Echo
+from chaindock.container.output import Echo
 from chaindock.errors import LaunchFailed
 from chaindock.lifecycle.states import LaunchState, Target
 from chaindock.operations.health import Health, Trouble

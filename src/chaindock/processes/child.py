@@ -1,7 +1,8 @@
 """One program of this machine, started as a process group that can be ended for certain.
 
 How the leader ended is known as soon as it has ended; a process or a pipe that it left
-behind delays that by SETTLE_S at most, and is cleared up afterwards.
+behind delays that by SETTLE_S at most, and is cleared up afterwards. Its output never
+holds up the event loop: a flood slows its writer, not the node.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil
 
 from chaindock.aio import Latch
+from chaindock.container.attempt import LINE_BYTES
 from chaindock.container.contracts import Cause, Exit
-from chaindock.processes.lines import Pump
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ DRAIN_LIMIT_S = 5.0
 """Seconds to wait for a pipe that a process outside of the group keeps open."""
 _PROBE_LIMIT_S: Final = 5.0
 _PLACES: Final = "/usr/bin:/bin:/usr/sbin:/sbin"
+SLICE_LINES: Final = 200
+"""Lines of output after which other tasks get their turn."""
+_CUT: Final = " [cut]"
+_MOST: Final = LINE_BYTES - len(_CUT)
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,87 @@ class Output:
     stdout: Callable[[str], None]
     stderr: Callable[[str], None]
     active: Callable[[], None] = lambda: None
+
+
+class Pump:
+    """Passes the bytes of one pipe to `take`, line by line, without the line ends.
+
+    Memory is bounded by one read and one line.
+
+    Args:
+        take: gets each line; bytes that are not UTF-8 are replaced, a line of more than
+            8 KiB is cut.
+        pause, resume: stop and continue reading the pipe.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[str], None],
+        pause: Callable[[], None],
+        resume: Callable[[], None],
+    ) -> None:
+        self._take, self._pause, self._resume = take, pause, resume
+        self._loop = asyncio.get_running_loop()
+        self._pending = bytearray()
+        self._line = bytearray()
+        self._ended = self._paused = self._refused = False
+        self.done = asyncio.Event()
+
+    def feed(self, data: bytes) -> None:
+        """Take what was read."""
+        self._pending += data
+        if not self._paused:
+            self._work()
+
+    def end(self) -> None:
+        """No more is coming; what is pending is still handed on, then `done` is set."""
+        if not self._ended:
+            self._ended = True
+            if not self._paused:
+                self._work()
+
+    def _work(self) -> None:
+        at = 0
+        for _ in range(SLICE_LINES):
+            end = self._pending.find(b"\n", at)
+            if end < 0:
+                self._grow(at, len(self._pending))
+                at = len(self._pending)
+                break
+            self._grow(at, end)
+            self._emit()
+            at = end + 1
+        del self._pending[:at]
+        if self._pending:
+            if not self._paused:
+                self._paused = True
+                self._pause()
+            self._loop.call_soon(self._work)
+            return
+        if self._paused:
+            self._paused = False
+            self._resume()
+        if self._ended and not self.done.is_set():
+            if self._line:
+                self._emit()
+            self.done.set()
+
+    def _grow(self, start: int, end: int) -> None:
+        # One byte too many is kept to know that the line was cut.
+        room = _MOST + 1 - len(self._line)
+        if room > 0:
+            self._line += self._pending[start : min(end, start + room)]
+
+    def _emit(self) -> None:
+        cut = len(self._line) > _MOST
+        text = self._line[:_MOST].decode("utf-8", "replace")
+        self._line.clear()
+        try:
+            self._take(text + _CUT if cut else text.removesuffix("\r"))
+        except (OSError, ValueError) as error:  # disk full, or the log was closed
+            if not self._refused:
+                self._refused = True
+                _log.warning("output line lost", error=repr(error))
 
 
 class Child(asyncio.SubprocessProtocol):

@@ -29,7 +29,7 @@ import psutil
 
 from chaindock.errors import StartFailed, is_retryable
 from chaindock.processes.child import open_gate
-from chaindock.processes.removal import remove_tree
+from chaindock.processes.folders import remove_tree
 from chaindock.processes.table import NODE_MARKER, RUN_MARKER, end, find
 from chaindock.telemetry import get_logger
 

@@ -19,6 +19,7 @@ from chaindock.platforms.registry import TOOLS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
 VERSION_LIMIT_S = 15.0
 
 

@@ -14,7 +14,6 @@ from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.chaincode.runtime import ContainerRuntime
 from chaindock.chaincode.server import ChaincodeListener
 from chaindock.chaincode.support import ChaincodeSupport
-from chaindock.container.build_registry import BuildRegistry
 from chaindock.container.contracts import ClientTls, PeerConnection
 from chaindock.container.router import Router
 from chaindock.errors import LaunchFailed
@@ -47,7 +46,6 @@ class World:
         self.registry = HandlerRegistry()
         self.runtime = ContainerRuntime(
             AnyPackage(),
-            BuildRegistry(),
             Router(OneBackend(self.builder)),
             self.options,
         )

@@ -21,7 +21,6 @@ from chaindock.chaincode.runtime import ContainerRuntime
 from chaindock.chaincode.server import ChaincodeListener
 from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.container.attempt import Attempt, Phase
-from chaindock.container.build_registry import BuildRegistry
 from chaindock.container.contracts import (
     CallsBack,
     ClientTls,
@@ -198,7 +197,6 @@ class ShimWorld:
         options = LaunchOptions(connect_timeout_s=60)
         runtime = ContainerRuntime(
             AnyPackage(),
-            BuildRegistry(),
             Router(OneBackend(_OneBuilder(self.instance))),
             options,
         )

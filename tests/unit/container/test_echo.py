@@ -11,7 +11,7 @@ import structlog
 
 from chaindock import telemetry
 from chaindock.container.attempt import Attempt
-from chaindock.container.echo import LINES_PER_S, WINDOW_S, Echo
+from chaindock.container.output import LINES_PER_S, WINDOW_S, Echo
 from chaindock.ids import Ccid
 
 if TYPE_CHECKING:

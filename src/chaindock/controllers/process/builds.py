@@ -32,7 +32,7 @@ import psutil
 
 from chaindock.errors import StartFailed
 from chaindock.platforms.base import Connection, LaunchCommand
-from chaindock.processes.removal import remove_tree
+from chaindock.processes.folders import remove_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,41 +1,56 @@
 """Chaincode as local processes: for machines without an engine, and fast first tries.
 
-Everything that the controller starts is ended when it is left, or by the next `reap`.
+Equal inputs are built once; a build that fails or is cancelled leaves no process and no
+directory. Everything that the controller starts is ended when it is left, or by the next
+`reap`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
+import json
+import platform as machine
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from chaindock.aio import Tasks
+from chaindock.aio import KeyedLocks, Tasks, finish
+from chaindock.container.attempt import Phase
 from chaindock.container.contracts import BuildEnvironment, Declined
-from chaindock.controllers.process.builder import ProcessBuilder
-from chaindock.controllers.process.builds import Builds
+from chaindock.container.environment import CONTENT_VARIABLES
+from chaindock.container.plan import build_deadline, run_plan
+from chaindock.controllers.process.builds import Build, Builds
 from chaindock.controllers.process.instance import Host, ProcessInstance
-from chaindock.errors import Unsupported
+from chaindock.errors import BuildFailed, StartFailed, Unsupported, is_retryable
+from chaindock.platforms.fingerprint import planner_fingerprint
+from chaindock.platforms.placeholders import Places
 from chaindock.platforms.registry import platform_for
-from chaindock.processes.child import end_with_node
-from chaindock.processes.environment import SYSTEM_PATH
-from chaindock.processes.removal import remove_tree
-from chaindock.processes.sockets import Sockets
+from chaindock.processes.child import Output, Program, end_with_node
+from chaindock.processes.folders import (
+    Sockets,
+    base_environment,
+    ca_environment,
+    remove_tree,
+)
 from chaindock.processes.spawner import Records, Spawner
-from chaindock.processes.table import NODE_MARKER
-from chaindock.processes.toolbox import Toolbox
-from chaindock.processes.watch import LimitWatch
+from chaindock.processes.table import NODE_MARKER, LimitWatch
+from chaindock.processes.toolbox import SYSTEM_PATH, Toolbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from chaindock.container.attempt import Attempt
-    from chaindock.container.contracts import Instance, NodeLabels
+    from chaindock.container.contracts import Exit, Instance, NodeLabels
+    from chaindock.container.plan import StepCommand, StepOutput
     from chaindock.controllers.process.options import ProcessOptions
     from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
     from chaindock.platforms.base import Platform
 
 REAP_GRACE_S = 1.0
+_LAYOUT = 2
+"""Changes when the content of a build directory changes."""
 
 
 class ProcessController:
@@ -58,28 +73,24 @@ class ProcessController:
         platforms: Callable[[str], Platform] = platform_for,
     ) -> None:
         self._options, self._platforms = options, platforms
+        self._environment = environment or BuildEnvironment()
         self._runs = options.root / "runs" / Path(node.node_id).name
         self._tasks = Tasks("process")
         self._spawner = Spawner(Records(self._runs, node.node_id), self._tasks)
-        toolbox = Toolbox(
-            options.path,
-            {
-                "PATH": ":".join([options.path, *SYSTEM_PATH]),
-                "HOME": "/",
-                NODE_MARKER: node.node_id,
-            },
-        )
+        self._builds = Builds(options.cache_root, node.node_id)
+        self._sockets = Sockets(self._runs, node.node_id)
+        path = ":".join([options.path, *SYSTEM_PATH])
+        env = {"PATH": path, "HOME": "/", NODE_MARKER: node.node_id}
+        self._toolbox = Toolbox(options.path, env)
         self._host = Host(
             options,
-            Builds(options.cache_root, node.node_id),
+            self._builds,
             self._spawner,
-            toolbox,
-            Sockets(self._runs, node.node_id),
+            self._toolbox,
+            self._sockets,
             LimitWatch(self._tasks),
         )
-        self._builder = ProcessBuilder(
-            self._host, environment or BuildEnvironment(), self._tasks
-        )
+        self._locks: KeyedLocks[str] = KeyedLocks()
 
     async def build(
         self, package: StoredPackage, attempt: Attempt
@@ -89,7 +100,15 @@ class ProcessController:
             platform = self._platforms(package.package_type)
         except Unsupported as error:
             return Declined(error.message)
-        build = await self._builder.make(platform, package, attempt)
+        attempt.enter(Phase.PACKAGE)
+        key = await self._key(platform, package)
+        async with self._locks.hold(key):
+            build = self._builds.find(key)
+            if build is None:
+                build = await self._make(platform, package, key, attempt)
+            else:
+                attempt.note(f"build {key[:12]} reused")
+                self._builds.use(package.label, key, self._owner(package.ccid))
         tools = [tool.name for tool in platform.tools]
         return ProcessInstance(package.ccid, build, tools, self._host)
 
@@ -100,7 +119,11 @@ class ProcessController:
 
     async def purge(self, ccid: Ccid) -> int:
         """Remove the build, unless another chaincode has it, or still runs from it."""
-        return await self._builder.purge(ccid)
+        label = ccid.rpartition(":")[0]
+        removed = self._builds.release(label, self._owner(ccid))
+        for trash in removed:
+            await finish(asyncio.to_thread(remove_tree, trash))
+        return len(removed)
 
     async def reap(self) -> int:
         """End what an earlier process of this node left running, and remove its traces.
@@ -115,20 +138,144 @@ class ProcessController:
         for path in self._runs.iterdir():
             if not any(run_id in path.name for run_id in own):
                 remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        self._host.builds.reap()
-        self._host.sockets.reap()
+        self._builds.reap()
+        self._sockets.reap()
         return count
 
     async def __aenter__(self) -> Self:
         self._runs.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._options.cache_root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._host.builds.prepare()
-        await asyncio.to_thread(
-            end_with_node
-        )  # asked once, and not while something starts
+        self._builds.prepare()
+        # Asked once, and not while something starts.
+        await asyncio.to_thread(end_with_node)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._spawner.end_all(self._options.close_grace_s)
         await self._tasks.aclose()
-        self._host.sockets.close()
+        self._sockets.close()
+
+    # --- builds -------------------------------------------------------------------------
+
+    async def _key(self, platform: Platform, package: StoredPackage) -> str:
+        """Return what covers everything that goes into the build.
+
+        It is known before the package is unpacked: a warm start does not plan.
+        """
+        names = [tool.name for tool in platform.tools]
+        parts = [
+            _LAYOUT,
+            package.code_digest,
+            package.package_type,
+            package.import_path,
+            platform.name,
+            planner_fingerprint(type(platform)),
+            [self._environment.variables.get(name) for name in CONTENT_VARIABLES],
+            await self._toolbox.identify(names, platform.name),
+            machine.machine(),
+        ]
+        text = json.dumps(parts, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _owner(self, ccid: Ccid) -> str:
+        owner = f"{self._options.root}:{ccid}".encode()
+        return hashlib.sha256(owner).hexdigest()[:24]
+
+    async def _make(
+        self, platform: Platform, package: StoredPackage, key: str, attempt: Attempt
+    ) -> Build:
+        try:
+            with self._builds.claim(key):
+                async with self._scratch() as scratch:
+                    build = await self._run_steps(
+                        platform, package, key, scratch, attempt
+                    )
+                    # Noted before it appears: whatever ends us now, it will be pruned.
+                    self._builds.use(package.label, key, self._owner(package.ccid))
+                    placing = asyncio.to_thread(self._builds.place, scratch, build)
+                    build = await finish(placing)
+        except (OSError, StartFailed) as error:  # disk full, no more processes
+            raise BuildFailed(
+                f"build of chaincode {attempt.ccid!r} cannot go on: {error}",
+                hint="make room for it: disk, processes, open files",
+                retryable=is_retryable(error)
+                if isinstance(error, OSError)
+                else error.retryable,
+                **attempt.facts(),
+            ) from error
+        if self._options.durable_builds:
+            sealing = asyncio.to_thread(self._builds.seal, key)
+            _ = self._tasks.start(sealing, f"seal {key[:12]}")
+        for path in self._builds.prune(package.label, self._options.keep_builds):
+            removal = asyncio.to_thread(remove_tree, path)
+            _ = self._tasks.start(removal, f"remove {path.name}")
+        return build
+
+    async def _run_steps(
+        self,
+        platform: Platform,
+        package: StoredPackage,
+        key: str,
+        scratch: Path,
+        attempt: Attempt,
+    ) -> Build:
+        source, output = scratch / "input", scratch / "output"
+        await package.unpack(source)
+        plan = await asyncio.to_thread(platform.plan, source, package.import_path)
+        output.mkdir(mode=0o700)
+        places = Places(
+            {"input": str(source), "output": str(output)},
+            tool=lambda name: self._toolbox.find(name, platform.name),
+            cache=self._cache,
+        )
+        tools = [
+            self._toolbox.find(tool.name, platform.name) for tool in platform.tools
+        ]
+        path = [*(str(Path(tool).parent) for tool in tools), self._options.path]
+        env = base_environment(scratch, path) | self._environment.variables
+        if self._environment.ca_bundle is not None:
+            env |= ca_environment(self._environment.ca_bundle, scratch)
+        host = _HostSteps(places, env, self._spawner, attempt)
+        async with build_deadline(self._options.limit_s, attempt):
+            await run_plan(plan, platform, host, attempt, self._options.silence_s)
+        return Build(key, output, plan.launch, platform.name)
+
+    def _cache(self, name: str) -> str:
+        folder = self._options.cache_root / "toolchains" / name
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return str(folder)
+
+    @contextlib.asynccontextmanager
+    async def _scratch(self) -> AsyncIterator[Path]:
+        scratch = self._builds.scratch()
+        scratch.mkdir(mode=0o700)
+        try:
+            yield scratch
+        finally:
+            removal = asyncio.to_thread(remove_tree, scratch)
+            await asyncio.shield(self._tasks.start(removal, "remove scratch"))
+
+
+class _HostSteps:
+    """Implements container.plan.StepExecutor with processes of this machine."""
+
+    def __init__(
+        self, places: Places, env: Mapping[str, str], spawner: Spawner, attempt: Attempt
+    ) -> None:
+        self.places = places
+        self._env, self._spawner, self._attempt = env, spawner, attempt
+
+    async def run(self, command: StepCommand, output: StepOutput) -> Exit:
+        """Run one program to its end; see the contract."""
+        cwd = Path(command.cwd)
+        cwd.mkdir(parents=True, exist_ok=True)
+        env = {**self._env, **command.env}
+        program = Program(command.argv, cwd, env=env, kind="build")
+        takes = Output(output.line, output.line, output.active)
+        run_id = self._spawner.new_run_id()
+        child = await self._spawner.spawn(run_id, program, self._attempt, takes)
+        try:
+            return await child.wait_gone()
+        except BaseException:
+            await self._spawner.end_quietly(child)
+            raise

@@ -20,13 +20,10 @@ from chaindock.errors import ImageNotFound, StartFailed, is_retryable
 from chaindock.platforms.base import Connection
 from chaindock.platforms.placeholders import Places
 from chaindock.processes.child import Output, Program
-from chaindock.processes.environment import (
-    base_environment,
-    run_path,
-    write_tls,
-)
-from chaindock.processes.removal import remove_tree
-from chaindock.processes.watch import Bounds
+from chaindock.processes.folders import base_environment, remove_tree, write_tls
+from chaindock.processes.table import Bounds
+from chaindock.processes.toolbox import SYSTEM_PATH
+from chaindock.values import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,14 +34,13 @@ if TYPE_CHECKING:
     from chaindock.controllers.process.options import ProcessOptions
     from chaindock.ids import Ccid
     from chaindock.processes.child import Child
-    from chaindock.processes.sockets import Sockets
+    from chaindock.processes.folders import Sockets
     from chaindock.processes.spawner import Spawner
+    from chaindock.processes.table import LimitWatch
     from chaindock.processes.toolbox import Toolbox
-    from chaindock.processes.watch import LimitWatch
 
 LOOPBACK = "127.0.0.1"
 REPLACE_GRACE_S = 2.0
-MIB = 1024 * 1024
 _UNMET = {"cpus", "pids", "network", "extraHosts", "user"}
 """Settings of one chaincode that only a container can enforce."""
 
@@ -74,8 +70,7 @@ class ProcessInstance:
     def __init__(
         self, ccid: Ccid, build: Build, tools: Sequence[str], host: Host
     ) -> None:
-        self._ccid, self._build, self._tools = ccid, build, tools
-        self._host, self._options = host, host.options
+        self._ccid, self._build, self._tools, self._host = ccid, build, tools, host
         self._stream = ""
         self._turn = asyncio.Lock()
         self._child: Child | None = None
@@ -117,63 +112,67 @@ class ProcessInstance:
         """Try nothing: a process and the node share one network."""
 
     def describe(self) -> Mapping[str, str]:
-        """Return backend, isolation, build; while it runs more, as `_run_facts`."""
-        facts = {
-            "backend": "process",
-            "isolation": "no isolation",
-            "build": self._build.key[:12],
-        }
-        if self._child is not None and self._child.running:
-            facts["pid"] = str(self._child.pid)
-            facts["stream"] = self._stream
-            facts |= self._run_facts(self._child)
-        return facts
+        """Return backend, isolation, build; while it runs pid, stream and `limits`.
 
-    def _run_facts(self, child: Child) -> dict[str, str]:
-        """Return `limits`; `settings` of it alone; `weaker`: settings not in force."""
-        bounds, program = self._bounds, child.program
+        `settings` names those of this chaincode alone, `weaker` those not in force.
+        """
+        key, child = self._build.key, self._child
+        facts = {"backend": "process", "isolation": "no isolation", "build": key[:12]}
+        if child is None or not child.running:
+            return facts
         limits = {
-            "memory": bounds.memory_bytes,
-            "tmp": bounds.tmp_bytes,
-            "file size": program.max_file_bytes,
+            "memory": self._bounds.memory_bytes,
+            "tmp": self._bounds.tmp_bytes,
+            "file size": child.program.max_file_bytes,
         }
         said = [f"{name} {size // MIB} MiB" for name, size in limits.items() if size]
-        if program.max_open_files is not None:
-            said.append(f"open files {program.max_open_files}")
-        words = self._settings.words
-        unmet = [word for word in words.split(", ") if word in _UNMET]
-        facts = {"limits": ", ".join(said)}
-        if words:
+        if child.program.max_open_files is not None:
+            said.append(f"open files {child.program.max_open_files}")
+        facts |= {"pid": str(child.pid), "stream": self._stream}
+        facts["limits"] = ", ".join(said)
+        if words := self._settings.words:
             facts["settings"] = words
-        if unmet:
+        if unmet := [word for word in words.split(", ") if word in _UNMET]:
             facts["weaker"] = f"a process takes no {', '.join(unmet)}"
         return facts
 
     async def _start(
         self, peer: PeerConnection, attempt: Attempt, claim: int
     ) -> CallsBack | Dial:
-        if self._host.builds.find(self._build.key) is None:
+        host, options, settings = self._host, self._host.options, peer.settings
+        if host.builds.find(self._build.key) is None:
             raise ImageNotFound(
                 f"build {self._build.key[:12]!r} of chaincode {self._ccid!r} is gone",
                 image=self._build.key,
             )
-        run_id = self._host.spawner.new_run_id()
-        private = self._host.spawner.private_dir(run_id)
+        run_id = host.spawner.new_run_id()
+        private = host.spawner.private_dir(run_id)
+        memory, tmp = settings.memory_bytes, settings.tmp_bytes
+        bounds = Bounds(
+            options.memory_bytes if memory is None else memory,
+            options.tmp_bytes if tmp is None else tmp,
+            private,
+        )
+        takes = Output(
+            partial(attempt.output, stream="stdout"),
+            partial(attempt.output, stream="stderr"),
+        )
         try:
             private.mkdir(mode=0o700, parents=True)
-            answer, known = await self._address(peer, private)
-            self._stream = _told(peer, answer)
+            answer: CallsBack | Dial
+            if self._build.launch.connection is Connection.CALLS_BACK:
+                answer = CallsBack()
+                known = {"peer": await peer.listener.address_on(LOOPBACK)}
+                self._stream = "mutual TLS" if peer.tls else "plain, on loopback"
+            else:
+                answer = Dial(host.sockets.address_in(private))
+                known = {"listen": answer.address}
+                self._stream = "unix socket of this run"
             program = self._program(peer, attempt, private, known, claim)
             attempt.enter(Phase.START)
-            output = Output(
-                partial(attempt.output, stream="stdout"),
-                partial(attempt.output, stream="stderr"),
-            )
-            self._child = await self._host.spawner.spawn(
-                run_id, program, attempt, output
-            )
-            self._settings, self._bounds = peer.settings, self._bounds_of(peer, private)
-            self._host.watch.add(self._child, self._bounds)
+            self._child = await host.spawner.spawn(run_id, program, attempt, takes)
+            self._settings, self._bounds = settings, bounds
+            host.watch.add(self._child, bounds)
         except OSError as error:
             remove_tree(private)
             raise StartFailed(
@@ -186,23 +185,6 @@ class ProcessInstance:
             raise
         return answer
 
-    def _bounds_of(self, peer: PeerConnection, private: Path) -> Bounds:
-        options, settings = self._options, peer.settings
-        memory, tmp = settings.memory_bytes, settings.tmp_bytes
-        return Bounds(
-            memory_bytes=options.memory_bytes if memory is None else memory,
-            tmp_bytes=options.tmp_bytes if tmp is None else tmp,
-            folder=private,
-        )
-
-    async def _address(
-        self, peer: PeerConnection, private: Path
-    ) -> tuple[CallsBack | Dial, dict[str, str]]:
-        if self._build.launch.connection is Connection.CALLS_BACK:
-            return CallsBack(), {"peer": await peer.listener.address_on(LOOPBACK)}
-        listen = self._host.sockets.address_in(private)
-        return Dial(listen), {"listen": listen}
-
     def _program(
         self,
         peer: PeerConnection,
@@ -211,51 +193,41 @@ class ProcessInstance:
         known: dict[str, str],
         claim: int,
     ) -> Program:
-        launch, language = self._build.launch, self._build.language
+        host, launch, language = self._host, self._build.launch, self._build.language
         places = Places(
             {**known, "output": str(self._build.output), "ccid": self._ccid},
-            tool=lambda name: self._host.toolbox.find(name, language),
+            tool=lambda name: host.toolbox.find(name, language),
         )
-        tools = [self._host.toolbox.find(name, language) for name in self._tools]
+        tools = [host.toolbox.find(name, language) for name in self._tools]
         # What is dialled serves on a socket of its own, without TLS.
         tls = peer.tls if "peer" in known else None
-        env = base_environment(private, run_path(tools))
+        path = [*(str(Path(tool).parent) for tool in tools), *SYSTEM_PATH]
+        env = base_environment(private, path)
         files = private / "tls"
-        env.update(peer_variables(self._ccid, peer, str(files) if tls else None))
+        env |= peer_variables(self._ccid, peer, str(files) if tls else None)
         if "listen" in known:
-            env.update(server_variables(self._ccid, known["listen"]))
+            env |= server_variables(self._ccid, known["listen"])
         if tls is not None:
             attempt.enter(Phase.UPLOAD)
             write_tls(tls, files)
-        env.update(places.fill_values(launch.env))
-        env.update(peer.settings.env)
-        argv = places.fill_all(launch.argv)
-        return Program(
-            argv=[self._executable(argv[0], env["PATH"], attempt), *argv[1:]],
-            cwd=Path(places.fill(launch.cwd)),
-            env=env,
-            kind="run",
-            inherits=(claim,),
-            max_open_files=peer.settings.open_files or self._options.max_open_files,
-            max_file_bytes=peer.settings.file_bytes or self._options.max_file_bytes,
-        )
-
-    def _executable(self, name: str, path: str, attempt: Attempt) -> str:
-        found = shutil.which(name, path=path)
+        env |= places.fill_values(launch.env) | dict(peer.settings.env)
+        name, *words = places.fill_all(launch.argv)
+        found = shutil.which(name, path=env["PATH"])
         if found is None:
             there = os.path.lexists(name)
-            end = Exit(126 if there else 127)  # what a shell says
             why = "is not executable" if there else "does not exist"
+            end = Exit(126 if there else 127)  # what a shell says
             raise StartFailed(
                 f"program {name!r} of chaincode {self._ccid!r} {why}",
                 hint="see what the build wrote to its output",
                 **{**attempt.facts(), **end.facts},
             )
-        return found
-
-
-def _told(peer: PeerConnection, answer: CallsBack | Dial) -> str:
-    """Return who can connect to the stream, in words for `ps`."""
-    if isinstance(answer, Dial):
-        return "unix socket of this run"
-    return "mutual TLS" if peer.tls is not None else "plain, on loopback"
+        return Program(
+            argv=[found, *words],
+            cwd=Path(places.fill(launch.cwd)),
+            env=env,
+            kind="run",
+            inherits=(claim,),
+            max_open_files=peer.settings.open_files or host.options.max_open_files,
+            max_file_bytes=peer.settings.file_bytes or host.options.max_file_bytes,
+        )

@@ -11,7 +11,7 @@ import pytest
 
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import BuildEnvironment, Declined, NodeLabels
-from chaindock.controllers.process import builder as module
+from chaindock.controllers.process import controller as module
 from chaindock.controllers.process.builds import Builds
 from chaindock.controllers.process.controller import ProcessController
 from chaindock.errors import BuildFailed, ToolMissing

@@ -9,12 +9,7 @@ import pytest
 
 from chaindock.container.contracts import ClientTls
 from chaindock.errors import ConfigInvalid
-from chaindock.processes.environment import (
-    base_environment,
-    ca_environment,
-    run_path,
-    write_tls,
-)
+from chaindock.processes.folders import base_environment, ca_environment, write_tls
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,11 +24,6 @@ def test_base_environment_is_private_and_minimal(tmp_path: Path):
     for name in ("HOME", "TMPDIR"):
         mode = stat.S_IMODE((tmp_path / env[name]).stat().st_mode)
         assert mode == 0o700
-
-
-def test_run_path_begins_with_the_toolchain():
-    assert run_path(["/opt/node/bin/node"])[0] == "/opt/node/bin"
-    assert "/bin" in run_path([])
 
 
 def test_tls_files_are_for_the_user_alone(tmp_path: Path):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chaindock.container.attempt import LINE_BYTES
-from chaindock.processes.lines import SLICE_LINES, Pump
+from chaindock.processes.child import SLICE_LINES, Pump
 
 
 class Tap:

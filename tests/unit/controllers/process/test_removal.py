@@ -6,7 +6,7 @@ import os
 import resource
 from pathlib import Path
 
-from chaindock.processes.removal import remove_tree
+from chaindock.processes.folders import remove_tree
 
 
 def nest(top: Path, levels: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +83,9 @@ async def test_who_calls_back_is_told_this_and_nothing_else(
     assert env["CORE_CHAINCODE_ID_NAME"] == env["SCRIPT_CCID"] == attempt.ccid
     assert env["CORE_PEER_TLS_ENABLED"] == "false"
     assert env["CORE_PEER_LOCALMSPID"] == "DevMSP"
+    toolchain = Path(shutil.which("sh") or "").parent
+    assert env["PATH"].split(":")[0] == str(toolchain)
+    assert "/bin" in env["PATH"].split(":")
 
 
 async def test_who_is_dialled_gets_address_and_id_under_every_known_name(

@@ -14,7 +14,7 @@ import pytest
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import Dial
 from chaindock.errors import StartFailed
-from chaindock.processes.sockets import PATH_BYTES, Sockets
+from chaindock.processes.folders import PATH_BYTES, Sockets
 from support.doubles.scripts import hang, serve
 from support.eventually import eventually
 from support.need import missing

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.container.contracts import RunSettings
-from chaindock.processes.watch import memory_of, size_of
+from chaindock.processes.table import memory_of, size_of
 from support.doubles.backend import WatchedAttempt
 from support.doubles.scripts import hang
 from support.need import need

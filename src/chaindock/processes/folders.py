@@ -1,0 +1,192 @@
+"""The directory of a build or run: made, named to its program, reached, removed.
+
+Nothing of the node's own environment is inherited. Removing takes few descriptors and no
+recursion, however deep a tree is, and follows no link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+from chaindock.container.environment import CA_VARIABLES, merged_ca, tls_files
+from chaindock.errors import StartFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from chaindock.container.contracts import ClientTls
+
+PATH_BYTES: Final = 100
+"""Longest path of a socket: Linux takes 107, macOS 103."""
+_LINK: Final = "r"
+_LANG = "C.UTF-8" if sys.platform != "darwin" else "en_US.UTF-8"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_OWN = 0o700
+
+
+def base_environment(private: Path, path: Iterable[str]) -> dict[str, str]:
+    """Return what every program gets; makes HOME and TMPDIR below `private`.
+
+    Every name is a shell identifier: the gate is a shell and drops others.
+    """
+    home, temp = private / "home", private / "tmp"
+    for folder in (home, temp):
+        folder.mkdir(mode=_OWN, parents=True, exist_ok=True)
+    return {
+        "PATH": ":".join(dict.fromkeys(path)),
+        "HOME": str(home),
+        "TMPDIR": str(temp),
+        "LANG": _LANG,
+    }
+
+
+def ca_environment(bundle: Path, private: Path) -> dict[str, str]:
+    """Return the variables that make tools trust `bundle` besides the usual CAs.
+
+    Raises: ConfigInvalid when the bundle cannot be read.
+    """
+    both = private / "ca.pem"
+    both.write_bytes(merged_ca(bundle))
+    variables = dict.fromkeys(CA_VARIABLES, str(both))
+    return variables | {"NODE_EXTRA_CA_CERTS": str(bundle)}  # it keeps its own list
+
+
+def write_tls(tls: ClientTls, folder: Path) -> None:
+    """Write the TLS files into `folder`."""
+    folder.mkdir(mode=_OWN, parents=True, exist_ok=True)
+    for name, content in tls_files(tls).items():
+        path = folder / name
+        path.touch(mode=0o600)
+        path.write_bytes(content)
+
+
+class Sockets:
+    """The Unix sockets on which chaincode that serves is dialled, one in each run.
+
+    Only the user of the node gets as far as the socket, which ends with the directory of
+    its run. Where the path of that directory is too long, or has characters that an
+    address cannot hold, a short link leads there from a directory that nobody else may
+    enter. What a killed node left of it is found by its name.
+    Source: docs/security.md; docs/adr (ADR-0005)
+
+    Args:
+        runs: holds the directories of the runs.
+        node_id: goes into the name of what lies elsewhere.
+    """
+
+    def __init__(self, runs: Path, node_id: str) -> None:
+        self._runs = runs
+        self._prefix = f"chaindock-run-{Path(node_id).name}-"
+        self._short: Path | None = None
+
+    def address_in(self, private: Path) -> str:
+        """Return `unix:` and the path of the socket of the run with this directory.
+
+        Raises: StartFailed when there is no path that a socket can have.
+        """
+        path = private / "cc.sock"
+        if not _usable(path):
+            path = self._link() / private.name / path.name
+        if not _usable(path):
+            raise StartFailed(
+                f"no path for a socket: {str(path)!r} has {len(os.fsencode(path))} bytes "
+                f"(at most {PATH_BYTES}), or a character that gRPC cannot dial",
+                hint="choose a shorter home with --home DIR, or a shorter TMPDIR",
+            )
+        return f"unix:{path}"
+
+    def reap(self) -> None:
+        """Remove what an earlier process of this node left."""
+        for folder in Path(tempfile.gettempdir()).glob(f"{self._prefix}*"):
+            if folder != self._short:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Remove what this object made. Idempotent."""
+        if self._short is not None:
+            shutil.rmtree(self._short, ignore_errors=True)
+            self._short = None
+
+    def _link(self) -> Path:
+        if self._short is None or not _leads(self._short):
+            self._short = Path(tempfile.mkdtemp(prefix=self._prefix))
+            (self._short / _LINK).symlink_to(self._runs.absolute())
+        return self._short / _LINK
+
+
+def _leads(folder: Path) -> bool:
+    """Whether the link in `folder` is there, and ours.
+
+    What cleans up temporary files may have removed it, and then anybody may have made it.
+    """
+    try:
+        about = folder.lstat()
+        return about.st_uid == os.geteuid() and (folder / _LINK).is_symlink()
+    except OSError:
+        return False
+
+
+def _usable(path: Path) -> bool:
+    """Whether `path` can be bound, and stands for itself in an address."""
+    return len(os.fsencode(path)) <= PATH_BYTES and quote(str(path)) == str(path)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory, also when something in it was made unwritable; blocks.
+
+    What cannot be removed stays, without an error. `shutil.rmtree` opens a descriptor and
+    calls itself for each level: a program that nests a thousand directories would take
+    all descriptors of the node.
+    """
+    with contextlib.suppress(OSError):
+        if not path.is_symlink():
+            path.chmod(_OWN)
+        top = os.open(path, _FOLDER)
+        try:
+            _empty(top)
+        finally:
+            os.close(top)
+        path.rmdir()
+
+
+def _empty(top: int) -> None:
+    """Remove what is in a directory; what lies deeper is first moved up into it."""
+    prefix, waiting = uuid.uuid4().hex, _clear(top)
+    moved = 0
+    while waiting:
+        name = waiting.pop()
+        with contextlib.suppress(OSError):
+            folder = os.open(name, _FOLDER, dir_fd=top)
+            try:
+                for inner in _clear(folder):
+                    moved += 1
+                    above = f"{prefix}-{moved}"
+                    os.rename(inner, above, src_dir_fd=folder, dst_dir_fd=top)
+                    waiting.append(above)
+            finally:
+                os.close(folder)
+            os.rmdir(name, dir_fd=top)
+
+
+def _clear(folder: int) -> list[str]:
+    """Remove the files of a directory; return the names of those in it, made usable."""
+    folders = []
+    with os.scandir(folder) as found:
+        entries = list(found)
+    for entry in entries:
+        with contextlib.suppress(OSError):
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.name, dir_fd=folder)
+                continue
+            if entry.stat(follow_symlinks=False).st_mode & _OWN != _OWN:
+                os.chmod(entry.name, _OWN, dir_fd=folder)
+            folders.append(entry.name)
+    return folders
