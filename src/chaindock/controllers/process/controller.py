@@ -232,7 +232,7 @@ class ProcessController:
             self._toolbox.find(tool.name, platform.name) for tool in platform.tools
         ]
         path = [*(str(Path(tool).parent) for tool in tools), self._options.path]
-        env = base_environment(scratch, path) | self._environment.variables
+        env = base_environment(scratch, path) | dict(self._environment.variables)
         if self._environment.ca_bundle is not None:
             env |= ca_environment(self._environment.ca_bundle, scratch)
         host = _HostSteps(places, env, self._spawner, attempt)

@@ -159,15 +159,7 @@ class ProcessInstance:
         )
         try:
             private.mkdir(mode=0o700, parents=True)
-            answer: CallsBack | Dial
-            if self._build.launch.connection is Connection.CALLS_BACK:
-                answer = CallsBack()
-                known = {"peer": await peer.listener.address_on(LOOPBACK)}
-                self._stream = "mutual TLS" if peer.tls else "plain, on loopback"
-            else:
-                answer = Dial(host.sockets.address_in(private))
-                known = {"listen": answer.address}
-                self._stream = "unix socket of this run"
+            known = await self._address(peer, private)
             program = self._program(peer, attempt, private, known, claim)
             attempt.enter(Phase.START)
             self._child = await host.spawner.spawn(run_id, program, attempt, takes)
@@ -183,7 +175,14 @@ class ProcessInstance:
         except BaseException:
             remove_tree(private)
             raise
-        return answer
+        return Dial(known["listen"]) if "listen" in known else CallsBack()
+
+    async def _address(self, peer: PeerConnection, private: Path) -> dict[str, str]:
+        if self._build.launch.connection is Connection.CALLS_BACK:
+            self._stream = "mutual TLS" if peer.tls else "plain, on loopback"
+            return {"peer": await peer.listener.address_on(LOOPBACK)}
+        self._stream = "unix socket of this run"
+        return {"listen": self._host.sockets.address_in(private)}
 
     def _program(
         self,
