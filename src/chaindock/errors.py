@@ -140,6 +140,12 @@ class Unsupported(ChaindockError):
     code = Code.UNIMPLEMENTED
 
 
+class BudgetExceeded(ChaindockError):
+    """The node would hold too much memory for a contract. Facts: `limit`, `found`."""
+
+    code = Code.RESOURCE_EXHAUSTED
+
+
 class TooManyRequests(ChaindockError):
     """More requests at once than the limit allows. Facts: `limit`."""
 

@@ -1,0 +1,54 @@
+"""How much memory the node holds for one transaction, or for all calls of a contract.
+
+What comes from a contract is counted before the node keeps it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from chaindock.errors import BudgetExceeded
+
+ENTRY_BYTES: Final = 256
+"""What a key, a record or a query costs besides its bytes: Python's objects for it."""
+
+
+class Budget:
+    """A limit for bytes that are held.
+
+    Args:
+        limit: in bytes.
+        name: what the limit holds for, with its setting, as the error text has it.
+        parent: what is taken here is taken there, too.
+    """
+
+    __slots__ = ("_parent", "held", "limit", "name")
+
+    def __init__(self, limit: int, name: str, parent: Budget | None = None) -> None:
+        self.limit, self.name, self._parent = limit, name, parent
+        self.held = 0
+
+    def take(self, nbytes: int, entries: int = 0) -> None:
+        """Count `nbytes` and the fixed cost of `entries` as held.
+
+        Raises: BudgetExceeded; then nothing was taken.
+        """
+        size = nbytes + entries * ENTRY_BYTES
+        held = self.held + size
+        if held > self.limit:
+            raise BudgetExceeded(
+                f"{self.name} would hold {held} bytes in the node, more than the limit "
+                f"of {self.limit}",
+                limit=self.limit,
+                found=held,
+            )
+        if self._parent is not None:
+            self._parent.take(size)
+        self.held = held
+
+    def give_back(self, nbytes: int | None = None) -> None:
+        """Count `nbytes` as no longer held; None = everything. Never below 0."""
+        size = self.held if nbytes is None else min(nbytes, self.held)
+        self.held -= size
+        if self._parent is not None:
+            self._parent.give_back(size)
