@@ -39,7 +39,8 @@ from bench.rows import Row, Skipped
 from chaindock.chaincode.invocation import Invocation
 from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.server import server_options
-from chaindock.endorser.proposals import new_proposal, parse_proposal
+from chaindock.endorser.caller import new_proposal
+from chaindock.endorser.checks import parse_proposal
 from support.shims import credentials
 from support.shims.builds import go_program
 

@@ -7,20 +7,25 @@ Source: docs/fabric/ledger.md#transaction
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from fabric_protos.common import common_pb2
 from fabric_protos.peer import (
-    chaincode_event_pb2,
+    chaincode_pb2,
     proposal_pb2,
     proposal_response_pb2,
     transaction_pb2,
 )
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from chaindock.endorser.proposals import new_proposal, parse_proposal
-from chaindock.endorser.transactions import prepare_payload, sign_payload
+from chaindock.chaincode.invocation import ERROR_STATUS
+from chaindock.endorser.checks import parse_proposal, transaction_id
 from chaindock.errors import LedgerError
 from chaindock.ids import TxId
+from chaindock.ledger.transaction import code_name
 from chaindock.lifecycle.definitions import NAMESPACE, read_sequence
 
 if TYPE_CHECKING:
@@ -28,14 +33,15 @@ if TYPE_CHECKING:
 
     from fabric_protos.peer.lifecycle import lifecycle_pb2
 
+    from chaindock.chaincode.invocation import Outcome
+    from chaindock.endorser.checks import Proposal
     from chaindock.endorser.endorser import Endorser
     from chaindock.endorser.orderer import Commit, Orderer
-    from chaindock.endorser.proposals import Proposal
     from chaindock.identity.msp import SigningIdentity
     from chaindock.ids import ChannelId
     from chaindock.ledger.ledger import Ledger
 
-_ERROR: Final = 400
+NONCE_BYTES: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +70,6 @@ class Answer:
     def code_name(self) -> str | None:
         """Name of `code`, e.g. `MVCC_READ_CONFLICT`."""
         return None if self.code is None else code_name(self.code)
-
-
-def code_name(code: int) -> str:
-    """Return the name of a TxValidationCode; the number as text if it has none."""
-    known = code in transaction_pb2.TxValidationCode.values()
-    return str(transaction_pb2.TxValidationCode.Name(code) if known else code)
 
 
 class Caller:
@@ -106,8 +106,8 @@ class Caller:
         """
         signed = new_proposal(self._channel, name, args, signer, transient=transient)
         proposal = parse_proposal(signed)
-        outcome = await self._endorser.evaluate(proposal, timeout_s)
-        return _answer(outcome.response, proposal, outcome.event)
+        outcome, _ = await self._endorser.process(proposal, timeout_s, endorse=False)
+        return _answer(outcome, proposal)
 
     async def invoke(
         self,
@@ -121,11 +121,7 @@ class Caller:
     ) -> Answer:
         """Run a function and commit its writes.
 
-        Args:
-            name: of the chaincode.
-            args: function name and arguments.
-            signer: the client.
-            transient: seen by the chaincode only.
+        Args: as for `query`, and
             timeout_s: as for `query`; committing has no limit.
             is_init: call Init.
 
@@ -141,37 +137,111 @@ class Caller:
             self._channel, name, args, signer, transient=transient, is_init=is_init
         )
         proposal = parse_proposal(signed)
-        response = await self._endorser.endorse(proposal, timeout_s)
-        said, event = response.response, _event_of(response)
-        if said.status >= _ERROR:
-            return _answer(said, proposal, event)
-        payload = prepare_payload(proposal, [response])
-        done = await self._orderer.submit(sign_payload(proposal, payload, signer))
-        return _answer(said, proposal, event, done)
+        outcome, endorsed = await self._endorser.process(
+            proposal, timeout_s, endorse=True
+        )
+        if endorsed is None:
+            return _answer(outcome, proposal)
+        done = await self._orderer.submit(assemble(proposal, endorsed, signer))
+        return _answer(outcome, proposal, done)
 
 
 def _answer(
-    said: proposal_response_pb2.Response,
-    proposal: Proposal,
-    event: Any,
-    commit: Commit | None = None,
+    outcome: Outcome, proposal: Proposal, commit: Commit | None = None
 ) -> Answer:
     return Answer(
-        status=said.status,
-        message=said.message,
-        payload=said.payload,
+        status=outcome.response.status,
+        message=outcome.response.message,
+        payload=outcome.response.payload,
         tx_id=proposal.tx_id,
         block=commit.block if commit else None,
         code=commit.code if commit else None,
-        event=event,
+        event=outcome.event,
         refusals=proposal.refusals,
     )
 
 
-def _event_of(response: proposal_response_pb2.ProposalResponse) -> Any:
-    payload = proposal_response_pb2.ProposalResponsePayload.FromString(response.payload)
-    events = proposal_pb2.ChaincodeAction.FromString(payload.extension).events
-    return chaincode_event_pb2.ChaincodeEvent.FromString(events) if events else None
+def new_proposal(
+    channel: str,
+    name: str,
+    args: Sequence[bytes],
+    signer: SigningIdentity,
+    *,
+    transient: Mapping[str, bytes] | None = None,
+    is_init: bool = False,
+) -> proposal_pb2.SignedProposal:
+    """Return a new proposal, signed as a client does.
+
+    Args:
+        channel: "" for a call to the node itself.
+        name: of the chaincode.
+        args: function name and arguments.
+        signer: the client.
+        transient: seen by the chaincode, never on the ledger.
+        is_init: call Init.
+    """
+    nonce = os.urandom(NONCE_BYTES)
+    seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
+    chaincode = chaincode_pb2.ChaincodeID(name=name)
+    header = common_pb2.ChannelHeader(
+        type=common_pb2.ENDORSER_TRANSACTION,
+        timestamp=Timestamp(seconds=seconds, nanos=nanos),
+        channel_id=channel,
+        tx_id=transaction_id(nonce, signer.creator),
+        extension=proposal_pb2.ChaincodeHeaderExtension(
+            chaincode_id=chaincode
+        ).SerializeToString(),
+    )
+    spec = chaincode_pb2.ChaincodeInvocationSpec(
+        chaincode_spec=chaincode_pb2.ChaincodeSpec(
+            chaincode_id=chaincode,
+            input=chaincode_pb2.ChaincodeInput(args=args, is_init=is_init),
+        )
+    )
+    data = proposal_pb2.Proposal(
+        header=common_pb2.Header(
+            channel_header=header.SerializeToString(),
+            signature_header=common_pb2.SignatureHeader(
+                creator=signer.creator, nonce=nonce
+            ).SerializeToString(),
+        ).SerializeToString(),
+        payload=proposal_pb2.ChaincodeProposalPayload(
+            input=spec.SerializeToString(), TransientMap=transient
+        ).SerializeToString(),
+    ).SerializeToString()
+    return proposal_pb2.SignedProposal(proposal_bytes=data, signature=signer.sign(data))
+
+
+def assemble(
+    proposal: Proposal,
+    endorsed: proposal_response_pb2.ProposalResponse,
+    signer: SigningIdentity,
+) -> bytes:
+    """Return the transaction of an endorsed proposal, signed by the client."""
+    action = transaction_pb2.ChaincodeActionPayload(
+        chaincode_proposal_payload=proposal.payload,
+        action=transaction_pb2.ChaincodeEndorsedAction(
+            proposal_response_payload=endorsed.payload,
+            endorsements=[endorsed.endorsement],
+        ),
+    )
+    transaction = transaction_pb2.Transaction(
+        actions=[
+            transaction_pb2.TransactionAction(
+                header=proposal.signature_header_bytes,
+                payload=action.SerializeToString(),
+            )
+        ]
+    )
+    payload = common_pb2.Payload(
+        header=common_pb2.Header(
+            channel_header=proposal.channel_header_bytes,
+            signature_header=proposal.signature_header_bytes,
+        ),
+        data=transaction.SerializeToString(),
+    ).SerializeToString()
+    envelope = common_pb2.Envelope(payload=payload, signature=signer.sign(payload))
+    return bytes(envelope.SerializeToString())
 
 
 class DefinitionWriter:
@@ -189,7 +259,7 @@ class DefinitionWriter:
             [b"CommitChaincodeDefinition", args.SerializeToString()],
             signer=self._admin,
         )
-        if answer.status >= _ERROR or answer.code:
+        if answer.status >= ERROR_STATUS or answer.code:
             why = answer.message if answer.code is None else answer.code_name
             raise LedgerError(
                 f"the definition of {args.name!r}, sequence {args.sequence}, was not "
@@ -201,8 +271,5 @@ class DefinitionWriter:
 
     def sequence(self, name: str) -> int:
         """Return the committed sequence of `name`; 0 when it is not defined."""
-        simulator = self._ledger.new_simulator(TxId(""))
-        try:
+        with self._ledger.new_simulator(TxId("")) as simulator:
             return read_sequence(simulator, name)
-        finally:
-            simulator.done()

@@ -1,61 +1,59 @@
 """Check a proposal, simulate it, and endorse what came out.
 
-Only a response below 400 is endorsed, and every simulation is released.
+Only a response below 400 is endorsed, every simulation is released, and a proposal is
+counted once when it arrives and once when it ends, however it ends.
 Source: docs/fabric/ledger.md#proposal
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, Self
 
-from fabric_protos.ledger.rwset import rwset_pb2
 from fabric_protos.peer import (
     chaincode_pb2,
     proposal_pb2,
     proposal_response_pb2,
 )
 
-from chaindock.chaincode.invocation import Invocation, Outcome
-from chaindock.endorser.proposals import (
-    check_expiry,
-    check_proposal,
-    parse_proposal,
-    require_writer,
-)
-from chaindock.endorser.watch import Watch, unreadable
+from chaindock.chaincode.invocation import ERROR_STATUS, Invocation, Outcome
+from chaindock.endorser.checks import check_expiry, check_proposal, require_writer
 from chaindock.errors import (
     ChaindockError,
-    ExecuteFailed,
+    Denied,
     InvalidInput,
     LaunchFailed,
-    LedgerError,
     NotFound,
-    ProposalInvalid,
     TooManyRequests,
     TransactionExists,
 )
-from chaindock.lifecycle.definitions import NAMESPACE
 from chaindock.options import option
+from chaindock.telemetry import get_logger, is_on, metrics
 from chaindock.values import Whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import TracebackType
 
     from chaindock.chaincode.support import ChaincodeSupport
-    from chaindock.endorser.proposals import Proposal
+    from chaindock.endorser.checks import Proposal
     from chaindock.identity.msp import Identity, Msp, SigningIdentity
     from chaindock.ledger.ledger import Ledger
     from chaindock.ledger.simulator import Simulator
     from chaindock.lifecycle.contract import LifecycleContract
     from chaindock.lifecycle.definitions import Definition, Definitions
 
-_ERROR: Final = 400
-_FAILED: Final = 500
+    Simulated = tuple[Outcome, str, bytes]
+    """What the chaincode said, its version, and the read-write set; b"" = not wanted."""
+
 _MANY_KEYS: Final = 2000
 """Results of more keys are put together in a thread: 100,000 take most of a second."""
 _INITIALIZED: Final = "\x00\U0010ffffinitialized"
+_LOGGER: Final = "endorser"
+_log = get_logger(_LOGGER)
 
 
 @dataclass(frozen=True)
@@ -68,15 +66,6 @@ class EndorserOptions:
         "Largest number of proposals at once; 0 = as many as the limit of open files "
         "allows.",
     )
-
-
-@dataclass(slots=True)
-class _Simulated:
-    """The outcome of a simulation."""
-
-    outcome: Outcome
-    results: bytes
-    version: str
 
 
 class Endorser:
@@ -109,72 +98,50 @@ class Endorser:
         self._concurrency = concurrency
         self._running = 0
 
-    async def process_proposal(
-        self, signed: proposal_pb2.SignedProposal
-    ) -> proposal_response_pb2.ProposalResponse:
-        """Do what `protos.Endorser/ProcessProposal` does.
+    async def process(
+        self, proposal: Proposal, timeout_s: float | None = None, *, endorse: bool
+    ) -> tuple[Outcome, proposal_response_pb2.ProposalResponse | None]:
+        """Check a proposal, run it and, if asked, sign what it read and wrote.
 
-        Failures after the checks are responses of status 500 without payload.
-
-        Raises:
-            ProposalInvalid, Denied, TransactionExists, TooManyRequests: where the RPC
-            gives a gRPC error; the message is its text.
-        """
-        try:
-            proposal = parse_proposal(signed)
-        except ProposalInvalid:
-            unreadable()
-            raise
-        with Watch(proposal) as watch:
-            try:
-                identity = self._admit(proposal)
-            except NotFound as error:
-                watch.failed(error)
-                return _refused(error.message)
-            try:
-                done = await self._run(proposal, identity, None, watch, keep=True)
-                return self._respond(proposal, done)
-            except ChaindockError as error:
-                watch.failed(error)
-                return _refused(failure_text(error, proposal))
-
-    async def endorse(
-        self, proposal: Proposal, timeout_s: float | None = None
-    ) -> proposal_response_pb2.ProposalResponse:
-        """Do the same for a caller inside the node, who can take our errors.
+        If an upgrade stopped the version that was awaited, the new one is asked.
 
         Args:
             proposal: as `parse_proposal` gives it.
             timeout_s: for the chaincode's answer; None = the configured one.
+            endorse: False drops the reads and writes of the simulation.
+
+        Returns:
+            what the chaincode said, and the endorsement: None when not asked for, for a
+            response of 400 or more, and for a call without channel.
 
         Raises:
-            as `process_proposal`; and NotFound, LaunchFailed, ExecuteFailed, LedgerError
-            where that gives a response without payload.
+            ProposalInvalid, Denied, TransactionExists, TooManyRequests: refused before
+            the simulation. NotFound: no such channel or chaincode. LaunchFailed,
+            ExecuteFailed, LedgerError: no answer.
         """
         with Watch(proposal) as watch:
             identity = self._admit(proposal)
-            done = await self._run(proposal, identity, timeout_s, watch, keep=True)
-            return self._respond(proposal, done)
-
-    async def evaluate(
-        self, proposal: Proposal, timeout_s: float | None = None
-    ) -> Outcome:
-        """Return the outcome of a proposal that will not be ordered.
-
-        Everything is checked as for `endorse`, but nothing is signed: the reads and
-        writes of the simulation are dropped.
-
-        Raises: as `endorse`.
-        """
-        with Watch(proposal) as watch:
-            identity = self._admit(proposal)
-            done = await self._run(proposal, identity, timeout_s, watch, keep=False)
-            return done.outcome
+            watch.admitted = True
+            call = (proposal, identity, timeout_s, endorse)
+            self._running += 1
+            try:
+                outcome, version, results = await self._simulate(*call)
+            except LaunchFailed as error:
+                if not self._superseded(proposal, error):
+                    raise
+                outcome, version, results = await self._simulate(*call)
+            finally:
+                self._running -= 1
+            failed = outcome.response.status >= ERROR_STATUS
+            watch.end = End.REFUSED if failed else End.ENDORSED
+            if failed or not endorse or not proposal.channel:
+                return outcome, None
+            return outcome, self._sign(proposal, outcome, version, results)
 
     def _admit(self, proposal: Proposal) -> Identity:
         """Check everything there is to check before a simulation; return the signer.
 
-        Raises: NotFound when there is no such channel, and as `process_proposal`.
+        Raises: as `process`.
         """
         if self._concurrency and self._running >= self._concurrency:
             raise TooManyRequests(
@@ -201,37 +168,6 @@ class Endorser:
             require_writer(identity)
         return identity
 
-    async def _run(
-        self,
-        proposal: Proposal,
-        identity: Identity,
-        timeout_s: float | None,
-        watch: Watch,
-        *,
-        keep: bool,
-    ) -> _Simulated:
-        """Simulate; if an upgrade stopped the version that was awaited, ask the new one.
-
-        Args:
-            proposal: admitted.
-            identity: of its creator.
-            timeout_s: as for `endorse`.
-            watch: told the outcome.
-            keep: whether the read-write set is wanted.
-        """
-        watch.admitted = True
-        self._running += 1
-        try:
-            done = await self._simulate(proposal, identity, timeout_s, keep=keep)
-        except LaunchFailed as error:
-            if not self._superseded(proposal, error):
-                raise
-            done = await self._simulate(proposal, identity, timeout_s, keep=keep)
-        finally:
-            self._running -= 1
-        watch.answered(done.outcome.response)
-        return done
-
     def _superseded(self, proposal: Proposal, failed: LaunchFailed) -> bool:
         """Whether another package runs by now than the one that did not come up."""
         try:
@@ -246,9 +182,8 @@ class Endorser:
         proposal: Proposal,
         identity: Identity,
         timeout_s: float | None,
-        *,
-        keep: bool,
-    ) -> _Simulated:
+        keep: bool,  # whether the read-write set is wanted
+    ) -> Simulated:
         system = self._system.get(proposal.name)
         with self._ledger.new_simulator(proposal.tx_id) as simulator:
             if system is not None:
@@ -257,7 +192,7 @@ class Endorser:
             else:
                 definition = self._definition(proposal, simulator)
                 _check_init(simulator, definition, is_init=proposal.input.is_init)
-                answered = await self._executor.execute(
+                outcome = await self._executor.execute(
                     definition.ccid,
                     Invocation(
                         channel_id=proposal.channel,
@@ -271,13 +206,12 @@ class Endorser:
                         refusals=proposal.refusals,
                     ),
                 )
-                outcome, version = _checked(answered, proposal), definition.version
-            results = b""
-            if keep and simulator.keys > _MANY_KEYS:
-                results = await asyncio.to_thread(simulator.results)
-            elif keep:
-                results = simulator.results()
-            return _Simulated(outcome, results, version)
+                version = definition.version
+            if not keep or outcome.response.status >= ERROR_STATUS:
+                return outcome, version, b""
+            if simulator.keys > _MANY_KEYS:
+                return outcome, version, await asyncio.to_thread(simulator.results)
+            return outcome, version, simulator.results()
 
     def _definition(self, proposal: Proposal, simulator: Simulator) -> Definition:
         name, channel = proposal.name, proposal.channel
@@ -294,28 +228,19 @@ class Endorser:
                 f"{advice}: {error.message}", hint=error.hint, **error.facts
             ) from error
 
-    def _respond(
-        self, proposal: Proposal, done: _Simulated
+    def _sign(
+        self, proposal: Proposal, outcome: Outcome, version: str, results: bytes
     ) -> proposal_response_pb2.ProposalResponse:
-        response, event = done.outcome.response, done.outcome.event
-        if not proposal.channel or _ERROR <= response.status < _FAILED:
-            return proposal_response_pb2.ProposalResponse(response=response)
+        response, event = outcome.response, outcome.event
         action = proposal_pb2.ChaincodeAction(
-            results=done.results,
+            results=results,
             events=b"" if event is None else event.SerializeToString(),
             response=response,
-            chaincode_id=chaincode_pb2.ChaincodeID(
-                name=proposal.name, version=done.version
-            ),
+            chaincode_id=chaincode_pb2.ChaincodeID(name=proposal.name, version=version),
         )
         payload = proposal_response_pb2.ProposalResponsePayload(
             proposal_hash=proposal.hash, extension=action.SerializeToString()
         ).SerializeToString()
-        interest = _interest(proposal.name, done.results)
-        if response.status >= _FAILED:
-            return proposal_response_pb2.ProposalResponse(
-                response=response, payload=payload, interest=interest
-            )
         creator = self._signer.creator
         return proposal_response_pb2.ProposalResponse(
             version=1,
@@ -324,20 +249,7 @@ class Endorser:
             endorsement=proposal_response_pb2.Endorsement(
                 endorser=creator, signature=self._signer.sign(payload + creator)
             ),
-            interest=interest,
         )
-
-
-def _checked(outcome: Outcome, proposal: Proposal) -> Outcome:
-    """Return the outcome with the names of its event set; a failure has no event."""
-    event = outcome.event
-    if event is None:
-        return outcome
-    if outcome.response.status >= _ERROR:
-        return Outcome(outcome.response, None)
-    # A chaincode sets only the name and the payload of its event.
-    event.chaincode_id, event.tx_id = proposal.name, proposal.tx_id
-    return outcome
 
 
 def _check_init(simulator: Simulator, definition: Definition, *, is_init: bool) -> None:
@@ -361,30 +273,86 @@ def _check_init(simulator: Simulator, definition: Definition, *, is_init: bool) 
         )
 
 
-def _refused(message: str) -> proposal_response_pb2.ProposalResponse:
-    return proposal_response_pb2.ProposalResponse(
-        response=proposal_response_pb2.Response(status=_FAILED, message=message)
-    )
+class End(StrEnum):
+    """How a proposal ended.
+
+    `INVALID`: it breaks a rule. `DENIED`: its signer may not do this. `DUPLICATE`: its
+    transaction id was used. `NOT_SIMULATED`: the chaincode gave no answer. `REFUSED`: the
+    chaincode answered with an error. `CANCELLED`: the caller left.
+    """
+
+    ENDORSED = "endorsed"
+    INVALID = "invalid"
+    DENIED = "denied"
+    DUPLICATE = "duplicate"
+    NOT_SIMULATED = "not-simulated"
+    REFUSED = "refused"
+    CANCELLED = "cancelled"
 
 
-def failure_text(error: ChaindockError, proposal: Proposal) -> str:
-    """Return the message of a response for a failure in the node."""
-    if isinstance(error, NotFound):
-        return error.message
-    if isinstance(error, (ExecuteFailed, TransactionExists, LedgerError)):
-        return f"error in simulation: {error.message}"
-    return (
-        f"error in simulation: failed to execute transaction {proposal.tx_id}: "
-        f"{error.message}"
-    )
+_FAILURES: Final = {
+    End.DENIED: metrics.PROPOSAL_ACL_FAILURES,
+    End.DUPLICATE: metrics.DUPLICATE_TRANSACTION_FAILURES,
+    End.NOT_SIMULATED: metrics.PROPOSAL_SIMULATION_FAILURES,
+}
 
 
-def _interest(name: str, results: bytes) -> proposal_response_pb2.ChaincodeInterest:
-    """Name every chaincode that took part; clients plan endorsements by that."""
-    rwset = rwset_pb2.TxReadWriteSet.FromString(results)
-    names = {ns.namespace for ns in rwset.ns_rwset} - {NAMESPACE} | {name}
-    return proposal_response_pb2.ChaincodeInterest(
-        chaincodes=[
-            proposal_response_pb2.ChaincodeCall(name=one) for one in sorted(names)
-        ]
-    )
+class Watch:
+    """Counts and logs one proposal while it is worked on; a context manager.
+
+    Attributes:
+        admitted: set when all checks have passed.
+        end: how it ended, unless an error leaves the block.
+    """
+
+    __slots__ = ("_began", "_proposal", "admitted", "end")
+
+    def __init__(self, proposal: Proposal) -> None:
+        self._proposal = proposal
+        self._began = time.perf_counter()
+        self.admitted = False
+        self.end = End.CANCELLED
+        metrics.PROPOSALS_RECEIVED.inc()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        channel, name = self._proposal.channel, self._proposal.name
+        if error is not None:
+            self.end = self._end_of(error)
+        ok = self.end is End.ENDORSED
+        if is_on(_LOGGER, "debug") and (ok or error is not None):
+            _log.debug(
+                "proposal endorsed" if ok else "no answer to a proposal",
+                tx=self._proposal.tx_id,
+                chaincode=name,
+                **({} if ok else {"end": str(self.end), "error": str(error)}),
+            )
+        if self.end is End.INVALID:
+            metrics.PROPOSAL_VALIDATION_FAILURES.inc()
+            return
+        spent_s = time.perf_counter() - self._began
+        metrics.proposal_ended(channel, name, spent_s, ok=ok)
+        if ok:
+            metrics.SUCCESSFUL_PROPOSALS.inc()
+            return
+        labels = metrics.bounded(channel), metrics.bounded(name)
+        if self.end is End.REFUSED:
+            metrics.ENDORSEMENT_FAILURES.labels(*labels, "true").inc()
+        elif self.end in _FAILURES:
+            _FAILURES[self.end].labels(*labels).inc()
+
+    def _end_of(self, error: BaseException) -> End:
+        if not isinstance(error, Exception):
+            return End.CANCELLED
+        if self.admitted:
+            return End.NOT_SIMULATED
+        if isinstance(error, Denied):
+            return End.DENIED
+        return End.DUPLICATE if isinstance(error, TransactionExists) else End.INVALID

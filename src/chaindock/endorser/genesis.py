@@ -21,7 +21,8 @@ from fabric_protos.msp import msp_principal_pb2
 from fabric_protos.orderer import configuration_pb2 as orderer_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from chaindock.endorser.proposals import NONCE_BYTES, transaction_id
+from chaindock.endorser.caller import NONCE_BYTES
+from chaindock.endorser.checks import transaction_id
 from chaindock.identity.msp import Role
 
 if TYPE_CHECKING:
@@ -34,13 +35,6 @@ if TYPE_CHECKING:
 _ADMINS: Final = "Admins"
 _META = policies_pb2.ImplicitMetaPolicy
 _MERKLE_WIDTH = 0xFFFFFFFF
-_ROLES: Final = {
-    Role.ADMIN: msp_principal_pb2.MSPRole.ADMIN,
-    Role.CLIENT: msp_principal_pb2.MSPRole.CLIENT,
-    Role.PEER: msp_principal_pb2.MSPRole.PEER,
-    Role.ORDERER: msp_principal_pb2.MSPRole.ORDERER,
-}
-_MEMBERS: Final = {"Readers": _META.ANY, "Writers": _META.ANY, _ADMINS: _META.MAJORITY}
 
 
 def genesis_envelope(channel: ChannelId, msp: Msp, options: OrdererOptions) -> bytes:
@@ -77,11 +71,24 @@ def genesis_envelope(channel: ChannelId, msp: Msp, options: OrdererOptions) -> b
 
 
 def _channel_group(msp: Msp, options: OrdererOptions) -> configtx_pb2.ConfigGroup:
-    return _group(
+    application = _group(
         groups={
-            "Application": _application_group(msp),
-            "Orderer": _orderer_group(msp, options),
+            msp.mspid: _organization(
+                msp,
+                Readers=(Role.ADMIN, Role.PEER, Role.CLIENT),
+                Writers=(Role.ADMIN, Role.CLIENT),
+                Endorsement=(Role.PEER,),
+            )
         },
+        values={"Capabilities": _capabilities("V2_5")},
+        policies={
+            **_members(),
+            "Endorsement": _meta("Endorsement", _META.MAJORITY),
+            "LifecycleEndorsement": _meta("Endorsement", _META.MAJORITY),
+        },
+    )
+    return _group(
+        groups={"Application": application, "Orderer": _orderer_group(msp, options)},
         values={
             "HashingAlgorithm": configuration_pb2.HashingAlgorithm(name="SHA256"),
             "BlockDataHashingStructure": configuration_pb2.BlockDataHashingStructure(
@@ -89,43 +96,16 @@ def _channel_group(msp: Msp, options: OrdererOptions) -> configtx_pb2.ConfigGrou
             ),
             "Capabilities": _capabilities("V2_0"),
         },
-        policies=_implicit(_MEMBERS),
-    )
-
-
-def _application_group(msp: Msp) -> configtx_pb2.ConfigGroup:
-    organization = _group(
-        values={"MSP": msp.config()},
-        policies={
-            "Readers": _any_of(msp, Role.ADMIN, Role.PEER, Role.CLIENT),
-            "Writers": _any_of(msp, Role.ADMIN, Role.CLIENT),
-            _ADMINS: _any_of(msp, Role.ADMIN),
-            "Endorsement": _any_of(msp, Role.PEER),
-        },
-    )
-    policies = _implicit(_MEMBERS)
-    for name in ("Endorsement", "LifecycleEndorsement"):
-        policies[name] = _meta("Endorsement", _META.MAJORITY)
-    return _group(
-        groups={msp.mspid: organization},
-        values={"Capabilities": _capabilities("V2_5")},
-        policies=policies,
+        policies=_members(),
     )
 
 
 def _orderer_group(msp: Msp, options: OrdererOptions) -> configtx_pb2.ConfigGroup:
-    organization = _group(
-        values={"MSP": msp.config()},
-        policies={
-            "Readers": _any_of(msp, Role.ADMIN, Role.ORDERER),
-            "Writers": _any_of(msp, Role.ADMIN, Role.ORDERER),
-            _ADMINS: _any_of(msp, Role.ADMIN),
-        },
-    )
+    both = (Role.ADMIN, Role.ORDERER)
     # Fabric's tools do not accept a timeout of nothing.
     timeout_ms = max(1, round(options.batch_timeout_s * 1000))
     return _group(
-        groups={msp.mspid: organization},
+        groups={msp.mspid: _organization(msp, Readers=both, Writers=both)},
         values={
             "ConsensusType": orderer_pb2.ConsensusType(type="solo"),
             "BatchSize": orderer_pb2.BatchSize(
@@ -137,9 +117,17 @@ def _orderer_group(msp: Msp, options: OrdererOptions) -> configtx_pb2.ConfigGrou
             "ChannelRestrictions": orderer_pb2.ChannelRestrictions(),
             "Capabilities": _capabilities("V2_0"),
         },
+        policies={**_members(), "BlockValidation": _meta("Writers", _META.ANY)},
+    )
+
+
+def _organization(msp: Msp, **policies: tuple[Role, ...]) -> configtx_pb2.ConfigGroup:
+    """Return the organisation; `policies` names who fulfils each, beside Admins."""
+    return _group(
+        values={"MSP": msp.config()},
         policies={
-            **_implicit(_MEMBERS),
-            "BlockValidation": _meta("Writers", _META.ANY),
+            name: _any_of(msp, *roles)
+            for name, roles in {**policies, _ADMINS: (Role.ADMIN,)}.items()
         },
     )
 
@@ -172,7 +160,8 @@ def _capabilities(name: str) -> configuration_pb2.Capabilities:
     )
 
 
-def _implicit(rules: Mapping[str, int]) -> dict[str, policies_pb2.Policy]:
+def _members() -> dict[str, policies_pb2.Policy]:
+    rules = {"Readers": _META.ANY, "Writers": _META.ANY, _ADMINS: _META.MAJORITY}
     return {name: _meta(name, rule) for name, rule in rules.items()}
 
 
@@ -196,7 +185,8 @@ def _any_of(msp: Msp, *roles: Role) -> policies_pb2.Policy:
             msp_principal_pb2.MSPPrincipal(
                 principal_classification=msp_principal_pb2.MSPPrincipal.ROLE,
                 principal=msp_principal_pb2.MSPRole(
-                    msp_identifier=msp.mspid, role=_ROLES[role]
+                    msp_identifier=msp.mspid,
+                    role=msp_principal_pb2.MSPRole.MSPRoleType.Value(role.name),
                 ).SerializeToString(),
             )
             for role in roles

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.aio import Tasks
+from chaindock.endorser.checks import WRITERS
 from chaindock.errors import (
     ChaindockError,
     Denied,
@@ -23,8 +24,8 @@ from chaindock.errors import (
     LedgerClosed,
     LedgerError,
 )
-from chaindock.identity.msp import Role
 from chaindock.ids import TxId
+from chaindock.ledger.transaction import code_name
 from chaindock.lifecycle.definitions import (
     NAMESPACE,
     has_default_policy,
@@ -37,7 +38,7 @@ from chaindock.values import MIB, Bytes, Count, SecondsOrNone
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from chaindock.endorser.transactions import TransactionChecks
+    from chaindock.endorser.checks import TransactionChecks
     from chaindock.identity.msp import Identity
     from chaindock.ledger.ledger import Ledger
     from chaindock.ledger.simulator import Simulator
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
 _log = get_logger("orderer")
 _CONFIGS: Final = frozenset({"CONFIG", "CONFIG_UPDATE"})
+_NOT_VALIDATED: Final = int(codes.NOT_VALIDATED)
 
 
 @dataclass(frozen=True)
@@ -180,8 +182,7 @@ class Orderer:
                 f"{limit} bytes"
             )
         if tx.channel is None:
-            name = codes.TxValidationCode.Name(tx.code)
-            raise InvalidInput(f"the envelope cannot be read: {name}")
+            raise InvalidInput(f"the envelope cannot be read: {code_name(tx.code)}")
         if tx.kind in _CONFIGS:
             raise InvalidInput("message is of type that cannot be processed directly")
         if tx.channel != self._ledger.channel:
@@ -217,7 +218,7 @@ class Orderer:
                 return False
             self._arrived.clear()
             await self._arrived.wait()
-        while options.batch_timeout_s and not self._closing and not self._cuttable():
+        while options.batch_timeout_s and not self._closing and not self._next()[1]:
             # The clock starts with the first transaction of the batch.
             deadline = self._queue[0].arrived_s + options.batch_timeout_s
             self._arrived.clear()
@@ -228,27 +229,20 @@ class Orderer:
                 break
         return True
 
-    def _cuttable(self) -> bool:
-        """Whether the waiting transactions fill a block."""
-        return self._count() < len(self._queue) or (
-            len(self._queue) >= self._options.max_message_count
-            or len(self._queue[0].tx.envelope) > self._options.preferred_max_bytes
-        )
-
-    def _count(self) -> int:
-        """Return how many of the waiting transactions the next block takes."""
+    def _next(self) -> tuple[int, bool]:
+        """Return how many waiting transactions the next block takes; if it is full."""
         options, size, count = self._options, 0, 0
         for waiting in self._queue:
             size += len(waiting.tx.envelope)
             if count and size > options.preferred_max_bytes:
-                break
+                return count, True
             count += 1
-            if count >= options.max_message_count:
-                break
-        return count
+            if count >= options.max_message_count or size > options.preferred_max_bytes:
+                return count, True
+        return count, False
 
     def _cut(self) -> list[_Waiting]:
-        batch = [self._queue.popleft() for _ in range(self._count())]
+        batch = [self._queue.popleft() for _ in range(self._next()[0])]
         self._bytes -= sum(len(waiting.tx.envelope) for waiting in batch)
         self._room.set()
         return batch
@@ -278,19 +272,17 @@ class Orderer:
         A chaincode that is defined with the channel's default policy stays so: other
         policies are refused when a definition is committed.
         """
-        simulator: Simulator | None = None
-        try:
-            for tx in txs:
-                for name in sorted(tx.namespaces - self._committable):
-                    simulator = simulator or self._ledger.new_simulator(TxId(""))
-                    code = _definition_code(simulator, name)
-                    if code == codes.NOT_VALIDATED:
-                        self._committable.add(name)
-                    elif tx.code == codes.NOT_VALIDATED:
-                        tx.code = code
-        finally:
-            if simulator is not None:
-                simulator.done()
+        names = {name for tx in txs for name in tx.namespaces} - self._committable
+        if not names:
+            return
+        with self._ledger.new_simulator(TxId("")) as simulator:
+            found = {name: _definition_code(simulator, name) for name in names}
+        refused = {name: code for name, code in found.items() if code != _NOT_VALIDATED}
+        self._committable |= found.keys() - refused.keys()
+        for tx in txs:
+            wrong = sorted(tx.namespaces & refused.keys())
+            if wrong and tx.code == _NOT_VALIDATED:
+                tx.code = refused[wrong[0]]
 
 
 def _definition_code(simulator: Simulator, name: str) -> int:
@@ -305,13 +297,13 @@ def _definition_code(simulator: Simulator, name: str) -> int:
             chaincode=name,
         )
         return int(codes.ENDORSEMENT_POLICY_FAILURE)
-    return int(codes.NOT_VALIDATED)
+    return _NOT_VALIDATED
 
 
 def _check_writer(creator: Identity) -> None:
     if creator.expired:
         raise Denied("broadcast client identity expired")
-    if creator.role not in {Role.CLIENT, Role.ADMIN}:
+    if creator.role not in WRITERS:
         raise Denied(
             "permission denied: implicit policy evaluation failed for "
             f"/Channel/Writers; the creator is a {creator.role}"

@@ -14,11 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fabric_protos.common import common_pb2
 from fabric_protos.ledger.rwset import rwset_pb2
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
-from fabric_protos.peer import (
-    proposal_pb2,
-    proposal_response_pb2,
-    transaction_pb2,
-)
+from fabric_protos.peer import proposal_pb2, proposal_response_pb2, transaction_pb2
 from fabric_protos.peer import transaction_pb2 as codes
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -90,6 +86,12 @@ class ParsedTransaction:
 
 
 _KINDS = {number: name for name, number in common_pb2.HeaderType.items()}
+
+
+def code_name(code: int) -> str:
+    """Return the name of a TxValidationCode; the number as text if it has none."""
+    known = code in codes.TxValidationCode.values()
+    return str(codes.TxValidationCode.Name(code) if known else code)
 
 
 class Broken(Exception):  # control flow of parsers, not an error

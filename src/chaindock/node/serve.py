@@ -20,10 +20,10 @@ from chaindock.container.contracts import ClientTls, NodeLabels, PeerConnection
 from chaindock.container.output import OutputStore
 from chaindock.container.router import Router
 from chaindock.endorser.caller import Caller, DefinitionWriter
+from chaindock.endorser.checks import TransactionChecks
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer
-from chaindock.endorser.transactions import TransactionChecks
 from chaindock.identity.ca import TlsAuthority
 from chaindock.identity.organization import Organization
 from chaindock.ids import Ccid, require_channel

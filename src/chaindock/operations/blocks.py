@@ -8,7 +8,7 @@ from fabric_protos.common import common_pb2
 from fabric_protos.peer import transaction_pb2
 
 from chaindock.ids import ChannelId
-from chaindock.ledger.transaction import parse_transaction
+from chaindock.ledger.transaction import code_name, parse_transaction
 from chaindock.operations.wire import encode
 
 _CODES = common_pb2.BlockMetadataIndex.TRANSACTIONS_FILTER
@@ -39,7 +39,7 @@ def _transaction(envelope: bytes, code: int | None) -> dict[str, Any]:
         "tx_id": tx.tx_id,
         "type": tx.kind,
         "code": code,
-        "code_name": None if code is None else _code_name(code),
+        "code_name": None if code is None else code_name(code),
         "chaincode": tx.name or None,
         "reads": [
             {
@@ -62,10 +62,5 @@ def _transaction(envelope: bytes, code: int | None) -> dict[str, Any]:
         ],
     }
     if tx.code != transaction_pb2.NOT_VALIDATED:
-        summary["unreadable"] = _code_name(tx.code)
+        summary["unreadable"] = code_name(tx.code)
     return summary
-
-
-def _code_name(code: int) -> str:
-    known = code in transaction_pb2.TxValidationCode.values()
-    return str(transaction_pb2.TxValidationCode.Name(code) if known else code)

@@ -5,15 +5,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from fabric_protos.peer import chaincode_event_pb2, proposal_response_pb2
+from fabric_protos.peer import (
+    chaincode_event_pb2,
+    chaincode_shim_pb2,
+    proposal_response_pb2,
+)
 from fabric_protos.peer.lifecycle import lifecycle_pb2
 
-from chaindock.chaincode.invocation import Outcome
+from chaindock.chaincode.invocation import COMPLETED, outcome_of
 from chaindock.endorser.caller import Caller, DefinitionWriter
+from chaindock.endorser.checks import TransactionChecks
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer, OrdererOptions
-from chaindock.endorser.transactions import TransactionChecks
 from chaindock.identity.organization import Organization
 from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger import Ledger
@@ -56,7 +60,7 @@ class Chaincode:
         if self.raises is not None:
             raise self.raises
         function, *args = (bytes(a).decode() for a in invocation.input.args)
-        return getattr(self, function)(invocation, *args)
+        return outcome_of(getattr(self, function)(invocation, *args), invocation)
 
     def put(self, invocation: Any, key: Any, value: Any) -> Any:
         invocation.simulator.put_state(invocation.namespace, key, value.encode())
@@ -98,7 +102,9 @@ def answer(
         raised = chaincode_event_pb2.ChaincodeEvent(
             chaincode_id="forged", event_name=event[0], payload=event[1]
         )
-    return Outcome(response, raised)
+    return chaincode_shim_pb2.ChaincodeMessage(
+        type=COMPLETED, payload=response.SerializeToString(), chaincode_event=raised
+    )
 
 
 @dataclass

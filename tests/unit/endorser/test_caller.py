@@ -7,7 +7,6 @@ import pytest
 from fabric_protos.common import common_pb2
 from fabric_protos.peer import transaction_pb2
 
-from chaindock.endorser.caller import code_name
 from chaindock.errors import (
     ChaincodeError,
     Denied,
@@ -17,6 +16,7 @@ from chaindock.errors import (
     NotFound,
     StartFailed,
 )
+from chaindock.ledger.transaction import code_name
 
 
 async def test_an_invoked_value_is_there_for_the_next_query(defined):

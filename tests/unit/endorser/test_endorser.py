@@ -1,4 +1,4 @@
-"""ProcessProposal: every check and its text, every shape of response."""
+"""Proposals: every check and its text, and what is endorsed."""
 
 import datetime as dt
 import hashlib
@@ -13,14 +13,13 @@ from fabric_protos.common import common_pb2
 from fabric_protos.ledger.rwset import rwset_pb2
 from fabric_protos.peer import chaincode_pb2, proposal_pb2, proposal_response_pb2
 
-from chaindock.endorser.proposals import new_proposal, parse_proposal
+from chaindock.endorser.caller import assemble, new_proposal
+from chaindock.endorser.checks import parse_proposal
 from chaindock.errors import (
     ChaincodeError,
     Denied,
-    ExecuteTimeout,
-    ExitedEarly,
+    NotFound,
     ProposalInvalid,
-    StreamTerminated,
     TransactionExists,
 )
 from chaindock.identity.ca import CertificateAuthority, certificate_pem, new_key
@@ -62,9 +61,15 @@ def changed(node: Any, change: Any, *args: Any, sign: Any = True) -> Any:
     return proposal_pb2.SignedProposal(proposal_bytes=data, signature=signature)
 
 
+async def endorsed(node: Any, signed: Any) -> Any:
+    """The endorsement of a proposal; None when there is none."""
+    proposal = parse_proposal(signed)
+    return (await node.endorser.process(proposal, endorse=True))[1]
+
+
 async def test_a_success_is_endorsed_over_payload_and_endorser(defined):
     signed = proposal(defined, b"put", b"k", b"v")
-    response = await defined.endorser.process_proposal(signed)
+    response = await endorsed(defined, signed)
     assert response.version == 1
     assert response.response.status == 200
     assert response.endorsement.endorser == defined.org.peer.creator
@@ -86,12 +91,11 @@ async def test_a_success_is_endorsed_over_payload_and_endorser(defined):
     assert action.response == response.response
     rwset = rwset_pb2.TxReadWriteSet.FromString(action.results)
     assert [ns.namespace for ns in rwset.ns_rwset] == ["_lifecycle", "basic"]
-    assert [c.name for c in response.interest.chaincodes] == ["basic"]
 
 
 async def test_the_hash_leaves_out_the_transient_map(defined):
     signed = proposal(defined, b"get", b"k", transient={"a": b"b"})
-    response = await defined.endorser.process_proposal(signed)
+    response = await endorsed(defined, signed)
     payload = proposal_response_pb2.ProposalResponsePayload.FromString(response.payload)
     outer = proposal_pb2.Proposal.FromString(signed.proposal_bytes)
     header = common_pb2.Header.FromString(outer.header)
@@ -105,25 +109,18 @@ async def test_the_hash_leaves_out_the_transient_map(defined):
     )
 
 
-async def test_400_to_499_give_the_response_alone(defined):
-    response = await defined.endorser.process_proposal(
-        proposal(defined, b"status", b"404", b"no such asset")
+@pytest.mark.parametrize("status", [400, 499, 500, 599])
+async def test_a_response_of_400_and_more_is_not_endorsed(defined, status):
+    signed = proposal(defined, b"status", str(status).encode(), b"no such asset")
+    outcome, response = await defined.endorser.process(
+        parse_proposal(signed), endorse=True
     )
-    assert response.response.status == 404
-    assert response.response.message == "no such asset"
-    assert response.payload == b""
-    assert not response.HasField("endorsement")
-
-
-async def test_500_gives_the_payload_without_endorsement_and_event(defined):
-    response = await defined.endorser.process_proposal(
-        proposal(defined, b"status", b"500", b"broken")
+    assert (outcome.response.status, outcome.response.message) == (
+        status,
+        "no such asset",
     )
-    assert not response.HasField("endorsement")
-    payload = proposal_response_pb2.ProposalResponsePayload.FromString(response.payload)
-    action = proposal_pb2.ChaincodeAction.FromString(payload.extension)
-    assert action.response.message == "broken"
-    assert action.events == b""
+    assert outcome.event is None
+    assert response is None
 
 
 @pytest.mark.parametrize(
@@ -181,7 +178,7 @@ async def test_500_gives_the_payload_without_endorsement_and_event(defined):
 )
 async def test_a_malformed_proposal_is_named(defined, change, text):
     with pytest.raises(ProposalInvalid) as caught:
-        await defined.endorser.process_proposal(changed(defined, change))
+        await endorsed(defined, changed(defined, change))
     assert caught.value.message == text
     assert defined.chaincode.seen == []
 
@@ -189,18 +186,19 @@ async def test_a_malformed_proposal_is_named(defined, change, text):
 async def test_garbage_is_refused(defined):
     for data in (b"\xff\xff", b"\x0a\x02\xff\xff"):
         with pytest.raises(ProposalInvalid, match="error unmarshalling"):
-            await defined.endorser.process_proposal(
-                proposal_pb2.SignedProposal(proposal_bytes=data, signature=b"x")
+            await endorsed(
+                defined,
+                proposal_pb2.SignedProposal(proposal_bytes=data, signature=b"x"),
             )
     with pytest.raises(ProposalInvalid):
-        await defined.endorser.process_proposal(proposal_pb2.SignedProposal())
+        await endorsed(defined, proposal_pb2.SignedProposal())
 
 
 async def test_a_wrong_transaction_id_is_refused(defined):
     signed = changed(defined, lambda channel, **_: setattr(channel, "tx_id", "ab"))
     expected = parse_proposal(signed)
     with pytest.raises(ProposalInvalid) as caught:
-        await defined.endorser.process_proposal(signed)
+        await endorsed(defined, signed)
     good = hashlib.sha256(expected.nonce + expected.creator).hexdigest()
     assert caught.value.message == (
         "error validating proposal: incorrectly computed txid 'ab' -- expected "
@@ -212,7 +210,7 @@ async def test_an_empty_signature_is_refused(defined):
     signed = proposal(defined, b"get", b"k")
     signed.signature = b""
     with pytest.raises(ProposalInvalid, match="empty signature bytes"):
-        await defined.endorser.process_proposal(signed)
+        await endorsed(defined, signed)
 
 
 async def test_a_signature_that_does_not_fit_is_denied(defined):
@@ -220,7 +218,7 @@ async def test_a_signature_that_does_not_fit_is_denied(defined):
         defined, lambda payload, **_: payload.TransientMap.update(a=b"b"), sign=False
     )
     with pytest.raises(Denied) as caught:
-        await defined.endorser.process_proposal(signed)
+        await endorsed(defined, signed)
     assert caught.value.message == (
         "error validating proposal: access denied: channel [mychannel] creator org "
         "[Org1MSP]"
@@ -232,7 +230,7 @@ async def test_a_high_s_signature_is_denied(defined):
     r, s = decode_dss_signature(signed.signature)
     signed.signature = encode_dss_signature(r, P256 - s)
     with pytest.raises(Denied, match="access denied"):
-        await defined.endorser.process_proposal(signed)
+        await endorsed(defined, signed)
 
 
 def stranger(
@@ -252,9 +250,7 @@ def stranger(
 async def test_an_unknown_organisation_is_denied(defined):
     signer = stranger(defined, mspid="Org9MSP")
     with pytest.raises(Denied) as caught:
-        await defined.endorser.process_proposal(
-            proposal(defined, b"get", signer=signer)
-        )
+        await endorsed(defined, proposal(defined, b"get", signer=signer))
     assert caught.value.message == (
         "error validating proposal: access denied: channel [mychannel] creator org "
         "unknown, creator is malformed"
@@ -266,9 +262,7 @@ async def test_a_foreign_ca_and_a_missing_role_are_denied(defined):
     roleless = stranger(defined, unit="nobody")
     for signer in (foreign, roleless):
         with pytest.raises(Denied, match=r"creator org \[Org1MSP\]"):
-            await defined.endorser.process_proposal(
-                proposal(defined, b"get", signer=signer)
-            )
+            await endorsed(defined, proposal(defined, b"get", signer=signer))
 
 
 async def test_an_expired_client_is_refused_before_anything_else(defined, monkeypatch):
@@ -276,8 +270,8 @@ async def test_an_expired_client_is_refused_before_anything_else(defined, monkey
     identity = defined.org.msp.identify(signer.creator)
     object.__setattr__(identity, "expires", dt.datetime.now(dt.UTC))
     with pytest.raises(Denied) as caught:
-        await defined.endorser.process_proposal(
-            proposal(defined, b"get", channel="nowhere", signer=signer)
+        await endorsed(
+            defined, proposal(defined, b"get", channel="nowhere", signer=signer)
         )
     assert caught.value.message == "proposal client identity expired"
 
@@ -285,9 +279,7 @@ async def test_an_expired_client_is_refused_before_anything_else(defined, monkey
 async def test_a_peer_may_not_propose(defined):
     for signer in (defined.org.peer, defined.org.orderer):
         with pytest.raises(Denied) as caught:
-            await defined.endorser.process_proposal(
-                proposal(defined, b"get", b"k", signer=signer)
-            )
+            await endorsed(defined, proposal(defined, b"get", b"k", signer=signer))
         assert caught.value.message.startswith(
             "failed evaluating policy on signed data during check policy "
             "[/Channel/Application/Writers]: ["
@@ -296,87 +288,47 @@ async def test_a_peer_may_not_propose(defined):
 
 
 async def test_a_committed_proposal_cannot_be_sent_again(defined):
-    from chaindock.endorser.transactions import prepare_payload, sign_payload
-
     signed = proposal(defined, b"put", b"k", b"v")
-    response = await defined.endorser.process_proposal(signed)
     parsed = parse_proposal(signed)
-    payload = prepare_payload(parsed, [response])
-    await defined.orderer.submit(sign_payload(parsed, payload, defined.user))
+    envelope = assemble(parsed, await endorsed(defined, signed), defined.user)
+    await defined.orderer.submit(envelope)
     with pytest.raises(TransactionExists) as caught:
-        await defined.endorser.process_proposal(signed)
+        await endorsed(defined, signed)
     assert caught.value.message == (
         f"duplicate transaction found [{parsed.tx_id}]. Creator "
         f"[{defined.user.creator.hex()}]"
     )
 
 
-async def test_an_unknown_channel_is_a_response(defined):
-    response = await defined.endorser.process_proposal(
-        proposal(defined, b"get", channel="elsewhere")
-    )
-    assert response.response.status == 500
-    assert response.response.message == "channel 'elsewhere' not found"
-    assert response.payload == b""
+async def test_an_unknown_channel_is_named(defined):
+    with pytest.raises(NotFound, match="channel 'elsewhere' not found"):
+        await endorsed(defined, proposal(defined, b"get", channel="elsewhere"))
 
 
 async def test_a_call_without_channel_is_answered_and_never_endorsed(defined):
     from fabric_protos.peer.lifecycle import lifecycle_pb2
 
     args = lifecycle_pb2.QueryChaincodeDefinitionArgs(name="basic").SerializeToString()
-    response = await defined.endorser.process_proposal(
-        proposal(
-            defined, b"QueryChaincodeDefinition", args, name="_lifecycle", channel=""
-        )
+    signed = proposal(
+        defined, b"QueryChaincodeDefinition", args, name="_lifecycle", channel=""
     )
-    assert response.response.status == 200
-    assert response.payload == b""
-    assert not response.HasField("endorsement")
-    response = await defined.endorser.process_proposal(
-        proposal(defined, b"get", b"k", channel="")
+    outcome, response = await defined.endorser.process(
+        parse_proposal(signed), endorse=True
     )
-    assert response.response.status == 500
+    assert outcome.response.status == 200
+    assert response is None
+    with pytest.raises(NotFound):
+        await endorsed(defined, proposal(defined, b"get", b"k", channel=""))
     assert defined.chaincode.seen == []
 
 
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (
-            ExecuteTimeout("failed to execute transaction T: error sending: timeout"),
-            "error in simulation: failed to execute transaction T: error sending: timeout",
-        ),
-        (
-            StreamTerminated("… chaincode stream terminated"),
-            "error in simulation: … chaincode stream terminated",
-        ),
-        (
-            ChaincodeError("transaction returned with failure: boom"),
-            "error in simulation: transaction returned with failure: boom",
-        ),
-        (
-            ExitedEarly("could not launch chaincode c: exited"),
-            (
-                "error in simulation: failed to execute transaction {tx}: could not "
-                "launch chaincode c: exited"
-            ),
-        ),
-    ],
-)
-async def test_failures_of_the_node_are_responses_without_payload(defined, error, text):
-    defined.chaincode.raises = error
-    signed = proposal(defined, b"get", b"k")
-    response = await defined.endorser.process_proposal(signed)
-    assert response.response.status == 500
-    assert response.response.message == text.format(tx=parse_proposal(signed).tx_id)
-    assert response.payload == b""
-
-
 async def test_no_snapshot_is_left_open(defined):
-    for error in (None, ChaincodeError("x")):
-        defined.chaincode.raises = error
-        await defined.endorser.process_proposal(proposal(defined, b"get", b"k"))
-    await defined.endorser.process_proposal(proposal(defined, b"get", name="none"))
+    await endorsed(defined, proposal(defined, b"get", b"k"))
+    defined.chaincode.raises = ChaincodeError("x")
+    with pytest.raises(ChaincodeError):
+        await endorsed(defined, proposal(defined, b"get", b"k"))
+    with pytest.raises(NotFound):
+        await endorsed(defined, proposal(defined, b"get", name="none"))
     assert defined.ledger._snapshots._held == set()
 
 
@@ -386,13 +338,13 @@ async def test_the_client_cannot_set_decorations(defined):
         call.chaincode_spec.input.decorations["x"] = b"y"
         payload.input = call.SerializeToString()
 
-    await defined.endorser.process_proposal(changed(defined, decorate))
+    await endorsed(defined, changed(defined, decorate))
     assert dict(defined.chaincode.seen[-1][1].input.decorations) == {}
 
 
 async def test_chaincode_gets_the_signed_bytes_of_the_client(defined):
     signed = proposal(defined, b"get", b"k")
-    await defined.endorser.process_proposal(signed)
+    await endorsed(defined, signed)
     ccid, invocation = defined.chaincode.seen[-1]
     assert ccid.startswith("basic_1.0:")
     assert invocation.signed_proposal == signed

@@ -8,13 +8,9 @@ import pytest
 from fabric_protos.common import common_pb2
 from fabric_protos.peer import policy_pb2
 
+from chaindock.endorser.caller import assemble, new_proposal
+from chaindock.endorser.checks import TransactionChecks, parse_proposal
 from chaindock.endorser.orderer import Orderer, OrdererOptions
-from chaindock.endorser.proposals import new_proposal, parse_proposal
-from chaindock.endorser.transactions import (
-    TransactionChecks,
-    prepare_payload,
-    sign_payload,
-)
 from chaindock.errors import Denied, InvalidInput, LedgerClosed, LedgerError
 from chaindock.ids import ChannelId
 from chaindock.ledger import Ledger
@@ -28,8 +24,8 @@ async def transaction(
     signer = signer or node.user
     signed = new_proposal("mychannel", name, args or (b"put", b"k", b"v"), signer)
     parsed = parse_proposal(signed)
-    response = await node.endorser.process_proposal(signed)
-    return sign_payload(parsed, prepare_payload(parsed, [response]), signer)
+    _, endorsed = await node.endorser.process(parsed, endorse=True)
+    return assemble(parsed, endorsed, signer)
 
 
 async def transactions(node: Any, count: Any, size: Any = 1) -> Any:
@@ -203,14 +199,13 @@ async def test_an_orderer_refuses_at_once(node, envelope, text):
 
 
 async def test_a_peer_may_not_submit(defined):
-    parsed = parse_proposal(
-        new_proposal("mychannel", "basic", [b"put", b"a", b"b"], defined.org.peer)
-    )
-    signed = new_proposal("mychannel", "basic", [b"put", b"a", b"b"], defined.user)
-    response = await defined.endorser.process_proposal(signed)
-    envelope = sign_payload(
-        parsed, prepare_payload(parsed, [response]), defined.org.peer
-    )
+    def proposal(signer: Any) -> Any:
+        args = [b"put", b"a", b"b"]
+        return parse_proposal(new_proposal("mychannel", "basic", args, signer))
+
+    peer = defined.org.peer
+    _, endorsed = await defined.endorser.process(proposal(defined.user), endorse=True)
+    envelope = assemble(proposal(peer), endorsed, peer)
     with pytest.raises(Denied, match="permission denied"):
         await defined.orderer.submit(envelope)
 

@@ -16,13 +16,8 @@ from fabric_protos.peer import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chaindock.endorser.proposals import new_proposal, parse_proposal
-from chaindock.endorser.transactions import (
-    TransactionChecks,
-    prepare_payload,
-    sign_payload,
-)
-from chaindock.errors import InvalidInput
+from chaindock.endorser.caller import assemble, new_proposal
+from chaindock.endorser.checks import TransactionChecks, parse_proposal
 from chaindock.ids import ChannelId
 
 Code = transaction_pb2
@@ -52,7 +47,6 @@ def endorsed(
     events: Any = b"",
     writes: Any = "basic",
     results: Any = None,
-    status: Any = 200,
     peer: Any = None,
     hash_: Any = None,
 ) -> Any:
@@ -65,7 +59,7 @@ def endorsed(
     action = proposal_pb2.ChaincodeAction(
         results=rwset.SerializeToString() if results is None else results,
         events=events,
-        response=proposal_response_pb2.Response(status=status),
+        response=proposal_response_pb2.Response(status=200),
         chaincode_id=chaincode_pb2.ChaincodeID(name=name, version=version),
     )
     payload = proposal_response_pb2.ProposalResponsePayload(
@@ -74,7 +68,7 @@ def endorsed(
     peer = peer or org.peer
     return proposal_response_pb2.ProposalResponse(
         version=1,
-        response=proposal_response_pb2.Response(status=status, message="m"),
+        response=proposal_response_pb2.Response(status=200, message="m"),
         payload=payload,
         endorsement=proposal_response_pb2.Endorsement(
             endorser=peer.creator, signature=peer.sign(payload + peer.creator)
@@ -82,8 +76,8 @@ def endorsed(
     )
 
 
-def envelope(proposal: Any, user: Any, *responses: Any) -> Any:
-    return sign_payload(proposal, prepare_payload(proposal, responses), user)
+def envelope(proposal: Any, user: Any, response: Any) -> Any:
+    return assemble(proposal, response, user)
 
 
 def edited(data: Any, user: Any, edit: Any, *, sign: Any = True) -> Any:
@@ -130,33 +124,6 @@ def test_the_headers_of_the_proposal_travel_unchanged(org, proposal, user):
     assert payload.header.channel_header == proposal.channel_header_bytes
     assert payload.header.signature_header == proposal.signature_header_bytes
     org.msp.identify(user.creator).verify(outer.payload, outer.signature)
-
-
-def test_two_endorsements_of_one_peer_count_once(org, proposal, user):
-    one = endorsed(org, proposal)
-    payload = common_pb2.Payload.FromString(prepare_payload(proposal, [one, one]))
-    transaction = transaction_pb2.Transaction.FromString(payload.data)
-    action = transaction_pb2.ChaincodeActionPayload.FromString(
-        transaction.actions[0].payload
-    )
-    assert len(action.action.endorsements) == 1
-
-
-def test_what_cannot_be_assembled_is_named(org, proposal, user):
-    with pytest.raises(InvalidInput, match="not successful, error code 500, msg m"):
-        prepare_payload(proposal, [endorsed(org, proposal, status=500)])
-    bare = endorsed(org, proposal)
-    bare.ClearField("endorsement")
-    with pytest.raises(InvalidInput, match="no endorsements"):
-        prepare_payload(proposal, [bare])
-    with pytest.raises(InvalidInput, match="at least one"):
-        prepare_payload(proposal, [])
-    other = endorsed(org, proposal, version="2.0")
-    with pytest.raises(InvalidInput, match="ProposalResponsePayloads do not match"):
-        prepare_payload(proposal, [endorsed(org, proposal), other])
-    payload = prepare_payload(proposal, [endorsed(org, proposal)])
-    with pytest.raises(InvalidInput, match="signer must be the same"):
-        sign_payload(proposal, payload, org.admin)
 
 
 def flip(data: Any, at: Any = -1) -> Any:

@@ -9,10 +9,10 @@ from fabric_protos.peer import proposal_response_pb2
 from chaindock.chaincode.invocation import Outcome
 from chaindock.container.attempt import Attempt
 from chaindock.endorser.caller import Caller, DefinitionWriter
+from chaindock.endorser.checks import TransactionChecks
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer, OrdererOptions
-from chaindock.endorser.transactions import TransactionChecks
 from chaindock.errors import ChaincodeRetired, NotFound, StartFailed
 from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger import Ledger

@@ -13,7 +13,7 @@ from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.contracts import Exit
 from chaindock.container.router import Router
-from chaindock.endorser.watch import End, Watch, unreadable
+from chaindock.endorser.endorser import End, Watch
 from chaindock.errors import (
     ExecuteTimeout,
     ExitedEarly,
@@ -286,13 +286,6 @@ def test_memory_is_bounded_whatever_comes():
     assert len(names) <= metrics.MOST_NAMES
     assert metrics.OTHER in names
     assert len(found.samples["ledger_transaction_count"]) <= metrics.MOST_NAMES
-
-
-def test_bytes_that_are_no_proposal_count_as_invalid():
-    unreadable()
-    found = scraped()
-    assert found.value("endorser_proposals_received") == 1
-    assert found.value("endorser_proposal_validation_failures") == 1
 
 
 async def test_a_build_that_existed_is_not_counted():

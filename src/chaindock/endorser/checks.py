@@ -1,33 +1,41 @@
-"""Signed proposals: how they are made, parsed and checked, with Fabric's texts.
+"""What is checked of the proposals and transactions of clients, with Fabric's texts.
 
-Header bytes stay exactly as the client sent them. Nothing unchecked is executed.
-Source: docs/fabric/ledger.md#proposal
+Header bytes stay exactly as the client sent them, and nothing unchecked is executed. A
+transaction that is NOT_VALIDATED after `TransactionChecks.check` was signed by its
+creator, carries the proposal that was endorsed, and has an endorsement of a peer.
+Source: docs/fabric/ledger.md#proposal, docs/fabric/ledger.md#order-of-checks
 """
 
 from __future__ import annotations
 
-import os
-import time
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from fabric_protos.common import common_pb2
-from fabric_protos.peer import chaincode_pb2, proposal_pb2
+from fabric_protos.peer import chaincode_event_pb2, chaincode_pb2, proposal_pb2
+from fabric_protos.peer import transaction_pb2 as codes
 from google.protobuf.message import DecodeError
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from chaindock.errors import Denied, ProposalInvalid
 from chaindock.identity.msp import Role
 from chaindock.ids import ChannelId, TxId
+from chaindock.ledger.transaction import (
+    Broken,
+    ParsedTransaction,
+    parse,
+    read_action,
+    read_headers,
+    read_response,
+    read_result,
+    read_spaces,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from chaindock.identity.msp import Identity, Msp
 
-    from chaindock.identity.msp import Identity, Msp, SigningIdentity
-
-NONCE_BYTES: Final = 24
-WRITERS: Final = "/Channel/Application/Writers"
+WRITERS: Final = frozenset({Role.CLIENT, Role.ADMIN})
+"""Who fulfils the channel policy /Channel/Application/Writers."""
 _PREFIX: Final = "error validating proposal: "
 _TYPES: Final = frozenset({common_pb2.ENDORSER_TRANSACTION, common_pb2.CONFIG})
 
@@ -84,57 +92,6 @@ def proposal_hash(
 ) -> bytes:
     """Return the hash of a proposal; `payload` has no transient map."""
     return sha256(channel_header + signature_header + payload).digest()
-
-
-def new_proposal(
-    channel: str,
-    name: str,
-    args: Sequence[bytes],
-    signer: SigningIdentity,
-    *,
-    transient: Mapping[str, bytes] | None = None,
-    is_init: bool = False,
-) -> proposal_pb2.SignedProposal:
-    """Return a new proposal, signed as a client does.
-
-    Args:
-        channel: "" for a call to the node itself.
-        name: of the chaincode.
-        args: function name and arguments.
-        signer: the client.
-        transient: seen by the chaincode, never on the ledger.
-        is_init: call Init.
-    """
-    nonce = os.urandom(NONCE_BYTES)
-    seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
-    chaincode = chaincode_pb2.ChaincodeID(name=name)
-    header = common_pb2.ChannelHeader(
-        type=common_pb2.ENDORSER_TRANSACTION,
-        timestamp=Timestamp(seconds=seconds, nanos=nanos),
-        channel_id=channel,
-        tx_id=transaction_id(nonce, signer.creator),
-        extension=proposal_pb2.ChaincodeHeaderExtension(
-            chaincode_id=chaincode
-        ).SerializeToString(),
-    )
-    spec = chaincode_pb2.ChaincodeInvocationSpec(
-        chaincode_spec=chaincode_pb2.ChaincodeSpec(
-            chaincode_id=chaincode,
-            input=chaincode_pb2.ChaincodeInput(args=args, is_init=is_init),
-        )
-    )
-    data = proposal_pb2.Proposal(
-        header=common_pb2.Header(
-            channel_header=header.SerializeToString(),
-            signature_header=common_pb2.SignatureHeader(
-                creator=signer.creator, nonce=nonce
-            ).SerializeToString(),
-        ).SerializeToString(),
-        payload=proposal_pb2.ChaincodeProposalPayload(
-            input=spec.SerializeToString(), TransientMap=transient
-        ).SerializeToString(),
-    ).SerializeToString()
-    return proposal_pb2.SignedProposal(proposal_bytes=data, signature=signer.sign(data))
 
 
 def parse_proposal(signed: proposal_pb2.SignedProposal) -> Proposal:
@@ -261,10 +218,107 @@ def check_expiry(proposal: Proposal, msp: Msp) -> None:
 
 def require_writer(identity: Identity) -> None:
     """Check the channel policy Writers. Raises: Denied."""
-    if identity.role not in {Role.CLIENT, Role.ADMIN}:
+    if identity.role not in WRITERS:
         raise Denied(
-            f"failed evaluating policy on signed data during check policy [{WRITERS}]: "
-            "[implicit policy evaluation failed - 0 sub-policies were satisfied, but "
+            "failed evaluating policy on signed data during check policy "
+            "[/Channel/Application/Writers]: [implicit policy evaluation failed - 0 sub-policies were satisfied, but "
             "this policy requires 1 of the 'Writers' sub-policies to be satisfied]",
             hint="only clients and admins may propose transactions",
         )
+
+
+class TransactionChecks:
+    """Checks of one channel's envelopes that need no state."""
+
+    def __init__(self, channel: ChannelId, msp: Msp) -> None:
+        self._channel = channel
+        self._msp = msp
+
+    def check(self, envelope: bytes) -> tuple[ParsedTransaction, Identity | None]:
+        """Take a serialised Envelope apart and check it; never raises for any bytes.
+
+        Returns:
+            the transaction with its code, and its creator, None if that is not known.
+        """
+        tx, creator = ParsedTransaction(envelope), None
+        try:
+            outer, payload, header = read_headers(tx, self._channel)
+            signed, creator = self._check_creator(tx, outer, payload)
+            self._check_action(tx, payload, header, signed)
+        except Broken as broken:
+            tx.code = broken.code
+        return tx, creator
+
+    def _check_creator(
+        self, tx: ParsedTransaction, envelope: Any, payload: Any
+    ) -> tuple[Any, Identity]:
+        """Check the signature; return the parsed SignatureHeader and the signer."""
+        if tx.is_config:
+            raise Broken(codes.UNSUPPORTED_TX_PAYLOAD)
+        bad = codes.BAD_COMMON_HEADER
+        signed = parse(common_pb2.SignatureHeader, payload.header.signature_header, bad)
+        if not signed.nonce or not signed.creator:
+            raise Broken(bad)
+        try:
+            identity = self._msp.identify(signed.creator)
+            identity.verify(envelope.payload, envelope.signature)
+        except Denied:
+            raise Broken(codes.BAD_CREATOR_SIGNATURE) from None
+        if tx.tx_id != transaction_id(signed.nonce, signed.creator):
+            raise Broken(codes.BAD_PROPOSAL_TXID)
+        return signed, identity
+
+    def _check_action(
+        self, tx: ParsedTransaction, payload: Any, header: Any, signed: Any
+    ) -> None:
+        invalid = codes.INVALID_ENDORSER_TRANSACTION
+        outer, action = read_action(tx, payload)
+        if outer.header != payload.header.signature_header and signed != parse(
+            common_pb2.SignatureHeader, outer.header, invalid
+        ):
+            raise Broken(invalid)
+        response = read_response(action)
+        if response.proposal_hash != proposal_hash(
+            payload.header.channel_header,
+            payload.header.signature_header,
+            action.chaincode_proposal_payload,
+        ):
+            raise Broken(invalid)
+        result = read_result(tx, response)
+        _check_names(tx, header, result)
+        read_spaces(tx, result)
+        self._check_endorsements(action.action)
+
+    def _check_endorsements(self, endorsed: Any) -> None:
+        """Require an endorsement by a peer of the only organisation.
+
+        That satisfies the channel's default: MAJORITY of one organisation's OR(peer).
+        """
+        for endorsement in endorsed.endorsements:
+            message = endorsed.proposal_response_payload + endorsement.endorser
+            try:
+                identity: Identity = self._msp.identify(endorsement.endorser)
+                if identity.role is Role.PEER:
+                    identity.verify(message, endorsement.signature)
+                    return
+            except Denied:
+                continue
+        raise Broken(codes.ENDORSEMENT_POLICY_FAILURE)
+
+
+def _check_names(tx: ParsedTransaction, header: Any, result: Any) -> None:
+    """Check that header, action and event speak of the same chaincode."""
+    extension = parse(
+        proposal_pb2.ChaincodeHeaderExtension,
+        header.extension,
+        codes.BAD_HEADER_EXTENSION,
+    )
+    other = codes.INVALID_OTHER_REASON
+    if not extension.HasField("chaincode_id") or not result.HasField("chaincode_id"):
+        raise Broken(other)
+    if not tx.name or extension.chaincode_id.name != tx.name or not tx.version:
+        raise Broken(codes.INVALID_CHAINCODE)
+    if result.events:
+        event = parse(chaincode_event_pb2.ChaincodeEvent, result.events, other)
+        if event.chaincode_id != tx.name:
+            raise Broken(other)
