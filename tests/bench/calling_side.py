@@ -32,8 +32,7 @@ from chaindock.identity.ca import TlsAuthority, certificate_hash
 from chaindock.identity.organization import Organization
 from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger import Ledger
-from chaindock.lifecycle.contract import LifecycleContract
-from chaindock.lifecycle.definitions import Approval, Definitions
+from chaindock.lifecycle.definitions import Approval, Definitions, LifecycleContract
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -116,7 +115,8 @@ async def calling_side(
     `argv` starts the chaincode, `{address}` in it is the node's; None = far_end.py.
     """
     organization = Organization.open(folder / "org", "Org1MSP", "org1.example.com")
-    approvals, options = _Approvals(), OrdererOptions()
+    approvals: Any = _Approvals()
+    options = OrdererOptions()
     async with AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(
             Ledger(

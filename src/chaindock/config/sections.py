@@ -29,7 +29,7 @@ from chaindock.endorser.endorser import EndorserOptions
 from chaindock.endorser.orderer import OrdererOptions
 from chaindock.ids import require_channel
 from chaindock.ledger.ledger import LedgerOptions
-from chaindock.lifecycle.options import CustodianOptions
+from chaindock.lifecycle.restart_policy import CustodianOptions
 from chaindock.operations.admin import AdminOptions
 from chaindock.operations.http import OperationsOptions
 from chaindock.options import option

@@ -43,8 +43,7 @@ if TYPE_CHECKING:
     from chaindock.identity.msp import Identity, Msp, SigningIdentity
     from chaindock.ledger.ledger import Ledger
     from chaindock.ledger.simulator import Simulator
-    from chaindock.lifecycle.contract import LifecycleContract
-    from chaindock.lifecycle.definitions import Definition, Definitions
+    from chaindock.lifecycle.definitions import Approval, Definitions, LifecycleContract
 
     Simulated = tuple[Outcome, str, bytes]
     """What the chaincode said, its version, and the read-write set; b"" = not wanted."""
@@ -213,7 +212,7 @@ class Endorser:
                 return outcome, version, await asyncio.to_thread(simulator.results)
             return outcome, version, simulator.results()
 
-    def _definition(self, proposal: Proposal, simulator: Simulator) -> Definition:
+    def _definition(self, proposal: Proposal, simulator: Simulator) -> Approval:
         name, channel = proposal.name, proposal.channel
         advice = (
             f"make sure the chaincode {name} has been successfully defined on channel "
@@ -252,7 +251,7 @@ class Endorser:
         )
 
 
-def _check_init(simulator: Simulator, definition: Definition, *, is_init: bool) -> None:
+def _check_init(simulator: Simulator, definition: Approval, *, is_init: bool) -> None:
     """Apply the rules of chaincode that requires Init; record the init."""
     name, version = definition.name, definition.version
     cause = None

@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Final, Self
 from chaindock.aio import Tasks
 from chaindock.container.attempt import Attempt
 from chaindock.errors import LaunchTimeout
-from chaindock.lifecycle import refusals
-from chaindock.lifecycle.options import CustodianOptions
+from chaindock.lifecycle import states
+from chaindock.lifecycle.restart_policy import CustodianOptions
 from chaindock.lifecycle.states import GAVE_UP, Target
 from chaindock.lifecycle.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
-    from types import TracebackType
 
+    from chaindock.chaincode.launcher import RuntimeLauncher
     from chaindock.ids import Ccid
-    from chaindock.lifecycle.supervisor import Launcher
 
 _SLOT_S: Final = 0.08
 """Seconds that a launch keeps its slot. Launches side by side take more processor time
@@ -47,7 +46,7 @@ class Custodian:
 
     def __init__(
         self,
-        launcher: Launcher,
+        launcher: RuntimeLauncher,
         options: CustodianOptions | None = None,
         *,
         new_attempt: Callable[[Ccid], Attempt] = Attempt,
@@ -68,12 +67,7 @@ class Custodian:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -144,7 +138,7 @@ class Custodian:
         self._require_open()
         supervisor = self._supervisors.get(ccid)
         if supervisor is None:
-            raise refusals.retired(ccid)
+            raise states.retired(ccid)
         scope = asyncio.timeout(wait_s)
         try:
             async with scope:
@@ -219,7 +213,7 @@ class Custodian:
 
     def _require_open(self) -> None:
         if self._closing:
-            raise refusals.going_down()
+            raise states.going_down()
 
 
 def processors() -> int:

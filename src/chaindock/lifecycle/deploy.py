@@ -18,7 +18,6 @@ from chaindock.aio import KeyedLocks, Tasks, finish
 from chaindock.errors import ChaindockError, NodeStopping, NotFound, StorageError
 from chaindock.ids import Ccid, require_chaincode_name, require_version
 from chaindock.lifecycle.definitions import Approval
-from chaindock.lifecycle.placement import require_free
 from chaindock.lifecycle.states import AUTO, Placement, Target
 from chaindock.telemetry import get_logger
 
@@ -148,10 +147,7 @@ class Deployer:
             with self._targets.coming(ccid, name):
                 attempt = self._attempt(ccid, watch)
                 approval = self._next(name, ccid, version, init_required=init_required)
-                if approval is None:
-                    await self._keep(name, backend, attempt)
-                else:
-                    await self._bring_up(approval, backend, attempt)
+                await self._bring_up(name, approval, backend, attempt)
             return self._deployed(name, attempt, changed=approval is not None)
 
     async def deploy_by_hand(
@@ -246,57 +242,53 @@ class Deployer:
         others = {*self._targets.names_of(ccid)} - {name}
         if not others and self._busy[ccid] > 1:
             others = {"a deployment under way"}
-        require_free(ccid, backend, before, others)
+        before.require_free(ccid, backend, others)
         if backend not in {AUTO, before.given or before.asked}:
             asked = Placement(asked=backend)
             await asyncio.to_thread(self._targets.place, ccid, asked)
         return before
 
-    async def _keep(self, name: str, backend: str, attempt: Attempt) -> None:
-        """Make sure that the current version runs, on the back end asked for."""
-        ccid = self._targets.get(name).ccid
+    async def _bring_up(
+        self, name: str, approval: Approval | None, backend: str, attempt: Attempt
+    ) -> None:
+        """Have the package run on the back end asked for, and commit a new definition.
+
+        Args:
+            name: of the chaincode.
+            approval: what is new; None = what is deployed is to run.
+            backend: `auto` or the name of a back end.
+            attempt: the record of the launch; its package is meant.
+        """
+        ccid, targets = attempt.ccid, self._targets
         before = await self._place(name, ccid, backend)
-        moved = self._targets.placement(ccid) != before
+        there = bool(before.given or targets.users_of(ccid))
+        moved = there and targets.placement(ccid) != before
         try:
             if moved:
                 await self._custodian.remove(ccid)
-            await self._custodian.launch(
-                ccid, attempt, trial=moved or not self._runs(ccid)
-            )
+            trial = moved or not self._runs(ccid)
+            await self._custodian.launch(ccid, attempt, trial=trial)
+            if approval is not None:
+                await finish(self._commit(approval))
         except BaseException:
-            if moved:
-                await self._go_back(ccid, before)
-            elif not self._runs(ccid) and self._busy[ccid] == 1:
-                _ = self._tasks.start(self._custodian.stop(ccid), f"stop {ccid}")
+            if approval is None or targets.approval(name, approval.sequence) is None:
+                await self._undo(ccid, before if moved else None)
             raise
-        await asyncio.to_thread(self._targets.set, name, Target.RUNNING)
-        self._custodian.resume(ccid)
-
-    async def _go_back(self, ccid: Ccid, before: Placement) -> None:
-        """Let nothing of the back end that failed stay; run where it ran."""
-        _ = await self._take_down(ccid)
-        await asyncio.to_thread(self._targets.place, ccid, before)
-        if self._runs(ccid):
+        if approval is None:
+            await asyncio.to_thread(targets.set, name, Target.RUNNING)
             self._custodian.resume(ccid)
 
-    async def _bring_up(
-        self, approval: Approval, backend: str, attempt: Attempt
-    ) -> None:
-        ccid = approval.ccid
-        before = await self._place(approval.name, ccid, backend)
-        moved = bool(before.given) and self._targets.placement(ccid) != before
-        try:
-            if moved:
-                await self._custodian.remove(ccid)
-            await self._custodian.launch(ccid, attempt, trial=True)
-            await finish(self._commit(approval))
-        except BaseException:
-            if self._targets.approval(approval.name, approval.sequence) is None:
-                if moved and self._targets.users_of(ccid):
-                    await self._go_back(ccid, before)
-                elif not self._runs(ccid) and self._busy[ccid] == 1:
-                    _ = self._tasks.start(self._take_down(ccid), f"remove {ccid}")
-            raise
+    async def _undo(self, ccid: Ccid, before: Placement | None) -> None:
+        """After a failure: let nothing of the launch stay; `before` = run there again."""
+        used = self._targets.users_of(ccid)
+        if before is not None and used:
+            _ = await self._take_down(ccid)
+            await asyncio.to_thread(self._targets.place, ccid, before)
+            if self._runs(ccid):
+                self._custodian.resume(ccid)
+        elif not self._runs(ccid) and self._busy[ccid] == 1:
+            stop = self._custodian.stop if used else self._take_down
+            _ = self._tasks.start(stop(ccid), f"take down {ccid}")
 
     async def _commit(self, approval: Approval) -> None:
         """Record the approval, commit the definition, switch to it."""

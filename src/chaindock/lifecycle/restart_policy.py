@@ -1,4 +1,4 @@
-"""When a chaincode that should run and does not is launched again.
+"""How chaincodes are launched, stopped and started again: settings and restart policy.
 
 A retryable failure is tried again for ever, any other failure a few times in a row, and a
 build that cannot succeed not at all. A run that died while it worked on a call is launched
@@ -9,27 +9,58 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from chaindock.aio import Backoff
 from chaindock.errors import ChaindockError, EngineError, LaunchTimeout
 from chaindock.lifecycle.states import LaunchState
-
-if TYPE_CHECKING:
-    from chaindock.lifecycle.options import CustodianOptions
+from chaindock.options import option
+from chaindock.values import Seconds, SecondsOrNone, Whole
 
 
 @dataclass(frozen=True)
-class Decision:
-    """What follows a failure.
+class CustodianOptions:
+    """How chaincodes are launched, stopped and started again.
 
     Args:
-        state: back-off, crash-loop or failed.
-        pause_s: until the next launch; 0 when there is none.
+        stop_limit_s: a stop that takes this many seconds longer than draining and the
+            grace period is given up.
+        stable_s: a run of this many seconds resets the count of failures.
     """
 
-    state: LaunchState
-    pause_s: float = 0.0
+    parallel: Whole = option(
+        0,
+        "chaindock.launch.parallel",
+        "Launches that start at once; after 80 ms as many more start, up to "
+        "eight times as many; 0 = one per processor.",
+    )
+    drain_s: SecondsOrNone = option(
+        30.0,
+        "chaindock.launch.drain",
+        "Time that running calls have to finish before a chaincode is stopped.",
+    )
+    stop_grace_s: SecondsOrNone = option(
+        10.0,
+        "chaindock.launch.stopGrace",
+        "Time between SIGTERM and SIGKILL when a chaincode is stopped.",
+    )
+    stop_limit_s: float = 60.0
+    retry_first_s: Seconds = option(
+        1.0,
+        "chaindock.launch.retryFirst",
+        "Pause before the first retry of a failed launch; it doubles each time.",
+    )
+    retry_cap_s: Seconds = option(
+        60.0,
+        "chaindock.launch.retryCap",
+        "Longest pause between retries. After the node gave up, one call in each "
+        "such period may still launch the chaincode.",
+    )
+    retries: Whole = option(
+        5,
+        "chaindock.launch.retries",
+        "Retries of a failed launch, after which the node gives up.",
+    )
+    stable_s: float = 60.0
 
 
 class RestartPolicy:
@@ -50,8 +81,14 @@ class RestartPolicy:
         self.failures = 0
         self._backoff.reset()
 
-    def failed(self, error: ChaindockError, up_s: float = 0.0) -> Decision:
-        """Decide after a failed launch, or after a run of `up_s` seconds that ended."""
+    def failed(
+        self, error: ChaindockError, up_s: float = 0.0
+    ) -> tuple[LaunchState, float]:
+        """Decide after a failed launch, or after a run of `up_s` seconds that ended.
+
+        Returns: back-off, crash-loop or failed; and after how many seconds the next
+            launch is, 0 = never.
+        """
         if up_s > self._options.stable_s:
             self.reset()
         if not error.retryable:
@@ -60,7 +97,7 @@ class RestartPolicy:
                 return self._give_up(LaunchState.FAILED)
             if self.failures > self._options.retries:
                 return self._give_up(LaunchState.CRASH_LOOP)
-        return Decision(LaunchState.BACK_OFF, self._backoff.next_s())
+        return LaunchState.BACK_OFF, self._backoff.next_s()
 
     def admit_call(self) -> bool:
         """Whether a call may launch a chaincode that was given up: one each pause."""
@@ -70,9 +107,9 @@ class RestartPolicy:
         self._gave_up_at = now
         return True
 
-    def _give_up(self, state: LaunchState) -> Decision:
+    def _give_up(self, state: LaunchState) -> tuple[LaunchState, float]:
         self._gave_up_at = time.monotonic()
-        return Decision(state)
+        return state, 0.0
 
 
 def _fails_again(error: ChaindockError) -> bool:

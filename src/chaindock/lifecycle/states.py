@@ -1,4 +1,4 @@
-"""What a chaincode is to be, where it runs, and the states between."""
+"""What a chaincode is to be, where it runs, the states between, and how each is told."""
 
 from __future__ import annotations
 
@@ -6,9 +6,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from chaindock.errors import (
+    ChaincodeRetired,
+    ChaindockError,
+    EngineTimeout,
+    LaunchFailed,
+    NodeStopping,
+    PlacementConflict,
+    StartFailed,
+)
 
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from chaindock.ids import Ccid
 
 AUTO: Final = "auto"
 
@@ -35,6 +46,28 @@ class Placement:
     asked: str = AUTO
     given: str = ""
     why: str = ""
+
+    def require_free(self, ccid: Ccid, asked: str, others: Collection[str]) -> None:
+        """Check that a user's choice of back end does not contradict that of others.
+
+        Args:
+            ccid: the package.
+            asked: `auto`, or the back end.
+            others: other chaincodes that run this package.
+
+        Raises: PlacementConflict: the package runs on another back end for them.
+        """
+        there = self.given or self.asked
+        if others and asked not in {AUTO, there}:
+            raise PlacementConflict(
+                f"package {ccid} runs on back end {there!r} for "
+                f"{', '.join(sorted(others))}; back end {asked!r} was asked for",
+                hint=f"use --backend {there}, or package the contract under another "
+                "label (--label), or remove the other chaincode first",
+                ccid=ccid,
+                asked=asked,
+                given=there,
+            )
 
 
 class LaunchState(StrEnum):
@@ -69,3 +102,66 @@ MOVES: Final[Mapping[LaunchState, frozenset[LaunchState]]] = {
     LaunchState.CRASH_LOOP: _BEGINS | {LaunchState.DOWN},
     LaunchState.FAILED: _BEGINS | {LaunchState.DOWN},
 }
+
+
+# --- the errors for a chaincode that does not run -----------------------------------
+
+
+def going_down() -> NodeStopping:
+    """Say that the node ends."""
+    return NodeStopping("the node is stopping", hint="start it again: chaindock up")
+
+
+def stopped(ccid: Ccid) -> StartFailed:
+    """Say that a stop overtook a launch."""
+    return StartFailed(f"chaincode {ccid!r} was stopped while it started", ccid=ccid)
+
+
+def not_stopped(ccid: Ccid, limit_s: float) -> EngineTimeout:
+    """Say that a stop was given up."""
+    return EngineTimeout(
+        f"chaincode {ccid!r} was not stopped within {limit_s:g} s",
+        hint="find its container (docker ps) or process (ps), and stop it there",
+        limit_s=limit_s,
+    )
+
+
+def retired(ccid: Ccid) -> ChaincodeRetired:
+    """Say that a call came too late."""
+    return ChaincodeRetired(
+        f"chaincode {ccid} does not run on this node any more: a user stopped it, or "
+        "another version replaced it",
+        hint="send the call again",
+        ccid=ccid,
+    )
+
+
+def no_program(ccid: Ccid) -> StartFailed:
+    """Say that the program which a user starts by hand is not there."""
+    return StartFailed(
+        f"no program has registered as {ccid} (development mode)",
+        hint=f"start it with CORE_CHAINCODE_ID_NAME={ccid}",
+        ccid=ccid,
+    )
+
+
+def gave_up(
+    ccid: Ccid, state: LaunchState, error: ChaindockError, failures: int, name: str
+) -> LaunchFailed:
+    """Say why a chaincode is not started any more: its last failure, and how many."""
+    why = f"after {failures} failures in a row"
+    if state is LaunchState.FAILED:
+        why = "because its build cannot succeed as it is"
+    kind = type(error) if isinstance(error, LaunchFailed) else LaunchFailed
+    return kind(
+        f"gave up starting chaincode {ccid} {why}: {error.message}",
+        hint=hint(state, name),
+        **{**error.facts, "state": str(state), "failures": failures},
+    )
+
+
+def hint(state: LaunchState, name: str) -> str:
+    """Return what to do about a chaincode whose restarts were given up."""
+    if state is LaunchState.FAILED:
+        return f"correct it and deploy it again, or retry: chaindock start {name}"
+    return f"see why: chaindock logs {name}; then: chaindock start {name}"

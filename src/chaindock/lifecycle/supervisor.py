@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from chaindock.aio import Latch, Tasks
 from chaindock.chaincode.failures import death, log_facts
 from chaindock.chaincode.race import first
-from chaindock.errors import (
-    ChaindockError,
-    StartFailed,
-)
-from chaindock.lifecycle import refusals
+from chaindock.errors import ChaindockError, StartFailed
+from chaindock.lifecycle import states
 from chaindock.lifecycle.restart_policy import RestartPolicy
 from chaindock.lifecycle.states import GAVE_UP, MOVES, LaunchState, Target
 from chaindock.telemetry import bound, get_logger, metrics
@@ -26,29 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
+    from chaindock.chaincode.launcher import RuntimeLauncher
     from chaindock.chaincode.running import Running
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import Exit
     from chaindock.ids import Ccid
-    from chaindock.lifecycle.options import CustodianOptions
+    from chaindock.lifecycle.restart_policy import CustodianOptions
 
 _log = get_logger("custodian")
-
-
-class Launcher(Protocol):
-    """Launches chaincode; chaincode.RuntimeLauncher is one."""
-
-    async def launch(self, attempt: Attempt) -> Running:
-        """Return the run of `attempt.ccid` when it takes calls.
-
-        Raises: LaunchFailed and others. Cancelled, or any error: nothing is left.
-        """
-
-    async def await_program(self, attempt: Attempt) -> Running:
-        """Return the run of a program that a user starts (development mode)."""
-
-    async def discard(self, ccid: Ccid) -> None:
-        """Remove what was built for `ccid`, which does not run. Idempotent."""
 
 
 class Supervisor:
@@ -75,7 +58,7 @@ class Supervisor:
     def __init__(
         self,
         ccid: Ccid,
-        launcher: Launcher,
+        launcher: RuntimeLauncher,
         options: CustodianOptions,
         *,
         slot: Callable[[], AbstractAsyncContextManager[None]],
@@ -149,7 +132,7 @@ class Supervisor:
         """
         self.target, self.awaited, self._trial = target, False, False
         self._discards = self._discards or target is Target.REMOVED
-        self._settle(refusals.stopped(self.ccid))
+        self._settle(states.stopped(self.ccid))
         _spare(self._brought, "it was stopped")
         self._brought = None
         if self._down is None:
@@ -171,15 +154,15 @@ class Supervisor:
             run; LaunchFailed with the last reason when its restarts were given up.
         """
         if self.target is not Target.RUNNING:
-            raise refusals.retired(self.ccid)
+            raise states.retired(self.ccid)
         if self._is_up():
             return
         if self.state is LaunchState.WAITING:
-            raise refusals.no_program(self.ccid)
+            raise states.no_program(self.ccid)
         if self.state in GAVE_UP and self.error is not None:
             if not self.policy.admit_call():
                 facts = self.ccid, self.state, self.error, self.policy.failures
-                raise refusals.gave_up(*facts, self._name_of(self.ccid))
+                raise states.gave_up(*facts, self._name_of(self.ccid))
             self._wake.set()
         await self._outcome.wait()
 
@@ -212,26 +195,22 @@ class Supervisor:
                 elif self.target is not Target.RUNNING or self.state in GAVE_UP:
                     await self._until_woken()
                 elif self.state is LaunchState.BACK_OFF:
-                    await self._until_woken(self._pause_s())
+                    pause_s = (self.next_try or 0.0) - time.time()
+                    await self._until_woken(max(0.0, pause_s))
                 if self._down is None and self.target is Target.RUNNING:
                     await self._keep_up(tasks)
 
     def abandon(self, *, ended: bool = False) -> None:
         """Tell waiters that the node goes down; `ended`: those of a stop, too."""
-        self._settle(refusals.going_down())
+        self._settle(states.going_down())
         if ended and self._down is not None:
-            self._down.fail(refusals.going_down())
+            self._down.fail(states.going_down())
 
     async def _until_woken(self, limit_s: float | None = None) -> None:
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._wake.wait()
-        except TimeoutError:
-            pass
         self._wake.clear()
-
-    def _pause_s(self) -> float:
-        return max(0.0, (self.next_try or 0.0) - time.time())
 
     async def _keep_up(self, tasks: Tasks) -> None:
         """Launch it, and watch the run until it ends or a stop is asked for."""
@@ -241,7 +220,7 @@ class Supervisor:
         self._move(LaunchState.WAITING if self._by_hand else LaunchState.STARTING)
         launch = tasks.start(self._launch(attempt), f"launch {self.ccid}")
         try:
-            await self._unless_down(launch)
+            await first(end=asyncio.wait({launch}), down=self._until_down())
         finally:
             launch.cancel()  # no effect on one that has ended
             await asyncio.wait({launch})
@@ -272,15 +251,6 @@ class Supervisor:
             _log.error("launch failed unexpectedly", ccid=self.ccid, exc_info=error)
             return StartFailed(f"{type(error).__name__}: {error}", ccid=self.ccid)
 
-    async def _unless_down(self, work: asyncio.Task[Any]) -> None:
-        """Return when `work` has ended, or a stop is asked for."""
-        down = asyncio.ensure_future(self._until_down())
-        try:
-            await asyncio.wait({work, down}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            down.cancel()
-            await asyncio.wait({down})
-
     async def _until_down(self) -> None:
         while self._down is None:
             await self._wake.wait()
@@ -301,7 +271,7 @@ class Supervisor:
                 if self._discards:
                     await self._launcher.discard(self.ccid)
         except TimeoutError:
-            error = refusals.not_stopped(self.ccid, limit_s)
+            error = states.not_stopped(self.ccid, limit_s)
         except ChaindockError as failed:
             error = failed
         self.running = self.error = self.next_try = self.died_at = self._down = None
@@ -324,32 +294,29 @@ class Supervisor:
             self._trial, self.target = False, Target.STOPPED
             self._move(LaunchState.DOWN)
         else:
-            decision = self.policy.failed(error, up_s or 0.0)
-            self._move(decision.state)
-            if decision.state in GAVE_UP:
-                self._gave_up(error)
+            state, pause_s = self.policy.failed(error, up_s or 0.0)
+            self._move(state)
+            if state in GAVE_UP:
+                self.awaited = False
+                _log.error(
+                    "gave up starting chaincode",
+                    ccid=self.ccid,
+                    state=str(state),
+                    failures=self.policy.failures,
+                    why=error.message,
+                    hint=states.hint(state, self._name_of(self.ccid)),
+                )
             else:
-                self.next_try = time.time() + decision.pause_s
+                self.next_try = time.time() + pause_s
                 _log.warning(
                     "chaincode will be started again",
                     ccid=self.ccid,
-                    pause_s=round(decision.pause_s, 2),
+                    pause_s=round(pause_s, 2),
                     failures=self.policy.failures,
                     why=error.message,
                 )
         if up_s is None or (self.state in GAVE_UP and not self._wake.is_set()):
             self._settle(error)  # else calls wait for the next launch
-
-    def _gave_up(self, error: ChaindockError) -> None:
-        self.awaited = False
-        _log.error(
-            "gave up starting chaincode",
-            ccid=self.ccid,
-            state=str(self.state),
-            failures=self.policy.failures,
-            why=error.message,
-            hint=refusals.hint(self.state, self._name_of(self.ccid)),
-        )
 
     async def _bury(self, run: Running) -> None:
         """Take down what is left of a run that ended by itself."""
@@ -365,12 +332,9 @@ class Supervisor:
             **log_facts({**run.attempt.facts(), **self.exit.facts, "registered": True}),
         )
         if self._down is None and not self._by_hand:
-            error = death(run.attempt, self.exit)
-            if run.ended_in_a_call:
-                # As in Fabric, that counts as no failed launch.
-                self.error = error
-            else:
-                self._failed(error, up_s)
+            self.error = death(run.attempt, self.exit)
+            if not run.ended_in_a_call:  # as in Fabric, that counts as no failed launch
+                self._failed(self.error, up_s)
 
     def _is_up(self) -> bool:
         running = self.running

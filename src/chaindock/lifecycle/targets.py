@@ -6,23 +6,23 @@ something: collections are replaced, never modified.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from chaindock.errors import NotFound, StorageError
 from chaindock.ids import Ccid
 from chaindock.lifecycle.definitions import Approval
-from chaindock.lifecycle.states import Placement, Target
+from chaindock.lifecycle.states import AUTO, Placement, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
     from pathlib import Path
-    from types import TracebackType
 
 _VERSION: Final = 1
 _SCHEMA: Final = """
@@ -62,6 +62,8 @@ DROP TABLE approval_0;
 DROP TABLE desired;
 DROP TABLE kept;
 """
+_PLACE: Final = "INSERT OR REPLACE INTO placement VALUES (?,?,?,?)"
+_APPROVE: Final = "INSERT OR REPLACE INTO approval VALUES (?,?,?,?,?)"
 _RETRYABLE: Final = frozenset(
     {sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_BUSY}
 )
@@ -121,12 +123,7 @@ class TargetState:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -203,6 +200,30 @@ class TargetState:
 
     # ---- changes
 
+    async def decide(
+        self, ccid: Ccid, choose: Callable[[], Awaitable[tuple[str, str]]]
+    ) -> str:
+        """Return the back end that runs `ccid`; record it if it was not decided before.
+
+        A back end that a user asked for is the only one used. What `auto` means is
+        decided once: until the package is removed or a user asks for another back end,
+        no restart, missing image or engine that is away changes it.
+
+        Args:
+            ccid: the package.
+            choose: returns the back end that `auto` means now, and why, in one phrase.
+
+        Raises: what `choose` raises; StorageError.
+        """
+        placement = self.placement(ccid)
+        if not placement.given:
+            given, why = placement.asked, "as asked"
+            if placement.asked == AUTO:
+                given, why = await choose()
+            placement = replace(placement, given=given, why=why)
+            await asyncio.to_thread(self.place, ccid, placement)
+        return placement.given
+
     @contextmanager
     def coming(self, ccid: Ccid, name: str) -> Iterator[None]:
         """Let `names_of(ccid)` contain `name` while it is being deployed."""
@@ -215,9 +236,7 @@ class TargetState:
     def place(self, ccid: Ccid, placement: Placement) -> None:
         """Record where a package runs. A package without an approval loses it at a start."""
         with self._lock:
-            with self._transaction() as db:
-                row = (ccid, *astuple(placement))
-                db.execute("INSERT OR REPLACE INTO placement VALUES (?,?,?,?)", row)
+            self._save((_PLACE, (ccid, *astuple(placement))))
             self._placements = {**self._placements, ccid: placement}
 
     def drop_placement(self, ccid: Ccid) -> None:
@@ -226,15 +245,12 @@ class TargetState:
             if ccid in self.ccids() or ccid not in self._placements:
                 return
             self._placements = {k: p for k, p in self._placements.items() if k != ccid}
-            with self._transaction() as db:
-                db.execute("DELETE FROM placement WHERE ccid=?", (ccid,))
+            self._save(("DELETE FROM placement WHERE ccid=?", (ccid,)))
 
     def approve(self, approval: Approval) -> None:
         """Record what to run when this sequence is committed."""
         with self._lock:
-            with self._transaction() as db:
-                row = astuple(approval)
-                db.execute("INSERT OR REPLACE INTO approval VALUES (?,?,?,?,?)", row)
+            self._save((_APPROVE, astuple(approval)))
             key = approval.name, approval.sequence
             self._approvals = {**self._approvals, key: approval}
 
@@ -247,8 +263,7 @@ class TargetState:
         key = name, sequence
         with self._lock:
             self._approvals = {k: a for k, a in self._approvals.items() if k != key}
-            with self._transaction() as db:
-                db.execute("DELETE FROM approval WHERE name=? AND sequence=?", key)
+            self._save(("DELETE FROM approval WHERE name=? AND sequence=?", key))
 
     def switch(self, name: str, sequence: int) -> None:
         """Make an approved sequence the current one, with the target `running`.
@@ -266,12 +281,8 @@ class TargetState:
                 for key, one in self._approvals.items()
                 if key[0] != name or key[1] == sequence
             }
-            with self._transaction() as db:
-                _put(db, deployment)
-                db.execute(
-                    "DELETE FROM approval WHERE name=? AND sequence<>?",
-                    (name, sequence),
-                )
+            others = "DELETE FROM approval WHERE name=? AND sequence<>?"
+            self._save(_row(deployment), (others, (name, sequence)))
 
     def set(self, name: str, target: Target) -> None:
         """Record what the user wants of it. Raises: NotFound."""
@@ -280,17 +291,17 @@ class TargetState:
             if deployment.target is target:
                 return
             deployment = replace(deployment, target=target, since=time.time())
-            with self._transaction() as db:
-                _put(db, deployment)
+            self._save(_row(deployment))
             self._deployments = {**self._deployments, name: deployment}
 
     def remove(self, name: str) -> None:
         """Forget a chaincode; its definition stays on the ledger. Raises: NotFound."""
         with self._lock:
             self.get(name)
-            with self._transaction() as db:
-                db.execute("DELETE FROM target WHERE name=?", (name,))
-                db.execute("DELETE FROM approval WHERE name=?", (name,))
+            self._save(
+                ("DELETE FROM target WHERE name=?", (name,)),
+                ("DELETE FROM approval WHERE name=?", (name,)),
+            )
             self._deployments = {
                 k: d for k, d in self._deployments.items() if k != name
             }
@@ -319,12 +330,12 @@ class TargetState:
         current = self._deployments.get(name)
         return current.approval.sequence if current else 0
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All of the block is on disk afterwards, or nothing. The caller has the lock."""
+    def _save(self, *changes: tuple[str, tuple[Any, ...]]) -> None:
+        """Write all changes to disk, or none. The caller has the lock."""
         try:
             with self._db:
-                yield self._db
+                for statement, row in changes:
+                    self._db.execute(statement, row)
         except sqlite3.Error as error:
             raise self._broken(error) from error
 
@@ -380,7 +391,7 @@ class TargetState:
         )
 
 
-def _put(db: sqlite3.Connection, deployment: Deployment) -> None:
+def _row(deployment: Deployment) -> tuple[str, tuple[Any, ...]]:
     sequence = deployment.approval.sequence
     row = (deployment.name, sequence, str(deployment.target), deployment.since)
-    db.execute("INSERT OR REPLACE INTO target VALUES (?,?,?,?)", row)
+    return "INSERT OR REPLACE INTO target VALUES (?,?,?,?)", row

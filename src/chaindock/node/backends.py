@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final
 from chaindock.controllers.docker.controller import DockerController
 from chaindock.controllers.process.controller import ProcessController
 from chaindock.errors import ChaindockError, ConfigInvalid, EngineError, InvalidInput
-from chaindock.lifecycle.placement import decide
 from chaindock.lifecycle.states import AUTO
 from chaindock.telemetry import get_logger
 
@@ -108,7 +107,7 @@ class Backends:
 
         Raises: EngineUnavailable and others when it is an engine that is away.
         """
-        name = await decide(ccid, self._targets, self)
+        name = await self._targets.decide(ccid, self.choose)
         if name == PROCESS:
             return self._process
         return await self._engine()

@@ -28,9 +28,8 @@ from chaindock.identity.ca import TlsAuthority
 from chaindock.identity.organization import Organization
 from chaindock.ids import Ccid, require_channel
 from chaindock.ledger.ledger import Ledger
-from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.custodian import Custodian
-from chaindock.lifecycle.definitions import NAMESPACE, Definitions
+from chaindock.lifecycle.definitions import NAMESPACE, Definitions, LifecycleContract
 from chaindock.lifecycle.deploy import BY_HAND, Deployer
 from chaindock.lifecycle.targets import TargetState
 from chaindock.node.backends import Backends

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from chaindock.container.attempt import Attempt
 from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.deploy import BY_HAND, Deployer
-from chaindock.lifecycle.options import CustodianOptions
-from chaindock.lifecycle.placement import decide
+from chaindock.lifecycle.restart_policy import CustodianOptions
 from chaindock.lifecycle.states import LaunchState, Target
 from chaindock.lifecycle.targets import TargetState
 from chaindock.packaging.store import PackageStore
@@ -64,7 +63,7 @@ class Runtime(Machine):
     async def launch(self, attempt: Attempt) -> Running:
         ccid = attempt.ccid
         self.entered.set()
-        backend = await decide(ccid, self._targets, Backends())
+        backend = await self._targets.decide(ccid, choose)
         self.log.append(("placed", ccid, backend))
         self.gates = {} if self.gate is None else {ccid: self.gate}
         self.stop_gates = {} if self.stop_gate is None else {ccid: self.stop_gate}
@@ -76,11 +75,9 @@ class Runtime(Machine):
         return [entry[2] for entry in self.log if entry[0] == "placed"]
 
 
-class Backends:
-    """`auto` means docker here."""
-
-    async def choose(self) -> tuple[str, str]:
-        return "docker", "an engine answers"
+async def choose() -> tuple[str, str]:
+    """Say that `auto` means docker here."""
+    return "docker", "an engine answers"
 
 
 class Committer:

@@ -18,7 +18,7 @@ from chaindock.container.contracts import ClientTls, PeerConnection
 from chaindock.container.router import Router
 from chaindock.errors import LaunchFailed
 from chaindock.lifecycle.custodian import Custodian
-from chaindock.lifecycle.options import CustodianOptions
+from chaindock.lifecycle.restart_policy import CustodianOptions
 from chaindock.lifecycle.states import LaunchState, Target
 from support.doubles.launch_fakes import AnyPackage, FakeBuilder, OneBackend
 from support.doubles.memory_state import invocation

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
 from chaindock.aio import Latch
+from chaindock.chaincode.launcher import RuntimeLauncher
 from chaindock.container.attempt import Phase
 from chaindock.container.contracts import Exit
 from support.eventually import eventually
@@ -58,8 +59,8 @@ class FakeRun:
         self._machine.log.append(("hurry", drain_s))
 
 
-class Machine:
-    """Implements supervisor.Launcher.
+class Machine(RuntimeLauncher):
+    """In place of the launcher.
 
     A gate holds launches or stops of a ccid; an error fails its launches.
     """

@@ -21,8 +21,7 @@ from chaindock.endorser.orderer import Orderer, OrdererOptions
 from chaindock.identity.organization import Organization
 from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger import Ledger
-from chaindock.lifecycle.contract import LifecycleContract
-from chaindock.lifecycle.definitions import Approval, Definitions
+from chaindock.lifecycle.definitions import Approval, Definitions, LifecycleContract
 
 CHANNEL = ChannelId("mychannel")
 CONCURRENCY = 20

@@ -14,7 +14,7 @@ from chaindock.endorser.orderer import Orderer, OrdererOptions
 from chaindock.errors import Denied, InvalidInput, LedgerClosed, LedgerError
 from chaindock.ids import ChannelId
 from chaindock.ledger import Ledger
-from chaindock.lifecycle import contract
+from chaindock.lifecycle import definitions
 from support.eventually import eventually
 
 
@@ -142,7 +142,7 @@ async def test_a_stored_policy_that_is_not_evaluated_is_code_10(node, monkeypatc
         channel_config_policy_reference="/Channel/Application/Org2Peers"
     ).SerializeToString()
     with monkeypatch.context() as earlier:
-        earlier.setattr(contract, "has_default_policy", lambda _: True)
+        earlier.setattr(definitions, "has_default_policy", lambda _: True)
         await node.define(validation_parameter=policy)
     assert (await node.orderer.submit(await transaction(node))).code == 10
     await node.define()

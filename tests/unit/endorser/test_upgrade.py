@@ -16,9 +16,8 @@ from chaindock.endorser.orderer import Orderer, OrdererOptions
 from chaindock.errors import ChaincodeRetired, NotFound, StartFailed
 from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger import Ledger
-from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.custodian import Custodian
-from chaindock.lifecycle.definitions import Definitions
+from chaindock.lifecycle.definitions import Definitions, LifecycleContract
 from chaindock.lifecycle.deploy import Deployer
 from chaindock.lifecycle.targets import TargetState
 from chaindock.packaging.store import StoredPackage

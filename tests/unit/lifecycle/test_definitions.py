@@ -14,8 +14,12 @@ from fabric_protos.peer.lifecycle import (
 from chaindock.errors import LedgerCorrupt, NotFound, StartFailed
 from chaindock.identity.msp import Role
 from chaindock.ids import Ccid
-from chaindock.lifecycle.contract import LifecycleContract
-from chaindock.lifecycle.definitions import Approval, Definitions, read_definition
+from chaindock.lifecycle.definitions import (
+    Approval,
+    Definitions,
+    LifecycleContract,
+    read_definition,
+)
 
 CCID = Ccid("basic:" + "a" * 64)
 Args = lifecycle_pb2.CommitChaincodeDefinitionArgs
