@@ -8,9 +8,8 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from chaindock.platforms.registry import looks_like_error
 
@@ -51,22 +50,18 @@ NETWORK_PHASES = frozenset({Phase.PULL, Phase.DEPENDENCIES})
 BUILD_PHASES = frozenset(
     {Phase.PACKAGE, Phase.PULL, Phase.DEPENDENCIES, Phase.COMPILE, Phase.IMAGE}
 )
-
-
 _OWN_OUTPUT = frozenset({Phase.DEPENDENCIES, Phase.COMPILE, Phase.IMAGE, Phase.CREATE})
 """Phases whose failure is explained by their own output only, not by earlier lines."""
 
 
-@dataclass(frozen=True)
-class PhaseTime:
+class PhaseTime(NamedTuple):
     """A finished phase."""
 
     phase: Phase
     seconds: float
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """What watchers of an attempt are told."""
 
     kind: Literal["phase", "phase-end", "output", "note", "over"]
@@ -118,10 +113,7 @@ class Attempt:
             self._watchers.remove(watcher)
 
     def begin(self) -> None:
-        """Take note that it is really made; its output is kept from now on.
-
-        Raises: StorageError when that cannot be.
-        """
+        """Keep the output from now on. Raises: StorageError when that cannot be."""
         if self._log is not None:
             self._log.begin()
 
@@ -198,14 +190,13 @@ class Attempt:
 
     def facts(self) -> dict[str, Any]:
         """Return `ccid`, `phase`, `phases`, `output` as a LaunchFailed carries them."""
-        phases = [{"phase": str(p.phase), "seconds": p.seconds} for p in self.phases]
+        spent = list(self.phases)
         if self._phase is not None:
-            seconds = time.monotonic() - self._began
-            phases.append({"phase": str(self._phase), "seconds": seconds})
+            spent.append(PhaseTime(self._phase, time.monotonic() - self._began))
         return {
             "ccid": self.ccid,
             "phase": str(self._phase) if self._phase else None,
-            "phases": phases,
+            "phases": [{"phase": str(p.phase), "seconds": p.seconds} for p in spent],
             "output": self.tail(),
         }
 
@@ -231,10 +222,7 @@ class Attempt:
 
 
 def shorten(lines: Sequence[str], most: int) -> list[str]:
-    """Return the last of `lines`; first those left out that look like an error.
-
-    Returns: at most `most` lines.
-    """
+    """Return the last of at most `most` lines, after others that look like an error."""
     if len(lines) <= most:
         return list(lines)
     kept = most - ERROR_LINES - 1

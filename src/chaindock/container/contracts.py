@@ -153,10 +153,8 @@ class CallsBack:
 class DialTls:
     """How the node and a chaincode that serves prove to each other who they are.
 
-    Args:
-        root_pem: who must have signed the chaincode's certificate.
-        key_pem, cert_pem: what the node shows when it is asked; None = nothing.
-        server_name: the name that the certificate must hold; None = the host dialled.
+    `root_pem` signed the chaincode's certificate; the node shows `cert_pem`, if any.
+    `server_name` is the name in the chaincode's certificate; None = the host dialled.
     """
 
     root_pem: str
@@ -167,11 +165,10 @@ class DialTls:
 
 @dataclass(frozen=True)
 class Dial:
-    """The started chaincode serves; it may still be booting.
+    """The started chaincode serves on `address`; it may still be booting.
 
-    Args:
-        address: host:port, or unix: and the path of a socket.
-        tls: None = in plain: then nobody else may reach, or take, the address.
+    `address` is host:port, or unix: and the path of a socket. Without `tls` nobody else
+    may reach, or take, the address.
     """
 
     address: str
@@ -194,6 +191,10 @@ class Cause(StrEnum):
 
 
 _SHELL_CODES: Final = {126: Cause.NOT_EXECUTABLE, 127: Cause.NOT_FOUND}
+_SHELL_TEXTS: Final[dict[Cause | None, str]] = {
+    Cause.NOT_EXECUTABLE: "its program is not executable",
+    Cause.NOT_FOUND: "its program was not found",
+}
 
 
 @dataclass(frozen=True)
@@ -215,17 +216,17 @@ class Exit:
     cause: Cause | None = None
 
     def __post_init__(self) -> None:
-        if self.cause is None:
-            object.__setattr__(self, "cause", self._judged())
-
-    def _judged(self) -> Cause:
+        if self.cause is not None:
+            return
         if self.oom:
-            return Cause.OOM
-        if self.signal is not None:
-            return Cause.SIGNAL
-        if self.code is None:
-            return Cause.ENGINE_GONE
-        return _SHELL_CODES.get(self.code, Cause.EXITED)
+            cause = Cause.OOM
+        elif self.signal is not None:
+            cause = Cause.SIGNAL
+        elif self.code is None:
+            cause = Cause.ENGINE_GONE
+        else:
+            cause = _SHELL_CODES.get(self.code, Cause.EXITED)
+        object.__setattr__(self, "cause", cause)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -247,13 +248,9 @@ class Exit:
             text = f"was ended by {_signal_name(self.signal)}"
         elif self.code is None:
             text = "ended"
-        why = self.reason
         if self.cause is Cause.OVERRUN:
-            return f"was ended: {why}"
-        if self.cause is Cause.NOT_EXECUTABLE:
-            why = "its program is not executable"
-        elif self.cause is Cause.NOT_FOUND:
-            why = "its program was not found"
+            return f"was ended: {self.reason}"
+        why = _SHELL_TEXTS.get(self.cause, self.reason)
         return f"{text} ({why})" if why else text
 
 

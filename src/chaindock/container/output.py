@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 PENDING_BYTES: Final = 4 * 1024 * 1024
 """Of one attempt, not written yet. Lines beyond are dropped, and the file says so."""
 LOGGER: Final = "peer.chaincode"
-LINES_PER_S: Final = 50
-BYTES_PER_S: Final = 16 * 1024
 WINDOW_S: Final = 16
 """Lines that exceed the budget of these seconds are counted instead of logged."""
+LINES_PER_S: Final = 50
+_MOST_LINES: Final = LINES_PER_S * WINDOW_S
+_MOST_BYTES: Final = 16 * 1024 * WINDOW_S
 _LINE_MAX: Final = 2000
 """Characters of a line that are logged."""
 
@@ -171,11 +172,7 @@ def _missing(count: int) -> bytes:
 class OutputStore:
     """All output files of a node: `<root>/<ccid with . for :>/<time>.log`.
 
-    Args:
-        root: the directory.
-        options: how much is kept.
-        writer: runs what writes, in order; default: a thread, which ends after its work
-            with the process.
+    `writer` runs what writes, in order; default: a thread that ends with the process.
     """
 
     def __init__(
@@ -202,10 +199,7 @@ class OutputStore:
         await asyncio.wrap_future(self._writer.submit(lambda: None))
 
     def drop_former(self, current: Iterable[Ccid]) -> None:
-        """Drop the output of all but the newest chaincodes that are not `current`.
-
-        For the start of a node, before anybody writes.
-        """
+        """Drop the output of all but the newest that are not `current`; at the start."""
         kept = {self._folder(ccid) for ccid in current}
         former = [path for path in self._root.iterdir() if path not in kept]
         former.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
@@ -247,9 +241,15 @@ class Echo:
         """Log a line, or count it when there were too many."""
         if not is_on(self._name, self._level):
             return
-        if not self._within_budget(len(line)):
+        now = self._clock()
+        if now - self._since >= WINDOW_S:
+            self.close()
+            self._since, self._lines, self._bytes = now, 0, 0
+        if self._lines >= _MOST_LINES or self._bytes >= _MOST_BYTES:
             self._dropped += 1
             return
+        self._lines += 1
+        self._bytes += min(len(line), _LINE_MAX)
         facts = {"stream": stream, "line": line[:_LINE_MAX]}
         if tx is not None:
             facts["tx"] = tx
@@ -264,16 +264,3 @@ class Echo:
                 hint="all of it: chaindock logs",
             )
             self._dropped = 0
-
-    def _within_budget(self, size: int) -> bool:
-        now = self._clock()
-        if now - self._since >= WINDOW_S:
-            self.close()
-            self._since, self._lines, self._bytes = now, 0, 0
-        if self._lines >= LINES_PER_S * WINDOW_S:
-            return False
-        if self._bytes >= BYTES_PER_S * WINDOW_S:
-            return False
-        self._lines += 1
-        self._bytes += min(size, _LINE_MAX)
-        return True

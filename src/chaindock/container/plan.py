@@ -1,8 +1,4 @@
-"""Run the steps of a build plan: in a container or on the host, by the same rules.
-
-The runner enters the phases of the attempt, ends a step that prints nothing for too long
-and turns a failed step into a BuildFailed with its facts. An executor runs one program.
-"""
+"""Run the steps of a build plan: in a container or on the host, by the same rules."""
 
 from __future__ import annotations
 
@@ -12,13 +8,13 @@ import re
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from chaindock.container.attempt import Phase
 from chaindock.errors import BuildFailed, BuildSilent
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import Exit
@@ -66,27 +62,11 @@ class StepOutput:
             self._clock.reschedule(now + self._silence_s)
 
 
-class StepExecutor(Protocol):
-    """Runs single programs in the place of one build."""
-
-    @property
-    def places(self) -> Places:
-        """What the placeholders of the plan stand for in that place."""
-
-    async def run(self, command: StepCommand, output: StepOutput) -> Exit:
-        """Run one program to its end; makes its `cwd` if that is missing.
-
-        Calls `output.line` for each line and `output.active` for each piece of output.
-
-        Raises: StartFailed, EngineError, BuildFailed, OSError.
-        Cancelled: the program is ended.
-        """
-
-
 async def run_plan(
     plan: BuildPlan,
     platform: Platform,
-    executor: StepExecutor,
+    places: Places,
+    run: Callable[[StepCommand, StepOutput], Awaitable[Exit]],
     attempt: Attempt,
     silence_s: float,
 ) -> None:
@@ -95,17 +75,19 @@ async def run_plan(
     Args:
         plan: what to run.
         platform: tells from the output of a failed step whether a retry may help.
-        executor: runs the programs.
+        places: what the placeholders of the plan stand for.
+        run: runs one program to its end, and makes its `cwd` if that is missing. Calls
+            `line` for each line and `active` for each piece of output. Cancelled: the
+            program is ended.
         attempt: whose phases are entered; gets the output.
         silence_s: seconds without output after which a step is ended.
 
-    Raises: BuildFailed, BuildSilent (facts: `step` and those of the attempt); what the
-        executor raises.
+    Raises: BuildFailed, BuildSilent (facts: `step` and those of the attempt); what `run`
+        raises.
     Cancelled: the current program is ended.
     """
     for step in plan.steps:
         attempt.enter(Phase(step.phase))
-        places = executor.places
         command = StepCommand(
             _name(step),
             tuple(places.fill_all(step.argv)),
@@ -116,11 +98,19 @@ async def run_plan(
         output = StepOutput(attempt, scope, silence_s)
         try:
             async with scope:
-                end = await executor.run(command, output)
+                end = await run(command, output)
         except TimeoutError as error:
             if not scope.expired():
                 raise
-            raise _silent(step, command.name, silence_s, attempt) from error
+            raise BuildSilent(
+                f"build step {command.name!r} printed nothing for {silence_s:g} s",
+                hint="look at its last lines; a registry may be unreachable. The limit "
+                "is chaindock.build.silence",
+                step=command.name,
+                limit_s=silence_s,
+                retryable=step.phase == "dependencies",
+                **attempt.facts(),
+            ) from error
         if end.code != 0:
             raise BuildFailed(
                 f"build step {command.name!r} {end.text}",
@@ -157,15 +147,3 @@ def _name(step: Step) -> str:
         return step.title
     program, *words = (_PLACEHOLDER.sub(r"\1", word) for word in step.argv)
     return " ".join([PurePosixPath(program).name, *words])
-
-
-def _silent(step: Step, name: str, limit_s: float, attempt: Attempt) -> BuildSilent:
-    return BuildSilent(
-        f"build step {name!r} printed nothing for {limit_s:g} s",
-        hint="look at its last lines; a registry may be unreachable. The limit is "
-        "chaindock.build.silence",
-        step=name,
-        limit_s=limit_s,
-        retryable=step.phase == "dependencies",
-        **attempt.facts(),
-    )

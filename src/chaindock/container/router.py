@@ -29,21 +29,14 @@ class Backends(Protocol):
     """The back ends of a node; node.Backends is one."""
 
     async def builder_for(self, ccid: Ccid) -> Builder:
-        """Return the back end that runs `ccid`.
-
-        Raises: EngineUnavailable and others when the back end is away.
-        """
+        """Return the back end that runs `ccid`. Raises: EngineUnavailable, others."""
 
     def reachable(self) -> Sequence[Builder]:
         """Return the back ends that can be asked now."""
 
 
 class Router:
-    """Passes builds to back ends.
-
-    Args:
-        backends: says which of them runs a ccid.
-    """
+    """Passes builds to back ends."""
 
     def __init__(self, backends: Backends) -> None:
         self._backends = backends
@@ -51,9 +44,7 @@ class Router:
     async def build(self, package: StoredPackage, attempt: Attempt) -> Instance:
         """Build `package` on the back end of its placement.
 
-        Raises:
-            Unsupported: the back end does not take packages of this type.
-            What the back end raises.
+        Raises: Unsupported: it takes no packages of this type; what it raises.
         """
         builder = await self._backends.builder_for(package.ccid)
         began, ok = time.monotonic(), False

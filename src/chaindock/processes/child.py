@@ -74,9 +74,8 @@ class Program:
 class Output:
     """Who takes what a program writes.
 
-    Args:
-        stdout, stderr: take each line without its line end.
-        active: called for each piece of output, whole lines or not.
+    `stdout` and `stderr` take each line without its line end; `active` is called for
+    each piece of output, whole lines or not.
     """
 
     stdout: Callable[[str], None]
@@ -276,11 +275,7 @@ class Child(asyncio.SubprocessProtocol):
         self._transport.close()
 
     async def follow(self, sweep: Callable[[], Awaitable[None]]) -> None:
-        """Tell the waiters how the leader ends; then clear up after it.
-
-        Args:
-            sweep: ends what is left of the group.
-        """
+        """Tell the waiters how the leader ends; `sweep` ends the rest of its group."""
         await self._exited.wait()
         end = self._judge()
         rest = asyncio.ensure_future(self._clear_up(sweep))

@@ -22,6 +22,7 @@ import os
 import time
 import uuid
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,14 +69,10 @@ class Records:
     """The record files of one node, in `<folder>/<pid>-<run id>.json`."""
 
     def __init__(self, folder: Path, node_id: str) -> None:
-        self.folder = folder
-        self.node_id = node_id
+        self.folder, self.node_id = folder, node_id
 
     def write(self, record: Record) -> None:
-        """Keep `record`; complete when this returns, whatever happens to the node.
-
-        It need not outlive the machine: neither does the process.
-        """
+        """Keep `record`, whatever happens to the node; it need not outlive the machine."""
         path = self._path(record)
         fresh = path.with_suffix(".new")
         try:
@@ -128,50 +125,37 @@ class Spawner:
         return uuid.uuid4().hex[:12]
 
     async def spawn(
-        self,
-        run_id: str,
-        program: Program,
-        attempt: Attempt,
-        output: Output,
+        self, run_id: str, program: Program, attempt: Attempt, output: Output
     ) -> Child:
-        """Start `program` for `attempt`.
-
-        Args:
-            run_id: from `new_run_id`; used once.
-            program: what to start.
-            attempt: whose facts the record and an error carry.
-            output: takes what it writes.
+        """Start `program` for `attempt`; `run_id`, from `new_run_id`, is used once.
 
         Raises:
             StartFailed: the system refuses; nothing is left of it.
         Cancelled: nothing is left of it.
         """
-        node_id = self.records.node_id
+        node_id, kind, child = self.records.node_id, program.kind, None
         env = {**program.env, NODE_MARKER: node_id, RUN_MARKER: run_id}
         try:
             child = await open_gate(program, env, output)
-        except (OSError, ValueError) as error:
-            raise _refused(program, attempt, error) from error
-        try:
             # No await up to the release: a cancellation cannot come in between.
-            created = psutil.Process(child.pid).create_time()
+            pid, created = child.pid, psutil.Process(child.pid).create_time()
             child.record = Record(
-                run_id,
-                node_id,
-                attempt.ccid,
-                attempt.id,
-                program.kind,
-                child.pid,
-                created,
+                run_id, node_id, attempt.ccid, attempt.id, kind, pid, created
             )
             self.records.write(child.record)
-        except (OSError, psutil.Error) as error:
-            child.abort()
-            raise _refused(program, attempt, error) from error
-        if program.kind == "build":
-            _give_way(child.pid)
+        except (OSError, ValueError, psutil.Error) as error:
+            if child is not None:
+                child.abort()
+            raise StartFailed(
+                f"program {program.argv[0]!r} of chaincode {attempt.ccid!r} cannot be "
+                f"started: {error}",
+                retryable=isinstance(error, OSError) and is_retryable(error),
+                **attempt.facts(),
+            ) from error
+        if kind == "build":
+            _give_way(pid)
         self.children[run_id] = child
-        _ = self._tasks.start(self._follow(child), f"{program.kind} {run_id}")
+        _ = self._tasks.start(self._follow(child), f"{kind} {run_id}")
         child.release()
         return child
 
@@ -218,23 +202,18 @@ class Spawner:
         return alive
 
     async def _follow(self, child: Child) -> None:
+        record = child.record
+
         async def sweep() -> None:
-            await asyncio.to_thread(self._sweep, child.record, time.time())
+            """End what is left of the group, whose leader ended just now."""
+            look = partial(find, record.node_id, [record], ended_at=time.time())
+            await asyncio.to_thread(end, lambda: look().get(record.run_id, []), 0)
+            await asyncio.to_thread(self._forget, record)
 
         try:
             await child.follow(sweep)
         finally:
-            self.children.pop(child.record.run_id, None)
-
-    def _sweep(self, record: Record, ended_at: float) -> None:
-        """End what is left of a group whose leader ended just now; blocks."""
-
-        def look() -> list[psutil.Process]:
-            found = find(record.node_id, [record], ended_at=ended_at)
-            return found.get(record.run_id, [])
-
-        end(look, 0)
-        self._forget(record)
+            self.children.pop(record.run_id, None)
 
     def _forget(self, record: Record) -> None:
         remove_tree(self.private_dir(record.run_id))
@@ -248,12 +227,3 @@ def _give_way(pid: int) -> None:
     # Where Linux shares processors out among sessions, that counts within one alone.
     with contextlib.suppress(OSError):
         Path(f"/proc/{pid}/autogroup").write_text(f"{BUILD_NICE}")
-
-
-def _refused(program: Program, attempt: Attempt, error: Exception) -> StartFailed:
-    return StartFailed(
-        f"program {program.argv[0]!r} of chaincode {attempt.ccid!r} cannot be started: "
-        f"{error}",
-        retryable=isinstance(error, OSError) and is_retryable(error),
-        **attempt.facts(),
-    )

@@ -162,12 +162,9 @@ def _alive(process: psutil.Process) -> bool:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What one run may use.
+    """What the processes of one run may use together; 0 = unlimited.
 
-    Args:
-        memory_bytes: all its processes together; 0 = unlimited.
-        tmp_bytes: in `folder`; 0 = unlimited.
-        folder: its private directory.
+    `folder` is the private directory of the run, which holds at most `tmp_bytes`.
     """
 
     memory_bytes: int
@@ -205,24 +202,20 @@ class LimitWatch:
             runs, turn = dict(self._runs), turn + 1
             used = await asyncio.to_thread(memory_of, [c.pid for c in runs])
             for child, bounds in runs.items():
-                self._check_memory(child, bounds, used.get(child.pid, 0))
-                if turn % _FILES_EVERY == 0 and bounds.tmp_bytes and child.running:
-                    size = await asyncio.to_thread(
-                        size_of, bounds.folder, bounds.tmp_bytes
-                    )
-                    self._check_files(child, bounds, size)
+                most, tmp, cause = bounds.memory_bytes, bounds.tmp_bytes, Cause.SIGNAL
+                if 0 < most < used.get(child.pid, 0):
+                    reason = f"it exceeded its limit of {most} bytes of memory"
+                    self._end(child, Exit(None, signal=9, oom=True, reason=reason))
+                if turn % _FILES_EVERY or not tmp or not child.running:
+                    continue
+                if await asyncio.to_thread(size_of, bounds.folder, tmp) > tmp:
+                    reason = f"its directory exceeded {tmp} bytes"
+                    self._end(child, Exit(None, signal=9, reason=reason, cause=cause))
 
-    def _check_memory(self, child: Child, bounds: Bounds, used: int) -> None:
-        if 0 < bounds.memory_bytes < used:
-            reason = f"it exceeded its limit of {bounds.memory_bytes} bytes of memory"
-            child.kill_as(Exit(None, signal=9, oom=True, reason=reason))
-            _log.warning("chaincode exceeded its memory", pid=child.pid, bytes=used)
-
-    def _check_files(self, child: Child, bounds: Bounds, size: int) -> None:
-        if size > bounds.tmp_bytes:
-            reason = f"its directory exceeded {bounds.tmp_bytes} bytes"
-            child.kill_as(Exit(None, signal=9, reason=reason, cause=Cause.SIGNAL))
-            _log.warning("chaincode exceeded its files", pid=child.pid)
+    @staticmethod
+    def _end(child: Child, verdict: Exit) -> None:
+        child.kill_as(verdict)
+        _log.warning("chaincode exceeded a limit", pid=child.pid, reason=verdict.reason)
 
 
 def memory_of(sessions: Iterable[int]) -> dict[int, int]:

@@ -24,23 +24,14 @@ VERSION_LIMIT_S = 15.0
 
 
 class Toolbox:
-    """Programs on a PATH.
-
-    Args:
-        path: PATH value to look on.
-        env: environment of version queries.
-    """
+    """Programs on `path`, a PATH; `env` is the environment of version queries."""
 
     def __init__(self, path: str, env: Mapping[str, str]) -> None:
         self._path, self._env = path, env
         self._versions: dict[str, str | None] = {}
 
     def find(self, name: str, language: str) -> str:
-        """Return the path of a program.
-
-        Raises:
-            ToolMissing: it is not there; says for which language, and what to install.
-        """
+        """Return the path of a program. Raises: ToolMissing."""
         found = shutil.which(name, path=self._path)
         if found is None:
             raise ToolMissing(
@@ -54,10 +45,7 @@ class Toolbox:
         return str(Path(found).absolute())
 
     async def identify(self, names: Sequence[str], language: str) -> list[str]:
-        """Return what changes when one of the programs is replaced.
-
-        Raises: ToolMissing.
-        """
+        """Return what changes when one of the programs is replaced. Raises: ToolMissing."""
         return await asyncio.gather(*(self._identify(name, language) for name in names))
 
     async def version(self, name: str, language: str) -> str | None:
@@ -79,13 +67,14 @@ class Toolbox:
         return identity
 
     async def _ask(self, path: str, *arguments: str) -> str | None:
+        nothing = asyncio.subprocess.DEVNULL
         try:
             process = await asyncio.create_subprocess_exec(
                 path,
                 *arguments,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=nothing,
                 stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
+                stderr=nothing,
                 env=self._env,
                 cwd="/",
             )

@@ -107,7 +107,14 @@ class Compiler:
             steps = _ContainerSteps(
                 self._engine, container, self._options, environment, attempt
             )
-            await run_plan(plan, platform, steps, attempt, self._options.silence_s)
+            await run_plan(
+                plan,
+                platform,
+                build_places(),
+                steps.run,
+                attempt,
+                self._options.silence_s,
+            )
             await self._take(container, attempt, artifact)
 
     def _body(
@@ -217,7 +224,7 @@ class Compiler:
 
 
 class _ContainerSteps:
-    """Implements container.plan.StepExecutor with programs in a container."""
+    """Runs the programs of a plan in a container."""
 
     def __init__(
         self,
@@ -227,7 +234,6 @@ class _ContainerSteps:
         environment: dict[str, str],
         attempt: Attempt,
     ) -> None:
-        self.places = build_places()
         self._engine, self._container, self._options = engine, container, options
         self._environment, self._attempt = environment, attempt
 

@@ -26,7 +26,7 @@ import time
 import uuid
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -46,12 +46,7 @@ _MOST_OWNERS = 200
 
 @dataclass(frozen=True)
 class Build:
-    """A finished build.
-
-    Args:
-        output: where its {output} lies.
-        language: name of the platform.
-    """
+    """A finished build: where its {output} lies, and the name of its platform."""
 
     key: str
     output: Path
@@ -93,12 +88,11 @@ class Builds:
         for as long as it lives.
 
         Raises:
-            StartFailed: somebody holds the lock alone. That is a node that prunes, for
-                an instant; or a chaincode that turned the lock it inherited, which must
-                not hold up the loop.
+            StartFailed: somebody holds the lock alone: a node that prunes, for an
+                instant; or a chaincode that turned the lock it inherited.
         """
         try:
-            fd = self._lock(key, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fd = self._lock(key, fcntl.LOCK_SH)
         except BlockingIOError as error:
             raise StartFailed(
                 f"build {key[:12]!r} is locked by another process",
@@ -111,11 +105,12 @@ class Builds:
             os.close(fd)
 
     def _lock(self, key: str, how: int) -> int:
+        """Return a locked descriptor. Raises: BlockingIOError; never waits."""
         path = self._locks / key
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                fcntl.flock(fd, how)
+                fcntl.flock(fd, how | fcntl.LOCK_NB)
                 if os.fstat(fd).st_ino == path.stat().st_ino:
                     return fd
             except FileNotFoundError:  # pruned between opening and locking it
@@ -145,11 +140,8 @@ class Builds:
 
         An equal build that appeared meanwhile is kept instead.
         """
-        facts: dict[str, Any] = {
-            "language": build.language,
-            "launch": asdict(build.launch),
-            "boot": boot_id(),
-        }
+        launch = asdict(build.launch)
+        facts = {"language": build.language, "launch": launch, "boot": boot_id()}
         whole = self.scratch()
         whole.mkdir(mode=0o700)
         try:
@@ -181,7 +173,7 @@ class Builds:
 
     def use(self, label: str, key: str, owner: str) -> None:
         """Note that `owner` has a build, and that it was used now."""
-        path = self._labels / _folder_name(label) / f"{key}.json"
+        path = self._folder(label) / f"{key}.json"
         owners = _owners(path)
         if owner in owners:
             os.utime(path)
@@ -194,20 +186,15 @@ class Builds:
 
         Quick; what it returns is out of the way already and remains to be deleted.
         """
-        entries = sorted(
-            (self._labels / _folder_name(label)).glob("*.json"),
-            key=lambda path: path.stat().st_mtime_ns,
-        )
-        trash = (self._forget(path) for path in entries[: max(0, len(entries) - keep)])
+        found = self._folder(label).glob("*.json")
+        entries = sorted(found, key=lambda path: path.stat().st_mtime_ns)
+        trash = map(self._forget, entries[: max(0, len(entries) - keep)])
         return [path for path in trash if path is not None]
 
     def release(self, label: str, owner: str) -> list[Path]:
-        """Note that `owner` has no build of `label`; forget builds that nobody has.
-
-        Quick; what it returns is out of the way already and remains to be deleted.
-        """
+        """Note that `owner` has no build of `label`; as `prune` for what nobody has."""
         removed = []
-        folder = self._labels / _folder_name(label)
+        folder = self._folder(label)
         for path in folder.glob("*.json"):
             owners = _owners(path)
             if owner not in owners:
@@ -227,15 +214,8 @@ class Builds:
         if any(path != entry for path in self._labels.glob(f"*/{key}.json")):
             entry.unlink(missing_ok=True)
             return None
-        trash = self._discard(key)
-        if trash is not None:
-            entry.unlink(missing_ok=True)
-        return trash
-
-    def _discard(self, key: str) -> Path | None:
-        """Move a build out of the way; None = somebody uses it."""
         try:
-            fd = self._lock(key, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fd = self._lock(key, fcntl.LOCK_EX)
         except BlockingIOError:
             return None
         trash = self.scratch()
@@ -245,11 +225,13 @@ class Builds:
             (self._locks / key).unlink(missing_ok=True)
         finally:
             os.close(fd)
+        entry.unlink(missing_ok=True)
         return trash
 
-
-def _folder_name(label: str) -> str:
-    return label if len(label) <= 100 else hashlib.sha256(label.encode()).hexdigest()
+    def _folder(self, label: str) -> Path:
+        short = len(label) <= 100
+        name = label if short else hashlib.sha256(label.encode()).hexdigest()
+        return self._labels / name
 
 
 def _owners(entry: Path) -> list[str]:

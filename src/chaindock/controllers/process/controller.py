@@ -38,7 +38,7 @@ from chaindock.processes.table import NODE_MARKER, LimitWatch
 from chaindock.processes.toolbox import SYSTEM_PATH, Toolbox
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable
 
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import Exit, Instance, NodeLabels
@@ -235,9 +235,25 @@ class ProcessController:
         env = base_environment(scratch, path) | dict(self._environment.variables)
         if self._environment.ca_bundle is not None:
             env |= ca_environment(self._environment.ca_bundle, scratch)
-        host = _HostSteps(places, env, self._spawner, attempt)
+
+        async def run(command: StepCommand, said: StepOutput) -> Exit:
+            cwd = Path(command.cwd)
+            cwd.mkdir(parents=True, exist_ok=True)
+            program = Program(
+                command.argv, cwd, env={**env, **command.env}, kind="build"
+            )
+            takes = Output(said.line, said.line, said.active)
+            run_id = self._spawner.new_run_id()
+            child = await self._spawner.spawn(run_id, program, attempt, takes)
+            try:
+                return await child.wait_gone()
+            except BaseException:
+                await self._spawner.end_quietly(child)
+                raise
+
+        silence_s = self._options.silence_s
         async with build_deadline(self._options.limit_s, attempt):
-            await run_plan(plan, platform, host, attempt, self._options.silence_s)
+            await run_plan(plan, platform, places, run, attempt, silence_s)
         return Build(key, output, plan.launch, platform.name)
 
     def _cache(self, name: str) -> str:
@@ -254,28 +270,3 @@ class ProcessController:
         finally:
             removal = asyncio.to_thread(remove_tree, scratch)
             await asyncio.shield(self._tasks.start(removal, "remove scratch"))
-
-
-class _HostSteps:
-    """Implements container.plan.StepExecutor with processes of this machine."""
-
-    def __init__(
-        self, places: Places, env: Mapping[str, str], spawner: Spawner, attempt: Attempt
-    ) -> None:
-        self.places = places
-        self._env, self._spawner, self._attempt = env, spawner, attempt
-
-    async def run(self, command: StepCommand, output: StepOutput) -> Exit:
-        """Run one program to its end; see the contract."""
-        cwd = Path(command.cwd)
-        cwd.mkdir(parents=True, exist_ok=True)
-        env = {**self._env, **command.env}
-        program = Program(command.argv, cwd, env=env, kind="build")
-        takes = Output(output.line, output.line, output.active)
-        run_id = self._spawner.new_run_id()
-        child = await self._spawner.spawn(run_id, program, self._attempt, takes)
-        try:
-            return await child.wait_gone()
-        except BaseException:
-            await self._spawner.end_quietly(child)
-            raise
