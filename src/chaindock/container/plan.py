@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import Exit
-    from chaindock.platforms.base import BuildPlan, Platform, Step
-    from chaindock.platforms.placeholders import Places
+    from chaindock.platforms.base import BuildPlan, Places, Platform, Step
 
 _PLACEHOLDER = re.compile(r"\{(?:\w+:)?([\w-]+)\}")
 _JUDGED_LINES = 200

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
     from _typeshed import SupportsWrite
 
-    from chaindock.platforms.base import Platform, Selection, SourceFile
+    from chaindock.platforms.base import Platform, Selection
+    from chaindock.platforms.tree import SourceFile
 
 _OWNER = 500
 """uid and gid of code entries: the user of Fabric's build image."""

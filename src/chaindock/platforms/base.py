@@ -7,19 +7,28 @@ Source: docs/fabric/builds.md
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import re
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from chaindock.errors import SourceInvalid
+from chaindock.platforms.tree import Tree
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
-    from chaindock.platforms.images import LanguageImages
+    from chaindock.platforms.tree import SourceFile
 
-# Placeholders in argv, cwd and env values of a plan (placeholders.py fills them):
+Pull = Literal["missing", "never", "always"]
+LanguagePull = Pull | Literal["default"]
+
+# Placeholders in argv, cwd and env values of a plan (Places fills them):
 #   {input}   the unpacked code archive (holds src/ and META-INF/)
 #   {output}  what the build leaves behind; at run time the place where that lies
 #   {cache:NAME}  a directory kept between builds (build steps only)
@@ -27,6 +36,9 @@ if TYPE_CHECKING:
 #   {peer}    host:port that the chaincode dials (calls back)
 #   {listen}  host:port that the chaincode serves on (is dialled)
 #   {ccid}    the package id (at run time only: packages of equal code share a build)
+_PLACEHOLDER = re.compile(
+    r"\{(?:(input|output|peer|listen|ccid)|(tool|cache):(\w[\w.+-]*))\}"
+)
 
 
 class Connection(StrEnum):
@@ -34,14 +46,6 @@ class Connection(StrEnum):
 
     CALLS_BACK = "calls back"
     DIALLED = "is dialled"
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One file to package: name inside code.tar.gz, and where it is on disk."""
-
-    name: str
-    path: Path
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,21 @@ class Tool:
     checks: tuple[ToolCheck, ...] = ()
 
 
+@dataclass(frozen=True)
+class LanguageImages:
+    """The images that chaincode of a language is built and runs in.
+
+    Args:
+        builder: the build runs in it.
+        runtime: the chaincode's own image is made from it; "" = the same.
+        pull: when they are fetched; `default` = as `chaindock.docker.pull` says.
+    """
+
+    builder: str
+    runtime: str = ""
+    pull: LanguagePull = "default"
+
+
 class Platform(ABC):
     """One language: everything that the rest of the system knows about it.
 
@@ -154,7 +173,9 @@ class Platform(ABC):
         name: of the platform, also in settings.
         title: how people call the language.
         package_types: values of `type` in metadata.json that it takes, lower case.
-        looks_for: files that mark a source directory of the language.
+        looks_for: files that mark a source directory of the language; "*.go" = any.
+        shims: regular expression, in any letter case: what a manifest that depends on a
+            Fabric shim holds.
         images: its images and their settings.
         image_output: where {output} lies in a runtime image.
         build_variables: regular expression: variables of the user's environment that
@@ -171,22 +192,34 @@ class Platform(ABC):
     package_types: tuple[str, ...]
     images: LanguageImages
     looks_for: tuple[str, ...] = ()
+    shims: ClassVar[str] = "(?!)"
     image_output: str
     build_variables: ClassVar[str] = "(?!)"
     tools: tuple[Tool, ...] = ()
     retryable_output: ClassVar[str] = "(?!)"
     error_lines: ClassVar[str] = "(?!)"
 
-    @abstractmethod
     def recognise(self, source: Path) -> str | None:
         """Return why `source` is of this language ("has go.mod"), else None."""
+        tree = Tree(source, trusted=True)
+        for wanted in self.looks_for:
+            if wanted.startswith("*"):
+                if any(name.endswith(wanted[1:]) for name in tree.names()):
+                    return f"has {self.title} files"
+            elif tree.has_file(wanted):
+                return f"has {wanted}"
+        return None
 
-    def names_shim(self, source: Path) -> bool:  # noqa: ARG002  # a default
-        """Whether the manifest in `source` names a Fabric shim of this language.
+    def names_shim(self, source: Path) -> bool:
+        """Whether a manifest in `source` names a Fabric shim of this language.
 
         Settles which language it is when several recognise `source`.
         """
-        return False
+        tree = Tree(source, trusted=True)
+        return any(
+            re.search(self.shims, tree.find_text(name) or "", re.IGNORECASE)
+            for name in self.looks_for
+        )
 
     @abstractmethod
     def select(self, source: Path) -> Selection:
@@ -213,3 +246,68 @@ class Platform(ABC):
             return False
         sign = re.compile(self.retryable_output, re.IGNORECASE)
         return any(sign.search(line) for line in output)
+
+
+class Places:
+    """Values of the placeholders in one place: a build, or a run.
+
+    A placeholder without a value is an error. What was filled in is not filled again.
+
+    Args:
+        known: input, output, peer, listen, ccid, as far as they have a value here.
+        tool: gives what a program is called by.
+        cache: gives a directory; None at run time.
+    """
+
+    def __init__(
+        self,
+        known: Mapping[str, str],
+        *,
+        tool: Callable[[str], str],
+        cache: Callable[[str], str] | None = None,
+    ) -> None:
+        self._known, self._tool, self._cache = known, tool, cache
+
+    def fill(self, text: str) -> str:
+        """Return `text` with every placeholder replaced.
+
+        Raises: SourceInvalid when one has no value here; what `tool` raises.
+        """
+        return _PLACEHOLDER.sub(self._value, text)
+
+    def fill_all(self, texts: Sequence[str]) -> list[str]:
+        """Fill each."""
+        return [self.fill(text) for text in texts]
+
+    def fill_values(self, env: Mapping[str, str]) -> dict[str, str]:
+        """Fill the values of an environment."""
+        return {name: self.fill(value) for name, value in env.items()}
+
+    def _value(self, match: re.Match[str]) -> str:
+        plain, kind, what = match.groups()
+        if kind == "tool":
+            return self._tool(what)
+        if kind == "cache" and self._cache is not None:
+            return self._cache(what)
+        if plain in self._known:
+            return self._known[plain]
+        raise SourceInvalid(f"{match[0]!r} has no value here, in {match.string!r}")
+
+
+@functools.cache
+def modules_hash(folder: Path) -> str:
+    """Return a hash of the modules in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def planner_fingerprint(planner: type[Platform]) -> str:
+    """Return what differs between planners, and after an edit beside one's module.
+
+    A plan that was made before an edit of its planner is never used after the edit.
+    """
+    origin = getattr(sys.modules.get(planner.__module__), "__file__", None)
+    modules = modules_hash(Path(origin).parent) if origin else ""
+    return f"{planner.__qualname__} {modules}"

@@ -8,27 +8,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from chaindock.errors import SourceInvalid
 from chaindock.options import option
 from chaindock.platforms.base import (
     BuildPlan,
     Connection,
+    LanguageImages,
+    LanguagePull,
     LaunchCommand,
     Platform,
     Selection,
     Step,
     Tool,
 )
-from chaindock.platforms.gopath import collect_gopath
 from chaindock.platforms.gosource import (
-    find_module,
+    go_files,
     is_import_path,
     is_main,
     main_packages,
     read_go_file,
+    read_module,
 )
-from chaindock.platforms.images import LanguageImages, LanguagePull
-from chaindock.platforms.tree import META_INF, Tree, collect
+from chaindock.platforms.tree import META_INF, SourceFile, Tree, collect, content_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,6 +75,7 @@ class Golang(Platform):
     images = GolangImages()
     package_types = ("golang",)
     looks_for = ("go.mod", "*.go")
+    shims = "hyperledger/fabric-(chaincode|contract-api)-go"
     image_output = "/usr/local/bin"
     build_variables = (
         "GOPROXY|GOSUMDB|GONOSUMDB|GOPRIVATE|GONOPROXY|GOINSECURE|GOFLAGS|GOTOOLCHAIN"
@@ -87,20 +91,9 @@ class Golang(Platform):
         r"|http2: .*(goaway|timeout)|: (429|5\d\d) [a-z]|no space left"
     )
 
-    def recognise(self, source: Path) -> str | None:
-        """Return "has go.mod" and the like, else None."""
-        tree = Tree(source, trusted=True)
-        if tree.has_file("go.mod"):
-            return "has go.mod"
-        if any(name.endswith(".go") for name in tree.names()):
-            return "has Go files"
-        return None
-
+    @override
     def names_shim(self, source: Path) -> bool:
-        """Whether go.mod of the module requires a Fabric shim."""
-        root = _module_root(source)
-        module = root and find_module(Tree(root, trusted=True))
-        return bool(module and module.names_shim)
+        return super().names_shim(_module_root(source) or source)
 
     def select(self, source: Path) -> Selection:
         """Return the whole module that `source` belongs to.
@@ -111,11 +104,9 @@ class Golang(Platform):
         source = source.resolve()
         root = _module_root(source)
         if root is None:
-            return collect_gopath(source)
+            return _select_gopath(source)
         tree = Tree(root, trusted=True)
-        module = find_module(tree)
-        if module is None:
-            raise SourceInvalid(f"no go.mod in {str(root)!r}", path=str(root))
+        module = read_module(tree)
         if module.outside and not tree.has_file("vendor/modules.txt"):
             raise SourceInvalid(
                 f"go.mod replaces a module by {module.outside[0]!r}, which lies outside "
@@ -124,11 +115,11 @@ class Golang(Platform):
                 path=str(root / "go.mod"),
             )
         folder = _main_folder(tree, source)
+        beside_main = root / folder / META_INF
         files = collect(
             root,
-            skip_folder=lambda name: name.startswith("."),
-            skip_file=lambda _: False,
-            meta_folder=_meta_folder(root / folder, source),
+            skip_folders=".*",
+            meta_folder=beside_main if beside_main.is_dir() else source / META_INF,
         )
         path = f"{module.path}/{folder}" if folder else module.path
         return Selection(files, path, "golang")
@@ -172,8 +163,7 @@ def _module_root(source: Path) -> Path | None:
 
 def _main_folder(tree: Tree, source: Path) -> str:
     """Return the directory of the main package, relative to the module."""
-    here = source.relative_to(tree.root.resolve()).as_posix()
-    here = "" if here == "." else here
+    here = source.relative_to(tree.root.resolve()).as_posix().removeprefix(".")
     if is_main(tree, here):
         return here
     found = [
@@ -198,12 +188,6 @@ def _main_folder(tree: Tree, source: Path) -> str:
     )
 
 
-def _meta_folder(main: Path, source: Path) -> Path:
-    """META-INF lies beside the main package, else in the directory that was named."""
-    beside = main / META_INF
-    return beside if beside.is_dir() else source / META_INF
-
-
 def _module_plan(source: Tree, folder: str, target: str) -> BuildPlan:
     cwd = "{input}/src/" + folder if folder else "{input}/src"
     base = f"{folder}/" if folder else ""
@@ -217,18 +201,18 @@ def _module_plan(source: Tree, folder: str, target: str) -> BuildPlan:
         download = ("{tool:go}", "mod", "download", "-x")
         steps.append(Step("dependencies", download, cwd, env))
     mode = "-mod=vendor" if vendored else "-mod=readonly"
-    steps.append(Step("compile", _build(mode, target), cwd, env))
+    steps.append(Step("compile", _build(target, mode), cwd, env))
     return BuildPlan(tuple(steps), _LAUNCH, ("go-build", "go-mod"))
 
 
 def _gopath_plan(source: Tree, import_path: str) -> BuildPlan:
     env = _CACHES | _GOPATH | _cgo(source)
-    compile_it = Step("compile", _build(None, import_path), "{input}/src", env)
+    compile_it = Step("compile", _build(import_path), "{input}/src", env)
     return BuildPlan((compile_it,), _LAUNCH, ("go-build", "go-mod"))
 
 
-def _build(mode: str | None, target: str) -> tuple[str, ...]:
-    flags = ["-trimpath", "-buildvcs=false", *([mode] if mode else [])]
+def _build(target: str, *mode: str) -> tuple[str, ...]:
+    flags = ("-trimpath", "-buildvcs=false", *mode)
     return ("{tool:go}", "build", *flags, "-o", "{output}/chaincode", target)
 
 
@@ -240,3 +224,80 @@ def _cgo(source: Tree) -> dict[str, str]:
             if file is not None and file.uses_cgo:
                 return {}
     return {"CGO_ENABLED": "0"}
+
+
+# --- packages below a GOPATH
+
+
+def _select_gopath(source: Path) -> Selection:
+    """Return the package in `source` and every package it imports from its GOPATH.
+
+    Raises:
+        SourceInvalid: no main package; `source` is in no GOPATH; an import is missing.
+    """
+    if not is_main(Tree(source, trusted=True), ""):
+        raise SourceInvalid(
+            f"no go.mod in {str(source)!r} or above it, and no main package in it",
+            hint="run `go mod init` and `go mod tidy` there",
+            path=str(source),
+        )
+    missing: list[str] = []
+    for root in (folder for folder in source.parents if folder.name == "src"):
+        found, missing = _needed(Tree(root, trusted=True), _below(root, source))
+        if not missing:
+            return _gopath_selection(root, source, found)
+    why = f": {missing[0]!r} is not in its GOPATH" if missing else ""
+    raise SourceInvalid(
+        f"no go.mod in {str(source)!r} or above it{why}",
+        hint="run `go mod init` and `go mod tidy` there",
+        path=str(source),
+    )
+
+
+def _below(root: Path, folder: Path) -> str:
+    return folder.relative_to(root).as_posix()
+
+
+def _needed(tree: Tree, first: str) -> tuple[list[str], list[str]]:
+    """Return the directories of all packages, and the imports that are nowhere."""
+    seen, missing = {first}, []
+    waiting = [first]
+    while waiting:
+        folder = waiting.pop()
+        for _, file in go_files(tree, folder):
+            for path in file.imports:
+                found = _find(tree, folder, path)
+                if found is None:
+                    if "." in path.partition("/")[0]:
+                        missing.append(path)
+                elif found not in seen:
+                    seen.add(found)
+                    waiting.append(found)
+    return sorted(seen), sorted(set(missing))
+
+
+def _find(tree: Tree, importer: str, path: str) -> str | None:
+    """Return where an import lies: vendored beside or above the importer, or as it is."""
+    above = importer
+    while above:
+        if tree.has_folder(f"{above}/vendor/{path}"):
+            return f"{above}/vendor/{path}"
+        above = above.rpartition("/")[0]
+    return path if tree.has_folder(path) else None
+
+
+def _gopath_selection(root: Path, source: Path, folders: list[str]) -> Selection:
+    files: list[SourceFile] = []
+    tree, base = Tree(root, trusted=True), root.resolve()
+    for folder in folders:
+        files += [
+            SourceFile(f"src/{folder}/{name}", content_of(base, root / folder / name))
+            for name in tree.names(folder)
+            if tree.has_file(f"{folder}/{name}") and name not in {"go.mod", "go.sum"}
+        ]
+    if (source / META_INF).is_dir():
+        files += [
+            file for file in collect(source) if file.name.startswith(f"{META_INF}/")
+        ]
+    ordered = tuple(sorted(files, key=lambda file: file.name))
+    return Selection(ordered, _below(root, source), "golang")

@@ -24,7 +24,6 @@ _PLATFORM_TAGS = frozenset(
     {"linux", "darwin", "unix", "amd64", "arm64", "cgo", "gc", "purego"}
 )
 _IMPORT_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._~+@-]*(/[A-Za-z0-9._~+@-]+)*")
-SHIMS = ("hyperledger/fabric-chaincode-go", "hyperledger/fabric-contract-api-go")
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,10 @@ class Module:
     Args:
         path: the module path.
         outside: directories that replace modules and lie outside of the module.
-        names_shim: it requires a Fabric shim.
     """
 
     path: str
     outside: tuple[str, ...]
-    names_shim: bool
 
 
 @dataclass(frozen=True)
@@ -55,15 +52,13 @@ class GoFile:
         return "C" in self.imports
 
 
-def find_module(tree: Tree, name: str = "go.mod") -> Module | None:
-    """Return what a go.mod says; None when there is none.
+def read_module(tree: Tree) -> Module:
+    """Return what go.mod says.
 
     Raises:
         SourceInvalid: it names no module.
     """
-    text = tree.find_text(name)
-    if text is None:
-        return None
+    text = tree.find_text("go.mod") or ""
     path = ""
     outside: list[str] = []
     block = ""
@@ -82,21 +77,19 @@ def find_module(tree: Tree, name: str = "go.mod") -> Module | None:
                 outside += [one for one in target if one.startswith(("../", "/"))]
     if not _IMPORT_PATH.fullmatch(path):
         raise SourceInvalid(
-            f"{name!r} names no module",
+            "'go.mod' names no module",
             hint="begin it with: module example.com/chaincode",
-            path=name,
+            path="go.mod",
         )
-    return Module(path, tuple(outside), any(shim in text for shim in SHIMS))
+    return Module(path, tuple(outside))
 
 
 def is_import_path(path: str) -> bool:
     """Whether `path` can be given to the go tool as a package, and as nothing else."""
-    parts = path.removeprefix("./").split("/")
+    rest = path.removeprefix("./")
     if path == ".":
         return True
-    return bool(_IMPORT_PATH.fullmatch("/".join(parts))) and not {".", ".."} & set(
-        parts
-    )
+    return bool(_IMPORT_PATH.fullmatch(rest)) and not {".", ".."} & {*rest.split("/")}
 
 
 def read_go_file(tree: Tree, name: str) -> GoFile | None:

@@ -1,34 +1,37 @@
 """Node chaincode: JavaScript, and TypeScript with its own build script.
 
-Source: docs/fabric/builds.md#node
+A start script is run without npm only when a shell would make the same program and
+arguments of it. Everything else is left to npm.
+Source: docs/fabric/builds.md#node; package.json as npm 7 to 11 read it
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chaindock.errors import SourceInvalid
 from chaindock.options import option
 from chaindock.platforms.base import (
     BuildPlan,
     Connection,
+    LanguageImages,
+    LanguagePull,
     LaunchCommand,
     Platform,
     Selection,
     Step,
     Tool,
 )
-from chaindock.platforms.images import LanguageImages, LanguagePull
-from chaindock.platforms.node_start import find_manifest, resolve_start
 from chaindock.platforms.tree import Tree, collect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from chaindock.platforms.base import SourceFile
-    from chaindock.platforms.node_start import Manifest
+    from chaindock.platforms.tree import SourceFile
 
 _LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
 _SOURCES = (".ts", ".mts", ".cts", ".tsx")
@@ -44,6 +47,13 @@ _RUN_ENV = {
     "npm_config_update_notifier": "false",
     "npm_config_logs_max": "0",
 }
+_MANIFEST = "package.json"
+_CLI = "fabric-chaincode-node"
+_CLI_FILE = "node_modules/fabric-shim/cli.js"
+_PLAIN_WORD = re.compile(r"[A-Za-z0-9_@%+:,./=-]+")
+_TRACE = re.compile(r"\s*set\s+-[a-z]+\s*(?:&&|;)\s*")
+_VALUE_FLAGS = frozenset({"-r", "--require", "--import", "--loader"})
+_ADVICE = '"start": "fabric-chaincode-node start"'
 _MAY_MAKE_FILES = frozenset({"preinstall", "install", "postinstall", "prepare"})
 
 
@@ -75,7 +85,8 @@ class Node(Platform):
     title = "Node"
     images = NodeImages()
     package_types = ("node",)
-    looks_for = ("package.json",)
+    looks_for = ("package.json", "index.js")
+    shims = r'"fabric-(shim(-api)?|contract-api)"\s*:'
     image_output = "/usr/local/src"
     build_variables = (
         r"NPM_TOKEN|(?i:npm_config_(?!cafile|cache|prefix|.*config|.*_dir)\w+)"
@@ -94,19 +105,6 @@ class Node(Platform):
         r"|npm (err!|error).*(network timeout|socket hang up|invalid response body)"
     )
 
-    def recognise(self, source: Path) -> str | None:
-        """Return "has package.json" and the like, else None."""
-        tree = Tree(source, trusted=True)
-        for name in ("package.json", "index.js"):
-            if tree.has_file(name):
-                return f"has {name}"
-        return None
-
-    def names_shim(self, source: Path) -> bool:
-        """Whether package.json depends on a Fabric package."""
-        manifest = find_manifest(Tree(source, trusted=True))
-        return manifest is not None and manifest.shims
-
     def select(self, source: Path) -> Selection:
         """Return everything but installed packages and caches.
 
@@ -114,7 +112,7 @@ class Node(Platform):
             SourceInvalid: it could not be built or started either.
         """
         _plan(Tree(source.resolve(), trusted=True))
-        files = collect(source, skip_folder=lambda _: False, skip_file=lambda _: False)
+        files = collect(source)
         return Selection(files, "", "node", _stale_output(source, files))
 
     def plan(self, tree: Path, import_path: str) -> BuildPlan:  # noqa: ARG002
@@ -211,3 +209,141 @@ def _has_module(source: Tree, entry: str) -> bool:
         source.has_file(entry + ending)
         for ending in ("", ".js", ".cjs", ".json", "/index.js")
     )
+
+
+# --- what `npm start` would run
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The parts of package.json that count here.
+
+    Args:
+        main: as written; None when absent.
+        scripts: name to command.
+        dependencies: names of what is installed at run time.
+    """
+
+    main: str | None
+    scripts: Mapping[str, str]
+    dependencies: frozenset[str]
+
+    @property
+    def entry(self) -> str:
+        """The file that `require` of the package loads."""
+        return self.main or "index.js"
+
+
+@dataclass(frozen=True)
+class Start:
+    """How the program is started.
+
+    Args:
+        argv: with placeholders, the peer's address included.
+        entry: the JavaScript file that must be there; None when npm is to find out.
+    """
+
+    argv: tuple[str, ...]
+    entry: str | None
+
+
+def find_manifest(tree: Tree) -> Manifest | None:
+    """Return what package.json says; None when there is none.
+
+    Raises:
+        SourceInvalid: it is not a JSON object.
+    """
+    document = tree.find_json(_MANIFEST)
+    if document is None:
+        return None
+    main = document.get("main")
+    return Manifest(
+        main=main if isinstance(main, str) and main else None,
+        scripts=_strings(document.get("scripts")),
+        dependencies=frozenset(_strings(document.get("dependencies"))),
+    )
+
+
+def resolve_start(manifest: Manifest, tree: Tree) -> Start:
+    """Return what starts the chaincode.
+
+    Raises:
+        SourceInvalid: there is no start script, it starts a server, or the chaincode
+            command would refuse this package.
+    """
+    script = manifest.scripts.get("start")
+    if not script or not script.strip():
+        if tree.has_file("server.js"):  # npm's own default
+            return _dialling("{tool:node}", "server.js", entry="server.js")
+        raise SourceInvalid(
+            "package.json has no start script",
+            hint=f"add to its scripts: {_ADVICE}",
+            path=_MANIFEST,
+        )
+    command = _TRACE.sub("", script, count=1) if _TRACE.match(script) else script
+    words = command.split()
+    _refuse_server(words, script)
+    if words[:2] == [_CLI, "start"]:
+        _require_main(manifest, words)
+    hooks = {"prestart", "poststart"} & manifest.scripts.keys()
+    if hooks or not all(_PLAIN_WORD.fullmatch(word) for word in words):
+        return _through_npm()
+    return _direct(words, manifest) or _through_npm()
+
+
+def _direct(words: list[str], manifest: Manifest) -> Start | None:
+    program, arguments = words[0], words[1:]
+    if program == _CLI and "fabric-shim" in manifest.dependencies:
+        return _dialling("{tool:node}", _CLI_FILE, *arguments, entry=manifest.main)
+    if program == "node" and (entry := _script_of(arguments)) is not None:
+        return _dialling("{tool:node}", *arguments, entry=entry)
+    return None
+
+
+def _script_of(arguments: list[str]) -> str | None:
+    """Return the file that node runs, given its arguments."""
+    takes_value = False
+    for word in arguments:
+        if takes_value:
+            takes_value = False
+        elif word in _VALUE_FLAGS:
+            takes_value = True
+        elif not word.startswith("-"):
+            return word
+        elif word in {"-e", "--eval", "-p", "--print", "-"}:
+            return None
+    return None
+
+
+def _through_npm() -> Start:
+    return _dialling("{tool:npm}", "start", "--", entry=None)
+
+
+def _dialling(*argv: str, entry: str | None) -> Start:
+    return Start((*argv, "--peer.address", "{peer}"), entry)
+
+
+def _refuse_server(words: list[str], script: str) -> None:
+    if _CLI in words and words[words.index(_CLI) + 1 :][:1] == ["server"]:
+        raise SourceInvalid(
+            f"the start script {script[:200]!r} of package.json starts a server that "
+            "nobody dials; chaincode that is launched dials back",
+            hint=f"the same contract runs with {_ADVICE}; keep the server under "
+            "another name, e.g. start:server",
+            path=_MANIFEST,
+        )
+
+
+def _require_main(manifest: Manifest, words: list[str]) -> None:
+    if manifest.main is None and not any("module-path" in word for word in words):
+        raise SourceInvalid(
+            "package.json has no main entry, which fabric-chaincode-node requires",
+            hint='add "main": "index.js" (the file that exports the contracts)',
+            path=_MANIFEST,
+        )
+
+
+def _strings(value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        return {}
+    return {key: text for key, text in value.items() if isinstance(text, str)}

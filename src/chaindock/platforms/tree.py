@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chaindock.errors import SourceInvalid
-from chaindock.platforms.base import SourceFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,22 +22,19 @@ if TYPE_CHECKING:
 MAX_FILES = 20_000
 MAX_TEXT = 1024 * 1024
 META_INF = "META-INF"
-_NEVER = frozenset(
-    {
-        ".git",
-        ".hg",
-        ".svn",
-        ".venv",
-        "__pycache__",
-        "node_modules",
-        ".mypy_cache",
-        ".pytest_cache",
-        ".ruff_cache",
-        ".tox",
-        ".nox",
-        ".nyc_output",
-    }
+_NEVER = re.compile(
+    r"node_modules|__pycache__"
+    r"|\.(git|hg|svn|venv|mypy_cache|pytest_cache|ruff_cache|tox|nox|nyc_output)"
 )
+"""Names of directories that are no source in any language."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file to package: name inside code.tar.gz, and where it is on disk."""
+
+    name: str
+    path: Path
 
 
 class Tree:
@@ -129,7 +128,7 @@ class Tree:
                     return
                 name = f"{folder}/{last}" if folder else last
                 if self.has_folder(name):
-                    if not skip(name) and not self._is_link(name):
+                    if not skip(name) and not (self.root / name).is_symlink():
                         folders.append(name)
                 elif self.has_file(name):
                     yield name
@@ -158,9 +157,6 @@ class Tree:
             return None
         return stat.S_IFMT(found.st_mode)
 
-    def _is_link(self, name: str) -> bool:
-        return (self.root / name).is_symlink()
-
     def _locate(self, name: str) -> Path | None:
         parts = [part for part in name.split("/") if part not in {"", "."}]
         if ".." in parts or "\0" in name or name.startswith("/"):
@@ -173,24 +169,19 @@ class Tree:
         return path / parts[-1] if parts else path
 
 
-def is_never_packaged(name: str) -> bool:
-    """Whether a directory of this name is no source in any language."""
-    return name in _NEVER
-
-
 def collect(
     root: Path,
     *,
-    skip_folder: Callable[[str], bool],
-    skip_file: Callable[[str], bool],
+    skip_folders: str = "",
+    skip_files: tuple[str, ...] = (),
     meta_folder: Path | None = None,
 ) -> tuple[SourceFile, ...]:
     """Return the files of `root`, named as in code.tar.gz and sorted by name.
 
     Args:
         root: the directory.
-        skip_folder: told the last part of the name of a directory.
-        skip_file: told the last part of the name of a file.
+        skip_folders: a pattern of names of directories, such as `*.egg-info`.
+        skip_files: endings of names of files.
         meta_folder: the META-INF directory that belongs to the package; default: the
             one in `root`. Its hidden files are left out.
 
@@ -203,31 +194,34 @@ def collect(
     files: list[SourceFile] = []
     folders = [root]
     while folders:
-        folder = folders.pop()
-        for entry in _scan(folder):
-            path = Path(entry.path)
+        for entry in _scan(folders.pop()):
+            path, name = Path(entry.path), entry.name
             if entry.is_dir(follow_symlinks=False):
                 if not (
-                    is_never_packaged(entry.name)
-                    or skip_folder(entry.name)
+                    _NEVER.fullmatch(name)
+                    or fnmatchcase(name, skip_folders)
                     or Tree(path, trusted=True).has_file("pyvenv.cfg")
                 ):
                     folders.append(path)
                 continue
-            if entry.name == ".DS_Store" or entry.name.startswith(".#"):
-                continue
-            if skip_file(entry.name) or (
-                entry.is_symlink() and is_never_packaged(entry.name)
+            in_meta = path.is_relative_to(meta_folder)
+            if (
+                name == ".DS_Store"
+                or name.startswith("." if in_meta else ".#")
+                or name.endswith(skip_files)
+                or (entry.is_symlink() and _NEVER.fullmatch(name))
             ):
                 continue
-            in_meta = path.is_relative_to(meta_folder)
-            if in_meta and entry.name.startswith("."):
-                continue
             base, prefix = (meta_folder, META_INF) if in_meta else (root, "src")
-            name = f"{prefix}/{_text(path.relative_to(base))}"
-            files.append(SourceFile(name, content_of(root, path)))
+            packaged = f"{prefix}/{_text(path.relative_to(base))}"
+            files.append(SourceFile(packaged, content_of(root, path)))
             if len(files) > MAX_FILES:
-                raise _too_many(root)
+                raise SourceInvalid(
+                    f"source directory {str(root)!r} holds more than {MAX_FILES} files",
+                    hint="move what is not part of the chaincode out of the source "
+                    "directory",
+                    path=str(root),
+                )
     if not files:
         raise SourceInvalid(f"no source files found in {str(root)!r}", path=str(root))
     return tuple(sorted(files, key=lambda file: file.name))
@@ -254,32 +248,24 @@ def content_of(root: Path, path: Path) -> Path:
         target = path.resolve(strict=True)
         kind = stat.S_IFMT(target.stat().st_mode)
     except (OSError, RuntimeError) as error:
-        raise SourceInvalid(
-            f"source file {str(path)!r} is a link to nothing",
-            hint="remove the link",
-            path=str(path),
-        ) from error
+        raise _refused(path, "is a link to nothing", "remove the link") from error
     if not target.is_relative_to(root):
-        raise SourceInvalid(
-            f"source file {str(path)!r} links to {str(target)!r}, outside of the source "
-            f"directory {str(root)!r}",
-            hint="copy the file into the source directory",
-            path=str(path),
+        what = (
+            f"links to {str(target)!r}, outside of the source directory {str(root)!r}"
         )
+        raise _refused(path, what, "copy the file into the source directory")
     if kind == stat.S_IFDIR:
-        raise SourceInvalid(
-            f"source file {str(path)!r} is a link to a directory, which a package "
-            "cannot hold",
-            hint="copy the directory, or move the link out of the source directory",
-            path=str(path),
-        )
+        what = "is a link to a directory, which a package cannot hold"
+        hint = "copy the directory, or move the link out of the source directory"
+        raise _refused(path, what, hint)
     if kind != stat.S_IFREG:
-        raise SourceInvalid(
-            f"source file {str(path)!r} is neither a file nor a directory",
-            hint="move sockets, fifos and devices out of the source directory",
-            path=str(path),
-        )
+        hint = "move sockets, fifos and devices out of the source directory"
+        raise _refused(path, "is neither a file nor a directory", hint)
     return target
+
+
+def _refused(path: Path, what: str, hint: str) -> SourceInvalid:
+    return SourceInvalid(f"source file {str(path)!r} {what}", hint=hint, path=str(path))
 
 
 def _text(name: Path) -> str:
@@ -293,11 +279,3 @@ def _text(name: Path) -> str:
             hint="rename the file",
             path=repr(raw),
         ) from error
-
-
-def _too_many(root: Path) -> SourceInvalid:
-    return SourceInvalid(
-        f"source directory {str(root)!r} holds more than {MAX_FILES} files",
-        hint="move what is not part of the chaincode out of the source directory",
-        path=str(root),
-    )

@@ -15,7 +15,8 @@ from chaindock.errors import InvalidInput, PackageInvalid, SourceInvalid
 from chaindock.packaging.format import read_package
 from chaindock.packaging.rules import Limits
 from chaindock.packaging.writer import default_label, package_directory, write_package
-from chaindock.platforms.base import Selection, SourceFile
+from chaindock.platforms.base import Selection
+from chaindock.platforms.tree import SourceFile
 
 CONTENT = {
     "index.js": "exports.contracts = [];\n",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chaindock.platforms.fingerprint import modules_hash, planner_fingerprint
+from chaindock.platforms.base import modules_hash, planner_fingerprint
 from chaindock.platforms.golang import Golang
 from chaindock.platforms.python import Python
 

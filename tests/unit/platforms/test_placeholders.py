@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chaindock.errors import SourceInvalid
-from chaindock.platforms.placeholders import Places
+from chaindock.platforms.base import Places
 
 
 def test_placeholders_are_filled_wherever_they_stand():

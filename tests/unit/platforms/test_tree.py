@@ -19,7 +19,7 @@ def make(root: Path, *names: str) -> Path:
 
 
 def names_of(root: Path) -> list[str]:
-    files = collect(root, skip_folder=lambda _: False, skip_file=lambda _: False)
+    files = collect(root)
     return [file.name for file in files]
 
 
@@ -59,7 +59,7 @@ def test_installed_packages_version_control_and_caches_are_left_out(tmp_path):
 def test_a_linked_file_is_packaged_with_its_content(tmp_path):
     make(tmp_path, "lib/a.js")
     (tmp_path / "b.js").symlink_to("lib/a.js")
-    files = collect(tmp_path, skip_folder=lambda _: False, skip_file=lambda _: False)
+    files = collect(tmp_path)
     found = {file.name: file.path.read_text() for file in files}
     assert found == {"src/lib/a.js": "lib/a.js", "src/b.js": "lib/a.js"}
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from chaindock.container.environment import peer_variables, server_variables, tls_files
 from chaindock.controllers.docker import names
 from chaindock.controllers.docker.options import Ulimit
-from chaindock.platforms.base import Connection
-from chaindock.platforms.placeholders import Places
+from chaindock.platforms.base import Connection, Places
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence

@@ -26,7 +26,7 @@ from chaindock.controllers.docker.isolation import killed_for_memory
 from chaindock.controllers.docker.options import Ulimit
 from chaindock.controllers.docker.output import OutputLines
 from chaindock.errors import BuildFailed, EngineError, NotFound
-from chaindock.platforms.placeholders import Places
+from chaindock.platforms.base import Places
 
 if TYPE_CHECKING:
     from pathlib import Path

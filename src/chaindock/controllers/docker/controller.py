@@ -30,7 +30,7 @@ from chaindock.errors import (
     Unsupported,
 )
 from chaindock.platforms import registry
-from chaindock.platforms.fingerprint import modules_hash, planner_fingerprint
+from chaindock.platforms.base import modules_hash, planner_fingerprint
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from chaindock.controllers.docker.value_types import (
     Ulimits,
 )
 from chaindock.options import Option, option
-from chaindock.platforms.images import LanguageImages, Pull
+from chaindock.platforms.base import LanguageImages, Pull
 from chaindock.platforms.registry import PLATFORMS
 from chaindock.values import (
     BOOLEAN,

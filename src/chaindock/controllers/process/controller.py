@@ -23,8 +23,7 @@ from chaindock.container.plan import build_deadline, run_plan
 from chaindock.controllers.process.builds import Build, Builds
 from chaindock.controllers.process.instance import Host, ProcessInstance
 from chaindock.errors import BuildFailed, StartFailed, Unsupported, is_retryable
-from chaindock.platforms.fingerprint import planner_fingerprint
-from chaindock.platforms.placeholders import Places
+from chaindock.platforms.base import Places, planner_fingerprint
 from chaindock.platforms.registry import platform_for
 from chaindock.processes.child import Output, Program, end_with_node
 from chaindock.processes.folders import (

@@ -17,8 +17,7 @@ from chaindock.container.attempt import Phase
 from chaindock.container.contracts import CallsBack, Cause, Dial, Exit, RunSettings
 from chaindock.container.environment import peer_variables, server_variables
 from chaindock.errors import ImageNotFound, StartFailed, is_retryable
-from chaindock.platforms.base import Connection
-from chaindock.platforms.placeholders import Places
+from chaindock.platforms.base import Connection, Places
 from chaindock.processes.child import Output, Program
 from chaindock.processes.folders import base_environment, remove_tree, write_tls
 from chaindock.processes.table import Bounds
