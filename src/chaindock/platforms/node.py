@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from chaindock.errors import SourceInvalid
 from chaindock.options import option
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from chaindock.platforms.tree import SourceFile
 
 _LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
-_SOURCES = (".ts", ".mts", ".cts", ".tsx")
 _QUIET = ("--no-audit", "--no-fund")
 _BUILD_ENV = {
     "npm_config_cache": "{cache:npm}",
@@ -51,7 +50,7 @@ _MANIFEST = "package.json"
 _CLI = "fabric-chaincode-node"
 _CLI_FILE = "node_modules/fabric-shim/cli.js"
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_@%+:,./=-]+")
-_TRACE = re.compile(r"\s*set\s+-[a-z]+\s*(?:&&|;)\s*")
+_TRACE = re.compile(r"\A\s*set\s+-[a-z]+\s*(?:&&|;)\s*")
 _VALUE_FLAGS = frozenset({"-r", "--require", "--import", "--loader"})
 _ADVICE = '"start": "fabric-chaincode-node start"'
 _MAY_MAKE_FILES = frozenset({"preinstall", "install", "postinstall", "prepare"})
@@ -111,9 +110,10 @@ class Node(Platform):
         Raises:
             SourceInvalid: it could not be built or started either.
         """
-        _plan(Tree(source.resolve(), trusted=True))
+        tree = Tree(source.resolve(), trusted=True)
+        _plan(tree)
         files = collect(source)
-        return Selection(files, "", "node", _stale_output(source, files))
+        return Selection(files, "", "node", _stale_output(tree, files))
 
     def plan(self, tree: Path, import_path: str) -> BuildPlan:  # noqa: ARG002
         """Return copy, npm install, and the build script when its result is missing.
@@ -125,15 +125,9 @@ class Node(Platform):
 
 
 def _plan(source: Tree) -> BuildPlan:
-    manifest = find_manifest(source)
-    if manifest is None:
-        raise SourceInvalid(
-            "no package.json in the source directory",
-            hint="run `npm init` there and add fabric-contract-api and fabric-shim",
-            path="package.json",
-        )
-    start = resolve_start(manifest, source)
-    builds = _must_build(manifest, source, start.entry)
+    manifest = _read_manifest(source)
+    argv, entry = _resolve_start(manifest, source)
+    builds = _must_build(manifest, source, entry)
     command = "ci" if any(source.has_file(name) for name in _LOCKS) else "install"
     copy = Step("dependencies", ("cp", "-R", "{input}/src/.", "{output}"), "{output}")
     scope = "--include=dev" if builds else "--omit=dev"
@@ -141,20 +135,14 @@ def _plan(source: Tree) -> BuildPlan:
     if builds:
         steps.append(_npm("compile", "run", "build"))
         steps.append(_npm("compile", "prune", "--omit=dev", *_QUIET))
-    launch = LaunchCommand(
-        argv=start.argv,
-        cwd="{output}",
-        connection=Connection.CALLS_BACK,
-        env=_RUN_ENV,
-    )
+    argv = (*argv, "--peer.address", "{peer}")
+    launch = LaunchCommand(argv, "{output}", Connection.CALLS_BACK, _RUN_ENV)
     return BuildPlan(tuple(steps), launch, ("npm",))
 
 
-def _npm(phase: str, *arguments: str) -> Step:
-    argv = ("{tool:npm}", *arguments)
-    if phase == "compile":
-        return Step("compile", argv, "{output}", _BUILD_ENV)
-    return Step("dependencies", argv, "{output}", _FETCH_ENV)
+def _npm(phase: Literal["dependencies", "compile"], *arguments: str) -> Step:
+    env = _FETCH_ENV if phase == "dependencies" else _BUILD_ENV
+    return Step(phase, ("{tool:npm}", *arguments), "{output}", env)
 
 
 def _must_build(manifest: Manifest, source: Tree, entry: str | None) -> bool:
@@ -163,9 +151,7 @@ def _must_build(manifest: Manifest, source: Tree, entry: str | None) -> bool:
         return False
     if "build" in manifest.scripts:
         return entry is not None or source.has_file("tsconfig.json")
-    if entry is None:
-        return False
-    if _MAY_MAKE_FILES & manifest.scripts.keys():
+    if entry is None or _MAY_MAKE_FILES & manifest.scripts.keys():
         return False
     raise SourceInvalid(
         f"the file {entry!r} that package.json starts is missing, and there is no build "
@@ -175,25 +161,23 @@ def _must_build(manifest: Manifest, source: Tree, entry: str | None) -> bool:
     )
 
 
-def _stale_output(source: Path, files: Sequence[SourceFile]) -> tuple[str, ...]:
+def _stale_output(tree: Tree, files: Sequence[SourceFile]) -> tuple[str, ...]:
     """Say so when what is started was built before its source was last changed."""
-    tree = Tree(source.resolve(), trusted=True)
-    manifest = find_manifest(tree)
-    if manifest is None or "build" not in manifest.scripts:
-        return ()
-    entry = resolve_start(manifest, tree).entry or manifest.entry
+    manifest = _read_manifest(tree)
+    entry = _resolve_start(manifest, tree)[1] or manifest.entry
     folder, _, rest = entry.removeprefix("./").partition("/")
-    if not rest or folder == "src" or not _has_module(tree, entry):
+    if "build" not in manifest.scripts or not rest or folder == "src":
         return ()
     built = [file for file in files if file.name.startswith(f"src/{folder}/")]
     written = [
         file
         for file in files
-        if file.name.endswith(_SOURCES) or file.name.startswith("src/src/")
+        if file not in built and re.match(r"src/src/|.*\.([mc]?ts|tsx)\Z", file.name)
     ]
-    written = [file for file in written if file not in built]
     newest = max(written, key=_changed, default=None)
-    if newest is None or not built or _changed(newest) <= max(map(_changed, built)):
+    if newest is None or not built or not _has_module(tree, entry):
+        return ()
+    if _changed(newest) <= max(map(_changed, built)):
         return ()
     name = newest.name.removeprefix("src/")
     said = f"{folder}/ is older than {name} and is deployed as it is"
@@ -216,13 +200,7 @@ def _has_module(source: Tree, entry: str) -> bool:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The parts of package.json that count here.
-
-    Args:
-        main: as written; None when absent.
-        scripts: name to command.
-        dependencies: names of what is installed at run time.
-    """
+    """The parts of package.json that count here; `main` is None when absent."""
 
     main: str | None
     scripts: Mapping[str, str]
@@ -234,28 +212,19 @@ class Manifest:
         return self.main or "index.js"
 
 
-@dataclass(frozen=True)
-class Start:
-    """How the program is started.
-
-    Args:
-        argv: with placeholders, the peer's address included.
-        entry: the JavaScript file that must be there; None when npm is to find out.
-    """
-
-    argv: tuple[str, ...]
-    entry: str | None
-
-
-def find_manifest(tree: Tree) -> Manifest | None:
-    """Return what package.json says; None when there is none.
+def _read_manifest(tree: Tree) -> Manifest:
+    """Return what package.json says.
 
     Raises:
-        SourceInvalid: it is not a JSON object.
+        SourceInvalid: there is none, or it is not a JSON object.
     """
     document = tree.find_json(_MANIFEST)
     if document is None:
-        return None
+        raise SourceInvalid(
+            "no package.json in the source directory",
+            hint="run `npm init` there and add fabric-contract-api and fabric-shim",
+            path=_MANIFEST,
+        )
     main = document.get("main")
     return Manifest(
         main=main if isinstance(main, str) and main else None,
@@ -264,40 +233,38 @@ def find_manifest(tree: Tree) -> Manifest | None:
     )
 
 
-def resolve_start(manifest: Manifest, tree: Tree) -> Start:
-    """Return what starts the chaincode.
+def _resolve_start(
+    manifest: Manifest, tree: Tree
+) -> tuple[tuple[str, ...], str | None]:
+    """Return the arguments that start the chaincode, and the file that they start.
+
+    The file is None when npm is to find out.
 
     Raises:
         SourceInvalid: there is no start script, it starts a server, or the chaincode
             command would refuse this package.
     """
-    script = manifest.scripts.get("start")
-    if not script or not script.strip():
+    script = manifest.scripts.get("start", "")
+    if not script.strip():
         if tree.has_file("server.js"):  # npm's own default
-            return _dialling("{tool:node}", "server.js", entry="server.js")
+            return ("{tool:node}", "server.js"), "server.js"
         raise SourceInvalid(
             "package.json has no start script",
             hint=f"add to its scripts: {_ADVICE}",
             path=_MANIFEST,
         )
-    command = _TRACE.sub("", script, count=1) if _TRACE.match(script) else script
-    words = command.split()
+    words = _TRACE.sub("", script).split()
     _refuse_server(words, script)
     if words[:2] == [_CLI, "start"]:
         _require_main(manifest, words)
     hooks = {"prestart", "poststart"} & manifest.scripts.keys()
-    if hooks or not all(_PLAIN_WORD.fullmatch(word) for word in words):
-        return _through_npm()
-    return _direct(words, manifest) or _through_npm()
-
-
-def _direct(words: list[str], manifest: Manifest) -> Start | None:
-    program, arguments = words[0], words[1:]
-    if program == _CLI and "fabric-shim" in manifest.dependencies:
-        return _dialling("{tool:node}", _CLI_FILE, *arguments, entry=manifest.main)
-    if program == "node" and (entry := _script_of(arguments)) is not None:
-        return _dialling("{tool:node}", *arguments, entry=entry)
-    return None
+    if not hooks and all(_PLAIN_WORD.fullmatch(word) for word in words):
+        program, *arguments = words
+        if program == _CLI and "fabric-shim" in manifest.dependencies:
+            return ("{tool:node}", _CLI_FILE, *arguments), manifest.main
+        if program == "node" and (entry := _script_of(arguments)) is not None:
+            return ("{tool:node}", *arguments), entry
+    return ("{tool:npm}", "start", "--"), None
 
 
 def _script_of(arguments: list[str]) -> str | None:
@@ -313,14 +280,6 @@ def _script_of(arguments: list[str]) -> str | None:
         elif word in {"-e", "--eval", "-p", "--print", "-"}:
             return None
     return None
-
-
-def _through_npm() -> Start:
-    return _dialling("{tool:npm}", "start", "--", entry=None)
-
-
-def _dialling(*argv: str, entry: str | None) -> Start:
-    return Start((*argv, "--peer.address", "{peer}"), entry)
 
 
 def _refuse_server(words: list[str], script: str) -> None:

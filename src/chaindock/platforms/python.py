@@ -149,11 +149,7 @@ class Python(Platform):
             SourceInvalid: it could not be built or started either.
         """
         _plan(Tree(source.resolve(), trusted=True))
-        files = collect(
-            source,
-            skip_folders="*.egg-info",
-            skip_files=(".pyc", ".pyo"),
-        )
+        files = collect(source, skip_folders="*.egg-info", skip_files=(".pyc", ".pyo"))
         return Selection(files, "", "python")
 
     def plan(self, tree: Path, import_path: str) -> BuildPlan:  # noqa: ARG002
@@ -166,24 +162,17 @@ class Python(Platform):
 
 
 def _plan(source: Tree) -> BuildPlan:
-    project = find_project(source)
-    entry = find_entry(source, project)
+    wanted, named = _read_project(source)
+    entry = _find_entry(source, named)
     env = {"PIP_CACHE_DIR": "{cache:pip}"}
+    venv = ("{tool:python3}", "-m", "venv", "{output}/venv")
     steps = [
         Step("dependencies", ("cp", "-R", "{input}/src/.", _SOURCE), _SOURCE),
-        Step(
-            "dependencies",
-            ("{tool:python3}", "-m", "venv", "{output}/venv"),
-            "{output}",
-        ),
+        Step("dependencies", venv, "{output}"),
     ]
     if source.has_file("requirements.txt"):
-        wanted: tuple[str, ...] = ("-r", "requirements.txt")
-    elif project is not None and project.builds:
-        wanted = (".",)
-    else:
-        wanted = ("--", *project.dependencies) if project else ()
-    if wanted and wanted != ("--",):
+        wanted = ("-r", "requirements.txt")
+    if wanted:
         title = " ".join(("pip install", *wanted))
         steps.append(Step("dependencies", (*_PIP, *wanted), _SOURCE, env, title))
     launch = LaunchCommand(
@@ -199,30 +188,13 @@ def _plan(source: Tree) -> BuildPlan:
 # --- the file that starts the chaincode
 
 
-@dataclass(frozen=True)
-class Project:
-    """The parts of pyproject.toml that count here.
-
-    Args:
-        builds: it says how the project is built, so that pip can install it.
-        dependencies: requirements of `[project]`.
-        entry: of `[tool.chaindock]`; None when absent.
-    """
-
-    builds: bool
-    dependencies: tuple[str, ...]
-    entry: str | None
-
-
-def find_project(tree: Tree) -> Project | None:
-    """Return what pyproject.toml says; None when there is none.
+def _read_project(tree: Tree) -> tuple[tuple[str, ...], str | None]:
+    """Return what pip installs and `entry` of [tool.chaindock], as pyproject.toml says.
 
     Raises:
         SourceInvalid: it is not TOML, or an entry is not text.
     """
-    text = tree.find_text(_MANIFEST)
-    if text is None:
-        return None
+    text = tree.find_text(_MANIFEST) or ""
     if any(line.count(".") > _DOTS for line in text.splitlines()):
         # The time that tomllib takes grows with the square of the parts of a key.
         raise SourceInvalid(
@@ -249,17 +221,19 @@ def find_project(tree: Tree) -> Project | None:
         raise SourceInvalid(
             f"entry of [tool.chaindock] in {_MANIFEST!r}: expected text", path=_MANIFEST
         )
-    return Project("build-system" in document, tuple(dependencies), entry)
+    if "build-system" in document:
+        return (".",), entry
+    return ("--", *dependencies) if dependencies else (), entry
 
 
-def find_entry(tree: Tree, project: Project | None) -> tuple[str, ...]:
+def _find_entry(tree: Tree, named: str | None) -> tuple[str, ...]:
     """Return the arguments of python that start the chaincode.
 
     Raises:
         SourceInvalid: nothing, or several things, could be meant.
     """
-    if project is not None and project.entry is not None:
-        return _named(tree, project.entry)
+    if named is not None:
+        return _named(tree, named)
     for folder in ("", "src/"):
         for name in _USUAL:
             if tree.has_file(folder + name):
@@ -310,9 +284,7 @@ def _named(tree: Tree, entry: str) -> tuple[str, ...]:
 def _starters(tree: Tree, folder: str) -> list[str]:
     found: list[str] = []
     for name in tree.names(folder):
-        if not _FILE.fullmatch(name):
-            continue
-        text = tree.find_head(folder + name)
+        text = tree.find_head(folder + name) if _FILE.fullmatch(name) else ""
         if _SHIM.search(text) and _START.search(text):
             found.append(folder + name)
     return found
