@@ -21,7 +21,7 @@ def folders(place: Path) -> list[str]:
 @pytest.mark.parametrize("name", sorted(LANGUAGES))
 def test_example_is_recognised(name):
     platform = recognise(ROOT / "examples" / name)
-    assert LANGUAGES[name] in platform.package_types
+    assert LANGUAGES[name] == platform.name
     assert platform.select(ROOT / "examples" / name).files
 
 
@@ -29,7 +29,7 @@ def test_example_is_recognised(name):
 def test_foreign_fixture_is_recognised(name):
     fixture = MANIFEST["fixtures"][name]
     platform = recognise(FOREIGN / name)
-    assert fixture["language"] in platform.package_types
+    assert fixture["language"] == platform.name
     assert platform.select(FOREIGN / name).files
 
 

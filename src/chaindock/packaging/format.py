@@ -45,7 +45,6 @@ class PackageInfo:
         id: `label:sha256`.
         label, package_type, import_path: as metadata.json has them.
         size: bytes of the package file.
-        metadata: metadata.json as it is.
         code_digest: SHA-256 of code.tar.gz, hex.
         entries: its files, in the order of the archive.
         indexes: names of those that are CouchDB index definitions.
@@ -57,7 +56,6 @@ class PackageInfo:
     package_type: str
     import_path: str
     size: int
-    metadata: bytes
     code_digest: str
     entries: tuple[Entry, ...]
     indexes: tuple[str, ...]
@@ -137,7 +135,6 @@ def read_package(
         package_type=values.package_type,
         import_path=values.import_path,
         size=source.count,
-        metadata=raw,
         code_digest=code_digest,
         entries=tuple(entries),
         indexes=tuple(indexes),

@@ -50,7 +50,6 @@ class StoredPackage:
 
     Args:
         package_type: lower case.
-        metadata: metadata.json as it was written.
         code_digest: SHA-256 of code.tar.gz, hex.
         path: the package file; it belongs to the store.
     """
@@ -59,7 +58,6 @@ class StoredPackage:
     label: str
     package_type: str
     import_path: str
-    metadata: bytes
     code_digest: str
     path: Path
     limits: Limits = field(default_factory=Limits, repr=False)
@@ -180,7 +178,6 @@ class PackageStore:
             label=info.label,
             package_type=info.package_type.lower(),
             import_path=info.import_path,
-            metadata=info.metadata,
             code_digest=info.code_digest,
             path=path,
             limits=self._limits,

@@ -7,7 +7,6 @@ Source: docs/fabric/packages.md, docs/adr/0002-stored-gzip.md
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -18,7 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from chaindock.errors import PackageInvalid, SourceInvalid
-from chaindock.ids import Ccid, require_label
+from chaindock.ids import require_label
 from chaindock.packaging.archive import BLOCK
 from chaindock.packaging.content import (
     METADATA,
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
     from _typeshed import SupportsWrite
 
-    from chaindock.platforms.base import Platform, Selection
+    from chaindock.platforms.base import Selection
     from chaindock.platforms.tree import SourceFile
 
 _OWNER = 500
@@ -50,15 +49,9 @@ _NOT_IN_LABELS = re.compile(r"[^A-Za-z0-9]+")
 
 
 def write_package(
-    selection: Selection,
-    label: str,
-    out: SupportsWrite[bytes],
-    limits: Limits | None = None,
-) -> Ccid:
-    """Write the package of `selection` to `out`.
-
-    Returns:
-        The package id.
+    selection: Selection, label: str, out: BinaryIO, limits: Limits | None = None
+) -> PackageInfo:
+    """Write the package of `selection` to `out`, which gets nothing after an error.
 
     Raises:
         PackageInvalid: a name, an index or the whole breaks a rule of the format.
@@ -72,21 +65,24 @@ def write_package(
     _check(files, limits)
     metadata = Metadata(label, selection.package_type, selection.import_path)
     raw = encode_metadata(metadata)
-    target = _HashingSink(out)
-    with tempfile.TemporaryFile() as code:
+    with tempfile.TemporaryFile() as code, tempfile.TemporaryFile() as package:
         with _archive(code, owner=_OWNER) as tar:
             for file in files:
                 _add_file(tar, file)
         size = code.tell()
         code.seek(0)
-        with _archive(target, owner=0) as tar:
+        with _archive(package, owner=0) as tar:
             tar.add(METADATA, len(raw))
             tar.write(raw)
             tar.add(CODE, size)
             shutil.copyfileobj(code, tar, CHUNK)
-    if target.count > limits.package_bytes:
-        raise _too_large(files, limits.package_bytes)
-    return Ccid(f"{label}:{target.digest.hexdigest()}")
+        if package.tell() > limits.package_bytes:
+            raise _too_large(files, limits.package_bytes)
+        package.seek(0)
+        info = read_package(package, limits)
+        package.seek(0)
+        shutil.copyfileobj(package, out, CHUNK)
+    return info
 
 
 def package_directory(
@@ -94,9 +90,8 @@ def package_directory(
     out: BinaryIO,
     label: str | None = None,
     *,
-    platform: Platform | None = None,
     limits: Limits | None = None,
-    warn: Callable[[str], None] | None = None,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> PackageInfo:
     """Package a source directory as its language demands.
 
@@ -104,25 +99,16 @@ def package_directory(
         source: the directory.
         out: gets the package; nothing if an error is raised.
         label: default: `default_label(source)`.
-        platform: default: the one that recognises `source`.
         limits: what a package may be.
         warn: gets what the user should know about what was packaged.
 
     Raises:
         SourceInvalid, ToolMissing, PackageInvalid, InvalidInput.
     """
-    platform = platform or recognise(source)
-    selection = platform.select(source)
-    if warn is not None:
-        for text in selection.warnings:
-            warn(text)
-    with tempfile.TemporaryFile() as file:
-        write_package(selection, label or default_label(source), file, limits)
-        file.seek(0)
-        info = read_package(file, limits)
-        file.seek(0)
-        shutil.copyfileobj(file, out, CHUNK)
-    return info
+    selection = recognise(source).select(source)
+    for text in selection.warnings:
+        warn(text)
+    return write_package(selection, label or default_label(source), out, limits)
 
 
 def default_label(source: Path) -> str:
@@ -210,42 +196,13 @@ class TarWriter:
         self._written = 0
 
 
-class _HashingSink:
-    def __init__(self, out: SupportsWrite[bytes]) -> None:
-        self._out, self.count = out, 0
-        self.digest = hashlib.sha256()
-
-    def write(self, data: bytes, /) -> int:
-        self._out.write(data)
-        self.digest.update(data)
-        self.count += len(data)
-        return len(data)
-
-
 def _header(name: bytes, prefix: bytes, size: int, kind: bytes, owner: int) -> bytes:
-    block = bytearray(
-        struct.pack(
-            "100s8s8s8s12s12s8s1s100s6s2s32s32s8s8s155s12x",
-            name,
-            b"0100644",
-            b"%07o" % owner,
-            b"%07o" % owner,
-            b"%011o" % size,
-            b"%011o" % 0,
-            b" " * 8,
-            kind,
-            b"",
-            b"ustar\0",
-            b"00",
-            b"",
-            b"",
-            b"%07o" % 0,
-            b"%07o" % 0,
-            prefix,
-        )
-    )
-    block[148:156] = b"%06o\0 " % sum(block)
-    return bytes(block)
+    numbers = b"%07o\0%07o\0%011o\0%011o\0" % (owner, owner, size, 0)
+    start = name.ljust(100, b"\0") + b"0100644\0" + numbers
+    devices = b"0000000\0" * 2
+    end = kind + bytes(100) + b"ustar\x0000" + bytes(64) + devices
+    end += prefix.ljust(155, b"\0") + bytes(12)
+    return start + b"%06o\0 " % (sum(start) + sum(end) + 8 * 0x20) + end
 
 
 def _ustar_name(name: str) -> tuple[bytes, bytes]:

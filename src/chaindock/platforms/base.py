@@ -10,14 +10,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 from chaindock.errors import SourceInvalid
+from chaindock.options import option
 from chaindock.platforms.tree import Tree
 
 if TYPE_CHECKING:
@@ -119,12 +119,9 @@ class BuildPlan:
 
 @dataclass(frozen=True)
 class ToolCheck:
-    """Something else that a tool must be able to do, for `doctor`.
+    """Something else that a tool must be able to do: to end with 0, given `arguments`.
 
-    Args:
-        name: of the check.
-        arguments: of the tool; it ends with 0 when all is well.
-        good, bad, remedy: what `doctor` says.
+    `good`, `bad` and `remedy` are what `doctor` says.
     """
 
     name: str
@@ -166,13 +163,34 @@ class LanguageImages:
     pull: LanguagePull = "default"
 
 
+def declare_images(
+    name: str, title: str, builder: tuple[str, str], runtime: tuple[str, str]
+) -> LanguageImages:
+    """Return the images of a language; `builder` and `runtime`: default, key of setting."""
+    same = "" if runtime[0] else f"; empty = {builder[1]}"
+    image = f"Image in which {title} chaincode"
+    pull = (
+        f"When the images of {title} are fetched; default = as chaindock.docker.pull."
+    )
+    made = make_dataclass(
+        f"{title}Images",
+        [
+            ("builder", str, option(*builder, f"{image} is built.")),
+            ("runtime", str, option(*runtime, f"{image} runs{same}.")),
+            ("pull", LanguagePull, option("default", f"chaindock.{name}.pull", pull)),
+        ],
+        bases=(LanguageImages,),
+        frozen=True,
+    )
+    return cast("LanguageImages", made())
+
+
 class Platform(ABC):
     """One language: everything that the rest of the system knows about it.
 
     Attributes:
-        name: of the platform, also in settings.
+        name: `type` in metadata.json, lower case; also in settings.
         title: how people call the language.
-        package_types: values of `type` in metadata.json that it takes, lower case.
         looks_for: files that mark a source directory of the language; "*.go" = any.
         shims: regular expression, in any letter case: what a manifest that depends on a
             Fabric shim holds.
@@ -189,7 +207,6 @@ class Platform(ABC):
 
     name: str
     title: str
-    package_types: tuple[str, ...]
     images: LanguageImages
     looks_for: tuple[str, ...] = ()
     shims: ClassVar[str] = "(?!)"
@@ -304,10 +321,8 @@ def modules_hash(folder: Path) -> str:
 
 
 def planner_fingerprint(planner: type[Platform]) -> str:
-    """Return what differs between planners, and after an edit beside one's module.
+    """Return what differs between planners, and after an edit of this package.
 
     A plan that was made before an edit of its planner is never used after the edit.
     """
-    origin = getattr(sys.modules.get(planner.__module__), "__file__", None)
-    modules = modules_hash(Path(origin).parent) if origin else ""
-    return f"{planner.__qualname__} {modules}"
+    return f"{planner.__qualname__} {modules_hash(Path(__file__).parent)}"

@@ -5,23 +5,20 @@ Source: docs/fabric/builds.md#go
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
 from chaindock.errors import SourceInvalid
-from chaindock.options import option
 from chaindock.platforms.base import (
     BuildPlan,
     Connection,
-    LanguageImages,
-    LanguagePull,
     LaunchCommand,
     Platform,
     Selection,
     Step,
     Tool,
+    declare_images,
 )
 from chaindock.platforms.gosource import (
     go_files,
@@ -46,34 +43,17 @@ _CACHES = {"GOCACHE": "{cache:go-build}", "GOMODCACHE": "{cache:go-mod}"}
 _GOPATH = {"GO111MODULE": "off", "GOPATH": "{input}"}
 
 
-@dataclass(frozen=True)
-class GolangImages(LanguageImages):
-    """The images of Go."""
-
-    builder: str = option(
-        "golang:1.24-bookworm",
-        "chaincode.builder",
-        "Image in which Go chaincode is compiled.",
-    )
-    runtime: str = option(
-        "debian:bookworm-slim",
-        "chaincode.golang.runtime",
-        "Image in which Go chaincode runs.",
-    )
-    pull: LanguagePull = option(
-        "default",
-        "chaindock.golang.pull",
-        "When the images of Go are fetched; default = as chaindock.docker.pull.",
-    )
-
-
 class Golang(Platform):
     """Modules, packages of a module, and packages below a GOPATH."""
 
     name = "golang"
     title = "Go"
-    images = GolangImages()
-    package_types = ("golang",)
+    images = declare_images(
+        "golang",
+        "Go",
+        builder=("golang:1.24-bookworm", "chaincode.builder"),
+        runtime=("debian:bookworm-slim", "chaincode.golang.runtime"),
+    )
     looks_for = ("go.mod", "*.go")
     shims = "hyperledger/fabric-(chaincode|contract-api)-go"
     image_output = "/usr/local/bin"
@@ -143,7 +123,9 @@ class Golang(Platform):
         elif source.has_file(f"{import_path}/go.mod"):
             folder, target = import_path, "."
         elif source.has_folder(import_path):
-            return _gopath_plan(source, import_path)
+            env = _CACHES | _GOPATH | _cgo(source)
+            step = Step("compile", _build(import_path), "{input}/src", env)
+            return BuildPlan((step,), _LAUNCH, ("go-build", "go-mod"))
         else:
             raise SourceInvalid(
                 f"the package holds neither src/go.mod nor src/{import_path}",
@@ -205,12 +187,6 @@ def _module_plan(source: Tree, folder: str, target: str) -> BuildPlan:
     return BuildPlan(tuple(steps), _LAUNCH, ("go-build", "go-mod"))
 
 
-def _gopath_plan(source: Tree, import_path: str) -> BuildPlan:
-    env = _CACHES | _GOPATH | _cgo(source)
-    compile_it = Step("compile", _build(import_path), "{input}/src", env)
-    return BuildPlan((compile_it,), _LAUNCH, ("go-build", "go-mod"))
-
-
 def _build(target: str, *mode: str) -> tuple[str, ...]:
     flags = ("-trimpath", "-buildvcs=false", *mode)
     return ("{tool:go}", "build", *flags, "-o", "{output}/chaincode", target)
@@ -221,7 +197,7 @@ def _cgo(source: Tree) -> dict[str, str]:
     for name in source.walk(lambda folder: folder.rpartition("/")[2] == "vendor"):
         if name.endswith(".go") and '"C"' in source.find_head(name):
             file = read_go_file(source, name)
-            if file is not None and file.uses_cgo:
+            if file is not None and "C" in file.imports:
                 return {}
     return {"CGO_ENABLED": "0"}
 
@@ -243,7 +219,9 @@ def _select_gopath(source: Path) -> Selection:
         )
     missing: list[str] = []
     for root in (folder for folder in source.parents if folder.name == "src"):
-        found, missing = _needed(Tree(root, trusted=True), _below(root, source))
+        found, missing = _needed(
+            Tree(root, trusted=True), source.relative_to(root).as_posix()
+        )
         if not missing:
             return _gopath_selection(root, source, found)
     why = f": {missing[0]!r} is not in its GOPATH" if missing else ""
@@ -254,17 +232,13 @@ def _select_gopath(source: Path) -> Selection:
     )
 
 
-def _below(root: Path, folder: Path) -> str:
-    return folder.relative_to(root).as_posix()
-
-
 def _needed(tree: Tree, first: str) -> tuple[list[str], list[str]]:
     """Return the directories of all packages, and the imports that are nowhere."""
     seen, missing = {first}, []
     waiting = [first]
     while waiting:
         folder = waiting.pop()
-        for _, file in go_files(tree, folder):
+        for file in go_files(tree, folder):
             for path in file.imports:
                 found = _find(tree, folder, path)
                 if found is None:
@@ -300,4 +274,4 @@ def _gopath_selection(root: Path, source: Path, folders: list[str]) -> Selection
             file for file in collect(source) if file.name.startswith(f"{META_INF}/")
         ]
     ordered = tuple(sorted(files, key=lambda file: file.name))
-    return Selection(ordered, _below(root, source), "golang")
+    return Selection(ordered, source.relative_to(root).as_posix(), "golang")

@@ -46,11 +46,6 @@ class GoFile:
     package: str
     imports: tuple[str, ...]
 
-    @property
-    def uses_cgo(self) -> bool:
-        """Whether it imports "C"."""
-        return "C" in self.imports
-
 
 def read_module(tree: Tree) -> Module:
     """Return what go.mod says.
@@ -135,19 +130,16 @@ def _imports(text: str) -> list[str]:
     return found
 
 
-def go_files(tree: Tree, folder: str) -> list[tuple[str, GoFile]]:
+def go_files(tree: Tree, folder: str) -> list[GoFile]:
     """Return the Go files of one directory that a build takes."""
-    found: list[tuple[str, GoFile]] = []
-    for last in tree.names(folder):
-        name = f"{folder}/{last}" if folder else last
-        if last.endswith(".go") and (file := read_go_file(tree, name)) is not None:
-            found.append((name, file))
-    return found
+    names = (f"{folder}/{name}".lstrip("/") for name in tree.names(folder))
+    read = (read_go_file(tree, name) for name in names if name.endswith(".go"))
+    return [file for file in read if file is not None]
 
 
 def is_main(tree: Tree, folder: str) -> bool:
     """Whether the directory holds a main package."""
-    return any(file.package == "main" for _, file in go_files(tree, folder))
+    return any(file.package == "main" for file in go_files(tree, folder))
 
 
 def main_packages(tree: Tree) -> list[str]:

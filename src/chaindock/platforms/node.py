@@ -13,17 +13,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from chaindock.errors import SourceInvalid
-from chaindock.options import option
 from chaindock.platforms.base import (
     BuildPlan,
     Connection,
-    LanguageImages,
-    LanguagePull,
     LaunchCommand,
     Platform,
     Selection,
     Step,
     Tool,
+    declare_images,
 )
 from chaindock.platforms.tree import Tree, collect
 
@@ -56,34 +54,17 @@ _ADVICE = '"start": "fabric-chaincode-node start"'
 _MAY_MAKE_FILES = frozenset({"preinstall", "install", "postinstall", "prepare"})
 
 
-@dataclass(frozen=True)
-class NodeImages(LanguageImages):
-    """The images of Node."""
-
-    builder: str = option(
-        "node:20-bookworm-slim",
-        "chaincode.node.runtime",
-        "Image in which Node chaincode is built.",
-    )
-    runtime: str = option(
-        "",
-        "chaindock.node.runtime",
-        "Image in which Node chaincode runs; empty = chaincode.node.runtime.",
-    )
-    pull: LanguagePull = option(
-        "default",
-        "chaindock.node.pull",
-        "When the images of Node are fetched; default = as chaindock.docker.pull.",
-    )
-
-
 class Node(Platform):
     """Packages with a package.json."""
 
     name = "node"
     title = "Node"
-    images = NodeImages()
-    package_types = ("node",)
+    images = declare_images(
+        "node",
+        "Node",
+        builder=("node:20-bookworm-slim", "chaincode.node.runtime"),
+        runtime=("", "chaindock.node.runtime"),
+    )
     looks_for = ("package.json", "index.js")
     shims = r'"fabric-(shim(-api)?|contract-api)"\s*:'
     image_output = "/usr/local/src"
@@ -254,9 +235,7 @@ def _resolve_start(
             path=_MANIFEST,
         )
     words = _TRACE.sub("", script).split()
-    _refuse_server(words, script)
-    if words[:2] == [_CLI, "start"]:
-        _require_main(manifest, words)
+    _refuse(words, script, manifest.main)
     hooks = {"prestart", "poststart"} & manifest.scripts.keys()
     if not hooks and all(_PLAIN_WORD.fullmatch(word) for word in words):
         program, *arguments = words
@@ -282,7 +261,8 @@ def _script_of(arguments: list[str]) -> str | None:
     return None
 
 
-def _refuse_server(words: list[str], script: str) -> None:
+def _refuse(words: list[str], script: str, main: str | None) -> None:
+    """Refuse a script that starts a server, or one that fabric-chaincode-node refuses."""
     if _CLI in words and words[words.index(_CLI) + 1 :][:1] == ["server"]:
         raise SourceInvalid(
             f"the start script {script[:200]!r} of package.json starts a server that "
@@ -291,10 +271,8 @@ def _refuse_server(words: list[str], script: str) -> None:
             "another name, e.g. start:server",
             path=_MANIFEST,
         )
-
-
-def _require_main(manifest: Manifest, words: list[str]) -> None:
-    if manifest.main is None and not any("module-path" in word for word in words):
+    starts_main = words[:2] == [_CLI, "start"] and "module-path" not in script
+    if starts_main and main is None:
         raise SourceInvalid(
             "package.json has no main entry, which fabric-chaincode-node requires",
             hint='add "main": "index.js" (the file that exports the contracts)',

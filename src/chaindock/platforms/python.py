@@ -15,22 +15,19 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from chaindock.errors import SourceInvalid
-from chaindock.options import option
 from chaindock.platforms.base import (
     BuildPlan,
     Connection,
-    LanguageImages,
-    LanguagePull,
     LaunchCommand,
     Platform,
     Selection,
     Step,
     Tool,
     ToolCheck,
+    declare_images,
 )
 from chaindock.platforms.tree import Tree, collect
 
@@ -84,34 +81,17 @@ _RUN_ENV = {
 }
 
 
-@dataclass(frozen=True)
-class PythonImages(LanguageImages):
-    """The images of Python."""
-
-    builder: str = option(
-        "python:3.12-slim-bookworm",
-        "chaindock.python.builder",
-        "Image in which Python chaincode is built.",
-    )
-    runtime: str = option(
-        "",
-        "chaindock.python.runtime",
-        "Image in which Python chaincode runs; empty = chaindock.python.builder.",
-    )
-    pull: LanguagePull = option(
-        "default",
-        "chaindock.python.pull",
-        "When the images of Python are fetched; default = as chaindock.docker.pull.",
-    )
-
-
 class Python(Platform):
     """Projects with requirements.txt or pyproject.toml."""
 
     name = "python"
     title = "Python"
-    images = PythonImages()
-    package_types = ("python",)
+    images = declare_images(
+        "python",
+        "Python",
+        builder=("python:3.12-slim-bookworm", "chaindock.python.builder"),
+        runtime=("", "chaindock.python.runtime"),
+    )
     looks_for = ("requirements.txt", "pyproject.toml", "*.py")
     shims = "fabric[-_]chaincode[-_]python"
     image_output = "/usr/local/src"

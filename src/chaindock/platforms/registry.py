@@ -12,7 +12,6 @@ from chaindock.errors import SourceInvalid, Unsupported
 from chaindock.platforms.golang import Golang
 from chaindock.platforms.node import Node
 from chaindock.platforms.python import Python
-from chaindock.platforms.tree import Tree
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +28,13 @@ _ERROR_LINE = re.compile(
         [*(platform.error_lines for platform in PLATFORMS), "Exception in thread "]
     )
 )
-_JAVA_FILES = ("pom.xml", "build.gradle", "build.gradle.kts")
+_FOREIGN = {
+    "pom.xml": "java",
+    "build.gradle": "java",
+    "build.gradle.kts": "java",
+    "connection.json": "ccaas",
+}
+"""Files that mark chaincode of a kind that is known and not supported."""
 _SERVICE_TYPES = ("ccaas", "external")
 _START_BY_HAND = (
     "start the chaincode yourself and have it served by a node with "
@@ -48,11 +53,10 @@ def platform_for(package_type: str) -> Platform:
     Raises:
         Unsupported: there is none.
     """
-    wanted = package_type.lower()
     for platform in PLATFORMS:
-        if wanted in platform.package_types:
+        if platform.name == package_type.lower():
             return platform
-    raise _unsupported(f"chaincode type {package_type!r} cannot be built", wanted)
+    raise _unsupported(f"chaincode type {package_type!r} cannot be built", package_type)
 
 
 def recognise(source: Path) -> Platform:
@@ -68,43 +72,29 @@ def recognise(source: Path) -> Platform:
         raise SourceInvalid(
             f"source {str(source)!r} is not a directory", path=str(source)
         )
-    reasons = {
-        platform: reason
-        for platform in PLATFORMS
-        if (reason := platform.recognise(source)) is not None
-    }
-    if len(reasons) > 1:
-        named = {one: why for one, why in reasons.items() if one.names_shim(source)}
-        reasons = named if len(named) == 1 else reasons
-    if len(reasons) == 1:
-        return next(iter(reasons))
-    if not reasons:
-        _refuse_foreign(Tree(source, trusted=True))
+    found = [(one, why) for one in PLATFORMS if (why := one.recognise(source))]
+    if len(found) > 1:
+        named = [pair for pair in found if pair[0].names_shim(source)]
+        found = named if len(named) == 1 else found
+    if len(found) == 1:
+        return found[0][0]
+    if not found:
+        for name, kind in _FOREIGN.items():
+            if (source / name).is_file():
+                raise _unsupported(f"{str(source)!r} has {name}", kind)
         looked = ", ".join(name for one in PLATFORMS for name in one.looks_for)
         raise SourceInvalid(
             f"no chaincode found in {str(source)!r}: looked for {looked}",
             hint="name the directory that holds the chaincode's source",
             path=str(source),
         )
-    found = "; ".join(f"{one.name}: {why}" for one, why in reasons.items())
+    listed = "; ".join(f"{one.name}: {why}" for one, why in found)
     raise SourceInvalid(
-        f"source {str(source)!r} could be of several languages ({found})",
+        f"source {str(source)!r} could be of several languages ({listed})",
         hint="put each chaincode into a directory of its own and name that one",
         path=str(source),
-        languages=[one.name for one in reasons],
+        languages=[one.name for one, _ in found],
     )
-
-
-def _refuse_foreign(tree: Tree) -> None:
-    """Refuse chaincode of a kind that is known and not supported.
-
-    Raises: Unsupported.
-    """
-    for name in _JAVA_FILES:
-        if tree.has_file(name):
-            raise _unsupported(f"{str(tree.root)!r} has {name}", "java")
-    if tree.has_file("connection.json"):
-        raise _unsupported(f"{str(tree.root)!r} has connection.json", "ccaas")
 
 
 def unsupported_hint(package_type: str) -> str | None:
@@ -117,11 +107,10 @@ def unsupported_hint(package_type: str) -> str | None:
 
 
 def _unsupported(what: str, package_type: str) -> Unsupported:
-    known = ", ".join(name for one in PLATFORMS for name in one.package_types)
-    why = f"the known types are {known}"
-    if package_type == "java":
+    why = f"the known types are {', '.join(one.name for one in PLATFORMS)}"
+    if package_type.lower() == "java":
         why = f"Java chaincode is not supported yet; {why}"
-    elif package_type in _SERVICE_TYPES:
+    elif package_type.lower() in _SERVICE_TYPES:
         why = f"chaincode as a service is not supported; {why}"
     return Unsupported(
         f"{what}: {why}",

@@ -47,7 +47,6 @@ def fake_package(label: str = "cc") -> StoredPackage:
         label=label,
         package_type="script",
         import_path="",
-        metadata=b"{}",
         code_digest=digest,
         path=Path("/nowhere"),
     )

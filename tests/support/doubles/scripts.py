@@ -132,7 +132,6 @@ class ScriptPlatform(Platform):
     """Builds by copying, runs with /bin/sh; packages come from ScriptPackages."""
 
     name = "script"
-    package_types = (PACKAGE_TYPE,)
     image_output = "/chaincode"
     tools: tuple[Tool, ...] = (Tool("sh", "install a shell"),)
 

@@ -59,7 +59,7 @@ class Packages:
 
 def stored(label: Any, tmp_path: Any) -> Any:
     ccid = Ccid(f"{label}:" + (label[-1] * 64))
-    return StoredPackage(ccid, label, "node", "", b"{}", "0" * 64, tmp_path)
+    return StoredPackage(ccid, label, "node", "", "0" * 64, tmp_path)
 
 
 @pytest.fixture

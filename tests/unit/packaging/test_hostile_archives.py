@@ -230,7 +230,7 @@ async def test_unpacking_refuses_it_and_leaves_nothing(tmp_path, data):
     file = tmp_path / "package"
     file.write_bytes(data)
     ccid = Ccid("a:" + hashlib.sha256(data).hexdigest())
-    hostile = StoredPackage(ccid, "a", "node", "", METADATA, "", file, SMALL)
+    hostile = StoredPackage(ccid, "a", "node", "", "", file, SMALL)
     into = tmp_path / "a" / "b"
     into.parent.mkdir()
     with pytest.raises(PackageInvalid, match="is refused: "):
