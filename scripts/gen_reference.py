@@ -14,8 +14,8 @@ import click
 
 from chaindock import errors
 from chaindock.cli.main import COMMANDS, GROUPS, root
-from chaindock.cli.report import MEANINGS
 from chaindock.cli.session import Session
+from chaindock.cli.show import Exit
 from chaindock.config.chaincodes import KEYS as SECTION_KEYS
 from chaindock.config.keys import NOT_USED, look_up
 from chaindock.config.sections import KEYS, defaults
@@ -145,8 +145,8 @@ def _position(kind: type) -> int:
 def _exits() -> Iterator[str]:
     yield "# Exit statuses\n"
     yield "| Status | Meaning |\n|---|---|"
-    for status, meaning in MEANINGS.items():
-        yield f"| {int(status)} | {_cell(meaning)} |"
+    for status in Exit:
+        yield f"| {int(status)} | {_cell(status.meaning)} |"
 
 
 # --- settings ------------------------------------------------------------------------

@@ -6,19 +6,18 @@ is not valid has no result: its payload is not printed.
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from chaindock.cli import show
-from chaindock.cli.report import Exit
 from chaindock.cli.session import Session, command, name_argument, read_pairs
+from chaindock.cli.show import Exit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from chaindock.operations.facade import Call
+    from collections.abc import Callable, Mapping
 
 _NUMBER = re.compile(r"-(\d|\.\d|$)")
 _ERROR_STATUS = 400
@@ -44,7 +43,14 @@ class CallCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
-def _call_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def _pairs(*names: str, text: str) -> Callable[[Any], Any]:
+    return click.option(
+        *names, multiple=True, metavar="K=V", callback=read_pairs, help=text
+    )
+
+
+def _call_options(function: Any) -> Any:
+    """Add what `invoke` and `query` share, named as the fields of Call."""
     for add in (
         click.option(
             "--timeout",
@@ -54,12 +60,10 @@ def _call_options(function: Callable[..., Any]) -> Callable[..., Any]:
             help="Limit for the chaincode's answer.  [default: "
             "chaincode.executetimeout]",
         ),
-        click.option(
+        _pairs(
             "--attr",
-            multiple=True,
-            metavar="K=V",
-            callback=read_pairs,
-            help="An attribute of the signer's certificate; repeatable.",
+            "attributes",
+            text="An attribute of the signer's certificate; repeatable.",
         ),
         click.option(
             "--as",
@@ -69,12 +73,9 @@ def _call_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="USER",
             help="Identity that signs; created on first use.",
         ),
-        click.option(
+        _pairs(
             "--transient",
-            multiple=True,
-            metavar="K=V",
-            callback=read_pairs,
-            help="A value that the chaincode sees and the ledger does not; repeatable.",
+            text="A value that the chaincode sees and the ledger does not; repeatable.",
         ),
         click.argument("args", nargs=-1),
         click.argument("function"),
@@ -92,14 +93,14 @@ def _call_options(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 @_call_options
 @click.option("--init", "is_init", is_flag=True, help="Call Init of the chaincode.")
-def invoke(session: Session, is_init: bool, **given: Any) -> int:
+def invoke(session: Session, **given: Any) -> int:
     """Submit a transaction.
 
     Calls FUNCTION of the chaincode NAME with ARGS as you typed them, orders the
     transaction and waits until it is on the ledger. The payload goes to standard
     output.
     """
-    return _call(session, _read(given, is_init=is_init), "invoke")
+    return _call(session, "invoke", **given)
 
 
 @command(
@@ -114,21 +115,7 @@ def query(session: Session, **given: Any) -> int:
     Calls FUNCTION of the chaincode NAME with ARGS as you typed them. Standard output
     gets the payload and nothing else.
     """
-    return _call(session, _read(given), "query")
-
-
-def _read(given: dict[str, Any], *, is_init: bool = False) -> Call:
-    from chaindock.operations.facade import Call
-
-    return Call(
-        name=given["name"],
-        args=[_bytes(text) for text in (given["function"], *given["args"])],
-        transient={key: _bytes(value) for key, value in given["transient"].items()},
-        user=given["user"],
-        attributes=given["attr"],
-        is_init=is_init,
-        timeout_s=given["timeout_s"],
-    )
+    return _call(session, "query", **given)
 
 
 def _bytes(text: str) -> bytes:
@@ -136,19 +123,31 @@ def _bytes(text: str) -> bytes:
     return text.encode(errors="surrogateescape")
 
 
-def _call(session: Session, call: Call, verb: str) -> int:
+def _call(
+    session: Session,
+    verb: str,
+    *,
+    function: str,
+    args: tuple[str, ...],
+    transient: Mapping[str, str],
+    **given: Any,
+) -> int:
     """Call, print the answer and return the exit status."""
+    from chaindock.operations.facade import Call
+
+    sent = [_bytes(text) for text in (function, *args)]
+    hidden = {key: _bytes(value) for key, value in transient.items()}
+    call = Call(args=sent, transient=hidden, **given)
     answer = session.client().call(call, verb)
     refused = int(answer["status"]) >= _ERROR_STATUS
     valid = answer["code"] in {0, None}
-    payload = show.payload_of(answer)
+    payload = base64.b64decode(answer["payload"])
     status = Exit.REFUSED if refused or not valid else Exit.OK
-    if session.json:
-        keys = ["payload", "status", "message", "refusals"]
-        if verb == "invoke":
-            keys += ["tx_id", "block", "code", "code_name", "event"]
-        result = show.parsed(payload) if valid else None
-        show.emit_json({"result": result, **{key: answer[key] for key in keys}})
+    keys = ["payload", "status", "message", "refusals"]
+    if verb == "invoke":
+        keys += ["tx_id", "block", "code", "code_name", "event"]
+    result = show.parsed(payload) if valid else None
+    if session.emits({"result": result, **{key: answer[key] for key in keys}}):
         return status
     if refused:
         message = show.visible(answer["message"].replace("\n", " ")) or "no message"

@@ -1,69 +1,86 @@
-"""The checks of `doctor`: home, engines, toolchains, and what builds need.
+"""The checks of `doctor`: home, engines, images, isolation, toolchains, build settings.
 
-Nothing is changed. Each check ends within seconds; a check that cannot be made is a
+Nothing is changed, and each check ends within seconds. A check that cannot be made is a
 finding, not an error.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import platform
 import shutil
+import socket
 import subprocess
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from chaindock.cli.doctor import Check, Findings, State
-from chaindock.cli.down import find_process
-from chaindock.cli.isolation import examine_containers
+import psutil
+
+from chaindock.cli.doctor import Check, State
+from chaindock.cli.node import find_process
 from chaindock.cli.show import count
 from chaindock.config.keys import redact
 from chaindock.config.load import load
+from chaindock.controllers.docker.bridges import addresses, bridges_filtered
 from chaindock.controllers.docker.endpoints import Verdict, probe_all
-from chaindock.errors import ConfigInvalid, ToolMissing
+from chaindock.controllers.docker.engine import Engine
+from chaindock.controllers.docker.firewall import firewall_problems
+from chaindock.controllers.docker.isolation import engine_lacks, is_rootless
+from chaindock.controllers.docker.names import expand_image
+from chaindock.controllers.docker.pulls import places
+from chaindock.errors import ChaindockError, ConfigInvalid, ImageNotFound, ToolMissing
 from chaindock.operations.address import find_socket
 from chaindock.platforms.registry import PLATFORMS
 from chaindock.processes.folders import base_environment
 from chaindock.processes.toolbox import Toolbox
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from chaindock.config.sections import Config
-    from chaindock.platforms.base import Platform, Tool, ToolCheck
+    from chaindock.platforms.base import Tool, ToolCheck
 
 LEAST_BYTES = 256 * 1024 * 1024
 WANTED_BYTES = 2 * 1024 * 1024 * 1024
-_ASK_S = 20.0
+_TOOL_S = 20.0
+_ENGINE_S = 5.0
 _GIB = 1024**3
+_MOST_TOLD = 6
+_EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104  # what others listen on
 
 
-async def examine(home: Path) -> Findings:
-    """Make all checks for the node of `home`; wrong settings leave only those of home."""
+async def examine(home: Path) -> tuple[list[Check], bool, list[str]]:
+    """Make all checks for the node of `home`; wrong settings leave only those of home.
+
+    Returns: the checks, whether an engine answers, what local processes can run.
+    """
     try:
         config = load(home)
     except ConfigInvalid as error:
         remedy = error.hint or "correct it"
         problem = Check("home", "settings", State.FAIL, error.message, remedy)
-        return Findings((problem, *_home(home)), docker=False)
+        return [problem, *_home(home)], False, []
     engines, docker = await _engines(config)
     tools, languages = await _toolchains(config)
-    containers = await examine_containers(config, engine_answers=docker)
+    containers = await _containers(config, engine_answers=docker)
     checks = [*_settings(config), *_home(home), *engines, *containers, *tools]
-    return Findings((*checks, *_builds(config)), docker, languages)
+    return [*checks, *_builds(config)], docker, languages
 
 
 def _settings(config: Config) -> Iterator[Check]:
     changed = sum(one.origin != "default" for one in config.settings)
     found = f"{changed} set, {len(config.ignored)} not used (chaindock config show)"
     yield Check("home", "settings", State.OK, found)
-    for text in config.warnings:
-        yield Check("home", "settings", State.WARN, text, "correct or unset it")
-    for problem in config.chaincodes.problems():
-        remedy = problem.hint or "correct it"
-        yield Check("home", "settings", State.WARN, problem.message, remedy)
+    problems = [(text, "correct or unset it") for text in config.warnings]
+    problems += [
+        (p.message, p.hint or "correct it") for p in config.chaincodes.problems()
+    ]
+    for text, remedy in problems:
+        yield Check("home", "settings", State.WARN, text, remedy)
 
 
 # --- the home ------------------------------------------------------------------------
@@ -71,11 +88,7 @@ def _settings(config: Config) -> Iterator[Check]:
 
 def _home(home: Path) -> list[Check]:
     existing = next(p for p in (home, *home.parents) if _exists(p))
-    return [
-        Check("home", *_directory(home, existing)),
-        Check("home", *_disk(existing)),
-        Check("home", "node process", *_node(home)),
-    ]
+    return [_directory(home, existing), _disk(existing), _node(home)]
 
 
 def _exists(path: Path) -> bool:
@@ -85,34 +98,38 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _directory(home: Path, existing: Path) -> tuple[str, State, str, str]:
+def _directory(home: Path, existing: Path) -> Check:
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         remedy = "choose another one with --home DIR or CHAINDOCK_HOME"
-        return "directory", State.FAIL, f"{home}: cannot be written", remedy
+        found = f"{home}: cannot be written"
+        return Check("home", "directory", State.FAIL, found, remedy)
     found = f"{home}" if existing == home else f"{home}, will be made"
-    return "directory", State.OK, found, ""
+    return Check("home", "directory", State.OK, found)
 
 
-def _disk(existing: Path) -> tuple[str, State, str, str]:
+def _disk(existing: Path) -> Check:
     try:
         free = shutil.disk_usage(existing).free
     except OSError as error:
-        return "disk", State.WARN, f"not known: {error.strerror}", ""
+        return Check("home", "disk", State.WARN, f"not known: {error.strerror}")
     found = f"{free / _GIB:.1f} GiB free"
     if free >= WANTED_BYTES:
-        return "disk", State.OK, found, ""
+        return Check("home", "disk", State.OK, found)
     state = State.FAIL if free < LEAST_BYTES else State.WARN
-    return "disk", state, found, "make room, or choose a home elsewhere with --home DIR"
+    remedy = "make room, or choose a home elsewhere with --home DIR"
+    return Check("home", "disk", state, found, remedy)
 
 
-def _node(home: Path) -> tuple[State, str, str]:
+def _node(home: Path) -> Check:
     process = find_process(home)
     if process is not None:
-        return State.OK, f"runs as process {process.pid}", ""
+        found = f"runs as process {process.pid}"
+        return Check("home", "node process", State.OK, found)
     if _exists(find_socket(home)):
         found = "not running; the last node of this home was killed"
-        return State.WARN, found, "chaindock up removes what it left"
-    return State.ABSENT, "not running", ""
+        remedy = "chaindock up removes what it left"
+        return Check("home", "node process", State.WARN, found, remedy)
+    return Check("home", "node process", State.ABSENT, "not running")
 
 
 # --- engines -------------------------------------------------------------------------
@@ -122,8 +139,6 @@ async def _engines(config: Config) -> tuple[list[Check], bool]:
     if not config.node.engine:
         found = "turned off: vm.endpoint is empty"
         return [Check("engine", "engine", State.ABSENT, found)], False
-    origins = {one.key: one.origin for one in config.settings}
-    origin = origins.get("vm.endpoint", "default")
     probes = await probe_all(config.docker.endpoint)
     answered = any(probe.verdict is Verdict.ANSWERS for probe in probes)
     checks = []
@@ -131,13 +146,15 @@ async def _engines(config: Config) -> tuple[list[Check], bool]:
         found = f"{redact('', probe.address)}  {probe.verdict}"
         if probe.detail and probe.verdict is not Verdict.MISSING:
             found += f": {redact('', probe.detail)}"
-        state = State.OK if probe.verdict is Verdict.ANSWERS else State.WARN
+        state = State.WARN
+        if probe.verdict is Verdict.ANSWERS:
+            state = State.OK
         # When there is only one place, the user named it.
-        if state is State.WARN and len(probes) > 1:
-            quiet = answered or probe.verdict is Verdict.MISSING
-            state = State.ABSENT if quiet else State.WARN
+        elif len(probes) > 1 and (answered or probe.verdict is Verdict.MISSING):
+            state = State.ABSENT
         checks.append(Check("engine", probe.origin, state, found, probe.remedy))
     if len(probes) == 1 and not answered:
+        (origin,) = (s.origin for s in config.settings if s.key == "vm.endpoint")
         origin = "" if origin == "default" else f" (vm.endpoint: {origin})"
         remedy = f"this place was named{origin} and no engine answers there: start it, "
         remedy += "remove the setting, or use --backend process"
@@ -145,33 +162,161 @@ async def _engines(config: Config) -> tuple[list[Check], bool]:
     return checks, answered
 
 
+# --- containers ----------------------------------------------------------------------
+
+
+async def _containers(config: Config, *, engine_answers: bool) -> list[Check]:
+    """Check images and isolation, those of containers only where an engine answers."""
+    found = "limits and a cleaned environment, no isolation: they run as your user"
+    processes = Check("isolation", "processes", State.ABSENT, found)
+    if not engine_answers:
+        return [processes]
+    try:
+        engine = await Engine.connect(config.docker.endpoint, _ENGINE_S)
+        async with contextlib.aclosing(engine):
+            info = await engine.info()
+            rootless = is_rootless(info)  # it has network interfaces of its own
+            here = not rootless and await _is_here(engine, info)
+            images = [check async for check in _images(config, engine)]
+    except (ChaindockError, KeyError, TypeError, ValueError) as error:
+        found = f"not known: {error}"
+        return [Check("isolation", "containers", State.WARN, found), processes]
+    network = await _network(config, here=here, rootless=rootless)
+    return [*images, _limits(info), network, processes]
+
+
+async def _images(config: Config, engine: Engine) -> AsyncIterator[Check]:
+    """Say of each image that builds start from whether the engine has it."""
+    options = config.docker
+    for language, images in options.images.items():
+        pull = options.pull if images.pull == "default" else images.pull
+        for text in dict.fromkeys((images.builder, images.runtime or images.builder)):
+            image = expand_image(
+                text,
+                arch=engine.arch,
+                docker_ns=options.docker_ns,
+                version=options.fabric_version,
+            )
+            if await _has_any(engine, places(image, options.mirrors)):
+                yield Check("images", language, State.OK, image)
+            elif pull == "never":
+                found = f"{image} is missing, and pulling is not allowed"
+                remedy = f"docker pull {image}"
+                yield Check("images", language, State.WARN, found, remedy)
+            else:
+                found = f"{image} is missing; the first build pulls it"
+                yield Check("images", language, State.ABSENT, found)
+
+
+async def _has_any(engine: Engine, images: Sequence[str]) -> bool:
+    for image in images:
+        with contextlib.suppress(ImageNotFound):
+            await engine.inspect_image(image)
+            return True
+    return False
+
+
+def _limits(info: dict[str, Any]) -> Check:
+    kind = "rootless engine" if is_rootless(info) else "root engine"
+    if lacks := engine_lacks(info):
+        found = f"{kind}: {', '.join(lacks)}"
+        remedy = "let the engine use control groups "
+        remedy += "(for a rootless one: version 2, delegated)"
+        return Check("isolation", "containers", State.WARN, found, remedy)
+    found = f"{kind}: limits of memory, swap, CPU and processes, and seccomp"
+    return Check("isolation", "containers", State.OK, found)
+
+
+async def _is_here(engine: Engine, info: dict[str, Any]) -> bool:
+    """Whether the engine's networks end on this machine, as far as can be told."""
+    kernel, name = info.get("KernelVersion"), info.get("Name")
+    if kernel == platform.release() and name == socket.gethostname():
+        return True
+    network = await engine.inspect_network("bridge")
+    options = network.get("Options") or {}
+    bridge = str(options.get("com.docker.network.bridge.name", ""))
+    config = (network.get("IPAM") or {}).get("Config") or [{}]
+    gateway = str(config[0].get("Gateway", "")).partition("/")[0]
+    return bridge in psutil.net_if_addrs() or gateway in addresses()
+
+
+async def _network(config: Config, *, here: bool, rootless: bool = False) -> Check:
+    found, remedy = "chaincode reaches the node and nothing else", ""
+    if not config.docker.sandbox.internal:
+        found = "chaindock.sandbox.internal is false: chaincode reaches other machines"
+        remedy = "remove the setting"
+    elif rootless:
+        found = "the engine is rootless, so its networks are not on this machine: "
+        found += "chaincode reaches other machines, and all services of this one, also "
+        found += "on 127.0.0.1"
+        remedy = "run contracts that you do not trust on an engine that runs as root"
+    elif not here:
+        found = "the engine's networks are not on this machine: the isolation is known "
+        found += "after the first start; `chaindock ps` shows it"
+        return Check("isolation", "network", State.WARN, found)
+    else:
+        why, mixes = await firewall_problems(config.docker.path)
+        if why:
+            found = (
+                f"chaincode reaches these services of this machine: {_open()} ({why})"
+            )
+            remedy = (
+                "run the node as root or with CAP_NET_ADMIN, or let these services "
+            )
+            remedy += "listen on 127.0.0.1"
+        elif not bridges_filtered():
+            found = "chaincode reaches the node, and perhaps other chaincode: packets "
+            found += "within a bridge are not filtered"
+            remedy = "load the kernel module br_netfilter"
+        elif mixes:
+            found += ", but every user of this machine can connect to Python chaincode "
+            found += f"({mixes})"
+            remedy = "load the kernel module xt_owner"
+    state = State.WARN if remedy else State.OK
+    return Check("isolation", "network", state, found, remedy)
+
+
+def _open() -> str:
+    """Name what listens on all addresses of this machine now."""
+    try:
+        found = sorted(set(_listening()))
+    except (psutil.Error, OSError):
+        return "those that listen on all addresses"
+    told = ", ".join(f"{kind} {port}" for port, kind in found[:_MOST_TOLD])
+    if len(found) > _MOST_TOLD:
+        told += f" and {len(found) - _MOST_TOLD} more"
+    return told or "those that listen on all addresses (none at present)"
+
+
+def _listening() -> Iterator[tuple[int, str]]:
+    for one in psutil.net_connections("inet"):
+        udp = one.type == socket.SOCK_DGRAM
+        waits = one.status == psutil.CONN_LISTEN or (udp and not one.raddr)
+        if waits and one.laddr and one.laddr.ip in _EVERYWHERE:
+            yield one.laddr.port, "udp" if udp else "tcp"
+
+
 # --- toolchains ----------------------------------------------------------------------
 
 
-async def _toolchains(config: Config) -> tuple[list[Check], tuple[str, ...]]:
+async def _toolchains(config: Config) -> tuple[list[Check], list[str]]:
     with tempfile.TemporaryDirectory(prefix="chaindock-doctor-") as folder:
         path = config.process.path
         # As builds see it: version managers that need the user's own home fail there.
         env = base_environment(Path(folder), path.split(":"))
         box = Toolbox(path, env)
-        tools = [tool for platform in PLATFORMS for tool in platform.tools]
+        tools = [tool for one in PLATFORMS for tool in one.tools]
+        more = [(tool, check) for tool in tools for check in tool.checks]
         checks = await asyncio.gather(
             *(_tool(box, tool.name) for tool in tools),
-            *(
-                _tool_check(box, tool, one, env)
-                for tool in tools
-                for one in tool.checks
-            ),
+            *(_tool_check(box, tool, check, env) for tool, check in more),
         )
     bad = {check.name for check in checks if check.state is not State.OK}
-    languages = tuple(one.title for one in PLATFORMS if not bad & _needs(one))
+    bad |= {tool.name for tool, check in more if check.name in bad}
+    languages = [
+        p.title for p in PLATFORMS if not bad & {tool.name for tool in p.tools}
+    ]
     return checks, languages
-
-
-def _needs(platform: Platform) -> set[str]:
-    tools = platform.tools
-    checks = {check.name for tool in tools for check in tool.checks}
-    return checks | {tool.name for tool in tools}
 
 
 async def _tool(box: Toolbox, name: str) -> Check:
@@ -198,7 +343,7 @@ async def _tool_check(
         return Check("toolchains", check.name, State.WARN, f"there is no {tool.name}")
     try:
         done = await asyncio.to_thread(
-            subprocess.run, words, env=env, capture_output=True, timeout=_ASK_S
+            subprocess.run, words, env=env, capture_output=True, timeout=_TOOL_S
         )
     except (OSError, subprocess.TimeoutExpired):
         done = None
@@ -211,13 +356,11 @@ async def _tool_check(
 
 
 def _builds(config: Config) -> list[Check]:
-    bundle = config.build.ca_bundle
-    if bundle is None:
-        ca = Check("builds", "CA", State.ABSENT, "none besides the usual ones")
-    else:
+    ca = Check("builds", "CA", State.ABSENT, "none besides the usual ones")
+    if bundle := config.build.ca_bundle:
         number = bundle.read_bytes().count(b"-----BEGIN CERTIFICATE-----")
         found = f"{bundle}, {count(number, 'certificate')}"
-        ca = Check("builds", "CA", State.OK, found)
+        ca = replace(ca, state=State.OK, found=found)
     variables = [
         Check("builds", name, State.OK, redact(name, value))
         for name, value in sorted(config.build.variables.items())

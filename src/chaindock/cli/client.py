@@ -15,7 +15,7 @@ import socket
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, urlencode
 
-from chaindock.errors import Denied, NodeError, NodeNotRunning
+from chaindock.errors import ChaindockError, Denied, NodeError, NodeNotRunning
 from chaindock.operations import wire
 from chaindock.operations.address import find_socket
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _GONE = {errno.ENOENT, errno.ECONNREFUSED, errno.ENOTSOCK, errno.ENOTDIR}
 CONNECT_S = 5.0
+STATUS_S = 10.0
 _PART_BYTES = 64 * 1024
 
 
@@ -36,13 +37,13 @@ class AdminClient:
     def __init__(self, home: Path) -> None:
         self.home = home
 
-    def status(self, timeout_s: float = 10.0) -> dict[str, Any]:
+    def status(self) -> dict[str, Any]:
         """Return the fields of NodeStatus."""
-        return self._ask("GET", "/status", timeout_s=timeout_s)
+        return self._ask("GET", "/status", timeout_s=STATUS_S)
 
-    def shutdown(self, timeout_s: float = 10.0) -> None:
+    def shutdown(self) -> None:
         """Ask the node to stop."""
-        self._ask("POST", "/shutdown", timeout_s=timeout_s)
+        self._ask("POST", "/shutdown", timeout_s=STATUS_S)
 
     def ps(self, timeout_s: float | None = None) -> list[dict[str, Any]]:
         """Return the fields of Running of each chaincode."""
@@ -52,15 +53,12 @@ class AdminClient:
 
     def logspec(self, spec: str | None = None) -> str:
         """Return the logging specification in force; put `spec` in force before."""
-        if spec is None:
-            return str(self._ask("GET", "/logspec")["spec"])
-        body = json.dumps({"spec": spec}).encode()
-        return str(self._ask("PUT", "/logspec", body)["spec"])
+        body = None if spec is None else {"spec": spec}
+        return str(self._ask("PUT" if body else "GET", "/logspec", body)["spec"])
 
     def call(self, call: Call, verb: str) -> dict[str, Any]:
         """Submit (verb `invoke`) or evaluate (`query`); return wire.answer_json."""
-        body = json.dumps(wire.call_json(call)).encode()
-        return self._ask("POST", f"{_of(call.name)}/{verb}", body)
+        return self._ask("POST", f"{_of(call.name)}/{verb}", wire.call_json(call))
 
     def stop(self, name: str) -> None:
         """Stop a chaincode."""
@@ -76,35 +74,23 @@ class AdminClient:
         return [self._ask("GET", f"/blocks/{one}") for one in range(first, height)]
 
     def deploy(
-        self,
-        package: BinaryIO,
-        *,
-        name: str | None,
-        version: str | None,
-        backend: str,
-        init_required: bool = False,
+        self, package: BinaryIO, asked: Mapping[str, str]
     ) -> Iterator[dict[str, Any]]:
         """Upload a package file; yield the events, the result last.
 
+        `asked` has `name`, `version`, `backend` and `init` ("1": required), as given.
         Raises: the error that ended the deployment.
         """
-        asked = {
-            "name": name,
-            "version": version,
-            "backend": backend,
-            "init": "1" if init_required else None,
-        }
-        query = urlencode({key: value for key, value in asked.items() if value})
         headers = {"Content-Length": str(package.seek(0, os.SEEK_END))}
         package.seek(0)
-        return self._stream("POST", f"/deploy?{query}", package, headers)
+        return self._stream("POST", f"/deploy?{urlencode(asked)}", package, headers)
 
     def deploy_dev(
         self, name: str, version: str | None, *, init_required: bool
     ) -> dict[str, Any]:
         """Define a program that is started by hand; return the fields of Deployment."""
         body = wire.dev_json(name, version, init_required=init_required)
-        return self._ask("POST", "/chaincodes", json.dumps(body).encode())
+        return self._ask("POST", "/chaincodes", body)
 
     def start(self, name: str) -> Iterator[dict[str, Any]]:
         """Start a chaincode; yield the events, the result last."""
@@ -121,23 +107,19 @@ class AdminClient:
         self,
         method: str,
         target: str,
-        body: bytes | None = None,
+        body: dict[str, Any] | None = None,
         timeout_s: float | None = None,
     ) -> dict[str, Any]:
-        with self._request(method, target, body, {}, timeout_s) as response:
+        data = None if body is None else json.dumps(body).encode()
+        with self._request(method, target, data, timeout_s=timeout_s) as response:
             found: dict[str, Any] = _load(response.read())
             return found
 
     def _stream(
-        self,
-        method: str,
-        target: str,
-        body: Any = None,
-        headers: Mapping[str, str] | None = None,
+        self, method: str, target: str, *upload: Any
     ) -> Iterator[dict[str, Any]]:
-        with self._request(method, target, body, headers or {}, None) as response:
-            for line in _lines(response):
-                event = _load(line)
+        with self._request(method, target, *upload) as response:
+            for event in map(_load, _lines(response)):
                 if event.get("event") == wire.EVENT_ERROR:
                     raise wire.rebuild_error(event["error"])
                 yield event
@@ -149,61 +131,51 @@ class AdminClient:
         self,
         method: str,
         target: str,
-        body: Any,
-        headers: Mapping[str, str],
-        timeout_s: float | None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
         connection = http.client.HTTPConnection("localhost")
-        with self._connect(timeout_s) as connection.sock, _foreign(self.home):
-            # A node that refuses a body may answer before it has all of it.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                connection.request(method, target, body, dict(headers))
-            # The response holds the socket, too: while it is open, the node sees nothing.
-            with connection.getresponse() as response:
-                if response.status != 200:
-                    raise wire.rebuild_error(_load(response.read()))
-                yield response
+        with socket.socket(socket.AF_UNIX) as connection.sock:
+            self._connect(connection.sock, timeout_s)
+            try:
+                # A node that refuses a body may answer before it has all of it.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    connection.request(method, target, body, headers or {})
+                # The response holds the socket, too: while it is open, the node sees nothing.
+                with connection.getresponse() as response:
+                    if response.status != 200:
+                        raise wire.rebuild_error(_load(response.read()))
+                    yield response
+            except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
+                raise NodeError(
+                    f"the node of home {str(self.home)!r} stopped or does not answer "
+                    f"({type(error).__name__})",
+                    hint="read the end of its log (node.log), and try `chaindock "
+                    "status`",
+                    home=str(self.home),
+                ) from error
 
-    def _connect(self, timeout_s: float | None) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def _connect(self, sock: socket.socket, timeout_s: float | None) -> None:
         home = str(self.home)
         try:
             sock.settimeout(CONNECT_S)
             sock.connect(str(find_socket(self.home)))
             sock.settimeout(timeout_s)
         except OSError as error:
-            sock.close()
+            kind: type[ChaindockError] = NodeError
+            told = f"the node of home {home!r} does not answer: {error}"
+            hint = "read its log (node.log); `chaindock down` stops the node"
             if isinstance(error, PermissionError):
-                raise Denied(
+                kind, told = (
+                    Denied,
                     f"the node of home {home!r} belongs to another user",
-                    hint="run the command as that user, or use a home of your own",
-                    home=home,
-                ) from error
-            if error.errno in _GONE:
-                raise NodeNotRunning(
-                    f"no node is running in {home!r}",
-                    hint="start one: chaindock up -d   (another home: --home DIR)",
-                    home=home,
-                ) from error
-            raise NodeError(
-                f"the node of home {home!r} does not answer: {error}",
-                hint="read its log (node.log); `chaindock down` stops the node",
-                home=home,
-            ) from error
-        return sock
-
-
-@contextlib.contextmanager
-def _foreign(home: Path) -> Iterator[None]:
-    try:
-        yield
-    except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
-        raise NodeError(
-            f"the node of home {str(home)!r} stopped or does not answer "
-            f"({type(error).__name__})",
-            hint="read the end of its log (node.log), and try `chaindock status`",
-            home=str(home),
-        ) from error
+                )
+                hint = "run the command as that user, or use a home of your own"
+            elif error.errno in _GONE:
+                kind, told = NodeNotRunning, f"no node is running in {home!r}"
+                hint = "start one: chaindock up -d   (another home: --home DIR)"
+            raise kind(told, hint=hint, home=home) from error
 
 
 def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:

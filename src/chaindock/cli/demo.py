@@ -6,6 +6,7 @@ expected one is an error.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import shutil
@@ -65,8 +66,7 @@ def demo(
     chosen = list(LANGUAGES) if contract == "all" else [contract]
     run = _Demo(err=session.json, backend=backend, verbose=verbose)
     run.play(chosen, examples_folder(), keep=keep)
-    if session.json:
-        show.emit_json(run.story)
+    session.emits(run.story)
 
 
 def examples_folder() -> Path:
@@ -116,32 +116,26 @@ class _Demo:
     def _temporary_node(self, *, keep: bool) -> Iterator[AdminClient]:
         """Yield a client of a new node; afterwards neither it nor its home exists."""
         from chaindock.cli.client import AdminClient
-        from chaindock.cli.down import stop_node
+        from chaindock.cli.node import stop_node
 
         home = Path(tempfile.mkdtemp(prefix="chaindock-demo-"))
-        kept = False
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(shutil.rmtree, home, ignore_errors=True)
+            undo.callback(stop_node, home, force=True)
             self._title("node")
             began = time.monotonic()
             node = self.story["node"] = self._start(home)
             reason = f" ({node['reason']})" if node["reason"] else ""
             spent = show.seconds(time.monotonic() - began)
-            self._tell(
-                f"  ready in {spent}; chaincode runs on {node['backend']}{reason}"
-            )
+            runs_on = f"chaincode runs on {node['backend']}{reason}"
+            self._tell(f"  ready in {spent}; {runs_on}")
             yield AdminClient(home)
-            kept = keep
             if keep:
+                undo.pop_all()
                 self._tell(f"the node still runs: chaindock status --home {home}")
-        finally:
-            if not kept:
-                try:
-                    stop_node(home, force=True)
-                finally:
-                    shutil.rmtree(home, ignore_errors=True)
 
     def _start(self, home: Path) -> dict[str, Any]:
-        from chaindock.cli.up import start_detached
+        from chaindock.cli.node import start_detached
         from chaindock.errors import EngineError
 
         flags = {} if self._backend is None else {"chaindock.backend": self._backend}
@@ -149,7 +143,7 @@ class _Demo:
             return start_detached(home, flags)
         except EngineError as error:
             self._choose_processes(error)
-            return start_detached(home, {"chaindock.backend": "process"})
+            return self._start(home)
 
     def _choose_processes(self, error: Exception) -> None:
         """Go on without containers if the user named no back end, else raise `error`."""
@@ -196,24 +190,22 @@ class _Demo:
         call = Call(name=name, args=[arg.encode() for arg in args])
         began = time.monotonic()
         answer = client.call(call, verb)
-        spent_s = time.monotonic() - began
-        where = "" if answer["block"] is None else f", block {answer['block']}"
-        took = click.style(f"{show.seconds(spent_s)}{where}", dim=True)
-        self._tell(f"  {' '.join(words)}  {took}")
-        payload = show.payload_of(answer)
-        shown = show.visible(payload.decode(errors="replace") or answer["message"])
-        mark = (
-            "" if answer["status"] < _ERROR else click.style("refused: ", fg="yellow")
-        )
-        cut = " ..." if len(shown) > SHOWN_CHARS else ""
-        self._tell(f"    {mark}{shown[:SHOWN_CHARS]}{cut}")
+        payload = base64.b64decode(answer["payload"])
         told = {
             "command": " ".join(words),
-            "seconds": spent_s,
+            "seconds": time.monotonic() - began,
             **{key: answer[key] for key in ("status", "message", "block", "code")},
             "result": show.parsed(payload),
         }
         self.story["calls"].append(told)
+        where = "" if told["block"] is None else f", block {told['block']}"
+        took = click.style(f"{show.seconds(told['seconds'])}{where}", dim=True)
+        self._tell(f"  {told['command']}  {took}")
+        shown = show.visible(payload.decode(errors="replace") or told["message"])
+        refused = told["status"] >= _ERROR
+        mark = click.style("refused: ", fg="yellow") if refused else ""
+        cut = " ..." if len(shown) > SHOWN_CHARS else ""
+        self._tell(f"    {mark}{shown[:SHOWN_CHARS]}{cut}")
         _require(told, status, expected)
 
     def _show_blocks(self, client: AdminClient) -> None:

@@ -1,7 +1,7 @@
-"""`deploy`, `start`, `stop` and `rm`.
+"""`deploy`, `start`, `stop` and `rm`, and the progress of an attempt.
 
 The client packages a directory, so that its id is the one that `chaindock package`
-prints.
+prints. Progress goes to standard error: plain lines where there is no terminal.
 """
 
 from __future__ import annotations
@@ -9,16 +9,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
+from typing_extensions import override
 
 from chaindock.cli import show
 from chaindock.cli.session import Session, command, name_argument
+from chaindock.cli.show import is_terminal, seconds, visible
+from chaindock.errors import ChaindockError, NodeError, NotFound
+from chaindock.operations import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from rich.console import RenderableType
 
     from chaindock.cli.client import AdminClient
 
@@ -67,10 +74,8 @@ def deploy(
         _deploy_dev(session, dev, options)
         return
     assert source is not None  # noqa: S101  # for mypy
-    client = session.client()
-    done = deploy_path(client, source, **options)
-    if session.json:
-        show.emit_json(done)
+    done = deploy_path(session.client(), source, **options)
+    if session.emits(done):
         return
     same = "" if done["changed"] else "; nothing changed"
     click.echo(describe(done) + same, err=True)
@@ -87,8 +92,7 @@ def _deploy_dev(session: Session, name: str, options: Mapping[str, Any]) -> None
     done = client.deploy_dev(
         name, options["version"], init_required=options["init_required"]
     )
-    if session.json:
-        show.emit_json(done)
+    if session.emits(done):
         return
     same = "" if done["changed"] else " already"
     text = f"{done['name']} is defined{same}: version {done['version']}"
@@ -117,7 +121,6 @@ def deploy_path(
 
     Returns: the fields of facade.Deployment.
     """
-    from chaindock.cli.progress import watch_attempt
     from chaindock.ids import name_from_label, require_chaincode_name, require_version
     from chaindock.packaging.writer import default_label
 
@@ -131,14 +134,10 @@ def deploy_path(
         named = name or default_label(source).removesuffix("_1.0")
         label = f"{named}_{version or '1.0'}"
     with _package_file(source, label, limits) as (package, packed_as):
-        events = client.deploy(
-            package,
-            name=name or name_from_label(packed_as),
-            version=version,
-            backend=backend,
-            init_required=init_required,
-        )
-        return watch_attempt(events, verbose=verbose)
+        asked = {"name": name or name_from_label(packed_as), "backend": backend}
+        asked |= {"version": version} if version else {}
+        asked |= {"init": "1"} if init_required else {}
+        return watch_attempt(client.deploy(package, asked), verbose=verbose)
 
 
 @contextlib.contextmanager
@@ -146,7 +145,6 @@ def _package_file(
     source: Path, label: str, known: Mapping[str, int]
 ) -> Iterator[tuple[BinaryIO, str]]:
     """Yield the package file of `source` and its label; `known` are the node's limits."""
-    from chaindock.errors import NotFound
     from chaindock.packaging.format import read_package
     from chaindock.packaging.rules import Limits
     from chaindock.packaging.writer import package_directory
@@ -190,16 +188,13 @@ def start(session: Session, names: Sequence[str], *, verbose: bool) -> None:
 
     With --json one NAME gives an object and several give an array.
     """
-    from chaindock.cli.progress import watch_attempt
-
     found = []
     for name in names:
         done = watch_attempt(session.client().start(name), verbose=verbose)
         found.append(done)
         if not session.json:
             click.echo(describe(done), err=True)
-    if session.json:
-        show.emit_json(found[0] if len(found) == 1 else found)
+    session.emits(found[0] if len(found) == 1 else found)
 
 
 @command("chaindock stop basic", "chaindock stop basic token")
@@ -226,5 +221,149 @@ def _each(
         act(name)
         if not session.json:
             click.echo(f"{name} {done}", err=True)
-    if session.json:
-        show.emit_json({done: list(names)})
+    session.emits({done: list(names)})
+
+
+# --- progress ------------------------------------------------------------------------
+
+LONG_PHASES = {"pull", "dependencies", "compile", "image"}
+"""Phases that are announced when they begin, even in plain lines."""
+
+
+def watch_attempt(
+    events: Iterable[dict[str, Any]], *, verbose: bool = False
+) -> dict[str, Any]:
+    """Show the events; return the result that ends them.
+
+    Args:
+        events: of AdminClient.deploy or start; raises what ended the attempt.
+        verbose: print every line of output too.
+    """
+    view = _Live() if is_terminal(err=True) else _Plain()
+    view.verbose = verbose
+    with view.screen:
+        try:
+            for event in events:
+                if event.get("event") == wire.EVENT_RESULT:
+                    view.settle()
+                    result: dict[str, Any] = event["result"]
+                    return result
+                view.take(event)
+        except ChaindockError as error:
+            view.fail(error.facts.get("phase"))
+            raise
+    raise NodeError(
+        "the node ended before the chaincode was running",
+        hint="read its log (node.log), then start it again: chaindock up -d",
+    )
+
+
+class _Plain:
+    """Lines for pipes and logs.
+
+    The end of a phase arrives before the error that ended it, so the phase is shown when
+    the next event tells whether it succeeded.
+    """
+
+    verbose = False
+    note_indent = "  "
+    screen: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    _open: tuple[str, float] | None = None
+    _ended: tuple[str, float] | None = None
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Show an event of the attempt."""
+        kind = event.get("event")
+        if kind == "phase":
+            self.settle()
+            self._open = (visible(event["phase"]), time.monotonic())
+            self.began(self._open[0])
+        elif kind == "phase-end":
+            self._open = None
+            self._ended = (visible(event["phase"]), event["seconds"])
+        elif kind == "note":
+            self.say(self.note_indent + visible(event["text"]))
+        elif kind == "output":
+            self.output(visible(event["line"]))
+
+    def settle(self) -> None:
+        """Show that the phase that ended last succeeded."""
+        if self._ended is not None:
+            self.ended(*self._ended, good=True)
+            self._ended = None
+
+    def fail(self, phase: str | None) -> None:
+        """Show that the attempt ended with an error of `phase`."""
+        if self._ended is not None:
+            self.ended(*self._ended, good=self._ended[0] != phase)
+        if self._open is not None:
+            name, began = self._open
+            self.ended(name, time.monotonic() - began, good=False)
+
+    def began(self, phase: str) -> None:
+        if phase in LONG_PHASES:
+            self.say(f"  {phase} ...")
+
+    def ended(self, phase: str, spent_s: float, *, good: bool) -> None:
+        self.say(f"  {phase:<13}{seconds(spent_s):>8}{'' if good else '  FAILED'}")
+
+    def output(self, line: str) -> None:
+        if self.verbose:
+            self.say("  | ", line)
+
+    def say(self, dim: str, text: str = "") -> None:
+        click.echo(dim + text, err=True)
+
+
+class _Live(_Plain):
+    """A line that moves, and finished phases above it."""
+
+    note_indent = "    "
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.spinner import Spinner
+        from rich.text import Text
+
+        self._text = Text.assemble
+        self._console = Console(stderr=True, highlight=False)
+        simple = self._console.options.ascii_only
+        self._done, self._bad = ("ok", "!!") if simple else ("✓", "✗")
+        self._spinner = Spinner("line" if simple else "dots", style="cyan")
+        self._last = ""
+        self.screen = Live(
+            console=self._console,
+            get_renderable=self._render,
+            transient=True,
+            refresh_per_second=10,
+        )
+
+    def _render(self) -> RenderableType:
+        if self._open is None:
+            return ""
+        phase, began = self._open
+        spent = seconds(time.monotonic() - began)
+        text = self._text(f" {phase:<13}", (f"{spent:>8}  {self._last}", "dim"))
+        text.truncate(max(self._console.width - 4, 0), overflow="ellipsis")
+        self._spinner.update(text=text)
+        return self._spinner
+
+    @override
+    def began(self, phase: str) -> None:
+        self._last = ""
+
+    @override
+    def ended(self, phase: str, spent_s: float, *, good: bool) -> None:
+        mark = (self._done, "green") if good else (self._bad, "red")
+        spent = (f"{seconds(spent_s):>8}", "dim")
+        self._console.print(self._text("  ", mark, f" {phase:<13}", spent))
+
+    @override
+    def output(self, line: str) -> None:
+        self._last = line.strip() or self._last
+        super().output(line)
+
+    @override
+    def say(self, dim: str, text: str = "") -> None:
+        self._console.print(self._text((dim, "dim"), text))

@@ -1,13 +1,12 @@
 """`doctor`: the form of its findings, and the exit status.
 
-The checks are in checks.py and isolation.py. The status is 0 when some chaincode can run.
+The checks are in checks.py. The status is 0 when some chaincode can run.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import sys
 import textwrap
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING
 import click
 
 from chaindock.cli import show
-from chaindock.cli.report import Exit
 from chaindock.cli.session import Session, command
 
 if TYPE_CHECKING:
@@ -50,26 +48,6 @@ class Check:
     remedy: str = ""
 
 
-@dataclass(frozen=True)
-class Findings:
-    """Everything that was found.
-
-    Args:
-        docker: an engine answers.
-        languages: what local processes can run.
-    """
-
-    checks: tuple[Check, ...]
-    docker: bool
-    languages: tuple[str, ...] = ()
-
-    @property
-    def can_run(self) -> bool:
-        """Whether some chaincode can run somehow."""
-        broken = any(c.state is State.FAIL and c.group == "home" for c in self.checks)
-        return not broken and (self.docker or bool(self.languages))
-
-
 _MARKS = {
     State.OK: ("ok", "green"),
     State.WARN: ("!!", "yellow"),
@@ -90,52 +68,53 @@ def doctor(session: Session) -> int:
 
     from chaindock.cli.checks import examine
 
-    findings = asyncio.run(examine(session.home))
-    if session.json:
-        show.emit_json(
-            {
-                "can_run": findings.can_run,
-                "docker": findings.docker,
-                "process": list(findings.languages),
-                "checks": [dataclasses.asdict(check) for check in findings.checks],
-            }
-        )
-    else:
-        _print(findings)
-    return Exit.OK if findings.can_run else Exit.ENGINE
+    checks, docker, languages = asyncio.run(examine(session.home))
+    broken = any(one.state is State.FAIL and one.group == "home" for one in checks)
+    can_run = not broken and (docker or bool(languages))
+    told = {
+        "can_run": can_run,
+        "docker": docker,
+        "process": languages,
+        "checks": [dataclasses.asdict(one) for one in checks],
+    }
+    if not session.emits(told):
+        _print(checks)
+        if can_run:
+            click.echo(f"\n{_sentence(languages, docker=docker)}")
+        else:
+            text = click.style("No chaincode can run here yet.", fg="red")
+            click.echo(f"\n{text}")
+    return show.Exit.OK if can_run else show.Exit.ENGINE
 
 
-def _print(findings: Findings) -> None:
-    width = max(len(check.name) for check in findings.checks)
-    for group, checks in itertools.groupby(findings.checks, lambda check: check.group):
+def _print(findings: Sequence[Check]) -> None:
+    width = max(len(check.name) for check in findings)
+    for group, members in itertools.groupby(findings, lambda check: check.group):
         click.echo(click.style(group, bold=True))
-        _print_group(list(checks), width)
-    click.echo()
-    click.echo(_sentence(findings))
-
-
-def _print_group(checks: Sequence[Check], width: int) -> None:
-    said: set[str] = set()
-    nothing = all(check.state is State.ABSENT for check in checks)
-    for check in checks:
-        word, colour = _MARKS[check.state]
-        quiet = check.state is State.ABSENT
-        text = _wrap(f"{check.name:<{width}}  {show.visible(check.found)}", width + 8)
-        mark = click.style(word, fg=colour, dim=quiet)
-        click.echo(f"  {mark}  " + click.style(text[6:], dim=quiet))
+        checks = list(members)
         # Where nothing is there at all, the way to get it is said too.
-        if check.remedy and check.remedy not in said and (nothing or not quiet):
-            said.add(check.remedy)
-            remedy = _wrap(f"do: {show.visible(check.remedy)}", width + 12, width + 8)
-            arrow = click.style("do:", fg="cyan")
-            click.echo(remedy.replace("do:", arrow, 1))
+        nothing = all(check.state is State.ABSENT for check in checks)
+        said = {""}
+        for check in checks:
+            word, colour = _MARKS[check.state]
+            quiet = check.state is State.ABSENT
+            text = _wrap(
+                f"{check.name:<{width}}  {show.visible(check.found)}", width + 8
+            )
+            mark = click.style(word, fg=colour, dim=quiet)
+            click.echo(f"  {mark}  " + click.style(text[6:], dim=quiet))
+            if check.remedy not in said and (nothing or not quiet):
+                said.add(check.remedy)
+                text = f"do: {show.visible(check.remedy)}"
+                remedy = _wrap(text, width + 12, width + 8)
+                click.echo(remedy.replace("do:", click.style("do:", fg="cyan"), 1))
 
 
 def _wrap(text: str, indent: int, first: int = 6) -> str:
     """Break `text` at words for the terminal; elsewhere it stays one line."""
     return textwrap.fill(
         text,
-        max(show.width() or sys.maxsize, indent + 20),
+        max(show.width(), indent + 20),
         initial_indent=" " * first,
         subsequent_indent=" " * indent,
         break_on_hyphens=False,
@@ -143,14 +122,11 @@ def _wrap(text: str, indent: int, first: int = 6) -> str:
     )
 
 
-def _sentence(findings: Findings) -> str:
-    if not findings.can_run:
-        return click.style("No chaincode can run here yet.", fg="red")
-    languages = ", ".join(findings.languages)
-    if findings.docker and languages:
+def _sentence(languages: Sequence[str], *, docker: bool) -> str:
+    some = ", ".join(languages)
+    if not docker:
         return (
-            f"Chaincode can run in containers, and {languages} as local processes too."
+            f"Chaincode in {some} can run as local processes; no engine for containers."
         )
-    if findings.docker:
-        return "Chaincode can run in containers."
-    return f"Chaincode in {languages} can run as local processes; no engine for containers."
+    also = f", and {some} as local processes too" if some else ""
+    return f"Chaincode can run in containers{also}."

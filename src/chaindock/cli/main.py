@@ -16,24 +16,24 @@ from typing import Any
 import click
 
 from chaindock import __version__
-from chaindock.cli import report
-from chaindock.cli.report import MEANINGS, Exit
-from chaindock.cli.session import Session, home_option, json_option
+from chaindock.cli import show
+from chaindock.cli.session import Session, command, home_option, json_option
+from chaindock.cli.show import Exit
 from chaindock.errors import ChaindockError, InvalidInput
 
 GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     "The node": {
-        "up": ("up", "Start the node of a home."),
-        "down": ("down", "Stop the node of a home."),
+        "up": ("node", "Start the node of a home."),
+        "down": ("node", "Stop the node of a home."),
         "status": ("ps", "Show the node: endpoints, backend, blocks."),
         "doctor": ("doctor", "Check what Chaindock needs and say what to do."),
-        "logspec": ("logs", "Show or change which lines the node logs."),
+        "logspec": ("ps", "Show or change which lines the node logs."),
         "config": ("settings", "Show the settings and where they come from."),
     },
     "Chaincode": {
         "deploy": ("deploy", "Build a chaincode and start it."),
         "ps": ("ps", "List the deployed chaincodes."),
-        "logs": ("logs", "Show what a chaincode and its build wrote."),
+        "logs": ("ps", "Show what a chaincode and its build wrote."),
         "start": ("deploy", "Start stopped chaincodes again."),
         "stop": ("deploy", "Stop chaincodes; they stay deployed."),
         "rm": (
@@ -52,7 +52,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "More": {
         "demo": ("demo", "Run the bundled example on a temporary node."),
-        "completion": ("completion", "Print the completion script of a shell."),
+        "completion": ("main", "Print the completion script of a shell."),
     },
 }
 """Heading of the help → command → (module of chaindock.cli, first line of its help)."""
@@ -63,26 +63,21 @@ COMMANDS = {name: entry for group in GROUPS.values() for name, entry in group.it
 class Root(click.Group):
     """The group that imports commands lazily and ends with our exit statuses."""
 
-    def get_command(
-        self,
-        ctx: click.Context,  # noqa: ARG002
-        cmd_name: str,
-    ) -> click.Command | None:
-        """Import the module of a command and return the command."""
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of a command and return the command.
+
+        Raises: NoSuchCommand, which names the nearest command.
+        """
         if cmd_name not in COMMANDS:
-            return None
+            if ctx.resilient_parsing:
+                return None
+            from difflib import get_close_matches
+
+            nearest = get_close_matches(cmd_name, COMMANDS, 1)
+            raise click.exceptions.NoSuchCommand(cmd_name, None, nearest, ctx)
         module = importlib.import_module(f"chaindock.cli.{COMMANDS[cmd_name][0]}")
         found: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return found
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Find the command of `args`; the error for a mistyped one names the nearest."""
-        if args[0] in COMMANDS or ctx.resilient_parsing:
-            return super().resolve_command(ctx, args)
-        from difflib import get_close_matches
-
-        nearest = get_close_matches(args[0], COMMANDS, 1)
-        raise click.exceptions.NoSuchCommand(args[0], possibilities=nearest, ctx=ctx)
 
     def format_commands(
         self,
@@ -100,7 +95,7 @@ class Root(click.Group):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the exit statuses."""
         with formatter.section("Exit status"):
-            formatter.write_dl([(f"{int(s):>3}", text) for s, text in MEANINGS.items()])
+            formatter.write_dl([(f"{int(one):>3}", one.meaning) for one in Exit])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
         """Return matching commands without importing them, and options."""
@@ -157,12 +152,12 @@ def _show(error: Exception, *, as_json: bool) -> int:
         context = getattr(error, "ctx", None)
         hint = None if context is None else f"{context.command_path} --help"
         told = InvalidInput(error.format_message(), hint=hint)
-        report.show_error(told, as_json=as_json)
+        show.show_error(told, as_json=as_json)
         return error.exit_code
     if isinstance(error, ChaindockError):
-        report.show_error(error, as_json=as_json)
-        return report.exit_status(error)
-    report.show_defect(error, as_json=as_json)
+        show.show_error(error, as_json=as_json)
+        return show.exit_status(error)
+    show.show_defect(error, as_json=as_json)
     return Exit.INTERNAL
 
 
@@ -202,6 +197,27 @@ def root() -> None:
       chaindock invoke basic FUNCTION ARGS  submit
       chaindock query basic FUNCTION ARGS   only read
     """  # noqa: D301  # \\b is click's mark for lines to keep
+
+
+@command(
+    'eval "$(chaindock completion bash)"       # in ~/.bashrc',
+    'eval "$(chaindock completion zsh)"        # in ~/.zshrc',
+    "chaindock completion fish > ~/.config/fish/completions/chaindock.fish",
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(session: Session, shell: str) -> None:
+    """Print the completion script of a shell.
+
+    The shell then completes commands, options, files, and the names of the chaincodes
+    that are deployed on the running node.
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None  # noqa: S101  # click.Choice lets nothing else pass
+    script = kind(root, {}, "chaindock", "_CHAINDOCK_COMPLETE").source()
+    if not session.emits({"shell": shell, "script": script}):
+        click.echo(script)
 
 
 def main() -> None:

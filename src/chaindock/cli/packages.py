@@ -36,16 +36,6 @@ def package(session: Session, source: Path, output: Path, label: str | None) -> 
 
     The same source and label give the same bytes everywhere. Prints the package id.
     """
-    info = _write(source, output, label)
-    if session.json:
-        show.emit_json({**_as_json(info), "file": str(output)})
-        return
-    click.echo(info.id)
-    for warning in info.warnings:
-        show.note("warning", warning)
-
-
-def _write(source: Path, output: Path, label: str | None) -> PackageInfo:
     from chaindock.errors import InvalidInput, NotFound
     from chaindock.packaging.writer import package_directory
 
@@ -69,7 +59,11 @@ def _write(source: Path, output: Path, label: str | None) -> PackageInfo:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
-    return info
+    if session.emits({**_as_json(info), "file": str(output)}):
+        return
+    click.echo(info.id)
+    for warning in info.warnings:
+        show.note("warning", warning)
 
 
 @command("chaindock inspect basic.tar.gz")
@@ -79,8 +73,7 @@ def inspect(session: Session, file: Path) -> None:
     from chaindock.packaging.format import read_package
 
     info = read_package(file)
-    if session.json:
-        show.emit_json(_as_json(info))
+    if session.emits(_as_json(info)):
         return
     show.pairs(
         [
@@ -95,12 +88,10 @@ def inspect(session: Session, file: Path) -> None:
     )
     for entry in info.entries[:_SHOWN_ENTRIES]:
         click.echo(f"{entry.size:>12}  {show.visible(entry.name)}")
-    if len(info.entries) > _SHOWN_ENTRIES:
-        click.echo(
-            f"{'':>12}  … and {len(info.entries) - _SHOWN_ENTRIES} more (--json)"
-        )
+    if (more := len(info.entries) - _SHOWN_ENTRIES) > 0:
+        click.echo(f"{'':>12}  … and {more} more (--json)")
     for warning in info.warnings:
-        show.note("warning", show.visible(warning))
+        show.warn(warning)
 
 
 @command("chaindock package-id basic.tar.gz")
@@ -110,10 +101,8 @@ def package_id(session: Session, file: Path) -> None:
     from chaindock.packaging.format import read_package
 
     info = read_package(file)
-    if session.json:
-        show.emit_json({"id": info.id})
-        return
-    click.echo(info.id)
+    if not session.emits({"id": info.id}):
+        click.echo(info.id)
 
 
 def _as_json(info: PackageInfo) -> dict[str, Any]:

@@ -1,14 +1,15 @@
-"""`ps` and `status`: the chaincodes and the node as lists."""
+"""`ps`, `status`, `logs` and `logspec`: what the node tells of itself and of chaincodes."""
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from chaindock.cli import show
-from chaindock.cli.session import Session, command
+from chaindock.cli.session import Session, command, name_argument
 from chaindock.cli.show import count, one_line
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 _HEAD = ("NAME", "VERSION", "SEQ", "STATE", "BACKEND", "SINCE", "PACKAGE", "WHERE")
 _CALLS_HEAD = ("NAME", "TRANSACTION", "FUNCTION", "SINCE", "CALLER")
+_LOG_KEYS = ("time", "stream", "tx", "line")
+_TX_DIGITS = 12
 
 
 @command(
@@ -25,26 +28,29 @@ _CALLS_HEAD = ("NAME", "TRANSACTION", "FUNCTION", "SINCE", "CALLER")
 def ps(session: Session, *, calls: bool) -> None:
     """List the deployed chaincodes."""
     found = session.client().ps()
-    if session.json:
-        show.emit_json(found)
+    if session.emits(found):
         return
     if not found:
         words = session.words("deploy DIR")
         click.echo(f"no chaincode is deployed; next: {words}", err=True)
-        return
-    if calls:
+    elif calls:
         _show_calls(found)
-        return
-    show.table(_HEAD, [_row(one) for one in found])
-    for one in found:
-        if one.get("error"):
-            click.echo(f"{one['name']}: {one_line(one['error']['message'])}", err=True)
-        elif one.get("last_end"):
-            click.echo(f"{one['name']}: the last run {one['last_end']}", err=True)
-        if warning := one["details"].get("warning"):
-            click.echo(f"{one['name']}: warning: {one_line(warning)}", err=True)
-        if plan := planned(one):
-            click.echo(f"{one['name']}: {plan}", err=True)
+    else:
+        show.table(_HEAD, [_row(one) for one in found])
+        for one in found:
+            for text in _remarks(one):
+                click.echo(f"{one['name']}: {text}", err=True)
+
+
+def _remarks(one: Mapping[str, Any]) -> Iterator[str]:
+    if one.get("error"):
+        yield one_line(one["error"]["message"])
+    elif one.get("last_end"):
+        yield f"the last run {one['last_end']}"
+    if warning := one["details"].get("warning"):
+        yield f"warning: {one_line(warning)}"
+    if plan := planned(one):
+        yield plan
 
 
 def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
@@ -56,7 +62,7 @@ def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
         one["backend"],
         ago(one["since"]),
         show.shorten(one["package_id"]),
-        where(one["details"]),
+        ", ".join(_where(one["details"])) or "-",
     )
 
 
@@ -64,7 +70,7 @@ def _show_calls(found: Sequence[Mapping[str, Any]]) -> None:
     rows = [
         (
             one["name"],
-            call["tx_id"][:12],
+            call["tx_id"][:_TX_DIGITS],
             show.visible(call["function"]),
             ago(call["since"]),
             _caller(call),
@@ -97,24 +103,17 @@ def planned(one: Mapping[str, Any]) -> str:
     return ""
 
 
-def where(details: Mapping[str, str]) -> str:
-    """Return the place and isolation of a run in few words."""
-    return ", ".join(_where(details)) or "-"
-
-
 def _where(details: Mapping[str, str]) -> Iterator[str]:
-    for key in ("container", "pid", "address"):
+    """Yield the place and isolation of a run."""
+    place = next(
+        (key for key in ("container", "pid", "address") if details.get(key)), ""
+    )
+    if place:
+        # The hash at the end tells containers apart, so the name is not cut there.
+        yield ("pid " if place == "pid" else "") + one_line(details[place])
+    for key, word in (("isolation", ""), ("weaker", "but "), ("stream", "stream: ")):
         if value := details.get(key):
-            # The hash at the end tells containers apart, so the name is not cut there.
-            yield f"pid {value}" if key == "pid" else one_line(value)
-            break
-    for key, form in (
-        ("isolation", "{}"),
-        ("weaker", "but {}"),
-        ("stream", "stream: {}"),
-    ):
-        if value := details.get(key):
-            yield show.visible(form.format(value))
+            yield show.visible(word + value)
 
 
 def ago(since: str | None) -> str:
@@ -130,10 +129,7 @@ def ago(since: str | None) -> str:
 
 
 def _age_s(iso: str) -> int:
-    then = datetime.fromisoformat(iso)
-    if then.tzinfo is None:
-        then = then.replace(tzinfo=UTC)
-    return int((datetime.now(UTC) - then).total_seconds())
+    return int((datetime.now(UTC) - datetime.fromisoformat(iso)).total_seconds())
 
 
 @command("chaindock status", "chaindock status --json")
@@ -144,8 +140,7 @@ def status(session: Session) -> None:
 
 def show_status(session: Session, found: Mapping[str, Any]) -> None:
     """Print the fields of NodeStatus."""
-    if session.json:
-        show.emit_json(found)
+    if session.emits(found):
         return
     reason = f"  ({found['reason']})" if found["reason"] else ""
     inside = found["home"].rstrip("/") + "/"
@@ -168,3 +163,69 @@ def show_status(session: Session, found: Mapping[str, Any]) -> None:
         click.echo(f"waiting for {one['component']}: {reason}", err=True)
     for warning in found["warnings"]:
         show.note("warning", one_line(warning))
+
+
+@command(
+    "chaindock logs basic -f",
+    "chaindock logs basic --previous        # why it was restarted",
+    "chaindock logs basic -t                # with time, stream and transaction",
+)
+@name_argument()
+@click.option("-f", "--follow", is_flag=True, help="Wait for more lines until Ctrl-C.")
+@click.option("--previous", is_flag=True, help="Show the launch before the last one.")
+@click.option(
+    "-t",
+    "--timestamps",
+    is_flag=True,
+    help="Show time, stream and transaction of each line.",
+)
+def logs(
+    session: Session, name: str, follow: bool, previous: bool, timestamps: bool
+) -> None:
+    """Show what a chaincode and its build wrote.
+
+    NAME is a chaincode, also one whose deployment failed, or the id of its package.
+    With --json each line is one object: time, stream, tx, line. The transaction is
+    known when no other was running, or when the line contains its id.
+    """
+    if follow and previous:
+        raise click.UsageError("--previous cannot be used with --follow")
+    nothing = True
+    try:
+        for event in session.client().logs(name, follow=follow, previous=previous):
+            nothing = False
+            _show_line(event, timestamps=timestamps, as_json=session.json)
+    except KeyboardInterrupt:
+        if not follow:
+            raise
+    if nothing and not session.json:
+        which = "no earlier launch of" if previous else "no output yet of"
+        click.echo(f"{which} {name}", err=True)
+
+
+def _show_line(event: Mapping[str, Any], *, timestamps: bool, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({key: event.get(key) for key in _LOG_KEYS}))
+        return
+    line, stream, tx = event["line"], event["stream"], event.get("tx")
+    if tx is not None:
+        stream += f"@{tx[:_TX_DIGITS]}"
+    when = f"{event['time'] or '-':<20} {stream:<6} " if timestamps else ""
+    if show.is_terminal():
+        click.echo(click.style(when, dim=True) + show.visible(line))
+    else:
+        click.echo(when + line, color=True)  # as it is: click would drop its colours
+
+
+@command("chaindock logspec", "chaindock logspec info:chaincode,endorser=debug")
+@click.argument("spec", required=False)
+def logspec(session: Session, spec: str | None) -> None:
+    """Show or change which lines the node logs.
+
+    A change lasts until the node stops. SPEC is a level, and levels of components where
+    they differ. A level holds for everything below a component too. Levels: fatal,
+    panic, error, warning, info, debug.
+    """
+    found = session.client().logspec(spec)
+    if not session.emits({"spec": found}):
+        click.echo(show.visible(found))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from chaindock.cli import show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from chaindock.cli.client import AdminClient
-
-F = TypeVar("F", bound="Callable[..., Any]")
 
 
 class Session:
@@ -40,6 +40,12 @@ class Session:
 
         return AdminClient(self.home)
 
+    def emits(self, data: Any) -> bool:
+        """Print `data` if --json was given; return whether it was."""
+        if self.json:
+            show.emit_json(data)
+        return self.json
+
     def words(self, command: str) -> str:
         """Return `chaindock COMMAND` for hints, with --home when it was given."""
         if self.home_flag is None:
@@ -52,39 +58,30 @@ class Session:
 pass_session = click.make_pass_decorator(Session)
 
 
-def _set_home(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
-    if value is not None:
-        ctx.ensure_object(Session).home_flag = value
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    # The option may stand before the command too: the other place has its default.
+    if value is not None and value is not False:
+        setattr(ctx.ensure_object(Session), str(param.name), value)
 
 
-def _set_json(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
-    if value:
-        ctx.ensure_object(Session).json = True
-
-
-def home_option(command: F) -> F:
-    """Add --home DIR."""
-    return click.option(
-        "--home",
-        metavar="DIR",
-        expose_value=False,
-        is_eager=True,
-        callback=_set_home,
-        type=click.Path(),
-        help="The node's directory.  [env: CHAINDOCK_HOME; default: ~/.chaindock]",
-    )(command)
-
-
-def json_option(command: F) -> F:
-    """Add --json."""
-    return click.option(
-        "--json",
-        is_flag=True,
-        expose_value=False,
-        is_eager=True,
-        callback=_set_json,
-        help="Print data, and errors, as JSON on standard output.",
-    )(command)
+home_option = click.option(
+    "--home",
+    "home_flag",
+    metavar="DIR",
+    expose_value=False,
+    is_eager=True,
+    callback=_keep,
+    type=click.Path(),
+    help="The node's directory.  [env: CHAINDOCK_HOME; default: ~/.chaindock]",
+)
+json_option = click.option(
+    "--json",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_keep,
+    help="Print data, and errors, as JSON on standard output.",
+)
 
 
 def command(
@@ -94,21 +91,14 @@ def command(
 
     It gets --json and --home as its last options, and `examples` below its help.
     """
+    epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
 
     def make(function: Callable[..., Any]) -> click.Command:
         name = function.__name__.replace("_", "-")
-        made = click.command(name, cls, epilog=_epilog(examples))(
-            pass_session(function)
-        )
-        json_option(made)
-        home_option(made)
-        return made
+        made = click.command(name, cls, epilog=epilog)(pass_session(function))
+        return home_option(json_option(made))
 
     return make
-
-
-def _epilog(examples: tuple[str, ...]) -> str:
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
 
 
 def read_pairs(
@@ -124,14 +114,14 @@ def read_pairs(
     return found
 
 
-def name_argument(*, many: bool = False) -> Callable[[F], F]:
+def name_argument(*, many: bool = False) -> Callable[..., Any]:
     """Add NAME, or NAME..., which the shell completes."""
     several: dict[str, Any] = {"metavar": "NAME...", "nargs": -1, "required": True}
     name, more = ("names", several) if many else ("name", {})
-    return click.argument(name, shell_complete=complete_names, **more)
+    return click.argument(name, shell_complete=_complete_names, **more)
 
 
-def complete_names(
+def _complete_names(
     ctx: click.Context, _param: click.Parameter, incomplete: str
 ) -> list[str]:
     """Return the chaincodes of the running node; without a node none, silently."""

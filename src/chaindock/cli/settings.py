@@ -6,7 +6,7 @@ Passwords are not shown.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +14,7 @@ from chaindock.cli import show
 from chaindock.cli.session import Session, home_option, json_option, pass_session
 
 if TYPE_CHECKING:
-    from chaindock.config.sections import Config
+    from chaindock.config.keys import Setting
 
 
 @click.group()
@@ -39,64 +39,48 @@ def show_config(session: Session, *, changed: bool, verbose: bool) -> None:
     environment (CORE_ and the key in capitals, with _ for each dot), core.yaml in the
     directory FABRIC_CFG_PATH or in the home, the default.
     """
+    from chaindock.config.keys import redact
     from chaindock.config.load import load
 
     loaded = load(session.home)
-    settings = [
-        one for one in loaded.settings if not changed or one.origin != "default"
-    ]
-    if session.json:
-        show.emit_json(
-            {
-                "home": str(loaded.home),
-                "settings": [dataclasses.asdict(one) for one in settings],
-                "build_variables": _build_variables(loaded),
-                "ignored": [dataclasses.asdict(one) for one in loaded.ignored],
-                "warnings": _warnings(loaded),
-            }
-        )
-        return
-    _print(loaded, settings, verbose=verbose)
-
-
-def _print(loaded: Config, settings: list[Any], *, verbose: bool) -> None:
-    rows = [
-        (
-            one.key,
-            click.style(one.origin, dim=one.origin == "default"),
-            click.style(show.visible(one.value), bold=one.origin != "default"),
-        )
-        for one in settings
-    ]
-    head = ("SETTING", "ORIGIN", "VALUE")
-    if verbose:
-        for one, row in zip(settings, rows, strict=True):
-            click.echo(click.style(f"\n{one.help}", dim=True))
-            click.echo("  ".join(part for part in row if part))
-    else:
-        show.table(head, rows)
-    if variables := _build_variables(loaded):
-        click.echo()
-        show.table(("BUILDS GET", "VALUE"), list(variables.items()))
-    if loaded.ignored:
-        click.echo()
-        show.table(
-            ("NOT USED", "ORIGIN", "WHY"),
-            [(one.key, one.origin, one.reason or "-") for one in loaded.ignored],
-        )
-    for warning in _warnings(loaded):
-        click.echo(click.style("warning: ", fg="yellow") + warning, err=True)
-
-
-def _warnings(loaded: Config) -> list[str]:
-    problems = loaded.chaincodes.problems()
-    return [*loaded.warnings, *(f"{one.message}: {one.hint}" for one in problems)]
-
-
-def _build_variables(loaded: Config) -> dict[str, str]:
-    from chaindock.config.keys import redact
-
-    return {
+    found = [one for one in loaded.settings if not changed or one.origin != "default"]
+    variables = {
         name: redact(name, value)
         for name, value in sorted(loaded.build.variables.items())
     }
+    problems = [f"{one.message}: {one.hint}" for one in loaded.chaincodes.problems()]
+    warnings = [*loaded.warnings, *problems]
+    told = {
+        "home": str(loaded.home),
+        "settings": [dataclasses.asdict(one) for one in found],
+        "build_variables": variables,
+        "ignored": [dataclasses.asdict(one) for one in loaded.ignored],
+        "warnings": warnings,
+    }
+    if session.emits(told):
+        return
+    rows = [_row(one) for one in found]
+    if verbose:
+        for one, row in zip(found, rows, strict=True):
+            click.echo(click.style(f"\n{one.help}", dim=True))
+            click.echo("  ".join(part for part in row if part))
+    else:
+        show.table(("SETTING", "ORIGIN", "VALUE"), rows)
+    for head, more in (
+        (("BUILDS GET", "VALUE"), list(variables.items())),
+        (
+            ("NOT USED", "ORIGIN", "WHY"),
+            [(one.key, one.origin, one.reason or "-") for one in loaded.ignored],
+        ),
+    ):
+        if more:
+            click.echo()
+            show.table(head, more)
+    for warning in warnings:
+        show.note("warning", warning)
+
+
+def _row(one: Setting) -> tuple[str, str, str]:
+    default = one.origin == "default"
+    origin = click.style(one.origin, dim=default)
+    return one.key, origin, click.style(show.visible(one.value), bold=not default)

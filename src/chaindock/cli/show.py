@@ -1,22 +1,32 @@
-"""Print data for people and for programs: tables, JSON, durations, results.
+"""What the commands print: data, tables, payloads, errors; and the exit statuses.
 
 Text that others wrote reaches a terminal without control characters, and a pipe byte by
-byte.
+byte. An exit status never changes its meaning.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
+from chaindock.errors import (
+    ChaindockError,
+    Code,
+    EngineError,
+    ExecuteFailed,
+    LaunchFailed,
+    LedgerError,
+    NodeError,
+    ToolMissing,
+)
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*[A-Za-z]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)?")
 _HASH = re.compile(r"(?<![0-9a-f])([0-9a-f]{12})[0-9a-f]{52}(?![0-9a-f])")
@@ -43,7 +53,12 @@ def visible(text: str) -> str:
 
 def one_line(text: str) -> str:
     """Return foreign text of several lines as one, with short hashes."""
-    return shorten_all(visible(text.replace("\n", " ")))
+    return shorten(visible(text.replace("\n", " ")))
+
+
+def shorten(text: str) -> str:
+    """Return `text` with 12 digits of each hash of a package or transaction."""
+    return _HASH.sub(r"\1", text)
 
 
 def is_terminal(*, err: bool = False) -> bool:
@@ -51,10 +66,10 @@ def is_terminal(*, err: bool = False) -> bool:
     return (sys.stderr if err else sys.stdout).isatty()
 
 
-def width() -> int | None:
-    """Return the columns of the terminal; None when standard output is none."""
+def width() -> int:
+    """Return the columns of standard output; no limit when it is no terminal."""
     if not is_terminal():
-        return None
+        return sys.maxsize
     import shutil
 
     return shutil.get_terminal_size().columns
@@ -68,6 +83,8 @@ def emit_json(data: Any) -> None:
 
     Characters that a terminal obeys and JSON would let pass are escaped too.
     """
+    import json
+
     unicode = sys.stdout.encoding.lower().replace("-", "") == "utf8"
     text = json.dumps(data, indent=2, ensure_ascii=not unicode)
     click.echo(_LATE_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
@@ -101,27 +118,18 @@ def _same_file() -> bool:
 
 def parsed(payload: bytes) -> Any:
     """Return the JSON value of a payload, else its text, else None."""
+    import json
+
     try:
         text = payload.decode()
     except UnicodeDecodeError:
         return None
-    if not text:
-        return None
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text)
         json.dumps(value, allow_nan=False)
     except (ValueError, RecursionError):
-        return text
+        return text or None
     return value
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)
-
-
-def payload_of(body: Mapping[str, Any]) -> bytes:
-    """Return the payload of an answer of the admin API."""
-    return base64.b64decode(body["payload"])
 
 
 # --- text ----------------------------------------------------------------------------
@@ -129,9 +137,13 @@ def payload_of(body: Mapping[str, Any]) -> bytes:
 
 def note(label: str, text: str, colour: str = "yellow") -> None:
     """Print `label: text` on standard error, the label in its colour."""
-    click.echo(
-        click.style(f"{label}: ", fg=colour, bold=colour == "red") + text, err=True
-    )
+    bold = colour == "red" or None
+    click.echo(click.style(f"{label}: ", fg=colour, bold=bold) + text, err=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning on standard error."""
+    note("warning", visible(text))
 
 
 def seconds(value: float) -> str:
@@ -161,32 +173,19 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     Columns that do not fit on the terminal go to further lines, which are indented.
     """
     lines = [head, *rows]
-    widths = [
-        max(len(click.unstyle(line[at])) for line in lines) for at in range(len(head))
-    ]
-    parts = _split(widths, width())
+    columns = zip(*lines, strict=True)
+    widths = [max(len(click.unstyle(cell)) for cell in column) for column in columns]
+    room = width()
     for line in lines:
-        for at, part in enumerate(parts):
-            cells = [_pad(line[column], widths[column]) for column in part]
-            text = ("    " if at else "") + "  ".join(cells).rstrip()
+        parts, used = [""], 0
+        for cell, wide in zip(line, widths, strict=True):
+            if parts[-1] and used + wide > room:
+                parts.append("    ")
+                used = 4
+            parts[-1] += cell + " " * (wide - len(click.unstyle(cell)) + 2)
+            used += wide + 2
+        for text in map(str.rstrip, parts):
             click.echo(click.style(text, dim=True) if line is head else text)
-
-
-def _split(widths: Sequence[int], room: int | None) -> list[list[int]]:
-    """Return which columns go to which line."""
-    parts: list[list[int]] = [[]]
-    used = 0
-    for column, wide in enumerate(widths):
-        if room is not None and parts[-1] and used + wide > room:
-            parts.append([])
-            used = 4
-        parts[-1].append(column)
-        used += wide + 2
-    return parts
-
-
-def _pad(cell: str, wide: int) -> str:
-    return cell + " " * (wide - len(click.unstyle(cell)))
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> None:
@@ -196,17 +195,130 @@ def pairs(rows: Sequence[tuple[str, str]]) -> None:
         click.echo(click.style(f"{name:<{wide}}", dim=True) + f"  {value}")
 
 
-def shorten(package_id: str) -> str:
-    """Return a package id with 12 digits of its hash."""
-    label, colon, digest = package_id.rpartition(":")
-    return f"{label}{colon}{digest[:12]}"
+# --- errors --------------------------------------------------------------------------
 
 
-def shorten_all(text: str) -> str:
-    """Return `text` with what `shorten` shows of each package and transaction in it."""
-    return _HASH.sub(r"\1", text)
+_REFUSED = "the chaincode answered with an error or not at all, or the transaction is "
+_REFUSED += "not valid"
 
 
-def warn(text: str) -> None:
-    """Print a warning on standard error."""
-    note("warning", visible(text))
+class Exit(IntEnum):
+    """Exit statuses and what they mean."""
+
+    meaning: str
+
+    OK = 0, "success"
+    REFUSED = 1, _REFUSED
+    USAGE = 2, "the command line is wrong"
+    NODE = 3, "no node runs in this home, or it cannot be started or reached"
+    LAUNCH = 4, "a build or launch failed"
+    INPUT = 5, "an input was refused: a file, name, setting or identity"
+    ENGINE = 6, "a container engine or a tool is missing or fails"
+    INTERNAL = 70, "a defect of Chaindock, or damaged files"
+    OUTPUT = 74, "standard output is closed or full"
+    INTERRUPTED = 130, "interrupted (Ctrl-C)"
+    PIPE = 141, "the reader of standard output has gone"
+
+    def __new__(cls, number: int, meaning: str) -> Self:
+        """Make the member `number`."""
+        made = int.__new__(cls, number)
+        made._value_, made.meaning = number, meaning
+        return made
+
+
+SHOWN_LINES = 20
+"""Lines of output below an error; the log has the others."""
+_CAUSES = {
+    "not-executable": "the program is not executable",
+    "not-found": "there is no such program",
+    "removed": "somebody removed it",
+    "engine-gone": "its engine went away",
+}
+
+
+def exit_status(error: ChaindockError) -> Exit:
+    """Return the status for `error`."""
+    match error:
+        case LaunchFailed():
+            return Exit.LAUNCH
+        case ExecuteFailed():
+            return Exit.REFUSED
+        case EngineError() | ToolMissing():
+            return Exit.ENGINE
+        case NodeError():
+            return Exit.NODE
+    if error.code in {Code.INTERNAL, Code.DATA_LOSS}:
+        return Exit.INTERNAL
+    return Exit.REFUSED if isinstance(error, LedgerError) else Exit.INPUT
+
+
+def show_error(error: ChaindockError, *, as_json: bool) -> None:
+    """Print an error: JSON on standard output, or text on standard error."""
+    if as_json:
+        emit_json(error.as_dict())
+        return
+    first, *more = shorten(error.message).splitlines() or [""]
+    note("error", visible(first), "red")
+    lines = [f"       {visible(line)}" for line in more]
+    for name, value in _launch_facts(error.facts):
+        lines.append(click.style(f"  {name:<8}", dim=True) + value)
+    output = [str(line) for line in error.facts.get("output") or ()][-SHOWN_LINES:]
+    if output:
+        lines.append(click.style(f"  output  {count(len(output), 'line')}", dim=True))
+    lines += [click.style("  | ", dim=True) + visible(line) for line in output]
+    for line in lines:
+        click.echo(line, err=True)
+    if error.hint:
+        note("hint", "\n      ".join(map(visible, error.hint.splitlines())), "cyan")
+
+
+def _launch_facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    phases = [
+        (visible(one["phase"]), float(one["seconds"]))
+        for one in facts.get("phases") or ()
+    ]
+    if phase := facts.get("phase"):
+        spent = next((s for name, s in reversed(phases) if name == phase), None)
+        after = "" if spent is None else f", after {seconds(spent)}"
+        yield "phase", f"{visible(str(phase))}{after}"
+    if phases:
+        yield "times", ", ".join(f"{name} {seconds(s)}" for name, s in phases)
+    if ended := _ended(facts):
+        yield "ended", ended
+    if facts.get("retryable") is True:
+        yield "later", "a later attempt may succeed without a change"
+    verdicts = facts.get("verdicts")
+    if isinstance(verdicts, dict):
+        for builder, verdict in verdicts.items():
+            yield visible(str(builder)), visible(str(verdict))
+
+
+def _ended(facts: Mapping[str, Any]) -> str:
+    parts = ["out of memory"] if facts.get("oom") else []
+    number = facts.get("signal")
+    if isinstance(number, int):
+        import signal
+
+        try:
+            parts.append(f"signal {signal.Signals(number).name}")
+        except ValueError:
+            parts.append(f"signal {number}")
+    if facts.get("exit_code") is not None:
+        parts.append(f"exit code {facts['exit_code']}")
+    if told := _CAUSES.get(str(facts.get("cause"))):
+        parts.append(told)
+    if parts and isinstance(facts.get("registered"), bool):
+        parts.append(f"{'after' if facts['registered'] else 'before'} it registered")
+    return ", ".join(parts)
+
+
+def show_defect(error: Exception, *, as_json: bool) -> None:
+    """Print an error that nobody planned, with its trace."""
+    import traceback
+
+    told = ChaindockError(
+        f"unexpected {type(error).__name__}: {error}",
+        hint="this is a defect of Chaindock; please report it with the lines above",
+    )
+    click.echo("".join(traceback.format_exception(error)).rstrip(), err=True)
+    show_error(told, as_json=as_json)

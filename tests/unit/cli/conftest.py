@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from chaindock.cli.down import find_process, is_alive
 from chaindock.cli.main import root
+from chaindock.cli.node import find_process, is_alive
 from chaindock.operations.admin import AdminServer
 from support.doubles.fake_node import FakeNode
 from support.program import command, wait_for

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from chaindock.cli.progress import watch_attempt
+from chaindock.cli.deploy import watch_attempt
 from chaindock.cli.ps import planned
-from chaindock.cli.report import show_error
-from chaindock.cli.show import visible
+from chaindock.cli.show import show_error, visible
 from chaindock.errors import BuildFailed, ChaindockError, NodeError, Unsupported
 from chaindock.ids import name_from_label
 

@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 
 from chaindock.cli import checks
-from chaindock.cli import doctor as doctor_command
+from chaindock.cli.doctor import _sentence
 
 
 @pytest.fixture
@@ -142,9 +142,9 @@ def test_full_disk_is_a_failure(monkeypatch, tmp_path):
         free = checks.LEAST_BYTES - 1
 
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage)
-    assert checks._disk(tmp_path)[1] == "fail"
+    assert checks._disk(tmp_path).state == "fail"
     Usage.free = checks.WANTED_BYTES - 1
-    assert checks._disk(tmp_path)[1] == "warn"
+    assert checks._disk(tmp_path).state == "warn"
 
 
 def test_killed_node_is_noticed(doctor, tools, home):
@@ -168,14 +168,10 @@ def test_last_sentence_says_how_chaincode_can_run(run, tools, monkeypatch):
     tools("go", "echo go version go1.99")
     text = run("doctor").stdout
     assert "Chaincode in Go can run as local processes; no engine" in text
-    findings = doctor_command.Findings((), docker=True, languages=("Go",))
-    from chaindock.cli.doctor import _sentence
-
-    assert _sentence(findings) == (
+    assert _sentence(["Go"], docker=True) == (
         "Chaincode can run in containers, and Go as local processes too."
     )
-    findings = doctor_command.Findings((), docker=True)
-    assert _sentence(findings) == "Chaincode can run in containers."
+    assert _sentence([], docker=True) == "Chaincode can run in containers."
 
 
 async def test_engine_that_answers_makes_the_others_quiet(tmp_path, monkeypatch):

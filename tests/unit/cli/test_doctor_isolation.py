@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaindock.cli import isolation
+from chaindock.cli import checks
 from chaindock.cli.doctor import Check, State
 from chaindock.config.load import load
 
@@ -34,21 +34,21 @@ def program(folder: Path, text: str) -> None:
 
 
 async def network(config: Config, *, here: bool = True) -> Check:
-    return await isolation._network(config, here=here)
+    return await checks._network(config, here=here)
 
 
 async def test_without_an_engine_only_processes_are_spoken_of(config: Config):
-    (only,) = await isolation.examine_containers(config, engine_answers=False)
+    (only,) = await checks._containers(config, engine_answers=False)
     assert only.name == "processes"
     assert "run as you" in only.found
 
 
 def test_an_engine_that_limits_everything_is_fine():
-    assert isolation._limits(INFO).state is State.OK
+    assert checks._limits(INFO).state is State.OK
 
 
 def test_limits_that_are_missing_are_named():
-    found = isolation._limits({**INFO, "PidsLimit": False, "MemoryLimit": False})
+    found = checks._limits({**INFO, "PidsLimit": False, "MemoryLimit": False})
     assert found.state is State.WARN
     assert "no memory limit, no limit of processes" in found.found
     assert "control groups" in found.remedy
@@ -60,8 +60,8 @@ async def test_what_is_open_on_this_machine_is_named(
     program(tmp_path, "echo 'Permission denied (you must be root)' >&2; exit 4")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        monkeypatch.setattr(isolation, "_EVERYWHERE", {"127.0.0.1"})
-        monkeypatch.setattr(isolation, "_MOST_TOLD", 10_000)
+        monkeypatch.setattr(checks, "_EVERYWHERE", {"127.0.0.1"})
+        monkeypatch.setattr(checks, "_MOST_TOLD", 10_000)
         found = await network(config)
     assert found.state is State.WARN
     assert f"tcp {port}" in found.found
@@ -73,20 +73,20 @@ async def test_a_filter_that_can_be_used_closes_it(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     program(tmp_path, "exit 0")
-    monkeypatch.setattr(isolation, "bridges_filtered", lambda: True)
+    monkeypatch.setattr(checks, "bridges_filtered", lambda: True)
     found = await network(config)
     assert (found.state, found.found) == (
         State.OK,
         "chaincode reaches the node and nothing else",
     )
-    monkeypatch.setattr(isolation, "bridges_filtered", lambda: False)
+    monkeypatch.setattr(checks, "bridges_filtered", lambda: False)
     found = await network(config)
     assert found.state is State.WARN
     assert "br_netfilter" in found.remedy
 
 
 async def test_a_rootless_engine_has_no_walls_of_the_network(config: Config):
-    found = await isolation._network(config, here=False, rootless=True)
+    found = await checks._network(config, here=False, rootless=True)
     assert found.state is State.WARN
     assert "rootless" in found.found
     assert "other machines, and all services of this one" in found.found
@@ -94,11 +94,11 @@ async def test_a_rootless_engine_has_no_walls_of_the_network(config: Config):
 
 def test_limits_of_a_rootless_engine_need_the_newer_control_groups():
     info = {**INFO, "Rootless": True, "CgroupVersion": "1"}
-    found = isolation._limits(info)
+    found = checks._limits(info)
     assert found.state is State.WARN
     assert found.found.startswith("rootless engine: no memory limit, no swap limit")
     assert "version 2" in found.remedy
-    assert isolation._limits({**info, "CgroupVersion": "2"}).state is State.OK
+    assert checks._limits({**info, "CgroupVersion": "2"}).state is State.OK
 
 
 async def test_engines_elsewhere_and_open_networks_are_told(config: Config):

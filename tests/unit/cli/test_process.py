@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from chaindock.cli.down import find_process, is_alive
+from chaindock.cli.node import find_process, is_alive
 from chaindock.operations.address import find_socket
 from support.program import command, wait_for
 

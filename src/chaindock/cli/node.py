@@ -1,7 +1,8 @@
-"""`up`: start a node here or in a process of its own.
+"""`up` and `down`: start a node here or in a process of its own, and stop it.
 
 The detached process tells "ready" or its error through a pipe, so nothing is guessed from
-files or time. When `up` is interrupted before that, the detached process is ended.
+files or time; when `up` is interrupted before that, the process is ended. `down` signals
+only the process that the lock of the home names, and only if it is older than its entry.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -17,16 +19,20 @@ import click
 
 from chaindock.cli import show
 from chaindock.cli.ps import show_status
-from chaindock.cli.report import Exit
 from chaindock.cli.session import Session, command, read_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    import psutil
+
     from chaindock.config.sections import Config
     from chaindock.operations.facade import NodeStatus
 
 TAIL_LINES = 20
+CLOCK_SLACK_S = 2.0
+POLL_S = 0.02
+KILLED_S = 10.0
 
 
 @command(
@@ -59,7 +65,7 @@ def up(
     ca: Path | None,
     settings: dict[str, str],
     ready_fd: int | None,
-) -> int:
+) -> None:
     """Start the node of a home.
 
     The node stays in the foreground until Ctrl-C; with -d it runs in a process of its
@@ -68,29 +74,28 @@ def up(
     """
     from chaindock.errors import NodeNotRunning
 
-    flags = settings
     if backend is not None:
-        flags["chaindock.backend"] = backend
+        settings["chaindock.backend"] = backend
     if ca is not None:
-        flags["chaindock.ca"] = str(ca.absolute())
+        settings["chaindock.ca"] = str(ca.absolute())
     if not detach:
-        return _serve(session, flags, ready_fd)
+        _serve(session, settings, ready_fd)
+        return
     try:
         found = session.client().status()
         click.echo("the node runs already", err=True)
-        if flags:
+        if settings:
             words = session.words("down")
             show.note("warning", f"the running node ignores the options; first {words}")
     except NodeNotRunning:
-        found = start_detached(session.home, flags)
+        found = start_detached(session.home, settings)
     show_status(session, found)
-    return Exit.OK
 
 
 # --- in the foreground ---------------------------------------------------------------
 
 
-def _serve(session: Session, flags: Mapping[str, str], ready_fd: int | None) -> int:
+def _serve(session: Session, flags: Mapping[str, str], ready_fd: int | None) -> None:
     import asyncio
     import dataclasses
 
@@ -101,11 +106,22 @@ def _serve(session: Session, flags: Mapping[str, str], ready_fd: int | None) -> 
     quieten_transport()
     from chaindock.config.load import load
 
+    pipe = None if ready_fd is None else os.fdopen(ready_fd, "w")
+
+    def tell(what: Mapping[str, Any]) -> None:
+        # Without the process that started this one the node serves all the same.
+        if pipe is not None and not pipe.closed:
+            with contextlib.suppress(OSError), pipe:
+                pipe.write(json.dumps(what) + "\n")
+
     def ready(status: NodeStatus) -> None:
-        if ready_fd is not None:
-            _tell(ready_fd, {"ready": True})
-        else:
-            _greet(session, dataclasses.asdict(status))
+        tell({"ready": True})
+        if pipe is None:
+            with contextlib.suppress(OSError):  # the same without a reader
+                show_status(session, dataclasses.asdict(status))
+                if not session.json:
+                    click.echo(click.style("stop with Ctrl-C", dim=True), err=True)
+                sys.stdout.flush()
 
     try:
         config = load(session.home, flags)
@@ -113,14 +129,12 @@ def _serve(session: Session, flags: Mapping[str, str], ready_fd: int | None) -> 
             level=config.log.level,
             spec=config.log.spec,
             json=config.log.format == "json",
-            stream=None if ready_fd is None else NodeLog(session.home / LOG_NAME),
+            stream=None if pipe is None else NodeLog(session.home / LOG_NAME),
         )
         asyncio.run(_until_signal(config, ready))
     except ChaindockError as error:
-        if ready_fd is not None:
-            _tell(ready_fd, {"error": error.as_dict()})
+        tell({"error": error.as_dict()})
         raise
-    return Exit.OK
 
 
 async def _until_signal(config: Config, ready: Callable[[NodeStatus], None]) -> None:
@@ -147,20 +161,6 @@ async def _until_signal(config: Config, ready: Callable[[NodeStatus], None]) -> 
     except asyncio.CancelledError:
         if not asked:
             raise
-
-
-def _greet(session: Session, status: Mapping[str, Any]) -> None:
-    with contextlib.suppress(OSError):  # without a reader the node serves all the same
-        show_status(session, status)
-        if not session.json:
-            click.echo(click.style("stop with Ctrl-C", dim=True), err=True)
-        sys.stdout.flush()
-
-
-def _tell(fd: int, what: Mapping[str, Any]) -> None:
-    # Without the process that started this one the node serves all the same.
-    with contextlib.suppress(OSError), os.fdopen(fd, "w") as pipe:
-        pipe.write(json.dumps(what) + "\n")
 
 
 # --- in a process of its own ---------------------------------------------------------
@@ -212,9 +212,9 @@ def start_detached(home: Path, flags: Mapping[str, str]) -> dict[str, Any]:
     if "error" in word:
         raise rebuild_error(word["error"])
     path, code = home / LOG_NAME, child.returncode
-    with path.open("rb") as log:
-        log.seek(began)
-        lines = log.read(LOG_BYTES).decode(errors="replace").splitlines()
+    with path.open("rb") as file:
+        file.seek(began)
+        lines = file.read(LOG_BYTES).decode(errors="replace").splitlines()
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     raise NodeError(
         f"the node of home {str(home)!r} ended before it was ready ({how})",
@@ -222,6 +222,104 @@ def start_detached(home: Path, flags: Mapping[str, str]) -> dict[str, Any]:
         home=str(home),
         output=lines[-TAIL_LINES:],
     )
+
+
+# --- its end -------------------------------------------------------------------------
+
+
+@command("chaindock down", "chaindock down --timeout 10 --force")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for the node to stop.",
+)
+@click.option("--force", is_flag=True, help="Kill the node after that time.")
+def down(session: Session, *, timeout_s: float, force: bool) -> None:
+    """Stop the node of a home.
+
+    Returns when the node's process and everything that it started are gone. If no node
+    is running, `down` says so and exits with 0.
+    """
+    stopped = stop_node(session.home, timeout_s, force=force)
+    if session.emits({"stopped": stopped, "home": str(session.home)}):
+        return
+    what = "the node in {!r} has stopped" if stopped else "no node is running in {!r}"
+    click.echo(what.format(str(session.home)), err=True)
+
+
+def stop_node(home: Path, timeout_s: float = 60.0, *, force: bool = False) -> bool:
+    """Stop the node of `home` and wait for its end; False = there was none.
+
+    Raises: NodeError when it is still there after `timeout_s` (with `force`: killed
+        then, so that the next `up` removes what it leaves). Denied.
+    """
+    import psutil
+
+    from chaindock.cli.client import AdminClient
+    from chaindock.errors import NodeError, NodeNotRunning
+
+    began = time.monotonic()
+    process = find_process(home)
+    try:
+        AdminClient(home).shutdown()
+    except NodeError as error:
+        if process is None:
+            if isinstance(error, NodeNotRunning):
+                return False
+            raise
+        # It is starting, or its socket was removed: a signal means the same.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    if process is None or _ends(process, began + timeout_s):
+        return True
+    if not force:
+        raise NodeError(
+            f"the node in {str(home)!r} (process {process.pid}) has not stopped "
+            f"after {timeout_s:g} s",
+            hint="wait and try again, or kill it: chaindock down --force",
+            home=str(home),
+            pid=process.pid,
+        )
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.kill()
+    _ends(process, time.monotonic() + KILLED_S)
+    return True
+
+
+def _ends(process: psutil.Process, until: float) -> bool:
+    # Not process.wait(): a zombie that its parent has not collected is at its end too.
+    while is_alive(process):
+        if time.monotonic() > until:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether the process is there and no zombie."""
+    import psutil
+
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def find_process(home: Path) -> psutil.Process | None:
+    """Return the process that serves `home`, or None."""
+    import psutil
+
+    path = home / "node.lock"
+    try:
+        process = psutil.Process(int(path.read_text()))
+        ours = process.create_time() <= path.stat().st_mtime + CLOCK_SLACK_S
+    except (OSError, ValueError, psutil.Error):
+        return None
+    return process if ours and is_alive(process) else None
 
 
 # --- the log of a detached node ------------------------------------------------------
