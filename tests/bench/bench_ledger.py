@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.measure import Side
-    from chaindock.ledger import Ledger
+    from chaindock.ledger.ledger import Ledger
 
 KEYS, ROUNDS, BLOCKS = 10_000, 5, 25
 _GET = "SELECT value FROM s WHERE ns=? AND key=?"

@@ -31,7 +31,7 @@ from chaindock.endorser.orderer import Orderer, OrdererOptions
 from chaindock.identity.ca import TlsAuthority, certificate_hash
 from chaindock.identity.organization import Organization
 from chaindock.ids import Ccid, ChannelId
-from chaindock.ledger import Ledger
+from chaindock.ledger.ledger import Ledger
 from chaindock.lifecycle.definitions import Approval, Definitions, LifecycleContract
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 from fabric_protos.common import common_pb2
 
 from chaindock.ids import TxId
-from chaindock.ledger import Ledger, TxLocation
+from chaindock.ledger.ledger import Ledger, TxLocation
 from support.faults.matrix import ROUNDS
 from support.ledgers.ledger import effects, ledger_at, replay, state
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from chaindock.chaincode.calls import Call
     from chaindock.chaincode.options import StreamOptions
-    from chaindock.ledger.results import Results
+    from chaindock.ledger.simulator import Results
 
 BATCH_RESULTS: Final = 100
 """Rows of one batch, as Fabric has it."""

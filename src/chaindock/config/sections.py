@@ -28,7 +28,6 @@ from chaindock.controllers.process.options import ProcessOptions
 from chaindock.endorser.endorser import EndorserOptions
 from chaindock.endorser.orderer import OrdererOptions
 from chaindock.ids import require_channel
-from chaindock.ledger.ledger import LedgerOptions
 from chaindock.lifecycle.restart_policy import CustodianOptions
 from chaindock.operations.admin import AdminOptions
 from chaindock.operations.http import OperationsOptions
@@ -141,7 +140,6 @@ class Config:
     calls: CallOptions = field(default_factory=CallOptions)
     launch: LaunchOptions = field(default_factory=LaunchOptions)
     listen: ListenOptions = field(default_factory=ListenOptions)
-    ledger: LedgerOptions = field(default_factory=LedgerOptions)
     endorser: EndorserOptions = field(default_factory=EndorserOptions)
     orderer: OrdererOptions = field(default_factory=OrdererOptions)
     custodian: CustodianOptions = field(default_factory=CustodianOptions)

@@ -260,11 +260,10 @@ class Orderer:
                 raise
             _log.error("block not committed", transactions=len(batch), exc_info=error)
             return
-        for waiting, tx in zip(batch, block.transactions, strict=True):
+        for index, waiting in enumerate(batch):
             if not waiting.done.done():
-                waiting.done.set_result(
-                    Commit(block.number, tx.code, tx.tx_id, tx.index)
-                )
+                tx_id, code = TxId(waiting.tx.tx_id), block.codes[index]
+                waiting.done.set_result(Commit(block.number, code, tx_id, index))
 
     def _check_definitions(self, txs: Sequence[ParsedTransaction]) -> None:
         """Refuse transactions of chaincodes that cannot be committed to as of now.

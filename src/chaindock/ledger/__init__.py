@@ -2,23 +2,6 @@
 
 `Ledger` owns one SQLite file: a writer thread validates and commits blocks, each in one
 transaction that is on disk before `commit` returns; simulations read committed
-snapshots on the event loop. Only public state can be
-simulated; hashes of private data and key metadata are validated and stored at commit.
+snapshots on the event loop. Only public state can be simulated; hashes of private data
+and key metadata are validated and stored at commit.
 """
-
-from chaindock.ledger.blocks import BlockSigner
-from chaindock.ledger.committer import CommittedBlock, CommittedTx
-from chaindock.ledger.ledger import Ledger, LedgerOptions, TxLocation
-from chaindock.ledger.results import Results
-from chaindock.ledger.simulator import Simulator
-
-__all__ = [
-    "BlockSigner",
-    "CommittedBlock",
-    "CommittedTx",
-    "Ledger",
-    "LedgerOptions",
-    "Results",
-    "Simulator",
-    "TxLocation",
-]

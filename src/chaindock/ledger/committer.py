@@ -1,8 +1,8 @@
-"""Make a block of transactions and commit it with its effects.
+"""Make a block of transactions, validate them, and commit the block with its effects.
 
 A block, its transactions, the state and the history change in one SQLite transaction or
 not at all. Everything here runs on the ledger's writer thread.
-Source: docs/fabric/ledger.md#order-of-checks
+Source: docs/fabric/ledger.md#order-of-checks, docs/fabric/ledger.md#mvcc
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import sqlite3
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KeyModification
+from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerError
-from chaindock.ids import TxId
 from chaindock.ledger.blocks import Tip, build_block, commit_hash, read_tip
 from chaindock.ledger.database import (
     WRITER_TIMEOUT_S,
@@ -28,12 +28,13 @@ from chaindock.ledger.database import (
     read_meta,
     translated,
 )
-from chaindock.ledger.mvcc import conflict
-from chaindock.ledger.transaction import UNKNOWN, parse_transaction
+from chaindock.ledger.rwset import ReadsSummary
+from chaindock.ledger.snapshots import ABOVE_ALL, after
+from chaindock.ledger.transaction import code_name, parse_transaction
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Iterator, Sequence
     from pathlib import Path
 
     from chaindock.ids import ChannelId
@@ -54,32 +55,31 @@ _LABEL = "UPDATE state SET metadata=?, block=?, tx=? WHERE ns=? AND key=?"
 _VALUE = "SELECT value FROM state WHERE ns=? AND key=?"
 _REMEMBER = "INSERT OR REPLACE INTO history VALUES (?, ?, ?, ?, ?)"
 _KNOWN = "SELECT 1 FROM transactions WHERE tx_id=? LIMIT 1"
-
-
-@dataclass(frozen=True)
-class CommittedTx:
-    """One transaction of a block and its TxValidationCode."""
-
-    tx_id: TxId
-    """"" if the envelope could not be decoded that far."""
-    code: int
-    index: int
-    kind: str = UNKNOWN
-    """Name of its header type."""
-    chaincode: str = UNKNOWN
-    """name:version of what was called."""
+_VERSION = "SELECT block, tx FROM state WHERE ns=? AND key=?"
+_VERSIONS = (
+    "SELECT key, block, tx FROM state WHERE ns=? AND key>=? AND key<? "
+    "ORDER BY key LIMIT ?"
+)
+_SLICE = 100
+# Constants of protobuf's enums are looked up slowly.
+_NOT_VALIDATED: int = codes.NOT_VALIDATED
+_VALID: int = codes.VALID
+_MVCC_READ_CONFLICT: int = codes.MVCC_READ_CONFLICT
+_PHANTOM_READ_CONFLICT: int = codes.PHANTOM_READ_CONFLICT
 
 
 @dataclass(frozen=True)
 class CommittedBlock:
-    """A block that is on disk."""
+    """A block that is on disk.
+
+    Args:
+        codes: TxValidationCode of each transaction, in order.
+        seconds: from the beginning of validation until it was on disk.
+    """
 
     number: int
-    transactions: tuple[CommittedTx, ...]
-    block: bytes
-    """serialised `common.Block`"""
+    codes: bytes
     seconds: float = 0.0
-    """From the beginning of validation until it was on disk."""
 
 
 class Committer:
@@ -131,12 +131,12 @@ class Committer:
 
     def _write_genesis(self, db: sqlite3.Connection, envelope: bytes) -> None:
         tx = parse_transaction(envelope, self._channel)
-        if tx.code != codes.NOT_VALIDATED or not tx.is_config:
+        if tx.code != _NOT_VALIDATED or not tx.is_config:
             raise InvalidInput(
                 f"the genesis envelope is not a config transaction of channel "
-                f"{self._channel!r}: {codes.TxValidationCode.Name(tx.code)}"
+                f"{self._channel!r}: {code_name(tx.code)}"
             )
-        _store(db, Tip(0, b"", b"", 0), [tx], bytes([codes.VALID]), b"", None)
+        _store(db, Tip(0, b"", b"", 0), [tx], bytes([_VALID]), b"", None)
 
     def commit(self, txs: Sequence[ParsedTransaction]) -> CommittedBlock:
         """Build, validate and write one block; it is on disk when this returns.
@@ -158,24 +158,10 @@ class Committer:
             number = self._tip.height
             filter_, changes = _apply(db, txs, number)
             commit = commit_hash(filter_, changes, number, self._tip.commit)
-            tip, block = _store(db, self._tip, txs, filter_, commit, self._signer)
+            tip = _store(db, self._tip, txs, filter_, commit, self._signer)
         self._tip = tip
         self.log_is_long = self._is_log_long()
-        return CommittedBlock(
-            number,
-            tuple(
-                CommittedTx(
-                    TxId(tx.tx_id),
-                    code,
-                    index,
-                    tx.kind,
-                    f"{tx.name}:{tx.version}" if tx.name else UNKNOWN,
-                )
-                for index, (tx, code) in enumerate(zip(txs, filter_, strict=True))
-            ),
-            block,
-            time.perf_counter() - began,
-        )
+        return CommittedBlock(number, filter_, time.perf_counter() - began)
 
     def _require_tip(self, db: sqlite3.Connection) -> None:
         """Refuse to write a second block of one number."""
@@ -235,17 +221,19 @@ def _apply(
     ids: set[str] = set()
     for position, tx in enumerate(txs):
         code = tx.code
-        if code == codes.NOT_VALIDATED:
-            if tx.tx_id and (tx.tx_id in ids or _is_known(db, tx.tx_id)):
+        if code == _NOT_VALIDATED:
+            known = tx.tx_id and db.execute(_KNOWN, (tx.tx_id,)).fetchone()
+            if known or tx.tx_id in ids:
                 code = codes.DUPLICATE_TXID
             else:
-                code = conflict(db, tx.spaces, changes)
+                code = _conflict(db, tx.spaces, changes)
             # Within a block, an id is used up by a transaction that passed all checks
             # but those against the state, as markTXIdDuplicates of Fabric's v20
             # validator.go does it: an envelope that anybody can forge uses up none.
-            ids.add(tx.tx_id)
+            if tx.tx_id:
+                ids.add(tx.tx_id)
         decided.append(code)
-        if code == codes.VALID:
+        if code == _VALID:
             for space in tx.spaces:
                 _write(db, space, (number, position), changes)
                 if not space.collection:
@@ -253,8 +241,60 @@ def _apply(
     return bytes(decided), changes
 
 
-def _is_known(db: sqlite3.Connection, tx_id: str) -> bool:
-    return db.execute(_KNOWN, (tx_id,)).fetchone() is not None
+def _conflict(
+    db: sqlite3.Connection, spaces: list[Space], changed: Container[ChangeKey]
+) -> int:
+    """Return VALID, MVCC_READ_CONFLICT or PHANTOM_READ_CONFLICT: the first found.
+
+    Args:
+        db: the connection that holds the block's open transaction, and so sees what
+            earlier valid transactions of the block wrote.
+        spaces: what the transaction read, in the order of checking.
+        changed: what earlier transactions of the block wrote, deleted or re-labelled.
+    """
+    for space in spaces:
+        for key, version in space.reads:
+            if (space.ns, space.collection, key) in changed:
+                return _MVCC_READ_CONFLICT
+            if db.execute(_VERSION, (space.table, key)).fetchone() != version:
+                return _MVCC_READ_CONFLICT
+        for info in space.ranges:
+            if _range_changed(db, space.table, info):
+                return _PHANTOM_READ_CONFLICT
+    return _VALID
+
+
+def _range_changed(db: sqlite3.Connection, ns: str, info: Any) -> bool:
+    stop = info.end_key.encode()
+    if stop and not info.itr_exhausted:
+        stop = after(stop)  # the last key that was taken belongs to the range
+    rows = _versions(db, ns, info.start_key.encode(), stop or ABOVE_ALL)
+    if info.HasField("reads_merkle_hashes"):
+        recorded = info.reads_merkle_hashes
+        summary = ReadsSummary(recorded.max_degree)
+        for key, block, position in rows:
+            summary.add(key.decode(), block, position)
+        now = kv_rwset_pb2.RangeQueryInfo()
+        summary.write_to(now)
+        return bool(now.reads_merkle_hashes != recorded)
+    for read in info.raw_reads.kv_reads:
+        row = next(rows, None)
+        version = (read.version.block_num, read.version.tx_num)
+        if row is None or row[0] != read.key.encode() or row[1:] != version:
+            return True
+    return next(rows, None) is not None
+
+
+def _versions(
+    db: sqlite3.Connection, ns: str, start: bytes, stop: bytes
+) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (key, block, position) of all keys in `[start, stop)`, read in slices."""
+    while True:
+        rows = db.execute(_VERSIONS, (ns, start, stop, _SLICE)).fetchall()
+        yield from rows
+        if len(rows) < _SLICE:
+            return
+        start = after(rows[-1][0])
 
 
 def _write(
@@ -283,24 +323,15 @@ def _remember(
     tx: ParsedTransaction,
     version: tuple[int, int],
 ) -> None:
-    db.executemany(
-        _REMEMBER,
-        (
-            (
-                space.ns,
-                key,
-                *version,
-                # The timestamp is always present: the Node shim fails without it.
-                KeyModification(
-                    tx_id=tx.tx_id,
-                    value=value or b"",
-                    timestamp=tx.timestamp,
-                    is_delete=value is None,
-                ).SerializeToString(),
-            )
-            for key, value in space.writes
-        ),
-    )
+    for key, value in space.writes:
+        # The timestamp is always present: the Node shim fails without it.
+        entry = KeyModification(
+            tx_id=tx.tx_id,
+            value=value or b"",
+            timestamp=tx.timestamp,
+            is_delete=value is None,
+        ).SerializeToString()
+        db.execute(_REMEMBER, (space.ns, key, *version, entry))
 
 
 def _store(
@@ -310,11 +341,11 @@ def _store(
     filter_: bytes,
     commit: bytes,
     signer: BlockSigner | None,
-) -> tuple[Tip, bytes]:
+) -> Tip:
     """Write the block after `tip` and the index of its transactions."""
     number = tip.height
     judged = list(zip(txs, filter_, strict=True))
-    configured = any(tx.is_config and code == codes.VALID for tx, code in judged)
+    configured = any(tx.is_config and code == _VALID for tx, code in judged)
     last_config = number if configured else tip.last_config
     block, block_hash = build_block(
         number,
@@ -331,4 +362,4 @@ def _store(
         ((tx.tx_id, number, index, code) for index, (tx, code) in enumerate(judged)),
     )
     db.execute("REPLACE INTO meta VALUES ('height', ?)", (number + 1,))
-    return Tip(number + 1, block_hash, commit, last_config), block
+    return Tip(number + 1, block_hash, commit, last_config)

@@ -1,7 +1,6 @@
-"""The ledger of one channel: opening, closing, reading, and who is told of commits.
+"""The ledger of one channel: opening, closing, reading, and handing blocks to the writer.
 
-A block is on disk before anybody is told of it: first `height` moves, then callbacks are
-called, then `commit` returns, all in the order of the blocks.
+A block is on disk before `height` moves, and `height` has moved when `commit` returns.
 """
 
 from __future__ import annotations
@@ -10,21 +9,16 @@ import asyncio
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import Enum, auto
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
-
-from fabric_protos.common import ledger_pb2
-from fabric_protos.peer import transaction_pb2
 
 from chaindock.errors import LedgerClosed, NotFound
 from chaindock.ledger.committer import CommittedBlock, Committer
 from chaindock.ledger.database import connect_reader, translate
 from chaindock.ledger.simulator import Simulator
 from chaindock.ledger.snapshots import SnapshotPool
-from chaindock.options import option
-from chaindock.telemetry import get_logger, metrics
-from chaindock.values import Count
+from chaindock.ledger.transaction import UNKNOWN, code_name
+from chaindock.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,16 +29,7 @@ if TYPE_CHECKING:
     from chaindock.ledger.transaction import ParsedTransaction
 
 T = TypeVar("T")
-_log = get_logger("ledger")
-
-
-@dataclass(frozen=True)
-class LedgerOptions:
-    """Limits of the ledger."""
-
-    total_query_limit: Count = option(100_000, "ledger.state.totalQueryLimit")
-    wal_limit_bytes: int = 64 << 20
-    """Length of the write-ahead log above which it is shortened actively."""
+WAL_LIMIT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -54,12 +39,6 @@ class TxLocation:
     block: int
     index: int
     code: int
-
-
-class _State(Enum):
-    NEW = auto()
-    OPEN = auto()
-    CLOSED = auto()
 
 
 class Ledger:
@@ -79,7 +58,8 @@ class Ledger:
         signer: signs blocks, on the writer thread.
         genesis: returns the envelope of block 0, a config transaction; called on the
             writer thread, only for a new ledger.
-        options: None = the defaults.
+        wal_limit_bytes: length of the write-ahead log above which it is shortened
+            actively.
     """
 
     def __init__(
@@ -88,25 +68,23 @@ class Ledger:
         channel: ChannelId,
         signer: BlockSigner,
         genesis: Callable[[], bytes],
-        options: LedgerOptions | None = None,
+        *,
+        wal_limit_bytes: int = WAL_LIMIT_BYTES,
     ) -> None:
-        options = options or LedgerOptions()
         self.channel = channel
         self._path = path
         self._genesis = genesis
-        self._options = options
-        self._committer = Committer(path, channel, signer, options.wal_limit_bytes)
+        self._committer = Committer(path, channel, signer, wal_limit_bytes)
         self._snapshots = SnapshotPool(path)
-        self._state = _State.NEW
+        self._entered = self._is_open = False
         self._height = 0
-        self._callbacks: list[Callable[[CommittedBlock], None]] = []
         self._writer: ThreadPoolExecutor
         self._reader: sqlite3.Connection
-        self._closed: asyncio.Future[None]
 
     async def __aenter__(self) -> Self:
-        if self._state is not _State.NEW:
+        if self._entered:
             raise LedgerClosed(f"ledger {str(self._path)!r} can be entered only once")
+        self._entered = True
         self._writer = ThreadPoolExecutor(1, f"ledger-{self.channel}")
         try:
             self._height = await self._write(
@@ -116,32 +94,25 @@ class Ledger:
         except BaseException:
             await self._close_writer()
             raise
-        self._state = _State.OPEN
+        self._is_open = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
         """Finish the commits that were asked for, then close the file.
 
         Simulators still open raise LedgerClosed from now on.
         Cancelled: the writer thread still finishes and closes the file.
         """
-        if self._state is _State.NEW:
-            self._state = _State.CLOSED
-        elif self._state is _State.OPEN:
+        if self._is_open:
+            self._is_open = False
             self._snapshots.close()
             self._reader.close()
             await self._close_writer()
-        elif hasattr(self, "_closed"):
-            await asyncio.shield(self._closed)
 
     async def _close_writer(self) -> None:
-        self._state = _State.CLOSED
-        self._closed = self._write(self._committer.close)
+        closed = self._write(self._committer.close)
         self._writer.shutdown(wait=False)
-        await asyncio.shield(self._closed)
+        await asyncio.shield(closed)
 
     def _write(self, job: Callable[[], T]) -> asyncio.Future[T]:
         """Queue `job` for the writer thread, which runs one job after the other."""
@@ -156,9 +127,7 @@ class Ledger:
         """Return a simulator over the state as committed now; call its `done`."""
         self._require_open()
         snapshot = self._snapshots.acquire(self._height, renew=self._committer.trimming)
-        return Simulator(
-            tx_id, snapshot, self._snapshots.release, self._options.total_query_limit
-        )
+        return Simulator(tx_id, snapshot, self._snapshots.release)
 
     async def commit(self, txs: Sequence[ParsedTransaction]) -> CommittedBlock:
         """Make the next block of `txs`, validate and commit it.
@@ -174,41 +143,24 @@ class Ledger:
         Raises:
             InvalidInput: no transactions. LedgerClosed: not open. LedgerError: the
             block could not be written, and nothing of it was; the ledger stays usable.
-        Cancelled: the block is committed all the same and callbacks hear of it.
+        Cancelled: the block is committed all the same.
         """
         self._require_open()
-        done = self._write(partial(self._committer.commit, tuple(txs)))
-        done.add_done_callback(self._committed)  # called before the waiter below
+        done = self._write(partial(self._committer.commit, txs))
+        # Called before the waiter below.
+        done.add_done_callback(partial(self._committed, txs))
         return await asyncio.shield(done)
 
-    def _committed(self, done: asyncio.Future[CommittedBlock]) -> None:
+    def _committed(
+        self, txs: Sequence[ParsedTransaction], done: asyncio.Future[CommittedBlock]
+    ) -> None:
         if done.cancelled() or done.exception() is not None:
             return
         block = done.result()
-        _count(self.channel, block)
+        count(self.channel, block, txs)
         self._height = block.number + 1
-        if self._committer.log_is_long and self._state is _State.OPEN:
+        if self._committer.log_is_long and self._is_open:
             self._writer.submit(self._committer.trim_log)
-        for callback in tuple(self._callbacks):
-            try:
-                callback(block)
-            except Exception as error:  # noqa: BLE001  # the block is committed
-                _log.error("commit callback failed", block=block.number, exc_info=error)
-
-    def on_commit(
-        self, callback: Callable[[CommittedBlock], None]
-    ) -> Callable[[], None]:
-        """Call `callback` on the loop for each block from now; return what ends that.
-
-        An error of the callback is logged and stops nobody else.
-        """
-        self._callbacks.append(callback)
-
-        def end() -> None:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
-
-        return end
 
     def find_transaction(self, tx_id: TxId) -> TxLocation | None:
         """Return the first occurrence of a transaction id, valid or not."""
@@ -236,20 +188,6 @@ class Ledger:
             )
         return bytes(row[0])
 
-    def info(self) -> Any:
-        """Return `common.BlockchainInfo`: height, hash of the last block and before."""
-        height = self._height
-        hashes = [
-            row[0] if row else b""
-            for row in (
-                self._read("SELECT hash FROM blocks WHERE number=?", number)
-                for number in (height - 1, height - 2)
-            )
-        ]
-        return ledger_pb2.BlockchainInfo(
-            height=height, currentBlockHash=hashes[0], previousBlockHash=hashes[1]
-        )
-
     def _read(self, sql: str, value: Any) -> tuple[Any, ...] | None:
         self._require_open()
         try:
@@ -259,16 +197,19 @@ class Ledger:
         return row
 
     def _require_open(self) -> None:
-        if self._state is not _State.OPEN:
+        if not self._is_open:
             raise LedgerClosed(
                 f"the ledger of channel {self.channel!r} is not open",
                 channel=self.channel,
             )
 
 
-def _count(channel: str, block: CommittedBlock) -> None:
+def count(
+    channel: str, block: CommittedBlock, txs: Sequence[ParsedTransaction]
+) -> None:
+    """Count a block and its transactions."""
     metrics.BLOCK_PROCESSING_TIME.labels(channel).observe(block.seconds)
-    for one in block.transactions:
-        code = transaction_pb2.TxValidationCode.Name(one.code)
-        chaincode = metrics.bounded(one.chaincode)
-        metrics.TRANSACTION_COUNT.labels(channel, one.kind, chaincode, code).inc()
+    for tx, code in zip(txs, block.codes, strict=True):
+        called = f"{tx.name}:{tx.version}" if tx.name else UNKNOWN
+        labels = channel, tx.kind, metrics.bounded(called), code_name(code)
+        metrics.TRANSACTION_COUNT.labels(*labels).inc()

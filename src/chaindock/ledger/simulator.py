@@ -1,22 +1,26 @@
 """One transaction's view of the state, and the record of what the transaction did.
 
-All reads come from one snapshot and never show the transaction's own writes.
-Source: docs/fabric/ledger.md#proposal
+All reads come from one snapshot and never show the transaction's own writes. No cursor
+stays open between two calls, and a range is recorded as exhausted only when its end was
+really seen.
+Source: docs/fabric/ledger.md#proposal, docs/fabric/ledger.md#read-write-set
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Final, Self
+
+from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KV
 
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerError, ReadOnlyViolation
-from chaindock.ledger.results import HistoryResults, RangeResults
 from chaindock.ledger.rwset import RangeRecord, marshal
+from chaindock.ledger.snapshots import ABOVE_ALL, END_OF_HISTORY, after
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from chaindock.ids import TxId
-    from chaindock.ledger.results import Results
     from chaindock.ledger.snapshots import Snapshot, Version
 
 # Fabric's texts, its spelling included: clients and tests look for them.
@@ -30,11 +34,11 @@ _NO_PAGES = (
     "unsuppored transaction. Paginated queries are supported only in a read-only "
     "transaction"
 )
-
-
 MAX_READS = 1_000_000
 MAX_RANGES = 20_000
 """Of one transaction: what it read is kept until it ends."""
+STEP_BYTES: Final = 1024 * 1024
+"""Where one call of `Results.take` stops reading; its last result may be larger."""
 
 
 class Simulator:
@@ -46,7 +50,6 @@ class Simulator:
     """
 
     __slots__ = (
-        "_limit",
         "_paginated",
         "_ranges",
         "_reads",
@@ -58,26 +61,16 @@ class Simulator:
     )
 
     def __init__(
-        self,
-        tx_id: TxId,
-        snapshot: Snapshot,
-        release: Callable[[Snapshot], None],
-        total_query_limit: int,
+        self, tx_id: TxId, snapshot: Snapshot, release: Callable[[Snapshot], None]
     ) -> None:
         self.tx_id = tx_id
         self._snapshot: Snapshot | None = snapshot
         self._release = release
-        self._limit = total_query_limit
         self._reads: dict[str, dict[str, Version | None]] = {}
         self._writes: dict[str, dict[str, bytes]] = {}
         self._ranges: list[RangeRecord] = []
         self._paginated = False
         self._taken = False
-
-    @property
-    def height(self) -> int:
-        """How many blocks the snapshot shows."""
-        return self._open().height
 
     @property
     def keys(self) -> int:
@@ -90,7 +83,7 @@ class Simulator:
 
         Raises: InvalidInput after `MAX_READS` keys of a namespace.
         """
-        row = self._open().get(ns, _encode(key))
+        row = self.snapshot().get(ns, _encode(key))
         reads = self._reads.get(ns)
         if reads is None:
             reads = self._reads[ns] = {}
@@ -132,12 +125,12 @@ class Simulator:
             end: "" = to the last key.
             page_size: above 0, a page of at most so many results.
             bookmark: where the page begins, instead of `start`; alone it makes a page
-                that only the total limit bounds.
+                without a bound.
 
         Raises:
             ReadOnlyViolation: a page was asked for after a write.
         """
-        self._open()
+        self.snapshot()
         paginated = page_size > 0 or bool(bookmark)
         if paginated:
             if self._writes:
@@ -148,15 +141,14 @@ class Simulator:
                 f"transaction makes more than {MAX_RANGES} range queries"
             )
         record = RangeRecord(ns, bookmark or start, end)
-        limit = min(page_size, self._limit) if page_size > 0 else self._limit
-        results = RangeResults(self._open, limit, record, paginated=paginated)
+        results = RangeResults(self, record, page_size, paginated=paginated)
         self._ranges.append(record)
         return results
 
     def open_history(self, ns: str, key: str) -> Results:
         """Query the committed changes of a key, newest first; nothing is recorded."""
-        self._open()
-        return HistoryResults(self._open, self._limit, ns, _encode(key))
+        self.snapshot()
+        return HistoryResults(self, ns, _encode(key))
 
     def results(self) -> bytes:
         """Return the serialised `TxReadWriteSet`; once, and then nothing is written.
@@ -164,7 +156,7 @@ class Simulator:
         Raises:
             LedgerError: called a second time.
         """
-        self._open()
+        self.snapshot()
         if self._taken:
             raise LedgerError(_ONCE)
         self._taken = True
@@ -182,13 +174,14 @@ class Simulator:
     def __exit__(self, *_: object) -> None:
         self.done()
 
-    def _open(self) -> Snapshot:
+    def snapshot(self) -> Snapshot:
+        """Return the snapshot, for queries. Raises: LedgerClosed after `done`."""
         if self._snapshot is None:
             raise LedgerClosed(_DONE)
         return self._snapshot
 
     def _refuse_write(self) -> None:
-        self._open()
+        self.snapshot()
         if self._paginated:
             raise ReadOnlyViolation(f"txid [{self.tx_id}]: {_NO_WRITES}")
         raise LedgerError(
@@ -202,3 +195,123 @@ def _encode(key: str) -> bytes:
     except UnicodeEncodeError as error:
         raw = key.encode(errors="surrogatepass").hex()
         raise InvalidInput(f"invalid key [{raw}], must be a UTF-8 string") from error
+
+
+class Results(ABC):
+    """An open query, whose results are taken piece by piece."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self._simulator = simulator
+        self._closed = False
+        self.exhausted = False
+        """Whether `take` is known to give nothing more."""
+
+    @property
+    def bookmark(self) -> str:
+        """Where the next page begins; "" when there is none."""
+        return ""
+
+    def take(self, n: int, max_bytes: int = STEP_BYTES) -> list[bytes]:
+        """Return the next results, serialised; none when there are no more.
+
+        Fewer than `n` does not mean that there are no more: see `exhausted`. Blocks for
+        about 3 µs per result: ask for some hundred at a time, not all.
+
+        Args:
+            n: most results.
+            max_bytes: no further result is read once those read have this size.
+
+        Raises:
+            LedgerClosed: after `close`, or when the simulation is done.
+        """
+        if self._closed:
+            raise LedgerClosed("the query was closed")
+        snapshot = self._simulator.snapshot()
+        return (
+            self._pull(snapshot, n, max_bytes) if n > 0 and not self.exhausted else []
+        )
+
+    @abstractmethod
+    def _pull(self, snapshot: Snapshot, wanted: int, max_bytes: int) -> list[bytes]:
+        """Return up to `wanted` results; set `exhausted` when the end was seen."""
+
+    def close(self) -> None:
+        """End the query; what was taken stays recorded. Harmless when repeated."""
+        self._closed = True
+
+
+class RangeResults(Results):
+    """Keys of a namespace as `queryresult.KV`, lowest first.
+
+    Args:
+        simulator: of the transaction.
+        record: what is taken is added there.
+        page_size: most results; 0 = all.
+        paginated: whether there is a bookmark.
+    """
+
+    def __init__(
+        self,
+        simulator: Simulator,
+        record: RangeRecord,
+        page_size: int,
+        *,
+        paginated: bool,
+    ) -> None:
+        super().__init__(simulator)
+        self._record = record
+        self._left = page_size if page_size > 0 else None
+        self._paginated = paginated
+        self._next = _encode(record.start)
+        self._stop = _encode(record.end) or ABOVE_ALL
+
+    def _pull(self, snapshot: Snapshot, wanted: int, max_bytes: int) -> list[bytes]:
+        record = self._record
+        ns, add = record.ns, record.reads.add
+        if self._left is not None:
+            wanted = min(wanted, self._left)
+        results: list[bytes] = []
+        rows, ended = snapshot.scan(ns, self._next, self._stop, wanted, max_bytes)
+        for raw, value, block, position in rows:
+            record.last = key = raw.decode()
+            add(key, block, position)
+            kv = KV(namespace=ns, key=key, value=value)
+            results.append(kv.SerializeToString())
+        if rows:
+            self._next = after(rows[-1][0])
+        if self._left is not None:
+            self._left -= len(rows)
+        record.exhausted = ended
+        self.exhausted = ended or self._left == 0
+        return results
+
+    @property
+    def bookmark(self) -> str:
+        """The key after the last one taken; "" at the end, and if not paginated."""
+        record = self._record
+        if not self._paginated or record.exhausted:
+            return ""
+        snapshot = self._simulator.snapshot()
+        rows, _ = snapshot.scan(record.ns, self._next, self._stop, 1, 1)
+        return rows[0][0].decode() if rows else ""
+
+
+class HistoryResults(Results):
+    """Changes of one key as `queryresult.KeyModification`, newest first.
+
+    Nothing is recorded: histories are not protected against change.
+    """
+
+    def __init__(self, simulator: Simulator, ns: str, key: bytes) -> None:
+        super().__init__(simulator)
+        self._ns = ns
+        self._key = key
+        self._below = END_OF_HISTORY
+
+    def _pull(self, snapshot: Snapshot, wanted: int, max_bytes: int) -> list[bytes]:
+        rows, self.exhausted = snapshot.history(
+            self._ns, self._key, self._below, wanted, max_bytes
+        )
+        if rows:
+            self._below = rows[-1][1:]
+        return [row[0] for row in rows]

@@ -29,18 +29,20 @@ if TYPE_CHECKING:
     Version = tuple[int, int]
 
 _GET = "SELECT value, block, tx FROM state WHERE ns=? AND key=?"
-_FROM = "SELECT key, value, block, tx FROM state WHERE ns=? AND key>=?"
+_SCAN = (
+    "SELECT key, value, block, tx FROM state WHERE ns=? AND key>=? AND key<? "
+    "ORDER BY key LIMIT ?"
+)
 _HISTORY = (
     "SELECT entry, block, tx FROM history WHERE ns=? AND key=? AND (block, tx)<(?, ?) "
     "ORDER BY block DESC, tx DESC LIMIT ?"
 )
-_ORDER = " ORDER BY key LIMIT ?"
-_SCAN_OPEN = _FROM + _ORDER
-_SCAN = _FROM + " AND key<?" + _ORDER
 _IDLE_CONNECTIONS = 4
 _SHARED_S = 0.05
 END_OF_HISTORY = (1 << 62, 0)
 """A version above every other one: where reading history begins."""
+ABOVE_ALL = b"\xff"
+"""The end of a range without end: no UTF-8 text begins with it."""
 
 
 def after(key: bytes) -> bytes:
@@ -79,7 +81,7 @@ class Snapshot:
             raise translate(error, self._path) from error
 
     def scan(
-        self, ns: str, start: bytes, stop: bytes | None, limit: int, max_bytes: int
+        self, ns: str, start: bytes, stop: bytes, limit: int, max_bytes: int
     ) -> tuple[list[StateRow], bool]:
         """Return up to `limit` rows with `start <= key < stop`, lowest key first.
 
@@ -87,9 +89,6 @@ class Snapshot:
 
         Returns: the rows, and whether the last row in the range is among them.
         """
-        if stop is None:
-            bounds: tuple[Any, ...] = (ns, start, limit)
-            return self._read(_SCAN_OPEN, bounds, _state_size, max_bytes)
         return self._read(_SCAN, (ns, start, stop, limit), _state_size, max_bytes)
 
     def history(
@@ -136,11 +135,6 @@ class SnapshotPool:
         self._current: Snapshot | None = None
         self._held: set[Snapshot] = set()
         self._idle: list[sqlite3.Connection] = []
-
-    @property
-    def connections(self) -> int:
-        """How many connections are open, idle ones included."""
-        return len(self._held) + len(self._idle)
 
     def acquire(self, height: int, *, renew: bool = False) -> Snapshot:
         """Return a snapshot of at least `height` blocks; give it back with `release`.

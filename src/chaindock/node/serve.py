@@ -101,7 +101,6 @@ async def _compose(
             channel,
             organization.orderer,
             partial(genesis_envelope, channel, organization.msp, config.orderer),
-            config.ledger,
         )
     )
     packages = PackageStore(home.packages, config.packages)

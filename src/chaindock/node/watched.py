@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 from chaindock.container.attempt import Attempt
 from chaindock.container.output import Echo
 from chaindock.errors import LaunchFailed
+from chaindock.ids import TxId
 from chaindock.lifecycle.states import LaunchState, Target
 from chaindock.operations.health import Health, Trouble
 from chaindock.operations.http import OperationsServer
@@ -108,7 +109,7 @@ class WatchedParts:
         return found
 
     async def _check_ledger(self) -> None:
-        self._ledger.info()
+        self._ledger.find_transaction(TxId("health"))  # reads the file
 
     async def _check_chaincode(self, deployment: Deployment) -> None:
         """Fail when a chaincode that should be up has failed; a start is no failure."""

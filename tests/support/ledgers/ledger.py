@@ -12,7 +12,7 @@ from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 from fabric_protos.peer import proposal_pb2, proposal_response_pb2, transaction_pb2
 
 from chaindock.ids import TxId
-from chaindock.ledger import Ledger
+from chaindock.ledger.ledger import Ledger
 from chaindock.ledger.transaction import parse_transaction
 from support.ledgers.envelopes import CHANNEL, BlockKey, config, transaction
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from chaindock.ledger import CommittedBlock, LedgerOptions, Results
+    from chaindock.ledger.committer import CommittedBlock
+    from chaindock.ledger.simulator import Results
     from chaindock.ledger.transaction import ParsedTransaction
 
 VALID = 0
@@ -32,9 +33,9 @@ PHANTOM = 12
 NOT_VALIDATED = 254
 
 
-def ledger_at(path: Path, options: LedgerOptions | None = None) -> Ledger:
+def ledger_at(path: Path, **options: int) -> Ledger:
     """Return a ledger to enter."""
-    return Ledger(path / "ledger.db", CHANNEL, BlockKey(), config, options)
+    return Ledger(path / "ledger.db", CHANNEL, BlockKey(), config, **options)
 
 
 async def commit(ledger: Ledger, *rwsets: bytes) -> CommittedBlock:
@@ -57,7 +58,7 @@ def judged(envelopes: Iterable[tuple[bytes, int]]) -> list[ParsedTransaction]:
 
 def codes(block: CommittedBlock) -> list[int]:
     """Return the validation codes of a block."""
-    return [tx.code for tx in block.transactions]
+    return list(block.codes)
 
 
 def value(ledger: Ledger, key: str, ns: str = "cc") -> bytes | None:

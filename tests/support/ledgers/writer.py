@@ -16,7 +16,7 @@ from support.ledgers.envelopes import transaction
 from support.ledgers.ledger import VALID, judged, ledger_at
 
 if TYPE_CHECKING:
-    from chaindock.ledger import Ledger
+    from chaindock.ledger.ledger import Ledger
 
 
 def increment(ledger: Ledger, rng: random.Random) -> bytes:
@@ -42,8 +42,8 @@ async def main(folder: Path, rng: random.Random) -> None:
                 transaction(increment(ledger, rng)) for _ in range(rng.randint(1, 5))
             ]
             block = await ledger.commit(judged([(tx.envelope, VALID) for tx in txs]))
-            for tx in block.transactions:
-                print(block.number, tx.index, tx.code, tx.tx_id, flush=True)
+            for index, (tx, code) in enumerate(zip(txs, block.codes, strict=True)):
+                print(block.number, index, code, tx.tx_id, flush=True)
 
 
 if __name__ == "__main__":

@@ -249,7 +249,7 @@ class ShimWorld:
                 assert outcome.response.status == 200, outcome.response.message
                 envelope = transaction(simulator.results(), tx_id=tx_id, chaincode=NAME)
                 block = await self.ledger.commit(judged([(envelope.envelope, VALID)]))
-                assert [tx.code for tx in block.transactions] == [VALID]
+                assert list(block.codes) == [VALID]
         return outcome
 
     async def value(self, *args: str | bytes, **fields: Any) -> bytes:

@@ -20,7 +20,7 @@ from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer, OrdererOptions
 from chaindock.identity.organization import Organization
 from chaindock.ids import Ccid, ChannelId
-from chaindock.ledger import Ledger
+from chaindock.ledger.ledger import Ledger
 from chaindock.lifecycle.definitions import Approval, Definitions, LifecycleContract
 
 CHANNEL = ChannelId("mychannel")

@@ -13,7 +13,7 @@ from chaindock.endorser.checks import TransactionChecks, parse_proposal
 from chaindock.endorser.orderer import Orderer, OrdererOptions
 from chaindock.errors import Denied, InvalidInput, LedgerClosed, LedgerError
 from chaindock.ids import ChannelId
-from chaindock.ledger import Ledger
+from chaindock.ledger.ledger import Ledger
 from chaindock.lifecycle import definitions
 from support.eventually import eventually
 

@@ -15,7 +15,7 @@ from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer, OrdererOptions
 from chaindock.errors import ChaincodeRetired, NotFound, StartFailed
 from chaindock.ids import Ccid, ChannelId
-from chaindock.ledger import Ledger
+from chaindock.ledger.ledger import Ledger
 from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.definitions import Definitions, LifecycleContract
 from chaindock.lifecycle.deploy import Deployer

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from chaindock.ledger import Ledger
+    from chaindock.ledger.ledger import Ledger
 
 
 @pytest.fixture

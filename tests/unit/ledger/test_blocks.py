@@ -10,8 +10,8 @@ from fabric_protos.common import common_pb2
 
 from chaindock.errors import InvalidInput, NotFound
 from chaindock.ids import TxId
-from chaindock.ledger import Ledger
 from chaindock.ledger.blocks import commit_hash, header_der
+from chaindock.ledger.ledger import Ledger
 from support.ledgers.envelopes import CHANNEL, BlockKey, config, rwset, transaction
 from support.ledgers.ledger import VALID, commit, der_hash, judged, parsed, replay
 
@@ -34,15 +34,9 @@ async def test_blocks_are_chained_by_their_hashes(ledger: Ledger) -> None:
     for number in range(1, 4):
         block = await commit(ledger, *[rwset(writes={"k": b"v"})] * number)
         assert block.number == number
-        assert block.block == ledger.get_block(number)
     replay(ledger)
     last, before = parsed(ledger, 3), parsed(ledger, 2)
-    info = ledger.info()
-    assert info.height == 4
-    assert info.currentBlockHash == der_hash(last.header)
-    assert (
-        info.previousBlockHash == der_hash(before.header) == last.header.previous_hash
-    )
+    assert der_hash(before.header) == last.header.previous_hash
 
 
 async def test_what_does_not_exist_is_named(ledger: Ledger) -> None:
@@ -92,7 +86,7 @@ async def test_the_signature_covers_value_header_and_block_header(
 async def test_a_config_transaction_becomes_the_last_config(ledger: Ledger) -> None:
     await commit(ledger, rwset())
     block = await ledger.commit(judged([(config(tx_id="c"), VALID)]))
-    assert [tx.code for tx in block.transactions] == [VALID]
+    assert list(block.codes) == [VALID]
     await ledger.commit(judged([(config(tx_id="refused"), 6)]))
     found = []
     for number in range(4):

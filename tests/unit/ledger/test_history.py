@@ -17,7 +17,7 @@ from support.ledgers.ledger import (
 )
 
 if TYPE_CHECKING:
-    from chaindock.ledger import Ledger
+    from chaindock.ledger.ledger import Ledger
 
 
 async def test_newest_first_with_deletes_and_the_clients_timestamps(

@@ -26,7 +26,7 @@ from support.ledgers.ledger import (
 )
 
 if TYPE_CHECKING:
-    from chaindock.ledger import Simulator
+    from chaindock.ledger.simulator import Simulator
 
 KEYS = ["a", "b", "c", "d", "é", "\U0001f600"]
 _key = st.sampled_from(KEYS)
@@ -134,7 +134,7 @@ async def run(path: Path, steps) -> None:
                     with ledger.new_simulator(TxId("t")) as simulator:
                         results[due] = simulate(simulator, ops), past[-1]
             if step == "reopen":
-                await ledger.aclose()
+                await ledger.__aexit__()
                 ledger = await ledger_at(path).__aenter__()
                 continue
             touched: set[str] = set()
@@ -155,7 +155,7 @@ async def run(path: Path, steps) -> None:
             assert found == model.changes.get(key, [])
         assert replay(ledger)[0] == state(ledger)
     finally:
-        await ledger.aclose()
+        await ledger.__aexit__()
 
 
 @settings(max_examples=150, deadline=None)

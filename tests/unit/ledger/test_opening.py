@@ -1,4 +1,4 @@
-"""Opening, closing, damage, a full disk, and who hears of commits."""
+"""Opening, closing, damage, a full disk, and when a commit is seen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerCorrupt, LedgerError
 from chaindock.ids import ChannelId, TxId
-from chaindock.ledger import Ledger, LedgerOptions
+from chaindock.ledger.ledger import Ledger
 from support.eventually import eventually
 from support.ledgers.envelopes import CHANNEL, BlockKey, config, rwset, transaction
 from support.ledgers.ledger import (
@@ -30,8 +30,6 @@ from support.ledgers.ledger import (
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
-
-    from chaindock.ledger import CommittedBlock
 
 
 def change(path: Path, sql: str, *values: Any) -> None:
@@ -206,7 +204,8 @@ async def test_damage_is_named(tmp_path: Path, sql: str) -> None:
 
 async def test_a_flipped_byte_in_the_last_block_is_found(tmp_path: Path) -> None:
     async with ledger_at(tmp_path) as ledger:
-        block = (await commit(ledger, rwset(writes={"a": b"value"}))).block
+        await commit(ledger, rwset(writes={"a": b"value"}))
+        block = ledger.get_block(1)
     flipped = block.replace(b"value", b"valve")
     change(tmp_path, "UPDATE blocks SET block=? WHERE number=1", flipped)
     with pytest.raises(LedgerCorrupt, match="data that does not fit its hash"):
@@ -276,8 +275,6 @@ async def test_closing_finishes_what_was_asked_for_and_ends_simulators(
     tmp_path: Path,
 ) -> None:
     ledger = await ledger_at(tmp_path).__aenter__()
-    heard: list[int] = []
-    ledger.on_commit(lambda block: heard.append(block.number))
     simulator = ledger.new_simulator(TxId("t"))
     results = simulator.open_range("cc", "", "")
     pending = [
@@ -285,9 +282,9 @@ async def test_closing_finishes_what_was_asked_for_and_ends_simulators(
         for _ in range(5)
     ]
     await asyncio.sleep(0)  # let them be submitted
-    await ledger.aclose()
-    await ledger.aclose()
-    assert [(await block).number for block in pending] == heard == [1, 2, 3, 4, 5]
+    await ledger.__aexit__()
+    await ledger.__aexit__()
+    assert [(await block).number for block in pending] == [1, 2, 3, 4, 5]
     for use in (
         lambda: simulator.get_state("cc", "k"),
         lambda: results.take(1),
@@ -308,38 +305,18 @@ async def test_a_ledger_never_entered_closes(tmp_path: Path) -> None:
     ledger = ledger_at(tmp_path)
     with pytest.raises(LedgerClosed, match="not open"):
         ledger.new_simulator(TxId("t"))
-    await ledger.aclose()
+    await ledger.__aexit__()
     assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_cancelled_commit_still_happens(ledger: Ledger) -> None:
-    heard: list[int] = []
-    ledger.on_commit(lambda block: heard.append(block.number))
     task = asyncio.ensure_future(commit(ledger, rwset(writes={"k": b"1"})))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     await eventually(lambda: ledger.height == 2)
-    assert heard == [1]
     assert value(ledger, "k") == b"1"
-
-
-async def test_callbacks_hear_of_every_block_in_order_until_ended(
-    ledger: Ledger,
-) -> None:
-    heard: list[tuple[int, int]] = []
-
-    def broken(block: CommittedBlock) -> None:
-        raise RuntimeError("listener")
-
-    ledger.on_commit(broken)
-    end = ledger.on_commit(lambda block: heard.append((block.number, ledger.height)))
-    await asyncio.gather(*(commit(ledger, rwset()) for _ in range(3)))
-    end()
-    end()
-    await commit(ledger, rwset())
-    assert heard == [(1, 2), (2, 3), (3, 4)]
 
 
 async def test_a_committed_value_is_seen_at_once(ledger: Ledger) -> None:
@@ -356,7 +333,7 @@ async def test_a_long_log_is_shortened_as_soon_as_no_snapshot_needs_it(
 ) -> None:
     log = tmp_path / "ledger.db-wal"
     limit = 4 << 20
-    async with ledger_at(tmp_path, LedgerOptions(wal_limit_bytes=limit)) as ledger:
+    async with ledger_at(tmp_path, wal_limit_bytes=limit) as ledger:
         with ledger.new_simulator(TxId("t")) as simulator:
             for _ in range(30):
                 await commit(ledger, rwset(writes={"k": bytes(100_000)}))
@@ -371,7 +348,7 @@ async def test_a_long_log_is_shortened_as_soon_as_no_snapshot_needs_it(
 async def test_the_log_stays_short_under_constant_load(tmp_path: Path) -> None:
     log = tmp_path / "ledger.db-wal"
     limit = 1 << 20
-    async with ledger_at(tmp_path, LedgerOptions(wal_limit_bytes=limit)) as ledger:
+    async with ledger_at(tmp_path, wal_limit_bytes=limit) as ledger:
         longest = 0
 
         async def simulate() -> None:

@@ -11,15 +11,12 @@ from hypothesis import strategies as st
 
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerError, ReadOnlyViolation
 from chaindock.ids import TxId
-from chaindock.ledger import LedgerOptions
 from chaindock.ledger.rwset import marshal
 from support.ledgers.envelopes import namespaces, read, rwset
-from support.ledgers.ledger import commit, ledger_at, only_rwset, pairs, value
+from support.ledgers.ledger import commit, only_rwset, pairs, value
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from chaindock.ledger import Ledger
+    from chaindock.ledger.ledger import Ledger
 
 T = TxId("t1")
 
@@ -112,9 +109,13 @@ async def test_a_snapshot_stays_while_blocks_are_committed(ledger: Ledger) -> No
     assert len(before.open_history("cc", "a").take(9)) == 1
     assert (after.get_state("cc", "a"), after.get_state("cc", "b")) == (b"2", None)
     assert value(ledger, "a") == b"3"
-    assert (before.height, after.height) == (2, 3)
     before.done()
     after.done()
+
+
+def connections(ledger: Ledger) -> int:
+    pool = ledger._snapshots
+    return len(pool._held) + len(pool._idle)
 
 
 async def test_simulations_of_one_height_share_a_connection(ledger: Ledger) -> None:
@@ -124,15 +125,15 @@ async def test_simulations_of_one_height_share_a_connection(ledger: Ledger) -> N
     first += [ledger.new_simulator(T) for _ in range(50)]
     await commit(ledger, rwset(writes={"a": b"1"}))
     second = [ledger.new_simulator(T) for _ in range(100)]
-    assert ledger._snapshots.connections == 2
+    assert connections(ledger) == 2
     assert {s.get_state("cc", "a") for s in first} == {None}
     assert {s.get_state("cc", "a") for s in second} == {b"1"}
     for simulator in first + second:
         simulator.done()
         simulator.done()
-    assert ledger._snapshots.connections == 2  # idle, kept for the next ones
+    assert connections(ledger) == 2  # idle, kept for the next ones
     with ledger.new_simulator(T):
-        assert ledger._snapshots.connections == 2
+        assert connections(ledger) == 2
 
 
 async def test_after_done_nothing_works(ledger: Ledger) -> None:
@@ -253,21 +254,6 @@ async def test_plain_ranges_have_no_bookmark(ledger: Ledger) -> None:
         results = simulator.open_range("cc", "", "")
         results.take(1)
         assert results.bookmark == ""
-
-
-async def test_a_query_ends_quietly_at_the_total_limit(tmp_path: Path) -> None:
-    async with ledger_at(tmp_path, LedgerOptions(total_query_limit=3)) as ledger:
-        await commit(ledger, rwset(writes={f"k{i}": b"1" for i in range(5)}))
-        with ledger.new_simulator(T) as simulator:
-            results = simulator.open_range("cc", "", "")
-            assert len(results.take(2)) == 2
-            assert len(results.take(2)) == 1
-            assert results.take(2) == []
-            page = simulator.open_range("cc", "", "", page_size=10)
-            assert len(page.take(10)) == 3
-            assert page.bookmark == "k3"
-            info = only_rwset(simulator.results()).range_queries_info
-        assert [(i.end_key, i.itr_exhausted) for i in info] == [("k2", False)]
 
 
 @pytest.mark.parametrize("page_size", [0, 4])

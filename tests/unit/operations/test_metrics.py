@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -20,9 +20,9 @@ from chaindock.errors import (
     LaunchFailed,
     LaunchTimeout,
 )
-from chaindock.ids import Ccid, TxId
-from chaindock.ledger import ledger
-from chaindock.ledger.committer import CommittedBlock, CommittedTx
+from chaindock.ledger.committer import CommittedBlock
+from chaindock.ledger.ledger import count
+from chaindock.ledger.transaction import ParsedTransaction
 from chaindock.operations.facade import Running
 from chaindock.operations.metrics import scrape
 from chaindock.telemetry import metrics
@@ -41,6 +41,9 @@ from support.eventually import eventually
 from support.nodes.scrape import METRICS, Scrape, reset_metrics
 from support.shims.peer import Kind
 from support.shims.stream_node import CCID
+
+if TYPE_CHECKING:
+    from chaindock.ids import Ccid
 
 NAME = "basic"
 
@@ -253,8 +256,8 @@ def propose(chaincode: str, end: End) -> None:
 
 
 def commit(chaincode: str) -> None:
-    tx = CommittedTx(TxId("t"), 0, 0, chaincode=chaincode)
-    ledger._count("c", CommittedBlock(1, (tx,), b"", 0.002))
+    tx = ParsedTransaction(b"", name=chaincode.partition(":")[0], version="1.0")
+    count("c", CommittedBlock(1, bytes([0]), 0.002), [tx])
 
 
 def test_cold_launches_have_buckets():
