@@ -15,7 +15,7 @@ import pytest
 
 from chaindock.errors import LedgerError
 from chaindock.ids import TxId
-from chaindock.node.open_files import proposals_at_once, raise_limit
+from chaindock.node.serve import proposals_at_once, raise_limit
 from support.ledgers.envelopes import rwset
 from support.ledgers.ledger import commit, ledger_at
 
@@ -74,10 +74,10 @@ def test_proposals_are_bounded_by_what_can_be_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A node where few files may be open works on fewer proposals, not on broken ones."""
-    monkeypatch.setattr("chaindock.node.open_files.raise_limit", lambda: 1024)
+    monkeypatch.setattr("chaindock.node.serve.raise_limit", lambda: 1024)
     assert proposals_at_once(2500) == proposals_at_once(0) == 174
     assert proposals_at_once(100) == 100
-    monkeypatch.setattr("chaindock.node.open_files.raise_limit", lambda: 10_240)
+    monkeypatch.setattr("chaindock.node.serve.raise_limit", lambda: 10_240)
     assert proposals_at_once(2500) == 2500
 
 

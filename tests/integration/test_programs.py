@@ -11,7 +11,7 @@ from chaindock.chaincode.options import ListenOptions
 from chaindock.identity.ca import TlsAuthority
 from chaindock.identity.organization import Organization
 from chaindock.ids import Ccid
-from chaindock.node.programs import programs_admitted
+from chaindock.node.serve import programs_admitted
 from support.doubles.memory_state import CHANNEL, NAMESPACE, MemoryState, invocation
 from support.eventually import eventually
 from support.ledgers.proposals import propose

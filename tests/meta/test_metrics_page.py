@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from chaindock.operations.metrics import STATES
+from chaindock.operations.health import STATES
 from chaindock.telemetry.metrics import PROCESS
 from chaindock.telemetry.spec import FABRIC_NAMES
 from support.nodes.scrape import METRICS

@@ -9,6 +9,7 @@ import asyncio
 import dataclasses
 import os
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -43,38 +44,33 @@ if TYPE_CHECKING:
     from chaindock.lifecycle.custodian import Custodian
     from chaindock.lifecycle.deploy import Deployed, Deployer
     from chaindock.node.backends import Backends
-    from chaindock.node.watched import NodeWatch
     from chaindock.operations.facade import Call, Watch
+    from chaindock.operations.health import Health
+    from chaindock.operations.http import OperationsServer
 
 _REMEMBERED = 100
 """Signers, and names that did not come up, beyond which the oldest are forgotten."""
 
 
+@dataclass(kw_only=True)
 class Node(NodeFacade):
     """Answers what the admin API asks."""
 
-    def __init__(
-        self,
-        *,
-        config: Config,
-        labels: NodeLabels,
-        organization: Organization,
-        ledger: Ledger,
-        targets: stored.TargetState,
-        custodian: Custodian,
-        deployer: Deployer,
-        caller: Caller,
-        backends: Backends,
-        listener: ChaincodeListener,
-        output: OutputStore,
-        watch: NodeWatch,
-    ) -> None:
-        self._config, self._labels = config, labels
-        self._organization, self._ledger = organization, ledger
-        self._targets, self._custodian = targets, custodian
-        self._deployer, self._caller = deployer, caller
-        self._backends, self._output = backends, output
-        self._listener, self._watch = listener, watch
+    config: Config
+    labels: NodeLabels
+    organization: Organization
+    ledger: Ledger
+    targets: stored.TargetState
+    custodian: Custodian
+    deployer: Deployer
+    caller: Caller
+    backends: Backends
+    listener: ChaincodeListener
+    output: OutputStore
+    health: Health
+    operations: OperationsServer
+
+    def __post_init__(self) -> None:
         self._started = time.time()
         self._stop = asyncio.Event()
         self._signers: dict[tuple[str, tuple[tuple[str, str], ...]], SigningIdentity]
@@ -92,25 +88,25 @@ class Node(NodeFacade):
 
     @override
     def status(self) -> NodeStatus:
-        organization, config = self._organization, self._config
-        missing = self._watch.health.missing()
+        organization, config = self.organization, self.config
+        missing = self.health.missing()
         state = "starting" if missing else "ready"
         return NodeStatus(
             state="stopping" if self._stop.is_set() else state,
             version=chaindock.__version__,
             home=str(config.home),
-            node_id=self._labels.node_id,
+            node_id=self.labels.node_id,
             pid=os.getpid(),
             started=_iso(self._started),
-            channel=self._ledger.channel,
+            channel=self.ledger.channel,
             msp_id=organization.mspid,
-            height=self._ledger.height,
-            backend=self._backends.first,
-            reason=self._backends.reason,
+            height=self.ledger.height,
+            backend=self.backends.first,
+            reason=self.backends.reason,
             endpoints={
                 "admin": f"unix://{find_socket(config.home)}",
-                "chaincode": ", ".join(self._listener.addresses) or "when needed",
-                "operations": self._watch.url or "off",
+                "chaincode": ", ".join(self.listener.addresses) or "when needed",
+                "operations": self.operations.url or "off",
             },
             identities={
                 name: str(organization.user_msp(name)) for name in ("Admin", "User1")
@@ -121,7 +117,7 @@ class Node(NodeFacade):
                 *self._gave_up(),
             ],
             limits=dataclasses.asdict(config.packages),
-            pending=[one.as_dict() for one in missing],
+            pending=[vars(one) for one in missing],
         )
 
     # ---- chaincodes
@@ -137,14 +133,14 @@ class Node(NodeFacade):
         init_required: bool,
         watch: Watch,
     ) -> Deployment:
-        self._backends.require(backend)
+        self.backends.require(backend)
         began = time.monotonic()
         if name is None:
-            limits = self._config.packages
+            limits = self.config.packages
             info = await asyncio.to_thread(read_package, package, limits)
             name = name_from_label(info.label)
         try:
-            deployed = await self._deployer.deploy(
+            deployed = await self.deployer.deploy(
                 package,
                 name,
                 version,
@@ -166,14 +162,14 @@ class Node(NodeFacade):
     async def deploy_dev(
         self, name: str, version: str | None, *, init_required: bool
     ) -> Deployment:
-        if not self._config.stream.admit_unlaunched:
+        if not self.config.stream.admit_unlaunched:
             raise Unsupported(
                 "this node does not accept programs that a user starts",
                 hint="start it in development mode: chaincode.mode: dev in core.yaml, or "
                 "CORE_CHAINCODE_MODE=dev chaindock up",
             )
         began = time.monotonic()
-        deployed = await self._deployer.deploy_by_hand(
+        deployed = await self.deployer.deploy_by_hand(
             name, version, init_required=init_required
         )
         return self._deployment(deployed, began)
@@ -181,16 +177,16 @@ class Node(NodeFacade):
     @override
     async def start(self, name: str, *, watch: Watch) -> Deployment:
         began = time.monotonic()
-        deployed = await self._deployer.start(name, watch=watch)
+        deployed = await self.deployer.start(name, watch=watch)
         return self._deployment(deployed, began)
 
     @override
     async def stop(self, name: str) -> None:
-        await self._deployer.stop(name)
+        await self.deployer.stop(name)
 
     @override
     async def remove(self, name: str) -> None:
-        await self._deployer.remove(name)
+        await self.deployer.remove(name)
 
     @override
     async def ps(self) -> Sequence[Running]:
@@ -198,25 +194,25 @@ class Node(NodeFacade):
 
     def chaincodes(self) -> Sequence[Running]:
         """Return what `ps` shows. Quick, never raises."""
-        return [self._running(one) for one in self._targets.all()]
+        return [self._running(one) for one in self.targets.all()]
 
     @override
     async def flush_output(self) -> None:
-        await self._output.flush()
+        await self.output.flush()
 
     @override
     def log_files(self, name: str) -> Sequence[Path]:
-        if ":" in name and (files := self._output.files(require_ccid(name))):
+        if ":" in name and (files := self.output.files(require_ccid(name))):
             return files
-        if self._targets.find(name) is None and name in self._failed:
-            return self._output.files(self._failed[name])
-        return self._output.files(self._targets.get(name).ccid)
+        if self.targets.find(name) is None and name in self._failed:
+            return self.output.files(self._failed[name])
+        return self.output.files(self.targets.get(name).ccid)
 
     # ---- calls
 
     @override
     async def invoke(self, call: Call) -> Answer:
-        return await self._caller.invoke(
+        return await self.caller.invoke(
             call.name,
             call.args,
             signer=await self._signer(call),
@@ -227,7 +223,7 @@ class Node(NodeFacade):
 
     @override
     async def query(self, call: Call) -> Answer:
-        return await self._caller.query(
+        return await self.caller.query(
             call.name,
             call.args,
             signer=await self._signer(call),
@@ -239,11 +235,11 @@ class Node(NodeFacade):
 
     @override
     def height(self) -> int:
-        return self._ledger.height
+        return self.ledger.height
 
     @override
     async def block(self, number: int) -> bytes:
-        return self._ledger.get_block(number)
+        return self.ledger.get_block(number)
 
     # ---- pieces
 
@@ -252,7 +248,7 @@ class Node(NodeFacade):
         key = (call.user, tuple(sorted(call.attributes.items())))
         if key not in self._signers:
             signer = await asyncio.to_thread(
-                self._organization.user, call.user, call.attributes or None
+                self.organization.user, call.user, call.attributes or None
             )
             # With attributes it may have a new certificate now.
             if call.attributes or len(self._signers) >= _REMEMBERED:
@@ -262,7 +258,7 @@ class Node(NodeFacade):
 
     def _deployment(self, deployed: Deployed, began: float) -> Deployment:
         placement = deployed.placement
-        supervisor = self._custodian.find(deployed.ccid)
+        supervisor = self.custodian.find(deployed.ccid)
         running = supervisor and supervisor.running
         return Deployment(
             name=deployed.name,
@@ -281,25 +277,25 @@ class Node(NodeFacade):
     def _gave_up(self) -> list[str]:
         """Say of each chaincode whose restarts were given up why that is."""
         said = []
-        for one in self._custodian.gave_up():
+        for one in self.custodian.gave_up():
             why = one.error.message if one.error else "?"
             said += [
                 f"gave up starting chaincode {name} ({one.state}, failures in a row: "
                 f"{one.policy.failures}): {why}; see chaindock logs {name}"
-                for name in self._targets.users_of(one.ccid)
+                for name in self.targets.users_of(one.ccid)
             ]
         return said
 
     def _running(self, deployment: stored.Deployment) -> Running:
-        placement = self._targets.placement(deployment.ccid)
-        one = self._custodian.find(deployment.ccid)
+        placement = self.targets.placement(deployment.ccid)
+        one = self.custodian.find(deployment.ccid)
         stopped = deployment.target is Target.STOPPED
         state = LaunchState.DOWN if one is None else one.state
         error = one.error if one else None
         running = one.running if one else None
         next_try = one.next_try if one else None
-        names = self._targets.names_of(deployment.ccid)
-        wrong = self._config.chaincodes.problem_of(deployment.ccid, names)
+        names = self.targets.names_of(deployment.ccid)
+        wrong = self.config.chaincodes.problem_of(deployment.ccid, names)
         warning = {"warning": wrong.message} if wrong else {}
         return Running(
             name=deployment.name,

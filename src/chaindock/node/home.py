@@ -10,8 +10,8 @@ import json
 import os
 import secrets
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
 
 import psutil
 
@@ -19,47 +19,33 @@ from chaindock.durable import sync_folder, write_file
 from chaindock.errors import NodeAlreadyRunning, NodeError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
-    from types import TracebackType
 
 _DEAD_HOLD_S: Final = 2.0
 _LOOK_S: Final = 0.02
 
 
-@dataclass(frozen=True)
 class Home:
-    """Paths below the home directory."""
+    """Paths below the home directory.
 
-    root: Path
+    Attributes:
+        packages: installed packages.
+        organizations: CA, certificates and keys.
+        output: what builds and chaincode wrote.
+        ledgers: the ledger file of each channel.
+        desired: which chaincodes should run.
+        programs: what programs show that a user starts by hand (chaincode.mode: dev).
+    """
 
-    @property
-    def packages(self) -> Path:
-        """Installed packages."""
-        return self.root / "packages"
-
-    @property
-    def organizations(self) -> Path:
-        """CA, certificates and keys."""
-        return self.root / "organizations"
-
-    @property
-    def output(self) -> Path:
-        """What builds and chaincode wrote."""
-        return self.root / "output"
-
-    @property
-    def desired(self) -> Path:
-        """Which chaincodes should run."""
-        return self.root / "desired.db"
-
-    @property
-    def programs(self) -> Path:
-        """What programs show that a user starts by hand (chaincode.mode: dev)."""
-        return self.root / "dev"
-
-    def ledger(self, channel: str) -> Path:
-        """Return the ledger file of a channel."""
-        return self.root / "ledgers" / f"{channel}.db"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.packages = root / "packages"
+        self.organizations = root / "organizations"
+        self.output = root / "output"
+        self.ledgers = root / "ledgers"
+        self.desired = root / "desired.db"
+        self.programs = root / "dev"
 
     def prepare(self) -> None:
         """Make the directories, readable by the owner only.
@@ -68,17 +54,12 @@ class Home:
         """
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for path in (self.packages, self.output):
+            for path in (self.packages, self.output, self.ledgers):
                 path.mkdir(mode=0o700, exist_ok=True)
-            (self.root / "ledgers").mkdir(mode=0o700, exist_ok=True)
             sync_folder(self.root.parent)
-            self.sync()
+            sync_folder(self.root)
         except OSError as error:
-            raise _not_written(self, error) from error
-
-    def sync(self) -> None:
-        """Make files that were made in the home outlast a power failure."""
-        sync_folder(self.root)
+            raise self._not_written(error) from error
 
     def node_id(self) -> str:
         """Return the id that labels everything this node starts; made once."""
@@ -96,17 +77,53 @@ class Home:
         try:
             write_file(path, json.dumps({"node_id": node_id}).encode())
         except OSError as error:
-            raise _not_written(self, error) from error
+            raise self._not_written(error) from error
         return node_id
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of the home; the file names the process that holds it.
 
-def _not_written(home: Home, error: OSError) -> NodeError:
-    return NodeError(
-        f"home {str(home.root)!r} cannot be written: {error.strerror}",
-        hint="check free space and permissions, or choose another one with --home DIR "
-        "or CHAINDOCK_HOME",
-        home=str(home.root),
-    )
+        Raises: NodeAlreadyRunning. NodeError when the file cannot be written.
+        """
+        path = self.root / "node.lock"
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise self._not_written(error) from error
+        try:
+            self._take(fd)
+            try:
+                yield
+            finally:
+                os.ftruncate(fd, 0)
+        finally:
+            os.close(fd)
+
+    def _take(self, fd: int) -> None:
+        try:
+            _lock(fd)
+        except OSError as error:
+            pid = _holder(fd) or "unknown"
+            raise NodeAlreadyRunning(
+                f"home {str(self.root)!r} is served by process {pid}",
+                hint="stop it with `chaindock down`, or use another --home",
+                home=str(self.root),
+                pid=pid,
+            ) from error
+        try:
+            os.ftruncate(fd, 0)
+            os.write(fd, f"{os.getpid()}\n".encode())
+        except OSError as error:
+            raise self._not_written(error) from error
+
+    def _not_written(self, error: OSError) -> NodeError:
+        return NodeError(
+            f"home {str(self.root)!r} cannot be written: {error.strerror}",
+            hint="check free space and permissions, or choose another one with "
+            "--home DIR or CHAINDOCK_HOME",
+            home=str(self.root),
+        )
 
 
 def _lock(fd: int) -> None:
@@ -134,48 +151,3 @@ def _lives(pid: str) -> bool:
         return psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
     except (ValueError, psutil.Error):
         return False
-
-
-class HomeLock:
-    """Held while a node serves a home; the file names the process that holds it."""
-
-    def __init__(self, home: Home) -> None:
-        self._path = home.root / "node.lock"
-        self._home = home
-        self._fd: int | None = None
-
-    def __enter__(self) -> Self:
-        try:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise _not_written(self._home, error) from error
-        try:
-            _lock(fd)
-        except OSError as error:
-            pid = _holder(fd) or "unknown"
-            os.close(fd)
-            raise NodeAlreadyRunning(
-                f"home {str(self._home.root)!r} is served by process {pid}",
-                hint="stop it with `chaindock down`, or use another --home",
-                home=str(self._home.root),
-                pid=pid,
-            ) from error
-        try:
-            os.ftruncate(fd, 0)
-            os.write(fd, f"{os.getpid()}\n".encode())
-        except OSError as error:
-            os.close(fd)
-            raise _not_written(self._home, error) from error
-        self._fd = fd
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._fd is not None:
-            os.ftruncate(self._fd, 0)
-            os.close(self._fd)
-            self._fd = None

@@ -7,18 +7,23 @@ killed node left is removed before the first launch.
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+import resource
+import shutil
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from chaindock.chaincode.launcher import RuntimeLauncher
 from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.chaincode.runtime import ContainerRuntime
 from chaindock.chaincode.server import ChaincodeListener
 from chaindock.chaincode.support import ChaincodeSupport
+from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import ClientTls, NodeLabels, PeerConnection
-from chaindock.container.output import OutputStore
+from chaindock.container.environment import tls_files
+from chaindock.container.output import Echo, OutputStore
 from chaindock.container.router import Router
+from chaindock.durable import sync_folder
 from chaindock.endorser.caller import Caller, DefinitionWriter
 from chaindock.endorser.checks import TransactionChecks
 from chaindock.endorser.endorser import Endorser
@@ -34,23 +39,28 @@ from chaindock.lifecycle.deploy import BY_HAND, Deployer
 from chaindock.lifecycle.targets import TargetState
 from chaindock.node.backends import Backends
 from chaindock.node.facade import Node
-from chaindock.node.home import Home, HomeLock
-from chaindock.node.open_files import proposals_at_once
-from chaindock.node.programs import programs_admitted
-from chaindock.node.watched import NodeWatch, WatchedParts
+from chaindock.node.home import Home
 from chaindock.operations.admin import AdminServer
+from chaindock.operations.health import Health, Parts
+from chaindock.operations.http import OperationsServer
 from chaindock.packaging.store import PackageStore
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from chaindock.config.sections import Config
-    from chaindock.container.attempt import Attempt
     from chaindock.operations.facade import NodeStatus
     from chaindock.packaging.store import StoredPackage
 
 _log = get_logger("node")
+WANTED: Final = 10_240
+"""Open files, enough for 2500 proposals; macOS allows no more."""
+_RESERVED: Final = 500
+"""For listeners, streams with chaincode, output files."""
+_PER_PROPOSAL: Final = 3
+"""A client's socket, and the database and its log when no other proposal reads them."""
 
 
 async def serve(config: Config, ready: Callable[[NodeStatus], None]) -> None:
@@ -67,11 +77,12 @@ async def serve(config: Config, ready: Callable[[NodeStatus], None]) -> None:
     home = Home(config.home)
     home.prepare()
     async with AsyncExitStack() as stack:
-        stack.enter_context(HomeLock(home))
-        watch = await stack.enter_async_context(
-            NodeWatch(config.operations, config.output)
+        stack.enter_context(home.locked())
+        health = Health()
+        operations = await stack.enter_async_context(
+            OperationsServer(config.operations, health)
         )
-        node = await _compose(config, home, stack, watch)
+        node = await _compose(config, home, stack, health, operations)
         await stack.enter_async_context(AdminServer(home.root, node, config.admin))
         for problem in config.chaincodes.problems():
             _log.warning("settings ignored", problem=problem.message)
@@ -80,12 +91,16 @@ async def serve(config: Config, ready: Callable[[NodeStatus], None]) -> None:
         try:
             await node.stopping()
         finally:
-            watch.going_down()
+            health.going_down = True
             _log.info("node stopping")
 
 
 async def _compose(
-    config: Config, home: Home, stack: AsyncExitStack, watch: NodeWatch
+    config: Config,
+    home: Home,
+    stack: AsyncExitStack,
+    health: Health,
+    operations: OperationsServer,
 ) -> Node:
     channel = require_channel(config.node.channel)
     node_id = home.node_id()
@@ -97,7 +112,7 @@ async def _compose(
     )
     ledger = await stack.enter_async_context(
         Ledger(
-            home.ledger(channel),
+            home.ledgers / f"{channel}.db",
             channel,
             organization.orderer,
             partial(genesis_envelope, channel, organization.msp, config.orderer),
@@ -107,7 +122,7 @@ async def _compose(
     output = OutputStore(home.output, config.output)
     targets = stack.enter_context(TargetState(home.desired))
     output.drop_former(targets.ccids())
-    home.sync()
+    sync_folder(home.root)
 
     registry = HandlerRegistry(admit_unlaunched=config.stream.admit_unlaunched)
     authority = TlsAuthority() if config.listen.tls else None
@@ -120,7 +135,9 @@ async def _compose(
     router = Router(backends)
 
     def new_attempt(ccid: Ccid) -> Attempt:
-        return watch.attempt(ccid, output.open(ccid))
+        attempt = Attempt(ccid, output.open(ccid))
+        attempt.echo = Echo(ccid, attempt.id, "info" if config.output.echo else "debug")
+        return attempt
 
     def peer_for(attempt: Attempt) -> PeerConnection:
         names = targets.names_of(attempt.ccid)
@@ -194,18 +211,10 @@ async def _compose(
         backends=backends,
         listener=listener,
         output=output,
-        watch=watch,
+        health=health,
+        operations=operations,
     )
-    watch.look_at(
-        WatchedParts(
-            ledger=ledger,
-            targets=targets,
-            custodian=custodian,
-            backends=backends,
-            ready=lambda: not watch.health.missing(),
-            rows=node.chaincodes,
-        )
-    )
+    health.parts = Parts(ledger, targets, custodian, backends.check, node.chaincodes)
     return node
 
 
@@ -223,3 +232,70 @@ class _Packages:
     async def get(self, ccid: Ccid) -> StoredPackage:
         """Return the package, verified. Raises: NotFound, PackageInvalid."""
         return await asyncio.to_thread(self._store.get, ccid)
+
+
+# --- open files ---------------------------------------------------------------------
+
+
+def raise_limit() -> int:
+    """Raise the soft limit of open files as far as `WANTED`; return the soft limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return WANTED if soft == resource.RLIM_INFINITY else soft
+    with suppress(ValueError, OSError):  # a system may allow less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def proposals_at_once(concurrency: int) -> int:
+    """Raise the limit of open files; return how many proposals to allow at once.
+
+    Args:
+        concurrency: as configured; 0 = as many as the open files allow.
+    """
+    files = raise_limit()
+    possible = max(1, (files - _RESERVED) // _PER_PROPOSAL)
+    if concurrency > possible:
+        _log.warning(
+            "fewer proposals at once than configured: raise the limit of open files "
+            "(ulimit -n)",
+            configured=concurrency,
+            allowed=possible,
+            open_files=files,
+        )
+    return min(concurrency or possible, possible)
+
+
+# --- programs that a user starts by hand (chaincode.mode: dev) ----------------------
+
+
+@asynccontextmanager
+async def programs_admitted(
+    listener: ChaincodeListener, folder: Path
+) -> AsyncIterator[None]:
+    """Listen for programs; keep their TLS files in `folder` until this is left.
+
+    The names of the files are those that launched chaincode gets.
+
+    Raises: StartFailed when the address cannot be bound.
+    """
+    address, tls = await listener.listen_for_programs()
+    try:
+        await asyncio.to_thread(_fill, folder, tls)
+        files = str(folder) if tls else None
+        _log.info("programs started by hand dial here", address=address, tls=files)
+        yield
+    finally:
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+
+def _fill(folder: Path, tls: ClientTls | None) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # of a node that was killed
+    if tls is None:
+        return
+    folder.mkdir(mode=0o700, parents=True)
+    for name, content in tls_files(tls).items():
+        path = folder / name
+        path.touch(0o600, exist_ok=False)
+        path.write_bytes(content)

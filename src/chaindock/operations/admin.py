@@ -32,7 +32,7 @@ with the HTTP status of its code. "(stream)" answers 200 and one JSON object a l
     GET    /logspec                     → {"spec"}
     PUT    /logspec                     {"spec"} → {"spec"} as it is now
     GET    /blocks                      → {"height"}
-    GET    /blocks/NUMBER               → blocks.summarise
+    GET    /blocks/NUMBER               → summarise_block
 """
 
 from __future__ import annotations
@@ -42,38 +42,37 @@ import shutil
 import tempfile
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
+import msgspec
 from aiohttp import web
+from fabric_protos.common import common_pb2
+from fabric_protos.peer import transaction_pb2
 
 from chaindock import telemetry
-from chaindock.errors import (
-    InvalidInput,
-    StorageError,
-)
-from chaindock.ids import require_chaincode_name, require_version
-from chaindock.operations import blocks, wire
+from chaindock.errors import InvalidInput, StorageError
+from chaindock.ids import ChannelId, require_chaincode_name, require_version
+from chaindock.ledger.transaction import code_name, parse_transaction
+from chaindock.operations import wire
 from chaindock.operations.address import close_socket, open_socket
 from chaindock.operations.answers import (
+    Inflight,
     change_levels,
     enter_server,
     errors,
     read_json,
     reply,
 )
-from chaindock.operations.inflight import Inflight
-from chaindock.operations.stream import stream_lines, stream_work
-from chaindock.operations.tail import Tail
+from chaindock.operations.facade import Call
+from chaindock.operations.stream import Tail, stream_lines, stream_work
 from chaindock.options import option
 from chaindock.values import MIB, Bytes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
-    from chaindock.operations.facade import Answer, Call, NodeFacade
-
-    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
+    from chaindock.endorser.caller import Answer
+    from chaindock.operations.facade import NodeFacade
 
 BACKLOG = 1024
 """Connections that wait to be accepted; a Unix socket refuses one more at once."""
@@ -104,34 +103,20 @@ class AdminServer:
     def __init__(
         self, home: Path, node: NodeFacade, options: AdminOptions | None = None
     ) -> None:
-        self._home = home
-        self._node = node
+        self._home, self._node = home, node
+        self._incoming = home / "incoming"
         self._options = options or AdminOptions()
+        self._inflight = Inflight(self._options.close_s)
         self._stack = AsyncExitStack()
 
-    @property
-    def application(self) -> web.Application:
-        """A new aiohttp application with all routes."""
-        app = web.Application(
-            middlewares=[errors], client_max_size=self._options.max_call_bytes
-        )
-        inflight = Inflight(self._options.close_s)
-
-        async def close(_app: web.Application) -> None:
-            await inflight.close()
-
-        routes = _Routes(self._node, self._home / "incoming", self._options, inflight)
-        app.add_routes(routes.table())
-        app.on_shutdown.append(close)
-        return app
-
     async def __aenter__(self) -> Self:
-        shutil.rmtree(self._home / "incoming", ignore_errors=True)
+        shutil.rmtree(self._incoming, ignore_errors=True)
         async with AsyncExitStack() as stack:
             listener = open_socket(self._home)
             stack.callback(close_socket, self._home)
-            close_s = self._options.close_s
-            runner = await enter_server(stack, self.application, close_s)
+            runner = await enter_server(
+                stack, self._application(), self._options.close_s
+            )
             await web.SockSite(runner, listener, backlog=BACKLOG).start()
             self._stack = stack.pop_all()
         return self
@@ -139,49 +124,44 @@ class AdminServer:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
+    def _application(self) -> web.Application:
+        app = web.Application(
+            middlewares=[errors], client_max_size=self._options.max_call_bytes
+        )
 
-class _Routes:
-    def __init__(
-        self,
-        node: NodeFacade,
-        incoming: Path,
-        options: AdminOptions,
-        inflight: Inflight,
-    ) -> None:
-        self._node = node
-        self._incoming = incoming
-        self._options = options
-        self._inflight = inflight
+        async def close(_app: web.Application) -> None:
+            await self._inflight.close()
 
-    def table(self) -> list[web.RouteDef]:
-        """Return all routes."""
+        app.on_shutdown.append(close)
         one = "/chaincodes/{name}"
-        return [
-            web.get("/status", self.status, allow_head=False),
-            web.post("/shutdown", self.shutdown),
-            web.post("/deploy", self.deploy),
-            web.get("/chaincodes", self.ps, allow_head=False),
-            web.post("/chaincodes", self.deploy_dev),
-            web.post(one + "/invoke", self.invoke),
-            web.post(one + "/query", self.query),
-            web.post(one + "/start", self.start),
-            web.post(one + "/stop", self.stop),
-            web.delete(one, self.remove),
-            web.get(one + "/logs", self.logs, allow_head=False),
-            web.get("/logspec", self.logspec, allow_head=False),
-            web.put("/logspec", self.logspec),
-            web.get("/blocks", self.height, allow_head=False),
-            web.get("/blocks/{number}", self.block, allow_head=False),
-        ]
+        for method, path, handler in (
+            ("GET", "/status", self._status),
+            ("POST", "/shutdown", self._shutdown),
+            ("POST", "/deploy", self._deploy),
+            ("GET", "/chaincodes", self._ps),
+            ("POST", "/chaincodes", self._deploy_dev),
+            ("POST", one + "/invoke", self._invoke),
+            ("POST", one + "/query", self._query),
+            ("POST", one + "/start", self._start),
+            ("POST", one + "/stop", self._stop),
+            ("DELETE", one, self._remove),
+            ("GET", one + "/logs", self._logs),
+            ("GET", "/logspec", self._logspec),
+            ("PUT", "/logspec", self._logspec),
+            ("GET", "/blocks", self._height),
+            ("GET", "/blocks/{number}", self._block),
+        ):
+            app.router.add_route(method, path, handler)
+        return app
 
-    async def status(self, _request: web.Request) -> web.Response:
-        return reply(dataclasses.asdict(self._node.status()))
+    async def _status(self, _request: web.Request) -> web.Response:
+        return reply(self._node.status())
 
-    async def shutdown(self, _request: web.Request) -> web.Response:
+    async def _shutdown(self, _request: web.Request) -> web.Response:
         self._node.shutdown()
         return reply({"stopping": True})
 
-    async def deploy(self, request: web.Request) -> web.StreamResponse:
+    async def _deploy(self, request: web.Request) -> web.StreamResponse:
         name = request.query.get("name") or None
         version = request.query.get("version") or None
         backend = request.query.get("backend") or "auto"
@@ -242,23 +222,27 @@ class _Routes:
                 hint="leave out what the chaincode does not need",
             )
 
-    async def ps(self, _request: web.Request) -> web.Response:
-        found = [dataclasses.asdict(one) for one in await self._node.ps()]
-        return reply({"chaincodes": found})
+    async def _ps(self, _request: web.Request) -> web.Response:
+        return reply({"chaincodes": await self._node.ps()})
 
-    async def deploy_dev(self, request: web.Request) -> web.Response:
-        asked = wire.read_dev(await read_json(request))
-        done = await self._inflight.run(
-            self._node.deploy_dev(
-                asked["name"], asked["version"], init_required=asked["init_required"]
+    async def _deploy_dev(self, request: web.Request) -> web.Response:
+        asked = await read_json(request, _Dev, '{"dev": true, "name": NAME}')
+        if not asked.dev:
+            raise InvalidInput("`dev` is false: expected true, or POST /deploy")
+        return reply(
+            await self._inflight.run(
+                self._node.deploy_dev(
+                    require_chaincode_name(asked.name),
+                    None if asked.version is None else require_version(asked.version),
+                    init_required=asked.init_required,
+                )
             )
         )
-        return reply(dataclasses.asdict(done))
 
-    async def invoke(self, request: web.Request) -> web.Response:
+    async def _invoke(self, request: web.Request) -> web.Response:
         return await self._call(request, self._node.invoke)
 
-    async def query(self, request: web.Request) -> web.Response:
+    async def _query(self, request: web.Request) -> web.Response:
         return await self._call(request, self._node.query)
 
     async def _call(
@@ -266,26 +250,28 @@ class _Routes:
         request: web.Request,
         act: Callable[[Call], Coroutine[Any, Any, Answer]],
     ) -> web.Response:
-        call = wire.read_call(_name(request), await read_json(request))
+        body = await read_json(request, _CallBody, '{"args": [BASE64], …}')
+        body.attributes = {key: str(one) for key, one in body.attributes.items()}
+        call = Call(_name(request), **msgspec.structs.asdict(body))
         answer = await self._inflight.run(act(call))
         return reply(wire.answer_json(answer))
 
-    async def start(self, request: web.Request) -> web.StreamResponse:
+    async def _start(self, request: web.Request) -> web.StreamResponse:
         name = _name(request)
         return await stream_work(
             request,
             lambda watch: self._inflight.run(self._node.start(name, watch=watch)),
         )
 
-    async def stop(self, request: web.Request) -> web.Response:
+    async def _stop(self, request: web.Request) -> web.Response:
         await self._inflight.run(self._node.stop(_name(request)))
         return reply({"name": _name(request)})
 
-    async def remove(self, request: web.Request) -> web.Response:
+    async def _remove(self, request: web.Request) -> web.Response:
         await self._inflight.run(self._node.remove(_name(request)))
         return reply({"name": _name(request)})
 
-    async def logs(self, request: web.Request) -> web.StreamResponse:
+    async def _logs(self, request: web.Request) -> web.StreamResponse:
         name = _name(request)
         self._node.log_files(name)  # not found: an answer, not a stream
         await self._node.flush_output()
@@ -298,19 +284,35 @@ class _Routes:
             request, tail.batches(follow=_flag(request, "follow"))
         )
 
-    async def logspec(self, request: web.Request) -> web.Response:
+    async def _logspec(self, request: web.Request) -> web.Response:
         if request.method == "PUT":
             await change_levels(request)
         return reply({"spec": telemetry.active()})
 
-    async def height(self, _request: web.Request) -> web.Response:
+    async def _height(self, _request: web.Request) -> web.Response:
         return reply({"height": self._node.height()})
 
-    async def block(self, request: web.Request) -> web.Response:
+    async def _block(self, request: web.Request) -> web.Response:
         text = request.match_info["number"]
         if not text.isascii() or not text.isdigit() or len(text) > 18:
             raise InvalidInput(f"block {text!r}: expected a number")
-        return reply(blocks.summarise(await self._node.block(int(text))))
+        return reply(summarise_block(await self._node.block(int(text))))
+
+
+class _CallBody(msgspec.Struct, forbid_unknown_fields=True):
+    args: list[bytes] = []
+    transient: dict[str, bytes] = {}
+    user: str = "User1"
+    attributes: dict[str, Any] = {}
+    is_init: bool = False
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, lt=86_400)] | None = None
+
+
+class _Dev(msgspec.Struct):
+    name: str
+    dev: bool
+    version: str | None = None
+    init_required: bool = False
 
 
 def _name(request: web.Request) -> str:
@@ -322,3 +324,58 @@ def _flag(request: web.Request, name: str) -> bool:
     if value not in {"0", "1"}:
         raise InvalidInput(f"{name}={value!r}: expected 0 or 1")
     return value == "1"
+
+
+_CODES = common_pb2.BlockMetadataIndex.TRANSACTIONS_FILTER
+
+
+def summarise_block(data: bytes) -> dict[str, Any]:
+    """Return number, hashes and transactions with their reads and writes."""
+    block = common_pb2.Block.FromString(data)
+    found = block.metadata.metadata
+    codes = found[_CODES] if len(found) > _CODES else b""
+    return {
+        "number": block.header.number,
+        "previous_hash": block.header.previous_hash.hex(),
+        "data_hash": block.header.data_hash.hex(),
+        "transactions": [
+            _transaction(envelope, codes[at] if at < len(codes) else None)
+            for at, envelope in enumerate(block.data.data)
+        ],
+    }
+
+
+def _transaction(envelope: bytes, code: int | None) -> dict[str, Any]:
+    # The first parse finds the channel; parts behind it are read for that channel only.
+    channel = parse_transaction(envelope, ChannelId("")).channel
+    tx = parse_transaction(envelope, ChannelId(channel or ""))
+    public = [space for space in tx.spaces if not space.collection]
+    summary: dict[str, Any] = {
+        "tx_id": tx.tx_id,
+        "type": tx.kind,
+        "code": code,
+        "code_name": None if code is None else code_name(code),
+        "chaincode": tx.name or None,
+        "reads": [
+            {
+                "namespace": space.ns,
+                "key": key.decode(),
+                "version": None if version is None else list(version),
+            }
+            for space in public
+            for key, version in space.reads
+        ],
+        "writes": [
+            {
+                "namespace": space.ns,
+                "key": key.decode(),
+                "is_delete": value is None,
+                "value": wire.encode(value or b""),
+            }
+            for space in public
+            for key, value in space.writes
+        ],
+    }
+    if tx.code != transaction_pb2.NOT_VALIDATED:
+        summary["unreadable"] = code_name(tx.code)
+    return summary

@@ -1,23 +1,32 @@
-"""What both HTTP servers share: answers in JSON, errors as answers, the server itself."""
+"""What both HTTP servers share: answers in JSON, errors as answers, the server itself.
+
+Every client gets an answer, also when the server stops.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import msgspec
 from aiohttp import web
 
 from chaindock import telemetry
-from chaindock.errors import ChaindockError, Code, InvalidInput, NotFound
+from chaindock.errors import ChaindockError, Code, InvalidInput, NodeStopping, NotFound
 from chaindock.operations import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
     from contextlib import AsyncExitStack
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+T = TypeVar("T")
+_START: Final = "start it again: chaindock up"
 _log = telemetry.get_logger("operations")
+_dumps = partial(json.dumps, default=vars)
 _STATUS: Final = {
     Code.INVALID_ARGUMENT: 400,
     Code.NOT_FOUND: 404,
@@ -35,8 +44,8 @@ _STATUS: Final = {
 
 
 def reply(body: Any, status: int = 200) -> web.Response:
-    """Return `body` as JSON."""
-    return web.json_response(body, status=status)
+    """Return `body` as JSON; values of dataclasses may be in it."""
+    return web.json_response(body, status=status, dumps=_dumps)
 
 
 @web.middleware
@@ -69,12 +78,22 @@ async def enter_server(
     return runner
 
 
-async def read_json(request: web.Request) -> Any:
-    """Return the body; an empty body is {}. Raises: InvalidInput: not JSON."""
+async def read_json(request: web.Request, kind: type[T], expected: str) -> T:
+    """Return the body as a `kind`; an empty body is {}.
+
+    Raises: InvalidInput: it is not JSON, not UTF-8 throughout, or no `expected`.
+    """
     try:
-        return json.loads(await request.read() or b"{}")
+        return msgspec.json.decode(await request.read() or b"{}", type=kind)
     except (ValueError, RecursionError) as error:
-        raise InvalidInput("the body of the request is not JSON") from error
+        raise InvalidInput(
+            f"the body of the request cannot be used: {error}",
+            hint=f"expected {expected}",
+        ) from error
+
+
+class _Levels(msgspec.Struct):
+    spec: str
 
 
 async def change_levels(request: web.Request) -> None:
@@ -82,11 +101,55 @@ async def change_levels(request: web.Request) -> None:
 
     Raises: InvalidInput with what was expected; nothing was changed.
     """
-    try:
-        spec = json.loads(await request.read())["spec"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        spec = None
-    if not isinstance(spec, str):
-        raise InvalidInput("the body has no `spec`", hint='expected {"spec": "LEVELS"}')
-    telemetry.activate(spec)
+    levels = await read_json(request, _Levels, '{"spec": "LEVELS"}')
+    telemetry.activate(levels.spec)
     _log.info("logging specification changed", spec=telemetry.active())
+
+
+class Inflight:
+    """The running requests of one server.
+
+    Args:
+        close_s: seconds that running requests get when the server stops.
+    """
+
+    def __init__(self, close_s: float) -> None:
+        self._close_s = close_s
+        self.closing = False
+        """Whether the server stops."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what `work` returns.
+
+        Raises: what `work` raises; NodeStopping if it was cancelled, or not begun,
+            because the server stops.
+        Cancelled: `work` is cancelled and has ended.
+        """
+        if self.closing:
+            work.close()
+            raise NodeStopping("the node is stopping", hint=_START)
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            # Was this task cancelled, because its client left, or only the work?
+            own = asyncio.current_task()
+            client_left = own is not None and own.cancelling() > 0
+            if client_left or not task.cancelled() or not self.closing:
+                raise
+            raise NodeStopping(
+                f"the node is stopping: the request was cancelled after "
+                f"{self._close_s:g} s",
+                hint=f"{_START}; look at the ledger before you submit a transaction again",
+            ) from None
+
+    async def close(self) -> None:
+        """Refuse new requests, wait `close_s` for running ones, then cancel these."""
+        self.closing = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._close_s)
+        for task in tuple(self._tasks):
+            task.cancel()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chaindock.container.attempt import Event
+    from chaindock.endorser.caller import Answer
 
     Watch = Callable[[Event], None]
     """Takes the events of an attempt; quick, never raises."""
@@ -40,49 +41,6 @@ class Call:
     attributes: Mapping[str, str] = field(default_factory=dict)
     is_init: bool = False
     timeout_s: float | None = None
-
-
-class Answer(Protocol):
-    """What came of a call; `endorser.caller.Answer` has this shape."""
-
-    @property
-    def status(self) -> int:
-        """Of the chaincode: below 400 is success."""
-
-    @property
-    def message(self) -> str:
-        """Of the chaincode; its error text when the status is not success."""
-
-    @property
-    def payload(self) -> bytes:
-        """What the function returned."""
-
-    @property
-    def tx_id(self) -> str:
-        """Transaction id."""
-
-    @property
-    def block(self) -> int | None:
-        """Number of the block that holds it; None when nothing was ordered."""
-
-    @property
-    def code(self) -> int | None:
-        """TxValidationCode; None when nothing was ordered."""
-
-    @property
-    def code_name(self) -> str | None:
-        """Name of `code`, e.g. MVCC_READ_CONFLICT."""
-
-    @property
-    def event(self) -> Any:
-        """The chaincode event (`event_name`, `payload`), or None."""
-
-    @property
-    def refusals(self) -> Sequence[str]:
-        """What the node refused during the call, such as a function not yet supported.
-
-        A contract may swallow such an error, so it is told beside the answer.
-        """
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Is the node healthy, and is it ready: the answers of /healthz and /readyz.
+"""How the node is: the answers of /healthz, /readyz and /metrics.
 
 Checks run side by side; one that hangs has failed after its limit. While the node starts
 or goes down, it is not ready.
@@ -10,27 +10,42 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
-from chaindock.errors import ChaindockError
-from chaindock.telemetry import get_logger
+import chaindock
+from chaindock import telemetry
+from chaindock.errors import ChaindockError, LaunchFailed
+from chaindock.ids import TxId
+from chaindock.lifecycle.states import LaunchState, Target
+from chaindock.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+    from prometheus_client import Counter
+
+    from chaindock.ledger.ledger import Ledger
+    from chaindock.lifecycle.custodian import Custodian
+    from chaindock.lifecycle.targets import Deployment, TargetState
+    from chaindock.operations.facade import Running
+
     Check = Callable[[], Awaitable[None]]
     """Returns if the part works. Raises: ChaindockError."""
 
-_log = get_logger("operations")
+_log = telemetry.get_logger("operations")
 CHECK_S: Final = 10.0
 """Seconds after which a check has failed."""
 NODE: Final = "node"
 """Component that is not ready while the node starts or goes down."""
+STATES: Final = (*map(str, LaunchState), "stopped")
+"""Every state that `ps` shows."""
+_LOG_LEVELS: Final = {"warning": "warn", "critical": "fatal"}
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """A part that has failed or is not ready.
+    """A part that has failed or is not ready, in Fabric's shape.
 
     Args:
         component: `docker`, `ledger`, `chaincode/NAME`, …
@@ -40,32 +55,76 @@ class Trouble:
     component: str
     reason: str
 
-    def as_dict(self) -> dict[str, str]:
-        """Fabric's shape."""
-        return {"component": self.component, "reason": self.reason}
 
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a node that health and metrics look at.
 
-class Watched(Protocol):
-    """The parts of a node."""
+    Args:
+        check_engine: as the checks below.
+        rows: returns what `ps` shows. Quick, never raises.
+    """
+
+    ledger: Ledger
+    targets: TargetState
+    custodian: Custodian
+    check_engine: Check
+    rows: Callable[[], Sequence[Running]]
 
     def checks(self) -> Mapping[str, Check]:
-        """Return the checks, by component."""
+        """Return the checks, by component: each chaincode that should run has one."""
+        found: dict[str, Check] = {
+            "ledger": self._check_ledger,
+            "docker": self.check_engine,
+        }
+        for deployment in self.targets.all():
+            if deployment.target is Target.RUNNING:
+                check = partial(self._check_chaincode, deployment)
+                found[f"chaincode/{deployment.name}"] = check
+        return found
+
+    async def _check_ledger(self) -> None:
+        self.ledger.find_transaction(TxId("health"))  # reads the file
+
+    async def _check_chaincode(self, deployment: Deployment) -> None:
+        """Fail when a chaincode that should be up has failed; a start is no failure."""
+        supervisor = self.custodian.find(deployment.ccid)
+        if supervisor is not None and supervisor.trouble is not None:
+            raise LaunchFailed(supervisor.trouble, ccid=deployment.ccid)
 
     def missing(self) -> Sequence[Trouble]:
-        """Return the parts that are not up yet. Quick, never raises."""
+        """Return what has neither come up once nor been given up since the start."""
+        return [
+            Trouble(f"chaincode/{name}", supervisor.doing())
+            for supervisor in self.custodian.pending()
+            for name in self.targets.names_of(supervisor.ccid)
+        ]
+
+    def measure(self) -> None:
+        """Set the metrics that are looked up at each scrape."""
+        metrics.BLOCKCHAIN_HEIGHT.labels(self.ledger.channel).set(self.ledger.height)
+        supervisors = self.custodian.all()
+        starting = [one for one in supervisors if one.state is LaunchState.STARTING]
+        waiting = sum(not (one.attempt and one.attempt.phase) for one in starting)
+        stopping = sum(one.state is LaunchState.STOPPING for one in supervisors)
+        running = len(starting) - waiting + stopping
+        metrics.CHORES.labels("running").set(running)
+        metrics.CHORES.labels("waiting").set(waiting)
+        for row in self.rows():
+            _add_row(row)
 
 
 class Health:
     """Health and readiness of the node, from the moment that its home is locked.
 
     Attributes:
-        watched: the parts; None while the node starts.
+        parts: None while the node starts.
         going_down: the node takes no more work.
     """
 
     def __init__(self, check_s: float = CHECK_S) -> None:
         self._check_s = check_s
-        self.watched: Watched | None = None
+        self.parts: Parts | None = None
         self.going_down = False
 
     async def failed(self) -> list[Trouble]:
@@ -73,16 +132,15 @@ class Health:
 
         Cancelled: the checks end.
         """
-        checks = {} if self.watched is None else self.watched.checks()
+        checks = {} if self.parts is None else self.parts.checks()
         found = await asyncio.gather(
             *(self._try(name, check) for name, check in checks.items())
         )
         return [trouble for trouble in found if trouble is not None]
 
     async def _try(self, component: str, check: Check) -> Trouble | None:
-        scope = asyncio.timeout(self._check_s)
         try:
-            async with scope:
+            async with asyncio.timeout(self._check_s):
                 await check()
         except TimeoutError:
             return Trouble(component, f"no answer within {self._check_s:g} s")
@@ -93,13 +151,28 @@ class Health:
             return Trouble(component, f"unexpected {type(error).__name__}: {error}")
         return None
 
-    def missing(self) -> list[Trouble]:
+    def missing(self) -> Sequence[Trouble]:
         """Return what keeps the node from being ready; [] = it is ready."""
         if self.going_down:
             return [Trouble(NODE, "the node is stopping")]
-        if self.watched is None:
+        if self.parts is None:
             return [Trouble(NODE, "it is starting")]
-        return list(self.watched.missing())
+        return self.parts.missing()
+
+    def scrape(self) -> bytes:
+        """Return the text that Prometheus reads."""
+        metrics.VERSION.labels(chaindock.__version__).set(1)
+        counts = telemetry.counts()
+        for level in counts.checked:
+            shown = _LOG_LEVELS.get(level, level)
+            _set(metrics.LOG_ENTRIES_CHECKED.labels(shown), counts.checked[level])
+            _set(metrics.LOG_ENTRIES_WRITTEN.labels(shown), counts.written[level])
+        metrics.NODE_READY.set(not self.missing())
+        for metric in _OF_ROWS:
+            metric.clear()
+        if self.parts is not None:
+            self.parts.measure()
+        return metrics.text().encode()
 
 
 def body_of(troubles: Sequence[Trouble], key: str) -> dict[str, Any]:
@@ -108,6 +181,27 @@ def body_of(troubles: Sequence[Trouble], key: str) -> dict[str, Any]:
         "status": "Service Unavailable" if troubles else "OK",
         "time": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
     }
-    if troubles:
-        body[key] = [trouble.as_dict() for trouble in troubles]
-    return body
+    return {**body, key: troubles} if troubles else body
+
+
+_OF_ROWS: Final = (
+    *(metrics.CHAINCODE_UP, metrics.CHAINCODE_STATE, metrics.OPEN_CALLS),
+    *(metrics.RESTARTS, metrics.EXITS),
+)
+
+
+def _add_row(row: Running) -> None:
+    metrics.CHAINCODE_UP.labels(row.name).set(row.state == "running")
+    for state in dict.fromkeys((*STATES, row.state)):
+        metrics.CHAINCODE_STATE.labels(row.name, state).set(state == row.state)
+    open_calls = sum(not call["caller_left"] for call in row.calls)
+    metrics.OPEN_CALLS.labels(row.name).set(open_calls)
+    _set(metrics.RESTARTS.labels(row.name), metrics.restarts[row.package_id])
+    for (ccid, cause), count in metrics.exits.items():
+        if ccid == row.package_id:
+            _set(metrics.EXITS.labels(row.name, cause), count)
+
+
+def _set(counter: Counter, value: int) -> None:
+    counter.reset()
+    counter.inc(value)

@@ -39,7 +39,6 @@ from chaindock.operations.answers import (
     reply,
 )
 from chaindock.operations.health import body_of
-from chaindock.operations.metrics import Measured, scrape
 from chaindock.options import option
 from chaindock.telemetry.metrics import CONTENT_TYPE
 from chaindock.values import Address
@@ -107,12 +106,10 @@ class OperationsServer:
 
     Attributes:
         url: where it answers; None = there is none.
-        measured: what a scrape looks up; None while the node starts.
     """
 
     def __init__(self, options: OperationsOptions, health: Health) -> None:
         self._options, self._health = options, health
-        self.measured: Measured | None = None
         self._stack = AsyncExitStack()
         self.url: str | None = None
 
@@ -202,8 +199,9 @@ class OperationsServer:
             return _error("metrics.provider is disabled", 404)
         if request.method not in {"GET", "HEAD"}:
             return web.Response(status=405)
-        text = scrape(self.measured)
-        return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(
+            body=self._health.scrape(), headers={"Content-Type": CONTENT_TYPE}
+        )
 
     async def _logspec(self, request: web.Request) -> web.Response:
         if request.method == "GET":

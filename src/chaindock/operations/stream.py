@@ -1,17 +1,18 @@
-"""Answer with one JSON object a line: the events of an attempt, or log lines.
+"""Answer with one JSON object a line: events of an attempt, or lines of output files.
 
 If a client reads too slowly, lines of output are dropped and counted; phases and the
-result never are. The events are listed in admin.py.
+result never are. A follower of output files gets every line once, and goes on with the
+file of the next attempt.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from aiohttp import web
 
@@ -21,14 +22,26 @@ from chaindock.operations import wire
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Sequence,
+    )
+    from pathlib import Path
 
     from chaindock.container.attempt import Event
     from chaindock.operations.facade import Deployment, Watch
-    from chaindock.operations.tail import LogLine
 
 MAX_WAITING = 10_000
 """Events that wait for a client; output after that is dropped."""
+CHUNK = 256 * 1024
+"""Bytes of an output file that are read at a time, in a thread."""
+POLL_S = 0.2
+LOOKS = 10
+"""Times that the last line is looked for in a file that was cut."""
+_STREAMS = ("build", "stdout", "stderr")
 _log = get_logger("admin")
 
 
@@ -72,7 +85,7 @@ class EventQueue:
 
 
 def _line(body: Any) -> bytes:
-    return json.dumps(body).encode() + b"\n"
+    return json.dumps(body, default=vars).encode() + b"\n"
 
 
 async def _open(request: web.Request) -> web.StreamResponse:
@@ -105,9 +118,7 @@ async def _settle(
 ) -> None:
     try:
         done = await work(queue.put)
-        queue.end(
-            {"event": wire.EVENT_RESULT, "result": dataclasses.asdict(done)},
-        )
+        queue.end({"event": wire.EVENT_RESULT, "result": done})
     except ChaindockError as error:
         queue.end({"event": wire.EVENT_ERROR, "error": error.as_dict()})
     except Exception as error:  # noqa: BLE001  # the client must get an end
@@ -123,7 +134,163 @@ async def stream_lines(
     with contextlib.suppress(ConnectionError):
         async with contextlib.aclosing(batches) as open_batches:
             async for batch in open_batches:
-                lines = [_line({"event": "line", **line.as_dict()}) for line in batch]
+                lines = [_line({"event": "line", **vars(line)}) for line in batch]
                 await response.write(b"".join(lines))
         await response.write_eof()
     return response
+
+
+# --- output files ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line.
+
+    Args:
+        time: ISO 8601 UTC; "" for a note of the node.
+        stream: build, stdout, stderr or note.
+        tx: the transaction that wrote the line; None = none, or not known.
+    """
+
+    time: str
+    stream: str
+    line: str
+    tx: str | None = None
+
+
+def parse_line(raw: bytes) -> LogLine:
+    """Parse `<iso time> <stream>[@<tx>] <text>`; any other line is a note."""
+    text = raw.decode(errors="replace")
+    parts = text.split(" ", 2)
+    if len(parts) == 3:
+        stream, _, tx = parts[1].partition("@")
+        if stream in _STREAMS:
+            return LogLine(parts[0], stream, parts[2], tx or None)
+    return LogLine("", "note", text)
+
+
+class Tail:
+    """The output of one chaincode.
+
+    Args:
+        files: returns the output files, oldest first; asked again while following.
+        previous: read the file before the last one.
+        poll_s: seconds between two looks of a follower.
+        over: whether a follower is to end.
+    """
+
+    def __init__(
+        self,
+        files: Callable[[], Sequence[Path]],
+        *,
+        previous: bool = False,
+        poll_s: float = POLL_S,
+        over: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._files = files
+        self._previous = previous
+        self._poll_s = poll_s
+        self._over = over
+
+    async def batches(
+        self, *, follow: bool = False
+    ) -> AsyncGenerator[list[LogLine], None]:
+        """Yield the lines, oldest first; with `follow`, until `over`."""
+        path = self._pick()
+        while follow and path is None and not self._over():
+            await asyncio.sleep(self._poll_s)
+            path = self._pick()
+        while path is not None:
+            reader = _Reader(path)
+            try:
+                async for batch in self._drain(reader, follow=follow):
+                    yield batch
+            finally:
+                reader.close()
+            path = self._after(path) if follow else None
+
+    def _pick(self) -> Path | None:
+        files = self._files()
+        wanted = 2 if self._previous else 1
+        return files[-wanted] if len(files) >= wanted else None
+
+    def _after(self, path: Path) -> Path | None:
+        return next((file for file in self._files() if file.name > path.name), None)
+
+    async def _drain(
+        self, reader: _Reader, *, follow: bool
+    ) -> AsyncIterator[list[LogLine]]:
+        last_look = False
+        while True:
+            lines = await asyncio.to_thread(reader.take)
+            if lines:
+                yield lines
+            elif not follow or last_look:
+                break
+            elif self._over() or self._after(reader.path) is not None:
+                last_look = True  # for lines written since the last read
+            else:
+                await asyncio.sleep(self._poll_s)
+        if rest := reader.rest():
+            yield rest
+
+
+class _Reader:
+    """One file; between two reads, the writer may cut it to its newest half."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._partial = b""
+        self._last = b""
+        self._offset = 0
+        self._looks = 0
+        self._file: BinaryIO | None = None
+
+    def take(self) -> list[LogLine]:
+        """Return the complete lines of the next chunk; [] = none at present."""
+        try:
+            if self._file is None:
+                self._file = self.path.open("rb")
+            if self.path.stat().st_size < self._offset and not self._resume():
+                return []
+            data = self._file.read(CHUNK)
+        except FileNotFoundError:
+            return []
+        self._offset += len(data)
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        if lines:
+            self._last = lines[-1]
+        if data and not lines:
+            return self.take() if len(self._partial) < CHUNK else self.rest()
+        return [parse_line(line) for line in lines]
+
+    def rest(self) -> list[LogLine]:
+        """Return the last line if it has no end."""
+        partial, self._partial = self._partial, b""
+        return [parse_line(partial)] if partial else []
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _resume(self) -> bool:
+        """Continue after the last line that was read, in a file that was cut.
+
+        The writer may not have flushed that line yet, so it is looked for `LOOKS` times;
+        after that it was cut away, and reading begins at the start of the file.
+        """
+        if self._file is None:
+            return False
+        self._file.seek(0)
+        content = self._file.read()
+        at = content.rfind(self._last + b"\n") if self._last else -1
+        self._looks += 1
+        if at < 0 and self._looks < LOOKS:
+            return False
+        self._looks = 0
+        self._offset = at + len(self._last) + 1 if at >= 0 else 0
+        self._partial = b""
+        self._file.seek(self._offset)
+        return True

@@ -13,15 +13,15 @@ import os
 import signal
 import sys
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fabric_protos.common import common_pb2
-from fabric_protos.peer import transaction_pb2
 
 from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.output import OutputOptions, OutputStore
+from chaindock.endorser.caller import Answer
 from chaindock.errors import (
     BuildFailed,
     ChaincodeError,
@@ -29,7 +29,7 @@ from chaindock.errors import (
     ImageNotFound,
     NotFound,
 )
-from chaindock.ids import Ccid
+from chaindock.ids import Ccid, TxId
 from chaindock.operations.admin import AdminServer
 from chaindock.operations.facade import Call, Deployment, NodeStatus, Running
 from chaindock.packaging.format import read_package
@@ -40,24 +40,9 @@ if TYPE_CHECKING:
 STARTED = "2026-11-24T10:00:00Z"
 
 
-@dataclass
-class FakeAnswer:
-    """As endorser.caller.Answer."""
-
-    status: int = 200
-    message: str = ""
-    payload: bytes = b""
-    tx_id: str = "ab" * 32
-    block: int | None = None
-    code: int | None = None
-    event: Any = None
-    refusals: Sequence[str] = ()
-
-    @property
-    def code_name(self) -> str | None:
-        if self.code is None:
-            return None
-        return str(transaction_pb2.TxValidationCode.Name(self.code))
+def answered(status: int = 200, message: str = "", **more: Any) -> Answer:
+    """Return an answer that was not ordered."""
+    return Answer(status, message, more.pop("payload", b""), TxId("ab" * 32), **more)
 
 
 class FakeNode:
@@ -205,7 +190,7 @@ class FakeNode:
         if name == "slow":
             await self._wait()
 
-    async def invoke(self, call: Call) -> FakeAnswer:
+    async def invoke(self, call: Call) -> Answer:
         answer = await self._call(call)
         if answer.status >= 400:
             return answer
@@ -213,10 +198,10 @@ class FakeNode:
         code = 11 if call.args[0] == b"conflict" else 0
         return replace(answer, block=len(self.blocks) - 1, code=code)
 
-    async def query(self, call: Call) -> FakeAnswer:
+    async def query(self, call: Call) -> Answer:
         return await self._call(call)
 
-    async def _call(self, call: Call) -> FakeAnswer:
+    async def _call(self, call: Call) -> Answer:
         self._get(call.name)
         self.calls.append(call)
         self.called.set()
@@ -227,32 +212,32 @@ class FakeNode:
             case b"get":
                 value = self.state.get(args[0].decode())
                 if value is None:
-                    return FakeAnswer(500, f"there is no {args[0].decode()}")
-                return FakeAnswer(payload=value)
+                    return answered(500, f"there is no {args[0].decode()}")
+                return answered(payload=value)
             case b"echo" | b"refuse" | b"conflict":
                 said = ("rich queries are not yet supported",)
                 refusals = said if function == b"refuse" else ()
-                return FakeAnswer(payload=b"|".join(args), refusals=refusals)
+                return answered(payload=b"|".join(args), refusals=refusals)
             case b"caller":
                 told = [call.user, *(f"{k}={v}" for k, v in call.attributes.items())]
                 told += [f"{k}={v.decode()}" for k, v in call.transient.items()]
                 told += [f"init={call.is_init}", f"timeout={call.timeout_s}"]
-                return FakeAnswer(payload=" ".join(told).encode())
+                return answered(payload=" ".join(told).encode())
             case b"register" | b"record" | b"history":
                 return self._coldchain(function, call.name, args[0].decode())
             case b"crash":
                 raise ChaincodeError("chaincode ended in the middle", tx_id="ab" * 32)
             case b"wait":
                 await self._wait()
-        return FakeAnswer()
+        return answered()
 
-    def _coldchain(self, function: bytes, name: str, parcel: str) -> FakeAnswer:
+    def _coldchain(self, function: bytes, name: str, parcel: str) -> Answer:
         if function == b"register" and name + parcel in self.state:
-            return FakeAnswer(500, f"{parcel} is registered already")
+            return answered(500, f"{parcel} is registered already")
         if not self.forgets:
             self.state[name + parcel] = b""
         state = "intact" if function == b"register" else "breached"
-        return FakeAnswer(payload=f'{{"state": "{state}"}}'.encode())
+        return answered(payload=f'{{"state": "{state}"}}'.encode())
 
     async def _wait(self) -> None:
         try:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
+from base64 import b64decode
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,6 @@ import psutil
 from chaindock.cli.client import AdminClient
 from chaindock.errors import ChaindockError
 from chaindock.operations.facade import Call
-from chaindock.operations.wire import decode
 from support.faults import forked_node
 from support.faults.packages import misbehaves
 from support.nodes.killable import alive
@@ -137,7 +137,7 @@ class World(ABC):
         call = Call(name, [one.encode() for one in args], timeout_s=timeout_s)
         answer = self.admin.call(call, "query")
         assert answer["status"] < 400, answer
-        return decode(answer["payload"], "payload").decode()
+        return b64decode(answer["payload"]).decode()
 
     def line(self, name: str) -> dict[str, Any]:
         """What `ps` says of a chaincode."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from chaindock.operations.wire import decode
 from support.nodes.load import HOT
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Audit:
         for write in tx["writes"]:
             key = write["namespace"], write["key"]
             assert not write["is_delete"]
-            self.state[key] = decode(write["value"], "value"), version
+            self.state[key] = b64decode(write["value"]), version
             if key == (self.name, HOT):
                 self.hot.append(tx["tx_id"])
 

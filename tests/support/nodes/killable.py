@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from base64 import b64decode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
@@ -19,7 +20,7 @@ import psutil
 from chaindock.errors import ChaindockError
 from chaindock.operations.address import find_socket
 from chaindock.operations.facade import Call
-from chaindock.operations.wire import call_json, decode, rebuild_error
+from chaindock.operations.wire import call_json, rebuild_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -68,7 +69,7 @@ class Admin:
         """Query; return the payload as text."""
         answer = await self.call("query", name, *args)
         assert answer["status"] < 400, answer
-        return decode(answer["payload"], "payload").decode()
+        return b64decode(answer["payload"]).decode()
 
     async def deploy(
         self, package: Path, name: str, **asked: str

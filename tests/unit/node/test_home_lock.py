@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.errors import NodeAlreadyRunning
-from chaindock.node.home import Home, HomeLock
+from chaindock.node.home import Home
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def test_a_second_node_is_told_which_process_serves(home: Home):
-    with HomeLock(home), pytest.raises(NodeAlreadyRunning) as found, HomeLock(home):
+    with home.locked(), pytest.raises(NodeAlreadyRunning) as found, home.locked():
         pass
     assert found.value.pid == str(os.getpid())
 
@@ -53,7 +53,7 @@ def test_what_a_killed_node_was_starting_holds_up_the_next_one_only_for_a_moment
     assert child.stdin is not None
     child.stdin.close()
     try:
-        with HomeLock(home):
+        with home.locked():
             pass
     finally:
         child.wait(10)

@@ -9,7 +9,7 @@ import pytest
 from chaindock.chaincode.options import ListenOptions
 from chaindock.identity.ca import TlsPair
 from chaindock.ids import Ccid
-from chaindock.node.programs import programs_admitted
+from chaindock.node.serve import programs_admitted
 from support.eventually import eventually
 from support.shims.credentials import client
 from support.shims.peer import ShimPeer

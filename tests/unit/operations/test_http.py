@@ -8,6 +8,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -62,7 +63,7 @@ def _same_levels_afterwards():
 
 async def test_health_has_the_shape_of_fabric():
     health, parts = Health(check_s=0.2), Parts()
-    health.watched = parts
+    health.parts = cast(Any, parts)
     async with server(health) as endpoint:
         reply = await curl(f"{endpoint.url}/healthz")
         assert reply.status == 200
@@ -90,7 +91,7 @@ async def test_health_has_the_shape_of_fabric():
 async def test_checks_run_side_by_side():
     health, parts = Health(check_s=0.5), Parts()
     parts.found = {f"chaincode/{number}": parts.hangs for number in range(50)}
-    health.watched = parts
+    health.parts = cast(Any, parts)
     async with server(health) as endpoint, asyncio.timeout(10):
         assert (await curl(f"{endpoint.url}/healthz")).status == 503
 
@@ -99,7 +100,7 @@ async def test_health_that_takes_too_long_is_a_408(monkeypatch):
     monkeypatch.setattr(http, "HEALTH_S", 0.1)
     health, parts = Health(), Parts()
     parts.found = {"docker": parts.hangs}
-    health.watched = parts
+    health.parts = cast(Any, parts)
     async with server(health) as endpoint:
         reply = await curl(f"{endpoint.url}/healthz")
         assert (reply.status, reply.body) == (408, "")
@@ -117,7 +118,7 @@ async def test_ready_only_between_start_and_stop():
         assert await missing() == (503, ["node"])
         assert (await curl(f"{endpoint.url}/healthz")).status == 200
         parts.waits = [Trouble("chaincode/a", "it is coming up")]
-        health.watched = parts
+        health.parts = cast(Any, parts)
         assert await missing() == (503, ["chaincode/a"])
         parts.waits = []
         assert await missing() == (200, [])

@@ -10,7 +10,7 @@ import pytest
 from chaindock.errors import NodeStopping
 from chaindock.operations.address import find_socket
 from chaindock.operations.admin import AdminOptions, AdminServer
-from chaindock.operations.inflight import Inflight
+from chaindock.operations.answers import Inflight
 from support.doubles.fake_node import FakeNode
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import pytest
 
@@ -24,7 +24,7 @@ from chaindock.ledger.committer import CommittedBlock
 from chaindock.ledger.ledger import count
 from chaindock.ledger.transaction import ParsedTransaction
 from chaindock.operations.facade import Running
-from chaindock.operations.metrics import scrape
+from chaindock.operations.health import Health, Parts
 from chaindock.telemetry import metrics
 from support.doubles.fakes import InMemoryBuilder, fake_package
 from support.doubles.launch_fakes import (
@@ -42,28 +42,22 @@ from support.nodes.scrape import METRICS, Scrape, reset_metrics
 from support.shims.peer import Kind
 from support.shims.stream_node import CCID
 
-if TYPE_CHECKING:
-    from chaindock.ids import Ccid
-
 NAME = "basic"
 
 
 class Measured:
     """A node with one chaincode."""
 
-    channel, height, ready = CHANNEL, 7, True
-
     def __init__(self, ccid: str = CCID) -> None:
-        self.rows = [Running(NAME, "1", 1, ccid, "running", "process")]
+        calls = [{"caller_left": left} for left in (False, True, False)]
+        self.rows = [Running(NAME, "1", 1, ccid, "running", "process", calls=calls)]
 
-    def chaincodes(self) -> list[Running]:
-        return self.rows
-
-    def open_calls(self, ccid: Ccid) -> int:
-        return 3
-
-    def chores(self) -> dict[str, int]:
-        return {"running": 1, "waiting": 2}
+    def scrape(self) -> str:
+        none: Any = SimpleNamespace(all=list, pending=list)
+        ledger: Any = SimpleNamespace(channel=CHANNEL, height=7)
+        health = Health()
+        health.parts = Parts(ledger, none, none, none, lambda: self.rows)
+        return health.scrape().decode()
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +66,8 @@ def _nothing_counted_before():
 
 
 def scraped(measured: Measured | None = None) -> Scrape:
-    found = Scrape(scrape(measured).decode())
+    text = measured.scrape() if measured else Health().scrape().decode()
+    found = Scrape(text)
     found.check()
     return found
 
@@ -151,10 +146,10 @@ async def test_what_is_forgotten_is_shown_no_more(world: World):
     world.builder.prepare(CCID)
     await world.launch(CCID)
     measured = Measured()
-    assert CCID in scrape(measured).decode()
+    assert CCID in measured.scrape()
     await world.custodian.remove(CCID)
     measured.rows.clear()
-    text = scrape(measured).decode()
+    text = measured.scrape()
     assert CCID not in text
     assert f'"{NAME}"' not in text
 
@@ -200,7 +195,7 @@ async def test_requests_are_counted_by_type_channel_and_outcome(world: World):
     )
     # A channel that the chaincode made up does not become a label.
     assert found.value(completed, type="GET_STATE", success="false", channel="") == 1
-    assert "made-up" not in scrape(None).decode()
+    assert "made-up" not in Health().scrape().decode()
     duration = "chaincode_shim_request_duration_count"
     assert found.value(duration, type="GET_STATE", success="true", **labels) == 1
 
@@ -221,7 +216,7 @@ async def test_invocations_that_are_given_up_are_counted(world: World):
 
 def test_every_metric_is_named_as_fabric_names_it():
     fill()
-    text = scrape(Measured()).decode()
+    text = Measured().scrape()
     assert Scrape(text).check() == {one.shown for one in METRICS.values()}
     assert "# TYPE chaincode_launch_failures counter\n" in text
     assert "# TYPE chaindock_chaincode_restarts_total counter\n" in text
@@ -229,6 +224,7 @@ def test_every_metric_is_named_as_fabric_names_it():
     assert '\nfabric_version{version="' in text
     assert f'\nledger_blockchain_height{{channel="{CHANNEL}"}} 7.0\n' in text
     assert '\nchaindock_chaincode_up{chaincode="basic"} 1.0\n' in text
+    assert '\nchaindock_open_calls{chaincode="basic"} 2.0\n' in text
     assert (
         '\nendorser_endorsement_failures{chaincode="a",chaincodeerror="true",'
         'channel="c"} 1.0\n'

@@ -8,7 +8,7 @@ import pytest
 
 from chaindock.container.output import OutputFile, OutputOptions, OutputStore
 from chaindock.ids import Ccid
-from chaindock.operations.tail import Tail, parse_line
+from chaindock.operations.stream import Tail, parse_line
 from support.doubles.inline import Inline
 
 CCID = Ccid("a:" + "0" * 64)
@@ -137,7 +137,7 @@ async def test_a_line_tells_its_transaction_if_it_has_one(store):
     first, second = [line async for batch in tail.batches() for line in batch]
     assert (first.stream, first.tx, first.line) == ("stdout", "ab" * 32, "of a call")
     assert (second.stream, second.tx, second.line) == ("stderr", None, "of none")
-    assert first.as_dict()["tx"] == "ab" * 32
+    assert vars(first)["tx"] == "ab" * 32
 
 
 def test_a_stream_that_is_none_of_ours_is_a_remark():
