@@ -10,11 +10,12 @@ import contextlib
 import copy
 import random
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from weakref import WeakValueDictionary
 
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
     from typing import Any
 
 T = TypeVar("T")
@@ -126,20 +127,11 @@ class KeyedLocks(Generic[T]):
     """One lock per key, which exists as long as somebody holds or awaits it."""
 
     def __init__(self) -> None:
-        self._locks: dict[T, tuple[asyncio.Lock, int]] = {}
+        self._locks: WeakValueDictionary[T, asyncio.Lock] = WeakValueDictionary()
 
-    @contextlib.asynccontextmanager
-    async def hold(self, key: T) -> AsyncIterator[None]:
-        """Let one block per key at a time through, in the order of their calls."""
-        lock, users = self._locks.get(key, (asyncio.Lock(), 0))
-        self._locks[key] = lock, users + 1
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks.pop(key)
-            if users > 1:
-                self._locks[key] = lock, users - 1
+    def hold(self, key: T) -> asyncio.Lock:
+        """Return the lock of `key`, for `async with`."""
+        return self._locks.setdefault(key, asyncio.Lock())
 
 
 async def finish(
@@ -169,3 +161,24 @@ async def _settled(task: asyncio.Future[Any]) -> None:
             await asyncio.wait([task])
     if not task.cancelled():
         task.exception()
+
+
+async def first(**waits: Awaitable[Any]) -> tuple[str, Any]:
+    """Return the name and result of the wait that ends first; cancel the others.
+
+    Raises: what that wait raises. Of several that end at once, the earlier argument
+        counts.
+    Cancelled: all waits are.
+    """
+    outcome: Latch[tuple[str, Any]] = Latch()
+
+    async def race(name: str, wait: Awaitable[Any]) -> None:
+        try:
+            outcome.settle((name, await wait))
+        except Exception as error:  # noqa: BLE001  # raised by whoever waits
+            outcome.fail(error)
+
+    async with Tasks("race") as tasks:
+        for name, wait in waits.items():
+            _ = tasks.start(race(name, wait), name)
+        return await outcome.wait()

@@ -26,7 +26,6 @@ from bench.measure import in_turns, kept, scratch
 from bench.rows import Row, Skipped
 from chaindock.chaincode.launcher import RuntimeLauncher
 from chaindock.chaincode.registry import HandlerRegistry
-from chaindock.chaincode.runtime import ContainerRuntime
 from chaindock.chaincode.server import ChaincodeListener
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import NodeLabels
@@ -49,11 +48,10 @@ from support.need import need
 from support.nodes.process_backend import options
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from chaindock.chaincode.running import Running
-    from chaindock.chaincode.runtime import PackageSource
     from chaindock.container.contracts import Builder
     from chaindock.controllers.docker.instance import DockerInstance
     from chaindock.controllers.process.instance import ProcessInstance
@@ -67,14 +65,9 @@ NODE = NodeLabels("chaindock-bench", "bench", "bench")
 TOOLS = {"go": ("go",), "node": ("node", "npm"), "python": ("python3",)}
 
 
-class Packages:
-    """The package store as the node gives it to its launcher."""
-
-    def __init__(self, root: Path) -> None:
-        self._store = PackageStore(root)
-
-    async def get(self, ccid: Ccid) -> StoredPackage:
-        return await asyncio.to_thread(self._store.get, ccid)
+def packages_in(root: Path) -> Callable[[Ccid], Awaitable[StoredPackage]]:
+    store = PackageStore(root)
+    return lambda ccid: asyncio.to_thread(store.get, ccid)
 
 
 class Launching:
@@ -83,12 +76,11 @@ class Launching:
     def __init__(
         self,
         launcher: RuntimeLauncher,
-        runtime: ContainerRuntime,
         listener: ChaincodeListener,
         new_attempt: Callable[[], Attempt],
     ) -> None:
         self.listener = listener
-        self._launcher, self._runtime = launcher, runtime
+        self._launcher = launcher
         self._new_attempt = new_attempt
 
     async def warm(self) -> Any:
@@ -106,27 +98,30 @@ class Launching:
 
     async def _leave(self, run: Running) -> None:
         await run.stop(0, 0)
-        self._runtime.forget(run.ccid)  # so that the next launch looks for its build
+        self._launcher.forget(run.ccid)  # so that the next launch looks for its build
 
 
 @contextlib.asynccontextmanager
 async def launching(
-    builder: Builder, packages: PackageSource, ccid: Ccid, folder: Path
+    builder: Builder,
+    package_of: Callable[[Ccid], Awaitable[StoredPackage]],
+    ccid: Ccid,
+    folder: Path,
 ) -> AsyncIterator[Launching]:
     """Compose a launcher the way node/serve.py does."""
     registry, output = HandlerRegistry(), OutputStore(folder / "output")
-    runtime = ContainerRuntime(packages, Router(OneBackend(builder)))
     async with AsyncExitStack() as stack:
         authority = TlsAuthority()
         listener = await stack.enter_async_context(
             ChaincodeListener(registry, authority=authority)
         )
         launcher = RuntimeLauncher(
-            registry, runtime, lambda _: peer_with_tls(listener, authority)
+            registry,
+            package_of,
+            Router(OneBackend(builder)),
+            lambda _: peer_with_tls(listener, authority),
         )
-        yield Launching(
-            launcher, runtime, listener, lambda: Attempt(ccid, output.open(ccid))
-        )
+        yield Launching(launcher, listener, lambda: Attempt(ccid, output.open(ccid)))
 
 
 @contextlib.asynccontextmanager
@@ -140,7 +135,12 @@ async def example_as_process(
     settings = options(folder, cache_root=kept() / "cache")
     async with (
         ProcessController(settings, NODE, environment()) as controller,
-        launching(controller, Packages(root), package.ccid, folder) as ours,
+        launching(
+            controller,
+            packages_in(root),
+            package.ccid,
+            folder,
+        ) as ours,
     ):
         yield ours, cast("ProcessInstance", await ours.warm())
 
@@ -170,7 +170,12 @@ async def in_container(language: str, folder: Path) -> Row:
         await stack.enter_async_context(controller)
         await controller.reap()
         ours = await stack.enter_async_context(
-            launching(controller, Packages(root), package.ccid, folder)
+            launching(
+                controller,
+                packages_in(root),
+                package.ccid,
+                folder,
+            )
         )
         engine = BareEngine(await find_engine(settings.endpoint))
         stack.push_async_callback(engine.aclose)

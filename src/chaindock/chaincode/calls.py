@@ -1,4 +1,4 @@
-"""The calls of one stream: their order, their time limits, their requests.
+"""The calls of one stream: their order, their time limits, their requests, their output.
 
 Each caller gets one outcome, at the latest when the stream ends. A call is remembered
 until the chaincode has answered it, also when its caller has left; a call that is never
@@ -11,134 +11,36 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from chaindock.aio import Latch
 from chaindock.chaincode import requests
-from chaindock.chaincode.correlator import OutputCorrelator
-from chaindock.chaincode.invocation import outcome_of
-from chaindock.chaincode.limiter import ConcurrencyLimiter
-from chaindock.errors import ChaindockError, InvalidInput, NotFound
+from chaindock.chaincode.invocation import Call, outcome_of
+from chaindock.chaincode.outbox import ConcurrencyLimiter
+from chaindock.errors import ChaindockError, NotFound
 from chaindock.telemetry import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
     from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
 
     from chaindock.aio import Tasks
-    from chaindock.chaincode.handler import Outbox
     from chaindock.chaincode.invocation import Invocation, Outcome
     from chaindock.chaincode.options import StreamOptions
-    from chaindock.chaincode.queries import Query
-    from chaindock.ids import ChannelId, TxId
+    from chaindock.chaincode.outbox import Outbox
+    from chaindock.chaincode.requests import Serving
+    from chaindock.ids import TxId
 
-    Serving = Generator[None, None, tuple[ChaincodeMessage, int]]
-
-MAX_QUERIES = 1000
-"""Open queries of one call; the next one is refused. Shims close theirs."""
-MAX_WRITTEN_BYTES = 256 * 1024 * 1024
-"""Bytes that one call may write: a transaction has to fit into a message of 100 MiB."""
 MAX_BACKLOG = 64
 MAX_BACKLOG_BYTES = 1024 * 1024
 """Requests of one call that wait behind a long one. Beyond, the stream is not read until
 they were carried out; shims wait for each reply."""
+LATE_S: Final = 0.25
+"""Seconds after the answer of a call in which its lines may still arrive."""
+MOST: Final = 64
+"""With more calls than that at a time no line is marked."""
 _MESSAGE_ROOM: Final = 64 * 1024
 """Bytes of the largest message that payload and proposal must leave free."""
-_FUNCTION_MAX: Final = 100
-"""Characters of a function's name that are shown."""
-
-
-@dataclass(frozen=True)
-class OpenCall:
-    """A call that the chaincode has not answered.
-
-    Args:
-        function: its first argument, as text.
-        since: when it came, in seconds of the epoch.
-        sent: the chaincode has got it; else it waits until others are answered.
-        caller_left: its caller does not wait for the answer any more.
-    """
-
-    tx_id: TxId
-    channel_id: ChannelId
-    function: str
-    since: float
-    sent: bool
-    caller_left: bool
-
-
-class Call:
-    """One call, from `Calls.execute` until the chaincode has answered it."""
-
-    __slots__ = (
-        "backlog",
-        "final",
-        "invocation",
-        "is_init",
-        "key",
-        "namespace",
-        "over",
-        "queries",
-        "sent",
-        "simulator",
-        "since",
-        "timeout_s",
-        "timer",
-        "worker",
-        "written",
-    )
-
-    def __init__(self, invocation: Invocation, timeout_s: float) -> None:
-        self.invocation = invocation
-        self.key = (invocation.channel_id, invocation.tx_id)
-        self.namespace = invocation.namespace
-        self.simulator = invocation.simulator
-        self.is_init = invocation.is_init
-        self.timeout_s = timeout_s
-        self.since = time.time()
-        # An error is a result here: an abandoned future must not log it.
-        self.final: asyncio.Future[ChaincodeMessage | ChaindockError] = (
-            asyncio.get_running_loop().create_future()
-        )
-        self.timer: asyncio.TimerHandle | None = None
-        self.queries: dict[str, Query] = {}
-        self.written = 0
-        self.sent = False
-        self.over = False
-        """The outcome was told, or the caller has left."""
-        self.worker: asyncio.Task[None] | None = None
-        """Carries out a request that takes more than one step."""
-        self.backlog: deque[ChaincodeMessage] = deque()
-        """Requests that came meanwhile."""
-
-    def finish(self, final: ChaincodeMessage | ChaindockError) -> None:
-        """Tell the caller the outcome, and release the queries. The first one counts."""
-        self.over = True
-        for query in self.queries.values():
-            query.close()
-        self.queries.clear()
-        if not self.final.done():
-            self.final.set_result(final)
-
-    def note_written(self, size: int) -> None:
-        """Count `size` more bytes. Raises: InvalidInput beyond the limit."""
-        self.written += size
-        if self.written > MAX_WRITTEN_BYTES:
-            raise InvalidInput(
-                f"transaction wrote {self.written} bytes, more than the limit of "
-                f"{MAX_WRITTEN_BYTES}"
-            )
-
-    def add_query(self, query: Query) -> None:
-        """Keep an open query. Raises: InvalidInput beyond the limit."""
-        if len(self.queries) >= MAX_QUERIES:
-            query.close()
-            raise InvalidInput(
-                f"transaction holds {MAX_QUERIES} open queries; close some of them"
-            )
-        self.queries[query.name] = query
 
 
 class Calls:
@@ -147,6 +49,9 @@ class Calls:
     Args:
         options: limits.
         overran: ends the stream; gets the seconds that a call was not answered.
+
+    Attributes:
+        ccid: of the registered chaincode; "" before that.
     """
 
     def __init__(
@@ -156,25 +61,17 @@ class Calls:
         self._calls: dict[tuple[str, str], Call] = {}
         self._outbox: Outbox
         self._tasks: Tasks
-        self._ready = False
-        self._draining: Latch[None] | None = None
+        self._ready = self._draining = False
         self.limiter = ConcurrencyLimiter(self._start)
         self.correlator = OutputCorrelator()
         self.ccid = ""
-        """Of the registered chaincode."""
 
     def begin(self, outbox: Outbox, tasks: Tasks) -> None:
-        """Take calls from now on: the stream is ready.
-
-        `tasks` end with the stream; requests that take long run there.
-        """
+        """Take calls from now on; requests that take long run in `tasks`."""
         self._outbox, self._tasks, self._ready = outbox, tasks, True
 
     def close(self, reason: str) -> int:
-        """Take no more, and fail those that wait: the stream ended because of `reason`.
-
-        Returns: how many callers waited.
-        """
+        """Fail the calls that wait: the stream ended. Returns: how many callers waited."""
         self._ready = False
         waiting = self.count
         calls, self._calls = list(self._calls.values()), {}
@@ -184,13 +81,12 @@ class Calls:
             if call.timer is not None:
                 call.timer.cancel()
             call.finish(call.invocation.lost_stream(reason, sent=call.sent))
-        self._check_drained()
         return waiting
 
     @property
     def open(self) -> bool:
         """Whether `execute` may be called: ready, and not about to be stopped."""
-        return self._ready and self._draining is None
+        return self._ready and not self._draining
 
     @property
     def count(self) -> int:
@@ -198,19 +94,11 @@ class Calls:
         return sum(not call.over for call in self._calls.values())
 
     @property
-    def unanswered(self) -> list[OpenCall]:
+    def unanswered(self) -> list[Call]:
         """The calls that the chaincode has not answered, oldest first."""
-        return [
-            OpenCall(
-                call.invocation.tx_id,
-                call.invocation.channel_id,
-                call.invocation.function[:_FUNCTION_MAX],
-                call.since,
-                call.sent,
-                call.over,
-            )
-            for call in self._calls.values()
-        ]
+        return list(self._calls.values())
+
+    # --- the life of a call -----------------------------------------------------------
 
     async def execute(self, invocation: Invocation, timeout_s: float) -> Outcome:
         """Run one call on this stream.
@@ -234,18 +122,54 @@ class Calls:
             self.limiter.admit(call)
             if not call.sent:  # a hung call before it is over by then
                 turn_s = timeout_s + self._options.overrun_s
-                loop = asyncio.get_running_loop()
-                call.timer = loop.call_later(turn_s, self._give_up_turn, call, turn_s)
+                self._set_timer(call, turn_s, self._give_up_turn, call, turn_s)
             final = await call.final
         finally:
             if not call.over:
                 call.finish(invocation.lost_stream("caller left", sent=call.sent))
                 if not call.sent:
                     self._withdraw(call)
-                self._check_drained()
         if isinstance(final, ChaindockError):
             raise final
         return outcome_of(final, invocation)
+
+    def _start(self, call: Call) -> None:
+        invocation = call.invocation
+        message = invocation.message()
+        size = len(message.payload) + len(invocation.signed_proposal.proposal_bytes)
+        limit = self._options.max_message_bytes - _MESSAGE_ROOM
+        call.sent = True
+        if size > limit:
+            self._remove(call, invocation.too_large(size, limit))
+            return
+        self._set_timer(call, call.timeout_s, self._expire, call)
+        self.correlator.began(invocation.tx_id)
+        self._outbox.put(message, size)
+
+    @staticmethod
+    def _set_timer(
+        call: Call, seconds: float, act: Callable[..., object], *to: object
+    ) -> None:
+        if call.timer is not None:
+            call.timer.cancel()
+        call.timer = asyncio.get_running_loop().call_later(seconds, act, *to)
+
+    def _give_up_turn(self, call: Call, turn_s: float) -> None:
+        self._withdraw(call)
+        call.finish(call.invocation.had_no_turn(turn_s))
+
+    def _withdraw(self, call: Call) -> None:
+        """Forget a call that the chaincode was never told of."""
+        self._forget(call)
+        self.limiter.withdraw(call)
+
+    def _expire(self, call: Call) -> None:
+        # Nothing is sent: the protocol cannot cancel a call, so the chaincode runs on.
+        overrun_s = self._options.overrun_s
+        self._set_timer(call, overrun_s, self._overran, call.timeout_s + overrun_s)
+        if not call.over:
+            metrics.EXECUTE_TIMEOUTS.labels(self.ccid).inc()
+            call.finish(call.invocation.took_too_long(call.timeout_s, overrun_s))
 
     def take_final(self, message: ChaincodeMessage) -> None:
         """Finish the call that a COMPLETED or ERROR message answers, if there is one."""
@@ -253,6 +177,27 @@ class Calls:
         if call is not None and call.sent:
             self.correlator.ended(call.invocation.tx_id)
             self._remove(call, message)
+
+    def _remove(self, call: Call, final: ChaincodeMessage | ChaindockError) -> None:
+        """Finish a call that runs no more."""
+        self._forget(call)
+        call.finish(final)
+        self.limiter.release()
+
+    def _forget(self, call: Call) -> None:
+        del self._calls[call.key]
+        if call.timer is not None:
+            call.timer.cancel()
+
+    async def drain(self) -> None:
+        """Take no more calls, and return when no caller waits."""
+        self._draining = True
+        while waits := [
+            one.final for one in self._calls.values() if not one.final.done()
+        ]:
+            await asyncio.wait(waits)
+
+    # --- requests of a call -----------------------------------------------------------
 
     def take_request(self, message: ChaincodeMessage) -> asyncio.Task[None] | None:
         """Carry out a request, or its first step; replies of one call keep their order.
@@ -267,13 +212,10 @@ class Calls:
             size = sum(one.ByteSize() for one in call.backlog)
             full = len(call.backlog) >= MAX_BACKLOG or size >= MAX_BACKLOG_BYTES
             return call.worker if full else None
-        serving = self._serve(call, message)
+        serving = requests.serve(call, message, self._options, self.ccid)
         if not self._step(serving) and call is not None:
             call.worker = self._tasks.start(self._work_off(call, serving), "request")
         return None
-
-    def _serve(self, call: Call | None, message: ChaincodeMessage) -> Serving:
-        return requests.serve(call, message, self._options, self.ccid)
 
     def _step(self, serving: Serving, error: Exception | None = None) -> bool:
         """Do one step of a request. Returns: whether it is done, and its reply sent."""
@@ -298,67 +240,57 @@ class Calls:
                         return
                     if self._outbox.full:
                         await self._outbox.room()
-                    serving, error = self._serve(call, call.backlog.popleft()), None
+                    message, error = call.backlog.popleft(), None
+                    serving = requests.serve(call, message, self._options, self.ccid)
         finally:
             call.worker = None
             serving.close()
 
-    async def drain(self) -> None:
-        """Take no more calls, and return when no caller waits."""
-        if self._draining is None:
-            self._draining = Latch()
-        self._check_drained()
-        await self._draining.wait()
 
-    def _withdraw(self, call: Call) -> None:
-        """Forget a call that the chaincode was never told of."""
-        del self._calls[call.key]
-        self.limiter.withdraw(call)
-        if call.timer is not None:
-            call.timer.cancel()
+class OutputCorrelator:
+    """Tells which transaction a line of a chaincode's output belongs to.
 
-    def _give_up_turn(self, call: Call, turn_s: float) -> None:
-        self._withdraw(call)
-        call.finish(call.invocation.had_no_turn(turn_s))
-        self._check_drained()
+    A line is marked only when a single call can have written it, or when it names one
+    call by the first 8 digits of its transaction id, as shims do. A line comes through
+    a pipe and the answer through a connection, so for a moment a call may have written
+    what comes after its answer.
+    """
 
-    def _start(self, call: Call) -> None:
-        if call.timer is not None:  # of its turn
-            call.timer.cancel()
-        invocation = call.invocation
-        message = invocation.message()
-        size = len(message.payload) + len(invocation.signed_proposal.proposal_bytes)
-        limit = self._options.max_message_bytes - _MESSAGE_ROOM
-        call.sent = True
-        if size > limit:
-            self._remove(call, invocation.too_large(size, limit))
-            return
-        call.timer = asyncio.get_running_loop().call_later(
-            call.timeout_s, self._expire, call
-        )
-        self.correlator.began(invocation.tx_id)
-        self._outbox.put(message, size)
+    __slots__ = ("_closed", "_open", "_recent")
 
-    def _expire(self, call: Call) -> None:
-        # Nothing is sent: the protocol cannot cancel a call, so the chaincode runs on.
-        overrun_s = self._options.overrun_s
-        call.timer = asyncio.get_running_loop().call_later(
-            overrun_s, self._overran, call.timeout_s + overrun_s
-        )
-        if not call.over:
-            metrics.EXECUTE_TIMEOUTS.labels(self.ccid).inc()
-            call.finish(call.invocation.took_too_long(call.timeout_s, overrun_s))
-            self._check_drained()
+    def __init__(self) -> None:
+        self._open: dict[TxId, None] = {}
+        self._recent: deque[tuple[float, TxId]] = deque(maxlen=MOST + 1)
+        self._closed = False
 
-    def _remove(self, call: Call, final: ChaincodeMessage | ChaindockError) -> None:
-        """Finish a call that runs no more."""
-        del self._calls[call.key]
-        if call.timer is not None:
-            call.timer.cancel()
-        call.finish(final)
-        self.limiter.release()
-        self._check_drained()
+    def began(self, tx_id: TxId) -> None:
+        """Take note that the chaincode was given this call."""
+        self._open[tx_id] = None
 
-    def _check_drained(self) -> None:
-        if self._draining is not None and not self.count:
-            self._draining.settle(None)
+    def ended(self, tx_id: TxId) -> None:
+        """Take note that the chaincode has answered this call."""
+        if self._open.pop(tx_id, self) is None:
+            self._recent.append((time.monotonic(), tx_id))
+
+    def close(self) -> None:
+        """Take note that the stream has ended: what is written now is of these calls."""
+        self._forget_old()
+        self._closed = True
+        for tx_id in tuple(self._open)[:MOST]:
+            self.ended(tx_id)
+        self._open.clear()
+
+    def transaction_of(self, line: str) -> str | None:
+        """Return the transaction that wrote `line` now; None = it cannot be known."""
+        self._forget_old()
+        count = len(self._open) + len(self._recent)
+        if count == 0 or count > MOST:
+            return None
+        ids = [*self._open, *(tx_id for _, tx_id in self._recent)]
+        named = [tx_id for tx_id in ids if count == 1 or tx_id[:8] in line]
+        return named[0] if len(named) == 1 else None
+
+    def _forget_old(self) -> None:
+        recent, since = self._recent, time.monotonic() - LATE_S
+        while not self._closed and recent and recent[0][0] < since:
+            recent.popleft()

@@ -68,7 +68,7 @@ async def serve_dialled(
             try:
                 first = await call.read()
                 _heed_cancellation()
-                return await handler.run(_Answered(call, first))
+                return await handler.run(call, first)
             except grpc.aio.AioRpcError as error:
                 _heed_cancellation()
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
@@ -157,18 +157,3 @@ def _channel(
         tls.cert_pem.encode() if tls.cert_pem else None,
     )
     return grpc.aio.secure_channel(address, credentials, options=settings)
-
-
-class _Answered:
-    """A call whose first message was read already."""
-
-    def __init__(self, call: Any, first: Any) -> None:
-        self._first: list[Any] = [first]
-        self._call = call
-        self.write = call.write
-
-    async def read(self) -> Any:
-        if self._first:
-            return self._first.pop()
-        self.read = self._call.read  # type: ignore[method-assign]  # no detour later
-        return await self._call.read()

@@ -1,4 +1,4 @@
-"""Errors of launches and runs that failed, as waiters and callers get them.
+"""Time limits of launches, and errors of launches and runs that failed.
 
 Each error names stage, phase, times, how the chaincode ended and its last lines. Whether
 the failure is retryable comes from where the first error was raised.
@@ -6,9 +6,10 @@ the failure is retryable comes from where the first error was raised.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from chaindock.container.attempt import BUILD_PHASES, Phase, shorten
+from chaindock.container.attempt import BUILD_PHASES, NETWORK_PHASES, Phase, shorten
 from chaindock.container.contracts import Cause
 from chaindock.errors import (
     BuildFailed,
@@ -23,12 +24,13 @@ from chaindock.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
-    from chaindock.container.attempt import Attempt
+    from chaindock.container.attempt import Attempt, Event
     from chaindock.container.contracts import Exit
     from chaindock.errors import StreamTerminated
 
+T = TypeVar("T")
 _LOGGED_LINES: Final = 10
 LOGGED_CHARS: Final = 2048
 _LOGGED: Final = ("stage", "phase", "cause", "exit_code", "signal", "oom", "limit_s")
@@ -39,23 +41,32 @@ def launch_failure(
 ) -> LaunchFailed:
     """Return `error` as what the waiters get: facts added, text complete.
 
-    Args:
-        attempt: the failed one, its last phase still open.
-        error: what went wrong.
-        built: there was something to start.
+    The last phase of `attempt` is still open. `built`: there was something to start.
     """
     building = not built or isinstance(error, BuildFailed)
     building = building or attempt.phase in BUILD_PHASES
-    kind = _kind(error, attempt, building=building)
-    retryable = error.retryable or error.facts.get("cause") == Cause.ENGINE_GONE
+    registering = attempt.phase in {Phase.REGISTER, Phase.READY}
+    kind: type[LaunchFailed] = BuildFailed if building else StartFailed
+    if isinstance(error, LaunchFailed) and type(error) is not StartFailed:
+        kind = type(error)
+        if kind is LaunchTimeout and registering:
+            kind = RegisterTimeout
+    cause = Cause.NOT_STARTED  # of the end, when nothing that ran has ended by itself
+    if isinstance(error, EngineUnavailable):
+        cause = Cause.ENGINE_GONE
+    elif not building and (registering or attempt.phase is Phase.CONNECT):
+        cause = Cause.STOPPED  # by us, because of this error
     facts = {
-        **_no_end(error, attempt, building=building),
+        "cause": str(cause),
+        "exit_code": None,
+        "signal": None,
+        "oom": False,
         **attempt.facts(),
         "stage": "build" if building else "start",
         "registered": False,
         **error.facts,
         "output": error.facts.get("output") or [],
-        "retryable": retryable,
+        "retryable": error.retryable or error.facts.get("cause") == Cause.ENGINE_GONE,
     }
     failed = kind(
         f"could not launch chaincode {attempt.ccid}: {_stage(kind)}{error.message}",
@@ -64,37 +75,6 @@ def launch_failure(
     )
     failed.__cause__ = error
     return failed
-
-
-def tls_failure(error: LaunchFailed, ccid: str, handshakes: int) -> TlsFailed:
-    """Return the error for a chaincode that connected and opened no stream.
-
-    Args:
-        error: how the launch ended: the clock, or an exit by itself.
-        ccid: of the chaincode.
-        handshakes: how many connections the listener saw; > 0.
-    """
-    return TlsFailed(
-        f"{error.message}; the chaincode connected (connections seen: {handshakes}), "
-        "and no TLS handshake succeeded",
-        hint="check that the chaincode uses TLS, trusts CORE_PEER_TLS_ROOTCERT_FILE and "
-        "shows CORE_TLS_CLIENT_CERT_FILE, and that the clock is right; read its output: "
-        f"chaindock logs {ccid}",
-        **error.facts,
-        handshakes=handshakes,
-    )
-
-
-def _kind(
-    error: ChaindockError, attempt: Attempt, *, building: bool
-) -> type[LaunchFailed]:
-    kind = type(error)
-    if not isinstance(error, LaunchFailed) or kind is StartFailed:
-        return BuildFailed if building else StartFailed
-    if kind is LaunchTimeout and attempt.phase in {Phase.REGISTER, Phase.READY}:
-        return RegisterTimeout
-    assert issubclass(kind, LaunchFailed)  # noqa: S101  # by the first test
-    return kind
 
 
 def _stage(kind: type[LaunchFailed]) -> str:
@@ -107,16 +87,20 @@ def _stage(kind: type[LaunchFailed]) -> str:
     return ""
 
 
-def _no_end(
-    error: ChaindockError, attempt: Attempt, *, building: bool
-) -> dict[str, Any]:
-    """Return the facts of the end when nothing that ran had ended by itself."""
-    cause: Cause | None = Cause.NOT_STARTED
-    if isinstance(error, EngineUnavailable):
-        cause = Cause.ENGINE_GONE
-    elif not building and attempt.phase in {Phase.CONNECT, Phase.REGISTER, Phase.READY}:
-        cause = Cause.STOPPED  # by us, because of this error
-    return {"cause": str(cause), "exit_code": None, "signal": None, "oom": False}
+def tls_failure(error: LaunchFailed, ccid: str, handshakes: int) -> TlsFailed:
+    """Return the error for a chaincode that connected and opened no stream.
+
+    `error`: how the launch ended. `handshakes`: how many the listener saw; above 0.
+    """
+    return TlsFailed(
+        f"{error.message}; the chaincode connected (connections seen: {handshakes}), "
+        "and no TLS handshake succeeded",
+        hint="check that the chaincode uses TLS, trusts CORE_PEER_TLS_ROOTCERT_FILE and "
+        "shows CORE_TLS_CLIENT_CERT_FILE, and that the clock is right; read its output: "
+        f"chaindock logs {ccid}",
+        **error.facts,
+        handshakes=handshakes,
+    )
 
 
 def explain(
@@ -129,14 +113,14 @@ def explain(
     lost.facts.update(end.facts)
     # Fabric's own text comes first, for those who look for it.
     lost.message = f"{lost.message}: chaincode {name} {end.text}"
-    lost.hint = f"read its output, once it runs again: {_previous(name)}"
+    lost.hint = _once_it_runs(name)
 
 
 def death(attempt: Attempt, end: Exit) -> LaunchFailed:
     """Return why a chaincode does not run that was ready before."""
     return LaunchFailed(
         f"chaincode {attempt.ccid} was up and {end.text}",
-        hint=f"read its output, once it runs again: {_previous(attempt.ccid)}",
+        hint=_once_it_runs(attempt.ccid),
         **{
             **attempt.facts(),
             **end.facts,
@@ -147,8 +131,8 @@ def death(attempt: Attempt, end: Exit) -> LaunchFailed:
     )
 
 
-def _previous(name: str) -> str:
-    return f"chaindock logs {name} --previous"
+def _once_it_runs(name: str) -> str:
+    return f"read its output, once it runs again: chaindock logs {name} --previous"
 
 
 def log_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,12 +147,113 @@ def log_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
     if "registered" in facts:
         told["registered"] = facts["registered"]
-    phases = facts.get("phases") or ()
-    if phases:
+    if phases := facts.get("phases"):
         told["times"] = ", ".join(f"{p['phase']} {p['seconds']:.3g} s" for p in phases)
-    lines = shorten(facts.get("output") or (), _LOGGED_LINES)
-    if lines:
+    if lines := shorten(facts.get("output") or (), _LOGGED_LINES):
         output = "\n".join(lines)
         cut = len(output) > LOGGED_CHARS
         told["output"] = f"[cut] {output[-LOGGED_CHARS:]}" if cut else output
     return told
+
+
+# --- time limits ----------------------------------------------------------------------
+
+
+async def within(
+    limit_s: float,
+    work: Coroutine[Any, Any, T],
+    attempt: Attempt,
+    steps: Mapping[Phase, float] | None = None,
+) -> T:
+    """Return what `work` returns.
+
+    A phase in `steps`, with the phases after it, gets these seconds; the next phase in
+    `steps` begins its own clock. 0 = no clock of its own.
+
+    Raises: LaunchTimeout after `limit_s` seconds; then `work` has been cancelled.
+    """
+    loop, own = asyncio.get_running_loop(), steps or {}
+    end, counts_s = loop.time() + limit_s, limit_s
+
+    def turn(scope: asyncio.Timeout) -> None:
+        nonlocal counts_s
+        step_s = own.get(attempt.phase) if attempt.phase else None
+        if step_s is not None:
+            until = loop.time() + step_s if step_s else end
+            counts_s = step_s if step_s and until < end else limit_s
+            scope.reschedule(min(until, end))
+
+    return await _timed(limit_s, work, attempt, turn, lambda: counts_s)
+
+
+async def within_own_time(
+    limit_s: float, work: Coroutine[Any, Any, T], attempt: Attempt
+) -> T:
+    """As `within`, but phases that wait for a network do not count against the limit.
+
+    A step of such a phase ends when it prints nothing (container.attempt.NETWORK_PHASES).
+    """
+    loop = asyncio.get_running_loop()
+    left_s, since, waits = limit_s, loop.time(), False
+
+    def turn(scope: asyncio.Timeout) -> None:
+        nonlocal left_s, since, waits
+        now = loop.time()
+        if not waits:
+            left_s -= now - since
+        since, waits = now, attempt.phase in NETWORK_PHASES
+        scope.reschedule(None if waits else now + max(0.0, left_s))
+
+    return await _timed(limit_s, work, attempt, turn, lambda: limit_s)
+
+
+async def _timed(
+    limit_s: float,
+    work: Coroutine[Any, Any, T],
+    attempt: Attempt,
+    turn: Callable[[asyncio.Timeout], None],
+    counts_s: Callable[[], float],
+) -> T:
+    """Return what `work` returns; `turn` sets the limit anew when a phase begins."""
+
+    def watch(event: Event) -> None:
+        if event.kind == "phase" and not scope.expired():
+            turn(scope)
+
+    scope = asyncio.timeout(limit_s)
+    attempt.watch(watch)
+    try:
+        async with scope:
+            turn(scope)  # a phase may have begun already
+            return await work
+    except TimeoutError as error:
+        if not scope.expired():
+            raise
+        raise _too_long(counts_s(), attempt) from error
+    finally:
+        attempt.unwatch(watch)
+
+
+def _too_long(limit_s: float, attempt: Attempt) -> LaunchTimeout:
+    phase = f"phase {attempt.phase}" if attempt.phase else "the launch"
+    return LaunchTimeout(
+        f"timeout expired while starting chaincode {attempt.ccid} for transaction: "
+        f"{phase} did not end within {round(limit_s, 1):g} s",
+        hint=f"read its output: chaindock logs {attempt.ccid}; raise the limit with "
+        f"{_setting(attempt.phase)}",
+        limit_s=limit_s,
+        phase=str(attempt.phase) if attempt.phase else None,
+    )
+
+
+def _setting(phase: Phase | None) -> str:
+    """Return the settings that bound a phase."""
+    if phase is None or phase in BUILD_PHASES:
+        return "chaincode.installTimeout"
+    if phase in {Phase.REGISTER, Phase.READY}:
+        return "chaindock.launch.registerTimeout"
+    if phase is Phase.CONNECT:
+        return (
+            "chaincode.startuptimeout, or chaindock.launch.connectTimeout if it is set"
+        )
+    return "chaincode.startuptimeout"

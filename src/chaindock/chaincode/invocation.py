@@ -1,4 +1,4 @@
-"""What a call of a chaincode is, and what came of it.
+"""What a call of a chaincode is, what is open for it, and what came of it.
 
 The texts of errors are complete: an endorser only puts `error in simulation: ` before.
 Source: docs/fabric/shim-protocol.md#calls
@@ -6,6 +6,10 @@ Source: docs/fabric/shim-protocol.md#calls
 
 from __future__ import annotations
 
+import asyncio
+import time
+import uuid
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -15,8 +19,10 @@ from google.protobuf.message import DecodeError
 
 from chaindock.errors import (
     ChaincodeError,
+    ChaindockError,
     ExecuteFailed,
     ExecuteTimeout,
+    InvalidInput,
     StreamTerminated,
     TransactionExists,
 )
@@ -25,17 +31,24 @@ if TYPE_CHECKING:
     from fabric_protos.peer import chaincode_pb2, proposal_pb2
 
     from chaindock.ids import ChannelId, TxId
-    from chaindock.ledger.simulator import Simulator
+    from chaindock.ledger.simulator import Results, Simulator
 
-INIT: Final = shim.ChaincodeMessage.INIT
-TRANSACTION: Final = shim.ChaincodeMessage.TRANSACTION
-COMPLETED: Final = shim.ChaincodeMessage.COMPLETED
-
+Kind: Final = shim.ChaincodeMessage
+_FUNCTION_MAX: Final = 100
+"""Bytes of a function's name that are shown."""
 MAX_REFUSALS: Final = 10
 _REFUSAL_MAX: Final = 300
 """Characters of one: names in it are the chaincode's."""
-ERROR_STATUS = 400
+ERROR_STATUS: Final = 400
 """From this status on the event of a transaction is dropped."""
+MAX_QUERIES = 1000
+"""Open queries of one call; the next one is refused. Shims close theirs."""
+MAX_WRITTEN_BYTES = 256 * 1024 * 1024
+"""Bytes that one call may write: a transaction has to fit into a message of 100 MiB."""
+BATCH_RESULTS: Final = 100
+"""Rows of one batch, as Fabric has it."""
+BATCH_BYTES: Final = 1024 * 1024
+"""A batch ends at this size: some shims take messages of 4 MiB only."""
 
 
 @dataclass(slots=True)
@@ -72,13 +85,14 @@ class Invocation:
 
     @property
     def function(self) -> str:
-        """The first argument as text; "" when there is none."""
-        return self.input.args[0].decode(errors="replace") if self.input.args else ""
+        """The begin of the first argument as text; "" when there is none."""
+        name: bytes = self.input.args[0] if self.input.args else b""
+        return name[:_FUNCTION_MAX].decode(errors="replace")
 
     def message(self) -> shim.ChaincodeMessage:
         """Return the message that starts it."""
         return shim.ChaincodeMessage(
-            type=INIT if self.is_init else TRANSACTION,
+            type=Kind.INIT if self.is_init else Kind.TRANSACTION,
             payload=self.input.SerializeToString(),
             txid=self.tx_id,
             channel_id=self.channel_id,
@@ -165,7 +179,7 @@ def outcome_of(final: shim.ChaincodeMessage, invocation: Invocation) -> Outcome:
     Raises: ChaincodeError for ERROR and for what cannot be decoded.
     """
     tx_id = invocation.tx_id
-    if final.type != COMPLETED:
+    if final.type != Kind.COMPLETED:
         text = final.payload.decode(errors="replace")
         raise ChaincodeError(f"transaction returned with failure: {text}", tx_id=tx_id)
     try:
@@ -184,3 +198,132 @@ def outcome_of(final: shim.ChaincodeMessage, invocation: Invocation) -> Outcome:
             payload=final.chaincode_event.payload,
         )
     return Outcome(response, event)
+
+
+class Query:
+    """One open query: its rows, cut into batches that every shim can take.
+
+    A batch that announces more is never followed by an empty one.
+
+    Args:
+        rows: of the ledger.
+        limit: rows handed out in all; the rest is cut silently.
+    """
+
+    __slots__ = ("_left", "_pending", "_rows", "held", "name")
+
+    def __init__(self, rows: Results, limit: int) -> None:
+        self.name = str(uuid.uuid4())
+        self._rows: Results | None = rows
+        self._left = limit
+        self._pending: deque[bytes] = deque()
+        self.held = 0
+        """Bytes that were read for the next batch."""
+
+    def batch(self) -> tuple[list[bytes], bool]:
+        """Return the next rows, and whether there are more."""
+        pending = self._pending
+        size = sum(map(len, pending))
+        while len(pending) <= BATCH_RESULTS and size <= BATCH_BYTES:
+            found = self._fetch(BATCH_RESULTS + 1 - len(pending))
+            if not found:
+                break
+            size += found
+        batch: list[bytes] = []
+        size = 0
+        while pending and len(batch) < BATCH_RESULTS:
+            size += len(pending[0])
+            if batch and size > BATCH_BYTES:
+                break
+            batch.append(pending.popleft())
+        if not pending:
+            # One row ahead, or the next batch might be empty.
+            self._fetch(1)
+        self.held = sum(map(len, pending))
+        return batch, bool(pending)
+
+    def _fetch(self, wanted: int) -> int:
+        """Read up to `wanted` rows. Returns: their size in bytes."""
+        if self._rows is None:
+            return 0
+        found = self._rows.take(min(wanted, self._left), BATCH_BYTES)
+        self._left -= len(found)
+        self._pending.extend(found)
+        if self._rows.exhausted or self._left <= 0:
+            self.close()
+        return sum(map(len, found))
+
+    def close(self) -> None:
+        """Release the rows. Idempotent."""
+        if self._rows is not None:
+            self._rows.close()
+            self._rows = None
+
+
+class Call:
+    """One call on a stream, until the chaincode has answered it.
+
+    Attributes:
+        since: when it came, in seconds of the epoch.
+        final: the answer, or the error that its caller gets.
+        queries: the open ones, by their ids.
+        sent: the chaincode has got it; else it waits until others are answered.
+        over: the outcome was told, or the caller has left.
+        worker: carries out a request that takes more than one step.
+        backlog: requests that came meanwhile.
+    """
+
+    __slots__ = (
+        *("backlog", "final", "invocation", "key", "over", "queries", "sent"),
+        *("since", "timeout_s", "timer", "worker", "written"),
+    )
+
+    def __init__(self, invocation: Invocation, timeout_s: float) -> None:
+        self.invocation = invocation
+        self.key = (invocation.channel_id, invocation.tx_id)
+        self.timeout_s = timeout_s
+        self.since = time.time()
+        # An error is a result here: an abandoned future must not log it.
+        self.final: asyncio.Future[shim.ChaincodeMessage | ChaindockError] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self.timer: asyncio.TimerHandle | None = None
+        self.queries: dict[str, Query] = {}
+        self.written = 0
+        self.sent = self.over = False
+        self.worker: asyncio.Task[None] | None = None
+        self.backlog: deque[shim.ChaincodeMessage] = deque()
+
+    def finish(self, final: shim.ChaincodeMessage | ChaindockError) -> None:
+        """Tell the caller the outcome, and release the queries. The first one counts."""
+        self.over = True
+        for query in self.queries.values():
+            query.close()
+        self.queries.clear()
+        if not self.final.done():
+            self.final.set_result(final)
+
+    def note_written(self, size: int) -> None:
+        """Count `size` more bytes. Raises: InvalidInput beyond the limit."""
+        self.written += size
+        if self.written > MAX_WRITTEN_BYTES:
+            raise InvalidInput(
+                f"transaction wrote {self.written} bytes, more than the limit of "
+                f"{MAX_WRITTEN_BYTES}"
+            )
+
+    def open_query(self, rows: Results, limit: int) -> Query:
+        """Keep a new query of `rows`. Raises: InvalidInput beyond the limit."""
+        if len(self.queries) >= MAX_QUERIES:
+            rows.close()
+            raise InvalidInput(
+                f"transaction holds {MAX_QUERIES} open queries; close some of them"
+            )
+        query = Query(rows, limit)
+        self.queries[query.name] = query
+        return query
+
+    def drop_query(self, name: str) -> None:
+        """Release a query, if there is one with this id."""
+        if (query := self.queries.pop(name, None)) is not None:
+            query.close()

@@ -11,18 +11,24 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from chaindock.aio import finish
+from chaindock.aio import finish, first
 from chaindock.chaincode.client import serve_dialled
-from chaindock.chaincode.failures import launch_failure, log_facts, tls_failure
+from chaindock.chaincode.failures import (
+    launch_failure,
+    log_facts,
+    tls_failure,
+    within,
+    within_own_time,
+)
 from chaindock.chaincode.handler import Handler
 from chaindock.chaincode.options import LaunchOptions, StreamOptions
-from chaindock.chaincode.race import first, within_steps
 from chaindock.chaincode.running import Running
 from chaindock.container.attempt import Phase
 from chaindock.container.contracts import Cause, Dial
 from chaindock.errors import (
     ChaindockError,
     ExitedEarly,
+    ImageNotFound,
     LaunchFailed,
     LaunchTimeout,
     StartFailed,
@@ -31,13 +37,14 @@ from chaindock.identity.ca import certificate_hash
 from chaindock.telemetry import bound, get_logger, metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from chaindock.chaincode.registry import HandlerRegistry
-    from chaindock.chaincode.runtime import ContainerRuntime
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import CallsBack, Instance, PeerConnection
+    from chaindock.container.router import Router
     from chaindock.ids import Ccid
+    from chaindock.packaging.store import StoredPackage
 
 _log = get_logger("chaincode.launcher")
 _PROBE_S: Final = 10.0
@@ -49,23 +56,29 @@ _UNHEARD_S: Final = 20.0
 class RuntimeLauncher:
     """Launches chaincode.
 
+    One supervisor works on a ccid, so two builds of it never run at once. A successful
+    build is reused until a start says that its image is gone.
+
     Args:
         registry: shared with the listener.
-        runtime: builds and starts.
+        package_of: returns a package, verified; raises NotFound, PackageInvalid.
+        router: builds.
         peer_for: makes what the chaincode of one attempt is told about the node.
     """
 
     def __init__(
         self,
         registry: HandlerRegistry,
-        runtime: ContainerRuntime,
+        package_of: Callable[[Ccid], Awaitable[StoredPackage]],
+        router: Router,
         peer_for: Callable[[Attempt], PeerConnection],
         *,
         options: LaunchOptions | None = None,
         stream: StreamOptions | None = None,
     ) -> None:
-        self._registry, self._runtime = registry, runtime
-        self._peer_for = peer_for
+        self._registry, self._router = registry, router
+        self._package_of, self._peer_for = package_of, peer_for
+        self._instances: dict[Ccid, Instance] = {}
         self._options = options or LaunchOptions()
         self._stream = stream or StreamOptions()
 
@@ -80,7 +93,7 @@ class RuntimeLauncher:
             attempt.begin()
             metrics.launch_begun(attempt.ccid)
             _log.info("launching", ccid=attempt.ccid, attempt=attempt.id)
-            run = Running(self._registry, self._runtime, attempt)
+            run = Running(self._registry, attempt)
             try:
                 failure = await self._bring_up(run)
             except asyncio.CancelledError:
@@ -100,7 +113,7 @@ class RuntimeLauncher:
 
         Waits until the program has registered as `attempt.ccid`.
         """
-        run = Running(self._registry, self._runtime, attempt)
+        run = Running(self._registry, attempt)
         handler = self._registry.find_ready(attempt.ccid)
         if handler is None:
             self._registry.expect(run.expected)
@@ -114,7 +127,27 @@ class RuntimeLauncher:
     async def discard(self, ccid: Ccid) -> None:
         """Remove what was built for `ccid`, which does not run. Idempotent."""
         metrics.remove(ccid)
-        await self._runtime.discard(ccid)
+        self.forget(ccid)
+        await self._router.discard(ccid)
+
+    def forget(self, ccid: Ccid) -> None:
+        """Build `ccid` again at the next launch. Idempotent."""
+        self._instances.pop(ccid, None)
+
+    async def build(self, ccid: Ccid, attempt: Attempt) -> Instance:
+        """Return the instance of `ccid`; build it unless that was done.
+
+        Raises: LaunchTimeout after the build timeout, in which phases that wait for a
+            network do not count; what the builder raises; NotFound and PackageInvalid.
+        """
+
+        async def build() -> Instance:
+            if ccid not in self._instances:
+                package = await self._package_of(ccid)
+                self._instances[ccid] = await self._router.build(package, attempt)
+            return self._instances[ccid]
+
+        return await within_own_time(self._options.build_timeout_s, build(), attempt)
 
     async def _bring_up(self, run: Running) -> LaunchFailed | None:
         """Return None when `run` is up, else why it is not."""
@@ -135,25 +168,34 @@ class RuntimeLauncher:
             self._registry.forget(run.expected)
 
     async def _start(self, run: Running, peer: PeerConnection) -> Handler:
-        limits, began = self._options, time.monotonic()
+        """Build if needed, start, and wait until the chaincode has registered."""
+        limits, ccid, attempt = self._options, run.ccid, run.attempt
 
-        def built(instance: Instance) -> None:
-            nonlocal began
-            began = time.monotonic()
-            run.instance = instance
+        async def start() -> tuple[CallsBack | Dial, float]:
+            instance = run.instance = await self.build(ccid, attempt)
             run.expected.concurrency = instance.concurrency
+            end = time.monotonic() + limits.startup_timeout_s
+            starting = instance.start(peer, attempt)
+            return await within(limits.startup_timeout_s, starting, attempt), end
 
-        started = await self._runtime.start(run.ccid, peer, run.attempt, built)
-        left_s = max(0.0, limits.startup_timeout_s - (time.monotonic() - began))
         try:
-            return await within_steps(
-                left_s,
+            started, end = await start()
+        except ImageNotFound as error:
+            if run.instance is None:
+                raise  # an image that the build needs
+            _log.warning("image is gone, building again", ccid=ccid)
+            attempt.note(f"{error.message}: building it again")
+            self.forget(ccid)
+            started, end = await start()
+        try:
+            return await within(
+                max(0.0, end - time.monotonic()),
+                self._registered(run, started),
+                run.attempt,
                 {
                     Phase.CONNECT: limits.connect_timeout_s,
                     Phase.REGISTER: limits.register_timeout_s,
                 },
-                self._registered(run, started),
-                run.attempt,
             )
         except (ExitedEarly, LaunchTimeout) as error:
             why = await self._why_no_stream(run, started, error)

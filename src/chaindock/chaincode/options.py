@@ -113,11 +113,6 @@ class ListenOptions:
         "Mutual TLS on the streams with chaincode; by default off in development mode.",
     )
 
-    @property
-    def port(self) -> int:
-        """The port to listen on; 0 = a free one."""
-        return self.bind[1] if self.bind else 0
-
 
 @dataclass(frozen=True)
 class CallOptions:

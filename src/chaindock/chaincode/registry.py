@@ -8,10 +8,11 @@ Source: docs/fabric/shim-protocol.md, docs/adr/0005-certificates-per-attempt.md
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from chaindock.chaincode.handshakes import Handshakes
 from chaindock.container.attempt import Phase
 from chaindock.errors import RegistrationRefused
 from chaindock.ids import Ccid
@@ -24,6 +25,37 @@ _log = get_logger("chaincode.registry")
 _DIALLING: Final = frozenset({Phase.START, Phase.CONNECT, Phase.REGISTER, Phase.READY})
 _NAME_MAX: Final = 300
 """Characters that are told and kept of a refused name. A package id has up to 248."""
+MOST_HANDSHAKES = 1000
+"""The latest handshakes that are remembered."""
+
+
+class Handshakes:
+    """The TLS handshakes with the node that no stream has followed yet.
+
+    gRPC says nothing of handshakes that fail, but asks for the node's certificate before
+    each of them. A handshake that no stream follows has failed.
+    """
+
+    def __init__(self) -> None:
+        self._begun: deque[float] = deque(maxlen=MOST_HANDSHAKES)
+        """When they began, monotonic."""
+
+    def begins(self) -> None:
+        """Take note of a handshake; from any thread."""
+        self._begun.append(time.monotonic())
+
+    def through(self) -> None:
+        """Take note of a stream: one of the handshakes was good."""
+        with contextlib.suppress(IndexError):
+            self._begun.pop()
+
+    def in_vain(self, since: float) -> int:
+        """Return how many handshakes since then no stream followed."""
+        return sum(began >= since for began in tuple(self._begun))
+
+    def forget(self) -> None:
+        """Forget everything: the node's own probe has connected."""
+        self._begun.clear()
 
 
 class HandlerRegistry:
@@ -31,13 +63,15 @@ class HandlerRegistry:
 
     Args:
         admit_unlaunched: take registrations that nobody asked for (development mode).
+
+    Attributes:
+        handshakes: with the node; the listener counts them.
+        refusals: limits log lines about refused streams, by certificate.
     """
 
     def __init__(self, *, admit_unlaunched: bool = False) -> None:
         self.handshakes = Handshakes()
-        """TLS handshakes with the node; the listener counts them."""
         self.refusals = RateLimitedLog(_log)
-        """Limits log lines about refused streams, by certificate."""
         self._admit_unlaunched = admit_unlaunched
         self._expected: dict[Ccid, Expected] = {}
         self._handlers: dict[Ccid, Handler] = {}
@@ -59,7 +93,7 @@ class HandlerRegistry:
             self._last_over = time.monotonic()
         handler = self._handlers.get(expected.ccid)
         if handler is None or handler.certificate != expected.certificate:
-            self._drop_certificate(expected.certificate)
+            self._certificates.pop(expected.certificate or "", None)
 
     def connected_in_vain(self, expected: Expected) -> int:
         """Return how many TLS handshakes of `expected` no stream followed.
@@ -104,39 +138,43 @@ class HandlerRegistry:
         Raises: RegistrationRefused; then nothing has changed for anybody else. The
             launch that dialled is told; others still wait for the right one.
         """
-        ccid = Ccid(name)
+        ccid, dialled = Ccid(name), handler.dialled
         expected = self._expected.get(ccid)
         reason = self._refusal(ccid, handler, expected)
         if handler.ended.settled:
             reason = "the stream has ended"
-        if reason is not None:
-            shown = name[:_NAME_MAX]
-            meant = handler.dialled.ccid if handler.dialled is not None else shown
-            error = RegistrationRefused(reason, ccid=meant, name=shown)
-            self.refusals.say(
-                handler.log_key,
-                _log.warning,
-                "registration refused",
-                ccid=shown,
-                reason=reason,
-            )
-            if handler.dialled is not None:
-                handler.dialled.ready.fail(error)
-            raise error
-        self._handlers[ccid] = handler
-        return expected
+        if reason is None:
+            self._handlers[ccid] = handler
+            return expected
+        shown = name[:_NAME_MAX]
+        self.refusals.say(
+            handler.log_key,
+            _log.warning,
+            "registration refused",
+            ccid=shown,
+            reason=reason,
+        )
+        meant = shown if dialled is None else dialled.ccid
+        error = RegistrationRefused(reason, ccid=meant, name=shown)
+        if dialled is not None:
+            dialled.ready.fail(error)
+        raise error
 
     def _refusal(
         self, ccid: Ccid, handler: Handler, expected: Expected | None
     ) -> str | None:
+        """Return why `handler` cannot be `ccid`; None = it can."""
+        shown, dialled = ccid[:_NAME_MAX], handler.dialled
         if not ccid:
             return "error in handling register chaincode, chaincodeID name is empty"
-        shown = ccid[:_NAME_MAX]
-        dialled = handler.dialled
+        foreign = None
         if dialled is None:
             foreign = self._foreign(ccid, handler.certificate, expected)
-        else:
-            foreign = _misnamed(ccid, dialled)
+        elif ccid != dialled.ccid:
+            foreign = (
+                f"chaincode at the dialled address registers as {shown!r}, expected "
+                f"{dialled.ccid!r}"
+            )
         if foreign is not None:
             return foreign
         if ccid in self._handlers:
@@ -183,17 +221,4 @@ class HandlerRegistry:
         """
         if handler.ccid is not None and self._handlers.get(handler.ccid) is handler:
             del self._handlers[handler.ccid]
-            self._drop_certificate(handler.certificate)
-
-    def _drop_certificate(self, certificate: str | None) -> None:
-        if certificate is not None:
-            self._certificates.pop(certificate, None)
-
-
-def _misnamed(ccid: Ccid, dialled: Expected) -> str | None:
-    if ccid == dialled.ccid:
-        return None
-    return (
-        f"chaincode at the dialled address registers as {ccid[:_NAME_MAX]!r}, expected "
-        f"{dialled.ccid!r}"
-    )
+            self._certificates.pop(handler.certificate or "", None)

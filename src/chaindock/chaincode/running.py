@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Final
 
 import grpc
 
-from chaindock.aio import Tasks
+from chaindock.aio import Tasks, first
 from chaindock.chaincode.handler import Expected
-from chaindock.chaincode.race import first
 from chaindock.container.contracts import Cause, Exit
+from chaindock.errors import ChaindockError, EngineUnavailable
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from chaindock.chaincode.calls import OpenCall
     from chaindock.chaincode.handler import Handler
+    from chaindock.chaincode.invocation import Call
     from chaindock.chaincode.registry import HandlerRegistry
-    from chaindock.chaincode.runtime import ContainerRuntime
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import Instance
     from chaindock.ids import Ccid
@@ -33,6 +32,8 @@ FAILED_GRACE_S: Final = 1.0
 """Seconds between SIGTERM and SIGKILL for a run that has nothing left to finish."""
 _EXIT_WAIT_S: Final = 1.0
 """Seconds to wait, after the stream has ended, for the exit code of the instance."""
+_STOP_MARGIN_S: Final = 30.0
+"""Seconds beyond the grace after which a stop counts as hanging in the engine."""
 
 
 class Running:
@@ -41,26 +42,23 @@ class Running:
     Attributes:
         instance: None until it is built, and for a program that a user started.
         handler: None until the stream is open.
-        exit: how the instance ended; None while it runs.
     """
 
-    def __init__(
-        self, registry: HandlerRegistry, runtime: ContainerRuntime, attempt: Attempt
-    ) -> None:
-        self._registry, self._runtime = registry, runtime
+    def __init__(self, registry: HandlerRegistry, attempt: Attempt) -> None:
+        self._registry = registry
         self.attempt = attempt
+        self.ccid: Ccid = attempt.ccid
         self.expected = Expected(attempt.ccid, attempt)
         self.instance: Instance | None = None
         self.handler: Handler | None = None
-        self.exit: Exit | None = None
         self.ready_since = 0.0
         self.tasks = Tasks("chaincode")
         self._drain_limit: asyncio.Timeout | None = None
 
     @property
-    def ccid(self) -> Ccid:
-        """What runs."""
-        return self.attempt.ccid
+    def exit(self) -> Exit | None:
+        """How the instance ended; None while it runs."""
+        return self.expected.exit.value
 
     @property
     def takes_calls(self) -> bool:
@@ -73,7 +71,7 @@ class Running:
         return self.handler.calls.count if self.handler else 0
 
     @property
-    def unanswered(self) -> Sequence[OpenCall]:
+    def unanswered(self) -> Sequence[Call]:
         """The calls that have no answer yet, oldest first."""
         return self.handler.calls.unanswered if self.handler else ()
 
@@ -88,11 +86,14 @@ class Running:
         """What the instance says of itself: back end, container, pid, isolation."""
         return self.instance.describe() if self.instance is not None else {}
 
-    async def wait(self) -> None:
-        """Return when the instance has exited or the stream has ended.
+    def came_up(self, handler: Handler) -> None:
+        """Record that calls can be sent."""
+        self.handler = handler
+        self.ready_since = time.monotonic()
+        self.attempt.over()
 
-        Cancelled: the run goes on.
-        """
+    async def wait(self) -> None:
+        """Return when the instance has exited or the stream has ended."""
         assert self.handler is not None  # noqa: S101  # it was launched
         waits = {"end": self.handler.ended.wait()}
         if self.instance is not None:
@@ -106,16 +107,12 @@ class Running:
 
     def know(self, end: Exit) -> None:
         """Record how the instance ended; the first answer counts."""
-        if self.exit is None:
-            self.exit = end
-        self.expected.exit.settle(self.exit)
+        self.expected.exit.settle(end)
 
     async def stop(self, grace_s: float, drain_s: float) -> Exit:
-        """Refuse new calls, let open ones finish, and end the run.
+        """Refuse new calls, give open ones `drain_s` seconds, and end the run.
 
-        Args:
-            grace_s: seconds between SIGTERM and SIGKILL.
-            drain_s: seconds that open calls may take.
+        `grace_s`: seconds between SIGTERM and SIGKILL.
         """
         handler = self._registry.find(self.ccid) or self.handler
         if handler is not None:
@@ -139,29 +136,41 @@ class Running:
     async def take_down(self, grace_s: float = FAILED_GRACE_S) -> Exit:
         """End what is left of the run, and return how the instance ended."""
         registered = self._registry.find(self.ccid)
+        last = Exit(None, reason="its stream ended", cause=Cause.EXITED)
         if self.instance is not None:
             if self.handler is not None and self.handler.ended.settled:
                 await self._await_exit(self.instance)
-            gone = await self._runtime.stop(self.ccid, self.instance, grace_s)
-            if gone is not None:
-                self.know(gone)
+            await self._stop_instance(self.instance, grace_s)
             await self._await_exit(self.instance)
             if self.exit is None:
                 _log.error("exit of chaincode not seen", ccid=self.ccid)
                 unseen = "the engine did not report the exit"
-                self.know(Exit(None, reason=unseen, cause=Cause.ENGINE_GONE))
+                last = Exit(None, reason=unseen, cause=Cause.ENGINE_GONE)
+        self.know(last)
         for handler in (registered, self.handler):
             if handler is not None:
                 handler.end(grpc.StatusCode.UNAVAILABLE, "chaincode was stopped")
         await self.tasks.aclose()
         self.attempt.close()
-        self.know(
-            self.exit or Exit(None, reason="its stream ended", cause=Cause.EXITED)
-        )
-        assert self.exit is not None  # noqa: S101  # known since the line before
-        return self.exit
+        return await self.expected.exit.wait()
+
+    async def _stop_instance(self, instance: Instance, grace_s: float) -> None:
+        """Stop the instance. A failure is logged, not raised.
+
+        What a failed stop leaves is removed before the next start, or by the next node.
+        """
+        try:
+            async with asyncio.timeout(grace_s + _STOP_MARGIN_S):
+                await instance.stop(grace_s)
+        except (ChaindockError, TimeoutError) as error:
+            _log.error(
+                "chaincode could not be stopped", ccid=self.ccid, error=str(error)
+            )
+            if isinstance(error, EngineUnavailable):
+                self.know(Exit(None, reason=error.message, cause=Cause.ENGINE_GONE))
 
     async def _await_exit(self, instance: Instance) -> None:
+        """Wait a moment for the exit of the instance, unless it is known."""
         if self.exit is not None:
             return
         try:
@@ -169,9 +178,3 @@ class Running:
                 self.know(await instance.wait())
         except TimeoutError:
             _log.debug("chaincode runs without its stream", ccid=self.ccid)
-
-    def came_up(self, handler: Handler) -> None:
-        """Record that calls can be sent."""
-        self.handler = handler
-        self.ready_since = time.monotonic()
-        self.attempt.over()

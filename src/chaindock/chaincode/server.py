@@ -24,10 +24,7 @@ from chaindock.identity.ca import certificate_hash
 from chaindock.telemetry import get_logger, unbind
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
-    from chaindock.chaincode.handshakes import Handshakes
-    from chaindock.chaincode.registry import HandlerRegistry
+    from chaindock.chaincode.registry import HandlerRegistry, Handshakes
     from chaindock.identity.ca import TlsAuthority
 
 _log = get_logger("chaincode.server")
@@ -75,12 +72,7 @@ class ChaincodeListener(CallbackListener):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         servers, self._servers = list(self._servers.values()), {}
         await asyncio.gather(*(server.grpc.stop(None) for server in servers))
 

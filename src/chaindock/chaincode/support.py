@@ -74,7 +74,13 @@ class ChaincodeSupport:
             except StreamTerminated as lost:
                 if not last and lost.facts.get("sent") is False:
                     continue
-                await _explain(lost, handler, invocation.namespace)
+                if handler.expected is not None:
+                    exit_ = handler.expected.exit
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_EXPLAIN_WAIT_S):
+                            await exit_.wait()
+                    attempt = handler.expected.attempt
+                    explain(lost, invocation.namespace, attempt, exit_.value)
                 raise
         raise AssertionError("unreachable")
 
@@ -89,14 +95,3 @@ class ChaincodeSupport:
                 ccid=ccid,
             )
         return handler
-
-
-async def _explain(lost: StreamTerminated, handler: Handler, name: str) -> None:
-    """Add to the error of a call of `name` how its chaincode ended."""
-    expected = handler.expected
-    if expected is None:
-        return
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_EXPLAIN_WAIT_S):
-            await expected.exit.wait()
-    explain(lost, name, expected.attempt, expected.exit.value)

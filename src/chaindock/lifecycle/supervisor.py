@@ -11,9 +11,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from chaindock.aio import Latch, Tasks
+from chaindock.aio import Latch, Tasks, first
 from chaindock.chaincode.failures import death, log_facts
-from chaindock.chaincode.race import first
 from chaindock.errors import ChaindockError, StartFailed
 from chaindock.lifecycle import states
 from chaindock.lifecycle.restart_policy import RestartPolicy

@@ -313,11 +313,11 @@ class Node(NodeFacade):
             else None,
             calls=[
                 {
-                    "tx_id": call.tx_id,
-                    "function": call.function,
+                    "tx_id": call.invocation.tx_id,
+                    "function": call.invocation.function,
                     "since": _iso(call.since),
                     "sent": call.sent,
-                    "caller_left": call.caller_left,
+                    "caller_left": call.over,
                 }
                 for call in (running.unanswered if running else ())
             ],

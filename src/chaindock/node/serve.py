@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 
 from chaindock.chaincode.launcher import RuntimeLauncher
 from chaindock.chaincode.registry import HandlerRegistry
-from chaindock.chaincode.runtime import ContainerRuntime
 from chaindock.chaincode.server import ChaincodeListener
 from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.container.attempt import Attempt
@@ -52,7 +51,6 @@ if TYPE_CHECKING:
 
     from chaindock.config.sections import Config
     from chaindock.operations.facade import NodeStatus
-    from chaindock.packaging.store import StoredPackage
 
 _log = get_logger("node")
 WANTED: Final = 10_240
@@ -151,7 +149,8 @@ async def _compose(
 
     launcher = RuntimeLauncher(
         registry,
-        ContainerRuntime(_Packages(packages), router, config.launch),
+        lambda ccid: asyncio.to_thread(packages.get, ccid),
+        router,
         peer_for,
         options=config.launch,
         stream=config.stream,
@@ -221,17 +220,6 @@ async def _compose(
 def _client_tls(authority: TlsAuthority) -> ClientTls:
     pair = authority.issue_client()
     return ClientTls(pair.key_pem, pair.cert_pem, authority.root_pem)
-
-
-class _Packages:
-    """The package store for the launcher; reading and hashing is done in a thread."""
-
-    def __init__(self, store: PackageStore) -> None:
-        self._store = store
-
-    async def get(self, ccid: Ccid) -> StoredPackage:
-        """Return the package, verified. Raises: NotFound, PackageInvalid."""
-        return await asyncio.to_thread(self._store.get, ccid)
 
 
 # --- open files ---------------------------------------------------------------------

@@ -205,8 +205,6 @@ class OneBackend:
         return (self._builder,)
 
 
-class AnyPackage:
-    """A package source in which every package exists."""
-
-    async def get(self, ccid: Ccid) -> Any:
-        return SimpleNamespace(ccid=ccid, package_type="fake")
+async def any_package(ccid: Ccid) -> Any:
+    """Return a package; every package exists."""
+    return SimpleNamespace(ccid=ccid, package_type="fake")

@@ -11,7 +11,6 @@ import pytest
 from chaindock.chaincode.launcher import RuntimeLauncher
 from chaindock.chaincode.options import CallOptions, LaunchOptions
 from chaindock.chaincode.registry import HandlerRegistry
-from chaindock.chaincode.runtime import ContainerRuntime
 from chaindock.chaincode.server import ChaincodeListener
 from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.container.contracts import ClientTls, PeerConnection
@@ -20,7 +19,7 @@ from chaindock.errors import LaunchFailed
 from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.restart_policy import CustodianOptions
 from chaindock.lifecycle.states import LaunchState, Target
-from support.doubles.launch_fakes import AnyPackage, FakeBuilder, OneBackend
+from support.doubles.launch_fakes import FakeBuilder, OneBackend, any_package
 from support.doubles.memory_state import invocation
 from support.eventually import eventually
 from support.shims.stream_node import CCID
@@ -44,11 +43,6 @@ class World:
         self.options = LaunchOptions(**{"connect_timeout_s": 5.0, **options})
         self.builder = FakeBuilder()
         self.registry = HandlerRegistry()
-        self.runtime = ContainerRuntime(
-            AnyPackage(),
-            Router(OneBackend(self.builder)),
-            self.options,
-        )
         self._stack = AsyncExitStack()
         self.launcher: RuntimeLauncher
         self.custodian: Custodian
@@ -60,7 +54,8 @@ class World:
         )
         self.launcher = RuntimeLauncher(
             self.registry,
-            self.runtime,
+            any_package,
+            Router(OneBackend(self.builder)),
             lambda _: PeerConnection(listener, "Org1MSP", self.certificate()),
             options=self.options,
         )

@@ -17,7 +17,6 @@ from chaindock.chaincode.invocation import Invocation
 from chaindock.chaincode.launcher import RuntimeLauncher
 from chaindock.chaincode.options import CallOptions, LaunchOptions, StreamOptions
 from chaindock.chaincode.registry import HandlerRegistry
-from chaindock.chaincode.runtime import ContainerRuntime
 from chaindock.chaincode.server import ChaincodeListener
 from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.container.attempt import Attempt, Phase
@@ -33,7 +32,7 @@ from chaindock.container.router import Router
 from chaindock.identity.organization import Organization
 from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.restart_policy import CustodianOptions
-from support.doubles.launch_fakes import AnyPackage, OneBackend
+from support.doubles.launch_fakes import OneBackend, any_package
 from support.ledgers.envelopes import CHANNEL, transaction
 from support.ledgers.ledger import VALID, judged, ledger_at
 from support.ledgers.proposals import propose
@@ -195,13 +194,13 @@ class ShimWorld:
             return PeerConnection(listener, "Org1MSP", tls)
 
         options = LaunchOptions(connect_timeout_s=60)
-        runtime = ContainerRuntime(
-            AnyPackage(),
-            Router(OneBackend(_OneBuilder(self.instance))),
-            options,
-        )
         launcher = RuntimeLauncher(
-            self.registry, runtime, peer_for, options=options, stream=self._stream
+            self.registry,
+            any_package,
+            Router(OneBackend(_OneBuilder(self.instance))),
+            peer_for,
+            options=options,
+            stream=self._stream,
         )
         settings = CustodianOptions(stop_grace_s=2, drain_s=2)
         self.custodian = await enter(Custodian(launcher, settings))

@@ -200,12 +200,12 @@ async def test_calls_that_were_not_answered_are_listed(node: StreamNode):
         await stuck
     listed = node.handler.calls.unanswered
     assert [
-        (one.tx_id, one.channel_id, one.function, one.sent, one.caller_left)
+        (one.invocation.tx_id, one.invocation.function, one.sent, one.over)
         for one in listed
     ] == [
-        ("t1", "dev", "stuck", True, True),
-        ("t2", "dev", "beside", True, False),
-        ("t3", "dev", "waits", False, False),
+        ("t1", "stuck", True, True),
+        ("t2", "beside", True, False),
+        ("t3", "waits", False, False),
     ]
     assert all(began - 1 < one.since <= time.time() for one in listed)
     for message in messages:

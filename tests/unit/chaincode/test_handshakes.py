@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import grpc.aio
 import pytest
 
-from chaindock.chaincode import handshakes as under_test
-from chaindock.chaincode.handshakes import Handshakes
+from chaindock.chaincode import registry as under_test
+from chaindock.chaincode.registry import Handshakes
 from support.eventually import eventually
 from support.shims.tls_node import Guarded
 
@@ -72,7 +72,7 @@ async def test_a_client_that_gets_a_stream_is_not_counted(node: Guarded):
 
 
 def test_the_number_is_bounded(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(under_test, "_MOST", 30)
+    monkeypatch.setattr(under_test, "MOST_HANDSHAKES", 30)
     handshakes = Handshakes()
     for _ in range(100):
         handshakes.begins()

@@ -7,7 +7,6 @@ import asyncio
 import pytest
 
 from chaindock.chaincode import running as run_module
-from chaindock.chaincode import runtime as runtime_module
 from chaindock.container.attempt import Phase
 from chaindock.container.contracts import Exit
 from chaindock.errors import (
@@ -184,7 +183,7 @@ async def test_a_launch_that_waited_for_the_end_is_forgotten_too(world: World):
 async def test_an_engine_that_hangs_at_stop_is_not_waited_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(runtime_module, "_STOP_MARGIN_S", 0.1)
+    monkeypatch.setattr(run_module, "_STOP_MARGIN_S", 0.1)
     monkeypatch.setattr(run_module, "_EXIT_WAIT_S", 0.1)
     monkeypatch.setattr(run_module, "FAILED_GRACE_S", 0.1)
     instance = world.builder.prepare(CCID, keeps_working)

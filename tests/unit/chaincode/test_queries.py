@@ -9,9 +9,9 @@ import pytest
 from fabric_protos.ledger.queryresult import kv_query_result_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
-from chaindock.chaincode import calls
-from chaindock.chaincode.calls import Call
-from chaindock.chaincode.queries import BATCH_BYTES, STEP_BYTES
+from chaindock.chaincode import invocation as invocation_module
+from chaindock.chaincode.invocation import BATCH_BYTES, Call
+from chaindock.chaincode.requests import STEP_BYTES
 from support.doubles.memory_state import (
     MemorySimulator,
     MemoryState,
@@ -234,7 +234,7 @@ async def test_a_query_that_fails_is_closed():
 
 
 async def test_open_queries_are_bounded(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(calls, "MAX_QUERIES", 3)
+    monkeypatch.setattr(invocation_module, "MAX_QUERIES", 3)
     async with Querying(numbered(150)) as query:
         for _ in range(3):
             await query.range()

@@ -9,7 +9,8 @@ import pytest
 from fabric_protos.peer import chaincode_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
-from chaindock.chaincode import calls, handler, requests
+from chaindock.chaincode import invocation as invocation_module
+from chaindock.chaincode import outbox, requests
 from chaindock.errors import ExecuteTimeout
 from support.doubles.memory_state import MemoryState, invocation
 from support.shims.session import Session, record
@@ -229,7 +230,7 @@ async def test_who_does_not_read_is_not_read(
     listening: StreamNode, monkeypatch: pytest.MonkeyPatch
 ):
     """Replies that nobody takes do not pile up in the node."""
-    monkeypatch.setattr(handler, "WAITING_MESSAGES", 8)
+    monkeypatch.setattr(outbox, "WAITING_MESSAGES", 8)
     session = await Session(listening, await listening.ready()).start()
     session.state.keys["large"] = b"x" * 300_000
     get = shim.GetState(key="large").SerializeToString()
@@ -250,7 +251,7 @@ async def test_who_does_not_read_is_not_read(
 async def test_a_flooded_stream_can_end(
     listening: StreamNode, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(handler, "WAITING_MESSAGES", 2)
+    monkeypatch.setattr(outbox, "WAITING_MESSAGES", 2)
     session = await Session(listening, await listening.ready()).start()
     session.state.keys["large"] = b"x" * 1_000_000
     get = shim.GetState(key="large").SerializeToString()
@@ -263,7 +264,7 @@ async def test_a_flooded_stream_can_end(
 async def test_a_transaction_cannot_write_without_end(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(calls, "MAX_WRITTEN_BYTES", 100)
+    monkeypatch.setattr(invocation_module, "MAX_WRITTEN_BYTES", 100)
     put = shim.PutState(key="k", value=b"x" * 60)
     await session.ok(Kind.PUT_STATE, put)
     assert "more than the limit of 100" in await session.error(Kind.PUT_STATE, put)

@@ -12,7 +12,7 @@ from fabric_protos.peer import (
 )
 from fabric_protos.peer.lifecycle import lifecycle_pb2
 
-from chaindock.chaincode.invocation import COMPLETED, outcome_of
+from chaindock.chaincode.invocation import Kind, outcome_of
 from chaindock.endorser.caller import Caller, DefinitionWriter
 from chaindock.endorser.checks import TransactionChecks
 from chaindock.endorser.endorser import Endorser
@@ -102,7 +102,9 @@ def answer(
             chaincode_id="forged", event_name=event[0], payload=event[1]
         )
     return chaincode_shim_pb2.ChaincodeMessage(
-        type=COMPLETED, payload=response.SerializeToString(), chaincode_event=raised
+        type=Kind.COMPLETED,
+        payload=response.SerializeToString(),
+        chaincode_event=raised,
     )
 
 

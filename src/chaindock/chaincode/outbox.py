@@ -1,0 +1,123 @@
+"""What the node sends on a stream: one message at a time, and a number of calls at a time.
+
+The Python shim takes one call at a time; other shims take any number.
+Source: docs/fabric/shim-protocol.md
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
+
+    from chaindock.chaincode.invocation import Call
+
+    Rest = Callable[[Callable[[], None]], None]
+    """Calls its argument once, when the pause between two calls is over."""
+
+WAITING_MESSAGES = 256
+WAITING_BYTES = 16 * 1024 * 1024
+"""A chaincode that asks more than it reads is not read while this much waits for it."""
+
+
+class Outbox:
+    """The one writer of a stream: grpc.aio fails the second of two writes at once.
+
+    A write is never cancelled because a caller has left.
+
+    Args:
+        write: sends one message; never called again before it returned.
+    """
+
+    def __init__(self, write: Callable[[ChaincodeMessage], Awaitable[None]]) -> None:
+        self._write = write
+        self._queue: deque[tuple[ChaincodeMessage, int]] = deque()
+        self._bytes = 0
+        self._filled, self._emptied = asyncio.Event(), asyncio.Event()
+        self.writing: ChaincodeMessage | None = None
+
+    def put(self, message: ChaincodeMessage, size: int = 0) -> None:
+        """Send `message` (payload of `size` bytes) after those that wait."""
+        self._queue.append((message, size))
+        self._bytes += size
+        self._filled.set()
+
+    @property
+    def full(self) -> bool:
+        """Whether the reader has to wait for `room`."""
+        return len(self._queue) >= WAITING_MESSAGES or self._bytes >= WAITING_BYTES
+
+    async def room(self) -> None:
+        """Return when it is no longer full."""
+        while self.full:
+            self._emptied.clear()
+            await self._emptied.wait()
+
+    async def run(self) -> None:
+        """Write until cancelled.
+
+        Raises: what `write` raises; then `writing` is the message that failed.
+        """
+        queue, write = self._queue, self._write
+        while True:
+            if not queue:
+                self._filled.clear()
+                await self._filled.wait()
+            self.writing, size = queue.popleft()
+            await write(self.writing)
+            self._bytes -= size
+            if not self.full:
+                self._emptied.set()
+
+
+class ConcurrencyLimiter:
+    """Lets a number of calls run on a stream at a time, in order of arrival.
+
+    Args:
+        start: begins a call that may run.
+
+    Attributes:
+        limit: None = any number.
+        rest: waits after an answer until the next call may begin; None = no pause.
+    """
+
+    def __init__(self, start: Callable[[Call], None]) -> None:
+        self._start = start
+        self._waiting: deque[Call] = deque()
+        self.limit: int | None = None
+        self.rest: Rest | None = None
+        self.running = 0
+
+    def admit(self, call: Call) -> None:
+        """Start `call` now, or when calls before it were answered."""
+        self._waiting.append(call)
+        self._fill()
+
+    def release(self) -> None:
+        """Take note that a call was answered."""
+        if self.rest is None:
+            self._next()
+        else:
+            self.rest(self._next)
+
+    def withdraw(self, call: Call) -> None:
+        """Forget a call that waits."""
+        self._waiting.remove(call)
+
+    def clear(self) -> None:
+        """Forget the calls that wait: the stream has ended."""
+        self._waiting.clear()
+
+    def _next(self) -> None:
+        self.running -= 1
+        self._fill()
+
+    def _fill(self) -> None:
+        while self._waiting and (self.limit is None or self.running < self.limit):
+            self.running += 1
+            self._start(self._waiting.popleft())
