@@ -7,9 +7,8 @@ and a failure changes nothing. A package is deleted when no name refers to it.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
 from fabric_protos.peer.lifecycle import lifecycle_pb2
@@ -47,19 +46,15 @@ class DefinitionCommitter(Protocol):
         """Return the committed sequence of `name`; 0 when it is not defined."""
 
 
-@dataclass(frozen=True)
-class Deployed:
-    """What `deploy` or `start` came to.
+@dataclass(frozen=True, kw_only=True)
+class Deployed(Approval):
+    """What `deploy` or `start` came to: what is approved now, and more.
 
     Args:
         changed: a definition was committed; False = the same was there already.
         attempt: phases and notes of the launch.
     """
 
-    name: str
-    version: str
-    sequence: int
-    ccid: Ccid
     placement: Placement
     changed: bool
     attempt: Attempt
@@ -87,7 +82,6 @@ class Deployer:
         self._custodian, self._committer = custodian, committer
         self._attempts, self._purge = attempts, purge
         self._names: KeyedLocks[str] = KeyedLocks()
-        self._busy: Counter[Ccid] = Counter()
         # A package must not be deleted between its arrival and the count of its users.
         self._storing = asyncio.Lock()
         self._tasks = Tasks("deployer")
@@ -143,11 +137,10 @@ class Deployer:
         require_chaincode_name(name)
         if version is not None:
             require_version(version)
-        async with self._names.hold(name), self._kept(package) as ccid:
-            with self._targets.coming(ccid, name):
-                attempt = self._attempt(ccid, watch)
-                approval = self._next(name, ccid, version, init_required=init_required)
-                await self._bring_up(name, approval, backend, attempt)
+        async with self._names.hold(name), self._kept(package, name) as ccid:
+            attempt = self._attempt(ccid, watch)
+            approval = self._next(name, ccid, version, init_required=init_required)
+            await self._bring_up(name, approval, backend, attempt)
             return self._deployed(name, attempt, changed=approval is not None)
 
     async def deploy_by_hand(
@@ -236,18 +229,6 @@ class Deployer:
         version = version or f"{sequence + 1}.0"
         return Approval(name, sequence + 1, version, ccid, init_required)
 
-    async def _place(self, name: str, ccid: Ccid, backend: str) -> Placement:
-        """Record the back end that a user asked for; return the placement before."""
-        before = self._targets.placement(ccid)
-        others = {*self._targets.names_of(ccid)} - {name}
-        if not others and self._busy[ccid] > 1:
-            others = {"a deployment under way"}
-        before.require_free(ccid, backend, others)
-        if backend not in {AUTO, before.given or before.asked}:
-            asked = Placement(asked=backend)
-            await asyncio.to_thread(self._targets.place, ccid, asked)
-        return before
-
     async def _bring_up(
         self, name: str, approval: Approval | None, backend: str, attempt: Attempt
     ) -> None:
@@ -260,7 +241,10 @@ class Deployer:
             attempt: the record of the launch; its package is meant.
         """
         ccid, targets = attempt.ccid, self._targets
-        before = await self._place(name, ccid, backend)
+        before = targets.placement(ccid)
+        before.require_free(ccid, backend, {*targets.names_of(ccid)} - {name})
+        if backend not in {AUTO, before.given or before.asked}:
+            await asyncio.to_thread(targets.place, ccid, Placement(asked=backend))
         there = bool(before.given or targets.users_of(ccid))
         moved = there and targets.placement(ccid) != before
         try:
@@ -286,7 +270,7 @@ class Deployer:
             await asyncio.to_thread(self._targets.place, ccid, before)
             if self._runs(ccid):
                 self._custodian.resume(ccid)
-        elif not self._runs(ccid) and self._busy[ccid] == 1:
+        elif not self._runs(ccid) and len(self._targets.coming(ccid)) == 1:
             stop = self._custodian.stop if used else self._take_down
             _ = self._tasks.start(stop(ccid), f"take down {ccid}")
 
@@ -329,9 +313,10 @@ class Deployer:
 
         The package goes last: while it is there, the next start knows what is left to do.
         """
-        if self._runs(ccid) or self._busy[ccid] or not await self._take_down(ccid):
+        targets = self._targets
+        if self._runs(ccid) or targets.coming(ccid) or not await self._take_down(ccid):
             return
-        if purge and not self._targets.users_of(ccid) and not self._busy[ccid]:
+        if purge and not targets.names_of(ccid):
             await self._purge(ccid)
         await self._discard(ccid)
 
@@ -345,7 +330,7 @@ class Deployer:
 
     async def _discard(self, ccid: Ccid) -> None:
         async with self._storing:
-            if self._targets.users_of(ccid) or self._busy[ccid]:
+            if self._targets.names_of(ccid):
                 return
             for forget in (self._targets.drop_placement, self._packages.remove):
                 try:
@@ -357,17 +342,15 @@ class Deployer:
     # ---- bookkeeping
 
     @asynccontextmanager
-    async def _kept(self, package: bytes | Path) -> AsyncIterator[Ccid]:
-        """Store the package; delete it at the end if nothing refers to it."""
+    async def _kept(self, package: bytes | Path, name: str) -> AsyncIterator[Ccid]:
+        """Store the package for `name`; delete it at the end if nothing refers to it."""
         async with self._storing:
             ccid = (await asyncio.to_thread(self._packages.add, package)).ccid
-            self._busy[ccid] += 1
+            self._targets.expect(ccid, name)
         try:
             yield ccid
         finally:
-            self._busy[ccid] -= 1
-            if not self._busy[ccid]:
-                del self._busy[ccid]
+            self._targets.expect_no_more(ccid, name)
             _ = self._tasks.start(self._discard(ccid), f"discard {ccid}")
 
     def _runs(self, ccid: Ccid) -> bool:
@@ -382,10 +365,7 @@ class Deployer:
     def _deployed(self, name: str, attempt: Attempt, *, changed: bool) -> Deployed:
         current = self._targets.get(name)
         return Deployed(
-            name=name,
-            version=current.approval.version,
-            sequence=current.approval.sequence,
-            ccid=current.ccid,
+            *astuple(current.approval),
             placement=self._targets.placement(current.ccid),
             changed=changed,
             attempt=attempt,

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Final
 from chaindock.errors import (
     ChaincodeRetired,
     ChaindockError,
-    EngineTimeout,
     LaunchFailed,
     NodeStopping,
     PlacementConflict,
-    StartFailed,
 )
 
 if TYPE_CHECKING:
@@ -112,35 +110,12 @@ def going_down() -> NodeStopping:
     return NodeStopping("the node is stopping", hint="start it again: chaindock up")
 
 
-def stopped(ccid: Ccid) -> StartFailed:
-    """Say that a stop overtook a launch."""
-    return StartFailed(f"chaincode {ccid!r} was stopped while it started", ccid=ccid)
-
-
-def not_stopped(ccid: Ccid, limit_s: float) -> EngineTimeout:
-    """Say that a stop was given up."""
-    return EngineTimeout(
-        f"chaincode {ccid!r} was not stopped within {limit_s:g} s",
-        hint="find its container (docker ps) or process (ps), and stop it there",
-        limit_s=limit_s,
-    )
-
-
 def retired(ccid: Ccid) -> ChaincodeRetired:
     """Say that a call came too late."""
     return ChaincodeRetired(
         f"chaincode {ccid} does not run on this node any more: a user stopped it, or "
         "another version replaced it",
         hint="send the call again",
-        ccid=ccid,
-    )
-
-
-def no_program(ccid: Ccid) -> StartFailed:
-    """Say that the program which a user starts by hand is not there."""
-    return StartFailed(
-        f"no program has registered as {ccid} (development mode)",
-        hint=f"start it with CORE_CHAINCODE_ID_NAME={ccid}",
         ccid=ccid,
     )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from chaindock.aio import Latch, Tasks, first
 from chaindock.chaincode.failures import death, log_facts
-from chaindock.errors import ChaindockError, StartFailed
+from chaindock.errors import ChaindockError, EngineTimeout, StartFailed
 from chaindock.lifecycle import states
 from chaindock.lifecycle.restart_policy import RestartPolicy
 from chaindock.lifecycle.states import GAVE_UP, MOVES, LaunchState, Target
@@ -131,7 +131,8 @@ class Supervisor:
         """
         self.target, self.awaited, self._trial = target, False, False
         self._discards = self._discards or target is Target.REMOVED
-        self._settle(states.stopped(self.ccid))
+        why = f"chaincode {self.ccid!r} was stopped while it started"
+        self._settle(StartFailed(why, ccid=self.ccid))
         _spare(self._brought, "it was stopped")
         self._brought = None
         if self._down is None:
@@ -157,7 +158,11 @@ class Supervisor:
         if self._is_up():
             return
         if self.state is LaunchState.WAITING:
-            raise states.no_program(self.ccid)
+            raise StartFailed(
+                f"no program has registered as {self.ccid} (development mode)",
+                hint=f"start it with CORE_CHAINCODE_ID_NAME={self.ccid}",
+                ccid=self.ccid,
+            )
         if self.state in GAVE_UP and self.error is not None:
             if not self.policy.admit_call():
                 facts = self.ccid, self.state, self.error, self.policy.failures
@@ -270,7 +275,11 @@ class Supervisor:
                 if self._discards:
                     await self._launcher.discard(self.ccid)
         except TimeoutError:
-            error = states.not_stopped(self.ccid, limit_s)
+            error = EngineTimeout(
+                f"chaincode {self.ccid!r} was not stopped within {limit_s:g} s",
+                hint="find its container (docker ps) or process (ps), and stop it there",
+                limit_s=limit_s,
+            )
         except ChaindockError as failed:
             error = failed
         self.running = self.error = self.next_try = self.died_at = self._down = None

@@ -10,8 +10,6 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections import Counter
-from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -21,7 +19,7 @@ from chaindock.lifecycle.definitions import Approval
 from chaindock.lifecycle.states import AUTO, Placement, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
 _VERSION: Final = 1
@@ -103,7 +101,7 @@ class TargetState:
         self._approvals: dict[tuple[str, int], Approval] = {}
         self._deployments: dict[str, Deployment] = {}
         self._placements: dict[Ccid, Placement] = {}
-        self._coming: Counter[tuple[Ccid, str]] = Counter()
+        self._coming: frozenset[tuple[Ccid, str]] = frozenset()
         try:
             self._db = sqlite3.connect(path, check_same_thread=False)
         except sqlite3.Error as error:
@@ -186,9 +184,12 @@ class TargetState:
         return sorted({a.name for a in self._approvals.values() if a.ccid == ccid})
 
     def names_of(self, ccid: Ccid) -> list[str]:
-        """Return the names it runs for, that of a deployment under way too."""
-        coming = {name for one, name in self._coming if one == ccid}
-        return sorted({*self.users_of(ccid), *coming})
+        """Return the names it runs for, those of deployments under way too."""
+        return sorted({*self.users_of(ccid), *self.coming(ccid)})
+
+    def coming(self, ccid: Ccid) -> set[str]:
+        """Return the names that are being deployed with this package."""
+        return {name for one, name in self._coming if one == ccid}
 
     def placement(self, ccid: Ccid) -> Placement:
         """Return where `ccid` runs."""
@@ -224,14 +225,13 @@ class TargetState:
             await asyncio.to_thread(self.place, ccid, placement)
         return placement.given
 
-    @contextmanager
-    def coming(self, ccid: Ccid, name: str) -> Iterator[None]:
-        """Let `names_of(ccid)` contain `name` while it is being deployed."""
-        self._coming[ccid, name] += 1
-        try:
-            yield
-        finally:
-            self._coming -= Counter([(ccid, name)])
+    def expect(self, ccid: Ccid, name: str) -> None:
+        """Let `coming(ccid)` contain `name`, until `expect_no_more`."""
+        self._coming |= {(ccid, name)}
+
+    def expect_no_more(self, ccid: Ccid, name: str) -> None:
+        """Take note that a deployment has ended."""
+        self._coming -= {(ccid, name)}
 
     def place(self, ccid: Ccid, placement: Placement) -> None:
         """Record where a package runs. A package without an approval loses it at a start."""
