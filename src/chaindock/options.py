@@ -88,9 +88,14 @@ def setting(
 
 @dataclass(frozen=True)
 class Declared:
-    """A field that is a setting, of one options class."""
+    """A field that is a setting.
 
-    field: str
+    Args:
+        path: its name; below a root (config.keys), fields from the root on with dots,
+            of which some may be keys of a mapping.
+    """
+
+    path: str
     option: Option
     type: Any
 

@@ -27,18 +27,6 @@ _SECRET_NAME = re.compile(r"token|auth|passw|secret|_key$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Target:
-    """One place that a setting is put in.
-
-    Args:
-        path: fields from the root on, with dots; a part may be a key of a mapping.
-    """
-
-    path: str
-    declared: Declared
-
-
-@dataclass(frozen=True)
 class Key:
     """One thing that can be set.
 
@@ -48,12 +36,12 @@ class Key:
     """
 
     name: str
-    targets: tuple[Target, ...]
+    targets: tuple[Declared, ...]
 
     @property
     def help(self) -> str:
         """One sentence, with the unit if there is one."""
-        return self.targets[0].declared.option.help
+        return self.targets[0].option.help
 
     @property
     def path(self) -> str:
@@ -64,17 +52,17 @@ class Key:
     def variables(self) -> list[str]:
         """The environment variables that set it; the last one takes precedence."""
         made = "CORE_" + self.name.upper().replace(".", "_").replace("-", "_")
-        other = self.targets[0].declared.option.variable
+        other = self.targets[0].option.variable
         return [other, made] if other else [made]
 
     @property
     def is_mapping(self) -> bool:
         """Whether values of several origins are merged; they may hold secrets."""
-        return self.targets[0].declared.is_mapping
+        return self.targets[0].is_mapping
 
     def show(self, value: Any) -> str:
         """Return a value as text that can be given again."""
-        return self.targets[0].declared.show(value)
+        return self.targets[0].show(value)
 
     def apply(self, root: T, value: Any, base: Path) -> T:
         """Return `root` with a value of a file, a variable or a flag in its places.
@@ -82,7 +70,7 @@ class Key:
         Raises: WrongValueError.
         """
         for target in self.targets:
-            found = target.declared.read(value, base)
+            found = target.read(value, base)
             if self.is_mapping:
                 found = {**look_up(root, target.path), **found}
             root = replaced(root, target.path, found)
@@ -91,11 +79,11 @@ class Key:
 
 def keys_of(root: Any) -> tuple[Key, ...]:
     """Return all settings that options below `root` declare, by section and name."""
-    targets: dict[str, list[Target]] = {}
+    targets: dict[str, list[Declared]] = {}
     for target in _targets(root, ""):
-        targets.setdefault(target.declared.option.key, []).append(target)
+        targets.setdefault(target.option.key, []).append(target)
     keys = [
-        Key(name, tuple(sorted(found, key=lambda one: not one.declared.option.help)))
+        Key(name, tuple(sorted(found, key=lambda one: not one.option.help)))
         for name, found in targets.items()
     ]
     return tuple(sorted(keys, key=_position))
@@ -107,9 +95,9 @@ def _position(key: Key) -> tuple[int, str]:
     return (_SECTIONS.index(section), key.name.lower()) if known else (0, "")
 
 
-def _targets(options: Any, path: str) -> Iterator[Target]:
+def _targets(options: Any, path: str) -> Iterator[Declared]:
     for declared in declared_in(options.__class__):
-        yield Target(f"{path}{declared.field}", declared)
+        yield dataclasses.replace(declared, path=f"{path}{declared.path}")
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         inner = value if isinstance(value, Mapping) else {"": value}

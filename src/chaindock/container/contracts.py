@@ -94,7 +94,7 @@ class RunSettings:
         return ", ".join(
             one.option.key
             for one in declared_in(RunSettings)
-            if getattr(self, one.field) not in (None, (), {})
+            if getattr(self, one.path) not in (None, (), {})
         )
 
 

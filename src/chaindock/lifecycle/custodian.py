@@ -37,11 +37,8 @@ _CROWD_S: Final = 10.0
 class Custodian:
     """The supervisors of a node.
 
-    Args:
-        launcher: makes a launch.
-        new_attempt: makes the record of a launch.
-        name_of: the name that users know a ccid by.
-        by_hand: whether a user starts the program of a ccid (development mode).
+    `name_of` returns the name that users know a ccid by; `by_hand` whether a user starts
+    its program (development mode).
     """
 
     def __init__(
@@ -74,10 +71,10 @@ class Custodian:
         """Stop everything; calls under way may finish within the grace."""
         self._closing = True
         grace_s = self._options.stop_grace_s
-        supervisors = list(self._supervisors.values())
-        for one in supervisors:
+        stops = []
+        for one in self._supervisors.values():
             one.abandon()
-        stops = [one.ask_down(Target.STOPPED, grace_s, grace_s) for one in supervisors]
+            stops.append(one.ask_down(Target.STOPPED, grace_s, grace_s))
         await asyncio.gather(*(stop.wait() for stop in stops), return_exceptions=True)
         await self._tasks.aclose()
         self._supervisors.clear()
@@ -114,10 +111,8 @@ class Custodian:
     ) -> None:
         """Have `ccid` run, and return when calls can be sent to it.
 
-        Args:
-            ccid: what to launch.
-            attempt: the record of the launch; closed if none is needed.
-            trial: a launch that fails is not tried again, unless `ccid` was to run.
+        `attempt`, the record of the launch, is closed if no launch is needed. After a
+        `trial` that fails, the launch is not tried again, unless `ccid` was to run.
 
         Raises: what the launch raises; StartFailed when a stop overtakes it;
             NodeStopping when the node goes down.
@@ -136,8 +131,7 @@ class Custodian:
             launch goes on.
         """
         self._require_open()
-        supervisor = self._supervisors.get(ccid)
-        if supervisor is None:
+        if (supervisor := self._supervisors.get(ccid)) is None:
             raise states.retired(ccid)
         scope = asyncio.timeout(wait_s)
         try:
@@ -173,13 +167,9 @@ class Custodian:
 
     async def _take_down(self, ccid: Ccid, target: Target) -> None:
         self._require_open()
-        options = self._options
-        known = ccid in self._supervisors
-        if known or target is Target.REMOVED:
-            supervisor = self._supervisor(ccid)
-            await supervisor.ask_down(
-                target, options.stop_grace_s, options.drain_s
-            ).wait()
+        if ccid in self._supervisors or target is Target.REMOVED:
+            grace_s, drain_s = self._options.stop_grace_s, self._options.drain_s
+            await self._supervisor(ccid).ask_down(target, grace_s, drain_s).wait()
 
     # ---- supervisors
 

@@ -210,12 +210,7 @@ def _corrupt(name: str) -> LedgerCorrupt:
 
 
 class LifecycleContract:
-    """The system chaincode `_lifecycle`, which runs inside the node.
-
-    Args:
-        approvals: what this organisation agreed to.
-        mspid: of this organisation.
-    """
+    """The system chaincode `_lifecycle` of one organisation, inside the node."""
 
     def __init__(self, approvals: TargetState, mspid: str) -> None:
         self._approvals = approvals
@@ -231,10 +226,7 @@ class LifecycleContract:
     ) -> proposal_response_pb2.Response:
         """Return the answer to a call; never raises for what a caller can send.
 
-        Args:
-            simulator: of the transaction.
-            args: name of the function, serialised argument message.
-            identity: who signed the proposal.
+        `args`: name of the function, serialised argument message. `identity`: who signed.
         """
         if len(args) != 2:
             return _failed(
@@ -242,6 +234,7 @@ class LifecycleContract:
                 f"{len(args)}"
             )
         name = args[0].decode(errors="replace")
+        failed = f"failed to invoke backing implementation of '{name}': "
         try:
             payload = self._call(simulator, name, args[1], identity)
         except NotFound as error:
@@ -251,14 +244,9 @@ class LifecycleContract:
                 f"Failed to authorize invocation due to failed ACL check: {error.message}"
             )
         except DecodeError as error:
-            return _failed(
-                f"failed to invoke backing implementation of '{name}': "
-                f"failed to decode input arg to {name}: {error}"
-            )
+            return _failed(f"{failed}failed to decode input arg to {name}: {error}")
         except ChaindockError as error:
-            return _failed(
-                f"failed to invoke backing implementation of '{name}': {error.message}"
-            )
+            return _failed(failed + error.message)
         return proposal_response_pb2.Response(status=200, payload=payload)
 
     def _call(

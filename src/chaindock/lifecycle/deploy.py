@@ -63,9 +63,7 @@ class Deployed(Approval):
 class Deployer:
     """Changes what this node runs.
 
-    Args:
-        attempts: makes the record of a launch.
-        purge: removes what back ends keep of a chaincode that is uninstalled.
+    `purge` removes what back ends keep of a chaincode that is uninstalled.
     """
 
     def __init__(
@@ -121,16 +119,10 @@ class Deployer:
 
         The same package again commits nothing; it is only made sure that it runs.
 
-        Args:
-            package: bytes or file of a .tar.gz.
-            name: of the chaincode.
-            version: None = as before for the same package, else `<sequence>.0`.
-            backend: `auto` or the name of a back end.
-            init_required: callers must send an Init first.
-            watch: gets the events of the launch.
+        `package` is a .tar.gz; `version` is by default that of the same package before,
+        else `<sequence>.0`; `watch` gets the events of the launch.
 
-        Raises:
-            PackageInvalid, InvalidInput, PlacementConflict, LaunchFailed, LedgerError
+        Raises: PackageInvalid, InvalidInput, PlacementConflict, LaunchFailed, LedgerError
             and more; nothing has changed then.
         Cancelled: nothing has changed, or everything.
         """
@@ -232,13 +224,9 @@ class Deployer:
     async def _bring_up(
         self, name: str, approval: Approval | None, backend: str, attempt: Attempt
     ) -> None:
-        """Have the package run on the back end asked for, and commit a new definition.
+        """Have the package of `attempt` run on the back end asked for; then commit.
 
-        Args:
-            name: of the chaincode.
-            approval: what is new; None = what is deployed is to run.
-            backend: `auto` or the name of a back end.
-            attempt: the record of the launch; its package is meant.
+        Without an approval, what is deployed is to run.
         """
         ccid, targets = attempt.ccid, self._targets
         before = targets.placement(ccid)

@@ -46,14 +46,9 @@ class Placement:
     why: str = ""
 
     def require_free(self, ccid: Ccid, asked: str, others: Collection[str]) -> None:
-        """Check that a user's choice of back end does not contradict that of others.
+        """Check that a back end that a user asks for suits the package's other users.
 
-        Args:
-            ccid: the package.
-            asked: `auto`, or the back end.
-            others: other chaincodes that run this package.
-
-        Raises: PlacementConflict: the package runs on another back end for them.
+        Raises: PlacementConflict: the package runs elsewhere for `others`.
         """
         there = self.given or self.asked
         if others and asked not in {AUTO, there}:

@@ -36,11 +36,8 @@ _log = get_logger("custodian")
 class Supervisor:
     """The record of one chaincode, and the task that keeps it.
 
-    Args:
-        slot: held while a launch begins; bounds how many begin at once.
-        new_attempt: makes the record of a launch that nobody brought one for.
-        name_of: the name that users know the ccid by.
-        by_hand: the program is started by a user (development mode).
+    `slot` is held while a launch begins: it bounds how many begin at once. The others as
+    for Custodian.
 
     Attributes:
         target: what the chaincode is to be.
@@ -96,10 +93,7 @@ class Supervisor:
     ) -> Latch[None]:
         """Set the target `running`; return the outcome of the launch that follows.
 
-        Args:
-            attempt: the record of that launch; closed if none is needed.
-            trial: if the launch fails and the chaincode was not to run before, it is
-                not tried again.
+        The parameters are those of `Custodian.launch`.
         """
         self._trial = trial and (self._trial or self.target is not Target.RUNNING)
         self.target = Target.RUNNING
@@ -121,13 +115,8 @@ class Supervisor:
     def ask_down(self, target: Target, grace_s: float, drain_s: float) -> Latch[None]:
         """Set the target `stopped` or `removed`; return when that has happened.
 
-        Launches that wait or run are abandoned.
-
-        Args:
-            target: what the chaincode is to be.
-            grace_s: seconds between SIGTERM and SIGKILL.
-            drain_s: seconds that open calls may take before that. A later call can only
-                make this shorter.
+        Launches that wait or run are abandoned. `grace_s` is between SIGTERM and SIGKILL;
+        open calls may take `drain_s` before that, which a later call can only shorten.
         """
         self.target, self.awaited, self._trial = target, False, False
         self._discards = self._discards or target is Target.REMOVED
@@ -257,8 +246,7 @@ class Supervisor:
 
     async def _until_down(self) -> None:
         while self._down is None:
-            await self._wake.wait()
-            self._wake.clear()
+            await self._until_woken()
 
     async def _go_down(self, done: Latch[None]) -> None:
         limit_s = self._drain_s + self._grace_s + self._options.stop_limit_s

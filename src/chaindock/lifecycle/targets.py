@@ -156,8 +156,7 @@ class TargetState:
 
     def get(self, name: str) -> Deployment:
         """Return the deployment of `name`. Raises: NotFound."""
-        deployment = self._deployments.get(name)
-        if deployment is None:
+        if (deployment := self._deployments.get(name)) is None:
             raise NotFound(
                 f"no chaincode {name!r} is deployed",
                 hint="list the deployed ones: chaindock ps",
@@ -210,9 +209,7 @@ class TargetState:
         decided once: until the package is removed or a user asks for another back end,
         no restart, missing image or engine that is away changes it.
 
-        Args:
-            ccid: the package.
-            choose: returns the back end that `auto` means now, and why, in one phrase.
+        `choose` returns the back end that `auto` means now, and why, in one phrase.
 
         Raises: what `choose` raises; StorageError.
         """
@@ -310,8 +307,7 @@ class TargetState:
     def recover(self, committed: Mapping[str, int]) -> None:
         """Bring the file in line with the ledger after a start.
 
-        Args:
-            committed: the committed sequence of every name in `names()`; 0 = none.
+        `committed` has the committed sequence of every name in `names()`; 0 = none.
         """
         for name, sequence in committed.items():
             if (name, sequence) in self._approvals and self._sequence(name) != sequence:
