@@ -69,21 +69,13 @@ def option(
     also: Option | None = None,
 ) -> T:
     """Return a dataclass field that is a setting; `also` is a second key for it."""
-    metadata = setting(key, help, syntax=syntax, variable=variable, also=also)
-    return field(default=default, metadata=metadata)
+    options = Option(key, help, syntax, variable), *([also] if also else [])
+    return field(default=default, metadata={_OPTIONS: options})
 
 
-def setting(
-    key: str,
-    help: str = "",  # noqa: A002
-    *,
-    syntax: Syntax | None = None,
-    variable: str = "",
-    also: Option | None = None,
-) -> dict[str, tuple[Option, ...]]:
-    """Return the metadata of a field that is a setting, for `dataclasses.field`."""
-    first = Option(key, help, syntax, variable)
-    return {_OPTIONS: (first, also) if also else (first,)}
+def setting(key: str, help: str) -> dict[str, tuple[Option, ...]]:  # noqa: A002
+    """Return the metadata of a setting without a default, for `dataclasses.field`."""
+    return {_OPTIONS: (Option(key, help),)}
 
 
 @dataclass(frozen=True)

@@ -37,15 +37,7 @@ class Syntax:
     show: Callable[[Any], str] = str
 
 
-_UNITS_S = {
-    "ns": 1e-9,
-    "us": 1e-6,
-    "µs": 1e-6,
-    "ms": 1e-3,
-    "s": 1.0,
-    "m": 60.0,
-    "h": 3600.0,
-}
+_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _SIZES = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1 << 40}
@@ -82,9 +74,7 @@ def show_duration(value: float) -> str:
 def floored(least_s: float, instead_s: float | None = None) -> Syntax:
     """Return the syntax of a duration that is never below `least_s`.
 
-    Args:
-        least_s: Fabric replaces smaller values silently.
-        instead_s: what it replaces them with; default: `least_s`.
+    As Fabric does, smaller values silently become `instead_s`, by default `least_s`.
     """
 
     def parse(value: Any, base: Path) -> float:
@@ -121,15 +111,13 @@ def read_words(value: Any, _base: Path) -> tuple[str, ...]:
 
 
 def checked(check: Callable[[str], object], expected: str = "") -> Syntax:
-    """Return the syntax of text that `check` accepts.
+    """Return the syntax of text for which `check` raises no ChaindockError.
 
-    Args:
-        check: raises ChaindockError for other text.
-        expected: "" = as the error's hint says.
+    `expected` is by default what the hint of that error says.
     """
 
     def parse(value: Any, base: Path) -> str:
-        text = _read_text(value, base).strip()
+        text = _read_word(value, base)
         try:
             check(text)
         except ChaindockError as error:
@@ -158,7 +146,7 @@ def _read_text(value: Any, _base: Path) -> str:
     return str(value)
 
 
-def _read_number(value: Any, base: Path) -> str:
+def _read_word(value: Any, base: Path) -> str:
     return _read_text(value, base).strip()
 
 
@@ -169,7 +157,7 @@ def _read_port(text: str) -> int:
 
 
 def _read_address(value: Any, base: Path) -> tuple[str, int] | None:
-    text = _read_text(value, base).strip()
+    text = _read_word(value, base)
     if not text:
         return None
     host, colon, port = text.rpartition(":")
@@ -218,7 +206,7 @@ def _read_pairs(value: Any, base: Path) -> dict[str, str]:
 
 
 def _show_pairs(value: Mapping[str, str]) -> str:
-    return ",".join(f"{key}={one}" for key, one in value.items())
+    return _show_all(f"{key}={one}" for key, one in value.items())
 
 
 def _show_all(value: Iterable[object]) -> str:
@@ -229,8 +217,8 @@ TEXT = Syntax(_read_text)
 BOOLEAN = Syntax(_read_boolean, lambda value: "true" if value else "false")
 DURATION = Syntax(read_duration, show_duration)
 SIZE = Syntax(read_size, show_size)
-INTEGER = Syntax(_read_number)
-NUMBER = Syntax(_read_number, lambda value: f"{value:g}")
+INTEGER = Syntax(_read_word)
+NUMBER = Syntax(_read_word, lambda value: f"{value:g}")
 PATH = Syntax(_read_path)
 WORDS = Syntax(read_words, _show_all)
 PATHS = Syntax(_read_paths, _show_all)

@@ -1,7 +1,7 @@
 """Settings of one chaincode: `chaindock.chaincodes.NAME` in core.yaml.
 
 A changed file applies from the next launch on; a section with an error affects its own
-chaincode only. Values of variables are never shown.
+chaincode only, which keeps its last correct settings. Values of variables are never shown.
 """
 
 from __future__ import annotations
@@ -61,10 +61,7 @@ _NAMES = [key.name for key in KEYS]
 class _Section:
     """The section of one chaincode as the file has it now.
 
-    Args:
-        given: what it sets, in order; empty if `problem` is set.
-        own: the settings; None = it has never been correct.
-        problem: why the file's text of it is not used; `own` is then older.
+    If it has a `problem`, `given` is empty and `own` older; None = it was never correct.
     """
 
     given: list[Given] = field(default_factory=list)
@@ -75,13 +72,8 @@ class _Section:
 class ChaincodeSections:
     """The sections as they are in the file now; the command line comes before it.
 
-    A section with an error affects its own chaincode only, which keeps its last correct
-    settings until the file is corrected.
-
-    Args:
-        home: where core.yaml may be. None = there are no sections.
-        env: for FABRIC_CFG_PATH.
-        flags: keys below `chaindock.chaincodes.` from the command line.
+    Without a home there are none. `env` is for FABRIC_CFG_PATH, `flags` are keys below
+    `chaindock.chaincodes.`.
 
     Raises: ConfigInvalid: a flag is wrong.
     """
@@ -110,9 +102,8 @@ class ChaincodeSections:
     def of(self, ccid: Ccid, names: Sequence[str]) -> Own:
         """Return what is set for a chaincode; reads the file if it has changed.
 
-        Args:
-            ccid: its label counts when no name has a section.
-            names: under which it is deployed, or about to be.
+        `names` are those under which it is, or is to be, deployed; if none of them has a
+        section, the label of `ccid` counts.
 
         Raises: ConfigInvalid: its own section is wrong and it never had another.
         """
@@ -143,13 +134,11 @@ class ChaincodeSections:
         sections = self._sections_of(ccid, names).values()
         if sections and self._file_problem:
             return self._file_problem
-        if found := next((one.problem for one in sections if one.problem), None):
-            return found
         try:
             self._own(ccid, names)
         except ConfigInvalid as error:
             return error
-        return None
+        return next((one.problem for one in sections if one.problem), None)
 
     def problems(self) -> list[ConfigInvalid]:
         """Return what is wrong with the file's sections. Never raises."""
@@ -198,16 +187,12 @@ class ChaincodeSections:
 
     def _own(self, ccid: Ccid, names: Sequence[str]) -> Own:
         found = self._sections_of(ccid, names)
-        owns = []
         for section in found.values():
             if section.own is None and section.problem is not None:
                 raise section.problem
-            owns.append(section.own or Own())
-        if not owns:
-            return Own()
-        if not set(found) <= set(names):  # found by its label: the first counts
-            return owns[0]
-        if any(one != owns[0] for one in owns):
+        owns = [section.own or Own() for section in found.values()] or [Own()]
+        by_name = set(found) <= set(names)  # else by its label: the first counts
+        if by_name and any(one != owns[0] for one in owns):
             raise ConfigInvalid(
                 f"one package runs once: the sections of {' and '.join(found)} in "
                 f"{PREFIX[:-1]} differ, and both are {ccid}",

@@ -30,9 +30,8 @@ _SECRET_NAME = re.compile(r"token|auth|passw|secret|_key$", re.IGNORECASE)
 class Key:
     """One thing that can be set.
 
-    Args:
-        name: as in core.yaml, dots between levels; looked up without regard to case.
-        targets: the first one describes it and has its default.
+    `name` is as in core.yaml, with dots, and looked up without regard to case. The first
+    of `targets` describes it and has its default.
     """
 
     name: str
@@ -65,10 +64,7 @@ class Key:
         return self.targets[0].show(value)
 
     def apply(self, root: T, value: Any, base: Path) -> T:
-        """Return `root` with a value of a file, a variable or a flag in its places.
-
-        Raises: WrongValueError.
-        """
+        """Return `root` with `value` in its places. Raises: WrongValueError."""
         for target in self.targets:
             found = target.read(value, base)
             if self.is_mapping:
@@ -82,17 +78,16 @@ def keys_of(root: Any) -> tuple[Key, ...]:
     targets: dict[str, list[Declared]] = {}
     for target in _targets(root, ""):
         targets.setdefault(target.option.key, []).append(target)
-    keys = [
-        Key(name, tuple(sorted(found, key=lambda one: not one.option.help)))
-        for name, found in targets.items()
-    ]
-    return tuple(sorted(keys, key=_position))
+    for found in targets.values():
+        found.sort(key=lambda one: not one.option.help)
+    return tuple(
+        Key(name, tuple(targets[name])) for name in sorted(targets, key=_position)
+    )
 
 
-def _position(key: Key) -> tuple[int, str]:
-    section = key.name.partition(".")[0]
-    known = section in _SECTIONS
-    return (_SECTIONS.index(section), key.name.lower()) if known else (0, "")
+def _position(name: str) -> tuple[int, str]:
+    section = name.partition(".")[0]
+    return (_SECTIONS.index(section), name.lower()) if section in _SECTIONS else (0, "")
 
 
 def _targets(options: Any, path: str) -> Iterator[Declared]:

@@ -54,12 +54,10 @@ def load(
     flags: Mapping[str, str] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> Config:
-    """Return the configuration of the node of `home`.
+    """Return the configuration of the node of `home`, an absolute path.
 
-    Args:
-        home: absolute.
-        flags: key → text, from the command line.
-        env: default: the environment of this process.
+    `flags` are keys and texts of the command line; `env` is by default the environment of
+    this process.
 
     Raises: ConfigInvalid: an unknown key, or a value that its key does not take.
     """

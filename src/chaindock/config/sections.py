@@ -157,9 +157,7 @@ class Config:
 def defaults(home: Path, env: Mapping[str, str]) -> tuple[Config, dict[str, str]]:
     """Return the configuration in which nothing is set, and origins by path.
 
-    Args:
-        home: absolute.
-        env: says where engines, the user's programs, proxies and registries are.
+    `env` says where engines, the user's programs, proxies and registries are.
     """
     build, ca_variable, warnings = build_environment(env)
     origins = {"process.path": "env PATH"} if env.get("PATH") else {}
@@ -174,11 +172,7 @@ def defaults(home: Path, env: Mapping[str, str]) -> tuple[Config, dict[str, str]
         cache = (_path(env, "XDG_CACHE_HOME") or user / ".cache") / "chaindock"
     config = Config(
         home=home,
-        process=ProcessOptions(
-            root=home / "process",
-            cache_root=cache,
-            path=path,
-        ),
+        process=ProcessOptions(home / "process", cache, path),
         # Programs for the network lie where a user's PATH seldom leads.
         docker=DockerOptions(endpoint=_endpoint(env), path=f"{path}:/usr/sbin:/sbin"),
         build=build,
@@ -191,11 +185,8 @@ def build_environment(
     env: Mapping[str, str],
 ) -> tuple[BuildEnvironment, str, list[str]]:
     """Return what builds get, which variable named the CA bundle, and warnings."""
-    variables = {
-        name: value
-        for name, value in env.items()
-        if value and _BUILD_VARIABLE.fullmatch(name)
-    }
+    named = (name for name in env if _BUILD_VARIABLE.fullmatch(name))
+    variables = {name: env[name] for name in named if env[name]}
     warnings: list[str] = []
     for name in CA_VARIABLES:
         if not (value := env.get(name)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final, Self
 
 from chaindock.aio import Tasks
@@ -218,17 +218,8 @@ def processors() -> int:
 async def _held(semaphore: asyncio.Semaphore, limit_s: float) -> AsyncIterator[None]:
     """Hold a place for the block, but not for longer than `limit_s` seconds."""
     await semaphore.acquire()
-    held = True
-
-    def release() -> None:
-        nonlocal held
-        if held:
-            held = False
-            semaphore.release()
-
-    timer = asyncio.get_running_loop().call_later(limit_s, release)
-    try:
+    with ExitStack() as place:
+        place.callback(semaphore.release)
+        timer = asyncio.get_running_loop().call_later(limit_s, place.close)
+        place.callback(timer.cancel)
         yield
-    finally:
-        timer.cancel()
-        release()
