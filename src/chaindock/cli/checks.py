@@ -306,49 +306,43 @@ async def _toolchains(config: Config) -> tuple[list[Check], list[str]]:
         env = base_environment(Path(folder), path.split(":"))
         box = Toolbox(path, env)
         tools = [tool for one in PLATFORMS for tool in one.tools]
-        more = [(tool, check) for tool in tools for check in tool.checks]
-        checks = await asyncio.gather(
-            *(_tool(box, tool.name) for tool in tools),
-            *(_tool_check(box, tool, check, env) for tool, check in more),
-        )
-    bad = {check.name for check in checks if check.state is not State.OK}
-    bad |= {tool.name for tool, check in more if check.name in bad}
-    languages = [
-        p.title for p in PLATFORMS if not bad & {tool.name for tool in p.tools}
-    ]
-    return checks, languages
+        checks = await asyncio.gather(*(_tool(box, tool, env) for tool in tools))
+    bad = {
+        tool
+        for tool, found in zip(tools, checks, strict=True)
+        if any(check.state is not State.OK for check in found)
+    }
+    languages = [one.title for one in PLATFORMS if not bad.intersection(one.tools)]
+    return [check for found in checks for check in found], languages
 
 
-async def _tool(box: Toolbox, name: str) -> Check:
+async def _tool(box: Toolbox, tool: Tool, env: Mapping[str, str]) -> list[Check]:
+    name = tool.name
     try:
         version = await box.version(name, name)
         path = box.find(name, name)
     except ToolMissing as error:
         remedy = (error.hint or "").partition(", or run")[0]
-        return Check("toolchains", name, State.WARN, "not on the PATH", remedy)
+        missing = Check("toolchains", name, State.WARN, "not on the PATH", remedy)
+        told = replace(missing, found=f"there is no {name}", remedy="")
+        return [missing, *(replace(told, name=check.name) for check in tool.checks)]
+    first = (version or "no version").partition("\n")[0]
+    found = Check("toolchains", name, State.OK, f"{first}  ({path})")
     if version is None:
-        found = f"{path} does not say its version when run as in a build"
+        text = f"{path} does not say its version when run as in a build"
         remedy = "put the real program on the PATH before the one of a version manager"
-        return Check("toolchains", name, State.WARN, found, remedy)
-    first = version.splitlines()[0] if version else "no version"
-    return Check("toolchains", name, State.OK, f"{first}  ({path})")
+        found = Check("toolchains", name, State.WARN, text, remedy)
+    return [found, *[await _tool_check(path, one, env) for one in tool.checks]]
 
 
-async def _tool_check(
-    box: Toolbox, tool: Tool, check: ToolCheck, env: Mapping[str, str]
-) -> Check:
-    try:
-        words = [box.find(tool.name, tool.name), *check.arguments]
-    except ToolMissing:
-        return Check("toolchains", check.name, State.WARN, f"there is no {tool.name}")
-    try:
+async def _tool_check(path: str, check: ToolCheck, env: Mapping[str, str]) -> Check:
+    words = [path, *check.arguments]
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         done = await asyncio.to_thread(
             subprocess.run, words, env=env, capture_output=True, timeout=_TOOL_S
         )
-    except (OSError, subprocess.TimeoutExpired):
-        done = None
-    if done is not None and done.returncode == 0:
-        return Check("toolchains", check.name, State.OK, check.good)
+        if done.returncode == 0:
+            return Check("toolchains", check.name, State.OK, check.good)
     return Check("toolchains", check.name, State.WARN, check.bad, check.remedy)
 
 

@@ -21,7 +21,7 @@ from chaindock.cli import show
 from chaindock.cli.session import Session, command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from chaindock.cli.client import AdminClient
 
@@ -116,7 +116,7 @@ class _Demo:
     def _temporary_node(self, *, keep: bool) -> Iterator[AdminClient]:
         """Yield a client of a new node; afterwards neither it nor its home exists."""
         from chaindock.cli.client import AdminClient
-        from chaindock.cli.node import stop_node
+        from chaindock.cli.node import start_detached, stop_node
 
         home = Path(tempfile.mkdtemp(prefix="chaindock-demo-"))
         with contextlib.ExitStack() as undo:
@@ -124,62 +124,51 @@ class _Demo:
             undo.callback(stop_node, home, force=True)
             self._title("node")
             began = time.monotonic()
-            node = self.story["node"] = self._start(home)
+            node = self.story["node"] = self._trying(
+                lambda backend: start_detached(home, {"chaindock.backend": backend})
+            )
             reason = f" ({node['reason']})" if node["reason"] else ""
             spent = show.seconds(time.monotonic() - began)
-            runs_on = f"chaincode runs on {node['backend']}{reason}"
-            self._tell(f"  ready in {spent}; {runs_on}")
+            self._tell(
+                f"  ready in {spent}; chaincode runs on {node['backend']}{reason}"
+            )
             yield AdminClient(home)
             if keep:
                 undo.pop_all()
                 self._tell(f"the node still runs: chaindock status --home {home}")
 
-    def _start(self, home: Path) -> dict[str, Any]:
-        from chaindock.cli.node import start_detached
-        from chaindock.errors import EngineError
+    def _trying(self, act: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+        """Return `act(back end)`; without containers, unless one was named, on processes."""
+        from chaindock.errors import ChaindockError, EngineError, ImageNotFound
 
-        flags = {} if self._backend is None else {"chaindock.backend": self._backend}
         try:
-            return start_detached(home, flags)
-        except EngineError as error:
-            self._choose_processes(error)
-            return self._start(home)
-
-    def _choose_processes(self, error: Exception) -> None:
-        """Go on without containers if the user named no back end, else raise `error`."""
-        if self._backend is not None:
-            raise error
-        self._backend = "process"
-        self._tell(f"  no container is possible: {show.one_line(str(error))}")
-        self._tell("  the bundled example is trusted, so it runs as a process instead")
+            return act(self._backend or "auto")
+        except ChaindockError as error:
+            missing = isinstance(error, EngineError | ImageNotFound)
+            pulls = error.facts.get("phase") == "pull"
+            if self._backend is not None or not (missing or pulls):
+                raise
+            self._backend = "process"
+            text = "the bundled example is trusted, so it runs as a process instead"
+            self._tell(f"  no container is possible: {show.one_line(str(error))}")
+            self._tell(f"  {text}")
+            return act(self._backend)
 
     def _run(self, client: AdminClient, source: Path, language: str) -> None:
-        from chaindock.cli.deploy import describe
+        from chaindock.cli.deploy import deploy_path, describe
 
         name = f"coldchain-{language}"
         self._title(f"deploy a cold chain in {LANGUAGES[language]} ({source})")
-        done = self._deploy(client, source, name)
+        done = self._trying(
+            lambda backend: deploy_path(
+                client, source, name=name, backend=backend, verbose=self._verbose
+            )
+        )
         self.story["deployments"].append(done)
         self._tell(f"  {describe(done)}")
         self._title("call it")
         for verb, args, status, expected in _CALLS:
             self._call(client, (verb, name, *args), status, expected)
-
-    def _deploy(self, client: AdminClient, source: Path, name: str) -> dict[str, Any]:
-        from chaindock.cli.deploy import deploy_path
-        from chaindock.errors import ChaindockError, EngineError, ImageNotFound
-
-        backend = self._backend or "auto"
-        try:
-            return deploy_path(
-                client, source, name=name, backend=backend, verbose=self._verbose
-            )
-        except ChaindockError as error:
-            missing = isinstance(error, EngineError | ImageNotFound)
-            if not missing and error.facts.get("phase") != "pull":
-                raise
-            self._choose_processes(error)
-            return self._deploy(client, source, name)
 
     def _call(
         self, client: AdminClient, words: Sequence[str], status: int, expected: str

@@ -110,41 +110,39 @@ def deploy_path(
     client: AdminClient,
     source: Path,
     *,
-    name: str | None = None,
     label: str | None = None,
-    version: str | None = None,
-    backend: str = "auto",
     init_required: bool = False,
     verbose: bool = False,
+    **asked: str | None,
 ) -> dict[str, Any]:
     """Deploy a directory or package file and show the progress.
 
+    `asked` has `name`, `version` and `backend`, as the user gave them.
     Returns: the fields of facade.Deployment.
     """
-    from chaindock.ids import name_from_label, require_chaincode_name, require_version
+    from chaindock.ids import require_chaincode_name, require_version
     from chaindock.packaging.writer import default_label
 
-    if name is not None:
-        require_chaincode_name(name)
-    if version is not None:
-        require_version(version)
+    asked["init"] = "1" if init_required else None
+    given = {key: value for key, value in asked.items() if value is not None}
+    if "name" in given:
+        require_chaincode_name(given["name"])
+    if "version" in given:
+        require_version(given["version"])
     # Nothing is packaged for a node that is not there, or would not take it.
     limits = client.status().get("limits", {})
     if label is None:
-        named = name or default_label(source).removesuffix("_1.0")
-        label = f"{named}_{version or '1.0'}"
-    with _package_file(source, label, limits) as (package, packed_as):
-        asked = {"name": name or name_from_label(packed_as), "backend": backend}
-        asked |= {"version": version} if version else {}
-        asked |= {"init": "1"} if init_required else {}
-        return watch_attempt(client.deploy(package, asked), verbose=verbose)
+        name = given.get("name") or default_label(source).removesuffix("_1.0")
+        label = f"{name}_{given.get('version', '1.0')}"
+    with _package_file(source, label, limits) as package:
+        return watch_attempt(client.deploy(package, given), verbose=verbose)
 
 
 @contextlib.contextmanager
 def _package_file(
     source: Path, label: str, known: Mapping[str, int]
-) -> Iterator[tuple[BinaryIO, str]]:
-    """Yield the package file of `source` and its label; `known` are the node's limits."""
+) -> Iterator[BinaryIO]:
+    """Yield the package file of `source`; `known` are the node's limits."""
     from chaindock.packaging.format import read_package
     from chaindock.packaging.rules import Limits
     from chaindock.packaging.writer import package_directory
@@ -152,8 +150,9 @@ def _package_file(
     ours = {field.name for field in dataclasses.fields(Limits)}
     limits = Limits(**{name: known[name] for name in known if name in ours})
     if source.is_file():
+        read_package(source, limits)
         with source.open("rb") as file:
-            yield file, read_package(source, limits).label
+            yield file
         return
     if not source.is_dir():
         raise NotFound(
@@ -166,7 +165,7 @@ def _package_file(
         info = package_directory(source, file, label, limits=limits, warn=show.warn)
         text = f"packaged {show.count(len(info.entries), 'file')} as"
         click.echo(click.style(f"{text} {show.shorten(info.id)}", dim=True), err=True)
-        yield file, info.label
+        yield file
 
 
 def describe(done: Mapping[str, Any]) -> str:
@@ -226,9 +225,6 @@ def _each(
 
 # --- progress ------------------------------------------------------------------------
 
-LONG_PHASES = {"pull", "dependencies", "compile", "image"}
-"""Phases that are announced when they begin, even in plain lines."""
-
 
 def watch_attempt(
     events: Iterable[dict[str, Any]], *, verbose: bool = False
@@ -265,10 +261,13 @@ class _Plain:
     the next event tells whether it succeeded.
     """
 
-    verbose = False
+    announced = frozenset(("pull", "dependencies", "compile", "image"))
+    """Long phases, which are shown when they begin, too."""
     note_indent = "  "
+    verbose = False
     screen: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-    _open: tuple[str, float] | None = None
+    open: tuple[str, float] | None = None
+    last_line = ""
     _ended: tuple[str, float] | None = None
 
     def take(self, event: dict[str, Any]) -> None:
@@ -276,15 +275,20 @@ class _Plain:
         kind = event.get("event")
         if kind == "phase":
             self.settle()
-            self._open = (visible(event["phase"]), time.monotonic())
-            self.began(self._open[0])
+            phase, self.last_line = visible(event["phase"]), ""
+            self.open = (phase, time.monotonic())
+            if phase in self.announced:
+                self.say(f"  {phase} ...")
         elif kind == "phase-end":
-            self._open = None
+            self.open = None
             self._ended = (visible(event["phase"]), event["seconds"])
         elif kind == "note":
             self.say(self.note_indent + visible(event["text"]))
         elif kind == "output":
-            self.output(visible(event["line"]))
+            line = visible(event["line"])
+            self.last_line = line.strip() or self.last_line
+            if self.verbose:
+                self.say("  | ", line)
 
     def settle(self) -> None:
         """Show that the phase that ended last succeeded."""
@@ -296,20 +300,12 @@ class _Plain:
         """Show that the attempt ended with an error of `phase`."""
         if self._ended is not None:
             self.ended(*self._ended, good=self._ended[0] != phase)
-        if self._open is not None:
-            name, began = self._open
+        if self.open is not None:
+            name, began = self.open
             self.ended(name, time.monotonic() - began, good=False)
-
-    def began(self, phase: str) -> None:
-        if phase in LONG_PHASES:
-            self.say(f"  {phase} ...")
 
     def ended(self, phase: str, spent_s: float, *, good: bool) -> None:
         self.say(f"  {phase:<13}{seconds(spent_s):>8}{'' if good else '  FAILED'}")
-
-    def output(self, line: str) -> None:
-        if self.verbose:
-            self.say("  | ", line)
 
     def say(self, dim: str, text: str = "") -> None:
         click.echo(dim + text, err=True)
@@ -318,6 +314,7 @@ class _Plain:
 class _Live(_Plain):
     """A line that moves, and finished phases above it."""
 
+    announced = frozenset()
     note_indent = "    "
 
     def __init__(self) -> None:
@@ -331,7 +328,6 @@ class _Live(_Plain):
         simple = self._console.options.ascii_only
         self._done, self._bad = ("ok", "!!") if simple else ("✓", "✗")
         self._spinner = Spinner("line" if simple else "dots", style="cyan")
-        self._last = ""
         self.screen = Live(
             console=self._console,
             get_renderable=self._render,
@@ -340,29 +336,20 @@ class _Live(_Plain):
         )
 
     def _render(self) -> RenderableType:
-        if self._open is None:
+        if self.open is None:
             return ""
-        phase, began = self._open
+        phase, began = self.open
         spent = seconds(time.monotonic() - began)
-        text = self._text(f" {phase:<13}", (f"{spent:>8}  {self._last}", "dim"))
+        text = self._text(f" {phase:<13}", (f"{spent:>8}  {self.last_line}", "dim"))
         text.truncate(max(self._console.width - 4, 0), overflow="ellipsis")
         self._spinner.update(text=text)
         return self._spinner
-
-    @override
-    def began(self, phase: str) -> None:
-        self._last = ""
 
     @override
     def ended(self, phase: str, spent_s: float, *, good: bool) -> None:
         mark = (self._done, "green") if good else (self._bad, "red")
         spent = (f"{seconds(spent_s):>8}", "dim")
         self._console.print(self._text("  ", mark, f" {phase:<13}", spent))
-
-    @override
-    def output(self, line: str) -> None:
-        self._last = line.strip() or self._last
-        super().output(line)
 
     @override
     def say(self, dim: str, text: str = "") -> None:

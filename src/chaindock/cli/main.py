@@ -215,7 +215,9 @@ def completion(session: Session, shell: str) -> None:
 
     kind = get_completion_class(shell)
     assert kind is not None  # noqa: S101  # click.Choice lets nothing else pass
-    script = kind(root, {}, "chaindock", "_CHAINDOCK_COMPLETE").source()
+    # Not `source()`, which runs bash to ask for its version.
+    variables = kind(root, {}, "chaindock", "_CHAINDOCK_COMPLETE").source_vars()
+    script = kind.source_template % variables
     if not session.emits({"shell": shell, "script": script}):
         click.echo(script)
 

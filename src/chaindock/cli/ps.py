@@ -73,7 +73,7 @@ def _show_calls(found: Sequence[Mapping[str, Any]]) -> None:
             call["tx_id"][:_TX_DIGITS],
             show.visible(call["function"]),
             ago(call["since"]),
-            _caller(call),
+            "left" if call["caller_left"] else "waits" if call["sent"] else "queued",
         )
         for one in found
         for call in one["calls"]
@@ -82,12 +82,6 @@ def _show_calls(found: Sequence[Mapping[str, Any]]) -> None:
         show.table(_CALLS_HEAD, rows)
     else:
         click.echo("no call is open", err=True)
-
-
-def _caller(call: Mapping[str, Any]) -> str:
-    if call["caller_left"]:
-        return "left"
-    return "waits" if call.get("sent", True) else "queued"
 
 
 def planned(one: Mapping[str, Any]) -> str:

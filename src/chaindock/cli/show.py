@@ -35,13 +35,9 @@ _CONTROL = re.compile(f"[\x00-\x08\x0a-\x1f{_LATE}]")
 _LATE_CONTROL = re.compile(f"[{_LATE}]")
 """Control characters that JSON does not escape."""
 _STATE_COLOURS = {
-    "running": "green",
-    "ready": "green",
-    "starting": "yellow",
-    "stopping": "yellow",
-    "back-off": "yellow",
-    "failed": "red",
-    "crash-loop": "red",
+    **dict.fromkeys(("running", "ready"), "green"),
+    **dict.fromkeys(("starting", "stopping", "back-off"), "yellow"),
+    **dict.fromkeys(("failed", "crash-loop"), "red"),
 }
 
 

@@ -29,7 +29,7 @@ from chaindock.errors import (
     ImageNotFound,
     NotFound,
 )
-from chaindock.ids import Ccid, TxId
+from chaindock.ids import Ccid, TxId, name_from_label
 from chaindock.operations.admin import AdminServer
 from chaindock.operations.facade import Call, Deployment, NodeStatus, Running
 from chaindock.packaging.format import read_package
@@ -112,7 +112,7 @@ class FakeNode:
         if self.imageless and backend != "process":
             raise ImageNotFound("the engine has no image 'python:3'", hint="pull it")
         info = read_package(package)
-        name = name or info.label
+        name = name or name_from_label(info.label)
         attempt = self._attempt(info.id, watch)
         attempt.enter(Phase.DEPENDENCIES)
         attempt.output("fetching \x1b[31mred\x1b[0m things", "build")
