@@ -210,7 +210,7 @@ class TarReader:
         size = _octal(block[124:136])
         if size is None:
             rule = "a size is a plain octal number"
-            raise broken(_shown(name), rule, repr(block[124:136]))
+            raise broken(name, rule, repr(block[124:136]))
         return _Header(name, size, block[156:157], _octal(block[100:108]) or 0)
 
     def _entry(self, header: _Header) -> Entry | None:
@@ -221,7 +221,7 @@ class TarReader:
             longer = self._extension(header)
             if longer is not None and renamed is not None:
                 found = "two names for the same entry"
-                raise broken(_shown(longer), _ONE_MEANING, found)
+                raise broken(longer, _ONE_MEANING, found)
             renamed = longer or renamed
             following = self._next_header()
             if following is None:
@@ -234,22 +234,22 @@ class TarReader:
     def _extension(self, header: _Header) -> bytes | None:
         if header.size > _EXTENSION_BYTES:
             rule = f"an extension header has at most {_EXTENSION_BYTES} bytes"
-            raise broken(_shown(header.name), rule)
+            raise broken(header.name, rule)
         data = self._require(header.size)
         self._left = 0
         self._require(self._padding)
         if header.kind == b"L":
             return data.removesuffix(b"\0")
-        records = _pax_records(data, _shown(header.name))
+        records = _pax_records(data, header.name)
         if header.kind == b"g" and (self._plain or b"path" in records):
-            raise broken(_shown(header.name), _REGULAR, "a global pax header")
+            raise broken(header.name, _REGULAR, "a global pax header")
         return records.get(b"path")
 
     def _checked(self, header: _Header, raw: bytes) -> Entry | None:
         try:
             name = raw.decode()
         except UnicodeDecodeError as error:
-            raise broken(_shown(raw), "a name is UTF-8", repr(raw[:80])) from error
+            raise broken(raw, "a name is UTF-8", repr(raw[:80])) from error
         is_folder = header.kind == b"5" or (header.kind == b"\0" and name.endswith("/"))
         if not is_folder and header.kind not in {b"0", b"\0"}:
             kind = _TYPES.get(header.kind, f"type {header.kind!r}")
@@ -292,11 +292,7 @@ def _octal(field: bytes) -> int | None:
     return int(found[1] or b"0", 8) if found else None
 
 
-def _shown(raw: bytes) -> str:
-    return raw.decode(errors="replace")
-
-
-def _pax_records(data: bytes, entry: str) -> dict[bytes, bytes]:
+def _pax_records(data: bytes, entry: bytes) -> dict[bytes, bytes]:
     """Return keyword to value; refuse keywords that change what an entry is."""
     records: dict[bytes, bytes] = {}
     while data:
@@ -308,9 +304,10 @@ def _pax_records(data: bytes, entry: str) -> dict[bytes, bytes]:
             raise broken(entry, _WHOLE, "a pax record of the wrong form")
         if len(records) >= _PAX_RECORDS:
             raise broken(entry, f"a pax header has at most {_PAX_RECORDS} records")
+        shown = repr(keyword[:40].decode(errors="replace"))
         if keyword in records:
-            raise broken(entry, _ONE_MEANING, f"pax {_shown(keyword[:40])!r} twice")
+            raise broken(entry, _ONE_MEANING, f"pax {shown} twice")
         if _CHANGES_MEANING.fullmatch(keyword):
-            raise broken(entry, _ONE_MEANING, f"pax {_shown(keyword[:40])!r}")
+            raise broken(entry, _ONE_MEANING, f"pax {shown}")
         records[keyword] = value
     return records

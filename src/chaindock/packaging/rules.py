@@ -57,7 +57,7 @@ class Limits:
 
 
 def broken(
-    entry: str, rule: str, found: str = "", *, hint: str | None = None
+    entry: str | bytes, rule: str, found: str = "", *, hint: str | None = None
 ) -> PackageInvalid:
     """Return the error for an entry that breaks a rule.
 
@@ -67,6 +67,8 @@ def broken(
         found: what is there instead.
         hint: what to do about it.
     """
+    if isinstance(entry, bytes):
+        entry = entry.decode(errors="replace")
     shown = entry if len(entry) <= _SHOWN else entry[:_SHOWN] + "…"
     shown = shown or "(no name)"
     message = f"package entry {shown!r} is refused: {rule}"

@@ -201,11 +201,8 @@ def _read_manifest(tree: Tree) -> Manifest:
     """
     document = tree.find_json(_MANIFEST)
     if document is None:
-        raise SourceInvalid(
-            "no package.json in the source directory",
-            hint="run `npm init` there and add fabric-contract-api and fabric-shim",
-            path=_MANIFEST,
-        )
+        hint = "run `npm init` there and add fabric-contract-api and fabric-shim"
+        raise _invalid("no package.json in the source directory", hint)
     main = document.get("main")
     return Manifest(
         main=main if isinstance(main, str) and main else None,
@@ -229,11 +226,8 @@ def _resolve_start(
     if not script.strip():
         if tree.has_file("server.js"):  # npm's own default
             return ("{tool:node}", "server.js"), "server.js"
-        raise SourceInvalid(
-            "package.json has no start script",
-            hint=f"add to its scripts: {_ADVICE}",
-            path=_MANIFEST,
-        )
+        hint = f"add to its scripts: {_ADVICE}"
+        raise _invalid("package.json has no start script", hint)
     words = _TRACE.sub("", script).split()
     _refuse(words, script, manifest.main)
     hooks = {"prestart", "poststart"} & manifest.scripts.keys()
@@ -264,20 +258,22 @@ def _script_of(arguments: list[str]) -> str | None:
 def _refuse(words: list[str], script: str, main: str | None) -> None:
     """Refuse a script that starts a server, or one that fabric-chaincode-node refuses."""
     if _CLI in words and words[words.index(_CLI) + 1 :][:1] == ["server"]:
-        raise SourceInvalid(
+        raise _invalid(
             f"the start script {script[:200]!r} of package.json starts a server that "
             "nobody dials; chaincode that is launched dials back",
-            hint=f"the same contract runs with {_ADVICE}; keep the server under "
-            "another name, e.g. start:server",
-            path=_MANIFEST,
+            f"the same contract runs with {_ADVICE}; keep the server under another name, "
+            "e.g. start:server",
         )
     starts_main = words[:2] == [_CLI, "start"] and "module-path" not in script
     if starts_main and main is None:
-        raise SourceInvalid(
+        raise _invalid(
             "package.json has no main entry, which fabric-chaincode-node requires",
-            hint='add "main": "index.js" (the file that exports the contracts)',
-            path=_MANIFEST,
+            'add "main": "index.js" (the file that exports the contracts)',
         )
+
+
+def _invalid(what: str, hint: str) -> SourceInvalid:
+    return SourceInvalid(what, hint=hint, path=_MANIFEST)
 
 
 def _strings(value: Any) -> dict[str, str]:

@@ -12,7 +12,9 @@ Source: docs/fabric/builds.md#python
 
 from __future__ import annotations
 
+import posixpath
 import re
+import shlex
 import tomllib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -29,9 +31,10 @@ from chaindock.platforms.base import (
     ToolCheck,
     declare_images,
 )
-from chaindock.platforms.tree import Tree, collect
+from chaindock.platforms.tree import MAX_TEXT, Tree, collect
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _MANIFEST = "pyproject.toml"
@@ -40,6 +43,18 @@ _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _FILE = re.compile(r"[^-{}][^{}]*\.py")
 """Not an option of python, and no placeholder of a plan."""
 _REQUIREMENT = re.compile(r"\s*[A-Za-z0-9][^{}]*\Z")
+_INCLUDES = re.compile(r"-r|-c|--r(e(q\w*)?)?|--c(o(n(s\w*)?)?)?")
+"""Options of pip that name a file of requirements; pip takes any unique beginning."""
+_REMOTE = re.compile(
+    r"(?i:((git|hg|svn|bzr)\+)?(https?|ssh|git)://)|sha\d+:|md5:|[\w.-]+:\d+\Z"
+)
+"""What may have a colon: an address, a hash, a host with its port."""
+_NAME = re.compile(r"\A[^:/@]*@")
+_SCHEME = re.compile(r"[A-Za-z][\w.+-]*:")
+_ON_HOST = re.compile(r"/|\.\.(/|\Z)|~[^/=]*(/|\Z)")
+_COMMENT = re.compile(r"(^|\s+)#.*$")
+_CODING = re.compile(r"#.*?coding[:=]\s*([-\w.]+)")
+_UTF_8 = re.compile(r"(?i)utf[-_]?8([-_]sig)?|(us[-_]?)?ascii")
 _SHIM = re.compile(r"\b(fabric_chaincode_python|fabric_shim|fabric_contract_api)\b")
 _START = re.compile(r"(\.|\b)start\s*\(")
 _DOTS = 1000
@@ -151,6 +166,7 @@ def _plan(source: Tree) -> BuildPlan:
         Step("dependencies", venv, "{output}"),
     ]
     if source.has_file("requirements.txt"):
+        _check_requirements(source)
         wanted = ("-r", "requirements.txt")
     if wanted:
         title = " ".join(("pip install", *wanted))
@@ -165,6 +181,88 @@ def _plan(source: Tree) -> BuildPlan:
     return BuildPlan(tuple(steps), launch, ("pip",))
 
 
+# --- what pip may read
+
+
+def _check_requirements(tree: Tree) -> None:
+    """Refuse requirements that make pip read a file that is not part of the package.
+
+    Raises: SourceInvalid.
+    """
+    waiting, seen, left = ["requirements.txt"], set[str](), MAX_TEXT
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        text = tree.find_text(name) or ""
+        left -= len(text)
+        if left < 0:
+            what = f"with the files before it is larger than {MAX_TEXT} bytes"
+            raise _invalid(what, name=name)
+        for line in text.split("\n")[:2]:
+            if (coding := _CODING.match(line)) and not _UTF_8.fullmatch(coding[1]):
+                raise _invalid(
+                    f"is declared as {coding[1]!r}: expected UTF-8", name=name
+                )
+        for number, line in _logical_lines(text):
+            waiting += _check_line(f"{name}:{number}", line, posixpath.dirname(name))
+
+
+def _logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a file of requirements and their numbers, as pip joins them."""
+    joined = ""
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
+        is_comment = _COMMENT.match(line) is not None
+        if line.endswith("\\") and not is_comment:
+            joined += line.strip("\\")
+            if number < len(lines):
+                continue
+        else:
+            joined += f" {line}" if is_comment else line
+        yield number, _COMMENT.sub("", joined)
+        joined = ""
+
+
+def _check_line(place: str, line: str, folder: str = "") -> list[str]:
+    """Return the files that a line of requirements includes, relative to `folder`.
+
+    Every word counts, whatever pip makes of it, since options can be shortened.
+
+    Raises:
+        SourceInvalid: a word names what is outside of the package.
+    """
+    included: list[str] = []
+    option = ""
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise SourceInvalid(f"{place}: {error}", path=place) from error
+    for word in words:
+        value = word
+        if word.startswith("--"):
+            option, _, value = word.partition("=")
+        elif word.startswith("-"):
+            option, value = word[:2], word[2:]
+        includes = bool(value and _INCLUDES.fullmatch(option))
+        if includes:
+            included.append(posixpath.normpath(posixpath.join(folder, value)))
+        named = _NAME.sub("", value)
+        if _SCHEME.match(named):
+            outside = includes or not _REMOTE.match(named)
+        else:
+            path = posixpath.join(folder if includes else "", named)
+            outside = "$" in path or bool(_ON_HOST.match(posixpath.normpath(path)))
+        if outside:
+            raise SourceInvalid(
+                f"{place}: {value!r} is outside of the package",
+                hint="copy what it names into the source directory",
+                path=place,
+            )
+    return included
+
+
 # --- the file that starts the chaincode
 
 
@@ -177,30 +275,21 @@ def _read_project(tree: Tree) -> tuple[tuple[str, ...], str | None]:
     text = tree.find_text(_MANIFEST) or ""
     if any(line.count(".") > _DOTS for line in text.splitlines()):
         # The time that tomllib takes grows with the square of the parts of a key.
-        raise SourceInvalid(
-            f"source file {_MANIFEST!r} has a line with more than {_DOTS} dots",
-            path=_MANIFEST,
-        )
+        raise _invalid(f"has a line with more than {_DOTS} dots")
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise SourceInvalid(
-            f"source file {_MANIFEST!r} is not TOML: {str(error)[:200]}", path=_MANIFEST
-        ) from error
+        raise _invalid(f"is not TOML: {str(error)[:200]}") from error
     dependencies = _table(document, "project").get("dependencies", [])
     if not isinstance(dependencies, list) or not all(
         isinstance(one, str) and _REQUIREMENT.match(one) for one in dependencies
     ):
-        raise SourceInvalid(
-            f"dependencies of [project] in {_MANIFEST!r}: expected a list of "
-            "requirements",
-            path=_MANIFEST,
-        )
+        raise _invalid("has dependencies in [project] that are no list of requirements")
+    for dependency in dependencies:
+        _check_line(f"{_MANIFEST}: dependencies", dependency)
     entry = _table(_table(document, "tool"), "chaindock").get("entry")
     if entry is not None and not isinstance(entry, str):
-        raise SourceInvalid(
-            f"entry of [tool.chaindock] in {_MANIFEST!r}: expected text", path=_MANIFEST
-        )
+        raise _invalid("has an entry in [tool.chaindock] that is not text")
     if "build-system" in document:
         return (".",), entry
     return ("--", *dependencies) if dependencies else (), entry
@@ -253,12 +342,9 @@ def _named(tree: Tree, entry: str) -> tuple[str, ...]:
                 f"{folder}{path}/__main__.py"
             ):
                 return ("-m", entry)
-    raise SourceInvalid(
-        f"entry {entry[:200]!r} of [tool.chaindock] in {_MANIFEST!r} is neither a .py file "
-        "nor a module of the project",
-        hint=_HINT,
-        path=_MANIFEST,
-    )
+    what = f"names {entry[:200]!r} as entry in [tool.chaindock]"
+    what += ", which is neither a .py file nor a module of the project"
+    raise _invalid(what, _HINT)
 
 
 def _starters(tree: Tree, folder: str) -> list[str]:
@@ -268,6 +354,12 @@ def _starters(tree: Tree, folder: str) -> list[str]:
         if _SHIM.search(text) and _START.search(text):
             found.append(folder + name)
     return found
+
+
+def _invalid(
+    what: str, hint: str | None = None, name: str = _MANIFEST
+) -> SourceInvalid:
+    return SourceInvalid(f"source file {name!r} {what}", hint=hint, path=name)
 
 
 def _several(what: str, found: list[str]) -> SourceInvalid:

@@ -66,15 +66,11 @@ class Tree:
         if data is None:
             return None
         if len(data) > MAX_TEXT:
-            raise SourceInvalid(
-                f"source file {name!r} is larger than {MAX_TEXT} bytes", path=name
-            )
+            raise _invalid(name, f"is larger than {MAX_TEXT} bytes")
         try:
             return data.decode().removeprefix("\ufeff")  # some editors put it there
         except UnicodeDecodeError as error:
-            raise SourceInvalid(
-                f"source file {name!r} is not UTF-8", path=name
-            ) from error
+            raise _invalid(name, "is not UTF-8") from error
 
     def find_head(self, name: str, max_bytes: int = 128 * 1024) -> str:
         """Return how a file begins; "" when there is none.
@@ -96,11 +92,9 @@ class Tree:
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise SourceInvalid(
-                f"source file {name!r} is not JSON: {str(error)[:200]}", path=name
-            ) from error
+            raise _invalid(name, f"is not JSON: {str(error)[:200]}") from error
         if not isinstance(document, dict):
-            raise SourceInvalid(f"source file {name!r} is not a JSON object", path=name)
+            raise _invalid(name, "is not a JSON object")
         return document
 
     def names(self, folder: str = "") -> list[str]:
@@ -143,9 +137,7 @@ class Tree:
             with os.fdopen(number, "rb") as file:
                 return file.read(max_bytes)
         except OSError as error:
-            raise SourceInvalid(
-                f"source file {name!r} cannot be read: {error.strerror}", path=name
-            ) from error
+            raise _invalid(name, f"cannot be read: {error.strerror}") from error
 
     def _kind(self, name: str) -> int | None:
         path = self._locate(name)
@@ -248,24 +240,24 @@ def content_of(root: Path, path: Path) -> Path:
         target = path.resolve(strict=True)
         kind = stat.S_IFMT(target.stat().st_mode)
     except (OSError, RuntimeError) as error:
-        raise _refused(path, "is a link to nothing", "remove the link") from error
+        raise _invalid(str(path), "is a link to nothing", "remove the link") from error
     if not target.is_relative_to(root):
         what = (
             f"links to {str(target)!r}, outside of the source directory {str(root)!r}"
         )
-        raise _refused(path, what, "copy the file into the source directory")
+        raise _invalid(str(path), what, "copy the file into the source directory")
     if kind == stat.S_IFDIR:
         what = "is a link to a directory, which a package cannot hold"
         hint = "copy the directory, or move the link out of the source directory"
-        raise _refused(path, what, hint)
+        raise _invalid(str(path), what, hint)
     if kind != stat.S_IFREG:
         hint = "move sockets, fifos and devices out of the source directory"
-        raise _refused(path, "is neither a file nor a directory", hint)
+        raise _invalid(str(path), "is neither a file nor a directory", hint)
     return target
 
 
-def _refused(path: Path, what: str, hint: str) -> SourceInvalid:
-    return SourceInvalid(f"source file {str(path)!r} {what}", hint=hint, path=str(path))
+def _invalid(name: str, what: str, hint: str | None = None) -> SourceInvalid:
+    return SourceInvalid(f"source file {name!r} {what}", hint=hint, path=name)
 
 
 def _text(name: Path) -> str:

@@ -184,3 +184,96 @@ def test_everything_but_environments_and_caches_is_selected(tmp_path):
         "src/requirements.txt",
     ]
     assert (selection.import_path, selection.package_type) == ("", "python")
+
+
+OUTSIDE = [
+    "-r /etc/passwd",
+    "-r/etc/passwd",
+    "--requirement=/etc/passwd",
+    "--req /etc/passwd",
+    "-c ../../secret.txt",
+    "--constr ../secret.txt",
+    "-r \\\n  /etc/passwd",
+    "-r .\\\n./secret.txt",
+    "-r f\\\nile:///etc/passwd",
+    "-r file:etc/passwd",
+    "-r FILE:///etc/passwd",
+    "-r https://example.org/with-a-file-url.txt",
+    "-r ${HOME}/secret.txt",
+    "-r ~/secret.txt",
+    '-r "/etc/passwd"',
+    "-r \\/etc/passwd",
+    "-e /srv/lib",
+    "-e ..",
+    "-e file:///srv/lib",
+    "-e git+file:///srv/repo",
+    "--index-url file:///srv/simple",
+    "-i /srv/simple",
+    "-f /srv/wheels",
+    "--find-links=../wheels",
+    "/srv/a-1.0.whl",
+    "../a-1.0.tar.gz",
+    "a @ file:///srv/a-1.0.whl",
+    "a@file:///srv/a-1.0.whl",
+    "a[b]@file:///srv/a-1.0.whl",
+    "a ; python_version > '3' -r /etc/passwd",
+    "a\x0b-r /etc/passwd",
+    "a\u2028-r /etc/passwd",
+    "a 'unfinished",
+]
+
+
+@pytest.mark.parametrize("line", OUTSIDE)
+def test_requirements_that_name_a_file_of_the_host_are_refused(tmp_path, line):
+    """Issue 10, 7."""
+    text = f"# pinned\n{NEEDS}\n{line}\n"
+    with pytest.raises(SourceInvalid, match=r"requirements\.txt:\d+: "):
+        plan(tmp_path, {"requirements.txt": text, "main.py": ""})
+    with pytest.raises(SourceInvalid, match=r"requirements\.txt:\d+: "):
+        Python().select(tmp_path / "src")
+
+
+def test_the_line_of_a_file_of_the_host_is_named_in_included_files_too(tmp_path):
+    files = {"requirements.txt": "-r reqs/base.txt\n", "main.py": ""}
+    included = "# one\n\n-c ../limits.txt\n"
+    limits = "a<2\n-r reqs/base.txt\n-r ../secret.txt\n"
+    with pytest.raises(SourceInvalid, match=r"limits\.txt:3: '\.\./secret\.txt'"):
+        plan(tmp_path, files | {"reqs/base.txt": included, "limits.txt": limits})
+
+
+@pytest.mark.parametrize("coding", ["utf-7", "latin-1", "utf_16"])
+def test_requirements_that_pip_would_decode_differently_are_refused(tmp_path, coding):
+    text = f"# -*- coding: {coding} -*-\n+AC0-r /etc/passwd\n"
+    with pytest.raises(SourceInvalid, match="expected UTF-8"):
+        plan(tmp_path, {"requirements.txt": text, "main.py": ""})
+
+
+def test_a_dependency_of_the_project_on_a_file_of_the_host_is_refused(tmp_path):
+    text = '[project]\ndependencies = ["a @ file:///srv/a-1.0.whl"]\n'
+    with pytest.raises(SourceInvalid, match=r"pyproject\.toml: .*file:///srv/a"):
+        plan(tmp_path, {"pyproject.toml": text, "main.py": ""})
+
+
+def test_requirements_that_include_too_much_are_refused(tmp_path):
+    files = {f"{n}.txt": f"-r {n + 1}.txt\n" + "#" * 200_000 for n in range(20)}
+    with pytest.raises(SourceInvalid, match="with the files before it"):
+        plan(tmp_path, {"requirements.txt": "-r 0.txt\n", "main.py": "", **files})
+
+
+def test_requirements_that_stay_inside_are_left_to_pip(tmp_path):
+    text = (
+        "# coding: utf-8\n"
+        "--index-url https://${TOKEN}@example.org/simple\n"
+        "--extra-index-url=http://10.0.0.1:3141/root/pypi/+simple/\n"
+        "--trusted-host example.org:8080\n--pre\n--no-binary :all:\n--require-hashes\n"
+        "-r reqs/dev.txt # the rest\n-c limits.txt\n-f wheels\n-e .\n"
+        "./lib\nlib/a-1.0-py3-none-any.whl\n"
+        "a==1.0 \\\n    --hash=sha256:0a1b \\\n    --hash=sha256:0a1c\n"
+        "a[x,y] ~= 1.0, !=1.1 ; python_version < '3.9' and os_name == \"posix\"\n"
+        "b @ https://example.org/b-1.0.whl#sha256=00\n"
+        "-e git+https://example.org/c.git@v1#egg=c\n"
+        "d @ git+ssh://git@example.org/d.git\n"
+    )
+    files = {"reqs/dev.txt": "-r ../limits.txt\n", "limits.txt": "a<2\n"}
+    found = plan(tmp_path, {"requirements.txt": text, "main.py": "", **files})
+    assert found.steps[-1].title == "pip install -r requirements.txt"
