@@ -80,12 +80,7 @@ def setting(key: str, help: str) -> dict[str, tuple[Option, ...]]:  # noqa: A002
 
 @dataclass(frozen=True)
 class Declared:
-    """A field that is a setting.
-
-    Args:
-        path: its name; below a root (config.keys), fields from the root on with dots,
-            of which some may be keys of a mapping.
-    """
+    """A field that is a setting; below a root (config.keys), `path` begins there."""
 
     path: str
     option: Option
@@ -94,12 +89,18 @@ class Declared:
     @property
     def syntax(self) -> Syntax:
         """How its values are written."""
-        return self.option.syntax or _syntax_of(self.type)
+        bare, annotations = _parts(self.type)
+        own = [one for one in annotations if isinstance(one, Syntax)]
+        if self.option.syntax or own:
+            return self.option.syntax or own[-1]
+        if get_origin(bare) is tuple:
+            return PATHS if get_args(bare)[0] is Path else WORDS
+        return PAIRS if self.is_mapping else SYNTAXES.get(bare, TEXT)
 
     @property
     def is_mapping(self) -> bool:
         """Whether values of several origins are merged."""
-        return get_origin(_bare(self.type)) is Mapping
+        return get_origin(_parts(self.type)[0]) is Mapping
 
     def read(self, value: Any, base: Path) -> Any:
         """Return `value` as the field has it. Raises: WrongValueError."""
@@ -133,34 +134,15 @@ def declared_in(model: type) -> tuple[Declared, ...]:
 # --- types ---------------------------------------------------------------------------
 
 
-def _metadata(hint: Any) -> list[Any]:
-    """Return all that annotates a type, the outermost last."""
+def _parts(hint: Any) -> tuple[Any, list[Any]]:
+    """Return a type without annotations and None; all that annotates it, outermost last."""
     if get_origin(hint) is Annotated:
-        return [*_metadata(hint.__origin__), *hint.__metadata__]
+        bare, inner = _parts(hint.__origin__)
+        return bare, [*inner, *hint.__metadata__]
     if get_origin(hint) in {Union, types.UnionType}:
-        return [one for arm in get_args(hint) for one in _metadata(arm)]
-    return []
-
-
-def _bare(hint: Any) -> Any:
-    """Return a type without annotations and without None."""
-    if get_origin(hint) is Annotated:
-        return _bare(hint.__origin__)
-    if get_origin(hint) in {Union, types.UnionType}:
-        return next(_bare(arm) for arm in get_args(hint) if arm is not types.NoneType)
-    return hint
-
-
-def _syntax_of(hint: Any) -> Syntax:
-    own = [one for one in _metadata(hint) if isinstance(one, Syntax)]
-    if own:
-        return own[-1]
-    bare = _bare(hint)
-    if get_origin(bare) is tuple:
-        return PATHS if get_args(bare)[0] is Path else WORDS
-    if get_origin(bare) is Mapping:
-        return PAIRS
-    return SYNTAXES.get(bare, TEXT)
+        arms = [_parts(arm) for arm in get_args(hint) if arm is not types.NoneType]
+        return arms[0][0], [one for _, annotations in arms for one in annotations]
+    return hint, []
 
 
 _NOUNS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -168,10 +150,10 @@ _NOUNS = {int: "a whole number", float: "a number", str: "text", bool: "true or 
 
 def _expected(hint: Any, syntax: Syntax) -> str:
     """Say what a type takes; its bounds as they are written."""
-    bare = _bare(hint)
+    bare, annotations = _parts(hint)
     if get_origin(bare) is Literal:
         return "one of " + ", ".join(get_args(bare))
-    metas = [one for one in _metadata(hint) if isinstance(one, Meta)]
+    metas = [one for one in annotations if isinstance(one, Meta)]
     noun = next((one.title for one in metas if one.title), _NOUNS.get(bare, "a list"))
     for meta in reversed(metas):
         if meta.gt is not None:

@@ -150,21 +150,17 @@ def _read_word(value: Any, base: Path) -> str:
     return _read_text(value, base).strip()
 
 
-def _read_port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > 65_535:
-        raise WrongValueError("host:port or a port; 0 = a free one")
-    return int(text)
-
-
 def _read_address(value: Any, base: Path) -> tuple[str, int] | None:
     text = _read_word(value, base)
     if not text:
         return None
     host, colon, port = text.rpartition(":")
     inner = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not colon or set(inner) & set("[]/ ") or (":" in inner and inner == host):
+    is_port = port.isascii() and port.isdigit() and int(port) <= 65_535
+    is_host = not set(inner) & set("[]/ ") and (":" not in inner or inner != host)
+    if not (colon and is_host and is_port):
         raise WrongValueError("host:port, or nothing; port 0 = a free one")
-    return inner, _read_port(port)
+    return inner, int(port)
 
 
 def show_address(value: tuple[str, int]) -> str:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _log = get_logger("node")
 PREFIX = "chaindock.chaincodes."
 _SECTION = ("chaindock", "chaincodes")
-_HIDDEN = "[secret]"
+HIDDEN = "[secret]"
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ class ChaincodeSections:
         self._stamp: object = None
         self._sections: dict[str, _Section] = {}
         self._file_problem: ConfigInvalid | None = None
+        self._problems: list[ConfigInvalid] = []
         self._launched: dict[Ccid, Own] = {}
         self._timeouts: dict[str, float | None] = {}
 
@@ -143,7 +144,7 @@ class ChaincodeSections:
     def problems(self) -> list[ConfigInvalid]:
         """Return what is wrong with the file's sections. Never raises."""
         self._read()
-        return self._problems()
+        return self._problems
 
     def require_readable(self) -> None:
         """Raise ConfigInvalid when the sections cannot be told from each other."""
@@ -162,20 +163,13 @@ class ChaincodeSections:
                 value = look_up(given.apply(Own()), key.path)
                 shown = {f"{prefix}.{key.name}": key.show(value)}
                 if key.is_mapping:
-                    shown = {f"{prefix}.{key.name}.{one}": _HIDDEN for one in value}
+                    shown = {f"{prefix}.{key.name}.{one}": HIDDEN for one in value}
                 for name, text in shown.items():
                     last[name] = Setting(name, text, given.origin, key.help)
             yield from last.values()
             if problem := section.problem:
                 where = str(problem.facts.get("origin", ""))
                 yield Setting(prefix, "not used", where, problem.message)
-
-    @property
-    def has_variables(self) -> bool:
-        """Whether some chaincode is given variables."""
-        self._read()
-        owns = [one.own for one in self._sections.values() if one.own]
-        return any(own.run.env for own in owns)
 
     def _sections_of(self, ccid: Ccid, names: Sequence[str]) -> dict[str, _Section]:
         found = {name: self._sections[name] for name in names if name in self._sections}
@@ -203,7 +197,6 @@ class ChaincodeSections:
 
     def _read(self) -> None:
         before, self._stamp = self._stamp, "not found"
-        known = {one.message for one in self._problems()}
         try:
             file = find_file(self._home, self._env) if self._home else None
             self._stamp = (file, _stamp(file))
@@ -213,14 +206,13 @@ class ChaincodeSections:
             self._file_problem = None
         except ConfigInvalid as error:
             self._file_problem = error
-        for problem in self._problems():
+        known = {one.message for one in self._problems}
+        self._problems = [one.problem for one in self._sections.values() if one.problem]
+        if self._file_problem:
+            self._problems = [self._file_problem]
+        for problem in self._problems:
             if before and problem.message not in known:  # the node logs the first
                 _log.warning("settings ignored", problem=problem.message)
-
-    def _problems(self) -> list[ConfigInvalid]:
-        if self._file_problem:
-            return [self._file_problem]
-        return [one.problem for one in self._sections.values() if one.problem]
 
     def _from(
         self, of_file: Mapping[str, list[Given] | ConfigInvalid]

@@ -51,8 +51,7 @@ class Key:
     def variables(self) -> list[str]:
         """The environment variables that set it; the last one takes precedence."""
         made = "CORE_" + self.name.upper().replace(".", "_").replace("-", "_")
-        other = self.targets[0].option.variable
-        return [other, made] if other else [made]
+        return [one for one in (self.targets[0].option.variable, made) if one]
 
     @property
     def is_mapping(self) -> bool:
@@ -62,15 +61,6 @@ class Key:
     def show(self, value: Any) -> str:
         """Return a value as text that can be given again."""
         return self.targets[0].show(value)
-
-    def apply(self, root: T, value: Any, base: Path) -> T:
-        """Return `root` with `value` in its places. Raises: WrongValueError."""
-        for target in self.targets:
-            found = target.read(value, base)
-            if self.is_mapping:
-                found = {**look_up(root, target.path), **found}
-            root = replaced(root, target.path, found)
-        return root
 
 
 def keys_of(root: Any) -> tuple[Key, ...]:
@@ -121,12 +111,9 @@ def replaced(root: T, path: str, value: Any) -> T:
 
 @dataclass(frozen=True)
 class Given:
-    """A value that was given for a key.
+    """A value that was given for a key: text, or lists and mappings of text.
 
-    Args:
-        value: text, or lists and mappings of text.
-        origin: `FILE:LINE`, `env VARIABLE` or `flag`.
-        base: directory that relative paths start at.
+    `origin` is `FILE:LINE`, `env VARIABLE` or `flag`; relative paths start at `base`.
     """
 
     key: Key
@@ -141,7 +128,11 @@ class Given:
         """
         key = self.key
         try:
-            return key.apply(root, self.value, self.base)
+            for target in key.targets:
+                found = target.read(self.value, self.base)
+                if key.is_mapping:
+                    found = {**look_up(root, target.path), **found}
+                root = replaced(root, target.path, found)
         except WrongValueError as wrong:
             shown = f" is {redact(key.name, str(self.value))!r:.200}"
             raise ConfigInvalid(
@@ -151,16 +142,12 @@ class Given:
                 key=prefix + key.name,
                 origin=self.origin,
             ) from wrong
+        return root
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The value that is in force.
-
-    Args:
-        value: as text.
-        origin: `default`, `FILE:LINE`, `env VARIABLE` or `flag`.
-    """
+    """The value that is in force, and its origin: as for Given, or `default`."""
 
     key: str
     value: str

@@ -10,7 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chaindock.config.chaincodes import PREFIX, ChaincodeSections, is_section_key
+from chaindock.config.chaincodes import (
+    HIDDEN,
+    PREFIX,
+    ChaincodeSections,
+    is_section_key,
+)
 from chaindock.config.environment import (
     compose,
     entries,
@@ -79,7 +84,9 @@ def load(
             origins |= {one.path: given.origin for one in given.key.targets}
     _check_ca(config, origins)
     _check_operations(config, origins)
-    if file and chaincodes.has_variables and file.stat().st_mode & 0o077:
+    sections = tuple(chaincodes.settings())
+    has_variables = any(one.value == HIDDEN for one in sections)
+    if file and has_variables and file.stat().st_mode & 0o077:
         warning = (
             f"{str(file)!r} holds variables of chaincode, and other users may read it: "
             "chmod 600"
@@ -91,7 +98,7 @@ def load(
     return replace(
         config,
         chaincodes=chaincodes,
-        settings=(*_settings(config, origins), *chaincodes.settings()),
+        settings=(*_settings(config, origins), *sections),
         ignored=tuple(one for one in all_given if isinstance(one, Ignored)),
     )
 

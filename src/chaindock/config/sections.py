@@ -51,16 +51,12 @@ _BUILD_VARIABLE = re.compile(
 
 @dataclass(frozen=True)
 class NodeOptions:
-    """The node as the only member of its network.
-
-    Args:
-        engine: look for a container engine.
-    """
+    """The node as the only member of its network."""
 
     backend: str = option(
         "auto", "chaindock.backend", "What runs chaincode: auto, docker or process."
     )
-    # Fabric's way to say that there is no engine: the key is there and empty.
+    # Whether to look for an engine. Fabric's way to say no: the key is there and empty.
     engine: bool = option(True, "vm.endpoint", syntax=_IS_SET)
     channel: str = option(
         "mychannel", "chaindock.channel", "Name of the channel.", syntax=_CHANNEL

@@ -48,12 +48,7 @@ class DefinitionCommitter(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Deployed(Approval):
-    """What `deploy` or `start` came to: what is approved now, and more.
-
-    Args:
-        changed: a definition was committed; False = the same was there already.
-        attempt: phases and notes of the launch.
-    """
+    """What `deploy` or `start` came to; `changed` = a definition was committed."""
 
     placement: Placement
     changed: bool

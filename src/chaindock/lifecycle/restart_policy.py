@@ -21,10 +21,8 @@ from chaindock.values import Seconds, SecondsOrNone, Whole
 class CustodianOptions:
     """How chaincodes are launched, stopped and started again.
 
-    Args:
-        stop_limit_s: a stop that takes this many seconds longer than draining and the
-            grace period is given up.
-        stable_s: a run of this many seconds resets the count of failures.
+    A stop that takes `stop_limit_s` longer than draining and the grace period is given
+    up. A run of `stable_s` resets the count of failures.
     """
 
     parallel: Whole = option(
@@ -64,11 +62,7 @@ class CustodianOptions:
 
 
 class RestartPolicy:
-    """Counts the failures of one chaincode.
-
-    Attributes:
-        failures: in a row, without retryable ones.
-    """
+    """Counts the failures of one chaincode in a row, without retryable ones."""
 
     def __init__(self, options: CustodianOptions) -> None:
         self._options = options

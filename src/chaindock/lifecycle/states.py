@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from chaindock.errors import (
     ChaincodeRetired,
-    ChaindockError,
-    LaunchFailed,
     NodeStopping,
     PlacementConflict,
 )
@@ -112,21 +110,6 @@ def retired(ccid: Ccid) -> ChaincodeRetired:
         "another version replaced it",
         hint="send the call again",
         ccid=ccid,
-    )
-
-
-def gave_up(
-    ccid: Ccid, state: LaunchState, error: ChaindockError, failures: int, name: str
-) -> LaunchFailed:
-    """Say why a chaincode is not started any more: its last failure, and how many."""
-    why = f"after {failures} failures in a row"
-    if state is LaunchState.FAILED:
-        why = "because its build cannot succeed as it is"
-    kind = type(error) if isinstance(error, LaunchFailed) else LaunchFailed
-    return kind(
-        f"gave up starting chaincode {ccid} {why}: {error.message}",
-        hint=hint(state, name),
-        **{**error.facts, "state": str(state), "failures": failures},
     )
 
 

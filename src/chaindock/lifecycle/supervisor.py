@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from chaindock.aio import Latch, Tasks, first
 from chaindock.chaincode.failures import death, log_facts
-from chaindock.errors import ChaindockError, EngineTimeout, StartFailed
+from chaindock.errors import ChaindockError, EngineTimeout, LaunchFailed, StartFailed
 from chaindock.lifecycle import states
 from chaindock.lifecycle.restart_policy import RestartPolicy
 from chaindock.lifecycle.states import GAVE_UP, MOVES, LaunchState, Target
@@ -154,10 +154,21 @@ class Supervisor:
             )
         if self.state in GAVE_UP and self.error is not None:
             if not self.policy.admit_call():
-                facts = self.ccid, self.state, self.error, self.policy.failures
-                raise states.gave_up(*facts, self._name_of(self.ccid))
+                raise self._given_up(self.error)
             self._wake.set()
         await self._outcome.wait()
+
+    def _given_up(self, error: ChaindockError) -> LaunchFailed:
+        failures = self.policy.failures
+        why = f"after {failures} failures in a row"
+        if self.state is LaunchState.FAILED:
+            why = "because its build cannot succeed as it is"
+        kind = type(error) if isinstance(error, LaunchFailed) else LaunchFailed
+        return kind(
+            f"gave up starting chaincode {self.ccid} {why}: {error.message}",
+            hint=states.hint(self.state, self._name_of(self.ccid)),
+            **{**error.facts, "state": str(self.state), "failures": failures},
+        )
 
     def doing(self) -> str:
         """Say what is being done about a chaincode that is not up, in one phrase."""

@@ -45,21 +45,6 @@ CREATE TABLE placement (
     why TEXT NOT NULL
 ) STRICT;
 """
-_FROM_VERSION_0: Final = """
-CREATE TABLE IF NOT EXISTS kept (ccid TEXT PRIMARY KEY, backend TEXT NOT NULL) STRICT;
-ALTER TABLE approval RENAME TO approval_0;
-"""
-_COPY_VERSION_0: Final = """
-INSERT INTO approval
-    SELECT name, sequence, version, ccid, init_required FROM approval_0;
-INSERT INTO target SELECT name, sequence, wish, since FROM desired;
-INSERT OR REPLACE INTO placement
-    SELECT a.ccid, a.backend, coalesce(k.backend, ''), 'recorded by an older version'
-    FROM approval_0 a LEFT JOIN kept k ON k.ccid = a.ccid;
-DROP TABLE approval_0;
-DROP TABLE desired;
-DROP TABLE kept;
-"""
 _PLACE: Final = "INSERT OR REPLACE INTO placement VALUES (?,?,?,?)"
 _APPROVE: Final = "INSERT OR REPLACE INTO approval VALUES (?,?,?,?,?)"
 _RETRYABLE: Final = frozenset(
@@ -69,12 +54,9 @@ _RETRYABLE: Final = frozenset(
 
 @dataclass(frozen=True)
 class Deployment:
-    """One deployed chaincode.
+    """What the current sequence of a chaincode runs, and whether it is to run.
 
-    Args:
-        approval: what its current sequence runs.
-        target: running or stopped.
-        since: when `approval` or `target` last changed, seconds since 1970.
+    `since` is when either last changed, in seconds since 1970.
     """
 
     approval: Approval
@@ -112,7 +94,7 @@ class TargetState:
             # On macOS a plain fsync leaves data in the drive's cache.
             self._db.execute("PRAGMA fullfsync=ON")
             self._db.execute("PRAGMA checkpoint_fullfsync=ON")
-            self._migrate()
+            self._set_up()
             self._load()
         except sqlite3.Error as error:
             self._db.close()
@@ -335,23 +317,20 @@ class TargetState:
         except sqlite3.Error as error:
             raise self._broken(error) from error
 
-    def _migrate(self) -> None:
+    def _set_up(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version == _VERSION:
             return
-        if version > _VERSION:
+        if version or self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
+            whose = "a newer" if version else "an unreleased"
             raise StorageError(
-                f"{str(self._path)!r} has schema version {version}, expected at most "
-                f"{_VERSION}: a newer Chaindock wrote it",
+                f"{str(self._path)!r} has schema version {version}, expected {_VERSION}: "
+                f"{whose} Chaindock wrote it",
                 hint="use that version of Chaindock, or another home",
                 path=str(self._path),
             )
-        old = self._db.execute("SELECT 1 FROM sqlite_master WHERE name='desired'")
-        script = _SCHEMA
-        if old.fetchone():
-            script = _FROM_VERSION_0 + _SCHEMA + _COPY_VERSION_0
         self._db.executescript(
-            f"BEGIN; {script} PRAGMA user_version={_VERSION}; COMMIT;"
+            f"BEGIN; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;"
         )
 
     def _load(self) -> None:

@@ -62,31 +62,12 @@ def test_where_a_package_runs_is_known_after_a_restart(targets, path):
     assert targets.placement(V1) == reopened(path).placement(V1) == Placement()
 
 
-OLD = """
-CREATE TABLE approval (name TEXT NOT NULL, sequence INTEGER NOT NULL,
-    version TEXT NOT NULL, ccid TEXT NOT NULL, backend TEXT NOT NULL,
-    init_required INTEGER NOT NULL, PRIMARY KEY (name, sequence)) STRICT;
-CREATE TABLE desired (name TEXT PRIMARY KEY, sequence INTEGER NOT NULL,
-    wish TEXT NOT NULL, since REAL NOT NULL) STRICT;
-CREATE TABLE kept (ccid TEXT PRIMARY KEY, backend TEXT NOT NULL) STRICT;
-"""
-
-
-def test_a_file_of_an_older_version_is_migrated(path):
+def test_a_file_of_before_the_first_release_is_refused(path):
     with sqlite3.connect(path) as db:
-        db.executescript(OLD)
-        for name, ccid, backend in (("a", V1, "auto"), ("b", V2, "process")):
-            row = (name, 1, "1.0", ccid, backend, 0)
-            db.execute("INSERT INTO approval VALUES (?,?,?,?,?,?)", row)
-            db.execute("INSERT INTO desired VALUES (?, 1, 'stopped', 7.0)", (name,))
-        db.execute("INSERT INTO kept VALUES (?, 'docker')", (V1,))
+        db.execute("CREATE TABLE desired (name TEXT PRIMARY KEY) STRICT")
     db.close()
-    for _ in range(2):
-        with TargetState(path) as targets:
-            assert [(d.name, d.ccid) for d in targets.all()] == [("a", V1), ("b", V2)]
-            assert targets.is_stopped("a")
-            assert targets.placement(V1).given == "docker"
-            assert targets.placement(V2).asked == "process"
+    with pytest.raises(StorageError, match="schema version 0, expected 1"):
+        TargetState(path)
 
 
 def test_a_file_of_a_newer_version_is_refused(path):
