@@ -24,7 +24,6 @@ from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import ClientTls, PeerConnection
 from chaindock.container.environment import peer_variables, tls_files
 from chaindock.endorser.caller import Caller, DefinitionWriter
-from chaindock.endorser.checks import TransactionChecks
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer, OrdererOptions
@@ -140,8 +139,9 @@ async def calling_side(
             executor=support,
             system={"_lifecycle": LifecycleContract(approvals, "Org1MSP")},
         )
-        checks = TransactionChecks(CHANNEL, organization.msp)
-        orderer = await stack.enter_async_context(Orderer(ledger, checks, options))
+        orderer = await stack.enter_async_context(
+            Orderer(ledger, organization.msp, options)
+        )
         caller = Caller(CHANNEL, endorser, orderer)
         await DefinitionWriter(caller, ledger, organization.admin).commit(
             lifecycle_pb2.CommitChaincodeDefinitionArgs(

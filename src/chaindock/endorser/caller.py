@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from chaindock.ids import ChannelId
     from chaindock.ledger.ledger import Ledger
 
-NONCE_BYTES: Final = 24
+_NONCE_BYTES: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +161,20 @@ def _answer(
     )
 
 
+def new_header(
+    kind: int, channel: str, creator: bytes
+) -> tuple[bytes, common_pb2.ChannelHeader]:
+    """Return a nonce, and the channel header of a transaction that begins now."""
+    nonce = os.urandom(_NONCE_BYTES)
+    seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
+    return nonce, common_pb2.ChannelHeader(
+        type=kind,
+        timestamp=Timestamp(seconds=seconds, nanos=nanos),
+        channel_id=channel,
+        tx_id=transaction_id(nonce, creator),
+    )
+
+
 def new_proposal(
     channel: str,
     name: str,
@@ -170,28 +184,16 @@ def new_proposal(
     transient: Mapping[str, bytes] | None = None,
     is_init: bool = False,
 ) -> proposal_pb2.SignedProposal:
-    """Return a new proposal, signed as a client does.
+    """Return a new proposal, signed as a client does; as for `Caller.invoke`.
 
-    Args:
-        channel: "" for a call to the node itself.
-        name: of the chaincode.
-        args: function name and arguments.
-        signer: the client.
-        transient: seen by the chaincode, never on the ledger.
-        is_init: call Init.
+    `channel` is "" for a call to the node itself.
     """
-    nonce = os.urandom(NONCE_BYTES)
-    seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
     chaincode = chaincode_pb2.ChaincodeID(name=name)
-    header = common_pb2.ChannelHeader(
-        type=common_pb2.ENDORSER_TRANSACTION,
-        timestamp=Timestamp(seconds=seconds, nanos=nanos),
-        channel_id=channel,
-        tx_id=transaction_id(nonce, signer.creator),
-        extension=proposal_pb2.ChaincodeHeaderExtension(
-            chaincode_id=chaincode
-        ).SerializeToString(),
-    )
+    kind = common_pb2.ENDORSER_TRANSACTION
+    nonce, header = new_header(kind, channel, signer.creator)
+    header.extension = proposal_pb2.ChaincodeHeaderExtension(
+        chaincode_id=chaincode
+    ).SerializeToString()
     spec = chaincode_pb2.ChaincodeInvocationSpec(
         chaincode_spec=chaincode_pb2.ChaincodeSpec(
             chaincode_id=chaincode,

@@ -1,7 +1,7 @@
 """What is checked of the proposals and transactions of clients, with Fabric's texts.
 
 Header bytes stay exactly as the client sent them, and nothing unchecked is executed. A
-transaction that is NOT_VALIDATED after `TransactionChecks.check` was signed by its
+transaction that is NOT_VALIDATED after `check_transaction` was signed by its
 creator, carries the proposal that was endorsed, and has an endorsement of a peer.
 Source: docs/fabric/ledger.md#proposal, docs/fabric/ledger.md#order-of-checks
 """
@@ -45,7 +45,9 @@ class Proposal:
     """A signed proposal, taken apart.
 
     Args:
-        channel_header: parsed.
+        header: the channel header.
+        channel: "" for calls to the node itself.
+        tx_id: as the client claims it.
         channel_header_bytes, signature_header_bytes: as they came.
         payload: ChaincodeProposalPayload without the transient map; this is what is
             hashed and what the transaction carries.
@@ -54,7 +56,9 @@ class Proposal:
     """
 
     signed: proposal_pb2.SignedProposal
-    channel_header: common_pb2.ChannelHeader
+    header: common_pb2.ChannelHeader
+    channel: ChannelId
+    tx_id: TxId
     channel_header_bytes: bytes
     signature_header_bytes: bytes
     creator: bytes
@@ -63,16 +67,6 @@ class Proposal:
     input: chaincode_pb2.ChaincodeInput
     payload: bytes
     refusals: list[str] = field(default_factory=list)
-
-    @property
-    def tx_id(self) -> TxId:
-        """The transaction id that the client claims."""
-        return TxId(self.channel_header.tx_id)
-
-    @property
-    def channel(self) -> ChannelId:
-        """The channel; "" for calls to the node itself."""
-        return ChannelId(self.channel_header.channel_id)
 
     @property
     def hash(self) -> bytes:
@@ -118,7 +112,9 @@ def parse_proposal(signed: proposal_pb2.SignedProposal) -> Proposal:
     )
     return Proposal(
         signed=signed,
-        channel_header=channel_header,
+        header=channel_header,
+        channel=ChannelId(channel_header.channel_id),
+        tx_id=TxId(channel_header.tx_id),
         channel_header_bytes=header.channel_header,
         signature_header_bytes=header.signature_header,
         creator=signature_header.creator,
@@ -153,13 +149,9 @@ def _parse(kind: Any, data: bytes, what: str) -> Any:
 
 
 def check_proposal(proposal: Proposal, msp: Msp) -> Identity:
-    """Check headers, transaction id and signature, after `check_expiry`.
+    """Check headers, transaction id and signature; return the signer.
 
-    Returns:
-        the signer.
-
-    Raises:
-        ProposalInvalid, Denied.
+    Raises: ProposalInvalid, Denied.
     """
     _check_headers(proposal)
     signed = proposal.signed
@@ -184,7 +176,7 @@ def check_proposal(proposal: Proposal, msp: Msp) -> Identity:
 
 
 def _check_headers(proposal: Proposal) -> None:
-    header = proposal.channel_header
+    header = proposal.header
     if header.type not in _TYPES:
         known = header.type in common_pb2.HeaderType.values()
         name = common_pb2.HeaderType.Name(header.type) if known else str(header.type)
@@ -227,83 +219,83 @@ def require_writer(identity: Identity) -> None:
         )
 
 
-class TransactionChecks:
-    """Checks of one channel's envelopes that need no state."""
+def check_transaction(
+    envelope: bytes, channel: ChannelId, msp: Msp
+) -> tuple[ParsedTransaction, Identity | None]:
+    """Take a serialised Envelope apart and check what needs no state.
 
-    def __init__(self, channel: ChannelId, msp: Msp) -> None:
-        self._channel = channel
-        self._msp = msp
+    Never raises for any bytes.
 
-    def check(self, envelope: bytes) -> tuple[ParsedTransaction, Identity | None]:
-        """Take a serialised Envelope apart and check it; never raises for any bytes.
+    Returns:
+        the transaction with its code, and its creator, None if that is not known.
+    """
+    tx, creator = ParsedTransaction(envelope), None
+    try:
+        outer, payload, header = read_headers(tx, channel)
+        signed, creator = _check_creator(tx, outer, payload, msp)
+        _check_action(tx, payload, header, signed, msp)
+    except Broken as broken:
+        tx.code = broken.code
+    return tx, creator
 
-        Returns:
-            the transaction with its code, and its creator, None if that is not known.
-        """
-        tx, creator = ParsedTransaction(envelope), None
+
+def _check_creator(
+    tx: ParsedTransaction, envelope: Any, payload: Any, msp: Msp
+) -> tuple[Any, Identity]:
+    """Check the signature; return the parsed SignatureHeader and the signer."""
+    if tx.is_config:
+        raise Broken(codes.UNSUPPORTED_TX_PAYLOAD)
+    bad = codes.BAD_COMMON_HEADER
+    signed = parse(common_pb2.SignatureHeader, payload.header.signature_header, bad)
+    if not signed.nonce or not signed.creator:
+        raise Broken(bad)
+    try:
+        identity = msp.identify(signed.creator)
+        identity.verify(envelope.payload, envelope.signature)
+    except Denied:
+        raise Broken(codes.BAD_CREATOR_SIGNATURE) from None
+    if tx.tx_id != transaction_id(signed.nonce, signed.creator):
+        raise Broken(codes.BAD_PROPOSAL_TXID)
+    return signed, identity
+
+
+def _check_action(
+    tx: ParsedTransaction, payload: Any, header: Any, signed: Any, msp: Msp
+) -> None:
+    invalid = codes.INVALID_ENDORSER_TRANSACTION
+    outer, action = read_action(tx, payload)
+    if outer.header != payload.header.signature_header and signed != parse(
+        common_pb2.SignatureHeader, outer.header, invalid
+    ):
+        raise Broken(invalid)
+    response = read_response(action)
+    if response.proposal_hash != proposal_hash(
+        payload.header.channel_header,
+        payload.header.signature_header,
+        action.chaincode_proposal_payload,
+    ):
+        raise Broken(invalid)
+    result = read_result(tx, response)
+    _check_names(tx, header, result)
+    read_spaces(tx, result)
+    _check_endorsements(action.action, msp)
+
+
+def _check_endorsements(endorsed: Any, msp: Msp) -> None:
+    """Require an endorsement by a peer of the only organisation.
+
+    That satisfies the channel's default: MAJORITY of one organisation's OR(peer).
+    """
+    for endorsement in endorsed.endorsements:
+        message = endorsed.proposal_response_payload + endorsement.endorser
         try:
-            outer, payload, header = read_headers(tx, self._channel)
-            signed, creator = self._check_creator(tx, outer, payload)
-            self._check_action(tx, payload, header, signed)
-        except Broken as broken:
-            tx.code = broken.code
-        return tx, creator
-
-    def _check_creator(
-        self, tx: ParsedTransaction, envelope: Any, payload: Any
-    ) -> tuple[Any, Identity]:
-        """Check the signature; return the parsed SignatureHeader and the signer."""
-        if tx.is_config:
-            raise Broken(codes.UNSUPPORTED_TX_PAYLOAD)
-        bad = codes.BAD_COMMON_HEADER
-        signed = parse(common_pb2.SignatureHeader, payload.header.signature_header, bad)
-        if not signed.nonce or not signed.creator:
-            raise Broken(bad)
-        try:
-            identity = self._msp.identify(signed.creator)
-            identity.verify(envelope.payload, envelope.signature)
+            identity = msp.identify(endorsement.endorser)
+            if identity.role is Role.PEER:
+                identity.verify(message, endorsement.signature)
+                return
         except Denied:
-            raise Broken(codes.BAD_CREATOR_SIGNATURE) from None
-        if tx.tx_id != transaction_id(signed.nonce, signed.creator):
-            raise Broken(codes.BAD_PROPOSAL_TXID)
-        return signed, identity
-
-    def _check_action(
-        self, tx: ParsedTransaction, payload: Any, header: Any, signed: Any
-    ) -> None:
-        invalid = codes.INVALID_ENDORSER_TRANSACTION
-        outer, action = read_action(tx, payload)
-        if outer.header != payload.header.signature_header and signed != parse(
-            common_pb2.SignatureHeader, outer.header, invalid
-        ):
-            raise Broken(invalid)
-        response = read_response(action)
-        if response.proposal_hash != proposal_hash(
-            payload.header.channel_header,
-            payload.header.signature_header,
-            action.chaincode_proposal_payload,
-        ):
-            raise Broken(invalid)
-        result = read_result(tx, response)
-        _check_names(tx, header, result)
-        read_spaces(tx, result)
-        self._check_endorsements(action.action)
-
-    def _check_endorsements(self, endorsed: Any) -> None:
-        """Require an endorsement by a peer of the only organisation.
-
-        That satisfies the channel's default: MAJORITY of one organisation's OR(peer).
-        """
-        for endorsement in endorsed.endorsements:
-            message = endorsed.proposal_response_payload + endorsement.endorser
-            try:
-                identity: Identity = self._msp.identify(endorsement.endorser)
-                if identity.role is Role.PEER:
-                    identity.verify(message, endorsement.signature)
-                    return
-            except Denied:
-                continue
-        raise Broken(codes.ENDORSEMENT_POLICY_FAILURE)
+            continue
+    raise Broken(codes.ENDORSEMENT_POLICY_FAILURE)
 
 
 def _check_names(tx: ParsedTransaction, header: Any, result: Any) -> None:

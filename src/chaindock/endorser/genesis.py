@@ -7,8 +7,6 @@ Source: docs/fabric/ledger.md#identities
 
 from __future__ import annotations
 
-import os
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 from fabric_protos.common import (
@@ -19,10 +17,8 @@ from fabric_protos.common import (
 )
 from fabric_protos.msp import msp_principal_pb2
 from fabric_protos.orderer import configuration_pb2 as orderer_pb2
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from chaindock.endorser.caller import NONCE_BYTES
-from chaindock.endorser.checks import transaction_id
+from chaindock.endorser.caller import new_header
 from chaindock.identity.msp import Role
 
 if TYPE_CHECKING:
@@ -38,22 +34,9 @@ _MERKLE_WIDTH = 0xFFFFFFFF
 
 
 def genesis_envelope(channel: ChannelId, msp: Msp, options: OrdererOptions) -> bytes:
-    """Return the envelope of block 0, serialised.
-
-    Args:
-        channel: its id.
-        msp: the only organisation.
-        options: how the orderer cuts batches.
-    """
-    nonce = os.urandom(NONCE_BYTES)
-    seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
-    header = common_pb2.ChannelHeader(
-        type=common_pb2.CONFIG,
-        version=1,
-        timestamp=Timestamp(seconds=seconds, nanos=nanos),
-        channel_id=channel,
-        tx_id=transaction_id(nonce, b""),
-    )
+    """Return the envelope of block 0, serialised; `msp` is the only organisation."""
+    nonce, header = new_header(common_pb2.CONFIG, channel, b"")
+    header.version = 1
     config = configtx_pb2.ConfigEnvelope(
         config=configtx_pb2.Config(channel_group=_channel_group(msp, options))
     )

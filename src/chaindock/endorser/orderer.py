@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.aio import Tasks
-from chaindock.endorser.checks import WRITERS
+from chaindock.endorser.checks import WRITERS, check_transaction
 from chaindock.errors import (
     ChaindockError,
     Denied,
@@ -38,8 +38,7 @@ from chaindock.values import MIB, Bytes, Count, SecondsOrNone
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from chaindock.endorser.checks import TransactionChecks
-    from chaindock.identity.msp import Identity
+    from chaindock.identity.msp import Identity, Msp
     from chaindock.ledger.ledger import Ledger
     from chaindock.ledger.simulator import Simulator
     from chaindock.ledger.transaction import ParsedTransaction
@@ -109,11 +108,11 @@ class Orderer:
     def __init__(
         self,
         ledger: Ledger,
-        checks: TransactionChecks,
+        msp: Msp,
         options: OrdererOptions | None = None,
     ) -> None:
         self._ledger = ledger
-        self._checks = checks
+        self._msp = msp
         self._options = options or OrdererOptions()
         self._queue: deque[_Waiting] = deque()
         self._bytes = 0
@@ -129,9 +128,6 @@ class Orderer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
         """Accept nothing more, commit what was accepted, then return."""
         self._closing = True
         self._arrived.set()
@@ -155,7 +151,7 @@ class Orderer:
             is shutting down. LedgerError: the block was not written.
         Cancelled: once accepted it is committed all the same.
         """
-        tx, creator = self._checks.check(envelope)
+        tx, creator = check_transaction(envelope, self._ledger.channel, self._msp)
         self._admit(tx)
         if creator is not None:
             _check_writer(creator)

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 ADMIN = "Admin"
 _MSPID = re.compile(r"[A-Za-z0-9.-]{1,64}")
 _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9.-]{0,48}[a-z0-9])?")
-_NODE_OUS = ("Client", "Peer", "Admin", "Orderer")
 _UNFINISHED = ".unfinished-"
 _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 
@@ -62,8 +61,9 @@ class Organization:
         self._ca = CertificateAuthority(certificate, _read_key(ca_path / "priv_sk"))
         self.ca_pem = certificate_pem(certificate)
         self.msp = Msp(mspid, certificate)
-        self.peer = _read_signer(_peer(path, domain), mspid)
-        self.orderer = _read_signer(_orderer(path, domain), mspid)
+        self.peer = _read_signer(path / "peers" / f"peer0.{domain}" / "msp", mspid)
+        orderer = path / "orderers" / f"orderer.{domain}" / "msp"
+        self.orderer = _read_signer(orderer, mspid)
         self.admin = _read_signer(self.user_msp(ADMIN), mspid)
         self._lock = threading.Lock()
 
@@ -144,11 +144,8 @@ class Organization:
         signer = _read_signer(msp, self.mspid)
         certificate = self.msp.identify(signer.creator).certificate
         # On file systems that fold case, `alice` and `Alice` are one directory.
-        subject = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        if subject[0].value != common_name:
-            raise InvalidInput(
-                f"user {name!r} differs only in case from {subject[0].value!r}"
-            )
+        if (other := _common_name(certificate)) != common_name:
+            raise InvalidInput(f"user {name!r} differs only in case from {other!r}")
         if not attributes or attributes_of(certificate) == wanted:
             return signer
         key = _read_key(msp / "keystore" / "priv_sk").public_key()
@@ -157,27 +154,19 @@ class Organization:
         return _read_signer(msp, self.mspid)
 
 
-def _peer(path: Path, domain: str) -> Path:
-    return path / "peers" / f"peer0.{domain}" / "msp"
-
-
-def _orderer(path: Path, domain: str) -> Path:
-    return path / "orderers" / f"orderer.{domain}" / "msp"
-
-
 def _create(path: Path, domain: str) -> None:
     ca = CertificateAuthority.create(domain)
     with _appear(path) as scratch:
         name = f"ca.{domain}-cert.pem"
         write_file(scratch / "ca" / name, certificate_pem(ca.certificate))
         write_file(scratch / "ca" / "priv_sk", key_pem(ca.key), mode=0o600)
-        _write_trust(scratch / "msp", ca.certificate, domain)
-        admin = scratch / "users" / f"{ADMIN}@{domain}" / "msp"
-        _write_identity(_peer(scratch, domain), ca, f"peer0.{domain}", Role.PEER)
-        _write_identity(
-            _orderer(scratch, domain), ca, f"orderer.{domain}", Role.ORDERER
-        )
-        _write_identity(admin, ca, f"{ADMIN}@{domain}", Role.ADMIN)
+        _write_trust(scratch / "msp", ca.certificate)
+        for folder, owner, role in (
+            ("peers", f"peer0.{domain}", Role.PEER),
+            ("orderers", f"orderer.{domain}", Role.ORDERER),
+            ("users", f"{ADMIN}@{domain}", Role.ADMIN),
+        ):
+            _write_identity(scratch / folder / owner / "msp", ca, owner, role)
 
 
 def _write_identity(
@@ -189,8 +178,7 @@ def _write_identity(
 ) -> None:
     key = new_key()
     certificate = ca.issue(key.public_key(), common_name, role, attributes)
-    domain = common_name.partition("@")[2] or common_name.partition(".")[2]
-    _write_trust(msp, ca.certificate, domain)
+    _write_trust(msp, ca.certificate)
     write_file(msp / "keystore" / "priv_sk", key_pem(key), mode=0o600)
     _write_certificate(msp, common_name, certificate)
 
@@ -220,18 +208,23 @@ def _appear(folder: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _write_trust(msp: Path, ca: x509.Certificate, domain: str) -> None:
+def _write_trust(msp: Path, ca: x509.Certificate) -> None:
     """Write the part of an MSP directory that names the CA and the roles."""
-    name = f"ca.{domain}-cert.pem"
+    name = f"{_common_name(ca)}-cert.pem"
     write_file(msp / "cacerts" / name, certificate_pem(ca))
     lines = ["NodeOUs:", "  Enable: true"]
-    for unit in _NODE_OUS:
+    for role in Role:
         lines += [
-            f"  {unit}OUIdentifier:",
+            f"  {role.title()}OUIdentifier:",
             f"    Certificate: cacerts/{name}",
-            f"    OrganizationalUnitIdentifier: {unit.lower()}",
+            f"    OrganizationalUnitIdentifier: {role}",
         ]
     write_file(msp / "config.yaml", ("\n".join(lines) + "\n").encode())
+
+
+def _common_name(certificate: x509.Certificate) -> str:
+    found = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(found[0].value)
 
 
 def _write_certificate(

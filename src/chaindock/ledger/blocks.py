@@ -46,23 +46,8 @@ def header_der(number: int, previous_hash: bytes, data_hash: bytes) -> bytes:
     """Return the ASN.1 form of a block header, which is what is hashed and signed."""
     # One spare bit: INTEGER is signed.
     integer = number.to_bytes(number.bit_length() // 8 + 1, "big")
-    return _der(
-        _SEQUENCE,
-        _der(_INTEGER, integer)
-        + _der(_OCTETS, previous_hash)
-        + _der(_OCTETS, data_hash),
-    )
-
-
-def header_hash(header: Any) -> bytes:
-    """Return the block hash of a `common.BlockHeader`."""
-    der = header_der(header.number, header.previous_hash, header.data_hash)
-    return sha256(der).digest()
-
-
-def data_hash(envelopes: Sequence[bytes]) -> bytes:
-    """Return the hash over all entries of a block."""
-    return sha256(b"".join(envelopes)).digest()
+    octets = _der(_OCTETS, previous_hash) + _der(_OCTETS, data_hash)
+    return _der(_SEQUENCE, _der(_INTEGER, integer) + octets)
 
 
 def build_block(
@@ -90,7 +75,7 @@ def build_block(
     header = block.header
     header.number = number
     header.previous_hash = previous_hash
-    header.data_hash = data_hash(envelopes)
+    header.data_hash = sha256(b"".join(envelopes)).digest()
     block.data.data.extend(envelopes)
 
     der = header_der(number, previous_hash, header.data_hash)
@@ -101,13 +86,11 @@ def build_block(
     slots[common_pb2.TRANSACTIONS_FILTER] = codes
     slots[common_pb2.COMMIT_HASH] = _metadata(commit) if commit else b""
     block.metadata.metadata.extend(slots)
-    data: bytes = block.SerializeToString()
-    return data, sha256(der).digest()
+    return bytes(block.SerializeToString()), sha256(der).digest()
 
 
 def _metadata(value: bytes) -> bytes:
-    data: bytes = common_pb2.Metadata(value=value).SerializeToString()
-    return data
+    return bytes(common_pb2.Metadata(value=value).SerializeToString())
 
 
 def _signatures(config: Any, der: bytes, signer: BlockSigner | None) -> bytes:
@@ -122,8 +105,7 @@ def _signatures(config: Any, der: bytes, signer: BlockSigner | None) -> bytes:
             signature_header=header,
             signature=signer.sign(metadata.value + header + der),
         )
-    data: bytes = metadata.SerializeToString()
-    return data
+    return bytes(metadata.SerializeToString())
 
 
 def commit_hash(
@@ -228,11 +210,16 @@ def _check_block(
     header, entries = block.header, block.data.data
     slots = block.metadata.metadata
     filter_ = slots[common_pb2.TRANSACTIONS_FILTER] if len(slots) == SLOTS else b""
+    data_hash = sha256(b"".join(entries)).digest()
+    der = header_der(header.number, header.previous_hash, header.data_hash)
     checks = (
         (header.number == number, f"has number {header.number}"),
         (header.previous_hash == previous, "does not follow its predecessor"),
-        (header.data_hash == data_hash(entries), "has data that does not fit its hash"),
-        (header_hash(header) == stored_hash, "does not have the hash it is indexed by"),
+        (header.data_hash == data_hash, "has data that does not fit its hash"),
+        (
+            sha256(der).digest() == stored_hash,
+            "does not have the hash it is indexed by",
+        ),
         (len(filter_) == len(entries), "has metadata that does not fit its data"),
     )
     for holds, problem in checks:

@@ -53,6 +53,13 @@ CREATE TABLE transactions (tx_id TEXT NOT NULL, block INTEGER NOT NULL,
 """
 _FORMER_SCHEMA = 1
 """Version 1 kept state and history in WITHOUT ROWID tables."""
+_PUT_ASIDE = """
+ALTER TABLE state RENAME TO former_state; ALTER TABLE history RENAME TO former_history;
+"""
+_TAKE_OVER = """
+INSERT INTO state SELECT * FROM former_state; DROP TABLE former_state;
+INSERT INTO history SELECT * FROM former_history; DROP TABLE former_history;
+"""
 
 _HINTS = {
     sqlite3.SQLITE_FULL: "free some space on the disk, then submit again; "
@@ -91,7 +98,8 @@ def connect_writer(path: Path, channel: ChannelId) -> tuple[sqlite3.Connection, 
             hint="check the permissions",
             path=path,
         ) from error
-    db = _connect(path, timeout_s=WRITER_TIMEOUT_S)
+    with translated(path):
+        db = sqlite3.connect(path, timeout=WRITER_TIMEOUT_S, isolation_level=None)
     with closed_on_error(db), translated(path):
         empty = _is_empty(db, path, channel)
         db.execute("PRAGMA journal_mode=WAL")
@@ -106,15 +114,11 @@ def connect_writer(path: Path, channel: ChannelId) -> tuple[sqlite3.Connection, 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
     """Open a connection that cannot write."""
-    db = _connect(path, timeout_s=1.0)
-    with translated(path), closed_on_error(db):
-        db.execute("PRAGMA query_only=ON")
-    return db
-
-
-def _connect(path: Path, *, timeout_s: float) -> sqlite3.Connection:
     with translated(path):
-        return sqlite3.connect(path, timeout=timeout_s, isolation_level=None)
+        db = sqlite3.connect(path, timeout=1.0, isolation_level=None)
+        with closed_on_error(db):
+            db.execute("PRAGMA query_only=ON")
+    return db
 
 
 def _is_empty(db: sqlite3.Connection, path: Path, channel: ChannelId) -> bool:
@@ -172,7 +176,9 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
         return
     _log.info("ledger is converted to another schema", path=str(path))
     try:
-        _copy_tables(db)
+        with immediate(db):
+            _run_all(db, _PUT_ASIDE + _VALUES + _TAKE_OVER)
+            db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     except sqlite3.Error as error:
         failed = translate(error, path)
         if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
@@ -181,21 +187,6 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
                 "size of the ledger for a moment; nothing was changed"
             )
         raise failed from error
-
-
-def _copy_tables(db: sqlite3.Connection) -> None:
-    with immediate(db):
-        for table in ("state", "history"):
-            db.execute(f"ALTER TABLE {table} RENAME TO former_{table}")
-        _run_all(db, _VALUES)
-        for copy in (
-            "INSERT INTO state SELECT * FROM former_state",
-            "INSERT INTO history SELECT * FROM former_history",
-            "DROP TABLE former_state",
-            "DROP TABLE former_history",
-        ):
-            db.execute(copy)
-        db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
 
 def read_meta(db: sqlite3.Connection, path: Path, name: str) -> str | int:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 MAX_DEGREE = 50
 """A range with more results than this is recorded as hashes."""
-_LEAVES = 1
 
 
 class ReadsSummary:
@@ -36,8 +35,7 @@ class ReadsSummary:
     def __init__(self, max_degree: int = MAX_DEGREE) -> None:
         self._max_degree = max_degree
         self._pending = kv_rwset_pb2.QueryReads()
-        self._levels: dict[int, list[bytes]] = {}
-        self._top = _LEAVES
+        self._levels: list[list[bytes]] = []
 
     def add(self, key: str, block: int, position: int) -> None:
         """Append one result."""
@@ -50,13 +48,13 @@ class ReadsSummary:
     def _hash_pending(self) -> None:
         node = sha256(self._pending.SerializeToString()).digest()
         self._pending = kv_rwset_pb2.QueryReads()
-        level = _LEAVES
-        self._levels.setdefault(level, []).append(node)
-        while len(nodes := self._levels[level]) > self._max_degree:
-            self._levels[level] = []
-            level += 1
-            self._levels.setdefault(level, []).append(_combined(nodes))
-            self._top = max(self._top, level)
+        for level in range(len(self._levels)):
+            nodes = self._levels[level]
+            nodes.append(node)
+            if len(nodes) <= self._max_degree:
+                return
+            node, self._levels[level] = _combined(nodes), []
+        self._levels.append([node])
 
     def write_to(self, info: Any) -> None:
         """Finish, and set the reads of a `RangeQueryInfo`; no results, no reads."""
@@ -66,26 +64,21 @@ class ReadsSummary:
             return
         if self._pending.kv_reads:
             self._hash_pending()
-        self._promote()
+        # Move what is left below the top level up to it.
+        for level, nodes in enumerate(self._levels[:-1]):
+            if nodes:
+                self._levels[level] = []
+                self._levels[level + 1].append(_combined(nodes))
+        if len(self._levels[-1]) > self._max_degree:
+            self._levels.append([_combined(self._levels[-1])])
         summary = info.reads_merkle_hashes
         summary.max_degree = self._max_degree
-        summary.max_level = self._top
-        summary.max_level_hashes.extend(self._levels[self._top])
-
-    def _promote(self) -> None:
-        """Move what is left below the top level up to it."""
-        for level in range(_LEAVES, self._top):
-            nodes = self._levels.pop(level)
-            if nodes:
-                node = nodes[0] if len(nodes) == 1 else _combined(nodes)
-                self._levels[level + 1].append(node)
-        if len(nodes := self._levels[self._top]) > self._max_degree:
-            self._top += 1
-            self._levels[self._top] = [_combined(nodes)]
+        summary.max_level = len(self._levels)
+        summary.max_level_hashes.extend(self._levels[-1])
 
 
 def _combined(nodes: list[bytes]) -> bytes:
-    return sha256(b"".join(nodes)).digest()
+    return nodes[0] if len(nodes) == 1 else sha256(b"".join(nodes)).digest()
 
 
 @dataclass(slots=True)

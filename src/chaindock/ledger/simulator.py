@@ -313,5 +313,5 @@ class HistoryResults(Results):
             self._ns, self._key, self._below, wanted, max_bytes
         )
         if rows:
-            self._below = rows[-1][1:]
-        return [row[0] for row in rows]
+            self._below = rows[-1][2:]
+        return [row[1] for row in rows]

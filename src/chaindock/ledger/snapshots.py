@@ -21,11 +21,10 @@ from chaindock.ledger.database import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    StateRow = tuple[bytes, bytes, int, int]
-    """key, value, block, position in the block"""
+    Row = tuple[bytes, bytes, int, int]
+    """key, value or entry of the history, block, position in the block"""
     Version = tuple[int, int]
 
 _GET = "SELECT value, block, tx FROM state WHERE ns=? AND key=?"
@@ -34,8 +33,8 @@ _SCAN = (
     "ORDER BY key LIMIT ?"
 )
 _HISTORY = (
-    "SELECT entry, block, tx FROM history WHERE ns=? AND key=? AND (block, tx)<(?, ?) "
-    "ORDER BY block DESC, tx DESC LIMIT ?"
+    "SELECT key, entry, block, tx FROM history WHERE ns=? AND key=? "
+    "AND (block, tx)<(?, ?) ORDER BY block DESC, tx DESC LIMIT ?"
 )
 _IDLE_CONNECTIONS = 4
 _SHARED_S = 0.05
@@ -48,14 +47,6 @@ ABOVE_ALL = b"\xff"
 def after(key: bytes) -> bytes:
     """Return the lowest key above `key`."""
     return key + b"\0"
-
-
-def _state_size(row: StateRow) -> int:
-    return len(row[0]) + len(row[1])
-
-
-def _entry_size(row: tuple[bytes, int, int]) -> int:
-    return len(row[0])
 
 
 class Snapshot:
@@ -73,45 +64,40 @@ class Snapshot:
     def get(self, ns: str, key: bytes) -> tuple[bytes, int, int] | None:
         """Return (value, block, position), None if the key is absent."""
         try:
-            return cast(
-                "tuple[bytes, int, int] | None",
-                self.connection.execute(_GET, (ns, key)).fetchone(),
-            )
+            row: Any = self._connection().execute(_GET, (ns, key)).fetchone()
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
+        return cast("tuple[bytes, int, int] | None", row)
 
     def scan(
         self, ns: str, start: bytes, stop: bytes, limit: int, max_bytes: int
-    ) -> tuple[list[StateRow], bool]:
+    ) -> tuple[list[Row], bool]:
         """Return up to `limit` rows with `start <= key < stop`, lowest key first.
 
         No further row is read once keys and values have `max_bytes`.
 
         Returns: the rows, and whether the last row in the range is among them.
         """
-        return self._read(_SCAN, (ns, start, stop, limit), _state_size, max_bytes)
+        return self._read(_SCAN, (ns, start, stop, limit), max_bytes)
 
     def history(
         self, ns: str, key: bytes, below: Version, limit: int, max_bytes: int
-    ) -> tuple[list[tuple[bytes, int, int]], bool]:
-        """Return rows (entry, block, position) older than `below`, as `scan` does."""
-        bounds = (ns, key, *below, limit)
-        return self._read(_HISTORY, bounds, _entry_size, max_bytes)
+    ) -> tuple[list[Row], bool]:
+        """Return entries of the history older than `below`, newest first, as `scan`."""
+        return self._read(_HISTORY, (ns, key, *below, limit), max_bytes)
 
     def _read(
-        self,
-        query: str,
-        bounds: tuple[Any, ...],
-        size_of: Callable[[Any], int],
-        max_bytes: int,
-    ) -> tuple[list[Any], bool]:
-        rows: list[Any] = []
+        self, query: str, bounds: tuple[Any, ...], max_bytes: int
+    ) -> tuple[list[Row], bool]:
+        rows: list[Row] = []
         size = 0
         try:
-            with contextlib.closing(self.connection.execute(query, bounds)) as cursor:
+            with contextlib.closing(
+                self._connection().execute(query, bounds)
+            ) as cursor:
                 for row in cursor:
                     rows.append(row)
-                    size += size_of(row)
+                    size += len(row[0]) + len(row[1])
                     if size >= max_bytes:
                         return rows, False
         except sqlite3.Error as error:
@@ -119,9 +105,7 @@ class Snapshot:
         limit: int = bounds[-1]
         return rows, len(rows) < limit
 
-    @property
-    def connection(self) -> sqlite3.Connection:
-        """The connection; LedgerClosed once the ledger was closed."""
+    def _connection(self) -> sqlite3.Connection:
         if self.db is None:
             raise LedgerClosed("the ledger was closed while the simulation ran")
         return self.db

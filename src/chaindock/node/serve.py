@@ -24,7 +24,6 @@ from chaindock.container.output import Echo, OutputStore
 from chaindock.container.router import Router
 from chaindock.durable import sync_folder
 from chaindock.endorser.caller import Caller, DefinitionWriter
-from chaindock.endorser.checks import TransactionChecks
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer
@@ -182,7 +181,7 @@ async def _compose(
     orderer = await stack.enter_async_context(
         Orderer(
             ledger,
-            TransactionChecks(channel, organization.msp),
+            organization.msp,
             config.orderer,
         )
     )

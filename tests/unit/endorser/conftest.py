@@ -14,7 +14,6 @@ from fabric_protos.peer.lifecycle import lifecycle_pb2
 
 from chaindock.chaincode.invocation import Kind, outcome_of
 from chaindock.endorser.caller import Caller, DefinitionWriter
-from chaindock.endorser.checks import TransactionChecks
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer, OrdererOptions
@@ -179,8 +178,7 @@ async def node(tmp_path: Any, org: Any, options: Any) -> Any:
             system={"_lifecycle": LifecycleContract(approvals, "Org1MSP")},
             concurrency=CONCURRENCY,
         )
-        checks = TransactionChecks(CHANNEL, org.msp)
-        async with Orderer(ledger, checks, options) as orderer:
+        async with Orderer(ledger, org.msp, options) as orderer:
             caller = Caller(CHANNEL, endorser, orderer)
             yield Node(
                 org,

@@ -9,7 +9,7 @@ from fabric_protos.common import common_pb2
 from fabric_protos.peer import policy_pb2
 
 from chaindock.endorser.caller import assemble, new_proposal
-from chaindock.endorser.checks import TransactionChecks, parse_proposal
+from chaindock.endorser.checks import parse_proposal
 from chaindock.endorser.orderer import Orderer, OrdererOptions
 from chaindock.errors import Denied, InvalidInput, LedgerClosed, LedgerError
 from chaindock.ids import ChannelId
@@ -234,7 +234,7 @@ async def test_closing_commits_what_was_accepted_and_refuses_the_rest(defined):
     late = await transaction(defined)
     waiting = [asyncio.ensure_future(defined.orderer.submit(e)) for e in envelopes]
     await asyncio.sleep(0)
-    await defined.orderer.aclose()
+    await defined.orderer.__aexit__()
     assert [c.code for c in await asyncio.gather(*waiting)] == [0] * 5
     with pytest.raises(LedgerClosed):
         await defined.orderer.submit(late)
@@ -263,8 +263,7 @@ class Stubborn(Ledger):
 
 async def test_a_block_that_cannot_be_written_fails_its_submitters_only(defined):
     disk = Stubborn(defined.ledger)
-    checks = TransactionChecks(ChannelId("mychannel"), defined.org.msp)
-    async with Orderer(disk, checks) as orderer:
+    async with Orderer(disk, defined.org.msp) as orderer:
         envelope = await transaction(defined)
         with pytest.raises(LedgerError, match="no space"):
             await orderer.submit(envelope)
@@ -273,9 +272,7 @@ async def test_a_block_that_cannot_be_written_fails_its_submitters_only(defined)
 
 
 async def test_a_defect_fails_one_block_and_not_all_that_follow(defined, monkeypatch):
-    async with Orderer(
-        defined.ledger, TransactionChecks(ChannelId("mychannel"), defined.org.msp)
-    ) as orderer:
+    async with Orderer(defined.ledger, defined.org.msp) as orderer:
         envelope = await transaction(defined)
         with monkeypatch.context() as patched:
 
@@ -292,9 +289,8 @@ async def test_submitters_wait_when_too_many_wait(defined):
     disk = Stubborn(defined.ledger)
     disk.full = False
     disk.gate.clear()
-    checks = TransactionChecks(ChannelId("mychannel"), defined.org.msp)
     options = OrdererOptions(max_message_count=1, max_waiting=2)
-    async with Orderer(disk, checks, options) as orderer:
+    async with Orderer(disk, defined.org.msp, options) as orderer:
         envelopes = await transactions(defined, 8)
         tasks = []
         for envelope in envelopes:

@@ -1,5 +1,6 @@
 """Assembling transactions, and what is found wrong with forged ones."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chaindock.endorser.caller import assemble, new_proposal
-from chaindock.endorser.checks import TransactionChecks, parse_proposal
+from chaindock.endorser.checks import check_transaction, parse_proposal
 from chaindock.ids import ChannelId
 
 Code = transaction_pb2
@@ -29,8 +30,8 @@ def user(org: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def checks(org: Any) -> Any:
-    return TransactionChecks(ChannelId("mychannel"), org.msp)
+def check(org: Any) -> Any:
+    return partial(check_transaction, channel=ChannelId("mychannel"), msp=org.msp)
 
 
 @pytest.fixture(scope="module")
@@ -103,16 +104,14 @@ def edited(data: Any, user: Any, edit: Any, *, sign: Any = True) -> Any:
 
 
 def test_a_proper_transaction_passes_and_names_its_chaincodes(
-    org, checks, proposal, user
+    org, check, proposal, user
 ):
-    found, creator = checks.check(envelope(proposal, user, endorsed(org, proposal)))
+    found, creator = check(envelope(proposal, user, endorsed(org, proposal)))
     assert found.code == Code.NOT_VALIDATED
     assert found.tx_id == proposal.tx_id
     assert found.namespaces == {"basic"}
     assert str(creator.role) == "client"
-    found, _ = checks.check(
-        envelope(proposal, user, endorsed(org, proposal, writes="other"))
-    )
+    found, _ = check(envelope(proposal, user, endorsed(org, proposal, writes="other")))
     assert found.namespaces == {"basic", "other"}
 
 
@@ -222,28 +221,26 @@ EDITS = {
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_a_forged_part_gets_its_code(org, checks, proposal, user, name):
+def test_a_forged_part_gets_its_code(org, check, proposal, user, name):
     edit, code = EDITS[name]
     good = envelope(proposal, user, endorsed(org, proposal))
-    found, _ = checks.check(edited(good, user, edit))
+    found, _ = check(edited(good, user, edit))
     assert Code.TxValidationCode.Name(found.code) == Code.TxValidationCode.Name(code)
 
 
-def test_a_changed_envelope_signature_is_code_4(org, checks, proposal, user):
+def test_a_changed_envelope_signature_is_code_4(org, check, proposal, user):
     good = common_pb2.Envelope.FromString(
         envelope(proposal, user, endorsed(org, proposal))
     )
     good.signature = flip(good.signature)
-    assert checks.check(good.SerializeToString())[0].code == Code.BAD_CREATOR_SIGNATURE
+    assert check(good.SerializeToString())[0].code == Code.BAD_CREATOR_SIGNATURE
 
 
 def test_an_endorsement_of_somebody_who_is_no_peer_does_not_count(
-    org, checks, proposal, user
+    org, check, proposal, user
 ):
     for signer in (org.admin, user, org.orderer):
-        found, _ = checks.check(
-            envelope(proposal, user, endorsed(org, proposal, peer=signer))
-        )
+        found, _ = check(envelope(proposal, user, endorsed(org, proposal, peer=signer)))
         assert found.code == Code.ENDORSEMENT_POLICY_FAILURE
 
 
@@ -266,17 +263,17 @@ def test_an_endorsement_of_somebody_who_is_no_peer_does_not_count(
     ],
 )
 def test_what_was_endorsed_must_speak_of_this_proposal(
-    org, checks, proposal, user, more, code
+    org, check, proposal, user, more, code
 ):
-    found, _ = checks.check(envelope(proposal, user, endorsed(org, proposal, **more)))
+    found, _ = check(envelope(proposal, user, endorsed(org, proposal, **more)))
     assert Code.TxValidationCode.Name(found.code) == Code.TxValidationCode.Name(code)
 
 
-def test_nothing_and_garbage_get_codes(checks):
-    assert checks.check(b"")[0].code == Code.NIL_ENVELOPE
-    assert checks.check(b"\xff")[0].code == Code.INVALID_OTHER_REASON
+def test_nothing_and_garbage_get_codes(check):
+    assert check(b"")[0].code == Code.NIL_ENVELOPE
+    assert check(b"\xff")[0].code == Code.INVALID_OTHER_REASON
     bad = common_pb2.Envelope(payload=b"\xff").SerializeToString()
-    assert checks.check(bad)[0].code == Code.BAD_PAYLOAD
+    assert check(bad)[0].code == Code.BAD_PAYLOAD
 
 
 @settings(
@@ -285,8 +282,8 @@ def test_nothing_and_garbage_get_codes(checks):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(at=st.integers(0, 4000), bit=st.integers(0, 7))
-def test_no_flipped_bit_goes_unnoticed(org, checks, proposal, user, at, bit):
+def test_no_flipped_bit_goes_unnoticed(org, check, proposal, user, at, bit):
     good = envelope(proposal, user, endorsed(org, proposal))
     at %= len(good)
     bad = good[:at] + bytes([good[at] ^ (1 << bit)]) + good[at + 1 :]
-    assert checks.check(bad)[0].code != Code.NOT_VALIDATED
+    assert check(bad)[0].code != Code.NOT_VALIDATED

@@ -9,7 +9,6 @@ from fabric_protos.peer import proposal_response_pb2
 from chaindock.chaincode.invocation import Outcome
 from chaindock.container.attempt import Attempt
 from chaindock.endorser.caller import Caller, DefinitionWriter
-from chaindock.endorser.checks import TransactionChecks
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer, OrdererOptions
@@ -82,7 +81,7 @@ async def parts(tmp_path: Any, org: Any) -> Any:
             system={"_lifecycle": LifecycleContract(targets, "Org1MSP")},
         )
         async with (
-            Orderer(ledger, TransactionChecks(CHANNEL, org.msp)) as orderer,
+            Orderer(ledger, org.msp) as orderer,
             Custodian(machine) as custodian,
         ):
             caller = Caller(CHANNEL, endorser, orderer)
