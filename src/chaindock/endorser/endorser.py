@@ -71,7 +71,6 @@ class Endorser:
     """The endorsing side of the node, for one channel.
 
     Args:
-        msp: of the channel's organisation.
         signer: identity of the peer.
         system: system chaincodes by name.
         concurrency: most proposals at once; 0 = no limit.

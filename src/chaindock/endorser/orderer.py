@@ -82,15 +82,11 @@ class OrdererOptions:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """The outcome of a transaction.
-
-    Args:
-        code: TxValidationCode; 0 = it took effect.
-        index: position in the block.
-    """
+    """The outcome of a transaction, and its place in the block."""
 
     block: int
     code: int
+    """TxValidationCode; 0 = it took effect."""
     tx_id: TxId
     index: int
 
@@ -141,9 +137,6 @@ class Orderer:
 
         Args:
             envelope: serialised common.Envelope.
-
-        Returns:
-            its place on the ledger and its code.
 
         Raises:
             InvalidInput: empty, too large, of another channel or kind. Denied: the

@@ -105,12 +105,7 @@ def attributes_of(certificate: x509.Certificate) -> dict[str, str]:
 
 
 class CertificateAuthority:
-    """Issues the certificates of one organisation.
-
-    Args:
-        certificate: self-signed, CA:true.
-        key: of `certificate`.
-    """
+    """Issues the certificates of one organisation, with its root certificate."""
 
     def __init__(
         self, certificate: x509.Certificate, key: EllipticCurvePrivateKey

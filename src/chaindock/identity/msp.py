@@ -72,13 +72,7 @@ def has_low_s(signature: bytes, curve: str) -> bool:
 
 
 class SigningIdentity:
-    """A certificate and its key.
-
-    Args:
-        mspid: MSP id of the organisation.
-        certificate_pem: exactly the bytes on disk; they are part of `creator`.
-        key: of the certificate.
-    """
+    """A certificate and its key; the bytes of `certificate_pem` are part of `creator`."""
 
     def __init__(
         self, mspid: str, certificate_pem: bytes, key: EllipticCurvePrivateKey
@@ -109,14 +103,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Identity:
-    """A checked identity.
-
-    Args:
-        mspid: of its organisation.
-        role: its only NodeOU.
-        certificate: as given.
-        expires: end of validity, UTC.
-    """
+    """A checked identity; `role` is its only NodeOU, `expires` in UTC."""
 
     mspid: str
     role: Role
@@ -125,10 +112,7 @@ class Identity:
     key: EllipticCurvePublicKey
 
     def verify(self, message: bytes, signature: bytes) -> None:
-        """Check `signature` over SHA-256 of `message`.
-
-        Raises: Denied when it is malformed, has a high S, or does not fit.
-        """
+        """Check `signature` over SHA-256 of `message`; also its S. Raises: Denied."""
         try:
             low = has_low_s(signature, self.key.curve.name)
         except ValueError as error:
@@ -149,12 +133,7 @@ class Identity:
 
 
 class Msp:
-    """One organisation, as its peers see it.
-
-    Args:
-        mspid: e.g. `Org1MSP`.
-        ca: the root certificate; the only issuer.
-    """
+    """One organisation, as its peers see it; `ca` is its only issuer."""
 
     def __init__(self, mspid: str, ca: x509.Certificate) -> None:
         self.mspid = mspid
