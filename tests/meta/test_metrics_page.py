@@ -4,9 +4,8 @@ import re
 from pathlib import Path
 
 from chaindock.operations.health import STATES
-from chaindock.telemetry.metrics import PROCESS
 from chaindock.telemetry.spec import FABRIC_NAMES
-from support.nodes.scrape import METRICS
+from support.nodes.scrape import METRICS, PROCESS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "tasks" / "operations.md").read_text()

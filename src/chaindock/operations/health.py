@@ -196,10 +196,10 @@ def _add_row(row: Running) -> None:
         metrics.CHAINCODE_STATE.labels(row.name, state).set(state == row.state)
     open_calls = sum(not call["caller_left"] for call in row.calls)
     metrics.OPEN_CALLS.labels(row.name).set(open_calls)
-    _set(metrics.RESTARTS.labels(row.name), metrics.restarts[row.package_id])
-    for (ccid, cause), count in metrics.exits.items():
-        if ccid == row.package_id:
-            _set(metrics.EXITS.labels(row.name, cause), count)
+    package = metrics.packages.get(row.package_id, metrics.Package())
+    _set(metrics.RESTARTS.labels(row.name), package.restarts)
+    for cause, count in package.exits.items():
+        _set(metrics.EXITS.labels(row.name, cause), count)
 
 
 def _set(counter: Counter, value: int) -> None:

@@ -8,6 +8,7 @@ Source: docs/fabric/operations.md#metrics
 from __future__ import annotations
 
 from collections import Counter as Tally
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -19,13 +20,9 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from typing_extensions import override
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-    from prometheus_client import Metric
-    from prometheus_client.metrics import MetricWrapperBase
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 SHORT_S: Final = (
@@ -44,24 +41,16 @@ MOST_NAMES: Final = 400
 OTHER: Final = "(other)"
 """Label value for every name after the first `MOST_NAMES`."""
 
+_TOTALS: Final = ("chaindock_", "process_")
+"""Counters whose names end with `_total`."""
+
 REGISTRY: Final = CollectorRegistry()
 disable_created_metrics()  # type: ignore[no-untyped-call]
 ProcessCollector(registry=REGISTRY)
 
 
-class FabricCounter(Counter):
-    """A counter whose name has no `_total` at its end, as Fabric's have none."""
-
-    @override
-    def collect(self) -> Iterable[Metric]:
-        for metric in super().collect():
-            metric.samples = [one._replace(name=metric.name) for one in metric.samples]
-            yield metric
-
-
 def _counter(name: str, text: str, *labels: str) -> Counter:
-    kind = Counter if name.startswith("chaindock_") else FabricCounter
-    return kind(name, text, labels, registry=REGISTRY)
+    return Counter(name, text, labels, registry=REGISTRY)
 
 
 def _gauge(name: str, text: str, *labels: str) -> Gauge:
@@ -199,21 +188,6 @@ NODE_READY: Final = _gauge(
     "chaindock_node_ready", "1 while /readyz answers 200, else 0."
 )
 
-METRICS: Final[Mapping[str, MetricWrapperBase]] = {
-    next(iter(metric.describe())).name: metric
-    for metric in tuple(globals().values())
-    if isinstance(metric, (Counter, Gauge, Histogram))
-}
-PROCESS: Final = (
-    "process_virtual_memory_bytes",
-    "process_resident_memory_bytes",
-    "process_start_time_seconds",
-    "process_cpu_seconds_total",
-    "process_open_fds",
-    "process_max_fds",
-)
-"""Of the node's own process, on Linux; the client library's."""
-
 # ---- packages: their values are bounded and go when the package does
 
 _OF_PACKAGE: Final = (
@@ -221,14 +195,27 @@ _OF_PACKAGE: Final = (
     *(SHIM_REQUESTS_RECEIVED, SHIM_REQUESTS_COMPLETED, SHIM_REQUEST_DURATION),
     DOCKER_BUILD_DURATION,
 )
-_packages: Final[dict[str, bool | None]] = {}
-"""Package id → whether a launch succeeded; None = none has ended. Oldest first."""
-_failed: Final[set[str]] = set()
-"""Packages whose last launch or run ended without a stop."""
-restarts: Final[Tally[str]] = Tally()
-"""By package id; a scrape shows them under the names of the package."""
-exits: Final[Tally[tuple[str, str]]] = Tally()
-"""By package id and cause; a scrape shows them under the names of the package."""
+
+
+@dataclass
+class Package:
+    """What is known of a package.
+
+    Attributes:
+        succeeded: whether a launch succeeded; None = none has ended.
+        failed: the last launch or run ended without a stop.
+        restarts, exits: a scrape shows these counts under the names of the package;
+            `exits` by cause.
+    """
+
+    succeeded: bool | None = None
+    failed: bool = False
+    restarts: int = 0
+    exits: Tally[str] = field(default_factory=Tally)
+
+
+packages: Final[dict[str, Package]] = {}
+"""By package id; the one that was launched longest ago is first."""
 
 
 def success(ok: bool) -> str:
@@ -238,9 +225,9 @@ def success(ok: bool) -> str:
 
 def launch_begun(ccid: str) -> None:
     """Count a launch, as a restart if the last launch or run ended without a stop."""
-    _admit(ccid)
-    _packages[ccid] = _packages.pop(ccid)  # the newest now
-    restarts[ccid] += ccid in _failed
+    package = _admit(ccid)
+    packages[ccid] = packages.pop(ccid)  # the newest now
+    package.restarts += package.failed
     for counter in (LAUNCH_FAILURES, LAUNCH_TIMEOUTS, EXECUTE_TIMEOUTS):
         counter.labels(ccid)  # A value of 0 is shown from now on.
 
@@ -261,21 +248,16 @@ def launch_ended(
     LAUNCH_DURATION.labels(ccid, success(ok)).observe(total_s)
     LAUNCH_FAILURES.labels(ccid).inc(not ok)
     LAUNCH_TIMEOUTS.labels(ccid).inc(timed_out)
-    _packages[ccid] = ok or bool(_packages.get(ccid))
-    _note(ccid, failed=not ok)
+    package = _admit(ccid)
+    package.succeeded = ok or bool(package.succeeded)
+    package.failed = not ok
 
 
 def run_ended(ccid: str, cause: str, *, asked: bool) -> None:
     """Count the end of a run that was ready; `asked` = by a stop."""
-    exits[ccid, cause] += 1
-    _note(ccid, failed=not asked)
-
-
-def _note(ccid: str, *, failed: bool) -> None:
-    if failed:
-        _failed.add(ccid)
-    else:
-        _failed.discard(ccid)
+    package = _admit(ccid)
+    package.exits[cause] += 1
+    package.failed = not asked
 
 
 def remove(ccid: str) -> None:
@@ -284,23 +266,19 @@ def remove(ccid: str) -> None:
     A package that only ever failed keeps its values: a failed deployment is removed at
     once, and its failure is to be seen by the next scrape.
     """
-    if _packages.get(ccid) is not False:
+    package = packages.get(ccid)
+    if package is None or package.succeeded is not False:
         _drop(ccid)
 
 
-def _admit(ccid: str) -> None:
-    if ccid not in _packages:
-        if len(_packages) >= MOST_PACKAGES:
-            _drop(next(iter(_packages)))
-        _packages[ccid] = None
+def _admit(ccid: str) -> Package:
+    if ccid not in packages and len(packages) >= MOST_PACKAGES:
+        _drop(next(iter(packages)))
+    return packages.setdefault(ccid, Package())
 
 
 def _drop(ccid: str) -> None:
-    _packages.pop(ccid, None)
-    _failed.discard(ccid)
-    restarts.pop(ccid, None)
-    for key in [key for key in exits if key[0] == ccid]:
-        del exits[key]
+    packages.pop(ccid, None)
     for metric in _OF_PACKAGE:
         metric.remove_by_labels({"chaincode": ccid})
     _request.cache_clear()
@@ -355,12 +333,9 @@ _names: Final[set[str]] = set()
 
 def bounded(name: str) -> str:
     """Return `name` as a label value, or `OTHER` when there are too many names."""
-    if name in _names:
-        return name
-    if len(_names) >= MOST_NAMES:
-        return OTHER
-    _names.add(name)
-    return name
+    if len(_names) < MOST_NAMES:
+        _names.add(name)
+    return name if name in _names else OTHER
 
 
 # ---- the text that Prometheus reads
@@ -369,22 +344,22 @@ def bounded(name: str) -> str:
 def text() -> str:
     """Return all metrics that have a value, in Prometheus' text format 0.0.4.
 
-    The client library's own writer appends `_total` to the name of every counter.
+    The client library appends `_total` to the name of every counter; Fabric does not.
     """
     lines: list[str] = []
     for metric in REGISTRY.collect():
         if not metric.samples:
             continue
-        counter = metric.type == "counter"
-        name = metric.samples[0].name if counter else metric.name
+        name = metric.name
+        if metric.type == "counter" and name.startswith(_TOTALS):
+            name += "_total"
         lines += [
             f"# HELP {name} {metric.documentation}",
             f"# TYPE {name} {metric.type}",
         ]
-        lines += [
-            f"{one.name}{_labels(one.labels)} {float(one.value)!r}"
-            for one in metric.samples
-        ]
+        for one in metric.samples:
+            shown = name if metric.type == "counter" else one.name
+            lines.append(f"{shown}{_labels(one.labels)} {float(one.value)!r}")
     return "\n".join([*lines, ""])
 
 

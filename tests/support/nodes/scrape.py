@@ -5,12 +5,25 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from chaindock.telemetry import metrics
-from chaindock.telemetry.metrics import PROCESS
 
+PROCESS = (
+    "process_virtual_memory_bytes",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
+    "process_cpu_seconds_total",
+    "process_open_fds",
+    "process_max_fds",
+)
+"""Of the node's own process, on Linux; the client library's."""
+DECLARED = {
+    next(iter(metric.describe())).name: metric
+    for metric in vars(metrics).values()
+    if isinstance(metric, (Counter, Gauge, Histogram))
+}
 Labels = frozenset[tuple[str, str]]
 
 
@@ -25,30 +38,24 @@ class Named:
 
 
 def _named(name: str) -> Named:
-    metric = metrics.METRICS[name]
+    metric = DECLARED[name]
     (told,) = metric.describe()
     ours = told.type == "counter" and name.startswith("chaindock_")
     shown = f"{name}_total" if ours else name
     return Named(shown, told.type, tuple(metric._labelnames), told.documentation)
 
 
-METRICS = {name: _named(name) for name in metrics.METRICS}
-
-
-_KEPT = (
-    *(metrics._packages, metrics._failed, metrics.restarts, metrics.exits),
-    metrics._names,
-)
+METRICS = {name: _named(name) for name in DECLARED}
 
 
 def reset_metrics() -> None:
     """Set everything that was counted in this process to nothing."""
-    for metric in metrics.METRICS.values():
+    for metric in DECLARED.values():
         if isinstance(metric, Counter) and not metric._labelnames:
             metric.reset()
         metric.clear()
-    for kept in _KEPT:
-        kept.clear()
+    metrics.packages.clear()
+    metrics._names.clear()
     metrics._request.cache_clear()
     metrics._answer.cache_clear()
     metrics._proposal.cache_clear()
