@@ -11,6 +11,7 @@ import os
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
@@ -29,7 +30,7 @@ from chaindock.operations.facade import (
 from chaindock.packaging.format import read_package
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from chaindock.chaincode.server import ChaincodeListener
@@ -189,11 +190,7 @@ class Node(NodeFacade):
         await self.deployer.remove(name)
 
     @override
-    async def ps(self) -> Sequence[Running]:
-        return self.chaincodes()
-
-    def chaincodes(self) -> Sequence[Running]:
-        """Return what `ps` shows. Quick, never raises."""
+    def ps(self) -> Sequence[Running]:
         return [self._running(one) for one in self.targets.all()]
 
     @override
@@ -212,18 +209,15 @@ class Node(NodeFacade):
 
     @override
     async def invoke(self, call: Call) -> Answer:
-        return await self.caller.invoke(
-            call.name,
-            call.args,
-            signer=await self._signer(call),
-            transient=call.transient,
-            timeout_s=call.timeout_s,
-            is_init=call.is_init,
-        )
+        send = partial(self.caller.invoke, is_init=call.is_init)
+        return await self._send(send, call)
 
     @override
     async def query(self, call: Call) -> Answer:
-        return await self.caller.query(
+        return await self._send(self.caller.query, call)
+
+    async def _send(self, send: Callable[..., Awaitable[Answer]], call: Call) -> Answer:
+        return await send(
             call.name,
             call.args,
             signer=await self._signer(call),

@@ -212,7 +212,7 @@ async def _compose(
         health=health,
         operations=operations,
     )
-    health.parts = Parts(ledger, targets, custodian, backends.check, node.chaincodes)
+    health.parts = Parts(ledger, targets, custodian, backends.check, node.ps)
     return node
 
 

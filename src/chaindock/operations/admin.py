@@ -223,7 +223,7 @@ class AdminServer:
             )
 
     async def _ps(self, _request: web.Request) -> web.Response:
-        return reply({"chaincodes": await self._node.ps()})
+        return reply({"chaincodes": self._node.ps()})
 
     async def _deploy_dev(self, request: web.Request) -> web.Response:
         asked = await read_json(request, _Dev, '{"dev": true, "name": NAME}')

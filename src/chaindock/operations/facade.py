@@ -170,8 +170,7 @@ class NodeFacade(Protocol):
             init_required: callers must send an Init first.
             watch: told every event of the attempt.
 
-        Raises:
-            PackageInvalid, InvalidInput, NotFound (no such backend), LaunchFailed.
+        Raises: PackageInvalid, InvalidInput, LaunchFailed.
         """
 
     async def deploy_dev(
@@ -179,13 +178,8 @@ class NodeFacade(Protocol):
     ) -> Deployment:
         """Define `name` for a program that a user starts by hand.
 
-        There is no package. The program registers as NAME:VERSION. Returns as soon as
-        the definition is committed, whether or not the program runs already.
-
-        Args:
-            name: of the chaincode.
-            version: None = 1.0.
-            init_required: callers must send an Init first.
+        The program registers as NAME:VERSION; None = 1.0. Returns as soon as the
+        definition is committed, whether or not the program runs already.
 
         Raises: Unsupported unless chaincode.mode is `dev`. InvalidInput.
         """
@@ -196,8 +190,8 @@ class NodeFacade(Protocol):
     async def query(self, call: Call) -> Answer:
         """Endorse only. Raises NotFound, LaunchFailed, ExecuteFailed."""
 
-    async def ps(self) -> Sequence[Running]:
-        """Return all deployed chaincodes, by name."""
+    def ps(self) -> Sequence[Running]:
+        """Return all deployed chaincodes, by name. Quick, never raises."""
 
     async def flush_output(self) -> None:
         """Return when the output so far can be read from the files."""
@@ -205,8 +199,7 @@ class NodeFacade(Protocol):
     def log_files(self, name: str) -> Sequence[Path]:
         """Return the output files of its attempts, oldest first. Raises NotFound.
 
-        Args:
-            name: of a chaincode, also of one that never came up; or a package id.
+        `name` is that of a chaincode, also of one that never came up, or a package id.
         """
 
     async def start(self, name: str, *, watch: Watch) -> Deployment:

@@ -41,7 +41,7 @@ from chaindock.operations.answers import (
 from chaindock.operations.health import body_of
 from chaindock.options import option
 from chaindock.telemetry.metrics import CONTENT_TYPE
-from chaindock.values import Address
+from chaindock.values import Address, show_address
 
 if TYPE_CHECKING:
     from chaindock.operations.answers import Handler
@@ -132,21 +132,20 @@ class OperationsServer:
         await self._stack.aclose()
 
     async def _listen(self, runner: web.AppRunner, host: str, port: int) -> str:
-        options = self._options
+        options, shown = self._options, show_address((host, port))
         context = await asyncio.to_thread(_context, options) if options.tls else None
         site = web.TCPSite(runner, host or None, port, ssl_context=context)
         try:
             await site.start()
         except (OSError, OverflowError) as error:
             raise NodeError(
-                f"the operations endpoint cannot listen on {_joined(host, port)!r}: "
-                f"{error}",
+                f"the operations endpoint cannot listen on {shown!r}: {error}",
                 hint="choose another operations.listenAddress; port 0 is a free one",
-                address=_joined(host, port),
+                address=shown,
             ) from error
         bound = runner.addresses[0][1]
         scheme = "http" if context is None else "https"
-        return f"{scheme}://{_joined(host or '0.0.0.0', bound)}"  # noqa: S104  # as asked
+        return f"{scheme}://{show_address((host or '0.0.0.0', bound))}"  # noqa: S104  # as asked
 
     def _application(self) -> web.Application:
         app = web.Application(
@@ -250,10 +249,6 @@ def _names_loopback(host: str) -> bool:
     else:
         name = host.partition(":")[0]
     return is_loopback(name.rstrip(".").lower())
-
-
-def _joined(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _context(options: OperationsOptions) -> ssl.SSLContext:

@@ -246,7 +246,7 @@ class FakeNode:
             self.cancelled.set()
             raise
 
-    async def ps(self) -> Sequence[Running]:
+    def ps(self) -> Sequence[Running]:
         return list(self.running.values())
 
     def _get(self, name: str) -> Running:
