@@ -15,6 +15,7 @@ import structlog
 
 from chaindock import telemetry
 from chaindock.errors import InvalidInput
+from chaindock.telemetry import logs
 from chaindock.telemetry.spec import LEVELS, LogSpec
 
 if TYPE_CHECKING:
@@ -146,8 +147,7 @@ def test_most_exact_term_counts(component: str, level: str) -> None:
 def test_levels_change_while_it_runs_and_lines_are_counted() -> None:
     stream = io.StringIO()
     telemetry.configure(stream=stream)
-    counts = telemetry.counts()
-    checked, written = dict(counts.checked), dict(counts.written)
+    checked, written = dict(logs.lines_checked), dict(logs.lines_written)
     log = telemetry.get_logger("docker")
     log.debug("first")
     telemetry.activate("info:dockercontroller=debug")
@@ -158,10 +158,10 @@ def test_levels_change_while_it_runs_and_lines_are_counted() -> None:
     telemetry.activate("")
     assert "second" in stream.getvalue()
     assert not {"first", "third", "fourth"} & set(stream.getvalue().split())
-    assert counts.checked["debug"] - checked["debug"] == 3
-    assert counts.written["debug"] - written["debug"] == 1
-    assert counts.checked["warning"] - checked["warning"] == 1
-    assert counts.written["warning"] == written["warning"]
+    assert logs.lines_checked["debug"] - checked["debug"] == 3
+    assert logs.lines_written["debug"] - written["debug"] == 1
+    assert logs.lines_checked["warning"] - checked["warning"] == 1
+    assert logs.lines_written["warning"] == written["warning"]
 
 
 async def test_lines_of_a_task_carry_what_was_bound_where_it_began() -> None:
@@ -184,7 +184,7 @@ async def test_lines_of_a_task_carry_what_was_bound_where_it_began() -> None:
 def test_lines_of_other_libraries_take_the_same_way(as_json: bool) -> None:
     stream = io.StringIO()
     telemetry.configure(stream=stream, json=as_json, spec="warning:asyncio=error")
-    written = dict(telemetry.counts().written)
+    written = dict(logs.lines_written)
     with telemetry.bound(ccid="a:1"):
         logging.getLogger("aiohttp.server").warning("bad %s \x1b[2J", "request")
     logging.getLogger("aiohttp.server").info("chatter")
@@ -198,4 +198,4 @@ def test_lines_of_other_libraries_take_the_same_way(as_json: bool) -> None:
     assert "ValueError: [private key]" in text
     assert not {"chatter", "slow", "\x1b"} & set(text.split())
     assert "\x1b" not in text
-    assert telemetry.counts().written["error"] - written["error"] == 1
+    assert logs.lines_written["error"] - written["error"] == 1

@@ -89,8 +89,8 @@ class AdminClient:
         self, name: str, version: str | None, *, init_required: bool
     ) -> dict[str, Any]:
         """Define a program that is started by hand; return the fields of Deployment."""
-        body = wire.dev_json(name, version, init_required=init_required)
-        return self._ask("POST", "/chaincodes", body)
+        asked = {"name": name, "version": version, "init_required": init_required}
+        return self._ask("POST", "/chaincodes", {**asked, "dev": True})
 
     def start(self, name: str) -> Iterator[dict[str, Any]]:
         """Start a chaincode; yield the events, the result last."""

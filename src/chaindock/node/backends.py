@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _log = get_logger("node")
 DOCKER: Final = DockerController.name
 PROCESS: Final = ProcessController.name
+_NO_ENGINE: Final = "vm.endpoint is empty, so no engine is looked for"
 _DOCTOR: Final = "`chaindock doctor` tells more"
 _LOOK_EVERY_S: Final = 5.0
 """Seconds before an engine that did not answer is looked for again."""
@@ -127,11 +128,11 @@ class Backends:
         if self.default != AUTO:
             return self.default, f"chaindock.backend is {self.default}"
         if self._docker is None:
-            return PROCESS, "vm.endpoint is empty, so no engine is looked for"
+            return PROCESS, _NO_ENGINE
         error = await self._connect()
         if error is None:
             return DOCKER, f"an engine answers at {self._docker.endpoint}"
-        if self._named or self._targets.is_used(DOCKER):
+        if self._is_awaited():
             raise _with_way_out(error)
         return PROCESS, error.message
 
@@ -143,32 +144,22 @@ class Backends:
         if name not in known:
             raise InvalidInput(
                 f"back end {name!r} is not there; expected one of: {', '.join(known)}",
-                hint=self.reason,
+                hint=self.outlook[1],
             )
 
     @property
-    def first(self) -> str:
-        """What `auto` comes to at the moment."""
-        if self.default != AUTO:
-            return self.default
+    def outlook(self) -> tuple[str, str]:
+        """Which back end new chaincode gets at the moment, and why, in one phrase."""
         if self._docker is None:
-            return PROCESS
-        return DOCKER if self._docker.connected or self._is_awaited() else PROCESS
-
-    @property
-    def reason(self) -> str:
-        """Why it is that one, in one phrase."""
-        if self._docker is None:
-            if self.default == PROCESS:
-                return "chosen"
-            return "vm.endpoint is empty, so no engine is looked for"
+            name = PROCESS if self.default == AUTO else self.default
+            return name, "chosen" if self.default == PROCESS else _NO_ENGINE
         if self._docker.connected:
             chosen = "" if self.default == AUTO else "chosen; "
-            return f"{chosen}an engine answers at {self._docker.endpoint}"
+            return DOCKER, f"{chosen}an engine answers at {self._docker.endpoint}"
         why = self._error.message if self._error else "not looked for yet"
-        if self._is_awaited():
-            return f"waiting for the container engine: {why} ({_DOCTOR})"
-        return f"contracts run without isolation: {why} ({_DOCTOR})"
+        if self.default == DOCKER or self._is_awaited():
+            return DOCKER, f"waiting for the container engine: {why} ({_DOCTOR})"
+        return PROCESS, f"contracts run without isolation: {why} ({_DOCTOR})"
 
     async def check(self) -> None:
         """Ask a connected engine whether it answers. Raises: EngineError."""

@@ -91,6 +91,7 @@ class Node(NodeFacade):
     def status(self) -> NodeStatus:
         organization, config = self.organization, self.config
         missing = self.health.missing()
+        backend, reason = self.backends.outlook
         state = "starting" if missing else "ready"
         return NodeStatus(
             state="stopping" if self._stop.is_set() else state,
@@ -102,8 +103,8 @@ class Node(NodeFacade):
             channel=self.ledger.channel,
             msp_id=organization.mspid,
             height=self.ledger.height,
-            backend=self.backends.first,
-            reason=self.backends.reason,
+            backend=backend,
+            reason=reason,
             endpoints={
                 "admin": f"unix://{find_socket(config.home)}",
                 "chaincode": ", ".join(self.listener.addresses) or "when needed",

@@ -45,33 +45,27 @@ def open_socket(home: Path) -> socket.socket:
     Raises: NodeError when it cannot be bound.
     """
     close_socket(home)
-    with contextlib.ExitStack() as undo:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        undo.callback(listener.close)
-        try:
-            _bind(listener, home)
-        except OSError as error:
-            raise NodeError(
-                f"the admin socket of home {str(home)!r} cannot be opened: {error}",
-                hint="choose a home on a local file system with --home DIR",
-                home=str(home),
-            ) from error
-        listener.setblocking(False)
-        undo.pop_all()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.setblocking(False)
+    try:
+        path = home / _NAME
+        if not fits(path):
+            path = Path(tempfile.mkdtemp(prefix=_PREFIX)) / _NAME
+            (home / _RECORD).write_text(f"{path}\n")
+        # Linux makes the file with the mode of the unbound socket; others refuse, and
+        # there the directory (0700) guards the moment before chmod.
+        with contextlib.suppress(OSError):
+            os.fchmod(listener.fileno(), 0o600)
+        listener.bind(str(path))
+        path.chmod(0o600)
+    except OSError as error:
+        listener.close()
+        raise NodeError(
+            f"the admin socket of home {str(home)!r} cannot be opened: {error}",
+            hint="choose a home on a local file system with --home DIR",
+            home=str(home),
+        ) from error
     return listener
-
-
-def _bind(listener: socket.socket, home: Path) -> None:
-    path = home / _NAME
-    if not fits(path):
-        path = Path(tempfile.mkdtemp(prefix=_PREFIX)) / _NAME
-        (home / _RECORD).write_text(f"{path}\n")
-    # Linux makes the file with the mode of the unbound socket; others refuse, and
-    # there the directory (0700) guards the moment before chmod.
-    with contextlib.suppress(OSError):
-        os.fchmod(listener.fileno(), 0o600)
-    listener.bind(str(path))
-    path.chmod(0o600)
 
 
 def close_socket(home: Path) -> None:

@@ -14,11 +14,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import chaindock
-from chaindock import telemetry
 from chaindock.errors import ChaindockError, LaunchFailed
 from chaindock.ids import TxId
 from chaindock.lifecycle.states import LaunchState, Target
-from chaindock.telemetry import metrics
+from chaindock.telemetry import get_logger, logs, metrics
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     Check = Callable[[], Awaitable[None]]
     """Returns if the part works. Raises: ChaindockError."""
 
-_log = telemetry.get_logger("operations")
+_log = get_logger("operations")
 CHECK_S: Final = 10.0
 """Seconds after which a check has failed."""
 NODE: Final = "node"
@@ -162,11 +161,11 @@ class Health:
     def scrape(self) -> bytes:
         """Return the text that Prometheus reads."""
         metrics.VERSION.labels(chaindock.__version__).set(1)
-        counts = telemetry.counts()
-        for level in counts.checked:
+        for level, checked in logs.lines_checked.items():
             shown = _LOG_LEVELS.get(level, level)
-            _set(metrics.LOG_ENTRIES_CHECKED.labels(shown), counts.checked[level])
-            _set(metrics.LOG_ENTRIES_WRITTEN.labels(shown), counts.written[level])
+            _set(metrics.LOG_ENTRIES_CHECKED.labels(shown), checked)
+            written = logs.lines_written[level]
+            _set(metrics.LOG_ENTRIES_WRITTEN.labels(shown), written)
         metrics.NODE_READY.set(not self.missing())
         for metric in _OF_ROWS:
             metric.clear()

@@ -9,11 +9,10 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Any
 
+from chaindock import errors
 from chaindock.errors import ChaindockError, Code
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from chaindock.endorser.caller import Answer
     from chaindock.operations.facade import Call
 
@@ -56,16 +55,6 @@ def call_json(call: Call) -> dict[str, Any]:
     }
 
 
-def dev_json(name: str, version: str | None, *, init_required: bool) -> dict[str, Any]:
-    """Return the request body that defines a program started by hand."""
-    return {
-        "name": name,
-        "version": version,
-        "init_required": init_required,
-        "dev": True,
-    }
-
-
 def internal_error(error: BaseException) -> dict[str, Any]:
     """Return the body for an unexpected error; its traceback is in the node's log."""
     return ChaindockError(
@@ -79,7 +68,11 @@ def rebuild_error(body: Any) -> ChaindockError:
     if not isinstance(body, dict) or "message" not in body:
         return ChaindockError(f"the node answered something unknown: {body!r:.200}")
     slug = body.get("error")
-    kind = next((k for k in _tree(ChaindockError) if k.slug == slug), ChaindockError)
+    known = (kind for kind in vars(errors).values() if isinstance(kind, type))
+    kind = next(
+        (k for k in known if issubclass(k, ChaindockError) and k.slug == slug),
+        ChaindockError,
+    )
     facts = body.get("facts")
     facts = facts if isinstance(facts, dict) else {}
     error = kind(
@@ -91,9 +84,3 @@ def rebuild_error(body: Any) -> ChaindockError:
         error.__dict__["code"] = Code(body["code"])
         error.__dict__["slug"] = str(slug)
     return error
-
-
-def _tree(kind: type[ChaindockError]) -> Iterator[type[ChaindockError]]:
-    yield kind
-    for child in kind.__subclasses__():
-        yield from _tree(child)

@@ -7,10 +7,11 @@ local variables of a traceback are never written.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import sys
-from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO, cast
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import structlog
 from typing_extensions import override
@@ -18,7 +19,7 @@ from typing_extensions import override
 from chaindock.telemetry.spec import LEVELS, LogSpec
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Callable, MutableMapping
 
 _SECRET_KEY: Final = re.compile(
     r"(password|secret|token|credential|private_?key|_key_pem)", re.IGNORECASE
@@ -29,33 +30,19 @@ _PEM_KEY: Final = re.compile(
 _CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _MAX_VALUE: Final = 8000
 """Characters of one value; the middle of a longer value is left out."""
-_METHODS: Final = ("debug", "info", "warning", "error", "critical")
-
-
-class Stream(Protocol):
-    """Where log lines are written."""
-
-    def write(self, text: str, /) -> object:
-        """Write `text`. Raises: OSError."""
-
-    def flush(self) -> None:
-        """Write what is buffered. Raises: OSError."""
-
-    def isatty(self) -> bool:
-        """Whether colours can be shown."""
-
-
-class LogCounts:
-    """Lines of this process by level, as Fabric counts them.
-
-    Attributes:
-        checked: lines that some code wanted to log.
-        written: lines that the level of their component let through.
-    """
-
-    def __init__(self) -> None:
-        self.checked: dict[str, int] = dict.fromkeys(_METHODS, 0)
-        self.written: dict[str, int] = dict.fromkeys(_METHODS, 0)
+MOST: Final = 10
+EACH_S: Final = 60.0
+"""Each cause gets `MOST` lines in these seconds; then one line says how many more there
+were. A cause that floods takes no lines from the others."""
+_MOST_CAUSES: Final = 100
+"""Causes of one minute after these share one budget."""
+_OTHERS: Final = ""
+lines_checked: Final = dict.fromkeys(
+    ("debug", "info", "warning", "error", "critical"), 0
+)
+"""By level: lines that some code wanted to log, as Fabric counts them."""
+lines_written: Final = dict.fromkeys(lines_checked, 0)
+"""By level: lines that the level of their component let through."""
 
 
 class _State:
@@ -63,7 +50,6 @@ class _State:
 
     def __init__(self) -> None:
         self.spec = LogSpec()
-        self.counts = LogCounts()
         self.handler: logging.Handler = logging.NullHandler()
 
 
@@ -86,7 +72,7 @@ def configure(
     *,
     level: str = "info",
     spec: str = "",
-    stream: Stream | None = None,
+    stream: Any = None,
     json: bool = False,
 ) -> None:
     """Set levels, target (default: standard error) and form of all log lines.
@@ -94,7 +80,7 @@ def configure(
     Args:
         level: of all components that `spec` does not name.
         spec: a logging specification.
-        stream: where lines are written.
+        stream: text stream where lines are written; its `write` may raise OSError.
         json: one object a line, instead of text.
 
     Raises: InvalidInput: a wrong `spec`; nothing was changed.
@@ -110,7 +96,7 @@ def configure(
             exception_formatter=structlog.dev.plain_traceback,
         )
     )
-    handler = _Handler(cast("TextIO", stream))
+    handler = _Handler(stream)
     handler.addFilter(_take_foreign)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -160,11 +146,6 @@ def is_on(component: str, level: str) -> bool:
     return LEVELS[level] >= _state.spec.level_of(component)
 
 
-def counts() -> LogCounts:
-    """Return the counters of this process."""
-    return _state.counts
-
-
 def _apply(spec: LogSpec) -> None:
     _state.spec = spec
     # The lowest level of any component; `_take` and `_take_foreign` know the others.
@@ -181,11 +162,10 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 def _is_taken(component: str, method: str) -> bool:
-    counts = _state.counts
-    counts.checked[method] = counts.checked.get(method, 0) + 1
+    lines_checked[method] += 1
     if not is_on(component, method):
         return False
-    counts.written[method] = counts.written.get(method, 0) + 1
+    lines_written[method] += 1
     return True
 
 
@@ -201,7 +181,7 @@ def _take_foreign(record: logging.LogRecord) -> bool:
     if hasattr(record, "_logger"):
         return True  # `_take` has decided
     method = record.levelname.lower()
-    return _is_taken(record.name, method if method in _METHODS else "debug")
+    return _is_taken(record.name, method if method in lines_checked else "debug")
 
 
 def _add_component(
@@ -236,3 +216,47 @@ def _harmless(text: str) -> str:
         half = _MAX_VALUE // 2
         text = f"{text[:half]} [{len(text) - 2 * half} cut] {text[-half:]}"
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+class RateLimitedLog:
+    """Lines that a client or a chaincode can cause without end; used in an event loop.
+
+    Args:
+        log: writes how many lines are missing.
+    """
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+        self._counts: dict[str, int] = {}
+
+    def say(
+        self, about: str | None, log: Callable[..., Any], event: str, **facts: Any
+    ) -> None:
+        """Write a line with `log`, or only count it if its cause had too many.
+
+        Args:
+            about: the cause, by something it cannot forge; None = not known.
+            log: the logger's method.
+            event: the line.
+            facts: its data.
+        """
+        about = about or _OTHERS
+        if about not in self._counts:
+            if len(self._counts) >= _MOST_CAUSES:
+                about = _OTHERS
+            if about not in self._counts:
+                self._counts[about] = 0
+                loop = asyncio.get_running_loop()
+                loop.call_later(EACH_S, self._sum_up, about)
+        self._counts[about] += 1
+        if self._counts[about] <= MOST:
+            log(event, **facts)
+
+    def _sum_up(self, about: str) -> None:
+        missing = self._counts.pop(about) - MOST
+        if missing > 0:
+            self._log.warning(
+                "lines not logged: over the rate limit",
+                lines=missing,
+                about=about or "others",
+            )

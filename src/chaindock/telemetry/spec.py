@@ -6,12 +6,13 @@ Source: docs/fabric/operations.md#logging-specification
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from chaindock.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 LEVELS: Final[Mapping[str, int]] = {
     "payload": 5,
@@ -58,6 +59,7 @@ class LogSpec:
 
     Attributes:
         lowest: level that no logger is below.
+        level_of: the lowest level that a component logs; a number as in LEVELS.
     """
 
     def __init__(
@@ -66,7 +68,8 @@ class LogSpec:
         self._terms = dict(terms or {})
         self._default = default
         self.lowest = min([default, *self._terms.values()])
-        self._known: dict[str, int] = {}
+        # Bounded, because names of chaincodes come and go.
+        self.level_of: Callable[[str], int] = lru_cache(_LONGEST)(self._find)
 
     @classmethod
     def parse(cls, text: str, default: str = "info") -> LogSpec:
@@ -96,15 +99,6 @@ class LogSpec:
                     raise _invalid(text, f"bad logger name {name!r}")
                 terms[name] = number
         return cls(terms, rest)
-
-    def level_of(self, component: str) -> int:
-        """Return the lowest level that `component` logs; a number as in LEVELS."""
-        found = self._known.get(component)
-        if found is None:
-            if len(self._known) > _LONGEST:  # names of chaincodes come and go
-                self._known.clear()
-            found = self._known[component] = self._find(component)
-        return found
 
     def _find(self, component: str) -> int:
         for name in (component, *_aliases(component)):

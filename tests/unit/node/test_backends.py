@@ -80,9 +80,9 @@ def backends(
 async def test_without_any_engine_auto_means_processes_and_says_so(targets, engine):
     found = backends(targets, engine)
     builder = await found.builder_for(NEW)
-    assert builder.name == found.first == "process"
+    assert builder.name == found.outlook[0] == "process"
     assert "no such file" in targets.placement(NEW).why
-    assert "without isolation" in found.reason
+    assert "without isolation" in found.outlook[1]
 
 
 async def test_what_runs_as_a_process_stays_one_when_an_engine_appears(targets, engine):
@@ -91,7 +91,7 @@ async def test_what_runs_as_a_process_stays_one_when_an_engine_appears(targets, 
     engine.away = False
     assert (await found.builder_for(NEW)).name == "process"
     assert (await found.builder_for(OLD)).name == "docker"
-    assert found.first == "docker"
+    assert found.outlook[0] == "docker"
     assert engine.reaps == 1, "leftovers go before the first build"
 
 
@@ -113,8 +113,8 @@ async def test_new_chaincode_waits_for_an_engine_that_other_chaincode_runs_on(
     found = backends(targets, engine)
     with pytest.raises(EngineUnavailable):
         await found.builder_for(NEW)
-    assert found.first == "docker"
-    assert "waiting for the container engine" in found.reason
+    assert found.outlook[0] == "docker"
+    assert "waiting for the container engine" in found.outlook[1]
     targets.place(NEW, Placement("process"))
     assert (await found.builder_for(NEW)).name == "process"
 
@@ -138,7 +138,7 @@ async def test_the_back_end_of_the_configuration_holds(targets, engine):
 async def test_an_empty_endpoint_means_that_no_engine_is_used(targets):
     found = backends(targets, None)
     assert (await found.builder_for(NEW)).name == "process"
-    assert "vm.endpoint is empty" in found.reason
+    assert "vm.endpoint is empty" in found.outlook[1]
     targets.place(OLD, Placement("docker", "docker", "as asked"))
     with pytest.raises(EngineError, match="uses no container engine"):
         await found.builder_for(OLD)
