@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from chaindock.controllers.docker.controller import DockerController
@@ -34,6 +35,7 @@ _LOOK_EVERY_S: Final = 5.0
 """Seconds before an engine that did not answer is looked for again."""
 
 
+@dataclass
 class Backends:
     """The controllers of a running node.
 
@@ -44,18 +46,13 @@ class Backends:
         targets: says what runs where.
     """
 
-    def __init__(
-        self,
-        default: str,
-        docker: DockerController | None,
-        process: ProcessController,
-        targets: TargetState,
-        *,
-        named: bool,
-    ) -> None:
-        self.default = default
-        self._docker, self._process = docker, process
-        self._targets, self._named = targets, named
+    default: str
+    docker: DockerController | None
+    process: ProcessController
+    targets: TargetState
+    named: bool
+
+    def __post_init__(self) -> None:
         self._error: EngineError | None = None
         self._reaped = False
         self._looked = 0.0
@@ -93,7 +90,7 @@ class Backends:
         named = bool(
             endpoint.endpoint or endpoint.docker_host or endpoint.docker_context
         )
-        backends = cls(default, docker, process, targets, named=named)
+        backends = cls(default, docker, process, targets, named)
         await backends._reap(process)
         if docker is not None:
             error = await backends._connect()
@@ -108,16 +105,16 @@ class Backends:
 
         Raises: EngineUnavailable and others when it is an engine that is away.
         """
-        name = await self._targets.decide(ccid, self.choose)
+        name = await self.targets.decide(ccid, self.choose)
         if name == PROCESS:
-            return self._process
+            return self.process
         return await self._engine()
 
     def reachable(self) -> Sequence[Builder]:
         """Return the back ends that can be asked now."""
-        if self._docker is not None and self._docker.connected:
-            return (self._docker, self._process)
-        return (self._process,)
+        if self.docker is not None and self.docker.connected:
+            return (self.docker, self.process)
+        return (self.process,)
 
     async def choose(self) -> tuple[str, str]:
         """Return the back end that `auto` means now, and why, in one phrase.
@@ -127,11 +124,11 @@ class Backends:
         """
         if self.default != AUTO:
             return self.default, f"chaindock.backend is {self.default}"
-        if self._docker is None:
+        if self.docker is None:
             return PROCESS, _NO_ENGINE
         error = await self._connect()
         if error is None:
-            return DOCKER, f"an engine answers at {self._docker.endpoint}"
+            return DOCKER, f"an engine answers at {self.docker.endpoint}"
         if self._is_awaited():
             raise _with_way_out(error)
         return PROCESS, error.message
@@ -140,7 +137,7 @@ class Backends:
 
     def require(self, name: str) -> None:
         """Check a back end that a user asks for. Raises: InvalidInput."""
-        known = [AUTO, PROCESS] if self._docker is None else [AUTO, DOCKER, PROCESS]
+        known = [AUTO, PROCESS] if self.docker is None else [AUTO, DOCKER, PROCESS]
         if name not in known:
             raise InvalidInput(
                 f"back end {name!r} is not there; expected one of: {', '.join(known)}",
@@ -150,12 +147,12 @@ class Backends:
     @property
     def outlook(self) -> tuple[str, str]:
         """Which back end new chaincode gets at the moment, and why, in one phrase."""
-        if self._docker is None:
+        if self.docker is None:
             name = PROCESS if self.default == AUTO else self.default
             return name, "chosen" if self.default == PROCESS else _NO_ENGINE
-        if self._docker.connected:
+        if self.docker.connected:
             chosen = "" if self.default == AUTO else "chosen; "
-            return DOCKER, f"{chosen}an engine answers at {self._docker.endpoint}"
+            return DOCKER, f"{chosen}an engine answers at {self.docker.endpoint}"
         why = self._error.message if self._error else "not looked for yet"
         if self.default == DOCKER or self._is_awaited():
             return DOCKER, f"waiting for the container engine: {why} ({_DOCTOR})"
@@ -163,16 +160,16 @@ class Backends:
 
     async def check(self) -> None:
         """Ask a connected engine whether it answers. Raises: EngineError."""
-        if self._docker is not None and self._docker.connected:
-            await self._docker.check()
+        if self.docker is not None and self.docker.connected:
+            await self.docker.check()
 
     # ---- the engine
 
     def _is_awaited(self) -> bool:
-        return self._named or self._targets.is_used(DOCKER)
+        return self.named or self.targets.is_used(DOCKER)
 
     async def _engine(self) -> DockerController:
-        if self._docker is None:
+        if self.docker is None:
             raise EngineError(
                 "this node uses no container engine, and the chaincode is to run in a "
                 "container",
@@ -182,20 +179,20 @@ class Backends:
         if error is not None:
             raise _with_way_out(error)
         self._reaped = True  # from now on there are containers of this run
-        return self._docker
+        return self.docker
 
     async def _connect(self) -> EngineError | None:
         """Connect, and remove leftovers before the first build. Returns what failed."""
-        assert self._docker is not None  # noqa: S101  # the callers have looked
+        assert self.docker is not None  # noqa: S101  # the callers have looked
         async with self._lock:
-            if self._docker.connected and self._reaped:
+            if self.docker.connected and self._reaped:
                 return None
             now = time.monotonic()
             if self._error is not None and now - self._looked < _LOOK_EVERY_S:
                 return self._error
             try:
-                await self._docker.connect()
-                self._reaped = await self._reap(self._docker)
+                await self.docker.connect()
+                self._reaped = await self._reap(self.docker)
             except EngineError as error:
                 if self._error is None:
                     _log.info("no engine answers", reason=error.message)

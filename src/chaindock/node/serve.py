@@ -138,10 +138,14 @@ async def _compose(
 
     def peer_for(attempt: Attempt) -> PeerConnection:
         names = targets.names_of(attempt.ccid)
+        tls = None
+        if authority is not None:
+            pair = authority.issue_client()
+            tls = ClientTls(pair.key_pem, pair.cert_pem, authority.root_pem)
         return PeerConnection(
             listener,
             organization.mspid,
-            tls=None if authority is None else _client_tls(authority),
+            tls=tls,
             logging=config.node.chaincode_logging,
             settings=config.chaincodes.of(attempt.ccid, names).run,
         )
@@ -214,11 +218,6 @@ async def _compose(
     )
     health.parts = Parts(ledger, targets, custodian, backends.check, node.ps)
     return node
-
-
-def _client_tls(authority: TlsAuthority) -> ClientTls:
-    pair = authority.issue_client()
-    return ClientTls(pair.key_pem, pair.cert_pem, authority.root_pem)
 
 
 # --- open files ---------------------------------------------------------------------

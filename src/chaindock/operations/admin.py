@@ -42,7 +42,7 @@ import shutil
 import tempfile
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Self
 
 import msgspec
 from aiohttp import web
@@ -191,11 +191,10 @@ class AdminServer:
         with ExitStack() as stack:
             try:
                 self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
-                folder = stack.enter_context(
-                    tempfile.TemporaryDirectory(dir=self._incoming)
-                )
-                package = Path(folder) / "package"
-                await self._receive(request, package)
+                folder = tempfile.TemporaryDirectory(dir=self._incoming)
+                package = Path(stack.enter_context(folder)) / "package"
+                with package.open("wb") as file:
+                    await self._receive(request, file)
             except ConnectionError:
                 raise
             except OSError as error:
@@ -207,20 +206,17 @@ class AdminServer:
                 ) from error
             yield package
 
-    async def _receive(self, request: web.Request, package: Path) -> None:
+    async def _receive(self, request: web.Request, file: BinaryIO) -> None:
         limit = self._options.max_package_bytes
         size = request.content_length or 0
-        with package.open("wb") as file:
-            async for chunk in request.content.iter_chunked(1 << 20):
-                size = max(size, file.tell() + len(chunk))
-                if size > limit:
-                    break
-                file.write(chunk)
-        if size > limit:
-            raise InvalidInput(
-                f"the package has {size} bytes or more, the limit is {limit}",
-                hint="leave out what the chaincode does not need",
-            )
+        async for chunk in request.content.iter_chunked(1 << 20):
+            size = max(size, file.tell() + len(chunk))
+            if size > limit:
+                raise InvalidInput(
+                    f"the package has {size} bytes or more, the limit is {limit}",
+                    hint="leave out what the chaincode does not need",
+                )
+            file.write(chunk)
 
     async def _ps(self, _request: web.Request) -> web.Response:
         return reply({"chaincodes": self._node.ps()})

@@ -216,15 +216,9 @@ class OperationsServer:
     async def _version(self, request: web.Request) -> web.Response:
         if request.method != "GET":
             return _error(f"invalid request method: {request.method}", 400)
+        # As a peer that was not built from a commit; the version names a release.
         version = chaindock.__version__
-        return reply({"CommitSHA": COMMIT, "Version": version})
-
-
-COMMIT: Final = "development build"
-"""As a peer that was not built from a commit; the version names a release."""
-
-
-# --- pieces ---------------------------------------------------------------------------
+        return reply({"CommitSHA": "development build", "Version": version})
 
 
 def _error(text: str, status: int) -> web.Response:

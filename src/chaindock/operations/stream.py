@@ -170,6 +170,7 @@ def parse_line(raw: bytes) -> LogLine:
     return LogLine("", "note", text)
 
 
+@dataclass(frozen=True)
 class Tail:
     """The output of one chaincode.
 
@@ -180,26 +181,18 @@ class Tail:
         over: whether a follower is to end.
     """
 
-    def __init__(
-        self,
-        files: Callable[[], Sequence[Path]],
-        *,
-        previous: bool = False,
-        poll_s: float = POLL_S,
-        over: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._files = files
-        self._previous = previous
-        self._poll_s = poll_s
-        self._over = over
+    files: Callable[[], Sequence[Path]]
+    previous: bool = False
+    poll_s: float = POLL_S
+    over: Callable[[], bool] = lambda: False
 
     async def batches(
         self, *, follow: bool = False
     ) -> AsyncGenerator[list[LogLine], None]:
         """Yield the lines, oldest first; with `follow`, until `over`."""
         path = self._pick()
-        while follow and path is None and not self._over():
-            await asyncio.sleep(self._poll_s)
+        while follow and path is None and not self.over():
+            await asyncio.sleep(self.poll_s)
             path = self._pick()
         while path is not None:
             reader = _Reader(path)
@@ -211,12 +204,12 @@ class Tail:
             path = self._after(path) if follow else None
 
     def _pick(self) -> Path | None:
-        files = self._files()
-        wanted = 2 if self._previous else 1
+        files = self.files()
+        wanted = 2 if self.previous else 1
         return files[-wanted] if len(files) >= wanted else None
 
     def _after(self, path: Path) -> Path | None:
-        return next((file for file in self._files() if file.name > path.name), None)
+        return next((file for file in self.files() if file.name > path.name), None)
 
     async def _drain(
         self, reader: _Reader, *, follow: bool
@@ -228,10 +221,10 @@ class Tail:
                 yield lines
             elif not follow or last_look:
                 break
-            elif self._over() or self._after(reader.path) is not None:
+            elif self.over() or self._after(reader.path) is not None:
                 last_look = True  # for lines written since the last read
             else:
-                await asyncio.sleep(self._poll_s)
+                await asyncio.sleep(self.poll_s)
         if rest := reader.rest():
             yield rest
 
