@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import (
@@ -49,55 +49,46 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 ProcessCollector(registry=REGISTRY)
 
 
-def _counter(name: str, text: str, *labels: str) -> Counter:
-    return Counter(name, text, labels, registry=REGISTRY)
-
-
-def _gauge(name: str, text: str, *labels: str) -> Gauge:
-    return Gauge(name, text, labels, registry=REGISTRY)
-
-
-def _short(name: str, text: str, *labels: str) -> Histogram:
-    return Histogram(name, text, labels, registry=REGISTRY, buckets=SHORT_S)
-
-
-def _long(name: str, text: str, *labels: str) -> Histogram:
-    return Histogram(name, text, labels, registry=REGISTRY, buckets=LONG_S)
-
+_counter: Final = partial(Counter, registry=REGISTRY)
+_gauge: Final = partial(Gauge, registry=REGISTRY)
+_short: Final = partial(Histogram, registry=REGISTRY, buckets=SHORT_S)
+_long: Final = partial(Histogram, registry=REGISTRY, buckets=LONG_S)
 
 # ---- by package: the label `chaincode` is the package id
 
 LAUNCH_DURATION: Final = _long(
-    "chaincode_launch_duration", "Seconds of a launch.", "chaincode", "success"
+    "chaincode_launch_duration", "Seconds of a launch.", ("chaincode", "success")
 )
 LAUNCH_FAILURES: Final = _counter(
-    "chaincode_launch_failures", "Launches that failed.", "chaincode"
+    "chaincode_launch_failures", "Launches that failed.", ("chaincode",)
 )
 LAUNCH_TIMEOUTS: Final = _counter(
-    "chaincode_launch_timeouts", "Launches that took too long.", "chaincode"
+    "chaincode_launch_timeouts", "Launches that took too long.", ("chaincode",)
 )
 EXECUTE_TIMEOUTS: Final = _counter(
-    "chaincode_execute_timeouts", "Invocations without an answer in time.", "chaincode"
+    "chaincode_execute_timeouts",
+    "Invocations without an answer in time.",
+    ("chaincode",),
 )
 SHIM_REQUESTS_RECEIVED: Final = _counter(
     "chaincode_shim_requests_received",
     "Requests of chaincode to the node.",
-    *("type", "channel", "chaincode"),
+    ("type", "channel", "chaincode"),
 )
 SHIM_REQUESTS_COMPLETED: Final = _counter(
     "chaincode_shim_requests_completed",
     "Requests that were answered.",
-    *("type", "channel", "chaincode", "success"),
+    ("type", "channel", "chaincode", "success"),
 )
 SHIM_REQUEST_DURATION: Final = _short(
     "chaincode_shim_request_duration",
     "Seconds until the answer.",
-    *("type", "channel", "chaincode", "success"),
+    ("type", "channel", "chaincode", "success"),
 )
 DOCKER_BUILD_DURATION: Final = _long(
     "dockercontroller_chaincode_container_build_duration",
     "Seconds of a build with a container engine; a reused build is not counted.",
-    *("chaincode", "success"),
+    ("chaincode", "success"),
 )
 
 # ---- by name: the label `chaincode` is the name
@@ -112,78 +103,81 @@ PROPOSAL_VALIDATION_FAILURES: Final = _counter(
 PROPOSAL_DURATION: Final = _short(
     "endorser_proposal_duration",
     "Seconds from arrival to answer.",
-    *("channel", "chaincode", "success"),
+    ("channel", "chaincode", "success"),
 )
 PROPOSAL_ACL_FAILURES: Final = _counter(
     "endorser_proposal_acl_failures",
     "Proposals whose signer lacks the permission.",
-    *("channel", "chaincode"),
+    ("channel", "chaincode"),
 )
 PROPOSAL_SIMULATION_FAILURES: Final = _counter(
     "endorser_proposal_simulation_failures",
     "Proposals without an answer of the chaincode.",
-    *("channel", "chaincode"),
+    ("channel", "chaincode"),
 )
 DUPLICATE_TRANSACTION_FAILURES: Final = _counter(
     "endorser_duplicate_transaction_failures",
     "Proposals whose transaction id was used before.",
-    *("channel", "chaincode"),
+    ("channel", "chaincode"),
 )
 ENDORSEMENT_FAILURES: Final = _counter(
     "endorser_endorsement_failures",
     "Proposals that the chaincode answered with an error.",
-    *("channel", "chaincode", "chaincodeerror"),
+    ("channel", "chaincode", "chaincodeerror"),
 )
 BLOCKCHAIN_HEIGHT: Final = _gauge(
-    "ledger_blockchain_height", "Blocks on the channel.", "channel"
+    "ledger_blockchain_height", "Blocks on the channel.", ("channel",)
 )
 BLOCK_PROCESSING_TIME: Final = _short(
-    "ledger_block_processing_time", "Seconds to validate and store a block.", "channel"
+    "ledger_block_processing_time",
+    "Seconds to validate and store a block.",
+    ("channel",),
 )
 TRANSACTION_COUNT: Final = _counter(
     "ledger_transaction_count",
     "Transactions of blocks; `chaincode` is name:version.",
-    *("channel", "transaction_type", "chaincode", "validation_code"),
+    ("channel", "transaction_type", "chaincode", "validation_code"),
 )
 LOG_ENTRIES_CHECKED: Final = _counter(
-    "logging_entries_checked", "Log lines before filtering.", "level"
+    "logging_entries_checked", "Log lines before filtering.", ("level",)
 )
 LOG_ENTRIES_WRITTEN: Final = _counter(
-    "logging_entries_written", "Log lines written.", "level"
+    "logging_entries_written", "Log lines written.", ("level",)
 )
-VERSION: Final = _gauge("fabric_version", "Always 1; version of Chaindock.", "version")
+VERSION: Final = _gauge(
+    "fabric_version", "Always 1; version of Chaindock.", ("version",)
+)
 
 CHAINCODE_UP: Final = _gauge(
-    "chaindock_chaincode_up", "1 while chaincode takes calls, else 0.", "chaincode"
+    "chaindock_chaincode_up", "1 while chaincode takes calls, else 0.", ("chaincode",)
 )
 CHAINCODE_STATE: Final = _gauge(
-    "chaindock_chaincode_state", "1 in this state, else 0.", "chaincode", "state"
+    "chaindock_chaincode_state", "1 in this state, else 0.", ("chaincode", "state")
 )
 RESTARTS: Final = _counter(
     "chaindock_chaincode_restarts",
     "Launches after an exit or failure that was not asked for.",
-    "chaincode",
+    ("chaincode",),
 )
 EXITS: Final = _counter(
     "chaindock_chaincode_exits",
     "Exits of runs that were ready.",
-    "chaincode",
-    "cause",
+    ("chaincode", "cause"),
 )
 OPEN_CALLS: Final = _gauge(
-    "chaindock_open_calls", "Invocations that run now.", "chaincode"
+    "chaindock_open_calls", "Invocations that run now.", ("chaincode",)
 )
 PHASE_DURATION: Final = _long(
     "chaindock_phase_duration_seconds",
     "Seconds of a phase of a launch.",
-    *("phase", "success"),
+    ("phase", "success"),
 )
 BUILD_DURATION: Final = _long(
     "chaindock_build_duration_seconds",
     "Seconds of a build; a reused build is not counted.",
-    *("builder", "success"),
+    ("builder", "success"),
 )
-CHORES: Final = _gauge("chaindock_custodian_chores", "Launches and stops.", "state")
+CHORES: Final = _gauge("chaindock_custodian_chores", "Launches and stops.", ("state",))
 NODE_READY: Final = _gauge(
     "chaindock_node_ready", "1 while /readyz answers 200, else 0."
 )
