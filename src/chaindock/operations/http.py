@@ -171,10 +171,10 @@ class OperationsServer:
         if not self._options.tls:
             if not _names_loopback(request.headers.get("Host", "")):
                 return _error("the Host of the request is not this machine", 403)
-        elif request.path in _NEED_CERTIFICATE:
-            # Empty unless the client has one that `client_roots` signed.
-            if not request.get_extra_info("peercert"):
-                return web.Response(status=401)
+        elif request.path in _NEED_CERTIFICATE and not request.get_extra_info(
+            "peercert"
+        ):
+            return web.Response(status=401)
         return await handler(request)
 
     # --- routes -----------------------------------------------------------------------
