@@ -18,7 +18,7 @@ from pathlib import Path
 
 from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.options import EndpointOptions
-from chaindock.controllers.docker.output import OutputLines
+from chaindock.controllers.docker.streams import OutputLines
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = """

@@ -182,3 +182,26 @@ async def first(**waits: Awaitable[Any]) -> tuple[str, Any]:
         for name, wait in waits.items():
             _ = tasks.start(race(name, wait), name)
         return await outcome.wait()
+
+
+async def run_program(
+    *words: str, text: bytes, limit_s: float, **how: Any
+) -> tuple[int, bytes, bytes]:
+    """Run a program to its end; return its exit code, its output and its errors.
+
+    `text` is its input; `how` is for `create_subprocess_exec`.
+
+    Raises: OSError when it cannot be run; TimeoutError, when it was killed.
+    """
+    pipe = asyncio.subprocess.PIPE
+    child = await asyncio.create_subprocess_exec(
+        *words, stdin=pipe, stdout=pipe, stderr=pipe, **how
+    )
+    try:
+        async with asyncio.timeout(limit_s):
+            out, said = await child.communicate(text)
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    return child.returncode or 0, out, said

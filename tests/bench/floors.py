@@ -20,7 +20,8 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import ClientTls, PeerConnection
-from chaindock.controllers.docker.body import TLS_FOLDER, run_body, tls_archive
+from chaindock.controllers.docker.sandbox import TLS_FOLDER, run_body
+from chaindock.controllers.docker.streams import tls_archive
 from chaindock.identity.ca import TlsAuthority
 from chaindock.platforms.base import Connection
 from support.shims import credentials
@@ -164,9 +165,7 @@ async def docker_floor(
     body = run_body(
         parts.options,
         parts.node,
-        built.image,
-        built.output,
-        built.launch,
+        built,
         peer,
         Attempt(built.ccid),
         attachment,

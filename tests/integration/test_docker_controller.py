@@ -13,7 +13,7 @@ import pytest
 from chaindock.chaincode.client import wait_until_listening
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import Cause, Dial
-from chaindock.controllers.docker import bridges, network
+from chaindock.controllers.docker import network, reach
 from chaindock.controllers.docker.options import EndpointOptions
 from chaindock.errors import (
     BuildFailed,
@@ -183,10 +183,10 @@ async def test_no_network_is_left_after_a_clean_end(backend: DockerBackend):
 
 def hide_gateways(monkeypatch: pytest.MonkeyPatch, until: int = 10**6) -> None:
     """Let this machine seem to have no bridge address before look number `until`."""
-    real, looks = bridges.addresses, iter(range(10**6))
+    real, looks = reach.addresses, iter(range(10**6))
 
-    def addresses() -> frozenset[str]:
-        return real() if next(looks) >= until else frozenset({"127.0.0.1"})
+    def addresses() -> dict[str, str]:
+        return real() if next(looks) >= until else {"127.0.0.1": "lo"}
 
     monkeypatch.setattr(network, "addresses", addresses)
 
@@ -194,7 +194,7 @@ def hide_gateways(monkeypatch: pytest.MonkeyPatch, until: int = 10**6) -> None:
 async def test_an_address_that_needs_a_container_on_the_network_is_held_up(
     backend: DockerBackend, monkeypatch: pytest.MonkeyPatch
 ):
-    hide_gateways(monkeypatch, until=1)
+    hide_gateways(monkeypatch, until=2)
     async with backend.controller() as controller, backend.within():
         instance, package = await backend.built(call(), leave(0), builder=controller)
         await instance.start(backend.peer, Attempt(package.ccid))

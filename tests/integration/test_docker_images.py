@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 
 from chaindock.controllers.docker import names
-from chaindock.controllers.docker.options import LanguageImages
 from chaindock.errors import BuildFailed
+from chaindock.platforms.base import LanguageImages
 from support.doubles.backend import WatchedAttempt, built
 from support.doubles.scripts import hang, say
 from support.engines.docker_backend import DockerBackend

@@ -10,7 +10,7 @@ import pytest
 
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import RunSettings
-from chaindock.controllers.docker import bridges, names, network
+from chaindock.controllers.docker import names, network, reach
 from chaindock.errors import NameUnresolved, NetworkMissing, NodeUnreachable
 from support.doubles.backend import in_background
 from support.doubles.scripts import call, hang
@@ -68,8 +68,8 @@ async def test_a_name_that_nobody_knows_is_told(
     backend: DockerBackend, monkeypatch: pytest.MonkeyPatch
 ):
     """As with an engine in a virtual machine that has no name for this one."""
-    monkeypatch.setattr(network, "addresses", lambda: frozenset({"127.0.0.1"}))
-    monkeypatch.setattr(bridges, "_NAMES", ("no-such-host.invalid",))
+    monkeypatch.setattr(network, "addresses", lambda: {"127.0.0.1": "lo"})
+    monkeypatch.setattr(reach, "_NAMES", ("no-such-host.invalid",))
     async with backend.controller() as controller, backend.within():
         instance, package = await backend.built(call(), builder=controller)
         with pytest.raises(NameUnresolved, match="no-such-host") as caught:

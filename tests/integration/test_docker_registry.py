@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.container.attempt import Attempt
-from chaindock.controllers.docker.options import LanguageImages, Mirror
+from chaindock.controllers.docker.options import Mirror
 from chaindock.errors import (
     BuildFailed,
     ChaindockError,
@@ -19,13 +19,14 @@ from chaindock.errors import (
     RegistryDenied,
     RegistryUnavailable,
 )
+from chaindock.platforms.base import LanguageImages
 from support.doubles.backend import WatchedAttempt, built
 from support.doubles.scripts import hang, leave
 from support.engines.registry import Registry
 from support.need import need_image
 
 if TYPE_CHECKING:
-    from chaindock.controllers.docker.options import Pull
+    from chaindock.platforms.base import Pull
     from support.engines.docker_backend import DockerBackend
     from support.engines.each import Target
 

@@ -11,7 +11,7 @@ import pytest
 
 from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.contracts import BuildEnvironment, ClientTls, RunSettings
-from chaindock.controllers.docker.options import MIB
+from chaindock.values import MIB
 from support.doubles.backend import WatchedAttempt, built
 from support.doubles.scripts import hang, serve
 from support.engines.docker_backend import DockerBackend, clean

@@ -75,9 +75,8 @@ async def archive(engine: Engine, container: str) -> bytes:
 
 async def layers(engine: Engine, image: str) -> bytes:
     """Return the image as a tar of its layers, which are not compressed."""
-    async with engine.answer("GET", f"images/{image}/get") as answer:
-        parts = [part async for part in engine.data(answer, SILENCE_S)]
-    return b"".join(parts)
+    found = engine.stream("GET", f"images/{image}/get", SILENCE_S)
+    return b"".join([part async for part in found])
 
 
 def traces(node: Node) -> list[bytes]:

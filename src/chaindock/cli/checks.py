@@ -25,13 +25,12 @@ from chaindock.cli.node import find_process
 from chaindock.cli.show import count
 from chaindock.config.keys import redact
 from chaindock.config.load import load
-from chaindock.controllers.docker.bridges import addresses, bridges_filtered
 from chaindock.controllers.docker.endpoints import Verdict, probe_all
 from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.firewall import firewall_problems
-from chaindock.controllers.docker.isolation import engine_lacks, is_rootless
-from chaindock.controllers.docker.names import expand_image
-from chaindock.controllers.docker.pulls import places
+from chaindock.controllers.docker.images import places
+from chaindock.controllers.docker.reach import addresses, bridges_filtered
+from chaindock.controllers.docker.sandbox import engine_lacks, is_rootless
 from chaindock.errors import ChaindockError, ConfigInvalid, ImageNotFound, ToolMissing
 from chaindock.operations.address import find_socket
 from chaindock.platforms.registry import PLATFORMS
@@ -191,13 +190,8 @@ async def _images(config: Config, engine: Engine) -> AsyncIterator[Check]:
     for language, images in options.images.items():
         pull = options.pull if images.pull == "default" else images.pull
         for text in dict.fromkeys((images.builder, images.runtime or images.builder)):
-            image = expand_image(
-                text,
-                arch=engine.arch,
-                docker_ns=options.docker_ns,
-                version=options.fabric_version,
-            )
-            if await _has_any(engine, places(image, options.mirrors)):
+            image, *mirrors = places(text, engine.arch, options)
+            if await _has_any(engine, [image, *mirrors]):
                 yield Check("images", language, State.OK, image)
             elif pull == "never":
                 found = f"{image} is missing, and pulling is not allowed"

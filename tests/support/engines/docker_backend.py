@@ -12,8 +12,8 @@ from chaindock.controllers.docker.firewall import HostFirewall
 from chaindock.controllers.docker.options import (
     DockerOptions,
     EndpointOptions,
-    LanguageImages,
 )
+from chaindock.platforms.base import LanguageImages
 from support.doubles.conformance import Backend, platform_for_scripts
 from support.engines.volumes import find_volumes, remove_volume
 from support.need import need_docker, need_image

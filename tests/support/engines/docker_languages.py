@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chaindock.config.sections import build_environment
-from chaindock.controllers.docker.options import DockerOptions, LanguageImages
 from chaindock.packaging.store import PackageStore
 from chaindock.packaging.writer import write_package
+from chaindock.platforms.base import LanguageImages
 from chaindock.platforms.registry import recognise
 from support.engines.docker_backend import docker_options
 from support.need import need_image
 
 if TYPE_CHECKING:
     from chaindock.container.contracts import BuildEnvironment
+    from chaindock.controllers.docker.options import DockerOptions
     from chaindock.packaging.store import StoredPackage
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"

@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from chaindock.controllers.docker.options import LanguageImages
+from chaindock.platforms.base import LanguageImages
 from support.engines.docker_backend import DockerBackend, docker_options
 from support.engines.own_engine import own_podman
 from support.engines.rootless import rootless_podman

@@ -6,7 +6,7 @@ import pytest
 
 from chaindock.config.load import load
 from chaindock.config.sections import KNOWN, Config
-from chaindock.controllers.docker.value_types import Ulimit
+from chaindock.controllers.docker.options import Ulimit
 from chaindock.errors import ConfigInvalid
 
 HOST = "vm.docker.hostConfig."

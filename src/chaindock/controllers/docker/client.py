@@ -32,32 +32,25 @@ MAX_OBJECT_BYTES = 4 * 1024 * 1024
 _MAX_REFUSAL_BYTES = 64 * 1024
 _CLIENT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10)
 _USUAL = -1.0
+_TAR = {"Content-Type": "application/x-tar"}
 
 
 class EngineClient:
-    """One container engine over HTTP. Opened: connected, the API version agreed.
+    """One container engine over HTTP; `call_s` is the limit of a plain call.
 
-    Args:
-        where: an engine that answers, from `find_engine`.
-        call_s: limit of a plain call, in seconds.
+    Every call raises EngineUnavailable, EngineTimeout and other EngineErrors.
     """
 
     def __init__(self, where: Candidate, call_s: float = 60.0) -> None:
-        self.address = where.address
-        self.arch = ""
-        self.name = ""
+        self.address, self.arch, self.name = where.address, "", ""
         self._where, self._call_s = where, call_s
         self._session: aiohttp.ClientSession | None = None
-        self._api = ""
-        self._was_lost = False
+        self._api, self._was_lost = "", False
         self._unsure = False
         """A call was interrupted: containers may exist that this process does not know."""
 
     async def open(self) -> None:
-        """Connect, and agree on the API version.
-
-        Raises: EngineUnavailable, EngineTimeout, EngineError.
-        """
+        """Connect, and agree on the API version."""
         self._session = aiohttp.ClientSession(
             connector=self._where.connector(), timeout=_CLIENT_TIMEOUT
         )
@@ -65,8 +58,8 @@ class EngineClient:
 
     async def _agree(self) -> None:
         async with self._translated("version", self._call_s):
-            async with self._open_session.get(
-                f"{self._where.base_url}/version"
+            async with await self._send(
+                "GET", f"{self._where.base_url}/version"
             ) as answer:
                 about = await answer.json(content_type=None)
             theirs = _version(about["ApiVersion"])
@@ -91,13 +84,11 @@ class EngineClient:
         if session is not None:
             await session.close()
 
-    @property
-    def _open_session(self) -> aiohttp.ClientSession:
+    async def _send(self, method: str, url: str, **how: Any) -> aiohttp.ClientResponse:
         if self._session is None:
-            raise EngineUnavailable(
-                f"the connection to {self.address} is closed", endpoint=self.address
-            )
-        return self._session
+            text = f"the connection to {self.address} is closed"
+            raise EngineUnavailable(text, endpoint=self.address)
+        return await self._session.request(method, url, **how)
 
     # --- how a call is made --------------------------------------------------------
 
@@ -107,23 +98,20 @@ class EngineClient:
         path: str,
         body: Mapping[str, Any] | None = None,
         *,
-        params: Mapping[str, str] | None = None,
         what: str = "",
-        image: str = "",
         limit_s: float | None = _USUAL,
+        **request: Any,
     ) -> Any:
-        """Return the JSON that answers a plain call; None when the answer is empty.
+        """Return the JSON that answers; None when the answer is empty.
 
-        `what` is the call in words, for errors; `image` the one that a 404 speaks of
-        ("" = it speaks of something else); `limit_s` is for the whole answer.
+        `what` is the call in words, for errors; `limit_s` is for the whole answer.
         """
         what = what or f"{method} {path}"
         data = None if body is None else json.dumps(body).encode()
         async with self._bounded(what, limit_s):
-            answer = await self._request(
-                method, path, what, image=image, params=params, data=data
-            )
-            async with answer:
+            async with await self._request(
+                method, path, what, data=data, **request
+            ) as answer:
                 text = await answer.read()
             return json.loads(text) if text.strip() else None
 
@@ -133,10 +121,9 @@ class EngineClient:
         method: str,
         path: str,
         *,
-        params: Mapping[str, str] | None = None,
         data: bytes | AsyncIterator[bytes] | None = None,
-        headers: Mapping[str, str] | None = None,
         what: str = "",
+        **request: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Give the answer to a request as soon as its head is there.
 
@@ -146,19 +133,10 @@ class EngineClient:
         """
         what = what or f"{method} {path}"
         async with self._bounded(what, _USUAL) as clock:
-            upload = None if data is None or isinstance(data, bytes) else data
-            if upload is not None:
-                data = _while_taken(upload, clock, self._call_s)
-                headers = {"Content-Type": "application/x-tar"}
-            answer = await self._request(
-                method,
-                path,
-                what,
-                params=params,
-                data=data,
-                headers=headers,
-                expect100=upload is not None,
-            )
+            if data is not None and not isinstance(data, bytes):
+                data = _while_taken(data, clock, self._call_s)
+                request |= {"expect100": True, "headers": _TAR}
+            answer = await self._request(method, path, what, data=data, **request)
         try:
             async with self._bounded(what, None):
                 yield answer
@@ -175,13 +153,10 @@ class EngineClient:
         headers: Mapping[str, str] | None = None,
         **rest: Any,
     ) -> aiohttp.ClientResponse:
-        """Return an answer that is no refusal."""
-        answer = await self._open_session.request(
-            method,
-            f"{self._api}/{path}",
-            headers={"Content-Type": "application/json", **(headers or {})},
-            **rest,
-        )
+        """Return an answer that is no refusal; a 404 speaks of `image` if that is set."""
+        headers = {"Content-Type": "application/json", **(headers or {})}
+        url = f"{self._api}/{path}"
+        answer = await self._send(method, url, headers=headers, **rest)
         if answer.status < 400:
             return answer
         with contextlib.closing(answer):
@@ -196,44 +171,31 @@ class EngineClient:
             raise NotFound(f"{what}: {message}")
         raise self._refused(f"{what}: {message}", answer.status)
 
-    async def data(
-        self, answer: aiohttp.ClientResponse, silence_s: float | None
-    ) -> AsyncGenerator[bytes]:
-        """Yield the body of an answer as it comes.
-
-        Raises: EngineTimeout when nothing comes for `silence_s`.
-        """
-        while True:
-            try:
-                async with asyncio.timeout(silence_s):
-                    data = await answer.content.readany()
-            except TimeoutError as error:
-                raise EngineTimeout(
-                    f"nothing came for {silence_s:g} s",
-                    endpoint=self.address,
-                    limit_s=silence_s,
-                ) from error
-            if not data:
-                return
-            # Data that waits already does not yield to the loop; a flood must.
-            await asyncio.sleep(0)
-            yield data
-
     async def stream(
         self, method: str, path: str, silence_s: float | None, **request: Any
     ) -> AsyncGenerator[bytes]:
-        """Make a request and yield the body of its answer as it comes."""
+        """Yield the body of an answer as it comes; EngineTimeout after `silence_s`."""
         async with self.answer(method, path, **request) as answer:
-            async for data in self.data(answer, silence_s):
+            while True:
+                try:
+                    async with asyncio.timeout(silence_s):
+                        data = await answer.content.readany()
+                except TimeoutError as error:
+                    raise EngineTimeout(
+                        f"nothing came for {silence_s:g} s",
+                        endpoint=self.address,
+                        limit_s=silence_s,
+                    ) from error
+                if not data:
+                    return
+                # Data that waits already does not yield to the loop; a flood must.
+                await asyncio.sleep(0)
                 yield data
 
     async def progress(
         self, path: str, silence_s: float, what: str, **request: Any
     ) -> AsyncGenerator[dict[str, Any]]:
-        """Post a request and yield the objects of its progress.
-
-        Raises: EngineError, also for an error inside the progress.
-        """
+        """Post a request and yield its progress; an error inside that is raised."""
         objects = JsonObjects()
         stream = self.stream("POST", path, silence_s, what=what, **request)
         async with contextlib.aclosing(stream):
@@ -320,12 +282,10 @@ class JsonObjects:
         """Yield the object of the last line if that has no end."""
         text = bytes(self._line)
         self._line.clear()
-        try:
+        with contextlib.suppress(ValueError):
             found = json.loads(text)
-        except ValueError:
-            return
-        if isinstance(found, dict):
-            yield found
+            if isinstance(found, dict):
+                yield found
 
 
 async def _while_taken(
@@ -342,12 +302,9 @@ async def _while_taken(
 async def _message(answer: aiohttp.ClientResponse) -> str:
     """Return the text of a refusal, JSON or not, at most 64 KiB."""
     text = (await answer.content.read(_MAX_REFUSAL_BYTES)).decode("utf-8", "replace")
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return text.strip()
-    message = found.get("message") if isinstance(found, dict) else None
-    return str(message or text.strip())
+    with contextlib.suppress(ValueError, AttributeError):
+        text = str(json.loads(text).get("message") or text)
+    return text.strip()
 
 
 def _version(text: str) -> tuple[int, int]:

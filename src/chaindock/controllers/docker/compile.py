@@ -14,17 +14,15 @@ from chaindock.container.contracts import Exit
 from chaindock.container.environment import CA_VARIABLES, merged_ca
 from chaindock.container.plan import build_deadline, run_plan
 from chaindock.controllers.docker import names
-from chaindock.controllers.docker.body import (
+from chaindock.controllers.docker.options import Ulimit
+from chaindock.controllers.docker.sandbox import (
     assignments,
-    chunks_of,
+    killed_for_memory,
     limits,
     own_labels,
-    pack_input,
     ulimits,
 )
-from chaindock.controllers.docker.isolation import killed_for_memory
-from chaindock.controllers.docker.options import Ulimit
-from chaindock.controllers.docker.output import OutputLines
+from chaindock.controllers.docker.streams import OutputLines, chunks_of, pack_input
 from chaindock.errors import BuildFailed, EngineError, NotFound
 from chaindock.platforms.base import Places
 
@@ -36,8 +34,8 @@ if TYPE_CHECKING:
     from chaindock.container.plan import StepCommand, StepOutput
     from chaindock.controllers.docker.engine import Engine
     from chaindock.controllers.docker.images import BaseImage
-    from chaindock.controllers.docker.isolation import IsolationAudit
     from chaindock.controllers.docker.options import CompileOptions
+    from chaindock.controllers.docker.sandbox import IsolationAudit
     from chaindock.platforms.base import BuildPlan, Platform
 
 INPUT, OUTPUT = "/chaincode/input", "/chaincode/output"
@@ -57,13 +55,7 @@ def build_places() -> Places:
 
 
 class Compiler:
-    """Builds packages of one node.
-
-    Args:
-        environment: what the steps need to reach package registries; nothing else in
-            the container gets it.
-        audit: looks whether a build container is as isolated as asked.
-    """
+    """Builds packages of one node; only the steps of a plan get the `environment`."""
 
     def __init__(
         self,
@@ -85,10 +77,9 @@ class Compiler:
         attempt: Attempt,
         artifact: BinaryIO,
     ) -> None:
-        """Build the unpacked package at `tree`; write a tar of {output} to `artifact`.
+        """Build the package at `tree`; write a tar of {output} to `artifact`.
 
         Raises: BuildFailed, naming the step; ImageNotFound; EngineError.
-        Cancelled, or any error: the container is gone.
         """
         for cache in plan.caches:
             volume = names.cache_volume(cache)
@@ -121,11 +112,13 @@ class Compiler:
         self, plan: BuildPlan, image: BaseImage, attempt: Attempt
     ) -> dict[str, Any]:
         options = self._options
-        host = limits(options.memory_bytes, options.cpus, options.pids)
-        if options.cpu_shares:
-            host["CpuShares"] = options.cpu_shares
-        if options.cgroup_parent:
-            host["CgroupParent"] = options.cgroup_parent
+        host = limits(
+            options.memory_bytes,
+            options.cpus,
+            options.pids,
+            CpuShares=options.cpu_shares,
+            CgroupParent=options.cgroup_parent,
+        )
         host |= {
             "Init": True,
             "CapDrop": ["ALL"],
@@ -171,21 +164,15 @@ class Compiler:
         owner = int(self._options.user.partition(":")[0] or 0)
         with tempfile.TemporaryFile() as packed:
             await asyncio.to_thread(
-                pack_input,
-                packed,
-                tree,
-                under=INPUT,
-                owner=owner,
-                folders=folders,
-                files=files,
+                pack_input, packed, tree, INPUT, owner, folders, files
             )
-            await self._engine.put_archive(container, "/", lambda: chunks_of(packed))
+            await self._engine.put_archive(container, "/", chunks_of(packed))
 
     async def _trusted(self, container: str) -> bytes:
         """Return the certificates of the image; b"" when they are not found."""
-        path, links = _IMAGE_CA, 0
-        while links < _MAX_LINKS:
-            try:
+        path = _IMAGE_CA
+        with contextlib.suppress(NotFound, tarfile.TarError):
+            for _ in range(_MAX_LINKS):
                 parts = self._engine.get_archive(container, path, _IMAGE_CA_S)
                 async with contextlib.aclosing(parts):
                     packed = io.BytesIO(b"".join([part async for part in parts]))
@@ -194,10 +181,7 @@ class Compiler:
                     if entry is None or not entry.issym():
                         found = entry and tar.extractfile(entry)
                         return found.read() if found else b""
-            except (NotFound, tarfile.TarError):
-                break
-            links += 1
-            path = posixpath.join(posixpath.dirname(path), entry.linkname)
+                path = posixpath.join(posixpath.dirname(path), entry.linkname)
         return b""
 
     def _step_environment(self) -> dict[str, str]:
@@ -207,10 +191,12 @@ class Compiler:
         return found
 
     async def _take(self, container: str, attempt: Attempt, artifact: BinaryIO) -> None:
-        size, limit = 0, self._options.artifact_bytes
-        parts = self._engine.get_archive(
-            container, f"{OUTPUT}/.", self._options.silence_s
+        size, limit, silence_s = (
+            0,
+            self._options.artifact_bytes,
+            self._options.silence_s,
         )
+        parts = self._engine.get_archive(container, f"{OUTPUT}/.", silence_s)
         async with contextlib.aclosing(parts):
             async for part in parts:
                 size += len(part)
@@ -238,7 +224,7 @@ class _ContainerSteps:
         self._environment, self._attempt = environment, attempt
 
     async def run(self, command: StepCommand, output: StepOutput) -> Exit:
-        """Run one program to its end; see the contract."""
+        """Run one program to its end."""
         body = {
             "Cmd": command.argv,
             "WorkingDir": command.cwd,

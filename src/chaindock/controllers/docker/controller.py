@@ -17,18 +17,10 @@ from chaindock.controllers.docker import images, names
 from chaindock.controllers.docker.compile import Compiler
 from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.firewall import HostFirewall
-from chaindock.controllers.docker.instance import (
-    BuiltImage,
-    DockerInstance,
-    EngineSession,
-)
-from chaindock.controllers.docker.isolation import IsolationAudit
+from chaindock.controllers.docker.instance import DockerInstance, EngineSession
 from chaindock.controllers.docker.network import Networks
-from chaindock.errors import (
-    ChaindockError,
-    EngineUnavailable,
-    Unsupported,
-)
+from chaindock.controllers.docker.sandbox import IsolationAudit
+from chaindock.errors import ChaindockError, EngineUnavailable, Unsupported
 from chaindock.platforms import registry
 from chaindock.platforms.base import modules_hash, planner_fingerprint
 from chaindock.telemetry import get_logger
@@ -54,12 +46,8 @@ CLOSE_LIMIT_S = 45.0
 class DockerController:
     """The Docker back end of one node; implements `container.contracts.Builder`.
 
-    Entered: connected. Left: what it started has ended. Until it is connected only
-    `connect`, `aclose` and `connected` may be used.
-
-    Args:
-        environment: what builds need to reach package registries.
-        platforms: gives the platform of a package type, or raises Unsupported.
+    Until it is connected only `connect`, `aclose` and `connected` may be used. Builds get
+    the `environment`; `platforms` gives the platform of a type, or raises Unsupported.
     """
 
     name = "docker"
@@ -95,18 +83,16 @@ class DockerController:
         return self._session is not None
 
     async def connect(self) -> None:
-        """Find the engine; nothing is done when that was done before.
-
-        After the first time, `reap` removes what an earlier process of the node left.
+        """Find the engine, once. The first time, `reap` removes what was left.
 
         Raises: EngineUnavailable, with every place that was tried; EngineError when
             there is no API version in common.
         """
         async with self._connecting:
             if self._session is None:
-                await self._connect()
+                self._session = await self._connect()
 
-    async def _connect(self) -> None:
+    async def _connect(self) -> EngineSession:
         engine = await Engine.connect(self._options.endpoint, self._options.call_s)
         networks = Networks(engine, self._node, self._options.sandbox, self._firewall)
         audit = IsolationAudit(engine)
@@ -114,16 +100,15 @@ class DockerController:
         self._compiler = Compiler(
             engine, self._node, self._options.compile, self._environment, audit
         )
-        self._session = EngineSession(
+        _log.info("engine found", endpoint=engine.address, version=engine.name)
+        return EngineSession(
             engine, self._node, self._options, networks, self._tasks, audit
         )
-        _log.info("engine found", endpoint=engine.address, version=engine.name)
 
     async def aclose(self) -> None:
         """Remove the node's containers, networks and firewall rules; disconnect.
 
-        Idempotent. If the engine does not answer in time, the next start of the node
-        removes what is left.
+        If the engine does not answer in time, the next start removes what is left.
         """
         session, self._session = self._session, None
         if session is None:
@@ -139,10 +124,7 @@ class DockerController:
             await session.engine.aclose()
 
     async def _remove_all(self, engine: Engine) -> int:
-        """Remove everything of the node but images; return how many containers.
-
-        Anchors of a network (network.py) do not count.
-        """
+        """Remove everything but images; return how many containers, without anchors."""
         containers = set(await engine.find_containers(self._label))
         anchors = set(await engine.find_containers(f"{names.ROLE}=anchor"))
         turns = asyncio.Semaphore(REMOVALS)
@@ -152,9 +134,8 @@ class DockerController:
                 await engine.remove_container(container)
 
         ends = await asyncio.gather(*map(remove, containers), return_exceptions=True)
-        for end in ends:
-            if end is not None:
-                raise end
+        for end in filter(None, ends):
+            raise end
         # By name: Podman 4.3 removes a network that is in use when it is named by its id.
         networks = [one["Name"] for one in await engine.find_networks(self._label)]
         used = [one for one in networks if not await engine.remove_network(one)]
@@ -182,10 +163,7 @@ class DockerController:
     async def build(
         self, package: StoredPackage, attempt: Attempt
     ) -> Instance | Declined:
-        """Make the image of a package, or find it (container.contracts.Builder).
-
-        Declined: packages of a type that no platform here knows, and no others.
-        """
+        """Make the image of a package, or find it (container.contracts.Builder)."""
         try:
             platform = self._platforms(package.package_type)
         except Unsupported as error:
@@ -207,7 +185,9 @@ class DockerController:
                     package, platform, (builder, runtime), key, attempt
                 )
         image, launch = found
-        built = BuiltImage(package.ccid, image, platform.image_output, launch, runtime)
+        built = images.BuiltImage(
+            package.ccid, image, platform.image_output, launch, runtime
+        )
         return DockerInstance(session, built)
 
     def _key(
@@ -217,17 +197,15 @@ class DockerController:
         builder: BaseImage,
         runtime: BaseImage,
     ) -> str:
-        """Return the hash of all that the image is made of.
-
-        The plan and the launch command follow from the code and the planner.
-        """
+        """Return the hash of all that image, plan and launch command follow from."""
         flags = self._environment.variables
+        planner, here = planner_fingerprint(type(platform)), Path(__file__).parent
         return names.build_key(
             {
                 "code": package.code_digest,
                 "path": package.import_path,
                 "type": package.package_type,
-                "planner": _revision(platform),
+                "planner": f"{chaindock.__version__} {planner} {modules_hash(here)}",
                 "builder": builder.id,
                 "runtime": runtime.id,
                 "user": self._options.compile.user,
@@ -257,13 +235,12 @@ class DockerController:
                 await self._compiler.run(
                     plan, platform, tree, builder, attempt, artifact
                 )
-                labels = self._labels(package, plan, key)
                 await images.make_image(
                     engine,
                     image,
                     runtime,
                     platform.image_output,
-                    labels,
+                    self._labels(package, plan, key),
                     artifact,
                     attempt,
                 )
@@ -287,25 +264,16 @@ class DockerController:
     # --- leftovers -----------------------------------------------------------------
 
     async def reap(self) -> int:
-        """Remove what an earlier process of this node left; return how many containers.
-
-        Directories of builds go too. For the start, when nothing is built.
-        """
-        await asyncio.to_thread(self._remove_scratch)
+        """Remove what an earlier process left; return how many containers."""
+        for path in Path(tempfile.gettempdir()).glob(f"{self._scratch}*"):
+            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
         count = await self._remove_all(self._entered.engine)
         if count:
             _log.info("removed leftovers", containers=count)
         return count
 
-    def _remove_scratch(self) -> None:
-        for path in Path(tempfile.gettempdir()).glob(f"{self._scratch}*"):
-            shutil.rmtree(path, ignore_errors=True)
-
     async def discard(self, ccid: Ccid) -> int:
-        """Remove the images of an uninstalled chaincode. Return how many.
-
-        Raises: EngineError.
-        """
+        """Remove the images of an uninstalled chaincode. Return how many."""
         return await images.remove_images(self._entered.engine, self._node, ccid)
 
     @property
@@ -313,9 +281,3 @@ class DockerController:
         if self._session is None:
             raise EngineUnavailable("no container engine was found yet")
         return self._session
-
-
-def _revision(platform: Platform) -> str:
-    """Return what changes when plans, or their execution, may come out differently."""
-    planner, here = planner_fingerprint(type(platform)), Path(__file__).parent
-    return f"{chaindock.__version__} {planner} {modules_hash(here)}"

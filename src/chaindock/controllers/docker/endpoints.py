@@ -1,26 +1,37 @@
-"""Find the engine: every place it may be, in order, and why each did not answer."""
+"""Find the engine (every place it may be, and why each did not answer) and its logins.
+
+Source: how the Docker CLI finds them
+"""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import errno
 import hashlib
 import json
+import shutil
 import ssl
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from chaindock.aio import run_program
+from chaindock.controllers.docker.names import DEFAULT_REGISTRY, full_image
 from chaindock.errors import EngineUnavailable
+from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from chaindock.controllers.docker.options import EndpointOptions
 
+_log = get_logger("docker.credentials")
+HELPER_S = 20.0
+_DEFAULT_REGISTRY_SUFFIX = "/v1/"  # only the default registry's key still ends so
 VAR_RUN = Path("/var/run")
 DEFAULT_CONTEXT = "default"
 """The context of the Docker CLI that names no engine."""
@@ -55,12 +66,9 @@ _REMEDIES = {
 
 @dataclass(frozen=True)
 class Candidate:
-    """A place where an engine may be.
+    """A place where an engine may be, and who named it.
 
-    Args:
-        address: a URL with unix, http or https.
-        origin: who named it, for people.
-        problem: why it cannot even be tried.
+    `address` is a URL with unix, http or https; `problem` says why it cannot be tried.
     """
 
     address: str
@@ -100,17 +108,16 @@ class Probe:
 async def find_engine(options: EndpointOptions) -> Candidate:
     """Return the first candidate that answers.
 
-    Raises:
-        EngineUnavailable: none does; fact `tried` has a Probe for each.
+    Raises: EngineUnavailable; its fact `tried` has a Probe for each.
     """
     tried: list[Probe] = []
     for candidate in candidates(options):
-        probe = await probe_one(candidate, options.connect_s)
+        probe = await _probe(candidate, options.connect_s)
         if probe.verdict is Verdict.ANSWERS:
             return candidate
         tried.append(probe)
     worst = next((p for p in tried if p.verdict is not Verdict.MISSING), tried[0])
-    where = " at" if is_named(options) else f": tried {len(tried)} places;"
+    where = " at" if len(tried) == 1 else f": tried {len(tried)} places;"
     raise EngineUnavailable(
         f"no container engine answers{where} {worst.address} ({worst.origin}): "
         f"{worst.verdict}{worst.detail and f', {worst.detail}'}",
@@ -123,14 +130,8 @@ async def find_engine(options: EndpointOptions) -> Candidate:
 
 async def probe_all(options: EndpointOptions) -> list[Probe]:
     """Return the verdict on every candidate, side by side, in order."""
-    found = list(candidates(options))
-    return await asyncio.gather(*(probe_one(c, options.connect_s) for c in found))
-
-
-def is_named(options: EndpointOptions) -> bool:
-    """Whether the user named the engine: then no other is looked for."""
-    default = options.docker_context in {"", DEFAULT_CONTEXT}
-    return bool(options.endpoint or options.docker_host or not default)
+    every = (_probe(one, options.connect_s) for one in candidates(options))
+    return await asyncio.gather(*every)
 
 
 def candidates(options: EndpointOptions) -> Iterator[Candidate]:
@@ -145,29 +146,27 @@ def candidates(options: EndpointOptions) -> Iterator[Candidate]:
     context = _context(options)
     if context is not None:
         yield context
-    if is_named(options):
-        return
-    for origin, path in _usual_sockets(options):
-        yield Candidate(f"unix://{path}", origin)
+    if options.docker_context in {"", DEFAULT_CONTEXT}:
+        for origin, path in _usual_sockets(options):
+            yield Candidate(f"unix://{path}", origin)
 
 
 def _usual_sockets(options: EndpointOptions) -> Iterator[tuple[str, Path]]:
     home, run = options.home, options.runtime_dir
-    yield "usual socket", VAR_RUN / "docker.sock"
-    if run:
-        yield "rootless Docker", run / "docker.sock"
-    if home:
-        yield "Docker Desktop", home / ".docker/run/docker.sock"
-        yield "Docker Desktop", home / ".docker/desktop/docker.sock"
-        yield "Colima", home / ".colima/default/docker.sock"
-        yield "Rancher Desktop", home / ".rd/docker.sock"
-        yield "OrbStack", home / ".orbstack/run/docker.sock"
-    if run:
-        yield "rootless Podman", run / "podman/podman.sock"
-    yield "Podman", VAR_RUN / "podman/podman.sock"
-    if home:
-        machine = home / ".local/share/containers/podman/machine"
-        yield "Podman machine", machine / "podman.sock"
+    for origin, folder, socket in (
+        ("usual socket", VAR_RUN, "docker.sock"),
+        ("rootless Docker", run, "docker.sock"),
+        ("Docker Desktop", home, ".docker/run/docker.sock"),
+        ("Docker Desktop", home, ".docker/desktop/docker.sock"),
+        ("Colima", home, ".colima/default/docker.sock"),
+        ("Rancher Desktop", home, ".rd/docker.sock"),
+        ("OrbStack", home, ".orbstack/run/docker.sock"),
+        ("rootless Podman", run, "podman/podman.sock"),
+        ("Podman", VAR_RUN, "podman/podman.sock"),
+        ("Podman machine", home, ".local/share/containers/podman/machine/podman.sock"),
+    ):
+        if folder:
+            yield origin, folder / socket
 
 
 def _named(address: str, origin: str, options: EndpointOptions) -> Candidate:
@@ -180,23 +179,18 @@ def _named(address: str, origin: str, options: EndpointOptions) -> Candidate:
     if scheme != "https" and not options.tls:
         return Candidate(f"http://{rest}", origin)
     try:
-        context = _tls(options.ca_file, options.cert_file, options.key_file)
+        context = ssl.create_default_context(cafile=options.ca_file)
+        if options.cert_file:
+            context.load_cert_chain(options.cert_file, options.key_file)
     except (OSError, ssl.SSLError) as error:
         problem = f"certificate files: {error}"
         return Candidate(f"https://{rest}", origin, problem=problem)
     return Candidate(f"https://{rest}", origin, tls=context)
 
 
-def _tls(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(ca) if ca else None)
-    if cert:
-        context.load_cert_chain(str(cert), str(key) if key else None)
-    return context
-
-
 def _context(options: EndpointOptions) -> Candidate | None:
     """Return the engine of the Docker CLI's context; None for its default one."""
-    folder = options.docker_config or (options.home and options.home / ".docker")
+    folder = _cli_folder(options)
     name = options.docker_context or (_current_context(folder) if folder else "")
     if name in {"", DEFAULT_CONTEXT}:
         return None
@@ -218,8 +212,8 @@ def _context(options: EndpointOptions) -> Candidate | None:
         path if (path := files / f"{part}.pem").exists() else None
         for part in ("ca", "cert", "key")
     )
-    own = replace(options, tls=True, ca_file=ca, cert_file=cert, key_file=key)
-    return _named(address, origin, own)
+    tls = replace(options, tls=True, ca_file=ca, cert_file=cert, key_file=key)
+    return _named(address, origin, tls)
 
 
 def _current_context(folder: Path) -> str:
@@ -231,36 +225,34 @@ def _current_context(folder: Path) -> str:
     return name if isinstance(name, str) else ""
 
 
-async def probe_one(candidate: Candidate, limit_s: float) -> Probe:
-    """Return the verdict on one candidate within `limit_s`."""
-    verdict, detail = await _judge(candidate, limit_s)
-    return Probe(candidate.address, candidate.origin, verdict, detail)
+def _cli_folder(options: EndpointOptions) -> Path | None:
+    return options.docker_config or (options.home and options.home / ".docker")
 
 
-async def _judge(candidate: Candidate, limit_s: float) -> tuple[Verdict, str]:
+async def _probe(candidate: Candidate, limit_s: float) -> Probe:
     scheme, _, path = candidate.address.partition("://")
+    found = _look_at_socket(Path(path)) if scheme == "unix" else None
     if candidate.problem:
         verdict = Verdict.TLS if scheme == "https" else Verdict.INVALID
-        return verdict, candidate.problem
-    if scheme == "unix" and (early := _look_at_socket(Path(path))):
-        return early
+        found = verdict, candidate.problem
+    found = found or await _ask(candidate, limit_s)
+    return Probe(candidate.address, candidate.origin, *found)
+
+
+async def _ask(candidate: Candidate, limit_s: float) -> tuple[Verdict, str]:
     try:
         async with asyncio.timeout(limit_s):
             return await _ping(candidate)
     except TimeoutError:
         return Verdict.NO_ANSWER, f"waited {limit_s:g} s"
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        return _of_error(error), str(error) or repr(error)
-
-
-def _of_error(error: Exception) -> Verdict:
-    if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError)):
-        return Verdict.TLS
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return _of_errno(error.os_error)
-    if isinstance(error, OSError) and not isinstance(error, aiohttp.ClientError):
-        return _of_errno(error)
-    return Verdict.NOT_AN_ENGINE
+    except (aiohttp.ClientSSLError, ssl.SSLError) as error:
+        return Verdict.TLS, str(error)
+    except aiohttp.ClientConnectorError as error:
+        return _of_errno(error.os_error), str(error)
+    except (aiohttp.ClientError, ValueError) as error:
+        return Verdict.NOT_AN_ENGINE, str(error) or repr(error)
+    except OSError as error:
+        return _of_errno(error), str(error)
 
 
 async def _ping(candidate: Candidate) -> tuple[Verdict, str]:
@@ -279,13 +271,8 @@ async def _ping(candidate: Candidate) -> tuple[Verdict, str]:
 
 def _look_at_socket(path: Path) -> tuple[Verdict, str] | None:
     try:
-        return None if path.is_socket() else _absent(path)
-    except OSError as error:
-        return _of_errno(error), str(error)
-
-
-def _absent(path: Path) -> tuple[Verdict, str]:
-    try:
+        if path.is_socket():
+            return None
         mode = path.stat().st_mode
     except OSError as error:
         return _of_errno(error), str(error)
@@ -300,3 +287,99 @@ def _of_errno(error: OSError) -> Verdict:
     if error.errno in {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}:
         return Verdict.NO_ANSWER
     return Verdict.MISSING
+
+
+# --- logins --------------------------------------------------------------------------
+
+
+def login_files(options: EndpointOptions) -> list[Path]:
+    """Return what may hold logins: files of the Docker CLI, then of Podman."""
+    places = (
+        (_cli_folder(options), "config.json"),
+        (options.auth_file, ""),
+        (options.runtime_dir, "containers/auth.json"),
+        (options.home, ".config/containers/auth.json"),
+    )
+    return [folder / name for folder, name in places if folder]
+
+
+async def registry_auth(image: str, files: Sequence[Path]) -> str | None:
+    """Return the X-Registry-Auth header to pull `image`; None = anonymous.
+
+    The first of `files`, which have the form of config.json, that knows it counts.
+    """
+    for file in files:
+        if (found := await _in_file(image, file)) is not None:
+            return base64.urlsafe_b64encode(json.dumps(found).encode()).decode()
+    return None
+
+
+async def _in_file(image: str, file: Path) -> dict[str, str] | None:
+    try:
+        settings = json.loads(file.read_bytes())
+        auths = dict(settings.get("auths") or {})
+        helpers = dict(settings.get("credHelpers") or {})
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
+    store = settings.get("credsStore")
+    key = _key_for(image, [*auths, *helpers])
+    if key is None and store:
+        # A store may know more than the file lists.
+        registry = full_image(image).partition("/")[0]
+        key = None if registry == DEFAULT_REGISTRY else registry
+    if key is None:
+        return None
+    helper = helpers.get(key) or store
+    found = helper and await _from_helper(str(helper), key)
+    found = found or _from_entry(auths.get(key))
+    return {**found, "serveraddress": key} if found else None
+
+
+def _key_for(image: str, keys: list[str]) -> str | None:
+    """Return the key of the longest part of an image's name that has one."""
+    path = full_image(image)
+    default = path.startswith(f"{DEFAULT_REGISTRY}/")
+    best, size = None, 0
+    for key in keys:
+        host = (key.partition("://")[2] or key).rstrip("/")
+        if default and key.endswith(_DEFAULT_REGISTRY_SUFFIX):
+            host = DEFAULT_REGISTRY
+        elif "://" in key or host.partition("/")[2].startswith("v"):
+            host = host.partition("/")[0]  # an address of its API, not a part of it
+        if f"{path}/".startswith(f"{host}/") and len(host) > size:
+            best, size = key, len(host)
+    return best
+
+
+def _from_entry(entry: Any) -> dict[str, str] | None:
+    if not isinstance(entry, dict):
+        return None
+    if token := entry.get("identitytoken"):
+        return {"identitytoken": str(token)}
+    try:
+        user, _, password = base64.b64decode(entry["auth"]).decode().partition(":")
+    except (KeyError, ValueError, TypeError):
+        return None
+    return {"username": user, "password": password}
+
+
+async def _from_helper(helper: str, key: str) -> dict[str, str] | None:
+    program = shutil.which(f"docker-credential-{helper}")
+    if program is None:
+        _log.warning("credential helper is missing", helper=helper, registry=key)
+        return None
+    try:
+        _, text, _ = await run_program(
+            program, "get", text=key.encode(), limit_s=HELPER_S
+        )
+        found = json.loads(text)
+        user, secret = str(found["Username"]), str(found["Secret"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = str(error)
+        _log.warning(
+            "credential helper gave nothing", helper=helper, registry=key, why=why
+        )
+        return None
+    if user == "<token>":
+        return {"identitytoken": secret}
+    return {"username": user, "password": secret}

@@ -14,36 +14,29 @@ from chaindock.errors import ContainerExists, EngineError, ImageNotFound, NotFou
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
     from chaindock.controllers.docker.endpoints import Candidate
     from chaindock.controllers.docker.options import EndpointOptions
-
-    Body = Callable[[], AsyncIterator[bytes]]
 
 _log = get_logger("docker")
 
 
 class Engine(EngineClient):
-    """One container engine.
+    """One container engine. Removing something that is gone is no error.
 
-    Removing something that is gone is no error; anything else that is missing raises
-    NotFound or ImageNotFound. Every call raises EngineError.
+    Anything else that is missing raises NotFound or ImageNotFound.
     """
 
     def __init__(self, where: Candidate, call_s: float = 60.0) -> None:
         super().__init__(where, call_s)
-        self._no_init = False
+        self._no_init, self._creating = False, 0
         self._known: set[str] = set()
-        self._creating = 0
         self._creating_now = asyncio.Lock()
 
     @classmethod
     async def connect(cls, options: EndpointOptions, call_s: float = 60.0) -> Self:
-        """Find an engine and agree on a version; the caller closes it.
-
-        Raises: EngineUnavailable; EngineError when there is no version in common.
-        """
+        """Find an engine and agree on a version; the caller closes it."""
         engine = cls(await find_engine(options), call_s)
         try:
             await engine.open()
@@ -84,14 +77,15 @@ class Engine(EngineClient):
         """Return the id of a new container; it counts as known until it is removed.
 
         Where the engine has no init program of its own, the container is made without
-        one (its `Init` then says so).
+        one (its `Init` then says so). Cancelled: there is no container.
 
         Raises: ContainerExists; ImageNotFound.
         """
         async with self._creating_now:
             self._creating += 1
         try:
-            container = await self._create_anyhow(name, body)
+            made = self._create_anyhow(name, body)
+            container = await finish(made, self.remove_container)
             self._known.add(container)
             return container
         finally:
@@ -99,10 +93,8 @@ class Engine(EngineClient):
 
     async def _create_anyhow(self, name: str | None, body: Mapping[str, Any]) -> str:
         host = body.get("HostConfig") or {}
-        if not host.get("Init"):
-            return await self._create(name, body)
         plain = {**body, "HostConfig": {**host, "Init": False}}
-        if self._no_init:
+        if self._no_init or not host.get("Init"):
             return await self._create(name, plain)
         try:
             return await self._create(name, body)
@@ -129,39 +121,30 @@ class Engine(EngineClient):
                 image=image,
             )
         except EngineError as error:
-            # Docker 17.09 answers 400 for a taken name, and its text is the only sign.
-            status = error.facts.get("status")
-            if status == 409 or (status == 400 and "Conflict." in error.message):
-                raise ContainerExists(
-                    f"container name {name!r} is taken: {error.message}", container=name
-                ) from error
-            raise
+            if error.facts.get("status") != 409:
+                raise
+            raise ContainerExists(
+                f"container name {name!r} is taken: {error.message}", container=name
+            ) from error
         return str(made["Id"])
 
     @contextlib.asynccontextmanager
     async def container(self, body: Mapping[str, Any]) -> AsyncIterator[str]:
-        """Give the id of a container that is removed when the block is left.
-
-        Raises: as `create_container`.
-        """
-        made = await finish(self.create_container(None, body), self.remove_container)
+        """Give the id of a container that is removed when the block is left."""
+        made = await self.create_container(None, body)
         try:
             yield made
         finally:
             await finish(self.remove_container(made))
 
     async def start_container(self, container: str) -> None:
-        """Start a container. Raises: NotFound (it, or its network)."""
+        """Start a container."""
         await self._act("start", container)
 
     async def stop_container(self, container: str, grace_s: int) -> None:
-        """Ask a container to end, then kill it. Raises: NotFound."""
-        await self._act(
-            "stop",
-            container,
-            params={"t": str(grace_s)},
-            limit_s=self._call_s + grace_s,
-        )
+        """Ask a container to end, then kill it."""
+        limit_s, params = self._call_s + grace_s, {"t": str(grace_s)}
+        await self._act("stop", container, params=params, limit_s=limit_s)
 
     async def _act(self, act: str, container: str, **request: Any) -> Any:
         what = f"{act} container {container}"
@@ -186,36 +169,33 @@ class Engine(EngineClient):
                 await self._act("wait", container, params={"condition": "removed"})
 
     async def inspect_container(self, container: str) -> dict[str, Any]:
-        """Return what the engine knows of a container. Raises: NotFound."""
+        """Return what the engine knows of a container."""
         what = f"inspect container {container}"
         return dict(await self.call("GET", f"containers/{container}/json", what=what))
 
     async def wait_container(self, container: str) -> int:
-        """Return the exit code once the container has ended; unbounded.
-
-        Raises: NotFound; EngineUnavailable when the connection breaks.
-        """
+        """Return the exit code once the container has ended; unbounded."""
         answer = await self._act("wait", container, limit_s=None)
         return int(answer["StatusCode"])
 
     async def find_containers(self, label: str) -> list[str]:
         """Return the ids of all containers, running or not, with `key=value`."""
         params = {"all": "1", "filters": _filters(label=label)}
-        return [
-            str(one["Id"])
-            for one in await self.call("GET", "containers/json", params=params)
-        ]
+        found = await self.call("GET", "containers/json", params=params)
+        return [str(one["Id"]) for one in found]
 
-    async def put_archive(self, container: str, path: str, tar: Body) -> None:
+    async def put_archive(
+        self, container: str, path: str, tar: AsyncIterator[bytes]
+    ) -> None:
         """Unpack a tar at `path` in a container; owners are kept."""
         where = f"containers/{container}/archive"
-        async with self.answer("PUT", where, params={"path": path}, data=tar()):
+        async with self.answer("PUT", where, params={"path": path}, data=tar):
             pass
 
     def get_archive(
         self, container: str, path: str, silence_s: float
     ) -> AsyncGenerator[bytes]:
-        """Yield the tar of `path` in a container. Raises: NotFound."""
+        """Yield the tar of `path` in a container."""
         where = f"containers/{container}/archive"
         return self.stream("GET", where, silence_s, params={"path": path})
 
@@ -237,17 +217,10 @@ class Engine(EngineClient):
     async def execute(
         self, container: str, body: Mapping[str, Any]
     ) -> AsyncGenerator[bytes | int]:
-        """Run a program in a container: yield multiplexed output, last the exit code.
-
-        Silence is no error.
-        """
+        """Run a program in a container: yield multiplexed output, last the exit code."""
         made = (await self.call("POST", f"containers/{container}/exec", body))["Id"]
-        output = self.stream(
-            "POST",
-            f"exec/{made}/start",
-            None,
-            data=b'{"Detach": false, "Tty": false}',
-        )
+        start = b'{"Detach": false, "Tty": false}'
+        output = self.stream("POST", f"exec/{made}/start", None, data=start)
         async with contextlib.aclosing(output):
             async for data in output:
                 yield data
@@ -257,7 +230,7 @@ class Engine(EngineClient):
     # --- images --------------------------------------------------------------------
 
     async def inspect_image(self, image: str) -> dict[str, Any]:
-        """Return what the engine knows of an image. Raises: ImageNotFound."""
+        """Return what the engine knows of an image."""
         return dict(await self.call("GET", f"images/{image}/json", image=image))
 
     async def find_images(self, **filters: str) -> list[dict[str, Any]]:
@@ -266,7 +239,7 @@ class Engine(EngineClient):
         return list(await self.call("GET", "images/json", params=params))
 
     async def tag_image(self, image: str, repository: str, tag: str) -> None:
-        """Give an image one more name. Raises: ImageNotFound."""
+        """Give an image one more name."""
         params = {"repo": repository, "tag": tag}
         await self.call("POST", f"images/{image}/tag", params=params, image=image)
 
@@ -278,13 +251,7 @@ class Engine(EngineClient):
     def pull(
         self, image: str, auth: str | None, silence_s: float
     ) -> AsyncGenerator[dict[str, Any]]:
-        """Yield the progress of fetching an image.
-
-        `auth` is the value of X-Registry-Auth; None = anonymous.
-
-        Raises: EngineError, also for an error inside the progress; EngineTimeout when
-            nothing comes for `silence_s`.
-        """
+        """Yield the progress of fetching an image; `auth` is for X-Registry-Auth."""
         return self.progress(
             "images/create",
             silence_s,
@@ -294,15 +261,11 @@ class Engine(EngineClient):
         )
 
     def build_image(
-        self, params: Mapping[str, str], context: Body, silence_s: float
+        self, params: Mapping[str, str], tar: AsyncIterator[bytes], silence_s: float
     ) -> AsyncGenerator[dict[str, Any]]:
-        """Yield the progress of a classic build of a tar context.
-
-        Raises: as `pull`.
-        """
-        return self.progress(
-            "build", silence_s, "build image", params=params, data=context()
-        )
+        """Yield the progress of a classic build of a tar context."""
+        what = "build image"
+        return self.progress("build", silence_s, what, params=params, data=tar)
 
     # --- networks and volumes ------------------------------------------------------
 
@@ -318,11 +281,11 @@ class Engine(EngineClient):
         return str(made["Id"])
 
     async def inspect_network(self, network: str) -> dict[str, Any]:
-        """Return what the engine knows of a network. Raises: NotFound."""
+        """Return what the engine knows of a network."""
         return dict(await self.call("GET", f"networks/{network}"))
 
     async def connect_network(self, network: str, container: str) -> None:
-        """Put a container on one more network. Raises: NotFound."""
+        """Put a container on one more network."""
         body = json.dumps({"Container": container}).encode()
         # Podman answers with text that is no JSON.
         async with self.answer("POST", f"networks/{network}/connect", data=body):

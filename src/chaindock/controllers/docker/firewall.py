@@ -12,12 +12,12 @@ import os
 import shlex
 import shutil
 import time
-from asyncio.subprocess import PIPE
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chaindock.aio import run_program
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -39,17 +39,15 @@ _MAX_CONNECTIONS = 16
 
 
 class FirewallError(Exception):
-    """The firewall cannot be used; says why in a few words."""
+    """Says in a few words why the firewall cannot be used."""
 
 
 @dataclass(frozen=True)
 class FirewallRule:
     """What a container network may reach of this machine: one port, nothing else.
 
-    Args:
-        interface: the bridge on this machine.
-        address: the gateway address of the network, which this machine has.
-        port: of the chaincode listener there; None = nothing listens yet.
+    `interface` is its bridge, `address` its gateway, which this machine has; `port` that
+    of the chaincode listener there; None = nothing listens yet.
     """
 
     interface: str
@@ -68,16 +66,16 @@ class _Table:
 
     @property
     def open_to_users(self) -> str:
-        """Why other users of this machine can connect onto the bridge; "" = they cannot."""
         return (self._missing or {}).get(_OWNER, "")
 
     async def enforce(self, rule: FirewallRule) -> None:
         """Make exactly the rules for `rule` be in force. Raises: FirewallError."""
         before = await self._list()
-        if self._made == (rule, self._ours(before)) and self._come_first(before):
+        ours = self._ours(before)
+        if self._made == (rule, ours) and self._come_first(before):
             return
         await self.look()
-        lines = [*self._removal(before), *self._lines(rule)]
+        lines = [*self._removal(ours), *self._lines(rule)]
         await self._run("-restore", "--noflush", text=_transaction(lines))
         self._made = rule, self._ours(await self._list())
 
@@ -105,23 +103,19 @@ class _Table:
 
     async def remove(self) -> int:
         """Remove every rule of ours. Returns how many. Raises: FirewallError."""
-        before = await self._list()
-        ours = self._ours(before)
+        ours = self._ours(await self._list())
         if ours:
-            lines = self._removal(before)
+            lines = self._removal(ours)
             if f"-N {self._chain}" in ours:
                 lines += [f"-F {self._chain}", f"-X {self._chain}"]
             await self._run("-restore", "--noflush", text=_transaction(lines))
         self._made = None
         return len(ours)
 
-    def _removal(self, before: Sequence[str]) -> list[str]:
+    def _removal(self, ours: Sequence[str]) -> list[str]:
         """Return what takes our rules out of the chains of others."""
-        return [
-            f"-D {line.removeprefix('-A ')}"
-            for line in self._ours(before)
-            if line.startswith("-A ") and not line.startswith(f"-A {self._chain} ")
-        ]
+        hooks = (one for one in ours if not one.startswith(f"-A {self._chain} "))
+        return [f"-D {one[3:]}" for one in hooks if one.startswith("-A ")]
 
     def _lines(self, rule: FirewallRule) -> Iterator[str]:
         comment = f"-m comment --comment {shlex.quote(self._comment)}"
@@ -170,31 +164,22 @@ class _Table:
 
     async def _run(self, suffix: str, *args: str, text: str = "") -> str:
         """Run the program, or the one of that suffix. Raises: FirewallError."""
-        program = f"{self._program}{suffix}"
-        name = Path(program).name
+        name = Path(f"{self._program}{suffix}").name
         try:
-            process = await asyncio.create_subprocess_exec(
-                program,
+            code, out, said = await run_program(
+                f"{self._program}{suffix}",
                 *("-w", _LOCK_S),
                 *args,
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=PIPE,
+                text=text.encode(),
+                limit_s=_LIMIT_S,
                 env={"LC_ALL": "C"},
                 start_new_session=True,  # ^C at a terminal is for the node alone
             )
-        except OSError as error:
-            raise FirewallError(f"{name} cannot be run: {error.strerror}") from error
-        try:
-            async with asyncio.timeout(_LIMIT_S):
-                out, said = await process.communicate(text.encode())
         except TimeoutError as error:
             raise FirewallError(f"{name} took longer than {_LIMIT_S:g} s") from error
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        if process.returncode:
+        except OSError as error:
+            raise FirewallError(f"{name} cannot be run: {error.strerror}") from error
+        if code:
             raise FirewallError(_why(name, said.decode(errors="replace")))
         return out.decode(errors="replace")
 
@@ -211,11 +196,7 @@ class HostFirewall:
     where the kernel can tell users apart.
 
     All rules of one address family are replaced in one transaction of iptables-restore,
-    so there is no moment without them.
-
-    Args:
-        node_id: the node's id, which each rule carries.
-        path: where the programs are looked for, as a PATH.
+    so there is no moment without them. The programs are looked for on `path`.
     """
 
     def __init__(self, node_id: str, path: str) -> None:
@@ -223,29 +204,24 @@ class HostFirewall:
         self._comment = f"{_COMMENT}{node_id}"
         digest = hashlib.sha256(node_id.encode()).hexdigest()[:12]
         self._chain = f"CHAINDOCK-{digest}"
-        self._path = path
+        self._path, self._failed, self._retry_at = path, "", 0.0
         self._tables: list[_Table] = []
-        self._failed, self._retry_at = "", 0.0
 
     async def enforce(self, rule: FirewallRule) -> str:
         """Put `rule` in force; return why that failed, "" when it is in force.
 
-        Idempotent, and cheap when the rules are in force: one listing per address
-        family. After a failure it is not tried again for 30 s: a firewall that hangs
-        must not delay launches. Rules in force for `rule` stay then, because other
-        contracts depend on them.
+        Cheap when the rules are in force: one listing per address family. After a failure
+        it is not tried again for 30 s: a firewall that hangs must not delay launches.
+        Rules in force for `rule` stay then, because other contracts depend on them.
         """
         async with self._lock:
             if time.monotonic() < self._retry_at:
                 return self._failed
             try:
-                tables = self._find_tables()
-                ends = await asyncio.gather(
-                    *(table.enforce(rule) for table in tables), return_exceptions=True
-                )
-                for end in ends:
-                    if end is not None:
-                        raise end
+                every = (table.enforce(rule) for table in self._find_tables())
+                ends = await asyncio.gather(*every, return_exceptions=True)
+                for end in filter(None, ends):
+                    raise end
             except FirewallError as error:
                 if not all(table.enforces(rule) for table in self._tables):
                     await self._clear()
@@ -256,18 +232,12 @@ class HostFirewall:
 
     @property
     def open_to_users(self) -> str:
-        """Why others than the node's user can connect onto the bridge, as last seen.
-
-        "" = they cannot, where `enforce` or `look` returned "".
-        """
+        """Why others than the node's user can connect onto the bridge; "" = they cannot."""
         found = (table.open_to_users for table in self._tables)
         return next((why for why in found if why), "")
 
     async def remove(self) -> int:
-        """Remove all rules of this node, of an earlier run too; return how many.
-
-        Where the firewall cannot be used there are none that could be removed.
-        """
+        """Remove all rules of this node, of an earlier run too; return how many."""
         async with self._lock:
             return await self._clear()
 
@@ -291,27 +261,19 @@ class HostFirewall:
 
     def _find_tables(self) -> list[_Table]:
         if not self._tables:
-            found = {"iptables": 4}
-            if _HAS_IPV6.exists():
-                found["ip6tables"] = 6
-            self._tables = [
-                _Table(self._program(name), version, self._comment, self._chain)
-                for name, version in found.items()
-            ]
+            found = {"iptables": 4} | ({"ip6tables": 6} if _HAS_IPV6.exists() else {})
+            self._tables = [self._table(*one) for one in found.items()]
         return self._tables
 
-    def _program(self, name: str) -> str:
+    def _table(self, name: str, version: int) -> _Table:
         program = shutil.which(name, path=self._path)
         if program is None:
             raise FirewallError(f"there is no program {name!r} on the PATH")
-        return program
+        return _Table(program, version, self._comment, self._chain)
 
 
 async def firewall_problems(path: str) -> tuple[str, str]:
-    """Return why the firewall cannot be used here, and why not by user.
-
-    "" when it can; for `doctor`. Reads the rules, changes nothing.
-    """
+    """Return why the firewall cannot be used here, and why not by user; "" = it can."""
     host = HostFirewall("doctor", path)
     return await host.look(), host.open_to_users
 

@@ -1,50 +1,88 @@
-"""Base images and the images of chaincode: found, made, removed."""
+"""Base images and the images of chaincode: fetched, found, made, removed."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import tarfile
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from chaindock.container.attempt import Phase
 from chaindock.controllers.docker import names
-from chaindock.controllers.docker.body import chunks_of
-from chaindock.controllers.docker.pulls import places, pull_image
-from chaindock.errors import EngineError, ImageNotFound
+from chaindock.controllers.docker.client import FULL
+from chaindock.controllers.docker.endpoints import login_files, registry_auth
+from chaindock.controllers.docker.streams import image_context
+from chaindock.errors import (
+    ChaindockError,
+    EngineError,
+    EngineUnavailable,
+    ImageNotFound,
+    ImagePlatformMissing,
+    NotFound,
+    RateLimited,
+    RegistryDenied,
+    RegistryUnavailable,
+)
 from chaindock.platforms.base import Connection, LaunchCommand
+from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
     from typing import BinaryIO
 
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import NodeLabels
     from chaindock.controllers.docker.engine import Engine
-    from chaindock.controllers.docker.options import (
-        DockerOptions,
-        LanguageImages,
-        Pull,
-    )
+    from chaindock.controllers.docker.options import DockerOptions
     from chaindock.ids import Ccid
+    from chaindock.platforms.base import LanguageImages, Pull
 
+_log = get_logger("docker.pulls")
 BUILD_SILENCE_S = 300.0
+# Engines answer 500, or 200 with an error inside, for all of these, so their text is
+# the only sign. What matches none stays an EngineError with that text.
+_SIGNS: dict[type[ChaindockError], str] = {
+    RateLimited: r"toomanyrequests|too many requests|pull rate limit",
+    ImagePlatformMissing: r"no matching manifest for|manifest list for architecture",
+    ImageNotFound: r"manifest unknown|manifest for \S+ not found|name unknown",
+    RegistryDenied: r"unauthorized|no basic auth credentials|access .{0,40}denied",
+    RegistryUnavailable: r"dial tcp|no such host|connection (refused|reset)|i/o timeout"
+    r"|deadline exceeded|TLS handshake|Client\.Timeout|unexpected EOF"
+    r"|network is unreachable|(502|503|504) ",
+}
+_HINTS: dict[type[ChaindockError], str] = {
+    RateLimited: "log in (docker login) for a higher limit, name a mirror in "
+    "chaindock.docker.mirrors, or wait",
+    ImagePlatformMissing: "name an image that exists for this processor",
+    ImageNotFound: "check its name and tag, and whether the registry wants a login",
+    RegistryDenied: "log in with: docker login, as the user of this node",
+    RegistryUnavailable: "check the network and the proxy of the engine itself, or name a "
+    "mirror in chaindock.docker.mirrors",
+}
+_WAIT = re.compile(r"(?:retry|wait|again|reset)\D{0,20}(\d+) ?(s|m|h)", re.IGNORECASE)
+_UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
 @dataclass(frozen=True)
 class BaseImage:
-    """An image that is on the engine.
-
-    Args:
-        reference: its name, which is that of a mirror if it came from there.
-        id: the engine's id of its content.
-    """
+    """An image that is on the engine: its name (a mirror's, if it came from there)."""
 
     reference: str
     id: str
+
+
+@dataclass(frozen=True)
+class BuiltImage:
+    """What is started: {output} lies at `output`; `base`, the image below, stays."""
+
+    ccid: Ccid
+    image: str
+    output: str
+    launch: LaunchCommand
+    base: BaseImage
 
 
 class BaseImages:
@@ -68,18 +106,12 @@ class BaseImages:
         return builder, await self._get(language.runtime, policy, attempt)
 
     async def _get(self, text: str, policy: Pull, attempt: Attempt) -> BaseImage:
-        options = self._options
-        reference = names.expand_image(
-            text,
-            arch=self._engine.arch,
-            docker_ns=options.docker_ns,
-            version=options.fabric_version,
-        )
+        where = places(text, self._engine.arch, self._options)
+        reference = where[0]
         lock = self._locks[reference]
         if lock.locked():
             attempt.enter(Phase.PULL)  # another attempt pulls it: this one waits
         async with lock:
-            where = places(reference, options.mirrors)
             found = None if policy == "always" else await self._look(where)
             if found is None and policy == "never":
                 raise ImageNotFound(
@@ -88,9 +120,9 @@ class BaseImages:
                     image=reference,
                 )
             if found is None:
-                place = await pull_image(self._engine, options, where, attempt)
-                image = await self._engine.inspect_image(place)
-                found = BaseImage(place, str(image["Id"]))
+                found = await self._inspect(
+                    await pull_image(self._engine, self._options, where, attempt)
+                )
         if found.reference != reference:
             attempt.note(f"{reference} comes from a mirror: {found.reference}")
         return found
@@ -99,9 +131,121 @@ class BaseImages:
         """Return what the engine has from one of these places; the first counts."""
         for place in where:
             with contextlib.suppress(ImageNotFound):
-                found = await self._engine.inspect_image(place)
-                return BaseImage(place, str(found["Id"]))
+                return await self._inspect(place)
         return None
+
+    async def _inspect(self, place: str) -> BaseImage:
+        return BaseImage(place, str((await self._engine.inspect_image(place))["Id"]))
+
+
+def places(text: str, arch: str, options: DockerOptions) -> list[str]:
+    """Return where an image may be: as it is named, then its mirrors, in order.
+
+    `text` may have placeholders; `arch` is that of the engine.
+    """
+    version, docker_ns = options.fabric_version, options.docker_ns
+    reference = names.expand_image(
+        text, arch=arch, docker_ns=docker_ns, version=version
+    )
+    name, found = names.full_image(reference), [reference]
+    for mirror in options.mirrors:
+        rest = name.removeprefix(mirror.of)
+        if rest != name and rest[:1] in {"", "/", ":", "@"}:
+            found.append(mirror.place + rest)
+    return list(dict.fromkeys(found))
+
+
+async def pull_image(
+    engine: Engine, options: DockerOptions, where: Sequence[str], attempt: Attempt
+) -> str:
+    """Fetch an image from the first place that gives it; return that place.
+
+    The progress is output of the build, and so is why a place did not give the image.
+
+    Raises: as the first place failed: ImageNotFound, ImagePlatformMissing; RateLimited,
+        RegistryDenied, RegistryUnavailable, EngineTimeout and other EngineErrors.
+        EngineUnavailable, and EngineError for a full disk, at once.
+    """
+    attempt.enter(Phase.PULL)
+    failures: list[tuple[str, ChaindockError]] = []
+    for place in where:
+        try:
+            await _pull_from(engine, options, place, attempt)
+        except EngineUnavailable:
+            raise
+        except (ImageNotFound, EngineError) as error:
+            if FULL in error.message.lower():
+                raise
+            failures.append((place, error))
+            _log.info("image not pulled", image=place, why=error.message)
+            attempt.output(error.message, "build")
+        else:
+            return place
+    raise _all_of(failures)
+
+
+async def _pull_from(
+    engine: Engine, options: DockerOptions, reference: str, attempt: Attempt
+) -> None:
+    auth = await registry_auth(reference, login_files(options.endpoint))
+    shown: dict[str, str] = {}
+    pull = engine.pull(_tagged(reference), auth, options.pull_silence_s)
+    try:
+        async with contextlib.aclosing(pull):
+            async for event in pull:
+                layer, status = str(event.get("id", "")), str(event.get("status", ""))
+                if status and shown.get(layer) != status:
+                    shown[layer] = status
+                    text = f"{layer}: {status}" if layer else status
+                    attempt.output(text, "build")
+    except NotFound as error:
+        raise ImageNotFound(
+            error.message, hint=_HINTS[ImageNotFound], image=reference
+        ) from error
+    except EngineError as error:
+        if (found := failure_of(error, reference)) is None:
+            raise
+        raise found from error
+
+
+def _all_of(failures: Sequence[tuple[str, ChaindockError]]) -> ChaindockError:
+    """Return one error for all places, of the class that the first one has."""
+    _, first = failures[0]
+    if len(failures) == 1:
+        return first
+    tried = [
+        {"image": place, "error": one.slug, "why": one.message}
+        for place, one in failures
+    ]
+    retryable = any(one.retryable for _, one in failures)
+    return type(first)(
+        "; ".join(one.message for _, one in failures),
+        hint=first.hint,
+        **{**first.facts, "tried": tried, "retryable": retryable},
+    )
+
+
+def failure_of(error: EngineError, image: str) -> ChaindockError | None:
+    """Return the error that a failed pull of `image` means; None = no special one."""
+    for kind, sign in _SIGNS.items():
+        if re.search(sign, error.message, re.IGNORECASE):
+            hint, facts = _HINTS[kind], dict[str, Any](image=image)
+            if kind is RateLimited:
+                wait = _WAIT.search(error.message)
+                seconds = int(wait[1]) * _UNITS[wait[2].lower()] if wait else None
+                facts["retry_after_s"] = seconds
+                hint += f" {seconds} s" if seconds else ""
+            return kind(error.message, hint=hint, **facts)
+    return None
+
+
+def _tagged(reference: str) -> str:
+    """Return the reference with a tag: without one an engine fetches all of them."""
+    bare = ":" not in reference.rpartition("/")[2] and "@" not in reference
+    return f"{reference}:latest" if bare else reference
+
+
+# --- images of chaincode -------------------------------------------------------------
 
 
 async def find_launch(
@@ -139,12 +283,7 @@ async def make_image(
     artifact: BinaryIO,
     attempt: Attempt,
 ) -> None:
-    """Make the image `name:key` of a chaincode from what its build left behind.
-
-    The tar `artifact` goes to the directory `output` of the image.
-
-    Raises: EngineError, also when the engine reports it inside the progress.
-    """
+    """Make the image of a chaincode: its build's tar `artifact` goes to `output`."""
     attempt.enter(Phase.IMAGE)
     version = labels[names.FABRIC_VERSION]
     dockerfile = (
@@ -153,9 +292,8 @@ async def make_image(
         f"ENV CORE_CHAINCODE_BUILDLEVEL={version}\n"
     )
     params = {"t": image, "rm": "1", "forcerm": "1", "labels": json.dumps(labels)}
-    progress = engine.build_image(
-        params, lambda: image_context(dockerfile, artifact), BUILD_SILENCE_S
-    )
+    context = image_context(dockerfile, artifact)
+    progress = engine.build_image(params, context, BUILD_SILENCE_S)
     async with contextlib.aclosing(progress):
         async for _ in progress:
             pass  # its errors are raised, the rest is of no interest
@@ -193,24 +331,3 @@ def _launch_from(label: Any) -> LaunchCommand | None:
         return LaunchCommand(**found)
     except (KeyError, TypeError, ValueError):
         return None
-
-
-async def image_context(dockerfile: str, artifact: BinaryIO) -> AsyncIterator[bytes]:
-    """Yield the tar context of an image: Dockerfile and binpackage.tar."""
-    text = dockerfile.encode()
-    yield _header("Dockerfile", len(text)) + text + _padding(len(text))
-    size = artifact.seek(0, 2)
-    yield _header("binpackage.tar", size)
-    async for chunk in chunks_of(artifact):
-        yield chunk
-    yield _padding(size) + bytes(2 * tarfile.BLOCKSIZE)
-
-
-def _header(name: str, size: int) -> bytes:
-    entry = tarfile.TarInfo(name)
-    entry.size, entry.mode = size, 0o644
-    return entry.tobuf(tarfile.GNU_FORMAT)
-
-
-def _padding(size: int) -> bytes:
-    return bytes(-size % tarfile.BLOCKSIZE)

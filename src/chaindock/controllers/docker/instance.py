@@ -15,15 +15,18 @@ from chaindock.aio import Backoff, Latch, finish
 from chaindock.container.attempt import Phase
 from chaindock.container.contracts import CallsBack, Cause, Dial, Exit
 from chaindock.controllers.docker import names
-from chaindock.controllers.docker.body import (
+from chaindock.controllers.docker.sandbox import (
     TLS_FOLDER,
-    chunks_of,
+    killed_for_memory,
     run_body,
-    stream_of,
+    run_facts,
+)
+from chaindock.controllers.docker.streams import (
+    DRAIN_S,
+    RunOutput,
+    chunks_of,
     tls_archive,
 )
-from chaindock.controllers.docker.isolation import isolation_facts, killed_for_memory
-from chaindock.controllers.docker.output import DRAIN_S, RunOutput
 from chaindock.errors import (
     ContainerExists,
     EngineError,
@@ -43,13 +46,11 @@ if TYPE_CHECKING:
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import NodeLabels, PeerConnection
     from chaindock.controllers.docker.engine import Engine
-    from chaindock.controllers.docker.images import BaseImage
-    from chaindock.controllers.docker.isolation import IsolationAudit
+    from chaindock.controllers.docker.images import BuiltImage
     from chaindock.controllers.docker.network import Attachment, Networks
     from chaindock.controllers.docker.options import DockerOptions
+    from chaindock.controllers.docker.sandbox import IsolationAudit
     from chaindock.errors import LaunchFailed
-    from chaindock.ids import Ccid
-    from chaindock.platforms.base import LaunchCommand
 
 _log = get_logger("docker")
 _FOUND_DEAD_S = 2.0
@@ -71,31 +72,11 @@ class EngineSession:
     audit: IsolationAudit
 
 
-@dataclass(frozen=True)
-class BuiltImage:
-    """What is started.
-
-    Args:
-        output: where {output} lies in the image.
-        base: the image below it, which stays when this one goes.
-    """
-
-    ccid: Ccid
-    image: str
-    output: str
-    launch: LaunchCommand
-    base: BaseImage
-
-
 @dataclass
 class _Run:
-    """One container.
+    """One container; the task `watch` waits until it has `ended`, and for its output.
 
-    Args:
-        asked: a stop was requested.
-        over: it has ended; a stop changes nothing about how.
-        ended: how it ended; the output may still arrive then.
-        watch: the task that waits for the end, and then for the last output.
+    `asked`: a stop was requested; `over`: a stop changes nothing about how it ended.
     """
 
     container: str
@@ -123,11 +104,7 @@ class DockerInstance:
         return self._built.launch.concurrency
 
     def describe(self) -> Mapping[str, str]:
-        """Return backend, container, images and engine; while it runs its isolation.
-
-        `weaker` names what of it is missing, `settings` what was set for it alone,
-        `stream` what keeps others away from its stream.
-        """
+        """Return backend, container, images, engine and what `run_facts` gives."""
         facts = {
             "backend": "docker",
             "container": self._name,
@@ -165,75 +142,58 @@ class DockerInstance:
         if isinstance(error, EngineError):
             # Podman answers 500 for a network that is gone, so it is looked at.
             return not error.retryable and await self._session.networks.lost()
-        if isinstance(error, ImageNotFound):
-            try:
+        try:
+            if isinstance(error, ImageNotFound):
                 await self._session.engine.inspect_image(self._built.image)
-            except ImageNotFound:
-                return False
+        except ImageNotFound:
+            return False
         await self._session.networks.lost()
         return True
 
     async def _start(self, peer: PeerConnection, attempt: Attempt) -> CallsBack | Dial:
-        engine, launch = self._session.engine, self._built.launch
-        attachment = await self._session.networks.attach(
+        session, built, settings = self._session, self._built, peer.settings
+        engine, connection = session.engine, built.launch.connection
+        attachment = await session.networks.attach(
             peer.listener,
-            self._built.base.id,
-            calls_back=launch.connection is Connection.CALLS_BACK,
+            built.base.id,
+            calls_back=connection is Connection.CALLS_BACK,
         )
-        body = run_body(
-            self._session.options,
-            self._session.node,
-            self._built.image,
-            self._built.output,
-            launch,
-            peer,
-            attempt,
-            attachment,
-        )
-        settings = peer.settings
+        body = run_body(session.options, session.node, built, peer, attempt, attachment)
         container = await self._create(body)
         try:
             if settings.network is not None:
-                await self._session.networks.join(self._name, settings.network)
+                await session.networks.join(self._name, settings.network)
             if "Volumes" in body and peer.tls is not None:
                 attempt.enter(Phase.UPLOAD)
                 files = io.BytesIO(tls_archive(peer.tls))
-                await engine.put_archive(
-                    container, TLS_FOLDER, lambda: chunks_of(files)
-                )
+                await engine.put_archive(container, TLS_FOLDER, chunks_of(files))
             attempt.enter(Phase.START)
             await engine.start_container(container)
             found = await engine.inspect_container(container)
             answer = self._answer(found, attachment)
-            lacks = await self._session.audit.missing(body, found)
+            lacks = await session.audit.missing(body, found)
         except BaseException:
             await finish(engine.remove_container(container))
             raise
-        facts = isolation_facts(attachment, lacks, settings)
-        facts["stream"] = stream_of(body, attachment, launch, settings)
+        facts = run_facts(body, attachment, lacks, connection, settings)
         run = _Run(container, facts, body["HostConfig"].get("Memory", 0))
-        run.watch = self._session.tasks.start(self._watch(run, attempt), self._name)
+        run.watch = session.tasks.start(self._watch(run, attempt), self._name)
         self._run = run
         return answer
 
     async def _create(self, body: dict[str, Any]) -> str:
-        engine, name = self._session.engine, self._name
+        create = self._session.engine.create_container
         try:
-            return await finish(
-                engine.create_container(name, body), engine.remove_container
-            )
+            return await create(self._name, body)
         except (ContainerExists, EngineError):
             # Podman answers a taken name with 500, so the name is looked at.
             if not await self._clear_name():
                 raise
-        return await finish(
-            engine.create_container(name, body), engine.remove_container
-        )
+        return await create(self._name, body)
 
     async def _clear_name(self) -> bool:
-        """Remove what an earlier process of this node left under our name.
+        """Remove what an earlier process left under our name; return whether it did.
 
-        Returns: whether there was anything.
         Raises: ContainerExists when it belongs to somebody else.
         """
         try:
@@ -257,17 +217,15 @@ class DockerInstance:
     ) -> CallsBack | Dial:
         if self._built.launch.connection is Connection.CALLS_BACK:
             return CallsBack()
-        found = inspected["NetworkSettings"]
-        networks: Mapping[str, Any] = found.get("Networks") or {}
-        first: Mapping[str, Any] = next(iter(networks.values()), {})
-        inside = (networks.get(attachment.network) or first).get("IPAddress")
-        port = self._session.options.chaincode_port
+        found, port = inspected["NetworkSettings"], self._session.options.chaincode_port
         if attachment.publishes:
-            bound = (found.get("Ports") or {}).get(f"{port}/tcp") or []
-            if bound:
+            if bound := (found.get("Ports") or {}).get(f"{port}/tcp"):
                 return Dial(f"127.0.0.1:{bound[0]['HostPort']}")
-        elif inside:
-            return Dial(f"{inside}:{port}")
+        else:
+            networks: Mapping[str, Any] = found.get("Networks") or {}
+            first: Mapping[str, Any] = next(iter(networks.values()), {})
+            if inside := networks.get(attachment.network, first).get("IPAddress"):
+                return Dial(f"{inside}:{port}")
         raise StartFailed(
             f"container {self._name!r} has no address: it ended at once, or the engine "
             "gave it none",
@@ -282,8 +240,7 @@ class DockerInstance:
 
     async def wait(self) -> Exit:
         """Wait until the run has ended; before the first, the last Exit."""
-        run = self._run
-        return self._last if run is None else await run.ended.wait()
+        return self._last if self._run is None else await self._run.ended.wait()
 
     async def _watch(self, run: _Run, attempt: Attempt) -> None:
         """Settle how the run ends, and hand on all of its output."""
@@ -326,27 +283,25 @@ class DockerInstance:
 
     async def _judge(self, run: _Run, code: int | None, *, engine_gone: bool) -> Exit:
         run.over, asked = True, run.asked
-        try:
+        state: Mapping[str, Any] = {}
+        with contextlib.suppress(EngineError, NotFound):
             found = await self._session.engine.inspect_container(run.container)
             state = found.get("State") or {}
-        except (EngineError, NotFound):
-            state = {}
         killed = code == 128 + signal.SIGKILL and not asked
         if state.get("OOMKilled") or (
             killed and await killed_for_memory(run.container)
         ):
             reason = f"it needed more than its {run.memory_bytes} bytes of memory"
             return Exit(None, signal=9, oom=True, reason=reason)
-        number = code - 128 if code in _SIGNALS and code is not None else None
-        exit_code, reason = None if number else code, ""
-        cause = Cause.STOPPED if asked else None
-        if cause is None and engine_gone:
+        number = code - 128 if code is not None and code in _SIGNALS else None
+        cause, reason = Cause.STOPPED if asked else None, ""
+        if engine_gone and not asked:
             cause, reason = Cause.ENGINE_GONE, "its engine ended and took it along"
         elif code is None:
             cause, reason = cause or Cause.REMOVED, "somebody removed its container"
         elif number is None:
             reason = str(state.get("Error") or "")
-        return Exit(exit_code, signal=number, reason=reason, cause=cause)
+        return Exit(None if number else code, signal=number, reason=reason, cause=cause)
 
     # --- stop ----------------------------------------------------------------------
 

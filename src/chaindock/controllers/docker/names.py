@@ -38,14 +38,9 @@ _IMAGE = re.compile(r"[a-z0-9]+(([._-][a-z0-9]+)+)?")
 _GO_ARCH = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "i386": "386"}
 
 
-def base_name(node: NodeLabels, ccid: Ccid) -> str:
-    """Return `<networkId>-<peerId>-<ccid>`; empty parts are left out."""
-    return "-".join(part for part in (node.network_id, node.peer_id, ccid) if part)
-
-
 def container_name(node: NodeLabels, ccid: Ccid) -> str:
-    """Return the name of the container of a chaincode."""
-    return _NOT_ALLOWED.sub("-", base_name(node, ccid))
+    """Return `<networkId>-<peerId>-<ccid>`; empty parts are left out."""
+    return _NOT_ALLOWED.sub("-", _base_name(node, ccid))
 
 
 def bridge_name(node: NodeLabels, engine: str, network: str) -> str:
@@ -57,9 +52,9 @@ def bridge_name(node: NodeLabels, engine: str, network: str) -> str:
 def image_name(node: NodeLabels, ccid: Ccid) -> str:
     """Return the name of the image of a chaincode, without a tag.
 
-    For labels that Fabric accepts and engines do not (`cc-`, `a..b`) it is a hash.
+    A hash for labels that Fabric accepts and engines do not (`cc-`, `a..b`).
     """
-    plain = base_name(node, ccid).replace(":", "-")
+    plain = _base_name(node, ccid).replace(":", "-")
     digest = hashlib.sha256(plain.encode()).hexdigest()
     name = _NOT_ALLOWED.sub("-", f"{plain}-{digest}").lower()
     if _IMAGE.fullmatch(name) and len(name) <= MAX_IMAGE_NAME:
@@ -67,12 +62,12 @@ def image_name(node: NodeLabels, ccid: Ccid) -> str:
     return f"chaindock-{digest}"
 
 
-def own_tags(image: Mapping[str, Any]) -> set[str]:
-    """Return the tags of a listed image, without the registry that the engine added.
+def _base_name(node: NodeLabels, ccid: Ccid) -> str:
+    return "-".join(part for part in (node.network_id, node.peer_id, ccid) if part)
 
-    Podman lists an image that has no registry in its name as one of `localhost`, or of
-    the default registry.
-    """
+
+def own_tags(image: Mapping[str, Any]) -> set[str]:
+    """Return the tags of a listed image, without the registry that Podman added."""
     found = {str(tag) for tag in image.get("RepoTags") or []}
     for registry in ("localhost/", f"{DEFAULT_REGISTRY}/library/"):
         found = {tag.removeprefix(registry) for tag in found}
@@ -110,8 +105,7 @@ def full_image(image: str) -> str:
 def expand_image(text: str, *, arch: str, docker_ns: str, version: str) -> str:
     """Return an image name with $(ARCH), $(DOCKER_NS) and Fabric's versions filled.
 
-    `arch` is Go's name of the architecture ("" = this machine's), `version` that of
-    Fabric, e.g. "v3.1.5", or "latest".
+    `arch` is Go's ("" = this machine's), `version` Fabric's: "v3.1.5", or "latest".
     """
     bare = version.removeprefix("v")
     values = {

@@ -1,4 +1,4 @@
-"""How a container reaches the node, and what else it can reach."""
+"""The networks of a node at an engine: how a container reaches the node, and what else."""
 
 from __future__ import annotations
 
@@ -7,19 +7,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from chaindock.aio import finish
-from chaindock.controllers.docker.body import idle_body
-from chaindock.controllers.docker.bridges import (
+from chaindock.controllers.docker import names
+from chaindock.controllers.docker.firewall import FirewallRule
+from chaindock.controllers.docker.reach import (
     HOST,
-    Bridge,
-    Bridges,
     addresses,
     bridges_filtered,
     find_name,
-    interface_of,
     try_address,
 )
-from chaindock.controllers.docker.firewall import FirewallRule
-from chaindock.controllers.docker.isolation import is_rootless
+from chaindock.controllers.docker.sandbox import idle_body, is_rootless
 from chaindock.errors import (
     EngineError,
     ImageNotFound,
@@ -27,11 +24,12 @@ from chaindock.errors import (
     NetworkMissing,
     NodeUnreachable,
     NotFound,
+    StartFailed,
 )
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from chaindock.container.contracts import CallbackListener, NodeLabels
     from chaindock.controllers.docker.engine import Engine
@@ -39,10 +37,13 @@ if TYPE_CHECKING:
     from chaindock.controllers.docker.options import SandboxOptions
     from chaindock.errors import LaunchFailed
 
-
 _log = get_logger("docker.network")
 _LOOPBACK = "127.0.0.1"
 _HOST_IS_HERE = f"{HOST}:host-gateway"
+# Interfaces are named by us: an engine gives a name that is free again to the network of
+# somebody else, and would meet the firewall rules that a killed node left.
+_BRIDGE_NAME = "com.docker.network.bridge.name"
+_NO_NEIGHBOURS = {"com.docker.network.bridge.enable_icc": "false"}
 
 
 @dataclass(frozen=True)
@@ -72,28 +73,36 @@ class Attachment:
 
 
 @dataclass(frozen=True)
-class _Route:
-    """A route from a container to the node.
+class Route:
+    """A network of the node, as a route to it.
 
     Args:
-        listen_on: the address of this machine that the node listens on.
-        dial: the name or address of the node in the container.
-        internal: the network leads to no other machine.
-        separate: containers of the network do not reach each other.
-        interface: of `listen_on`; "" = not on this machine.
-        through_host: the engine's networks end on another machine.
+        gateway: its address on the engine's machine.
+        separate: its containers do not reach each other.
+        known_before: addresses that this machine had before the network was made; empty
+            when the network is older than this process.
+        through: the name of this machine in a container, if the network ends on another.
     """
 
     network: str
-    listen_on: str
-    dial: str
+    gateway: str
     internal: bool
-    separate: bool = False
-    interface: str = ""
-    through_host: bool = False
+    separate: bool
+    known_before: Container[str] = ()
+    through: str = ""
     rootless: bool = False
 
+    @property
+    def listen_on(self) -> str:
+        """The address of this machine that the node listens on."""
+        return _LOOPBACK if self.through else self.gateway
+
+    def is_here(self) -> bool:
+        """Whether the gateway of the network is an address of this very machine."""
+        return self.gateway in addresses() and self.gateway not in self.known_before
+
     def isolation(self, open_because: str) -> str:
+        """Return what a container reaches, for people; `open_because`: see `_close`."""
         if not open_because:
             return "internal network: it reaches the node's listener and nothing else"
         if self.internal:
@@ -101,13 +110,14 @@ class _Route:
         return "ordinary network: other machines are reachable"
 
     def has_neighbours(self, open_because: str) -> bool:
-        closed = not open_because and bridges_filtered()
-        return not (self.separate or closed)
+        """Whether a container reaches others of the network."""
+        return not (self.separate or (not open_because and bridges_filtered()))
 
     def weaknesses(self, open_because: str, open_to_users: str) -> Iterator[str]:
+        """Yield what is open that should not be."""
         if open_because and not self.internal:
             yield f"it reaches other machines: {open_because}"
-        if self.through_host:
+        if self.through:
             yield "it reaches all services of this machine, also those on 127.0.0.1"
         elif open_because:
             yield (
@@ -118,6 +128,55 @@ class _Route:
             yield "it reaches other chaincode of this node"
         if open_to_users:
             yield f"every user of this machine can connect to it: {open_to_users}"
+
+
+async def get_network(engine: Engine, node: NodeLabels, *, internal: bool) -> Route:
+    """Return the node's network of that kind; make it if it is not there.
+
+    Raises: StartFailed when the name is taken.
+    """
+    name = names.network_name(node) + ("" if internal else "-open")
+    before: Container[str] = ()
+    try:
+        found = await engine.inspect_network(name)
+    except NotFound:
+        before = addresses()
+        await _create(engine, node, name, internal=internal)
+        found = await engine.inspect_network(name)
+    if (found.get("Labels") or {}).get(names.NODE) != node.node_id:
+        raise StartFailed(
+            f"network name {name!r} is taken by a network that is not ours",
+            hint=f"remove it with: docker network rm {name}",
+        )
+    config = (found.get("IPAM") or {}).get("Config") or [{}]
+    separate = (found.get("Options") or {}).items() >= _NO_NEIGHBOURS.items()
+    gateway = str(config[0].get("Gateway", "")).partition("/")[0]
+    return Route(name, gateway, internal, separate, before)
+
+
+async def _create(
+    engine: Engine, node: NodeLabels, name: str, *, internal: bool
+) -> None:
+    body = {
+        "Name": name,
+        "Driver": "bridge",
+        "Internal": internal,
+        "CheckDuplicate": True,
+        "Labels": {names.NODE: node.node_id, names.ROLE: "network"},
+    }
+    ours = {_BRIDGE_NAME: names.bridge_name(node, engine.address, name)}
+    for options in ({**ours, **_NO_NEIGHBOURS}, ours, {}):
+        try:
+            await finish(engine.create_network({**body, "Options": options}))
+        except EngineError as error:
+            if error.facts.get("status") == 409:  # somebody made it just now
+                return
+            if error.retryable or not options:
+                raise
+            # Not every engine can keep the containers of a network apart.
+            _log.info("network made without options", reason=error.message)
+        else:
+            return
 
 
 class Networks:
@@ -144,9 +203,8 @@ class Networks:
         firewall: HostFirewall,
     ) -> None:
         self._engine, self._node, self._sandbox = engine, node, sandbox
-        self._bridges = Bridges(engine, node)
         self._firewall, self._port, self._warned = firewall, 0, ""
-        self._route: _Route | None = None
+        self._route: Route | None = None
         self._lock = asyncio.Lock()
 
     async def attach(
@@ -156,18 +214,18 @@ class Networks:
 
         Containers of our own that this takes are made of `image`.
 
-        Raises: StartFailed when there is no way (NameUnresolved, NodeUnreachable);
-            EngineError.
+        Raises: StartFailed when there is no way (NameUnresolved, NodeUnreachable).
         """
         async with self._lock:
             if self._route is None:
                 self._route = await self._choose(listener, image)
             route, peer = self._route, ""
             if calls_back:
-                address = await listener.address_on(route.listen_on, route.dial)
+                dial = route.through or route.gateway
+                address = await listener.address_on(route.listen_on, dial)
                 host, _, port = address.rpartition(":")
                 if host.strip("[]") == route.listen_on:  # no other is advertised
-                    host = f"[{route.dial}]" if ":" in route.dial else route.dial
+                    host = f"[{dial}]" if ":" in dial else dial
                 peer, self._port = f"{host}:{port}", int(port)
             open_because = await self._close(route)
             open_to_users = open_because or self._firewall.open_to_users
@@ -178,14 +236,14 @@ class Networks:
             isolation=route.isolation(open_because),
             # Old engines resolve names for internal networks from outside of them.
             dns=(_LOOPBACK,) if route.internal or not open_because else (),
-            extra_hosts=(_HOST_IS_HERE,) if route.through_host else (),
-            publishes=route.through_host,
+            extra_hosts=(_HOST_IS_HERE,) if route.through else (),
+            publishes=bool(route.through),
             weaker=tuple(weaker) if self._sandbox.internal else (),
             neighbours=route.has_neighbours(open_because),
             open_to_users=open_to_users,
         )
 
-    async def _close(self, route: _Route) -> str:
+    async def _close(self, route: Route) -> str:
         """Put firewall rules for a network in force; return why not, "" = in force.
 
         Done before each start: other programs change firewall rules too.
@@ -194,29 +252,27 @@ class Networks:
             return "chaindock.sandbox.internal is false"
         if route.rootless:
             return "the engine is rootless, its networks end in a namespace of its own"
-        if route.through_host:
+        if route.through:
             return "the engine is on another machine, or in a virtual one"
-        if not route.interface:
-            return f"no interface of this machine has the address {route.listen_on}"
-        rule = FirewallRule(route.interface, route.listen_on, self._port or None)
+        interface = addresses().get(route.gateway)
+        if interface is None:
+            return f"no interface of this machine has the address {route.gateway}"
+        rule = FirewallRule(interface, route.gateway, self._port or None)
         why = await self._firewall.enforce(rule)
-        users = "" if why else self._firewall.open_to_users
-        if (why or users) not in {"", self._warned}:
+        said = why or self._firewall.open_to_users
+        if said and said != self._warned:
             _log.warning(
                 "chaincode reaches services of this machine"
                 if why
                 else "other users of this machine can connect to chaincode that serves",
-                through=route.listen_on,
-                reason=why or users,
+                through=route.gateway,
+                reason=said,
             )
-        self._warned = why or users
+        self._warned = said
         return why
 
     async def join(self, container: str, network: str) -> None:
-        """Put a container on one more network, which a user named.
-
-        Raises: NetworkMissing; EngineError.
-        """
+        """Put a container on a network that a user named. Raises: NetworkMissing."""
         try:
             # Docker tells only at the start that there is no such network.
             await self._engine.inspect_network(network)
@@ -238,54 +294,37 @@ class Networks:
             await self._engine.inspect_network(self._route.network)
         except NotFound:
             self._route = None
-            return True
-        return False
+        return self._route is None
 
     # --- choosing ------------------------------------------------------------------
 
-    async def _choose(self, listener: CallbackListener, image: str) -> _Route:
-        net = None
-        for internal in (True, False) if self._sandbox.internal else (False,):
-            net = await self._bridges.get(internal=internal)
-            if _is_here(net) or await self._add_anchor(net, image):
-                return _Route(
-                    network=net.name,
-                    listen_on=net.gateway,
-                    dial=net.gateway,
-                    internal=internal,
-                    separate=net.separate and bridges_filtered(),
-                    interface=interface_of(net.gateway),
-                )
-        assert net is not None  # noqa: S101  # one kind at least was looked at
+    async def _choose(self, listener: CallbackListener, image: str) -> Route:
+        for internal in dict.fromkeys((self._sandbox.internal, False)):
+            route = await get_network(self._engine, self._node, internal=internal)
+            if route.is_here() or await self._add_anchor(route, image):
+                return replace(route, separate=route.separate and bridges_filtered())
+        route = await get_network(self._engine, self._node, internal=False)
         info = await self._engine.info()
-        route = _Route(
-            network=net.name,
-            listen_on=_LOOPBACK,
-            dial=HOST,
-            internal=False,
-            separate=net.separate and info.get("BridgeNfIptables") is True,
-            through_host=True,
-            rootless=is_rootless(info),
+        separate = route.separate and info.get("BridgeNfIptables") is True
+        route = replace(
+            route, separate=separate, through=HOST, rootless=is_rootless(info)
         )
         address = await listener.address_on(route.listen_on)
-        port = address.rpartition(":")[2]
         body = self._probe_body(route, image)
-        return replace(route, dial=await find_name(self._engine, body, port))
+        name = await find_name(self._engine, body, address.rpartition(":")[2])
+        return replace(route, through=name)
 
-    async def _add_anchor(self, net: Bridge, image: str) -> bool:
+    async def _add_anchor(self, route: Route, image: str) -> bool:
         """Put an idle container on the network; return whether its address exists now.
 
-        Raises: an EngineError that is retryable, which must not decide what containers
-            reach; ImageNotFound.
+        A retryable error must not decide what containers reach: it is raised.
         """
-        body = idle_body(self._sandbox, self._node, net.name, image, "anchor")
+        body = idle_body(self._sandbox, self._node, route.network, image, "anchor")
         engine, anchor, here = self._engine, "", False
         try:
-            anchor = await finish(
-                engine.create_container(None, body), engine.remove_container
-            )
+            anchor = await engine.create_container(None, body)
             await engine.start_container(anchor)
-            here = _is_here(net)
+            here = route.is_here()
         except (EngineError, NotFound) as error:
             if error.retryable or isinstance(error, ImageNotFound):
                 raise
@@ -296,27 +335,20 @@ class Networks:
         return here
 
     async def probe(self, image: str) -> LaunchFailed | None:
-        """Return what keeps containers from the address of the node; None = nothing.
-
-        Raises: EngineError; NotFound when the network is gone.
-        """
+        """Return what keeps containers from the address of the node; None = nothing."""
         route = self._route
         if route is None or not self._port:
             return None
         body = self._probe_body(route, image)
         try:
-            await try_address(self._engine, body, route.dial, str(self._port))
+            host = route.through or route.gateway
+            await try_address(self._engine, body, host, str(self._port))
         except (NameUnresolved, NodeUnreachable) as error:
             return error
         return None
 
-    def _probe_body(self, route: _Route, image: str) -> dict[str, Any]:
+    def _probe_body(self, route: Route, image: str) -> dict[str, Any]:
         body = idle_body(self._sandbox, self._node, route.network, image, "probe")
-        if route.through_host:
+        if route.through:
             body["HostConfig"]["ExtraHosts"].append(_HOST_IS_HERE)
         return body
-
-
-def _is_here(net: Bridge) -> bool:
-    """Whether the gateway of the network is an address of this very machine."""
-    return net.gateway in addresses() and net.gateway not in net.known_before

@@ -5,21 +5,15 @@ Source: docs/fabric/configuration.md
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-from chaindock.container.value_types import Hosts, Memory, User
-from chaindock.controllers.docker.value_types import (
-    Addresses,
-    CpuSet,
-    Mirror,
-    Mirrors,
-    SecurityOptions,
-    Ulimit,
-    Ulimits,
-)
+from chaindock.container.value_types import Hosts, Memory, User, is_address
+from chaindock.controllers.docker.names import DEFAULT_REGISTRY
 from chaindock.options import Option, option
 from chaindock.platforms.base import LanguageImages, Pull
 from chaindock.platforms.registry import PLATFORMS
@@ -33,22 +27,116 @@ from chaindock.values import (
     Seconds,
     Syntax,
     Whole,
+    WrongValueError,
+    all_of,
+    matching,
+    read_words,
 )
 
 if TYPE_CHECKING:
     from chaindock.container.contracts import RunSettings
 
-__all__ = [
-    "MIB",
-    "CompileOptions",
-    "DockerOptions",
-    "EndpointOptions",
-    "LanguageImages",
-    "Mirror",
-    "Pull",
-    "SandboxOptions",
-    "Ulimit",
-]
+_LIMITS = frozenset(
+    {
+        *("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue"),
+        *("nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"),
+    }
+)
+_REGISTRY = re.compile(r"localhost(:|/|$)|[^/]*[.:]")
+_PLACE = re.compile(r"[a-zA-Z0-9._-]+(:\d+)?(/[a-z0-9._-]+)*")
+_PROFILES = re.compile(r"(apparmor|seccomp|label)[=:](?!.*(unconfined|disable)).+")
+_NO_MORE = re.compile(r"no-new-privileges([:=]true)?")
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """Another place of images: what replaces the beginning `of` of their full names."""
+
+    of: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Ulimit:
+    """A limit per process, as setrlimit(2) takes it; `name` as engines do (nofile)."""
+
+    name: str
+    soft: int
+    hard: int
+
+
+def _read_security(value: Any, base: Path) -> tuple[str, ...]:
+    # A seccomp profile is JSON: it has commas of its own.
+    words = read_words(value if isinstance(value, list) else [value], base)
+    for word in words:
+        if not (_PROFILES.fullmatch(word) or _NO_MORE.fullmatch(word)):
+            raise WrongValueError(
+                "apparmor=, seccomp= or label= with a profile that is not unconfined or "
+                "disable: isolation can be added, not taken away"
+            )
+    return tuple(word for word in words if not _NO_MORE.fullmatch(word))
+
+
+def _read_ulimits(value: Any, base: Path) -> tuple[Ulimit, ...]:
+    given = value if isinstance(value, list) else read_words(value, base)
+    return tuple(_ulimit(one) for one in given)
+
+
+def _ulimit(given: Any) -> Ulimit:
+    wrong = WrongValueError(
+        "a list of Name, Soft and Hard, or such as nofile=1024:4096,core=0; names: "
+        + ", ".join(sorted(_LIMITS))
+    )
+    if isinstance(given, dict):
+        parts = {str(key).lower(): str(one) for key, one in given.items()}
+        name, soft = parts.get("name", ""), parts.get("soft", "")
+        hard = parts.get("hard", soft)
+    else:
+        name, _, rest = str(given).partition("=")
+        soft, _, hard = rest.partition(":")
+    hard = hard or soft
+    name = name.strip().lower()
+    if name not in _LIMITS or not (soft.isdecimal() and hard.isdecimal()):
+        raise wrong
+    if int(soft) > int(hard):
+        raise WrongValueError(f"a soft limit of {name} that is not above the hard one")
+    return Ulimit(name, int(soft), int(hard))
+
+
+def _show_ulimits(value: tuple[Ulimit, ...]) -> str:
+    return ",".join(f"{one.name}={one.soft}:{one.hard}" for one in value)
+
+
+def _read_mirrors(value: Any, base: Path) -> tuple[Mirror, ...]:
+    if isinstance(value, dict):
+        pairs = [
+            (of, one)
+            for of, many in value.items()
+            for one in read_words("" if many is None else many, base)
+        ]
+    else:
+        words = (word.rpartition("=") for word in read_words(value, base))
+        pairs = [(of or DEFAULT_REGISTRY, place) for of, _, place in words]
+    pairs = [(str(of).rstrip("/"), place.rstrip("/")) for of, place in pairs]
+    for part in itertools.chain.from_iterable(pairs):
+        if not (_REGISTRY.match(part) and _PLACE.fullmatch(part)):
+            raise WrongValueError(
+                "host/path (a host has a dot or a port), more of them after commas or as "
+                f"a list, for images of {DEFAULT_REGISTRY}; for others "
+                "REGISTRY/PATH=host/path, or such keys with lists"
+            )
+    return tuple(Mirror(of, place) for of, place in pairs)
+
+
+def _show_mirrors(value: tuple[Mirror, ...]) -> str:
+    return ",".join(f"{one.of}={one.place}" for one in value)
+
+
+Addresses = Annotated[tuple[str, ...], all_of(is_address, "IP addresses")]
+CpuSet = Annotated[str, matching(r"\d+(-\d+)?(,\d+(-\d+)?)*", "numbers such as 0-2,4")]
+SecurityOptions = Annotated[tuple[str, ...], Syntax(_read_security, ",".join)]
+Mirrors = Annotated[tuple[Mirror, ...], Syntax(_read_mirrors, _show_mirrors)]
+Ulimits = Annotated[tuple[Ulimit, ...], Syntax(_read_ulimits, _show_ulimits)]
 
 _ALWAYS = Syntax(
     lambda value, base: "always" if BOOLEAN.parse(value, base) else "missing",
@@ -61,12 +149,10 @@ class EndpointOptions:
     """Where the container engine is.
 
     Args:
-        docker_host: DOCKER_HOST as the user has it.
-        docker_context: DOCKER_CONTEXT as the user has it.
+        docker_host, docker_context: DOCKER_HOST and DOCKER_CONTEXT of the user.
         docker_config: directory of the Docker CLI's config.json (DOCKER_CONFIG).
         auth_file: Podman's file of logins (REGISTRY_AUTH_FILE).
         runtime_dir: XDG_RUNTIME_DIR.
-        home: the user's home directory.
         connect_s: seconds that one address has to answer.
     """
 
@@ -94,26 +180,6 @@ class EndpointOptions:
         None, "vm.docker.tls.key.file", "Private key of the client certificate, PEM."
     )
     connect_s: float = 2.0
-
-    def login_files(self) -> list[Path]:
-        """Return the files that may hold logins to registries, first come first.
-
-        The Docker CLI's, then those of Podman.
-        """
-        folder = self.docker_config or (self.home and self.home / ".docker")
-        found = [folder / "config.json"] if folder else []
-        if self.auth_file:
-            found.append(self.auth_file)
-        if self.runtime_dir:
-            found.append(self.runtime_dir / "containers/auth.json")
-        if self.home:
-            found.append(self.home / ".config/containers/auth.json")
-        return found
-
-
-def default_images() -> dict[str, LanguageImages]:
-    """Return the images that each language declares, by its name."""
-    return {platform.name: platform.images for platform in PLATFORMS}
 
 
 FABRIC_MIRRORS = (Mirror("docker.io/hyperledger", "ghcr.io/hyperledger"),)
@@ -219,35 +285,23 @@ class SandboxOptions:
 
     def with_settings(self, settings: RunSettings) -> SandboxOptions:
         """Return these options as one chaincode has them."""
-        limits = (
-            "memory_bytes",
-            "cpus",
-            "pids",
-            "tmp_bytes",
-            "open_files",
-            "file_bytes",
-        )
         given = {
             name: value
-            for name in (*limits, "user")
-            if (value := getattr(settings, name)) is not None
+            for name, value in vars(settings).items()
+            if name in vars(self) and value is not None
         }
         if settings.cpus is not None:
             given["cpu_quota"] = 0
-        hosts = (*self.extra_hosts, *settings.extra_hosts)
-        return replace(self, **given, extra_hosts=hosts)
+        given["extra_hosts"] = (*self.extra_hosts, *settings.extra_hosts)
+        return replace(self, **given)
 
 
 @dataclass(frozen=True)
 class CompileOptions:
-    """What a build may use.
+    """What a build may use; `user` is numeric.
 
-    Args:
-        user: numeric `uid:gid` of the build and of its result.
-        pids: processes and threads; 0 = unlimited.
-        cpu_shares: share of processor time when processors are busy; chaincode has 1024.
-        limit_s: seconds after which a build container ends by itself, even if the node
-            was killed; the launch's own limits are much shorter.
+    After `limit_s` its container ends by itself, even if the node was killed; the limits
+    of a launch are much shorter. `cpu_shares` counts when processors are busy.
     """
 
     user: str = "500:500"
@@ -286,15 +340,14 @@ class DockerOptions:
 
     Args:
         images: by the name of the language.
-        pull_silence_s: seconds without progress after which a pull has failed.
-        call_s: longest time of one call to the engine, in seconds.
-        docker_ns: what $(DOCKER_NS) stands for in names of images.
         chaincode_port: port in the container of chaincode that the node dials.
         path: where programs of this machine are looked for, as a PATH.
     """
 
     endpoint: EndpointOptions = field(default_factory=EndpointOptions)
-    images: Mapping[str, LanguageImages] = field(default_factory=default_images)
+    images: Mapping[str, LanguageImages] = field(
+        default_factory=lambda: {one.name: one.images for one in PLATFORMS}
+    )
     pull: Pull = option(
         "missing",
         "chaindock.docker.pull",

@@ -15,16 +15,18 @@ from chaindock.container.contracts import (
     PeerConnection,
     RunSettings,
 )
-from chaindock.controllers.docker.body import run_body, tls_archive
+from chaindock.controllers.docker.images import BaseImage, BuiltImage
 from chaindock.controllers.docker.network import Attachment
 from chaindock.controllers.docker.options import (
-    MIB,
     DockerOptions,
     SandboxOptions,
     Ulimit,
 )
+from chaindock.controllers.docker.sandbox import run_body
+from chaindock.controllers.docker.streams import tls_archive
 from chaindock.ids import Ccid
 from chaindock.platforms.base import Connection, LaunchCommand
+from chaindock.values import MIB
 from support.doubles.backend import CountingListener
 
 CCID = Ccid("basic:" + "0" * 64)
@@ -53,9 +55,7 @@ def body(
     return run_body(
         options or DockerOptions(),
         NodeLabels("node1", "peer0", "dev"),
-        "image:key",
-        "/usr/local/bin",
-        launch,
+        BuiltImage(CCID, "image:key", "/usr/local/bin", launch, BaseImage("", "")),
         PeerConnection(
             CountingListener(), "Org1MSP", tls, LOGGING, settings or RunSettings()
         ),

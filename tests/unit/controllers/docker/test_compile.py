@@ -12,8 +12,8 @@ from chaindock.container.contracts import BuildEnvironment, NodeLabels
 from chaindock.container.environment import merged_ca
 from chaindock.controllers.docker.compile import Compiler, build_places
 from chaindock.controllers.docker.engine import Engine
-from chaindock.controllers.docker.isolation import IsolationAudit
 from chaindock.controllers.docker.options import CompileOptions, EndpointOptions
+from chaindock.controllers.docker.sandbox import IsolationAudit
 from support.doubles.fake_engine import fake_engine
 
 if TYPE_CHECKING:

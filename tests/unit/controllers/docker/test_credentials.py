@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chaindock.controllers.docker.pulls import registry_auth
+from chaindock.controllers.docker.endpoints import registry_auth
 
 if TYPE_CHECKING:
     from pathlib import Path

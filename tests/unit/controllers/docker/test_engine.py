@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chaindock.controllers.docker.body import chunks_of
 from chaindock.controllers.docker.engine import Engine
-from chaindock.controllers.docker.images import image_context
 from chaindock.controllers.docker.options import EndpointOptions
+from chaindock.controllers.docker.streams import chunks_of, image_context
 from chaindock.errors import (
     ChaindockError,
     ContainerExists,
@@ -69,7 +67,6 @@ def connected(tmp_path: Path) -> Callable[..., Any]:
     [
         (404, "No such image: x:latest", ImageNotFound),
         (409, "The container name is already in use", ContainerExists),
-        (400, "Conflict. The container name is already in use", ContainerExists),
         (400, "invalid reference format", EngineError),
         (500, "no space left on device", EngineError),
     ],
@@ -122,7 +119,7 @@ async def test_the_refusal_counts_when_the_engine_hangs_up_on_an_upload(
 
     async with connected({"POST build": refuse}) as engine:
         artifact = io.BytesIO(bytes(20_000_000))
-        context = partial(image_context, "FROM x\n", artifact)
+        context = image_context("FROM x\n", artifact)
         with pytest.raises(EngineError, match=r"version 1\.25 is too old") as caught:
             async for _ in engine.build_image({"t": "x"}, context, 5):
                 pass
@@ -144,7 +141,7 @@ async def test_an_error_inside_the_progress_of_a_build_fails_it(
         await request.stream(b'{"stream": "Step 1/2"}\r\n', line)
 
     async with connected({"POST build": reply}) as engine:
-        progress = engine.build_image({}, _context, 5)
+        progress = engine.build_image({}, _context(), 5)
         assert await anext(progress) == {"stream": "Step 1/2"}
         with pytest.raises(EngineError, match="no space left"):
             await anext(progress)
@@ -161,7 +158,7 @@ async def test_a_full_disk_of_the_engine_can_pass(connected: Any):
     at = {"POST build": reply, "POST create": says(500, full)}
     async with connected(at) as engine:
         with pytest.raises(EngineError, match=full) as built:
-            async for _ in engine.build_image({}, _context, 5):
+            async for _ in engine.build_image({}, _context(), 5):
                 pass
         with pytest.raises(EngineError, match=full) as created:
             await engine.create_container("n", {"Image": "x"})
@@ -223,7 +220,7 @@ async def test_an_upload_that_the_engine_stops_taking_ends_in_time(
         file = io.BytesIO(bytes(20_000_000))
         with pytest.raises(EngineTimeout, match=r"0\.3 s"):
             async with asyncio.timeout(5):
-                await engine.put_archive("x", "/", lambda: chunks_of(file))
+                await engine.put_archive("x", "/", chunks_of(file))
         over.set()
 
 
@@ -239,7 +236,7 @@ async def test_an_upload_may_take_longer_than_a_call(connected: Any):
         await request.json({})
 
     async with connected({"PUT archive": reply}, call_s=0.3) as engine:
-        await engine.put_archive("x", "/", slow)
+        await engine.put_archive("x", "/", slow())
 
 
 async def test_a_hung_up_call_is_unavailable(connected: Any):
@@ -336,10 +333,10 @@ async def test_building_and_running_works_with_engines_of_all_ages(
     connected: Any, oldest: str, newest: str
 ):
     async with connected(of_age(oldest, newest)) as engine:
-        async for event in engine.build_image({"t": "x"}, _context, 5):
+        async for event in engine.build_image({"t": "x"}, _context(), 5):
             assert event == {"stream": "done"}
         assert await engine.create_container("n", {"Image": "x"}) == "c1"
-        await engine.put_archive("c1", "/", _context)
+        await engine.put_archive("c1", "/", _context())
         await engine.start_container("c1")
         assert await engine.wait_container("c1") == 0
         assert [data async for data in engine.follow_logs("c1")] == [b"{}"]

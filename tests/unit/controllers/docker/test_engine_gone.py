@@ -17,9 +17,9 @@ from chaindock.controllers.docker.controller import DockerController
 from chaindock.controllers.docker.options import (
     DockerOptions,
     EndpointOptions,
-    LanguageImages,
 )
 from chaindock.errors import EngineUnavailable
+from chaindock.platforms.base import LanguageImages
 from support.doubles.conformance import platform_for_scripts
 from support.doubles.fake_engine import fake_engine
 from support.doubles.fakes import fake_package

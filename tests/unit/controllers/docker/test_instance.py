@@ -12,15 +12,14 @@ from chaindock.aio import Tasks
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import Cause, NodeLabels, PeerConnection
 from chaindock.controllers.docker.engine import Engine
-from chaindock.controllers.docker.images import BaseImage
+from chaindock.controllers.docker.images import BaseImage, BuiltImage
 from chaindock.controllers.docker.instance import (
-    BuiltImage,
     DockerInstance,
     EngineSession,
 )
-from chaindock.controllers.docker.isolation import IsolationAudit
 from chaindock.controllers.docker.network import Attachment, Networks
 from chaindock.controllers.docker.options import DockerOptions, EndpointOptions
+from chaindock.controllers.docker.sandbox import IsolationAudit
 from chaindock.platforms.base import Connection, LaunchCommand
 from support.doubles.fake_engine import fake_engine
 from support.doubles.fakes import fake_package

@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 
 from chaindock.container.contracts import RunSettings
-from chaindock.controllers.docker.body import host_config
-from chaindock.controllers.docker.isolation import (
-    container_lacks,
-    engine_lacks,
-    is_rootless,
-    isolation_facts,
-)
 from chaindock.controllers.docker.network import Attachment
 from chaindock.controllers.docker.options import SandboxOptions
+from chaindock.controllers.docker.sandbox import (
+    container_lacks,
+    engine_lacks,
+    host_config,
+    is_rootless,
+    run_facts,
+)
+from chaindock.platforms.base import Connection
 
 INFO = {
     "MemoryLimit": True,
@@ -114,15 +115,22 @@ def test_a_rootless_engine_is_seen():
     assert not is_rootless(INFO)
 
 
+def facts(
+    attachment: Attachment, lacks: list[str], settings: RunSettings
+) -> dict[str, str]:
+    return run_facts({}, attachment, lacks, Connection.CALLS_BACK, settings)
+
+
 def test_people_are_told_walls_gaps_and_settings():
     attachment = Attachment("n", "", "internal network", weaker=("a is open",))
-    said = isolation_facts(attachment, ["no CPU limit"], RunSettings(network="shared"))
+    said = facts(attachment, ["no CPU limit"], RunSettings(network="shared"))
     assert said["isolation"] == "internal network"
     assert said["weaker"].startswith(
         "a is open; no CPU limit; by its settings it can connect"
     )
     assert "'shared'" in said["weaker"]
     assert said["settings"] == "network"
-    assert isolation_facts(Attachment("n", "", "i"), (), RunSettings()) == {
-        "isolation": "i"
+    assert facts(Attachment("n", "", "i"), [], RunSettings()) == {
+        "isolation": "i",
+        "stream": "plain, on the node's network",
     }

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaindock.controllers.docker import isolation
-from chaindock.controllers.docker.isolation import killed_for_memory
+from chaindock.controllers.docker import sandbox
+from chaindock.controllers.docker.sandbox import killed_for_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,12 +30,12 @@ async def test_only_a_kill_that_names_the_container_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: bool
 ):
     (tmp_path / "kmsg").write_text(text)
-    monkeypatch.setattr(isolation, "KERNEL_LOG", str(tmp_path / "kmsg"))
+    monkeypatch.setattr(sandbox, "KERNEL_LOG", str(tmp_path / "kmsg"))
     assert await killed_for_memory(ID) is expected
 
 
 async def test_a_log_that_may_not_be_read_says_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(isolation, "KERNEL_LOG", str(tmp_path / "none"))
+    monkeypatch.setattr(sandbox, "KERNEL_LOG", str(tmp_path / "none"))
     assert not await killed_for_memory(ID)

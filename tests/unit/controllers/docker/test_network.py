@@ -8,10 +8,9 @@ import pytest
 
 from chaindock.container.contracts import NodeLabels
 from chaindock.controllers.docker import names
-from chaindock.controllers.docker.bridges import Bridges
 from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.firewall import HostFirewall
-from chaindock.controllers.docker.network import Networks
+from chaindock.controllers.docker.network import Networks, Route, get_network
 from chaindock.controllers.docker.options import SandboxOptions
 from chaindock.errors import EngineError, EngineTimeout, NotFound, StartFailed
 
@@ -85,8 +84,8 @@ class Listener:
         return f"{host}:7052"
 
 
-def bridges(engine: Moody) -> Bridges:
-    return Bridges(cast("Engine", engine), NODE)
+async def bridge(engine: Moody) -> Route:
+    return await get_network(cast("Engine", engine), NODE, internal=True)
 
 
 @pytest.mark.parametrize("error", PASSES, ids=lambda error: error.slug)
@@ -109,19 +108,19 @@ async def test_a_network_that_leads_nowhere_is_not_given_up_for_what_passes(
 async def test_containers_are_not_let_together_for_what_passes(error: EngineError):
     engine = Moody(create_network=error)
     with pytest.raises(type(error)):
-        await bridges(engine).get(internal=True)
-    assert (await bridges(engine).get(internal=True)).separate
+        await bridge(engine)
+    assert (await bridge(engine)).separate
 
 
 async def test_an_engine_that_cannot_keep_them_apart_makes_the_network_all_the_same():
     engine = Moody(create_network=EngineError("unknown option", status=400))
-    assert (await bridges(engine).get(internal=True)).gateway == GATEWAY
+    assert (await bridge(engine)).gateway == GATEWAY
 
 
 async def test_a_network_that_somebody_else_made_just_now_is_not_used():
     engine = Moody(create_network=EngineError("it exists", status=409))
     with pytest.raises(StartFailed, match="not ours"):
-        await bridges(engine).get(internal=True)
+        await bridge(engine)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chaindock.container.attempt import LINE_BYTES
-from chaindock.controllers.docker.body import chunks_of
 from chaindock.controllers.docker.client import JsonObjects
-from chaindock.controllers.docker.output import OutputLines
+from chaindock.controllers.docker.streams import OutputLines, chunks_of
 
 
 def frame(stream: int, data: bytes) -> bytes:

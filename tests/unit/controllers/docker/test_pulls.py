@@ -9,14 +9,17 @@ import pytest
 
 from chaindock.container.attempt import Attempt
 from chaindock.controllers.docker.engine import Engine
-from chaindock.controllers.docker.images import BaseImage, BaseImages
+from chaindock.controllers.docker.images import (
+    BaseImage,
+    BaseImages,
+    failure_of,
+    places,
+)
 from chaindock.controllers.docker.options import (
     DockerOptions,
     EndpointOptions,
-    LanguageImages,
     Mirror,
 )
-from chaindock.controllers.docker.pulls import failure_of, places
 from chaindock.errors import (
     EngineError,
     ImageNotFound,
@@ -26,12 +29,13 @@ from chaindock.errors import (
     RegistryUnavailable,
 )
 from chaindock.ids import Ccid
+from chaindock.platforms.base import LanguageImages
 from support.doubles.fake_engine import fake_engine
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from chaindock.controllers.docker.options import Pull
+    from chaindock.platforms.base import Pull
     from support.doubles.fake_engine import Request
 
 CCID = Ccid("cc:1")
@@ -103,6 +107,10 @@ MIRRORS = (
 )
 
 
+def where(image: str, mirrors: tuple[Mirror, ...]) -> list[str]:
+    return places(image, "amd64", DockerOptions(mirrors=mirrors))
+
+
 @pytest.mark.parametrize(
     ("image", "also"),
     [
@@ -119,19 +127,19 @@ MIRRORS = (
     ],
 )
 def test_where_else_an_image_may_be(image: str, also: list[str]):
-    assert places(image, MIRRORS) == [image, *also]
+    assert where(image, MIRRORS) == [image, *also]
 
 
 def test_a_digest_holds_at_a_mirror_too():
     image = "golang@sha256:" + "0" * 64
-    assert places(image, MIRRORS[:1]) == [image, f"one.example/library/{image}"]
+    assert where(image, MIRRORS[:1]) == [image, f"one.example/library/{image}"]
 
 
 def test_fabrics_own_images_are_published_in_two_places():
     known = DockerOptions().mirrors
     image = "hyperledger/fabric-ccenv:2.5"
-    assert places(image, known) == [image, f"ghcr.io/{image}"]
-    assert places("golang:1.24", known) == ["golang:1.24"]
+    assert where(image, known) == [image, f"ghcr.io/{image}"]
+    assert where("golang:1.24", known) == ["golang:1.24"]
 
 
 class Fetches:

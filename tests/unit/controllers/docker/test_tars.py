@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chaindock.container.contracts import ClientTls
-from chaindock.controllers.docker.body import pack_input, tls_archive
-from chaindock.controllers.docker.images import image_context
+from chaindock.controllers.docker.streams import image_context, pack_input, tls_archive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,10 +25,10 @@ def test_build_input_belongs_to_the_user_of_the_build(tmp_path: Path):
     pack_input(
         packed,
         tree,
-        under="/chaincode/input",
-        owner=500,
-        folders=["/chaincode", "/chaincode/output"],
-        files={"/chaincode/ca.pem": b"PEM"},
+        "/chaincode/input",
+        500,
+        ["/chaincode", "/chaincode/output"],
+        {"/chaincode/ca.pem": b"PEM"},
     )
     packed.seek(0)
     with tarfile.open(fileobj=packed) as tar:
@@ -51,7 +50,7 @@ def test_build_input_belongs_to_the_user_of_the_build(tmp_path: Path):
 def test_nothing_follows_the_mark_of_the_end(tmp_path: Path):
     """Podman may fail on what it does not read."""
     packed = io.BytesIO()
-    pack_input(packed, tmp_path, under="/in", owner=1, folders=["/in"], files={})
+    pack_input(packed, tmp_path, "/in", 1, ["/in"], {})
     issued = ClientTls(key_pem="k", cert_pem="c", root_pem="r")
     for tar in (packed.getvalue(), tls_archive(issued)):
         assert tar.endswith(bytes(1024))

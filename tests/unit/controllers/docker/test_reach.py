@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from chaindock.controllers.docker import bridges
-from chaindock.controllers.docker.bridges import HOST, find_name, try_address
+from chaindock.controllers.docker import reach
 from chaindock.controllers.docker.engine import Engine
+from chaindock.controllers.docker.reach import HOST, find_name, try_address
 from chaindock.errors import NameUnresolved, NodeUnreachable
 from chaindock.identity.ca import EVERYWHERE
 from support.eventually import eventually
@@ -115,7 +115,7 @@ async def test_a_rootless_engine_is_tried_with_its_own_addresses_and_has_a_hint(
 
 
 def test_every_name_that_is_tried_is_one_of_the_nodes_certificate():
-    assert {*bridges._NAMES, *bridges._ROOTLESS} <= set(EVERYWHERE)
+    assert {*reach._NAMES, *reach._ROOTLESS} <= set(EVERYWHERE)
 
 
 @pytest.mark.parametrize("code", [NO_TOOL, 125, 137])
@@ -126,7 +126,7 @@ async def test_what_cannot_be_tried_is_not_told_as_a_failure(code: int):
 async def test_a_container_that_does_not_end_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(bridges, "_TRY_S", 0.1)
+    monkeypatch.setattr(reach, "_TRY_S", 0.1)
     engine = Container(None)
     async with asyncio.timeout(10):
         await tried(engine)
@@ -170,7 +170,7 @@ def dial(folder: Path, tools: list[str], port: str, *hosts: str) -> int:
 
 
 def run(folder: Path, port: str, *hosts: str) -> int:
-    argv = ["/bin/sh", "-c", bridges._DIAL, port, *hosts]
+    argv = ["/bin/sh", "-c", reach._DIAL, port, *hosts]
     env = {"PATH": str(folder)}
     return subprocess.run(argv, env=env, timeout=30, check=False).returncode
 
