@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from chaindock.operations.address import find_socket
+from support.eventually import eventually as eventually_async
 from support.nodes.node import BACKENDS, FIXTURES, PROCESS, Node, eventually, started
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ OBEYS = f"""process.on('SIGTERM', () => {{ console.log('asked to end'); process.
 {START}"""
 WRITE = "await stub.putState(id, Buffer.from(text));"
 PAUSE = "await new Promise((next) => setTimeout(next, 100)); "
+SOME = 12
+"""Answers before and after an upgrade under load: three of each client."""
 HANGING = 6
 """Builds that hang: more than processors here or in CI."""
 WAITS, SPINS = (
@@ -128,9 +131,10 @@ def test_killed_it_is_started_again_by_itself(node: Node):
 # --- upgrade under load ---------------------------------------------------------------
 
 
-async def load(node: Node, name: str, until: asyncio.Event) -> list[dict[str, Any]]:
-    """Call without a pause from four clients; return every answer."""
-    answers: list[dict[str, Any]] = []
+async def load(
+    node: Node, name: str, answers: list[dict[str, Any]], until: asyncio.Event
+) -> None:
+    """Call without a pause from four clients; add every answer."""
     connector = aiohttp.UnixConnector(str(find_socket(node.home)), limit=0)
     url = f"http://node/chaincodes/{name}/invoke"
     async with aiohttp.ClientSession(connector=connector) as client:
@@ -145,19 +149,21 @@ async def load(node: Node, name: str, until: asyncio.Event) -> list[dict[str, An
                     answers.append(await response.json())
 
         await asyncio.gather(*map(calls, range(4)))
-    return answers
 
 
 async def upgraded_under_load(
     node: Node, name: str, source: Path
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     over = asyncio.Event()
-    calling = asyncio.ensure_future(load(node, name, over))
-    await asyncio.sleep(0.5)
+    answers: list[dict[str, Any]] = []
+    calling = asyncio.ensure_future(load(node, name, answers, over))
+    await eventually_async(lambda: len(answers) >= SOME)
     done = await asyncio.to_thread(node.ask, "deploy", source, "--name", name)
-    await asyncio.sleep(1.0)
+    since = len(answers)
+    await eventually_async(lambda: len(answers) >= since + SOME)
     over.set()
-    return await calling, done
+    await calling
+    return answers, done
 
 
 def test_an_upgrade_under_load_loses_no_call(node: Node, tmp_path: Path):

@@ -85,9 +85,25 @@ def _settings(config: Config) -> Iterator[Check]:
 # --- the home ------------------------------------------------------------------------
 
 
-def _home(home: Path) -> list[Check]:
+def _home(home: Path) -> Iterator[Check]:
     existing = next(p for p in (home, *home.parents) if _exists(p))
-    return [_directory(home, existing), _disk(existing), _node(home)]
+    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
+        made = "" if existing == home else ", will be made"
+        yield Check("home", "directory", State.OK, f"{home}{made}")
+    else:
+        remedy = "choose another one with --home DIR or CHAINDOCK_HOME"
+        found = f"{home}: cannot be written"
+        yield Check("home", "directory", State.FAIL, found, remedy)
+    yield _disk(existing)
+    if process := find_process(home):
+        found = f"runs as process {process.pid}"
+        yield Check("home", "node process", State.OK, found)
+    elif _exists(find_socket(home)):
+        found = "not running; the last node of this home was killed"
+        remedy = "chaindock up removes what it left"
+        yield Check("home", "node process", State.WARN, found, remedy)
+    else:
+        yield Check("home", "node process", State.ABSENT, "not running")
 
 
 def _exists(path: Path) -> bool:
@@ -95,15 +111,6 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except OSError:  # in a directory that we may not enter
         return False
-
-
-def _directory(home: Path, existing: Path) -> Check:
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        remedy = "choose another one with --home DIR or CHAINDOCK_HOME"
-        found = f"{home}: cannot be written"
-        return Check("home", "directory", State.FAIL, found, remedy)
-    found = f"{home}" if existing == home else f"{home}, will be made"
-    return Check("home", "directory", State.OK, found)
 
 
 def _disk(existing: Path) -> Check:
@@ -117,18 +124,6 @@ def _disk(existing: Path) -> Check:
     state = State.FAIL if free < LEAST_BYTES else State.WARN
     remedy = "make room, or choose a home elsewhere with --home DIR"
     return Check("home", "disk", state, found, remedy)
-
-
-def _node(home: Path) -> Check:
-    process = find_process(home)
-    if process is not None:
-        found = f"runs as process {process.pid}"
-        return Check("home", "node process", State.OK, found)
-    if _exists(find_socket(home)):
-        found = "not running; the last node of this home was killed"
-        remedy = "chaindock up removes what it left"
-        return Check("home", "node process", State.WARN, found, remedy)
-    return Check("home", "node process", State.ABSENT, "not running")
 
 
 # --- engines -------------------------------------------------------------------------
