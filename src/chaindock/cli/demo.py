@@ -70,10 +70,7 @@ def demo(
 
 
 def examples_folder() -> Path:
-    """Return where the bundled examples are.
-
-    Raises: NotFound when this installation has none.
-    """
+    """Return where the bundled examples are. Raises: NotFound: there are none."""
     from chaindock.errors import NotFound
 
     package = Path(__file__).parent.parent
@@ -87,12 +84,7 @@ def examples_folder() -> Path:
 
 
 class _Demo:
-    """One run of it.
-
-    Args:
-        err: print on standard error, because standard output gets JSON.
-        backend: None = the demo may choose.
-    """
+    """One run of it; `err`: on standard error, because standard output gets JSON."""
 
     def __init__(self, *, err: bool, backend: str | None, verbose: bool) -> None:
         self._err, self._backend, self._verbose = err, backend, verbose

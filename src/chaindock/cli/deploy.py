@@ -229,12 +229,7 @@ def _each(
 def watch_attempt(
     events: Iterable[dict[str, Any]], *, verbose: bool = False
 ) -> dict[str, Any]:
-    """Show the events; return the result that ends them.
-
-    Args:
-        events: of AdminClient.deploy or start; raises what ended the attempt.
-        verbose: print every line of output too.
-    """
+    """Show an attempt; return its result. Raises: what `events` raise at their end."""
     view = _Live() if is_terminal(err=True) else _Plain()
     view.verbose = verbose
     with view.screen:

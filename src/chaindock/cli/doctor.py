@@ -32,14 +32,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Check:
-    """One finding.
-
-    Args:
-        group: heading it belongs to.
-        name: what was checked.
-        found: one line.
-        remedy: what to do; "" when there is nothing to do.
-    """
+    """One finding below the heading `group`; `remedy` is "" when nothing is to be done."""
 
     group: str
     name: str

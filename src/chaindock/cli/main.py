@@ -64,10 +64,7 @@ class Root(click.Group):
     """The group that imports commands lazily and ends with our exit statuses."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module of a command and return the command.
-
-        Raises: NoSuchCommand, which names the nearest command.
-        """
+        """Import a command. Raises: NoSuchCommand, which names the nearest one."""
         if cmd_name not in COMMANDS:
             if ctx.resilient_parsing:
                 return None

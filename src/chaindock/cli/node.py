@@ -8,6 +8,7 @@ only the process that the lock of the home names, and only if it is older than i
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -169,10 +170,6 @@ async def _until_signal(config: Config, ready: Callable[[NodeStatus], None]) -> 
 def start_detached(home: Path, flags: Mapping[str, str]) -> dict[str, Any]:
     """Start a node that outlives this process; return its NodeStatus when it is ready.
 
-    Args:
-        home: of the node; created when it is missing.
-        flags: settings from the command line.
-
     Raises: what the node raised; NodeError when it ended without an error.
     Cancelled (Ctrl-C): the node that was starting is ended.
     """
@@ -330,10 +327,7 @@ LOG_BYTES = 16 * 1024 * 1024
 
 
 def open_log(home: Path) -> BinaryIO:
-    """Open the log of `home` at its end; create both when they are missing.
-
-    Raises: NodeError.
-    """
+    """Open the log of `home` at its end; create both if missing. Raises: NodeError."""
     from chaindock.errors import NodeError
 
     path = home / LOG_NAME
@@ -352,13 +346,11 @@ def open_log(home: Path) -> BinaryIO:
     return file
 
 
-class NodeLog:
+class NodeLog(io.TextIOBase):
     """A text stream to the log that this process was started with.
 
-    Args:
-        path: the file.
-        descriptors: all that lead to the file; the first one is written to.
-        max_bytes: a larger file becomes `node.log.1`, and a new one takes its place.
+    A file above `max_bytes` becomes `node.log.1`; then all `descriptors` lead to a new
+    one. The first of them is written to.
     """
 
     def __init__(
@@ -380,13 +372,6 @@ class NodeLog:
                 os.dup2(fresh, descriptor)
             os.close(fresh)
         return len(text)
-
-    def flush(self) -> None:
-        """Do nothing: every write goes to the file at once."""
-
-    def isatty(self) -> bool:
-        """Whether it is a terminal."""
-        return False
 
 
 def _append(path: Path) -> int:

@@ -16,16 +16,10 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """One run of the command line.
+    """One run of the command line: --home as it was given, and --json."""
 
-    Attributes:
-        home_flag: as given with --home; None = environment or default.
-        json: print data, and errors, as JSON on standard output.
-    """
-
-    def __init__(self) -> None:
-        self.home_flag: str | None = None
-        self.json = False
+    home_flag: str | None = None
+    json = False
 
     @property
     def home(self) -> Path:
@@ -87,10 +81,7 @@ json_option = click.option(
 def command(
     *examples: str, cls: type[click.Command] = click.Command
 ) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a command of a function that takes the Session first.
-
-    It gets --json and --home as its last options, and `examples` below its help.
-    """
+    """Make a command with --json, --home and examples of a function of a Session."""
     epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
 
     def make(function: Callable[..., Any]) -> click.Command:

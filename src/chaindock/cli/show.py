@@ -75,10 +75,7 @@ def width() -> int:
 
 
 def emit_json(data: Any) -> None:
-    """Print `data` as indented JSON.
-
-    Characters that a terminal obeys and JSON would let pass are escaped too.
-    """
+    """Print `data` as JSON; what a terminal obeys and JSON lets pass is escaped too."""
     import json
 
     unicode = sys.stdout.encoding.lower().replace("-", "") == "utf8"
@@ -164,10 +161,7 @@ def state_text(state: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print columns as wide as they need to be.
-
-    Columns that do not fit on the terminal go to further lines, which are indented.
-    """
+    """Print columns; those that do not fit on the terminal go to indented lines."""
     lines = [head, *rows]
     columns = zip(*lines, strict=True)
     widths = [max(len(click.unstyle(cell)) for cell in column) for column in columns]
