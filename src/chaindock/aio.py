@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import copy
 import random
-from typing import TYPE_CHECKING, Generic, Self, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar
 from weakref import WeakValueDictionary
 
 import structlog
@@ -19,7 +20,19 @@ if TYPE_CHECKING:
     from typing import Any
 
 T = TypeVar("T")
+LARGE_BYTES: Final = 1024 * 1024
+_large: Final = ThreadPoolExecutor(2, "large")
 _log = structlog.get_logger("aio")
+
+
+async def off_loop(nbytes: int, work: Callable[[], T]) -> T:
+    """Return what `work` returns; work on more than 1 MiB is done in one of two threads.
+
+    Cancelled: the work finishes on its thread.
+    """
+    if nbytes <= LARGE_BYTES:
+        return work()
+    return await asyncio.get_running_loop().run_in_executor(_large, work)
 
 
 class Latch(Generic[T]):

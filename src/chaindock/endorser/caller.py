@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from fabric_protos.common import common_pb2
@@ -21,6 +22,7 @@ from fabric_protos.peer import (
 )
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from chaindock.aio import off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS
 from chaindock.endorser.checks import parse_proposal, transaction_id
 from chaindock.errors import LedgerError
@@ -142,7 +144,9 @@ class Caller:
         )
         if endorsed is None:
             return _answer(outcome, proposal)
-        done = await self._orderer.submit(assemble(proposal, endorsed, signer))
+        sign = partial(assemble, proposal, endorsed, signer)
+        envelope = await off_loop(len(endorsed.payload), sign)
+        done = await self._orderer.submit(envelope)
         return _answer(outcome, proposal, done)
 
 

@@ -7,10 +7,10 @@ Source: docs/fabric/ledger.md#proposal
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
 from fabric_protos.peer import (
@@ -19,6 +19,7 @@ from fabric_protos.peer import (
     proposal_response_pb2,
 )
 
+from chaindock.aio import off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS, Invocation, Outcome
 from chaindock.endorser.checks import check_expiry, check_proposal, require_writer
 from chaindock.errors import (
@@ -32,7 +33,7 @@ from chaindock.errors import (
 )
 from chaindock.options import option
 from chaindock.telemetry import get_logger, is_on, metrics
-from chaindock.values import Whole
+from chaindock.values import MIB, Whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,8 +49,6 @@ if TYPE_CHECKING:
     Simulated = tuple[Outcome, str, bytes]
     """What the chaincode said, its version, and the read-write set; b"" = not wanted."""
 
-_MANY_KEYS: Final = 2000
-"""Results of more keys are put together in a thread: 100,000 take most of a second."""
 _INITIALIZED: Final = "\x00\U0010ffffinitialized"
 _LOGGER: Final = "endorser"
 _log = get_logger(_LOGGER)
@@ -74,6 +73,7 @@ class Endorser:
         signer: identity of the peer.
         system: system chaincodes by name.
         concurrency: most proposals at once; 0 = no limit.
+        largest_bytes: the largest transaction that is ordered.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class Endorser:
         executor: ChaincodeSupport,
         system: Mapping[str, LifecycleContract],
         concurrency: int = 0,
+        largest_bytes: int = 10 * MIB,
     ) -> None:
         self._msp = msp
         self._signer = signer
@@ -94,6 +95,7 @@ class Endorser:
         self._executor = executor
         self._system = system
         self._concurrency = concurrency
+        self._largest_bytes = largest_bytes
         self._running = 0
 
     async def process(
@@ -134,7 +136,8 @@ class Endorser:
             watch.end = End.REFUSED if failed else End.ENDORSED
             if failed or not endorse or not proposal.channel:
                 return outcome, None
-            return outcome, self._sign(proposal, outcome, version, results)
+            sign = partial(self._sign, proposal, outcome, version, results)
+            return outcome, await off_loop(len(results), sign)
 
     def _admit(self, proposal: Proposal) -> Identity:
         """Check everything there is to check before a simulation; return the signer.
@@ -207,9 +210,8 @@ class Endorser:
                 version = definition.version
             if not keep or outcome.response.status >= ERROR_STATUS:
                 return outcome, version, b""
-            if simulator.keys > _MANY_KEYS:
-                return outcome, version, await asyncio.to_thread(simulator.results)
-            return outcome, version, simulator.results()
+            work = partial(simulator.results, self._largest_bytes)
+            return outcome, version, await off_loop(simulator.budget.held, work)
 
     def _definition(self, proposal: Proposal, simulator: Simulator) -> Approval:
         name, channel = proposal.name, proposal.channel

@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
 from fabric_protos.peer import transaction_pb2 as codes
 
-from chaindock.aio import Tasks
+from chaindock.aio import Tasks, off_loop
 from chaindock.endorser.checks import WRITERS, check_transaction
 from chaindock.errors import (
     ChaindockError,
@@ -25,6 +26,7 @@ from chaindock.errors import (
     LedgerError,
 )
 from chaindock.ids import TxId
+from chaindock.ledger.simulator import require_size
 from chaindock.ledger.transaction import code_name
 from chaindock.lifecycle.definitions import (
     NAMESPACE,
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 
 _log = get_logger("orderer")
 _CONFIGS: Final = frozenset({"CONFIG", "CONFIG_UPDATE"})
+_FRAME_BYTES: Final = 16
+"""Most that an envelope takes beside payload and signature."""
 _NOT_VALIDATED: Final = int(codes.NOT_VALIDATED)
 
 
@@ -144,7 +148,9 @@ class Orderer:
             is shutting down. LedgerError: the block was not written.
         Cancelled: once accepted it is committed all the same.
         """
-        tx, creator = check_transaction(envelope, self._ledger.channel, self._msp)
+        require_size(len(envelope) - _FRAME_BYTES, self._options.absolute_max_bytes)
+        check = partial(check_transaction, envelope, self._ledger.channel, self._msp)
+        tx, creator = await off_loop(len(envelope), check)
         self._admit(tx)
         if creator is not None:
             _check_writer(creator)
@@ -162,14 +168,9 @@ class Orderer:
 
     def _admit(self, tx: ParsedTransaction) -> None:
         """Refuse what Fabric's orderer refuses at once. Raises: InvalidInput."""
-        limit = self._options.absolute_max_bytes
         if not tx.size:
             raise InvalidInput("Message was empty")
-        if tx.size > limit:
-            raise InvalidInput(
-                f"message payload is {tx.size} bytes and exceeds maximum allowed "
-                f"{limit} bytes"
-            )
+        require_size(tx.size, self._options.absolute_max_bytes)
         if tx.channel is None:
             raise InvalidInput(f"the envelope cannot be read: {code_name(tx.code)}")
         if tx.kind in _CONFIGS:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import datetime as dt
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -17,6 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import (
+    Prehashed,
     decode_dss_signature,
     encode_dss_signature,
 )
@@ -48,7 +51,8 @@ _ORDER = {
         16,
     ),
 }
-_ALGORITHM = ec.ECDSA(hashes.SHA256())
+# hashlib lets other threads run while it hashes a large message.
+_ALGORITHM = ec.ECDSA(Prehashed(hashes.SHA256()))
 _CACHED = 4096
 """Identities that are remembered; bounded, because creators are hostile."""
 _PEM_MAX = 64 * 1024
@@ -86,7 +90,7 @@ class SigningIdentity:
 
     def sign(self, message: bytes) -> bytes:
         """Return the DER signature of SHA-256 of `message`; s is at most half the order."""
-        signature = self._key.sign(message, _ALGORITHM)
+        signature = self._key.sign(sha256(message).digest(), _ALGORITHM)
         order = _ORDER[self._key.curve.name]
         r, s = decode_dss_signature(signature)
         return encode_dss_signature(r, order - s) if s > order // 2 else signature
@@ -120,7 +124,7 @@ class Identity:
         if not low:
             raise Denied("Invalid S. Must be smaller than half the order of the curve")
         try:
-            self.key.verify(signature, message, _ALGORITHM)
+            self.key.verify(signature, sha256(message).digest(), _ALGORITHM)
         except InvalidSignature as error:
             raise Denied(
                 "the signature does not fit the message and the key"
@@ -138,22 +142,17 @@ class Msp:
     def __init__(self, mspid: str, ca: x509.Certificate) -> None:
         self.mspid = mspid
         self._ca = ca
-        self._known: dict[bytes, Identity] = {}
+        # A cache that several threads may use.
+        self._known = lru_cache(_CACHED)(self._examine)
 
     def identify(self, creator: bytes) -> Identity:
-        """Return who `creator` (a SerializedIdentity) is.
+        """Return who `creator` (a SerializedIdentity) is; from any thread.
 
         Raises:
             Denied: fact `mspid` is None when it cannot be read or names another
                 organisation, else the organisation whose rules it breaks.
         """
-        found = self._known.get(creator)
-        if found is None:
-            found = self._examine(creator)
-            if len(self._known) >= _CACHED:
-                del self._known[next(iter(self._known))]
-            self._known[creator] = found
-        return found
+        return self._known(creator)
 
     def _examine(self, creator: bytes) -> Identity:
         certificate = self._read(creator)

@@ -15,6 +15,7 @@ from fabric_protos.common import common_pb2
 from google.protobuf.message import DecodeError
 
 from chaindock.ledger.database import corrupt, read_meta
+from chaindock.ledger.rwset import in_order
 
 if TYPE_CHECKING:
     import sqlite3
@@ -114,7 +115,7 @@ def commit_hash(
     """Return the commit hash that chains this block's outcome to `previous`."""
     digest = sha256(_uvarint(len(codes)) + codes)
     last_ns = last_collection = ""
-    for ns, collection, key in sorted(changes):
+    for ns, collection, key in in_order(changes):
         if not ns:  # the channel's configuration takes no part
             continue
         value, position = changes[ns, collection, key]

@@ -273,7 +273,7 @@ def _range_changed(db: sqlite3.Connection, ns: str, info: Any) -> bool:
         recorded = info.reads_merkle_hashes
         summary = ReadsSummary(recorded.max_degree)
         for key, block, position in rows:
-            summary.add(key.decode(), block, position)
+            summary.add(key, block, position)
         now = kv_rwset_pb2.RangeQueryInfo()
         summary.write_to(now)
         return bool(now.reads_merkle_hashes != recorded)

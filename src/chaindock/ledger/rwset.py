@@ -8,16 +8,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from heapq import merge
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fabric_protos.ledger.rwset import rwset_pb2
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 
+from chaindock.ledger.budget import ENTRY_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from chaindock.ledger.blocks import ChangeKey
     from chaindock.ledger.snapshots import Version
 
+T = TypeVar("T", str, "ChangeKey")
+_SLICE = 5000
 MAX_DEGREE = 50
 """A range with more results than this is recorded as hashes."""
 
@@ -33,21 +40,25 @@ class ReadsSummary:
     """
 
     def __init__(self, max_degree: int = MAX_DEGREE) -> None:
+        self.held = 0
+        """Bytes that it takes in memory, about."""
         self._max_degree = max_degree
         self._pending = kv_rwset_pb2.QueryReads()
         self._levels: list[list[bytes]] = []
 
-    def add(self, key: str, block: int, position: int) -> None:
-        """Append one result."""
+    def add(self, key: bytes, block: int, position: int) -> None:
+        """Append one result; `key` is UTF-8."""
         read = self._pending.kv_reads.add(key=key)
         read.version.block_num = block
         read.version.tx_num = position
+        self.held += len(key) + ENTRY_BYTES
         if len(self._pending.kv_reads) > self._max_degree:
             self._hash_pending()
 
     def _hash_pending(self) -> None:
         node = sha256(self._pending.SerializeToString()).digest()
         self._pending = kv_rwset_pb2.QueryReads()
+        self.held = 0  # the hashes are few: 50 for each level
         for level in range(len(self._levels)):
             nodes = self._levels[level]
             nodes.append(node)
@@ -121,7 +132,7 @@ def marshal(
     for ns in sorted({*reads, *writes, *ranges_by_ns}):
         kv = kv_rwset_pb2.KVRWSet()
         ns_reads = reads.get(ns, {})
-        for key in sorted(ns_reads):
+        for key in in_order(ns_reads):
             read = kv.reads.add(key=key)
             version = ns_reads[key]
             if version is not None:
@@ -135,12 +146,25 @@ def marshal(
                 )
             )
         ns_writes = writes.get(ns, {})
-        for key in sorted(ns_writes):
+        for key in in_order(ns_writes):
             value = ns_writes[key]
             kv.writes.add(key=key, is_delete=not value, value=value)
         result.ns_rwset.add(namespace=ns, rwset=kv.SerializeToString())
     data: bytes = result.SerializeToString()
     return data
+
+
+def in_order(items: Iterable[T]) -> Iterable[T]:
+    """Return `items` sorted; many are sorted in slices, and merged when they are taken.
+
+    Sorting is one step of the interpreter, in which no other thread runs: a million keys
+    would hold up the event loop for a second.
+    """
+    left = iter(items)
+    slices = []
+    while one := sorted(islice(left, _SLICE)):
+        slices.append(one)
+    return slices[0] if len(slices) == 1 else merge(*slices)
 
 
 def _distinct(ranges: Iterable[RangeRecord]) -> dict[str, list[RangeRecord]]:

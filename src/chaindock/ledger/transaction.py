@@ -20,10 +20,14 @@ from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from chaindock.ids import ChannelId
     from chaindock.ledger.snapshots import Version
 
 
+_LENGTH_DELIMITED = 2
+"""Tag of a field with a length, but for its number."""
 UNKNOWN = "unknown"
 """What Fabric's metrics say of a transaction whose kind or chaincode cannot be read."""
 
@@ -212,27 +216,51 @@ def _spaces(rwset: Any) -> list[Space]:
 
 
 def _public(ns: Any) -> Space:
-    kv = parse(kv_rwset_pb2.KVRWSet, ns.rwset, codes.BAD_RWSET)
-    for info in kv.range_queries_info:
+    space = Space(ns.namespace, "", [], [], [], [])
+    for piece in pieces(ns.rwset):
+        kv = parse(kv_rwset_pb2.KVRWSet, piece, codes.BAD_RWSET)
+        space.reads += [(read.key.encode(), _version(read)) for read in kv.reads]
+        space.ranges += kv.range_queries_info
+        space.writes += [
+            (write.key.encode(), None if write.is_delete else write.value or None)
+            for write in kv.writes
+        ]
+        space.metadata += [
+            (write.key.encode(), _entries(write)) for write in kv.metadata_writes
+        ]
+    for info in space.ranges:
         # A tree of degree 0 or 1 would never end.
         if (
             info.HasField("reads_merkle_hashes")
             and info.reads_merkle_hashes.max_degree < 2
         ):
             raise Broken(codes.BAD_RWSET)
-    return Space(
-        ns.namespace,
-        "",
-        reads=[(read.key.encode(), _version(read)) for read in kv.reads],
-        ranges=list(kv.range_queries_info),
-        writes=[
-            (write.key.encode(), None if write.is_delete else write.value or None)
-            for write in kv.writes
-        ],
-        metadata=[
-            (write.key.encode(), _entries(write)) for write in kv.metadata_writes
-        ],
-    )
+    return space
+
+
+def pieces(data: bytes, most: int = 256 * 1024) -> Iterator[bytes]:
+    """Cut a serialised message between its fields, into pieces of about `most` bytes.
+
+    A parser holds the interpreter until it has parsed all it was given. Where `data`
+    cannot be cut, the rest is one piece, for the parser to accept or refuse.
+    """
+    start = at = 0
+    while len(data) - start > most:
+        length = shift = 0
+        byte = 0x80
+        if data[at] & 0x87 != _LENGTH_DELIMITED:
+            break
+        while byte & 0x80 and shift < 32 and (at := at + 1) < len(data):
+            byte = data[at]
+            length |= (byte & 0x7F) << shift
+            shift += 7
+        at += length + 1
+        if byte & 0x80 or at >= len(data):
+            break
+        if at - start >= most:
+            yield data[start:at]
+            start = at
+    yield data[start:]
 
 
 def _hashed(ns: str, collection: Any) -> Space:

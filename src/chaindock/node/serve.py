@@ -181,6 +181,7 @@ async def _compose(
         ),
         system={NAMESPACE: LifecycleContract(targets, organization.mspid)},
         concurrency=proposals_at_once(config.endorser.concurrency),
+        largest_bytes=config.orderer.absolute_max_bytes,
     )
     orderer = await stack.enter_async_context(
         Orderer(

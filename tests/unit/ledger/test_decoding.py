@@ -9,10 +9,11 @@ from fabric_protos.common import common_pb2
 from fabric_protos.ledger.rwset import rwset_pb2
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 from fabric_protos.peer import proposal_pb2, proposal_response_pb2, transaction_pb2
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chaindock.ledger.transaction import parse_transaction
+from chaindock.ledger.transaction import parse_transaction, pieces
 from support.ledgers.envelopes import CHANNEL, namespaces, rwset, transaction, wrap
 from support.ledgers.ledger import codes, commit, judged, state
 
@@ -139,3 +140,32 @@ def test_no_bytes_make_it_raise(noise: bytes, at: int, flip: int) -> None:
     data = bytearray(transaction(rwset({"a": (1, 1)}, {"b": b"1"})).envelope)
     data[at % len(data)] ^= flip
     parse_transaction(bytes(data), CHANNEL)
+
+
+MANY = kv_rwset_pb2.KVRWSet(
+    reads=[kv_rwset_pb2.KVRead(key=f"k{n}") for n in range(300)],
+    writes=[kv_rwset_pb2.KVWrite(key="x" * n, value=b"v") for n in range(300)],
+).SerializeToString()
+
+
+@given(data=st.one_of(st.just(MANY), st.binary(max_size=200)), most=st.integers(1, 400))
+def test_a_message_is_cut_between_its_fields_only(data: bytes, most: int) -> None:
+    """Parsed piece by piece, it gives what the whole gives, and fails if the whole does."""
+    cut = list(pieces(data, most))
+    assert b"".join(cut) == data
+    if data == MANY:
+        assert max(map(len, cut)) < most + 310
+    whole, parts = kv_rwset_pb2.KVRWSet(), kv_rwset_pb2.KVRWSet()
+    try:
+        whole.MergeFromString(data)
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            merge(parts, cut)
+        return
+    merge(parts, cut)
+    assert parts == whole
+
+
+def merge(message: kv_rwset_pb2.KVRWSet, cut: list[bytes]) -> None:
+    for piece in cut:
+        message.MergeFrom(kv_rwset_pb2.KVRWSet.FromString(piece))

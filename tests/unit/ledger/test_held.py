@@ -1,0 +1,87 @@
+"""What the node holds in memory for a simulation, and how long it holds up others."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chaindock.errors import BudgetExceeded
+from chaindock.ids import TxId
+from chaindock.ledger import simulator as simulator_module
+from chaindock.ledger.budget import ENTRY_BYTES
+from chaindock.ledger.rwset import in_order
+from support.ledgers.envelopes import rwset
+from support.ledgers.ledger import commit, only_rwset
+
+if TYPE_CHECKING:
+    from chaindock.ledger.ledger import Ledger
+
+T = TxId("t1")
+
+
+async def test_what_is_read_and_written_counts_in_bytes_with_a_cost_per_entry(
+    ledger: Ledger,
+) -> None:
+    with ledger.new_simulator(T) as simulator:
+        budget = simulator.budget
+        simulator.get_state("cc", "\U0001f600")
+        simulator.get_state("cc", "\U0001f600")  # one entry, however often
+        assert budget.held == 4 + ENTRY_BYTES
+        simulator.put_state("cc", "k", b"12345")
+        simulator.put_state("cc", "k", b"123")
+        simulator.put_state("cc", "k", b"1234")
+        assert budget.held == 4 + 1 + 4 + 2 * ENTRY_BYTES
+        before = budget.held
+        simulator.open_range("cc", "a" * 1000, "b" * 1000)
+        assert budget.held >= before + 2000 + ENTRY_BYTES
+    assert budget.held == 0
+
+
+@pytest.mark.parametrize("kind", ["read", "write", "range"])
+async def test_beyond_the_limit_nothing_more_is_kept(
+    ledger: Ledger, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(simulator_module, "MAX_HELD_BYTES", 100_000)
+    with ledger.new_simulator(T) as simulator:
+
+        def use(key: str) -> None:
+            if kind == "read":
+                simulator.get_state("cc", key)
+            elif kind == "write":
+                simulator.put_state("cc", key, b"v")
+            else:
+                simulator.open_range("cc", key, "")
+
+        def use_many() -> None:
+            for number in range(400):
+                use(f"k{number}")
+
+        with pytest.raises(BudgetExceeded, match="transaction t1"):
+            use_many()
+        with pytest.raises(BudgetExceeded):
+            use("k" * 100_000)
+        assert simulator.budget.held <= 100_000
+        assert len(simulator.results()) < 100_000
+
+
+async def test_a_long_range_holds_a_summary_only(ledger: Ledger) -> None:
+    await commit(ledger, rwset(writes={f"k{i:04}": b"1" for i in range(2000)}))
+    with ledger.new_simulator(T) as simulator:
+        results = simulator.open_range("cc", "", "")
+        most = 0
+        while results.take(100):
+            most = max(most, simulator.budget.held)
+        assert 0 < most < 60 * ENTRY_BYTES
+
+
+async def test_many_keys_are_put_in_order_by_slices(ledger: Ledger) -> None:
+    keys = [f"k{number}" for number in range(25_000)]
+    random.shuffle(keys)
+    with ledger.new_simulator(T) as simulator:
+        for key in keys:
+            simulator.put_state("cc", key, b"v")
+        found = only_rwset(simulator.results())
+    assert [write.key for write in found.writes] == sorted(keys)
+    assert list(in_order(iter(keys))) == sorted(keys)
