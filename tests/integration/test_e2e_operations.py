@@ -6,19 +6,23 @@ import asyncio
 import json
 import re
 import shutil
+import socket
+import sys
+from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from chaindock.identity.ca import TlsAuthority
+from chaindock.node.serve import raise_limit
 from support.nodes.curl import Reply, curl
 from support.nodes.node import BACKENDS, FIXTURES, PROCESS, Node, eventually, started
 from support.nodes.scrape import Scrape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = [
     pytest.mark.slow,
@@ -328,3 +332,31 @@ def test_only_loopback_without_tls(tmp_path: Path):
         told = second.ask("up", "-d", *flag, code=None)
         assert told["error"] == "config-invalid"
         assert "loopback" in told["message"]
+
+
+# --- another user of this machine -----------------------------------------------------
+
+
+def test_half_sent_and_malformed_requests_stop_nobody(tmp_path: Path):
+    """1,100 connections that never end their request, then 3,000 without any sense."""
+    raise_limit()
+    with started(PROCESS, tmp_path) as node, ExitStack() as stack:
+        status = node.ask("status")
+        port = int(status["endpoints"]["operations"].rpartition(":")[2])
+        log = node.home / "node.log"
+        before = log.stat().st_size
+        for _ in range(1100):
+            client = socket.create_connection(("127.0.0.1", port), timeout=5)
+            stack.enter_context(client).sendall(b"GET /healthz HTTP/1.1\r\nHost:")
+        if sys.platform == "linux":
+            files = len(list(Path(f"/proc/{status['pid']}/fd").iterdir()))
+            assert files < 256
+            other = ("--interface", "127.0.0.2", "--max-time", "2")
+            assert ask(node, "/healthz", *other).status == 200
+        assert ask(node, "/healthz", "--max-time", "2").status == 200
+        for _ in range(3000):
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+                client.sendall(b"GET / HTTP/9.x\r\nnonsense\r\n\r\n")
+        assert ask(node, "/healthz", "--max-time", "2").status == 200
+        assert node.ask("status")["state"] == "ready"
+        assert log.stat().st_size - before < 64 * 1024

@@ -58,12 +58,12 @@ from chaindock.operations.address import close_socket, open_socket
 from chaindock.operations.answers import (
     Inflight,
     change_levels,
-    enter_server,
     errors,
     read_json,
     reply,
 )
 from chaindock.operations.facade import Call
+from chaindock.operations.listen import Listener
 from chaindock.operations.stream import Tail, stream_lines, stream_work
 from chaindock.options import option
 from chaindock.values import MIB, Bytes
@@ -74,8 +74,8 @@ if TYPE_CHECKING:
     from chaindock.endorser.caller import Answer
     from chaindock.operations.facade import NodeFacade
 
-BACKLOG = 1024
-"""Connections that wait to be accepted; a Unix socket refuses one more at once."""
+MOST = 4096
+"""Connections; each call that is under way has one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,10 +114,15 @@ class AdminServer:
         async with AsyncExitStack() as stack:
             listener = open_socket(self._home)
             stack.callback(close_socket, self._home)
-            runner = await enter_server(
-                stack, self._application(), self._options.close_s
+            await stack.enter_async_context(
+                Listener(
+                    self._application(),
+                    [listener],
+                    self._options.close_s,
+                    most=MOST,
+                    most_of_source=MOST,
+                )
             )
-            await web.SockSite(runner, listener, backlog=BACKLOG).start()
             self._stack = stack.pop_all()
         return self
 

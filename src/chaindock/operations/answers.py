@@ -1,4 +1,4 @@
-"""What both HTTP servers share: answers in JSON, errors as answers, the server itself.
+"""What both HTTP servers share: answers in JSON, errors as answers, requests in progress.
 
 Every client gets an answer, also when the server stops.
 """
@@ -14,16 +14,23 @@ import msgspec
 from aiohttp import web
 
 from chaindock import telemetry
-from chaindock.errors import ChaindockError, Code, InvalidInput, NodeStopping, NotFound
+from chaindock.errors import (
+    ChaindockError,
+    Code,
+    Denied,
+    InvalidInput,
+    NodeStopping,
+    NotFound,
+)
 from chaindock.operations import wire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
-    from contextlib import AsyncExitStack
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 T = TypeVar("T")
+BODY_S: Final = 30.0
 _START: Final = "start it again: chaindock up"
 _log = telemetry.get_logger("operations")
 _dumps = partial(json.dumps, default=vars)
@@ -50,7 +57,15 @@ def reply(body: Any, status: int = 200) -> web.Response:
 
 @web.middleware
 async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer with `ChaindockError.as_dict()` when a handler raises."""
+    """Answer with `ChaindockError.as_dict()` when a handler raises.
+
+    A web page of another site gets no answer: browsers name the site in `Origin`.
+    """
+    origin = request.headers.get("Origin")
+    own = f"{request.scheme}://{request.headers.get('Host')}"
+    if origin not in {None, own}:
+        denied = Denied(f"the Origin of the request is {origin!r}: expected {own!r}")
+        return reply(denied.as_dict(), _STATUS[denied.code])
     try:
         return await handler(request)
     except ChaindockError as error:
@@ -66,29 +81,23 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return reply(wire.internal_error(error), 500)
 
 
-async def enter_server(
-    stack: AsyncExitStack, app: web.Application, close_s: float
-) -> web.AppRunner:
-    """Return a runner of `app`; when `stack` ends, requests get `close_s` to finish."""
-    runner = web.AppRunner(
-        app, access_log=None, handler_cancellation=True, shutdown_timeout=close_s
-    )
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    return runner
-
-
 async def read_json(request: web.Request, kind: type[T], expected: str) -> T:
     """Return the body as a `kind`; an empty body is {}.
 
     Raises: InvalidInput: it is not JSON, not UTF-8 throughout, or no `expected`.
+        HTTPRequestTimeout: it has not arrived after `BODY_S`.
     """
     try:
-        return msgspec.json.decode(await request.read() or b"{}", type=kind)
+        async with asyncio.timeout(BODY_S):
+            body = await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(
             f"the body of the request cannot be used: {error}",
-            hint=f"expected {expected}",
+            hint=f"expected {expected} in UTF-8, without half of a surrogate pair",
         ) from error
 
 

@@ -28,17 +28,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from aiohttp import web
+from yarl import URL
 
 import chaindock
 from chaindock import telemetry
 from chaindock.errors import ChaindockError, ConfigInvalid, InvalidInput, NodeError
 from chaindock.operations.answers import (
     change_levels,
-    enter_server,
     errors,
     reply,
 )
 from chaindock.operations.health import body_of
+from chaindock.operations.listen import Listener, bind
 from chaindock.options import option
 from chaindock.telemetry.metrics import CONTENT_TYPE
 from chaindock.values import Address, show_address
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
 _log = telemetry.get_logger("operations")
 HEALTH_S: Final = 30.0
 """As in Fabric; each check has a shorter limit of its own."""
+MOST: Final = 256
+MOST_OF_SOURCE: Final = 64
+"""Connections of one client address."""
 _BODY_BYTES: Final = 64 * 1024
 _CLOSE_S: Final = 1.0
 _NEED_CERTIFICATE: Final = frozenset({"/metrics", "/logspec"})
@@ -122,8 +126,7 @@ class OperationsServer:
         if self._options.address is None:
             return self
         async with AsyncExitStack() as stack:
-            runner = await enter_server(stack, self._application(), _CLOSE_S)
-            self.url = await self._listen(runner, *self._options.address)
+            self.url = await self._listen(stack, *self._options.address)
             self._stack = stack.pop_all()
         _log.info("operations endpoint listens", url=self.url)
         return self
@@ -131,19 +134,30 @@ class OperationsServer:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def _listen(self, runner: web.AppRunner, host: str, port: int) -> str:
+    async def _listen(self, stack: AsyncExitStack, host: str, port: int) -> str:
         options, shown = self._options, show_address((host, port))
         context = await asyncio.to_thread(_context, options) if options.tls else None
-        site = web.TCPSite(runner, host or None, port, ssl_context=context)
         try:
-            await site.start()
+            sockets = await bind(host, port)
+            for sock in sockets:
+                stack.callback(sock.close)
+            await stack.enter_async_context(
+                Listener(
+                    self._application(),
+                    sockets,
+                    _CLOSE_S,
+                    context=context,
+                    most=MOST,
+                    most_of_source=MOST_OF_SOURCE,
+                )
+            )
         except (OSError, OverflowError) as error:
             raise NodeError(
                 f"the operations endpoint cannot listen on {shown!r}: {error}",
                 hint="choose another operations.listenAddress; port 0 is a free one",
                 address=shown,
             ) from error
-        bound = runner.addresses[0][1]
+        bound = sockets[0].getsockname()[1]
         scheme = "http" if context is None else "https"
         return f"{scheme}://{show_address((host or '0.0.0.0', bound))}"  # noqa: S104  # as asked
 
@@ -234,11 +248,11 @@ async def _add_headers(_request: web.Request, response: web.StreamResponse) -> N
 
 def _names_loopback(host: str) -> bool:
     """Whether a Host header means this machine, with or without a port."""
-    if host.startswith("["):
-        name = host[1:].partition("]")[0]
-    else:
-        name = host.partition(":")[0]
-    return is_loopback(name.rstrip(".").lower())
+    try:
+        url = URL.build(scheme="http", authority=host)
+    except ValueError:
+        return False
+    return url.user is None and is_loopback((url.host or "").rstrip("."))
 
 
 def _context(options: OperationsOptions) -> ssl.SSLContext:

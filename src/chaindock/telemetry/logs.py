@@ -181,7 +181,13 @@ def _take_foreign(record: logging.LogRecord) -> bool:
     if hasattr(record, "_logger"):
         return True  # `_take` has decided
     method = record.levelname.lower()
-    return _is_taken(record.name, method if method in lines_checked else "debug")
+    if not _is_taken(record.name, method if method in lines_checked else "debug"):
+        return False
+    said = str(record.msg).partition("\n")[0]
+    try:
+        return _foreign.admits(f"{record.name}: {said:.60}")
+    except RuntimeError:
+        return True  # a thread without an event loop
 
 
 def _add_component(
@@ -223,10 +229,12 @@ class RateLimitedLog:
 
     Args:
         log: writes how many lines are missing.
+        most: lines of one cause in `EACH_S`.
     """
 
-    def __init__(self, log: Any) -> None:
-        self._log = log
+    def __init__(self, log: Any, most: int = MOST) -> None:
+        self._log, self._most = log, most
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._counts: dict[str, int] = {}
 
     def say(
@@ -240,23 +248,32 @@ class RateLimitedLog:
             event: the line.
             facts: its data.
         """
-        about = about or _OTHERS
-        if about not in self._counts:
-            if len(self._counts) >= _MOST_CAUSES:
-                about = _OTHERS
-            if about not in self._counts:
-                self._counts[about] = 0
-                loop = asyncio.get_running_loop()
-                loop.call_later(EACH_S, self._sum_up, about)
-        self._counts[about] += 1
-        if self._counts[about] <= MOST:
+        if self.admits(about):
             log(event, **facts)
 
+    def admits(self, about: str | None) -> bool:
+        """Whether a line may be written; it is counted."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop, self._counts = loop, {}
+        about = about or _OTHERS
+        if about not in self._counts and len(self._counts) >= _MOST_CAUSES:
+            about = _OTHERS
+        if about not in self._counts:
+            self._counts[about] = 0
+            loop.call_later(EACH_S, self._sum_up, about)
+        self._counts[about] += 1
+        return self._counts[about] <= self._most
+
     def _sum_up(self, about: str) -> None:
-        missing = self._counts.pop(about) - MOST
+        missing = self._counts.pop(about, 0) - self._most
         if missing > 0:
             self._log.warning(
                 "lines not logged: over the rate limit",
                 lines=missing,
                 about=about or "others",
             )
+
+
+_foreign: Final = RateLimitedLog(get_logger("node"), most=3)
+"""Lines of libraries, by logger and text without its data: clients can cause many."""

@@ -161,6 +161,10 @@ async def test_answer_of_the_chaincode_is_not_an_http_error(api, package):
         '{"is_init": 1}',
         '{"user": null}',
         '{"arg": []}',
+        r'{"transient": {"\ud800": "YQ=="}}',
+        r'{"attributes": {"role": "\udfff"}}',
+        r'{"user": "\ud800"}',
+        b'{"user": "\xff"}',
     ],
 )
 async def test_malformed_calls_are_refused(api, package, body):
@@ -168,6 +172,21 @@ async def test_malformed_calls_are_refused(api, package, body):
     status, answer = await api.ask("POST", "/chaincodes/basic/query", data=body)
     assert status == 400
     assert answer["error"] == "invalid-input"
+
+
+async def test_a_page_of_another_site_gets_no_answer(api):
+    """A program may hand requests of pages on to the socket."""
+    headers = {"Origin": "https://evil.example"}
+    status, body = await api.ask("GET", "/status", headers=headers)
+    assert (status, body["error"]) == (403, "denied")
+
+
+async def test_half_a_surrogate_pair_is_a_plain_error(api):
+    """JSON can escape half of a character; nothing can store it as UTF-8."""
+    body = r'{"spec": "\ud800"}'
+    status, answer = await api.ask("PUT", "/logspec", data=body)
+    assert status == 400
+    assert "surrogate" in answer["hint"]
 
 
 async def test_client_that_leaves_cancels_its_call(api, package, node):

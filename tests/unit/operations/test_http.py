@@ -209,6 +209,11 @@ async def test_metrics_can_be_turned_off():
         ("127.0.0.1.evil.example", 403),
         ("10.0.0.1", 403),
         ("[::ffff:10.0.0.1]", 403),
+        ("127.0.0.1:evil.example", 403),
+        ("127.0.0.1@evil.example", 403),
+        ("evil.example@127.0.0.1", 403),
+        ("127.0.0.1/evil.example", 403),
+        ("127.0.0.1:80:evil.example", 403),
         ("", 403),
     ],
 )
@@ -217,6 +222,19 @@ async def test_a_web_page_cannot_ask_under_its_own_name(host, status):
     async with server() as endpoint:
         reply = await curl(f"{endpoint.url}/healthz", "--header", header)
     assert reply.status == status
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "http://127.0.0.1", "null"])
+async def test_a_page_of_another_site_gets_no_answer(origin):
+    """Also when it asks under the name or address of this machine."""
+    async with server() as endpoint:
+        reply = await curl(f"{endpoint.url}/logspec", "--header", f"Origin: {origin}")
+        assert reply.status == 403
+        assert "expected 'http://127.0.0.1:" in json.loads(reply.body)["message"]
+        own = await curl(
+            f"{endpoint.url}/logspec", "--header", f"Origin: {endpoint.url}"
+        )
+        assert own.status == 200
 
 
 async def test_an_address_that_is_taken_is_told():
