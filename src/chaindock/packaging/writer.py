@@ -19,15 +19,17 @@ from typing import TYPE_CHECKING, BinaryIO
 from chaindock.errors import PackageInvalid, SourceInvalid
 from chaindock.ids import require_label
 from chaindock.packaging.archive import BLOCK
-from chaindock.packaging.content import (
+from chaindock.packaging.format import (
+    CODE,
     METADATA,
     Metadata,
+    PackageInfo,
     check_index,
     check_label,
     encode_metadata,
     is_index_path,
+    read_package,
 )
-from chaindock.packaging.format import CODE, PackageInfo, read_package
 from chaindock.packaging.rules import CHUNK, Limits, Names, broken
 from chaindock.platforms.registry import recognise
 from chaindock.values import MIB

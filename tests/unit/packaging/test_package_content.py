@@ -6,14 +6,14 @@ import pytest
 
 from chaindock.errors import PackageInvalid
 from chaindock.packaging.archive import Entry
-from chaindock.packaging.content import (
+from chaindock.packaging.format import (
     Metadata,
     check_index,
     encode_metadata,
     is_index_path,
     label_warning,
+    read_package,
 )
-from chaindock.packaging.format import read_package
 from support.archives import METADATA, Raw, code, fabric_go_package, package
 
 INDEX = "META-INF/statedb/couchdb/indexes/a.json"
