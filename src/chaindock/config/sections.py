@@ -28,7 +28,7 @@ from chaindock.controllers.process.options import ProcessOptions
 from chaindock.endorser.endorser import EndorserOptions
 from chaindock.endorser.orderer import OrdererOptions
 from chaindock.ids import require_channel
-from chaindock.lifecycle.restart_policy import CustodianOptions
+from chaindock.lifecycle.states import CustodianOptions
 from chaindock.operations.admin import AdminOptions
 from chaindock.operations.http import OperationsOptions
 from chaindock.options import option

@@ -15,8 +15,7 @@ from chaindock.aio import Tasks
 from chaindock.container.attempt import Attempt
 from chaindock.errors import LaunchTimeout
 from chaindock.lifecycle import states
-from chaindock.lifecycle.restart_policy import CustodianOptions
-from chaindock.lifecycle.states import GAVE_UP, Target
+from chaindock.lifecycle.states import GAVE_UP, CustodianOptions, Target
 from chaindock.lifecycle.supervisor import Supervisor
 
 if TYPE_CHECKING:

@@ -15,8 +15,13 @@ from chaindock.aio import Latch, Tasks, first
 from chaindock.chaincode.failures import death, log_facts
 from chaindock.errors import ChaindockError, EngineTimeout, LaunchFailed, StartFailed
 from chaindock.lifecycle import states
-from chaindock.lifecycle.restart_policy import RestartPolicy
-from chaindock.lifecycle.states import GAVE_UP, MOVES, LaunchState, Target
+from chaindock.lifecycle.states import (
+    GAVE_UP,
+    MOVES,
+    LaunchState,
+    RestartPolicy,
+    Target,
+)
 from chaindock.telemetry import bound, get_logger, metrics
 
 if TYPE_CHECKING:
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import Exit
     from chaindock.ids import Ccid
-    from chaindock.lifecycle.restart_policy import CustodianOptions
+    from chaindock.lifecycle.states import CustodianOptions
 
 _log = get_logger("custodian")
 

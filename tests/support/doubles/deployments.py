@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from chaindock.container.attempt import Attempt
 from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.deploy import BY_HAND, Deployer
-from chaindock.lifecycle.restart_policy import CustodianOptions
-from chaindock.lifecycle.states import LaunchState, Target
+from chaindock.lifecycle.states import CustodianOptions, LaunchState, Target
 from chaindock.lifecycle.targets import TargetState
 from chaindock.packaging.store import PackageStore
 from support.doubles.machine import Machine

@@ -17,8 +17,7 @@ from chaindock.container.contracts import ClientTls, PeerConnection
 from chaindock.container.router import Router
 from chaindock.errors import LaunchFailed
 from chaindock.lifecycle.custodian import Custodian
-from chaindock.lifecycle.restart_policy import CustodianOptions
-from chaindock.lifecycle.states import LaunchState, Target
+from chaindock.lifecycle.states import CustodianOptions, LaunchState, Target
 from support.doubles.launch_fakes import FakeBuilder, OneBackend, any_package
 from support.doubles.memory_state import invocation
 from support.eventually import eventually

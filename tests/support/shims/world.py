@@ -31,7 +31,7 @@ from chaindock.container.environment import peer_variables, tls_files
 from chaindock.container.router import Router
 from chaindock.identity.organization import Organization
 from chaindock.lifecycle.custodian import Custodian
-from chaindock.lifecycle.restart_policy import CustodianOptions
+from chaindock.lifecycle.states import CustodianOptions
 from support.doubles.launch_fakes import OneBackend, any_package
 from support.ledgers.envelopes import CHANNEL, transaction
 from support.ledgers.ledger import VALID, judged, ledger_at

@@ -17,8 +17,7 @@ from chaindock.errors import (
 from chaindock.ids import Ccid
 from chaindock.lifecycle import custodian as custodian_module
 from chaindock.lifecycle.custodian import Custodian
-from chaindock.lifecycle.restart_policy import CustodianOptions
-from chaindock.lifecycle.states import LaunchState, Target
+from chaindock.lifecycle.states import CustodianOptions, LaunchState, Target
 from support.doubles.machine import Machine
 from support.eventually import eventually
 

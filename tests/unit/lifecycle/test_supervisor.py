@@ -19,8 +19,7 @@ from chaindock.errors import (
 )
 from chaindock.ids import Ccid
 from chaindock.lifecycle.custodian import Custodian
-from chaindock.lifecycle.restart_policy import CustodianOptions, RestartPolicy
-from chaindock.lifecycle.states import LaunchState
+from chaindock.lifecycle.states import CustodianOptions, LaunchState, RestartPolicy
 from support.doubles.machine import Machine
 from support.eventually import eventually
 
