@@ -327,9 +327,14 @@ LOG_BYTES = 16 * 1024 * 1024
 
 
 def open_log(home: Path) -> BinaryIO:
-    """Open the log of `home` at its end; create both if missing. Raises: NodeError."""
+    """Open the log of `home` at its end; create both when they are missing.
+
+    Raises: NodeError; ConfigInvalid when others can write the home, too.
+    """
+    from chaindock.config.environment import require_own
     from chaindock.errors import NodeError
 
+    require_own(home)
     path = home / LOG_NAME
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)

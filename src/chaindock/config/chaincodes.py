@@ -243,7 +243,7 @@ def _stamp(file: Path | None) -> object:
         about = file.stat()
     except OSError:
         return None
-    return about.st_mtime_ns, about.st_size, about.st_ino
+    return about.st_mtime_ns, about.st_ctime_ns, about.st_size, about.st_ino
 
 
 def _of_file(path: Path) -> dict[str, list[Given] | ConfigInvalid]:

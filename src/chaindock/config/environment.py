@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from chaindock.errors import ConfigInvalid
@@ -61,6 +63,42 @@ def resolve_home(
         ) from error
 
 
+def require_own(path: Path) -> None:
+    """Refuse a file or directory that others can change or replace, as ssh does.
+
+    It must belong to the user or to root, and only the owner may write it. If it does not
+    exist, only the directories above it are checked.
+
+    Raises: ConfigInvalid, with the command that mends it.
+    """
+    me = os.geteuid()
+    above = dict.fromkeys((*path.parents, *path.resolve().parents))
+    for place in (path, *above):
+        try:
+            about = place.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise _unreadable(place, error) from error
+        mode, what, mends = stat.S_IMODE(about.st_mode), "", ""
+        if place != path:
+            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+                what, mends = "everybody may replace what is in it", "chmod o-w"
+        elif about.st_uid not in {me, 0}:
+            what, mends = f"it belongs to user {about.st_uid}", f"chown {me}"
+        elif mode & (stat.S_IWGRP | stat.S_IWOTH):
+            what, mends = "others than its owner may write it", "chmod go-w"
+        if mends:
+            raise ConfigInvalid(
+                f"{str(place)!r} is not trusted: {what} (mode {mode:04o}, owner "
+                f"{about.st_uid}; expected only user {me} to have write permission)",
+                hint="if what is in it is yours: "
+                f"{'' if me in {0, about.st_uid} else 'sudo '}{mends} {quote(str(place))}",
+                key="",
+                origin=str(path),
+            )
+
+
 def find_file(home: Path, env: Mapping[str, str]) -> Path | None:
     """Return the core.yaml to read: in FABRIC_CFG_PATH, else in the home.
 
@@ -100,10 +138,13 @@ def _unreadable(path: Path, error: OSError) -> ConfigInvalid:
 def compose(path: Path) -> Iterator[tuple[Any, Any]]:
     """Give a loader, and the root node of a file; None = it is empty.
 
-    Raises: ConfigInvalid: not readable, too large, not YAML, here or in the block.
+    Raises: ConfigInvalid: others can change it, not readable, too large; not YAML, here
+        or in the block.
     """
     import yaml  # noqa: PLC0415  # most homes have no file
 
+    require_own(path.parent)
+    require_own(path)
     try:
         with path.open("rb") as file:
             text = file.read(_LARGEST + 1)

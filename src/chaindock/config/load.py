@@ -23,6 +23,7 @@ from chaindock.config.environment import (
     find_file,
     is_mapping,
     plain,
+    require_own,
 )
 from chaindock.config.keys import (
     NOT_USED,
@@ -67,6 +68,7 @@ def load(
     Raises: ConfigInvalid: an unknown key, or a value that its key does not take.
     """
     env = environment() if env is None else env
+    require_own(home)
     flags = flags or {}
     single = {name: flags[name] for name in flags if is_section_key(name)}
     chaincodes = ChaincodeSections(home, env, single)
@@ -81,6 +83,7 @@ def load(
     for given in all_given:
         if isinstance(given, Given):
             config = given.apply(config)
+            _require_own_files(look_up(config, given.key.path))
             origins |= {one.path: given.origin for one in given.key.targets}
     _check_ca(config, origins)
     _check_operations(config, origins)
@@ -193,6 +196,13 @@ def _unknown(name: str, origin: str) -> ConfigInvalid:
         )
     known = list(VARIABLES) if is_variable else [key.name for key in KEYS]
     return unknown(name, origin, name, known, "all settings: chaindock config show")
+
+
+def _require_own_files(value: object) -> None:
+    """Refuse keys and certificates that others can change; directories may be shared."""
+    for path in value if isinstance(value, tuple) else (value,):
+        if isinstance(path, Path) and not path.is_dir():
+            require_own(path)
 
 
 def _check_ca(config: Config, origins: Mapping[str, str]) -> None:

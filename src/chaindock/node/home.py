@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import psutil
 
+from chaindock.config.environment import require_own
 from chaindock.durable import sync_folder, write_file
 from chaindock.errors import NodeAlreadyRunning, NodeError
 
@@ -50,10 +51,12 @@ class Home:
     def prepare(self) -> None:
         """Make the directories, readable by the owner only.
 
-        Raises: NodeError when the place cannot be written.
+        Raises: NodeError when the place cannot be written; ConfigInvalid when others can
+            write it, too.
         """
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            require_own(self.root)
             for path in (self.packages, self.output, self.ledgers):
                 path.mkdir(mode=0o700, exist_ok=True)
             sync_folder(self.root.parent)

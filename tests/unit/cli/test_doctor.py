@@ -62,7 +62,7 @@ def test_a_home_that_cannot_be_looked_at_is_a_finding(run, tools, tmp_path):
     home = str(tmp_path / ("x" * 300))  # as one in a directory of somebody else
     result = run("--home", home, "doctor")
     assert result.exit_code == 6
-    assert "core.yaml' cannot be read" in result.stdout
+    assert "x' cannot be read" in result.stdout
     assert run("--home", home, "config", "show").exit_code == 5
 
 
