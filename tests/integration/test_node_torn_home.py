@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from chaindock.errors import (
+    LedgerError,
     NodeAlreadyRunning,
     NodeNotRunning,
     NotFound,
@@ -231,6 +232,19 @@ async def test_files_that_were_made_and_not_written_are_begun_anew(
     await empty.up()
     async with empty.admin() as admin:
         assert (await admin.get("/status"))["height"] == 1
+
+
+async def test_a_ledger_that_was_deleted_is_missed(empty: CrashNode) -> None:
+    await empty.up()
+    await empty.run("down")
+    (empty.home / "ledgers" / "mychannel.db").unlink()
+    with pytest.raises(
+        LedgerError, match=r"mychannel\.db' is missing or empty"
+    ) as raised:
+        await empty.up()
+    assert "restore" in (raised.value.hint or "")
+    (empty.home / "organizations" / "mychannel.ledger").unlink()
+    await empty.up()
 
 
 async def test_a_damaged_file_is_named_and_left_alone(empty: CrashNode) -> None:

@@ -24,6 +24,7 @@ from chaindock.ledger.database import (
     connect_writer,
     create,
     immediate,
+    mark,
     migrate,
     read_meta,
     translated,
@@ -87,11 +88,18 @@ class Committer:
 
     Args:
         wal_limit_bytes: when the log is longer, try to shorten it after a commit.
+        marker: as for `Ledger`.
     """
 
     def __init__(
-        self, path: Path, channel: ChannelId, signer: BlockSigner, wal_limit_bytes: int
+        self,
+        path: Path,
+        channel: ChannelId,
+        signer: BlockSigner,
+        wal_limit_bytes: int,
+        marker: Path | None,
     ) -> None:
+        self._marker = marker
         self._path = path
         self._channel = channel
         self._signer = signer
@@ -111,7 +119,7 @@ class Committer:
             LedgerError: it cannot be opened, or is not ours. LedgerCorrupt: it
             contradicts itself.
         """
-        db, empty = connect_writer(self._path, self._channel)
+        db, empty = connect_writer(self._path, self._channel, self._marker)
         with closed_on_error(db), translated(self._path):
             if empty:
                 with immediate(db):
@@ -119,6 +127,7 @@ class Committer:
                     self._write_genesis(db, genesis())
             self._tip = read_tip(db, self._path)
             migrate(db, self._path)
+            mark(self._path, self._marker)
             db.execute(f"PRAGMA journal_size_limit={self._wal_limit}")
         self._db = db
         return self._tip.height

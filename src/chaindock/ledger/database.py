@@ -12,7 +12,7 @@ import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from chaindock.durable import sync_folder
+from chaindock.durable import sync_folder, write_file
 from chaindock.errors import LedgerCorrupt, LedgerError
 from chaindock.telemetry import get_logger
 
@@ -79,17 +79,25 @@ _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _RESTORE = "restore the file from a copy, or move it away to begin with an empty ledger"
 
 
-def connect_writer(path: Path, channel: ChannelId) -> tuple[sqlite3.Connection, bool]:
+def connect_writer(
+    path: Path, channel: ChannelId, marker: Path | None
+) -> tuple[sqlite3.Connection, bool]:
     """Open the one connection that writes, creating the file if there is none.
+
+    Args:
+        path: of the file.
+        channel: that it must be of.
+        marker: if it exists, a missing file is not created.
 
     Returns:
         the connection, and whether the file is empty and needs `create`.
 
     Raises:
-        LedgerError: the file cannot be opened, has another schema version or channel,
+        LedgerError: the file is missing, cannot be opened, has another schema version or channel,
         or is not a ledger. LedgerCorrupt: it is no database, or lacks what every ledger
         has. A file that is refused is left as it was.
     """
+    _require_file(path, marker)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -110,6 +118,32 @@ def connect_writer(path: Path, channel: ChannelId) -> tuple[sqlite3.Connection, 
         db.execute("PRAGMA cache_size=-16000")
         sync_folder(path.parent)
     return db, empty
+
+
+def _require_file(path: Path, marker: Path | None) -> None:
+    if marker is None or not marker.exists():
+        return
+    if not path.exists() or not path.stat().st_size:
+        raise LedgerError(
+            f"ledger {str(path)!r} is missing or empty, and this home had one",
+            hint="restore the file from a copy, or use another home; to begin an "
+            f"empty chain, remove {str(marker)!r}",
+            path=path,
+        )
+
+
+def mark(path: Path, marker: Path | None) -> None:
+    """Write the marker, if there is none. Raises: LedgerError."""
+    if marker is None or marker.exists():
+        return
+    try:
+        write_file(marker, f"{path} was made\n".encode())
+    except OSError as error:
+        raise LedgerError(
+            f"{str(marker)!r} cannot be written: {error.strerror}",
+            hint="check free space and permissions",
+            path=marker,
+        ) from error
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:

@@ -60,6 +60,8 @@ class Ledger:
             writer thread, only for a new ledger.
         wal_limit_bytes: length of the write-ahead log above which it is shortened
             actively.
+        marker: a file elsewhere that says that the ledger was made. If it exists and the
+            database does not, no new one is made.
     """
 
     def __init__(
@@ -70,11 +72,12 @@ class Ledger:
         genesis: Callable[[], bytes],
         *,
         wal_limit_bytes: int = WAL_LIMIT_BYTES,
+        marker: Path | None = None,
     ) -> None:
         self.channel = channel
         self._path = path
         self._genesis = genesis
-        self._committer = Committer(path, channel, signer, wal_limit_bytes)
+        self._committer = Committer(path, channel, signer, wal_limit_bytes, marker)
         self._snapshots = SnapshotPool(path)
         self._entered = self._is_open = False
         self._height = 0

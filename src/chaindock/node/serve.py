@@ -113,6 +113,7 @@ async def _compose(
             channel,
             organization.orderer,
             partial(genesis_envelope, channel, organization.msp, config.orderer),
+            marker=home.organizations / f"{channel}.ledger",
         )
     )
     packages = PackageStore(home.packages, config.packages)

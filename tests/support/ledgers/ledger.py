@@ -33,7 +33,7 @@ PHANTOM = 12
 NOT_VALIDATED = 254
 
 
-def ledger_at(path: Path, **options: int) -> Ledger:
+def ledger_at(path: Path, **options: Any) -> Ledger:
     """Return a ledger to enter."""
     return Ledger(path / "ledger.db", CHANNEL, BlockKey(), config, **options)
 

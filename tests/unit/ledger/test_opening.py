@@ -133,6 +133,31 @@ async def test_a_ledger_of_schema_1_is_taken_over_with_all_it_holds(
             assert codes(await commit(ledger, known)) == [VALID]
 
 
+@pytest.mark.parametrize("left", [None, b""])
+async def test_a_ledger_that_is_gone_is_missed_and_not_begun_anew(
+    tmp_path: Path, left: bytes | None
+) -> None:
+    """Issue 10: a deleted database started a new chain without a word."""
+    path, marker = tmp_path / "ledger.db", tmp_path / "id" / "made"
+    async with ledger_at(tmp_path):
+        assert not marker.exists()
+    for _ in range(2):  # a ledger from before there were markers gets one
+        async with ledger_at(tmp_path, marker=marker):
+            assert marker.exists()
+    path.unlink() if left is None else path.write_bytes(left)
+    for _ in range(2):
+        with pytest.raises(
+            LedgerError, match=r"ledger .*db' is missing or empty"
+        ) as caught:
+            await ledger_at(tmp_path, marker=marker).__aenter__()
+        assert f"remove {str(marker)!r}" in (caught.value.hint or "")
+        assert path.exists() == (left is not None)
+    marker.unlink()
+    async with ledger_at(tmp_path, marker=marker) as ledger:
+        assert ledger.height == 1
+        assert marker.exists()
+
+
 async def test_values_of_1_kb_take_no_pages_of_their_own(tmp_path: Path) -> None:
     """A ledger of 1 kB values takes less than 3 bytes of state and history per byte.
 
