@@ -211,7 +211,7 @@ class Endorser:
             if not keep or outcome.response.status >= ERROR_STATUS:
                 return outcome, version, b""
             work = partial(simulator.results, self._largest_bytes)
-            return outcome, version, await off_loop(simulator.budget.held, work)
+            return outcome, version, await off_loop(simulator.held, work)
 
     def _definition(self, proposal: Proposal, simulator: Simulator) -> Approval:
         name, channel = proposal.name, proposal.channel

@@ -46,13 +46,6 @@ class Budget:
             self._parent.take(size)
         self.held = held
 
-    def change(self, nbytes: int) -> None:
-        """Take `nbytes`, or give them back when negative. Raises: BudgetExceeded."""
-        if nbytes > 0:
-            self.take(nbytes)
-        else:
-            self.give_back(-nbytes)
-
     def give_back(self, nbytes: int | None = None) -> None:
         """Count `nbytes` as no longer held; None = everything. Never below 0."""
         size = self.held if nbytes is None else min(nbytes, self.held)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Self
 from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KV
 
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerError, ReadOnlyViolation
-from chaindock.ledger.budget import Budget
+from chaindock.ledger.budget import ENTRY_BYTES, Budget
 from chaindock.ledger.rwset import RangeRecord, marshal
 from chaindock.ledger.snapshots import ABOVE_ALL, END_OF_HISTORY, after
 
@@ -37,8 +37,8 @@ _NO_PAGES = (
 )
 MAX_HELD_BYTES = 128 * 1024 * 1024
 """What one transaction reads and writes may take in memory; Fabric's largest has 100 MB."""
-_RANGE_ENTRIES = 4
-"""What a range query costs, in entries."""
+_RANGE_BYTES = 4 * ENTRY_BYTES
+"""What a range query costs besides its bounds."""
 STEP_BYTES: Final = 1024 * 1024
 """Where one call of `Results.take` stops reading; its last result may be larger."""
 
@@ -52,7 +52,8 @@ class Simulator:
     ledger was closed.
 
     Attributes:
-        budget: what the transaction holds in memory.
+        budget: what the node may hold for the transaction; may be replaced.
+        held: bytes that reads and writes take in memory until `done`.
     """
 
     __slots__ = (
@@ -64,6 +65,7 @@ class Simulator:
         "_taken",
         "_writes",
         "budget",
+        "held",
         "tx_id",
     )
 
@@ -72,6 +74,7 @@ class Simulator:
     ) -> None:
         self.tx_id = tx_id
         self.budget = Budget(MAX_HELD_BYTES, f"transaction {tx_id}")
+        self.held = 0
         self._snapshot: Snapshot | None = snapshot
         self._release = release
         self._reads: dict[str, dict[str, Version | None]] = {}
@@ -88,7 +91,7 @@ class Simulator:
         if reads is None:
             reads = self._reads[ns] = {}
         if key not in reads:
-            self.budget.take(len(raw), 1)
+            self.hold(len(raw) + ENTRY_BYTES)
         row = snapshot.get(ns, raw)
         if row is None:
             reads[key] = None
@@ -111,9 +114,9 @@ class Simulator:
             writes = self._writes[ns] = {}
         former = writes.get(key)
         if former is None:
-            self.budget.take(len(raw) + len(value), 1)
+            self.hold(len(raw) + len(value) + ENTRY_BYTES)
         else:
-            self.budget.change(len(value) - len(former))
+            self.hold(len(value) - len(former))
         writes[key] = value
 
     def delete_state(self, ns: str, key: str) -> None:
@@ -144,7 +147,7 @@ class Simulator:
             self._paginated = True
         record = RangeRecord(ns, bookmark or start, end)
         results = RangeResults(self, record, page_size, paginated=paginated)
-        self.budget.take(results.size, _RANGE_ENTRIES)
+        self.hold(results.size + _RANGE_BYTES)
         self._ranges.append(record)
         return results
 
@@ -180,13 +183,21 @@ class Simulator:
         snapshot, self._snapshot = self._snapshot, None
         if snapshot is not None:
             self._release(snapshot)
-        self.budget.give_back()
+        self.budget.give_back(self.held)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.done()
+
+    def hold(self, nbytes: int) -> None:
+        """Take `nbytes` from the budget, or give them back when negative."""
+        if nbytes > 0:
+            self.budget.take(nbytes)
+        else:
+            self.budget.give_back(-nbytes)
+        self.held += nbytes
 
     def snapshot(self) -> Snapshot:
         """Return the snapshot, for queries. Raises: LedgerClosed after `done`."""
@@ -305,7 +316,7 @@ class RangeResults(Results):
             self._next = after(rows[-1][0])
         if self._left is not None:
             self._left -= len(rows)
-        self._simulator.budget.change(record.reads.held - held)
+        self._simulator.hold(record.reads.held - held)
         record.exhausted = ended
         self.exhausted = ended or self._left == 0
         return results

@@ -58,7 +58,9 @@ class Chaincode:
         if self.raises is not None:
             raise self.raises
         function, *args = (bytes(a).decode() for a in invocation.input.args)
-        return outcome_of(getattr(self, function)(invocation, *args), invocation)
+        said = getattr(self, function)(invocation, *args)
+        invocation.simulator.budget.give_back()  # as at the end of a real call
+        return outcome_of(said, invocation)
 
     def put(self, invocation: Any, key: Any, value: Any) -> Any:
         invocation.simulator.put_state(invocation.namespace, key, value.encode())

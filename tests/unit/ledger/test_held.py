@@ -10,7 +10,7 @@ import pytest
 from chaindock.errors import BudgetExceeded
 from chaindock.ids import TxId
 from chaindock.ledger import simulator as simulator_module
-from chaindock.ledger.budget import ENTRY_BYTES
+from chaindock.ledger.budget import ENTRY_BYTES, Budget
 from chaindock.ledger.rwset import in_order
 from support.ledgers.envelopes import rwset
 from support.ledgers.ledger import commit, only_rwset
@@ -36,7 +36,14 @@ async def test_what_is_read_and_written_counts_in_bytes_with_a_cost_per_entry(
         before = budget.held
         simulator.open_range("cc", "a" * 1000, "b" * 1000)
         assert budget.held >= before + 2000 + ENTRY_BYTES
-    assert budget.held == 0
+        assert simulator.held == budget.held
+        # A call that has ended gives back what it took; the simulation goes on.
+        simulator.budget = Budget(10_000, "call")
+        simulator.put_state("cc", "l", b"1")
+        assert simulator.budget.held == 2 + ENTRY_BYTES
+        simulator.budget.give_back()
+        assert simulator.held > budget.held
+    assert simulator.budget.held == 0
 
 
 @pytest.mark.parametrize("kind", ["read", "write", "range"])
