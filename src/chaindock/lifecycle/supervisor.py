@@ -194,20 +194,43 @@ class Supervisor:
     # ---- the task
 
     async def run(self) -> None:
-        """Do what the target asks for until the chaincode is removed."""
+        """Do what the target asks for until the chaincode is removed.
+
+        A defect of this class counts as a failed launch, so that it leaves no chaincode
+        unwatched.
+        """
         async with Tasks("supervisor") as tasks:
-            while True:
-                if self._down is not None:
-                    await self._go_down(self._down)
-                    if self.target is Target.REMOVED:
-                        return
-                elif self.target is not Target.RUNNING or self.state in GAVE_UP:
-                    await self._until_woken()
-                elif self.state is LaunchState.BACK_OFF:
-                    pause_s = (self.next_try or 0.0) - time.time()
-                    await self._until_woken(max(0.0, pause_s))
-                if self._down is None and self.target is Target.RUNNING:
-                    await self._keep_up(tasks)
+            while self._down is not None or self.target is not Target.REMOVED:
+                try:
+                    await self._step(tasks)
+                except Exception as error:  # noqa: BLE001
+                    _log.error("supervisor failed", ccid=self.ccid, exc_info=error)
+                    await self._recover(error)
+
+    async def _step(self, tasks: Tasks) -> None:
+        if self._down is not None:
+            await self._go_down(self._down)
+        elif self.target is not Target.RUNNING or self.state in GAVE_UP:
+            await self._until_woken()
+        elif self.state is LaunchState.BACK_OFF:
+            pause_s = (self.next_try or 0.0) - time.time()
+            await self._until_woken(max(0.0, pause_s))
+        if self._down is None and self.target is Target.RUNNING:
+            await self._keep_up(tasks)
+
+    async def _recover(self, error: Exception) -> None:
+        run, self.running = self.running, None
+        if run is not None:
+            with suppress(Exception):
+                self.exit = await run.stop(self._options.stop_grace_s, 0)
+        self.state = (
+            LaunchState.STARTING
+        )  # all moves that follow are allowed from there
+        if self._down is None and self.target is Target.RUNNING:
+            why = f"{type(error).__name__}: {error}"
+            self._failed(StartFailed(why, ccid=self.ccid))
+        elif self._down is None:
+            self._move(LaunchState.DOWN)
 
     def abandon(self, *, ended: bool = False) -> None:
         """Tell waiters that the node goes down; `ended`: those of a stop, too."""

@@ -88,8 +88,9 @@ class Parts:
     async def _check_chaincode(self, deployment: Deployment) -> None:
         """Fail when a chaincode that should be up has failed; a start is no failure."""
         supervisor = self.custodian.find(deployment.ccid)
-        if supervisor is not None and supervisor.trouble is not None:
-            raise LaunchFailed(supervisor.trouble, ccid=deployment.ccid)
+        trouble = "nothing watches it" if supervisor is None else supervisor.trouble
+        if trouble is not None:
+            raise LaunchFailed(trouble, ccid=deployment.ccid)
 
     def missing(self) -> Sequence[Trouble]:
         """Return what has neither come up once nor been given up since the start."""
