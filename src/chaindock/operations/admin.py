@@ -74,9 +74,6 @@ if TYPE_CHECKING:
     from chaindock.endorser.caller import Answer
     from chaindock.operations.facade import NodeFacade
 
-MOST = 4096
-"""Connections; each call that is under way has one."""
-
 
 @dataclasses.dataclass(frozen=True)
 class AdminOptions:
@@ -115,13 +112,7 @@ class AdminServer:
             listener = open_socket(self._home)
             stack.callback(close_socket, self._home)
             await stack.enter_async_context(
-                Listener(
-                    self._application(),
-                    [listener],
-                    self._options.close_s,
-                    most=MOST,
-                    most_of_source=MOST,
-                )
+                _Listener(self._application(), [listener], self._options.close_s)
             )
             self._stack = stack.pop_all()
         return self
@@ -298,6 +289,10 @@ class AdminServer:
         if not text.isascii() or not text.isdigit() or len(text) > 18:
             raise InvalidInput(f"block {text!r}: expected a number")
         return reply(summarise_block(await self._node.block(int(text))))
+
+
+class _Listener(Listener):
+    most = most_of_source = 4096  # each call that is under way has a connection
 
 
 class _CallBody(msgspec.Struct, forbid_unknown_fields=True):

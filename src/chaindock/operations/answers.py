@@ -33,6 +33,7 @@ T = TypeVar("T")
 BODY_S: Final = 30.0
 _START: Final = "start it again: chaindock up"
 _log = telemetry.get_logger("operations")
+_limited = telemetry.RateLimitedLog(_log)
 _dumps = partial(json.dumps, default=vars)
 _STATUS: Final = {
     Code.INVALID_ARGUMENT: 400,
@@ -112,7 +113,8 @@ async def change_levels(request: web.Request) -> None:
     """
     levels = await read_json(request, _Levels, '{"spec": "LEVELS"}')
     telemetry.activate(levels.spec)
-    _log.info("logging specification changed", spec=telemetry.active())
+    event, spec = "logging specification changed", telemetry.active()
+    _limited.say("logspec", _log.info, event, spec=spec)
 
 
 class Inflight:

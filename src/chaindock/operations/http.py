@@ -51,9 +51,6 @@ if TYPE_CHECKING:
 _log = telemetry.get_logger("operations")
 HEALTH_S: Final = 30.0
 """As in Fabric; each check has a shorter limit of its own."""
-MOST: Final = 256
-MOST_OF_SOURCE: Final = 64
-"""Connections of one client address."""
 _BODY_BYTES: Final = 64 * 1024
 _CLOSE_S: Final = 1.0
 _NEED_CERTIFICATE: Final = frozenset({"/metrics", "/logspec"})
@@ -142,14 +139,7 @@ class OperationsServer:
             for sock in sockets:
                 stack.callback(sock.close)
             await stack.enter_async_context(
-                Listener(
-                    self._application(),
-                    sockets,
-                    _CLOSE_S,
-                    context=context,
-                    most=MOST,
-                    most_of_source=MOST_OF_SOURCE,
-                )
+                Listener(self._application(), sockets, _CLOSE_S, context)
             )
         except (OSError, OverflowError) as error:
             raise NodeError(
@@ -182,12 +172,11 @@ class OperationsServer:
     async def _guard(
         self, request: web.Request, handler: Handler
     ) -> web.StreamResponse:
+        certified = bool(request.get_extra_info("peercert"))
         if not self._options.tls:
             if not _names_loopback(request.headers.get("Host", "")):
                 return _error("the Host of the request is not this machine", 403)
-        elif request.path in _NEED_CERTIFICATE and not request.get_extra_info(
-            "peercert"
-        ):
+        elif request.path in _NEED_CERTIFICATE and not certified:
             return web.Response(status=401)
         return await handler(request)
 

@@ -52,18 +52,17 @@ class Listener:
     Args:
         close_s: seconds that requests in progress get at the end.
         context: for TLS.
-        most, most_of_source: bounds of connections, in all and of one client address.
     """
+
+    most, most_of_source = 256, 64
+    """Bounds of connections, in all and of one client address."""
 
     def __init__(
         self,
         app: web.Application,
         sockets: Sequence[socket.socket],
         close_s: float,
-        *,
         context: ssl.SSLContext | None = None,
-        most: int,
-        most_of_source: int,
     ) -> None:
         app.middlewares.insert(0, self._note)
         self._runner = web.AppRunner(
@@ -74,7 +73,6 @@ class Listener:
             keepalive_timeout=IDLE_S,
         )
         self._sockets, self._context = sockets, context
-        self._most, self._most_of_source = most, most_of_source
         self._open: list[_Connection] = []
         self._busy: set[object] = set()
         self._tasks = Tasks("listener")
@@ -139,9 +137,9 @@ class Listener:
     def _has_room(self, source: str) -> bool:
         self._open = [one for one in self._open if one.sock.fileno() >= 0]
         crowd = [one for one in self._open if one.source == source]
-        if len(crowd) < self._most_of_source:
+        if len(crowd) < self.most_of_source:
             crowd = self._open
-            if len(crowd) < self._most:
+            if len(crowd) < self.most:
                 return True
         idle = next((one for one in crowd if one.transport not in self._busy), None)
         if idle is None:

@@ -63,9 +63,8 @@ unbind = structlog.contextvars.clear_contextvars
 """Drop what the task inherited from the task that started it."""
 
 
-def get_logger(name: str) -> Any:
-    """Return a logger whose lines carry `component=name`."""
-    return structlog.stdlib.get_logger(name)
+get_logger: Final[Callable[[str], Any]] = structlog.stdlib.get_logger
+"""Return a logger whose lines carry its name as `component`."""
 
 
 def configure(
@@ -85,7 +84,7 @@ def configure(
 
     Raises: InvalidInput: a wrong `spec`; nothing was changed.
     """
-    _apply(LogSpec.parse(spec, level))
+    activate(spec, level)
     stream = stream or sys.stderr
     renderer: Any = (
         structlog.processors.JSONRenderer()
@@ -128,12 +127,14 @@ def configure(
     )
 
 
-def activate(spec: str) -> None:
-    """Change which lines are logged from now on.
+def activate(spec: str, level: str = "info") -> None:
+    """Change which lines are logged from now on, as for `configure`.
 
     Raises: InvalidInput with what was expected; nothing was changed.
     """
-    _apply(LogSpec.parse(spec))
+    _state.spec = LogSpec.parse(spec, level)
+    # The lowest level of any component; `_take` and `_take_foreign` know the others.
+    logging.root.setLevel(_state.spec.lowest)
 
 
 def active() -> str:
@@ -144,12 +145,6 @@ def active() -> str:
 def is_on(component: str, level: str) -> bool:
     """Whether a line of this level would be logged: for lines that cost something."""
     return LEVELS[level] >= _state.spec.level_of(component)
-
-
-def _apply(spec: LogSpec) -> None:
-    _state.spec = spec
-    # The lowest level of any component; `_take` and `_take_foreign` know the others.
-    logging.root.setLevel(spec.lowest)
 
 
 class _Handler(logging.StreamHandler[TextIO]):

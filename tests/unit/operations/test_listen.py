@@ -15,7 +15,7 @@ import pytest
 import structlog
 
 from chaindock import telemetry
-from chaindock.operations import answers, http, listen
+from chaindock.operations import answers, listen
 from chaindock.operations.health import Health
 from chaindock.operations.http import OperationsOptions, OperationsServer
 from support.eventually import eventually
@@ -117,7 +117,7 @@ async def test_a_half_sent_body_is_a_408(monkeypatch, health: Health):
 async def test_one_source_has_a_bounded_number_of_connections(
     monkeypatch, health: Health
 ):
-    monkeypatch.setattr(http, "MOST_OF_SOURCE", 8)
+    monkeypatch.setattr(listen.Listener, "most_of_source", 8)
     async with served(health) as clients:
         for _ in range(50):
             await clients.send(HALF)
@@ -128,7 +128,7 @@ async def test_one_source_has_a_bounded_number_of_connections(
 
 
 async def test_all_sources_together_have_a_bounded_number(monkeypatch, health: Health):
-    monkeypatch.setattr(http, "MOST", 20)
+    monkeypatch.setattr(listen.Listener, "most", 20)
     async with served(health) as clients:
         for number in range(100):
             await clients.send(HALF, f"127.0.0.{10 + number % 50}")
@@ -139,7 +139,7 @@ async def test_all_sources_together_have_a_bounded_number(monkeypatch, health: H
 async def test_a_request_in_progress_is_not_closed_for_others(
     monkeypatch, health: Health
 ):
-    monkeypatch.setattr(http, "MOST", 2)
+    monkeypatch.setattr(listen.Listener, "most", 2)
     async with served(health) as clients:
         begun = asyncio.Event()
 
@@ -206,7 +206,7 @@ async def test_tls_handshakes_that_do_not_end_make_room(
 ):
     from chaindock.identity.ca import TlsAuthority
 
-    monkeypatch.setattr(http, "MOST", 4)
+    monkeypatch.setattr(listen.Listener, "most", 4)
     pair = TlsAuthority().issue_server("127.0.0.1")
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     cert.write_text(pair.cert_pem)
