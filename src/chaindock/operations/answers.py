@@ -82,17 +82,22 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         return reply(wire.internal_error(error), 500)
 
 
+async def read_body(request: web.Request) -> bytes:
+    """Return the body. Raises: HTTPRequestTimeout: part is missing after `BODY_S`."""
+    try:
+        async with asyncio.timeout(BODY_S):
+            return await request.read()
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
+
+
 async def read_json(request: web.Request, kind: type[T], expected: str) -> T:
     """Return the body as a `kind`; an empty body is {}.
 
     Raises: InvalidInput: it is not JSON, not UTF-8 throughout, or no `expected`.
-        HTTPRequestTimeout: it has not arrived after `BODY_S`.
+        HTTPRequestTimeout.
     """
-    try:
-        async with asyncio.timeout(BODY_S):
-            body = await request.read()
-    except TimeoutError:
-        raise web.HTTPRequestTimeout from None
+    body = await read_body(request)
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except (ValueError, RecursionError) as error:

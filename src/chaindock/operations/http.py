@@ -36,6 +36,7 @@ from chaindock.errors import ChaindockError, ConfigInvalid, InvalidInput, NodeEr
 from chaindock.operations.answers import (
     change_levels,
     errors,
+    read_body,
     reply,
 )
 from chaindock.operations.health import body_of
@@ -112,6 +113,7 @@ class OperationsServer:
     def __init__(self, options: OperationsOptions, health: Health) -> None:
         self._options, self._health = options, health
         self._stack = AsyncExitStack()
+        self._scraping = asyncio.Lock()
         self.url: str | None = None
 
     async def __aenter__(self) -> Self:
@@ -153,7 +155,7 @@ class OperationsServer:
 
     def _application(self) -> web.Application:
         app = web.Application(
-            middlewares=[self._guard, errors], client_max_size=_BODY_BYTES
+            middlewares=[errors, self._guard], client_max_size=_BODY_BYTES
         )
         app.on_response_prepare.append(_add_headers)
         for path, handler in {
@@ -178,7 +180,13 @@ class OperationsServer:
                 return _error("the Host of the request is not this machine", 403)
         elif request.path in _NEED_CERTIFICATE and not certified:
             return web.Response(status=401)
-        return await handler(request)
+        # Connections that wait here may be closed to make room: see Listener.
+        await read_body(request)
+        if request.path != "/metrics":
+            return await handler(request)
+        async with self._scraping:  # many at once must not hold up the event loop
+            await asyncio.sleep(0)
+            return await handler(request)
 
     # --- routes -----------------------------------------------------------------------
 
@@ -231,6 +239,7 @@ def _error(text: str, status: int) -> web.Response:
 
 
 async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
+    response.force_close()  # one request each, so that nobody queues hundreds
     response.headers["Server"] = "chaindock"
     response.headers["X-Content-Type-Options"] = "nosniff"
 

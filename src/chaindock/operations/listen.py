@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
@@ -20,6 +20,7 @@ from chaindock.errors import is_retryable
 from chaindock.telemetry import RateLimitedLog, get_logger
 
 if TYPE_CHECKING:
+    import socket
     import ssl
     from collections.abc import Sequence
 
@@ -30,6 +31,8 @@ IDLE_S: Final = 10.0
 """Seconds after which a TLS handshake, or a connection without a whole request, ends."""
 RETRY_S: Final = 1.0
 """Seconds without accepting after the system had no descriptor or memory for one."""
+AT_ONCE: Final = 8
+"""Connections accepted before other work of the loop has its turn."""
 BACKLOG: Final = 1024
 """Connections that wait to be accepted; a Unix socket refuses one more at once."""
 
@@ -38,7 +41,15 @@ BACKLOG: Final = 1024
 class _Connection:
     sock: socket.socket
     source: str
-    transport: asyncio.BaseTransport | None = None
+    connecting: asyncio.Task[None] | None = None
+    transport: asyncio.Transport | None = None
+
+    def close(self) -> None:
+        """Close it at once; a request that is not in progress yet never will be."""
+        if self.transport is not None:
+            self.transport.abort()
+        elif self.connecting is not None:
+            self.connecting.cancel()
 
     def ended(self, _connecting: asyncio.Task[None]) -> None:
         """Close the socket if it was not connected to the server."""
@@ -64,7 +75,7 @@ class Listener:
         close_s: float,
         context: ssl.SSLContext | None = None,
     ) -> None:
-        app.middlewares.insert(0, self._note)
+        app.middlewares.append(self._note)  # what others await is not in progress
         self._runner = web.AppRunner(
             app,
             access_log=None,
@@ -105,7 +116,9 @@ class Listener:
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        while True:
+        for number in itertools.count(1):
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)  # sock_accept does not wait while clients do
             try:
                 sock, peer = await loop.sock_accept(listening)
             except OSError as error:
@@ -116,11 +129,11 @@ class Listener:
             connection = _Connection(sock, peer[0] if peer else "")
             if self._has_room(connection.source):
                 self._open.append(connection)
-                connecting = self._tasks.start(self._connect(connection), "connect")
-                connecting.add_done_callback(connection.ended)
+                task = self._tasks.start(self._connect(connection), "connect")
+                task.add_done_callback(connection.ended)
+                connection.connecting = task
             else:
                 sock.close()
-            await asyncio.sleep(0)  # sock_accept does not wait while clients do
 
     async def _connect(self, connection: _Connection) -> None:
         loop = asyncio.get_running_loop()
@@ -145,8 +158,7 @@ class Listener:
         if idle is None:
             return False
         self._open.remove(idle)
-        with contextlib.suppress(OSError):
-            idle.sock.shutdown(socket.SHUT_RDWR)
+        idle.close()
         return True
 
 

@@ -136,6 +136,24 @@ async def test_all_sources_together_have_a_bounded_number(monkeypatch, health: H
         assert await clients.healthz() == 200
 
 
+async def test_bodies_that_do_not_come_make_room(monkeypatch, health: Health):
+    monkeypatch.setattr(listen.Listener, "most", 4)
+    head = b"PUT /logspec HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n"
+    async with served(health) as clients:
+        for _ in range(20):
+            await clients.send(head)
+        await eventually(lambda: clients.closed == 16)
+        assert await clients.healthz() == 200
+
+
+async def test_a_connection_is_good_for_one_request(health: Health):
+    """Hundreds of requests in one packet are not queued."""
+    request = b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    async with served(health) as clients, asyncio.timeout(5):
+        reader = await clients.send(request * 100)
+        assert (await reader.read()).count(b"HTTP/1.1 200") == 1
+
+
 async def test_a_request_in_progress_is_not_closed_for_others(
     monkeypatch, health: Health
 ):
