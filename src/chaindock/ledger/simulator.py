@@ -100,7 +100,7 @@ class Simulator:
         return row[0]
 
     def put_state(self, ns: str, key: str, value: bytes) -> None:
-        """Write; the last write of a key wins, an empty value deletes.
+        """Write; the last write of a key wins, an empty value deletes (also an absent key).
 
         Raises:
             ReadOnlyViolation: the transaction has made a paginated query.
@@ -118,10 +118,6 @@ class Simulator:
         else:
             self.hold(len(value) - len(former))
         writes[key] = value
-
-    def delete_state(self, ns: str, key: str) -> None:
-        """Delete; deleting an absent key is recorded too. Raises as `put_state`."""
-        self.put_state(ns, key, b"")
 
     def open_range(
         self, ns: str, start: str, end: str, *, page_size: int = 0, bookmark: str = ""

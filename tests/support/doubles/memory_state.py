@@ -64,9 +64,6 @@ class MemorySimulator:
             raise ZeroDivisionError
         self.writes[key] = value
 
-    def delete_state(self, ns: str, key: str) -> None:
-        self.put_state(ns, key, b"")
-
     def open_range(
         self, ns: str, start: str, end: str, *, page_size: int = 0, bookmark: str = ""
     ) -> MemoryResults:

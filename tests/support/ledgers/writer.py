@@ -27,7 +27,7 @@ def increment(ledger: Ledger, rng: random.Random) -> bytes:
         padding = b" " * rng.choice([0, 0, 5000, 60_000])
         simulator.put_state("cc", key, b"%d" % (int(old) + 1) + padding)
         if rng.random() < 0.2:
-            simulator.delete_state("cc", f"k{rng.randrange(20):02}")
+            simulator.put_state("cc", f"k{rng.randrange(20):02}", b"")
         if rng.random() < 0.2:
             simulator.open_range("cc", "k05", "k15").take(100)
         return simulator.results()

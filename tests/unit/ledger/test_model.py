@@ -106,7 +106,7 @@ def simulate(simulator: Simulator, ops) -> bytes:
         if op[0] == "put":
             simulator.put_state("cc", op[1], op[2])
         elif op[0] == "delete":
-            simulator.delete_state("cc", op[1])
+            simulator.put_state("cc", op[1], b"")
         elif op[0] == "get":
             simulator.get_state("cc", op[1])
         else:

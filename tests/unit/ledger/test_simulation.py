@@ -37,7 +37,7 @@ async def test_results_hold_reads_with_versions_and_last_writes(ledger: Ledger) 
         simulator.put_state("cc", "z", b"first")
         simulator.put_state("cc", "z", b"last")
         simulator.put_state("cc", "emptied", b"")
-        simulator.delete_state("cc", "gone")
+        simulator.put_state("cc", "gone", b"")
         results = simulator.results()
     assert results == rwset(
         {"k": (1, 1), "missing": None}, {"z": b"last", "emptied": None, "gone": None}
@@ -169,7 +169,7 @@ async def test_a_page_then_a_write_is_refused(ledger: Ledger) -> None:
         with pytest.raises(ReadOnlyViolation) as put:
             simulator.put_state("cc", "k", b"1")
         with pytest.raises(ReadOnlyViolation) as delete:
-            simulator.delete_state("cc", "k")
+            simulator.put_state("cc", "k", b"")
     for caught in (put, delete):
         assert str(caught.value) == (
             "txid [t1]: unsuppored transaction. Transaction has already performed "
