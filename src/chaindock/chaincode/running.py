@@ -66,11 +66,6 @@ class Running:
         return self.handler is not None and self.handler.calls.open
 
     @property
-    def open_calls(self) -> int:
-        """How many calls have no answer yet."""
-        return self.handler.calls.count if self.handler else 0
-
-    @property
     def unanswered(self) -> Sequence[Call]:
         """The calls that have no answer yet, oldest first."""
         return self.handler.calls.unanswered if self.handler else ()

@@ -11,8 +11,7 @@ import os
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
@@ -21,16 +20,11 @@ from chaindock.errors import LaunchFailed, Unsupported
 from chaindock.ids import Ccid, name_from_label, require_ccid
 from chaindock.lifecycle.states import LaunchState, Target
 from chaindock.operations.address import find_socket
-from chaindock.operations.facade import (
-    Deployment,
-    NodeFacade,
-    NodeStatus,
-    Running,
-)
+from chaindock.operations.facade import Deployment, NodeFacade, NodeStatus, Running
 from chaindock.packaging.format import read_package
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from chaindock.chaincode.server import ChaincodeListener
@@ -210,21 +204,21 @@ class Node(NodeFacade):
 
     @override
     async def invoke(self, call: Call) -> Answer:
-        send = partial(self.caller.invoke, is_init=call.is_init)
-        return await self._send(send, call)
+        told = await self._told(call)
+        return await self.caller.invoke(
+            call.name, call.args, is_init=call.is_init, **told
+        )
 
     @override
     async def query(self, call: Call) -> Answer:
-        return await self._send(self.caller.query, call)
+        return await self.caller.query(call.name, call.args, **await self._told(call))
 
-    async def _send(self, send: Callable[..., Awaitable[Answer]], call: Call) -> Answer:
-        return await send(
-            call.name,
-            call.args,
-            signer=await self._signer(call),
-            transient=call.transient,
-            timeout_s=call.timeout_s,
-        )
+    async def _told(self, call: Call) -> dict[str, Any]:
+        return {
+            "signer": await self._signer(call),
+            "transient": call.transient,
+            "timeout_s": call.timeout_s,
+        }
 
     # ---- blocks
 

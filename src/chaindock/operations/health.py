@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import chaindock
 from chaindock.errors import ChaindockError, LaunchFailed
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 _log = get_logger("operations")
 CHECK_S: Final = 10.0
 """Seconds after which a check has failed."""
-NODE: Final = "node"
-"""Component that is not ready while the node starts or goes down."""
 STATES: Final = (*map(str, LaunchState), "stopped")
 """Every state that `ps` shows."""
 _LOG_LEVELS: Final = {"warning": "warn", "critical": "fatal"}
@@ -154,9 +151,9 @@ class Health:
     def missing(self) -> Sequence[Trouble]:
         """Return what keeps the node from being ready; [] = it is ready."""
         if self.going_down:
-            return [Trouble(NODE, "the node is stopping")]
+            return [Trouble("node", "the node is stopping")]
         if self.parts is None:
-            return [Trouble(NODE, "it is starting")]
+            return [Trouble("node", "it is starting")]
         return self.parts.missing()
 
     def scrape(self) -> bytes:
@@ -173,15 +170,6 @@ class Health:
         if self.parts is not None:
             self.parts.measure()
         return metrics.text().encode()
-
-
-def body_of(troubles: Sequence[Trouble], key: str) -> dict[str, Any]:
-    """Return Fabric's body: `status`, `time`, and the troubles under `key`."""
-    body: dict[str, Any] = {
-        "status": "Service Unavailable" if troubles else "OK",
-        "time": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
-    }
-    return {**body, key: troubles} if troubles else body
 
 
 _OF_ROWS: Final = (

@@ -24,6 +24,7 @@ import ipaddress
 import ssl
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Self
 
@@ -39,15 +40,16 @@ from chaindock.operations.answers import (
     read_body,
     reply,
 )
-from chaindock.operations.health import body_of
 from chaindock.operations.listen import Listener, bind
 from chaindock.options import option
 from chaindock.telemetry.metrics import CONTENT_TYPE
 from chaindock.values import Address, show_address
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from chaindock.operations.answers import Handler
-    from chaindock.operations.health import Health
+    from chaindock.operations.health import Health, Trouble
 
 _log = telemetry.get_logger("operations")
 HEALTH_S: Final = 30.0
@@ -198,13 +200,12 @@ class OperationsServer:
                 troubles = await self._health.failed()
         except TimeoutError:
             return web.Response(status=408)
-        return reply(body_of(troubles, "failed_checks"), 503 if troubles else 200)
+        return _told(troubles, "failed_checks")
 
     async def _readyz(self, request: web.Request) -> web.Response:
         if request.method != "GET":
             return web.Response(status=405)
-        troubles = self._health.missing()
-        return reply(body_of(troubles, "missing"), 503 if troubles else 200)
+        return _told(self._health.missing(), "missing")
 
     async def _scrape(self, request: web.Request) -> web.Response:
         if self._options.metrics == "disabled":
@@ -232,6 +233,14 @@ class OperationsServer:
         # As a peer that was not built from a commit; the version names a release.
         version = chaindock.__version__
         return reply({"CommitSHA": "development build", "Version": version})
+
+
+def _told(troubles: Sequence[Trouble], key: str) -> web.Response:
+    """Return Fabric's answer: `status`, `time`, and the troubles under `key`."""
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    if not troubles:
+        return reply({"status": "OK", "time": now})
+    return reply({"status": "Service Unavailable", "time": now, key: troubles}, 503)
 
 
 def _error(text: str, status: int) -> web.Response:

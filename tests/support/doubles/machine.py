@@ -29,7 +29,7 @@ class FakeRun:
         self.ccid = attempt.ccid
         self.ready_since = asyncio.get_running_loop().time()
         self.takes_calls = True
-        self.ended_in_a_call, self.open_calls = False, 0
+        self.ended_in_a_call = False
         self.handler: Any = None
         self.facts: Mapping[str, str] = {"backend": "fake"}
         self._end: Latch[Exit] = Latch()

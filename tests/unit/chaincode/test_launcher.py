@@ -32,7 +32,11 @@ async def test_a_launched_chaincode_answers(world: World):
     assert status.state is LaunchState.RUNNING
     assert status.running is not None
     assert status.running.facts == {"backend": "fake", "starts": "1"}
-    assert (status.exit, status.error, status.running.open_calls) == (None, None, 0)
+    assert (status.exit, status.error, list(status.running.unanswered)) == (
+        None,
+        None,
+        [],
+    )
     assert status.attempt is instance.attempt
     assert [str(p.phase) for p in instance.attempt.phases] == [
         *("compile", "create", "start", "connect", "register", "ready")
