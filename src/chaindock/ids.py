@@ -26,25 +26,26 @@ _NOT_NAME = re.compile(r"[^A-Za-z0-9]+")
 _SYSTEM_NAMES = frozenset({"cscc", "escc", "lscc", "qscc", "vscc"})
 
 
+def _require(ok: object, what: str, text: str, expected: str, hint: str = "") -> None:
+    if not ok:
+        said = f"invalid {what} {text!r}: expected {expected}"
+        raise InvalidInput(said, hint=hint or None)
+
+
 def require_label(label: str) -> str:
     """Return `label` if Fabric accepts it, else raise InvalidInput."""
-    if not _LABEL.fullmatch(label):
-        raise InvalidInput(
-            f"invalid label {label!r}: expected a letter or digit, then letters, digits "
-            "and the symbols . + - _",
-            hint="choose another one with --label",
-        )
+    rule = "a letter or digit, then letters, digits and the symbols . + - _"
+    hint = "choose another one with --label"
+    _require(_LABEL.fullmatch(label), "label", label, rule, hint)
     return label
 
 
 def require_chaincode_name(name: str) -> str:
     """Return `name` if a definition may carry it, else raise InvalidInput."""
-    if not _NAME.fullmatch(name) or name in _SYSTEM_NAMES:
-        raise InvalidInput(
-            f"invalid chaincode name {name!r}: expected letters and digits, joined by "
-            "single - or _, and not the name of a system chaincode",
-            hint="choose another one with --name",
-        )
+    ok = _NAME.fullmatch(name) and name not in _SYSTEM_NAMES
+    rule = "letters and digits, joined by single - or _, and not the name of a system "
+    hint = "choose another one with --name"
+    _require(ok, "chaincode name", name, f"{rule}chaincode", hint)
     return name
 
 
@@ -59,29 +60,22 @@ def name_from_label(label: str) -> str:
 
 def require_version(version: str) -> str:
     """Return `version` if a definition may carry it, else raise InvalidInput."""
-    if not _VERSION.fullmatch(version):
-        raise InvalidInput(
-            f"invalid chaincode version {version!r}: expected letters, digits and . _ + -"
-        )
+    rule = "letters, digits and . _ + -"
+    _require(_VERSION.fullmatch(version), "chaincode version", version, rule)
     return version
 
 
 def require_channel(channel: str) -> ChannelId:
     """Return `channel` as an id if it follows the rule, else raise InvalidInput."""
-    if not _CHANNEL.fullmatch(channel):
-        raise InvalidInput(
-            f"invalid channel {channel!r}: expected a lower-case letter, then up to 248 "
-            "lower-case letters, digits, . or -"
-        )
+    rule = "a lower-case letter, then up to 248 lower-case letters, digits, . or -"
+    _require(_CHANNEL.fullmatch(channel), "channel", channel, rule)
     return ChannelId(channel)
 
 
 def require_ccid(text: str) -> Ccid:
     """Return `text` as a ccid if it is a package id, else raise InvalidInput."""
-    if not _CCID.fullmatch(text):
-        raise InvalidInput(
-            f"invalid package id {text!r}: expected LABEL:SHA256 (64 hex digits)"
-        )
+    rule = "LABEL:SHA256 (64 hex digits)"
+    _require(_CCID.fullmatch(text), "package id", text, rule)
     return Ccid(text)
 
 

@@ -149,22 +149,14 @@ class Custodian:
                 **(attempt.facts() if attempt else {"ccid": ccid}),
             ) from error
 
-    async def stop(self, ccid: Ccid) -> None:
+    async def stop(self, ccid: Ccid, target: Target = Target.STOPPED) -> None:
         """Stop `ccid`; launches that wait or run are abandoned. Idempotent.
+
+        With the target `removed` its build is removed, too; a later launch builds again.
 
         Raises: EngineTimeout after the limit; NodeStopping when the node goes down.
         Cancelled: the stop goes on.
         """
-        await self._take_down(ccid, Target.STOPPED)
-
-    async def remove(self, ccid: Ccid) -> None:
-        """Stop `ccid` and remove its build, so that a later launch builds again.
-
-        Raises: as `stop`. Cancelled: the removal goes on.
-        """
-        await self._take_down(ccid, Target.REMOVED)
-
-    async def _take_down(self, ccid: Ccid, target: Target) -> None:
         self._require_open()
         if ccid in self._supervisors or target is Target.REMOVED:
             grace_s, drain_s = self._options.stop_grace_s, self._options.drain_s

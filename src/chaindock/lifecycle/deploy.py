@@ -232,7 +232,7 @@ class Deployer:
         moved = there and targets.placement(ccid) != before
         try:
             if moved:
-                await self._custodian.remove(ccid)
+                await self._custodian.stop(ccid, Target.REMOVED)
             trial = moved or not self._runs(ccid)
             await self._custodian.launch(ccid, attempt, trial=trial)
             if approval is not None:
@@ -305,7 +305,7 @@ class Deployer:
 
     async def _take_down(self, ccid: Ccid) -> bool:
         try:
-            await self._custodian.remove(ccid)
+            await self._custodian.stop(ccid, Target.REMOVED)
         except ChaindockError as error:
             _log.warning("stop failed", ccid=ccid, error=error.message)
             return False

@@ -14,7 +14,7 @@ from chaindock.errors import (
     NodeStopping,
     StreamTerminated,
 )
-from chaindock.lifecycle.states import LaunchState
+from chaindock.lifecycle.states import LaunchState, Target
 from support.doubles.launch_fakes import (
     STOPPED,
     FakeInstance,
@@ -152,7 +152,7 @@ async def test_what_was_forgotten_is_built_again(world: World):
     await world.stop(CCID, 1)
     await world.launch(CCID)
     assert (instance.starts, world.builder.builds) == (2, 1)
-    await world.custodian.remove(CCID)
+    await world.custodian.stop(CCID, Target.REMOVED)
     assert world.custodian.find(CCID) is None
     assert not instance.running
     await world.launch(CCID)
@@ -170,7 +170,7 @@ async def test_a_launch_that_waited_for_the_end_is_forgotten_too(world: World):
     loop = asyncio.get_running_loop()
     launch = loop.create_task(world.launch(CCID))
     await asyncio.sleep(0)  # it waits for the end of the run
-    forget = loop.create_task(world.custodian.remove(CCID))
+    forget = loop.create_task(world.custodian.stop(CCID, Target.REMOVED))
     await asyncio.sleep(0)
     gate.set()
     await forget

@@ -149,10 +149,10 @@ async def test_a_stop_that_hangs_is_given_up_and_a_launch_works_again(machine):
 
 async def test_a_removal_discards_the_build_and_leaves_no_record(custodian, machine):
     await custodian.launch(A)
-    await custodian.remove(A)
+    await custodian.stop(A, Target.REMOVED)
     assert machine.log[-2:] == [("stop", A), ("discard", A)]
     assert custodian.find(A) is None
-    await custodian.remove(B)
+    await custodian.stop(B, Target.REMOVED)
     assert machine.log[-1] == ("discard", B)
     assert custodian.all() == []
 
@@ -160,7 +160,7 @@ async def test_a_removal_discards_the_build_and_leaves_no_record(custodian, mach
 async def test_a_launch_during_a_removal_builds_again(custodian, machine):
     await custodian.launch(A)
     gate = machine.stop_gates[A] = asyncio.Event()
-    removal = asyncio.ensure_future(custodian.remove(A))
+    removal = asyncio.ensure_future(custodian.stop(A, Target.REMOVED))
     await machine.until("stop", A)
     launch = asyncio.ensure_future(custodian.launch(A))
     await asyncio.sleep(0)

@@ -19,7 +19,12 @@ from chaindock.errors import (
 )
 from chaindock.ids import Ccid
 from chaindock.lifecycle.custodian import Custodian
-from chaindock.lifecycle.states import CustodianOptions, LaunchState, RestartPolicy
+from chaindock.lifecycle.states import (
+    CustodianOptions,
+    LaunchState,
+    RestartPolicy,
+    Target,
+)
 from support.doubles.machine import Machine
 from support.eventually import eventually
 
@@ -256,7 +261,7 @@ async def test_a_call_to_a_stopped_chaincode_starts_nothing(world: World):
     await world.custodian.stop(A)
     with pytest.raises(ChaincodeRetired):
         await world.ready()
-    await world.custodian.remove(A)
+    await world.custodian.stop(A, Target.REMOVED)
     with pytest.raises(ChaincodeRetired):
         await world.ready()
     assert world.launches() == 1
@@ -341,56 +346,3 @@ async def test_a_program_of_a_user_does_not_keep_the_node_from_being_ready():
     async with Custodian(Machine(), by_hand=lambda _: True) as custodian:
         custodian.restore([A])
         assert custodian.pending() == []
-
-
-# ---- defects of our own
-
-
-async def test_a_defect_while_a_run_is_watched_has_the_chaincode_started_again(
-    world: World, monkeypatch
-):
-    await world.custodian.launch(A)
-    found = world.custodian.find(A)
-    assert found is not None
-
-    async def bury(_: Any) -> None:
-        monkeypatch.undo()
-        raise KeyError("a defect")
-
-    monkeypatch.setattr(found, "_bury", bury)
-    world.machine.runs[A].die()
-    await eventually(lambda: world.launches() == 2)
-    await world.until(LaunchState.RUNNING)
-    assert world.custodian.find(A) is found
-    await world.custodian.stop(A)
-    assert world.machine.runs == {}
-
-
-async def test_a_defect_that_stays_ends_as_a_crash_loop(world: World, monkeypatch):
-    def new_attempt(_: Ccid) -> Any:
-        raise KeyError("a defect")
-
-    await world.custodian.launch(A)
-    found = world.custodian.find(A)
-    assert found is not None
-    monkeypatch.setattr(found, "_new_attempt", new_attempt)
-    await world.die()
-    await world.until(LaunchState.CRASH_LOOP)
-    assert "a defect" in str(found.trouble)
-    with pytest.raises(LaunchFailed, match="a defect"):
-        await world.ready()
-
-
-async def test_a_stop_during_a_defect_is_done(world: World, monkeypatch):
-    await world.custodian.launch(A)
-    found = world.custodian.find(A)
-    assert found is not None
-
-    async def go_down(_: Any) -> None:
-        monkeypatch.undo()
-        raise KeyError("a defect")
-
-    monkeypatch.setattr(found, "_go_down", go_down)
-    await world.custodian.stop(A)
-    assert world.machine.runs == {}
-    assert found.state is LaunchState.DOWN

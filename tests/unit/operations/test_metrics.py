@@ -23,6 +23,7 @@ from chaindock.errors import (
 from chaindock.ledger.committer import CommittedBlock
 from chaindock.ledger.ledger import count
 from chaindock.ledger.transaction import ParsedTransaction
+from chaindock.lifecycle.states import Target
 from chaindock.operations.facade import Running
 from chaindock.operations.health import Health, Parts
 from chaindock.telemetry import metrics
@@ -147,7 +148,7 @@ async def test_what_is_forgotten_is_shown_no_more(world: World):
     await world.launch(CCID)
     measured = Measured()
     assert CCID in measured.scrape()
-    await world.custodian.remove(CCID)
+    await world.custodian.stop(CCID, Target.REMOVED)
     measured.rows.clear()
     text = measured.scrape()
     assert CCID not in text
@@ -158,7 +159,7 @@ async def test_a_failed_deployment_that_is_removed_is_shown_still(world: World):
     world.builder.prepare(CCID, dies_at_once)
     with pytest.raises(ExitedEarly):
         await world.launch(CCID)
-    await world.custodian.remove(CCID)
+    await world.custodian.stop(CCID, Target.REMOVED)
     assert scraped().value("chaincode_launch_failures", chaincode=CCID) == 1
 
 
