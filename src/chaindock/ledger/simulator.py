@@ -143,14 +143,15 @@ class Simulator:
             self._paginated = True
         record = RangeRecord(ns, bookmark or start, end)
         results = RangeResults(self, record, page_size, paginated=paginated)
-        self.hold(results.size + _RANGE_BYTES)
         self._ranges.append(record)
         return results
 
     def open_history(self, ns: str, key: str) -> Results:
         """Query the committed changes of a key, newest first; nothing is recorded."""
         self.snapshot()
-        return HistoryResults(self, ns, _encode(key))
+        raw = _encode(key)
+        self.hold(len(raw))
+        return HistoryResults(self, ns, raw)
 
     def results(self, max_bytes: int | None = None) -> bytes:
         """Return the serialised `TxReadWriteSet`; once, and then nothing is written.
@@ -293,12 +294,19 @@ class RangeResults(Results):
         self._paginated = paginated
         self._next = _encode(record.start)
         self._stop = _encode(record.end) or ABOVE_ALL
-        self.size = len(self._next) + len(self._stop)
-        """Bytes of the bounds."""
+        self._held = 0
+        self._count()
+
+    def _count(self) -> None:
+        """Count what the query keeps until the transaction ends."""
+        held = _RANGE_BYTES + len(self._stop) + 2 * len(self._next)
+        held += self._record.reads.held
+        self._simulator.hold(held - self._held)
+        self._held = held
 
     def _pull(self, snapshot: Snapshot, wanted: int, max_bytes: int) -> list[bytes]:
         record = self._record
-        ns, add, held = record.ns, record.reads.add, record.reads.held
+        ns, add = record.ns, record.reads.add
         if self._left is not None:
             wanted = min(wanted, self._left)
         results: list[bytes] = []
@@ -312,7 +320,7 @@ class RangeResults(Results):
             self._next = after(rows[-1][0])
         if self._left is not None:
             self._left -= len(rows)
-        self._simulator.hold(record.reads.held - held)
+        self._count()
         record.exhausted = ended
         self.exhausted = ended or self._left == 0
         return results

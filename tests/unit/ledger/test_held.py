@@ -83,6 +83,21 @@ async def test_a_long_range_holds_a_summary_only(ledger: Ledger) -> None:
         assert 0 < most < 60 * ENTRY_BYTES
 
 
+async def test_the_keys_at_which_queries_stand_count(ledger: Ledger) -> None:
+    """A query keeps its place as long as the transaction lasts, closed or not."""
+    keys = [f"{n:02}" + "k" * 10_000 for n in range(60)]
+    await commit(ledger, rwset(writes=dict.fromkeys(keys, b"1")))
+    with ledger.new_simulator(T) as simulator:
+        for number in range(1, 6):
+            results = simulator.open_range("cc", "", "")
+            results.take(51)
+            results.close()
+            assert simulator.held > number * 10_000
+        before = simulator.held
+        simulator.open_history("cc", keys[0]).close()
+        assert simulator.held > before + 10_000
+
+
 async def test_many_keys_are_put_in_order_by_slices(ledger: Ledger) -> None:
     keys = [f"k{number}" for number in range(25_000)]
     random.shuffle(keys)
