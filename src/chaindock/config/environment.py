@@ -89,13 +89,12 @@ def require_own(path: Path) -> None:
         elif mode & (stat.S_IWGRP | stat.S_IWOTH):
             what, mends = "others than its owner may write it", "chmod go-w"
         if mends:
-            raise ConfigInvalid(
-                f"{str(place)!r} is not trusted: {what} (mode {mode:04o}, owner "
-                f"{about.st_uid}; expected only user {me} to have write permission)",
-                hint="if what is in it is yours: "
-                f"{'' if me in {0, about.st_uid} else 'sudo '}{mends} {quote(str(place))}",
-                key="",
-                origin=str(path),
+            sudo = "" if me in {0, about.st_uid} else "sudo "
+            raise _refused(
+                place,
+                f"is not trusted: {what} (mode {mode:04o}, owner {about.st_uid}; expected "
+                f"only user {me} to have write permission)",
+                f"if what is in it is yours: {sudo}{mends} {quote(str(place))}",
             )
 
 
@@ -123,12 +122,12 @@ def find_file(home: Path, env: Mapping[str, str]) -> Path | None:
 
 
 def _unreadable(path: Path, error: OSError) -> ConfigInvalid:
-    return ConfigInvalid(
-        f"{str(path)!r} cannot be read: {error.strerror}",
-        hint="check its permissions and those of its directories",
-        key="",
-        origin=str(path),
-    )
+    hint = "check its permissions and those of its directories"
+    return _refused(path, f"cannot be read: {error.strerror}", hint)
+
+
+def _refused(path: Path, why: str, hint: str | None = None) -> ConfigInvalid:
+    return ConfigInvalid(f"{str(path)!r} {why}", hint=hint, key="", origin=str(path))
 
 
 # --- YAML with the line of each key --------------------------------------------------
@@ -149,11 +148,7 @@ def compose(path: Path) -> Iterator[tuple[Any, Any]]:
         with path.open("rb") as file:
             text = file.read(_LARGEST + 1)
         if len(text) > _LARGEST:
-            raise ConfigInvalid(
-                f"{str(path)!r} is larger than {_LARGEST} bytes",
-                key="",
-                origin=str(path),
-            )
+            raise _refused(path, f"is larger than {_LARGEST} bytes")
         # Not the one in C: deep nesting ends the process there.
         loader = yaml.SafeLoader(text)
         try:
@@ -163,9 +158,7 @@ def compose(path: Path) -> Iterator[tuple[Any, Any]]:
     except OSError as error:
         raise _unreadable(path, error) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigInvalid(
-            f"{str(path)!r} is not YAML: {_told(error)}", key="", origin=str(path)
-        ) from error
+        raise _refused(path, f"is not YAML: {_told(error)}") from error
 
 
 def _told(error: Exception) -> str:

@@ -27,40 +27,29 @@ _SECRET_NAME = re.compile(r"token|auth|passw|secret|_key$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Key:
-    """One thing that can be set.
+class Key(Declared):
+    """One thing that can be set, as declared in the first of its `targets`.
 
-    `name` is as in core.yaml, with dots, and looked up without regard to case. The first
-    of `targets` describes it and has its default.
+    Its name is that in core.yaml, and looked up without regard to case.
     """
 
-    name: str
     targets: tuple[Declared, ...]
+
+    @property
+    def name(self) -> str:
+        """With dots between levels."""
+        return self.option.key
 
     @property
     def help(self) -> str:
         """One sentence, with the unit if there is one."""
-        return self.targets[0].option.help
-
-    @property
-    def path(self) -> str:
-        """Where its value is read for `config show`."""
-        return self.targets[0].path
+        return self.option.help
 
     @property
     def variables(self) -> list[str]:
         """The environment variables that set it; the last one takes precedence."""
         made = "CORE_" + self.name.upper().replace(".", "_").replace("-", "_")
-        return [one for one in (self.targets[0].option.variable, made) if one]
-
-    @property
-    def is_mapping(self) -> bool:
-        """Whether values of several origins are merged; they may hold secrets."""
-        return self.targets[0].is_mapping
-
-    def show(self, value: Any) -> str:
-        """Return a value as text that can be given again."""
-        return self.targets[0].show(value)
+        return [one for one in (self.option.variable, made) if one]
 
 
 def keys_of(root: Any) -> tuple[Key, ...]:
@@ -68,11 +57,11 @@ def keys_of(root: Any) -> tuple[Key, ...]:
     targets: dict[str, list[Declared]] = {}
     for target in _targets(root, ""):
         targets.setdefault(target.option.key, []).append(target)
-    for found in targets.values():
-        found.sort(key=lambda one: not one.option.help)
-    return tuple(
-        Key(name, tuple(targets[name])) for name in sorted(targets, key=_position)
-    )
+    keys = []
+    for name in sorted(targets, key=_position):
+        first, *others = sorted(targets[name], key=lambda one: not one.option.help)
+        keys.append(Key(first.path, first.option, first.type, (first, *others)))
+    return tuple(keys)
 
 
 def _position(name: str) -> tuple[int, str]:
@@ -102,10 +91,9 @@ def look_up(root: Any, path: str) -> Any:
 def replaced(root: T, path: str, value: Any) -> T:
     """Return a copy of `root` that has `value` at `path`."""
     head, _, rest = path.partition(".")
+    inner = replaced(look_up(root, head), rest, value) if rest else value
     if isinstance(root, Mapping):
-        inner = replaced(root[head], rest, value) if rest else value
         return cast(T, {**root, head: inner})
-    inner = replaced(getattr(root, head), rest, value) if rest else value
     return cast(T, dataclasses.replace(cast(Any, root), **{head: inner}))
 
 
