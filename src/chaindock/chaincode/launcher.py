@@ -242,6 +242,13 @@ class RuntimeLauncher:
         """Return what kept a chaincode that dials from the node; None if not known."""
         if run.attempt.phase is not Phase.CONNECT or isinstance(started, Dial):
             return None
+        if self._registry.crowd.lasts():
+            error.retryable = True
+            error.hint = (
+                "other programs hold too many connections to the listener (the node's log "
+                "names them); the launch is tried again as long as that lasts"
+            )
+            return None
         if error.facts.get("cause", Cause.EXITED) == Cause.EXITED:
             count = self._registry.connected_in_vain(run.expected)
             if count:

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from chaindock.chaincode.crowd import Crowd
 from chaindock.container.attempt import Phase
 from chaindock.errors import RegistrationRefused
 from chaindock.ids import Ccid
@@ -66,11 +67,12 @@ class HandlerRegistry:
 
     Attributes:
         handshakes: with the node; the listener counts them.
+        crowd: watches the connections to the listener.
         refusals: limits log lines about refused streams, by certificate.
     """
 
     def __init__(self, *, admit_unlaunched: bool = False) -> None:
-        self.handshakes = Handshakes()
+        self.handshakes, self.crowd = Handshakes(), Crowd()
         self.refusals = RateLimitedLog(_log)
         self._admit_unlaunched = admit_unlaunched
         self._expected: dict[Ccid, Expected] = {}

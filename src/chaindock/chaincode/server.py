@@ -16,6 +16,7 @@ import grpc.aio
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 from typing_extensions import override
 
+from chaindock.chaincode.crowd import most_connections
 from chaindock.chaincode.handler import Handler, StreamState
 from chaindock.chaincode.options import ListenOptions, StreamOptions
 from chaindock.container.contracts import CallbackListener, ClientTls
@@ -35,8 +36,6 @@ _HANDSHAKE_MS: Final = 20_000
 """Fabric gives 5 s; a machine that starts many chaincodes at once may need more."""
 _IDLE_MS: Final = 60_000
 """A connection without a stream is of no use to a chaincode."""
-MAX_CONNECTIONS: Final = 1000
-"""Per address. Each takes a file of this process, which the ledger needs too."""
 MAX_STREAMS: Final = 32
 """Per connection; a shim needs one."""
 MAX_UNREGISTERED: Final = 256
@@ -74,6 +73,7 @@ class ChaincodeListener(CallbackListener):
 
     async def __aexit__(self, *_: object) -> None:
         servers, self._servers = list(self._servers.values()), {}
+        self._registry.crowd.stop()
         await asyncio.gather(*(server.grpc.stop(None) for server in servers))
 
     @property
@@ -123,6 +123,7 @@ class ChaincodeListener(CallbackListener):
                 )
                 await server.start(port)
                 self._servers[host, port] = server
+                self._registry.crowd.watch(server.port)
                 tls = self._authority is not None
                 _log.info("listening for chaincode", address=server.address, tls=tls)
             return server
@@ -132,6 +133,7 @@ class ChaincodeListener(CallbackListener):
     ) -> None:
         # The server was started in the task of some launch: this is about another.
         unbind()
+        crowd = self._registry.crowd
         self._registry.handshakes.through()
         certificate = _shown(context)
         handler = Handler(self._registry, self._options, certificate=certificate)
@@ -146,7 +148,11 @@ class ChaincodeListener(CallbackListener):
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 "too many streams are open that have not registered",
             )
-        end = await handler.run(context)
+        crowd.stream(context.peer(), 1)
+        try:
+            end = await handler.run(context)
+        finally:
+            crowd.stream(context.peer(), -1)
         if end.code is not grpc.StatusCode.OK:
             await context.abort(end.code, end.reason)
 
@@ -267,7 +273,7 @@ def server_options(options: StreamOptions) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         ("grpc.max_connection_idle_ms", _IDLE_MS),
-        ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+        ("grpc.max_allowed_incoming_connections", most_connections()),
         ("grpc.max_concurrent_streams", MAX_STREAMS),
         # Two nodes must not share a port unnoticed.
         ("grpc.so_reuseport", 0),

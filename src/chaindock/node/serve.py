@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from chaindock.operations.facade import NodeStatus
 
 _log = get_logger("node")
-WANTED: Final = 10_240
-"""Open files, enough for 2500 proposals; macOS allows no more."""
+WANTED: Final = 12_288
+"""Open files: 2500 proposals, or as many connections as `chaincode/crowd.py` allows."""
 _RESERVED: Final = 500
 """For listeners, streams with chaincode, output files."""
 _PER_PROPOSAL: Final = 3

@@ -325,7 +325,7 @@ async def test_certificates_do_not_pile_up(node: Guarded):
 
 def test_connections_are_bounded():
     options = dict(server_options(StreamNode().options))
-    assert 0 < options["grpc.max_allowed_incoming_connections"] <= 1000
+    assert 0 < options["grpc.max_allowed_incoming_connections"] <= 4000
     assert 0 < options["grpc.max_concurrent_streams"] <= 100
     assert 0 < options["grpc.server_handshake_timeout_ms"] <= 20_000
 
@@ -333,7 +333,7 @@ def test_connections_are_bounded():
 async def test_connections_that_say_nothing_do_not_grow_without_end(
     monkeypatch: pytest.MonkeyPatch, no_task_is_left: None
 ):
-    monkeypatch.setattr("chaindock.chaincode.server.MAX_CONNECTIONS", 20)
+    monkeypatch.setattr("chaindock.chaincode.crowd.MAX_CONNECTIONS", 20)
     async with Guarded() as node:
         expected, pair = node.launch()
         address = await node.listener.address_on("127.0.0.1")
