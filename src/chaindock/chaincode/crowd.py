@@ -1,8 +1,7 @@
 """Close connections to the chaincode listener that have no stream, once there are many.
 
 gRPC has no hook for accepted connections, so a thread looks at the sockets of this process.
-Above 3/4 of what gRPC accepts, it closes connections until 1/4 is left. A connection with a
-stream is never closed.
+Above 3/4 of what gRPC accepts, it closes all but 1/4, and never one that has a stream.
 Source: docs/adr/0009-crowded-listener.md
 """
 
