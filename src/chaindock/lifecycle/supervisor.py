@@ -218,7 +218,8 @@ class Supervisor:
         if self._down is None and self.target is Target.RUNNING:
             await self._keep_up(tasks)
 
-    async def _recover(self, error: Exception) -> None:
+    async def _recover(self, defect: Exception) -> None:
+        error = StartFailed(f"{type(defect).__name__}: {defect}", ccid=self.ccid)
         run, self.running = self.running, None
         if run is not None:
             with suppress(Exception):
@@ -227,10 +228,12 @@ class Supervisor:
             LaunchState.STARTING
         )  # all moves that follow are allowed from there
         if self._down is None and self.target is Target.RUNNING:
-            why = f"{type(error).__name__}: {error}"
-            self._failed(StartFailed(why, ccid=self.ccid))
-        elif self._down is None:
-            self._move(LaunchState.DOWN)
+            self._failed(error)
+            return
+        self._move(LaunchState.DOWN)
+        if self._down is not None:
+            self._down.fail(error)
+            self._down = None
 
     def abandon(self, *, ended: bool = False) -> None:
         """Tell waiters that the node goes down; `ended`: those of a stop, too."""

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chaindock.errors import LaunchFailed
+from chaindock.errors import ChaindockError, LaunchFailed
 from chaindock.ids import Ccid
 from chaindock.lifecycle.custodian import Custodian
-from chaindock.lifecycle.states import CustodianOptions, LaunchState
+from chaindock.lifecycle.states import CustodianOptions, LaunchState, Target
 from support.doubles.machine import Machine
 from support.eventually import eventually
 
@@ -71,12 +71,23 @@ async def test_a_defect_that_stays_ends_as_a_crash_loop(
         await custodian.ready(A, 5)
 
 
-async def test_a_stop_during_a_defect_is_done(custodian, machine, up, monkeypatch):
+@pytest.mark.parametrize("target", [Target.STOPPED, Target.REMOVED])
+async def test_a_stop_that_meets_a_defect_ends_the_run_and_says_so(
+    custodian, machine, up, monkeypatch, target
+):
+    """Also one that stays: it must not be met again and again."""
+    met = []
+
     async def go_down(_: Any) -> None:
-        monkeypatch.undo()
+        met.append(1)
         raise KeyError("a defect")
 
     monkeypatch.setattr(up, "_go_down", go_down)
-    await custodian.stop(A)
+    with pytest.raises(ChaindockError, match="a defect"):
+        await custodian.stop(A, target)
     assert machine.runs == {}
     assert up.state is LaunchState.DOWN
+    assert len(met) == 1
+    monkeypatch.undo()
+    await custodian.launch(A)
+    assert A in machine.runs
