@@ -146,8 +146,7 @@ class TarReader:
     def entries(self) -> Iterator[Entry]:
         """Yield each entry; `read` gives its content until the next one is asked for.
 
-        Raises:
-            PackageInvalid: an entry or the archive breaks a rule.
+        Raises: PackageInvalid: an entry or the archive breaks a rule.
         """
         count = 0
         while (header := self._next_header()) is not None:
@@ -176,8 +175,7 @@ class TarReader:
     def read_whole(self, entry: Entry, max_bytes: int) -> bytes:
         """Return the whole content of the current entry.
 
-        Raises:
-            PackageInvalid: it is larger than `max_bytes`.
+        Raises: PackageInvalid: it is larger than `max_bytes`.
         """
         if entry.size > max_bytes:
             rule = f"at most {max_bytes} bytes here"

@@ -73,8 +73,7 @@ class Hashing:
     def read(self, size: int, /) -> bytes:
         """Return the next bytes.
 
-        Raises:
-            PackageInvalid: there are more than `max_bytes`.
+        Raises: PackageInvalid: there are more than `max_bytes`.
         """
         data = self._source.read(size)
         self._digest.update(data)
@@ -224,8 +223,7 @@ class _Pairs(list[tuple[str, Any]]):
 def parse_metadata(raw: bytes) -> Metadata:
     """Return the values of metadata.json; keys in any case, null counts as absent.
 
-    Raises:
-        PackageInvalid: not JSON, a wrong type, a value missing, or a bad label.
+    Raises: PackageInvalid: not JSON, a wrong type, a value missing, or a bad label.
     """
     rule = "metadata.json is one JSON object in UTF-8"
     try:

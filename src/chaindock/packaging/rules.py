@@ -91,8 +91,7 @@ class Names:
     def add_file(self, name: str) -> None:
         """Take a regular file.
 
-        Raises:
-            PackageInvalid: bad name, clash, or too many.
+        Raises: PackageInvalid: bad name, clash, or too many.
         """
         self._check(name)
         self._add_folders(name, name.rpartition("/")[0])
@@ -107,8 +106,7 @@ class Names:
     def add_folder(self, name: str) -> None:
         """Take a directory; the same directory again is allowed.
 
-        Raises:
-            PackageInvalid: bad name, clash, or too many.
+        Raises: PackageInvalid: bad name, clash, or too many.
         """
         self._check(name)
         self._add_folders(name, name)

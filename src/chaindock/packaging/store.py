@@ -112,8 +112,7 @@ class PackageStore:
     def get(self, ccid: Ccid) -> StoredPackage:
         """Return a package after reading and checking its file again.
 
-        Raises:
-            NotFound: it is not installed. PackageInvalid: the file is damaged.
+        Raises: NotFound: it is not installed. PackageInvalid: the file is damaged.
         """
         path = self._path(ccid)
         if path.is_symlink() or not path.is_file():
@@ -138,8 +137,7 @@ class PackageStore:
     def remove(self, ccid: Ccid) -> None:
         """Remove a package for good.
 
-        Raises:
-            NotFound: it is not installed. StorageError: it cannot be removed.
+        Raises: NotFound: it is not installed. StorageError: it cannot be removed.
         """
         path = self._path(ccid)
         with _storage(path):

@@ -86,10 +86,10 @@ class Golang(Platform):
         if root is None:
             return _select_gopath(source)
         tree = Tree(root, trusted=True)
-        module = read_module(tree)
-        if module.outside and not tree.has_file("vendor/modules.txt"):
+        module, outside = read_module(tree)
+        if outside and not tree.has_file("vendor/modules.txt"):
             raise SourceInvalid(
-                f"go.mod replaces a module by {module.outside[0]!r}, which lies outside "
+                f"go.mod replaces a module by {outside[0]!r}, which lies outside "
                 "of the module and so cannot be packaged",
                 hint="run `go mod vendor` before packaging",
                 path=str(root / "go.mod"),
@@ -101,14 +101,13 @@ class Golang(Platform):
             skip_folders=".*",
             meta_folder=beside_main if beside_main.is_dir() else source / META_INF,
         )
-        path = f"{module.path}/{folder}" if folder else module.path
+        path = f"{module}/{folder}" if folder else module
         return Selection(files, path, "golang")
 
     def plan(self, tree: Path, import_path: str) -> BuildPlan:
         """Return `go mod download` (unless vendored) and `go build`.
 
-        Raises:
-            SourceInvalid: `import_path` is none, or is not in the tree.
+        Raises: SourceInvalid: `import_path` is none, or is not in the tree.
         """
         source = Tree(tree / "src")
         import_path = import_path or "."

@@ -27,19 +27,6 @@ _IMPORT_PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._~+@-]*(/[A-Za-z0-9._~+@-]+)*
 
 
 @dataclass(frozen=True)
-class Module:
-    """What go.mod says.
-
-    Args:
-        path: the module path.
-        outside: directories that replace modules and lie outside of the module.
-    """
-
-    path: str
-    outside: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class GoFile:
     """The head of one Go file."""
 
@@ -47,11 +34,10 @@ class GoFile:
     imports: tuple[str, ...]
 
 
-def read_module(tree: Tree) -> Module:
-    """Return what go.mod says.
+def read_module(tree: Tree) -> tuple[str, list[str]]:
+    """Return the path of go.mod, and replacing directories that lie outside of the module.
 
-    Raises:
-        SourceInvalid: it names no module.
+    Raises: SourceInvalid: it names no module.
     """
     text = tree.find_text("go.mod") or ""
     path = ""
@@ -76,7 +62,7 @@ def read_module(tree: Tree) -> Module:
             hint="begin it with: module example.com/chaincode",
             path="go.mod",
         )
-    return Module(path, tuple(outside))
+    return path, outside
 
 
 def is_import_path(path: str) -> bool:

@@ -88,8 +88,7 @@ class Node(Platform):
     def select(self, source: Path) -> Selection:
         """Return everything but installed packages and caches.
 
-        Raises:
-            SourceInvalid: it could not be built or started either.
+        Raises: SourceInvalid: it could not be built or started either.
         """
         tree = Tree(source.resolve(), trusted=True)
         _plan(tree)
@@ -99,8 +98,7 @@ class Node(Platform):
     def plan(self, tree: Path, import_path: str) -> BuildPlan:  # noqa: ARG002
         """Return copy, npm install, and the build script when its result is missing.
 
-        Raises:
-            SourceInvalid: no package.json, or no usable start script.
+        Raises: SourceInvalid: no package.json, or no usable start script.
         """
         return _plan(Tree(tree / "src"))
 
@@ -196,8 +194,7 @@ class Manifest:
 def _read_manifest(tree: Tree) -> Manifest:
     """Return what package.json says.
 
-    Raises:
-        SourceInvalid: there is none, or it is not a JSON object.
+    Raises: SourceInvalid: there is none, or it is not a JSON object.
     """
     document = tree.find_json(_MANIFEST)
     if document is None:

@@ -140,8 +140,7 @@ class Python(Platform):
     def select(self, source: Path) -> Selection:
         """Return everything but virtual environments and what Python compiled.
 
-        Raises:
-            SourceInvalid: it could not be built or started either.
+        Raises: SourceInvalid: it could not be built or started either.
         """
         _plan(Tree(source.resolve(), trusted=True))
         files = collect(source, skip_folders="*.egg-info", skip_files=(".pyc", ".pyo"))
@@ -150,8 +149,7 @@ class Python(Platform):
     def plan(self, tree: Path, import_path: str) -> BuildPlan:  # noqa: ARG002
         """Return copy, virtual environment, and pip install.
 
-        Raises:
-            SourceInvalid: no file to start, or requirements that cannot be read.
+        Raises: SourceInvalid: no file to start, or requirements that cannot be read.
         """
         return _plan(Tree(tree / "src"))
 
@@ -269,8 +267,7 @@ def _check_line(place: str, line: str, folder: str = "") -> list[str]:
 def _read_project(tree: Tree) -> tuple[tuple[str, ...], str | None]:
     """Return what pip installs and `entry` of [tool.chaindock], as pyproject.toml says.
 
-    Raises:
-        SourceInvalid: it is not TOML, or an entry is not text.
+    Raises: SourceInvalid: it is not TOML, or an entry is not text.
     """
     text = tree.find_text(_MANIFEST) or ""
     if any(line.count(".") > _DOTS for line in text.splitlines()):
@@ -298,8 +295,7 @@ def _read_project(tree: Tree) -> tuple[tuple[str, ...], str | None]:
 def _find_entry(tree: Tree, named: str | None) -> tuple[str, ...]:
     """Return the arguments of python that start the chaincode.
 
-    Raises:
-        SourceInvalid: nothing, or several things, could be meant.
+    Raises: SourceInvalid: nothing, or several things, could be meant.
     """
     if named is not None:
         return _named(tree, named)

@@ -50,8 +50,7 @@ def looks_like_error(line: str) -> bool:
 def platform_for(package_type: str) -> Platform:
     """Return the platform that builds packages of this type, whatever its case.
 
-    Raises:
-        Unsupported: there is none.
+    Raises: Unsupported: there is none.
     """
     for platform in PLATFORMS:
         if platform.name == package_type.lower():

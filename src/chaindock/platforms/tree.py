@@ -59,8 +59,7 @@ class Tree:
     def find_text(self, name: str) -> str | None:
         """Return the content of a file; None when there is no such regular file.
 
-        Raises:
-            SourceInvalid: larger than 1 MiB, not UTF-8, or not readable.
+        Raises: SourceInvalid: larger than 1 MiB, not UTF-8, or not readable.
         """
         data = self._read(name, MAX_TEXT + 1)
         if data is None:
@@ -83,8 +82,7 @@ class Tree:
     def find_json(self, name: str) -> dict[str, Any] | None:
         """Return a JSON object; None when there is no such file.
 
-        Raises:
-            SourceInvalid: not a JSON object.
+        Raises: SourceInvalid: not a JSON object.
         """
         text = self.find_text(name)
         if text is None:
@@ -233,8 +231,7 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
 def content_of(root: Path, path: Path) -> Path:
     """Return where the content of a file is: itself, or what it links to.
 
-    Raises:
-        SourceInvalid: nowhere, outside of `root` (absolute, resolved), or no file.
+    Raises: SourceInvalid: nowhere, outside of `root` (absolute, resolved), or no file.
     """
     try:
         target = path.resolve(strict=True)
