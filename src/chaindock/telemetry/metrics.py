@@ -7,6 +7,7 @@ Source: docs/fabric/operations.md#metrics
 
 from __future__ import annotations
 
+import re
 from collections import Counter as Tally
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -19,10 +20,11 @@ from prometheus_client import (
     Histogram,
     ProcessCollector,
     disable_created_metrics,
+    generate_latest,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 SHORT_S: Final = (
@@ -41,8 +43,10 @@ MOST_NAMES: Final = 400
 OTHER: Final = "(other)"
 """Label value for every name after the first `MOST_NAMES`."""
 
-_TOTALS: Final = ("chaindock_", "process_")
-"""Counters whose names end with `_total`."""
+_TOTAL: Final = re.compile(
+    r"^((?:# HELP |# TYPE |)(?!chaindock_|process_)\w+)_total\b", re.MULTILINE
+)
+"""The client library appends this to the name of every counter; Fabric does not."""
 
 REGISTRY: Final = CollectorRegistry()
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -336,32 +340,5 @@ def bounded(name: str) -> str:
 
 
 def text() -> str:
-    """Return all metrics that have a value, in Prometheus' text format 0.0.4.
-
-    The client library appends `_total` to the name of every counter; Fabric does not.
-    """
-    lines: list[str] = []
-    for metric in REGISTRY.collect():
-        if not metric.samples:
-            continue
-        name = metric.name
-        if metric.type == "counter" and name.startswith(_TOTALS):
-            name += "_total"
-        lines += [
-            f"# HELP {name} {metric.documentation}",
-            f"# TYPE {name} {metric.type}",
-        ]
-        for one in metric.samples:
-            shown = name if metric.type == "counter" else one.name
-            lines.append(f"{shown}{_labels(one.labels)} {float(one.value)!r}")
-    return "\n".join([*lines, ""])
-
-
-def _labels(labels: Mapping[str, str]) -> str:
-    if not labels:
-        return ""
-    escaped = {
-        name: value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-        for name, value in labels.items()
-    }
-    return "{" + ",".join(f'{name}="{escaped[name]}"' for name in sorted(escaped)) + "}"
+    """Return all metrics in Prometheus' text format 0.0.4."""
+    return _TOTAL.sub(r"\1", generate_latest(REGISTRY).decode())
