@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from chaindock.container.attempt import Event
-from chaindock.operations import answers
+from chaindock.operations import answers, listen
 from chaindock.operations.address import find_socket
 from chaindock.operations.admin import AdminServer
 from chaindock.operations.stream import EventQueue
@@ -172,6 +172,16 @@ async def test_malformed_calls_are_refused(api, package, body):
     status, answer = await api.ask("POST", "/chaincodes/basic/query", data=body)
     assert status == 400
     assert answer["error"] == "invalid-input"
+
+
+async def test_a_half_sent_request_is_closed(tmp_path, node, monkeypatch):
+    monkeypatch.setattr(listen, "IDLE_S", 0.2)
+    async with AdminServer(tmp_path, node), asyncio.timeout(5):
+        path = str(find_socket(tmp_path))
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"GET /status HTTP/1.1\r\n")
+        assert await reader.read() == b""
+        writer.close()
 
 
 async def test_a_page_of_another_site_gets_no_answer(api):
