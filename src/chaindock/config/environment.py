@@ -72,7 +72,8 @@ def require_own(path: Path) -> None:
     Raises: ConfigInvalid, with the command that mends it.
     """
     me = os.geteuid()
-    above = dict.fromkeys((*path.parents, *path.resolve().parents))
+    real = Path(os.path.realpath(path))  # unlike `resolve`, takes links in a circle
+    above = dict.fromkeys((*path.parents, *real.parents))
     for place in (path, *above):
         try:
             about = place.stat()

@@ -136,6 +136,19 @@ def test_a_link_leads_to_no_place_that_is_open_to_all(tmp_path, home):
     assert repr(str(open_to_all)) in refusal(link).message
 
 
+@pytest.mark.parametrize("name", ["", "named.pem"])
+def test_links_in_a_circle_are_told_as_what_cannot_be_read(home, name):
+    path = home / name
+    if not name:
+        path = home = home.with_name("link")
+    path.symlink_to(path.name)
+    text = "operations: {tls: {key: {file: named.pem}}}\n"
+    if name:
+        write(home / "core.yaml", text)
+    error = refusal(home)
+    assert f"{str(path)!r} cannot be read" in error.message
+
+
 def test_a_file_that_others_may_write_from_now_on_is_not_read_again(home):
     """The contract is restarted with the settings that it had."""
     sections = load(home, env={}).chaincodes
