@@ -11,12 +11,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
+from google.protobuf.message import DecodeError
+
+from chaindock.aio import off_loop
 from chaindock.chaincode import requests
-from chaindock.chaincode.invocation import Call, outcome_of
+from chaindock.chaincode.invocation import Call, Kind, outcome_of
 from chaindock.chaincode.outbox import ConcurrencyLimiter
-from chaindock.errors import ChaindockError, NotFound
+from chaindock.chaincode.wire import head_of, parsed
+from chaindock.errors import BudgetExceeded, ChaindockError, InvalidInput, NotFound
+from chaindock.ledger.budget import Budget
 from chaindock.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -62,6 +68,10 @@ class Calls:
         self._outbox: Outbox
         self._tasks: Tasks
         self._ready = self._draining = False
+        self.budget = Budget(
+            options.contract_bytes,
+            "the open calls of this chaincode (chaindock.memory.contract)",
+        )
         self.limiter = ConcurrencyLimiter(self._start)
         self.correlator = OutputCorrelator()
         self.ccid = ""
@@ -69,6 +79,7 @@ class Calls:
     def begin(self, outbox: Outbox, tasks: Tasks) -> None:
         """Take calls from now on; requests that take long run in `tasks`."""
         self._outbox, self._tasks, self._ready = outbox, tasks, True
+        metrics.held_bytes(self.ccid, lambda: self.budget.held)
 
     def close(self, reason: str) -> int:
         """Fail the calls that wait: the stream ended. Returns: how many callers waited."""
@@ -114,7 +125,9 @@ class Calls:
         """
         if not self.open:
             raise invocation.lost_stream("stream is not ready", sent=False)
-        call = Call(invocation, timeout_s)
+        name = f"transaction {invocation.tx_id} (chaindock.memory.transaction)"
+        budget = Budget(self._options.transaction_bytes, name, self.budget)
+        call = Call(invocation, timeout_s, budget)
         if call.key in self._calls:
             raise invocation.already_runs()
         self._calls[call.key] = call
@@ -199,8 +212,41 @@ class Calls:
 
     # --- requests of a call -----------------------------------------------------------
 
-    def take_request(self, message: ChaincodeMessage) -> asyncio.Task[None] | None:
+    async def parse(self, raw: bytes) -> tuple[ChaincodeMessage, Any]:
+        """Parse a large message, off the loop if it takes long.
+
+        Returns: the message; of a request without its payload, but with what that holds,
+            or with the error that answers the request.
+        Raises: InvalidInput, DecodeError: it is no message.
+        """
+        message, payload = head_of(raw)
+        call = self._calls.get((message.channel_id, message.txid))
+        request = requests.REQUESTS.get(message.type)
+        if request is not None and (call is None or call.over):
+            return message, None
+        budget = self.budget if call is None else call.budget
+        form, data = (Kind, raw) if request is None else (request[0], payload)
+        try:
+            budget.take(len(raw))
+            try:
+                work = partial(parsed, message.type, payload, self._options, form, data)
+                found = await off_loop(len(raw), work)
+            finally:
+                budget.give_back(len(raw))
+        except (BudgetExceeded, InvalidInput, DecodeError) as error:
+            if request is None and message.type != Kind.COMPLETED:
+                raise
+            if request is None:
+                message.type, message.payload = Kind.ERROR, str(error).encode()
+            return message, error
+        return (found, None) if request is None else (message, found)
+
+    def take_request(
+        self, message: ChaincodeMessage, request: Any = None
+    ) -> asyncio.Task[None] | None:
         """Carry out a request, or its first step; replies of one call keep their order.
+
+        `request`: what `parse` has returned.
 
         Returns: what the reader of the stream has to wait for, if anything.
         """
@@ -208,11 +254,13 @@ class Calls:
         if call is not None and not call.sent:
             call = None
         if call is not None and call.worker is not None:
-            call.backlog.append(message)
-            size = sum(one.ByteSize() for one in call.backlog)
+            call.backlog.append((message, request))
+            if request is not None:  # a large one
+                return call.worker
+            size = sum(one.ByteSize() for one, _ in call.backlog)
             full = len(call.backlog) >= MAX_BACKLOG or size >= MAX_BACKLOG_BYTES
             return call.worker if full else None
-        serving = requests.serve(call, message, self._options, self.ccid)
+        serving = requests.serve(call, message, self._options, self.ccid, request)
         if not self._step(serving) and call is not None:
             call.worker = self._tasks.start(self._work_off(call, serving), "request")
         return None
@@ -225,7 +273,13 @@ class Calls:
             else:
                 serving.throw(error)
         except StopIteration as done:
-            self._outbox.put(*done.value)
+            reply, size = done.value
+            try:
+                self.budget.take(size)
+            except BudgetExceeded as full:
+                reply.type, reply.payload = Kind.ERROR, full.message.encode()
+                size = 0
+            self._outbox.put(reply, size, size)
             return True
         return False
 
@@ -240,8 +294,10 @@ class Calls:
                         return
                     if self._outbox.full:
                         await self._outbox.room()
-                    message, error = call.backlog.popleft(), None
-                    serving = requests.serve(call, message, self._options, self.ccid)
+                    (message, request), error = call.backlog.popleft(), None
+                    serving = requests.serve(
+                        call, message, self._options, self.ccid, request
+                    )
         finally:
             call.worker = None
             serving.close()

@@ -59,10 +59,9 @@ async def serve_dialled(
     while True:
         await wait_until_listening(address)
         async with _channel(address, options, tls) as channel:
-            call = channel.stream_stream(
+            call: Any = channel.stream_stream(
                 _METHOD,
                 request_serializer=shim.ChaincodeMessage.SerializeToString,
-                response_deserializer=shim.ChaincodeMessage.FromString,
             )()
             handler.rest = partial(_rest, channel)
             try:
@@ -139,7 +138,7 @@ def _channel(
     address: str, options: StreamOptions, tls: DialTls | None
 ) -> grpc.aio.Channel:
     settings: list[tuple[str, int | str]] = [
-        ("grpc.max_receive_message_length", options.max_message_bytes),
+        ("grpc.max_receive_message_length", options.receive_bytes),
         ("grpc.max_send_message_length", options.max_message_bytes),
         # No pings: the Python shim's server ends connections that ping often.
         # Each try connects anew instead of sharing gRPC's own back-off.

@@ -22,6 +22,7 @@ from chaindock.aio import Latch, Tasks
 from chaindock.chaincode.calls import Calls
 from chaindock.chaincode.outbox import Outbox
 from chaindock.chaincode.requests import REQUESTS, kind_of
+from chaindock.chaincode.wire import LARGE
 from chaindock.container.attempt import Phase
 from chaindock.errors import RegistrationRefused
 from chaindock.telemetry import bind, get_logger
@@ -134,14 +135,14 @@ class Handler:
         """Serve `stream` until it ends.
 
         Args:
-            stream: an open gRPC stream of either role. `read` returns `grpc.aio.EOF` at
-                the end; `read` and `write` raise when the stream broke.
+            stream: an open gRPC stream of either role. `read` returns bytes, and
+                `grpc.aio.EOF` at the end; both raise when the stream broke.
             first: what `read` has returned already; None = nothing.
 
         Returns: why; the caller tells the other side.
         Cancelled: everything ends as if the stream had.
         """
-        outbox = self._outbox = Outbox(stream.write)
+        outbox = self._outbox = Outbox(stream.write, self.calls.budget)
         self._registry.connected(self)
         loop = asyncio.get_running_loop()
         silence = loop.call_later(self._options.silence_s, self._too_silent)
@@ -207,22 +208,27 @@ class Handler:
 
     async def _receive(self, stream: Any, first: Any) -> None:
         read, outbox = stream.read, self._outbox
-        message = await read() if first is None else first
-        while message is not grpc.aio.EOF:
+        raw = await read() if first is None else first
+        while raw is not grpc.aio.EOF:
+            if len(raw) <= LARGE:
+                message, request = Kind.FromString(raw), None
+            else:
+                message, request = await self.calls.parse(raw)
+                raw = None  # it may be all that keeps some MiB
             kind = message.type
             if self.state is not StreamState.READY:
                 await self._before_ready(message, stream)
             elif kind in FINAL:
                 self.calls.take_final(message)
             elif kind in REQUESTS:
-                busy = self.calls.take_request(message)
+                busy = self.calls.take_request(message, request)
                 if busy is not None:
                     await asyncio.wait([busy])
                 if outbox.full:
                     await outbox.room()
             elif kind != KEEPALIVE:
                 self._end_unexpected(message)
-            message = await read()
+            raw = await read()
         self.end(grpc.StatusCode.OK, "chaincode closed the stream")
 
     async def _before_ready(self, message: shim.ChaincodeMessage, to: Any) -> None:

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fabric_protos.peer import chaincode_event_pb2, proposal_response_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fabric_protos.peer import chaincode_pb2, proposal_pb2
 
     from chaindock.ids import ChannelId, TxId
+    from chaindock.ledger.budget import Budget
     from chaindock.ledger.simulator import Results, Simulator
 
 Kind: Final = shim.ChaincodeMessage
@@ -43,8 +44,6 @@ ERROR_STATUS: Final = 400
 """From this status on the event of a transaction is dropped."""
 MAX_QUERIES = 1000
 """Open queries of one call; the next one is refused. Shims close theirs."""
-MAX_WRITTEN_BYTES = 256 * 1024 * 1024
-"""Bytes that one call may write: a transaction has to fit into a message of 100 MiB."""
 BATCH_RESULTS: Final = 100
 """Rows of one batch, as Fabric has it."""
 BATCH_BYTES: Final = 1024 * 1024
@@ -208,20 +207,21 @@ class Query:
     Args:
         rows: of the ledger.
         limit: rows handed out in all; the rest is cut silently.
+        budget: of the call; what was read ahead is taken from it.
     """
 
-    __slots__ = ("_left", "_pending", "_rows", "held", "name")
+    __slots__ = ("_budget", "_left", "_pending", "_rows", "held", "name")
 
-    def __init__(self, rows: Results, limit: int) -> None:
+    def __init__(self, rows: Results, limit: int, budget: Budget) -> None:
         self.name = str(uuid.uuid4())
         self._rows: Results | None = rows
-        self._left = limit
+        self._left, self._budget = limit, budget
         self._pending: deque[bytes] = deque()
         self.held = 0
-        """Bytes that were read for the next batch."""
+        """Bytes that were read for the next batch, as the budget has them."""
 
     def batch(self) -> tuple[list[bytes], bool]:
-        """Return the next rows, and whether there are more."""
+        """Return the next rows, and whether there are more. Raises: BudgetExceeded."""
         pending = self._pending
         size = sum(map(len, pending))
         while len(pending) <= BATCH_RESULTS and size <= BATCH_BYTES:
@@ -239,7 +239,10 @@ class Query:
         if not pending:
             # One row ahead, or the next batch might be empty.
             self._fetch(1)
-        self.held = sum(map(len, pending))
+        self._budget.give_back(self.held)
+        self.held = 0
+        self._budget.take(ahead := sum(map(len, pending)))
+        self.held = ahead
         return batch, bool(pending)
 
     def _fetch(self, wanted: int) -> int:
@@ -254,7 +257,7 @@ class Query:
         return sum(map(len, found))
 
     def close(self) -> None:
-        """Release the rows. Idempotent."""
+        """Release the rows that were not read. Idempotent."""
         if self._rows is not None:
             self._rows.close()
             self._rows = None
@@ -266,6 +269,7 @@ class Call:
     Attributes:
         since: when it came, in seconds of the epoch.
         final: the answer, or the error that its caller gets.
+        budget: what the node may hold in memory for it.
         queries: the open ones, by their ids.
         sent: the chaincode has got it; else it waits until others are answered.
         over: the outcome was told, or the caller has left.
@@ -274,12 +278,15 @@ class Call:
     """
 
     __slots__ = (
-        *("backlog", "final", "invocation", "key", "over", "queries", "sent"),
-        *("since", "timeout_s", "timer", "worker", "written"),
+        *("backlog", "budget", "final", "invocation", "key", "over", "queries"),
+        *("sent", "since", "timeout_s", "timer", "worker"),
     )
 
-    def __init__(self, invocation: Invocation, timeout_s: float) -> None:
-        self.invocation = invocation
+    def __init__(
+        self, invocation: Invocation, timeout_s: float, budget: Budget
+    ) -> None:
+        self.invocation, self.budget = invocation, budget
+        invocation.simulator.budget = budget
         self.key = (invocation.channel_id, invocation.tx_id)
         self.timeout_s = timeout_s
         self.since = time.time()
@@ -289,28 +296,17 @@ class Call:
         )
         self.timer: asyncio.TimerHandle | None = None
         self.queries: dict[str, Query] = {}
-        self.written = 0
         self.sent = self.over = False
         self.worker: asyncio.Task[None] | None = None
-        self.backlog: deque[shim.ChaincodeMessage] = deque()
+        self.backlog: deque[tuple[shim.ChaincodeMessage, Any]] = deque()
 
     def finish(self, final: shim.ChaincodeMessage | ChaindockError) -> None:
         """Tell the caller the outcome, and release the queries. The first one counts."""
         self.over = True
-        for query in self.queries.values():
-            query.close()
-        self.queries.clear()
+        for name in tuple(self.queries):
+            self.drop_query(name)
         if not self.final.done():
             self.final.set_result(final)
-
-    def note_written(self, size: int) -> None:
-        """Count `size` more bytes. Raises: InvalidInput beyond the limit."""
-        self.written += size
-        if self.written > MAX_WRITTEN_BYTES:
-            raise InvalidInput(
-                f"transaction wrote {self.written} bytes, more than the limit of "
-                f"{MAX_WRITTEN_BYTES}"
-            )
 
     def open_query(self, rows: Results, limit: int) -> Query:
         """Keep a new query of `rows`. Raises: InvalidInput beyond the limit."""
@@ -319,7 +315,7 @@ class Call:
             raise InvalidInput(
                 f"transaction holds {MAX_QUERIES} open queries; close some of them"
             )
-        query = Query(rows, limit)
+        query = Query(rows, limit, self.budget)
         self.queries[query.name] = query
         return query
 
@@ -327,3 +323,4 @@ class Call:
         """Release a query, if there is one with this id."""
         if (query := self.queries.pop(name, None)) is not None:
             query.close()
+            self.budget.give_back(query.held)

@@ -76,6 +76,17 @@ class StreamOptions:
         "peer.maxRecvMsgSize",
         "Largest message between node and chaincode, in both directions.",
     )
+    transaction_bytes: Bytes = option(
+        32 * MIB,
+        "chaindock.memory.transaction",
+        "Most memory that the node holds for a transaction: what it reads and writes. A "
+        "message from chaincode may be as large, but no larger than peer.maxRecvMsgSize.",
+    )
+    contract_bytes: Bytes = option(
+        64 * MIB,
+        "chaindock.memory.contract",
+        "Most memory that the node holds for all open calls of a chaincode.",
+    )
     overrun_s: Seconds = option(
         30.0,
         "chaindock.launch.overrun",
@@ -90,6 +101,11 @@ class StreamOptions:
         "dev: the node accepts programs that a user started.",
         syntax=_MODE,
     )
+
+    @property
+    def receive_bytes(self) -> int:
+        """The largest message from chaincode; gRPC ends a stream that sends a larger one."""
+        return min(self.max_message_bytes, self.transaction_bytes + MIB)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
 
     from chaindock.chaincode.invocation import Call
+    from chaindock.ledger.budget import Budget
 
     Rest = Callable[[Callable[[], None]], None]
     """Calls its argument once, when the pause between two calls is over."""
@@ -32,18 +33,24 @@ class Outbox:
 
     Args:
         write: sends one message; never called again before it returned.
+        budget: of the stream; gets back what an answer took when it is sent.
     """
 
-    def __init__(self, write: Callable[[ChaincodeMessage], Awaitable[None]]) -> None:
-        self._write = write
-        self._queue: deque[tuple[ChaincodeMessage, int]] = deque()
+    def __init__(
+        self, write: Callable[[ChaincodeMessage], Awaitable[None]], budget: Budget
+    ) -> None:
+        self._write, self._budget = write, budget
+        self._queue: deque[tuple[ChaincodeMessage, int, int]] = deque()
         self._bytes = 0
         self._filled, self._emptied = asyncio.Event(), asyncio.Event()
         self.writing: ChaincodeMessage | None = None
 
-    def put(self, message: ChaincodeMessage, size: int = 0) -> None:
-        """Send `message` (payload of `size` bytes) after those that wait."""
-        self._queue.append((message, size))
+    def put(self, message: ChaincodeMessage, size: int, taken: int = 0) -> None:
+        """Send `message`, of about `size` bytes, after those that wait.
+
+        The budget gets `taken` bytes back afterwards.
+        """
+        self._queue.append((message, size, taken))
         self._bytes += size
         self._filled.set()
 
@@ -68,9 +75,10 @@ class Outbox:
             if not queue:
                 self._filled.clear()
                 await self._filled.wait()
-            self.writing, size = queue.popleft()
+            self.writing, size, taken = queue.popleft()
             await write(self.writing)
             self._bytes -= size
+            self._budget.give_back(taken)
             if not self.full:
                 self._emptied.set()
 

@@ -12,10 +12,19 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any, Final
 
+from fabric_protos.peer import chaincode_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf.message import DecodeError
 
-from chaindock.errors import ChaindockError, InvalidInput, NotFound, Unsupported
+from chaindock.chaincode.wire import MOST_ID
+from chaindock.errors import (
+    BudgetExceeded,
+    ChaindockError,
+    InvalidInput,
+    NotFound,
+    Unsupported,
+)
+from chaindock.ledger.budget import Budget
 from chaindock.telemetry import get_logger, metrics
 
 if TYPE_CHECKING:
@@ -27,7 +36,7 @@ if TYPE_CHECKING:
 
     Steps = Generator[None, None, bytes]
     """Work that yields between two steps, and returns the payload of the reply."""
-    Request = Callable[[Call, bytes, StreamOptions], bytes | Steps]
+    Request = Callable[[Call, Any, StreamOptions], bytes | Steps]
     Serving = Generator[None, None, tuple[shim.ChaincodeMessage, int]]
 
 Kind: Final = shim.ChaincodeMessage
@@ -36,8 +45,6 @@ SLICE: Final = 500
 """Keys, records or rows of one request that are handled in one step."""
 STEP_BYTES: Final = 1024 * 1024
 """Bytes that are read in one step; one value may be larger."""
-HELD_BYTES: Final = 64 * 1024 * 1024
-"""What the open queries of one call may have read ahead; one row may be 10 MiB."""
 NO_CONTEXT: Final = "no ledger context"
 _FRAME_BYTES: Final = 4096
 """Room for everything of a reply but its payload."""
@@ -49,10 +56,12 @@ def serve(
     message: shim.ChaincodeMessage,
     options: StreamOptions,
     ccid: str,
+    request: Any = None,
 ) -> Serving:
     """Carry out a request of `call` in steps; None = of no running call.
 
-    Raises nothing; an error that is thrown in is the cause of an ERROR reply.
+    Raises nothing; an error that is thrown in is the cause of an ERROR reply. `request`:
+    what the payload holds, or why it was not parsed; None = it is in the message.
 
     Returns: the reply, and the bytes in it that the chaincode chose.
     """
@@ -64,9 +73,14 @@ def serve(
     result: bytes | ChaindockError
     if call is None or call.over:
         result = NotFound(NO_CONTEXT)
+    elif isinstance(request, Exception):
+        result = _cause_of(request, message)
     else:
         try:
-            work = REQUESTS[message.type](call, message.payload, options)
+            form, act = REQUESTS[message.type]
+            if request is None:
+                request = form.FromString(message.payload)
+            work = act(call, request, options)
             result = work if isinstance(work, bytes) else (yield from work)
             if len(result) > options.max_message_bytes - _FRAME_BYTES:
                 result = InvalidInput(
@@ -74,23 +88,21 @@ def serve(
                 )
         except Exception as error:  # noqa: BLE001  # no request may end the stream
             result = _cause_of(error, message)
-            if isinstance(result, Unsupported):
-                call.invocation.refuse(result.message)
+    if call is not None and isinstance(result, (Unsupported, BudgetExceeded)):
+        call.invocation.refuse(result.message)
     ok = isinstance(result, bytes)
     if isinstance(result, ChaindockError):
-        result = (
-            f"{kind} failed: transaction ID: {message.txid}: {result.message}".encode()
-        )
+        tx_id = message.txid[:MOST_ID]
+        result = f"{kind} failed: transaction ID: {tx_id}: {result.message}".encode()
     reply = shim.ChaincodeMessage(
         type=Kind.RESPONSE if ok else Kind.ERROR,
         payload=result,
-        txid=message.txid,
-        channel_id=message.channel_id,
+        txid=message.txid[:MOST_ID],
+        channel_id=message.channel_id[:MOST_ID],
     )
     spent_s = time.perf_counter() - began
     metrics.request_answered(kind, channel, ccid, spent_s, ok=ok)
-    # The channel may be as long as the payload.
-    return reply, len(result) + len(reply.txid) + len(reply.channel_id)
+    return reply, len(result) + 2 * MOST_ID
 
 
 def _cause_of(error: Exception, message: shim.ChaincodeMessage) -> ChaindockError:
@@ -134,53 +146,60 @@ def _get(call: Call, key: str) -> bytes:
 def _put(call: Call, collection: str, key: str, value: bytes) -> None:
     if collection:
         _require_public(call, collection)
-    call.note_written(len(key) + len(value))
     invocation = call.invocation  # an empty value is a delete
     invocation.simulator.put_state(invocation.namespace, key, value)
 
 
-def _get_state(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
-    request = shim.GetState.FromString(payload)
+def _require_few(found: int, most: int, what: str) -> None:
+    """Hold a chaincode to what READY has told it."""
+    if found > most:
+        raise InvalidInput(
+            f"{found} {what} in one message, more than the limit of {most}"
+        )
+
+
+def _get_state(call: Call, request: shim.GetState, _options: StreamOptions) -> bytes:
     if request.collection:
         _require_public(call, request.collection)
     return _get(call, request.key)
 
 
-def _put_state(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
-    request = shim.PutState.FromString(payload)
+def _put_state(call: Call, request: shim.PutState, _options: StreamOptions) -> bytes:
     _put(call, request.collection, request.key, request.value)
     return b""
 
 
-def _del_state(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
-    request = shim.DelState.FromString(payload)
+def _del_state(call: Call, request: shim.DelState, _options: StreamOptions) -> bytes:
     _put(call, request.collection, request.key, b"")
     return b""
 
 
-def _get_state_multiple(call: Call, payload: bytes, options: StreamOptions) -> Steps:
-    request = shim.GetStateMultiple.FromString(payload)
+def _get_state_multiple(
+    call: Call, request: shim.GetStateMultiple, options: StreamOptions
+) -> Steps:
     _require_public(call, request.collection)
+    _require_few(len(request.keys), options.max_size_get_multiple_keys, "keys")
     values: list[bytes] = []
-    size = step_began = 0
-    for number, key in enumerate(request.keys, 1):
-        # One by one: a key may be named often, and its value may be large.
-        values.append(_get(call, key))
-        size += len(values[-1])
-        if size > options.max_message_bytes:
-            raise InvalidInput(
-                f"values of more than {options.max_message_bytes} bytes; ask for fewer"
-                f" than {len(request.keys)} keys"
-            )
-        if number % SLICE == 0 or size - step_began > STEP_BYTES:
-            step_began = size
-            yield
+    name = f"the answer (ask for fewer than {len(request.keys)} keys)"
+    answer, step_began = Budget(options.max_message_bytes, name, call.budget), 0
+    try:
+        for number, key in enumerate(request.keys, 1):
+            # One by one: a key may be named often, and its value may be large.
+            values.append(_get(call, key))
+            answer.take(len(values[-1]))
+            if number % SLICE == 0 or answer.held - step_began > STEP_BYTES:
+                step_began = answer.held
+                yield
+    finally:
+        answer.give_back()
     result: bytes = shim.GetStateMultipleResult(values=values).SerializeToString()
     return result
 
 
-def _write_batch(call: Call, payload: bytes, _options: StreamOptions) -> Steps:
-    request = shim.WriteBatchState.FromString(payload)
+def _write_batch(
+    call: Call, request: shim.WriteBatchState, options: StreamOptions
+) -> Steps:
+    _require_few(len(request.rec), options.max_size_write_batch, "records")
     for number, record in enumerate(request.rec, 1):
         if record.type == shim.WriteRecord.PUT_STATE:
             _put(call, record.collection, record.key, record.value)
@@ -201,8 +220,9 @@ def _write_batch(call: Call, payload: bytes, _options: StreamOptions) -> Steps:
 # --- queries --------------------------------------------------------------------------
 
 
-def _open_range(call: Call, payload: bytes, options: StreamOptions) -> bytes | Steps:
-    request = shim.GetStateByRange.FromString(payload)
+def _open_range(
+    call: Call, request: shim.GetStateByRange, options: StreamOptions
+) -> bytes | Steps:
     _require_public(call, request.collection)
     paging = shim.QueryMetadata.FromString(request.metadata)
     simulator = call.invocation.simulator
@@ -212,29 +232,25 @@ def _open_range(call: Call, payload: bytes, options: StreamOptions) -> bytes | S
         return _batch(call, call.open_query(simulator.open_range(*bounds), limit))
     size = min(paging.pageSize, limit) if paging.pageSize > 0 else limit
     rows = simulator.open_range(*bounds, page_size=size, bookmark=paging.bookmark)
-    return _page(rows, size, options.max_message_bytes)
+    name = f"the page (ask for fewer than {size} rows)"
+    return _page(rows, size, Budget(options.max_message_bytes, name, call.budget))
 
 
-def _page(rows: Results, size: int, max_bytes: int) -> Steps:
+def _page(rows: Results, size: int, budget: Budget) -> Steps:
     """Return the one answer with all rows of a page."""
     page: list[bytes] = []
-    total = 0
     try:
         while True:
             found = rows.take(min(SLICE, size - len(page)), STEP_BYTES)
+            budget.take(sum(map(len, found)))
             page += found
-            total += sum(map(len, found))
-            if total > max_bytes:
-                raise InvalidInput(
-                    f"page of more than {max_bytes} bytes; ask for fewer than {size} "
-                    "rows"
-                )
             if not found or rows.exhausted or len(page) >= size:
                 break
             yield
         bookmark = rows.bookmark
     finally:
         rows.close()
+        budget.give_back()
     metadata = shim.QueryResponseMetadata(
         fetched_records_count=len(page), bookmark=bookmark
     )
@@ -242,23 +258,29 @@ def _page(rows: Results, size: int, max_bytes: int) -> Steps:
     return _rows(page, name, more=False, metadata=metadata.SerializeToString())
 
 
-def _open_history(call: Call, payload: bytes, options: StreamOptions) -> bytes:
-    key = shim.GetHistoryForKey.FromString(payload).key
-    rows = call.invocation.simulator.open_history(call.invocation.namespace, key)
+def _open_history(
+    call: Call, request: shim.GetHistoryForKey, options: StreamOptions
+) -> bytes:
+    rows = call.invocation.simulator.open_history(
+        call.invocation.namespace, request.key
+    )
     return _batch(call, call.open_query(rows, options.total_query_limit))
 
 
-def _next_batch(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
-    query = call.queries.get(shim.QueryStateNext.FromString(payload).id)
+def _next_batch(
+    call: Call, request: shim.QueryStateNext, _options: StreamOptions
+) -> bytes:
+    query = call.queries.get(request.id)
     if query is None:
         raise NotFound("query iterator not found")
     return _batch(call, query)
 
 
-def _close_query(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
-    name = shim.QueryStateClose.FromString(payload).id
-    call.drop_query(name)
-    return _rows((), name, more=False)
+def _close_query(
+    call: Call, request: shim.QueryStateClose, _options: StreamOptions
+) -> bytes:
+    call.drop_query(request.id)
+    return _rows((), request.id, more=False)
 
 
 def _batch(call: Call, query: Query) -> bytes:
@@ -269,11 +291,6 @@ def _batch(call: Call, query: Query) -> bytes:
         raise
     if not more:
         call.drop_query(query.name)
-    elif sum(one.held for one in call.queries.values()) > HELD_BYTES:
-        call.drop_query(query.name)
-        raise InvalidInput(
-            f"open queries hold more than {HELD_BYTES} bytes; close some of them"
-        )
     return _rows(rows, query.name, more=more)
 
 
@@ -289,8 +306,9 @@ def _rows(
     return response
 
 
-def _rich_query(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
-    request = shim.GetQueryResult.FromString(payload)
+def _rich_query(
+    call: Call, request: shim.GetQueryResult, _options: StreamOptions
+) -> bytes:
     _require_public(call, request.collection)
     paging = shim.QueryMetadata.FromString(request.metadata)
     paged = "WithMetadata" if paging.pageSize or paging.bookmark else ""
@@ -300,11 +318,11 @@ def _rich_query(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
 # --- what is refused ------------------------------------------------------------------
 
 
-def _refuse(decode: Callable[[bytes], Any], error: ChaindockError) -> Request:
+def _refuse(error: ChaindockError) -> Request:
     """Return a request that is refused, as private data if it names a collection."""
 
-    def refuse(call: Call, payload: bytes, _options: StreamOptions) -> bytes:
-        _require_public(call, decode(payload).collection)
+    def refuse(call: Call, request: Any, _options: StreamOptions) -> bytes:
+        _require_public(call, request.collection)
         raise type(error)(error.message)  # a new one: each raise adds to its traceback
 
     return refuse
@@ -316,27 +334,27 @@ _NO_METADATA: Final = Unsupported(
 _ONLY_PRIVATE: Final = InvalidInput("only applicable for private data")
 
 
-def _invoke(_call: Call, _payload: bytes, _options: StreamOptions) -> bytes:
+def _invoke(_call: Call, _request: Any, _options: StreamOptions) -> bytes:
     raise Unsupported(
         "calling another chaincode (INVOKE_CHAINCODE) is not yet supported by Chaindock"
     )
 
 
-REQUESTS: Final[Mapping[int, Request]] = {
-    Kind.GET_STATE: _get_state,
-    Kind.PUT_STATE: _put_state,
-    Kind.DEL_STATE: _del_state,
-    Kind.INVOKE_CHAINCODE: _invoke,
-    Kind.GET_STATE_BY_RANGE: _open_range,
-    Kind.GET_QUERY_RESULT: _rich_query,
-    Kind.QUERY_STATE_NEXT: _next_batch,
-    Kind.QUERY_STATE_CLOSE: _close_query,
-    Kind.GET_HISTORY_FOR_KEY: _open_history,
-    Kind.GET_STATE_METADATA: _refuse(shim.GetStateMetadata.FromString, _NO_METADATA),
-    Kind.PUT_STATE_METADATA: _refuse(shim.PutStateMetadata.FromString, _NO_METADATA),
-    Kind.GET_PRIVATE_DATA_HASH: _refuse(shim.GetState.FromString, _ONLY_PRIVATE),
-    Kind.PURGE_PRIVATE_DATA: _refuse(shim.DelState.FromString, _ONLY_PRIVATE),
-    Kind.WRITE_BATCH_STATE: _write_batch,
-    Kind.GET_STATE_MULTIPLE: _get_state_multiple,
+REQUESTS: Final[Mapping[int, tuple[Any, Request]]] = {
+    Kind.GET_STATE: (shim.GetState, _get_state),
+    Kind.PUT_STATE: (shim.PutState, _put_state),
+    Kind.DEL_STATE: (shim.DelState, _del_state),
+    Kind.INVOKE_CHAINCODE: (chaincode_pb2.ChaincodeSpec, _invoke),
+    Kind.GET_STATE_BY_RANGE: (shim.GetStateByRange, _open_range),
+    Kind.GET_QUERY_RESULT: (shim.GetQueryResult, _rich_query),
+    Kind.QUERY_STATE_NEXT: (shim.QueryStateNext, _next_batch),
+    Kind.QUERY_STATE_CLOSE: (shim.QueryStateClose, _close_query),
+    Kind.GET_HISTORY_FOR_KEY: (shim.GetHistoryForKey, _open_history),
+    Kind.GET_STATE_METADATA: (shim.GetStateMetadata, _refuse(_NO_METADATA)),
+    Kind.PUT_STATE_METADATA: (shim.PutStateMetadata, _refuse(_NO_METADATA)),
+    Kind.GET_PRIVATE_DATA_HASH: (shim.GetState, _refuse(_ONLY_PRIVATE)),
+    Kind.PURGE_PRIVATE_DATA: (shim.DelState, _refuse(_ONLY_PRIVATE)),
+    Kind.WRITE_BATCH_STATE: (shim.WriteBatchState, _write_batch),
+    Kind.GET_STATE_MULTIPLE: (shim.GetStateMultiple, _get_state_multiple),
 }
-"""All 15 request types."""
+"""All 15 request types: what the payload is, and what answers it."""

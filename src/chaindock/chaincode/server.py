@@ -202,9 +202,8 @@ class _Server:
                 self._certificate,  # type: ignore[arg-type]  # the stub lacks None
                 require_client_authentication=True,
             )
-        method = grpc.stream_stream_rpc_method_handler(
+        method: Any = grpc.stream_stream_rpc_method_handler(
             register,
-            request_deserializer=shim.ChaincodeMessage.FromString,
             response_serializer=shim.ChaincodeMessage.SerializeToString,
         )
         service = grpc.method_handlers_generic_handler(
@@ -263,7 +262,7 @@ class _Server:
 def server_options(options: StreamOptions) -> list[tuple[str, int]]:
     """Return the gRPC options of a listener."""
     return [
-        ("grpc.max_receive_message_length", options.max_message_bytes),
+        ("grpc.max_receive_message_length", options.receive_bytes),
         ("grpc.max_send_message_length", options.max_message_bytes),
         # Shims ping every 60 s or more; 50 s leaves room for jitter.
         ("grpc.http2.min_ping_interval_without_data_ms", 50_000),

@@ -9,7 +9,7 @@ from typing import Final
 
 from chaindock.errors import BudgetExceeded
 
-ENTRY_BYTES: Final = 256
+ENTRY_BYTES: Final = 128
 """What a key, a record or a query costs besides its bytes: Python's objects for it."""
 
 

@@ -7,6 +7,7 @@ killed node left is removed before the first launch.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import resource
 import shutil
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -43,6 +44,7 @@ from chaindock.operations.health import Health, Parts
 from chaindock.operations.http import OperationsServer
 from chaindock.packaging.store import PackageStore
 from chaindock.telemetry import get_logger
+from chaindock.values import KIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 _log = get_logger("node")
 WANTED: Final = 12_288
 """Open files: 2500 proposals, or as many connections as `chaincode/crowd.py` allows."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _RESERVED: Final = 500
 """For listeners, streams with chaincode, output files."""
 _PER_PROPOSAL: Final = 3
@@ -71,6 +74,7 @@ async def serve(config: Config, ready: Callable[[NodeStatus], None]) -> None:
         NodeAlreadyRunning, NodeError, LedgerError and others when it cannot start.
     Cancelled: it goes down in order, then the cancellation goes on.
     """
+    return_freed_memory()
     home = Home(config.home)
     home.prepare()
     async with AsyncExitStack() as stack:
@@ -222,7 +226,19 @@ async def _compose(
     return node
 
 
-# --- open files ---------------------------------------------------------------------
+# --- memory and open files ----------------------------------------------------------
+
+
+def return_freed_memory() -> None:
+    """Have glibc give large blocks back to the system as soon as they are free.
+
+    By itself it keeps blocks of up to 32 MiB, one size after the other: after some large
+    messages of chaincode the process had 320 MiB instead of 200.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 256 * KIB)
+        mallopt(_M_TRIM_THRESHOLD, MIB)
 
 
 def raise_limit() -> int:

@@ -24,7 +24,7 @@ from prometheus_client import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 SHORT_S: Final = (
@@ -168,6 +168,11 @@ EXITS: Final = _counter(
     "Exits of runs that were ready.",
     ("chaincode", "cause"),
 )
+HELD_BYTES: Final = _gauge(
+    "chaindock_held_bytes",
+    "Memory that the node holds for open calls.",
+    ("chaincode",),
+)
 OPEN_CALLS: Final = _gauge(
     "chaindock_open_calls", "Invocations that run now.", ("chaincode",)
 )
@@ -191,7 +196,7 @@ NODE_READY: Final = _gauge(
 _OF_PACKAGE: Final = (
     *(LAUNCH_DURATION, LAUNCH_FAILURES, LAUNCH_TIMEOUTS, EXECUTE_TIMEOUTS),
     *(SHIM_REQUESTS_RECEIVED, SHIM_REQUESTS_COMPLETED, SHIM_REQUEST_DURATION),
-    DOCKER_BUILD_DURATION,
+    *(DOCKER_BUILD_DURATION, HELD_BYTES),
 )
 
 
@@ -289,6 +294,12 @@ def _drop(ccid: str) -> None:
 def request_received(kind: str, channel: str, ccid: str) -> None:
     """Count a request; `channel` is "" for a request of no running invocation."""
     _request(kind, channel, ccid).inc()
+
+
+def held_bytes(ccid: str, held: Callable[[], int]) -> None:
+    """Show what `held` returns at each scrape, in bytes."""
+    _admit(ccid)
+    HELD_BYTES.labels(ccid).set_function(held)
 
 
 def request_answered(

@@ -10,16 +10,32 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from support.doubles.memory_state import MemoryState, invocation
 from support.shims.session import Session, record
+from support.shims.stream_node import MODELS, StreamNode
 
 if TYPE_CHECKING:
-    from support.shims.stream_node import StreamNode
+    from collections.abc import AsyncIterator
 
 Kind = shim.ChaincodeMessage
 
 
+MANY: dict[str, Any] = {
+    "max_size_write_batch": 50_000,
+    "max_size_get_multiple_keys": 200_000,
+}
+
+
+@pytest.fixture(params=MODELS)
+async def session(
+    request: pytest.FixtureRequest, no_task_is_left: None
+) -> AsyncIterator[Session]:
+    async with StreamNode(request.param, **MANY) as node:
+        yield await Session(node, await node.ready()).start()
+
+
 @pytest.fixture
-async def session(node: StreamNode) -> Session:
-    return await Session(node, await node.ready()).start()
+async def listening(no_task_is_left: None) -> AsyncIterator[StreamNode]:
+    async with StreamNode(**MANY) as node:
+        yield node
 
 
 def page(rows: int) -> shim.GetStateByRange:

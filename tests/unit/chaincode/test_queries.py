@@ -12,6 +12,7 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 from chaindock.chaincode import invocation as invocation_module
 from chaindock.chaincode.invocation import BATCH_BYTES, Call
 from chaindock.chaincode.requests import STEP_BYTES
+from chaindock.ledger.budget import Budget
 from support.doubles.memory_state import (
     MemorySimulator,
     MemoryState,
@@ -163,7 +164,7 @@ async def test_a_bookmark_alone_is_bounded_by_the_total_limit():
 async def test_a_page_too_large_for_a_message_is_an_error():
     state = MemoryState({f"k{number}": b"x" * 50_000 for number in range(4)})
     async with Querying(state, max_message_bytes=100_000) as query:
-        assert "page of more than 100000 bytes" in await query.range(size=4)
+        assert "more than the limit of 100000" in await query.range(size=4)
 
 
 @pytest.mark.parametrize("size", [0, 300])
@@ -263,7 +264,7 @@ def test_a_call_finishes_once():
     import asyncio
 
     async def scenario() -> None:
-        running = Call(invocation("f"), 1.0)
+        running = Call(invocation("f"), 1.0, Budget(1000, "call"))
         first, second = shim.ChaincodeMessage(txid="1"), shim.ChaincodeMessage(txid="2")
         running.finish(first)
         running.finish(second)

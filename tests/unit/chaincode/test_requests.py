@@ -9,7 +9,6 @@ import pytest
 from fabric_protos.peer import chaincode_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
-from chaindock.chaincode import invocation as invocation_module
 from chaindock.chaincode import outbox, requests
 from chaindock.errors import ExecuteTimeout
 from support.doubles.memory_state import MemoryState, invocation
@@ -115,10 +114,18 @@ async def test_get_state_multiple_keeps_the_order(session: Session):
     await session.finish()
 
 
-async def test_get_state_multiple_of_thousands_lets_others_run(session: Session):
-    get = shim.GetStateMultiple(keys=["k"] * 5000)
+async def test_as_many_keys_and_records_as_was_announced(session: Session):
+    get = shim.GetStateMultiple(keys=["k"] * 1000)
     payload = await session.ok(Kind.GET_STATE_MULTIPLE, get)
-    assert len(shim.GetStateMultipleResult.FromString(payload).values) == 5000
+    assert len(shim.GetStateMultipleResult.FromString(payload).values) == 1000
+    get.keys.append("k")
+    told = await session.error(Kind.GET_STATE_MULTIPLE, get)
+    assert told == "1001 keys in one message, more than the limit of 1000"
+    put = record(shim.WriteRecord.PUT_STATE, "k", b"v")
+    batch = shim.WriteBatchState(rec=[put] * 1001)
+    told = await session.error(Kind.WRITE_BATCH_STATE, batch)
+    assert told == "1001 records in one message, more than the limit of 1000"
+    assert session.simulator.writes == {}
     await session.finish()
 
 
@@ -141,9 +148,9 @@ async def test_a_failing_record_leaves_the_earlier_ones(session: Session):
 
 async def test_a_batch_of_thousands(session: Session):
     put = shim.WriteRecord.PUT_STATE
-    batch = [record(put, f"k{number}", b"v") for number in range(3000)]
+    batch = [record(put, f"k{number}", b"v" * 100) for number in range(1000)]
     await session.ok(Kind.WRITE_BATCH_STATE, shim.WriteBatchState(rec=batch))
-    assert len(session.simulator.writes) == 3000
+    assert len(session.simulator.writes) == 1000
     await session.finish()
 
 
@@ -261,16 +268,6 @@ async def test_a_flooded_stream_can_end(
     await asyncio.gather(session.call, return_exceptions=True)
 
 
-async def test_a_transaction_cannot_write_without_end(
-    session: Session, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(invocation_module, "MAX_WRITTEN_BYTES", 100)
-    put = shim.PutState(key="k", value=b"x" * 60)
-    await session.ok(Kind.PUT_STATE, put)
-    assert "more than the limit of 100" in await session.error(Kind.PUT_STATE, put)
-    await session.finish()
-
-
 async def test_a_result_that_is_too_large_is_an_error():
     async with StreamNode(max_message_bytes=100_000) as node:
         session = await Session(node, await node.ready()).start()
@@ -283,15 +280,16 @@ async def test_a_result_that_is_too_large_is_an_error():
         await session.finish()
 
 
-async def test_long_work_ends_with_its_transaction(listening: StreamNode):
-    peer = await listening.ready()
-    call = listening.call(invocation("f", tx_id="t1"), 0.05)
-    message = await peer.receive()
-    get = shim.GetStateMultiple(keys=["k"] * 300_000).SerializeToString()
-    reply = await peer.ask(message, Kind.GET_STATE_MULTIPLE, get)
-    assert reply.payload.endswith(b"no ledger context")
-    with pytest.raises(ExecuteTimeout):
-        await call
+async def test_long_work_ends_with_its_transaction():
+    async with StreamNode(max_size_get_multiple_keys=300_000) as node:
+        peer = await node.ready()
+        call = node.call(invocation("f", tx_id="t1"), 0.2)
+        message = await peer.receive()
+        get = shim.GetStateMultiple(keys=["k"] * 300_000).SerializeToString()
+        reply = await peer.ask(message, Kind.GET_STATE_MULTIPLE, get)
+        assert reply.payload.endswith(b"no ledger context")
+        with pytest.raises(ExecuteTimeout):
+            await call
 
 
 async def test_what_is_not_supported_is_kept_with_the_call(session: Session):

@@ -62,7 +62,7 @@ async def test_beyond_the_limit_nothing_more_is_kept(
                 simulator.open_range("cc", key, "")
 
         def use_many() -> None:
-            for number in range(400):
+            for number in range(1000):
                 use(f"k{number}")
 
         with pytest.raises(BudgetExceeded, match="transaction t1"):

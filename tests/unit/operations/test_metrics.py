@@ -240,6 +240,7 @@ def fill() -> None:
     metrics.launch_ended(CCID, [("image", 65.0)], ok=True)
     metrics.run_ended(CCID, "exited", asked=True)
     metrics.request_received("GET_STATE", "c", CCID)
+    metrics.held_bytes(CCID, lambda: 5)
     metrics.request_answered("GET_STATE", "c", CCID, 0.001, ok=True)
     for end in End:
         propose("a", end)

@@ -1,0 +1,132 @@
+"""Bound what a large message of a chaincode contains before objects are made of it.
+
+A message of some bytes per field can hold millions of fields; a parser takes seconds and
+gigabytes for them. Fields are counted in the encoding itself, up to a limit.
+Source: https://protobuf.dev/programming-guides/encoding/
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from fabric_protos.peer import chaincode_shim_pb2 as shim
+
+from chaindock.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from chaindock.chaincode.options import StreamOptions
+
+    Buffer = bytes | memoryview
+
+Kind: Final = shim.ChaincodeMessage
+LARGE: Final = 64 * 1024
+"""Bytes from which on a message is looked through here, and parsed in a thread."""
+MOST_FIELDS: Final = 16
+"""Of a message without repeated fields; Fabric's have at most 7."""
+MOST_TEXT: Final = 1024 * 1024
+"""Bytes of a key and of every other field but values, payloads and responses."""
+MOST_ID: Final = 256
+"""Bytes that are kept of a transaction id or channel. Real ones have up to 249."""
+_TYPE, _PAYLOAD, _TXID, _CHANNEL = 1, 3, 4, 7
+_VALUE: Final = 2
+_VARINT, _BYTES = 0, 2
+_SIZES: Final = {1: 8, 5: 4}
+_HAVE_TEXTS: Final = frozenset(
+    {Kind.REGISTER, Kind.COMPLETED, Kind.ERROR, Kind.INVOKE_CHAINCODE}
+)
+_HAVE_VALUES: Final = frozenset({Kind.PUT_STATE, Kind.WRITE_BATCH_STATE})
+
+
+def head_of(raw: bytes) -> tuple[shim.ChaincodeMessage, memoryview]:
+    """Return a message with type, transaction and channel, and the payload apart.
+
+    Raises: InvalidInput for more than `MOST_FIELDS` fields, and a broken encoding.
+    """
+    kind, payload, ids = 0, memoryview(b""), {_TXID: "", _CHANNEL: ""}
+    for number, value in _fields(memoryview(raw), MOST_FIELDS):
+        if number == _TYPE and isinstance(value, int):
+            kind = value
+        elif number == _PAYLOAD and isinstance(value, memoryview):
+            payload = value
+        elif number in ids and isinstance(value, memoryview):
+            ids[number] = bytes(value[:MOST_ID]).decode(errors="replace")
+        elif isinstance(value, memoryview):
+            _check_plain(value)
+    return Kind(type=kind, txid=ids[_TXID], channel_id=ids[_CHANNEL]), payload
+
+
+def parsed(
+    kind: int, payload: memoryview, options: StreamOptions, form: Any, data: Buffer
+) -> Any:
+    """Return what `data` holds, as `form`, unless the payload holds too much.
+
+    Raises: InvalidInput for too many fields, records or keys, and for long keys;
+        DecodeError.
+    """
+    values = kind in _HAVE_VALUES
+    if kind == Kind.WRITE_BATCH_STATE:
+        most = options.max_size_write_batch
+        for number, value in _fields(payload, most, "records"):
+            if number == 1 and isinstance(value, memoryview):
+                _check_plain(value, values=values)
+    elif kind == Kind.GET_STATE_MULTIPLE:
+        most = options.max_size_get_multiple_keys
+        for _ in _fields(payload, most + 1, "keys"):  # and the collection
+            pass
+    else:
+        texts = kind in _HAVE_TEXTS
+        _check_plain(payload, values=values, texts=texts)
+    return form.FromString(data)
+
+
+def _check_plain(
+    data: memoryview, *, values: bool = False, texts: bool = False
+) -> None:
+    for number, value in _fields(data, MOST_FIELDS):
+        size = len(value) if isinstance(value, memoryview) else 0
+        if size > MOST_TEXT and not texts and not (values and number == _VALUE):
+            raise InvalidInput(
+                f"field {number} has {size} bytes, more than the limit of {MOST_TEXT}"
+            )
+
+
+def _fields(
+    data: memoryview, most: int, what: str = "fields"
+) -> Iterator[tuple[int, int | memoryview]]:
+    """Yield the number and the value of each field.
+
+    Raises: InvalidInput for more than `most`, and for a broken encoding.
+    """
+    at = count = 0
+    try:
+        while at < len(data):
+            count += 1
+            if count > most:
+                raise InvalidInput(f"more than {most} {what} in one message")
+            tag, at = _varint(data, at)
+            value: int | memoryview = 0
+            if tag & 7 == _VARINT:
+                value, at = _varint(data, at)
+            else:
+                size = _SIZES.get(tag & 7, len(data))  # that of a group is unknown
+                if tag & 7 == _BYTES:
+                    size, at = _varint(data, at)
+                value = data[at : at + size]
+                _ = data[at + size - 1]  # or the end is missing
+                at += size
+            yield tag >> 3, value
+    except IndexError:
+        raise InvalidInput("unmarshal failed: broken encoding") from None
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise IndexError

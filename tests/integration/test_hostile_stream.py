@@ -1,0 +1,175 @@
+"""Contracts that attack the node through their streams, beside one that works.
+
+The node stays small and quick, the attacker is told why, and nothing has to be mended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import os
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import psutil
+import pytest
+from fabric_protos.peer import chaincode_shim_pb2 as shim
+
+from chaindock.operations.address import find_socket
+from support.nodes.node import PROCESS, eventually, started
+from support.shims.hostile import ATTACKS, ONE_AT_A_TIME, TOO_LARGE
+from support.shims.peer import ShimPeer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from support.nodes.node import Node
+
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(120)]
+Kind = shim.ChaincodeMessage
+MIB = 1024 * 1024
+HOSTILE = ("hostile", "another")
+SLOWEST_S, MOST_MEMORY = 0.2, 256 * MIB
+REFUSED = {
+    "empty records": "more than 1000 records in one message",
+    "empty keys": "more than 1001 keys in one message",
+    "empty fields": "more than 16 fields in one message",
+    "fields of a record": "more than 16 fields in one message",
+    "long keys": "field 1 has 20971520 bytes, more than the limit of 1048576",
+    "long channels": "no ledger context",
+    "many reads": "(chaindock.memory.transaction) would hold",
+    "many ranges": "(chaindock.memory.transaction) would hold",
+    "short keys": "(chaindock.memory.transaction) would hold",
+    "large values": "(chaindock.memory.transaction) would hold",
+}
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    settings = ("chaincode.mode=dev", "peer.chaincodeListenAddress=127.0.0.1:0")
+    flags = [word for one in settings for word in ("--set", one)]
+    with started(PROCESS, tmp_path, *flags) as node:
+        yield node
+
+
+def peak(pid: int) -> int:
+    """Return the most memory that a process has had resident."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(one.split()[1]) * 1024 for one in lines if one.startswith("VmHWM"))
+
+
+async def serve(address: str, name: str) -> None:
+    """Be a contract that writes and reads a key in each call."""
+    async with await ShimPeer.dial(address) as peer:
+        await peer.register(name, timestamp=ONE_AT_A_TIME)
+        while (to := await peer.next()) is not None:
+            await peer.ask(to, Kind.PUT_STATE, shim.PutState(key="k", value=b"v"))
+            await peer.ask(to, Kind.GET_STATE, shim.GetState(key="k"))
+            await peer.complete(to, b"done")
+
+
+class Calls:
+    """Calls of a node through its admin API; `slowest_s` is that of the innocent."""
+
+    def __init__(self, node: Node, client: aiohttp.ClientSession) -> None:
+        self._client = client
+        self.slowest_s, self.answered = 0.0, 0
+        self.during = ""
+        self.slowest_during = ""
+
+    async def query(self, name: str, *words: str) -> dict[str, Any]:
+        args = [base64.b64encode(word.encode()).decode() for word in words]
+        url = f"http://node/chaincodes/{name}/query"
+        async with self._client.post(url, json={"args": args}) as response:
+            found: dict[str, Any] = await response.json()
+            return found
+
+    async def load(self) -> None:
+        """Call the innocent one all the time."""
+        while True:
+            began, during = time.perf_counter(), self.during
+            answer = await self.query("innocent", "f")
+            spent_s = time.perf_counter() - began
+            assert base64.b64decode(answer["payload"]) == b"done", (during, answer)
+            if spent_s > self.slowest_s:
+                self.slowest_s, self.slowest_during = spent_s, during
+            self.answered += 1
+            await asyncio.sleep(0.005)
+
+
+async def attacked(node: Node) -> tuple[Calls, dict[str, str]]:
+    """Return the innocent calls, and what the attacker was told, by attack."""
+    told: dict[str, str] = {}
+    address = node.status["endpoints"]["chaincode"]
+    connector = aiohttp.UnixConnector(str(find_socket(node.home)), limit=0)
+    async with aiohttp.ClientSession(connector=connector) as client:
+        calls = Calls(node, client)
+        innocent = asyncio.ensure_future(serve(address, "innocent:1.0"))
+        async with asyncio.timeout(10):
+            while "payload" not in await calls.query("innocent", "f"):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        load = asyncio.ensure_future(calls.load())
+        for attack in (*ATTACKS, TOO_LARGE):
+            calls.during = attack
+            answer = await calls.query("hostile", attack)
+            payload = base64.b64decode(answer.get("payload", ""))
+            told[attack] = payload.decode() or str(answer["message"])
+            if "would hold" in told[attack]:
+                assert "would hold" in answer["refusals"][0]
+        calls.during = "two at once"
+        for one, other in itertools.pairwise(ATTACKS):
+            pair = ("hostile", one), ("another", other)
+            await asyncio.gather(*itertools.starmap(calls.query, pair))
+        for task in (load, innocent):
+            assert not task.done(), task
+            task.cancel()
+        await asyncio.gather(load, innocent, return_exceptions=True)
+    return calls, told
+
+
+def test_a_hostile_contract_neither_stops_nor_fills_the_node(node: Node):
+    for name in ("innocent", *HOSTILE):
+        node.ask("deploy", "--dev", name)
+    address = node.ask("status")["endpoints"]["chaincode"]
+    node.status["endpoints"] = {"chaincode": address}
+    pid = node.status["pid"]
+    programs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "support.shims.hostile", address, f"{name}:1.0"],
+            cwd=Path(__file__).parents[1],
+        )
+        for name in HOSTILE
+    ]
+    try:
+        for name in HOSTILE:
+            eventually(partial(runs, node, name), f"{name} runs")
+        idle = psutil.Process(pid).memory_info().rss
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+        calls, told = asyncio.run(attacked(node))
+        grown = peak(pid) - idle
+        print(f"{calls.slowest_s=} {calls.slowest_during=} {calls.answered=}")
+        print(f"grown={grown / MIB:.0f} MiB, {told}")
+        for attack, expected in REFUSED.items():
+            assert expected in told[attack], (attack, told[attack])
+        assert "chaincode stream terminated" in told[TOO_LARGE]
+        assert grown <= MOST_MEMORY
+        # Where others use the machine too, the node has its share of the processors.
+        others = max(1.0, psutil.getloadavg()[0] / (os.cpu_count() or 1) - 1)
+        assert calls.slowest_s <= SLOWEST_S * others, calls.slowest_during
+        # Afterwards everything works without a hand.
+        eventually(partial(runs, node, "hostile"), "it runs again")
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+
+
+def runs(node: Node, name: str) -> bool:
+    row = node.ps(name)
+    return row is not None and row["state"] == "running"

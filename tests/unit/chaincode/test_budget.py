@@ -1,0 +1,144 @@
+"""A contract cannot make the node hold, or parse, more than the limits say."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pytest
+from fabric_protos.peer import chaincode_shim_pb2 as shim
+
+from chaindock.chaincode.options import StreamOptions
+from chaindock.chaincode.wire import LARGE, head_of, parsed
+from chaindock.errors import ChaincodeError, InvalidInput
+from support.doubles.memory_state import MemoryState, invocation
+from support.eventually import eventually
+from support.shims.session import Session
+from support.shims.stream_node import StreamNode
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+Kind = shim.ChaincodeMessage
+KEY, VALUE = b"\x0a\x00", b"\x12\x00"
+"""A first and a second field that are empty."""
+
+
+@pytest.fixture
+async def node(no_task_is_left: None) -> AsyncIterator[StreamNode]:
+    async with StreamNode(transaction_bytes=500_000, contract_bytes=1_700_000) as node:
+        yield node
+
+
+@pytest.fixture
+async def session(node: StreamNode) -> Session:
+    return await Session(node, await node.ready()).start()
+
+
+async def test_a_large_message_is_answered_as_a_small_one(session: Session):
+    put = shim.PutState(key="k", value=b"v" * 2 * LARGE)
+    await session.ok(Kind.PUT_STATE, put)
+    assert session.simulator.writes == {"k": put.value}
+    await session.finish()
+
+
+async def test_a_large_answer_of_a_call_arrives(node: StreamNode):
+    peer = await node.ready()
+    call = node.call(invocation("f"))
+    await peer.complete(await peer.receive(), b"p" * 3 * LARGE)
+    assert (await call).response.payload == b"p" * 3 * LARGE
+
+
+async def test_an_answer_that_is_too_large_is_told_to_the_caller(node: StreamNode):
+    peer = await node.ready()
+    call = node.call(invocation("f", tx_id="t1"))
+    await peer.complete(await peer.receive(), b"p" * 600_000)
+    with pytest.raises(ChaincodeError, match="more than the limit of 500000"):
+        await call
+    assert node.handler.calls.budget.held == 0
+
+
+async def test_a_message_larger_than_the_budget_is_refused_unparsed(session: Session):
+    told = await session.error(Kind.PUT_STATE, b"\xff" * 600_000)
+    assert "transaction t1 (chaindock.memory.transaction) would hold" in told
+    assert session.invoked.refusals == [told]
+    await session.finish()
+
+
+async def test_rows_read_ahead_count_until_their_query_ends(session: Session):
+    session.state.keys |= {f"k{number}": b"x" * 400_000 for number in range(3)}
+    reply = await session.ok(Kind.GET_STATE_BY_RANGE, shim.GetStateByRange())
+    name = shim.QueryResponse.FromString(reply).id
+    budget = session._node.handler.calls.budget
+    assert budget.held >= 400_000
+    told = await session.error(Kind.GET_STATE_BY_RANGE, shim.GetStateByRange())
+    assert "would hold" in told
+    await session.ok(Kind.QUERY_STATE_CLOSE, shim.QueryStateClose(id=name))
+    await eventually(lambda: budget.held == 0)
+    await session.ok(Kind.GET_STATE_BY_RANGE, shim.GetStateByRange())
+    await session.finish()
+    assert budget.held == 0
+
+
+async def test_calls_of_a_contract_share_its_budget(node: StreamNode):
+    peer = await node.ready()
+    large = {f"k{number}": b"x" * 300_000 for number in range(10)}
+    calls, replies = [], []
+    for tx_id in ("t1", "t2", "t3"):
+        state = MemoryState(large)
+        calls.append(node.call(invocation("f", tx_id=tx_id, state=state)))
+        message = await peer.receive()
+        replies.append(
+            await peer.ask(message, Kind.GET_STATE_BY_RANGE, shim.GetStateByRange())
+        )
+    assert [reply.type for reply in replies] == [Kind.RESPONSE] * 2 + [Kind.ERROR]
+    assert b"chaindock.memory.contract" in replies[2].payload
+    await peer.leave()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert node.handler.calls.budget.held == 0
+
+
+async def test_a_long_channel_is_not_echoed(session: Session):
+    await session.peer.send(
+        Kind.GET_STATE, shim.GetState(key="k"), txid="t" * 60_000, channel="c" * 100_000
+    )
+    reply = await session.peer.receive()
+    assert reply.payload.endswith(b"no ledger context")
+    assert reply.ByteSize() < 1500
+    await session.finish()
+
+
+BROKEN: list[tuple[int, bytes, str]] = [
+    (Kind.WRITE_BATCH_STATE, KEY * 1001, "more than 1000 records"),
+    (Kind.GET_STATE_MULTIPLE, KEY * 1002, "more than 1001 keys"),
+    (Kind.PUT_STATE, VALUE * 17, "more than 16 fields"),
+    (Kind.COMPLETED, VALUE * 17, "more than 16 fields"),
+    (Kind.WRITE_BATCH_STATE, b"\x0a\x22" + KEY * 17, "more than 16 fields"),
+    (Kind.PUT_STATE, b"\x0a\x80\x80\x80\x01" + b"k" * 2**21, "field 1 has 2097152"),
+    (Kind.PUT_STATE, b"\x12\x05abc", "broken encoding"),
+    (Kind.PUT_STATE, b"\x12" + b"\xff" * 11, "broken encoding"),
+    (Kind.PUT_STATE, b"\x0b", "broken encoding"),
+]
+
+
+@pytest.mark.parametrize(("kind", "payload", "told"), BROKEN)
+def test_what_a_payload_holds_is_bounded_before_it_is_parsed(
+    kind: int, payload: bytes, told: str
+):
+    view = memoryview(payload)
+    with pytest.raises(InvalidInput, match=told):
+        parsed(kind, view, StreamOptions(), None, view)
+
+
+def test_a_message_of_many_fields_is_refused():
+    with pytest.raises(InvalidInput, match="more than 16 fields"):
+        head_of(b"\x22\x00" * 17)
+
+
+def test_the_head_of_a_message_is_read_without_its_payload():
+    raw = Kind(
+        type=Kind.PUT_STATE, txid="t1", channel_id="dev", payload=b"p"
+    ).SerializeToString()
+    head, payload = head_of(raw)
+    assert head == Kind(type=Kind.PUT_STATE, txid="t1", channel_id="dev")
+    assert bytes(payload) == b"p"
