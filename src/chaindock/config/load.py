@@ -85,6 +85,7 @@ def load(
             config = given.apply(config)
             _require_own_files(look_up(config, given.key.path))
             origins |= {one.path: given.origin for one in given.key.targets}
+    require_own(config.process.cache_root)
     _check_ca(config, origins)
     _check_operations(config, origins)
     sections = tuple(chaincodes.settings())

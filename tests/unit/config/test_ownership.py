@@ -112,6 +112,17 @@ def test_keys_and_certificates_that_the_file_names_count_too(home, key):
     assert repr(str(path)) in refusal(home).message
 
 
+def test_the_cache_of_finished_builds_counts_too(home, tmp_path):
+    """What lies in it is run as a contract of the user."""
+    cache = tmp_path / ".cache" / "chaindock"
+    load(home, env={"HOME": str(tmp_path)})
+    cache.mkdir(mode=0o700, parents=True)
+    load(home, env={"HOME": str(tmp_path)})
+    cache.chmod(0o770)
+    assert repr(str(cache)) in refusal(home, HOME=str(tmp_path)).message
+    load(home, env={"HOME": str(tmp_path), "XDG_CACHE_HOME": "/nowhere"})
+
+
 def test_a_home_where_anybody_may_replace_it_is_refused(tmp_path):
     open_to_all = tmp_path / "open"
     open_to_all.mkdir()
