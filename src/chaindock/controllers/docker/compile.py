@@ -30,12 +30,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chaindock.container.attempt import Attempt
-    from chaindock.container.contracts import BuildEnvironment, NodeLabels
+    from chaindock.container.contracts import BuildEnvironment
     from chaindock.container.plan import StepCommand, StepOutput
-    from chaindock.controllers.docker.engine import Engine
     from chaindock.controllers.docker.images import BaseImage
-    from chaindock.controllers.docker.options import CompileOptions
-    from chaindock.controllers.docker.sandbox import IsolationAudit
+    from chaindock.controllers.docker.instance import EngineSession
     from chaindock.platforms.base import BuildPlan, Platform
 
 INPUT, OUTPUT = "/chaincode/input", "/chaincode/output"
@@ -55,18 +53,14 @@ def build_places() -> Places:
 
 
 class Compiler:
-    """Builds packages of one node; only the steps of a plan get the `environment`."""
+    """One build in a container; only its steps get the `environment`."""
 
     def __init__(
-        self,
-        engine: Engine,
-        node: NodeLabels,
-        options: CompileOptions,
-        environment: BuildEnvironment,
-        audit: IsolationAudit,
+        self, session: EngineSession, environment: BuildEnvironment, attempt: Attempt
     ) -> None:
-        self._engine, self._node, self._options = engine, node, options
-        self._environment, self._audit = environment, audit
+        self._session, self._engine = session, session.engine
+        self._options, self._container = session.options.compile, ""
+        self._environment, self._attempt = environment, attempt
 
     async def run(
         self,
@@ -74,43 +68,31 @@ class Compiler:
         platform: Platform,
         tree: Path,
         image: BaseImage,
-        attempt: Attempt,
         artifact: BinaryIO,
     ) -> None:
         """Build the package at `tree`; write a tar of {output} to `artifact`.
 
         Raises: BuildFailed, naming the step; ImageNotFound; EngineError.
         """
+        options, attempt = self._options, self._attempt
         for cache in plan.caches:
             volume = names.cache_volume(cache)
             await self._engine.create_volume(volume, {names.ROLE: "cache"})
-        body = self._body(plan, image, attempt)
+        body = self._body(plan, image)
         async with (
-            build_deadline(self._options.limit_s, attempt),
-            self._engine.container(body) as container,
+            build_deadline(options.limit_s, attempt),
+            self._engine.container(body) as self._container,
         ):
-            await self._fill(container, plan, tree)
-            await self._engine.start_container(container)
-            found = await self._engine.inspect_container(container)
-            for lacks in await self._audit.missing(body, found):
+            await self._fill(plan, tree)
+            await self._engine.start_container(self._container)
+            found = await self._engine.inspect_container(self._container)
+            for lacks in await self._session.audit.missing(body, found):
                 attempt.note(f"the build has {lacks}")
-            environment = self._step_environment()
-            steps = _ContainerSteps(
-                self._engine, container, self._options, environment, attempt
-            )
-            await run_plan(
-                plan,
-                platform,
-                build_places(),
-                steps.run,
-                attempt,
-                self._options.silence_s,
-            )
-            await self._take(container, attempt, artifact)
+            places, silence_s = build_places(), options.silence_s
+            await run_plan(plan, platform, places, self._step, attempt, silence_s)
+            await self._take(artifact)
 
-    def _body(
-        self, plan: BuildPlan, image: BaseImage, attempt: Attempt
-    ) -> dict[str, Any]:
+    def _body(self, plan: BuildPlan, image: BaseImage) -> dict[str, Any]:
         options = self._options
         host = limits(
             options.memory_bytes,
@@ -148,32 +130,32 @@ class Compiler:
             "Cmd": ["sleep", str(int(options.limit_s) + 60)],
             "User": options.user,
             "WorkingDir": "/",
-            "Labels": own_labels(self._node, attempt, "build"),
+            "Labels": own_labels(self._session.node, self._attempt, "build"),
             "HostConfig": host,
         }
 
-    async def _fill(self, container: str, plan: BuildPlan, tree: Path) -> None:
+    async def _fill(self, plan: BuildPlan, tree: Path) -> None:
         places = build_places()
         folders = ["/chaincode", INPUT, OUTPUT, HOME, CACHE]
         folders += [f"{CACHE}/{cache}" for cache in plan.caches]
         folders += [places.fill(step.cwd) for step in plan.steps]
         files = {}
         if self._environment.ca_bundle is not None:
-            trusted = await self._trusted(container)
+            trusted = await self._trusted()
             files[CA_BUNDLE] = merged_ca(self._environment.ca_bundle, trusted)
         owner = int(self._options.user.partition(":")[0] or 0)
         with tempfile.TemporaryFile() as packed:
             await asyncio.to_thread(
                 pack_input, packed, tree, INPUT, owner, folders, files
             )
-            await self._engine.put_archive(container, "/", chunks_of(packed))
+            await self._engine.put_archive(self._container, "/", chunks_of(packed))
 
-    async def _trusted(self, container: str) -> bytes:
+    async def _trusted(self) -> bytes:
         """Return the certificates of the image; b"" when they are not found."""
         path = _IMAGE_CA
         with contextlib.suppress(NotFound, tarfile.TarError):
             for _ in range(_MAX_LINKS):
-                parts = self._engine.get_archive(container, path, _IMAGE_CA_S)
+                parts = self._engine.get_archive(self._container, path, _IMAGE_CA_S)
                 async with contextlib.aclosing(parts):
                     packed = io.BytesIO(b"".join([part async for part in parts]))
                 with tarfile.open(fileobj=packed) as tar:
@@ -184,19 +166,10 @@ class Compiler:
                 path = posixpath.join(posixpath.dirname(path), entry.linkname)
         return b""
 
-    def _step_environment(self) -> dict[str, str]:
-        found = {"HOME": HOME, **self._environment.variables}
-        if self._environment.ca_bundle is not None:
-            found |= dict.fromkeys(CA_VARIABLES, CA_BUNDLE)
-        return found
-
-    async def _take(self, container: str, attempt: Attempt, artifact: BinaryIO) -> None:
-        size, limit, silence_s = (
-            0,
-            self._options.artifact_bytes,
-            self._options.silence_s,
-        )
-        parts = self._engine.get_archive(container, f"{OUTPUT}/.", silence_s)
+    async def _take(self, artifact: BinaryIO) -> None:
+        size, limit = 0, self._options.artifact_bytes
+        silence_s = self._options.silence_s
+        parts = self._engine.get_archive(self._container, f"{OUTPUT}/.", silence_s)
         async with contextlib.aclosing(parts):
             async for part in parts:
                 size += len(part)
@@ -204,31 +177,18 @@ class Compiler:
                     raise BuildFailed(
                         f"the build left more than {limit} bytes behind",
                         hint="see what it writes to the place of its result",
-                        **attempt.facts(),
+                        **self._attempt.facts(),
                     )
                 await asyncio.to_thread(artifact.write, part)
 
-
-class _ContainerSteps:
-    """Runs the programs of a plan in a container."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        container: str,
-        options: CompileOptions,
-        environment: dict[str, str],
-        attempt: Attempt,
-    ) -> None:
-        self._engine, self._container, self._options = engine, container, options
-        self._environment, self._attempt = environment, attempt
-
-    async def run(self, command: StepCommand, output: StepOutput) -> Exit:
-        """Run one program to its end."""
+    async def _step(self, command: StepCommand, output: StepOutput) -> Exit:
+        given = {"HOME": HOME, **self._environment.variables}
+        if self._environment.ca_bundle is not None:
+            given |= dict.fromkeys(CA_VARIABLES, CA_BUNDLE)
         body = {
             "Cmd": command.argv,
             "WorkingDir": command.cwd,
-            "Env": assignments({**self._environment, **command.env}),
+            "Env": assignments({**given, **command.env}),
             "User": self._options.user,
             "AttachStdout": True,
             "AttachStderr": True,

@@ -97,9 +97,6 @@ class DockerController:
         networks = Networks(engine, self._node, self._options.sandbox, self._firewall)
         audit = IsolationAudit(engine)
         self._bases = images.BaseImages(engine, self._options)
-        self._compiler = Compiler(
-            engine, self._node, self._options.compile, self._environment, audit
-        )
         _log.info("engine found", endpoint=engine.address, version=engine.name)
         return EngineSession(
             engine, self._node, self._options, networks, self._tasks, audit
@@ -232,9 +229,8 @@ class DockerController:
             await package.unpack(tree)
             plan = await asyncio.to_thread(platform.plan, tree, package.import_path)
             with (folder / "artifact.tar").open("w+b") as artifact:
-                await self._compiler.run(
-                    plan, platform, tree, builder, attempt, artifact
-                )
+                compiler = Compiler(self._entered, self._environment, attempt)
+                await compiler.run(plan, platform, tree, builder, artifact)
                 await images.make_image(
                     engine,
                     image,

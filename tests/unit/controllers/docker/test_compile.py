@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import io
 import tarfile
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from chaindock.container.contracts import BuildEnvironment, NodeLabels
+from chaindock.container.attempt import Attempt
+from chaindock.container.contracts import BuildEnvironment
 from chaindock.container.environment import merged_ca
 from chaindock.controllers.docker.compile import Compiler, build_places
 from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.options import CompileOptions, EndpointOptions
-from chaindock.controllers.docker.sandbox import IsolationAudit
+from chaindock.ids import Ccid
 from support.doubles.fake_engine import fake_engine
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from chaindock.controllers.docker.instance import EngineSession
     from support.doubles.fake_engine import Request
 
 USUAL, REAL = "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/bundle.pem"
@@ -51,14 +54,14 @@ async def trusted(folder: Path, image: Content) -> bytes:
     corporate.write_bytes(b"-CORP-\n")
     async with fake_engine(socket, {"GET archive": archive}):
         engine = await Engine.connect(EndpointOptions(docker_host=f"unix://{socket}"))
-        compiler = Compiler(
-            engine,
-            NodeLabels("node1", "peer0", "dev"),
-            CompileOptions(),
-            BuildEnvironment(ca_bundle=corporate),
-            IsolationAudit(engine),
+        session = SimpleNamespace(
+            engine=engine, options=SimpleNamespace(compile=CompileOptions())
         )
-        found = merged_ca(corporate, await compiler._trusted("container"))
+        environment = BuildEnvironment(ca_bundle=corporate)
+        compiler = Compiler(
+            cast("EngineSession", session), environment, Attempt(Ccid("a:1"))
+        )
+        found = merged_ca(corporate, await compiler._trusted())
         await engine.aclose()
     return found
 
