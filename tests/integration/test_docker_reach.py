@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from chaindock.container.attempt import Attempt
-from chaindock.container.contracts import RunSettings
+from chaindock.container.contracts import NodeLabels, RunSettings
 from chaindock.controllers.docker import names, network, reach
+from chaindock.controllers.docker.options import SandboxOptions
+from chaindock.controllers.docker.sandbox import idle_body
 from chaindock.errors import NameUnresolved, NetworkMissing, NodeUnreachable
 from support.doubles.backend import in_background
 from support.doubles.scripts import call, hang
@@ -122,3 +125,26 @@ async def test_a_node_that_ends_meanwhile_leaves_no_container(backend: DockerBac
                 await eventually(looking.done, 30)
         assert await (await backend.builder()).reap() >= 1
         assert await probes(backend) == []
+
+
+async def test_builds_and_other_networks_do_not_reach_the_listener(
+    backend: DockerBackend,
+):
+    instance, package = await backend.built(call(), hang())
+    label = f"{names.NODE}={backend.node_id}"
+    own = {one["Name"] for one in await backend.engine.find_networks(label)}
+    own = {one for one in own if one.endswith("-build")}
+    async with backend.within():
+        await instance.start(backend.peer, Attempt(package.ccid))
+        if "nothing else" not in instance.describe()["isolation"]:
+            pytest.skip("no firewall rules here")
+        host, _, port = (await listening(backend, instance)).rpartition(":")
+        image = instance.describe()["base"].rpartition(" ")[2]
+        for name in (*own, "bridge"):
+            node = NodeLabels(backend.node_id, "", "")
+            body = idle_body(SandboxOptions(), node, name, image, "probe")
+            with pytest.raises(NodeUnreachable, match="cannot connect"):
+                await reach.try_address(backend.engine, body, host, port)
+        with socket.create_connection((host, int(port)), timeout=5):
+            pass
+        assert await instance.probe() is None

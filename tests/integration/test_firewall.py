@@ -69,8 +69,22 @@ async def test_only_the_listener_is_left_open(node: str):
     assert "--dport 4711" in open_[0]
     assert inside(rules)[-1].endswith("-j DROP")
     hooks = [rule for rule in rules if not rule.startswith("-A CHAINDOCK-")]
-    assert all("cd-nowhere0" in rule for rule in hooks)
+    others = [rule for rule in hooks if "cd-nowhere0" not in rule]
+    assert [rule.split(" -m ")[0] for rule in others] == [
+        "-A INPUT -d 10.213.251.1/32 -p tcp"
+    ]
     assert {rule.split()[1] for rule in hooks} == {"INPUT", "FORWARD", "OUTPUT"}
+
+
+async def test_the_listener_is_reached_from_this_machine_and_its_bridge(node: str):
+    assert await HostFirewall(node, PATH).enforce(RULE) == ""
+    ours = inside(filter_rules(node))
+    local, other = (n for n, rule in enumerate(ours) if " -i " in rule)
+    assert "-i lo " in ours[local]
+    assert ours[local].endswith("-j RETURN")
+    assert "! -i cd-nowhere0 -p tcp" in ours[other]
+    assert "REJECT" in ours[other]
+    assert "-p tcp" in ours[other + 1], "the listener's own rules come after it"
 
 
 async def test_a_lock_that_is_held_leaves_no_rule_out(
@@ -133,7 +147,7 @@ async def test_another_port_takes_the_place_of_the_first(node: str):
     count = len(filter_rules(node))
     await host.enforce(RULE)
     rules = filter_rules(node)
-    assert len(rules) == count + 2
+    assert len(rules) == count + 5
     assert any("--dport 4711" in rule for rule in rules)
 
 
@@ -157,9 +171,9 @@ async def test_our_rule_comes_before_one_that_was_added_later(node: str):
     try:
         assert await host.enforce(RULE) == ""
         order = [rule for rule in rules_of("INPUT") if node in rule]
-        assert f"chaindock:{node}" in order[0]
+        assert all(f'"chaindock:{node}"' in rule for rule in order[:2])
         # Somebody else's rule stays, now and at the end.
-        assert "cd-foreign0" in order[1]
+        assert "cd-foreign0" in order[2]
         await host.remove()
     finally:
         iptables("-D", *foreign)

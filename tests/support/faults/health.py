@@ -58,7 +58,7 @@ class Healthy:
             world.threads(),
             _settled_tasks(world),
             _files(world),
-            sorted(world.remains.networks()) if docker else [],
+            _networks(world) if docker else [],
             sorted(world.remains.volumes()),
             len(world.filter_rules()),
             each,
@@ -176,10 +176,16 @@ def _leaks(
     return found
 
 
+def _networks(world: World) -> list[str]:
+    """Return the networks but that of builds, which is there from the first build on."""
+    found = world.remains.networks()
+    return sorted(one for one in found if not one.endswith("-build"))
+
+
 def _on_engine(world: World, healthy: Healthy) -> list[str]:
     found = []
-    networks, volumes = world.remains.networks(), world.remains.volumes()
-    if sorted(networks) != healthy.networks:
+    networks, volumes = _networks(world), world.remains.volumes()
+    if networks != healthy.networks:
         found.append(f"networks {networks}, expected {healthy.networks}")
     if sorted(volumes) != healthy.volumes:
         found.append(f"volumes {volumes}, expected {healthy.volumes}")

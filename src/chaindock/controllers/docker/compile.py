@@ -79,6 +79,8 @@ class Compiler:
             volume = names.cache_volume(cache)
             await self._engine.create_volume(volume, {names.ROLE: "cache"})
         body = self._body(plan, image)
+        network = options.network or await self._session.networks.for_builds()
+        body["HostConfig"]["NetworkMode"] = network
         async with (
             build_deadline(options.limit_s, attempt),
             self._engine.container(body) as self._container,
@@ -111,7 +113,6 @@ class Compiler:
                 Ulimit("fsize", options.artifact_bytes, options.artifact_bytes),
             ),
             "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}},
-            "NetworkMode": options.network or "default",
             "Dns": list(options.dns),
             "ExtraHosts": list(options.extra_hosts),
             "Mounts": [

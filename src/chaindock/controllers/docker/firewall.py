@@ -126,6 +126,10 @@ class _Table:
         if same_family and rule.port is not None:
             bits = _ADDRESS_BITS[self._version]
             listener = f"-d {rule.address}/{bits} -p tcp --dport {rule.port}"
+            # Also for packets from elsewhere; those of this machine go through lo.
+            yield f"-I INPUT 1 {listener} {comment} -j {self._chain}"
+            yield f"{add} -i lo {comment} -j RETURN"
+            yield f"{add} ! -i {bridge} -p tcp {comment} {_REJECT}"
             if _CONNLIMIT not in missing:
                 crowd = f"--connlimit-above {_MAX_CONNECTIONS} --connlimit-mask {bits}"
                 yield f"{add} {listener} --syn -m connlimit {crowd} {comment} -j DROP"
@@ -191,7 +195,8 @@ class HostFirewall:
     reaches every service of this machine that listens on all addresses, through the
     network's gateway address. So packets from the bridge go through a chain of ours that
     accepts open connections and connections to the node's listener, and drops the rest;
-    nothing is forwarded from or to the bridge. Contracts that serve without TLS listen
+    nothing is forwarded from or to the bridge. Connections to the listener from other
+    interfaces, such as those of builds, are rejected. Contracts that serve without TLS listen
     on the bridge: connections to them from other users of this machine are rejected,
     where the kernel can tell users apart.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +39,12 @@ if TYPE_CHECKING:
     from chaindock.errors import LaunchFailed
 
 _log = get_logger("docker.network")
-_LOOPBACK = "127.0.0.1"
+_LOOPBACK, _DEFAULT = "127.0.0.1", "default"
 _HOST_IS_HERE = f"{HOST}:host-gateway"
 # Interfaces are named by us: an engine gives a name that is free again to the network of
 # somebody else, and would meet the firewall rules that a killed node left.
 _BRIDGE_NAME = "com.docker.network.bridge.name"
+_MTU = "com.docker.network.driver.mtu"
 _NO_NEIGHBOURS = {"com.docker.network.bridge.enable_icc": "false"}
 
 
@@ -130,12 +132,14 @@ class Route:
             yield f"every user of this machine can connect to it: {open_to_users}"
 
 
-async def get_network(engine: Engine, node: NodeLabels, *, internal: bool) -> Route:
+async def get_network(
+    engine: Engine, node: NodeLabels, kind: str = "", *, internal: bool
+) -> Route:
     """Return the node's network of that kind; make it if it is not there.
 
     Raises: StartFailed when the name is taken.
     """
-    name = names.network_name(node) + ("" if internal else "-open")
+    name = names.network_name(node) + kind
     before: Container[str] = ()
     try:
         found = await engine.inspect_network(name)
@@ -165,6 +169,10 @@ async def _create(
         "Labels": {names.NODE: node.node_id, names.ROLE: "network"},
     }
     ours = {_BRIDGE_NAME: names.bridge_name(node, engine.address, name)}
+    if not internal:  # packets must fit through what its default bridge leads to
+        with contextlib.suppress(NotFound):
+            usual = (await engine.inspect_network("bridge")).get("Options") or {}
+            ours |= {_MTU: usual[_MTU]} if _MTU in usual else {}
     for options in ({**ours, **_NO_NEIGHBOURS}, ours, {}):
         try:
             await finish(engine.create_network({**body, "Options": options}))
@@ -205,6 +213,7 @@ class Networks:
         self._engine, self._node, self._sandbox = engine, node, sandbox
         self._firewall, self._port, self._warned = firewall, 0, ""
         self._route: Route | None = None
+        self._builds = ""
         self._lock = asyncio.Lock()
 
     async def attach(
@@ -271,6 +280,24 @@ class Networks:
         self._warned = said
         return why
 
+    async def for_builds(self) -> str:
+        """Return the network of builds: the node's own, or the engine's default bridge.
+
+        The own one only where it exists at once: an engine that makes it for its first
+        container, or on another machine, may give it other name servers than its default.
+
+        Raises: StartFailed when its name is taken; EngineError.
+        """
+        async with self._lock:
+            if self._builds != _DEFAULT:
+                route = await get_network(
+                    self._engine, self._node, "-build", internal=False
+                )
+                self._builds = route.network if route.is_here() else _DEFAULT
+                if self._builds == _DEFAULT:
+                    await self._engine.remove_network(route.network)
+            return self._builds
+
     async def join(self, container: str, network: str) -> None:
         """Put a container on a network that a user named. Raises: NetworkMissing."""
         try:
@@ -300,10 +327,11 @@ class Networks:
 
     async def _choose(self, listener: CallbackListener, image: str) -> Route:
         for internal in dict.fromkeys((self._sandbox.internal, False)):
-            route = await get_network(self._engine, self._node, internal=internal)
+            kind = "" if internal else "-open"
+            route = await get_network(self._engine, self._node, kind, internal=internal)
             if route.is_here() or await self._add_anchor(route, image):
                 return replace(route, separate=route.separate and bridges_filtered())
-        route = await get_network(self._engine, self._node, internal=False)
+        route = await get_network(self._engine, self._node, "-open", internal=False)
         info = await self._engine.info()
         separate = route.separate and info.get("BridgeNfIptables") is True
         route = replace(

@@ -308,7 +308,7 @@ class CompileOptions:
     network: str = option(
         "",
         "chaindock.build.network",
-        "The network of the engine that builds use; empty = its default bridge.",
+        "The network of the engine that builds use; empty = one of the node's own, or the default bridge of an engine that is not on this machine.",
     )
     memory_bytes: BytesOrNone = option(
         4096 * MIB,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from chaindock.container.contracts import NodeLabels
-from chaindock.controllers.docker import names
+from chaindock.controllers.docker import names, network
 from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.firewall import HostFirewall
 from chaindock.controllers.docker.network import Networks, Route, get_network
@@ -66,6 +66,10 @@ class Moody:
             "Options": options,
             "IPAM": {"Config": [{"Gateway": GATEWAY}]},
         }
+
+    async def remove_network(self, name: str) -> bool:
+        del self.networks[name]
+        return True
 
     async def create_container(self, _name: None, _body: dict[str, Any]) -> str:
         self._do("create_container")
@@ -145,3 +149,16 @@ async def test_containers_dial_what_is_advertised(
     networks = Networks(cast("Engine", engine), NODE, SandboxOptions(), firewall)
     listener = cast("CallbackListener", Advertising())
     assert (await networks.attach(listener, "base", calls_back=True)).peer == peer
+
+
+async def test_builds_use_a_network_of_their_own_if_it_is_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    engine, filter_ = Moody(), HostFirewall("node1", str(tmp_path))
+    networks = Networks(cast("Engine", engine), NODE, SandboxOptions(), filter_)
+    assert await networks.for_builds() == "default"
+    assert engine.networks == {}
+    here = iter([{}, {GATEWAY: "cd-1"}])
+    monkeypatch.setattr(network, "addresses", lambda: next(here))
+    networks = Networks(cast("Engine", engine), NODE, SandboxOptions(), filter_)
+    assert await networks.for_builds() == f"{names.network_name(NODE)}-build"
