@@ -21,7 +21,7 @@ from chaindock.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
     from chaindock.controllers.docker.endpoints import Candidate
 
@@ -196,14 +196,10 @@ class EngineClient:
         self, path: str, silence_s: float, what: str, **request: Any
     ) -> AsyncGenerator[dict[str, Any]]:
         """Post a request and yield its progress; an error inside that is raised."""
-        objects = JsonObjects()
         stream = self.stream("POST", path, silence_s, what=what, **request)
         async with contextlib.aclosing(stream):
-            async for data in stream:
-                for event in objects.feed(data):
-                    yield self._checked(event, what)
-        for event in objects.end():
-            yield self._checked(event, what)
+            async for event in json_objects(stream):
+                yield self._checked(event, what)
 
     def _checked(self, event: dict[str, Any], what: str) -> dict[str, Any]:
         detail = event.get("errorDetail")
@@ -264,28 +260,24 @@ class EngineClient:
         )
 
 
-class JsonObjects:
-    """Progress: one JSON object per line. Other lines are skipped."""
-
-    def __init__(self) -> None:
-        self._line = bytearray()
-
-    def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
-        """Yield the objects whose lines are complete now."""
-        *whole, rest = data.split(b"\n")
-        for part in whole:
-            self._line += part
-            yield from self.end()
-        self._line += rest[: max(0, MAX_OBJECT_BYTES - len(self._line))]
-
-    def end(self) -> Iterator[dict[str, Any]]:
-        """Yield the object of the last line if that has no end."""
-        text = bytes(self._line)
-        self._line.clear()
-        with contextlib.suppress(ValueError):
-            found = json.loads(text)
-            if isinstance(found, dict):
+async def json_objects(stream: AsyncIterator[bytes]) -> AsyncIterator[dict[str, Any]]:
+    """Yield progress: one JSON object per line. Other lines are skipped."""
+    rest = b""
+    async for data in stream:
+        *lines, rest = (rest + data).split(b"\n")
+        rest = rest[:MAX_OBJECT_BYTES]
+        for line in lines:
+            if (found := _object(line)) is not None:
                 yield found
+    if (found := _object(rest)) is not None:
+        yield found
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    with contextlib.suppress(ValueError):
+        found = json.loads(line)
+        return found if isinstance(found, dict) else None
+    return None
 
 
 async def _while_taken(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from chaindock.controllers.docker.options import DockerOptions
     from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
-    from chaindock.platforms.base import BuildPlan, LaunchCommand, Platform
+    from chaindock.platforms.base import LaunchCommand, Platform
 
 _log = get_logger("docker")
 REMOVALS = 4
@@ -89,18 +89,17 @@ class DockerController:
             there is no API version in common.
         """
         async with self._connecting:
-            if self._session is None:
-                self._session = await self._connect()
-
-    async def _connect(self) -> EngineSession:
-        engine = await Engine.connect(self._options.endpoint, self._options.call_s)
-        networks = Networks(engine, self._node, self._options.sandbox, self._firewall)
-        audit = IsolationAudit(engine)
-        self._bases = images.BaseImages(engine, self._options)
-        _log.info("engine found", endpoint=engine.address, version=engine.name)
-        return EngineSession(
-            engine, self._node, self._options, networks, self._tasks, audit
-        )
+            if self._session is not None:
+                return
+            node, options = self._node, self._options
+            engine = await Engine.connect(options.endpoint, options.call_s)
+            networks = Networks(engine, node, options.sandbox, self._firewall)
+            audit = IsolationAudit(engine)
+            self._bases = images.BaseImages(engine, options)
+            _log.info("engine found", endpoint=engine.address, version=engine.name)
+            self._session = EngineSession(
+                engine, node, options, networks, self._tasks, audit
+            )
 
     async def aclose(self) -> None:
         """Remove the node's containers, networks and firewall rules; disconnect.
@@ -228,34 +227,25 @@ class DockerController:
             tree = folder / "tree"
             await package.unpack(tree)
             plan = await asyncio.to_thread(platform.plan, tree, package.import_path)
+            labels = {
+                names.FABRIC_TYPE: package.package_type.upper(),
+                names.FABRIC_VERSION: self._options.fabric_version,
+                names.BUILT_BY: self._node.node_id,
+                names.PACKAGE: package.ccid,
+                names.BUILD_KEY: key,
+                names.LAUNCH: images.launch_label(plan.launch),
+            }
+            output = platform.image_output
             with (folder / "artifact.tar").open("w+b") as artifact:
                 compiler = Compiler(self._entered, self._environment, attempt)
                 await compiler.run(plan, platform, tree, builder, artifact)
                 await images.make_image(
-                    engine,
-                    image,
-                    runtime,
-                    platform.image_output,
-                    self._labels(package, plan, key),
-                    artifact,
-                    attempt,
+                    engine, image, runtime, output, labels, artifact, attempt
                 )
         finally:
             await finish(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
         await images.remove_images(engine, self._node, package.ccid, keep=image)
         return image, plan.launch
-
-    def _labels(
-        self, package: StoredPackage, plan: BuildPlan, key: str
-    ) -> dict[str, str]:
-        return {
-            names.FABRIC_TYPE: package.package_type.upper(),
-            names.FABRIC_VERSION: self._options.fabric_version,
-            names.BUILT_BY: self._node.node_id,
-            names.PACKAGE: package.ccid,
-            names.BUILD_KEY: key,
-            names.LAUNCH: images.launch_label(plan.launch),
-        }
 
     # --- leftovers -----------------------------------------------------------------
 

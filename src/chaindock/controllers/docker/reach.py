@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from chaindock.controllers.docker.engine import Engine
+    from chaindock.errors import LaunchFailed
 
 HOST = "host.docker.internal"
 _BRIDGES_FILTERED = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
@@ -82,15 +83,15 @@ async def find_name(engine: Engine, body: dict[str, Any], port: str) -> str:
         return HOST
     if 0 <= code - _FIRST_NAME < len(hosts):
         return hosts[code - _FIRST_NAME]
-    facts, all_ = {"hosts": list(hosts), "port": port}, ", ".join(hosts)
     there = f"containers of the engine at {engine.address} cannot reach this machine: "
-    there += "no network's gateway address is here, and"
+    there += "no network's gateway address is here, and none of "
+    kind: type[LaunchFailed] = NodeUnreachable
+    hint, why = _HINT, f"{', '.join(hosts)} answers at port {port} from inside"
     if code == _NO_NAME:
-        text = f"{there} none of the names {all_} resolves inside"
-        raise NameUnresolved(text, hint=_HINT, **facts)
-    text = f"{there} none of {all_} answers at port {port} from inside"
-    hint = _HINT + (_ROOTLESS_HINT if rootless else "")
-    raise NodeUnreachable(text, hint=hint, **facts)
+        kind, why = NameUnresolved, f"the names {', '.join(hosts)} resolves inside"
+    elif rootless:
+        hint += _ROOTLESS_HINT
+    raise kind(there + why, hint=hint, hosts=list(hosts), port=port)
 
 
 async def try_address(

@@ -204,37 +204,32 @@ def run_facts(
     settings: RunSettings,
 ) -> dict[str, str]:
     """Return what `ps` says about the isolation of a run, and who reaches its stream."""
+    joins = settings.network is not None
     weaker = [*attachment.weaker, *lacks]
-    if settings.network is not None:
+    if joins:
         there = f"network {settings.network!r}, and is reached from there"
         weaker.append(f"by its settings it can connect to {there}")
-    return {
-        "isolation": attachment.isolation,
-        **({"weaker": "; ".join(weaker)} if weaker else {}),
-        **({"settings": settings.words} if settings.words else {}),
-        "stream": _stream_of(body, attachment, connection, settings),
-    }
-
-
-def _stream_of(
-    body: Mapping[str, Any],
-    attachment: Attachment,
-    connection: Connection,
-    settings: RunSettings,
-) -> str:
     if connection is Connection.CALLS_BACK:
-        return "mutual TLS" if "Volumes" in body else "plain, on the node's network"
-    if attachment.publishes:
-        where = "through a loopback port of this machine"
-    elif settings.network is not None:
-        where = f"on network {settings.network!r} too, as set"
-    elif attachment.neighbours:
-        where = "on a network that other chaincode shares"
+        stream = "mutual TLS" if "Volumes" in body else "plain, on the node's network"
     else:
-        where = "on a network of its own"
-    open_ = attachment.open_to_users or settings.network is not None
-    who = "every user" if open_ else "only the node's user"
-    return f"plain, {where}; {who} of this machine can connect"
+        if attachment.publishes:
+            where = "through a loopback port of this machine"
+        elif joins:
+            where = f"on network {settings.network!r} too, as set"
+        elif attachment.neighbours:
+            where = "on a network that other chaincode shares"
+        else:
+            where = "on a network of its own"
+        everybody = attachment.open_to_users or joins
+        who = "every user" if everybody else "only the node's user"
+        stream = f"plain, {where}; {who} of this machine can connect"
+    facts = {
+        "isolation": attachment.isolation,
+        "weaker": "; ".join(weaker),
+        "settings": settings.words,
+        "stream": stream,
+    }
+    return {name: value for name, value in facts.items() if value}
 
 
 def assignments(variables: Mapping[str, str]) -> list[str]:
@@ -333,13 +328,11 @@ def is_rootless(info: Mapping[str, Any]) -> bool:
 
 
 def _same(field: str, host: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
-    if given.get(field) == host[field]:
-        return True
-    if field != "CpuQuota":
-        return False
-    # Some engines keep one number instead of two.
-    nanos = host["CpuQuota"] * 10**9 // host["CpuPeriod"]
-    return bool(given.get("NanoCpus") == nanos)
+    if given.get(field) != host[field] and field == "CpuQuota":
+        # Some engines keep one number instead of two.
+        nanos = host["CpuQuota"] * 10**9 // host["CpuPeriod"]
+        return bool(given.get("NanoCpus") == nanos)
+    return bool(given.get(field) == host[field])
 
 
 def _missing_ulimits(

@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import itertools
 import json
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chaindock.container.attempt import LINE_BYTES
-from chaindock.controllers.docker.client import JsonObjects
+from chaindock.controllers.docker.client import json_objects
 from chaindock.controllers.docker.streams import OutputLines, chunks_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
 
 
 def frame(stream: int, data: bytes) -> bytes:
@@ -97,14 +102,22 @@ def test_progress_objects_survive_any_split(
     objects: list[dict[str, str]], places: list[int]
 ):
     data = b"".join(json.dumps(one).encode() + b"\r\n" for one in objects)
-    reader = JsonObjects()
-    found = [one for piece in cut(data, places) for one in reader.feed(piece)]
-    assert [*found, *reader.end()] == objects
+    assert progress(cut(data, places)) == objects
+
+
+def progress(pieces: Iterable[bytes]) -> list[Any]:
+    async def stream() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+
+    async def objects() -> list[Any]:
+        return [one async for one in json_objects(stream())]
+
+    return asyncio.run(objects())
 
 
 def test_what_is_no_progress_object_is_skipped():
-    reader = JsonObjects()
-    assert list(reader.feed(b'oops\n[1]\n{"a": 1}\n')) == [{"a": 1}]
+    assert progress([b'oops\n[1]\n{"a": 1}\n']) == [{"a": 1}]
 
 
 async def test_a_file_is_sent_in_chunks():
