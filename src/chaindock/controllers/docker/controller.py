@@ -170,21 +170,19 @@ class DockerController:
         await session.engine.remove_lost_containers(self._label)
         builder, runtime = await self._bases.resolve(language, attempt)
         key = self._key(package, platform, builder, runtime)
+        node, ccid, engine = self._node, package.ccid, session.engine
         async with self._builds.hold(key):
-            found = await images.find_launch(
-                session.engine, self._node, package.ccid, key, attempt
-            )
-            if found is not None:
-                attempt.note(f"image of an equal build is reused: {found[0]}")
+            found = await images.find_launch(engine, node, ccid, key, attempt)
+            if found is None:
+                bases = builder, runtime
+                found = await self._make(package, platform, bases, key, attempt)
             else:
-                found = await self._make(
-                    package, platform, (builder, runtime), key, attempt
-                )
+                attempt.note(f"image of an equal build is reused: {found[0]}")
         image, launch = found
-        built = images.BuiltImage(
-            package.ccid, image, platform.image_output, launch, runtime
+        output = platform.image_output
+        return DockerInstance(
+            session, images.BuiltImage(ccid, image, output, launch, runtime)
         )
-        return DockerInstance(session, built)
 
     def _key(
         self,

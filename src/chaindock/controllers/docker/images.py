@@ -120,9 +120,8 @@ class BaseImages:
                     image=reference,
                 )
             if found is None:
-                found = await self._inspect(
-                    await pull_image(self._engine, self._options, where, attempt)
-                )
+                place = await pull_image(self._engine, self._options, where, attempt)
+                found = await self._inspect(place)
         if found.reference != reference:
             attempt.note(f"{reference} comes from a mirror: {found.reference}")
         return found
@@ -143,10 +142,7 @@ def places(text: str, arch: str, options: DockerOptions) -> list[str]:
 
     `text` may have placeholders; `arch` is that of the engine.
     """
-    version, docker_ns = options.fabric_version, options.docker_ns
-    reference = names.expand_image(
-        text, arch=arch, docker_ns=docker_ns, version=version
-    )
+    reference = names.expand_image(text, arch, options.fabric_version)
     name, found = names.full_image(reference), [reference]
     for mirror in options.mirrors:
         rest = name.removeprefix(mirror.of)
@@ -199,9 +195,8 @@ async def _pull_from(
                     text = f"{layer}: {status}" if layer else status
                     attempt.output(text, "build")
     except NotFound as error:
-        raise ImageNotFound(
-            error.message, hint=_HINTS[ImageNotFound], image=reference
-        ) from error
+        hint = _HINTS[ImageNotFound]
+        raise ImageNotFound(error.message, hint=hint, image=reference) from error
     except EngineError as error:
         if (found := failure_of(error, reference)) is None:
             raise

@@ -102,7 +102,7 @@ def full_image(image: str) -> str:
     return f"{registry}/{path}"
 
 
-def expand_image(text: str, *, arch: str, docker_ns: str, version: str) -> str:
+def expand_image(text: str, arch: str, version: str) -> str:
     """Return an image name with $(ARCH), $(DOCKER_NS) and Fabric's versions filled.
 
     `arch` is Go's ("" = this machine's), `version` Fabric's: "v3.1.5", or "latest".
@@ -110,7 +110,7 @@ def expand_image(text: str, *, arch: str, docker_ns: str, version: str) -> str:
     bare = version.removeprefix("v")
     values = {
         "$(ARCH)": arch or _GO_ARCH.get(platform.machine().lower(), platform.machine()),
-        "$(DOCKER_NS)": docker_ns,
+        "$(DOCKER_NS)": "hyperledger",
         "$(PROJECT_VERSION)": bare,
         "$(TWO_DIGIT_VERSION)": bare.rpartition(".")[0] or bare,
     }

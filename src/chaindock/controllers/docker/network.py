@@ -288,14 +288,13 @@ class Networks:
 
         Raises: StartFailed when its name is taken; EngineError.
         """
+        engine, kind = self._engine, "-build"
         async with self._lock:
             if self._builds != _DEFAULT:
-                route = await get_network(
-                    self._engine, self._node, "-build", internal=False
-                )
+                route = await get_network(engine, self._node, kind, internal=False)
                 self._builds = route.network if route.is_here() else _DEFAULT
                 if self._builds == _DEFAULT:
-                    await self._engine.remove_network(route.network)
+                    await engine.remove_network(route.network)
             return self._builds
 
     async def join(self, container: str, network: str) -> None:
@@ -334,9 +333,8 @@ class Networks:
         route = await get_network(self._engine, self._node, "-open", internal=False)
         info = await self._engine.info()
         separate = route.separate and info.get("BridgeNfIptables") is True
-        route = replace(
-            route, separate=separate, through=HOST, rootless=is_rootless(info)
-        )
+        rootless = is_rootless(info)
+        route = replace(route, separate=separate, through=HOST, rootless=rootless)
         address = await listener.address_on(route.listen_on)
         body = self._probe_body(route, image)
         name = await find_name(self._engine, body, address.rpartition(":")[2])

@@ -365,7 +365,6 @@ class DockerOptions:
     call_s: float = 60.0
     sandbox: SandboxOptions = field(default_factory=SandboxOptions)
     compile: CompileOptions = field(default_factory=CompileOptions)
-    docker_ns: str = "hyperledger"
     fabric_version: str = option(
         "latest",
         "chaindock.docker.fabricVersion",

@@ -73,11 +73,8 @@ def limits(
 
 def ulimits(*ours: Ulimit, given: Sequence[Ulimit] = ()) -> list[dict[str, Any]]:
     """Return limits per process; `given` takes the place of ours by name."""
-    merged = {one.name: one for one in (*_ALWAYS, *ours, *given)}
-    return [
-        {"Name": one.name, "Soft": one.soft, "Hard": one.hard}
-        for one in merged.values()
-    ]
+    merged = {one.name: one for one in (*_ALWAYS, *ours, *given)}.values()
+    return [{"Name": one.name, "Soft": one.soft, "Hard": one.hard} for one in merged]
 
 
 def host_config(sandbox: SandboxOptions) -> dict[str, Any]:
@@ -350,11 +347,9 @@ def _missing_ulimits(
 
 def _has_seccomp(info: Mapping[str, Any]) -> bool:
     options = info.get("SecurityOptions")
-    seen = (str(one) for one in options or ())
-    # None: it does not say.
-    return options is None or any(
-        "seccomp" in o and "unconfined" not in o for o in seen
-    )
+    if options is None:  # it does not say
+        return True
+    return any("seccomp" in str(o) and "unconfined" not in str(o) for o in options)
 
 
 KERNEL_LOG = "/dev/kmsg"

@@ -71,8 +71,8 @@ def test_a_build_key_depends_on_every_input_and_on_nothing_else():
 )
 def test_placeholders_of_image_names_are_filled(version: str, two_digit: str):
     text = "$(DOCKER_NS)/fabric-ccenv:$(TWO_DIGIT_VERSION)-$(ARCH)"
-    found = names.expand_image(text, arch="arm64", docker_ns="hl", version=version)
-    assert found == f"hl/fabric-ccenv:{two_digit}-arm64"
+    found = names.expand_image(text, "arm64", version)
+    assert found == f"hyperledger/fabric-ccenv:{two_digit}-arm64"
 
 
 @pytest.mark.parametrize(
