@@ -160,7 +160,10 @@ class EngineClient:
         if answer.status < 400:
             return answer
         with contextlib.closing(answer):
-            message = await _message(answer)
+            raw = await answer.content.read(_MAX_REFUSAL_BYTES)
+        message = raw.decode("utf-8", "replace").strip()
+        with contextlib.suppress(ValueError, AttributeError):
+            message = str(json.loads(message).get("message") or message)
         if answer.status == 404 and image:
             raise ImageNotFound(
                 f"the engine has no image {image!r}",
@@ -289,14 +292,6 @@ async def _while_taken(
         with contextlib.suppress(RuntimeError):  # the answer came before the end
             limit.reschedule(loop.time() + silence_s)
         yield part
-
-
-async def _message(answer: aiohttp.ClientResponse) -> str:
-    """Return the text of a refusal, JSON or not, at most 64 KiB."""
-    text = (await answer.content.read(_MAX_REFUSAL_BYTES)).decode("utf-8", "replace")
-    with contextlib.suppress(ValueError, AttributeError):
-        text = str(json.loads(text).get("message") or text)
-    return text.strip()
 
 
 def _version(text: str) -> tuple[int, int]:

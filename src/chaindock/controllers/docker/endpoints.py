@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import errno
 import hashlib
 import json
@@ -191,7 +192,11 @@ def _named(address: str, origin: str, options: EndpointOptions) -> Candidate:
 def _context(options: EndpointOptions) -> Candidate | None:
     """Return the engine of the Docker CLI's context; None for its default one."""
     folder = _cli_folder(options)
-    name = options.docker_context or (_current_context(folder) if folder else "")
+    name = options.docker_context
+    if folder and not name:
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            found = json.loads((folder / "config.json").read_bytes())["currentContext"]
+            name = found if isinstance(found, str) else ""
     if name in {"", DEFAULT_CONTEXT}:
         return None
     origin = f"docker context {name!r}"
@@ -214,15 +219,6 @@ def _context(options: EndpointOptions) -> Candidate | None:
     )
     tls = replace(options, tls=True, ca_file=ca, cert_file=cert, key_file=key)
     return _named(address, origin, tls)
-
-
-def _current_context(folder: Path) -> str:
-    try:
-        settings = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError):
-        return ""
-    name = settings.get("currentContext") if isinstance(settings, dict) else None
-    return name if isinstance(name, str) else ""
 
 
 def _cli_folder(options: EndpointOptions) -> Path | None:

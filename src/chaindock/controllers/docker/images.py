@@ -185,7 +185,10 @@ async def _pull_from(
 ) -> None:
     auth = await registry_auth(reference, login_files(options.endpoint))
     shown: dict[str, str] = {}
-    pull = engine.pull(_tagged(reference), auth, options.pull_silence_s)
+    # Without a tag an engine fetches all of them.
+    bare = ":" not in reference.rpartition("/")[2] and "@" not in reference
+    image = f"{reference}:latest" if bare else reference
+    pull = engine.pull(image, auth, options.pull_silence_s)
     try:
         async with contextlib.aclosing(pull):
             async for event in pull:
@@ -232,12 +235,6 @@ def failure_of(error: EngineError, image: str) -> ChaindockError | None:
                 hint += f" {seconds} s" if seconds else ""
             return kind(error.message, hint=hint, **facts)
     return None
-
-
-def _tagged(reference: str) -> str:
-    """Return the reference with a tag: without one an engine fetches all of them."""
-    bare = ":" not in reference.rpartition("/")[2] and "@" not in reference
-    return f"{reference}:latest" if bare else reference
 
 
 # --- images of chaincode -------------------------------------------------------------

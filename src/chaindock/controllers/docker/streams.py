@@ -182,10 +182,7 @@ class RunOutput:
             if done or self._reads == before:
                 self._follow.cancel()
                 break
-        await self._complete()
-
-    async def _complete(self) -> None:
-        """Hand on what was not followed: Podman stops when the container ends."""
+        # Podman stops following when the container ends, wherever the reading was.
         self._lines.end()
         with contextlib.suppress(EngineError, NotFound):
             tail = await self._tail(1)
