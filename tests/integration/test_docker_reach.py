@@ -143,8 +143,8 @@ async def test_builds_and_other_networks_do_not_reach_the_listener(
         for name in (*own, "bridge"):
             node = NodeLabels(backend.node_id, "", "")
             body = idle_body(SandboxOptions(), node, name, image, "probe")
-            with pytest.raises(NodeUnreachable, match="cannot connect"):
-                await reach.try_address(backend.engine, body, host, port)
+            kept = await reach.try_address(backend.engine, body, host, port)
+            assert isinstance(kept, NodeUnreachable)
         with socket.create_connection((host, int(port)), timeout=5):
             pass
         assert await instance.probe() is None

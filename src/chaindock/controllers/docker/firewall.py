@@ -194,14 +194,13 @@ class HostFirewall:
     An internal network of an engine has no way to other machines, but a container on it
     reaches every service of this machine that listens on all addresses, through the
     network's gateway address. So packets from the bridge go through a chain of ours that
-    accepts open connections and connections to the node's listener, and drops the rest;
-    nothing is forwarded from or to the bridge. Connections to the listener from other
-    interfaces, such as those of builds, are rejected. Contracts that serve without TLS listen
-    on the bridge: connections to them from other users of this machine are rejected,
-    where the kernel can tell users apart.
+    accepts open connections and connections to the node's listener, and drops the rest.
+    Nothing is forwarded from or to the bridge. Connections to the listener from other
+    interfaces are rejected, and so are those of other users to contracts that serve
+    without TLS, where the kernel can tell users apart.
 
-    All rules of one address family are replaced in one transaction of iptables-restore,
-    so there is no moment without them. The programs are looked for on `path`.
+    All rules of one address family are replaced in one transaction, so there is no moment
+    without them. The programs are looked for on `path`.
     """
 
     def __init__(self, node_id: str, path: str) -> None:

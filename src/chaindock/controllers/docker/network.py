@@ -21,9 +21,7 @@ from chaindock.controllers.docker.sandbox import idle_body, is_rootless
 from chaindock.errors import (
     EngineError,
     ImageNotFound,
-    NameUnresolved,
     NetworkMissing,
-    NodeUnreachable,
     NotFound,
     StartFailed,
 )
@@ -53,14 +51,11 @@ class Attachment:
     """How one container is connected.
 
     Args:
-        network: its NetworkMode.
-        peer: host:port of the node for the container; "" = the node dials it.
-        isolation: what the container can reach, for people.
-        weaker: what is open that should not be, a phrase for each.
-        publishes: the node dials a published port, not the container's own address.
+        peer: host:port of the node for the container; "" = the node dials it, at a
+            published port if it `publishes` one.
+        isolation: what it can reach, for people. weaker: what should not be open.
         neighbours: other chaincode of the node may reach the container.
-        open_to_users: why every user of this machine can connect to the container;
-            "" = only the node's user can.
+        open_to_users: why every user of this machine can; "" = only the node's user.
     """
 
     network: str
@@ -361,17 +356,15 @@ class Networks:
         return here
 
     async def probe(self, image: str) -> LaunchFailed | None:
-        """Return what keeps containers from the address of the node; None = nothing."""
+        """Return what keeps containers from the address of the node; None = nothing.
+
+        Raises: NotFound when the network is gone.
+        """
         route = self._route
         if route is None or not self._port:
             return None
-        body = self._probe_body(route, image)
-        try:
-            host = route.through or route.gateway
-            await try_address(self._engine, body, host, str(self._port))
-        except (NameUnresolved, NodeUnreachable) as error:
-            return error
-        return None
+        body, host = self._probe_body(route, image), route.through or route.gateway
+        return await try_address(self._engine, body, host, str(self._port))
 
     def _probe_body(self, route: Route, image: str) -> dict[str, Any]:
         body = idle_body(self._sandbox, self._node, route.network, image, "probe")

@@ -96,24 +96,18 @@ async def find_name(engine: Engine, body: dict[str, Any], port: str) -> str:
 
 async def try_address(
     engine: Engine, body: dict[str, Any], host: str, port: str
-) -> None:
-    """Dial an address of this machine from a container; raise as `find_name` does."""
+) -> LaunchFailed | None:
+    """Return why an address of this machine does not answer in a container, as above."""
     code = await _dial(engine, body, port, [host])
     network, facts = body["HostConfig"]["NetworkMode"], {"hosts": [host], "port": port}
     if code == _NO_NAME:
-        raise NameUnresolved(
-            f"the node's name {host!r} does not resolve in a container of the engine at "
-            f"{engine.address}",
-            hint=_HINT,
-            **facts,
-        )
+        text = f"the node's name {host!r} does not resolve in a container of the engine at "
+        return NameUnresolved(text + engine.address, hint=_HINT, **facts)
     if code == _NO_ANSWER:
-        raise NodeUnreachable(
-            f"the node listens at {host} port {port}, and a container on network "
-            f"{network!r} cannot connect there",
-            hint=_FIREWALL_HINT,
-            **facts,
-        )
+        text = f"the node listens at {host} port {port}, and a container on network "
+        text += f"{network!r} cannot connect there"
+        return NodeUnreachable(text, hint=_FIREWALL_HINT, **facts)
+    return None
 
 
 async def _dial(

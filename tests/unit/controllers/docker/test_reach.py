@@ -81,7 +81,9 @@ async def found(engine: Container) -> str:
 
 
 async def tried(engine: Container) -> None:
-    await try_address(cast("Engine", engine), body(), "10.0.0.1", "7052")
+    error = await try_address(cast("Engine", engine), body(), "10.0.0.1", "7052")
+    if error is not None:
+        raise error
 
 
 # --- what is made of it -----------------------------------------------------------------
