@@ -199,18 +199,11 @@ class Engine(EngineClient):
         where = f"containers/{container}/archive"
         return self.stream("GET", where, silence_s, params={"path": path})
 
-    def follow_logs(self, container: str, since: float = 0.0) -> AsyncGenerator[bytes]:
-        """Yield the multiplexed output until the container ends; silence is no error."""
-        params = {"follow": "1", "stdout": "1", "stderr": "1"}
-        if since:
-            params["since"] = f"{since:.9f}"
-        return self.stream("GET", f"containers/{container}/logs", None, params=params)
-
-    def read_logs(
-        self, container: str, tail: str, silence_s: float
+    def logs(
+        self, container: str, silence_s: float | None, **which: str
     ) -> AsyncGenerator[bytes]:
-        """Yield the last `tail` lines ("all") that the engine kept, multiplexed."""
-        params = {"stdout": "1", "stderr": "1", "tail": tail}
+        """Yield multiplexed output: `follow` it, `since` a time, or its `tail`."""
+        params = {"stdout": "1", "stderr": "1", **which}
         where = f"containers/{container}/logs"
         return self.stream("GET", where, silence_s, params=params)
 

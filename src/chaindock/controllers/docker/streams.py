@@ -152,10 +152,10 @@ class RunOutput:
         self._follow = tasks.start(self._read(since), f"{self._container} output")
 
     async def _read(self, since: float) -> None:
+        after = {"since": f"{since:.9f}"} if since else {}
+        output = self._engine.logs(self._container, None, follow="1", **after)
         try:
-            await self._take(
-                self._engine.follow_logs(self._container, since), Counter()
-            )
+            await self._take(output, Counter())
         except (EngineError, NotFound) as error:
             _log.debug("output ended early", error=str(error))
 
@@ -208,7 +208,7 @@ class RunOutput:
         return found
 
     def _kept(self, tail: str) -> AsyncGenerator[bytes]:
-        return self._engine.read_logs(self._container, tail, DRAIN_S)
+        return self._engine.logs(self._container, DRAIN_S, tail=tail)
 
     def _took(self, line: str, stream: Output) -> None:
         self._last = (line, stream)

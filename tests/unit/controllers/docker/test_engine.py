@@ -339,7 +339,7 @@ async def test_building_and_running_works_with_engines_of_all_ages(
         await engine.put_archive("c1", "/", _context())
         await engine.start_container("c1")
         assert await engine.wait_container("c1") == 0
-        assert [data async for data in engine.follow_logs("c1")] == [b"{}"]
+        assert [data async for data in engine.logs("c1", None, follow="1")] == [b"{}"]
 
 
 async def test_an_engine_that_was_updated_meanwhile_is_asked_again(tmp_path: Path):

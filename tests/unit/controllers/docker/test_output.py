@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import io
 import itertools
 import json
@@ -98,26 +97,23 @@ def test_bytes_that_are_no_text_are_replaced():
 
 
 @given(st.lists(st.dictionaries(st.text(), st.text())), st.lists(st.integers(0, 2000)))
-def test_progress_objects_survive_any_split(
+async def test_progress_objects_survive_any_split(
     objects: list[dict[str, str]], places: list[int]
 ):
     data = b"".join(json.dumps(one).encode() + b"\r\n" for one in objects)
-    assert progress(cut(data, places)) == objects
+    assert await progress(cut(data, places)) == objects
 
 
-def progress(pieces: Iterable[bytes]) -> list[Any]:
+async def progress(pieces: Iterable[bytes]) -> list[Any]:
     async def stream() -> AsyncIterator[bytes]:
         for piece in pieces:
             yield piece
 
-    async def objects() -> list[Any]:
-        return [one async for one in json_objects(stream())]
-
-    return asyncio.run(objects())
+    return [one async for one in json_objects(stream())]
 
 
-def test_what_is_no_progress_object_is_skipped():
-    assert progress([b'oops\n[1]\n{"a": 1}\n']) == [{"a": 1}]
+async def test_what_is_no_progress_object_is_skipped():
+    assert await progress([b'oops\n[1]\n{"a": 1}\n']) == [{"a": 1}]
 
 
 async def test_a_file_is_sent_in_chunks():
