@@ -195,9 +195,9 @@ def hide_gateways(monkeypatch: pytest.MonkeyPatch, until: int = 10**6) -> None:
 async def test_an_address_that_needs_a_container_on_the_network_is_held_up(
     backend: DockerBackend, monkeypatch: pytest.MonkeyPatch
 ):
-    hide_gateways(monkeypatch, until=2)
     async with backend.controller() as controller, backend.within():
         instance, package = await backend.built(call(), leave(0), builder=controller)
+        hide_gateways(monkeypatch, until=2)
         await instance.start(backend.peer, Attempt(package.ccid))
         assert (await instance.wait()).code == 0
         await instance.stop(0)
