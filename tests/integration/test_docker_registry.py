@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from chaindock.container.attempt import Attempt
+from chaindock.controllers.docker.compile import Compiler
 from chaindock.controllers.docker.options import Mirror
 from chaindock.errors import (
     BuildFailed,
@@ -177,7 +178,7 @@ async def test_never_pulling_makes_no_request(
 
 
 async def test_an_image_is_made_of_what_was_looked_at_even_if_its_tag_moves(
-    backend: DockerBackend,
+    backend: DockerBackend, monkeypatch: pytest.MonkeyPatch
 ):
     """The build takes long; somebody tags another image meanwhile."""
     name = f"chaindock-test-moving-{backend.node_id}"
@@ -188,13 +189,13 @@ async def test_an_image_is_made_of_what_was_looked_at_even_if_its_tag_moves(
         async with backend.within():
             builder = await backend.builder()
             # As early as possible after the look: the name is gone altogether.
-            real = builder._compiler.run  # type: ignore[attr-defined]
+            real = Compiler.run
 
-            async def run(*args: object) -> None:
+            async def run(self: Compiler, *args: Any) -> None:
                 await backend.engine.remove_image(f"{name}:1")
-                await real(*args)
+                await real(self, *args)
 
-            builder._compiler.run = run  # type: ignore[attr-defined]
+            monkeypatch.setattr(Compiler, "run", run)
             instance = await built(builder, package)
             assert instance.describe()["base"].startswith(f"{name}:1 ")
             await instance.start(backend.peer, Attempt(package.ccid))
