@@ -215,6 +215,7 @@ async def run_program(
             out, said = await child.communicate(text)
     finally:
         if child.returncode is None:
-            child.kill()
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
             await child.wait()
     return child.returncode or 0, out, said

@@ -7,11 +7,11 @@ depends on something else, so a script is asked for its version as well.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chaindock.aio import run_program
 from chaindock.errors import ToolMissing
 from chaindock.platforms.base import Tool
 from chaindock.platforms.registry import TOOLS
@@ -67,30 +67,14 @@ class Toolbox:
         return identity
 
     async def _ask(self, path: str, *arguments: str) -> str | None:
-        nothing = asyncio.subprocess.DEVNULL
+        limit_s, env = VERSION_LIMIT_S, self._env
         try:
-            process = await asyncio.create_subprocess_exec(
-                path,
-                *arguments,
-                stdin=nothing,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=nothing,
-                env=self._env,
-                cwd="/",
+            code, output, _ = await run_program(
+                path, *arguments, text=b"", limit_s=limit_s, env=env, cwd="/"
             )
-        except OSError:
+        except OSError:  # a time-out is one, too
             return None
-        try:
-            async with asyncio.timeout(VERSION_LIMIT_S):
-                output, _ = await process.communicate()
-        except TimeoutError:
-            return None
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
-        return None if process.returncode else output.decode(errors="replace").strip()
+        return None if code else output.decode(errors="replace").strip()
 
 
 def _tool(name: str) -> Tool:

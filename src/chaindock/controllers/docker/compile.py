@@ -75,9 +75,12 @@ class Compiler:
         Raises: BuildFailed, naming the step; ImageNotFound; EngineError.
         """
         options, attempt = self._options, self._attempt
-        for cache in plan.caches:
-            volume = names.cache_volume(cache)
-            await self._engine.create_volume(volume, {names.ROLE: "cache"})
+        for cache in plan.caches:  # one that is there stays
+            volume = {
+                "Name": names.cache_volume(cache),
+                "Labels": {names.ROLE: "cache"},
+            }
+            await self._engine.call("POST", "volumes/create", volume)
         body = self._body(plan, image)
         network = options.network or await self._session.networks.for_builds()
         body["HostConfig"]["NetworkMode"] = network

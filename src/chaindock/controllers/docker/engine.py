@@ -260,7 +260,7 @@ class Engine(EngineClient):
         what = "build image"
         return self.progress("build", silence_s, what, params=params, data=tar)
 
-    # --- networks and volumes ------------------------------------------------------
+    # --- networks ------------------------------------------------------------------
 
     async def find_networks(self, label: str) -> list[dict[str, Any]]:
         """Return the networks with `key=value`."""
@@ -295,11 +295,6 @@ class Engine(EngineClient):
                 return False
             raise
         return True
-
-    async def create_volume(self, name: str, labels: Mapping[str, str]) -> None:
-        """Make a named volume; one that is there stays."""
-        body = {"Name": name, "Labels": dict(labels)}
-        await self.call("POST", "volumes/create", body)
 
 
 def _filters(**wanted: str) -> str:

@@ -183,9 +183,13 @@ class _Table:
             raise FirewallError(f"{name} took longer than {_LIMIT_S:g} s") from error
         except OSError as error:
             raise FirewallError(f"{name} cannot be run: {error.strerror}") from error
-        if code:
-            raise FirewallError(_why(name, said.decode(errors="replace")))
-        return out.decode(errors="replace")
+        if not code:
+            return out.decode(errors="replace")
+        why = said.decode(errors="replace")
+        if any(word in why.lower() for word in _DENIED):
+            raise FirewallError(f"{name} needs root or CAP_NET_ADMIN")
+        lines = [line for line in why.splitlines() if line and line[0] != "#"]
+        raise FirewallError(f"{name}: {lines[0][:120]}" if lines else f"{name} refused")
 
 
 class HostFirewall:
@@ -296,10 +300,3 @@ def _words(line: str) -> list[str]:
         return shlex.split(line)
     except ValueError:  # a foreign comment with a lone quote
         return line.split()
-
-
-def _why(name: str, said: str) -> str:
-    if any(word in said.lower() for word in _DENIED):
-        return f"{name} needs root or CAP_NET_ADMIN"
-    lines = [line for line in said.splitlines() if line and not line.startswith("#")]
-    return f"{name}: {lines[0][:120]}" if lines else f"{name} refused"
