@@ -35,8 +35,8 @@ _NO_PAGES = (
     "unsuppored transaction. Paginated queries are supported only in a read-only "
     "transaction"
 )
-MAX_HELD_BYTES = 128 * 1024 * 1024
-"""What one transaction reads and writes may take in memory; Fabric's largest has 100 MB."""
+MAX_HELD_BYTES = 32 * 1024 * 1024
+"""What reads and writes may take in memory outside of a call, which has its own budget."""
 _RANGE_BYTES = 4 * ENTRY_BYTES
 """What a range query costs besides its bounds."""
 STEP_BYTES: Final = 1024 * 1024
