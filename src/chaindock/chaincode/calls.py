@@ -114,9 +114,8 @@ class Calls:
     async def execute(self, invocation: Invocation, timeout_s: float) -> Outcome:
         """Run one call on this stream.
 
-        `timeout_s` counts from when the message is sent, which on a stream with
-        limited concurrency may be later. A call that has no answer `overrun_s` after
-        its timeout ends the stream, also when its caller has left before.
+        `timeout_s` counts from when the message is sent, which may be later. Without an
+        answer `overrun_s` after that the stream ends, also when the caller has left.
 
         Raises:
             TransactionExists, ExecuteTimeout, StreamTerminated, ChaincodeError;

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from chaindock.container.contracts import DialTls
 
 _log = get_logger("chaincode.client")
-_FIRST_WAIT_S: Final = 0.02
-_LONGEST_WAIT_S: Final = 0.1
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.02, 0.1
 """Between calls that break: some engines accept connections before chaincode listens."""
 _METHOD: Final = "/protos.Chaincode/Connect"
 _NO_METHOD: Final = "/chaindock.Rest/Over"
@@ -50,9 +49,7 @@ async def serve_dialled(
     the caller bounds that by cancelling. With `tls`, a server that is not the expected
     one, or that refuses the node, ends the dial after about a second.
 
-    Returns: why the stream ended.
-    Raises: nothing of gRPC: what breaks the stream is in the returned reason.
-    Cancelled: the call is cancelled, nothing stays open.
+    Returns: why the stream ended, or broke.
     """
     backoff = Backoff(_FIRST_WAIT_S, _LONGEST_WAIT_S)
     broken = 0

@@ -39,10 +39,7 @@ _LOGGED: Final = ("stage", "phase", "cause", "exit_code", "signal", "oom", "limi
 def launch_failure(
     attempt: Attempt, error: ChaindockError, *, built: bool
 ) -> LaunchFailed:
-    """Return `error` as what the waiters get: facts added, text complete.
-
-    The last phase of `attempt` is still open. `built`: there was something to start.
-    """
+    """Return `error` with all facts and text; `built`: there was something to start."""
     building = not built or isinstance(error, BuildFailed)
     building = building or attempt.phase in BUILD_PHASES
     registering = attempt.phase in {Phase.REGISTER, Phase.READY}
@@ -136,10 +133,7 @@ def _once_it_runs(name: str) -> str:
 
 
 def log_facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a log line tells of a failure: when, how, and the last lines.
-
-    `output` is the end of them, in at most `LOGGED_CHARS` characters.
-    """
+    """Return what a log line tells of a failure; the last `LOGGED_CHARS` of its output."""
     told = {
         key: facts[key]
         for key in _LOGGED

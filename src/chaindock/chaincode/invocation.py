@@ -106,10 +106,7 @@ class Invocation:
         )
 
     def took_too_long(self, limit_s: float, overrun_s: float) -> ExecuteTimeout:
-        """Return the error: no final message within `limit_s` seconds.
-
-        After `overrun_s` seconds more the chaincode will be started again.
-        """
+        """Return the error: no final message in `limit_s`; a restart `overrun_s` later."""
         return ExecuteTimeout(
             self._unsent(
                 "timeout expired while executing transaction: chaincode "
@@ -137,10 +134,7 @@ class Invocation:
         )
 
     def lost_stream(self, reason: str, *, sent: bool = True) -> StreamTerminated:
-        """Return the error: the stream ended (`reason`) before the final message.
-
-        `sent` is False when the chaincode was never told of it.
-        """
+        """Return the error: the stream ended; not `sent` = before the call was sent."""
         return StreamTerminated(
             self._unsent("chaincode stream terminated"),
             hint=f"read its output: chaindock logs {self.namespace}",

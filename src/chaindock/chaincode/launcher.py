@@ -157,15 +157,15 @@ class RuntimeLauncher:
                 run.expected.certificate = certificate_hash(peer.tls.cert_pem)
             self._registry.expect(run.expected)
             run.came_up(await self._start(run, peer))
-        except ChaindockError as error:
-            return _failed(run, error)
         except Exception as error:  # noqa: BLE001  # a defect must not leave it hanging
-            _log.error("launch failed unexpectedly", ccid=run.ccid, exc_info=error)
-            return _failed(run, StartFailed(f"{type(error).__name__}: {error}"))
-        else:
-            return None
+            cause = error
+            if not isinstance(error, ChaindockError):
+                _log.error("launch failed unexpectedly", ccid=run.ccid, exc_info=error)
+                cause = StartFailed(f"{type(error).__name__}: {error}")
+            return launch_failure(run.attempt, cause, built=run.instance is not None)
         finally:
             self._registry.forget(run.expected)
+        return None
 
     async def _start(self, run: Running, peer: PeerConnection) -> Handler:
         """Build if needed, start, and wait until the chaincode has registered."""
@@ -226,8 +226,8 @@ class RuntimeLauncher:
         which, found = await first(**waits)
         if which == "exit":
             run.know(found)
-            what = run.facts.get("backend", "")
-            what = "process" if what == "process" else "container"
+            process = run.facts.get("backend") == "process"
+            what = "process" if process else "container"
             raise ExitedEarly(
                 f"chaincode registration failed: {what} {found.text}", **found.facts
             )
@@ -266,10 +266,6 @@ class RuntimeLauncher:
             if why is not None:
                 raise why
         await asyncio.Event().wait()
-
-
-def _failed(run: Running, error: ChaindockError) -> LaunchFailed:
-    return launch_failure(run.attempt, error, built=run.instance is not None)
 
 
 async def _probed(run: Running) -> LaunchFailed | None:

@@ -66,10 +66,7 @@ class Outbox:
             await self._emptied.wait()
 
     async def run(self) -> None:
-        """Write until cancelled.
-
-        Raises: what `write` raises; then `writing` is the message that failed.
-        """
+        """Write until `write` raises; then `writing` is the message that failed."""
         queue, write = self._queue, self._write
         while True:
             if not queue:

@@ -98,10 +98,7 @@ class HandlerRegistry:
             self._certificates.pop(expected.certificate or "", None)
 
     def connected_in_vain(self, expected: Expected) -> int:
-        """Return how many TLS handshakes of `expected` no stream followed.
-
-        0 while others are launched that may have begun them.
-        """
+        """Return how many TLS handshakes no stream followed; 0 while others are launched."""
         others = (one for one in self._expected.values() if one is not expected)
         if any(one.attempt.phase in _DIALLING for one in others):
             return 0
@@ -124,10 +121,7 @@ class HandlerRegistry:
         return self._handlers.get(ccid)
 
     def connected(self, handler: Handler) -> None:
-        """Record a new stream: its launch enters the phase `register`.
-
-        Without TLS nobody knows yet whose stream it is.
-        """
+        """Begin the phase `register` of the launch with the stream's certificate, if any."""
         ccid = self._certificates.get(handler.certificate or "")
         expected = None if ccid is None else self._expected.get(ccid)
         if expected is not None and expected.certificate == handler.certificate:
@@ -217,10 +211,7 @@ class HandlerRegistry:
         return certificate in self._certificates
 
     def remove(self, handler: Handler) -> None:
-        """Deregister `handler`, if it is the one that is registered.
-
-        Its certificate is worth nothing from now on.
-        """
+        """Deregister `handler` and its certificate, if it is the registered one."""
         if handler.ccid is not None and self._handlers.get(handler.ccid) is handler:
             del self._handlers[handler.ccid]
             self._certificates.pop(handler.certificate or "", None)

@@ -150,10 +150,7 @@ class Running:
         return await self.expected.exit.wait()
 
     async def _stop_instance(self, instance: Instance, grace_s: float) -> None:
-        """Stop the instance. A failure is logged, not raised.
-
-        What a failed stop leaves is removed before the next start, or by the next node.
-        """
+        """Stop the instance; what a failed stop leaves, the next start or node removes."""
         try:
             async with asyncio.timeout(grace_s + _STOP_MARGIN_S):
                 await instance.stop(grace_s)

@@ -92,7 +92,6 @@ class ChaincodeListener(CallbackListener):
         """Listen for programs that a user starts (development mode).
 
         Returns: the address that they dial; what they show, None without TLS.
-        Raises: StartFailed when the address cannot be bound.
         """
         bound, port = self._listen.bind or PROGRAMS
         server = await self._listening(bound or PROGRAMS[0], port)

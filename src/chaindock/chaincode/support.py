@@ -53,13 +53,9 @@ class ChaincodeSupport:
         A call that was never sent, because the chaincode ended first, goes to the next
         run.
 
-        Raises:
-            LaunchFailed and its kinds: the chaincode does not run and does not come up.
-            ChaincodeRetired: the chaincode is not to run any more.
-            TransactionExists: the transaction runs already on this chaincode.
-            ExecuteTimeout: no final message in time.
-            StreamTerminated: the chaincode ended meanwhile; with how it ended.
-            ChaincodeError: it answered ERROR, or what cannot be decoded.
+        Raises: LaunchFailed and its kinds: the chaincode does not come up, or is not to
+            run any more. What `Calls.execute` raises; StreamTerminated says how the
+            chaincode ended.
         Cancelled: the chaincode runs on; its further requests get an ERROR.
         """
         timeout_s = invocation.timeout_s
