@@ -23,7 +23,7 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.operations.address import find_socket
 from support.nodes.node import PROCESS, eventually, started
-from support.shims.hostile import ATTACKS, ONE_AT_A_TIME, TOO_LARGE
+from support.shims.hostile import ATTACKS, LARGEST, ONE_AT_A_TIME, TOO_LARGE
 from support.shims.peer import ShimPeer
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ REFUSED = {
     "many reads": "(chaindock.memory.transaction) would hold",
     "many ranges": "(chaindock.memory.transaction) would hold",
     "short keys": "(chaindock.memory.transaction) would hold",
+    LARGEST: "(chaindock.memory.transaction) would hold",
     "large values": "(chaindock.memory.transaction) would hold",
 }
 
@@ -115,7 +116,7 @@ async def attacked(node: Node) -> tuple[Calls, dict[str, str]]:
             while "payload" not in await calls.query("innocent", "f"):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         load = asyncio.ensure_future(calls.load())
-        for attack in (*ATTACKS, TOO_LARGE):
+        for attack in (*ATTACKS, LARGEST, TOO_LARGE):
             calls.during = attack
             answer = await calls.query("hostile", attack)
             payload = base64.b64decode(answer.get("payload", ""))

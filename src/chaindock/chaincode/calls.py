@@ -223,7 +223,8 @@ class Calls:
         request = requests.REQUESTS.get(message.type)
         if request is not None and (call is None or call.over):
             return message, None
-        budget = self.budget if call is None else call.budget
+        # The answer of a call is nothing that its transaction keeps.
+        budget = self.budget if request is None or call is None else call.budget
         form, data = (Kind, raw) if request is None else (request[0], payload)
         try:
             budget.take(len(raw))

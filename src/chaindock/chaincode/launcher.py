@@ -159,7 +159,7 @@ class RuntimeLauncher:
             run.came_up(await self._start(run, peer))
         except Exception as error:  # noqa: BLE001  # a defect must not leave it hanging
             cause = error
-            if not isinstance(error, ChaindockError):
+            if not isinstance(cause, ChaindockError):
                 _log.error("launch failed unexpectedly", ccid=run.ccid, exc_info=error)
                 cause = StartFailed(f"{type(error).__name__}: {error}")
             return launch_failure(run.attempt, cause, built=run.instance is not None)

@@ -79,13 +79,13 @@ class StreamOptions:
     transaction_bytes: Bytes = option(
         32 * MIB,
         "chaindock.memory.transaction",
-        "Most memory that the node holds for a transaction: what it reads and writes. A "
-        "message from chaincode may be as large, but no larger than peer.maxRecvMsgSize.",
+        "Most memory that the node holds for a transaction: what it reads and writes.",
     )
     contract_bytes: Bytes = option(
         64 * MIB,
         "chaindock.memory.contract",
-        "Most memory that the node holds for all open calls of a chaincode.",
+        "Most memory that the node holds for all open calls of a chaincode. Its answer "
+        "may be as large, but no larger than peer.maxRecvMsgSize.",
     )
     overrun_s: Seconds = option(
         30.0,
@@ -105,7 +105,7 @@ class StreamOptions:
     @property
     def receive_bytes(self) -> int:
         """The largest message from chaincode; gRPC ends a stream that sends a larger one."""
-        return min(self.max_message_bytes, self.transaction_bytes + MIB)
+        return min(self.max_message_bytes, self.contract_bytes + MIB)
 
 
 @dataclass(frozen=True)

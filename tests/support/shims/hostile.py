@@ -80,6 +80,14 @@ def one(kind: int, payload: bytes, count: int = 1, **fields: str) -> Iterator[Re
         yield kind, payload, fields
 
 
+def largest() -> Iterator[Request]:
+    yield Kind.PUT_STATE, bytes(60 * MIB), {}
+
+
+def nothing() -> Iterator[Request]:
+    return iter(())
+
+
 ATTACKS: dict[str, Callable[[], Iterator[Request]]] = {
     "empty records": lambda: one(Kind.WRITE_BATCH_STATE, EMPTY * (15 * MIB)),
     "empty keys": lambda: one(Kind.GET_STATE_MULTIPLE, EMPTY * (15 * MIB)),
@@ -99,6 +107,8 @@ ATTACKS: dict[str, Callable[[], Iterator[Request]]] = {
 """What each sends, to be refused at the latest with its last request."""
 ONE_AT_A_TIME = Timestamp(seconds=1)
 """In REGISTER: the node sends the next call after the answer to the one before."""
+LARGEST = "largest message"
+"""A request that gRPC takes, but that is more than a transaction may hold."""
 TOO_LARGE = "message too large"
 
 
@@ -109,7 +119,7 @@ async def attack(peer: ShimPeer, to: Any) -> bytes:
         await peer.send(Kind.PUT_STATE, bytes(98 * MIB), txid=to.txid)
         await peer.refusal()
     asked, fields = 0, dict[str, str]()
-    for kind, payload, fields in ATTACKS.get(name, list)():
+    for kind, payload, fields in {**ATTACKS, LARGEST: largest}.get(name, nothing)():
         channel = fields.get("channel", to.channel_id)
         await peer.send(kind, payload, txid=to.txid, channel=channel)
         asked += 1

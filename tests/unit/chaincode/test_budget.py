@@ -52,8 +52,8 @@ async def test_a_large_answer_of_a_call_arrives(node: StreamNode):
 async def test_an_answer_that_is_too_large_is_told_to_the_caller(node: StreamNode):
     peer = await node.ready()
     call = node.call(invocation("f", tx_id="t1"))
-    await peer.complete(await peer.receive(), b"p" * 600_000)
-    with pytest.raises(ChaincodeError, match="more than the limit of 500000"):
+    await peer.complete(await peer.receive(), b"p" * 2_000_000)
+    with pytest.raises(ChaincodeError, match="more than the limit of 1700000"):
         await call
     assert node.handler.calls.budget.held == 0
 
