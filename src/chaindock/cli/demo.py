@@ -160,20 +160,20 @@ class _Demo:
         self._tell(f"  {describe(done)}")
         self._title("call it")
         for verb, args, status, expected in _CALLS:
-            self._call(client, (verb, name, *args), status, expected)
+            self._call(client, verb, name, args)
+            _require(self.story["calls"][-1], status, expected)
 
     def _call(
-        self, client: AdminClient, words: Sequence[str], status: int, expected: str
+        self, client: AdminClient, verb: str, name: str, args: Sequence[str]
     ) -> None:
         from chaindock.operations.facade import Call
 
-        verb, name, *args = words
         call = Call(name=name, args=[arg.encode() for arg in args])
         began = time.monotonic()
         answer = client.call(call, verb)
         payload = base64.b64decode(answer["payload"])
         told = {
-            "command": " ".join(words),
+            "command": " ".join((verb, name, *args)),
             "seconds": time.monotonic() - began,
             **{key: answer[key] for key in ("status", "message", "block", "code")},
             "result": show.parsed(payload),
@@ -187,7 +187,6 @@ class _Demo:
         mark = click.style("refused: ", fg="yellow") if refused else ""
         cut = " ..." if len(shown) > SHOWN_CHARS else ""
         self._tell(f"    {mark}{shown[:SHOWN_CHARS]}{cut}")
-        _require(told, status, expected)
 
     def _show_blocks(self, client: AdminClient) -> None:
         self._title("blocks")
