@@ -39,7 +39,11 @@ class ChaindockError(Exception):
     retryable: bool = False
     """The same act may succeed later as it is. A fact of this name overrides the class."""
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(
+        cls, code: Code | None = None, *, retryable: bool | None = None
+    ) -> None:
+        cls.code = code or cls.code
+        cls.retryable = cls.retryable if retryable is None else retryable
         cls.slug = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
 
     def __init__(self, message: str, *, hint: str | None = None, **facts: Any) -> None:
@@ -72,10 +76,8 @@ def is_retryable(error: OSError) -> bool:
     return error.errno in space | {errno.EAGAIN, errno.EMFILE, errno.ENFILE}
 
 
-class InvalidInput(ChaindockError):
+class InvalidInput(ChaindockError, code=Code.INVALID_ARGUMENT):
     """An input breaks its rule. Nothing was changed."""
-
-    code = Code.INVALID_ARGUMENT
 
 
 class PackageInvalid(InvalidInput):
@@ -94,10 +96,8 @@ class ProposalInvalid(InvalidInput):
     """A signed proposal fails a check that a peer makes before it simulates."""
 
 
-class NotFound(ChaindockError):
+class NotFound(ChaindockError, code=Code.NOT_FOUND):
     """The named object does not exist."""
-
-    code = Code.NOT_FOUND
 
 
 class ImageNotFound(NotFound):
@@ -108,102 +108,71 @@ class ImagePlatformMissing(ImageNotFound):
     """The image exists, but not for the engine's kind of processor. Facts: `image`."""
 
 
-class AlreadyExists(ChaindockError):
+class AlreadyExists(ChaindockError, code=Code.ALREADY_EXISTS):
     """The named object exists already."""
-
-    code = Code.ALREADY_EXISTS
 
 
 class ContainerExists(AlreadyExists):
     """The container name is taken. Facts: `container`."""
 
 
-class PlacementConflict(ChaindockError):
+class PlacementConflict(ChaindockError, code=Code.FAILED_PRECONDITION):
     """The package runs elsewhere than asked. Facts: `ccid`, `asked`, `given`."""
-
-    code = Code.FAILED_PRECONDITION
 
 
 class TransactionExists(AlreadyExists):
     """The transaction id is running, or on the ledger. Facts: `tx_id`."""
 
 
-class Denied(ChaindockError):
+class Denied(ChaindockError, code=Code.PERMISSION_DENIED):
     """The identity may not do this."""
 
-    code = Code.PERMISSION_DENIED
 
-
-class Unsupported(ChaindockError):
+class Unsupported(ChaindockError, code=Code.UNIMPLEMENTED):
     """Known to Fabric, not yet to Chaindock."""
 
-    code = Code.UNIMPLEMENTED
 
-
-class BudgetExceeded(ChaindockError):
+class BudgetExceeded(ChaindockError, code=Code.RESOURCE_EXHAUSTED):
     """The node would hold too much memory for a contract. Facts: `limit`, `found`."""
 
-    code = Code.RESOURCE_EXHAUSTED
 
-
-class TooManyRequests(ChaindockError):
+class TooManyRequests(ChaindockError, code=Code.RESOURCE_EXHAUSTED, retryable=True):
     """More requests at once than the limit allows. Facts: `limit`."""
 
-    code = Code.RESOURCE_EXHAUSTED
-    retryable = True
 
-
-class ToolMissing(ChaindockError):
+class ToolMissing(ChaindockError, code=Code.FAILED_PRECONDITION):
     """A program that is needed is not on the PATH. Facts: `tool`."""
 
-    code = Code.FAILED_PRECONDITION
 
-
-class StorageError(ChaindockError):
+class StorageError(ChaindockError, code=Code.FAILED_PRECONDITION):
     """A file of the node cannot be written or read. Facts: `path`."""
-
-    code = Code.FAILED_PRECONDITION
 
 
 class EngineError(ChaindockError):
     """The container engine refused. Facts: `status` (HTTP), `endpoint`."""
 
 
-class EngineUnavailable(EngineError):
+class EngineUnavailable(EngineError, code=Code.UNAVAILABLE, retryable=True):
     """No engine answers at the endpoint. Facts: `endpoint`, `verdict`, `tried`."""
 
-    code = Code.UNAVAILABLE
-    retryable = True
 
-
-class EngineTimeout(EngineError):
+class EngineTimeout(EngineError, code=Code.DEADLINE_EXCEEDED, retryable=True):
     """The engine did not answer in time. Facts: `endpoint`, `limit_s`."""
 
-    code = Code.DEADLINE_EXCEEDED
-    retryable = True
 
-
-class RegistryUnavailable(EngineError):
+class RegistryUnavailable(EngineError, code=Code.UNAVAILABLE, retryable=True):
     """The engine did not reach the registry of an image. Facts: `image`."""
 
-    code = Code.UNAVAILABLE
-    retryable = True
 
-
-class RegistryDenied(EngineError):
+class RegistryDenied(EngineError, code=Code.PERMISSION_DENIED):
     """The registry requires a login, or refuses this one. Facts: `image`."""
 
-    code = Code.PERMISSION_DENIED
 
-
-class RateLimited(EngineError):
+class RateLimited(EngineError, code=Code.RESOURCE_EXHAUSTED, retryable=True):
     """The registry gives no more images for now. Facts: `image`, `retry_after_s`."""
 
-    code = Code.RESOURCE_EXHAUSTED
-    retryable = True
 
-
-class LaunchFailed(ChaindockError):
+class LaunchFailed(ChaindockError, code=Code.UNAVAILABLE):
     """A chaincode did not come up.
 
     Facts, as far as known: `ccid`, `stage` (build or start), `phase`, `phases` ([{phase,
@@ -211,35 +180,25 @@ class LaunchFailed(ChaindockError):
     `registered` (false); and of its end `cause`, `exit_code`, `signal`, `oom`.
     """
 
-    code = Code.UNAVAILABLE
 
-
-class BuildFailed(LaunchFailed):
+class BuildFailed(LaunchFailed, code=Code.FAILED_PRECONDITION):
     """A build step ended with an error."""
 
-    code = Code.FAILED_PRECONDITION
 
-
-class BuildSilent(BuildFailed):
+class BuildSilent(BuildFailed, code=Code.DEADLINE_EXCEEDED):
     """A build step printed nothing for too long. Facts: `step`, `limit_s`."""
-
-    code = Code.DEADLINE_EXCEEDED
 
 
 class StartFailed(LaunchFailed):
     """The container or process could not be started."""
 
 
-class ChaincodeRetired(LaunchFailed):
+class ChaincodeRetired(LaunchFailed, retryable=True):
     """The chaincode was stopped, removed or replaced, so it is not started."""
 
-    retryable = True
 
-
-class NetworkMissing(StartFailed):
+class NetworkMissing(StartFailed, code=Code.FAILED_PRECONDITION):
     """The engine has no network of the name that was set. Facts: `network`."""
-
-    code = Code.FAILED_PRECONDITION
 
 
 class NameUnresolved(StartFailed):
@@ -254,38 +213,28 @@ class ExitedEarly(LaunchFailed):
     """The chaincode ended before it registered."""
 
 
-class LaunchTimeout(LaunchFailed):
+class LaunchTimeout(LaunchFailed, code=Code.DEADLINE_EXCEEDED):
     """A phase took longer than it may. Facts: `limit_s`."""
-
-    code = Code.DEADLINE_EXCEEDED
 
 
 class RegisterTimeout(LaunchTimeout):
     """The chaincode connected and did not register in time. Facts: `limit_s`."""
 
 
-class TlsFailed(LaunchFailed):
+class TlsFailed(LaunchFailed, code=Code.PERMISSION_DENIED):
     """The chaincode connected; no TLS handshake succeeded. Facts: `handshakes`."""
 
-    code = Code.PERMISSION_DENIED
 
-
-class RegistrationRefused(LaunchFailed):
+class RegistrationRefused(LaunchFailed, code=Code.PERMISSION_DENIED):
     """The node refused the registration of the chaincode."""
 
-    code = Code.PERMISSION_DENIED
 
-
-class ExecuteFailed(ChaindockError):
+class ExecuteFailed(ChaindockError, code=Code.ABORTED):
     """An invocation ended without a response of the chaincode. Facts: `tx_id`."""
 
-    code = Code.ABORTED
 
-
-class ExecuteTimeout(ExecuteFailed):
+class ExecuteTimeout(ExecuteFailed, code=Code.DEADLINE_EXCEEDED):
     """The chaincode did not answer the call in time. Facts: `limit_s`."""
-
-    code = Code.DEADLINE_EXCEEDED
 
 
 class StreamTerminated(ExecuteFailed):
@@ -304,43 +253,29 @@ class LedgerError(ChaindockError):
     """The ledger refused an operation, or failed."""
 
 
-class LedgerCorrupt(LedgerError):
+class LedgerCorrupt(LedgerError, code=Code.DATA_LOSS):
     """The ledger file is damaged or inconsistent."""
 
-    code = Code.DATA_LOSS
 
-
-class LedgerClosed(LedgerError):
+class LedgerClosed(LedgerError, code=Code.UNAVAILABLE):
     """The ledger or simulator was closed."""
 
-    code = Code.UNAVAILABLE
 
-
-class ReadOnlyViolation(LedgerError):
+class ReadOnlyViolation(LedgerError, code=Code.FAILED_PRECONDITION):
     """Queries and writes that exclude each other in one transaction."""
 
-    code = Code.FAILED_PRECONDITION
 
-
-class NodeError(ChaindockError):
+class NodeError(ChaindockError, code=Code.FAILED_PRECONDITION):
     """The node cannot start, cannot be reached, or is stopping."""
 
-    code = Code.FAILED_PRECONDITION
 
-
-class NodeNotRunning(NodeError):
+class NodeNotRunning(NodeError, code=Code.UNAVAILABLE):
     """No node serves this home. Facts: `home`."""
 
-    code = Code.UNAVAILABLE
 
-
-class NodeAlreadyRunning(NodeError):
+class NodeAlreadyRunning(NodeError, code=Code.ALREADY_EXISTS):
     """Another process serves this home. Facts: `home`, `pid`."""
 
-    code = Code.ALREADY_EXISTS
 
-
-class NodeStopping(NodeError):
+class NodeStopping(NodeError, code=Code.UNAVAILABLE):
     """The node is stopping and takes no more requests."""
-
-    code = Code.UNAVAILABLE
