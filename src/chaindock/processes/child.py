@@ -57,8 +57,7 @@ class Program:
         argv: the program as an absolute path, and its arguments.
         kind: "run" or "build".
         inherits: descriptors that it gets and does not know of: locks on its build.
-        max_open_files: None = as the node has it.
-        max_file_bytes: largest file; 0 = as the node has it.
+        max_open_files, max_file_bytes: 0 = as the node has it.
     """
 
     argv: Sequence[str]
@@ -66,7 +65,7 @@ class Program:
     env: Mapping[str, str] = field(repr=False)
     kind: str
     inherits: Sequence[int] = ()
-    max_open_files: int | None = None
+    max_open_files: int = 0
     max_file_bytes: int = 0
 
 
@@ -121,18 +120,16 @@ class Pump:
                 self._work()
 
     def _work(self) -> None:
-        at = 0
-        for _ in range(SLICE_LINES):
-            end = self._pending.find(b"\n", at)
-            if end < 0:
-                self._grow(at, len(self._pending))
-                at = len(self._pending)
-                break
-            self._grow(at, end)
-            self._emit()
-            at = end + 1
-        del self._pending[:at]
-        if self._pending:
+        *lines, rest = self._pending.split(b"\n", SLICE_LINES)
+        for line in lines:
+            self._emit(self._line + line)
+            self._line.clear()
+        if len(lines) < SLICE_LINES:
+            # A line begins. One byte too many is kept to know that it was cut.
+            self._line = (self._line + rest)[: _MOST + 1]
+            rest = bytearray()
+        self._pending = rest
+        if rest:
             if not self._paused:
                 self._paused = True
                 self._pause()
@@ -143,21 +140,14 @@ class Pump:
             self._resume()
         if self._ended and not self.done.is_set():
             if self._line:
-                self._emit()
+                self._emit(self._line)
             self.done.set()
 
-    def _grow(self, start: int, end: int) -> None:
-        # One byte too many is kept to know that the line was cut.
-        room = _MOST + 1 - len(self._line)
-        if room > 0:
-            self._line += self._pending[start : min(end, start + room)]
-
-    def _emit(self) -> None:
-        cut = len(self._line) > _MOST
-        text = self._line[:_MOST].decode("utf-8", "replace")
-        self._line.clear()
+    def _emit(self, line: bytearray) -> None:
+        text = line[:_MOST].decode("utf-8", "replace")
+        text = text + _CUT if len(line) > _MOST else text.removesuffix("\r")
         try:
-            self._take(text + _CUT if cut else text.removesuffix("\r"))
+            self._take(text)
         except (OSError, ValueError) as error:  # disk full, or the log was closed
             if not self._refused:
                 self._refused = True
@@ -315,11 +305,9 @@ class Child(asyncio.SubprocessProtocol):
 
 async def open_gate(program: Program, env: Mapping[str, str], output: Output) -> Child:
     """Start a shell that becomes `program` when it is released. Raises: OSError."""
-    files = program.max_open_files
-    limits = "" if files is None else f"ulimit -n {files} 2>/dev/null; "
-    if program.max_file_bytes:
-        blocks = -(-program.max_file_bytes // _BLOCK_BYTES)
-        limits += f"ulimit -f {blocks} 2>/dev/null; "
+    blocks = -(-program.max_file_bytes // _BLOCK_BYTES)
+    wanted = {"n": program.max_open_files, "f": blocks}
+    limits = "".join(f"ulimit -{k} {n} 2>/dev/null; " for k, n in wanted.items() if n)
     _, child = await asyncio.get_running_loop().subprocess_exec(
         lambda: Child(program, output),
         SHELL,

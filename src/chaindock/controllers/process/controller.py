@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from chaindock.platforms.base import Platform
 
 REAP_GRACE_S = 1.0
+CLOSE_GRACE_S = 2.0
 _LAYOUT = 2
 """Changes when the content of a build directory changes."""
 
@@ -150,7 +151,7 @@ class ProcessController:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._spawner.end_all(self._options.close_grace_s)
+        await self._spawner.end_all(CLOSE_GRACE_S)
         await self._tasks.aclose()
         self._sockets.close()
 

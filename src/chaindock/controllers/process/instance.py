@@ -125,8 +125,7 @@ class ProcessInstance:
             "file size": child.program.max_file_bytes,
         }
         said = [f"{name} {size // MIB} MiB" for name, size in limits.items() if size]
-        if child.program.max_open_files is not None:
-            said.append(f"open files {child.program.max_open_files}")
+        said.append(f"open files {child.program.max_open_files}")
         facts |= {"pid": str(child.pid), "stream": self._stream}
         facts["limits"] = ", ".join(said)
         if words := self._settings.words:

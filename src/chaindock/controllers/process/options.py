@@ -17,8 +17,7 @@ class ProcessOptions:
     Args:
         root: where runs are kept; belongs to this node alone.
         keep_builds: finished builds kept per label; one in use is never removed.
-        max_open_files: of one process of a running chaincode; None = as the node has it.
-        close_grace_s: seconds that processes have to end when the node ends.
+        max_open_files: of one process of a running chaincode.
         limit_s: longest build in seconds; the launch's own limits are much shorter.
         durable_builds: flush each build to disk, so that it outlives a power failure.
     """
@@ -37,7 +36,7 @@ class ProcessOptions:
         "Directories in which builds look for toolchains, as a PATH.",
     )
     keep_builds: int = 3
-    max_open_files: int | None = 4096
+    max_open_files: int = 4096
     max_file_bytes: Bytes = option(
         256 * MIB,
         "chaindock.process.maxFileSize",
@@ -47,7 +46,6 @@ class ProcessOptions:
     tmp_bytes: Bytes = option(
         GIB, "chaindock.process.tmp", "Size of the private directory of a chaincode."
     )
-    close_grace_s: float = 2.0
     silence_s: Seconds = option(600.0, "chaindock.build.silence")
     limit_s: float = 24 * 3600.0
     durable_builds: bool = True
