@@ -15,7 +15,7 @@ from chaindock.platforms.registry import unsupported_hint
 from chaindock.telemetry import get_logger, metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Sequence
 
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import Builder, Instance
@@ -68,25 +68,21 @@ class Router:
     async def discard(self, ccid: Ccid) -> None:
         """Have every back end remove what it built for `ccid`, which does not run."""
         for builder in self._backends.reachable():
-            try:
-                await builder.discard(ccid)
-            except ChaindockError as error:
-                self._not_removed(ccid, builder, error)
+            await _removed(builder, ccid, builder.discard(ccid))
 
     async def purge(self, ccid: Ccid) -> None:
         """Have back ends remove what `discard` kept, as `ccid` is uninstalled."""
         for builder in self._backends.reachable():
             if isinstance(builder, Purging):
-                try:
-                    await builder.purge(ccid)
-                except ChaindockError as error:
-                    self._not_removed(ccid, builder, error)
+                await _removed(builder, ccid, builder.purge(ccid))
 
-    @staticmethod
-    def _not_removed(ccid: Ccid, builder: Builder, error: ChaindockError) -> None:
-        _log.warning(
-            "build not removed", ccid=ccid, builder=builder.name, error=error.message
-        )
+
+async def _removed(builder: Builder, ccid: Ccid, removal: Awaitable[int]) -> None:
+    try:
+        await removal
+    except ChaindockError as error:
+        said = error.message
+        _log.warning("build not removed", ccid=ccid, builder=builder.name, error=said)
 
 
 _BUILDS = {Phase.PULL, Phase.DEPENDENCIES, Phase.COMPILE, Phase.IMAGE}

@@ -20,7 +20,7 @@ from chaindock.container.contracts import Cause, Exit
 from chaindock.telemetry import get_logger, unbind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from chaindock.aio import Tasks
@@ -54,13 +54,19 @@ def find(
     groups = {record.pid: record for record in records}
     proved = {r.pid for r in records if ended_at is not None or _is_leader(r)}
     found: dict[str, list[psutil.Process]] = {}
-    for pid in _others():
+    own = {os.getpid(), *(p.pid for p in psutil.Process().parents())}
+    for pid in set(psutil.pids()) - own:
         try:
             process = psutil.Process(pid)
             run_id = _marked_run(process, node_id)
             record = groups.get(os.getpgid(pid))
-            if run_id is None and record is not None and record.pid in proved:
-                run_id = _run_of_member(process, record, ended_at)
+            if (
+                run_id is None
+                and record is not None
+                and record.pid in proved
+                and (ended_at is None or _was_left(process, record, ended_at))
+            ):
+                run_id = record.run_id
         except (psutil.Error, OSError):
             continue
         if run_id is not None and _alive(process):
@@ -103,12 +109,6 @@ def _look_twice(look: Callable[[], list[psutil.Process]]) -> list[psutil.Process
     return found
 
 
-def _others() -> Iterator[int]:
-    """Every pid but this process and those it was started by."""
-    own = {os.getpid(), *(p.pid for p in psutil.Process().parents())}
-    return (pid for pid in psutil.pids() if pid not in own)
-
-
 def _is_leader(record: Record) -> bool:
     try:
         process = psutil.Process(record.pid)
@@ -118,13 +118,9 @@ def _is_leader(record: Record) -> bool:
         return False
 
 
-def _run_of_member(
-    process: psutil.Process, record: Record, ended_at: float | None
-) -> str | None:
-    if ended_at is None:  # the leader is there and proved
-        return record.run_id
+def _was_left(process: psutil.Process, record: Record, ended_at: float) -> bool:
     older = process.create_time() <= ended_at
-    return record.run_id if older and os.getsid(process.pid) == record.pid else None
+    return older and os.getsid(process.pid) == record.pid
 
 
 def _marked_run(process: psutil.Process, node_id: str) -> str | None:
@@ -132,9 +128,8 @@ def _marked_run(process: psutil.Process, node_id: str) -> str | None:
         environment = process.environ()
     except (psutil.Error, OSError):
         return None
-    if environment.get(NODE_MARKER) != node_id:
-        return None
-    return environment.get(RUN_MARKER, "")
+    own = environment.get(NODE_MARKER) == node_id
+    return environment.get(RUN_MARKER, "") if own else None
 
 
 def _send(processes: Sequence[psutil.Process], number: int) -> None:
