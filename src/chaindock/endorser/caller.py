@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, partialmethod
 from typing import TYPE_CHECKING, Any, Final
 
 from fabric_protos.common import common_pb2
@@ -35,10 +35,9 @@ if TYPE_CHECKING:
 
     from fabric_protos.peer.lifecycle import lifecycle_pb2
 
-    from chaindock.chaincode.invocation import Outcome
     from chaindock.endorser.checks import Proposal
     from chaindock.endorser.endorser import Endorser
-    from chaindock.endorser.orderer import Commit, Orderer
+    from chaindock.endorser.orderer import Orderer
     from chaindock.identity.msp import SigningIdentity
     from chaindock.ids import ChannelId
     from chaindock.ledger.ledger import Ledger
@@ -84,33 +83,6 @@ class Caller:
         self._endorser = endorser
         self._orderer = orderer
 
-    async def query(
-        self,
-        name: str,
-        args: Sequence[bytes],
-        *,
-        signer: SigningIdentity,
-        transient: Mapping[str, bytes] | None = None,
-        timeout_s: float | None = None,
-    ) -> Answer:
-        """Run a function and return its answer; nothing is ordered.
-
-        Args:
-            name: of the chaincode.
-            args: function name and arguments.
-            signer: the client.
-            transient: seen by the chaincode only.
-            timeout_s: for the answer once the chaincode runs; None = configured.
-
-        Raises:
-            NotFound, Denied, LaunchFailed, ExecuteFailed, TooManyRequests: the chaincode
-            gave no answer. A status of 400 or more is an Answer.
-        """
-        signed = new_proposal(self._channel, name, args, signer, transient=transient)
-        proposal = parse_proposal(signed)
-        outcome, _ = await self._endorser.process(proposal, timeout_s, endorse=False)
-        return _answer(outcome, proposal)
-
     async def invoke(
         self,
         name: str,
@@ -120,19 +92,27 @@ class Caller:
         transient: Mapping[str, bytes] | None = None,
         timeout_s: float | None = None,
         is_init: bool = False,
+        commits: bool = True,
     ) -> Answer:
         """Run a function and commit its writes.
 
-        Args: as for `query`, and
-            timeout_s: as for `query`; committing has no limit.
+        Args:
+            name: of the chaincode.
+            args: function name and arguments.
+            signer: the client.
+            transient: seen by the chaincode only.
+            timeout_s: for the answer once the chaincode runs; None = configured.
+                Committing has no limit.
             is_init: call Init.
+            commits: False drops the writes; nothing is ordered.
 
         Returns:
             the answer. Check `code`: 0 = the writes took effect. An answer of 400 or more
             was not ordered.
 
         Raises:
-            as `query`; LedgerError when it could not be committed.
+            NotFound, Denied, LaunchFailed, ExecuteFailed, TooManyRequests: the chaincode
+            gave no answer. LedgerError: the transaction could not be committed.
         Cancelled: a transaction that was ordered already is committed all the same.
         """
         signed = new_proposal(
@@ -140,29 +120,25 @@ class Caller:
         )
         proposal = parse_proposal(signed)
         outcome, endorsed = await self._endorser.process(
-            proposal, timeout_s, endorse=True
+            proposal, timeout_s, endorse=commits
         )
-        if endorsed is None:
-            return _answer(outcome, proposal)
-        sign = partial(assemble, proposal, endorsed, signer)
-        envelope = await off_loop(len(endorsed.payload), sign)
-        done = await self._orderer.submit(envelope)
-        return _answer(outcome, proposal, done)
+        commit = None
+        if endorsed is not None:
+            sign = partial(assemble, proposal, endorsed, signer)
+            envelope = await off_loop(len(endorsed.payload), sign)
+            commit = await self._orderer.submit(envelope)
+        return Answer(
+            status=outcome.response.status,
+            message=outcome.response.message,
+            payload=outcome.response.payload,
+            tx_id=proposal.tx_id,
+            block=commit.block if commit else None,
+            code=commit.code if commit else None,
+            event=outcome.event,
+            refusals=proposal.refusals,
+        )
 
-
-def _answer(
-    outcome: Outcome, proposal: Proposal, commit: Commit | None = None
-) -> Answer:
-    return Answer(
-        status=outcome.response.status,
-        message=outcome.response.message,
-        payload=outcome.response.payload,
-        tx_id=proposal.tx_id,
-        block=commit.block if commit else None,
-        code=commit.code if commit else None,
-        event=outcome.event,
-        refusals=proposal.refusals,
-    )
+    query = partialmethod(invoke, commits=False)
 
 
 def new_header(

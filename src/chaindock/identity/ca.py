@@ -236,15 +236,10 @@ def _certificate(
     skew: dt.timedelta = _CLOCK_SKEW,
     lasts: dt.timedelta = _TEN_YEARS,
 ) -> x509.Certificate:
-    """Return a signed certificate.
+    """Return a certificate of `key` for the subject of `names`, signed by the issuer's.
 
-    Args:
-        names: subject, and issuer; equal for a self-signed one.
-        key: of the holder.
-        signer: key of the issuer.
-        extensions: beside those that identify the keys.
-        skew: how long ago the certificate begins to be valid, for clocks that go wrong.
-        lasts: from now.
+    The certificate is valid since `skew` ago, for clocks that go wrong. `extensions` are
+    those beside the identifiers of the keys.
     """
     subject, issuer = names
     now = dt.datetime.now(dt.UTC).replace(microsecond=0)
@@ -266,7 +261,7 @@ def _certificate(
     # Every second ECDSA signature has a high S and the builder cannot normalise it.
     while True:
         certificate = builder.sign(signer, hashes.SHA256())
-        if has_low_s(certificate.signature, signer.curve.name):
+        if has_low_s(certificate.signature, signer.curve):
             return certificate
 
 

@@ -35,22 +35,7 @@ if TYPE_CHECKING:
         EllipticCurvePublicKey,
     )
 
-# Orders of the curves that are accepted (SEC 2, FIPS 186-4); `cryptography` does not
-# tell them.
-_ORDER = {
-    "secp224r1": 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFF16A2E0B8F03E13DD29455C5C2A3D,
-    "secp256r1": 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551,
-    "secp384r1": int(
-        "ffffffffffffffffffffffffffffffffffffffffffffffff"
-        "c7634d81f4372ddf581a0db248b0a77aecec196accc52973",
-        16,
-    ),
-    "secp521r1": int(
-        "01fffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffa"
-        "51868783bf2f966b7fcc0148f709a5d03bb5c9b8899c47aebb6fb71e91386409",
-        16,
-    ),
-}
+_CURVES = frozenset({"secp224r1", "secp256r1", "secp384r1", "secp521r1"})
 # hashlib lets other threads run while it hashes a large message.
 _ALGORITHM = ec.ECDSA(Prehashed(hashes.SHA256()))
 _CACHED = 4096
@@ -66,13 +51,13 @@ _KNOWN_CRITICAL = frozenset(
 )
 
 
-def has_low_s(signature: bytes, curve: str) -> bool:
+def has_low_s(signature: bytes, curve: ec.EllipticCurve) -> bool:
     """Tell whether the DER `signature` has s at most half the order of `curve`.
 
     Raises: ValueError when it is no DER signature.
     """
     _, s = decode_dss_signature(signature)
-    return s <= _ORDER[curve] // 2
+    return s <= curve.group_order // 2
 
 
 class SigningIdentity:
@@ -91,7 +76,7 @@ class SigningIdentity:
     def sign(self, message: bytes) -> bytes:
         """Return the DER signature of SHA-256 of `message`; s is at most half the order."""
         signature = self._key.sign(sha256(message).digest(), _ALGORITHM)
-        order = _ORDER[self._key.curve.name]
+        order = self._key.curve.group_order
         r, s = decode_dss_signature(signature)
         return encode_dss_signature(r, order - s) if s > order // 2 else signature
 
@@ -118,7 +103,7 @@ class Identity:
     def verify(self, message: bytes, signature: bytes) -> None:
         """Check `signature` over SHA-256 of `message`; also its S. Raises: Denied."""
         try:
-            low = has_low_s(signature, self.key.curve.name)
+            low = has_low_s(signature, self.key.curve)
         except ValueError as error:
             raise Denied("the signature is not a DER sequence of r and s") from error
         if not low:
@@ -159,7 +144,7 @@ class Msp:
         self._check_chain(certificate)
         key = certificate.public_key()
         if not isinstance(key, ec.EllipticCurvePublicKey) or (
-            key.curve.name not in _ORDER
+            key.curve.name not in _CURVES
         ):
             raise self._refuse("its key is not ECDSA on P-224, P-256, P-384 or P-521")
         role = self._role(certificate)
