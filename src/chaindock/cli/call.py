@@ -133,7 +133,7 @@ def _call(
     **given: Any,
 ) -> int:
     """Call, print the answer and return the exit status."""
-    from chaindock.operations.facade import Call
+    from chaindock.operations.wire import Call
 
     sent = [_bytes(text) for text in (function, *args)]
     hidden = {key: _bytes(value) for key, value in transient.items()}

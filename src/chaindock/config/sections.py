@@ -29,7 +29,7 @@ from chaindock.endorser.endorser import EndorserOptions
 from chaindock.endorser.orderer import OrdererOptions
 from chaindock.ids import require_channel
 from chaindock.lifecycle.states import CustodianOptions
-from chaindock.operations.admin import AdminOptions
+from chaindock.operations.answers import AdminOptions
 from chaindock.operations.http import OperationsOptions
 from chaindock.options import option
 from chaindock.packaging.rules import Limits

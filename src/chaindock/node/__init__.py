@@ -1,1 +1,1 @@
-"""The composition root."""
+"""The composition root, and the admin API of a node."""

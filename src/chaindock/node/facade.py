@@ -1,6 +1,8 @@
 """The running node as the admin API sees it.
 
-Every method may be called at any time between ready and the end.
+Every method may be called at any time between ready and the end, several at once, and
+raises only errors of chaindock.errors. A cancelled `deploy`, `start`, `invoke` or `query`
+leaves nothing half done.
 """
 
 from __future__ import annotations
@@ -13,14 +15,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from typing_extensions import override
-
 import chaindock
 from chaindock.errors import LaunchFailed, Unsupported
 from chaindock.ids import Ccid, name_from_label, require_ccid
 from chaindock.lifecycle.states import LaunchState, Target
 from chaindock.operations.address import find_socket
-from chaindock.operations.facade import Deployment, NodeFacade, NodeStatus, Running
+from chaindock.operations.wire import Deployment, NodeStatus, Running
 from chaindock.packaging.format import read_package
 
 if TYPE_CHECKING:
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
     from chaindock.lifecycle.custodian import Custodian
     from chaindock.lifecycle.deploy import Deployed, Deployer
     from chaindock.node.backends import Backends
-    from chaindock.operations.facade import Call, Watch
     from chaindock.operations.health import Health
     from chaindock.operations.http import OperationsServer
+    from chaindock.operations.wire import Call, Watch
 
 _REMEMBERED = 100
 """Signers, and names that did not come up, beyond which the oldest are forgotten."""
 
 
 @dataclass(kw_only=True)
-class Node(NodeFacade):
+class Node:
     """Answers what the admin API asks."""
 
     config: Config
@@ -77,12 +77,12 @@ class Node(NodeFacade):
         """Wait until somebody asks the node to end."""
         await self._stop.wait()
 
-    @override
     def shutdown(self) -> None:
+        """Ask the node to stop; returns at once."""
         self._stop.set()
 
-    @override
     def status(self) -> NodeStatus:
+        """Describe the node. Never raises."""
         organization, config = self.organization, self.config
         missing = self.health.missing()
         backend, reason = self.backends.outlook
@@ -118,7 +118,6 @@ class Node(NodeFacade):
 
     # ---- chaincodes
 
-    @override
     async def deploy(
         self,
         package: Path,
@@ -129,6 +128,18 @@ class Node(NodeFacade):
         init_required: bool,
         watch: Watch,
     ) -> Deployment:
+        """Install the package file, define it as `name` and bring it up.
+
+        Args:
+            package: read before this returns; the caller removes it.
+            name: None = from the label.
+            version: None = the node counts.
+            backend: `auto` or the name of a builder.
+            init_required: callers must send an Init first.
+            watch: told every event of the attempt.
+
+        Raises: PackageInvalid, InvalidInput, LaunchFailed.
+        """
         self.backends.require(backend)
         began = time.monotonic()
         if name is None:
@@ -154,10 +165,16 @@ class Node(NodeFacade):
         self._failed.pop(name, None)
         return self._deployment(deployed, began)
 
-    @override
     async def deploy_dev(
         self, name: str, version: str | None, *, init_required: bool
     ) -> Deployment:
+        """Define `name` for a program that a user starts by hand.
+
+        The program registers as NAME:VERSION; None = 1.0. Returns as soon as the
+        definition is committed, whether or not the program runs already.
+
+        Raises: Unsupported unless chaincode.mode is `dev`. InvalidInput.
+        """
         if not self.config.stream.admit_unlaunched:
             raise Unsupported(
                 "this node does not accept programs that a user starts",
@@ -170,30 +187,33 @@ class Node(NodeFacade):
         )
         return self._deployment(deployed, began)
 
-    @override
     async def start(self, name: str, *, watch: Watch) -> Deployment:
+        """Bring a stopped or failed chaincode up. Raises NotFound, LaunchFailed."""
         began = time.monotonic()
         deployed = await self.deployer.start(name, watch=watch)
         return self._deployment(deployed, began)
 
-    @override
     async def stop(self, name: str) -> None:
+        """End its run; it stays deployed and stopped. Raises NotFound."""
         await self.deployer.stop(name)
 
-    @override
     async def remove(self, name: str) -> None:
+        """Stop it and forget it; the ledger keeps its state. Raises NotFound."""
         await self.deployer.remove(name)
 
-    @override
     def ps(self) -> Sequence[Running]:
+        """Return all deployed chaincodes, by name. Quick, never raises."""
         return [self._running(one) for one in self.targets.all()]
 
-    @override
     async def flush_output(self) -> None:
+        """Return when the output so far can be read from the files."""
         await self.output.flush()
 
-    @override
     def log_files(self, name: str) -> Sequence[Path]:
+        """Return the output files of its attempts, oldest first. Raises NotFound.
+
+        `name` is that of a chaincode, also of one that never came up, or a package id.
+        """
         if ":" in name and (files := self.output.files(require_ccid(name))):
             return files
         if self.targets.find(name) is None and name in self._failed:
@@ -202,15 +222,15 @@ class Node(NodeFacade):
 
     # ---- calls
 
-    @override
     async def invoke(self, call: Call) -> Answer:
+        """Endorse, order and commit. Raises NotFound, LaunchFailed, ExecuteFailed."""
         told = await self._told(call)
         return await self.caller.invoke(
             call.name, call.args, is_init=call.is_init, **told
         )
 
-    @override
     async def query(self, call: Call) -> Answer:
+        """Endorse only. Raises NotFound, LaunchFailed, ExecuteFailed."""
         return await self.caller.query(call.name, call.args, **await self._told(call))
 
     async def _told(self, call: Call) -> dict[str, Any]:
@@ -222,12 +242,12 @@ class Node(NodeFacade):
 
     # ---- blocks
 
-    @override
     def height(self) -> int:
+        """Return the number of blocks on the channel."""
         return self.ledger.height
 
-    @override
     async def block(self, number: int) -> bytes:
+        """Return a serialised common.Block. Raises NotFound."""
         return self.ledger.get_block(number)
 
     # ---- pieces

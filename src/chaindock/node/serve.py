@@ -36,10 +36,10 @@ from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.definitions import NAMESPACE, Definitions, LifecycleContract
 from chaindock.lifecycle.deploy import BY_HAND, Deployer
 from chaindock.lifecycle.targets import TargetState
+from chaindock.node.admin import AdminServer
 from chaindock.node.backends import Backends
 from chaindock.node.facade import Node
 from chaindock.node.home import Home
-from chaindock.operations.admin import AdminServer
 from chaindock.operations.health import Health, Parts
 from chaindock.operations.http import OperationsServer
 from chaindock.packaging.store import PackageStore
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chaindock.config.sections import Config
-    from chaindock.operations.facade import NodeStatus
+    from chaindock.operations.wire import NodeStatus
 
 _log = get_logger("node")
 WANTED: Final = 12_288

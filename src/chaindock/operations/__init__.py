@@ -1,1 +1,1 @@
-"""The admin API and the operations endpoint of a running node."""
+"""HTTP servers, the operations endpoint, and the JSON of the admin API."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -23,6 +24,8 @@ from chaindock.errors import (
     NotFound,
 )
 from chaindock.operations import wire
+from chaindock.options import option
+from chaindock.values import MIB, Bytes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -49,6 +52,20 @@ _STATUS: Final = {
     Code.DATA_LOSS: 500,
     Code.INTERNAL: 500,
 }
+
+
+@dataclass(frozen=True)
+class AdminOptions:
+    """Limits of the admin API.
+
+    Args:
+        max_call_bytes: of the JSON body of a call (arguments are base64 in it).
+        close_s: seconds that open requests get when the node stops.
+    """
+
+    max_package_bytes: Bytes = option(100 * MIB, "chaindock.package.size")
+    max_call_bytes: int = 160 * MIB
+    close_s: float = 2.0
 
 
 def reply(body: Any, status: int = 200) -> web.Response:

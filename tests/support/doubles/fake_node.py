@@ -30,8 +30,8 @@ from chaindock.errors import (
     NotFound,
 )
 from chaindock.ids import Ccid, TxId, name_from_label
-from chaindock.operations.admin import AdminServer
-from chaindock.operations.facade import Call, Deployment, NodeStatus, Running
+from chaindock.node.admin import AdminServer
+from chaindock.operations.wire import Call, Deployment, NodeStatus, Running
 from chaindock.packaging.format import read_package
 
 if TYPE_CHECKING:
@@ -318,7 +318,7 @@ async def serve(
     node = FakeNode(home)
     node.forgets, node.imageless = forgets, imageless
     lock = home / "node.lock"
-    async with AdminServer(home, node):
+    async with AdminServer(home, node):  # type: ignore[arg-type]  # a double
         lock.write_text(f"{os.getpid()}\n")
         try:
             ready(node.status())

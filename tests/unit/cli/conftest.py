@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from chaindock.cli.main import root
 from chaindock.cli.node import find_process, is_alive
-from chaindock.operations.admin import AdminServer
+from chaindock.node.admin import AdminServer
 from support.doubles.fake_node import FakeNode
 from support.program import command, wait_for
 
@@ -31,7 +31,7 @@ class Served:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.node = FakeNode(self.home)
-        async with AdminServer(self.home, self.node):
+        async with AdminServer(self.home, self.node):  # type: ignore[arg-type]  # a double
             self._ready.set()
             await self.node.stopping.wait()
         self.node.close()

@@ -6,8 +6,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from chaindock.node.admin import AdminServer
 from chaindock.operations.address import find_socket
-from chaindock.operations.admin import AdminOptions, AdminServer
+from chaindock.operations.answers import AdminOptions
 from support.doubles.fake_node import FakeNode
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from chaindock.container.attempt import Event
+from chaindock.node.admin import AdminServer
 from chaindock.operations import answers, listen
 from chaindock.operations.address import find_socket
-from chaindock.operations.admin import AdminServer
 from chaindock.operations.stream import EventQueue
 from chaindock.packaging.writer import package_directory
 

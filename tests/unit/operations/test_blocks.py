@@ -11,7 +11,7 @@ from fabric_protos.peer import (
     transaction_pb2,
 )
 
-from chaindock.operations.admin import summarise_block
+from chaindock.node.admin import summarise_block
 
 
 def envelope() -> bytes:

@@ -8,9 +8,9 @@ import aiohttp
 import pytest
 
 from chaindock.errors import NodeStopping
+from chaindock.node.admin import AdminServer
 from chaindock.operations.address import find_socket
-from chaindock.operations.admin import AdminOptions, AdminServer
-from chaindock.operations.answers import Inflight
+from chaindock.operations.answers import AdminOptions, Inflight
 from support.doubles.fake_node import FakeNode
 
 
@@ -84,7 +84,7 @@ async def test_over_http_too(tmp_path: Path, path: str) -> None:
     node.invoke = node.deploy = hang  # type: ignore[method-assign]
     connector = aiohttp.UnixConnector(str(find_socket(tmp_path)))
     async with aiohttp.ClientSession("http://node", connector=connector) as session:
-        async with AdminServer(tmp_path, node, AdminOptions(close_s=0.05)):
+        async with AdminServer(tmp_path, node, AdminOptions(close_s=0.05)):  # type: ignore[arg-type]  # a double
             asking = asyncio.ensure_future(session.post(path, data=b"{}"))
             await begun.wait()
         answer = await asking

@@ -7,18 +7,18 @@ Every body is JSON. An error is `{"error": slug, "code", "message", "hint", "fac
 with the HTTP status of its code. "(stream)" answers 200 and one JSON object a line
 (application/x-ndjson), each with `event`.
 
-    GET    /status                      → fields of facade.NodeStatus
+    GET    /status                      → fields of wire.NodeStatus
     POST   /shutdown                    → {"stopping": true}; the node ends soon after
     POST   /deploy?name=&version=&backend=&init=1   body: the package file
            (stream) {"event": "phase", "phase"}
                     {"event": "phase-end", "phase", "seconds"}
                     {"event": "output", "stream", "line"}, {"event": "note", "text"}
                     {"event": "over"}
-              last: {"event": "result", "result": fields of facade.Deployment}
+              last: {"event": "result", "result": fields of wire.Deployment}
                  or {"event": "error", "error": the error}
-    GET    /chaincodes                  → {"chaincodes": [fields of facade.Running]}
+    GET    /chaincodes                  → {"chaincodes": [fields of wire.Running]}
     POST   /chaincodes  {"name", "version" or null, "init_required", "dev": true}
-           → fields of facade.Deployment; for a program that is started by hand
+           → fields of wire.Deployment; for a program that is started by hand
     POST   /chaincodes/NAME/invoke      {"args": [base64], "transient": {K: base64},
     POST   /chaincodes/NAME/query        "user", "attributes": {K: V}, "is_init",
                                          "timeout_s"}; all optional
@@ -37,10 +37,10 @@ with the HTTP status of its code. "(stream)" answers 200 and one JSON object a l
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import tempfile
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Self
 
@@ -56,37 +56,22 @@ from chaindock.ledger.transaction import code_name, parse_transaction
 from chaindock.operations import wire
 from chaindock.operations.address import close_socket, open_socket
 from chaindock.operations.answers import (
+    AdminOptions,
     Inflight,
     change_levels,
     errors,
     read_json,
     reply,
 )
-from chaindock.operations.facade import Call
 from chaindock.operations.listen import Listener
 from chaindock.operations.stream import Tail, stream_lines, stream_work
-from chaindock.options import option
-from chaindock.values import MIB, Bytes
+from chaindock.operations.wire import Call
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
     from chaindock.endorser.caller import Answer
-    from chaindock.operations.facade import NodeFacade
-
-
-@dataclasses.dataclass(frozen=True)
-class AdminOptions:
-    """Limits of the admin API.
-
-    Args:
-        max_call_bytes: of the JSON body of a call (arguments are base64 in it).
-        close_s: seconds that open requests get when the node stops.
-    """
-
-    max_package_bytes: Bytes = option(100 * MIB, "chaindock.package.size")
-    max_call_bytes: int = 160 * 1024 * 1024
-    close_s: float = 2.0
+    from chaindock.node.facade import Node
 
 
 class AdminServer:
@@ -98,7 +83,7 @@ class AdminServer:
     """
 
     def __init__(
-        self, home: Path, node: NodeFacade, options: AdminOptions | None = None
+        self, home: Path, node: Node, options: AdminOptions | None = None
     ) -> None:
         self._home, self._node = home, node
         self._incoming = home / "incoming"
@@ -129,18 +114,18 @@ class AdminServer:
             await self._inflight.close()
 
         app.on_shutdown.append(close)
-        one = "/chaincodes/{name}"
+        one, node = "/chaincodes/{name}", self._node
         for method, path, handler in (
             ("GET", "/status", self._status),
             ("POST", "/shutdown", self._shutdown),
             ("POST", "/deploy", self._deploy),
             ("GET", "/chaincodes", self._ps),
             ("POST", "/chaincodes", self._deploy_dev),
-            ("POST", one + "/invoke", self._invoke),
-            ("POST", one + "/query", self._query),
+            ("POST", one + "/invoke", partial(self._call, node.invoke)),
+            ("POST", one + "/query", partial(self._call, node.query)),
             ("POST", one + "/start", self._start),
-            ("POST", one + "/stop", self._stop),
-            ("DELETE", one, self._remove),
+            ("POST", one + "/stop", partial(self._end, node.stop)),
+            ("DELETE", one, partial(self._end, node.remove)),
             ("GET", one + "/logs", self._logs),
             ("GET", "/logspec", self._logspec),
             ("PUT", "/logspec", self._logspec),
@@ -231,16 +216,8 @@ class AdminServer:
             )
         )
 
-    async def _invoke(self, request: web.Request) -> web.Response:
-        return await self._call(request, self._node.invoke)
-
-    async def _query(self, request: web.Request) -> web.Response:
-        return await self._call(request, self._node.query)
-
     async def _call(
-        self,
-        request: web.Request,
-        act: Callable[[Call], Coroutine[Any, Any, Answer]],
+        self, act: Callable[[Call], Coroutine[Any, Any, Answer]], request: web.Request
     ) -> web.Response:
         body = await read_json(request, _CallBody, '{"args": [BASE64], …}')
         body.attributes = {key: str(one) for key, one in body.attributes.items()}
@@ -255,12 +232,10 @@ class AdminServer:
             lambda watch: self._inflight.run(self._node.start(name, watch=watch)),
         )
 
-    async def _stop(self, request: web.Request) -> web.Response:
-        await self._inflight.run(self._node.stop(_name(request)))
-        return reply({"name": _name(request)})
-
-    async def _remove(self, request: web.Request) -> web.Response:
-        await self._inflight.run(self._node.remove(_name(request)))
+    async def _end(
+        self, act: Callable[[str], Coroutine[Any, Any, None]], request: web.Request
+    ) -> web.Response:
+        await self._inflight.run(act(_name(request)))
         return reply({"name": _name(request)})
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
