@@ -56,21 +56,17 @@ class Latch(Generic[T]):
         """What it was settled with; None before that."""
         return self._value
 
-    def settle(self, value: T) -> bool:
+    def settle(self, value: T | None, error: BaseException | None = None) -> bool:
         """Set the value; False if an outcome existed already."""
         if self._done.is_set():
             return False
-        self._value = value
+        self._value, self._error = value, error
         self._done.set()
         return True
 
     def fail(self, error: BaseException) -> bool:
         """Set the error that every waiter gets; False if an outcome existed already."""
-        if self._done.is_set():
-            return False
-        self._error = error
-        self._done.set()
-        return True
+        return self.settle(None, error)
 
     async def wait(self) -> T:
         """Return the value or raise the error."""

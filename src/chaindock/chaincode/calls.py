@@ -21,7 +21,15 @@ from chaindock.chaincode import requests
 from chaindock.chaincode.invocation import Call, Kind, outcome_of
 from chaindock.chaincode.outbox import ConcurrencyLimiter
 from chaindock.chaincode.wire import head_of, parsed
-from chaindock.errors import BudgetExceeded, ChaindockError, InvalidInput, NotFound
+from chaindock.errors import (
+    BudgetExceeded,
+    ChaindockError,
+    ExecuteFailed,
+    ExecuteTimeout,
+    InvalidInput,
+    NotFound,
+    TransactionExists,
+)
 from chaindock.ledger.budget import Budget
 from chaindock.telemetry import metrics
 
@@ -86,7 +94,7 @@ class Calls:
         self._ready = False
         waiting = self.count
         calls, self._calls = list(self._calls.values()), {}
-        self.limiter.clear()
+        self.limiter.waiting.clear()
         self.correlator.close()
         for call in calls:
             if call.timer is not None:
@@ -128,7 +136,8 @@ class Calls:
         budget = Budget(self._options.transaction_bytes, name, self.budget)
         call = Call(invocation, timeout_s, budget)
         if call.key in self._calls:
-            raise invocation.already_runs()
+            exists = f"txid: {invocation.tx_id}({invocation.channel_id}) exists"
+            raise TransactionExists(invocation.unsent(exists), tx_id=invocation.tx_id)
         self._calls[call.key] = call
         try:
             self.limiter.admit(call)
@@ -152,7 +161,9 @@ class Calls:
         limit = self._options.max_message_bytes - _MESSAGE_ROOM
         call.sent = True
         if size > limit:
-            self._remove(call, invocation.too_large(size, limit))
+            cause = f"message of {size} bytes is larger than the limit of {limit}"
+            error = ExecuteFailed(invocation.unsent(cause), tx_id=invocation.tx_id)
+            self._remove(call, error)
             return
         self._set_timer(call, call.timeout_s, self._expire, call)
         self.correlator.began(invocation.tx_id)
@@ -168,20 +179,47 @@ class Calls:
 
     def _give_up_turn(self, call: Call, turn_s: float) -> None:
         self._withdraw(call)
-        call.finish(call.invocation.had_no_turn(turn_s))
+        cause = (
+            f"chaincode {call.invocation.namespace} is still at earlier calls after "
+        )
+        call.finish(
+            ExecuteTimeout(
+                call.invocation.unsent(f"{cause}{turn_s:g} s"),
+                hint="it was not told of this call: send it again; what runs: "
+                "chaindock ps --calls",
+                tx_id=call.invocation.tx_id,
+                limit_s=turn_s,
+                sent=False,
+                retryable=True,
+            )
+        )
 
     def _withdraw(self, call: Call) -> None:
         """Forget a call that the chaincode was never told of."""
         self._forget(call)
-        self.limiter.withdraw(call)
+        self.limiter.waiting.remove(call)
 
     def _expire(self, call: Call) -> None:
         # Nothing is sent: the protocol cannot cancel a call, so the chaincode runs on.
-        overrun_s = self._options.overrun_s
-        self._set_timer(call, overrun_s, self._overran, call.timeout_s + overrun_s)
-        if not call.over:
-            metrics.EXECUTE_TIMEOUTS.labels(self.ccid).inc()
-            call.finish(call.invocation.took_too_long(call.timeout_s, overrun_s))
+        limit_s, overrun_s = call.timeout_s, self._options.overrun_s
+        self._set_timer(call, overrun_s, self._overran, limit_s + overrun_s)
+        if call.over:
+            return
+        metrics.EXECUTE_TIMEOUTS.labels(self.ccid).inc()
+        cause = (
+            "timeout expired while executing transaction: chaincode "
+            f"{call.invocation.namespace} did not answer in {limit_s:g} s"
+        )
+        call.finish(
+            ExecuteTimeout(
+                call.invocation.unsent(cause),
+                hint="the chaincode may still run the call; without an answer after "
+                f"{limit_s + overrun_s:g} s the node restarts the chaincode. Raise the "
+                "limit of a call with --timeout",
+                tx_id=call.invocation.tx_id,
+                limit_s=limit_s,
+            )
+        )
 
     def take_final(self, message: ChaincodeMessage) -> None:
         """Finish the call that a COMPLETED or ERROR message answers, if there is one."""

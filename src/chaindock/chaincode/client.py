@@ -72,7 +72,12 @@ async def serve_dialled(
                     return await handler.ended.wait()
                 broken += 1
                 if tls is not None and broken >= _REFUSALS:
-                    reason = _refused(address, tls, error)
+                    name = tls.server_name or address.rpartition(":")[0].strip("[]")
+                    reason = (
+                        f"no TLS with the server at {address}: expected a certificate "
+                        f"for {name!r} that the given root signed; or the server refuses "
+                        f"the node's certificate ({error.details()})"
+                    )
                     handler.end(grpc.StatusCode.UNAUTHENTICATED, reason)
                     return await handler.ended.wait()
                 _log.debug("not listening", address=address, error=error.details())
@@ -100,15 +105,6 @@ async def wait_until_listening(address: str) -> None:
         else:
             writer.close()
             return
-
-
-def _refused(address: str, tls: DialTls, error: grpc.aio.AioRpcError) -> str:
-    name = tls.server_name or address.rpartition(":")[0].strip("[]")
-    return (
-        f"no TLS with the server at {address}: expected a certificate for {name!r} that "
-        "the given root signed; or the server refuses the node's certificate "
-        f"({error.details()})"
-    )
 
 
 def _rest(channel: grpc.aio.Channel, done: Callable[[], None]) -> None:

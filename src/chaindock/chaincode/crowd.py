@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -138,14 +138,12 @@ def _surplus(idle: list[_Idle], ports: set[int], left: int) -> list[tuple[str, _
     its newest that have sent anything.
     """
     users = _local_users(ports)
-    sources: dict[str, list[_Idle]] = defaultdict(list)
+    kept: Counter[str] = Counter()
+    ranked = []
     for one in sorted(idle, reverse=True):
-        sources[users.get(one.peer, one.peer[0])].append(one)
-    ranked = [
-        (rank, source, one)
-        for source, several in sources.items()
-        for rank, one in enumerate(several)
-    ]
+        source = users.get(one.peer, one.peer[0])
+        ranked.append((kept[source], source, one))
+        kept[source] += 1
     ranked.sort(key=lambda place: place[0])
     return [(source, one) for _, source, one in ranked[left:]]
 

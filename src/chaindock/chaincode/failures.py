@@ -7,6 +7,7 @@ the failure is retryable comes from where the first error was raised.
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from chaindock.container.attempt import BUILD_PHASES, NETWORK_PHASES, Phase, shorten
@@ -24,7 +25,7 @@ from chaindock.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Coroutine, Mapping
 
     from chaindock.container.attempt import Attempt, Event
     from chaindock.container.contracts import Exit
@@ -161,69 +162,46 @@ async def within(
 ) -> T:
     """Return what `work` returns.
 
-    A phase in `steps`, with the phases after it, gets these seconds; the next phase in
-    `steps` begins its own clock. 0 = no clock of its own.
+    Phases that wait for a network (container.attempt.NETWORK_PHASES) do not count. A phase
+    in `steps`, with the phases after it, gets these seconds; the next phase in `steps`
+    begins its own clock. 0 = no clock of its own.
 
     Raises: LaunchTimeout after `limit_s` seconds; then `work` has been cancelled.
     """
     loop, own = asyncio.get_running_loop(), steps or {}
-    end, counts_s = loop.time() + limit_s, limit_s
-
-    def turn(scope: asyncio.Timeout) -> None:
-        nonlocal counts_s
-        step_s = own.get(attempt.phase) if attempt.phase else None
-        if step_s is not None:
-            until = loop.time() + step_s if step_s else end
-            counts_s = step_s if step_s and until < end else limit_s
-            scope.reschedule(min(until, end))
-
-    return await _timed(limit_s, work, attempt, turn, lambda: counts_s)
-
-
-async def within_own_time(
-    limit_s: float, work: Coroutine[Any, Any, T], attempt: Attempt
-) -> T:
-    """As `within`, but phases that wait for a network do not count against the limit.
-
-    A step of such a phase ends when it prints nothing (container.attempt.NETWORK_PHASES).
-    """
-    loop = asyncio.get_running_loop()
     left_s, since, waits = limit_s, loop.time(), False
+    step_s = counts_s = 0.0
+    step_end = math.inf
 
-    def turn(scope: asyncio.Timeout) -> None:
-        nonlocal left_s, since, waits
+    def turn() -> None:
+        """Set the limit anew: a phase has begun."""
+        nonlocal left_s, since, waits, step_s, step_end, counts_s
         now = loop.time()
         if not waits:
             left_s -= now - since
         since, waits = now, attempt.phase in NETWORK_PHASES
-        scope.reschedule(None if waits else now + max(0.0, left_s))
-
-    return await _timed(limit_s, work, attempt, turn, lambda: limit_s)
-
-
-async def _timed(
-    limit_s: float,
-    work: Coroutine[Any, Any, T],
-    attempt: Attempt,
-    turn: Callable[[asyncio.Timeout], None],
-    counts_s: Callable[[], float],
-) -> T:
-    """Return what `work` returns; `turn` sets the limit anew when a phase begins."""
+        if attempt.phase and attempt.phase in own:
+            step_s = own[attempt.phase]
+            step_end = now + step_s if step_s else math.inf
+        end = math.inf if waits else now + max(0.0, left_s)
+        counts_s = step_s if step_end < end else limit_s
+        until = min(end, step_end)
+        scope.reschedule(None if until == math.inf else until)
 
     def watch(event: Event) -> None:
         if event.kind == "phase" and not scope.expired():
-            turn(scope)
+            turn()
 
     scope = asyncio.timeout(limit_s)
     attempt.watch(watch)
     try:
         async with scope:
-            turn(scope)  # a phase may have begun already
+            turn()  # a phase may have begun already
             return await work
     except TimeoutError as error:
         if not scope.expired():
             raise
-        raise _too_long(counts_s(), attempt) from error
+        raise _too_long(counts_s, attempt) from error
     finally:
         attempt.unwatch(watch)
 

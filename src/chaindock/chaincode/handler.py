@@ -28,7 +28,7 @@ from chaindock.errors import RegistrationRefused
 from chaindock.telemetry import bind, get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Coroutine
 
     from chaindock.chaincode.options import StreamOptions
     from chaindock.chaincode.outbox import Rest
@@ -148,13 +148,11 @@ class Handler:
         silence = loop.call_later(self._options.silence_s, self._too_silent)
         try:
             async with Tasks("stream") as self._tasks:
-                receive = self._until_it_breaks(
-                    self._receive(stream, first),
-                    lambda: "receive from chaincode support stream failed: ",
-                )
-                _ = self._tasks.start(receive, "receive")
-                send = self._until_it_breaks(outbox.run(), lambda: _unsent(outbox))
-                _ = self._tasks.start(send, "send")
+                for name, work in (
+                    ("receive", self._receive(stream, first)),
+                    ("send", outbox.run()),
+                ):
+                    _ = self._tasks.start(self._until_it_breaks(name, work), name)
                 return await self.ended.wait()
         finally:
             silence.cancel()
@@ -189,7 +187,7 @@ class Handler:
             )
 
     async def _until_it_breaks(
-        self, work: Coroutine[Any, Any, None], what: Callable[[], str]
+        self, name: str, work: Coroutine[Any, Any, None]
     ) -> None:
         """Do `work`; what it raises ends the stream."""
         try:
@@ -204,7 +202,14 @@ class Handler:
             text = str(error) or type(error).__name__
             if isinstance(error, grpc.aio.AioRpcError):
                 text = f"{error.code().name}: {error.details()}"
-            self.end(grpc.StatusCode.UNKNOWN, what() + text)
+            what = "receive from chaincode support stream failed"
+            if name == "send":
+                message = self._outbox.writing or shim.ChaincodeMessage()
+                what = (
+                    "received error while sending message, ending chaincode support "
+                    f"stream: [{message.txid[:8]}] error sending {kind_of(message)}"
+                )
+            self.end(grpc.StatusCode.UNKNOWN, f"{what}: {text}")
 
     async def _receive(self, stream: Any, first: Any) -> None:
         read, outbox = stream.read, self._outbox
@@ -276,30 +281,18 @@ class Handler:
         await to.write(shim.ChaincodeMessage(type=Kind.REGISTERED))
         if expected and self.state is StreamState.CREATED:
             expected.attempt.enter(Phase.READY)
-        await to.write(
-            shim.ChaincodeMessage(type=Kind.READY, payload=self._parameters())
+        options = self._options
+        parameters = chaincode_pb2.ChaincodeAdditionalParams(
+            use_write_batch=options.use_write_batch,
+            max_size_write_batch=options.max_size_write_batch,
+            use_get_multiple_keys=options.use_get_multiple_keys,
+            max_size_get_multiple_keys=options.max_size_get_multiple_keys,
         )
+        ready = parameters.SerializeToString()
+        await to.write(shim.ChaincodeMessage(type=Kind.READY, payload=ready))
         if self.state is StreamState.ENDED:
             return  # it ended while a message was written
         self.state = StreamState.READY
         calls.begin(self._outbox, self._tasks)
         self._registry.ready(self)
         _log.info("chaincode registered", ccid=name)
-
-    def _parameters(self) -> bytes:
-        options = self._options
-        parameters: bytes = chaincode_pb2.ChaincodeAdditionalParams(
-            use_write_batch=options.use_write_batch,
-            max_size_write_batch=options.max_size_write_batch,
-            use_get_multiple_keys=options.use_get_multiple_keys,
-            max_size_get_multiple_keys=options.max_size_get_multiple_keys,
-        ).SerializeToString()
-        return parameters
-
-
-def _unsent(outbox: Outbox) -> str:
-    message = outbox.writing or shim.ChaincodeMessage()
-    return (
-        "received error while sending message, ending chaincode support stream: "
-        f"[{message.txid[:8]}] error sending {kind_of(message)}: "
-    )

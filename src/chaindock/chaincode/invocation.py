@@ -20,11 +20,8 @@ from google.protobuf.message import DecodeError
 from chaindock.errors import (
     ChaincodeError,
     ChaindockError,
-    ExecuteFailed,
-    ExecuteTimeout,
     InvalidInput,
     StreamTerminated,
-    TransactionExists,
 )
 
 if TYPE_CHECKING:
@@ -98,57 +95,18 @@ class Invocation:
             proposal=self.signed_proposal,
         )
 
-    def already_runs(self) -> TransactionExists:
-        """Return the error: this key is running on the stream."""
-        return TransactionExists(
-            self._unsent(f"txid: {self.tx_id}({self.channel_id}) exists"),
-            tx_id=self.tx_id,
-        )
-
-    def took_too_long(self, limit_s: float, overrun_s: float) -> ExecuteTimeout:
-        """Return the error: no final message in `limit_s`; a restart `overrun_s` later."""
-        return ExecuteTimeout(
-            self._unsent(
-                "timeout expired while executing transaction: chaincode "
-                f"{self.namespace} did not answer in {limit_s:g} s"
-            ),
-            hint="the chaincode may still run the call; without an answer after "
-            f"{limit_s + overrun_s:g} s the node restarts the chaincode. Raise the limit "
-            "of a call with --timeout",
-            tx_id=self.tx_id,
-            limit_s=limit_s,
-        )
-
-    def had_no_turn(self, limit_s: float) -> ExecuteTimeout:
-        """Return the error: others were not answered within `limit_s` seconds."""
-        return ExecuteTimeout(
-            self._unsent(
-                f"chaincode {self.namespace} is still at earlier calls after {limit_s:g} s"
-            ),
-            hint="it was not told of this call: send it again; what runs: "
-            "chaindock ps --calls",
-            tx_id=self.tx_id,
-            limit_s=limit_s,
-            sent=False,
-            retryable=True,
-        )
-
     def lost_stream(self, reason: str, *, sent: bool = True) -> StreamTerminated:
         """Return the error: the stream ended; not `sent` = before the call was sent."""
         return StreamTerminated(
-            self._unsent("chaincode stream terminated"),
+            self.unsent("chaincode stream terminated"),
             hint=f"read its output: chaindock logs {self.namespace}",
             tx_id=self.tx_id,
             reason=reason,
             sent=sent,
         )
 
-    def too_large(self, size: int, limit: int) -> ExecuteFailed:
-        """Return the error: its message would break the stream (sizes in bytes)."""
-        cause = f"message of {size} bytes is larger than the limit of {limit}"
-        return ExecuteFailed(self._unsent(cause), tx_id=self.tx_id)
-
-    def _unsent(self, cause: str) -> str:
+    def unsent(self, cause: str) -> str:
+        """Return the text of an error that is no answer, as Fabric has it."""
         return f"failed to execute transaction {self.tx_id}: error sending: {cause}"
 
 

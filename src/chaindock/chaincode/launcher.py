@@ -18,7 +18,6 @@ from chaindock.chaincode.failures import (
     log_facts,
     tls_failure,
     within,
-    within_own_time,
 )
 from chaindock.chaincode.handler import Handler
 from chaindock.chaincode.options import LaunchOptions, StreamOptions
@@ -147,7 +146,7 @@ class RuntimeLauncher:
                 self._instances[ccid] = await self._router.build(package, attempt)
             return self._instances[ccid]
 
-        return await within_own_time(self._options.build_timeout_s, build(), attempt)
+        return await within(self._options.build_timeout_s, build(), attempt)
 
     async def _bring_up(self, run: Running) -> LaunchFailed | None:
         """Return None when `run` is up, else why it is not."""
@@ -225,7 +224,7 @@ class RuntimeLauncher:
             waits["unheard"] = self._look_for_the_way(run)
         which, found = await first(**waits)
         if which == "exit":
-            run.know(found)
+            run.expected.exit.settle(found)
             process = run.facts.get("backend") == "process"
             what = "process" if process else "container"
             raise ExitedEarly(

@@ -87,20 +87,21 @@ class ConcurrencyLimiter:
         start: begins a call that may run.
 
     Attributes:
+        waiting: calls that wait for others to be answered.
         limit: None = any number.
         rest: waits after an answer until the next call may begin; None = no pause.
     """
 
     def __init__(self, start: Callable[[Call], None]) -> None:
         self._start = start
-        self._waiting: deque[Call] = deque()
+        self.waiting: deque[Call] = deque()
         self.limit: int | None = None
         self.rest: Rest | None = None
         self.running = 0
 
     def admit(self, call: Call) -> None:
         """Start `call` now, or when calls before it were answered."""
-        self._waiting.append(call)
+        self.waiting.append(call)
         self._fill()
 
     def release(self) -> None:
@@ -110,19 +111,11 @@ class ConcurrencyLimiter:
         else:
             self.rest(self._next)
 
-    def withdraw(self, call: Call) -> None:
-        """Forget a call that waits."""
-        self._waiting.remove(call)
-
-    def clear(self) -> None:
-        """Forget the calls that wait: the stream has ended."""
-        self._waiting.clear()
-
     def _next(self) -> None:
         self.running -= 1
         self._fill()
 
     def _fill(self) -> None:
-        while self._waiting and (self.limit is None or self.running < self.limit):
+        while self.waiting and (self.limit is None or self.running < self.limit):
             self.running += 1
-            self._start(self._waiting.popleft())
+            self._start(self.waiting.popleft())

@@ -12,8 +12,8 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any, Final
 
-from fabric_protos.peer import chaincode_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
+from google.protobuf import empty_pb2
 from google.protobuf.message import DecodeError
 
 from chaindock.chaincode.wire import MOST_ID
@@ -144,8 +144,7 @@ def _get(call: Call, key: str) -> bytes:
 
 
 def _put(call: Call, collection: str, key: str, value: bytes) -> None:
-    if collection:
-        _require_public(call, collection)
+    _require_public(call, collection)
     invocation = call.invocation  # an empty value is a delete
     invocation.simulator.put_state(invocation.namespace, key, value)
 
@@ -159,8 +158,7 @@ def _require_few(found: int, most: int, what: str) -> None:
 
 
 def _get_state(call: Call, request: shim.GetState, _options: StreamOptions) -> bytes:
-    if request.collection:
-        _require_public(call, request.collection)
+    _require_public(call, request.collection)
     return _get(call, request.key)
 
 
@@ -322,7 +320,7 @@ def _refuse(error: ChaindockError) -> Request:
     """Return a request that is refused, as private data if it names a collection."""
 
     def refuse(call: Call, request: Any, _options: StreamOptions) -> bytes:
-        _require_public(call, request.collection)
+        _require_public(call, getattr(request, "collection", ""))
         raise type(error)(error.message)  # a new one: each raise adds to its traceback
 
     return refuse
@@ -332,19 +330,17 @@ _NO_METADATA: Final = Unsupported(
     "state metadata (key-level endorsement) is not yet supported by Chaindock"
 )
 _ONLY_PRIVATE: Final = InvalidInput("only applicable for private data")
-
-
-def _invoke(_call: Call, _request: Any, _options: StreamOptions) -> bytes:
-    raise Unsupported(
-        "calling another chaincode (INVOKE_CHAINCODE) is not yet supported by Chaindock"
-    )
+_NO_INVOKE: Final = Unsupported(
+    "calling another chaincode (INVOKE_CHAINCODE) is not yet supported by Chaindock"
+)
 
 
 REQUESTS: Final[Mapping[int, tuple[Any, Request]]] = {
     Kind.GET_STATE: (shim.GetState, _get_state),
     Kind.PUT_STATE: (shim.PutState, _put_state),
     Kind.DEL_STATE: (shim.DelState, _del_state),
-    Kind.INVOKE_CHAINCODE: (chaincode_pb2.ChaincodeSpec, _invoke),
+    # Not parsed: a ChaincodeSpec may hold millions of arguments.
+    Kind.INVOKE_CHAINCODE: (empty_pb2.Empty, _refuse(_NO_INVOKE)),
     Kind.GET_STATE_BY_RANGE: (shim.GetStateByRange, _open_range),
     Kind.GET_QUERY_RESULT: (shim.GetQueryResult, _rich_query),
     Kind.QUERY_STATE_NEXT: (shim.QueryStateNext, _next_batch),

@@ -95,14 +95,12 @@ class Running:
             waits["exit"] = self.instance.wait()  # type: ignore[assignment]
         which, found = await first(**waits)
         if which == "exit":
-            self.know(found)
+            self.expected.exit.settle(found)
             self.handler.end(grpc.StatusCode.UNAVAILABLE, f"chaincode {found.text}")
         elif found.overrun_s is not None:
-            self.know(Exit(None, reason=found.reason, cause=Cause.OVERRUN))
-
-    def know(self, end: Exit) -> None:
-        """Record how the instance ended; the first answer counts."""
-        self.expected.exit.settle(end)
+            self.expected.exit.settle(
+                Exit(None, reason=found.reason, cause=Cause.OVERRUN)
+            )
 
     async def stop(self, grace_s: float, drain_s: float) -> Exit:
         """Refuse new calls, give open ones `drain_s` seconds, and end the run.
@@ -141,7 +139,7 @@ class Running:
                 _log.error("exit of chaincode not seen", ccid=self.ccid)
                 unseen = "the engine did not report the exit"
                 last = Exit(None, reason=unseen, cause=Cause.ENGINE_GONE)
-        self.know(last)
+        self.expected.exit.settle(last)
         for handler in (registered, self.handler):
             if handler is not None:
                 handler.end(grpc.StatusCode.UNAVAILABLE, "chaincode was stopped")
@@ -159,7 +157,9 @@ class Running:
                 "chaincode could not be stopped", ccid=self.ccid, error=str(error)
             )
             if isinstance(error, EngineUnavailable):
-                self.know(Exit(None, reason=error.message, cause=Cause.ENGINE_GONE))
+                self.expected.exit.settle(
+                    Exit(None, reason=error.message, cause=Cause.ENGINE_GONE)
+                )
 
     async def _await_exit(self, instance: Instance) -> None:
         """Wait a moment for the exit of the instance, unless it is known."""
@@ -167,6 +167,6 @@ class Running:
             return
         try:
             async with asyncio.timeout(_EXIT_WAIT_S):
-                self.know(await instance.wait())
+                self.expected.exit.settle(await instance.wait())
         except TimeoutError:
             _log.debug("chaincode runs without its stream", ccid=self.ccid)

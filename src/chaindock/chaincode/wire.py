@@ -7,6 +7,7 @@ Source: https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from fabric_protos.peer import chaincode_shim_pb2 as shim
@@ -14,7 +15,7 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 from chaindock.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator, Mapping
 
     from chaindock.chaincode.options import StreamOptions
 
@@ -33,10 +34,14 @@ _TYPE, _PAYLOAD, _TXID, _CHANNEL = 1, 3, 4, 7
 _VALUE: Final = 2
 _VARINT, _BYTES = 0, 2
 _SIZES: Final = {1: 8, 5: 4}
-_HAVE_TEXTS: Final = frozenset(
-    {Kind.REGISTER, Kind.COMPLETED, Kind.ERROR, Kind.INVOKE_CHAINCODE}
-)
-_HAVE_VALUES: Final = frozenset({Kind.PUT_STATE, Kind.WRITE_BATCH_STATE})
+_MAY_BE_LONG: Final[Mapping[int, Container[int]]] = {
+    **dict.fromkeys((Kind.PUT_STATE, Kind.WRITE_BATCH_STATE), (_VALUE,)),
+    **dict.fromkeys(
+        (Kind.REGISTER, Kind.COMPLETED, Kind.ERROR, Kind.INVOKE_CHAINCODE),
+        range(MOST_FIELDS),
+    ),
+}
+"""Fields of a payload that may have more than `MOST_TEXT` bytes."""
 
 
 def head_of(raw: bytes) -> tuple[shim.ChaincodeMessage, memoryview]:
@@ -65,28 +70,23 @@ def parsed(
     Raises: InvalidInput for too many fields, records or keys, and for long keys;
         DecodeError.
     """
-    values = kind in _HAVE_VALUES
+    may_be_long = _MAY_BE_LONG.get(kind, ())
     if kind == Kind.WRITE_BATCH_STATE:
-        most = options.max_size_write_batch
-        for number, value in _fields(payload, most, "records"):
+        for number, value in _fields(payload, options.max_size_write_batch, "records"):
             if number == 1 and isinstance(value, memoryview):
-                _check_plain(value, values=values)
+                _check_plain(value, may_be_long)
     elif kind == Kind.GET_STATE_MULTIPLE:
-        most = options.max_size_get_multiple_keys
-        for _ in _fields(payload, most + 1, "keys"):  # and the collection
-            pass
+        most = options.max_size_get_multiple_keys + 1  # and the collection
+        deque(_fields(payload, most, "keys"), maxlen=0)
     else:
-        texts = kind in _HAVE_TEXTS
-        _check_plain(payload, values=values, texts=texts)
+        _check_plain(payload, may_be_long)
     return form.FromString(data)
 
 
-def _check_plain(
-    data: memoryview, *, values: bool = False, texts: bool = False
-) -> None:
+def _check_plain(data: memoryview, may_be_long: Container[int] = ()) -> None:
     for number, value in _fields(data, MOST_FIELDS):
         size = len(value) if isinstance(value, memoryview) else 0
-        if size > MOST_TEXT and not texts and not (values and number == _VALUE):
+        if size > MOST_TEXT and number not in may_be_long:
             raise InvalidInput(
                 f"field {number} has {size} bytes, more than the limit of {MOST_TEXT}"
             )

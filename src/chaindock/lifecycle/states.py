@@ -25,7 +25,7 @@ from chaindock.options import option
 from chaindock.values import Seconds, SecondsOrNone, Whole
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
     from chaindock.ids import Ccid
 
@@ -94,18 +94,6 @@ class LaunchState(StrEnum):
 
 
 GAVE_UP: Final = frozenset({LaunchState.CRASH_LOOP, LaunchState.FAILED})
-_FAILURES: Final = frozenset({LaunchState.BACK_OFF, *GAVE_UP})
-_BEGINS: Final = frozenset({LaunchState.STARTING, LaunchState.WAITING})
-MOVES: Final[Mapping[LaunchState, frozenset[LaunchState]]] = {
-    LaunchState.DOWN: _BEGINS,
-    LaunchState.STARTING: _FAILURES | {LaunchState.RUNNING, LaunchState.DOWN},
-    LaunchState.WAITING: frozenset({LaunchState.RUNNING, LaunchState.DOWN}),
-    LaunchState.RUNNING: frozenset({LaunchState.STOPPING}),
-    LaunchState.STOPPING: _FAILURES | _BEGINS | {LaunchState.DOWN},
-    LaunchState.BACK_OFF: _BEGINS | {LaunchState.DOWN},
-    LaunchState.CRASH_LOOP: _BEGINS | {LaunchState.DOWN},
-    LaunchState.FAILED: _BEGINS | {LaunchState.DOWN},
-}
 
 
 # --- the errors for a chaincode that does not run -----------------------------------
@@ -206,10 +194,10 @@ class RestartPolicy:
             self.reset()
         if not error.retryable:
             self.failures += 1
-            if _fails_again(error):
-                return self._give_up(LaunchState.FAILED)
-            if self.failures > self._options.retries:
-                return self._give_up(LaunchState.CRASH_LOOP)
+            hopeless = _fails_again(error)
+            if hopeless or self.failures > self._options.retries:
+                self._gave_up_at = time.monotonic()
+                return LaunchState.FAILED if hopeless else LaunchState.CRASH_LOOP, 0.0
         return LaunchState.BACK_OFF, self._backoff.next_s()
 
     def admit_call(self) -> bool:
@@ -219,10 +207,6 @@ class RestartPolicy:
             return False
         self._gave_up_at = now
         return True
-
-    def _give_up(self, state: LaunchState) -> tuple[LaunchState, float]:
-        self._gave_up_at = time.monotonic()
-        return state, 0.0
 
 
 def _fails_again(error: ChaindockError) -> bool:

@@ -15,13 +15,7 @@ from chaindock.aio import Latch, Tasks, first
 from chaindock.chaincode.failures import death, log_facts
 from chaindock.errors import ChaindockError, EngineTimeout, LaunchFailed, StartFailed
 from chaindock.lifecycle import states
-from chaindock.lifecycle.states import (
-    GAVE_UP,
-    MOVES,
-    LaunchState,
-    RestartPolicy,
-    Target,
-)
+from chaindock.lifecycle.states import GAVE_UP, LaunchState, RestartPolicy, Target
 from chaindock.telemetry import bound, get_logger, metrics
 
 if TYPE_CHECKING:
@@ -224,9 +218,6 @@ class Supervisor:
         if run is not None:
             with suppress(Exception):
                 self.exit = await run.stop(self._options.stop_grace_s, 0)
-        self.state = (
-            LaunchState.STARTING
-        )  # all moves that follow are allowed from there
         if self._down is None and self.target is Target.RUNNING:
             self._failed(error)
             return
@@ -268,7 +259,10 @@ class Supervisor:
             self._failed(launched)
             return
         self.running = launched
-        self._came_up()
+        self._move(LaunchState.RUNNING)
+        self.error, self.awaited, self._trial = None, False, False
+        if self._down is None:
+            self._settle(None)
         with bound(ccid=self.ccid, attempt=attempt.id):
             await first(end=launched.wait(), down=self._until_down())
             if self._down is None:
@@ -317,13 +311,7 @@ class Supervisor:
         self.policy.reset()
         if self.state is not LaunchState.DOWN:
             self._move(LaunchState.DOWN)
-        _ = done.settle(None) if error is None else done.fail(error)
-
-    def _came_up(self) -> None:
-        self._move(LaunchState.RUNNING)
-        self.error, self.awaited, self._trial = None, False, False
-        if self._down is None:
-            self._settle(None)
+        done.settle(None, error)
 
     def _failed(self, error: ChaindockError, up_s: float | None = None) -> None:
         """Decide what follows a failed launch, or a run of `up_s` seconds that ended."""
@@ -380,17 +368,12 @@ class Supervisor:
         return up and running is not None and running.takes_calls
 
     def _move(self, state: LaunchState) -> None:
-        if state not in MOVES[self.state]:
-            raise AssertionError(f"chaincode cannot go from {self.state} to {state}")
         self.state, self.since = state, time.time()
 
     def _settle(self, error: ChaindockError | None) -> None:
         """Tell those who wait for the launch; the next launch has its own outcome."""
         outcome, self._outcome = self._outcome, Latch()
-        if error is None:
-            outcome.settle(None)
-        else:
-            outcome.fail(error)
+        outcome.settle(None, error)
 
 
 def _spare(attempt: Attempt | None, note: str) -> None:

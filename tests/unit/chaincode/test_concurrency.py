@@ -74,7 +74,7 @@ async def test_a_wait_for_a_turn_is_bounded_and_leaves_nothing():
         await asyncio.gather(left, return_exceptions=True)
         handler = node.registry.find_ready(CCID)
         assert handler is not None
-        assert (handler.calls.count, len(handler.calls.limiter._waiting)) == (1, 0)
+        assert (handler.calls.count, len(handler.calls.limiter.waiting)) == (1, 0)
         await peer.complete(message)
         assert (await slow).response.status == 200
 
