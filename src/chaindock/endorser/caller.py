@@ -73,15 +73,13 @@ class Answer:
         return None if self.code is None else code_name(self.code)
 
 
+@dataclass(frozen=True)
 class Caller:
     """Calls chaincode on the node's channel."""
 
-    def __init__(
-        self, channel: ChannelId, endorser: Endorser, orderer: Orderer
-    ) -> None:
-        self._channel = channel
-        self._endorser = endorser
-        self._orderer = orderer
+    channel: ChannelId
+    endorser: Endorser
+    orderer: Orderer
 
     async def invoke(
         self,
@@ -116,17 +114,17 @@ class Caller:
         Cancelled: a transaction that was ordered already is committed all the same.
         """
         signed = new_proposal(
-            self._channel, name, args, signer, transient=transient, is_init=is_init
+            self.channel, name, args, signer, transient=transient, is_init=is_init
         )
         proposal = parse_proposal(signed)
-        outcome, endorsed = await self._endorser.process(
+        outcome, endorsed = await self.endorser.process(
             proposal, timeout_s, endorse=commits
         )
         commit = None
         if endorsed is not None:
             sign = partial(assemble, proposal, endorsed, signer)
             envelope = await off_loop(len(endorsed.payload), sign)
-            commit = await self._orderer.submit(envelope)
+            commit = await self.orderer.submit(envelope)
         return Answer(
             status=outcome.response.status,
             message=outcome.response.message,
@@ -226,20 +224,20 @@ def assemble(
     return bytes(envelope.SerializeToString())
 
 
+@dataclass(frozen=True)
 class DefinitionWriter:
     """Commits definitions as the admin; what lifecycle.Deployer needs."""
 
-    def __init__(self, caller: Caller, ledger: Ledger, admin: SigningIdentity) -> None:
-        self._caller = caller
-        self._ledger = ledger
-        self._admin = admin
+    caller: Caller
+    ledger: Ledger
+    admin: SigningIdentity
 
     async def commit(self, args: lifecycle_pb2.CommitChaincodeDefinitionArgs) -> None:
         """Commit a definition. Raises: LedgerError when it did not take effect."""
-        answer = await self._caller.invoke(
+        answer = await self.caller.invoke(
             NAMESPACE,
             [b"CommitChaincodeDefinition", args.SerializeToString()],
-            signer=self._admin,
+            signer=self.admin,
         )
         if answer.status >= ERROR_STATUS or answer.code:
             why = answer.message if answer.code is None else answer.code_name
@@ -253,5 +251,5 @@ class DefinitionWriter:
 
     def sequence(self, name: str) -> int:
         """Return the committed sequence of `name`; 0 when it is not defined."""
-        with self._ledger.new_simulator(TxId("")) as simulator:
+        with self.ledger.new_simulator(TxId("")) as simulator:
             return read_sequence(simulator, name)

@@ -90,26 +90,16 @@ def proposal_hash(
 
 def parse_proposal(signed: proposal_pb2.SignedProposal) -> Proposal:
     """Take a signed proposal apart. Raises: ProposalInvalid."""
-    data = _parse(proposal_pb2.Proposal, signed.proposal_bytes, "Proposal")
-    header = _parse(common_pb2.Header, data.header, "Header")
-    channel_header = _parse(
-        common_pb2.ChannelHeader, header.channel_header, "ChannelHeader"
-    )
-    signature_header = _parse(
-        common_pb2.SignatureHeader, header.signature_header, "SignatureHeader"
-    )
-    extension = _parse(
-        proposal_pb2.ChaincodeHeaderExtension,
-        channel_header.extension,
-        "ChaincodeHeaderExtension",
-    )
+    data = _parse(proposal_pb2.Proposal, signed.proposal_bytes)
+    header = _parse(common_pb2.Header, data.header)
+    channel_header = _parse(common_pb2.ChannelHeader, header.channel_header)
+    signature_header = _parse(common_pb2.SignatureHeader, header.signature_header)
+    extension = _parse(proposal_pb2.ChaincodeHeaderExtension, channel_header.extension)
     if not extension.HasField("chaincode_id"):
         raise ProposalInvalid("ChaincodeHeaderExtension.ChaincodeId is nil")
     if not extension.chaincode_id.name:
         raise ProposalInvalid("ChaincodeHeaderExtension.ChaincodeId.Name is empty")
-    payload = _parse(
-        proposal_pb2.ChaincodeProposalPayload, data.payload, "ChaincodeProposalPayload"
-    )
+    payload = _parse(proposal_pb2.ChaincodeProposalPayload, data.payload)
     return Proposal(
         signed=signed,
         header=channel_header,
@@ -128,7 +118,7 @@ def parse_proposal(signed: proposal_pb2.SignedProposal) -> Proposal:
 
 
 def _input_of(raw: bytes) -> chaincode_pb2.ChaincodeInput:
-    call = _parse(chaincode_pb2.ChaincodeInvocationSpec, raw, "ChaincodeInvocationSpec")
+    call = _parse(chaincode_pb2.ChaincodeInvocationSpec, raw)
     if not call.HasField("chaincode_spec"):
         raise ProposalInvalid(
             "chaincode invocation spec did not contain chaincode spec"
@@ -141,10 +131,11 @@ def _input_of(raw: bytes) -> chaincode_pb2.ChaincodeInput:
     return found
 
 
-def _parse(kind: Any, data: bytes, what: str) -> Any:
+def _parse(kind: Any, data: bytes) -> Any:
     try:
         return kind.FromString(data)
     except DecodeError as error:
+        what = kind.DESCRIPTOR.name
         raise ProposalInvalid(f"error unmarshalling {what}: {error}") from error
 
 

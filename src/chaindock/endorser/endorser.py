@@ -66,6 +66,7 @@ class EndorserOptions:
     )
 
 
+@dataclass(kw_only=True, eq=False)
 class Endorser:
     """The endorsing side of the node, for one channel.
 
@@ -76,27 +77,15 @@ class Endorser:
         largest_bytes: the largest transaction that is ordered.
     """
 
-    def __init__(
-        self,
-        *,
-        msp: Msp,
-        signer: SigningIdentity,
-        ledger: Ledger,
-        definitions: Definitions,
-        executor: ChaincodeSupport,
-        system: Mapping[str, LifecycleContract],
-        concurrency: int = 0,
-        largest_bytes: int = 10 * MIB,
-    ) -> None:
-        self._msp = msp
-        self._signer = signer
-        self._ledger = ledger
-        self._definitions = definitions
-        self._executor = executor
-        self._system = system
-        self._concurrency = concurrency
-        self._largest_bytes = largest_bytes
-        self._running = 0
+    msp: Msp
+    signer: SigningIdentity
+    ledger: Ledger
+    definitions: Definitions
+    executor: ChaincodeSupport
+    system: Mapping[str, LifecycleContract]
+    concurrency: int = 0
+    largest_bytes: int = 10 * MIB
+    _running: int = 0
 
     async def process(
         self, proposal: Proposal, timeout_s: float | None = None, *, endorse: bool
@@ -144,35 +133,35 @@ class Endorser:
 
         Raises: as `process`.
         """
-        if self._concurrency and self._running >= self._concurrency:
+        if self.concurrency and self._running >= self.concurrency:
             raise TooManyRequests(
                 "too many requests for /protos.Endorser, exceeding concurrency limit "
-                f"({self._concurrency})",
+                f"({self.concurrency})",
                 hint="try again, or raise peer.limits.concurrency.endorserService and "
                 "the node's limit of open files (ulimit -n)",
-                limit=self._concurrency,
+                limit=self.concurrency,
             )
-        check_expiry(proposal, self._msp)
+        check_expiry(proposal, self.msp)
         channel = proposal.channel
-        if channel and channel != self._ledger.channel:
+        if channel and channel != self.ledger.channel:
             raise NotFound(f"channel '{channel}' not found", channel=channel)
-        identity = check_proposal(proposal, self._msp)
+        identity = check_proposal(proposal, self.msp)
         if not channel:
             return identity
-        if self._ledger.find_transaction(proposal.tx_id) is not None:
+        if self.ledger.find_transaction(proposal.tx_id) is not None:
             raise TransactionExists(
                 f"duplicate transaction found [{proposal.tx_id}]. Creator "
                 f"[{proposal.creator.hex()}]",
                 tx_id=proposal.tx_id,
             )
-        if proposal.name not in self._system:
+        if proposal.name not in self.system:
             require_writer(identity)
         return identity
 
     def _superseded(self, proposal: Proposal, failed: LaunchFailed) -> bool:
         """Whether another package runs by now than the one that did not come up."""
         try:
-            with self._ledger.new_simulator(proposal.tx_id) as simulator:
+            with self.ledger.new_simulator(proposal.tx_id) as simulator:
                 now = self._definition(proposal, simulator).ccid
         except ChaindockError:
             return False
@@ -185,15 +174,15 @@ class Endorser:
         timeout_s: float | None,
         keep: bool,  # whether the read-write set is wanted
     ) -> Simulated:
-        system = self._system.get(proposal.name)
-        with self._ledger.new_simulator(proposal.tx_id) as simulator:
+        system = self.system.get(proposal.name)
+        with self.ledger.new_simulator(proposal.tx_id) as simulator:
             if system is not None:
                 answer = system.execute(simulator, proposal.input.args, identity)
                 outcome, version = Outcome(answer, None), "syscc"
             else:
                 definition = self._definition(proposal, simulator)
                 _check_init(simulator, definition, is_init=proposal.input.is_init)
-                outcome = await self._executor.execute(
+                outcome = await self.executor.execute(
                     definition.ccid,
                     Invocation(
                         channel_id=proposal.channel,
@@ -210,7 +199,7 @@ class Endorser:
                 version = definition.version
             if not keep or outcome.response.status >= ERROR_STATUS:
                 return outcome, version, b""
-            work = partial(simulator.results, self._largest_bytes)
+            work = partial(simulator.results, self.largest_bytes)
             return outcome, version, await off_loop(simulator.held, work)
 
     def _definition(self, proposal: Proposal, simulator: Simulator) -> Approval:
@@ -222,7 +211,7 @@ class Endorser:
         if not channel:
             raise NotFound(f"{advice}: chaincode {name} not found", chaincode=name)
         try:
-            return self._definitions.get(simulator, name)
+            return self.definitions.get(simulator, name)
         except NotFound as error:
             raise NotFound(
                 f"{advice}: {error.message}", hint=error.hint, **error.facts
@@ -241,13 +230,13 @@ class Endorser:
         payload = proposal_response_pb2.ProposalResponsePayload(
             proposal_hash=proposal.hash, extension=action.SerializeToString()
         ).SerializeToString()
-        creator = self._signer.creator
+        creator = self.signer.creator
         return proposal_response_pb2.ProposalResponse(
             version=1,
             response=response,
             payload=payload,
             endorsement=proposal_response_pb2.Endorsement(
-                endorser=creator, signature=self._signer.sign(payload + creator)
+                endorser=creator, signature=self.signer.sign(payload + creator)
             ),
         )
 
@@ -304,8 +293,6 @@ class Watch:
         admitted: set when all checks have passed.
         end: how it ended, unless an error leaves the block.
     """
-
-    __slots__ = ("_began", "_proposal", "admitted", "end")
 
     def __init__(self, proposal: Proposal) -> None:
         self._proposal = proposal

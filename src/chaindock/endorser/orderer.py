@@ -49,7 +49,6 @@ _log = get_logger("orderer")
 _CONFIGS: Final = frozenset({"CONFIG", "CONFIG_UPDATE"})
 _FRAME_BYTES: Final = 16
 """Most that an envelope takes beside payload and signature."""
-_NOT_VALIDATED: Final = int(codes.NOT_VALIDATED)
 
 
 @dataclass(frozen=True)
@@ -266,11 +265,13 @@ class Orderer:
             return
         with self._ledger.new_simulator(TxId("")) as simulator:
             found = {name: _definition_code(simulator, name) for name in names}
-        refused = {name: code for name, code in found.items() if code != _NOT_VALIDATED}
+        refused = {
+            name: code for name, code in found.items() if code != codes.NOT_VALIDATED
+        }
         self._committable |= found.keys() - refused.keys()
         for tx in txs:
             wrong = sorted(tx.namespaces & refused.keys())
-            if wrong and tx.code == _NOT_VALIDATED:
+            if wrong and tx.code == codes.NOT_VALIDATED:
                 tx.code = refused[wrong[0]]
 
 
@@ -286,7 +287,7 @@ def _definition_code(simulator: Simulator, name: str) -> int:
             chaincode=name,
         )
         return int(codes.ENDORSEMENT_POLICY_FAILURE)
-    return _NOT_VALIDATED
+    return int(codes.NOT_VALIDATED)
 
 
 def _check_writer(creator: Identity) -> None:

@@ -104,14 +104,12 @@ def attributes_of(certificate: x509.Certificate) -> dict[str, str]:
     return dict(json.loads(raw)["attrs"])
 
 
+@dataclass(frozen=True)
 class CertificateAuthority:
     """Issues the certificates of one organisation, with its root certificate."""
 
-    def __init__(
-        self, certificate: x509.Certificate, key: EllipticCurvePrivateKey
-    ) -> None:
-        self.certificate = certificate
-        self.key = key
+    certificate: x509.Certificate
+    key: EllipticCurvePrivateKey = field(repr=False)
 
     @classmethod
     def create(cls, domain: str) -> Self:

@@ -22,8 +22,6 @@ class Budget:
         parent: what is taken here is taken there, too.
     """
 
-    __slots__ = ("_parent", "held", "limit", "name")
-
     def __init__(self, limit: int, name: str, parent: Budget | None = None) -> None:
         self.limit, self.name, self._parent = limit, name, parent
         self.held = 0

@@ -62,11 +62,6 @@ _VERSIONS = (
     "ORDER BY key LIMIT ?"
 )
 _SLICE = 100
-# Constants of protobuf's enums are looked up slowly.
-_NOT_VALIDATED: int = codes.NOT_VALIDATED
-_VALID: int = codes.VALID
-_MVCC_READ_CONFLICT: int = codes.MVCC_READ_CONFLICT
-_PHANTOM_READ_CONFLICT: int = codes.PHANTOM_READ_CONFLICT
 
 
 @dataclass(frozen=True)
@@ -140,12 +135,12 @@ class Committer:
 
     def _write_genesis(self, db: sqlite3.Connection, envelope: bytes) -> None:
         tx = parse_transaction(envelope, self._channel)
-        if tx.code != _NOT_VALIDATED or not tx.is_config:
+        if tx.code != codes.NOT_VALIDATED or not tx.is_config:
             raise InvalidInput(
                 f"the genesis envelope is not a config transaction of channel "
                 f"{self._channel!r}: {code_name(tx.code)}"
             )
-        _store(db, Tip(0, b"", b"", 0), [tx], bytes([_VALID]), b"", None)
+        _store(db, Tip(0, b"", b"", 0), [tx], bytes([codes.VALID]), b"", None)
 
     def commit(self, txs: Sequence[ParsedTransaction]) -> CommittedBlock:
         """Build, validate and write one block; it is on disk when this returns.
@@ -230,7 +225,7 @@ def _apply(
     ids: set[str] = set()
     for position, tx in enumerate(txs):
         code = tx.code
-        if code == _NOT_VALIDATED:
+        if code == codes.NOT_VALIDATED:
             known = tx.tx_id and db.execute(_KNOWN, (tx.tx_id,)).fetchone()
             if known or tx.tx_id in ids:
                 code = codes.DUPLICATE_TXID
@@ -242,7 +237,7 @@ def _apply(
             if tx.tx_id:
                 ids.add(tx.tx_id)
         decided.append(code)
-        if code == _VALID:
+        if code == codes.VALID:
             for space in tx.spaces:
                 _write(db, space, (number, position), changes)
                 if not space.collection:
@@ -264,13 +259,13 @@ def _conflict(
     for space in spaces:
         for key, version in space.reads:
             if (space.ns, space.collection, key) in changed:
-                return _MVCC_READ_CONFLICT
+                return int(codes.MVCC_READ_CONFLICT)
             if db.execute(_VERSION, (space.table, key)).fetchone() != version:
-                return _MVCC_READ_CONFLICT
+                return int(codes.MVCC_READ_CONFLICT)
         for info in space.ranges:
             if _range_changed(db, space.table, info):
-                return _PHANTOM_READ_CONFLICT
-    return _VALID
+                return int(codes.PHANTOM_READ_CONFLICT)
+    return int(codes.VALID)
 
 
 def _range_changed(db: sqlite3.Connection, ns: str, info: Any) -> bool:
@@ -354,7 +349,7 @@ def _store(
     """Write the block after `tip` and the index of its transactions."""
     number = tip.height
     judged = list(zip(txs, filter_, strict=True))
-    configured = any(tx.is_config and code == _VALID for tx, code in judged)
+    configured = any(tx.is_config and code == codes.VALID for tx, code in judged)
     last_config = number if configured else tip.last_config
     block, block_hash = build_block(
         number,

@@ -6,7 +6,6 @@ A block is on disk before `height` moves, and `height` has moved when `commit` r
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from chaindock.errors import LedgerClosed, NotFound
 from chaindock.ledger.committer import CommittedBlock, Committer
-from chaindock.ledger.database import connect_reader, translate
+from chaindock.ledger.database import connect_reader, translated
 from chaindock.ledger.simulator import Simulator
 from chaindock.ledger.snapshots import SnapshotPool
 from chaindock.ledger.transaction import UNKNOWN, code_name
 from chaindock.telemetry import metrics
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
@@ -193,10 +193,8 @@ class Ledger:
 
     def _read(self, sql: str, value: Any) -> tuple[Any, ...] | None:
         self._require_open()
-        try:
+        with translated(self._path):
             row: tuple[Any, ...] | None = self._reader.execute(sql, (value,)).fetchone()
-        except sqlite3.Error as error:
-            raise translate(error, self._path) from error
         return row
 
     def _require_open(self) -> None:

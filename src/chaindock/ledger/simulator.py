@@ -56,19 +56,6 @@ class Simulator:
         held: bytes that reads and writes take in memory until `done`.
     """
 
-    __slots__ = (
-        "_paginated",
-        "_ranges",
-        "_reads",
-        "_release",
-        "_snapshot",
-        "_taken",
-        "_writes",
-        "budget",
-        "held",
-        "tx_id",
-    )
-
     def __init__(
         self, tx_id: TxId, snapshot: Snapshot, release: Callable[[Snapshot], None]
     ) -> None:

@@ -52,8 +52,6 @@ def after(key: bytes) -> bytes:
 class Snapshot:
     """One read transaction; see SnapshotPool for its life."""
 
-    __slots__ = ("_path", "born", "db", "height", "users")
-
     def __init__(self, db: sqlite3.Connection, height: int, path: Path) -> None:
         self.db: sqlite3.Connection | None = db
         self.height = height

@@ -46,7 +46,7 @@ async def test_a_large_transaction_is_serialised_and_parsed_off_the_loop(
 async def test_what_is_too_large_to_be_ordered_is_refused_before_it_is_put_together(
     defined, threads, monkeypatch
 ):
-    monkeypatch.setattr(defined.endorser, "_largest_bytes", 20_000)
+    monkeypatch.setattr(defined.endorser, "largest_bytes", 20_000)
     threads.clear()
     with pytest.raises(InvalidInput, match="exceeds maximum allowed 20000 bytes"):
         await defined.caller.invoke(

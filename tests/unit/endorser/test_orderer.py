@@ -152,7 +152,7 @@ async def test_a_stored_policy_that_is_not_evaluated_is_code_10(node, monkeypatc
 async def test_a_transaction_of_an_undefined_chaincode_is_code_25(defined):
     # `_lifecycle` answers, but the header and the action speak of a name that is
     # not defined: only a peer that endorsed by mistake could make such a one.
-    defined.endorser._system["ghost"] = defined.endorser._system["_lifecycle"]
+    defined.endorser.system["ghost"] = defined.endorser.system["_lifecycle"]
     from fabric_protos.peer.lifecycle import lifecycle_pb2
 
     args = lifecycle_pb2.QueryChaincodeDefinitionsArgs().SerializeToString()
