@@ -63,8 +63,7 @@ class GzipReader:
     def read(self, size: int, /) -> bytes:
         """Return 1 to `size` bytes, or b"" at the end.
 
-        Raises:
-            PackageInvalid: not gzip, cut, damaged, something behind it, or a bomb.
+        Raises: PackageInvalid: not gzip, cut, damaged, something behind it, or a bomb.
         """
         while not self._inflate.eof:
             data = self._step(size)

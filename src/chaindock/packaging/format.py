@@ -121,18 +121,21 @@ def read_package(
     with opened(package) as file:
         source = Hashing(file, limits.package_bytes)
         raw, code_digest, unexpected = _read_outer(source, limits, visit or check)
-    values = parse_metadata(raw)
+    label, package_type, import_path = parse_metadata(raw)
     warnings = [
         f"unexpected file {name!r} in the top level of the package: it is ignored"
         for name in unexpected
     ]
-    if text := label_warning(values.label):
-        warnings.append(text)
+    if _UNFIT_FOR_IMAGES.search(label):
+        warnings.append(
+            f"label {label!r} has two of . _ + - in a row or at its end: a peer that "
+            "builds with Docker refuses to install it"
+        )
     return PackageInfo(
-        id=Ccid(f"{values.label}:{source.hexdigest()}"),
-        label=values.label,
-        package_type=values.package_type,
-        import_path=values.import_path,
+        id=Ccid(f"{label}:{source.hexdigest()}"),
+        label=label,
+        package_type=package_type,
+        import_path=import_path,
         size=source.count,
         code_digest=code_digest,
         entries=tuple(entries),
@@ -202,26 +205,14 @@ _UNFIT_FOR_IMAGES = re.compile(r"[._+-]{2}|[._+-]\Z")
 _ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
-@dataclass(frozen=True)
-class Metadata:
-    """What metadata.json says.
-
-    Args:
-        package_type: as written; compare in lower case.
-        import_path: the Go import path; "" for other languages.
-    """
-
-    label: str
-    package_type: str
-    import_path: str
-
-
 class _Pairs(list[tuple[str, Any]]):
     """A JSON object as it was written, so that a key that occurs twice is seen."""
 
 
-def parse_metadata(raw: bytes) -> Metadata:
-    """Return the values of metadata.json; keys in any case, null counts as absent.
+def parse_metadata(raw: bytes) -> tuple[str, str, str]:
+    """Return label, type as written, and path (the Go import path) of metadata.json.
+
+    Keys count in any case, and null as absent.
 
     Raises: PackageInvalid: not JSON, a wrong type, a value missing, or a bad label.
     """
@@ -250,7 +241,7 @@ def parse_metadata(raw: bytes) -> Metadata:
     if not members["type"]:
         rule = "'type' names the language or kind of package"
         raise broken(METADATA, rule, "none")
-    return Metadata(members["label"], members["type"], members["path"])
+    return members["label"], members["type"], members["path"]
 
 
 def check_label(label: str) -> None:
@@ -267,25 +258,11 @@ def check_label(label: str) -> None:
         raise broken(METADATA, rule, f"{len(label)} bytes")
 
 
-def encode_metadata(metadata: Metadata) -> bytes:
+def encode_metadata(label: str, package_type: str, import_path: str) -> bytes:
     """Return compact JSON, keys in the order path, type, label."""
-    members = {
-        "path": metadata.import_path,
-        "type": metadata.package_type,
-        "label": metadata.label,
-    }
+    members = {"path": import_path, "type": package_type, "label": label}
     text = json.dumps(members, ensure_ascii=False, separators=(",", ":"))
     return text.translate(_ESCAPES).encode()
-
-
-def label_warning(label: str) -> str | None:
-    """Return why a peer could not name an image after `label`, else None."""
-    if not _UNFIT_FOR_IMAGES.search(label):
-        return None
-    return (
-        f"label {label!r} has two of . _ + - in a row or at its end: a peer that builds "
-        "with Docker refuses to install it"
-    )
 
 
 # --- META-INF

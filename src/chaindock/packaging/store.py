@@ -91,10 +91,7 @@ class PackageStore:
         self._root, self._limits = root, limits or Limits()
 
     def add(self, package: bytes | Path) -> StoredPackage:
-        """Check a package and keep it; the same one again changes nothing.
-
-        Returns:
-            It, durable on disk.
+        """Check a package and keep it on disk; the same one again changes nothing.
 
         Raises:
             PackageInvalid: it breaks a rule; nothing was kept. NotFound: no such file.
@@ -152,11 +149,7 @@ class PackageStore:
 
         Call it at the start, before `add`.
 
-        Args:
-            wanted: the packages that are used.
-
-        Raises:
-            StorageError: something cannot be removed.
+        Raises: StorageError: something cannot be removed.
         """
         if not self._root.is_dir():
             return []

@@ -22,7 +22,6 @@ from chaindock.packaging.archive import BLOCK
 from chaindock.packaging.format import (
     CODE,
     METADATA,
-    Metadata,
     PackageInfo,
     check_index,
     check_label,
@@ -65,8 +64,7 @@ def write_package(
     check_label(label)
     files = sorted(selection.files, key=lambda file: file.name)
     _check(files, limits)
-    metadata = Metadata(label, selection.package_type, selection.import_path)
-    raw = encode_metadata(metadata)
+    raw = encode_metadata(label, selection.package_type, selection.import_path)
     with tempfile.TemporaryFile() as code, tempfile.TemporaryFile() as package:
         with _archive(code, owner=_OWNER) as tar:
             for file in files:

@@ -67,13 +67,11 @@ class Selection:
 
 @dataclass(frozen=True)
 class Step:
-    """One program of a build. Steps run in order; the first that fails ends it.
+    """One program of a build; `argv`, `cwd` and values of `env` have placeholders.
 
     Args:
         phase: which phase of the attempt it belongs to.
-        argv: with placeholders; never a shell line.
-        cwd: with placeholders; created if it is missing.
-        env: added to the environment, with placeholders in the values.
+        cwd: created if it is missing.
         title: what people read; "" = the command.
     """
 
@@ -86,11 +84,9 @@ class Step:
 
 @dataclass(frozen=True)
 class LaunchCommand:
-    """How the built chaincode is started.
+    """How the built chaincode is started; all have run-time placeholders.
 
     Args:
-        argv, cwd, env: with placeholders (run-time ones only).
-        connection: who opens the stream.
         concurrency: transactions at a time on one stream; None = unlimited
             (the Python shim allows one).
     """
@@ -106,10 +102,8 @@ class LaunchCommand:
 class BuildPlan:
     """Everything a controller needs to build and start one package.
 
-    Args:
-        steps: what to run, in order. Input is at {input}, the result goes to {output}.
-        launch: how the result is started.
-        caches: names of the {cache:NAME} directories in use.
+    Steps run in order; the first that fails ends the build. `caches` are the names of the
+    {cache:NAME} directories in use.
     """
 
     steps: tuple[Step, ...]
@@ -133,10 +127,9 @@ class ToolCheck:
 
 @dataclass(frozen=True)
 class Tool:
-    """A program that builds and runs of a language need on the host.
+    """A program that builds and runs of a language need on the host: {tool:NAME} in plans.
 
     Args:
-        name: of the program; {tool:NAME} in plans.
         install: what to do when it is missing.
         version: arguments with which it prints its version.
         checks: what else it must be able to do.
@@ -152,10 +145,7 @@ class Tool:
 class LanguageImages:
     """The images that chaincode of a language is built and runs in.
 
-    Args:
-        builder: the build runs in it.
-        runtime: the chaincode's own image is made from it; "" = the same.
-        pull: when they are fetched; `default` = as `chaindock.docker.pull` says.
+    `runtime` "" = as `builder`; `pull` default = as `chaindock.docker.pull` says.
     """
 
     builder: str

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # All of these take time in proportion to the text, whatever it is.
 _LINE_COMMENT = re.compile(r"//[^\n]*")
-_COMMENT = re.compile(r"//|/\*")
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
 _PACKAGE = re.compile(r"^[ \t]*package[ \t]+(\w+)", re.MULTILINE)
 _STRING = re.compile(r"[\"`]([^\"`\n]+)[\"`]")
 _CONSTRAINT = re.compile(r"^//(?:go:build| ?\+build)[ \t]+(\w+)[ \t]*$", re.MULTILINE)
@@ -83,22 +83,9 @@ def read_go_file(tree: Tree, name: str) -> GoFile | None:
     for tag in _CONSTRAINT.findall(before):
         if tag not in _PLATFORM_TAGS and not tag.startswith("go1"):
             return None
-    text = _without_comments(text)
+    text = _COMMENT.sub("", text)
     package = _PACKAGE.search(text)
     return GoFile(package[1] if package else "", tuple(_imports(text)))
-
-
-def _without_comments(text: str) -> str:
-    parts: list[str] = []
-    place = 0
-    while found := _COMMENT.search(text, place):
-        parts.append(text[place : found.start()])
-        mark = "\n" if found[0] == "//" else "*/"
-        end = text.find(mark, found.end())
-        if end < 0:
-            return "".join(parts)
-        place = end if mark == "\n" else end + 2
-    return "".join((*parts, text[place:]))
 
 
 def _imports(text: str) -> list[str]:

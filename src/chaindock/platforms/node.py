@@ -239,12 +239,10 @@ def _resolve_start(
 
 def _script_of(arguments: list[str]) -> str | None:
     """Return the file that node runs, given its arguments."""
-    takes_value = False
-    for word in arguments:
-        if takes_value:
-            takes_value = False
-        elif word in _VALUE_FLAGS:
-            takes_value = True
+    words = iter(arguments)
+    for word in words:
+        if word in _VALUE_FLAGS:
+            next(words, None)
         elif not word.startswith("-"):
             return word
         elif word in {"-e", "--eval", "-p", "--print", "-"}:

@@ -228,8 +228,7 @@ def _check_line(place: str, line: str, folder: str = "") -> list[str]:
 
     Every word counts, whatever pip makes of it, since options can be shortened.
 
-    Raises:
-        SourceInvalid: a word names what is outside of the package.
+    Raises: SourceInvalid: a word names what is outside of the package.
     """
     included: list[str] = []
     option = ""

@@ -72,11 +72,7 @@ class Tree:
             raise _invalid(name, "is not UTF-8") from error
 
     def find_head(self, name: str, max_bytes: int = 128 * 1024) -> str:
-        """Return how a file begins; "" when there is none.
-
-        Raises:
-            SourceInvalid: not readable.
-        """
+        """Return how a file begins; "" = there is none. Raises: SourceInvalid."""
         return (self._read(name, max_bytes) or b"").decode(errors="replace")
 
     def find_json(self, name: str) -> dict[str, Any] | None:
