@@ -66,7 +66,7 @@ async def test_a_program_registers_and_serves(
         StreamNode(
             authority=TlsAuthority() if tls else None,
             listen=ListenOptions(bind=("127.0.0.1", 0)),
-            admit_unlaunched=True,
+            mode="dev",
         ) as node,
         programs_admitted(node.listener, files),
     ):

@@ -176,11 +176,17 @@ class Query:
         """Return the next rows, and whether there are more. Raises: BudgetExceeded."""
         pending = self._pending
         size = sum(map(len, pending))
-        while len(pending) <= BATCH_RESULTS and size <= BATCH_BYTES:
-            found = self._fetch(BATCH_RESULTS + 1 - len(pending))
-            if not found:
-                break
-            size += found
+        # One row is kept for the next batch, or that might be empty.
+        while self._rows is not None and (
+            len(pending) < 2 or (len(pending) <= BATCH_RESULTS and size <= BATCH_BYTES)
+        ):
+            most = min(BATCH_RESULTS + 1 - len(pending), self._left)
+            found = self._rows.take(most, BATCH_BYTES)
+            self._left -= len(found)
+            pending += found
+            size += sum(map(len, found))
+            if not found or self._rows.exhausted or self._left <= 0:
+                self.close()
         batch: list[bytes] = []
         size = 0
         while pending and len(batch) < BATCH_RESULTS:
@@ -188,25 +194,11 @@ class Query:
             if batch and size > BATCH_BYTES:
                 break
             batch.append(pending.popleft())
-        if not pending:
-            # One row ahead, or the next batch might be empty.
-            self._fetch(1)
         self._budget.give_back(self.held)
         self.held = 0
         self._budget.take(ahead := sum(map(len, pending)))
         self.held = ahead
         return batch, bool(pending)
-
-    def _fetch(self, wanted: int) -> int:
-        """Read up to `wanted` rows. Returns: their size in bytes."""
-        if self._rows is None:
-            return 0
-        found = self._rows.take(min(wanted, self._left), BATCH_BYTES)
-        self._left -= len(found)
-        self._pending.extend(found)
-        if self._rows.exhausted or self._left <= 0:
-            self.close()
-        return sum(map(len, found))
 
     def close(self) -> None:
         """Release the rows that were not read. Idempotent."""

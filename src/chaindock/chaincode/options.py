@@ -6,6 +6,7 @@ Source: docs/fabric/configuration.md
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from chaindock.options import option
 from chaindock.values import (
@@ -17,20 +18,11 @@ from chaindock.values import (
     Seconds,
     SecondsOrNone,
     Syntax,
-    WrongValueError,
     floored,
 )
 
-
-def _read_mode(value: object, _base: object) -> bool:
-    if value not in {"net", "dev"}:
-        raise WrongValueError("one of net, dev")
-    return value == "dev"
-
-
-_MODE = Syntax(_read_mode, lambda value: "dev" if value else "net")
 _BATCH = Syntax(
-    lambda value, base: 1000 if INTEGER.parse(value, base) == "0" else value,
+    lambda value, base: 1000 if INTEGER.parse(value, base) == "0" else value
 )
 
 
@@ -95,11 +87,8 @@ class StreamOptions:
     )
     silence_s: float = 60.0
     ping_s: float = 45.0
-    admit_unlaunched: bool = option(
-        False,
-        "chaincode.mode",
-        "dev: the node accepts programs that a user started.",
-        syntax=_MODE,
+    mode: Literal["net", "dev"] = option(
+        "net", "chaincode.mode", "dev: the node accepts programs that a user started."
     )
 
     @property

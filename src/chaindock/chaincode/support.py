@@ -60,15 +60,16 @@ class ChaincodeSupport:
         """
         timeout_s = invocation.timeout_s
         if timeout_s is None:
-            timeout_s = self._timeout_of(invocation.namespace)
-        if timeout_s is None:
-            timeout_s = self._options.execute_timeout_s
-        for last in (False, True):
+            own_s = self._timeout_of(invocation.namespace)
+            timeout_s = self._options.execute_timeout_s if own_s is None else own_s
+        lost_before = False
+        while True:
             handler = self._registry.find_ready(ccid) or await self._launched(ccid)
             try:
                 return await handler.calls.execute(invocation, timeout_s)
             except StreamTerminated as lost:
-                if not last and lost.facts.get("sent") is False:
+                if not lost_before and lost.facts.get("sent") is False:
+                    lost_before = True
                     continue
                 if handler.expected is not None:
                     exit_ = handler.expected.exit
@@ -78,7 +79,6 @@ class ChaincodeSupport:
                     attempt = handler.expected.attempt
                     explain(lost, invocation.namespace, attempt, exit_.value)
                 raise
-        raise AssertionError("unreachable")
 
     async def _launched(self, ccid: Ccid) -> Handler:
         await self._ready(ccid, self._options.launch_wait_s)

@@ -96,7 +96,7 @@ def load(
             "chmod 600"
         )
         config = replace(config, warnings=(*config.warnings, warning))
-    if config.stream.admit_unlaunched and "listen.tls" not in origins:
+    if config.stream.mode == "dev" and "listen.tls" not in origins:
         config = replaced(config, "listen.tls", False)
         origins["listen.tls"] = "chaincode.mode dev"
     return replace(

@@ -145,7 +145,7 @@ class Deployer:
             version = version or (current.approval.version if current else "1.0")
             require_version(version)
             ccid = Ccid(f"{name}:{version}")
-            attempt = self._attempt(ccid, None)
+            attempt = self._attempts(ccid)
             approval = self._next(name, ccid, version, init_required=init_required)
             attempt.close()
             if approval is None:

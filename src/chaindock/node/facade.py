@@ -175,7 +175,7 @@ class Node:
 
         Raises: Unsupported unless chaincode.mode is `dev`. InvalidInput.
         """
-        if not self.config.stream.admit_unlaunched:
+        if self.config.stream.mode != "dev":
             raise Unsupported(
                 "this node does not accept programs that a user starts",
                 hint="start it in development mode: chaincode.mode: dev in core.yaml, or "

@@ -126,12 +126,12 @@ async def _compose(
     output.drop_former(targets.ccids())
     sync_folder(home.root)
 
-    registry = HandlerRegistry(admit_unlaunched=config.stream.admit_unlaunched)
+    registry = HandlerRegistry(admit_unlaunched=config.stream.mode == "dev")
     authority = TlsAuthority() if config.listen.tls else None
     listener = await stack.enter_async_context(
         ChaincodeListener(registry, config.stream, config.listen, authority)
     )
-    if config.stream.admit_unlaunched:
+    if config.stream.mode == "dev":
         await stack.enter_async_context(programs_admitted(listener, home.programs))
     backends = await Backends.enter(config, labels, stack, targets)
     router = Router(backends)

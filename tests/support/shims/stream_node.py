@@ -40,7 +40,7 @@ class StreamNode:
         self.model = model
         self.authority, self.listen = authority, listen
         self.options = StreamOptions(**options)
-        self.registry = HandlerRegistry(admit_unlaunched=self.options.admit_unlaunched)
+        self.registry = HandlerRegistry(admit_unlaunched=self.options.mode == "dev")
         self.tasks = Tasks("test")
         self._stack = AsyncExitStack()
         self.listener: ChaincodeListener

@@ -36,9 +36,7 @@ async def node(
     request: pytest.FixtureRequest, no_task_is_left: None
 ) -> AsyncIterator[StreamNode]:
     authority = TlsAuthority() if request.param == "with TLS" else None
-    async with StreamNode(
-        authority=authority, listen=ANY_PORT, admit_unlaunched=True
-    ) as node:
+    async with StreamNode(authority=authority, listen=ANY_PORT, mode="dev") as node:
         yield node
 
 
@@ -98,7 +96,7 @@ async def test_fabrics_address_is_the_default(
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     monkeypatch.setattr(server, "PROGRAMS", ("127.0.0.1", port))
-    async with StreamNode(admit_unlaunched=True) as node:
+    async with StreamNode(mode="dev") as node:
         address, _ = await node.listener.listen_for_programs()
         assert address == f"127.0.0.1:{port}"
         launched = await node.listener.address_on("127.0.0.1")
@@ -108,7 +106,7 @@ async def test_fabrics_address_is_the_default(
 async def test_an_address_that_is_taken_is_told(no_task_is_left: None):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = ListenOptions(bind=taken.getsockname())
-        async with StreamNode(listen=listen, admit_unlaunched=True) as node:
+        async with StreamNode(listen=listen, mode="dev") as node:
             with pytest.raises(StartFailed, match="cannot listen for chaincode on"):
                 await node.listener.listen_for_programs()
 
@@ -116,7 +114,7 @@ async def test_an_address_that_is_taken_is_told(no_task_is_left: None):
 async def test_a_program_cannot_take_the_place_of_a_launched_chaincode(
     no_task_is_left: None,
 ):
-    async with Guarded(listen=ANY_PORT, admit_unlaunched=True) as node:
+    async with Guarded(listen=ANY_PORT, mode="dev") as node:
         expected, pair = node.launch()
         async with await started(node) as peer:
             await peer.send(

@@ -107,7 +107,7 @@ async def test_a_huge_name_is_not_repeated_to_anybody():
 
 
 async def test_development_mode_takes_what_nobody_launched():
-    async with StreamNode(admit_unlaunched=True) as node:
+    async with StreamNode(mode="dev") as node:
         await (await node.dial()).register("basic:1.0")
         await eventually(lambda: node.registry.find_ready(Ccid("basic:1.0")))
 

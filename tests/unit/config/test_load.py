@@ -298,8 +298,8 @@ def test_empty_endpoint_means_no_engine(tmp_path):
 
 
 def test_development_mode_admits_programs_that_a_user_started(tmp_path):
-    assert not load(tmp_path, env={}).stream.admit_unlaunched
-    assert load(tmp_path, {"chaincode.mode": "dev"}, env={}).stream.admit_unlaunched
+    assert load(tmp_path, env={}).stream.mode == "net"
+    assert load(tmp_path, {"chaincode.mode": "dev"}, env={}).stream.mode == "dev"
 
 
 def test_engine_look_up_gets_what_the_docker_client_would(tmp_path):

@@ -32,7 +32,7 @@ async def test_its_tls_files_lie_in_the_home_while_the_node_runs(
     if again:
         folder.mkdir()
         (folder / "client.key").write_text("of an earlier node")
-    async with Guarded(listen=ANY_PORT, admit_unlaunched=True) as node:
+    async with Guarded(listen=ANY_PORT, mode="dev") as node:
         async with programs_admitted(node.listener, folder):
             modes = {
                 file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()
@@ -54,7 +54,7 @@ async def test_its_tls_files_lie_in_the_home_while_the_node_runs(
 async def test_without_tls_there_are_none(tmp_path: Path):
     folder = tmp_path / "dev"
     async with (
-        StreamNode(listen=ANY_PORT, admit_unlaunched=True) as node,
+        StreamNode(listen=ANY_PORT, mode="dev") as node,
         programs_admitted(node.listener, folder),
     ):
         assert node.listener.addresses
