@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chaindock.cli import show
-from chaindock.cli.session import Session, command, name_argument, read_pairs
+from chaindock.cli.session import Session, command, name_argument, pairs_option
 from chaindock.cli.show import Exit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 _NUMBER = re.compile(r"-(\d|\.\d|$)")
 _ERROR_STATUS = 400
@@ -43,12 +43,6 @@ class CallCommand(click.Command):
         return super().parse_args(ctx, args)
 
 
-def _pairs(*names: str, text: str) -> Callable[[Any], Any]:
-    return click.option(
-        *names, multiple=True, metavar="K=V", callback=read_pairs, help=text
-    )
-
-
 def _call_options(function: Any) -> Any:
     """Add what `invoke` and `query` share, named as the fields of Call."""
     for add in (
@@ -60,7 +54,7 @@ def _call_options(function: Any) -> Any:
             help="Limit for the chaincode's answer.  [default: "
             "chaincode.executetimeout]",
         ),
-        _pairs(
+        pairs_option(
             "--attr",
             "attributes",
             text="An attribute of the signer's certificate; repeatable.",
@@ -73,7 +67,7 @@ def _call_options(function: Any) -> Any:
             metavar="USER",
             help="Identity that signs; created on first use.",
         ),
-        _pairs(
+        pairs_option(
             "--transient",
             text="A value that the chaincode sees and the ledger does not; repeatable.",
         ),

@@ -28,7 +28,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "status": ("ps", "Show the node: endpoints, backend, blocks."),
         "doctor": ("doctor", "Check what Chaindock needs and say what to do."),
         "logspec": ("ps", "Show or change which lines the node logs."),
-        "config": ("settings", "Show the settings and where they come from."),
+        "config": ("doctor", "Show the settings and where they come from."),
     },
     "Chaincode": {
         "deploy": ("deploy", "Build a chaincode and start it."),
@@ -154,7 +154,14 @@ def _show(error: Exception, *, as_json: bool) -> int:
     if isinstance(error, ChaindockError):
         show.show_error(error, as_json=as_json)
         return show.exit_status(error)
-    show.show_defect(error, as_json=as_json)
+    import traceback
+
+    click.echo("".join(traceback.format_exception(error)).rstrip(), err=True)
+    defect = ChaindockError(
+        f"unexpected {type(error).__name__}: {error}",
+        hint="this is a defect of Chaindock; please report it with the lines above",
+    )
+    show.show_error(defect, as_json=as_json)
     return Exit.INTERNAL
 
 

@@ -20,7 +20,7 @@ import click
 
 from chaindock.cli import show
 from chaindock.cli.ps import show_status
-from chaindock.cli.session import Session, command, read_pairs
+from chaindock.cli.session import Session, command, pairs_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,13 +49,11 @@ KILLED_S = 10.0
     type=click.Path(path_type=Path),
     help="Extra CA certificates for builds, PEM.",
 )
-@click.option(
+@pairs_option(
     "--set",
     "settings",
-    multiple=True,
     metavar="KEY=VALUE",
-    callback=read_pairs,
-    help="Any setting of `chaindock config show`; repeatable.",
+    text="Any setting of `chaindock config show`; repeatable.",
 )
 @click.option("--ready-fd", type=int, hidden=True)
 def up(

@@ -63,7 +63,7 @@ def package(session: Session, source: Path, output: Path, label: str | None) -> 
         return
     click.echo(info.id)
     for warning in info.warnings:
-        show.note("warning", warning)
+        show.warn(warning)
 
 
 @command("chaindock inspect basic.tar.gz")

@@ -92,10 +92,16 @@ def command(
     return make
 
 
-def read_pairs(
+def pairs_option(*names: str, text: str, metavar: str = "K=V") -> Callable[..., Any]:
+    """Add a repeatable option of KEY=VALUE texts, which gives a dictionary."""
+    return click.option(
+        *names, multiple=True, metavar=metavar, callback=_read_pairs, help=text
+    )
+
+
+def _read_pairs(
     _ctx: click.Context, param: click.Parameter, values: Sequence[str]
 ) -> dict[str, str]:
-    """Return the KEY=VALUE texts of an option as a dictionary."""
     found = {}
     for value in values:
         key, equals, rest = value.partition("=")

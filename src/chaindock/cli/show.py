@@ -300,15 +300,3 @@ def _ended(facts: Mapping[str, Any]) -> str:
     if parts and isinstance(facts.get("registered"), bool):
         parts.append(f"{'after' if facts['registered'] else 'before'} it registered")
     return ", ".join(parts)
-
-
-def show_defect(error: Exception, *, as_json: bool) -> None:
-    """Print an error that nobody planned, with its trace."""
-    import traceback
-
-    told = ChaindockError(
-        f"unexpected {type(error).__name__}: {error}",
-        hint="this is a defect of Chaindock; please report it with the lines above",
-    )
-    click.echo("".join(traceback.format_exception(error)).rstrip(), err=True)
-    show_error(told, as_json=as_json)

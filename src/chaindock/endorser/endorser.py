@@ -37,7 +37,6 @@ from chaindock.values import MIB, Whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
 
     from chaindock.chaincode.support import ChaincodeSupport
     from chaindock.endorser.checks import Proposal
@@ -304,12 +303,7 @@ class Watch:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         channel, name = self._proposal.channel, self._proposal.name
         if error is not None:
             self.end = self._end_of(error)

@@ -9,6 +9,7 @@ Source: docs/fabric/ledger.md#proposal, docs/fabric/ledger.md#read-write-set
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final, Self
 
 from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KV
@@ -64,8 +65,8 @@ class Simulator:
         self.held = 0
         self._snapshot: Snapshot | None = snapshot
         self._release = release
-        self._reads: dict[str, dict[str, Version | None]] = {}
-        self._writes: dict[str, dict[str, bytes]] = {}
+        self._reads: dict[str, dict[str, Version | None]] = defaultdict(dict)
+        self._writes: dict[str, dict[str, bytes]] = defaultdict(dict)
         self._ranges: list[RangeRecord] = []
         self._paginated = False
         self._taken = False
@@ -74,9 +75,7 @@ class Simulator:
         """Return the committed value, None if the key is absent; records the read."""
         raw = _encode(key)
         snapshot = self.snapshot()
-        reads = self._reads.get(ns)
-        if reads is None:
-            reads = self._reads[ns] = {}
+        reads = self._reads[ns]
         if key not in reads:
             self.hold(len(raw) + ENTRY_BYTES)
         row = snapshot.get(ns, raw)
@@ -96,9 +95,7 @@ class Simulator:
         if self._paginated or self._taken or self._snapshot is None:
             self._refuse_write()
         raw = _encode(key)
-        writes = self._writes.get(ns)
-        if writes is None:
-            writes = self._writes[ns] = {}
+        writes = self._writes[ns]
         former = writes.get(key)
         if former is None:
             self.hold(len(raw) + len(value) + ENTRY_BYTES)
