@@ -49,7 +49,7 @@ class Option:
         key: as in core.yaml, with dots between levels.
         help: one sentence, with the unit if there is one. "" = another field with the
             same key describes it, and gets the same value.
-        syntax: default: that of the field's type.
+        syntax: None = that of the field's type.
         variable: an environment variable of Fabric that sets it, besides CORE_*.
     """
 

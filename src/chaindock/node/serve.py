@@ -66,12 +66,9 @@ _PER_PROPOSAL: Final = 3
 async def serve(config: Config, ready: Callable[[NodeStatus], None]) -> None:
     """Run the node of `config.home` until its admin API is told to stop.
 
-    Args:
-        config: everything that was set.
-        ready: called once with how the node is, when the admin API answers; quick.
+    `ready` is called once with how the node is, when the admin API answers; it is quick.
 
-    Raises:
-        NodeAlreadyRunning, NodeError, LedgerError and others when it cannot start.
+    Raises: NodeAlreadyRunning, NodeError, LedgerError and others when it cannot start.
     Cancelled: it goes down in order, then the cancellation goes on.
     """
     return_freed_memory()
@@ -189,11 +186,7 @@ async def _compose(
         largest_bytes=config.orderer.absolute_max_bytes,
     )
     orderer = await stack.enter_async_context(
-        Orderer(
-            ledger,
-            organization.msp,
-            config.orderer,
-        )
+        Orderer(ledger, organization.msp, config.orderer)
     )
     caller = Caller(channel, endorser, orderer)
     deployer = await stack.enter_async_context(
@@ -255,8 +248,7 @@ def raise_limit() -> int:
 def proposals_at_once(concurrency: int) -> int:
     """Raise the limit of open files; return how many proposals to allow at once.
 
-    Args:
-        concurrency: as configured; 0 = as many as the open files allow.
+    `concurrency` is as configured; 0 = as many as the open files allow.
     """
     files = raise_limit()
     possible = max(1, (files - _RESERVED) // _PER_PROPOSAL)

@@ -140,11 +140,7 @@ async def change_levels(request: web.Request) -> None:
 
 
 class Inflight:
-    """The running requests of one server.
-
-    Args:
-        close_s: seconds that running requests get when the server stops.
-    """
+    """The running requests of one server; they get `close_s` when the server stops."""
 
     def __init__(self, close_s: float) -> None:
         self._close_s = close_s

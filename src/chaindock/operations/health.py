@@ -41,12 +41,7 @@ _LOG_LEVELS: Final = {"warning": "warn", "critical": "fatal"}
 
 @dataclass(frozen=True)
 class Trouble:
-    """A part that has failed or is not ready, in Fabric's shape.
-
-    Args:
-        component: `docker`, `ledger`, `chaincode/NAME`, …
-        reason: one sentence.
-    """
+    """A part (`docker`, `chaincode/NAME`) that failed or is not ready, as Fabric tells it."""
 
     component: str
     reason: str
@@ -54,12 +49,7 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a node that health and metrics look at.
-
-    Args:
-        check_engine: as the checks below.
-        rows: returns what `ps` shows. Quick, never raises.
-    """
+    """The parts of a node that health and metrics look at; `rows` is what `ps` shows."""
 
     ledger: Ledger
     targets: TargetState
@@ -125,10 +115,7 @@ class Health:
         self.going_down = False
 
     async def failed(self) -> list[Trouble]:
-        """Run all checks side by side; return the failed parts.
-
-        Cancelled: the checks end.
-        """
+        """Run all checks side by side; return the failed parts."""
         checks = {} if self.parts is None else self.parts.checks()
         found = await asyncio.gather(
             *(self._try(name, check) for name, check in checks.items())

@@ -60,9 +60,7 @@ class _Connection:
 class Listener:
     """Serves `app` on bound sockets while it is entered, and closes them then.
 
-    Args:
-        close_s: seconds that requests in progress get at the end.
-        context: for TLS.
+    Requests in progress get `close_s` at the end; `context` is for TLS.
     """
 
     most, most_of_source = 256, 64

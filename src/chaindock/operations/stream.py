@@ -177,7 +177,6 @@ class Tail:
     Args:
         files: returns the output files, oldest first; asked again while following.
         previous: read the file before the last one.
-        poll_s: seconds between two looks of a follower.
         over: whether a follower is to end.
     """
 

@@ -29,10 +29,9 @@ NDJSON = "application/x-ndjson"
 
 @dataclass(frozen=True)
 class Call:
-    """One transaction or query as a user asks for it.
+    """One transaction or query as a user asks for it, of the chaincode `name`.
 
     Args:
-        name: of the chaincode.
         args: function name and arguments, as bytes.
         transient: values that the chaincode sees and the ledger does not.
         user: name of the client identity that signs; made on first use.

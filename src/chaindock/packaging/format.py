@@ -71,10 +71,7 @@ class Hashing:
         self.count = 0
 
     def read(self, size: int, /) -> bytes:
-        """Return the next bytes.
-
-        Raises: PackageInvalid: there are more than `max_bytes`.
-        """
+        """Return the next bytes. Raises: PackageInvalid: more than `max_bytes`."""
         data = self._source.read(size)
         self._digest.update(data)
         self.count += len(data)
@@ -98,14 +95,10 @@ def read_package(
 ) -> PackageInfo:
     """Return what a package holds after checking all of it.
 
-    Args:
-        package: its bytes, its file, or an open file.
-        limits: what it may be.
-        visit: takes each code entry instead of the check of META-INF; what `visit`
-            leaves unread is skipped. `entries` and `indexes` stay empty then.
+    `visit` takes each code entry instead of the check of META-INF, and may leave some
+    unread; `entries` and `indexes` stay empty then.
 
-    Raises:
-        PackageInvalid: it breaks a rule. NotFound: no such file. What `visit` raises.
+    Raises: PackageInvalid: it breaks a rule. NotFound: no such file. What `visit` raises.
     """
     limits = limits or Limits()
     entries: list[Entry] = []

@@ -59,13 +59,9 @@ class Limits:
 def broken(
     entry: str | bytes, rule: str, found: str = "", *, hint: str | None = None
 ) -> PackageInvalid:
-    """Return the error for an entry that breaks a rule.
+    """Return the error for an entry, or an archive, that breaks a rule.
 
-    Args:
-        entry: name inside the archive, or the archive itself.
-        rule: what should hold; the same text for every breach of the rule.
-        found: what is there instead.
-        hint: what to do about it.
+    `rule` is what should hold, the same text for every breach; `found` is there instead.
     """
     if isinstance(entry, bytes):
         entry = entry.decode(errors="replace")
@@ -89,10 +85,7 @@ class Names:
         self._folders: dict[str, str] = {}
 
     def add_file(self, name: str) -> None:
-        """Take a regular file.
-
-        Raises: PackageInvalid: bad name, clash, or too many.
-        """
+        """Take a regular file. Raises: PackageInvalid: bad name, clash, or too many."""
         self._check(name)
         self._add_folders(name, name.rpartition("/")[0])
         key = _key(name)
@@ -104,10 +97,7 @@ class Names:
         self._check_count(name)
 
     def add_folder(self, name: str) -> None:
-        """Take a directory; the same directory again is allowed.
-
-        Raises: PackageInvalid: bad name, clash, or too many.
-        """
+        """Take a directory, also a second time. Raises: PackageInvalid, as `add_file`."""
         self._check(name)
         self._add_folders(name, name)
 

@@ -63,10 +63,7 @@ class StoredPackage:
     limits: Limits = field(default_factory=Limits, repr=False)
 
     async def unpack(self, into: Path) -> None:
-        """Extract code.tar.gz (`src/`, `META-INF/`, …) into the directory `into`.
-
-        Args:
-            into: created when missing; must be empty.
+        """Extract code.tar.gz into `into`, an empty directory, made when missing.
 
         Raises:
             PackageInvalid: the package changed on disk, or breaks a rule.
@@ -80,11 +77,9 @@ class StoredPackage:
 
 
 class PackageStore:
-    """All packages of a node. Blocking: call it from a thread.
+    """All packages of a node, in a directory that is made when the first one comes.
 
-    Args:
-        root: directory, made when the first package comes.
-        limits: what a package may be.
+    Blocking: call it from a thread.
     """
 
     def __init__(self, root: Path, limits: Limits | None = None) -> None:

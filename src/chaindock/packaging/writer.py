@@ -93,17 +93,12 @@ def package_directory(
     limits: Limits | None = None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> PackageInfo:
-    """Package a source directory as its language demands.
+    """Write the package of a source directory to `out`, which gets nothing after an error.
 
-    Args:
-        source: the directory.
-        out: gets the package; nothing if an error is raised.
-        label: default: `default_label(source)`.
-        limits: what a package may be.
-        warn: gets what the user should know about what was packaged.
+    The default label is `default_label(source)`. `warn` gets what the user should know
+    about what was packaged.
 
-    Raises:
-        SourceInvalid, ToolMissing, PackageInvalid, InvalidInput.
+    Raises: SourceInvalid, ToolMissing, PackageInvalid, InvalidInput.
     """
     selection = recognise(source).select(source)
     for text in selection.warnings:

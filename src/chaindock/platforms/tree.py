@@ -40,9 +40,7 @@ class SourceFile:
 class Tree:
     """A directory, and questions about what lies in it.
 
-    Args:
-        root: the directory.
-        trusted: the user's own source: links inside it are followed.
+    `trusted` = the user's own source: links inside it are followed.
     """
 
     def __init__(self, root: Path, *, trusted: bool = False) -> None:
@@ -168,8 +166,8 @@ def collect(
         root: the directory.
         skip_folders: a pattern of names of directories, such as `*.egg-info`.
         skip_files: endings of names of files.
-        meta_folder: the META-INF directory that belongs to the package; default: the
-            one in `root`. Its hidden files are left out.
+        meta_folder: the META-INF directory of the package; default: the one in `root`.
+            Its hidden files are left out.
 
     Raises:
         SourceInvalid: nothing to package, too much, a linked directory, a link that

@@ -76,11 +76,8 @@ def configure(
 ) -> None:
     """Set levels, target (default: standard error) and form of all log lines.
 
-    Args:
-        level: of all components that `spec` does not name.
-        spec: a logging specification.
-        stream: text stream where lines are written; its `write` may raise OSError.
-        json: one object a line, instead of text.
+    `level` is for components that `spec`, a logging specification, does not name. `write`
+    of the text stream may raise OSError. `json` writes one object a line.
 
     Raises: InvalidInput: a wrong `spec`; nothing was changed.
     """
@@ -237,11 +234,7 @@ class RateLimitedLog:
     ) -> None:
         """Write a line with `log`, or only count it if its cause had too many.
 
-        Args:
-            about: the cause, by something it cannot forge; None = not known.
-            log: the logger's method.
-            event: the line.
-            facts: its data.
+        `about` is the cause, by something it cannot forge; None = not known.
         """
         if self.admits(about):
             log(event, **facts)

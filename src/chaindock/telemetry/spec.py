@@ -73,12 +73,10 @@ class LogSpec:
 
     @classmethod
     def parse(cls, text: str, default: str = "info") -> LogSpec:
-        """Return the specification that `text` means.
+        """Return the specification that `text` means: terms with `:` between.
 
-        Args:
-            text: terms with `:` between; the last bare level is the level of all
-                loggers without a term, and an empty term means `default`.
-            default: a level.
+        The last bare level is that of all loggers without a term; an empty term means
+        the level `default`.
 
         Raises: InvalidInput with what was expected.
         """
