@@ -86,7 +86,8 @@ def _settings(config: Config) -> Iterator[Check]:
 
 
 def _home(home: Path) -> Iterator[Check]:
-    existing = next(p for p in (home, *home.parents) if _exists(p))
+    # Path.exists raises in a directory that we may not enter.
+    existing = next(p for p in (home, *home.parents) if os.path.exists(p))  # noqa: PTH110
     if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
         made = "" if existing == home else ", will be made"
         yield Check("home", "directory", State.OK, f"{home}{made}")
@@ -98,19 +99,12 @@ def _home(home: Path) -> Iterator[Check]:
     if process := find_process(home):
         found = f"runs as process {process.pid}"
         yield Check("home", "node process", State.OK, found)
-    elif _exists(find_socket(home)):
+    elif os.path.exists(find_socket(home)):  # noqa: PTH110
         found = "not running; the last node of this home was killed"
         remedy = "chaindock up removes what it left"
         yield Check("home", "node process", State.WARN, found, remedy)
     else:
         yield Check("home", "node process", State.ABSENT, "not running")
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # in a directory that we may not enter
-        return False
 
 
 def _disk(existing: Path) -> Check:

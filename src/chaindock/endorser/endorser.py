@@ -262,12 +262,7 @@ def _check_init(simulator: Simulator, definition: Approval, *, is_init: bool) ->
 
 
 class End(StrEnum):
-    """How a proposal ended.
-
-    `INVALID`: it breaks a rule. `DENIED`: its signer may not do this. `DUPLICATE`: its
-    transaction id was used. `NOT_SIMULATED`: the chaincode gave no answer. `REFUSED`: the
-    chaincode answered with an error. `CANCELLED`: the caller left.
-    """
+    """How a proposal ended; `REFUSED`: the chaincode answered with an error."""
 
     ENDORSED = "endorsed"
     INVALID = "invalid"

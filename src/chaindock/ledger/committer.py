@@ -35,7 +35,7 @@ from chaindock.ledger.transaction import code_name, parse_transaction
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator, Sequence
+    from collections.abc import Callable, Container, Sequence
     from pathlib import Path
 
     from chaindock.ids import ChannelId
@@ -58,10 +58,8 @@ _REMEMBER = "INSERT OR REPLACE INTO history VALUES (?, ?, ?, ?, ?)"
 _KNOWN = "SELECT 1 FROM transactions WHERE tx_id=? LIMIT 1"
 _VERSION = "SELECT block, tx FROM state WHERE ns=? AND key=?"
 _VERSIONS = (
-    "SELECT key, block, tx FROM state WHERE ns=? AND key>=? AND key<? "
-    "ORDER BY key LIMIT ?"
+    "SELECT key, block, tx FROM state WHERE ns=? AND key>=? AND key<? ORDER BY key"
 )
-_SLICE = 100
 
 
 @dataclass(frozen=True)
@@ -143,14 +141,7 @@ class Committer:
         _store(db, Tip(0, b"", b"", 0), [tx], bytes([codes.VALID]), b"", None)
 
     def commit(self, txs: Sequence[ParsedTransaction]) -> CommittedBlock:
-        """Build, validate and write one block; it is on disk when this returns.
-
-        Args:
-            txs: at least one; NOT_VALIDATED is decided here, any other code recorded.
-
-        Raises:
-            InvalidInput: no transactions. LedgerError: nothing was written.
-        """
+        """Build, validate and write one block; as `Ledger.commit`."""
         if not txs:
             raise InvalidInput("a block needs at least one transaction, found none")
         db = self._db
@@ -272,7 +263,7 @@ def _range_changed(db: sqlite3.Connection, ns: str, info: Any) -> bool:
     stop = info.end_key.encode()
     if stop and not info.itr_exhausted:
         stop = after(stop)  # the last key that was taken belongs to the range
-    rows = _versions(db, ns, info.start_key.encode(), stop or ABOVE_ALL)
+    rows = db.execute(_VERSIONS, (ns, info.start_key.encode(), stop or ABOVE_ALL))
     if info.HasField("reads_merkle_hashes"):
         recorded = info.reads_merkle_hashes
         summary = ReadsSummary(recorded.max_degree)
@@ -287,18 +278,6 @@ def _range_changed(db: sqlite3.Connection, ns: str, info: Any) -> bool:
         if row is None or row[0] != read.key.encode() or row[1:] != version:
             return True
     return next(rows, None) is not None
-
-
-def _versions(
-    db: sqlite3.Connection, ns: str, start: bytes, stop: bytes
-) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (key, block, position) of all keys in `[start, stop)`, read in slices."""
-    while True:
-        rows = db.execute(_VERSIONS, (ns, start, stop, _SLICE)).fetchall()
-        yield from rows
-        if len(rows) < _SLICE:
-            return
-        start = after(rows[-1][0])
 
 
 def _write(

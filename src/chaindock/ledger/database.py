@@ -84,10 +84,7 @@ def connect_writer(
 ) -> tuple[sqlite3.Connection, bool]:
     """Open the one connection that writes, creating the file if there is none.
 
-    Args:
-        path: of the file.
-        channel: that it must be of.
-        marker: if it exists, a missing file is not created.
+    If `marker` exists, a missing file is not created.
 
     Returns:
         the connection, and whether the file is empty and needs `create`.

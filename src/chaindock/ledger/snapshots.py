@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from chaindock.errors import LedgerClosed
 from chaindock.ledger.database import (
@@ -62,10 +62,11 @@ class Snapshot:
     def get(self, ns: str, key: bytes) -> tuple[bytes, int, int] | None:
         """Return (value, block, position), None if the key is absent."""
         try:
-            row: Any = self._connection().execute(_GET, (ns, key)).fetchone()
+            row: tuple[bytes, int, int] | None
+            row = self._connection().execute(_GET, (ns, key)).fetchone()
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
-        return cast("tuple[bytes, int, int] | None", row)
+        return row
 
     def scan(
         self, ns: str, start: bytes, stop: bytes, limit: int, max_bytes: int
@@ -147,7 +148,7 @@ class SnapshotPool:
         with closed_on_error(db), translated(self._path):
             db.execute("BEGIN")
             # SQLite pins the snapshot at the first read, not at BEGIN.
-            height = cast("int", read_meta(db, self._path, "height"))
+            height = int(read_meta(db, self._path, "height"))
         return Snapshot(db, height, self._path)
 
     def release(self, snapshot: Snapshot) -> None:

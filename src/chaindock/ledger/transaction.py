@@ -196,10 +196,6 @@ def read_result(tx: ParsedTransaction, response: Any) -> Any:
 def read_spaces(tx: ParsedTransaction, result: Any) -> None:
     """Read the read-write set of a `ChaincodeAction` into `tx`."""
     rwset = parse(rwset_pb2.TxReadWriteSet, result.results, codes.BAD_RWSET)
-    tx.spaces = _spaces(rwset)
-
-
-def _spaces(rwset: Any) -> list[Space]:
     if rwset.data_model != rwset_pb2.TxReadWriteSet.KV:
         raise Broken(codes.BAD_RWSET)
     spaces: dict[tuple[str, str], Space] = {}
@@ -212,7 +208,7 @@ def _spaces(rwset: Any) -> list[Space]:
             if (space.ns, space.collection) in spaces:
                 raise Broken(codes.ILLEGAL_WRITESET)
             spaces[space.ns, space.collection] = space
-    return [spaces[name] for name in sorted(spaces)]
+    tx.spaces = [spaces[name] for name in sorted(spaces)]
 
 
 def _public(ns: Any) -> Space:
