@@ -10,7 +10,7 @@ import contextlib
 import copy
 import random
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 import structlog
@@ -94,7 +94,7 @@ class Backoff:
         self._failures = 0
 
 
-class Tasks:
+class Tasks(contextlib.AbstractAsyncContextManager["Tasks"]):
     """Background work owned by one object: cancelled and awaited when it leaves.
 
     An error of a task is logged with its name; it never ends the others.
@@ -124,9 +124,6 @@ class Tasks:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()

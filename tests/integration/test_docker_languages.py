@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.container.attempt import Phase
-from chaindock.container.contracts import CallsBack, NodeLabels, PeerConnection
+from chaindock.container.contracts import NodeLabels, PeerConnection
 from chaindock.controllers.docker.controller import DockerController
 from chaindock.controllers.docker.engine import Engine
 from support.doubles.backend import CountingListener, WatchedAttempt, built
@@ -97,7 +97,7 @@ async def comes_up(instance: Instance, package: StoredPackage) -> None:
     try:
         async with asyncio.timeout(60):
             answer = await instance.start(PeerConnection(listener, "Org1MSP"), attempt)
-            if isinstance(answer, CallsBack):
+            if answer is None:
                 await listener.called()
             else:
                 await dialled(answer.address)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from chaindock.chaincode.registry import HandlerRegistry
     from chaindock.container.attempt import Attempt
-    from chaindock.container.contracts import CallsBack, Instance, PeerConnection
+    from chaindock.container.contracts import Instance, PeerConnection
     from chaindock.container.router import Router
     from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
@@ -170,7 +170,7 @@ class RuntimeLauncher:
         """Build if needed, start, and wait until the chaincode has registered."""
         limits, ccid, attempt = self._options, run.ccid, run.attempt
 
-        async def start() -> tuple[CallsBack | Dial, float]:
+        async def start() -> tuple[Dial | None, float]:
             instance = run.instance = await self.build(ccid, attempt)
             run.expected.concurrency = instance.concurrency
             end = time.monotonic() + limits.startup_timeout_s
@@ -202,7 +202,7 @@ class RuntimeLauncher:
                 raise
             raise why from error
 
-    async def _registered(self, run: Running, started: CallsBack | Dial) -> Handler:
+    async def _registered(self, run: Running, started: Dial | None) -> Handler:
         """Return the handler of the registered chaincode.
 
         Raises: ExitedEarly, StartFailed, RegistrationRefused, and what the probe
@@ -236,7 +236,7 @@ class RuntimeLauncher:
         return handler
 
     async def _why_no_stream(
-        self, run: Running, started: CallsBack | Dial, error: LaunchFailed
+        self, run: Running, started: Dial | None, error: LaunchFailed
     ) -> LaunchFailed | None:
         """Return what kept a chaincode that dials from the node; None if not known."""
         if run.attempt.phase is not Phase.CONNECT or isinstance(started, Dial):

@@ -145,11 +145,6 @@ class BuildEnvironment:
 
 
 @dataclass(frozen=True)
-class CallsBack:
-    """The started chaincode dials the node."""
-
-
-@dataclass(frozen=True)
 class DialTls:
     """How the node and a chaincode that serves prove to each other who they are.
 
@@ -275,13 +270,14 @@ class Instance(Protocol):
     def concurrency(self) -> int | None:
         """Transactions at a time on its stream; None = unlimited."""
 
-    async def start(self, peer: PeerConnection, attempt: Attempt) -> CallsBack | Dial:
+    async def start(self, peer: PeerConnection, attempt: Attempt) -> Dial | None:
         """Start a run: phases create, upload, start of `attempt`.
 
         Whatever an earlier run of this ccid and node left behind is removed first.
         Output of the run goes to `attempt.output`; the last of it may arrive after
         `wait` has returned, and has arrived when `stop` returns.
 
+        Returns: where the node is to dial it; None = it dials the node.
         Raises: StartFailed, EngineError, ContainerExists (a foreign one), and
             ImageNotFound, after which the owner builds again.
         Cancelled, or any error: nothing of the run is left.

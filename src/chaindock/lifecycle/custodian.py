@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import ExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Final, Self
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Final
 
 from chaindock.aio import Tasks
 from chaindock.container.attempt import Attempt
@@ -33,7 +33,7 @@ _CROWD_S: Final = 10.0
 """Seconds after which a launch does not count against `_CROWD` either: it hangs."""
 
 
-class Custodian:
+class Custodian(AbstractAsyncContextManager["Custodian"]):
     """The supervisors of a node.
 
     `name_of` returns the name that users know a ccid by; `by_hand` whether a user starts
@@ -59,9 +59,6 @@ class Custodian:
         self._supervisors: dict[Ccid, Supervisor] = {}
         self._tasks = Tasks("custodian")
         self._closing = False
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()

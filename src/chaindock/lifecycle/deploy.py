@@ -7,9 +7,9 @@ and a failure changes nothing. A package is deleted when no name refers to it.
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol
 
 from fabric_protos.peer.lifecycle import lifecycle_pb2
 
@@ -55,7 +55,7 @@ class Deployed(Approval):
     attempt: Attempt
 
 
-class Deployer:
+class Deployer(AbstractAsyncContextManager["Deployer"]):
     """Changes what this node runs.
 
     `purge` removes what back ends keep of a chaincode that is uninstalled.
@@ -78,9 +78,6 @@ class Deployer:
         # A package must not be deleted between its arrival and the count of its users.
         self._storing = asyncio.Lock()
         self._tasks = Tasks("deployer")
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._tasks.aclose()

@@ -10,8 +10,9 @@ import asyncio
 import sqlite3
 import threading
 import time
+from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from chaindock.errors import NotFound, StorageError
 from chaindock.ids import Ccid
@@ -74,7 +75,7 @@ class Deployment:
         return self.approval.ccid
 
 
-class TargetState:
+class TargetState(AbstractContextManager["TargetState"]):
     """The file. Methods that change something block for a disk write."""
 
     def __init__(self, path: Path) -> None:
@@ -99,9 +100,6 @@ class TargetState:
         except sqlite3.Error as error:
             self._db.close()
             raise self._broken(error) from error
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

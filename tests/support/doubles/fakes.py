@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from chaindock.aio import Latch, Tasks
 from chaindock.container.attempt import Phase
-from chaindock.container.contracts import CallsBack, Cause, Declined, Dial, Exit
+from chaindock.container.contracts import Cause, Declined, Dial, Exit
 from chaindock.errors import BuildFailed
 from chaindock.ids import Ccid
 from chaindock.packaging.store import StoredPackage
@@ -181,7 +181,7 @@ class InMemoryInstance:
         """Unlimited."""
         return None
 
-    async def start(self, peer: PeerConnection, attempt: Attempt) -> CallsBack | Dial:
+    async def start(self, peer: PeerConnection, attempt: Attempt) -> Dial | None:
         """Start a pretended process."""
         attempt.enter(Phase.CREATE)
         builder = self.builder
@@ -197,7 +197,7 @@ class InMemoryInstance:
             self.package.ccid, builder.node_id, peer, address, attempt, self.script.run
         )
         world.begin(self.run)
-        return Dial(address) if serves else CallsBack()
+        return Dial(address) if serves else None
 
     async def wait(self) -> Exit:
         """Wait until the current run has ended."""

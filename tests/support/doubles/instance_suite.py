@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.container.attempt import Attempt, Phase
-from chaindock.container.contracts import CallsBack, Dial
+from chaindock.container.contracts import Dial
 from support.doubles.backend import WatchedAttempt, built, ended_by, in_background
 from support.doubles.scripts import (
     call,
@@ -225,7 +225,7 @@ class InstanceSuite:
         instance, package = await backend.built(call(), leave(0))
         async with backend.within():
             answer = await instance.start(backend.peer, Attempt(package.ccid))
-            assert answer == CallsBack()
+            assert answer is None
             assert (await instance.wait()).code == 0
             await backend.listener.called()
 

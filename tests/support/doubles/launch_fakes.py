@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from chaindock.aio import Latch, Tasks
 from chaindock.container.attempt import Attempt, Phase
-from chaindock.container.contracts import CallsBack, Dial, Exit
+from chaindock.container.contracts import Dial, Exit
 from support.shims.peer import Kind, ShimPeer, ShimServer
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class FakeInstance:
     def running(self) -> bool:
         return self.starts > 0 and not self._exit.settled
 
-    async def start(self, peer: PeerConnection, attempt: Attempt) -> CallsBack | Dial:
+    async def start(self, peer: PeerConnection, attempt: Attempt) -> Dial | None:
         attempt.enter(Phase.CREATE)
         if self.errors:
             raise self.errors.pop(0)
@@ -69,7 +69,7 @@ class FakeInstance:
             self._end(KILLED)
             raise
         _ = self._tasks.start(self._run(), "run")
-        return Dial(self.server.address) if self.server else CallsBack()
+        return Dial(self.server.address) if self.server else None
 
     async def _run(self) -> None:
         try:

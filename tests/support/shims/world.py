@@ -21,7 +21,6 @@ from chaindock.chaincode.server import ChaincodeListener
 from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.contracts import (
-    CallsBack,
     ClientTls,
     Dial,
     Exit,
@@ -78,7 +77,7 @@ class ProgramInstance:
         self.process: asyncio.subprocess.Process | None = None
         self.concurrency: int | None = None
 
-    async def start(self, peer: PeerConnection, attempt: Attempt) -> CallsBack | Dial:
+    async def start(self, peer: PeerConnection, attempt: Attempt) -> Dial | None:
         attempt.enter(Phase.START)
         folder = self.log.parent / "tls"
         names = {"ccid": CCID, "peer": "", "listen": "", "tls": str(folder)}
@@ -111,7 +110,7 @@ class ProgramInstance:
                 start_new_session=True,
             )
         if not names["listen"]:
-            return CallsBack()
+            return None
         return Dial(names["listen"], self._program.tls)
 
     async def wait(self) -> Exit:

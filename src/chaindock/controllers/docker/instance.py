@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from chaindock.aio import Backoff, Latch, finish
 from chaindock.container.attempt import Phase
-from chaindock.container.contracts import CallsBack, Cause, Dial, Exit
+from chaindock.container.contracts import Cause, Dial, Exit
 from chaindock.controllers.docker import names
 from chaindock.controllers.docker.sandbox import (
     TLS_FOLDER,
@@ -116,7 +116,7 @@ class DockerInstance:
 
     # --- start ---------------------------------------------------------------------
 
-    async def start(self, peer: PeerConnection, attempt: Attempt) -> CallsBack | Dial:
+    async def start(self, peer: PeerConnection, attempt: Attempt) -> Dial | None:
         """Start a run (container.contracts.Instance.start)."""
         async with self._lock:
             await self._end(0)
@@ -150,7 +150,7 @@ class DockerInstance:
         await self._session.networks.lost()
         return True
 
-    async def _start(self, peer: PeerConnection, attempt: Attempt) -> CallsBack | Dial:
+    async def _start(self, peer: PeerConnection, attempt: Attempt) -> Dial | None:
         session, built, settings = self._session, self._built, peer.settings
         engine, connection = session.engine, built.launch.connection
         attachment = await session.networks.attach(
@@ -214,9 +214,9 @@ class DockerInstance:
 
     def _answer(
         self, inspected: Mapping[str, Any], attachment: Attachment
-    ) -> CallsBack | Dial:
+    ) -> Dial | None:
         if self._built.launch.connection is Connection.CALLS_BACK:
-            return CallsBack()
+            return None
         found, port = inspected["NetworkSettings"], self._session.options.chaincode_port
         if attachment.publishes:
             if bound := (found.get("Ports") or {}).get(f"{port}/tcp"):

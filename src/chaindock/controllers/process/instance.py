@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chaindock.container.attempt import Phase
-from chaindock.container.contracts import CallsBack, Cause, Dial, Exit, RunSettings
+from chaindock.container.contracts import Cause, Dial, Exit, RunSettings
 from chaindock.container.environment import peer_variables, server_variables
 from chaindock.errors import ImageNotFound, StartFailed, is_retryable
 from chaindock.platforms.base import Connection, Places
@@ -81,7 +81,7 @@ class ProcessInstance:
         """Transactions at a time on its stream; None = unlimited."""
         return self._build.launch.concurrency
 
-    async def start(self, peer: PeerConnection, attempt: Attempt) -> CallsBack | Dial:
+    async def start(self, peer: PeerConnection, attempt: Attempt) -> Dial | None:
         """Start a run; see the contract.
 
         Raises:
@@ -136,7 +136,7 @@ class ProcessInstance:
 
     async def _start(
         self, peer: PeerConnection, attempt: Attempt, claim: int
-    ) -> CallsBack | Dial:
+    ) -> Dial | None:
         host, options, settings = self._host, self._host.options, peer.settings
         if host.builds.find(self._build.key) is None:
             raise ImageNotFound(
@@ -173,7 +173,7 @@ class ProcessInstance:
         except BaseException:
             remove_tree(private)
             raise
-        return Dial(known["listen"]) if "listen" in known else CallsBack()
+        return Dial(known["listen"]) if "listen" in known else None
 
     async def _address(self, peer: PeerConnection, private: Path) -> dict[str, str]:
         if self._build.launch.connection is Connection.CALLS_BACK:
