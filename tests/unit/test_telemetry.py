@@ -76,6 +76,10 @@ def test_secrets_are_scrubbed_wherever_they_are(as_json: bool) -> None:
     line = logged(json=as_json, token="t0p", inner={"password": "t0p", "x": [KEY]})
     assert "t0p" not in line
     assert "MIGH" not in line
+    objects = [KEY.encode(), ValueError(KEY), {KEY}]
+    line = logged(json=as_json, data=KEY.encode(), error=ValueError(KEY), more=objects)
+    assert "MIGH" not in line
+    assert line.count("[private key]") == 5
 
 
 def test_what_chaincode_made_up_cannot_move_the_cursor() -> None:

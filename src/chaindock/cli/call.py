@@ -127,7 +127,7 @@ def _call(
     **given: Any,
 ) -> int:
     """Call, print the answer and return the exit status."""
-    from chaindock.operations.wire import Call
+    from chaindock.operations.facade import Call
 
     sent = [_bytes(text) for text in (function, *args)]
     hidden = {key: _bytes(value) for key, value in transient.items()}

@@ -166,7 +166,7 @@ class _Demo:
     def _call(
         self, client: AdminClient, verb: str, name: str, args: Sequence[str]
     ) -> None:
-        from chaindock.operations.wire import Call
+        from chaindock.operations.facade import Call
 
         call = Call(name=name, args=[arg.encode() for arg in args])
         began = time.monotonic()

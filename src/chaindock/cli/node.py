@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import psutil
 
     from chaindock.config.sections import Config
-    from chaindock.operations.wire import NodeStatus
+    from chaindock.operations.facade import NodeStatus
 
 TAIL_LINES = 20
 CLOCK_SLACK_S = 2.0

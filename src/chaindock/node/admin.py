@@ -7,18 +7,18 @@ Every body is JSON. An error is `{"error": slug, "code", "message", "hint", "fac
 with the HTTP status of its code. "(stream)" answers 200 and one JSON object a line
 (application/x-ndjson), each with `event`.
 
-    GET    /status                      → fields of wire.NodeStatus
+    GET    /status                      → fields of facade.NodeStatus
     POST   /shutdown                    → {"stopping": true}; the node ends soon after
     POST   /deploy?name=&version=&backend=&init=1   body: the package file
            (stream) {"event": "phase", "phase"}
                     {"event": "phase-end", "phase", "seconds"}
                     {"event": "output", "stream", "line"}, {"event": "note", "text"}
                     {"event": "over"}
-              last: {"event": "result", "result": fields of wire.Deployment}
+              last: {"event": "result", "result": fields of facade.Deployment}
                  or {"event": "error", "error": the error}
-    GET    /chaincodes                  → {"chaincodes": [fields of wire.Running]}
+    GET    /chaincodes                  → {"chaincodes": [fields of facade.Running]}
     POST   /chaincodes  {"name", "version" or null, "init_required", "dev": true}
-           → fields of wire.Deployment; for a program that is started by hand
+           → fields of facade.Deployment; for a program that is started by hand
     POST   /chaincodes/NAME/invoke      {"args": [base64], "transient": {K: base64},
     POST   /chaincodes/NAME/query        "user", "attributes": {K: V}, "is_init",
                                          "timeout_s"}; all optional
@@ -63,9 +63,9 @@ from chaindock.operations.answers import (
     read_json,
     reply,
 )
+from chaindock.operations.facade import Call
 from chaindock.operations.listen import Listener
 from chaindock.operations.stream import Tail, stream_lines, stream_work
-from chaindock.operations.wire import Call
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine

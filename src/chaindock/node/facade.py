@@ -20,7 +20,7 @@ from chaindock.errors import LaunchFailed, Unsupported
 from chaindock.ids import Ccid, name_from_label, require_ccid
 from chaindock.lifecycle.states import LaunchState, Target
 from chaindock.operations.address import find_socket
-from chaindock.operations.wire import Deployment, NodeStatus, Running
+from chaindock.operations.facade import Deployment, NodeStatus, Running
 from chaindock.packaging.format import read_package
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from chaindock.lifecycle.custodian import Custodian
     from chaindock.lifecycle.deploy import Deployed, Deployer
     from chaindock.node.backends import Backends
+    from chaindock.operations.facade import Call, Watch
     from chaindock.operations.health import Health
     from chaindock.operations.http import OperationsServer
-    from chaindock.operations.wire import Call, Watch
 
 _REMEMBERED = 100
 """Signers, and names that did not come up, beyond which the oldest are forgotten."""

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chaindock.config.sections import Config
-    from chaindock.operations.wire import NodeStatus
+    from chaindock.operations.facade import NodeStatus
 
 _log = get_logger("node")
 WANTED: Final = 12_288

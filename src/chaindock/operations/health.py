@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from chaindock.ledger.ledger import Ledger
     from chaindock.lifecycle.custodian import Custodian
     from chaindock.lifecycle.targets import Deployment, TargetState
-    from chaindock.operations.wire import Running
+    from chaindock.operations.facade import Running
 
     Check = Callable[[], Awaitable[None]]
     """Returns if the part works. Raises: ChaindockError."""

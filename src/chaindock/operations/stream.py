@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chaindock.container.attempt import Event
-    from chaindock.operations.wire import Deployment, Watch
+    from chaindock.operations.facade import Deployment, Watch
 
 MAX_WAITING = 10_000
 """Events that wait for a client; output after that is dropped."""

@@ -204,7 +204,9 @@ def _scrubbed(key: Any, value: Any) -> Any:
         return {name: _scrubbed(name, one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
         return [_scrubbed(None, one) for one in value]
-    return _harmless(value) if isinstance(value, str) else value
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    return _harmless(value if isinstance(value, str) else repr(value))
 
 
 def _harmless(text: str) -> str:

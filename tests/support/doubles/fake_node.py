@@ -31,7 +31,7 @@ from chaindock.errors import (
 )
 from chaindock.ids import Ccid, TxId, name_from_label
 from chaindock.node.admin import AdminServer
-from chaindock.operations.wire import Call, Deployment, NodeStatus, Running
+from chaindock.operations.facade import Call, Deployment, NodeStatus, Running
 from chaindock.packaging.format import read_package
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ import psutil
 
 from chaindock.cli.client import AdminClient
 from chaindock.errors import ChaindockError
-from chaindock.operations.wire import Call
+from chaindock.operations.facade import Call
 from support.faults import forked_node
 from support.faults.packages import misbehaves
 from support.nodes.killable import alive

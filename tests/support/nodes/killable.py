@@ -19,7 +19,8 @@ import psutil
 
 from chaindock.errors import ChaindockError
 from chaindock.operations.address import find_socket
-from chaindock.operations.wire import Call, call_json, rebuild_error
+from chaindock.operations.facade import Call
+from chaindock.operations.wire import call_json, rebuild_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence

@@ -24,8 +24,8 @@ from chaindock.ledger.committer import CommittedBlock
 from chaindock.ledger.ledger import count
 from chaindock.ledger.transaction import ParsedTransaction
 from chaindock.lifecycle.states import Target
+from chaindock.operations.facade import Running
 from chaindock.operations.health import Health, Parts
-from chaindock.operations.wire import Running
 from chaindock.telemetry import metrics
 from support.doubles.fakes import InMemoryBuilder, fake_package
 from support.doubles.launch_fakes import (

@@ -1,0 +1,137 @@
+"""What the admin API takes and returns.
+
+Apart from wire.py, because most commands do without these classes, which take 4 ms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from chaindock.container.attempt import Event
+
+    Watch = Callable[[Event], None]
+    """Takes the events of an attempt; quick, never raises."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One transaction or query as a user asks for it, of the chaincode `name`.
+
+    Args:
+        args: function name and arguments, as bytes.
+        transient: values that the chaincode sees and the ledger does not.
+        user: name of the client identity that signs; made on first use.
+        attributes: put into the certificate of that identity.
+        is_init: the call is the chaincode's Init.
+        timeout_s: limit for the chaincode's answer; None = chaincode.executetimeout.
+    """
+
+    name: str
+    args: Sequence[bytes]
+    transient: Mapping[str, bytes] = field(default_factory=dict)
+    user: str = "User1"
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    is_init: bool = False
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A chaincode that is up after `deploy` or `start`.
+
+    Args:
+        name, version, sequence: its definition.
+        package_id: what runs.
+        backend: which builder runs it.
+        changed: False = the same was deployed already.
+        reason: why that builder, in one phrase.
+        details: `Instance.describe()`.
+        reused: notes of the attempt about earlier builds that were used again.
+        phases: [(phase, seconds)] in order.
+        seconds: from the request to READY.
+    """
+
+    name: str
+    version: str
+    sequence: int
+    package_id: str
+    backend: str
+    changed: bool = True
+    reason: str = ""
+    details: Mapping[str, str] = field(default_factory=dict)
+    reused: Sequence[str] = ()
+    phases: Sequence[tuple[str, float]] = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """One line of `ps`.
+
+    Args:
+        state: down, starting, running, stopping, failed, stopped (by the user), back-off
+            (it failed and is started again at `next_try`), crash-loop (it failed too
+            often, restarts were given up) or waiting (for a user's program).
+        since: when that state began, ISO 8601 UTC; None when unknown.
+        details: `Instance.describe()`: where it is, isolation.
+        error: `ChaindockError.as_dict()` of the last failure, if the state is one.
+        failures: in a row, without retryable ones.
+        last_end: how the last run ended by itself, and when (ISO 8601 UTC), in words;
+            None = none did.
+        next_try: when it is tried again, ISO 8601 UTC; None = nothing is planned.
+        calls: those that are open, oldest first. Each has `tx_id`, `function`, `since`
+            (ISO 8601 UTC) and `caller_left`: whether its caller no longer waits.
+    """
+
+    name: str
+    version: str
+    sequence: int
+    package_id: str
+    state: str
+    backend: str
+    since: str | None = None
+    details: Mapping[str, str] = field(default_factory=dict)
+    error: Mapping[str, Any] | None = None
+    failures: int = 0
+    last_end: str | None = None
+    next_try: str | None = None
+    calls: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """The node itself.
+
+    Args:
+        state: starting (until every chaincode that should run was ready once or the node
+            gave up), ready or stopping.
+        backend: what `auto` chose; `reason` says why.
+        endpoints: purpose → address, e.g. {"admin": "unix://…", "chaincode": "…"}.
+        identities: name → directory of its MSP, for clients.
+        height: blocks on the channel.
+        warnings: sentences the user should see.
+        pending: what the node waits for while it is starting: {component, reason}.
+        limits: of packages, as packaging.Limits names them; a client that packages
+            checks them, too, and can name the files that are too large.
+    """
+
+    state: str
+    version: str
+    home: str
+    node_id: str
+    pid: int
+    started: str
+    channel: str
+    msp_id: str
+    height: int
+    backend: str
+    reason: str = ""
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+    identities: Mapping[str, str] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    pending: Sequence[Mapping[str, str]] = ()
+    limits: Mapping[str, int] = field(default_factory=dict)
