@@ -368,12 +368,14 @@ class NodeLog(io.TextIOBase):
         """Write `text`. Raises: OSError."""
         os.write(self._descriptors[0], text.encode(errors="backslashreplace"))
         now = os.fstat(self._descriptors[0])
-        if now.st_size >= self._max and os.path.samestat(now, self._path.stat()):
-            self._path.replace(self._path.with_suffix(".log.1"))
-            fresh = _append(self._path)
-            for descriptor in self._descriptors:
-                os.dup2(fresh, descriptor)
-            os.close(fresh)
+        # A log that somebody moved or removed is written on.
+        with contextlib.suppress(FileNotFoundError):
+            if now.st_size >= self._max and os.path.samestat(now, self._path.stat()):
+                self._path.replace(self._path.with_suffix(".log.1"))
+                fresh = _append(self._path)
+                for descriptor in self._descriptors:
+                    os.dup2(fresh, descriptor)
+                os.close(fresh)
         return len(text)
 
 

@@ -213,12 +213,9 @@ def require_writer(identity: Identity) -> None:
 def check_transaction(
     envelope: bytes, channel: ChannelId, msp: Msp
 ) -> tuple[ParsedTransaction, Identity | None]:
-    """Take a serialised Envelope apart and check what needs no state.
+    """Take a serialised Envelope apart and check what needs no state. Never raises.
 
-    Never raises for any bytes.
-
-    Returns:
-        the transaction with its code, and its creator, None if that is not known.
+    Returns: the transaction with its code, and its creator, None if that is not known.
     """
     tx, creator = ParsedTransaction(envelope), None
     try:

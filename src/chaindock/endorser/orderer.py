@@ -150,9 +150,7 @@ class Orderer:
         require_size(len(envelope) - _FRAME_BYTES, self._options.absolute_max_bytes)
         check = partial(check_transaction, envelope, self._ledger.channel, self._msp)
         tx, creator = await off_loop(len(envelope), check)
-        self._admit(tx)
-        if creator is not None:
-            _check_writer(creator)
+        self._admit(tx, creator)
         while not self._closing and self._full(len(envelope)):
             self._room.clear()
             await self._room.wait()
@@ -165,8 +163,8 @@ class Orderer:
         self._arrived.set()
         return await waiting.done
 
-    def _admit(self, tx: ParsedTransaction) -> None:
-        """Refuse what Fabric's orderer refuses at once. Raises: InvalidInput."""
+    def _admit(self, tx: ParsedTransaction, creator: Identity | None) -> None:
+        """Refuse what Fabric's orderer refuses at once. Raises: as `submit`."""
         if not tx.size:
             raise InvalidInput("Message was empty")
         require_size(tx.size, self._options.absolute_max_bytes)
@@ -176,6 +174,13 @@ class Orderer:
             raise InvalidInput("message is of type that cannot be processed directly")
         if tx.channel != self._ledger.channel:
             raise InvalidInput(f"channel does not exist: {tx.channel!r}")
+        if creator is not None and creator.expired:
+            raise Denied("broadcast client identity expired")
+        if creator is not None and creator.role not in WRITERS:
+            raise Denied(
+                "permission denied: implicit policy evaluation failed for "
+                f"/Channel/Writers; the creator is a {creator.role}"
+            )
 
     def _full(self, size: int) -> bool:
         options = self._options
@@ -288,16 +293,6 @@ def _definition_code(simulator: Simulator, name: str) -> int:
         )
         return int(codes.ENDORSEMENT_POLICY_FAILURE)
     return int(codes.NOT_VALIDATED)
-
-
-def _check_writer(creator: Identity) -> None:
-    if creator.expired:
-        raise Denied("broadcast client identity expired")
-    if creator.role not in WRITERS:
-        raise Denied(
-            "permission denied: implicit policy evaluation failed for "
-            f"/Channel/Writers; the creator is a {creator.role}"
-        )
 
 
 def _failure(error: BaseException) -> ChaindockError:

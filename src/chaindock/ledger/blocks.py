@@ -63,14 +63,9 @@ def build_block(
 ) -> tuple[bytes, bytes]:
     """Return a block and its hash.
 
-    Args:
-        number: of the block; 0 is the genesis block.
-        previous_hash: of the block before; b"" for the genesis block.
-        envelopes: serialised, in order.
-        codes: TxValidationCode of each envelope, one byte each.
-        last_config: number of the newest block that holds a config transaction.
-        commit: commit hash of this block; b"" for the genesis block.
-        signer: None for the genesis block, which nobody signs.
+    Block 0, the genesis block, has no previous hash (b""), commit hash (b"") and signer.
+    `codes` has one byte for each envelope; `last_config` is the number of the newest
+    block that holds a config transaction.
     """
     block = common_pb2.Block()
     header = block.header

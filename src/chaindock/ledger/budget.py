@@ -27,7 +27,7 @@ class Budget:
         self.held = 0
 
     def take(self, nbytes: int, entries: int = 0) -> None:
-        """Count `nbytes` and the fixed cost of `entries` as held.
+        """Count `nbytes` and the fixed cost of `entries` as held; negative: no longer.
 
         Raises: BudgetExceeded; then nothing was taken.
         """

@@ -6,6 +6,7 @@ Source: docs/fabric/ledger.md#read-write-set
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from hashlib import sha256
 from heapq import merge
@@ -104,11 +105,6 @@ class RangeRecord:
     reads: ReadsSummary = field(default_factory=ReadsSummary)
 
     @property
-    def observed(self) -> bool:
-        """Whether results were taken; a query without taken results is not recorded."""
-        return self.exhausted or self.last is not None
-
-    @property
     def end_key(self) -> str:
         """The requested end if all was taken, else the last key taken."""
         return self.end if self.exhausted else self.last or ""
@@ -127,7 +123,15 @@ def marshal(
         ranges: in the order of execution. A range that repeats another one (same
             namespace, start, end key, exhaustion) is left out.
     """
-    ranges_by_ns = _distinct(ranges)
+    distinct: dict[tuple[str, str, str, bool], RangeRecord] = {}
+    for record in ranges:
+        mark = (record.ns, record.start, record.end_key, record.exhausted)
+        # A query without taken results is not recorded.
+        if record.exhausted or record.last is not None:
+            distinct.setdefault(mark, record)
+    ranges_by_ns: dict[str, list[RangeRecord]] = defaultdict(list)
+    for record in distinct.values():
+        ranges_by_ns[record.ns].append(record)
     result = rwset_pb2.TxReadWriteSet(data_model=rwset_pb2.TxReadWriteSet.KV)
     for ns in sorted({*reads, *writes, *ranges_by_ns}):
         kv = kv_rwset_pb2.KVRWSet()
@@ -137,7 +141,7 @@ def marshal(
             version = ns_reads[key]
             if version is not None:
                 read.version.block_num, read.version.tx_num = version
-        for record in ranges_by_ns.get(ns, ()):
+        for record in ranges_by_ns[ns]:
             record.reads.write_to(
                 kv.range_queries_info.add(
                     start_key=record.start,
@@ -165,14 +169,3 @@ def in_order(items: Iterable[T]) -> Iterable[T]:
     while one := sorted(islice(left, _SLICE)):
         slices.append(one)
     return slices[0] if len(slices) == 1 else merge(*slices)
-
-
-def _distinct(ranges: Iterable[RangeRecord]) -> dict[str, list[RangeRecord]]:
-    seen: set[tuple[str, str, str, bool]] = set()
-    by_ns: dict[str, list[RangeRecord]] = {}
-    for record in ranges:
-        mark = (record.ns, record.start, record.end_key, record.exhausted)
-        if record.observed and mark not in seen:
-            seen.add(mark)
-            by_ns.setdefault(record.ns, []).append(record)
-    return by_ns

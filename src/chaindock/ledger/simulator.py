@@ -108,13 +108,9 @@ class Simulator:
     ) -> Results:
         """Query keys in `[start, end)`; what is taken is protected against phantoms.
 
-        Args:
-            ns: name of the chaincode.
-            start: "" = from the first key.
-            end: "" = to the last key.
-            page_size: above 0, a page of at most so many results.
-            bookmark: where the page begins, instead of `start`; alone it makes a page
-                without a bound.
+        A start or end of "" is no limit. Above 0, `page_size` makes a page of at most so
+        many results. The page begins at `bookmark` instead of `start`; a bookmark alone
+        makes a page without a bound.
 
         Raises:
             ReadOnlyViolation: a page was asked for after a write.
@@ -174,10 +170,7 @@ class Simulator:
 
     def hold(self, nbytes: int) -> None:
         """Take `nbytes` from the budget, or give them back when negative."""
-        if nbytes > 0:
-            self.budget.take(nbytes)
-        else:
-            self.budget.give_back(-nbytes)
+        self.budget.take(nbytes)
         self.held += nbytes
 
     def snapshot(self) -> Snapshot:
@@ -241,9 +234,9 @@ class Results(ABC):
         if self._closed:
             raise LedgerClosed("the query was closed")
         snapshot = self._simulator.snapshot()
-        return (
-            self._pull(snapshot, n, max_bytes) if n > 0 and not self.exhausted else []
-        )
+        if n <= 0 or self.exhausted:
+            return []
+        return self._pull(snapshot, n, max_bytes)
 
     @abstractmethod
     def _pull(self, snapshot: Snapshot, wanted: int, max_bytes: int) -> list[bytes]:
@@ -257,11 +250,8 @@ class Results(ABC):
 class RangeResults(Results):
     """Keys of a namespace as `queryresult.KV`, lowest first.
 
-    Args:
-        simulator: of the transaction.
-        record: what is taken is added there.
-        page_size: most results; 0 = all.
-        paginated: whether there is a bookmark.
+    What is taken is added to `record`. `page_size` 0 = all; if `paginated`, there is a
+    bookmark.
     """
 
     def __init__(

@@ -45,6 +45,15 @@ def test_a_log_that_somebody_moved_is_written_on(tmp_path: Path) -> None:
     assert (tmp_path / "mine").read_text() == "more than ten bytes\n" * 2
 
 
+def test_a_log_that_somebody_removed_is_written_on(tmp_path: Path) -> None:
+    path = tmp_path / "node.log"
+    with open_log(tmp_path) as file:
+        path.unlink()
+        log = NodeLog(path, (file.fileno(),), max_bytes=10)
+        for _ in range(2):
+            assert log.write("more than ten bytes\n") == 20
+
+
 def test_a_home_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file")
     with pytest.raises(NodeError, match="home"):
