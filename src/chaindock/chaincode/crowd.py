@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 from chaindock.telemetry import get_logger
+from chaindock.values import show_address
 
 _log = get_logger("chaincode.crowd")
 MAX_CONNECTIONS: Final = 3000
@@ -115,8 +116,8 @@ class Crowd:
                 connection.getsockname()[1] not in self._ports
             ):
                 return None
-            peer = host, port = _address(connection.getpeername())
-            if self._streams[f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]:
+            peer = _address(connection.getpeername())
+            if self._streams[show_address(peer)]:
                 return None
             info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO)
             since = self._since.get(peer, time.monotonic())

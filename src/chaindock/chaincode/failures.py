@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from chaindock.container.attempt import BUILD_PHASES, NETWORK_PHASES, Phase, shorten
-from chaindock.container.contracts import Cause
+from chaindock.container.contracts import Cause, Exit
 from chaindock.errors import (
     BuildFailed,
     ChaindockError,
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
 
     from chaindock.container.attempt import Attempt, Event
-    from chaindock.container.contracts import Exit
     from chaindock.errors import StreamTerminated
 
 T = TypeVar("T")
@@ -55,10 +54,7 @@ def launch_failure(
     elif not building and (registering or attempt.phase is Phase.CONNECT):
         cause = Cause.STOPPED  # by us, because of this error
     facts = {
-        "cause": str(cause),
-        "exit_code": None,
-        "signal": None,
-        "oom": False,
+        **Exit(None, cause=cause).facts,
         **attempt.facts(),
         "stage": "build" if building else "start",
         "registered": False,
@@ -220,12 +216,11 @@ def _too_long(limit_s: float, attempt: Attempt) -> LaunchTimeout:
 
 def _setting(phase: Phase | None) -> str:
     """Return the settings that bound a phase."""
-    if phase is None or phase in BUILD_PHASES:
-        return "chaincode.installTimeout"
     if phase in {Phase.REGISTER, Phase.READY}:
         return "chaindock.launch.registerTimeout"
     if phase is Phase.CONNECT:
         return (
             "chaincode.startuptimeout, or chaindock.launch.connectTimeout if it is set"
         )
-    return "chaincode.startuptimeout"
+    build = phase is None or phase in BUILD_PHASES
+    return "chaincode.installTimeout" if build else "chaincode.startuptimeout"

@@ -207,6 +207,7 @@ class Query:
             self._rows = None
 
 
+@dataclass(slots=True, eq=False)
 class Call:
     """One call on a stream, until the chaincode has answered it.
 
@@ -221,28 +222,25 @@ class Call:
         backlog: requests that came meanwhile.
     """
 
-    __slots__ = (
-        *("backlog", "budget", "final", "invocation", "key", "over", "queries"),
-        *("sent", "since", "timeout_s", "timer", "worker"),
+    invocation: Invocation
+    timeout_s: float
+    budget: Budget
+    since: float = field(default_factory=time.time)
+    # An error is a result here: an abandoned future must not log it.
+    final: asyncio.Future[shim.ChaincodeMessage | ChaindockError] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
     )
+    timer: asyncio.TimerHandle | None = None
+    queries: dict[str, Query] = field(default_factory=dict)
+    sent: bool = False
+    over: bool = False
+    worker: asyncio.Task[None] | None = None
+    backlog: deque[tuple[shim.ChaincodeMessage, Any]] = field(default_factory=deque)
+    key: tuple[str, str] = field(init=False)
 
-    def __init__(
-        self, invocation: Invocation, timeout_s: float, budget: Budget
-    ) -> None:
-        self.invocation, self.budget = invocation, budget
-        invocation.simulator.budget = budget
-        self.key = (invocation.channel_id, invocation.tx_id)
-        self.timeout_s = timeout_s
-        self.since = time.time()
-        # An error is a result here: an abandoned future must not log it.
-        self.final: asyncio.Future[shim.ChaincodeMessage | ChaindockError] = (
-            asyncio.get_running_loop().create_future()
-        )
-        self.timer: asyncio.TimerHandle | None = None
-        self.queries: dict[str, Query] = {}
-        self.sent = self.over = False
-        self.worker: asyncio.Task[None] | None = None
-        self.backlog: deque[tuple[shim.ChaincodeMessage, Any]] = deque()
+    def __post_init__(self) -> None:
+        self.key = (self.invocation.channel_id, self.invocation.tx_id)
+        self.invocation.simulator.budget = self.budget
 
     def finish(self, final: shim.ChaincodeMessage | ChaindockError) -> None:
         """Tell the caller the outcome, and release the queries. The first one counts."""

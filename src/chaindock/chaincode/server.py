@@ -23,6 +23,7 @@ from chaindock.container.contracts import CallbackListener, ClientTls
 from chaindock.errors import StartFailed
 from chaindock.identity.ca import certificate_hash
 from chaindock.telemetry import get_logger, unbind
+from chaindock.values import show_address
 
 if TYPE_CHECKING:
     from chaindock.chaincode.registry import HandlerRegistry, Handshakes
@@ -106,7 +107,7 @@ class ChaincodeListener(CallbackListener):
         told = (host if server.host in _ALL else server.host), 0
         told_host, told_port = self._listen.advertise or told
         server.answer_to(told_host, *names)
-        return _address(told_host, told_port or server.port)
+        return show_address((told_host, told_port or server.port))
 
     async def _listening(self, host: str, port: int) -> _Server:
         """Return the server that is bound there; start it unless it runs."""
@@ -213,7 +214,7 @@ class _Server:
     @property
     def address(self) -> str:
         """Return what it is bound to, host:port."""
-        return _address(self.host, self.port)
+        return show_address((self.host, self.port))
 
     def _certificate(self) -> grpc.ServerCertificateConfiguration | None:
         """Return a new certificate, None = the last one.
@@ -228,7 +229,7 @@ class _Server:
 
     async def start(self, port: int) -> None:
         """Listen. Raises: StartFailed when the address cannot be bound."""
-        address = _address(self.host, port)
+        address = show_address((self.host, port))
         try:
             if self._credentials is None:
                 self.port = self.grpc.add_insecure_port(address)
@@ -276,10 +277,6 @@ def server_options(options: StreamOptions) -> list[tuple[str, int]]:
         # Two nodes must not share a port unnoticed.
         ("grpc.so_reuseport", 0),
     ]
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _shown(context: grpc.aio.ServicerContext[Any, Any]) -> str | None:

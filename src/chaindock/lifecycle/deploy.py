@@ -37,10 +37,7 @@ class DefinitionCommitter(Protocol):
     """Puts definitions on the ledger; endorser.DefinitionWriter is one."""
 
     async def commit(self, args: lifecycle_pb2.CommitChaincodeDefinitionArgs) -> None:
-        """Commit a definition and return when it is in effect.
-
-        Raises: any ChaindockError when it is not, or may not be.
-        """
+        """Commit a definition. Raises: ChaindockError: it may not be in effect."""
 
     def sequence(self, name: str) -> int:
         """Return the committed sequence of `name`; 0 when it is not defined."""

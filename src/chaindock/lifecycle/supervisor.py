@@ -322,24 +322,17 @@ class Supervisor:
         else:
             state, pause_s = self.policy.failed(error, up_s or 0.0)
             self._move(state)
+            log = _log.bind(
+                ccid=self.ccid, failures=self.policy.failures, why=error.message
+            )
             if state in GAVE_UP:
                 self.awaited = False
-                _log.error(
-                    "gave up starting chaincode",
-                    ccid=self.ccid,
-                    state=str(state),
-                    failures=self.policy.failures,
-                    why=error.message,
-                    hint=states.hint(state, self._name_of(self.ccid)),
-                )
+                hint = states.hint(state, self._name_of(self.ccid))
+                log.error("gave up starting chaincode", state=str(state), hint=hint)
             else:
                 self.next_try = time.time() + pause_s
-                _log.warning(
-                    "chaincode will be started again",
-                    ccid=self.ccid,
-                    pause_s=round(pause_s, 2),
-                    failures=self.policy.failures,
-                    why=error.message,
+                log.warning(
+                    "chaincode will be started again", pause_s=round(pause_s, 2)
                 )
         if up_s is None or (self.state in GAVE_UP and not self._wake.is_set()):
             self._settle(error)  # else calls wait for the next launch
