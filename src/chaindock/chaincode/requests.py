@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from chaindock.chaincode.invocation import Call, Query
     from chaindock.chaincode.options import StreamOptions
-    from chaindock.ledger.simulator import Results
+    from chaindock.ledger.simulator import RangeResults
 
     Steps = Generator[None, None, bytes]
     """Work that yields between two steps, and returns the payload of the reply."""
@@ -234,7 +234,7 @@ def _open_range(
     return _page(rows, size, Budget(options.max_message_bytes, name, call.budget))
 
 
-def _page(rows: Results, size: int, budget: Budget) -> Steps:
+def _page(rows: RangeResults, size: int, budget: Budget) -> Steps:
     """Return the one answer with all rows of a page."""
     page: list[bytes] = []
     try:

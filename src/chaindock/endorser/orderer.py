@@ -26,6 +26,7 @@ from chaindock.errors import (
     LedgerError,
 )
 from chaindock.ids import TxId
+from chaindock.ledger.ledger import TxLocation
 from chaindock.ledger.simulator import require_size
 from chaindock.ledger.transaction import code_name
 from chaindock.lifecycle.definitions import (
@@ -83,22 +84,11 @@ class OrdererOptions:
     max_waiting_bytes: int = 64 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """The outcome of a transaction, and its place in the block."""
-
-    block: int
-    code: int
-    """TxValidationCode; 0 = it took effect."""
-    tx_id: TxId
-    index: int
-
-
 @dataclass(eq=False, slots=True)
 class _Waiting:
     tx: ParsedTransaction
     arrived_s: float
-    done: asyncio.Future[Commit]
+    done: asyncio.Future[TxLocation]
 
 
 class Orderer:
@@ -135,7 +125,7 @@ class Orderer:
             await asyncio.wait({self._worker})
         await self._tasks.aclose()
 
-    async def submit(self, envelope: bytes) -> Commit:
+    async def submit(self, envelope: bytes) -> TxLocation:
         """Order a signed transaction and wait until it is committed.
 
         Args:
@@ -256,8 +246,8 @@ class Orderer:
             return
         for index, waiting in enumerate(batch):
             if not waiting.done.done():
-                tx_id, code = TxId(waiting.tx.tx_id), block.codes[index]
-                waiting.done.set_result(Commit(block.number, code, tx_id, index))
+                place = TxLocation(block.number, index, block.codes[index])
+                waiting.done.set_result(place)
 
     def _check_definitions(self, txs: Sequence[ParsedTransaction]) -> None:
         """Refuse transactions of chaincodes that cannot be committed to as of now.

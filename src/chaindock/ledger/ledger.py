@@ -34,7 +34,7 @@ WAL_LIMIT_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class TxLocation:
-    """Where a transaction is on the ledger, and its TxValidationCode."""
+    """Where a transaction is on the ledger, and its TxValidationCode; 0 = it took effect."""
 
     block: int
     index: int

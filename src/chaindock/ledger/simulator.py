@@ -105,7 +105,7 @@ class Simulator:
 
     def open_range(
         self, ns: str, start: str, end: str, *, page_size: int = 0, bookmark: str = ""
-    ) -> Results:
+    ) -> RangeResults:
         """Query keys in `[start, end)`; what is taken is protected against phantoms.
 
         A start or end of "" is no limit. Above 0, `page_size` makes a page of at most so
@@ -212,11 +212,6 @@ class Results(ABC):
         self._closed = False
         self.exhausted = False
         """Whether `take` is known to give nothing more."""
-
-    @property
-    def bookmark(self) -> str:
-        """Where the next page begins; "" when there is none."""
-        return ""
 
     def take(self, n: int, max_bytes: int = STEP_BYTES) -> list[bytes]:
         """Return the next results, serialised; none when there are no more.
