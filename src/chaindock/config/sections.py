@@ -29,8 +29,8 @@ from chaindock.endorser.endorser import EndorserOptions
 from chaindock.endorser.orderer import OrdererOptions
 from chaindock.ids import require_channel
 from chaindock.lifecycle.states import CustodianOptions
-from chaindock.operations.answers import AdminOptions
 from chaindock.operations.http import OperationsOptions
+from chaindock.operations.serving import AdminOptions
 from chaindock.options import option
 from chaindock.packaging.rules import Limits
 from chaindock.platforms.registry import PLATFORMS

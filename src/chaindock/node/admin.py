@@ -55,16 +55,16 @@ from chaindock.ids import ChannelId, require_chaincode_name, require_version
 from chaindock.ledger.transaction import code_name, parse_transaction
 from chaindock.operations import wire
 from chaindock.operations.address import close_socket, open_socket
-from chaindock.operations.answers import (
+from chaindock.operations.facade import Call
+from chaindock.operations.serving import (
     AdminOptions,
     Inflight,
+    Listener,
     change_levels,
     errors,
     read_json,
     reply,
 )
-from chaindock.operations.facade import Call
-from chaindock.operations.listen import Listener
 from chaindock.operations.stream import Tail, stream_lines, stream_work
 
 if TYPE_CHECKING:

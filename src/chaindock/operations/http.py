@@ -34,13 +34,14 @@ from yarl import URL
 import chaindock
 from chaindock import telemetry
 from chaindock.errors import ChaindockError, ConfigInvalid, InvalidInput, NodeError
-from chaindock.operations.answers import (
+from chaindock.operations.serving import (
+    Listener,
+    bind,
     change_levels,
     errors,
     read_body,
     reply,
 )
-from chaindock.operations.listen import Listener, bind
 from chaindock.options import option
 from chaindock.telemetry.metrics import CONTENT_TYPE
 from chaindock.values import Address, show_address
@@ -48,8 +49,8 @@ from chaindock.values import Address, show_address
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from chaindock.operations.answers import Handler
     from chaindock.operations.health import Health, Trouble
+    from chaindock.operations.serving import Handler
 
 _log = telemetry.get_logger("operations")
 HEALTH_S: Final = 30.0

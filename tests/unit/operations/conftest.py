@@ -8,7 +8,7 @@ import pytest
 
 from chaindock.node.admin import AdminServer
 from chaindock.operations.address import find_socket
-from chaindock.operations.answers import AdminOptions
+from chaindock.operations.serving import AdminOptions
 from support.doubles.fake_node import FakeNode
 
 

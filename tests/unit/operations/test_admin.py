@@ -14,7 +14,7 @@ import pytest
 
 from chaindock.container.attempt import Event
 from chaindock.node.admin import AdminServer
-from chaindock.operations import answers, listen
+from chaindock.operations import serving
 from chaindock.operations.address import find_socket
 from chaindock.operations.stream import EventQueue
 from chaindock.packaging.writer import package_directory
@@ -175,7 +175,7 @@ async def test_malformed_calls_are_refused(api, package, body):
 
 
 async def test_a_half_sent_request_is_closed(tmp_path, node, monkeypatch):
-    monkeypatch.setattr(listen, "IDLE_S", 0.2)
+    monkeypatch.setattr(serving, "IDLE_S", 0.2)
     async with AdminServer(tmp_path, node), asyncio.timeout(5):
         path = str(find_socket(tmp_path))
         reader, writer = await asyncio.open_unix_connection(path)
@@ -329,7 +329,7 @@ async def test_slow_reader_costs_bounded_memory_and_misses_no_phase():
 def test_every_code_has_a_status():
     from chaindock.errors import Code
 
-    assert set(answers._STATUS) == set(Code)
+    assert set(serving._STATUS) == set(Code)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a queue is short")

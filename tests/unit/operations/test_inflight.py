@@ -10,7 +10,7 @@ import pytest
 from chaindock.errors import NodeStopping
 from chaindock.node.admin import AdminServer
 from chaindock.operations.address import find_socket
-from chaindock.operations.answers import AdminOptions, Inflight
+from chaindock.operations.serving import AdminOptions, Inflight
 from support.doubles.fake_node import FakeNode
 
 

@@ -15,7 +15,7 @@ import pytest
 import structlog
 
 from chaindock import telemetry
-from chaindock.operations import answers, listen
+from chaindock.operations import serving
 from chaindock.operations.health import Health
 from chaindock.operations.http import OperationsOptions, OperationsServer
 from support.eventually import eventually
@@ -89,7 +89,7 @@ def lines(log: io.StringIO, event: str) -> list[Any]:
 
 
 async def test_a_half_sent_request_is_closed(monkeypatch, health):
-    monkeypatch.setattr(listen, "IDLE_S", 0.3)
+    monkeypatch.setattr(serving, "IDLE_S", 0.3)
     async with served(health) as clients, asyncio.timeout(5):
         for data in (b"", b"GE", HALF):
             await clients.send(data)
@@ -101,7 +101,7 @@ async def test_a_half_sent_request_is_closed(monkeypatch, health):
 
 
 async def test_a_half_sent_body_is_a_408(monkeypatch, health: Health):
-    monkeypatch.setattr(answers, "BODY_S", 0.2)
+    monkeypatch.setattr(serving, "BODY_S", 0.2)
     async with served(health) as clients:
         head = (
             b"PUT /logspec HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 20\r\n\r\n{"
@@ -117,7 +117,7 @@ async def test_a_half_sent_body_is_a_408(monkeypatch, health: Health):
 async def test_one_source_has_a_bounded_number_of_connections(
     monkeypatch, health: Health
 ):
-    monkeypatch.setattr(listen.Listener, "most_of_source", 8)
+    monkeypatch.setattr(serving.Listener, "most_of_source", 8)
     async with served(health) as clients:
         for _ in range(50):
             await clients.send(HALF)
@@ -128,7 +128,7 @@ async def test_one_source_has_a_bounded_number_of_connections(
 
 
 async def test_all_sources_together_have_a_bounded_number(monkeypatch, health: Health):
-    monkeypatch.setattr(listen.Listener, "most", 20)
+    monkeypatch.setattr(serving.Listener, "most", 20)
     async with served(health) as clients:
         for number in range(100):
             await clients.send(HALF, f"127.0.0.{10 + number % 50}")
@@ -137,7 +137,7 @@ async def test_all_sources_together_have_a_bounded_number(monkeypatch, health: H
 
 
 async def test_bodies_that_do_not_come_make_room(monkeypatch, health: Health):
-    monkeypatch.setattr(listen.Listener, "most", 4)
+    monkeypatch.setattr(serving.Listener, "most", 4)
     head = b"PUT /logspec HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n"
     async with served(health) as clients:
         for _ in range(20):
@@ -157,7 +157,7 @@ async def test_a_connection_is_good_for_one_request(health: Health):
 async def test_a_request_in_progress_is_not_closed_for_others(
     monkeypatch, health: Health
 ):
-    monkeypatch.setattr(listen.Listener, "most", 2)
+    monkeypatch.setattr(serving.Listener, "most", 2)
     async with served(health) as clients:
         begun = asyncio.Event()
 
@@ -185,7 +185,7 @@ async def test_a_request_in_progress_is_not_closed_for_others(
 async def test_no_free_descriptor_is_logged_once_and_passes(
     monkeypatch, log: io.StringIO, health: Health
 ):
-    monkeypatch.setattr(listen, "RETRY_S", 0.05)
+    monkeypatch.setattr(serving, "RETRY_S", 0.05)
     async with served(health) as clients:
         assert await clients.healthz() == 200
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -224,7 +224,7 @@ async def test_tls_handshakes_that_do_not_end_make_room(
 ):
     from chaindock.identity.ca import TlsAuthority
 
-    monkeypatch.setattr(listen.Listener, "most", 4)
+    monkeypatch.setattr(serving.Listener, "most", 4)
     pair = TlsAuthority().issue_server("127.0.0.1")
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     cert.write_text(pair.cert_pem)
