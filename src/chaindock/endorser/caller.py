@@ -51,7 +51,6 @@ class Answer:
 
     Args:
         status, message, payload: of the chaincode; below 400 is success.
-        tx_id: transaction id.
         block: number of the block; None when nothing was ordered.
         code: TxValidationCode; None when nothing was ordered.
         event: ChaincodeEvent (`event_name`, `payload`) or None.

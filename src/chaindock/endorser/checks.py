@@ -153,16 +153,11 @@ def check_proposal(proposal: Proposal, msp: Msp) -> Identity:
     access = f"{_PREFIX}access denied: channel [{proposal.channel}] creator org"
     try:
         identity = msp.identify(proposal.creator)
-    except Denied as error:
-        if error.mspid is None:
-            text = f"{access} unknown, creator is malformed"
-        else:
-            text = f"{access} [{error.mspid}]"
-        raise Denied(text, hint=error.message) from error
-    try:
         identity.verify(signed.proposal_bytes, signed.signature)
     except Denied as error:
-        raise Denied(f"{access} [{identity.mspid}]", hint=error.message) from error
+        mspid = error.facts.get("mspid", msp.mspid)
+        who = "unknown, creator is malformed" if mspid is None else f"[{mspid}]"
+        raise Denied(f"{access} {who}", hint=error.message) from error
     return identity
 
 

@@ -128,10 +128,7 @@ class Endorser:
             return outcome, await off_loop(len(results), sign)
 
     def _admit(self, proposal: Proposal) -> Identity:
-        """Check everything there is to check before a simulation; return the signer.
-
-        Raises: as `process`.
-        """
+        """Check what can be checked before a simulation; return the signer."""
         if self.concurrency and self._running >= self.concurrency:
             raise TooManyRequests(
                 "too many requests for /protos.Endorser, exceeding concurrency limit "

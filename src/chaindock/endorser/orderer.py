@@ -126,10 +126,7 @@ class Orderer:
         await self._tasks.aclose()
 
     async def submit(self, envelope: bytes) -> TxLocation:
-        """Order a signed transaction and wait until it is committed.
-
-        Args:
-            envelope: serialised common.Envelope.
+        """Order a signed transaction, a common.Envelope, and wait until it is committed.
 
         Raises:
             InvalidInput: empty, too large, of another channel or kind. Denied: the

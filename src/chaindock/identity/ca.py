@@ -128,14 +128,10 @@ class CertificateAuthority:
         role: str,
         attributes: Mapping[str, str] | None = None,
     ) -> x509.Certificate:
-        """Return a signing certificate.
+        """Return a signing certificate; `role` is the NodeOU of the holder.
 
-        Args:
-            key: of the holder.
-            common_name: e.g. `User1@org1.example.com`.
-            role: the NodeOU: client, peer, admin or orderer.
-            attributes: what chaincode may ask for with its identity library; None
-                leaves the extension out.
+        Chaincode asks for `attributes` with its identity library; None leaves the
+        extension out.
 
         Raises:
             InvalidInput: the name is longer than 64 characters, or the attributes take

@@ -230,10 +230,7 @@ def _common_name(certificate: x509.Certificate) -> str:
 def _write_certificate(
     msp: Path, common_name: str, certificate: x509.Certificate
 ) -> None:
-    """Write, or replace, the certificate of an identity.
-
-    Raises: StorageError.
-    """
+    """Write, or replace, the certificate of an identity. Raises: StorageError."""
     path = msp / "signcerts" / f"{common_name}-cert.pem"
     try:
         write_file(path, certificate_pem(certificate))

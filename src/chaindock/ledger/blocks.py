@@ -172,11 +172,7 @@ class Tip:
 
 
 def read_tip(db: sqlite3.Connection, path: Path) -> Tip:
-    """Return the end of the chain after checking the last block against its neighbours.
-
-    Raises:
-        LedgerCorrupt: names what does not fit.
-    """
+    """Return the end of the chain after checking the last block. Raises: LedgerCorrupt."""
     height = int(read_meta(db, path, "height"))
     rows = db.execute(
         "SELECT number, hash, block FROM blocks ORDER BY number DESC LIMIT 2"

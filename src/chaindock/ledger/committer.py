@@ -106,12 +106,7 @@ class Committer:
         """Whether `trim_log` waits for snapshots to end; read by the event loop."""
 
     def open(self, genesis: Callable[[], bytes]) -> int:
-        """Open the file, create it if there is none, check it; return the height.
-
-        Raises:
-            LedgerError: it cannot be opened, or is not ours. LedgerCorrupt: it
-            contradicts itself.
-        """
+        """Open the file, create it if there is none, check it; return the height."""
         db, empty = connect_writer(self._path, self._channel, self._marker)
         with closed_on_error(db), translated(self._path):
             if empty:
@@ -208,8 +203,7 @@ def _apply(
 ) -> tuple[bytes, dict[ChangeKey, Change]]:
     """Decide each transaction in order and write the effects of the valid ones.
 
-    Returns:
-        the TxValidationCode of each transaction, and what the block changed.
+    Returns: the TxValidationCode of each transaction, and what the block changed.
     """
     decided = bytearray()
     changes: dict[ChangeKey, Change] = {}
@@ -241,11 +235,8 @@ def _conflict(
 ) -> int:
     """Return VALID, MVCC_READ_CONFLICT or PHANTOM_READ_CONFLICT: the first found.
 
-    Args:
-        db: the connection that holds the block's open transaction, and so sees what
-            earlier valid transactions of the block wrote.
-        spaces: what the transaction read, in the order of checking.
-        changed: what earlier transactions of the block wrote, deleted or re-labelled.
+    `db` holds the block's open transaction, and so sees what earlier valid transactions
+    of the block wrote; `changed` also has what they deleted or re-labelled.
     """
     for space in spaces:
         for key, version in space.reads:

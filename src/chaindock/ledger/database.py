@@ -221,11 +221,7 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
 
 
 def read_meta(db: sqlite3.Connection, path: Path, name: str) -> str | int:
-    """Return a value that every ledger has.
-
-    Raises:
-        LedgerCorrupt: it is missing.
-    """
+    """Return a value that every ledger has. Raises: LedgerCorrupt."""
     row = db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
     if row is None:
         raise corrupt(path, f"the entry {name!r} is missing")

@@ -133,15 +133,12 @@ class Ledger:
         return Simulator(tx_id, snapshot, self._snapshots.release)
 
     async def commit(self, txs: Sequence[ParsedTransaction]) -> CommittedBlock:
-        """Make the next block of `txs`, validate and commit it.
+        """Make the next block of `txs`, validate it, flush it to disk and return it.
 
         Args:
             txs: at least one, in block order. NOT_VALIDATED is decided here:
                 DUPLICATE_TXID, MVCC_READ_CONFLICT, PHANTOM_READ_CONFLICT or VALID. Any
                 other code is recorded as it is; that transaction has no effect.
-
-        Returns:
-            the block, flushed to disk.
 
         Raises:
             InvalidInput: no transactions. LedgerClosed: not open. LedgerError: the
@@ -177,11 +174,7 @@ class Ledger:
         return TxLocation(*row) if row else None
 
     def get_block(self, number: int) -> bytes:
-        """Return a serialised block.
-
-        Raises:
-            NotFound: the ledger is not that high.
-        """
+        """Return a serialised block. Raises: NotFound."""
         row = self._read("SELECT block FROM blocks WHERE number=?", number)
         if row is None:
             raise NotFound(

@@ -34,10 +34,8 @@ class ReadsSummary:
     """The results of a range: the reads themselves, or a Merkle summary of many.
 
     Reads are hashed in groups as they come, so memory stays bounded. Nodes of a level
-    are combined into one node of the next as soon as there are more than the degree.
-
-    Args:
-        max_degree: at least 2.
+    are combined into one node of the next as soon as there are more than `max_degree`,
+    which is at least 2.
     """
 
     def __init__(self, max_degree: int = MAX_DEGREE) -> None:
