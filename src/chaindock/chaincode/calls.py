@@ -272,7 +272,7 @@ class Calls:
             finally:
                 budget.give_back(len(raw))
         except (BudgetExceeded, InvalidInput, DecodeError) as error:
-            if request is None and message.type != Kind.COMPLETED:
+            if request is None and message.type not in {Kind.COMPLETED, Kind.ERROR}:
                 raise
             if request is None:
                 message.type, message.payload = Kind.ERROR, str(error).encode()

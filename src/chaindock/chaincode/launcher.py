@@ -23,7 +23,7 @@ from chaindock.chaincode.handler import Handler
 from chaindock.chaincode.options import LaunchOptions, StreamOptions
 from chaindock.chaincode.running import Running
 from chaindock.container.attempt import Phase
-from chaindock.container.contracts import Cause, Dial
+from chaindock.container.contracts import Cause
 from chaindock.errors import (
     ChaindockError,
     ExitedEarly,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from chaindock.chaincode.registry import HandlerRegistry
     from chaindock.container.attempt import Attempt
-    from chaindock.container.contracts import Instance, PeerConnection
+    from chaindock.container.contracts import Dial, Instance, PeerConnection
     from chaindock.container.router import Router
     from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
@@ -197,7 +197,7 @@ class RuntimeLauncher:
                 },
             )
         except (ExitedEarly, LaunchTimeout) as error:
-            why = await self._why_no_stream(run, started, error)
+            why = await self._why_no_stream(run, error)
             if why is None:
                 raise
             raise why from error
@@ -209,12 +209,14 @@ class RuntimeLauncher:
             from inside the container finds.
         """
         assert run.instance is not None  # noqa: S101  # it was started
-        run.expected.dialled = isinstance(started, Dial)
+        run.expected.dialled = started is not None
         if run.attempt.phase not in {Phase.REGISTER, Phase.READY}:
             run.attempt.enter(Phase.CONNECT)
-        waits: dict[str, Any] = {"ready": run.expected.ready.wait()}
-        waits["exit"] = run.instance.wait()
-        if isinstance(started, Dial):
+        waits: dict[str, Any] = {
+            "ready": run.expected.ready.wait(),
+            "exit": run.instance.wait(),
+        }
+        if started is not None:
             stream = self._stream
             run.handler = Handler(self._registry, stream, dialled=run.expected)
             dial = serve_dialled(started.address, run.handler, stream, started.tls)
@@ -225,8 +227,7 @@ class RuntimeLauncher:
         which, found = await first(**waits)
         if which == "exit":
             run.expected.exit.settle(found)
-            process = run.facts.get("backend") == "process"
-            what = "process" if process else "container"
+            what = "process" if run.facts.get("backend") == "process" else "container"
             raise ExitedEarly(
                 f"chaincode registration failed: {what} {found.text}", **found.facts
             )
@@ -236,10 +237,10 @@ class RuntimeLauncher:
         return handler
 
     async def _why_no_stream(
-        self, run: Running, started: Dial | None, error: LaunchFailed
+        self, run: Running, error: LaunchFailed
     ) -> LaunchFailed | None:
         """Return what kept a chaincode that dials from the node; None if not known."""
-        if run.attempt.phase is not Phase.CONNECT or isinstance(started, Dial):
+        if run.attempt.phase is not Phase.CONNECT or run.expected.dialled:
             return None
         if self._registry.crowd.lasts():
             error.retryable = True
@@ -248,10 +249,9 @@ class RuntimeLauncher:
                 "names them); the launch is tried again as long as that lasts"
             )
             return None
-        if error.facts.get("cause", Cause.EXITED) == Cause.EXITED:
-            count = self._registry.connected_in_vain(run.expected)
-            if count:
-                return tls_failure(error, run.ccid, count)
+        by_itself = error.facts.get("cause", Cause.EXITED) == Cause.EXITED
+        if by_itself and (count := self._registry.connected_in_vain(run.expected)):
+            return tls_failure(error, run.ccid, count)
         return await _probed(run) if isinstance(error, LaunchTimeout) else None
 
     async def _look_for_the_way(self, run: Running) -> None:

@@ -34,12 +34,10 @@ _TYPE, _PAYLOAD, _TXID, _CHANNEL = 1, 3, 4, 7
 _VALUE: Final = 2
 _VARINT, _BYTES = 0, 2
 _SIZES: Final = {1: 8, 5: 4}
+_ANY: Final = range(2**29)
 _MAY_BE_LONG: Final[Mapping[int, Container[int]]] = {
     **dict.fromkeys((Kind.PUT_STATE, Kind.WRITE_BATCH_STATE), (_VALUE,)),
-    **dict.fromkeys(
-        (Kind.REGISTER, Kind.COMPLETED, Kind.ERROR, Kind.INVOKE_CHAINCODE),
-        range(MOST_FIELDS),
-    ),
+    **dict.fromkeys((Kind.REGISTER, Kind.COMPLETED, Kind.INVOKE_CHAINCODE), _ANY),
 }
 """Fields of a payload that may have more than `MOST_TEXT` bytes."""
 
@@ -58,7 +56,7 @@ def head_of(raw: bytes) -> tuple[shim.ChaincodeMessage, memoryview]:
         elif number in ids and isinstance(value, memoryview):
             ids[number] = bytes(value[:MOST_ID]).decode(errors="replace")
         elif isinstance(value, memoryview):
-            _check_plain(value)
+            _check_plain(value, _ANY)
     return Kind(type=kind, txid=ids[_TXID], channel_id=ids[_CHANNEL]), payload
 
 
@@ -78,12 +76,12 @@ def parsed(
     elif kind == Kind.GET_STATE_MULTIPLE:
         most = options.max_size_get_multiple_keys + 1  # and the collection
         deque(_fields(payload, most, "keys"), maxlen=0)
-    else:
+    elif kind != Kind.ERROR:  # its payload is text
         _check_plain(payload, may_be_long)
     return form.FromString(data)
 
 
-def _check_plain(data: memoryview, may_be_long: Container[int] = ()) -> None:
+def _check_plain(data: memoryview, may_be_long: Container[int]) -> None:
     for number, value in _fields(data, MOST_FIELDS):
         size = len(value) if isinstance(value, memoryview) else 0
         if size > MOST_TEXT and number not in may_be_long:

@@ -49,6 +49,16 @@ async def test_a_large_answer_of_a_call_arrives(node: StreamNode):
     assert (await call).response.payload == b"p" * 3 * LARGE
 
 
+async def test_a_large_event_arrives(no_task_is_left: None):
+    async with StreamNode() as node:
+        peer = await node.ready()
+        call = node.call(invocation("f"))
+        await peer.complete(await peer.receive(), b"p" * 2**21, event="e")
+        event = (await call).event
+        assert event is not None
+        assert event.payload == b"e:" + b"p" * 2**21
+
+
 async def test_an_answer_that_is_too_large_is_told_to_the_caller(node: StreamNode):
     peer = await node.ready()
     call = node.call(invocation("f", tx_id="t1"))
@@ -56,6 +66,25 @@ async def test_an_answer_that_is_too_large_is_told_to_the_caller(node: StreamNod
     with pytest.raises(ChaincodeError, match="more than the limit of 1700000"):
         await call
     assert node.handler.calls.budget.held == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [(3 * LARGE, "failure: ~{196608}$"), (2_000_000, "more than the limit of 1700000")],
+)
+async def test_a_long_error_text_ends_its_call_and_not_the_stream(
+    node: StreamNode, size: int, told: str
+):
+    peer = await node.ready()
+    call = node.call(invocation("f"))
+    message = await peer.receive()
+    ids = {"txid": message.txid, "channel": message.channel_id}
+    await peer.send(Kind.ERROR, b"~" * size, **ids)
+    with pytest.raises(ChaincodeError, match=told):
+        await call
+    call = node.call(invocation("g", tx_id="t2"))
+    await peer.complete(await peer.receive(), b"fine")
+    assert (await call).response.payload == b"fine"
 
 
 async def test_a_message_larger_than_the_budget_is_refused_unparsed(session: Session):
