@@ -13,11 +13,7 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
-from fabric_protos.peer import (
-    chaincode_pb2,
-    proposal_pb2,
-    proposal_response_pb2,
-)
+from fabric_protos.peer import chaincode_pb2, proposal_pb2, proposal_response_pb2
 
 from chaindock.aio import off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS, Invocation, Outcome

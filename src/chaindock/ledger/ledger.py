@@ -18,6 +18,7 @@ from chaindock.ledger.simulator import Simulator
 from chaindock.ledger.snapshots import SnapshotPool
 from chaindock.ledger.transaction import UNKNOWN, code_name
 from chaindock.telemetry import metrics
+from chaindock.values import MIB
 
 if TYPE_CHECKING:
     import sqlite3
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from chaindock.ledger.transaction import ParsedTransaction
 
 T = TypeVar("T")
-WAL_LIMIT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Ledger:
         signer: BlockSigner,
         genesis: Callable[[], bytes],
         *,
-        wal_limit_bytes: int = WAL_LIMIT_BYTES,
+        wal_limit_bytes: int = 64 * MIB,
         marker: Path | None = None,
     ) -> None:
         self.channel = channel

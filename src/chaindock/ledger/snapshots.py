@@ -101,8 +101,7 @@ class Snapshot:
                         return rows, False
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
-        limit: int = bounds[-1]
-        return rows, len(rows) < limit
+        return rows, len(rows) < int(bounds[-1])
 
     def _connection(self) -> sqlite3.Connection:
         if self.db is None:
@@ -176,6 +175,3 @@ class SnapshotPool:
                 snapshot.db = None
         for db in self._idle:
             db.close()
-        self._held.clear()
-        self._idle.clear()
-        self._current = None

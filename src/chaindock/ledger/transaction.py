@@ -143,11 +143,8 @@ def read_headers(tx: ParsedTransaction, channel: ChannelId) -> tuple[Any, Any, A
         payload.header.channel_header,
         codes.BAD_CHANNEL_HEADER,
     )
-    tx.channel, tx.tx_id, tx.timestamp = (
-        header.channel_id,
-        header.tx_id,
-        header.timestamp,
-    )
+    tx.channel, tx.tx_id = header.channel_id, header.tx_id
+    tx.timestamp = header.timestamp
     tx.is_config = header.type == common_pb2.CONFIG
     tx.kind = _KINDS.get(header.type, UNKNOWN)
     if header.type == common_pb2.CONFIG_UPDATE:
