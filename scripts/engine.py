@@ -31,6 +31,7 @@ SECOND = {
     "/usr/lib/podman/aardvark-dns": "aardvark-dns",
     "newuidmap": "uidmap",
     "slirp4netns": "slirp4netns",
+    "bwrap": "bubblewrap",
 }
 """Programs of engines that tests start (tests/support/engines/own_engine.py), and of
 those that run without root (tests/support/engines/rootless.py)."""

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,7 +24,8 @@ from support.nodes.node import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    import psutil
 
 pytestmark = [
     pytest.mark.slow,
@@ -191,12 +193,25 @@ def test_a_contract_that_ignores_signals_is_ended(node: Node):
     assert b"SIGTERM? no" in node.cli("logs", name).out
 
 
+def pid_inside(process: psutil.Process) -> int:
+    """Return the number that a process has in its own sandbox."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (line,) = (one for one in status.splitlines() if one.startswith("NSpid:"))
+    return int(line.split()[-1])
+
+
 def test_no_grandchild_outlives_a_stop(node: Node):
     name = node.deploy(HOSTILE / "forks-a-grandchild")["name"]
     place = node.where(name)
     forked = json.loads(node.query(name, "pids"))
     assert [one["detached"] for one in forked] == [False, True]
-    family = [one["pid"] for one in forked] if node.backend == PROCESS else []
+    inside = {one["pid"] for one in forked} if node.backend == PROCESS else set()
+    family = [
+        one.pid
+        for one in node.remains.processes()
+        if name in one.environ()["CORE_CHAINCODE_ID_NAME"] and pid_inside(one) in inside
+    ]
+    assert len(family) == len(inside)
     assert all(is_there(pid) for pid in family)
     node.cli("stop", name)
     assert not node.runs(place)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from chaindock.controllers.process.instance import SANDBOX
 from support.need import need_docker, need_image
 from support.nodes.node import DOCKER, PROCESS, SECRETS, Node, eventually, started
 from support.nodes.prying import NAME, NEIGHBOUR, SOURCE, details, pry, prying
@@ -68,7 +69,7 @@ def test_it_is_nobody_and_cannot_become_anybody(node: Node):
     assert [name for name, why in tried.items() if not why] == []
 
 
-@ONLY_DOCKER
+@BOTH
 def test_it_sees_and_reaches_no_process_of_this_machine(node: Node):
     host = [node.status["pid"], os.getpid()]
     # Numbers of this machine may be processes of its own in there.
@@ -81,13 +82,15 @@ def test_it_sees_and_reaches_no_process_of_this_machine(node: Node):
 
 
 @ONLY_PROCESS
-def test_a_process_has_a_group_and_limits_and_says_that_this_is_all(node: Node):
+def test_a_process_has_limits_and_a_sandbox_and_says_so(node: Node):
     seen = pry(node, "self")
-    assert seen["pid"] == seen["session"] == seen["group"] == int(details(node)["pid"])
+    assert seen["pid"] < 10
+    assert int(seen["status"]["CapEff"], 16) == 0
+    assert seen["status"]["NoNewPrivs"] == "1"
     assert seen["limits"] == {"core": 0, "nofile": 4096, "fsize": 8 * MIB}
     assert seen["temp"].startswith(str(node.home / "process" / "runs"))
     told = details(node)
-    assert told["isolation"].startswith("no isolation")
+    assert told["isolation"] == SANDBOX
     assert "weaker" not in told
     for limit in ("memory 2048 MiB", "file size 8 MiB", "open files 4096"):
         assert limit in told["limits"]
@@ -136,10 +139,12 @@ def test_a_fork_bomb_ends_at_its_limit_and_harms_nobody(node: Node):
     assert pry(node, "self")["uid"] == 501
 
 
-@ONLY_DOCKER
+@BOTH
 def test_the_files_of_the_node_and_the_engine_are_not_there(node: Node):
     engine = need_docker().removeprefix("unix://")
-    private = [node.home, node.home / "admin.sock", node.home / "node.json", engine]
+    private = [node.home / "admin.sock", node.home / "node.json", engine]
+    if node.backend == "docker":  # a process finds a path to its own directory
+        private.append(str(node.home))
     tried = pry(node, "read", *private, "/var/run/docker.sock")
     assert [path for path, why in tried.items() if not why] == []
     sockets = [f"unix:{engine}", f"unix:{node.home / 'admin.sock'}"]
@@ -148,6 +153,33 @@ def test_the_files_of_the_node_and_the_engine_are_not_there(node: Node):
 
 
 # --- the network --------------------------------------------------------------------------
+
+
+@ONLY_PROCESS
+def test_a_process_reaches_the_listener_and_nothing_else(node: Node):
+    addresses = node.ask("status")["endpoints"]["chaincode"].split(", ")
+    (allowed,) = (a for a in addresses if a.startswith("127.0.0.1:"))
+    with listener("127.0.0.1") as own:
+        targets = [*own, "tcp:192.0.2.1:80", "udp:192.0.2.1:53"]
+        tried = pry(node, "dial", *targets, f"tcp:{allowed}")
+    reached = {target for target, why in tried.items() if not why}
+    assert reached & {*own, f"tcp:{allowed}"} == {f"tcp:{allowed}"}
+
+
+@ONLY_PROCESS
+def test_a_process_cannot_fill_the_listener(node: Node):
+    addresses = node.ask("status")["endpoints"]["chaincode"].split(", ")
+    (allowed,) = (a for a in addresses if a.startswith("127.0.0.1:"))
+    pry(node, "crowd", allowed, 200)
+    assert node.ps(NEIGHBOUR)["state"] == "running"  # type: ignore[index]
+    assert pry(node, "self")["pid"] < 10
+
+
+@ONLY_PROCESS
+def test_a_process_writes_to_its_own_directory_and_nowhere_else(node: Node):
+    folders = ["/", "/etc", "/usr/local/bin", "/dev", "/var/tmp", "/proc/sys/kernel"]
+    tried = pry(node, "write", *folders, "/tmp")
+    assert [folder for folder, why in tried.items() if not why] == ["/tmp"]
 
 
 @ONLY_DOCKER

@@ -267,10 +267,11 @@ def test_a_contract_comes_back_while_others_keep_idle_connections(node: Node):
     node.cli("start", "crashing")
     node.invoke("crashing", "alive")
     pid = node.where("crashing")
-    dialled = psutil.Process(int(pid)).net_connections("tcp")
-    (host, port), *_ = [one.raddr for one in dialled if one.status == "ESTABLISHED"]
+    addresses = node.ask("status")["endpoints"]["chaincode"].split(", ")
+    (loopback,) = (one for one in addresses if one.startswith("127.0.0.1:"))
+    host, _, port = loopback.rpartition(":")
     user = ["65534"] if os.geteuid() == 0 else []
-    words = [sys.executable, crowd.__file__, host, str(port), "2000", "20", *user]
+    words = [sys.executable, crowd.__file__, host, port, "2000", "20", *user]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as attacker:
         assert attacker.stdout is not None
         assert attacker.stdout.readline() == b"full\n"

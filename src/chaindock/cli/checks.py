@@ -35,6 +35,7 @@ from chaindock.errors import ChaindockError, ConfigInvalid, ImageNotFound, ToolM
 from chaindock.operations.address import find_socket
 from chaindock.platforms.registry import PLATFORMS
 from chaindock.processes.folders import base_environment
+from chaindock.processes.sandbox import find_bwrap
 from chaindock.processes.toolbox import Toolbox
 
 if TYPE_CHECKING:
@@ -153,10 +154,22 @@ async def _engines(config: Config) -> tuple[list[Check], bool]:
 # --- containers ----------------------------------------------------------------------
 
 
+def _processes(wanted: str) -> Check:
+    words, why = find_bwrap(wanted)
+    if words:
+        found = (
+            "limits, and a sandbox: own files and processes, no network but the node"
+        )
+        return Check("isolation", "processes", State.OK, found)
+    found = "limits and a cleaned environment, no isolation: they run as your user "
+    state = State.FAIL if wanted == "require" else State.ABSENT
+    remedy = "" if wanted == "off" else "install bubblewrap, and allow user namespaces"
+    return Check("isolation", "processes", state, f"{found}(sandbox: {why})", remedy)
+
+
 async def _containers(config: Config, *, engine_answers: bool) -> list[Check]:
     """Check images and isolation, those of containers only where an engine answers."""
-    found = "limits and a cleaned environment, no isolation: they run as your user"
-    processes = Check("isolation", "processes", State.ABSENT, found)
+    processes = await asyncio.to_thread(_processes, config.process.sandbox)
     if not engine_answers:
         return [processes]
     try:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
+    from chaindock.processes.sandbox import Relay
     from chaindock.processes.spawner import Record
 
 _log = get_logger("process")
@@ -58,6 +59,7 @@ class Program:
         kind: "run" or "build".
         inherits: descriptors that it gets and does not know of: locks on its build.
         max_open_files, max_file_bytes: 0 = as the node has it.
+        relay: of its sandbox; None = no sandbox.
     """
 
     argv: Sequence[str]
@@ -67,6 +69,7 @@ class Program:
     inherits: Sequence[int] = ()
     max_open_files: int = 0
     max_file_bytes: int = 0
+    relay: Relay | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,11 @@ class Child(asyncio.SubprocessProtocol):
     def running(self) -> bool:
         """Whether the leader has not ended, as far as the loop knows."""
         return not self._exited.is_set()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to end, or killed."""
+        return self._asked or self._killed
 
     @property
     def pid(self) -> int:
@@ -282,11 +290,14 @@ class Child(asyncio.SubprocessProtocol):
 
     def _judge(self) -> Exit:
         code = self._transport.get_returncode()
+        if self.program.relay and code is not None and 128 < code <= 192:
+            code = (
+                128 - code
+            )  # bubblewrap adds 128 to the signal that ended its program
         if self._verdict is not None and code == -signal.SIGKILL:
             return self._verdict
         if code is None or code >= 0:
-            stopped = self._asked or self._killed
-            return Exit(code, cause=Cause.STOPPED if stopped else None)
+            return Exit(code, cause=Cause.STOPPED if self.stopping else None)
         ours = (self._asked and code == -signal.SIGTERM) or (
             self._killed and code == -signal.SIGKILL
         )
@@ -307,14 +318,15 @@ async def open_gate(program: Program, env: Mapping[str, str], output: Output) ->
     """Start a shell that becomes `program` when it is released. Raises: OSError."""
     blocks = -(-program.max_file_bytes // _BLOCK_BYTES)
     wanted = {"n": program.max_open_files, "f": blocks}
-    limits = "".join(f"ulimit -{k} {n} 2>/dev/null; " for k, n in wanted.items() if n)
+    limits = "trap '' TERM; " if program.relay else ""
+    limits += "".join(f"ulimit -{k} {n} 2>/dev/null; " for k, n in wanted.items() if n)
     _, child = await asyncio.get_running_loop().subprocess_exec(
         lambda: Child(program, output),
         SHELL,
         "-c",
         GATE.format(limits=limits),
         "chaindock-gate",
-        *end_with_node(),
+        *(() if program.relay else end_with_node()),
         *program.argv,
         cwd=program.cwd,
         env=env,

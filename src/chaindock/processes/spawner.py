@@ -143,9 +143,13 @@ class Spawner:
                 run_id, node_id, attempt.ccid, attempt.id, kind, pid, created
             )
             self.records.write(child.record)
-        except (OSError, ValueError, psutil.Error) as error:
+        except BaseException as error:
             if child is not None:
                 child.abort()
+            if program.relay is not None:
+                program.relay.close()
+            if not isinstance(error, (OSError, ValueError, psutil.Error)):
+                raise
             raise StartFailed(
                 f"program {program.argv[0]!r} of chaincode {attempt.ccid!r} cannot be "
                 f"started: {error}",
@@ -156,6 +160,8 @@ class Spawner:
             _give_way(pid)
         self.children[run_id] = child
         _ = self._tasks.start(self._follow(child), f"{kind} {run_id}")
+        if program.relay is not None:
+            _ = self._tasks.start(program.relay.serve(child), f"relay {run_id}")
         child.release()
         return child
 

@@ -8,11 +8,13 @@ proved to be ours is signalled; a reused pid never is.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
@@ -21,7 +23,6 @@ from chaindock.telemetry import get_logger, unbind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
     from chaindock.aio import Tasks
     from chaindock.processes.child import Child
@@ -165,12 +166,13 @@ class Bounds:
     memory_bytes: int
     tmp_bytes: int
     folder: Path
+    processes: int = 0
 
 
 class LimitWatch:
     """Keeps runs within memory and disk, in one task that ends with the last of them.
 
-    A process that leaves its session is not counted: this is no isolation.
+    A process that leaves its session is counted only where it has a sandbox.
     """
 
     def __init__(self, tasks: Tasks) -> None:
@@ -180,7 +182,7 @@ class LimitWatch:
 
     def add(self, child: Child, bounds: Bounds) -> None:
         """Watch a run until it ends."""
-        if not (bounds.memory_bytes or bounds.tmp_bytes):
+        if not (bounds.memory_bytes or bounds.tmp_bytes or bounds.processes):
             return
         self._runs[child] = bounds
         if self._task is None or self._task.done():
@@ -195,12 +197,16 @@ class LimitWatch:
             if not self._runs:
                 return
             runs, turn = dict(self._runs), turn + 1
-            used = await asyncio.to_thread(memory_of, [c.pid for c in runs])
+            found = await asyncio.to_thread(usage_of, [c.pid for c in runs])
             for child, bounds in runs.items():
                 most, tmp, cause = bounds.memory_bytes, bounds.tmp_bytes, Cause.SIGNAL
-                if 0 < most < used.get(child.pid, 0):
+                used = found[child.pid]
+                if 0 < most < used.memory_bytes:
                     reason = f"it exceeded its limit of {most} bytes of memory"
                     self._end(child, Exit(None, signal=9, oom=True, reason=reason))
+                if 0 < bounds.processes < used.processes:
+                    reason = f"it exceeded its limit of {bounds.processes} processes"
+                    self._end(child, Exit(None, signal=9, reason=reason, cause=cause))
                 if turn % _FILES_EVERY or not tmp or not child.running:
                     continue
                 if await asyncio.to_thread(size_of, bounds.folder, tmp) > tmp:
@@ -213,25 +219,48 @@ class LimitWatch:
         _log.warning("chaincode exceeded a limit", pid=child.pid, reason=verdict.reason)
 
 
-def memory_of(sessions: Iterable[int]) -> dict[int, int]:
-    """Return the bytes in memory of each session; what its processes share, once.
+class Usage(NamedTuple):
+    """What the processes of a session use; memory that they share counts once."""
+
+    memory_bytes: int
+    processes: int
+
+
+def usage_of(sessions: Iterable[int]) -> dict[int, Usage]:
+    """Return the usage of each session.
 
     Reads the process table: milliseconds; call it in a thread.
     """
     own: dict[int, int] = dict.fromkeys(sessions, 0)
-    shared = dict(own)
+    shared, number = dict(own), dict(own)
+    rows, inside, here = [], {}, _pid_namespace(os.getpid())
     for pid in psutil.pids():
+        with contextlib.suppress(OSError):
+            session, namespace = os.getsid(pid), _pid_namespace(pid)
+            rows.append((pid, session, namespace))
+            if session in own and namespace not in {"", here}:
+                inside[namespace] = session  # a process cannot leave its namespace
+    for pid, in_session, namespace in rows:
+        session = inside.get(namespace, in_session)
+        if session not in own:
+            continue
         try:
-            session = os.getsid(pid)
-            if session not in own:
-                continue
             about = psutil.Process(pid).memory_info()
-        except (psutil.Error, OSError):
+        except psutil.Error:
             continue
         common = getattr(about, "shared", 0)
+        number[session] += 1
         own[session] += about.rss - common
         shared[session] = max(shared[session], common)
-    return {session: own[session] + shared[session] for session in own}
+    return {one: Usage(own[one] + shared[one], number[one]) for one in own}
+
+
+def _pid_namespace(pid: int) -> str:
+    """Return the name of the pid namespace of a process; "" = unknown."""
+    try:
+        return str(Path(f"/proc/{pid}/ns/pid").readlink())
+    except OSError:
+        return ""
 
 
 def size_of(folder: Path, enough: int) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.errors import ChaindockError
+from chaindock.processes.sandbox import find_bwrap
 from support.nodes.remains import asking
 from support.nodes.traces import files_of
 
@@ -26,6 +27,7 @@ _POOLED = ("ledgers/", "desired.db", "node.log", "/dev/", "output/")
 """Files that are opened on demand, in bounded number (a ledger reader per thread)."""
 _CHANGING = ("packages/", "process/runs/", "output/")
 """Paths below the home that exist per chaincode, or in bounded number."""
+SANDBOX = "chaindock.process.sandbox"
 _IDLE = {"process": 1, "docker": 10}
 """Sockets: that of the admin client, and idle connections to the engine."""
 _MORE_THREADS = 24
@@ -51,7 +53,12 @@ class Healthy:
         """Note what `world` holds while `running` chaincodes run."""
         docker = world.backend == "docker"
         # Attached output, waiting for the end, and the stream; pipes and the stream.
-        each = {"socket": 3} if docker else {"pipe": 2, "socket": 1}
+        # A sandbox has a listening socket, and two that pass its connection on.
+        each = {
+            "pipe": 2,
+            "socket": 4 if find_bwrap(world.flags.get(SANDBOX, "auto"))[0] else 1,
+        }
+        each = {"socket": 3} if docker else each
         return cls(
             running,
             world.held(),

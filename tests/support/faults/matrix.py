@@ -111,9 +111,11 @@ class Cell:
 
 
 @contextlib.contextmanager
-def cells(backend: str, folder: Path) -> Iterator[Cell]:
+def cells(
+    backend: str, folder: Path, flags: dict[str, str] | None = None
+) -> Iterator[Cell]:
     """Yield a node with `steady`; afterwards nothing of the node may be left."""
-    found = Cell(CliWorld(folder, backend, FLAGS))
+    found = Cell(CliWorld(folder, backend, {**FLAGS, **(flags or {})}))
     try:
         found.set_up()
         yield found

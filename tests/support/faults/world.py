@@ -189,9 +189,9 @@ class World(ABC):
         return pid
 
     def _together(self, pid: int) -> list[int]:
-        """All processes of a container: the engine's init would stop alone."""
+        """All processes of a container or run: an init would stop alone."""
         if self.backend != "docker":
-            return [pid]
+            return [one for one in psutil.pids() if _is_in_group(one, pid)]
         try:
             inside = Path(f"/proc/{pid}/ns/pid").readlink()
         except OSError:
@@ -319,6 +319,13 @@ def _is_stopped(pid: int) -> bool:
         with contextlib.suppress(OSError):
             states.append(task.read_text().rpartition(") ")[2][0])
     return all(state in "TtZX" for state in states)
+
+
+def _is_in_group(pid: int, group: int) -> bool:
+    try:
+        return os.getpgid(pid) == group
+    except ProcessLookupError:
+        return False
 
 
 def _is_inside(pid: int, namespace: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -37,10 +37,35 @@ async def network(config: Config, *, here: bool = True) -> Check:
     return await checks._network(config, here=here)
 
 
-async def test_without_an_engine_only_processes_are_spoken_of(config: Config):
+@pytest.mark.parametrize(
+    ("sandbox", "state"),
+    [("auto", State.ABSENT), ("require", State.FAIL), ("off", State.ABSENT)],
+)
+async def test_without_an_engine_only_processes_are_spoken_of(
+    config: Config,
+    sandbox: Literal["auto", "require", "off"],
+    state: State,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(checks, "find_bwrap", find_bwrap)
+    config = replace(config, process=replace(config.process, sandbox=sandbox))
     (only,) = await checks._containers(config, engine_answers=False)
-    assert only.name == "processes"
+    assert (only.name, only.state) == ("processes", state)
     assert "run as you" in only.found
+    assert ("off" if sandbox == "off" else "bubblewrap is missing") in only.found
+
+
+def find_bwrap(wanted: str):
+    return (), "off" if wanted == "off" else "bubblewrap is missing"
+
+
+async def test_a_sandbox_of_processes_is_told(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(checks, "find_bwrap", lambda _: (("bwrap",), ""))
+    (only,) = await checks._containers(config, engine_answers=False)
+    assert only.state is State.OK
+    assert "sandbox" in only.found
 
 
 def test_an_engine_that_limits_everything_is_fine():

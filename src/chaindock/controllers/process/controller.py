@@ -32,6 +32,7 @@ from chaindock.processes.folders import (
     ca_environment,
     remove_tree,
 )
+from chaindock.processes.sandbox import find_bwrap
 from chaindock.processes.spawner import Records, Spawner
 from chaindock.processes.table import NODE_MARKER, LimitWatch
 from chaindock.processes.toolbox import SYSTEM_PATH, Toolbox
@@ -148,6 +149,7 @@ class ProcessController:
         self._builds.prepare()
         # Asked once, and not while something starts.
         await asyncio.to_thread(end_with_node)
+        await asyncio.to_thread(find_bwrap, self._options.sandbox)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -20,8 +20,10 @@ from chaindock.errors import ImageNotFound, StartFailed, is_retryable
 from chaindock.platforms.base import Connection, Places
 from chaindock.processes.child import Output, Program
 from chaindock.processes.folders import base_environment, remove_tree, write_tls
+from chaindock.processes.sandbox import find_bwrap, in_sandbox
 from chaindock.processes.table import Bounds
 from chaindock.processes.toolbox import SYSTEM_PATH
+from chaindock.telemetry import get_logger
 from chaindock.values import MIB
 
 if TYPE_CHECKING:
@@ -38,8 +40,12 @@ if TYPE_CHECKING:
     from chaindock.processes.table import LimitWatch
     from chaindock.processes.toolbox import Toolbox
 
+_log = get_logger("process")
 LOOPBACK = "127.0.0.1"
 REPLACE_GRACE_S = 2.0
+MOST_PROCESSES = 512
+"""Processes of one run in a sandbox; a run that has more is killed."""
+SANDBOX = "sandbox: own files and processes, and no network but the node"
 _UNMET = {"cpus", "pids", "network", "extraHosts", "user"}
 """Settings of one chaincode that only a container can enforce."""
 
@@ -70,7 +76,7 @@ class ProcessInstance:
         self, ccid: Ccid, build: Build, tools: Sequence[str], host: Host
     ) -> None:
         self._ccid, self._build, self._tools, self._host = ccid, build, tools, host
-        self._stream = ""
+        self._stream, self._isolation = "", "no isolation"
         self._turn = asyncio.Lock()
         self._child: Child | None = None
         self._settings = RunSettings()
@@ -116,7 +122,7 @@ class ProcessInstance:
         `settings` names those of this chaincode alone, `weaker` those not in force.
         """
         key, child = self._build.key, self._child
-        facts = {"backend": "process", "isolation": "no isolation", "build": key[:12]}
+        facts = {"backend": "process", "isolation": self._isolation, "build": key[:12]}
         if child is None or not child.running:
             return facts
         limits = {
@@ -143,13 +149,14 @@ class ProcessInstance:
                 f"build {self._build.key[:12]!r} of chaincode {self._ccid!r} is gone",
                 image=self._build.key,
             )
-        run_id = host.spawner.new_run_id()
+        run_id, language = host.spawner.new_run_id(), self._build.language
         private = host.spawner.private_dir(run_id)
         memory, tmp = settings.memory_bytes, settings.tmp_bytes
         bounds = Bounds(
             options.memory_bytes if memory is None else memory,
             options.tmp_bytes if tmp is None else tmp,
             private,
+            MOST_PROCESSES if self._needs_sandbox(attempt) else 0,
         )
         takes = Output(
             partial(attempt.output, stream="stdout"),
@@ -160,6 +167,10 @@ class ProcessInstance:
             known = await self._address(peer, private)
             program = self._program(peer, attempt, private, known, claim)
             attempt.enter(Phase.START)
+            if bounds.processes:
+                seen = [Path(host.toolbox.find(n, language)) for n in self._tools]
+                seen += [Path(program.argv[0]), self._build.output]
+                program = in_sandbox(program, private, seen, known)
             self._child = await host.spawner.spawn(run_id, program, attempt, takes)
             self._settings, self._bounds = settings, bounds
             host.watch.add(self._child, bounds)
@@ -181,6 +192,24 @@ class ProcessInstance:
             return {"peer": await peer.listener.address_on(LOOPBACK)}
         self._stream = "unix socket of this run"
         return {"listen": self._host.sockets.address_in(private)}
+
+    def _needs_sandbox(self, attempt: Attempt) -> bool:
+        """Say whether a sandbox is made. Raises: StartFailed: required and impossible."""
+        wanted = self._host.options.sandbox
+        words, why = find_bwrap(wanted)
+        self._isolation = SANDBOX if words else f"no isolation (sandbox: {why})"
+        if not words and wanted == "require":
+            raise StartFailed(
+                f"chaincode {self._ccid!r} needs a sandbox "
+                f"(chaindock.process.sandbox: require): {why}",
+                hint="install bubblewrap, and allow user namespaces",
+                **attempt.facts(),
+            )
+        if not words and wanted == "auto":
+            _log.warning(
+                "chaincode runs without a sandbox", ccid=self._ccid, reason=why
+            )
+        return bool(words)
 
     def _program(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from chaindock.container.value_types import Memory
 from chaindock.options import option, setting
@@ -34,6 +35,11 @@ class ProcessOptions:
         "/usr/local/bin:/usr/bin:/bin",
         "chaindock.process.path",
         "Directories in which builds look for toolchains, as a PATH.",
+    )
+    sandbox: Literal["auto", "require", "off"] = option(
+        "auto",
+        "chaindock.process.sandbox",
+        "Isolation of processes by bubblewrap: auto = where it works, require or off.",
     )
     keep_builds: int = 3
     max_open_files: int = 4096

@@ -293,8 +293,10 @@ async def test_a_crash_is_no_stop_though_a_stop_follows_at_once(
     backend: ProcessBackend, grace_s: float
 ):
     """Issue 9, 4: the loop may hear of the end only after it was told to stop."""
-    instance, package = await scripted(backend, "echo dies; kill -SEGV $$")
-    await instance.start(backend.peer, WatchedAttempt(package))
+    instance, package = await scripted(backend, "echo up; sleep 0.3; kill -SEGV $$")
+    attempt = WatchedAttempt(package)
+    await instance.start(backend.peer, attempt)
+    await attempt.until(lambda: bool(attempt.lines))
     pid = int(instance.describe()["pid"])
     while _lives(pid):
         time.sleep(0.005)  # noqa: ASYNC251  # the loop must hear nothing meanwhile

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.container.contracts import RunSettings
-from chaindock.processes.table import memory_of, size_of
+from chaindock.processes.table import size_of, usage_of
 from support.doubles.backend import WatchedAttempt
 from support.doubles.scripts import hang
 from support.need import need
@@ -114,9 +114,10 @@ async def test_the_system_keeps_file_size_and_core_files(backend: ProcessBackend
 
 def test_memory_of_a_session_is_counted_once():
     mine = os.getsid(0)
-    found = memory_of([mine, 2**22 + 1])
-    assert found[mine] > MIB
-    assert found[2**22 + 1] == 0
+    found = usage_of([mine, 2**22 + 1])
+    assert found[mine].memory_bytes > MIB
+    assert found[mine].processes > 0
+    assert found[2**22 + 1] == (0, 0)
 
 
 def test_sizes_are_those_on_disk_and_counting_ends_in_time(tmp_path: Path):

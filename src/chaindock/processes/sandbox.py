@@ -1,0 +1,224 @@
+"""Programs in namespaces of their own, made by bubblewrap: what they see and reach.
+
+A program sees a read-only system, its build, and its own directory; no home, no socket,
+no other process. Its network is a loopback interface on which the node listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from chaindock.aio import Tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from chaindock.processes.child import Child, Program
+
+MOST_CONNECTIONS: Final = 16
+"""Connections of one run to the node at a time; further ones wait."""
+_BLOCK_BYTES: Final = 1 << 16
+_PLACES: Final = "/usr/bin:/bin:/usr/local/bin"
+_PROBE_LIMIT_S: Final = 20.0
+_SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+# Of /etc, what programs look up; nothing that only root may read.
+_ETC: Final = """alternatives ca-certificates crypto-policies fonts group hosts ld.so.cache
+ld.so.conf ld.so.conf.d localtime mime.types nsswitch.conf passwd pki/ca-trust
+pki/tls/certs protocols services ssl/cert.pem ssl/certs ssl/openssl.cnf timezone"""
+_NAMESPACES: Final = """--unshare-user --unshare-ipc --unshare-pid --unshare-net
+--unshare-uts --unshare-cgroup-try --cap-drop ALL --die-with-parent"""
+# Runs in the sandbox and becomes the program. It makes the listening socket in the network
+# of the program and hands it to the node. bubblewrap inherits that SIGTERM is ignored: if
+# SIGTERM ended bubblewrap, the program would be killed without its grace. So SIGTERM gets
+# its default here. One that came earlier is lost, and the node then closes the channel.
+_ENTER: Final = """\
+import _signal, _socket as s, os, sys
+channel, port = s.socket(s.AF_UNIX, s.SOCK_STREAM, 0, int(sys.argv[1])), int(sys.argv[2])
+sent = []
+if port:
+    listener = s.socket(s.AF_INET, s.SOCK_STREAM)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(16)
+    sent = [(s.SOL_SOCKET, s.SCM_RIGHTS, listener.fileno().to_bytes(4, sys.byteorder))]
+_signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+channel.sendmsg([b"1"], sent)
+if not channel.recv(1):
+    os._exit(143)
+channel.close()
+if port:
+    listener.close()
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+def find_bwrap(wanted: str) -> tuple[tuple[str, ...], str]:
+    """Return how bubblewrap is called, or () and why there is no sandbox.
+
+    `wanted` is auto, require or off. The first call blocks for some milliseconds.
+    """
+    return ((), "off") if wanted == "off" else _find_bwrap()
+
+
+@functools.cache
+def _find_bwrap() -> tuple[tuple[str, ...], str]:
+    tool = shutil.which("bwrap", path=_PLACES) if sys.platform == "linux" else None
+    if tool is None:
+        return (), "bubblewrap is not installed"
+    why = ""
+    for more in (("--disable-userns",), ()):  # only bubblewrap 0.8 and newer have it
+        words = (tool, *_NAMESPACES.split(), *more)
+        argv = [*words, "--ro-bind", "/", "/", "--proc", "/proc", "/bin/true"]
+        try:
+            done = subprocess.run(
+                argv, capture_output=True, timeout=_PROBE_LIMIT_S, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return (), f"bubblewrap cannot be run: {error}"
+        if done.returncode == 0:
+            return words, ""
+        why = done.stderr.decode(errors="replace").strip().removeprefix("bwrap: ")
+    return (), f"bubblewrap: {why}"
+
+
+def in_sandbox(
+    program: Program, private: Path, seen: Iterable[Path], known: Mapping[str, str]
+) -> Program:
+    """Return what starts `program` in a sandbox; only where `find_bwrap` found one.
+
+    Args:
+        program: its build and programs lie in `seen`.
+        private: its own directory, the only one that it can write.
+        seen: directories that it can read, and programs with their toolchains.
+        known: `peer`, the host:port that it dials; or `listen`, where it serves, which
+            may be in another path of its own directory.
+    """
+    relay = Relay(known.get("peer", ""))
+    python, temp = Path(sys.executable).resolve(), str(private / "tmp")
+    places = [Path(one) for one in _SYSTEM]
+    for path in sorted({path for one in (*seen, python) for path in _visible(one)}):
+        if not any(path.is_relative_to(place) for place in places):
+            places.append(path)  # an outer directory is mounted before an inner one
+    etc = [Path("/etc", one) for one in _ETC.split()]
+    etc += Path("/etc").glob("java-*")
+    own = {private}
+    if "listen" in known:
+        own.add(Path(known["listen"].removeprefix("unix:")).parent)
+    binds = [
+        *(("--ro-bind-try", one, one) for one in (*etc, *places)),
+        *(("--bind", private, one) for one in own),
+    ]
+    words = [
+        *("--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"),
+        # Files in a tmpfs on /dev/shm would use memory that no limit counts.
+        *("--bind", temp, "/dev/shm", "--bind", temp, "/tmp"),  # noqa: S108
+        *(str(word) for bind in binds for word in bind),
+        *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(program.cwd)),
+        *("--", str(python), "-I", "-S", "-c", _ENTER, str(relay.theirs), relay.port),
+    ]
+    return replace(
+        program,
+        argv=[*_find_bwrap()[0], *words, *program.argv],
+        cwd=Path("/"),
+        inherits=(*program.inherits, relay.theirs),
+        relay=relay,
+    )
+
+
+def _visible(path: Path) -> Iterable[Path]:
+    """Yield `path`, the targets of its links, and the directory of its toolchain.
+
+    A directory that holds a home, or that lies directly in one, is not a toolchain's.
+    """
+    yield path
+    if path.is_dir():
+        return
+    while path.is_symlink():
+        path = Path(os.path.normpath(path.parent / path.readlink()))
+        yield path
+    path = path.resolve()
+    top = path.parent.parent if path.parent.name == "bin" else path.parent
+    homes = {Path.home(), Path("/root"), Path("/home")}
+    if not any(top in (one, *one.parents) or top.parent == one for one in homes):
+        yield top
+
+
+class Relay:
+    """Starts one program in its sandbox and passes its connections on to the node.
+
+    `peer` is host:port of the node's listener, which the program dials; "" = it serves.
+    `theirs` is a descriptor that the program inherits.
+    """
+
+    def __init__(self, peer: str) -> None:
+        self.port = peer.rpartition(":")[2] or "0"
+        self._ours, self._inherited = socket.socketpair()
+        self._ours.setblocking(False)
+        self.theirs = self._inherited.fileno()
+        self._free = asyncio.Semaphore(MOST_CONNECTIONS)
+
+    def close(self) -> None:
+        """Close both ends. Idempotent."""
+        self._ours.close()
+        self._inherited.close()
+
+    async def serve(self, child: Child) -> None:
+        """Let the program begin, and pass its connections on until it has ended."""
+        self._inherited.close()
+        with self._ours:
+            async with Tasks("sandbox") as tasks:
+                _ = tasks.start(self._accept(child, tasks), f"relay of {child.pid}")
+                await child.wait_gone()
+
+    async def _accept(self, child: Child, tasks: Tasks) -> None:
+        loop, ready = asyncio.get_running_loop(), asyncio.Event()
+        with self._ours as channel:
+            loop.add_reader(channel, ready.set)
+            try:
+                await ready.wait()
+            finally:
+                loop.remove_reader(channel)
+            said, files, _, _ = socket.recv_fds(channel, 1, 1)
+            if said and not child.stopping:
+                channel.send(b"1")
+        if not files:
+            return
+        with socket.socket(fileno=files[0]) as listener:
+            listener.setblocking(False)
+            while True:
+                await self._free.acquire()
+                inner, _ = await loop.sock_accept(listener)
+                task = tasks.start(self._connect(inner), "connection")
+                task.add_done_callback(lambda _: self._free.release())
+
+    async def _connect(self, inner: socket.socket) -> None:
+        """Pass bytes on in both directions until one end closes or fails."""
+        with inner, socket.socket() as outer:
+            outer.setblocking(False)
+            for end in (inner, outer):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            address = ("127.0.0.1", int(self.port))
+            try:
+                await asyncio.get_running_loop().sock_connect(outer, address)
+            except OSError:  # the node's listener is closed
+                return
+            async with Tasks("sandbox") as tasks:
+                ends = ((inner, outer), (outer, inner))
+                copies = [tasks.start(_copy(*pair), "copy") for pair in ends]
+                await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _copy(source: socket.socket, target: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(OSError):  # reset by its peer
+        while data := await loop.sock_recv(source, _BLOCK_BYTES):
+            await loop.sock_sendall(target, data)

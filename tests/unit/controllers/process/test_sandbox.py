@@ -1,0 +1,297 @@
+"""A contract in a sandbox: what it sees, what it reaches, and that limits still hold."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from chaindock.container.contracts import Cause, ClientTls, RunSettings
+from chaindock.controllers.process.instance import SANDBOX
+from chaindock.errors import StartFailed
+from chaindock.processes import sandbox
+from chaindock.processes.sandbox import MOST_CONNECTIONS, find_bwrap
+from support.doubles.backend import WatchedAttempt
+from support.doubles.scripts import hang
+from support.eventually import eventually
+from support.need import missing
+from support.nodes.process_backend import ProcessBackend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from chaindock.container.contracts import Instance
+
+PROBE = """\
+import json, os, socket, sys
+def can(act):
+    try:
+        act()
+        return "yes"
+    except OSError as error:
+        return error.strerror
+def dial(family, address):
+    with socket.socket(family) as one:
+        one.settimeout(2)
+        one.connect(address)
+host, _, port = sys.argv[1].rpartition(":")
+print(json.dumps({
+    "writes": [f for f in FOLDERS if can(lambda: open(f + "/probe", "w")) == "yes"],
+    "reads": [f for f in FILES if can(lambda: open(f, "rb").read(1)) == "yes"],
+    "sees": [f for f in PLACES if os.path.exists(f)],
+    "pids": [int(one) for one in os.listdir("/proc") if one.isdigit()],
+    "node": can(lambda: dial(socket.AF_INET, (host, int(port)))),
+    "other": can(lambda: dial(socket.AF_INET, ("127.0.0.1", OTHER))),
+    "unix": can(lambda: dial(socket.AF_UNIX, SOCKET)),
+    "outside": can(lambda: dial(socket.AF_INET, ("192.0.2.1", 80))),
+}), flush=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _needs_bwrap(request: pytest.FixtureRequest) -> None:
+    sandbox._find_bwrap.cache_clear()
+    tool, why = find_bwrap("require")
+    if not tool:
+        missing(why)
+
+
+@pytest.fixture
+async def backend(tmp_path: Path) -> AsyncIterator[ProcessBackend]:
+    async with ProcessBackend(tmp_path, sandbox="require") as backend:
+        yield backend
+
+
+async def started(
+    backend: ProcessBackend, text: str, settings: RunSettings | None = None
+) -> tuple[Instance, WatchedAttempt]:
+    instance, package = await backend.built(hang())
+    folder = next(backend.root(backend.node_id).glob("cache/builds/[!.]*/output"))
+    (folder / "main.sh").write_text(text)
+    attempt = WatchedAttempt(package)
+    peer = replace(backend.peer, settings=settings or RunSettings())
+    await instance.start(peer, attempt)
+    return instance, attempt
+
+
+class Listens:
+    """A listener on loopback that echoes, and counts who is connected."""
+
+    def __init__(self) -> None:
+        self.connected = 0
+        self._server: asyncio.Server | None = None
+
+    async def address_on(self, host: str, *names: str) -> str:
+        if self._server is None:
+            self._server = await asyncio.start_server(self._echo, host, 0)
+        port = self._server.sockets[0].getsockname()[1]
+        return f"{host}:{port}"
+
+    async def _echo(self, reader: Any, writer: Any) -> None:
+        self.connected += 1
+        writer.write(b"hello ")
+        with contextlib.suppress(ConnectionError):  # as of any program that is killed
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+        self.connected -= 1
+
+    async def aclose(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+
+
+async def test_it_sees_and_reaches_its_own_and_the_node_alone(
+    backend: ProcessBackend, tmp_path: Path
+):
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    there = tmp_path / "s"
+    with socket.socket() as other, socket.socket(socket.AF_UNIX) as unix:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        os.chdir(tmp_path)  # a socket's path is short
+        unix.bind("s")
+        unix.listen()
+        head = {
+            "FOLDERS": ["/", "/etc", "/usr", "/dev", "/proc/sys/kernel", "/tmp", "."],
+            "FILES": ["/etc/shadow", str(secret), "/etc/hosts", "/proc/sysrq-trigger"],
+            "PLACES": [str(tmp_path / "secret"), "/root/.ssh", "/run/docker.sock"],
+            "OTHER": other.getsockname()[1],
+            "SOCKET": str(there),
+        }
+        lines = "\n".join(f"{name} = {value!r}" for name, value in head.items())
+        text = f"exec {os.path.realpath(sys.executable)} -I - $1 <<'END'\n{lines}\n{PROBE}END"
+        async with backend.within():
+            backend.listener = Listens()  # type: ignore[assignment]
+            instance, attempt = await started(backend, text)
+            await instance.wait()
+            await instance.stop(0)
+    assert attempt.of("stderr") == []
+    seen = json.loads(attempt.of("stdout")[0])
+    assert seen["writes"] == ["/tmp"]
+    assert seen["reads"] == ["/etc/hosts"]
+    assert seen["sees"] == []
+    assert len(seen["pids"]) <= 3
+    assert seen["node"] == "yes"
+    assert seen["other"] == "Connection refused"
+    assert seen["unix"] == "No such file or directory"
+    assert seen["outside"] == "Network is unreachable"
+
+
+TALK = """\
+import socket, sys, threading, time
+host, _, port = sys.argv[1].rpartition(":")
+ends = [socket.create_connection((host, int(port))) for _ in range(COUNT)]
+end, data = ends[0], bytes(range(256)) * 16384
+got = end.recv(6)
+threading.Thread(target=end.sendall, args=(data,), daemon=True).start()
+back = b""
+while len(back) < len(data):
+    back += end.recv(1 << 20)
+print(got, back == data, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("count", [1, MOST_CONNECTIONS + 8])
+async def test_its_connections_are_passed_on_whole_and_bounded_in_number(
+    backend: ProcessBackend, count: int
+):
+    python = os.path.realpath(sys.executable)
+    text = f"exec {python} -I - $1 <<'END'\n{TALK.replace('COUNT', str(count))}END"
+    backend.listener = listener = Listens()  # type: ignore[assignment]
+    async with backend.within():
+        instance, attempt = await started(backend, text)
+        await attempt.until(lambda: bool(attempt.lines))
+        assert attempt.of("stdout") == ["b'hello ' True"]
+        assert listener.connected == min(count, MOST_CONNECTIONS)
+        await instance.stop(0)
+        await eventually(lambda: listener.connected == 0)
+
+
+async def test_a_stop_while_it_begins_leaves_nothing_and_runs_nothing(
+    backend: ProcessBackend,
+):
+    async with backend.within():
+        instance, attempt = await started(backend, "echo ran; exec sleep 60")
+        await instance.stop(20)  # before the loop could let it begin
+        found = await instance.wait()
+        await backend.until_gone()
+    assert attempt.lines == []
+    assert found.cause is Cause.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "signal"),
+    [
+        ("exit 7", 7, None),
+        ("exit 255", 255, None),
+        ("kill -SEGV $$", None, 11),
+        ("kill -KILL $$", None, 9),
+    ],
+)
+async def test_its_end_is_told_as_without_a_sandbox(
+    backend: ProcessBackend, text: str, code: int | None, signal: int | None
+):
+    async with backend.within():
+        instance, _ = await started(backend, text)
+        found = await instance.wait()
+    assert (found.code, found.signal) == (code, signal)
+
+
+async def test_sigterm_reaches_it_and_its_answer_counts(backend: ProcessBackend):
+    text = "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.1; done"
+    async with backend.within():
+        instance, attempt = await started(backend, text)
+        await attempt.until(lambda: bool(attempt.lines))
+        await instance.stop(20)
+        found = await instance.wait()
+    assert attempt.of("stdout") == ["up", "bye"]
+    assert (found.code, found.cause) == (3, Cause.STOPPED)
+
+
+async def test_what_escapes_its_session_ends_with_it(backend: ProcessBackend):
+    text = "env -i setsid setsid sleep 61 >/dev/null 2>&1 &\nsleep 0.2; exit 0"
+    async with backend.within():
+        instance, _ = await started(backend, text)
+        await instance.wait()
+        await instance.stop(0)
+        found = await asyncio.create_subprocess_exec("pgrep", "-f", "^sleep 61$")
+        assert await found.wait() == 1
+
+
+@pytest.mark.parametrize("how", ["sleep", "setsid sleep"])
+async def test_too_many_processes_end_it(backend: ProcessBackend, how: str):
+    text = f"i=0; while [ $i -lt 700 ]; do {how} 60 & i=$((i+1)); done; wait"
+    async with backend.within():
+        instance, _ = await started(backend, text)
+        found = await instance.wait()
+    assert "512 processes" in found.reason
+
+
+async def test_it_finds_the_files_that_it_is_told_of(backend: ProcessBackend):
+    text = 'cat "$CORE_TLS_CLIENT_KEY_FILE"; ls -d "$HOME" "$TMPDIR" >/dev/null && echo'
+    instance, package = await backend.built(hang())
+    folder = next(backend.root(backend.node_id).glob("cache/builds/[!.]*/output"))
+    (folder / "main.sh").write_text(text)
+    attempt = WatchedAttempt(package)
+    async with backend.within():
+        tls = ClientTls("key", "cert", "root")
+        await instance.start(replace(backend.peer, tls=tls), attempt)
+        await instance.wait()
+        await instance.stop(0)
+    assert attempt.lines == [("stdout", "key")]
+
+
+async def test_ps_says_what_is_in_force(backend: ProcessBackend):
+    async with backend.within():
+        instance, _ = await started(backend, "exec sleep 60")
+        assert instance.describe()["isolation"] == SANDBOX
+        await instance.stop(0)
+
+
+@pytest.mark.parametrize("wanted", ["auto", "require"])
+async def test_where_there_is_none_it_is_said_or_an_error(
+    tmp_path: Path,
+    wanted: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.setattr(sandbox, "_PLACES", "/nowhere")
+    sandbox._find_bwrap.cache_clear()
+    async with ProcessBackend(tmp_path, sandbox=wanted) as backend, backend.within():
+        if wanted == "require":
+            with pytest.raises(StartFailed, match="bubblewrap is not installed"):
+                await started(backend, "exec sleep 60")
+        else:
+            instance, _ = await started(backend, "exec sleep 60")
+            told = instance.describe()
+            assert told["isolation"].startswith("no isolation")
+            assert "bubblewrap is not installed" in told["isolation"]
+            assert "chaincode runs without a sandbox" in capsys.readouterr().out
+            await instance.stop(0)
+    sandbox._find_bwrap.cache_clear()
+
+
+async def test_a_sandbox_that_cannot_be_made_ends_the_run_before_the_program(
+    backend: ProcessBackend, monkeypatch: pytest.MonkeyPatch
+):
+    broken = ((*find_bwrap("auto")[0], "--ro-bind", "/nowhere", "/nowhere"), "")
+    monkeypatch.setattr(sandbox, "_find_bwrap", lambda: broken)
+    async with backend.within():
+        instance, attempt = await started(backend, "echo ran")
+        found = await instance.wait()
+        await instance.stop(0)
+    assert (found.code, attempt.of("stdout")) == (1, [])
+    assert "/nowhere" in attempt.of("stderr")[0]
