@@ -115,7 +115,10 @@ def test_a_crash_loop_stops_and_everybody_says_so(node: Node, tmp_path: Path):
         assert b"out of luck" in node.cli("logs", name, *which).out
     shown = node.cli("ps")
     assert "crash-loop" in shown.out.decode()
-    assert f"gave up after 3 failures in a row; chaindock start {name}" in shown.err
+    assert (
+        f"gave up after 3 failures in a row; to try again: chaindock start {name}"
+        in shown.err
+    )
     node.cli("rm", name)
     assert not [w for w in node.ask("status")["warnings"] if name in w]
 

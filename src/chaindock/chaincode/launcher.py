@@ -246,7 +246,7 @@ class RuntimeLauncher:
             error.retryable = True
             error.hint = (
                 "other programs hold too many connections to the listener (the node's log "
-                "names them); the launch is tried again as long as that lasts"
+                "names them); the node retries the launch until there is room again"
             )
             return None
         by_itself = error.facts.get("cause", Cause.EXITED) == Cause.EXITED

@@ -66,7 +66,8 @@ class StreamOptions:
     max_message_bytes: Bytes = option(
         100 * MIB,
         "peer.maxRecvMsgSize",
-        "Largest message between node and chaincode, in both directions.",
+        "Largest message from the node to chaincode. In the other direction the limit is "
+        "chaindock.memory.contract and 1 MiB more, if that is smaller.",
     )
     transaction_bytes: Bytes = option(
         32 * MIB,
@@ -76,8 +77,8 @@ class StreamOptions:
     contract_bytes: Bytes = option(
         64 * MIB,
         "chaindock.memory.contract",
-        "Most memory that the node holds for all open calls of a chaincode. Its answer "
-        "may be as large, but no larger than peer.maxRecvMsgSize.",
+        "Most memory that the node holds for all open calls of a chaincode. One answer of "
+        "the chaincode may have this size too, but no more than peer.maxRecvMsgSize.",
     )
     overrun_s: Seconds = option(
         30.0,

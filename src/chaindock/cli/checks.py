@@ -325,7 +325,7 @@ async def _tool(box: Toolbox, tool: Tool, env: Mapping[str, str]) -> list[Check]
     first = (version or "no version").partition("\n")[0]
     found = Check("toolchains", name, State.OK, f"{first}  ({path})")
     if version is None:
-        text = f"{path} does not say its version when run as in a build"
+        text = f"{path} prints no version in the environment of a build"
         remedy = "put the real program on the PATH before the one of a version manager"
         found = Check("toolchains", name, State.WARN, text, remedy)
     return [found, *[await _tool_check(path, one, env) for one in tool.checks]]

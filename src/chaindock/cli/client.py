@@ -142,7 +142,8 @@ class AdminClient:
                 # A node that refuses a body may answer before it has all of it.
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     connection.request(method, target, body, headers or {})
-                # The response holds the socket, too: while it is open, the node sees nothing.
+                # The response keeps the socket open, too; until it is closed the node does
+                # not notice that the client left.
                 with connection.getresponse() as response:
                     if response.status != 200:
                         raise wire.rebuild_error(_load(response.read()))

@@ -60,8 +60,8 @@ def demo(
     """Run the bundled example on a temporary node.
 
     Starts a node in a temporary home, builds and starts the example, calls it, shows
-    the blocks, and removes everything again. --home is not used. Without --backend,
-    the example runs as a process where containers cannot be used; the demo says so.
+    the blocks, and removes everything again. --home is not used. If no back end is
+    configured, it runs as a process where containers cannot be used; the demo says so.
     """
     chosen = list(LANGUAGES) if contract == "all" else [contract]
     run = _Demo(err=session.json, backend=backend, verbose=verbose)
@@ -87,7 +87,7 @@ class _Demo:
     """One run of it; `err`: on standard error, because standard output gets JSON."""
 
     def __init__(self, *, err: bool, backend: str | None, verbose: bool) -> None:
-        self._err, self._backend, self._verbose = err, backend, verbose
+        self._err, self._backend, self._verbose = err, backend or "", verbose
         self.story: dict[str, Any] = {"node": {}, "deployments": [], "calls": []}
 
     def play(self, languages: Sequence[str], folder: Path, *, keep: bool) -> None:
@@ -109,6 +109,7 @@ class _Demo:
         """Yield a client of a new node; afterwards neither it nor its home exists."""
         from chaindock.cli.client import AdminClient
         from chaindock.cli.node import start_detached, stop_node
+        from chaindock.config.load import load
 
         home = Path(tempfile.mkdtemp(prefix="chaindock-demo-"))
         with contextlib.ExitStack() as undo:
@@ -116,6 +117,7 @@ class _Demo:
             undo.callback(stop_node, home, force=True)
             self._title("node")
             began = time.monotonic()
+            self._backend = self._backend or load(home).node.backend
             node = self.story["node"] = self._trying(
                 lambda backend: start_detached(home, {"chaindock.backend": backend})
             )
@@ -134,16 +136,15 @@ class _Demo:
         from chaindock.errors import ChaindockError, EngineError, ImageNotFound
 
         try:
-            return act(self._backend or "auto")
+            return act(self._backend)
         except ChaindockError as error:
             missing = isinstance(error, EngineError | ImageNotFound)
             pulls = error.facts.get("phase") == "pull"
-            if self._backend is not None or not (missing or pulls):
+            if self._backend != "auto" or not (missing or pulls):
                 raise
             self._backend = "process"
-            text = "the bundled example is trusted, so it runs as a process instead"
             self._tell(f"  no container is possible: {show.one_line(str(error))}")
-            self._tell(f"  {text}")
+            self._tell("  the bundled example is trusted: it runs as a process instead")
             return act(self._backend)
 
     def _run(self, client: AdminClient, source: Path, language: str) -> None:

@@ -68,8 +68,8 @@ def up(
     """Start the node of a home.
 
     The node stays in the foreground until Ctrl-C; with -d it runs in a process of its
-    own. What was deployed is started again. With -d, a node that runs already is
-    success.
+    own. What was deployed is started again. With -d, `up` also succeeds if the node is
+    already running.
     """
     from chaindock.errors import NodeNotRunning
 
@@ -84,8 +84,8 @@ def up(
         found = session.client().status()
         click.echo("the node runs already", err=True)
         if settings:
-            words = session.words("down")
-            show.note("warning", f"the running node ignores the options; first {words}")
+            text = "the running node ignores these options; stop it first: "
+            show.note("warning", text + session.words("down"))
     except NodeNotRunning:
         found = start_detached(session.home, settings)
     show_status(session, found)

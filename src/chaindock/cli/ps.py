@@ -88,7 +88,8 @@ def planned(one: Mapping[str, Any]) -> str:
     """Return what comes next for a chaincode that failed; "" = nothing to tell."""
     if one["state"] == "crash-loop":
         times = count(one.get("failures") or 0, "failure")
-        return f"gave up after {times} in a row; chaindock start {one['name']}"
+        again = f"chaindock start {one['name']}"
+        return f"gave up after {times} in a row; to try again: {again}"
     if one["state"] == "failed" and one.get("failures"):
         return "gave up: the build cannot succeed; correct the source and deploy again"
     if when := one.get("next_try"):

@@ -84,18 +84,18 @@ def require_own(path: Path) -> None:
         mode, what, mends = stat.S_IMODE(about.st_mode), "", ""
         if place != path:
             if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-                what, mends = "everybody may replace what is in it", "chmod o-w"
+                what, mends = "every user can replace files in it", "chmod o-w"
         elif about.st_uid not in {me, 0}:
             what, mends = f"it belongs to user {about.st_uid}", f"chown {me}"
         elif mode & (stat.S_IWGRP | stat.S_IWOTH):
-            what, mends = "others than its owner may write it", "chmod go-w"
+            what, mends = "users other than its owner can write it", "chmod go-w"
         if mends:
             sudo = "" if me in {0, about.st_uid} else "sudo "
             raise _refused(
                 place,
                 f"is not trusted: {what} (mode {mode:04o}, owner {about.st_uid}; expected "
                 f"only user {me} to have write permission)",
-                f"if what is in it is yours: {sudo}{mends} {quote(str(place))}",
+                f"if you trust its content: {sudo}{mends} {quote(str(place))}",
             )
 
 

@@ -190,7 +190,7 @@ NOT_USED = {
     "chaincode.keepalive": "gRPC keeps the streams alive",
     "peer.address": "the node listens on local addresses only",
     "peer.filesystempath": "everything is in the home (--home)",
-    "peer.maxsendmsgsize": "peer.maxRecvMsgSize applies to both directions",
+    "peer.maxsendmsgsize": "peer.maxRecvMsgSize limits what is sent to chaincode, too",
     "vm.docker.hostconfig.networkmode": "chaincode gets a network of its own",
     "vm.docker.hostconfig.privileged": "chaincode is never privileged",
     "vm.docker.hostconfig.capadd": "chaincode has no capabilities",

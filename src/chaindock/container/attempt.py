@@ -222,7 +222,7 @@ class Attempt:
 
 
 def shorten(lines: Sequence[str], most: int) -> list[str]:
-    """Return the last of at most `most` lines, after others that look like an error."""
+    """Return at most `most` lines: earlier ones that look like an error, then the last ones."""
     if len(lines) <= most:
         return list(lines)
     kept = most - ERROR_LINES - 1

@@ -16,7 +16,7 @@ import stat
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import msgspec
 
@@ -238,10 +238,7 @@ def parse_metadata(raw: bytes) -> tuple[str, str, str]:
 
 
 def check_label(label: str) -> None:
-    """Refuse a label that Fabric refuses or that gives too long a file name.
-
-    Raises: PackageInvalid.
-    """
+    """Raise PackageInvalid for a label that Fabric refuses or no file name can hold."""
     try:
         require_label(label)
     except InvalidInput as error:
@@ -263,12 +260,17 @@ def encode_metadata(label: str, package_type: str, import_path: str) -> bytes:
 _PATHS = re.compile(
     r"META-INF/statedb/couchdb/(collections/[A-Za-z0-9_-]+/)?indexes/.*[.]json"
 )
-_Order = Annotated[str, msgspec.Meta(pattern=r"^(?i:asc|desc)\Z")]
 
 
 class _Index(msgspec.Struct, forbid_unknown_fields=True):
-    fields: tuple[str | dict[str, _Order], ...] = ()
+    fields: tuple[str | dict[str, str], ...] = ()
     partial_filter_selector: Any = None
+
+    def __post_init__(self) -> None:
+        for field in self.fields:
+            for order in field.values() if isinstance(field, dict) else ():
+                if order.lower() not in {"asc", "desc"}:
+                    raise ValueError(f"{order!r} is no order: expected 'asc' or 'desc'")
 
 
 class _Definition(msgspec.Struct, forbid_unknown_fields=True):
@@ -284,10 +286,7 @@ def is_index_path(name: str) -> bool:
 
 
 def check_index(name: str, data: bytes) -> None:
-    """Refuse a file under META-INF that is not an index definition in its place.
-
-    Raises: PackageInvalid.
-    """
+    """Raise PackageInvalid if a file under META-INF is no index definition in its place."""
     if not _PATHS.fullmatch(name):
         raise broken(
             name,
@@ -302,5 +301,5 @@ def check_index(name: str, data: bytes) -> None:
             "an index definition is a JSON object with 'index' and optional ddoc, name "
             "and type 'json'; 'index' holds fields (each a name, or a name with the "
             "order 'asc' or 'desc') and partial_filter_selector",
-            str(error)[:200],
+            f"this error: {str(error)[:200]}",
         ) from error

@@ -181,7 +181,8 @@ class Platform(ABC):
     Attributes:
         name: `type` in metadata.json, lower case; also in settings.
         title: how people call the language.
-        looks_for: files that mark a source directory of the language; "*.go" = any.
+        looks_for: manifests and sources of the language; "*.go" = any.
+        hints: other files that suggest it.
         shims: regular expression, in any letter case: what a manifest that depends on a
             Fabric shim holds.
         images: its images and their settings.
@@ -199,6 +200,7 @@ class Platform(ABC):
     title: str
     images: LanguageImages
     looks_for: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
     shims: ClassVar[str] = "(?!)"
     image_output: str
     build_variables: ClassVar[str] = "(?!)"
@@ -209,7 +211,7 @@ class Platform(ABC):
     def recognise(self, source: Path) -> str | None:
         """Return why `source` is of this language ("has go.mod"), else None."""
         tree = Tree(source, trusted=True)
-        for wanted in self.looks_for:
+        for wanted in (*self.looks_for, *self.hints):
             if wanted.startswith("*"):
                 if any(name.endswith(wanted[1:]) for name in tree.names()):
                     return f"has {self.title} files"

@@ -149,8 +149,8 @@ def _module_root(source: Path) -> Path | None:
 
 def _main_folder(tree: Tree, source: Path) -> str:
     """Return the directory of the main package, relative to the module."""
-    here = source.relative_to(tree.root.resolve()).as_posix().removeprefix(".")
-    if is_main(tree, here):
+    here = "/".join(source.relative_to(tree.root.resolve()).parts)
+    if "/." not in f"/{here}" and is_main(tree, here):
         return here
     found = [
         folder
@@ -162,7 +162,7 @@ def _main_folder(tree: Tree, source: Path) -> str:
     if not found:
         raise SourceInvalid(
             f"no main package in {str(source)!r}",
-            hint="chaincode is a program: it needs `package main` and func main",
+            hint="chaincode is `package main` with func main, in no hidden directory",
             path=str(source),
         )
     listed = ", ".join(repr(folder) for folder in found[:10])
@@ -326,9 +326,8 @@ def read_module(tree: Tree) -> tuple[str, list[str]]:
 def is_import_path(path: str) -> bool:
     """Whether `path` can be given to the go tool as a package, and as nothing else."""
     rest = path.removeprefix("./")
-    if path == ".":
-        return True
-    return bool(_IMPORT_PATH.fullmatch(rest)) and not {".", ".."} & {*rest.split("/")}
+    inside = not {".", ".."} & {*rest.split("/")}
+    return path == "." or bool(inside and _IMPORT_PATH.fullmatch(rest))
 
 
 def read_go_file(tree: Tree, name: str) -> GoFile | None:

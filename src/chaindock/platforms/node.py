@@ -65,7 +65,8 @@ class Node(Platform):
         builder=("node:20-bookworm-slim", "chaincode.node.runtime"),
         runtime=("", "chaindock.node.runtime"),
     )
-    looks_for = ("package.json", "index.js")
+    looks_for = ("package.json",)
+    hints = ("index.js",)
     shims = r'"fabric-(shim(-api)?|contract-api)"\s*:'
     image_output = "/usr/local/src"
     build_variables = (
@@ -192,10 +193,7 @@ class Manifest:
 
 
 def _read_manifest(tree: Tree) -> Manifest:
-    """Return what package.json says.
-
-    Raises: SourceInvalid: there is none, or it is not a JSON object.
-    """
+    """Return what package.json says. Raises: SourceInvalid: none, or no JSON object."""
     document = tree.find_json(_MANIFEST)
     if document is None:
         hint = "run `npm init` there and add fabric-contract-api and fabric-shim"
@@ -220,12 +218,12 @@ def _resolve_start(
             command would refuse this package.
     """
     script = manifest.scripts.get("start", "")
-    if not script.strip():
-        if tree.has_file("server.js"):  # npm's own default
+    words = _TRACE.sub("", script).split()
+    if not words:
+        if tree.has_file("server.js") and not script.strip():  # npm's own default
             return ("{tool:node}", "server.js"), "server.js"
         hint = f"add to its scripts: {_ADVICE}"
         raise _invalid("package.json has no start script", hint)
-    words = _TRACE.sub("", script).split()
     _refuse(words, script, manifest.main)
     hooks = {"prestart", "poststart"} & manifest.scripts.keys()
     if not hooks and all(_PLAIN_WORD.fullmatch(word) for word in words):

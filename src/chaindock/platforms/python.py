@@ -183,10 +183,7 @@ def _plan(source: Tree) -> BuildPlan:
 
 
 def _check_requirements(tree: Tree) -> None:
-    """Refuse requirements that make pip read a file that is not part of the package.
-
-    Raises: SourceInvalid.
-    """
+    """Raise SourceInvalid if pip would read a file that is not part of the package."""
     waiting, seen, left = ["requirements.txt"], set[str](), MAX_TEXT
     while waiting:
         name = waiting.pop()
@@ -196,13 +193,12 @@ def _check_requirements(tree: Tree) -> None:
         text = tree.find_text(name) or ""
         left -= len(text)
         if left < 0:
-            what = f"with the files before it is larger than {MAX_TEXT} bytes"
-            raise _invalid(what, name=name)
+            before = "and the requirement files read before it have more than"
+            raise _invalid(f"{before} {MAX_TEXT} characters together", name=name)
         for line in text.split("\n")[:2]:
             if (coding := _CODING.match(line)) and not _UTF_8.fullmatch(coding[1]):
-                raise _invalid(
-                    f"is declared as {coding[1]!r}: expected UTF-8", name=name
-                )
+                what = f"declares the encoding {coding[1]!r}: expected UTF-8"
+                raise _invalid(what, name=name)
         for number, line in _logical_lines(text):
             waiting += _check_line(f"{name}:{number}", line, posixpath.dirname(name))
 
@@ -253,8 +249,10 @@ def _check_line(place: str, line: str, folder: str = "") -> list[str]:
             outside = "$" in path or bool(_ON_HOST.match(posixpath.normpath(path)))
         if outside:
             raise SourceInvalid(
-                f"{place}: {value!r} is outside of the package",
-                hint="copy what it names into the source directory",
+                f"{place}: {value!r} is refused: expected a path inside the package, a package "
+                "name or an http, https, ssh or git address (no address after -r and -c)",
+                hint="put the file into the source directory and name it by a relative "
+                "path, without file: and without variables",
                 path=place,
             )
     return included
@@ -280,12 +278,12 @@ def _read_project(tree: Tree) -> tuple[tuple[str, ...], str | None]:
     if not isinstance(dependencies, list) or not all(
         isinstance(one, str) and _REQUIREMENT.match(one) for one in dependencies
     ):
-        raise _invalid("has dependencies in [project] that are no list of requirements")
+        raise _invalid("sets [project] dependencies: expected a list of requirements")
     for dependency in dependencies:
         _check_line(f"{_MANIFEST}: dependencies", dependency)
     entry = _table(_table(document, "tool"), "chaindock").get("entry")
     if entry is not None and not isinstance(entry, str):
-        raise _invalid("has an entry in [tool.chaindock] that is not text")
+        raise _invalid("sets [tool.chaindock] entry: expected text")
     if "build-system" in document:
         return (".",), entry
     return ("--", *dependencies) if dependencies else (), entry

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
-from chaindock.container.contracts import Cause, Exit
+from chaindock.container.contracts import Exit
 from chaindock.telemetry import get_logger, unbind
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ KILL_LIMIT_S = 5.0
 _POLL_S = 0.01
 _SAME_START_S = 0.05
 _WATCH_S = 0.25
-"""Seconds between two readings of memory: a fast process exceeds its limit so long."""
+"""Seconds between two readings of memory. A process can exceed its limit for this long."""
 _FILES_EVERY = 8
 _MOST_FILES = 100_000
 _log = get_logger("process")
@@ -199,24 +199,25 @@ class LimitWatch:
             runs, turn = dict(self._runs), turn + 1
             found = await asyncio.to_thread(usage_of, [c.pid for c in runs])
             for child, bounds in runs.items():
-                most, tmp, cause = bounds.memory_bytes, bounds.tmp_bytes, Cause.SIGNAL
+                most, tmp = bounds.memory_bytes, bounds.tmp_bytes
                 used = found[child.pid]
                 if 0 < most < used.memory_bytes:
                     reason = f"it exceeded its limit of {most} bytes of memory"
-                    self._end(child, Exit(None, signal=9, oom=True, reason=reason))
+                    self._end(child, reason, used.memory_bytes, oom=True)
                 if 0 < bounds.processes < used.processes:
                     reason = f"it exceeded its limit of {bounds.processes} processes"
-                    self._end(child, Exit(None, signal=9, reason=reason, cause=cause))
+                    self._end(child, reason, used.processes)
                 if turn % _FILES_EVERY or not tmp or not child.running:
                     continue
-                if await asyncio.to_thread(size_of, bounds.folder, tmp) > tmp:
-                    reason = f"its directory exceeded {tmp} bytes"
-                    self._end(child, Exit(None, signal=9, reason=reason, cause=cause))
+                size = await asyncio.to_thread(size_of, bounds.folder, tmp)
+                if size > tmp:
+                    self._end(child, f"its directory exceeded {tmp} bytes", size)
 
     @staticmethod
-    def _end(child: Child, verdict: Exit) -> None:
-        child.kill_as(verdict)
-        _log.warning("chaincode exceeded a limit", pid=child.pid, reason=verdict.reason)
+    def _end(child: Child, reason: str, used: int, *, oom: bool = False) -> None:
+        child.kill_as(Exit(None, signal=9, oom=oom, reason=reason))
+        text = "chaincode exceeded a limit"
+        _log.warning(text, pid=child.pid, reason=reason, used=used)
 
 
 class Usage(NamedTuple):

@@ -352,7 +352,7 @@ def test_verdict_of_every_builder_is_shown(capsys):
     [
         (
             {"state": "crash-loop", "failures": 3},
-            "gave up after 3 failures in a row; chaindock start basic",
+            "gave up after 3 failures in a row; to try again: chaindock start basic",
         ),
         ({"state": "back-off", "next_try": "2000-01-01T00:00:00Z"}, "next attempt now"),
         ({"state": "back-off", "next_try": "2999-01-01T00:00:00Z"}, "next attempt in "),

@@ -64,7 +64,10 @@ def test_up_detached_on_a_running_node_is_success(chaindock):
     assert again.returncode == 0
     assert f"process {first['pid']}" in again.stdout
     assert "the node runs already\n" in again.stderr
-    assert "the running node ignores the options" in again.stderr
+    assert (
+        "the running node ignores these options; stop it first: chaindock"
+        in again.stderr
+    )
 
 
 def test_down_without_a_node_is_content(chaindock, home):
@@ -299,6 +302,12 @@ def test_demo_without_images_runs_its_own_contract_as_a_process_and_says_so(
     demo = chaindock("demo", "--backend", "docker")
     assert demo.returncode != 0
     assert "error: the engine has no image 'python:3'" in demo.stderr
+    env["CORE_CHAINDOCK_BACKEND"] = "docker"
+    assert "error: the engine has no image 'python:3'" in chaindock("demo").stderr
+    env["CORE_CHAINDOCK_BACKEND"] = "process"
+    demo = chaindock("demo")
+    assert demo.returncode == 0, demo.stderr
+    assert "no container is possible" not in demo.stdout
 
 
 def test_demo_tells_phases_answers_and_blocks(chaindock, env, home, tmp_path):

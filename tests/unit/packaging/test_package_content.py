@@ -111,6 +111,13 @@ def test_wrong_index_definitions_are_refused(document):
     assert caught.value.entry == INDEX
 
 
+def test_a_wrong_order_of_an_index_is_named():
+    order = b'{"index":{"fields":["a",{"b":"up"}]}}'
+    with pytest.raises(PackageInvalid, match=r"'up'.*'asc' or 'desc'") as caught:
+        check_index(INDEX, order)
+    assert "regex" not in caught.value.message
+
+
 @pytest.mark.parametrize(
     "name",
     [

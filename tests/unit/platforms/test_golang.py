@@ -325,3 +325,10 @@ def test_a_linked_module_is_not_followed(tmp_path):
     (tmp_path / "tree" / "src" / "go.mod").symlink_to("../../outside/go.mod")
     with pytest.raises(SourceInvalid):
         Golang().plan(tmp_path / "tree", "example.org/basic")
+
+
+def test_a_hidden_directory_is_not_taken_for_the_one_without_its_dot(tmp_path):
+    make(tmp_path, {"go.mod": MOD, ".hid/main.go": MAIN, "hid/main.go": MAIN})
+    with pytest.raises(SourceInvalid, match=r"no main package in .*\.hid") as caught:
+        Golang().select(tmp_path / ".hid")
+    assert "hidden" in str(caught.value.hint)

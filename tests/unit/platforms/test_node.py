@@ -181,6 +181,7 @@ def test_npms_own_default_is_known(tmp_path):
         ({"index.js": ""}, r"no package\.json"),
         (manifest(None), "no start script"),
         (manifest("   "), "no start script"),
+        (manifest("set -x; "), "no start script"),
         ({"package.json": '{"scripts":{"start":1}}'}, "no start"),
         (manifest("fabric-chaincode-node server"), "starts a server"),
         (

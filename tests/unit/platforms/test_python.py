@@ -256,7 +256,7 @@ def test_a_dependency_of_the_project_on_a_file_of_the_host_is_refused(tmp_path):
 
 def test_requirements_that_include_too_much_are_refused(tmp_path):
     files = {f"{n}.txt": f"-r {n + 1}.txt\n" + "#" * 200_000 for n in range(20)}
-    with pytest.raises(SourceInvalid, match="with the files before it"):
+    with pytest.raises(SourceInvalid, match="the requirement files read before it"):
         plan(tmp_path, {"requirements.txt": "-r 0.txt\n", "main.py": "", **files})
 
 

@@ -54,10 +54,22 @@ def test_when_it_stays_open_all_reasons_are_told(tmp_path, files):
     assert caught.value.languages == ["golang", "node"]
 
 
+@pytest.mark.parametrize("text", [b"x" * 2**20 + b"x", b"\xff"], ids=["long", "bytes"])
+def test_only_manifests_are_searched_for_a_shim(tmp_path, text):
+    make(tmp_path, PYTHON_SHIM | {"main.py": ""})
+    (tmp_path / "index.js").write_bytes(text)
+    (tmp_path / "a.js").write_bytes(text)
+    assert recognise(tmp_path).name == "python"
+    assert not platform_for("node").names_shim(tmp_path)
+
+
 def test_when_nothing_matches_it_is_said_what_was_looked_for(tmp_path):
     make(tmp_path, {"README.md": ""})
     with pytest.raises(SourceInvalid, match=r"go\.mod.*package\.json.*pyproject\.toml"):
         recognise(tmp_path)
+    with pytest.raises(SourceInvalid) as caught:
+        recognise(tmp_path)
+    assert "index.js" not in caught.value.message
     with pytest.raises(SourceInvalid, match="not a directory"):
         recognise(tmp_path / "README.md")
 

@@ -92,7 +92,7 @@ class Compiler:
             await self._engine.start_container(self._container)
             found = await self._engine.inspect_container(self._container)
             for lacks in await self._session.audit.missing(body, found):
-                attempt.note(f"the build has {lacks}")
+                attempt.note(f"the build is less isolated than asked: {lacks}")
             places, silence_s = build_places(), options.silence_s
             await run_plan(plan, platform, places, self._step, attempt, silence_s)
             await self._take(artifact)

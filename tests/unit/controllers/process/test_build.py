@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -279,6 +280,22 @@ async def test_a_full_disk_fails_the_build_and_nothing_else(
             with pytest.raises(BuildFailed, match="No space left"):
                 await built(builder, package)
         assert leftovers(tmp_path) == []
+        await built(builder, package)
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EMFILE, errno.ENOSPC])
+async def test_old_builds_that_cannot_be_removed_fail_no_build(
+    backend: ProcessBackend,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+):
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    package = await backend.packages.make(hang())
+    monkeypatch.setattr(Builds, "prune", refused)
+    async with controller(tmp_path, Steps("true")) as builder:
         await built(builder, package)
 
 
