@@ -1,7 +1,7 @@
 """Call chaincode from inside the node, by the steps of a client outside.
 
-A call is a signed proposal, its endorsement, and a signed envelope for the orderer. A
-response of 400 or more is never ordered.
+A call is a signed proposal, its endorsement, and a signed envelope for the orderer. Only
+a response with a status of 200 to 399 is ordered.
 Source: docs/fabric/ledger.md#transaction
 """
 
@@ -25,7 +25,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from chaindock.aio import off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS
 from chaindock.endorser.checks import parse_proposal, transaction_id
-from chaindock.errors import LedgerError
+from chaindock.errors import ExecuteFailed, LedgerError
 from chaindock.ids import TxId
 from chaindock.ledger.transaction import code_name
 from chaindock.lifecycle.definitions import NAMESPACE, read_sequence
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from chaindock.ledger.ledger import Ledger
 
 _NONCE_BYTES: Final = 24
+_LOWEST_STATUS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +109,9 @@ class Caller:
             was not ordered.
 
         Raises:
-            NotFound, Denied, LaunchFailed, ExecuteFailed, TooManyRequests: the chaincode
-            gave no answer. LedgerError: the transaction could not be committed.
+            As `Endorser.process`: the chaincode gave no answer. ExecuteFailed also for a
+            status below 200, unless it is a query. LedgerError: the transaction could
+            not be committed.
         Cancelled: a transaction that was ordered already is committed all the same.
         """
         signed = new_proposal(
@@ -121,6 +123,14 @@ class Caller:
         )
         commit = None
         if endorsed is not None:
+            response = outcome.response
+            if response.status < _LOWEST_STATUS:  # Fabric's clients refuse it, too
+                raise ExecuteFailed(
+                    f"chaincode {name!r} answered with status {response.status} "
+                    f"({response.message!r}), expected 200 to 399: nothing was ordered",
+                    hint="let the contract set the status of a response: 200 = success",
+                    tx_id=proposal.tx_id,
+                )
             sign = partial(assemble, proposal, endorsed, signer)
             envelope = await off_loop(len(endorsed.payload), sign)
             commit = await self.orderer.submit(envelope)

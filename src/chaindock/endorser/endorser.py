@@ -100,8 +100,9 @@ class Endorser:
 
         Raises:
             ProposalInvalid, Denied, TransactionExists, TooManyRequests: refused before
-            the simulation. NotFound: no such channel or chaincode. LaunchFailed,
-            ExecuteFailed, LedgerError: no answer.
+            the simulation. NotFound: no such channel or chaincode. InvalidInput: Init
+            was required or not, or too large to be ordered. LaunchFailed, ExecuteFailed,
+            LedgerError: no answer.
         """
         with Watch(proposal) as watch:
             identity = self._admit(proposal)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -194,8 +195,9 @@ class Committer:
             self._next_trim += self._wal_limit
             _log.warning("WAL not shortened", path=str(self._path), exc_info=error)
         finally:
-            db.execute(f"PRAGMA busy_timeout={int(WRITER_TIMEOUT_S * 1000)}")
             self.log_is_long = self.trimming = False
+            with suppress(sqlite3.Error):
+                db.execute(f"PRAGMA busy_timeout={int(WRITER_TIMEOUT_S * 1000)}")
 
 
 def _apply(

@@ -157,8 +157,8 @@ class Ledger:
         if done.cancelled() or done.exception() is not None:
             return
         block = done.result()
-        count(self.channel, block, txs)
         self._height = block.number + 1
+        count(self.channel, block, txs)
         if self._committer.log_is_long and self._is_open:
             self._writer.submit(self._committer.trim_log)
 

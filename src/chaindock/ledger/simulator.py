@@ -48,12 +48,13 @@ class Simulator:
     """Simulates one transaction. Made by `Ledger.new_simulator`.
 
     Use it from the event loop; a call takes a few microseconds. Keys and namespaces are
-    text; a key that is no valid Unicode raises InvalidInput, one beyond `MAX_HELD_BYTES`
-    BudgetExceeded. Every method but `done` raises LedgerClosed after `done`, or when the
+    text; a key that is no valid Unicode raises InvalidInput, one beyond what `budget` has
+    left BudgetExceeded. Every method but `done` raises LedgerClosed after `done`, or when the
     ledger was closed.
 
     Attributes:
-        budget: what the node may hold for the transaction; may be replaced.
+        budget: what the node may hold for the transaction: `MAX_HELD_BYTES`, or in a call
+            that of the call (chaindock.memory.transaction), which replaces it.
         held: bytes that reads and writes take in memory until `done`.
     """
 
@@ -280,6 +281,11 @@ class RangeResults(Results):
             wanted = min(wanted, self._left)
         results: list[bytes] = []
         rows, ended = snapshot.scan(ns, self._next, self._stop, wanted, max_bytes)
+        if rows:  # counted before the record keeps them; `_count` gives back the excess
+            grows = 2 * (len(after(rows[-1][0])) - len(self._next))
+            grows += sum(len(row[0]) + ENTRY_BYTES for row in rows)
+            self._simulator.hold(grows)
+            self._held += grows
         for raw, value, block, position in rows:
             record.last = key = raw.decode()
             add(raw, block, position)

@@ -10,6 +10,7 @@ from fabric_protos.peer import transaction_pb2
 from chaindock.errors import (
     ChaincodeError,
     Denied,
+    ExecuteFailed,
     ExitedEarly,
     InvalidInput,
     LedgerError,
@@ -68,6 +69,21 @@ async def test_an_error_status_is_an_answer_and_is_never_ordered(defined, status
         )
         assert (said.status, said.message, said.payload) == (status, "no", b"data")
         assert (said.block, said.code, said.event) == (None, None, None)
+    assert defined.ledger.height == height
+
+
+@pytest.mark.parametrize("status", [-1, 0, 199])
+async def test_a_status_below_200_is_an_answer_of_a_query_and_is_never_ordered(
+    defined, status
+):
+    """Also an empty `Response`, whose status is 0. Fabric's clients refuse these."""
+    height, args = defined.ledger.height, [b"status", str(status).encode(), b"no"]
+    said = await defined.caller.query("basic", args, signer=defined.user)
+    assert (said.status, said.code) == (status, None)
+    told = f"basic.*status {status}.*200 to 399"
+    with pytest.raises(ExecuteFailed, match=told) as failed:
+        await defined.caller.invoke("basic", args, signer=defined.user)
+    assert failed.value.facts["tx_id"]
     assert defined.ledger.height == height
 
 

@@ -98,6 +98,24 @@ async def test_the_keys_at_which_queries_stand_count(ledger: Ledger) -> None:
         assert simulator.held > before + 10_000
 
 
+async def test_of_a_batch_that_the_budget_refuses_nothing_is_kept(
+    ledger: Ledger,
+) -> None:
+    keys = [f"{n}" + "k" * 10_000 for n in range(5)]
+    await commit(ledger, rwset(writes=dict.fromkeys(keys, b"1")))
+    with ledger.new_simulator(T) as simulator:
+        simulator.budget = Budget(35_000, "call")
+        for _ in range(3):
+            results = simulator.open_range("cc", "", "")
+            held = simulator.held
+            with pytest.raises(BudgetExceeded):
+                results.take(100)
+            assert simulator.held == simulator.budget.held == held
+            assert all(record.reads.held == 0 for record in simulator._ranges)
+        assert len(results.take(1)) == 1
+        assert only_rwset(simulator.results()).range_queries_info[0].end_key == keys[0]
+
+
 async def test_many_keys_are_put_in_order_by_slices(ledger: Ledger) -> None:
     keys = [f"k{number}" for number in range(25_000)]
     random.shuffle(keys)
