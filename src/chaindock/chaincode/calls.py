@@ -87,7 +87,8 @@ class Calls:
     def begin(self, outbox: Outbox, tasks: Tasks) -> None:
         """Take calls from now on; requests that take long run in `tasks`."""
         self._outbox, self._tasks, self._ready = outbox, tasks, True
-        metrics.held_bytes(self.ccid, lambda: self.budget.held)
+        budget = self.budget  # without `self`: the metric outlives the stream
+        metrics.held_bytes(self.ccid, lambda: budget.held)
 
     def close(self, reason: str) -> int:
         """Fail the calls that wait: the stream ended. Returns: how many callers waited."""
@@ -100,6 +101,7 @@ class Calls:
             if call.timer is not None:
                 call.timer.cancel()
             call.finish(call.invocation.lost_stream(reason, sent=call.sent))
+        self.budget.give_back()
         return waiting
 
     @property
@@ -179,15 +181,14 @@ class Calls:
 
     def _give_up_turn(self, call: Call, turn_s: float) -> None:
         self._withdraw(call)
-        cause = (
-            f"chaincode {call.invocation.namespace} is still at earlier calls after "
-        )
+        invocation = call.invocation
+        cause = f"chaincode {invocation.namespace} is still at earlier calls after "
         call.finish(
             ExecuteTimeout(
-                call.invocation.unsent(f"{cause}{turn_s:g} s"),
+                invocation.unsent(f"{cause}{turn_s:g} s"),
                 hint="it was not told of this call: send it again; what runs: "
                 "chaindock ps --calls",
-                tx_id=call.invocation.tx_id,
+                tx_id=invocation.tx_id,
                 limit_s=turn_s,
                 sent=False,
                 retryable=True,
@@ -242,9 +243,7 @@ class Calls:
     async def drain(self) -> None:
         """Take no more calls, and return when no caller waits."""
         self._draining = True
-        while waits := [
-            one.final for one in self._calls.values() if not one.final.done()
-        ]:
+        while waits := [one.final for one in self._calls.values() if not one.over]:
             await asyncio.wait(waits)
 
     # --- requests of a call -----------------------------------------------------------
@@ -298,10 +297,16 @@ class Calls:
             size = sum(one.ByteSize() for one, _ in call.backlog)
             full = len(call.backlog) >= MAX_BACKLOG or size >= MAX_BACKLOG_BYTES
             return call.worker if full else None
-        serving = requests.serve(call, message, self._options, self.ccid, request)
+        serving = self._serve(call, message, request)
         if not self._step(serving) and call is not None:
             call.worker = self._tasks.start(self._work_off(call, serving), "request")
         return None
+
+    def _serve(
+        self, call: Call | None, message: ChaincodeMessage, request: Any
+    ) -> Serving:
+        options, budget = self._options, self.budget
+        return requests.serve(call, message, options, self.ccid, budget, request)
 
     def _step(self, serving: Serving, error: Exception | None = None) -> bool:
         """Do one step of a request. Returns: whether it is done, and its reply sent."""
@@ -311,13 +316,7 @@ class Calls:
             else:
                 serving.throw(error)
         except StopIteration as done:
-            reply, size = done.value
-            try:
-                self.budget.take(size)
-            except BudgetExceeded as full:
-                reply.type, reply.payload = Kind.ERROR, full.message.encode()
-                size = 0
-            self._outbox.put(reply, size, size)
+            self._outbox.put(*done.value)
             return True
         return False
 
@@ -333,9 +332,7 @@ class Calls:
                     if self._outbox.full:
                         await self._outbox.room()
                     (message, request), error = call.backlog.popleft(), None
-                    serving = requests.serve(
-                        call, message, self._options, self.ccid, request
-                    )
+                    serving = self._serve(call, message, request)
         finally:
             call.worker = None
             serving.close()

@@ -87,27 +87,28 @@ class Crowd:
                 self._look()
 
     def _look(self) -> None:
-        """Close the connections that are too many."""
-        most = most_connections()
+        """Close the connections that are too many; log those that earlier looks closed."""
+        now = time.monotonic()
+        if self._closed and now - self._logged_at > _LOG_S:
+            largest = dict(self._closed.most_common(3))
+            _log.warning("closed connections without a stream, too many", of=largest)
+            self._closed.clear()
+            self._logged_at = now
+        most = most_connections()  # at each address; `idle` are those at all
         descriptors = [int(one.name) for one in Path("/proc/self/fd").iterdir()]
         if len(descriptors) <= most // 4:
             return
         idle = [one for one in map(self._idle, descriptors) if one is not None]
         self._since = {one.peer: one.since for one in idle}
         many = len(idle) > most * 3 // 4
-        now = time.monotonic()
         surplus = _surplus(idle, self._ports, most // 4) if many else []
         for source, one in surplus:
             with suppress(OSError), _duplicate(one.descriptor) as connection:
-                if _address(connection.getpeername()) == one.peer:  # still the same
+                same = _address(connection.getpeername()) == one.peer
+                if same and not self._streams[show_address(one.peer)]:
                     connection.shutdown(socket.SHUT_RDWR)
                     self._closed[source] += 1
                     self._closed_at = now
-        if self._closed and now - self._logged_at > _LOG_S:
-            largest = dict(self._closed.most_common(3))
-            _log.warning("closed connections without a stream, too many", of=largest)
-            self._closed.clear()
-            self._logged_at = now
 
     def _idle(self, descriptor: int) -> _Idle | None:
         """Return the connection that has this descriptor, unless it has a stream."""
@@ -155,7 +156,8 @@ def _local_users(ports: set[int]) -> dict[_Address, str]:
     line = re.compile(rf" *\d+: (\w+):(\w+) \w+:(?:{wanted}) \w\w \S+ \S+ \w+ +(\d+)")
     users: dict[_Address, str] = {}
     for family in ("tcp", "tcp6"):
-        with Path("/proc/net", family).open() as table:
+        # Without IPv6 there is no tcp6.
+        with suppress(FileNotFoundError), Path("/proc/net", family).open() as table:
             for found in map(line.match, table):  # one call for all would hold the GIL
                 if found is not None:
                     host, port, user = found.groups()

@@ -181,10 +181,9 @@ class Handler:
 
     def _too_silent(self) -> None:
         if self.state is StreamState.CREATED:
-            self.end(
-                grpc.StatusCode.DEADLINE_EXCEEDED,
-                f"no REGISTER within {self._options.silence_s:g} s",
-            )
+            missing = "no REGISTER" if self.ccid is None else "not ready"
+            reason = f"{missing} within {self._options.silence_s:g} s"
+            self.end(grpc.StatusCode.DEADLINE_EXCEEDED, reason)
 
     async def _until_it_breaks(
         self, name: str, work: Coroutine[Any, Any, None]
@@ -219,28 +218,24 @@ class Handler:
                 message, request = Kind.FromString(raw), None
             else:
                 message, request = await self.calls.parse(raw)
-                raw = None  # it may be all that keeps some MiB
+                raw = None
             kind = message.type
-            if self.state is not StreamState.READY:
-                await self._before_ready(message, stream)
-            elif kind in FINAL:
+            ready = self.state is StreamState.READY
+            if ready and kind in FINAL:
                 self.calls.take_final(message)
-            elif kind in REQUESTS:
+            elif ready and kind in REQUESTS:
                 busy = self.calls.take_request(message, request)
                 if busy is not None:
                     await asyncio.wait([busy])
                 if outbox.full:
                     await outbox.room()
+            elif kind == Kind.REGISTER and self.state is StreamState.CREATED:
+                await self._register(message, stream)
             elif kind != KEEPALIVE:
                 self._end_unexpected(message)
+            del message, request  # an idle stream keeps no large message
             raw = await read()
         self.end(grpc.StatusCode.OK, "chaincode closed the stream")
-
-    async def _before_ready(self, message: shim.ChaincodeMessage, to: Any) -> None:
-        if message.type == Kind.REGISTER and self.state is StreamState.CREATED:
-            await self._register(message, to)
-        elif message.type != KEEPALIVE:
-            self._end_unexpected(message)
 
     def _end_unexpected(self, message: shim.ChaincodeMessage) -> None:
         self.end(
@@ -256,12 +251,8 @@ class Handler:
         try:
             name = chaincode_pb2.ChaincodeID.FromString(message.payload).name
         except DecodeError as error:
-            self._registry.refusals.say(
-                self.log_key,
-                _log.warning,
-                "register message undecodable",
-                error=str(error),
-            )
+            what, refusals = "register message undecodable", self._registry.refusals
+            refusals.say(self.log_key, _log.warning, what, error=str(error))
             return
         expected = self.expected = self._registry.admit(name, self)
         self.ccid = name

@@ -74,6 +74,7 @@ class Outbox:
                 await self._filled.wait()
             self.writing, size, taken = queue.popleft()
             await write(self.writing)
+            self.writing = None
             self._bytes -= size
             self._budget.give_back(taken)
             if not self.full:

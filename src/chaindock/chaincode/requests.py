@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     Steps = Generator[None, None, bytes]
     """Work that yields between two steps, and returns the payload of the reply."""
     Request = Callable[[Call, Any, StreamOptions], bytes | Steps]
-    Serving = Generator[None, None, tuple[shim.ChaincodeMessage, int]]
+    Serving = Generator[None, None, tuple[shim.ChaincodeMessage, int, int]]
 
 Kind: Final = shim.ChaincodeMessage
 _KINDS: Final = {number: name for name, number in Kind.Type.items()}
@@ -56,6 +56,7 @@ def serve(
     message: shim.ChaincodeMessage,
     options: StreamOptions,
     ccid: str,
+    budget: Budget,
     request: Any = None,
 ) -> Serving:
     """Carry out a request of `call` in steps; None = of no running call.
@@ -63,7 +64,7 @@ def serve(
     Raises nothing; an error that is thrown in is the cause of an ERROR reply. `request`:
     what the payload holds, or why it was not parsed; None = it is in the message.
 
-    Returns: the reply, and the bytes in it that the chaincode chose.
+    Returns: the reply, its bytes, and how many the caller owes `budget` once it is sent.
     """
     began = time.perf_counter()
     kind = kind_of(message)
@@ -71,6 +72,7 @@ def serve(
     channel = "" if call is None else call.invocation.channel_id
     metrics.request_received(kind, channel, ccid)
     result: bytes | ChaindockError
+    taken = 0
     if call is None or call.over:
         result = NotFound(NO_CONTEXT)
     elif isinstance(request, Exception):
@@ -86,8 +88,11 @@ def serve(
                 result = InvalidInput(
                     f"result of {len(result)} bytes is too large to be sent"
                 )
+            else:
+                taken = len(result) + 2 * MOST_ID
+                budget.take(taken)
         except Exception as error:  # noqa: BLE001  # no request may end the stream
-            result = _cause_of(error, message)
+            result, taken = _cause_of(error, message), 0
     if call is not None and isinstance(result, (Unsupported, BudgetExceeded)):
         call.invocation.refuse(result.message)
     ok = isinstance(result, bytes)
@@ -102,7 +107,7 @@ def serve(
     )
     spent_s = time.perf_counter() - began
     metrics.request_answered(kind, channel, ccid, spent_s, ok=ok)
-    return reply, len(result) + 2 * MOST_ID
+    return reply, len(result) + 2 * MOST_ID, taken
 
 
 def _cause_of(error: Exception, message: shim.ChaincodeMessage) -> ChaindockError:

@@ -138,21 +138,18 @@ class ChaincodeListener(CallbackListener):
         certificate = _shown(context)
         handler = Handler(self._registry, self._options, certificate=certificate)
         if not self._takes(handler):
-            self._registry.refusals.say(
-                handler.log_key,
-                _log.warning,
-                "too many unregistered streams",
-                certificate=certificate,
-            )
+            what, refusals = "too many unregistered streams", self._registry.refusals
+            refusals.say(handler.log_key, _log.warning, what, certificate=certificate)
             await context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 "too many streams are open that have not registered",
             )
-        crowd.stream(context.peer(), 1)
+        source = context.peer()
+        crowd.stream(source, 1)
         try:
             end = await handler.run(context)
         finally:
-            crowd.stream(context.peer(), -1)
+            crowd.stream(source, -1)
         if end.code is not grpc.StatusCode.OK:
             await context.abort(end.code, end.reason)
 

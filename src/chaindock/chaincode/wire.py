@@ -7,7 +7,6 @@ Source: https://protobuf.dev/programming-guides/encoding/
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from fabric_protos.peer import chaincode_shim_pb2 as shim
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from chaindock.chaincode.options import StreamOptions
 
     Buffer = bytes | memoryview
+    Field = tuple[int, int | memoryview]
 
 Kind: Final = shim.ChaincodeMessage
 LARGE: Final = 64 * 1024
@@ -48,15 +48,15 @@ def head_of(raw: bytes) -> tuple[shim.ChaincodeMessage, memoryview]:
     Raises: InvalidInput for more than `MOST_FIELDS` fields, and a broken encoding.
     """
     kind, payload, ids = 0, memoryview(b""), {_TXID: "", _CHANNEL: ""}
-    for number, value in _fields(memoryview(raw), MOST_FIELDS):
+    for number, value in _fields(memoryview(raw)):
         if number == _TYPE and isinstance(value, int):
-            kind = value
+            kind = value if value < 2**31 else -1  # no type has it
         elif number == _PAYLOAD and isinstance(value, memoryview):
             payload = value
         elif number in ids and isinstance(value, memoryview):
             ids[number] = bytes(value[:MOST_ID]).decode(errors="replace")
         elif isinstance(value, memoryview):
-            _check_plain(value, _ANY)
+            _check(_fields(value), _ANY)
     return Kind(type=kind, txid=ids[_TXID], channel_id=ids[_CHANNEL]), payload
 
 
@@ -72,17 +72,17 @@ def parsed(
     if kind == Kind.WRITE_BATCH_STATE:
         for number, value in _fields(payload, options.max_size_write_batch, "records"):
             if number == 1 and isinstance(value, memoryview):
-                _check_plain(value, may_be_long)
+                _check(_fields(value), may_be_long)
     elif kind == Kind.GET_STATE_MULTIPLE:
         most = options.max_size_get_multiple_keys + 1  # and the collection
-        deque(_fields(payload, most, "keys"), maxlen=0)
+        _check(_fields(payload, most, "keys"), may_be_long)
     elif kind != Kind.ERROR:  # its payload is text
-        _check_plain(payload, may_be_long)
+        _check(_fields(payload), may_be_long)
     return form.FromString(data)
 
 
-def _check_plain(data: memoryview, may_be_long: Container[int]) -> None:
-    for number, value in _fields(data, MOST_FIELDS):
+def _check(fields: Iterator[Field], may_be_long: Container[int]) -> None:
+    for number, value in fields:
         size = len(value) if isinstance(value, memoryview) else 0
         if size > MOST_TEXT and number not in may_be_long:
             raise InvalidInput(
@@ -91,8 +91,8 @@ def _check_plain(data: memoryview, may_be_long: Container[int]) -> None:
 
 
 def _fields(
-    data: memoryview, most: int, what: str = "fields"
-) -> Iterator[tuple[int, int | memoryview]]:
+    data: memoryview, most: int = MOST_FIELDS, what: str = "fields"
+) -> Iterator[Field]:
     """Yield the number and the value of each field.
 
     Raises: InvalidInput for more than `most`, and for a broken encoding.

@@ -114,16 +114,15 @@ class Caller:
             not be committed.
         Cancelled: a transaction that was ordered already is committed all the same.
         """
-        signed = new_proposal(
-            self.channel, name, args, signer, transient=transient, is_init=is_init
-        )
-        proposal = parse_proposal(signed)
+        facts: dict[str, Any] = {"transient": transient, "is_init": is_init}
+        propose = partial(new_proposal, self.channel, name, args, signer, **facts)
+        size = sum(map(len, (*args, *(transient or {}).values())))
+        proposal = parse_proposal(await off_loop(size, propose))
         outcome, endorsed = await self.endorser.process(
             proposal, timeout_s, endorse=commits
         )
-        commit = None
+        commit, response = None, outcome.response
         if endorsed is not None:
-            response = outcome.response
             if response.status < _LOWEST_STATUS:  # Fabric's clients refuse it, too
                 raise ExecuteFailed(
                     f"chaincode {name!r} answered with status {response.status} "
@@ -135,9 +134,9 @@ class Caller:
             envelope = await off_loop(len(endorsed.payload), sign)
             commit = await self.orderer.submit(envelope)
         return Answer(
-            status=outcome.response.status,
-            message=outcome.response.message,
-            payload=outcome.response.payload,
+            status=response.status,
+            message=response.message,
+            payload=response.payload,
             tx_id=proposal.tx_id,
             block=commit.block if commit else None,
             code=commit.code if commit else None,

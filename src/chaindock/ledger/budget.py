@@ -26,13 +26,12 @@ class Budget:
         self.limit, self.name, self._parent = limit, name, parent
         self.held = 0
 
-    def take(self, nbytes: int, entries: int = 0) -> None:
-        """Count `nbytes` and the fixed cost of `entries` as held; negative: no longer.
+    def take(self, nbytes: int) -> None:
+        """Count `nbytes` as held; negative: no longer.
 
         Raises: BudgetExceeded; then nothing was taken.
         """
-        size = nbytes + entries * ENTRY_BYTES
-        held = self.held + size
+        held = self.held + nbytes
         if held > self.limit:
             raise BudgetExceeded(
                 f"{self.name} would hold {held} bytes in the node, more than the limit "
@@ -41,7 +40,7 @@ class Budget:
                 found=held,
             )
         if self._parent is not None:
-            self._parent.take(size)
+            self._parent.take(nbytes)
         self.held = held
 
     def give_back(self, nbytes: int | None = None) -> None:

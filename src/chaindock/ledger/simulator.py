@@ -282,17 +282,16 @@ class RangeResults(Results):
         results: list[bytes] = []
         rows, ended = snapshot.scan(ns, self._next, self._stop, wanted, max_bytes)
         if rows:  # counted before the record keeps them; `_count` gives back the excess
-            grows = 2 * (len(after(rows[-1][0])) - len(self._next))
-            grows += sum(len(row[0]) + ENTRY_BYTES for row in rows)
+            following = after(rows[-1][0])
+            grows = sum(len(row[0]) + ENTRY_BYTES for row in rows)
+            grows += 2 * (len(following) - len(self._next))
             self._simulator.hold(grows)
-            self._held += grows
+            self._held, self._next = self._held + grows, following
         for raw, value, block, position in rows:
             record.last = key = raw.decode()
             add(raw, block, position)
             kv = KV(namespace=ns, key=key, value=value)
             results.append(kv.SerializeToString())
-        if rows:
-            self._next = after(rows[-1][0])
         if self._left is not None:
             self._left -= len(rows)
         self._count()

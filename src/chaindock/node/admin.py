@@ -50,6 +50,7 @@ from fabric_protos.common import common_pb2
 from fabric_protos.peer import transaction_pb2
 
 from chaindock import telemetry
+from chaindock.aio import off_loop
 from chaindock.errors import InvalidInput, StorageError
 from chaindock.ids import ChannelId, require_chaincode_name, require_version
 from chaindock.ledger.transaction import code_name, parse_transaction
@@ -263,7 +264,8 @@ class AdminServer:
         text = request.match_info["number"]
         if not text.isascii() or not text.isdigit() or len(text) > 18:
             raise InvalidInput(f"block {text!r}: expected a number")
-        return reply(summarise_block(await self._node.block(int(text))))
+        data = await self._node.block(int(text))
+        return reply(await off_loop(len(data), partial(summarise_block, data)))
 
 
 class _Listener(Listener):

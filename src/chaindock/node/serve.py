@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 _log = get_logger("node")
 WANTED: Final = 12_288
 """Open files: 2500 proposals, or as many connections as `chaincode/crowd.py` allows."""
+_MOST_ON_MACOS: Final = 10_240
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _RESERVED: Final = 500
 """For listeners, streams with chaincode, output files."""
@@ -72,6 +73,7 @@ async def serve(config: Config, ready: Callable[[NodeStatus], None]) -> None:
     Cancelled: it goes down in order, then the cancellation goes on.
     """
     return_freed_memory()
+    raise_limit()  # a listener asks for it when it starts
     home = Home(config.home)
     home.prepare()
     async with AsyncExitStack() as stack:
@@ -240,8 +242,10 @@ def raise_limit() -> int:
     wanted = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return WANTED if soft == resource.RLIM_INFINITY else soft
-    with suppress(ValueError, OSError):  # a system may allow less than it says
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    for files in (wanted, min(wanted, max(soft, _MOST_ON_MACOS))):
+        with suppress(ValueError, OSError):  # a system may allow less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+            break
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 

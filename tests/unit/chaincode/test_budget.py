@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import gc
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
+from chaindock.chaincode.calls import Calls
 from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.wire import LARGE, head_of, parsed
 from chaindock.errors import ChaincodeError, InvalidInput
+from chaindock.telemetry import metrics
 from support.doubles.memory_state import MemoryState, invocation
 from support.eventually import eventually
 from support.shims.session import Session
-from support.shims.stream_node import StreamNode
+from support.shims.stream_node import CCID, StreamNode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -109,6 +114,53 @@ async def test_rows_read_ahead_count_until_their_query_ends(session: Session):
     assert budget.held == 0
 
 
+async def test_a_reply_that_the_stream_has_no_room_for_is_told_as_every_refusal():
+    async with StreamNode(transaction_bytes=500_000, contract_bytes=500_000) as node:
+        session = await Session(node, await node.ready()).start()
+        session.state.keys["large"] = b"x" * 400_000
+        budget = node.handler.calls.budget
+        budget.take(200_000)
+        refused = metrics.SHIM_REQUESTS_COMPLETED.labels(
+            "GET_STATE", "dev", node.handler.ccid, "false"
+        )._value
+        before = refused.get()
+        told = await session.error(Kind.GET_STATE, shim.GetState(key="large"))
+        assert "chaindock.memory.contract" in told
+        assert session.invoked.refusals == [told]
+        assert refused.get() == before + 1
+        assert budget.held == 200_000
+        budget.give_back(200_000)
+        await session.ok(Kind.GET_STATE, shim.GetState(key="large"))
+        await session.finish()
+        assert budget.held == 0
+
+
+def test_the_metric_of_what_a_stream_holds_does_not_keep_the_stream():
+    calls = Calls(StreamOptions(), lambda _: None)
+    calls.ccid = str(CCID)
+    nothing: Any = None
+    calls.begin(nothing, nothing)
+    calls.budget.take(1000)
+    labels = {"chaincode": calls.ccid}
+    held = partial(metrics.REGISTRY.get_sample_value, "chaindock_held_bytes", labels)
+    assert held() == 1000
+    calls.close("the stream has ended")
+    assert held() == 0
+    kept = weakref.ref(calls)
+    del calls
+    gc.collect()
+    assert kept() is None
+
+
+async def test_a_stream_that_waits_keeps_no_large_message(
+    session: Session, node: StreamNode
+):
+    session.state.keys["large"] = b"x" * 300_000
+    await session.ok(Kind.GET_STATE, shim.GetState(key="large"))
+    await session.finish()
+    assert node.handler._outbox.writing is None
+
+
 async def test_calls_of_a_contract_share_its_budget(node: StreamNode):
     peer = await node.ready()
     large = {f"k{number}": b"x" * 300_000 for number in range(10)}
@@ -137,13 +189,15 @@ async def test_a_long_channel_is_not_echoed(session: Session):
     await session.finish()
 
 
+LONG_KEY = b"\x0a\x80\x80\x80\x01" + b"k" * 2**21
 BROKEN: list[tuple[int, bytes, str]] = [
     (Kind.WRITE_BATCH_STATE, KEY * 1001, "more than 1000 records"),
     (Kind.GET_STATE_MULTIPLE, KEY * 1002, "more than 1001 keys"),
+    (Kind.GET_STATE_MULTIPLE, LONG_KEY, "field 1 has 2097152"),
     (Kind.PUT_STATE, VALUE * 17, "more than 16 fields"),
     (Kind.COMPLETED, VALUE * 17, "more than 16 fields"),
     (Kind.WRITE_BATCH_STATE, b"\x0a\x22" + KEY * 17, "more than 16 fields"),
-    (Kind.PUT_STATE, b"\x0a\x80\x80\x80\x01" + b"k" * 2**21, "field 1 has 2097152"),
+    (Kind.PUT_STATE, LONG_KEY, "field 1 has 2097152"),
     (Kind.PUT_STATE, b"\x12\x05abc", "broken encoding"),
     (Kind.PUT_STATE, b"\x12" + b"\xff" * 11, "broken encoding"),
     (Kind.PUT_STATE, b"\x0b", "broken encoding"),
@@ -162,6 +216,10 @@ def test_what_a_payload_holds_is_bounded_before_it_is_parsed(
 def test_a_message_of_many_fields_is_refused():
     with pytest.raises(InvalidInput, match="more than 16 fields"):
         head_of(b"\x22\x00" * 17)
+
+
+def test_a_type_that_is_no_number_of_32_bits_is_unknown():
+    assert head_of(b"\x08\xff\xff\xff\xff\xff\x01")[0].type == -1
 
 
 def test_the_head_of_a_message_is_read_without_its_payload():

@@ -6,8 +6,10 @@ import asyncio
 import os
 import socket
 import sys
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 import pytest
@@ -114,6 +116,60 @@ def test_the_user_of_a_connection_from_this_machine_is_known(family, host):
         port = listener.getsockname()[1]
         users = under_test._local_users({port})
         assert users[dialler.getsockname()[:2]] == f"local user {os.geteuid()}"
+
+
+def test_without_ipv6_users_are_known_by_their_ipv4_connections(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    missing = {"tcp6": "none"}
+    monkeypatch.setattr(
+        under_test,
+        "Path",
+        lambda *words: Path(*(missing.get(one, one) for one in words)),
+    )
+    with socket.create_server((HERE, 0)) as listener, socket.socket() as dialler:
+        dialler.connect(listener.getsockname())
+        users = under_test._local_users({listener.getsockname()[1]})
+        assert users == {dialler.getsockname(): f"local user {os.geteuid()}"}
+
+
+def test_a_connection_whose_stream_began_during_the_look_is_not_closed(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(under_test, "MAX_CONNECTIONS", 4)
+    crowd = Crowd()
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server((HERE, 0)))
+        address = listener.getsockname()
+        crowd._ports.add(address[1])
+        dialled = []
+        for _ in range(4):
+            dialled.append(stack.enter_context(socket.create_connection(address)))
+            stack.enter_context(listener.accept()[0])
+        host, port = dialled[0].getsockname()
+
+        def surplus(idle: Any, *_: Any) -> Any:
+            crowd.stream(f"ipv4:{host}:{port}", 1)
+            return [(HERE, one) for one in idle]
+
+        monkeypatch.setattr(under_test, "_surplus", surplus)
+        crowd._look()
+        for connection in dialled[1:]:
+            assert connection.recv(1) == b""
+        dialled[0].setblocking(False)
+        with pytest.raises(BlockingIOError):
+            dialled[0].recv(1)
+
+
+def test_what_was_closed_last_is_logged_when_the_crowd_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    crowd, lines = Crowd(), []
+    log = SimpleNamespace(warning=lambda _, **facts: lines.append(facts))
+    monkeypatch.setattr(under_test, "_log", log)
+    crowd._closed["172.18.0.5"] = 7
+    crowd._look()
+    assert lines == [{"of": {"172.18.0.5": 7}}]
 
 
 def test_each_source_keeps_as_many_connections_as_the_others(

@@ -3,7 +3,7 @@
 import pytest
 
 from chaindock.errors import BudgetExceeded
-from chaindock.ledger.budget import ENTRY_BYTES, Budget
+from chaindock.ledger.budget import Budget
 
 
 def test_the_refusal_names_the_limit_and_what_was_found():
@@ -12,13 +12,6 @@ def test_the_refusal_names_the_limit_and_what_was_found():
     with pytest.raises(BudgetExceeded, match=r"transaction T .* 1001 bytes.* 1000"):
         budget.take(401)
     assert budget.held == 600
-
-
-def test_entries_without_bytes_count_too():
-    budget = Budget(10 * ENTRY_BYTES, "transaction")
-    budget.take(0, entries=10)
-    with pytest.raises(BudgetExceeded):
-        budget.take(0, entries=1)
 
 
 def test_a_refusal_of_the_parent_takes_nothing():
