@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
 MAX_BACKLOG = 64
 MAX_BACKLOG_BYTES = 1024 * 1024
-"""Requests of one call that wait behind a long one. Beyond, the stream is not read until
-they were carried out; shims wait for each reply."""
+"""Requests that wait behind a long one of their call, and bytes of all that wait. Beyond,
+the stream is not read until those of a call were carried out; shims wait for each reply."""
 LATE_S: Final = 0.25
 """Seconds after the answer of a call in which its lines may still arrive."""
 MOST: Final = 64
@@ -80,6 +80,7 @@ class Calls:
             options.contract_bytes,
             "the open calls of this chaincode (chaindock.memory.contract)",
         )
+        self._backlog_bytes = 0
         self.limiter = ConcurrencyLimiter(self._start)
         self.correlator = OutputCorrelator()
         self.ccid = ""
@@ -292,11 +293,15 @@ class Calls:
             call = None
         if call is not None and call.worker is not None:
             call.backlog.append((message, request))
-            if request is not None:  # a large one
-                return call.worker
-            size = sum(one.ByteSize() for one, _ in call.backlog)
-            full = len(call.backlog) >= MAX_BACKLOG or size >= MAX_BACKLOG_BYTES
-            return call.worker if full else None
+            self._backlog_bytes += message.ByteSize()
+            full = (
+                len(call.backlog) >= MAX_BACKLOG or request is not None
+            )  # a large one
+            return (
+                call.worker
+                if full or self._backlog_bytes >= MAX_BACKLOG_BYTES
+                else None
+            )
         serving = self._serve(call, message, request)
         if not self._step(serving) and call is not None:
             call.worker = self._tasks.start(self._work_off(call, serving), "request")
@@ -332,6 +337,7 @@ class Calls:
                     if self._outbox.full:
                         await self._outbox.room()
                     (message, request), error = call.backlog.popleft(), None
+                    self._backlog_bytes -= message.ByteSize()
                     serving = self._serve(call, message, request)
         finally:
             call.worker = None
@@ -346,8 +352,6 @@ class OutputCorrelator:
     a pipe and the answer through a connection, so for a moment a call may have written
     what comes after its answer.
     """
-
-    __slots__ = ("_closed", "_open", "_recent")
 
     def __init__(self) -> None:
         self._open: dict[TxId, None] = {}

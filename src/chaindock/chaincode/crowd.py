@@ -1,7 +1,8 @@
 """Close connections to the chaincode listener that have no stream, once there are many.
 
 gRPC has no hook for accepted connections, so a thread looks at the sockets of this process.
-Above 3/4 of what gRPC accepts, it closes all but 1/4, and never one that has a stream.
+If more than 3/4 of what gRPC accepts at one address have none, at all addresses together,
+it closes all but 1/4, and never one that has a stream.
 Source: docs/adr/0009-crowded-listener.md
 """
 
@@ -94,7 +95,7 @@ class Crowd:
             _log.warning("closed connections without a stream, too many", of=largest)
             self._closed.clear()
             self._logged_at = now
-        most = most_connections()  # at each address; `idle` are those at all
+        most = most_connections()
         descriptors = [int(one.name) for one in Path("/proc/self/fd").iterdir()]
         if len(descriptors) <= most // 4:
             return

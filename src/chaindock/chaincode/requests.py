@@ -116,12 +116,8 @@ def _cause_of(error: Exception, message: shim.ChaincodeMessage) -> ChaindockErro
         return error
     if isinstance(error, DecodeError):
         return InvalidInput(f"unmarshal failed: {error}")
-    _log.error(
-        "request failed unexpectedly",
-        tx=message.txid[:64],
-        kind=kind_of(message),
-        exc_info=error,
-    )
+    tx_id, kind = message.txid[:64], kind_of(message)
+    _log.error("request failed unexpectedly", tx=tx_id, kind=kind, exc_info=error)
     return ChaindockError("panic during execution")
 
 
@@ -264,9 +260,8 @@ def _page(rows: RangeResults, size: int, budget: Budget) -> Steps:
 def _open_history(
     call: Call, request: shim.GetHistoryForKey, options: StreamOptions
 ) -> bytes:
-    rows = call.invocation.simulator.open_history(
-        call.invocation.namespace, request.key
-    )
+    invocation = call.invocation
+    rows = invocation.simulator.open_history(invocation.namespace, request.key)
     return _batch(call, call.open_query(rows, options.total_query_limit))
 
 

@@ -84,7 +84,7 @@ class Running:
             None = none did.
         next_try: when it is tried again, ISO 8601 UTC; None = nothing is planned.
         calls: those that are open, oldest first. Each has `tx_id`, `function`, `since`
-            (ISO 8601 UTC) and `caller_left`: whether its caller no longer waits.
+            (ISO 8601 UTC), `sent` (False: waits for its turn) and `caller_left`.
     """
 
     name: str

@@ -12,6 +12,7 @@ import pytest
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.chaincode.calls import Calls
+from chaindock.chaincode.invocation import Call
 from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.wire import LARGE, head_of, parsed
 from chaindock.errors import ChaincodeError, InvalidInput
@@ -133,6 +134,26 @@ async def test_a_reply_that_the_stream_has_no_room_for_is_told_as_every_refusal(
         await session.ok(Kind.GET_STATE, shim.GetState(key="large"))
         await session.finish()
         assert budget.held == 0
+
+
+async def test_requests_that_wait_behind_long_ones_are_bounded_for_all_calls_together():
+    calls = Calls(StreamOptions(), lambda _: None)
+    workers = []
+    for tx_id in ("t1", "t2"):
+        call = Call(invocation("f", tx_id=tx_id), 5.0, calls.budget)
+        call.sent = True
+        call.worker = asyncio.get_running_loop().create_task(asyncio.sleep(60))
+        calls._calls[call.key] = call
+        workers.append(call.worker)
+    first, second = (
+        Kind(type=Kind.GET_STATE, txid=tx_id, channel_id="dev", payload=b"x" * 600_000)
+        for tx_id in ("t1", "t2")
+    )
+    assert calls.take_request(first) is None
+    assert calls.take_request(second) is workers[1]  # the stream is not read until then
+    for worker in workers:
+        worker.cancel()
+    await asyncio.wait(workers)
 
 
 def test_the_metric_of_what_a_stream_holds_does_not_keep_the_stream():

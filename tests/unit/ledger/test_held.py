@@ -112,7 +112,7 @@ async def test_of_a_batch_that_the_budget_refuses_nothing_is_kept(
                 results.take(100)
             assert simulator.held == simulator.budget.held == held
             assert all(record.reads.held == 0 for record in simulator._ranges)
-        assert len(results.take(1)) == 1
+        assert len(simulator.open_range("cc", "", "").take(1)) == 1
         assert only_rwset(simulator.results()).range_queries_info[0].end_key == keys[0]
 
 
