@@ -57,7 +57,7 @@ class Latch(Generic[T]):
         return self._value
 
     def settle(self, value: T | None, error: BaseException | None = None) -> bool:
-        """Set the value; False if an outcome existed already."""
+        """Set the value, or the error if given; False if an outcome existed already."""
         if self._done.is_set():
             return False
         self._value, self._error = value, error

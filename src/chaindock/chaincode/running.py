@@ -14,7 +14,7 @@ import grpc
 from chaindock.aio import Tasks, first
 from chaindock.chaincode.handler import Expected
 from chaindock.container.contracts import Cause, Exit
-from chaindock.errors import ChaindockError, EngineUnavailable
+from chaindock.errors import ChaindockError, EngineTimeout, EngineUnavailable
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ FAILED_GRACE_S: Final = 1.0
 _EXIT_WAIT_S: Final = 1.0
 """Seconds to wait, after the stream has ended, for the exit code of the instance."""
 _STOP_MARGIN_S: Final = 30.0
-"""Seconds beyond the grace after which a stop counts as hanging in the engine."""
+"""Seconds beyond the grace after which `Instance.stop` is given up."""
 
 
 class Running:
@@ -42,6 +42,7 @@ class Running:
     Attributes:
         instance: None until it is built, and for a program that a user started.
         handler: None until the stream is open.
+        stop_error: why the instance was not stopped: it may run on.
     """
 
     def __init__(self, registry: HandlerRegistry, attempt: Attempt) -> None:
@@ -51,6 +52,7 @@ class Running:
         self.expected = Expected(attempt.ccid, attempt)
         self.instance: Instance | None = None
         self.handler: Handler | None = None
+        self.stop_error: ChaindockError | None = None
         self.ready_since = 0.0
         self.tasks = Tasks("chaincode")
         self._drain_limit: asyncio.Timeout | None = None
@@ -130,36 +132,45 @@ class Running:
         """End what is left of the run, and return how the instance ended."""
         registered = self._registry.find(self.ccid)
         last = Exit(None, reason="its stream ended", cause=Cause.EXITED)
-        if self.instance is not None:
-            if self.handler is not None and self.handler.ended.settled:
+        try:
+            if self.instance is not None:
+                if self.handler is not None and self.handler.ended.settled:
+                    await self._await_exit(self.instance)
+                await self._stop_instance(self.instance, grace_s)
                 await self._await_exit(self.instance)
-            await self._stop_instance(self.instance, grace_s)
-            await self._await_exit(self.instance)
-            if self.exit is None:
-                _log.error("exit of chaincode not seen", ccid=self.ccid)
-                unseen = "the engine did not report the exit"
-                last = Exit(None, reason=unseen, cause=Cause.ENGINE_GONE)
-        self.expected.exit.settle(last)
-        for handler in (registered, self.handler):
-            if handler is not None:
-                handler.end(grpc.StatusCode.UNAVAILABLE, "chaincode was stopped")
-        await self.tasks.aclose()
-        self.attempt.close()
+                if self.exit is None:
+                    _log.error("exit of chaincode not seen", ccid=self.ccid)
+                    unseen = "the engine did not report the exit"
+                    last = Exit(None, reason=unseen, cause=Cause.ENGINE_GONE)
+        finally:
+            self.expected.exit.settle(last)
+            for handler in (registered, self.handler):
+                if handler is not None:
+                    handler.end(grpc.StatusCode.UNAVAILABLE, "chaincode was stopped")
+            await self.tasks.aclose()
+            self.attempt.close()
         return await self.expected.exit.wait()
 
     async def _stop_instance(self, instance: Instance, grace_s: float) -> None:
         """Stop the instance; what a failed stop leaves, the next start or node removes."""
+        limit_s = grace_s + _STOP_MARGIN_S
         try:
-            async with asyncio.timeout(grace_s + _STOP_MARGIN_S):
+            async with asyncio.timeout(limit_s):
                 await instance.stop(grace_s)
-        except (ChaindockError, TimeoutError) as error:
-            _log.error(
-                "chaincode could not be stopped", ccid=self.ccid, error=str(error)
+        except TimeoutError:
+            self.stop_error = EngineTimeout(
+                f"chaincode {self.ccid!r} was not stopped within {limit_s:g} s",
+                hint="find its container (docker ps) or process (ps), and stop it there",
+                limit_s=limit_s,
             )
+        except ChaindockError as error:
+            self.stop_error = error
             if isinstance(error, EngineUnavailable):
-                self.expected.exit.settle(
-                    Exit(None, reason=error.message, cause=Cause.ENGINE_GONE)
-                )
+                gone = Exit(None, reason=error.message, cause=Cause.ENGINE_GONE)
+                self.expected.exit.settle(gone)
+        if self.stop_error is not None:
+            why = self.stop_error.message
+            _log.error("chaincode could not be stopped", ccid=self.ccid, error=why)
 
     async def _await_exit(self, instance: Instance) -> None:
         """Wait a moment for the exit of the instance, unless it is known."""

@@ -112,7 +112,7 @@ class PeerConnection:
 
 @dataclass(frozen=True)
 class NodeLabels:
-    """Who owns what is started: on every container, network, volume and process.
+    """Who owns what is started: on every container, network and process.
 
     Args:
         node_id: random, made once per home.

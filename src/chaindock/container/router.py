@@ -10,19 +10,17 @@ from typing import TYPE_CHECKING, Protocol
 
 from chaindock.container.attempt import Phase
 from chaindock.container.contracts import Declined, Purging
-from chaindock.errors import ChaindockError, Unsupported
+from chaindock.errors import Unsupported
 from chaindock.platforms.registry import unsupported_hint
-from chaindock.telemetry import get_logger, metrics
+from chaindock.telemetry import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Sequence
 
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import Builder, Instance
     from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
-
-_log = get_logger("router")
 
 
 class Backends(Protocol):
@@ -31,8 +29,8 @@ class Backends(Protocol):
     async def builder_for(self, ccid: Ccid) -> Builder:
         """Return the back end that runs `ccid`. Raises: EngineUnavailable, others."""
 
-    def reachable(self) -> Sequence[Builder]:
-        """Return the back ends that can be asked now."""
+    def holders(self, ccid: Ccid) -> Sequence[Builder]:
+        """Return the back ends that may hold builds of `ccid`."""
 
 
 class Router:
@@ -53,8 +51,7 @@ class Router:
             ok = True
         finally:
             if not (ok and isinstance(answer, Declined)):
-                spent_s = time.monotonic() - began
-                _count(builder, attempt, spent_s, ok=ok)
+                _count(builder, attempt, time.monotonic() - began, ok=ok)
         if isinstance(answer, Declined):
             raise Unsupported(
                 f"back end {builder.name!r} does not take package {package.ccid!r} of "
@@ -66,23 +63,15 @@ class Router:
         return answer
 
     async def discard(self, ccid: Ccid) -> None:
-        """Have every back end remove what it built for `ccid`, which does not run."""
-        for builder in self._backends.reachable():
-            await _removed(builder, ccid, builder.discard(ccid))
+        """Remove what was built for `ccid`. Raises: what a back end raises."""
+        for builder in self._backends.holders(ccid):
+            await builder.discard(ccid)
 
     async def purge(self, ccid: Ccid) -> None:
-        """Have back ends remove what `discard` kept, as `ccid` is uninstalled."""
-        for builder in self._backends.reachable():
+        """Remove what `discard` kept for `ccid`. Raises: what a back end raises."""
+        for builder in self._backends.holders(ccid):
             if isinstance(builder, Purging):
-                await _removed(builder, ccid, builder.purge(ccid))
-
-
-async def _removed(builder: Builder, ccid: Ccid, removal: Awaitable[int]) -> None:
-    try:
-        await removal
-    except ChaindockError as error:
-        said = error.message
-        _log.warning("build not removed", ccid=ccid, builder=builder.name, error=said)
+                await builder.purge(ccid)
 
 
 _BUILDS = {Phase.PULL, Phase.DEPENDENCIES, Phase.COMPILE, Phase.IMAGE}

@@ -1,6 +1,7 @@
 """One supervisor for each chaincode of the node.
 
-Supervisors work side by side; a launch that hangs delays no other by more than 100 ms.
+Supervisors work side by side; a launch that hangs delays no other by more than 100 ms,
+unless eight times as many hang as launches begin at once: then by up to 10 s.
 After `aclose` nothing runs.
 """
 
@@ -151,7 +152,8 @@ class Custodian(AbstractAsyncContextManager["Custodian"]):
 
         With the target `removed` its build is removed, too; a later launch builds again.
 
-        Raises: EngineTimeout after the limit; NodeStopping when the node goes down.
+        Raises: what the back end raises, EngineTimeout when it does not stop in time;
+            NodeStopping when the node goes down.
         Cancelled: the stop goes on.
         """
         self._require_open()

@@ -1,7 +1,8 @@
 """Change what the node runs: deploy, upgrade, start, stop, remove.
 
 A new version is up before its definition is committed; until then the old version serves,
-and a failure changes nothing. A package is deleted when no name refers to it.
+unless its package moves to another back end. A failure changes nothing, and a package is
+deleted when no name refers to it.
 """
 
 from __future__ import annotations
@@ -184,8 +185,8 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
     async def remove(self, name: str) -> None:
         """Take a chaincode down and forget it, its package too unless others use it.
 
-        Its definition and its state stay on the ledger. If it cannot be stopped now, the
-        next start removes it.
+        Its definition and its state stay on the ledger. If it cannot be stopped or
+        its build not be removed now, the next start does that.
 
         Raises: NotFound, StorageError.
         """
@@ -225,8 +226,8 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         there = bool(before.given or targets.users_of(ccid))
         moved = there and targets.placement(ccid) != before
         try:
-            if moved:
-                await self._custodian.stop(ccid, Target.REMOVED)
+            if moved:  # a back end that does not answer must not hinder leaving it
+                _ = await self._take_down(ccid)
             trial = moved or not self._runs(ccid)
             await self._custodian.launch(ccid, attempt, trial=trial)
             if approval is not None:
@@ -290,18 +291,21 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
 
         The package goes last: while it is there, the next start knows what is left to do.
         """
-        targets = self._targets
-        if self._runs(ccid) or targets.coming(ccid) or not await self._take_down(ccid):
+        if self._runs(ccid) or self._targets.coming(ccid):
             return
-        if purge and not targets.names_of(ccid):
-            await self._purge(ccid)
-        await self._discard(ccid)
+        if await self._take_down(ccid, purge=purge):
+            await self._discard(ccid)
 
-    async def _take_down(self, ccid: Ccid) -> bool:
+    async def _take_down(self, ccid: Ccid, *, purge: bool = False) -> bool:
+        """Stop a package and remove its build; return whether that was done."""
         try:
             await self._custodian.stop(ccid, Target.REMOVED)
+            if purge and not self._targets.names_of(ccid):
+                await self._purge(ccid)
         except ChaindockError as error:
-            _log.warning("stop failed", ccid=ccid, error=error.message)
+            _log.warning(
+                "stop or removal of the build failed", ccid=ccid, error=error.message
+            )
             return False
         return True
 

@@ -128,8 +128,7 @@ def hint(state: LaunchState, name: str) -> str:
 class CustodianOptions:
     """How chaincodes are launched, stopped and started again.
 
-    A stop that takes `stop_limit_s` longer than draining and the grace period is given
-    up. A run of `stable_s` resets the count of failures.
+    A run of `stable_s` resets the count of failures.
     """
 
     parallel: Whole = option(
@@ -148,7 +147,6 @@ class CustodianOptions:
         "chaindock.launch.stopGrace",
         "Time between SIGTERM and SIGKILL when a chaincode is stopped.",
     )
-    stop_limit_s: float = 60.0
     retry_first_s: Seconds = option(
         1.0,
         "chaindock.launch.retryFirst",

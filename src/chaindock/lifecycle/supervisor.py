@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from chaindock.aio import Latch, Tasks, first
 from chaindock.chaincode.failures import death, log_facts
-from chaindock.errors import ChaindockError, EngineTimeout, LaunchFailed, StartFailed
+from chaindock.errors import ChaindockError, LaunchFailed, StartFailed
 from chaindock.lifecycle import states
 from chaindock.lifecycle.states import GAVE_UP, LaunchState, RestartPolicy, Target
 from chaindock.telemetry import bound, get_logger, metrics
@@ -224,7 +224,7 @@ class Supervisor:
         self._move(LaunchState.DOWN)
         if self._down is not None:
             self._down.fail(error)
-            self._down = None
+            self._down, self._discards = None, False
 
     def abandon(self, *, ended: bool = False) -> None:
         """Tell waiters that the node goes down; `ended`: those of a stop, too."""
@@ -285,27 +285,18 @@ class Supervisor:
             await self._until_woken()
 
     async def _go_down(self, done: Latch[None]) -> None:
-        limit_s = self._drain_s + self._grace_s + self._options.stop_limit_s
         error: ChaindockError | None = None
-        if self.running is not None:
+        if (run := self.running) is not None:
             self._move(LaunchState.STOPPING)
-        try:
-            async with asyncio.timeout(limit_s):
-                if self.running is not None:
-                    run = self.running
-                    self.exit = await run.stop(self._grace_s, self._drain_s)
-                    metrics.run_ended(self.ccid, str(self.exit.cause), asked=True)
-                    _log.info("chaincode stopped", ccid=self.ccid, how=self.exit.text)
-                if self._discards:
-                    await self._launcher.discard(self.ccid)
-        except TimeoutError:
-            error = EngineTimeout(
-                f"chaincode {self.ccid!r} was not stopped within {limit_s:g} s",
-                hint="find its container (docker ps) or process (ps), and stop it there",
-                limit_s=limit_s,
-            )
-        except ChaindockError as failed:
-            error = failed
+            self.exit = await run.stop(self._grace_s, self._drain_s)
+            metrics.run_ended(self.ccid, str(self.exit.cause), asked=True)
+            if (error := run.stop_error) is None:
+                _log.info("chaincode stopped", ccid=self.ccid, how=self.exit.text)
+        if self._discards:
+            try:
+                await self._launcher.discard(self.ccid)
+            except ChaindockError as failed:
+                error = error or failed
         self.running = self.error = self.next_try = self.died_at = self._down = None
         self._discards = False
         self.policy.reset()

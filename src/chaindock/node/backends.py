@@ -87,10 +87,7 @@ class Backends:
             ProcessController(config.process, labels, config.build)
         )
         endpoint = config.docker.endpoint
-        named = bool(
-            endpoint.endpoint or endpoint.docker_host or endpoint.docker_context
-        )
-        backends = cls(default, docker, process, targets, named)
+        backends = cls(default, docker, process, targets, endpoint.named)
         await backends._reap(process)
         if docker is not None:
             error = await backends._connect()
@@ -110,10 +107,11 @@ class Backends:
             return self.process
         return await self._engine()
 
-    def reachable(self) -> Sequence[Builder]:
-        """Return the back ends that can be asked now."""
-        if self.docker is not None and self.docker.connected:
-            return (self.docker, self.process)
+    def holders(self, ccid: Ccid) -> Sequence[Builder]:
+        """Return the back ends that may hold builds of `ccid`, also one that is away."""
+        docker, given = self.docker, self.targets.placement(ccid).given
+        if docker and (docker.connected or (given != PROCESS and self._is_awaited())):
+            return (self.process, docker)
         return (self.process,)
 
     async def choose(self) -> tuple[str, str]:

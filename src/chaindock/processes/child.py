@@ -228,6 +228,8 @@ class Child(asyncio.SubprocessProtocol):
             return bool(psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE)
         except psutil.Error:  # ended, and the loop is about to be told
             return False
+        except OSError:  # no descriptor is free to look
+            return True
 
     def _signal(self, number: int) -> None:
         """Signal the group while its leader holds the number of the group."""
@@ -291,9 +293,8 @@ class Child(asyncio.SubprocessProtocol):
     def _judge(self) -> Exit:
         code = self._transport.get_returncode()
         if self.program.relay and code is not None and 128 < code <= 192:
-            code = (
-                128 - code
-            )  # bubblewrap adds 128 to the signal that ended its program
+            # bubblewrap adds 128 to the signal that ended its program.
+            code = 128 - code
         if self._verdict is not None and code == -signal.SIGKILL:
             return self._verdict
         if code is None or code >= 0:

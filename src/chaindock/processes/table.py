@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import psutil
 
 from chaindock.container.contracts import Exit
-from chaindock.telemetry import get_logger, unbind
+from chaindock.telemetry import RateLimitedLog, get_logger, unbind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -179,6 +179,7 @@ class LimitWatch:
         self._tasks = tasks
         self._runs: dict[Child, Bounds] = {}
         self._task: asyncio.Task[None] | None = None
+        self._lines = RateLimitedLog(_log)
 
     def add(self, child: Child, bounds: Bounds) -> None:
         """Watch a run until it ends."""
@@ -197,7 +198,11 @@ class LimitWatch:
             if not self._runs:
                 return
             runs, turn = dict(self._runs), turn + 1
-            found = await asyncio.to_thread(usage_of, [c.pid for c in runs])
+            try:
+                found = await asyncio.to_thread(usage_of, [c.pid for c in runs])
+            except OSError as error:  # no descriptor is free
+                self._lines.say(None, _log.warning, "limits not read", why=str(error))
+                continue
             for child, bounds in runs.items():
                 most, tmp = bounds.memory_bytes, bounds.tmp_bytes
                 used = found[child.pid]

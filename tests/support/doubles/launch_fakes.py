@@ -201,7 +201,7 @@ class OneBackend:
     async def builder_for(self, ccid: Ccid) -> Builder:
         return self._builder
 
-    def reachable(self) -> Sequence[Builder]:
+    def holders(self, ccid: Ccid) -> Sequence[Builder]:
         return (self._builder,)
 
 

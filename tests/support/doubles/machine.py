@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from chaindock.chaincode.running import Running
     from chaindock.container.attempt import Attempt
+    from chaindock.errors import ChaindockError
     from chaindock.ids import Ccid
 
 STOPPED = Exit(0)
@@ -30,6 +31,7 @@ class FakeRun:
         self.ready_since = asyncio.get_running_loop().time()
         self.takes_calls = True
         self.ended_in_a_call = False
+        self.stop_error: ChaindockError | None = None
         self.handler: Any = None
         self.facts: Mapping[str, str] = {"backend": "fake"}
         self._end: Latch[Exit] = Latch()

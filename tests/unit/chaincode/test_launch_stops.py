@@ -10,6 +10,7 @@ from chaindock.chaincode import running as run_module
 from chaindock.container.attempt import Phase
 from chaindock.container.contracts import Exit
 from chaindock.errors import (
+    EngineTimeout,
     LaunchFailed,
     NodeStopping,
     StreamTerminated,
@@ -189,9 +190,28 @@ async def test_an_engine_that_hangs_at_stop_is_not_waited_for(
     instance = world.builder.prepare(CCID, keeps_working)
     await world.launch(CCID)
     instance.stop_takes = asyncio.Event().wait
-    await world.stop(CCID, 0)
+    with pytest.raises(EngineTimeout, match=r"was not stopped within 0\.1 s"):
+        await world.stop(CCID, 0)
     assert world.state() is LaunchState.DOWN
     assert world.registry.find(CCID) is None
+    instance.stop_takes = None
+
+
+async def test_a_stop_that_meets_a_defect_ends_the_stream_and_the_record(world: World):
+    instance = world.builder.prepare(CCID, keeps_working)
+    await world.launch(CCID)
+    run = world.record().running
+    assert run is not None
+    assert run.handler is not None
+
+    async def defect() -> None:
+        raise OSError("no descriptor is free")
+
+    instance.stop_takes = defect
+    with pytest.raises(OSError, match="no descriptor"):
+        await run.take_down()
+    assert run.handler.ended.settled
+    assert run.exit is not None
     instance.stop_takes = None
 
 

@@ -50,9 +50,10 @@ async def test_a_removed_chaincode_is_purged_where_something_was_kept():
     assert keeps.purged == 1
 
 
-async def test_a_build_that_cannot_be_removed_hinders_nobody():
+async def test_a_build_that_cannot_be_removed_is_told():
     class Stuck(InMemoryBuilder):
         async def discard(self, ccid) -> int:
             raise EngineError("in use")
 
-    await Router(OneBackend(Stuck())).discard(PACKAGE.ccid)
+    with pytest.raises(EngineError, match="in use"):
+        await Router(OneBackend(Stuck())).discard(PACKAGE.ccid)

@@ -136,15 +136,23 @@ async def test_a_second_stop_hurries_the_first(custodian, machine):
     await asyncio.gather(slow, quick.wait())
 
 
-async def test_a_stop_that_hangs_is_given_up_and_a_launch_works_again(machine):
-    options = CustodianOptions(stop_grace_s=0.01, stop_limit_s=0.02, drain_s=0)
-    async with Custodian(machine, options) as custodian:
-        await custodian.launch(A)
-        machine.stop_gates[A] = asyncio.Event()
-        with pytest.raises(EngineTimeout, match="was not stopped within"):
-            await custodian.stop(A)
-        del machine.stop_gates[A]
-        await custodian.launch(A)
+async def test_a_stop_that_failed_is_told_and_a_launch_works_again(custodian, machine):
+    await custodian.launch(A)
+    machine.runs[A].stop_error = EngineTimeout("was not stopped")
+    with pytest.raises(EngineTimeout, match="was not stopped"):
+        await custodian.stop(A)
+    await custodian.launch(A)
+
+
+async def test_a_build_that_cannot_be_removed_is_told(custodian, machine, monkeypatch):
+    async def hangs(_: Ccid) -> None:
+        raise EngineTimeout("the engine did not answer")
+
+    await custodian.launch(A)
+    monkeypatch.setattr(machine, "discard", hangs)
+    with pytest.raises(EngineTimeout, match="did not answer"):
+        await custodian.stop(A, Target.REMOVED)
+    assert machine.runs == {}
 
 
 async def test_a_removal_discards_the_build_and_leaves_no_record(custodian, machine):

@@ -8,6 +8,7 @@ import pytest
 
 from chaindock.errors import (
     BuildFailed,
+    EngineUnavailable,
     InvalidInput,
     LedgerError,
     NotFound,
@@ -311,3 +312,21 @@ async def test_a_program_that_a_user_starts_is_defined_without_a_package(node):
     await node.deployer.remove("basic")
     assert node.targets.names() == []
     assert node.runtime.placed() == []
+
+
+async def test_a_removal_whose_engine_is_away_is_done_by_the_next_start(tmp_path):
+    async def away(_: Any) -> None:
+        raise EngineUnavailable("no engine answers")
+
+    async with Node(tmp_path) as node:
+        done = await node.deployer.deploy(package("one"), "basic")
+        node.runtime.discard = away
+        await node.deployer.remove("basic")
+        assert node.store.list() == [done.ccid]
+        assert node.purged == []
+        committer = node.committer
+    async with Node(tmp_path, committer) as node:
+        await node.deployer.restore()
+        await node.quiet()
+        assert node.store.list() == []
+        assert ("discard", done.ccid) in node.runtime.log

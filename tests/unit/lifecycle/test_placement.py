@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from chaindock.errors import PlacementConflict, StartFailed
+from chaindock.errors import EngineTimeout, PlacementConflict, StartFailed
 from support.doubles.deployments import Node, package
 from support.eventually import eventually
 
@@ -107,3 +107,11 @@ async def test_where_it_runs_stays_after_a_restart(tmp_path):
         committer = node.committer
     async with Node(tmp_path, committer) as node:
         assert node.targets.placement(done.ccid).given == "docker"
+
+
+async def test_a_back_end_that_does_not_answer_can_be_left(node):
+    first = await node.deployer.deploy(package("one"), "basic", backend="docker")
+    node.runtime.runs[first.ccid].stop_error = EngineTimeout("was not stopped")
+    moved = await node.deployer.deploy(package("one"), "basic", backend="process")
+    assert moved.placement.given == "process"
+    assert node.runtime.placed() == ["docker", "process"]

@@ -91,3 +91,19 @@ async def test_a_stop_that_meets_a_defect_ends_the_run_and_says_so(
     monkeypatch.undo()
     await custodian.launch(A)
     assert A in machine.runs
+
+
+async def test_a_removal_that_meets_a_defect_discards_nothing_later(
+    custodian, machine, up, monkeypatch
+):
+    async def go_down(_: Any) -> None:
+        monkeypatch.undo()
+        up.ask_running()
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(up, "_go_down", go_down)
+    with pytest.raises(ChaindockError, match="a defect"):
+        await custodian.stop(A, Target.REMOVED)
+    await machine.until("up", A, 2)
+    await custodian.stop(A)
+    assert machine.count("discard", A) == 0

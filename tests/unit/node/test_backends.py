@@ -165,3 +165,13 @@ async def test_an_engine_whose_leftovers_cannot_be_removed_is_asked_again(
     for _ in range(3):
         assert (await found.builder_for(OLD)).name == "docker"
     assert (stuck.reaps, stuck.connects) == (2, 1)
+
+
+async def test_an_engine_that_is_away_may_hold_builds_if_something_ran_there(
+    targets, engine
+):
+    targets.place(OLD, Placement("auto", "docker"))
+    targets.place(NEW, Placement("auto", "process"))
+    found = backends(targets, engine)
+    assert [one.name for one in found.holders(OLD)] == ["process", "docker"]
+    assert [one.name for one in found.holders(NEW)] == ["process"]

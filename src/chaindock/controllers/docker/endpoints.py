@@ -34,8 +34,6 @@ _log = get_logger("docker.credentials")
 HELPER_S = 20.0
 _DEFAULT_REGISTRY_SUFFIX = "/v1/"  # only the default registry's key still ends so
 VAR_RUN = Path("/var/run")
-DEFAULT_CONTEXT = "default"
-"""The context of the Docker CLI that names no engine."""
 
 
 class Verdict(StrEnum):
@@ -144,10 +142,9 @@ def candidates(options: EndpointOptions) -> Iterator[Candidate]:
         if address:
             yield _named(address, origin, options)
             return
-    context = _context(options)
-    if context is not None:
+    if (context := _context(options)) is not None:
         yield context
-    if options.docker_context in {"", DEFAULT_CONTEXT}:
+    if not options.named:
         for origin, path in _usual_sockets(options):
             yield Candidate(f"unix://{path}", origin)
 
@@ -197,7 +194,7 @@ def _context(options: EndpointOptions) -> Candidate | None:
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
             found = json.loads((folder / "config.json").read_bytes())["currentContext"]
             name = found if isinstance(found, str) else ""
-    if name in {"", DEFAULT_CONTEXT}:
+    if name in {"", "default"}:
         return None
     origin = f"docker context {name!r}"
     if not folder:

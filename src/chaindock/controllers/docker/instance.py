@@ -223,8 +223,9 @@ class DockerInstance:
                 return Dial(f"127.0.0.1:{bound[0]['HostPort']}")
         else:
             networks: Mapping[str, Any] = found.get("Networks") or {}
-            first: Mapping[str, Any] = next(iter(networks.values()), {})
-            if inside := networks.get(attachment.network, first).get("IPAddress"):
+            first = next(iter(networks.values()), None)
+            network = networks.get(attachment.network) or first or {}
+            if inside := network.get("IPAddress"):
                 return Dial(f"{inside}:{port}")
         raise StartFailed(
             f"container {self._name!r} has no address: it ended at once, or the engine "

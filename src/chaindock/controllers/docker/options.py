@@ -181,6 +181,12 @@ class EndpointOptions:
     )
     connect_s: float = 2.0
 
+    @property
+    def named(self) -> bool:
+        """Whether the user named an engine, which is the only one that is tried."""
+        context = self.docker_context not in {"", "default"}
+        return bool(self.endpoint or self.docker_host or context)
+
 
 FABRIC_MIRRORS = (Mirror("docker.io/hyperledger", "ghcr.io/hyperledger"),)
 """Fabric's own images are published in both places."""

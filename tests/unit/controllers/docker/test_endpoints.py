@@ -213,6 +213,8 @@ async def test_a_context_that_does_not_exist_is_named(tmp_path: Path):
 def test_the_default_context_is_the_usual_places(tmp_path: Path):
     usual = EndpointOptions(docker_config=tmp_path, home=tmp_path)
     named = replace(usual, docker_context="default")
+    assert not named.named
+    assert replace(usual, docker_context="c").named
     assert list(candidates(named)) == list(candidates(usual))
 
 

@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import Mock
 
+import psutil
 import pytest
 
-from chaindock.container.contracts import RunSettings
+from chaindock.aio import Tasks
+from chaindock.container.contracts import Cause, RunSettings
+from chaindock.processes import child, table
 from chaindock.processes.table import size_of, usage_of
 from support.doubles.backend import WatchedAttempt
 from support.doubles.scripts import hang
+from support.eventually import eventually
 from support.need import need
 from support.nodes.process_backend import ProcessBackend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from chaindock.container.contracts import Exit, Instance
 
 MIB = 1024 * 1024
 EAT = "exec perl -e 'my @x; for (1..40) { push @x, \"x\" x (16 << 20); sleep 1 if $_ == 8 }'"
+
+
+class OutOfDescriptors:
+    """psutil where no descriptor is free."""
+
+    Error, STATUS_ZOMBIE = psutil.Error, psutil.STATUS_ZOMBIE
+
+    @staticmethod
+    def Process(_: int) -> psutil.Process:  # noqa: N802
+        raise OSError(24, "Too many open files")
 
 
 @pytest.fixture
@@ -127,3 +142,34 @@ def test_sizes_are_those_on_disk_and_counting_ends_in_time(tmp_path: Path):
     assert 3 * MIB <= size_of(tmp_path, 100 * MIB) < 4 * MIB
     assert size_of(tmp_path, MIB) > MIB
     assert size_of(tmp_path / "nowhere", MIB) == 0
+
+
+async def test_without_a_free_descriptor_a_run_is_stopped(
+    backend: ProcessBackend, monkeypatch: pytest.MonkeyPatch
+):
+    async with backend.within():
+        instance, _ = await started(backend, "exec sleep 60", RunSettings())
+        monkeypatch.setattr(child, "psutil", OutOfDescriptors)
+        await instance.stop(1)
+        assert (await instance.wait()).cause is Cause.STOPPED
+
+
+async def test_limits_are_kept_after_a_time_without_a_free_descriptor(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def usage(sessions: list[int]) -> dict[int, table.Usage]:
+        asked.append(sessions)
+        if len(asked) == 1:
+            raise OSError(24, "Too many open files")
+        return dict.fromkeys(sessions, table.Usage(2 * MIB, 1))
+
+    asked: list[list[int]] = []
+    run = Mock(running=True, pid=7)
+    run.kill_as.side_effect = lambda _: setattr(run, "running", False)
+    monkeypatch.setattr(table, "usage_of", usage)
+    monkeypatch.setattr(table, "_WATCH_S", 0.01)
+    async with Tasks("test") as tasks:
+        watch = table.LimitWatch(tasks)
+        watch.add(run, table.Bounds(MIB, 0, Path()))
+        await eventually(lambda: not run.running)
+    assert len(asked) == 2
