@@ -12,6 +12,7 @@ import os
 import re
 import resource
 import socket
+import stat
 import sys
 import threading
 import time
@@ -176,13 +177,13 @@ def _readable(host: str) -> str:
 
 
 def _duplicate(descriptor: int) -> socket.socket:
-    """Return a socket of its own: gRPC may close the descriptor at any moment."""
-    copy = os.dup(descriptor)
-    try:
-        return socket.socket(fileno=copy)
-    except OSError:
-        os.close(copy)
-        raise
+    """Return a socket of its own: gRPC may close the descriptor at any moment.
+
+    Not of a file: closing it would release all locks that SQLite has on that file.
+    """
+    if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+        raise OSError("not a socket")
+    return socket.socket(fileno=os.dup(descriptor))  # if now of a file, stays open
 
 
 def _address(peer: tuple[str, int]) -> _Address:

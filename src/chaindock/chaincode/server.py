@@ -65,7 +65,7 @@ class ChaincodeListener(CallbackListener):
         self._options = options or StreamOptions()
         self._listen = listen or ListenOptions()
         self._authority = authority
-        self._unregistered: list[Handler] = []
+        self._unregistered: set[Handler] = set()
         self._servers: dict[tuple[str, int], _Server] = {}
         self._lock = asyncio.Lock()
 
@@ -114,12 +114,9 @@ class ChaincodeListener(CallbackListener):
         async with self._lock:
             server = self._servers.get((host, port))
             if server is None:
+                handshakes = self._registry.handshakes
                 server = _Server(
-                    host,
-                    self._options,
-                    self._authority,
-                    self._registry.handshakes,
-                    self._register,
+                    host, self._options, self._authority, handshakes, self._register
                 )
                 await server.start(port)
                 self._servers[host, port] = server
@@ -133,7 +130,6 @@ class ChaincodeListener(CallbackListener):
     ) -> None:
         # The server was started in the task of some launch: this is about another.
         unbind()
-        crowd = self._registry.crowd
         self._registry.handshakes.through()
         certificate = _shown(context)
         handler = Handler(self._registry, self._options, certificate=certificate)
@@ -144,18 +140,19 @@ class ChaincodeListener(CallbackListener):
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 "too many streams are open that have not registered",
             )
-        source = context.peer()
+        crowd, source = self._registry.crowd, context.peer()
         crowd.stream(source, 1)
         try:
             end = await handler.run(context)
         finally:
             crowd.stream(source, -1)
+            self._unregistered.discard(handler)
         if end.code is not grpc.StatusCode.OK:
             await context.abort(end.code, end.reason)
 
     def _takes(self, handler: Handler) -> bool:
         """Count `handler` among those that have not registered, if there is room."""
-        still = [one for one in self._unregistered if one.state is StreamState.CREATED]
+        still = {one for one in self._unregistered if one.state is StreamState.CREATED}
         self._unregistered = still
         owner = self._owner(handler)
         same = sum(self._owner(one) == owner for one in still)
@@ -163,7 +160,7 @@ class ChaincodeListener(CallbackListener):
             owner is not None and same >= MAX_UNREGISTERED_EACH
         ):
             return False
-        still.append(handler)
+        still.add(handler)
         return True
 
     def _owner(self, handler: Handler) -> str | None:
@@ -200,8 +197,7 @@ class _Server:
                 require_client_authentication=True,
             )
         method: Any = grpc.stream_stream_rpc_method_handler(
-            register,
-            response_serializer=shim.ChaincodeMessage.SerializeToString,
+            register, response_serializer=shim.ChaincodeMessage.SerializeToString
         )
         service = grpc.method_handlers_generic_handler(
             "protos.ChaincodeSupport", {"Register": method}

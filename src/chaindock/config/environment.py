@@ -66,37 +66,38 @@ def resolve_home(
 def require_own(path: Path) -> None:
     """Refuse a file or directory that others can change or replace, as ssh does.
 
-    It must belong to the user or to root, and only the owner may write it. If it does not
-    exist, only the directories above it are checked.
+    It and all directories above must belong to the user or to root, and only the owner may
+    write them, or one above is sticky. What does not exist is passed over.
 
     Raises: ConfigInvalid, with the command that mends it.
     """
-    me = os.geteuid()
     real = Path(os.path.realpath(path))  # unlike `resolve`, takes links in a circle
-    above = dict.fromkeys((*path.parents, *real.parents))
-    for place in (path, *above):
+    for place in dict.fromkeys((path, *path.parents, *real.parents)):
         try:
             about = place.stat()
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
             raise _unreadable(place, error) from error
-        mode, what, mends = stat.S_IMODE(about.st_mode), "", ""
-        if place != path:
-            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-                what, mends = "every user can replace files in it", "chmod o-w"
-        elif about.st_uid not in {me, 0}:
-            what, mends = f"it belongs to user {about.st_uid}", f"chown {me}"
-        elif mode & (stat.S_IWGRP | stat.S_IWOTH):
-            what, mends = "users other than its owner can write it", "chmod go-w"
-        if mends:
-            sudo = "" if me in {0, about.st_uid} else "sudo "
-            raise _refused(
-                place,
-                f"is not trusted: {what} (mode {mode:04o}, owner {about.st_uid}; expected "
-                f"only user {me} to have write permission)",
-                f"if you trust its content: {sudo}{mends} {quote(str(place))}",
-            )
+        shared = place != path and about.st_mode & stat.S_ISVTX
+        _require_own(place, about, 0 if shared else 0o022)
+
+
+def _require_own(place: Path, about: os.stat_result, refused: int = 0o022) -> None:
+    me, mode = os.geteuid(), stat.S_IMODE(about.st_mode)
+    if about.st_uid not in {me, 0}:
+        what, mends = f"it belongs to user {about.st_uid}", f"chown {me}"
+    elif mode & refused:
+        what, mends = "users other than its owner can write it", "chmod go-w"
+    else:
+        return
+    sudo = "" if me in {0, about.st_uid} else "sudo "
+    raise _refused(
+        place,
+        f"is not trusted: {what} (mode {mode:04o}, owner {about.st_uid}; expected "
+        f"only user {me} to have write permission)",
+        f"if you trust its content: {sudo}{mends} {quote(str(place))}",
+    )
 
 
 def find_file(home: Path, env: Mapping[str, str]) -> Path | None:
@@ -147,6 +148,7 @@ def compose(path: Path) -> Iterator[tuple[Any, Any]]:
     require_own(path)
     try:
         with path.open("rb") as file:
+            _require_own(path, os.fstat(file.fileno()))  # it may be another by now
             text = file.read(_LARGEST + 1)
         if len(text) > _LARGEST:
             raise _refused(path, f"is larger than {_LARGEST} bytes")

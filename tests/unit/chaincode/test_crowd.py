@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import socket
+import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 HERE = "127.0.0.1"
+LOCK = """
+import fcntl, sys
+fcntl.lockf(open(sys.argv[1], "r+b"), fcntl.LOCK_EX | fcntl.LOCK_NB)
+"""
 
 
 @pytest.fixture
@@ -215,3 +221,23 @@ def test_without_a_table_of_sockets_nothing_is_closed(monkeypatch: pytest.Monkey
     crowd.watch(1)
     crowd.stop()
     assert not crowd.lasts()
+
+
+@pytest.mark.parametrize("moment", ["it looks", "it closes"])
+def test_locks_of_this_process_on_files_are_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, moment: str
+):
+    """Closing any descriptor of a file releases them: SQLite's, too."""
+    monkeypatch.setattr(under_test, "MAX_CONNECTIONS", 4)
+    path = tmp_path / "file"
+    with path.open("w+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        if moment == "it closes":  # a connection ended, and the file got its number
+            one = under_test._Idle(True, 0.0, file.fileno(), (HERE, 1))
+            monkeypatch.setattr(Crowd, "_idle", lambda *_: one)
+            monkeypatch.setattr(under_test, "_surplus", lambda *_: [(HERE, one)])
+        Crowd()._look()
+        done = subprocess.run(
+            [sys.executable, "-c", LOCK, path], check=False, stderr=subprocess.PIPE
+        )
+    assert b"BlockingIOError" in done.stderr

@@ -312,6 +312,12 @@ async def test_silent_streams_end_and_make_room():
                 assert code is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+async def test_streams_that_ended_are_not_kept(node: Guarded):
+    peer, _ = await node.runs()
+    await peer.leave()
+    await eventually(lambda: not node.listener._unregistered)
+
+
 async def test_certificates_do_not_pile_up(node: Guarded):
     for _ in range(50):
         expected, _ = node.launch()

@@ -9,6 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from chaindock.cli.main import root
+from chaindock.config import environment
+from chaindock.config.environment import require_own
 from chaindock.config.load import load
 from chaindock.container.contracts import RunSettings
 from chaindock.errors import ConfigInvalid
@@ -132,11 +134,49 @@ def test_a_home_where_anybody_may_replace_it_is_refused(tmp_path):
     home = open_to_all / "deep" / "home"  # also before it is made
     error = refusal(home)
     assert repr(str(open_to_all)) in error.message
-    assert f"chmod o-w {open_to_all}" in str(error.hint)
+    assert f"chmod go-w {open_to_all}" in str(error.hint)
     home.mkdir(mode=0o700, parents=True)
     assert repr(str(open_to_all)) in refusal(home).message
     open_to_all.chmod(0o1777)  # as /tmp: others cannot replace what is ours
     load(home, env={})
+
+
+def test_a_home_below_a_directory_of_a_group_is_refused(tmp_path, home):
+    tmp_path.chmod(0o775)
+    assert repr(str(tmp_path)) in refusal(home).message
+    tmp_path.chmod(0o1775)
+    load(home, env={})
+
+
+def test_a_home_below_a_directory_of_somebody_else_is_refused(tmp_path):
+    """Its owner can put another directory in the place of the home."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give away one directory")
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(mode=0o755)
+    os.chown(theirs, STRANGER, -1)
+    error = refusal(theirs / "home")  # also before it is made
+    assert f"{str(theirs)!r} is not trusted: it belongs to" in error.message
+    (theirs / "home").mkdir(mode=0o700)
+    assert repr(str(theirs)) in refusal(theirs / "home").message
+
+
+def test_the_file_that_is_read_is_the_one_that_was_checked(home, monkeypatch):
+    path = home / "core.yaml"
+
+    def then_exchanged(place: Path) -> None:
+        require_own(place)
+        if place == path:
+            path.unlink()
+            path.write_text("peer: {id: theirs}\n")
+            path.chmod(0o666)
+
+    monkeypatch.setattr(environment, "require_own", then_exchanged)
+    with (
+        pytest.raises(ConfigInvalid, match="is not trusted"),
+        environment.compose(path),
+    ):
+        pass
 
 
 def test_a_link_leads_to_no_place_that_is_open_to_all(tmp_path, home):
