@@ -195,13 +195,13 @@ async def run_program(
 ) -> tuple[int, bytes, bytes]:
     """Run a program to its end; return its exit code, its output and its errors.
 
-    `text` is its input; `how` is for `create_subprocess_exec`.
+    `text` is its input; `how` is for `create_subprocess_exec` (`stderr` too).
 
     Raises: OSError when it cannot be run; TimeoutError, when it was killed.
     """
     pipe = asyncio.subprocess.PIPE
     child = await asyncio.create_subprocess_exec(
-        *words, stdin=pipe, stdout=pipe, stderr=pipe, **how
+        *words, stdin=pipe, stdout=pipe, **{"stderr": pipe, **how}
     )
     try:
         async with asyncio.timeout(limit_s):
@@ -211,4 +211,4 @@ async def run_program(
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
             await child.wait()
-    return child.returncode or 0, out, said
+    return child.returncode or 0, out, said or b""

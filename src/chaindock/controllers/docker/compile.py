@@ -76,10 +76,8 @@ class Compiler:
         """
         options, attempt = self._options, self._attempt
         for cache in plan.caches:  # one that is there stays
-            volume = {
-                "Name": names.cache_volume(cache),
-                "Labels": {names.ROLE: "cache"},
-            }
+            labels = {names.ROLE: "cache"}
+            volume = {"Name": names.cache_volume(cache), "Labels": labels}
             await self._engine.call("POST", "volumes/create", volume)
         body = self._body(plan, image)
         network = options.network or await self._session.networks.for_builds()
@@ -89,6 +87,8 @@ class Compiler:
             self._engine.container(body) as self._container,
         ):
             await self._fill(plan, tree)
+            if not options.network:  # made again if somebody pruned it meanwhile
+                await self._session.networks.for_builds()
             await self._engine.start_container(self._container)
             found = await self._engine.inspect_container(self._container)
             for lacks in await self._session.audit.missing(body, found):

@@ -18,7 +18,7 @@ from chaindock.controllers.docker.compile import Compiler
 from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.firewall import HostFirewall
 from chaindock.controllers.docker.instance import DockerInstance, EngineSession
-from chaindock.controllers.docker.network import Networks
+from chaindock.controllers.docker.network import BUILDS, Networks
 from chaindock.controllers.docker.sandbox import IsolationAudit
 from chaindock.errors import ChaindockError, EngineUnavailable, Unsupported
 from chaindock.platforms import registry
@@ -135,9 +135,10 @@ class DockerController:
         # By name: Podman 4.3 removes a network that is in use when it is named by its id.
         networks = [one["Name"] for one in await engine.find_networks(self._label)]
         used = [one for one in networks if not await engine.remove_network(one)]
+        rules = any(not one.endswith(BUILDS) for one in used)  # for networks of runs
         if used:
-            _log.warning("network is still in use, its rules stay", networks=used)
-        else:
+            _log.warning("networks are still in use", networks=used, rules_stay=rules)
+        if not rules:
             await self._firewall.remove()
         return len(containers - anchors)
 
@@ -168,20 +169,19 @@ class DockerController:
         attempt.enter(Phase.PACKAGE)
         session = self._entered
         await session.engine.remove_lost_containers(self._label)
-        builder, runtime = await self._bases.resolve(language, attempt)
-        key = self._key(package, platform, builder, runtime)
+        bases = await self._bases.resolve(language, attempt)
+        key = self._key(package, platform, *bases)
         node, ccid, engine = self._node, package.ccid, session.engine
         async with self._builds.hold(key):
             found = await images.find_launch(engine, node, ccid, key, attempt)
             if found is None:
-                bases = builder, runtime
                 found = await self._make(package, platform, bases, key, attempt)
             else:
                 attempt.note(f"image of an equal build is reused: {found[0]}")
         image, launch = found
         output = platform.image_output
         return DockerInstance(
-            session, images.BuiltImage(ccid, image, output, launch, runtime)
+            session, images.BuiltImage(ccid, image, output, launch, bases[1])
         )
 
     def _key(

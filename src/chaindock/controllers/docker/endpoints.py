@@ -361,9 +361,10 @@ async def _from_helper(helper: str, key: str) -> dict[str, str] | None:
     if program is None:
         _log.warning("credential helper is missing", helper=helper, registry=key)
         return None
+    quiet = asyncio.subprocess.DEVNULL  # its daemon may keep a pipe open
     try:
         _, text, _ = await run_program(
-            program, "get", text=key.encode(), limit_s=HELPER_S
+            program, "get", text=key.encode(), limit_s=HELPER_S, stderr=quiet
         )
         found = json.loads(text)
         user, secret = str(found["Username"]), str(found["Secret"])

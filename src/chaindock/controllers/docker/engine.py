@@ -56,22 +56,21 @@ class Engine(EngineClient):
 
     # --- containers ----------------------------------------------------------------
 
-    async def remove_lost_containers(self, label: str) -> int:
+    async def remove_lost_containers(self, label: str) -> None:
         """After a call was cut off, remove the containers with `label` not known here.
 
         The engine may have made a container whose id never came, or kept one whose
-        removal it never did. Return how many. Nothing is created meanwhile.
+        removal it never did. Nothing is created meanwhile.
         """
         async with self._creating_now:
             if not self._unsure or self._creating:
-                return 0
+                return
             self._unsure = False
             lost = set(await self.find_containers(label)) - self._known
             for container in lost:
                 await self.remove_container(container)
             if lost:
                 _log.info("removed containers of broken calls", containers=len(lost))
-            return len(lost)
 
     async def create_container(self, name: str | None, body: Mapping[str, Any]) -> str:
         """Return the id of a new container; it counts as known until it is removed.
@@ -257,8 +256,7 @@ class Engine(EngineClient):
         self, params: Mapping[str, str], tar: AsyncIterator[bytes], silence_s: float
     ) -> AsyncGenerator[dict[str, Any]]:
         """Yield the progress of a classic build of a tar context."""
-        what = "build image"
-        return self.progress("build", silence_s, what, params=params, data=tar)
+        return self.progress("build", silence_s, "build image", params=params, data=tar)
 
     # --- networks ------------------------------------------------------------------
 

@@ -246,19 +246,16 @@ async def find_launch(
     """Return (image, launch command) of an equal build; None when there is none."""
     name = names.image_name(node, ccid)
     image = f"{name}:{key}"
-    try:
+    found: dict[str, Any] = {}
+    with contextlib.suppress(ImageNotFound):
         found = await engine.inspect_image(image)
-    except ImageNotFound:
-        same = await engine.find_images(label=f"{names.BUILD_KEY}={key}")
-        if not same:
-            return None
+    equal = f"{names.BUILD_KEY}={key}"
+    if not found and (same := await engine.find_images(label=equal)):
         # Equal code under another label: the image only needs one more name.
         attempt.enter(Phase.IMAGE)
-        try:
+        with contextlib.suppress(ImageNotFound):
             await engine.tag_image(str(same[0]["Id"]), name, key)
             found = await engine.inspect_image(image)
-        except ImageNotFound:
-            return None
     labels = (found.get("Config") or {}).get("Labels") or {}
     launch = _launch_from(labels.get(names.LAUNCH))
     if labels.get(names.BUILD_KEY) != key or launch is None:

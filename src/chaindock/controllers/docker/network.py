@@ -37,12 +37,13 @@ if TYPE_CHECKING:
     from chaindock.errors import LaunchFailed
 
 _log = get_logger("docker.network")
-_LOOPBACK, _DEFAULT = "127.0.0.1", "default"
+_LOOPBACK, _DEFAULT, BUILDS = "127.0.0.1", "default", "-build"
 _HOST_IS_HERE = f"{HOST}:host-gateway"
 # Interfaces are named by us: an engine gives a name that is free again to the network of
 # somebody else, and would meet the firewall rules that a killed node left.
 _BRIDGE_NAME = "com.docker.network.bridge.name"
 _MTU = "com.docker.network.driver.mtu"
+_HINT = "if no addresses are left, remove unused networks: docker network prune"
 _NO_NEIGHBOURS = {"com.docker.network.bridge.enable_icc": "false"}
 
 
@@ -79,6 +80,7 @@ class Route:
         known_before: addresses that this machine had before the network was made; empty
             when the network is older than this process.
         through: the name of this machine in a container, if the network ends on another.
+        interface: that of the gateway; an engine may take it down between two containers.
     """
 
     network: str
@@ -88,15 +90,17 @@ class Route:
     known_before: Container[str] = ()
     through: str = ""
     rootless: bool = False
+    interface: str = ""
 
     @property
     def listen_on(self) -> str:
         """The address of this machine that the node listens on."""
         return _LOOPBACK if self.through else self.gateway
 
-    def is_here(self) -> bool:
-        """Whether the gateway of the network is an address of this very machine."""
-        return self.gateway in addresses() and self.gateway not in self.known_before
+    def find_interface(self) -> str:
+        """Return the interface of this very machine that has the gateway; "" = none."""
+        here = addresses().get(self.gateway, "")
+        return "" if self.gateway in self.known_before else here
 
     def isolation(self, open_because: str) -> str:
         """Return what a container reaches, for people; `open_because`: see `_close`."""
@@ -171,11 +175,13 @@ async def _create(
     for options in ({**ours, **_NO_NEIGHBOURS}, ours, {}):
         try:
             await finish(engine.create_network({**body, "Options": options}))
-        except EngineError as error:
+        except (EngineError, NotFound) as error:  # NotFound: no addresses are left
             if error.facts.get("status") == 409:  # somebody made it just now
                 return
-            if error.retryable or not options:
+            if error.retryable:
                 raise
+            if not options:
+                raise EngineError(error.message, hint=_HINT, **error.facts) from error
             # Not every engine can keep the containers of a network apart.
             _log.info("network made without options", reason=error.message)
         else:
@@ -208,7 +214,7 @@ class Networks:
         self._engine, self._node, self._sandbox = engine, node, sandbox
         self._firewall, self._port, self._warned = firewall, 0, ""
         self._route: Route | None = None
-        self._builds = ""
+        self._default_for_builds = False
         self._lock = asyncio.Lock()
 
     async def attach(
@@ -258,10 +264,7 @@ class Networks:
             return "the engine is rootless, its networks end in a namespace of its own"
         if route.through:
             return "the engine is on another machine, or in a virtual one"
-        interface = addresses().get(route.gateway)
-        if interface is None:
-            return f"no interface of this machine has the address {route.gateway}"
-        rule = FirewallRule(interface, route.gateway, self._port or None)
+        rule = FirewallRule(route.interface, route.gateway, self._port or None)
         why = await self._firewall.enforce(rule)
         said = why or self._firewall.open_to_users
         if said and said != self._warned:
@@ -278,19 +281,27 @@ class Networks:
     async def for_builds(self) -> str:
         """Return the network of builds: the node's own, or the engine's default bridge.
 
-        The own one only where it exists at once: an engine that makes it for its first
-        container, or on another machine, may give it other name servers than its default.
+        The own one if it can be made and exists at once. One that comes with its first
+        container, or on another machine, may have other name servers than the default.
 
-        Raises: StartFailed when its name is taken; EngineError.
+        Raises: StartFailed when its name is taken; a retryable EngineError.
         """
-        engine, kind = self._engine, "-build"
+        engine, route, why = self._engine, None, "its gateway is not on this machine"
         async with self._lock:
-            if self._builds != _DEFAULT:
-                route = await get_network(engine, self._node, kind, internal=False)
-                self._builds = route.network if route.is_here() else _DEFAULT
-                if self._builds == _DEFAULT:
-                    await engine.remove_network(route.network)
-            return self._builds
+            if self._default_for_builds:
+                return _DEFAULT
+            try:
+                route = await get_network(engine, self._node, BUILDS, internal=False)
+                if route.find_interface():
+                    return route.network
+                await engine.remove_network(route.network)
+            except (EngineError, NotFound) as error:
+                if error.retryable and route is None:
+                    raise
+                why = error.message
+            _log.info("builds use the engine's default bridge", reason=why)
+            self._default_for_builds = True
+            return _DEFAULT
 
     async def join(self, container: str, network: str) -> None:
         """Put a container on a network that a user named. Raises: NetworkMissing."""
@@ -323,29 +334,30 @@ class Networks:
         for internal in dict.fromkeys((self._sandbox.internal, False)):
             kind = "" if internal else "-open"
             route = await get_network(self._engine, self._node, kind, internal=internal)
-            if route.is_here() or await self._add_anchor(route, image):
-                return replace(route, separate=route.separate and bridges_filtered())
+            if here := route.find_interface() or await self._add_anchor(route, image):
+                separate = route.separate and bridges_filtered()
+                return replace(route, separate=separate, interface=here)
         route = await get_network(self._engine, self._node, "-open", internal=False)
         info = await self._engine.info()
         separate = route.separate and info.get("BridgeNfIptables") is True
         rootless = is_rootless(info)
         route = replace(route, separate=separate, through=HOST, rootless=rootless)
-        address = await listener.address_on(route.listen_on)
+        port = (await listener.address_on(route.listen_on)).rpartition(":")[2]
         body = self._probe_body(route, image)
-        name = await find_name(self._engine, body, address.rpartition(":")[2])
+        name = await find_name(self._engine, body, port, rootless=rootless)
         return replace(route, through=name)
 
-    async def _add_anchor(self, route: Route, image: str) -> bool:
-        """Put an idle container on the network; return whether its address exists now.
+    async def _add_anchor(self, route: Route, image: str) -> str:
+        """Put an idle container on the network; return `find_interface` after that.
 
         A retryable error must not decide what containers reach: it is raised.
         """
         body = idle_body(self._sandbox, self._node, route.network, image, "anchor")
-        engine, anchor, here = self._engine, "", False
+        engine, anchor, here = self._engine, "", ""
         try:
             anchor = await engine.create_container(None, body)
             await engine.start_container(anchor)
-            here = route.is_here()
+            here = route.find_interface()
         except (EngineError, NotFound) as error:
             if error.retryable or isinstance(error, ImageNotFound):
                 raise

@@ -83,21 +83,18 @@ def _read_ulimits(value: Any, base: Path) -> tuple[Ulimit, ...]:
 
 
 def _ulimit(given: Any) -> Ulimit:
-    wrong = WrongValueError(
-        "a list of Name, Soft and Hard, or such as nofile=1024:4096,core=0; names: "
-        + ", ".join(sorted(_LIMITS))
-    )
     if isinstance(given, dict):
         parts = {str(key).lower(): str(one) for key, one in given.items()}
-        name, soft = parts.get("name", ""), parts.get("soft", "")
-        hard = parts.get("hard", soft)
+        name, soft, hard = (parts.get(key, "") for key in ("name", "soft", "hard"))
     else:
         name, _, rest = str(given).partition("=")
         soft, _, hard = rest.partition(":")
-    hard = hard or soft
-    name = name.strip().lower()
+    name, hard = name.strip().lower(), hard or soft
     if name not in _LIMITS or not (soft.isdecimal() and hard.isdecimal()):
-        raise wrong
+        raise WrongValueError(
+            "a list of Name, Soft and Hard, or such as nofile=1024:4096,core=0; names: "
+            + ", ".join(sorted(_LIMITS))
+        )
     if int(soft) > int(hard):
         raise WrongValueError(f"a soft limit of {name} that is not above the hard one")
     return Ulimit(name, int(soft), int(hard))
@@ -314,7 +311,7 @@ class CompileOptions:
     network: str = option(
         "",
         "chaindock.build.network",
-        "The network of the engine that builds use; empty = one of the node's own, or the default bridge of an engine that is not on this machine.",
+        "The network of the engine that builds use; empty = one of the node's own, or the engine's default bridge if none can be made or the engine is not on this machine.",
     )
     memory_bytes: BytesOrNone = option(
         4096 * MIB,

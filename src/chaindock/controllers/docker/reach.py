@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from chaindock.controllers.docker.sandbox import is_rootless
 from chaindock.errors import NameUnresolved, NodeUnreachable
 
 if TYPE_CHECKING:
@@ -69,14 +68,15 @@ def bridges_filtered() -> bool:
     return False
 
 
-async def find_name(engine: Engine, body: dict[str, Any], port: str) -> str:
+async def find_name(
+    engine: Engine, body: dict[str, Any], port: str, *, rootless: bool
+) -> str:
     """Return the name of this machine that answers at `port` from a container.
 
     `body` is that of an idle container, where `HOST` is known if the engine can do that.
 
     Raises: NameUnresolved when no name is known there, NodeUnreachable when none answers.
     """
-    rootless = is_rootless(await engine.info())
     hosts = _NAMES + (_ROOTLESS if rootless else ())
     code = await _dial(engine, body, port, hosts)
     if code == _NO_TOOL:

@@ -80,6 +80,7 @@ def ulimits(*ours: Ulimit, given: Sequence[Ulimit] = ()) -> list[dict[str, Any]]
 def host_config(sandbox: SandboxOptions) -> dict[str, Any]:
     """Return HostConfig of a sandboxed container, without its network."""
     files, bytes_ = sandbox.open_files, sandbox.file_bytes or sandbox.tmp_bytes
+    log = {"max-size": str(sandbox.log_max_bytes), "max-file": str(sandbox.log_files)}
     found = limits(
         sandbox.memory_bytes,
         sandbox.cpus,
@@ -104,13 +105,7 @@ def host_config(sandbox: SandboxOptions) -> dict[str, Any]:
             Ulimit("fsize", bytes_, bytes_),
             given=sandbox.ulimits,
         ),
-        "LogConfig": {
-            "Type": "json-file",
-            "Config": {
-                "max-size": str(sandbox.log_max_bytes),
-                "max-file": str(sandbox.log_files),
-            },
-        },
+        "LogConfig": {"Type": "json-file", "Config": log},
         "Dns": list(sandbox.dns),
         "DnsSearch": list(sandbox.dns_search),
         "ExtraHosts": list(sandbox.extra_hosts),

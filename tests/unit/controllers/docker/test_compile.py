@@ -1,20 +1,22 @@
-"""Which certificates a build trusts."""
+"""Which certificates a build trusts, and its network."""
 
 from __future__ import annotations
 
 import io
 import tarfile
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from chaindock.container.attempt import Attempt
-from chaindock.container.contracts import BuildEnvironment
+from chaindock.container.contracts import BuildEnvironment, NodeLabels
 from chaindock.container.environment import merged_ca
 from chaindock.controllers.docker.compile import Compiler, build_places
 from chaindock.controllers.docker.engine import Engine
+from chaindock.controllers.docker.images import BaseImage
 from chaindock.controllers.docker.options import CompileOptions, EndpointOptions
+from chaindock.errors import EngineError
 from chaindock.ids import Ccid
 from support.doubles.fake_engine import fake_engine
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chaindock.controllers.docker.instance import EngineSession
+    from chaindock.platforms.base import BuildPlan, Platform
     from support.doubles.fake_engine import Request
 
 USUAL, REAL = "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/bundle.pem"
@@ -95,3 +98,52 @@ def test_in_a_container_programs_are_on_the_path_and_the_rest_lies_together():
     assert build_places().fill("{tool:go} {input}/src {output} {cache:go-mod}") == (
         "go /chaincode/input/src /chaincode/output /chaincode/cache/go-mod"
     )
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [("", ["network", "fill", "network", "start"]), ("theirs", ["fill", "start"])],
+)
+async def test_a_network_that_was_pruned_meanwhile_is_there_at_the_start(
+    tmp_path: Path, named: str, expected: list[str]
+):
+    class Recorded:
+        container = Engine.container
+
+        async def create_container(self, _name: None, body: dict[str, Any]) -> str:
+            assert body["HostConfig"]["NetworkMode"] == (named or "ours")
+            return "c1"
+
+        async def for_builds(self) -> str:
+            done.append("network")
+            return "ours"
+
+        async def put_archive(self, *_: object) -> None:
+            done.append("fill")
+
+        async def start_container(self, *_: object) -> None:
+            done.append("start")
+            raise EngineError("that is enough")
+
+        async def remove_container(self, *_: object) -> None:
+            pass
+
+    done, recorded, attempt = list[str](), Recorded(), Attempt(Ccid("a:1"))
+    session = SimpleNamespace(
+        engine=recorded,
+        networks=recorded,
+        node=NodeLabels("node1", "peer0", "dev"),
+        options=SimpleNamespace(compile=CompileOptions(network=named)),
+    )
+    compiler = Compiler(cast("EngineSession", session), BuildEnvironment(), attempt)
+    plan = cast("BuildPlan", SimpleNamespace(caches=(), steps=()))
+    (tmp_path / "tree").mkdir()
+    with pytest.raises(EngineError, match="enough"):
+        await compiler.run(
+            plan,
+            cast("Platform", None),
+            tmp_path / "tree",
+            BaseImage("base:1", "sha256:1"),
+            io.BytesIO(),
+        )
+    assert done == expected

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from chaindock.controllers.docker import endpoints
 from chaindock.controllers.docker.endpoints import registry_auth
 
 if TYPE_CHECKING:
@@ -92,6 +93,19 @@ async def test_a_helper_program_is_asked(
     write(tmp_path, {"credHelpers": {"reg.example": "test"}})
     found = await auth("reg.example/cc", tmp_path)
     assert found == {"identitytoken": "reg.example", "serveraddress": "reg.example"}
+
+
+async def test_a_helper_may_leave_a_daemon_with_its_errors_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    helper = tmp_path / "docker-credential-test"
+    answer = '{"Username": "u", "Secret": "p"}'
+    helper.write_text(f"#!/bin/sh\nsleep 5 >/dev/null &\necho '{answer}'\n")
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.defpath}")
+    monkeypatch.setattr(endpoints, "HELPER_S", 3.0)
+    write(tmp_path, {"credsStore": "test"})
+    assert (await auth("reg.example/cc", tmp_path) or {})["password"] == "p"
 
 
 @pytest.mark.parametrize("text", ["#!/bin/sh\nexit 1\n", "no program", "#!/none\n"])

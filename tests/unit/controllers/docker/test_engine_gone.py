@@ -14,6 +14,7 @@ from chaindock.container.contracts import Declined, NodeLabels
 from chaindock.container.router import Router
 from chaindock.controllers.docker import controller
 from chaindock.controllers.docker.controller import DockerController
+from chaindock.controllers.docker.firewall import HostFirewall
 from chaindock.controllers.docker.options import (
     DockerOptions,
     EndpointOptions,
@@ -100,3 +101,36 @@ async def test_an_engine_that_hangs_keeps_nobody_from_leaving(
         docker(socket, call_s=60) as entered,
     ):
         assert entered.connected
+
+
+@pytest.mark.parametrize(
+    ("used", "removed"), [("", True), ("-build", True), ("-open", False)]
+)
+async def test_firewall_rules_stay_for_the_networks_of_runs_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: str, removed: bool
+):
+    async def containers(request: Request) -> None:
+        await request.json([])
+
+    async def networks(request: Request) -> None:
+        await request.json([{"Name": f"chaindock-node1{kind}"} for kind in kinds])
+
+    async def gone(request: Request) -> None:
+        await request.json({})
+
+    async def in_use(request: Request) -> None:
+        await request.json({"message": "it has active endpoints"}, 403)
+
+    async def remove(_self: HostFirewall) -> int:
+        removals.append(True)
+        return 0
+
+    kinds, removals = ("-build", "-open"), list[bool]()
+    monkeypatch.setattr(HostFirewall, "remove", remove)
+    replies = {"GET json": containers, "GET networks": networks}
+    for kind in kinds:
+        name = f"DELETE chaindock-node1{kind}"
+        replies[name] = in_use if kind == used else gone
+    async with fake_engine(tmp_path / "s", replies), docker(tmp_path / "s"):
+        pass
+    assert bool(removals) == removed

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from chaindock.container.contracts import NodeLabels
 from chaindock.controllers.docker import names, network
 from chaindock.controllers.docker.engine import Engine
-from chaindock.controllers.docker.firewall import HostFirewall
+from chaindock.controllers.docker.firewall import FirewallRule, HostFirewall
 from chaindock.controllers.docker.network import Networks, Route, get_network
 from chaindock.controllers.docker.options import SandboxOptions
 from chaindock.errors import EngineError, EngineTimeout, NotFound, StartFailed
@@ -34,7 +35,7 @@ class Moody:
     container = Engine.container
     address = "unix:///engine.sock"
 
-    def __init__(self, **refuses: EngineError) -> None:
+    def __init__(self, **refuses: EngineError | NotFound) -> None:
         self.refuses = refuses
         self.networks: dict[str, dict[str, Any]] = {}
         self.containers: list[str] = []
@@ -68,6 +69,7 @@ class Moody:
         }
 
     async def remove_network(self, name: str) -> bool:
+        self._do("remove_network")
         del self.networks[name]
         return True
 
@@ -162,3 +164,90 @@ async def test_builds_use_a_network_of_their_own_if_it_is_on_this_machine(
     monkeypatch.setattr(network, "addresses", lambda: next(here))
     networks = Networks(cast("Engine", engine), NODE, SandboxOptions(), filter_)
     assert await networks.for_builds() == f"{names.network_name(NODE)}-build"
+
+
+POOLS_USED_UP = "could not find an available, non-overlapping IPv4 address pool"
+
+
+async def test_firewall_rules_name_the_interface_that_the_network_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """An engine may take a bridge down with its last container, and up with the next."""
+    rules: list[FirewallRule] = []
+
+    async def enforce(_self: HostFirewall, rule: FirewallRule) -> str:
+        rules.append(rule)
+        return ""
+
+    engine, filter_ = Moody(), HostFirewall("node1", str(tmp_path))
+    engine.add(names.network_name(NODE), NODE.node_id)
+    here = {GATEWAY: "cd-1"}
+    monkeypatch.setattr(network, "addresses", here.copy)
+    monkeypatch.setattr(HostFirewall, "enforce", enforce)
+    networks = Networks(cast("Engine", engine), NODE, SandboxOptions(), filter_)
+    listener = cast("CallbackListener", Listener())
+    for _ in range(2):
+        attached = await networks.attach(listener, "base", calls_back=True)
+        assert "nothing else" in attached.isolation
+        here.clear()
+    assert rules == [FirewallRule("cd-1", GATEWAY, 7052)] * 2
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        NotFound(POOLS_USED_UP),
+        EngineError("unknown driver", status=400),
+    ],
+)
+async def test_builds_use_the_usual_network_when_none_can_be_made_for_them(
+    refused: EngineError | NotFound, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    async def refuse(_body: object) -> str:
+        raise refused
+
+    engine, filter_ = Moody(), HostFirewall("node1", str(tmp_path))
+    monkeypatch.setattr(engine, "create_network", refuse)
+    networks = Networks(cast("Engine", engine), NODE, SandboxOptions(), filter_)
+    with capture_logs() as logs:
+        assert await networks.for_builds() == "default"
+    assert [line["reason"] for line in logs][-1] == refused.message
+
+
+@pytest.mark.parametrize("error", PASSES, ids=lambda error: error.slug)
+async def test_builds_do_not_leave_their_network_for_what_passes(
+    error: EngineError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    engine = Moody(create_network=error)
+    filter_ = HostFirewall("node1", str(tmp_path))
+    networks = Networks(cast("Engine", engine), NODE, SandboxOptions(), filter_)
+    with pytest.raises(type(error)):
+        await networks.for_builds()
+    here = iter([{}, {GATEWAY: "cd-1"}])
+    monkeypatch.setattr(network, "addresses", lambda: next(here))
+    assert await networks.for_builds() == f"{names.network_name(NODE)}-build"
+
+
+@pytest.mark.parametrize("error", [*PASSES, NotFound("gone")], ids=lambda one: one.slug)
+async def test_a_build_goes_on_when_the_network_that_it_does_not_use_stays(
+    error: EngineError | NotFound, tmp_path: Path
+):
+    engine = Moody(remove_network=error)
+    filter_ = HostFirewall("node1", str(tmp_path))
+    networks = Networks(cast("Engine", engine), NODE, SandboxOptions(), filter_)
+    with capture_logs() as logs:
+        assert await networks.for_builds() == "default"
+    assert [line["reason"] for line in logs][-1] == error.message
+
+
+async def test_used_up_addresses_are_said_with_what_frees_them(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    async def refuse(_body: object) -> str:
+        raise NotFound(POOLS_USED_UP)
+
+    engine = Moody()
+    monkeypatch.setattr(engine, "create_network", refuse)
+    with pytest.raises(EngineError, match=POOLS_USED_UP) as caught:
+        await bridge(engine)
+    assert "docker network prune" in str(caught.value.hint)

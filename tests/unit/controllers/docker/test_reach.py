@@ -51,9 +51,6 @@ class Container:
         self.there: list[str] = []
         self.ran: list[list[str]] = []
 
-    async def info(self) -> dict[str, Any]:
-        return {"Rootless": self.rootless}
-
     async def create_container(self, _name: None, body: dict[str, Any]) -> str:
         self.ran.append(body["Cmd"])
         self.there.append("probe")
@@ -77,7 +74,8 @@ def body() -> dict[str, Any]:
 
 
 async def found(engine: Container) -> str:
-    return await find_name(cast("Engine", engine), body(), "7052")
+    rootless = engine.rootless
+    return await find_name(cast("Engine", engine), body(), "7052", rootless=rootless)
 
 
 async def tried(engine: Container) -> None:
