@@ -215,7 +215,6 @@ def _too_long(limit_s: float, attempt: Attempt) -> LaunchTimeout:
 
 
 def _setting(phase: Phase | None) -> str:
-    """Return the settings that bound a phase."""
     if phase in {Phase.REGISTER, Phase.READY}:
         return "chaindock.launch.registerTimeout"
     if phase is Phase.CONNECT:

@@ -278,7 +278,6 @@ async def _probed(run: Running) -> LaunchFailed | None:
 
 
 def _tell(attempt: Attempt, failure: LaunchFailed | None) -> None:
-    """Count and log the outcome of a launch."""
     facts = attempt.facts() if failure is None else failure.facts
     metrics.launch_ended(
         attempt.ccid,

@@ -126,7 +126,6 @@ def _call(
     transient: Mapping[str, str],
     **given: Any,
 ) -> int:
-    """Call, print the answer and return the exit status."""
     from chaindock.operations.facade import Call
 
     sent = [_bytes(text) for text in (function, *args)]

@@ -140,7 +140,6 @@ class Root(click.Group):
 
 
 def _show(error: Exception, *, as_json: bool) -> int:
-    """Print what ended a command; return the exit status."""
     if isinstance(error, BrokenPipeError):
         raise error
     if isinstance(error, OSError):

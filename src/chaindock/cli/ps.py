@@ -99,7 +99,6 @@ def planned(one: Mapping[str, Any]) -> str:
 
 
 def _where(details: Mapping[str, str]) -> Iterator[str]:
-    """Yield the place and isolation of a run."""
     place = next(
         (key for key in ("container", "pid", "address") if details.get(key)), ""
     )

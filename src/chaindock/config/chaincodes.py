@@ -278,7 +278,6 @@ def _of_section(loader: Any, body: Any, path: Path, chaincode: str) -> Iterator[
 def _pairs(
     loader: Any, node: Any, path: Path, name: str
 ) -> Iterator[tuple[str, Any, int]]:
-    """Yield the entries of what has to be a section, or empty."""
     if node is None or is_mapping(node) or plain(loader, node) is None:
         return entries(loader, node)
     origin = f"{path}:{node.start_mark.line + 1}"

@@ -7,7 +7,9 @@ Source: docs/adr/0001-asyncio-one-process.md
 from __future__ import annotations
 
 import contextlib
+import grp
 import os
+import pwd
 import re
 import stat
 from pathlib import Path
@@ -67,7 +69,8 @@ def require_own(path: Path) -> None:
     """Refuse a file or directory that others can change or replace, as ssh does.
 
     It and all directories above must belong to the user or to root, and only the owner may
-    write them, or one above is sticky. What does not exist is passed over.
+    write them. One above may be sticky, or be written by the owner's group of the same
+    name, which holds the owner alone (umask 002). What does not exist is passed over.
 
     Raises: ConfigInvalid, with the command that mends it.
     """
@@ -79,8 +82,18 @@ def require_own(path: Path) -> None:
             continue
         except OSError as error:
             raise _unreadable(place, error) from error
-        shared = place != path and about.st_mode & stat.S_ISVTX
-        _require_own(place, about, 0 if shared else 0o022)
+        refused = 0o022
+        if place != path:
+            shared = about.st_mode & stat.S_ISVTX
+            refused = 0 if shared else 0o002 if _is_private(about) else 0o022
+        _require_own(place, about, refused)
+
+
+def _is_private(about: os.stat_result) -> bool:
+    with contextlib.suppress(KeyError):
+        owner = pwd.getpwuid(about.st_uid).pw_name
+        return grp.getgrgid(about.st_gid).gr_name == owner
+    return False
 
 
 def _require_own(place: Path, about: os.stat_result, refused: int = 0o022) -> None:

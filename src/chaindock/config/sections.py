@@ -204,7 +204,6 @@ def problem_of(bundle: Path) -> str:
 
 
 def _endpoint(env: Mapping[str, str]) -> EndpointOptions:
-    """Return what `env` says about where a container engine is."""
     certificates = _path(env, "DOCKER_CERT_PATH")
     return EndpointOptions(
         docker_host=env.get("DOCKER_HOST", ""),

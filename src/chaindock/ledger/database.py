@@ -290,7 +290,6 @@ def translate(error: sqlite3.Error, path: Path) -> LedgerError:
 
 
 def _out_of_files() -> bool:
-    """Whether this process or the machine can open no more files."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:

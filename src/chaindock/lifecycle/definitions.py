@@ -175,7 +175,6 @@ def read_definition(simulator: Simulator, name: str) -> Args | None:
 
 
 def _defined_names(simulator: Simulator) -> list[str]:
-    """Return the names of all definitions, sorted."""
     from_key, to_key = _METADATA, _METADATA[:-1] + "0"  # "0" follows "/"
     rows = simulator.open_range(NAMESPACE, from_key, to_key)
     names: list[str] = []

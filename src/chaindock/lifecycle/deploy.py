@@ -253,7 +253,6 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
             _ = self._tasks.start(stop(ccid), f"take down {ccid}")
 
     async def _commit(self, approval: Approval) -> None:
-        """Record the approval, commit the definition, switch to it."""
         name, sequence = approval.name, approval.sequence
         await asyncio.to_thread(self._targets.approve, approval)
         try:

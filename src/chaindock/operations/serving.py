@@ -272,7 +272,6 @@ class Listener:
 
     @web.middleware
     async def _note(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Note that a request is in progress."""
         transport = request.transport or request
         self._busy.add(transport)
         try:

@@ -236,7 +236,6 @@ def _resolve_start(
 
 
 def _script_of(arguments: list[str]) -> str | None:
-    """Return the file that node runs, given its arguments."""
     words = iter(arguments)
     for word in words:
         if word in _VALUE_FLAGS:

@@ -112,7 +112,6 @@ class LogSpec:
 
 
 def _candidates(name: str) -> Iterator[str]:
-    """Yield the terms that mean `name`, the most exact one first."""
     yield name + "."
     while name:
         yield name

@@ -1,9 +1,12 @@
 """What others could have written is not trusted: home, core.yaml, files that it names."""
 
+import grp
 import os
+import pwd
 import shlex
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -141,10 +144,20 @@ def test_a_home_where_anybody_may_replace_it_is_refused(tmp_path):
     load(home, env={})
 
 
-def test_a_home_below_a_directory_of_a_group_is_refused(tmp_path, home):
+def test_a_home_below_a_directory_of_a_group_is_refused(tmp_path, home, monkeypatch):
     tmp_path.chmod(0o775)
+    monkeypatch.setattr(grp, "getgrgid", lambda _: SimpleNamespace(gr_name="staff"))
     assert repr(str(tmp_path)) in refusal(home).message
     tmp_path.chmod(0o1775)
+    load(home, env={})
+
+
+def test_the_group_that_has_the_name_of_the_user_holds_nobody_else(tmp_path, home):
+    """Distributions with umask 002 give each user such a group."""
+    name = pwd.getpwuid(os.geteuid()).pw_name
+    if grp.getgrgid(tmp_path.stat().st_gid).gr_name != name:
+        pytest.skip("this user has no group of that name")
+    tmp_path.chmod(0o775)
     load(home, env={})
 
 
