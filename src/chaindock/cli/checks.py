@@ -157,9 +157,8 @@ async def _engines(config: Config) -> tuple[list[Check], bool]:
 def _processes(wanted: str) -> Check:
     words, why = find_bwrap(wanted)
     if words:
-        found = (
-            "limits, and a sandbox: own files and processes, no network but the node"
-        )
+        found = "limits, and a sandbox: own files and processes, no network but the "
+        found += "node; builds have no isolation"
         return Check("isolation", "processes", State.OK, found)
     found = "limits and a cleaned environment, no isolation: they run as your user "
     state = State.FAIL if wanted == "require" else State.ABSENT

@@ -37,6 +37,9 @@ ld.so.conf ld.so.conf.d localtime mime.types nsswitch.conf passwd pki/ca-trust
 pki/tls/certs protocols services ssl/cert.pem ssl/certs ssl/openssl.cnf timezone"""
 _NAMESPACES: Final = """--unshare-user --unshare-ipc --unshare-pid --unshare-net
 --unshare-uts --unshare-cgroup-try --cap-drop ALL --die-with-parent"""
+# The program may trace bubblewrap's process 1 beside it. So that one lies in an outer pid
+# namespace, whose process 1 the program cannot see, and ends with it whatever it does.
+_OUTER: Final = "--unshare-user --unshare-pid --die-with-parent --dev-bind / /"
 # Runs in the sandbox and becomes the program. It makes the listening socket in the network
 # of the program and hands it to the node. bubblewrap inherits that SIGTERM is ignored: if
 # SIGTERM ended bubblewrap, the program would be killed without its grace. So SIGTERM gets
@@ -66,7 +69,12 @@ def find_bwrap(wanted: str) -> tuple[tuple[str, ...], str]:
 
     `wanted` is auto, require or off. The first call blocks for some milliseconds.
     """
-    return ((), "off") if wanted == "off" else _find_bwrap()
+    if wanted == "off":
+        return (), "off"
+    try:
+        return _find_bwrap()
+    except (OSError, subprocess.TimeoutExpired) as error:  # the next call tries again
+        return (), f"bubblewrap cannot be run: {error}"
 
 
 @functools.cache
@@ -76,14 +84,10 @@ def _find_bwrap() -> tuple[tuple[str, ...], str]:
         return (), "bubblewrap is not installed"
     why = ""
     for more in (("--disable-userns",), ()):  # only bubblewrap 0.8 and newer have it
-        words = (tool, *_NAMESPACES.split(), *more)
+        words = (tool, *_OUTER.split(), tool, *_NAMESPACES.split(), *more)
         argv = [*words, "--ro-bind", "/", "/", "--proc", "/proc", "/bin/true"]
-        try:
-            done = subprocess.run(
-                argv, capture_output=True, timeout=_PROBE_LIMIT_S, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return (), f"bubblewrap cannot be run: {error}"
+        limit_s = _PROBE_LIMIT_S
+        done = subprocess.run(argv, capture_output=True, timeout=limit_s, check=False)
         if done.returncode == 0:
             return words, ""
         why = done.stderr.decode(errors="replace").strip().removeprefix("bwrap: ")
@@ -105,7 +109,9 @@ def in_sandbox(
     relay = Relay(known.get("peer", ""))
     python, temp = Path(sys.executable).resolve(), str(private / "tmp")
     places = [Path(one) for one in _SYSTEM]
-    for path in sorted({path for one in (*seen, python) for path in _visible(one)}):
+    homes = {Path.home(), Path("/root"), Path("/home"), private, program.cwd}
+    homes |= {one.resolve() for one in homes}
+    for path in sorted({p for one in (*seen, python) for p in _visible(one, homes)}):
         if not any(path.is_relative_to(place) for place in places):
             places.append(path)  # an outer directory is mounted before an inner one
     etc = [Path("/etc", one) for one in _ETC.split()]
@@ -134,10 +140,10 @@ def in_sandbox(
     )
 
 
-def _visible(path: Path) -> Iterable[Path]:
+def _visible(path: Path, homes: Iterable[Path]) -> Iterable[Path]:
     """Yield `path`, the targets of its links, and the directory of its toolchain.
 
-    A directory that holds a home, or that lies directly in one, is not a toolchain's.
+    A directory that holds one of `homes`, or lies directly in one, is not a toolchain's.
     """
     yield path
     if path.is_dir():
@@ -147,7 +153,6 @@ def _visible(path: Path) -> Iterable[Path]:
         yield path
     path = path.resolve()
     top = path.parent.parent if path.parent.name == "bin" else path.parent
-    homes = {Path.home(), Path("/root"), Path("/home")}
     if not any(top in (one, *one.parents) or top.parent == one for one in homes):
         yield top
 
@@ -196,7 +201,12 @@ class Relay:
             listener.setblocking(False)
             while True:
                 await self._free.acquire()
-                inner, _ = await loop.sock_accept(listener)
+                try:
+                    inner, _ = await loop.sock_accept(listener)
+                except OSError:  # no descriptor is free
+                    self._free.release()
+                    await asyncio.sleep(1)
+                    continue
                 task = tasks.start(self._connect(inner), "connection")
                 task.add_done_callback(lambda _: self._free.release())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -65,7 +66,8 @@ def find(
                 run_id is None
                 and record is not None
                 and record.pid in proved
-                and (ended_at is None or _was_left(process, record, ended_at))
+                and (ended_at is None or process.create_time() <= ended_at)
+                and (ended_at is None or os.getsid(pid) == record.pid)
             ):
                 run_id = record.run_id
         except (psutil.Error, OSError):
@@ -103,11 +105,10 @@ def _look_twice(look: Callable[[], list[psutil.Process]]) -> list[psutil.Process
     A process shows no environment while it becomes another program, and one that was
     forked after the table was read is not in it.
     """
-    found = look()
-    if not found:
-        time.sleep(_POLL_S)
-        found = look()
-    return found
+    if found := look():
+        return found
+    time.sleep(_POLL_S)
+    return look()
 
 
 def _is_leader(record: Record) -> bool:
@@ -117,11 +118,6 @@ def _is_leader(record: Record) -> bool:
         return same or _marked_run(process, record.node_id) == record.run_id
     except (psutil.Error, OSError):
         return False
-
-
-def _was_left(process: psutil.Process, record: Record, ended_at: float) -> bool:
-    older = process.create_time() <= ended_at
-    return older and os.getsid(process.pid) == record.pid
 
 
 def _marked_run(process: psutil.Process, node_id: str) -> str | None:
@@ -135,10 +131,8 @@ def _marked_run(process: psutil.Process, node_id: str) -> str | None:
 
 def _send(processes: Sequence[psutil.Process], number: int) -> None:
     for process in processes:
-        try:
+        with contextlib.suppress(psutil.Error):
             process.send_signal(number)  # psutil refuses a reused pid
-        except psutil.Error:
-            continue
 
 
 def _wait(processes: Sequence[psutil.Process], limit_s: float) -> None:
@@ -172,7 +166,7 @@ class Bounds:
 class LimitWatch:
     """Keeps runs within memory and disk, in one task that ends with the last of them.
 
-    A process that leaves its session is counted only where it has a sandbox.
+    One that left its session counts while its ancestors live: in a sandbox, always.
     """
 
     def __init__(self, tasks: Tasks) -> None:
@@ -233,44 +227,36 @@ class Usage(NamedTuple):
 
 
 def usage_of(sessions: Iterable[int]) -> dict[int, Usage]:
-    """Return the usage of each session.
+    """Return the usage of each session, with all descendants that left it.
 
     Reads the process table: milliseconds; call it in a thread.
     """
-    own: dict[int, int] = dict.fromkeys(sessions, 0)
-    shared, number = dict(own), dict(own)
-    rows, inside, here = [], {}, _pid_namespace(os.getpid())
+    used = dict.fromkeys(sessions, Usage(0, 0))
+    children: dict[int, list[int]] = {}
     for pid in psutil.pids():
-        with contextlib.suppress(OSError):
-            session, namespace = os.getsid(pid), _pid_namespace(pid)
-            rows.append((pid, session, namespace))
-            if session in own and namespace not in {"", here}:
-                inside[namespace] = session  # a process cannot leave its namespace
-    for pid, in_session, namespace in rows:
-        session = inside.get(namespace, in_session)
-        if session not in own:
-            continue
-        try:
-            about = psutil.Process(pid).memory_info()
-        except psutil.Error:
-            continue
-        common = getattr(about, "shared", 0)
-        number[session] += 1
-        own[session] += about.rss - common
-        shared[session] = max(shared[session], common)
-    return {one: Usage(own[one] + shared[one], number[one]) for one in own}
-
-
-def _pid_namespace(pid: int) -> str:
-    """Return the name of the pid namespace of a process; "" = unknown."""
-    try:
-        return str(Path(f"/proc/{pid}/ns/pid").readlink())
-    except OSError:
-        return ""
+        with contextlib.suppress(
+            ProcessLookupError, PermissionError, FileNotFoundError
+        ):
+            parent = os.getsid(pid)
+            if parent not in used:
+                status = Path(f"/proc/{pid}/stat").read_bytes()
+                parent = int(status.rpartition(b")")[2].split()[1])
+            children.setdefault(parent, []).append(pid)
+    for leader in used:
+        found, sizes = children.pop(leader, []), []
+        for pid in found:
+            found += children.pop(pid, [])  # pop: a reused pid makes no circle
+            with contextlib.suppress(psutil.Error):
+                one = psutil.Process(pid).memory_info()
+                sizes.append((one.rss, getattr(one, "shared", 0)))
+        memory = sum(rss - shared for rss, shared in sizes)
+        memory += max((shared for _, shared in sizes), default=0)
+        used[leader] = Usage(memory, len(sizes))
+    return used
 
 
 def size_of(folder: Path, enough: int) -> int:
-    """Return the bytes on disk below a directory; stops when there are `enough`."""
+    """Return the bytes on disk below a directory; more than `enough` if not countable."""
     total, seen, folders = 0, 0, [str(folder)]
     while folders:
         try:
@@ -280,9 +266,12 @@ def size_of(folder: Path, enough: int) -> int:
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
                     else:
-                        total += entry.stat(follow_symlinks=False).st_blocks * 512
+                        with contextlib.suppress(FileNotFoundError):
+                            about = entry.stat(follow_symlinks=False)
+                            total += about.st_blocks * 512
                     if total > enough or seen > _MOST_FILES:
                         return enough + 1
-        except OSError:  # it is being changed
-            continue
+        except OSError as error:
+            if error.errno in {errno.EACCES, errno.ENAMETOOLONG}:
+                return enough + 1  # files can be hidden there
     return total

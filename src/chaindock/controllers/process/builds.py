@@ -88,8 +88,8 @@ class Builds:
         for as long as it lives.
 
         Raises:
-            StartFailed: somebody holds the lock alone: a node that prunes, for an
-                instant; or a chaincode that turned the lock it inherited.
+            StartFailed: a node that prunes holds the lock, for an instant; or a
+                chaincode changed the lock that it inherited.
         """
         try:
             fd = self._lock(key, fcntl.LOCK_SH)
@@ -99,6 +99,11 @@ class Builds:
                 hint="end the chaincode that runs from it: chaindock stop NAME",
                 retryable=True,
             ) from error
+        except PermissionError as error:
+            raise StartFailed(
+                f"the lock of build {key[:12]!r} cannot be opened: {error}",
+                hint=f"chmod 600 {self._locks / key}",
+            ) from error
         try:
             yield fd
         finally:
@@ -107,8 +112,10 @@ class Builds:
     def _lock(self, key: str, how: int) -> int:
         """Return a locked descriptor. Raises: BlockingIOError; never waits."""
         path = self._locks / key
+        # A chaincode inherits the shared one, and must not write to the file.
+        access = os.O_RDONLY if how == fcntl.LOCK_SH else os.O_RDWR
         while True:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(path, access | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, how | fcntl.LOCK_NB)
                 if os.fstat(fd).st_ino == path.stat().st_ino:
@@ -216,7 +223,7 @@ class Builds:
             return None
         try:
             fd = self._lock(key, fcntl.LOCK_EX)
-        except BlockingIOError:
+        except (BlockingIOError, PermissionError):
             return None
         trash = self.scratch()
         try:

@@ -156,7 +156,7 @@ class ProcessInstance:
             options.memory_bytes if memory is None else memory,
             options.tmp_bytes if tmp is None else tmp,
             private,
-            MOST_PROCESSES if self._needs_sandbox(attempt) else 0,
+            MOST_PROCESSES if await self._needs_sandbox(attempt) else 0,
         )
         takes = Output(
             partial(attempt.output, stream="stdout"),
@@ -174,16 +174,15 @@ class ProcessInstance:
             self._child = await host.spawner.spawn(run_id, program, attempt, takes)
             self._settings, self._bounds = settings, bounds
             host.watch.add(self._child, bounds)
-        except OSError as error:
+        except BaseException as error:
             remove_tree(private)
+            if not isinstance(error, OSError):
+                raise
             raise StartFailed(
                 f"chaincode {self._ccid!r} cannot be prepared: {error}",
                 retryable=is_retryable(error),
                 **attempt.facts(),
             ) from error
-        except BaseException:
-            remove_tree(private)
-            raise
         return Dial(known["listen"]) if "listen" in known else None
 
     async def _address(self, peer: PeerConnection, private: Path) -> dict[str, str]:
@@ -193,10 +192,10 @@ class ProcessInstance:
         self._stream = "unix socket of this run"
         return {"listen": self._host.sockets.address_in(private)}
 
-    def _needs_sandbox(self, attempt: Attempt) -> bool:
+    async def _needs_sandbox(self, attempt: Attempt) -> bool:
         """Say whether a sandbox is made. Raises: StartFailed: required and impossible."""
         wanted = self._host.options.sandbox
-        words, why = find_bwrap(wanted)
+        words, why = await asyncio.to_thread(find_bwrap, wanted)
         self._isolation = SANDBOX if words else f"no isolation (sandbox: {why})"
         if not words and wanted == "require":
             raise StartFailed(

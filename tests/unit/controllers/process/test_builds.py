@@ -10,6 +10,7 @@ import pytest
 
 from chaindock.controllers.process import builds as module
 from chaindock.controllers.process.builds import Build, Builds
+from chaindock.errors import StartFailed
 from chaindock.platforms.base import Connection, LaunchCommand
 
 if TYPE_CHECKING:
@@ -119,6 +120,28 @@ def test_a_build_in_use_stays_also_for_another_node(builds: Builds, tmp_path: Pa
     other.prune("a", keep=1)
     assert builds.find("key-a1") is None
     assert builds.find("key-a2")
+
+
+def test_what_inherits_the_lock_of_a_build_cannot_write_to_it(builds: Builds):
+    with builds.claim("k") as lock, pytest.raises(OSError, match="Bad file"):
+        os.pwrite(lock, b"x", 0)
+
+
+def test_a_lock_that_cannot_be_opened_is_said_with_its_path(
+    builds: Builds, monkeypatch: pytest.MonkeyPatch
+):
+    def refused(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    used(builds, "a", "a0", when=0)
+    monkeypatch.setattr(os, "open", refused)
+    with (
+        pytest.raises(StartFailed, match="lock of build 'k'") as caught,
+        builds.claim("k"),
+    ):
+        pass
+    assert str(builds._locks / "k") in caught.value.hint
+    assert builds.release("a", "owner") == []
 
 
 def test_a_build_that_two_labels_share_stays_for_the_other(builds: Builds):

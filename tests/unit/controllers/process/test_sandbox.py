@@ -7,26 +7,29 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from chaindock.container.contracts import Cause, ClientTls, RunSettings
 from chaindock.controllers.process.instance import SANDBOX
 from chaindock.errors import StartFailed
 from chaindock.processes import sandbox
+from chaindock.processes.child import Program
 from chaindock.processes.sandbox import MOST_CONNECTIONS, find_bwrap
 from support.doubles.backend import WatchedAttempt
 from support.doubles.scripts import hang
 from support.eventually import eventually
-from support.need import missing
+from support.need import missing, need
 from support.nodes.process_backend import ProcessBackend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from chaindock.container.contracts import Instance
 
@@ -238,6 +241,94 @@ async def test_too_many_processes_end_it(backend: ProcessBackend, how: str):
         instance, _ = await started(backend, text)
         found = await instance.wait()
     assert "512 processes" in found.reason
+
+
+async def test_what_escapes_its_session_counts_for_memory(backend: ProcessBackend):
+    need("perl")
+    eat = "perl -e '$x = \"x\" x (96 << 20); sleep 60'"
+    text = f"setsid setsid {eat} &\nsleep 60"
+    async with backend.within():
+        limit = RunSettings(memory_bytes=64 << 20)
+        instance, _ = await started(backend, text, limit)
+        assert (await instance.wait()).oom
+
+
+async def test_it_shares_a_pid_namespace_with_nothing_that_ends_it(
+    backend: ProcessBackend,
+):
+    """It may trace process 1 beside it; what ends that one lies outside, out of reach."""
+    async with backend.within():
+        instance, attempt = await started(backend, "echo up; exec sleep 60")
+        await attempt.until(lambda: bool(attempt.lines))
+        line = [psutil.Process(int(instance.describe()["pid"]))]
+        while below := line[-1].children():
+            line += below
+        of = [Path(f"/proc/{one.pid}/ns/pid").readlink() for one in line]
+        seen = [one for one in of if one == of[-1]]
+        await instance.stop(0)
+    assert len(seen) == 2  # it and process 1
+    assert len(set(of)) == 3
+    assert of[0] == Path("/proc/self/ns/pid").readlink()
+
+
+async def test_it_can_dial_after_a_time_without_a_free_descriptor(
+    backend: ProcessBackend, monkeypatch: pytest.MonkeyPatch
+):
+    python, refused = os.path.realpath(sys.executable), []
+    loop = asyncio.get_running_loop()
+    accept = loop.sock_accept
+
+    async def accepts(listener: socket.socket) -> tuple[socket.socket, Any]:
+        if not refused:
+            refused.append(listener)
+            raise OSError(24, "Too many open files")
+        return await accept(listener)
+
+    monkeypatch.setattr(loop, "sock_accept", accepts)
+    backend.listener = Listens()  # type: ignore[assignment]
+    async with backend.within():
+        text = f"exec {python} -I - $1 <<'END'\n{TALK.replace('COUNT', '1')}END"
+        instance, attempt = await started(backend, text)
+        await attempt.until(lambda: bool(attempt.lines))
+        await instance.stop(0)
+    assert attempt.of("stdout") == ["b'hello ' True"]
+    assert refused
+
+
+def test_a_home_behind_a_link_and_the_directories_of_a_node_are_no_toolchain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shown: list[Path] = []
+    monkeypatch.setattr(sandbox, "_find_bwrap", lambda: (("bwrap",), ""))
+    monkeypatch.setenv("HOME", str(tmp_path / "home" / "me"))
+    for name in ("var/home/me/bin", "tools/bin", "node/bin", "node/runs/a"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "home").symlink_to("var/home")
+    for name in ("var/home/me", "tools", "node"):
+        (tmp_path / name / "bin" / "tool").touch()
+        shown.append(tmp_path / name / "bin" / "tool")
+    private = tmp_path / "node" / "runs" / "a"
+    program = Program(["/bin/true"], cwd=private, env={}, kind="run")
+    made = sandbox.in_sandbox(program, private, shown, {})
+    assert made.relay is not None
+    made.relay.close()
+    assert str(tmp_path / "tools") in made.argv
+    assert str(tmp_path / "var" / "home" / "me") not in made.argv
+    assert str(tmp_path / "node") not in made.argv
+
+
+def test_a_bubblewrap_that_could_not_be_run_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def refused(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    sandbox._find_bwrap.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "run", refused)
+        words, why = find_bwrap("auto")
+        assert (words, why.partition(":")[0]) == ((), "bubblewrap cannot be run")
+    assert find_bwrap("auto")[0]
 
 
 async def test_it_finds_the_files_that_it_is_told_of(backend: ProcessBackend):

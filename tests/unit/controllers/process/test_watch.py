@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unittest.mock import Mock
 
 import psutil
@@ -142,6 +143,32 @@ def test_sizes_are_those_on_disk_and_counting_ends_in_time(tmp_path: Path):
     assert 3 * MIB <= size_of(tmp_path, 100 * MIB) < 4 * MIB
     assert size_of(tmp_path, MIB) > MIB
     assert size_of(tmp_path / "nowhere", MIB) == 0
+
+
+def test_a_directory_that_cannot_be_counted_is_above_its_limit(tmp_path: Path):
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(20):  # longer than a path may be
+        os.mkdir("d" * 250, dir_fd=here)
+        below = os.open("d" * 250, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    assert size_of(tmp_path, MIB) == MIB + 1
+
+
+def test_a_file_that_goes_while_sizes_are_counted_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def scandir(folder: str) -> Any:
+        gone = Mock(is_dir=lambda **_: False)
+        gone.stat.side_effect = FileNotFoundError
+        with scan(folder) as entries:
+            return contextlib.nullcontext([gone, *entries])
+
+    scan = os.scandir
+    (tmp_path / "file").write_bytes(b"x" * MIB)
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert size_of(tmp_path, 100 * MIB) >= MIB
 
 
 async def test_without_a_free_descriptor_a_run_is_stopped(
