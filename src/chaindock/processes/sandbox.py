@@ -29,7 +29,6 @@ MOST_CONNECTIONS: Final = 16
 """Connections of one run to the node at a time; further ones wait."""
 _BLOCK_BYTES: Final = 1 << 16
 _PLACES: Final = "/usr/bin:/bin:/usr/local/bin"
-_PROBE_LIMIT_S: Final = 20.0
 _SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 # Of /etc, what programs look up; nothing that only root may read.
 _ETC: Final = """alternatives ca-certificates crypto-policies fonts group hosts ld.so.cache
@@ -39,7 +38,9 @@ _NAMESPACES: Final = """--unshare-user --unshare-ipc --unshare-pid --unshare-net
 --unshare-uts --unshare-cgroup-try --cap-drop ALL --die-with-parent"""
 # The program may trace bubblewrap's process 1 beside it. So that one lies in an outer pid
 # namespace, whose process 1 the program cannot see, and ends with it whatever it does.
-_OUTER: Final = "--unshare-user --unshare-pid --die-with-parent --dev-bind / /"
+# Not all of / is in there: bubblewrap fails when a mount below goes meanwhile.
+_OUTER: Final = """--unshare-user --unshare-pid --die-with-parent --bind /proc /proc
+--dev /dev --dir /tmp"""
 # Runs in the sandbox and becomes the program. It makes the listening socket in the network
 # of the program and hands it to the node. bubblewrap inherits that SIGTERM is ignored: if
 # SIGTERM ended bubblewrap, the program would be killed without its grace. So SIGTERM gets
@@ -84,10 +85,11 @@ def _find_bwrap() -> tuple[tuple[str, ...], str]:
         return (), "bubblewrap is not installed"
     why = ""
     for more in (("--disable-userns",), ()):  # only bubblewrap 0.8 and newer have it
-        words = (tool, *_OUTER.split(), tool, *_NAMESPACES.split(), *more)
-        argv = [*words, "--ro-bind", "/", "/", "--proc", "/proc", "/bin/true"]
-        limit_s = _PROBE_LIMIT_S
-        done = subprocess.run(argv, capture_output=True, timeout=limit_s, check=False)
+        words = (tool, *_NAMESPACES.split(), *more)
+        binds = [word for one in _SYSTEM for word in ("--ro-bind-try", one, one)]
+        argv = [tool, *_OUTER.split(), *binds, *words, *binds, "--proc", "/proc"]
+        argv.append("/bin/true")
+        done = subprocess.run(argv, capture_output=True, timeout=20, check=False)
         if done.returncode == 0:
             return words, ""
         why = done.stderr.decode(errors="replace").strip().removeprefix("bwrap: ")
@@ -119,21 +121,20 @@ def in_sandbox(
     own = {private}
     if "listen" in known:
         own.add(Path(known["listen"].removeprefix("unix:")).parent)
-    binds = [
-        *(("--ro-bind-try", one, one) for one in (*etc, *places)),
-        *(("--bind", private, one) for one in own),
-    ]
+    mounts = [str(w) for one in (*etc, *places) for w in ("--ro-bind-try", one, one)]
+    mounts += [str(word) for one in own for word in ("--bind", private, one)]
     words = [
         *("--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"),
         # Files in a tmpfs on /dev/shm would use memory that no limit counts.
         *("--bind", temp, "/dev/shm", "--bind", temp, "/tmp"),  # noqa: S108
-        *(str(word) for bind in binds for word in bind),
+        *mounts,
         *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(program.cwd)),
         *("--", str(python), "-I", "-S", "-c", _ENTER, str(relay.theirs), relay.port),
     ]
+    inner = _find_bwrap()[0]
     return replace(
         program,
-        argv=[*_find_bwrap()[0], *words, *program.argv],
+        argv=[inner[0], *_OUTER.split(), *mounts, *inner, *words, *program.argv],
         cwd=Path("/"),
         inherits=(*program.inherits, relay.theirs),
         relay=relay,

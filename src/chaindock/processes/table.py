@@ -38,6 +38,7 @@ _WATCH_S = 0.25
 """Seconds between two readings of memory. A process can exceed its limit for this long."""
 _FILES_EVERY = 8
 _MOST_FILES = 100_000
+_GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 _log = get_logger("process")
 
 
@@ -234,9 +235,7 @@ def usage_of(sessions: Iterable[int]) -> dict[int, Usage]:
     used = dict.fromkeys(sessions, Usage(0, 0))
     children: dict[int, list[int]] = {}
     for pid in psutil.pids():
-        with contextlib.suppress(
-            ProcessLookupError, PermissionError, FileNotFoundError
-        ):
+        with contextlib.suppress(*_GONE):
             parent = os.getsid(pid)
             if parent not in used:
                 status = Path(f"/proc/{pid}/stat").read_bytes()

@@ -1,0 +1,150 @@
+"""A contract in a sandbox that tries to outlive its run, or not to be counted."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from chaindock.container.contracts import RunSettings
+from chaindock.processes import sandbox
+from chaindock.processes.sandbox import find_bwrap
+from chaindock.processes.table import usage_of
+from support.doubles.backend import WatchedAttempt
+from support.doubles.scripts import hang
+from support.eventually import eventually
+from support.need import missing, need
+from support.nodes.process_backend import ProcessBackend
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from chaindock.container.contracts import Instance
+
+
+@pytest.fixture(autouse=True)
+def _needs_bwrap(request: pytest.FixtureRequest) -> None:
+    sandbox._find_bwrap.cache_clear()
+    tool, why = find_bwrap("require")
+    if not tool:
+        missing(why)
+
+
+@pytest.fixture
+async def backend(tmp_path: Path) -> AsyncIterator[ProcessBackend]:
+    async with ProcessBackend(tmp_path, sandbox="require") as backend:
+        yield backend
+
+
+async def started(
+    backend: ProcessBackend, text: str, settings: RunSettings | None = None
+) -> tuple[Instance, WatchedAttempt]:
+    instance, package = await backend.built(hang())
+    folder = next(backend.root(backend.node_id).glob("cache/builds/[!.]*/output"))
+    (folder / "main.sh").write_text(text)
+    attempt = WatchedAttempt(package)
+    peer = replace(backend.peer, settings=settings or RunSettings())
+    await instance.start(peer, attempt)
+    return instance, attempt
+
+
+TRACE = """\
+import ctypes, os, subprocess, time
+libc = ctypes.CDLL(None)
+libc.ptrace.argtypes = [ctypes.c_long] * 2 + [ctypes.c_void_p] * 2
+ATTACH, GETREGS, SETREGS, STEP, DETACH, WALL = 16, 12, 13, 9, 17, 0x40000000
+NAMES = "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags"
+class Registers(ctypes.Structure):
+    _fields_ = [(n, ctypes.c_ulonglong) for n in (NAMES + " rsp ss a b c d e f").split()]
+def call(number, first=0, how=STEP):
+    one = Registers.from_buffer_copy(before)
+    one.rip, one.orig_rax = before.rip - 2, 2**64 - 1
+    if how == STEP:
+        one.rax, one.rdi, one.rsi = number, first, 0
+    else:
+        one.rax = number
+    libc.ptrace(SETREGS, 1, None, ctypes.addressof(one))
+    libc.ptrace(how, 1, None, None)
+    if how == STEP:
+        os.waitpid(1, WALL)
+if libc.ptrace(ATTACH, 1, None, None) == 0:
+    os.waitpid(1, WALL)
+    before = Registers()
+    libc.ptrace(GETREGS, 1, None, ctypes.addressof(before))
+    call(157, 1)  # prctl(PR_SET_PDEATHSIG, 0)
+    call(112)  # setsid
+    about = open("/proc/1/stat").read().rpartition(")")[2].split()
+    begin, end = int(about[47]), int(about[48])  # of its environment, with our markers
+    with open("/proc/1/mem", "r+b", 0) as memory:
+        memory.seek(begin)
+        memory.write(bytes(end - begin))
+    call(before.orig_rax, how=DETACH)
+    print(os.getsid(1) == 1, flush=True)
+else:
+    print("refused", flush=True)
+null = subprocess.DEVNULL
+words = ["/usr/bin/env", "-i", "/usr/bin/sleep", "62"]
+subprocess.Popen(words, start_new_session=True, stdin=null, stdout=null, stderr=null)
+time.sleep(60)
+"""
+
+
+async def test_to_trace_the_process_1_that_it_sees_frees_nothing(
+    backend: ProcessBackend,
+):
+    if platform.machine() != "x86_64":
+        pytest.skip("the registers are those of x86_64")
+    python = os.path.realpath(sys.executable)
+    async with backend.within():
+        instance, attempt = await started(
+            backend, f"exec {python} -I - <<'END'\n{TRACE}END"
+        )
+        await attempt.until(lambda: bool(attempt.lines))
+        if attempt.of("stdout") == ["refused"]:
+            pytest.skip("this machine allows no tracing of an ancestor")
+        assert attempt.lines == [("stdout", "True")]
+        pid = int(instance.describe()["pid"])
+
+        def left() -> bool:
+            found = psutil.process_iter(["cmdline"])
+            return any(one.info["cmdline"] == words for one in found)
+
+        words = ["/usr/bin/sleep", "62"]
+        await eventually(left)
+        assert usage_of([pid])[pid].processes >= 4
+        await instance.stop(0)
+        assert not left()
+
+
+async def test_what_escapes_its_session_counts_for_memory(backend: ProcessBackend):
+    need("perl")
+    eat = "perl -e '$x = \"x\" x (96 << 20); sleep 60'"
+    text = f"setsid setsid {eat} &\nsleep 60"
+    async with backend.within():
+        limit = RunSettings(memory_bytes=64 << 20)
+        instance, _ = await started(backend, text, limit)
+        assert (await instance.wait()).oom
+
+
+async def test_it_shares_a_pid_namespace_with_nothing_that_ends_it(
+    backend: ProcessBackend,
+):
+    """It may trace process 1 beside it; what ends that one lies outside, out of reach."""
+    async with backend.within():
+        instance, attempt = await started(backend, "echo up; exec sleep 60")
+        await attempt.until(lambda: bool(attempt.lines))
+        line = [psutil.Process(int(instance.describe()["pid"]))]
+        while below := line[-1].children():
+            line += below
+        of = [Path(f"/proc/{one.pid}/ns/pid").readlink() for one in line]
+        seen = [one for one in of if one == of[-1]]
+        await instance.stop(0)
+    assert len(seen) == 2  # it and process 1
+    assert len(set(of)) == 3
+    assert of[0] == Path("/proc/self/ns/pid").readlink()
