@@ -18,6 +18,7 @@ import statistics
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import grpc
 import grpc.aio
@@ -36,11 +37,13 @@ from bench.calling_side import (
 )
 from bench.measure import Clock, in_turns, scratch
 from bench.rows import Row, Skipped
+from chaindock.chaincode import calls as chaincode_calls
 from chaindock.chaincode.invocation import Invocation
 from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.server import server_options
 from chaindock.endorser.caller import new_proposal
 from chaindock.endorser.checks import parse_proposal
+from chaindock.ledger import simulator as ledger_simulator
 from support.shims import credentials
 from support.shims.builds import go_program
 
@@ -50,7 +53,7 @@ if TYPE_CHECKING:
 
     from chaindock.identity.msp import Identity, SigningIdentity
 
-GOAL = 2.0
+GOAL, BUDGET_GOAL = 2.0, 1.03
 CALLS, ROUNDS = 1000, 9
 Kind = shim.ChaincodeMessage
 ARGUMENTS = [b"status", b"200"]
@@ -147,6 +150,30 @@ async def many(call: Call, count: int, in_flight: int) -> None:
             _ = group.create_task(client())
 
 
+class Uncounted:
+    """Stands in for `Budget`, and counts nothing."""
+
+    limit = held = 0
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def take(self, nbytes: int) -> None:
+        pass
+
+    def give_back(self, nbytes: int | None = None) -> None:
+        pass
+
+
+async def uncounted(call: Call, count: int, in_flight: int) -> None:
+    """Make calls as `many` does, but hold them to no budget."""
+    with (
+        mock.patch.object(chaincode_calls, "Budget", Uncounted),
+        mock.patch.object(ledger_simulator, "Budget", Uncounted),
+    ):
+        await many(call, count, in_flight)
+
+
 class Pace:
     """Measures one side again and again; keeps its calls per second."""
 
@@ -194,9 +221,19 @@ async def compare(
         # Other load only adds to CPU time, through cold caches: the least counts.
         cpu = await in_turns(ROUNDS, *(pace.cpu_us for pace in paces), pick=min)
         speed = [statistics.median(pace.per_s) for pace in paces]
+        counting = paces[0], Pace(partial(uncounted, execute), in_flight)
+        cost = await in_turns(ROUNDS, *(one.cpu_us for one in counting), pick=min)
         at, plain = f"{in_flight} at once", f"bare grpc.aio, {who}"
         signing = "the same and ECDSA"
         yield Row(f"CPU of a call, {at}", cpu[0], "µs", cpu[1], plain, most=GOAL)
+        yield Row(
+            f"CPU of a call, {at}",
+            cost[0],
+            "µs",
+            cost[1],
+            "the same, nothing counted",
+            most=BUDGET_GOAL,
+        )
         yield Row(f"calls, {at}", speed[0], "/s", speed[1], plain)
         yield Row(
             f"CPU of a whole query, {at}", cpu[2], "µs", cpu[3], signing, most=GOAL

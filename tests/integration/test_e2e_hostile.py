@@ -51,7 +51,9 @@ def nothing_is_left(node: Node, name: str) -> None:
     """No trace of a deployment that failed, though the node and others go on."""
     running = node.ask("ps")
     assert name not in {one["name"] for one in running}
-    assert node.remains.beside(one["package_id"] for one in running) == []
+    ids = [one["package_id"] for one in running]
+    # Builds that a newer one has replaced are deleted in the background.
+    eventually(lambda: node.remains.beside(ids) == [], "nothing of it is left")
 
 
 # --- it does not come up --------------------------------------------------------------

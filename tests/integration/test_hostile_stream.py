@@ -1,4 +1,4 @@
-"""Contracts that attack the node through their streams, beside one that works.
+"""Contracts and a neighbour that attack the node, beside a contract that works.
 
 The node stays small and quick, the attacker is told why, and nothing has to be mended.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import itertools
 import os
 import subprocess
 import sys
 import time
+import urllib.request
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,9 +35,10 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(120)]
 Kind = shim.ChaincodeMessage
+TESTS = Path(__file__).parents[1]
 MIB = 1024 * 1024
 HOSTILE = ("hostile", "another")
-SLOWEST_S, MOST_MEMORY = 0.2, 256 * MIB
+SLOWEST_S, MOST_MEMORY, MOST_LOG = 0.2, 256 * MIB, MIB
 REFUSED = {
     "empty records": "more than 1000 records in one message",
     "empty keys": "more than 1001 keys in one message",
@@ -53,7 +56,11 @@ REFUSED = {
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
-    settings = ("chaincode.mode=dev", "peer.chaincodeListenAddress=127.0.0.1:0")
+    settings = (
+        "chaincode.mode=dev",
+        "peer.chaincodeListenAddress=127.0.0.1:0",
+        "operations.listenAddress=127.0.0.1:0",
+    )
     flags = [word for one in settings for word in ("--set", one)]
     with started(PROCESS, tmp_path, *flags) as node:
         yield node
@@ -104,6 +111,18 @@ class Calls:
             await asyncio.sleep(0.005)
 
 
+@contextlib.contextmanager
+def neighbour(operations: str, chaincode: str) -> Iterator[None]:
+    """Let a program of another user attack both ports."""
+    words = [sys.executable, "-m", "support.neighbour", operations, chaincode]
+    with subprocess.Popen(words, cwd=TESTS) as program:
+        try:
+            yield
+            assert program.poll() is None
+        finally:
+            program.kill()
+
+
 async def attacked(node: Node) -> tuple[Calls, dict[str, str]]:
     """Return the innocent calls, and what the attacker was told, by attack."""
     told: dict[str, str] = {}
@@ -123,10 +142,12 @@ async def attacked(node: Node) -> tuple[Calls, dict[str, str]]:
             told[attack] = payload.decode() or str(answer["message"])
             if "would hold" in told[attack]:
                 assert "would hold" in answer["refusals"][0]
-        calls.during = "two at once"
-        for one, other in itertools.pairwise(ATTACKS):
-            pair = ("hostile", one), ("another", other)
-            await asyncio.gather(*itertools.starmap(calls.query, pair))
+        calls.during = "all at once"
+        url = node.status["endpoints"]["operations"]
+        with neighbour(url.removeprefix("http://"), address):
+            for one, other in itertools.pairwise(ATTACKS):
+                pair = ("hostile", one), ("another", other)
+                await asyncio.gather(*itertools.starmap(calls.query, pair))
         for task in (load, innocent):
             assert not task.done(), task
             task.cancel()
@@ -137,13 +158,13 @@ async def attacked(node: Node) -> tuple[Calls, dict[str, str]]:
 def test_a_hostile_contract_neither_stops_nor_fills_the_node(node: Node):
     for name in ("innocent", *HOSTILE):
         node.ask("deploy", "--dev", name)
-    address = node.ask("status")["endpoints"]["chaincode"]
-    node.status["endpoints"] = {"chaincode": address}
+    node.status["endpoints"] = node.ask("status")["endpoints"]
+    address = node.status["endpoints"]["chaincode"]
     pid = node.status["pid"]
     programs = [
         subprocess.Popen(
             [sys.executable, "-m", "support.shims.hostile", address, f"{name}:1.0"],
-            cwd=Path(__file__).parents[1],
+            cwd=TESTS,
         )
         for name in HOSTILE
     ]
@@ -165,6 +186,9 @@ def test_a_hostile_contract_neither_stops_nor_fills_the_node(node: Node):
         assert calls.slowest_s <= SLOWEST_S * others, calls.slowest_during
         # Afterwards everything works without a hand.
         eventually(partial(runs, node, "hostile"), "it runs again")
+        url = f"{node.status['endpoints']['operations']}/healthz"
+        assert urllib.request.urlopen(url, timeout=10).status == 200
+        assert (node.home / "node.log").stat().st_size <= MOST_LOG
     finally:
         for program in programs:
             program.kill()

@@ -72,7 +72,7 @@ def require_own(path: Path) -> None:
     write them. One above may be sticky, or be written by the owner's group of the same
     name, which holds the owner alone (umask 002). What does not exist is passed over.
 
-    Raises: ConfigInvalid, with the command that mends it.
+    Raises: ConfigInvalid, with the command that corrects it.
     """
     real = Path(os.path.realpath(path))  # unlike `resolve`, takes links in a circle
     for place in dict.fromkeys((path, *path.parents, *real.parents)):
@@ -99,9 +99,9 @@ def _is_private(about: os.stat_result) -> bool:
 def _require_own(place: Path, about: os.stat_result, refused: int = 0o022) -> None:
     me, mode = os.geteuid(), stat.S_IMODE(about.st_mode)
     if about.st_uid not in {me, 0}:
-        what, mends = f"it belongs to user {about.st_uid}", f"chown {me}"
+        what, remedy = f"it belongs to user {about.st_uid}", f"chown {me}"
     elif mode & refused:
-        what, mends = "users other than its owner can write it", "chmod go-w"
+        what, remedy = "users other than its owner can write it", "chmod go-w"
     else:
         return
     sudo = "" if me in {0, about.st_uid} else "sudo "
@@ -109,7 +109,7 @@ def _require_own(place: Path, about: os.stat_result, refused: int = 0o022) -> No
         place,
         f"is not trusted: {what} (mode {mode:04o}, owner {about.st_uid}; expected "
         f"only user {me} to have write permission)",
-        f"if you trust its content: {sudo}{mends} {quote(str(place))}",
+        f"if you trust its content: {sudo}{remedy} {quote(str(place))}",
     )
 
 

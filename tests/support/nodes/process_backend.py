@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from chaindock.container.contracts import NodeLabels
+from chaindock.container.contracts import NodeLabels, RunSettings
 from chaindock.controllers.process.controller import ProcessController
 from chaindock.controllers.process.options import ProcessOptions
+from chaindock.processes import sandbox
 from chaindock.processes.spawner import Records
 from chaindock.processes.table import find
+from support.doubles.backend import WatchedAttempt
 from support.doubles.conformance import Backend, platform_for_scripts
+from support.doubles.scripts import hang
+from support.need import missing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,3 +89,24 @@ class ProcessBackend(Backend):
             for group in (await asyncio.to_thread(find, folder.name, [])).values():
                 for process in group:
                     process.kill()
+
+
+def need_bwrap() -> None:
+    """Skip, or fail in CI, where contracts cannot run in a sandbox."""
+    sandbox._find_bwrap.cache_clear()
+    tool, why = sandbox.find_bwrap("require")
+    if not tool:
+        missing(why)
+
+
+async def started(
+    backend: ProcessBackend, text: str, settings: RunSettings | None = None
+) -> tuple[Instance, WatchedAttempt]:
+    """Start a contract that is the shell script `text`."""
+    instance, package = await backend.built(hang())
+    folder = next(backend.root(backend.node_id).glob("cache/builds/[!.]*/output"))
+    (folder / "main.sh").write_text(text)
+    attempt = WatchedAttempt(package)
+    peer = replace(backend.peer, settings=settings or RunSettings())
+    await instance.start(peer, attempt)
+    return instance, attempt

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chaindock.container.contracts import Cause, ClientTls, RunSettings
+from chaindock.container.contracts import Cause, ClientTls
 from chaindock.controllers.process.instance import SANDBOX
 from chaindock.errors import StartFailed
 from chaindock.processes import sandbox
@@ -23,14 +23,12 @@ from chaindock.processes.sandbox import MOST_CONNECTIONS, find_bwrap
 from support.doubles.backend import WatchedAttempt
 from support.doubles.scripts import hang
 from support.eventually import eventually
-from support.need import missing
-from support.nodes.process_backend import ProcessBackend
+from support.nodes.process_backend import ProcessBackend, need_bwrap, started
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from chaindock.container.contracts import Instance
 
 PROBE = """\
 import json, os, socket, sys
@@ -59,29 +57,14 @@ print(json.dumps({
 
 
 @pytest.fixture(autouse=True)
-def _needs_bwrap(request: pytest.FixtureRequest) -> None:
-    sandbox._find_bwrap.cache_clear()
-    tool, why = find_bwrap("require")
-    if not tool:
-        missing(why)
+def _needs_bwrap() -> None:
+    need_bwrap()
 
 
 @pytest.fixture
 async def backend(tmp_path: Path) -> AsyncIterator[ProcessBackend]:
     async with ProcessBackend(tmp_path, sandbox="require") as backend:
         yield backend
-
-
-async def started(
-    backend: ProcessBackend, text: str, settings: RunSettings | None = None
-) -> tuple[Instance, WatchedAttempt]:
-    instance, package = await backend.built(hang())
-    folder = next(backend.root(backend.node_id).glob("cache/builds/[!.]*/output"))
-    (folder / "main.sh").write_text(text)
-    attempt = WatchedAttempt(package)
-    peer = replace(backend.peer, settings=settings or RunSettings())
-    await instance.start(peer, attempt)
-    return instance, attempt
 
 
 class Listens:

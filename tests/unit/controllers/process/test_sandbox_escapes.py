@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,45 +12,24 @@ import psutil
 import pytest
 
 from chaindock.container.contracts import RunSettings
-from chaindock.processes import sandbox
-from chaindock.processes.sandbox import find_bwrap
 from chaindock.processes.table import usage_of
-from support.doubles.backend import WatchedAttempt
-from support.doubles.scripts import hang
 from support.eventually import eventually
-from support.need import missing, need
-from support.nodes.process_backend import ProcessBackend
+from support.need import need
+from support.nodes.process_backend import ProcessBackend, need_bwrap, started
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from chaindock.container.contracts import Instance
-
 
 @pytest.fixture(autouse=True)
-def _needs_bwrap(request: pytest.FixtureRequest) -> None:
-    sandbox._find_bwrap.cache_clear()
-    tool, why = find_bwrap("require")
-    if not tool:
-        missing(why)
+def _needs_bwrap() -> None:
+    need_bwrap()
 
 
 @pytest.fixture
 async def backend(tmp_path: Path) -> AsyncIterator[ProcessBackend]:
     async with ProcessBackend(tmp_path, sandbox="require") as backend:
         yield backend
-
-
-async def started(
-    backend: ProcessBackend, text: str, settings: RunSettings | None = None
-) -> tuple[Instance, WatchedAttempt]:
-    instance, package = await backend.built(hang())
-    folder = next(backend.root(backend.node_id).glob("cache/builds/[!.]*/output"))
-    (folder / "main.sh").write_text(text)
-    attempt = WatchedAttempt(package)
-    peer = replace(backend.peer, settings=settings or RunSettings())
-    await instance.start(peer, attempt)
-    return instance, attempt
 
 
 TRACE = """\
