@@ -65,6 +65,7 @@ from chaindock.operations.serving import (
     errors,
     read_json,
     reply,
+    reply_in_pieces,
 )
 from chaindock.operations.stream import Tail, stream_lines, stream_work
 
@@ -224,7 +225,7 @@ class AdminServer:
         body.attributes = {key: str(one) for key, one in body.attributes.items()}
         call = Call(_name(request), **msgspec.structs.asdict(body))
         answer = await self._inflight.run(act(call))
-        return reply(wire.answer_json(answer))
+        return reply_in_pieces(wire.answer_json(answer))
 
     async def _start(self, request: web.Request) -> web.StreamResponse:
         name = _name(request)

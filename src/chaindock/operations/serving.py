@@ -37,7 +37,7 @@ from chaindock.values import MIB, Bytes
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -52,6 +52,7 @@ AT_ONCE: Final = 8
 """Connections accepted before other work of the loop has its turn."""
 BACKLOG: Final = 1024
 """Connections that wait to be accepted; a Unix socket refuses one more at once."""
+_PIECE_BYTES: Final = 1 << 16
 _START: Final = "start it again: chaindock up"
 _log = telemetry.get_logger("operations")
 _limited = telemetry.RateLimitedLog(_log)
@@ -89,6 +90,21 @@ class AdminOptions:
 def reply(body: Any, status: int = 200) -> web.Response:
     """Return `body` as JSON; values of dataclasses may be in it."""
     return web.json_response(body, status=status, dumps=_dumps)
+
+
+def reply_in_pieces(body: Any) -> web.Response:
+    """Return `body` as JSON that is encoded while it is sent; may hold large bytes."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        waiting = b""
+        for piece in wire.pieces(body):
+            waiting += piece
+            if len(waiting) > _PIECE_BYTES:
+                yield waiting
+                waiting = b""
+        yield waiting
+
+    return web.Response(body=pieces(), content_type="application/json")
 
 
 @web.middleware

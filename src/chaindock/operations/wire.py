@@ -7,18 +7,23 @@ listed in node/admin.py.
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Any
+import json
+from typing import TYPE_CHECKING, Any, Final
 
 from chaindock import errors
 from chaindock.errors import ChaindockError, Code
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from chaindock.endorser.caller import Answer
     from chaindock.operations.facade import Call
 
 EVENT_RESULT = "result"
 EVENT_ERROR = "error"
 NDJSON = "application/x-ndjson"
+_PIECE: Final = 3 << 16
+"""Bytes or characters that are encoded at a time; base64 takes multiples of 3."""
 
 
 def encode(data: bytes) -> str:
@@ -26,20 +31,46 @@ def encode(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
+def pieces(value: Any) -> Iterator[bytes]:
+    """Yield `value` as JSON, bytes in it as base64 text.
+
+    What a contract answers may be large: encoding a piece takes a fraction of a
+    millisecond, encoding all of it at once would stop the event loop.
+    """
+    if isinstance(value, dict):
+        before = b"{"
+        for key, one in value.items():
+            yield before + json.dumps(key).encode() + b": "
+            yield from pieces(one)
+            before = b", "
+        yield b"}" if value else b"{}"
+    elif isinstance(value, str | bytes):
+        yield b'"'
+        for start in range(0, len(value), _PIECE):
+            part = value[start : start + _PIECE]
+            yield (
+                base64.b64encode(part)
+                if isinstance(part, bytes)
+                else json.dumps(part)[1:-1].encode()
+            )
+        yield b'"'
+    else:
+        yield json.dumps(value).encode()
+
+
 def answer_json(answer: Answer) -> dict[str, Any]:
-    """Return the body of an answered call."""
+    """Return the body of an answered call; `pieces` encodes the bytes in it."""
     event = answer.event
     return {
         "status": answer.status,
         "message": answer.message,
-        "payload": encode(answer.payload),
+        "payload": answer.payload,
         "tx_id": answer.tx_id,
         "block": answer.block,
         "code": answer.code,
         "code_name": answer.code_name,
         "refusals": list(answer.refusals),
-        "event": event
-        and {"name": event.event_name, "payload": encode(bytes(event.payload))},
+        "event": event and {"name": event.event_name, "payload": bytes(event.payload)},
     }
 
 

@@ -1,12 +1,15 @@
-"""Errors cross the socket without losing anything."""
+"""Errors and answers cross the socket without losing anything."""
 
+import base64
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from chaindock import errors
 from chaindock.errors import BuildFailed, ChaindockError, Code
-from chaindock.operations.wire import rebuild_error
+from chaindock.operations.wire import pieces, rebuild_error
 
 
 def tree(
@@ -41,3 +44,22 @@ def test_other_bodies_are_errors_too(body):
 def test_facts_that_are_named_as_arguments_do_no_harm():
     body = {"message": "m", "facts": {"message": "x", "hint": "y", "a": 1}}
     assert rebuild_error(body).facts == {"a": 1}
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 196_608, 196_609, 2_000_001])
+def test_an_answer_is_encoded_piece_by_piece(size):
+    text = 'a"\\é\U0001f600\ud800'
+    body = {"status": 200, "payload": bytes(size), "message": text * (size // 6)}
+    event: dict[str, Any] = {
+        "name": text,
+        "payload": b"\xff",
+        "none": None,
+        "list": [1],
+        "empty": {},
+    }
+    found = list(pieces({**body, "event": event}))
+    assert len(found) > size // 200_000
+    told = json.loads(b"".join(found))
+    assert base64.b64decode(told["payload"]) == body["payload"]
+    assert told["message"] == body["message"]
+    assert told["event"] == {**event, "payload": "/w=="}
