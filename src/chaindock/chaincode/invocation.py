@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from chaindock.ids import ChannelId, TxId
     from chaindock.ledger.budget import Budget
-    from chaindock.ledger.simulator import Results, Simulator
+    from chaindock.ledger.queries import Results
+    from chaindock.ledger.simulator import Simulator
 
 Kind: Final = shim.ChaincodeMessage
 _FUNCTION_MAX: Final = 100

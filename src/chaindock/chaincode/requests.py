@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from chaindock.chaincode.invocation import Call, Query
     from chaindock.chaincode.options import StreamOptions
-    from chaindock.ledger.simulator import RangeResults
+    from chaindock.ledger.queries import RangeResults
 
     Steps = Generator[None, None, bytes]
     """Work that yields between two steps, and returns the payload of the reply."""

@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from chaindock.ledger.blocks import ChangeKey
     from chaindock.ledger.snapshots import Version
 
+    SpaceName = tuple[str, str]
+    """namespace, collection ("" = public)"""
+
 T = TypeVar("T", str, "ChangeKey")
 _SLICE = 5000
+_HASH_BYTES = 32
 MAX_DEGREE = 50
 """A range with more results than this is recorded as hashes."""
 
@@ -108,18 +112,50 @@ class RangeRecord:
         return self.end if self.exhausted else self.last or ""
 
 
+@dataclass(slots=True)
+class Record:
+    """What a simulation did in the public state of a namespace, or in one collection.
+
+    Args:
+        reads: by key; None for a key that was absent.
+        writes: by key; an empty value deletes.
+        metadata: by key, all of its metadata after the write.
+        purged: keys of `writes` that are purged, not only deleted.
+    """
+
+    reads: dict[str, Version | None] = field(default_factory=dict)
+    writes: dict[str, bytes] = field(default_factory=dict)
+    metadata: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
+    purged: set[str] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.reads or self.writes or self.metadata)
+
+    def size(self, *, private: bool) -> int:
+        """Return the size of keys and values in the transaction: hashes if private."""
+        if private:
+            size = _HASH_BYTES * (len(self.reads) + len(self.metadata))
+            size += 2 * _HASH_BYTES * len(self.writes)
+        else:
+            size = sum(map(len, self.reads)) + sum(map(len, self.metadata))
+            size += sum(len(key) + len(value) for key, value in self.writes.items())
+        for entries in self.metadata.values():
+            size += sum(len(name) + len(value) for name, value in entries.items())
+        return size
+
+
 def marshal(
-    reads: Mapping[str, Mapping[str, Version | None]],
-    writes: Mapping[str, Mapping[str, bytes]],
+    records: Mapping[SpaceName, Record],
     ranges: Iterable[RangeRecord],
+    private: Mapping[SpaceName, bytes],
 ) -> bytes:
     """Return the serialised `TxReadWriteSet`.
 
     Args:
-        reads: by namespace and key; None for a key that was absent.
-        writes: by namespace and key; an empty value deletes.
+        records: a record without content is left out.
         ranges: in the order of execution. A range that repeats another one (same
             namespace, start, end key, exhaustion) is left out.
+        private: what `private_sets` returned for the records.
     """
     distinct: dict[tuple[str, str, str, bool], RangeRecord] = {}
     for record in ranges:
@@ -130,30 +166,105 @@ def marshal(
     ranges_by_ns: dict[str, list[RangeRecord]] = defaultdict(list)
     for record in distinct.values():
         ranges_by_ns[record.ns].append(record)
+    used = sorted(space for space, record in records.items() if record)
     result = rwset_pb2.TxReadWriteSet(data_model=rwset_pb2.TxReadWriteSet.KV)
-    for ns in sorted({*reads, *writes, *ranges_by_ns}):
-        kv = kv_rwset_pb2.KVRWSet()
-        ns_reads = reads.get(ns, {})
-        for key in in_order(ns_reads):
-            read = kv.reads.add(key=key)
-            version = ns_reads[key]
-            if version is not None:
-                read.version.block_num, read.version.tx_num = version
-        for record in ranges_by_ns[ns]:
-            record.reads.write_to(
-                kv.range_queries_info.add(
-                    start_key=record.start,
-                    end_key=record.end_key,
-                    itr_exhausted=record.exhausted,
+    for ns in sorted({*(ns for ns, _ in used), *ranges_by_ns}):
+        public = records.get((ns, "")) or Record()
+        added = result.ns_rwset.add(
+            namespace=ns, rwset=_public_set(public, ranges_by_ns[ns])
+        )
+        for space in used:
+            if space[0] == ns and space[1]:
+                data = private.get(space, b"")
+                added.collection_hashed_rwset.add(
+                    collection_name=space[1],
+                    hashed_rwset=_hashed_set(records[space]),
+                    pvt_rwset_hash=sha256(data).digest() if data else b"",
                 )
+    data = result.SerializeToString()
+    return bytes(data)
+
+
+def _public_set(record: Record, ranges: Iterable[RangeRecord]) -> bytes:
+    kv = kv_rwset_pb2.KVRWSet()
+    for key in in_order(record.reads):
+        read = kv.reads.add(key=key)
+        if (version := record.reads[key]) is not None:
+            read.version.block_num, read.version.tx_num = version
+    for found in ranges:
+        found.reads.write_to(
+            kv.range_queries_info.add(
+                start_key=found.start,
+                end_key=found.end_key,
+                itr_exhausted=found.exhausted,
             )
-        ns_writes = writes.get(ns, {})
-        for key in in_order(ns_writes):
-            value = ns_writes[key]
+        )
+    for key in in_order(record.writes):
+        value = record.writes[key]
+        kv.writes.add(key=key, is_delete=not value, value=value)
+    for key in in_order(record.metadata):
+        _add_entries(kv.metadata_writes.add(key=key), record.metadata[key])
+    return bytes(kv.SerializeToString())
+
+
+def _hashed_set(record: Record) -> bytes:
+    """Return the serialised `HashedRWSet`, in the order of the keys, not of their hashes."""
+    kv = kv_rwset_pb2.HashedRWSet()
+    for key in in_order(record.reads):
+        read = kv.hashed_reads.add(key_hash=_hash(key))
+        if (version := record.reads[key]) is not None:
+            read.version.block_num, read.version.tx_num = version
+    for key in in_order(record.writes):
+        value = record.writes[key]
+        kv.hashed_writes.add(
+            key_hash=_hash(key),
+            is_delete=not value,
+            value_hash=sha256(value).digest() if value else b"",
+            is_purge=key in record.purged,
+        )
+    for key in in_order(record.metadata):
+        added = kv.metadata_writes.add(key_hash=_hash(key))
+        _add_entries(added, record.metadata[key])
+    return bytes(kv.SerializeToString())
+
+
+def _hash(key: str) -> bytes:
+    return sha256(key.encode()).digest()
+
+
+def _add_entries(write: Any, entries: Mapping[str, bytes]) -> None:
+    for name in sorted(entries):
+        write.entries.add(name=name, value=entries[name])
+
+
+def private_sets(records: Mapping[SpaceName, Record]) -> dict[SpaceName, bytes]:
+    """Return the serialised private `KVRWSet` of each collection that is written."""
+    sets = {}
+    for space in sorted(records):
+        record = records[space]
+        if not space[1] or not (record.writes or record.metadata):
+            continue
+        kv = kv_rwset_pb2.KVRWSet()
+        for key in in_order(record.writes):
+            value = record.writes[key]
             kv.writes.add(key=key, is_delete=not value, value=value)
-        result.ns_rwset.add(namespace=ns, rwset=kv.SerializeToString())
-    data: bytes = result.SerializeToString()
-    return data
+        for key in in_order(record.metadata):  # the entries themselves are public
+            kv.metadata_writes.add(key=key)
+        sets[space] = bytes(kv.SerializeToString())
+    return sets
+
+
+def marshal_private(sets: Mapping[SpaceName, bytes]) -> bytes:
+    """Return the serialised `TxPvtReadWriteSet` of `private_sets`; b"" for none."""
+    result = rwset_pb2.TxPvtReadWriteSet(data_model=rwset_pb2.TxReadWriteSet.KV)
+    added: Any = None
+    for ns, collection in sorted(sets):
+        if added is None or added.namespace != ns:
+            added = result.ns_pvt_rwset.add(namespace=ns)
+        added.collection_pvt_rwset.add(
+            collection_name=collection, rwset=sets[ns, collection]
+        )
+    return bytes(result.SerializeToString())
 
 
 def in_order(items: Iterable[T]) -> Iterable[T]:

@@ -1,26 +1,38 @@
 """One transaction's view of the state, and the record of what the transaction did.
 
-All reads come from one snapshot and never show the transaction's own writes. No cursor
-stays open between two calls, and a range is recorded as exhausted only when its end was
-really seen.
-Source: docs/fabric/ledger.md#proposal, docs/fabric/ledger.md#read-write-set
+All reads see the state as it was when the simulation began and never show the
+transaction's own writes.
+Source: docs/fabric/ledger.md#proposal, docs/fabric/ledger.md#read-write-set,
+docs/fabric/ledger.md#private-data
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final, Self
+from hashlib import sha256
+from typing import TYPE_CHECKING, Self
 
-from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KV
+from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerError, ReadOnlyViolation
 from chaindock.ledger.budget import ENTRY_BYTES, Budget
-from chaindock.ledger.rwset import RangeRecord, marshal
-from chaindock.ledger.snapshots import ABOVE_ALL, END_OF_HISTORY, after
+from chaindock.ledger.queries import (
+    HistoryResults,
+    PrivateResults,
+    RangeResults,
+    Results,
+    encode_key,
+)
+from chaindock.ledger.rwset import (
+    RangeRecord,
+    Record,
+    marshal,
+    marshal_private,
+    private_sets,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from chaindock.ids import TxId
     from chaindock.ledger.snapshots import Snapshot, Version
@@ -28,20 +40,12 @@ if TYPE_CHECKING:
 # Fabric's texts, its spelling included: clients and tests look for them.
 _DONE = "this instance should not be used after calling Done()"
 _ONCE = "this function should only be called once on a transaction simulator instance"
-_NO_WRITES = (
-    "unsuppored transaction. Transaction has already performed a paginated query. "
-    "Writes are not allowed"
-)
-_NO_PAGES = (
-    "unsuppored transaction. Paginated queries are supported only in a read-only "
-    "transaction"
-)
+_NO_WRITES = "unsuppored transaction. Transaction has already performed {}. Writes are not allowed"
+_READ_ONLY = "unsuppored transaction. {} supported only in a read-only transaction"
+_A_PAGE = "a paginated query"
+_PRIVATE_QUERIES = "queries on pvt data"
 MAX_HELD_BYTES = 32 * 1024 * 1024
 """What reads and writes may take in memory outside of a call, which has its own budget."""
-_RANGE_BYTES = 4 * ENTRY_BYTES
-"""What a range query costs besides its bounds."""
-STEP_BYTES: Final = 1024 * 1024
-"""Where one call of `Results.take` stops reading; its last result may be larger."""
 
 
 class Simulator:
@@ -51,6 +55,10 @@ class Simulator:
     text; a key that is no valid Unicode raises InvalidInput, one beyond what `budget` has
     left BudgetExceeded. Every method but `done` raises LedgerClosed after `done`, or when the
     ledger was closed.
+
+    A write raises ReadOnlyViolation if the transaction has made a paginated or private
+    query, and LedgerError if its results were taken already. Whether a collection exists
+    and who may use it is decided by the caller.
 
     Attributes:
         budget: what the node may hold for the transaction: `MAX_HELD_BYTES`, or in a call
@@ -66,43 +74,125 @@ class Simulator:
         self.held = 0
         self._snapshot: Snapshot | None = snapshot
         self._release = release
-        self._reads: dict[str, dict[str, Version | None]] = defaultdict(dict)
-        self._writes: dict[str, dict[str, bytes]] = defaultdict(dict)
+        self._records: dict[tuple[str, str], Record] = defaultdict(Record)
         self._ranges: list[RangeRecord] = []
-        self._paginated = False
-        self._taken = False
+        self._queried = ""
+        """The query that forbids writes, if one was made."""
+        self._written = False
+        self._taken = self._sealed = False
+        self._private: dict[tuple[str, str], bytes] | None = None
 
     def get_state(self, ns: str, key: str) -> bytes | None:
         """Return the committed value, None if the key is absent; records the read."""
-        raw = _encode(key)
-        snapshot = self.snapshot()
-        reads = self._reads[ns]
+        raw = encode_key(key)
+        row = self.snapshot().get(ns, raw)
+        self._saw((ns, ""), key, raw, row and row[1:])
+        return row and row[0]
+
+    def get_metadata(self, ns: str, key: str, collection: str = "") -> dict[str, bytes]:
+        """Return the committed metadata by name, records a read of the key (or key hash)."""
+        raw = encode_key(key)
+        row = self.snapshot().get_metadata(ns, collection, _stored(raw, collection))
+        self._saw((ns, collection), key, raw, row and row[1:])
+        if row is None or row[0] is None:
+            return {}
+        found = kv_rwset_pb2.KVMetadataWrite.FromString(row[0]).entries
+        return {entry.name: entry.value for entry in found}
+
+    def get_private(
+        self, ns: str, collection: str, key: str, *, compare: bool = True
+    ) -> bytes | None:
+        """Return the committed private value, None if absent; records the hash's read.
+
+        Raises: LedgerError: with `compare`, value and hash are not of one version, so
+        that the node does not have the value that the hash belongs to.
+        """
+        raw = encode_key(key)
+        value, found, public = self.snapshot().get_private(
+            ns, collection, _stored(raw, collection)
+        )
+        if compare and found != public:
+            raise LedgerError(
+                "private data matching public hash version is not available. Public "
+                f"hash version = {_shown(public)}, Private data version = {_shown(found)}"
+            )
+        self._saw((ns, collection), key, raw, found)
+        return value
+
+    def get_private_hash(self, ns: str, collection: str, key: str) -> bytes | None:
+        """Return the SHA-256 of the committed private value; records its read."""
+        raw = encode_key(key)
+        row = self.snapshot().get_hash(ns, collection, _stored(raw, collection))
+        self._saw((ns, collection), key, raw, row and row[1:])
+        return row and row[0]
+
+    def _saw(
+        self, space: tuple[str, str], key: str, raw: bytes, version: Version | None
+    ) -> None:
+        reads = self._records[space].reads
         if key not in reads:
             self.hold(len(raw) + ENTRY_BYTES)
-        row = snapshot.get(ns, raw)
-        if row is None:
-            reads[key] = None
-            return None
-        reads[key] = row[1:]
-        return row[0]
+        reads[key] = version
 
     def put_state(self, ns: str, key: str, value: bytes) -> None:
-        """Write; the last write of a key wins, an empty value deletes (also an absent key).
+        """Write; the last write of a key wins, an empty value deletes (also an absent key)."""
+        self._put(ns, "", key, value)
 
-        Raises:
-            ReadOnlyViolation: the transaction has made a paginated query.
-            LedgerError: its results were taken already.
-        """
-        if self._paginated or self._taken or self._snapshot is None:
-            self._refuse_write()
-        raw = _encode(key)
-        writes = self._writes[ns]
+    def put_private(self, ns: str, collection: str, key: str, value: bytes) -> None:
+        """Write to a collection, as `put_state`."""
+        self._put(ns, collection, key, value)
+        self._records[ns, collection].purged.discard(key)
+
+    def purge_private(self, ns: str, collection: str, key: str) -> None:
+        """Delete a private value with all its earlier versions."""
+        self._put(ns, collection, key, b"")
+        self._records[ns, collection].purged.add(key)
+
+    def _put(self, ns: str, collection: str, key: str, value: bytes) -> None:
+        raw = self._begin_write(key)
+        writes = self._records[ns, collection].writes
         former = writes.get(key)
         if former is None:
             self.hold(len(raw) + len(value) + ENTRY_BYTES)
         else:
             self.hold(len(value) - len(former))
         writes[key] = value
+
+    def put_metadata(
+        self, ns: str, key: str, entries: Mapping[str, bytes], collection: str = ""
+    ) -> None:
+        """Replace all metadata of a key by `entries`; none = remove it.
+
+        At commit, metadata of a key that is then absent is ignored.
+        """
+        raw = self._begin_write(key)
+        metadata = self._records[ns, collection].metadata
+        former = metadata.get(key)
+        if former is None:
+            self.hold(len(raw) + ENTRY_BYTES + _size(entries))
+        else:
+            self.hold(_size(entries) - _size(former))
+        metadata[key] = dict(entries)
+
+    def _begin_write(self, key: str) -> bytes:
+        if self._queried or self._sealed or self._snapshot is None:
+            self._refuse_write()
+        self._written = True  # even if what follows fails, as in Fabric
+        return encode_key(key)
+
+    def _refuse_write(self) -> None:
+        self.snapshot()
+        if self._queried:
+            text = _NO_WRITES.format(self._queried)
+            raise ReadOnlyViolation(f"txid [{self.tx_id}]: {text}")
+        raise LedgerError(
+            f"txid [{self.tx_id}]: a write after the results were taken would be lost"
+        )
+
+    def _require_read_only(self, query: str, text: str) -> None:
+        if self._written:
+            raise ReadOnlyViolation(f"txid [{self.tx_id}]: {_READ_ONLY.format(text)}")
+        self._queried = self._queried or query
 
     def open_range(
         self, ns: str, start: str, end: str, *, page_size: int = 0, bookmark: str = ""
@@ -119,18 +209,27 @@ class Simulator:
         self.snapshot()
         paginated = page_size > 0 or bool(bookmark)
         if paginated:
-            if self._writes:
-                raise ReadOnlyViolation(f"txid [{self.tx_id}]: {_NO_PAGES}")
-            self._paginated = True
+            self._require_read_only(_A_PAGE, "Paginated queries are")
         record = RangeRecord(ns, bookmark or start, end)
         results = RangeResults(self, record, page_size, paginated=paginated)
         self._ranges.append(record)
         return results
 
+    def open_private_range(
+        self, ns: str, collection: str, start: str, end: str, *, limit: int = 0
+    ) -> Results:
+        """Query private keys in `[start, end)`, at most `limit` (0 = all).
+
+        Nothing is recorded. Raises: ReadOnlyViolation: the transaction has written.
+        """
+        self.snapshot()
+        self._require_read_only(_PRIVATE_QUERIES, "Queries on pvt data is")
+        return PrivateResults(self, (ns, collection), (start, end), limit)
+
     def open_history(self, ns: str, key: str) -> Results:
         """Query the committed changes of a key, newest first; nothing is recorded."""
         self.snapshot()
-        raw = _encode(key)
+        raw = encode_key(key)
         self.hold(len(raw))
         return HistoryResults(self, ns, raw)
 
@@ -140,7 +239,7 @@ class Simulator:
         Takes about 2 µs for each key: may be called from any thread.
 
         Args:
-            max_bytes: of all keys and written values.
+            max_bytes: of all keys and written values; of private ones, of their hashes.
 
         Raises:
             LedgerError: called a second time. InvalidInput: beyond `max_bytes`.
@@ -148,13 +247,28 @@ class Simulator:
         self.snapshot()
         if self._taken:
             raise LedgerError(_ONCE)
-        self._taken = True
+        self._taken = self._sealed = True
         if max_bytes is not None:
-            keys = sum(len(key) for reads in self._reads.values() for key in reads)
-            for writes in self._writes.values():
-                keys += sum(len(key) + len(value) for key, value in writes.items())
-            require_size(keys, max_bytes)
-        return marshal(self._reads, self._writes, self._ranges)
+            sizes = (
+                record.size(private=bool(collection))
+                for (_, collection), record in self._records.items()
+            )
+            require_size(sum(sizes), max_bytes)
+        return marshal(self._records, self._ranges, self._private_sets())
+
+    def private_results(self) -> bytes:
+        """Return the serialised `TxPvtReadWriteSet`, b"" if nothing private was written.
+
+        Nothing can be written after it. May be called from any thread.
+        """
+        self.snapshot()
+        return marshal_private(self._private_sets())
+
+    def _private_sets(self) -> dict[tuple[str, str], bytes]:
+        if self._private is None:
+            self._sealed = True
+            self._private = private_sets(self._records)
+        return self._private
 
     def done(self) -> None:
         """Give the snapshot back. Harmless when repeated."""
@@ -180,13 +294,20 @@ class Simulator:
             raise LedgerClosed(_DONE)
         return self._snapshot
 
-    def _refuse_write(self) -> None:
-        self.snapshot()
-        if self._paginated:
-            raise ReadOnlyViolation(f"txid [{self.tx_id}]: {_NO_WRITES}")
-        raise LedgerError(
-            f"txid [{self.tx_id}]: a write after the results were taken would be lost"
-        )
+
+def _stored(raw: bytes, collection: str) -> bytes:
+    return sha256(raw).digest() if collection else raw
+
+
+def _size(entries: Mapping[str, bytes]) -> int:
+    return sum(len(name) + len(value) for name, value in entries.items())
+
+
+def _shown(version: Version | None) -> str:
+    """Return a version as Fabric shows it."""
+    if version is None:
+        return "<nil>"
+    return f"{{BlockNum: {version[0]}, TxNum: {version[1]}}}"
 
 
 def require_size(size: int, limit: int) -> None:
@@ -195,137 +316,3 @@ def require_size(size: int, limit: int) -> None:
         raise InvalidInput(
             f"message payload is {size} bytes and exceeds maximum allowed {limit} bytes"
         )
-
-
-def _encode(key: str) -> bytes:
-    try:
-        return key.encode()
-    except UnicodeEncodeError as error:
-        raw = key.encode(errors="surrogatepass").hex()
-        raise InvalidInput(f"invalid key [{raw}], must be a UTF-8 string") from error
-
-
-class Results(ABC):
-    """An open query, whose results are taken piece by piece."""
-
-    def __init__(self, simulator: Simulator) -> None:
-        self._simulator = simulator
-        self._closed = False
-        self.exhausted = False
-        """Whether `take` is known to give nothing more."""
-
-    def take(self, n: int, max_bytes: int = STEP_BYTES) -> list[bytes]:
-        """Return the next results, serialised; none when there are no more.
-
-        Fewer than `n` does not mean that there are no more: see `exhausted`. Blocks for
-        about 3 µs per result: ask for some hundred at a time, not all.
-
-        Args:
-            n: most results.
-            max_bytes: no further result is read once those read have this size.
-
-        Raises:
-            LedgerClosed: after `close`, or when the simulation is done.
-        """
-        if self._closed:
-            raise LedgerClosed("the query was closed")
-        snapshot = self._simulator.snapshot()
-        if n <= 0 or self.exhausted:
-            return []
-        return self._pull(snapshot, n, max_bytes)
-
-    @abstractmethod
-    def _pull(self, snapshot: Snapshot, wanted: int, max_bytes: int) -> list[bytes]:
-        """Return up to `wanted` results; set `exhausted` when the end was seen."""
-
-    def close(self) -> None:
-        """End the query; what was taken stays recorded. Harmless when repeated."""
-        self._closed = True
-
-
-class RangeResults(Results):
-    """Keys of a namespace as `queryresult.KV`, lowest first.
-
-    What is taken is added to `record`. `page_size` 0 = all; if `paginated`, there is a
-    bookmark.
-    """
-
-    def __init__(
-        self,
-        simulator: Simulator,
-        record: RangeRecord,
-        page_size: int,
-        *,
-        paginated: bool,
-    ) -> None:
-        super().__init__(simulator)
-        self._record = record
-        self._left = page_size if page_size > 0 else None
-        self._paginated = paginated
-        self._next = _encode(record.start)
-        self._stop = _encode(record.end) or ABOVE_ALL
-        self._held = 0
-        self._count()
-
-    def _count(self) -> None:
-        """Count what the query keeps until the transaction ends."""
-        held = _RANGE_BYTES + len(self._stop) + 2 * len(self._next)
-        held += self._record.reads.held
-        self._simulator.hold(held - self._held)
-        self._held = held
-
-    def _pull(self, snapshot: Snapshot, wanted: int, max_bytes: int) -> list[bytes]:
-        record = self._record
-        ns, add = record.ns, record.reads.add
-        if self._left is not None:
-            wanted = min(wanted, self._left)
-        results: list[bytes] = []
-        rows, ended = snapshot.scan(ns, self._next, self._stop, wanted, max_bytes)
-        if rows:  # counted before the record keeps them; `_count` gives back the excess
-            following = after(rows[-1][0])
-            grows = sum(len(row[0]) + ENTRY_BYTES for row in rows)
-            grows += 2 * (len(following) - len(self._next))
-            self._simulator.hold(grows)
-            self._held, self._next = self._held + grows, following
-        for raw, value, block, position in rows:
-            record.last = key = raw.decode()
-            add(raw, block, position)
-            kv = KV(namespace=ns, key=key, value=value)
-            results.append(kv.SerializeToString())
-        if self._left is not None:
-            self._left -= len(rows)
-        self._count()
-        record.exhausted = ended
-        self.exhausted = ended or self._left == 0
-        return results
-
-    @property
-    def bookmark(self) -> str:
-        """The key after the last one taken; "" at the end, and if not paginated."""
-        record = self._record
-        if not self._paginated or record.exhausted:
-            return ""
-        snapshot = self._simulator.snapshot()
-        rows, _ = snapshot.scan(record.ns, self._next, self._stop, 1, 1)
-        return rows[0][0].decode() if rows else ""
-
-
-class HistoryResults(Results):
-    """Changes of one key as `queryresult.KeyModification`, newest first.
-
-    Nothing is recorded: histories are not protected against change.
-    """
-
-    def __init__(self, simulator: Simulator, ns: str, key: bytes) -> None:
-        super().__init__(simulator)
-        self._ns = ns
-        self._key = key
-        self._below = END_OF_HISTORY
-
-    def _pull(self, snapshot: Snapshot, wanted: int, max_bytes: int) -> list[bytes]:
-        rows, self.exhausted = snapshot.history(
-            self._ns, self._key, self._below, wanted, max_bytes
-        )
-        if rows:
-            self._below = rows[-1][2:]
-        return [row[1] for row in rows]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Version = tuple[int, int]
 
 _GET = "SELECT value, block, tx FROM state WHERE ns=? AND key=?"
+_METADATA = "SELECT metadata, block, tx FROM state WHERE ns=? AND key=?"
 _SCAN = (
     "SELECT key, value, block, tx FROM state WHERE ns=? AND key>=? AND key<? "
     "ORDER BY key LIMIT ?"
@@ -67,6 +68,43 @@ class Snapshot:
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
         return row
+
+    def get_metadata(
+        self, ns: str, collection: str, key: bytes
+    ) -> tuple[bytes | None, int, int] | None:
+        """Return (metadata, block, position) of a key or key hash, None if absent."""
+        table = f"{ns}$$h{collection}" if collection else ns
+        try:
+            row: tuple[bytes | None, int, int] | None
+            row = self._connection().execute(_METADATA, (table, key)).fetchone()
+        except sqlite3.Error as error:
+            raise translate(error, self._path) from error
+        return row
+
+    def get_hash(
+        self, ns: str, collection: str, key: bytes
+    ) -> tuple[bytes, int, int] | None:
+        """Return (hash of the value, block, position) for the hash of a private key."""
+        return self.get(f"{ns}$$h{collection}", key)
+
+    def get_private(
+        self, ns: str, collection: str, key: bytes
+    ) -> tuple[bytes | None, Version | None, Version | None]:
+        """Return a private value, its version, and the version of its hash."""
+        row = self.get_hash(ns, collection, key)
+        return None, None, row and row[1:]
+
+    def scan_private(
+        self,
+        ns: str,  # noqa: ARG002
+        collection: str,  # noqa: ARG002
+        start: bytes,  # noqa: ARG002
+        stop: bytes,  # noqa: ARG002
+        limit: int,  # noqa: ARG002
+        max_bytes: int,  # noqa: ARG002
+    ) -> tuple[list[Row], bool]:
+        """Return private keys and values as `scan`; none are stored yet."""
+        return [], True
 
     def scan(
         self, ns: str, start: bytes, stop: bytes, limit: int, max_bytes: int

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from chaindock.ledger.committer import CommittedBlock
-    from chaindock.ledger.simulator import Results
+    from chaindock.ledger.queries import Results
     from chaindock.ledger.transaction import ParsedTransaction
 
 VALID = 0

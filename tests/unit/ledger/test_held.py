@@ -46,6 +46,27 @@ async def test_what_is_read_and_written_counts_in_bytes_with_a_cost_per_entry(
     assert simulator.budget.held == 0
 
 
+async def test_metadata_and_private_data_count_too(ledger: Ledger) -> None:
+    with ledger.new_simulator(T) as simulator:
+        simulator.put_metadata("cc", "k", {"name": b"123"})
+        simulator.put_metadata("cc", "k", {"name": b"1"})
+        assert simulator.held == 1 + 4 + 1 + ENTRY_BYTES
+        simulator.put_private("cc", "col", "kk", b"12")
+        simulator.purge_private("cc", "col", "kk")
+        assert simulator.held == 6 + 2 + 2 * ENTRY_BYTES
+        simulator.get_private_hash("cc", "col", "kkk")
+        assert simulator.held == 8 + 3 + 3 * ENTRY_BYTES
+        simulator.budget = Budget(10, "call")
+        for act in (
+            lambda: simulator.put_private("cc", "col", "q", b""),
+            lambda: simulator.put_metadata("cc", "q", {}, "col"),
+            lambda: simulator.get_metadata("cc", "q", "col"),
+        ):
+            with pytest.raises(BudgetExceeded):
+                act()
+        assert b"q" not in simulator.private_results()
+
+
 @pytest.mark.parametrize("kind", ["read", "write", "range"])
 async def test_beyond_the_limit_nothing_more_is_kept(
     ledger: Ledger, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerError, ReadOnlyViolation
 from chaindock.ids import TxId
-from chaindock.ledger.rwset import marshal
+from chaindock.ledger.rwset import Record, marshal
 from support.ledgers.envelopes import namespaces, read, rwset
 from support.ledgers.ledger import commit, only_rwset, pairs, value
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from chaindock.ledger.ledger import Ledger
+    from chaindock.ledger.simulator import Simulator
 
 T = TxId("t1")
 
@@ -44,8 +47,16 @@ async def test_results_hold_reads_with_versions_and_last_writes(ledger: Ledger) 
     )
 
 
+def marshalled(reads: dict[str, Any], writes: dict[str, Any]) -> bytes:
+    records = {
+        (ns, ""): Record(reads.get(ns, {}), writes.get(ns, {}))
+        for ns in {**reads, **writes}
+    }
+    return marshal(records, [], {})
+
+
 async def test_a_version_of_block_zero_is_present_and_not_nil() -> None:
-    found = only_rwset(marshal({"cc": {"k": (0, 0)}}, {}, []))
+    found = only_rwset(marshalled({"cc": {"k": (0, 0)}}, {}))
     assert found.reads[0].HasField("version")
 
 
@@ -83,13 +94,13 @@ def test_results_do_not_depend_on_the_order_of_execution(reads, writes, random) 
         random.shuffle(items)
         return dict(items)
 
-    expected = marshal(reads, writes, [])
-    assert marshal(shuffled(reads), shuffled(writes), []) == expected
+    expected = marshalled(reads, writes)
+    assert marshalled(shuffled(reads), shuffled(writes)) == expected
 
 
 def test_keys_are_sorted_by_their_utf8_bytes() -> None:
     keys = ["\U0010ffff", "￿", "é", "z", "\x00a"]
-    found = only_rwset(marshal({}, {"cc": dict.fromkeys(keys, b"1")}, []))
+    found = only_rwset(marshalled({}, {"cc": dict.fromkeys(keys, b"1")}))
     listed = [write.key.encode() for write in found.writes]
     assert listed == sorted(key.encode() for key in keys)
 
@@ -187,6 +198,28 @@ async def test_a_write_then_a_page_is_refused(ledger: Ledger, page) -> None:
         "txid [t1]: unsuppored transaction. Paginated queries are supported only in a "
         "read-only transaction"
     )
+
+
+async def test_private_queries_and_writes_exclude_each_other(ledger: Ledger) -> None:
+    writes: list[Callable[[Simulator], None]] = [
+        lambda s: s.put_state("cc", "k", b"1"),
+        lambda s: s.put_metadata("cc", "k", {"n": b"1"}),
+        lambda s: s.put_metadata("cc", "k", {}, "col"),
+        lambda s: s.put_private("cc", "col", "k", b"1"),
+        lambda s: s.purge_private("cc", "col", "k"),
+    ]
+    for write in writes:
+        with ledger.new_simulator(T) as simulator:
+            write(simulator)
+            with pytest.raises(ReadOnlyViolation, match=r"pvt data is supported only"):
+                simulator.open_private_range("cc", "col", "", "")
+            with pytest.raises(ReadOnlyViolation, match=r"queries are supported only"):
+                simulator.open_range("cc", "", "", page_size=1)
+        with ledger.new_simulator(T) as simulator:
+            simulator.open_private_range("cc", "col", "", "")
+            with pytest.raises(ReadOnlyViolation, match=r"performed queries on pvt"):
+                write(simulator)
+            assert simulator.results() == simulator.private_results() == b""
 
 
 async def test_plain_ranges_mix_with_writes(ledger: Ledger) -> None:
