@@ -27,9 +27,11 @@ from cryptography.x509.oid import ExtensionOID, NameOID
 from fabric_protos.msp import identities_pb2, msp_config_pb2
 from google.protobuf.message import DecodeError
 
-from chaindock.errors import Denied
+from chaindock.errors import Denied, InvalidInput
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
     from cryptography.hazmat.primitives.asymmetric.ec import (
         EllipticCurvePrivateKey,
         EllipticCurvePublicKey,
@@ -92,13 +94,20 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Identity:
-    """A checked identity; `role` is its only NodeOU, `expires` in UTC."""
+    """A checked identity; `role` is its only NodeOU, `expires` in UTC.
+
+    Args:
+        certifiers: SHA-256 over the certificates that certify it, which policies name.
+        units: all organisational units of its subject.
+    """
 
     mspid: str
     role: Role
     certificate: x509.Certificate
     expires: dt.datetime
     key: EllipticCurvePublicKey
+    certifiers: bytes = b""
+    units: frozenset[str] = frozenset()
 
     def verify(self, message: bytes, signature: bytes) -> None:
         """Check `signature` over SHA-256 of `message`; also its S. Raises: Denied."""
@@ -140,40 +149,31 @@ class Msp:
         return self._known(creator)
 
     def _examine(self, creator: bytes) -> Identity:
-        certificate = self._read(creator)
+        serialized = _parse(creator)
+        if serialized.mspid != self.mspid:
+            raise _unknown(serialized.mspid)
+        certificate = certificate_of(serialized)
         self._check_chain(certificate)
         key = certificate.public_key()
         if not isinstance(key, ec.EllipticCurvePublicKey) or (
             key.curve.name not in _CURVES
         ):
             raise self._refuse("its key is not ECDSA on P-224, P-256, P-384 or P-521")
-        role = self._role(certificate)
-        expires = certificate.not_valid_after_utc
-        return Identity(self.mspid, role, certificate, expires, key)
-
-    def _read(self, creator: bytes) -> x509.Certificate:
-        try:
-            serialized = identities_pb2.SerializedIdentity.FromString(creator)
-        except DecodeError as error:
-            raise Denied("the creator is no SerializedIdentity", mspid=None) from error
-        if serialized.mspid != self.mspid:
-            raise Denied(f"MSP {serialized.mspid} is unknown", mspid=None)
-        pem = serialized.id_bytes
-        if len(pem) > _PEM_MAX or pem.count(b"-----BEGIN CERTIFICATE-----") != 1:
-            raise Denied(
-                "the creator's id_bytes are not one PEM certificate", mspid=None
+        units = frozenset(
+            str(unit.value)
+            for unit in certificate.subject.get_attributes_for_oid(
+                NameOID.ORGANIZATIONAL_UNIT_NAME
             )
-        try:
-            certificate = x509.load_pem_x509_certificate(pem)
-            # Read everything that is used later: parts are parsed when asked for.
-            certificate.public_key()
-            certificate.subject.rfc4514_string()
-            len(certificate.extensions)
-        except Exception as error:  # hostile bytes: the parser has many errors
-            raise Denied(
-                "the creator's certificate cannot be read", mspid=None
-            ) from error
-        return certificate
+        )
+        return Identity(
+            self.mspid,
+            self._role(units),
+            certificate,
+            certificate.not_valid_after_utc,
+            key,
+            certifiers=self._ca.fingerprint(hashes.SHA256()),
+            units=units,
+        )
 
     def _check_chain(self, certificate: x509.Certificate) -> None:
         try:
@@ -194,17 +194,14 @@ class Msp:
             if isinstance(value, x509.BasicConstraints) and value.ca:
                 raise self._refuse("a CA certificate is not an identity")
 
-    def _role(self, certificate: x509.Certificate) -> Role:
-        units = certificate.subject.get_attributes_for_oid(
-            NameOID.ORGANIZATIONAL_UNIT_NAME
-        )
-        roles = {str(unit.value) for unit in units} & {str(role) for role in Role}
+    def _role(self, units: Collection[str]) -> Role:
+        roles = [role for role in Role if role in units]
         if len(roles) != 1:
             raise self._refuse(
                 "the identity does not have an OU that resolves to exactly one of "
                 "client, peer, orderer, or admin role"
             )
-        return Role(roles.pop())
+        return roles[0]
 
     def _refuse(self, why: str) -> Denied:
         return Denied(f"identity of {self.mspid} refused: {why}", mspid=self.mspid)
@@ -228,3 +225,75 @@ class Msp:
             fabric_node_ous=msp_config_pb2.FabricNodeOUs(enable=True, **units),
         )
         return msp_config_pb2.MSPConfig(type=0, config=fabric.SerializeToString())
+
+    @classmethod
+    def of(cls, raw: bytes) -> Msp:
+        """Return the MSP of a serialised MSPConfig, e.g. of a channel configuration.
+
+        Raises: InvalidInput when it cannot be read or has not exactly one root.
+        """
+        try:
+            config = msp_config_pb2.MSPConfig.FromString(raw)
+            fabric = msp_config_pb2.FabricMSPConfig.FromString(config.config)
+            (root,) = fabric.root_certs
+            return cls(fabric.name, x509.load_pem_x509_certificate(root))
+        except (DecodeError, ValueError) as error:
+            raise InvalidInput(
+                f"an MSP of the channel configuration cannot be read: {error}"
+            ) from error
+
+
+class Msps:
+    """The organisations of a channel."""
+
+    def __init__(self, msps: Iterable[Msp]) -> None:
+        self._msps = {msp.mspid: msp for msp in msps}
+        self._known = lru_cache(_CACHED)(self._find)
+
+    @property
+    def mspids(self) -> Collection[str]:
+        """The MSP ids of all organisations."""
+        return self._msps.keys()
+
+    def identify(self, creator: bytes) -> Identity:
+        """Return who `creator` (a SerializedIdentity) is; from any thread.
+
+        Raises: Denied as `Msp.identify`.
+        """
+        return self._known(creator)
+
+    def _find(self, creator: bytes) -> Identity:
+        mspid = _parse(creator).mspid
+        if mspid not in self._msps:
+            raise _unknown(mspid)
+        return self._msps[mspid].identify(creator)
+
+
+def certificate_of(serialized: identities_pb2.SerializedIdentity) -> x509.Certificate:
+    """Return the certificate of an identity, whose issuer is not checked.
+
+    Raises: Denied with the fact `mspid` None.
+    """
+    pem = serialized.id_bytes
+    if len(pem) > _PEM_MAX or pem.count(b"-----BEGIN CERTIFICATE-----") != 1:
+        raise Denied("the creator's id_bytes are not one PEM certificate", mspid=None)
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        # Read everything that is used later: parts are parsed when asked for.
+        certificate.public_key()
+        certificate.subject.rfc4514_string()
+        len(certificate.extensions)
+    except Exception as error:  # hostile bytes: the parser has many errors
+        raise Denied("the creator's certificate cannot be read", mspid=None) from error
+    return certificate
+
+
+def _parse(creator: bytes) -> identities_pb2.SerializedIdentity:
+    try:
+        return identities_pb2.SerializedIdentity.FromString(creator)
+    except DecodeError as error:
+        raise Denied("the creator is no SerializedIdentity", mspid=None) from error
+
+
+def _unknown(mspid: str) -> Denied:
+    return Denied(f"MSP {mspid} is unknown", mspid=None)

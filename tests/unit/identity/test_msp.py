@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 from cryptography.x509.oid import NameOID
 from fabric_protos.msp import identities_pb2, msp_config_pb2
 
-from chaindock.errors import Denied
+from chaindock.errors import Denied, InvalidInput
 from chaindock.identity import msp as module
 from chaindock.identity.ca import CertificateAuthority, certificate_pem, new_key
-from chaindock.identity.msp import Msp, Role, SigningIdentity, has_low_s
+from chaindock.identity.msp import Msp, Msps, Role, SigningIdentity, has_low_s
 
 P256 = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
@@ -199,3 +199,43 @@ def test_the_channel_configuration_carries_root_and_roles(ca, msp):
     assert config.fabric_node_ous.enable
     unit = config.fabric_node_ous.orderer_ou_identifier
     assert unit.organizational_unit_identifier == "orderer"
+
+
+# --- several organisations ----------------------------------------------------------
+
+
+@pytest.fixture
+def second() -> Any:
+    return CertificateAuthority.create("org2.example.com")
+
+
+def test_each_identity_is_judged_by_its_own_organisation(ca, msp, second):
+    msps = Msps([msp, Msp("Org2MSP", second.certificate)])
+    assert set(msps.mspids) == {"Org1MSP", "Org2MSP"}
+    for mspid, own in (("Org1MSP", ca), ("Org2MSP", second)):
+        identity = msps.identify(creator(certificate(own, "peer", "sales"), mspid))
+        assert (identity.mspid, identity.role) == (mspid, Role.PEER)
+        assert identity.units == {"peer", "sales"}
+        assert identity.certifiers == own.certificate.fingerprint(hashes.SHA256())
+
+
+def test_no_organisation_vouches_for_certificates_of_another(ca, msp, second):
+    msps = Msps([msp, Msp("Org2MSP", second.certificate)])
+    with pytest.raises(Denied, match="was not issued by the CA") as caught:
+        msps.identify(creator(certificate(ca, "peer"), "Org2MSP"))
+    assert caught.value.mspid == "Org2MSP"
+    for unknown in (creator(certificate(ca, "peer"), "Org3MSP"), b"\xff", b""):
+        with pytest.raises(Denied) as caught:
+            msps.identify(unknown)
+        assert caught.value.mspid is None
+
+
+def test_an_msp_is_read_back_from_the_channel_configuration(ca, msp):
+    read = Msp.of(msp.config().SerializeToString())
+    assert read.mspid == "Org1MSP"
+    assert read.identify(creator(certificate(ca, "admin"))).role is Role.ADMIN
+    broken = msp_config_pb2.FabricMSPConfig(name="X", root_certs=[b"x"])
+    for config in (b"", broken.SerializeToString()):
+        raw = msp_config_pb2.MSPConfig(config=config).SerializeToString()
+        with pytest.raises(InvalidInput, match="MSP of the channel configuration"):
+            Msp.of(raw)
