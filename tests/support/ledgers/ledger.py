@@ -17,11 +17,12 @@ from chaindock.ledger.transaction import parse_transaction
 from support.ledgers.envelopes import CHANNEL, BlockKey, config, transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
     from typing import Any
 
     from chaindock.ledger.committer import CommittedBlock
+    from chaindock.ledger.ledger import TxLocation
     from chaindock.ledger.queries import Results
     from chaindock.ledger.transaction import ParsedTransaction
 
@@ -136,6 +137,20 @@ def replay(ledger: Ledger) -> tuple[dict[str, bytes], list[str]]:
                     else:
                         values[write.key] = write.value
     return values, ids
+
+
+def check_chain(ledger: Ledger, acknowledged: Mapping[TxId, TxLocation]) -> None:
+    """Check blocks, state and ids, and that what was acknowledged is there."""
+    values, _ = replay(ledger)  # checks the chain as well
+    assert state(ledger) == values
+    ids = [
+        effects(envelope)[0]
+        for number in range(ledger.height)
+        for envelope in common_pb2.Block.FromString(ledger.get_block(number)).data.data
+    ]
+    assert len(set(ids)) == len(ids)
+    for tx_id, location in acknowledged.items():
+        assert ledger.find_transaction(tx_id) == location
 
 
 def effects(envelope: bytes) -> tuple[str, kv_rwset_pb2.KVRWSet | None]:
