@@ -1,0 +1,180 @@
+"""The peer CLI's collections file, and endorsement policies as users write them.
+
+Source: docs/fabric/lifecycle.md#collections
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import msgspec
+from fabric_protos.peer import policy_pb2
+from fabric_protos.peer.collection_pb2 import (
+    CollectionConfigPackage,
+    StaticCollectionConfig,
+)
+
+from chaindock.errors import InvalidInput
+from chaindock.identity.policies import parse_policy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fabric_protos.common import policies_pb2
+
+_Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+_Blocks = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class _Endorsement(msgspec.Struct, rename="camel"):
+    signature_policy: str = ""
+    channel_config_policy: str = ""
+
+
+class _Entry(msgspec.Struct, rename="camel"):
+    name: str = ""
+    policy: str = ""
+    required_peer_count: _Int32 = 0
+    max_peer_count: _Int32 = 1
+    block_to_live: _Blocks = 0
+    member_only_read: bool = False
+    member_only_write: bool = False
+    endorsement_policy: _Endorsement | None = None
+
+
+_KEYS: Final = {
+    field.encode_name.lower(): field.encode_name
+    for struct in (_Entry, _Endorsement)
+    for field in msgspec.structs.fields(struct)
+}
+
+
+def parse_collections(
+    text: str | bytes,
+    source: str = "the collections configuration",
+    warn: Callable[[str], None] | None = None,
+) -> CollectionConfigPackage:
+    """Return what the peer CLI makes of its file: a JSON array of collections.
+
+    Keys match whatever their case is, null means the default, and unknown keys have no
+    effect, as in the peer CLI. `check_collections` applies the rules of the channel.
+
+    Args:
+        text: the whole file.
+        source: how errors name the file.
+        warn: told of each key that has no effect.
+
+    Raises:
+        InvalidInput: names the file, the collection, what was expected and found.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(
+            f"{source} is not JSON: {error}",
+            hint="it holds an array of collections: docs/fabric/lifecycle.md",
+        ) from error
+    if not isinstance(found, list):
+        raise InvalidInput(
+            f"{source}: expected an array of collections, found {_shown(found)}"
+        )
+    package = CollectionConfigPackage()
+    for at, entry in enumerate(found):
+        name = entry.get("name") if isinstance(entry, dict) else None
+        where = f"{source}, collection {name!r}" if name else f"{source}, item {at + 1}"
+        package.config.add().static_collection_config.CopyFrom(
+            _static(entry, where, warn)
+        )
+    return package
+
+
+def _static(
+    entry: Any, where: str, warn: Callable[[str], None] | None
+) -> StaticCollectionConfig:
+    if not isinstance(entry, dict):
+        raise InvalidInput(f"{where}: expected an object, found {_shown(entry)}")
+    try:
+        read = msgspec.convert(_folded(entry, where, warn), _Entry)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"{where}: {_told(error)}") from error
+    config = StaticCollectionConfig(
+        name=read.name,
+        required_peer_count=read.required_peer_count,
+        maximum_peer_count=read.max_peer_count,
+        block_to_live=read.block_to_live,
+        member_only_read=read.member_only_read,
+        member_only_write=read.member_only_write,
+    )
+    config.member_orgs_policy.signature_policy.CopyFrom(
+        _policy(read.policy, f"{where}, key 'policy'")
+    )
+    if read.endorsement_policy is not None:
+        policy = application_policy(
+            read.endorsement_policy.signature_policy,
+            read.endorsement_policy.channel_config_policy,
+            f"{where}, key 'endorsementPolicy'",
+        )
+        if policy is not None:
+            config.endorsement_policy.CopyFrom(policy)
+    return config
+
+
+def _folded(
+    entry: dict[str, Any], where: str, warn: Callable[[str], None] | None
+) -> dict[str, Any]:
+    """Return the known keys in their own case, without nulls."""
+    known = {}
+    for key, value in entry.items():
+        name = _KEYS.get(key.lower())
+        if name is None:
+            if warn is not None:
+                warn(f"{where}: key {key!r} is unknown and has no effect")
+        elif value is not None:
+            nested = isinstance(value, dict)
+            known[name] = _folded(value, where, warn) if nested else value
+    return known
+
+
+def application_policy(
+    signature: str, reference: str, where: str
+) -> policy_pb2.ApplicationPolicy | None:
+    """Return the endorsement policy that a user gave in words; None = none was given.
+
+    Args:
+        signature: a signature policy, e.g. `OR('Org1MSP.peer')`; "" = not given.
+        reference: name of a policy of the channel; "" = not given.
+        where: how errors name the place.
+
+    Raises: InvalidInput: both, or no policy.
+    """
+    if signature and reference:
+        raise InvalidInput(
+            f"{where}: expected a signature policy or the name of a channel policy, "
+            "found both"
+        )
+    if reference:
+        return policy_pb2.ApplicationPolicy(channel_config_policy_reference=reference)
+    if not signature:
+        return None
+    policy = _policy(signature, where)
+    return policy_pb2.ApplicationPolicy(signature_policy=policy)
+
+
+def _policy(text: str, where: str) -> policies_pb2.SignaturePolicyEnvelope:
+    try:
+        return parse_policy(text)
+    except InvalidInput as error:
+        raise InvalidInput(f"{where}: {error.message}", hint=error.hint) from error
+
+
+def _told(error: msgspec.ValidationError) -> str:
+    """Return msgspec's sentence about a key, with the key in front."""
+    problem, _, path = str(error).partition(" - at `$.")
+    key = path.removesuffix("`")
+    problem = problem[:1].lower() + problem[1:].replace(", got", ", found")
+    return f"key {key!r}: {problem}" if key else problem
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value)[:60]

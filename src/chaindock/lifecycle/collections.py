@@ -1,0 +1,256 @@
+"""Private data collections: the rules of their configuration, and who may use them.
+
+A collection is explicit, from the definition of its chaincode, or the implicit one of an
+organisation of the channel, which every chaincode has.
+Source: docs/fabric/lifecycle.md#collections
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from fabric_protos.msp.identities_pb2 import SerializedIdentity
+from fabric_protos.msp.msp_principal_pb2 import MSPPrincipal, MSPRole, OrganizationUnit
+from fabric_protos.peer.collection_pb2 import StaticCollectionConfig
+
+from chaindock.errors import Denied, InvalidInput, NotFound
+from chaindock.identity.policies import evaluator, satisfied
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from fabric_protos.common import policies_pb2
+    from fabric_protos.peer.collection_pb2 import (
+        CollectionConfig,
+        CollectionConfigPackage,
+    )
+
+    from chaindock.identity.msp import Identity
+
+IMPLICIT: Final = "_implicit_org_"
+_NAME: Final = re.compile(r"[A-Za-z0-9-][A-Za-z0-9_-]*")
+
+
+def check_collections(
+    package: CollectionConfigPackage,
+    mspids: Collection[str],
+    former: CollectionConfigPackage | None = None,
+) -> None:
+    """Apply the rules of a commit; the texts are Fabric's.
+
+    Args:
+        package: the proposed collections.
+        mspids: the organisations of the channel.
+        former: the collections of the definition that is in force.
+
+    Raises: InvalidInput.
+    """
+    configs = [_explicit(one) for one in package.config]
+    seen: set[str] = set()
+    for config in configs:
+        _check(config, seen, mspids)
+        seen.add(config.name)
+    if former is None or not former.config:
+        return
+    if not configs:
+        raise InvalidInput(
+            "the proposed collection config does not contain previously defined "
+            "collections"
+        )
+    proposed = {config.name: config for config in configs}
+    for old in map(_explicit, former.config):
+        new = proposed.get(old.name)
+        if new is None:
+            raise InvalidInput(
+                f"existing collection [{old.name}] missing in the proposed collection "
+                "configuration"
+            )
+        if new.block_to_live != old.block_to_live:
+            raise InvalidInput(
+                f"the BlockToLive in an existing collection [{old.name}] modified. "
+                f"Existing value [{old.block_to_live}]"
+            )
+
+
+def _explicit(config: CollectionConfig) -> StaticCollectionConfig:
+    if config.WhichOneof("payload") != "static_collection_config":
+        raise InvalidInput("collection config contains unexpected payload type: <nil>")
+    return config.static_collection_config
+
+
+def _check(
+    config: StaticCollectionConfig, seen: set[str], mspids: Collection[str]
+) -> None:
+    name = config.name
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(
+            f"invalid collection name '{name}'. Names can only consist of "
+            "alphanumerics, '_', and '-' and cannot begin with '_'"
+        )
+    here = f"collection-name: {name} -- "
+    if name in seen:
+        raise InvalidInput(f"{here}found duplicate in collection configuration")
+    required, most = config.required_peer_count, config.maximum_peer_count
+    if most < required:
+        raise InvalidInput(
+            f"{here}maximum peer count ({most}) cannot be less than the required peer "
+            f"count ({required})"
+        )
+    if required < 0:
+        raise InvalidInput(
+            f"{here}requiredPeerCount ({required}) cannot be less than zero"
+        )
+    _check_members(config, here, mspids)
+
+
+def _check_members(
+    config: StaticCollectionConfig, here: str, mspids: Collection[str]
+) -> None:
+    name = config.name
+    if not config.HasField("member_orgs_policy"):
+        raise InvalidInput(
+            f"collection member policy is not set for collection '{name}'"
+        )
+    if config.member_orgs_policy.WhichOneof("payload") != "signature_policy":
+        raise InvalidInput(
+            f"collection member org policy is empty for collection '{name}'"
+        )
+    policy = config.member_orgs_policy.signature_policy
+    try:
+        evaluator(policy.SerializeToString(deterministic=True))
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"invalid member org policy for collection '{name}': {error.message}"
+        ) from error
+    for gate in _gates(policy.rule):
+        if gate.n != 1:
+            raise InvalidInput(
+                f"{here}error in member org policy: signature policy is not an OR "
+                f"concatenation, NOutOf {gate.n}"
+            )
+    for principal in policy.identities:
+        _check_principal(principal, here, mspids)
+
+
+def _gates(
+    rule: policies_pb2.SignaturePolicy,
+) -> Iterator[policies_pb2.SignaturePolicy.NOutOf]:
+    if rule.WhichOneof("Type") == "n_out_of":
+        yield rule.n_out_of
+        for inner in rule.n_out_of.rules:
+            yield from _gates(inner)
+
+
+def _check_principal(
+    principal: MSPPrincipal, here: str, mspids: Collection[str]
+) -> None:
+    kind, raw = principal.principal_classification, principal.principal
+    if kind == MSPPrincipal.ROLE:
+        mspid = MSPRole.FromString(raw).msp_identifier
+    elif kind == MSPPrincipal.ORGANIZATION_UNIT:
+        mspid = OrganizationUnit.FromString(raw).msp_identifier
+    elif kind == MSPPrincipal.IDENTITY:
+        if SerializedIdentity.FromString(raw).mspid not in mspids:
+            raise InvalidInput(
+                f"{here}contains an identity that is not part of the channel"
+            )
+        return
+    else:
+        named = MSPPrincipal.Classification.Name(kind)
+        raise InvalidInput(f"{here}principal type {named} is not supported")
+    if mspid not in mspids:
+        raise InvalidInput(
+            f"{here}collection member '{mspid}' is not part of the channel"
+        )
+
+
+# --- use ----------------------------------------------------------------------------
+
+
+def find_collection(
+    package: CollectionConfigPackage, name: str, mspids: Collection[str]
+) -> StaticCollectionConfig | None:
+    """Return an explicit collection, or the implicit one of an organisation in `mspids`.
+
+    The implicit one has the organisation's members and no other rule; its endorsement
+    policy, that of the organisation, is not set.
+    """
+    if name.startswith(IMPLICIT):
+        mspid = name.removeprefix(IMPLICIT)
+        if mspid not in mspids:
+            return None
+        implicit = StaticCollectionConfig(name=name)
+        policy = implicit.member_orgs_policy.signature_policy
+        policy.rule.n_out_of.n = 1
+        policy.rule.n_out_of.rules.add().signed_by = 0
+        member = MSPRole(msp_identifier=mspid)
+        policy.identities.add(principal=member.SerializeToString())
+        return implicit
+    for config in package.config:
+        if config.static_collection_config.name == name:
+            return config.static_collection_config
+    return None
+
+
+class Collections:
+    """What one invocation may do with the collections of one chaincode.
+
+    Args:
+        ns: name of the chaincode.
+        package: the collections of its definition, as the invocation sees it.
+        mspids: the organisations of the channel.
+        creator: the client that signed the proposal; its signature was checked.
+    """
+
+    def __init__(
+        self,
+        channel: str,
+        ns: str,
+        package: CollectionConfigPackage,
+        mspids: Collection[str],
+        creator: Identity,
+    ) -> None:
+        self._channel, self._ns = channel, ns
+        self._package, self._mspids, self._creator = package, mspids, creator
+        self._allowed: dict[str, tuple[bool, bool]] = {}
+
+    def require(self, collection: str, *, write: bool) -> None:
+        """Refuse a read or write that the client may not do; the texts are Fabric's.
+
+        Raises:
+            NotFound: no such collection. Denied: the collection allows this to members
+                only, and the client is none.
+        """
+        if collection not in self._allowed:
+            self._allowed[collection] = self._decide(collection)
+        if not self._allowed[collection][write]:
+            access = "write" if write else "read"
+            raise Denied(
+                f"tx creator does not have {access} access permission on privatedata in "
+                f"chaincodeName:{self._ns} collectionName: {collection}"
+            )
+
+    def require_known(self, collection: str) -> None:
+        """Refuse a collection that does not exist. Raises: NotFound."""
+        if find_collection(self._package, collection, self._mspids) is None:
+            raise NotFound(
+                f"collection [{collection}] not defined in the collection config for "
+                f"chaincode [{self._ns}]"
+            )
+
+    def _decide(self, collection: str) -> tuple[bool, bool]:
+        """Return whether the client may read, and whether it may write."""
+        if collection.startswith(IMPLICIT):
+            self.require_known(collection)
+            return True, True
+        config = find_collection(self._package, collection, self._mspids)
+        if config is None:
+            raise NotFound(
+                f"collection {self._channel}/{self._ns}/{collection} could not be found"
+            )
+        members_read, members_write = config.member_only_read, config.member_only_write
+        member = (members_read or members_write) and satisfied(
+            config.member_orgs_policy.signature_policy, [self._creator]
+        )
+        return member or not members_read, member or not members_write
