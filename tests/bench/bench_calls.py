@@ -38,7 +38,7 @@ from bench.calling_side import (
 from bench.measure import Clock, in_turns, scratch
 from bench.rows import Row, Skipped
 from chaindock.chaincode import calls as chaincode_calls
-from chaindock.chaincode.invocation import Invocation
+from chaindock.chaincode.invocation import Invocation, outcome_of
 from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.server import server_options
 from chaindock.endorser.caller import new_proposal
@@ -200,7 +200,7 @@ async def compare(
         tx_id: Any = f"{next(numbers):064x}"
         simulator = side.ledger.new_simulator(tx_id)
         call = Invocation(CHANNEL, tx_id, NAME, proposal.input, signed, simulator)
-        outcome = await side.support.execute(CCID, call)
+        outcome = outcome_of(await side.support.execute(CCID, call), call)
         simulator.done()
         assert outcome.response.status == 200
 

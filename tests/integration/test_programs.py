@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from chaindock.chaincode.invocation import outcome_of
 from chaindock.chaincode.options import ListenOptions
 from chaindock.identity.ca import TlsAuthority
 from chaindock.identity.organization import Organization
@@ -84,7 +85,8 @@ async def test_a_program_registers_and_serves(
                 signed_proposal=signed,
                 state=MemoryState({"k": b"v"}),
             )
-            assert (await handler.calls.execute(call, 30.0)).response.payload == b"v"
+            final = await handler.calls.execute(call, 30.0)
+            assert outcome_of(final, call).response.payload == b"v"
         finally:
             process.kill()
             await process.wait()

@@ -217,14 +217,14 @@ class Handler:
             if len(raw) <= LARGE:
                 message, request = Kind.FromString(raw), None
             else:
-                message, request = await self.calls.parse(raw)
+                message, request = await self.calls.answers.parse(raw)
                 raw = None
             kind = message.type
             ready = self.state is StreamState.READY
             if ready and kind in FINAL:
                 self.calls.take_final(message)
             elif ready and kind in REQUESTS:
-                busy = self.calls.take_request(message, request)
+                busy = self.calls.answers.take_request(message, request)
                 if busy is not None:
                     await asyncio.wait([busy])
                 if outbox.full:

@@ -25,6 +25,8 @@ from chaindock.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
     from fabric_protos.peer import chaincode_pb2, proposal_pb2
 
     from chaindock.ids import ChannelId, TxId
@@ -62,6 +64,10 @@ class Invocation:
         timeout_s: for this call; None = the configured execute timeout.
         refusals: what the node does not support of what the chaincode asked for; a
             contract may hide these errors from its caller.
+        caller: the call that waits for this one; None = a client's.
+        invoke: calls the chaincode of this name on this channel ("" = that of the
+            caller), for the given call; returns the message that answers. Raises what
+            the ERROR reply is to say.
     """
 
     channel_id: ChannelId
@@ -73,6 +79,14 @@ class Invocation:
     is_init: bool = False
     timeout_s: float | None = None
     refusals: list[str] = field(default_factory=list)
+    caller: Call | None = None
+    invoke: (
+        Callable[
+            [Call, str, str, chaincode_pb2.ChaincodeInput],
+            Awaitable[shim.ChaincodeMessage],
+        ]
+        | None
+    ) = None
 
     def refuse(self, why: str) -> None:
         """Keep the text of a refusal, the first few of them, each once."""
@@ -108,6 +122,8 @@ class Invocation:
 
     def unsent(self, cause: str) -> str:
         """Return the text of an error that is no answer, as Fabric has it."""
+        if self.caller is not None:
+            return f"error sending: {cause}"
         return f"failed to execute transaction {self.tx_id}: error sending: {cause}"
 
 
@@ -216,16 +232,21 @@ class Call:
         since: when it came, in seconds of the epoch.
         final: the answer, or the error that its caller gets.
         budget: what the node may hold in memory for it.
+        running: returns the calls that take all turns of its stream; None if the next
+            turn comes by itself.
         queries: the open ones, by their ids.
         sent: the chaincode has got it; else it waits until others are answered.
         over: the outcome was told, or the caller has left.
         worker: carries out a request that takes more than one step.
         backlog: requests that came meanwhile.
+        callee_awaited: the request waits for another chaincode.
+        callee: the call that it has made, once that is on a stream.
     """
 
     invocation: Invocation
     timeout_s: float
     budget: Budget
+    running: Callable[[], Sequence[Call] | None]
     since: float = field(default_factory=time.time)
     # An error is a result here: an abandoned future must not log it.
     final: asyncio.Future[shim.ChaincodeMessage | ChaindockError] = field(
@@ -237,6 +258,8 @@ class Call:
     over: bool = False
     worker: asyncio.Task[None] | None = None
     backlog: deque[tuple[shim.ChaincodeMessage, Any]] = field(default_factory=deque)
+    callee_awaited: bool = False
+    callee: Call | None = None
     key: tuple[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -250,6 +273,22 @@ class Call:
             self.drop_query(name)
         if not self.final.done():
             self.final.set_result(final)
+
+    def is_stuck(self) -> bool:
+        """Whether its turn comes only after calls that wait for such a turn, too."""
+        seen = {self}
+        todo = [self]
+        while todo:
+            call = todo.pop()
+            while call.callee is not None:
+                call = call.callee
+            running = None if call.sent else call.running()
+            if running is None:
+                return False
+            new = [one for one in running if one not in seen]
+            seen.update(new)
+            todo += new
+        return True
 
     def open_query(self, rows: Results, limit: int) -> Query:
         """Keep a new query of `rows`. Raises: InvalidInput beyond the limit."""

@@ -84,6 +84,8 @@ class Outbox:
 class ConcurrencyLimiter:
     """Lets a number of calls run on a stream at a time, in order of arrival.
 
+    Calls that a chaincode has made come first: they hold up a call of another stream.
+
     Args:
         start: begins a call that may run.
 
@@ -102,7 +104,10 @@ class ConcurrencyLimiter:
 
     def admit(self, call: Call) -> None:
         """Start `call` now, or when calls before it were answered."""
-        self.waiting.append(call)
+        if call.invocation.caller is None:
+            self.waiting.append(call)
+        else:
+            self.waiting.appendleft(call)
         self._fill()
 
     def release(self) -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import time
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from fabric_protos.peer import chaincode_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
-from google.protobuf import empty_pb2
 from google.protobuf.message import DecodeError
 
-from chaindock.chaincode.wire import MOST_ID
+from chaindock.chaincode.wire import MOST_ID, MOST_ITEMS, why_unreadable
 from chaindock.errors import (
     BudgetExceeded,
     ChaindockError,
@@ -28,16 +29,19 @@ from chaindock.ledger.budget import Budget
 from chaindock.telemetry import get_logger, metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 
     from chaindock.chaincode.invocation import Call, Query
     from chaindock.chaincode.options import StreamOptions
     from chaindock.ledger.queries import RangeResults
 
-    Steps = Generator[None, None, bytes]
-    """Work that yields between two steps, and returns the payload of the reply."""
+    Nested = Callable[[], Awaitable[shim.ChaincodeMessage]]
+    """Makes a call of another chaincode, and returns the message that answers it."""
+    Steps = Generator[Nested | None, Any, bytes]
+    """Work that yields between two steps, and returns the payload of the reply; it gets the
+    outcome of each call that it yields."""
     Request = Callable[[Call, Any, StreamOptions], bytes | Steps]
-    Serving = Generator[None, None, tuple[shim.ChaincodeMessage, int, int]]
+    Serving = Generator[Nested | None, Any, tuple[shim.ChaincodeMessage, int, int]]
 
 Kind: Final = shim.ChaincodeMessage
 _KINDS: Final = {number: name for name, number in Kind.Type.items()}
@@ -46,6 +50,8 @@ SLICE: Final = 500
 STEP_BYTES: Final = 1024 * 1024
 """Bytes that are read in one step; one value may be larger."""
 NO_CONTEXT: Final = "no ledger context"
+_NO_TRANSACTION: Final = "could not get valid transaction"
+_PANIC: Final = "panic during execution"
 _FRAME_BYTES: Final = 4096
 """Room for everything of a reply but its payload."""
 _log = get_logger("chaincode.requests")
@@ -74,7 +80,8 @@ def serve(
     result: bytes | ChaindockError
     taken = 0
     if call is None or call.over:
-        result = NotFound(NO_CONTEXT)
+        calling = message.type == Kind.INVOKE_CHAINCODE
+        result = NotFound(_NO_TRANSACTION if calling else NO_CONTEXT)
     elif isinstance(request, Exception):
         result = _cause_of(request, message)
     else:
@@ -115,10 +122,10 @@ def _cause_of(error: Exception, message: shim.ChaincodeMessage) -> ChaindockErro
     if isinstance(error, ChaindockError):
         return error
     if isinstance(error, DecodeError):
-        return InvalidInput(f"unmarshal failed: {error}")
+        return InvalidInput(why_unreadable(message.payload))
     tx_id, kind = message.txid[:64], kind_of(message)
     _log.error("request failed unexpectedly", tx=tx_id, kind=kind, exc_info=error)
-    return ChaindockError("panic during execution")
+    return ChaindockError(_PANIC)
 
 
 def kind_of(message: shim.ChaincodeMessage) -> str:
@@ -151,7 +158,8 @@ def _put(call: Call, collection: str, key: str, value: bytes) -> None:
 
 
 def _require_few(found: int, most: int, what: str) -> None:
-    """Hold a chaincode to what READY has told it."""
+    """Bound what one message asks for; READY has announced fewer, Fabric has no bound."""
+    most = max(most, MOST_ITEMS)
     if found > most:
         raise InvalidInput(
             f"{found} {what} in one message, more than the limit of {most}"
@@ -188,7 +196,7 @@ def _get_state_multiple(
             answer.take(len(values[-1]))
             if number % SLICE == 0 or answer.held - step_began > STEP_BYTES:
                 step_began = answer.held
-                yield
+                yield None
     finally:
         answer.give_back()
     result: bytes = shim.GetStateMultipleResult(values=values).SerializeToString()
@@ -212,7 +220,7 @@ def _write_batch(
         else:
             raise InvalidInput("unknown operation type")
         if number % SLICE == 0:
-            yield
+            yield None
     return b""
 
 
@@ -223,7 +231,7 @@ def _open_range(
     call: Call, request: shim.GetStateByRange, options: StreamOptions
 ) -> bytes | Steps:
     _require_public(call, request.collection)
-    paging = shim.QueryMetadata.FromString(request.metadata)
+    paging = _paging_of(request.metadata)
     simulator = call.invocation.simulator
     bounds = (call.invocation.namespace, request.startKey, request.endKey)
     limit = options.total_query_limit
@@ -233,6 +241,13 @@ def _open_range(
     rows = simulator.open_range(*bounds, page_size=size, bookmark=paging.bookmark)
     name = f"the page (ask for fewer than {size} rows)"
     return _page(rows, size, Budget(options.max_message_bytes, name, call.budget))
+
+
+def _paging_of(metadata: bytes) -> shim.QueryMetadata:
+    try:
+        return shim.QueryMetadata.FromString(metadata)
+    except DecodeError:
+        raise InvalidInput(why_unreadable(metadata)) from None
 
 
 def _page(rows: RangeResults, size: int, budget: Budget) -> Steps:
@@ -245,7 +260,7 @@ def _page(rows: RangeResults, size: int, budget: Budget) -> Steps:
             page += found
             if not found or rows.exhausted or len(page) >= size:
                 break
-            yield
+            yield None
         bookmark = rows.bookmark
     finally:
         rows.close()
@@ -308,9 +323,39 @@ def _rich_query(
     call: Call, request: shim.GetQueryResult, _options: StreamOptions
 ) -> bytes:
     _require_public(call, request.collection)
-    paging = shim.QueryMetadata.FromString(request.metadata)
+    paging = _paging_of(request.metadata)
     paged = "WithMetadata" if paging.pageSize or paging.bookmark else ""
     raise Unsupported(f"ExecuteQuery{paged} not supported for leveldb")
+
+
+# --- other chaincode ------------------------------------------------------------------
+
+
+def _invoke_chaincode(
+    call: Call, request: chaincode_pb2.ChaincodeSpec, _options: StreamOptions
+) -> Steps:
+    if not request.HasField("chaincode_id") or not request.HasField("input"):
+        raise ChaindockError(_PANIC)
+    invoke = call.invocation.invoke
+    if invoke is None:
+        raise NotFound(_NO_TRANSACTION)
+    name, channel = target_of(request.chaincode_id.name)
+    given = request.input
+    given.ClearField("decorations")  # only the peer sets them, for clients' calls
+    size = given.ByteSize()
+    call.budget.take(size)
+    try:
+        message = yield partial(invoke, call, name, channel, given)
+    finally:
+        call.budget.give_back(size)
+    result: bytes = message.SerializeToString()
+    return result
+
+
+def target_of(text: str) -> tuple[str, str]:
+    """Return name and channel of `NAME[:VERSION][/CHANNEL]`; "" = the caller's channel."""
+    name, _, channel = text.partition("/")
+    return name.partition(":")[0], channel
 
 
 # --- what is refused ------------------------------------------------------------------
@@ -330,17 +375,13 @@ _NO_METADATA: Final = Unsupported(
     "state metadata (key-level endorsement) is not yet supported by Chaindock"
 )
 _ONLY_PRIVATE: Final = InvalidInput("only applicable for private data")
-_NO_INVOKE: Final = Unsupported(
-    "calling another chaincode (INVOKE_CHAINCODE) is not yet supported by Chaindock"
-)
 
 
 REQUESTS: Final[Mapping[int, tuple[Any, Request]]] = {
     Kind.GET_STATE: (shim.GetState, _get_state),
     Kind.PUT_STATE: (shim.PutState, _put_state),
     Kind.DEL_STATE: (shim.DelState, _del_state),
-    # Not parsed: a ChaincodeSpec may hold millions of arguments.
-    Kind.INVOKE_CHAINCODE: (empty_pb2.Empty, _refuse(_NO_INVOKE)),
+    Kind.INVOKE_CHAINCODE: (chaincode_pb2.ChaincodeSpec, _invoke_chaincode),
     Kind.GET_STATE_BY_RANGE: (shim.GetStateByRange, _open_range),
     Kind.GET_QUERY_RESULT: (shim.GetQueryResult, _rich_query),
     Kind.QUERY_STATE_NEXT: (shim.QueryStateNext, _next_batch),

@@ -16,8 +16,10 @@ from chaindock.errors import LaunchFailed, StreamTerminated
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
+
     from chaindock.chaincode.handler import Handler
-    from chaindock.chaincode.invocation import Invocation, Outcome
+    from chaindock.chaincode.invocation import Invocation
     from chaindock.chaincode.registry import HandlerRegistry
     from chaindock.ids import Ccid
 
@@ -47,8 +49,8 @@ class ChaincodeSupport:
         self._options = options or CallOptions()
         self._timeout_of = timeout_of
 
-    async def execute(self, ccid: Ccid, invocation: Invocation) -> Outcome:
-        """Run `invocation` on `ccid` and return what it answered.
+    async def execute(self, ccid: Ccid, invocation: Invocation) -> ChaincodeMessage:
+        """Run `invocation` on `ccid` and return the COMPLETED or ERROR that answers it.
 
         A call that was never sent, because the chaincode ended first, goes to the next
         run.
@@ -71,7 +73,7 @@ class ChaincodeSupport:
                 if not lost_before and lost.facts.get("sent") is False:
                     lost_before = True
                     continue
-                if handler.expected is not None:
+                if handler.expected is not None and invocation.caller is None:
                     exit_ = handler.expected.exit
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(_EXPLAIN_WAIT_S):

@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from fabric_protos.peer import chaincode_shim_pb2 as shim
+from google.protobuf import empty_pb2
+from google.protobuf.message import DecodeError
 
 from chaindock.errors import InvalidInput
 
@@ -30,14 +32,21 @@ MOST_TEXT: Final = 1024 * 1024
 """Bytes of a key and of every other field but values, payloads and responses."""
 MOST_ID: Final = 256
 """Bytes that are kept of a transaction id or channel. Real ones have up to 249."""
+MOST_ITEMS: Final = LARGE // 2
+"""Of arguments, and of keys and records if READY has announced fewer: a message that is
+not large may have as many."""
+BROKEN: Final = "unmarshal failed: proto: cannot parse invalid wire-format data"
+BAD_TEXT: Final = "unmarshal failed: string field contains invalid UTF-8"
+"""Fabric's texts."""
 _TYPE, _PAYLOAD, _TXID, _CHANNEL = 1, 3, 4, 7
 _VALUE: Final = 2
+_INPUT, _ARGUMENT = 3, 1
 _VARINT, _BYTES = 0, 2
 _SIZES: Final = {1: 8, 5: 4}
 _ANY: Final = range(2**29)
 _MAY_BE_LONG: Final[Mapping[int, Container[int]]] = {
     **dict.fromkeys((Kind.PUT_STATE, Kind.WRITE_BATCH_STATE), (_VALUE,)),
-    **dict.fromkeys((Kind.REGISTER, Kind.COMPLETED, Kind.INVOKE_CHAINCODE), _ANY),
+    **dict.fromkeys((Kind.REGISTER, Kind.COMPLETED), _ANY),
 }
 """Fields of a payload that may have more than `MOST_TEXT` bytes."""
 
@@ -70,15 +79,42 @@ def parsed(
     """
     may_be_long = _MAY_BE_LONG.get(kind, ())
     if kind == Kind.WRITE_BATCH_STATE:
-        for number, value in _fields(payload, options.max_size_write_batch, "records"):
+        most = max(options.max_size_write_batch, MOST_ITEMS)
+        for number, value in _fields(payload, most, "records"):
             if number == 1 and isinstance(value, memoryview):
                 _check(_fields(value), may_be_long)
     elif kind == Kind.GET_STATE_MULTIPLE:
-        most = options.max_size_get_multiple_keys + 1  # and the collection
+        most = max(options.max_size_get_multiple_keys, MOST_ITEMS) + 1  # the collection
         _check(_fields(payload, most, "keys"), may_be_long)
+    elif kind == Kind.INVOKE_CHAINCODE:
+        _check_spec(payload)
     elif kind != Kind.ERROR:  # its payload is text
         _check(_fields(payload), may_be_long)
     return form.FromString(data)
+
+
+def _check_spec(payload: memoryview) -> None:
+    """Check a ChaincodeSpec: only arguments may be long, and many."""
+    left = MOST_ITEMS
+    for number, value in _fields(payload):
+        if number == _INPUT and isinstance(value, memoryview):
+            for inner, argument in _fields(value, left, "arguments"):
+                left -= 1
+                if inner != _ARGUMENT and isinstance(argument, memoryview):
+                    _check(_fields(argument), ())
+        elif isinstance(value, memoryview):
+            _check(_fields(value), ())
+
+
+def why_unreadable(payload: bytes) -> str:
+    """Return Fabric's text for a payload that could not be parsed."""
+    try:
+        empty_pb2.Empty.FromString(
+            payload
+        )  # knows no field, so only their order counts
+    except DecodeError:
+        return BROKEN
+    return BAD_TEXT
 
 
 def _check(fields: Iterator[Field], may_be_long: Container[int]) -> None:
@@ -116,7 +152,7 @@ def _fields(
                 at += size
             yield tag >> 3, value
     except IndexError:
-        raise InvalidInput("unmarshal failed: broken encoding") from None
+        raise InvalidInput(BROKEN) from None
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:

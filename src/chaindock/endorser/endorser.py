@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Final, Self
 from fabric_protos.peer import chaincode_pb2, proposal_pb2, proposal_response_pb2
 
 from chaindock.aio import off_loop
-from chaindock.chaincode.invocation import ERROR_STATUS, Invocation, Outcome
+from chaindock.chaincode.invocation import ERROR_STATUS, Outcome
 from chaindock.endorser.checks import check_expiry, check_proposal, require_writer
+from chaindock.endorser.simulation import Simulation
 from chaindock.errors import (
     ChaindockError,
     Denied,
-    InvalidInput,
     LaunchFailed,
     NotFound,
     TooManyRequests,
@@ -39,12 +39,11 @@ if TYPE_CHECKING:
     from chaindock.identity.msp import Identity, Msp, SigningIdentity
     from chaindock.ledger.ledger import Ledger
     from chaindock.ledger.simulator import Simulator
-    from chaindock.lifecycle.definitions import Approval, Definitions, LifecycleContract
+    from chaindock.lifecycle.definitions import Definitions, LifecycleContract
 
     Simulated = tuple[Outcome, str, bytes]
     """What the chaincode said, its version, and the read-write set; b"" = not wanted."""
 
-_INITIALIZED: Final = "\x00\U0010ffffinitialized"
 _LOGGER: Final = "endorser"
 _log = get_logger(_LOGGER)
 
@@ -112,7 +111,7 @@ class Endorser:
             try:
                 outcome, version, results = await self._simulate(*call)
             except LaunchFailed as error:
-                if not self._superseded(proposal, error):
+                if not self._superseded(proposal, identity, error):
                     raise
                 outcome, version, results = await self._simulate(*call)
             finally:
@@ -151,11 +150,13 @@ class Endorser:
             require_writer(identity)
         return identity
 
-    def _superseded(self, proposal: Proposal, failed: LaunchFailed) -> bool:
+    def _superseded(
+        self, proposal: Proposal, identity: Identity, failed: LaunchFailed
+    ) -> bool:
         """Whether another package runs by now than the one that did not come up."""
         try:
             with self.ledger.new_simulator(proposal.tx_id) as simulator:
-                now = self._definition(proposal, simulator).ccid
+                now = self._simulation(proposal, identity, simulator).definition().ccid
         except ChaindockError:
             return False
         return failed.facts.get("ccid") not in {None, now}
@@ -167,48 +168,25 @@ class Endorser:
         timeout_s: float | None,
         keep: bool,  # whether the read-write set is wanted
     ) -> Simulated:
-        system = self.system.get(proposal.name)
         with self.ledger.new_simulator(proposal.tx_id) as simulator:
-            if system is not None:
-                answer = system.execute(simulator, proposal.input.args, identity)
-                outcome, version = Outcome(answer, None), "syscc"
-            else:
-                definition = self._definition(proposal, simulator)
-                _check_init(simulator, definition, is_init=proposal.input.is_init)
-                outcome = await self.executor.execute(
-                    definition.ccid,
-                    Invocation(
-                        channel_id=proposal.channel,
-                        tx_id=proposal.tx_id,
-                        namespace=proposal.name,
-                        input=proposal.input,
-                        signed_proposal=proposal.signed,
-                        simulator=simulator,
-                        is_init=proposal.input.is_init,
-                        timeout_s=timeout_s,
-                        refusals=proposal.refusals,
-                    ),
-                )
-                version = definition.version
+            simulation = self._simulation(proposal, identity, simulator)
+            outcome, version = await simulation.run(timeout_s)
             if not keep or outcome.response.status >= ERROR_STATUS:
                 return outcome, version, b""
             work = partial(simulator.results, self.largest_bytes)
             return outcome, version, await off_loop(simulator.held, work)
 
-    def _definition(self, proposal: Proposal, simulator: Simulator) -> Approval:
-        name, channel = proposal.name, proposal.channel
-        advice = (
-            f"make sure the chaincode {name} has been successfully defined on channel "
-            f"{channel} and try again"
+    def _simulation(
+        self, proposal: Proposal, identity: Identity, simulator: Simulator
+    ) -> Simulation:
+        return Simulation(
+            proposal=proposal,
+            identity=identity,
+            simulator=simulator,
+            definitions=self.definitions,
+            executor=self.executor,
+            system=self.system,
         )
-        if not channel:
-            raise NotFound(f"{advice}: chaincode {name} not found", chaincode=name)
-        try:
-            return self.definitions.get(simulator, name)
-        except NotFound as error:
-            raise NotFound(
-                f"{advice}: {error.message}", hint=error.hint, **error.facts
-            ) from error
 
     def _sign(
         self, proposal: Proposal, outcome: Outcome, version: str, results: bytes
@@ -231,27 +209,6 @@ class Endorser:
             endorsement=proposal_response_pb2.Endorsement(
                 endorser=creator, signature=self.signer.sign(payload + creator)
             ),
-        )
-
-
-def _check_init(simulator: Simulator, definition: Approval, *, is_init: bool) -> None:
-    """Apply the rules of chaincode that requires Init; record the init."""
-    name, version = definition.name, definition.version
-    cause = None
-    if not definition.init_required:
-        if is_init:
-            cause = "does not require initialization but called as init"
-    else:
-        stored = simulator.get_state(name, _INITIALIZED)
-        if is_init and stored == version.encode():
-            cause = "is already initialized but called as init"
-        elif is_init:
-            simulator.put_state(name, _INITIALIZED, version.encode())
-        elif stored != version.encode():
-            cause = "has not been initialized for this version, must call as init first"
-    if cause is not None:
-        raise InvalidInput(
-            f"invalid invocation: chaincode '{name}' {cause}", chaincode=name
         )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
+from chaindock.chaincode.invocation import Outcome, outcome_of
 from chaindock.chaincode.launcher import RuntimeLauncher
 from chaindock.chaincode.options import CallOptions, LaunchOptions
 from chaindock.chaincode.registry import HandlerRegistry
@@ -106,14 +107,15 @@ class World:
         await eventually(lambda: self.state() is state)
 
     async def execute(self) -> bytes:
-        outcome = await self.support.execute(CCID, invocation("f"))
-        payload: bytes = outcome.response.payload
+        payload: bytes = (await self._outcome()).response.payload
         return payload
 
     def start_call(self) -> asyncio.Task[Any]:
-        return asyncio.get_running_loop().create_task(
-            self.support.execute(CCID, invocation("f"))
-        )
+        return asyncio.get_running_loop().create_task(self._outcome())
+
+    async def _outcome(self) -> Outcome:
+        call = invocation("f")
+        return outcome_of(await self.support.execute(CCID, call), call)
 
 
 async def failure(world: World, kind: type[LaunchFailed]) -> LaunchFailed:

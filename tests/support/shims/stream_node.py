@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from chaindock.aio import Tasks
 from chaindock.chaincode.client import serve_dialled
 from chaindock.chaincode.handler import Expected, Handler
+from chaindock.chaincode.invocation import outcome_of
 from chaindock.chaincode.options import ListenOptions, StreamOptions
 from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.chaincode.server import ChaincodeListener
@@ -102,6 +103,9 @@ class StreamNode:
         self, invocation: Invocation, timeout_s: float = 5.0
     ) -> asyncio.Task[Outcome]:
         """Start an invocation on the ready chaincode."""
-        return asyncio.get_running_loop().create_task(
-            self.handler.calls.execute(invocation, timeout_s)
-        )
+        calls = self.handler.calls
+
+        async def outcome() -> Outcome:
+            return outcome_of(await calls.execute(invocation, timeout_s), invocation)
+
+        return asyncio.get_running_loop().create_task(outcome())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fabric_protos.peer import chaincode_pb2
 
-from chaindock.chaincode.invocation import Invocation
+from chaindock.chaincode.invocation import Invocation, outcome_of
 from chaindock.chaincode.launcher import RuntimeLauncher
 from chaindock.chaincode.options import CallOptions, LaunchOptions, StreamOptions
 from chaindock.chaincode.registry import HandlerRegistry
@@ -242,7 +242,8 @@ class ShimWorld:
                 simulator=simulator,
                 **fields,
             )
-            outcome = await self.support.execute(CCID, invoked)
+            final = await self.support.execute(CCID, invoked)
+            outcome = outcome_of(final, invoked)
             if commit:
                 assert outcome.response.status == 200, outcome.response.message
                 envelope = transaction(simulator.results(), tx_id=tx_id, chaincode=NAME)

@@ -140,7 +140,7 @@ async def test_requests_that_wait_behind_long_ones_are_bounded_for_all_calls_tog
     calls = Calls(StreamOptions(), lambda _: None)
     workers = []
     for tx_id in ("t1", "t2"):
-        call = Call(invocation("f", tx_id=tx_id), 5.0, calls.budget)
+        call = Call(invocation("f", tx_id=tx_id), 5.0, calls.budget, calls.running)
         call.sent = True
         call.worker = asyncio.get_running_loop().create_task(asyncio.sleep(60))
         calls._calls[call.key] = call
@@ -149,8 +149,10 @@ async def test_requests_that_wait_behind_long_ones_are_bounded_for_all_calls_tog
         Kind(type=Kind.GET_STATE, txid=tx_id, channel_id="dev", payload=b"x" * 600_000)
         for tx_id in ("t1", "t2")
     )
-    assert calls.take_request(first) is None
-    assert calls.take_request(second) is workers[1]  # the stream is not read until then
+    assert calls.answers.take_request(first) is None
+    assert (
+        calls.answers.take_request(second) is workers[1]
+    )  # the stream is not read until then
     for worker in workers:
         worker.cancel()
     await asyncio.wait(workers)
@@ -211,17 +213,22 @@ async def test_a_long_channel_is_not_echoed(session: Session):
 
 
 LONG_KEY = b"\x0a\x80\x80\x80\x01" + b"k" * 2**21
+LONG_NAME = b"\x12\x85\x80\x80\x01\x12\x80\x80\x80\x01" + b"k" * 2**21
+ARGUMENTS = b"\x1a\x80\x80\x04" + b"\x0a\x00" * 32_768
 BROKEN: list[tuple[int, bytes, str]] = [
-    (Kind.WRITE_BATCH_STATE, KEY * 1001, "more than 1000 records"),
-    (Kind.GET_STATE_MULTIPLE, KEY * 1002, "more than 1001 keys"),
+    (Kind.WRITE_BATCH_STATE, KEY * 32_769, "more than 32768 records"),
+    (Kind.GET_STATE_MULTIPLE, KEY * 32_770, "more than 32769 keys"),
     (Kind.GET_STATE_MULTIPLE, LONG_KEY, "field 1 has 2097152"),
     (Kind.PUT_STATE, VALUE * 17, "more than 16 fields"),
     (Kind.COMPLETED, VALUE * 17, "more than 16 fields"),
     (Kind.WRITE_BATCH_STATE, b"\x0a\x22" + KEY * 17, "more than 16 fields"),
     (Kind.PUT_STATE, LONG_KEY, "field 1 has 2097152"),
-    (Kind.PUT_STATE, b"\x12\x05abc", "broken encoding"),
-    (Kind.PUT_STATE, b"\x12" + b"\xff" * 11, "broken encoding"),
-    (Kind.PUT_STATE, b"\x0b", "broken encoding"),
+    (Kind.INVOKE_CHAINCODE, LONG_NAME, "field 2 has 2097152"),
+    (Kind.INVOKE_CHAINCODE, b"\x12\x22" + VALUE * 17, "more than 16 fields"),
+    (Kind.INVOKE_CHAINCODE, ARGUMENTS + ARGUMENTS, "more than 0 arguments"),
+    (Kind.PUT_STATE, b"\x12\x05abc", "cannot parse invalid wire-format"),
+    (Kind.PUT_STATE, b"\x12" + b"\xff" * 11, "cannot parse invalid wire-format"),
+    (Kind.PUT_STATE, b"\x0b", "cannot parse invalid wire-format"),
 ]
 
 

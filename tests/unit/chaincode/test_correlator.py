@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from chaindock.chaincode import calls
-from chaindock.chaincode.calls import MOST, OutputCorrelator
+from chaindock.chaincode import correlator
+from chaindock.chaincode.correlator import MOST, OutputCorrelator
 from chaindock.ids import TxId
 
 A, B = TxId("a" * 64), TxId("b" * 64)
@@ -41,7 +41,7 @@ def test_the_last_lines_may_come_after_the_answer(clock: list[float]) -> None:
     found.began(A)
     found.ended(A)
     assert found.transaction_of("late") == A
-    clock[0] += calls.LATE_S + 0.01
+    clock[0] += correlator.LATE_S + 0.01
     assert found.transaction_of("much later") is None
 
 
@@ -52,7 +52,7 @@ def test_a_line_is_not_given_to_the_next_one(clock: list[float]) -> None:
     found.began(B)
     assert found.transaction_of("of A, or of B") is None
     assert found.transaction_of(f"of {A[:8]}") == A
-    clock[0] += calls.LATE_S + 0.01
+    clock[0] += correlator.LATE_S + 0.01
     assert found.transaction_of("of B") == B
 
 

@@ -12,6 +12,7 @@ from fabric_protos.peer import chaincode_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.chaincode import server
+from chaindock.chaincode.invocation import outcome_of
 from chaindock.chaincode.options import ListenOptions
 from chaindock.errors import StartFailed
 from chaindock.identity.ca import TlsAuthority, TlsPair
@@ -54,9 +55,10 @@ async def serves(node: StreamNode, peer: ShimPeer, name: Ccid = PROGRAM) -> None
     await eventually(lambda: node.registry.find_ready(name))
     handler = node.registry.find_ready(name)
     assert handler is not None
-    call = asyncio.ensure_future(handler.calls.execute(invocation("f"), 5.0))
+    asked = invocation("f")
+    call = asyncio.ensure_future(handler.calls.execute(asked, 5.0))
     await peer.complete(await peer.receive(), b"by hand")
-    assert (await call).response.payload == b"by hand"
+    assert outcome_of(await call, asked).response.payload == b"by hand"
 
 
 async def test_a_program_registers_under_a_name_and_serves(node: StreamNode):

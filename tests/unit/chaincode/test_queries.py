@@ -10,7 +10,9 @@ from fabric_protos.ledger.queryresult import kv_query_result_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.chaincode import invocation as invocation_module
+from chaindock.chaincode.calls import Calls
 from chaindock.chaincode.invocation import BATCH_BYTES, Call
+from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.requests import STEP_BYTES
 from chaindock.ledger.budget import Budget
 from support.doubles.memory_state import (
@@ -264,7 +266,8 @@ def test_a_call_finishes_once():
     import asyncio
 
     async def scenario() -> None:
-        running = Call(invocation("f"), 1.0, Budget(1000, "call"))
+        calls = Calls(StreamOptions(), lambda _: None)
+        running = Call(invocation("f"), 1.0, Budget(1000, "call"), calls.running)
         first, second = shim.ChaincodeMessage(txid="1"), shim.ChaincodeMessage(txid="2")
         running.finish(first)
         running.finish(second)

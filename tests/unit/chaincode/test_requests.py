@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from fabric_protos.peer import chaincode_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.chaincode import outbox, requests
@@ -68,8 +67,10 @@ async def test_every_request_with_broken_payload_gets_one_error(
     session: Session, kind: int
 ):
     cause = await session.error(kind, b"\xff\xff\xff")
-    if kind != Kind.INVOKE_CHAINCODE:  # not decoded yet
-        assert cause.startswith("unmarshal failed: ")
+    assert cause == "unmarshal failed: proto: cannot parse invalid wire-format data"
+    if kind not in {Kind.WRITE_BATCH_STATE, Kind.INVOKE_CHAINCODE}:
+        cause = await session.error(kind, b"\x0a\x03\xff\xfe\xff")
+        assert cause == "unmarshal failed: string field contains invalid UTF-8"
     assert await session.ok(Kind.GET_STATE, shim.GetState(key="k")) == b"v"
     await session.finish()
 
@@ -81,7 +82,10 @@ async def test_every_request_of_no_transaction_gets_an_error(
     await session.peer.send(kind, txid="t2", channel="dev")
     reply = await session.peer.receive()
     name = Kind.Type.Name(kind)
-    text = f"{name} failed: transaction ID: t2: no ledger context"
+    cause = "no ledger context"
+    if kind == Kind.INVOKE_CHAINCODE:
+        cause = "could not get valid transaction"
+    text = f"{name} failed: transaction ID: t2: {cause}"
     assert (reply.type, reply.payload.decode()) == (Kind.ERROR, text)
     assert (reply.txid, reply.channel_id) == ("t2", "dev")
     await session.finish()
@@ -114,17 +118,20 @@ async def test_get_state_multiple_keeps_the_order(session: Session):
     await session.finish()
 
 
-async def test_as_many_keys_and_records_as_was_announced(session: Session):
-    get = shim.GetStateMultiple(keys=["k"] * 1000)
+async def test_more_keys_and_records_than_were_announced(session: Session):
+    """Fabric has no bound; the node has that of the largest message it does not count."""
+    get = shim.GetStateMultiple(keys=["k"] * 1001)
     payload = await session.ok(Kind.GET_STATE_MULTIPLE, get)
-    assert len(shim.GetStateMultipleResult.FromString(payload).values) == 1000
-    get.keys.append("k")
+    assert len(shim.GetStateMultipleResult.FromString(payload).values) == 1001
+    get = shim.GetStateMultiple(keys=[""] * 32_769)
     told = await session.error(Kind.GET_STATE_MULTIPLE, get)
-    assert told == "1001 keys in one message, more than the limit of 1000"
+    assert told == "32769 keys in one message, more than the limit of 32768"
     put = record(shim.WriteRecord.PUT_STATE, "k", b"v")
-    batch = shim.WriteBatchState(rec=[put] * 1001)
+    await session.ok(Kind.WRITE_BATCH_STATE, shim.WriteBatchState(rec=[put] * 1001))
+    session.simulator.writes.clear()
+    batch = shim.WriteBatchState(rec=[put] * 32_769)
     told = await session.error(Kind.WRITE_BATCH_STATE, batch)
-    assert told == "1001 records in one message, more than the limit of 1000"
+    assert told == "more than 32768 records in one message"
     assert session.simulator.writes == {}
     await session.finish()
 
@@ -177,11 +184,6 @@ UNSUPPORTED: list[tuple[int, Any, str]] = [
     ),
     (Kind.GET_STATE_METADATA, shim.GetStateMetadata(key="k"), METADATA),
     (Kind.PUT_STATE_METADATA, shim.PutStateMetadata(key="k"), METADATA),
-    (
-        Kind.INVOKE_CHAINCODE,
-        chaincode_pb2.ChaincodeSpec(),
-        f"calling another chaincode (INVOKE_CHAINCODE) {NOT_YET}",
-    ),
     (
         Kind.GET_QUERY_RESULT,
         shim.GetQueryResult(query="{}"),

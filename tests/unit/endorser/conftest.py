@@ -12,7 +12,7 @@ from fabric_protos.peer import (
 )
 from fabric_protos.peer.lifecycle import lifecycle_pb2
 
-from chaindock.chaincode.invocation import Kind, outcome_of
+from chaindock.chaincode.invocation import Kind
 from chaindock.endorser.caller import Caller, DefinitionWriter
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
@@ -60,7 +60,7 @@ class Chaincode:
         function, *args = (bytes(a).decode() for a in invocation.input.args)
         said = getattr(self, function)(invocation, *args)
         invocation.simulator.budget.give_back()  # as at the end of a real call
-        return outcome_of(said, invocation)
+        return said
 
     def put(self, invocation: Any, key: Any, value: Any) -> Any:
         invocation.simulator.put_state(invocation.namespace, key, value.encode())

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 from fabric_protos.peer import proposal_response_pb2
 
-from chaindock.chaincode.invocation import Outcome
+from chaindock.chaincode.invocation import Kind
 from chaindock.container.attempt import Attempt
 from chaindock.endorser.caller import Caller, DefinitionWriter
 from chaindock.endorser.endorser import Endorser
@@ -33,9 +33,8 @@ class Answers(Machine):
         if ccid not in self.runs:
             raise ChaincodeRetired(f"chaincode {ccid} is not to run", ccid=ccid)
         invocation.simulator.put_state(invocation.namespace, "by", ccid.encode())
-        return Outcome(
-            proposal_response_pb2.Response(status=200, payload=ccid.encode()), None
-        )
+        said = proposal_response_pb2.Response(status=200, payload=ccid.encode())
+        return Kind(type=Kind.COMPLETED, payload=said.SerializeToString())
 
 
 async def keep_builds(ccid: Any) -> None:

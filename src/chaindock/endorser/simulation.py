@@ -1,0 +1,189 @@
+"""Simulate one proposal: the chaincode that it names, and those that this one calls.
+
+All calls of a transaction share its simulator, and so its snapshot, its read-write set and
+its budget; each callee writes to its own namespace.
+Source: docs/fabric/ledger.md#proposal, docs/fabric/shim-protocol.md#other-chaincode
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from fabric_protos.peer import proposal_response_pb2
+from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
+
+from chaindock.chaincode.invocation import Invocation, Outcome, outcome_of
+from chaindock.errors import ChaindockError, ExecuteFailed, InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fabric_protos.peer.chaincode_pb2 import ChaincodeInput
+
+    from chaindock.chaincode.invocation import Call
+    from chaindock.chaincode.support import ChaincodeSupport
+    from chaindock.endorser.checks import Proposal
+    from chaindock.identity.msp import Identity
+    from chaindock.ledger.simulator import Simulator
+    from chaindock.lifecycle.definitions import Approval, Definitions, LifecycleContract
+
+_INITIALIZED: Final = "\x00\U0010ffffinitialized"
+_LEGACY: Final = "lscc"
+"""Namespace of definitions of the former lifecycle, in which there are none."""
+_NOT_CALLABLE: Final = {
+    "qscc": "Rejecting invoke of QSCC from another chaincode because of potential for "
+    "deadlocks, original invocation for '{}'",
+    "cscc": "Rejecting invoke of CSCC from another chaincode, original invocation for "
+    "'{}'",
+}
+
+
+@dataclass(kw_only=True, eq=False)
+class Simulation:
+    """One simulation of a proposal.
+
+    Args:
+        identity: who signed the proposal, and fulfils the channel's Writers policy.
+        simulator: of the proposal's channel; its owner calls `done`.
+        system: system chaincodes by name.
+    """
+
+    proposal: Proposal
+    identity: Identity
+    simulator: Simulator
+    definitions: Definitions
+    executor: ChaincodeSupport
+    system: Mapping[str, LifecycleContract]
+
+    async def run(self, timeout_s: float | None) -> tuple[Outcome, str]:
+        """Return what the chaincode of the proposal said, and its version.
+
+        Raises: NotFound: not defined. InvalidInput: Init was required or not.
+            LaunchFailed, ExecuteFailed: no answer.
+        """
+        proposal = self.proposal
+        system = self.system.get(proposal.name)
+        if system is not None:
+            answer = system.execute(self.simulator, proposal.input.args, self.identity)
+            return Outcome(answer, None), "syscc"
+        definition = self.definition()
+        self._check_init(definition, is_init=proposal.input.is_init)
+        invocation = self._invocation(proposal.name, proposal.input)
+        invocation.timeout_s = timeout_s
+        final = await self.executor.execute(definition.ccid, invocation)
+        return outcome_of(final, invocation), definition.version
+
+    def definition(self) -> Approval:
+        """Return the definition of the proposal's chaincode. Raises: NotFound."""
+        name, channel = self.proposal.name, self.proposal.channel
+        advice = (
+            f"make sure the chaincode {name} has been successfully defined on channel "
+            f"{channel} and try again"
+        )
+        if not channel:
+            raise NotFound(f"{advice}: chaincode {name} not found", chaincode=name)
+        try:
+            return self.definitions.get(self.simulator, name)
+        except NotFound as error:
+            raise NotFound(
+                f"{advice}: {error.message}", hint=error.hint, **error.facts
+            ) from error
+
+    def _invocation(
+        self, name: str, given: ChaincodeInput, caller: Call | None = None
+    ) -> Invocation:
+        return Invocation(
+            channel_id=self.proposal.channel,
+            tx_id=self.proposal.tx_id,
+            namespace=name,
+            input=given,
+            signed_proposal=self.proposal.signed,
+            simulator=self.simulator,
+            is_init=given.is_init,
+            refusals=self.proposal.refusals,
+            caller=caller,
+            invoke=self._invoke,
+        )
+
+    def _check_init(self, definition: Approval, *, is_init: bool) -> None:
+        """Apply the rules of chaincode that requires Init; record the init."""
+        simulator = self.simulator
+        name, version = definition.name, definition.version
+        cause = None
+        if not definition.init_required:
+            if is_init:
+                cause = "does not require initialization but called as init"
+        else:
+            stored = simulator.get_state(name, _INITIALIZED)
+            if is_init and stored == version.encode():
+                cause = "is already initialized but called as init"
+            elif is_init:
+                simulator.put_state(name, _INITIALIZED, version.encode())
+            elif stored != version.encode():
+                cause = (
+                    "has not been initialized for this version, must call as init first"
+                )
+        if cause is not None:
+            raise InvalidInput(
+                f"invalid invocation: chaincode '{name}' {cause}", chaincode=name
+            )
+
+    # --- calls of other chaincode -----------------------------------------------------
+
+    async def _invoke(
+        self, caller: Call, name: str, channel: str, given: ChaincodeInput
+    ) -> ChaincodeMessage:
+        """Call `name` for `caller`; return the message that answers.
+
+        The proposal's creator has shown to fulfil Writers, which is what a call between
+        chaincodes asks for, too.
+
+        Raises: NotFound: no such channel. ExecuteFailed: anything else.
+        """
+        is_system = name in self.system or name in _NOT_CALLABLE
+        if channel not in {"", self.proposal.channel}:
+            if is_system:
+                raise NotFound(f"failed to find ledger for channel: {channel}")
+            raise NotFound(f"Failed to get policy manager for channel [{channel}]")
+        if is_system:
+            return self._answer(self._system_answer(name, given))
+        try:
+            definition = self._callee(name)
+            self._check_init(definition, is_init=given.is_init)
+            invocation = self._invocation(name, given, caller)
+            return await self.executor.execute(definition.ccid, invocation)
+        except ChaindockError as error:
+            raise ExecuteFailed(
+                f"execute failed: {error.message}", hint=error.hint, **error.facts
+            ) from error
+
+    def _callee(self, name: str) -> Approval:
+        channel = self.proposal.channel
+        try:
+            return self.definitions.get(self.simulator, name)
+        except NotFound as error:
+            if "sequence" not in error.facts:
+                self.simulator.get_state(_LEGACY, name)  # a peer looks there, too
+            raise NotFound(
+                f"invalid invocation: [channel {channel}] failed to get chaincode "
+                f"container info for {name}: {error.message}",
+                hint=error.hint,
+                **error.facts,
+            ) from error
+
+    def _system_answer(
+        self, name: str, given: ChaincodeInput
+    ) -> proposal_response_pb2.Response:
+        if name in _NOT_CALLABLE:
+            text = _NOT_CALLABLE[name].format(self.proposal.name)
+            return proposal_response_pb2.Response(status=500, message=text)
+        return self.system[name].execute(self.simulator, given.args, self.identity)
+
+    def _answer(self, response: proposal_response_pb2.Response) -> ChaincodeMessage:
+        return ChaincodeMessage(
+            type=ChaincodeMessage.COMPLETED,
+            payload=response.SerializeToString(),
+            txid=self.proposal.tx_id,
+            channel_id=self.proposal.channel,
+        )

@@ -1,0 +1,137 @@
+"""Streams, a ledger and an endorser together: proposals go in, endorsements come out.
+
+Only the chaincode is played by the test, message by message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Self, cast
+
+from fabric_protos.peer.lifecycle import lifecycle_pb2
+
+from chaindock.chaincode.options import CallOptions
+from chaindock.chaincode.support import ChaincodeSupport
+from chaindock.endorser.caller import Caller, DefinitionWriter, new_proposal
+from chaindock.endorser.checks import parse_proposal
+from chaindock.endorser.endorser import Endorser
+from chaindock.endorser.genesis import genesis_envelope
+from chaindock.endorser.orderer import Orderer, OrdererOptions
+from chaindock.errors import LaunchFailed
+from chaindock.ids import Ccid, ChannelId
+from chaindock.ledger.ledger import Ledger
+from chaindock.lifecycle.definitions import Approval, Definitions, LifecycleContract
+from support.shims.stream_node import StreamNode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from chaindock.chaincode.invocation import Outcome
+    from chaindock.identity.organization import Organization
+    from support.shims.peer import ShimPeer
+
+CHANNEL = ChannelId("mychannel")
+
+
+class Approvals:
+    """Everything that a test approves."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, int], Approval] = {}
+
+    def approval(self, name: str, sequence: int) -> Approval | None:
+        return self.known.get((name, sequence))
+
+    def is_stopped(self, name: str) -> bool:
+        return False
+
+
+def ccid_of(package: str) -> Ccid:
+    return Ccid(f"{package}_1.0:{'a' * 64}")
+
+
+class EndorsingNode:
+    """A node's endorsing side, on a real ledger and with real streams."""
+
+    def __init__(
+        self, folder: Path, org: Organization, timeout_s: float = 5.0, **options: Any
+    ) -> None:
+        self.streams = StreamNode(**options)
+        self.org = org
+        self.approvals = Approvals()
+        self._folder, self._timeout_s = folder, timeout_s
+        self._stack = AsyncExitStack()
+        self.ledger: Ledger
+        self.endorser: Endorser
+        self.caller: Caller
+        self.writer: DefinitionWriter
+
+    async def __aenter__(self) -> Self:
+        enter = self._stack.enter_async_context
+        await enter(self.streams)
+        org, orderer_options = self.org, OrdererOptions()
+        self.ledger = await enter(
+            Ledger(
+                self._folder / "ledger.db",
+                CHANNEL,
+                org.orderer,
+                lambda: genesis_envelope(CHANNEL, org.msp, orderer_options),
+            )
+        )
+        approvals = cast("Any", self.approvals)
+        self.endorser = Endorser(
+            msp=org.msp,
+            signer=org.peer,
+            ledger=self.ledger,
+            definitions=Definitions(approvals),
+            executor=ChaincodeSupport(
+                self.streams.registry,
+                _not_launched,
+                CallOptions(execute_timeout_s=self._timeout_s),
+            ),
+            system={"_lifecycle": LifecycleContract(approvals, org.msp.mspid)},
+        )
+        orderer = await enter(Orderer(self.ledger, org.msp, orderer_options))
+        self.caller = Caller(CHANNEL, self.endorser, orderer)
+        self.writer = DefinitionWriter(self.caller, self.ledger, org.admin)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._stack.aclose()
+
+    async def define(
+        self, name: str, *, package: str = "", version: str = "1.0", **fields: Any
+    ) -> None:
+        """Commit a definition of `name` that runs `package`."""
+        sequence = self.writer.sequence(name) + 1
+        ccid = ccid_of(package or name)
+        if package is not None:
+            self.approvals.known[name, sequence] = Approval(
+                name, sequence, version, ccid, **fields
+            )
+        args = lifecycle_pb2.CommitChaincodeDefinitionArgs(
+            name=name, sequence=sequence, version=version, **fields
+        )
+        await self.writer.commit(args)
+
+    async def chaincode(self, name: str, **fields: Any) -> ShimPeer:
+        """Define `name`, and return its chaincode, which is registered."""
+        await self.define(name)
+        return await self.streams.ready(ccid_of(name), **fields)
+
+    def propose(
+        self, name: str, *args: bytes, **fields: Any
+    ) -> asyncio.Task[tuple[Outcome, Any]]:
+        """Send a proposal; the task gives what was said, and the endorsement."""
+        signed = new_proposal(CHANNEL, name, args, self.org.user("User1"), **fields)
+        return self.process(signed)
+
+    def process(self, signed: Any) -> asyncio.Task[tuple[Outcome, Any]]:
+        """Send a signed proposal."""
+        work = self.endorser.process(parse_proposal(signed), endorse=True)
+        return asyncio.get_running_loop().create_task(work)
+
+
+async def _not_launched(ccid: Ccid, _seconds: float) -> None:
+    raise LaunchFailed(f"could not launch chaincode {ccid}: it is not there", ccid=ccid)
