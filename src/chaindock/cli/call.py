@@ -138,7 +138,7 @@ def _call(
     status = Exit.REFUSED if refused or not valid else Exit.OK
     keys = ["payload", "status", "message", "refusals"]
     if verb == "invoke":
-        keys += ["tx_id", "block", "code", "code_name", "event"]
+        keys += ["tx_id", "block", "code", "code_name", "event", "conflict"]
     result = show.parsed(payload) if valid else None
     if session.emits({"result": result, **{key: answer[key] for key in keys}}):
         return status
@@ -158,4 +158,17 @@ def _call(
         else:
             why = f"{answer['code_name']} ({answer['code']}); nothing was written"
             show.note("error", f"{tx} {where} is not valid: {why}", "red")
+            _show_conflict(answer["conflict"])
     return status
+
+
+def _show_conflict(conflict: Mapping[str, Any] | None) -> None:
+    if conflict is None:
+        return
+    from chaindock.cli.blocks import conflict_lines
+
+    for line in conflict_lines(conflict):
+        click.echo(f"       {line}", err=True)
+    show.note(
+        "hint", "submit the transaction again: it then reads the new value", "cyan"
+    )

@@ -20,7 +20,7 @@ from chaindock.operations import wire
 from chaindock.operations.address import find_socket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from chaindock.operations.facade import Call
@@ -29,6 +29,8 @@ _GONE = {errno.ENOENT, errno.ECONNREFUSED, errno.ENOTSOCK, errno.ENOTDIR}
 CONNECT_S = 5.0
 STATUS_S = 10.0
 _PART_BYTES = 64 * 1024
+_PAGE = 1000
+"""Rows that are asked for at a time: the most the node gives."""
 
 
 class AdminClient:
@@ -67,6 +69,34 @@ class AdminClient:
     def remove(self, name: str) -> None:
         """Remove a chaincode."""
         self._ask("DELETE", _of(name))
+
+    def look(self, *path: str, **asked: Any) -> dict[str, Any]:
+        """Return what a route of the ledger answers; values of None are left out."""
+        return self._ask("GET", _target(path, asked))
+
+    def pages(
+        self, rows: str, *path: str, most: int | None = None, **asked: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Yield pages of a list until it ends or has `most` rows.
+
+        `asked` begins with the parameter that takes `next`; `rows` names the list.
+        """
+        following, left = next(iter(asked)), most
+        while True:
+            wanted = _PAGE if left is None else min(left, _PAGE)
+            page = self.look(*path, **asked, limit=wanted)
+            yield page
+            left = left if left is None else left - len(page[rows])
+            if page["next"] is None or left == 0:
+                return
+            asked[following] = page["next"]
+
+    def events(
+        self, name: str | None, first: int | None, *, follow: bool
+    ) -> Iterator[dict[str, Any]]:
+        """Yield chaincode events: `block`, `tx_id`, `chaincode`, `name`, `payload`."""
+        asked = {"name": name, "from": first, "follow": int(follow)}
+        return self._stream("GET", _target(("events",), asked))
 
     def blocks(self, first: int = 0) -> list[dict[str, Any]]:
         """Return a summary of each block from `first` on."""
@@ -185,6 +215,16 @@ def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
     while part := response.read1(_PART_BYTES):
         *lines, rest = (rest + part).split(b"\n")
         yield from lines
+
+
+def _target(path: Sequence[str], asked: Mapping[str, Any]) -> str:
+    given = {
+        name: ",".join(map(str, value)) if isinstance(value, list) else value
+        for name, value in asked.items()
+        if value is not None
+    }
+    places = "".join(f"/{quote(part, safe='')}" for part in path)
+    return f"{places}?{urlencode(given)}"
 
 
 def _of(name: str) -> str:

@@ -45,6 +45,12 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "invoke": ("call", "Submit a transaction."),
         "query": ("call", "Call a function without writing to the ledger."),
     },
+    "The ledger": {
+        "state": ("state", "Look at the keys and values of a chaincode."),
+        "block": ("blocks", "Look at blocks."),
+        "tx": ("blocks", "Look at a transaction."),
+        "events": ("blocks", "Show the events of chaincodes."),
+    },
     "Packages": {
         "package": ("packages", "Write the package of a source directory."),
         "inspect": ("packages", "Show what is in a package."),

@@ -79,15 +79,26 @@ json_option = click.option(
 
 
 def command(
-    *examples: str, cls: type[click.Command] = click.Command
+    *examples: str,
+    cls: type[click.Command] = click.Command,
+    group: click.Group | None = None,
 ) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a command with --json, --home and examples of a function of a Session."""
+    """Make a command with --json, --home and examples of a function of a Session.
+
+    `group`: the command belongs to it, and its function's name begins with its name.
+    """
     epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
 
     def make(function: Callable[..., Any]) -> click.Command:
-        name = function.__name__.replace("_", "-")
+        name = function.__name__
+        if group is not None:
+            name = name.removeprefix(f"{group.name}_")
+        name = name.replace("_", "-")
         made = click.command(name, cls, epilog=epilog)(pass_session(function))
-        return home_option(json_option(made))
+        made = home_option(json_option(made))
+        if group is not None:
+            group.add_command(made)
+        return made
 
     return make
 
@@ -111,10 +122,10 @@ def _read_pairs(
     return found
 
 
-def name_argument(*, many: bool = False) -> Callable[..., Any]:
+def name_argument(*, many: bool = False, required: bool = True) -> Callable[..., Any]:
     """Add NAME, or NAME..., which the shell completes."""
     several: dict[str, Any] = {"metavar": "NAME...", "nargs": -1, "required": True}
-    name, more = ("names", several) if many else ("name", {})
+    name, more = ("names", several) if many else ("name", {"required": required})
     return click.argument(name, shell_complete=_complete_names, **more)
 
 

@@ -31,7 +31,7 @@ from chaindock.ledger.transaction import code_name
 from chaindock.lifecycle.definitions import NAMESPACE, read_sequence
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from fabric_protos.peer.lifecycle import lifecycle_pb2
 
@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from chaindock.endorser.orderer import Orderer
     from chaindock.identity.msp import SigningIdentity
     from chaindock.ids import ChannelId
-    from chaindock.ledger.ledger import Ledger
+    from chaindock.ledger.ledger import Ledger, TxLocation
+
+    Explain = Callable[[bytes, TxLocation], Awaitable[Mapping[str, Any] | None]]
 
 _NONCE_BYTES: Final = 24
 _LOWEST_STATUS: Final = 200
@@ -56,6 +58,8 @@ class Answer:
         code: TxValidationCode; None when nothing was ordered.
         event: ChaincodeEvent (`event_name`, `payload`) or None.
         refusals: what the node refused during the call.
+        conflict: what the transaction had read and another one had changed, as
+            `Explorer.conflict` of the node gives it; None = that is not why it failed.
     """
 
     status: int
@@ -66,6 +70,7 @@ class Answer:
     code: int | None = None
     event: Any = None
     refusals: Sequence[str] = ()
+    conflict: Mapping[str, Any] | None = None
 
     @property
     def code_name(self) -> str | None:
@@ -75,11 +80,16 @@ class Answer:
 
 @dataclass(frozen=True)
 class Caller:
-    """Calls chaincode on the node's channel."""
+    """Calls chaincode on the node's channel.
+
+    Args:
+        explain: finds out why a committed transaction was refused for what it had read.
+    """
 
     channel: ChannelId
     endorser: Endorser
     orderer: Orderer
+    explain: Explain | None = None
 
     async def invoke(
         self,
@@ -121,7 +131,7 @@ class Caller:
         outcome, endorsed = await self.endorser.process(
             proposal, timeout_s, endorse=commits
         )
-        commit, response = None, outcome.response
+        commit, conflict, response = None, None, outcome.response
         if endorsed is not None:
             if response.status < _LOWEST_STATUS:  # Fabric's clients refuse it, too
                 raise ExecuteFailed(
@@ -133,6 +143,8 @@ class Caller:
             sign = partial(assemble, proposal, endorsed, signer)
             envelope = await off_loop(len(endorsed.payload), sign)
             commit = await self.orderer.submit(envelope)
+            if commit.code and self.explain is not None:
+                conflict = await self.explain(envelope, commit)
         return Answer(
             status=response.status,
             message=response.message,
@@ -142,6 +154,7 @@ class Caller:
             code=commit.code if commit else None,
             event=outcome.event,
             refusals=proposal.refusals,
+            conflict=conflict,
         )
 
     query = partialmethod(invoke, commits=False)

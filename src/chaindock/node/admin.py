@@ -31,8 +31,8 @@ with the HTTP status of its code. "(stream)" answers 200 and one JSON object a l
            (stream) {"event": "line", "time", "stream", "tx", "line"}
     GET    /logspec                     → {"spec"}
     PUT    /logspec                     {"spec"} → {"spec"} as it is now
-    GET    /blocks                      → {"height"}
-    GET    /blocks/NUMBER               → summarise_block
+
+The routes that look into the ledger are listed in ledger_routes.py.
 """
 
 from __future__ import annotations
@@ -46,14 +46,11 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Self
 
 import msgspec
 from aiohttp import web
-from fabric_protos.common import common_pb2
-from fabric_protos.peer import transaction_pb2
 
 from chaindock import telemetry
-from chaindock.aio import off_loop
 from chaindock.errors import InvalidInput, StorageError
-from chaindock.ids import ChannelId, require_chaincode_name, require_version
-from chaindock.ledger.transaction import code_name, parse_transaction
+from chaindock.ids import require_chaincode_name, require_version
+from chaindock.node.ledger_routes import LedgerRoutes
 from chaindock.operations import wire
 from chaindock.operations.address import close_socket, open_socket
 from chaindock.operations.facade import Call
@@ -131,10 +128,11 @@ class AdminServer:
             ("GET", one + "/logs", self._logs),
             ("GET", "/logspec", self._logspec),
             ("PUT", "/logspec", self._logspec),
-            ("GET", "/blocks", self._height),
-            ("GET", "/blocks/{number}", self._block),
         ):
             app.router.add_route(method, path, handler)
+        ledger = LedgerRoutes(node.explorer, lambda: self._inflight.closing)
+        for path, look in ledger.routes():
+            app.router.add_route("GET", path, look)
         return app
 
     async def _status(self, _request: web.Request) -> web.Response:
@@ -258,16 +256,6 @@ class AdminServer:
             await change_levels(request)
         return reply({"spec": telemetry.active()})
 
-    async def _height(self, _request: web.Request) -> web.Response:
-        return reply({"height": self._node.height()})
-
-    async def _block(self, request: web.Request) -> web.Response:
-        text = request.match_info["number"]
-        if not text.isascii() or not text.isdigit() or len(text) > 18:
-            raise InvalidInput(f"block {text!r}: expected a number")
-        data = await self._node.block(int(text))
-        return reply(await off_loop(len(data), partial(summarise_block, data)))
-
 
 class _Listener(Listener):
     most = most_of_source = 4096  # each call that is under way has a connection
@@ -298,58 +286,3 @@ def _flag(request: web.Request, name: str) -> bool:
     if value not in {"0", "1"}:
         raise InvalidInput(f"{name}={value!r}: expected 0 or 1")
     return value == "1"
-
-
-_CODES = common_pb2.BlockMetadataIndex.TRANSACTIONS_FILTER
-
-
-def summarise_block(data: bytes) -> dict[str, Any]:
-    """Return number, hashes and transactions with their reads and writes."""
-    block = common_pb2.Block.FromString(data)
-    found = block.metadata.metadata
-    codes = found[_CODES] if len(found) > _CODES else b""
-    return {
-        "number": block.header.number,
-        "previous_hash": block.header.previous_hash.hex(),
-        "data_hash": block.header.data_hash.hex(),
-        "transactions": [
-            _transaction(envelope, codes[at] if at < len(codes) else None)
-            for at, envelope in enumerate(block.data.data)
-        ],
-    }
-
-
-def _transaction(envelope: bytes, code: int | None) -> dict[str, Any]:
-    # The first parse finds the channel; parts behind it are read for that channel only.
-    channel = parse_transaction(envelope, ChannelId("")).channel
-    tx = parse_transaction(envelope, ChannelId(channel or ""))
-    public = [space for space in tx.spaces if not space.collection]
-    summary: dict[str, Any] = {
-        "tx_id": tx.tx_id,
-        "type": tx.kind,
-        "code": code,
-        "code_name": None if code is None else code_name(code),
-        "chaincode": tx.name or None,
-        "reads": [
-            {
-                "namespace": space.ns,
-                "key": key.decode(),
-                "version": None if version is None else list(version),
-            }
-            for space in public
-            for key, version in space.reads
-        ],
-        "writes": [
-            {
-                "namespace": space.ns,
-                "key": key.decode(),
-                "is_delete": value is None,
-                "value": wire.encode(value or b""),
-            }
-            for space in public
-            for key, value in space.writes
-        ],
-    }
-    if tx.code != transaction_pb2.NOT_VALIDATED:
-        summary["unreadable"] = code_name(tx.code)
-    return summary

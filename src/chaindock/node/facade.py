@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from chaindock.lifecycle.custodian import Custodian
     from chaindock.lifecycle.deploy import Deployed, Deployer
     from chaindock.node.backends import Backends
+    from chaindock.node.explorer import Explorer
     from chaindock.operations.facade import Call, Watch
     from chaindock.operations.health import Health
     from chaindock.operations.http import OperationsServer
@@ -55,6 +56,7 @@ class Node:
     labels: NodeLabels
     organization: Organization
     ledger: Ledger
+    explorer: Explorer
     targets: stored.TargetState
     custodian: Custodian
     deployer: Deployer
@@ -245,10 +247,6 @@ class Node:
     def height(self) -> int:
         """Return the number of blocks on the channel."""
         return self.ledger.height
-
-    async def block(self, number: int) -> bytes:
-        """Return a serialised common.Block. Raises NotFound."""
-        return self.ledger.get_block(number)
 
     # ---- pieces
 

@@ -32,12 +32,14 @@ from chaindock.identity.ca import TlsAuthority
 from chaindock.identity.organization import Organization
 from chaindock.ids import Ccid, require_channel
 from chaindock.ledger.ledger import Ledger
+from chaindock.ledger.reader import LedgerReader
 from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.definitions import NAMESPACE, Definitions, LifecycleContract
 from chaindock.lifecycle.deploy import BY_HAND, Deployer
 from chaindock.lifecycle.targets import TargetState
 from chaindock.node.admin import AdminServer
 from chaindock.node.backends import Backends
+from chaindock.node.explorer import Explorer
 from chaindock.node.facade import Node
 from chaindock.node.home import Home
 from chaindock.operations.health import Health, Parts
@@ -110,15 +112,18 @@ async def _compose(
     organization = await asyncio.to_thread(
         Organization.open, home.organizations, config.node.msp_id, config.node.domain
     )
+    database = home.ledgers / f"{channel}.db"
     ledger = await stack.enter_async_context(
         Ledger(
-            home.ledgers / f"{channel}.db",
+            database,
             channel,
             organization.orderer,
             partial(genesis_envelope, channel, organization.msp, config.orderer),
             marker=home.organizations / f"{channel}.ledger",
         )
     )
+    reader = await stack.enter_async_context(LedgerReader(database))
+    explorer = Explorer(ledger, reader)
     packages = PackageStore(home.packages, config.packages)
     output = OutputStore(home.output, config.output)
     targets = stack.enter_context(TargetState(home.desired))
@@ -190,7 +195,7 @@ async def _compose(
     orderer = await stack.enter_async_context(
         Orderer(ledger, organization.msp, config.orderer)
     )
-    caller = Caller(channel, endorser, orderer)
+    caller = Caller(channel, endorser, orderer, explorer.conflict)
     deployer = await stack.enter_async_context(
         Deployer(
             packages=packages,
@@ -207,6 +212,7 @@ async def _compose(
         labels=labels,
         organization=organization,
         ledger=ledger,
+        explorer=explorer,
         targets=targets,
         custodian=custodian,
         deployer=deployer,

@@ -127,14 +127,25 @@ async def _settle(
 
 
 async def stream_lines(
-    request: web.Request, batches: AsyncGenerator[list[LogLine], None]
+    request: web.Request,
+    batches: AsyncGenerator[list[LogLine] | list[dict[str, Any]], None],
+    kind: str = "line",
 ) -> web.StreamResponse:
-    """Stream batches of log lines until they end or the client disconnects."""
+    """Stream batches of lines until they end or the client disconnects.
+
+    The next batch is made when the client has room for it: a slow client costs the
+    memory of one batch. `kind` is the `event` of each object.
+    """
     response = await _open(request)
     with contextlib.suppress(ConnectionError):
         async with contextlib.aclosing(batches) as open_batches:
             async for batch in open_batches:
-                lines = [_line({"event": "line", **vars(line)}) for line in batch]
+                lines = [
+                    _line(
+                        {"event": kind, **(one if isinstance(one, dict) else vars(one))}
+                    )
+                    for one in batch
+                ]
                 await response.write(b"".join(lines))
         await response.write_eof()
     return response

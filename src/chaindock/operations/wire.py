@@ -70,6 +70,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         "code": answer.code,
         "code_name": answer.code_name,
         "refusals": list(answer.refusals),
+        "conflict": answer.conflict,
         "event": event and {"name": event.event_name, "payload": bytes(event.payload)},
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import signal
 import sys
@@ -31,6 +32,7 @@ from chaindock.errors import (
 )
 from chaindock.ids import Ccid, TxId, name_from_label
 from chaindock.node.admin import AdminServer
+from chaindock.node.described import describe_block
 from chaindock.operations.facade import Call, Deployment, NodeStatus, Running
 from chaindock.packaging.format import read_package
 
@@ -63,6 +65,7 @@ class FakeNode:
         self.called = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.stopping = asyncio.Event()
+        self.explorer: Any = _Blocks(self.blocks)
         self.output = OutputStore(home / "output", OutputOptions())
         self._files = ExitStack()
 
@@ -278,10 +281,22 @@ class FakeNode:
     def height(self) -> int:
         return len(self.blocks)
 
-    async def block(self, number: int) -> bytes:
-        if number >= len(self.blocks):
+
+class _Blocks:
+    """An explorer that knows blocks alone."""
+
+    def __init__(self, blocks: list[bytes]) -> None:
+        self._blocks = blocks
+
+    @property
+    def height(self) -> int:
+        return len(self._blocks)
+
+    async def block(self, number: int, *, brief: bool) -> bytes:
+        if number >= len(self._blocks):
             raise NotFound(f"there is no block {number}")
-        return self.blocks[number]
+        found = describe_block(self._blocks[number], brief=brief)
+        return json.dumps(found).encode()
 
 
 def _deployment(one: Running, attempt: Attempt) -> Deployment:

@@ -15,6 +15,7 @@ from fabric_protos.ledger.rwset import rwset_pb2
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 from fabric_protos.msp import identities_pb2
 from fabric_protos.peer import (
+    chaincode_event_pb2,
     chaincode_pb2,
     proposal_pb2,
     proposal_response_pb2,
@@ -52,6 +53,8 @@ def transaction(
     channel: str = CHANNEL,
     chaincode: str = "cc",
     timestamp: tuple[int, int] | None = None,
+    args: Iterable[bytes] = (b"invoke",),
+    event: tuple[str, bytes] | None = None,
 ) -> Transaction:
     """Return an endorser transaction (docs/fabric/ledger.md#transaction) with no signatures."""
     nonce = os.urandom(24)
@@ -72,18 +75,24 @@ def transaction(
     ).SerializeToString()
     spec = chaincode_pb2.ChaincodeInvocationSpec(
         chaincode_spec=chaincode_pb2.ChaincodeSpec(
-            chaincode_id=cc, input=chaincode_pb2.ChaincodeInput(args=[b"invoke"])
+            chaincode_id=cc, input=chaincode_pb2.ChaincodeInput(args=args)
         )
     )
     proposal = proposal_pb2.ChaincodeProposalPayload(
         input=spec.SerializeToString()
     ).SerializeToString()
+    events = b""
+    if event is not None:
+        events = chaincode_event_pb2.ChaincodeEvent(
+            chaincode_id=chaincode, tx_id=tx_id, event_name=event[0], payload=event[1]
+        ).SerializeToString()
     response = proposal_response_pb2.ProposalResponsePayload(
         proposal_hash=hashlib.sha256(
             channel_header + signature_header + proposal
         ).digest(),
         extension=proposal_pb2.ChaincodeAction(
             results=rwset,
+            events=events,
             response=proposal_response_pb2.Response(status=200),
             chaincode_id=cc,
         ).SerializeToString(),

@@ -11,8 +11,14 @@ from click.testing import CliRunner, Result
 
 from chaindock.cli.main import root
 from chaindock.cli.node import find_process, is_alive
+from chaindock.ledger.committer import CommittedBlock
+from chaindock.ledger.reader import LedgerReader
+from chaindock.ledger.transaction import parse_transaction
 from chaindock.node.admin import AdminServer
+from chaindock.node.explorer import Explorer
 from support.doubles.fake_node import FakeNode
+from support.ledgers.envelopes import CHANNEL, Transaction
+from support.ledgers.ledger import ledger_at
 from support.program import command, wait_for
 
 TESTS = Path(__file__).parents[2]
@@ -49,6 +55,31 @@ class Served:
         assert not self._thread.is_alive()
 
 
+class ServedLedger(Served):
+    """A FakeNode whose blocks and state are those of a real ledger, while its API is up."""
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.node = FakeNode(self.home)
+        database = self.home / "ledger.db"
+        async with (
+            ledger_at(self.home) as self.ledger,
+            LedgerReader(database) as reader,
+        ):
+            self.node.explorer = Explorer(self.ledger, reader)
+            async with AdminServer(self.home, self.node):  # type: ignore[arg-type]
+                self._ready.set()
+                await self.node.stopping.wait()
+        self.node.close()
+
+    def commit(self, *txs: Transaction) -> CommittedBlock:
+        """Commit a block of these transactions."""
+        assert self._loop is not None
+        parsed = [parse_transaction(tx.envelope, CHANNEL) for tx in txs]
+        done = asyncio.run_coroutine_threadsafe(self.ledger.commit(parsed), self._loop)
+        return done.result(10)
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
     folder: Path = tmp_path / "home"
@@ -62,6 +93,12 @@ def home(tmp_path, monkeypatch) -> Path:
 def node(home):
     with Served(home) as served:
         yield served.node
+
+
+@pytest.fixture
+def ledger(home):
+    with ServedLedger(home) as served:
+        yield served
 
 
 @pytest.fixture

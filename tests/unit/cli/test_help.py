@@ -14,6 +14,18 @@ from chaindock.cli.main import COMMANDS, GROUPS, root
 from chaindock.cli.session import Session
 from chaindock.cli.show import Exit, exit_status
 
+LEAVES = [
+    (name, *sub)
+    for name in COMMANDS
+    if name != "config"
+    for command in [root.get_command(click.Context(root, obj=Session()), name)]
+    for sub in (
+        [(one,) for one in command.commands]
+        if isinstance(command, click.Group)
+        else [()]
+    )
+]
+"""The words of each command that does something, `config show` apart."""
 SLOW = {
     *("aiohttp", "grpc", "rich", "yaml", "structlog", "asyncio", "psutil", "json"),
     "prometheus_client",
@@ -67,10 +79,19 @@ def test_command_says_in_the_list_what_its_own_help_says(name):
     assert (command.help or "").splitlines()[0] == COMMANDS[name][1]
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "config"])
-def test_every_command_takes_home_and_json(name):
-    command = root.get_command(click.Context(root, obj=Session()), name)
-    assert command is not None
+def leaf(words: tuple[str, ...]) -> click.Command:
+    command: click.Command = root
+    for word in words:
+        assert isinstance(command, click.Group)
+        found = command.get_command(click.Context(command, obj=Session()), word)
+        assert found is not None
+        command = found
+    return command
+
+
+@pytest.mark.parametrize("words", LEAVES)
+def test_every_command_takes_home_and_json(words):
+    command = leaf(words)
     options = {opt for param in command.params for opt in param.opts}
     assert {"--home", "--json"} <= options
 
@@ -116,19 +137,18 @@ def test_help_shows_commands_in_groups(run):
     assert text.index("  up ") < text.index("\nChaincode:\n") < text.index("  deploy ")
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "config"])
-def test_every_command_shows_examples_that_it_takes(run, name):
+@pytest.mark.parametrize("names", LEAVES)
+def test_every_command_shows_examples_that_it_takes(run, names):
     """Each example in a command's help can be parsed by that command."""
-    text = run(name, "--help").stdout
+    text = run(*names, "--help").stdout
     examples = text.partition("\n  Examples:\n")[2].strip().splitlines()
     assert examples
     for line in examples:
         shown = line.strip().removeprefix('eval "$(').replace(')"', " ")
         words = shlex.split(shown.partition(" > ")[0], comments=True)
-        assert words[:2] == ["chaindock", name]
-        command = root.get_command(click.Context(root, obj=Session()), name)
-        assert command is not None
-        command.make_context(name, words[2:], obj=Session())
+        assert words[: len(names) + 1] == ["chaindock", *names]
+        given = words[len(names) + 1 :]
+        leaf(names).make_context(names[-1], given, obj=Session())
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

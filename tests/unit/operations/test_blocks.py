@@ -11,7 +11,7 @@ from fabric_protos.peer import (
     transaction_pb2,
 )
 
-from chaindock.node.admin import summarise_block
+from chaindock.node.described import describe_block
 
 
 def envelope() -> bytes:
@@ -49,7 +49,7 @@ def test_summary_has_transactions_with_reads_and_writes():
     block.data.data.append(envelope())
     block.metadata.metadata.extend([b"", b"", bytes([11]), b"", b""])
 
-    found = summarise_block(block.SerializeToString())
+    found = describe_block(block.SerializeToString())
 
     assert (found["number"], found["previous_hash"]) == (7, "0102")
     (one,) = found["transactions"]
@@ -71,7 +71,7 @@ def test_summary_has_transactions_with_reads_and_writes():
 def test_transaction_that_cannot_be_read_is_told_all_the_same():
     block = common_pb2.Block()
     block.data.data.append(b"\xff\xff")
-    (one,) = summarise_block(block.SerializeToString())["transactions"]
+    (one,) = describe_block(block.SerializeToString())["transactions"]
     assert one["type"] == "unknown"
     assert one["code"] is None
     assert "unreadable" in one

@@ -1,0 +1,275 @@
+"""`block`, `tx` and `events`: what was committed, and why a transaction was refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from chaindock.cli import show
+from chaindock.cli.keys import escaped, place, preview, shown
+from chaindock.cli.session import Session, command, name_argument
+from chaindock.cli.show import count
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_TX_DIGITS = 12
+_SHOWN = 50
+"""Reads, writes or arguments of a transaction in the text; --json has all."""
+
+
+@click.group()
+def block() -> None:
+    """Look at blocks."""
+
+
+@click.group()
+def tx() -> None:
+    """Look at a transaction."""
+
+
+@command("chaindock block ls", "chaindock block ls --limit 5 --before 100", group=block)
+@click.option(
+    "--before", type=click.IntRange(min=0), metavar="N", help="Blocks below N."
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    metavar="N",
+    help="Show at most N.",
+)
+def block_ls(session: Session, before: int | None, limit: int) -> None:
+    """List the blocks, the newest first."""
+    found: list[dict[str, Any]] = []
+    for page in session.client().pages("blocks", "blocks", most=limit, below=before):
+        found += page["blocks"]
+    if session.emits(found):
+        return
+    show.table(
+        ("BLOCK", "TIME", "TXS", "VALID", "BYTES", "HASH"),
+        [
+            (
+                str(one["number"]),
+                (one["time"] or "-")[:19],
+                str(one["transactions"]),
+                str(one["valid"]),
+                str(one["size"]),
+                show.shorten(one["hash"]),
+            )
+            for one in found
+        ],
+    )
+
+
+@command("chaindock block show 7", "chaindock block show 7 --json", group=block)
+@click.argument("number", type=click.IntRange(min=0))
+def block_show(session: Session, number: int) -> None:
+    """Show a block: hashes, and its transactions and how they ended.
+
+    With --json also what each transaction read and wrote.
+    """
+    brief = None if session.json else 1
+    found = session.client().look("blocks", str(number), brief=brief)
+    if session.emits(found):
+        return
+    show.pairs(
+        [
+            ("block", str(found["number"])),
+            ("hash", found["hash"]),
+            ("previous", found["previous_hash"] or "-"),
+            ("data hash", found["data_hash"]),
+            ("commit hash", found["commit_hash"] or "-"),
+            ("size", count(found["size"], "byte")),
+        ]
+    )
+    click.echo()
+    show.table(
+        (
+            "TX",
+            "TRANSACTION",
+            "CODE",
+            "CHAINCODE",
+            "FUNCTION",
+            "READS",
+            "WRITES",
+            "BYTES",
+        ),
+        [
+            (
+                str(one["position"]),
+                escaped(one["tx_id"][:_TX_DIGITS]) or "-",
+                _code(one),
+                escaped(one["chaincode"] or one["type"]),
+                escaped(one["function"] or "-"),
+                str(one["reads"] + one["ranges"]),
+                str(one["writes"]),
+                str(one["size"]),
+            )
+            for one in found["transactions"]
+        ],
+    )
+
+
+def _code(one: Mapping[str, Any]) -> str:
+    return click.style(one["code_name"] or "-", fg=None if one["code"] == 0 else "red")
+
+
+@command(
+    "chaindock tx show 3f9a5c1be2", "chaindock tx show 3f9a5c1be2 --json", group=tx
+)
+@click.argument("id_", metavar="ID")
+def tx_show(session: Session, id_: str) -> None:
+    """Show a transaction: what it asked, read, wrote, answered, and how it ended.
+
+    ID may be the first digits of the id. For a conflict the text says which key had
+    changed since the transaction read it, and which transaction had changed it.
+    """
+    found = session.client().look("transactions", id_)
+    if session.emits(found):
+        return
+    show.pairs([(name, text) for name, text in _summary(found) if text])
+    for heading, rows in _lists(found):
+        if rows:
+            click.echo(click.style(f"\n{heading}", dim=True))
+            for row in rows[:_SHOWN]:
+                click.echo(f"  {row}")
+            if len(rows) > _SHOWN:
+                click.echo(f"  … {len(rows) - _SHOWN} more, see --json")
+
+
+def _summary(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "transaction", escaped(found["tx_id"])
+    yield "block", f"{found['block']}, position {found['position']}"
+    yield "code", f"{_code(found)} ({found['code']})"
+    if found["conflict"]:
+        for line in conflict_lines(found["conflict"]):
+            yield "", line
+    yield "time", found["time"] or "-"
+    yield "size", count(found["size"], "byte")
+    if found["chaincode"]:
+        yield "chaincode", escaped(f"{found['chaincode']} {found['version'] or ''}")
+    if found["function"] is not None:
+        yield "function", escaped(found["function"]) + " (Init)" * found["is_init"]
+    yield "creator", _identity(found["creator"])
+    for one in found["endorsers"]:
+        yield "endorser", _identity(one)
+    if response := found["response"]:
+        told = escaped(response["message"])
+        yield "response", f"{response['status']} {told} {_value(response['payload'])}"
+    if event := found["event"]:
+        yield "event", f"{escaped(event['name'])} {_value(event['payload'])}"
+    if found.get("unreadable"):
+        yield "unreadable", found["unreadable"]
+
+
+def _lists(found: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    yield "arguments", [_value(arg) or '""' for arg in found["args"]]
+    yield (
+        "reads",
+        [f"{_key(one)}  at {place(one['version'])}" for one in found["reads"]],
+    )
+    yield "ranges", [_range(one) for one in found["ranges"]]
+    yield (
+        "writes",
+        [
+            f"{_key(one)}  {'(deleted)' if one['is_delete'] else _value(one['value'])}"
+            for one in found["writes"]
+        ],
+    )
+    yield (
+        "metadata",
+        [
+            f"{_key(one)}  {', '.join(map(escaped, one['entries'])) or '(removed)'}"
+            for one in found["metadata_writes"]
+        ],
+    )
+    yield (
+        "private data",
+        [
+            escaped(
+                f"{one['namespace']} {one['collection']}: {count(len(one['reads']), 'read')}"
+                f", {count(len(one['writes']), 'write')}"
+            )
+            for one in found["private"]
+        ],
+    )
+
+
+def _key(one: Mapping[str, Any]) -> str:
+    return f"{escaped(one['namespace'])}  {shown(one['key'])}"
+
+
+def _range(one: Mapping[str, Any]) -> str:
+    end = shown(one["end"]) if one["end"] else "the end"
+    keys = "keys as a hash" if one["reads"] is None else count(len(one["reads"]), "key")
+    start = shown(one["start"]) if one["start"] else "the first key"
+    return f"{escaped(one['namespace'])}  from {start} to {end}: {keys}"
+
+
+def _value(data: str) -> str:
+    return preview(data, len(base64.b64decode(data))) if data else ""
+
+
+def _identity(one: Mapping[str, str] | None) -> str:
+    return "-" if one is None else escaped(f"{one['subject']}  ({one['mspid']})")
+
+
+def conflict_lines(conflict: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what was read, what is there now, and who wrote that."""
+    name, key = escaped(conflict["namespace"]), shown(conflict["key"])
+    writer = escaped(conflict["writer"][:_TX_DIGITS])
+    changed = place(conflict["writer_version"])
+    if conflict["found"] is None:
+        changed = f"absent, deleted in {changed}"
+    read = place(conflict["read"]) if conflict["known"] else "an earlier range"
+    yield f"key {key} of {name} was read at {read}"
+    yield f"found: {changed}, by transaction {writer}"
+
+
+@command(
+    "chaindock events                       # all that are on the ledger",
+    "chaindock events coldchain -f          # from now on, until Ctrl-C",
+    "chaindock events -f --from 0 --json",
+)
+@name_argument(required=False)
+@click.option("-f", "--follow", is_flag=True, help="Wait for more events until Ctrl-C.")
+@click.option(
+    "--from",
+    "first",
+    type=click.IntRange(min=0),
+    metavar="BLOCK",
+    help="Number of the first block.  [default: 0; with --follow the next one]",
+)
+def events(
+    session: Session, name: str | None, *, follow: bool, first: int | None
+) -> None:
+    """Show the events of chaincodes.
+
+    Each valid transaction that set an event gives one line: block, transaction,
+    chaincode, name of the event, payload. With --json each line is one object.
+    """
+    begin = first if first is not None or follow else 0
+    try:
+        for event in session.client().events(name, begin, follow=follow):
+            _show_event(event, as_json=session.json)
+    except KeyboardInterrupt:
+        if not follow:
+            raise
+
+
+def _show_event(event: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        del event["event"]
+        payload = base64.b64decode(event["payload"])
+        click.echo(json.dumps({**event, "result": show.parsed(payload)}))
+        return
+    click.echo(
+        f"{event['block']:<6} {escaped(event['tx_id'][:_TX_DIGITS])}  "
+        f"{escaped(event['chaincode'])}  {escaped(event['name'])}  "
+        f"{_value(event['payload'])}"
+    )

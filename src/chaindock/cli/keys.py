@@ -1,0 +1,120 @@
+"""Keys and values of the state as people write and read them.
+
+What a contract wrote reaches no terminal as it is: every character that is not
+printable is escaped, so that two keys never look alike.
+Source: docs/fabric/ledger.md#keys
+"""
+
+from __future__ import annotations
+
+import base64
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PART = "\0"
+_LAST = "\U0010ffff"
+"""Fabric allows neither of them in a part of a composite key."""
+PREVIEW_BYTES = 240
+"""Bytes of a value that a list asks for."""
+_PREVIEW = 60
+_HEX = 24
+
+
+def escaped(text: str) -> str:
+    """Return text in which what is not printable is escaped as Python does it."""
+    return "".join(
+        one if one.isprintable() and one != "\\" else _escape(one) for one in text
+    )
+
+
+def _escape(one: str) -> str:
+    if ord(one) in range(0xD800, 0xE000):
+        return f"\\u{ord(one):04x}"
+    return one.encode("unicode_escape").decode()
+
+
+def composite(kind: str, attributes: Sequence[str]) -> str:
+    """Return a composite key; those with more attributes begin with the same text.
+
+    Raises: UsageError for a part that Fabric refuses.
+    """
+    for part in (kind, *attributes):
+        if _PART in part or _LAST in part:
+            raise click.UsageError(
+                "a part of a composite key cannot contain U+0000 or U+10FFFF"
+            )
+    return _PART + "".join(part + _PART for part in (kind, *attributes))
+
+
+def parts_of(key: str) -> list[str] | None:
+    """Return type and attributes of a composite key; None = a simple one."""
+    if not key.startswith(_PART) or not key.endswith(_PART) or len(key) < 3:
+        return None
+    parts = key[1:-1].split(_PART)
+    return None if any(_LAST in part for part in parts) else parts
+
+
+def shown(key: str) -> str:
+    """Return a key as the commands take it: as it is, or `--composite TYPE ATTR…`."""
+    parts = parts_of(key)
+    if parts is None:
+        return escaped(key)
+    return " ".join(["--composite", *(shlex.quote(escaped(part)) for part in parts)])
+
+
+def preview(data: str, size: int) -> str:
+    """Return one line for a value of `size` bytes, of which `data` is base64."""
+    raw = base64.b64decode(data)
+    cut = size > len(raw)
+    try:
+        # A character may have been cut.
+        text = escaped(raw.decode(errors="strict" if not cut else "ignore"))
+    except UnicodeDecodeError:
+        text, cut = "0x" + raw[:_HEX].hex(), size > _HEX
+    if len(text) > _PREVIEW:
+        text, cut = text[:_PREVIEW], True
+    return text + ("…" if cut else "")
+
+
+def place(version: Sequence[int] | None) -> str:
+    """Return a version for people: `block 3, transaction 0`; None: `absent`."""
+    if version is None:
+        return "absent"
+    return f"block {version[0]}, transaction {version[1]}"
+
+
+def key_options(function: Any) -> Any:
+    """Add KEY, or TYPE ATTR… with --composite."""
+    for add in (
+        click.option(
+            "--composite",
+            "is_composite",
+            is_flag=True,
+            help="KEY is a composite one, given as TYPE and its attributes.",
+        ),
+        click.argument("words", metavar="KEY", nargs=-1, required=True),
+    ):
+        function = add(function)
+    return function
+
+
+def key_of(words: Sequence[str], *, is_composite: bool) -> str:
+    """Return the key that the words of a command line name. Raises: UsageError."""
+    if is_composite:
+        key = composite(words[0], words[1:])
+    elif len(words) == 1 and words[0]:
+        key = words[0]
+    else:
+        raise click.UsageError(
+            f"expected one KEY, found {len(words)}; a composite key needs --composite"
+        )
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise click.UsageError("the key is not UTF-8, as Fabric's keys are") from None
+    return key

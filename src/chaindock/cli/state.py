@@ -1,0 +1,180 @@
+"""`state`: the keys and values of a chaincode on the ledger, and their histories."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from chaindock.cli import show
+from chaindock.cli.keys import (
+    PREVIEW_BYTES,
+    key_of,
+    key_options,
+    parts_of,
+    preview,
+    shown,
+)
+from chaindock.cli.session import Session, command, name_argument
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_TX_DIGITS = 12
+limit_option = click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Show at most N.",
+)
+
+
+@click.group()
+def state() -> None:
+    """Look at the keys and values of a chaincode."""
+
+
+@command(
+    "chaindock state ls                            # which chaincodes have state",
+    "chaindock state ls coldchain --limit 10",
+    "chaindock state ls coldchain --prefix P",
+    "chaindock state ls coldchain --composite reading P1",
+    group=state,
+)
+@name_argument(required=False)
+@click.option("--prefix", default="", help="Only keys that begin with this text.")
+@click.option(
+    "--composite",
+    "is_composite",
+    is_flag=True,
+    help="Only composite keys of TYPE that begin with these attributes.",
+)
+@click.argument("words", metavar="[TYPE [ATTR]...]", nargs=-1)
+@limit_option
+def state_ls(
+    session: Session,
+    name: str | None,
+    words: tuple[str, ...],
+    *,
+    prefix: str,
+    is_composite: bool,
+    limit: int,
+) -> None:
+    """List the keys of a chaincode, or the chaincodes that have state.
+
+    A value is cut to one line; `state get` shows all of it. What is not printable is
+    shown with a backslash. A composite key is shown as the option --composite and its
+    parts, as the other commands take it. With --json values are whole, as base64.
+    """
+    if name is None:
+        _list_names(session)
+        return
+    if is_composite and words:
+        prefix = key_of(words, is_composite=True)
+    elif words or is_composite:
+        raise click.UsageError("TYPE and --composite belong together")
+    cut = None if session.json else PREVIEW_BYTES
+    pages = list(
+        session.client().pages(
+            "rows", "state", name, most=limit, start=None, prefix=prefix, cut=cut
+        )
+    )
+    rows = [row for page in pages for row in page["rows"]]
+    following = pages[-1]["next"]
+    told = [{**row, "composite": parts_of(row["key"])} for row in rows]
+    if session.emits({"height": pages[0]["height"], "rows": told, "next": following}):
+        return
+    if not rows:
+        click.echo(f"{name} has no such key", err=True)
+        return
+    show.table(
+        ("KEY", "BLOCK", "TX", "BYTES", "VALUE"),
+        [
+            (
+                shown(row["key"]),
+                *map(str, row["version"]),
+                str(row["size"]),
+                preview(row["value"], row["size"]),
+            )
+            for row in rows
+        ],
+    )
+    if following is not None:
+        click.echo("there are more keys; see them with --limit or --prefix", err=True)
+
+
+def _list_names(session: Session) -> None:
+    found = session.client().look("state")["namespaces"]
+    if session.emits(found):
+        return
+    rows = [(one["name"], f"{one['keys']}{'+' * one['more']}") for one in found]
+    show.table(("NAME", "KEYS"), rows)
+
+
+@command(
+    "chaindock state get coldchain P1",
+    "chaindock state get coldchain --composite reading P1 1",
+    group=state,
+)
+@name_argument()
+@key_options
+def state_get(
+    session: Session, name: str, words: Sequence[str], *, is_composite: bool
+) -> None:
+    """Print the value of a key.
+
+    Standard output gets the value and nothing else; which transaction wrote it goes to
+    standard error.
+    """
+    key = key_of(words, is_composite=is_composite)
+    found = session.client().look("state", name, "value", key=key)
+    value = base64.b64decode(found["value"])
+    told = {**found, "composite": parts_of(key), "result": show.parsed(value)}
+    if session.emits(told):
+        return
+    show.emit_payload(value)
+    wrote = f"transaction {found['tx_id'][:_TX_DIGITS]}" if found.get("tx_id") else "it"
+    text = f"{show.count(found['size'], 'byte')}, written by {wrote} in "
+    click.echo(click.style(text + f"block {found['version'][0]}", dim=True), err=True)
+
+
+@command(
+    "chaindock state history coldchain P1",
+    "chaindock state history coldchain --composite reading P1 1 --limit 5",
+    group=state,
+)
+@name_argument()
+@key_options
+@limit_option
+def state_history(
+    session: Session, name: str, words: Sequence[str], *, is_composite: bool, limit: int
+) -> None:
+    """List the changes of a key, the newest first."""
+    key = key_of(words, is_composite=is_composite)
+    rows: list[Mapping[str, Any]] = []
+    pages = session.client().pages(
+        "rows", "state", name, "history", most=limit, before=None, key=key
+    )
+    for page in pages:
+        rows += page["rows"]
+    if session.emits(rows):
+        return
+    if not rows:
+        click.echo(f"no transaction wrote this key of {name}", err=True)
+        return
+    show.table(
+        ("BLOCK", "TX", "TIME", "TRANSACTION", "BYTES", "VALUE"),
+        [
+            (
+                *map(str, row["version"]),
+                (row["time"] or "-")[:19],
+                show.visible(row["tx_id"][:_TX_DIGITS]),
+                str(row["size"]),
+                "(deleted)" if row["is_delete"] else preview(row["value"], row["size"]),
+            )
+            for row in rows
+        ],
+    )

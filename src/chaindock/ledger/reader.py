@@ -1,0 +1,207 @@
+"""Read a ledger's file for people: state, histories, blocks, who wrote a key.
+
+Everything runs on one thread with a connection of its own, so that the event loop never
+waits for the disk. Each read sees what is committed when it begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KeyModification
+
+from chaindock.errors import InvalidInput, LedgerClosed, NotFound
+from chaindock.ledger.database import connect_reader, read_meta, translated
+from chaindock.ledger.ledger import TxLocation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from chaindock.ledger.snapshots import Version
+
+T = TypeVar("T")
+_GET = "SELECT key, value, block, tx FROM state WHERE ns=? AND key=?"
+_SCAN = (
+    "SELECT key, value, block, tx FROM state WHERE ns=? AND key>=? AND key<? "
+    "ORDER BY key LIMIT ?"
+)
+_COUNT = "SELECT count(*) FROM (SELECT 1 FROM state WHERE ns=? LIMIT ?)"
+_HISTORY = (
+    "SELECT block, tx, entry FROM history WHERE ns=? AND key=? AND (block, tx)<(?, ?) "
+    "ORDER BY block DESC, tx DESC LIMIT ?"
+)
+_LAST = (
+    "SELECT key, block, tx, entry FROM history WHERE ns=? AND key>=? AND key<? "
+    "AND (block, tx)<(?, ?) ORDER BY block DESC, tx DESC LIMIT 1"
+)
+_BLOCK = "SELECT hash, block FROM blocks WHERE number=?"
+_FIND = (
+    "SELECT tx_id, block, position, code FROM transactions "
+    "WHERE tx_id>=? AND tx_id<? ORDER BY tx_id, block, position LIMIT 2"
+)
+_FULL_ID = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A committed value of a key, and its version: block and position in the block."""
+
+    key: bytes
+    value: bytes
+    block: int
+    tx: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A write or delete of a key by a valid transaction.
+
+    `entry` is a `queryresult.KeyModification`: transaction id, time, value, is_delete.
+    """
+
+    key: bytes
+    block: int
+    tx: int
+    entry: KeyModification
+
+
+class LedgerReader:
+    """Reads the database file at `path`; an async context manager.
+
+    Entering raises LedgerError when the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(1, "ledger-reader")
+        self._view: View | None = None
+
+    async def __aenter__(self) -> Self:
+        self._view = await self._in_thread(lambda: View(self._path))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Finish the reads that were asked for, then close the file."""
+        view, self._view = self._view, None
+        if view is not None:
+            done = self._in_thread(view.close)
+            self._thread.shutdown(wait=False)
+            await asyncio.shield(done)
+
+    def _in_thread(self, job: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, job)
+
+    async def run(self, job: Callable[[View], T]) -> T:
+        """Return what `job` returns; it runs on the reader's thread, after earlier ones.
+
+        Raises: LedgerClosed, LedgerError, and what `job` raises.
+        Cancelled: the job finishes on its thread; its result is dropped.
+        """
+        view = self._view
+        if view is None:
+            raise LedgerClosed("the ledger is closed")
+
+        def guarded() -> T:
+            with translated(self._path):
+                return job(view)
+
+        return await self._in_thread(guarded)
+
+
+class View:
+    """What jobs of a LedgerReader read with; only for the reader's thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._db = connect_reader(path)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def height(self) -> int:
+        """Return the number of blocks."""
+        return int(read_meta(self._db, self._path, "height"))
+
+    def get(self, ns: str, key: bytes) -> Entry | None:
+        """Return the committed value of a key; None = absent."""
+        row = self._db.execute(_GET, (ns, key)).fetchone()
+        return Entry(*row) if row else None
+
+    def scan(
+        self, ns: str, start: bytes, stop: bytes, limit: int, max_bytes: int
+    ) -> tuple[list[Entry], bool]:
+        """Return up to `limit` keys in `[start, stop)`, lowest first.
+
+        No further key is read once keys and values have `max_bytes`.
+
+        Returns: the entries, and whether the last key of the range is among them.
+        """
+        found: list[Entry] = []
+        size = 0
+        bounds = (ns, start, stop, limit + 1)
+        with closing(self._db.execute(_SCAN, bounds)) as rows:
+            for row in rows:
+                if len(found) == limit or size >= max_bytes:
+                    return found, False
+                found.append(Entry(*row))
+                size += len(row[0]) + len(row[1])
+        return found, True
+
+    def count(self, ns: str, most: int) -> int:
+        """Return how many keys a namespace has; counting ends at `most`."""
+        return int(self._db.execute(_COUNT, (ns, most)).fetchone()[0])
+
+    def history(self, ns: str, key: bytes, below: Version) -> Iterator[Change]:
+        """Yield the changes of a key before the version `below`, newest first."""
+        with closing(self._db.execute(_HISTORY, (ns, key, *below, -1))) as rows:
+            for block, tx, entry in rows:
+                yield Change(key, block, tx, KeyModification.FromString(entry))
+
+    def last_change(
+        self, ns: str, start: bytes, stop: bytes, below: Version
+    ) -> Change | None:
+        """Return the newest change of a key in `[start, stop)` before `below`."""
+        row = self._db.execute(_LAST, (ns, start, stop, *below)).fetchone()
+        if row is None:
+            return None
+        found, block, tx, entry = row
+        return Change(found, block, tx, KeyModification.FromString(entry))
+
+    def block(self, number: int) -> tuple[bytes, bytes]:
+        """Return hash and serialised form of a block. Raises: NotFound."""
+        row = self._db.execute(_BLOCK, (number,)).fetchone()
+        if row is None:
+            raise NotFound(
+                f"there is no block {number}; the ledger has {self.height()} blocks",
+                hint="list the newest ones: chaindock block ls",
+                number=number,
+            )
+        return row[0], row[1]
+
+    def find(self, tx_id: str) -> tuple[str, TxLocation]:
+        """Return the id and place of the transaction whose id begins with `tx_id`.
+
+        Of one id that occurs twice the first occurrence.
+
+        Raises: NotFound. InvalidInput: several ids begin like this.
+        """
+        rows = self._db.execute(_FIND, (tx_id, tx_id + "g")).fetchall()
+        if not rows:
+            raise NotFound(
+                f"the ledger has no transaction {tx_id!r}",
+                hint="ids of transactions are shown by: chaindock block show NUMBER",
+                tx_id=tx_id,
+            )
+        if len({row[0] for row in rows}) > 1 and len(tx_id) < _FULL_ID:
+            raise InvalidInput(
+                f"several transactions have an id that begins with {tx_id!r}",
+                hint="give more digits of the id",
+                tx_id=tx_id,
+            )
+        return rows[0][0], TxLocation(*rows[0][1:])

@@ -1,0 +1,382 @@
+"""Answer what people ask about the ledger of a channel.
+
+An answer is JSON that was made off the event loop; lists come page by page. Only
+committed state is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from fabric_protos.common import common_pb2
+from fabric_protos.peer import transaction_pb2 as codes
+
+from chaindock.errors import InvalidInput, NotFound
+from chaindock.ids import ChannelId, require_chaincode_name
+from chaindock.ledger.snapshots import ABOVE_ALL, END_OF_HISTORY, after
+from chaindock.ledger.transaction import parse_transaction
+from chaindock.lifecycle.definitions import NAMESPACE
+from chaindock.node.described import describe, describe_block, events_of, iso
+from chaindock.operations.wire import encode
+from chaindock.values import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterator
+
+    from chaindock.ledger.ledger import Ledger, TxLocation
+    from chaindock.ledger.reader import Change, Entry, LedgerReader, View
+    from chaindock.ledger.snapshots import Version
+    from chaindock.ledger.transaction import Space
+
+MOST: Final = 1000
+"""Entries in a page; more are refused."""
+PAGE_BYTES: Final = MIB
+"""Keys and values read for a page, after which the page ends."""
+BLOCKS_BYTES: Final = 16 * MIB
+"""Blocks read for a page of the list of blocks, after which the page ends."""
+COUNTED: Final = 10_000
+POLL_S: Final = 0.2
+_DEFINED: Final = b"namespaces/metadata/"
+_CONFLICTS: Final = {codes.MVCC_READ_CONFLICT, codes.PHANTOM_READ_CONFLICT}
+
+
+class Explorer:
+    """Looks into one channel's ledger; answers are serialised JSON.
+
+    Args:
+        reader: of the same ledger.
+    """
+
+    def __init__(self, ledger: Ledger, reader: LedgerReader) -> None:
+        self._ledger, self._reader = ledger, reader
+
+    @property
+    def height(self) -> int:
+        """Number of blocks."""
+        return self._ledger.height
+
+    async def _json(self, job: Callable[[View], Any]) -> bytes:
+        return await self._reader.run(lambda view: msgspec.json.encode(job(view)))
+
+    # ---- state
+
+    async def names(self) -> bytes:
+        """Return {"namespaces": [{name, keys, more}]}: whose state there can be.
+
+        `more`: there are above `keys`, which were counted.
+        """
+
+        def job(view: View) -> Any:
+            stop = _stop(_DEFINED)
+            rows, _ = view.scan(NAMESPACE, _DEFINED, stop, COUNTED, PAGE_BYTES)
+            names = [row.key.removeprefix(_DEFINED).decode() for row in rows]
+            found = []
+            for name in [*names, NAMESPACE]:
+                keys = view.count(name, COUNTED + 1)
+                more = keys > COUNTED
+                found.append({"name": name, "keys": min(keys, COUNTED), "more": more})
+            return {"namespaces": found}
+
+        return await self._json(job)
+
+    async def page(
+        self, name: str, prefix: str, start: str, limit: int, cut: int
+    ) -> bytes:
+        """Return {"height", "rows": [row], "next"}: keys that begin with `prefix`.
+
+        A row has `key`, `version` [block, position], `size` of the value in bytes, and
+        `value`: base64 of its first `cut` bytes. `next` is the `start` of the next page,
+        None at the end.
+
+        Raises: InvalidInput.
+        """
+        _require(name, limit)
+        low, high = _bytes(prefix), _stop(_bytes(prefix))
+
+        def job(view: View) -> Any:
+            begin = max(low, _bytes(start))
+            rows, ended = view.scan(name, begin, high, limit, PAGE_BYTES)
+            following = None if ended else after(rows[-1].key).decode()
+            shown = [_row(row, cut) for row in rows]
+            return {"height": view.height(), "rows": shown, "next": following}
+
+        return await self._json(job)
+
+    async def value(self, name: str, key: str) -> bytes:
+        """Return the row of one key with its whole value, and who wrote it.
+
+        `tx_id` and `time` are those of the transaction that wrote the value.
+
+        Raises: NotFound: absent. InvalidInput.
+        """
+        _require(name)
+
+        def job(view: View) -> Any:
+            row = view.get(name, _bytes(key))
+            if row is None:
+                raise _absent(view, name, key)
+            last = next(view.history(name, row.key, END_OF_HISTORY), None)
+            wrote = _wrote(last) if last is not None else {}
+            return {**_row(row, len(row.value)), **wrote}
+
+        return await self._json(job)
+
+    async def history(self, name: str, key: str, before: Version, limit: int) -> bytes:
+        """Return {"rows": [row], "next"}: changes of a key before a version, newest first.
+
+        A row has `version`, `tx_id`, `time`, `is_delete`, `size` and `value` (base64).
+        `next` is the `before` of the next page, None at the end.
+
+        Raises: InvalidInput.
+        """
+        _require(name, limit)
+
+        def job(view: View) -> Any:
+            rows: list[Change] = []
+            size = 0
+            for change in view.history(name, _bytes(key), before):
+                if len(rows) == limit or size >= PAGE_BYTES:
+                    last = [rows[-1].block, rows[-1].tx]
+                    return {"rows": [_change(row) for row in rows], "next": last}
+                rows.append(change)
+                size += len(change.entry.value)
+            return {"rows": [_change(row) for row in rows], "next": None}
+
+        return await self._json(job)
+
+    # ---- blocks
+
+    async def blocks(self, below: int | None, limit: int) -> bytes:
+        """Return {"height", "blocks": [block], "next"}, the newest first.
+
+        A block has `number`, `hash`, `size` in bytes, `transactions`, `valid` (how many)
+        and `time` of its first transaction. `next` is the `below` of the next page.
+
+        Raises: InvalidInput.
+        """
+        _require(None, limit)
+
+        def job(view: View) -> Any:
+            height = view.height()
+            number = height if below is None else min(below, height)
+            found: list[dict[str, Any]] = []
+            size = 0
+            while number and len(found) < limit and size < BLOCKS_BYTES:
+                number -= 1
+                hashed, data = view.block(number)
+                found.append({"hash": hashed.hex(), **_outline(number, data)})
+                size += len(data)
+            return {"height": height, "blocks": found, "next": number or None}
+
+        return await self._json(job)
+
+    async def block(self, number: int, *, brief: bool) -> bytes:
+        """Return `describe_block` and its `hash`. Raises: NotFound."""
+
+        def job(view: View) -> Any:
+            hashed, data = view.block(number)
+            return {"hash": hashed.hex(), **describe_block(data, brief=brief)}
+
+        return await self._json(job)
+
+    async def transaction(self, tx_id: str) -> bytes:
+        """Return `describe` of a transaction, its `block` and `conflict`.
+
+        `tx_id` may be the beginning of an id.
+
+        Raises: NotFound. InvalidInput: several ids begin like this.
+        """
+        if not tx_id or not tx_id.isascii() or not tx_id.isalnum():
+            raise InvalidInput(
+                f"transaction {tx_id!r}: expected its id, or the first digits of it"
+            )
+
+        def job(view: View) -> Any:
+            _, place = view.find(tx_id.lower())
+            block = common_pb2.Block.FromString(view.block(place.block)[1])
+            envelope = block.data.data[place.index]
+            found = describe(envelope, place.code, place.index)
+            conflict = self._conflict(view, envelope, place)
+            return {"block": place.block, **found, "conflict": conflict}
+
+        return await self._json(job)
+
+    # ---- conflicts
+
+    async def conflict(
+        self, envelope: bytes, place: TxLocation
+    ) -> dict[str, Any] | None:
+        """Return why a transaction was refused for what it had read; None = not so.
+
+        Has `namespace`, `key`, `range` ([start, end] or None), `read` and `found`: the
+        versions [block, position], None = absent; `known`: whether `read` is recorded;
+        `writer`: the id of the transaction that changed the key.
+        """
+        if place.code not in _CONFLICTS:
+            return None
+        return await self._reader.run(
+            lambda view: self._conflict(view, envelope, place)
+        )
+
+    def _conflict(
+        self, view: View, envelope: bytes, place: TxLocation
+    ) -> dict[str, Any] | None:
+        if place.code not in _CONFLICTS:
+            return None
+        tx = parse_transaction(envelope, self._ledger.channel)
+        for space in (one for one in tx.spaces if not one.collection):
+            found = next(_stale(view, space, (place.block, place.index)), None)
+            if found is not None:
+                return found
+        return None
+
+    # ---- events
+
+    async def events(
+        self, name: str, first: int | None, *, follow: bool, over: Callable[[], bool]
+    ) -> AsyncGenerator[list[dict[str, Any]], None]:
+        """Yield the chaincode events of each block that has some, block by block.
+
+        Args:
+            name: only events of this chaincode; "" = of all.
+            first: number of the first block; None = the next one.
+            follow: wait for more blocks.
+            over: whether followers are to end.
+        """
+        number = self._ledger.height if first is None else first
+        while True:
+            while number < self._ledger.height:
+                read = partial(_events, number, name)
+                number += 1
+                if found := await self._reader.run(read):
+                    yield found
+            if not follow or over():
+                return
+            await asyncio.sleep(POLL_S)
+
+
+def _events(number: int, name: str, view: View) -> list[dict[str, Any]]:
+    found = events_of(view.block(number)[1])
+    return [one for one in found if not name or one["chaincode"] == name]
+
+
+def _stale(view: View, space: Space, below: Version) -> Iterator[dict[str, Any]]:
+    """Yield the reads of a space that had changed by the version `below`, in order."""
+    for key, read in space.reads:
+        last = view.last_change(space.ns, key, after(key), below)
+        if last is not None:
+            found = None if last.entry.is_delete else (last.block, last.tx)
+            # Also a key that was written and deleted in the block is a conflict.
+            if found != read or last.block == below[0]:
+                yield _told(space.ns, last, read, None, known=True)
+    for info in space.ranges:
+        # The range differs from what was read, so its newest change came after the read.
+        stop = info.end_key.encode()
+        if stop and not info.itr_exhausted:
+            stop = after(stop)
+        last = view.last_change(
+            space.ns, info.start_key.encode(), stop or ABOVE_ALL, below
+        )
+        if last is not None:
+            known = not info.HasField("reads_merkle_hashes")
+            reads = {
+                one.key.encode(): (one.version.block_num, one.version.tx_num)
+                for one in info.raw_reads.kv_reads
+            }
+            bounds = [info.start_key, info.end_key]
+            yield _told(space.ns, last, reads.get(last.key), bounds, known=known)
+
+
+def _told(
+    ns: str,
+    last: Change,
+    read: Version | None,
+    bounds: list[str] | None,
+    *,
+    known: bool,
+) -> dict[str, Any]:
+    return {
+        "namespace": ns,
+        "key": last.key.decode(),
+        "range": bounds,
+        "read": read and list(read),
+        "known": known,
+        "found": None if last.entry.is_delete else [last.block, last.tx],
+        "writer": last.entry.tx_id,
+        "writer_version": [last.block, last.tx],
+    }
+
+
+def _outline(number: int, data: bytes) -> dict[str, Any]:
+    block = common_pb2.Block.FromString(data)
+    entries = block.data.data
+    filter_ = block.metadata.metadata[common_pb2.TRANSACTIONS_FILTER]
+    # Parsed for no channel, only headers are read.
+    first = parse_transaction(entries[0], ChannelId("")) if entries else None
+    return {
+        "number": number,
+        "size": len(data),
+        "transactions": len(entries),
+        "valid": filter_.count(codes.VALID),
+        "time": first and iso(first.timestamp),
+    }
+
+
+def _row(row: Entry, cut: int) -> dict[str, Any]:
+    return {
+        "key": row.key.decode(),
+        "version": [row.block, row.tx],
+        "size": len(row.value),
+        "value": encode(row.value[:cut]),
+    }
+
+
+def _wrote(change: Change) -> dict[str, Any]:
+    return {"tx_id": change.entry.tx_id, "time": iso(change.entry.timestamp)}
+
+
+def _change(change: Change) -> dict[str, Any]:
+    return {
+        "version": [change.block, change.tx],
+        **_wrote(change),
+        "is_delete": change.entry.is_delete,
+        "size": len(change.entry.value),
+        "value": encode(change.entry.value),
+    }
+
+
+def _absent(view: View, name: str, key: str) -> NotFound:
+    last = next(view.history(name, _bytes(key), END_OF_HISTORY), None)
+    if last is None:
+        hint = f"list the keys: chaindock state ls {name}"
+        return NotFound(f"{name!r} has no key {key!r}", hint=hint, key=key)
+    return NotFound(
+        f"key {key!r} of {name!r} was deleted by transaction {last.entry.tx_id[:12]} in "
+        f"block {last.block}",
+        hint=f"see its former values: chaindock state history {name} KEY",
+        key=key,
+        tx_id=last.entry.tx_id,
+    )
+
+
+def _require(name: str | None, limit: int = 1) -> None:
+    if name is not None and name != NAMESPACE:
+        require_chaincode_name(name)
+    if not 1 <= limit <= MOST:
+        raise InvalidInput(f"limit {limit}: expected 1 to {MOST}")
+
+
+def _bytes(key: str) -> bytes:
+    try:
+        return key.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"key {key!r}: expected valid Unicode") from error
+
+
+def _stop(prefix: bytes) -> bytes:
+    """Return the end of the range of keys that begin with `prefix`."""
+    # No byte of UTF-8 is 0xff, so the last one can be raised.
+    return prefix[:-1] + bytes([prefix[-1] + 1]) if prefix else ABOVE_ALL

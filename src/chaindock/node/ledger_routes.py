@@ -1,0 +1,129 @@
+"""The part of the admin API that looks into the ledger.
+
+Lists come in pages: an answer's `next` is what the next request asks for, null at the
+end. The rows are described in explorer.py.
+
+    GET    /state                       → {"namespaces": [{name, keys, more}]}
+    GET    /state/NAME?prefix=&start=&limit=&cut=       → {"height", "rows", "next"}
+    GET    /state/NAME/value?key=       → {key, version, size, value, tx_id, time}
+    GET    /state/NAME/history?key=&before=BLOCK,TX&limit=   → {"rows", "next"}
+    GET    /blocks                      → {"height"}
+    GET    /blocks?below=&limit=        → {"height", "blocks", "next"}
+    GET    /blocks/NUMBER?brief=1       → described.describe_block
+    GET    /transactions/ID             → described.describe, {block, conflict}
+    GET    /events?from=&name=&follow=1
+           (stream) {"event": "chaincode-event", block, position, tx_id, chaincode,
+                     name, payload: base64}
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from chaindock.errors import InvalidInput
+from chaindock.ledger.snapshots import END_OF_HISTORY
+from chaindock.operations.serving import reply
+from chaindock.operations.stream import stream_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from chaindock.node.explorer import Explorer
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_MOST_DIGITS = 18
+_ROWS = 100
+
+
+class LedgerRoutes:
+    """Handlers of these routes; `over` says whether followers are to end."""
+
+    def __init__(self, explorer: Explorer, over: Callable[[], bool]) -> None:
+        self._explorer, self._over = explorer, over
+
+    def routes(self) -> Iterator[tuple[str, Handler]]:
+        """Yield each path that is read, and its handler."""
+        yield "/state", self._names
+        yield "/state/{name}", self._page
+        yield "/state/{name}/value", self._value
+        yield "/state/{name}/history", self._history
+        yield "/blocks", self._blocks
+        yield "/blocks/{number}", self._block
+        yield "/transactions/{id}", self._transaction
+        yield "/events", self._events
+
+    async def _names(self, _request: web.Request) -> web.Response:
+        return _answer(await self._explorer.names())
+
+    async def _page(self, request: web.Request) -> web.Response:
+        name, asked = request.match_info["name"], request.query
+        prefix, start = asked.get("prefix", ""), asked.get("start", "")
+        limit, cut = _number(request, "limit", _ROWS), _number(request, "cut", 1 << 60)
+        return _answer(await self._explorer.page(name, prefix, start, limit, cut))
+
+    async def _value(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        return _answer(await self._explorer.value(name, _key(request)))
+
+    async def _history(self, request: web.Request) -> web.Response:
+        before = END_OF_HISTORY
+        if text := request.query.get("before"):
+            block, _, tx = text.partition(",")
+            before = _digits("before", block), _digits("before", tx)
+        found = await self._explorer.history(
+            request.match_info["name"],
+            _key(request),
+            before,
+            _number(request, "limit", _ROWS),
+        )
+        return _answer(found)
+
+    async def _blocks(self, request: web.Request) -> web.Response:
+        if "limit" not in request.query:
+            return reply({"height": self._explorer.height})
+        below = request.query.get("below")
+        number = None if below is None else _digits("below", below)
+        limit = _number(request, "limit", 0)
+        return _answer(await self._explorer.blocks(number, limit))
+
+    async def _block(self, request: web.Request) -> web.Response:
+        number = _digits("block", request.match_info["number"])
+        brief = bool(_number(request, "brief", 0))
+        return _answer(await self._explorer.block(number, brief=brief))
+
+    async def _transaction(self, request: web.Request) -> web.Response:
+        return _answer(await self._explorer.transaction(request.match_info["id"]))
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        first = request.query.get("from")
+        batches = self._explorer.events(
+            request.query.get("name", ""),
+            None if first is None else _digits("from", first),
+            follow=bool(_number(request, "follow", 0)),
+            over=self._over,
+        )
+        return await stream_lines(request, batches, "chaincode-event")
+
+
+def _answer(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type="application/json")
+
+
+def _key(request: web.Request) -> str:
+    key = request.query.get("key", "")
+    if not key:
+        raise InvalidInput("the key is missing: expected ?key=KEY")
+    return key
+
+
+def _number(request: web.Request, name: str, default: int) -> int:
+    text = request.query.get(name)
+    return default if text is None else _digits(name, text)
+
+
+def _digits(what: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS:
+        raise InvalidInput(f"{what} {text!r}: expected a number")
+    return int(text)

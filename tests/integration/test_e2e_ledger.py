@@ -1,0 +1,80 @@
+"""A real contract's state, blocks, conflicts and events, seen through the commands."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.nodes.node import EXAMPLES, FIXTURES, PROCESS, Node, started
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.nodejs,
+    pytest.mark.network,
+    pytest.mark.timeout(600),
+]
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    with started(PROCESS, tmp_path_factory.mktemp("node")) as node:
+        node.deploy(EXAMPLES / "node", "coldchain")
+        node.deploy(FIXTURES / "foreign" / "node-shim", "notes")
+        yield node
+
+
+def test_composite_keys_of_a_shim_are_found_by_their_parts(node: Node):
+    node.invoke("coldchain", "register", "P1", "2", "8")
+    node.invoke("coldchain", "record", "P1", "5")
+    listed = node.ask("state", "ls", "coldchain", "--composite", "reading", "P1")
+    (row,) = listed["rows"]
+    assert row["composite"][:2] == ["reading", "P1"]
+    words = ["--composite", *row["composite"]]
+    value = node.cli("state", "get", "coldchain", *words).out
+    assert value == base64.b64decode(row["value"])
+    assert json.loads(value)["celsius"] == 5
+
+
+def test_a_transaction_is_told_as_it_was_asked_and_endorsed(node: Node):
+    done = node.invoke("notes", "put", "n1", "hello")
+    shown = node.ask("tx", "show", done["tx_id"][:16])
+    assert (shown["function"], shown["block"]) == ("put", done["block"])
+    assert [base64.b64decode(arg) for arg in shown["args"]] == [b"n1", b"hello"]
+    assert shown["creator"]["mspid"] == "Org1MSP"
+    assert "CN=User1" in shown["creator"]["subject"]
+    assert "peer" in shown["endorsers"][0]["subject"]
+    text = node.cli("tx", "show", done["tx_id"]).out.decode()
+    assert "notes  n1  hello" in text
+    brief = node.cli("block", "show", str(done["block"])).out.decode()
+    assert done["tx_id"][:12] in brief
+
+
+def test_a_conflict_names_the_key_and_the_transaction_that_won(node: Node):
+    calls = [["register", "P2", "2", "8"]] * 20
+    answers = node.call_all("invoke", "coldchain", calls)
+    (winner,) = [one for one in answers if one.get("code") == 0]
+    losers = [one for one in answers if one.get("code") == 11]
+    assert losers
+    for one in losers:
+        conflict = one["conflict"]
+        assert conflict["namespace"] == "coldchain"
+        assert conflict["writer"] == winner["tx_id"]
+        assert (conflict["read"], conflict["found"][0]) == (None, winner["block"])
+
+
+def test_events_arrive_as_they_commit(node: Node):
+    node.invoke("notes", "put", "n2", "news")
+    height = node.ask("status")["height"]
+    with node.spawn("events", "notes", "-f", "--from", str(height), "--json") as reader:
+        done = node.invoke("notes", "announce", "n2")
+        assert reader.stdout is not None
+        event = json.loads(reader.stdout.readline())
+        reader.terminate()
+    assert event["tx_id"] == done["tx_id"]
+    assert (event["name"], event["result"]) == ("NoteAnnounced", "news")
