@@ -1,0 +1,1 @@
+"""Rich queries: CouchDB's Mango over the JSON documents of a namespace."""

@@ -1,0 +1,301 @@
+"""The conditions that a selector is made of, each with the values that meet it.
+
+A condition on a missing field is false, except `$exists: false`.
+Source: docs/fabric/rich-queries.md#selectors
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from typing_extensions import override
+
+from chaindock.errors import InvalidInput
+from chaindock.ledger.mango.order import sort_key
+from chaindock.ledger.mango.values import BAD_PATH, NOT_FOUND
+from chaindock.ledger.mango.values import field as field_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_VISITS: Final = 1_000_000
+"""Elements that a query looks at in the arrays of one document; more end the query."""
+MAX_REGEX_WORK: Final = 20_000_000
+"""Instructions of a pattern times bytes of a text; more end the query. Takes 0.3 s."""
+COMPARE: Final[dict[str, Callable[[bytes, bytes], bool]]] = {
+    "$lt": bytes.__lt__,
+    "$lte": bytes.__le__,
+    "$eq": bytes.__eq__,
+    "$ne": bytes.__ne__,
+    "$gte": bytes.__ge__,
+    "$gt": bytes.__gt__,
+}
+
+
+class Node(ABC):
+    """A condition on a value."""
+
+    @abstractmethod
+    def matches(self, value: Any) -> bool:
+        """Return whether `value` meets the condition."""
+
+
+class NeverMatches(Exception):
+    """CouchDB cannot evaluate this below `$elemMatch`; there it counts as false."""
+
+
+@dataclass(frozen=True)
+class And(Node):
+    """All of `parts`; true without any."""
+
+    parts: tuple[Node, ...]
+
+    @override
+    def matches(self, value: Any) -> bool:
+        return all(part.matches(value) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Or(Node):
+    """One of `parts`; true without any, too."""
+
+    parts: tuple[Node, ...]
+
+    @override
+    def matches(self, value: Any) -> bool:
+        return not self.parts or any(part.matches(value) for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Nor(Node):
+    """None of `parts`; only below `$elemMatch` and the like it stays in the tree."""
+
+    parts: tuple[Node, ...]
+
+    @override
+    def matches(self, value: Any) -> bool:
+        raise NeverMatches
+
+
+@dataclass(frozen=True)
+class Not(Node):
+    """The opposite of `part`."""
+
+    part: Node
+
+    @override
+    def matches(self, value: Any) -> bool:
+        return not self.part.matches(value)
+
+
+@dataclass(frozen=True)
+class Field(Node):
+    """`condition` on the field that `name` leads to; "" = on the value itself."""
+
+    name: str
+    path: tuple[str, ...]
+    condition: Node
+
+    @override
+    def matches(self, value: Any) -> bool:
+        found = field_of(value, self.path)
+        if found is NOT_FOUND:
+            return isinstance(self.condition, Exists) and not self.condition.wanted
+        return found is not BAD_PATH and self.condition.matches(found)
+
+
+@dataclass(frozen=True)
+class Compare(Node):
+    """A comparison in the order of all JSON values.
+
+    `raw`: the field is `_id`, a text, which is compared bytewise.
+    """
+
+    operator: str
+    argument: Any
+    raw: bool = False
+    key: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", _key(self.argument, raw=self.raw))
+
+    @override
+    def matches(self, value: Any) -> bool:
+        return COMPARE[self.operator](_key(value, raw=self.raw), self.key)
+
+
+def _key(value: Any, *, raw: bool) -> bytes:
+    if not raw:
+        return sort_key(value)
+    # Erlang's own order, in which text is greater than all other JSON.
+    return b"\1" + value.encode() if isinstance(value, str) else b"\0" + sort_key(value)
+
+
+@dataclass(frozen=True)
+class In(Node):
+    """`$in` or `$nin`: the value, or an element of it, is equal to an argument."""
+
+    operator: str
+    arguments: tuple[Any, ...]
+    raw: bool = False
+    keys: frozenset[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        keys = frozenset(_key(value, raw=self.raw) for value in self.arguments)
+        object.__setattr__(self, "keys", keys)
+
+    @override
+    def matches(self, value: Any) -> bool:
+        values = value if isinstance(value, list) else [value]
+        found = any(_key(each, raw=self.raw) in self.keys for each in values)
+        return found is (self.operator == "$in")
+
+
+@dataclass(frozen=True)
+class Exists(Node):
+    """`$exists`; a missing field is decided by `Field`."""
+
+    wanted: bool
+
+    @override
+    def matches(self, value: Any) -> bool:
+        return self.wanted
+
+
+@dataclass(frozen=True)
+class Type(Node):
+    """`$type`."""
+
+    name: str
+
+    @override
+    def matches(self, value: Any) -> bool:
+        return type_of(value) == self.name
+
+
+def type_of(value: Any) -> str:
+    """Return the name of a JSON type."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    names = {str: "string", int: "number", float: "number", list: "array"}
+    return names.get(type(value), "object")
+
+
+@dataclass(frozen=True)
+class Mod(Node):
+    """`$mod`: of integers, the remainder has the sign of the value."""
+
+    divisor: int
+    remainder: int
+
+    @override
+    def matches(self, value: Any) -> bool:
+        if not is_integer(value):
+            return False
+        rest = abs(value) % abs(self.divisor)
+        return bool((-rest if value < 0 else rest) == self.remainder)
+
+
+def is_integer(value: Any) -> bool:
+    """Return whether a JSON value is a number without fraction and exponent."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Regex(Node):
+    """`$regex`, searched in the UTF-8 bytes of a text."""
+
+    pattern: str
+    search: Any
+    size: int
+
+    @override
+    def matches(self, value: Any) -> bool:
+        if not isinstance(value, str):
+            return False
+        raw = value.encode(errors="surrogatepass")
+        if len(raw) * self.size > MAX_REGEX_WORK:
+            raise InvalidInput(
+                f"$regex: a pattern of {self.size} instructions over a text of "
+                f"{len(raw)} bytes takes too long",
+                hint="use a shorter pattern",
+            )
+        return bool(self.search(raw))
+
+
+@dataclass(frozen=True)
+class BeginsWith(Node):
+    """`$beginsWith`."""
+
+    prefix: str
+
+    @override
+    def matches(self, value: Any) -> bool:
+        return isinstance(value, str) and value.startswith(self.prefix)
+
+
+@dataclass(frozen=True)
+class All(Node):
+    """`$all`: an array has each argument, in value and type (1 is not 1.0)."""
+
+    arguments: tuple[Any, ...]
+
+    @override
+    def matches(self, value: Any) -> bool:
+        if not isinstance(value, list) or not self.arguments:
+            return False
+        wanted = {_exactly(each) for each in self.arguments}
+        if wanted <= {_exactly(each) for each in value}:
+            return True
+        only = self.arguments[0]
+        return (
+            len(self.arguments) == 1
+            and isinstance(only, list)
+            and sort_key(only) == sort_key(value)
+        )
+
+
+def _exactly(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Size(Node):
+    """`$size` of an array."""
+
+    size: int
+
+    @override
+    def matches(self, value: Any) -> bool:
+        return isinstance(value, list) and len(value) == self.size
+
+
+@dataclass(frozen=True)
+class Elements(Node):
+    """`$elemMatch`, `$allMatch` (of arrays) or `$keyMapMatch` (of an object's names)."""
+
+    operator: str
+    part: Node
+    visits: list[int]
+
+    @override
+    def matches(self, value: Any) -> bool:
+        if not isinstance(value, dict if self.operator == "$keyMapMatch" else list):
+            return False
+        self.visits[0] += len(value)
+        if self.visits[0] > MAX_VISITS:
+            raise InvalidInput(
+                f"{self.operator}: more than {MAX_VISITS} elements in one document",
+                hint="use fewer conditions on elements",
+            )
+        try:
+            if self.operator == "$allMatch":
+                return bool(value) and all(map(self.part.matches, value))
+            return any(map(self.part.matches, value))
+        except NeverMatches:
+            return False

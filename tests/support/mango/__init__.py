@@ -1,0 +1,1 @@
+"""A model of selectors, and documents and selectors made at random."""

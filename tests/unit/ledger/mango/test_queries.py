@@ -1,0 +1,216 @@
+"""What whole queries find, in which order, by which index."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chaindock.errors import InvalidInput
+from chaindock.ledger.mango.documents import indexes_of, store_documents
+from support.mango import evaluator
+from support.mango.documents import NS, Documents
+from support.mango.strategies import DOCUMENTS, KEYS, SELECTORS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# --- against the model ----------------------------------------------------------------
+
+SORTS = st.sampled_from([(), ("a",), ("b",), ("a", "b"), ("b.c", "a"), ("_id",)])
+INDEXES = st.lists(
+    st.sampled_from(
+        [("a",), ("b",), ("a", "b"), ("b", "a"), ("b.c", "a"), ("a", "_id")]
+    ),
+    unique=True,
+    max_size=3,
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    st.dictionaries(KEYS, DOCUMENTS, max_size=8),
+    SELECTORS
+    | st.just({})
+    | st.fixed_dictionaries({"a": st.fixed_dictionaries({"$gte": st.none()})}),
+    SORTS,
+    st.booleans(),
+    INDEXES,
+    st.integers(1, 4),
+)
+def test_a_query_finds_what_the_model_finds(
+    stored, selector, sort, down, indexes, size
+):
+    query = {
+        "selector": selector,
+        "sort": [{f: "desc" if down else "asc"} for f in sort],
+    }
+    found = {
+        key: {**document, "_id": key}
+        for key, document in stored.items()
+        if not selector or evaluator.holds(selector, {**document, "_id": key})
+    }
+    sorting = [name for name in sort if name != "_id"]
+    expected = {
+        key
+        for key, document in found.items()
+        if all(evaluator.is_there(document, name) for name in sorting)
+    }
+    with closing(Documents(stored)) as documents:
+        for fields in indexes:
+            documents.index(*fields)
+        whole = documents.keys(query, strict=False)
+        assert set(whole) == expected
+        assert len(whole) == len(expected)
+        if sort:
+            places = [
+                [*(evaluator.KEY(evaluator.look_up(found[key], n)) for n in sorting)]
+                for key in whole
+            ]
+            assert places == sorted(places, reverse=down)
+        elif not documents.index_for(query, strict=False):
+            assert whole == sorted(whole)
+        pages, bookmark = [], ""
+        while page := documents.page(query, bookmark, size, strict=False):
+            keys, bookmark = page
+            pages += keys
+            if not keys:
+                break
+        assert pages == whole
+
+
+# --- order and indexes ----------------------------------------------------------------
+
+
+def explained(documents: Documents, query: Mapping[str, object]) -> str:
+    statements: list[str] = []
+    documents.db.set_trace_callback(statements.append)
+    documents.page(query, size=1)
+    documents.db.set_trace_callback(None)
+    [sql] = [each for each in statements if "SELECT key, json" in each]
+    return " ".join(row[3] for row in documents.db.execute(f"EXPLAIN QUERY PLAN {sql}"))
+
+
+def test_an_index_finds_and_sorts_without_a_temporary_table(colours):
+    colours.index("colour", "size")
+    query = {
+        "selector": {"colour": "red", "size": {"$gte": 2, "$lt": 4}},
+        "sort": ["colour", "size"],
+    }
+    assert explained(colours, query) == (
+        "SEARCH documents USING INDEX mango_1 (<expr>=? AND <expr>>? AND <expr><?)"
+    )
+    assert colours.keys(query) == ["k12", "k27", "k18", "k3"]
+    down = {**query, "sort": [{"colour": "desc"}, {"size": "desc"}]}
+    assert colours.keys(down) == ["k3", "k18", "k27", "k12"]
+    assert "TEMP" not in explained(colours, down)
+    assert colours.index_for(query) == "colour-size"
+
+
+def test_a_page_begins_by_search_behind_the_bookmark(colours):
+    colours.index("size")
+    query = {"selector": {"size": {"$gt": None}}, "sort": ["size"]}
+    _, bookmark = colours.page(query, size=3)
+    assert "<expr>>?" in explained(colours, {**query, "bookmark": bookmark})
+    assert "TEMP" not in explained(colours, {**query, "bookmark": bookmark})
+
+
+def test_without_an_index_documents_come_in_the_order_of_keys(colours):
+    query = {"selector": {"colour": "red"}}
+    assert colours.keys(query) == sorted(f"k{n}" for n in range(0, 30, 3))
+    assert "SEARCH documents USING INDEX sqlite_autoindex_documents_1 (ns=?)" in (
+        explained(colours, query)
+    )
+
+
+def test_an_index_decides_the_order_also_without_sort(colours):
+    colours.index("size")
+    found = colours.keys({"selector": {"size": {"$gte": 0}, "colour": "red"}})
+    assert found == ["k0", "k15", "k21", "k6", "k12", "k27", "k18", "k3", "k24", "k9"]
+
+
+def test_a_sort_without_an_index_is_refused_unless_that_is_allowed(colours):
+    query = {"selector": {"colour": {"$gt": None}}, "sort": ["colour"]}
+    with pytest.raises(InvalidInput) as error:
+        colours.keys(query)
+    assert error.value.message == (
+        "error handling CouchDB request. Error:no_usable_index,  Status Code:400,  "
+        "Reason:No index exists for this sort, try indexing by the sort fields."
+    )
+    assert colours.keys(query, strict=False)[:2] == ["k1", "k10"]
+
+
+@pytest.mark.parametrize(
+    ("selector", "sort", "usable"),
+    [
+        ({"a": 1}, [], False),
+        ({"a": 1, "b": 2}, [], True),
+        ({"a": 1, "b": {"$exists": False}}, [], False),
+        ({"a": 1, "b": {"$exists": True}}, [], True),
+        ({"a": 1}, ["b"], True),
+        ({"a": {"$gt": 1}}, ["b"], False),
+        ({}, ["a", "b"], True),
+        ({}, ["a"], False),
+        ({"b": 1}, ["a"], True),
+        ({"$or": [{"a": 1, "b": 1}, {"a": 2, "b": 2}]}, [], True),
+        ({"$or": [{"a": 1}, {"a": 2, "b": 2}]}, [], False),
+    ],
+)
+def test_an_index_is_usable_when_all_its_columns_are_needed(selector, sort, usable):
+    with closing(Documents({})) as documents:
+        documents.index("a", "b")
+        query = {"selector": selector, "sort": sort}
+        assert bool(documents.index_for(query, strict=False)) == usable
+
+
+def test_the_index_with_most_bound_columns_is_chosen():
+    with closing(Documents({})) as documents:
+        for fields in (("a",), ("a", "b"), ("b",), ("a", "c")):
+            documents.index(*fields)
+        for selector, name in (
+            ({"a": 1, "b": 1}, "a-b"),
+            ({"a": 1}, "a"),
+            ({"a": 1, "b": {"$ne": 2}}, "a"),
+        ):
+            assert documents.index_for({"selector": selector}) == name
+        both = {"a": 1, "b": 1}
+        named = {"selector": both, "use_index": ["_design/db", "b"]}
+        assert documents.index_for(named) == "b"
+        unusable = {"selector": {"a": 1}, "use_index": "db"}
+        assert documents.index_for(unusable) == "a"
+
+
+def test_a_partial_index_serves_only_when_named(colours):
+    colours.index("size", name="big", partial={"n": {"$gte": 20}})
+    query = {"selector": {"size": 4}}
+    assert colours.index_for(query) == ""
+    named = {**query, "use_index": "dbig"}
+    assert colours.index_for(named) == "big"
+    assert colours.keys(named) == ["k24", "k29"]
+    assert "USING INDEX mango_1" in explained(colours, named)
+
+
+def test_an_index_follows_writes(colours):
+    colours.index("size")
+    query = {"selector": {"size": 77}}
+    colours.put({"new": {"size": 77}})
+    assert colours.keys(query) == ["new"]
+    store_documents(colours.db, NS, [(b"new", None)])
+    assert colours.keys(query) == []
+    colours.put({"k1": b"text now"})
+    assert "k1" not in colours.keys({"selector": {"size": {"$gte": 0}}})
+
+
+def test_an_index_is_replaced_by_one_of_its_name(colours):
+    colours.index("size", name="x")
+    colours.index("n", name="x")
+    colours.index("n", name="x")
+    [index] = indexes_of(colours.db, NS)
+    assert index.columns == ("n",)
+    [(count,)] = colours.db.execute(
+        "SELECT count(*) FROM sqlite_master WHERE name LIKE 'mango%'"
+    )
+    assert count == 1

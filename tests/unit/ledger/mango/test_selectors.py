@@ -1,0 +1,195 @@
+"""What matches a selector, against the model; and what is refused."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chaindock.errors import InvalidInput
+from chaindock.ledger.mango.order import sort_key
+from chaindock.ledger.mango.query import parse_query
+from chaindock.ledger.mango.selector import parse_selector
+from support.mango import evaluator
+from support.mango.strategies import DOCUMENTS, SELECTORS, TEXTS, VALUES
+
+
+@settings(max_examples=500, deadline=None)
+@given(DOCUMENTS, SELECTORS, st.sampled_from(["plain", "$not", "$nor", "$or"]))
+def test_matches_as_the_model(document, selector, wrapped):
+    if wrapped == "$not":
+        selector = {"$not": selector}
+    elif wrapped != "plain":
+        selector = {wrapped: [selector, {"a": 1}]}
+    document = {**document, "_id": "k"}
+    expected = evaluator.holds(selector, document)
+    assert parse_selector(selector).matches(document) == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(VALUES, VALUES)
+def test_sort_keys_are_in_the_order_of_the_values(left, right):
+    found = (sort_key(left) > sort_key(right)) - (sort_key(left) < sort_key(right))
+    assert found == evaluator.compare(left, right)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text(max_size=6) | TEXTS, max_size=3).map(sorted))
+def test_text_of_any_kind_is_in_the_order_of_the_collation(texts):
+    for left in texts:
+        for right in texts:
+            found = (sort_key(left) > sort_key(right)) - (
+                sort_key(left) < sort_key(right)
+            )
+            assert found == evaluator.compare(left, right), (left, right)
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [(2**53, 2**53 + 1), (10**400, 10**401), (-(10**400), -5), (1, 1.5), (-0.0, 0)],
+)
+def test_large_integers_are_in_order(left, right):
+    if max(left, right) < 10**300:
+        assert (sort_key(left) < sort_key(right)) == (left < right)
+    assert sort_key(left) <= sort_key(right)
+
+
+def test_strings_are_in_the_order_of_couchdb():
+    words = ["`", "^", "_", "-", ",", "a", "A", "aa", "á", "Aa", "b", "B", "ba", "z"]
+    found = sorted(words, key=sort_key)
+    assert found == [
+        "_",
+        "-",
+        ",",
+        "`",
+        "^",
+        "a",
+        "A",
+        "á",
+        "aa",
+        "Aa",
+        "b",
+        "B",
+        "ba",
+        "z",
+    ]
+
+
+def test_long_strings_end_in_bytes():
+    base = "é" * 5000
+    texts = [base + end for end in ("", "\0", "\1", "a", "b")]
+    assert sorted(texts, key=sort_key) == texts
+    assert len({sort_key(text) for text in texts}) == 5
+
+
+@pytest.mark.parametrize(
+    ("selector", "document", "expected"),
+    [
+        ({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}, True),
+        ({"a": {"$eq": {"b": 1}}}, {"a": {"b": 1, "c": 2}}, False),
+        ({"a": {"$eq": {"b": 1}}}, {"a": {"b": 1.0}}, True),
+        ({"a\\.b": 1}, {"a.b": 1}, True),
+        ({"\\$x": 1}, {"$x": 1}, True),
+        ({"tags.0": "x"}, {"tags": ["x"]}, True),
+        ({"tags.-0": "x"}, {"tags": ["x"]}, True),
+        ({"a": {"$ne": 1}}, {}, False),
+        ({"a": {"$not": {"$eq": 1}}}, {}, False),
+        ({"$not": {"a": 1}}, {}, False),
+        ({"a": {"$exists": False}}, {}, True),
+        ({"a.b": {"$exists": False}}, {"a": 5}, False),
+        ({"a": {"$gt": None}}, {"a": False}, True),
+        ({"a": {"$gt": None}}, {"a": None}, False),
+        ({"a": {"$mod": [4, -1]}}, {"a": -5}, True),
+        ({"a": {"$mod": [4, 3]}}, {"a": -5}, False),
+        ({"a": {"$all": [1]}}, {"a": [1.5, 1]}, True),
+        ({"a": {"$all": [1.0]}}, {"a": [1]}, False),
+        ({"a": {"$all": [[1, 2]]}}, {"a": [1, 2]}, True),
+        ({"a": {"$in": [[1, 2]]}}, {"a": [1, 2]}, False),
+        ({"a": {"$in": [1.0]}}, {"a": [5, 1]}, True),
+        ({"a": {"$keyMapMatch": {"$eq": "k"}}}, {"a": {"k": 1}}, True),
+        ({"a": {"$elemMatch": {"$nor": [{"$eq": 1}]}}}, {"a": [2]}, False),
+        ({"a": {"$elemMatch": {"$not": {"b": 1}}}}, {"a": [{}]}, True),
+        ({"a": {"$regex": "^é.$"}}, {"a": "é1"}, True),
+        ({"a": {"$or": []}}, {}, True),
+        ({"_id": {"$gt": "Z"}}, {"_id": "a"}, True),
+        ({"_id": {"$gt": "a"}}, {"_id": "Z"}, False),
+        ({"_id": {"$gt": [1]}}, {"_id": "Z"}, True),
+    ],
+)
+def test_single_rules(selector, document, expected):
+    document = {"_id": "k", **document}
+    assert parse_selector(selector).matches(document) is expected
+
+
+HEAD = "error handling CouchDB request. Error:"
+
+
+@pytest.mark.parametrize(
+    ("selector", "text"),
+    [
+        (5, "invalid_selector_json,  Status Code:400,  Reason:Selector must be a JSON object, not: 5"),
+        ({"$gt": 1}, "invalid_selector,  Status Code:400,  Reason:One or more conditions is missing a field name."),
+        ({"a": {"$foo": 1}}, "invalid_operator,  Status Code:400,  Reason:Invalid operator: $foo"),
+        ({"a": {"$in": "abc"}}, "bad_arg,  Status Code:400,  Reason:Bad argument for operator $in: <<97,98,99>>"),
+        ({"a": {"$exists": 1}}, "bad_arg,  Status Code:400,  Reason:Bad argument for operator $exists: 1"),
+        ({"a": {"$size": -1}}, "bad_arg,  Status Code:400,  Reason:Bad argument for operator $size: -1"),
+        ({"a": {"$size": True}}, "bad_arg,  Status Code:400,  Reason:Bad argument for operator $size: true"),
+        ({"a": {"$mod": [1.5, 0]}}, "bad_arg,  Status Code:400,  Reason:Bad argument for operator $mod: [1.5,0]"),
+        ({"a": {"$regex": "("}}, "bad_arg,  Status Code:400,  Reason:Bad argument for operator $regex: <<40>>"),
+        ({"$and": {"a": None}}, "bad_arg,  Status Code:400,  Reason:Bad argument for operator $and: {[{<<97>>,null}]}"),
+        ({"$not": [1]}, "bad_arg,  Status Code:400,  Reason:Bad argument for operator $not: [1]"),
+        ({"a": {"$where": "1"}}, "not_supported,  Status Code:400,  Reason:Unsupported operator: $where"),
+        ({"a..b": 1}, "invalid_field_name,  Status Code:400,  Reason:Invalid field name: a..b"),
+    ],
+)  # fmt: skip
+def test_errors_are_those_of_couchdb(selector, text):
+    with pytest.raises(InvalidInput) as error:
+        parse_selector(selector)
+    assert error.value.message == HEAD + text
+
+
+# --- hostile queries ------------------------------------------------------------------
+
+
+def test_a_selector_has_few_conditions():
+    with pytest.raises(InvalidInput, match="more than 1000 conditions"):
+        parse_selector({"$or": [{"a": n} for n in range(1001)]})
+
+
+@pytest.mark.parametrize("part", ['{"$not":', "[", '{"a":'])
+def test_a_deep_query_is_refused(part):
+    with pytest.raises(InvalidInput, match=r"levels|unexpected EOF|max depth"):
+        parse_query('{"selector":' + part * 30_000)
+    closing = {"[": "]"}.get(part, "}")
+    with pytest.raises(InvalidInput, match=r"levels|bad_arg"):
+        parse_query('{"selector":' + part * 100 + "1" + closing * 100 + "}")
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(a+)+$", "(a|aa)+$", "(x+x+)+y", "^(([a-z])+.)+$"]
+)
+def test_a_hostile_pattern_takes_linear_time(pattern):
+    selector = parse_selector({"a": {"$regex": pattern}})
+    began = time.perf_counter()
+    selector.matches({"a": "a" * 100_000 + "!"})
+    assert time.perf_counter() - began < 1
+
+
+def test_a_large_pattern_over_a_long_text_is_refused():
+    selector = parse_selector({"a": {"$regex": "[ab]*a[ab]{300}c"}})
+    with pytest.raises(InvalidInput, match="takes too long"):
+        selector.matches({"a": "ab" * 500_000})
+
+
+def test_conditions_on_elements_of_elements_are_bounded():
+    inner: dict[str, object] = {"$gt": 5}
+    for _ in range(8):
+        inner = {"$elemMatch": {"$or": [inner, inner]}} if _ else {"$elemMatch": inner}
+    value: object = list(range(5))
+    for _ in range(7):
+        value = [value] * 5
+    selector = parse_selector({"a": inner})
+    with pytest.raises(InvalidInput, match="elements in one document"):
+        selector.matches({"a": value})
