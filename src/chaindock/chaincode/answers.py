@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
 
     from chaindock.aio import Tasks
-    from chaindock.chaincode.invocation import Call
+    from chaindock.chaincode.invocation import Call, Nested
     from chaindock.chaincode.options import StreamOptions
     from chaindock.chaincode.outbox import Outbox
-    from chaindock.chaincode.requests import Nested, Serving
+    from chaindock.chaincode.requests import Serving
     from chaindock.ledger.budget import Budget
 
 MAX_BACKLOG = 64

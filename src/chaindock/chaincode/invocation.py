@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from fabric_protos.peer import chaincode_event_pb2, proposal_response_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
@@ -21,11 +21,12 @@ from chaindock.errors import (
     ChaincodeError,
     ChaindockError,
     InvalidInput,
+    NotFound,
     StreamTerminated,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Generator, Sequence
 
     from fabric_protos.peer import chaincode_pb2, proposal_pb2
 
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
     from chaindock.ledger.budget import Budget
     from chaindock.ledger.queries import Results
     from chaindock.ledger.simulator import Simulator
+
+    Nested = Callable[[], Awaitable[shim.ChaincodeMessage]]
+    """Makes a call of another chaincode, and returns the message that answers it."""
+    Steps = Generator[Nested | None, Any, bytes]
+    """Work that yields between two steps, and returns the payload of the reply; it gets the
+    outcome of each call that it yields."""
 
 Kind: Final = shim.ChaincodeMessage
 _FUNCTION_MAX: Final = 100
@@ -48,6 +55,27 @@ BATCH_RESULTS: Final = 100
 """Rows of one batch, as Fabric has it."""
 BATCH_BYTES: Final = 1024 * 1024
 """A batch ends at this size: some shims take messages of 4 MiB only."""
+
+
+SLICE: Final = 500
+"""Keys, records or rows of one request that are handled in one step."""
+STEP_BYTES: Final = 1024 * 1024
+"""Bytes that are read in one step; one value may be larger."""
+PANIC: Final = "panic during execution"
+"""What a Fabric peer says when it has met what it does not expect."""
+
+
+class CollectionRules(Protocol):
+    """Who may do what with the collections of a chaincode; answers are kept.
+
+    Implemented by lifecycle.collections.Collections.
+    """
+
+    def require(self, collection: str, *, write: bool) -> None:
+        """Raises: NotFound: no such collection. Denied: the client may not."""
+
+    def require_known(self, collection: str) -> None:
+        """Raises: NotFound: no such collection."""
 
 
 @dataclass(slots=True)
@@ -68,6 +96,7 @@ class Invocation:
         invoke: calls the chaincode of this name on this channel ("" = that of the
             caller), for the given call; returns the message that answers. Raises what
             the ERROR reply is to say.
+        collections: finds the collections of the chaincode, and records that.
     """
 
     channel_id: ChannelId
@@ -87,6 +116,25 @@ class Invocation:
         ]
         | None
     ) = None
+    collections: Callable[[], CollectionRules] | None = None
+    _rules: CollectionRules | None = None
+
+    def require(self, collection: str, *, write: bool = False) -> None:
+        """Refuse a collection that the client may not read, or write.
+
+        Raises: InvalidInput: in Init. NotFound, Denied: as `CollectionRules`.
+        """
+        self.rules().require(collection, write=write)
+
+    def rules(self) -> CollectionRules:
+        """Return the rules of the chaincode's collections. Raises: InvalidInput: in Init."""
+        if self.is_init:
+            raise InvalidInput("private data APIs are not allowed in chaincode Init()")
+        if self._rules is None:
+            if self.collections is None:
+                raise NotFound(f"chaincode {self.namespace} has no collections")
+            self._rules = self.collections()
+        return self._rules
 
     def refuse(self, why: str) -> None:
         """Keep the text of a refusal, the first few of them, each once."""

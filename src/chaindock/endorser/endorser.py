@@ -186,6 +186,7 @@ class Endorser:
             definitions=self.definitions,
             executor=self.executor,
             system=self.system,
+            mspids=(self.msp.mspid,),
         )
 
     def _sign(

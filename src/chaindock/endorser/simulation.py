@@ -8,16 +8,20 @@ Source: docs/fabric/ledger.md#proposal, docs/fabric/shim-protocol.md#other-chain
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from fabric_protos.peer import proposal_response_pb2
 from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
+from fabric_protos.peer.collection_pb2 import CollectionConfigPackage
 
 from chaindock.chaincode.invocation import Invocation, Outcome, outcome_of
 from chaindock.errors import ChaindockError, ExecuteFailed, InvalidInput, NotFound
+from chaindock.lifecycle.collections import Collections
+from chaindock.lifecycle.definitions import read_definition
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from fabric_protos.peer.chaincode_pb2 import ChaincodeInput
 
@@ -47,6 +51,7 @@ class Simulation:
         identity: who signed the proposal, and fulfils the channel's Writers policy.
         simulator: of the proposal's channel; its owner calls `done`.
         system: system chaincodes by name.
+        mspids: the organisations of the channel.
     """
 
     proposal: Proposal
@@ -55,6 +60,7 @@ class Simulation:
     definitions: Definitions
     executor: ChaincodeSupport
     system: Mapping[str, LifecycleContract]
+    mspids: Collection[str]
 
     async def run(self, timeout_s: float | None) -> tuple[Outcome, str]:
         """Return what the chaincode of the proposal said, and its version.
@@ -104,6 +110,18 @@ class Simulation:
             refusals=self.proposal.refusals,
             caller=caller,
             invoke=self._invoke,
+            collections=partial(self._collections, name),
+        )
+
+    def _collections(self, name: str) -> Collections:
+        """Return what the client may do with the collections of `name`."""
+        found = read_definition(self.simulator, name)
+        return Collections(
+            self.proposal.channel,
+            name,
+            CollectionConfigPackage() if found is None else found.collections,
+            self.mspids,
+            self.identity,
         )
 
     def _check_init(self, definition: Approval, *, is_init: bool) -> None:

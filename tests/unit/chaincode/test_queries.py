@@ -11,9 +11,8 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.chaincode import invocation as invocation_module
 from chaindock.chaincode.calls import Calls
-from chaindock.chaincode.invocation import BATCH_BYTES, Call
+from chaindock.chaincode.invocation import BATCH_BYTES, STEP_BYTES, Call
 from chaindock.chaincode.options import StreamOptions
-from chaindock.chaincode.requests import STEP_BYTES
 from chaindock.ledger.budget import Budget
 from support.doubles.memory_state import (
     MemorySimulator,

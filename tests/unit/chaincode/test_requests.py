@@ -161,29 +161,24 @@ async def test_a_batch_of_thousands(session: Session):
     await session.finish()
 
 
-NOT_YET = "is not yet supported by Chaindock"
-PRIVATE = f"private data (collection 'c') {NOT_YET}"
-METADATA = f"state metadata (key-level endorsement) {NOT_YET}"
-UNSUPPORTED: list[tuple[int, Any, str]] = [
-    (Kind.GET_STATE, shim.GetState(key="k", collection="c"), PRIVATE),
-    (Kind.PUT_STATE, shim.PutState(key="k", collection="c"), PRIVATE),
-    (Kind.DEL_STATE, shim.DelState(key="k", collection="c"), PRIVATE),
-    (
-        Kind.GET_STATE_MULTIPLE,
-        shim.GetStateMultiple(keys=["k"], collection="c"),
-        PRIVATE,
-    ),
-    (Kind.GET_STATE_BY_RANGE, shim.GetStateByRange(collection="c"), PRIVATE),
-    (Kind.GET_QUERY_RESULT, shim.GetQueryResult(query="{}", collection="c"), PRIVATE),
-    (Kind.GET_PRIVATE_DATA_HASH, shim.GetState(key="k", collection="c"), PRIVATE),
-    (Kind.PURGE_PRIVATE_DATA, shim.DelState(key="k", collection="c"), PRIVATE),
+PAGE = shim.QueryMetadata(pageSize=3).SerializeToString()
+PURGE = shim.WriteRecord.PURGE_PRIVATE_DATA
+REFUSED: list[tuple[int, Any, str]] = [
     (
         Kind.PURGE_PRIVATE_DATA,
         shim.DelState(key="k"),
         "only applicable for private data",
     ),
-    (Kind.GET_STATE_METADATA, shim.GetStateMetadata(key="k"), METADATA),
-    (Kind.PUT_STATE_METADATA, shim.PutStateMetadata(key="k"), METADATA),
+    (
+        Kind.WRITE_BATCH_STATE,
+        shim.WriteBatchState(rec=[record(PURGE, "k")]),
+        "only applicable for private data",
+    ),
+    (
+        Kind.PUT_STATE_METADATA,
+        shim.PutStateMetadata(key="k"),
+        "panic during execution",
+    ),
     (
         Kind.GET_QUERY_RESULT,
         shim.GetQueryResult(query="{}"),
@@ -191,28 +186,14 @@ UNSUPPORTED: list[tuple[int, Any, str]] = [
     ),
     (
         Kind.GET_QUERY_RESULT,
-        shim.GetQueryResult(
-            query="{}", metadata=shim.QueryMetadata(pageSize=3).SerializeToString()
-        ),
+        shim.GetQueryResult(query="{}", metadata=PAGE),
         "ExecuteQueryWithMetadata not supported for leveldb",
-    ),
-    (
-        Kind.WRITE_BATCH_STATE,
-        shim.WriteBatchState(rec=[record(shim.WriteRecord.PUT_STATE_METADATA, "k")]),
-        METADATA,
-    ),
-    (
-        Kind.WRITE_BATCH_STATE,
-        shim.WriteBatchState(
-            rec=[record(shim.WriteRecord.PURGE_PRIVATE_DATA, "k", collection="c")]
-        ),
-        PRIVATE,
     ),
 ]
 
 
-@pytest.mark.parametrize(("kind", "payload", "cause"), UNSUPPORTED)
-async def test_what_is_not_supported_says_so(
+@pytest.mark.parametrize(("kind", "payload", "cause"), REFUSED)
+async def test_what_is_refused(
     listening: StreamNode, kind: int, payload: Any, cause: str
 ):
     session = await Session(listening, await listening.ready()).start()
@@ -220,9 +201,29 @@ async def test_what_is_not_supported_says_so(
     await session.finish()
 
 
-@pytest.mark.parametrize(
-    ("kind", "payload"), [row[:2] for row in UNSUPPORTED if row[2] == PRIVATE]
-)
+ENTRY = shim.StateMetadata(metakey="VALIDATION_PARAMETER", value=b"v")
+PRIVATE: list[tuple[int, Any]] = [
+    (Kind.GET_STATE, shim.GetState(key="k", collection="c")),
+    (Kind.PUT_STATE, shim.PutState(key="k", collection="c")),
+    (Kind.DEL_STATE, shim.DelState(key="k", collection="c")),
+    (Kind.GET_STATE_MULTIPLE, shim.GetStateMultiple(keys=["k"], collection="c")),
+    (Kind.GET_STATE_BY_RANGE, shim.GetStateByRange(collection="c")),
+    (Kind.GET_QUERY_RESULT, shim.GetQueryResult(query="{}", collection="c")),
+    (Kind.GET_PRIVATE_DATA_HASH, shim.GetState(key="k", collection="c")),
+    (Kind.PURGE_PRIVATE_DATA, shim.DelState(key="k", collection="c")),
+    (Kind.GET_STATE_METADATA, shim.GetStateMetadata(key="k", collection="c")),
+    (
+        Kind.PUT_STATE_METADATA,
+        shim.PutStateMetadata(key="k", collection="c", metadata=ENTRY),
+    ),
+    (
+        Kind.WRITE_BATCH_STATE,
+        shim.WriteBatchState(rec=[record(PURGE, "k", collection="c")]),
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "payload"), PRIVATE)
 async def test_init_may_not_touch_private_data(
     listening: StreamNode, kind: int, payload: Any
 ):
@@ -295,13 +296,12 @@ async def test_long_work_ends_with_its_transaction():
 
 
 async def test_what_is_not_supported_is_kept_with_the_call(session: Session):
-    request = shim.GetState(key="k", collection="secret")
-    told = await session.error(Kind.GET_STATE, request)
-    await session.error(Kind.GET_STATE, request)
-    for number in range(20):
-        more = shim.GetState(key="k", collection=f"secret{number}")
-        await session.error(Kind.GET_STATE, more)
+    request = shim.GetQueryResult(query="{}")
+    told = await session.error(Kind.GET_QUERY_RESULT, request)
+    await session.error(Kind.GET_QUERY_RESULT, request)
     await session.error(Kind.GET_STATE, b"\xff")
+    for number in range(20):
+        session.invoked.refuse(f"too much: {number}")
     await session.finish()
     refusals = session.invoked.refusals
     assert refusals[0] == told

@@ -1,0 +1,137 @@
+"""Answer queries: ranges, pages, histories and rich queries, batch by batch.
+
+Source: docs/fabric/shim-protocol.md#queries
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from fabric_protos.peer import chaincode_shim_pb2 as shim
+from google.protobuf.message import DecodeError
+
+from chaindock.chaincode.invocation import SLICE, STEP_BYTES
+from chaindock.chaincode.wire import why_unreadable
+from chaindock.errors import InvalidInput, NotFound, Unsupported
+from chaindock.ledger.budget import Budget
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from chaindock.chaincode.invocation import Call, Query, Steps
+    from chaindock.chaincode.options import StreamOptions
+    from chaindock.ledger.queries import RangeResults
+
+
+def open_range(
+    call: Call, request: shim.GetStateByRange, options: StreamOptions
+) -> bytes | Steps:
+    """Open a query of keys; of a collection, no page but a bound of the results."""
+    paging = _paging_of(request.metadata)
+    invocation, collection = call.invocation, request.collection
+    simulator, ns = invocation.simulator, invocation.namespace
+    limit = options.total_query_limit
+    size = min(paging.pageSize, limit) if paging.pageSize > 0 else limit
+    if collection:
+        invocation.require(collection)
+        found = simulator.open_private_range(
+            ns, collection, request.startKey, request.endKey
+        )
+        return _batch(call, call.open_query(found, size))
+    bounds = (ns, request.startKey, request.endKey)
+    if not (paging.pageSize or paging.bookmark):
+        return _batch(call, call.open_query(simulator.open_range(*bounds), limit))
+    rows = simulator.open_range(*bounds, page_size=size, bookmark=paging.bookmark)
+    name = f"the page (ask for fewer than {size} rows)"
+    return _page(rows, size, Budget(options.max_message_bytes, name, call.budget))
+
+
+def _paging_of(metadata: bytes) -> shim.QueryMetadata:
+    try:
+        return shim.QueryMetadata.FromString(metadata)
+    except DecodeError:
+        raise InvalidInput(why_unreadable(metadata)) from None
+
+
+def _page(rows: RangeResults, size: int, budget: Budget) -> Steps:
+    """Return the one answer with all rows of a page."""
+    page: list[bytes] = []
+    try:
+        while True:
+            found = rows.take(min(SLICE, size - len(page)), STEP_BYTES)
+            budget.take(sum(map(len, found)))
+            page += found
+            if not found or rows.exhausted or len(page) >= size:
+                break
+            yield None
+        bookmark = rows.bookmark
+    finally:
+        rows.close()
+        budget.give_back()
+    metadata = shim.QueryResponseMetadata(
+        fetched_records_count=len(page), bookmark=bookmark
+    )
+    name = str(uuid.uuid4())
+    return _rows(page, name, more=False, metadata=metadata.SerializeToString())
+
+
+def open_history(
+    call: Call, request: shim.GetHistoryForKey, options: StreamOptions
+) -> bytes:
+    """Open the history of a key, newest first."""
+    invocation = call.invocation
+    rows = invocation.simulator.open_history(invocation.namespace, request.key)
+    return _batch(call, call.open_query(rows, options.total_query_limit))
+
+
+def next_batch(
+    call: Call, request: shim.QueryStateNext, _options: StreamOptions
+) -> bytes:
+    """Return the next results of an open query."""
+    query = call.queries.get(request.id)
+    if query is None:
+        raise NotFound("query iterator not found")
+    return _batch(call, query)
+
+
+def close_query(
+    call: Call, request: shim.QueryStateClose, _options: StreamOptions
+) -> bytes:
+    """Release a query; one that is not open is no error."""
+    call.drop_query(request.id)
+    return _rows((), request.id, more=False)
+
+
+def _batch(call: Call, query: Query) -> bytes:
+    try:
+        rows, more = query.batch()
+    except BaseException:
+        call.drop_query(query.name)
+        raise
+    if not more:
+        call.drop_query(query.name)
+    return _rows(rows, query.name, more=more)
+
+
+def _rows(
+    rows: Iterable[bytes], name: str, *, more: bool, metadata: bytes = b""
+) -> bytes:
+    response: bytes = shim.QueryResponse(
+        results=[shim.QueryResultBytes(resultBytes=row) for row in rows],
+        has_more=more,
+        id=name,
+        metadata=metadata,
+    ).SerializeToString()
+    return response
+
+
+def open_query(
+    call: Call, request: shim.GetQueryResult, _options: StreamOptions
+) -> bytes:
+    """Open a rich query."""
+    if request.collection:
+        call.invocation.require(request.collection)
+    paging = _paging_of(request.metadata)
+    paged = "WithMetadata" if paging.pageSize or paging.bookmark else ""
+    raise Unsupported(f"ExecuteQuery{paged} not supported for leveldb")
