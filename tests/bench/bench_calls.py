@@ -34,6 +34,7 @@ from bench.calling_side import (
     Trust,
     calling_side,
     chaincode,
+    verify,
 )
 from bench.measure import Clock, in_turns, scratch
 from bench.rows import Row, Skipped
@@ -96,7 +97,7 @@ class BareServer:
 
     def _sign_and_verify(self) -> None:
         data = self._proposal.proposal_bytes
-        self._key.verify(data, self._client.sign(data))
+        verify(self._key, data, self._client.sign(data))
 
     async def calls(
         self, count: int, in_flight: int, beside: Callable[[], None] = lambda: None
@@ -252,7 +253,7 @@ async def with_chaincode(
 ) -> AsyncIterator[Row]:
     trust = Trust(folder) if tls else None
     async with calling_side(folder, argv, trust) as side:
-        identity = side.organization.msp.identify(side.client.creator)
+        identity = side.caller.endorser.configuration.msps.identify(side.client.creator)
         bare = BareServer(side.client, identity)
         server, address = await bare.serve(trust)
         words = argv and [word.format(address=address) for word in argv]

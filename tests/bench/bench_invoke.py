@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from bench.bench_calls import many
-from bench.calling_side import NAME, calling_side
+from bench.calling_side import NAME, calling_side, verify
 from bench.measure import Clock, in_turns, scratch
 from bench.rows import Row
 
@@ -64,10 +64,12 @@ async def run() -> AsyncIterator[Row]:
                 return one
 
             async def signatures() -> float:
-                identity = side.organization.msp.identify(client.creator)
+                identity = side.caller.endorser.configuration.msps.identify(
+                    client.creator
+                )
                 clock = Clock()
                 for _ in range(300):
-                    identity.verify(ENVELOPE, client.sign(ENVELOPE))
+                    verify(identity, ENVELOPE, client.sign(ENVELOPE))
                 return clock.cpu_s / 300 * 3e6
 
             for count, at_once in ((100, 1), (1000, 100)):

@@ -11,9 +11,13 @@ import os
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from fabric_protos.peer.lifecycle import lifecycle_pb2
 
 from chaindock.chaincode.handler import Expected
@@ -24,6 +28,7 @@ from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import ClientTls, PeerConnection
 from chaindock.container.environment import peer_variables, tls_files
 from chaindock.endorser.caller import Caller, DefinitionWriter
+from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer, OrdererOptions
@@ -36,7 +41,7 @@ from chaindock.lifecycle.definitions import Approval, Definitions, LifecycleCont
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from chaindock.identity.msp import SigningIdentity
+    from chaindock.identity.msp import Identity, SigningIdentity
 
 CHANNEL = ChannelId("mychannel")
 NAME = "bench"
@@ -64,6 +69,12 @@ class CallingSide:
     ledger: Ledger
     organization: Organization
     client: SigningIdentity
+
+
+def verify(identity: Identity, message: bytes, signature: bytes) -> None:
+    """Check a signature, also one that the node would remember as its own."""
+    digest = sha256(message).digest()
+    identity.key.verify(signature, digest, ec.ECDSA(Prehashed(hashes.SHA256())))
 
 
 class Trust:
@@ -125,6 +136,7 @@ async def calling_side(
                 lambda: genesis_envelope(CHANNEL, organization.msp, options),
             )
         )
+        configuration = Configuration.of(ledger)
         registry = HandlerRegistry()
         authority = trust.authority if trust else None
         listener = await stack.enter_async_context(
@@ -132,7 +144,7 @@ async def calling_side(
         )
         support = ChaincodeSupport(registry, _never_launches)
         endorser = Endorser(
-            msp=organization.msp,
+            configuration=configuration,
             signer=organization.peer,
             ledger=ledger,
             definitions=Definitions(approvals),
@@ -140,7 +152,7 @@ async def calling_side(
             system={"_lifecycle": LifecycleContract(approvals, "Org1MSP")},
         )
         orderer = await stack.enter_async_context(
-            Orderer(ledger, organization.msp, options)
+            Orderer(ledger, configuration, options)
         )
         caller = Caller(CHANNEL, endorser, orderer)
         await DefinitionWriter(caller, ledger, organization.admin).commit(

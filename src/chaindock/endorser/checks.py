@@ -1,9 +1,7 @@
-"""What is checked of the proposals and transactions of clients, with Fabric's texts.
+"""What is checked of the proposals of clients, with Fabric's texts.
 
-Header bytes stay exactly as the client sent them, and nothing unchecked is executed. A
-transaction that is NOT_VALIDATED after `check_transaction` was signed by its
-creator, carries the proposal that was endorsed, and has an endorsement of a peer.
-Source: docs/fabric/ledger.md#proposal, docs/fabric/ledger.md#order-of-checks
+Header bytes stay exactly as the client sent them, and nothing unchecked is executed.
+Source: docs/fabric/ledger.md#proposal
 """
 
 from __future__ import annotations
@@ -13,29 +11,17 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from fabric_protos.common import common_pb2
-from fabric_protos.peer import chaincode_event_pb2, chaincode_pb2, proposal_pb2
-from fabric_protos.peer import transaction_pb2 as codes
+from fabric_protos.peer import chaincode_pb2, proposal_pb2
 from google.protobuf.message import DecodeError
 
 from chaindock.errors import Denied, ProposalInvalid
-from chaindock.identity.msp import Role
 from chaindock.ids import ChannelId, TxId
-from chaindock.ledger.transaction import (
-    Broken,
-    ParsedTransaction,
-    parse,
-    read_action,
-    read_headers,
-    read_response,
-    read_result,
-    read_spaces,
-)
 
 if TYPE_CHECKING:
-    from chaindock.identity.msp import Identity, Msp
+    from chaindock.endorser.configuration import Configuration
+    from chaindock.identity.msp import Identity, Msps
 
-WRITERS: Final = frozenset({Role.CLIENT, Role.ADMIN})
-"""Who fulfils the channel policy /Channel/Application/Writers."""
+_WRITERS: Final = "/Channel/Application/Writers"
 _PREFIX: Final = "error validating proposal: "
 _TYPES: Final = frozenset({common_pb2.ENDORSER_TRANSACTION, common_pb2.CONFIG})
 
@@ -139,7 +125,7 @@ def _parse(kind: Any, data: bytes) -> Any:
         raise ProposalInvalid(f"error unmarshalling {what}: {error}") from error
 
 
-def check_proposal(proposal: Proposal, msp: Msp) -> Identity:
+def check_proposal(proposal: Proposal, msps: Msps) -> Identity:
     """Check headers, transaction id and signature; return the signer.
 
     Raises: ProposalInvalid, Denied.
@@ -151,11 +137,13 @@ def check_proposal(proposal: Proposal, msp: Msp) -> Identity:
     if not signed.signature:
         raise ProposalInvalid(f"{_PREFIX}empty signature bytes")
     access = f"{_PREFIX}access denied: channel [{proposal.channel}] creator org"
+    mspid: object = None
     try:
-        identity = msp.identify(proposal.creator)
+        identity = msps.identify(proposal.creator)
+        mspid = identity.mspid
         identity.verify(signed.proposal_bytes, signed.signature)
     except Denied as error:
-        mspid = error.facts.get("mspid", msp.mspid)
+        mspid = error.facts.get("mspid", mspid)
         who = "unknown, creator is malformed" if mspid is None else f"[{mspid}]"
         raise Denied(f"{access} {who}", hint=error.message) from error
     return identity
@@ -181,119 +169,25 @@ def _check_headers(proposal: Proposal) -> None:
         )
 
 
-def check_expiry(proposal: Proposal, msp: Msp) -> None:
+def check_expiry(proposal: Proposal, msps: Msps) -> None:
     """Refuse a creator whose certificate has expired.
 
     Raises: Denied. Creators that cannot be read are left to `check_proposal`.
     """
     try:
-        expired = msp.identify(proposal.creator).expired
+        expired = msps.identify(proposal.creator).expired
     except Denied:
         return
     if expired:
         raise Denied("proposal client identity expired")
 
 
-def require_writer(identity: Identity) -> None:
+def require_writer(identity: Identity, configuration: Configuration) -> None:
     """Check the channel policy Writers. Raises: Denied."""
-    if identity.role not in WRITERS:
+    reason = configuration.policies.reason(_WRITERS, [identity])
+    if reason is not None:
         raise Denied(
             "failed evaluating policy on signed data during check policy "
-            "[/Channel/Application/Writers]: [implicit policy evaluation failed - 0 sub-policies were satisfied, but "
-            "this policy requires 1 of the 'Writers' sub-policies to be satisfied]",
+            f"[{_WRITERS}]: [{reason}]",
             hint="only clients and admins may propose transactions",
         )
-
-
-def check_transaction(
-    envelope: bytes, channel: ChannelId, msp: Msp
-) -> tuple[ParsedTransaction, Identity | None]:
-    """Take a serialised Envelope apart and check what needs no state. Never raises.
-
-    Returns: the transaction with its code, and its creator, None if that is not known.
-    """
-    tx, creator = ParsedTransaction(envelope), None
-    try:
-        outer, payload, header = read_headers(tx, channel)
-        signed, creator = _check_creator(tx, outer, payload, msp)
-        _check_action(tx, payload, header, signed, msp)
-    except Broken as broken:
-        tx.code = broken.code
-    return tx, creator
-
-
-def _check_creator(
-    tx: ParsedTransaction, envelope: Any, payload: Any, msp: Msp
-) -> tuple[Any, Identity]:
-    """Check the signature; return the parsed SignatureHeader and the signer."""
-    if tx.is_config:
-        raise Broken(codes.UNSUPPORTED_TX_PAYLOAD)
-    bad = codes.BAD_COMMON_HEADER
-    signed = parse(common_pb2.SignatureHeader, payload.header.signature_header, bad)
-    if not signed.nonce or not signed.creator:
-        raise Broken(bad)
-    try:
-        identity = msp.identify(signed.creator)
-        identity.verify(envelope.payload, envelope.signature)
-    except Denied:
-        raise Broken(codes.BAD_CREATOR_SIGNATURE) from None
-    if tx.tx_id != transaction_id(signed.nonce, signed.creator):
-        raise Broken(codes.BAD_PROPOSAL_TXID)
-    return signed, identity
-
-
-def _check_action(
-    tx: ParsedTransaction, payload: Any, header: Any, signed: Any, msp: Msp
-) -> None:
-    invalid = codes.INVALID_ENDORSER_TRANSACTION
-    outer, action = read_action(tx, payload)
-    if outer.header != payload.header.signature_header and signed != parse(
-        common_pb2.SignatureHeader, outer.header, invalid
-    ):
-        raise Broken(invalid)
-    response = read_response(action)
-    if response.proposal_hash != proposal_hash(
-        payload.header.channel_header,
-        payload.header.signature_header,
-        action.chaincode_proposal_payload,
-    ):
-        raise Broken(invalid)
-    result = read_result(tx, response)
-    _check_names(tx, header, result)
-    read_spaces(tx, result)
-    _check_endorsements(action.action, msp)
-
-
-def _check_endorsements(endorsed: Any, msp: Msp) -> None:
-    """Require an endorsement by a peer of the only organisation.
-
-    That satisfies the channel's default: MAJORITY of one organisation's OR(peer).
-    """
-    for endorsement in endorsed.endorsements:
-        message = endorsed.proposal_response_payload + endorsement.endorser
-        try:
-            identity = msp.identify(endorsement.endorser)
-            if identity.role is Role.PEER:
-                identity.verify(message, endorsement.signature)
-                return
-        except Denied:
-            continue
-    raise Broken(codes.ENDORSEMENT_POLICY_FAILURE)
-
-
-def _check_names(tx: ParsedTransaction, header: Any, result: Any) -> None:
-    """Check that header, action and event speak of the same chaincode."""
-    extension = parse(
-        proposal_pb2.ChaincodeHeaderExtension,
-        header.extension,
-        codes.BAD_HEADER_EXTENSION,
-    )
-    other = codes.INVALID_OTHER_REASON
-    if not extension.HasField("chaincode_id") or not result.HasField("chaincode_id"):
-        raise Broken(other)
-    if not tx.name or extension.chaincode_id.name != tx.name or not tx.version:
-        raise Broken(codes.INVALID_CHAINCODE)
-    if result.events:
-        event = parse(chaincode_event_pb2.ChaincodeEvent, result.events, other)
-        if event.chaincode_id != tx.name:
-            raise Broken(other)

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
     from chaindock.chaincode.support import ChaincodeSupport
     from chaindock.endorser.checks import Proposal
-    from chaindock.identity.msp import Identity, Msp, SigningIdentity
+    from chaindock.endorser.configuration import Configuration
+    from chaindock.identity.msp import Identity, SigningIdentity
     from chaindock.ledger.ledger import Ledger
     from chaindock.ledger.simulator import Simulator
     from chaindock.lifecycle.definitions import Definitions, LifecycleContract
@@ -65,13 +66,14 @@ class Endorser:
     """The endorsing side of the node, for one channel.
 
     Args:
+        configuration: of the channel.
         signer: identity of the peer.
         system: system chaincodes by name.
         concurrency: most proposals at once; 0 = no limit.
         largest_bytes: the largest transaction that is ordered.
     """
 
-    msp: Msp
+    configuration: Configuration
     signer: SigningIdentity
     ledger: Ledger
     definitions: Definitions
@@ -133,11 +135,11 @@ class Endorser:
                 "the node's limit of open files (ulimit -n)",
                 limit=self.concurrency,
             )
-        check_expiry(proposal, self.msp)
+        check_expiry(proposal, self.configuration.msps)
         channel = proposal.channel
         if channel and channel != self.ledger.channel:
             raise NotFound(f"channel '{channel}' not found", channel=channel)
-        identity = check_proposal(proposal, self.msp)
+        identity = check_proposal(proposal, self.configuration.msps)
         if not channel:
             return identity
         if self.ledger.find_transaction(proposal.tx_id) is not None:
@@ -147,7 +149,7 @@ class Endorser:
                 tx_id=proposal.tx_id,
             )
         if proposal.name not in self.system:
-            require_writer(identity)
+            require_writer(identity, self.configuration)
         return identity
 
     def _superseded(
@@ -186,7 +188,7 @@ class Endorser:
             definitions=self.definitions,
             executor=self.executor,
             system=self.system,
-            mspids=(self.msp.mspid,),
+            mspids=self.configuration.peers,
         )
 
     def _sign(

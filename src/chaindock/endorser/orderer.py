@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.aio import Tasks, off_loop
-from chaindock.endorser.checks import WRITERS, check_transaction
+from chaindock.endorser.validator import Validator, parse_and_check
 from chaindock.errors import (
     ChaindockError,
     Denied,
@@ -29,11 +29,6 @@ from chaindock.ids import TxId
 from chaindock.ledger.ledger import TxLocation
 from chaindock.ledger.simulator import require_size
 from chaindock.ledger.transaction import code_name
-from chaindock.lifecycle.definitions import (
-    NAMESPACE,
-    has_default_policy,
-    read_definition,
-)
 from chaindock.options import option
 from chaindock.telemetry import get_logger
 from chaindock.values import MIB, Bytes, Count, SecondsOrNone
@@ -41,13 +36,15 @@ from chaindock.values import MIB, Bytes, Count, SecondsOrNone
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from chaindock.identity.msp import Identity, Msp
+    from chaindock.endorser.configuration import Configuration
+    from chaindock.identity.msp import Identity
     from chaindock.ledger.ledger import Ledger
-    from chaindock.ledger.simulator import Simulator
+    from chaindock.ledger.snapshots import Snapshot
     from chaindock.ledger.transaction import ParsedTransaction
 
 _log = get_logger("orderer")
 _CONFIGS: Final = frozenset({"CONFIG", "CONFIG_UPDATE"})
+_WRITERS: Final = "/Channel/Writers"
 _FRAME_BYTES: Final = 16
 """Most that an envelope takes beside payload and signature."""
 
@@ -97,18 +94,18 @@ class Orderer:
     def __init__(
         self,
         ledger: Ledger,
-        msp: Msp,
+        configuration: Configuration,
         options: OrdererOptions | None = None,
     ) -> None:
         self._ledger = ledger
-        self._msp = msp
+        self._configuration = configuration
+        self._validator = Validator(configuration)
         self._options = options or OrdererOptions()
         self._queue: deque[_Waiting] = deque()
         self._bytes = 0
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._closing = False
-        self._committable: set[str] = {NAMESPACE}
         self._tasks = Tasks("orderer")
         self._worker: asyncio.Task[None] | None = None
 
@@ -135,7 +132,8 @@ class Orderer:
         Cancelled: once accepted it is committed all the same.
         """
         require_size(len(envelope) - _FRAME_BYTES, self._options.absolute_max_bytes)
-        check = partial(check_transaction, envelope, self._ledger.channel, self._msp)
+        msps = self._configuration.msps
+        check = partial(parse_and_check, envelope, self._ledger.channel, msps)
         tx, creator = await off_loop(len(envelope), check)
         self._admit(tx, creator)
         while not self._closing and self._full(len(envelope)):
@@ -163,11 +161,11 @@ class Orderer:
             raise InvalidInput(f"channel does not exist: {tx.channel!r}")
         if creator is not None and creator.expired:
             raise Denied("broadcast client identity expired")
-        if creator is not None and creator.role not in WRITERS:
-            raise Denied(
-                "permission denied: implicit policy evaluation failed for "
-                f"/Channel/Writers; the creator is a {creator.role}"
-            )
+        if creator is not None or tx.code == codes.BAD_CREATOR_SIGNATURE:
+            signers = [] if creator is None else [creator]
+            reason = self._configuration.policies.reason(_WRITERS, signers)
+            if reason is not None:
+                raise Denied(f"{reason}: permission denied")
 
     def _full(self, size: int) -> bool:
         options = self._options
@@ -231,7 +229,7 @@ class Orderer:
     async def _commit(self, batch: list[_Waiting]) -> None:
         try:
             txs = [waiting.tx for waiting in batch]
-            self._check_definitions(txs)
+            self._check_policies(txs)
             block = await self._ledger.commit(txs)
         except BaseException as error:
             failure = _failure(error)
@@ -246,40 +244,29 @@ class Orderer:
                 place = TxLocation(block.number, index, block.codes[index])
                 waiting.done.set_result(place)
 
-    def _check_definitions(self, txs: Sequence[ParsedTransaction]) -> None:
-        """Refuse transactions of chaincodes that cannot be committed to as of now.
-
-        A chaincode that is defined with the channel's default policy stays so: other
-        policies are refused when a definition is committed.
-        """
-        names = {name for tx in txs for name in tx.namespaces} - self._committable
-        if not names:
-            return
+    def _check_policies(self, txs: Sequence[ParsedTransaction]) -> None:
+        """Have the policies of a block decided as of the block before."""
+        self._validator.begin(self._ledger.height)
         with self._ledger.new_simulator(TxId("")) as simulator:
-            found = {name: _definition_code(simulator, name) for name in names}
-        refused = {
-            name: code for name, code in found.items() if code != codes.NOT_VALIDATED
-        }
-        self._committable |= found.keys() - refused.keys()
-        for tx in txs:
-            wrong = sorted(tx.namespaces & refused.keys())
-            if wrong and tx.code == codes.NOT_VALIDATED:
-                tx.code = refused[wrong[0]]
+            state = _State(simulator.snapshot())
+            for tx in txs:
+                if tx.code == codes.NOT_VALIDATED:
+                    tx.code = self._validator.check(tx, state)
 
 
-def _definition_code(simulator: Simulator, name: str) -> int:
-    """Return NOT_VALIDATED, or the code for a missing definition or its policy."""
-    definition = read_definition(simulator, name)
-    if definition is None:
-        return int(codes.INVALID_CHAINCODE)
-    if not has_default_policy(definition):
-        _log.warning(
-            "transaction refused: the endorsement policy of its chaincode is not the "
-            "channel's default and is not evaluated yet",
-            chaincode=name,
-        )
-        return int(codes.ENDORSEMENT_POLICY_FAILURE)
-    return int(codes.NOT_VALIDATED)
+class _State:
+    """The state that a block finds, as `Validator` reads it."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def get(self, ns: str, key: bytes) -> bytes | None:
+        row = self._snapshot.get(ns, key)
+        return row and row[0]
+
+    def metadata(self, ns: str, collection: str, key: bytes) -> bytes | None:
+        row = self._snapshot.get_metadata(ns, collection, key)
+        return row and row[0]
 
 
 def _failure(error: BaseException) -> ChaindockError:

@@ -8,6 +8,7 @@ Source: docs/fabric/ledger.md#identities
 from __future__ import annotations
 
 import datetime as dt
+import threading
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -41,7 +42,7 @@ _CURVES = frozenset({"secp224r1", "secp256r1", "secp384r1", "secp521r1"})
 # hashlib lets other threads run while it hashes a large message.
 _ALGORITHM = ec.ECDSA(Prehashed(hashes.SHA256()))
 _CACHED = 4096
-"""Identities that are remembered; bounded, because creators are hostile."""
+"""Identities and signatures that are remembered; bounded, because creators are hostile."""
 _PEM_MAX = 64 * 1024
 _KNOWN_CRITICAL = frozenset(
     {
@@ -51,6 +52,38 @@ _KNOWN_CRITICAL = frozenset(
         ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
     }
 )
+
+
+class _Recent:
+    """The newest facts of a kind; from any thread."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._facts: dict[object, None] = {}
+        self._lock = threading.Lock()
+
+    def __contains__(self, fact: object) -> bool:
+        return fact in self._facts
+
+    def add(self, fact: object) -> None:
+        with self._lock:
+            self._facts[fact] = None
+            if len(self._facts) > self._most:
+                del self._facts[next(iter(self._facts))]
+
+
+_VERIFIED = _Recent(_CACHED)
+"""Signatures that are right: public key, digest and signature, made here or verified.
+
+What a signature is worth depends on nothing else, so that no signature is verified twice.
+"""
+
+
+def _point(key: EllipticCurvePublicKey) -> bytes:
+    """Return a public key as the bytes of an uncompressed point."""
+    return key.public_bytes(
+        serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
+    )
 
 
 def has_low_s(signature: bytes, curve: ec.EllipticCurve) -> bool:
@@ -74,13 +107,18 @@ class SigningIdentity:
             mspid=mspid, id_bytes=certificate_pem
         ).SerializeToString()
         self._key = key
+        self._point = _point(key.public_key())
 
     def sign(self, message: bytes) -> bytes:
         """Return the DER signature of SHA-256 of `message`; s is at most half the order."""
-        signature = self._key.sign(sha256(message).digest(), _ALGORITHM)
+        digest = sha256(message).digest()
+        signature = self._key.sign(digest, _ALGORITHM)
         order = self._key.curve.group_order
         r, s = decode_dss_signature(signature)
-        return encode_dss_signature(r, order - s) if s > order // 2 else signature
+        if s > order // 2:
+            signature = encode_dss_signature(r, order - s)
+        _VERIFIED.add((self._point, digest, signature))
+        return signature
 
 
 class Role(StrEnum):
@@ -99,6 +137,7 @@ class Identity:
     Args:
         certifiers: SHA-256 over the certificates that certify it, which policies name.
         units: all organisational units of its subject.
+        point: the public key, as a point of its curve.
     """
 
     mspid: str
@@ -108,6 +147,7 @@ class Identity:
     key: EllipticCurvePublicKey
     certifiers: bytes = b""
     units: frozenset[str] = frozenset()
+    point: bytes = b""
 
     def verify(self, message: bytes, signature: bytes) -> None:
         """Check `signature` over SHA-256 of `message`; also its S. Raises: Denied."""
@@ -117,12 +157,16 @@ class Identity:
             raise Denied("the signature is not a DER sequence of r and s") from error
         if not low:
             raise Denied("Invalid S. Must be smaller than half the order of the curve")
+        fact = self.point, sha256(message).digest(), signature
+        if fact in _VERIFIED:
+            return
         try:
-            self.key.verify(signature, sha256(message).digest(), _ALGORITHM)
+            self.key.verify(signature, fact[1], _ALGORITHM)
         except InvalidSignature as error:
             raise Denied(
                 "the signature does not fit the message and the key"
             ) from error
+        _VERIFIED.add(fact)
 
     @property
     def expired(self) -> bool:
@@ -173,6 +217,7 @@ class Msp:
             key,
             certifiers=self._ca.fingerprint(hashes.SHA256()),
             units=units,
+            point=_point(key),
         )
 
     def _check_chain(self, certificate: x509.Certificate) -> None:

@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from chaindock.ids import ChannelId
     from chaindock.ledger.snapshots import Version
@@ -68,6 +68,7 @@ class ParsedTransaction:
         is_config: whether its header type is CONFIG.
         name, version: of the chaincode that was called.
         spaces: sorted by namespace, public before collections.
+        endorsers: identities whose endorsements are valid, each once; for the validator.
     """
 
     envelope: bytes
@@ -81,6 +82,7 @@ class ParsedTransaction:
     name: str = ""
     version: str = ""
     spaces: list[Space] = field(default_factory=list)
+    endorsers: Sequence[Any] = ()
 
     @property
     def namespaces(self) -> set[str]:

@@ -9,7 +9,7 @@ Source: docs/fabric/lifecycle.md
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from fabric_protos.ledger.queryresult import kv_query_result_pb2
 from fabric_protos.peer import policy_pb2, proposal_response_pb2
@@ -44,6 +44,15 @@ if TYPE_CHECKING:
     from chaindock.lifecycle.targets import TargetState
 
     Function = Callable[[Simulator, bytes], bytes]
+
+
+class Reads(Protocol):
+    """What reads a state: a simulation, or the validator of a block."""
+
+    def get_state(self, ns: str, key: str) -> bytes | None:
+        """Return a committed value, None if the key is absent."""
+
+
 NAMESPACE: Final = "_lifecycle"
 ENDORSEMENT: Final = "/Channel/Application/Endorsement"
 _DEFAULT_POLICY: Final[bytes] = policy_pb2.ApplicationPolicy(
@@ -112,7 +121,7 @@ class Definitions:
         return replace(approval, sequence=sequence)
 
 
-def read_sequence(simulator: Simulator, name: str) -> int:
+def read_sequence(simulator: Reads, name: str) -> int:
     """Return the committed sequence of `name`; 0 when it is not defined."""
     return int(_read_field(simulator, name, "Sequence").Int64)
 
@@ -147,7 +156,7 @@ def _write_definition(simulator: Simulator, args: Args) -> None:
             simulator.put_state(NAMESPACE, key, value)
 
 
-def read_definition(simulator: Simulator, name: str) -> Args | None:
+def read_definition(simulator: Reads, name: str) -> Args | None:
     """Return all fields of a definition; None when there is none."""
     if simulator.get_state(NAMESPACE, f"{_METADATA}{name}") is None:
         return None
@@ -188,12 +197,7 @@ def _defined_names(simulator: Simulator) -> list[str]:
     return names
 
 
-def has_default_policy(args: Args) -> bool:
-    """Whether the definition refers to the channel's own endorsement policy."""
-    return bool(args.validation_parameter == _DEFAULT_POLICY)
-
-
-def _read_field(simulator: Simulator, name: str, field: str) -> db_pb2.StateData:
+def _read_field(simulator: Reads, name: str, field: str) -> db_pb2.StateData:
     raw = simulator.get_state(NAMESPACE, f"{_FIELD}{name}/{field}")
     try:
         return db_pb2.StateData.FromString(raw or b"")
@@ -276,11 +280,6 @@ class LifecycleContract:
             )
         if len(args.collections.config):
             raise Unsupported("private data collections are not supported by Chaindock")
-        if not has_default_policy(args):
-            raise Unsupported(
-                "endorsement policies other than the channel's default are not "
-                "evaluated yet"
-            )
         approval = self._approvals.approval(args.name, args.sequence)
         if (
             approval is None

@@ -25,6 +25,7 @@ from chaindock.container.output import Echo, OutputStore
 from chaindock.container.router import Router
 from chaindock.durable import sync_folder
 from chaindock.endorser.caller import Caller, DefinitionWriter
+from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer
@@ -124,6 +125,7 @@ async def _compose(
     )
     reader = await stack.enter_async_context(LedgerReader(database))
     explorer = Explorer(ledger, reader)
+    configuration = Configuration.of(ledger)
     packages = PackageStore(home.packages, config.packages)
     output = OutputStore(home.output, config.output)
     targets = stack.enter_context(TargetState(home.desired))
@@ -178,7 +180,7 @@ async def _compose(
     )
 
     endorser = Endorser(
-        msp=organization.msp,
+        configuration=configuration,
         signer=organization.peer,
         ledger=ledger,
         definitions=Definitions(targets),
@@ -193,7 +195,7 @@ async def _compose(
         largest_bytes=config.orderer.absolute_max_bytes,
     )
     orderer = await stack.enter_async_context(
-        Orderer(ledger, organization.msp, config.orderer)
+        Orderer(ledger, configuration, config.orderer)
     )
     caller = Caller(channel, endorser, orderer, explorer.conflict)
     deployer = await stack.enter_async_context(

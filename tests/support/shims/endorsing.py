@@ -15,6 +15,7 @@ from chaindock.chaincode.options import CallOptions
 from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.endorser.caller import Caller, DefinitionWriter, new_proposal
 from chaindock.endorser.checks import parse_proposal
+from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer, OrdererOptions
@@ -79,9 +80,10 @@ class EndorsingNode:
                 lambda: genesis_envelope(CHANNEL, org.msp, orderer_options),
             )
         )
+        configuration = Configuration.of(self.ledger)
         approvals = cast("Any", self.approvals)
         self.endorser = Endorser(
-            msp=org.msp,
+            configuration=configuration,
             signer=org.peer,
             ledger=self.ledger,
             definitions=Definitions(approvals),
@@ -92,7 +94,7 @@ class EndorsingNode:
             ),
             system={"_lifecycle": LifecycleContract(approvals, org.msp.mspid)},
         )
-        orderer = await enter(Orderer(self.ledger, org.msp, orderer_options))
+        orderer = await enter(Orderer(self.ledger, configuration, orderer_options))
         self.caller = Caller(CHANNEL, self.endorser, orderer)
         self.writer = DefinitionWriter(self.caller, self.ledger, org.admin)
         return self

@@ -14,6 +14,7 @@ from fabric_protos.peer.lifecycle import lifecycle_pb2
 
 from chaindock.chaincode.invocation import Kind
 from chaindock.endorser.caller import Caller, DefinitionWriter
+from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer, OrdererOptions
@@ -171,8 +172,9 @@ async def node(tmp_path: Any, org: Any, options: Any) -> Any:
         lambda: genesis_envelope(CHANNEL, org.msp, options),
     )
     async with opened as ledger:
+        configuration = Configuration.of(ledger)
         endorser = Endorser(
-            msp=org.msp,
+            configuration=configuration,
             signer=org.peer,
             ledger=ledger,
             definitions=Definitions(approvals),
@@ -180,7 +182,7 @@ async def node(tmp_path: Any, org: Any, options: Any) -> Any:
             system={"_lifecycle": LifecycleContract(approvals, "Org1MSP")},
             concurrency=CONCURRENCY,
         )
-        async with Orderer(ledger, org.msp, options) as orderer:
+        async with Orderer(ledger, configuration, options) as orderer:
             caller = Caller(CHANNEL, endorser, orderer)
             yield Node(
                 org,

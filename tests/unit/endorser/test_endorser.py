@@ -73,7 +73,7 @@ async def test_a_success_is_endorsed_over_payload_and_endorser(defined):
     assert response.version == 1
     assert response.response.status == 200
     assert response.endorsement.endorser == defined.org.peer.creator
-    peer = defined.org.msp.identify(response.endorsement.endorser)
+    peer = defined.endorser.configuration.msps.identify(response.endorsement.endorser)
     peer.verify(
         response.payload + response.endorsement.endorser, response.endorsement.signature
     )
@@ -267,7 +267,7 @@ async def test_a_foreign_ca_and_a_missing_role_are_denied(defined):
 
 async def test_an_expired_client_is_refused_before_anything_else(defined, monkeypatch):
     signer = stranger(defined)
-    identity = defined.org.msp.identify(signer.creator)
+    identity = defined.endorser.configuration.msps.identify(signer.creator)
     object.__setattr__(identity, "expires", dt.datetime.now(dt.UTC))
     with pytest.raises(Denied) as caught:
         await endorsed(

@@ -18,7 +18,7 @@ def threads(monkeypatch: Any) -> Any:
     for module, name in (
         (simulator, "marshal"),
         (caller, "assemble"),
-        (orderer, "check_transaction"),
+        (orderer, "parse_and_check"),
     ):
         work = partial(noted, used, getattr(module, name))
         monkeypatch.setattr(module, name, work)

@@ -12,10 +12,10 @@ from chaindock.endorser.caller import assemble, new_proposal
 from chaindock.endorser.checks import parse_proposal
 from chaindock.endorser.orderer import Orderer, OrdererOptions
 from chaindock.errors import Denied, InvalidInput, LedgerClosed, LedgerError
+from chaindock.identity.policies import parse_policy
 from chaindock.ids import ChannelId
 from chaindock.ledger.ledger import Ledger
 from chaindock.ledger.transaction import parse_transaction
-from chaindock.lifecycle import definitions
 from support.eventually import eventually
 
 
@@ -131,24 +131,47 @@ async def test_twice_in_one_block_is_code_9_as_well(defined):
     assert [c.code for c in commits] == [0, 9]
 
 
-async def test_bad_signatures_are_committed_as_invalid(defined):
+async def test_a_wrong_signature_is_refused_with_the_text_of_an_orderer(defined):
     envelope = common_pb2.Envelope.FromString(await transaction(defined))
     envelope.signature = envelope.signature[:-1] + bytes([envelope.signature[-1] ^ 1])
-    commit = await defined.orderer.submit(envelope.SerializeToString())
-    assert commit.code == 4
-    found = await defined.caller.query("basic", [b"get", b"k"], signer=defined.user)
-    assert found.payload == b""
+    height = defined.ledger.height
+    with pytest.raises(Denied) as caught:
+        await defined.orderer.submit(envelope.SerializeToString())
+    assert caught.value.message == (
+        "implicit policy evaluation failed - 0 sub-policies were satisfied, but this "
+        "policy requires 1 of the 'Writers' sub-policies to be satisfied: permission "
+        "denied"
+    )
+    assert defined.ledger.height == height
 
 
-async def test_a_stored_policy_that_is_not_evaluated_is_code_10(node, monkeypatch):
-    """A definition that an earlier release let pass does not commit by one signature."""
-    policy = policy_pb2.ApplicationPolicy(
-        channel_config_policy_reference="/Channel/Application/Org2Peers"
+def signed_by(text: Any) -> Any:
+    return policy_pb2.ApplicationPolicy(
+        signature_policy=parse_policy(text)
     ).SerializeToString()
-    with monkeypatch.context() as earlier:
-        earlier.setattr(definitions, "has_default_policy", lambda _: True)
-        await node.define(validation_parameter=policy)
-    assert (await node.orderer.submit(await transaction(node))).code == 10
+
+
+def referred(name: Any) -> Any:
+    return policy_pb2.ApplicationPolicy(
+        channel_config_policy_reference=f"/Channel/Application/{name}"
+    ).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("policy", "code"),
+    [
+        (signed_by("OR('Org1MSP.peer')"), 0),
+        (signed_by("OR('Org2MSP.peer', 'Org1MSP.member')"), 0),
+        (signed_by("AND('Org1MSP.peer', 'Org2MSP.peer')"), 10),
+        (signed_by("OR('Org1MSP.admin')"), 10),
+        (referred("Org1MSP/Endorsement"), 0),
+        (referred("Org2Peers"), 10),
+        (b"\xff", 10),
+    ],
+)
+async def test_the_policy_of_a_definition_decides(node, policy, code):
+    await node.define(validation_parameter=policy)
+    assert (await node.orderer.submit(await transaction(node))).code == code
     await node.define()
     assert (await node.orderer.submit(await transaction(node))).code == 0
 
@@ -217,7 +240,7 @@ async def test_a_peer_may_not_submit(defined):
 async def test_who_expired_after_the_endorsement_may_not_write(defined):
     signer = defined.org.user("late")
     envelope = await transaction(defined, signer=signer)
-    identity = defined.org.msp.identify(signer.creator)
+    identity = defined.endorser.configuration.msps.identify(signer.creator)
     object.__setattr__(identity, "expires", dt.datetime.now(dt.UTC))
     with pytest.raises(Denied, match="broadcast client identity expired"):
         await defined.orderer.submit(envelope)
@@ -255,6 +278,10 @@ class Stubborn(Ledger):
         self.gate = asyncio.Event()
         self.gate.set()
 
+    @property
+    def height(self) -> Any:
+        return self._ledger.height
+
     def new_simulator(self, tx_id: Any) -> Any:
         return self._ledger.new_simulator(tx_id)
 
@@ -267,7 +294,7 @@ class Stubborn(Ledger):
 
 async def test_a_block_that_cannot_be_written_fails_its_submitters_only(defined):
     disk = Stubborn(defined.ledger)
-    async with Orderer(disk, defined.org.msp) as orderer:
+    async with Orderer(disk, defined.endorser.configuration) as orderer:
         envelope = await transaction(defined)
         with pytest.raises(LedgerError, match="no space"):
             await orderer.submit(envelope)
@@ -276,14 +303,14 @@ async def test_a_block_that_cannot_be_written_fails_its_submitters_only(defined)
 
 
 async def test_a_defect_fails_one_block_and_not_all_that_follow(defined, monkeypatch):
-    async with Orderer(defined.ledger, defined.org.msp) as orderer:
+    async with Orderer(defined.ledger, defined.endorser.configuration) as orderer:
         envelope = await transaction(defined)
         with monkeypatch.context() as patched:
 
             def fail(_txs: Any) -> Any:
                 raise RuntimeError("nobody thought of that")
 
-            patched.setattr(orderer, "_check_definitions", fail)
+            patched.setattr(orderer, "_check_policies", fail)
             with pytest.raises(LedgerError, match="unexpected RuntimeError"):
                 await orderer.submit(envelope)
         assert (await orderer.submit(envelope)).code == 0
@@ -294,7 +321,7 @@ async def test_submitters_wait_when_too_many_wait(defined):
     disk.full = False
     disk.gate.clear()
     options = OrdererOptions(max_message_count=1, max_waiting=2)
-    async with Orderer(disk, defined.org.msp, options) as orderer:
+    async with Orderer(disk, defined.endorser.configuration, options) as orderer:
         envelopes = await transactions(defined, 8)
         tasks = []
         for envelope in envelopes:

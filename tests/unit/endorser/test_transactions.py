@@ -1,6 +1,5 @@
 """Assembling transactions, and what is found wrong with forged ones."""
 
-from functools import partial
 from typing import Any
 
 import pytest
@@ -18,8 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chaindock.endorser.caller import assemble, new_proposal
-from chaindock.endorser.checks import check_transaction, parse_proposal
+from chaindock.endorser.checks import parse_proposal
+from chaindock.endorser.configuration import Configuration
+from chaindock.endorser.genesis import genesis_envelope
+from chaindock.endorser.orderer import OrdererOptions
+from chaindock.endorser.validator import Validator, parse_and_check
 from chaindock.ids import ChannelId
+from support.ledgers.held import HeldState
 
 Code = transaction_pb2
 
@@ -31,7 +35,20 @@ def user(org: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def check(org: Any) -> Any:
-    return partial(check_transaction, channel=ChannelId("mychannel"), msp=org.msp)
+    """Both halves of validation, with `basic` and `other` defined."""
+    channel = ChannelId("mychannel")
+    configuration = Configuration(genesis_envelope(channel, org.msp, OrdererOptions()))
+    state = HeldState()
+    state.define("basic")
+    state.define("other")
+
+    def both(envelope: Any) -> Any:
+        tx, creator = parse_and_check(envelope, channel, configuration.msps)
+        if tx.code == Code.NOT_VALIDATED:
+            tx.code = Validator(configuration).check(tx, state)
+        return tx, creator
+
+    return both
 
 
 @pytest.fixture(scope="module")

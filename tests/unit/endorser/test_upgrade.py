@@ -9,6 +9,7 @@ from fabric_protos.peer import proposal_response_pb2
 from chaindock.chaincode.invocation import Kind
 from chaindock.container.attempt import Attempt
 from chaindock.endorser.caller import Caller, DefinitionWriter
+from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer, OrdererOptions
@@ -71,8 +72,9 @@ async def parts(tmp_path: Any, org: Any) -> Any:
         lambda: genesis_envelope(CHANNEL, org.msp, OrdererOptions()),
     )
     async with opened as ledger:
+        configuration = Configuration.of(ledger)
         endorser = Endorser(
-            msp=org.msp,
+            configuration=configuration,
             signer=org.peer,
             ledger=ledger,
             definitions=Definitions(targets),
@@ -80,7 +82,7 @@ async def parts(tmp_path: Any, org: Any) -> Any:
             system={"_lifecycle": LifecycleContract(targets, "Org1MSP")},
         )
         async with (
-            Orderer(ledger, org.msp) as orderer,
+            Orderer(ledger, configuration) as orderer,
             Custodian(machine) as custodian,
         ):
             caller = Caller(CHANNEL, endorser, orderer)

@@ -3,7 +3,6 @@
 from contextlib import suppress
 from dataclasses import replace
 from itertools import permutations
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,8 +22,8 @@ from chaindock.identity.policies import (
     policy_text,
     satisfied,
 )
+from support.ledgers.recorded import blocks
 
-GENESIS = Path(__file__).parents[2] / "fixtures" / "fabric31" / "blocks" / "0000.block"
 ENDORSEMENT = "/Channel/Application/Endorsement"
 ROLES = ("member", "admin", "client", "peer", "orderer")
 Principal = msp_principal_pb2.MSPPrincipal
@@ -288,7 +287,7 @@ def test_envelopes_that_are_no_policy(envelope, why):
 @pytest.fixture(scope="module")
 def recorded() -> Any:
     """The configuration in block 0 of a real channel: Org1MSP and an orderer."""
-    block = common_pb2.Block.FromString(GENESIS.read_bytes())
+    block = common_pb2.Block.FromString(blocks()[0])
     envelope = common_pb2.Envelope.FromString(block.data.data[0])
     payload = common_pb2.Payload.FromString(envelope.payload)
     return configtx_pb2.ConfigEnvelope.FromString(payload.data).config

@@ -184,14 +184,6 @@ def test_undefined_uninstalled_and_stopped_are_told_apart(contract, state, appro
         ({"version": "9"}, "chaincode definition not agreed to by this org (Org1MSP)"),
         ({"init_required": True}, "not agreed to by this org (Org1MSP)"),
         ({"name": "other"}, "not agreed to by this org (Org1MSP)"),
-        (
-            {
-                "validation_parameter": policy_pb2.ApplicationPolicy(
-                    channel_config_policy_reference="/Channel/Application/Admins"
-                ).SerializeToString()
-            },
-            "endorsement policies other than the channel's default are not evaluated",
-        ),
     ],
 )
 def test_a_commit_that_does_not_fit_is_refused(contract, state, fields, text):

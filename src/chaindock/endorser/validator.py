@@ -1,0 +1,364 @@
+"""Validate transactions: by themselves when they come, against the state in their block.
+
+`parse_and_check` needs no state: a transaction that is NOT_VALIDATED after it was signed
+by its creator, carries the proposal that was endorsed, and knows which of its
+endorsements are valid. `Validator.check` decides definitions and policies as of the
+block before.
+Source: docs/fabric/ledger.md#order-of-checks, docs/fabric/policies.md#what-is-checked
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from fabric_protos.common import common_pb2
+from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
+from fabric_protos.peer import chaincode_event_pb2, policy_pb2, proposal_pb2
+from fabric_protos.peer import transaction_pb2 as codes
+from fabric_protos.peer.lifecycle.lifecycle_pb2 import (
+    CommitChaincodeDefinitionArgs as Definition,
+)
+from google.protobuf.message import DecodeError
+
+from chaindock.endorser.checks import proposal_hash, transaction_id
+from chaindock.errors import Denied, InvalidInput, NotFound
+from chaindock.identity.policies import evaluator
+from chaindock.ledger.transaction import (
+    Broken,
+    ParsedTransaction,
+    parse,
+    read_action,
+    read_headers,
+    read_response,
+    read_result,
+    read_spaces,
+)
+from chaindock.lifecycle.definitions import NAMESPACE, read_definition
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from cryptography import x509
+
+    from chaindock.endorser.configuration import Configuration
+    from chaindock.identity.msp import Identity, Msps
+    from chaindock.identity.policies import Evaluator
+    from chaindock.ids import ChannelId
+    from chaindock.ledger.transaction import Space
+
+VALIDATION_PARAMETER: Final = "VALIDATION_PARAMETER"
+"""Name of the metadata that holds the policy of a key."""
+_LIFECYCLE_POLICY: Final = "/Channel/Application/LifecycleEndorsement"
+_IMPLICIT: Final = "_implicit_org_"
+_CACHED: Final = 1024
+
+
+# --- what needs no state ------------------------------------------------------------
+
+
+def parse_and_check(
+    envelope: bytes, channel: ChannelId, msps: Msps
+) -> tuple[ParsedTransaction, Identity | None]:
+    """Take a serialised Envelope apart and check what needs no state. Never raises.
+
+    Returns: the transaction with its code, and its creator, None if that is not known.
+    """
+    tx, creator = ParsedTransaction(envelope), None
+    try:
+        outer, payload, header = read_headers(tx, channel)
+        signed, creator = _check_creator(tx, outer, payload, msps)
+        _check_action(tx, payload, header, signed, msps)
+    except Broken as broken:
+        tx.code = broken.code
+    return tx, creator
+
+
+def _check_creator(
+    tx: ParsedTransaction, envelope: Any, payload: Any, msps: Msps
+) -> tuple[Any, Identity]:
+    """Check the signature; return the parsed SignatureHeader and the signer."""
+    if tx.is_config:
+        raise Broken(codes.UNSUPPORTED_TX_PAYLOAD)
+    bad = codes.BAD_COMMON_HEADER
+    signed = parse(common_pb2.SignatureHeader, payload.header.signature_header, bad)
+    if not signed.nonce or not signed.creator:
+        raise Broken(bad)
+    try:
+        identity = msps.identify(signed.creator)
+        identity.verify(envelope.payload, envelope.signature)
+    except Denied:
+        raise Broken(codes.BAD_CREATOR_SIGNATURE) from None
+    if tx.tx_id != transaction_id(signed.nonce, signed.creator):
+        raise Broken(codes.BAD_PROPOSAL_TXID)
+    return signed, identity
+
+
+def _check_action(
+    tx: ParsedTransaction, payload: Any, header: Any, signed: Any, msps: Msps
+) -> None:
+    invalid = codes.INVALID_ENDORSER_TRANSACTION
+    outer, action = read_action(tx, payload)
+    if outer.header != payload.header.signature_header and signed != parse(
+        common_pb2.SignatureHeader, outer.header, invalid
+    ):
+        raise Broken(invalid)
+    response = read_response(action)
+    if response.proposal_hash != proposal_hash(
+        payload.header.channel_header,
+        payload.header.signature_header,
+        action.chaincode_proposal_payload,
+    ):
+        raise Broken(invalid)
+    result = read_result(tx, response)
+    _check_names(tx, header, result)
+    read_spaces(tx, result)
+    tx.endorsers = _endorsers(action.action, msps)
+
+
+def _check_names(tx: ParsedTransaction, header: Any, result: Any) -> None:
+    """Check that header, action and event speak of the same chaincode."""
+    extension = parse(
+        proposal_pb2.ChaincodeHeaderExtension,
+        header.extension,
+        codes.BAD_HEADER_EXTENSION,
+    )
+    other = codes.INVALID_OTHER_REASON
+    if not extension.HasField("chaincode_id") or not result.HasField("chaincode_id"):
+        raise Broken(other)
+    if not tx.name or extension.chaincode_id.name != tx.name or not tx.version:
+        raise Broken(codes.INVALID_CHAINCODE)
+    if result.events:
+        event = parse(chaincode_event_pb2.ChaincodeEvent, result.events, other)
+        if event.chaincode_id != tx.name:
+            raise Broken(other)
+
+
+def _endorsers(endorsed: Any, msps: Msps) -> tuple[Identity, ...]:
+    """Return who endorsed: each identity once, wrong signatures left out."""
+    found: dict[tuple[str, x509.Certificate], Identity] = {}
+    for endorsement in endorsed.endorsements:
+        try:
+            identity = msps.identify(endorsement.endorser)
+            holder = identity.mspid, identity.certificate
+            if holder in found:
+                continue
+            message = endorsed.proposal_response_payload + endorsement.endorser
+            identity.verify(message, endorsement.signature)
+        except Denied:
+            continue
+        found[holder] = identity
+    return tuple(found.values())
+
+
+# --- what is decided in the block ---------------------------------------------------
+
+
+class State(Protocol):
+    """The state that a block finds."""
+
+    def get(self, ns: str, key: bytes, /) -> bytes | None:
+        """Return a public value."""
+
+    def metadata(self, ns: str, collection: str, key: bytes, /) -> bytes | None:
+        """Return the serialised KVMetadataWrite of a key, or of a key hash."""
+
+
+class Validator:
+    """Decides policies, block after block and in a block in order; one thread at a time.
+
+    Definitions, policies of keys and the configuration are those of the block before.
+    """
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+        self._definitions: dict[str, Definition] = {}
+        self._redefined = False
+        self._relabelled: set[tuple[str, str, bytes]] = set()
+
+    def begin(self, number: int) -> None:  # noqa: ARG002
+        """Begin a block: what the one before changed counts from now on."""
+        self._relabelled.clear()
+        if self._redefined:
+            self._definitions.clear()
+            self._redefined = False
+
+    def check(self, tx: ParsedTransaction, state: State) -> int:
+        """Return NOT_VALIDATED when every policy of `tx` holds, else its code."""
+        if tx.is_config:
+            return int(codes.NOT_VALIDATED)
+        try:
+            for name in written(tx.name, tx.spaces):
+                for policy in self.policies(name, tx.spaces, state):
+                    if not policy(tx.endorsers):
+                        return int(codes.ENDORSEMENT_POLICY_FAILURE)
+                self._note(name, tx.spaces)
+        except Broken as broken:
+            return broken.code
+        return int(codes.NOT_VALIDATED)
+
+    def _note(self, name: str, spaces: Iterable[Space]) -> None:
+        """Remember what a transaction changes that later ones of the block depend on."""
+        for space in spaces:
+            if space.ns == name:
+                self._relabelled |= {
+                    (name, space.collection, key) for key, _ in space.metadata
+                }
+        self._redefined = self._redefined or name == NAMESPACE
+
+    def policies(
+        self, name: str, spaces: Iterable[Space], state: State
+    ) -> Iterator[Evaluator]:
+        """Yield the policies that writes to one namespace must satisfy.
+
+        Raises: Broken with the code, when it is not defined or when an earlier
+            transaction of the block changed the metadata of a key.
+        """
+        definition = self._definition(name, state)
+        asked: set[str] = set()
+        found = False
+        for space in spaces:
+            for key in _keys(space) if space.ns == name else ():
+                if (name, space.collection, key) in self._relabelled:
+                    raise Broken(codes.ENDORSEMENT_POLICY_FAILURE)
+                raw = _parameter(state.metadata(name, space.collection, key))
+                if raw:
+                    found = True
+                    yield _signature_policy(raw)
+                elif space.collection not in asked:
+                    found = True
+                    asked.add(space.collection)
+                    yield from self._general(definition, space.collection, asked)
+        if not found:
+            yield self._application_policy(definition.validation_parameter)
+
+    def _general(
+        self,
+        definition: Definition,
+        collection: str,
+        asked: set[str],
+    ) -> Iterator[Evaluator]:
+        """Yield the policy of a collection, or that of the chaincode unless asked."""
+        if collection:
+            raw = self._collection_policy(definition, collection)
+            if raw:
+                yield self._application_policy(raw)
+                return
+            if "" in asked:
+                return
+            asked.add("")
+        yield self._application_policy(definition.validation_parameter)
+
+    def _collection_policy(self, definition: Definition, collection: str) -> bytes:
+        """Return the serialised ApplicationPolicy of a collection; b"" = none."""
+        failure = codes.ENDORSEMENT_POLICY_FAILURE
+        if collection.startswith(_IMPLICIT):
+            mspid = collection.removeprefix(_IMPLICIT)
+            group = self._configuration.policies.organizations.get(mspid)
+            if group is None:
+                raise Broken(failure)
+            return _reference(f"/Channel/Application/{group}/Endorsement")
+        for config in definition.collections.config:
+            static = config.static_collection_config
+            if static.name == collection:
+                return bytes(static.endorsement_policy.SerializeToString())
+        raise Broken(failure)
+
+    def _application_policy(self, raw: bytes) -> Evaluator:
+        """Return the policy that a serialised ApplicationPolicy stands for."""
+        found = _read_application_policy(raw)
+        if not isinstance(found, str):
+            return found
+        return partial(_channel_policy, self._configuration, found)
+
+    def _definition(self, name: str, state: State) -> Definition:
+        """Return a definition as of the block before. Raises: Broken."""
+        known = self._definitions.get(name)
+        if known is None:
+            known = _LIFECYCLE if name == NAMESPACE else _read(name, state)
+            self._definitions[name] = known
+        return known
+
+
+class _Reader:
+    """What `read_definition` needs, over the state of a block."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def get_state(self, ns: str, key: str) -> bytes | None:
+        return self._state.get(ns, key.encode())
+
+
+def _read(name: str, state: State) -> Definition:
+    found = read_definition(_Reader(state), name)
+    if found is None:
+        raise Broken(codes.INVALID_CHAINCODE)
+    return found
+
+
+def written(name: str, spaces: Iterable[Space]) -> list[str]:
+    """Return the namespaces whose policies count: written ones and the called one."""
+    changed = {space.ns for space in spaces if space.writes or space.metadata}
+    return sorted(changed | {name})
+
+
+def _keys(space: Space) -> Iterator[bytes]:
+    for key, _ in space.writes:
+        yield key
+    for key, _ in space.metadata:
+        yield key
+
+
+def _parameter(metadata: bytes | None) -> bytes:
+    """Return the policy of a key, a SignaturePolicyEnvelope; b"" = none."""
+    if metadata is None:
+        return b""
+    for entry in kv_rwset_pb2.KVMetadataWrite.FromString(metadata).entries:
+        if entry.name == VALIDATION_PARAMETER:
+            return bytes(entry.value)
+    return b""
+
+
+def _reference(path: str) -> bytes:
+    """Return a serialised ApplicationPolicy that refers to one of the channel's."""
+    policy = policy_pb2.ApplicationPolicy(channel_config_policy_reference=path)
+    return bytes(policy.SerializeToString())
+
+
+_LIFECYCLE: Final = Definition(
+    name=NAMESPACE, validation_parameter=_reference(_LIFECYCLE_POLICY)
+)
+
+
+def _never(_: Sequence[Identity]) -> bool:
+    """Stand for a policy that cannot be read."""
+    return False
+
+
+def _signature_policy(raw: bytes) -> Evaluator:
+    try:
+        return evaluator(raw)
+    except InvalidInput:
+        return _never
+
+
+@lru_cache(_CACHED)
+def _read_application_policy(raw: bytes) -> Evaluator | str:
+    """Return the signature policy of a serialised ApplicationPolicy, or a path."""
+    try:
+        policy = policy_pb2.ApplicationPolicy.FromString(raw)
+    except DecodeError:
+        return _never
+    if policy.WhichOneof("Type") == "channel_config_policy_reference":
+        return str(policy.channel_config_policy_reference)
+    return _signature_policy(policy.signature_policy.SerializeToString())
+
+
+def _channel_policy(
+    configuration: Configuration, path: str, identities: Sequence[Identity]
+) -> bool:
+    try:
+        return configuration.policies.satisfied(path, identities)
+    except NotFound:
+        return False
