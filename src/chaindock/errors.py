@@ -253,6 +253,10 @@ class LedgerError(ChaindockError):
     """The ledger refused an operation, or failed."""
 
 
+class TransactionInvalid(LedgerError, code=Code.ABORTED):
+    """The block marks the transaction as not valid: nothing was written."""
+
+
 class LedgerCorrupt(LedgerError, code=Code.DATA_LOSS):
     """The ledger file is damaged or inconsistent."""
 

@@ -29,9 +29,10 @@ from chaindock.container.contracts import ClientTls, PeerConnection
 from chaindock.container.environment import peer_variables, tls_files
 from chaindock.endorser.caller import Caller, DefinitionWriter
 from chaindock.endorser.configuration import Configuration
+from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
-from chaindock.endorser.orderer import Orderer, OrdererOptions
+from chaindock.endorser.orderer import Orderer
 from chaindock.identity.ca import TlsAuthority, certificate_hash
 from chaindock.identity.organization import Organization
 from chaindock.ids import Ccid, ChannelId

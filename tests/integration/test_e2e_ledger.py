@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.nodes.node import EXAMPLES, FIXTURES, PROCESS, Node, started
+from support.nodes.node import EXAMPLES, FIXTURES, PROCESS, Node, eventually, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,3 +78,39 @@ def test_events_arrive_as_they_commit(node: Node):
         reader.terminate()
     assert event["tx_id"] == done["tx_id"]
     assert (event["name"], event["result"]) == ("NoteAnnounced", "news")
+
+
+def test_state_that_a_developer_writes_is_what_the_contract_reads(node: Node):
+    node.cli("state", "put", "notes", "n3", "by hand")
+    assert node.query("notes", "get", "n3") == b"by hand"
+    lines = node.cli("state", "export", "notes").out
+    assert b'{"key": "n3", "text": "by hand"}' in lines
+    node.cli("state", "del", "notes", "n3")
+    assert "does not exist" in node.cli("query", "notes", "get", "n3", code=1).err
+
+
+def test_a_contract_gets_the_time_that_was_set(node: Node):
+    node.cli("time", "set", "2031-05-06T07:08:09")
+    node.invoke("coldchain", "register", "P3", "2", "8")
+    node.invoke("coldchain", "record", "P3", "5")
+    node.cli("time", "reset")
+    listed = node.ask("state", "ls", "coldchain", "--composite", "reading", "P3")
+    assert listed["rows"][0]["composite"][2].startswith("2031-05-06T07:0")
+
+
+def test_conflicting_calls_are_put_into_one_block_by_hand(
+    tmp_path_factory: pytest.TempPathFactory,
+):
+    folder = tmp_path_factory.mktemp("manual")
+    with started(PROCESS, folder, "--block", "manual") as node:
+        node.deploy(EXAMPLES / "node", "coldchain")
+        words = ("invoke", "coldchain", "register", "P1", "2", "8")
+        calls = [node.spawn("--json", *words) for _ in range(2)]
+        eventually(
+            lambda: "2 transactions wait" in str(node.ask("status")["warnings"]),
+            "both wait",
+        )
+        assert node.ask("block", "cut")["transactions"] == 2
+        answers = [json.loads(call.communicate()[0]) for call in calls]
+    assert sorted(one["code"] for one in answers) == [0, 11]
+    assert len({one["block"] for one in answers}) == 1

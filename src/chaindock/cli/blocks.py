@@ -23,7 +23,7 @@ _SHOWN = 50
 
 @click.group()
 def block() -> None:
-    """Look at blocks."""
+    """Look at blocks, and cut them."""
 
 
 @click.group()
@@ -113,6 +113,22 @@ def block_show(session: Session, number: int) -> None:
             for one in found["transactions"]
         ],
     )
+
+
+@command("chaindock block cut", group=block)
+def block_cut(session: Session) -> None:
+    """Put the transactions that wait into a block, or several if they are too many.
+
+    The mode of cutting blocks is set by `chaindock up --block MODE`.
+    """
+    found = session.client().cut_block()
+    if session.emits(found):
+        return
+    if not found["transactions"]:
+        click.echo("no transaction waits for a block", err=True)
+        return
+    told = count(found["transactions"], "transaction")
+    click.echo(f"{told} committed; the ledger has {found['height']} blocks")
 
 
 def _code(one: Mapping[str, Any]) -> str:

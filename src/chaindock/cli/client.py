@@ -91,6 +91,22 @@ class AdminClient:
                 return
             asked[following] = page["next"]
 
+    def write_state(
+        self, name: str, writes: Sequence[tuple[str, bytes]]
+    ) -> dict[str, Any]:
+        """Write keys in one transaction, b"" deletes; return wire.answer_json."""
+        told = [{"key": key, "value": wire.encode(value)} for key, value in writes]
+        target = _target(("state", name), {})
+        return self._ask("POST", target, {"writes": told})
+
+    def cut_block(self) -> dict[str, Any]:
+        """Cut blocks of what waits; return `transactions` and `height`."""
+        return self._ask("POST", "/blocks/cut")
+
+    def set_time(self, **shift: float) -> dict[str, Any]:
+        """Set (`at_s`), move (`advance_s`) or reset the time of calls; return it."""
+        return self._ask("PUT", "/time", shift)
+
     def events(
         self, name: str | None, first: int | None, *, follow: bool
     ) -> Iterator[dict[str, Any]]:

@@ -46,10 +46,11 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "query": ("call", "Call a function without writing to the ledger."),
     },
     "The ledger": {
-        "state": ("state", "Look at the keys and values of a chaincode."),
-        "block": ("blocks", "Look at blocks."),
+        "state": ("state", "Look at and change the keys of a chaincode."),
+        "block": ("blocks", "Look at blocks, and cut them."),
         "tx": ("blocks", "Look at a transaction."),
         "events": ("blocks", "Show the events of chaincodes."),
+        "time": ("clock", "Change the time that calls have."),
     },
     "Packages": {
         "package": ("packages", "Write the package of a source directory."),

@@ -39,9 +39,15 @@ KILLED_S = 10.0
 @command(
     "chaindock up -d",
     "chaindock up --backend process",
+    "chaindock up -d --block manual         # see also: chaindock block cut",
     "chaindock up -d --set chaincode.executetimeout=60s",
 )
 @click.option("-d", "--detach", is_flag=True, help="Return when the node is ready.")
+@click.option(
+    "--block",
+    metavar="MODE",
+    help="When a block is cut: auto, interval=1s, size=N or manual.",
+)
 @click.option("--backend", help="Back end of chaincode: auto, docker or process.")
 @click.option(
     "--ca",
@@ -60,6 +66,7 @@ def up(
     session: Session,
     *,
     detach: bool,
+    block: str | None,
     backend: str | None,
     ca: Path | None,
     settings: dict[str, str],
@@ -73,6 +80,8 @@ def up(
     """
     from chaindock.errors import NodeNotRunning
 
+    if block is not None:
+        settings["chaindock.block.mode"] = block
     if backend is not None:
         settings["chaindock.backend"] = backend
     if ca is not None:

@@ -25,8 +25,8 @@ from chaindock.container.environment import CA_VARIABLES
 from chaindock.container.output import OutputOptions
 from chaindock.controllers.docker.options import DockerOptions, EndpointOptions
 from chaindock.controllers.process.options import ProcessOptions
+from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.endorser import EndorserOptions
-from chaindock.endorser.orderer import OrdererOptions
 from chaindock.ids import require_channel
 from chaindock.lifecycle.states import CustodianOptions
 from chaindock.operations.http import OperationsOptions

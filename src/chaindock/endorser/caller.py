@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial, partialmethod
 from typing import TYPE_CHECKING, Any, Final
 
@@ -78,6 +78,21 @@ class Answer:
         return None if self.code is None else code_name(self.code)
 
 
+@dataclass
+class Clock:
+    """The time that calls of the node put into their proposals.
+
+    Args:
+        offset_s: seconds that this clock is ahead of the machine's; may be negative.
+    """
+
+    offset_s: float = 0.0
+
+    def now_ns(self) -> int:
+        """Return nanoseconds since 1970 UTC."""
+        return time.time_ns() + round(self.offset_s * 1e9)
+
+
 @dataclass(frozen=True)
 class Caller:
     """Calls chaincode on the node's channel.
@@ -90,6 +105,7 @@ class Caller:
     endorser: Endorser
     orderer: Orderer
     explain: Explain | None = None
+    clock: Clock = field(default_factory=Clock)
 
     async def invoke(
         self,
@@ -125,6 +141,7 @@ class Caller:
         Cancelled: a transaction that was ordered already is committed all the same.
         """
         facts: dict[str, Any] = {"transient": transient, "is_init": is_init}
+        facts["now_ns"] = self.clock.now_ns()
         propose = partial(new_proposal, self.channel, name, args, signer, **facts)
         size = sum(map(len, (*args, *(transient or {}).values())))
         proposal = parse_proposal(await off_loop(size, propose))
@@ -161,11 +178,12 @@ class Caller:
 
 
 def new_header(
-    kind: int, channel: str, creator: bytes
+    kind: int, channel: str, creator: bytes, now_ns: int | None = None
 ) -> tuple[bytes, common_pb2.ChannelHeader]:
     """Return a nonce, and the channel header of a transaction that begins now."""
     nonce = os.urandom(_NONCE_BYTES)
-    seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
+    begin_ns = time.time_ns() if now_ns is None else now_ns
+    seconds, nanos = divmod(begin_ns, 1_000_000_000)
     return nonce, common_pb2.ChannelHeader(
         type=kind,
         timestamp=Timestamp(seconds=seconds, nanos=nanos),
@@ -182,14 +200,15 @@ def new_proposal(
     *,
     transient: Mapping[str, bytes] | None = None,
     is_init: bool = False,
+    now_ns: int | None = None,
 ) -> proposal_pb2.SignedProposal:
     """Return a new proposal, signed as a client does; as for `Caller.invoke`.
 
-    `channel` is "" for a call to the node itself.
+    `channel` is "" for a call to the node itself; `now_ns`: None = the machine's time.
     """
     chaincode = chaincode_pb2.ChaincodeID(name=name)
     kind = common_pb2.ENDORSER_TRANSACTION
-    nonce, header = new_header(kind, channel, signer.creator)
+    nonce, header = new_header(kind, channel, signer.creator, now_ns)
     header.extension = proposal_pb2.ChaincodeHeaderExtension(
         chaincode_id=chaincode
     ).SerializeToString()

@@ -24,7 +24,7 @@ from chaindock.identity.msp import Role
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from chaindock.endorser.orderer import OrdererOptions
+    from chaindock.endorser.cutting import OrdererOptions
     from chaindock.identity.msp import Msp
     from chaindock.ids import ChannelId
 

@@ -1,8 +1,8 @@
 """Put transactions in order and have them committed.
 
 An accepted transaction is committed in order of acceptance, also when the submitter
-left or the node shuts down in order. The number and bytes of waiting transactions are
-bounded.
+left or the node shuts down in order; only a definition of chaincode does not wait where
+blocks are cut late. The number and bytes of waiting transactions are bounded.
 Source: docs/fabric/ledger.md#transaction
 """
 
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.aio import Tasks, off_loop
+from chaindock.endorser.cutting import AUTO, MANUAL, OrdererOptions
 from chaindock.endorser.validator import Validator, parse_and_check
 from chaindock.errors import (
     ChaindockError,
@@ -29,9 +30,8 @@ from chaindock.ids import TxId
 from chaindock.ledger.ledger import TxLocation
 from chaindock.ledger.simulator import require_size
 from chaindock.ledger.transaction import code_name
-from chaindock.options import option
+from chaindock.lifecycle.definitions import NAMESPACE
 from chaindock.telemetry import get_logger
-from chaindock.values import MIB, Bytes, Count, SecondsOrNone
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,38 +47,6 @@ _CONFIGS: Final = frozenset({"CONFIG", "CONFIG_UPDATE"})
 _WRITERS: Final = "/Channel/Writers"
 _FRAME_BYTES: Final = 16
 """Most that an envelope takes beside payload and signature."""
-
-
-@dataclass(frozen=True)
-class OrdererOptions:
-    """How blocks are cut; the names are those of Fabric's BatchSize.
-
-    Args:
-        max_waiting, max_waiting_bytes: transactions in the queue; when it is full,
-            submitters wait.
-    """
-
-    max_message_count: Count = option(
-        500,
-        "chaindock.block.maxMessageCount",
-        "Largest number of transactions in a block.",
-    )
-    absolute_max_bytes: Bytes = option(
-        10 * MIB, "chaindock.block.absoluteMaxBytes", "Largest transaction."
-    )
-    preferred_max_bytes: Bytes = option(
-        2 * MIB,
-        "chaindock.block.preferredMaxBytes",
-        "Largest block; a larger transaction gets a block of its own.",
-    )
-    batch_timeout_s: SecondsOrNone = option(
-        0.0,
-        "chaindock.block.batchTimeout",
-        "Time that a block waits for more transactions; 0s = a block takes those "
-        "that came while the previous one was committed.",
-    )
-    max_waiting: int = 5000
-    max_waiting_bytes: int = 64 * 1024 * 1024
 
 
 @dataclass(eq=False, slots=True)
@@ -102,6 +70,9 @@ class Orderer:
         self._validator = Validator(configuration)
         self._options = options or OrdererOptions()
         self._queue: deque[_Waiting] = deque()
+        self._urgent: deque[_Waiting] = deque()
+        self._to_cut = 0
+        """Transactions that `cut` has asked for and that wait."""
         self._bytes = 0
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
@@ -143,10 +114,34 @@ class Orderer:
             raise LedgerClosed("the orderer is shutting down; nothing was submitted")
         loop = asyncio.get_running_loop()
         waiting = _Waiting(tx, loop.time(), loop.create_future())
-        self._queue.append(waiting)
+        # Otherwise a deployment would hang until somebody cuts a block.
+        late = tx.name == NAMESPACE and self._options.mode != AUTO
+        (self._urgent if late else self._queue).append(waiting)
         self._bytes += len(envelope)
         self._arrived.set()
         return await waiting.done
+
+    @property
+    def mode(self) -> tuple[str, float]:
+        """When blocks are cut, as `read_mode` gives it."""
+        return self._options.mode
+
+    @property
+    def waiting(self) -> int:
+        """How many transactions wait for their block."""
+        return len(self._queue)
+
+    async def cut(self) -> int:
+        """Put what waits into blocks now; return how many, when they are committed.
+
+        Cancelled: they are committed all the same.
+        """
+        waiting = [one.done for one in self._queue]
+        if waiting:
+            self._to_cut = len(waiting)
+            self._arrived.set()
+            await asyncio.wait(waiting)
+        return len(waiting)
 
     def _admit(self, tx: ParsedTransaction, creator: Identity | None) -> None:
         """Refuse what Fabric's orderer refuses at once. Raises: as `submit`."""
@@ -184,22 +179,23 @@ class Orderer:
             gone = LedgerClosed(
                 "the orderer ended before the transaction was committed"
             )
-            for waiting in self._queue:
+            for waiting in (*self._urgent, *self._queue):
                 _fail(waiting, gone)
+            self._urgent.clear()
             self._queue.clear()
             self._room.set()
 
     async def _some(self) -> bool:
         """Wait until a batch is to be cut. False = closed and nothing is left."""
-        options = self._options
-        while not self._queue:
+        wait_s = self._options.wait_s
+        while not self._queue and not self._urgent:
             if self._closing:
                 return False
             self._arrived.clear()
             await self._arrived.wait()
-        while options.batch_timeout_s and not self._closing and not self._next()[1]:
+        while not self._is_due():
             # The clock starts with the first transaction of the batch.
-            deadline = self._queue[0].arrived_s + options.batch_timeout_s
+            deadline = None if wait_s is None else self._queue[0].arrived_s + wait_s
             self._arrived.clear()
             try:
                 async with asyncio.timeout_at(deadline):
@@ -208,20 +204,22 @@ class Orderer:
                 break
         return True
 
+    def _is_due(self) -> bool:
+        options = self._options
+        if self._closing or self._urgent or self._to_cut or options.wait_s == 0:
+            return True
+        return options.mode != MANUAL and self._next()[1]
+
     def _next(self) -> tuple[int, bool]:
-        """Return how many waiting transactions the next block takes; if it is full."""
-        options, size, count = self._options, 0, 0
-        for waiting in self._queue:
-            size += len(waiting.tx.envelope)
-            if count and size > options.preferred_max_bytes:
-                return count, True
-            count += 1
-            if count >= options.max_message_count or size > options.preferred_max_bytes:
-                return count, True
-        return count, False
+        sizes = (len(waiting.tx.envelope) for waiting in self._queue)
+        return self._options.next_block(sizes)
 
     def _cut(self) -> list[_Waiting]:
-        batch = [self._queue.popleft() for _ in range(self._next()[0])]
+        if self._urgent:
+            batch = [self._urgent.popleft()]
+        else:
+            batch = [self._queue.popleft() for _ in range(self._next()[0])]
+            self._to_cut = max(0, self._to_cut - len(batch))
         self._bytes -= sum(len(waiting.tx.envelope) for waiting in batch)
         self._room.set()
         return batch

@@ -32,7 +32,7 @@ with the HTTP status of its code. "(stream)" answers 200 and one JSON object a l
     GET    /logspec                     → {"spec"}
     PUT    /logspec                     {"spec"} → {"spec"} as it is now
 
-The routes that look into the ledger are listed in ledger_routes.py.
+The routes that look into the ledger, and change it, are listed in ledger_routes.py.
 """
 
 from __future__ import annotations
@@ -130,9 +130,9 @@ class AdminServer:
             ("PUT", "/logspec", self._logspec),
         ):
             app.router.add_route(method, path, handler)
-        ledger = LedgerRoutes(node.explorer, lambda: self._inflight.closing)
-        for path, look in ledger.routes():
-            app.router.add_route("GET", path, look)
+        ledger = LedgerRoutes(node.explorer, node.controls, self._inflight)
+        for method, path, look in ledger.routes():
+            app.router.add_route(method, path, look)
         return app
 
     async def _status(self, _request: web.Request) -> web.Response:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from chaindock.lifecycle.custodian import Custodian
     from chaindock.lifecycle.deploy import Deployed, Deployer
     from chaindock.node.backends import Backends
+    from chaindock.node.controls import Controls
     from chaindock.node.explorer import Explorer
     from chaindock.operations.facade import Call, Watch
     from chaindock.operations.health import Health
@@ -61,6 +62,7 @@ class Node:
     custodian: Custodian
     deployer: Deployer
     caller: Caller
+    controls: Controls
     backends: Backends
     listener: ChaincodeListener
     output: OutputStore
@@ -113,6 +115,7 @@ class Node:
                 *config.warnings,
                 *(one.message for one in config.chaincodes.problems()),
                 *self._gave_up(),
+                *self.controls.warnings(),
             ],
             limits=dataclasses.asdict(config.packages),
             pending=[vars(one) for one in missing],

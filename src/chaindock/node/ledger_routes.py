@@ -14,23 +14,36 @@ end. The rows are described in explorer.py.
     GET    /events?from=&name=&follow=1
            (stream) {"event": "chaincode-event", block, position, tx_id, chaincode,
                      name, payload: base64}
+
+What changes something:
+
+    POST   /state/NAME      {"writes": [{"key", "value": base64, "" deletes}]}
+           → as /chaincodes/NAME/invoke: one transaction
+    POST   /blocks/cut      → {"transactions", "height"}, when they are committed
+    GET    /time            → {"now", "offset_s"}
+    PUT    /time            {"at_s"} or {"advance_s"} or {} = reset → as GET
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 from aiohttp import web
 
 from chaindock.errors import InvalidInput
+from chaindock.ids import require_chaincode_name
 from chaindock.ledger.snapshots import END_OF_HISTORY
-from chaindock.operations.serving import reply
+from chaindock.operations import wire
+from chaindock.operations.serving import read_json, reply, reply_in_pieces
 from chaindock.operations.stream import stream_lines
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from chaindock.node.controls import Controls
     from chaindock.node.explorer import Explorer
+    from chaindock.operations.serving import Inflight
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _MOST_DIGITS = 18
@@ -38,21 +51,28 @@ _ROWS = 100
 
 
 class LedgerRoutes:
-    """Handlers of these routes; `over` says whether followers are to end."""
+    """Handlers of these routes."""
 
-    def __init__(self, explorer: Explorer, over: Callable[[], bool]) -> None:
-        self._explorer, self._over = explorer, over
+    def __init__(
+        self, explorer: Explorer, controls: Controls, inflight: Inflight
+    ) -> None:
+        self._explorer, self._controls = explorer, controls
+        self._inflight = inflight
 
-    def routes(self) -> Iterator[tuple[str, Handler]]:
-        """Yield each path that is read, and its handler."""
-        yield "/state", self._names
-        yield "/state/{name}", self._page
-        yield "/state/{name}/value", self._value
-        yield "/state/{name}/history", self._history
-        yield "/blocks", self._blocks
-        yield "/blocks/{number}", self._block
-        yield "/transactions/{id}", self._transaction
-        yield "/events", self._events
+    def routes(self) -> Iterator[tuple[str, str, Handler]]:
+        """Yield each method, path and handler."""
+        yield "GET", "/state", self._names
+        yield "GET", "/state/{name}", self._page
+        yield "POST", "/state/{name}", self._write
+        yield "GET", "/state/{name}/value", self._value
+        yield "GET", "/state/{name}/history", self._history
+        yield "GET", "/blocks", self._blocks
+        yield "POST", "/blocks/cut", self._cut
+        yield "GET", "/blocks/{number}", self._block
+        yield "GET", "/transactions/{id}", self._transaction
+        yield "GET", "/events", self._events
+        yield "GET", "/time", self._time
+        yield "PUT", "/time", self._set_time
 
     async def _names(self, _request: web.Request) -> web.Response:
         return _answer(await self._explorer.names())
@@ -96,15 +116,49 @@ class LedgerRoutes:
     async def _transaction(self, request: web.Request) -> web.Response:
         return _answer(await self._explorer.transaction(request.match_info["id"]))
 
+    async def _write(self, request: web.Request) -> web.Response:
+        name = require_chaincode_name(request.match_info["name"])
+        expected = '{"writes": [{"key": KEY, "value": BASE64}]}'
+        body = await read_json(request, _Writes, expected)
+        pairs = [(one.key, one.value) for one in body.writes]
+        answer = await self._inflight.run(self._controls.write(name, pairs))
+        return reply_in_pieces(wire.answer_json(answer))
+
+    async def _cut(self, _request: web.Request) -> web.Response:
+        cut = await self._inflight.run(self._controls.cut())
+        return reply({"transactions": cut, "height": self._explorer.height})
+
+    async def _time(self, _request: web.Request) -> web.Response:
+        return reply(self._controls.time())
+
+    async def _set_time(self, request: web.Request) -> web.Response:
+        shift = await read_json(request, _Shift, '{"at_s": S} or {"advance_s": S}')
+        told = msgspec.structs.asdict(shift)
+        return reply(self._controls.set_time(**told))
+
     async def _events(self, request: web.Request) -> web.StreamResponse:
         first = request.query.get("from")
         batches = self._explorer.events(
             request.query.get("name", ""),
             None if first is None else _digits("from", first),
             follow=bool(_number(request, "follow", 0)),
-            over=self._over,
+            over=lambda: self._inflight.closing,
         )
         return await stream_lines(request, batches, "chaincode-event")
+
+
+class _Write(msgspec.Struct, forbid_unknown_fields=True):
+    key: str
+    value: bytes
+
+
+class _Writes(msgspec.Struct, forbid_unknown_fields=True):
+    writes: list[_Write]
+
+
+class _Shift(msgspec.Struct, forbid_unknown_fields=True):
+    at_s: float | None = None
+    advance_s: float | None = None
 
 
 def _answer(body: bytes) -> web.Response:

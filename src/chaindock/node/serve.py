@@ -40,6 +40,7 @@ from chaindock.lifecycle.deploy import BY_HAND, Deployer
 from chaindock.lifecycle.targets import TargetState
 from chaindock.node.admin import AdminServer
 from chaindock.node.backends import Backends
+from chaindock.node.controls import Controls
 from chaindock.node.explorer import Explorer
 from chaindock.node.facade import Node
 from chaindock.node.home import Home
@@ -219,6 +220,7 @@ async def _compose(
         custodian=custodian,
         deployer=deployer,
         caller=caller,
+        controls=Controls(caller, organization.admin),
         backends=backends,
         listener=listener,
         output=output,

@@ -66,6 +66,7 @@ class FakeNode:
         self.cancelled = asyncio.Event()
         self.stopping = asyncio.Event()
         self.explorer: Any = _Blocks(self.blocks)
+        self.controls: Any = None
         self.output = OutputStore(home / "output", OutputOptions())
         self._files = ExitStack()
 

@@ -16,9 +16,10 @@ from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.endorser.caller import Caller, DefinitionWriter, new_proposal
 from chaindock.endorser.checks import parse_proposal
 from chaindock.endorser.configuration import Configuration
+from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
-from chaindock.endorser.orderer import Orderer, OrdererOptions
+from chaindock.endorser.orderer import Orderer
 from chaindock.errors import LaunchFailed
 from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger.ledger import Ledger

@@ -11,13 +11,15 @@ from click.testing import CliRunner, Result
 
 from chaindock.cli.main import root
 from chaindock.cli.node import find_process, is_alive
+from chaindock.endorser.caller import Answer
 from chaindock.ledger.committer import CommittedBlock
+from chaindock.ledger.ledger import Ledger
 from chaindock.ledger.reader import LedgerReader
 from chaindock.ledger.transaction import parse_transaction
 from chaindock.node.admin import AdminServer
 from chaindock.node.explorer import Explorer
 from support.doubles.fake_node import FakeNode
-from support.ledgers.envelopes import CHANNEL, Transaction
+from support.ledgers.envelopes import CHANNEL, Transaction, rwset, transaction
 from support.ledgers.ledger import ledger_at
 from support.program import command, wait_for
 
@@ -55,6 +57,37 @@ class Served:
         assert not self._thread.is_alive()
 
 
+class Writes:
+    """Commits writes at once; a key `refused` makes the transaction invalid."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.clock_s = 0.0
+        self.waiting = 2
+
+    async def write(self, name: str, writes: list[tuple[str, bytes]]) -> Answer:
+        tx = transaction(rwset(writes=dict(writes), ns=name), chaincode=name)
+        parsed = parse_transaction(tx.envelope, CHANNEL)
+        if any(key == "refused" for key, _ in writes):
+            parsed.code = 10
+        block = await self.ledger.commit([parsed])
+        code = block.codes[0]
+        return Answer(200, "", b"", tx.tx_id, block=block.number, code=code)
+
+    async def cut(self) -> int:
+        waiting, self.waiting = self.waiting, 0
+        return waiting
+
+    def time(self) -> dict[str, object]:
+        return {"now": "2027-01-01T00:00:00+00:00", "offset_s": self.clock_s}
+
+    def set_time(
+        self, *, at_s: float | None, advance_s: float | None
+    ) -> dict[str, object]:
+        self.clock_s = at_s or (self.clock_s + advance_s if advance_s else 0.0)
+        return self.time()
+
+
 class ServedLedger(Served):
     """A FakeNode whose blocks and state are those of a real ledger, while its API is up."""
 
@@ -67,6 +100,7 @@ class ServedLedger(Served):
             LedgerReader(database) as reader,
         ):
             self.node.explorer = Explorer(self.ledger, reader)
+            self.node.controls = Writes(self.ledger)
             async with AdminServer(self.home, self.node):  # type: ignore[arg-type]
                 self._ready.set()
                 await self.node.stopping.wait()

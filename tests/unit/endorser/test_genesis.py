@@ -11,7 +11,7 @@ from fabric_protos.common import (
 from fabric_protos.msp import msp_config_pb2, msp_principal_pb2
 from fabric_protos.orderer import configuration_pb2 as orderer_pb2
 
-from chaindock.endorser.orderer import OrdererOptions
+from chaindock.endorser.cutting import OrdererOptions
 
 
 def channel_group(node: Any) -> Any:

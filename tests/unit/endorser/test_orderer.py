@@ -10,7 +10,8 @@ from fabric_protos.peer import policy_pb2
 
 from chaindock.endorser.caller import assemble, new_proposal
 from chaindock.endorser.checks import parse_proposal
-from chaindock.endorser.orderer import Orderer, OrdererOptions
+from chaindock.endorser.cutting import OrdererOptions
+from chaindock.endorser.orderer import Orderer
 from chaindock.errors import Denied, InvalidInput, LedgerClosed, LedgerError
 from chaindock.identity.policies import parse_policy
 from chaindock.ids import ChannelId

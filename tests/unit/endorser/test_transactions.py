@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from chaindock.endorser.caller import assemble, new_proposal
 from chaindock.endorser.checks import parse_proposal
 from chaindock.endorser.configuration import Configuration
+from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.genesis import genesis_envelope
-from chaindock.endorser.orderer import OrdererOptions
 from chaindock.endorser.validator import Validator, parse_and_check
 from chaindock.ids import ChannelId
 from support.ledgers.held import HeldState

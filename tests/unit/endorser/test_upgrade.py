@@ -10,9 +10,10 @@ from chaindock.chaincode.invocation import Kind
 from chaindock.container.attempt import Attempt
 from chaindock.endorser.caller import Caller, DefinitionWriter
 from chaindock.endorser.configuration import Configuration
+from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
-from chaindock.endorser.orderer import Orderer, OrdererOptions
+from chaindock.endorser.orderer import Orderer
 from chaindock.errors import ChaincodeRetired, NotFound, StartFailed
 from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger.ledger import Ledger

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chaindock.endorser.configuration import Configuration
+from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.genesis import genesis_envelope
-from chaindock.endorser.orderer import Orderer, OrdererOptions
+from chaindock.endorser.orderer import Orderer
 from chaindock.endorser.validator import Validator, parse_and_check
 from chaindock.identity.msp import Identity, Role
 from chaindock.identity.policies import parse_policy

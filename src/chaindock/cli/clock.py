@@ -1,0 +1,86 @@
+"""`time`: the time that calls of the node have, for contracts that look at it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from chaindock.cli.session import Session, command
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_DAY = "d"
+_DAY_S = 86_400
+
+
+@click.group()
+def time() -> None:
+    """Change the time that calls have."""
+
+
+@command("chaindock time show", group=time)
+def time_show(session: Session) -> None:
+    """Show the time that calls have."""
+    _show(session, session.client().look("time"))
+
+
+@command(
+    "chaindock time set 2027-01-01",
+    "chaindock time set 2027-01-01T08:00:00+01:00",
+    group=time,
+)
+@click.argument("when", metavar="TIME")
+def time_set(session: Session, when: str) -> None:
+    """Set the time that calls have; it runs on from there.
+
+    TIME is ISO 8601, UTC if it has no offset. Contracts see it as the timestamp of their
+    transaction, and so does the history. The node forgets it when it stops.
+    """
+    try:
+        found = datetime.fromisoformat(when)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{when!r}: expected ISO 8601, such as 2027-01-01T08:00:00",
+            param_hint="TIME",
+        ) from error
+    if found.tzinfo is None:
+        found = found.replace(tzinfo=UTC)
+    _show(session, session.client().set_time(at_s=found.timestamp()))
+
+
+@command("chaindock time advance 30d", "chaindock time advance 1h30m", group=time)
+@click.argument("duration")
+def time_advance(session: Session, duration: str) -> None:
+    """Move the time that calls have forward, by a DURATION such as 90s, 2h or 30d."""
+    from chaindock.values import WrongValueError, read_duration
+
+    try:
+        if duration.endswith(_DAY):
+            spent_s = float(duration[:-1]) * _DAY_S
+        else:
+            spent_s = read_duration(duration)
+    except (WrongValueError, ValueError) as error:
+        raise click.BadParameter(
+            f"{duration!r}: expected a duration such as 90s, 2h or 30d",
+            param_hint="DURATION",
+        ) from error
+    _show(session, session.client().set_time(advance_s=spent_s))
+
+
+@command("chaindock time reset", group=time)
+def time_reset(session: Session) -> None:
+    """Give calls the time of this machine again."""
+    _show(session, session.client().set_time())
+
+
+def _show(session: Session, found: Mapping[str, Any]) -> None:
+    if session.emits(found):
+        return
+    offset_s = found["offset_s"]
+    told = "the time of this machine"
+    if offset_s:
+        told = f"{abs(offset_s):.0f} s {'ahead' if offset_s > 0 else 'behind'}"
+    click.echo(f"{found['now']}  ({told})")

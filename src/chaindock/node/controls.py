@@ -1,0 +1,101 @@
+"""What developers change of a running node: state, when blocks are cut, the time of calls."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from chaindock.endorser.cutting import AUTO, show_mode
+from chaindock.endorser.edits import StateWriter, arguments
+from chaindock.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from chaindock.endorser.caller import Answer, Caller
+    from chaindock.identity.msp import SigningIdentity
+
+_FIRST_S: Final = 0.0
+_LAST_S: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+"""Later times are refused: JSON of protobuf and most languages end at the year 9999."""
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Changes the channel of `caller`.
+
+    Args:
+        caller: of the node; its clock is the one that is set.
+        admin: signs changes of the state.
+    """
+
+    caller: Caller
+    admin: SigningIdentity
+
+    async def write(self, name: str, writes: Iterable[tuple[str, bytes]]) -> Answer:
+        """Write keys of the chaincode `name` in one transaction; b"" deletes a key.
+
+        Check `code` of the answer: 0 = the writes took effect.
+
+        Raises: InvalidInput; what `Caller.invoke` raises.
+        """
+        endorser = dataclasses.replace(
+            self.caller.endorser, executor=cast("Any", StateWriter())
+        )
+        caller = replace(self.caller, endorser=endorser)
+        return await caller.invoke(name, arguments(writes), signer=self.admin)
+
+    async def cut(self) -> int:
+        """Cut blocks of what waits; return how many transactions that were."""
+        return await self.caller.orderer.cut()
+
+    def time(self) -> dict[str, Any]:
+        """Return {"now", "offset_s"} of the clock that calls of the node have."""
+        now_s = self.caller.clock.now_ns() / 1e9
+        return {
+            "now": datetime.fromtimestamp(now_s, UTC).isoformat(
+                timespec="milliseconds"
+            ),
+            "offset_s": self.caller.clock.offset_s,
+        }
+
+    def set_time(
+        self, *, at_s: float | None, advance_s: float | None
+    ) -> dict[str, Any]:
+        """Set the clock to `at_s` seconds since 1970, or move it; neither: reset it.
+
+        The clock runs on from there, until the node stops.
+
+        Returns: as `time`.
+        Raises: InvalidInput: before 1970 or after 9999.
+        """
+        clock = self.caller.clock
+        machine_s = clock.now_ns() / 1e9 - clock.offset_s
+        offset_s = 0.0
+        if at_s is not None:
+            offset_s = at_s - machine_s
+        elif advance_s is not None:
+            offset_s = clock.offset_s + advance_s
+        if not _FIRST_S <= machine_s + offset_s < _LAST_S:
+            raise InvalidInput(
+                "the time is before 1970 or after 9999",
+                hint="go back to the machine's time: chaindock time reset",
+            )
+        clock.offset_s = offset_s
+        return self.time()
+
+    def warnings(self) -> Iterator[str]:
+        """Yield what a user may have forgotten."""
+        orderer = self.caller.orderer
+        if orderer.mode != AUTO and orderer.waiting:
+            yield (
+                f"{orderer.waiting} transactions wait for their block (mode "
+                f"{show_mode(orderer.mode)}); cut it: chaindock block cut"
+            )
+        if self.caller.clock.offset_s:
+            yield (
+                f"the time of calls is {self.time()['now']}; back to the machine's: "
+                "chaindock time reset"
+            )

@@ -1,0 +1,112 @@
+"""When blocks are cut in the modes for people who test contracts."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from chaindock.endorser.cutting import OrdererOptions, read_mode, show_mode
+from chaindock.values import WrongValueError
+from support.eventually import eventually
+
+
+async def invoke(node: Any, *args: bytes) -> Any:
+    return await node.caller.invoke("basic", args, signer=node.user)
+
+
+async def waiting(node: Any, *calls: Any) -> Any:
+    """Start calls one after the other; return their answers when all wait."""
+    tasks = []
+    for call in calls:
+        tasks.append(asyncio.ensure_future(invoke(node, *call)))
+        await eventually(lambda: node.orderer.waiting == len(tasks))
+    return asyncio.gather(*tasks)
+
+
+def puts(count: int) -> Any:
+    return [(b"put", b"k%d" % number, b"v") for number in range(count)]
+
+
+class TestManual:
+    """Transactions wait until somebody cuts a block; definitions do not."""
+
+    @pytest.fixture
+    def options(self) -> Any:
+        return OrdererOptions(mode=("manual", 0.0), max_message_count=3)
+
+    async def test_what_waits_is_cut_when_asked_and_not_before(self, defined):
+        since = defined.ledger.height
+        answers = await waiting(defined, *puts(4))
+        await asyncio.sleep(0.05)
+        assert defined.ledger.height == since
+        assert await defined.orderer.cut() == 4
+        found = [(one.block - since, one.code) for one in await answers]
+        assert found == [(0, 0), (0, 0), (0, 0), (1, 0)]
+        assert await defined.orderer.cut() == 0
+
+    async def test_a_reader_and_a_writer_of_a_key_meet_in_one_block(self, defined):
+        copies = (b"copy", b"k", b"a"), (b"put", b"k", b"v"), (b"copy", b"k", b"b")
+        answers = await waiting(defined, *copies)
+        await defined.orderer.cut()
+        assert [one.code for one in await answers] == [0, 0, 11]
+
+    async def test_a_definition_overtakes_what_waits(self, defined):
+        answers = await waiting(defined, *puts(1))
+        await defined.define("other")
+        assert defined.writer.sequence("other") == 1
+        assert defined.orderer.waiting == 1
+        await defined.orderer.cut()
+        assert [one.code for one in await answers] == [0]
+
+    async def test_the_end_of_the_node_commits_what_waits(self, defined):
+        answers = await waiting(defined, *puts(2))
+        await defined.orderer.__aexit__()
+        assert [one.code for one in await answers] == [0, 0]
+
+
+class TestSize:
+    @pytest.fixture
+    def options(self) -> Any:
+        return OrdererOptions(mode=("size", 3.0))
+
+    async def test_a_block_waits_until_it_is_full(self, defined):
+        calls = [asyncio.ensure_future(invoke(defined, *put)) for put in puts(4)]
+        await eventually(lambda: sum(one.done() for one in calls) == 3)
+        await eventually(lambda: defined.orderer.waiting == 1)
+        await defined.orderer.cut()
+        blocks = sorted([(await one).block for one in calls])
+        assert [one - blocks[0] for one in blocks] == [0, 0, 0, 1]
+
+
+class TestInterval:
+    @pytest.fixture
+    def options(self) -> Any:
+        return OrdererOptions(mode=("interval", 0.2))
+
+    async def test_a_block_takes_what_came_in_the_interval(self, defined):
+        began = asyncio.get_running_loop().time()
+        answers = await waiting(defined, *puts(4))
+        assert len({one.block for one in await answers}) == 1
+        assert asyncio.get_running_loop().time() - began >= 0.2
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [
+        ("auto", ("auto", 0)),
+        ("manual", ("manual", 0)),
+        ("interval=1500ms", ("interval", 1.5)),
+        ("size=10", ("size", 10)),
+    ],
+)
+def test_modes_are_read_and_shown(text, mode):
+    assert read_mode(text) == mode
+    assert read_mode(show_mode(mode)) == mode
+
+
+@pytest.mark.parametrize(
+    "text", ["", "never", "size", "size=0", "size=1.5", "size=9999", "interval=0s"]
+)
+def test_other_modes_are_refused(text):
+    with pytest.raises(WrongValueError):
+        read_mode(text)
