@@ -82,7 +82,7 @@ class Documents:
         while not scan.exhausted and len(rows) < size:
             rows += scan.step(self.db, size - len(rows), 1 << 20)
         self.rows = rows
-        return [row.key.decode() for row in rows], scan.bookmark
+        return [key.decode() for key, _ in rows], scan.bookmark
 
     def keys(self, query: Mapping[str, object], *, strict: bool = True) -> list[str]:
         return self.page(query, strict=strict)[0]

@@ -55,7 +55,11 @@ class And(Node):
 
     @override
     def matches(self, value: Any) -> bool:
-        return all(part.matches(value) for part in self.parts)
+        # Half as long as all() with a generator.
+        for part in self.parts:  # noqa: SIM110
+            if not part.matches(value):
+                return False
+        return True
 
 
 @dataclass(frozen=True)
@@ -118,13 +122,15 @@ class Compare(Node):
     argument: Any
     raw: bool = False
     key: bytes = field(init=False)
+    compare: Callable[[bytes, bytes], bool] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", _key(self.argument, raw=self.raw))
+        object.__setattr__(self, "compare", COMPARE[self.operator])
 
     @override
     def matches(self, value: Any) -> bool:
-        return COMPARE[self.operator](_key(value, raw=self.raw), self.key)
+        return self.compare(_key(value, raw=self.raw), self.key)
 
 
 def _key(value: Any, *, raw: bool) -> bytes:

@@ -11,6 +11,8 @@ import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from chaindock.ledger.mango.indexes import Index
 from chaindock.ledger.mango.order import sort_key
 from chaindock.ledger.mango.selector import ID, parse_path, parse_selector
@@ -56,11 +58,13 @@ def _mango_matches(key: bytes, text: str | None, selector: bytes) -> bool:
 
 def loaded(key: bytes, text: str | None) -> dict[str, Any]:
     """Return a document with its `_id`."""
-    document: dict[str, Any] = {} if text is None else json.loads(text)
+    document: dict[str, Any] = {} if text is None else _decode(text)
     document[ID] = key.decode()
     return document
 
 
+_decode: Final = msgspec.json.Decoder().decode
+"""Three times as fast as the standard library's, which is what writes the documents."""
 _steps = lru_cache(256)(lambda path: tuple(json.loads(path)))
 _selector = lru_cache(64)(lambda selector: parse_selector(json.loads(selector)))
 
@@ -68,7 +72,7 @@ _selector = lru_cache(64)(lambda selector: parse_selector(json.loads(selector)))
 @lru_cache(4)
 def _parsed(text: str | None) -> Any:
     """Parse once for all columns of an index; nobody changes the result."""
-    return {} if text is None else json.loads(text)
+    return {} if text is None else _decode(text)
 
 
 def column(name: str) -> str:

@@ -61,7 +61,8 @@ class Bounds:
     @property
     def fixed(self) -> bool:
         """Whether only one value is left."""
-        return self.low is not None and self.low == self.high
+        whole = self.with_low and self.with_high
+        return whole and self.low is not None and self.low == self.high
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,13 @@ class Plan:
         index: None = all documents in the order of their keys.
         bounds: of the first columns of `index`.
         sorting: names of fields to sort by afterwards; only without an index.
+        exact: what is in `bounds` matches, without a further look.
     """
 
     index: Index | None = None
     bounds: tuple[Bounds, ...] = ()
     sorting: tuple[str, ...] = ()
+    exact: bool = False
 
 
 def parse_index(text: bytes) -> Definition:
@@ -156,7 +159,9 @@ def plan(query: Query, indexes: Iterable[Index], *, strict: bool) -> Plan:
     ranges = dict(_ranges(root))
     if usable:
         best = min(usable, key=lambda each: _rank(each, ranges))
-        return Plan(best, tuple(ranges[name] for name in _prefix(best, ranges)))
+        prefix = _prefix(best, ranges)
+        bounds = tuple(ranges[name] for name in prefix)
+        return Plan(best, bounds, exact=_decides(root, prefix, bounds))
     if query.sort in {(), (ID,)}:
         return Plan()
     if strict:
@@ -165,6 +170,23 @@ def plan(query: Query, indexes: Iterable[Index], *, strict: bool) -> Plan:
             "No index exists for this sort, try indexing by the sort fields.",
         )
     return Plan(sorting=query.sort)
+
+
+def _decides(
+    root: Node | None, prefix: Sequence[str], bounds: Sequence[Bounds]
+) -> bool:
+    """Return whether the bounds that a search uses are the whole selector."""
+    loose = [at for at, each in enumerate(bounds) if not each.fixed]
+    if loose and loose[0] != len(bounds) - 1:
+        return False
+    parts = root.parts if isinstance(root, And) else (root,)
+    return all(
+        isinstance(part, Field)
+        and part.name in prefix
+        and isinstance(part.condition, Compare)
+        and part.condition.operator != "$ne"
+        for part in parts
+    )
 
 
 def _is_named(index: Index, named: Sequence[str]) -> bool:

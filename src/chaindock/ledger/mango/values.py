@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 RESERVED: Final = ("_id", "_rev", "~version")
 """Fields of CouchDB and the peer, which no value that a query returns has."""
+MAX_DEPTH: Final = 200
+"""Levels of a document; a value with more counts as no JSON, so that none can use up the
+stack of what reads it."""
+_SPACE: Final = " \t\r\n"
 _INTEGRAL: Final = 1e21
 """From here Go prints a float with an exponent."""
 _GO_ERRORS: Final = "chaindock-go"
@@ -50,15 +54,26 @@ def document_of(value: bytes) -> str | None:
     escapes as Go's encoder makes them.
     """
     text = value.decode(errors=_GO_ERRORS)
+    if not text.lstrip(_SPACE).startswith("{"):
+        return None
     try:
         document = _DECODER.decode(text)
-        if not isinstance(document, dict):
-            return None
+        if text.count("{") + text.count("[") > MAX_DEPTH:
+            _require_flat(document)
         for name in RESERVED:
             document.pop(name, None)
         return text_of(document)
     except (ValueError, RecursionError):
         return None
+
+
+def _require_flat(value: Any, depth: int = MAX_DEPTH) -> None:
+    """Raise RecursionError if `value` has more levels than `depth`."""
+    if isinstance(value, (dict, list)):
+        if depth == 0:
+            raise RecursionError
+        for each in value.values() if isinstance(value, dict) else value:
+            _require_flat(each, depth - 1)
 
 
 def _stored_number(text: str) -> int | float:
@@ -83,14 +98,14 @@ _DECODER: Final = json.JSONDecoder(
 )
 
 
+_ENCODE: Final = json.JSONEncoder(
+    ensure_ascii=False, sort_keys=True, separators=(",", ":")
+).encode
+
+
 def text_of(value: Any) -> str:
     """Return JSON as Go's encoder writes it. Raises: RecursionError."""
-    if _has_exponent(value):
-        text = _write(value)
-    else:
-        text = json.dumps(
-            value, ensure_ascii=False, sort_keys=True, separators=(",", ":")
-        )
+    text = _write(value) if _has_exponent(value) else _ENCODE(value)
     for mark in "<>&\u2028\u2029":
         if mark in text:
             text = text.replace(mark, f"\\u{ord(mark):04x}")

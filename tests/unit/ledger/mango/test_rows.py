@@ -19,7 +19,7 @@ from support.mango.documents import NS, Documents
 def value_of(document: bytes, query: dict[str, object] | None = None) -> str | None:
     with closing(Documents({"k": document})) as documents:
         documents.keys(query or {"selector": {}})
-        return documents.rows[0].value
+        return documents.rows[0][1]
 
 
 @pytest.mark.parametrize(
