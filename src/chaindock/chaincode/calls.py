@@ -226,14 +226,11 @@ class Calls:
         if call.over:
             return
         metrics.EXECUTE_TIMEOUTS.labels(self.ccid).inc()
-        cause = (
-            "timeout expired while executing transaction: chaincode "
-            f"{call.invocation.namespace} did not answer in {limit_s:g} s"
-        )
         call.finish(
             ExecuteTimeout(
-                call.invocation.unsent(cause),
-                hint="the chaincode may still run the call; without an answer after "
+                call.invocation.unsent("timeout expired while executing transaction"),
+                hint=f"chaincode {call.invocation.namespace} did not answer in "
+                f"{limit_s:g} s and may still run the call; without an answer after "
                 f"{limit_s + overrun_s:g} s the node restarts the chaincode. Raise the "
                 "limit of a call with --timeout",
                 tx_id=call.invocation.tx_id,

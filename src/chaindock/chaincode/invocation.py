@@ -17,6 +17,7 @@ from fabric_protos.peer import chaincode_event_pb2, proposal_response_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf.message import DecodeError
 
+from chaindock.chaincode.wire import why_unreadable
 from chaindock.errors import (
     ChaincodeError,
     ChaindockError,
@@ -202,7 +203,8 @@ def outcome_of(final: shim.ChaincodeMessage, invocation: Invocation) -> Outcome:
         response = proposal_response_pb2.Response.FromString(final.payload)
     except DecodeError as error:
         raise ChaincodeError(
-            f"failed to unmarshal response for transaction {tx_id}: {error}",
+            f"failed to unmarshal response for transaction {tx_id}: "
+            f"{why_unreadable(final.payload)}",
             tx_id=tx_id,
         ) from error
     event = None

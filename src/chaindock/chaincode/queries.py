@@ -51,7 +51,7 @@ def _paging_of(metadata: bytes) -> shim.QueryMetadata:
     try:
         return shim.QueryMetadata.FromString(metadata)
     except DecodeError:
-        raise InvalidInput(why_unreadable(metadata)) from None
+        raise InvalidInput(f"unmarshal failed: {why_unreadable(metadata)}") from None
 
 
 def _page(rows: RangeResults, size: int, budget: Budget) -> Steps:

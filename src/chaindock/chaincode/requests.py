@@ -112,7 +112,7 @@ def _cause_of(error: Exception, message: shim.ChaincodeMessage) -> ChaindockErro
     if isinstance(error, ChaindockError):
         return error
     if isinstance(error, DecodeError):
-        return InvalidInput(why_unreadable(message.payload))
+        return InvalidInput(f"unmarshal failed: {why_unreadable(message.payload)}")
     tx_id, kind = message.txid[:64], kind_of(message)
     _log.error("request failed unexpectedly", tx=tx_id, kind=kind, exc_info=error)
     return ChaindockError(PANIC)

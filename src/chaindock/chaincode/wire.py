@@ -35,8 +35,8 @@ MOST_ID: Final = 256
 MOST_ITEMS: Final = LARGE // 2
 """Of arguments, and of keys and records if READY has announced fewer: a message that is
 not large may have as many."""
-BROKEN: Final = "unmarshal failed: proto: cannot parse invalid wire-format data"
-BAD_TEXT: Final = "unmarshal failed: string field contains invalid UTF-8"
+BROKEN: Final = "proto: cannot parse invalid wire-format data"
+BAD_TEXT: Final = "string field contains invalid UTF-8"
 """Fabric's texts."""
 _TYPE, _PAYLOAD, _TXID, _CHANNEL = 1, 3, 4, 7
 _VALUE: Final = 2
@@ -152,7 +152,7 @@ def _fields(
                 at += size
             yield tag >> 3, value
     except IndexError:
-        raise InvalidInput(BROKEN) from None
+        raise InvalidInput(f"unmarshal failed: {BROKEN}") from None
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:

@@ -149,7 +149,7 @@ class Caller:
             proposal, timeout_s, endorse=commits
         )
         commit, conflict, response = None, None, outcome.response
-        if endorsed is not None:
+        if endorsed is not None and response.status < ERROR_STATUS:
             if response.status < _LOWEST_STATUS:  # Fabric's clients refuse it, too
                 raise ExecuteFailed(
                     f"chaincode {name!r} answered with status {response.status} "

@@ -42,9 +42,11 @@ if TYPE_CHECKING:
     from chaindock.ledger.simulator import Simulator
     from chaindock.lifecycle.definitions import Definitions, LifecycleContract
 
-    Simulated = tuple[Outcome, str, bytes]
-    """What the chaincode said, its version, and the read-write set; b"" = not wanted."""
+    Simulated = tuple[Outcome, str, bytes | None]
+    """What the chaincode said, its version, and the read-write set; None = not wanted."""
 
+_FAILED_STATUS: Final = 500
+"""From this status on an answer has what was read and written, too, but is not signed."""
 _LOGGER: Final = "endorser"
 _log = get_logger(_LOGGER)
 
@@ -96,8 +98,9 @@ class Endorser:
             endorse: False drops the reads and writes of the simulation.
 
         Returns:
-            what the chaincode said, and the endorsement: None when not asked for, for a
-            response of 400 or more, and for a call without channel.
+            what the chaincode said, and the answer to the client: None when not asked for,
+            for a response of 400 to 499, and for a call without channel. Without an
+            endorsement for a response of 500 or more.
 
         Raises:
             ProposalInvalid, Denied, TransactionExists, TooManyRequests: refused before
@@ -120,10 +123,10 @@ class Endorser:
                 self._running -= 1
             failed = outcome.response.status >= ERROR_STATUS
             watch.end = End.REFUSED if failed else End.ENDORSED
-            if failed or not endorse or not proposal.channel:
+            if results is None or not proposal.channel:
                 return outcome, None
-            sign = partial(self._sign, proposal, outcome, version, results)
-            return outcome, await off_loop(len(results), sign)
+            answer = partial(self._answer, proposal, outcome, version, results)
+            return outcome, await off_loop(len(results), answer)
 
     def _admit(self, proposal: Proposal) -> Identity:
         """Check what can be checked before a simulation; return the signer."""
@@ -173,8 +176,9 @@ class Endorser:
         with self.ledger.new_simulator(proposal.tx_id) as simulator:
             simulation = self._simulation(proposal, identity, simulator)
             outcome, version = await simulation.run(timeout_s)
-            if not keep or outcome.response.status >= ERROR_STATUS:
-                return outcome, version, b""
+            refused = ERROR_STATUS <= outcome.response.status < _FAILED_STATUS
+            if not keep or refused:
+                return outcome, version, None
             work = partial(simulator.results, self.largest_bytes)
             return outcome, version, await off_loop(simulator.held, work)
 
@@ -191,7 +195,7 @@ class Endorser:
             mspids=self.configuration.peers,
         )
 
-    def _sign(
+    def _answer(
         self, proposal: Proposal, outcome: Outcome, version: str, results: bytes
     ) -> proposal_response_pb2.ProposalResponse:
         response, event = outcome.response, outcome.event
@@ -204,15 +208,13 @@ class Endorser:
         payload = proposal_response_pb2.ProposalResponsePayload(
             proposal_hash=proposal.hash, extension=action.SerializeToString()
         ).SerializeToString()
-        creator = self.signer.creator
-        return proposal_response_pb2.ProposalResponse(
-            version=1,
-            response=response,
-            payload=payload,
-            endorsement=proposal_response_pb2.Endorsement(
-                endorser=creator, signature=self.signer.sign(payload + creator)
-            ),
+        answer = proposal_response_pb2.ProposalResponse(
+            version=1, response=response, payload=payload
         )
+        if response.status < ERROR_STATUS:
+            creator = answer.endorsement.endorser = self.signer.creator
+            answer.endorsement.signature = self.signer.sign(payload + creator)
+        return answer
 
 
 class End(StrEnum):

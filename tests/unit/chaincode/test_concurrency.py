@@ -152,8 +152,9 @@ async def test_a_call_that_is_never_answered_ends_every_stream():
         await peer.receive()
         beside = node.call(invocation("beside"))
         await peer.receive()
-        with pytest.raises(ExecuteTimeout, match=r"basic did not answer in 0.05 s"):
+        with pytest.raises(ExecuteTimeout) as caught:
             await stuck
+        assert "basic did not answer in 0.05 s" in (caught.value.hint or "")
         end = await node.handler.ended.wait()
         assert end.overrun_s == pytest.approx(0.25)
         assert end.reason == "a call has not answered for 0.25 s"

@@ -167,7 +167,7 @@ async def test_a_timeout_leaves_the_stream_alone(node: StreamNode):
         await call
     assert caught.value.message == (
         "failed to execute transaction t1: error sending: timeout expired while "
-        "executing transaction: chaincode basic did not answer in 0.05 s"
+        "executing transaction"
     )
     assert "without an answer after 30.05 s the node restarts" in (
         caught.value.hint or ""

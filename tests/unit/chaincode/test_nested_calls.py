@@ -214,7 +214,7 @@ async def test_a_callee_has_a_time_limit_of_its_own(
         await asyncio.sleep(0.6)
         await send(a, outer, "b")
         inner = await b.receive()
-        with pytest.raises(ExecuteTimeout, match="did not answer in 1 s"):
+        with pytest.raises(ExecuteTimeout):
             await call
         # The caller is over: its request is answered, and the callee has no context.
         reply = await a.receive()
