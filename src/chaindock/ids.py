@@ -16,6 +16,9 @@ TxId = NewType("TxId", str)
 """64 lower-case hex characters: SHA-256 of nonce and creator."""
 ChannelId = NewType("ChannelId", str)
 
+CHANNEL_ENDORSEMENT = "/Channel/Application/Endorsement"
+"""The policy of definitions that carry no other."""
+
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _NAME = re.compile(r"[a-zA-Z0-9]+([-_][a-zA-Z0-9]+)*")
 _VERSION = re.compile(r"[A-Za-z0-9_.+-]+")
@@ -23,7 +26,7 @@ _CHANNEL = re.compile(r"[a-z][a-z0-9.-]{0,248}")
 _CCID = re.compile(r"(?P<label>[A-Za-z0-9][A-Za-z0-9_.+-]*):(?P<hash>[0-9a-f]{64})")
 _VERSION_PART = re.compile(r"_v?\d[A-Za-z0-9.+-]*$")
 _NOT_NAME = re.compile(r"[^A-Za-z0-9]+")
-_SYSTEM_NAMES = frozenset({"cscc", "escc", "lscc", "qscc", "vscc"})
+SYSTEM_NAMES = frozenset({"cscc", "escc", "lscc", "qscc", "vscc"})
 
 
 def _require(ok: object, what: str, text: str, expected: str, hint: str = "") -> None:
@@ -42,7 +45,7 @@ def require_label(label: str) -> str:
 
 def require_chaincode_name(name: str) -> str:
     """Return `name` if a definition may carry it, else raise InvalidInput."""
-    ok = _NAME.fullmatch(name) and name not in _SYSTEM_NAMES
+    ok = _NAME.fullmatch(name) and name not in SYSTEM_NAMES
     rule = "letters and digits, joined by single - or _, and not the name of a system "
     hint = "choose another one with --name"
     _require(ok, "chaincode name", name, f"{rule}chaincode", hint)

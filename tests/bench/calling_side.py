@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, cast
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-from fabric_protos.peer.lifecycle import lifecycle_pb2
 
 from chaindock.chaincode.handler import Expected
 from chaindock.chaincode.registry import HandlerRegistry
@@ -37,7 +36,8 @@ from chaindock.identity.ca import TlsAuthority, certificate_hash
 from chaindock.identity.organization import Organization
 from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger.ledger import Ledger
-from chaindock.lifecycle.definitions import Approval, Definitions, LifecycleContract
+from chaindock.lifecycle.contract import LifecycleContract
+from chaindock.lifecycle.definitions import Approval, Definition, Definitions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -150,16 +150,16 @@ async def calling_side(
             ledger=ledger,
             definitions=Definitions(approvals),
             executor=support,
-            system={"_lifecycle": LifecycleContract(approvals, "Org1MSP")},
+            system={
+                "_lifecycle": LifecycleContract(CHANNEL, "Org1MSP", lambda: ["Org1MSP"])
+            },
         )
         orderer = await stack.enter_async_context(
             Orderer(ledger, configuration, options)
         )
         caller = Caller(CHANNEL, endorser, orderer)
         await DefinitionWriter(caller, ledger, organization.admin).commit(
-            lifecycle_pb2.CommitChaincodeDefinitionArgs(
-                name=NAME, sequence=1, version="1.0"
-            )
+            Definition(name=NAME, sequence=1, version="1.0"), CCID
         )
         certificate = trust.certificate if trust else None
         expected = Expected(CCID, Attempt(CCID), certificate=certificate)

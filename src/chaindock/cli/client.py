@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import http.client
+import itertools
 import json
 import os
 import socket
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, urlencode
 
@@ -120,23 +122,33 @@ class AdminClient:
         return [self._ask("GET", f"/blocks/{one}") for one in range(first, height)]
 
     def deploy(
-        self, package: BinaryIO, asked: Mapping[str, str]
+        self, package: BinaryIO, asked: Mapping[str, str], terms: Mapping[str, Any]
     ) -> Iterator[dict[str, Any]]:
         """Upload a package file; yield the events, the result last.
 
-        `asked` has `name`, `version`, `backend` and `init` ("1": required), as given.
+        `asked` has `name`, `version`, `backend` and `init` ("1": required), as given;
+        `terms` the fields of lifecycle.terms.Said that were given.
         Raises: the error that ended the deployment.
         """
-        headers = {"Content-Length": str(package.seek(0, os.SEEK_END))}
+        said = json.dumps(terms).encode() if terms else b""
+        size = len(said) + package.seek(0, os.SEEK_END)
         package.seek(0)
-        return self._stream("POST", f"/deploy?{urlencode(asked)}", package, headers)
+        query = urlencode({**asked, **({"terms": len(said)} if said else {})})
+        parts = itertools.chain((said,), iter(partial(package.read, _PART_BYTES), b""))
+        headers = {"Content-Length": str(size)}
+        return self._stream("POST", f"/deploy?{query}", parts, headers)
 
     def deploy_dev(
-        self, name: str, version: str | None, *, init_required: bool
+        self,
+        name: str,
+        version: str | None,
+        terms: Mapping[str, Any],
+        *,
+        init_required: bool,
     ) -> dict[str, Any]:
         """Define a program that is started by hand; return the fields of Deployment."""
         asked = {"name": name, "version": version, "init_required": init_required}
-        return self._ask("POST", "/chaincodes", {**asked, "dev": True})
+        return self._ask("POST", "/chaincodes", {**terms, **asked, "dev": True})
 
     def start(self, name: str) -> Iterator[dict[str, Any]]:
         """Start a chaincode; yield the events, the result last."""

@@ -1,7 +1,7 @@
-"""`deploy`, `start`, `stop` and `rm`, and the progress of an attempt.
+"""`deploy`, `start`, `stop` and `rm`.
 
 The client packages a directory, so that its id is the one that `chaindock package`
-prints. Progress goes to standard error: plain lines where there is no terminal.
+prints.
 """
 
 from __future__ import annotations
@@ -9,23 +9,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
-from typing_extensions import override
 
 from chaindock.cli import show
+from chaindock.cli.progress import watch_attempt
 from chaindock.cli.session import Session, command, name_argument
-from chaindock.cli.show import is_terminal, seconds, visible
-from chaindock.errors import ChaindockError, NodeError, NotFound
-from chaindock.operations import wire
+from chaindock.errors import InvalidInput, NotFound
+from chaindock.ids import CHANNEL_ENDORSEMENT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
-    from rich.console import RenderableType
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from chaindock.cli.client import AdminClient
 
@@ -34,6 +30,8 @@ if TYPE_CHECKING:
     "chaindock deploy . --name basic",
     "chaindock deploy basic.tar.gz --name basic --backend docker",
     "chaindock deploy ./token --init-required",
+    "chaindock deploy ./deals --collections-config collections.json",
+    "chaindock deploy ./deals --signature-policy \"OR('Org1MSP.peer')\"",
     "chaindock deploy --dev basic           # you start the program yourself",
 )
 @click.argument(
@@ -54,13 +52,37 @@ if TYPE_CHECKING:
 )
 @click.option("--init-required", is_flag=True, help="Callers must invoke --init first.")
 @click.option(
+    "--signature-policy",
+    metavar="POLICY",
+    help="Endorsement policy, e.g. \"AND('Org1MSP.peer','Org2MSP.peer')\".  "
+    "[default: as before; at first that of the channel]",
+)
+@click.option(
+    "--channel-config-policy",
+    metavar="PATH",
+    help=f"Endorsement policy of the channel, e.g. {CHANNEL_ENDORSEMENT}.",
+)
+@click.option(
+    "--collections-config",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Private data collections, as JSON for the peer CLI.  [default: as before]",
+)
+@click.option(
     "--dev",
     metavar="NAME",
     help="Define NAME for a program that you start yourself (chaincode.mode: dev).",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Show the output of the build.")
 def deploy(
-    session: Session, source: Path | None, *, dev: str | None, **options: Any
+    session: Session,
+    source: Path | None,
+    *,
+    dev: str | None,
+    signature_policy: str | None,
+    channel_config_policy: str | None,
+    collections_config: Path | None,
+    **options: Any,
 ) -> None:
     """Build a chaincode and start it.
 
@@ -70,33 +92,78 @@ def deploy(
     """
     if (source is None) == (dev is None):
         raise click.UsageError("expected a directory, a package file, or --dev NAME")
+    if signature_policy and channel_config_policy:
+        raise click.UsageError(
+            "--signature-policy cannot be used with --channel-config-policy"
+        )
+    said = {
+        "signature_policy": signature_policy,
+        "channel_config_policy": channel_config_policy,
+        "collections": collections_config and _read_collections(collections_config),
+    }
+    terms = {key: value for key, value in said.items() if value is not None}
     if dev is not None:
-        _deploy_dev(session, dev, options)
+        _deploy_dev(session, dev, terms, options)
         return
     assert source is not None  # noqa: S101  # for mypy
-    done = deploy_path(session.client(), source, **options)
+    done = deploy_path(session.client(), source, terms=terms, **options)
     if session.emits(done):
         return
     same = "" if done["changed"] else "; nothing changed"
     click.echo(describe(done) + same, err=True)
+    _show_terms(done, terms)
     init = "--init " if options["init_required"] and done["changed"] else ""
     words = session.words(f"invoke {done['name']} {init}FUNCTION ARGS...")
     show.note("next", words, "cyan")
 
 
-def _deploy_dev(session: Session, name: str, options: Mapping[str, Any]) -> None:
+def _read_collections(path: Path) -> Any:
+    """Return the parsed file after the checks that need no node."""
+    import json
+
+    from chaindock.lifecycle.terms import parse_collections
+
+    name = f"the collections file {str(path)!r}"
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(
+            f"{name} cannot be read: {error.strerror}",
+            hint="check the path; relative ones start at the current directory",
+            path=str(path),
+        ) from error
+    parse_collections(text, name, show.warn)
+    return json.loads(text)
+
+
+def _show_terms(done: Mapping[str, Any], terms: Mapping[str, Any]) -> None:
+    """Say under which policy and with which collections, and what was kept."""
+    policy, collections = done.get("policy"), done.get("collections")
+    if policy and ("signature_policy" in terms or policy != CHANNEL_ENDORSEMENT):
+        given = {"signature_policy", "channel_config_policy"} & terms.keys()
+        kept = "" if given else " (kept)"
+        show.note("policy", show.visible(policy) + kept, "cyan")
+    if collections:
+        kept = "" if "collections" in terms else " (kept)"
+        show.note("collections", show.visible(", ".join(collections)) + kept, "cyan")
+
+
+def _deploy_dev(
+    session: Session, name: str, terms: Mapping[str, Any], options: Mapping[str, Any]
+) -> None:
     for option in ("name", "label"):
         if options[option] is not None:
             raise click.UsageError(f"--{option} cannot be used with --dev")
     client = session.client()
     done = client.deploy_dev(
-        name, options["version"], init_required=options["init_required"]
+        name, options["version"], terms, init_required=options["init_required"]
     )
     if session.emits(done):
         return
     same = "" if done["changed"] else " already"
     text = f"{done['name']} is defined{same}: version {done['version']}"
     click.echo(click.style(text, fg="green"), err=True)
+    _show_terms(done, terms)
     address = client.status()["endpoints"].get("chaincode", "")
     # With TLS the node keeps the files that the program needs in this directory.
     tls = str((client.home / "dev").is_dir()).lower()
@@ -113,11 +180,13 @@ def deploy_path(
     label: str | None = None,
     init_required: bool = False,
     verbose: bool = False,
+    terms: Mapping[str, Any] | None = None,
     **asked: str | None,
 ) -> dict[str, Any]:
     """Deploy a directory or package file and show the progress.
 
-    `asked` has `name`, `version` and `backend`, as the user gave them.
+    `asked` has `name`, `version` and `backend`, as the user gave them; `terms` the
+    fields of lifecycle.terms.Said.
     Returns: the fields of facade.Deployment.
     """
     from chaindock.ids import require_chaincode_name, require_version
@@ -135,7 +204,9 @@ def deploy_path(
         name = given.get("name") or default_label(source).removesuffix("_1.0")
         label = f"{name}_{given.get('version', '1.0')}"
     with _package_file(source, label, limits) as package:
-        return watch_attempt(client.deploy(package, given), verbose=verbose)
+        return watch_attempt(
+            client.deploy(package, given, terms or {}), verbose=verbose
+        )
 
 
 @contextlib.contextmanager
@@ -221,131 +292,3 @@ def _each(
         if not session.json:
             click.echo(f"{name} {done}", err=True)
     session.emits({done: list(names)})
-
-
-# --- progress ------------------------------------------------------------------------
-
-
-def watch_attempt(
-    events: Iterable[dict[str, Any]], *, verbose: bool = False
-) -> dict[str, Any]:
-    """Show an attempt; return its result. Raises: what `events` raise at their end."""
-    view = _Live() if is_terminal(err=True) else _Plain()
-    view.verbose = verbose
-    with view.screen:
-        try:
-            for event in events:
-                if event.get("event") == wire.EVENT_RESULT:
-                    view.settle()
-                    result: dict[str, Any] = event["result"]
-                    return result
-                view.take(event)
-        except ChaindockError as error:
-            view.fail(error.facts.get("phase"))
-            raise
-    raise NodeError(
-        "the node ended before the chaincode was running",
-        hint="read its log (node.log), then start it again: chaindock up -d",
-    )
-
-
-class _Plain:
-    """Lines for pipes and logs.
-
-    The end of a phase arrives before the error that ended it, so the phase is shown when
-    the next event tells whether it succeeded.
-    """
-
-    announced = frozenset(("pull", "dependencies", "compile", "image"))
-    """Long phases, which are shown when they begin, too."""
-    note_indent = "  "
-    verbose = False
-    screen: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-    open: tuple[str, float] | None = None
-    last_line = ""
-    _ended: tuple[str, float] | None = None
-
-    def take(self, event: dict[str, Any]) -> None:
-        """Show an event of the attempt."""
-        kind = event.get("event")
-        if kind == "phase":
-            self.settle()
-            phase, self.last_line = visible(event["phase"]), ""
-            self.open = (phase, time.monotonic())
-            if phase in self.announced:
-                self.say(f"  {phase} ...")
-        elif kind == "phase-end":
-            self.open = None
-            self._ended = (visible(event["phase"]), event["seconds"])
-        elif kind == "note":
-            self.say(self.note_indent + visible(event["text"]))
-        elif kind == "output":
-            line = visible(event["line"])
-            self.last_line = line.strip() or self.last_line
-            if self.verbose:
-                self.say("  | ", line)
-
-    def settle(self) -> None:
-        """Show that the phase that ended last succeeded."""
-        if self._ended is not None:
-            self.ended(*self._ended, good=True)
-            self._ended = None
-
-    def fail(self, phase: str | None) -> None:
-        """Show that the attempt ended with an error of `phase`."""
-        if self._ended is not None:
-            self.ended(*self._ended, good=self._ended[0] != phase)
-        if self.open is not None:
-            name, began = self.open
-            self.ended(name, time.monotonic() - began, good=False)
-
-    def ended(self, phase: str, spent_s: float, *, good: bool) -> None:
-        self.say(f"  {phase:<13}{seconds(spent_s):>8}{'' if good else '  FAILED'}")
-
-    def say(self, dim: str, text: str = "") -> None:
-        click.echo(dim + text, err=True)
-
-
-class _Live(_Plain):
-    """A line that moves, and finished phases above it."""
-
-    announced = frozenset()
-    note_indent = "    "
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.live import Live
-        from rich.spinner import Spinner
-        from rich.text import Text
-
-        self._text = Text.assemble
-        self._console = Console(stderr=True, highlight=False)
-        simple = self._console.options.ascii_only
-        self._done, self._bad = ("ok", "!!") if simple else ("✓", "✗")
-        self._spinner = Spinner("line" if simple else "dots", style="cyan")
-        self.screen = Live(
-            console=self._console,
-            get_renderable=self._render,
-            transient=True,
-            refresh_per_second=10,
-        )
-
-    def _render(self) -> RenderableType:
-        if self.open is None:
-            return ""
-        phase, began = self.open
-        spent = seconds(time.monotonic() - began)
-        text = self._text(f" {phase:<13}", (f"{spent:>8}  {self.last_line}", "dim"))
-        text.truncate(max(self._console.width - 4, 0), overflow="ellipsis")
-        self._spinner.update(text=text)
-        return self._spinner
-
-    @override
-    def ended(self, phase: str, spent_s: float, *, good: bool) -> None:
-        mark = (self._done, "green") if good else (self._bad, "red")
-        spent = (f"{seconds(spent_s):>8}", "dim")
-        self._console.print(self._text("  ", mark, f" {phase:<13}", spent))
-
-    @override
-    def say(self, dim: str, text: str = "") -> None:
-        self._console.print(self._text((dim, "dim"), text))

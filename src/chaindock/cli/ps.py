@@ -11,6 +11,7 @@ import click
 from chaindock.cli import show
 from chaindock.cli.session import Session, command, name_argument
 from chaindock.cli.show import count, one_line
+from chaindock.ids import CHANNEL_ENDORSEMENT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,6 +52,11 @@ def _remarks(one: Mapping[str, Any]) -> Iterator[str]:
         yield f"warning: {one_line(warning)}"
     if plan := planned(one):
         yield plan
+    policy = one.get("policy") or CHANNEL_ENDORSEMENT
+    if policy != CHANNEL_ENDORSEMENT:
+        yield f"endorsement policy {show.visible(policy)}"
+    if collections := one.get("collections"):
+        yield f"collections {show.visible(', '.join(collections))}"
 
 
 def _row(one: Mapping[str, Any]) -> tuple[str, ...]:

@@ -20,6 +20,9 @@ from fabric_protos.peer import (
     proposal_response_pb2,
     transaction_pb2,
 )
+from fabric_protos.peer.lifecycle.lifecycle_pb2 import (
+    ApproveChaincodeDefinitionForMyOrgArgs,
+)
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from chaindock.aio import off_loop
@@ -28,19 +31,20 @@ from chaindock.endorser.checks import parse_proposal, transaction_id
 from chaindock.errors import ExecuteFailed, LedgerError
 from chaindock.ids import TxId
 from chaindock.ledger.transaction import code_name
-from chaindock.lifecycle.definitions import NAMESPACE, read_sequence
+from chaindock.lifecycle.approvals import Approvals, source_of
+from chaindock.lifecycle.definitions import read_definition
+from chaindock.lifecycle.records import NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
-
-    from fabric_protos.peer.lifecycle import lifecycle_pb2
 
     from chaindock.endorser.checks import Proposal
     from chaindock.endorser.endorser import Endorser
     from chaindock.endorser.orderer import Orderer
     from chaindock.identity.msp import SigningIdentity
-    from chaindock.ids import ChannelId
+    from chaindock.ids import Ccid, ChannelId
     from chaindock.ledger.ledger import Ledger, TxLocation
+    from chaindock.lifecycle.definitions import Definition
 
     Explain = Callable[[bytes, TxLocation], Awaitable[Mapping[str, Any] | None]]
 
@@ -266,17 +270,34 @@ def assemble(
 
 @dataclass(frozen=True)
 class DefinitionWriter:
-    """Commits definitions as the admin; what lifecycle.Deployer needs."""
+    """Approves and commits definitions as the admin; what lifecycle.Deployer needs."""
 
     caller: Caller
     ledger: Ledger
     admin: SigningIdentity
 
-    async def commit(self, args: lifecycle_pb2.CommitChaincodeDefinitionArgs) -> None:
-        """Commit a definition. Raises: LedgerError when it did not take effect."""
+    async def commit(self, definition: Definition, ccid: Ccid) -> None:
+        """Approve and commit a definition, which runs the package `ccid`.
+
+        Raises: LedgerError when it did not take effect.
+        """
+        if not self._approved(definition, ccid):
+            fields = {key.name: value for key, value in definition.ListFields()}
+            source = source_of(ccid)
+            approval = ApproveChaincodeDefinitionForMyOrgArgs(**fields, source=source)
+            await self._call("ApproveChaincodeDefinitionForMyOrg", approval)
+        await self._call("CommitChaincodeDefinition", definition)
+
+    def _approved(self, definition: Definition, ccid: Ccid) -> bool:
+        """Whether an attempt that did not come to the commit has approved this."""
+        approvals = Approvals(self.ledger.channel, self.admin.mspid)
+        with self.ledger.new_simulator(TxId("")) as simulator:
+            return approvals.holds(simulator, definition, ccid)
+
+    async def _call(self, function: str, args: Any) -> None:
         answer = await self.caller.invoke(
             NAMESPACE,
-            [b"CommitChaincodeDefinition", args.SerializeToString()],
+            [function.encode(), args.SerializeToString()],
             signer=self.admin,
         )
         if answer.status >= ERROR_STATUS or answer.code:
@@ -289,7 +310,7 @@ class DefinitionWriter:
                 code=answer.code,
             )
 
-    def sequence(self, name: str) -> int:
-        """Return the committed sequence of `name`; 0 when it is not defined."""
+    def definition(self, name: str) -> Definition | None:
+        """Return the committed definition of `name`; None when there is none."""
         with self.ledger.new_simulator(TxId("")) as simulator:
-            return read_sequence(simulator, name)
+            return read_definition(simulator, name)

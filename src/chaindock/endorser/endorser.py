@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from chaindock.identity.msp import Identity, SigningIdentity
     from chaindock.ledger.ledger import Ledger
     from chaindock.ledger.simulator import Simulator
-    from chaindock.lifecycle.definitions import Definitions, LifecycleContract
+    from chaindock.lifecycle.contract import LifecycleContract
+    from chaindock.lifecycle.definitions import Definitions
 
     Simulated = tuple[Outcome, str, bytes | None]
     """What the chaincode said, its version, and the read-write set; None = not wanted."""

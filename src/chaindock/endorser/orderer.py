@@ -30,7 +30,7 @@ from chaindock.ids import TxId
 from chaindock.ledger.ledger import TxLocation
 from chaindock.ledger.simulator import require_size
 from chaindock.ledger.transaction import code_name
-from chaindock.lifecycle.definitions import NAMESPACE
+from chaindock.lifecycle.records import NAMESPACE
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from chaindock.endorser.checks import Proposal
     from chaindock.identity.msp import Identity
     from chaindock.ledger.simulator import Simulator
-    from chaindock.lifecycle.definitions import Approval, Definitions, LifecycleContract
+    from chaindock.lifecycle.contract import LifecycleContract
+    from chaindock.lifecycle.definitions import Approval, Definitions
 
 _INITIALIZED: Final = "\x00\U0010ffffinitialized"
 _LEGACY: Final = "lscc"

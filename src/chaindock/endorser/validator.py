@@ -34,7 +34,8 @@ from chaindock.ledger.transaction import (
     read_result,
     read_spaces,
 )
-from chaindock.lifecycle.definitions import NAMESPACE, read_definition
+from chaindock.lifecycle.definitions import read_definition
+from chaindock.lifecycle.records import NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

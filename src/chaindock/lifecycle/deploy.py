@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Protocol
-
-from fabric_protos.peer.lifecycle import lifecycle_pb2
 
 from chaindock.aio import KeyedLocks, Tasks, finish
 from chaindock.errors import ChaindockError, NodeStopping, NotFound, StorageError
-from chaindock.ids import Ccid, require_chaincode_name, require_version
-from chaindock.lifecycle.definitions import Approval
+from chaindock.ids import Ccid, require_chaincode_name
+from chaindock.lifecycle.collections import check_collections
+from chaindock.lifecycle.definitions import Approval, Definition, set_defaults
 from chaindock.lifecycle.states import AUTO, Placement, Target
+from chaindock.lifecycle.terms import Terms
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection
     from pathlib import Path
 
     from chaindock.container.attempt import Attempt, Event
@@ -37,17 +37,24 @@ BY_HAND = "dev"  # the back end of programs that a user starts (development mode
 class DefinitionCommitter(Protocol):
     """Puts definitions on the ledger; endorser.DefinitionWriter is one."""
 
-    async def commit(self, args: lifecycle_pb2.CommitChaincodeDefinitionArgs) -> None:
-        """Commit a definition. Raises: ChaindockError: it may not be in effect."""
+    async def commit(self, definition: Definition, ccid: Ccid) -> None:
+        """Approve and commit a definition that runs the package `ccid`.
 
-    def sequence(self, name: str) -> int:
-        """Return the committed sequence of `name`; 0 when it is not defined."""
+        Raises: ChaindockError: it may not be in effect.
+        """
+
+    def definition(self, name: str) -> Definition | None:
+        """Return the committed definition of `name`; None when there is none."""
+
+
+_AS_IT_IS = Terms()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deployed(Approval):
     """What `deploy` or `start` came to; `changed` = a definition was committed."""
 
+    definition: Definition
     placement: Placement
     changed: bool
     attempt: Attempt
@@ -56,7 +63,8 @@ class Deployed(Approval):
 class Deployer(AbstractAsyncContextManager["Deployer"]):
     """Changes what this node runs.
 
-    `purge` removes what back ends keep of a chaincode that is uninstalled.
+    `purge` removes what back ends keep of a chaincode that is uninstalled; `mspids`
+    returns the organisations of the channel.
     """
 
     def __init__(
@@ -68,10 +76,11 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         committer: DefinitionCommitter,
         attempts: Callable[[Ccid], Attempt],
         purge: Callable[[Ccid], Awaitable[None]],
+        mspids: Callable[[], Collection[str]],
     ) -> None:
         self._packages, self._targets = packages, targets
         self._custodian, self._committer = custodian, committer
-        self._attempts, self._purge = attempts, purge
+        self._attempts, self._purge, self._mspids = attempts, purge, mspids
         self._names: KeyedLocks[str] = KeyedLocks()
         # A package must not be deleted between its arrival and the count of its users.
         self._storing = asyncio.Lock()
@@ -82,8 +91,8 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
 
     async def restore(self) -> None:
         """After a start: settle what a crash left open, launch what should run."""
-        targets, committer = self._targets, self._committer
-        committed = {name: committer.sequence(name) for name in targets.names()}
+        targets = self._targets
+        committed = {name: self.definition(name).sequence for name in targets.names()}
         await asyncio.to_thread(targets.recover, committed)
         try:
             spare = await asyncio.to_thread(self._packages.sweep, targets.ccids())
@@ -99,35 +108,30 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         self,
         package: bytes | Path,
         name: str,
-        version: str | None = None,
+        terms: Terms = _AS_IT_IS,
         backend: str = AUTO,
         *,
-        init_required: bool = False,
         watch: Callable[[Event], None] | None = None,
     ) -> Deployed:
         """Make `name` run `package`.
 
-        The same package again commits nothing; it is only made sure that it runs.
+        The same package again with the same terms commits nothing; it is only made sure
+        that it runs.
 
-        `package` is a .tar.gz; `version` is by default that of the same package before,
-        else `<sequence>.0`; `watch` gets the events of the launch.
+        `package` is a .tar.gz; `watch` gets the events of the launch.
 
         Raises: PackageInvalid, InvalidInput, PlacementConflict, LaunchFailed, LedgerError
             and more; nothing has changed then.
         Cancelled: nothing has changed, or everything.
         """
         require_chaincode_name(name)
-        if version is not None:
-            require_version(version)
         async with self._names.hold(name), self._kept(package, name) as ccid:
+            following = self._next(name, ccid, terms)
             attempt = self._attempt(ccid, watch)
-            approval = self._next(name, ccid, version, init_required=init_required)
-            await self._bring_up(name, approval, backend, attempt)
-            return self._deployed(name, attempt, changed=approval is not None)
+            await self._bring_up(name, following, backend, attempt)
+            return self._deployed(name, attempt, changed=following is not None)
 
-    async def deploy_by_hand(
-        self, name: str, version: str | None = None, *, init_required: bool = False
-    ) -> Deployed:
+    async def deploy_by_hand(self, name: str, terms: Terms = _AS_IT_IS) -> Deployed:
         """Define `name`; a program that a user starts registers as `name:version`.
 
         Returns before such a program has registered.
@@ -137,20 +141,20 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         require_chaincode_name(name)
         async with self._names.hold(name):
             current = self._targets.find(name)
-            version = version or (current.approval.version if current else "1.0")
-            require_version(version)
+            version = terms.version or (current.approval.version if current else "1.0")
+            terms = replace(terms, version=version)
             ccid = Ccid(f"{name}:{version}")
+            following = self._next(name, ccid, terms)
             attempt = self._attempts(ccid)
-            approval = self._next(name, ccid, version, init_required=init_required)
             attempt.close()
-            if approval is None:
+            if following is None:
                 await asyncio.to_thread(self._targets.set, name, Target.RUNNING)
                 self._custodian.resume(ccid)
             else:
                 placement = Placement(BY_HAND, BY_HAND, "a user starts the program")
                 await asyncio.to_thread(self._targets.place, ccid, placement)
-                await finish(self._commit(approval))
-            return self._deployed(name, attempt, changed=approval is not None)
+                await finish(self._commit(following, ccid))
+            return self._deployed(name, attempt, changed=following is not None)
 
     async def start(
         self, name: str, *, watch: Callable[[Event], None] | None = None
@@ -195,28 +199,47 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
             await asyncio.to_thread(self._targets.remove, name)
             await self._retire(ccid, purge=True)
 
+    def definition(self, name: str) -> Definition:
+        """Return what is committed for `name`; sequence 0 = nothing is.
+
+        Raises: LedgerError.
+        """
+        return self._committer.definition(name) or Definition(name=name)
+
     # ---- steps
 
-    def _next(
-        self, name: str, ccid: Ccid, version: str | None, *, init_required: bool
-    ) -> Approval | None:
-        """Return what is to be approved; None = the same is deployed already."""
-        sequence = self._committer.sequence(name)
+    def _next(self, name: str, ccid: Ccid, terms: Terms) -> Definition | None:
+        """Return what is to be committed; None = the same is deployed already.
+
+        Raises: InvalidInput: the collections break a rule, or those of an upgrade.
+        """
+        former = self.definition(name)
         current = self._targets.find(name)
-        before = current.approval if current else None
-        if before is not None and before == Approval(
-            name, sequence, version or before.version, ccid, init_required
-        ):
+        runs = (current.ccid, current.approval.sequence) if current else None
+        following = Definition()
+        following.CopyFrom(former)
+        following.init_required = terms.init_required
+        if terms.version is not None:
+            following.version = terms.version
+        if terms.policy is not None:
+            following.validation_parameter = terms.policy
+        if terms.collections is not None:
+            following.collections.CopyFrom(terms.collections)
+        set_defaults(following)
+        if following == former and runs == (ccid, former.sequence):
             return None
-        version = version or f"{sequence + 1}.0"
-        return Approval(name, sequence + 1, version, ccid, init_required)
+        check_collections(following.collections, self._mspids(), former.collections)
+        following.sequence += 1
+        if terms.version is None:
+            following.version = f"{following.sequence}.0"
+        return following
 
     async def _bring_up(
-        self, name: str, approval: Approval | None, backend: str, attempt: Attempt
+        self, name: str, following: Definition | None, backend: str, attempt: Attempt
     ) -> None:
         """Have the package of `attempt` run on the back end asked for; then commit.
 
-        Without an approval, what is deployed is to run.
+        Without a definition to commit, what is deployed is to run.
         """
         ccid, targets = attempt.ccid, self._targets
         before = targets.placement(ccid)
@@ -230,13 +253,13 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
                 _ = await self._take_down(ccid)
             trial = moved or not self._runs(ccid)
             await self._custodian.launch(ccid, attempt, trial=trial)
-            if approval is not None:
-                await finish(self._commit(approval))
+            if following is not None:
+                await finish(self._commit(following, ccid))
         except BaseException:
-            if approval is None or targets.approval(name, approval.sequence) is None:
+            if following is None or targets.approval(name, following.sequence) is None:
                 await self._undo(ccid, before if moved else None)
             raise
-        if approval is None:
+        if following is None:
             await asyncio.to_thread(targets.set, name, Target.RUNNING)
             self._custodian.resume(ccid)
 
@@ -252,28 +275,23 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
             stop = self._custodian.stop if used else self._take_down
             _ = self._tasks.start(stop(ccid), f"take down {ccid}")
 
-    async def _commit(self, approval: Approval) -> None:
-        name, sequence = approval.name, approval.sequence
+    async def _commit(self, definition: Definition, ccid: Ccid) -> None:
+        name, sequence = definition.name, definition.sequence
+        version, init_required = definition.version, definition.init_required
+        approval = Approval(name, sequence, version, ccid, init_required)
         await asyncio.to_thread(self._targets.approve, approval)
         try:
-            await self._committer.commit(
-                lifecycle_pb2.CommitChaincodeDefinitionArgs(
-                    name=name,
-                    sequence=sequence,
-                    version=approval.version,
-                    init_required=approval.init_required,
-                )
-            )
+            await self._committer.commit(definition, ccid)
         except ChaindockError:
             # The answer may be lost while the block is not: the ledger decides.
-            if self._committer.sequence(name) < sequence:
+            if self.definition(name).sequence < sequence:
                 await self._record(self._targets.withdraw, name, sequence)
                 raise
         before = self._targets.find(name)
         await self._record(self._targets.switch, name, sequence)
         with suppress(NodeStopping):  # another name may have stopped it meanwhile
-            self._custodian.resume(approval.ccid)
-        if before is not None and before.ccid != approval.ccid:
+            self._custodian.resume(ccid)
+        if before is not None and before.ccid != ccid:
             _ = self._tasks.start(self._retire(before.ccid), f"retire {name}")
 
     async def _record(
@@ -346,6 +364,7 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         current = self._targets.get(name)
         return Deployed(
             *astuple(current.approval),
+            definition=self.definition(name),
             placement=self._targets.placement(current.ccid),
             changed=changed,
             attempt=attempt,

@@ -9,7 +9,9 @@ with the HTTP status of its code. "(stream)" answers 200 and one JSON object a l
 
     GET    /status                      → fields of facade.NodeStatus
     POST   /shutdown                    → {"stopping": true}; the node ends soon after
-    POST   /deploy?name=&version=&backend=&init=1   body: the package file
+    POST   /deploy?name=&version=&backend=&init=1&terms=BYTES   body: the package file,
+             behind BYTES of JSON: {"signature_policy", "channel_config_policy",
+             "collections": as in the peer CLI's file}; what is left out stays as it is
            (stream) {"event": "phase", "phase"}
                     {"event": "phase-end", "phase", "seconds"}
                     {"event": "output", "stream", "line"}, {"event": "note", "text"}
@@ -17,7 +19,8 @@ with the HTTP status of its code. "(stream)" answers 200 and one JSON object a l
               last: {"event": "result", "result": fields of facade.Deployment}
                  or {"event": "error", "error": the error}
     GET    /chaincodes                  → {"chaincodes": [fields of facade.Running]}
-    POST   /chaincodes  {"name", "version" or null, "init_required", "dev": true}
+    POST   /chaincodes  {"name", "version" or null, "init_required", "dev": true, and the
+             terms of /deploy}
            → fields of facade.Deployment; for a program that is started by hand
     POST   /chaincodes/NAME/invoke      {"args": [base64], "transient": {K: base64},
     POST   /chaincodes/NAME/query        "user", "attributes": {K: V}, "is_init",
@@ -37,19 +40,21 @@ The routes that look into the ledger, and change it, are listed in ledger_routes
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final, Self
 
 import msgspec
 from aiohttp import web
 
 from chaindock import telemetry
 from chaindock.errors import InvalidInput, StorageError
-from chaindock.ids import require_chaincode_name, require_version
+from chaindock.ids import require_chaincode_name
+from chaindock.lifecycle.terms import Said
 from chaindock.node.ledger_routes import LedgerRoutes
 from chaindock.operations import wire
 from chaindock.operations.address import close_socket, open_socket
@@ -65,6 +70,7 @@ from chaindock.operations.serving import (
     reply_in_pieces,
 )
 from chaindock.operations.stream import Tail, stream_lines, stream_work
+from chaindock.values import MIB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -149,19 +155,14 @@ class AdminServer:
         init_required = _flag(request, "init")
         if name is not None:
             require_chaincode_name(name)
-        if version is not None:
-            require_version(version)
+        said = await _said(request)
+        terms = said.terms(version, init_required=init_required)
         async with self._received(request) as package:
             return await stream_work(
                 request,
                 lambda watch: self._inflight.run(
                     self._node.deploy(
-                        package,
-                        name=name,
-                        version=version,
-                        backend=backend,
-                        init_required=init_required,
-                        watch=watch,
+                        package, name=name, terms=terms, backend=backend, watch=watch
                     )
                 ),
             )
@@ -206,13 +207,10 @@ class AdminServer:
         asked = await read_json(request, _Dev, '{"dev": true, "name": NAME}')
         if not asked.dev:
             raise InvalidInput("`dev` is false: expected true, or POST /deploy")
+        terms = asked.terms(asked.version, init_required=asked.init_required)
         return reply(
             await self._inflight.run(
-                self._node.deploy_dev(
-                    require_chaincode_name(asked.name),
-                    None if asked.version is None else require_version(asked.version),
-                    init_required=asked.init_required,
-                )
+                self._node.deploy_dev(require_chaincode_name(asked.name), terms)
             )
         )
 
@@ -257,6 +255,10 @@ class AdminServer:
         return reply({"spec": telemetry.active()})
 
 
+_TERMS_BYTES: Final = MIB
+"""Most bytes of the terms of a definition."""
+
+
 class _Listener(Listener):
     most = most_of_source = 4096  # each call that is under way has a connection
 
@@ -270,11 +272,25 @@ class _CallBody(msgspec.Struct, forbid_unknown_fields=True):
     timeout_s: Annotated[float, msgspec.Meta(gt=0, lt=86_400)] | None = None
 
 
-class _Dev(msgspec.Struct):
+class _Dev(Said, kw_only=True, forbid_unknown_fields=False):
     name: str
     dev: bool
     version: str | None = None
     init_required: bool = False
+
+
+async def _said(request: web.Request) -> Said:
+    """Return the terms before the package in the body of a request."""
+    text = request.query.get("terms", "0")
+    if not text.isascii() or not text.isdigit() or int(text[:9]) > _TERMS_BYTES:
+        raise InvalidInput(f"terms={text!r}: expected 0 to {_TERMS_BYTES} bytes")
+    try:
+        raw = await request.content.readexactly(int(text))
+        return msgspec.json.decode(raw or b"{}", type=Said)
+    except (asyncio.IncompleteReadError, ValueError, RecursionError) as error:
+        raise InvalidInput(
+            f"the terms of the definition cannot be used: {error}"
+        ) from (error)
 
 
 def _name(request: web.Request) -> str:

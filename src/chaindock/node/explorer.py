@@ -18,7 +18,7 @@ from chaindock.errors import InvalidInput, NotFound
 from chaindock.ids import ChannelId, require_chaincode_name
 from chaindock.ledger.snapshots import ABOVE_ALL, END_OF_HISTORY, after
 from chaindock.ledger.transaction import parse_transaction
-from chaindock.lifecycle.definitions import NAMESPACE
+from chaindock.lifecycle.records import NAMESPACE
 from chaindock.node.described import describe, describe_block, events_of, iso
 from chaindock.operations.wire import encode
 from chaindock.values import MIB

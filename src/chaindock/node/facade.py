@@ -19,6 +19,7 @@ import chaindock
 from chaindock.errors import LaunchFailed, Unsupported
 from chaindock.ids import Ccid, name_from_label, require_ccid
 from chaindock.lifecycle.states import LaunchState, Target
+from chaindock.lifecycle.terms import shown_policy
 from chaindock.operations.address import find_socket
 from chaindock.operations.facade import Deployment, NodeStatus, Running
 from chaindock.packaging.format import read_package
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
     from chaindock.ledger.ledger import Ledger
     from chaindock.lifecycle import targets as stored
     from chaindock.lifecycle.custodian import Custodian
+    from chaindock.lifecycle.definitions import Definition
     from chaindock.lifecycle.deploy import Deployed, Deployer
+    from chaindock.lifecycle.terms import Terms
     from chaindock.node.backends import Backends
     from chaindock.node.controls import Controls
     from chaindock.node.explorer import Explorer
@@ -128,9 +131,8 @@ class Node:
         package: Path,
         *,
         name: str | None,
-        version: str | None,
+        terms: Terms,
         backend: str,
-        init_required: bool,
         watch: Watch,
     ) -> Deployment:
         """Install the package file, define it as `name` and bring it up.
@@ -138,9 +140,8 @@ class Node:
         Args:
             package: read before this returns; the caller removes it.
             name: None = from the label.
-            version: None = the node counts.
+            terms: what the user says of the definition.
             backend: `auto` or the name of a builder.
-            init_required: callers must send an Init first.
             watch: told every event of the attempt.
 
         Raises: PackageInvalid, InvalidInput, LaunchFailed.
@@ -155,9 +156,8 @@ class Node:
             deployed = await self.deployer.deploy(
                 package,
                 name,
-                version,
+                terms,
                 backend,
-                init_required=init_required,
                 watch=watch,
             )
         except LaunchFailed as error:
@@ -170,12 +170,10 @@ class Node:
         self._failed.pop(name, None)
         return self._deployment(deployed, began)
 
-    async def deploy_dev(
-        self, name: str, version: str | None, *, init_required: bool
-    ) -> Deployment:
+    async def deploy_dev(self, name: str, terms: Terms) -> Deployment:
         """Define `name` for a program that a user starts by hand.
 
-        The program registers as NAME:VERSION; None = 1.0. Returns as soon as the
+        The program registers as NAME:VERSION, by default 1.0. Returns as soon as the
         definition is committed, whether or not the program runs already.
 
         Raises: Unsupported unless chaincode.mode is `dev`. InvalidInput.
@@ -187,9 +185,7 @@ class Node:
                 "CORE_CHAINCODE_MODE=dev chaindock up",
             )
         began = time.monotonic()
-        deployed = await self.deployer.deploy_by_hand(
-            name, version, init_required=init_required
-        )
+        deployed = await self.deployer.deploy_by_hand(name, terms)
         return self._deployment(deployed, began)
 
     async def start(self, name: str, *, watch: Watch) -> Deployment:
@@ -207,7 +203,7 @@ class Node:
         await self.deployer.remove(name)
 
     def ps(self) -> Sequence[Running]:
-        """Return all deployed chaincodes, by name. Quick, never raises."""
+        """Return all deployed chaincodes, by name. Quick; raises LedgerError at the end."""
         return [self._running(one) for one in self.targets.all()]
 
     async def flush_output(self) -> None:
@@ -277,6 +273,7 @@ class Node:
             package_id=deployed.ccid,
             backend=placement.given,
             changed=deployed.changed,
+            **_shown(deployed.definition),
             reason=placement.why,
             details=running.facts if running else {},
             reused=tuple(deployed.attempt.reused),
@@ -312,6 +309,7 @@ class Node:
             version=deployment.approval.version,
             sequence=deployment.approval.sequence,
             package_id=deployment.ccid,
+            **_shown(self.deployer.definition(deployment.name)),
             state="stopped" if stopped and state is LaunchState.DOWN else str(state),
             backend=placement.given or placement.asked,
             since=_iso(deployment.since if one is None else one.since),
@@ -333,6 +331,14 @@ class Node:
             ],
             next_try=_iso(next_try) if next_try else None,
         )
+
+
+def _shown(definition: Definition) -> dict[str, Any]:
+    configs = [one.static_collection_config for one in definition.collections.config]
+    return {
+        "policy": shown_policy(definition.validation_parameter),
+        "collections": [config.name for config in configs],
+    }
 
 
 def _iso(seconds: float) -> str:

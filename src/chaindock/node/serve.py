@@ -34,9 +34,11 @@ from chaindock.identity.organization import Organization
 from chaindock.ids import Ccid, require_channel
 from chaindock.ledger.ledger import Ledger
 from chaindock.ledger.reader import LedgerReader
+from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.custodian import Custodian
-from chaindock.lifecycle.definitions import NAMESPACE, Definitions, LifecycleContract
+from chaindock.lifecycle.definitions import Definitions
 from chaindock.lifecycle.deploy import BY_HAND, Deployer
+from chaindock.lifecycle.records import NAMESPACE
 from chaindock.lifecycle.targets import TargetState
 from chaindock.node.admin import AdminServer
 from chaindock.node.backends import Backends
@@ -191,7 +193,11 @@ async def _compose(
             config.calls,
             timeout_of=config.chaincodes.timeout_of,
         ),
-        system={NAMESPACE: LifecycleContract(targets, organization.mspid)},
+        system={
+            NAMESPACE: LifecycleContract(
+                channel, organization.mspid, lambda: configuration.peers
+            )
+        },
         concurrency=proposals_at_once(config.endorser.concurrency),
         largest_bytes=config.orderer.absolute_max_bytes,
     )
@@ -207,6 +213,7 @@ async def _compose(
             committer=DefinitionWriter(caller, ledger, organization.admin),
             attempts=new_attempt,
             purge=router.purge,
+            mspids=lambda: configuration.peers,
         )
     )
     await deployer.restore()

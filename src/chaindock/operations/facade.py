@@ -53,6 +53,8 @@ class Deployment:
         reused: notes of the attempt about earlier builds that were used again.
         phases: [(phase, seconds)] in order.
         seconds: from the request to READY.
+        policy: the endorsement policy of the definition, as text or path of the channel.
+        collections: names of its private data collections.
     """
 
     name: str
@@ -66,6 +68,8 @@ class Deployment:
     reused: Sequence[str] = ()
     phases: Sequence[tuple[str, float]] = ()
     seconds: float = 0.0
+    policy: str = ""
+    collections: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Running:
         next_try: when it is tried again, ISO 8601 UTC; None = nothing is planned.
         calls: those that are open, oldest first. Each has `tx_id`, `function`, `since`
             (ISO 8601 UTC), `sent` (False: waits for its turn) and `caller_left`.
+        policy, collections: of its definition, as in Deployment.
     """
 
     name: str
@@ -100,6 +105,8 @@ class Running:
     last_end: str | None = None
     next_try: str | None = None
     calls: Sequence[Mapping[str, Any]] = ()
+    policy: str = ""
+    collections: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import gzip
 import io
 import json
 import tarfile
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from chaindock.container.attempt import Attempt
@@ -80,30 +79,38 @@ async def choose() -> tuple[str, str]:
 
 
 class Committer:
-    """A ledger that knows sequences only, and may lose its answer."""
+    """A ledger that knows definitions only, and may lose its answer."""
 
     def __init__(self) -> None:
-        self.sequences: Counter[str] = Counter()
+        self.definitions: dict[str, Any] = {}
         self.args: list[Any] = []
         self.fail: Any = None
         self.fail_after: Any = None
         self.gate: Any = None
         self.entered = asyncio.Event()
 
-    async def commit(self, args: Any) -> Any:
+    async def commit(self, args: Any, ccid: Any) -> Any:
         self.entered.set()
         if self.gate is not None:
             await self.gate.wait()
         if self.fail is not None:
             raise self.fail
-        assert args.sequence == self.sequences[args.name] + 1
-        self.sequences[args.name] = args.sequence
+        assert args.sequence == self.sequence(args.name) + 1
+        self.define(args)
         self.args.append(args)
         if self.fail_after is not None:
             raise self.fail_after
 
+    def define(self, args: Any) -> None:
+        """Make `args` the definition that is committed."""
+        self.definitions[args.name] = args
+
+    def definition(self, name: Any) -> Any:
+        return self.definitions.get(name)
+
     def sequence(self, name: Any) -> Any:
-        return self.sequences[name]
+        """Return the committed sequence of `name`; 0 = none."""
+        return self.definitions[name].sequence if name in self.definitions else 0
 
 
 class Node:
@@ -126,6 +133,7 @@ class Node:
             committer=self.committer,
             attempts=Attempt,
             purge=self._purge,
+            mspids=lambda: ["Org1MSP"],
         )
 
     async def __aenter__(self) -> Any:

@@ -31,6 +31,7 @@ from chaindock.errors import (
     NotFound,
 )
 from chaindock.ids import Ccid, TxId, name_from_label
+from chaindock.lifecycle.terms import shown_policy
 from chaindock.node.admin import AdminServer
 from chaindock.node.described import describe_block
 from chaindock.operations.facade import Call, Deployment, NodeStatus, Running
@@ -38,6 +39,8 @@ from chaindock.packaging.format import read_package
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from chaindock.lifecycle.terms import Terms
 
 STARTED = "2026-11-24T10:00:00Z"
 
@@ -108,9 +111,8 @@ class FakeNode:
         package: Path,
         *,
         name: str | None,
-        version: str | None,
+        terms: Terms,
         backend: str,
-        init_required: bool,
         watch: Callable[[Any], None],
     ) -> Deployment:
         if self.imageless and backend != "process":
@@ -126,11 +128,13 @@ class FakeNode:
         attempt.enter(Phase.READY)
         attempt.over()
         attempt.output("hello from chaincode", "stdout")
+        version = terms.version
         one = Running(
             name=name,
             version=version or "1.0",
             sequence=self._sequence(name),
             package_id=info.id,
+            **self._told(name, terms),
             state="running",
             backend="process" if backend == "auto" else backend,
             since=STARTED,
@@ -144,10 +148,20 @@ class FakeNode:
         self.running[name] = one
         return replace(_deployment(one, attempt), changed=changed)
 
-    async def deploy_dev(
-        self, name: str, version: str | None, *, init_required: bool
-    ) -> Deployment:
-        version = version or "1.0"
+    def _told(self, name: str, terms: Terms) -> Any:
+        """Return policy and collections: what is not said stays as it is."""
+        before = self.running.get(name)
+        policy = before.policy if before else "/Channel/Application/Endorsement"
+        collections = before.collections if before else []
+        if terms.policy is not None:
+            policy = shown_policy(terms.policy)
+        if terms.collections is not None:
+            configs = terms.collections.config
+            collections = [one.static_collection_config.name for one in configs]
+        return {"policy": policy, "collections": collections}
+
+    async def deploy_dev(self, name: str, terms: Terms) -> Deployment:
+        version = terms.version or "1.0"
         one = Running(
             name=name,
             version=version,
@@ -156,6 +170,7 @@ class FakeNode:
             state="down",
             backend="dev",
             since=STARTED,
+            **self._told(name, terms),
         )
         changed = name not in self.running
         self.running[name] = one
@@ -167,6 +182,8 @@ class FakeNode:
             backend="dev",
             changed=changed,
             seconds=0.1,
+            policy=one.policy,
+            collections=one.collections,
         )
 
     def _sequence(self, name: str) -> int:
@@ -312,6 +329,8 @@ def _deployment(one: Running, attempt: Attempt) -> Deployment:
         reused=attempt.reused,
         phases=[(str(p.phase), p.seconds) for p in attempt.phases],
         seconds=1.5,
+        policy=one.policy,
+        collections=one.collections,
     )
 
 

@@ -120,7 +120,7 @@ class World(ABC):
     def deploying(self, name: str, package: Path) -> Iterator[dict[str, Any]]:
         """Deploy a package file; yield the events."""
         with package.open("rb") as file:
-            yield from self.admin.deploy(file, {"name": name, "backend": "auto"})
+            yield from self.admin.deploy(file, {"name": name, "backend": "auto"}, {})
 
     def start(self, name: str) -> dict[str, Any]:
         return last(self.admin.start(name))

@@ -6,9 +6,8 @@ from typing import Any
 
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 from fabric_protos.peer import policy_pb2
-from fabric_protos.peer.lifecycle import lifecycle_pb2
 
-from chaindock.lifecycle import definitions
+from chaindock.lifecycle.definitions import Definition, write_definition
 
 
 class HeldState:
@@ -42,6 +41,5 @@ class HeldState:
             channel_config_policy_reference="/Channel/Application/Endorsement"
         )
         fields.setdefault("validation_parameter", reference.SerializeToString())
-        args = lifecycle_pb2.CommitChaincodeDefinitionArgs(name=name, **fields)
-        write: Any = definitions._write_definition
-        write(self, args)
+        write: Any = write_definition
+        write(self, Definition(name=name, **fields))

@@ -9,8 +9,6 @@ import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from fabric_protos.peer.lifecycle import lifecycle_pb2
-
 from chaindock.chaincode.options import CallOptions
 from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.endorser.caller import Caller, DefinitionWriter, new_proposal
@@ -23,7 +21,8 @@ from chaindock.endorser.orderer import Orderer
 from chaindock.errors import LaunchFailed
 from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger.ledger import Ledger
-from chaindock.lifecycle.definitions import Approval, Definitions, LifecycleContract
+from chaindock.lifecycle.contract import LifecycleContract
+from chaindock.lifecycle.definitions import Approval, Definition, Definitions
 from support.shims.stream_node import StreamNode
 
 if TYPE_CHECKING:
@@ -93,7 +92,9 @@ class EndorsingNode:
                 _not_launched,
                 CallOptions(execute_timeout_s=self._timeout_s),
             ),
-            system={"_lifecycle": LifecycleContract(approvals, org.msp.mspid)},
+            system={
+                "_lifecycle": LifecycleContract(CHANNEL, "Org1MSP", lambda: ["Org1MSP"])
+            },
         )
         orderer = await enter(Orderer(self.ledger, configuration, orderer_options))
         self.caller = Caller(CHANNEL, self.endorser, orderer)
@@ -107,16 +108,15 @@ class EndorsingNode:
         self, name: str, *, package: str = "", version: str = "1.0", **fields: Any
     ) -> None:
         """Commit a definition of `name` that runs `package`."""
-        sequence = self.writer.sequence(name) + 1
+        before = self.writer.definition(name)
+        sequence = before.sequence + 1 if before else 1
         ccid = ccid_of(package or name)
         if package is not None:
             self.approvals.known[name, sequence] = Approval(
                 name, sequence, version, ccid, **fields
             )
-        args = lifecycle_pb2.CommitChaincodeDefinitionArgs(
-            name=name, sequence=sequence, version=version, **fields
-        )
-        await self.writer.commit(args)
+        definition = Definition(name=name, sequence=sequence, version=version, **fields)
+        await self.writer.commit(definition, ccid)
 
     async def chaincode(self, name: str, **fields: Any) -> ShimPeer:
         """Define `name`, and return its chaincode, which is registered."""

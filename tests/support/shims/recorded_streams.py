@@ -30,7 +30,8 @@ from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.endorser import Endorser
 from chaindock.errors import ChaindockError
 from chaindock.ids import Ccid
-from chaindock.lifecycle.definitions import Approval, Definitions, LifecycleContract
+from chaindock.lifecycle.contract import LifecycleContract
+from chaindock.lifecycle.definitions import Approval, Definitions
 from support.eventually import eventually
 from support.ledgers.recorded import ledger_of, transactions
 from support.shims.stream_node import StreamNode
@@ -177,7 +178,11 @@ class Replay:
             ledger=self.ledger,
             definitions=Definitions(approvals),
             executor=ChaincodeSupport(self.streams.registry, _not_launched),
-            system={"_lifecycle": LifecycleContract(approvals, "Org1MSP")},
+            system={
+                "_lifecycle": LifecycleContract(
+                    "mychannel", "Org1MSP", lambda: ["Org1MSP"]
+                )
+            },
         )
         for name in _CCIDS:
             self._processes[name] = _Process(self.streams, name)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from chaindock.cli.deploy import watch_attempt
+from chaindock.cli.progress import watch_attempt
 from chaindock.cli.ps import planned
 from chaindock.cli.show import show_error, visible
 from chaindock.errors import BuildFailed, ChaindockError, NodeError, Unsupported

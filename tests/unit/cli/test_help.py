@@ -144,7 +144,9 @@ def test_every_command_shows_examples_that_it_takes(run, names):
     examples = text.partition("\n  Examples:\n")[2].strip().splitlines()
     assert examples
     for line in examples:
-        shown = line.strip().removeprefix('eval "$(').replace(')"', " ")
+        shown = line.strip()
+        if shown.startswith('eval "$('):
+            shown = shown.removeprefix('eval "$(').replace(')"', " ")
         words = shlex.split(shown.partition(" > ")[0], comments=True)
         assert words[: len(names) + 1] == ["chaindock", *names]
         given = words[len(names) + 1 :]

@@ -10,7 +10,6 @@ from fabric_protos.peer import (
     chaincode_shim_pb2,
     proposal_response_pb2,
 )
-from fabric_protos.peer.lifecycle import lifecycle_pb2
 
 from chaindock.chaincode.invocation import Kind
 from chaindock.endorser.caller import Caller, DefinitionWriter
@@ -22,7 +21,8 @@ from chaindock.endorser.orderer import Orderer
 from chaindock.identity.organization import Organization
 from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger.ledger import Ledger
-from chaindock.lifecycle.definitions import Approval, Definitions, LifecycleContract
+from chaindock.lifecycle.contract import LifecycleContract
+from chaindock.lifecycle.definitions import Approval, Definition, Definitions
 
 CHANNEL = ChannelId("mychannel")
 CONCURRENCY = 20
@@ -135,18 +135,20 @@ class Node:
         ccid: Any = CCID,
         validation_parameter: bytes = b"",
     ) -> Any:
-        sequence = self.writer.sequence(name) + 1
+        before = self.writer.definition(name)
+        sequence = before.sequence + 1 if before else 1
         self.approvals.known[name, sequence] = Approval(
             name, sequence, version, ccid, init_required=init_required
         )
         await self.writer.commit(
-            lifecycle_pb2.CommitChaincodeDefinitionArgs(
+            Definition(
                 name=name,
                 sequence=sequence,
                 version=version,
                 init_required=init_required,
                 validation_parameter=validation_parameter,
-            )
+            ),
+            ccid,
         )
 
 
@@ -180,7 +182,9 @@ async def node(tmp_path: Any, org: Any, options: Any) -> Any:
             ledger=ledger,
             definitions=Definitions(approvals),
             executor=chaincode,
-            system={"_lifecycle": LifecycleContract(approvals, "Org1MSP")},
+            system={
+                "_lifecycle": LifecycleContract(CHANNEL, "Org1MSP", lambda: ["Org1MSP"])
+            },
             concurrency=CONCURRENCY,
         )
         async with Orderer(ledger, configuration, options) as orderer:

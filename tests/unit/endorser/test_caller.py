@@ -1,6 +1,7 @@
 """What the admin API gets: queries and transactions from end to end."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,11 @@ from chaindock.errors import (
     NotFound,
     StartFailed,
 )
+from chaindock.ids import Ccid
 from chaindock.ledger.transaction import code_name
+from chaindock.lifecycle.definitions import Definition, set_defaults
+
+CCID = Ccid("x:" + "c" * 64)
 
 
 async def test_an_invoked_value_is_there_for_the_next_query(defined):
@@ -224,14 +229,34 @@ async def test_the_time_limit_of_a_call_reaches_the_chaincode(defined):
 
 
 async def test_a_definition_without_approval_is_not_committed(node):
-    from fabric_protos.peer.lifecycle import lifecycle_pb2
-
-    args = lifecycle_pb2.CommitChaincodeDefinitionArgs(
-        name="x", sequence=1, version="1.0"
-    )
+    definition = Definition(name="x", sequence=1, version="1.0")
     with pytest.raises(LedgerError, match="not agreed to by this org"):
-        await node.writer.commit(args)
-    assert node.writer.sequence("x") == 0
+        await node.writer._call("CommitChaincodeDefinition", definition)
+    assert node.writer.definition("x") is None
+
+
+async def test_an_approval_of_an_attempt_that_was_lost_is_not_made_again(node):
+    definition = Definition(name="x", sequence=1, version="1.0")
+    set_defaults(definition)
+    lost = replace(node.writer, caller=FailsToCommit(node.caller))
+    with pytest.raises(LedgerError, match="the disk is full"):
+        await lost.commit(definition, CCID)
+    height = node.ledger.height
+    await node.writer.commit(definition, CCID)
+    assert node.ledger.height == height + 1
+    assert node.writer.definition("x").version == "1.0"
+
+
+class FailsToCommit:
+    """A caller that has no success with the second function."""
+
+    def __init__(self, caller: Any) -> None:
+        self.caller = caller
+
+    async def invoke(self, name: Any, args: Any, **options: Any) -> Any:
+        if args[0] == b"CommitChaincodeDefinition":
+            raise LedgerError("the disk is full")
+        return await self.caller.invoke(name, args, **options)
 
 
 async def test_a_definition_is_a_transaction_that_anybody_can_read(defined):

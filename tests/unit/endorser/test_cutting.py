@@ -53,7 +53,7 @@ class TestManual:
     async def test_a_definition_overtakes_what_waits(self, defined):
         answers = await waiting(defined, *puts(1))
         await defined.define("other")
-        assert defined.writer.sequence("other") == 1
+        assert defined.writer.definition("other").sequence == 1
         assert defined.orderer.waiting == 1
         await defined.orderer.cut()
         assert [one.code for one in await answers] == [0]

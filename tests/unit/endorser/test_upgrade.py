@@ -17,8 +17,9 @@ from chaindock.endorser.orderer import Orderer
 from chaindock.errors import ChaincodeRetired, NotFound, StartFailed
 from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger.ledger import Ledger
+from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.custodian import Custodian
-from chaindock.lifecycle.definitions import Definitions, LifecycleContract
+from chaindock.lifecycle.definitions import Definitions
 from chaindock.lifecycle.deploy import Deployer
 from chaindock.lifecycle.targets import TargetState
 from chaindock.packaging.store import StoredPackage
@@ -80,7 +81,9 @@ async def parts(tmp_path: Any, org: Any) -> Any:
             ledger=ledger,
             definitions=Definitions(targets),
             executor=machine,
-            system={"_lifecycle": LifecycleContract(targets, "Org1MSP")},
+            system={
+                "_lifecycle": LifecycleContract(CHANNEL, "Org1MSP", lambda: ["Org1MSP"])
+            },
         )
         async with (
             Orderer(ledger, configuration) as orderer,
@@ -94,6 +97,7 @@ async def parts(tmp_path: Any, org: Any) -> Any:
                 committer=DefinitionWriter(caller, ledger, org.admin),
                 attempts=Attempt,
                 purge=keep_builds,
+                mspids=lambda: ["Org1MSP"],
             ) as deployer:
                 yield deployer, caller, machine, targets
     targets.close()

@@ -15,12 +15,12 @@ from fabric_protos.peer.lifecycle import lifecycle_pb2
 from chaindock.errors import Denied, InvalidInput, NotFound
 from chaindock.identity.msp import Role
 from chaindock.identity.policies import parse_policy
-from chaindock.lifecycle.collection_file import application_policy, parse_collections
 from chaindock.lifecycle.collections import (
     Collections,
     check_collections,
     find_collection,
 )
+from chaindock.lifecycle.terms import application_policy, parse_collections
 
 FABRIC = Path(__file__).parents[2] / "fixtures" / "fabric31"
 RECORDED = (FABRIC / "collections.json").read_text()

@@ -16,6 +16,7 @@ from chaindock.errors import (
     StartFailed,
 )
 from chaindock.lifecycle.states import Target
+from chaindock.lifecycle.terms import Terms, application_policy, parse_collections
 from support.doubles.deployments import Node, package
 
 
@@ -77,10 +78,12 @@ async def test_the_same_package_again_starts_a_stopped_one(node):
 
 
 async def test_another_version_of_the_same_package_is_a_new_sequence(node):
-    first = await node.deployer.deploy(package("one"), "basic", "1.5")
-    same = await node.deployer.deploy(package("one"), "basic", "1.5")
-    other = await node.deployer.deploy(package("one"), "basic", "1.6")
-    init = await node.deployer.deploy(package("one"), "basic", init_required=True)
+    first = await node.deployer.deploy(package("one"), "basic", Terms(version="1.5"))
+    same = await node.deployer.deploy(package("one"), "basic", Terms(version="1.5"))
+    other = await node.deployer.deploy(package("one"), "basic", Terms(version="1.6"))
+    init = await node.deployer.deploy(
+        package("one"), "basic", Terms(init_required=True)
+    )
     assert [d.sequence for d in (first, same, other, init)] == [1, 1, 2, 3]
     assert init.version == "3.0"
     await node.quiet()
@@ -269,7 +272,7 @@ async def test_unknown_names_are_named(node):
 async def test_bad_names_versions_and_packages_touch_nothing(node):
     for name, version in (("a--b", None), ("lscc", None), ("ok", "1 0")):
         with pytest.raises(InvalidInput):
-            await node.deployer.deploy(package("one"), name, version)
+            await node.deployer.deploy(package("one"), name, Terms(version=version))
     with pytest.raises(PackageInvalid):
         await node.deployer.deploy(b"not a package", "ok")
     assert node.store.list() == []
@@ -307,7 +310,7 @@ async def test_a_program_that_a_user_starts_is_defined_without_a_package(node):
     assert node.custodian.find(done.ccid) is not None
     again = await node.deployer.deploy_by_hand("basic")
     assert (again.sequence, again.changed) == (1, False)
-    newer = await node.deployer.deploy_by_hand("basic", "2.0")
+    newer = await node.deployer.deploy_by_hand("basic", Terms(version="2.0"))
     assert (newer.ccid, newer.sequence) == ("basic:2.0", 2)
     await node.deployer.remove("basic")
     assert node.targets.names() == []
@@ -330,3 +333,54 @@ async def test_a_removal_whose_engine_is_away_is_done_by_the_next_start(tmp_path
         await node.quiet()
         assert node.store.list() == []
         assert ("discard", done.ccid) in node.runtime.log
+
+
+# --- policy and collections
+
+COLLECTION = '[{"name":"c","policy":"OR(\'Org1MSP.member\')","blockToLive":3}]'
+
+
+def policy(text: str) -> bytes:
+    found = application_policy(text, "", "here")
+    assert found is not None
+    return bytes(found.SerializeToString())
+
+
+async def test_policy_and_collections_are_kept_until_others_are_given(node):
+    terms = Terms(
+        policy=policy("OR('Org1MSP.peer')"), collections=parse_collections(COLLECTION)
+    )
+    first = await node.deployer.deploy(package("one"), "basic", terms)
+    same = await node.deployer.deploy(package("one"), "basic", terms)
+    again = await node.deployer.deploy(package("one"), "basic")
+    upgrade = await node.deployer.deploy(package("two"), "basic")
+    assert [d.sequence for d in (first, same, again, upgrade)] == [1, 1, 1, 2]
+    for done in (first, upgrade):
+        assert done.definition.validation_parameter == terms.policy
+        assert done.definition.collections == terms.collections
+    other = await node.deployer.deploy(
+        package("two"), "basic", Terms(policy=policy("OR('Org1MSP.admin')"))
+    )
+    assert (other.sequence, other.version) == (3, "3.0")
+    assert other.definition.collections == terms.collections
+
+
+async def test_collections_that_cannot_be_committed_are_refused_before_the_build(node):
+    await node.deployer.deploy(
+        package("one"), "basic", Terms(collections=parse_collections(COLLECTION))
+    )
+    await node.quiet()
+    launches = len(node.runtime.log)
+    for text, said in (
+        (COLLECTION.replace("3", "4"), "the BlockToLive in an existing collection [c]"),
+        ("[]", "does not contain previously defined collections"),
+        (COLLECTION.replace("Org1", "Org2"), "'Org2MSP' is not part of the channel"),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            await node.deployer.deploy(
+                package("two"), "basic", Terms(collections=parse_collections(text))
+            )
+        assert said in caught.value.message
+    assert len(node.runtime.log) == launches
+    await node.quiet()
+    assert len(node.store.list()) == 1

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from chaindock.errors import EngineUnavailable, LedgerError, StorageError
-from chaindock.lifecycle.definitions import Approval
+from chaindock.lifecycle.definitions import Approval, Definition
 from support.doubles.deployments import Node, package
 
 
@@ -31,7 +31,7 @@ async def test_a_crash_between_commit_and_switch_ends_with_the_new_version(tmp_p
         committer = node.committer
         new = node.store.add(package("two"))
         node.targets.approve(Approval("a", 2, "2.0", new.ccid))
-        committer.sequences["a"] = 2
+        committer.define(Definition(name="a", sequence=2, version="2.0"))
     async with Node(tmp_path, committer) as node:
         await node.deployer.restore()
         await node.quiet()

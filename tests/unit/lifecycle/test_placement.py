@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from chaindock.errors import EngineTimeout, PlacementConflict, StartFailed
+from chaindock.lifecycle.terms import Terms
 from support.doubles.deployments import Node, package
 from support.eventually import eventually
 
@@ -81,7 +82,9 @@ async def test_isolation_that_was_asked_for_and_cannot_be_given_is_an_error(node
 
 async def test_a_new_version_of_the_same_package_moves_where_it_was_asked_for(node):
     first = await node.deployer.deploy(package("one"), "basic", backend="process")
-    moved = await node.deployer.deploy(package("one"), "basic", "2.0", "docker")
+    moved = await node.deployer.deploy(
+        package("one"), "basic", Terms(version="2.0"), "docker"
+    )
     assert (moved.sequence, moved.placement.given) == (2, "docker")
     assert node.runtime.placed() == ["process", "docker"]
     assert node.runtime.running == {first.ccid}

@@ -362,3 +362,13 @@ async def test_what_the_node_refused_is_told_beside_the_answer(api, package):
     _, answer = await api.ask("POST", "/chaincodes/basic/query", json=args)
     assert answer["refusals"] == ["rich queries are not yet supported"]
     assert answer["status"] == 200
+
+
+async def test_terms_come_before_the_package(api, package, node):
+    said = json.dumps({"signature_policy": "OR('Org1MSP.peer')"}).encode()
+    path = f"/deploy?name=basic&terms={len(said)}"
+    events = await api.stream("POST", path, data=said + package)
+    assert events[-1]["result"]["policy"] == "OR('Org1MSP.peer')"
+    for number, sent in (("x", b""), ("9", b"{}"), ("1048577", b""), ("2", b"[]")):
+        status, body = await api.ask("POST", f"/deploy?terms={number}", data=sent)
+        assert (status, body["error"]) == (400, "invalid-input")

@@ -1,4 +1,4 @@
-"""The peer CLI's collections file, and endorsement policies as users write them.
+"""What a user says of a definition: policies as text, and the peer CLI's collections file.
 
 Source: docs/fabric/lifecycle.md#collections
 """
@@ -6,6 +6,7 @@ Source: docs/fabric/lifecycle.md#collections
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
@@ -14,17 +15,70 @@ from fabric_protos.peer.collection_pb2 import (
     CollectionConfigPackage,
     StaticCollectionConfig,
 )
+from google.protobuf.message import DecodeError
 
 from chaindock.errors import InvalidInput
-from chaindock.identity.policies import parse_policy
+from chaindock.identity.policies import parse_policy, policy_text
+from chaindock.ids import require_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fabric_protos.common import policies_pb2
 
+_SOURCE: Final = "the collections configuration"
 _Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 _Blocks = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What a user says of a definition.
+
+    Args:
+        version: None = as it is for the same package, else `<sequence>.0`.
+        init_required: callers must send an Init first.
+        policy: the serialised ApplicationPolicy for endorsements; None = as it is.
+        collections: None = as they are.
+
+    Raises: InvalidInput: no version can be like that.
+    """
+
+    version: str | None = None
+    init_required: bool = False
+    policy: bytes | None = None
+    collections: CollectionConfigPackage | None = None
+
+    def __post_init__(self) -> None:
+        if self.version is not None:
+            require_version(self.version)
+
+
+class Said(msgspec.Struct, forbid_unknown_fields=True):
+    """Terms as JSON; what is left out stays as it is.
+
+    Args:
+        signature_policy: e.g. `OR('Org1MSP.peer')`.
+        channel_config_policy: path of a policy of the channel.
+        collections: what the peer CLI's file holds.
+    """
+
+    signature_policy: str = ""
+    channel_config_policy: str = ""
+    collections: Any = None
+
+    def terms(self, version: str | None, *, init_required: bool) -> Terms:
+        """Return them, with what is said apart. Raises: InvalidInput."""
+        policy = application_policy(
+            self.signature_policy, self.channel_config_policy, "the endorsement policy"
+        )
+        known = self.collections is not None
+        return Terms(
+            version=version,
+            init_required=init_required,
+            policy=policy.SerializeToString() if policy else None,
+            collections=_package(self.collections, _SOURCE, None) if known else None,
+        )
 
 
 class _Endorsement(msgspec.Struct, rename="camel"):
@@ -52,7 +106,7 @@ _KEYS: Final = {
 
 def parse_collections(
     text: str | bytes,
-    source: str = "the collections configuration",
+    source: str = _SOURCE,
     warn: Callable[[str], None] | None = None,
 ) -> CollectionConfigPackage:
     """Return what the peer CLI makes of its file: a JSON array of collections.
@@ -75,6 +129,12 @@ def parse_collections(
             f"{source} is not JSON: {error}",
             hint="it holds an array of collections: docs/fabric/lifecycle.md",
         ) from error
+    return _package(found, source, warn)
+
+
+def _package(
+    found: Any, source: str, warn: Callable[[str], None] | None
+) -> CollectionConfigPackage:
     if not isinstance(found, list):
         raise InvalidInput(
             f"{source}: expected an array of collections, found {_shown(found)}"
@@ -159,6 +219,21 @@ def application_policy(
         return None
     policy = _policy(signature, where)
     return policy_pb2.ApplicationPolicy(signature_policy=policy)
+
+
+def shown_policy(parameter: bytes) -> str:
+    """Return the text of the endorsement policy of a definition, or its path.
+
+    Args:
+        parameter: a serialised ApplicationPolicy, as a definition carries it.
+    """
+    try:
+        policy = policy_pb2.ApplicationPolicy.FromString(parameter)
+        signed = policy.WhichOneof("Type") == "signature_policy"
+        text = policy_text(policy.signature_policy) if signed else ""
+    except (DecodeError, InvalidInput):
+        return f"unreadable: {parameter.hex()}"
+    return text or policy.channel_config_policy_reference
 
 
 def _policy(text: str, where: str) -> policies_pb2.SignaturePolicyEnvelope:

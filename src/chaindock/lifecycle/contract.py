@@ -1,0 +1,258 @@
+"""The system chaincode `_lifecycle` of one organisation's peer.
+
+Texts, reads and writes are those of a peer.
+Source: docs/fabric/lifecycle.md
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from fabric_protos.peer import proposal_response_pb2
+from fabric_protos.peer.lifecycle import lifecycle_pb2
+from google.protobuf.message import DecodeError
+
+from chaindock.errors import ChaindockError, Denied, InvalidInput, NotFound
+from chaindock.identity.msp import Role
+from chaindock.ids import SYSTEM_NAMES, require_chaincode_name, require_version
+from chaindock.lifecycle.approvals import Approvals, source_of
+from chaindock.lifecycle.collections import check_collections
+from chaindock.lifecycle.definitions import (
+    Definition,
+    defined_names,
+    read_definition,
+    read_sequence,
+    set_defaults,
+    write_definition,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+
+    from chaindock.identity.msp import Identity
+    from chaindock.ledger.simulator import Simulator
+
+    Function = Callable[[Simulator, bytes], Any]
+    """Takes a serialised argument message; returns the message that answers."""
+
+_WRITERS: Final = "/Channel/Application/Writers"
+_LEGACY: Final = "lscc"
+_ERROR: Final = 500
+_NOT_FOUND: Final = 404
+
+
+class LifecycleContract:
+    """Answers calls of `_lifecycle`, as a peer of the organisation `mspid`.
+
+    Args:
+        channel, mspid: whose peer it is.
+        mspids: returns the organisations of the channel.
+    """
+
+    def __init__(
+        self, channel: str, mspid: str, mspids: Callable[[], Collection[str]]
+    ) -> None:
+        self._channel, self._mspid, self._mspids = channel, mspid, mspids
+        self._approvals = Approvals(channel, mspid)
+        self._functions: Mapping[str, tuple[Function, bool]] = {
+            "ApproveChaincodeDefinitionForMyOrg": (self._approve, True),
+            "QueryApprovedChaincodeDefinition": (self._query_approved, True),
+            "QueryApprovedChaincodeDefinitions": (self._query_all_approved, True),
+            "CheckCommitReadiness": (self._check, False),
+            "CommitChaincodeDefinition": (self._commit, False),
+            "QueryChaincodeDefinition": (self._query, False),
+            "QueryChaincodeDefinitions": (self._query_all, False),
+        }
+        """The function, and whether admins of the organisation alone may call it."""
+
+    def execute(
+        self, simulator: Simulator, args: Sequence[bytes], identity: Identity
+    ) -> proposal_response_pb2.Response:
+        """Return the answer to a call; never raises for what a caller can send.
+
+        `args`: name of the function, serialised argument message. `identity`: who signed.
+        """
+        if len(args) != 2:
+            return _failed(
+                "lifecycle scc operations require exactly two arguments but received "
+                f"{len(args)}"
+                if args
+                else "lifecycle scc must be invoked with arguments"
+            )
+        name = args[0].decode(errors="replace")
+        failed = f"failed to invoke backing implementation of '{name}': "
+        try:
+            answer = self._allowed(name, identity)(simulator, args[1])
+        except NotFound as error:
+            return _failed(error.message, _NOT_FOUND)
+        except Denied as error:
+            return _failed(
+                f"Failed to authorize invocation due to failed ACL check: {error.message}"
+            )
+        except DecodeError:
+            return _failed(
+                f"{failed}could not decode input arg for *lifecycle.Invocation.{name}: "
+                "proto: cannot parse invalid wire-format data"
+            )
+        except ChaindockError as error:
+            return _failed(failed + error.message)
+        return proposal_response_pb2.Response(
+            status=200, payload=answer.SerializeToString()
+        )
+
+    def _allowed(self, name: str, identity: Identity) -> Function:
+        """Return the function. Raises: Denied: the identity may not call it."""
+        if name not in self._functions:
+            raise Denied(f"Unmapped policy for _lifecycle/{name}")
+        function, admins = self._functions[name]
+        if admins and (identity.mspid, identity.role) != (self._mspid, Role.ADMIN):
+            raise Denied(
+                "Failed verifying that proposal's creator satisfies local MSP principal "
+                "during channelless check policy with policy [Admins]: [The identity is "
+                f"not an admin under this MSP [{self._mspid}]: The identity does not "
+                f"contain OU [ADMIN], MSP: [{self._mspid}]]"
+            )
+        if identity.role not in {Role.CLIENT, Role.ADMIN}:
+            raise Denied(
+                f"failed evaluating policy on signed data during check policy "
+                f"[{_WRITERS}]: [signature set did not satisfy policy]"
+            )
+        return function
+
+    def _approve(self, simulator: Simulator, raw: bytes) -> Any:
+        args = lifecycle_pb2.ApproveChaincodeDefinitionForMyOrgArgs.FromString(raw)
+        definition = _definition(args)
+        self._validate(simulator, definition)
+        set_defaults(definition)
+        package_id = args.source.local_package.package_id
+        self._approvals.approve(simulator, definition, package_id)
+        return lifecycle_pb2.ApproveChaincodeDefinitionForMyOrgResult()
+
+    def _check(self, simulator: Simulator, raw: bytes) -> Any:
+        definition = _definition(lifecycle_pb2.CheckCommitReadinessArgs.FromString(raw))
+        result = lifecycle_pb2.CheckCommitReadinessResult()
+        for mspid, wrong in self._readiness(simulator, definition).items():
+            result.approvals[mspid] = not wrong
+            if wrong:
+                result.mismatches[mspid].items.extend(wrong)
+        return result
+
+    def _commit(self, simulator: Simulator, raw: bytes) -> Any:
+        definition = Definition.FromString(raw)
+        self._validate(simulator, definition)
+        if self._readiness(simulator, definition)[self._mspid]:
+            raise InvalidInput(
+                f"chaincode definition not agreed to by this org ({self._mspid})"
+            )
+        write_definition(simulator, definition)
+        return lifecycle_pb2.CommitChaincodeDefinitionResult()
+
+    def _readiness(
+        self, simulator: Simulator, definition: Definition
+    ) -> dict[str, list[str]]:
+        """Return by organisation in what its approval differs; sets the defaults."""
+        expected = read_sequence(simulator, definition.name) + 1
+        if definition.sequence != expected:
+            raise InvalidInput(
+                f"requested sequence is {definition.sequence}, but new definition must "
+                f"be sequence {expected}"
+            )
+        set_defaults(definition)
+        return self._agreement(simulator, definition)
+
+    def _agreement(
+        self, simulator: Simulator, definition: Definition
+    ) -> dict[str, list[str]]:
+        return {
+            mspid: Approvals(self._channel, mspid).differing(simulator, definition)
+            for mspid in self._mspids()
+        }
+
+    def _validate(self, simulator: Simulator, definition: Definition) -> None:
+        """Check name, version and collections, as before an approval and a commit."""
+        try:
+            _check_names(definition)
+            mspids = self._mspids()
+            check_collections(definition.collections, mspids)
+            former = read_definition(simulator, definition.name)
+            if former is None:
+                simulator.get_state(
+                    _LEGACY, definition.name
+                )  # as a peer: it may be old
+            else:
+                check_collections(definition.collections, mspids, former.collections)
+        except InvalidInput as error:
+            raise InvalidInput(
+                f"error validating chaincode definition: {error.message}"
+            ) from error
+
+    def _query(self, simulator: Simulator, raw: bytes) -> Any:
+        name = lifecycle_pb2.QueryChaincodeDefinitionArgs.FromString(raw).name
+        found = read_definition(simulator, name)
+        if found is None:
+            raise NotFound(f"namespace {name} is not defined")
+        agreement = self._agreement(simulator, found)
+        return lifecycle_pb2.QueryChaincodeDefinitionResult(
+            **_shown(found),
+            approvals={mspid: not wrong for mspid, wrong in agreement.items()},
+        )
+
+    def _query_all(self, simulator: Simulator, raw: bytes) -> Any:
+        lifecycle_pb2.QueryChaincodeDefinitionsArgs.FromString(raw)
+        result = lifecycle_pb2.QueryChaincodeDefinitionsResult()
+        for name in defined_names(simulator):
+            found = read_definition(simulator, name)
+            if found is not None:
+                result.chaincode_definitions.add(name=name, **_shown(found))
+        return result
+
+    def _query_approved(self, simulator: Simulator, raw: bytes) -> Any:
+        args = lifecycle_pb2.QueryApprovedChaincodeDefinitionArgs.FromString(raw)
+        found, package_id = self._approvals.find(simulator, args.name, args.sequence)
+        return lifecycle_pb2.QueryApprovedChaincodeDefinitionResult(
+            **_shown(found), source=source_of(package_id)
+        )
+
+    def _query_all_approved(self, simulator: Simulator, raw: bytes) -> Any:
+        lifecycle_pb2.QueryApprovedChaincodeDefinitionsArgs.FromString(raw)
+        result = lifecycle_pb2.QueryApprovedChaincodeDefinitionsResult()
+        for found, package_id in self._approvals.all(simulator):
+            result.approved_chaincode_definitions.add(
+                name=found.name, **_shown(found), source=source_of(package_id)
+            )
+        return result
+
+
+def _definition(args: Any) -> Definition:
+    """Return the definition in a message that has the fields of one."""
+    return Definition(name=args.name, **_shown(args))
+
+
+def _shown(found: Any) -> dict[str, Any]:
+    """Return the fields that answers to queries have, too."""
+    names = (field.name for field in Definition.DESCRIPTOR.fields)
+    return {name: getattr(found, name) for name in names if name != "name"}
+
+
+def _check_names(definition: Definition) -> None:
+    name, version = definition.name, definition.version
+    if name in SYSTEM_NAMES:
+        raise InvalidInput(f"chaincode name '{name}' is the name of a system chaincode")
+    try:
+        require_chaincode_name(name)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"invalid chaincode name '{name}'. Names can only consist of alphanumerics, "
+            "'_', and '-' and can only begin with alphanumerics"
+        ) from error
+    try:
+        require_version(version)
+    except InvalidInput as error:
+        raise InvalidInput(
+            f"invalid chaincode version '{version}'. Versions can only consist of "
+            "alphanumerics, '_', '-', '+', and '.'"
+        ) from error
+
+
+def _failed(message: str, status: int = _ERROR) -> proposal_response_pb2.Response:
+    return proposal_response_pb2.Response(status=status, message=message)
