@@ -114,3 +114,26 @@ def test_conflicting_calls_are_put_into_one_block_by_hand(
         answers = [json.loads(call.communicate()[0]) for call in calls]
     assert sorted(one["code"] for one in answers) == [0, 11]
     assert len({one["block"] for one in answers}) == 1
+
+
+def test_a_copy_brings_back_ledger_and_deployments(
+    tmp_path_factory: pytest.TempPathFactory,
+):
+    folder = tmp_path_factory.mktemp("copies")
+    copy = folder / "copy"
+    with started(PROCESS, folder) as node:
+        node.deploy(FIXTURES / "foreign" / "node-shim", "notes")
+        node.invoke("notes", "put", "n1", "before")
+        node.cli("dump", copy)
+        node.invoke("notes", "put", "n1", "after")
+        assert "is served by process" in node.cli("load", copy, "--yes", code=3).err
+        node.cli("down")
+        node.cli("load", copy, "--yes")
+        node.up()
+        assert node.query("notes", "get", "n1") == b"before"
+        node.cli("down")
+        node.cli("reset", "--yes")
+        node.up()
+        assert node.ask("ps") == []
+        node.ask("deploy", FIXTURES / "foreign" / "node-shim", "--name", "notes")
+        assert "does not exist" in node.cli("query", "notes", "get", "n1", code=1).err

@@ -51,6 +51,9 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "tx": ("blocks", "Look at a transaction."),
         "events": ("blocks", "Show the events of chaincodes."),
         "time": ("clock", "Change the time that calls have."),
+        "dump": ("copies", "Write a copy of the ledger to a file."),
+        "load": ("copies", "Replace the ledger by a copy that `dump` wrote."),
+        "reset": ("copies", "Remove the ledger; the next start begins a new one."),
     },
     "Packages": {
         "package": ("packages", "Write the package of a source directory."),

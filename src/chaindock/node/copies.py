@@ -1,0 +1,288 @@
+"""Copy the ledgers of a home to a file and back, and remove them.
+
+A copy is taken by SQLite's backup API and is consistent also while the node runs. It has
+no keys, so it belongs to the home that made it, and what is loaded is checked before
+anything is replaced.
+Source: docs/tasks/ledger.md
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import tarfile
+import tempfile
+from contextlib import closing, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from fabric_protos.common import common_pb2
+from google.protobuf.message import DecodeError
+
+from chaindock import __version__
+from chaindock.durable import sync_folder
+from chaindock.errors import InvalidInput, LedgerError, NotFound, StorageError
+from chaindock.ids import require_channel
+from chaindock.ledger.blocks import header_der
+from chaindock.ledger.database import connect_writer
+from chaindock.lifecycle.targets import TargetState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from chaindock.node.home import Home
+
+_FORMAT: Final = 1
+_MANIFEST: Final = "manifest.json"
+_MANIFEST_MOST: Final = 1 << 20
+"""Bytes; a longer manifest is refused."""
+_TARGETS: Final = "desired.db"
+_LEDGERS: Final = "ledgers/"
+_ENDINGS: Final = ("", "-wal", "-shm")
+
+
+def dump(home: Home, target: Path) -> dict[str, Any]:
+    """Write the ledgers of `home`, and what is deployed, to the new file `target`.
+
+    Returns: the manifest: {"format", "version", "ledgers": {channel: height}}.
+    Raises: NotFound: the home has no ledger. StorageError.
+    """
+    files = _ledgers(home)
+    if not files:
+        raise NotFound(
+            f"home {str(home.root)!r} has no ledger",
+            hint="start a node there: chaindock up -d",
+        )
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            folder = Path(scratch)
+            heights = {}
+            for file in files:
+                heights[file.stem] = _copy(file, folder / file.name)
+            # After the ledgers: what is approved and not committed is settled at a start.
+            if home.desired.exists():
+                _copy(home.desired, folder / _TARGETS)
+            manifest = {"format": _FORMAT, "version": __version__, "ledgers": heights}
+            (folder / _MANIFEST).write_text(json.dumps(manifest))
+            names = {_MANIFEST: _MANIFEST, _TARGETS: _TARGETS}
+            names |= {file.name: _LEDGERS + file.name for file in files}
+            whole = folder / "whole"
+            with whole.open("xb") as out:
+                with tarfile.open(fileobj=out, mode="w") as tar:
+                    for name, inside in names.items():
+                        if (folder / name).exists():
+                            tar.add(folder / name, inside)
+                out.flush()
+                os.fsync(out.fileno())
+            whole.chmod(0o600)
+            whole.replace(target)
+            sync_folder(target.parent)
+    except (OSError, sqlite3.Error) as error:
+        raise StorageError(
+            f"the copy {str(target)!r} cannot be written: {error}",
+            hint="check free space and permissions",
+            path=str(target),
+        ) from error
+    return manifest
+
+
+def load(home: Home, source: Path) -> dict[str, Any]:
+    """Replace the ledgers of `home` by those of a file that `dump` wrote for it.
+
+    Returns: the manifest.
+    Raises: NodeAlreadyRunning. InvalidInput, LedgerError: the file is no such copy, is
+        damaged, or belongs to another home; nothing has changed then. StorageError.
+    """
+    with home.locked():
+        try:
+            with tempfile.TemporaryDirectory(dir=home.root, prefix=".load-") as scratch:
+                folder = Path(scratch)
+                manifest = _unpack(source, folder)
+                for channel in manifest["ledgers"]:
+                    _check(home, folder / f"{channel}.db", channel)
+                with TargetState(folder / _TARGETS):
+                    pass
+                for channel in manifest["ledgers"]:
+                    _replace(folder / f"{channel}.db", home.ledgers / f"{channel}.db")
+                _replace(folder / _TARGETS, home.desired)
+        except (OSError, sqlite3.Error) as error:
+            raise StorageError(
+                f"the copy {str(source)!r} cannot be loaded: {error}",
+                hint="check the file, free space and permissions",
+                path=str(source),
+            ) from error
+    return manifest
+
+
+def reset(home: Home) -> list[str]:
+    """Remove the ledgers of `home` and what is deployed; return their channels.
+
+    Identities and keys stay. The next start makes new ledgers.
+
+    Raises: NodeAlreadyRunning. StorageError.
+    """
+    with home.locked():
+        files = _ledgers(home)
+        try:
+            for file in files:
+                # Without the marker, a start after a crash here makes a new ledger.
+                (home.organizations / f"{file.stem}.ledger").unlink(missing_ok=True)
+                _remove(file)
+            _remove(home.desired)
+        except OSError as error:
+            raise StorageError(
+                f"the ledgers of {str(home.root)!r} cannot be removed: {error}",
+                hint="check the permissions",
+            ) from error
+    return [file.stem for file in files]
+
+
+def _ledgers(home: Home) -> list[Path]:
+    return sorted(home.ledgers.glob("*.db"))
+
+
+def _copy(source: Path, target: Path) -> int:
+    """Copy a database as of now; return the height of a ledger, else 0."""
+    with (
+        closing(sqlite3.connect(source, timeout=10)) as old,
+        closing(sqlite3.connect(target)) as new,
+    ):
+        old.execute("PRAGMA query_only=ON")
+        old.backup(new)
+        new.execute("PRAGMA journal_mode=DELETE")  # one file, without a log beside it
+        with suppress(sqlite3.OperationalError):
+            row = new.execute("SELECT value FROM meta WHERE name='height'").fetchone()
+            return int(row[0])
+    return 0
+
+
+def _unpack(source: Path, folder: Path) -> dict[str, Any]:
+    """Write the members of the file to `folder`, and return the manifest."""
+    try:
+        with tarfile.open(source, "r:") as tar:
+            members = {one.name: one for one in tar if one.isreg()}
+            manifest = _manifest(tar, members.get(_MANIFEST), source)
+            wanted = {_LEDGERS + f"{name}.db" for name in manifest["ledgers"]}
+            for name in (*wanted, _TARGETS):
+                if name in members:
+                    _extract(tar, members[name], folder / name.removeprefix(_LEDGERS))
+                elif name in wanted:
+                    raise _no_copy(source, f"{name!r} is missing")
+    except tarfile.TarError as error:
+        raise _no_copy(source, str(error)) from error
+    return manifest
+
+
+def _manifest(
+    tar: tarfile.TarFile, member: tarfile.TarInfo | None, source: Path
+) -> dict[str, Any]:
+    if member is None or member.size > _MANIFEST_MOST:
+        raise _no_copy(source, f"{_MANIFEST!r} is missing or too large")
+    file = tar.extractfile(member)
+    try:
+        manifest = json.loads(file.read() if file else b"")
+        if manifest["format"] != _FORMAT:
+            raise _no_copy(
+                source, f"its format is {manifest['format']}, expected {_FORMAT}"
+            )
+        for channel in manifest["ledgers"]:
+            require_channel(channel)
+    except (ValueError, TypeError, KeyError) as error:
+        raise _no_copy(source, f"{_MANIFEST!r} cannot be read") from error
+    return {"format": _FORMAT, "ledgers": dict(manifest["ledgers"])} | {
+        "version": str(manifest.get("version"))
+    }
+
+
+def _no_copy(source: Path, why: str) -> InvalidInput:
+    return InvalidInput(
+        f"{str(source)!r} is not a copy of a ledger: {why}",
+        hint="make one with: chaindock dump FILE",
+        path=str(source),
+    )
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    file = tar.extractfile(member)
+    if file is not None:
+        with target.open("xb") as out:
+            shutil.copyfileobj(file, out)
+            out.flush()
+            os.fsync(out.fileno())
+
+
+def _check(home: Home, path: Path, channel: str) -> None:
+    """Check a ledger: its schema and channel, every page, every block, whose it is."""
+    try:
+        db, empty = connect_writer(path, require_channel(channel), None)
+    except LedgerError as error:
+        told = error.message.replace(str(path), channel)
+        raise InvalidInput(
+            f"the copy cannot be used: {told}", hint=error.hint
+        ) from error
+    with closing(db):
+        found = "it is empty" if empty else ""
+        if not found:
+            (told,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+            found = "" if told == "ok" else str(told)
+        if not found:
+            rows = db.execute("SELECT number, hash, block FROM blocks ORDER BY number")
+            found = next(_faults(rows), "")
+        if found:
+            raise InvalidInput(f"the copy of ledger {channel!r} is damaged: {found}")
+        (genesis,) = db.execute("SELECT block FROM blocks WHERE number=0").fetchone()
+        db.execute("PRAGMA journal_mode=DELETE")
+    if not any(ca in genesis for ca in _authorities(home)):
+        raise InvalidInput(
+            f"the copy of ledger {channel!r} belongs to another home: its organisation "
+            "has another CA",
+            hint="load the copy into the home that made it",
+        )
+
+
+def _faults(rows: Iterable[tuple[int, bytes, bytes]]) -> Iterator[str]:
+    """Yield what is wrong with a chain of blocks."""
+    previous = b""
+    for expected, (number, stored, data) in enumerate(rows):
+        if number != expected:
+            yield f"block {expected} is missing"
+        try:
+            block = common_pb2.Block.FromString(data)
+        except DecodeError:
+            yield f"block {number} cannot be decoded"
+            return
+        header = block.header
+        hashed = sha256(header_der(number, previous, header.data_hash)).digest()
+        if (header.number, header.previous_hash, stored) != (number, previous, hashed):
+            yield f"block {number} does not follow its predecessor"
+        if sha256(b"".join(block.data.data)).digest() != header.data_hash:
+            yield f"block {number} has data that does not fit its hash"
+        previous = stored
+
+
+def _authorities(home: Home) -> list[bytes]:
+    found = []
+    for path in home.organizations.rglob("ca/*-cert.pem"):
+        with suppress(OSError):
+            found.append(path.read_bytes())
+    return found
+
+
+def _replace(new: Path, current: Path) -> None:
+    """Put `new` into the place of a database, at once."""
+    # A log that is left of the former database would be played into the new one.
+    with suppress(sqlite3.Error), closing(sqlite3.connect(current)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for ending in _ENDINGS[1:]:
+        current.with_name(current.name + ending).unlink(missing_ok=True)
+    new.replace(current)
+    sync_folder(current.parent)
+
+
+def _remove(path: Path) -> None:
+    for ending in _ENDINGS:
+        path.with_name(path.name + ending).unlink(missing_ok=True)
+    sync_folder(path.parent)

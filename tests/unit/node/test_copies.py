@@ -1,0 +1,203 @@
+"""Copies of ledgers: taken beside a running node, checked before they replace anything."""
+
+import io
+import json
+import sqlite3
+import tarfile
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chaindock.endorser.cutting import OrdererOptions
+from chaindock.endorser.genesis import genesis_envelope
+from chaindock.errors import InvalidInput, NodeAlreadyRunning, NotFound, StorageError
+from chaindock.identity.organization import Organization
+from chaindock.ledger.ledger import Ledger
+from chaindock.node.copies import dump, load, reset
+from chaindock.node.home import Home
+from support.ledgers.envelopes import CHANNEL, rwset
+from support.ledgers.ledger import commit, state
+
+
+class World:
+    """A home with a ledger, which is open only while it is used."""
+
+    def __init__(self, root: Path) -> None:
+        self.home = Home(root)
+        self.home.prepare()
+        self.org = Organization.open(
+            self.home.organizations, "Org1MSP", "org1.example.com"
+        )
+
+    def ledger(self) -> Ledger:
+        options = OrdererOptions()
+        return Ledger(
+            self.home.ledgers / f"{CHANNEL}.db",
+            CHANNEL,
+            self.org.orderer,
+            lambda: genesis_envelope(CHANNEL, self.org.msp, options),
+            marker=self.home.organizations / f"{CHANNEL}.ledger",
+        )
+
+    async def put(self, **keys: bytes) -> None:
+        async with self.ledger() as ledger:
+            await commit(ledger, rwset(writes=keys))
+
+    async def state(self) -> dict[str, bytes]:
+        async with self.ledger() as ledger:
+            return state(ledger)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> World:
+    made = World(tmp_path / "home")
+    await made.put(k=b"1")
+    return made
+
+
+async def test_a_copy_brings_the_state_back(world, tmp_path):
+    copy = tmp_path / "copy"
+    told = dump(world.home, copy)
+    assert told["ledgers"] == {CHANNEL: 2}
+    await world.put(k=b"2", more=b"3")
+    assert load(world.home, copy)["ledgers"] == {CHANNEL: 2}
+    assert await world.state() == {"k": b"1"}
+    await world.put(k=b"4")
+    assert await world.state() == {"k": b"4"}
+    assert copy.stat().st_mode & 0o077 == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "home"]
+
+
+async def test_a_copy_is_taken_while_the_node_commits(world, tmp_path):
+    async with world.ledger() as ledger:
+        await commit(ledger, rwset(writes={"k": b"2"}))
+        dump(world.home, tmp_path / "copy")
+        await commit(ledger, rwset(writes={"k": b"3"}))
+    load(world.home, tmp_path / "copy")
+    assert await world.state() == {"k": b"2"}
+
+
+async def test_a_log_of_the_former_ledger_is_not_played_into_the_new_one(
+    world, tmp_path
+):
+    """As a killed node leaves it: the last commits are in the log alone."""
+    dump(world.home, tmp_path / "copy")
+    path = world.home.ledgers / f"{CHANNEL}.db"
+    async with world.ledger() as ledger:
+        await commit(ledger, rwset(writes={"k": b"lost"}))
+        left = {
+            end: path.with_name(path.name + end).read_bytes() for end in ("", "-wal")
+        }
+    for end, data in left.items():
+        path.with_name(path.name + end).write_bytes(data)
+    load(world.home, tmp_path / "copy")
+    assert await world.state() == {"k": b"1"}
+
+
+async def test_a_home_that_is_served_is_not_changed(world, tmp_path):
+    dump(world.home, tmp_path / "copy")
+    with world.home.locked():
+        for act in (
+            lambda: load(world.home, tmp_path / "copy"),
+            lambda: reset(world.home),
+        ):
+            with pytest.raises(NodeAlreadyRunning):
+                act()
+
+
+async def test_the_copy_of_another_home_is_refused(world, tmp_path):
+    other = World(tmp_path / "other")
+    await other.put(k=b"theirs")
+    dump(other.home, tmp_path / "copy")
+    with pytest.raises(InvalidInput, match="belongs to another home"):
+        load(world.home, tmp_path / "copy")
+    assert await world.state() == {"k": b"1"}
+
+
+def changed(copy: Path, statement: str) -> None:
+    """Change the ledger inside of a copy."""
+    with tarfile.open(copy) as tar:
+        files = {one.name: tar.extractfile(one) for one in tar}
+        members = {name: file.read() for name, file in files.items() if file}
+    name = f"ledgers/{CHANNEL}.db"
+    file = copy.with_name("inside.db")
+    file.write_bytes(members[name])
+    with closing(sqlite3.connect(file)) as db:
+        db.execute(statement)
+        db.commit()
+    write(copy, {**members, name: file.read_bytes()})
+
+
+def write(copy: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(copy, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("DELETE FROM blocks WHERE number=1", "belongs|damaged|last block"),
+        ("UPDATE blocks SET number=5 WHERE number=1", "block 1 is missing"),
+        ("UPDATE blocks SET hash=x'00' WHERE number=0", "does not follow"),
+        ("UPDATE blocks SET block=x'ff' WHERE number=1", "cannot be decoded"),
+        ("PRAGMA user_version=77", "schema version 77"),
+        ("UPDATE meta SET value='else' WHERE name='channel'", "belongs to channel"),
+    ],
+)
+async def test_a_copy_that_was_changed_is_refused(world, tmp_path, statement, told):
+    copy = tmp_path / "copy"
+    await world.put(a=b"1")
+    dump(world.home, copy)
+    changed(copy, statement)
+    with pytest.raises(InvalidInput, match=told):
+        load(world.home, copy)
+    assert await world.state() == {"k": b"1", "a": b"1"}
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {},
+        {"manifest.json": b"no json"},
+        {"manifest.json": b"[]"},
+        {"manifest.json": json.dumps({"format": 2, "ledgers": {}}).encode()},
+        {"manifest.json": json.dumps({"format": 1, "ledgers": {"../x": 1}}).encode()},
+        {"manifest.json": json.dumps({"format": 1, "ledgers": {"dev": 1}}).encode()},
+    ],
+)
+async def test_a_file_that_is_no_copy_is_refused(world, tmp_path, members: Any):
+    write(tmp_path / "copy", members)
+    with pytest.raises(InvalidInput):
+        load(world.home, tmp_path / "copy")
+    (tmp_path / "copy").write_bytes(b"no archive")
+    with pytest.raises(InvalidInput, match="not a copy of a ledger"):
+        load(world.home, tmp_path / "copy")
+    assert await world.state() == {"k": b"1"}
+
+
+async def test_reset_removes_ledgers_and_keeps_identities(world):
+    user = world.org.user("User1").creator
+    assert reset(world.home) == [CHANNEL]
+    assert not list(world.home.ledgers.iterdir())
+    assert await world.state() == {}
+    assert world.org.user("User1").creator == user
+    assert reset(Home(world.home.root)) == [CHANNEL]
+
+
+def test_a_home_without_a_ledger_has_nothing_to_copy(tmp_path):
+    home = Home(tmp_path / "home")
+    home.prepare()
+    with pytest.raises(NotFound):
+        dump(home, tmp_path / "copy")
+    assert reset(home) == []
+
+
+async def test_what_is_missing_is_an_error(world, tmp_path):
+    for path in (tmp_path / "absent", tmp_path):
+        with pytest.raises(StorageError, match="cannot be loaded"):
+            load(world.home, path)
