@@ -17,9 +17,10 @@ from chaindock.ledger.mango.query import sort_field
 from chaindock.ledger.mango.selector import ID, parse_path, parse_selector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from chaindock.ledger.mango.query import Query
+    from chaindock.ledger.mango.selector import Selector
 
 MAX_COLUMNS: Final = 16
 """Fields of one index; a definition with more is refused."""
@@ -40,6 +41,14 @@ class Definition:
     name: str
     columns: tuple[str, ...]
     partial: str = ""
+
+    def same_as(self, other: Definition) -> bool:
+        """Return whether both have the same documents in the same order."""
+        return (self.columns, self.partial) == (other.columns, other.partial)
+
+    def numbered(self, number: int) -> Index:
+        """Return the index of the database that this is."""
+        return Index(self.ddoc, self.name, self.columns, self.partial, number)
 
 
 @dataclass(frozen=True)
@@ -72,13 +81,15 @@ class Plan:
     Attributes:
         index: None = all documents in the order of their keys.
         bounds: of the first columns of `index`.
-        sorting: names of fields to sort by afterwards; only without an index.
+        columns: names of the fields that rows are ordered by, before their keys.
+        filter: what else a document of an index that is not yet filled has to match.
         exact: what is in `bounds` matches, without a further look.
     """
 
     index: Index | None = None
     bounds: tuple[Bounds, ...] = ()
-    sorting: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    filter: Selector | None = None
     exact: bool = False
 
 
@@ -139,10 +150,17 @@ def _columns(fields: Any) -> tuple[str, ...]:
 # --- the choice -----------------------------------------------------------------------
 
 
-def plan(query: Query, indexes: Iterable[Index], *, strict: bool) -> Plan:
+def plan(
+    query: Query, indexes: Sequence[Index], *, strict: bool, filled: bool = True
+) -> Plan:
     """Choose as CouchDB does.
 
-    `strict`: a sort that no index serves is refused; else its documents are sorted.
+    Args:
+        query: what is asked for.
+        indexes: of the namespace or collection.
+        strict: a sort that no index serves is refused; else documents are sorted.
+        filled: whether the indexes have all documents; if not, the plan gives the same
+            rows in the same order without them.
 
     Raises:
         InvalidInput: CouchDB's `no_usable_index`.
@@ -159,9 +177,14 @@ def plan(query: Query, indexes: Iterable[Index], *, strict: bool) -> Plan:
     ranges = dict(_ranges(root))
     if usable:
         best = min(usable, key=lambda each: _rank(each, ranges))
+        if not filled:
+            partial = json.loads(best.partial) if best.partial else None
+            chosen = None if partial is None else parse_selector(partial)
+            return Plan(columns=best.columns, filter=chosen)
         prefix = _prefix(best, ranges)
         bounds = tuple(ranges[name] for name in prefix)
-        return Plan(best, bounds, exact=_decides(root, prefix, bounds))
+        exact = _decides(root, prefix, bounds)
+        return Plan(best, bounds, best.columns, exact=exact)
     if query.sort in {(), (ID,)}:
         return Plan()
     if strict:
@@ -169,7 +192,7 @@ def plan(query: Query, indexes: Iterable[Index], *, strict: bool) -> Plan:
             "no_usable_index",
             "No index exists for this sort, try indexing by the sort fields.",
         )
-    return Plan(sorting=query.sort)
+    return Plan(columns=query.sort)
 
 
 def _decides(

@@ -1,7 +1,8 @@
-"""Run a query in slices: SQLite narrows by an index and orders, the selector decides.
+"""Run a query in slices: an index narrows and orders, the selector decides.
 
-No cursor stays open between two slices. A slice ends after some milliseconds, also when
-nothing has matched; the next one begins behind the last document that was looked at.
+A slice ends after some milliseconds, also when nothing has matched, and leaves no cursor
+open; the next one begins behind the last document that was looked at. Without an index
+the values of the state are looked at in the order of their keys.
 """
 
 from __future__ import annotations
@@ -10,15 +11,22 @@ import base64
 import json
 import time
 from bisect import bisect_left, bisect_right
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from chaindock.ledger.budget import ENTRY_BYTES
 from chaindock.ledger.mango.documents import column, loaded, members
 from chaindock.ledger.mango.order import sort_key
 from chaindock.ledger.mango.query import bad_bookmark
-from chaindock.ledger.mango.selector import parse_path
-from chaindock.ledger.mango.values import RESERVED, Missing, projection, text_of
+from chaindock.ledger.mango.selector import ID, parse_path
+from chaindock.ledger.mango.values import (
+    RESERVED,
+    Missing,
+    parse_document,
+    projection,
+    text_of,
+)
 from chaindock.ledger.mango.values import field as field_of
 
 if TYPE_CHECKING:
@@ -35,13 +43,29 @@ INTERNAL_PAGE: Final = 1000
 NO_BOOKMARK: Final = "nil"
 """CouchDB's bookmark when nothing was found."""
 
+Version = tuple[int, int]
+Row = tuple[bytes, "bytes | str | None", int, int]
+"""Key, value as the peer returns it (None: it has to be read), block and position."""
+Entry = tuple[bytes, "str | None", int, int]
+"""The same of a document in the database."""
 Position = tuple[tuple[bytes, ...], bytes]
-"""Sort keys of the columns of an index, and the key of the document."""
+"""Sort keys of the columns that rows are ordered by, and the key of the document."""
 
 
-Row = tuple[bytes, "str | None"]
-"""Key and value as the peer returns it; None = the value that the state has, which is no
-JSON object."""
+class View(Protocol):
+    """The state of a namespace or collection after `height` blocks."""
+
+    ns: int
+    height: int
+
+    def execute(self, sql: str, values: list[Any]) -> sqlite3.Cursor:
+        """Run a SELECT on the database of the state."""
+
+    def walk(self, start: bytes) -> Iterator[tuple[bytes, bytes, int, int]]:
+        """Return key, value, block and position of the keys from `start` on."""
+
+    def value(self, key: bytes) -> bytes:
+        """Return the value of a key that exists."""
 
 
 @dataclass
@@ -49,15 +73,13 @@ class Scan:
     """A running query.
 
     Attributes:
-        source: SQL of a table with `ns`, `key` and `json`.
+        hold: is told how many bytes more the query keeps.
         exhausted: there are no more results.
         examined: documents that were looked at.
     """
 
     query: Query
     plan: Plan
-    ns: int
-    source: str = "documents"
     hold: Callable[[int], None] = lambda _nbytes: None
     exhausted: bool = False
     examined: int = 0
@@ -65,19 +87,21 @@ class Scan:
     _given: Position | None = None
     _found: int = 0
     _skipping: int = 0
-    _sorted: list[Position] = field(default_factory=list)
+    _ordered: list[Position] = field(default_factory=list)
     _collected: bool = False
-    _last: Position | None = None
+    _next: bytes = b""
 
     def __post_init__(self) -> None:
         self._skipping = self.query.skip
         if self.query.bookmark:
-            self._seen = self._given = _position(self.query.bookmark, self._width)
+            width = len(self.plan.columns)
+            self._seen = self._given = _position(self.query.bookmark, width)
 
     @property
-    def _width(self) -> int:
-        index = self.plan.index
-        return len(self.plan.sorting if index is None else index.columns)
+    def _sorts(self) -> bool:
+        """Whether all documents are collected and sorted before the first result."""
+        plan = self.plan
+        return plan.index is None and bool(plan.columns or self.query.descending)
 
     @property
     def bookmark(self) -> str:
@@ -90,36 +114,19 @@ class Scan:
         text = json.dumps([*(each.hex() for each in columns), key.hex()])
         return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
-    def step(self, db: sqlite3.Connection, wanted: int, max_bytes: int) -> list[Row]:
+    def step(self, view: View, wanted: int, max_bytes: int) -> list[Row]:
         """Return some of the next results, at most `wanted`; perhaps none yet.
 
         Takes about SLICE_S, and reads no further once values have `max_bytes`.
         """
         if self.exhausted or wanted <= 0:
             return []
-        if self.plan.sorting and not self._collected:
-            self._collect(db)
+        if self._sorts and not self._collected:
+            self._collect(view)
             return []
-        rows: list[Row] = []
-        size, until = 0, time.monotonic() + SLICE_S
-        cursor = self._sorted_rows(db) if self.plan.sorting else self._rows(db)
-        matches, exact = self.query.selector.matches, self.plan.exact
-        last: Row | None = None
-        # Below 1 µs a row if the index decides alone: mind what is added.
-        for row in cursor:
-            self.examined += 1
-            if (exact or matches(loaded(*row))) and self._is_wanted():
-                last = row
-                rows.append(row if self.query.fields is None else self._projected(row))
-                size += len(row[0]) + len(row[1] or "")
-            if len(rows) >= wanted or size >= max_bytes or time.monotonic() > until:
-                self._seen = self._place(*row)
-                break
-        else:
-            self.exhausted = True
-        if last is not None:
-            self._given = self._place(*last)
-        return rows
+        if self.plan.index is None:
+            return self._look(view, wanted, max_bytes)
+        return self._find(view, wanted, max_bytes)
 
     def _is_wanted(self) -> bool:
         """Count a match; return whether it is beyond those to be skipped."""
@@ -131,27 +138,53 @@ class Scan:
             self._skipping = self.query.skip
         return True
 
-    def _projected(self, row: Row) -> Row:
-        wanted = projection(loaded(*row), self.query.fields or ())
+    def _projected(self, document: dict[str, Any]) -> str:
+        wanted = projection(document, self.query.fields or ())
         for name in RESERVED:
             wanted.pop(name, None)
-        return row[0], text_of(wanted)
+        return text_of(wanted)
 
-    def _place(self, key: bytes, text: str | None) -> Position:
-        """Return the sort keys of the columns that a document is found by, and its key."""
-        index, document = self.plan.index, loaded(key, text)
-        names = self.plan.sorting if index is None else index.columns
-        columns = (field_of(document, parse_path(name)) for name in names)
-        return tuple(map(sort_key, columns)), key
+    def _place(self, key: bytes, document: dict[str, Any]) -> Position:
+        found = (field_of(document, parse_path(name)) for name in self.plan.columns)
+        return tuple(map(sort_key, found)), key
 
-    def _rows(self, db: sqlite3.Connection) -> sqlite3.Cursor:
-        """Return key and text of the documents behind the last one, in order."""
-        index, columns, terms = self.plan.index, [], [f"ns={self.ns:d}"]
-        source, values = self.source, []
-        if index is not None:
-            columns = [column(name) for name in index.columns]
-            terms = [members(self.ns, index)]
-            source = f"documents INDEXED BY mango_{index.number:d}"
+    # --- by an index
+
+    def _find(self, view: View, wanted: int, max_bytes: int) -> list[Row]:
+        rows: list[Entry] = []
+        size, until = 0, time.monotonic() + SLICE_S
+        matches, exact = self.query.selector.matches, self.plan.exact
+        last: Entry | None = None
+        row: Entry
+        # Below 1 µs a row if the index decides alone: mind what is added.
+        with closing(self._entries(view)) as cursor:
+            for row in cursor:
+                self.examined += 1
+                if (exact or matches(loaded(*row[:2]))) and self._is_wanted():
+                    last = row
+                    rows.append(row)
+                    size += len(row[0]) + len(row[1] or "")
+                if len(rows) >= wanted or size >= max_bytes or time.monotonic() > until:
+                    self._seen = self._place(row[0], loaded(*row[:2]))
+                    break
+            else:
+                self.exhausted = True
+        if last is not None:
+            self._given = self._place(last[0], loaded(*last[:2]))
+        if self.query.fields is None:
+            return list[Row](rows)
+        return [
+            (key, self._projected(loaded(key, text)), block, tx)
+            for key, text, block, tx in rows
+        ]
+
+    def _entries(self, view: View) -> sqlite3.Cursor:
+        """Return the rows of the index behind the last one, in order."""
+        index = self.plan.index
+        if index is None:
+            raise ValueError("the plan has no index")
+        columns = [column(name) for name in index.columns]
+        terms, values = [members(view.ns, index), "block<?"], list[Any]([view.height])
         for bounds in self.plan.bounds:
             if bounds.fixed:
                 terms.append(f"{columns.pop(0)}=?")
@@ -172,63 +205,114 @@ class Scan:
             terms.append(f"{columns[0]}{behind}=?")
             terms.append(f"({','.join(columns)}){behind}({','.join('?' * len(last))})")
             values += [last[0], *last]
-        ordered = ", ".join(f"{each} {order}" for each in columns)
+        where = " AND ".join(terms)
         # Numbers, hex and names of ours only; all else is bound.
-        return db.execute(
-            f"SELECT key, json FROM {source} WHERE {' AND '.join(terms)} "  # noqa: S608
-            f"ORDER BY {ordered}",
-            values,
+        newest = f"documents INDEXED BY mango_{index.number:d} WHERE {where}"
+        if not view.execute(_IS_OLD, [view.height]).fetchone():
+            ordered = ", ".join(f"{each} {order}" for each in columns)
+            sql = f"SELECT key, json, block, tx FROM {newest} ORDER BY {ordered}"  # noqa: S608
+            return view.execute(sql, values)
+        shown = "key, json, block, tx, " + ", ".join(columns)
+        ordered = ", ".join(f"{at} {order}" for at in range(5, 5 + len(columns)))
+        sql = (
+            f"SELECT {shown} FROM {newest} UNION ALL SELECT {shown} "  # noqa: S608
+            f"FROM ({_SUPERSEDED}) WHERE {where} ORDER BY {ordered}"
         )
+        return view.execute(sql, [*values, view.height, view.ns, *values])
+
+    # --- by the state
+
+    def _matched(
+        self, view: View, start: bytes
+    ) -> Iterator[tuple[bytes, dict[str, Any] | None, bytes, Version]]:
+        """Return each key with its document if it matches, its value and version."""
+        for key, value, block, tx in view.walk(start):
+            self.examined += 1
+            document = parse_document(value) or {}
+            document[ID] = key.decode()
+            is_match = self.query.selector.matches(document)
+            yield key, document if is_match else None, value, (block, tx)
+
+    def _look(self, view: View, wanted: int, max_bytes: int) -> list[Row]:
+        rows: list[Row] = []
+        size, until = 0, time.monotonic() + SLICE_S
+        found = self._chosen(view) if self._sorts else self._matched(view, self._start)
+        for key, document, value, at in found:
+            if document is not None and self._is_wanted():
+                rows.append((key, self._shown(document, value), *at))
+                self._given = self._place(key, document)
+                size += len(key) + len(value)
+            if len(rows) >= wanted or size >= max_bytes or time.monotonic() > until:
+                self._seen = self._given if self._sorts else ((), key)
+                return rows
+        self.exhausted = True
+        return rows
+
+    @property
+    def _start(self) -> bytes:
+        return b"" if self._seen is None else self._seen[1] + b"\0"
+
+    def _shown(self, document: dict[str, Any], value: bytes) -> bytes | str:
+        if self.query.fields is not None:
+            return self._projected(document)
+        if parse_document(value) is None:
+            return value
+        return text_of({name: document[name] for name in document if name != ID})
 
     # --- a sort without an index
 
-    def _collect(self, db: sqlite3.Connection) -> None:
+    def _collect(self, view: View) -> None:
         """Look at some more documents, and keep where those that match belong."""
         until = time.monotonic() + SLICE_S
-        bookmark, self._seen = self._seen, self._last
-        for key, text in self._rows(db):
-            self.examined += 1
-            document = loaded(key, text)
-            self._last = ((), key)
-            if self._sortable(document) and self.query.selector.matches(document):
-                place = self._place(key, text)
+        for key, document, _, _ in self._matched(view, self._next):
+            self._next = key + b"\0"
+            if document is not None and self._sortable(document):
+                place = self._place(key, document)
                 self.hold(sum(map(len, place[0])) + len(key) + ENTRY_BYTES)
-                self._sorted.append(place)
+                self._ordered.append(place)
             if time.monotonic() > until:
-                break
-        else:
-            self._sorted.sort(reverse=self.query.descending)
-            self._collected = True
-        self._seen = bookmark
+                return
+        self._ordered.sort()
+        self._collected = True
 
     def _sortable(self, document: dict[str, Any]) -> bool:
-        found = (field_of(document, parse_path(name)) for name in self.plan.sorting)
-        return not any(isinstance(each, Missing) for each in found)
+        found = (field_of(document, parse_path(name)) for name in self.plan.columns)
+        if any(isinstance(each, Missing) for each in found):
+            return False
+        return self.plan.filter is None or self.plan.filter.matches(document)
 
-    def _sorted_rows(
-        self, db: sqlite3.Connection
-    ) -> Iterator[tuple[bytes, str | None]]:
-        at = 0
-        if self._seen is not None:
-            at = (
-                bisect_right(self._sorted, self._seen)
-                if not self.query.descending
-                else (len(self._sorted) - bisect_left(self._sorted[::-1], self._seen))
-            )
-        for _, key in self._sorted[at:]:
-            sql = f"SELECT json FROM {self.source} WHERE ns={self.ns:d} AND key=?"  # noqa: S608
-            yield key, db.execute(sql, (key,)).fetchone()[0]
+    def _chosen(
+        self, view: View
+    ) -> Iterator[tuple[bytes, dict[str, Any] | None, bytes, Version]]:
+        """Return what was collected, from behind the last result on."""
+        ordered, seen = self._ordered, self._seen
+        if self.query.descending:
+            end = len(ordered) if seen is None else bisect_left(ordered, seen)
+            places = reversed(ordered[:end])
+        else:
+            places = iter(ordered[0 if seen is None else bisect_right(ordered, seen) :])
+        for _, key in places:
+            yield next(self._matched(view, key))
+
+
+_IS_OLD: Final = (
+    "SELECT 1 FROM versions INDEXED BY versions_superseded WHERE superseded>=? LIMIT 1"
+)
+_SUPERSEDED: Final = (
+    "SELECT key, mango_document(value) AS json, block, tx, ns FROM versions "
+    "INDEXED BY versions_superseded WHERE superseded>=? AND ns=? AND value IS NOT NULL"
+)
 
 
 def _position(bookmark: str, width: int) -> Position:
     """Return what a bookmark stands for. Raises: InvalidInput, as CouchDB."""
     try:
-        raw = base64.b64decode(
-            bookmark + "=" * (-len(bookmark) % 4), b"-_", validate=True
-        )
-        parts = [bytes.fromhex(each) for each in json.loads(raw)]
-    except (ValueError, TypeError, RecursionError):
+        padded = bookmark + "=" * (-len(bookmark) % 4)
+        parts = json.loads(base64.b64decode(padded, b"-_", validate=True))
+        columns = [bytes.fromhex(each) for each in parts]
+        columns[-1].decode()
+    except (ValueError, TypeError, LookupError, RecursionError):
         raise bad_bookmark(bookmark) from None
-    if len(parts) != width + 1:
+    if len(columns) != width + 1:
         raise bad_bookmark(bookmark)
-    return tuple(parts[:-1]), parts[-1]
+    return tuple(columns[:-1]), columns[-1]

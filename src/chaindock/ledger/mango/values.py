@@ -12,15 +12,16 @@ import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 RESERVED: Final = ("_id", "_rev", "~version")
 """Fields of CouchDB and the peer, which no value that a query returns has."""
 MAX_DEPTH: Final = 200
 """Levels of a document; a value with more counts as no JSON, so that none can use up the
 stack of what reads it."""
-_SPACE: Final = " \t\r\n"
 _INTEGRAL: Final = 1e21
 """From here Go prints a float with an exponent."""
 _GO_ERRORS: Final = "chaindock-go"
@@ -47,24 +48,44 @@ def _one_mark_a_byte(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error(_GO_ERRORS, _one_mark_a_byte)
 
 
-def document_of(value: bytes) -> str | None:
-    """Return the text that CouchDB keeps of a value; None if it is no JSON object.
-
-    The text is what a rich query returns: keys sorted, numbers through a 64-bit float,
-    escapes as Go's encoder makes them.
-    """
-    text = value.decode(errors=_GO_ERRORS)
-    if not text.lstrip(_SPACE).startswith("{"):
-        return None
+def parse_document(value: bytes) -> dict[str, Any] | None:
+    """Return the document that CouchDB keeps of a value; None if it is no JSON object."""
     try:
-        document = _DECODER.decode(text)
-        if text.count("{") + text.count("[") > MAX_DEPTH:
+        document = None if _ANOTHER.search(value) else _fast(value)
+        if document is None:
+            document = _DECODER.decode(value.decode(errors=_GO_ERRORS))
+        if value.count(b"{") + value.count(b"[") > MAX_DEPTH:
             _require_flat(document)
-        for name in RESERVED:
-            document.pop(name, None)
-        return text_of(document)
     except (ValueError, RecursionError):
         return None
+    if not isinstance(document, dict):
+        return None
+    for name in RESERVED:
+        document.pop(name, None)
+    return document
+
+
+def document_of(value: bytes) -> str | None:
+    """Return the text of `parse_document`: what a rich query returns of a value.
+
+    Names are sorted, numbers went through a 64-bit float, escapes are those of Go.
+    """
+    document = parse_document(value)
+    return None if document is None else text_of(document)
+
+
+def _fast(value: bytes) -> Any:
+    """Return a value that needs no change; None if Go may read more into it."""
+    try:
+        return decode(value)
+    except ValueError:  # as for halves of surrogate pairs
+        return None
+
+
+decode: Final[Callable[[bytes | str], Any]] = msgspec.json.Decoder().decode
+"""Parses JSON that needs no change; five times as fast as the standard library."""
+_ANOTHER: Final = re.compile(rb"[0-9][.eE]|[0-9]{16}")
+"""What a value has in it if CouchDB may keep other numbers than stand there."""
 
 
 def _require_flat(value: Any, depth: int = MAX_DEPTH) -> None:
