@@ -47,7 +47,6 @@ EXPECTED = {
     ),
     "vp_write_under_garbage": "a validation parameter is read when a block is committed, "
     "not when a write is endorsed",
-    "cc_invoke_lifecycle": "approvals are not in the implicit collection yet",
     "raw_empty_payloads": "a hash of no collection is not recorded as a read of it",
 }
 """Recordings that the node answers in another way, and why."""

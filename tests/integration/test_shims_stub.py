@@ -1,0 +1,249 @@
+"""Every method of the stub in real shims: same answers, same read-write sets."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fabric_protos.common import common_pb2
+from fabric_protos.peer import proposal_pb2, proposal_response_pb2
+
+from chaindock.endorser.caller import new_proposal
+from chaindock.identity.organization import Organization
+from support.shims.builds import go_program, java_classes, node_project
+from support.shims.endorsing import CHANNEL, EndorsingNode, ccid_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+pytestmark = [pytest.mark.network, pytest.mark.timeout(300)]
+IMPLICIT = "_implicit_org_Org1MSP"
+LANGUAGES = [
+    pytest.param("go", marks=pytest.mark.golang),
+    pytest.param("node", marks=pytest.mark.nodejs),
+]
+
+
+def command(language: str, address: str, ccid: str) -> tuple[tuple[str, ...], Path]:
+    """Return the program that dials `address`, and where it runs."""
+    if language == "go":
+        program = go_program()
+        return (str(program), f"-peer.address={address}"), program.parent
+    if language == "java":
+        folder = java_classes()
+        classes = f"{folder}:{folder}/lib/*"
+        return ("java", "-cp", classes, "Plain", "--peerAddress", address), folder
+    argv = ("node", "plain.js", "--peer.address", address, "--chaincode-id-name", ccid)
+    return argv, node_project()
+
+
+class Stub:
+    """Chaincodes `a` and `b` of one language, on one channel."""
+
+    def __init__(self, node: EndorsingNode) -> None:
+        self.node = node
+        self.tx = ""
+
+    async def endorse(self, *args: str, name: str = "a", **fields: Any) -> Any:
+        """Return what was said, and the endorsed action."""
+        words = [one.encode() for one in args]
+        outcome, response = await self.node.propose(name, *words, **fields)
+        payload = proposal_response_pb2.ProposalResponsePayload.FromString(
+            response.payload
+        )
+        return outcome, proposal_pb2.ChaincodeAction.FromString(payload.extension)
+
+    async def ask(self, *args: str, name: str = "a") -> str:
+        """Return the payload of a query."""
+        words = [one.encode() for one in args]
+        user = self.node.org.user("User1")
+        answer = await self.node.caller.query(name, words, signer=user)
+        self.tx = answer.tx_id
+        assert answer.status == 200, answer.message
+        return answer.payload.decode()
+
+    async def commit(self, *args: str, name: str = "a") -> str:
+        """Return the payload of a call that was committed."""
+        words = [one.encode() for one in args]
+        user = self.node.org.user("User1")
+        answer = await self.node.caller.invoke(name, words, signer=user)
+        assert (answer.status, answer.code) == (200, 0), answer.message
+        return answer.payload.decode()
+
+
+@asynccontextmanager
+async def running(language: str, folder: Path) -> AsyncIterator[Stub]:
+    """Run `a` and `b`."""
+    org = Organization.open(folder / "orgs", "Org1MSP", "org1.example.com")
+    processes = []
+    async with EndorsingNode(folder, org, timeout_s=30.0) as node:
+        address = await node.streams.listener.address_on("127.0.0.1")
+        try:
+            for name in "ab":
+                await node.define(name)
+                expected = node.streams.expect(ccid_of(name))
+                argv, cwd = command(language, address, expected.ccid)
+                env = {
+                    "PATH": os.environ["PATH"],  # noqa: TID251  # tests have no config
+                    "CORE_CHAINCODE_ID_NAME": expected.ccid,
+                    "CORE_PEER_TLS_ENABLED": "false",
+                }
+                started = await asyncio.create_subprocess_exec(*argv, cwd=cwd, env=env)
+                processes.append(started)
+                await expected.ready.wait()
+                node.streams.registry.forget(expected)
+            yield Stub(node)
+        finally:
+            for process in processes:
+                process.kill()
+                await process.wait()
+
+
+@pytest.fixture
+async def stub(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stub]:
+    async with running(request.param, tmp_path) as stub:
+        yield stub
+
+
+every_language = pytest.mark.parametrize("stub", LANGUAGES, indirect=True)
+and_java = pytest.mark.parametrize("stub", [*LANGUAGES, "java"], indirect=True)
+"""Java's shim hides most texts and statuses."""
+
+
+@and_java
+async def test_a_call_joins_the_transaction(stub: Stub):
+    said = json.loads(await stub.commit("call", "b", "", "put", "k", "v"))
+    assert said == {"status": 200, "message": "", "payload": ""}
+    assert await stub.ask("get", "k", name="b") == "v"
+    assert await stub.ask("get", "k") == ""
+    said = json.loads(await stub.ask("call", "b:9", CHANNEL, "get", "k"))
+    assert said["payload"] == "v"
+
+
+@every_language
+async def test_statuses_and_errors_of_a_callee(stub: Stub):
+    for status in (200, 399, 404, 500):
+        said = json.loads(await stub.ask("call", "b", "", "status", str(status)))
+        assert said == {"status": status, "message": "as told", "payload": "p"}
+    said = json.loads(await stub.ask("call", "b", "", "fail", "no"))
+    assert (said["status"], said["message"]) == (500, "no")
+
+
+@every_language
+async def test_calls_that_do_not_begin(stub: Stub):
+    """Go tells it as a response, Node throws it; the text is the same."""
+    exists = "(mychannel) exists"
+    unknown = "invalid invocation: [channel mychannel] failed to get chaincode "
+    unknown += "container info for nope: chaincode nope not found"
+    for name, text in (("a", exists), ("nope", unknown)):
+        outcome, _ = await stub.endorse("call", name, "", "get", "k")
+        said = outcome.response
+        told = said.message or json.loads(said.payload)["payload"]
+        assert told.endswith(text)
+        assert told.startswith("INVOKE_CHAINCODE failed: transaction ID: ")
+        assert ": execute failed: " in told
+    said = json.loads(await stub.ask("call", "qscc", "", "GetChainInfo", CHANNEL))
+    assert said["status"] == 500
+    assert said["message"].startswith("Rejecting invoke of QSCC from another chaincode")
+
+
+@every_language
+async def test_a_callee_sees_the_proposal_of_the_client(stub: Stub):
+    words = [b"call", b"b", b"", b"info"]
+    outcome, _ = await stub.node.propose("a", *words)
+    seen = json.loads(json.loads(outcome.response.payload)["payload"])
+    direct = json.loads(await stub.ask("info"))
+    assert (seen["args"], seen["channel"]) == (["info"], CHANNEL)
+    assert len(bytes.fromhex(seen["binding"])) == 32
+    assert seen["tx"] != direct["tx"]
+    assert seen["seconds"] >= direct["seconds"] - 1
+
+
+@every_language
+async def test_binding_and_proposal_are_those_of_the_client(stub: Stub):
+    node = stub.node
+    signed = new_proposal(CHANNEL, "a", [b"info"], node.org.user("User1"))
+    outcome, _ = await node.process(signed)
+    seen = json.loads(outcome.response.payload)
+    proposal = proposal_pb2.Proposal.FromString(signed.proposal_bytes)
+    header = common_pb2.Header.FromString(proposal.header)
+    signature = common_pb2.SignatureHeader.FromString(header.signature_header)
+    channel = common_pb2.ChannelHeader.FromString(header.channel_header)
+    bound = hashlib.sha256(signature.nonce + signature.creator + bytes(8)).hexdigest()
+    assert seen == {
+        "args": ["info"],
+        "tx": channel.tx_id,
+        "channel": CHANNEL,
+        "binding": bound,
+        "signature": signed.signature.hex(),
+        "seconds": channel.timestamp.seconds,
+    }
+
+
+@every_language
+async def test_validation_parameters(stub: Stub):
+    await stub.commit("put", "k", "v")
+    assert await stub.ask("getvp", "k") == ""
+    _, action = await stub.endorse("setvp", "k", "policy")
+    assert b"VALIDATION_PARAMETER" in action.results
+    assert b"policy" in action.results
+
+
+def by_language(found: dict[str, Any]) -> Any:
+    """Return what all languages have given; it has to be the same."""
+    values = list(found.values())
+    assert all(value == values[0] for value in values[1:]), found
+    return values[0]
+
+
+SAME = [
+    ("put", "k", "v"),
+    ("del", "k"),
+    ("range", "a", "b"),
+    ("setvp", "k", "policy"),
+    ("getvp", "k"),
+    ("pput", IMPLICIT, "k", "v"),
+    ("pdel", IMPLICIT, "k"),
+    ("ppurge", IMPLICIT, "k"),
+    ("pget", IMPLICIT, "absent"),
+    ("phash", IMPLICIT, "absent"),
+    ("prange", IMPLICIT, "a", "b"),
+    ("pputc", IMPLICIT, "type", "x", "y"),
+    ("ppartial", IMPLICIT, "type", "x"),
+    ("psetvp", IMPLICIT, "k", "policy"),
+    ("pgetvp", IMPLICIT, "k"),
+    ("call", "b", "", "put", "k", "v"),
+    ("call", "b", "", "status", "500"),
+]
+
+
+@pytest.mark.golang
+@pytest.mark.nodejs
+async def test_read_write_sets_are_the_same_in_all_languages(tmp_path: Path):
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for language in ("go", "node", "java"):
+        async with running(language, tmp_path / language) as stub:
+            for words in SAME:
+                outcome, action = await stub.endorse(*words)
+                seen = (outcome.response, action.results)
+                found.setdefault(words, {})[language] = seen
+    for values in found.values():
+        assert by_language(values)[0].status == 200
+
+
+@every_language
+async def test_refusals_of_collections_arrive(stub: Stub):
+    for words in (("pput", "nocol", "k", "v"), ("pget", "nocol", "k")):
+        outcome, _ = await stub.endorse(*words)
+        told = outcome.response.message
+        assert told.endswith("collection mychannel/a/nocol could not be found")
+    outcome, _ = await stub.endorse("phash", "nocol", "k")
+    assert outcome.response.message.endswith(
+        "collection [nocol] not defined in the collection config for chaincode [a]"
+    )
