@@ -93,6 +93,7 @@ class Invocation:
         timeout_s: for this call; None = the configured execute timeout.
         refusals: what the node does not support of what the chaincode asked for; a
             contract may hide these errors from its caller.
+        spent: kind of request → [how many were answered, seconds in the node].
         caller: the call that waits for this one; None = a client's.
         invoke: calls the chaincode of this name on this channel ("" = that of the
             caller), for the given call; returns the message that answers. Raises what
@@ -109,6 +110,7 @@ class Invocation:
     is_init: bool = False
     timeout_s: float | None = None
     refusals: list[str] = field(default_factory=list)
+    spent: dict[str, list[float]] = field(default_factory=dict)
     caller: Call | None = None
     invoke: (
         Callable[
@@ -142,6 +144,12 @@ class Invocation:
         why = why[:_REFUSAL_MAX]
         if why not in self.refusals and len(self.refusals) < MAX_REFUSALS:
             self.refusals.append(why)
+
+    def count(self, kind: str, spent_s: float) -> None:
+        """Count an answered request."""
+        known = self.spent.setdefault(kind, [0, 0.0])
+        known[0] += 1
+        known[1] += spent_s
 
     @property
     def function(self) -> str:

@@ -104,6 +104,8 @@ def serve(
     )
     spent_s = time.perf_counter() - began
     metrics.request_answered(kind, channel, ccid, spent_s, ok=ok)
+    if call is not None and message.type in REQUESTS:
+        call.invocation.count(kind, spent_s)
     return reply, len(result) + 2 * MOST_ID, taken
 
 

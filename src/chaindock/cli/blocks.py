@@ -184,6 +184,13 @@ def _summary(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _lists(found: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    yield (
+        "requests of the chaincode",
+        [
+            f"{kind}: {number:.0f}, {spent_s * 1000:.2f} ms in the node"
+            for kind, (number, spent_s) in (found["requests"] or {}).items()
+        ],
+    )
     yield "arguments", [_value(arg) or '""' for arg in found["args"]]
     yield (
         "reads",

@@ -62,6 +62,7 @@ class Answer:
         code: TxValidationCode; None when nothing was ordered.
         event: ChaincodeEvent (`event_name`, `payload`) or None.
         refusals: what the node refused during the call.
+        spent: what the chaincode asked for, as `Invocation.spent`.
         conflict: what the transaction had read and another one had changed, as
             `Explorer.conflict` of the node gives it; None = that is not why it failed.
     """
@@ -74,6 +75,7 @@ class Answer:
     code: int | None = None
     event: Any = None
     refusals: Sequence[str] = ()
+    spent: Mapping[str, Sequence[float]] = field(default_factory=dict)
     conflict: Mapping[str, Any] | None = None
 
     @property
@@ -175,6 +177,7 @@ class Caller:
             code=commit.code if commit else None,
             event=outcome.event,
             refusals=proposal.refusals,
+            spent=proposal.spent,
             conflict=conflict,
         )
 

@@ -39,6 +39,7 @@ class Proposal:
             hashed and what the transaction carries.
         name: of the chaincode to run.
         refusals: what the node refused to the chaincode while it ran.
+        spent: what the chaincode asked for, as `Invocation.spent`.
     """
 
     signed: proposal_pb2.SignedProposal
@@ -53,6 +54,7 @@ class Proposal:
     input: chaincode_pb2.ChaincodeInput
     payload: bytes
     refusals: list[str] = field(default_factory=list)
+    spent: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def hash(self) -> bytes:

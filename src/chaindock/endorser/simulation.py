@@ -109,6 +109,7 @@ class Simulation:
             simulator=self.simulator,
             is_init=given.is_init,
             refusals=self.proposal.refusals,
+            spent=self.proposal.spent,
             caller=caller,
             invoke=self._invoke,
             collections=partial(self._collections, name),

@@ -19,17 +19,22 @@ from chaindock.ids import ChannelId, require_chaincode_name
 from chaindock.ledger.snapshots import ABOVE_ALL, END_OF_HISTORY, after
 from chaindock.ledger.transaction import parse_transaction
 from chaindock.lifecycle.records import NAMESPACE
+from chaindock.node.conflicts import CONFLICTS, explain
 from chaindock.node.described import describe, describe_block, events_of, iso
 from chaindock.operations.wire import encode
 from chaindock.values import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import (
+        AsyncGenerator,
+        Callable,
+        Mapping,
+        Sequence,
+    )
 
     from chaindock.ledger.ledger import Ledger, TxLocation
     from chaindock.ledger.reader import Change, Entry, LedgerReader, View
     from chaindock.ledger.snapshots import Version
-    from chaindock.ledger.transaction import Space
 
 MOST: Final = 1000
 """Entries in a page; more are refused."""
@@ -38,9 +43,10 @@ PAGE_BYTES: Final = MIB
 BLOCKS_BYTES: Final = 16 * MIB
 """Blocks read for a page of the list of blocks, after which the page ends."""
 COUNTED: Final = 10_000
+_REMEMBERED: Final = 1000
+"""Transactions whose requests are remembered."""
 POLL_S: Final = 0.2
 _DEFINED: Final = b"namespaces/metadata/"
-_CONFLICTS: Final = {codes.MVCC_READ_CONFLICT, codes.PHANTOM_READ_CONFLICT}
 
 
 class Explorer:
@@ -52,11 +58,18 @@ class Explorer:
 
     def __init__(self, ledger: Ledger, reader: LedgerReader) -> None:
         self._ledger, self._reader = ledger, reader
+        self._spent: dict[str, Mapping[str, Sequence[float]]] = {}
 
     @property
     def height(self) -> int:
         """Number of blocks."""
         return self._ledger.height
+
+    def remember(self, tx_id: str, spent: Mapping[str, Sequence[float]]) -> None:
+        """Keep what a transaction asked the node for; the oldest of many is dropped."""
+        self._spent[tx_id] = spent
+        while len(self._spent) > _REMEMBERED:
+            del self._spent[next(iter(self._spent))]
 
     async def _json(self, job: Callable[[View], Any]) -> bytes:
         return await self._reader.run(lambda view: msgspec.json.encode(job(view)))
@@ -183,9 +196,10 @@ class Explorer:
         return await self._json(job)
 
     async def transaction(self, tx_id: str) -> bytes:
-        """Return `describe` of a transaction, its `block` and `conflict`.
+        """Return `describe` of a transaction, its `block`, `conflict` and `requests`.
 
-        `tx_id` may be the beginning of an id.
+        `requests` is what the chaincode asked the node for: kind → [how many, seconds];
+        None if the node does not remember it. `tx_id` may be the beginning of an id.
 
         Raises: NotFound. InvalidInput: several ids begin like this.
         """
@@ -199,8 +213,9 @@ class Explorer:
             block = common_pb2.Block.FromString(view.block(place.block)[1])
             envelope = block.data.data[place.index]
             found = describe(envelope, place.code, place.index)
-            conflict = self._conflict(view, envelope, place)
-            return {"block": place.block, **found, "conflict": conflict}
+            conflict = explain(view, envelope, place)
+            more = {"conflict": conflict, "requests": self._spent.get(found["tx_id"])}
+            return {"block": place.block, **found, **more}
 
         return await self._json(job)
 
@@ -209,29 +224,10 @@ class Explorer:
     async def conflict(
         self, envelope: bytes, place: TxLocation
     ) -> dict[str, Any] | None:
-        """Return why a transaction was refused for what it had read; None = not so.
-
-        Has `namespace`, `key`, `range` ([start, end] or None), `read` and `found`: the
-        versions [block, position], None = absent; `known`: whether `read` is recorded;
-        `writer`: the id of the transaction that changed the key.
-        """
-        if place.code not in _CONFLICTS:
+        """Return `explain` of a transaction that was committed."""
+        if place.code not in CONFLICTS:
             return None
-        return await self._reader.run(
-            lambda view: self._conflict(view, envelope, place)
-        )
-
-    def _conflict(
-        self, view: View, envelope: bytes, place: TxLocation
-    ) -> dict[str, Any] | None:
-        if place.code not in _CONFLICTS:
-            return None
-        tx = parse_transaction(envelope, self._ledger.channel)
-        for space in (one for one in tx.spaces if not one.collection):
-            found = next(_stale(view, space, (place.block, place.index)), None)
-            if found is not None:
-                return found
-        return None
+        return await self._reader.run(lambda view: explain(view, envelope, place))
 
     # ---- events
 
@@ -261,53 +257,6 @@ class Explorer:
 def _events(number: int, name: str, view: View) -> list[dict[str, Any]]:
     found = events_of(view.block(number)[1])
     return [one for one in found if not name or one["chaincode"] == name]
-
-
-def _stale(view: View, space: Space, below: Version) -> Iterator[dict[str, Any]]:
-    """Yield the reads of a space that had changed by the version `below`, in order."""
-    for key, read in space.reads:
-        last = view.last_change(space.ns, key, after(key), below)
-        if last is not None:
-            found = None if last.entry.is_delete else (last.block, last.tx)
-            # Also a key that was written and deleted in the block is a conflict.
-            if found != read or last.block == below[0]:
-                yield _told(space.ns, last, read, None, known=True)
-    for info in space.ranges:
-        # The range differs from what was read, so its newest change came after the read.
-        stop = info.end_key.encode()
-        if stop and not info.itr_exhausted:
-            stop = after(stop)
-        last = view.last_change(
-            space.ns, info.start_key.encode(), stop or ABOVE_ALL, below
-        )
-        if last is not None:
-            known = not info.HasField("reads_merkle_hashes")
-            reads = {
-                one.key.encode(): (one.version.block_num, one.version.tx_num)
-                for one in info.raw_reads.kv_reads
-            }
-            bounds = [info.start_key, info.end_key]
-            yield _told(space.ns, last, reads.get(last.key), bounds, known=known)
-
-
-def _told(
-    ns: str,
-    last: Change,
-    read: Version | None,
-    bounds: list[str] | None,
-    *,
-    known: bool,
-) -> dict[str, Any]:
-    return {
-        "namespace": ns,
-        "key": last.key.decode(),
-        "range": bounds,
-        "read": read and list(read),
-        "known": known,
-        "found": None if last.entry.is_delete else [last.block, last.tx],
-        "writer": last.entry.tx_id,
-        "writer_version": [last.block, last.tx],
-    }
 
 
 def _outline(number: int, data: bytes) -> dict[str, Any]:

@@ -226,9 +226,11 @@ class Node:
     async def invoke(self, call: Call) -> Answer:
         """Endorse, order and commit. Raises NotFound, LaunchFailed, ExecuteFailed."""
         told = await self._told(call)
-        return await self.caller.invoke(
+        answer = await self.caller.invoke(
             call.name, call.args, is_init=call.is_init, **told
         )
+        self.explorer.remember(answer.tx_id, answer.spent)
+        return answer
 
     async def query(self, call: Call) -> Answer:
         """Endorse only. Raises NotFound, LaunchFailed, ExecuteFailed."""

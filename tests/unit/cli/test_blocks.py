@@ -183,3 +183,15 @@ def test_a_slow_reader_of_events_costs_the_memory_of_few_blocks(home, ledger):
     assert len(made) < 20
     assert [next(events)["block"] for _ in range(blocks - 1)] == list(range(2, 61))
     del events  # ends the request
+
+
+def test_requests_of_the_last_transactions_are_remembered(run, ledger):
+    explorer = ledger.node.explorer
+    tx = transaction(rwset())
+    ledger.commit(tx)
+    assert json.loads(run("tx", "show", tx.tx_id, "--json").stdout)["requests"] is None
+    explorer.remember(tx.tx_id, {"GET_STATE": [3, 0.00125]})
+    assert "GET_STATE: 3, 1.25 ms in the node" in run("tx", "show", tx.tx_id).stdout
+    for number in range(1000):
+        explorer.remember(str(number), {})
+    assert json.loads(run("tx", "show", tx.tx_id, "--json").stdout)["requests"] is None

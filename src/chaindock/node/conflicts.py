@@ -1,0 +1,90 @@
+"""Find out what a refused transaction had read, and who changed it since.
+
+Source: docs/fabric/ledger.md#mvcc
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from fabric_protos.peer import transaction_pb2 as codes
+
+from chaindock.ids import ChannelId
+from chaindock.ledger.snapshots import ABOVE_ALL, after
+from chaindock.ledger.transaction import parse_transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from chaindock.ledger.ledger import TxLocation
+    from chaindock.ledger.reader import Change, View
+    from chaindock.ledger.snapshots import Version
+    from chaindock.ledger.transaction import Space
+
+CONFLICTS: Final = {codes.MVCC_READ_CONFLICT, codes.PHANTOM_READ_CONFLICT}
+"""Codes that `explain` explains."""
+
+
+def explain(view: View, envelope: bytes, place: TxLocation) -> dict[str, Any] | None:
+    """Return why a transaction was refused for what it had read; None = not so.
+
+    Has `namespace`, `key`, `range` ([start, end] or None), `read` and `found`: the
+    versions [block, position], None = absent; `known`: whether `read` is recorded;
+    `writer` and `writer_version`: the transaction that changed the key.
+    """
+    if place.code not in CONFLICTS:
+        return None
+    channel = parse_transaction(envelope, ChannelId("")).channel
+    tx = parse_transaction(envelope, ChannelId(channel or ""))
+    for space in (one for one in tx.spaces if not one.collection):
+        found = next(_stale(view, space, (place.block, place.index)), None)
+        if found is not None:
+            return found
+    return None
+
+
+def _stale(view: View, space: Space, below: Version) -> Iterator[dict[str, Any]]:
+    """Yield the reads of a space that had changed by the version `below`, in order."""
+    for key, read in space.reads:
+        last = view.last_change(space.ns, key, after(key), below)
+        if last is not None:
+            found = None if last.entry.is_delete else (last.block, last.tx)
+            # Also a key that was written and deleted in the block is a conflict.
+            if found != read or last.block == below[0]:
+                yield _told(space.ns, last, read, None, known=True)
+    for info in space.ranges:
+        # The range differs from what was read, so its newest change came after the read.
+        stop = info.end_key.encode()
+        if stop and not info.itr_exhausted:
+            stop = after(stop)
+        last = view.last_change(
+            space.ns, info.start_key.encode(), stop or ABOVE_ALL, below
+        )
+        if last is not None:
+            known = not info.HasField("reads_merkle_hashes")
+            reads = {
+                one.key.encode(): (one.version.block_num, one.version.tx_num)
+                for one in info.raw_reads.kv_reads
+            }
+            bounds = [info.start_key, info.end_key]
+            yield _told(space.ns, last, reads.get(last.key), bounds, known=known)
+
+
+def _told(
+    ns: str,
+    last: Change,
+    read: Version | None,
+    bounds: list[str] | None,
+    *,
+    known: bool,
+) -> dict[str, Any]:
+    return {
+        "namespace": ns,
+        "key": last.key.decode(),
+        "range": bounds,
+        "read": read and list(read),
+        "known": known,
+        "found": None if last.entry.is_delete else [last.block, last.tx],
+        "writer": last.entry.tx_id,
+        "writer_version": [last.block, last.tx],
+    }
