@@ -37,17 +37,20 @@ class TestGoDials(RichShimSuite):
     def program(self) -> Program:
         return dials()
 
+    @pytest.mark.statement(19, by="go")
     async def test_fifty_megabytes_pass_both_ways(self, world: ShimWorld):
         size = 50 * 10**6
         assert await world.value("size", b"x" * size) == str(size).encode()
         assert len(await world.value("big", str(size))) == size
 
+    @pytest.mark.statement(48, by="go")
     async def test_many_keys_are_read_at_once(self, world: ShimWorld):
         await world.value("fill", "150", commit=True)
         keys = [f"r{number:04}" for number in reversed(range(160))]
         values = await world.json("multi", *keys)
         assert values == [""] * 10 + [f"v{number}" for number in reversed(range(150))]
 
+    @pytest.mark.statement(50, by="go")
     async def test_a_write_batch_is_written(self, world: ShimWorld):
         await world.value("batch", "1203", commit=True)
         assert len(await world.json("range", "r", "s")) == 1203
@@ -81,6 +84,7 @@ class TestGoServes(RichShimSuite):
 class TestGoWithoutBatches:
     """An empty READY makes the shim fall back to single messages."""
 
+    @pytest.mark.statement(4, by="go")
     async def test_single_messages_are_used(self, tmp_path: Path):
         plain = StreamOptions(
             use_write_batch=False,
@@ -95,6 +99,7 @@ class TestGoWithoutBatches:
 
 
 @pytest.mark.parametrize("start", [dials, serves])
+@pytest.mark.statement(25, by="go")
 async def test_contract_api(start: Callable[..., Program], tmp_path: Path):
     program = start(CONFORMANCE_API="contract")
     async with ShimWorld(program, tmp_path) as world:

@@ -49,6 +49,7 @@ def contract_serves() -> Program:
 
 
 @pytest.mark.parametrize("start", [contract_dials, contract_serves])
+@pytest.mark.statement(25, by="node")
 async def test_contract_api(start: Callable[[], Program], tmp_path: Path):
     async with ShimWorld(start(), tmp_path) as world:
         await world.value("put", "k", "v", commit=True)

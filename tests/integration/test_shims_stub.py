@@ -117,6 +117,7 @@ and_java = pytest.mark.parametrize("stub", [*LANGUAGES, "java"], indirect=True)
 
 
 @and_java
+@pytest.mark.statement(76, 78, by="go node java")
 async def test_a_call_joins_the_transaction(stub: Stub):
     said = json.loads(await stub.commit("call", "b", "", "put", "k", "v"))
     assert said == {"status": 200, "message": "", "payload": ""}
@@ -127,6 +128,7 @@ async def test_a_call_joins_the_transaction(stub: Stub):
 
 
 @every_language
+@pytest.mark.statement(79, by="go node")
 async def test_statuses_and_errors_of_a_callee(stub: Stub):
     for status in (200, 399, 404, 500):
         said = json.loads(await stub.ask("call", "b", "", "status", str(status)))
@@ -136,6 +138,7 @@ async def test_statuses_and_errors_of_a_callee(stub: Stub):
 
 
 @every_language
+@pytest.mark.statement(81, 82, by="go node")
 async def test_calls_that_do_not_begin(stub: Stub):
     """Go tells it as a response, Node throws it; the text is the same."""
     exists = "(mychannel) exists"
@@ -154,6 +157,7 @@ async def test_calls_that_do_not_begin(stub: Stub):
 
 
 @every_language
+@pytest.mark.statement(83, by="go node")
 async def test_a_callee_sees_the_proposal_of_the_client(stub: Stub):
     words = [b"call", b"b", b"", b"info"]
     outcome, _ = await stub.node.propose("a", *words)
@@ -166,6 +170,7 @@ async def test_a_callee_sees_the_proposal_of_the_client(stub: Stub):
 
 
 @every_language
+@pytest.mark.statement(25, 27, by="go node")
 async def test_binding_and_proposal_are_those_of_the_client(stub: Stub):
     node = stub.node
     signed = new_proposal(CHANNEL, "a", [b"info"], node.org.user("User1"))
@@ -225,6 +230,7 @@ SAME = [
 
 @pytest.mark.golang
 @pytest.mark.nodejs
+@pytest.mark.statement(76, by="go node java")
 async def test_read_write_sets_are_the_same_in_all_languages(tmp_path: Path):
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     for language in ("go", "node", "java"):
@@ -238,6 +244,7 @@ async def test_read_write_sets_are_the_same_in_all_languages(tmp_path: Path):
 
 
 @every_language
+@pytest.mark.statement(59, by="go node")
 async def test_refusals_of_collections_arrive(stub: Stub):
     for words in (("pput", "nocol", "k", "v"), ("pget", "nocol", "k")):
         outcome, _ = await stub.endorse(*words)

@@ -105,6 +105,7 @@ def java_dials() -> Shim:
         pytest.param(java_dials, PEM, id="java-base64"),
     ],
 )
+@pytest.mark.statement(14, by="go node java")
 async def test_a_shim_that_dials_shows_its_certificate(
     tmp_path: Path, shim: Callable[[], Shim], without: frozenset[str]
 ):
@@ -207,6 +208,7 @@ SERVERS = [
 
 
 @pytest.mark.parametrize("serves", SERVERS)
+@pytest.mark.statement(1, by="go java node python")
 async def test_a_shim_that_serves_is_dialled_with_certificates(
     tmp_path: Path, serves: Callable[[Served], Shim]
 ):

@@ -34,6 +34,7 @@ class ShimSuite:
         async with ShimWorld(program, tmp_path) as world:
             yield world
 
+    @pytest.mark.statement(1, by="go node python")
     async def test_values_are_written_and_read(self, world: ShimWorld) -> None:
         await world.value("put", "k", "v1", commit=True)
         assert await world.value("get", "k") == b"v1"
@@ -47,6 +48,7 @@ class ShimSuite:
         await world.value("put", "k", "v1")
         assert await world.value("get", "k") == b""
 
+    @pytest.mark.statement(63, by="go node python")
     async def test_ranges_of_every_size_are_complete(self, world: ShimWorld) -> None:
         await world.value("fill", "250", commit=True)
         for count in COUNTS:
@@ -54,6 +56,7 @@ class ShimSuite:
             assert keys == [f"r{number:04}" for number in range(count)]
         assert len(await world.json("range", "r", "")) == 250
 
+    @pytest.mark.statement(74, by="go node python")
     async def test_history_is_newest_first(self, world: ShimWorld) -> None:
         began = int(time.time()) - 10**9
         await world.value("put", "k", "v1", commit=True)
@@ -89,6 +92,7 @@ class ShimSuite:
         await world.value("put", "k", "v", is_init=True, commit=True)
         assert await world.value("get", "k") == b"v"
 
+    @pytest.mark.statement(28, by="go node")
     async def test_results_are_not_mixed_up(self, world: ShimWorld) -> None:
         """Many calls at once on one stream, each with its own reads and writes."""
         count = self.calls_at_once
@@ -107,6 +111,7 @@ class ShimSuite:
                 value = await world.value("get", f"key{number}")
                 assert value == b"value%d" % number
 
+    @pytest.mark.statement(36, by="go node python")
     async def test_a_timeout_leaves_the_chaincode_usable(
         self, world: ShimWorld
     ) -> None:
@@ -158,6 +163,7 @@ class ShimSuite:
 class RichShimSuite(ShimSuite):
     """For shims with the whole protocol."""
 
+    @pytest.mark.statement(68, by="go node")
     async def test_pages_follow_each_other(self, world: ShimWorld) -> None:
         await world.value("fill", "250", commit=True)
         found: list[str] = []
@@ -178,6 +184,7 @@ class RichShimSuite(ShimSuite):
         page: dict[str, Any] = await world.json("paged", "r", "s", "10", "")
         assert page == {"keys": [], "count": 0, "bookmark": ""}
 
+    @pytest.mark.statement(73, by="go node")
     async def test_composite_keys_are_kept_apart(self, world: ShimWorld) -> None:
         await world.value("put", "simple", "v", commit=True)
         await world.value("putc", "owner", "ann", "car1", commit=True)
@@ -189,6 +196,7 @@ class RichShimSuite(ShimSuite):
         ]
         assert await world.json("partial", "owner", "bob") == [["bob", "car2"]]
 
+    @pytest.mark.statement(35, by="go node")
     async def test_events_arrive(self, world: ShimWorld) -> None:
         outcome = await world.call("event", "sold", "car1")
         assert outcome.event is not None
@@ -196,6 +204,7 @@ class RichShimSuite(ShimSuite):
         assert outcome.event.chaincode_id == "conformance"
         assert len(outcome.event.tx_id) == 64
 
+    @pytest.mark.statement(26, by="go node")
     async def test_transient_data_arrives(self, world: ShimWorld) -> None:
         value = await world.value("transient", "t", transient={"t": b"secret"})
         assert value == b"secret"

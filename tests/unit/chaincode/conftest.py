@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from chaindock.identity.organization import Organization
 from support.doubles.launch_world import World
+from support.shims.endorsing import EndorsingNode
 from support.shims.stream_node import MODELS, StreamNode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +53,17 @@ async def world(no_task_is_left: None) -> AsyncIterator[World]:
     """A launcher, and a builder that the test prepares."""
     async with World() as world:
         yield world
+
+
+@pytest.fixture(scope="session")
+def org(tmp_path_factory: pytest.TempPathFactory) -> Organization:
+    folder = tmp_path_factory.mktemp("organizations")
+    return Organization.open(folder, "Org1MSP", "org1.example.com")
+
+
+@pytest.fixture
+async def endorsing(
+    tmp_path: Path, org: Organization, no_task_is_left: None
+) -> AsyncIterator[EndorsingNode]:
+    async with EndorsingNode(tmp_path, org) as node:
+        yield node

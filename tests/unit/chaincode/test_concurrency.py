@@ -97,6 +97,7 @@ async def test_after_a_timeout_the_turn_is_taken_until_the_shim_is_done(
     assert (await waiting).response.payload == b"next"
 
 
+@pytest.mark.statement(37)
 async def test_what_a_timed_out_invocation_still_asks_gets_an_error(node: StreamNode):
     peer = await node.ready(concurrency=1)
     stuck = node.call(invocation("stuck", tx_id="t1"), 0.05)

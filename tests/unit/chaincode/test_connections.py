@@ -189,6 +189,7 @@ async def test_a_server_of_something_else_fails_at_once(listening: StreamNode):
     assert "UNIMPLEMENTED" in end.reason
 
 
+@pytest.mark.statement(23)
 async def test_ending_a_dialled_stream_cancels_the_call():
     """Some shims never answer a half-close."""
     async with StreamNode("is dialled") as node:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Kind = shim.ChaincodeMessage
 
 
+@pytest.mark.statement(24)
 async def test_the_message_carries_everything_byte_exact(node: StreamNode):
     peer = await node.ready()
     signed = proposal_pb2.SignedProposal()
@@ -55,6 +56,7 @@ async def test_init_is_sent_as_init(node: StreamNode):
     await call
 
 
+@pytest.mark.statement(28)
 async def test_a_hundred_invocations_on_one_stream_get_their_own_results(
     node: StreamNode,
 ):
@@ -68,6 +70,7 @@ async def test_a_hundred_invocations_on_one_stream_get_their_own_results(
     assert results == [b"%d" % number for number in range(100)]
 
 
+@pytest.mark.statement(29)
 async def test_a_running_transaction_is_not_started_again(node: StreamNode):
     peer = await node.ready()
     first = node.call(invocation("f", tx_id="t1"))
@@ -81,6 +84,7 @@ async def test_a_running_transaction_is_not_started_again(node: StreamNode):
     await again
 
 
+@pytest.mark.statement(30)
 async def test_one_transaction_id_runs_on_two_channels(node: StreamNode):
     peer = await node.ready()
     calls = [
@@ -92,6 +96,7 @@ async def test_one_transaction_id_runs_on_two_channels(node: StreamNode):
     assert results == [b"one", b"two"]
 
 
+@pytest.mark.statement(31)
 async def test_a_final_message_of_nothing_is_ignored(node: StreamNode):
     peer = await node.ready()
     await peer.send(Kind.COMPLETED, txid="nobody", channel="dev")
@@ -105,6 +110,7 @@ async def assert_alive(node: StreamNode, peer: ShimPeer) -> None:
     assert (await call).response.payload == b"yes"
 
 
+@pytest.mark.statement(32)
 async def test_error_from_the_chaincode(node: StreamNode):
     peer = await node.ready()
     call = node.call(invocation("f"))
@@ -126,6 +132,7 @@ async def test_error_without_channel_matches_nothing(node: StreamNode):
     assert (await call).response.status == 200
 
 
+@pytest.mark.statement(33)
 async def test_an_undecodable_response(node: StreamNode):
     peer = await node.ready()
     call = node.call(invocation("f", tx_id="t1"))
@@ -140,6 +147,7 @@ async def test_an_undecodable_response(node: StreamNode):
 
 
 @pytest.mark.parametrize("status", [0, 200, 399, 400, 499, 500])
+@pytest.mark.statement(35)
 async def test_every_status_arrives_and_errors_drop_the_event(
     node: StreamNode, status: int
 ):
@@ -159,6 +167,7 @@ async def test_every_status_arrives_and_errors_drop_the_event(
     assert outcome.event.tx_id == invoked.tx_id
 
 
+@pytest.mark.statement(36)
 async def test_a_timeout_leaves_the_stream_alone(node: StreamNode):
     peer = await node.ready()
     call = node.call(invocation("f", tx_id="t1"), 0.05)
@@ -180,6 +189,7 @@ async def test_a_timeout_leaves_the_stream_alone(node: StreamNode):
     await assert_alive(node, peer)
 
 
+@pytest.mark.statement(38)
 async def test_a_write_after_the_end_changes_nothing(node: StreamNode):
     peer = await node.ready()
     invoked = invocation("f", tx_id="t1")
@@ -192,6 +202,7 @@ async def test_a_write_after_the_end_changes_nothing(node: StreamNode):
     assert simulator_of(invoked).writes == {}
 
 
+@pytest.mark.statement(21)
 async def test_a_lost_stream_fails_all_invocations_at_once(node: StreamNode):
     peer = await node.ready()
     calls = [node.call(invocation("f", tx_id=f"t{number}")) for number in range(3)]
@@ -268,6 +279,7 @@ async def test_large_arguments_and_results_pass(node: StreamNode):
     assert (await call).response.payload == large
 
 
+@pytest.mark.statement(20)
 async def test_writers_of_one_stream_take_turns(node: StreamNode):
     """Replies and new calls at the same time."""
     peer = await node.ready()

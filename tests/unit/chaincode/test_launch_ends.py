@@ -180,6 +180,7 @@ async def test_calls_that_kill_it_do_not_count_as_failed_launches(world: World):
     assert world.custodian.gave_up() == []
 
 
+@pytest.mark.statement(22)
 async def test_after_a_lost_stream_the_next_invocation_launches(
     world: World, monkeypatch: pytest.MonkeyPatch
 ):

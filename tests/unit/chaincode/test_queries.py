@@ -92,6 +92,7 @@ def numbered(count: int) -> MemoryState:
 
 
 @pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 200, 201, 250])
+@pytest.mark.statement(63, 64, 65)
 async def test_results_arrive_complete_in_batches(count: int):
     async with Querying(numbered(count)) as query:
         messages = await query.all(await query.range())
@@ -130,12 +131,14 @@ async def test_rows_larger_than_the_bound_come_one_by_one():
 
 
 @pytest.mark.parametrize("limit", [1, 100, 150])
+@pytest.mark.statement(66)
 async def test_what_is_beyond_the_total_limit_is_cut(limit: int):
     async with Querying(numbered(250), total_query_limit=limit) as query:
         messages = await query.all(await query.range())
         assert len(keys_of(*messages)) == limit
 
 
+@pytest.mark.statement(67, 68)
 async def test_a_page_arrives_in_one_message():
     async with Querying(numbered(300)) as query:
         page = await query.range(size=250)
@@ -177,6 +180,7 @@ async def test_rows_are_read_in_steps_of_bounded_size(size: int):
         assert query.simulator.queries[0].largest_take <= STEP_BYTES + 100_100
 
 
+@pytest.mark.statement(69)
 async def test_page_size_zero_is_an_ordinary_query():
     async with Querying(numbered(150)) as query:
         response = await query.range(size=0)
@@ -190,6 +194,7 @@ async def test_broken_paging_metadata():
         assert cause.startswith("unmarshal failed: ")
 
 
+@pytest.mark.statement(70)
 async def test_after_the_end_there_is_no_next_and_close_is_fine():
     async with Querying(numbered(101)) as query:
         messages = await query.all(await query.range())
@@ -207,6 +212,7 @@ async def test_close_ends_a_query():
         assert await query.following(name) == "query iterator not found"
 
 
+@pytest.mark.statement(71)
 async def test_two_queries_advance_independently():
     async with Querying(numbered(250)) as query:
         one, two = await query.range(), await query.range(start="k0010")

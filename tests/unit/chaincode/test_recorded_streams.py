@@ -9,6 +9,7 @@ from __future__ import annotations
 from base64 import b64decode
 from typing import TYPE_CHECKING
 
+import pytest
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.identity.organization import Organization
@@ -52,6 +53,41 @@ EXPECTED = {
 """Recordings that the node answers in another way, and why."""
 
 
+@pytest.mark.statement(
+    10,
+    11,
+    24,
+    32,
+    33,
+    34,
+    36,
+    37,
+    42,
+    44,
+    46,
+    48,
+    50,
+    51,
+    52,
+    54,
+    55,
+    56,
+    57,
+    59,
+    60,
+    61,
+    62,
+    70,
+    72,
+    73,
+    74,
+    78,
+    79,
+    81,
+    82,
+    84,
+    88,
+)
 async def test_the_node_answers_as_the_recorded_peer(
     tmp_path: Path, no_task_is_left: None
 ) -> None:
@@ -86,6 +122,7 @@ UNKNOWN = [
 """Messages for a transaction that the peer did not know, and its answers."""
 
 
+@pytest.mark.statement(2, 3)
 async def test_registration_and_what_comes_without_a_transaction(
     listening: StreamNode,
 ) -> None:

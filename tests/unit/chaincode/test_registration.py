@@ -21,6 +21,7 @@ Kind = shim.ChaincodeMessage
 ENDING = "error handling message, ending stream:"
 
 
+@pytest.mark.statement(2)
 async def test_register_is_answered_by_registered_and_ready(node: StreamNode):
     peer = await node.open(node.expect())
     await peer.send(Kind.REGISTER, chaincode_pb2.ChaincodeID(name=CCID))
@@ -29,6 +30,7 @@ async def test_register_is_answered_by_registered_and_ready(node: StreamNode):
     assert (ready.type, ready.txid, ready.channel_id) == (Kind.READY, "", "")
 
 
+@pytest.mark.statement(3)
 async def test_ready_announces_what_is_configured(node: StreamNode):
     ready = await (await node.open(node.expect())).register(CCID)
     assert ready.payload == bytes.fromhex("080110e807180120e807")
@@ -46,11 +48,13 @@ async def test_ready_is_empty_when_nothing_is_on():
         assert ready.payload == b""
 
 
+@pytest.mark.statement(1)
 async def test_the_node_never_writes_first(node: StreamNode):
     peer = await node.open(node.expect())
     assert await peer.silent()
 
 
+@pytest.mark.statement(5)
 async def test_undecodable_register_gets_no_answer_and_the_stream_lives(
     node: StreamNode,
 ):
@@ -59,6 +63,7 @@ async def test_undecodable_register_gets_no_answer_and_the_stream_lives(
     await peer.register(CCID)
 
 
+@pytest.mark.statement(12)
 async def test_keepalive_is_ignored_in_every_state(node: StreamNode):
     expected = node.expect()
     peer = await node.open(expected)
@@ -71,6 +76,7 @@ async def test_keepalive_is_ignored_in_every_state(node: StreamNode):
     assert (await call).response.status == 200
 
 
+@pytest.mark.statement(13)
 async def test_no_keepalive_is_sent(node: StreamNode):
     peer = await node.ready()
     assert await peer.silent(0.3)
@@ -81,6 +87,7 @@ async def refused(peer: ShimPeer, name: str) -> tuple[grpc.StatusCode, str]:
     return await peer.refusal()
 
 
+@pytest.mark.statement(6)
 async def test_an_empty_name_is_refused_with_the_reason(listening: StreamNode):
     expected = listening.expect()
     code, text = await refused(await listening.dial(), "")
@@ -89,6 +96,7 @@ async def test_an_empty_name_is_refused_with_the_reason(listening: StreamNode):
     assert not expected.ready.settled
 
 
+@pytest.mark.statement(7)
 async def test_what_nobody_launched_is_refused_with_the_reason(listening: StreamNode):
     code, text = await refused(await listening.dial(), CCID)
     assert code is grpc.StatusCode.PERMISSION_DENIED
@@ -112,6 +120,7 @@ async def test_development_mode_takes_what_nobody_launched():
         await eventually(lambda: node.registry.find_ready(Ccid("basic:1.0")))
 
 
+@pytest.mark.statement(8)
 async def test_a_refused_duplicate_harms_nobody(listening: StreamNode):
     healthy = await listening.ready()
     listening.expect()
@@ -151,6 +160,7 @@ async def test_who_is_dialled_must_not_dial(listening: StreamNode):
     assert not expected.ready.settled
 
 
+@pytest.mark.statement(9)
 async def test_a_request_before_register_ends_the_stream(listening: StreamNode):
     peer = await listening.dial()
     await peer.send(Kind.GET_STATE, shim.GetState(key="k"), txid="t1", channel="dev")
@@ -166,6 +176,7 @@ async def test_a_request_before_register_ends_the_stream(listening: StreamNode):
     ("kind", "name"),
     [(Kind.REGISTER, "REGISTER"), (Kind.READY, "READY"), (12, "12"), (9999, "9999")],
 )
+@pytest.mark.statement(10, 11)
 async def test_an_unexpected_type_ends_the_stream(
     listening: StreamNode, kind: int, name: str
 ):

@@ -22,6 +22,7 @@ async def session(node: StreamNode) -> Session:
     return await Session(node, await node.ready()).start()
 
 
+@pytest.mark.statement(42)
 async def test_get_state(session: Session):
     assert await session.ok(Kind.GET_STATE, shim.GetState(key="k")) == b"v"
     assert await session.ok(Kind.GET_STATE, shim.GetState(key="absent")) == b""
@@ -29,6 +30,7 @@ async def test_get_state(session: Session):
     await session.finish()
 
 
+@pytest.mark.statement(43, 45)
 async def test_put_and_del_state(session: Session):
     assert await session.ok(Kind.PUT_STATE, shim.PutState(key="a", value=b"1")) == b""
     assert await session.ok(Kind.PUT_STATE, shim.PutState(key="b")) == b""
@@ -39,6 +41,7 @@ async def test_put_and_del_state(session: Session):
     await session.finish()
 
 
+@pytest.mark.statement(39)
 async def test_replies_carry_the_channel_of_their_request(node: StreamNode):
     peer = await node.ready()
     one, two = MemoryState({"k": b"1"}), MemoryState({"k": b"2"})
@@ -53,6 +56,7 @@ async def test_replies_carry_the_channel_of_their_request(node: StreamNode):
     await asyncio.gather(*calls)
 
 
+@pytest.mark.statement(40, 41)
 async def test_ten_thousand_requests_in_a_row_are_all_answered(listening: StreamNode):
     """The next request may come as soon as the reply is there."""
     session = await Session(listening, await listening.ready()).start()
@@ -63,6 +67,7 @@ async def test_ten_thousand_requests_in_a_row_are_all_answered(listening: Stream
 
 
 @pytest.mark.parametrize("kind", sorted(requests.REQUESTS))
+@pytest.mark.statement(46)
 async def test_every_request_with_broken_payload_gets_one_error(
     session: Session, kind: int
 ):
@@ -91,6 +96,7 @@ async def test_every_request_of_no_transaction_gets_an_error(
     await session.finish()
 
 
+@pytest.mark.statement(47)
 async def test_a_defect_gives_an_error_and_the_stream_lives(session: Session):
     put = shim.PutState(key="broken", value=b"v")
     assert await session.error(Kind.PUT_STATE, put) == "panic during execution"
@@ -108,6 +114,7 @@ async def test_the_words_of_the_ledger_arrive(session: Session):
     await session.finish()
 
 
+@pytest.mark.statement(48)
 async def test_get_state_multiple_keeps_the_order(session: Session):
     keys = ["k2", "absent", "k"] * 40
     payload = await session.ok(
@@ -118,6 +125,7 @@ async def test_get_state_multiple_keeps_the_order(session: Session):
     await session.finish()
 
 
+@pytest.mark.statement(49)
 async def test_more_keys_and_records_than_were_announced(session: Session):
     """Fabric has no bound; the node has that of the largest message it does not count."""
     get = shim.GetStateMultiple(keys=["k"] * 1001)
@@ -136,6 +144,7 @@ async def test_more_keys_and_records_than_were_announced(session: Session):
     await session.finish()
 
 
+@pytest.mark.statement(50)
 async def test_a_write_batch_is_applied_in_order(session: Session):
     put, delete = shim.WriteRecord.PUT_STATE, shim.WriteRecord.DEL_STATE
     batch = [record(put, "a", b"1"), record(delete, "a"), record(put, "b", b"2")]
@@ -144,6 +153,7 @@ async def test_a_write_batch_is_applied_in_order(session: Session):
     await session.finish()
 
 
+@pytest.mark.statement(51)
 async def test_a_failing_record_leaves_the_earlier_ones(session: Session):
     put = shim.WriteRecord.PUT_STATE
     batch = [record(put, "a", b"1"), record(0, "b", b"2"), record(put, "c", b"3")]
@@ -193,6 +203,7 @@ REFUSED: list[tuple[int, Any, str]] = [
 
 
 @pytest.mark.parametrize(("kind", "payload", "cause"), REFUSED)
+@pytest.mark.statement(54, 75)
 async def test_what_is_refused(
     listening: StreamNode, kind: int, payload: Any, cause: str
 ):
@@ -224,6 +235,7 @@ PRIVATE: list[tuple[int, Any]] = [
 
 
 @pytest.mark.parametrize(("kind", "payload"), PRIVATE)
+@pytest.mark.statement(58)
 async def test_init_may_not_touch_private_data(
     listening: StreamNode, kind: int, payload: Any
 ):

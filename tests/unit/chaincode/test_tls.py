@@ -54,6 +54,7 @@ async def shut_out(peer: ShimPeer) -> None:
 # --- who gets no stream ---------------------------------------------------------------
 
 
+@pytest.mark.statement(15)
 async def test_who_shows_no_certificate_gets_no_stream(node: Guarded):
     expected, pair = node.launch()
     await shut_out(await node.dials(None))
@@ -167,6 +168,7 @@ async def test_a_name_that_becomes_known_later_is_shown_from_then_on(
 # --- who cannot register --------------------------------------------------------------
 
 
+@pytest.mark.statement(14)
 async def test_a_chaincode_cannot_register_as_another(node: Guarded):
     """While that one is launched, and when it runs."""
     _, own = await node.runs(OTHER)

@@ -100,6 +100,7 @@ async def test_a_refusal_that_the_contract_swallows_is_told_beside_its_answer(de
         assert list(said.refusals) == ["rich queries are not supported"]
 
 
+@pytest.mark.statement(34)
 async def test_status_399_is_success(defined):
     done = await defined.caller.invoke(
         "basic", [b"status", b"399"], signer=defined.user
@@ -182,6 +183,7 @@ async def test_a_stopped_chaincode_is_not_started_by_a_call(defined):
     assert defined.chaincode.seen == []
 
 
+@pytest.mark.statement(87)
 async def test_init_is_required_once_for_each_version(node):
     await node.define("basic", "1.0", init_required=True)
 
@@ -201,6 +203,7 @@ async def test_init_is_required_once_for_each_version(node):
     assert (await call(b"get", b"k")).payload == b"v"
 
 
+@pytest.mark.statement(87)
 async def test_init_where_none_is_required_is_refused(defined):
     with pytest.raises(InvalidInput, match="does not require initialization"):
         await defined.caller.invoke(

@@ -110,6 +110,7 @@ async def test_the_hash_leaves_out_the_transient_map(defined):
 
 
 @pytest.mark.parametrize("status", [400, 499, 500, 599])
+@pytest.mark.statement(34)
 async def test_a_response_of_400_and_more_is_not_endorsed(defined, status):
     signed = proposal(defined, b"status", str(status).encode(), b"no such asset")
     outcome, response = await defined.endorser.process(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 T = TxId("t1")
 
 
+@pytest.mark.statement(43)
 async def test_a_transaction_does_not_see_its_own_writes(ledger: Ledger) -> None:
     await commit(ledger, rwset(writes={"k": b"old"}))
     with ledger.new_simulator(T) as simulator:
@@ -174,6 +175,7 @@ async def test_results_are_taken_once_and_no_write_is_lost(ledger: Ledger) -> No
             simulator.put_state("cc", "k", b"1")
 
 
+@pytest.mark.statement(62)
 async def test_a_page_then_a_write_is_refused(ledger: Ledger) -> None:
     with ledger.new_simulator(T) as simulator:
         simulator.open_range("cc", "", "", page_size=2)
@@ -189,6 +191,7 @@ async def test_a_page_then_a_write_is_refused(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("page", [{"page_size": 2}, {"bookmark": "b"}])
+@pytest.mark.statement(62)
 async def test_a_write_then_a_page_is_refused(ledger: Ledger, page) -> None:
     with ledger.new_simulator(T) as simulator:
         simulator.put_state("cc", "k", b"1")
@@ -200,6 +203,7 @@ async def test_a_write_then_a_page_is_refused(ledger: Ledger, page) -> None:
     )
 
 
+@pytest.mark.statement(61)
 async def test_private_queries_and_writes_exclude_each_other(ledger: Ledger) -> None:
     writes: list[Callable[[Simulator], None]] = [
         lambda s: s.put_state("cc", "k", b"1"),
@@ -346,6 +350,7 @@ async def test_repeated_ranges_are_recorded_once_in_execution_order(
     assert info[0].WhichOneof("reads_info") is None
 
 
+@pytest.mark.statement(72)
 async def test_ranges_follow_utf8_order_with_open_and_inverted_bounds(
     ledger: Ledger,
 ) -> None:
