@@ -146,7 +146,7 @@ async def calling_side(
         support = ChaincodeSupport(registry, _never_launches)
         endorser = Endorser(
             configuration=configuration,
-            signer=organization.peer,
+            peers={organization.mspid: organization.peer},
             ledger=ledger,
             definitions=Definitions(approvals),
             executor=support,

@@ -67,6 +67,11 @@ def _call_options(function: Any) -> Any:
             metavar="USER",
             help="Identity that signs; created on first use.",
         ),
+        click.option(
+            "--org",
+            metavar="MSPID",
+            help="Organisation of that identity.  [default: the node's first]",
+        ),
         pairs_option(
             "--transient",
             text="A value that the chaincode sees and the ledger does not; repeatable.",
@@ -82,10 +87,18 @@ def _call_options(function: Any) -> Any:
 @command(
     "chaindock invoke coldchain register P1 2 8",
     "chaindock invoke coldchain record P1 -4 --as clerk --attr role=driver",
+    "chaindock invoke coldchain register P1 2 8 --org Org2MSP --endorsers "
+    "Org1MSP,Org2MSP",
     "chaindock invoke -- notes put n1 --draft--",
     cls=CallCommand,
 )
 @_call_options
+@click.option(
+    "--endorsers",
+    metavar="MSPID,...",
+    callback=lambda _ctx, _param, value: tuple(filter(None, (value or "").split(","))),
+    help="Organisations whose peers endorse.  [default: those that the policies need]",
+)
 @click.option("--init", "is_init", is_flag=True, help="Call Init of the chaincode.")
 def invoke(session: Session, **given: Any) -> int:
     """Submit a transaction.

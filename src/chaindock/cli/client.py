@@ -72,6 +72,17 @@ class AdminClient:
         """Remove a chaincode."""
         self._ask("DELETE", _of(name))
 
+    def organizations(self) -> list[dict[str, Any]]:
+        """Return `mspid`, `domain`, `path` and `orders` of each organisation."""
+        found: list[dict[str, Any]] = self._ask("GET", "/organizations")[
+            "organizations"
+        ]
+        return found
+
+    def add_organization(self, name: str) -> dict[str, Any]:
+        """Make an organisation a member; return it, with `block`."""
+        return self._ask("POST", "/organizations", {"name": name})
+
     def look(self, *path: str, **asked: Any) -> dict[str, Any]:
         """Return what a route of the ledger answers; values of None are left out."""
         return self._ask("GET", _target(path, asked))

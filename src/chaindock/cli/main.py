@@ -27,6 +27,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "down": ("node", "Stop the node of a home."),
         "status": ("ps", "Show the node: endpoints, backend, blocks."),
         "doctor": ("doctor", "Check what Chaindock needs and say what to do."),
+        "org": ("org", "Add and list the organisations of the channel."),
         "logspec": ("ps", "Show or change which lines the node logs."),
         "config": ("doctor", "Show the settings and where they come from."),
     },

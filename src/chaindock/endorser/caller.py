@@ -123,6 +123,7 @@ class Caller:
         timeout_s: float | None = None,
         is_init: bool = False,
         commits: bool = True,
+        endorsers: Sequence[str] = (),
     ) -> Answer:
         """Run a function and commit its writes.
 
@@ -135,6 +136,7 @@ class Caller:
                 Committing has no limit.
             is_init: call Init.
             commits: False drops the writes; nothing is ordered.
+            endorsers: as for `Endorser.process`.
 
         Returns:
             the answer. Check `code`: 0 = the writes took effect. An answer of 400 or more
@@ -152,10 +154,10 @@ class Caller:
         size = sum(map(len, (*args, *(transient or {}).values())))
         proposal = parse_proposal(await off_loop(size, propose))
         outcome, endorsed = await self.endorser.process(
-            proposal, timeout_s, endorse=commits
+            proposal, timeout_s, endorse=commits, endorsers=endorsers
         )
         commit, conflict, response = None, None, outcome.response
-        if endorsed is not None and response.status < ERROR_STATUS:
+        if endorsed and response.status < ERROR_STATUS:
             if response.status < _LOWEST_STATUS:  # Fabric's clients refuse it, too
                 raise ExecuteFailed(
                     f"chaincode {name!r} answered with status {response.status} "
@@ -164,7 +166,7 @@ class Caller:
                     tx_id=proposal.tx_id,
                 )
             sign = partial(assemble, proposal, endorsed, signer)
-            envelope = await off_loop(len(endorsed.payload), sign)
+            envelope = await off_loop(len(endorsed[0].payload), sign)
             commit = await self.orderer.submit(envelope)
             if commit.code and self.explain is not None:
                 conflict = await self.explain(envelope, commit)
@@ -241,15 +243,18 @@ def new_proposal(
 
 def assemble(
     proposal: Proposal,
-    endorsed: proposal_response_pb2.ProposalResponse,
+    endorsed: Sequence[proposal_response_pb2.ProposalResponse],
     signer: SigningIdentity,
 ) -> bytes:
-    """Return the transaction of an endorsed proposal, signed by the client."""
+    """Return the transaction of an endorsed proposal, signed by the client.
+
+    `endorsed`: at least one, all over the same payload.
+    """
     action = transaction_pb2.ChaincodeActionPayload(
         chaincode_proposal_payload=proposal.payload,
         action=transaction_pb2.ChaincodeEndorsedAction(
-            proposal_response_payload=endorsed.payload,
-            endorsements=[endorsed.endorsement],
+            proposal_response_payload=endorsed[0].payload,
+            endorsements=[one.endorsement for one in endorsed],
         ),
     )
     transaction = transaction_pb2.Transaction(

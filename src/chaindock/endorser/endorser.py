@@ -18,7 +18,9 @@ from fabric_protos.peer import chaincode_pb2, proposal_pb2, proposal_response_pb
 from chaindock.aio import off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS, Outcome
 from chaindock.endorser.checks import check_expiry, check_proposal, require_writer
+from chaindock.endorser.plan import choose, spaces_of
 from chaindock.endorser.simulation import Simulation
+from chaindock.endorser.validator import SnapshotState
 from chaindock.errors import (
     ChaindockError,
     Denied,
@@ -32,7 +34,7 @@ from chaindock.telemetry import get_logger, is_on, metrics
 from chaindock.values import MIB, Whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from chaindock.chaincode.support import ChaincodeSupport
     from chaindock.endorser.checks import Proposal
@@ -43,8 +45,9 @@ if TYPE_CHECKING:
     from chaindock.lifecycle.contract import LifecycleContract
     from chaindock.lifecycle.definitions import Definitions
 
-    Simulated = tuple[Outcome, str, bytes | None]
-    """What the chaincode said, its version, and the read-write set; None = not wanted."""
+    Simulated = tuple[Outcome, str, bytes | None, Sequence[str]]
+    """What the chaincode said, its version, the read-write set (None = not wanted), and
+    the MSP ids of those that endorse it."""
 
 _FAILED_STATUS: Final = 500
 """From this status on an answer has what was read and written, too, but is not signed."""
@@ -70,14 +73,14 @@ class Endorser:
 
     Args:
         configuration: of the channel.
-        signer: identity of the peer.
+        peers: the node's identities that endorse, by MSP id, the preferred one first.
         system: system chaincodes by name.
         concurrency: most proposals at once; 0 = no limit.
         largest_bytes: the largest transaction that is ordered.
     """
 
     configuration: Configuration
-    signer: SigningIdentity
+    peers: Mapping[str, SigningIdentity]
     ledger: Ledger
     definitions: Definitions
     executor: ChaincodeSupport
@@ -87,8 +90,13 @@ class Endorser:
     _running: int = 0
 
     async def process(
-        self, proposal: Proposal, timeout_s: float | None = None, *, endorse: bool
-    ) -> tuple[Outcome, proposal_response_pb2.ProposalResponse | None]:
+        self,
+        proposal: Proposal,
+        timeout_s: float | None = None,
+        *,
+        endorse: bool,
+        endorsers: Sequence[str] = (),
+    ) -> tuple[Outcome, Sequence[proposal_response_pb2.ProposalResponse]]:
         """Check a proposal, run it and, if asked, sign what it read and wrote.
 
         If an upgrade stopped the version that was awaited, the new one is asked.
@@ -97,37 +105,51 @@ class Endorser:
             proposal: as `parse_proposal` gives it.
             timeout_s: for the chaincode's answer; None = the configured one.
             endorse: False drops the reads and writes of the simulation.
+            endorsers: MSP ids of the organisations whose peers sign; none = those that
+                the policies of what was written need.
 
         Returns:
-            what the chaincode said, and the answer to the client: None when not asked for,
-            for a response of 400 to 499, and for a call without channel. Without an
-            endorsement for a response of 500 or more.
+            what the chaincode said, and the answers to the client, over one payload: none
+            when not asked for, for a response of 400 to 499, and for a call without
+            channel. For a response of 500 or more it is one without endorsement.
 
         Raises:
             ProposalInvalid, Denied, TransactionExists, TooManyRequests: refused before
-            the simulation. NotFound: no such channel or chaincode. InvalidInput: Init
+            the simulation. NotFound: no such channel, chaincode or endorser. InvalidInput: Init
             was required or not, or too large to be ordered. LaunchFailed, ExecuteFailed,
             LedgerError: no answer.
         """
         with Watch(proposal) as watch:
             identity = self._admit(proposal)
+            self._require_peers(endorsers)
             watch.admitted = True
-            call = (proposal, identity, timeout_s, endorse)
+            call = (proposal, identity, timeout_s, endorse, endorsers)
             self._running += 1
             try:
-                outcome, version, results = await self._simulate(*call)
+                outcome, version, results, plan = await self._simulate(*call)
             except LaunchFailed as error:
                 if not self._superseded(proposal, identity, error):
                     raise
-                outcome, version, results = await self._simulate(*call)
+                outcome, version, results, plan = await self._simulate(*call)
             finally:
                 self._running -= 1
             failed = outcome.response.status >= ERROR_STATUS
             watch.end = End.REFUSED if failed else End.ENDORSED
             if results is None or not proposal.channel:
-                return outcome, None
-            answer = partial(self._answer, proposal, outcome, version, results)
+                return outcome, ()
+            signers = [] if failed else [self.peers[one] for one in dict.fromkeys(plan)]
+            answer = partial(self._answer, proposal, outcome, version, results, signers)
             return outcome, await off_loop(len(results), answer)
+
+    def _require_peers(self, endorsers: Sequence[str]) -> None:
+        for mspid in endorsers:
+            if mspid not in self.peers:
+                raise NotFound(
+                    f"organisation {mspid!r} has no peer on this node, which has those of "
+                    f"{', '.join(self.peers)}",
+                    hint="see which organisations there are: chaindock org ls",
+                    mspid=mspid,
+                )
 
     def _admit(self, proposal: Proposal) -> Identity:
         """Check what can be checked before a simulation; return the signer."""
@@ -173,15 +195,29 @@ class Endorser:
         identity: Identity,
         timeout_s: float | None,
         keep: bool,  # whether the read-write set is wanted
+        endorsers: Sequence[str],
     ) -> Simulated:
         with self.ledger.new_simulator(proposal.tx_id) as simulator:
             simulation = self._simulation(proposal, identity, simulator)
             outcome, version = await simulation.run(timeout_s)
             refused = ERROR_STATUS <= outcome.response.status < _FAILED_STATUS
             if not keep or refused:
-                return outcome, version, None
+                return outcome, version, None, ()
             work = partial(simulator.results, self.largest_bytes)
-            return outcome, version, await off_loop(simulator.held, work)
+            results = await off_loop(simulator.held, work)
+            if not endorsers:
+                endorsers = await self._plan(proposal.name, results, simulator)
+            return outcome, version, results, endorsers
+
+    async def _plan(
+        self, name: str, results: bytes, simulator: Simulator
+    ) -> Sequence[str]:
+        """Return whose peers the policies need."""
+        if len(self.peers) == 1:
+            return list(self.peers)
+        spaces = await off_loop(len(results), partial(spaces_of, results))
+        state = SnapshotState(simulator.snapshot())
+        return choose(self.configuration, self.peers, name, spaces, state)
 
     def _simulation(
         self, proposal: Proposal, identity: Identity, simulator: Simulator
@@ -197,8 +233,13 @@ class Endorser:
         )
 
     def _answer(
-        self, proposal: Proposal, outcome: Outcome, version: str, results: bytes
-    ) -> proposal_response_pb2.ProposalResponse:
+        self,
+        proposal: Proposal,
+        outcome: Outcome,
+        version: str,
+        results: bytes,
+        signers: Sequence[SigningIdentity],
+    ) -> list[proposal_response_pb2.ProposalResponse]:
         response, event = outcome.response, outcome.event
         action = proposal_pb2.ChaincodeAction(
             results=results,
@@ -209,13 +250,16 @@ class Endorser:
         payload = proposal_response_pb2.ProposalResponsePayload(
             proposal_hash=proposal.hash, extension=action.SerializeToString()
         ).SerializeToString()
-        answer = proposal_response_pb2.ProposalResponse(
-            version=1, response=response, payload=payload
-        )
-        if response.status < ERROR_STATUS:
-            creator = answer.endorsement.endorser = self.signer.creator
-            answer.endorsement.signature = self.signer.sign(payload + creator)
-        return answer
+        kind = proposal_response_pb2.ProposalResponse
+        bare = kind(version=1, response=response, payload=payload)
+        answers = []
+        for signer in signers:
+            answer = kind()
+            answer.CopyFrom(bare)
+            creator = answer.endorsement.endorser = signer.creator
+            answer.endorsement.signature = signer.sign(payload + creator)
+            answers.append(answer)
+        return answers or [bare]
 
 
 class End(StrEnum):

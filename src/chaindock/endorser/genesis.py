@@ -1,7 +1,7 @@
-"""The first block: the configuration of a channel with one organisation.
+"""The configuration of a channel: the first block, and organisations added to it.
 
-Fabric's tools can read the ConfigEnvelope. The one organisation orders and endorses, in
-the roles that its certificates carry.
+Fabric's tools can read the ConfigEnvelope. The first organisation orders, all endorse, in
+the roles that their certificates carry.
 Source: docs/fabric/ledger.md#identities
 """
 
@@ -22,47 +22,50 @@ from chaindock.endorser.caller import new_header
 from chaindock.identity.msp import Role
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from chaindock.endorser.cutting import OrdererOptions
-    from chaindock.identity.msp import Msp
+    from chaindock.identity.msp import Msp, SigningIdentity
     from chaindock.ids import ChannelId
 
 _ADMINS: Final = "Admins"
+_APPLICATION: Final = "Application"
 _META = policies_pb2.ImplicitMetaPolicy
 _MERKLE_WIDTH = 0xFFFFFFFF
 
 
 def genesis_envelope(channel: ChannelId, msp: Msp, options: OrdererOptions) -> bytes:
     """Return the envelope of block 0, serialised; `msp` is the only organisation."""
-    nonce, header = new_header(common_pb2.CONFIG, channel, b"")
-    header.version = 1
     config = configtx_pb2.ConfigEnvelope(
         config=configtx_pb2.Config(channel_group=_channel_group(msp, options))
     )
+    envelope = config_envelope(common_pb2.CONFIG, channel, config)
+    return bytes(envelope.SerializeToString())
+
+
+def config_envelope(
+    kind: int, channel: ChannelId, content: Any, signer: SigningIdentity | None = None
+) -> common_pb2.Envelope:
+    """Return an envelope of type CONFIG or CONFIG_UPDATE; without `signer` unsigned."""
+    creator = signer.creator if signer else b""
+    nonce, header = new_header(kind, channel, creator)
+    header.version = 1
     payload = common_pb2.Payload(
         header=common_pb2.Header(
             channel_header=header.SerializeToString(),
             signature_header=common_pb2.SignatureHeader(
-                nonce=nonce
+                creator=creator, nonce=nonce
             ).SerializeToString(),
         ),
-        data=config.SerializeToString(deterministic=True),
-    )
-    envelope = common_pb2.Envelope(payload=payload.SerializeToString())
-    return bytes(envelope.SerializeToString())
+        data=content.SerializeToString(deterministic=True),
+    ).SerializeToString()
+    signature = signer.sign(payload) if signer else b""
+    return common_pb2.Envelope(payload=payload, signature=signature)
 
 
 def _channel_group(msp: Msp, options: OrdererOptions) -> configtx_pb2.ConfigGroup:
     application = _group(
-        groups={
-            msp.mspid: _organization(
-                msp,
-                Readers=(Role.ADMIN, Role.PEER, Role.CLIENT),
-                Writers=(Role.ADMIN, Role.CLIENT),
-                Endorsement=(Role.PEER,),
-            )
-        },
+        groups={msp.mspid: member_group(msp)},
         values={"Capabilities": _capabilities("V2_5")},
         policies={
             **_members(),
@@ -71,7 +74,7 @@ def _channel_group(msp: Msp, options: OrdererOptions) -> configtx_pb2.ConfigGrou
         },
     )
     return _group(
-        groups={"Application": application, "Orderer": _orderer_group(msp, options)},
+        groups={_APPLICATION: application, "Orderer": _orderer_group(msp, options)},
         values={
             "HashingAlgorithm": configuration_pb2.HashingAlgorithm(name="SHA256"),
             "BlockDataHashingStructure": configuration_pb2.BlockDataHashingStructure(
@@ -80,6 +83,16 @@ def _channel_group(msp: Msp, options: OrdererOptions) -> configtx_pb2.ConfigGrou
             "Capabilities": _capabilities("V2_0"),
         },
         policies=_members(),
+    )
+
+
+def member_group(msp: Msp) -> configtx_pb2.ConfigGroup:
+    """Return the group of an organisation below `Application`."""
+    return _organization(
+        msp,
+        Readers=(Role.ADMIN, Role.PEER, Role.CLIENT),
+        Writers=(Role.ADMIN, Role.CLIENT),
+        Endorsement=(Role.PEER,),
     )
 
 
@@ -177,4 +190,62 @@ def _any_of(msp: Msp, *roles: Role) -> policies_pb2.Policy:
     )
     return policies_pb2.Policy(
         type=policies_pb2.Policy.SIGNATURE, value=envelope.SerializeToString()
+    )
+
+
+# --- organisations that come later --------------------------------------------------
+
+
+def with_organization(
+    channel: ChannelId,
+    former: configtx_pb2.Config,
+    msp: Msp,
+    admins: Sequence[SigningIdentity],
+    orderer: SigningIdentity,
+) -> bytes:
+    """Return the envelope, type CONFIG, that adds `msp` to a configuration, serialised.
+
+    It carries the update that `admins` signed; the orderer signs the result, as Fabric's
+    does. `former` stays as it is.
+    """
+    config = configtx_pb2.Config()
+    config.CopyFrom(former)
+    config.sequence += 1
+    application = config.channel_group.groups[_APPLICATION]
+    was = _versions(application)
+    application.version += 1
+    now = _versions(application)
+    now.mod_policy = application.mod_policy
+    for changed in (application, now):
+        changed.groups[msp.mspid].CopyFrom(member_group(msp))
+    version = config.channel_group.version
+    update = configtx_pb2.ConfigUpdate(
+        channel_id=channel,
+        read_set=configtx_pb2.ConfigGroup(version=version, groups={_APPLICATION: was}),
+        write_set=configtx_pb2.ConfigGroup(version=version, groups={_APPLICATION: now}),
+    ).SerializeToString(deterministic=True)
+    signed = configtx_pb2.ConfigUpdateEnvelope(
+        config_update=update, signatures=[_signed(update, one) for one in admins]
+    )
+    last = config_envelope(common_pb2.CONFIG_UPDATE, channel, signed, admins[0])
+    content = configtx_pb2.ConfigEnvelope(config=config, last_update=last)
+    envelope = config_envelope(common_pb2.CONFIG, channel, content, orderer)
+    return bytes(envelope.SerializeToString())
+
+
+def _versions(group: configtx_pb2.ConfigGroup) -> configtx_pb2.ConfigGroup:
+    """Return the group with nothing but the versions of what it holds."""
+    kept = configtx_pb2.ConfigGroup(version=group.version)
+    for kind in ("groups", "values", "policies"):
+        for name, held in getattr(group, kind).items():
+            getattr(kept, kind)[name].version = held.version
+    return kept
+
+
+def _signed(update: bytes, admin: SigningIdentity) -> configtx_pb2.ConfigSignature:
+    header = common_pb2.SignatureHeader(
+        creator=admin.creator, nonce=new_header(0, "", b"")[0]
+    ).SerializeToString()
+    return configtx_pb2.ConfigSignature(
+        signature_header=header, signature=admin.sign(header + update)
     )

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Final, Self
 from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.aio import Tasks, off_loop
+from chaindock.endorser.configuration import read_config
 from chaindock.endorser.cutting import AUTO, MANUAL, OrdererOptions
-from chaindock.endorser.validator import Validator, parse_and_check
+from chaindock.endorser.validator import SnapshotState, Validator, parse_and_check
 from chaindock.errors import (
     ChaindockError,
     Denied,
@@ -29,7 +30,7 @@ from chaindock.errors import (
 from chaindock.ids import TxId
 from chaindock.ledger.ledger import TxLocation
 from chaindock.ledger.simulator import require_size
-from chaindock.ledger.transaction import code_name
+from chaindock.ledger.transaction import code_name, parse_transaction
 from chaindock.lifecycle.records import NAMESPACE
 from chaindock.telemetry import get_logger
 
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from chaindock.endorser.configuration import Configuration
     from chaindock.identity.msp import Identity
     from chaindock.ledger.ledger import Ledger
-    from chaindock.ledger.snapshots import Snapshot
     from chaindock.ledger.transaction import ParsedTransaction
 
 _log = get_logger("orderer")
@@ -107,17 +107,38 @@ class Orderer:
         check = partial(parse_and_check, envelope, self._ledger.channel, msps)
         tx, creator = await off_loop(len(envelope), check)
         self._admit(tx, creator)
-        while not self._closing and self._full(len(envelope)):
+        return await self._order(tx)
+
+    async def configure(self, envelope: bytes) -> TxLocation:
+        """Commit a configuration in a block of its own; it is in force afterwards.
+
+        The node made the envelope. Raises: InvalidInput: no next configuration of this
+            channel. LedgerClosed, LedgerError: as `submit`.
+        """
+        tx = parse_transaction(envelope, self._ledger.channel)
+        found = read_config(envelope).sequence
+        expected = self._configuration.config.sequence + 1
+        if not tx.is_config or tx.code != codes.NOT_VALIDATED or found != expected:
+            raise InvalidInput(
+                f"this is no next configuration of channel {self._ledger.channel!r}: "
+                f"{tx.kind}, sequence {found}, expected CONFIG, sequence {expected}"
+            )
+        return await self._order(tx)
+
+    async def _order(self, tx: ParsedTransaction) -> TxLocation:
+        """Queue a transaction and wait until it is committed."""
+        while not self._closing and self._full(len(tx.envelope)):
             self._room.clear()
             await self._room.wait()
         if self._closing:
             raise LedgerClosed("the orderer is shutting down; nothing was submitted")
         loop = asyncio.get_running_loop()
         waiting = _Waiting(tx, loop.time(), loop.create_future())
-        # Otherwise a deployment would hang until somebody cuts a block.
+        # Definitions do not wait until somebody cuts a block: a deployment would hang.
+        # The configuration has a block of its own.
         late = tx.name == NAMESPACE and self._options.mode != AUTO
-        (self._urgent if late else self._queue).append(waiting)
-        self._bytes += len(envelope)
+        (self._urgent if late or tx.is_config else self._queue).append(waiting)
+        self._bytes += len(tx.envelope)
         self._arrived.set()
         return await waiting.done
 
@@ -237,6 +258,8 @@ class Orderer:
                 raise
             _log.error("block not committed", transactions=len(batch), exc_info=error)
             return
+        if txs[0].is_config:
+            self._configuration.adopt(txs[0].envelope)
         for index, waiting in enumerate(batch):
             if not waiting.done.done():
                 place = TxLocation(block.number, index, block.codes[index])
@@ -246,25 +269,10 @@ class Orderer:
         """Have the policies of a block decided as of the block before."""
         self._validator.begin(self._ledger.height)
         with self._ledger.new_simulator(TxId("")) as simulator:
-            state = _State(simulator.snapshot())
+            state = SnapshotState(simulator.snapshot())
             for tx in txs:
                 if tx.code == codes.NOT_VALIDATED:
                     tx.code = self._validator.check(tx, state)
-
-
-class _State:
-    """The state that a block finds, as `Validator` reads it."""
-
-    def __init__(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-
-    def get(self, ns: str, key: bytes) -> bytes | None:
-        row = self._snapshot.get(ns, key)
-        return row and row[0]
-
-    def metadata(self, ns: str, collection: str, key: bytes) -> bytes | None:
-        row = self._snapshot.get_metadata(ns, collection, key)
-        return row and row[0]
 
 
 def _failure(error: BaseException) -> ChaindockError:

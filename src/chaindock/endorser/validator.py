@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from chaindock.identity.msp import Identity, Msps
     from chaindock.identity.policies import Evaluator
     from chaindock.ids import ChannelId
+    from chaindock.ledger.snapshots import Snapshot
     from chaindock.ledger.transaction import Space
 
 VALIDATION_PARAMETER: Final = "VALIDATION_PARAMETER"
@@ -163,6 +164,23 @@ class State(Protocol):
 
     def metadata(self, ns: str, collection: str, key: bytes, /) -> bytes | None:
         """Return the serialised KVMetadataWrite of a key, or of a key hash."""
+
+
+class SnapshotState:
+    """The state of a snapshot."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def get(self, ns: str, key: bytes) -> bytes | None:
+        """Return a public value."""
+        row = self._snapshot.get(ns, key)
+        return row and row[0]
+
+    def metadata(self, ns: str, collection: str, key: bytes) -> bytes | None:
+        """Return the serialised KVMetadataWrite of a key, or of a key hash."""
+        row = self._snapshot.get_metadata(ns, collection, key)
+        return row and row[0]
 
 
 class Validator:

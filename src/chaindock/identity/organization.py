@@ -1,4 +1,4 @@
-"""The one organisation of a development node: CA, node, orderer, admin and users.
+"""The organisations of a development node: CA, peer, admin and users of each.
 
 Identities lie on disk as MSP directories, and what was made once stays. A directory appears
 complete or not at all, and keys are readable by their owner only.
@@ -12,6 +12,7 @@ import secrets
 import shutil
 import threading
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -39,12 +40,15 @@ if TYPE_CHECKING:
 ADMIN = "Admin"
 _MSPID = re.compile(r"[A-Za-z0-9.-]{1,64}")
 _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9.-]{0,48}[a-z0-9])?")
+_MSPID_FILE = "mspid"
+"""File of an organisation that holds its MSP id."""
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,29}")
 _UNFINISHED = ".unfinished-"
 _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 
 
 class Organization:
-    """CA, node, orderer, admin and users; one orderer identity in the same MSP.
+    """CA, peer, admin and users; the first one of a node has the orderer, too.
 
     Args:
         path: `<folder>/peerOrganizations/<domain>`, complete.
@@ -62,14 +66,16 @@ class Organization:
         self.ca_pem = certificate_pem(certificate)
         self.msp = Msp(mspid, certificate)
         self.peer = _read_signer(path / "peers" / f"peer0.{domain}" / "msp", mspid)
-        orderer = path / "orderers" / f"orderer.{domain}" / "msp"
-        self.orderer = _read_signer(orderer, mspid)
         self.admin = _read_signer(self.user_msp(ADMIN), mspid)
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, folder: Path, mspid: str, domain: str) -> Organization:
+    def open(
+        cls, folder: Path, mspid: str, domain: str, *, orders: bool = True
+    ) -> Organization:
         """Load the organisation below `folder`; make it on first use. Blocks.
+
+        `orders`: it has the orderer.
 
         Raises:
             InvalidInput: `mspid` or `domain` does not follow its rule.
@@ -87,8 +93,17 @@ class Organization:
             )
         path = folder / "peerOrganizations" / domain
         if not path.exists():
-            _create(path, domain)
-        return cls(path, mspid, domain)
+            _create(path, mspid, domain, orders=orders)
+        found = cls(path, mspid, domain)
+        if orders:
+            _ = found.orderer  # what cannot be read is an error now
+        return found
+
+    @cached_property
+    def orderer(self) -> SigningIdentity:
+        """The identity that orders. Raises: ConfigInvalid when there is none."""
+        orderer = self.path / "orderers" / f"orderer.{self.domain}" / "msp"
+        return _read_signer(orderer, self.mspid)
 
     def user_msp(self, name: str) -> Path:
         """Return where the MSP directory of a user lies, made or not."""
@@ -154,18 +169,63 @@ class Organization:
         return _read_signer(msp, self.mspid)
 
 
-def _create(path: Path, domain: str) -> None:
+class Organizations:
+    """All organisations of a node; the first one orders. Blocks when it reads or makes one.
+
+    Whether an organisation is a member of a channel is a matter of that channel.
+    """
+
+    def __init__(self, folder: Path, first: Organization) -> None:
+        """Load what is below `folder` beside `first`. Raises: ConfigInvalid."""
+        self._folder, self.first = folder, first
+        self._known = {first.mspid: first}
+        for path in sorted((folder / "peerOrganizations").glob(f"[!.]*/{_MSPID_FILE}")):
+            if path.parent != first.path:
+                self._load(path.read_text(encoding="utf-8"), path.parent.name)
+
+    def _load(self, mspid: str, domain: str) -> Organization:
+        found = Organization.open(self._folder, mspid, domain, orders=False)
+        return self._known.setdefault(mspid, found)
+
+    def find(self, mspid: str) -> Organization | None:
+        """Return an organisation, None when its keys are not here."""
+        return self._known.get(mspid)
+
+    def make(self, name: str) -> Organization:
+        """Return the organisation `name`, e.g. Org2 or Org2MSP; make it on first use.
+
+        Raises: InvalidInput, StorageError.
+        """
+        short = name.removesuffix("MSP")
+        if not _NAME.fullmatch(short):
+            raise InvalidInput(
+                f"invalid name of an organisation {name!r}: expected up to 30 letters, "
+                "digits and -, with a letter first"
+            )
+        mspid = f"{short}MSP"
+        for known in self._known:
+            if known != mspid and known.casefold() == mspid.casefold():
+                raise InvalidInput(f"{mspid!r} differs only in case from {known!r}")
+        parent = self.first.domain.partition(".")[2] or "example.com"
+        found = self._known.get(mspid)
+        return found or self._load(mspid, f"{short.lower()}.{parent}")
+
+
+def _create(path: Path, mspid: str, domain: str, *, orders: bool) -> None:
     ca = CertificateAuthority.create(domain)
     with _appear(path) as scratch:
         name = f"ca.{domain}-cert.pem"
         write_file(scratch / "ca" / name, certificate_pem(ca.certificate))
         write_file(scratch / "ca" / "priv_sk", key_pem(ca.key), mode=0o600)
+        write_file(scratch / _MSPID_FILE, mspid.encode())
         _write_trust(scratch / "msp", ca.certificate)
-        for folder, owner, role in (
+        owners = [
             ("peers", f"peer0.{domain}", Role.PEER),
-            ("orderers", f"orderer.{domain}", Role.ORDERER),
             ("users", f"{ADMIN}@{domain}", Role.ADMIN),
-        ):
+        ]
+        if orders:
+            owners.append(("orderers", f"orderer.{domain}", Role.ORDERER))
+        for folder, owner, role in owners:
             _write_identity(scratch / folder / owner / "msp", ca, owner, role)
 
 

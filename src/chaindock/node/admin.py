@@ -24,7 +24,8 @@ with the HTTP status of its code. "(stream)" answers 200 and one JSON object a l
            → fields of facade.Deployment; for a program that is started by hand
     POST   /chaincodes/NAME/invoke      {"args": [base64], "transient": {K: base64},
     POST   /chaincodes/NAME/query        "user", "attributes": {K: V}, "is_init",
-                                         "timeout_s"}; all optional
+                                         "timeout_s", "org": MSPID or null,
+                                         "endorsers": [MSPID]}; all optional
            → {"status", "message", "payload": base64, "tx_id", "block", "code",
               "code_name", "event": {"name", "payload": base64} or null, "refusals"}
     POST   /chaincodes/NAME/start       (stream) as /deploy
@@ -32,6 +33,9 @@ with the HTTP status of its code. "(stream)" answers 200 and one JSON object a l
     DELETE /chaincodes/NAME             → {"name"}
     GET    /chaincodes/NAME/logs?follow=1&previous=1
            (stream) {"event": "line", "time", "stream", "tx", "line"}
+    GET    /organizations               → {"organizations": [{"mspid", "domain", "path",
+                                           "orders"}]}
+    POST   /organizations  {"name"}     → the same of one, and "block"
     GET    /logspec                     → {"spec"}
     PUT    /logspec                     {"spec"} → {"spec"} as it is now
 
@@ -132,6 +136,8 @@ class AdminServer:
             ("POST", one + "/stop", partial(self._end, node.stop)),
             ("DELETE", one, partial(self._end, node.remove)),
             ("GET", one + "/logs", self._logs),
+            ("GET", "/organizations", self._organizations),
+            ("POST", "/organizations", self._add_organization),
             ("GET", "/logspec", self._logspec),
             ("PUT", "/logspec", self._logspec),
         ):
@@ -249,6 +255,13 @@ class AdminServer:
             request, tail.batches(follow=_flag(request, "follow"))
         )
 
+    async def _organizations(self, _request: web.Request) -> web.Response:
+        return reply({"organizations": self._node.organizations()})
+
+    async def _add_organization(self, request: web.Request) -> web.Response:
+        asked = await read_json(request, _NewOrganization, '{"name": NAME}')
+        return reply(await self._inflight.run(self._node.add_organization(asked.name)))
+
     async def _logspec(self, request: web.Request) -> web.Response:
         if request.method == "PUT":
             await change_levels(request)
@@ -270,6 +283,12 @@ class _CallBody(msgspec.Struct, forbid_unknown_fields=True):
     attributes: dict[str, Any] = {}
     is_init: bool = False
     timeout_s: Annotated[float, msgspec.Meta(gt=0, lt=86_400)] | None = None
+    org: str | None = None
+    endorsers: list[str] = []
+
+
+class _NewOrganization(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
 
 
 class _Dev(Said, kw_only=True, forbid_unknown_fields=False):

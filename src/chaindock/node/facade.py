@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from chaindock.container.contracts import NodeLabels
     from chaindock.container.output import OutputStore
     from chaindock.endorser.caller import Answer, Caller
+    from chaindock.endorser.members import Members
     from chaindock.identity.msp import SigningIdentity
-    from chaindock.identity.organization import Organization
     from chaindock.ledger.ledger import Ledger
     from chaindock.lifecycle import targets as stored
     from chaindock.lifecycle.custodian import Custodian
@@ -58,7 +58,7 @@ class Node:
 
     config: Config
     labels: NodeLabels
-    organization: Organization
+    members: Members
     ledger: Ledger
     explorer: Explorer
     targets: stored.TargetState
@@ -75,8 +75,7 @@ class Node:
     def __post_init__(self) -> None:
         self._started = time.time()
         self._stop = asyncio.Event()
-        self._signers: dict[tuple[str, tuple[tuple[str, str], ...]], SigningIdentity]
-        self._signers = {}
+        self._signers: dict[object, SigningIdentity] = {}
         self._failed: dict[str, Ccid] = {}
         """What was last tried under a name and did not come up."""
 
@@ -90,7 +89,7 @@ class Node:
 
     def status(self) -> NodeStatus:
         """Describe the node. Never raises."""
-        organization, config = self.organization, self.config
+        organization, config = self.members.get(None), self.config
         missing = self.health.missing()
         backend, reason = self.backends.outlook
         state = "starting" if missing else "ready"
@@ -227,7 +226,11 @@ class Node:
         """Endorse, order and commit. Raises NotFound, LaunchFailed, ExecuteFailed."""
         told = await self._told(call)
         answer = await self.caller.invoke(
-            call.name, call.args, is_init=call.is_init, **told
+            call.name,
+            call.args,
+            is_init=call.is_init,
+            endorsers=call.endorsers,
+            **told,
         )
         self.explorer.remember(answer.tx_id, answer.spent)
         return answer
@@ -243,7 +246,15 @@ class Node:
             "timeout_s": call.timeout_s,
         }
 
-    # ---- blocks
+    # ---- organisations and blocks
+
+    def organizations(self) -> list[dict[str, Any]]:
+        """Return the organisations of the channel, as `Members.list`."""
+        return self.members.list()
+
+    async def add_organization(self, name: str) -> dict[str, Any]:
+        """Make an organisation a member of the channel; as `Members.add`."""
+        return await self.members.add(name, self.caller.orderer)
 
     def height(self) -> int:
         """Return the number of blocks on the channel."""
@@ -253,10 +264,10 @@ class Node:
 
     async def _signer(self, call: Call) -> SigningIdentity:
         """Return the identity; one that was used before costs no disk access."""
-        key = (call.user, tuple(sorted(call.attributes.items())))
+        key = (call.org, call.user, tuple(sorted(call.attributes.items())))
         if key not in self._signers:
             signer = await asyncio.to_thread(
-                self.organization.user, call.user, call.attributes or None
+                self.members.get(call.org).user, call.user, call.attributes or None
             )
             # With attributes it may have a new certificate now.
             if call.attributes or len(self._signers) >= _REMEMBERED:

@@ -28,9 +28,10 @@ from chaindock.endorser.caller import Caller, DefinitionWriter
 from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
+from chaindock.endorser.members import Members
 from chaindock.endorser.orderer import Orderer
 from chaindock.identity.ca import TlsAuthority
-from chaindock.identity.organization import Organization
+from chaindock.identity.organization import Organization, Organizations
 from chaindock.ids import Ccid, require_channel
 from chaindock.ledger.ledger import Ledger
 from chaindock.ledger.reader import LedgerReader
@@ -113,22 +114,20 @@ async def _compose(
     # Two nodes on one engine must not take each other's container names (W64).
     peer_id = config.node.peer_id or f"peer0-{node_id}"
     labels = NodeLabels(node_id, peer_id, config.node.network_id)
-    organization = await asyncio.to_thread(
-        Organization.open, home.organizations, config.node.msp_id, config.node.domain
-    )
+    organizations = await asyncio.to_thread(_organizations, config, home)
     database = home.ledgers / f"{channel}.db"
     ledger = await stack.enter_async_context(
         Ledger(
             database,
             channel,
-            organization.orderer,
-            partial(genesis_envelope, channel, organization.msp, config.orderer),
+            organizations.first.orderer,
+            partial(genesis_envelope, channel, organizations.first.msp, config.orderer),
             marker=home.organizations / f"{channel}.ledger",
         )
     )
     reader = await stack.enter_async_context(LedgerReader(database))
     explorer = Explorer(ledger, reader)
-    configuration = Configuration.of(ledger)
+    members = Members(channel, organizations, Configuration.of(ledger))
     packages = PackageStore(home.packages, config.packages)
     output = OutputStore(home.output, config.output)
     targets = stack.enter_context(TargetState(home.desired))
@@ -158,7 +157,7 @@ async def _compose(
             tls = ClientTls(pair.key_pem, pair.cert_pem, authority.root_pem)
         return PeerConnection(
             listener,
-            organization.mspid,
+            organizations.first.mspid,
             tls=tls,
             logging=config.node.chaincode_logging,
             settings=config.chaincodes.of(attempt.ccid, names).run,
@@ -183,8 +182,8 @@ async def _compose(
     )
 
     endorser = Endorser(
-        configuration=configuration,
-        signer=organization.peer,
+        configuration=members.configuration,
+        peers=members.peers,
         ledger=ledger,
         definitions=Definitions(targets),
         executor=ChaincodeSupport(
@@ -195,14 +194,16 @@ async def _compose(
         ),
         system={
             NAMESPACE: LifecycleContract(
-                channel, organization.mspid, lambda: configuration.peers
+                channel,
+                organizations.first.mspid,
+                lambda: members.configuration.peers,
             )
         },
         concurrency=proposals_at_once(config.endorser.concurrency),
         largest_bytes=config.orderer.absolute_max_bytes,
     )
     orderer = await stack.enter_async_context(
-        Orderer(ledger, configuration, config.orderer)
+        Orderer(ledger, members.configuration, config.orderer)
     )
     caller = Caller(channel, endorser, orderer, explorer.conflict)
     deployer = await stack.enter_async_context(
@@ -210,24 +211,24 @@ async def _compose(
             packages=packages,
             targets=targets,
             custodian=custodian,
-            committer=DefinitionWriter(caller, ledger, organization.admin),
+            committer=DefinitionWriter(caller, ledger, organizations.first.admin),
             attempts=new_attempt,
             purge=router.purge,
-            mspids=lambda: configuration.peers,
+            mspids=lambda: members.configuration.peers,
         )
     )
     await deployer.restore()
     node = Node(
         config=config,
         labels=labels,
-        organization=organization,
+        members=members,
         ledger=ledger,
         explorer=explorer,
         targets=targets,
         custodian=custodian,
         deployer=deployer,
         caller=caller,
-        controls=Controls(caller, organization.admin),
+        controls=Controls(caller, organizations.first.admin),
         backends=backends,
         listener=listener,
         output=output,
@@ -236,6 +237,13 @@ async def _compose(
     )
     health.parts = Parts(ledger, targets, custodian, backends.check, node.ps)
     return node
+
+
+def _organizations(config: Config, home: Home) -> Organizations:
+    """Load the organisations of a home; make the first one on first use. Blocks."""
+    folder, node = home.organizations, config.node
+    first = Organization.open(folder, node.msp_id, node.domain)
+    return Organizations(folder, first)
 
 
 # --- memory and open files ----------------------------------------------------------

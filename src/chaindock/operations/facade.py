@@ -25,9 +25,12 @@ class Call:
         args: function name and arguments, as bytes.
         transient: values that the chaincode sees and the ledger does not.
         user: name of the client identity that signs; made on first use.
+        org: MSP id of its organisation; None = the node's first one.
         attributes: put into the certificate of that identity.
         is_init: the call is the chaincode's Init.
         timeout_s: limit for the chaincode's answer; None = chaincode.executetimeout.
+        endorsers: MSP ids of the organisations whose peers endorse; none = those that
+            the policies need.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Call:
     attributes: Mapping[str, str] = field(default_factory=dict)
     is_init: bool = False
     timeout_s: float | None = None
+    org: str | None = None
+    endorsers: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

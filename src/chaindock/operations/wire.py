@@ -84,6 +84,8 @@ def call_json(call: Call) -> dict[str, Any]:
         "attributes": dict(call.attributes),
         "is_init": call.is_init,
         "timeout_s": call.timeout_s,
+        "org": call.org,
+        "endorsers": list(call.endorsers),
     }
 
 

@@ -24,6 +24,7 @@ from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.output import OutputOptions, OutputStore
 from chaindock.endorser.caller import Answer
 from chaindock.errors import (
+    AlreadyExists,
     BuildFailed,
     ChaincodeError,
     ExitedEarly,
@@ -63,6 +64,9 @@ class FakeNode:
         self.running: dict[str, Running] = {}
         self.state: dict[str, bytes] = {}
         self.calls: list[Call] = []
+        self.members: list[dict[str, Any]] = [
+            {"mspid": "Org1MSP", "domain": None, "path": None, "orders": True}
+        ]
         self.blocks: list[bytes] = [_block(0)]
         self.forgets = self.imageless = False
         self.called = asyncio.Event()
@@ -102,6 +106,16 @@ class FakeNode:
             identities={"User1": "/somewhere"},
             warnings=["this node is in memory"],
         )
+
+    def organizations(self) -> list[dict[str, Any]]:
+        return self.members
+
+    async def add_organization(self, name: str) -> dict[str, Any]:
+        if name in {one["mspid"] for one in self.members}:
+            raise AlreadyExists(f"organisation {name!r} is a member already")
+        made = {"mspid": name, "domain": "d", "path": "/p", "orders": False}
+        self.members.append(made)
+        return {**made, "block": 7}
 
     def shutdown(self) -> None:
         self.stopping.set()

@@ -84,7 +84,7 @@ class EndorsingNode:
         approvals = cast("Any", self.approvals)
         self.endorser = Endorser(
             configuration=configuration,
-            signer=org.peer,
+            peers={org.mspid: org.peer},
             ledger=self.ledger,
             definitions=Definitions(approvals),
             executor=ChaincodeSupport(
@@ -132,8 +132,16 @@ class EndorsingNode:
 
     def process(self, signed: Any) -> asyncio.Task[tuple[Outcome, Any]]:
         """Send a signed proposal."""
-        work = self.endorser.process(parse_proposal(signed), endorse=True)
+        work = processed(self.endorser, parse_proposal(signed))
         return asyncio.get_running_loop().create_task(work)
+
+
+async def processed(
+    endorser: Endorser, proposal: Any, timeout_s: float | None = None
+) -> tuple[Outcome, Any]:
+    """Return what was said, and the one answer to the client; None = there is none."""
+    outcome, answers = await endorser.process(proposal, timeout_s, endorse=True)
+    return outcome, next(iter(answers), None)
 
 
 async def _not_launched(ccid: Ccid, _seconds: float) -> None:

@@ -34,6 +34,7 @@ from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.definitions import Approval, Definitions
 from support.eventually import eventually
 from support.ledgers.recorded import ledger_of, transactions
+from support.shims.endorsing import processed
 from support.shims.stream_node import StreamNode
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class Replay:
         approvals = cast("Any", _Approvals())
         self.endorser = Endorser(
             configuration=Configuration.of(self.ledger),
-            signer=self._org.peer,
+            peers={"Org1MSP": self._org.peer},
             ledger=self.ledger,
             definitions=Definitions(approvals),
             executor=ChaincodeSupport(self.streams.registry, _not_launched),
@@ -205,7 +206,7 @@ class Replay:
         messages = scenario.messages()
         timeout_s = 0.3 if scenario.name == "fault_execute_timeout" else _PATIENCE_S
         proposal = parse_proposal(scenario.signed)
-        work = self.endorser.process(proposal, timeout_s, endorse=True)
+        work = processed(self.endorser, proposal, timeout_s)
         call = asyncio.ensure_future(work)
         try:
             for name in messages:

@@ -178,7 +178,7 @@ async def node(tmp_path: Any, org: Any, options: Any) -> Any:
         configuration = Configuration.of(ledger)
         endorser = Endorser(
             configuration=configuration,
-            signer=org.peer,
+            peers={org.mspid: org.peer},
             ledger=ledger,
             definitions=Definitions(approvals),
             executor=chaincode,

@@ -62,14 +62,14 @@ def changed(node: Any, change: Any, *args: Any, sign: Any = True) -> Any:
 
 
 async def endorsed(node: Any, signed: Any) -> Any:
-    """The endorsement of a proposal; None when there is none."""
+    """The endorsements of a proposal, by default one."""
     proposal = parse_proposal(signed)
     return (await node.endorser.process(proposal, endorse=True))[1]
 
 
 async def test_a_success_is_endorsed_over_payload_and_endorser(defined):
     signed = proposal(defined, b"put", b"k", b"v")
-    response = await endorsed(defined, signed)
+    (response,) = await endorsed(defined, signed)
     assert response.version == 1
     assert response.response.status == 200
     assert response.endorsement.endorser == defined.org.peer.creator
@@ -95,7 +95,7 @@ async def test_a_success_is_endorsed_over_payload_and_endorser(defined):
 
 async def test_the_hash_leaves_out_the_transient_map(defined):
     signed = proposal(defined, b"get", b"k", transient={"a": b"b"})
-    response = await endorsed(defined, signed)
+    (response,) = await endorsed(defined, signed)
     payload = proposal_response_pb2.ProposalResponsePayload.FromString(response.payload)
     outer = proposal_pb2.Proposal.FromString(signed.proposal_bytes)
     header = common_pb2.Header.FromString(outer.header)
@@ -113,7 +113,7 @@ async def test_the_hash_leaves_out_the_transient_map(defined):
 @pytest.mark.statement(34)
 async def test_a_response_of_400_and_more_is_not_endorsed(defined, status):
     signed = proposal(defined, b"status", str(status).encode(), b"no such asset")
-    outcome, response = await defined.endorser.process(
+    outcome, responses = await defined.endorser.process(
         parse_proposal(signed), endorse=True
     )
     assert (outcome.response.status, outcome.response.message) == (
@@ -122,9 +122,10 @@ async def test_a_response_of_400_and_more_is_not_endorsed(defined, status):
     )
     assert outcome.event is None
     if status < 500:
-        assert response is None
+        assert responses == ()
         return
     # What was read and written is told, and nobody signs it.
+    (response,) = responses
     assert not response.HasField("endorsement")
     payload = proposal_response_pb2.ProposalResponsePayload.FromString(response.payload)
     action = proposal_pb2.ChaincodeAction.FromString(payload.extension)
@@ -321,11 +322,11 @@ async def test_a_call_without_channel_is_answered_and_never_endorsed(defined):
     signed = proposal(
         defined, b"QueryChaincodeDefinition", args, name="_lifecycle", channel=""
     )
-    outcome, response = await defined.endorser.process(
+    outcome, responses = await defined.endorser.process(
         parse_proposal(signed), endorse=True
     )
     assert outcome.response.status == 200
-    assert response is None
+    assert responses == ()
     with pytest.raises(NotFound):
         await endorsed(defined, proposal(defined, b"get", b"k", channel=""))
     assert defined.chaincode.seen == []

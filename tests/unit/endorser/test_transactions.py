@@ -95,7 +95,7 @@ def endorsed(
 
 
 def envelope(proposal: Any, user: Any, response: Any) -> Any:
-    return assemble(proposal, response, user)
+    return assemble(proposal, [response], user)
 
 
 def edited(data: Any, user: Any, edit: Any, *, sign: Any = True) -> Any:

@@ -77,7 +77,7 @@ async def parts(tmp_path: Any, org: Any) -> Any:
         configuration = Configuration.of(ledger)
         endorser = Endorser(
             configuration=configuration,
-            signer=org.peer,
+            peers={org.mspid: org.peer},
             ledger=ledger,
             definitions=Definitions(targets),
             executor=machine,

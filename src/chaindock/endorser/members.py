@@ -1,0 +1,104 @@
+"""The organisations of a channel whose keys this node has, and how one joins.
+
+An organisation is a member from the configuration block that contains it on.
+Source: docs/fabric/policies.md#policies-of-a-channel
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from chaindock.endorser.genesis import with_organization
+from chaindock.errors import AlreadyExists, Denied, NotFound
+
+if TYPE_CHECKING:
+    from chaindock.endorser.configuration import Configuration
+    from chaindock.endorser.orderer import Orderer
+    from chaindock.identity.msp import SigningIdentity
+    from chaindock.identity.organization import Organization, Organizations
+    from chaindock.ids import ChannelId
+
+_ADMINS: Final = "/Channel/Application/Admins"
+
+
+class Members:
+    """The organisations of one channel.
+
+    Attributes:
+        configuration: of the channel.
+        peers: the identities that endorse, by MSP id, that of the node's first
+            organisation first. Grows when an organisation joins.
+    """
+
+    def __init__(
+        self, channel: ChannelId, node: Organizations, configuration: Configuration
+    ) -> None:
+        self._channel, self._node = channel, node
+        self.configuration = configuration
+        self._joining = asyncio.Lock()
+        mspids = [node.first.mspid, *configuration.peers]
+        found = (node.find(mspid) for mspid in mspids)
+        self.peers: dict[str, SigningIdentity] = {o.mspid: o.peer for o in found if o}
+
+    def get(self, mspid: str | None) -> Organization:
+        """Return a member; None = the first organisation. Raises: NotFound."""
+        wanted = mspid or self._node.first.mspid
+        found = self._node.find(wanted)
+        if found is None or wanted not in self.peers:
+            raise NotFound(
+                f"organisation {mspid!r} is none of those whose keys this node has: "
+                f"{', '.join(self.peers)}",
+                hint="see which there are: chaindock org ls",
+                mspid=mspid,
+            )
+        return found
+
+    def list(self) -> list[dict[str, Any]]:
+        """Return `mspid`, `domain`, `path` and `orders` of each member, the first first.
+
+        `domain` and `path` are None when the node does not have the member's keys.
+        """
+        mspids = dict.fromkeys([*self.peers, *self.configuration.peers])
+        return [self._describe(mspid) for mspid in mspids]
+
+    def _describe(self, mspid: str) -> dict[str, Any]:
+        found = self._node.find(mspid)
+        return {
+            "mspid": mspid,
+            "domain": found and found.domain,
+            "path": found and str(found.path),
+            "orders": found is self._node.first,
+        }
+
+    async def add(self, name: str, orderer: Orderer) -> dict[str, Any]:
+        """Make the organisation `name` and commit the configuration that contains it.
+
+        Returns: as `list`, and `block`, the number of the configuration block.
+
+        Raises: InvalidInput, StorageError: as `Organizations.make`. AlreadyExists: it is
+            a member. Denied: the node lacks the keys of a majority of the admins.
+            LedgerError: the block was not written; the organisation is no member.
+        """
+        async with self._joining:
+            made = await asyncio.to_thread(self._node.make, name)
+            now = self.configuration
+            if made.mspid in now.peers:
+                raise AlreadyExists(
+                    f"organisation {made.mspid!r} is a member of channel "
+                    f"{self._channel!r} already",
+                    mspid=made.mspid,
+                )
+            admins = [self.get(mspid).admin for mspid in self.peers]
+            signed = [now.msps.identify(admin.creator) for admin in admins]
+            if (reason := now.policies.reason(_ADMINS, signed)) is not None:
+                raise Denied(
+                    f"the admins of this node may not change channel {self._channel!r}: "
+                    f"{reason}"
+                )
+            envelope = with_organization(
+                self._channel, now.config, made.msp, admins, self._node.first.orderer
+            )
+            where = await orderer.configure(envelope)
+            self.peers[made.mspid] = made.peer
+            return {**self._describe(made.mspid), "block": where.block}

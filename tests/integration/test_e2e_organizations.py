@@ -1,0 +1,49 @@
+"""Organisations join a running node, endorse a real contract, and are there after a restart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.nodes.node import FIXTURES, PROCESS, started
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.nodejs,
+    pytest.mark.network,
+    pytest.mark.timeout(600),
+]
+
+
+def test_a_second_organisation_endorses_calls_and_survives_a_restart(tmp_path: Path):
+    with started(PROCESS, tmp_path) as node:
+        node.deploy(FIXTURES / "foreign" / "node-shim", "notes")
+        node.invoke("notes", "put", "n1", "one")
+        made = node.ask("org", "add", "Org2")
+        assert made["mspid"] == "Org2MSP"
+        for restart in (False, True):
+            if restart:
+                node.cli("down")
+                node.up()
+            assert [one["mspid"] for one in node.ask("org", "ls")] == [
+                "Org1MSP",
+                "Org2MSP",
+            ]
+            alone = node.cli(
+                "invoke", "notes", "put", "n2", "x", "--endorsers", "Org1MSP", code=None
+            )
+            assert "ENDORSEMENT_POLICY_FAILURE" in alone.err
+            done = node.invoke("notes", "put", "n3", "y", "--org", "Org2MSP")
+            shown = node.ask("tx", "show", done["tx_id"])
+            assert [one["mspid"] for one in shown["endorsers"]] == [
+                "Org1MSP",
+                "Org2MSP",
+            ]
+            assert shown["creator"]["mspid"] == "Org2MSP"
+        # A definition that comes later is endorsed by both, too.
+        node.deploy(FIXTURES / "foreign" / "node-shim", "more")
+        node.invoke("more", "put", "n1", "z")

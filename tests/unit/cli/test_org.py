@@ -1,0 +1,44 @@
+"""`org`, and the options that name organisations."""
+
+import json
+
+import pytest
+
+
+@pytest.mark.usefixtures("node")
+def test_an_organisation_is_added_and_listed(run):
+    result = run("org", "add", "Org2MSP")
+    assert result.exit_code == 0
+    assert (
+        result.stdout
+        == "organisation Org2MSP is a member since block 7\nits files: /p\n"
+    )
+    lines = run("org", "ls").stdout.splitlines()
+    assert [line.split() for line in lines] == [
+        ["MSP", "DOMAIN", "ORDERS", "FILES"],
+        ["Org1MSP", "-", "yes", "-"],
+        ["Org2MSP", "d", "no", "/p"],
+    ]
+    assert [one["mspid"] for one in json.loads(run("org", "ls", "--json").stdout)] == [
+        "Org1MSP",
+        "Org2MSP",
+    ]
+
+
+@pytest.mark.usefixtures("node")
+def test_a_member_is_not_added_twice(run):
+    result = run("org", "add", "Org1MSP")
+    assert result.exit_code == 5
+    assert "is a member already" in result.stderr
+
+
+def test_a_call_names_organisations(run, basic):
+    run("invoke", "basic", "echo", "x", "--org", "Org2MSP", "--endorsers", "A,,B")
+    run("query", "basic", "echo", "x", "--org", "Org2MSP")
+    run("invoke", "basic", "echo", "x")
+    told = [(call.org, list(call.endorsers)) for call in basic.calls]
+    assert told == [("Org2MSP", ["A", "B"]), ("Org2MSP", []), (None, [])]
+
+
+def test_a_query_is_endorsed_by_nobody(run):
+    assert run("query", "basic", "echo", "x", "--endorsers", "A").exit_code == 2
