@@ -126,9 +126,13 @@ class Answers:
             self._backlog_bytes += size
             return call.worker if full else None
         serving = self._serve(call, message, request)
-        pending = self._step(serving)
-        if pending is not _DONE and call is not None:
-            self._start_worker(call, serving, pending)
+        try:
+            pending = next(serving)
+        except StopIteration as done:  # as nearly always, so without `_step`
+            self._outbox.put(*done.value)
+        else:
+            if call is not None:
+                self._start_worker(call, serving, pending)
         return None
 
     def _serve(

@@ -16,7 +16,13 @@ from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
 from fabric_protos.peer.collection_pb2 import CollectionConfigPackage
 
 from chaindock.chaincode.invocation import Invocation, Outcome, outcome_of
-from chaindock.errors import ChaindockError, ExecuteFailed, InvalidInput, NotFound
+from chaindock.errors import (
+    ChaindockError,
+    ExecuteFailed,
+    InvalidInput,
+    LaunchFailed,
+    NotFound,
+)
 from chaindock.lifecycle.collections import Collections
 from chaindock.lifecycle.definitions import read_definition
 
@@ -171,8 +177,15 @@ class Simulation:
         try:
             definition = self._callee(name)
             self._check_init(definition, is_init=given.is_init)
-            invocation = self._invocation(name, given, caller)
-            return await self.executor.execute(definition.ccid, invocation)
+            call = partial(self._invocation, name, given, caller)
+            try:
+                return await self.executor.execute(definition.ccid, call())
+            except LaunchFailed:
+                # An upgrade may have stopped that version; the new one answers.
+                now = self._callee(name).ccid
+                if now == definition.ccid:
+                    raise
+                return await self.executor.execute(now, call())
         except ChaindockError as error:
             raise ExecuteFailed(
                 f"execute failed: {error.message}", hint=error.hint, **error.facts

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fabric_protos.peer import (
@@ -11,7 +12,7 @@ from fabric_protos.peer import (
 )
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
-from chaindock.errors import ExecuteTimeout
+from chaindock.errors import ChaincodeRetired, ExecuteTimeout
 from support.shims.endorsing import CHANNEL, EndorsingNode, ccid_of
 from support.shims.nested import cause, nested, send, spec
 
@@ -206,5 +207,27 @@ async def test_a_large_call_arrives(endorsing: EndorsingNode):
     assert len(nested(await a.receive()).payload) > 5_000_000
     told = await cause(a, outer, spec("b", *[b""] * 40_000))
     assert told == "more than 32768 arguments in one message"
+    await a.complete(outer)
+    await call
+
+
+async def test_a_callee_that_was_upgraded_meanwhile_answers_in_its_new_version(
+    endorsing: EndorsingNode, monkeypatch: pytest.MonkeyPatch
+):
+    a = await endorsing.chaincode("a")
+    await endorsing.define("b")
+    former = endorsing.approvals.known["b", 1]
+
+    async def replaced(ccid: Any, seconds: float) -> None:
+        endorsing.approvals.known["b", 1] = replace(former, ccid=ccid_of("new"))
+        raise ChaincodeRetired(f"chaincode {ccid} is not to run", ccid=ccid)
+
+    monkeypatch.setattr(endorsing.endorser.executor, "_ready", replaced)
+    new = await endorsing.streams.ready(ccid_of("new"))
+    call = endorsing.propose("a")
+    outer = await a.receive()
+    await send(a, outer, "b")
+    await new.complete(await new.receive(), b"new")
+    assert b"new" in nested(await a.receive()).payload
     await a.complete(outer)
     await call
