@@ -142,8 +142,8 @@ async def large_values(path: Path) -> AsyncIterator[Row]:
         (path / "values" / "ledger.db").stat().st_size / 1e6,
         "MB",
         size * count / 1e6,
-        "the values; block, state and history hold each",
-        most=5.0,
+        "the values; block and state hold each",
+        most=3.3,
     )
 
 

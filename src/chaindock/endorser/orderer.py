@@ -19,7 +19,7 @@ from fabric_protos.peer import transaction_pb2 as codes
 from chaindock.aio import Tasks, off_loop
 from chaindock.endorser.configuration import read_config
 from chaindock.endorser.cutting import AUTO, MANUAL, OrdererOptions
-from chaindock.endorser.validator import SnapshotState, Validator, parse_and_check
+from chaindock.endorser.validator import Validator, parse_and_check
 from chaindock.errors import (
     ChaindockError,
     Denied,
@@ -27,7 +27,6 @@ from chaindock.errors import (
     LedgerClosed,
     LedgerError,
 )
-from chaindock.ids import TxId
 from chaindock.ledger.ledger import TxLocation
 from chaindock.ledger.simulator import require_size
 from chaindock.ledger.transaction import code_name, parse_transaction
@@ -35,8 +34,6 @@ from chaindock.lifecycle.records import NAMESPACE
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from chaindock.endorser.configuration import Configuration
     from chaindock.identity.msp import Identity
     from chaindock.ledger.ledger import Ledger
@@ -68,6 +65,7 @@ class Orderer:
         self._ledger = ledger
         self._configuration = configuration
         self._validator = Validator(configuration)
+        ledger.check_with(self._validator)
         self._options = options or OrdererOptions()
         self._queue: deque[_Waiting] = deque()
         self._urgent: deque[_Waiting] = deque()
@@ -248,7 +246,6 @@ class Orderer:
     async def _commit(self, batch: list[_Waiting]) -> None:
         try:
             txs = [waiting.tx for waiting in batch]
-            self._check_policies(txs)
             block = await self._ledger.commit(txs)
         except BaseException as error:
             failure = _failure(error)
@@ -264,15 +261,6 @@ class Orderer:
             if not waiting.done.done():
                 place = TxLocation(block.number, index, block.codes[index])
                 waiting.done.set_result(place)
-
-    def _check_policies(self, txs: Sequence[ParsedTransaction]) -> None:
-        """Have the policies of a block decided as of the block before."""
-        self._validator.begin(self._ledger.height)
-        with self._ledger.new_simulator(TxId("")) as simulator:
-            state = SnapshotState(simulator.snapshot())
-            for tx in txs:
-                if tx.code == codes.NOT_VALIDATED:
-                    tx.code = self._validator.check(tx, state)
 
 
 def _failure(error: BaseException) -> ChaindockError:

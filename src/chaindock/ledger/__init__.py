@@ -2,6 +2,5 @@
 
 `Ledger` owns one SQLite file: a writer thread validates and commits blocks, each in one
 transaction that is on disk before `commit` returns; simulations read committed
-snapshots on the event loop. Only public state can be simulated; hashes of private data
-and key metadata are validated and stored at commit.
+state on the event loop. Private data comes from the endorser before its block.
 """

@@ -184,10 +184,9 @@ def read_tip(db: sqlite3.Connection, path: Path) -> Tip:
         )
     number, stored_hash, data = rows[0]
     previous = rows[1][1] if len(rows) > 1 else b""
+    block = check_block(data, number, stored_hash, previous, path)
+    slots = block.metadata.metadata
     try:
-        block = common_pb2.Block.FromString(data)
-        slots = block.metadata.metadata
-        _check_block(block, number, stored_hash, previous, path)
         signatures = common_pb2.Metadata.FromString(slots[common_pb2.SIGNATURES])
         config = common_pb2.OrdererBlockMetadata.FromString(signatures.value)
         commit = common_pb2.Metadata.FromString(slots[common_pb2.COMMIT_HASH]).value
@@ -196,9 +195,19 @@ def read_tip(db: sqlite3.Connection, path: Path) -> Tip:
     return Tip(height, stored_hash, commit, config.last_config.index)
 
 
-def _check_block(
-    block: Any, number: int, stored_hash: bytes, previous: bytes, path: Path
-) -> None:
+def check_block(
+    data: bytes, number: int, stored_hash: bytes, previous: bytes, path: Path
+) -> Any:
+    """Return a stored block after checking that it has `number` and the hash it is stored by.
+
+    `previous` is the hash of the block before it, b"" for the genesis block.
+
+    Raises: LedgerCorrupt.
+    """
+    try:
+        block = common_pb2.Block.FromString(data)
+    except DecodeError as error:
+        raise corrupt(path, f"block {number} cannot be decoded ({error})") from error
     header, entries = block.header, block.data.data
     slots = block.metadata.metadata
     filter_ = slots[common_pb2.TRANSACTIONS_FILTER] if len(slots) == SLOTS else b""
@@ -217,3 +226,4 @@ def _check_block(
     for holds, problem in checks:
         if not holds:
             raise corrupt(path, f"block {number} {problem}")
+    return block

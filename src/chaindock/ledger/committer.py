@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
-from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KeyModification
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 from fabric_protos.peer import transaction_pb2 as codes
 
@@ -30,37 +30,62 @@ from chaindock.ledger.database import (
     read_meta,
     translated,
 )
+from chaindock.ledger.effects import Effects, index, rebuild
+from chaindock.ledger.private import keep, read_kept, remove_kept
 from chaindock.ledger.rwset import ReadsSummary
-from chaindock.ledger.snapshots import ABOVE_ALL, after
-from chaindock.ledger.transaction import code_name, parse_transaction
+from chaindock.ledger.snapshots import after
+from chaindock.ledger.transaction import code_name, packed_id, parse_transaction
+from chaindock.ledger.versions import Versions
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Sequence
+    from collections.abc import Callable, Container, Iterator, Sequence
     from pathlib import Path
 
     from chaindock.ids import ChannelId
-    from chaindock.ledger.blocks import BlockSigner, Change, ChangeKey
+    from chaindock.ledger.blocks import BlockSigner, ChangeKey
     from chaindock.ledger.transaction import ParsedTransaction, Space
 
 _log = get_logger("ledger")
 _TRIM_WAIT_MS = 500
 
-# A value written to an existing key keeps the key's metadata.
-_PUT = (
-    "INSERT INTO state (ns, key, block, tx, value) VALUES (?, ?, ?, ?, ?) "
-    "ON CONFLICT (ns, key) DO UPDATE "
-    "SET block=excluded.block, tx=excluded.tx, value=excluded.value"
-)
-_DELETE = "DELETE FROM state WHERE ns=? AND key=?"
-_LABEL = "UPDATE state SET metadata=?, block=?, tx=? WHERE ns=? AND key=?"
-_VALUE = "SELECT value FROM state WHERE ns=? AND key=?"
-_REMEMBER = "INSERT OR REPLACE INTO history VALUES (?, ?, ?, ?, ?)"
 _KNOWN = "SELECT 1 FROM transactions WHERE tx_id=? LIMIT 1"
-_VERSION = "SELECT block, tx FROM state WHERE ns=? AND key=?"
-_VERSIONS = (
-    "SELECT key, block, tx FROM state WHERE ns=? AND key>=? AND key<? ORDER BY key"
-)
+
+
+class CommittedState:
+    """The state before the block that is being validated."""
+
+    def __init__(self, versions: Versions, number: int) -> None:
+        self._versions = versions
+        self._number = number
+
+    def get(self, ns: str, key: bytes) -> bytes | None:
+        """Return a public value."""
+        return self._versions.value(ns, key, self._number)
+
+    def metadata(self, ns: str, collection: str, key: bytes) -> bytes | None:
+        """Return the serialised `KVMetadataWrite`, without key, of a key or key hash.
+
+        None = it has no metadata, or does not exist. A `collection` of "" is public.
+        """
+        row = self._versions.latest(ns, collection, key)
+        return row and row[3]
+
+
+class Validator(Protocol):
+    """Checks transactions by what is committed, above all policies.
+
+    Both methods are called on the writer thread, before anything of the block is written.
+    """
+
+    def begin(self, number: int) -> None:
+        """Begin block `number`; it may be one that was begun before and failed."""
+
+    def check(self, tx: ParsedTransaction, state: CommittedState) -> int:
+        """Return a TxValidationCode; NOT_VALIDATED = nothing is wrong.
+
+        Called in the order of the block, for each transaction that had no fault so far.
+        """
 
 
 @dataclass(frozen=True)
@@ -93,6 +118,8 @@ class Committer:
         wal_limit_bytes: int,
         marker: Path | None,
     ) -> None:
+        self.validator: Validator | None = None
+        self._versions: Versions
         self._marker = marker
         self._path = path
         self._channel = channel
@@ -101,10 +128,10 @@ class Committer:
         self._wal_limit = self._next_trim = wal_limit_bytes
         self._db: sqlite3.Connection | None = None
         self._tip = Tip(0, b"", b"", 0)
+        self._removed = False
+        """Whether private data that was removed still stands in the log."""
         self.log_is_long = False
         """Whether `trim_log` is due since the last commit."""
-        self.trimming = False
-        """Whether `trim_log` waits for snapshots to end; read by the event loop."""
 
     def open(self, genesis: Callable[[], bytes]) -> int:
         """Open the file, create it if there is none, check it; return the height."""
@@ -115,10 +142,15 @@ class Committer:
                     create(db, self._channel)
                     self._write_genesis(db, genesis())
             self._tip = read_tip(db, self._path)
-            migrate(db, self._path)
+            migrate(
+                db, self._path, partial(rebuild, path=self._path, channel=self._channel)
+            )
             mark(self._path, self._marker)
             db.execute(f"PRAGMA journal_size_limit={self._wal_limit}")
+            # After a crash, private data that was removed may stand in the log.
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db = db
+        self._versions = Versions(db)
         return self._tip.height
 
     def close(self) -> None:
@@ -140,19 +172,94 @@ class Committer:
         """Build, validate and write one block; as `Ledger.commit`."""
         if not txs:
             raise InvalidInput("a block needs at least one transaction, found none")
-        db = self._db
-        if db is None:
-            raise LedgerClosed("the ledger is not open")
+        db = self._require_open()
         began = time.perf_counter()
-        with translated(self._path), immediate(db):
+        number = self._tip.height
+        with translated(self._path), self._block(db) as versions:
             self._require_tip(db)
-            number = self._tip.height
-            filter_, changes = _apply(db, txs, number)
-            commit = commit_hash(filter_, changes, number, self._tip.commit)
+            effects = Effects(versions, number)
+            filter_ = self._apply(db, versions, txs, effects)
+            commit = commit_hash(filter_, effects.changes, number, self._tip.commit)
             tip = _store(db, self._tip, txs, filter_, commit, self._signer)
         self._tip = tip
-        self.log_is_long = self._is_log_long()
+        self._removed = self._removed or effects.removed
+        self.log_is_long = self._removed or self._is_log_long()
         return CommittedBlock(number, filter_, time.perf_counter() - began)
+
+    @contextmanager
+    def _block(self, db: sqlite3.Connection) -> Iterator[Versions]:
+        """Run the body in one transaction of the database."""
+        try:
+            with immediate(db):
+                yield self._versions
+        except BaseException:
+            self._versions.forget()
+            raise
+
+    def _apply(
+        self,
+        db: sqlite3.Connection,
+        versions: Versions,
+        txs: Sequence[ParsedTransaction],
+        effects: Effects,
+    ) -> bytes:
+        """Decide each transaction and write the effects of the valid ones.
+
+        Returns: the TxValidationCode of each transaction.
+        """
+        number = self._tip.height
+        decided = bytearray()
+        ids: set[str] = set()
+        for position, checked in enumerate(self._check(db, versions, txs)):
+            tx, code = txs[position], checked
+            if code == codes.NOT_VALIDATED and tx.tx_id in ids:
+                code = codes.DUPLICATE_TXID
+            elif code == codes.NOT_VALIDATED:
+                code = _conflict(versions, tx.spaces, effects.changes)
+            # Within a block, an id is used up by a transaction that passed all checks
+            # but those against the state, as markTXIdDuplicates of Fabric's v20
+            # validator.go does it: an envelope that anybody can forge uses up none.
+            if checked == codes.NOT_VALIDATED and tx.tx_id:
+                ids.add(tx.tx_id)
+            decided.append(code)
+            if code == codes.VALID:
+                effects.write(tx, position, read_kept(db, tx))
+        effects.expire()
+        remove_kept(db, txs, number)
+        return bytes(decided)
+
+    def _check(
+        self,
+        db: sqlite3.Connection,
+        versions: Versions,
+        txs: Sequence[ParsedTransaction],
+    ) -> list[int]:
+        """Return the codes after the checks that need nothing of the block itself."""
+        number = self._tip.height
+        state = CommittedState(versions, number)
+        if self.validator is not None:
+            self.validator.begin(number)
+        decided = []
+        for tx in txs:
+            code = tx.code
+            if code == codes.NOT_VALIDATED:
+                if tx.tx_id and db.execute(_KNOWN, (packed_id(tx.tx_id),)).fetchone():
+                    code = codes.DUPLICATE_TXID
+                elif self.validator is not None and not tx.is_config:
+                    code = self.validator.check(tx, state)
+            decided.append(int(code))
+        return decided
+
+    def keep_private(self, tx_id: str, sets: bytes) -> None:
+        """Keep private data until its transaction is committed; as `Ledger`."""
+        db = self._require_open()
+        with translated(self._path), immediate(db):
+            keep(db, tx_id, self._tip.height, sets)
+
+    def _require_open(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise LedgerClosed("the ledger is not open")
+        return self._db
 
     def _require_tip(self, db: sqlite3.Connection) -> None:
         """Refuse to write a second block of one number."""
@@ -177,86 +284,56 @@ class Committer:
     def trim_log(self) -> None:
         """Shorten the write-ahead log; never raises.
 
-        SQLite restarts the log by itself when a commit finds no snapshot that reads
-        from the log. Under constant load there always is such a snapshot, so wait up to
-        0.5 s for them to end; meanwhile no block is written. If they stay, the next try
-        comes when the log has grown by its limit again.
+        SQLite restarts the log by itself when a commit finds no reader that reads from
+        the log. Under constant load there always is such a reader, so the ledger holds
+        no transaction open meanwhile. If another program does for 0.5 s, the next try
+        comes when the log has grown by its limit again, or after the next block if
+        private data that was removed still stands in the log.
         """
         db = self._db
         if db is None:
             return
         try:
             size = self._wal.stat().st_size
-            self.trimming = True
             db.execute(f"PRAGMA busy_timeout={_TRIM_WAIT_MS}")
             busy = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
             self._next_trim = self._wal_limit + (size if busy else 0)
+            self._removed = self._removed and bool(busy)
         except (OSError, sqlite3.Error) as error:
             self._next_trim += self._wal_limit
             _log.warning("WAL not shortened", path=str(self._path), exc_info=error)
         finally:
-            self.log_is_long = self.trimming = False
+            self.log_is_long = False
             with suppress(sqlite3.Error):
                 db.execute(f"PRAGMA busy_timeout={int(WRITER_TIMEOUT_S * 1000)}")
 
 
-def _apply(
-    db: sqlite3.Connection, txs: Sequence[ParsedTransaction], number: int
-) -> tuple[bytes, dict[ChangeKey, Change]]:
-    """Decide each transaction in order and write the effects of the valid ones.
-
-    Returns: the TxValidationCode of each transaction, and what the block changed.
-    """
-    decided = bytearray()
-    changes: dict[ChangeKey, Change] = {}
-    ids: set[str] = set()
-    for position, tx in enumerate(txs):
-        code = tx.code
-        if code == codes.NOT_VALIDATED:
-            known = tx.tx_id and db.execute(_KNOWN, (tx.tx_id,)).fetchone()
-            if known or tx.tx_id in ids:
-                code = codes.DUPLICATE_TXID
-            else:
-                code = _conflict(db, tx.spaces, changes)
-            # Within a block, an id is used up by a transaction that passed all checks
-            # but those against the state, as markTXIdDuplicates of Fabric's v20
-            # validator.go does it: an envelope that anybody can forge uses up none.
-            if tx.tx_id:
-                ids.add(tx.tx_id)
-        decided.append(code)
-        if code == codes.VALID:
-            for space in tx.spaces:
-                _write(db, space, (number, position), changes)
-                if not space.collection:
-                    _remember(db, space, tx, (number, position))
-    return bytes(decided), changes
-
-
 def _conflict(
-    db: sqlite3.Connection, spaces: list[Space], changed: Container[ChangeKey]
+    versions: Versions, spaces: list[Space], changed: Container[ChangeKey]
 ) -> int:
     """Return VALID, MVCC_READ_CONFLICT or PHANTOM_READ_CONFLICT: the first found.
 
-    `db` holds the block's open transaction, and so sees what earlier valid transactions
-    of the block wrote; `changed` also has what they deleted or re-labelled.
+    What earlier valid transactions of the block wrote is in `versions` already;
+    `changed` also has what they deleted or re-labelled.
     """
     for space in spaces:
+        ns, collection = space.ns, space.collection
         for key, version in space.reads:
-            if (space.ns, space.collection, key) in changed:
+            if (ns, collection, key) in changed:
                 return int(codes.MVCC_READ_CONFLICT)
-            if db.execute(_VERSION, (space.table, key)).fetchone() != version:
+            if versions.version(ns, collection, key) != version:
                 return int(codes.MVCC_READ_CONFLICT)
         for info in space.ranges:
-            if _range_changed(db, space.table, info):
+            if _range_changed(versions, ns, info):
                 return int(codes.PHANTOM_READ_CONFLICT)
     return int(codes.VALID)
 
 
-def _range_changed(db: sqlite3.Connection, ns: str, info: Any) -> bool:
+def _range_changed(versions: Versions, ns: str, info: Any) -> bool:
     stop = info.end_key.encode()
     if stop and not info.itr_exhausted:
         stop = after(stop)  # the last key that was taken belongs to the range
-    rows = db.execute(_VERSIONS, (ns, info.start_key.encode(), stop or ABOVE_ALL))
+    rows = versions.range(ns, info.start_key.encode(), stop)
     if info.HasField("reads_merkle_hashes"):
         recorded = info.reads_merkle_hashes
         summary = ReadsSummary(recorded.max_degree)
@@ -273,43 +350,6 @@ def _range_changed(db: sqlite3.Connection, ns: str, info: Any) -> bool:
     return next(rows, None) is not None
 
 
-def _write(
-    db: sqlite3.Connection,
-    space: Space,
-    version: tuple[int, int],
-    changes: dict[ChangeKey, Change],
-) -> None:
-    table = space.table
-    for key, value in space.writes:
-        if value is None:
-            db.execute(_DELETE, (table, key))
-        else:
-            db.execute(_PUT, (table, key, *version, value))
-        changes[space.ns, space.collection, key] = (value, version[1])
-    for key, metadata in space.metadata:
-        # Metadata of an absent key is ignored.
-        if db.execute(_LABEL, (metadata, *version, table, key)).rowcount:
-            value = db.execute(_VALUE, (table, key)).fetchone()[0]
-            changes[space.ns, space.collection, key] = (value, version[1])
-
-
-def _remember(
-    db: sqlite3.Connection,
-    space: Space,
-    tx: ParsedTransaction,
-    version: tuple[int, int],
-) -> None:
-    for key, value in space.writes:
-        # The timestamp is always present: the Node shim fails without it.
-        entry = KeyModification(
-            tx_id=tx.tx_id,
-            value=value or b"",
-            timestamp=tx.timestamp,
-            is_delete=value is None,
-        ).SerializeToString()
-        db.execute(_REMEMBER, (space.ns, key, *version, entry))
-
-
 def _store(
     db: sqlite3.Connection,
     tip: Tip,
@@ -320,7 +360,7 @@ def _store(
 ) -> Tip:
     """Write the block after `tip` and the index of its transactions."""
     number = tip.height
-    judged = list(zip(txs, filter_, strict=True))
+    judged = zip(txs, filter_, strict=True)
     configured = any(tx.is_config and code == codes.VALID for tx, code in judged)
     last_config = number if configured else tip.last_config
     block, block_hash = build_block(
@@ -333,9 +373,6 @@ def _store(
         signer=signer,
     )
     db.execute("INSERT INTO blocks VALUES (?, ?, ?)", (number, block_hash, block))
-    db.executemany(
-        "INSERT INTO transactions VALUES (?, ?, ?, ?)",
-        ((tx.tx_id, number, index, code) for index, (tx, code) in enumerate(judged)),
-    )
+    index(db, number, txs, filter_)
     db.execute("REPLACE INTO meta VALUES ('height', ?)", (number + 1,))
     return Tip(number + 1, block_hash, commit, last_config)

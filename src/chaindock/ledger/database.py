@@ -17,49 +17,67 @@ from chaindock.errors import LedgerCorrupt, LedgerError
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from chaindock.ids import ChannelId
 
 _log = get_logger("ledger")
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 APPLICATION_ID = 0x43444C31
 """Marks the file as ours in its header ("CDL1")."""
 
 WRITER_TIMEOUT_S = 5.0
 """How long the writer waits for a lock that another program holds."""
 
-# Keys are UTF-8 bytes, compared bytewise as LevelDB does. `state.ns` is a chaincode
-# name, or `name$$hcollection` for the key hashes of a collection; `state.metadata` is a
-# serialised KVMetadataWrite without its key. `history.entry` is a serialised
-# KeyModification: the value is kept twice, so that history needs no block to be parsed.
-# An envelope nobody can decode has transaction id "".
+# Keys are UTF-8 bytes, compared bytewise as LevelDB does; a private key is kept as its
+# SHA-256, and if the node has the private data, as itself in `name`. `namespaces` has
+# one row for the public state of a namespace (collection "") and one for each collection.
+# `superseded` is the block in which another row took the place; `labelled` is 1 if
+# only metadata changed, a serialised KVMetadataWrite without its key. A value of NULL is
+# a delete. A transaction id is kept as `packed_id` returns it.
 # Tables of values are ordinary ones: in a WITHOUT ROWID table a row above 1 kB takes
 # whole pages of its own.
-_VALUES = """
-CREATE TABLE state (ns TEXT NOT NULL, key BLOB NOT NULL, block INTEGER NOT NULL,
-  tx INTEGER NOT NULL, metadata BLOB, value BLOB NOT NULL, PRIMARY KEY (ns, key));
-CREATE TABLE history (ns TEXT NOT NULL, key BLOB NOT NULL, block INTEGER NOT NULL,
-  tx INTEGER NOT NULL, entry BLOB NOT NULL, PRIMARY KEY (ns, key, block, tx));
-"""
-_SCHEMA = """
+_BLOCKS = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE blocks (number INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE,
   block BLOB NOT NULL);
-CREATE TABLE transactions (tx_id TEXT NOT NULL, block INTEGER NOT NULL,
-  position INTEGER NOT NULL, code INTEGER NOT NULL,
-  PRIMARY KEY (tx_id, block, position)) WITHOUT ROWID;
 """
-_FORMER_SCHEMA = 1
-"""Version 1 kept state and history in WITHOUT ROWID tables."""
-_PUT_ASIDE = """
-ALTER TABLE state RENAME TO former_state; ALTER TABLE history RENAME TO former_history;
+_INDEXED = """
+CREATE TABLE transactions (block INTEGER NOT NULL, position INTEGER NOT NULL,
+  tx_id NOT NULL, code INTEGER NOT NULL, timestamp BLOB NOT NULL,
+  PRIMARY KEY (block, position)) WITHOUT ROWID;
+CREATE INDEX transactions_id ON transactions (tx_id);
+CREATE TABLE namespaces (id INTEGER PRIMARY KEY, ns TEXT NOT NULL,
+  collection TEXT NOT NULL, UNIQUE (ns, collection));
+CREATE TABLE versions (id INTEGER PRIMARY KEY, ns INTEGER NOT NULL, key BLOB NOT NULL,
+  block INTEGER NOT NULL, tx INTEGER NOT NULL, superseded INTEGER,
+  labelled INTEGER NOT NULL, metadata BLOB, value BLOB);
+CREATE UNIQUE INDEX versions_key ON versions (ns, key, block, tx);
+CREATE INDEX versions_current ON versions (ns, key)
+  WHERE superseded IS NULL AND value IS NOT NULL;
+CREATE INDEX versions_block ON versions (block);
+CREATE INDEX versions_superseded ON versions (superseded)
+  WHERE superseded IS NOT NULL;
+CREATE TABLE private (id INTEGER PRIMARY KEY, ns INTEGER NOT NULL, key BLOB NOT NULL,
+  block INTEGER NOT NULL, tx INTEGER NOT NULL, superseded INTEGER,
+  labelled INTEGER NOT NULL, expires INTEGER, metadata BLOB, value BLOB, name BLOB,
+  plain BLOB);
+CREATE UNIQUE INDEX private_key ON private (ns, key, block, tx);
+CREATE INDEX private_names ON private (ns, name)
+  WHERE superseded IS NULL AND plain IS NOT NULL;
+CREATE INDEX private_block ON private (block);
+CREATE INDEX private_superseded ON private (superseded) WHERE superseded IS NOT NULL;
+CREATE INDEX private_expires ON private (expires) WHERE expires IS NOT NULL;
 """
-_TAKE_OVER = """
-INSERT INTO state SELECT * FROM former_state; DROP TABLE former_state;
-INSERT INTO history SELECT * FROM former_history; DROP TABLE former_history;
+_TRANSIENT = """
+CREATE TABLE transient (tx_id TEXT PRIMARY KEY, height INTEGER NOT NULL,
+  sets BLOB NOT NULL);
+CREATE INDEX transient_height ON transient (height);
 """
+_FORMER_SCHEMAS = frozenset({1, 2})
+"""Version 2 kept state and history apart, version 1 in WITHOUT ROWID tables."""
+_DROP_FORMER = "DROP TABLE state; DROP TABLE history; DROP TABLE transactions;"
 
 _HINTS = {
     sqlite3.SQLITE_FULL: "free some space on the disk, then submit again; "
@@ -113,6 +131,8 @@ def connect_writer(
         db.execute("PRAGMA fullfsync=ON")
         db.execute("PRAGMA checkpoint_fullfsync=ON")
         db.execute("PRAGMA cache_size=-16000")
+        # Of private data that is purged or expired nothing stays in the file.
+        db.execute("PRAGMA secure_delete=ON")
         sync_folder(path.parent)
     return db, empty
 
@@ -166,7 +186,7 @@ def _is_empty(db: sqlite3.Connection, path: Path, channel: ChannelId) -> bool:
             hint="name another path",
             path=path,
         )
-    if version not in {SCHEMA_VERSION, _FORMER_SCHEMA}:
+    if version not in {SCHEMA_VERSION, *_FORMER_SCHEMAS}:
         raise LedgerError(
             f"ledger {str(path)!r} has schema version {version}; "
             f"this program reads version {SCHEMA_VERSION}",
@@ -189,7 +209,7 @@ def _is_empty(db: sqlite3.Connection, path: Path, channel: ChannelId) -> bool:
 
 def create(db: sqlite3.Connection, channel: ChannelId) -> None:
     """Make the tables, inside the caller's transaction: half a ledger cannot stay."""
-    _run_all(db, _SCHEMA + _VALUES)
+    _run_all(db, _BLOCKS + _INDEXED + _TRANSIENT)
     db.execute(f"PRAGMA application_id={APPLICATION_ID}")
     db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     db.execute("INSERT INTO meta VALUES ('channel', ?)", (channel,))
@@ -201,14 +221,20 @@ def _run_all(db: sqlite3.Connection, script: str) -> None:
         db.execute(statement)
 
 
-def migrate(db: sqlite3.Connection, path: Path) -> None:
-    """Copy the tables of version 1 into those of version 2, or change nothing."""
-    if db.execute("PRAGMA user_version").fetchone()[0] != _FORMER_SCHEMA:
+def migrate(
+    db: sqlite3.Connection, path: Path, rebuild: Callable[[sqlite3.Connection], None]
+) -> None:
+    """Turn a file of a former schema into one of this schema, or change nothing.
+
+    `rebuild` fills the empty tables of this schema from the blocks.
+    """
+    if db.execute("PRAGMA user_version").fetchone()[0] not in _FORMER_SCHEMAS:
         return
     _log.info("ledger is converted to another schema", path=str(path))
     try:
         with immediate(db):
-            _run_all(db, _PUT_ASIDE + _VALUES + _TAKE_OVER)
+            _run_all(db, _DROP_FORMER + _INDEXED + _TRANSIENT)
+            rebuild(db)
             db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     except sqlite3.Error as error:
         failed = translate(error, path)

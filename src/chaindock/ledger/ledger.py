@@ -13,20 +13,19 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from chaindock.errors import LedgerClosed, NotFound
 from chaindock.ledger.committer import CommittedBlock, Committer
-from chaindock.ledger.database import connect_reader, translated
 from chaindock.ledger.simulator import Simulator
-from chaindock.ledger.snapshots import SnapshotPool
-from chaindock.ledger.transaction import UNKNOWN, code_name
+from chaindock.ledger.snapshots import Reader, Snapshot
+from chaindock.ledger.transaction import UNKNOWN, code_name, packed_id
 from chaindock.telemetry import metrics
 from chaindock.values import MIB
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from chaindock.ids import ChannelId, TxId
     from chaindock.ledger.blocks import BlockSigner
+    from chaindock.ledger.committer import Validator
     from chaindock.ledger.transaction import ParsedTransaction
 
 T = TypeVar("T")
@@ -78,11 +77,10 @@ class Ledger:
         self._path = path
         self._genesis = genesis
         self._committer = Committer(path, channel, signer, wal_limit_bytes, marker)
-        self._snapshots = SnapshotPool(path)
         self._entered = self._is_open = False
         self._height = 0
         self._writer: ThreadPoolExecutor
-        self._reader: sqlite3.Connection
+        self._reader: Reader
 
     async def __aenter__(self) -> Self:
         if self._entered:
@@ -93,7 +91,7 @@ class Ledger:
             self._height = await self._write(
                 partial(self._committer.open, self._genesis)
             )
-            self._reader = connect_reader(self._path)
+            self._reader = Reader(self._path)
         except BaseException:
             await self._close_writer()
             raise
@@ -108,7 +106,6 @@ class Ledger:
         """
         if self._is_open:
             self._is_open = False
-            self._snapshots.close()
             self._reader.close()
             await self._close_writer()
 
@@ -129,8 +126,23 @@ class Ledger:
     def new_simulator(self, tx_id: TxId) -> Simulator:
         """Return a simulator over the state as committed now; call its `done`."""
         self._require_open()
-        snapshot = self._snapshots.acquire(self._height, renew=self._committer.trimming)
-        return Simulator(tx_id, snapshot, self._snapshots.release)
+        return Simulator(tx_id, Snapshot(self._reader, self._height))
+
+    def check_with(self, validator: Validator) -> None:
+        """Have transactions checked by policies from the next block on."""
+        self._committer.validator = validator
+
+    async def keep_private(self, tx_id: str, sets: bytes) -> None:
+        """Keep a serialised `TxPvtReadWriteSet` until its transaction is committed.
+
+        It is on disk when this returns. It is removed with the block of the transaction,
+        or 20,000 blocks later.
+
+        Raises: LedgerClosed, LedgerError. Cancelled: it is kept all the same.
+        """
+        self._require_open()
+        kept = self._write(partial(self._committer.keep_private, tx_id, sets))
+        await asyncio.shield(kept)
 
     async def commit(self, txs: Sequence[ParsedTransaction]) -> CommittedBlock:
         """Make the next block of `txs`, validate it, flush it to disk and return it.
@@ -159,8 +171,15 @@ class Ledger:
         block = done.result()
         self._height = block.number + 1
         count(self.channel, block, txs)
-        if self._committer.log_is_long and self._is_open:
-            self._writer.submit(self._committer.trim_log)
+        if self._is_open:
+            self._reader.renew()
+            if self._committer.log_is_long:
+                self._reader.paused = True
+                trimmed = self._write(self._committer.trim_log)
+                trimmed.add_done_callback(self._trimmed)
+
+    def _trimmed(self, _: object) -> None:
+        self._reader.paused = False
 
     def find_transaction(self, tx_id: TxId) -> TxLocation | None:
         """Return the first occurrence of a transaction id, valid or not."""
@@ -169,7 +188,7 @@ class Ledger:
         row = self._read(
             "SELECT block, position, code FROM transactions WHERE tx_id=? "
             "ORDER BY block, position LIMIT 1",
-            tx_id,
+            packed_id(tx_id),
         )
         return TxLocation(*row) if row else None
 
@@ -184,11 +203,9 @@ class Ledger:
             )
         return bytes(row[0])
 
-    def _read(self, sql: str, value: Any) -> tuple[Any, ...] | None:
+    def _read(self, sql: str, value: Any) -> Any:
         self._require_open()
-        with translated(self._path):
-            row: tuple[Any, ...] | None = self._reader.execute(sql, (value,)).fetchone()
-        return row
+        return self._reader.one(sql, (value,))
 
     def _require_open(self) -> None:
         if not self._is_open:

@@ -10,11 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
-from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KV
+from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KV, KeyModification
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from chaindock.errors import InvalidInput, LedgerClosed
 from chaindock.ledger.budget import ENTRY_BYTES
-from chaindock.ledger.snapshots import ABOVE_ALL, END_OF_HISTORY, after
+from chaindock.ledger.snapshots import ABOVE_ALL, after
+from chaindock.ledger.transaction import unpacked_id
 
 if TYPE_CHECKING:
     from chaindock.ledger.rwset import RangeRecord
@@ -151,15 +153,31 @@ class HistoryResults(Results):
         super().__init__(simulator)
         self._ns = ns
         self._key = key
-        self._below = END_OF_HISTORY
+        self._below = (simulator.snapshot().height, 0)
 
     def _pull(self, snapshot: Snapshot, wanted: int, max_bytes: int) -> list[bytes]:
         rows, self.exhausted = snapshot.history(
             self._ns, self._key, self._below, wanted, max_bytes
         )
         if rows:
-            self._below = rows[-1][2:]
-        return [row[1] for row in rows]
+            self._below = rows[-1][2:4]
+        return [
+            modification(tx_id, value, timestamp, deleted).SerializeToString()
+            for tx_id, value, _, _, timestamp, deleted in rows
+        ]
+
+
+def modification(
+    tx_id: bytes | str, value: bytes, timestamp: bytes, deleted: int
+) -> KeyModification:
+    """Return an entry of a history from its parts as they are stored."""
+    # The timestamp is always present: the Node shim fails without it.
+    return KeyModification(
+        tx_id=unpacked_id(tx_id),
+        value=value,
+        timestamp=Timestamp.FromString(timestamp),
+        is_delete=bool(deleted),
+    )
 
 
 class PrivateResults(Results):

@@ -8,42 +8,44 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KeyModification
-
 from chaindock.errors import InvalidInput, LedgerClosed, NotFound
-from chaindock.ledger.database import connect_reader, read_meta, translated
+from chaindock.ledger.database import translated
 from chaindock.ledger.ledger import TxLocation
+from chaindock.ledger.queries import modification
+from chaindock.ledger.snapshots import Reader, Snapshot
+from chaindock.ledger.transaction import packed_id, unpacked_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KeyModification
+
     from chaindock.ledger.snapshots import Version
 
 T = TypeVar("T")
-_GET = "SELECT key, value, block, tx FROM state WHERE ns=? AND key=?"
-_SCAN = (
-    "SELECT key, value, block, tx FROM state WHERE ns=? AND key>=? AND key<? "
-    "ORDER BY key LIMIT ?"
+_COUNT = (
+    "SELECT count(*) FROM (SELECT 1 FROM versions INDEXED BY versions_current "
+    "WHERE ns=? AND superseded IS NULL AND value IS NOT NULL LIMIT ?)"
 )
-_COUNT = "SELECT count(*) FROM (SELECT 1 FROM state WHERE ns=? LIMIT ?)"
-_HISTORY = (
-    "SELECT block, tx, entry FROM history WHERE ns=? AND key=? AND (block, tx)<(?, ?) "
-    "ORDER BY block DESC, tx DESC LIMIT ?"
-)
+# A change of metadata alone counts: it is a conflict for whoever read the key.
 _LAST = (
-    "SELECT key, block, tx, entry FROM history WHERE ns=? AND key>=? AND key<? "
-    "AND (block, tx)<(?, ?) ORDER BY block DESC, tx DESC LIMIT 1"
+    "SELECT key, v.block, v.tx, tx_id, coalesce(value, x''), timestamp, value IS NULL "
+    "FROM versions v JOIN transactions t ON t.block=v.block AND t.position=v.tx "
+    "WHERE ns=? AND key>=? AND key<? AND (v.block, v.tx)<(?, ?) "
+    "ORDER BY v.block DESC, v.tx DESC LIMIT 1"
 )
+_HEIGHT = "SELECT value FROM meta WHERE name='height'"
 _BLOCK = "SELECT hash, block FROM blocks WHERE number=?"
 _FIND = (
     "SELECT tx_id, block, position, code FROM transactions "
-    "WHERE tx_id>=? AND tx_id<? ORDER BY tx_id, block, position LIMIT 2"
+    "WHERE (tx_id BETWEEN ? AND ?) OR (tx_id>=? AND tx_id<?) "
+    "ORDER BY tx_id, block, position LIMIT 2"
 )
+_HISTORY_STEP, _STEP_BYTES = 100, 1024 * 1024
 _FULL_ID = 64
 
 
@@ -107,6 +109,7 @@ class LedgerReader:
             raise LedgerClosed("the ledger is closed")
 
         def guarded() -> T:
+            view.renew()
             with translated(self._path):
                 return job(view)
 
@@ -118,20 +121,27 @@ class View:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._db = connect_reader(path)
+        self._reader = Reader(path)
 
     def close(self) -> None:
         """Close the file."""
-        self._db.close()
+        self._reader.close()
+
+    def renew(self) -> None:
+        """See what is committed now."""
+        self._reader.renew()
 
     def height(self) -> int:
         """Return the number of blocks."""
-        return int(read_meta(self._db, self._path, "height"))
+        return int(self._reader.one(_HEIGHT, ())[0])
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(self._reader, self.height())
 
     def get(self, ns: str, key: bytes) -> Entry | None:
         """Return the committed value of a key; None = absent."""
-        row = self._db.execute(_GET, (ns, key)).fetchone()
-        return Entry(*row) if row else None
+        row = self._snapshot().get(ns, key)
+        return Entry(key, *row) if row else None
 
     def scan(
         self, ns: str, start: bytes, stop: bytes, limit: int, max_bytes: int
@@ -142,40 +152,39 @@ class View:
 
         Returns: the entries, and whether the last key of the range is among them.
         """
-        found: list[Entry] = []
-        size = 0
-        bounds = (ns, start, stop, limit + 1)
-        with closing(self._db.execute(_SCAN, bounds)) as rows:
-            for row in rows:
-                if len(found) == limit or size >= max_bytes:
-                    return found, False
-                found.append(Entry(*row))
-                size += len(row[0]) + len(row[1])
-        return found, True
+        rows, ended = self._snapshot().scan(ns, start, stop, limit + 1, max_bytes)
+        return [Entry(*row) for row in rows[:limit]], ended and len(rows) <= limit
 
     def count(self, ns: str, most: int) -> int:
         """Return how many keys a namespace has; counting ends at `most`."""
-        return int(self._db.execute(_COUNT, (ns, most)).fetchone()[0])
+        found = self._reader.one(_COUNT, (self._reader.namespace(ns, ""), most))
+        return int(found[0])
 
     def history(self, ns: str, key: bytes, below: Version) -> Iterator[Change]:
         """Yield the changes of a key before the version `below`, newest first."""
-        with closing(self._db.execute(_HISTORY, (ns, key, *below, -1))) as rows:
-            for block, tx, entry in rows:
-                yield Change(key, block, tx, KeyModification.FromString(entry))
+        snapshot = self._snapshot()
+        ended = False
+        while not ended:
+            rows, ended = snapshot.history(ns, key, below, _HISTORY_STEP, _STEP_BYTES)
+            for tx_id, value, block, tx, timestamp, deleted in rows:
+                below = block, tx
+                entry = modification(tx_id, value, timestamp, deleted)
+                yield Change(key, block, tx, entry)
 
     def last_change(
         self, ns: str, start: bytes, stop: bytes, below: Version
     ) -> Change | None:
         """Return the newest change of a key in `[start, stop)` before `below`."""
-        row = self._db.execute(_LAST, (ns, start, stop, *below)).fetchone()
+        bounds = (self._reader.namespace(ns, ""), start, stop, *below)
+        row = self._reader.one(_LAST, bounds)
         if row is None:
             return None
-        found, block, tx, entry = row
-        return Change(found, block, tx, KeyModification.FromString(entry))
+        found, block, tx, *entry = row
+        return Change(found, block, tx, modification(*entry))
 
     def block(self, number: int) -> tuple[bytes, bytes]:
         """Return hash and serialised form of a block. Raises: NotFound."""
-        row = self._db.execute(_BLOCK, (number,)).fetchone()
+        row = self._reader.one(_BLOCK, (number,))
         if row is None:
             raise NotFound(
                 f"there is no block {number}; the ledger has {self.height()} blocks",
@@ -191,7 +200,10 @@ class View:
 
         Raises: NotFound. InvalidInput: several ids begin like this.
         """
-        rows = self._db.execute(_FIND, (tx_id, tx_id + "g")).fetchall()
+        first = packed_id(tx_id.ljust(_FULL_ID, "0"))
+        last = packed_id(tx_id.ljust(_FULL_ID, "f"))
+        bounds = (first, last, tx_id, tx_id + "g")
+        rows = self._reader.execute(_FIND, bounds).fetchall()
         if not rows:
             raise NotFound(
                 f"the ledger has no transaction {tx_id!r}",
@@ -204,4 +216,4 @@ class View:
                 hint="give more digits of the id",
                 tx_id=tx_id,
             )
-        return rows[0][0], TxLocation(*rows[0][1:])
+        return unpacked_id(rows[0][0]), TxLocation(*rows[0][1:])

@@ -32,7 +32,7 @@ from chaindock.ledger.rwset import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from chaindock.ids import TxId
     from chaindock.ledger.snapshots import Snapshot, Version
@@ -66,14 +66,11 @@ class Simulator:
         held: bytes that reads and writes take in memory until `done`.
     """
 
-    def __init__(
-        self, tx_id: TxId, snapshot: Snapshot, release: Callable[[Snapshot], None]
-    ) -> None:
+    def __init__(self, tx_id: TxId, snapshot: Snapshot) -> None:
         self.tx_id = tx_id
         self.budget = Budget(MAX_HELD_BYTES, f"transaction {tx_id}")
         self.held = 0
         self._snapshot: Snapshot | None = snapshot
-        self._release = release
         self._records: dict[tuple[str, str], Record] = defaultdict(Record)
         self._ranges: list[RangeRecord] = []
         self._queried = ""
@@ -271,10 +268,8 @@ class Simulator:
         return self._private
 
     def done(self) -> None:
-        """Give the snapshot back. Harmless when repeated."""
-        snapshot, self._snapshot = self._snapshot, None
-        if snapshot is not None:
-            self._release(snapshot)
+        """End the simulation. Harmless when repeated."""
+        self._snapshot = None
         self.budget.give_back(self.held)
 
     def __enter__(self) -> Self:

@@ -1,44 +1,55 @@
-"""Stable views of the committed state, shared by simulations over one height.
+"""Stable views of the committed state.
 
-A snapshot never changes while it is held. Simulations over one height share one
-connection, and no cursor outlives a call.
+A view is a height: the rows of blocks below it that no block below it superseded. So
+views cost nothing while they are held, and one connection serves all of them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-import time
 from typing import TYPE_CHECKING, Any
 
 from chaindock.errors import LedgerClosed
-from chaindock.ledger.database import (
-    closed_on_error,
-    connect_reader,
-    read_meta,
-    translate,
-    translated,
-)
+from chaindock.ledger.database import connect_reader, translate
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     Row = tuple[bytes, bytes, int, int]
-    """key, value or entry of the history, block, position in the block"""
+    """key, value, block, position in the block"""
     Version = tuple[int, int]
 
-_GET = "SELECT value, block, tx FROM state WHERE ns=? AND key=?"
-_METADATA = "SELECT metadata, block, tx FROM state WHERE ns=? AND key=?"
+_AT = "FROM {0} WHERE ns=? AND key=? AND block<? ORDER BY block DESC, tx DESC LIMIT 1"
+_GET = "SELECT value, block, tx " + _AT.format("versions")
+_METADATA = "SELECT metadata, block, tx, value IS NOT NULL " + _AT
+_PUBLIC_METADATA = _METADATA.format("versions")
+_PRIVATE_METADATA = _METADATA.format("private")
+_HASH = "SELECT value, block, tx " + _AT.format("private")
+_PRIVATE = "SELECT block, tx, value IS NOT NULL, plain " + _AT.format("private")
+_LAST_HELD = (
+    "SELECT block, tx FROM private WHERE ns=? AND key=? AND block<? "
+    "AND plain IS NOT NULL ORDER BY block DESC, tx DESC LIMIT 1"
+)
+# Of a key in the range, the row that counts is either the newest one, or was
+# superseded since; of the latter there are few, unless the view is old.
 _SCAN = (
-    "SELECT key, value, block, tx FROM state WHERE ns=? AND key>=? AND key<? "
-    "ORDER BY key LIMIT ?"
+    "SELECT {2}, {3}, block, tx FROM {0} INDEXED BY {1} WHERE ns=?1 AND {2}>=?2 "
+    "AND {2}<?3 AND superseded IS NULL AND {3} IS NOT NULL AND block<?4 "
+    "UNION ALL "
+    "SELECT {2}, {3}, block, tx FROM {0} INDEXED BY {0}_superseded "
+    "WHERE superseded>=?4 AND ns=?1 AND {2}>=?2 AND {2}<?3 AND {3} IS NOT NULL "
+    "AND block<?4 ORDER BY 1 LIMIT ?5"
 )
+_SCAN_PUBLIC = _SCAN.format("versions", "versions_current", "key", "value")
+_SCAN_PRIVATE = _SCAN.format("private", "private_names", "name", "plain")
 _HISTORY = (
-    "SELECT key, entry, block, tx FROM history WHERE ns=? AND key=? "
-    "AND (block, tx)<(?, ?) ORDER BY block DESC, tx DESC LIMIT ?"
+    "SELECT tx_id, coalesce(value, x''), v.block, v.tx, timestamp, value IS NULL "
+    "FROM versions v JOIN transactions t ON t.block=v.block AND t.position=v.tx "
+    "WHERE ns=? AND key=? AND labelled=0 AND (v.block, v.tx)<(?, ?) "
+    "ORDER BY v.block DESC, v.tx DESC LIMIT ?"
 )
-_IDLE_CONNECTIONS = 4
-_SHARED_S = 0.05
+_NAMESPACE = "SELECT id FROM namespaces WHERE ns=? AND collection=?"
 END_OF_HISTORY = (1 << 62, 0)
 """A version above every other one: where reading history begins."""
 ABOVE_ALL = b"\xff"
@@ -50,61 +61,129 @@ def after(key: bytes) -> bytes:
     return key + b"\0"
 
 
-class Snapshot:
-    """One read transaction; see SnapshotPool for its life."""
+class Reader:
+    """The connection that reads. Use it on one thread.
 
-    def __init__(self, db: sqlite3.Connection, height: int, path: Path) -> None:
-        self.db: sqlite3.Connection | None = db
-        self.height = height
-        self.users = 0
-        self.born = time.monotonic()
+    A transaction stays open from a read to the next block: it makes a point read a third
+    cheaper. While `paused`, none stays open, so that the log can be shortened.
+    """
+
+    def __init__(self, path: Path) -> None:
         self._path = path
+        self._db: sqlite3.Connection | None = connect_reader(path)
+        self._ids: dict[tuple[str, str], int] = {}
+        self.paused = False
+
+    def execute(self, sql: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
+        """Run a SELECT. Raises: LedgerClosed, LedgerError."""
+        db = self._db
+        if db is None:
+            raise LedgerClosed("the ledger was closed while the simulation ran")
+        try:
+            if not (self.paused or db.in_transaction):
+                db.execute("BEGIN")
+            return db.execute(sql, values)
+        except sqlite3.Error as error:
+            raise translate(error, self._path) from error
+
+    def one(self, sql: str, values: tuple[Any, ...]) -> Any:
+        """Return the first row, None if there is none."""
+        cursor = self.execute(sql, values)
+        try:
+            return cursor.fetchone()
+        except sqlite3.Error as error:
+            raise translate(error, self._path) from error
+        finally:
+            cursor.close()
+
+    def rows(
+        self, sql: str, values: tuple[Any, ...], max_bytes: int
+    ) -> tuple[list[Any], bool]:
+        """Return rows until their first two columns have `max_bytes`.
+
+        The last of `values` is the LIMIT. Returns: the rows, and whether there are no more.
+        """
+        rows: list[Any] = []
+        size = 0
+        try:
+            with contextlib.closing(self.execute(sql, values)) as cursor:
+                for row in cursor:
+                    rows.append(row)
+                    size += len(row[0]) + len(row[1])
+                    if size >= max_bytes:
+                        return rows, False
+        except sqlite3.Error as error:
+            raise translate(error, self._path) from error
+        return rows, len(rows) < int(values[-1])
+
+    def namespace(self, ns: str, collection: str) -> int | None:
+        """Return the number of a namespace or collection; None if nothing was written."""
+        found = self._ids.get((ns, collection))
+        if found is None:
+            row = self.one(_NAMESPACE, (ns, collection))
+            if row is None:
+                return None
+            found = self._ids[ns, collection] = row[0]
+        return found
+
+    def renew(self) -> None:
+        """See the newest block from the next read on."""
+        if self._db is not None and self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Close the connection; a read after it raises LedgerClosed."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+
+class Snapshot:
+    """The state after `height` blocks."""
+
+    def __init__(self, reader: Reader, height: int) -> None:
+        self.height = height
+        self._reader = reader
 
     def get(self, ns: str, key: bytes) -> tuple[bytes, int, int] | None:
         """Return (value, block, position), None if the key is absent."""
-        try:
-            row: tuple[bytes, int, int] | None
-            row = self._connection().execute(_GET, (ns, key)).fetchone()
-        except sqlite3.Error as error:
-            raise translate(error, self._path) from error
-        return row
+        reader = self._reader
+        at = (reader.namespace(ns, ""), key, self.height)
+        row: tuple[bytes, int, int] | None = reader.one(_GET, at)
+        return None if row is None or row[0] is None else row
 
     def get_metadata(
         self, ns: str, collection: str, key: bytes
     ) -> tuple[bytes | None, int, int] | None:
         """Return (metadata, block, position) of a key or key hash, None if absent."""
-        table = f"{ns}$$h{collection}" if collection else ns
-        try:
-            row: tuple[bytes | None, int, int] | None
-            row = self._connection().execute(_METADATA, (table, key)).fetchone()
-        except sqlite3.Error as error:
-            raise translate(error, self._path) from error
-        return row
+        at = (self._reader.namespace(ns, collection), key, self.height)
+        row = self._reader.one(
+            _PRIVATE_METADATA if collection else _PUBLIC_METADATA, at
+        )
+        return row[:3] if row is not None and row[3] else None
 
     def get_hash(
         self, ns: str, collection: str, key: bytes
     ) -> tuple[bytes, int, int] | None:
         """Return (hash of the value, block, position) for the hash of a private key."""
-        return self.get(f"{ns}$$h{collection}", key)
+        at = (self._reader.namespace(ns, collection), key, self.height)
+        row: tuple[bytes, int, int] | None = self._reader.one(_HASH, at)
+        return None if row is None or row[0] is None else row
 
     def get_private(
         self, ns: str, collection: str, key: bytes
     ) -> tuple[bytes | None, Version | None, Version | None]:
-        """Return a private value, its version, and the version of its hash."""
-        row = self.get_hash(ns, collection, key)
-        return None, None, row and row[1:]
+        """Return a private value, its version, and the version of its hash.
 
-    def scan_private(
-        self,
-        ns: str,  # noqa: ARG002
-        collection: str,  # noqa: ARG002
-        start: bytes,  # noqa: ARG002
-        stop: bytes,  # noqa: ARG002
-        limit: int,  # noqa: ARG002
-        max_bytes: int,  # noqa: ARG002
-    ) -> tuple[list[Row], bool]:
-        """Return private keys and values as `scan`; none are stored yet."""
-        return [], True
+        They differ if the node lacks the value that belongs to the newest hash.
+        """
+        at = (self._reader.namespace(ns, collection), key, self.height)
+        row = self._reader.one(_PRIVATE, at)
+        if row is None or not row[2]:
+            return None, None, None
+        if row[3] is None:
+            return None, self._reader.one(_LAST_HELD, at), row[:2]
+        return row[3], row[:2], row[:2]
 
     def scan(
         self, ns: str, start: bytes, stop: bytes, limit: int, max_bytes: int
@@ -115,101 +194,31 @@ class Snapshot:
 
         Returns: the rows, and whether the last row in the range is among them.
         """
-        return self._read(_SCAN, (ns, start, stop, limit), max_bytes)
+        ns_id = self._reader.namespace(ns, "")
+        bounds = (ns_id, start, stop, self.height, limit)
+        return self._reader.rows(_SCAN_PUBLIC, bounds, max_bytes)
+
+    def scan_private(
+        self,
+        ns: str,
+        collection: str,
+        start: bytes,
+        stop: bytes,
+        limit: int,
+        max_bytes: int,
+    ) -> tuple[list[Row], bool]:
+        """Return private keys and values as `scan`."""
+        ns_id = self._reader.namespace(ns, collection)
+        bounds = (ns_id, start, stop, self.height, limit)
+        return self._reader.rows(_SCAN_PRIVATE, bounds, max_bytes)
 
     def history(
         self, ns: str, key: bytes, below: Version, limit: int, max_bytes: int
-    ) -> tuple[list[Row], bool]:
-        """Return entries of the history older than `below`, newest first, as `scan`."""
-        return self._read(_HISTORY, (ns, key, *below, limit), max_bytes)
+    ) -> tuple[list[Any], bool]:
+        """Return writes of a key older than `below`, newest first.
 
-    def _read(
-        self, query: str, bounds: tuple[Any, ...], max_bytes: int
-    ) -> tuple[list[Row], bool]:
-        rows: list[Row] = []
-        size = 0
-        try:
-            with contextlib.closing(
-                self._connection().execute(query, bounds)
-            ) as cursor:
-                for row in cursor:
-                    rows.append(row)
-                    size += len(row[0]) + len(row[1])
-                    if size >= max_bytes:
-                        return rows, False
-        except sqlite3.Error as error:
-            raise translate(error, self._path) from error
-        return rows, len(rows) < int(bounds[-1])
-
-    def _connection(self) -> sqlite3.Connection:
-        if self.db is None:
-            raise LedgerClosed("the ledger was closed while the simulation ran")
-        return self.db
-
-
-class SnapshotPool:
-    """Hands out the newest committed state. Use it from the event loop only."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._current: Snapshot | None = None
-        self._held: set[Snapshot] = set()
-        self._idle: list[sqlite3.Connection] = []
-
-    def acquire(self, height: int, *, renew: bool = False) -> Snapshot:
-        """Return a snapshot of at least `height` blocks; give it back with `release`.
-
-        Args:
-            height: of the ledger now.
-            renew: whether the writer waits to shorten the log. The log can only be
-                shortened when no snapshot from before the wait is held any more, so
-                a snapshot is then shared for 50 ms at most.
-
-        Raises:
-            LedgerError: the file cannot be read.
+        Each is (transaction id, value, block, position, serialised timestamp, whether it
+        was a delete); see `scan` for `limit`, `max_bytes` and what is returned.
         """
-        snapshot = self._current
-        if (
-            snapshot is None
-            or snapshot.users == 0
-            or snapshot.height < height
-            or (renew and time.monotonic() - snapshot.born > _SHARED_S)
-        ):
-            snapshot = self._current = self._begin()
-            self._held.add(snapshot)
-        snapshot.users += 1
-        return snapshot
-
-    def _begin(self) -> Snapshot:
-        db = self._idle.pop() if self._idle else connect_reader(self._path)
-        with closed_on_error(db), translated(self._path):
-            db.execute("BEGIN")
-            # SQLite pins the snapshot at the first read, not at BEGIN.
-            height = int(read_meta(db, self._path, "height"))
-        return Snapshot(db, height, self._path)
-
-    def release(self, snapshot: Snapshot) -> None:
-        """Give back a snapshot; the last holder ends its transaction."""
-        snapshot.users -= 1
-        if snapshot.users or (db := snapshot.db) is None:
-            return
-        self._held.discard(snapshot)
-        snapshot.db = None
-        try:
-            db.execute("ROLLBACK")
-        except sqlite3.Error:
-            db.close()
-            return
-        if len(self._idle) < _IDLE_CONNECTIONS:
-            self._idle.append(db)
-        else:
-            db.close()
-
-    def close(self) -> None:
-        """Close all connections; a snapshot still held raises LedgerClosed from now."""
-        for snapshot in self._held:
-            if snapshot.db is not None:
-                snapshot.db.close()
-                snapshot.db = None
-        for db in self._idle:
-            db.close()
+        bounds = (self._reader.namespace(ns, ""), key, *below, limit)
+        return self._reader.rows(_HISTORY, bounds, max_bytes)

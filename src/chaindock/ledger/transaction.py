@@ -48,11 +48,10 @@ class Space:
     """None deletes"""
     metadata: list[tuple[bytes, bytes | None]]
     """serialised `KVMetadataWrite` without key; None removes it"""
-
-    @property
-    def table(self) -> str:
-        """Namespace in the state table."""
-        return f"{self.ns}$$h{self.collection}" if self.collection else self.ns
+    purged: tuple[bytes, ...] = ()
+    """key hashes of `writes` whose earlier private values are purged"""
+    private_hash: bytes = b""
+    """SHA-256 of the private `KVRWSet`; b"" = nothing private was written"""
 
 
 @dataclass(slots=True)
@@ -92,6 +91,22 @@ class ParsedTransaction:
 
 
 _KINDS = {number: name for name, number in common_pb2.HeaderType.items()}
+
+
+def packed_id(tx_id: str) -> bytes | str:
+    """Return a transaction id as it is stored: the 32 bytes that it names, if it does.
+
+    Whatever else an envelope has as its id is stored as it is; one that nobody can
+    decode has the id "".
+    """
+    if len(tx_id) == 64 and not tx_id.strip("0123456789abcdef"):
+        return bytes.fromhex(tx_id)
+    return tx_id
+
+
+def unpacked_id(stored: bytes | str) -> str:
+    """Return the transaction id that `packed_id` was given."""
+    return stored.hex() if isinstance(stored, bytes) else stored
 
 
 def code_name(code: int) -> str:
@@ -273,6 +288,8 @@ def _hashed(ns: str, collection: Any) -> Space:
             for write in kv.hashed_writes
         ],
         metadata=[(write.key_hash, _entries(write)) for write in kv.metadata_writes],
+        purged=tuple(write.key_hash for write in kv.hashed_writes if write.is_purge),
+        private_hash=collection.pvt_rwset_hash,
     )
 
 

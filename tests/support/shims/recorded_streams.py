@@ -33,7 +33,7 @@ from chaindock.ids import Ccid
 from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.definitions import Approval, Definitions
 from support.eventually import eventually
-from support.ledgers.recorded import ledger_of, transactions
+from support.ledgers.recorded import commit_recorded, ledger_of
 from support.shims.endorsing import processed
 from support.shims.stream_node import StreamNode
 
@@ -198,7 +198,7 @@ class Replay:
     async def reach(self, height: int) -> None:
         """Commit the recorded blocks below `height`."""
         while self.ledger.height < height:
-            await self.ledger.commit(transactions(self.ledger.height))
+            await commit_recorded(self.ledger, self.ledger.height)
 
     async def play(self, scenario: Scenario) -> list[str]:
         """Return what the node does in another way than the peer."""

@@ -16,7 +16,6 @@ from fabric_protos.peer import chaincode_pb2, proposal_pb2, proposal_response_pb
 from chaindock.endorser.caller import assemble, new_proposal
 from chaindock.endorser.checks import parse_proposal
 from chaindock.errors import (
-    ChaincodeError,
     Denied,
     NotFound,
     ProposalInvalid,
@@ -330,16 +329,6 @@ async def test_a_call_without_channel_is_answered_and_never_endorsed(defined):
     with pytest.raises(NotFound):
         await endorsed(defined, proposal(defined, b"get", b"k", channel=""))
     assert defined.chaincode.seen == []
-
-
-async def test_no_snapshot_is_left_open(defined):
-    await endorsed(defined, proposal(defined, b"get", b"k"))
-    defined.chaincode.raises = ChaincodeError("x")
-    with pytest.raises(ChaincodeError):
-        await endorsed(defined, proposal(defined, b"get", b"k"))
-    with pytest.raises(NotFound):
-        await endorsed(defined, proposal(defined, b"get", name="none"))
-    assert defined.ledger._snapshots._held == set()
 
 
 async def test_the_client_cannot_set_decorations(defined):

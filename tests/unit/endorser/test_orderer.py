@@ -286,6 +286,9 @@ class Stubborn(Ledger):
     def new_simulator(self, tx_id: Any) -> Any:
         return self._ledger.new_simulator(tx_id)
 
+    def check_with(self, validator: Any) -> None:
+        self._ledger.check_with(validator)
+
     async def commit(self, envelopes: Any) -> Any:
         await self.gate.wait()
         if self.full:
@@ -308,10 +311,10 @@ async def test_a_defect_fails_one_block_and_not_all_that_follow(defined, monkeyp
         envelope = await transaction(defined)
         with monkeypatch.context() as patched:
 
-            def fail(_txs: Any) -> Any:
+            def fail(*_: Any) -> Any:
                 raise RuntimeError("nobody thought of that")
 
-            patched.setattr(orderer, "_check_policies", fail)
+            patched.setattr(orderer._validator, "check", fail)
             with pytest.raises(LedgerError, match="unexpected RuntimeError"):
                 await orderer.submit(envelope)
         assert (await orderer.submit(envelope)).code == 0

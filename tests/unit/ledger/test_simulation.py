@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -125,27 +126,27 @@ async def test_a_snapshot_stays_while_blocks_are_committed(ledger: Ledger) -> No
     after.done()
 
 
-def connections(ledger: Ledger) -> int:
-    pool = ledger._snapshots
-    return len(pool._held) + len(pool._idle)
+def open_files(ledger: Ledger) -> int:
+    files = Path("/proc/self/fd").iterdir()
+    names = [os.path.realpath(file) for file in files]
+    return names.count(str(ledger._path))
 
 
-async def test_simulations_of_one_height_share_a_connection(ledger: Ledger) -> None:
-    """However long simulations are held, those over one height cost one connection."""
-    first = [ledger.new_simulator(T) for _ in range(50)]
-    await asyncio.sleep(0.1)
-    first += [ledger.new_simulator(T) for _ in range(50)]
-    await commit(ledger, rwset(writes={"a": b"1"}))
-    second = [ledger.new_simulator(T) for _ in range(100)]
-    assert connections(ledger) == 2
-    assert {s.get_state("cc", "a") for s in first} == {None}
-    assert {s.get_state("cc", "a") for s in second} == {b"1"}
-    for simulator in first + second:
-        simulator.done()
-        simulator.done()
-    assert connections(ledger) == 2  # idle, kept for the next ones
-    with ledger.new_simulator(T):
-        assert connections(ledger) == 2
+async def test_simulations_of_any_height_cost_no_connection(ledger: Ledger) -> None:
+    held: list[list[Simulator]] = []
+    for number in range(5):
+        held.append([ledger.new_simulator(T) for _ in range(50)])
+        await commit(ledger, rwset(writes={"a": b"%d" % number}))
+        assert {s.get_state("cc", "a") for s in held[0]} == {None}
+    assert open_files(ledger) == 2  # one writes, one reads
+    for number, simulators in enumerate(held[1:]):
+        assert {s.get_state("cc", "a") for s in simulators} == {b"%d" % number}
+        assert {len(s.open_history("cc", "a").take(9)) for s in simulators} == {
+            number + 1
+        }
+        for simulator in simulators:
+            simulator.done()
+            simulator.done()
 
 
 async def test_after_done_nothing_works(ledger: Ledger) -> None:

@@ -1,0 +1,109 @@
+"""Private data on the way to a block: kept when endorsed, checked when committed.
+
+What does not have the hash that the transaction holds is treated as missing. Everything
+here runs on the writer thread.
+Source: docs/fabric/ledger.md#private-data
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+from fabric_protos.ledger.rwset import rwset_pb2
+from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
+from fabric_protos.peer import collection_pb2
+from fabric_protos.peer.lifecycle import db_pb2
+from google.protobuf.message import DecodeError
+
+from chaindock.telemetry import get_logger
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable
+
+    from chaindock.ledger.transaction import ParsedTransaction
+    from chaindock.ledger.versions import Secrets, Versions
+
+_log = get_logger("ledger")
+RETAINED_BLOCKS: Final = 20_000
+"""After so many blocks, private data whose transaction never came is removed."""
+_KEEP = "INSERT OR REPLACE INTO transient VALUES (?, ?, ?)"
+_KEPT = "SELECT sets FROM transient WHERE tx_id=?"
+_REMOVE = "DELETE FROM transient WHERE tx_id=?"
+_REMOVE_OLD = "DELETE FROM transient WHERE height<?"
+
+
+def keep(db: sqlite3.Connection, tx_id: str, height: int, sets: bytes) -> None:
+    """Keep a serialised `TxPvtReadWriteSet` until its transaction is committed."""
+    db.execute(_KEEP, (tx_id, height, sets))
+
+
+def remove_kept(
+    db: sqlite3.Connection, txs: Iterable[ParsedTransaction], number: int
+) -> None:
+    """Remove what was kept for the transactions of block `number`, and what is too old."""
+    private = [
+        (tx.tx_id,) for tx in txs if any(space.private_hash for space in tx.spaces)
+    ]
+    db.executemany(_REMOVE, private)
+    if number > RETAINED_BLOCKS:
+        db.execute(_REMOVE_OLD, (number - RETAINED_BLOCKS,))
+
+
+def read_kept(
+    db: sqlite3.Connection, tx: ParsedTransaction
+) -> dict[tuple[str, str], Secrets]:
+    """Return the private data of a transaction, by namespace and collection."""
+    expected = {
+        (space.ns, space.collection): space.private_hash
+        for space in tx.spaces
+        if space.private_hash
+    }
+    if not expected:
+        return {}
+    row = db.execute(_KEPT, (tx.tx_id,)).fetchone()
+    try:
+        kept = rwset_pb2.TxPvtReadWriteSet.FromString(row[0] if row else b"")
+    except DecodeError:
+        kept = rwset_pb2.TxPvtReadWriteSet()
+    found = {}
+    for ns in kept.ns_pvt_rwset:
+        for collection in ns.collection_pvt_rwset:
+            space = ns.namespace, collection.collection_name
+            if sha256(collection.rwset).digest() == expected.get(space):
+                found[space] = _secrets(collection.rwset)
+    for space in expected.keys() - found.keys():
+        _log.warning(
+            "private data is missing", txid=tx.tx_id, ns=space[0], collection=space[1]
+        )
+    return found
+
+
+def _secrets(data: bytes) -> Secrets:
+    try:
+        writes = kv_rwset_pb2.KVRWSet.FromString(data).writes
+    except DecodeError:
+        return {}
+    keys = [write.key.encode() for write in writes]
+    return {
+        sha256(key).digest(): (key, write.value)
+        for key, write in zip(keys, writes, strict=True)
+    }
+
+
+def live_blocks(versions: Versions, ns: str, number: int) -> dict[str, int]:
+    """Return the block-to-live of the collections of a namespace, where it is not 0.
+
+    That of the definition as committed before block `number` holds.
+    """
+    key = f"namespaces/fields/{ns}/Collections".encode()
+    value = versions.value("_lifecycle", key, number)
+    try:
+        package = collection_pb2.CollectionConfigPackage.FromString(
+            db_pb2.StateData.FromString(value or b"").Bytes
+        )
+    except DecodeError:
+        return {}
+    found = (one.static_collection_config for one in package.config)
+    return {one.name: one.block_to_live for one in found if one.block_to_live}

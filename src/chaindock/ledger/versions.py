@@ -1,0 +1,195 @@
+"""The tables of versions: what each key held, from which block to which.
+
+A row is written once, and marked when another takes its place; `versions` holds public
+values, `private` the hashes of private ones with the data that this node has. Everything
+here runs on the writer thread, inside the transaction of a block.
+Source: docs/fabric/ledger.md#mvcc, docs/fabric/ledger.md#private-data
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from chaindock.ledger.snapshots import ABOVE_ALL
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator
+
+    from chaindock.ledger.blocks import Change, ChangeKey
+    from chaindock.ledger.snapshots import Version
+    from chaindock.ledger.transaction import Space
+
+    Latest = tuple[int, int, int, bytes | None, int]
+    """row, block, position, metadata, whether the key exists"""
+    Secrets = dict[bytes, tuple[bytes, bytes]]
+    """key and value by the SHA-256 of the key"""
+
+_LATEST = (
+    "SELECT id, block, tx, metadata, value IS NOT NULL FROM {0} WHERE ns=? AND key=? "
+    "ORDER BY block DESC, tx DESC LIMIT 1"
+)
+_PUBLIC, _PRIVATE = _LATEST.format("versions"), _LATEST.format("private")
+_SUPERSEDE = "UPDATE versions SET superseded=? WHERE id=?"
+_SUPERSEDE_PRIVATE = "UPDATE private SET superseded=? WHERE id=?"
+_INSERT = (
+    "INSERT INTO versions (ns, key, block, tx, labelled, metadata, value) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+_INSERT_PRIVATE = (
+    "INSERT INTO private (ns, key, block, tx, labelled, metadata, value, name, plain, "
+    "expires) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_VALUE = "SELECT value FROM versions WHERE id=?"
+_VALUE_BEFORE = (
+    "SELECT value FROM versions WHERE ns=? AND key=? AND block<? "
+    "ORDER BY block DESC, tx DESC LIMIT 1"
+)
+_PRIVATE_VALUE = "SELECT value, name, plain FROM private WHERE id=?"
+_RANGE = (
+    "SELECT key, block, tx FROM versions INDEXED BY versions_current WHERE ns=? "
+    "AND key>=? AND key<? AND superseded IS NULL AND value IS NOT NULL ORDER BY key"
+)
+_PURGE = (
+    "UPDATE private SET name=NULL, plain=NULL "
+    "WHERE ns=? AND key=? AND plain IS NOT NULL"
+)
+_EXPIRE = "DELETE FROM private WHERE expires<=?"
+
+
+class Versions:
+    """Reads and writes both tables through one connection."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self._ids: dict[tuple[str, str], int] = {}
+
+    def forget(self) -> None:
+        """Forget the numbers of namespaces: the transaction that gave them failed."""
+        self._ids.clear()
+
+    def _find(self, ns: str, collection: str) -> int | None:
+        found = self._ids.get((ns, collection))
+        if found is None:
+            sql = "SELECT id FROM namespaces WHERE ns=? AND collection=?"
+            row = self._db.execute(sql, (ns, collection)).fetchone()
+            if row is None:
+                return None
+            found = self._ids[ns, collection] = row[0]
+        return found
+
+    def _id(self, ns: str, collection: str) -> int:
+        found = self._find(ns, collection)
+        if found is None:
+            sql = "INSERT INTO namespaces (ns, collection) VALUES (?, ?)"
+            found = self._db.execute(sql, (ns, collection)).lastrowid or 0
+            self._ids[ns, collection] = found
+        return found
+
+    def latest(self, ns: str, collection: str, key: bytes) -> Latest | None:
+        """Return the newest row of a key or key hash; None = there never was one."""
+        number = self._find(ns, collection)
+        if number is None:
+            return None
+        return self._latest(_PRIVATE if collection else _PUBLIC, number, key)
+
+    def _latest(self, sql: str, number: int, key: bytes) -> Latest | None:
+        row: Latest | None = self._db.execute(sql, (number, key)).fetchone()
+        return row
+
+    def version(self, ns: str, collection: str, key: bytes) -> Version | None:
+        """Return the version of a key or key hash, None if it does not exist."""
+        row = self.latest(ns, collection, key)
+        return row[1:3] if row is not None and row[4] else None
+
+    def value(self, ns: str, key: bytes, before: int) -> bytes | None:
+        """Return the public value of a key before block `before`."""
+        number = self._find(ns, "")
+        row = self._db.execute(_VALUE_BEFORE, (number, key, before)).fetchone()
+        value: bytes | None = row and row[0]
+        return value
+
+    def range(
+        self, ns: str, start: bytes, stop: bytes
+    ) -> Iterator[tuple[bytes, int, int]]:
+        """Return key, block and position of the keys in `[start, stop)`."""
+        bounds = (self._find(ns, ""), start, stop or ABOVE_ALL)
+        return self._db.execute(_RANGE, bounds)
+
+    def write(
+        self, space: Space, at: Version, changes: dict[ChangeKey, Change]
+    ) -> None:
+        """Write what a valid transaction wrote in the public state of a namespace."""
+        ns = self._id(space.ns, "")
+        labels = dict(space.metadata)
+        rows, superseded = [], []
+        for key, value in dict(space.writes).items():
+            row = self._latest(_PUBLIC, ns, key)
+            # A new value keeps the metadata of the key, a delete removes it.
+            metadata = labels.pop(key, row and row[3])
+            if row is not None:
+                superseded.append((at[0], row[0]))
+            rows.append((ns, key, *at, 0, value and metadata, value))
+            changes[space.ns, "", key] = (value, at[1])
+        for key, metadata in labels.items():
+            row = self._latest(_PUBLIC, ns, key)
+            if row is None or not row[4]:
+                continue  # metadata of an absent key is ignored
+            value = self._db.execute(_VALUE, row[:1]).fetchone()[0]
+            superseded.append((at[0], row[0]))
+            rows.append((ns, key, *at, 1, metadata, value))
+            changes[space.ns, "", key] = (value, at[1])
+        if superseded:
+            self._db.executemany(_SUPERSEDE, superseded)
+        self._db.executemany(_INSERT, rows)
+
+    def write_private(
+        self,
+        space: Space,
+        at: Version,
+        changes: dict[ChangeKey, Change],
+        secrets: Secrets,
+        live_blocks: int,
+    ) -> None:
+        """Write what a valid transaction wrote in a collection.
+
+        `secrets` is the private data that the node has; it is kept if it fits the hashes.
+        Everything stays for `live_blocks` blocks after its own; 0 = for ever.
+        """
+        ns = self._id(space.ns, space.collection)
+        expires = at[0] + live_blocks + 1 if live_blocks else None
+        labels = dict(space.metadata)
+        rows: list[tuple[Any, ...]] = []
+        superseded = []
+        nothing: tuple[bytes | None, bytes | None] = (None, None)
+        for key, value in dict(space.writes).items():
+            row = self._latest(_PRIVATE, ns, key)
+            metadata = labels.pop(key, row and row[3])
+            if row is not None:
+                superseded.append((at[0], row[0]))
+            name, plain = secrets.get(key, nothing)
+            if plain is None or sha256(plain).digest() != value:
+                name = plain = None
+            rows.append(
+                (ns, key, *at, 0, value and metadata, value, name, plain, expires)
+            )
+            changes[space.ns, space.collection, key] = (value, at[1])
+        for key, metadata in labels.items():
+            row = self._latest(_PRIVATE, ns, key)
+            if row is None or not row[4]:
+                continue
+            kept = self._db.execute(_PRIVATE_VALUE, row[:1]).fetchone()
+            superseded.append((at[0], row[0]))
+            rows.append((ns, key, *at, 1, metadata, *kept, expires))
+            changes[space.ns, space.collection, key] = (kept[0], at[1])
+        self._db.executemany(_SUPERSEDE_PRIVATE, superseded)
+        self._db.executemany(_INSERT_PRIVATE, rows)
+        self._db.executemany(_PURGE, ((ns, key) for key in space.purged))
+
+    def expire(self, number: int) -> bool:
+        """Remove private data, with hashes, that is too old after block `number`.
+
+        Returns: whether there was any.
+        """
+        return self._db.execute(_EXPIRE, (number,)).rowcount > 0

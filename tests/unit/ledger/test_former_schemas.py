@@ -1,0 +1,74 @@
+"""Ledgers of earlier releases are taken over, or left as they were."""
+
+from __future__ import annotations
+
+import gzip
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from chaindock.errors import LedgerCorrupt
+from chaindock.ids import TxId
+from chaindock.ledger.ledger import TxLocation
+from support.ledgers.envelopes import rwset
+from support.ledgers.ledger import (
+    VALID,
+    codes,
+    commit,
+    history,
+    ledger_at,
+    replay,
+    state,
+)
+
+FORMER = Path(__file__).parents[2] / "fixtures" / "ledgers"
+
+
+def change(path: Path, sql: str, *values: object) -> None:
+    """Tamper with a closed ledger."""
+    db = sqlite3.connect(path / "ledger.db", isolation_level=None)
+    db.execute(sql, values)
+    db.close()
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+async def test_a_ledger_of_a_former_schema_is_taken_over_with_all_it_holds(
+    tmp_path: Path, schema: int
+) -> None:
+    """What an earlier release wrote is still there after the tables were changed."""
+    file = FORMER / f"schema-{schema}.db.gz"
+    (tmp_path / "ledger.db").write_bytes(gzip.decompress(file.read_bytes()))
+    for _ in range(2):
+        async with ledger_at(tmp_path) as ledger:
+            assert ledger.height >= 4
+            assert state(ledger) == {"a": b"2", "b": bytes(2000), "é": b"x"}
+            assert [entry.value for entry in history(ledger, "a")] == [b"2", b"1"]
+            deleted, written = history(ledger, "gone")
+            assert (deleted.is_delete, written.value) == (True, b"1")
+            assert history(ledger, "never") == []
+            found = ledger.find_transaction(TxId(written.tx_id))
+            assert found == TxLocation(1, 0, VALID)
+            with ledger.new_simulator(TxId("t")) as simulator:
+                assert simulator.get_metadata("cc", "b") == {"n": b"m"}
+            known = rwset({"a": (2, 0), "b": (2, 0), "é": (3, 1)})
+            assert codes(await commit(ledger, known)) == [VALID]
+            assert replay(ledger)[0] == state(ledger)
+
+
+async def test_a_former_ledger_with_a_damaged_block_is_refused_and_left_as_it_was(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_bytes(gzip.decompress((FORMER / "schema-2.db.gz").read_bytes()))
+    change(tmp_path, "UPDATE blocks SET block=x'0aff' WHERE number=1")
+    for _ in range(2):
+        with pytest.raises(LedgerCorrupt, match="block 1 cannot be decoded"):
+            await ledger_at(tmp_path).__aenter__()
+    change(tmp_path, "DELETE FROM blocks WHERE number=1")
+    with pytest.raises(LedgerCorrupt, match="block 1 is missing"):
+        await ledger_at(tmp_path).__aenter__()
+    db = sqlite3.connect(path)
+    assert db.execute("PRAGMA user_version").fetchone() == (2,)
+    assert db.execute("SELECT count(*) FROM state").fetchone()[0] == 4
+    db.close()

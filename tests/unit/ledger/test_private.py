@@ -1,0 +1,249 @@
+"""Private data: from the endorser to the state, until it expires or is purged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KV
+from fabric_protos.peer import collection_pb2
+from fabric_protos.peer.lifecycle import db_pb2
+
+from chaindock.errors import LedgerError
+from chaindock.ids import TxId
+from chaindock.ledger import private
+from support.eventually import eventually
+from support.ledgers.envelopes import rwset, transaction
+from support.ledgers.ledger import MVCC, VALID, codes, commit, judged, ledger_at
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from chaindock.ledger.ledger import Ledger
+    from chaindock.ledger.simulator import Simulator
+
+T = TxId("t")
+
+
+async def simulated(
+    ledger: Ledger, act: Callable[[Simulator], object], *, kept: bytes | None = None
+) -> list[int]:
+    """Simulate and commit one transaction; return its code.
+
+    `kept` replaces the private data; b"" = it never came.
+    """
+    with ledger.new_simulator(T) as simulator:
+        act(simulator)
+        tx = transaction(simulator.results())
+        data = simulator.private_results() if kept is None else kept
+    if data:
+        await ledger.keep_private(tx.tx_id, data)
+    return codes(await ledger.commit(judged([(tx.envelope, VALID)])))
+
+
+def put(key: str, value: bytes) -> Callable[[Simulator], object]:
+    return lambda s: s.put_private("cc", "col", key, value)
+
+
+def value(ledger: Ledger, key: str) -> bytes | None:
+    with ledger.new_simulator(T) as simulator:
+        return simulator.get_private("cc", "col", key)
+
+
+def digest(ledger: Ledger, key: str) -> bytes | None:
+    with ledger.new_simulator(T) as simulator:
+        return simulator.get_private_hash("cc", "col", key)
+
+
+def everything(ledger: Ledger) -> dict[str, bytes]:
+    with ledger.new_simulator(T) as simulator:
+        rows = simulator.open_private_range("cc", "col", "", "").take(100)
+    return {kv.key: kv.value for kv in map(KV.FromString, rows)}
+
+
+async def define(ledger: Ledger, block_to_live: int) -> None:
+    """Commit a collection configuration, as `_lifecycle` does."""
+    package = collection_pb2.CollectionConfigPackage()
+    config = package.config.add().static_collection_config
+    config.name, config.block_to_live = "col", block_to_live
+    data = db_pb2.StateData(Bytes=package.SerializeToString()).SerializeToString()
+    key = "namespaces/fields/cc/Collections"
+    await commit(ledger, rwset(writes={key: data}, ns="_lifecycle"))
+
+
+async def test_private_data_is_written_read_and_deleted(ledger: Ledger) -> None:
+    await simulated(ledger, put("a", b"1"))
+    await simulated(ledger, put("b", b"2"))
+    assert everything(ledger) == {"a": b"1", "b": b"2"}
+    with ledger.new_simulator(T) as before:
+        await simulated(ledger, put("a", b"3"))
+        await simulated(ledger, put("b", b""))
+        assert before.get_private("cc", "col", "a") == b"1"
+        rows = before.open_private_range("cc", "col", "", "", limit=1)
+        assert [KV.FromString(row).value for row in rows.take(5)] == [b"1"]
+        assert rows.exhausted
+    assert everything(ledger) == {"a": b"3"}
+    assert (value(ledger, "b"), digest(ledger, "b")) == (None, None)
+    with ledger.new_simulator(T) as simulator:
+        assert simulator.get_private("cc", "other", "a") is None
+        assert simulator.get_state("cc", "a") is None
+
+
+async def test_hashes_conflict_like_keys(ledger: Ledger) -> None:
+    await simulated(ledger, put("a", b"1"))
+
+    def late(simulator: Simulator) -> bytes:
+        simulator.get_private("cc", "col", "a")
+        simulator.put_state("cc", "k", b"1")
+        return simulator.results()
+
+    with ledger.new_simulator(T) as simulator:
+        stale = late(simulator)
+    await simulated(ledger, put("a", b"2"))
+    assert codes(await commit(ledger, stale)) == [MVCC]
+    with ledger.new_simulator(T) as simulator:
+        assert codes(await commit(ledger, late(simulator))) == [VALID]
+
+
+@pytest.mark.parametrize("kept", [b"", b"\xff\xff", "other"])
+async def test_data_that_does_not_fit_its_hash_is_missing(
+    ledger: Ledger, kept: bytes | str
+) -> None:
+    await simulated(ledger, put("a", b"1"))
+    if isinstance(kept, str):
+        with ledger.new_simulator(T) as simulator:
+            simulator.put_private("cc", "col", "a", b"other")
+            kept = simulator.private_results()
+    assert await simulated(ledger, put("a", b"2"), kept=kept) == [VALID]
+    with pytest.raises(
+        LedgerError,
+        match=r"^private data matching public hash version is not available. Public hash "
+        r"version = \{BlockNum: 2, TxNum: 0\}, Private data version = \{BlockNum: 1, "
+        r"TxNum: 0\}$",
+    ):
+        value(ledger, "a")
+    with ledger.new_simulator(T) as simulator:
+        assert simulator.get_private("cc", "col", "a", compare=False) is None
+    assert digest(ledger, "a") is not None
+    await simulated(ledger, put("a", b"3"))
+    assert value(ledger, "a") == b"3"
+
+
+async def test_metadata_of_a_private_key_changes_its_version_and_keeps_its_value(
+    ledger: Ledger,
+) -> None:
+    label = {"VALIDATION_PARAMETER": b"policy"}
+    await simulated(ledger, put("a", b"1"))
+    with ledger.new_simulator(T) as simulator:
+        simulator.get_private_hash("cc", "col", "a")
+        stale = simulator.results()
+    await simulated(ledger, lambda s: s.put_metadata("cc", "a", label, "col"))
+    assert codes(await commit(ledger, stale)) == [MVCC]
+    with ledger.new_simulator(T) as simulator:
+        assert simulator.get_metadata("cc", "a", "col") == label
+        assert simulator.get_metadata("cc", "a") == {}
+    assert value(ledger, "a") == b"1"
+    await simulated(ledger, put("a", b"2"))
+    with ledger.new_simulator(T) as simulator:
+        assert simulator.get_metadata("cc", "a", "col") == label
+    await simulated(ledger, put("a", b""))
+    with ledger.new_simulator(T) as simulator:
+        assert simulator.get_metadata("cc", "a", "col") == {}
+
+
+async def test_data_expires_with_its_hash_unless_it_was_written_again(
+    ledger: Ledger,
+) -> None:
+    await define(ledger, 2)
+    await simulated(ledger, put("a", b"1"))  # block 2
+    await simulated(ledger, put("b", b"1"))  # block 3
+    await simulated(ledger, put("b", b"2"))  # block 4
+    assert value(ledger, "a") == b"1"
+    await define(ledger, 5)  # block 5: what is written from now on stays longer
+    assert (value(ledger, "a"), digest(ledger, "a")) == (None, None)
+    assert everything(ledger) == {"b": b"2"}
+    await simulated(ledger, put("c", b"3"))  # block 6
+    assert everything(ledger) == {"b": b"2", "c": b"3"}
+    for _ in range(5):
+        assert value(ledger, "c") == b"3"
+        await commit(ledger, rwset())
+    assert everything(ledger) == {"c": b"3"}
+    await commit(ledger, rwset())
+    assert everything(ledger) == {}
+
+
+def bytes_on_disk(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(folder.glob("ledger.db*")))
+
+
+@pytest.mark.parametrize("how", ["purge", "expiry"])
+async def test_of_removed_data_nothing_stays_in_the_files(
+    tmp_path: Path, how: str
+) -> None:
+    """Not in the tables, the transient store, free pages or the log."""
+    secrets = [b"secret-number-%d" % n * 30 for n in range(4)]
+    async with ledger_at(tmp_path) as ledger:
+        await define(ledger, 6 if how == "expiry" else 0)
+        for secret in secrets:
+            await simulated(ledger, put("a-private-key", secret))
+            await simulated(ledger, put(secret.decode()[:20], b"1"))
+        assert secrets[-1] in bytes_on_disk(tmp_path)
+        with ledger.new_simulator(T) as simulator:
+            simulator.get_private("cc", "col", "a-private-key")
+            if how == "purge":
+                await simulated(
+                    ledger, lambda s: s.purge_private("cc", "col", "a-private-key")
+                )
+            else:
+                for _ in range(7):
+                    await commit(ledger, rwset())
+            left = [] if how == "expiry" else [b"secret-number-0secre"]
+            await eventually(
+                lambda: not any(s in bytes_on_disk(tmp_path) for s in secrets)
+            )
+            assert b"a-private-key" not in bytes_on_disk(tmp_path)
+            assert all(name in bytes_on_disk(tmp_path) for name in left)
+        assert value(ledger, "a-private-key") is None
+    assert not any(secret in bytes_on_disk(tmp_path) for secret in secrets)
+
+
+async def test_a_key_can_be_written_again_after_a_purge(ledger: Ledger) -> None:
+    await simulated(ledger, put("a", b"1"))
+    with ledger.new_simulator(T) as before:
+        await simulated(ledger, lambda s: s.purge_private("cc", "col", "a"))
+        with pytest.raises(LedgerError, match="Private data version = <nil>"):
+            before.get_private("cc", "col", "a")
+    assert (value(ledger, "a"), everything(ledger)) == (None, {})
+    await simulated(ledger, put("a", b"2"))
+    assert value(ledger, "a") == b"2"
+
+
+async def test_what_was_kept_goes_with_its_block_or_when_it_is_old(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept() -> int:
+        return int(ledger._reader.one("SELECT count(*) FROM transient", ())[0])
+
+    await simulated(ledger, put("a", b"1"))
+    assert kept() == 0
+    await ledger.keep_private("never submitted", b"x")
+    await ledger.keep_private("never submitted", b"y")
+    monkeypatch.setattr(private, "RETAINED_BLOCKS", 3)
+    for _ in range(5):
+        ledger._reader.renew()
+        assert kept() == 1
+        await commit(ledger, rwset())
+    assert kept() == 0
+
+
+async def test_private_data_survives_a_restart(tmp_path: Path) -> None:
+    async with ledger_at(tmp_path) as ledger:
+        await simulated(ledger, put("a", b"1"))
+        with ledger.new_simulator(T) as simulator:
+            simulator.put_private("cc", "col", "b", b"2")
+            tx = transaction(simulator.results())
+            await ledger.keep_private(tx.tx_id, simulator.private_results())
+    async with ledger_at(tmp_path) as ledger:
+        await ledger.commit(judged([(tx.envelope, VALID)]))
+        assert everything(ledger) == {"a": b"1", "b": b"2"}
