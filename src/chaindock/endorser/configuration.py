@@ -6,19 +6,28 @@ Source: docs/fabric/policies.md#policies-of-a-channel
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
-from fabric_protos.common import common_pb2, configtx_pb2
+from fabric_protos.common import common_pb2, configtx_pb2, policies_pb2
 from google.protobuf.message import DecodeError
 
-from chaindock.errors import InvalidInput, LedgerCorrupt
+from chaindock.errors import InvalidInput, LedgerCorrupt, NotFound
 from chaindock.identity.msp import Msp, Msps
-from chaindock.identity.policies import PolicyManager
+from chaindock.identity.policies import evaluator
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fabric_protos.common.configtx_pb2 import Config, ConfigGroup
+
+    from chaindock.identity.msp import Identity
+    from chaindock.identity.policies import Evaluator
     from chaindock.ledger.ledger import Ledger
 
 APPLICATION = "Application"
+_Meta = policies_pb2.ImplicitMetaPolicy
+_UNSATISFIED: Final = "signature set did not satisfy policy"
 
 
 class Configuration:
@@ -83,3 +92,88 @@ def read_config(envelope: bytes) -> configtx_pb2.Config:
 
 def _block(ledger: Ledger, number: int) -> Any:
     return common_pb2.Block.FromString(ledger.get_block(number))
+
+
+# --- the policies of a channel ------------------------------------------------------
+
+
+class PolicyManager:
+    """The policies of a channel configuration, found by their paths.
+
+    A path is e.g. `/Channel/Application/Endorsement`.
+
+    Attributes:
+        organizations: name of its group below `Application`, by MSP id.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._policies: dict[str, Evaluator | _Implicit] = {}
+        self._add("/Channel", config.channel_group)
+        application = config.channel_group.groups["Application"]
+        self.organizations = {
+            Msp.of(group.values["MSP"].value).mspid: name
+            for name, group in application.groups.items()
+            if "MSP" in group.values
+        }
+
+    def _add(self, path: str, group: ConfigGroup) -> None:
+        for name, child in group.groups.items():
+            self._add(f"{path}/{name}", child)
+        children = [f"{path}/{child}" for child in sorted(group.groups)]
+        for name, held in group.policies.items():
+            self._policies[f"{path}/{name}"] = _read(held.policy, children)
+
+    def satisfied(self, path: str, identities: Sequence[Identity]) -> bool:
+        """Tell whether `identities` satisfy the policy together. Raises: NotFound."""
+        return self.reason(path, identities) is None
+
+    def reason(self, path: str, identities: Sequence[Identity]) -> str | None:
+        """Return Fabric's text of why they do not; None if they do. Raises: NotFound."""
+        policy = self._policies.get(path)
+        if policy is None:
+            raise NotFound(f"the channel has no policy {path}", policy=path)
+        if not isinstance(policy, _Implicit):
+            return None if policy(identities) else _UNSATISFIED
+        passed = sum(
+            one in self._policies and self.satisfied(one, identities)
+            for one in policy.paths
+        )
+        if passed >= policy.needed:
+            return None
+        return (
+            f"implicit policy evaluation failed - {passed} sub-policies were satisfied, "
+            f"but this policy requires {policy.needed} of the '{policy.name}' "
+            "sub-policies to be satisfied"
+        )
+
+
+@dataclass(frozen=True)
+class _Implicit:
+    """An ImplicitMetaPolicy: `needed` of the policies at `paths`, called `name`."""
+
+    name: str
+    paths: Sequence[str]
+    needed: int
+
+
+def _read(
+    policy: policies_pb2.Policy, children: Sequence[str]
+) -> Evaluator | _Implicit:
+    """Return a policy of a group; `children` are the paths of the groups in it.
+
+    Raises: InvalidInput.
+    """
+    if policy.type == policies_pb2.Policy.SIGNATURE:
+        return evaluator(policy.value)
+    if policy.type != policies_pb2.Policy.IMPLICIT_META:
+        raise InvalidInput(f"Unknown policy type: {policy.type}")
+    try:
+        meta = _Meta.FromString(policy.value)
+    except DecodeError as error:
+        raise InvalidInput(
+            f"error unmarshalling ImplicitMetaPolicy: {error}"
+        ) from error
+    count = len(children)
+    needed = {_Meta.ANY: 1, _Meta.ALL: count, _Meta.MAJORITY: count // 2 + 1}[meta.rule]
+    paths = [f"{child}/{meta.sub_policy}" for child in children]
+    return _Implicit(meta.sub_policy, paths, needed if paths else 0)

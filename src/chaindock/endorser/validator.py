@@ -193,14 +193,16 @@ class Validator:
         self._configuration = configuration
         self._definitions: dict[str, Definition] = {}
         self._redefined = False
+        self._number = 0
         self._relabelled: set[tuple[str, str, bytes]] = set()
 
-    def begin(self, number: int) -> None:  # noqa: ARG002
+    def begin(self, number: int) -> None:
         """Begin a block: what the one before changed counts from now on."""
         self._relabelled.clear()
-        if self._redefined:
+        if self._redefined or number != self._number + 1:
             self._definitions.clear()
             self._redefined = False
+        self._number = number
 
     def check(self, tx: ParsedTransaction, state: State) -> int:
         """Return NOT_VALIDATED when every policy of `tx` holds, else its code."""

@@ -1,6 +1,6 @@
-"""Endorsement policies: their text, their evaluation, and the policies of a channel.
+"""Signature policies: their text and their evaluation.
 
-A signature policy is evaluated greedily, as Fabric does it: a leaf takes the first
+A policy is evaluated greedily, as Fabric does it: a leaf takes the first
 identity that fits and that no other leaf has taken. An identity satisfies one leaf.
 Source: docs/fabric/policies.md
 """
@@ -8,7 +8,6 @@ Source: docs/fabric/policies.md
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -23,13 +22,11 @@ from fabric_protos.msp.msp_principal_pb2 import (
 )
 from google.protobuf.message import DecodeError
 
-from chaindock.errors import Denied, InvalidInput, NotFound
-from chaindock.identity.msp import Msp, Role, certificate_of
+from chaindock.errors import Denied, InvalidInput
+from chaindock.identity.msp import Role, certificate_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from fabric_protos.common.configtx_pb2 import Config, ConfigGroup
 
     from chaindock.identity.msp import Identity
 
@@ -41,14 +38,18 @@ if TYPE_CHECKING:
 
 _Envelope = policies_pb2.SignaturePolicyEnvelope
 _Signature = policies_pb2.SignaturePolicy
-_Meta = policies_pb2.ImplicitMetaPolicy
-_CACHED: Final = 1024
-"""Compiled policies that are remembered; chaincode may write any number of them."""
+_CACHED: Final = 256
+_SMALL: Final = 4096
+"""Policies up to this number of bytes are remembered when compiled, the newest 256.
+
+Chaincode writes policies of keys: larger ones would take memory without bounds.
+"""
+_MOST: Final = 256 * 1024
+"""Bytes of a policy; a larger one is never satisfied. To compile it would take 0.5 s."""
 _LARGEST: Final = 64 * 1024
 """Characters of a policy text."""
 _DEEPEST: Final = 40
 """Gates inside each other. A parser of protobuf messages accepts about 45."""
-_UNSATISFIED: Final = "signature set did not satisfy policy"
 
 
 # --- evaluation of signature policies -----------------------------------------------
@@ -64,13 +65,19 @@ def satisfied(
     return evaluator(envelope.SerializeToString(deterministic=True))(identities)
 
 
-@lru_cache(_CACHED)
 def evaluator(serialized: bytes) -> Evaluator:
     """Return the test that a serialised SignaturePolicyEnvelope stands for.
 
-    Raises: InvalidInput when it is none, its version is not 0, a gate or principal is
-        of no known kind, or a leaf names a principal that the envelope does not hold.
+    Raises: InvalidInput when it is none, its version is not 0, a gate or principal is of
+        no known kind, a leaf names a principal that the envelope does not hold, or it
+        has more than 256 KiB.
     """
+    if (size := len(serialized)) > _MOST:
+        raise InvalidInput(f"the policy has {size} bytes, the limit is {_MOST}")
+    return _known(serialized) if size <= _SMALL else _compile(serialized)
+
+
+def _compile(serialized: bytes) -> Evaluator:
     try:
         envelope = _Envelope.FromString(serialized)
         if envelope.version:
@@ -85,6 +92,9 @@ def evaluator(serialized: bytes) -> Evaluator:
             f"error unmarshalling SignaturePolicyEnvelope: {error}"
         ) from error
     return lambda identities: rule(identities, set())
+
+
+_known = lru_cache(_CACHED)(_compile)
 
 
 def _rule(policy: policies_pb2.SignaturePolicy, known: Sequence[_Principal]) -> _Rule:
@@ -313,88 +323,3 @@ def _principal_text(principal: MSPPrincipal) -> str:
         parts = CombinedPrincipal.FromString(raw).principals
         return "'" + "+".join(_principal_text(one).strip("'") for one in parts) + "'"
     return "'anonymity'"
-
-
-# --- the policies of a channel ------------------------------------------------------
-
-
-class PolicyManager:
-    """The policies of a channel configuration, found by their paths.
-
-    A path is e.g. `/Channel/Application/Endorsement`.
-
-    Attributes:
-        organizations: name of its group below `Application`, by MSP id.
-    """
-
-    def __init__(self, config: Config) -> None:
-        self._policies: dict[str, Evaluator | _Implicit] = {}
-        self._add("/Channel", config.channel_group)
-        application = config.channel_group.groups["Application"]
-        self.organizations = {
-            Msp.of(group.values["MSP"].value).mspid: name
-            for name, group in application.groups.items()
-            if "MSP" in group.values
-        }
-
-    def _add(self, path: str, group: ConfigGroup) -> None:
-        for name, child in group.groups.items():
-            self._add(f"{path}/{name}", child)
-        children = [f"{path}/{child}" for child in sorted(group.groups)]
-        for name, held in group.policies.items():
-            self._policies[f"{path}/{name}"] = _read(held.policy, children)
-
-    def satisfied(self, path: str, identities: Sequence[Identity]) -> bool:
-        """Tell whether `identities` satisfy the policy together. Raises: NotFound."""
-        return self.reason(path, identities) is None
-
-    def reason(self, path: str, identities: Sequence[Identity]) -> str | None:
-        """Return Fabric's text of why they do not; None if they do. Raises: NotFound."""
-        policy = self._policies.get(path)
-        if policy is None:
-            raise NotFound(f"the channel has no policy {path}", policy=path)
-        if not isinstance(policy, _Implicit):
-            return None if policy(identities) else _UNSATISFIED
-        passed = sum(
-            one in self._policies and self.satisfied(one, identities)
-            for one in policy.paths
-        )
-        if passed >= policy.needed:
-            return None
-        return (
-            f"implicit policy evaluation failed - {passed} sub-policies were satisfied, "
-            f"but this policy requires {policy.needed} of the '{policy.name}' "
-            "sub-policies to be satisfied"
-        )
-
-
-@dataclass(frozen=True)
-class _Implicit:
-    """An ImplicitMetaPolicy: `needed` of the policies at `paths`, called `name`."""
-
-    name: str
-    paths: Sequence[str]
-    needed: int
-
-
-def _read(
-    policy: policies_pb2.Policy, children: Sequence[str]
-) -> Evaluator | _Implicit:
-    """Return a policy of a group; `children` are the paths of the groups in it.
-
-    Raises: InvalidInput.
-    """
-    if policy.type == policies_pb2.Policy.SIGNATURE:
-        return evaluator(policy.value)
-    if policy.type != policies_pb2.Policy.IMPLICIT_META:
-        raise InvalidInput(f"Unknown policy type: {policy.type}")
-    try:
-        meta = _Meta.FromString(policy.value)
-    except DecodeError as error:
-        raise InvalidInput(
-            f"error unmarshalling ImplicitMetaPolicy: {error}"
-        ) from error
-    count = len(children)
-    needed = {_Meta.ANY: 1, _Meta.ALL: count, _Meta.MAJORITY: count // 2 + 1}[meta.rule]
-    paths = [f"{child}/{meta.sub_policy}" for child in children]
-    return _Implicit(meta.sub_policy, paths, needed if paths else 0)

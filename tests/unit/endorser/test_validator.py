@@ -200,6 +200,20 @@ def test_a_definition_counts_from_the_block_after(validator, state):
     assert validator.check(write, state) == FAILED
 
 
+@pytest.mark.parametrize("number", [7, 3])
+def test_a_block_that_does_not_follow_knows_nothing_of_the_one_before(
+    validator, state, number
+):
+    """It failed to be written, or the ledger was taken back."""
+    write = endorsed(space(puts=[b"k"], labels=[b"l"]))
+    validator.begin(7)
+    assert validator.check(write, state) == GOOD
+    state.define("cc", validation_parameter=policy(ORG2).SerializeToString())
+    validator.begin(number)
+    assert validator.check(write, state) == FAILED
+    assert validator.check(endorsed(space(puts=[b"l"]), by=["Org2MSP"]), state) == GOOD
+
+
 @given(
     st.lists(
         st.tuples(
