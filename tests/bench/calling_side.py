@@ -150,15 +150,13 @@ async def calling_side(
             ledger=ledger,
             definitions=Definitions(approvals),
             executor=support,
-            system={
-                "_lifecycle": LifecycleContract(CHANNEL, "Org1MSP", lambda: ["Org1MSP"])
-            },
+            system={"_lifecycle": LifecycleContract(CHANNEL, lambda: ["Org1MSP"])},
         )
         orderer = await stack.enter_async_context(
             Orderer(ledger, configuration, options)
         )
         caller = Caller(CHANNEL, endorser, orderer)
-        await DefinitionWriter(caller, ledger, organization.admin).commit(
+        await DefinitionWriter(caller, ledger, lambda: [organization.admin]).commit(
             Definition(name=NAME, sequence=1, version="1.0"), CCID
         )
         certificate = trust.certificate if trust else None

@@ -278,35 +278,41 @@ def assemble(
 
 @dataclass(frozen=True)
 class DefinitionWriter:
-    """Approves and commits definitions as the admin; what lifecycle.Deployer needs."""
+    """Approves and commits definitions; what lifecycle.Deployer needs.
+
+    Args:
+        admins: returns those of the organisations that approve; the first one commits.
+    """
 
     caller: Caller
     ledger: Ledger
-    admin: SigningIdentity
+    admins: Callable[[], Sequence[SigningIdentity]]
 
     async def commit(self, definition: Definition, ccid: Ccid) -> None:
-        """Approve and commit a definition, which runs the package `ccid`.
+        """Have every organisation approve a definition, which runs `ccid`; commit it.
 
         Raises: LedgerError when it did not take effect.
         """
-        if not self._approved(definition, ccid):
-            fields = {key.name: value for key, value in definition.ListFields()}
-            source = source_of(ccid)
-            approval = ApproveChaincodeDefinitionForMyOrgArgs(**fields, source=source)
-            await self._call("ApproveChaincodeDefinitionForMyOrg", approval)
-        await self._call("CommitChaincodeDefinition", definition)
+        fields = {key.name: value for key, value in definition.ListFields()}
+        source = source_of(ccid)
+        approval = ApproveChaincodeDefinitionForMyOrgArgs(**fields, source=source)
+        admins = self.admins()
+        for admin in admins:
+            if not self._approved(admin.mspid, definition, ccid):
+                await self._call("ApproveChaincodeDefinitionForMyOrg", approval, admin)
+        await self._call("CommitChaincodeDefinition", definition, admins[0])
 
-    def _approved(self, definition: Definition, ccid: Ccid) -> bool:
+    def _approved(self, mspid: str, definition: Definition, ccid: Ccid) -> bool:
         """Whether an attempt that did not come to the commit has approved this."""
-        approvals = Approvals(self.ledger.channel, self.admin.mspid)
+        approvals = Approvals(self.ledger.channel, mspid)
         with self.ledger.new_simulator(TxId("")) as simulator:
             return approvals.holds(simulator, definition, ccid)
 
-    async def _call(self, function: str, args: Any) -> None:
+    async def _call(self, function: str, args: Any, admin: SigningIdentity) -> None:
         answer = await self.caller.invoke(
             NAMESPACE,
             [function.encode(), args.SerializeToString()],
-            signer=self.admin,
+            signer=admin,
         )
         if answer.status >= ERROR_STATUS or answer.code:
             why = answer.message if answer.code is None else answer.code_name

@@ -13,6 +13,8 @@ from chaindock.endorser.genesis import with_organization
 from chaindock.errors import AlreadyExists, Denied, NotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from chaindock.endorser.configuration import Configuration
     from chaindock.endorser.orderer import Orderer
     from chaindock.identity.msp import SigningIdentity
@@ -53,6 +55,10 @@ class Members:
                 mspid=mspid,
             )
         return found
+
+    def admins(self) -> Sequence[SigningIdentity]:
+        """Return the admins of the members, that of the first organisation first."""
+        return [self.get(mspid).admin for mspid in self.peers]
 
     def list(self) -> list[dict[str, Any]]:
         """Return `mspid`, `domain`, `path` and `orders` of each member, the first first.

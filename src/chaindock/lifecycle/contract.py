@@ -1,4 +1,4 @@
-"""The system chaincode `_lifecycle` of one organisation's peer.
+"""The system chaincode `_lifecycle`, as the peer of the caller's organisation has it.
 
 Texts, reads and writes are those of a peer.
 Source: docs/fabric/lifecycle.md
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from chaindock.identity.msp import Identity
     from chaindock.ledger.simulator import Simulator
 
-    Function = Callable[[Simulator, bytes], Any]
-    """Takes a serialised argument message; returns the message that answers."""
+    Function = Callable[[Simulator, bytes, str], Any]
+    """Takes a serialised argument message and the caller's MSP id; returns the answer."""
 
 _WRITERS: Final = "/Channel/Application/Writers"
 _LEGACY: Final = "lscc"
@@ -42,18 +42,15 @@ _NOT_FOUND: Final = 404
 
 
 class LifecycleContract:
-    """Answers calls of `_lifecycle`, as a peer of the organisation `mspid`.
+    """Answers calls of `_lifecycle`.
 
     Args:
-        channel, mspid: whose peer it is.
+        channel: name of the channel.
         mspids: returns the organisations of the channel.
     """
 
-    def __init__(
-        self, channel: str, mspid: str, mspids: Callable[[], Collection[str]]
-    ) -> None:
-        self._channel, self._mspid, self._mspids = channel, mspid, mspids
-        self._approvals = Approvals(channel, mspid)
+    def __init__(self, channel: str, mspids: Callable[[], Collection[str]]) -> None:
+        self._channel, self._mspids = channel, mspids
         self._functions: Mapping[str, tuple[Function, bool]] = {
             "ApproveChaincodeDefinitionForMyOrg": (self._approve, True),
             "QueryApprovedChaincodeDefinition": (self._query_approved, True),
@@ -82,7 +79,8 @@ class LifecycleContract:
         name = args[0].decode(errors="replace")
         failed = f"failed to invoke backing implementation of '{name}': "
         try:
-            answer = self._allowed(name, identity)(simulator, args[1])
+            function = self._allowed(name, identity)
+            answer = function(simulator, args[1], identity.mspid)
         except NotFound as error:
             return _failed(error.message, _NOT_FOUND)
         except Denied as error:
@@ -105,12 +103,13 @@ class LifecycleContract:
         if name not in self._functions:
             raise Denied(f"Unmapped policy for _lifecycle/{name}")
         function, admins = self._functions[name]
-        if admins and (identity.mspid, identity.role) != (self._mspid, Role.ADMIN):
+        mspid = identity.mspid
+        if admins and (identity.role is not Role.ADMIN or mspid not in self._mspids()):
             raise Denied(
                 "Failed verifying that proposal's creator satisfies local MSP principal "
                 "during channelless check policy with policy [Admins]: [The identity is "
-                f"not an admin under this MSP [{self._mspid}]: The identity does not "
-                f"contain OU [ADMIN], MSP: [{self._mspid}]]"
+                f"not an admin under this MSP [{mspid}]: The identity does not contain "
+                f"OU [ADMIN], MSP: [{mspid}]]"
             )
         if identity.role not in {Role.CLIENT, Role.ADMIN}:
             raise Denied(
@@ -119,16 +118,16 @@ class LifecycleContract:
             )
         return function
 
-    def _approve(self, simulator: Simulator, raw: bytes) -> Any:
+    def _approve(self, simulator: Simulator, raw: bytes, mspid: str) -> Any:
         args = lifecycle_pb2.ApproveChaincodeDefinitionForMyOrgArgs.FromString(raw)
         definition = _definition(args)
         self._validate(simulator, definition)
         set_defaults(definition)
         package_id = args.source.local_package.package_id
-        self._approvals.approve(simulator, definition, package_id)
+        Approvals(self._channel, mspid).approve(simulator, definition, package_id)
         return lifecycle_pb2.ApproveChaincodeDefinitionForMyOrgResult()
 
-    def _check(self, simulator: Simulator, raw: bytes) -> Any:
+    def _check(self, simulator: Simulator, raw: bytes, _mspid: str) -> Any:
         definition = _definition(lifecycle_pb2.CheckCommitReadinessArgs.FromString(raw))
         result = lifecycle_pb2.CheckCommitReadinessResult()
         for mspid, wrong in self._readiness(simulator, definition).items():
@@ -137,12 +136,12 @@ class LifecycleContract:
                 result.mismatches[mspid].items.extend(wrong)
         return result
 
-    def _commit(self, simulator: Simulator, raw: bytes) -> Any:
+    def _commit(self, simulator: Simulator, raw: bytes, mspid: str) -> Any:
         definition = Definition.FromString(raw)
         self._validate(simulator, definition)
-        if self._readiness(simulator, definition)[self._mspid]:
+        if self._readiness(simulator, definition)[mspid]:
             raise InvalidInput(
-                f"chaincode definition not agreed to by this org ({self._mspid})"
+                f"chaincode definition not agreed to by this org ({mspid})"
             )
         write_definition(simulator, definition)
         return lifecycle_pb2.CommitChaincodeDefinitionResult()
@@ -186,7 +185,7 @@ class LifecycleContract:
                 f"error validating chaincode definition: {error.message}"
             ) from error
 
-    def _query(self, simulator: Simulator, raw: bytes) -> Any:
+    def _query(self, simulator: Simulator, raw: bytes, _mspid: str) -> Any:
         name = lifecycle_pb2.QueryChaincodeDefinitionArgs.FromString(raw).name
         found = read_definition(simulator, name)
         if found is None:
@@ -197,7 +196,7 @@ class LifecycleContract:
             approvals={mspid: not wrong for mspid, wrong in agreement.items()},
         )
 
-    def _query_all(self, simulator: Simulator, raw: bytes) -> Any:
+    def _query_all(self, simulator: Simulator, raw: bytes, _mspid: str) -> Any:
         lifecycle_pb2.QueryChaincodeDefinitionsArgs.FromString(raw)
         result = lifecycle_pb2.QueryChaincodeDefinitionsResult()
         for name in defined_names(simulator):
@@ -206,17 +205,18 @@ class LifecycleContract:
                 result.chaincode_definitions.add(name=name, **_shown(found))
         return result
 
-    def _query_approved(self, simulator: Simulator, raw: bytes) -> Any:
+    def _query_approved(self, simulator: Simulator, raw: bytes, mspid: str) -> Any:
         args = lifecycle_pb2.QueryApprovedChaincodeDefinitionArgs.FromString(raw)
-        found, package_id = self._approvals.find(simulator, args.name, args.sequence)
+        approvals = Approvals(self._channel, mspid)
+        found, package_id = approvals.find(simulator, args.name, args.sequence)
         return lifecycle_pb2.QueryApprovedChaincodeDefinitionResult(
             **_shown(found), source=source_of(package_id)
         )
 
-    def _query_all_approved(self, simulator: Simulator, raw: bytes) -> Any:
+    def _query_all_approved(self, simulator: Simulator, raw: bytes, mspid: str) -> Any:
         lifecycle_pb2.QueryApprovedChaincodeDefinitionsArgs.FromString(raw)
         result = lifecycle_pb2.QueryApprovedChaincodeDefinitionsResult()
-        for found, package_id in self._approvals.all(simulator):
+        for found, package_id in Approvals(self._channel, mspid).all(simulator):
             result.approved_chaincode_definitions.add(
                 name=found.name, **_shown(found), source=source_of(package_id)
             )

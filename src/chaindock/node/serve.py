@@ -195,7 +195,6 @@ async def _compose(
         system={
             NAMESPACE: LifecycleContract(
                 channel,
-                organizations.first.mspid,
                 lambda: members.configuration.peers,
             )
         },
@@ -211,7 +210,7 @@ async def _compose(
             packages=packages,
             targets=targets,
             custodian=custodian,
-            committer=DefinitionWriter(caller, ledger, organizations.first.admin),
+            committer=DefinitionWriter(caller, ledger, members.admins),
             attempts=new_attempt,
             purge=router.purge,
             mspids=lambda: members.configuration.peers,

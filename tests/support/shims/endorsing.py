@@ -92,13 +92,11 @@ class EndorsingNode:
                 _not_launched,
                 CallOptions(execute_timeout_s=self._timeout_s),
             ),
-            system={
-                "_lifecycle": LifecycleContract(CHANNEL, "Org1MSP", lambda: ["Org1MSP"])
-            },
+            system={"_lifecycle": LifecycleContract(CHANNEL, lambda: ["Org1MSP"])},
         )
         orderer = await enter(Orderer(self.ledger, configuration, orderer_options))
         self.caller = Caller(CHANNEL, self.endorser, orderer)
-        self.writer = DefinitionWriter(self.caller, self.ledger, org.admin)
+        self.writer = DefinitionWriter(self.caller, self.ledger, lambda: [org.admin])
         return self
 
     async def __aexit__(self, *error: object) -> None:

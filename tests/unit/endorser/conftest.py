@@ -182,9 +182,7 @@ async def node(tmp_path: Any, org: Any, options: Any) -> Any:
             ledger=ledger,
             definitions=Definitions(approvals),
             executor=chaincode,
-            system={
-                "_lifecycle": LifecycleContract(CHANNEL, "Org1MSP", lambda: ["Org1MSP"])
-            },
+            system={"_lifecycle": LifecycleContract(CHANNEL, lambda: ["Org1MSP"])},
             concurrency=CONCURRENCY,
         )
         async with Orderer(ledger, configuration, options) as orderer:
@@ -195,7 +193,7 @@ async def node(tmp_path: Any, org: Any, options: Any) -> Any:
                 endorser,
                 orderer,
                 caller,
-                DefinitionWriter(caller, ledger, org.admin),
+                DefinitionWriter(caller, ledger, lambda: [org.admin]),
                 chaincode,
                 approvals,
             )

@@ -234,7 +234,7 @@ async def test_the_time_limit_of_a_call_reaches_the_chaincode(defined):
 async def test_a_definition_without_approval_is_not_committed(node):
     definition = Definition(name="x", sequence=1, version="1.0")
     with pytest.raises(LedgerError, match="not agreed to by this org"):
-        await node.writer._call("CommitChaincodeDefinition", definition)
+        await node.writer._call("CommitChaincodeDefinition", definition, node.org.admin)
     assert node.writer.definition("x") is None
 
 

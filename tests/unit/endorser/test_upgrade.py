@@ -81,9 +81,7 @@ async def parts(tmp_path: Any, org: Any) -> Any:
             ledger=ledger,
             definitions=Definitions(targets),
             executor=machine,
-            system={
-                "_lifecycle": LifecycleContract(CHANNEL, "Org1MSP", lambda: ["Org1MSP"])
-            },
+            system={"_lifecycle": LifecycleContract(CHANNEL, lambda: ["Org1MSP"])},
         )
         async with (
             Orderer(ledger, configuration) as orderer,
@@ -94,7 +92,7 @@ async def parts(tmp_path: Any, org: Any) -> Any:
                 packages=cast(Any, Packages()),
                 targets=targets,
                 custodian=custodian,
-                committer=DefinitionWriter(caller, ledger, org.admin),
+                committer=DefinitionWriter(caller, ledger, lambda: [org.admin]),
                 attempts=Attempt,
                 purge=keep_builds,
                 mspids=lambda: ["Org1MSP"],
