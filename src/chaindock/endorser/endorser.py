@@ -203,8 +203,10 @@ class Endorser:
             refused = ERROR_STATUS <= outcome.response.status < _FAILED_STATUS
             if not keep or refused:
                 return outcome, version, None, ()
-            work = partial(simulator.results, self.largest_bytes)
-            results = await off_loop(simulator.held, work)
+            work = partial(_taken, simulator, self.largest_bytes)
+            results, private = await off_loop(simulator.held, work)
+            if private:
+                await self.ledger.keep_private(proposal.tx_id, private)
             if not endorsers:
                 endorsers = await self._plan(proposal.name, results, simulator)
             return outcome, version, results, endorsers
@@ -260,6 +262,11 @@ class Endorser:
             answer.endorsement.signature = signer.sign(payload + creator)
             answers.append(answer)
         return answers or [bare]
+
+
+def _taken(simulator: Simulator, largest_bytes: int) -> tuple[bytes, bytes]:
+    """Return the read-write sets of a transaction: what is ordered, and what is private."""
+    return simulator.results(largest_bytes), simulator.private_results()
 
 
 class End(StrEnum):

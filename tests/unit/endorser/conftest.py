@@ -72,6 +72,15 @@ class Chaincode:
         value = invocation.simulator.get_state(invocation.namespace, key)
         return answer(payload=value or b"")
 
+    def hide(self, invocation: Any, key: Any, value: Any) -> Any:
+        space = invocation.namespace, "_implicit_org_Org1MSP"
+        invocation.simulator.put_private(*space, key, value.encode())
+        return answer()
+
+    def reveal(self, invocation: Any, key: Any) -> Any:
+        space = invocation.namespace, "_implicit_org_Org1MSP"
+        return answer(payload=invocation.simulator.get_private(*space, key) or b"")
+
     def copy(self, invocation: Any, source: Any, target: Any) -> Any:
         value = invocation.simulator.get_state(invocation.namespace, source)
         invocation.simulator.put_state(invocation.namespace, target, value or b"-")

@@ -41,6 +41,17 @@ async def test_an_invoked_value_is_there_for_the_next_query(defined):
     assert (found.block, found.code, found.code_name) == (None, None, None)
 
 
+async def test_private_data_is_there_once_its_transaction_is_committed(defined):
+    secret = b"nobody may know this"
+    await defined.caller.invoke("basic", [b"hide", b"k", secret], signer=defined.user)
+    found = await defined.caller.query("basic", [b"reveal", b"k"], signer=defined.user)
+    assert found.payload == secret
+    # What a query writes is dropped.
+    await defined.caller.query("basic", [b"hide", b"k", b"x"], signer=defined.user)
+    found = await defined.caller.query("basic", [b"reveal", b"k"], signer=defined.user)
+    assert found.payload == secret
+
+
 async def test_a_query_writes_nothing(defined):
     height = defined.ledger.height
     await defined.caller.query("basic", [b"put", b"k", b"v"], signer=defined.user)
