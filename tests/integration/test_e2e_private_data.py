@@ -1,0 +1,86 @@
+"""The example with private data, as docs/tasks/private-data.md runs it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.nodes.node import EXAMPLES, PROCESS, Node, started
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.nodejs,
+    pytest.mark.network,
+    pytest.mark.timeout(600),
+]
+ROOT = EXAMPLES.parent
+PAGE = ROOT / "docs" / "tasks" / "private-data.md"
+DEALS = EXAMPLES / "private-data"
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    with started(PROCESS, tmp_path_factory.mktemp("node")) as node:
+        yield node
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Yield each command of the page, and the output that the page shows."""
+    for block in re.findall(r"```console\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        for part in block.removeprefix("$ ").split("\n$ "):
+            command, _, shown = part.rstrip("\n").partition("\n")
+            yield command, shown
+
+
+def words_of(command: str) -> list[str]:
+    """Return the arguments, with paths that do not depend on the current directory."""
+    words = shlex.split(command)[1:]
+    return [str(ROOT / w) if w.startswith("examples/") else w for w in words]
+
+
+def test_the_page_shows_what_happens(node: Node):
+    for command, shown in commands():
+        refused = shown.startswith("error: ")
+        done = node.cli(*words_of(command), code=1 if refused else 0)
+        if refused:
+            assert shown.removeprefix("error: … ") in done.err, command
+        else:
+            assert done.out.decode().rstrip("\n") == shown, command
+
+
+def test_what_the_example_does_beside_the_page(node: Node):
+    name = "others"
+    collections = DEALS / "collections.json"
+    done = node.ask(
+        "deploy", DEALS, "--name", name, "--collections-config", collections
+    )
+    assert done["collections"] == ["prices", "appraisals"]
+    again = node.cli("deploy", DEALS, "--name", name)
+    assert "collections: prices, appraisals (kept)\n" in again.err
+    for number in (1, 2, 3):
+        deal = ("offer", f"E{number}", "--transient", f"price={number}")
+        node.cli("invoke", name, *deal)
+    prices = node.ask("query", name, "prices")["result"]
+    assert prices == {"E1": "1", "E2": "2", "E3": "3"}
+    denied = node.cli("query", name, "appraisal", "E1", code=1)
+    assert "tx creator does not have read access permission" in denied.err
+
+
+def test_collections_of_an_upgrade_must_stay(node: Node, tmp_path: Path):
+    name = "kept"
+    collections = DEALS / "collections.json"
+    node.cli("deploy", DEALS, "--name", name, "--collections-config", collections)
+    changed = tmp_path / "c.json"
+    changed.write_text(collections.read_text().replace("2", "3"))
+    words = ("deploy", DEALS, "--name", name, "--collections-config", changed)
+    refused = node.cli(*words, code=5)
+    assert (
+        "the BlockToLive in an existing collection [appraisals] modified" in refused.err
+    )
