@@ -141,3 +141,16 @@ def test_a_copy_brings_back_ledger_and_deployments(
         assert node.ask("ps") == []
         node.ask("deploy", FIXTURES / "foreign" / "node-shim", "--name", "notes")
         assert "does not exist" in node.cli("query", "notes", "get", "n1", code=1).err
+
+
+def test_a_test_begins_with_a_clean_ledger_again(node: Node):
+    node.invoke("notes", "put", "n5", "set up")
+    node.cli("snapshot", "clean")
+    for text in ("one", "two"):
+        node.invoke("notes", "put", "n5", text)
+        node.invoke("notes", "put", f"only {text}", text)
+        assert node.ask("revert", "clean")["removed"] == 2
+        assert node.query("notes", "get", "n5") == b"set up"
+    listed = node.ask("state", "ls", "notes", "--prefix", "only")["rows"]
+    assert listed == []
+    assert node.ask("state", "history", "notes", "n5")[0]["value"] == "c2V0IHVw"

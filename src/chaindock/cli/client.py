@@ -116,6 +116,18 @@ class AdminClient:
         """Cut blocks of what waits; return `transactions` and `height`."""
         return self._ask("POST", "/blocks/cut")
 
+    def take_snapshot(self, name: str) -> dict[str, Any]:
+        """Take a snapshot; return `name`, `height` and `hash`."""
+        return self._ask("POST", "/snapshots", {"name": name})
+
+    def drop_snapshot(self, name: str) -> None:
+        """Forget a snapshot."""
+        self._ask("DELETE", _target(("snapshots", name), {}))
+
+    def revert(self, name: str) -> dict[str, Any]:
+        """Go back to a snapshot, "" = the newest; return it and `removed` blocks."""
+        return self._ask("POST", "/revert", {"name": name})
+
     def set_time(self, **shift: float) -> dict[str, Any]:
         """Set (`at_s`), move (`advance_s`) or reset the time of calls; return it."""
         return self._ask("PUT", "/time", shift)

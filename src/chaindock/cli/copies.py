@@ -1,4 +1,4 @@
-"""`dump`, `load` and `reset`: copies of the ledger, and its end."""
+"""`snapshot`, `revert`, `dump`, `load` and `reset`: back to how the ledger was."""
 
 from __future__ import annotations
 
@@ -15,6 +15,62 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+@command(
+    "chaindock snapshot clean",
+    "chaindock snapshot --list",
+    "chaindock snapshot clean --rm",
+)
+@click.argument("name", required=False)
+@click.option("--list", "is_list", is_flag=True, help="List the snapshots.")
+@click.option("--rm", "removes", is_flag=True, help="Forget the snapshot NAME.")
+def snapshot(
+    session: Session, name: str | None, *, is_list: bool, removes: bool
+) -> None:
+    """Give the state of the ledger a name, to go back to it.
+
+    Takes no time and no space; a snapshot of that name moves. `chaindock revert NAME`
+    goes back. Snapshots are kept when the node stops.
+    """
+    client = session.client()
+    if is_list:
+        found = client.look("snapshots")["snapshots"]
+        if not session.emits(found):
+            rows = [
+                (one["name"], str(one["height"]), one["hash"][:12]) for one in found
+            ]
+            show.table(("NAME", "BLOCKS", "HASH"), rows)
+        return
+    if name is None:
+        raise click.UsageError("Missing argument 'NAME', or --list.")
+    if removes:
+        client.drop_snapshot(name)
+        if not session.emits({"name": name}):
+            click.echo(f"snapshot {name} is forgotten", err=True)
+        return
+    taken = client.take_snapshot(name)
+    if not session.emits(taken):
+        blocks = show.count(taken["height"], "block")
+        click.echo(
+            f"snapshot {name} at {blocks}; go back: {session.words(f'revert {name}')}",
+            err=True,
+        )
+
+
+@command("chaindock revert clean", "chaindock revert          # to the newest snapshot")
+@click.argument("name", default="")
+def revert(session: Session, name: str) -> None:
+    """Go back to a snapshot.
+
+    Later blocks, and all that they changed, are gone; so are later snapshots.
+    Chaincode keeps running. Transactions that wait for a block are refused. Not possible
+    if a chaincode was deployed since: `dump` and `load` also bring back deployments.
+    """
+    found = session.client().revert(name)
+    if not session.emits(found):
+        removed = show.count(found["removed"], "block")
+        click.echo(f"back at snapshot {found['name']}; {removed} removed", err=True)
 
 
 @command("chaindock dump before-upgrade.ledger", "chaindock dump --force latest.ledger")

@@ -52,6 +52,11 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "tx": ("blocks", "Look at a transaction."),
         "events": ("blocks", "Show the events of chaincodes."),
         "time": ("clock", "Change the time that calls have."),
+        "snapshot": (
+            "copies",
+            "Give the state of the ledger a name, to go back to it.",
+        ),
+        "revert": ("copies", "Go back to a snapshot."),
         "dump": ("copies", "Write a copy of the ledger to a file."),
         "load": ("copies", "Replace the ledger by a copy that `dump` wrote."),
         "reset": ("copies", "Remove the ledger; the next start begins a new one."),

@@ -28,6 +28,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from chaindock.aio import off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS
 from chaindock.endorser.checks import parse_proposal, transaction_id
+from chaindock.endorser.orderer import reverted
 from chaindock.errors import ExecuteFailed, LedgerError
 from chaindock.ids import TxId
 from chaindock.ledger.transaction import code_name
@@ -151,6 +152,8 @@ class Caller:
         facts: dict[str, Any] = {"transient": transient, "is_init": is_init}
         facts["now_ns"] = self.clock.now_ns()
         propose = partial(new_proposal, self.channel, name, args, signer, **facts)
+        ledger = self.endorser.ledger
+        reverts = ledger.reverts
         size = sum(map(len, (*args, *(transient or {}).values())))
         proposal = parse_proposal(await off_loop(size, propose))
         outcome, endorsed = await self.endorser.process(
@@ -167,6 +170,8 @@ class Caller:
                 )
             sign = partial(assemble, proposal, endorsed, signer)
             envelope = await off_loop(len(endorsed[0].payload), sign)
+            if ledger.reverts != reverts:
+                raise reverted(proposal.tx_id)
             commit = await self.orderer.submit(envelope)
             if commit.code and self.explain is not None:
                 conflict = await self.explain(envelope, commit)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from chaindock.endorser.configuration import Configuration
     from chaindock.identity.msp import Identity
     from chaindock.ledger.ledger import Ledger
+    from chaindock.ledger.marks import Mark
     from chaindock.ledger.transaction import ParsedTransaction
 
 _log = get_logger("orderer")
@@ -102,10 +104,11 @@ class Orderer:
         """
         require_size(len(envelope) - _FRAME_BYTES, self._options.absolute_max_bytes)
         msps = self._configuration.msps
+        reverts = self._ledger.reverts
         check = partial(parse_and_check, envelope, self._ledger.channel, msps)
         tx, creator = await off_loop(len(envelope), check)
         self._admit(tx, creator)
-        return await self._order(tx)
+        return await self._order(tx, reverts)
 
     async def configure(self, envelope: bytes) -> TxLocation:
         """Commit a configuration in a block of its own; it is in force afterwards.
@@ -113,6 +116,7 @@ class Orderer:
         The node made the envelope. Raises: InvalidInput: no next configuration of this
             channel. LedgerClosed, LedgerError: as `submit`.
         """
+        reverts = self._ledger.reverts
         tx = parse_transaction(envelope, self._ledger.channel)
         found = read_config(envelope).sequence
         expected = self._configuration.config.sequence + 1
@@ -121,15 +125,20 @@ class Orderer:
                 f"this is no next configuration of channel {self._ledger.channel!r}: "
                 f"{tx.kind}, sequence {found}, expected CONFIG, sequence {expected}"
             )
-        return await self._order(tx)
+        return await self._order(tx, reverts)
 
-    async def _order(self, tx: ParsedTransaction) -> TxLocation:
-        """Queue a transaction and wait until it is committed."""
+    async def _order(self, tx: ParsedTransaction, reverts: int) -> TxLocation:
+        """Queue a transaction and wait until it is committed.
+
+        `reverts`: of the ledger when the transaction came.
+        """
         while not self._closing and self._full(len(tx.envelope)):
             self._room.clear()
             await self._room.wait()
         if self._closing:
             raise LedgerClosed("the orderer is shutting down; nothing was submitted")
+        if self._ledger.reverts != reverts:
+            raise reverted(tx.tx_id)
         loop = asyncio.get_running_loop()
         waiting = _Waiting(tx, loop.time(), loop.create_future())
         # Definitions do not wait until somebody cuts a block: a deployment would hang.
@@ -161,6 +170,17 @@ class Orderer:
             self._arrived.set()
             await asyncio.wait(waiting)
         return len(waiting)
+
+    async def revert(self, name: str) -> Mark:
+        """Go back to a snapshot; what waits for a block is refused. As `Ledger.revert`."""
+        waiting = [*self._urgent, *self._queue]
+        self._urgent.clear()
+        self._queue.clear()
+        self._bytes = self._to_cut = 0
+        self._room.set()
+        for one in waiting:
+            _fail(one, reverted(one.tx.tx_id))
+        return await self._ledger.revert(name)
 
     def _admit(self, tx: ParsedTransaction, creator: Identity | None) -> None:
         """Refuse what Fabric's orderer refuses at once. Raises: as `submit`."""
@@ -206,26 +226,29 @@ class Orderer:
 
     async def _some(self) -> bool:
         """Wait until a batch is to be cut. False = closed and nothing is left."""
-        wait_s = self._options.wait_s
-        while not self._queue and not self._urgent:
+        while not self._is_due():
             if self._closing:
                 return False
             self._arrived.clear()
-            await self._arrived.wait()
-        while not self._is_due():
-            # The clock starts with the first transaction of the batch.
-            deadline = None if wait_s is None else self._queue[0].arrived_s + wait_s
-            self._arrived.clear()
-            try:
-                async with asyncio.timeout_at(deadline):
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._deadline_s()):
                     await self._arrived.wait()
-            except TimeoutError:
-                break
         return True
+
+    def _deadline_s(self) -> float | None:
+        """Return when the next batch is cut at the latest; None = no such time."""
+        wait_s = self._options.wait_s
+        # The clock starts with the first transaction of the batch.
+        return self._queue[0].arrived_s + wait_s if self._queue and wait_s else None
 
     def _is_due(self) -> bool:
         options = self._options
-        if self._closing or self._urgent or self._to_cut or options.wait_s == 0:
+        if self._urgent or not self._queue:
+            return bool(self._urgent)
+        if self._closing or self._to_cut or options.wait_s == 0:
+            return True
+        deadline_s = self._deadline_s()
+        if deadline_s is not None and asyncio.get_running_loop().time() >= deadline_s:
             return True
         return options.mode != MANUAL and self._next()[1]
 
@@ -261,6 +284,15 @@ class Orderer:
             if not waiting.done.done():
                 place = TxLocation(block.number, index, block.codes[index])
                 waiting.done.set_result(place)
+
+
+def reverted(tx_id: str) -> LedgerError:
+    """Return the error of a transaction that met a revert of the ledger."""
+    return LedgerError(
+        f"transaction {tx_id[:12]} was not submitted: the ledger was reverted meanwhile",
+        hint="submit it again",
+        tx_id=tx_id,
+    )
 
 
 def _failure(error: BaseException) -> ChaindockError:

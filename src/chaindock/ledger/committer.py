@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 from fabric_protos.peer import transaction_pb2 as codes
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from chaindock.ledger.blocks import BlockSigner, ChangeKey
     from chaindock.ledger.transaction import ParsedTransaction, Space
 
+T = TypeVar("T")
 _log = get_logger("ledger")
 _TRIM_WAIT_MS = 500
 
@@ -255,6 +256,19 @@ class Committer:
         db = self._require_open()
         with translated(self._path), immediate(db):
             keep(db, tx_id, self._tip.height, sets)
+
+    def run(self, job: Callable[[sqlite3.Connection, Tip], T]) -> T:
+        """Return what `job` returns; it may change the file and remove blocks.
+
+        All that it changes is kept, or nothing.
+        """
+        db = self._require_open()
+        with translated(self._path), self._block(db):
+            self._require_tip(db)
+            found = job(db, self._tip)
+            tip = read_tip(db, self._path)
+        self._tip = tip
+        return found
 
     def _require_open(self) -> sqlite3.Connection:
         if self._db is None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from chaindock.errors import LedgerClosed, NotFound
 from chaindock.ledger.committer import CommittedBlock, Committer
+from chaindock.ledger.marks import Mark, drop_mark, marks, put_mark, revert
 from chaindock.ledger.simulator import Simulator
 from chaindock.ledger.snapshots import Reader, Snapshot
 from chaindock.ledger.transaction import UNKNOWN, code_name, packed_id
@@ -79,6 +80,10 @@ class Ledger:
         self._committer = Committer(path, channel, signer, wal_limit_bytes, marker)
         self._entered = self._is_open = False
         self._height = 0
+        self.reverts = 0
+        """How often `revert` was called."""
+        self.reverted_to: list[int] = []
+        """The heights that it went back to."""
         self._writer: ThreadPoolExecutor
         self._reader: Reader
 
@@ -180,6 +185,52 @@ class Ledger:
 
     def _trimmed(self, _: object) -> None:
         self._reader.paused = False
+
+    async def snapshots(self) -> list[Mark]:
+        """Return the snapshots, the newest last. Raises: LedgerClosed, LedgerError."""
+        self._require_open()
+        return await self._write(partial(self._committer.run, marks))
+
+    async def take_snapshot(self, name: str) -> Mark:
+        """Give the newest state a name; a snapshot of that name moves.
+
+        Raises: InvalidInput, LedgerClosed, LedgerError.
+        """
+        self._require_open()
+        return await self._change(put_mark, name)
+
+    async def drop_snapshot(self, name: str) -> None:
+        """Forget a snapshot. Raises: NotFound, LedgerClosed, LedgerError."""
+        self._require_open()
+        await self._change(drop_mark, name)
+
+    async def revert(self, name: str) -> Mark:
+        """Go back to a snapshot: later blocks and everything they did are gone.
+
+        A simulator of before raises LedgerClosed. A transaction that was simulated before
+        must not be committed afterwards: versions of later blocks come again for other
+        values. So `reverts` grows when this is called.
+
+        Raises: NotFound. InvalidInput: chaincode was defined, or the channel configured,
+            since. LedgerClosed, LedgerError. Nothing has changed then.
+        Cancelled: it is done all the same.
+        """
+        self._require_open()
+        self.reverts += 1
+        done = self._change(revert, name)
+        done.add_done_callback(self._reverted)
+        return await asyncio.shield(done)
+
+    def _change(self, act: Callable[..., T], name: str) -> asyncio.Future[T]:
+        return self._write(partial(self._committer.run, partial(act, name)))
+
+    def _reverted(self, done: asyncio.Future[Mark]) -> None:
+        if done.cancelled() or done.exception() is not None or not self._is_open:
+            return
+        self._height = done.result().height
+        self.reverted_to.append(self._height)
+        self._reader.close()
+        self._reader = Reader(self._path)
 
     def find_transaction(self, tx_id: TxId) -> TxLocation | None:
         """Return the first occurrence of a transaction id, valid or not."""

@@ -78,7 +78,9 @@ class Reader:
         """Run a SELECT. Raises: LedgerClosed, LedgerError."""
         db = self._db
         if db is None:
-            raise LedgerClosed("the ledger was closed while the simulation ran")
+            raise LedgerClosed(
+                "the ledger was closed or reverted while the simulation ran"
+            )
         try:
             if not (self.paused or db.in_transaction):
                 db.execute("BEGIN")

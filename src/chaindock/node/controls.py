@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from chaindock.endorser.cutting import AUTO, show_mode
 from chaindock.endorser.edits import StateWriter, arguments
-from chaindock.errors import InvalidInput
+from chaindock.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from chaindock.endorser.caller import Answer, Caller
     from chaindock.identity.msp import SigningIdentity
+    from chaindock.ledger.marks import Mark
 
 _FIRST_S: Final = 0.0
 _LAST_S: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
@@ -50,6 +51,34 @@ class Controls:
     async def cut(self) -> int:
         """Cut blocks of what waits; return how many transactions that were."""
         return await self.caller.orderer.cut()
+
+    async def snapshots(self) -> list[Mark]:
+        """Return the snapshots, the newest last."""
+        return await self.caller.endorser.ledger.snapshots()
+
+    async def take_snapshot(self, name: str) -> Mark:
+        """Give the newest state a name. Raises: InvalidInput."""
+        return await self.caller.endorser.ledger.take_snapshot(name)
+
+    async def drop_snapshot(self, name: str) -> None:
+        """Forget a snapshot. Raises: NotFound."""
+        await self.caller.endorser.ledger.drop_snapshot(name)
+
+    async def revert(self, name: str) -> dict[str, Any]:
+        """Go back to a snapshot, "" = the newest; return it and {"removed": blocks}.
+
+        Raises: NotFound. InvalidInput: chaincode was deployed since.
+        """
+        ledger = self.caller.endorser.ledger
+        known = {mark.name: mark for mark in await ledger.snapshots()}
+        if name not in known and (name or not known):
+            raise NotFound(
+                f"there is no snapshot {name!r}; known: {', '.join(known) or 'none'}",
+                hint="take one: chaindock snapshot NAME",
+            )
+        height = ledger.height
+        mark = await self.caller.orderer.revert(name or [*known][-1])
+        return {**vars(mark), "removed": height - mark.height}
 
     def time(self) -> dict[str, Any]:
         """Return {"now", "offset_s"} of the clock that calls of the node have."""

@@ -7,6 +7,7 @@ committed state is shown.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -242,16 +243,23 @@ class Explorer:
             follow: wait for more blocks.
             over: whether followers are to end.
         """
-        number = self._ledger.height if first is None else first
+        ledger = self._ledger
+        number = ledger.height if first is None else first
+        reverts = len(ledger.reverted_to)
         while True:
-            while number < self._ledger.height:
+            while number < ledger.height:
                 read = partial(_events, number, name)
                 number += 1
-                if found := await self._reader.run(read):
-                    yield found
+                with suppress(NotFound):  # the ledger was reverted meanwhile
+                    if found := await self._reader.run(read):
+                        yield found
+                number = min(number, *ledger.reverted_to[reverts:], number)
+                reverts = len(ledger.reverted_to)
             if not follow or over():
                 return
             await asyncio.sleep(POLL_S)
+            number = min(number, *ledger.reverted_to[reverts:], number)
+            reverts = len(ledger.reverted_to)
 
 
 def _events(number: int, name: str, view: View) -> list[dict[str, Any]]:

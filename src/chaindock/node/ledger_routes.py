@@ -20,6 +20,10 @@ What changes something:
     POST   /state/NAME      {"writes": [{"key", "value": base64, "" deletes}]}
            → as /chaincodes/NAME/invoke: one transaction
     POST   /blocks/cut      → {"transactions", "height"}, when they are committed
+    GET    /snapshots       → {"snapshots": [{name, height, hash}]}, the newest last
+    POST   /snapshots       {"name"} → the snapshot; one of that name moves
+    DELETE /snapshots/NAME  → {"name"}
+    POST   /revert          {"name"}, "" = the newest → the snapshot, {removed: blocks}
     GET    /time            → {"now", "offset_s"}
     PUT    /time            {"at_s"} or {"advance_s"} or {} = reset → as GET
 """
@@ -71,6 +75,10 @@ class LedgerRoutes:
         yield "GET", "/blocks/{number}", self._block
         yield "GET", "/transactions/{id}", self._transaction
         yield "GET", "/events", self._events
+        yield "GET", "/snapshots", self._snapshots
+        yield "POST", "/snapshots", self._snapshots
+        yield "DELETE", "/snapshots/{name}", self._drop
+        yield "POST", "/revert", self._revert
         yield "GET", "/time", self._time
         yield "PUT", "/time", self._set_time
 
@@ -128,6 +136,23 @@ class LedgerRoutes:
         cut = await self._inflight.run(self._controls.cut())
         return reply({"transactions": cut, "height": self._explorer.height})
 
+    async def _snapshots(self, request: web.Request) -> web.Response:
+        if request.method == "POST":
+            name = (await read_json(request, _Named, '{"name": NAME}')).name
+            work = self._controls.take_snapshot(name)
+            return reply(vars(await self._inflight.run(work)))
+        found = await self._inflight.run(self._controls.snapshots())
+        return reply({"snapshots": [vars(mark) for mark in found]})
+
+    async def _drop(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        await self._inflight.run(self._controls.drop_snapshot(name))
+        return reply({"name": name})
+
+    async def _revert(self, request: web.Request) -> web.Response:
+        name = (await read_json(request, _Named, '{"name": NAME}')).name
+        return reply(await self._inflight.run(self._controls.revert(name)))
+
     async def _time(self, _request: web.Request) -> web.Response:
         return reply(self._controls.time())
 
@@ -154,6 +179,10 @@ class _Write(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Writes(msgspec.Struct, forbid_unknown_fields=True):
     writes: list[_Write]
+
+
+class _Named(msgspec.Struct, forbid_unknown_fields=True):
+    name: str = ""
 
 
 class _Shift(msgspec.Struct, forbid_unknown_fields=True):

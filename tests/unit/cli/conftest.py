@@ -14,6 +14,7 @@ from chaindock.cli.node import find_process, is_alive
 from chaindock.endorser.caller import Answer
 from chaindock.ledger.committer import CommittedBlock
 from chaindock.ledger.ledger import Ledger
+from chaindock.ledger.marks import Mark
 from chaindock.ledger.reader import LedgerReader
 from chaindock.ledger.transaction import parse_transaction
 from chaindock.node.admin import AdminServer
@@ -77,6 +78,20 @@ class Writes:
     async def cut(self) -> int:
         waiting, self.waiting = self.waiting, 0
         return waiting
+
+    async def snapshots(self) -> list[Mark]:
+        return await self.ledger.snapshots()
+
+    async def take_snapshot(self, name: str) -> Mark:
+        return await self.ledger.take_snapshot(name)
+
+    async def drop_snapshot(self, name: str) -> None:
+        await self.ledger.drop_snapshot(name)
+
+    async def revert(self, name: str) -> dict[str, object]:
+        height = self.ledger.height
+        mark = await self.ledger.revert(name or "base")
+        return {**vars(mark), "removed": height - mark.height}
 
     def time(self) -> dict[str, object]:
         return {"now": "2027-01-01T00:00:00+00:00", "offset_s": self.clock_s}

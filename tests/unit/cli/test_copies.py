@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from chaindock.cli.client import AdminClient
+from support.ledgers.envelopes import rwset, transaction
+
 
 def test_a_ledger_goes_into_a_file_and_is_not_written_over(run, home, tmp_path):
     file = tmp_path / "copy"
@@ -27,3 +30,36 @@ def test_without_a_terminal_the_end_of_a_ledger_needs_yes(run, words):
 def test_reset_says_what_it_removed(run, home):
     assert "no ledger was there" in run("reset", "--yes").stderr
     assert json.loads(run("reset", "--yes", "--json").stdout) == {"removed": []}
+
+
+def test_a_snapshot_is_taken_listed_gone_back_to_and_forgotten(run, ledger):
+    run("state", "put", "cc", "k", "1")
+    result = run("snapshot", "base")
+    assert "snapshot base at 2 blocks; go back: chaindock --home" in result.stderr
+    run("state", "put", "cc", "k", "2")
+    assert "base" in run("snapshot", "--list").stdout
+    result = run("revert")
+    assert "back at snapshot base; 1 block removed" in result.stderr
+    assert run("state", "get", "cc", "k").stdout == "1"
+    body = json.loads(run("revert", "base", "--json").stdout)
+    assert (body["name"], body["height"], body["removed"]) == ("base", 2, 0)
+    assert run("snapshot", "base", "--rm").exit_code == 0
+    assert json.loads(run("snapshot", "--list", "--json").stdout) == []
+    result = run("revert", "base")
+    assert result.exit_code == 5
+    assert "there is no snapshot 'base'; known: none" in result.stderr
+    assert run("snapshot").exit_code == 2
+
+
+def test_followers_of_events_see_the_blocks_that_come_instead(run, home, ledger):
+    run("snapshot", "base")
+    events = AdminClient(home).events(None, 0, follow=True)
+    for name in ("one", "two"):
+        ledger.commit(transaction(rwset(), event=(name, b"")))
+        assert next(events)["name"] == name
+    for name in ("three", "four"):
+        run("revert", "base")
+        ledger.commit(transaction(rwset(), event=(name, b"")))
+        event = next(events)
+        assert (event["block"], event["name"]) == (1, name)
+    del events

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from chaindock.endorser.cutting import OrdererOptions, read_mode, show_mode
+from chaindock.errors import LedgerError
 from chaindock.values import WrongValueError
 from support.eventually import eventually
 
@@ -63,6 +64,31 @@ class TestManual:
         await defined.orderer.__aexit__()
         assert [one.code for one in await answers] == [0, 0]
 
+    async def test_a_revert_refuses_what_waits(self, defined):
+        await defined.ledger.take_snapshot("base")
+        height = defined.ledger.height
+        answers = await waiting(defined, *puts(2))
+        await defined.orderer.revert("base")
+        with pytest.raises(LedgerError, match="the ledger was reverted meanwhile"):
+            await answers
+        assert (defined.orderer.waiting, defined.ledger.height) == (0, height)
+
+
+async def test_what_was_simulated_before_a_revert_is_not_committed(defined):
+    """Its reads may have versions that other values have by now."""
+    await invoke(defined, b"put", b"k", b"1")
+    await defined.ledger.take_snapshot("base")
+    await invoke(defined, b"put", b"k", b"2")
+    defined.chaincode.hold = asyncio.Event()
+    call = asyncio.ensure_future(invoke(defined, b"put", b"other", b"v"))
+    await eventually(lambda: len(defined.chaincode.seen) == 3)
+    await defined.orderer.revert("base")
+    defined.chaincode.hold.set()
+    with pytest.raises(LedgerError, match="reverted"):
+        await call
+    defined.chaincode.hold = None
+    assert (await invoke(defined, b"copy", b"k", b"copy")).code == 0
+
 
 class TestSize:
     @pytest.fixture
@@ -82,6 +108,18 @@ class TestInterval:
     @pytest.fixture
     def options(self) -> Any:
         return OrdererOptions(mode=("interval", 0.2))
+
+    async def test_a_revert_in_the_interval_makes_no_block(self, defined):
+        await invoke(defined, b"put", b"k", b"v")
+        await defined.ledger.take_snapshot("base")
+        height = defined.ledger.height
+        answers = await waiting(defined, *puts(2))
+        await defined.orderer.revert("base")
+        with pytest.raises(LedgerError, match="reverted meanwhile"):
+            await answers
+        await asyncio.sleep(0.3)
+        assert defined.ledger.height == height
+        assert (await invoke(defined, b"put", b"k", b"v")).block == height
 
     async def test_a_block_takes_what_came_in_the_interval(self, defined):
         began = asyncio.get_running_loop().time()
