@@ -192,12 +192,50 @@ async def test_binding_and_proposal_are_those_of_the_client(stub: Stub):
 
 
 @every_language
+@pytest.mark.statement(52, by="go node")
 async def test_validation_parameters(stub: Stub):
     await stub.commit("put", "k", "v")
     assert await stub.ask("getvp", "k") == ""
-    _, action = await stub.endorse("setvp", "k", "policy")
-    assert b"VALIDATION_PARAMETER" in action.results
-    assert b"policy" in action.results
+    await stub.commit("setvp", "k", "policy")
+    assert await stub.ask("getvp", "k") == "policy"
+    assert await stub.ask("get", "k") == "v"
+    await stub.commit("pput", IMPLICIT, "k", "v")
+    await stub.commit("psetvp", IMPLICIT, "k", "private policy")
+    assert await stub.ask("pgetvp", IMPLICIT, "k") == "private policy"
+
+
+@and_java
+@pytest.mark.statement(44, 60, by="go node java")
+async def test_private_data(stub: Stub):
+    for key in ("k1", "k2", "k3"):
+        await stub.commit("pput", IMPLICIT, key, f"value of {key}")
+    assert await stub.ask("pget", IMPLICIT, "k1") == "value of k1"
+    hashed = hashlib.sha256(b"value of k1").hexdigest()
+    assert await stub.ask("phash", IMPLICIT, "k1") == hashed
+    keys = json.loads(await stub.ask("prange", IMPLICIT, "k", "l"))
+    assert keys == ["k1", "k2", "k3"]
+    await stub.commit("pdel", IMPLICIT, "k1")
+    await stub.commit("ppurge", IMPLICIT, "k2")
+    for key in ("k1", "k2"):
+        assert await stub.ask("pget", IMPLICIT, key) == ""
+        assert await stub.ask("phash", IMPLICIT, key) == ""
+    await stub.commit("pputc", IMPLICIT, "type", "x", "y")
+    assert len(json.loads(await stub.ask("ppartial", IMPLICIT, "type", "x"))) == 1
+    assert json.loads(await stub.ask("prange", IMPLICIT, "", "")) == ["k3"]
+
+
+@pytest.mark.golang
+@pytest.mark.parametrize("stub", ["go"], indirect=True)
+@pytest.mark.statement(48, 50, by="go")
+async def test_private_batches_and_many_private_keys(stub: Stub):
+    for key in ("b2", "b3"):
+        await stub.commit("pput", IMPLICIT, key, "v")
+    _, action = await stub.endorse("pbatch", IMPLICIT)
+    assert b"b4" in action.results
+    await stub.commit("pbatch", IMPLICIT)
+    values = json.loads(await stub.ask("pmulti", IMPLICIT, "b3", "b1", "b2"))
+    assert values == ["", "1", ""]
+    assert await stub.ask("get", "b4") == "4"
 
 
 def by_language(found: dict[str, Any]) -> Any:
