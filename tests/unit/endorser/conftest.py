@@ -191,7 +191,9 @@ async def node(tmp_path: Any, org: Any, options: Any) -> Any:
             ledger=ledger,
             definitions=Definitions(approvals),
             executor=chaincode,
-            system={"_lifecycle": LifecycleContract(CHANNEL, lambda: ["Org1MSP"])},
+            system={
+                "_lifecycle": LifecycleContract(CHANNEL, lambda: configuration.peers)
+            },
             concurrency=CONCURRENCY,
         )
         async with Orderer(ledger, configuration, options) as orderer:

@@ -1,11 +1,13 @@
 """Several organisations on a channel: how one joins, who endorses, what counts."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from fabric_protos.common import common_pb2, configtx_pb2
 from fabric_protos.peer import policy_pb2
+from fabric_protos.peer.lifecycle import lifecycle_pb2
 
 from chaindock.endorser.caller import new_proposal
 from chaindock.endorser.checks import parse_proposal
@@ -248,3 +250,33 @@ async def test_a_configuration_that_is_not_the_next_is_refused(
         await two.orderer.configure(stale)
     with pytest.raises(InvalidInput, match="cannot be processed directly"):
         await two.orderer.submit(stale)
+
+
+async def test_every_member_approves_what_is_deployed(two, members):
+    """Approvals are private data of each organisation, which its own admin can read."""
+    two.writer = replace(two.writer, admins=members.admins)
+    await two.define(version="2.0")
+
+    async def ask(function: str, args: Any, signer: Any) -> Any:
+        raw = [function.encode(), args.SerializeToString()]
+        answer = await two.caller.query("_lifecycle", raw, signer=signer)
+        assert answer.status == 200, answer.message
+        return answer.payload
+
+    for admin in members.admins():
+        asked = lifecycle_pb2.QueryChaincodeDefinitionArgs(name="basic")
+        payload = await ask("QueryChaincodeDefinition", asked, admin)
+        told = lifecycle_pb2.QueryChaincodeDefinitionResult.FromString(payload)
+        assert dict(told.approvals) == {"Org1MSP": True, "Org2MSP": True}
+        asked = lifecycle_pb2.QueryApprovedChaincodeDefinitionArgs(name="basic")
+        payload = await ask("QueryApprovedChaincodeDefinition", asked, admin)
+        found = lifecycle_pb2.QueryApprovedChaincodeDefinitionResult.FromString(payload)
+        assert (found.sequence, found.version) == (2, "2.0")
+        assert found.source.local_package.package_id.startswith("basic")
+        asked = lifecycle_pb2.QueryApprovedChaincodeDefinitionsArgs()
+        payload = await ask("QueryApprovedChaincodeDefinitions", asked, admin)
+        listed = lifecycle_pb2.QueryApprovedChaincodeDefinitionsResult.FromString(
+            payload
+        )
+        sequences = [one.sequence for one in listed.approved_chaincode_definitions]
+        assert sequences == ([1, 2] if admin.mspid == "Org1MSP" else [2])
