@@ -161,7 +161,8 @@ def _check_principal(
         raise InvalidInput(f"{here}principal type {named} is not supported")
     if mspid not in mspids:
         raise InvalidInput(
-            f"{here}collection member '{mspid}' is not part of the channel"
+            f"{here}collection member '{mspid}' is not part of the channel",
+            hint=f"let it join: chaindock org add {mspid.removesuffix('MSP')}",
         )
 
 
