@@ -18,7 +18,6 @@ STATEMENTS = Path(__file__).with_name("statements.txt")
 NOT_SHOWN = {
     16: "only the settings of the server are checked, not ten minutes",
     17: "only the settings of the client are checked, not ten minutes",
-    18: "Java is dialled in tests, but not for more than 5 s",
     53: "every channel of the node has the capability V2_5",
     77: "there is one channel",
     85: "there is one channel",

@@ -208,7 +208,7 @@ SERVERS = [
 
 
 @pytest.mark.parametrize("serves", SERVERS)
-@pytest.mark.statement(1, by="go java node python")
+@pytest.mark.statement(1, by="go java node")
 async def test_a_shim_that_serves_is_dialled_with_certificates(
     tmp_path: Path, serves: Callable[[Served], Shim]
 ):

@@ -110,6 +110,15 @@ async def answering(peer: ShimPeer) -> None:
         await peer.complete(message)
 
 
+async def nothing_is_left(node: EndorsingNode, name: str) -> None:
+    """Check that a stream holds no call and no memory."""
+    handler = node.streams.registry.find_ready(ccid_of(name))
+    assert handler is not None
+    calls = handler.calls
+    await eventually(lambda: calls.budget.held == 0)
+    assert calls.unanswered == []
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.statement(39, 40, 47)
 async def test_every_request_gets_one_reply_and_a_refused_one_changes_nothing(
@@ -136,11 +145,7 @@ async def test_every_request_gets_one_reply_and_a_refused_one_changes_nothing(
     known = {k: v for k, v in requests.written.items() if not k.startswith("batch")}
     assert found == known
     for name in "ab":
-        handler = endorsing.streams.registry.find_ready(ccid_of(name))
-        assert handler is not None
-        budget = handler.calls.budget
-        await eventually(lambda budget=budget: budget.held == 0)
-        assert handler.calls.unanswered == []
+        await nothing_is_left(endorsing, name)
     again = endorsing.propose("a")
     assert (await a.receive()).channel_id == CHANNEL
     again.cancel()
