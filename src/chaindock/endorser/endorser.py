@@ -18,9 +18,8 @@ from fabric_protos.peer import chaincode_pb2, proposal_pb2, proposal_response_pb
 from chaindock.aio import off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS, Outcome
 from chaindock.endorser.checks import check_expiry, check_proposal, require_writer
-from chaindock.endorser.plan import choose, spaces_of
+from chaindock.endorser.plan import choose
 from chaindock.endorser.simulation import Simulation
-from chaindock.endorser.validator import SnapshotState
 from chaindock.errors import (
     ChaindockError,
     Denied,
@@ -203,23 +202,14 @@ class Endorser:
             refused = ERROR_STATUS <= outcome.response.status < _FAILED_STATUS
             if not keep or refused:
                 return outcome, version, None, ()
+            plan = await choose(
+                self.configuration, self.peers, proposal.name, simulator
+            )
             work = partial(_taken, simulator, self.largest_bytes)
             results, private = await off_loop(simulator.held, work)
             if private:
                 await self.ledger.keep_private(proposal.tx_id, private)
-            if not endorsers:
-                endorsers = await self._plan(proposal.name, results, simulator)
-            return outcome, version, results, endorsers
-
-    async def _plan(
-        self, name: str, results: bytes, simulator: Simulator
-    ) -> Sequence[str]:
-        """Return whose peers the policies need."""
-        if len(self.peers) == 1:
-            return list(self.peers)
-        spaces = await off_loop(len(results), partial(spaces_of, results))
-        state = SnapshotState(simulator.snapshot())
-        return choose(self.configuration, self.peers, name, spaces, state)
+            return outcome, version, results, endorsers or plan
 
     def _simulation(
         self, proposal: Proposal, identity: Identity, simulator: Simulator

@@ -165,6 +165,9 @@ class State(Protocol):
     def metadata(self, ns: str, collection: str, key: bytes, /) -> bytes | None:
         """Return the serialised KVMetadataWrite of a key, or of a key hash."""
 
+    def labelled(self, ns: str, collection: str, /) -> bool:
+        """Whether any key of a namespace or collection may have metadata."""
+
 
 class SnapshotState:
     """The state of a snapshot."""
@@ -181,6 +184,10 @@ class SnapshotState:
         """Return the serialised KVMetadataWrite of a key, or of a key hash."""
         row = self._snapshot.get_metadata(ns, collection, key)
         return row and row[0]
+
+    def labelled(self, ns: str, collection: str) -> bool:
+        """Whether any key of a namespace or collection may have metadata."""
+        return self._snapshot.labelled(ns, collection)
 
 
 class Validator:
@@ -239,17 +246,19 @@ class Validator:
         asked: set[str] = set()
         found = False
         for space in spaces:
-            for key in _keys(space) if space.ns == name else ():
-                if (name, space.collection, key) in self._relabelled:
+            if space.ns != name or not (space.writes or space.metadata):
+                continue
+            found, collection = True, space.collection
+            labelled = state.labelled(name, collection)
+            for key in _keys(space) if labelled or self._relabelled else (b"",):
+                if (name, collection, key) in self._relabelled:
                     raise Broken(codes.ENDORSEMENT_POLICY_FAILURE)
-                raw = _parameter(state.metadata(name, space.collection, key))
+                raw = parameter(state, space, key) if labelled else b""
                 if raw:
-                    found = True
                     yield _signature_policy(raw)
-                elif space.collection not in asked:
-                    found = True
-                    asked.add(space.collection)
-                    yield from self._general(definition, space.collection, asked)
+                elif collection not in asked:
+                    asked.add(collection)
+                    yield from self._general(definition, collection, asked)
         if not found:
             yield self._application_policy(definition.validation_parameter)
 
@@ -331,8 +340,9 @@ def _keys(space: Space) -> Iterator[bytes]:
         yield key
 
 
-def _parameter(metadata: bytes | None) -> bytes:
+def parameter(state: State, space: Space, key: bytes) -> bytes:
     """Return the policy of a key, a SignaturePolicyEnvelope; b"" = none."""
+    metadata = state.metadata(space.ns, space.collection, key)
     if metadata is None:
         return b""
     for entry in kv_rwset_pb2.KVMetadataWrite.FromString(metadata).entries:

@@ -59,6 +59,14 @@ class CommittedState:
     def __init__(self, versions: Versions, number: int) -> None:
         self._versions = versions
         self._number = number
+        self._labelled: dict[tuple[str, str], bool] = {}
+
+    def labelled(self, ns: str, collection: str) -> bool:
+        """Whether any key of a namespace or collection may have metadata."""
+        space = ns, collection
+        if space not in self._labelled:
+            self._labelled[space] = self._versions.labelled(*space)
+        return self._labelled[space]
 
     def get(self, ns: str, key: bytes) -> bytes | None:
         """Return a public value."""

@@ -56,6 +56,7 @@ CREATE TABLE versions (id INTEGER PRIMARY KEY, ns INTEGER NOT NULL, key BLOB NOT
 CREATE UNIQUE INDEX versions_key ON versions (ns, key, block, tx);
 CREATE INDEX versions_current ON versions (ns, key)
   WHERE superseded IS NULL AND value IS NOT NULL;
+CREATE INDEX versions_labelled ON versions (ns) WHERE metadata IS NOT NULL;
 CREATE INDEX versions_block ON versions (block);
 CREATE INDEX versions_superseded ON versions (superseded)
   WHERE superseded IS NOT NULL;
@@ -66,6 +67,7 @@ CREATE TABLE private (id INTEGER PRIMARY KEY, ns INTEGER NOT NULL, key BLOB NOT 
 CREATE UNIQUE INDEX private_key ON private (ns, key, block, tx);
 CREATE INDEX private_names ON private (ns, name)
   WHERE superseded IS NULL AND plain IS NOT NULL;
+CREATE INDEX private_labelled ON private (ns) WHERE metadata IS NOT NULL;
 CREATE INDEX private_block ON private (block);
 CREATE INDEX private_superseded ON private (superseded) WHERE superseded IS NOT NULL;
 CREATE INDEX private_expires ON private (expires) WHERE expires IS NOT NULL;

@@ -9,7 +9,9 @@ docs/fabric/ledger.md#private-data
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 from hashlib import sha256
+from itertools import chain
 from typing import TYPE_CHECKING, Self
 
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
@@ -32,7 +34,7 @@ from chaindock.ledger.rwset import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from chaindock.ids import TxId
     from chaindock.ledger.snapshots import Snapshot, Version
@@ -266,6 +268,16 @@ class Simulator:
             self._sealed = True
             self._private = private_sets(self._records)
         return self._private
+
+    def written(self) -> Iterator[tuple[str, str, Iterator[bytes]]]:
+        """Yield namespace, collection and keys (key hashes) of what is written.
+
+        A key comes twice if both value and metadata are written.
+        """
+        for (ns, collection), record in self._records.items():
+            if record.writes or record.metadata:
+                raw = map(encode_key, chain(record.writes, record.metadata))
+                yield ns, collection, map(partial(_stored, collection=collection), raw)
 
     def done(self) -> None:
         """End the simulation. Harmless when repeated."""

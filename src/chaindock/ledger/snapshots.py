@@ -52,6 +52,9 @@ _HISTORY = (
 _NAMESPACE = "SELECT id FROM namespaces WHERE ns=? AND collection=?"
 END_OF_HISTORY = (1 << 62, 0)
 """A version above every other one: where reading history begins."""
+_LABELLED = "SELECT 1 FROM {0} WHERE ns=? AND metadata IS NOT NULL LIMIT 1"
+_PUBLIC_LABELLED = _LABELLED.format("versions")
+_PRIVATE_LABELLED = _LABELLED.format("private")
 ABOVE_ALL = b"\xff"
 """The end of a range without end: no UTF-8 text begins with it."""
 
@@ -163,6 +166,12 @@ class Snapshot:
             _PRIVATE_METADATA if collection else _PUBLIC_METADATA, at
         )
         return row[:3] if row is not None and row[3] else None
+
+    def labelled(self, ns: str, collection: str) -> bool:
+        """Whether any key of a namespace or collection may have metadata."""
+        sql = _PRIVATE_LABELLED if collection else _PUBLIC_LABELLED
+        number = self._reader.namespace(ns, collection)
+        return self._reader.one(sql, (number,)) is not None
 
     def get_hash(
         self, ns: str, collection: str, key: bytes

@@ -31,6 +31,7 @@ _LATEST = (
     "ORDER BY block DESC, tx DESC LIMIT 1"
 )
 _PUBLIC, _PRIVATE = _LATEST.format("versions"), _LATEST.format("private")
+_LABELLED = "SELECT 1 FROM {0} WHERE ns=? AND metadata IS NOT NULL LIMIT 1"
 _SUPERSEDE = "UPDATE versions SET superseded=? WHERE id=?"
 _SUPERSEDE_PRIVATE = "UPDATE private SET superseded=? WHERE id=?"
 _INSERT = (
@@ -97,6 +98,12 @@ class Versions:
     def _latest(self, sql: str, number: int, key: bytes) -> Latest | None:
         row: Latest | None = self._db.execute(sql, (number, key)).fetchone()
         return row
+
+    def labelled(self, ns: str, collection: str) -> bool:
+        """Whether any key of a namespace or collection has, or had, metadata."""
+        sql = _LABELLED.format("private" if collection else "versions")
+        number = self._find(ns, collection)
+        return self._db.execute(sql, (number,)).fetchone() is not None
 
     def version(self, ns: str, collection: str, key: bytes) -> Version | None:
         """Return the version of a key or key hash, None if it does not exist."""

@@ -26,6 +26,9 @@ class HeldState:
     def get_state(self, ns: Any, key: Any) -> Any:
         return self.values.get((ns, key.encode()))
 
+    def labelled(self, ns: Any, collection: Any) -> Any:
+        return any(label[:2] == (ns, collection) for label in self.labels)
+
     def label(self, ns: Any, key: Any, policy: bytes, collection: Any = "") -> None:
         """Give a key, or key hash, a policy."""
         entry = kv_rwset_pb2.KVMetadataEntry(name="VALIDATION_PARAMETER", value=policy)

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from support.shims.stream_node import StreamNode
 
 EXPECTED = {
-    "vp_write_under_garbage": "a validation parameter is read when a block is committed, "
-    "not when a write is endorsed",
     "raw_empty_payloads": "a hash of no collection is not recorded as a read of it",
 }
 """Recordings that the node answers in another way, and why."""

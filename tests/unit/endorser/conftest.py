@@ -81,6 +81,17 @@ class Chaincode:
         space = invocation.namespace, "_implicit_org_Org1MSP"
         return answer(payload=invocation.simulator.get_private(*space, key) or b"")
 
+    def label(self, invocation: Any, key: Any, policy: Any) -> Any:
+        entries = {"VALIDATION_PARAMETER": bytes.fromhex(policy)}
+        invocation.simulator.put_metadata(invocation.namespace, key, entries)
+        return answer()
+
+    def fill(self, invocation: Any, count: Any) -> Any:
+        for number in range(int(count)):
+            key = f"k{number:05}"
+            invocation.simulator.put_state(invocation.namespace, key, b"v")
+        return answer()
+
     def copy(self, invocation: Any, source: Any, target: Any) -> Any:
         value = invocation.simulator.get_state(invocation.namespace, source)
         invocation.simulator.put_state(invocation.namespace, target, value or b"-")
@@ -134,6 +145,22 @@ class Node:
 
     def __post_init__(self) -> Any:
         self.user = self.org.user("User1")
+
+    async def label(self, key: Any, policy: bytes, *endorsers: Any) -> Any:
+        """Give a key a policy; return the code."""
+        args = [b"label", key.encode(), policy.hex().encode()]
+        return await self._code(args, endorsers)
+
+    async def fill(self, count: Any, *endorsers: Any) -> Any:
+        """Write so many keys; return the code."""
+        return await self._code([b"fill", b"%d" % count], endorsers)
+
+    async def _code(self, args: Any, endorsers: Any) -> Any:
+        signer: Any = self.user
+        answered = await self.caller.invoke(
+            "basic", args, signer=signer, endorsers=endorsers
+        )
+        return answered.code
 
     async def define(
         self,

@@ -280,3 +280,51 @@ async def test_every_member_approves_what_is_deployed(two, members):
         )
         sequences = [one.sequence for one in listed.approved_chaincode_definitions]
         assert sequences == ([1, 2] if admin.mspid == "Org1MSP" else [2])
+
+
+# --- policies of keys ---------------------------------------------------------------
+
+
+def label(text: Any) -> Any:
+    return parse_policy(text).SerializeToString()
+
+
+async def test_the_policy_of_a_written_key_chooses_who_endorses(two):
+    await put(two)
+    await two.label("k", label("OR('Org2MSP.peer')"))
+    assert await planned(two) == ["Org2MSP"]
+    assert await put(two, "Org1MSP") == 10
+    assert await put(two) == 0
+    assert await put(two, key=b"other") == 0
+    # Who may change the policy is said by the policy itself.
+    assert await two.label("k", label("OR('Org1MSP.peer')"), "Org1MSP") == 10
+    assert await two.label("k", label("OR('Org1MSP.peer')")) == 0
+    assert await planned(two) == ["Org1MSP"]
+
+
+async def test_each_of_many_keys_is_asked_for_its_policy(two, monkeypatch):
+    """The last of 1,200 keys has a policy of its own; the loop is not held meanwhile."""
+    turns: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(delay_s: float) -> None:
+        turns.append(delay_s)
+        await sleep(delay_s)
+
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    assert await two.fill(1200) == 0
+    assert turns == []
+    await two.label("k01199", label("AND('Org2MSP.peer')"))
+    assert await two.fill(1200, "Org1MSP") == 10
+    assert turns.count(0) >= 2
+    assert await two.fill(1200) == 0
+
+
+async def test_a_key_whose_policy_is_garbage_is_written_no_more(two):
+    assert await put(two) == 0
+    assert await two.label("k", b"garbage") == 0
+    for endorsers in ((), ("Org1MSP", "Org2MSP")):
+        with pytest.raises(
+            InvalidInput, match="error unmarshalling SignaturePolicyEnvelope: proto: "
+        ):
+            await put(two, *endorsers)
