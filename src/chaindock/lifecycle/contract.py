@@ -12,7 +12,7 @@ from fabric_protos.peer import proposal_response_pb2
 from fabric_protos.peer.lifecycle import lifecycle_pb2
 from google.protobuf.message import DecodeError
 
-from chaindock.errors import ChaindockError, Denied, InvalidInput, NotFound
+from chaindock.errors import ChaindockError, Denied, InvalidInput, NotFound, Unsupported
 from chaindock.identity.msp import Role
 from chaindock.ids import SYSTEM_NAMES, require_chaincode_name, require_version
 from chaindock.lifecycle.approvals import Approvals, source_of
@@ -35,6 +35,14 @@ if TYPE_CHECKING:
     Function = Callable[[Simulator, bytes, str], Any]
     """Takes a serialised argument message and the caller's MSP id; returns the answer."""
 
+_PACKAGES: Final = frozenset(
+    {
+        "GetInstalledChaincodePackage",
+        "InstallChaincode",
+        "QueryInstalledChaincode",
+        "QueryInstalledChaincodes",
+    }
+)
 _WRITERS: Final = "/Channel/Application/Writers"
 _LEGACY: Final = "lscc"
 _ERROR: Final = 500
@@ -100,6 +108,8 @@ class LifecycleContract:
 
     def _allowed(self, name: str, identity: Identity) -> Function:
         """Return the function. Raises: Denied: the identity may not call it."""
+        if name in _PACKAGES:
+            raise Unsupported(f"function {name!r} is not supported by Chaindock")
         if name not in self._functions:
             raise Denied(f"Unmapped policy for _lifecycle/{name}")
         function, admins = self._functions[name]

@@ -335,6 +335,10 @@ def test_odd_calls_are_answered(contract, state):
         "Failed to authorize invocation due to failed ACL check: Unmapped policy for "
         "_lifecycle/Nope"
     )
+    assert call(contract, state, "InstallChaincode", b"").message == (
+        "failed to invoke backing implementation of 'InstallChaincode': function "
+        "'InstallChaincode' is not supported by Chaindock"
+    )
     assert call(contract, state, "QueryChaincodeDefinition", b"\xff" * 4).message == (
         "failed to invoke backing implementation of 'QueryChaincodeDefinition': could not "
         "decode input arg for *lifecycle.Invocation.QueryChaincodeDefinition: proto: "
