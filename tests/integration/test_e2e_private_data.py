@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from typing import TYPE_CHECKING
@@ -89,3 +90,33 @@ def test_collections_of_an_upgrade_must_stay(node: Node, tmp_path: Path):
     assert (
         "the BlockToLive in an existing collection [appraisals] modified" in refused.err
     )
+
+
+def test_policies_of_chaincode_and_collection_decide_who_must_endorse(
+    node: Node, tmp_path: Path
+):
+    """The chaincode needs one organisation, and the collection `prices` needs both."""
+    node.cli("org", "add", "Org2", code=None)
+    members = "OR('Org1MSP.member','Org2MSP.member')"
+    both = "AND('Org1MSP.peer','Org2MSP.peer')"
+    policies: dict[str, dict[str, object]] = {
+        "prices": {"endorsementPolicy": {"signaturePolicy": both}},
+        "appraisals": {"memberOnlyRead": True},
+    }
+    collections = tmp_path / "c.json"
+    collections.write_text(
+        json.dumps([{"name": n, "policy": members, **p} for n, p in policies.items()])
+    )
+    one = "OR('Org1MSP.peer', 'Org2MSP.peer')"
+    options = ("--signature-policy", one, "--collections-config", collections)
+    done = node.ask("deploy", DEALS, "--name", "shared", *options)
+    assert done["policy"] == one
+    by_second = ("--org", "Org2MSP", "--endorsers", "Org2MSP")
+    appraise = ("appraise", "S1", "--transient", "value=9")
+    node.cli("invoke", "shared", *appraise, *by_second)
+    assert node.ask("query", "shared", "appraisal", "S1")["result"] == 9
+    offer = ("offer", "S1", "--transient", "price=7", "--org", "Org2MSP")
+    refused = node.cli("invoke", "shared", *offer, "--endorsers", "Org2MSP", code=1)
+    assert "ENDORSEMENT_POLICY_FAILURE" in refused.err
+    node.cli("invoke", "shared", *offer)
+    assert node.ask("query", "shared", "price", "S1")["result"] == 7
