@@ -93,6 +93,24 @@ def test_state_that_a_developer_writes_is_what_the_contract_reads(node: Node):
     assert "does not exist" in node.cli("query", "notes", "get", "n3", code=1).err
 
 
+def test_private_data_is_seen_and_written_like_public_state(node: Node):
+    example = EXAMPLES / "private-data"
+    words = ("--name", "deals", "--collections-config", example / "collections.json")
+    node.ask("deploy", example, *words)
+    node.invoke("deals", "offer", "D1", "--transient", "price=120")
+    prices = ("--collection", "prices")
+    (row,) = node.ask("state", "ls", "deals", *prices)["rows"]
+    assert row["key"] == "D1"
+    assert node.cli("state", "get", "deals", "D1", *prices).out == b"120"
+    node.cli("state", "put", "deals", "D1", "130", *prices)
+    assert node.query("deals", "price", "D1") == b"130"
+    tx_id = node.ask("state", "del", "deals", "D1", *prices)["tx_id"]
+    shown = node.cli("tx", "show", tx_id, "--json").out
+    assert b"D1" not in shown  # the key is private, too
+    text = node.cli("state", "put", "deals", "D1", "1", "--collection", "x", code=5).err
+    assert "collection" in text
+
+
 def test_a_contract_gets_the_time_that_was_set(node: Node):
     node.cli("time", "set", "2031-05-06T07:08:09")
     node.invoke("coldchain", "register", "P3", "2", "8")

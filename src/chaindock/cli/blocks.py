@@ -244,7 +244,10 @@ def _identity(one: Mapping[str, str] | None) -> str:
 
 def conflict_lines(conflict: Mapping[str, Any]) -> Iterator[str]:
     """Yield what was read, what is there now, and who wrote that."""
-    name, key = escaped(conflict["namespace"]), shown(conflict["key"])
+    name = escaped(conflict["namespace"])
+    key = shown(conflict["key"] or "") or f"with the hash {conflict['key_hash']}"
+    if collection := conflict["collection"]:
+        name = f"{name}, collection {escaped(collection)},"
     writer = escaped(conflict["writer"][:_TX_DIGITS])
     changed = place(conflict["writer_version"])
     if conflict["found"] is None:

@@ -105,12 +105,12 @@ class AdminClient:
             asked[following] = page["next"]
 
     def write_state(
-        self, name: str, writes: Sequence[tuple[str, bytes]]
+        self, name: str, writes: Sequence[tuple[str, bytes]], collection: str = ""
     ) -> dict[str, Any]:
         """Write keys in one transaction, b"" deletes; return wire.answer_json."""
         told = [{"key": key, "value": wire.encode(value)} for key, value in writes]
         target = _target(("state", name), {})
-        return self._ask("POST", target, {"writes": told})
+        return self._ask("POST", target, {"writes": told, "collection": collection})
 
     def cut_block(self) -> dict[str, Any]:
         """Cut blocks of what waits; return `transactions` and `height`."""

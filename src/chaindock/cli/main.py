@@ -47,7 +47,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "query": ("call", "Call a function without writing to the ledger."),
     },
     "The ledger": {
-        "state": ("state", "Look at and change the keys of a chaincode."),
+        "state": ("changes", "Look at and change the keys of a chaincode."),
         "block": ("blocks", "Look at blocks, and cut them."),
         "tx": ("blocks", "Look at a transaction."),
         "events": ("blocks", "Show the events of chaincodes."),

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from fabric_protos.peer import chaincode_shim_pb2, proposal_response_pb2
+from fabric_protos.peer import (
+    chaincode_shim_pb2,
+    proposal_pb2,
+    proposal_response_pb2,
+)
 
 from chaindock.chaincode.invocation import Kind
 from chaindock.errors import InvalidInput
@@ -20,24 +24,30 @@ if TYPE_CHECKING:
 
 FUNCTION: Final = b"chaindock.state.write"
 """What the transaction shows as its function; keys and values follow in turn."""
+PRIVATE: Final = b"chaindock.state.writePrivate"
+"""The same for a collection, which follows; keys and values are transient."""
 
 
-def arguments(writes: Iterable[tuple[str, bytes]]) -> list[bytes]:
-    """Return the arguments of a call that writes these keys; b"" deletes.
+def arguments(
+    writes: Iterable[tuple[str, bytes]], collection: str = ""
+) -> tuple[list[bytes], dict[str, bytes]]:
+    """Return arguments and transient values of a call that writes keys; b"" deletes.
 
     Raises: InvalidInput: no key, an empty one, or one that is not valid Unicode.
     """
-    args = [FUNCTION]
-    for key, value in writes:
+    rows = list(writes)
+    for key, _ in rows:
         try:
-            args += [key.encode(), value]
+            key.encode()
         except UnicodeEncodeError as error:
             raise InvalidInput(f"key {key!r}: expected valid Unicode") from error
         if not key:
             raise InvalidInput("a key is empty: expected text")
-    if len(args) == 1:
+    if not rows:
         raise InvalidInput("there is nothing to write: expected keys and values")
-    return args
+    if collection:
+        return [PRIVATE, collection.encode()], dict(rows)
+    return [FUNCTION, *(part for key, one in rows for part in (key.encode(), one))], {}
 
 
 class StateWriter:
@@ -47,10 +57,23 @@ class StateWriter:
         self, _ccid: Any, invocation: Invocation
     ) -> chaincode_shim_pb2.ChaincodeMessage:
         """Write what the arguments say into the namespace that is called."""
-        _, *rest = invocation.input.args
-        for key, value in zip(rest[::2], rest[1::2], strict=True):
-            invocation.simulator.put_state(invocation.namespace, key.decode(), value)
+        function, *rest = invocation.input.args
+        ns, simulator = invocation.namespace, invocation.simulator
+        if function == PRIVATE:
+            collection = rest[0].decode()
+            invocation.require(collection, write=True)
+            for key, value in sorted(_transient(invocation).items()):
+                simulator.put_private(ns, collection, key, value)
+        else:
+            for key, value in zip(rest[::2], rest[1::2], strict=True):
+                simulator.put_state(ns, key.decode(), value)
         response = proposal_response_pb2.Response(status=200)
         return chaincode_shim_pb2.ChaincodeMessage(
             type=Kind.COMPLETED, payload=response.SerializeToString()
         )
+
+
+def _transient(invocation: Invocation) -> dict[str, bytes]:
+    data = invocation.signed_proposal.proposal_bytes
+    payload = proposal_pb2.Proposal.FromString(data).payload
+    return dict(proposal_pb2.ChaincodeProposalPayload.FromString(payload).TransientMap)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from chaindock.errors import InvalidInput, LedgerClosed, NotFound
@@ -28,15 +29,25 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _COUNT = (
-    "SELECT count(*) FROM (SELECT 1 FROM versions INDEXED BY versions_current "
+    "SELECT count(*) FROM (SELECT 1 FROM {} "
     "WHERE ns=? AND superseded IS NULL AND value IS NOT NULL LIMIT ?)"
+)
+_COUNT_PUBLIC = _COUNT.format("versions INDEXED BY versions_current")
+_COUNT_PRIVATE = _COUNT.format("private")
+_COLLECTIONS = (
+    "SELECT ns, collection FROM namespaces WHERE collection<>'' ORDER BY 1, 2"
 )
 # A change of metadata alone counts: it is a conflict for whoever read the key.
 _LAST = (
     "SELECT key, v.block, v.tx, tx_id, coalesce(value, x''), timestamp, value IS NULL "
-    "FROM versions v JOIN transactions t ON t.block=v.block AND t.position=v.tx "
+    "FROM {} v JOIN transactions t ON t.block=v.block AND t.position=v.tx "
     "WHERE ns=? AND key>=? AND key<? AND (v.block, v.tx)<(?, ?) "
     "ORDER BY v.block DESC, v.tx DESC LIMIT 1"
+)
+_LAST_PUBLIC, _LAST_PRIVATE = _LAST.format("versions"), _LAST.format("private")
+_NAME = (
+    "SELECT name FROM private WHERE ns=? AND key=? AND name IS NOT NULL "
+    "ORDER BY block DESC, tx DESC LIMIT 1"
 )
 _HEIGHT = "SELECT value FROM meta WHERE name='height'"
 _BLOCK = "SELECT hash, block FROM blocks WHERE number=?"
@@ -138,13 +149,32 @@ class View:
     def _snapshot(self) -> Snapshot:
         return Snapshot(self._reader, self.height())
 
-    def get(self, ns: str, key: bytes) -> Entry | None:
-        """Return the committed value of a key; None = absent."""
-        row = self._snapshot().get(ns, key)
-        return Entry(key, *row) if row else None
+    def get(self, ns: str, collection: str, key: bytes) -> Entry | None:
+        """Return the committed value of a key, of a collection unless that is "".
+
+        None = absent. Raises: NotFound: this node has only the hash of the value.
+        """
+        snapshot = self._snapshot()
+        if not collection:
+            row = snapshot.get(ns, key)
+            return Entry(key, *row) if row else None
+        value, at, hashed_at = snapshot.get_private(ns, collection, _hash(key))
+        if hashed_at is None:
+            return None
+        if value is None:
+            raise NotFound(
+                f"this node has only the hash of the value in collection {collection!r}",
+                hint="the peers of the collection's members have the value",
+            )
+        return Entry(key, value, *(at or hashed_at))
 
     def scan(
-        self, ns: str, start: bytes, stop: bytes, limit: int, max_bytes: int
+        self,
+        ns: str,
+        collection: str,
+        bounds: tuple[bytes, bytes],
+        limit: int,
+        max_bytes: int,
     ) -> tuple[list[Entry], bool]:
         """Return up to `limit` keys in `[start, stop)`, lowest first.
 
@@ -152,13 +182,28 @@ class View:
 
         Returns: the entries, and whether the last key of the range is among them.
         """
-        rows, ended = self._snapshot().scan(ns, start, stop, limit + 1, max_bytes)
+        snapshot, most = self._snapshot(), (limit + 1, max_bytes)
+        if collection:
+            rows, ended = snapshot.scan_private(ns, collection, *bounds, *most)
+        else:
+            rows, ended = snapshot.scan(ns, *bounds, *most)
         return [Entry(*row) for row in rows[:limit]], ended and len(rows) <= limit
 
-    def count(self, ns: str, most: int) -> int:
+    def collections(self) -> list[tuple[str, str]]:
+        """Return namespace and name of each collection that was written."""
+        return self._reader.execute(_COLLECTIONS, ()).fetchall()
+
+    def count(self, ns: str, collection: str, most: int) -> int:
         """Return how many keys a namespace has; counting ends at `most`."""
-        found = self._reader.one(_COUNT, (self._reader.namespace(ns, ""), most))
+        sql = _COUNT_PRIVATE if collection else _COUNT_PUBLIC
+        found = self._reader.one(sql, (self._reader.namespace(ns, collection), most))
         return int(found[0])
+
+    def name_of(self, ns: str, collection: str, key_hash: bytes) -> bytes | None:
+        """Return the private key with this hash; None = this node does not know it."""
+        at = (self._reader.namespace(ns, collection), key_hash)
+        row = self._reader.one(_NAME, at)
+        return row and bytes(row[0])
 
     def history(self, ns: str, key: bytes, below: Version) -> Iterator[Change]:
         """Yield the changes of a key before the version `below`, newest first."""
@@ -172,11 +217,18 @@ class View:
                 yield Change(key, block, tx, entry)
 
     def last_change(
-        self, ns: str, start: bytes, stop: bytes, below: Version
+        self,
+        ns: str,
+        collection: str,
+        bounds: tuple[bytes, bytes],
+        below: Version,
     ) -> Change | None:
-        """Return the newest change of a key in `[start, stop)` before `below`."""
-        bounds = (self._reader.namespace(ns, ""), start, stop, *below)
-        row = self._reader.one(_LAST, bounds)
+        """Return the newest change of a key in `[start, stop)` before `below`.
+
+        In a collection, keys and values are hashes.
+        """
+        at = (self._reader.namespace(ns, collection), *bounds, *below)
+        row = self._reader.one(_LAST_PRIVATE if collection else _LAST_PUBLIC, at)
         if row is None:
             return None
         found, block, tx, *entry = row
@@ -217,3 +269,7 @@ class View:
                 tx_id=tx_id,
             )
         return unpacked_id(rows[0][0]), TxLocation(*rows[0][1:])
+
+
+def _hash(key: bytes) -> bytes:
+    return sha256(key).digest()

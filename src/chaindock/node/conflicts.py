@@ -28,15 +28,16 @@ CONFLICTS: Final = {codes.MVCC_READ_CONFLICT, codes.PHANTOM_READ_CONFLICT}
 def explain(view: View, envelope: bytes, place: TxLocation) -> dict[str, Any] | None:
     """Return why a transaction was refused for what it had read; None = not so.
 
-    Has `namespace`, `key`, `range` ([start, end] or None), `read` and `found`: the
-    versions [block, position], None = absent; `known`: whether `read` is recorded;
-    `writer` and `writer_version`: the transaction that changed the key.
+    Has `namespace`, `collection` ("" = public), `key` (None = only its `key_hash`, in hex,
+    is known), `range` ([start, end] or None), `read` and `found`: the versions [block,
+    position], None = absent; `known`: whether `read` is recorded; `writer` and
+    `writer_version`: the transaction that changed the key.
     """
     if place.code not in CONFLICTS:
         return None
     channel = parse_transaction(envelope, ChannelId("")).channel
     tx = parse_transaction(envelope, ChannelId(channel or ""))
-    for space in (one for one in tx.spaces if not one.collection):
+    for space in tx.spaces:
         found = next(_stale(view, space, (place.block, place.index)), None)
         if found is not None:
             return found
@@ -45,45 +46,43 @@ def explain(view: View, envelope: bytes, place: TxLocation) -> dict[str, Any] | 
 
 def _stale(view: View, space: Space, below: Version) -> Iterator[dict[str, Any]]:
     """Yield the reads of a space that had changed by the version `below`, in order."""
+    where = space.ns, space.collection
     for key, read in space.reads:
-        last = view.last_change(space.ns, key, after(key), below)
+        last = view.last_change(*where, (key, after(key)), below)
         if last is not None:
             found = None if last.entry.is_delete else (last.block, last.tx)
             # Also a key that was written and deleted in the block is a conflict.
             if found != read or last.block == below[0]:
-                yield _told(space.ns, last, read, None, known=True)
+                name = view.name_of(*where, key) if space.collection else key
+                yield _told(where, name, last) | {"read": read and list(read)}
     for info in space.ranges:
         # The range differs from what was read, so its newest change came after the read.
         stop = info.end_key.encode()
         if stop and not info.itr_exhausted:
             stop = after(stop)
-        last = view.last_change(
-            space.ns, info.start_key.encode(), stop or ABOVE_ALL, below
-        )
+        bounds = info.start_key.encode(), stop or ABOVE_ALL
+        last = view.last_change(*where, bounds, below)
         if last is not None:
-            known = not info.HasField("reads_merkle_hashes")
             reads = {
-                one.key.encode(): (one.version.block_num, one.version.tx_num)
+                one.key.encode(): [one.version.block_num, one.version.tx_num]
                 for one in info.raw_reads.kv_reads
             }
-            bounds = [info.start_key, info.end_key]
-            yield _told(space.ns, last, reads.get(last.key), bounds, known=known)
+            yield _told(where, last.key, last) | {
+                "range": [info.start_key, info.end_key],
+                "read": reads.get(last.key),
+                "known": not info.HasField("reads_merkle_hashes"),
+            }
 
 
-def _told(
-    ns: str,
-    last: Change,
-    read: Version | None,
-    bounds: list[str] | None,
-    *,
-    known: bool,
-) -> dict[str, Any]:
+def _told(where: tuple[str, str], name: bytes | None, last: Change) -> dict[str, Any]:
+    namespace, collection = where
     return {
-        "namespace": ns,
-        "key": last.key.decode(),
-        "range": bounds,
-        "read": read and list(read),
-        "known": known,
+        "namespace": namespace,
+        "collection": collection,
+        "key": None if name is None else name.decode(),
+        "key_hash": last.key.hex() if collection else None,
+        "range": None,
+        "known": True,
         "found": None if last.entry.is_delete else [last.block, last.tx],
         "writer": last.entry.tx_id,
         "writer_version": [last.block, last.tx],

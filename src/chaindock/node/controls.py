@@ -35,8 +35,12 @@ class Controls:
     caller: Caller
     admin: SigningIdentity
 
-    async def write(self, name: str, writes: Iterable[tuple[str, bytes]]) -> Answer:
+    async def write(
+        self, name: str, writes: Iterable[tuple[str, bytes]], collection: str = ""
+    ) -> Answer:
         """Write keys of the chaincode `name` in one transaction; b"" deletes a key.
+
+        `collection`: "" = the public state.
 
         Check `code` of the answer: 0 = the writes took effect.
 
@@ -46,7 +50,8 @@ class Controls:
             self.caller.endorser, executor=cast("Any", StateWriter())
         )
         caller = replace(self.caller, endorser=endorser)
-        return await caller.invoke(name, arguments(writes), signer=self.admin)
+        args, transient = arguments(writes, collection)
+        return await caller.invoke(name, args, signer=self.admin, transient=transient)
 
     async def cut(self) -> int:
         """Cut blocks of what waits; return how many transactions that were."""

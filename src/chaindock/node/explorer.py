@@ -78,28 +78,33 @@ class Explorer:
     # ---- state
 
     async def names(self) -> bytes:
-        """Return {"namespaces": [{name, keys, more}]}: whose state there can be.
+        """Return {"namespaces": [{name, collection, keys, more}]}: whose state there is.
 
-        `more`: there are above `keys`, which were counted.
+        `collection`: "" = public. `more`: there are above `keys`, which were counted.
         """
 
         def job(view: View) -> Any:
             stop = _stop(_DEFINED)
-            rows, _ = view.scan(NAMESPACE, _DEFINED, stop, COUNTED, PAGE_BYTES)
+            defined = (_DEFINED, stop), COUNTED, PAGE_BYTES
+            rows, _ = view.scan(NAMESPACE, "", *defined)
             names = [row.key.removeprefix(_DEFINED).decode() for row in rows]
+            spaces = sorted([*((name, "") for name in names), *view.collections()])
             found = []
-            for name in [*names, NAMESPACE]:
-                keys = view.count(name, COUNTED + 1)
-                more = keys > COUNTED
-                found.append({"name": name, "keys": min(keys, COUNTED), "more": more})
+            for name, collection in [*spaces, (NAMESPACE, "")]:
+                keys = view.count(name, collection, COUNTED + 1)
+                told: dict[str, Any] = {"name": name, "collection": collection}
+                told |= {"keys": min(keys, COUNTED), "more": keys > COUNTED}
+                found.append(told)
             return {"namespaces": found}
 
         return await self._json(job)
 
     async def page(
-        self, name: str, prefix: str, start: str, limit: int, cut: int
+        self, space: tuple[str, str], prefix: str, start: str, limit: int, cut: int
     ) -> bytes:
         """Return {"height", "rows": [row], "next"}: keys that begin with `prefix`.
+
+        `space`: chaincode and collection, "" = public.
 
         A row has `key`, `version` [block, position], `size` of the value in bytes, and
         `value`: base64 of its first `cut` bytes. `next` is the `start` of the next page,
@@ -107,31 +112,33 @@ class Explorer:
 
         Raises: InvalidInput.
         """
-        _require(name, limit)
+        _require(space[0], limit)
         low, high = _bytes(prefix), _stop(_bytes(prefix))
 
         def job(view: View) -> Any:
             begin = max(low, _bytes(start))
-            rows, ended = view.scan(name, begin, high, limit, PAGE_BYTES)
+            rows, ended = view.scan(*space, (begin, high), limit, PAGE_BYTES)
             following = None if ended else after(rows[-1].key).decode()
             shown = [_row(row, cut) for row in rows]
             return {"height": view.height(), "rows": shown, "next": following}
 
         return await self._json(job)
 
-    async def value(self, name: str, key: str) -> bytes:
+    async def value(self, name: str, collection: str, key: str) -> bytes:
         """Return the row of one key with its whole value, and who wrote it.
 
-        `tx_id` and `time` are those of the transaction that wrote the value.
+        `tx_id` and `time` are those of the transaction that wrote a public value.
 
-        Raises: NotFound: absent. InvalidInput.
+        Raises: NotFound: absent, or this node has its hash only. InvalidInput.
         """
         _require(name)
 
         def job(view: View) -> Any:
-            row = view.get(name, _bytes(key))
+            row = view.get(name, collection, _bytes(key))
             if row is None:
-                raise _absent(view, name, key)
+                raise _absent(view, name, collection, key)
+            if collection:
+                return _row(row, len(row.value))
             last = next(view.history(name, row.key, END_OF_HISTORY), None)
             wrote = _wrote(last) if last is not None else {}
             return {**_row(row, len(row.value)), **wrote}
@@ -305,7 +312,13 @@ def _change(change: Change) -> dict[str, Any]:
     }
 
 
-def _absent(view: View, name: str, key: str) -> NotFound:
+def _absent(view: View, name: str, collection: str, key: str) -> NotFound:
+    if collection:
+        return NotFound(
+            f"collection {collection!r} of {name!r} has no key {key!r}",
+            hint=f"list the keys: chaindock state ls {name} --collection {collection}",
+            key=key,
+        )
     last = next(view.history(name, _bytes(key), END_OF_HISTORY), None)
     if last is None:
         hint = f"list the keys: chaindock state ls {name}"

@@ -3,9 +3,11 @@
 Lists come in pages: an answer's `next` is what the next request asks for, null at the
 end. The rows are described in explorer.py.
 
-    GET    /state                       → {"namespaces": [{name, keys, more}]}
-    GET    /state/NAME?prefix=&start=&limit=&cut=       → {"height", "rows", "next"}
-    GET    /state/NAME/value?key=       → {key, version, size, value, tx_id, time}
+    GET    /state                → {"namespaces": [{name, collection, keys, more}]}
+    GET    /state/NAME?collection=&prefix=&start=&limit=&cut=
+           → {"height", "rows", "next"}
+    GET    /state/NAME/value?collection=&key=
+           → {key, version, size, value}, and of a public value {tx_id, time}
     GET    /state/NAME/history?key=&before=BLOCK,TX&limit=   → {"rows", "next"}
     GET    /blocks                      → {"height"}
     GET    /blocks?below=&limit=        → {"height", "blocks", "next"}
@@ -17,7 +19,8 @@ end. The rows are described in explorer.py.
 
 What changes something:
 
-    POST   /state/NAME      {"writes": [{"key", "value": base64, "" deletes}]}
+    POST   /state/NAME      {"writes": [{"key", "value": base64, "" deletes}],
+                             "collection"}
            → as /chaincodes/NAME/invoke: one transaction
     POST   /blocks/cut      → {"transactions", "height"}, when they are committed
     GET    /snapshots       → {"snapshots": [{name, height, hash}]}, the newest last
@@ -86,14 +89,14 @@ class LedgerRoutes:
         return _answer(await self._explorer.names())
 
     async def _page(self, request: web.Request) -> web.Response:
-        name, asked = request.match_info["name"], request.query
+        space, asked = _space(request), request.query
         prefix, start = asked.get("prefix", ""), asked.get("start", "")
         limit, cut = _number(request, "limit", _ROWS), _number(request, "cut", 1 << 60)
-        return _answer(await self._explorer.page(name, prefix, start, limit, cut))
+        return _answer(await self._explorer.page(space, prefix, start, limit, cut))
 
     async def _value(self, request: web.Request) -> web.Response:
-        name = request.match_info["name"]
-        return _answer(await self._explorer.value(name, _key(request)))
+        found = await self._explorer.value(*_space(request), _key(request))
+        return _answer(found)
 
     async def _history(self, request: web.Request) -> web.Response:
         before = END_OF_HISTORY
@@ -129,7 +132,8 @@ class LedgerRoutes:
         expected = '{"writes": [{"key": KEY, "value": BASE64}]}'
         body = await read_json(request, _Writes, expected)
         pairs = [(one.key, one.value) for one in body.writes]
-        answer = await self._inflight.run(self._controls.write(name, pairs))
+        work = self._controls.write(name, pairs, body.collection)
+        answer = await self._inflight.run(work)
         return reply_in_pieces(wire.answer_json(answer))
 
     async def _cut(self, _request: web.Request) -> web.Response:
@@ -179,6 +183,7 @@ class _Write(msgspec.Struct, forbid_unknown_fields=True):
 
 class _Writes(msgspec.Struct, forbid_unknown_fields=True):
     writes: list[_Write]
+    collection: str = ""
 
 
 class _Named(msgspec.Struct, forbid_unknown_fields=True):
@@ -192,6 +197,10 @@ class _Shift(msgspec.Struct, forbid_unknown_fields=True):
 
 def _answer(body: bytes) -> web.Response:
     return web.Response(body=body, content_type="application/json")
+
+
+def _space(request: web.Request) -> tuple[str, str]:
+    return request.match_info["name"], request.query.get("collection", "")
 
 
 def _key(request: web.Request) -> str:

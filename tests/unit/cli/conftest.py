@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from click.testing import CliRunner, Result
 from chaindock.cli.main import root
 from chaindock.cli.node import find_process, is_alive
 from chaindock.endorser.caller import Answer
+from chaindock.ids import TxId
 from chaindock.ledger.committer import CommittedBlock
 from chaindock.ledger.ledger import Ledger
 from chaindock.ledger.marks import Mark
 from chaindock.ledger.reader import LedgerReader
+from chaindock.ledger.simulator import Simulator
 from chaindock.ledger.transaction import parse_transaction
 from chaindock.node.admin import AdminServer
 from chaindock.node.explorer import Explorer
@@ -66,7 +69,10 @@ class Writes:
         self.clock_s = 0.0
         self.waiting = 2
 
-    async def write(self, name: str, writes: list[tuple[str, bytes]]) -> Answer:
+    async def write(
+        self, name: str, writes: list[tuple[str, bytes]], collection: str = ""
+    ) -> Answer:
+        assert not collection
         tx = transaction(rwset(writes=dict(writes), ns=name), chaincode=name)
         parsed = parse_transaction(tx.envelope, CHANNEL)
         if any(key == "refused" for key, _ in writes):
@@ -120,6 +126,25 @@ class ServedLedger(Served):
                 self._ready.set()
                 await self.node.stopping.wait()
         self.node.close()
+
+    def simulate(
+        self, act: Callable[[Simulator], object], *, commits: bool = True
+    ) -> Transaction:
+        """Make a transaction and keep its private data; commit it in a block."""
+
+        async def work() -> Transaction:
+            with self.ledger.new_simulator(TxId("t")) as simulator:
+                act(simulator)
+                tx = transaction(simulator.results())
+                data = simulator.private_results()
+            if data:
+                await self.ledger.keep_private(tx.tx_id, data)
+            if commits:
+                await self.ledger.commit([parse_transaction(tx.envelope, CHANNEL)])
+            return tx
+
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(work(), self._loop).result(10)
 
     def commit(self, *txs: Transaction) -> CommittedBlock:
         """Commit a block of these transactions."""

@@ -90,7 +90,9 @@ def test_conflict_names_key_versions_and_writer(run, ledger):
     conflict = json.loads(run("tx", "show", stale.tx_id, "--json").stdout)["conflict"]
     assert conflict == {
         "namespace": "cc",
+        "collection": "",
         "key": "k",
+        "key_hash": None,
         "range": None,
         "read": [1, 0],
         "known": True,

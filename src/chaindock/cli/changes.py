@@ -1,0 +1,245 @@
+"""`state put`, `del`, `export` and `import`: changes of the state by hand.
+
+A change is a transaction on the namespace of the chaincode, which is endorsed, ordered
+and validated as its own ones are.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from chaindock.cli import show
+from chaindock.cli.call import CallCommand
+from chaindock.cli.keys import composite, key_of, key_options, parts_of
+from chaindock.cli.session import Session, command, name_argument
+from chaindock.cli.state import collection_option, state
+from chaindock.errors import ChaindockError, InvalidInput, TransactionInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from chaindock.cli.client import AdminClient
+
+_TX_DIGITS = 12
+_BATCH, _BATCH_BYTES = 1000, 1 << 20
+"""Keys, and bytes of keys and values, in one transaction of an import."""
+
+
+@command(
+    """chaindock state put coldchain P1 '{"state": "intact"}'""",
+    "chaindock state put coldchain P1 --file parcel.json",
+    "chaindock state put coldchain --composite reading P1 1 -4",
+    "chaindock state put coldchain P1 25 --collection prices",
+    group=state,
+    cls=CallCommand,
+)
+@name_argument()
+@key_options
+@collection_option
+@click.option(
+    "--file",
+    "source",
+    metavar="FILE",
+    type=click.Path(allow_dash=True),
+    help="Read the value from a file; - is standard input.",
+)
+def state_put(
+    session: Session,
+    name: str,
+    words: Sequence[str],
+    *,
+    is_composite: bool,
+    collection: str,
+    source: str | None,
+) -> None:
+    """Write a key of a chaincode.
+
+    The last word is the value, unless --file gives the value. The chaincode NAME must be
+    deployed; its program does not run. The transaction is signed by the admin.
+    """
+    if source is None:
+        *words, text = words
+        if not words:
+            raise click.UsageError("expected KEY and VALUE, or KEY and --file FILE")
+        value = text.encode(errors="surrogateescape")
+    else:
+        value = _read(source)
+    if not value:
+        raise click.UsageError(
+            "the value is empty, which deletes a key in Fabric: use `state del`"
+        )
+    key = key_of(words, is_composite=is_composite)
+    _write(session, name, [(key, value)], collection)
+
+
+@command(
+    "chaindock state del coldchain P1",
+    "chaindock state del coldchain --composite reading P1 1",
+    group=state,
+)
+@name_argument()
+@key_options
+@collection_option
+def state_del(
+    session: Session,
+    name: str,
+    words: Sequence[str],
+    *,
+    is_composite: bool,
+    collection: str,
+) -> None:
+    """Delete a key of a chaincode; its history stays."""
+    key = key_of(words, is_composite=is_composite)
+    _write(session, name, [(key, b"")], collection)
+
+
+def _read(path: str) -> bytes:
+    try:
+        with click.open_file(path, "rb") as file:
+            return bytes(file.read())
+    except OSError as error:
+        raise InvalidInput(
+            f"{path!r} cannot be read: {error.strerror}", hint="check the path"
+        ) from error
+
+
+def _write(
+    session: Session, name: str, writes: Sequence[tuple[str, bytes]], collection: str
+) -> None:
+    answer = _committed(session.client(), name, writes, collection)
+    told = {key: answer[key] for key in ("tx_id", "block", "code", "code_name")}
+    if not session.emits(told):
+        tx = f"transaction {answer['tx_id'][:_TX_DIGITS]}"
+        text = f"{tx} is valid, in block {answer['block']}"
+        click.echo(click.style(text, dim=True), err=True)
+
+
+def _committed(
+    client: AdminClient,
+    name: str,
+    writes: Sequence[tuple[str, bytes]],
+    collection: str = "",
+) -> dict[str, Any]:
+    answer = client.write_state(name, writes, collection)
+    if answer["code"] != 0:
+        raise TransactionInvalid(
+            f"transaction {answer['tx_id'][:_TX_DIGITS]} in block {answer['block']} is "
+            f"not valid: {answer['code_name']} ({answer['code']}); nothing was written",
+            hint=f"see it: chaindock tx show {answer['tx_id'][:_TX_DIGITS]}",
+            tx_id=answer["tx_id"],
+            validation_code=answer["code"],
+        )
+    return answer
+
+
+@command(
+    "chaindock state export coldchain > coldchain.jsonl",
+    "chaindock state export coldchain --prefix P > parcels.jsonl",
+    group=state,
+)
+@name_argument()
+@click.option("--prefix", default="", help="Only keys that begin with this text.")
+def state_export(session: Session, name: str, prefix: str) -> None:
+    """Write the keys of a chaincode as JSON, one a line.
+
+    A line has `key` or `composite` (a list: type and attributes), and `text`, or
+    `base64` where the value is not UTF-8. `state import` reads these lines.
+    """
+    heights = set()
+    pages = session.client().pages("rows", "state", name, start=None, prefix=prefix)
+    for page in pages:
+        heights.add(page["height"])
+        for row in page["rows"]:
+            click.echo(json.dumps(_line(row["key"], base64.b64decode(row["value"]))))
+    if len(heights) > 1:
+        show.warn(
+            "blocks were committed meanwhile: later lines may be newer than earlier ones"
+        )
+
+
+def _line(key: str, value: bytes) -> dict[str, Any]:
+    parts = parts_of(key)
+    named = {"key": key} if parts is None else {"composite": parts}
+    try:
+        return {**named, "text": value.decode()}
+    except UnicodeDecodeError:
+        return {**named, "base64": base64.b64encode(value).decode()}
+
+
+@command(
+    "chaindock state import coldchain coldchain.jsonl",
+    "chaindock state import coldchain -            # from standard input",
+    group=state,
+)
+@name_argument()
+@click.argument("source", metavar="FILE", type=click.Path(allow_dash=True))
+def state_import(session: Session, name: str, source: str) -> None:
+    """Write keys from lines of JSON, as `state export` makes them.
+
+    `json` instead of `text` gives a value as JSON, null deletes the key. All lines are
+    checked before the first one is written. Many lines need several transactions, each
+    of up to 1000 keys; what one wrote stays when a later one fails.
+    """
+    writes = [
+        _read_line(number, line)
+        for number, line in enumerate(_read(source).split(b"\n"), 1)
+        if line.strip()
+    ]
+    client, done, transactions = session.client(), 0, 0
+    for batch in _batches(writes):
+        try:
+            _committed(client, name, batch)
+        except ChaindockError as error:
+            told = (
+                f"{done} of {show.count(len(writes), 'key')} were written before this"
+            )
+            error.hint = f"{told}; {error.hint}" if error.hint else told
+            raise
+        done, transactions = done + len(batch), transactions + 1
+    if not session.emits({"keys": done, "transactions": transactions}):
+        times = show.count(transactions, "transaction")
+        click.echo(f"{show.count(done, 'key')} written in {times}", err=True)
+
+
+def _read_line(number: int, line: bytes) -> tuple[str, bytes]:
+    expected = 'expected {"key": KEY or "composite": [TYPE, ATTR…], "text": VALUE}'
+    try:
+        data = json.loads(line)
+        key = data["key"] if "key" in data else composite(*_parts(data["composite"]))
+        if "json" in data:
+            given = data["json"]
+            text = json.dumps(given, sort_keys=True, separators=(",", ":"))
+            value = b"" if given is None else text.encode()
+        elif "base64" in data:
+            value = base64.b64decode(data["base64"], validate=True)
+        else:
+            value = data["text"].encode()
+        key.encode()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidInput(f"line {number}: {expected}; nothing was written") from error
+    return key, value
+
+
+def _parts(parts: list[str]) -> tuple[str, list[str]]:
+    kind, *attributes = parts
+    return kind, attributes
+
+
+def _batches(
+    writes: Sequence[tuple[str, bytes]],
+) -> Iterator[Sequence[tuple[str, bytes]]]:
+    batch: list[tuple[str, bytes]] = []
+    size = 0
+    for key, value in writes:
+        grows = len(key) + len(value)
+        if batch and (len(batch) == _BATCH or size + grows > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append((key, value))
+        size += grows
+    if batch:
+        yield batch

@@ -1,0 +1,62 @@
+"""Private data as `state` and `tx show` tell it to the developer of a member."""
+
+import json
+
+
+def put(key: str, value: bytes):
+    return lambda s: s.put_private("cc", "prices", key, value)
+
+
+def test_collections_are_listed_beside_the_public_state(run, ledger):
+    ledger.simulate(put("P1", b"25"))
+    found = json.loads(run("state", "ls", "--json").stdout)
+    told = [(one["name"], one["collection"], one["keys"]) for one in found]
+    assert ("cc", "prices", 1) in told
+    assert "prices" in run("state", "ls").stdout
+
+
+def test_private_keys_are_shown_with_their_values(run, ledger):
+    ledger.simulate(put("P1", b"25"))
+    ledger.simulate(put("P2", b"\x1b[2J"))
+    listed = run("state", "ls", "cc", "--collection", "prices")
+    assert [line.split()[0] for line in listed.stdout.splitlines()[1:]] == ["P1", "P2"]
+    assert "\x1b" not in listed.stdout
+    one = run("state", "ls", "cc", "--collection", "prices", "--prefix", "P2", "--json")
+    assert [row["key"] for row in json.loads(one.stdout)["rows"]] == ["P2"]
+    result = run("state", "get", "cc", "P1", "--collection", "prices")
+    assert result.stdout == "25"
+    assert "2 bytes, written in block 1" in result.stderr
+    assert json.loads(run("state", "ls", "cc", "--json").stdout)["rows"] == []
+
+
+def test_an_absent_private_key_names_its_collection(run, ledger):
+    ledger.simulate(put("P1", b"25"))
+    result = run("state", "get", "cc", "P9", "--collection", "prices")
+    assert result.exit_code == 5
+    assert "collection 'prices' of 'cc' has no key 'P9'" in result.stderr
+    assert "chaindock state ls cc --collection prices" in result.stderr
+    assert run("state", "ls", "cc", "--collection", "none").exit_code == 0
+
+
+def test_a_conflict_on_private_data_names_its_key(run, ledger):
+    ledger.simulate(put("P1", b"25"))
+    stale = ledger.simulate(
+        lambda s: s.get_private_hash("cc", "prices", "P1"), commits=False
+    )
+    writer = ledger.simulate(put("P1", b"26"))
+    assert ledger.commit(stale).codes == bytes([11])
+    conflict = json.loads(run("tx", "show", stale.tx_id, "--json").stdout)["conflict"]
+    assert (conflict["collection"], conflict["key"]) == ("prices", "P1")
+    assert (conflict["read"], conflict["found"]) == ([1, 0], [2, 0])
+    assert conflict["writer"] == writer.tx_id
+    text = run("tx", "show", stale.tx_id).stdout
+    assert "key P1 of cc, collection prices, was read at block 1" in text
+
+
+def test_a_change_of_metadata_alone_is_a_conflict_too(run, ledger):
+    ledger.simulate(lambda s: s.put_state("cc", "k", b"1"))
+    stale = ledger.simulate(lambda s: s.get_state("cc", "k"), commits=False)
+    writer = ledger.simulate(lambda s: s.put_metadata("cc", "k", {"policy": b"p"}))
+    assert ledger.commit(stale).codes == bytes([11])
+    conflict = json.loads(run("tx", "show", stale.tx_id, "--json").stdout)["conflict"]
+    assert (conflict["key"], conflict["writer"]) == ("k", writer.tx_id)
