@@ -7,6 +7,7 @@ Source: docs/adr/0001-asyncio-one-process.md
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import os
 import pwd
@@ -26,6 +27,7 @@ FOLDER_VARIABLE = "FABRIC_CFG_PATH"
 FILE_NAME = "core.yaml"
 _LARGEST = 1024 * 1024
 """Bytes; a larger file is refused."""
+_MOST_LINKS = 40
 _QUOTED = re.compile(r"""(['"])(?!<|\\)[^'"]{2,}\1""")
 """Text of the file in an error of the parser; not names of tokens or characters."""
 
@@ -68,25 +70,52 @@ def resolve_home(
 def require_own(path: Path) -> None:
     """Refuse a file or directory that others can change or replace, as ssh does.
 
-    It and all directories above must belong to the user or to root, and only the owner may
-    write them. One above may be sticky, or be written by the owner's group of the same
-    name, which holds the owner alone (umask 002). What does not exist is passed over.
+    It, all directories above and all links on the way must belong to the user or to
+    root, and only the owner may write them. One above may be sticky, or be written by the
+    owner's group of the same name, which holds the owner alone (umask 002). What does not
+    exist is passed over.
 
     Raises: ConfigInvalid, with the command that corrects it.
     """
-    real = Path(os.path.realpath(path))  # unlike `resolve`, takes links in a circle
-    for place in dict.fromkeys((path, *path.parents, *real.parents)):
+    places = list(dict.fromkeys(_on_the_way(path)))
+    for place in places:
         try:
-            about = place.stat()
+            about = place.lstat()
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
             raise _unreadable(place, error) from error
         refused = 0o022
-        if place != path:
+        if stat.S_ISLNK(about.st_mode):
+            refused = 0  # its mode says nothing
+        elif place != places[-1]:
             shared = about.st_mode & stat.S_ISVTX
             refused = 0 if shared else 0o002 if _is_private(about) else 0o022
         _require_own(place, about, refused)
+
+
+def _on_the_way(path: Path) -> Iterator[Path]:
+    """Yield the directories and links that lead to `path`, and last where it leads.
+
+    Raises: ConfigInvalid when a link cannot be read, or there are too many.
+    """
+    here, links = Path("/"), 0
+    left = list(reversed(path.absolute().parts))
+    while left:
+        name = left.pop()
+        place = here.parent if name == ".." else here / name
+        yield place
+        try:
+            if not place.is_symlink():
+                here = place
+                continue
+            left += reversed(place.readlink().parts)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        links += 1
+        if links > _MOST_LINKS:
+            circle = OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            raise _unreadable(path, circle) from circle
 
 
 def _is_private(about: os.stat_result) -> bool:

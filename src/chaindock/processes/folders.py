@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
 import tempfile
 import uuid
@@ -105,14 +104,12 @@ class Sockets:
 
     def reap(self) -> None:
         """Remove what an earlier process of this node left."""
-        for folder in Path(tempfile.gettempdir()).glob(f"{self._prefix}*"):
-            if folder != self._short:
-                shutil.rmtree(folder, ignore_errors=True)
+        remove_leftovers(self._prefix, but=self._short)
 
     def close(self) -> None:
         """Remove what this object made. Idempotent."""
         if self._short is not None:
-            shutil.rmtree(self._short, ignore_errors=True)
+            remove_tree(self._short)
             self._short = None
 
     def _link(self) -> Path:
@@ -137,6 +134,17 @@ def _leads(folder: Path) -> bool:
 def _usable(path: Path) -> bool:
     """Whether `path` can be bound, and stands for itself in an address."""
     return len(os.fsencode(path)) <= PATH_BYTES and quote(str(path)) == str(path)
+
+
+def remove_leftovers(prefix: str, but: Path | None = None) -> None:
+    """Remove this user's temporary directories whose names begin with `prefix`; blocks.
+
+    Those of other users stay: they can make any number of them, as deep as they like.
+    """
+    for path in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            if path != but and path.lstat().st_uid == os.geteuid():
+                remove_tree(path)
 
 
 def remove_tree(path: Path) -> None:

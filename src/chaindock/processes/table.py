@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from chaindock.container.contracts import Exit
 from chaindock.telemetry import RateLimitedLog, get_logger, unbind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from chaindock.aio import Tasks
     from chaindock.processes.child import Child
@@ -38,6 +39,7 @@ _WATCH_S = 0.25
 """Seconds between two readings of memory. A process can exceed its limit for this long."""
 _FILES_EVERY = 8
 _MOST_FILES = 100_000
+_ENVIRONMENT_BYTES = 128 * 1024
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 _log = get_logger("process")
 
@@ -123,11 +125,32 @@ def _is_leader(record: Record) -> bool:
 
 def _marked_run(process: psutil.Process, node_id: str) -> str | None:
     try:
-        environment = process.environ()
+        environment = _environment(process)
     except (psutil.Error, OSError):
         return None
     own = environment.get(NODE_MARKER) == node_id
     return environment.get(RUN_MARKER, "") if own else None
+
+
+def _environment(process: psutil.Process) -> Mapping[str, str]:
+    """Return the variables of a process; on Linux only those that this module looks for.
+
+    A program can declare any mapping of its own to be its environment, as large as it
+    likes. So only the beginning is read, and nothing of what other users run.
+    """
+    if not sys.platform.startswith("linux"):
+        return process.environ()
+    folder = Path("/proc", str(process.pid))
+    if folder.stat().st_uid != os.geteuid():
+        return {}
+    with (folder / "environ").open("rb", buffering=0) as file:
+        found = file.read(_ENVIRONMENT_BYTES)
+    return {
+        name: text.partition(b"\0")[0].decode(errors="replace")
+        for name in (NODE_MARKER, RUN_MARKER)
+        for _, mark, text in [(b"\0" + found).partition(b"\0%s=" % name.encode())]
+        if mark
+    }
 
 
 def _send(processes: Sequence[psutil.Process], number: int) -> None:

@@ -202,6 +202,20 @@ def test_a_link_leads_to_no_place_that_is_open_to_all(tmp_path, home):
     assert repr(str(open_to_all)) in refusal(link).message
 
 
+def test_links_of_somebody_else_are_refused(tmp_path, home):
+    """Their owner can let them lead elsewhere, and the node would write its keys there."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give away one link")
+    theirs, middle = tmp_path / "theirs", tmp_path / "middle"
+    theirs.symlink_to(home)
+    middle.symlink_to("../" + tmp_path.name + "/theirs")
+    load(middle, env={})
+    os.lchown(theirs, STRANGER, -1)
+    for path in (theirs, middle):
+        told = refusal(path).message
+        assert f"{str(theirs)!r} is not trusted: it belongs to" in told
+
+
 @pytest.mark.parametrize("name", ["", "named.pem"])
 def test_links_in_a_circle_are_told_as_what_cannot_be_read(home, name):
     path = home / name

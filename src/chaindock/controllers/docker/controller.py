@@ -23,6 +23,7 @@ from chaindock.controllers.docker.sandbox import IsolationAudit
 from chaindock.errors import ChaindockError, EngineUnavailable, Unsupported
 from chaindock.platforms import registry
 from chaindock.platforms.base import modules_hash, planner_fingerprint
+from chaindock.processes.folders import remove_leftovers
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -249,8 +250,7 @@ class DockerController:
 
     async def reap(self) -> int:
         """Remove what an earlier process left; return how many containers."""
-        for path in Path(tempfile.gettempdir()).glob(f"{self._scratch}*"):
-            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+        await asyncio.to_thread(remove_leftovers, self._scratch)
         count = await self._remove_all(self._entered.engine)
         if count:
             _log.info("removed leftovers", containers=count)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -43,6 +44,35 @@ def stranger() -> Iterator[psutil.Process]:
 
 def record(pid: int, created: float, node_id: str = "n") -> Record:
     return Record("run1", node_id, CCID, "attempt", "run", pid, created)
+
+
+def started(env: dict[str, str], **options: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        ["/bin/sleep", "60"], env=env, start_new_session=True, **options
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_beginning_of_an_environment_is_read_and_of_the_own_user_only():
+    """A program can make its environment as large as it likes."""
+    marks = {"CHAINDOCK_NODE": "n-marked", "CHAINDOCK_RUN": "r"}
+    filling = {f"x{number}": "x" * 100_000 for number in range(4)}
+    others = [{"CHAINDOCK_NODE": "other"}, {"x": "CHAINDOCK_NODE=n-marked"}]
+    programs = [started(env) for env in (marks, {**marks, **filling}, *others)]
+    programs.append(started({**filling, **marks}))
+    if os.geteuid() == 0:
+        programs.append(started(marks, user=65534))
+    try:
+        limit = time.monotonic() + 10
+        while len(find("n-marked", []).get("r", [])) < 2:
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        found = {process.pid for process in find("n-marked", [])["r"]}
+        assert found == {programs[0].pid, programs[1].pid}
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
 
 
 def test_records_are_read_back(tmp_path: Path):

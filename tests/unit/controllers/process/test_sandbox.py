@@ -340,3 +340,33 @@ async def test_a_sandbox_that_cannot_be_made_ends_the_run_before_the_program(
         await instance.stop(0)
     assert (found.code, attempt.of("stdout")) == (1, [])
     assert "/nowhere" in attempt.of("stderr")[0]
+
+
+async def test_a_relay_of_much_lets_others_have_their_turns():
+    """Neither end of a connection that is always ready makes the loop wait."""
+    loop = asyncio.get_running_loop()
+    (sender, source), (target, reader) = socket.socketpair(), socket.socketpair()
+    size, turns, got = 16 * 1024 * 1024, 0, 0
+
+    def read() -> None:
+        nonlocal got
+        while block := reader.recv(1 << 20):
+            got += len(block)
+
+    def send() -> None:
+        sender.sendall(bytes(size))
+        sender.close()
+
+    source.setblocking(False)
+    target.setblocking(False)
+    works = [loop.run_in_executor(None, work) for work in (read, send)]
+    copy = asyncio.ensure_future(sandbox._copy(source, target))
+    while not copy.done():
+        await asyncio.sleep(0)
+        turns += 1
+    target.close()
+    await asyncio.gather(*works)
+    source.close()
+    reader.close()
+    assert got == size
+    assert turns >= size / sandbox._BLOCK_BYTES

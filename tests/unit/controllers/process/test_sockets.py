@@ -108,6 +108,26 @@ def test_what_a_killed_node_left_is_removed_and_nothing_else(
     assert (runs / "one").is_dir()
 
 
+def test_directories_of_another_user_stay_however_deep_they_are(
+    temp: Path, tmp_path: Path
+):
+    """Anybody can make one with the name of the node: it must not stop a start."""
+    if os.geteuid() != 0:
+        missing("root is needed to act as another user")
+    theirs = temp / "chaindock-run-n1-theirs"
+    theirs.mkdir()
+    os.chown(theirs, 65534, 65534)
+    ours = temp / "chaindock-run-n1-ours"
+    (ours / "inside").mkdir(parents=True)
+    for _ in range(1500):  # more than a function may call itself
+        (temp / "above").mkdir()
+        (ours / "inside").rename(temp / "above" / "inside")
+        (temp / "above").rename(ours / "inside")
+    sockets = Sockets(tmp_path, "n1")
+    sockets.reap()
+    assert list(temp.iterdir()) == [theirs]
+
+
 def test_no_usable_path_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     long = tmp_path / ("x" * 100)
     long.mkdir()
