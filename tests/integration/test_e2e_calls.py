@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.nodes.node import BACKENDS, FIXTURES, Node, started
+from support.nodes.node import BACKENDS, FIXTURES, PROCESS, Node, started
+from support.nodes.pages import ROOT, run_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = [
     pytest.mark.slow,
@@ -57,3 +59,8 @@ def test_a_contract_that_is_down_is_started_by_the_call(node: Node):
 def test_a_contract_cannot_call_itself(node: Node):
     told = node.ask("invoke", "outer", "call", "outer", words("get", "k"), code=None)
     assert "exists" in json.dumps(told)
+
+
+def test_the_page_shows_what_happens(tmp_path: Path):
+    with started(PROCESS, tmp_path) as node:
+        run_page(node, ROOT / "docs" / "tasks" / "calls.md")

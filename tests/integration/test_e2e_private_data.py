@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 from typing import TYPE_CHECKING
 
 import pytest
 
 from support.nodes.node import EXAMPLES, PROCESS, Node, started
+from support.nodes.pages import ROOT, run_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +20,6 @@ pytestmark = [
     pytest.mark.network,
     pytest.mark.timeout(600),
 ]
-ROOT = EXAMPLES.parent
 PAGE = ROOT / "docs" / "tasks" / "private-data.md"
 DEALS = EXAMPLES / "private-data"
 
@@ -32,33 +30,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         yield node
 
 
-def commands() -> Iterator[tuple[str, str]]:
-    """Yield each command of the page, and the output that the page shows."""
-    for block in re.findall(r"```console\n(.*?)```", PAGE.read_text(), re.DOTALL):
-        for part in block.removeprefix("$ ").split("\n$ "):
-            command, _, shown = part.rstrip("\n").partition("\n")
-            yield command, shown
-
-
-def pattern(shown: str) -> str:
-    """Return what fits the output on the page, where `…` stands for anything."""
-    return ".*".join(map(re.escape, shown.split("…")))
-
-
-def words_of(command: str) -> list[str]:
-    """Return the arguments, with paths that do not depend on the current directory."""
-    words = shlex.split(command)[1:]
-    return [str(ROOT / w) if w.startswith("examples/") else w for w in words]
-
-
 def test_the_page_shows_what_happens(node: Node):
-    for command, shown in commands():
-        refused = shown.startswith("error: ")
-        done = node.cli(*words_of(command), code=1 if refused else 0)
-        if refused:
-            assert re.search(pattern(shown), done.err), command
-        else:
-            assert re.fullmatch(pattern(shown), done.out.decode().rstrip("\n")), command
+    run_page(node, PAGE)
 
 
 def test_what_the_example_does_beside_the_page(node: Node):
