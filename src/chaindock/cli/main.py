@@ -57,6 +57,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "Give the state of the ledger a name, to go back to it.",
         ),
         "revert": ("copies", "Go back to a snapshot."),
+        "ledger": ("ledger", "Check the ledger, and make its state anew."),
         "dump": ("copies", "Write a copy of the ledger to a file."),
         "load": ("copies", "Replace the ledger by a copy that `dump` wrote."),
         "reset": ("copies", "Remove the ledger; the next start begins a new one."),

@@ -12,9 +12,8 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerError
@@ -32,69 +31,31 @@ from chaindock.ledger.database import (
 )
 from chaindock.ledger.effects import Effects, index, rebuild
 from chaindock.ledger.private import keep, read_kept, remove_kept
-from chaindock.ledger.rwset import ReadsSummary
-from chaindock.ledger.snapshots import after
 from chaindock.ledger.transaction import code_name, packed_id, parse_transaction
+from chaindock.ledger.validation import CommittedState, conflict
+from chaindock.ledger.verification import (
+    Watermark,
+    read_watermark,
+    save_watermark,
+    verify,
+)
 from chaindock.ledger.versions import Versions
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from chaindock.ids import ChannelId
-    from chaindock.ledger.blocks import BlockSigner, ChangeKey
-    from chaindock.ledger.transaction import ParsedTransaction, Space
+    from chaindock.ledger.blocks import BlockSigner
+    from chaindock.ledger.transaction import ParsedTransaction
+    from chaindock.ledger.validation import Validator
 
 T = TypeVar("T")
 _log = get_logger("ledger")
 _TRIM_WAIT_MS = 500
 
 _KNOWN = "SELECT 1 FROM transactions WHERE tx_id=? LIMIT 1"
-
-
-class CommittedState:
-    """The state before the block that is being validated."""
-
-    def __init__(self, versions: Versions, number: int) -> None:
-        self._versions = versions
-        self._number = number
-        self._labelled: dict[tuple[str, str], bool] = {}
-
-    def labelled(self, ns: str, collection: str) -> bool:
-        """Whether any key of a namespace or collection may have metadata."""
-        space = ns, collection
-        if space not in self._labelled:
-            self._labelled[space] = self._versions.labelled(*space)
-        return self._labelled[space]
-
-    def get(self, ns: str, key: bytes) -> bytes | None:
-        """Return a public value."""
-        return self._versions.value(ns, key, self._number)
-
-    def metadata(self, ns: str, collection: str, key: bytes) -> bytes | None:
-        """Return the serialised `KVMetadataWrite`, without key, of a key or key hash.
-
-        None = it has no metadata, or does not exist. A `collection` of "" is public.
-        """
-        row = self._versions.latest(ns, collection, key)
-        return row and row[3]
-
-
-class Validator(Protocol):
-    """Checks transactions by what is committed, above all policies.
-
-    Both methods are called on the writer thread, before anything of the block is written.
-    """
-
-    def begin(self, number: int) -> None:
-        """Begin block `number`; it may be one that was begun before and failed."""
-
-    def check(self, tx: ParsedTransaction, state: CommittedState) -> int:
-        """Return a TxValidationCode; NOT_VALIDATED = nothing is wrong.
-
-        Called in the order of the block, for each transaction that had no fault so far.
-        """
 
 
 @dataclass(frozen=True)
@@ -137,6 +98,7 @@ class Committer:
         self._wal_limit = self._next_trim = wal_limit_bytes
         self._db: sqlite3.Connection | None = None
         self._tip = Tip(0, b"", b"", 0)
+        self._verified: Watermark | None = None
         self._removed = False
         """Whether private data that was removed still stands in the log."""
         self.log_is_long = False
@@ -224,7 +186,7 @@ class Committer:
             if code == codes.NOT_VALIDATED and tx.tx_id in ids:
                 code = codes.DUPLICATE_TXID
             elif code == codes.NOT_VALIDATED:
-                code = _conflict(versions, tx.spaces, effects.changes)
+                code = conflict(versions, tx.spaces, effects.changes)
             # Within a block, an id is used up by a transaction that passed all checks
             # but those against the state, as markTXIdDuplicates of Fabric's v20
             # validator.go does it: an envelope that anybody can forge uses up none.
@@ -275,7 +237,7 @@ class Committer:
             self._require_tip(db)
             found = job(db, self._tip)
             tip = read_tip(db, self._path)
-        self._tip = tip
+        self._tip, self._verified = tip, None
         return found
 
     def _require_open(self) -> sqlite3.Connection:
@@ -303,6 +265,20 @@ class Committer:
             self._next_trim = self._wal_limit
         return size >= self._next_trim
 
+    def verify_some(self) -> bool:
+        """Check some stored blocks; return whether there are more to check.
+
+        Raises: LedgerCorrupt, LedgerClosed, LedgerError.
+        """
+        db = self._require_open()
+        with translated(self._path):
+            mark = self._verified or read_watermark(db)
+            self._verified, more = verify(db, self._path, mark)
+            if not more:
+                with immediate(db):
+                    save_watermark(db, self._verified)
+        return more
+
     def trim_log(self) -> None:
         """Shorten the write-ahead log; never raises.
 
@@ -328,48 +304,6 @@ class Committer:
             self.log_is_long = False
             with suppress(sqlite3.Error):
                 db.execute(f"PRAGMA busy_timeout={int(WRITER_TIMEOUT_S * 1000)}")
-
-
-def _conflict(
-    versions: Versions, spaces: list[Space], changed: Container[ChangeKey]
-) -> int:
-    """Return VALID, MVCC_READ_CONFLICT or PHANTOM_READ_CONFLICT: the first found.
-
-    What earlier valid transactions of the block wrote is in `versions` already;
-    `changed` also has what they deleted or re-labelled.
-    """
-    for space in spaces:
-        ns, collection = space.ns, space.collection
-        for key, version in space.reads:
-            if (ns, collection, key) in changed:
-                return int(codes.MVCC_READ_CONFLICT)
-            if versions.version(ns, collection, key) != version:
-                return int(codes.MVCC_READ_CONFLICT)
-        for info in space.ranges:
-            if _range_changed(versions, ns, info):
-                return int(codes.PHANTOM_READ_CONFLICT)
-    return int(codes.VALID)
-
-
-def _range_changed(versions: Versions, ns: str, info: Any) -> bool:
-    stop = info.end_key.encode()
-    if stop and not info.itr_exhausted:
-        stop = after(stop)  # the last key that was taken belongs to the range
-    rows = versions.range(ns, info.start_key.encode(), stop)
-    if info.HasField("reads_merkle_hashes"):
-        recorded = info.reads_merkle_hashes
-        summary = ReadsSummary(recorded.max_degree)
-        for key, block, position in rows:
-            summary.add(key, block, position)
-        now = kv_rwset_pb2.RangeQueryInfo()
-        summary.write_to(now)
-        return bool(now.reads_merkle_hashes != recorded)
-    for read in info.raw_reads.kv_reads:
-        row = next(rows, None)
-        version = (read.version.block_num, read.version.tx_num)
-        if row is None or row[0] != read.key.encode() or row[1:] != version:
-            return True
-    return next(rows, None) is not None
 
 
 def _store(

@@ -96,7 +96,10 @@ _NO_FILES = (
     "peer.limits.concurrency.endorserService"
 )
 _CORRUPT = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-_RESTORE = "restore the file from a copy, or move it away to begin with an empty ledger"
+_RESTORE = (
+    "make the state anew from the blocks: chaindock ledger rebuild; if a block is "
+    "damaged, load a copy: chaindock load FILE, or begin again: chaindock reset"
+)
 
 
 def connect_writer(

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from chaindock.errors import LedgerClosed, NotFound
+from chaindock.errors import LedgerClosed, LedgerCorrupt, NotFound
 from chaindock.ledger.committer import CommittedBlock, Committer
 from chaindock.ledger.marks import Mark, drop_mark, marks, put_mark, revert
 from chaindock.ledger.simulator import Simulator
 from chaindock.ledger.snapshots import Reader, Snapshot
 from chaindock.ledger.transaction import UNKNOWN, code_name, packed_id
-from chaindock.telemetry import metrics
+from chaindock.telemetry import get_logger, metrics
 from chaindock.values import MIB
 
 if TYPE_CHECKING:
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
     from chaindock.ids import ChannelId, TxId
     from chaindock.ledger.blocks import BlockSigner
-    from chaindock.ledger.committer import Validator
     from chaindock.ledger.transaction import ParsedTransaction
+    from chaindock.ledger.validation import Validator
 
 T = TypeVar("T")
+_log = get_logger("ledger")
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ class Ledger:
         """How often `revert` was called."""
         self.reverted_to: list[int] = []
         """The heights that it went back to."""
+        self.damage: LedgerCorrupt | None = None
+        """What was found when the blocks of before were checked in the background."""
         self._writer: ThreadPoolExecutor
         self._reader: Reader
 
@@ -101,7 +104,24 @@ class Ledger:
             await self._close_writer()
             raise
         self._is_open = True
+        self._verify()
         return self
+
+    def _verify(self) -> None:
+        """Have the blocks of before checked, between the commits."""
+        checked = self._write(self._committer.verify_some)
+        checked.add_done_callback(self._verified)
+
+    def _verified(self, checked: asyncio.Future[bool]) -> None:
+        if checked.cancelled() or not self._is_open:
+            return
+        error = checked.exception()
+        if isinstance(error, LedgerCorrupt):
+            self.damage = error
+        if error is not None:
+            _log.error("ledger not verified", path=str(self._path), error=str(error))
+        elif checked.result():
+            self._verify()
 
     async def __aexit__(self, *_: object) -> None:
         """Finish the commits that were asked for, then close the file.

@@ -85,8 +85,14 @@ class Simulator:
         """Return the committed value, None if the key is absent; records the read."""
         raw = encode_key(key)
         row = self.snapshot().get(ns, raw)
-        self._saw((ns, ""), key, raw, row and row[1:])
-        return row and row[0]
+        reads = self._records[ns, ""].reads
+        if key not in reads:
+            self.hold(len(raw) + ENTRY_BYTES)
+        if row is None:
+            reads[key] = None
+            return None
+        reads[key] = row[1:]
+        return row[0]
 
     def get_metadata(self, ns: str, key: str, collection: str = "") -> dict[str, bytes]:
         """Return the committed metadata by name, records a read of the key (or key hash)."""

@@ -93,13 +93,13 @@ class Reader:
 
     def one(self, sql: str, values: tuple[Any, ...]) -> Any:
         """Return the first row, None if there is none."""
-        cursor = self.execute(sql, values)
+        db = self._db
+        if db is None or not db.in_transaction:
+            return self.execute(sql, values).fetchone()
         try:
-            return cursor.fetchone()
+            return db.execute(sql, values).fetchone()
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
-        finally:
-            cursor.close()
 
     def rows(
         self, sql: str, values: tuple[Any, ...], max_bytes: int
@@ -152,9 +152,8 @@ class Snapshot:
 
     def get(self, ns: str, key: bytes) -> tuple[bytes, int, int] | None:
         """Return (value, block, position), None if the key is absent."""
-        reader = self._reader
-        at = (reader.namespace(ns, ""), key, self.height)
-        row: tuple[bytes, int, int] | None = reader.one(_GET, at)
+        at = (self._reader.namespace(ns, ""), key, self.height)
+        row: tuple[bytes, int, int] | None = self._reader.one(_GET, at)
         return None if row is None or row[0] is None else row
 
     def get_metadata(

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import chaindock
-from chaindock.errors import ChaindockError, LaunchFailed
+from chaindock.errors import ChaindockError, LaunchFailed, LedgerCorrupt
 from chaindock.ids import TxId
 from chaindock.lifecycle.states import LaunchState, Target
 from chaindock.telemetry import get_logger, logs, metrics
@@ -71,6 +71,8 @@ class Parts:
 
     async def _check_ledger(self) -> None:
         self.ledger.find_transaction(TxId("health"))  # reads the file
+        if (damage := self.ledger.damage) is not None:
+            raise LedgerCorrupt(damage.message, hint=damage.hint, **damage.facts)
 
     async def _check_chaincode(self, deployment: Deployment) -> None:
         """Fail when a chaincode that should be up has failed; a start is no failure."""

@@ -20,8 +20,8 @@ from support.ledgers.ledger import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from chaindock.ledger.committer import CommittedState
     from chaindock.ledger.transaction import ParsedTransaction
+    from chaindock.ledger.validation import CommittedState
 
 
 class Checks:

@@ -1,0 +1,107 @@
+"""Make state, history and indexes of a ledger anew from its blocks.
+
+A new file is made beside the old one and takes its place at the end, so that a crash
+leaves either. No node may have the ledger open.
+Source: docs/tasks/ledger.md
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
+
+from chaindock.durable import sync_folder
+from chaindock.errors import LedgerError
+from chaindock.ledger.database import (
+    connect_writer,
+    create,
+    immediate,
+    translate,
+    translated,
+)
+from chaindock.ledger.effects import rebuild
+from chaindock.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from chaindock.ids import ChannelId
+
+_log = get_logger("ledger")
+_BLOCKS: Final = "INSERT INTO blocks SELECT * FROM former.blocks ORDER BY number"
+_HEIGHT: Final = "REPLACE INTO meta SELECT 'height', count(*) FROM blocks"
+# Snapshots; the height is counted, and what was verified is verified again.
+_META: Final = "INSERT INTO meta SELECT * FROM former.meta WHERE name LIKE 'snapshot:%'"
+_TRANSIENT: Final = "INSERT INTO transient SELECT * FROM former.transient"
+# A value counts only if it belongs to the hash that stands in the block.
+_PRIVATE: Final = """
+UPDATE private SET name=old.name, plain=old.plain FROM former.private old
+  JOIN former.namespaces was ON was.id=old.ns
+  JOIN main.namespaces now ON now.ns=was.ns AND now.collection=was.collection
+  WHERE private.ns=now.id AND private.key=old.key AND private.block=old.block
+  AND private.tx=old.tx AND private.value=old.value AND old.plain IS NOT NULL
+"""
+_ENDINGS: Final = ("", "-wal", "-shm")
+
+
+def rebuild_file(path: Path, channel: ChannelId) -> int:
+    """Make a ledger anew; return how many blocks it has.
+
+    Blocks are checked and taken over as they are, and so is private data, which stands
+    in no block, as far as it can be read.
+
+    Raises: LedgerCorrupt: a block is damaged. LedgerError: the file is no ledger of the
+    channel, or cannot be read or written. Nothing has changed then.
+    """
+    if not path.exists():
+        raise LedgerError(f"there is no ledger {str(path)!r}", path=path)
+    connect_writer(path, channel, None)[0].close()  # refuses what is no such ledger
+    new = path.with_name(path.name + ".rebuilt")
+    _remove(new)
+    try:
+        with translated(path), closing(connect_writer(new, channel, None)[0]) as db:
+            height = _fill(db, path, channel)
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with translated(path), closing(sqlite3.connect(path)) as old:
+            old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        for ending in _ENDINGS[1:]:
+            path.with_name(path.name + ending).unlink(missing_ok=True)
+        new.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise LedgerError(
+            f"ledger {str(path)!r} cannot be replaced: {error.strerror}",
+            hint="check free space and permissions",
+            path=path,
+        ) from error
+    finally:
+        _remove(new)
+    return height
+
+
+def _fill(db: sqlite3.Connection, path: Path, channel: ChannelId) -> int:
+    db.execute("ATTACH ? AS former", (str(path),))
+    with immediate(db):
+        create(db, channel)
+        db.execute(_BLOCKS)
+        db.execute(_HEIGHT)
+        rebuild(db, path, channel)
+        for part, statement in (
+            ("snapshots", _META),
+            ("private data", _PRIVATE),
+            ("private data of transactions to come", _TRANSIENT),
+        ):
+            try:
+                db.execute(statement)
+            except sqlite3.Error as error:  # it was damaged, or an earlier schema
+                found = translate(error, path)
+                _log.warning("not taken over", part=part, error=str(found))
+        (height,) = db.execute("SELECT value FROM meta WHERE name='height'").fetchone()
+    db.execute("DETACH former")
+    return int(height)
+
+
+def _remove(path: Path) -> None:
+    for ending in _ENDINGS:
+        path.with_name(path.name + ending).unlink(missing_ok=True)

@@ -1,0 +1,207 @@
+"""Blocks are verified, and state and history can be made anew from them."""
+
+from __future__ import annotations
+
+import sqlite3
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from chaindock.errors import LedgerCorrupt, LedgerError
+from chaindock.ids import ChannelId, TxId
+from chaindock.ledger.rebuild import rebuild_file
+from support.eventually import eventually
+from support.ledgers.envelopes import CHANNEL, rwset, transaction
+from support.ledgers.ledger import (
+    VALID,
+    codes,
+    commit,
+    history,
+    judged,
+    ledger_at,
+    state,
+)
+from support.ledgers.recorded import CHANNEL as RECORDED
+from support.ledgers.recorded import blocks, commit_recorded, ledger_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from chaindock.ledger.ledger import Ledger
+
+
+def change(path: Path, sql: str, *values: object) -> None:
+    """Tamper with a closed ledger."""
+    db = sqlite3.connect(path / "ledger.db", isolation_level=None)
+    db.execute(sql, values)
+    db.close()
+
+
+async def fill(ledger: Ledger) -> None:
+    await commit(ledger, rwset(writes={"a": b"1", "b": bytes(2000), "c": b"1"}))
+    await commit(
+        ledger,
+        rwset({"a": (1, 0)}, {"a": b"2"}, metadata={"b": {"n": b"m"}}),
+        rwset({"a": (1, 0)}, {"never": b"1"}),
+        rwset(writes={"c": None}),
+    )
+    for key, value in (("p", b"secret"), ("q", b"gone"), ("q", b"")):
+        with ledger.new_simulator(TxId("t")) as simulator:
+            simulator.put_private("cc", "col", key, value)
+            if not value:
+                simulator.purge_private("cc", "col", key)
+            tx = transaction(simulator.results())
+            await ledger.keep_private(tx.tx_id, simulator.private_results())
+        assert codes(await ledger.commit(judged([(tx.envelope, VALID)]))) == [VALID]
+    await ledger.keep_private("to come", b"kept")
+
+
+def seen(ledger: Ledger) -> Any:
+    with ledger.new_simulator(TxId("t")) as simulator:
+        return (
+            ledger.height,
+            state(ledger),
+            [str(entry) for key in "abc" for entry in history(ledger, key)],
+            simulator.get_metadata("cc", "b"),
+            simulator.get_private("cc", "col", "p"),
+            simulator.get_private("cc", "col", "q"),
+            simulator.get_private_hash("cc", "col", "p"),
+            ledger._reader.one("SELECT * FROM transient", ()),
+        )
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        None,
+        "DELETE FROM versions",
+        "UPDATE versions SET value=x'00'",
+        "UPDATE private SET superseded=NULL, value=x'00' WHERE name IS NULL",
+        "DROP TABLE transactions",
+        "UPDATE meta SET value=7 WHERE name='height'",
+    ],
+)
+async def test_state_and_history_come_back_from_the_blocks(
+    tmp_path: Path, damage: str | None
+) -> None:
+    async with ledger_at(tmp_path) as ledger:
+        await fill(ledger)
+        before = seen(ledger)
+    if damage:
+        change(tmp_path, damage)
+    assert rebuild_file(tmp_path / "ledger.db", CHANNEL) == 6
+    assert [path.name for path in tmp_path.glob("ledger.db*")] == ["ledger.db"]
+    async with ledger_at(tmp_path) as ledger:
+        assert seen(ledger) == before
+        block = await commit(ledger, rwset({"a": (2, 0), "b": (2, 0), "c": None}))
+        assert codes(block) == [VALID]
+    assert b"gone" not in (tmp_path / "ledger.db").read_bytes()
+
+
+async def test_pages_that_cannot_be_read_come_back(tmp_path: Path) -> None:
+    async with ledger_at(tmp_path) as ledger:
+        await fill(ledger)
+        await ledger.take_snapshot("mine")
+        before = seen(ledger)
+    db = sqlite3.connect(tmp_path / "ledger.db")
+    sql = "SELECT rootpage FROM sqlite_master WHERE name LIKE 'versions%'"
+    roots = [row[0] for row in db.execute(sql)]
+    (size,) = db.execute("PRAGMA page_size").fetchone()
+    db.close()
+    with (tmp_path / "ledger.db").open("r+b") as file:
+        for root in roots:
+            file.seek((root - 1) * size)
+            file.write(b"\xff" * size)
+    rebuild_file(tmp_path / "ledger.db", CHANNEL)
+    async with ledger_at(tmp_path) as ledger:
+        assert seen(ledger) == before
+        assert [mark.name for mark in await ledger.snapshots()] == ["mine"]
+
+
+async def test_a_damaged_block_is_named_and_nothing_is_replaced(tmp_path: Path) -> None:
+    async with ledger_at(tmp_path) as ledger:
+        await fill(ledger)
+    change(tmp_path, "UPDATE blocks SET block=x'0aff' WHERE number=2")
+    before = sha256((tmp_path / "ledger.db").read_bytes()).digest()
+    with pytest.raises(LedgerCorrupt, match="block 2 cannot be decoded"):
+        rebuild_file(tmp_path / "ledger.db", CHANNEL)
+    assert sha256((tmp_path / "ledger.db").read_bytes()).digest() == before
+    assert [path.name for path in tmp_path.glob("ledger.db.*")] == []
+
+
+async def test_what_is_no_ledger_of_the_channel_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="there is no ledger"):
+        rebuild_file(tmp_path / "ledger.db", CHANNEL)
+    async with ledger_at(tmp_path):
+        pass
+    with pytest.raises(LedgerError, match="belongs to channel"):
+        rebuild_file(tmp_path / "ledger.db", ChannelId("other"))
+
+
+async def test_recorded_blocks_give_the_same_rows_again(tmp_path: Path) -> None:
+    """Also what expired, was purged, or had only its metadata changed."""
+    tables = {
+        "versions": "block, tx, key, superseded, labelled, metadata, value",
+        "private": "block, tx, key, superseded, labelled, expires, metadata, value, "
+        "name, plain",
+        "transactions": "block, position, tx_id, code, timestamp",
+    }
+
+    def rows() -> Any:
+        db = sqlite3.connect(tmp_path / "ledger.db")
+        found = {
+            table: db.execute(
+                f"SELECT {columns} FROM {table} ORDER BY 1, 2, 3"
+            ).fetchall()
+            for table, columns in tables.items()
+        }
+        db.close()
+        return found
+
+    async with ledger_of(tmp_path) as ledger:
+        for number in range(1, len(blocks())):
+            await commit_recorded(ledger, number)
+    before = rows()
+    rebuild_file(tmp_path / "ledger.db", RECORDED)
+    after = rows()
+    for table in tables:
+        assert after[table] == before[table]
+
+
+async def test_stored_blocks_are_verified_in_the_background(tmp_path: Path) -> None:
+    def verified(ledger: Ledger) -> str:
+        ledger._reader.renew()
+        sql = "SELECT value FROM meta WHERE name='verified'"
+        row = ledger._reader.one(sql, ())
+        return str(row[0] if row else "").partition(":")[0]
+
+    async with ledger_at(tmp_path) as ledger:
+        await eventually(lambda: verified(ledger) == "1")
+        await fill(ledger)
+        assert ledger.damage is None
+    async with ledger_at(tmp_path) as ledger:
+        await eventually(lambda: verified(ledger) == "6")
+        await commit(ledger, rwset(writes={"a": b"3"}))
+        await commit(ledger, rwset(writes={"a": b"4"}))
+    change(tmp_path, "UPDATE blocks SET block=x'0aff' WHERE number=6")
+    async with ledger_at(tmp_path) as ledger:
+        await eventually(lambda: ledger.damage is not None)
+        assert "block 6 cannot be decoded" in str(ledger.damage)
+        assert (await commit(ledger, rwset(writes={"a": b"5"}))).number == 8
+
+
+async def test_after_a_revert_other_blocks_are_no_damage(tmp_path: Path) -> None:
+    async with ledger_at(tmp_path) as ledger:
+        await commit(ledger, rwset(writes={"a": b"1"}))
+        await ledger.take_snapshot("one")
+        await commit(ledger, rwset(writes={"a": b"2"}))
+    async with ledger_at(tmp_path) as ledger:
+        await ledger.revert("one")
+        for _ in range(3):
+            await commit(ledger, rwset(writes={"a": b"3"}))
+    async with ledger_at(tmp_path) as ledger:
+        await eventually(lambda: ledger._committer._verified is not None)
+        assert ledger._committer._verified is not None
+        await eventually(lambda: ledger._committer._verified.number == 5)  # type: ignore[union-attr]
+        assert ledger.damage is None
