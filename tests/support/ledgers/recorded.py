@@ -40,6 +40,13 @@ def recordings() -> dict[str, Any]:
 
 
 @cache
+def refused() -> list[dict[str, Any]]:
+    """Return `refused.json`."""
+    found: list[dict[str, Any]] = json.loads((_FOLDER / "refused.json").read_text())
+    return found
+
+
+@cache
 def blocks() -> list[bytes]:
     """Return all blocks, by number."""
     packed = io.BytesIO((_FOLDER / "blocks.tar.gz").read_bytes())

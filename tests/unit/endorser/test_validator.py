@@ -14,6 +14,7 @@ from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.orderer import Orderer
 from chaindock.endorser.validator import Validator, parse_and_check
+from chaindock.errors import ChaindockError
 from chaindock.identity.msp import Identity, Role
 from chaindock.identity.policies import parse_policy
 from chaindock.ids import ChannelId
@@ -46,6 +47,16 @@ async def test_every_recorded_transaction_gets_the_code_of_the_peer(tmp_path):
                 if ours != theirs
             ]
     assert different == []
+
+
+async def test_what_an_orderer_refused_is_refused_with_its_text(tmp_path):
+    async with recorded.ledger_of(tmp_path) as ledger:
+        async with Orderer(ledger, Configuration.of(ledger)) as orderer:
+            for one in recorded.refused():
+                with pytest.raises(ChaindockError) as caught:
+                    await orderer.submit(recorded.decode(one["envelope"]))
+                assert caught.value.message.startswith(one["broadcast"]["info"])
+        assert ledger.height == 1
 
 
 # --- rules, one by one --------------------------------------------------------------
@@ -102,13 +113,20 @@ def endorsed(*spaces: Any, by: Any = ("Org1MSP",), called: Any = "cc") -> Any:
     return tx
 
 
-def space(ns: Any = "cc", coll: Any = "", *, puts: Any = (), labels: Any = ()) -> Any:
+def space(
+    ns: Any = "cc",
+    coll: Any = "",
+    *,
+    puts: Any = (),
+    labels: Any = (),
+    deletes: Any = (),
+) -> Any:
     return Space(
         ns,
         coll,
         reads=[(b"r", None)],
         ranges=[],
-        writes=[(key, b"v") for key in puts],
+        writes=[*((key, b"v") for key in puts), *((key, None) for key in deletes)],
         metadata=[(key, None) for key in labels],
     )
 
@@ -128,12 +146,15 @@ GOOD, FAILED = codes.NOT_VALIDATED, codes.ENDORSEMENT_POLICY_FAILURE
         (endorsed(space("strict", "plain")), GOOD),
         (endorsed(space("strict", puts=[b"k"])), FAILED),
         (endorsed(space("strict", labels=[b"k"])), FAILED),
+        (endorsed(space("strict", deletes=[b"k"])), FAILED),
         (endorsed(space("strict", puts=[b"k"]), by=("Org1MSP", "Org2MSP")), GOOD),
         (endorsed(space("ghost", puts=[b"k"])), codes.INVALID_CHAINCODE),
         (endorsed(called="ghost"), codes.INVALID_CHAINCODE),
         # The key's own policy stands in place of the chaincode's.
         (endorsed(space(puts=[b"two"])), FAILED),
         (endorsed(space(puts=[b"two"]), by=("Org2MSP",)), GOOD),
+        (endorsed(space(deletes=[b"two"])), FAILED),
+        (endorsed(space(deletes=[b"two"]), by=("Org2MSP",)), GOOD),
         (endorsed(space(puts=[b"k", b"two"]), by=("Org2MSP",)), FAILED),
         (endorsed(space(labels=[b"two"])), FAILED),
         (endorsed(space(labels=[b"two"]), by=("Org2MSP",)), GOOD),
