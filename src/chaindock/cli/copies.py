@@ -14,6 +14,18 @@ from chaindock.errors import AlreadyExists
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+
+def _complete(
+    ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[str]:
+    """Return the snapshots of the running node; without a node none, silently."""
+    try:
+        found = ctx.ensure_object(Session).client().look("snapshots")["snapshots"]
+    except Exception:  # noqa: BLE001  # a shell that completes has no place for errors
+        return []
+    return [one["name"] for one in found if one["name"].startswith(incomplete)]
+
+
 _yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
@@ -22,7 +34,7 @@ _yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
     "chaindock snapshot --list",
     "chaindock snapshot clean --rm",
 )
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=_complete)
 @click.option("--list", "is_list", is_flag=True, help="List the snapshots.")
 @click.option("--rm", "removes", is_flag=True, help="Forget the snapshot NAME.")
 def snapshot(
@@ -59,7 +71,7 @@ def snapshot(
 
 
 @command("chaindock revert clean", "chaindock revert          # to the newest snapshot")
-@click.argument("name", default="")
+@click.argument("name", default="", shell_complete=_complete)
 def revert(session: Session, name: str) -> None:
     """Go back to a snapshot.
 

@@ -47,6 +47,9 @@ COUNTED: Final = 10_000
 _REMEMBERED: Final = 1000
 """Transactions whose requests are remembered."""
 POLL_S: Final = 0.2
+_ENCODE: Final = msgspec.json.encode
+_SLICE: Final = 1000
+"""Entries of a list that are encoded at once."""
 _DEFINED: Final = b"namespaces/metadata/"
 
 
@@ -73,7 +76,7 @@ class Explorer:
             del self._spent[next(iter(self._spent))]
 
     async def _json(self, job: Callable[[View], Any]) -> bytes:
-        return await self._reader.run(lambda view: msgspec.json.encode(job(view)))
+        return await self._reader.run(lambda view: _dumps(job(view)))
 
     # ---- state
 
@@ -267,6 +270,21 @@ class Explorer:
             await asyncio.sleep(POLL_S)
             number = min(number, *ledger.reverted_to[reverts:], number)
             reverts = len(ledger.reverted_to)
+
+
+def _dumps(value: Any) -> bytes:
+    """Return JSON; encoding all of a large answer at once would stop the event loop."""
+    if isinstance(value, dict):
+        if any(isinstance(one, list | dict) for one in value.values()):
+            items = (_ENCODE(name) + b":" + _dumps(one) for name, one in value.items())
+            return b"{" + b",".join(items) + b"}"
+    elif isinstance(value, list):
+        if len(value) < _SLICE:
+            return b"[" + b",".join(map(_dumps, value)) + b"]"
+        starts = range(0, len(value), _SLICE)
+        slices = (_ENCODE(value[start : start + _SLICE])[1:-1] for start in starts)
+        return b"[" + b",".join(slices) + b"]"
+    return _ENCODE(value)
 
 
 def _events(number: int, name: str, view: View) -> list[dict[str, Any]]:

@@ -2,9 +2,12 @@
 
 import json
 
+import click
 import pytest
 
 from chaindock.cli.client import AdminClient
+from chaindock.cli.main import root
+from chaindock.cli.session import Session
 from support.ledgers.envelopes import rwset, transaction
 
 
@@ -63,3 +66,14 @@ def test_followers_of_events_see_the_blocks_that_come_instead(run, home, ledger)
         event = next(events)
         assert (event["block"], event["name"]) == (1, name)
     del events
+
+
+def test_a_shell_completes_the_names_of_snapshots(run, ledger):
+    for name in ("base", "before", "clean"):
+        run("snapshot", name)
+    command = root.get_command(click.Context(root, obj=Session()), "revert")
+    assert command is not None
+    session = Session()
+    session.home_flag = str(ledger.home)
+    found = command.params[0].shell_complete(click.Context(command, obj=session), "b")
+    assert [one.value for one in found] == ["base", "before"]

@@ -169,6 +169,9 @@ def test_completion_prints_the_script_of_a_shell(run, shell):
         ("chaindock query ", {"basic"}),
         ("chaindock stop basic --j", {"--json"}),
         ("chaindock completion ", {"bash", "zsh", "fish"}),
+        ("chaindock state ex", {"export"}),
+        ("chaindock state get b", {"basic"}),
+        ("chaindock events ", {"basic"}),
     ],
 )
 def test_completion_knows_commands_options_and_chaincodes(home, basic, line, wanted):
