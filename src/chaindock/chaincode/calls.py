@@ -140,8 +140,8 @@ class Calls:
         finally:
             if not call.over:
                 call.finish(invocation.lost_stream("caller left", sent=call.sent))
-                if not call.sent and call.key in self._calls:
-                    self._withdraw(call)
+            if not call.sent and self._calls.get(call.key) is call:
+                self._withdraw(call)
             if caller is not None:
                 caller.callee = None
         if isinstance(final, ChaindockError):

@@ -325,8 +325,13 @@ class Call:
         self.invocation.simulator.budget = self.budget
 
     def finish(self, final: shim.ChaincodeMessage | ChaindockError) -> None:
-        """Tell the caller the outcome, and release the queries. The first one counts."""
+        """Tell the caller the outcome, and release the queries. The first one counts.
+
+        A callee has no context from now on: the read-write set is put together next.
+        """
         self.over = True
+        if self.callee is not None:
+            self.callee.finish(self.callee.invocation.lost_stream("the caller is over"))
         for name in tuple(self.queries):
             self.drop_query(name)
         if not self.final.done():

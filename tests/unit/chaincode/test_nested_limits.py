@@ -14,7 +14,7 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.errors import ChaincodeRetired, ExecuteTimeout
 from support.shims.endorsing import CHANNEL, EndorsingNode, ccid_of
-from support.shims.nested import cause, nested, send, spec
+from support.shims.nested import cause, nested, send, spaces, spec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,6 +75,37 @@ async def test_a_caller_that_ends_leaves_its_callee(endorsing: EndorsingNode):
     reply = await b.ask(inner, Kind.GET_STATE, shim.GetState(key="k"))
     assert reply.payload.endswith(b"no ledger context")
     await b.complete(inner)
+
+
+async def test_an_answer_before_that_of_the_callee_ends_the_callee(
+    endorsing: EndorsingNode,
+):
+    """As user code that forgets an `await`: what comes later changes nothing."""
+    a = await endorsing.chaincode("a")
+    b = await endorsing.chaincode("b", concurrency=1)
+    call = endorsing.propose("a")
+    outer = await a.receive()
+    await send(a, outer, "b")
+    inner = await b.receive()
+    waiting = endorsing.propose("a")
+    second = await a.receive()
+    await send(a, second, "b")
+    await asyncio.sleep(0.05)
+    put = shim.PutState(key="k", value=b"v")
+    assert (await b.ask(inner, Kind.PUT_STATE, put)).type == Kind.RESPONSE
+    await a.complete(outer)
+    await a.complete(second)
+    _, endorsement = await call
+    await waiting
+    reply = await b.ask(inner, Kind.PUT_STATE, shim.PutState(key="late", value=b"v"))
+    assert reply.payload.endswith(b"no ledger context")
+    assert [one.key for one in spaces(endorsement)["b"].writes] == ["k"]
+    await b.complete(inner)
+    beside = endorsing.propose("b", b"beside")  # the call that had no turn is forgotten
+    message = await b.receive()
+    assert chaincode_pb2.ChaincodeInput.FromString(message.payload).args == [b"beside"]
+    await b.complete(message)
+    await beside
 
 
 async def test_chains_and_calls_beside_them(endorsing: EndorsingNode):
