@@ -60,7 +60,9 @@ def launch_failure(
         "registered": False,
         **error.facts,
         "output": error.facts.get("output") or [],
-        "retryable": error.retryable or error.facts.get("cause") == Cause.ENGINE_GONE,
+        # What did not start, or ended with its engine, has not failed by itself.
+        "retryable": error.retryable
+        or error.facts.get("cause") in {Cause.ENGINE_GONE, Cause.NOT_STARTED},
     }
     failed = kind(
         f"could not launch chaincode {attempt.ccid}: {_stage(kind)}{error.message}",

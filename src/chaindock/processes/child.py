@@ -57,7 +57,8 @@ class Program:
     Args:
         argv: the program as an absolute path, and its arguments.
         kind: "run" or "build".
-        inherits: descriptors that it gets and does not know of: locks on its build.
+        inherits: descriptors that it gets and does not know of: locks on its build; in
+            a sandbox the end of a channel instead.
         max_open_files, max_file_bytes: 0 = as the node has it.
         relay: of its sandbox; None = no sandbox.
     """
@@ -288,6 +289,8 @@ class Child(asyncio.SubprocessProtocol):
         finally:
             rest.cancel()
         self._transport.close()
+        if self.program.relay:
+            self.program.relay.release()
         self._gone.set()
 
     def _judge(self) -> Exit:
@@ -298,6 +301,9 @@ class Child(asyncio.SubprocessProtocol):
         if self._verdict is not None and code == -signal.SIGKILL:
             return self._verdict
         if code is None or code >= 0:
+            if self.program.relay and not (self.program.relay.entered or self.stopping):
+                reason = "its sandbox could not be made"
+                return Exit(code, reason=reason, cause=Cause.NOT_STARTED)
             return Exit(code, cause=Cause.STOPPED if self.stopping else None)
         ours = (self._asked and code == -signal.SIGTERM) or (
             self._killed and code == -signal.SIGKILL
@@ -319,7 +325,10 @@ async def open_gate(program: Program, env: Mapping[str, str], output: Output) ->
     """Start a shell that becomes `program` when it is released. Raises: OSError."""
     blocks = -(-program.max_file_bytes // _BLOCK_BYTES)
     wanted = {"n": program.max_open_files, "f": blocks}
-    limits = "trap '' TERM; " if program.relay else ""
+    limits = ""
+    if program.relay:  # which limits open files itself
+        limits = "trap '' TERM; ulimit -S -n $(ulimit -H -n) 2>/dev/null; "
+        del wanted["n"]
     limits += "".join(f"ulimit -{k} {n} 2>/dev/null; " for k, n in wanted.items() if n)
     _, child = await asyncio.get_running_loop().subprocess_exec(
         lambda: Child(program, output),

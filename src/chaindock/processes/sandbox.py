@@ -45,9 +45,13 @@ _OUTER: Final = """--unshare-user --unshare-pid --die-with-parent --bind /proc /
 # of the program and hands it to the node. bubblewrap inherits that SIGTERM is ignored: if
 # SIGTERM ended bubblewrap, the program would be killed without its grace. So SIGTERM gets
 # its default here. One that came earlier is lost, and the node then closes the channel.
+# The limit of open files comes after the sending: Linux refuses to send a descriptor if
+# all processes of the user have more on their way than the sender's limit, and contracts
+# may have as many on their way as the limit of a contract.
 _ENTER: Final = """\
-import _signal, _socket as s, os, sys
+import _signal, _socket as s, os, resource, sys
 channel, port = s.socket(s.AF_UNIX, s.SOCK_STREAM, 0, int(sys.argv[1])), int(sys.argv[2])
+most = int(sys.argv[3])
 sent = []
 if port:
     listener = s.socket(s.AF_INET, s.SOCK_STREAM)
@@ -56,12 +60,15 @@ if port:
     sent = [(s.SOL_SOCKET, s.SCM_RIGHTS, listener.fileno().to_bytes(4, sys.byteorder))]
 _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
 channel.sendmsg([b"1"], sent)
+if most:
+    most = min(most, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 if not channel.recv(1):
     os._exit(143)
 channel.close()
 if port:
     listener.close()
-os.execv(sys.argv[3], sys.argv[3:])
+os.execv(sys.argv[4], sys.argv[4:])
 """
 
 
@@ -108,7 +115,7 @@ def in_sandbox(
         known: `peer`, the host:port that it dials; or `listen`, where it serves, which
             may be in another path of its own directory.
     """
-    relay = Relay(known.get("peer", ""))
+    relay = Relay(known.get("peer", ""), program.inherits)
     python, temp = Path(sys.executable).resolve(), str(private / "tmp")
     places = [Path(one) for one in _SYSTEM]
     homes = {Path.home(), Path("/root"), Path("/home"), private, program.cwd}
@@ -131,13 +138,14 @@ def in_sandbox(
         *(*looked_up, *mounts),
         *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(program.cwd)),
         *("--", str(python), "-I", "-S", "-c", _ENTER, str(relay.theirs), relay.port),
+        str(program.max_open_files),
     ]
     inner = _find_bwrap()[0]
     return replace(
         program,
         argv=[inner[0], *_OUTER.split(), *mounts, *inner, *words, *program.argv],
         cwd=Path("/"),
-        inherits=(*program.inherits, relay.theirs),
+        inherits=(relay.theirs,),
         relay=relay,
     )
 
@@ -163,10 +171,14 @@ class Relay:
     """Starts one program in its sandbox and passes its connections on to the node.
 
     `peer` is host:port of the node's listener, which the program dials; "" = it serves.
-    `theirs` is a descriptor that the program inherits.
+    `theirs` is a descriptor that the program inherits; `entered` says whether the sandbox
+    is there and the program begins. Copies of `held`, locks of its build, stay open until
+    the program has ended: it could open an inherited one again, for writing.
     """
 
-    def __init__(self, peer: str) -> None:
+    def __init__(self, peer: str, held: Iterable[int] = ()) -> None:
+        self.entered = False
+        self._held = [os.dup(fd) for fd in held]
         self.port = peer.rpartition(":")[2] or "0"
         self._ours, self._inherited = socket.socketpair()
         self._ours.setblocking(False)
@@ -174,9 +186,15 @@ class Relay:
         self._free = asyncio.Semaphore(MOST_CONNECTIONS)
 
     def close(self) -> None:
-        """Close both ends. Idempotent."""
+        """Close both ends, and what is held. Idempotent."""
         self._ours.close()
         self._inherited.close()
+        self.release()
+
+    def release(self) -> None:
+        """Close what is held, before anybody learns that the program is gone."""
+        while self._held:
+            os.close(self._held.pop())
 
     async def serve(self, child: Child) -> None:
         """Let the program begin, and pass its connections on until it has ended."""
@@ -196,6 +214,7 @@ class Relay:
                 loop.remove_reader(channel)
             said, files, _, _ = socket.recv_fds(channel, 1, 1)
             if said and not child.stopping:
+                self.entered = True
                 channel.send(b"1")
         if not files:
             return

@@ -9,7 +9,7 @@ import pytest
 
 from chaindock.chaincode.failures import LOGGED_CHARS, log_facts
 from chaindock.container.attempt import Attempt, Phase
-from chaindock.container.contracts import Exit
+from chaindock.container.contracts import Cause, Exit
 from chaindock.container.output import OutputStore
 from chaindock.errors import (
     BuildFailed,
@@ -119,6 +119,18 @@ async def test_an_early_exit_is_noticed_at_once(world: World):
     assert (error.facts["registered"], error.facts["cause"]) == (False, "exited")
     assert (error.facts["stage"], error.retryable) == ("start", False)
     assert instance.events == ["start", "exit", "stop 1"]
+
+
+async def test_an_end_before_the_program_began_is_retryable(world: World):
+    """Finding 2 of issue 10: another contract can cause it, and it ends with that one."""
+
+    async def begins_nothing(_: FakeInstance) -> Exit:
+        return Exit(1, reason="its sandbox could not be made", cause=Cause.NOT_STARTED)
+
+    world.builder.prepare(CCID, begins_nothing)
+    error = await failure(world, ExitedEarly)
+    assert error.retryable
+    assert "exited with 1 (its sandbox could not be made)" in error.message
 
 
 @pytest.mark.parametrize(

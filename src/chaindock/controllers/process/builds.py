@@ -11,7 +11,8 @@ this user uses it.
     labels/<label>/<key>.json   which chaincodes have the build; its time of change is
                                 the last use
     locks/<key>                 held shared by whoever uses the build, which includes the
-                                running chaincode itself (it inherits the lock)
+                                running chaincode itself: without a sandbox it inherits
+                                the lock, in a sandbox its node holds the lock
 """
 
 from __future__ import annotations

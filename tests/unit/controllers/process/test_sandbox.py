@@ -339,6 +339,8 @@ async def test_a_sandbox_that_cannot_be_made_ends_the_run_before_the_program(
         found = await instance.wait()
         await instance.stop(0)
     assert (found.code, attempt.of("stdout")) == (1, [])
+    assert found.cause is Cause.NOT_STARTED
+    assert found.text == "exited with 1 (its sandbox could not be made)"
     assert "/nowhere" in attempt.of("stderr")[0]
 
 

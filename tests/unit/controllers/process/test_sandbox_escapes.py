@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import sys
@@ -126,3 +127,51 @@ async def test_it_shares_a_pid_namespace_with_nothing_that_ends_it(
     assert len(seen) == 2  # it and process 1
     assert len(set(of)) == 3
     assert of[0] == Path("/proc/self/ns/pid").readlink()
+
+
+FLOOD = """\
+import socket, sys, time
+ends = []
+try:
+    while True:
+        ends.append(socket.socketpair())
+        socket.send_fds(ends[-1][0], [b"x"], [0] * 40)
+except OSError as error:
+    print(error.strerror, flush=True)
+    time.sleep(60)
+"""
+
+
+async def test_descriptors_on_their_way_keep_no_other_contract_from_its_start(
+    backend: ProcessBackend, tmp_path: Path
+):
+    """Finding 2 of issue 10: Linux counts them per user, against the sender's limit."""
+    python, few = os.path.realpath(sys.executable), RunSettings(open_files=40)
+    async with backend.within(), ProcessBackend(tmp_path / "b") as other:
+        text = f"ulimit -n; exec {python} -I - <<'END'\n{FLOOD}END"
+        instance, attempt = await started(backend, text, few)
+        await attempt.until(lambda: len(attempt.lines) > 1)
+        assert attempt.of("stdout") == ["40", "Too many references: cannot splice"]
+        innocent, heard = await started(other, "echo up; exec sleep 60", few)
+        await heard.until(lambda: bool(heard.lines))
+        assert heard.lines == [("stdout", "up")]
+        await innocent.stop(0)
+        await instance.stop(0)
+
+
+async def test_it_inherits_no_file_of_this_machine(
+    backend: ProcessBackend, tmp_path: Path
+):
+    """Finding 9 of issue 10: what is inherited can be opened again, for writing."""
+    text = "for f in /proc/$$/fd/*; do readlink $f; done; echo end; exec sleep 60"
+    async with backend.within():
+        instance, attempt = await started(backend, text)
+        await attempt.until(lambda: ("stdout", "end") in attempt.lines)
+        found = {one for one in attempt.of("stdout") if "pipe:" not in one}
+        assert {one for one in found if "main.sh" not in one} == {"/dev/null", "end"}
+        (lock,) = tmp_path.glob("*/cache/locks/*")
+        with lock.open() as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        await instance.stop(0)
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
