@@ -15,24 +15,18 @@ import sqlite3
 import tarfile
 import tempfile
 from contextlib import closing, suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-
-from fabric_protos.common import common_pb2
-from google.protobuf.message import DecodeError
 
 from chaindock import __version__
 from chaindock.durable import sync_folder
 from chaindock.errors import InvalidInput, LedgerError, NotFound, StorageError
 from chaindock.ids import require_channel
-from chaindock.ledger.blocks import header_der
-from chaindock.ledger.database import connect_writer
+from chaindock.ledger.database import connect_reader, connect_writer, corrupt
+from chaindock.ledger.verification import verify_all
 from chaindock.lifecycle.targets import TargetState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from chaindock.node.home import Home
 
 _FORMAT: Final = 1
@@ -147,10 +141,9 @@ def _ledgers(home: Home) -> list[Path]:
 def _copy(source: Path, target: Path) -> int:
     """Copy a database as of now; return the height of a ledger, else 0."""
     with (
-        closing(sqlite3.connect(source, timeout=10)) as old,
+        closing(connect_reader(source)) as old,
         closing(sqlite3.connect(target)) as new,
     ):
-        old.execute("PRAGMA query_only=ON")
         old.backup(new)
         new.execute("PRAGMA journal_mode=DELETE")  # one file, without a log beside it
         with suppress(sqlite3.OperationalError):
@@ -218,49 +211,26 @@ def _check(home: Home, path: Path, channel: str) -> None:
     """Check a ledger: its schema and channel, every page, every block, whose it is."""
     try:
         db, empty = connect_writer(path, require_channel(channel), None)
+        with closing(db):
+            (told,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+            if empty or told != "ok":
+                raise corrupt(path, "it is empty" if empty else str(told))
+            verify_all(db, path)
+            sql = "SELECT block FROM blocks WHERE number=0"
+            (genesis,) = db.execute(sql).fetchone()
+            db.execute("PRAGMA journal_mode=DELETE")
     except LedgerError as error:
         told = error.message.replace(str(path), channel)
         raise InvalidInput(
-            f"the copy cannot be used: {told}", hint=error.hint
+            f"the copy cannot be used: {told}",
+            hint="load another copy; the ledger of this home is as it was",
         ) from error
-    with closing(db):
-        found = "it is empty" if empty else ""
-        if not found:
-            (told,) = db.execute("PRAGMA integrity_check(1)").fetchone()
-            found = "" if told == "ok" else str(told)
-        if not found:
-            rows = db.execute("SELECT number, hash, block FROM blocks ORDER BY number")
-            found = next(_faults(rows), "")
-        if found:
-            raise InvalidInput(f"the copy of ledger {channel!r} is damaged: {found}")
-        (genesis,) = db.execute("SELECT block FROM blocks WHERE number=0").fetchone()
-        db.execute("PRAGMA journal_mode=DELETE")
     if not any(ca in genesis for ca in _authorities(home)):
         raise InvalidInput(
             f"the copy of ledger {channel!r} belongs to another home: its organisation "
             "has another CA",
             hint="load the copy into the home that made it",
         )
-
-
-def _faults(rows: Iterable[tuple[int, bytes, bytes]]) -> Iterator[str]:
-    """Yield what is wrong with a chain of blocks."""
-    previous = b""
-    for expected, (number, stored, data) in enumerate(rows):
-        if number != expected:
-            yield f"block {expected} is missing"
-        try:
-            block = common_pb2.Block.FromString(data)
-        except DecodeError:
-            yield f"block {number} cannot be decoded"
-            return
-        header = block.header
-        hashed = sha256(header_der(number, previous, header.data_hash)).digest()
-        if (header.number, header.previous_hash, stored) != (number, previous, hashed):
-            yield f"block {number} does not follow its predecessor"
-        if sha256(b"".join(block.data.data)).digest() != header.data_hash:
-            yield f"block {number} has data that does not fit its hash"
-        previous = stored
 
 
 def _authorities(home: Home) -> list[bytes]:
