@@ -7,6 +7,7 @@ Source: docs/fabric/ledger.md#block
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol
@@ -109,31 +110,36 @@ def commit_hash(
 ) -> bytes:
     """Return the commit hash that chains this block's outcome to `previous`."""
     digest = sha256(_uvarint(len(codes)) + codes)
-    last_ns = last_collection = ""
-    for ns, collection, key in in_order(changes):
-        if not ns:  # the channel's configuration takes no part
-            continue
-        value, position = changes[ns, collection, key]
-        entry = b""
-        if ns != last_ns:
-            entry += _field(1, ns.encode())
-            last_ns, last_collection = ns, ""
-        if collection != last_collection:
-            entry += _field(2, collection.encode())
-            last_collection = collection
-        entry += _field(3, key)
-        entry += b"\x20\x01" if value is None else _field(5, value)
-        entry += _field(6, _ordered(number) + _ordered(position))
-        digest.update(b"\x0a" + _uvarint(len(entry)) + entry)
+    spaces: dict[tuple[str, str], list[bytes]] = defaultdict(list)
+    for ns, collection, key in changes:
+        if ns:  # the channel's configuration takes no part
+            spaces[ns, collection].append(key)
+    versions = {
+        position: _field(6, _ordered(number) + _ordered(position))
+        for position in {position for _, position in changes.values()}
+    }
+    last_ns = ""
+    for ns, collection in sorted(spaces):
+        head = _field(1, ns.encode()) if ns != last_ns else b""
+        head += _field(2, collection.encode())
+        last_ns = ns
+        for key in in_order(spaces[ns, collection]):
+            value, position = changes[ns, collection, key]
+            entry = head + _field(3, key)
+            entry += b"\x20\x01" if value is None else _field(5, value)
+            entry += versions[position]
+            digest.update(_field(1, entry))
+            head = b""
     digest.update(previous)
     return digest.digest()
 
 
 def _field(number: int, content: bytes) -> bytes:
     """Return a length-delimited protobuf field; nothing when empty (proto3)."""
-    if not content:
-        return b""
-    return bytes([number << 3 | 2]) + _uvarint(len(content)) + content
+    length = len(content)
+    if 0 < length < 0x80:
+        return bytes((number << 3 | 2, length)) + content
+    return bytes((number << 3 | 2,)) + _uvarint(length) + content if length else b""
 
 
 def _ordered(number: int) -> bytes:

@@ -120,9 +120,12 @@ class LedgerReader:
             raise LedgerClosed("the ledger is closed")
 
         def guarded() -> T:
-            view.renew()
-            with translated(self._path):
-                return job(view)
+            try:
+                with translated(self._path):
+                    return job(view)
+            finally:
+                # What stays open would keep the log from being shortened.
+                view.renew()
 
         return await self._in_thread(guarded)
 
@@ -139,7 +142,7 @@ class View:
         self._reader.close()
 
     def renew(self) -> None:
-        """See what is committed now."""
+        """End the read: the next one sees what is committed then."""
         self._reader.renew()
 
     def height(self) -> int:

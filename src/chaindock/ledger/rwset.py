@@ -21,14 +21,13 @@ from chaindock.ledger.budget import ENTRY_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from chaindock.ledger.blocks import ChangeKey
     from chaindock.ledger.snapshots import Version
 
     SpaceName = tuple[str, str]
     """namespace, collection ("" = public)"""
 
-T = TypeVar("T", str, "ChangeKey")
-_SLICE = 5000
+T = TypeVar("T", str, bytes)
+_SLICE = 20_000
 _HASH_BYTES = 32
 MAX_DEGREE = 50
 """A range with more results than this is recorded as hashes."""

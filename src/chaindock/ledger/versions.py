@@ -42,6 +42,12 @@ _INSERT_PRIVATE = (
     "INSERT INTO private (ns, key, block, tx, labelled, metadata, value, name, plain, "
     "expires) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_CURRENT = (
+    "SELECT key, id, metadata FROM versions INDEXED BY versions_current WHERE ns=? "
+    "AND key IN (?{}) AND superseded IS NULL AND value IS NOT NULL"
+)
+_MOST_KEYS = 128
+"""Keys that are looked up at once; a power of 2."""
 _VALUE = "SELECT value FROM versions WHERE id=?"
 _VALUE_BEFORE = (
     "SELECT value FROM versions WHERE ns=? AND key=? AND block<? "
@@ -124,24 +130,40 @@ class Versions:
         bounds = (self._find(ns, ""), start, stop or ABOVE_ALL)
         return self._db.execute(_RANGE, bounds)
 
+    def _current(
+        self, ns: int, keys: list[bytes]
+    ) -> dict[bytes, tuple[int, bytes | None]]:
+        """Return row and metadata of those keys that exist."""
+        found: dict[bytes, tuple[int, bytes | None]] = {}
+        for start in range(0, len(keys), _MOST_KEYS):
+            some = keys[start : start + _MOST_KEYS]
+            # Few lengths, so that SQLite parses few statements.
+            some += some[-1:] * ((1 << (len(some) - 1).bit_length()) - len(some))
+            sql = _CURRENT.format(",?" * (len(some) - 1))
+            for key, row, metadata in self._db.execute(sql, (ns, *some)):
+                found[key] = row, metadata
+        return found
+
     def write(
         self, space: Space, at: Version, changes: dict[ChangeKey, Change]
     ) -> None:
         """Write what a valid transaction wrote in the public state of a namespace."""
         ns = self._id(space.ns, "")
-        labels = dict(space.metadata)
+        writes, labels = dict(space.writes), dict(space.metadata)
+        absent = {key for key, version in space.reads if version is None}
+        found = self._current(ns, [*((writes.keys() | labels.keys()) - absent)])
         rows, superseded = [], []
-        for key, value in dict(space.writes).items():
-            row = self._latest(_PUBLIC, ns, key)
+        for key, value in writes.items():
+            row = found.get(key)
             # A new value keeps the metadata of the key, a delete removes it.
-            metadata = labels.pop(key, row and row[3])
+            metadata = labels.pop(key, row and row[1])
             if row is not None:
                 superseded.append((at[0], row[0]))
             rows.append((ns, key, *at, 0, value and metadata, value))
             changes[space.ns, "", key] = (value, at[1])
         for key, metadata in labels.items():
-            row = self._latest(_PUBLIC, ns, key)
-            if row is None or not row[4]:
+            row = found.get(key)
+            if row is None:
                 continue  # metadata of an absent key is ignored
             value = self._db.execute(_VALUE, row[:1]).fetchone()[0]
             superseded.append((at[0], row[0]))
@@ -173,7 +195,7 @@ class Versions:
         for key, value in dict(space.writes).items():
             row = self._latest(_PRIVATE, ns, key)
             metadata = labels.pop(key, row and row[3])
-            if row is not None:
+            if row is not None and row[4]:
                 superseded.append((at[0], row[0]))
             name, plain = secrets.get(key, nothing)
             if plain is None or sha256(plain).digest() != value:
