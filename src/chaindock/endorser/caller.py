@@ -7,8 +7,10 @@ Source: docs/fabric/ledger.md#transaction
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial, partialmethod
 from typing import TYPE_CHECKING, Any, Final
@@ -29,7 +31,7 @@ from chaindock.aio import off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS
 from chaindock.endorser.checks import parse_proposal, transaction_id
 from chaindock.endorser.orderer import reverted
-from chaindock.errors import ExecuteFailed, LedgerError
+from chaindock.errors import ChaindockError, ExecuteFailed, LedgerError
 from chaindock.ids import TxId
 from chaindock.ledger.transaction import code_name
 from chaindock.lifecycle.approvals import Approvals, source_of
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
 
 _NONCE_BYTES: Final = 24
 _LOWEST_STATUS: Final = 200
+_EXPLAIN_S: Final = 2.0
+"""After so many seconds a conflict is answered without an explanation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +178,10 @@ class Caller:
                 raise reverted(proposal.tx_id)
             commit = await self.orderer.submit(envelope)
             if commit.code and self.explain is not None:
-                conflict = await self.explain(envelope, commit)
+                # The transaction is committed, whatever becomes of the explanation.
+                with suppress(ChaindockError, TimeoutError):
+                    async with asyncio.timeout(_EXPLAIN_S):
+                        conflict = await self.explain(envelope, commit)
         return Answer(
             status=response.status,
             message=response.message,

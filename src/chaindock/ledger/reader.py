@@ -38,11 +38,14 @@ _COLLECTIONS = (
     "SELECT ns, collection FROM namespaces WHERE collection<>'' ORDER BY 1, 2"
 )
 # A change of metadata alone counts: it is a conflict for whoever read the key.
+# The row is found in the index alone: a range may have a million keys.
 _LAST = (
-    "SELECT key, v.block, v.tx, tx_id, coalesce(value, x''), timestamp, value IS NULL "
-    "FROM {} v JOIN transactions t ON t.block=v.block AND t.position=v.tx "
-    "WHERE ns=? AND key>=? AND key<? AND (v.block, v.tx)<(?, ?) "
-    "ORDER BY v.block DESC, v.tx DESC LIMIT 1"
+    "SELECT v.key, v.block, v.tx, tx_id, coalesce(value, x''), timestamp, value IS NULL "
+    "FROM (SELECT key, block, tx FROM {0} INDEXED BY {0}_key "
+    "WHERE ns=?1 AND key>=?2 AND key<?3 AND (block, tx)<(?4, ?5) "
+    "ORDER BY block DESC, tx DESC LIMIT 1) f "
+    "JOIN {0} v ON v.ns=?1 AND v.key=f.key AND v.block=f.block AND v.tx=f.tx "
+    "JOIN transactions t ON t.block=v.block AND t.position=v.tx"
 )
 _LAST_PUBLIC, _LAST_PRIVATE = _LAST.format("versions"), _LAST.format("private")
 _NAME = (

@@ -1,12 +1,14 @@
 """State that a developer writes, and the time of calls: real transactions."""
 
+import asyncio
+import dataclasses
 import time
 from typing import Any
 
 import pytest
 from fabric_protos.common import common_pb2
 
-from chaindock.errors import InvalidInput, NotFound
+from chaindock.errors import InvalidInput, LedgerError, NotFound
 from chaindock.ids import ChannelId
 from chaindock.ledger.transaction import parse_transaction
 from chaindock.node.controls import Controls
@@ -70,3 +72,17 @@ async def test_times_that_no_timestamp_can_hold_are_refused(controls, at_s):
     with pytest.raises(InvalidInput, match="before 1970 or after 9999"):
         controls.set_time(at_s=at_s, advance_s=None)
     assert controls.time()["offset_s"] == 0
+
+
+async def test_an_answer_does_not_depend_on_its_explanation(defined):
+    async def fails(_envelope: bytes, _place: Any) -> None:
+        raise LedgerError("the file cannot be read")
+
+    caller = dataclasses.replace(defined.caller, explain=fails)
+    calls = [
+        caller.invoke("basic", [b"copy", b"k", b"k"], signer=defined.user)
+        for _ in range(5)
+    ]
+    answers = await asyncio.gather(*calls)
+    assert {one.code for one in answers} == {0, 11}
+    assert {one.conflict for one in answers} == {None}
