@@ -27,7 +27,17 @@ import pytest
 from bench.rows import HEADINGS, Row, Skipped, line
 from chaindock import telemetry
 
-NAMES = ("help", "memory", "calls", "invoke", "ledger", "spawn", "launch", "restart")
+NAMES = (
+    "help",
+    "memory",
+    "calls",
+    "invoke",
+    "ledger",
+    "queries",
+    "spawn",
+    "launch",
+    "restart",
+)
 LIMIT_S = 900.0
 """For one benchmark, whose first run may have to build: a hang must not look like work."""
 BUSY = 0.5

@@ -247,6 +247,10 @@ class Query:
         self.held = 0
         """Bytes that were read for the next batch, as the budget has them."""
 
+    def advance(self) -> bool:
+        """Work for some ms on the next batch; return whether `batch` need not wait."""
+        return self._rows is None or self._rows.advance()
+
     def batch(self) -> tuple[list[bytes], bool]:
         """Return the next rows, and whether there are more. Raises: BudgetExceeded."""
         pending = self._pending

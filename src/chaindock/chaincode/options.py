@@ -63,6 +63,11 @@ class StreamOptions:
         "ledger.state.totalQueryLimit",
         "Largest number of rows that one query returns; the rest is cut off.",
     )
+    state_database: Literal["CouchDB", "goleveldb"] = option(
+        "CouchDB",
+        "ledger.state.stateDatabase",
+        "With goleveldb, rich queries are refused as by a peer that has no CouchDB.",
+    )
     max_message_bytes: Bytes = option(
         100 * MIB,
         "peer.maxRecvMsgSize",

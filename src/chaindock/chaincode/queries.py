@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from chaindock.chaincode.invocation import Call, Query, Steps
     from chaindock.chaincode.options import StreamOptions
+    from chaindock.ledger.mango.results import QueryResults
     from chaindock.ledger.queries import RangeResults
 
 
@@ -54,11 +55,13 @@ def _paging_of(metadata: bytes) -> shim.QueryMetadata:
         raise InvalidInput(f"unmarshal failed: {why_unreadable(metadata)}") from None
 
 
-def _page(rows: RangeResults, size: int, budget: Budget) -> Steps:
+def _page(rows: RangeResults | QueryResults, size: int, budget: Budget) -> Steps:
     """Return the one answer with all rows of a page."""
     page: list[bytes] = []
     try:
         while True:
+            while not rows.advance():
+                yield None
             found = rows.take(min(SLICE, size - len(page)), STEP_BYTES)
             budget.take(sum(map(len, found)))
             page += found
@@ -78,7 +81,7 @@ def _page(rows: RangeResults, size: int, budget: Budget) -> Steps:
 
 def open_history(
     call: Call, request: shim.GetHistoryForKey, options: StreamOptions
-) -> bytes:
+) -> bytes | Steps:
     """Open the history of a key, newest first."""
     invocation = call.invocation
     rows = invocation.simulator.open_history(invocation.namespace, request.key)
@@ -87,7 +90,7 @@ def open_history(
 
 def next_batch(
     call: Call, request: shim.QueryStateNext, _options: StreamOptions
-) -> bytes:
+) -> bytes | Steps:
     """Return the next results of an open query."""
     query = call.queries.get(request.id)
     if query is None:
@@ -103,8 +106,10 @@ def close_query(
     return _rows((), request.id, more=False)
 
 
-def _batch(call: Call, query: Query) -> bytes:
+def _batch(call: Call, query: Query) -> bytes | Steps:
     try:
+        if not query.advance():
+            return _later(call, query)
         rows, more = query.batch()
     except BaseException:
         call.drop_query(query.name)
@@ -112,6 +117,15 @@ def _batch(call: Call, query: Query) -> bytes:
     if not more:
         call.drop_query(query.name)
     return _rows(rows, query.name, more=more)
+
+
+def _later(call: Call, query: Query) -> Steps:
+    """Return the batch of a query that has to look at many keys for it."""
+    while True:
+        yield None
+        answer = _batch(call, query)
+        if isinstance(answer, bytes):
+            return answer
 
 
 def _rows(
@@ -127,11 +141,28 @@ def _rows(
 
 
 def open_query(
-    call: Call, request: shim.GetQueryResult, _options: StreamOptions
-) -> bytes:
-    """Open a rich query."""
-    if request.collection:
-        call.invocation.require(request.collection)
+    call: Call, request: shim.GetQueryResult, options: StreamOptions
+) -> bytes | Steps:
+    """Open a rich query; of a collection, no page but a bound of the results."""
     paging = _paging_of(request.metadata)
-    paged = "WithMetadata" if paging.pageSize or paging.bookmark else ""
-    raise Unsupported(f"ExecuteQuery{paged} not supported for leveldb")
+    invocation, collection = call.invocation, request.collection
+    if collection:
+        invocation.require(collection)
+    limit = options.total_query_limit
+    size = min(paging.pageSize, limit) if paging.pageSize > 0 else limit
+    pages = bool(paging.pageSize or paging.bookmark)
+    if options.state_database == "goleveldb":
+        text = "ExecuteQueryWithMetadata" if pages else "ExecuteQuery"
+        raise Unsupported(f"{text} not supported for leveldb")
+    paged = pages and not collection
+    rows = invocation.simulator.open_query(
+        invocation.namespace,
+        request.query,
+        collection=collection,
+        page_size=size if paged else 0,
+        bookmark=paging.bookmark if paged else "",
+    )
+    if not paged:
+        return _batch(call, call.open_query(rows, size))
+    name = f"the page (ask for fewer than {size} rows)"
+    return _page(rows, size, Budget(options.max_message_bytes, name, call.budget))

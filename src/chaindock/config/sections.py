@@ -28,6 +28,7 @@ from chaindock.controllers.process.options import ProcessOptions
 from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.endorser import EndorserOptions
 from chaindock.ids import require_channel
+from chaindock.ledger.options import LedgerOptions
 from chaindock.lifecycle.states import CustodianOptions
 from chaindock.operations.http import OperationsOptions
 from chaindock.operations.serving import AdminOptions
@@ -138,6 +139,7 @@ class Config:
     listen: ListenOptions = field(default_factory=ListenOptions)
     endorser: EndorserOptions = field(default_factory=EndorserOptions)
     orderer: OrdererOptions = field(default_factory=OrdererOptions)
+    ledger: LedgerOptions = field(default_factory=LedgerOptions)
     custodian: CustodianOptions = field(default_factory=CustodianOptions)
     packages: Limits = field(default_factory=Limits)
     output: OutputOptions = field(default_factory=OutputOptions)

@@ -314,6 +314,10 @@ class DefinitionWriter:
                 await self._call("ApproveChaincodeDefinitionForMyOrg", approval, admin)
         await self._call("CommitChaincodeDefinition", definition, admins[0])
 
+    async def put_indexes(self, name: str, files: Mapping[str, bytes]) -> None:
+        """Make the indexes of rich queries that a package brings; as `Ledger`."""
+        await self.ledger.put_indexes(name, files)
+
     def _approved(self, mspid: str, definition: Definition, ccid: Ccid) -> bool:
         """Whether an attempt that did not come to the commit has approved this."""
         approvals = Approvals(self.ledger.channel, mspid)

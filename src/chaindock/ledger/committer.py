@@ -237,7 +237,8 @@ class Committer:
             self._require_tip(db)
             found = job(db, self._tip)
             tip = read_tip(db, self._path)
-        self._tip, self._verified = tip, None
+        if tip != self._tip:  # blocks were removed
+            self._tip, self._verified = tip, None
         return found
 
     def _require_open(self) -> sqlite3.Connection:

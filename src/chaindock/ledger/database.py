@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from chaindock.durable import sync_folder, write_file
 from chaindock.errors import LedgerCorrupt, LedgerError
+from chaindock.ledger.mango import documents
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ def connect_writer(
     with translated(path):
         db = sqlite3.connect(path, timeout=WRITER_TIMEOUT_S, isolation_level=None)
     with closed_on_error(db), translated(path):
+        documents.prepare(db)
         empty = _is_empty(db, path, channel)
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
@@ -174,6 +176,7 @@ def connect_reader(path: Path) -> sqlite3.Connection:
         db = sqlite3.connect(path, timeout=1.0, isolation_level=None)
         with closed_on_error(db):
             db.execute("PRAGMA query_only=ON")
+            documents.prepare(db)
     return db
 
 
@@ -214,7 +217,7 @@ def _is_empty(db: sqlite3.Connection, path: Path, channel: ChannelId) -> bool:
 
 def create(db: sqlite3.Connection, channel: ChannelId) -> None:
     """Make the tables, inside the caller's transaction: half a ledger cannot stay."""
-    _run_all(db, _BLOCKS + _INDEXED + _TRANSIENT)
+    _run_all(db, _BLOCKS + _INDEXED + _TRANSIENT + documents.SCHEMA)
     db.execute(f"PRAGMA application_id={APPLICATION_ID}")
     db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     db.execute("INSERT INTO meta VALUES ('channel', ?)", (channel,))
@@ -238,7 +241,7 @@ def migrate(
     _log.info("ledger is converted to another schema", path=str(path))
     try:
         with immediate(db):
-            _run_all(db, _DROP_FORMER + _INDEXED + _TRANSIENT)
+            _run_all(db, _DROP_FORMER + _INDEXED + _TRANSIENT + documents.SCHEMA)
             rebuild(db)
             db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     except sqlite3.Error as error:

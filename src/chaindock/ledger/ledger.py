@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from chaindock.errors import LedgerClosed, LedgerCorrupt, NotFound
 from chaindock.ledger.committer import CommittedBlock, Committer
+from chaindock.ledger.mango.upkeep import fill_documents, put_indexes
 from chaindock.ledger.marks import Mark, drop_mark, marks, put_mark, revert
 from chaindock.ledger.simulator import Simulator
 from chaindock.ledger.snapshots import Reader, Snapshot
@@ -21,7 +22,7 @@ from chaindock.telemetry import get_logger, metrics
 from chaindock.values import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from chaindock.ids import ChannelId, TxId
@@ -63,6 +64,7 @@ class Ledger:
             actively.
         marker: a file elsewhere that says that the ledger was made. If it exists and the
             database does not, no new one is made.
+        strict: as for `Simulator`.
     """
 
     def __init__(
@@ -74,8 +76,10 @@ class Ledger:
         *,
         wal_limit_bytes: int = 64 * MIB,
         marker: Path | None = None,
+        strict: bool = True,
     ) -> None:
         self.channel = channel
+        self._strict = strict
         self._path = path
         self._genesis = genesis
         self._committer = Committer(path, channel, signer, wal_limit_bytes, marker)
@@ -105,6 +109,7 @@ class Ledger:
             raise
         self._is_open = True
         self._verify()
+        self._fill_documents()
         return self
 
     def _verify(self) -> None:
@@ -151,7 +156,8 @@ class Ledger:
     def new_simulator(self, tx_id: TxId) -> Simulator:
         """Return a simulator over the state as committed now; call its `done`."""
         self._require_open()
-        return Simulator(tx_id, Snapshot(self._reader, self._height))
+        snapshot = Snapshot(self._reader, self._height)
+        return Simulator(tx_id, snapshot, strict=self._strict)
 
     def check_with(self, validator: Validator) -> None:
         """Have transactions checked by policies from the next block on."""
@@ -168,6 +174,42 @@ class Ledger:
         self._require_open()
         kept = self._write(partial(self._committer.keep_private, tx_id, sets))
         await asyncio.shield(kept)
+
+    async def put_indexes(self, ns: str, files: Mapping[str, bytes]) -> None:
+        """Make the indexes of rich queries that a package brings; they stay.
+
+        Queries use an index when it has all documents, which are added between blocks.
+
+        Args:
+            ns: the chaincode's name.
+            files: by name in the code archive; a bad one is logged and left out.
+
+        Raises: LedgerClosed, LedgerError. Cancelled: the indexes are made all the same.
+        """
+        self._require_open()
+        await asyncio.shield(
+            self._write(partial(self._committer.run, partial(put_indexes, ns, files)))
+        )
+        if self._is_open:
+            self._reader.renew()
+            self._fill_documents()
+
+    def _fill_documents(self) -> None:
+        """Queue a slice of the documents that indexes lack, until there are no more."""
+        if self._is_open:
+            slice_ = self._write(partial(self._committer.run, fill_documents))
+            slice_.add_done_callback(self._filled)
+
+    def _filled(self, done: asyncio.Future[bool]) -> None:
+        error = None if done.cancelled() else done.exception()
+        if done.cancelled() or not self._is_open:
+            return
+        if error is not None:
+            _log.warning("documents of an index not added", exc_info=error)
+            return
+        self._reader.renew()
+        if done.result():
+            self._fill_documents()
 
     async def commit(self, txs: Sequence[ParsedTransaction]) -> CommittedBlock:
         """Make the next block of `txs`, validate it, flush it to disk and return it.

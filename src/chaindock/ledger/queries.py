@@ -67,6 +67,13 @@ class Results(ABC):
             return []
         return self._pull(snapshot, n, max_bytes)
 
+    def advance(self) -> bool:
+        """Work for some ms on what `take` returns; say whether `take` need not wait.
+
+        Raises: what `take` raises.
+        """
+        return True
+
     @abstractmethod
     def _pull(self, snapshot: Snapshot, wanted: int, max_bytes: int) -> list[bytes]:
         """Return up to `wanted` results; set `exhausted` when the end was seen."""

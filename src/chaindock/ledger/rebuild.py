@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from chaindock.durable import sync_folder
@@ -21,6 +22,7 @@ from chaindock.ledger.database import (
     translated,
 )
 from chaindock.ledger.effects import rebuild
+from chaindock.ledger.mango.upkeep import take_over
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -87,13 +89,14 @@ def _fill(db: sqlite3.Connection, path: Path, channel: ChannelId) -> int:
         db.execute(_BLOCKS)
         db.execute(_HEIGHT)
         rebuild(db, path, channel)
-        for part, statement in (
-            ("snapshots", _META),
-            ("private data", _PRIVATE),
-            ("private data of transactions to come", _TRANSIENT),
+        for part, act in (
+            ("snapshots", partial(db.execute, _META)),
+            ("private data", partial(db.execute, _PRIVATE)),
+            ("private data of transactions to come", partial(db.execute, _TRANSIENT)),
+            ("indexes of rich queries", partial(take_over, db)),
         ):
             try:
-                db.execute(statement)
+                act()
             except sqlite3.Error as error:  # it was damaged, or an earlier schema
                 found = translate(error, path)
                 _log.warning("not taken over", part=part, error=str(found))

@@ -18,6 +18,7 @@ from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerError, ReadOnlyViolation
 from chaindock.ledger.budget import ENTRY_BYTES, Budget
+from chaindock.ledger.mango.results import QueryResults
 from chaindock.ledger.queries import (
     HistoryResults,
     PrivateResults,
@@ -66,10 +67,12 @@ class Simulator:
         budget: what the node may hold for the transaction: `MAX_HELD_BYTES`, or in a call
             that of the call (chaindock.memory.transaction), which replaces it.
         held: bytes that reads and writes take in memory until `done`.
+        strict: whether a rich query that CouchDB refuses for want of an index is refused.
     """
 
-    def __init__(self, tx_id: TxId, snapshot: Snapshot) -> None:
+    def __init__(self, tx_id: TxId, snapshot: Snapshot, *, strict: bool = True) -> None:
         self.tx_id = tx_id
+        self.strict = strict
         self.budget = Budget(MAX_HELD_BYTES, f"transaction {tx_id}")
         self.held = 0
         self._snapshot: Snapshot | None = snapshot
@@ -98,7 +101,7 @@ class Simulator:
         """Return the committed metadata by name, records a read of the key (or key hash)."""
         raw = encode_key(key)
         row = self.snapshot().get_metadata(ns, collection, _stored(raw, collection))
-        self._saw((ns, collection), key, raw, row and row[1:])
+        self.saw((ns, collection), key, raw, row and row[1:])
         if row is None or row[0] is None:
             return {}
         found = kv_rwset_pb2.KVMetadataWrite.FromString(row[0]).entries
@@ -121,19 +124,20 @@ class Simulator:
                 "private data matching public hash version is not available. Public "
                 f"hash version = {_shown(public)}, Private data version = {_shown(found)}"
             )
-        self._saw((ns, collection), key, raw, found)
+        self.saw((ns, collection), key, raw, found)
         return value
 
     def get_private_hash(self, ns: str, collection: str, key: str) -> bytes | None:
         """Return the SHA-256 of the committed private value; records its read."""
         raw = encode_key(key)
         row = self.snapshot().get_hash(ns, collection, _stored(raw, collection))
-        self._saw((ns, collection), key, raw, row and row[1:])
+        self.saw((ns, collection), key, raw, row and row[1:])
         return row and row[0]
 
-    def _saw(
+    def saw(
         self, space: tuple[str, str], key: str, raw: bytes, version: Version | None
     ) -> None:
+        """Record the read of a key of a namespace or collection."""
         reads = self._records[space].reads
         if key not in reads:
             self.hold(len(raw) + ENTRY_BYTES)
@@ -230,6 +234,38 @@ class Simulator:
         self.snapshot()
         self._require_read_only(_PRIVATE_QUERIES, "Queries on pvt data is")
         return PrivateResults(self, (ns, collection), (start, end), limit)
+
+    def open_query(
+        self,
+        ns: str,
+        query: str,
+        *,
+        collection: str = "",
+        page_size: int = 0,
+        bookmark: str = "",
+    ) -> QueryResults:
+        """Query JSON documents as CouchDB does; see docs/fabric/rich-queries.md.
+
+        Public results are recorded as reads of their keys, private ones are not. A page
+        is as in `open_range`; its bookmark is the query's own.
+
+        Raises:
+            InvalidInput: CouchDB refuses the query, with its text. ReadOnlyViolation: a
+            page or a collection was asked for after a write.
+        """
+        self.snapshot()
+        if collection:
+            self._require_read_only(_PRIVATE_QUERIES, "Queries on pvt data is")
+        elif page_size > 0 or bookmark:
+            self._require_read_only(_A_PAGE, "Paginated queries are")
+        return QueryResults(
+            self,
+            (ns, collection),
+            query,
+            page_size=page_size,
+            bookmark=bookmark,
+            strict=self.strict,
+        )
 
     def open_history(self, ns: str, key: str) -> Results:
         """Query the committed changes of a key, newest first; nothing is recorded."""

@@ -150,6 +150,11 @@ class Snapshot:
         self.height = height
         self._reader = reader
 
+    @property
+    def reader(self) -> Reader:
+        """The connection; what is read through it may be newer than the view."""
+        return self._reader
+
     def get(self, ns: str, key: bytes) -> tuple[bytes, int, int] | None:
         """Return (value, block, position), None if the key is absent."""
         at = (self._reader.namespace(ns, ""), key, self.height)

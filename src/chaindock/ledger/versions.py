@@ -11,6 +11,7 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from chaindock.ledger.mango.documents import store_documents
 from chaindock.ledger.snapshots import ABOVE_ALL
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ class Versions:
             found = self._ids[ns, collection] = row[0]
         return found
 
-    def _id(self, ns: str, collection: str) -> int:
+    def number(self, ns: str, collection: str) -> int:
+        """Return the number of a namespace or collection, a new one if it has none."""
         found = self._find(ns, collection)
         if found is None:
             sql = "INSERT INTO namespaces (ns, collection) VALUES (?, ?)"
@@ -148,7 +150,7 @@ class Versions:
         self, space: Space, at: Version, changes: dict[ChangeKey, Change]
     ) -> None:
         """Write what a valid transaction wrote in the public state of a namespace."""
-        ns = self._id(space.ns, "")
+        ns = self.number(space.ns, "")
         writes, labels = dict(space.writes), dict(space.metadata)
         absent = {key for key, version in space.reads if version is None}
         found = self._current(ns, [*((writes.keys() | labels.keys()) - absent)])
@@ -172,6 +174,8 @@ class Versions:
         if superseded:
             self._db.executemany(_SUPERSEDE, superseded)
         self._db.executemany(_INSERT, rows)
+        documents = ((row[1], at[1], row[-1]) for row in rows)
+        store_documents(self._db, ns, at[0], documents)
 
     def write_private(
         self,
@@ -186,7 +190,7 @@ class Versions:
         `secrets` is the private data that the node has; it is kept if it fits the hashes.
         Everything stays for `live_blocks` blocks after its own; 0 = for ever.
         """
-        ns = self._id(space.ns, space.collection)
+        ns = self.number(space.ns, space.collection)
         expires = at[0] + live_blocks + 1 if live_blocks else None
         labels = dict(space.metadata)
         rows: list[tuple[Any, ...]] = []

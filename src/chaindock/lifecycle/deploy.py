@@ -22,7 +22,7 @@ from chaindock.lifecycle.terms import Terms
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
     from pathlib import Path
 
     from chaindock.container.attempt import Attempt, Event
@@ -42,6 +42,9 @@ class DefinitionCommitter(Protocol):
 
         Raises: ChaindockError: it may not be in effect.
         """
+
+    async def put_indexes(self, name: str, files: Mapping[str, bytes]) -> None:
+        """Make the indexes of rich queries that a package brings, by its file names."""
 
     def definition(self, name: str) -> Definition | None:
         """Return the committed definition of `name`; None when there is none."""
@@ -287,12 +290,24 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
             if self.definition(name).sequence < sequence:
                 await self._record(self._targets.withdraw, name, sequence)
                 raise
+        await self._put_indexes(name, ccid)
         before = self._targets.find(name)
         await self._record(self._targets.switch, name, sequence)
         with suppress(NodeStopping):  # another name may have stopped it meanwhile
             self._custodian.resume(ccid)
         if before is not None and before.ccid != ccid:
             _ = self._tasks.start(self._retire(before.ccid), f"retire {name}")
+
+    async def _put_indexes(self, name: str, ccid: Ccid) -> None:
+        """Make the indexes of the package; as on a peer, a fault is only logged."""
+        try:
+            package = await asyncio.to_thread(self._packages.get, ccid)
+            if files := await asyncio.to_thread(package.indexes):
+                await self._committer.put_indexes(name, files)
+        except NotFound:
+            pass  # in development mode a user starts a program without a package
+        except ChaindockError as error:
+            _log.error("indexes not made", chaincode=name, error=error.message)
 
     async def _record(
         self, change: Callable[[str, int], None], name: str, sequence: int

@@ -123,6 +123,7 @@ async def _compose(
             organizations.first.orderer,
             partial(genesis_envelope, channel, organizations.first.msp, config.orderer),
             marker=home.organizations / f"{channel}.ledger",
+            strict=config.ledger.strict,
         )
     )
     reader = await stack.enter_async_context(LedgerReader(database))

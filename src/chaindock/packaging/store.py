@@ -28,7 +28,7 @@ from chaindock.errors import (
     is_retryable,
 )
 from chaindock.ids import Ccid, require_ccid, split_ccid
-from chaindock.packaging.format import Hashing, opened, read_package
+from chaindock.packaging.format import Hashing, is_index_path, opened, read_package
 from chaindock.packaging.rules import CHUNK, Limits
 
 if TYPE_CHECKING:
@@ -74,6 +74,23 @@ class StoredPackage:
             asyncio.to_thread(unpack_code, self.path, self.ccid, into, self.limits),
             undo=lambda _: asyncio.to_thread(shutil.rmtree, into),
         )
+
+    def indexes(self) -> dict[str, bytes]:
+        """Return the index definitions under META-INF by their names in code.tar.gz.
+
+        Blocking. Raises: PackageInvalid, StorageError.
+        """
+        found: dict[str, bytes] = {}
+
+        def keep(entry: Entry, archive: TarReader) -> None:
+            if not entry.is_folder and is_index_path(entry.name):
+                found[entry.name] = archive.read_whole(entry, self.limits.index_bytes)
+
+        with _storage(self.path):
+            _require_id(
+                read_package(self.path, self.limits, keep), self.ccid, self.path
+            )
+        return found
 
 
 class PackageStore:

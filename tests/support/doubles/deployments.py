@@ -35,9 +35,10 @@ def archive(files: Any) -> Any:
     return gzip.compress(out.getvalue(), mtime=0)
 
 
-def package(text: Any, label: Any = "basic_1.0") -> Any:
+def package(text: Any, label: Any = "basic_1.0", more: Any = None) -> Any:
     metadata = {"path": "", "type": "node", "label": label}
-    code = archive({"src/index.js": text.encode(), "src/package.json": b"{}"})
+    files = {"src/index.js": text.encode(), "src/package.json": b"{}", **(more or {})}
+    code = archive(files)
     return archive(
         {"metadata.json": json.dumps(metadata).encode(), "code.tar.gz": code}
     )
@@ -88,6 +89,8 @@ class Committer:
         self.fail_after: Any = None
         self.gate: Any = None
         self.entered = asyncio.Event()
+        self.indexes: list[Any] = []
+        self.fail_indexes: Any = None
 
     async def commit(self, args: Any, ccid: Any) -> Any:
         self.entered.set()
@@ -100,6 +103,11 @@ class Committer:
         self.args.append(args)
         if self.fail_after is not None:
             raise self.fail_after
+
+    async def put_indexes(self, name: Any, files: Any) -> None:
+        if self.fail_indexes is not None:
+            raise self.fail_indexes
+        self.indexes.append((name, files))
 
     def define(self, args: Any) -> None:
         """Make `args` the definition that is committed."""

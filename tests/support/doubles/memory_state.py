@@ -12,7 +12,7 @@ from fabric_protos.peer import chaincode_pb2, proposal_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from chaindock.chaincode.invocation import Invocation
-from chaindock.errors import LedgerClosed, ReadOnlyViolation
+from chaindock.errors import LedgerClosed, ReadOnlyViolation, Unsupported
 from chaindock.ids import ChannelId, TxId
 
 CHANNEL = ChannelId("dev")
@@ -46,6 +46,7 @@ class MemorySimulator:
         self.paged = False
         self.closed = False
         self.queries: list[MemoryResults] = []
+        self.asked: tuple[str, str, int, str] | None = None
 
     def _open(self) -> None:
         if self.closed:
@@ -84,6 +85,17 @@ class MemorySimulator:
         ]
         return self._keep(MemoryResults(rows, rest))
 
+    def open_query(
+        self, ns: str, query: str, *, collection: str, page_size: int, bookmark: str
+    ) -> MemoryResults:
+        """Return the range from the bookmark on; its results let wait for them."""
+        if query == "unsupported":
+            raise Unsupported("the query is not supported")
+        self.asked = (query, collection, page_size, bookmark)
+        results = self.open_range(ns, "", "", page_size=page_size, bookmark=bookmark)
+        results.waits = 3
+        return results
+
     def open_history(self, ns: str, key: str) -> MemoryResults:
         self._open()
         rows = [
@@ -112,8 +124,15 @@ class MemoryResults:
         self._rows = rows
         self.bookmark = bookmark
         self.closed = False
+        self.waits = 0
         self.largest_take = 0
         """Bytes of the most that was read at a time."""
+
+    def advance(self) -> bool:
+        if self.closed:
+            raise LedgerClosed("the query was closed")
+        self.waits -= 1
+        return self.waits < 0
 
     def take(self, n: int, max_bytes: int) -> list[bytes]:
         if self.closed:

@@ -163,7 +163,7 @@ class Replay:
     def __init__(self, folder: Path, org: Organization) -> None:
         self._folder, self._org = folder, org
         self._stack = AsyncExitStack()
-        self.streams = StreamNode()
+        self.streams = StreamNode(state_database="goleveldb")
         self._processes: dict[str, _Process] = {}
         self.ledger: Ledger
         self.endorser: Endorser

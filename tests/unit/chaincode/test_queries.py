@@ -224,6 +224,45 @@ async def test_two_queries_advance_independently():
         assert keys_of(two_more)[0] == "k0110"
 
 
+@pytest.mark.statement(75)
+@pytest.mark.parametrize("paged", [False, True])
+async def test_without_couchdb_rich_queries_are_refused_as_by_leveldb(paged):
+    async with Querying(numbered(3), state_database="goleveldb") as query:
+        paging = shim.QueryMetadata(pageSize=3) if paged else shim.QueryMetadata()
+        request = shim.GetQueryResult(query="{}", metadata=paging.SerializeToString())
+        told = await query.ask(Kind.GET_QUERY_RESULT, request)
+        name = "ExecuteQueryWithMetadata" if paged else "ExecuteQuery"
+        assert told == f"{name} not supported for leveldb"
+
+
+async def test_a_rich_query_comes_in_batches_that_may_take_time():
+    async with Querying(numbered(250)) as query:
+        first = await query.ask(Kind.GET_QUERY_RESULT, shim.GetQueryResult(query="{}"))
+        assert query.simulator.asked == ("{}", "", 0, "")
+        assert [len(x.results) for x in await query.all(first)] == [100, 100, 50]
+        assert query.simulator.queries[0].waits < 0
+
+
+async def test_a_page_of_a_rich_query():
+    async with Querying(numbered(250)) as query:
+        paging = shim.QueryMetadata(pageSize=120, bookmark="k0010").SerializeToString()
+        request = shim.GetQueryResult(query="{}", metadata=paging)
+        page = await query.ask(Kind.GET_QUERY_RESULT, request)
+        assert query.simulator.asked == ("{}", "", 120, "k0010")
+        assert keys_of(page)[0] == "k0010"
+        metadata = shim.QueryResponseMetadata.FromString(page.metadata)
+        assert metadata.fetched_records_count == len(page.results) == 120
+        assert metadata.bookmark == "k0130"
+
+
+async def test_a_rich_query_closed_while_it_waits_is_an_error():
+    async with Querying(numbered(250)) as query:
+        query.simulator.done()
+        request = shim.GetQueryResult(query="{}")
+        told = await query.ask(Kind.GET_QUERY_RESULT, request)
+        assert told == "this instance should not be used after calling Done()"
+
+
 async def test_the_final_message_closes_open_queries():
     async with Querying(numbered(350)) as query:
         await query.range()

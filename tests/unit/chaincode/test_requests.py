@@ -171,7 +171,6 @@ async def test_a_batch_of_thousands(session: Session):
     await session.finish()
 
 
-PAGE = shim.QueryMetadata(pageSize=3).SerializeToString()
 PURGE = shim.WriteRecord.PURGE_PRIVATE_DATA
 REFUSED: list[tuple[int, Any, str]] = [
     (
@@ -189,21 +188,11 @@ REFUSED: list[tuple[int, Any, str]] = [
         shim.PutStateMetadata(key="k"),
         "panic during execution",
     ),
-    (
-        Kind.GET_QUERY_RESULT,
-        shim.GetQueryResult(query="{}"),
-        "ExecuteQuery not supported for leveldb",
-    ),
-    (
-        Kind.GET_QUERY_RESULT,
-        shim.GetQueryResult(query="{}", metadata=PAGE),
-        "ExecuteQueryWithMetadata not supported for leveldb",
-    ),
 ]
 
 
 @pytest.mark.parametrize(("kind", "payload", "cause"), REFUSED)
-@pytest.mark.statement(54, 75)
+@pytest.mark.statement(54)
 async def test_what_is_refused(
     listening: StreamNode, kind: int, payload: Any, cause: str
 ):
@@ -308,7 +297,7 @@ async def test_long_work_ends_with_its_transaction():
 
 
 async def test_what_is_not_supported_is_kept_with_the_call(session: Session):
-    request = shim.GetQueryResult(query="{}")
+    request = shim.GetQueryResult(query="unsupported")
     told = await session.error(Kind.GET_QUERY_RESULT, request)
     await session.error(Kind.GET_QUERY_RESULT, request)
     await session.error(Kind.GET_STATE, b"\xff")

@@ -51,6 +51,9 @@ class Packages:
     def add(self, data: Any) -> Any:
         return data  # it comes stored
 
+    def get(self, ccid: Any) -> Any:
+        raise NotFound(f"{ccid} is not kept as a file")
+
     def remove(self, ccid: Any) -> Any:
         self.kept.discard(ccid)
 

@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 # `indexed`: namespaces that have documents; those of keys below `filled` are there, NULL =
 # all are. A collection has no documents: its indexes only say which sorts are allowed.
 SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS documents (ns INTEGER NOT NULL, key BLOB NOT NULL,
-  block INTEGER NOT NULL, tx INTEGER NOT NULL, json TEXT, PRIMARY KEY (ns, key));
-CREATE TABLE IF NOT EXISTS indexed (ns INTEGER PRIMARY KEY, filled BLOB);
-CREATE TABLE IF NOT EXISTS document_indexes (number INTEGER PRIMARY KEY,
-  ns INTEGER NOT NULL, ddoc TEXT NOT NULL, name TEXT NOT NULL, columns TEXT NOT NULL,
-  partial TEXT NOT NULL, UNIQUE (ns, ddoc, name));
+CREATE TABLE indexed (ns INTEGER PRIMARY KEY, filled BLOB);
+CREATE TABLE document_indexes (number INTEGER PRIMARY KEY, ns INTEGER NOT NULL,
+  ddoc TEXT NOT NULL, name TEXT NOT NULL, columns TEXT NOT NULL, partial TEXT NOT NULL);
 """
+_DOCUMENTS: Final = """
+CREATE TABLE IF NOT EXISTS documents (ns INTEGER NOT NULL, key BLOB NOT NULL,
+  block INTEGER NOT NULL, tx INTEGER NOT NULL, json TEXT, PRIMARY KEY (ns, key))
+"""
+"""Made with the first index."""
 FILL_ROWS: Final = 1000
 """Documents that are added at once to a namespace that had none: 20 ms."""
 _STORE: Final = "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?)"
@@ -118,6 +120,7 @@ def put_index(
     ).lastrowid
     if private:
         return
+    db.execute(_DOCUMENTS)
     db.execute("INSERT OR IGNORE INTO indexed VALUES (?, X'')", (ns,))
     index = definition.numbered(number or 0)
     columns = ", ".join(column(name) for name in index.columns)
@@ -129,9 +132,14 @@ def put_index(
 
 def indexes_of(db: sqlite3.Connection, ns: int) -> list[Index]:
     """Return the indexes of a namespace."""
+    return indexes_from(db.execute(INDEXES, (ns,)))
+
+
+def indexes_from(rows: Iterable[tuple[Any, ...]]) -> list[Index]:
+    """Return the indexes that the rows of `INDEXES` describe."""
     return [
         Index(ddoc, name, tuple(json.loads(columns)), partial, number)
-        for ddoc, name, columns, partial, number in db.execute(INDEXES, (ns,))
+        for ddoc, name, columns, partial, number in rows
     ]
 
 
@@ -180,11 +188,3 @@ def fill(db: sqlite3.Connection) -> bool:
     end = rows[-1][0] + b"\0" if len(rows) == FILL_ROWS else None
     db.execute("UPDATE indexed SET filled=? WHERE ns=?", (end, ns))
     return True
-
-
-def forget(db: sqlite3.Connection) -> None:
-    """Remove all indexes and documents: the numbers of namespaces will change."""
-    for (number,) in db.execute("SELECT number FROM document_indexes").fetchall():
-        db.execute(f"DROP INDEX IF EXISTS mango_{number:d}")
-    for table in ("documents", "indexed", "document_indexes"):
-        db.execute(f"DELETE FROM {table}")  # noqa: S608

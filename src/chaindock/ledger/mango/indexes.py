@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,13 +16,18 @@ from chaindock.ledger.mango.conditions import And, Compare, Exists, Field, Node,
 from chaindock.ledger.mango.failures import refused
 from chaindock.ledger.mango.query import sort_field
 from chaindock.ledger.mango.selector import ID, parse_path, parse_selector
+from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from chaindock.ledger.mango.query import Query
     from chaindock.ledger.mango.selector import Selector
 
+_log = get_logger("ledger.indexes")
+_PLACE: Final = re.compile(
+    r"META-INF/statedb/couchdb/(?:collections/([^/]+)/)?indexes/[^/]+\.json"
+)
 MAX_COLUMNS: Final = 16
 """Fields of one index; a definition with more is refused."""
 _IMPLICIT: Final = frozenset((ID, "_rev"))
@@ -115,6 +121,23 @@ def parse_index(text: bytes) -> Definition:
     name = str(entry.get("name", drawn.hexdigest()))
     ddoc = str(entry.get("ddoc", name)).removeprefix("_design/")
     return Definition(ddoc, name, columns, filtered)
+
+
+def definitions_of(files: Mapping[str, bytes]) -> list[tuple[str, Definition]]:
+    """Return collection ("" = the namespace) and definition of each index file.
+
+    Args:
+        files: by name in a code archive, META-INF and all; other files are passed over.
+    """
+    found = []
+    for name in sorted(files):
+        if (place := _PLACE.fullmatch(name)) is None:
+            continue
+        try:
+            found.append((place[1] or "", parse_index(files[name])))
+        except InvalidInput as error:
+            _log.error("index left out", file=name, error=error.message)
+    return found
 
 
 def _check_entry(name: str, value: Any) -> None:

@@ -162,7 +162,7 @@ class Scan:
                 self.examined += 1
                 if (exact or matches(loaded(*row[:2]))) and self._is_wanted():
                     last = row
-                    rows.append(row)
+                    rows.append(row[:4])  # there may be columns to order by
                     size += len(row[0]) + len(row[1] or "")
                 if len(rows) >= wanted or size >= max_bytes or time.monotonic() > until:
                     self._seen = self._place(row[0], loaded(*row[:2]))
@@ -208,10 +208,13 @@ class Scan:
         where = " AND ".join(terms)
         # Numbers, hex and names of ours only; all else is bound.
         newest = f"documents INDEXED BY mango_{index.number:d} WHERE {where}"
+        ordered = ", ".join(f"{each} {order}" for each in columns)
+        sql = f"SELECT key, json, block, tx FROM {newest} ORDER BY {ordered}"  # noqa: S608
+        cursor = view.execute(sql, values)
+        # Asked when the search has begun: a block in between is seen by both, or by this.
         if not view.execute(_IS_OLD, [view.height]).fetchone():
-            ordered = ", ".join(f"{each} {order}" for each in columns)
-            sql = f"SELECT key, json, block, tx FROM {newest} ORDER BY {ordered}"  # noqa: S608
-            return view.execute(sql, values)
+            return cursor
+        cursor.close()
         shown = "key, json, block, tx, " + ", ".join(columns)
         ordered = ", ".join(f"{at} {order}" for at in range(5, 5 + len(columns)))
         sql = (

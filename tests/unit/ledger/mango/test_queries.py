@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chaindock.errors import InvalidInput
-from chaindock.ledger.mango.documents import fill, forget, indexes_of
+from chaindock.ledger.mango.documents import fill, indexes_of
 from support.mango import evaluator
 from support.mango.documents import NS, Documents
 from support.mango.strategies import DOCUMENTS, KEYS, SELECTORS
@@ -223,15 +223,6 @@ def test_documents_of_before_an_index_are_added_in_slices():
         documents.filled = True
         assert documents.keys({"selector": {"n": 100}}) == ["k00001", "k02000"]
         assert len(documents.keys({"selector": {"n": {"$gte": 0}}})) == 2499
-
-
-def test_indexes_are_forgotten_together(colours):
-    colours.index("size")
-    forget(colours.db)
-    assert indexes_of(colours.db, NS) == []
-    assert colours.keys({"selector": {"size": 4}}) != []
-    colours.index("n")
-    assert colours.keys({"selector": {"n": 4}}) == ["k4"]
 
 
 def test_an_index_is_replaced_by_one_of_its_name(colours):

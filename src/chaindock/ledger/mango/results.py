@@ -1,0 +1,158 @@
+"""An open rich query of a simulation.
+
+Source: docs/fabric/rich-queries.md#request
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KV
+from typing_extensions import override
+
+from chaindock.ledger.budget import ENTRY_BYTES
+from chaindock.ledger.mango.documents import INDEXES, IS_FILLED, indexes_from
+from chaindock.ledger.mango.indexes import plan
+from chaindock.ledger.mango.query import parse_query
+from chaindock.ledger.mango.scan import Scan
+from chaindock.ledger.queries import STEP_BYTES, Results
+from chaindock.ledger.snapshots import ABOVE_ALL, after
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator
+
+    from chaindock.ledger.mango.scan import Row
+    from chaindock.ledger.simulator import Simulator
+    from chaindock.ledger.snapshots import Snapshot
+
+AHEAD_ROWS = 101
+"""Results that `advance` finds before it says so: a batch, and one to know of a next."""
+_WALK_ROWS = 100
+
+
+class QueryResults(Results):
+    """Documents that match a query as `queryresult.KV`, in its order.
+
+    Public ones are recorded as reads of their keys when they are taken, private ones are
+    not. The query text is parsed here. Raises: InvalidInput, with the text of peer or CouchDB.
+
+    Args:
+        space: namespace, and collection or "".
+        page_size: most results; 0 = all.
+        strict: a sort that no index serves is refused.
+    """
+
+    def __init__(
+        self,
+        simulator: Simulator,
+        space: tuple[str, str],
+        text: str,
+        *,
+        page_size: int,
+        bookmark: str,
+        strict: bool,
+    ) -> None:
+        super().__init__(simulator)
+        query = parse_query(text, bookmark)
+        self._space = space
+        self._view = _View(simulator.snapshot(), space)
+        self._left = page_size if page_size > 0 else None
+        indexes, filled = self._view.indexes()
+        chosen = plan(query, indexes, strict=strict, filled=filled)
+        self._scan = Scan(query, chosen, simulator.hold)
+        self._found: list[Row] = []
+        self._held = 0
+        simulator.hold(len(text) + 4 * ENTRY_BYTES)
+
+    @override
+    def advance(self) -> bool:
+        self._simulator.snapshot()
+        wanted = AHEAD_ROWS - len(self._found)
+        if self._left is not None:
+            wanted = min(wanted, self._left - len(self._found))
+        if wanted <= 0:
+            return True
+        rows = self._scan.step(self._view, wanted, STEP_BYTES)
+        self._hold(sum(map(_held, rows)))
+        self._found += rows
+        full = len(rows) == wanted or self._held >= STEP_BYTES
+        return full or self._scan.exhausted
+
+    def _hold(self, nbytes: int) -> None:
+        self._simulator.hold(nbytes)
+        self._held += nbytes
+
+    @override
+    def _pull(self, snapshot: Snapshot, wanted: int, max_bytes: int) -> list[bytes]:
+        while not self._found and not self.advance():
+            pass  # only if the caller did not wait for `advance`
+        results: list[bytes] = []
+        ns, collection = self._space
+        size = taken = 0
+        for row in self._found[:wanted]:
+            raw, value, block, position = row
+            key = raw.decode()
+            if not collection:
+                self._simulator.saw((ns, ""), key, raw, (block, position))
+            if value is None:
+                value = self._view.value(raw)  # no JSON object
+            data = value.encode() if isinstance(value, str) else value
+            results.append(KV(namespace=ns, key=key, value=data).SerializeToString())
+            taken += 1
+            size += len(raw) + len(data)
+            if size >= max_bytes:
+                break
+        gone, self._found = self._found[:taken], self._found[taken:]
+        self._hold(-sum(map(_held, gone)) if self._found else -self._held)
+        if self._left is not None:
+            self._left -= taken
+        self.exhausted = not self._found and (self._scan.exhausted or self._left == 0)
+        return results
+
+    @property
+    def bookmark(self) -> str:
+        """CouchDB's: where the next page begins, behind the last result; never ""."""
+        return self._scan.bookmark
+
+
+def _held(row: Row) -> int:
+    return ENTRY_BYTES + len(row[0]) + len(row[1] or "")
+
+
+class _View:
+    """A namespace or collection as the query sees it."""
+
+    def __init__(self, snapshot: Snapshot, space: tuple[str, str]) -> None:
+        self._snapshot, self._space = snapshot, space
+        self.height = snapshot.height
+        # No number: nothing was ever written, and no row has the number 0.
+        self.ns = snapshot.reader.namespace(*space) or 0
+
+    def indexes(self) -> tuple[list[Any], bool]:
+        """Return the indexes, and whether they have all documents."""
+        found = indexes_from(self.execute(INDEXES, [self.ns]))
+        return found, bool(found and self.execute(IS_FILLED, [self.ns]).fetchone())
+
+    def execute(self, sql: str, values: list[Any]) -> sqlite3.Cursor:
+        return self._snapshot.reader.execute(sql, tuple(values))
+
+    def walk(self, start: bytes) -> Iterator[tuple[bytes, bytes, int, int]]:
+        ns, collection = self._space
+        ended = False
+        while not ended:
+            if collection:
+                rows, ended = self._snapshot.scan_private(
+                    ns, collection, start, ABOVE_ALL, _WALK_ROWS, STEP_BYTES
+                )
+            else:
+                rows, ended = self._snapshot.scan(
+                    ns, start, ABOVE_ALL, _WALK_ROWS, STEP_BYTES
+                )
+            yield from rows
+            if rows:
+                start = after(rows[-1][0])
+
+    def value(self, key: bytes) -> bytes:
+        row = self._snapshot.get(self._space[0], key)
+        return b"" if row is None else row[0]

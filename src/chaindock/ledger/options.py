@@ -1,0 +1,18 @@
+"""Settings of the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chaindock.options import option
+
+
+@dataclass(frozen=True)
+class LedgerOptions:
+    """How closely the ledger follows Fabric where that only gets in a developer's way."""
+
+    strict: bool = option(
+        True,
+        "chaindock.ledger.strictFabric",
+        "Refuse a rich query that sorts without an index, as CouchDB does.",
+    )

@@ -1,0 +1,95 @@
+"""What an indexed rich query costs above the same search in bare SQLite."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from bench.bench_invoke import bare
+from bench.bench_ledger import mean_us
+from bench.measure import in_turns, scratch
+from bench.rows import Row
+from chaindock.ids import TxId
+from support.ledgers.envelopes import rwset
+from support.ledgers.ledger import commit, ledger_at
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import AsyncIterator, Callable
+
+    from chaindock.ledger.ledger import Ledger
+
+DOCUMENTS, FOUND, ROUNDS, CALLS = 100_000, 100, 5, 100
+OWNERS = DOCUMENTS // FOUND
+INDEX = {
+    "META-INF/statedb/couchdb/indexes/owner.json": (
+        b'{"index":{"fields":["owner"]},"ddoc":"d","name":"owner"}'
+    )
+}
+_FIND = "SELECT key, json FROM d WHERE json_extract(json, '$.owner')=?"
+
+
+def document(number: int) -> bytes:
+    return json.dumps(
+        {
+            "color": "blue",
+            "docType": "asset",
+            "owner": f"user{number % OWNERS}",
+            "size": number % 50,
+        },
+        separators=(",", ":"),
+    ).encode()
+
+
+async def filled(ledger: Ledger, db: sqlite3.Connection) -> None:
+    """Put the same documents into both."""
+    await ledger.put_indexes("cc", INDEX)
+    db.execute("CREATE TABLE d (key BLOB PRIMARY KEY, json TEXT)")
+    db.execute("CREATE INDEX owner ON d (json_extract(json, '$.owner'))")
+    for first in range(0, DOCUMENTS, 5000):
+        writes = {f"a{n:06}": document(n) for n in range(first, first + 5000)}
+        await commit(ledger, rwset(writes=writes))
+        rows = [(key.encode(), value.decode()) for key, value in writes.items()]
+        db.executemany("INSERT INTO d VALUES (?, ?)", rows)
+
+
+def text(number: int) -> str:
+    return json.dumps({"selector": {"owner": f"user{number * 7 % OWNERS}"}})
+
+
+def queried(ledger: Ledger) -> Callable[[int], object]:
+    """Return a query as a chaincode makes it: results serialised and recorded."""
+
+    def query(number: int) -> object:
+        with ledger.new_simulator(TxId("t")) as simulator:
+            results = simulator.open_query("cc", text(number))
+            while not results.advance():
+                pass
+            found = results.take(FOUND + 1)
+        if len(found) != FOUND:
+            raise AssertionError(f"{len(found)} documents, expected {FOUND}")
+        return found
+
+    return query
+
+
+async def run() -> AsyncIterator[Row]:
+    """Compare."""
+    with scratch() as path:
+        async with ledger_at(path / "ledger") as ledger:
+            db = bare(path / "bare.db")
+            await filled(ledger, db)
+            owners = [f"user{number * 7 % OWNERS}" for number in range(CALLS)]
+            value, reference = await in_turns(
+                ROUNDS,
+                mean_us(CALLS, queried(ledger)),
+                mean_us(CALLS, lambda n: db.execute(_FIND, (owners[n],)).fetchall()),
+            )
+            yield Row(
+                f"rich query of {FOUND} of {DOCUMENTS:,} documents by an index",
+                value,
+                "µs",
+                reference,
+                "SELECT by json_extract",
+                most=3,
+            )

@@ -1,0 +1,34 @@
+"""Deploy makes the indexes that a package brings."""
+
+from typing import Any
+
+import pytest
+
+from chaindock.errors import LedgerError
+from support.doubles.deployments import Node, package
+
+
+@pytest.fixture
+async def node(tmp_path: Any) -> Any:
+    async with Node(tmp_path) as node:
+        yield node
+
+
+INDEXES = {
+    "META-INF/statedb/couchdb/indexes/a.json": b'{"index":{"fields":["a"]}}',
+    "META-INF/statedb/couchdb/collections/c/indexes/b.json": b'{"index":{"fields":["b"]}}',
+}
+
+
+async def test_indexes_of_a_package_are_made_with_its_definition(node):
+    await node.deployer.deploy(package("one", more=INDEXES), "basic")
+    assert node.committer.indexes == [("basic", INDEXES)]
+    await node.deployer.deploy(package("two"), "basic")
+    assert len(node.committer.indexes) == 1
+
+
+async def test_a_fault_of_the_indexes_stops_no_deploy(node):
+    node.committer.fail_indexes = LedgerError("the disk is full")
+    done = await node.deployer.deploy(package("one", more=INDEXES), "basic")
+    assert done.changed
+    assert node.runtime.running == {done.ccid}
