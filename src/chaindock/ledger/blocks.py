@@ -16,6 +16,7 @@ from fabric_protos.common import common_pb2
 from google.protobuf.message import DecodeError
 
 from chaindock.ledger.database import corrupt, read_meta
+from chaindock.ledger.encoding import field, uvarint
 from chaindock.ledger.rwset import in_order
 
 if TYPE_CHECKING:
@@ -109,52 +110,35 @@ def commit_hash(
     codes: bytes, changes: Mapping[ChangeKey, Change], number: int, previous: bytes
 ) -> bytes:
     """Return the commit hash that chains this block's outcome to `previous`."""
-    digest = sha256(_uvarint(len(codes)) + codes)
+    digest = sha256(uvarint(len(codes)) + codes)
     spaces: dict[tuple[str, str], list[bytes]] = defaultdict(list)
     for ns, collection, key in changes:
         if ns:  # the channel's configuration takes no part
             spaces[ns, collection].append(key)
     versions = {
-        position: _field(6, _ordered(number) + _ordered(position))
+        position: field(6, _ordered(number) + _ordered(position))
         for position in {position for _, position in changes.values()}
     }
     last_ns = ""
     for ns, collection in sorted(spaces):
-        head = _field(1, ns.encode()) if ns != last_ns else b""
-        head += _field(2, collection.encode())
+        head = field(1, ns.encode()) if ns != last_ns else b""
+        head += field(2, collection.encode())
         last_ns = ns
         for key in in_order(spaces[ns, collection]):
             value, position = changes[ns, collection, key]
-            entry = head + _field(3, key)
-            entry += b"\x20\x01" if value is None else _field(5, value)
+            entry = head + field(3, key)
+            entry += b"\x20\x01" if value is None else field(5, value)
             entry += versions[position]
-            digest.update(_field(1, entry))
+            digest.update(field(1, entry))
             head = b""
     digest.update(previous)
     return digest.digest()
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """Return a length-delimited protobuf field; nothing when empty (proto3)."""
-    length = len(content)
-    if 0 < length < 0x80:
-        return bytes((number << 3 | 2, length)) + content
-    return bytes((number << 3 | 2,)) + _uvarint(length) + content if length else b""
 
 
 def _ordered(number: int) -> bytes:
     """Return a length byte and the minimal big-endian form: sorts like the number."""
     size = (number.bit_length() + 7) // 8
     return bytes([size]) + number.to_bytes(size, "big")
-
-
-def _uvarint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 def _der(tag: int, content: bytes) -> bytes:

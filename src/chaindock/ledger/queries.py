@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from chaindock.errors import InvalidInput, LedgerClosed
 from chaindock.ledger.budget import ENTRY_BYTES
+from chaindock.ledger.encoding import field
 from chaindock.ledger.snapshots import ABOVE_ALL, after
 from chaindock.ledger.transaction import unpacked_id
 
@@ -105,6 +106,8 @@ class RangeResults(Results):
         self._next = encode_key(record.start)
         self._stop = encode_key(record.end) or ABOVE_ALL
         self._held = 0
+        self._head = field(1, record.ns.encode())
+        """The field `namespace` of each `KV`"""
         self._count()
 
     def _count(self) -> None:
@@ -127,11 +130,10 @@ class RangeResults(Results):
             grows += 2 * (len(following) - len(self._next))
             self._simulator.hold(grows)
             self._held, self._next = self._held + grows, following
+            record.last = rows[-1][0].decode()
         for raw, value, block, position in rows:
-            record.last = key = raw.decode()
             add(raw, block, position)
-            kv = KV(namespace=ns, key=key, value=value)
-            results.append(kv.SerializeToString())
+            results.append(self._head + field(2, raw) + field(3, value))
         if self._left is not None:
             self._left -= len(rows)
         self._count()

@@ -17,6 +17,8 @@ from fabric_protos.ledger.rwset import rwset_pb2
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 
 from chaindock.ledger.budget import ENTRY_BYTES
+from chaindock.ledger.encoding import field as encoded
+from chaindock.ledger.encoding import version_field
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -45,21 +47,25 @@ class ReadsSummary:
         self.held = 0
         """Bytes that it takes in memory, about."""
         self._max_degree = max_degree
-        self._pending = kv_rwset_pb2.QueryReads()
+        self._pending: list[bytes] = []
+        """Fields of `QueryReads`, serialised"""
+        self._version = (-1, -1)
+        self._encoded = b""
         self._levels: list[list[bytes]] = []
 
     def add(self, key: bytes, block: int, position: int) -> None:
         """Append one result; `key` is UTF-8."""
-        read = self._pending.kv_reads.add(key=key)
-        read.version.block_num = block
-        read.version.tx_num = position
+        if (block, position) != self._version:  # neighbours often have the same
+            self._version = block, position
+            self._encoded = version_field(block, position)
+        self._pending.append(encoded(1, encoded(1, key) + self._encoded))
         self.held += len(key) + ENTRY_BYTES
-        if len(self._pending.kv_reads) > self._max_degree:
+        if len(self._pending) > self._max_degree:
             self._hash_pending()
 
     def _hash_pending(self) -> None:
-        node = sha256(self._pending.SerializeToString()).digest()
-        self._pending = kv_rwset_pb2.QueryReads()
+        node = sha256(b"".join(self._pending)).digest()
+        self._pending = []
         self.held = 0  # the hashes are few: 50 for each level
         for level in range(len(self._levels)):
             nodes = self._levels[level]
@@ -72,10 +78,10 @@ class ReadsSummary:
     def write_to(self, info: Any) -> None:
         """Finish, and set the reads of a `RangeQueryInfo`; no results, no reads."""
         if not self._levels:
-            if self._pending.kv_reads:
-                info.raw_reads.CopyFrom(self._pending)
+            if self._pending:
+                info.raw_reads.ParseFromString(b"".join(self._pending))
             return
-        if self._pending.kv_reads:
+        if self._pending:
             self._hash_pending()
         # Move what is left below the top level up to it.
         for level, nodes in enumerate(self._levels[:-1]):

@@ -1,0 +1,36 @@
+"""Bytes of protobuf fields, for messages of which there are very many.
+
+Made by hand they take half the time of an object of the library.
+"""
+
+from __future__ import annotations
+
+
+def uvarint(number: int) -> bytes:
+    """Return a number of 0 or above as protobuf's varint."""
+    if number < 0x80:
+        return bytes((number,))
+    if number < 0x4000:
+        return bytes((number & 0x7F | 0x80, number >> 7))
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def field(number: int, content: bytes) -> bytes:
+    """Return a length-delimited field below 16; nothing when empty (proto3)."""
+    length = len(content)
+    if 0 < length < 0x80:
+        return bytes((number << 3 | 2, length)) + content
+    return bytes((number << 3 | 2,)) + uvarint(length) + content if length else b""
+
+
+def version_field(block: int, position: int) -> bytes:
+    """Return field 2 of a `KVRead`: the version of a key that exists."""
+    inner = b"\x08" + uvarint(block) if block else b""
+    if position:
+        inner += b"\x10" + uvarint(position)
+    return b"\x12" + uvarint(len(inner)) + inner
