@@ -72,16 +72,18 @@ class Answers:
         """Parse a large message, off the loop if it takes long.
 
         Returns: the message; of a request without its payload, but with what that holds,
-            or with the error that answers the request.
-        Raises: InvalidInput, DecodeError: it is no message.
+            or with the error that answers the request. Of a message that nobody waits for
+            only the head, because a chaincode may repeat it without end.
+        Raises: InvalidInput: it is no message.
         """
         message, payload = head_of(raw)
         call = self._calls.get((message.channel_id, message.txid))
         request = requests.REQUESTS.get(message.type)
-        if request is not None and (call is None or call.over):
+        final = message.type in {Kind.COMPLETED, Kind.ERROR}
+        if call is None or call.over or not (final or request):
             return message, None
         # The answer of a call is nothing that its transaction keeps.
-        budget = self.budget if request is None or call is None else call.budget
+        budget = self.budget if request is None else call.budget
         form, data = (Kind, raw) if request is None else (request[0], payload)
         try:
             budget.take(len(raw))
@@ -91,8 +93,6 @@ class Answers:
             finally:
                 budget.give_back(len(raw))
         except (BudgetExceeded, InvalidInput, DecodeError) as error:
-            if request is None and message.type not in {Kind.COMPLETED, Kind.ERROR}:
-                raise
             if request is None:
                 message.type, message.payload = Kind.ERROR, str(error).encode()
             return message, error

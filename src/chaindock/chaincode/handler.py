@@ -216,6 +216,12 @@ class Handler:
         while raw is not grpc.aio.EOF:
             if len(raw) <= LARGE:
                 message, request = Kind.FromString(raw), None
+            elif self.state is StreamState.CREATED:
+                self.end(
+                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    f"a message of {len(raw)} bytes before READY, more than {LARGE}",
+                )
+                return
             else:
                 message, request = await self.calls.answers.parse(raw)
                 raw = None

@@ -8,6 +8,7 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
@@ -15,7 +16,7 @@ from chaindock.chaincode.calls import Calls
 from chaindock.chaincode.invocation import Call
 from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.wire import LARGE, head_of, parsed
-from chaindock.errors import ChaincodeError, InvalidInput
+from chaindock.errors import ChaincodeError, ExecuteTimeout, InvalidInput
 from chaindock.telemetry import metrics
 from support.doubles.memory_state import MemoryState, invocation
 from support.eventually import eventually
@@ -257,3 +258,38 @@ def test_the_head_of_a_message_is_read_without_its_payload():
     head, payload = head_of(raw)
     assert head == Kind(type=Kind.PUT_STATE, txid="t1", channel_id="dev")
     assert bytes(payload) == b"p"
+
+
+@pytest.mark.parametrize("kind", [Kind.REGISTER, Kind.KEEPALIVE, Kind.COMPLETED])
+async def test_a_large_message_before_ready_ends_the_stream(kind: int):
+    async with StreamNode() as node:
+        peer = await node.dial()
+        await peer.send(kind, b"\xff" * (LARGE + 1))
+        code, text = await peer.refusal()
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert text.endswith("bytes before READY, more than 65536")
+
+
+@pytest.mark.parametrize("kind", [Kind.COMPLETED, Kind.ERROR, Kind.KEEPALIVE])
+async def test_a_large_message_that_nobody_waits_for_is_not_parsed(
+    node: StreamNode, kind: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("chaindock.chaincode.answers.parsed", pytest.fail)
+    peer = await node.ready()
+    await peer.send(kind, b"p" * 2 * LARGE, txid="unknown", channel="dev")
+    call = node.call(invocation("f"))
+    await peer.complete(await peer.receive(), b"fine")
+    assert (await call).response.payload == b"fine"
+
+
+async def test_a_large_answer_after_the_time_limit_lets_the_next_call_run():
+    async with StreamNode() as node:
+        peer = await node.ready(concurrency=1)
+        call = node.call(invocation("f", tx_id="t1"), timeout_s=0.05)
+        message = await peer.receive()
+        with pytest.raises(ExecuteTimeout):
+            await call
+        await peer.complete(message, b"p" * 2 * LARGE)
+        call = node.call(invocation("g", tx_id="t2"))
+        await peer.complete(await peer.receive(), b"fine")
+        assert (await call).response.payload == b"fine"
