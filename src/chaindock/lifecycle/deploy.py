@@ -19,6 +19,7 @@ from chaindock.lifecycle.collections import check_collections
 from chaindock.lifecycle.definitions import Approval, Definition, set_defaults
 from chaindock.lifecycle.states import AUTO, Placement, Target
 from chaindock.lifecycle.terms import Terms
+from chaindock.packaging.format import collection_of
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from chaindock.container.attempt import Attempt, Event
     from chaindock.lifecycle.custodian import Custodian
     from chaindock.lifecycle.targets import TargetState
-    from chaindock.packaging.store import PackageStore
+    from chaindock.packaging.store import PackageStore, StoredPackage
 
 _log = get_logger("deployer")
 BY_HAND = "dev"  # the back end of programs that a user starts (development mode)
@@ -128,10 +129,12 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         Cancelled: nothing has changed, or everything.
         """
         require_chaincode_name(name)
-        async with self._names.hold(name), self._kept(package, name) as ccid:
-            following = self._next(name, ccid, terms)
-            attempt = self._attempt(ccid, watch)
+        async with self._names.hold(name), self._kept(package, name) as stored:
+            following = self._next(name, stored.ccid, terms)
+            attempt = self._attempt(stored.ccid, watch)
             await self._bring_up(name, following, backend, attempt)
+            if following is not None and stored.index_names:
+                await finish(self._put_indexes(following, stored))
             return self._deployed(name, attempt, changed=following is not None)
 
     async def deploy_by_hand(self, name: str, terms: Terms = _AS_IT_IS) -> Deployed:
@@ -290,7 +293,6 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
             if self.definition(name).sequence < sequence:
                 await self._record(self._targets.withdraw, name, sequence)
                 raise
-        await self._put_indexes(name, ccid)
         before = self._targets.find(name)
         await self._record(self._targets.switch, name, sequence)
         with suppress(NodeStopping):  # another name may have stopped it meanwhile
@@ -298,14 +300,20 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         if before is not None and before.ccid != ccid:
             _ = self._tasks.start(self._retire(before.ccid), f"retire {name}")
 
-    async def _put_indexes(self, name: str, ccid: Ccid) -> None:
-        """Make the indexes of the package; as on a peer, a fault is only logged."""
+    async def _put_indexes(self, definition: Definition, stored: StoredPackage) -> None:
+        """Make the indexes of the package; as on a peer, a fault is only logged.
+
+        So is an index for a collection that the definition does not have.
+        """
+        name, configs = definition.name, definition.collections.config
+        known = {"", *(one.static_collection_config.name for one in configs)}
         try:
-            package = await asyncio.to_thread(self._packages.get, ccid)
-            if files := await asyncio.to_thread(package.indexes):
+            files = await asyncio.to_thread(stored.indexes)
+            for file in [one for one in files if collection_of(one) not in known]:
+                _log.warning("no collection for an index", chaincode=name, file=file)
+                del files[file]
+            if files:
                 await self._committer.put_indexes(name, files)
-        except NotFound:
-            pass  # in development mode a user starts a program without a package
         except ChaindockError as error:
             _log.error("indexes not made", chaincode=name, error=error.message)
 
@@ -355,13 +363,16 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
     # ---- bookkeeping
 
     @asynccontextmanager
-    async def _kept(self, package: bytes | Path, name: str) -> AsyncIterator[Ccid]:
+    async def _kept(
+        self, package: bytes | Path, name: str
+    ) -> AsyncIterator[StoredPackage]:
         """Store the package for `name`; delete it at the end if nothing refers to it."""
         async with self._storing:
-            ccid = (await asyncio.to_thread(self._packages.add, package)).ccid
+            stored = await asyncio.to_thread(self._packages.add, package)
+            ccid = stored.ccid
             self._targets.expect(ccid, name)
         try:
-            yield ccid
+            yield stored
         finally:
             self._targets.expect_no_more(ccid, name)
             _ = self._tasks.start(self._discard(ccid), f"discard {ccid}")

@@ -258,7 +258,8 @@ def encode_metadata(label: str, package_type: str, import_path: str) -> bytes:
 # --- META-INF
 
 _PATHS = re.compile(
-    r"META-INF/statedb/couchdb/(collections/[A-Za-z0-9_-]+/)?indexes/.*[.]json"
+    r"META-INF/statedb/couchdb/(collections/(?P<collection>[A-Za-z0-9_-]+)/)?"
+    r"indexes/.*[.]json"
 )
 
 
@@ -283,6 +284,12 @@ class _Definition(msgspec.Struct, forbid_unknown_fields=True):
 def is_index_path(name: str) -> bool:
     """Whether an entry of a code archive is checked as an index definition."""
     return name.startswith("META-INF/") and not name.rpartition("/")[2].startswith(".")
+
+
+def collection_of(name: str) -> str:
+    """Return the collection that an index definition is for; "" = the public state."""
+    place = _PATHS.fullmatch(name)
+    return (place["collection"] or "") if place else ""
 
 
 def check_index(name: str, data: bytes) -> None:

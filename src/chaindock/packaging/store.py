@@ -28,7 +28,7 @@ from chaindock.errors import (
     is_retryable,
 )
 from chaindock.ids import Ccid, require_ccid, split_ccid
-from chaindock.packaging.format import Hashing, is_index_path, opened, read_package
+from chaindock.packaging.format import Hashing, opened, read_package
 from chaindock.packaging.rules import CHUNK, Limits
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _FILE = re.compile(
     r"(?P<label>[A-Za-z0-9][A-Za-z0-9_.+-]*)\.(?P<hash>[0-9a-f]{64})\.tar\.gz"
 )
+_INDEX_FILES = 16
+"""All index definitions of a package are at most as large as so many of the largest."""
 _PARTIAL = ".incoming-"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -52,6 +54,7 @@ class StoredPackage:
         package_type: lower case.
         code_digest: SHA-256 of code.tar.gz, hex.
         path: the package file; it belongs to the store.
+        index_names: of the index definitions in code.tar.gz.
     """
 
     ccid: Ccid
@@ -61,6 +64,7 @@ class StoredPackage:
     code_digest: str
     path: Path
     limits: Limits = field(default_factory=Limits, repr=False)
+    index_names: tuple[str, ...] = ()
 
     async def unpack(self, into: Path) -> None:
         """Extract code.tar.gz into `into`, an empty directory, made when missing.
@@ -78,13 +82,18 @@ class StoredPackage:
     def indexes(self) -> dict[str, bytes]:
         """Return the index definitions under META-INF by their names in code.tar.gz.
 
-        Blocking. Raises: PackageInvalid, StorageError.
+        Blocking. Raises: PackageInvalid: it changed on disk, or they are too large.
+            StorageError.
         """
         found: dict[str, bytes] = {}
+        left = _INDEX_FILES * self.limits.index_bytes
 
         def keep(entry: Entry, archive: TarReader) -> None:
-            if not entry.is_folder and is_index_path(entry.name):
-                found[entry.name] = archive.read_whole(entry, self.limits.index_bytes)
+            nonlocal left
+            if entry.name in self.index_names:
+                most = min(left, self.limits.index_bytes)
+                found[entry.name] = archive.read_whole(entry, most)
+                left -= len(found[entry.name])
 
         with _storage(self.path):
             _require_id(
@@ -184,6 +193,7 @@ class PackageStore:
             code_digest=info.code_digest,
             path=path,
             limits=self._limits,
+            index_names=info.indexes,
         )
 
     @contextlib.contextmanager
