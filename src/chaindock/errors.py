@@ -245,6 +245,10 @@ class StreamTerminated(ExecuteFailed):
     """
 
 
+class NotDeterministic(ExecuteFailed):
+    """Runs of one proposal gave different results: endorsers would disagree."""
+
+
 class ChaincodeError(ExecuteFailed):
     """The chaincode answered ERROR, or something that cannot be decoded."""
 

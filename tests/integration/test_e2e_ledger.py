@@ -111,6 +111,12 @@ def test_private_data_is_seen_and_written_like_public_state(node: Node):
     assert "collection" in text
 
 
+def test_a_contract_that_uses_the_time_of_its_transaction_is_deterministic(node: Node):
+    node.invoke("coldchain", "register", "P4", "2", "8")
+    words = ("coldchain", "record", "P4", "5", "--check-determinism")
+    assert node.ask("invoke", *words)["code"] == 0
+
+
 def test_a_contract_gets_the_time_that_was_set(node: Node):
     node.cli("time", "set", "2031-05-06T07:08:09")
     node.invoke("coldchain", "register", "P3", "2", "8")

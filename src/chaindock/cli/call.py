@@ -19,8 +19,11 @@ from chaindock.cli.show import Exit
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from chaindock.operations.facade import Call
+
 _NUMBER = re.compile(r"-(\d|\.\d|$)")
 _ERROR_STATUS = 400
+_SHOWN_VALUES = 3
 
 
 class CallCommand(click.Command):
@@ -71,6 +74,13 @@ def _call_options(function: Any) -> Any:
             "--org",
             metavar="MSPID",
             help="Organisation of that identity.  [default: the node's first]",
+        ),
+        click.option(
+            "--check-determinism",
+            "compares",
+            is_flag=True,
+            help="First run the proposal 5 times, which takes 1.2 s and more; if the "
+            "results differ, show what differs and submit nothing.",
         ),
         pairs_option(
             "--transient",
@@ -137,6 +147,7 @@ def _call(
     function: str,
     args: tuple[str, ...],
     transient: Mapping[str, str],
+    compares: bool,
     **given: Any,
 ) -> int:
     from chaindock.operations.facade import Call
@@ -144,6 +155,8 @@ def _call(
     sent = [_bytes(text) for text in (function, *args)]
     hidden = {key: _bytes(value) for key, value in transient.items()}
     call = Call(args=sent, transient=hidden, **given)
+    if compares:
+        _require_same_results(session, call)
     answer = session.client().call(call, verb)
     refused = int(answer["status"]) >= _ERROR_STATUS
     valid = answer["code"] in {0, None}
@@ -184,4 +197,32 @@ def _show_conflict(conflict: Mapping[str, Any] | None) -> None:
         click.echo(f"       {line}", err=True)
     show.note(
         "hint", "submit the transaction again: it then reads the new value", "cyan"
+    )
+
+
+def _require_same_results(session: Session, call: Call) -> None:
+    from chaindock.cli.keys import escaped, preview, shown
+    from chaindock.errors import NotDeterministic
+
+    found = session.client().compare(call)
+    if not found:
+        return
+    lines = []
+    for one in found:
+        key = base64.b64decode(one["key"])
+        name = key.hex() if one["collection"] else shown(key.decode(errors="replace"))
+        where = escaped(" ".join(filter(None, (one["namespace"], one["collection"]))))
+        lines.append(f"{one['what']} {where} {name}".rstrip() + ":")
+        values = one["values"][:_SHOWN_VALUES]
+        lines += [
+            "  "
+            + ("(absent)" if value is None else preview(value, len(value) * 3 // 4))
+            for value in values
+        ]
+    told = f"chaincode {call.name!r} gives other results from run to run; nothing was "
+    raise NotDeterministic(
+        "\n".join([told + "submitted", *lines]),
+        hint="take the time from the transaction (GetTxTimestamp), sort the keys of maps, "
+        "and use no random numbers",
+        differences=found,
     )

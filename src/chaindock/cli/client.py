@@ -64,6 +64,13 @@ class AdminClient:
         """Submit (verb `invoke`) or evaluate (`query`); return wire.answer_json."""
         return self._ask("POST", f"{_of(call.name)}/{verb}", wire.call_json(call))
 
+    def compare(self, call: Call) -> list[dict[str, Any]]:
+        """Run a proposal several times; return what differed from run to run."""
+        body = wire.call_json(call)
+        answer = self._ask("POST", f"{_of(call.name)}/compare", body)
+        found: list[dict[str, Any]] = answer["differences"]
+        return found
+
     def stop(self, name: str) -> None:
         """Stop a chaincode."""
         self._ask("POST", f"{_of(name)}/stop")

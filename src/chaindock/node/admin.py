@@ -28,6 +28,9 @@ with the HTTP status of its code. "(stream)" answers 200 and one JSON object a l
                                          "endorsers": [MSPID]}; all optional
            → {"status", "message", "payload": base64, "tx_id", "block", "code",
               "code_name", "event": {"name", "payload": base64} or null, "refusals"}
+    POST   /chaincodes/NAME/compare     as query: runs the proposal several times
+           → {"differences": [{"what", "namespace", "collection", "key": base64,
+              "values": [base64 or null]}]}
     POST   /chaincodes/NAME/start       (stream) as /deploy
     POST   /chaincodes/NAME/stop        → {"name"}
     DELETE /chaincodes/NAME             → {"name"}
@@ -132,6 +135,7 @@ class AdminServer:
             ("POST", "/chaincodes", self._deploy_dev),
             ("POST", one + "/invoke", partial(self._call, node.invoke)),
             ("POST", one + "/query", partial(self._call, node.query)),
+            ("POST", one + "/compare", self._compare),
             ("POST", one + "/start", self._start),
             ("POST", one + "/stop", partial(self._end, node.stop)),
             ("DELETE", one, partial(self._end, node.remove)),
@@ -223,11 +227,13 @@ class AdminServer:
     async def _call(
         self, act: Callable[[Call], Coroutine[Any, Any, Answer]], request: web.Request
     ) -> web.Response:
-        body = await read_json(request, _CallBody, '{"args": [BASE64], …}')
-        body.attributes = {key: str(one) for key, one in body.attributes.items()}
-        call = Call(_name(request), **msgspec.structs.asdict(body))
-        answer = await self._inflight.run(act(call))
+        answer = await self._inflight.run(act(await _asked(request)))
         return reply_in_pieces(wire.answer_json(answer))
+
+    async def _compare(self, request: web.Request) -> web.Response:
+        work = self._node.compare(await _asked(request))
+        body = msgspec.json.encode({"differences": await self._inflight.run(work)})
+        return web.Response(body=body, content_type="application/json")
 
     async def _start(self, request: web.Request) -> web.StreamResponse:
         name = _name(request)
@@ -310,6 +316,12 @@ async def _said(request: web.Request) -> Said:
         raise InvalidInput(
             f"the terms of the definition cannot be used: {error}"
         ) from (error)
+
+
+async def _asked(request: web.Request) -> Call:
+    body = await read_json(request, _CallBody, '{"args": [BASE64], …}')
+    body.attributes = {key: str(one) for key, one in body.attributes.items()}
+    return Call(_name(request), **msgspec.structs.asdict(body))
 
 
 def _name(request: web.Request) -> str:

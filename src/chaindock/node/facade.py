@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import chaindock
+from chaindock.endorser.determinism import compare
 from chaindock.errors import LaunchFailed, Unsupported
 from chaindock.ids import Ccid, name_from_label, require_ccid
 from chaindock.lifecycle.states import LaunchState, Target
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from chaindock.container.contracts import NodeLabels
     from chaindock.container.output import OutputStore
     from chaindock.endorser.caller import Answer, Caller
+    from chaindock.endorser.determinism import Difference
     from chaindock.endorser.members import Members
     from chaindock.identity.msp import SigningIdentity
     from chaindock.ledger.ledger import Ledger
@@ -238,6 +240,13 @@ class Node:
     async def query(self, call: Call) -> Answer:
         """Endorse only. Raises NotFound, LaunchFailed, ExecuteFailed."""
         return await self.caller.query(call.name, call.args, **await self._told(call))
+
+    async def compare(self, call: Call) -> list[Difference]:
+        """Run the proposal several times; return what differed. As `invoke`."""
+        told = await self._told(call)
+        return await compare(
+            self.caller, call.name, call.args, is_init=call.is_init, **told
+        )
 
     async def _told(self, call: Call) -> dict[str, Any]:
         return {

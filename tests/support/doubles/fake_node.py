@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
 import signal
 import sys
@@ -23,6 +22,7 @@ from fabric_protos.common import common_pb2
 from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.output import OutputOptions, OutputStore
 from chaindock.endorser.caller import Answer
+from chaindock.endorser.determinism import Difference
 from chaindock.errors import (
     AlreadyExists,
     BuildFailed,
@@ -34,9 +34,9 @@ from chaindock.errors import (
 from chaindock.ids import Ccid, TxId, name_from_label
 from chaindock.lifecycle.terms import shown_policy
 from chaindock.node.admin import AdminServer
-from chaindock.node.described import describe_block
 from chaindock.operations.facade import Call, Deployment, NodeStatus, Running
 from chaindock.packaging.format import read_package
+from support.doubles.fake_explorer import FakeExplorer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,7 +72,7 @@ class FakeNode:
         self.called = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.stopping = asyncio.Event()
-        self.explorer: Any = _Blocks(self.blocks)
+        self.explorer: Any = FakeExplorer(self.blocks)
         self.controls: Any = None
         self.output = OutputStore(home / "output", OutputOptions())
         self._files = ExitStack()
@@ -236,6 +236,16 @@ class FakeNode:
     async def query(self, call: Call) -> Answer:
         return await self._call(call)
 
+    async def compare(self, call: Call) -> list[Difference]:
+        self._get(call.name)
+        if call.args[0] != b"random":
+            return []
+        values = [b"1", b"2\x1b[2J", None]
+        return [
+            Difference("response", "", "", b"", values[:2]),
+            Difference("write", call.name, "", b"k\x1b", values),
+        ]
+
     async def _call(self, call: Call) -> Answer:
         self._get(call.name)
         self.calls.append(call)
@@ -312,23 +322,6 @@ class FakeNode:
 
     def height(self) -> int:
         return len(self.blocks)
-
-
-class _Blocks:
-    """An explorer that knows blocks alone."""
-
-    def __init__(self, blocks: list[bytes]) -> None:
-        self._blocks = blocks
-
-    @property
-    def height(self) -> int:
-        return len(self._blocks)
-
-    async def block(self, number: int, *, brief: bool) -> bytes:
-        if number >= len(self._blocks):
-            raise NotFound(f"there is no block {number}")
-        found = describe_block(self._blocks[number], brief=brief)
-        return json.dumps(found).encode()
 
 
 def _deployment(one: Running, attempt: Attempt) -> Deployment:

@@ -198,3 +198,29 @@ def test_since_is_a_rough_time(spent_s, text):
     then = datetime.now(UTC) - timedelta(seconds=spent_s)
     assert ago(then.isoformat()) == text
     assert ago(None) == ago("yesterday") == "-"
+
+
+def test_results_that_differ_are_shown_and_not_submitted(run, basic):
+    result = run("invoke", "basic", "random", "--check-determinism")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert (
+        "error: chaincode 'basic' gives other results from run to run" in result.stderr
+    )
+    assert r"write basic k\x1b:" in result.stderr
+    assert "(absent)" in result.stderr
+    assert "\x1b" not in result.stderr
+    assert "hint: take the time from the transaction" in result.stderr
+    assert basic.calls == []
+    body = json.loads(
+        run("query", "basic", "random", "--check-determinism", "--json").stdout
+    )
+    assert body["error"] == "not-deterministic"
+    assert [one["what"] for one in body["facts"]["differences"]] == [
+        "response",
+        "write",
+    ]
+
+
+def test_results_that_do_not_differ_are_submitted(run, basic):
+    result = run("invoke", "basic", "echo", "x", "--check-determinism")
+    assert (result.exit_code, result.stdout) == (0, "x")

@@ -1,0 +1,114 @@
+"""Run one proposal several times and compare what came out.
+
+Endorsers of several organisations must agree byte for byte. A contract that uses the
+clock, random numbers or the order of a map gives another result in each run.
+Source: docs/fabric/ledger.md#read-write-set
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from fabric_protos.peer import proposal_pb2, proposal_response_pb2
+
+from chaindock.endorser.caller import new_proposal
+from chaindock.endorser.checks import parse_proposal
+from chaindock.errors import LedgerError
+from chaindock.ledger.transaction import ParsedTransaction, read_spaces
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from chaindock.endorser.caller import Caller
+    from chaindock.identity.msp import SigningIdentity
+
+    Place = tuple[str, str, str, bytes]
+    """what (read, write, …), namespace, collection, key or key hash"""
+RUNS: Final = 5
+PAUSE_S: Final = 0.3
+"""Seconds between two runs: in all of them the clock shows another second."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One part of the result that was not the same in all runs.
+
+    Args:
+        what: read, range, write, metadata, response or event.
+        collection: "" = public. `key` of a collection is a hash.
+        values: those that occurred, each once; None = the part was absent.
+    """
+
+    what: str
+    namespace: str
+    collection: str
+    key: bytes
+    values: Sequence[bytes | None]
+
+
+async def compare(
+    caller: Caller,
+    name: str,
+    args: Sequence[bytes],
+    signer: SigningIdentity,
+    timeout_s: float | None = None,
+    **facts: Any,
+) -> list[Difference]:
+    """Run a proposal `RUNS` times and return what differed; nothing is ordered.
+
+    `facts` are `transient` and `is_init`, as for `Caller.invoke`.
+
+    Raises: LedgerError: a block was committed meanwhile. As `Caller.invoke`.
+    """
+    endorser = caller.endorser
+    now_ns = caller.clock.now_ns()
+    signed = new_proposal(caller.channel, name, args, signer, **facts, now_ns=now_ns)
+    height, found = endorser.ledger.height, []
+    for number in range(RUNS):
+        await asyncio.sleep(PAUSE_S if number else 0)
+        outcome, answers = await endorser.process(
+            parse_proposal(signed), timeout_s, endorse=True
+        )
+        payload = answers[0].payload if answers else b""
+        found.append(dict(_parts(outcome.response.SerializeToString(), payload)))
+    if endorser.ledger.height != height:
+        raise LedgerError(
+            "a block was committed while the runs were compared",
+            hint="try again when nothing else is submitted",
+        )
+    return differences(found)
+
+
+def differences(found: Sequence[dict[Place, bytes]]) -> list[Difference]:
+    """Return the parts that are not the same in all of `found`, in order of places."""
+    told = []
+    for place in sorted(set().union(*found)):
+        values = dict.fromkeys(one.get(place) for one in found)
+        if len(values) > 1:
+            told.append(Difference(*place, list(values)))
+    return told
+
+
+def _parts(response: bytes, payload: bytes) -> Iterator[tuple[Place, bytes]]:
+    """Yield each part of a result under its place."""
+    yield ("response", "", "", b""), response
+    if not payload:
+        return
+    outer = proposal_response_pb2.ProposalResponsePayload.FromString(payload)
+    action = proposal_pb2.ChaincodeAction.FromString(outer.extension)
+    yield ("event", "", "", b""), action.events
+    tx = ParsedTransaction(b"")
+    read_spaces(tx, action)
+    for space in tx.spaces:
+        where = space.ns, space.collection
+        for key, version in space.reads:
+            yield ("read", *where, key), repr(version).encode()
+        for number, info in enumerate(space.ranges):
+            bounds = f"{number} {info.start_key}".encode()
+            yield ("range", *where, bounds), info.SerializeToString()
+        for key, value in space.writes:
+            yield ("write", *where, key), b"" if value is None else value
+        for key, entries in space.metadata:
+            yield ("metadata", *where, key), entries or b""
