@@ -9,6 +9,7 @@ Source: docs/fabric/shim-protocol.md#calls
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import TYPE_CHECKING, Final
 
 from chaindock.chaincode.answers import Answers
@@ -145,7 +146,8 @@ class Calls:
             if caller is not None:
                 caller.callee = None
         if isinstance(final, ChaindockError):
-            raise final
+            # A copy: `call` may stay, and would keep the frames of all its callers.
+            raise copy.copy(final) from final.__cause__
         return final
 
     def _budget_of(self, invocation: Invocation) -> Budget:

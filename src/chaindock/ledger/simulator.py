@@ -322,8 +322,14 @@ class Simulator:
                 yield ns, collection, map(partial(_stored, collection=collection), raw)
 
     def done(self) -> None:
-        """End the simulation. Harmless when repeated."""
+        """End the simulation. Harmless when repeated.
+
+        What it has recorded is released: a call that its chaincode never answers keeps
+        the simulator itself.
+        """
         self._snapshot = None
+        # New ones: a thread may still be in `results`, whose caller has left.
+        self._records, self._ranges, self._private = defaultdict(Record), [], None
         self.budget.give_back(self.held)
 
     def __enter__(self) -> Self:

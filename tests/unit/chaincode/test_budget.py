@@ -293,3 +293,13 @@ async def test_a_large_answer_after_the_time_limit_lets_the_next_call_run():
         call = node.call(invocation("g", tx_id="t2"))
         await peer.complete(await peer.receive(), b"fine")
         assert (await call).response.payload == b"fine"
+
+
+async def test_a_call_that_timed_out_keeps_no_frames_of_its_callers(node: StreamNode):
+    await node.ready()
+    with pytest.raises(ExecuteTimeout):
+        await node.call(invocation("f"), timeout_s=0.05)
+    (call,) = node.handler.calls.unanswered
+    told = call.final.result()
+    assert isinstance(told, ExecuteTimeout)
+    assert told.__traceback__ is None

@@ -167,6 +167,18 @@ async def test_after_done_nothing_works(ledger: Ledger) -> None:
             use()
 
 
+async def test_after_done_nothing_is_kept(ledger: Ledger) -> None:
+    await commit(ledger, rwset(writes={"r": b"1"}))
+    simulator = ledger.new_simulator(T)
+    simulator.get_state("cc", "read")
+    simulator.put_state("cc", "written", b"1")
+    simulator.put_private("cc", "col", "private", b"1")
+    simulator.open_range("cc", "", "").take(1)
+    simulator.private_results()
+    simulator.done()
+    assert not any((simulator._records, simulator._ranges, simulator._private))
+
+
 async def test_results_are_taken_once_and_no_write_is_lost(ledger: Ledger) -> None:
     with ledger.new_simulator(T) as simulator:
         simulator.results()
