@@ -294,16 +294,16 @@ class Child(asyncio.SubprocessProtocol):
         self._gone.set()
 
     def _judge(self) -> Exit:
-        code = self._transport.get_returncode()
-        if self.program.relay and code is not None and 128 < code <= 192:
+        code, relay = self._transport.get_returncode(), self.program.relay
+        if relay and code and code > 0 and not (relay.entered or self.stopping):
+            reason = "its sandbox could not be made"
+            return Exit(code, reason=reason, cause=Cause.NOT_STARTED)
+        if relay and code is not None and 128 < code <= 192:
             # bubblewrap adds 128 to the signal that ended its program.
             code = 128 - code
         if self._verdict is not None and code == -signal.SIGKILL:
             return self._verdict
         if code is None or code >= 0:
-            if self.program.relay and not (self.program.relay.entered or self.stopping):
-                reason = "its sandbox could not be made"
-                return Exit(code, reason=reason, cause=Cause.NOT_STARTED)
             return Exit(code, cause=Cause.STOPPED if self.stopping else None)
         ours = (self._asked and code == -signal.SIGTERM) or (
             self._killed and code == -signal.SIGKILL

@@ -1,7 +1,7 @@
 """Programs in namespaces of their own, made by bubblewrap: what they see and reach.
 
-A program sees a read-only system, its build, and its own directory; no home, no socket,
-no other process. Its network is a loopback interface on which the node listens.
+A program sees a read-only system, its build, and its own directory, which lies in memory
+and is of limited size; no home, no socket, no other process. Its network is a loopback interface on which the node listens.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from mmap import PAGESIZE
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -42,7 +43,7 @@ _NAMESPACES: Final = """--unshare-user --unshare-ipc --unshare-pid --unshare-net
 _OUTER: Final = """--unshare-user --unshare-pid --die-with-parent --bind /proc /proc
 --dev /dev --dir /tmp --ro-bind /etc /etc"""
 # Runs in the sandbox and becomes the program. It makes the listening socket in the network
-# of the program and hands it to the node. bubblewrap inherits that SIGTERM is ignored: if
+# of the program and hands it to the node, with the directory of the program. bubblewrap inherits that SIGTERM is ignored: if
 # SIGTERM ended bubblewrap, the program would be killed without its grace. So SIGTERM gets
 # its default here. One that came earlier is lost, and the node then closes the channel.
 # The limit of open files comes after the sending: Linux refuses to send a descriptor if
@@ -52,14 +53,16 @@ _ENTER: Final = """\
 import _signal, _socket as s, os, resource, sys
 channel, port = s.socket(s.AF_UNIX, s.SOCK_STREAM, 0, int(sys.argv[1])), int(sys.argv[2])
 most = int(sys.argv[3])
-sent = []
+files = [os.open(sys.argv[4], os.O_PATH)]
 if port:
     listener = s.socket(s.AF_INET, s.SOCK_STREAM)
     listener.bind(("127.0.0.1", port))
     listener.listen(16)
-    sent = [(s.SOL_SOCKET, s.SCM_RIGHTS, listener.fileno().to_bytes(4, sys.byteorder))]
+    files.append(listener.fileno())
+sent = b"".join(one.to_bytes(4, sys.byteorder) for one in files)
 _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
-channel.sendmsg([b"1"], sent)
+channel.sendmsg([b"1"], [(s.SOL_SOCKET, s.SCM_RIGHTS, sent)])
+os.close(files[0])
 if most:
     most = min(most, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -68,7 +71,7 @@ if not channel.recv(1):
 channel.close()
 if port:
     listener.close()
-os.execv(sys.argv[4], sys.argv[4:])
+os.execv(sys.argv[5], sys.argv[5:])
 """
 
 
@@ -104,18 +107,24 @@ def _find_bwrap() -> tuple[tuple[str, ...], str]:
 
 
 def in_sandbox(
-    program: Program, private: Path, seen: Iterable[Path], known: Mapping[str, str]
+    program: Program,
+    private: Path,
+    seen: Iterable[Path],
+    known: Mapping[str, str],
+    tmp_bytes: int = 0,
 ) -> Program:
     """Return what starts `program` in a sandbox; only where `find_bwrap` found one.
 
     Args:
         program: its build and programs lie in `seen`.
-        private: its own directory, the only one that it can write.
+        private: its own directory, the only one that it can write. What it writes there
+            is in memory, and gone with the sandbox.
         seen: directories that it can read, and programs with their toolchains.
         known: `peer`, the host:port that it dials; or `listen`, where it serves, which
             may be in another path of its own directory.
+        tmp_bytes: size of its own directory; 0 = half of the memory of this machine.
     """
-    relay = Relay(known.get("peer", ""), program.inherits)
+    relay = Relay(known.get("peer", ""), private, program.inherits)
     python, temp = Path(sys.executable).resolve(), str(private / "tmp")
     places = [Path(one) for one in _SYSTEM]
     homes = {Path.home(), Path("/root"), Path("/home"), private, program.cwd}
@@ -130,20 +139,26 @@ def in_sandbox(
         own.add(Path(known["listen"].removeprefix("unix:")).parent)
     looked_up = [str(w) for one in etc for w in ("--ro-bind-try", one, one)]
     mounts = [str(w) for one in places for w in ("--ro-bind-try", one, one)]
+    inner = _find_bwrap()[0]
+    # An older bubblewrap has no --size; then LimitWatch alone keeps the size.
+    sized = tmp_bytes > 0 and "--disable-userns" in inner
+    size = max(tmp_bytes // PAGESIZE, 1) * PAGESIZE
+    outer = [*mounts, *(("--size", str(size)) if sized else ())]
+    outer += ["--tmpfs", str(private), "--dir", temp, "--dir", str(private / "home")]
+    outer += ["--ro-bind-try", str(private / "tls"), str(private / "tls")]
     mounts += [str(word) for one in own for word in ("--bind", private, one)]
     words = [
         *("--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"),
-        # Files in a tmpfs on /dev/shm would use memory that no limit counts.
+        # Of one size with its directory, and counted with it.
         *("--bind", temp, "/dev/shm", "--bind", temp, "/tmp"),  # noqa: S108
         *(*looked_up, *mounts),
         *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(program.cwd)),
         *("--", str(python), "-I", "-S", "-c", _ENTER, str(relay.theirs), relay.port),
-        str(program.max_open_files),
+        *(str(program.max_open_files), str(private)),
     ]
-    inner = _find_bwrap()[0]
     return replace(
         program,
-        argv=[inner[0], *_OUTER.split(), *mounts, *inner, *words, *program.argv],
+        argv=[inner[0], *_OUTER.split(), *outer, *inner, *words, *program.argv],
         cwd=Path("/"),
         inherits=(relay.theirs,),
         relay=relay,
@@ -170,14 +185,16 @@ def _visible(path: Path, homes: Iterable[Path]) -> Iterable[Path]:
 class Relay:
     """Starts one program in its sandbox and passes its connections on to the node.
 
-    `peer` is host:port of the node's listener, which the program dials; "" = it serves.
+    `peer` is host:port of the node's listener, which the program dials; "" = it serves on
+    `cc.sock` in `private`, where the node finds a link to the socket in the sandbox.
     `theirs` is a descriptor that the program inherits; `entered` says whether the sandbox
     is there and the program begins. Copies of `held`, locks of its build, stay open until
     the program has ended: it could open an inherited one again, for writing.
     """
 
-    def __init__(self, peer: str, held: Iterable[int] = ()) -> None:
+    def __init__(self, peer: str, private: Path, held: Iterable[int] = ()) -> None:
         self.entered = False
+        self._private, self._folder = private, -1
         self._held = [os.dup(fd) for fd in held]
         self.port = peer.rpartition(":")[2] or "0"
         self._ours, self._inherited = socket.socketpair()
@@ -193,13 +210,21 @@ class Relay:
 
     def release(self) -> None:
         """Close what is held, before anybody learns that the program is gone."""
+        self._folder = -1
         while self._held:
             os.close(self._held.pop())
+
+    def kept(self) -> tuple[int, int]:
+        """Return the bytes and the number of files in the directory of the program."""
+        if self._folder < 0:
+            return 0, 0
+        now = os.fstatvfs(self._folder)
+        return (now.f_blocks - now.f_bfree) * now.f_frsize, now.f_files - now.f_ffree
 
     async def serve(self, child: Child) -> None:
         """Let the program begin, and pass its connections on until it has ended."""
         self._inherited.close()
-        with self._ours:
+        with contextlib.closing(self):
             async with Tasks("sandbox") as tasks:
                 _ = tasks.start(self._accept(child, tasks), f"relay of {child.pid}")
                 await child.wait_gone()
@@ -212,13 +237,20 @@ class Relay:
                 await ready.wait()
             finally:
                 loop.remove_reader(channel)
-            said, files, _, _ = socket.recv_fds(channel, 1, 1)
-            if said and not child.stopping:
+            _, files, _, _ = socket.recv_fds(channel, 1, 2)
+            self._held += files[:1]
+            dials = self.port != "0"
+            # Without a free descriptor one is missing.
+            if len(files) == 1 + dials and not child.stopping:
+                self._folder = files[0]
+                if not dials:
+                    there = f"/proc/self/fd/{self._folder}/cc.sock"
+                    (self._private / "cc.sock").symlink_to(there)
                 self.entered = True
                 channel.send(b"1")
-        if not files:
+        if len(files) < 2:
             return
-        with socket.socket(fileno=files[0]) as listener:
+        with socket.socket(fileno=files[1]) as listener:
             listener.setblocking(False)
             while True:
                 await self._free.acquire()

@@ -39,6 +39,7 @@ _WATCH_S = 0.25
 """Seconds between two readings of memory. A process can exceed its limit for this long."""
 _FILES_EVERY = 8
 _MOST_FILES = 100_000
+"""Files in the private directory of a run; a run that has more is killed."""
 _ENVIRONMENT_BYTES = 128 * 1024
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 _log = get_logger("process")
@@ -178,7 +179,8 @@ def _alive(process: psutil.Process) -> bool:
 class Bounds:
     """What the processes of one run may use together; 0 = unlimited.
 
-    `folder` is the private directory of the run, which holds at most `tmp_bytes`.
+    `folder` is the private directory of the run, which holds at most `tmp_bytes`; that of
+    a run in a sandbox lies in memory, and counts as memory, too.
     """
 
     memory_bytes: int
@@ -223,18 +225,24 @@ class LimitWatch:
                 continue
             for child, bounds in runs.items():
                 most, tmp = bounds.memory_bytes, bounds.tmp_bytes
-                used = found[child.pid]
-                if 0 < most < used.memory_bytes:
+                used, relay = found[child.pid], child.program.relay
+                size, files = relay.kept() if relay else (0, 0)
+                memory = used.memory_bytes + size
+                if 0 < most < memory:
                     reason = f"it exceeded its limit of {most} bytes of memory"
-                    self._end(child, reason, used.memory_bytes, oom=True)
+                    self._end(child, reason, memory, oom=True)
                 if 0 < bounds.processes < used.processes:
                     reason = f"it exceeded its limit of {bounds.processes} processes"
                     self._end(child, reason, used.processes)
-                if turn % _FILES_EVERY or not tmp or not child.running:
+                if not tmp or not child.running:
                     continue
-                size = await asyncio.to_thread(size_of, bounds.folder, tmp)
-                if size > tmp:
-                    self._end(child, f"its directory exceeded {tmp} bytes", size)
+                if not relay and not turn % _FILES_EVERY:
+                    size = await asyncio.to_thread(size_of, bounds.folder, tmp)
+                if size > tmp or files > _MOST_FILES:
+                    reason = (
+                        f"its directory exceeded {tmp} bytes or {_MOST_FILES} files"
+                    )
+                    self._end(child, reason, size)
 
     @staticmethod
     def _end(child: Child, reason: str, used: int, *, oom: bool = False) -> None:

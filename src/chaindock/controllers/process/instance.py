@@ -170,7 +170,7 @@ class ProcessInstance:
             if bounds.processes:
                 seen = [Path(host.toolbox.find(n, language)) for n in self._tools]
                 seen += [Path(program.argv[0]), self._build.output]
-                program = in_sandbox(program, private, seen, known)
+                program = in_sandbox(program, private, seen, known, bounds.tmp_bytes)
             self._child = await host.spawner.spawn(run_id, program, attempt, takes)
             self._settings, self._bounds = settings, bounds
             host.watch.add(self._child, bounds)

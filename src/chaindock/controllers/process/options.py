@@ -50,7 +50,9 @@ class ProcessOptions:
     )
     memory_bytes: Memory = option(2 * GIB, "vm.docker.hostConfig.Memory")
     tmp_bytes: Bytes = option(
-        GIB, "chaindock.process.tmp", "Size of the private directory of a chaincode."
+        GIB,
+        "chaindock.process.tmp",
+        "Size of the private directory of a chaincode; in a sandbox it counts for memory.",
     )
     silence_s: Seconds = option(600.0, "chaindock.build.silence")
     limit_s: float = 24 * 3600.0

@@ -13,6 +13,8 @@ import psutil
 import pytest
 
 from chaindock.container.contracts import RunSettings
+from chaindock.processes import sandbox, table
+from chaindock.processes.sandbox import find_bwrap
 from chaindock.processes.table import usage_of
 from support.eventually import eventually
 from support.need import need
@@ -175,3 +177,74 @@ async def test_it_inherits_no_file_of_this_machine(
         await instance.stop(0)
         with lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+FILL = """\
+import os
+most = 0
+for name in (f"{os.environ['HOME']}/..", os.environ["TMPDIR"], "/tmp", "/dev/shm"):
+    kept = []
+    try:
+        while len(kept) < 64:
+            kept.append(os.open(name, os.O_TMPFILE | os.O_RDWR))
+            os.posix_fallocate(kept[-1], 0, 1 << 20)
+    except OSError as error:
+        print(error.strerror, flush=True)
+    most = max(most, len(kept))
+    for one in kept:
+        os.close(one)
+print(most, flush=True)
+os.chmod(f"{os.environ['HOME']}/..", 0o777)
+os.close(os.open(f"{os.environ['HOME']}/../left", os.O_CREAT, 0o4755))
+"""
+
+
+async def test_it_fills_no_disk_and_leaves_no_file(
+    backend: ProcessBackend, tmp_path: Path
+):
+    """Finding 3 of issue 10: files without a name, faster than anybody looks."""
+    python = os.path.realpath(sys.executable)
+    async with backend.within():
+        text = f"{python} -I - <<'END'\n{FILL}END\necho end; exec sleep 60"
+        instance, attempt = await started(
+            backend, text, RunSettings(tmp_bytes=(8 << 20) + 1)
+        )
+        await attempt.until(lambda: ("stdout", "end") in attempt.lines)
+        assert attempt.of("stderr") == []
+        assert attempt.of("stdout") == ["No space left on device"] * 4 + ["9", "end"]
+        (private,) = tmp_path.glob("*/process/runs/*/*/home/..")
+        assert private.stat().st_mode & 0o777 == 0o700
+        assert not (private / "left").exists()
+        await instance.stop(0)
+
+
+async def test_its_files_count_for_memory(backend: ProcessBackend):
+    """Finding 3 of issue 10: its directory lies in memory."""
+    async with backend.within():
+        text = "head -c 100663296 /dev/zero > /tmp/a; sleep 60"
+        limit = RunSettings(memory_bytes=64 << 20)
+        instance, _ = await started(backend, text, limit)
+        assert (await instance.wait()).oom
+
+
+async def test_too_many_files_end_it(
+    backend: ProcessBackend, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(table, "_MOST_FILES", 50)
+    async with backend.within():
+        text = "i=0; while [ $i -lt 60 ]; do :>/tmp/$i; i=$((i+1)); done; sleep 60"
+        instance, _ = await started(backend, text)
+        assert "or 50 files" in (await instance.wait()).reason
+
+
+async def test_an_older_bubblewrap_bounds_its_directory_by_watching(
+    backend: ProcessBackend, monkeypatch: pytest.MonkeyPatch
+):
+    words = tuple(one for one in find_bwrap("auto")[0] if one != "--disable-userns")
+    monkeypatch.setattr(sandbox, "_find_bwrap", lambda: (words, ""))
+    async with backend.within():
+        text = "head -c 8388608 /dev/zero > /tmp/a; echo $?; sleep 60"
+        limit = RunSettings(tmp_bytes=4 << 20)
+        instance, attempt = await started(backend, text, limit)
+        assert "exceeded 4194304 bytes" in (await instance.wait()).reason
+        assert attempt.lines == [("stdout", "0")]

@@ -86,9 +86,10 @@ async def test_no_limit_is_no_limit(backend: ProcessBackend):
     assert (await ended(backend, text, settings)).code == 0
 
 
-async def test_too_many_files_end_it(backend: ProcessBackend):
+async def test_too_many_files_end_it(tmp_path: Path):
     text = 'head -c 8388608 /dev/zero > "$TMPDIR/a"; cp "$TMPDIR/a" "$HOME/b"; sleep 60'
-    end = await ended(backend, text, RunSettings(tmp_bytes=4 * MIB))
+    async with ProcessBackend(tmp_path, sandbox="off") as backend:
+        end = await ended(backend, text, RunSettings(tmp_bytes=4 * MIB))
     assert (end.oom, end.signal) == (False, 9)
     assert str(4 * MIB) in end.reason
 
@@ -191,7 +192,7 @@ async def test_limits_are_kept_after_a_time_without_a_free_descriptor(
         return dict.fromkeys(sessions, table.Usage(2 * MIB, 1))
 
     asked: list[list[int]] = []
-    run = Mock(running=True, pid=7)
+    run = Mock(running=True, pid=7, program=Mock(relay=None))
     run.kill_as.side_effect = lambda _: setattr(run, "running", False)
     monkeypatch.setattr(table, "usage_of", usage)
     monkeypatch.setattr(table, "_WATCH_S", 0.01)
