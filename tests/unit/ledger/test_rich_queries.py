@@ -252,3 +252,25 @@ async def test_a_revert_brings_documents_back(ledger, files):
         found = taken(simulator.open_query("cc", size(3)))
     assert list(found) == ["m00003", "m00013", "m00023", "m00033"]
     assert found["m00013"] == b'{"colour":"blue","size":3}'
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_queries_by_an_index_go_back_with_the_ledger(ledger, when):
+    """Documents are kept beside the versions, of the newest state only."""
+    await commit(ledger, rwset(writes=marbles(30)))
+    if when == "before":
+        await indexed(ledger, BY_SIZE)
+    await ledger.take_snapshot("base")
+    changed = {"m00001": b'{"size":4}', "m00004": None, "new": b'{"size":4}'}
+    await commit(ledger, rwset(writes={**changed, "m00014": b"no JSON"}))
+    if when == "after":
+        await indexed(ledger, BY_SIZE)
+    for _ in range(2):
+        await ledger.revert("base")
+        with ledger.new_simulator(TxId("q")) as simulator:
+            found = taken(simulator.open_query("cc", size(4)))
+        assert sorted(found) == ["m00004", "m00014", "m00024"]
+        await commit(ledger, rwset(writes=changed))
+        with ledger.new_simulator(TxId("q")) as simulator:
+            found = taken(simulator.open_query("cc", size(4)))
+        assert sorted(found) == ["m00001", "m00014", "m00024", "new"]

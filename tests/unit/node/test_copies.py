@@ -70,6 +70,21 @@ async def test_a_copy_brings_the_state_back(world, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "home"]
 
 
+async def test_a_copy_has_the_indexes_of_rich_queries(world, tmp_path):
+    """SQLite calls functions of ours for them, also while it checks the file."""
+    await world.put(k=b'{"size": 1}')
+    name = "META-INF/statedb/couchdb/indexes/size.json"
+    index = b'{"index":{"fields":["size"]},"ddoc":"d","name":"size"}'
+    async with world.ledger() as ledger:
+        await ledger.put_indexes("cc", {name: index})
+        await commit(ledger, rwset(writes={"more": b'{"size": 2}'}))
+    dump(world.home, tmp_path / "copy")
+    load(world.home, tmp_path / "copy")
+    async with world.ledger() as ledger:
+        await commit(ledger, rwset(writes={"last": b'{"size": 3}'}))
+    assert len(await world.state()) == 3
+
+
 async def test_a_copy_is_taken_while_the_node_commits(world, tmp_path):
     async with world.ledger() as ledger:
         await commit(ledger, rwset(writes={"k": b"2"}))
