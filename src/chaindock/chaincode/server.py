@@ -8,6 +8,7 @@ Source: docs/fabric/shim-protocol.md#transport
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -36,6 +37,7 @@ _ALL: Final = ("0.0.0.0", "::")  # noqa: S104  # as a user may set it
 _HANDSHAKE_MS: Final = 20_000
 """Fabric gives 5 s; a machine that starts many chaincodes at once may need more."""
 _IDLE_MS: Final = 60_000
+_STOP_S: Final = 5.0
 """A connection without a stream is of no use to a chaincode."""
 MAX_STREAMS: Final = 32
 """Per connection; a shim needs one."""
@@ -75,7 +77,9 @@ class ChaincodeListener(CallbackListener):
     async def __aexit__(self, *_: object) -> None:
         servers, self._servers = list(self._servers.values()), {}
         self._registry.crowd.stop()
-        await asyncio.gather(*(server.grpc.stop(None) for server in servers))
+        with contextlib.suppress(TimeoutError):  # contracts may have flooded it
+            async with asyncio.timeout(_STOP_S):
+                await asyncio.gather(*(server.grpc.stop(None) for server in servers))
 
     @property
     def addresses(self) -> list[str]:

@@ -34,6 +34,7 @@ TAIL_LINES = 20
 CLOCK_SLACK_S = 2.0
 POLL_S = 0.02
 KILLED_S = 10.0
+_EXIT_S = 5.0
 
 
 @command(
@@ -149,6 +150,7 @@ async def _until_signal(config: Config, ready: Callable[[NodeStatus], None]) -> 
     """Serve until the node ends by itself, or SIGINT, SIGTERM or SIGHUP asks it to."""
     import asyncio
     import signal
+    import threading
 
     from chaindock.node.serve import serve
 
@@ -169,6 +171,10 @@ async def _until_signal(config: Config, ready: Callable[[NodeStatus], None]) -> 
     except asyncio.CancelledError:
         if not asked:
             raise
+    # Everything is closed. After a flood of frames gRPC keeps its threads for minutes.
+    end = threading.Timer(_EXIT_S, os._exit, (show.Exit.OK,))
+    end.daemon = True
+    end.start()
 
 
 # --- in a process of its own ---------------------------------------------------------

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 import ssl
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from yarl import URL
 
 import chaindock
 from chaindock import telemetry
+from chaindock.aio import Tasks
 from chaindock.errors import ChaindockError, ConfigInvalid, InvalidInput, NodeError
 from chaindock.operations.serving import (
     Listener,
@@ -56,6 +58,8 @@ _log = telemetry.get_logger("operations")
 HEALTH_S: Final = 30.0
 """As in Fabric; each check has a shorter limit of its own."""
 _BODY_BYTES: Final = 64 * 1024
+_UNREAD_BYTES: Final = 16 * 1024
+"""Of a connection. A client that sends many requests at once is answered once."""
 _CLOSE_S: Final = 1.0
 _NEED_CERTIFICATE: Final = frozenset({"/metrics", "/logspec"})
 
@@ -117,6 +121,8 @@ class OperationsServer:
         self._options, self._health = options, health
         self._stack = AsyncExitStack()
         self._scraping = asyncio.Lock()
+        self._tasks = Tasks("operations")
+        self._checking: asyncio.Task[list[Trouble]] | None = None
         self.url: str | None = None
 
     async def __aenter__(self) -> Self:
@@ -135,6 +141,7 @@ class OperationsServer:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+        await self._tasks.aclose()
 
     async def _listen(self, stack: AsyncExitStack, host: str, port: int) -> str:
         options, shown = self._options, show_address((host, port))
@@ -143,6 +150,8 @@ class OperationsServer:
             sockets = await bind(host, port)
             for sock in sockets:
                 stack.callback(sock.close)
+                # What a client has sent is parsed in one go; connections inherit it.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UNREAD_BYTES)
             await stack.enter_async_context(
                 Listener(self._application(), sockets, _CLOSE_S, context)
             )
@@ -196,9 +205,12 @@ class OperationsServer:
     async def _healthz(self, request: web.Request) -> web.Response:
         if request.method != "GET":
             return web.Response(status=405)
+        # One look serves all who wait for it: many at once must not hold up the loop.
+        if self._checking is None or self._checking.done():
+            self._checking = self._tasks.start(self._health.failed(), "health")
         try:
             async with asyncio.timeout(HEALTH_S):
-                troubles = await self._health.failed()
+                troubles = await asyncio.shield(self._checking)
         except TimeoutError:
             return web.Response(status=408)
         return _told(troubles, "failed_checks")

@@ -241,6 +241,12 @@ class _Connection:
             self.sock.close()
 
 
+def _source_of(peer: Any) -> str:
+    """Return the address of a client; "127" for all of a machine's own."""
+    address: str = peer[0] if peer else ""
+    return "127" if address.startswith("127.") else address
+
+
 class Listener:
     """Serves `app` on bound sockets while it is entered, and closes them then.
 
@@ -307,7 +313,7 @@ class Listener:
                 self._log.say("accept", _log.error, event, error=str(error))
                 await asyncio.sleep(RETRY_S if is_retryable(error) else 0)
                 continue
-            connection = _Connection(sock, peer[0] if peer else "")
+            connection = _Connection(sock, _source_of(peer))
             if self._has_room(connection.source):
                 self._open.append(connection)
                 task = self._tasks.start(self._connect(connection), "connect")

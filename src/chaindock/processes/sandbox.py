@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from chaindock.processes.child import Child, Program
 
-MOST_CONNECTIONS: Final = 16
+MOST_CONNECTIONS: Final = 4
 """Connections of one run to the node at a time; further ones wait."""
 _BLOCK_BYTES: Final = 1 << 16
 _PLACES: Final = "/usr/bin:/bin:/usr/local/bin"

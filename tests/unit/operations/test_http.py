@@ -351,3 +351,21 @@ async def test_certificates_that_cannot_be_used_are_named(files: Files, more, na
 async def test_a_key_of_another_certificate_is_refused(files: Files):
     with pytest.raises(ConfigInvalid, match=r"key\.pem"):
         await files.server(cert_file=files.folder / "ours.pem").__aenter__()
+
+
+async def test_one_look_at_the_parts_serves_all_who_ask_at_once():
+    """Many requests at a time must not each look at engine, ledger and contracts."""
+    health, parts = Health(), Parts()
+    looks = 0
+
+    async def slow() -> None:
+        nonlocal looks
+        looks += 1
+        await asyncio.sleep(1)
+
+    parts.found = {"docker": slow}
+    health.parts = cast(Any, parts)
+    async with server(health) as endpoint:
+        asked = (curl(f"{endpoint.url}/healthz") for _ in range(10))
+        assert {reply.status for reply in await asyncio.gather(*asked)} == {200}
+    assert looks < 10

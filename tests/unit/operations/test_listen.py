@@ -122,9 +122,9 @@ async def test_one_source_has_a_bounded_number_of_connections(
         for _ in range(50):
             await clients.send(HALF)
         await eventually(lambda: clients.closed == 42)
+        # All loopback addresses are one source: the oldest idle connection makes room.
         assert await clients.healthz("127.0.0.2") == 200
-        assert clients.closed == 43, "only the one that was answered"
-        assert await clients.healthz() == 200, "the oldest idle connection makes room"
+        await eventually(lambda: clients.closed == 44)
 
 
 async def test_all_sources_together_have_a_bounded_number(monkeypatch, health: Health):

@@ -204,7 +204,7 @@ class Compiler:
                 async for part in run:
                     if isinstance(part, bytes):
                         output.active()
-                        lines.feed(part)
+                        await lines.feed(part)
                     else:
                         code = part
         except EngineError as error:

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chaindock.container.attempt import LINE_BYTES
 from chaindock.controllers.docker.client import json_objects
-from chaindock.controllers.docker.streams import OutputLines, chunks_of
+from chaindock.controllers.docker.streams import SLICE_LINES, OutputLines, chunks_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -23,10 +25,30 @@ def frame(stream: int, data: bytes) -> bytes:
 def read(pieces: list[bytes]) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     lines = OutputLines(lambda line, stream: found.append((stream, line)))
-    for piece in pieces:
-        lines.feed(piece)
+
+    async def feed() -> None:
+        for piece in pieces:
+            await lines.feed(piece)
+
+    asyncio.run(feed())
     lines.end()
     return found
+
+
+@pytest.mark.parametrize("frames", [True, False])
+async def test_a_flood_of_lines_lets_others_have_their_turns(frames: bool):
+    """Nine bytes of the engine are a line: one read may hold thousands."""
+    found: list[str] = []
+    lines = OutputLines(lambda line, _: found.append(line))
+    count = SLICE_LINES * 5
+    data = frame(1, b"\n") * count if frames else frame(1, b"\n" * count)
+    reading = asyncio.ensure_future(lines.feed(data))
+    seen = set()
+    while not reading.done():
+        await asyncio.sleep(0)
+        seen.add(len(found))
+    assert len(found) == count
+    assert len(seen) >= 5
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:

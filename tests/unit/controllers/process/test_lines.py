@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from chaindock.container.attempt import LINE_BYTES
 from chaindock.processes.child import SLICE_LINES, Pump
+from support.eventually import eventually
 
 
 class Tap:
@@ -80,9 +81,8 @@ async def test_a_flood_is_taken_in_slices_and_reading_pauses_meanwhile():
     tap.pump.feed(b"a\n" * (SLICE_LINES * 3 + 1))
     assert len(tap.lines) == SLICE_LINES
     assert (tap.pauses, tap.resumes) == (1, 0)
-    for _ in range(4):
-        await asyncio.sleep(0)
-    assert len(tap.lines) == SLICE_LINES * 3 + 1
+    await eventually(lambda: len(tap.lines) == SLICE_LINES * 3 + 1)
+    await asyncio.sleep(0.1)
     assert (tap.pauses, tap.resumes) == (1, 1)
 
 
