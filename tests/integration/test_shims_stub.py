@@ -238,6 +238,37 @@ async def test_private_batches_and_many_private_keys(stub: Stub):
     assert await stub.ask("get", "b4") == "4"
 
 
+@every_language
+@pytest.mark.statement(75, by="go node")
+async def test_rich_queries(stub: Stub):
+    for number in range(205):
+        marble = json.dumps({"size": number % 2, "n": number})
+        await stub.commit("put", f"m{number:03}", marble)
+    odd = json.dumps({"selector": {"size": 1}})
+    expected = [f"m{number:03}" for number in range(1, 205, 2)]
+    assert json.loads(await stub.ask("query", odd)) == expected
+    found: list[str] = []
+    bookmark = ""
+    for count in (70, 32, 0):
+        page = json.loads(await stub.ask("queryp", odd, "70", bookmark))
+        assert page["count"] == len(page["keys"]) == count
+        found, bookmark = found + page["keys"], page["bookmark"]
+    assert found == expected
+    nothing = json.dumps({"selector": {"size": 9}})
+    assert json.loads(await stub.ask("queryp", nothing, "5", ""))["bookmark"] == "nil"
+    await stub.commit("pput", IMPLICIT, "p", '{"size":1}')
+    assert json.loads(await stub.ask("pquery", IMPLICIT, odd)) == ["p"]
+    sort = json.dumps({"selector": {"n": {"$lt": 3}}, "sort": [{"n": "desc"}]})
+    outcome, _ = await stub.endorse("query", sort)
+    assert outcome.response.message.endswith(
+        ": error handling CouchDB request. Error:no_usable_index,  Status Code:400,  "
+        "Reason:No index exists for this sort, try indexing by the sort fields."
+    )
+    index = {"META-INF/statedb/couchdb/indexes/n.json": b'{"index":{"fields":["n"]}}'}
+    await stub.node.ledger.put_indexes("a", index)
+    assert json.loads(await stub.ask("query", sort)) == ["m002", "m001", "m000"]
+
+
 def by_language(found: dict[str, Any]) -> Any:
     """Return what all languages have given; it has to be the same."""
     values = list(found.values())
