@@ -36,7 +36,7 @@ def ledger_rebuild(session: Session) -> None:
 
     The node must be stopped. Blocks stay as they are, and so does private data, which
     stands in no block, as far as it can be read. Needs free space of the size of the
-    ledger. Indexes of rich queries come back when their chaincode is deployed again.
+    ledger.
     """
     from chaindock.node.home import Home
     from chaindock.node.repair import rebuild

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +12,7 @@ from chaindock.errors import InvalidInput, LedgerClosed, LedgerError, ReadOnlyVi
 from chaindock.ids import TxId
 from chaindock.ledger.rwset import Record, marshal
 from support.ledgers.envelopes import namespaces, read, rwset
-from support.ledgers.ledger import commit, only_rwset, pairs, value
+from support.ledgers.ledger import commit, only_rwset, pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,48 +103,6 @@ def test_keys_are_sorted_by_their_utf8_bytes() -> None:
     found = only_rwset(marshalled({}, {"cc": dict.fromkeys(keys, b"1")}))
     listed = [write.key.encode() for write in found.writes]
     assert listed == sorted(key.encode() for key in keys)
-
-
-async def test_a_snapshot_stays_while_blocks_are_committed(ledger: Ledger) -> None:
-    await commit(ledger, rwset(writes={"a": b"1", "b": b"1"}))
-    before = ledger.new_simulator(T)
-    half = before.open_range("cc", "", "")
-    half.take(1)
-    await commit(ledger, rwset(writes={"a": b"2", "b": None, "c": b"2"}))
-    after = ledger.new_simulator(TxId("t2"))
-    await commit(ledger, rwset(writes={"a": b"3"}))
-
-    assert before.get_state("cc", "a") == b"1"
-    assert before.get_state("cc", "b") == b"1"
-    assert pairs(half) == [("b", b"1")]
-    assert len(before.open_history("cc", "a").take(9)) == 1
-    assert (after.get_state("cc", "a"), after.get_state("cc", "b")) == (b"2", None)
-    assert value(ledger, "a") == b"3"
-    before.done()
-    after.done()
-
-
-def open_files(ledger: Ledger) -> int:
-    files = Path("/proc/self/fd").iterdir()
-    names = [os.path.realpath(file) for file in files]
-    return names.count(str(ledger._path))
-
-
-async def test_simulations_of_any_height_cost_no_connection(ledger: Ledger) -> None:
-    held: list[list[Simulator]] = []
-    for number in range(5):
-        held.append([ledger.new_simulator(T) for _ in range(50)])
-        await commit(ledger, rwset(writes={"a": b"%d" % number}))
-        assert {s.get_state("cc", "a") for s in held[0]} == {None}
-    assert open_files(ledger) == 2  # one writes, one reads
-    for number, simulators in enumerate(held[1:]):
-        assert {s.get_state("cc", "a") for s in simulators} == {b"%d" % number}
-        assert {len(s.open_history("cc", "a").take(9)) for s in simulators} == {
-            number + 1
-        }
-        for simulator in simulators:
-            simulator.done()
-            simulator.done()
 
 
 async def test_after_done_nothing_works(ledger: Ledger) -> None:
