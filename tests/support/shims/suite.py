@@ -209,6 +209,7 @@ class RichShimSuite(ShimSuite):
         value = await world.value("transient", "t", transient={"t": b"secret"})
         assert value == b"secret"
 
-    async def test_what_is_not_supported_says_so(self, world: ShimWorld) -> None:
+    async def test_the_text_of_an_error_reply_arrives(self, world: ShimWorld) -> None:
         text = (await world.value("ask", "coll")).decode()
-        assert "private data (collection 'coll') is not yet supported" in text
+        assert text.startswith("GET_STATE failed: transaction ID: ")
+        assert text.endswith(": chaincode conformance has no collections")
