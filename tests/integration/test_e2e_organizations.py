@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.nodes.node import FIXTURES, PROCESS, started
+from support.nodes.pages import ROOT, run_page
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +19,11 @@ pytestmark = [
     pytest.mark.network,
     pytest.mark.timeout(600),
 ]
+
+
+def test_the_page_about_policies_of_keys_shows_what_happens(tmp_path: Path):
+    with started(PROCESS, tmp_path) as node:
+        run_page(node, ROOT / "docs" / "tasks" / "key-policies.md")
 
 
 def test_a_second_organisation_endorses_calls_and_survives_a_restart(tmp_path: Path):
