@@ -71,10 +71,14 @@ def preview(data: str, size: int) -> str:
     """Return one line for a value of `size` bytes, of which `data` is base64."""
     raw = base64.b64decode(data)
     cut = size > len(raw)
-    try:
-        # A character may have been cut.
-        text = escaped(raw.decode(errors="strict" if not cut else "ignore"))
-    except UnicodeDecodeError:
+    # The last character may have been cut.
+    for end in range(len(raw), max(0, len(raw) - 4 * cut) - 1, -1):
+        try:
+            text = escaped(raw[:end].decode())
+            break
+        except UnicodeDecodeError:
+            continue
+    else:
         text, cut = "0x" + raw[:_HEX].hex(), size > _HEX
     if len(text) > _PREVIEW:
         text, cut = text[:_PREVIEW], True

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from fabric_protos.common import common_pb2
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 from fabric_protos.msp import identities_pb2
@@ -268,5 +269,5 @@ def identity(creator: bytes) -> dict[str, str] | None:
         found = identities_pb2.SerializedIdentity.FromString(creator)
         subject = x509.load_pem_x509_certificate(found.id_bytes).subject
         return {"mspid": found.mspid, "subject": subject.rfc4514_string()}
-    except (DecodeError, ValueError):
+    except (DecodeError, ValueError, x509.InvalidVersion, UnsupportedAlgorithm):
         return None

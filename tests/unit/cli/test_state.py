@@ -5,7 +5,14 @@ import json
 
 import pytest
 
-from chaindock.cli.keys import composite, escaped, parts_of, shown
+from chaindock.cli.keys import (
+    PREVIEW_BYTES,
+    composite,
+    escaped,
+    parts_of,
+    preview,
+    shown,
+)
 from support.ledgers.envelopes import rwset, transaction
 
 READING = "\0reading\0P1\0007\0"
@@ -127,3 +134,21 @@ def test_only_composite_keys_are_taken_for_some(key):
 @pytest.mark.parametrize("parts", [["t"], ["t", "a", "b c"], ["t", ""]])
 def test_composite_keys_come_apart_again(parts):
     assert parts_of(composite(parts[0], parts[1:])) == parts
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (b"", ""),
+        (b"text", "text"),
+        (b"a\nb", r"a\nb"),
+        (b"x" * 61, "x" * 60 + "…"),
+        ("€".encode() * 100, "€" * 60 + "…"),
+        (b"\xff" + b"a" * 10, "0xff" + "61" * 10),
+        (b"a" * 100 + b"\xff" * 300, "0x" + "61" * 24 + "…"),
+    ],
+)
+def test_values_are_shown_in_one_line(value, told):
+    for most in (PREVIEW_BYTES, PREVIEW_BYTES - 1):
+        data = base64.b64encode(value[:most]).decode()
+        assert preview(data, len(value)) == told
