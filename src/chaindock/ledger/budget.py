@@ -13,6 +13,14 @@ ENTRY_BYTES: Final = 128
 """What a key, a record or a query costs besides its bytes: Python's objects for it."""
 
 
+def text_bytes(text: str) -> int:
+    """Return the most that Python holds for `text`.
+
+    Beyond ASCII: 4 bytes for each character, and its UTF-8 once it was encoded.
+    """
+    return len(text) if text.isascii() else 8 * len(text)
+
+
 class Budget:
     """A limit for bytes that are held.
 

@@ -14,7 +14,7 @@ from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KV, KeyModifica
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from chaindock.errors import InvalidInput, LedgerClosed
-from chaindock.ledger.budget import ENTRY_BYTES
+from chaindock.ledger.budget import ENTRY_BYTES, text_bytes
 from chaindock.ledger.encoding import field
 from chaindock.ledger.snapshots import ABOVE_ALL, after
 from chaindock.ledger.transaction import unpacked_id
@@ -112,8 +112,9 @@ class RangeResults(Results):
 
     def _count(self) -> None:
         """Count what the query keeps until the transaction ends."""
-        held = _RANGE_BYTES + len(self._stop) + 2 * len(self._next)
-        held += self._record.reads.held
+        record = self._record
+        held = _RANGE_BYTES + len(self._stop) + len(self._next) + record.reads.held
+        held += sum(map(text_bytes, (record.start, record.end, record.last or "")))
         self._simulator.hold(held - self._held)
         self._held = held
 

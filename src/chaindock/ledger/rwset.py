@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from hashlib import sha256
 from heapq import merge
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fabric_protos.ledger.rwset import rwset_pb2
@@ -142,11 +142,16 @@ class Record:
             size = _HASH_BYTES * (len(self.reads) + len(self.metadata))
             size += 2 * _HASH_BYTES * len(self.writes)
         else:
-            size = sum(map(len, self.reads)) + sum(map(len, self.metadata))
-            size += sum(len(key) + len(value) for key, value in self.writes.items())
+            size = sum(map(_encoded, chain(self.reads, self.metadata, self.writes)))
+            size += sum(map(len, self.writes.values()))
         for entries in self.metadata.values():
-            size += sum(len(name) + len(value) for name, value in entries.items())
+            size += sum(map(_encoded, entries)) + sum(map(len, entries.values()))
         return size
+
+
+def _encoded(text: str) -> int:
+    """Return the bytes of `text` in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def marshal(

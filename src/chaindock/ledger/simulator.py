@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerError, ReadOnlyViolation
-from chaindock.ledger.budget import ENTRY_BYTES, Budget
+from chaindock.ledger.budget import ENTRY_BYTES, Budget, text_bytes
 from chaindock.ledger.mango.results import QueryResults
 from chaindock.ledger.queries import (
     HistoryResults,
@@ -90,7 +90,7 @@ class Simulator:
         row = self.snapshot().get(ns, raw)
         reads = self._records[ns, ""].reads
         if key not in reads:
-            self.hold(len(raw) + ENTRY_BYTES)
+            self.hold(text_bytes(key) + ENTRY_BYTES)
         if row is None:
             reads[key] = None
             return None
@@ -101,7 +101,7 @@ class Simulator:
         """Return the committed metadata by name, records a read of the key (or key hash)."""
         raw = encode_key(key)
         row = self.snapshot().get_metadata(ns, collection, _stored(raw, collection))
-        self.saw((ns, collection), key, raw, row and row[1:])
+        self.saw((ns, collection), key, row and row[1:])
         if row is None or row[0] is None:
             return {}
         found = kv_rwset_pb2.KVMetadataWrite.FromString(row[0]).entries
@@ -124,23 +124,21 @@ class Simulator:
                 "private data matching public hash version is not available. Public "
                 f"hash version = {_shown(public)}, Private data version = {_shown(found)}"
             )
-        self.saw((ns, collection), key, raw, found)
+        self.saw((ns, collection), key, found)
         return value
 
     def get_private_hash(self, ns: str, collection: str, key: str) -> bytes | None:
         """Return the SHA-256 of the committed private value; records its read."""
         raw = encode_key(key)
         row = self.snapshot().get_hash(ns, collection, _stored(raw, collection))
-        self.saw((ns, collection), key, raw, row and row[1:])
+        self.saw((ns, collection), key, row and row[1:])
         return row and row[0]
 
-    def saw(
-        self, space: tuple[str, str], key: str, raw: bytes, version: Version | None
-    ) -> None:
+    def saw(self, space: tuple[str, str], key: str, version: Version | None) -> None:
         """Record the read of a key of a namespace or collection."""
         reads = self._records[space].reads
         if key not in reads:
-            self.hold(len(raw) + ENTRY_BYTES)
+            self.hold(text_bytes(key) + ENTRY_BYTES)
         reads[key] = version
 
     def put_state(self, ns: str, key: str, value: bytes) -> None:
@@ -158,11 +156,11 @@ class Simulator:
         self._records[ns, collection].purged.add(key)
 
     def _put(self, ns: str, collection: str, key: str, value: bytes) -> None:
-        raw = self._begin_write(key)
+        self._begin_write(key)
         writes = self._records[ns, collection].writes
         former = writes.get(key)
         if former is None:
-            self.hold(len(raw) + len(value) + ENTRY_BYTES)
+            self.hold(text_bytes(key) + len(value) + ENTRY_BYTES)
         else:
             self.hold(len(value) - len(former))
         writes[key] = value
@@ -174,20 +172,20 @@ class Simulator:
 
         At commit, metadata of a key that is then absent is ignored.
         """
-        raw = self._begin_write(key)
+        self._begin_write(key)
         metadata = self._records[ns, collection].metadata
         former = metadata.get(key)
         if former is None:
-            self.hold(len(raw) + ENTRY_BYTES + _size(entries))
+            self.hold(text_bytes(key) + ENTRY_BYTES + _size(entries))
         else:
             self.hold(_size(entries) - _size(former))
         metadata[key] = dict(entries)
 
-    def _begin_write(self, key: str) -> bytes:
+    def _begin_write(self, key: str) -> None:
         if self._queried or self._sealed or self._snapshot is None:
             self._refuse_write()
         self._written = True  # even if what follows fails, as in Fabric
-        return encode_key(key)
+        encode_key(key)
 
     def _refuse_write(self) -> None:
         self.snapshot()
@@ -280,7 +278,8 @@ class Simulator:
         Takes about 2 µs for each key: may be called from any thread.
 
         Args:
-            max_bytes: of all keys and written values; of private ones, of their hashes.
+            max_bytes: of all keys (in UTF-8) and written values; of private ones, of their
+                hashes.
 
         Raises:
             LedgerError: called a second time. InvalidInput: beyond `max_bytes`.
@@ -355,7 +354,7 @@ def _stored(raw: bytes, collection: str) -> bytes:
 
 
 def _size(entries: Mapping[str, bytes]) -> int:
-    return sum(len(name) + len(value) for name, value in entries.items())
+    return sum(text_bytes(name) + len(value) for name, value in entries.items())
 
 
 def _shown(version: Version | None) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaindock.errors import BudgetExceeded
+from chaindock.errors import BudgetExceeded, InvalidInput
 from chaindock.ids import TxId
 from chaindock.ledger import simulator as simulator_module
 from chaindock.ledger.budget import ENTRY_BYTES, Budget
@@ -28,11 +28,11 @@ async def test_what_is_read_and_written_counts_in_bytes_with_a_cost_per_entry(
         budget = simulator.budget
         simulator.get_state("cc", "\U0001f600")
         simulator.get_state("cc", "\U0001f600")  # one entry, however often
-        assert budget.held == 4 + ENTRY_BYTES
+        assert budget.held == 8 + ENTRY_BYTES  # Python's own copy, and the UTF-8
         simulator.put_state("cc", "k", b"12345")
         simulator.put_state("cc", "k", b"123")
         simulator.put_state("cc", "k", b"1234")
-        assert budget.held == 4 + 1 + 4 + 2 * ENTRY_BYTES
+        assert budget.held == 8 + 1 + 4 + 2 * ENTRY_BYTES
         before = budget.held
         simulator.open_range("cc", "a" * 1000, "b" * 1000)
         assert budget.held >= before + 2000 + ENTRY_BYTES
@@ -44,6 +44,31 @@ async def test_what_is_read_and_written_counts_in_bytes_with_a_cost_per_entry(
         simulator.budget.give_back()
         assert simulator.held > budget.held
     assert simulator.budget.held == 0
+
+
+@pytest.mark.parametrize("text", ["a" * 999 + "\U0001f600", "\u20ac" * 1000])
+async def test_text_beyond_ascii_counts_as_python_holds_it(
+    ledger: Ledger, text: str
+) -> None:
+    with ledger.new_simulator(T) as simulator:
+        for act in (
+            lambda: simulator.get_state("cc", text),
+            lambda: simulator.put_state("cc", text, b"1"),
+            lambda: simulator.put_metadata("cc", "k", {text: b"1"}),
+            lambda: simulator.put_private("cc", "col", text, b"1"),
+            lambda: simulator.open_range("cc", text, ""),
+        ):
+            before = simulator.held
+            act()
+            assert simulator.held - before >= 4 * len(text)
+
+
+async def test_the_limit_of_a_transaction_counts_bytes_of_utf_8(ledger: Ledger) -> None:
+    with ledger.new_simulator(T) as simulator:
+        simulator.get_state("cc", "\U0001f600" * 10)
+        simulator.put_state("cc", "\u20ac" * 10, b"12345")
+        with pytest.raises(InvalidInput, match="75 bytes and exceeds"):
+            simulator.results(74)
 
 
 async def test_metadata_and_private_data_count_too(ledger: Ledger) -> None:

@@ -94,7 +94,7 @@ class QueryResults(Results):
             raw, value, block, position = row
             key = raw.decode()
             if not collection:
-                self._simulator.saw((ns, ""), key, raw, (block, position))
+                self._simulator.saw((ns, ""), key, (block, position))
             if value is None:
                 value = self._view.value(raw)  # no JSON object
             data = value.encode() if isinstance(value, str) else value
