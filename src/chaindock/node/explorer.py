@@ -91,9 +91,13 @@ class Explorer:
             defined = (_DEFINED, stop), COUNTED, PAGE_BYTES
             rows, _ = view.scan(NAMESPACE, "", *defined)
             names = [row.key.removeprefix(_DEFINED).decode() for row in rows]
-            spaces = sorted([*((name, "") for name in names), *view.collections()])
+            public = [(name, "") for name in (*names, NAMESPACE)]
+            spaces = sorted(
+                [*public, *view.collections()],
+                key=lambda one: (one[0] == NAMESPACE, one),
+            )
             found = []
-            for name, collection in [*spaces, (NAMESPACE, "")]:
+            for name, collection in spaces:
                 keys = view.count(name, collection, COUNTED + 1)
                 told: dict[str, Any] = {"name": name, "collection": collection}
                 told |= {"keys": min(keys, COUNTED), "more": keys > COUNTED}
