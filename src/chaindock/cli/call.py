@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 _NUMBER = re.compile(r"-(\d|\.\d|$)")
 _ERROR_STATUS = 400
+_POLICY_FAILURE = 10
+_POLICY_HINTS = {
+    True: "leave out --endorsers: the node then asks the organisations that the policies "
+    "need",
+    False: "the organisations whose keys this node has do not satisfy the policies of "
+    "what was written: see chaindock org ls, and the policies with chaindock ps",
+}
+"""Next step after a policy failed, by whether the user named endorsers."""
 _SHOWN_VALUES = 3
 
 
@@ -185,6 +193,8 @@ def _call(
             why = f"{answer['code_name']} ({answer['code']}); nothing was written"
             show.note("error", f"{tx} {where} is not valid: {why}", "red")
             _show_conflict(answer["conflict"])
+            if answer["code"] == _POLICY_FAILURE:
+                show.note("hint", _POLICY_HINTS[bool(call.endorsers)], "cyan")
     return status
 
 

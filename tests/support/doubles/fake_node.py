@@ -56,7 +56,7 @@ class FakeNode:
 
     Names: `broken` fails to compile, `exits` exits early, `slow` waits to be cancelled,
     `defect` raises something unplanned.
-    Functions: put K V, get K, echo ARGS, refuse (swallows a refusal), register ID, conflict (code 11), crash, wait, caller.
+    Functions: put K V, get K, echo ARGS, refuse (swallows a refusal), register ID, conflict (code 11), forbidden (code 10), crash, wait, caller.
     """
 
     def __init__(self, home: Path) -> None:
@@ -230,7 +230,7 @@ class FakeNode:
         if answer.status >= 400:
             return answer
         self.blocks.append(_block(len(self.blocks)))
-        code = 11 if call.args[0] == b"conflict" else 0
+        code = {b"conflict": 11, b"forbidden": 10}.get(call.args[0], 0)
         return replace(answer, block=len(self.blocks) - 1, code=code)
 
     async def query(self, call: Call) -> Answer:
@@ -259,7 +259,7 @@ class FakeNode:
                 if value is None:
                     return answered(500, f"there is no {args[0].decode()}")
                 return answered(payload=value)
-            case b"echo" | b"refuse" | b"conflict":
+            case b"echo" | b"refuse" | b"conflict" | b"forbidden":
                 said = ("rich queries are not yet supported",)
                 refusals = said if function == b"refuse" else ()
                 return answered(payload=b"|".join(args), refusals=refusals)

@@ -42,3 +42,14 @@ def test_a_call_names_organisations(run, basic):
 
 def test_a_query_is_endorsed_by_nobody(run):
     assert run("query", "basic", "echo", "x", "--endorsers", "A").exit_code == 2
+
+
+def test_a_policy_that_failed_is_followed_by_what_to_do(run, basic):
+    result = run("invoke", "basic", "forbidden", "x")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "ENDORSEMENT_POLICY_FAILURE (10); nothing was written" in result.stderr
+    assert "hint: the organisations whose keys this node has do not" in result.stderr
+    result = run("invoke", "basic", "forbidden", "x", "--endorsers", "Org1MSP")
+    assert "hint: leave out --endorsers" in result.stderr
+    assert len(basic.calls) == 2
