@@ -21,9 +21,10 @@ pytestmark = [
 ]
 
 
-def test_the_page_about_policies_of_keys_shows_what_happens(tmp_path: Path):
+@pytest.mark.parametrize("page", ["organizations", "key-policies"])
+def test_the_page_shows_what_happens(tmp_path: Path, page: str):
     with started(PROCESS, tmp_path) as node:
-        run_page(node, ROOT / "docs" / "tasks" / "key-policies.md")
+        run_page(node, ROOT / "docs" / "tasks" / f"{page}.md")
 
 
 def test_a_second_organisation_endorses_calls_and_survives_a_restart(tmp_path: Path):
