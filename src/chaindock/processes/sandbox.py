@@ -140,11 +140,13 @@ def in_sandbox(
     looked_up = [str(w) for one in etc for w in ("--ro-bind-try", one, one)]
     mounts = [str(w) for one in places for w in ("--ro-bind-try", one, one)]
     inner = _find_bwrap()[0]
-    # An older bubblewrap has no --size; then LimitWatch alone keeps the size.
-    sized = tmp_bytes > 0 and "--disable-userns" in inner
+    # An older bubblewrap has neither option; then LimitWatch alone keeps the size.
+    newer = "--disable-userns" in inner
+    mode = ("--perms", "0700") if newer else ()
     size = max(tmp_bytes // PAGESIZE, 1) * PAGESIZE
-    outer = [*mounts, *(("--size", str(size)) if sized else ())]
-    outer += ["--tmpfs", str(private), "--dir", temp, "--dir", str(private / "home")]
+    sized = (*mode, "--size", str(size)) if newer and tmp_bytes else mode
+    outer = [*mounts, *sized, "--tmpfs", str(private)]
+    outer += [*mode, "--dir", temp, *mode, "--dir", str(private / "home")]
     outer += ["--ro-bind-try", str(private / "tls"), str(private / "tls")]
     mounts += [str(word) for one in own for word in ("--bind", private, one)]
     words = [

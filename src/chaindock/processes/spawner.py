@@ -23,7 +23,6 @@ import time
 import uuid
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -31,10 +30,12 @@ import psutil
 from chaindock.errors import StartFailed, is_retryable
 from chaindock.processes.child import open_gate
 from chaindock.processes.folders import remove_tree
-from chaindock.processes.table import NODE_MARKER, RUN_MARKER, end, find
+from chaindock.processes.table import NODE_MARKER, RUN_MARKER, end, find, share_less
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from chaindock.aio import Tasks
     from chaindock.container.attempt import Attempt
     from chaindock.ids import Ccid
@@ -231,5 +232,4 @@ def _give_way(pid: int) -> None:
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, BUILD_NICE)
     # Where Linux shares processors out among sessions, that counts within one alone.
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{pid}/autogroup").write_text(f"{BUILD_NICE}")
+    share_less(pid, BUILD_NICE)

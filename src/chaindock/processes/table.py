@@ -41,6 +41,9 @@ _FILES_EVERY = 8
 _MOST_FILES = 100_000
 """Files in the private directory of a run; a run that has more is killed."""
 _ENVIRONMENT_BYTES = 128 * 1024
+MOST_THREADS = 4096
+"""Threads of one run in a sandbox; a run that has more is killed."""
+_LEAST_NICE = 19
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 _log = get_logger("process")
 
@@ -219,30 +222,36 @@ class LimitWatch:
                 return
             runs, turn = dict(self._runs), turn + 1
             try:
-                found = await asyncio.to_thread(usage_of, [c.pid for c in runs])
+                found = await asyncio.to_thread(_look, [c.pid for c in runs])
             except OSError as error:  # no descriptor is free
                 self._lines.say(None, _log.warning, "limits not read", why=str(error))
                 continue
             for child, bounds in runs.items():
-                most, tmp = bounds.memory_bytes, bounds.tmp_bytes
-                used, relay = found[child.pid], child.program.relay
-                size, files = relay.kept() if relay else (0, 0)
-                memory = used.memory_bytes + size
-                if 0 < most < memory:
-                    reason = f"it exceeded its limit of {most} bytes of memory"
-                    self._end(child, reason, memory, oom=True)
-                if 0 < bounds.processes < used.processes:
-                    reason = f"it exceeded its limit of {bounds.processes} processes"
-                    self._end(child, reason, used.processes)
-                if not tmp or not child.running:
-                    continue
-                if not relay and not turn % _FILES_EVERY:
-                    size = await asyncio.to_thread(size_of, bounds.folder, tmp)
-                if size > tmp or files > _MOST_FILES:
-                    reason = (
-                        f"its directory exceeded {tmp} bytes or {_MOST_FILES} files"
-                    )
-                    self._end(child, reason, size)
+                walk = not turn % _FILES_EVERY
+                await self._check(child, bounds, found[child.pid], walk=walk)
+
+    async def _check(
+        self, child: Child, bounds: Bounds, used: Usage, *, walk: bool
+    ) -> None:
+        most, tmp, relay = bounds.memory_bytes, bounds.tmp_bytes, child.program.relay
+        size, files = relay.kept() if relay else (0, 0)
+        memory = used.memory_bytes + size
+        if 0 < most < memory:
+            reason = f"it exceeded its limit of {most} bytes of memory"
+            self._end(child, reason, memory, oom=True)
+        if 0 < bounds.processes < used.processes:
+            reason = f"it exceeded its limit of {bounds.processes} processes"
+            self._end(child, reason, used.processes)
+        if bounds.processes and used.threads > MOST_THREADS:
+            reason = f"it exceeded its limit of {MOST_THREADS} threads"
+            self._end(child, reason, used.threads)
+        if not tmp or not child.running:
+            return
+        if walk and not relay:
+            size = await asyncio.to_thread(size_of, bounds.folder, tmp)
+        if size > tmp or files > _MOST_FILES:
+            reason = f"its directory exceeded {tmp} bytes or {_MOST_FILES} files"
+            self._end(child, reason, size)
 
     @staticmethod
     def _end(child: Child, reason: str, used: int, *, oom: bool = False) -> None:
@@ -252,10 +261,16 @@ class LimitWatch:
 
 
 class Usage(NamedTuple):
-    """What the processes of a session use; memory that they share counts once."""
+    """What the processes of a session use, and one process of each session they made.
 
-    memory_bytes: int
-    processes: int
+    Files that they share count once. Other memory that they share counts for each: that
+    several of them map does not say that they map the same.
+    """
+
+    memory_bytes: int = 0
+    processes: int = 0
+    threads: int = 0
+    apart: Sequence[int] = ()
 
 
 def usage_of(sessions: Iterable[int]) -> dict[int, Usage]:
@@ -263,26 +278,62 @@ def usage_of(sessions: Iterable[int]) -> dict[int, Usage]:
 
     Reads the process table: milliseconds; call it in a thread.
     """
-    used = dict.fromkeys(sessions, Usage(0, 0))
+    used = dict.fromkeys(sessions, Usage())
     children: dict[int, list[int]] = {}
+    session_of: dict[int, int] = {}
     for pid in psutil.pids():
         with contextlib.suppress(*_GONE):
-            parent = os.getsid(pid)
+            parent = session_of[pid] = os.getsid(pid)
             if parent not in used:
                 status = Path(f"/proc/{pid}/stat").read_bytes()
                 parent = int(status.rpartition(b")")[2].split()[1])
             children.setdefault(parent, []).append(pid)
     for leader in used:
-        found, sizes = children.pop(leader, []), []
+        found, sizes, threads = children.pop(leader, []), [], 0
         for pid in found:
             found += children.pop(pid, [])  # pop: a reused pid makes no circle
             with contextlib.suppress(psutil.Error):
                 one = psutil.Process(pid).memory_info()
-                sizes.append((one.rss, getattr(one, "shared", 0)))
-        memory = sum(rss - shared for rss, shared in sizes)
-        memory += max((shared for _, shared in sizes), default=0)
-        used[leader] = Usage(memory, len(sizes))
+                shmem, more = _status_of(pid)
+                files = max(0, getattr(one, "shared", 0) - shmem)
+                sizes.append((one.rss - files, files))
+                threads += more
+        memory = sum(own for own, _ in sizes)
+        memory += max((files for _, files in sizes), default=0)
+        apart = {session_of[pid]: pid for pid in found if session_of[pid] != leader}
+        used[leader] = Usage(memory, len(sizes), threads, tuple(apart.values()))
     return used
+
+
+def _status_of(pid: int) -> tuple[int, int]:
+    """Return the resident bytes of shared memory of a process, and its threads."""
+    with contextlib.suppress(*_GONE):
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+        facts = dict(line.split(":", 1) for line in lines if ":" in line)
+        shmem = facts.get("RssShmem", "0").split()[0]
+        return int(shmem) * 1024, int(facts.get("Threads", "1"))
+    return 0, 1
+
+
+def _look(sessions: Sequence[int]) -> dict[int, Usage]:
+    """Return the usage of each session; those they made get what others leave.
+
+    Linux shares processors out among sessions: with many, a run has many shares.
+    """
+    found = usage_of(sessions)
+    for usage in found.values():
+        for pid in usage.apart:
+            share_less(pid, _LEAST_NICE)
+    return found
+
+
+def share_less(pid: int, nice: int) -> None:
+    """Give the session of a process less of processors than others, where Linux can."""
+    path = Path(f"/proc/{pid}/autogroup")
+    with contextlib.suppress(OSError):
+        # Of a user that is not root, Linux takes ten such writes a second.
+        if not path.read_text().endswith(f" nice {nice}\n"):
+            path.write_text(f"{nice}")
 
 
 def size_of(folder: Path, enough: int) -> int:

@@ -248,3 +248,66 @@ async def test_an_older_bubblewrap_bounds_its_directory_by_watching(
         instance, attempt = await started(backend, text, limit)
         assert "exceeded 4194304 bytes" in (await instance.wait()).reason
         assert attempt.lines == [("stdout", "0")]
+
+
+MAP = """\
+import mmap, time
+area = mmap.mmap(-1, 40 << 20)
+for at in range(0, 40 << 20, 4096):
+    area[at] = 1
+time.sleep(60)
+"""
+
+
+async def test_shared_memory_of_its_own_counts_for_each_process(
+    backend: ProcessBackend,
+):
+    """Finding 10 of issue 10: processes that map it apart do not share it."""
+    python = os.path.realpath(sys.executable)
+    one = f"{python} -I - <<'END' &\n{MAP}END\n"
+    async with backend.within():
+        limit = RunSettings(memory_bytes=96 << 20)
+        instance, _ = await started(backend, f"{one * 3}wait", limit)
+        assert (await instance.wait()).oom
+
+
+THREADS = """\
+import threading
+threading.stack_size(32768)
+for _ in range(60):
+    threading.Thread(target=threading.Event().wait, args=(60,)).start()
+"""
+
+
+async def test_too_many_threads_end_it(
+    backend: ProcessBackend, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(table, "MOST_THREADS", 50)
+    python = os.path.realpath(sys.executable)
+    async with backend.within():
+        text = f"exec {python} -I - <<'END'\n{THREADS}END"
+        instance, _ = await started(backend, text)
+        assert "50 threads" in (await instance.wait()).reason
+
+
+async def test_sessions_that_it_makes_get_what_others_leave_of_processors(
+    backend: ProcessBackend,
+):
+    """Finding 8 of issue 10: Linux gives each session an equal share."""
+    if not Path("/proc/self/autogroup").exists():
+        pytest.skip("this system does not share processors out among sessions")
+    async with backend.within():
+        text = "setsid sleep 63 &\nexec sleep 60"
+        instance, _ = await started(backend, text)
+        leader = psutil.Process(int(instance.describe()["pid"]))
+
+        def share(of: int) -> str:
+            return Path(f"/proc/{of}/autogroup").read_text().split("nice ")[1].strip()
+
+        def others() -> list[str]:
+            found = [one.pid for one in leader.children(recursive=True)]
+            return [share(one) for one in found if os.getsid(one) != leader.pid]
+
+        await eventually(lambda: others() == ["19"])
+        assert share(leader.pid) == "0"
+        await instance.stop(0)
