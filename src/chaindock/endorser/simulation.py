@@ -162,8 +162,8 @@ class Simulation:
     ) -> ChaincodeMessage:
         """Call `name` for `caller`; return the message that answers.
 
-        The proposal's creator has shown to fulfil Writers, which is what a call between
-        chaincodes asks for, too.
+        A call between chaincodes asks for the policy Writers, which the creator of the
+        proposal has satisfied when the proposal was admitted.
 
         Raises: NotFound: no such channel. ExecuteFailed: anything else.
         """
