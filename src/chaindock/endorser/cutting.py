@@ -95,7 +95,7 @@ class OrdererOptions:
         "that came while the previous one was committed.",
     )
     max_waiting: int = _MOST
-    max_waiting_bytes: int = 64 * MIB
+    max_waiting_bytes: int = 24 * MIB
 
     @property
     def most(self) -> int:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 _log = get_logger("orderer")
 _CONFIGS: Final = frozenset({"CONFIG", "CONFIG_UPDATE"})
 _WRITERS: Final = "/Channel/Writers"
+_CLOSED: Final = "the orderer is shutting down; nothing was submitted"
 _FRAME_BYTES: Final = 16
 """Most that an envelope takes beside payload and signature."""
 
@@ -106,8 +107,13 @@ class Orderer:
         msps = self._configuration.msps
         reverts = self._ledger.reverts
         check = partial(parse_and_check, envelope, self._ledger.channel, msps)
-        tx, creator = await off_loop(len(envelope), check)
-        self._admit(tx, creator)
+        await self._reserve(len(envelope))
+        try:
+            tx, creator = await off_loop(len(envelope), check)
+            self._admit(tx, creator)
+        except BaseException:
+            self._release(len(envelope))
+            raise
         return await self._order(tx, reverts)
 
     async def configure(self, envelope: bytes) -> TxLocation:
@@ -125,18 +131,18 @@ class Orderer:
                 f"this is no next configuration of channel {self._ledger.channel!r}: "
                 f"{tx.kind}, sequence {found}, expected CONFIG, sequence {expected}"
             )
+        await self._reserve(len(envelope))
         return await self._order(tx, reverts)
 
     async def _order(self, tx: ParsedTransaction, reverts: int) -> TxLocation:
-        """Queue a transaction and wait until it is committed.
+        """Queue a transaction that has its place, and wait until it is committed.
 
         `reverts`: of the ledger when the transaction came.
         """
-        while not self._closing and self._full(len(tx.envelope)):
-            self._room.clear()
-            await self._room.wait()
+        if self._closing or self._ledger.reverts != reverts:
+            self._release(len(tx.envelope))
         if self._closing:
-            raise LedgerClosed("the orderer is shutting down; nothing was submitted")
+            raise LedgerClosed(_CLOSED)
         if self._ledger.reverts != reverts:
             raise reverted(tx.tx_id)
         loop = asyncio.get_running_loop()
@@ -145,9 +151,28 @@ class Orderer:
         # The configuration has a block of its own.
         late = tx.name == NAMESPACE and self._options.mode != AUTO
         (self._urgent if late or tx.is_config else self._queue).append(waiting)
-        self._bytes += len(tx.envelope)
         self._arrived.set()
         return await waiting.done
+
+    async def _reserve(self, size: int) -> None:
+        """Wait until an envelope of `size` bytes has a place, before it is parsed.
+
+        Parsed it takes up to four times as much. Raises: LedgerClosed.
+        """
+        options = self._options
+        while not self._closing and (
+            len(self._queue) >= options.max_waiting
+            or (self._bytes and self._bytes + size > options.max_waiting_bytes)
+        ):
+            self._room.clear()
+            await self._room.wait()
+        if self._closing:
+            raise LedgerClosed(_CLOSED)
+        self._bytes += size
+
+    def _release(self, *sizes: int) -> None:
+        self._bytes -= sum(sizes)
+        self._room.set()
 
     @property
     def mode(self) -> tuple[str, float]:
@@ -176,8 +201,8 @@ class Orderer:
         waiting = [*self._urgent, *self._queue]
         self._urgent.clear()
         self._queue.clear()
-        self._bytes = self._to_cut = 0
-        self._room.set()
+        self._to_cut = 0
+        self._release(*(len(one.tx.envelope) for one in waiting))
         for one in waiting:
             _fail(one, reverted(one.tx.tx_id))
         return await self._ledger.revert(name)
@@ -200,12 +225,6 @@ class Orderer:
             reason = self._configuration.policies.reason(_WRITERS, signers)
             if reason is not None:
                 raise Denied(f"{reason}: permission denied")
-
-    def _full(self, size: int) -> bool:
-        options = self._options
-        return len(self._queue) >= options.max_waiting or (
-            bool(self._queue) and self._bytes + size > options.max_waiting_bytes
-        )
 
     # ---- the worker
 
@@ -262,14 +281,15 @@ class Orderer:
         else:
             batch = [self._queue.popleft() for _ in range(self._next()[0])]
             self._to_cut = max(0, self._to_cut - len(batch))
-        self._bytes -= sum(len(waiting.tx.envelope) for waiting in batch)
-        self._room.set()
         return batch
 
     async def _commit(self, batch: list[_Waiting]) -> None:
         try:
             txs = [waiting.tx for waiting in batch]
-            block = await self._ledger.commit(txs)
+            try:
+                block = await self._ledger.commit(txs)
+            finally:
+                self._release(*(len(tx.envelope) for tx in txs))
         except BaseException as error:
             failure = _failure(error)
             for waiting in batch:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from functools import partial
 from hashlib import sha256
 from itertools import chain
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 
@@ -47,6 +47,8 @@ _NO_WRITES = "unsuppored transaction. Transaction has already performed {}. Writ
 _READ_ONLY = "unsuppored transaction. {} supported only in a read-only transaction"
 _A_PAGE = "a paginated query"
 _PRIVATE_QUERIES = "queries on pvt data"
+MOST_KEY_BYTES: Final = 8192
+"""Of a key that is written. Each look-up of a key near a longer one would read that whole."""
 MAX_HELD_BYTES = 32 * 1024 * 1024
 """What reads and writes may take in memory outside of a call, which has its own budget."""
 
@@ -185,7 +187,12 @@ class Simulator:
         if self._queried or self._sealed or self._snapshot is None:
             self._refuse_write()
         self._written = True  # even if what follows fails, as in Fabric
-        encode_key(key)
+        size = len(encode_key(key))
+        if size > MOST_KEY_BYTES:
+            raise InvalidInput(
+                f"a key of {size} bytes cannot be written: the limit is "
+                f"{MOST_KEY_BYTES} bytes"
+            )
 
     def _refuse_write(self) -> None:
         self.snapshot()

@@ -339,3 +339,25 @@ async def test_submitters_wait_when_too_many_wait(defined):
         assert [c.code for c in commits] == [0] * 8
         blocks = [c.block for c in commits]
         assert blocks == sorted(blocks)
+
+
+async def test_what_is_parsed_has_a_place_in_the_queue(defined):
+    """Many small writes take several times the memory of their envelope."""
+    disk = Stubborn(defined.ledger)
+    disk.full = False
+    disk.gate.clear()
+    envelopes = await transactions(defined, 8)
+    most = 3 * max(map(len, envelopes))
+    options = OrdererOptions(max_message_count=1, max_waiting_bytes=most)
+    async with Orderer(disk, defined.endorser.configuration, options) as orderer:
+        tasks = [asyncio.ensure_future(orderer.submit(one)) for one in envelopes]
+        for _ in range(50):
+            await asyncio.sleep(0)
+            assert orderer._bytes <= most
+        assert len(orderer._queue) <= 2, "one is being committed"
+        disk.gate.set()
+        assert [one.code for one in await asyncio.gather(*tasks)] == [0] * 8
+        assert orderer._bytes == 0
+        with pytest.raises(InvalidInput):
+            await orderer.submit(envelopes[0][:-4])
+        assert orderer._bytes == 0

@@ -114,7 +114,7 @@ async def test_beyond_the_limit_nothing_more_is_kept(
         with pytest.raises(BudgetExceeded, match="transaction t1"):
             use_many()
         with pytest.raises(BudgetExceeded):
-            use("k" * 100_000)
+            use("k" * 8000)
         assert simulator.budget.held <= 100_000
         assert len(simulator.results()) < 100_000
 
@@ -171,3 +171,19 @@ async def test_many_keys_are_put_in_order_by_slices(ledger: Ledger) -> None:
         found = only_rwset(simulator.results())
     assert [write.key for write in found.writes] == sorted(keys)
     assert list(in_order(iter(keys))) == sorted(keys)
+
+
+async def test_a_key_that_would_slow_all_look_ups_near_it_is_not_written(
+    ledger: Ledger,
+) -> None:
+    """The database reads a long key whole, whatever key it compares with it."""
+    with ledger.new_simulator(T) as simulator:
+        simulator.put_state("cc", "k" * 8192, b"v")
+        long = "é" + "k" * 8191
+        refused = pytest.raises(InvalidInput, match="a key of 8193 bytes cannot be wri")
+        with refused:
+            simulator.put_state("cc", long, b"v")
+        with refused:
+            simulator.put_private("cc", "col", long, b"v")
+        with refused:
+            simulator.put_metadata("cc", long, {})
