@@ -11,6 +11,7 @@ import pytest
 from chaindock.errors import LedgerCorrupt, LedgerError
 from chaindock.ids import ChannelId, TxId
 from chaindock.ledger.rebuild import rebuild_file
+from chaindock.operations.health import Parts
 from support.eventually import eventually
 from support.ledgers.envelopes import CHANNEL, rwset, transaction
 from support.ledgers.ledger import (
@@ -205,3 +206,17 @@ async def test_after_a_revert_other_blocks_are_no_damage(tmp_path: Path) -> None
         assert ledger._committer._verified is not None
         await eventually(lambda: ledger._committer._verified.number == 5)  # type: ignore[union-attr]
         assert ledger.damage is None
+
+
+async def test_health_tells_that_a_block_is_damaged(tmp_path: Path) -> None:
+    async with ledger_at(tmp_path) as ledger:
+        await fill(ledger)
+    change(tmp_path, "UPDATE blocks SET block=x'0aff' WHERE number=2")
+    change(tmp_path, "DELETE FROM meta WHERE name='verified'")
+    async with ledger_at(tmp_path) as ledger:
+        none: Any = None
+        parts = Parts(ledger, none, none, none, tuple)
+        await eventually(lambda: ledger.damage is not None)
+        for _ in range(2):
+            with pytest.raises(LedgerCorrupt, match="block 2 cannot be decoded"):
+                await parts._check_ledger()
