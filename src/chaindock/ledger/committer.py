@@ -160,6 +160,7 @@ class Committer:
     @contextmanager
     def _block(self, db: sqlite3.Connection) -> Iterator[Versions]:
         """Run the body in one transaction of the database."""
+        self._versions.begin()
         try:
             with immediate(db):
                 yield self._versions

@@ -49,6 +49,7 @@ _CURRENT = (
 )
 _MOST_KEYS = 128
 """Keys that are looked up at once; a power of 2."""
+_INDEXED = "SELECT ns FROM indexed"
 _VALUE = "SELECT value FROM versions WHERE id=?"
 _VALUE_BEFORE = (
     "SELECT value FROM versions WHERE ns=? AND key=? AND block<? "
@@ -72,6 +73,12 @@ class Versions:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self._ids: dict[tuple[str, str], int] = {}
+        self._indexed: set[int] | None = None
+        """Namespaces with documents for rich queries; None = not read yet."""
+
+    def begin(self) -> None:
+        """Begin a transaction of the database: others may have made indexes."""
+        self._indexed = None
 
     def forget(self) -> None:
         """Forget the numbers of namespaces: the transaction that gave them failed."""
@@ -174,8 +181,11 @@ class Versions:
         if superseded:
             self._db.executemany(_SUPERSEDE, superseded)
         self._db.executemany(_INSERT, rows)
-        documents = ((row[1], at[1], row[-1]) for row in rows)
-        store_documents(self._db, ns, at[0], documents)
+        if self._indexed is None:
+            self._indexed = {row[0] for row in self._db.execute(_INDEXED)}
+        if ns in self._indexed:
+            documents = ((row[1], at[1], row[-1]) for row in rows)
+            store_documents(self._db, ns, at[0], documents)
 
     def write_private(
         self,
