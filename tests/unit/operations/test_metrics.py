@@ -173,7 +173,7 @@ async def test_requests_are_counted_by_type_channel_and_outcome(world: World):
         own = {"txid": message.txid, "channel": message.channel_id}
         await peer.send(Kind.GET_STATE, b"\x0a\x01k", **own)
         await peer.next()
-        await peer.send(Kind.GET_QUERY_RESULT, b"\x0a\x01q", **own)
+        await peer.send(Kind.PURGE_PRIVATE_DATA, b"\x0a\x01q", **own)
         await peer.next()
         await peer.send(Kind.GET_STATE, b"\x0a\x01k", txid="0" * 64, channel="made-up")
         await peer.next()
@@ -192,7 +192,8 @@ async def test_requests_are_counted_by_type_channel_and_outcome(world: World):
     assert found.value(received, type="GET_STATE", **labels) == 1
     assert found.value(completed, type="GET_STATE", success="true", **labels) == 1
     assert (
-        found.value(completed, type="GET_QUERY_RESULT", success="false", **labels) == 1
+        found.value(completed, type="PURGE_PRIVATE_DATA", success="false", **labels)
+        == 1
     )
     # A channel that the chaincode made up does not become a label.
     assert found.value(completed, type="GET_STATE", success="false", channel="") == 1
