@@ -16,13 +16,14 @@ from google.protobuf.message import DecodeError
 from chaindock.aio import off_loop
 from chaindock.chaincode import requests
 from chaindock.chaincode.invocation import Kind
-from chaindock.chaincode.wire import head_of, parsed
+from chaindock.chaincode.wire import LARGE, head_of, parsed
 from chaindock.errors import (
     BudgetExceeded,
     InvalidInput,
     NotFound,
     TooManyRequests,
 )
+from chaindock.ledger.budget import Held
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,21 +83,25 @@ class Answers:
         final = message.type in {Kind.COMPLETED, Kind.ERROR}
         if call is None or call.over or not (final or request):
             return message, None
+        if message.type == Kind.ERROR:  # its payload is text
+            cut = f"… ({len(payload)} bytes in all)".encode()
+            message.payload = bytes(payload[:LARGE]) + cut
+            return message, None
         # The answer of a call is nothing that its transaction keeps.
         budget = self.budget if request is None else call.budget
         form, data = (Kind, raw) if request is None else (request[0], payload)
         try:
-            budget.take(len(raw))
-            try:
-                work = partial(parsed, message.type, payload, self._options, form, data)
-                found = await off_loop(len(raw), work)
-            finally:
-                budget.give_back(len(raw))
+            held = Held(budget, len(raw))
+            work = partial(parsed, message.type, payload, self._options, form, data)
+            found = await off_loop(len(raw), work)
         except (BudgetExceeded, InvalidInput, DecodeError) as error:
-            if request is None:
+            if final:
                 message.type, message.payload = Kind.ERROR, str(error).encode()
-            return message, error
-        return (found, None) if request is None else (message, found)
+            return message, error.with_traceback(None)  # which would keep `raw`
+        if request is not None:
+            return message, found
+        call.invocation.answer_held = held
+        return found, None
 
     def take_request(
         self, message: ChaincodeMessage, request: Any = None

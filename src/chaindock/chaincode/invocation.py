@@ -13,8 +13,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from fabric_protos.peer import chaincode_event_pb2, proposal_response_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
+from fabric_protos.peer import proposal_response_pb2
 from google.protobuf.message import DecodeError
 
 from chaindock.chaincode.wire import why_unreadable
@@ -29,10 +29,14 @@ from chaindock.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Sequence
 
-    from fabric_protos.peer import chaincode_pb2, proposal_pb2
+    from fabric_protos.peer import (
+        chaincode_event_pb2,
+        chaincode_pb2,
+        proposal_pb2,
+    )
 
     from chaindock.ids import ChannelId, TxId
-    from chaindock.ledger.budget import Budget
+    from chaindock.ledger.budget import Budget, Held
     from chaindock.ledger.queries import Results
     from chaindock.ledger.simulator import Simulator
 
@@ -99,6 +103,8 @@ class Invocation:
             caller), for the given call; returns the message that answers. Raises what
             the ERROR reply is to say.
         collections: finds the collections of the chaincode, and records that.
+        answer_held: what a large answer takes of the budget of the contract, until its
+            caller is done with it.
     """
 
     channel_id: ChannelId
@@ -120,6 +126,7 @@ class Invocation:
         | None
     ) = None
     collections: Callable[[], CollectionRules] | None = None
+    answer_held: Held | None = None
     _rules: CollectionRules | None = None
 
     def require(self, collection: str, *, write: bool = False) -> None:
@@ -192,14 +199,16 @@ class Outcome:
         response: with any status.
         event: name and payload as set by the chaincode, the rest filled in by the node;
             None for a status of 400 and more.
+        held: as `Invocation.answer_held`; whoever keeps the answer keeps it.
     """
 
     response: proposal_response_pb2.Response
     event: chaincode_event_pb2.ChaincodeEvent | None
+    held: Held | None = None
 
 
 def outcome_of(final: shim.ChaincodeMessage, invocation: Invocation) -> Outcome:
-    """Return what the COMPLETED or ERROR message says.
+    """Return what the COMPLETED or ERROR message says; that is changed by it.
 
     Raises: ChaincodeError for ERROR and for what cannot be decoded.
     """
@@ -215,15 +224,12 @@ def outcome_of(final: shim.ChaincodeMessage, invocation: Invocation) -> Outcome:
             f"{why_unreadable(final.payload)}",
             tx_id=tx_id,
         ) from error
-    event = None
+    event: chaincode_event_pb2.ChaincodeEvent | None = None
     if final.HasField("chaincode_event") and response.status < ERROR_STATUS:
-        event = chaincode_event_pb2.ChaincodeEvent(
-            chaincode_id=invocation.namespace,
-            tx_id=tx_id,
-            event_name=final.chaincode_event.event_name,
-            payload=final.chaincode_event.payload,
-        )
-    return Outcome(response, event)
+        event = final.chaincode_event  # no copy: it may be large
+        event.DiscardUnknownFields()
+        event.chaincode_id, event.tx_id = invocation.namespace, tx_id
+    return Outcome(response, event, invocation.answer_held)
 
 
 class Query:

@@ -39,6 +39,7 @@ BROKEN: Final = "proto: cannot parse invalid wire-format data"
 BAD_TEXT: Final = "string field contains invalid UTF-8"
 """Fabric's texts."""
 _TYPE, _PAYLOAD, _TXID, _CHANNEL = 1, 3, 4, 7
+_EVENT, _EVENT_PAYLOAD = 6, 4
 _VALUE: Final = 2
 _INPUT, _ARGUMENT = 3, 1
 _VARINT, _BYTES = 0, 2
@@ -46,7 +47,7 @@ _SIZES: Final = {1: 8, 5: 4}
 _ANY: Final = range(2**29)
 _MAY_BE_LONG: Final[Mapping[int, Container[int]]] = {
     **dict.fromkeys((Kind.PUT_STATE, Kind.WRITE_BATCH_STATE), (_VALUE,)),
-    **dict.fromkeys((Kind.REGISTER, Kind.COMPLETED), _ANY),
+    Kind.COMPLETED: (3,),  # the payload of the response, not its text
 }
 """Fields of a payload that may have more than `MOST_TEXT` bytes."""
 
@@ -88,8 +89,12 @@ def parsed(
         _check(_fields(payload, most, "keys"), may_be_long)
     elif kind == Kind.INVOKE_CHAINCODE:
         _check_spec(payload)
-    elif kind != Kind.ERROR:  # its payload is text
+    else:
         _check(_fields(payload), may_be_long)
+    if kind == Kind.COMPLETED:
+        for number, value in _fields(memoryview(data)):
+            if number == _EVENT and isinstance(value, memoryview):
+                _check(_fields(value), (_EVENT_PAYLOAD,))
     return form.FromString(data)
 
 

@@ -70,6 +70,7 @@ class Answer:
         spent: what the chaincode asked for, as `Invocation.spent`.
         conflict: what the transaction had read and another one had changed, as
             `Explorer.conflict` of the node gives it; None = that is not why it failed.
+        held: as `Outcome.held`.
     """
 
     status: int
@@ -82,6 +83,7 @@ class Answer:
     refusals: Sequence[str] = ()
     spent: Mapping[str, Sequence[float]] = field(default_factory=dict)
     conflict: Mapping[str, Any] | None = None
+    held: object = None
 
     @property
     def code_name(self) -> str | None:
@@ -193,6 +195,7 @@ class Caller:
             refusals=proposal.refusals,
             spent=proposal.spent,
             conflict=conflict,
+            held=outcome.held,
         )
 
     query = partialmethod(invoke, commits=False)

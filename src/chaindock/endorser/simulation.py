@@ -15,6 +15,7 @@ from fabric_protos.peer import proposal_response_pb2
 from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
 from fabric_protos.peer.collection_pb2 import CollectionConfigPackage
 
+from chaindock.aio import off_loop
 from chaindock.chaincode.invocation import Invocation, Outcome, outcome_of
 from chaindock.errors import (
     ChaindockError,
@@ -85,7 +86,9 @@ class Simulation:
         invocation = self._invocation(proposal.name, proposal.input)
         invocation.timeout_s = timeout_s
         final = await self.executor.execute(definition.ccid, invocation)
-        return outcome_of(final, invocation), definition.version
+        held = invocation.answer_held
+        taken = partial(outcome_of, final, invocation)
+        return await off_loop(held.nbytes if held else 0, taken), definition.version
 
     def definition(self) -> Approval:
         """Return the definition of the proposal's chaincode. Raises: NotFound."""

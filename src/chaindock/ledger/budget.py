@@ -57,3 +57,18 @@ class Budget:
         self.held -= size
         if self._parent is not None:
             self._parent.give_back(size)
+
+
+class Held:
+    """Bytes of `budget` that are given back when nothing refers to this object any more.
+
+    Raises: BudgetExceeded; then nothing was taken.
+    """
+
+    def __init__(self, budget: Budget, nbytes: int) -> None:
+        self._budget, self.nbytes = budget, 0
+        budget.take(nbytes)
+        self.nbytes = nbytes
+
+    def __del__(self) -> None:
+        self._budget.give_back(self.nbytes)

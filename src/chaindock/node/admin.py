@@ -228,7 +228,7 @@ class AdminServer:
         self, act: Callable[[Call], Coroutine[Any, Any, Answer]], request: web.Request
     ) -> web.Response:
         answer = await self._inflight.run(act(await _asked(request)))
-        return reply_in_pieces(wire.answer_json(answer))
+        return reply_in_pieces(wire.answer_json(answer), answer.held)
 
     async def _compare(self, request: web.Request) -> web.Response:
         work = self._node.compare(await _asked(request))

@@ -92,10 +92,13 @@ def reply(body: Any, status: int = 200) -> web.Response:
     return web.json_response(body, status=status, dumps=_dumps)
 
 
-def reply_in_pieces(body: Any) -> web.Response:
-    """Return `body` as JSON that is encoded while it is sent; may hold large bytes."""
+def reply_in_pieces(body: Any, held: object = None) -> web.Response:
+    """Return `body` as JSON that is encoded while it is sent; may hold large bytes.
 
-    async def pieces() -> AsyncIterator[bytes]:
+    `held` is kept until then.
+    """
+
+    async def pieces(_held: object) -> AsyncIterator[bytes]:
         waiting = b""
         for piece in wire.pieces(body):
             waiting += piece
@@ -104,7 +107,7 @@ def reply_in_pieces(body: Any) -> web.Response:
                 waiting = b""
         yield waiting
 
-    return web.Response(body=pieces(), content_type="application/json")
+    return web.Response(body=pieces(held), content_type="application/json")
 
 
 @web.middleware
@@ -208,6 +211,8 @@ class Inflight:
                 f"{self._close_s:g} s",
                 hint=f"{_START}; look at the ledger before you submit a transaction again",
             ) from None
+        finally:
+            del task  # its error keeps this frame, and all that is in those below
 
     async def close(self) -> None:
         """Refuse new requests, wait `close_s` for running ones, then cancel these."""

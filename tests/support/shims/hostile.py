@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
-from fabric_protos.peer import chaincode_pb2
+from fabric_protos.peer import (
+    chaincode_event_pb2,
+    chaincode_pb2,
+    proposal_response_pb2,
+)
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -112,9 +116,42 @@ LARGEST = "largest message"
 TOO_LARGE = "message too large"
 
 
+def answer(status: int = 200, **fields: Any) -> bytes:
+    response = proposal_response_pb2.Response(status=status, **fields)
+    result: bytes = response.SerializeToString()
+    return result
+
+
+def event() -> dict[str, Any]:
+    made = chaincode_event_pb2.ChaincodeEvent(event_name="e", payload=bytes(60 * MIB))
+    return {"chaincode_event": made}
+
+
+ANSWERS: dict[str, Callable[[], tuple[int, bytes, dict[str, Any]]]] = {
+    "long error": lambda: (Kind.ERROR, b"x" * (60 * MIB) + "\U0001f600".encode(), {}),
+    "broken error": lambda: (Kind.ERROR, b"\xff" * (60 * MIB), {}),
+    "long text": lambda: (Kind.COMPLETED, answer(message="\x01" * (60 * MIB)), {}),
+    "large answer": lambda: (Kind.COMPLETED, answer(payload=bytes(60 * MIB)), {}),
+    "large event": lambda: (Kind.COMPLETED, answer(message="e"), event()),
+}
+"""What each answers a call with."""
+UNASKED = "answers that nobody waits for"
+UNREGISTERED = "large messages before REGISTER"
+
+
+async def flood(address: str) -> None:
+    """Open streams that send the largest message instead of a REGISTER."""
+    for _ in range(3):
+        async with await ShimPeer.dial(address) as peer:
+            await peer.send(Kind.REGISTER, b"\xff" * (60 * MIB))
+            await peer.refusal()
+
+
 async def attack(peer: ShimPeer, to: Any) -> bytes:
     """Send the attack that `to` asks for; return the last answer, of 200 bytes at most."""
-    name = chaincode_pb2.ChaincodeInput.FromString(to.payload).args[0].decode()
+    name = name_of(to)
+    for number in range(5 if name == UNASKED else 0):
+        await peer.send(Kind.COMPLETED, bytes(60 * MIB), txid=str(number))
     if name == TOO_LARGE:
         await peer.send(Kind.PUT_STATE, bytes(98 * MIB), txid=to.txid)
         await peer.refusal()
@@ -133,13 +170,26 @@ async def attack(peer: ShimPeer, to: Any) -> bytes:
     return b"not refused" if answer is None else bytes(answer.payload[-200:])
 
 
-async def main(address: str, name: str) -> None:
+def name_of(to: Any) -> str:
+    """Return the attack that a call asks for."""
+    name: str = chaincode_pb2.ChaincodeInput.FromString(to.payload).args[0].decode()
+    return name
+
+
+async def main(address: str, own: str) -> None:
     os.nice(10)  # its own work is not what is measured
     while True:
         async with await ShimPeer.dial(address) as peer:
             try:
-                await peer.register(name, timestamp=ONE_AT_A_TIME)
+                await peer.register(own, timestamp=ONE_AT_A_TIME)
                 while (to := await peer.next()) is not None:
+                    if (name := name_of(to)) in ANSWERS:
+                        kind, payload, fields = ANSWERS[name]()
+                        ids = {"txid": to.txid, "channel": to.channel_id}
+                        await peer.send(kind, payload, **ids, **fields)
+                        continue
+                    if name == UNREGISTERED:
+                        await flood(address)
                     await peer.complete(to, await attack(peer, to))
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError, AssertionError):
                 await asyncio.sleep(0.1)

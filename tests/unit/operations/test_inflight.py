@@ -1,6 +1,8 @@
 """Nobody is cut off without an answer when the server ends."""
 
 import asyncio
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,26 @@ async def test_what_takes_too_long_is_given_up_and_says_so() -> None:
     with pytest.raises(NodeStopping, match="the node is stopping"):
         await running
     assert ended.is_set()
+
+
+async def test_an_error_is_freed_without_the_garbage_collector() -> None:
+    class Fault(Exception):
+        pass
+
+    async def work() -> None:
+        raise Fault
+
+    kept = []
+    gc.disable()
+    try:
+        try:
+            await Inflight(1.0).run(work())
+        except Fault as error:
+            kept.append(weakref.ref(error))
+        await asyncio.sleep(0)
+        assert kept[0]() is None
+    finally:
+        gc.enable()
 
 
 async def test_nothing_begins_once_it_ends() -> None:
