@@ -55,7 +55,7 @@ async def run(image: str, seed: Path) -> int:
             await engine.start_container(container)
             lines = OutputLines(lambda line, _: print(line, flush=True))
             async for data in engine.logs(container, None, follow="1"):
-                lines.feed(data)
+                await lines.feed(data)
             lines.end()
             return await engine.wait_container(container)
     finally:
