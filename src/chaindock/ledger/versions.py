@@ -65,6 +65,8 @@ _PURGE = (
     "WHERE ns=? AND key=? AND plain IS NOT NULL"
 )
 _EXPIRE = "DELETE FROM private WHERE expires<=?"
+_MOST_BLOCKS = 2**63 - 1
+"""SQLite's highest integer; what expires in a later block never expires."""
 
 
 class Versions:
@@ -201,7 +203,8 @@ class Versions:
         Everything stays for `live_blocks` blocks after its own; 0 = for ever.
         """
         ns = self.number(space.ns, space.collection)
-        expires = at[0] + live_blocks + 1 if live_blocks else None
+        last = at[0] + live_blocks + 1
+        expires = last if live_blocks and last <= _MOST_BLOCKS else None
         labels = dict(space.metadata)
         rows: list[tuple[Any, ...]] = []
         superseded = []

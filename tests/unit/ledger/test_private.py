@@ -173,6 +173,17 @@ async def test_data_expires_with_its_hash_unless_it_was_written_again(
     assert everything(ledger) == {}
 
 
+@pytest.mark.parametrize("blocks", [2**63 - 4, 2**63 - 1, 2**64 - 1])
+async def test_data_that_would_expire_beyond_all_blocks_stays(
+    ledger: Ledger, blocks: int
+) -> None:
+    """SQLite holds no integer above 2**63 - 1; the definition is a uint64."""
+    await define(ledger, blocks)
+    assert await simulated(ledger, put("a", b"1")) == [VALID]
+    await commit(ledger, rwset())
+    assert everything(ledger) == {"a": b"1"}
+
+
 def bytes_on_disk(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in sorted(folder.glob("ledger.db*")))
 
