@@ -51,10 +51,10 @@ class StateView:
     def walk(self, start: bytes) -> Iterator[tuple[bytes, bytes, int, int]]:
         return self.db.execute(_AT, (NS, start, self.height, self.height))
 
-    def value(self, key: bytes) -> bytes:
-        found = next(self.walk(key))
-        assert found[0] == key
-        return found[1]
+    def get(self, key: bytes) -> tuple[bytes, int, int]:
+        found, value, block, tx = next(self.walk(key))
+        assert found == key
+        return value, block, tx
 
 
 class Documents:

@@ -22,6 +22,8 @@ ABOVE_ALL: Final = b"\x08"
 """Greater than each sort key."""
 COLLATED: Final = 4096
 """Characters of a string that are collated; those after them count as bytes."""
+_SHORT: Final = 64
+"""Characters up to which keys are kept for the next time."""
 _RUN: Final = 64
 """Characters that are collated together: pyuca's time grows with their square."""
 
@@ -77,16 +79,19 @@ def _number_key(number: float) -> bytes:
     return bits.to_bytes(8, "big") + bytes([side])
 
 
-@lru_cache(maxsize=4096)
 def string_key(text: str) -> bytes:
     """Return bytes in the order of the root collation.
 
     The key of a string is never a prefix of the key of another one.
     """
+    return _known_key(text) if len(text) <= _SHORT else _key(text)
+
+
+def _key(text: str) -> bytes:
     if len(text) > COLLATED:
         rest = text[COLLATED:].encode(errors="surrogatepass")
         rest = rest.replace(b"\1", b"\1\2").replace(b"\0", b"\1\1")
-        return string_key(text[:COLLATED])[:-1] + rest + _END
+        return _key(text[:COLLATED])[:-1] + rest + _END
     if text.isascii():
         primary = text.translate(_TO_PRIMARY).encode("latin-1")
         secondary = b""
@@ -95,6 +100,9 @@ def string_key(text: str) -> bytes:
         primary, secondary, tertiary = _levels(text)
     # A level may end early: where it does, the weight is the usual one, the lowest.
     return primary + b"\0\0" + secondary + b"\0\0" + tertiary.rstrip(b"\2") + b"\0\0"
+
+
+_known_key: Final = lru_cache(4096)(_key)
 
 
 def _levels(text: str) -> tuple[bytes, bytes, bytes]:
@@ -128,6 +136,12 @@ def _runs(text: str) -> list[str]:
         runs.append(text[:at])
         text = text[at:]
     return [*runs, text]
+
+
+def prepare_collator() -> None:
+    """Read the collator's table in a thread, unless that was done before."""
+    if _collator is None and not _collator_lock.locked():
+        threading.Thread(target=collator, name="collation", daemon=True).start()
 
 
 def collator() -> Any:

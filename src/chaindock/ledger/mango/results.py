@@ -13,6 +13,7 @@ from typing_extensions import override
 from chaindock.ledger.budget import ENTRY_BYTES
 from chaindock.ledger.mango.documents import INDEXES, IS_FILLED, indexes_from
 from chaindock.ledger.mango.indexes import plan
+from chaindock.ledger.mango.order import prepare_collator
 from chaindock.ledger.mango.query import parse_query
 from chaindock.ledger.mango.scan import Scan
 from chaindock.ledger.queries import STEP_BYTES, Results
@@ -64,6 +65,7 @@ class QueryResults(Results):
         self._found: list[Row] = []
         self._held = 0
         simulator.hold(len(text) + 4 * ENTRY_BYTES)
+        prepare_collator()
 
     @override
     def advance(self) -> bool:
@@ -96,7 +98,7 @@ class QueryResults(Results):
             if not collection:
                 self._simulator.saw((ns, ""), key, (block, position))
             if value is None:
-                value = self._view.value(raw)  # no JSON object
+                value = self._view.get(raw)[0]  # no JSON object
             data = value.encode() if isinstance(value, str) else value
             results.append(KV(namespace=ns, key=key, value=data).SerializeToString())
             taken += 1
@@ -153,6 +155,9 @@ class _View:
             if rows:
                 start = after(rows[-1][0])
 
-    def value(self, key: bytes) -> bytes:
-        row = self._snapshot.get(self._space[0], key)
-        return b"" if row is None else row[0]
+    def get(self, key: bytes) -> tuple[bytes, int, int]:
+        ns, collection = self._space
+        if not collection and (row := self._snapshot.get(ns, key)) is not None:
+            return row
+        _, value, block, tx = next(self.walk(key))
+        return value, block, tx

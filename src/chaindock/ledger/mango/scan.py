@@ -8,9 +8,9 @@ the values of the state are looked at in the order of their keys.
 from __future__ import annotations
 
 import base64
+import heapq
 import json
 import time
-from bisect import bisect_left, bisect_right
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -64,8 +64,8 @@ class View(Protocol):
     def walk(self, start: bytes) -> Iterator[tuple[bytes, bytes, int, int]]:
         """Return key, value, block and position of the keys from `start` on."""
 
-    def value(self, key: bytes) -> bytes:
-        """Return the value of a key that exists."""
+    def get(self, key: bytes) -> tuple[bytes, int, int]:
+        """Return value, block and position of a key that exists."""
 
 
 @dataclass
@@ -87,8 +87,8 @@ class Scan:
     _given: Position | None = None
     _found: int = 0
     _skipping: int = 0
-    _ordered: list[Position] = field(default_factory=list)
-    _collected: bool = False
+    _sorted: list[list[Position]] = field(default_factory=list)
+    _ordered: Iterator[Position] | None = None
     _next: bytes = b""
 
     def __post_init__(self) -> None:
@@ -121,7 +121,7 @@ class Scan:
         """
         if self.exhausted or wanted <= 0:
             return []
-        if self._sorts and not self._collected:
+        if self._sorts and self._ordered is None:
             self._collect(view)
             return []
         if self.plan.index is None:
@@ -190,10 +190,12 @@ class Scan:
                 terms.append(f"{columns.pop(0)}=?")
                 values.append(bounds.low)
                 continue
-            if bounds.low is not None:
+            # Behind the last row there is a closer bound, and SQLite uses only one.
+            seen, down = self._seen is not None, self.query.descending
+            if bounds.low is not None and not (seen and not down):
                 terms.append(f"{columns[0]}{'>=' if bounds.with_low else '>'}?")
                 values.append(bounds.low)
-            if bounds.high is not None:
+            if bounds.high is not None and not (seen and down):
                 terms.append(f"{columns[0]}{'<=' if bounds.with_high else '<'}?")
                 values.append(bounds.high)
             break
@@ -266,17 +268,24 @@ class Scan:
 
     def _collect(self, view: View) -> None:
         """Look at some more documents, and keep where those that match belong."""
-        until = time.monotonic() + SLICE_S
+        until, down = time.monotonic() + SLICE_S, self.query.descending
+        places: list[Position] = []
+        self._sorted.append(places)
+        ended = True
         for key, document, _, _ in self._matched(view, self._next):
             self._next = key + b"\0"
             if document is not None and self._sortable(document):
                 place = self._place(key, document)
-                self.hold(sum(map(len, place[0])) + len(key) + ENTRY_BYTES)
-                self._ordered.append(place)
+                seen = self._seen
+                if seen is None or (place < seen if down else place > seen):
+                    self.hold(sum(map(len, place[0])) + len(key) + ENTRY_BYTES)
+                    places.append(place)
             if time.monotonic() > until:
-                return
-        self._ordered.sort()
-        self._collected = True
+                ended = False
+                break
+        places.sort(reverse=down)
+        if ended:  # a merge does its work with each row, not at once
+            self._ordered = heapq.merge(*self._sorted, reverse=down)
 
     def _sortable(self, document: dict[str, Any]) -> bool:
         found = (field_of(document, parse_path(name)) for name in self.plan.columns)
@@ -287,15 +296,12 @@ class Scan:
     def _chosen(
         self, view: View
     ) -> Iterator[tuple[bytes, dict[str, Any] | None, bytes, Version]]:
-        """Return what was collected, from behind the last result on."""
-        ordered, seen = self._ordered, self._seen
-        if self.query.descending:
-            end = len(ordered) if seen is None else bisect_left(ordered, seen)
-            places = reversed(ordered[:end])
-        else:
-            places = iter(ordered[0 if seen is None else bisect_right(ordered, seen) :])
-        for _, key in places:
-            yield next(self._matched(view, key))
+        """Return the rest of what was collected."""
+        for _, key in self._ordered or ():
+            value, block, tx = view.get(key)
+            document = parse_document(value) or {}
+            document[ID] = key.decode()
+            yield key, document, value, (block, tx)
 
 
 _IS_OLD: Final = (

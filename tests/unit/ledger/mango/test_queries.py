@@ -127,6 +127,29 @@ def test_a_page_begins_by_search_behind_the_bookmark(colours):
     assert "TEMP" not in explained(colours, {**query, "bookmark": bookmark})
 
 
+@pytest.mark.parametrize("way", ["asc", "desc"])
+def test_pages_of_an_index_take_the_same_time_each(way):
+    stored = {f"k{n:04}": {"n": n // 10, "m": 1} for n in range(2000)}
+    steps: list[int] = []
+    with closing(Documents(stored)) as documents:
+        documents.index("m", "n")
+        documents.index("n")
+        for selector in ({"n": {"$gte": 0, "$lt": 900}}, {"m": 1, "n": {"$gt": None}}):
+            query = {"selector": selector, "sort": [{"n": way}]}
+            worst, bookmark, found = 0, "", 0
+            documents.db.set_progress_handler(lambda: steps.append(1), 10)
+            while True:
+                steps.clear()
+                keys, bookmark = documents.page(query, bookmark, 20)
+                found += len(keys)
+                worst = max(worst, len(steps))
+                if not keys:
+                    break
+            documents.db.set_progress_handler(None, 0)
+            assert found == 2000
+            assert worst < 400, "a page begins with all rows before it"
+
+
 def test_without_an_index_documents_come_in_the_order_of_keys(colours):
     query = {"selector": {"colour": "red"}}
     assert colours.keys(query) == sorted(f"k{n}" for n in range(0, 30, 3))
