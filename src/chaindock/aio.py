@@ -32,7 +32,13 @@ async def off_loop(nbytes: int, work: Callable[[], T]) -> T:
     """
     if nbytes <= LARGE_BYTES:
         return work()
-    return await asyncio.get_running_loop().run_in_executor(_large, work)
+    once = [work]
+    del work
+
+    def do() -> T:
+        return once.pop()()  # or the thread would keep what the work needed for a while
+
+    return await asyncio.get_running_loop().run_in_executor(_large, do)
 
 
 class Latch(Generic[T]):

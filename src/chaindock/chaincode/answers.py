@@ -8,6 +8,7 @@ Source: docs/fabric/shim-protocol.md#requests
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,6 +42,8 @@ MAX_BACKLOG = 64
 MAX_BACKLOG_BYTES = 1024 * 1024
 """Requests that wait behind a long one of their call, and bytes of all that wait. Beyond,
 the stream is not read until those of a call were carried out; shims wait for each reply."""
+TURN_S: Final = 0.002
+"""Seconds after which the requests that wait give way to other streams and calls."""
 _DONE: Final = object()
 """A request was answered."""
 
@@ -181,11 +184,15 @@ class Answers:
                     given = await self._nested(call, pending)
                 if call.over:
                     given = NotFound(requests.NO_CONTEXT)
+                began = time.perf_counter()
                 while (pending := self._step(serving, given)) is _DONE:
                     if not call.backlog:
                         return
                     if self._outbox.full:
                         await self._outbox.room()
+                    if time.perf_counter() - began > TURN_S:
+                        await asyncio.sleep(0)
+                        began = time.perf_counter()
                     (message, request), given = call.backlog.popleft(), None
                     self._backlog_bytes -= message.ByteSize()
                     serving = self._serve(call, message, request)

@@ -79,6 +79,15 @@ def values() -> Iterator[Request]:
         yield Kind.PUT_STATE, put.SerializeToString(), {}
 
 
+def full_speed() -> Iterator[Request]:
+    """Batches just small enough to be parsed at once, sent without awaiting answers."""
+    put = shim.WriteRecord.PUT_STATE
+    keys = (f"{number:048}" for number in range(900))
+    records = [shim.WriteRecord(type=put, key=key, value=b"v") for key in keys]
+    made = shim.WriteBatchState(rec=records).SerializeToString()
+    return one(Kind.WRITE_BATCH_STATE, made, 600, pipelined="")
+
+
 def one(kind: int, payload: bytes, count: int = 1, **fields: str) -> Iterator[Request]:
     for _ in range(count):
         yield kind, payload, fields
@@ -107,6 +116,7 @@ ATTACKS: dict[str, Callable[[], Iterator[Request]]] = {
     "many ranges": ranges,
     "short keys": short_keys,
     "large values": values,
+    "full speed": full_speed,
 }
 """What each sends, to be refused at the latest with its last request."""
 ONE_AT_A_TIME = Timestamp(seconds=1)

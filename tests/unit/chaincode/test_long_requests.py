@@ -8,6 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
+from chaindock.aio import Tasks
+from chaindock.chaincode.calls import Calls
+from chaindock.chaincode.invocation import Call
+from chaindock.chaincode.options import StreamOptions
+from chaindock.chaincode.outbox import Outbox
 from support.doubles.memory_state import MemoryState, invocation
 from support.shims.session import Session, record
 from support.shims.stream_node import MODELS, StreamNode
@@ -98,3 +103,33 @@ async def test_a_long_request_of_a_stream_that_ends_ends_too(session: Session):
     await session.peer.leave()
     await asyncio.gather(session.call, return_exceptions=True)
     assert all(rows.closed for rows in session.simulator.queries)
+
+
+async def test_requests_that_waited_give_way_to_others_after_some_ms(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("chaindock.chaincode.answers.TURN_S", 0.0)
+    calls = Calls(StreamOptions(), lambda _: None)
+    invoked = invocation("f", tx_id="t1", state=MemoryState({"k": b"v"}))
+    call = Call(invoked, 5.0, calls.budget, calls.running)
+    call.sent, turns, seen = True, 0, set()
+    calls._calls[call.key] = call
+
+    async def write(_message: Any) -> None:
+        seen.add(turns)
+
+    outbox = Outbox(write, calls.budget)
+    async with Tasks("test") as tasks:
+        calls.begin(outbox, tasks)
+        _ = tasks.start(outbox.run(), "send")
+        many = shim.GetStateMultiple(keys=["k"] * 600)
+        for kind, request in [(Kind.GET_STATE_MULTIPLE, many)] + 50 * [
+            (Kind.GET_STATE, shim.GetState(key="k"))
+        ]:
+            payload = request.SerializeToString()
+            asked = Kind(type=kind, payload=payload, txid="t1", channel_id="dev")
+            assert calls.answers.take_request(asked) is None
+        while call.worker is not None:
+            turns += 1
+            await asyncio.sleep(0)
+    assert len(seen) > 20
