@@ -103,6 +103,8 @@ class Committer:
         """Whether private data that was removed still stands in the log."""
         self.log_is_long = False
         """Whether `trim_log` is due since the last commit."""
+        self.trim_again = False
+        """Whether `trim_log` left removed private data in the log."""
 
     def open(self, genesis: Callable[[], bytes]) -> int:
         """Open the file, create it if there is none, check it; return the height."""
@@ -154,7 +156,8 @@ class Committer:
             tip = _store(db, self._tip, txs, filter_, commit, self._signer)
         self._tip = tip
         self._removed = self._removed or effects.removed
-        self.log_is_long = self._removed or self._is_log_long()
+        due = self._removed and not self.trim_again
+        self.log_is_long = due or self._is_log_long()
         return CommittedBlock(number, filter_, time.perf_counter() - began)
 
     @contextmanager
@@ -286,9 +289,9 @@ class Committer:
 
         SQLite restarts the log by itself when a commit finds no reader that reads from
         the log. Under constant load there always is such a reader, so the ledger holds
-        no transaction open meanwhile. If another program does for 0.5 s, the next try
-        comes when the log has grown by its limit again, or after the next block if
-        private data that was removed still stands in the log.
+        no transaction open meanwhile. If another reader does for 0.5 s, the next try
+        comes when the log has grown by its limit again. If private data that was removed
+        still stands in the log, `trim_again` tells the caller to try again.
         """
         db = self._db
         if db is None:
@@ -303,7 +306,7 @@ class Committer:
             self._next_trim += self._wal_limit
             _log.warning("WAL not shortened", path=str(self._path), exc_info=error)
         finally:
-            self.log_is_long = False
+            self.log_is_long, self.trim_again = False, self._removed
             with suppress(sqlite3.Error):
                 db.execute(f"PRAGMA busy_timeout={int(WRITER_TIMEOUT_S * 1000)}")
 

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _log = get_logger("ledger")
+_TRIM_AGAIN_S = 10.0
+"""Until the log is shortened again, if removed private data stays in it.
+
+Each try may hold the writer for 0.5 s: after every block would be too often.
+"""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,8 @@ class Ledger:
         """The heights that it went back to."""
         self.damage: LedgerCorrupt | None = None
         """What was found when the blocks of before were checked in the background."""
+        self._retry: asyncio.TimerHandle | None = None
+        """The next try to shorten the log, if one is due."""
         self._writer: ThreadPoolExecutor
         self._reader: Reader
 
@@ -136,6 +143,7 @@ class Ledger:
         """
         if self._is_open:
             self._is_open = False
+            self._cancel_retry()
             self._reader.close()
             await self._close_writer()
 
@@ -241,12 +249,26 @@ class Ledger:
         if self._is_open:
             self._reader.renew()
             if self._committer.log_is_long:
-                self._reader.paused = True
-                trimmed = self._write(self._committer.trim_log)
-                trimmed.add_done_callback(self._trimmed)
+                self._trim()
+
+    def _trim(self) -> None:
+        """Queue `trim_log`, during which the reader keeps no transaction open."""
+        self._reader.renew()
+        self._reader.paused = True
+        trimmed = self._write(self._committer.trim_log)
+        trimmed.add_done_callback(self._trimmed)
 
     def _trimmed(self, _: object) -> None:
         self._reader.paused = False
+        self._cancel_retry()
+        if self._is_open and self._committer.trim_again:
+            loop = asyncio.get_running_loop()
+            self._retry = loop.call_later(_TRIM_AGAIN_S, self._trim)
+
+    def _cancel_retry(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
 
     async def snapshots(self) -> list[Mark]:
         """Return the snapshots, the newest last. Raises: LedgerClosed, LedgerError."""

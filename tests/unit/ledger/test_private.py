@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +14,7 @@ from fabric_protos.peer.lifecycle import db_pb2
 from chaindock.errors import LedgerError
 from chaindock.ids import TxId
 from chaindock.ledger import private
+from chaindock.ledger.committer import Committer
 from support.eventually import eventually
 from support.ledgers.envelopes import rwset, transaction
 from support.ledgers.ledger import MVCC, VALID, codes, commit, judged, ledger_at
@@ -217,6 +220,41 @@ async def test_of_removed_data_nothing_stays_in_the_files(
             assert all(name in bytes_on_disk(tmp_path) for name in left)
         assert value(ledger, "a-private-key") is None
     assert not any(secret in bytes_on_disk(tmp_path) for secret in secrets)
+
+
+async def test_a_busy_log_is_not_shortened_after_every_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A try holds the writer for 0.5 s; removed data goes when the readers are done."""
+    tries = 0
+
+    def counted(committer: Committer) -> None:
+        nonlocal tries
+        tries += 1
+        trim_log(committer)
+
+    trim_log = Committer.trim_log
+    monkeypatch.setattr(Committer, "trim_log", counted)
+    monkeypatch.setattr("chaindock.ledger.ledger._TRIM_AGAIN_S", 60)
+    secret = b"secret-number-1" * 30
+    async with ledger_at(tmp_path) as ledger:
+        await simulated(ledger, put("a", secret))
+        with closing(sqlite3.connect(tmp_path / "ledger.db")) as other:
+            other.execute("BEGIN")
+            other.execute("SELECT count(*) FROM private").fetchone()
+            await simulated(ledger, lambda s: s.purge_private("cc", "col", "a"))
+            for _ in range(4):
+                await commit(ledger, rwset())
+            assert tries == 1
+            assert secret in bytes_on_disk(tmp_path)
+            monkeypatch.setattr("chaindock.ledger.ledger._TRIM_AGAIN_S", 0.1)
+            ledger._trim()
+            await eventually(lambda: tries == 3)
+        await eventually(lambda: not ledger._committer.trim_again)
+        assert secret not in bytes_on_disk(tmp_path)
+        done = tries
+        await commit(ledger, rwset())
+        assert tries == done
 
 
 async def test_a_key_can_be_written_again_after_a_purge(ledger: Ledger) -> None:
