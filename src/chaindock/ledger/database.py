@@ -36,7 +36,8 @@ WRITER_TIMEOUT_S = 5.0
 # one row for the public state of a namespace (collection "") and one for each collection.
 # `superseded` is the block in which another row took the place; `labelled` is 1 if
 # only metadata changed, a serialised KVMetadataWrite without its key. A value of NULL is
-# a delete. A transaction id is kept as `packed_id` returns it.
+# a delete. A transaction id is kept as `packed_id` returns it; in `transient` it is text,
+# with "/" and the SHA-256 of `sets` behind it.
 # Tables of values are ordinary ones: in a WITHOUT ROWID table a row above 1 kB takes
 # whole pages of its own.
 _BLOCKS = """

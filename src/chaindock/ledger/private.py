@@ -20,7 +20,7 @@ from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from chaindock.ledger.transaction import ParsedTransaction
     from chaindock.ledger.versions import Secrets, Versions
@@ -28,15 +28,29 @@ if TYPE_CHECKING:
 _log = get_logger("ledger")
 RETAINED_BLOCKS: Final = 20_000
 """After so many blocks, private data whose transaction never came is removed."""
+MOST_KEPT: Final = 16
+"""Results of one proposal that are kept; beyond them the oldest is removed.
+
+A block searches all of them, and a client can have a proposal endorsed again and again.
+"""
+# A key is a transaction id, "/" and the SHA-256 of `sets`; "0" comes after "/".
+_OF_TX = "FROM transient WHERE tx_id>=?1 AND tx_id<?1||'0'"
 _KEEP = "INSERT OR REPLACE INTO transient VALUES (?, ?, ?)"
-_KEPT = "SELECT sets FROM transient WHERE tx_id=?"
-_REMOVE = "DELETE FROM transient WHERE tx_id=?"
+_KEPT = f"SELECT sets {_OF_TX} ORDER BY rowid DESC"
+_REMOVE = f"DELETE {_OF_TX}"
+_REMOVE_OLDEST = (
+    f"{_REMOVE} AND rowid NOT IN (SELECT rowid {_OF_TX} ORDER BY rowid DESC LIMIT ?2)"
+)
 _REMOVE_OLD = "DELETE FROM transient WHERE height<?"
 
 
 def keep(db: sqlite3.Connection, tx_id: str, height: int, sets: bytes) -> None:
-    """Keep a serialised `TxPvtReadWriteSet` until its transaction is committed."""
-    db.execute(_KEEP, (tx_id, height, sets))
+    """Keep a serialised `TxPvtReadWriteSet` until its transaction is committed.
+
+    Of a proposal that was endorsed several times, each result may be submitted.
+    """
+    db.execute(_KEEP, (f"{tx_id}/{sha256(sets).hexdigest()}", height, sets))
+    db.execute(_REMOVE_OLDEST, (tx_id, MOST_KEPT))
 
 
 def remove_kept(
@@ -62,21 +76,32 @@ def read_kept(
     }
     if not expected:
         return {}
-    row = db.execute(_KEPT, (tx.tx_id,)).fetchone()
+    found: dict[tuple[str, str], Secrets] = {}
+    for (sets,) in db.execute(_KEPT, (tx.tx_id,)):
+        found |= _fitting(sets, expected)
+        if len(found) == len(expected):
+            break
+    for space in expected.keys() - found.keys():
+        _log.warning(
+            "private data is missing", txid=tx.tx_id, ns=space[0], collection=space[1]
+        )
+    return found
+
+
+def _fitting(
+    sets: bytes, expected: Mapping[tuple[str, str], bytes]
+) -> dict[tuple[str, str], Secrets]:
+    """Return the private data in `sets` that has the expected hashes."""
     try:
-        kept = rwset_pb2.TxPvtReadWriteSet.FromString(row[0] if row else b"")
+        kept = rwset_pb2.TxPvtReadWriteSet.FromString(sets)
     except DecodeError:
-        kept = rwset_pb2.TxPvtReadWriteSet()
+        return {}
     found = {}
     for ns in kept.ns_pvt_rwset:
         for collection in ns.collection_pvt_rwset:
             space = ns.namespace, collection.collection_name
             if sha256(collection.rwset).digest() == expected.get(space):
                 found[space] = _secrets(collection.rwset)
-    for space in expected.keys() - found.keys():
-        _log.warning(
-            "private data is missing", txid=tx.tx_id, ns=space[0], collection=space[1]
-        )
     return found
 
 

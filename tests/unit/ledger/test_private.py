@@ -277,13 +277,49 @@ async def test_what_was_kept_goes_with_its_block_or_when_it_is_old(
     await simulated(ledger, put("a", b"1"))
     assert kept() == 0
     await ledger.keep_private("never submitted", b"x")
-    await ledger.keep_private("never submitted", b"y")
+    await ledger.keep_private("never submitted", b"x")
     monkeypatch.setattr(private, "RETAINED_BLOCKS", 3)
     for _ in range(5):
         ledger._reader.renew()
         assert kept() == 1
         await commit(ledger, rwset())
     assert kept() == 0
+
+
+@pytest.mark.parametrize("submitted", range(3))
+async def test_of_several_endorsements_the_data_of_the_submitted_one_is_found(
+    ledger: Ledger, submitted: int
+) -> None:
+    """A client may have one proposal endorsed again, with other private values."""
+
+    def kept() -> int:
+        return int(ledger._reader.one("SELECT count(*) FROM transient", ())[0])
+
+    endorsed = []
+    for number in range(3):
+        with ledger.new_simulator(T) as simulator:
+            simulator.put_private("cc", "col", "a", b"%d" % number)
+            tx = transaction(simulator.results(), tx_id="5" * 64)
+            await ledger.keep_private(tx.tx_id, simulator.private_results())
+            endorsed.append(tx)
+    assert len({tx.tx_id for tx in endorsed}) == 1
+    ledger._reader.renew()
+    assert kept() == 3
+    envelope = endorsed[submitted].envelope
+    assert codes(await ledger.commit(judged([(envelope, VALID)]))) == [VALID]
+    assert everything(ledger) == {"a": b"%d" % submitted}
+    assert kept() == 0
+
+
+async def test_of_one_proposal_the_newest_endorsements_are_kept(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(private, "MOST_KEPT", 2)
+    for sets in (b"a", b"b", b"a", b"c"):
+        await ledger.keep_private("one", sets)
+    await ledger.keep_private("two", b"d")
+    rows = ledger._reader.execute("SELECT sets FROM transient ORDER BY rowid", ())
+    assert [row[0] for row in rows] == [b"a", b"c", b"d"]
 
 
 async def test_private_data_survives_a_restart(tmp_path: Path) -> None:
