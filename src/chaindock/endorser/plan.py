@@ -12,12 +12,8 @@ from typing import TYPE_CHECKING, Final
 from fabric_protos.common.policies_pb2 import SignaturePolicyEnvelope
 from google.protobuf.message import DecodeError
 
-from chaindock.endorser.validator import (
-    SnapshotState,
-    Validator,
-    parameter,
-    written,
-)
+from chaindock.endorser.key_policies import parameter
+from chaindock.endorser.validator import SnapshotState, Validator, written
 from chaindock.errors import InvalidInput
 from chaindock.ledger.transaction import Broken, Space
 

@@ -13,7 +13,6 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from fabric_protos.common import common_pb2
-from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 from fabric_protos.peer import chaincode_event_pb2, policy_pb2, proposal_pb2
 from fabric_protos.peer import transaction_pb2 as codes
 from fabric_protos.peer.lifecycle.lifecycle_pb2 import (
@@ -22,8 +21,13 @@ from fabric_protos.peer.lifecycle.lifecycle_pb2 import (
 from google.protobuf.message import DecodeError
 
 from chaindock.endorser.checks import proposal_hash, transaction_id
-from chaindock.errors import Denied, InvalidInput, NotFound
-from chaindock.identity.policies import evaluator
+from chaindock.endorser.key_policies import (
+    key_policy,
+    never,
+    parameter,
+    signature_policy,
+)
+from chaindock.errors import Denied, NotFound
 from chaindock.ledger.transaction import (
     Broken,
     ParsedTransaction,
@@ -36,6 +40,7 @@ from chaindock.ledger.transaction import (
 )
 from chaindock.lifecycle.definitions import read_definition
 from chaindock.lifecycle.records import NAMESPACE
+from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -49,8 +54,7 @@ if TYPE_CHECKING:
     from chaindock.ledger.snapshots import Snapshot
     from chaindock.ledger.transaction import Space
 
-VALIDATION_PARAMETER: Final = "VALIDATION_PARAMETER"
-"""Name of the metadata that holds the policy of a key."""
+_log = get_logger("orderer")
 _LIFECYCLE_POLICY: Final = "/Channel/Application/LifecycleEndorsement"
 _IMPLICIT: Final = "_implicit_org_"
 _CACHED: Final = 1024
@@ -218,7 +222,7 @@ class Validator:
         try:
             for name in written(tx.name, tx.spaces):
                 for policy in self.policies(name, tx.spaces, state):
-                    if not policy(tx.endorsers):
+                    if not _holds(policy, tx):
                         return int(codes.ENDORSEMENT_POLICY_FAILURE)
                 self._note(name, tx.spaces)
         except Broken as broken:
@@ -255,7 +259,7 @@ class Validator:
                     raise Broken(codes.ENDORSEMENT_POLICY_FAILURE)
                 raw = parameter(state, space, key) if labelled else b""
                 if raw:
-                    yield _signature_policy(raw)
+                    yield key_policy(raw)
                 elif collection not in asked:
                     asked.add(collection)
                     yield from self._general(definition, collection, asked)
@@ -327,6 +331,19 @@ def _read(name: str, state: State) -> Definition:
     return found
 
 
+def _holds(policy: Evaluator, tx: ParsedTransaction) -> bool:
+    """Tell whether a policy holds. Raises: Broken, when it cannot be evaluated.
+
+    Contracts write policies of keys. An error that nobody expected is a fault of this
+    transaction: it must not make the whole block fail, as often as the key is written.
+    """
+    try:
+        return policy(tx.endorsers)
+    except Exception as error:
+        _log.error("policy not evaluated", tx=tx.tx_id, exc_info=error)
+        raise Broken(codes.INVALID_OTHER_REASON) from error
+
+
 def written(name: str, spaces: Iterable[Space]) -> list[str]:
     """Return the namespaces whose policies count: written ones and the called one."""
     changed = {space.ns for space in spaces if space.writes or space.metadata}
@@ -340,17 +357,6 @@ def _keys(space: Space) -> Iterator[bytes]:
         yield key
 
 
-def parameter(state: State, space: Space, key: bytes) -> bytes:
-    """Return the policy of a key, a SignaturePolicyEnvelope; b"" = none."""
-    metadata = state.metadata(space.ns, space.collection, key)
-    if metadata is None:
-        return b""
-    for entry in kv_rwset_pb2.KVMetadataWrite.FromString(metadata).entries:
-        if entry.name == VALIDATION_PARAMETER:
-            return bytes(entry.value)
-    return b""
-
-
 def _reference(path: str) -> bytes:
     """Return a serialised ApplicationPolicy that refers to one of the channel's."""
     policy = policy_pb2.ApplicationPolicy(channel_config_policy_reference=path)
@@ -362,28 +368,16 @@ _LIFECYCLE: Final = Definition(
 )
 
 
-def _never(_: Sequence[Identity]) -> bool:
-    """Stand for a policy that cannot be read."""
-    return False
-
-
-def _signature_policy(raw: bytes) -> Evaluator:
-    try:
-        return evaluator(raw)
-    except InvalidInput:
-        return _never
-
-
 @lru_cache(_CACHED)
 def _read_application_policy(raw: bytes) -> Evaluator | str:
     """Return the signature policy of a serialised ApplicationPolicy, or a path."""
     try:
         policy = policy_pb2.ApplicationPolicy.FromString(raw)
     except DecodeError:
-        return _never
+        return never
     if policy.WhichOneof("Type") == "channel_config_policy_reference":
         return str(policy.channel_config_policy_reference)
-    return _signature_policy(policy.signature_policy.SerializeToString())
+    return signature_policy(policy.signature_policy.SerializeToString())
 
 
 def _channel_policy(

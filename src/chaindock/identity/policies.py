@@ -49,7 +49,11 @@ _MOST: Final = 256 * 1024
 _LARGEST: Final = 64 * 1024
 """Characters of a policy text."""
 _DEEPEST: Final = 40
-"""Gates inside each other. A parser of protobuf messages accepts about 45."""
+"""Gates, or combined principals, inside each other; a deeper policy is refused.
+
+A parser of protobuf messages accepts about 45 gates. It does not limit principals: each
+is a field of bytes that holds the next.
+"""
 
 
 # --- evaluation of signature policies -----------------------------------------------
@@ -70,7 +74,7 @@ def evaluator(serialized: bytes) -> Evaluator:
 
     Raises: InvalidInput when it is none, its version is not 0, a gate or principal is of
         no known kind, a leaf names a principal that the envelope does not hold, or it
-        has more than 256 KiB.
+        has more than 256 KiB or 40 principals inside each other.
     """
     if (size := len(serialized)) > _MOST:
         raise InvalidInput(f"the policy has {size} bytes, the limit is {_MOST}")
@@ -85,7 +89,7 @@ def _compile(serialized: bytes) -> Evaluator:
                 "This evaluator only understands messages of version 0, but version "
                 f"was {envelope.version}"
             )
-        principals = [_principal(one) for one in envelope.identities]
+        principals = [_principal(one, 0) for one in envelope.identities]
         rule = _rule(envelope.rule, principals)
     except DecodeError as error:
         raise InvalidInput(
@@ -136,8 +140,13 @@ def _gate(wanted: int, rules: Sequence[_Rule]) -> _Rule:
     return test
 
 
-def _principal(principal: MSPPrincipal) -> _Principal:
-    """Return the test for one principal. Raises: InvalidInput, DecodeError."""
+def _principal(principal: MSPPrincipal, depth: int) -> _Principal:
+    """Return the test for one principal, which is in `depth` others.
+
+    Raises: InvalidInput, DecodeError.
+    """
+    if depth > _DEEPEST:
+        raise InvalidInput(f"more than {_DEEPEST} principals are inside each other")
     kind, raw = principal.principal_classification, principal.principal
     if kind == MSPPrincipal.ROLE:
         role = MSPRole.FromString(raw)
@@ -163,9 +172,8 @@ def _principal(principal: MSPPrincipal) -> _Principal:
         known = MSPIdentityAnonymity.FromString(raw).anonymity_type == nominal
         return lambda _: known
     if kind == MSPPrincipal.COMBINED:
-        parts = [
-            _principal(one) for one in CombinedPrincipal.FromString(raw).principals
-        ]
+        held = CombinedPrincipal.FromString(raw).principals
+        parts = [_principal(one, depth + 1) for one in held]
         return lambda identity: bool(parts) and all(part(identity) for part in parts)
     raise InvalidInput(f"invalid principal type {kind}")
 

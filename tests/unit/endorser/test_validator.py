@@ -9,6 +9,7 @@ from fabric_protos.peer import transaction_pb2 as codes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from chaindock.endorser import key_policies
 from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.genesis import genesis_envelope
@@ -200,6 +201,24 @@ def test_a_key_whose_policy_changed_in_the_block_is_written_no_more(validator, s
     for other in (space(puts=[b"a"]), space(coll="plain", puts=[b"k"]), space()):
         assert validator.check(endorsed(other), state) == GOOD
     validator.begin(8)
+    assert validator.check(endorsed(space(puts=[b"k"])), state) == GOOD
+
+
+def test_a_policy_with_an_unexpected_error_fails_its_transaction_only(
+    validator, state, monkeypatch
+):
+    """Contracts write policies of keys; an error there must not stop a block."""
+
+    def deep(_: Any) -> Any:
+        raise RecursionError
+
+    monkeypatch.setattr(key_policies, "evaluator", deep)
+    state.label("cc", b"deep", b"policy")
+    validator.begin(7)
+    assert (
+        validator.check(endorsed(space(puts=[b"deep"])), state)
+        == codes.INVALID_OTHER_REASON
+    )
     assert validator.check(endorsed(space(puts=[b"k"])), state) == GOOD
 
 

@@ -248,6 +248,23 @@ def test_anonymity_and_combined_principals(peer):
     assert not holds(one("COMBINED", combined(principals=[])), peer.identity)
 
 
+def nested(depth: int) -> Any:
+    """A combined principal that holds another one, and so on."""
+    found = one("ANONYMITY", b"")
+    for _ in range(depth):
+        held = msp_principal_pb2.CombinedPrincipal(principals=[found])
+        found = one("COMBINED", held)
+    return found
+
+
+def test_combined_principals_have_a_depth(peer):
+    """Each is bytes in the one around it, so that protobuf does not limit the depth."""
+    assert holds(nested(40), peer.identity)
+    for depth in (41, 600, 5000):
+        with pytest.raises(InvalidInput, match="more than 40 principals"):
+            holds(nested(depth), peer.identity)
+
+
 @pytest.mark.parametrize(
     ("envelope", "why"),
     [

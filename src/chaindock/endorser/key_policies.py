@@ -1,0 +1,66 @@
+"""The policies of keys: where one is stored, and how it is evaluated.
+
+Contracts write them, so that any bytes may stand there; what is no policy never holds.
+Source: docs/fabric/policies.md#what-is-checked
+"""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from typing import TYPE_CHECKING, Final, Protocol
+
+from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
+
+from chaindock.errors import InvalidInput
+from chaindock.identity.policies import evaluator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from chaindock.identity.msp import Identity
+    from chaindock.identity.policies import Evaluator
+    from chaindock.ledger.transaction import Space
+
+VALIDATION_PARAMETER: Final = "VALIDATION_PARAMETER"
+"""Name of the metadata that holds the policy of a key."""
+
+
+class State(Protocol):
+    """Where the metadata of keys is read."""
+
+    def metadata(self, ns: str, collection: str, key: bytes, /) -> bytes | None:
+        """Return the serialised KVMetadataWrite of a key, or of a key hash."""
+
+
+def parameter(state: State, space: Space, key: bytes) -> bytes:
+    """Return the policy of a key, a SignaturePolicyEnvelope; b"" = none."""
+    metadata = state.metadata(space.ns, space.collection, key)
+    if metadata is None:
+        return b""
+    for entry in kv_rwset_pb2.KVMetadataWrite.FromString(metadata).entries:
+        if entry.name == VALIDATION_PARAMETER:
+            return bytes(entry.value)
+    return b""
+
+
+def key_policy(raw: bytes) -> Evaluator:
+    """Return the policy of a key; it is compiled once, when it is evaluated first."""
+    compiled = cache(partial(signature_policy, raw))
+
+    def holds(identities: Sequence[Identity]) -> bool:
+        return compiled()(identities)
+
+    return holds
+
+
+def signature_policy(raw: bytes) -> Evaluator:
+    """Return the policy that a serialised SignaturePolicyEnvelope stands for."""
+    try:
+        return evaluator(raw)
+    except InvalidInput:
+        return never
+
+
+def never(_: Sequence[Identity]) -> bool:
+    """Stand for a policy that cannot be read."""
+    return False
