@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from chaindock.errors import InvalidInput
 from chaindock.ledger.mango.conditions import And, Compare, Exists, Field, Node, Or
 from chaindock.ledger.mango.failures import refused
-from chaindock.ledger.mango.query import sort_field
+from chaindock.ledger.mango.query import MAX_BYTES, checked, sort_field
 from chaindock.ledger.mango.selector import ID, parse_path, parse_selector
 from chaindock.telemetry import get_logger
 
@@ -101,12 +101,18 @@ class Plan:
 
 def parse_index(text: bytes) -> Definition:
     """Return what an index file says. Raises: InvalidInput, as the peer's check."""
+    if len(text) > MAX_BYTES:
+        raise InvalidInput(
+            f"the index has {len(text)} bytes, more than the limit of {MAX_BYTES}"
+        )
     try:
-        entry = json.loads(text)
+        decoded = text.decode()
+        entry = json.loads(decoded)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"the index is not valid JSON: {error}") from error
     if not isinstance(entry, dict):
         raise InvalidInput("the index is not a JSON object")
+    entry = checked(entry, decoded, "the index")
     for name, value in entry.items():
         _check_entry(name, value)
     index = entry.get("index")

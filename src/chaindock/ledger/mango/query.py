@@ -103,11 +103,19 @@ def _decode(text: str) -> dict[str, Any]:
             f"json: cannot unmarshal {_go_type(query)} into Go value of type "
             "map[string]interface {}"
         )
-    _require_flat(query, MAX_DEPTH)
+    return checked(query, text, "the query")
+
+
+def checked(value: dict[str, Any], text: str, name: str) -> dict[str, Any]:
+    """Return `value`, the JSON of `text`, without halves of surrogate pairs.
+
+    Raises: InvalidInput with `name` if there are more than MAX_DEPTH levels.
+    """
+    _require_flat(value, MAX_DEPTH, name)
     if "\\u" in text:  # half of a surrogate pair is no text for Go
-        fixed = _SURROGATE.sub("\ufffd", json.dumps(query, ensure_ascii=False))
-        query = json.loads(fixed)
-    return dict(query)
+        fixed = _SURROGATE.sub("\ufffd", json.dumps(value, ensure_ascii=False))
+        return dict(json.loads(fixed))
+    return value
 
 
 def _no_constant(text: str) -> Any:
@@ -127,14 +135,14 @@ def _go_type(value: Any) -> str:
     return names.get(type(value), "null")
 
 
-def _require_flat(value: Any, depth: int) -> None:
+def _require_flat(value: Any, depth: int, name: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise refused("bad_request", "invalid UTF-8 JSON")
     if isinstance(value, (dict, list)):
         if depth == 0:
-            raise InvalidInput(f"the query has more than {MAX_DEPTH} levels")
+            raise InvalidInput(f"{name} has more than {MAX_DEPTH} levels")
         for each in value.values() if isinstance(value, dict) else value:
-            _require_flat(each, depth - 1)
+            _require_flat(each, depth - 1, name)
 
 
 def _use_index(value: Any) -> tuple[str, ...]:

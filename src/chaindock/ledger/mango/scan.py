@@ -291,7 +291,7 @@ class Scan:
         found = (field_of(document, parse_path(name)) for name in self.plan.columns)
         if any(isinstance(each, Missing) for each in found):
             return False
-        return self.plan.filter is None or self.plan.filter.matches(document)
+        return self.plan.filter is None or self.plan.filter.selects(document)
 
     def _chosen(
         self, view: View

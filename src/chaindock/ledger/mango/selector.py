@@ -71,6 +71,17 @@ class Selector:
         self.visits[0] = 0
         return self.root.matches(document)
 
+    def selects(self, document: dict[str, Any]) -> bool:
+        """Return whether a partial index has a document.
+
+        If a limit ends `matches`, the index does not have the document: an error here would
+        make the whole block fail that writes the document.
+        """
+        try:
+            return self.matches(document)
+        except InvalidInput:
+            return False
+
 
 def parse_selector(value: Any) -> Selector:
     """Return the tree. `value` is at most MAX_DEPTH deep.

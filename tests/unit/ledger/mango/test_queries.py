@@ -258,3 +258,23 @@ def test_an_index_is_replaced_by_one_of_its_name(colours):
         "SELECT count(*) FROM sqlite_master WHERE name LIKE 'mango%'"
     )
     assert count == 1
+
+
+def test_a_document_that_a_partial_index_cannot_decide_is_committed():
+    """A package of one contract must not stop the commits of the channel."""
+    costly = {"f": {"$regex": "[ab]*a[ab]{900}c"}}
+    elements = {"f": {"$elemMatch": {"$gt": 0}}}
+    with closing(Documents({"early": {"f": "ab" * 15_000, "n": 1}})) as documents:
+        documents.index("n", name="costly", partial=costly)
+        documents.index("n", name="elements", partial=elements)
+        documents.put({"late": {"f": "ab" * 15_000, "n": 1}})
+        documents.put(
+            {"many": {"f": [1] * 1_000_001, "n": 1}, "few": {"f": [1], "n": 1}}
+        )
+        documents.put({"late": {"n": 1}, "early": None})
+        for name, expected in (("costly", []), ("elements", ["few"])):
+            query = {"selector": {"n": 1}, "use_index": f"d{name}"}
+            documents.filled = True
+            assert documents.keys(query) == expected
+            documents.filled = False
+            assert documents.keys(query) == expected

@@ -155,12 +155,24 @@ def test_a_limit_is_ignored_and_so_is_what_follows_the_object(colours):
         (b'{"index":{"fields":["a"]},"ddoc":1}', '"ddoc" must be a string'),
         (b'{"index":{"fields":["a"]},"type":"text"}', "Index type must be json"),
         (b'{"index":{"fields":["a..b"]}}', "Invalid field name: a..b"),
+        (b'{"index":{"fields":["a"],"partial_filter_selector":' + b'{"a":' * 400 + b"1" + b"}" * 402, "more than 64 levels"),
+        (b'{"index":{"fields":["a"]},"name":"' + b"x" * 262_144 + b'"}', "more than the limit of 262144"),
     ],
-)
+)  # fmt: skip
 def test_a_bad_index_is_refused(text, message):
     with pytest.raises(InvalidInput) as error:
         parse_index(text)
     assert message in error.value.message
+
+
+def test_half_of_a_surrogate_pair_in_an_index_is_no_text():
+    index = parse_index(
+        b'{"index":{"fields":["\\ud800"],"partial_filter_selector":{"_id":"\\udfff"}},'
+        b'"ddoc":"\\udc00","name":"\\ud83d"}'
+    )
+    assert index.columns == ("\ufffd",)
+    assert (index.ddoc, index.name) == ("\ufffd", "\ufffd")
+    assert json.loads(index.partial) == {"_id": "\ufffd"}
 
 
 HOSTILE = (
