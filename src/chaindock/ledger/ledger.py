@@ -92,6 +92,8 @@ class Ledger:
         self._height = 0
         self.reverts = 0
         """How often `revert` was called."""
+        self._reverting = 0
+        """How many calls of `revert` are not done."""
         self.reverted_to: list[int] = []
         """The heights that it went back to."""
         self.damage: LedgerCorrupt | None = None
@@ -162,8 +164,18 @@ class Ledger:
         return self._height
 
     def new_simulator(self, tx_id: TxId) -> Simulator:
-        """Return a simulator over the state as committed now; call its `done`."""
+        """Return a simulator over the state as committed now; call its `done`.
+
+        Raises: LedgerClosed: not open, or `revert` is not done. A simulator would read
+            what the revert removes, and `reverts` would not show that.
+        """
         self._require_open()
+        if self._reverting:
+            raise LedgerClosed(
+                f"the ledger of channel {self.channel!r} is being reverted",
+                hint="call again when the revert is done",
+                channel=self.channel,
+            )
         snapshot = Snapshot(self._reader, self._height)
         return Simulator(tx_id, snapshot, strict=self._strict)
 
@@ -291,7 +303,7 @@ class Ledger:
     async def revert(self, name: str) -> Mark:
         """Go back to a snapshot: later blocks and everything they did are gone.
 
-        A simulator of before raises LedgerClosed. A transaction that was simulated before
+        A simulator of before raises LedgerClosed, and none is made meanwhile. A transaction that was simulated before
         must not be committed afterwards: versions of later blocks come again for other
         values. So `reverts` grows when this is called.
 
@@ -301,6 +313,7 @@ class Ledger:
         """
         self._require_open()
         self.reverts += 1
+        self._reverting += 1
         done = self._change(revert, name)
         done.add_done_callback(self._reverted)
         return await asyncio.shield(done)
@@ -309,6 +322,7 @@ class Ledger:
         return self._write(partial(self._committer.run, partial(act, name)))
 
     def _reverted(self, done: asyncio.Future[Mark]) -> None:
+        self._reverting -= 1
         if done.cancelled() or done.exception() is not None or not self._is_open:
             return
         self._height = done.result().height

@@ -1,5 +1,6 @@
 """Snapshots of a ledger, and going back to them."""
 
+import asyncio
 import random
 import time
 from pathlib import Path
@@ -98,6 +99,25 @@ async def test_a_simulation_of_before_ends(ledger):
         with pytest.raises(LedgerClosed, match="reverted while the simulation ran"):
             simulator.get_state("cc", "other")
     assert ledger.reverts == reverts + 1
+
+
+async def test_no_simulation_begins_while_a_revert_runs(ledger):
+    """The simulation would read what goes, with the number of reverts of afterwards."""
+    await put(ledger, k=b"1")
+    await ledger.take_snapshot("base")
+    await put(ledger, k=b"2")
+    for name, error in (("base", None), ("nothing", NotFound)):
+        reverting = asyncio.ensure_future(ledger.revert(name))
+        await asyncio.sleep(0)
+        assert not reverting.done()
+        with pytest.raises(LedgerClosed, match="is being reverted"):
+            ledger.new_simulator(TxId("t"))
+        if error:
+            with pytest.raises(error):
+                await reverting
+        else:
+            await reverting
+        assert state(ledger) == {"k": b"1"}
 
 
 async def test_a_definition_of_chaincode_stands_in_the_way(ledger):
