@@ -220,11 +220,12 @@ class Orderer:
             raise InvalidInput(f"channel does not exist: {tx.channel!r}")
         if creator is not None and creator.expired:
             raise Denied("broadcast client identity expired")
-        if creator is not None or tx.code == codes.BAD_CREATOR_SIGNATURE:
-            signers = [] if creator is None else [creator]
-            reason = self._configuration.policies.reason(_WRITERS, signers)
-            if reason is not None:
-                raise Denied(f"{reason}: permission denied")
+        # Without a creator whose signature is right, nobody writes: anybody could fill
+        # blocks, and use up the ids of transactions of others.
+        signers = [] if creator is None else [creator]
+        reason = self._configuration.policies.reason(_WRITERS, signers)
+        if reason is not None:
+            raise Denied(f"{reason}: permission denied")
 
     # ---- the worker
 

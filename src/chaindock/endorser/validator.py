@@ -68,7 +68,8 @@ def parse_and_check(
 ) -> tuple[ParsedTransaction, Identity | None]:
     """Take a serialised Envelope apart and check what needs no state. Never raises.
 
-    Returns: the transaction with its code, and its creator, None if that is not known.
+    Returns: the transaction with its code, and its creator; None unless that is a member
+        whose signature is right.
     """
     tx, creator = ParsedTransaction(envelope), None
     try:
@@ -95,14 +96,14 @@ def _check_creator(
         identity.verify(envelope.payload, envelope.signature)
     except Denied:
         raise Broken(codes.BAD_CREATOR_SIGNATURE) from None
-    if tx.tx_id != transaction_id(signed.nonce, signed.creator):
-        raise Broken(codes.BAD_PROPOSAL_TXID)
     return signed, identity
 
 
 def _check_action(
     tx: ParsedTransaction, payload: Any, header: Any, signed: Any, msps: Msps
 ) -> None:
+    if tx.tx_id != transaction_id(signed.nonce, signed.creator):
+        raise Broken(codes.BAD_PROPOSAL_TXID)
     invalid = codes.INVALID_ENDORSER_TRANSACTION
     outer, action = read_action(tx, payload)
     if outer.header != payload.header.signature_header and signed != parse(

@@ -146,6 +146,37 @@ async def test_a_wrong_signature_is_refused_with_the_text_of_an_orderer(defined)
     assert defined.ledger.height == height
 
 
+def edited(data: bytes, signer: Any, **changes: Any) -> Any:
+    """Return the envelope with other fields of its channel header; None = not signed."""
+    envelope = common_pb2.Envelope.FromString(data)
+    payload = common_pb2.Payload.FromString(envelope.payload)
+    header = common_pb2.ChannelHeader.FromString(payload.header.channel_header)
+    header.MergeFrom(common_pb2.ChannelHeader(**changes))
+    payload.header.channel_header = header.SerializeToString()
+    envelope.payload = payload.SerializeToString()
+    envelope.signature = signer.sign(envelope.payload) if signer else b""
+    return envelope.SerializeToString()
+
+
+@pytest.mark.parametrize("changes", [{"epoch": 1}, {"type": 4}, {"tx_id": "a" * 64}])
+async def test_nobody_writes_without_a_signature_however_broken_the_rest_is(
+    defined, changes
+):
+    """Else anybody could fill blocks, and use up the id of a transaction of another."""
+    good = await transaction(defined)
+    height = defined.ledger.height
+    for signer in (None, defined.org.peer):
+        with pytest.raises(Denied, match="permission denied"):
+            await defined.orderer.submit(edited(good, signer, **changes))
+    assert defined.ledger.height == height
+
+
+async def test_a_writer_whose_transaction_id_is_wrong_gets_a_code(defined):
+    """As with Fabric, whose orderer does not look at the id."""
+    wrong = edited(await transaction(defined), defined.user, tx_id="a" * 64)
+    assert (await defined.orderer.submit(wrong)).code == 8
+
+
 def signed_by(text: Any) -> Any:
     return policy_pb2.ApplicationPolicy(
         signature_policy=parse_policy(text)
