@@ -60,8 +60,6 @@ BATCH_RESULTS: Final = 100
 """Rows of one batch, as Fabric has it."""
 BATCH_BYTES: Final = 1024 * 1024
 """A batch ends at this size: some shims take messages of 4 MiB only."""
-
-
 SLICE: Final = 500
 """Keys, records or rows of one request that are handled in one step."""
 STEP_BYTES: Final = 1024 * 1024
@@ -243,35 +241,52 @@ class Query:
         budget: of the call; what was read ahead is taken from it.
     """
 
-    __slots__ = ("_budget", "_left", "_pending", "_rows", "held", "name")
+    __slots__ = ("_budget", "_left", "_pending", "_rows", "_size", "held", "name")
 
     def __init__(self, rows: Results, limit: int, budget: Budget) -> None:
         self.name = str(uuid.uuid4())
         self._rows: Results | None = rows
         self._left, self._budget = limit, budget
         self._pending: deque[bytes] = deque()
+        self._size = 0
         self.held = 0
         """Bytes that were read for the next batch, as the budget has them."""
 
     def advance(self) -> bool:
         """Work for some ms on the next batch; return whether `batch` need not wait."""
-        return self._rows is None or self._rows.advance()
+        if self._rows is not None and not self._rows.advance():
+            return False
+        if self._short and self._rows is not None:
+            self._read(self._rows)
+        return not self._short
+
+    @property
+    def _short(self) -> bool:
+        """Whether more rows are to be read for the next batch."""
+        # One row is kept for the batch after it, or that might be empty.
+        read = len(self._pending)
+        return self._rows is not None and (
+            read < 2 or (read <= BATCH_RESULTS and self._size <= BATCH_BYTES)
+        )
+
+    def _read(self, rows: Results) -> None:
+        most = min(BATCH_RESULTS + 1 - len(self._pending), self._left)
+        found = rows.take(most, BATCH_BYTES)
+        self._left -= len(found)
+        self._pending += found
+        self._size += sum(map(len, found))
+        if not found or rows.exhausted or self._left <= 0:
+            self.close()
+        # Large rows may wait for others while queries of other calls are read, too.
+        held = max(self.held, self._size - BATCH_BYTES)
+        self._budget.take(held - self.held)
+        self.held = held
 
     def batch(self) -> tuple[list[bytes], bool]:
         """Return the next rows, and whether there are more. Raises: BudgetExceeded."""
+        while self._short and self._rows is not None:
+            self._read(self._rows)
         pending = self._pending
-        size = sum(map(len, pending))
-        # One row is kept for the next batch, or that might be empty.
-        while self._rows is not None and (
-            len(pending) < 2 or (len(pending) <= BATCH_RESULTS and size <= BATCH_BYTES)
-        ):
-            most = min(BATCH_RESULTS + 1 - len(pending), self._left)
-            found = self._rows.take(most, BATCH_BYTES)
-            self._left -= len(found)
-            pending += found
-            size += sum(map(len, found))
-            if not found or self._rows.exhausted or self._left <= 0:
-                self.close()
         batch: list[bytes] = []
         size = 0
         while pending and len(batch) < BATCH_RESULTS:
@@ -282,7 +297,7 @@ class Query:
         self._budget.give_back(self.held)
         self.held = 0
         self._budget.take(ahead := sum(map(len, pending)))
-        self.held = ahead
+        self.held = self._size = ahead
         return batch, bool(pending)
 
     def close(self) -> None:

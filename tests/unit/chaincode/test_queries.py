@@ -11,10 +11,11 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.chaincode import invocation as invocation_module
 from chaindock.chaincode.calls import Calls
-from chaindock.chaincode.invocation import BATCH_BYTES, STEP_BYTES, Call
+from chaindock.chaincode.invocation import BATCH_BYTES, STEP_BYTES, Call, Query
 from chaindock.chaincode.options import StreamOptions
 from chaindock.ledger.budget import Budget
 from support.doubles.memory_state import (
+    MemoryResults,
     MemorySimulator,
     MemoryState,
     invocation,
@@ -128,6 +129,18 @@ async def test_rows_larger_than_the_bound_come_one_by_one():
     async with Querying(state) as query:
         messages = await query.all(await query.range())
         assert [len(message.results) for message in messages] == [1, 1, 1]
+
+
+def test_each_large_row_is_a_step_of_its_own_and_counts():
+    row = b"x" * (2 * BATCH_BYTES)
+    budget = Budget(16 * BATCH_BYTES, "a call")
+    rows: Any = MemoryResults([row] * 3, "")
+    query = Query(rows, 100, budget)
+    assert not query.advance()
+    assert budget.held == BATCH_BYTES
+    assert query.advance()
+    assert query.batch() == ([row], True)
+    assert budget.held == len(row)
 
 
 @pytest.mark.parametrize("limit", [1, 100, 150])
