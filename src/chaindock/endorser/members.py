@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
+from chaindock.aio import finish
 from chaindock.endorser.genesis import with_organization
 from chaindock.errors import AlreadyExists, Denied, NotFound
 
@@ -85,7 +86,13 @@ class Members:
         Raises: InvalidInput, StorageError: as `Organizations.make`. AlreadyExists: it is
             a member. Denied: the node lacks the keys of a majority of the admins.
             LedgerError: the block was not written; the organisation is no member.
+        Cancelled: when the organisation is a member, or is not.
         """
+        # The block is committed whoever leaves: without the keys of the new member the
+        # node could not satisfy a majority until it restarts.
+        return await finish(self._add(name, orderer))
+
+    async def _add(self, name: str, orderer: Orderer) -> dict[str, Any]:
         async with self._joining:
             made = await asyncio.to_thread(self._node.make, name)
             now = self.configuration

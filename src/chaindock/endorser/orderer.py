@@ -124,15 +124,19 @@ class Orderer:
         """
         reverts = self._ledger.reverts
         tx = parse_transaction(envelope, self._ledger.channel)
-        found = read_config(envelope).sequence
+        self._require_next(tx)
+        await self._reserve(len(envelope))
+        return await self._order(tx, reverts)
+
+    def _require_next(self, tx: ParsedTransaction) -> None:
+        """Raise InvalidInput unless `tx` is the configuration after that in force."""
+        found = read_config(tx.envelope).sequence
         expected = self._configuration.config.sequence + 1
         if not tx.is_config or tx.code != codes.NOT_VALIDATED or found != expected:
             raise InvalidInput(
                 f"this is no next configuration of channel {self._ledger.channel!r}: "
                 f"{tx.kind}, sequence {found}, expected CONFIG, sequence {expected}"
             )
-        await self._reserve(len(envelope))
-        return await self._order(tx, reverts)
 
     async def _order(self, tx: ParsedTransaction, reverts: int) -> TxLocation:
         """Queue a transaction that has its place, and wait until it is committed.
@@ -288,6 +292,8 @@ class Orderer:
         try:
             txs = [waiting.tx for waiting in batch]
             try:
+                if txs[0].is_config:  # another one may have been in force since
+                    self._require_next(txs[0])
                 block = await self._ledger.commit(txs)
             finally:
                 self._release(*(len(tx.envelope) for tx in txs))

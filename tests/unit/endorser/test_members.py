@@ -18,6 +18,7 @@ from chaindock.errors import AlreadyExists, Denied, InvalidInput, NotFound
 from chaindock.identity.organization import Organization, Organizations
 from chaindock.identity.policies import parse_policy
 from chaindock.ids import ChannelId
+from support.eventually import eventually
 
 CHANNEL = ChannelId("mychannel")
 
@@ -214,6 +215,52 @@ async def test_two_that_join_at_once_both_do(node, members):
     assert len({one["block"] for one in made}) == 2
     assert node.endorser.configuration.config.sequence == 2
     assert node.endorser.configuration.peers == ["Org1MSP", "Org2MSP", "Org3MSP"]
+
+
+async def test_an_organisation_whose_client_leaves_joins_all_the_same(
+    node, members, monkeypatch
+):
+    """Else the node would lack its signature, and a majority needs both."""
+    await node.define()
+    gate, commit = asyncio.Event(), node.ledger.commit
+
+    async def held(txs: Any) -> Any:
+        await gate.wait()
+        return await commit(txs)
+
+    monkeypatch.setattr(node.ledger, "commit", held)
+    second = asyncio.ensure_future(members.add("Org2", node.orderer))
+    await eventually(lambda: node.orderer._bytes > 0)
+    second.cancel()
+    third = asyncio.ensure_future(members.add("Org3", node.orderer))
+    await asyncio.sleep(0.05)
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    assert (await third)["mspid"] == "Org3MSP"
+    assert list(members.peers) == ["Org1MSP", "Org2MSP", "Org3MSP"]
+    assert node.endorser.configuration.peers == list(members.peers)
+    assert await put(node) == 0
+
+
+async def test_of_two_configurations_with_one_number_the_first_counts(
+    node, members, node_organizations, org
+):
+    former = node.endorser.configuration.config
+    both = [
+        with_organization(
+            CHANNEL, former, node_organizations.make(name).msp, [org.admin], org.orderer
+        )
+        for name in ("Org2", "Org3")
+    ]
+    found: Any = await asyncio.gather(
+        *map(node.orderer.configure, both), return_exceptions=True
+    )
+    first, second = found
+    assert first.code == 0
+    assert isinstance(second, InvalidInput)
+    assert "sequence 1, expected CONFIG, sequence 2" in second.message
+    assert node.endorser.configuration.peers == ["Org1MSP", "Org2MSP"]
 
 
 async def test_a_configuration_has_a_block_of_its_own(node, members):
