@@ -41,7 +41,7 @@ def ledger_rebuild(session: Session) -> None:
     from chaindock.node.home import Home
     from chaindock.node.repair import rebuild
 
-    _told(session, rebuild(Home(session.home)), "made anew")
+    _told(session, rebuild(Home(session.home), show.warn), "made anew")
 
 
 def _told(session: Session, heights: Mapping[str, int], what: str) -> None:

@@ -8,9 +8,9 @@ Source: docs/tasks/ledger.md
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from chaindock.durable import sync_folder
 from chaindock.errors import LedgerError
@@ -26,6 +26,7 @@ from chaindock.ledger.mango.upkeep import take_over
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from chaindock.ids import ChannelId
@@ -35,6 +36,8 @@ _BLOCKS: Final = "INSERT INTO blocks SELECT * FROM former.blocks ORDER BY number
 _HEIGHT: Final = "REPLACE INTO meta SELECT 'height', count(*) FROM blocks"
 # Snapshots; the height is counted, and what was verified is verified again.
 _META: Final = "INSERT INTO meta SELECT * FROM former.meta WHERE name LIKE 'snapshot:%'"
+_OLD_HEIGHT: Final = "SELECT value FROM former.meta WHERE name='height'"
+_NEW_HEIGHT: Final = "SELECT value FROM main.meta WHERE name='height'"
 _TRANSIENT: Final = "INSERT INTO transient SELECT * FROM former.transient"
 # A value counts only if it belongs to the hash that stands in the block.
 _PRIVATE: Final = """
@@ -47,11 +50,15 @@ UPDATE private SET name=old.name, plain=old.plain FROM former.private old
 _ENDINGS: Final = ("", "-wal", "-shm")
 
 
-def rebuild_file(path: Path, channel: ChannelId) -> int:
+def rebuild_file(
+    path: Path, channel: ChannelId, warn: Callable[[str], None] | None = None
+) -> int:
     """Make a ledger anew; return how many blocks it has.
 
     Blocks are checked and taken over as they are, and so is private data, which stands
     in no block, as far as it can be read.
+
+    `warn` is told both heights, if the blocks give another one than the file recorded.
 
     Raises: LedgerCorrupt: a block is damaged. LedgerError: the file is no ledger of the
     channel, or cannot be read or written. Nothing has changed then.
@@ -63,7 +70,7 @@ def rebuild_file(path: Path, channel: ChannelId) -> int:
     _remove(new)
     try:
         with translated(path), closing(connect_writer(new, channel, None)[0]) as db:
-            height = _fill(db, path, channel)
+            height, recorded = _fill(db, path, channel)
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         with translated(path), closing(sqlite3.connect(path)) as old:
             old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -79,10 +86,24 @@ def rebuild_file(path: Path, channel: ChannelId) -> int:
         ) from error
     finally:
         _remove(new)
+    if warn is not None and recorded not in {None, height}:
+        warn(_differing(path, height, recorded))
     return height
 
 
-def _fill(db: sqlite3.Connection, path: Path, channel: ChannelId) -> int:
+def _differing(path: Path, height: int, recorded: Any) -> str:
+    text = f"ledger {str(path)!r} recorded height {recorded}, its blocks give {height}"
+    if isinstance(recorded, int) and recorded > height:
+        text += (
+            f": block {height} and those after it are missing; "
+            "if a copy has them, load it: chaindock load FILE"
+        )
+    return text
+
+
+def _fill(db: sqlite3.Connection, path: Path, channel: ChannelId) -> tuple[int, Any]:
+    """Fill the new file; return its height, and that of `path`, None if unreadable."""
+    recorded = None
     db.execute("ATTACH ? AS former", (str(path),))
     with immediate(db):
         create(db, channel)
@@ -100,9 +121,16 @@ def _fill(db: sqlite3.Connection, path: Path, channel: ChannelId) -> int:
             except sqlite3.Error as error:  # it was damaged, or an earlier schema
                 found = translate(error, path)
                 _log.warning("not taken over", part=part, error=str(found))
-        (height,) = db.execute("SELECT value FROM meta WHERE name='height'").fetchone()
+        with suppress(sqlite3.Error):
+            recorded = _recorded(db, _OLD_HEIGHT)
+        height = int(_recorded(db, _NEW_HEIGHT))
     db.execute("DETACH former")
-    return int(height)
+    return height, recorded
+
+
+def _recorded(db: sqlite3.Connection, sql: str) -> Any:
+    row = db.execute(sql).fetchone()
+    return row and row[0]
 
 
 def _remove(path: Path) -> None:

@@ -12,6 +12,7 @@ from chaindock.ledger.rebuild import rebuild_file
 from chaindock.ledger.verification import verify_all
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from chaindock.node.home import Home
@@ -35,14 +36,16 @@ def _verify(path: Path) -> int:
         return verify_all(db, path)
 
 
-def rebuild(home: Home) -> dict[str, int]:
+def rebuild(home: Home, warn: Callable[[str], None]) -> dict[str, int]:
     """Make the state of each ledger anew; return their heights by channel.
+
+    `warn` is told of a height that differs from what the file recorded.
 
     Raises: NodeAlreadyRunning. NotFound, LedgerCorrupt, LedgerError: as `rebuild_file`.
     """
     with home.locked():
         return {
-            file.stem: rebuild_file(file, require_channel(file.stem))
+            file.stem: rebuild_file(file, require_channel(file.stem), warn)
             for file in _ledgers(home)
         }
 

@@ -55,9 +55,22 @@ def test_a_damaged_state_is_made_anew(run, home):
     assert "the state is at height 2, there are 3 blocks" in result.stderr
     assert "chaindock ledger rebuild" in result.stderr
     change(file, "UPDATE versions SET value=x'00'")
-    assert json.loads(run("ledger", "rebuild", "--json").stdout) == {CHANNEL: 3}
+    result = run("ledger", "rebuild", "--json")
+    assert json.loads(result.stdout) == {CHANNEL: 3}
+    assert "recorded height 2, its blocks give 3\n" in result.stderr
     assert run("ledger", "verify").exit_code == 0
     assert look() == {"a": b"2"}
+
+
+def test_a_rebuild_tells_that_the_last_blocks_are_missing(run, home):
+    file, look = made(home)
+    change(file, "DELETE FROM blocks WHERE number=2")
+    result = run("ledger", "rebuild")
+    assert result.exit_code == 0
+    assert "recorded height 3, its blocks give 2: block 2 and" in result.stderr
+    assert look() == {"a": b"1"}
+    result = run("ledger", "rebuild")
+    assert "recorded" not in result.stderr
 
 
 def test_a_damaged_block_is_named(run, home):
