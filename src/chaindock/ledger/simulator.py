@@ -143,6 +143,13 @@ class Simulator:
             self.hold(text_bytes(key) + ENTRY_BYTES)
         reads[key] = version
 
+    def saw_all(self, ns: str, versions: Mapping[str, Version]) -> None:
+        """Record the reads of public keys that exist."""
+        reads = self._records[ns, ""].reads
+        new = [key for key in versions if key not in reads]
+        self.hold(sum(map(text_bytes, new)) + len(new) * ENTRY_BYTES)
+        reads.update(versions)
+
     def put_state(self, ns: str, key: str, value: bytes) -> None:
         """Write; the last write of a key wins, an empty value deletes (also an absent key)."""
         self._put(ns, "", key, value)

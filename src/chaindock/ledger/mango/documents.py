@@ -139,14 +139,16 @@ def indexes_from(rows: Iterable[tuple[Any, ...]]) -> list[Index]:
     """Return the indexes that the rows of `INDEXES` describe."""
     return [
         Index(ddoc, name, tuple(json.loads(columns)), partial, number)
-        for ddoc, name, columns, partial, number in rows
+        for ddoc, name, columns, partial, number, _ in rows
     ]
 
 
 INDEXES: Final = (
-    "SELECT ddoc, name, columns, partial, number FROM document_indexes WHERE ns=?"
+    "SELECT ddoc, name, columns, partial, number, "
+    "EXISTS (SELECT 1 FROM indexed i WHERE i.ns=d.ns AND filled IS NULL) "
+    "FROM document_indexes d WHERE ns=?"
 )
-IS_FILLED: Final = "SELECT 1 FROM indexed WHERE ns=? AND filled IS NULL"
+"""The last column says whether they have all documents."""
 
 
 def store_documents(

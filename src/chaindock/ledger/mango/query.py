@@ -9,6 +9,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from chaindock.errors import InvalidInput
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 MAX_BYTES: Final = 256 * 1024
 """Length of a query's text; a longer one is refused."""
+_SHORT: Final = 2048
+"""Characters of a query's text up to which its tree is kept for the next time."""
 MAX_DEPTH: Final = 64
 """Levels of a query's JSON; a deeper one is refused."""
 _GO_SPACE: Final = " \t\r\n"
@@ -48,6 +51,11 @@ class Query:
 
 
 def parse_query(text: str, bookmark: str = "") -> Query:
+    """Return the query; as `_parse`, which is not done again for a short text."""
+    return (_parse_once if len(text) <= _SHORT else _parse)(text, bookmark)
+
+
+def _parse(text: str, bookmark: str) -> Query:
     """Return the query.
 
     A `bookmark` of the request replaces one in the text, unless "".
@@ -80,6 +88,9 @@ def parse_query(text: str, bookmark: str = "") -> Query:
         if name not in _KNOWN:
             raise refused("invalid_key", f"Invalid key {name} for this request.")
     return Query(selector, paths, sort, descending, skip, bookmark, use_index)
+
+
+_parse_once: Final = lru_cache(64)(_parse)
 
 
 def _decode(text: str) -> dict[str, Any]:
