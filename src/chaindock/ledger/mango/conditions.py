@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from typing_extensions import override
 
 from chaindock.errors import InvalidInput
-from chaindock.ledger.mango.order import sort_key
+from chaindock.ledger.mango.order import COLLATED, rank, sort_key
 from chaindock.ledger.mango.values import BAD_PATH, NOT_FOUND
 from chaindock.ledger.mango.values import field as field_of
 
@@ -22,9 +22,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_VISITS: Final = 1_000_000
-"""Elements that a query looks at in the arrays of one document; more end the query."""
-MAX_REGEX_WORK: Final = 20_000_000
-"""Instructions of a pattern times bytes of a text; more end the query. Takes 0.3 s."""
+"""Conditions on elements of arrays that a query evaluates for one document, each element
+counted; more end the query."""
+MAX_WORK: Final = 20_000_000
+"""What a query does for one document, in instructions of a pattern times bytes of a text;
+more ends the query. Takes 0.3 s."""
+MAX_INDEX_WORK: Final = 1_000_000
+"""The same of the selector of a partial index, which is evaluated for each document of a
+block; with more, the index does not have the document."""
+_KEY_WORK: Final = 20
+"""For a byte of the sort key of an array or object."""
+_ELEMENT_WORK: Final = 200
+"""For an element of an array that `$in` or `$all` looks at."""
+_COLLATION_WORK: Final = 60
+"""For a character of a text that is not ASCII."""
+_SHORT: Final = 64
+"""Characters of ASCII whose sort key takes no time worth counting."""
 COMPARE: Final[dict[str, Callable[[bytes, bytes], bool]]] = {
     "$lt": bytes.__lt__,
     "$lte": bytes.__le__,
@@ -33,6 +46,44 @@ COMPARE: Final[dict[str, Callable[[bytes, bytes], bool]]] = {
     "$gte": bytes.__ge__,
     "$gt": bytes.__gt__,
 }
+
+
+@dataclass
+class Work:
+    """What a selector has done for the document at hand.
+
+    Args:
+        limit: as MAX_WORK.
+    """
+
+    limit: int = MAX_WORK
+    done: int = 0
+    visits: int = 0
+
+    def begin(self) -> None:
+        """Begin with another document."""
+        self.done = self.visits = 0
+
+    def check(self, operator: str) -> None:
+        """Raise InvalidInput if too much was done."""
+        if self.done > self.limit:
+            raise InvalidInput(
+                f"{operator}: the conditions of the selector take too long for one document",
+                hint="use fewer conditions, or conditions on smaller values",
+            )
+
+    def key(self, operator: str, value: Any, *, raw: bool) -> bytes:
+        """Return the sort key of `value`, and count what that took."""
+        if isinstance(value, (list, dict)):
+            self.check(operator)
+            key = _key(value, raw=raw)
+            self.done += len(key) * _KEY_WORK
+            return key
+        if isinstance(value, str) and not (len(value) < _SHORT and value.isascii()):
+            self.check(operator)
+            each = 1 if value.isascii() else _COLLATION_WORK
+            self.done += len(value) + min(len(value), COLLATED) * (each - 1)
+        return _key(value, raw=raw)
 
 
 class Node(ABC):
@@ -120,6 +171,7 @@ class Compare(Node):
 
     operator: str
     argument: Any
+    work: Work
     raw: bool = False
     key: bytes = field(init=False)
     compare: Callable[[bytes, bytes], bool] = field(init=False, repr=False)
@@ -130,7 +182,9 @@ class Compare(Node):
 
     @override
     def matches(self, value: Any) -> bool:
-        return self.compare(_key(value, raw=self.raw), self.key)
+        if isinstance(value, (list, dict)) and self.key[:1] != rank(value):
+            return self.compare(rank(value), self.key)  # their types decide
+        return self.compare(self.work.key(self.operator, value, raw=self.raw), self.key)
 
 
 def _key(value: Any, *, raw: bool) -> bytes:
@@ -146,6 +200,7 @@ class In(Node):
 
     operator: str
     arguments: tuple[Any, ...]
+    work: Work
     raw: bool = False
     keys: frozenset[bytes] = field(init=False)
 
@@ -156,7 +211,12 @@ class In(Node):
     @override
     def matches(self, value: Any) -> bool:
         values = value if isinstance(value, list) else [value]
-        found = any(_key(each, raw=self.raw) in self.keys for each in values)
+        self.work.check(self.operator)
+        self.work.done += len(values) * _ELEMENT_WORK
+        found = any(
+            self.work.key(self.operator, each, raw=self.raw) in self.keys
+            for each in values
+        )
         return found is (self.operator == "$in")
 
 
@@ -219,17 +279,20 @@ class Regex(Node):
     pattern: str
     search: Any
     size: int
+    work: Work
 
     @override
     def matches(self, value: Any) -> bool:
         if not isinstance(value, str):
             return False
         raw = value.encode(errors="surrogatepass")
-        if len(raw) * self.size > MAX_REGEX_WORK:
+        self.work.done += len(raw) * self.size
+        if self.work.done > self.work.limit:
             raise InvalidInput(
                 f"$regex: a pattern of {self.size} instructions over a text of "
-                f"{len(raw)} bytes takes too long",
-                hint="use a shorter pattern",
+                f"{len(raw)} bytes takes too long, with what the selector has done before "
+                "for the document",
+                hint="use a shorter pattern, or fewer of them",
             )
         return bool(self.search(raw))
 
@@ -250,19 +313,23 @@ class All(Node):
     """`$all`: an array has each argument, in value and type (1 is not 1.0)."""
 
     arguments: tuple[Any, ...]
+    work: Work
 
     @override
     def matches(self, value: Any) -> bool:
         if not isinstance(value, list) or not self.arguments:
             return False
+        self.work.check("$all")
         wanted = {_exactly(each) for each in self.arguments}
-        if wanted <= {_exactly(each) for each in value}:
+        found = {_exactly(each) for each in value}
+        self.work.done += len(value) * _ELEMENT_WORK + sum(map(len, found))
+        if wanted <= found:
             return True
         only = self.arguments[0]
         return (
             len(self.arguments) == 1
             and isinstance(only, list)
-            and sort_key(only) == sort_key(value)
+            and sort_key(only) == self.work.key("$all", value, raw=False)
         )
 
 
@@ -287,16 +354,18 @@ class Elements(Node):
 
     operator: str
     part: Node
-    visits: list[int]
+    work: Work
+    conditions: int
 
     @override
     def matches(self, value: Any) -> bool:
         if not isinstance(value, dict if self.operator == "$keyMapMatch" else list):
             return False
-        self.visits[0] += len(value)
-        if self.visits[0] > MAX_VISITS:
+        self.work.visits += len(value) * self.conditions
+        if self.work.visits > MAX_VISITS:
             raise InvalidInput(
-                f"{self.operator}: more than {MAX_VISITS} elements in one document",
+                f"{self.operator}: more than {MAX_VISITS} conditions on elements in one "
+                "document",
                 hint="use fewer conditions on elements",
             )
         try:

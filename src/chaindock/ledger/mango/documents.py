@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from chaindock.ledger.mango.indexes import Index
 from chaindock.ledger.mango.order import sort_key
-from chaindock.ledger.mango.selector import ID, parse_path, parse_selector
+from chaindock.ledger.mango.selector import ID, parse_partial, parse_path
 from chaindock.ledger.mango.values import Missing, decode, document_of, field
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _mango_key(key: bytes, text: str | None, path: bytes) -> bytes | None:
 
 
 def _mango_matches(key: bytes, text: str | None, selector: bytes) -> bool:
-    return _selector(selector).selects(loaded(key, text))
+    return parse_partial(selector.decode()).selects(loaded(key, text))
 
 
 def loaded(key: bytes, text: str | None) -> dict[str, Any]:
@@ -73,7 +73,6 @@ def loaded(key: bytes, text: str | None) -> dict[str, Any]:
 
 
 _steps = lru_cache(256)(lambda path: tuple(json.loads(path)))
-_selector = lru_cache(64)(lambda selector: parse_selector(json.loads(selector)))
 
 
 @lru_cache(4)

@@ -15,7 +15,12 @@ from chaindock.errors import InvalidInput
 from chaindock.ledger.mango.conditions import And, Compare, Exists, Field, Node, Or
 from chaindock.ledger.mango.failures import refused
 from chaindock.ledger.mango.query import MAX_BYTES, checked, sort_field
-from chaindock.ledger.mango.selector import ID, parse_path, parse_selector
+from chaindock.ledger.mango.selector import (
+    ID,
+    parse_partial,
+    parse_path,
+    parse_selector,
+)
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -207,8 +212,7 @@ def plan(
     if usable:
         best = min(usable, key=lambda each: _rank(each, ranges))
         if not filled:
-            partial = json.loads(best.partial) if best.partial else None
-            chosen = None if partial is None else parse_selector(partial)
+            chosen = parse_partial(best.partial) if best.partial else None
             return Plan(columns=best.columns, filter=chosen)
         prefix = _prefix(best, ranges)
         bounds = tuple(ranges[name] for name in prefix)

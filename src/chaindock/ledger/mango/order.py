@@ -51,6 +51,11 @@ _collator: Any = None
 _collator_lock: Final = threading.Lock()
 
 
+def rank(value: list[Any] | dict[str, Any]) -> bytes:
+    """Return how the sort keys of all arrays, or of all objects, begin."""
+    return _ARRAY if isinstance(value, list) else _OBJECT
+
+
 def sort_key(value: Any) -> bytes:
     """Return bytes that compare as CouchDB's view collation compares the values."""
     if isinstance(value, str):

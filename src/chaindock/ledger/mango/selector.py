@@ -7,7 +7,9 @@ Source: docs/fabric/rich-queries.md#selectors
 
 from __future__ import annotations
 
+import json
 import re
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 from chaindock.errors import InvalidInput
 from chaindock.ledger.mango.conditions import (
     COMPARE,
+    MAX_INDEX_WORK,
+    MAX_WORK,
     All,
     And,
     BeginsWith,
@@ -31,6 +35,7 @@ from chaindock.ledger.mango.conditions import (
     Regex,
     Size,
     Type,
+    Work,
     is_integer,
 )
 from chaindock.ledger.mango.failures import bad_argument, erlang, refused
@@ -62,13 +67,13 @@ class Selector:
     """A whole selector. `root` None = everything matches."""
 
     root: Node | None
-    visits: list[int]
+    work: Work
 
     def matches(self, document: dict[str, Any]) -> bool:
         """Return whether a document, with its `_id`, matches. Raises: InvalidInput."""
         if self.root is None:
             return True
-        self.visits[0] = 0
+        self.work.begin()
         return self.root.matches(document)
 
     def selects(self, document: dict[str, Any]) -> bool:
@@ -83,8 +88,8 @@ class Selector:
             return False
 
 
-def parse_selector(value: Any) -> Selector:
-    """Return the tree. `value` is at most MAX_DEPTH deep.
+def parse_selector(value: Any, limit: int = MAX_WORK) -> Selector:
+    """Return the tree. `value` is at most MAX_DEPTH deep, `limit` as MAX_WORK.
 
     Raises: InvalidInput with CouchDB's text.
     """
@@ -93,15 +98,26 @@ def parse_selector(value: Any) -> Selector:
             "invalid_selector_json",
             f"Selector must be a JSON object, not: {erlang(value)}",
         )
-    parser = _Parser()
+    parser = _Parser(Work(limit))
     if not value:
-        return Selector(None, parser.visits)
+        return Selector(None, parser.work)
     root = _pushed(parser.build(value, ""))
     if isinstance(root, Field) and not root.name:
         raise refused(
             "invalid_selector", "One or more conditions is missing a field name."
         )
-    return Selector(root, parser.visits)
+    return Selector(root, parser.work)
+
+
+def parse_partial(text: str) -> Selector:
+    """Return the tree of a partial index's selector, for use on this thread only."""
+    return _partial(text, threading.get_ident())
+
+
+@lru_cache(64)
+def _partial(text: str, _thread: int) -> Selector:
+    # The reader and the writer evaluate one selector at the same time: each has its Work.
+    return parse_selector(json.loads(text), MAX_INDEX_WORK)
 
 
 @lru_cache(1024)
@@ -114,8 +130,8 @@ def parse_path(name: str) -> tuple[str, ...]:
 
 
 class _Parser:
-    def __init__(self) -> None:
-        self.visits = [0]
+    def __init__(self, work: Work) -> None:
+        self.work = work
         self._conditions = 0
 
     def build(self, value: Any, path: str) -> Node:
@@ -153,17 +169,19 @@ class _Parser:
                 hint="use $in for many values of one field",
             )
         if name in COMPARE:
-            return Compare(name, argument, raw=path == ID)
+            return Compare(name, argument, self.work, raw=path == ID)
         if name in {"$elemMatch", "$allMatch", "$keyMapMatch"}:
             if not isinstance(argument, dict):
                 raise bad_argument(name, argument)
-            return Elements(name, self.build(argument, ""), self.visits)
+            before = self._conditions - 1
+            part = self.build(argument, "")
+            return Elements(name, part, self.work, self._conditions - before)
         if name in {"$in", "$nin"} and isinstance(argument, list):
-            return In(name, tuple(argument), raw=path == ID)
-        return _simple(name, argument)
+            return In(name, tuple(argument), self.work, raw=path == ID)
+        return _simple(name, argument, self.work)
 
 
-def _simple(name: str, argument: Any) -> Node:
+def _simple(name: str, argument: Any, work: Work) -> Node:
     if name in _UNSUPPORTED:
         raise refused("not_supported", f"Unsupported operator: {name}")
     if name not in _SIMPLE:
@@ -171,10 +189,10 @@ def _simple(name: str, argument: Any) -> Node:
     accepts, make = _SIMPLE[name]
     if not accepts(argument):
         raise bad_argument(name, argument)
-    return make(argument)
+    return make(argument, work)
 
 
-def _regex(pattern: str) -> Regex:
+def _regex(pattern: str, work: Work) -> Regex:
     import re2  # noqa: PLC0415  # only the node needs it, and only for such a query
 
     options = re2.Options()
@@ -184,7 +202,7 @@ def _regex(pattern: str) -> Regex:
         compiled = re2.compile(pattern.encode(errors="replace"), options)
     except re2.error:
         raise bad_argument("$regex", pattern) from None
-    return Regex(pattern, compiled.search, compiled.programsize)
+    return Regex(pattern, compiled.search, compiled.programsize, work)
 
 
 def _is_mod(argument: Any) -> bool:
@@ -200,19 +218,23 @@ def _is_text(argument: Any) -> bool:
     return isinstance(argument, str)
 
 
-_SIMPLE: Final[dict[str, tuple[Callable[[Any], bool], Callable[[Any], Node]]]] = {
-    "$in": (lambda argument: False, Exists),  # noqa: ARG005
-    "$nin": (lambda argument: False, Exists),  # noqa: ARG005
-    "$exists": (lambda argument: isinstance(argument, bool), Exists),
-    "$type": (_is_text, Type),
-    "$mod": (_is_mod, lambda argument: Mod(*argument)),
+def _plain(make: Callable[[Any], Node]) -> Callable[[Any, Work], Node]:
+    return lambda argument, _: make(argument)
+
+
+_SIMPLE: Final[dict[str, tuple[Callable[[Any], bool], Callable[[Any, Work], Node]]]] = {
+    "$in": (lambda argument: False, _plain(Exists)),  # noqa: ARG005
+    "$nin": (lambda argument: False, _plain(Exists)),  # noqa: ARG005
+    "$exists": (lambda argument: isinstance(argument, bool), _plain(Exists)),
+    "$type": (_is_text, _plain(Type)),
+    "$mod": (_is_mod, _plain(lambda argument: Mod(*argument))),
     "$regex": (_is_text, _regex),
-    "$beginsWith": (_is_text, BeginsWith),
+    "$beginsWith": (_is_text, _plain(BeginsWith)),
     "$all": (
         lambda argument: isinstance(argument, list),
-        lambda argument: All(tuple(argument)),
+        lambda argument, work: All(tuple(argument), work),
     ),
-    "$size": (lambda argument: is_integer(argument) and argument >= 0, Size),
+    "$size": (lambda argument: is_integer(argument) and argument >= 0, _plain(Size)),
 }
 
 
@@ -242,10 +264,18 @@ def _negated(node: Node) -> Node:
     opposite: Node
     if isinstance(condition, Compare):
         opposite = Compare(
-            _OPPOSITE[condition.operator], condition.argument, condition.raw
+            _OPPOSITE[condition.operator],
+            condition.argument,
+            condition.work,
+            condition.raw,
         )
     elif isinstance(condition, In):
-        opposite = In(_OPPOSITE[condition.operator], condition.arguments, condition.raw)
+        opposite = In(
+            _OPPOSITE[condition.operator],
+            condition.arguments,
+            condition.work,
+            condition.raw,
+        )
     elif isinstance(condition, Exists):
         opposite = Exists(not condition.wanted)
     else:

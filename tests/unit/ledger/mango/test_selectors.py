@@ -183,6 +183,38 @@ def test_a_large_pattern_over_a_long_text_is_refused():
         selector.matches({"a": "ab" * 500_000})
 
 
+COSTLY = "[ab]*a[ab]{300}c"
+LONG = "ab" * 10_000  # alone 0.1 s for this pattern
+
+
+@pytest.mark.parametrize(
+    ("selector", "document"),
+    [
+        ({"a": {"$elemMatch": {"$regex": COSTLY}}}, {"a": [LONG] * 100}),
+        ({"$or": [{"a": {"$regex": f"{COSTLY}{n}"}} for n in range(100)]}, {"a": LONG}),
+        ({"$or": [{"a": [n]} for n in range(1000)]}, {"a": list(range(100_000))}),
+        ({"$or": [{"a": {"$in": [n]}} for n in range(-1000, 0)]}, {"a": list(range(100_000))}),
+        ({"$or": [{"a": {"$all": [n]}} for n in range(-1000, 0)]}, {"a": list(range(100_000))}),
+        ({"a": {"$elemMatch": {"$or": [{"$eq": n} for n in range(-900, 0)]}}}, {"a": list(range(100_000))}),
+        ({"$or": [{"a": f"{n}"} for n in range(1000)]}, {"a": "é" * 4096 + "x" * 1_000_000}),
+    ],
+)  # fmt: skip
+def test_all_conditions_together_take_bounded_time_for_one_document(selector, document):
+    """They run on the event loop, where each step makes all other calls wait."""
+    parsed = parse_selector(selector)
+    began = time.thread_time()
+    with pytest.raises(InvalidInput, match=r"takes? too long|conditions on elements"):
+        parsed.matches(document)
+    assert time.thread_time() - began < 4
+    assert not parsed.matches({"a": 5})  # what was done counts for one document
+
+
+def test_types_that_differ_decide_without_a_look_at_the_elements():
+    selector = parse_selector({"$and": [{"a": {"$gt": None}}] * 900})
+    assert selector.matches({"a": list(range(100_000))})
+    assert not parse_selector({"a": {"$gte": {}}}).matches({"a": [1]})
+
+
 def test_conditions_on_elements_of_elements_are_bounded():
     inner: dict[str, object] = {"$gt": 5}
     for _ in range(8):
@@ -191,5 +223,5 @@ def test_conditions_on_elements_of_elements_are_bounded():
     for _ in range(7):
         value = [value] * 5
     selector = parse_selector({"a": inner})
-    with pytest.raises(InvalidInput, match="elements in one document"):
+    with pytest.raises(InvalidInput, match="conditions on elements"):
         selector.matches({"a": value})
