@@ -10,9 +10,11 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
+from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.errors import InvalidInput
 from chaindock.identity.policies import evaluator
+from chaindock.ledger.transaction import Broken
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +25,37 @@ if TYPE_CHECKING:
 
 VALIDATION_PARAMETER: Final = "VALIDATION_PARAMETER"
 """Name of the metadata that holds the policy of a key."""
+
+_MOST: Final = 1024 * 1024
+"""Bytes of the distinct policies of keys that a transaction writes.
+
+A transaction above it fails its policies: to compile them takes 1.4 s of the writer.
+"""
+
+
+class KeyPolicies:
+    """The policies of the keys that one transaction writes, each counted once.
+
+    Attributes:
+        size: their bytes.
+    """
+
+    def __init__(self) -> None:
+        self._known: set[bytes] = set()
+        self.size = 0
+
+    def is_new(self, raw: bytes) -> bool:
+        """Count a policy and tell whether it was not counted before.
+
+        Raises: Broken, when they have more than 1 MiB.
+        """
+        if raw in self._known:
+            return False
+        self._known.add(raw)
+        self.size += len(raw)
+        if self.size > _MOST:
+            raise Broken(codes.ENDORSEMENT_POLICY_FAILURE)
+        return True
 
 
 class State(Protocol):

@@ -7,12 +7,14 @@ Source: docs/fabric/policies.md#what-is-checked
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from fabric_protos.common.policies_pb2 import SignaturePolicyEnvelope
 from google.protobuf.message import DecodeError
 
-from chaindock.endorser.key_policies import parameter
+from chaindock.aio import LARGE_BYTES, off_loop
+from chaindock.endorser.key_policies import KeyPolicies, parameter
 from chaindock.endorser.validator import SnapshotState, Validator, written
 from chaindock.errors import InvalidInput
 from chaindock.ledger.transaction import Broken, Space
@@ -23,10 +25,13 @@ if TYPE_CHECKING:
     from chaindock.endorser.configuration import Configuration
     from chaindock.endorser.validator import State
     from chaindock.identity.msp import Identity, SigningIdentity
+    from chaindock.identity.policies import Evaluator
     from chaindock.ledger.simulator import Simulator
 
 _AT_ONCE: Final = 500
 """Keys whose policies are looked up before other work of the event loop has its turn."""
+_PER_BYTE: Final = 64
+"""To compile a byte of a policy takes as long as other work on so many bytes."""
 
 
 async def choose(
@@ -44,52 +49,72 @@ async def choose(
     Raises: InvalidInput: the policy of a written key cannot be read.
     """
     state = SnapshotState(simulator.snapshot())
-    spaces = [await _reduced(*one, state) for one in simulator.written()]
     first = next(iter(peers))
-    if len(peers) == 1:
-        return [first]
-    chosen: dict[str, Identity] = {
-        mspid: configuration.msps.identify(peer.creator)
-        for mspid, peer in peers.items()
-    }
-    rules = Validator(configuration)
+    rules, met = Validator(configuration), KeyPolicies()
     try:
+        counted = KeyPolicies()
+        spaces = [await _reduced(*one, state, counted) for one in simulator.written()]
+        if len(peers) == 1:
+            return [first]
         policies = [
             policy
             for one in written(name, spaces)
-            for policy in rules.policies(one, spaces, state)
+            for policy in rules.policies(one, spaces, state, met)
         ]
     except Broken:
         return [first]
+    members = {
+        mspid: configuration.msps.identify(peer.creator)
+        for mspid, peer in peers.items()
+    }
+    work = partial(_fewest, members, policies)
+    return await off_loop(met.size * _PER_BYTE, work) or [first]
 
-    def hold(identities: Sequence[Identity]) -> bool:
-        return all(policy(identities) for policy in policies)
 
-    if not hold(list(chosen.values())):
-        return [first]
-    for mspid in reversed(list(chosen)):
+def _fewest(members: dict[str, Identity], policies: Sequence[Evaluator]) -> list[str]:
+    """Return as few of the MSP ids as satisfy all policies; [] = all do not."""
+
+    def hold(identities: Iterable[Identity]) -> bool:
+        found = list(identities)
+        return all(policy(found) for policy in policies)
+
+    chosen = dict(members)
+    if not hold(chosen.values()):
+        return []
+    for mspid in reversed(members):
         fewer = {other: one for other, one in chosen.items() if other != mspid}
-        if fewer and hold(list(fewer.values())):
+        if fewer and hold(fewer.values()):
             chosen = fewer
     return list(chosen)
 
 
 async def _reduced(
-    ns: str, collection: str, keys: Iterable[bytes], state: State
+    ns: str,
+    collection: str,
+    keys: Iterable[bytes],
+    state: State,
+    counted: KeyPolicies,
 ) -> Space:
-    """Return a space with one key for each policy of a key, and one without any."""
+    """Return a space with one key for each policy of a key, and one without any.
+
+    Raises: InvalidInput: a policy cannot be read. Broken: as `KeyPolicies.is_new`.
+    """
     space = Space(ns, collection, [], [], [], [])
     labelled = state.labelled(ns, collection)
     found: set[bytes] = set()
+    read = 0
     for number, key in enumerate(keys, 1):
         raw = parameter(state, space, key) if labelled else b""
         if raw not in found:
             _require_policy(raw)
+            counted.is_new(raw)
             found.add(raw)
             space.writes.append((key, None))
         if not labelled:
             break
-        if not number % _AT_ONCE:
+        read += len(raw)
+        if not number % _AT_ONCE or read > LARGE_BYTES:
+            read = 0
             await asyncio.sleep(0)
     return space
 

@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError
 
 from chaindock.endorser.checks import proposal_hash, transaction_id
 from chaindock.endorser.key_policies import (
+    KeyPolicies,
     key_policy,
     never,
     parameter,
@@ -221,8 +222,9 @@ class Validator:
         if tx.is_config:
             return int(codes.NOT_VALIDATED)
         try:
+            met = KeyPolicies()
             for name in written(tx.name, tx.spaces):
-                for policy in self.policies(name, tx.spaces, state):
+                for policy in self.policies(name, tx.spaces, state, met):
                     if not _holds(policy, tx):
                         return int(codes.ENDORSEMENT_POLICY_FAILURE)
                 self._note(name, tx.spaces)
@@ -240,12 +242,12 @@ class Validator:
         self._redefined = self._redefined or name == NAMESPACE
 
     def policies(
-        self, name: str, spaces: Iterable[Space], state: State
+        self, name: str, spaces: Iterable[Space], state: State, met: KeyPolicies
     ) -> Iterator[Evaluator]:
-        """Yield the policies that writes to one namespace must satisfy.
+        """Yield the policies that writes to one namespace must satisfy, beside `met`.
 
-        Raises: Broken with the code, when it is not defined or when an earlier
-            transaction of the block changed the metadata of a key.
+        Raises: Broken with the code, when it is not defined, when an earlier transaction
+            of the block changed the metadata of a key, or as `KeyPolicies.is_new`.
         """
         definition = self._definition(name, state)
         asked: set[str] = set()
@@ -260,7 +262,8 @@ class Validator:
                     raise Broken(codes.ENDORSEMENT_POLICY_FAILURE)
                 raw = parameter(state, space, key) if labelled else b""
                 if raw:
-                    yield key_policy(raw)
+                    if met.is_new(raw):
+                        yield key_policy(raw)
                 elif collection not in asked:
                     asked.add(collection)
                     yield from self._general(definition, collection, asked)

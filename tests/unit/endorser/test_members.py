@@ -1,6 +1,7 @@
 """Several organisations on a channel: how one joins, who endorses, what counts."""
 
 import asyncio
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ from fabric_protos.common import common_pb2, configtx_pb2
 from fabric_protos.peer import policy_pb2
 from fabric_protos.peer.lifecycle import lifecycle_pb2
 
+from chaindock.endorser import key_policies
 from chaindock.endorser.caller import new_proposal
 from chaindock.endorser.checks import parse_proposal
 from chaindock.endorser.configuration import Configuration
@@ -16,7 +18,7 @@ from chaindock.endorser.genesis import with_organization
 from chaindock.endorser.members import Members
 from chaindock.errors import AlreadyExists, Denied, InvalidInput, NotFound
 from chaindock.identity.organization import Organization, Organizations
-from chaindock.identity.policies import parse_policy
+from chaindock.identity.policies import evaluator, parse_policy
 from chaindock.ids import ChannelId
 from support.eventually import eventually
 
@@ -365,6 +367,27 @@ async def test_each_of_many_keys_is_asked_for_its_policy(two, monkeypatch):
     assert await two.fill(1200, "Org1MSP") == 10
     assert turns.count(0) >= 2
     assert await two.fill(1200) == 0
+
+
+async def test_large_policies_are_compiled_beside_the_event_loop(two, monkeypatch):
+    await put(two)
+    others = ", ".join(f"'Other{number}MSP.peer'" for number in range(1000))
+    assert await two.label("k", label(f"OR('Org2MSP.peer', {others})")) == 0
+    threads = []
+
+    def noted(raw: bytes) -> Any:
+        threads.append(threading.current_thread())
+        return evaluator(raw)
+
+    monkeypatch.setattr(key_policies, "evaluator", noted)
+    assert await planned(two) == ["Org2MSP"]
+    assert len(threads) == 1
+    assert threading.current_thread() not in threads
+    # Too many bytes: the transaction has to fail, and no policy is compiled.
+    monkeypatch.setattr(key_policies, "_MOST", 1000)
+    assert await planned(two) == ["Org1MSP"]
+    assert await put(two) == 10
+    assert len(threads) == 1
 
 
 async def test_a_key_whose_policy_is_garbage_is_written_no_more(two):

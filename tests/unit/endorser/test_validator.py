@@ -17,7 +17,7 @@ from chaindock.endorser.orderer import Orderer
 from chaindock.endorser.validator import Validator, parse_and_check
 from chaindock.errors import ChaindockError
 from chaindock.identity.msp import Identity, Role
-from chaindock.identity.policies import parse_policy
+from chaindock.identity.policies import evaluator, parse_policy
 from chaindock.ids import ChannelId
 from chaindock.ledger.transaction import ParsedTransaction, Space
 from support.ledgers import recorded
@@ -220,6 +220,34 @@ def test_a_policy_with_an_unexpected_error_fails_its_transaction_only(
         == codes.INVALID_OTHER_REASON
     )
     assert validator.check(endorsed(space(puts=[b"k"])), state) == GOOD
+
+
+def test_the_policies_of_keys_are_compiled_once_and_bounded_for_a_transaction(
+    validator, state, monkeypatch
+):
+    """To compile 256 KiB takes 0.35 s of the writer."""
+    compiled: list[bytes] = []
+
+    def noted(raw: bytes) -> Any:
+        compiled.append(raw)
+        return evaluator(raw)
+
+    monkeypatch.setattr(key_policies, "evaluator", noted)
+    for number in range(6):
+        own = key_policy(f"OR('Org1MSP.peer', 'Org{number}0MSP.peer')")
+        state.label("cc", b"own%d" % number, own)
+        state.label("cc", b"same%d" % number, key_policy(ORG1))
+        monkeypatch.setattr(key_policies, "_MOST", 4 * len(own))
+    validator.begin(7)
+    same = space(puts=[b"same%d" % number for number in range(6)])
+    assert validator.check(endorsed(same), state) == GOOD
+    assert compiled == [key_policy(ORG1)]
+    some = space(puts=[b"own%d" % number for number in range(4)])
+    assert validator.check(endorsed(some), state) == GOOD
+    assert len(compiled) == 5
+    more = space(puts=[b"own%d" % number for number in range(6)])
+    assert validator.check(endorsed(more), state) == FAILED
+    assert validator.check(endorsed(some), state) == GOOD
 
 
 def test_what_failed_its_policy_changes_nothing_for_later_ones(validator, state):
