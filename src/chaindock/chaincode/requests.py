@@ -17,7 +17,7 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf.message import DecodeError
 
 from chaindock.chaincode import keys, queries
-from chaindock.chaincode.invocation import PANIC
+from chaindock.chaincode.invocation import PANIC, STEP_BYTES
 from chaindock.chaincode.wire import MOST_ID, why_unreadable
 from chaindock.errors import (
     BudgetExceeded,
@@ -81,6 +81,8 @@ def serve(
                 request = form.FromString(message.payload)
             work = act(call, request, options)
             result = work if isinstance(work, bytes) else (yield from work)
+            if len(result) > STEP_BYTES:
+                yield None  # to read it took some ms, and so does the reply
             if len(result) > options.max_message_bytes - _FRAME_BYTES:
                 result = InvalidInput(
                     f"result of {len(result)} bytes is too large to be sent"

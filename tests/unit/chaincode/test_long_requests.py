@@ -10,9 +10,10 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.aio import Tasks
 from chaindock.chaincode.calls import Calls
-from chaindock.chaincode.invocation import Call
+from chaindock.chaincode.invocation import STEP_BYTES, Call
 from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.outbox import Outbox
+from chaindock.chaincode.requests import serve
 from support.doubles.memory_state import MemoryState, invocation
 from support.shims.session import Session, record
 from support.shims.stream_node import MODELS, StreamNode
@@ -133,3 +134,17 @@ async def test_requests_that_waited_give_way_to_others_after_some_ms(
             turns += 1
             await asyncio.sleep(0)
     assert len(seen) > 20
+
+
+async def test_a_large_value_gives_way_to_others_before_its_reply_is_made():
+    value = b"x" * (STEP_BYTES + 1)
+    calls = Calls(StreamOptions(), lambda _: None)
+    invoked = invocation("f", tx_id="t1", state=MemoryState({"k": value}))
+    call = Call(invoked, 5.0, calls.budget, calls.running)
+    payload = shim.GetState(key="k").SerializeToString()
+    asked = Kind(type=Kind.GET_STATE, payload=payload, txid="t1", channel_id="dev")
+    serving = serve(call, asked, StreamOptions(), "basic", calls.budget)
+    assert next(serving) is None
+    with pytest.raises(StopIteration) as done:
+        next(serving)
+    assert done.value.value[0].payload == value
