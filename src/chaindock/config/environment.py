@@ -78,7 +78,7 @@ def require_own(path: Path) -> None:
     Raises: ConfigInvalid, with the command that corrects it.
     """
     places = list(dict.fromkeys(_on_the_way(path)))
-    for place in places:
+    for place in reversed(places):
         try:
             about = place.lstat()
         except (FileNotFoundError, NotADirectoryError):
