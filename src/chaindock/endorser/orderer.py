@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
+from fabric_protos.peer import proposal_pb2
 from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.aio import Tasks, off_loop
@@ -30,16 +31,23 @@ from chaindock.errors import (
 )
 from chaindock.ledger.ledger import TxLocation
 from chaindock.ledger.simulator import require_size
-from chaindock.ledger.transaction import code_name, parse_transaction
+from chaindock.ledger.transaction import (
+    Broken,
+    ParsedTransaction,
+    code_name,
+    parse,
+    parse_transaction,
+    read_headers,
+)
 from chaindock.lifecycle.records import NAMESPACE
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
     from chaindock.endorser.configuration import Configuration
     from chaindock.identity.msp import Identity
+    from chaindock.ids import ChannelId
     from chaindock.ledger.ledger import Ledger
     from chaindock.ledger.marks import Mark
-    from chaindock.ledger.transaction import ParsedTransaction
 
 _log = get_logger("orderer")
 _CONFIGS: Final = frozenset({"CONFIG", "CONFIG_UPDATE"})
@@ -107,7 +115,7 @@ class Orderer:
         msps = self._configuration.msps
         reverts = self._ledger.reverts
         check = partial(parse_and_check, envelope, self._ledger.channel, msps)
-        await self._reserve(len(envelope))
+        await self._reserve(len(envelope), urgent=await self._is_definition(envelope))
         try:
             tx, creator = await off_loop(len(envelope), check)
             self._admit(tx, creator)
@@ -125,7 +133,7 @@ class Orderer:
         reverts = self._ledger.reverts
         tx = parse_transaction(envelope, self._ledger.channel)
         self._require_next(tx)
-        await self._reserve(len(envelope))
+        await self._reserve(len(envelope), urgent=True)
         return await self._order(tx, reverts)
 
     def _require_next(self, tx: ParsedTransaction) -> None:
@@ -158,13 +166,21 @@ class Orderer:
         self._arrived.set()
         return await waiting.done
 
-    async def _reserve(self, size: int) -> None:
+    async def _is_definition(self, envelope: bytes) -> bool:
+        """Tell whether an envelope overtakes what waits until somebody cuts a block."""
+        if self._options.mode == AUTO:
+            return False
+        called = partial(_called, envelope, self._ledger.channel)
+        return await off_loop(len(envelope), called) == NAMESPACE
+
+    async def _reserve(self, size: int, *, urgent: bool) -> None:
         """Wait until an envelope of `size` bytes has a place, before it is parsed.
 
-        Parsed it takes up to four times as much. Raises: LedgerClosed.
+        Parsed it takes up to four times as much. What is urgent has a place: the queue may
+        be full until somebody cuts a block. Raises: LedgerClosed.
         """
         options = self._options
-        while not self._closing and (
+        while not (self._closing or urgent) and (
             len(self._queue) >= options.max_waiting
             or (self._bytes and self._bytes + size > options.max_waiting_bytes)
         ):
@@ -311,6 +327,16 @@ class Orderer:
             if not waiting.done.done():
                 place = TxLocation(block.number, index, block.codes[index])
                 waiting.done.set_result(place)
+
+
+def _called(envelope: bytes, channel: ChannelId) -> str:
+    """Return the chaincode that the channel header names; "" = it cannot be read."""
+    try:
+        _, _, header = read_headers(ParsedTransaction(envelope), channel)
+        kind, bad = proposal_pb2.ChaincodeHeaderExtension, codes.BAD_HEADER_EXTENSION
+        return str(parse(kind, header.extension, bad).chaincode_id.name)
+    except Broken:
+        return ""
 
 
 def reverted(tx_id: str) -> LedgerError:

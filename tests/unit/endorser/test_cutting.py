@@ -6,9 +6,14 @@ from typing import Any
 import pytest
 
 from chaindock.endorser.cutting import OrdererOptions, read_mode, show_mode
+from chaindock.endorser.genesis import with_organization
 from chaindock.errors import LedgerError
+from chaindock.identity.organization import Organization
+from chaindock.ids import ChannelId
 from chaindock.values import WrongValueError
 from support.eventually import eventually
+
+CHANNEL = ChannelId("mychannel")
 
 
 async def invoke(node: Any, *args: bytes) -> Any:
@@ -72,6 +77,30 @@ class TestManual:
         with pytest.raises(LedgerError, match="the ledger was reverted meanwhile"):
             await answers
         assert (defined.orderer.waiting, defined.ledger.height) == (0, height)
+
+
+class TestFull:
+    """Definitions and configurations have a place where no other transaction has."""
+
+    @pytest.fixture(params=["count", "bytes"])
+    def options(self, request: Any) -> Any:
+        full: Any = {"count": {"max_waiting": 1}, "bytes": {"max_waiting_bytes": 1}}
+        return OrdererOptions(mode=("manual", 0.0), **full[request.param])
+
+    async def test_what_is_urgent_does_not_wait_for_room(self, defined, tmp_path):
+        first = await waiting(defined, *puts(1))
+        later = asyncio.ensure_future(invoke(defined, *puts(2)[1]))
+        other = Organization.open(tmp_path / "2", "Org2MSP", "org2.example.com")
+        now, org = defined.endorser.configuration.config, defined.org
+        made = with_organization(CHANNEL, now, other.msp, [org.admin], org.orderer)
+        async with asyncio.timeout(5):
+            await defined.define("other")
+            assert (await defined.orderer.configure(made)).code == 0
+        assert (defined.orderer.waiting, later.done()) == (1, False)
+        assert await defined.orderer.cut() == 1
+        await first
+        await eventually(lambda: defined.orderer.waiting == 1)
+        later.cancel()
 
 
 async def test_what_was_simulated_before_a_revert_is_not_committed(defined):
