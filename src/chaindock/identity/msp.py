@@ -44,6 +44,11 @@ _ALGORITHM = ec.ECDSA(Prehashed(hashes.SHA256()))
 _CACHED = 4096
 """Identities and signatures that are remembered; bounded, because creators are hostile."""
 _PEM_MAX = 64 * 1024
+CREATOR_MAX = _PEM_MAX + 1024
+"""Bytes of a SerializedIdentity; a larger one is refused, so that caches do not keep it.
+
+Fields that no reader knows could make it as large as a transaction.
+"""
 _KNOWN_CRITICAL = frozenset(
     {
         ExtensionOID.BASIC_CONSTRAINTS,
@@ -334,6 +339,10 @@ def certificate_of(serialized: identities_pb2.SerializedIdentity) -> x509.Certif
 
 
 def _parse(creator: bytes) -> identities_pb2.SerializedIdentity:
+    if (size := len(creator)) > CREATOR_MAX:
+        raise Denied(
+            f"the creator has {size} bytes, the limit is {CREATOR_MAX}", mspid=None
+        )
     try:
         return identities_pb2.SerializedIdentity.FromString(creator)
     except DecodeError as error:

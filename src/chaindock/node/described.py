@@ -23,6 +23,7 @@ from fabric_protos.peer import (
 )
 from google.protobuf.message import DecodeError
 
+from chaindock.identity.msp import CREATOR_MAX
 from chaindock.ids import ChannelId
 from chaindock.ledger.transaction import code_name, parse_transaction
 from chaindock.operations.wire import encode
@@ -262,9 +263,13 @@ def _answer(action: Any) -> dict[str, Any]:
     return found
 
 
-@lru_cache(256)
 def identity(creator: bytes) -> dict[str, str] | None:
     """Return organisation and subject of a serialised identity; None = unreadable."""
+    return _identity(creator) if len(creator) <= CREATOR_MAX else None
+
+
+@lru_cache(256)
+def _identity(creator: bytes) -> dict[str, str] | None:
     try:
         found = identities_pb2.SerializedIdentity.FromString(creator)
         subject = x509.load_pem_x509_certificate(found.id_bytes).subject

@@ -192,6 +192,26 @@ def test_the_cache_is_bounded_and_refusals_are_not_kept(ca, monkeypatch):
     assert msp._known.cache_info().currsize == 3
 
 
+def test_a_padded_creator_is_refused_and_not_kept(ca, msp):
+    """Fields that SerializedIdentity does not have are accepted by its parser."""
+    msps = Msps([msp])
+    small = creator(certificate(ca, "client"))
+
+    def padded(size: int) -> Any:
+        padding = identities_pb2.SerializedIdentity(mspid="x" * size)
+        raw = b"\x5a" + padding.SerializeToString()[1:]  # field 11
+        assert identities_pb2.SerializedIdentity.FromString(small + raw).mspid
+        return small + raw
+
+    assert msps.identify(padded(60_000)).role is Role.CLIENT
+    for size in (66_000, 9_000_000):
+        for one in (msp, msps):
+            with pytest.raises(Denied, match="the limit is 66560") as caught:
+                one.identify(padded(size))
+            assert caught.value.mspid is None
+            assert one._known.cache_info().currsize == 1
+
+
 def test_the_channel_configuration_carries_root_and_roles(ca, msp):
     config = msp_config_pb2.FabricMSPConfig.FromString(msp.config().config)
     assert config.name == "Org1MSP"

@@ -5,12 +5,15 @@ import base64
 from fabric_protos.common import common_pb2
 from fabric_protos.ledger.rwset import rwset_pb2
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
+from fabric_protos.msp import identities_pb2
 from fabric_protos.peer import (
     proposal_pb2,
     proposal_response_pb2,
     transaction_pb2,
 )
 
+from chaindock.identity.ca import CertificateAuthority, certificate_pem
+from chaindock.node import described
 from chaindock.node.described import describe_block
 
 
@@ -75,3 +78,14 @@ def test_transaction_that_cannot_be_read_is_told_all_the_same():
     assert one["type"] == "unknown"
     assert one["code"] is None
     assert "unreadable" in one
+
+
+def test_a_creator_that_is_padded_is_unreadable_and_not_kept():
+    pem = certificate_pem(CertificateAuthority.create("org1.example.com").certificate)
+    kind = identities_pb2.SerializedIdentity
+    small = kind(mspid="Org1MSP", id_bytes=pem).SerializeToString()
+    assert (described.identity(small) or {})["mspid"] == "Org1MSP"
+    kept = described._identity.cache_info().currsize
+    large = kind(mspid="Org1MSP", id_bytes=pem + b"\n" * 70_000).SerializeToString()
+    assert described.identity(large) is None
+    assert described._identity.cache_info().currsize == kept
