@@ -68,6 +68,8 @@ def _page(rows: RangeResults | QueryResults, size: int, budget: Budget) -> Steps
             if not found or rows.exhausted or len(page) >= size:
                 break
             yield None
+        while not rows.advance():
+            yield None
         bookmark = rows.bookmark
     finally:
         rows.close()

@@ -69,6 +69,7 @@ CREATE TABLE private (id INTEGER PRIMARY KEY, ns INTEGER NOT NULL, key BLOB NOT 
 CREATE UNIQUE INDEX private_key ON private (ns, key, block, tx);
 CREATE INDEX private_names ON private (ns, name)
   WHERE superseded IS NULL AND plain IS NOT NULL;
+CREATE INDEX private_held ON private (ns, name) WHERE plain IS NOT NULL;
 CREATE INDEX private_labelled ON private (ns) WHERE metadata IS NOT NULL;
 CREATE INDEX private_block ON private (block);
 CREATE INDEX private_superseded ON private (superseded) WHERE superseded IS NOT NULL;
@@ -79,6 +80,11 @@ CREATE TABLE transient (tx_id TEXT PRIMARY KEY, height INTEGER NOT NULL,
   sets BLOB NOT NULL);
 CREATE INDEX transient_height ON transient (height);
 """
+_ADDED = (
+    "CREATE INDEX IF NOT EXISTS private_held ON private (ns, name) "
+    "WHERE plain IS NOT NULL"
+)
+"""What a file of this schema lacks if an earlier release wrote it."""
 _FORMER_SCHEMAS = frozenset({1, 2})
 """Version 2 kept state and history apart, version 1 in WITHOUT ROWID tables."""
 _DROP_FORMER = "DROP TABLE state; DROP TABLE history; DROP TABLE transactions;"
@@ -238,6 +244,7 @@ def migrate(
     `rebuild` fills the empty tables of this schema from the blocks.
     """
     if db.execute("PRAGMA user_version").fetchone()[0] not in _FORMER_SCHEMAS:
+        db.execute(_ADDED)
         return
     _log.info("ledger is converted to another schema", path=str(path))
     try:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KV, KeyModification
 from google.protobuf.timestamp_pb2 import Timestamp
+from typing_extensions import override
 
 from chaindock.errors import InvalidInput, LedgerClosed
 from chaindock.ledger.budget import ENTRY_BYTES, text_bytes
@@ -22,7 +23,7 @@ from chaindock.ledger.transaction import unpacked_id
 if TYPE_CHECKING:
     from chaindock.ledger.rwset import RangeRecord
     from chaindock.ledger.simulator import Simulator
-    from chaindock.ledger.snapshots import Snapshot
+    from chaindock.ledger.snapshots import Row, Snapshot
 
 _RANGE_BYTES = 4 * ENTRY_BYTES
 """What a range query costs besides its bounds."""
@@ -37,6 +38,21 @@ def encode_key(key: str) -> bytes:
     except UnicodeEncodeError as error:
         raw = key.encode(errors="surrogatepass").hex()
         raise InvalidInput(f"invalid key [{raw}], must be a UTF-8 string") from error
+
+
+def walked(
+    snapshot: Snapshot,
+    space: tuple[str, str],
+    start: bytes,
+    stop: bytes,
+    limit: int,
+    max_bytes: int,
+) -> tuple[list[Row], bytes | None]:
+    """Return rows as `Snapshot.walk`, but none only at the end of the range."""
+    rows, place = snapshot.walk(space, start, stop, limit, max_bytes)
+    while not rows and place is not None:  # the caller did not wait for `advance`
+        rows, place = snapshot.walk(space, place, stop, limit, max_bytes)
+    return rows, place
 
 
 class Results(ABC):
@@ -118,15 +134,29 @@ class RangeResults(Results):
         self._simulator.hold(held - self._held)
         self._held = held
 
+    @override
+    def advance(self) -> bool:
+        """Pass keys that the view does not have; see `Results.advance`."""
+        snapshot = self._simulator.snapshot()
+        if self._record.exhausted or (self._left == 0 and not self._paginated):
+            return True
+        place = snapshot.passed((self._record.ns, ""), self._next, self._stop)
+        if place is not None:
+            self._next = place
+            self._count()
+        return place is None
+
     def _pull(self, snapshot: Snapshot, wanted: int, max_bytes: int) -> list[bytes]:
         record = self._record
         ns, add = record.ns, record.reads.add
         if self._left is not None:
             wanted = min(wanted, self._left)
         results: list[bytes] = []
-        rows, ended = snapshot.scan(ns, self._next, self._stop, wanted, max_bytes)
+        space, stop = (ns, ""), self._stop
+        rows, place = walked(snapshot, space, self._next, stop, wanted, max_bytes)
+        ended = place is None
         if rows:  # counted before the record keeps them; `_count` gives back the excess
-            following = after(rows[-1][0])
+            following = place or after(rows[-1][0])
             grows = sum(len(row[0]) + ENTRY_BYTES for row in rows)
             grows += 2 * (len(following) - len(self._next))
             self._simulator.hold(grows)
@@ -216,18 +246,29 @@ class PrivateResults(Results):
         self._simulator.hold(held - self._held)
         self._held, self._next = held, place
 
+    @override
+    def advance(self) -> bool:
+        """Pass keys that the view does not have; see `Results.advance`."""
+        snapshot = self._simulator.snapshot()
+        if self.exhausted:
+            return True
+        place = snapshot.passed(self._space, self._next, self._stop)
+        if place is not None:
+            self._count(place)
+        return place is None
+
     def _pull(self, snapshot: Snapshot, wanted: int, max_bytes: int) -> list[bytes]:
         if self._left is not None:
             wanted = min(wanted, self._left)
-        ns, collection = self._space
-        rows, ended = snapshot.scan_private(
-            ns, collection, self._next, self._stop, wanted, max_bytes
+        rows, place = walked(
+            snapshot, self._space, self._next, self._stop, wanted, max_bytes
         )
         if rows:
-            self._count(after(rows[-1][0]))
+            self._count(place or after(rows[-1][0]))
         if self._left is not None:
             self._left -= len(rows)
-        self.exhausted = ended or self._left == 0
+        self.exhausted = place is None or self._left == 0
+        ns = self._space[0]
         return [
             KV(namespace=ns, key=row[0].decode(), value=row[1]).SerializeToString()
             for row in rows

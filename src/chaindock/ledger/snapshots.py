@@ -31,36 +31,73 @@ _LAST_HELD = (
     "SELECT block, tx FROM private WHERE ns=? AND key=? AND block<? "
     "AND plain IS NOT NULL ORDER BY block DESC, tx DESC LIMIT 1"
 )
+# Statements that walk a range return a row of each key that they look at, with NULL as the
+# value if the view has no such key: `Reader.walk` bounds how many keys that are.
 # Of a key in the range, the row that counts is either the newest one, or was
-# superseded since; of the latter there are few, unless the view is old.
-_SCAN = (
-    "SELECT {2}, {3}, block, tx FROM {0} INDEXED BY {1} WHERE ns=?1 AND {2}>=?2 "
-    "AND {2}<?3 AND superseded IS NULL AND {3} IS NOT NULL AND block<?4 "
-    "UNION ALL "
-    "SELECT {2}, {3}, block, tx FROM {0} INDEXED BY {0}_superseded "
-    "WHERE superseded>=?4 AND ns=?1 AND {2}>=?2 AND {2}<?3 AND {3} IS NOT NULL "
-    "AND block<?4 ORDER BY 1 LIMIT ?5"
-)
-_SCAN_PUBLIC = _SCAN.format("versions", "versions_current", "key", "value")
-_SCAN_PRIVATE = _SCAN.format("private", "private_names", "name", "plain")
+# superseded since; of the latter there are few, unless the view is old. A key that was
+# written again since has both rows. Values are read last, so that none is sorted.
+_SCAN = """
+SELECT key, CASE WHEN block<?4 THEN {4} END, block, tx FROM (
+  SELECT {2} AS key, id, block, tx FROM {0} INDEXED BY {1} WHERE ns=?1 AND {2}>=?2
+    AND {2}<?3 AND superseded IS NULL AND {3} IS NOT NULL
+  UNION ALL
+  SELECT {2}, id, block, tx FROM {0} INDEXED BY {0}_superseded WHERE superseded>=?4
+    AND ns=?1 AND {2}>=?2 AND {2}<?3 AND {3} IS NOT NULL AND block<?4
+  ORDER BY 1 LIMIT ?5) found
+"""
 # For a view that is so old that much was superseded since: from key to key, and of each
 # the row of that time. Takes 6 µs for a key, however often it was written.
 _WALK = """
 WITH RECURSIVE keys (key) AS (
-  SELECT min(key) FROM versions WHERE ns=?1 AND key>=?2 AND key<?3 UNION ALL
-  SELECT (SELECT min(key) FROM versions WHERE ns=?1 AND key>keys.key AND key<?3)
+  SELECT min({1}) FROM {2} AND {1}>=?2 AND {1}<?3 UNION ALL
+  SELECT (SELECT min({1}) FROM {2} AND {1}>keys.key AND {1}<?3)
     FROM keys WHERE keys.key IS NOT NULL)
-SELECT keys.key, value, block, tx FROM keys CROSS JOIN versions v ON v.id=(
-  SELECT id FROM versions WHERE ns=?1 AND key=keys.key AND block<?4
-    ORDER BY block DESC, tx DESC LIMIT 1)
-  WHERE keys.key IS NOT NULL AND value IS NOT NULL LIMIT ?5
+SELECT keys.key, CASE WHEN v.{4} IS NOT NULL THEN {5} END, v.block, v.tx
+  FROM keys LEFT JOIN {0} v ON v.id=(SELECT id FROM {0} WHERE ns=?1 AND key={3}
+    AND block<?4 ORDER BY block DESC, tx DESC LIMIT 1)
+  WHERE keys.key IS NOT NULL LIMIT ?5
 """
+_KEYS = "versions INDEXED BY versions_key WHERE ns=?1"
+# A private key is kept as its hash; its name stands in the rows with its values.
+_NAMES = "private INDEXED BY private_held WHERE ns=?1 AND plain IS NOT NULL"
+_HASH_OF_NAME = (
+    "(SELECT key FROM private INDEXED BY private_held "
+    "WHERE ns=?1 AND plain IS NOT NULL AND name=keys.key LIMIT 1)"
+)
+MOST_WALKED = 500
+"""Keys that one statement looks at; a statement that reaches it is continued."""
 _CHANGED = (
-    "SELECT count(*) FROM (SELECT 1 FROM versions INDEXED BY versions_superseded "
+    "SELECT count(*) FROM (SELECT 1 FROM {0} INDEXED BY {0}_superseded "
     "WHERE superseded>=? LIMIT ?)"
 )
 MOST_CHANGED = 1000
 """Rows superseded since, above which a view is old; each makes a range 1 µs slower."""
+
+
+def _statements(*, private: bool, values: bool) -> tuple[str, str, str]:
+    """Return the statements for a recent view, for an old one, and to tell which.
+
+    `values`: else each value is empty, so that none is read.
+    """
+    if private:
+        table, index, key, value = "private", "private_names", "name", "plain"
+        keys, found = _NAMES, _HASH_OF_NAME
+    else:
+        table, index, key, value = "versions", "versions_current", "key", "value"
+        keys, found = _KEYS, "keys.key"
+    read = _READ.format(table, value) if values else "x''"
+    recent = _SCAN.format(table, index, key, value, read)
+    read = f"v.{value}" if values else "x''"
+    old = _WALK.format(table, key, keys, found, value, read)
+    return recent, old, _CHANGED.format(table)
+
+
+_READ = "(SELECT {1} FROM {0} WHERE id=found.id)"
+_STATEMENTS = {
+    (private, values): _statements(private=private, values=values)
+    for private in (False, True)
+    for values in (False, True)
+}
 _HISTORY = (
     "SELECT tx_id, coalesce(value, x''), v.block, v.tx, timestamp, value IS NULL "
     "FROM versions v JOIN transactions t ON t.block=v.block AND t.position=v.tx "
@@ -138,6 +175,32 @@ class Reader:
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
         return rows, len(rows) < int(values[-1])
+
+    def walk(
+        self, sql: str, values: tuple[Any, ...], limit: int, max_bytes: int
+    ) -> tuple[list[Any], bytes | None]:
+        """Return up to `limit` rows with a value, until keys and values have `max_bytes`.
+
+        Returns: the rows, and the key from which to walk on; None = the range ended. It
+            looks at `MOST_WALKED` keys at most, so that rows may be few or none.
+        """
+        rows: list[Any] = []
+        size = looked = 0
+        try:
+            with contextlib.closing(self.execute(sql, (*values, MOST_WALKED))) as found:
+                for row in found:
+                    looked += 1
+                    if row[1] is not None:
+                        rows.append(row)
+                        size += len(row[0]) + len(row[1])
+                        if len(rows) >= limit or size >= max_bytes:
+                            return rows, after(row[0])
+                    if looked >= MOST_WALKED:
+                        # Another row of the key, with a value, may follow.
+                        return rows, row[0] if row[1] is None else after(row[0])
+        except sqlite3.Error as error:
+            raise translate(error, self._path) from error
+        return rows, None
 
     def namespace(self, ns: str, collection: str) -> int | None:
         """Return the number of a namespace or collection; None if nothing was written."""
@@ -218,23 +281,53 @@ class Snapshot:
             return None, self._reader.one(_LAST_HELD, at), row[:2]
         return row[3], row[:2], row[:2]
 
+    def walk(
+        self,
+        space: tuple[str, str],
+        start: bytes,
+        stop: bytes,
+        limit: int,
+        max_bytes: int,
+    ) -> tuple[list[Row], bytes | None]:
+        """Return some rows with `start <= key < stop`, lowest key first, in some ms.
+
+        `space`: namespace, and collection or "". For the rest see `Reader.walk`.
+        """
+        return self._walk(space, (start, stop), (limit, max_bytes), values=True)
+
+    def passed(self, space: tuple[str, str], start: bytes, stop: bytes) -> bytes | None:
+        """Return where to walk on if the view has none of the next keys.
+
+        None = it has one, or the range ends.
+        """
+        rows, place = self._walk(space, (start, stop), (1, 1), values=False)
+        return None if rows else place
+
+    def _walk(
+        self,
+        space: tuple[str, str],
+        bounds: tuple[bytes, bytes],
+        most: tuple[int, int],
+        *,
+        values: bool,
+    ) -> tuple[list[Row], bytes | None]:
+        recent, old, changed = _STATEMENTS[bool(space[1]), values]
+        found = self._reader.one(changed, (self.height, MOST_CHANGED + 1))
+        sql = recent if int(found[0]) <= MOST_CHANGED else old
+        at = (self._reader.namespace(*space), *bounds, self.height)
+        return self._reader.walk(sql, at, *most)
+
     def scan(
         self, ns: str, start: bytes, stop: bytes, limit: int, max_bytes: int
     ) -> tuple[list[Row], bool]:
         """Return up to `limit` rows with `start <= key < stop`, lowest key first.
 
-        No further row is read once keys and values have `max_bytes`.
+        No further row is read once keys and values have `max_bytes`. Keys that the view
+        does not have take time, too, without limit: see `walk`.
 
         Returns: the rows, and whether the last row in the range is among them.
         """
-        ns_id = self._reader.namespace(ns, "")
-        bounds = (ns_id, start, stop, self.height, limit)
-        sql = _SCAN_PUBLIC if self._is_recent() else _WALK
-        return self._reader.rows(sql, bounds, max_bytes)
-
-    def _is_recent(self) -> bool:
-        changed = self._reader.one(_CHANGED, (self.height, MOST_CHANGED + 1))
-        return int(changed[0]) <= MOST_CHANGED
+        return self._scan((ns, ""), start, stop, limit, max_bytes)
 
     def scan_private(
         self,
@@ -246,9 +339,22 @@ class Snapshot:
         max_bytes: int,
     ) -> tuple[list[Row], bool]:
         """Return private keys and values as `scan`."""
-        ns_id = self._reader.namespace(ns, collection)
-        bounds = (ns_id, start, stop, self.height, limit)
-        return self._reader.rows(_SCAN_PRIVATE, bounds, max_bytes)
+        return self._scan((ns, collection), start, stop, limit, max_bytes)
+
+    def _scan(
+        self,
+        space: tuple[str, str],
+        place: bytes | None,
+        stop: bytes,
+        limit: int,
+        max_bytes: int,
+    ) -> tuple[list[Row], bool]:
+        rows: list[Row] = []
+        while place is not None and len(rows) < limit and max_bytes > 0:
+            some, place = self.walk(space, place, stop, limit - len(rows), max_bytes)
+            rows += some
+            max_bytes -= sum(len(row[0]) + len(row[1]) for row in some)
+        return rows, place is None
 
     def history(
         self, ns: str, key: bytes, below: Version, limit: int, max_bytes: int

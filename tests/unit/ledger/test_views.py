@@ -6,15 +6,17 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KV
+
 from chaindock.ids import TxId
 from chaindock.ledger import snapshots
-from support.ledgers.envelopes import rwset
-from support.ledgers.ledger import commit, pairs, value
+from support.ledgers.envelopes import rwset, transaction
+from support.ledgers.ledger import VALID, commit, judged, pairs, value
 
 if TYPE_CHECKING:
-    import pytest
-
     from chaindock.ledger.ledger import Ledger
+    from chaindock.ledger.queries import Results
     from chaindock.ledger.simulator import Simulator
 
 T = TxId("t1")
@@ -82,3 +84,74 @@ async def test_a_range_of_an_old_view_is_as_it_was(
             assert part == [("k004", b"1"), ("k006", b"2"), ("k007", b"1")]
             assert pairs(simulator.open_range("cc", "z", "")) == []
             assert pairs(simulator.open_range("none", "", "")) == []
+
+
+def stepwise(rows: Results) -> tuple[list[str], int]:
+    """Return the keys of a range, and how often `advance` found none of them."""
+    keys: list[str] = []
+    waited = 0
+    while True:
+        while not rows.advance():
+            waited += 1
+        found = rows.take(4)
+        keys += [KV.FromString(row).key for row in found]
+        if not found or rows.exhausted:
+            return keys, waited
+
+
+@pytest.mark.parametrize("most", [1000, 10])
+@pytest.mark.parametrize("private", [False, True])
+async def test_keys_that_a_view_lacks_are_passed_in_steps(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, most: int, *, private: bool
+) -> None:
+    """Deleted keys, and those of later blocks, however many there are."""
+
+    async def write(keys: list[str], value: bytes) -> None:
+        if not private:
+            await commit(ledger, rwset(writes=dict.fromkeys(keys, value or None)))
+            return
+        with ledger.new_simulator(T) as simulator:
+            for key in keys:
+                simulator.put_private("cc", "col", key, value)
+            tx = transaction(simulator.results())
+            await ledger.keep_private(tx.tx_id, simulator.private_results())
+        await ledger.commit(judged([(tx.envelope, VALID)]))
+
+    monkeypatch.setattr(snapshots, "MOST_CHANGED", most)
+    monkeypatch.setattr(snapshots, "MOST_WALKED", 10)
+    gone = [f"g{n:03}" for n in range(60)]
+    kept = ["a", *(f"k{n:03}" for n in range(10)), "z"]
+    later = [f"{first}later{n:03}" for n in range(60) for first in "bz"]
+    await write([*gone, *kept], b"1")
+    await write(gone, b"")
+    with ledger.new_simulator(T) as simulator:
+        for number in range(2):
+            await write([*gone, *kept, *later], b"%d" % number)
+        for start, end in (("", ""), ("b", ""), ("a", "h"), ("g", "h"), ("k", "l")):
+            if private:
+                rows: Results = simulator.open_private_range("cc", "col", start, end)
+            else:
+                rows = simulator.open_range("cc", start, end)
+            keys, waited = stepwise(rows)
+            assert keys == [k for k in kept if start <= k < (end or "~")]
+            assert (waited > 4) == (start != "k")
+        assert pairs(simulator.open_range("cc", "", ""), 5) == (
+            [] if private else [(key, b"1") for key in kept]
+        )
+
+
+async def test_a_page_is_marked_behind_many_later_keys(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "MOST_WALKED", 10)
+    await commit(ledger, rwset(writes={"a": b"1", "z": b"1"}))
+    with ledger.new_simulator(T) as simulator:
+        later = {f"b{n:03}": b"2" for n in range(60)}
+        await commit(ledger, rwset(writes=later))
+        rows = simulator.open_range("cc", "", "", page_size=1, bookmark="")
+        assert stepwise(rows)[0] == ["a"]
+        waited = 0
+        while not rows.advance():
+            waited += 1
+        assert waited > 4
+        assert rows.bookmark == "z"
