@@ -114,8 +114,12 @@ def _call_options(function: Any) -> Any:
 @click.option(
     "--endorsers",
     metavar="MSPID,...",
-    callback=lambda _ctx, _param, value: tuple(filter(None, (value or "").split(","))),
-    help="Organisations whose peers endorse.  [default: those that the policies need]",
+    multiple=True,
+    callback=lambda _ctx, _param, values: tuple(
+        filter(None, ",".join(values).split(","))
+    ),
+    help="Organisations whose peers endorse; repeatable.  [default: those that the "
+    "policies need]",
 )
 @click.option("--init", "is_init", is_flag=True, help="Call Init of the chaincode.")
 def invoke(session: Session, **given: Any) -> int:

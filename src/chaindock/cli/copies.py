@@ -12,7 +12,7 @@ from chaindock.cli.session import Session, command
 from chaindock.errors import AlreadyExists
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 def _complete(
@@ -116,10 +116,17 @@ def load(session: Session, file: Path, *, yes: bool) -> None:
     removed since has to be deployed again.
     """
     from chaindock.node.copies import load as read
+    from chaindock.node.copies import require_readable
     from chaindock.node.home import Home
 
-    _ask(session, f"replace the ledger of {str(session.home)!r}", yes=yes)
-    _told(session, read(Home(session.home), file), f"loaded from {file}")
+    home = Home(session.home)
+
+    def check() -> None:
+        require_readable(file)
+        home.require_free()
+
+    _ask(session, f"replace the ledger of {str(home.root)!r}", check, yes=yes)
+    _told(session, read(home, file), f"loaded from {file}")
 
 
 @command("chaindock reset --yes")
@@ -133,20 +140,26 @@ def reset(session: Session, *, yes: bool) -> None:
     from chaindock.node.copies import reset as remove
     from chaindock.node.home import Home
 
-    _ask(session, f"remove the ledger of {str(session.home)!r}", yes=yes)
-    removed = remove(Home(session.home))
+    home = Home(session.home)
+    what = f"remove the ledger of {str(home.root)!r}"
+    _ask(session, what, home.require_free, yes=yes)
+    removed = remove(home)
     if session.emits({"removed": removed}):
         return
     what = ", ".join(removed) if removed else "no ledger was there"
     click.echo(f"removed: {what}; begin again: {session.words('up -d')}", err=True)
 
 
-def _ask(session: Session, what: str, *, yes: bool) -> None:
+def _ask(session: Session, what: str, check: Callable[[], None], *, yes: bool) -> None:
+    """Return when the user wants it. `check` raises what is known before the question."""
     if yes:
         return
     if session.json or not show.is_terminal(err=True):
         raise click.UsageError(f"this would {what}: confirm it with --yes")
-    click.confirm(f"{what[0].upper()}{what[1:]}?", abort=True, err=True)
+    check()
+    if not click.confirm(f"{what[0].upper()}{what[1:]}?", err=True):
+        click.echo("nothing was changed", err=True)
+        raise click.exceptions.Exit(show.Exit.INTERRUPTED)
 
 
 def _told(session: Session, manifest: Mapping[str, Any], what: str) -> None:

@@ -27,7 +27,7 @@ def ledger_verify(session: Session) -> None:
     from chaindock.node.home import Home
     from chaindock.node.repair import verify
 
-    _told(session, verify(Home(session.home)), "whole")
+    _told(session, verify(Home(session.home)), "no damage found")
 
 
 @command("chaindock ledger rebuild", group=ledger)

@@ -143,7 +143,7 @@ class Root(click.Group):
                     return self.invoke(ctx) or Exit.OK
             except click.exceptions.Exit as end:
                 return end.exit_code
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, click.exceptions.Abort):
                 click.echo(err=True)
                 return Exit.INTERRUPTED
             except click.exceptions.NoArgsIsHelpError as error:

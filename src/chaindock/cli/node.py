@@ -43,7 +43,7 @@ _EXIT_S = 5.0
     "chaindock up -d --block manual         # see also: chaindock block cut",
     "chaindock up -d --set chaincode.executetimeout=60s",
 )
-@click.option("-d", "--detach", is_flag=True, help="Return when the node is ready.")
+@click.option("-d", "--detach", is_flag=True, help="Return when the node answers.")
 @click.option(
     "--block",
     metavar="MODE",
@@ -76,8 +76,8 @@ def up(
     """Start the node of a home.
 
     The node stays in the foreground until Ctrl-C; with -d it runs in a process of its
-    own. What was deployed is started again. With -d, `up` also succeeds if the node is
-    already running.
+    own. What was deployed is started again; `up -d` may return while contracts are still
+    starting. `up -d` also succeeds if the node is already running.
     """
     from chaindock.errors import NodeNotRunning
 

@@ -72,7 +72,7 @@ class OrdererOptions:
         AUTO,
         "chaindock.block.mode",
         "When a block is cut: auto (by the other chaindock.block settings), "
-        "interval=DURATION (so long after its first transaction), size=N (when N "
+        "interval=DURATION (that time after the first transaction of the block), size=N (when N "
         "transactions wait), manual (by `chaindock block cut`).",
     )
     max_message_count: Count = option(

@@ -124,8 +124,12 @@ class Controls:
         """Yield what a user may have forgotten."""
         orderer = self.caller.orderer
         if orderer.mode != AUTO and orderer.waiting:
+            one = orderer.waiting == 1
+            what = (
+                "1 transaction waits" if one else f"{orderer.waiting} transactions wait"
+            )
             yield (
-                f"{orderer.waiting} transactions wait for their block (mode "
+                f"{what} for {'its' if one else 'their'} block (mode "
                 f"{show_mode(orderer.mode)}); cut it: chaindock block cut"
             )
         if self.caller.clock.offset_s:

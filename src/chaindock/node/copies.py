@@ -90,6 +90,7 @@ def load(home: Home, source: Path) -> dict[str, Any]:
     Raises: NodeAlreadyRunning. InvalidInput, LedgerError: the file is no such copy, is
         damaged, or belongs to another home; nothing has changed then. StorageError.
     """
+    require_readable(source)
     with home.locked():
         try:
             with tempfile.TemporaryDirectory(dir=home.root, prefix=".load-") as scratch:
@@ -109,6 +110,18 @@ def load(home: Home, source: Path) -> dict[str, Any]:
                 path=str(source),
             ) from error
     return manifest
+
+
+def require_readable(source: Path) -> None:
+    """Check that a file can be opened. Raises: InvalidInput."""
+    try:
+        source.open("rb").close()
+    except OSError as error:
+        raise InvalidInput(
+            f"{str(source)!r} cannot be read: {error.strerror}",
+            hint="check the path",
+            path=str(source),
+        ) from error
 
 
 def reset(home: Home) -> list[str]:

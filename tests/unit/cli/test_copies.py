@@ -8,6 +8,7 @@ import pytest
 from chaindock.cli.client import AdminClient
 from chaindock.cli.main import root
 from chaindock.cli.session import Session
+from chaindock.node.home import Home
 from support.ledgers.envelopes import rwset, transaction
 
 
@@ -77,3 +78,34 @@ def test_a_shell_completes_the_names_of_snapshots(run, ledger):
     session.home_flag = str(ledger.home)
     found = command.params[0].shell_complete(click.Context(command, obj=session), "b")
     assert [one.value for one in found] == ["base", "before"]
+
+
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chaindock.cli.show.is_terminal", lambda **_: True)
+
+
+@pytest.mark.parametrize("answer", ["n\n", ""])
+def test_an_answer_other_than_yes_changes_nothing(run, monkeypatch, answer):
+    """Also the end of the input, as which click sees Ctrl-C at a question."""
+    terminal(monkeypatch)
+    result = run("reset", input=answer)
+    assert result.exit_code == 130
+    assert "defect" not in result.stderr
+    assert ("nothing was changed" in result.stderr) == bool(answer)
+    assert "removed" in run("reset", input="y\n").stderr
+
+
+def test_load_says_what_is_wrong_before_it_asks(run, home, tmp_path, monkeypatch):
+    terminal(monkeypatch)
+    missing = tmp_path / "nofile"
+    for more in ((), ("--yes",)):
+        result = run("load", str(missing), *more, input="y\n")
+        assert result.exit_code == 5
+        told = f"error: '{missing}' cannot be read: No such file or directory\n"
+        assert result.stderr == f"{told}hint: check the path\n"
+    missing.write_text("")
+    with Home(home).locked():
+        for words in (("load", str(missing)), ("reset",)):
+            result = run(*words, input="y\n")
+            assert result.exit_code == 3
+            assert result.stderr.startswith(f"error: home '{home}' is served by")

@@ -48,7 +48,7 @@ def test_without_a_ledger_there_is_nothing_to_check(run):
 def test_a_damaged_state_is_made_anew(run, home):
     file, look = made(home)
     result = run("ledger", "verify")
-    assert f"channel {CHANNEL}, 3 blocks: whole" in result.stderr
+    assert f"channel {CHANNEL}, 3 blocks: no damage found" in result.stderr
     change(file, "UPDATE meta SET value=2 WHERE name='height'")
     result = run("ledger", "verify")
     assert result.exit_code != 0

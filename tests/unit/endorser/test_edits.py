@@ -86,3 +86,16 @@ async def test_an_answer_does_not_depend_on_its_explanation(defined):
     answers = await asyncio.gather(*calls)
     assert {one.code for one in answers} == {0, 11}
     assert {one.conflict for one in answers} == {None}
+
+
+async def test_one_transaction_that_waits_is_told_in_the_singular(
+    controls, monkeypatch
+):
+    orderer = controls.caller.orderer
+    monkeypatch.setattr(type(orderer), "mode", ("manual", 0.0))
+    for number, told in (
+        (1, "1 transaction waits for its block"),
+        (2, "2 transactions wait for their block"),
+    ):
+        monkeypatch.setattr(type(orderer), "waiting", number)
+        assert next(controls.warnings()).startswith(told)

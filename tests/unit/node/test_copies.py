@@ -12,7 +12,7 @@ import pytest
 
 from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.genesis import genesis_envelope
-from chaindock.errors import InvalidInput, NodeAlreadyRunning, NotFound, StorageError
+from chaindock.errors import InvalidInput, NodeAlreadyRunning, NotFound
 from chaindock.identity.organization import Organization
 from chaindock.ledger.ledger import Ledger
 from chaindock.node.copies import dump, load, reset
@@ -214,5 +214,5 @@ def test_a_home_without_a_ledger_has_nothing_to_copy(tmp_path):
 
 async def test_what_is_missing_is_an_error(world, tmp_path):
     for path in (tmp_path / "absent", tmp_path):
-        with pytest.raises(StorageError, match="cannot be loaded"):
+        with pytest.raises(InvalidInput, match="cannot be read"):
             load(world.home, path)
