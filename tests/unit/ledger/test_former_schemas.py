@@ -72,3 +72,22 @@ async def test_a_former_ledger_with_a_damaged_block_is_refused_and_left_as_it_wa
     assert db.execute("PRAGMA user_version").fetchone() == (2,)
     assert db.execute("SELECT count(*) FROM state").fetchone()[0] == 4
     db.close()
+
+
+async def test_a_file_of_this_schema_gets_the_index_that_was_added_later(
+    tmp_path: Path,
+) -> None:
+    def has_index() -> bool:
+        db = sqlite3.connect(tmp_path / "ledger.db")
+        sql = "SELECT 1 FROM sqlite_master WHERE name='private_held'"
+        found = db.execute(sql).fetchone()
+        db.close()
+        return found is not None
+
+    async with ledger_at(tmp_path):
+        pass
+    assert has_index()
+    change(tmp_path, "DROP INDEX private_held")
+    async with ledger_at(tmp_path):
+        pass
+    assert has_index()
