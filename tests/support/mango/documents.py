@@ -26,8 +26,10 @@ NS = 7
 VERSIONS = """
 CREATE TABLE versions (id INTEGER PRIMARY KEY, ns INTEGER NOT NULL, key BLOB NOT NULL,
   block INTEGER NOT NULL, tx INTEGER NOT NULL, superseded INTEGER, value BLOB);
+CREATE UNIQUE INDEX versions_key ON versions (ns, key, block, tx);
 CREATE INDEX versions_current ON versions (ns, key)
   WHERE superseded IS NULL AND value IS NOT NULL;
+CREATE INDEX versions_block ON versions (block);
 CREATE INDEX versions_superseded ON versions (superseded)
   WHERE superseded IS NOT NULL;
 """
@@ -80,8 +82,9 @@ class Documents:
         ]
         for key, tx, value in writes:
             self.db.execute(
-                "UPDATE versions SET superseded=? WHERE key=? AND superseded IS NULL",
-                (self.height, key),
+                "UPDATE versions SET superseded=? WHERE ns=? AND key=? "
+                "AND superseded IS NULL",
+                (self.height, NS, key),
             )
             self.db.execute(
                 "INSERT INTO versions (ns, key, block, tx, value) VALUES (?, ?, ?, ?, ?)",

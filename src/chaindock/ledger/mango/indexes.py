@@ -93,7 +93,7 @@ class Plan:
         index: None = all documents in the order of their keys.
         bounds: of the first columns of `index`.
         columns: names of the fields that rows are ordered by, before their keys.
-        filter: what else a document of an index that is not yet filled has to match.
+        filter: what else a document has to match that is not read from `index`.
         exact: what is in `bounds` matches, without a further look.
     """
 
@@ -211,13 +211,13 @@ def plan(
     ranges = dict(_ranges(root))
     if usable:
         best = min(usable, key=lambda each: _rank(each, ranges))
+        chosen = parse_partial(best.partial) if best.partial else None
         if not filled:
-            chosen = parse_partial(best.partial) if best.partial else None
             return Plan(columns=best.columns, filter=chosen)
         prefix = _prefix(best, ranges)
         bounds = tuple(ranges[name] for name in prefix)
         exact = _decides(root, prefix, bounds)
-        return Plan(best, bounds, best.columns, exact=exact)
+        return Plan(best, bounds, best.columns, chosen, exact=exact)
     if query.sort in {(), (ID,)}:
         return Plan()
     if strict:

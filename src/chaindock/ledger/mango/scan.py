@@ -20,6 +20,7 @@ from chaindock.ledger.mango.documents import column, loaded, members
 from chaindock.ledger.mango.order import sort_key
 from chaindock.ledger.mango.query import bad_bookmark
 from chaindock.ledger.mango.selector import ID, parse_path
+from chaindock.ledger.mango.superseded import Superseded
 from chaindock.ledger.mango.values import (
     RESERVED,
     Missing,
@@ -31,10 +32,12 @@ from chaindock.ledger.mango.values import field as field_of
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from chaindock.ledger.mango.indexes import Plan
     from chaindock.ledger.mango.query import Query
+
+    Entries = sqlite3.Cursor | Generator["Entry", None, None]
 
 SLICE_S: Final = 0.01
 """Where a slice ends; one document may take longer."""
@@ -90,6 +93,7 @@ class Scan:
     _sorted: list[list[Position]] = field(default_factory=list)
     _ordered: Iterator[Position] | None = None
     _next: bytes = b""
+    _superseded: Superseded | None = None
 
     def __post_init__(self) -> None:
         self._skipping = self.query.skip
@@ -126,9 +130,14 @@ class Scan:
             return []
         if self.plan.index is None:
             return self._look(view, wanted, max_bytes)
-        if self.plan.exact and not self.query.skip and self.query.fields is None:
-            return self._fetch(view, wanted, max_bytes)
-        return self._find(view, wanted, max_bytes)
+        entries = self._entries(view)
+        if entries is None:
+            return []
+        plain = not self.query.skip and self.query.fields is None
+        with closing(entries):
+            if self.plan.exact and plain and self._superseded is None:
+                return self._fetch(entries, wanted, max_bytes)
+            return self._find(entries, view.height, wanted, max_bytes)
 
     def _is_wanted(self) -> bool:
         """Count a match; return whether it is beyond those to be skipped."""
@@ -152,18 +161,17 @@ class Scan:
 
     # --- by an index
 
-    def _fetch(self, view: View, wanted: int, max_bytes: int) -> list[Row]:
+    def _fetch(self, entries: Entries, wanted: int, max_bytes: int) -> list[Row]:
         """Return results that the index alone decides; half a microsecond each."""
         rows: list[Row] = []
         size = 0
-        with closing(self._entries(view)) as cursor:
-            for row in cursor:
-                rows.append(row[:4])  # there may be columns to order by
-                size += len(row[1] or "")
-                if len(rows) == wanted or size >= max_bytes:
-                    break
-            else:
-                self.exhausted = True
+        for row in entries:
+            rows.append(row)
+            size += len(row[1] or "")
+            if len(rows) == wanted or size >= max_bytes:
+                break
+        else:
+            self.exhausted = True
         if rows:
             key, text = rows[-1][0], row[1]
             self._seen = self._given = self._place(key, loaded(key, text))
@@ -171,24 +179,25 @@ class Scan:
         self._found += len(rows)
         return rows
 
-    def _find(self, view: View, wanted: int, max_bytes: int) -> list[Row]:
+    def _find(
+        self, entries: Entries, height: int, wanted: int, max_bytes: int
+    ) -> list[Row]:
         rows: list[Entry] = []
         size, until = 0, time.monotonic() + SLICE_S
         matches = self.query.selector.matches
         last: Entry | None = None
-        row: Entry
-        with closing(self._entries(view)) as cursor:
-            for row in cursor:
-                self.examined += 1
-                if matches(loaded(*row[:2])) and self._is_wanted():
-                    last = row
-                    rows.append(row[:4])  # there may be columns to order by
-                    size += len(row[0]) + len(row[1] or "")
-                if len(rows) >= wanted or size >= max_bytes or time.monotonic() > until:
-                    self._seen = self._place(row[0], loaded(*row[:2]))
-                    break
-            else:
-                self.exhausted = True
+        for row in entries:
+            self.examined += 1
+            is_there = row[2] < height
+            if is_there and matches(loaded(*row[:2])) and self._is_wanted():
+                last = row
+                rows.append(row)
+                size += len(row[0]) + len(row[1] or "")
+            if len(rows) >= wanted or size >= max_bytes or time.monotonic() > until:
+                self._seen = self._place(row[0], loaded(*row[:2]))
+                break
+        else:
+            self.exhausted = True
         if last is not None:
             self._given = self._place(last[0], loaded(*last[:2]))
         if self.query.fields is None:
@@ -198,13 +207,40 @@ class Scan:
             for key, text, block, tx in rows
         ]
 
-    def _entries(self, view: View) -> sqlite3.Cursor:
-        """Return the rows of the index behind the last one, in order."""
+    def _entries(self, view: View) -> Entries | None:
+        """Return the rows behind the last one, in order; None = `step` comes back.
+
+        Those of an older view have rows of newer blocks among them: SQLite would pass over
+        all of them at once.
+        """
+        cursor = self._newest(view, with_columns=False)
+        # Asked when the search has begun: a block in between is seen by both, or by this.
+        if not view.execute(_IS_OLD, [view.height]).fetchone():
+            return cursor
+        cursor.close()
+        if self._superseded is None:
+            self._superseded = Superseded(view, self._older)
+        if not self._superseded.collect(time.monotonic() + SLICE_S):
+            return None
+        cursor = self._newest(view, with_columns=True)
+        if self._superseded.is_behind():  # by a block that came in between
+            cursor.close()
+            return None
+        return self._superseded.rows(
+            cursor, self._seen, descending=self.query.descending
+        )
+
+    def _newest(self, view: View, *, with_columns: bool) -> sqlite3.Cursor:
+        """Return the rows of the index behind the last one, in order.
+
+        Each row has key, text, block and position, and perhaps the sort keys of columns.
+        """
         index = self.plan.index
         if index is None:
             raise ValueError("the plan has no index")
         columns = [column(name) for name in index.columns]
-        terms, values = [members(view.ns, index), "block<?"], list[Any]([view.height])
+        shown = ", ".join(["key, json, block, tx", *(columns if with_columns else ())])
+        terms, values = [members(view.ns, index)], list[Any]()
         for bounds in self.plan.bounds:
             if bounds.fixed:
                 terms.append(f"{columns.pop(0)}=?")
@@ -229,21 +265,25 @@ class Scan:
             values += [last[0], *last]
         where = " AND ".join(terms)
         # Numbers, hex and names of ours only; all else is bound.
-        newest = f"documents INDEXED BY mango_{index.number:d} WHERE {where}"
+        source = f"documents INDEXED BY mango_{index.number:d} WHERE {where}"
         ordered = ", ".join(f"{each} {order}" for each in columns)
-        sql = f"SELECT key, json, block, tx FROM {newest} ORDER BY {ordered}"  # noqa: S608
-        cursor = view.execute(sql, values)
-        # Asked when the search has begun: a block in between is seen by both, or by this.
-        if not view.execute(_IS_OLD, [view.height]).fetchone():
-            return cursor
-        cursor.close()
-        shown = "key, json, block, tx, " + ", ".join(columns)
-        ordered = ", ".join(f"{at} {order}" for at in range(5, 5 + len(columns)))
-        sql = (
-            f"SELECT {shown} FROM {newest} UNION ALL SELECT {shown} "  # noqa: S608
-            f"FROM ({_SUPERSEDED}) WHERE {where} ORDER BY {ordered}"
-        )
-        return view.execute(sql, [*values, view.height, view.ns, *values])
+        sql = f"SELECT {shown} FROM {source} ORDER BY {ordered}"  # noqa: S608
+        return view.execute(sql, values)
+
+    def _older(self, key: bytes, document: dict[str, Any]) -> Position | None:
+        """Return `_kept` of a document that matches, None of another one."""
+        is_match = self.query.selector.matches(document)
+        return self._kept(key, document) if is_match else None
+
+    def _kept(self, key: bytes, document: dict[str, Any]) -> Position | None:
+        """Return where a document belongs, and hold that; None = not behind `_seen`."""
+        if not self._sortable(document):
+            return None
+        place, seen = self._place(key, document), self._seen
+        if seen and (place >= seen if self.query.descending else place <= seen):
+            return None
+        self.hold(sum(map(len, place[0])) + len(key) + ENTRY_BYTES)
+        return place
 
     # --- by the state
 
@@ -294,12 +334,8 @@ class Scan:
         ended = True
         for key, document, _, _ in self._matched(view, self._next):
             self._next = key + b"\0"
-            if document is not None and self._sortable(document):
-                place = self._place(key, document)
-                seen = self._seen
-                if seen is None or (place < seen if down else place > seen):
-                    self.hold(sum(map(len, place[0])) + len(key) + ENTRY_BYTES)
-                    places.append(place)
+            if document is not None and (place := self._kept(key, document)):
+                places.append(place)
             if time.monotonic() > until:
                 ended = False
                 break
@@ -325,11 +361,7 @@ class Scan:
 
 
 _IS_OLD: Final = (
-    "SELECT 1 FROM versions INDEXED BY versions_superseded WHERE superseded>=? LIMIT 1"
-)
-_SUPERSEDED: Final = (
-    "SELECT key, mango_document(value) AS json, block, tx, ns FROM versions "
-    "INDEXED BY versions_superseded WHERE superseded>=? AND ns=? AND value IS NOT NULL"
+    "SELECT 1 FROM versions INDEXED BY versions_block WHERE block>=? LIMIT 1"
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from chaindock.errors import InvalidInput
 from chaindock.ledger.mango.documents import fill, indexes_of
 from support.mango import evaluator
-from support.mango.documents import NS, Documents
+from support.mango.documents import NS, Documents, StateView
 from support.mango.strategies import DOCUMENTS, KEYS, SELECTORS
 
 if TYPE_CHECKING:
@@ -278,3 +279,48 @@ def test_a_document_that_a_partial_index_cannot_decide_is_committed():
             assert documents.keys(query) == expected
             documents.filled = False
             assert documents.keys(query) == expected
+
+
+@pytest.mark.parametrize("direction", ["asc", "desc"])
+def test_a_view_of_before_many_changes_is_queried_in_short_steps(direction):
+    """Steps run on the event loop. They sorted all superseded rows each time."""
+    stored = {f"k{n:05}": {"n": n % 100, "other": "x" * 50} for n in range(6000)}
+    query = {"selector": {"n": {"$gte": 50}}, "sort": [{"n": direction}]}
+    with closing(Documents(stored)) as documents:
+        documents.index("n")
+        documents.put({key: {"n": 75} for key in stored})
+        documents.put({f"new{n:05}": {"n": 60} for n in range(6000)})
+        view, scan = StateView(documents.db, 1), documents.scan(query)
+        found: list[str] = []
+        steps = 0
+        while not scan.exhausted:
+            began = time.thread_time()
+            found += [row[0].decode() for row in scan.step(view, 101, 1 << 20)]
+            assert time.thread_time() - began < 0.1
+            steps += 1
+        expected = [key for key in stored if int(key[1:]) % 100 >= 50]
+        expected.sort(key=lambda key: (int(key[1:]) % 100, key))
+        assert found == (expected if direction == "asc" else expected[::-1])
+        assert steps < 1000
+
+
+@pytest.mark.parametrize("direction", ["asc", "desc"])
+@pytest.mark.parametrize("exact", [True, False])
+def test_blocks_between_the_steps_of_a_query_change_nothing(direction, exact):
+    stored = {f"k{n:03}": {"n": n % 10, "m": 1} for n in range(100)}
+    selector = {"n": {"$gte": 3}} if exact else {"n": {"$gte": 3}, "m": 1}
+    query = {"selector": selector, "sort": [{"n": direction}]}
+    with closing(Documents(stored)) as documents:
+        documents.index("n")
+        expected = documents.keys(query)
+        view, scan = StateView(documents.db, 1), documents.scan(query)
+        found: list[str] = []
+        while not scan.exhausted:
+            found += [row[0].decode() for row in scan.step(view, 3, 1 << 20)]
+            number = len(found)
+            changed = {
+                f"k{(number * 7) % 100:03}": {"n": 5, "m": 1},
+                f"k{number:03}": None,
+            }
+            documents.put({**changed, f"new{number}": {"n": number % 10, "m": 1}})
+        assert found == expected

@@ -1,0 +1,116 @@
+"""Documents of an older view that blocks have superseded since, in the order of an index.
+
+They are looked at once for a query, in slices; what a later block supersedes is added.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left, bisect_right
+from contextlib import closing
+from heapq import merge
+from typing import TYPE_CHECKING, Any, Final
+
+from chaindock.ledger.mango.documents import loaded
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Generator, Iterator
+    from typing import Protocol
+
+    Position = tuple[tuple[bytes, ...], bytes]
+    Row = tuple[bytes, "str | None", int, int]
+
+    class View(Protocol):
+        """As that of `scan`."""
+
+        ns: int
+        height: int
+
+        def execute(self, sql: str, values: list[Any]) -> sqlite3.Cursor:
+            """Run a SELECT on the database of the state."""
+
+
+# Rows of other namespaces are returned, too: SQLite would pass over them in one go.
+_ROWS: Final = (
+    "SELECT superseded, id, ns=?3 AND block<?4 AND value IS NOT NULL, key, "
+    "CASE WHEN ns=?3 AND block<?4 AND value IS NOT NULL THEN mango_document(value) END "
+    "FROM versions INDEXED BY versions_superseded WHERE superseded"
+)
+_FURTHER: Final = f"{_ROWS}=?1 AND id>?2 UNION ALL {_ROWS}>?1 ORDER BY 1, 2"
+_IS_BEHIND: Final = (
+    "SELECT 1 FROM versions INDEXED BY versions_superseded WHERE superseded=?1 AND id>?2 "
+    "UNION ALL SELECT 1 FROM versions INDEXED BY versions_superseded "
+    "WHERE superseded>?1 LIMIT 1"
+)
+_ROW: Final = "SELECT key, mango_document(value), block, tx FROM versions WHERE id=?"
+
+
+class Superseded:
+    """What blocks have superseded of the documents that a query of `view` finds.
+
+    Args:
+        place: returns where a document, with its `_id`, belongs; None if it does not match.
+    """
+
+    def __init__(
+        self, view: View, place: Callable[[bytes, dict[str, Any]], Position | None]
+    ) -> None:
+        self._view, self._place = view, place
+        self._last = (view.height, -1)
+        self._slices: list[list[tuple[Position, int]]] = []
+
+    def collect(self, until: float) -> bool:
+        """Look at further rows. Returns: whether there are no more of them."""
+        places: list[tuple[Position, int]] = []
+        view, ended = self._view, True
+        values = [*self._last, view.ns, view.height]
+        with closing(view.execute(_FURTHER, values)) as cursor:
+            for block, number, is_visible, key, text in cursor:
+                self._last = block, number
+                if is_visible:
+                    place = self._place(key, loaded(key, text))
+                    if place is not None:
+                        places.append((place, number))
+                if time.monotonic() > until:
+                    ended = False
+                    break
+        if places:
+            self._slices.append(sorted(places))
+        return ended
+
+    def is_behind(self) -> bool:
+        """Return whether there are rows that `collect` has not looked at."""
+        found = self._view.execute(_IS_BEHIND, list(self._last))
+        return found.fetchone() is not None
+
+    def rows(
+        self, cursor: sqlite3.Cursor, seen: Position | None, *, descending: bool
+    ) -> Generator[Row, None, None]:
+        """Return the rows behind `seen`, and those of `cursor`, which this closes.
+
+        After key, text, block and position, rows of `cursor` have the sort keys of their
+        columns.
+        """
+        found = [_behind(each, seen, descending=descending) for each in self._slices]
+        with closing(cursor):
+            newest = (((row[4:], row[0]), row[:4]) for row in cursor)
+            for _, row in merge(newest, *found, key=_first, reverse=descending):
+                if isinstance(row, int):
+                    yield self._view.execute(_ROW, [row]).fetchone()
+                else:
+                    yield row
+
+
+def _first(item: tuple[Position, Any]) -> Position:
+    return item[0]
+
+
+def _behind(
+    places: list[tuple[Position, int]], seen: Position | None, *, descending: bool
+) -> Iterator[tuple[Position, Any]]:
+    if descending:
+        end = len(places) if seen is None else bisect_left(places, seen, key=_first)
+        return (places[at] for at in range(end - 1, -1, -1))
+    start = 0 if seen is None else bisect_right(places, seen, key=_first)
+    return (places[at] for at in range(start, len(places)))
