@@ -38,9 +38,11 @@ def ledger_rebuild(session: Session) -> None:
     stands in no block, as far as it can be read. Needs free space of the size of the
     ledger.
     """
+    from chaindock import telemetry
     from chaindock.node.home import Home
     from chaindock.node.repair import rebuild
 
+    telemetry.configure()  # what is logged goes to standard error, beside --json
     _told(session, rebuild(Home(session.home), show.warn), "made anew")
 
 
