@@ -53,11 +53,11 @@ class Healthy:
         """Note what `world` holds while `running` chaincodes run."""
         docker = world.backend == "docker"
         # Attached output, waiting for the end, and the stream; pipes and the stream.
-        # A sandbox has a listening socket, and two that pass its connection on.
-        each = {
-            "pipe": 2,
-            "socket": 4 if find_bwrap(world.flags.get(SANDBOX, "auto"))[0] else 1,
-        }
+        # A sandbox has a listening socket, and two that pass its connection on. For it the
+        # node holds its directory and the lock of its build.
+        each = {"pipe": 2, "socket": 1}
+        if find_bwrap(world.flags.get(SANDBOX, "auto"))[0]:
+            each |= {"socket": 4, "process/runs/N/N": 1, "lock of a build": 1}
         each = {"socket": 3} if docker else each
         return cls(
             running,

@@ -339,4 +339,6 @@ def _kind(target: str, home: Path) -> str:
     if target.startswith(str(home)):
         name = target.removeprefix(f"{home}/")
         return re.sub(r"[0-9a-f]{12,}|\d+", "N", name.split(" ")[0])
+    if "/locks/" in target:  # in the cache
+        return "lock of a build"
     return target.partition(":[")[0]
