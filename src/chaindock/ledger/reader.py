@@ -205,6 +205,10 @@ class View:
         found = self._reader.one(sql, (self._reader.namespace(ns, collection), most))
         return int(found[0])
 
+    def has_written(self, ns: str, collection: str) -> bool:
+        """Whether a key of this namespace or collection was ever written."""
+        return self._reader.namespace(ns, collection) is not None
+
     def name_of(self, ns: str, collection: str, key_hash: bytes) -> bytes | None:
         """Return the private key with this hash; None = this node does not know it."""
         at = (self._reader.namespace(ns, collection), key_hash)
@@ -244,8 +248,10 @@ class View:
         """Return hash and serialised form of a block. Raises: NotFound."""
         row = self._reader.one(_BLOCK, (number,))
         if row is None:
+            height = self.height()
+            blocks = "1 block" if height == 1 else f"{height} blocks"
             raise NotFound(
-                f"there is no block {number}; the ledger has {self.height()} blocks",
+                f"there is no block {number}; the ledger has {blocks}",
                 hint="list the newest ones: chaindock block ls",
                 number=number,
             )

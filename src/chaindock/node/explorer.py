@@ -22,6 +22,7 @@ from chaindock.ledger.transaction import parse_transaction
 from chaindock.lifecycle.records import NAMESPACE
 from chaindock.node.conflicts import CONFLICTS, explain
 from chaindock.node.described import describe, describe_block, events_of, iso
+from chaindock.node.spaces import defined, require_space
 from chaindock.operations.wire import encode
 from chaindock.values import MIB
 
@@ -50,7 +51,6 @@ POLL_S: Final = 0.2
 _ENCODE: Final = msgspec.json.encode
 _SLICE: Final = 1000
 """Entries of a list that are encoded at once."""
-_DEFINED: Final = b"namespaces/metadata/"
 
 
 class Explorer:
@@ -87,11 +87,7 @@ class Explorer:
         """
 
         def job(view: View) -> Any:
-            stop = _stop(_DEFINED)
-            defined = (_DEFINED, stop), COUNTED, PAGE_BYTES
-            rows, _ = view.scan(NAMESPACE, "", *defined)
-            names = [row.key.removeprefix(_DEFINED).decode() for row in rows]
-            public = [(name, "") for name in (*names, NAMESPACE)]
+            public = [(name, "") for name in (*defined(view), NAMESPACE)]
             spaces = sorted(
                 [*public, *view.collections()],
                 key=lambda one: (one[0] == NAMESPACE, one),
@@ -123,6 +119,7 @@ class Explorer:
         low, high = _bytes(prefix), _stop(_bytes(prefix))
 
         def job(view: View) -> Any:
+            require_space(view, *space)
             begin = max(low, _bytes(start))
             rows, ended = view.scan(*space, (begin, high), limit, PAGE_BYTES)
             following = None if ended else after(rows[-1].key).decode()
@@ -141,6 +138,7 @@ class Explorer:
         _require(name)
 
         def job(view: View) -> Any:
+            require_space(view, name, collection)
             row = view.get(name, collection, _bytes(key))
             if row is None:
                 raise _absent(view, name, collection, key)
@@ -163,6 +161,7 @@ class Explorer:
         _require(name, limit)
 
         def job(view: View) -> Any:
+            require_space(view, name)
             rows: list[Change] = []
             size = 0
             for change in view.history(name, _bytes(key), before):
@@ -245,6 +244,21 @@ class Explorer:
         return await self._reader.run(lambda view: explain(view, envelope, place))
 
     # ---- events
+
+    async def require_events(self, name: str, first: int | None) -> None:
+        """Check what `events` is asked for. Raises: NotFound: the chaincode or block."""
+
+        def job(view: View) -> None:
+            if name:
+                require_space(view, name)
+            if first is not None and first > view.height():
+                view.block(first)
+
+        await self._reader.run(job)
+
+    async def require_collection(self, name: str, collection: str) -> None:
+        """Check a collection that is to be written. Raises: NotFound."""
+        await self._reader.run(lambda view: require_space(view, name, collection))
 
     async def events(
         self, name: str, first: int | None, *, follow: bool, over: Callable[[], bool]

@@ -132,6 +132,8 @@ class LedgerRoutes:
         expected = '{"writes": [{"key": KEY, "value": BASE64}]}'
         body = await read_json(request, _Writes, expected)
         pairs = [(one.key, one.value) for one in body.writes]
+        if body.collection:
+            await self._explorer.require_collection(name, body.collection)
         work = self._controls.write(name, pairs, body.collection)
         answer = await self._inflight.run(work)
         return reply_in_pieces(wire.answer_json(answer))
@@ -166,11 +168,15 @@ class LedgerRoutes:
         return reply(self._controls.set_time(**told))
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        first = request.query.get("from")
+        name, text = request.query.get("name", ""), request.query.get("from")
+        first = None if text is None else _digits("from", text)
+        follow = bool(_number(request, "follow", 0))
+        if not follow:  # a follower may wait for a chaincode that is deployed later
+            await self._explorer.require_events(name, first)
         batches = self._explorer.events(
-            request.query.get("name", ""),
-            None if first is None else _digits("from", first),
-            follow=bool(_number(request, "follow", 0)),
+            name,
+            first,
+            follow=follow,
             over=lambda: self._inflight.closing,
         )
         return await stream_lines(request, batches, "chaincode-event")

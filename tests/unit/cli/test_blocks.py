@@ -44,7 +44,7 @@ def test_block_show_has_hashes_transactions_and_codes(run, ledger):
 def test_block_that_is_not_there(run, ledger):
     result = run("block", "show", "9")
     assert result.exit_code == 5
-    assert "there is no block 9; the ledger has 1 blocks" in result.stderr
+    assert "there is no block 9; the ledger has 1 block" in result.stderr
     assert "chaindock block ls" in result.stderr
 
 

@@ -2,6 +2,11 @@
 
 import json
 
+import pytest
+from fabric_protos.peer.collection_pb2 import CollectionConfigPackage
+
+from chaindock.lifecycle.definitions import Definition, write_definition
+
 
 def put(key: str, value: bytes):
     return lambda s: s.put_private("cc", "prices", key, value)
@@ -35,7 +40,26 @@ def test_an_absent_private_key_names_its_collection(run, ledger):
     assert result.exit_code == 5
     assert "collection 'prices' of 'cc' has no key 'P9'" in result.stderr
     assert "chaindock state ls cc --collection prices" in result.stderr
-    assert run("state", "ls", "cc", "--collection", "none").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "words", [("ls", "cc"), ("get", "cc", "k"), ("put", "cc", "k", "v")]
+)
+def test_an_unknown_collection_is_an_error_that_lists_those_there_are(
+    run, ledger, words
+):
+    """A typo must not read as an empty collection."""
+    config = CollectionConfigPackage()
+    config.config.add().static_collection_config.name = "appraisals"
+    definition = Definition(name="cc", sequence=1, collections=config)
+    ledger.simulate(lambda s: write_definition(s, definition))
+    ledger.simulate(put("P1", b"25"))
+    result = run("state", *words, "--collection", "price")
+    assert result.exit_code == 5
+    told = "'cc' has no collection 'price'; it has appraisals, prices\n"
+    assert result.stderr == f"error: {told}"
+    for known in ("appraisals", "_implicit_org_Org1MSP"):
+        assert run("state", "ls", "cc", "--collection", known).exit_code == 0
 
 
 def test_a_conflict_on_private_data_names_its_key(run, ledger):

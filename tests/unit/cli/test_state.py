@@ -84,6 +84,7 @@ def test_get_prints_the_value_and_nothing_else(run, ledger):
 
 
 def test_get_of_an_absent_key_says_whether_it_was_deleted(run, ledger):
+    put(ledger, other=b"v")
     result = run("state", "get", "cc", "k")
     assert result.exit_code == 5
     assert "'cc' has no key 'k'" in result.stderr
@@ -152,3 +153,37 @@ def test_values_are_shown_in_one_line(value, told):
     for most in (PREVIEW_BYTES, PREVIEW_BYTES - 1):
         data = base64.b64encode(value[:most]).decode()
         assert preview(data, len(value)) == told
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("state", "ls", "coldchian"),
+        ("state", "get", "coldchian", "k"),
+        ("state", "history", "coldchian", "k"),
+        ("state", "export", "coldchian"),
+        ("events", "coldchian"),
+    ],
+)
+def test_a_misspelt_chaincode_is_an_error_and_no_empty_answer(run, ledger, words):
+    defined = {"namespaces/metadata/coldchain": b"x"}
+    ledger.commit(transaction(rwset(writes=defined, ns="_lifecycle")))
+    result = run(*words)
+    assert (result.exit_code, result.stdout) == (5, "")
+    told = "there is no chaincode 'coldchian' on the ledger; it has coldchain\n"
+    assert result.stderr.startswith(f"error: {told}")
+    assert run("state", "ls", "_lifecycle").exit_code == 0
+
+
+def test_a_defined_chaincode_without_state_has_an_empty_answer(run, ledger):
+    defined = {"namespaces/metadata/cc": b"x"}
+    ledger.commit(transaction(rwset(writes=defined, ns="_lifecycle")))
+    for words in (("state", "ls", "cc"), ("state", "export", "cc"), ("events", "cc")):
+        result = run(*words)
+        assert (result.exit_code, result.stdout) == (0, "")
+
+
+def test_events_from_a_block_that_is_not_there_yet_need_follow(run, ledger):
+    result = run("events", "--from", "999")
+    assert result.exit_code == 5
+    assert "there is no block 999; the ledger has 1 block" in result.stderr
