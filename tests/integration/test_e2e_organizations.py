@@ -33,6 +33,7 @@ def test_a_second_organisation_endorses_calls_and_survives_a_restart(tmp_path: P
         node.invoke("notes", "put", "n1", "one")
         made = node.ask("org", "add", "Org2")
         assert made["mspid"] == "Org2MSP"
+        assert "chaindock org ls" in node.cli("org", "add", "Org2", code=None).err
         for end in (None, node.kill, partial(node.cli, "down")):
             if end is not None:
                 end()

@@ -100,6 +100,7 @@ class Members:
                 raise AlreadyExists(
                     f"organisation {made.mspid!r} is a member of channel "
                     f"{self._channel!r} already",
+                    hint="see the members: chaindock org ls",
                     mspid=made.mspid,
                 )
             admins = [self.get(mspid).admin for mspid in self.peers]
