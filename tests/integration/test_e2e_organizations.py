@@ -56,3 +56,15 @@ def test_a_second_organisation_endorses_calls_and_survives_a_restart(tmp_path: P
         # A definition that comes later is endorsed by both, too.
         node.deploy(FIXTURES / "foreign" / "node-shim", "more")
         node.invoke("more", "put", "n1", "z")
+
+
+def test_deploy_warns_of_a_policy_that_nobody_can_satisfy(tmp_path: Path):
+    with started(PROCESS, tmp_path) as node:
+        source = str(FIXTURES / "foreign" / "node-shim")
+        policy = "AND('Org1MSP.peer', 'Org3MSP.peer')"
+        words = ("deploy", source, "--name", "notes", "--signature-policy", policy)
+        told = node.cli(*words).err
+        assert (
+            "warning: nobody can satisfy the endorsement policy: Org3MSP is no" in told
+        )
+        assert "chaindock org add Org3" in told

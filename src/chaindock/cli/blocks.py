@@ -10,7 +10,7 @@ import click
 
 from chaindock.cli import show
 from chaindock.cli.keys import escaped, place, preview, shown
-from chaindock.cli.session import Session, command, name_argument
+from chaindock.cli.session import Number, Session, command, name_argument
 from chaindock.cli.show import count
 
 if TYPE_CHECKING:
@@ -32,12 +32,10 @@ def tx() -> None:
 
 
 @command("chaindock block ls", "chaindock block ls --limit 5 --before 100", group=block)
-@click.option(
-    "--before", type=click.IntRange(min=0), metavar="N", help="Blocks below N."
-)
+@click.option("--before", type=Number(min=0), metavar="N", help="Blocks below N.")
 @click.option(
     "--limit",
-    type=click.IntRange(min=1),
+    type=Number(min=1),
     default=20,
     show_default=True,
     metavar="N",
@@ -67,7 +65,7 @@ def block_ls(session: Session, before: int | None, limit: int) -> None:
 
 
 @command("chaindock block show 7", "chaindock block show 7 --json", group=block)
-@click.argument("number", type=click.IntRange(min=0))
+@click.argument("number", type=Number(min=0))
 def block_show(session: Session, number: int) -> None:
     """Show a block: hashes, and its transactions and how they ended.
 
@@ -145,6 +143,8 @@ def tx_show(session: Session, id_: str) -> None:
     ID may be the first digits of the id. For a conflict the text says which key had
     changed since the transaction read it, and which transaction had changed it.
     """
+    if not id_.strip():
+        raise click.UsageError("the id is empty: expected an id, or its first digits")
     found = session.client().look("transactions", id_)
     if session.emits(found):
         return
@@ -267,7 +267,7 @@ def conflict_lines(conflict: Mapping[str, Any]) -> Iterator[str]:
 @click.option(
     "--from",
     "first",
-    type=click.IntRange(min=0),
+    type=Number(min=0),
     metavar="BLOCK",
     help="Number of the first block.  [default: 0; with --follow the next one]",
 )

@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from chaindock.operations.facade import Call
 
 _NUMBER = re.compile(r"-(\d|\.\d|$)")
+_PEER_OPTIONS = {"-C", "--channelID", "-n", "--name", "-c", "--ctor"}
 _ERROR_STATUS = 400
 _POLICY_FAILURE = 10
 _POLICY_HINTS = {
     True: "leave out --endorsers: the node then asks the organisations that the policies "
     "need",
     False: "the organisations whose keys this node has do not satisfy the policies of "
-    "what was written: see chaindock org ls, and the policies with chaindock ps",
+    "what was written: see chaindock org ls, and the policies with chaindock ps; a key "
+    "or a collection can have a policy of its own",
 }
 """Next step after a policy failed, by whether the user named endorsers."""
 _SHOWN_VALUES = 3
@@ -46,11 +48,13 @@ class CallCommand(click.Command):
                 break
             name = arg.split("=", 1)[0]
             if arg.startswith("-") and not _NUMBER.match(arg) and name not in known:
-                raise click.UsageError(
-                    f"No such option {name!r}. To pass it to the chaincode, put -- "
-                    "before the name of the chaincode.",
-                    ctx,
+                told = (
+                    "To pass it to the chaincode, put -- before the chaincode's name."
                 )
+                if name in _PEER_OPTIONS and self.name in {"invoke", "query"}:
+                    form = f"{ctx.command_path} NAME FUNCTION ARGS..."
+                    told = f"Write: {form}; there is one channel."
+                raise click.UsageError(f"No such option {name!r}. {told}", ctx)
         return super().parse_args(ctx, args)
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from chaindock.cli.client import AdminClient
 
 _TX_DIGITS = 12
+_KEYS, _VALUES = {"key", "composite"}, {"text", "json", "base64"}
+"""Members of a line that name the key, and that give the value."""
 _BATCH, _BATCH_BYTES = 1000, 1 << 20
 """Keys, and bytes of keys and values, in one transaction of an import."""
 
@@ -207,8 +209,14 @@ def state_import(session: Session, name: str, source: str) -> None:
 
 def _read_line(number: int, line: bytes) -> tuple[str, bytes]:
     expected = 'expected {"key": KEY or "composite": [TYPE, ATTR…], "text": VALUE}'
+    expected = f"{expected}; nothing was written"
     try:
         data = json.loads(line)
+    except ValueError as error:
+        raise InvalidInput(f"line {number} is not JSON: {error}; {expected}") from error
+    if wrong := _wrong_members(data):
+        raise InvalidInput(f"line {number}: {wrong}; {expected}")
+    try:
         key = data["key"] if "key" in data else composite(*_parts(data["composite"]))
         if "json" in data:
             given = data["json"]
@@ -220,8 +228,19 @@ def _read_line(number: int, line: bytes) -> tuple[str, bytes]:
             value = data["text"].encode()
         key.encode()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidInput(f"line {number}: {expected}; nothing was written") from error
+        raise InvalidInput(f"line {number}: {expected}") from error
     return key, value
+
+
+def _wrong_members(data: Any) -> str | None:
+    """Return what is wrong with the names in a line; None = nothing."""
+    if not isinstance(data, dict):
+        return "it is no object"
+    if unknown := data.keys() - _KEYS - _VALUES:
+        return f"unknown member {min(unknown)!r}"
+    if not data.keys() & _KEYS:
+        return "the key is missing"
+    return None if data.keys() & _VALUES else "the value is missing"
 
 
 def _parts(parts: list[str]) -> tuple[str, list[str]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from chaindock.cli.call import CallCommand
 from chaindock.cli.session import Session, command
 
 if TYPE_CHECKING:
@@ -51,12 +52,23 @@ def time_set(session: Session, when: str) -> None:
     _show(session, session.client().set_time(at_s=found.timestamp()))
 
 
-@command("chaindock time advance 30d", "chaindock time advance 1h30m", group=time)
+@command(
+    "chaindock time advance 30d",
+    "chaindock time advance 1h30m",
+    group=time,
+    cls=CallCommand,
+)
 @click.argument("duration")
 def time_advance(session: Session, duration: str) -> None:
     """Move the time that calls have forward, by a DURATION such as 90s, 2h or 30d."""
     from chaindock.values import WrongValueError, read_duration
 
+    if duration.startswith("-"):
+        raise click.BadParameter(
+            f"{duration!r}: time only advances; to go back, use `chaindock time reset` "
+            "or `chaindock time set TIME`",
+            param_hint="DURATION",
+        )
     try:
         if duration.endswith(_DAY):
             spent_s = float(duration[:-1]) * _DAY_S

@@ -12,7 +12,9 @@ from chaindock.cli.session import Session, command
 from chaindock.errors import AlreadyExists
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
+
+    from chaindock.node.home import Home
 
 
 def _complete(
@@ -117,15 +119,9 @@ def load(session: Session, file: Path, *, yes: bool) -> None:
     """
     from chaindock.node.copies import load as read
     from chaindock.node.copies import require_readable
-    from chaindock.node.home import Home
 
-    home = Home(session.home)
-
-    def check() -> None:
-        require_readable(file)
-        home.require_free()
-
-    _ask(session, f"replace the ledger of {str(home.root)!r}", check, yes=yes)
+    require_readable(file)
+    home = _free_home(session, "replace", yes=yes)
     _told(session, read(home, file), f"loaded from {file}")
 
 
@@ -138,28 +134,29 @@ def reset(session: Session, *, yes: bool) -> None:
     copy by `dump` if you may need the data again.
     """
     from chaindock.node.copies import reset as remove
-    from chaindock.node.home import Home
 
-    home = Home(session.home)
-    what = f"remove the ledger of {str(home.root)!r}"
-    _ask(session, what, home.require_free, yes=yes)
-    removed = remove(home)
+    removed = remove(_free_home(session, "remove", yes=yes))
     if session.emits({"removed": removed}):
         return
     what = ", ".join(removed) if removed else "no ledger was there"
     click.echo(f"removed: {what}; begin again: {session.words('up -d')}", err=True)
 
 
-def _ask(session: Session, what: str, check: Callable[[], None], *, yes: bool) -> None:
-    """Return when the user wants it. `check` raises what is known before the question."""
+def _free_home(session: Session, verb: str, *, yes: bool) -> Home:
+    """Return the home when no node serves it and the user wants to lose its ledger."""
+    from chaindock.node.home import Home
+
+    home = Home(session.home)
+    with home.locked():
+        what = f"{verb} the ledger of {str(home.root)!r}"
     if yes:
-        return
+        return home
     if session.json or not show.is_terminal(err=True):
         raise click.UsageError(f"this would {what}: confirm it with --yes")
-    check()
     if not click.confirm(f"{what[0].upper()}{what[1:]}?", err=True):
         click.echo("nothing was changed", err=True)
         raise click.exceptions.Exit(show.Exit.INTERRUPTED)
+    return home
 
 
 def _told(session: Session, manifest: Mapping[str, Any], what: str) -> None:

@@ -49,6 +49,12 @@ class Session:
         return f"chaindock --home {shlex.quote(str(self.home_flag))} {command}"
 
 
+class Number(click.IntRange):
+    """A whole number of a range; click's errors say `number`."""
+
+    name = "number"
+
+
 pass_session = click.make_pass_decorator(Session)
 
 

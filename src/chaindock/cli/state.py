@@ -17,7 +17,7 @@ from chaindock.cli.keys import (
     preview,
     shown,
 )
-from chaindock.cli.session import Session, command, name_argument
+from chaindock.cli.session import Number, Session, command, name_argument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ collection_option = click.option(
 )
 limit_option = click.option(
     "--limit",
-    type=click.IntRange(min=1),
+    type=Number(min=1),
     default=100,
     show_default=True,
     metavar="N",

@@ -123,6 +123,10 @@ class PolicyManager:
         for name, held in group.policies.items():
             self._policies[f"{path}/{name}"] = _read(held.policy, children)
 
+    def has(self, path: str) -> bool:
+        """Whether the channel has a policy at this path."""
+        return path in self._policies
+
     def satisfied(self, path: str, identities: Sequence[Identity]) -> bool:
         """Tell whether `identities` satisfy the policy together. Raises: NotFound."""
         return self.reason(path, identities) is None

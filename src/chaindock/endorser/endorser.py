@@ -28,6 +28,7 @@ from chaindock.errors import (
     TooManyRequests,
     TransactionExists,
 )
+from chaindock.identity.organization import nearest_hint
 from chaindock.options import option
 from chaindock.telemetry import get_logger, is_on, metrics
 from chaindock.values import MIB, Whole
@@ -146,7 +147,7 @@ class Endorser:
                 raise NotFound(
                     f"organisation {mspid!r} has no peer on this node, which has those of "
                     f"{', '.join(self.peers)}",
-                    hint="see which organisations there are: chaindock org ls",
+                    hint=nearest_hint(mspid, self.peers),
                     mspid=mspid,
                 )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from chaindock.aio import finish
 from chaindock.endorser.genesis import with_organization
 from chaindock.errors import AlreadyExists, Denied, NotFound
+from chaindock.identity.organization import nearest_hint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +53,7 @@ class Members:
             raise NotFound(
                 f"organisation {mspid!r} is none of those whose keys this node has: "
                 f"{', '.join(self.peers)}",
-                hint="see which there are: chaindock org ls",
+                hint=nearest_hint(mspid, self.peers),
                 mspid=mspid,
             )
         return found

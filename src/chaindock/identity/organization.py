@@ -32,7 +32,7 @@ from chaindock.identity.ca import (
 from chaindock.identity.msp import Msp, Role, SigningIdentity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -45,6 +45,13 @@ _MSPID_FILE = "mspid"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,29}")
 _UNFINISHED = ".unfinished-"
 _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
+
+
+def nearest_hint(mspid: str | None, known: Iterable[str]) -> str:
+    """Return the next step after an unknown MSP id; `Org2` means `Org2MSP`."""
+    wanted = {str(mspid).lower(), f"{mspid}MSP".lower()}
+    found = next((one for one in known if one.lower() in wanted), None)
+    return f"did you mean {found!r}?" if found else "see them: chaindock org ls"
 
 
 class Organization:

@@ -174,6 +174,11 @@ class View:
             )
         return Entry(key, value, *(at or hashed_at))
 
+    def get_state(self, ns: str, key: str) -> bytes | None:
+        """Return a committed public value, None if the key is absent."""
+        row = self.get(ns, "", key.encode())
+        return None if row is None else row.value
+
     def scan(
         self,
         ns: str,
@@ -248,10 +253,8 @@ class View:
         """Return hash and serialised form of a block. Raises: NotFound."""
         row = self._reader.one(_BLOCK, (number,))
         if row is None:
-            height = self.height()
-            blocks = "1 block" if height == 1 else f"{height} blocks"
             raise NotFound(
-                f"there is no block {number}; the ledger has {blocks}",
+                f"there is no block {number}; the newest is {self.height() - 1}",
                 hint="list the newest ones: chaindock block ls",
                 number=number,
             )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
+from fabric_protos.msp.msp_principal_pb2 import MSPRole
 from fabric_protos.peer import policy_pb2
 from fabric_protos.peer.collection_pb2 import (
     CollectionConfigPackage,
@@ -22,7 +23,7 @@ from chaindock.identity.policies import parse_policy, policy_text
 from chaindock.ids import require_version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Sequence
 
     from fabric_protos.common import policies_pb2
 
@@ -234,6 +235,36 @@ def shown_policy(parameter: bytes) -> str:
     except (DecodeError, InvalidInput):
         return f"unreadable: {parameter.hex()}"
     return text or policy.channel_config_policy_reference
+
+
+def unsatisfiable(
+    parameter: bytes, mspids: Collection[str], has_policy: Callable[[str], bool]
+) -> str | None:
+    """Return why nobody can satisfy an endorsement policy; None = somebody may.
+
+    `mspids` are the members of the channel; `has_policy` tells whether a path exists.
+    """
+    policy = policy_pb2.ApplicationPolicy.FromString(parameter)
+    if policy.WhichOneof("Type") != "signature_policy":
+        path = policy.channel_config_policy_reference
+        return None if has_policy(path) else f"the channel has no policy {path}"
+    signed = policy.signature_policy
+    named = [
+        MSPRole.FromString(one.principal).msp_identifier for one in signed.identities
+    ]
+    absent = [one for one in dict.fromkeys(named) if one not in mspids]
+    if not absent or _may_hold(signed.rule, [one in mspids for one in named]):
+        return None
+    adds = ", ".join(f"chaindock org add {one.removesuffix('MSP')}" for one in absent)
+    verb = "is no member" if len(absent) == 1 else "are no members"
+    return f"{', '.join(absent)} {verb} of the channel: {adds}"
+
+
+def _may_hold(rule: policies_pb2.SignaturePolicy, members: Sequence[bool]) -> bool:
+    if rule.WhichOneof("Type") == "signed_by":
+        return members[int(rule.signed_by)]
+    held = rule.n_out_of
+    return sum(_may_hold(one, members) for one in held.rules) >= int(held.n)
 
 
 def _policy(text: str, where: str) -> policies_pb2.SignaturePolicyEnvelope:

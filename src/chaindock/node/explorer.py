@@ -245,20 +245,18 @@ class Explorer:
 
     # ---- events
 
-    async def require_events(self, name: str, first: int | None) -> None:
-        """Check what `events` is asked for. Raises: NotFound: the chaincode or block."""
+    async def require(
+        self, name: str, collection: str = "", first: int | None = None
+    ) -> None:
+        """Raise NotFound unless there are the chaincode, its collection and the block."""
 
         def job(view: View) -> None:
             if name:
-                require_space(view, name)
+                require_space(view, name, collection)
             if first is not None and first > view.height():
                 view.block(first)
 
         await self._reader.run(job)
-
-    async def require_collection(self, name: str, collection: str) -> None:
-        """Check a collection that is to be written. Raises: NotFound."""
-        await self._reader.run(lambda view: require_space(view, name, collection))
 
     async def events(
         self, name: str, first: int | None, *, follow: bool, over: Callable[[], bool]

@@ -16,11 +16,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import chaindock
+from chaindock.container.attempt import Event
 from chaindock.endorser.determinism import compare
 from chaindock.errors import LaunchFailed, Unsupported
 from chaindock.ids import Ccid, name_from_label, require_ccid
 from chaindock.lifecycle.states import LaunchState, Target
-from chaindock.lifecycle.terms import shown_policy
+from chaindock.lifecycle.terms import shown_policy, unsatisfiable
 from chaindock.operations.address import find_socket
 from chaindock.operations.facade import Deployment, NodeStatus, Running
 from chaindock.packaging.format import read_package
@@ -153,6 +154,7 @@ class Node:
             limits = self.config.packages
             info = await asyncio.to_thread(read_package, package, limits)
             name = name_from_label(info.label)
+        self._warn(terms, watch)
         try:
             deployed = await self.deployer.deploy(
                 package,
@@ -170,6 +172,14 @@ class Node:
             raise
         self._failed.pop(name, None)
         return self._deployment(deployed, began)
+
+    def _warn(self, terms: Terms, watch: Watch) -> None:
+        """Tell that every transaction will fail, unless an organisation joins."""
+        now = self.members.configuration
+        policy = terms.policy
+        if policy and (why := unsatisfiable(policy, now.peers, now.policies.has)):
+            text = f"warning: nobody can satisfy the endorsement policy: {why}"
+            watch(Event("note", {"text": text}))
 
     async def deploy_dev(self, name: str, terms: Terms) -> Deployment:
         """Define `name` for a program that a user starts by hand.

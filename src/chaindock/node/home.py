@@ -103,11 +103,6 @@ class Home:
         finally:
             os.close(fd)
 
-    def require_free(self) -> None:
-        """Check that no node serves the home. Raises: as `locked`."""
-        with self.locked():
-            pass
-
     def _take(self, fd: int) -> None:
         try:
             _lock(fd)

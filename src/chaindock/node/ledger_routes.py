@@ -133,7 +133,7 @@ class LedgerRoutes:
         body = await read_json(request, _Writes, expected)
         pairs = [(one.key, one.value) for one in body.writes]
         if body.collection:
-            await self._explorer.require_collection(name, body.collection)
+            await self._explorer.require(name, body.collection)
         work = self._controls.write(name, pairs, body.collection)
         answer = await self._inflight.run(work)
         return reply_in_pieces(wire.answer_json(answer))
@@ -172,7 +172,7 @@ class LedgerRoutes:
         first = None if text is None else _digits("from", text)
         follow = bool(_number(request, "follow", 0))
         if not follow:  # a follower may wait for a chaincode that is deployed later
-            await self._explorer.require_events(name, first)
+            await self._explorer.require(name, first=first)
         batches = self._explorer.events(
             name,
             first,

@@ -17,26 +17,13 @@ if TYPE_CHECKING:
     from chaindock.ledger.reader import View
 
 _DEFINED: Final = f"{DEFINITIONS}/metadata/".encode()
-_DEFINED_END: Final = f"{DEFINITIONS}/metadata0".encode()
-"""The character after / is 0."""
 _MOST: Final = 10_000
 """Definitions that are read; later ones are left out of lists."""
 
 
-class _Public:
-    """What `read_definition` needs, over the committed state."""
-
-    def __init__(self, view: View) -> None:
-        self._view = view
-
-    def get_state(self, ns: str, key: str) -> bytes | None:
-        row = self._view.get(ns, "", key.encode())
-        return None if row is None else row.value
-
-
 def defined(view: View) -> list[str]:
     """Return the names of the chaincodes that are defined."""
-    rows, _ = view.scan(NAMESPACE, "", (_DEFINED, _DEFINED_END), _MOST, MIB)
+    rows, _ = view.scan(NAMESPACE, "", (_DEFINED, _DEFINED + b"\xff"), _MOST, MIB)
     return [row.key.removeprefix(_DEFINED).decode() for row in rows]
 
 
@@ -44,7 +31,7 @@ def require_space(view: View, name: str, collection: str = "") -> None:
     """Raise NotFound unless the chaincode, and its collection unless "", are known."""
     if view.has_written(name, collection):
         return
-    definition = None if name == NAMESPACE else read_definition(_Public(view), name)
+    definition = None if name == NAMESPACE else read_definition(view, name)
     written = [one for one in view.collections() if one[0] == name]
     known = definition is not None or written or view.has_written(name, "")
     if not known and name != NAMESPACE:

@@ -44,7 +44,7 @@ def test_block_show_has_hashes_transactions_and_codes(run, ledger):
 def test_block_that_is_not_there(run, ledger):
     result = run("block", "show", "9")
     assert result.exit_code == 5
-    assert "there is no block 9; the ledger has 1 block" in result.stderr
+    assert "there is no block 9; the newest is 0" in result.stderr
     assert "chaindock block ls" in result.stderr
 
 
@@ -197,3 +197,13 @@ def test_requests_of_the_last_transactions_are_remembered(run, ledger):
     for number in range(1000):
         explorer.remember(str(number), {})
     assert json.loads(run("tx", "show", tx.tx_id, "--json").stdout)["requests"] is None
+
+
+def test_wrong_numbers_and_empty_ids_are_usage_errors(run, ledger):
+    result = run("block", "show", "seven")
+    assert result.exit_code == 2
+    assert "'seven' is not a valid number" in result.stderr
+    for empty in ("", " "):
+        result = run("tx", "show", empty)
+        assert result.exit_code == 2
+        assert "the id is empty: expected an id, or its first digits" in result.stderr

@@ -230,3 +230,17 @@ def test_endorsers_may_be_given_together_or_one_by_one(run, basic):
     run("invoke", "basic", "echo", "--endorsers", "A,B", "--endorsers", "C")
     run("invoke", "basic", "echo")
     assert [call.endorsers for call in basic.calls] == [["A", "B", "C"], []]
+
+
+def test_a_policy_failure_says_that_a_key_can_have_its_own(run, basic):
+    told = run("invoke", "basic", "forbidden").stderr
+    assert "a key or a collection can have a policy of its own" in told
+
+
+@pytest.mark.parametrize("verb", ["invoke", "query"])
+def test_words_of_the_peer_command_get_the_form_of_this_one(run, basic, verb):
+    words = ("-C", "mychannel", "-n", "basic", "-c", '{"Args":["get","k"]}')
+    result = run(verb, *words)
+    assert result.exit_code == 2
+    assert f"chaindock {verb} NAME FUNCTION ARGS...; there is one" in result.stderr
+    assert "put -- before" not in result.stderr

@@ -109,7 +109,7 @@ def test_import_checks_all_lines_before_it_writes(run, ledger, line):
     good = '{"key": "k", "text": "v"}\n'
     result = run("state", "import", "cc", "-", input=good + line)
     assert result.exit_code == 5
-    assert "line 2: expected" in result.stderr
+    assert "line 2" in result.stderr
     assert exported(run) == []
 
 
@@ -144,3 +144,23 @@ def test_time_is_set_moved_and_reset(run, ledger):
 )
 def test_wrong_times_are_usage_errors(run, ledger, words):
     assert run("time", *words).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"key": "k",', "line 1 is not JSON: "),
+        ("5", "line 1: it is no object; expected {"),
+        ('{"key": "k"}', "line 1: the value is missing; expected {"),
+        ('{"text": "v"}', "line 1: the key is missing; expected {"),
+        ('{"key": "k", "value": "v"}', "line 1: unknown member 'value'; expected {"),
+    ],
+)
+def test_import_says_what_is_wrong_in_a_line(run, ledger, line, told):
+    assert told in run("state", "import", "cc", "-", input=line).stderr
+
+
+def test_time_that_is_to_go_back_is_told_how(run, ledger):
+    result = run("time", "advance", "-1d")
+    assert result.exit_code == 2
+    assert "to go back, use `chaindock time reset`" in result.stderr

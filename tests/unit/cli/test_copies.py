@@ -24,7 +24,7 @@ def test_a_ledger_goes_into_a_file_and_is_not_written_over(run, home, tmp_path):
     assert file.read_text() == "mine"
 
 
-@pytest.mark.parametrize("words", [("load", "copy"), ("reset",), ("reset", "--json")])
+@pytest.mark.parametrize("words", [("load", __file__), ("reset",), ("reset", "--json")])
 def test_without_a_terminal_the_end_of_a_ledger_needs_yes(run, words):
     result = run(*words)
     assert result.exit_code == 2

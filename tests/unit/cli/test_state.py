@@ -186,4 +186,4 @@ def test_a_defined_chaincode_without_state_has_an_empty_answer(run, ledger):
 def test_events_from_a_block_that_is_not_there_yet_need_follow(run, ledger):
     result = run("events", "--from", "999")
     assert result.exit_code == 5
-    assert "there is no block 999; the ledger has 1 block" in result.stderr
+    assert "there is no block 999; the newest is 0" in result.stderr

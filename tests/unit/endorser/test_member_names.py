@@ -1,0 +1,83 @@
+"""Names of organisations and policies that a user gives and the channel does not have."""
+
+from typing import Any
+
+import pytest
+
+from chaindock.endorser.members import Members
+from chaindock.errors import AlreadyExists, NotFound
+from chaindock.identity.organization import Organization, Organizations
+from chaindock.ids import ChannelId
+from chaindock.lifecycle.terms import application_policy, unsatisfiable
+
+
+@pytest.fixture
+def known(tmp_path: Any) -> Any:
+    folder = tmp_path / "organizations"
+    return Organizations(
+        folder, Organization.open(folder, "Org1MSP", "org1.example.com")
+    )
+
+
+@pytest.fixture
+def org(known: Any) -> Any:
+    return known.first
+
+
+@pytest.fixture
+async def members(node: Any, known: Any) -> Any:
+    made = Members(ChannelId("mychannel"), known, node.endorser.configuration)
+    node.endorser.peers = made.peers
+    await node.define()
+    await made.add("Org2", node.orderer)
+    return made
+
+
+async def test_a_short_name_of_an_organisation_is_answered_with_its_id(
+    members: Any, node: Any
+) -> None:
+    for name, hint in (
+        ("Org2", "did you mean 'Org2MSP'?"),
+        ("Nix", "chaindock org ls"),
+    ):
+        with pytest.raises(NotFound) as found:
+            members.get(name)
+        assert hint in str(found.value.hint)
+        with pytest.raises(NotFound) as found:
+            await node.caller.invoke(
+                "basic", [b"get"], signer=node.user, endorsers=[name]
+            )
+        assert hint in str(found.value.hint)
+    with pytest.raises(AlreadyExists) as known:
+        await members.add("Org2", node.orderer)
+    assert "chaindock org ls" in str(known.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("signature", "path", "told"),
+    [
+        (
+            "AND('Org1MSP.peer', 'Org3MSP.peer')",
+            "",
+            "Org3MSP is no member of the channel: chaindock org add Org3",
+        ),
+        ("OutOf(2, 'Org1MSP.peer', 'A.peer', 'B.peer')", "", "A, B are no members"),
+        ("OR('Org1MSP.peer', 'Org3MSP.peer')", "", None),
+        ("AND('Org1MSP.peer', 'Org2MSP.peer')", "", None),
+        (
+            "",
+            "/Channel/Application/Nix",
+            "the channel has no policy /Channel/Application/Nix",
+        ),
+        ("", "/Channel/Application/Endorsement", None),
+    ],
+)
+async def test_a_policy_that_nobody_can_satisfy_is_found(
+    members: Any, node: Any, signature: str, path: str, told: str | None
+) -> None:
+    policy = application_policy(signature, path, "the policy")
+    assert policy is not None
+    now = members.configuration
+    found = unsatisfiable(policy.SerializeToString(), now.peers, now.policies.has)
+    assert (found is None) == (told is None)
+    assert (told or "") in (found or "")
