@@ -112,7 +112,10 @@ async def test_a_node_outlasts_a_full_disk(lives: Lives, small: Path) -> None:
     assert "free some space" in (error.hint or "")
     assert len(lives.account.told) > 10
     ballast.fill()
-    for _ in range(3):
+    with pytest.raises(LedgerError, match="full"):  # noqa: PT012
+        for _ in range(500):  # the log of the database may have room left in itself
+            await lives.call("while it is full")
+    for _ in range(2):
         with pytest.raises(LedgerError, match="full"):
             await lives.call("while it is full")
     await check(lives)  # reading goes on
