@@ -24,9 +24,9 @@ PAGE = ROOT / "docs" / "tasks" / "private-data.md"
 DEALS = EXAMPLES / "private-data"
 
 
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    with started(PROCESS, tmp_path_factory.mktemp("node")) as node:
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    with started(PROCESS, tmp_path) as node:
         yield node
 
 
@@ -69,7 +69,7 @@ def test_policies_of_chaincode_and_collection_decide_who_must_endorse(
     node: Node, tmp_path: Path
 ):
     """The chaincode needs one organisation, and the collection `prices` needs both."""
-    node.cli("org", "add", "Org2", code=None)
+    node.cli("org", "add", "Org2")
     members = "OR('Org1MSP.member','Org2MSP.member')"
     both = "AND('Org1MSP.peer','Org2MSP.peer')"
     policies: dict[str, dict[str, object]] = {

@@ -1,7 +1,8 @@
 """Programs in namespaces of their own, made by bubblewrap: what they see and reach.
 
 A program sees a read-only system, its build, and its own directory, which lies in memory
-and is of limited size; no home, no socket, no other process. Its network is a loopback interface on which the node listens.
+and is of limited size; no home, no socket, no other process. Its network is a loopback
+interface on which the node listens.
 """
 
 from __future__ import annotations
