@@ -17,6 +17,8 @@ TxId = NewType("TxId", str)
 ChannelId = NewType("ChannelId", str)
 
 CHANNEL_ENDORSEMENT = "/Channel/Application/Endorsement"
+CHANNEL_WRITERS = "/Channel/Application/Writers"
+LIFECYCLE = "_lifecycle"
 """The policy of definitions that carry no other."""
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")

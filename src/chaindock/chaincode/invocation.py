@@ -197,7 +197,7 @@ class Outcome:
         response: with any status.
         event: name and payload as set by the chaincode, the rest filled in by the node;
             None for a status of 400 and more.
-        held: as `Invocation.answer_held`; whoever keeps the answer keeps it.
+        held: as `Invocation.answer_held`, kept as long as the answer is.
     """
 
     response: proposal_response_pb2.Response

@@ -74,7 +74,7 @@ def _purge(call: Call, collection: str, key: str) -> None:
 def get_private_data_hash(
     call: Call, request: shim.GetState, _options: StreamOptions
 ) -> bytes:
-    """Return the hash of a private value; whoever may call may know it."""
+    """Return the hash of a private value; members and others may read it."""
     invocation, collection = call.invocation, request.collection
     rules = invocation.rules()
     if not collection:  # a peer looks, and finds nothing

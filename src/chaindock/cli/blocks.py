@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chaindock.cli import show
-from chaindock.cli.keys import escaped, place, preview, shown
+from chaindock.cli.keys import TX_DIGITS, escaped, place, preview, shown
 from chaindock.cli.session import Number, Session, command, name_argument
 from chaindock.cli.show import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_TX_DIGITS = 12
 _SHOWN = 50
 """Reads, writes or arguments of a transaction in the text; --json has all."""
 
@@ -100,7 +99,7 @@ def block_show(session: Session, number: int) -> None:
         [
             (
                 str(one["position"]),
-                escaped(one["tx_id"][:_TX_DIGITS]) or "-",
+                escaped(one["tx_id"][:TX_DIGITS]) or "-",
                 _code(one),
                 escaped(one["chaincode"] or one["type"]),
                 escaped(one["function"] or "-"),
@@ -248,7 +247,7 @@ def conflict_lines(conflict: Mapping[str, Any]) -> Iterator[str]:
     key = shown(conflict["key"] or "") or f"with the hash {conflict['key_hash']}"
     if collection := conflict["collection"]:
         name = f"{name}, collection {escaped(collection)},"
-    writer = escaped(conflict["writer"][:_TX_DIGITS])
+    writer = escaped(conflict["writer"][:TX_DIGITS])
     changed = place(conflict["writer_version"])
     if conflict["found"] is None:
         changed = f"absent, deleted in {changed}"
@@ -295,7 +294,7 @@ def _show_event(event: dict[str, Any], *, as_json: bool) -> None:
         click.echo(json.dumps({**event, "result": show.parsed(payload)}))
         return
     click.echo(
-        f"{event['block']:<6} {escaped(event['tx_id'][:_TX_DIGITS])}  "
+        f"{event['block']:<6} {escaped(event['tx_id'][:TX_DIGITS])}  "
         f"{escaped(event['chaincode'])}  {escaped(event['name'])}  "
         f"{_value(event['payload'])}"
     )

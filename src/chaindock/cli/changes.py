@@ -14,7 +14,7 @@ import click
 
 from chaindock.cli import show
 from chaindock.cli.call import CallCommand
-from chaindock.cli.keys import composite, key_of, key_options, parts_of
+from chaindock.cli.keys import TX_DIGITS, composite, key_of, key_options, parts_of
 from chaindock.cli.session import Session, command, name_argument
 from chaindock.cli.state import collection_option, state
 from chaindock.errors import ChaindockError, InvalidInput, TransactionInvalid
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from chaindock.cli.client import AdminClient
 
-_TX_DIGITS = 12
 _KEYS, _VALUES = {"key", "composite"}, {"text", "json", "base64"}
 """Members of a line that name the key, and that give the value."""
 _BATCH, _BATCH_BYTES = 1000, 1 << 20
@@ -115,7 +114,7 @@ def _write(
     answer = _committed(session.client(), name, writes, collection)
     told = {key: answer[key] for key in ("tx_id", "block", "code", "code_name")}
     if not session.emits(told):
-        tx = f"transaction {answer['tx_id'][:_TX_DIGITS]}"
+        tx = f"transaction {answer['tx_id'][:TX_DIGITS]}"
         text = f"{tx} is valid, in block {answer['block']}"
         click.echo(click.style(text, dim=True), err=True)
 
@@ -129,9 +128,9 @@ def _committed(
     answer = client.write_state(name, writes, collection)
     if answer["code"] != 0:
         raise TransactionInvalid(
-            f"transaction {answer['tx_id'][:_TX_DIGITS]} in block {answer['block']} is "
+            f"transaction {answer['tx_id'][:TX_DIGITS]} in block {answer['block']} is "
             f"not valid: {answer['code_name']} ({answer['code']}); nothing was written",
-            hint=f"see it: chaindock tx show {answer['tx_id'][:_TX_DIGITS]}",
+            hint=f"see it: chaindock tx show {answer['tx_id'][:TX_DIGITS]}",
             tx_id=answer["tx_id"],
             validation_code=answer["code"],
         )

@@ -37,8 +37,8 @@ def time_show(session: Session) -> None:
 def time_set(session: Session, when: str) -> None:
     """Set the time that calls have; it runs on from there.
 
-    TIME is ISO 8601, UTC if it has no offset. Contracts see it as the timestamp of their
-    transaction, and so does the history. The node forgets it when it stops.
+    TIME is ISO 8601, UTC if it has no offset. It becomes the timestamp of transactions, which
+    contracts and histories show. When the node stops, the setting is lost.
     """
     try:
         found = datetime.fromisoformat(when)

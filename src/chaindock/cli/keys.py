@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _PART = "\0"
 _LAST = "\U0010ffff"
 """Fabric allows neither of them in a part of a composite key."""
+TX_DIGITS = 12
+"""Of a transaction id in a text; --json has all of them."""
 PREVIEW_BYTES = 240
 """Bytes of a value that a list asks for."""
 _PREVIEW = 60

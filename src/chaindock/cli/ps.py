@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chaindock.cli import show
+from chaindock.cli.keys import TX_DIGITS
 from chaindock.cli.session import Session, command, name_argument
 from chaindock.cli.show import count, one_line
 from chaindock.ids import CHANNEL_ENDORSEMENT
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 _HEAD = ("NAME", "VERSION", "SEQ", "STATE", "BACKEND", "SINCE", "PACKAGE", "WHERE")
 _CALLS_HEAD = ("NAME", "TRANSACTION", "FUNCTION", "SINCE", "CALLER")
 _LOG_KEYS = ("time", "stream", "tx", "line")
-_TX_DIGITS = 12
 
 
 @command(
@@ -76,7 +76,7 @@ def _show_calls(found: Sequence[Mapping[str, Any]]) -> None:
     rows = [
         (
             one["name"],
-            call["tx_id"][:_TX_DIGITS],
+            call["tx_id"][:TX_DIGITS],
             show.visible(call["function"]),
             ago(call["since"]),
             "left" if call["caller_left"] else "waits" if call["sent"] else "queued",
@@ -209,7 +209,7 @@ def _show_line(event: Mapping[str, Any], *, timestamps: bool, as_json: bool) -> 
         return
     line, stream, tx = event["line"], event["stream"], event.get("tx")
     if tx is not None:
-        stream += f"@{tx[:_TX_DIGITS]}"
+        stream += f"@{tx[:TX_DIGITS]}"
     when = f"{event['time'] or '-':<20} {stream:<6} " if timestamps else ""
     if show.is_terminal():
         click.echo(click.style(when, dim=True) + show.visible(line))

@@ -10,6 +10,7 @@ import click
 from chaindock.cli import show
 from chaindock.cli.keys import (
     PREVIEW_BYTES,
+    TX_DIGITS,
     escaped,
     key_of,
     key_options,
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-_TX_DIGITS = 12
-_BATCH, _BATCH_BYTES = 1000, 1 << 20
-"""Keys, and bytes of keys and values, in one transaction of an import."""
 collection_option = click.option(
     "--collection",
     default="",
@@ -164,7 +162,7 @@ def state_get(
         return
     show.emit_payload(value)
     tx = found.get("tx_id")
-    wrote = f" by transaction {show.visible(tx[:_TX_DIGITS])}" if tx else ""
+    wrote = f" by transaction {show.visible(tx[:TX_DIGITS])}" if tx else ""
     text = f"{show.count(found['size'], 'byte')}, written{wrote} in "
     click.echo(click.style(text + f"block {found['version'][0]}", dim=True), err=True)
 
@@ -199,7 +197,7 @@ def state_history(
             (
                 *map(str, row["version"]),
                 (row["time"] or "-")[:19],
-                show.visible(row["tx_id"][:_TX_DIGITS]),
+                show.visible(row["tx_id"][:TX_DIGITS]),
                 str(row["size"]),
                 "(deleted)" if row["is_delete"] else preview(row["value"], row["size"]),
             )

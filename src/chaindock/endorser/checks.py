@@ -15,13 +15,12 @@ from fabric_protos.peer import chaincode_pb2, proposal_pb2
 from google.protobuf.message import DecodeError
 
 from chaindock.errors import Denied, ProposalInvalid
-from chaindock.ids import ChannelId, TxId
+from chaindock.ids import CHANNEL_WRITERS, ChannelId, TxId
 
 if TYPE_CHECKING:
     from chaindock.endorser.configuration import Configuration
     from chaindock.identity.msp import Identity, Msps
 
-_WRITERS: Final = "/Channel/Application/Writers"
 _PREFIX: Final = "error validating proposal: "
 _TYPES: Final = frozenset({common_pb2.ENDORSER_TRANSACTION, common_pb2.CONFIG})
 
@@ -186,10 +185,10 @@ def check_expiry(proposal: Proposal, msps: Msps) -> None:
 
 def require_writer(identity: Identity, configuration: Configuration) -> None:
     """Check the channel policy Writers. Raises: Denied."""
-    reason = configuration.policies.reason(_WRITERS, [identity])
+    reason = configuration.policies.reason(CHANNEL_WRITERS, [identity])
     if reason is not None:
         raise Denied(
             "failed evaluating policy on signed data during check policy "
-            f"[{_WRITERS}]: [{reason}]",
+            f"[{CHANNEL_WRITERS}]: [{reason}]",
             hint="only clients and admins may propose transactions",
         )

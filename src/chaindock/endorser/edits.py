@@ -16,6 +16,7 @@ from fabric_protos.peer import (
 
 from chaindock.chaincode.invocation import Kind
 from chaindock.errors import InvalidInput
+from chaindock.ledger.queries import encode_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,11 +38,7 @@ def arguments(
     """
     rows = list(writes)
     for key, _ in rows:
-        try:
-            key.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidInput(f"key {key!r}: expected valid Unicode") from error
-        if not key:
+        if not encode_key(key):
             raise InvalidInput("a key is empty: expected text")
     if not rows:
         raise InvalidInput("there is nothing to write: expected keys and values")

@@ -15,11 +15,12 @@ from fabric_protos.common import (
     configuration_pb2,
     policies_pb2,
 )
-from fabric_protos.msp import msp_principal_pb2
 from fabric_protos.orderer import configuration_pb2 as orderer_pb2
 
 from chaindock.endorser.caller import new_header
+from chaindock.endorser.configuration import APPLICATION
 from chaindock.identity.msp import Role
+from chaindock.identity.policies import parse_policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from chaindock.ids import ChannelId
 
 _ADMINS: Final = "Admins"
-_APPLICATION: Final = "Application"
 _META = policies_pb2.ImplicitMetaPolicy
 _MERKLE_WIDTH = 0xFFFFFFFF
 
@@ -74,7 +74,7 @@ def _channel_group(msp: Msp, options: OrdererOptions) -> configtx_pb2.ConfigGrou
         },
     )
     return _group(
-        groups={_APPLICATION: application, "Orderer": _orderer_group(msp, options)},
+        groups={APPLICATION: application, "Orderer": _orderer_group(msp, options)},
         values={
             "HashingAlgorithm": configuration_pb2.HashingAlgorithm(name="SHA256"),
             "BlockDataHashingStructure": configuration_pb2.BlockDataHashingStructure(
@@ -170,24 +170,8 @@ def _meta(sub_policy: str, rule: int) -> policies_pb2.Policy:
 
 def _any_of(msp: Msp, *roles: Role) -> policies_pb2.Policy:
     """Return the policy that one identity of any of `roles` satisfies."""
-    signature = policies_pb2.SignaturePolicy
-    envelope = policies_pb2.SignaturePolicyEnvelope(
-        rule=signature(
-            n_out_of=signature.NOutOf(
-                n=1, rules=[signature(signed_by=i) for i in range(len(roles))]
-            )
-        ),
-        identities=[
-            msp_principal_pb2.MSPPrincipal(
-                principal_classification=msp_principal_pb2.MSPPrincipal.ROLE,
-                principal=msp_principal_pb2.MSPRole(
-                    msp_identifier=msp.mspid,
-                    role=msp_principal_pb2.MSPRole.MSPRoleType.Value(role.name),
-                ).SerializeToString(),
-            )
-            for role in roles
-        ],
-    )
+    text = ", ".join(f"'{msp.mspid}.{role}'" for role in roles)
+    envelope = parse_policy(f"OR({text})")
     return policies_pb2.Policy(
         type=policies_pb2.Policy.SIGNATURE, value=envelope.SerializeToString()
     )
@@ -211,7 +195,7 @@ def with_organization(
     config = configtx_pb2.Config()
     config.CopyFrom(former)
     config.sequence += 1
-    application = config.channel_group.groups[_APPLICATION]
+    application = config.channel_group.groups[APPLICATION]
     was = _versions(application)
     application.version += 1
     now = _versions(application)
@@ -221,8 +205,8 @@ def with_organization(
     version = config.channel_group.version
     update = configtx_pb2.ConfigUpdate(
         channel_id=channel,
-        read_set=configtx_pb2.ConfigGroup(version=version, groups={_APPLICATION: was}),
-        write_set=configtx_pb2.ConfigGroup(version=version, groups={_APPLICATION: now}),
+        read_set=configtx_pb2.ConfigGroup(version=version, groups={APPLICATION: was}),
+        write_set=configtx_pb2.ConfigGroup(version=version, groups={APPLICATION: now}),
     ).SerializeToString(deterministic=True)
     signed = configtx_pb2.ConfigUpdateEnvelope(
         config_update=update, signatures=[_signed(update, one) for one in admins]

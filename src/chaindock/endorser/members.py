@@ -89,8 +89,8 @@ class Members:
             LedgerError: the block was not written; the organisation is no member.
         Cancelled: when the organisation is a member, or is not.
         """
-        # The block is committed whoever leaves: without the keys of the new member the
-        # node could not satisfy a majority until it restarts.
+        # The block is committed also if the client leaves. Then the node needs the keys of
+        # the new member, to satisfy a majority.
         return await finish(self._add(name, orderer))
 
     async def _add(self, name: str, orderer: Orderer) -> dict[str, Any]:

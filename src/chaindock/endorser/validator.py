@@ -39,6 +39,7 @@ from chaindock.ledger.transaction import (
     read_result,
     read_spaces,
 )
+from chaindock.lifecycle.collections import IMPLICIT
 from chaindock.lifecycle.definitions import read_definition
 from chaindock.lifecycle.records import NAMESPACE
 from chaindock.telemetry import get_logger
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
 
 _log = get_logger("orderer")
 _LIFECYCLE_POLICY: Final = "/Channel/Application/LifecycleEndorsement"
-_IMPLICIT: Final = "_implicit_org_"
 _CACHED: Final = 1024
 
 
@@ -290,8 +290,8 @@ class Validator:
     def _collection_policy(self, definition: Definition, collection: str) -> bytes:
         """Return the serialised ApplicationPolicy of a collection; b"" = none."""
         failure = codes.ENDORSEMENT_POLICY_FAILURE
-        if collection.startswith(_IMPLICIT):
-            mspid = collection.removeprefix(_IMPLICIT)
+        if collection.startswith(IMPLICIT):
+            mspid = collection.removeprefix(IMPLICIT)
             group = self._configuration.policies.organizations.get(mspid)
             if group is None:
                 raise Broken(failure)

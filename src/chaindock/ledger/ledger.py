@@ -303,9 +303,9 @@ class Ledger:
     async def revert(self, name: str) -> Mark:
         """Go back to a snapshot: later blocks and everything they did are gone.
 
-        A simulator of before raises LedgerClosed, and none is made meanwhile. A transaction that was simulated before
-        must not be committed afterwards: versions of later blocks come again for other
-        values. So `reverts` grows when this is called.
+        A simulator of before raises LedgerClosed, and none is made meanwhile. A transaction
+        that was simulated before must not be committed afterwards: versions of later blocks
+        come again for other values. So `reverts` grows when this is called.
 
         Raises: NotFound. InvalidInput: chaincode was defined, or the channel configured,
             since. LedgerClosed, LedgerError. Nothing has changed then.

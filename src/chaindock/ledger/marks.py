@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from chaindock.errors import InvalidInput, NotFound
+from chaindock.ids import LIFECYCLE
 
 if TYPE_CHECKING:
     import sqlite3
 
     from chaindock.ledger.blocks import Tip
 
-LIFECYCLE: Final = "_lifecycle"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PREFIX: Final = "snapshot:"
 _PUT: Final = "REPLACE INTO meta VALUES (?, ?)"

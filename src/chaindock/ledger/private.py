@@ -16,6 +16,7 @@ from fabric_protos.peer import collection_pb2
 from fabric_protos.peer.lifecycle import db_pb2
 from google.protobuf.message import DecodeError
 
+from chaindock.ids import LIFECYCLE
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def live_blocks(versions: Versions, ns: str, number: int) -> dict[str, int]:
     That of the definition as committed before block `number` holds.
     """
     key = f"namespaces/fields/{ns}/Collections".encode()
-    value = versions.value("_lifecycle", key, number)
+    value = versions.value(LIFECYCLE, key, number)
     try:
         package = collection_pb2.CollectionConfigPackage.FromString(
             db_pb2.StateData.FromString(value or b"").Bytes

@@ -179,7 +179,7 @@ class RangeResults(Results):
         if not self._paginated or record.exhausted:
             return ""
         snapshot = self._simulator.snapshot()
-        rows, _ = snapshot.scan(record.ns, self._next, self._stop, 1, 1)
+        rows, _ = snapshot.scan((record.ns, ""), self._next, self._stop, 1, 1)
         return rows[0][0].decode() if rows else ""
 
 

@@ -37,7 +37,7 @@ _COUNT_PRIVATE = _COUNT.format("private")
 _COLLECTIONS = (
     "SELECT ns, collection FROM namespaces WHERE collection<>'' ORDER BY 1, 2"
 )
-# A change of metadata alone counts: it is a conflict for whoever read the key.
+# A change of metadata alone counts: it is a conflict for transactions that read the key.
 # The row is found in the index alone: a range may have a million keys.
 _LAST = (
     "SELECT v.key, v.block, v.tx, tx_id, coalesce(value, x''), timestamp, value IS NULL "
@@ -193,11 +193,8 @@ class View:
 
         Returns: the entries, and whether the last key of the range is among them.
         """
-        snapshot, most = self._snapshot(), (limit + 1, max_bytes)
-        if collection:
-            rows, ended = snapshot.scan_private(ns, collection, *bounds, *most)
-        else:
-            rows, ended = snapshot.scan(ns, *bounds, *most)
+        space, most = (ns, collection), (limit + 1, max_bytes)
+        rows, ended = self._snapshot().scan(space, *bounds, *most)
         return [Entry(*row) for row in rows[:limit]], ended and len(rows) <= limit
 
     def collections(self) -> list[tuple[str, str]]:

@@ -318,38 +318,23 @@ class Snapshot:
         return self._reader.walk(sql, at, *most)
 
     def scan(
-        self, ns: str, start: bytes, stop: bytes, limit: int, max_bytes: int
-    ) -> tuple[list[Row], bool]:
-        """Return up to `limit` rows with `start <= key < stop`, lowest key first.
-
-        No further row is read once keys and values have `max_bytes`. Keys that the view
-        does not have take time, too, without limit: see `walk`.
-
-        Returns: the rows, and whether the last row in the range is among them.
-        """
-        return self._scan((ns, ""), start, stop, limit, max_bytes)
-
-    def scan_private(
         self,
-        ns: str,
-        collection: str,
+        space: tuple[str, str],
         start: bytes,
         stop: bytes,
         limit: int,
         max_bytes: int,
     ) -> tuple[list[Row], bool]:
-        """Return private keys and values as `scan`."""
-        return self._scan((ns, collection), start, stop, limit, max_bytes)
+        """Return up to `limit` rows with `start <= key < stop`, lowest key first.
 
-    def _scan(
-        self,
-        space: tuple[str, str],
-        place: bytes | None,
-        stop: bytes,
-        limit: int,
-        max_bytes: int,
-    ) -> tuple[list[Row], bool]:
+        `space`: namespace, and collection or "". No further row is read once keys and
+        values have `max_bytes`. Keys that the view does not have take time, too, without
+        limit: see `walk`.
+
+        Returns: the rows, and whether the last row in the range is among them.
+        """
         rows: list[Row] = []
+        place: bytes | None = start
         while place is not None and len(rows) < limit and max_bytes > 0:
             some, place = self.walk(space, place, stop, limit - len(rows), max_bytes)
             rows += some

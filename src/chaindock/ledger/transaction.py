@@ -83,12 +83,6 @@ class ParsedTransaction:
     spaces: list[Space] = field(default_factory=list)
     endorsers: Sequence[Any] = ()
 
-    @property
-    def namespaces(self) -> set[str]:
-        """The chaincode that was called and all whose state is written."""
-        written = {s.ns for s in self.spaces if s.writes or s.metadata or s.collection}
-        return written | {self.name}
-
 
 _KINDS = {number: name for name, number in common_pb2.HeaderType.items()}
 
@@ -123,8 +117,11 @@ class Broken(Exception):  # control flow of parsers, not an error
         self.code = code
 
 
-def parse_transaction(envelope: bytes, channel: ChannelId) -> ParsedTransaction:
-    """Return what the envelope holds, without looking at signatures and hashes."""
+def parse_transaction(envelope: bytes, channel: ChannelId | None) -> ParsedTransaction:
+    """Return what the envelope holds, without looking at signatures and hashes.
+
+    Parts behind the headers are read if it is of `channel`; None = of any channel.
+    """
     tx = ParsedTransaction(envelope)
     try:
         _, payload, _ = read_headers(tx, channel)
@@ -144,8 +141,13 @@ def parse(kind: Any, data: bytes, code: int) -> Any:
         raise Broken(code) from None
 
 
-def read_headers(tx: ParsedTransaction, channel: ChannelId) -> tuple[Any, Any, Any]:
-    """Read the headers into `tx`; return Envelope, Payload and ChannelHeader."""
+def read_headers(
+    tx: ParsedTransaction, channel: ChannelId | None
+) -> tuple[Any, Any, Any]:
+    """Read the headers into `tx`; return Envelope, Payload and ChannelHeader.
+
+    Raises: Broken; also if it is not of `channel`, unless that is None.
+    """
     if not tx.envelope:
         raise Broken(codes.NIL_ENVELOPE)
     envelope = parse(common_pb2.Envelope, tx.envelope, codes.INVALID_OTHER_REASON)
@@ -169,7 +171,7 @@ def read_headers(tx: ParsedTransaction, channel: ChannelId) -> tuple[Any, Any, A
     known = tx.is_config or header.type == common_pb2.ENDORSER_TRANSACTION
     if not known or header.epoch:
         raise Broken(codes.BAD_COMMON_HEADER)
-    if header.channel_id != channel:
+    if channel is not None and header.channel_id != channel:
         raise Broken(codes.TARGET_CHAIN_NOT_FOUND)
     return envelope, payload, header
 

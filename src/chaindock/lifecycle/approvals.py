@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from fabric_protos.ledger.queryresult import kv_query_result_pb2
 from fabric_protos.peer.lifecycle import db_pb2, lifecycle_pb2
 
 from chaindock.errors import InvalidInput
@@ -22,13 +21,18 @@ from chaindock.lifecycle.definitions import (
     read_definition,
     read_sequence,
 )
-from chaindock.lifecycle.records import DEFINITIONS, NAMESPACE, SOURCES, Records
+from chaindock.lifecycle.records import (
+    DEFINITIONS,
+    NAMESPACE,
+    SOURCES,
+    Records,
+    names_in,
+)
 
 if TYPE_CHECKING:
     from chaindock.ledger.simulator import Simulator
 
 _PACKAGE: Final = "PackageID"
-_PAGE: Final = 100
 
 
 class Approvals:
@@ -136,15 +140,7 @@ class Approvals:
         rows = simulator.open_private_range(
             NAMESPACE, self._collection, prefix, f"{prefix}\x7f"
         )
-        keys: list[str] = []
-        try:
-            while batch := rows.take(_PAGE):
-                for row in batch:
-                    key = kv_query_result_pb2.KV.FromString(row).key
-                    keys.append(key.removeprefix(prefix))
-        finally:
-            rows.close()
-        parts = [key.rpartition("#") for key in keys]
+        parts = [key.rpartition("#") for key in names_in(rows, prefix)]
         wanted = sorted((name, int(sequence)) for name, _, sequence in parts)
         return [self.find(simulator, *one) for one in wanted]
 

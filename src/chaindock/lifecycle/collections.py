@@ -15,7 +15,7 @@ from fabric_protos.msp.msp_principal_pb2 import MSPPrincipal, MSPRole, Organizat
 from fabric_protos.peer.collection_pb2 import StaticCollectionConfig
 
 from chaindock.errors import Denied, InvalidInput, NotFound
-from chaindock.identity.policies import evaluator, satisfied
+from chaindock.identity.policies import evaluator, parse_policy, satisfied
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -182,11 +182,8 @@ def find_collection(
         if mspid not in mspids:
             return None
         implicit = StaticCollectionConfig(name=name)
-        policy = implicit.member_orgs_policy.signature_policy
-        policy.rule.n_out_of.n = 1
-        policy.rule.n_out_of.rules.add().signed_by = 0
-        member = MSPRole(msp_identifier=mspid)
-        policy.identities.add(principal=member.SerializeToString())
+        members = parse_policy(f"OR('{mspid}.member')")
+        implicit.member_orgs_policy.signature_policy.CopyFrom(members)
         return implicit
     for config in package.config:
         if config.static_collection_config.name == name:

@@ -14,7 +14,12 @@ from google.protobuf.message import DecodeError
 
 from chaindock.errors import ChaindockError, Denied, InvalidInput, NotFound, Unsupported
 from chaindock.identity.msp import Role
-from chaindock.ids import SYSTEM_NAMES, require_chaincode_name, require_version
+from chaindock.ids import (
+    CHANNEL_WRITERS,
+    SYSTEM_NAMES,
+    require_chaincode_name,
+    require_version,
+)
 from chaindock.lifecycle.approvals import Approvals, source_of
 from chaindock.lifecycle.collections import check_collections
 from chaindock.lifecycle.definitions import (
@@ -43,7 +48,6 @@ _PACKAGES: Final = frozenset(
         "QueryInstalledChaincodes",
     }
 )
-_WRITERS: Final = "/Channel/Application/Writers"
 _LEGACY: Final = "lscc"
 _ERROR: Final = 500
 _NOT_FOUND: Final = 404
@@ -124,7 +128,7 @@ class LifecycleContract:
         if identity.role not in {Role.CLIENT, Role.ADMIN}:
             raise Denied(
                 f"failed evaluating policy on signed data during check policy "
-                f"[{_WRITERS}]: [signature set did not satisfy policy]"
+                f"[{CHANNEL_WRITERS}]: [signature set did not satisfy policy]"
             )
         return function
 
@@ -185,9 +189,8 @@ class LifecycleContract:
             check_collections(definition.collections, mspids)
             former = read_definition(simulator, definition.name)
             if former is None:
-                simulator.get_state(
-                    _LEGACY, definition.name
-                )  # as a peer: it may be old
+                # As a peer does: the definition may be of the former lifecycle.
+                simulator.get_state(_LEGACY, definition.name)
             else:
                 check_collections(definition.collections, mspids, former.collections)
         except InvalidInput as error:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from fabric_protos.ledger.queryresult import kv_query_result_pb2
 from fabric_protos.peer import policy_pb2
 from fabric_protos.peer.collection_pb2 import CollectionConfigPackage
 from fabric_protos.peer.lifecycle import (
@@ -21,7 +20,13 @@ from fabric_protos.peer.lifecycle import (
 
 from chaindock.errors import NotFound, StartFailed
 from chaindock.ids import CHANNEL_ENDORSEMENT
-from chaindock.lifecycle.records import DEFINITIONS, NAMESPACE, Records, parsed
+from chaindock.lifecycle.records import (
+    DEFINITIONS,
+    NAMESPACE,
+    Records,
+    names_in,
+    parsed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +45,6 @@ PARAMETERS: Final = ("EndorsementInfo", "ValidationInfo", "Collections")
 _DEFINITIONS: Final = Records(
     DEFINITIONS, "ChaincodeDefinition", ("Sequence", *PARAMETERS)
 )
-_PAGE: Final = 100
 
 
 @dataclass(frozen=True)
@@ -164,15 +168,7 @@ def defined_names(simulator: Simulator) -> list[str]:
     """Return the names of all chaincodes that are defined."""
     prefix = _DEFINITIONS.key("")
     rows = simulator.open_range(NAMESPACE, prefix, f"{prefix}\x7f")
-    names: list[str] = []
-    try:
-        while batch := rows.take(_PAGE):
-            for row in batch:
-                key = kv_query_result_pb2.KV.FromString(row).key
-                names.append(key.removeprefix(prefix))
-    finally:
-        rows.close()
-    return names
+    return names_in(rows, prefix)
 
 
 def set_defaults(definition: Definition) -> None:

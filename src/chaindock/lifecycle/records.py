@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 
+from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KV
 from fabric_protos.peer.lifecycle import db_pb2
 from google.protobuf.message import DecodeError, Message
 
 from chaindock.errors import LedgerCorrupt
+from chaindock.ids import LIFECYCLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from chaindock.ledger.queries import Results
     from chaindock.ledger.simulator import Simulator
 
 
@@ -30,9 +33,10 @@ class Reads(Protocol):
 
 
 M = TypeVar("M", bound=Message)
-NAMESPACE: Final = "_lifecycle"
+NAMESPACE: Final = LIFECYCLE
 DEFINITIONS: Final = "namespaces"
 SOURCES: Final = "chaincode-sources"
+_PAGE: Final = 100
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,18 @@ class Records:
             simulator.put_private(NAMESPACE, self.collection, key, value)
         else:
             simulator.put_state(NAMESPACE, key, value)
+
+
+def names_in(rows: Results, prefix: str) -> list[str]:
+    """Return what follows `prefix` in the keys of a range, and close the range."""
+    names: list[str] = []
+    try:
+        while batch := rows.take(_PAGE):
+            keys = (KV.FromString(row).key for row in batch)
+            names += [key.removeprefix(prefix) for key in keys]
+    finally:
+        rows.close()
+    return names
 
 
 def parsed(message: type[M], raw: bytes, name: str) -> M:

@@ -307,7 +307,12 @@ class _Dev(Said, kw_only=True, forbid_unknown_fields=False):
 async def _said(request: web.Request) -> Said:
     """Return the terms before the package in the body of a request."""
     text = request.query.get("terms", "0")
-    if not text.isascii() or not text.isdigit() or int(text[:9]) > _TERMS_BYTES:
+    if (
+        not text.isascii()
+        or not text.isdigit()
+        or len(text) > 7
+        or int(text) > _TERMS_BYTES
+    ):
         raise InvalidInput(f"terms={text!r}: expected 0 to {_TERMS_BYTES} bytes")
     try:
         raw = await request.content.readexactly(int(text))
@@ -315,7 +320,7 @@ async def _said(request: web.Request) -> Said:
     except (asyncio.IncompleteReadError, ValueError, RecursionError) as error:
         raise InvalidInput(
             f"the terms of the definition cannot be used: {error}"
-        ) from (error)
+        ) from error
 
 
 async def _asked(request: web.Request) -> Call:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fabric_protos.peer import transaction_pb2 as codes
 
-from chaindock.ids import ChannelId
 from chaindock.ledger.snapshots import ABOVE_ALL, after
 from chaindock.ledger.transaction import parse_transaction
 
@@ -35,9 +34,7 @@ def explain(view: View, envelope: bytes, place: TxLocation) -> dict[str, Any] | 
     """
     if place.code not in CONFLICTS:
         return None
-    channel = parse_transaction(envelope, ChannelId("")).channel
-    tx = parse_transaction(envelope, ChannelId(channel or ""))
-    for space in tx.spaces:
+    for space in parse_transaction(envelope, None).spaces:
         found = next(_stale(view, space, (place.block, place.index)), None)
         if found is not None:
             return found

@@ -24,7 +24,6 @@ from fabric_protos.peer import (
 from google.protobuf.message import DecodeError
 
 from chaindock.identity.msp import CREATOR_MAX
-from chaindock.ids import ChannelId
 from chaindock.ledger.transaction import code_name, parse_transaction
 from chaindock.operations.wire import encode
 
@@ -66,16 +65,14 @@ def describe(envelope: bytes, code: int | None, position: int = 0) -> dict[str, 
     Values, arguments and payloads are base64. A read's `version` is [block, position]
     or None for a key that was absent.
     """
-    # The first parse finds the channel; parts behind it are read for that channel only.
-    channel = parse_transaction(envelope, ChannelId("")).channel
-    tx = parse_transaction(envelope, ChannelId(channel or ""))
+    tx = parse_transaction(envelope, None)
     found: dict[str, Any] = {
         "tx_id": tx.tx_id,
         "position": position,
         "type": tx.kind,
         "code": code,
         "code_name": None if code is None else code_name(code),
-        "channel": channel,
+        "channel": tx.channel,
         "time": iso(tx.timestamp),
         "size": len(envelope),
         "chaincode": tx.name or None,

@@ -17,6 +17,7 @@ from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.errors import InvalidInput, NotFound
 from chaindock.ids import ChannelId, require_chaincode_name
+from chaindock.ledger.queries import encode_key
 from chaindock.ledger.snapshots import ABOVE_ALL, END_OF_HISTORY, after
 from chaindock.ledger.transaction import parse_transaction
 from chaindock.lifecycle.records import NAMESPACE
@@ -116,11 +117,11 @@ class Explorer:
         Raises: InvalidInput.
         """
         _require(space[0], limit)
-        low, high = _bytes(prefix), _stop(_bytes(prefix))
+        low, high = encode_key(prefix), _stop(encode_key(prefix))
 
         def job(view: View) -> Any:
             require_space(view, *space)
-            begin = max(low, _bytes(start))
+            begin = max(low, encode_key(start))
             rows, ended = view.scan(*space, (begin, high), limit, PAGE_BYTES)
             following = None if ended else after(rows[-1].key).decode()
             shown = [_row(row, cut) for row in rows]
@@ -139,7 +140,7 @@ class Explorer:
 
         def job(view: View) -> Any:
             require_space(view, name, collection)
-            row = view.get(name, collection, _bytes(key))
+            row = view.get(name, collection, encode_key(key))
             if row is None:
                 raise _absent(view, name, collection, key)
             if collection:
@@ -164,7 +165,7 @@ class Explorer:
             require_space(view, name)
             rows: list[Change] = []
             size = 0
-            for change in view.history(name, _bytes(key), before):
+            for change in view.history(name, encode_key(key), before):
                 if len(rows) == limit or size >= PAGE_BYTES:
                     last = [rows[-1].block, rows[-1].tx]
                     return {"rows": [_change(row) for row in rows], "next": last}
@@ -273,19 +274,18 @@ class Explorer:
         number = ledger.height if first is None else first
         reverts = len(ledger.reverted_to)
         while True:
-            while number < ledger.height:
+            number = min((number, *ledger.reverted_to[reverts:]))
+            reverts = len(ledger.reverted_to)
+            if number < ledger.height:
                 read = partial(_events, number, name)
                 number += 1
                 with suppress(NotFound):  # the ledger was reverted meanwhile
                     if found := await self._reader.run(read):
                         yield found
-                number = min(number, *ledger.reverted_to[reverts:], number)
-                reverts = len(ledger.reverted_to)
-            if not follow or over():
+            elif not follow or over():
                 return
-            await asyncio.sleep(POLL_S)
-            number = min(number, *ledger.reverted_to[reverts:], number)
-            reverts = len(ledger.reverted_to)
+            else:
+                await asyncio.sleep(POLL_S)
 
 
 def _dumps(value: Any) -> bytes:
@@ -353,7 +353,7 @@ def _absent(view: View, name: str, collection: str, key: str) -> NotFound:
             hint=f"list the keys: chaindock state ls {name} --collection {collection}",
             key=key,
         )
-    last = next(view.history(name, _bytes(key), END_OF_HISTORY), None)
+    last = next(view.history(name, encode_key(key), END_OF_HISTORY), None)
     if last is None:
         hint = f"list the keys: chaindock state ls {name}"
         return NotFound(f"{name!r} has no key {key!r}", hint=hint, key=key)
@@ -371,13 +371,6 @@ def _require(name: str | None, limit: int = 1) -> None:
         require_chaincode_name(name)
     if not 1 <= limit <= MOST:
         raise InvalidInput(f"limit {limit}: expected 1 to {MOST}")
-
-
-def _bytes(key: str) -> bytes:
-    try:
-        return key.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInput(f"key {key!r}: expected valid Unicode") from error
 
 
 def _stop(prefix: bytes) -> bytes:

@@ -120,16 +120,11 @@ def edited(data: Any, user: Any, edit: Any, *, sign: Any = True) -> Any:
     return outer.SerializeToString()
 
 
-def test_a_proper_transaction_passes_and_names_its_chaincodes(
-    org, check, proposal, user
-):
+def test_a_proper_transaction_passes(org, check, proposal, user):
     found, creator = check(envelope(proposal, user, endorsed(org, proposal)))
     assert found.code == Code.NOT_VALIDATED
     assert found.tx_id == proposal.tx_id
-    assert found.namespaces == {"basic"}
     assert str(creator.role) == "client"
-    found, _ = check(envelope(proposal, user, endorsed(org, proposal, writes="other")))
-    assert found.namespaces == {"basic", "other"}
 
 
 def test_the_headers_of_the_proposal_travel_unchanged(org, proposal, user):

@@ -17,7 +17,7 @@ from chaindock.ledger.mango.order import prepare_collator
 from chaindock.ledger.mango.query import parse_query
 from chaindock.ledger.mango.scan import Scan
 from chaindock.ledger.queries import STEP_BYTES, Results
-from chaindock.ledger.snapshots import ABOVE_ALL, after
+from chaindock.ledger.snapshots import ABOVE_ALL
 
 if TYPE_CHECKING:
     import sqlite3
@@ -144,20 +144,12 @@ class _View:
         return self._snapshot.reader.execute(sql, tuple(values))
 
     def walk(self, start: bytes) -> Iterator[tuple[bytes, bytes, int, int]]:
-        ns, collection = self._space
-        ended = False
-        while not ended:
-            if collection:
-                rows, ended = self._snapshot.scan_private(
-                    ns, collection, start, ABOVE_ALL, _WALK_ROWS, STEP_BYTES
-                )
-            else:
-                rows, ended = self._snapshot.scan(
-                    ns, start, ABOVE_ALL, _WALK_ROWS, STEP_BYTES
-                )
+        place: bytes | None = start
+        while place is not None:
+            rows, place = self._snapshot.walk(
+                self._space, place, ABOVE_ALL, _WALK_ROWS, STEP_BYTES
+            )
             yield from rows
-            if rows:
-                start = after(rows[-1][0])
 
     def get(self, key: bytes) -> tuple[bytes, int, int]:
         ns, collection = self._space

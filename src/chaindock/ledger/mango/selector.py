@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -176,7 +176,9 @@ class _Parser:
             before = self._conditions - 1
             part = self.build(argument, "")
             return Elements(name, part, self.work, self._conditions - before)
-        if name in {"$in", "$nin"} and isinstance(argument, list):
+        if name in {"$in", "$nin"}:
+            if not isinstance(argument, list):
+                raise bad_argument(name, argument)
             return In(name, tuple(argument), self.work, raw=path == ID)
         return _simple(name, argument, self.work)
 
@@ -223,8 +225,6 @@ def _plain(make: Callable[[Any], Node]) -> Callable[[Any, Work], Node]:
 
 
 _SIMPLE: Final[dict[str, tuple[Callable[[Any], bool], Callable[[Any, Work], Node]]]] = {
-    "$in": (lambda argument: False, _plain(Exists)),  # noqa: ARG005
-    "$nin": (lambda argument: False, _plain(Exists)),  # noqa: ARG005
     "$exists": (lambda argument: isinstance(argument, bool), _plain(Exists)),
     "$type": (_is_text, _plain(Type)),
     "$mod": (_is_mod, _plain(lambda argument: Mod(*argument))),
@@ -262,20 +262,8 @@ def _negated(node: Node) -> Node:
         return Not(node)
     condition = node.condition
     opposite: Node
-    if isinstance(condition, Compare):
-        opposite = Compare(
-            _OPPOSITE[condition.operator],
-            condition.argument,
-            condition.work,
-            condition.raw,
-        )
-    elif isinstance(condition, In):
-        opposite = In(
-            _OPPOSITE[condition.operator],
-            condition.arguments,
-            condition.work,
-            condition.raw,
-        )
+    if isinstance(condition, (Compare, In)):
+        opposite = replace(condition, operator=_OPPOSITE[condition.operator])
     elif isinstance(condition, Exists):
         opposite = Exists(not condition.wanted)
     else:
