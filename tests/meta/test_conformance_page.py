@@ -1,4 +1,4 @@
-"""docs/conformance.md tells which test shows which statement of the shim protocol."""
+"""docs/conformance.md tells which test shows which statement about a peer."""
 
 import subprocess
 import sys
