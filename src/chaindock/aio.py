@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 T = TypeVar("T")
+K = TypeVar("K")
 LARGE_BYTES: Final = 1024 * 1024
 _large: Final = ThreadPoolExecutor(2, "large")
 _log = structlog.get_logger("aio")
@@ -81,6 +82,47 @@ class Latch(Generic[T]):
             # A copy: one object raised to many waiters collects all their tracebacks.
             raise copy.copy(self._error) from self._error.__cause__
         return self._value  # type: ignore[return-value]  # set before the event
+
+
+class Waiters(Generic[K, T]):
+    """Waiters for outcomes that have keys; a waiter that is cancelled is forgotten.
+
+    An outcome costs what its own waiters cost, however many wait for others.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[K, set[asyncio.Future[T]]] = {}
+
+    async def wait(self, key: K) -> T:
+        """Return the next outcome of `key`. Raises: what `fail` is given."""
+        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(key, set()).add(outcome)
+        try:
+            return await outcome
+        finally:
+            others = self._waiting.get(key, set())
+            others.discard(outcome)
+            if not others:
+                self._waiting.pop(key, None)
+
+    def settle(self, key: K, value: T) -> None:
+        """Give everybody who waits for `key` this outcome."""
+        for outcome in self._waiting.pop(key, ()):
+            if not outcome.done():
+                outcome.set_result(value)
+
+    def fail(
+        self, error: Callable[[], Exception], chosen: Callable[[K], bool] | None = None
+    ) -> None:
+        """Give an error of its own to everybody who waits for a chosen key; None = any."""
+        for key in [key for key in self._waiting if chosen is None or chosen(key)]:
+            for outcome in self._waiting.pop(key):
+                if not outcome.done():
+                    outcome.set_exception(error())
+
+    def __len__(self) -> int:
+        """Return for how many keys somebody waits."""
+        return len(self._waiting)
 
 
 class Backoff:

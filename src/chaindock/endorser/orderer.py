@@ -105,11 +105,24 @@ class Orderer:
     async def submit(self, envelope: bytes) -> TxLocation:
         """Order a signed transaction, a common.Envelope, and wait until it is committed.
 
+        Raises: as `order`. LedgerError: the block was not written.
+        Cancelled: once accepted it is committed all the same.
+        """
+        return await asyncio.shield(await self.order(envelope))
+
+    async def order(self, envelope: bytes) -> asyncio.Future[TxLocation]:
+        """Order a signed transaction, a common.Envelope; return when it is accepted.
+
+        While too many transactions wait for their block, acceptance takes until there is
+        room.
+
+        Returns: what is done when the transaction is committed; it fails as `submit` does.
+            It belongs to the orderer: shield it, or drop it.
+
         Raises:
             InvalidInput: empty, too large, of another channel or kind. Denied: the
             creator may not write, or its certificate has expired. LedgerClosed: the node
-            is shutting down. LedgerError: the block was not written.
-        Cancelled: once accepted it is committed all the same.
+            is shutting down. LedgerError: the ledger was reverted meanwhile.
         """
         require_size(len(envelope) - _FRAME_BYTES, self._options.absolute_max_bytes)
         msps = self._configuration.msps
@@ -122,7 +135,7 @@ class Orderer:
         except BaseException:
             self._release(len(envelope))
             raise
-        return await self._order(tx, reverts)
+        return self._order(tx, reverts)
 
     async def configure(self, envelope: bytes) -> TxLocation:
         """Commit a configuration in a block of its own; it is in force afterwards.
@@ -134,7 +147,7 @@ class Orderer:
         tx = parse_transaction(envelope, self._ledger.channel)
         self._require_next(tx)
         await self._reserve(len(envelope), urgent=True)
-        return await self._order(tx, reverts)
+        return await asyncio.shield(self._order(tx, reverts))
 
     def _require_next(self, tx: ParsedTransaction) -> None:
         """Raise InvalidInput unless `tx` is the configuration after that in force."""
@@ -146,8 +159,8 @@ class Orderer:
                 f"{tx.kind}, sequence {found}, expected CONFIG, sequence {expected}"
             )
 
-    async def _order(self, tx: ParsedTransaction, reverts: int) -> TxLocation:
-        """Queue a transaction that has its place, and wait until it is committed.
+    def _order(self, tx: ParsedTransaction, reverts: int) -> asyncio.Future[TxLocation]:
+        """Queue a transaction that has its place; return what is done with its block.
 
         `reverts`: of the ledger when the transaction came.
         """
@@ -164,7 +177,7 @@ class Orderer:
         late = tx.name == NAMESPACE and self._options.mode != AUTO
         (self._urgent if late or tx.is_config else self._queue).append(waiting)
         self._arrived.set()
-        return await waiting.done
+        return waiting.done
 
     async def _is_definition(self, envelope: bytes) -> bool:
         """Tell whether an envelope overtakes what waits until somebody cuts a block."""
@@ -366,3 +379,4 @@ def _fail(waiting: _Waiting, error: ChaindockError) -> None:
         own = type(error)(error.message, hint=error.hint, **error.facts)
         own.__cause__ = error
         waiting.done.set_exception(own)
+        waiting.done.exception()  # nobody may wait: that is no fault to report

@@ -31,7 +31,12 @@ from chaindock.ledger.database import (
 )
 from chaindock.ledger.effects import Effects, index, rebuild
 from chaindock.ledger.private import keep, read_kept, remove_kept
-from chaindock.ledger.transaction import code_name, packed_id, parse_transaction
+from chaindock.ledger.transaction import (
+    UNKNOWN,
+    code_name,
+    packed_id,
+    parse_transaction,
+)
 from chaindock.ledger.validation import CommittedState, conflict
 from chaindock.ledger.verification import (
     Watermark,
@@ -40,7 +45,7 @@ from chaindock.ledger.verification import (
     verify,
 )
 from chaindock.ledger.versions import Versions
-from chaindock.telemetry import get_logger
+from chaindock.telemetry import get_logger, metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -337,3 +342,14 @@ def _store(
     index(db, number, txs, filter_)
     db.execute("REPLACE INTO meta VALUES ('height', ?)", (number + 1,))
     return Tip(number + 1, block_hash, commit, last_config)
+
+
+def count(
+    channel: str, block: CommittedBlock, txs: Sequence[ParsedTransaction]
+) -> None:
+    """Count a block and its transactions."""
+    metrics.BLOCK_PROCESSING_TIME.labels(channel).observe(block.seconds)
+    for tx, code in zip(txs, block.codes, strict=True):
+        called = f"{tx.name}:{tx.version}" if tx.name else UNKNOWN
+        labels = channel, tx.kind, metrics.bounded(called), code_name(code)
+        metrics.TRANSACTION_COUNT.labels(*labels).inc()

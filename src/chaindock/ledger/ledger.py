@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from chaindock.errors import LedgerClosed, LedgerCorrupt, NotFound
-from chaindock.ledger.committer import CommittedBlock, Committer
+from chaindock.aio import Waiters
+from chaindock.errors import LedgerClosed, LedgerCorrupt, LedgerError, NotFound
+from chaindock.ledger.committer import CommittedBlock, Committer, count
 from chaindock.ledger.mango.upkeep import fill_documents, put_indexes
 from chaindock.ledger.marks import Mark, drop_mark, marks, put_mark, revert
 from chaindock.ledger.simulator import Simulator
 from chaindock.ledger.snapshots import Reader, Snapshot
-from chaindock.ledger.transaction import UNKNOWN, code_name, packed_id
-from chaindock.telemetry import get_logger, metrics
+from chaindock.ledger.transaction import packed_id
+from chaindock.telemetry import get_logger
 from chaindock.values import MIB
 
 if TYPE_CHECKING:
@@ -98,6 +99,8 @@ class Ledger:
         """The heights that it went back to."""
         self.damage: LedgerCorrupt | None = None
         """What was found when the blocks of before were checked in the background."""
+        self._blocks: Waiters[int, None] = Waiters()
+        self._transactions: Waiters[str, TxLocation] = Waiters()
         self._retry: asyncio.TimerHandle | None = None
         """The next try to shorten the log, if one is due."""
         self._writer: ThreadPoolExecutor
@@ -147,6 +150,8 @@ class Ledger:
             self._is_open = False
             self._cancel_retry()
             self._reader.close()
+            self._blocks.fail(self._closed)
+            self._transactions.fail(self._closed)
             await self._close_writer()
 
     async def _close_writer(self) -> None:
@@ -257,6 +262,10 @@ class Ledger:
             return
         block = done.result()
         self._height = block.number + 1
+        self._blocks.settle(block.number, None)
+        for index, tx in enumerate(txs):  # of an id that comes twice, the first counts
+            place = TxLocation(block.number, index, block.codes[index])
+            self._transactions.settle(tx.tx_id, place)
         count(self.channel, block, txs)
         if self._is_open:
             self._reader.renew()
@@ -325,13 +334,41 @@ class Ledger:
         self._reverting -= 1
         if done.cancelled() or done.exception() is not None or not self._is_open:
             return
-        self._height = done.result().height
-        self.reverted_to.append(self._height)
+        height = self._height = done.result().height
+        self.reverted_to.append(height)
+        self._blocks.fail(self.reverted, lambda above: above > height)
         self._reader.close()
         self._reader = Reader(self._path)
 
+    def reverted(self) -> LedgerError:
+        """Return the error for a reader of blocks that a revert removed."""
+        height = self._height
+        message = f"channel {self.channel!r} was reverted to height {height} meanwhile"
+        return LedgerError(message, hint="read the blocks again", height=height)
+
+    async def wait_above(self, height: int) -> None:
+        """Return as soon as there are more than `height` blocks, perhaps at once.
+
+        Raises: LedgerClosed. LedgerError: a revert went below `height` meanwhile.
+        """
+        self._require_open()
+        if self._height <= height:
+            await self._blocks.wait(height)
+
+    async def committed(self, tx_id: TxId) -> TxLocation:
+        """Return where a transaction is, valid or not, as soon as it is committed.
+
+        Of an id that occurs twice the first occurrence counts. Raises: LedgerClosed.
+        """
+        found = self.find_transaction(tx_id)
+        # Its block may be on disk before simulations see it.
+        if found is not None and found.block < self._height:
+            return found
+        return await self._transactions.wait(tx_id)
+
     def find_transaction(self, tx_id: TxId) -> TxLocation | None:
         """Return the first occurrence of a transaction id, valid or not."""
+        self._require_open()
         if not tx_id:
             return None
         row = self._read(
@@ -345,11 +382,9 @@ class Ledger:
         """Return a serialised block. Raises: NotFound."""
         row = self._read("SELECT block FROM blocks WHERE number=?", number)
         if row is None:
-            raise NotFound(
-                f"channel {self.channel!r} has no block {number}; "
-                f"its height is {self._height}",
-                number=number,
-            )
+            height = f"its height is {self._height}"
+            message = f"channel {self.channel!r} has no block {number}; {height}"
+            raise NotFound(message, number=number)
         return bytes(row[0])
 
     def _read(self, sql: str, value: Any) -> Any:
@@ -358,18 +393,8 @@ class Ledger:
 
     def _require_open(self) -> None:
         if not self._is_open:
-            raise LedgerClosed(
-                f"the ledger of channel {self.channel!r} is not open",
-                channel=self.channel,
-            )
+            raise self._closed()
 
-
-def count(
-    channel: str, block: CommittedBlock, txs: Sequence[ParsedTransaction]
-) -> None:
-    """Count a block and its transactions."""
-    metrics.BLOCK_PROCESSING_TIME.labels(channel).observe(block.seconds)
-    for tx, code in zip(txs, block.codes, strict=True):
-        called = f"{tx.name}:{tx.version}" if tx.name else UNKNOWN
-        labels = channel, tx.kind, metrics.bounded(called), code_name(code)
-        metrics.TRANSACTION_COUNT.labels(*labels).inc()
+    def _closed(self) -> LedgerClosed:
+        message = f"the ledger of channel {self.channel!r} is not open"
+        return LedgerClosed(message, channel=self.channel)

@@ -20,8 +20,7 @@ from chaindock.errors import (
     LaunchFailed,
     LaunchTimeout,
 )
-from chaindock.ledger.committer import CommittedBlock
-from chaindock.ledger.ledger import count
+from chaindock.ledger.committer import CommittedBlock, count
 from chaindock.ledger.transaction import ParsedTransaction
 from chaindock.lifecycle.states import Target
 from chaindock.operations.facade import Running
