@@ -50,7 +50,7 @@ def test_a_connection_that_breaks_costs_the_calls_on_it(
         cell.pause(0.2)
         cut(cell)
         callers.wait(6)
-    eventually(lambda: cell.world.place(VICTIM) not in {before, ""}, "a new one runs")
+    cell.wait_for_another(before)
     cell.next_call()
     cell.assert_healthy(victim=RUNNING)
 
@@ -96,9 +96,11 @@ def test_packets_that_are_lost_for_good_are_noticed(cell: Cell, round_: int) -> 
 def test_calls_wait_for_what_is_started_again(cell: Cell, round_: int) -> None:
     """Calls that come while it is down are answered, not refused."""
     cell.deploy_victim()
+    before = cell.world.place(VICTIM)
     pid = cell.world.signal_chaincode(VICTIM, signal.SIGKILL)
     eventually(lambda: not psutil.pid_exists(pid), "it is dead")
-    eventually(lambda: cell.world.line(VICTIM)["state"] != RUNNING, "that is known")
+    # The next one may run already when ps is asked.
+    eventually(lambda: cell.world.place(VICTIM) != before, "that is known")
     cell.next_call()
     cell.assert_healthy(victim=RUNNING)
 
@@ -108,11 +110,7 @@ def is_replaced(cell: Cell, before: str) -> None:
     began = time.monotonic()
     fails_in_time(cell)
     cell.next_call(STEADY)
-    eventually(
-        lambda: cell.world.place(VICTIM) not in {before, ""},
-        "another one runs",
-        NOTICED_S,
-    )
+    cell.wait_for_another(before, NOTICED_S)
     print(f"noticed and replaced after {time.monotonic() - began:.1f} s")
     cell.next_call()
 

@@ -11,6 +11,7 @@ import pytest
 
 from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.contracts import BuildEnvironment, ClientTls, RunSettings
+from chaindock.errors import NotFound
 from chaindock.values import MIB
 from support.doubles.backend import WatchedAttempt, built
 from support.doubles.scripts import hang, serve
@@ -203,17 +204,17 @@ async def test_tls_files_arrive_on_a_read_only_root(backend: DockerBackend):
 
 
 async def test_tls_leaves_no_volume_behind(backend: DockerBackend):
-    async def volumes() -> int:
-        return len((await backend.engine.call("GET", "volumes"))["Volumes"] or [])
-
+    # Other tests make and remove volumes of the same engine at the same time.
     instance, package = await backend.built(hang())
     attempt = WatchedAttempt(package)
-    before = await volumes()
     async with backend.within():
         await instance.start(replace(backend.peer, tls=TLS), attempt)
-        assert await volumes() == before + 1
+        found = await backend.engine.inspect_container(instance.describe()["container"])
+        (volume,) = [one["Name"] for one in found["Mounts"] if one["Type"] == "volume"]
+        await backend.engine.call("GET", f"volumes/{volume}")
         await instance.stop(1)
-    assert await volumes() == before
+    with pytest.raises(NotFound):
+        await backend.engine.call("GET", f"volumes/{volume}")
     assert Phase.UPLOAD in attempt.entered
 
 

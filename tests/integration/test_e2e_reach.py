@@ -9,7 +9,6 @@ import pytest
 
 from support.nodes.node import BACKENDS, DOCKER, Node, started
 from support.nodes.packets import dropped
-from support.nodes.remains import ask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,7 +106,7 @@ def test_a_packet_filter_in_the_way_is_told(node: Node, tmp_path: Path):
     assert told["error"] == "node-unreachable"
     assert address == f"{told['facts']['hosts'][0]}:{told['facts']['port']}"
     assert "firewall of this machine" in told["hint"]
-    assert ask(lambda engine: engine.find_containers("org.chaindock.role=probe")) == []
+    assert "probe" not in node.remains.containers().values()
 
 
 @ONLY_DOCKER

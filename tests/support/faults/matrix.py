@@ -15,6 +15,7 @@ from support.faults.clients import CallRecord
 from support.faults.health import RUNNING, Healthy, assert_healthy
 from support.faults.packages import misbehaves
 from support.faults.world import CliWorld, last
+from support.nodes.node import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,6 +98,17 @@ class Cell:
         spent_s = time.monotonic() - began
         assert spent_s < NEXT_CALL_S, f"the next call took {spent_s:.1f} s"
         return spent_s
+
+    def wait_for_another(self, before: str, limit_s: float = NEXT_CALL_S) -> None:
+        """Wait until `victim` runs in another process or container than `before`.
+
+        A call that begins after that is served; an earlier one may be lost with the old.
+        """
+        eventually(
+            lambda: self.world.place(VICTIM) not in {before, ""},
+            "another one runs",
+            limit_s,
+        )
 
     def refused(
         self, package: Path, slug: str, match: str | None = None
