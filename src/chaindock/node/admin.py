@@ -25,7 +25,8 @@ with the HTTP status of its code. "(stream)" answers 200 and one JSON object a l
     POST   /chaincodes/NAME/invoke      {"args": [base64], "transient": {K: base64},
     POST   /chaincodes/NAME/query        "user", "attributes": {K: V}, "is_init",
                                          "timeout_s", "org": MSPID or null,
-                                         "endorsers": [MSPID]}; all optional
+                                         "endorsers": [MSPID], "channel": NAME or
+                                         null}; all optional
            → {"status", "message", "payload": base64, "tx_id", "block", "code",
               "code_name", "event": {"name", "payload": base64} or null, "refusals"}
     POST   /chaincodes/NAME/compare     as query: runs the proposal several times
@@ -146,7 +147,7 @@ class AdminServer:
             ("PUT", "/logspec", self._logspec),
         ):
             app.router.add_route(method, path, handler)
-        ledger = LedgerRoutes(node.explorer, node.controls, self._inflight)
+        ledger = LedgerRoutes(node.channel, self._inflight)
         for method, path, look in ledger.routes():
             app.router.add_route(method, path, look)
         return app
@@ -291,6 +292,7 @@ class _CallBody(msgspec.Struct, forbid_unknown_fields=True):
     timeout_s: Annotated[float, msgspec.Meta(gt=0, lt=86_400)] | None = None
     org: str | None = None
     endorsers: list[str] = []
+    channel: str | None = None
 
 
 class _NewOrganization(msgspec.Struct, forbid_unknown_fields=True):

@@ -34,19 +34,16 @@ if TYPE_CHECKING:
     from chaindock.config.sections import Config
     from chaindock.container.contracts import NodeLabels
     from chaindock.container.output import OutputStore
-    from chaindock.endorser.caller import Answer, Caller
+    from chaindock.endorser.caller import Answer
     from chaindock.endorser.determinism import Difference
-    from chaindock.endorser.members import Members
     from chaindock.identity.msp import SigningIdentity
-    from chaindock.ledger.ledger import Ledger
     from chaindock.lifecycle import targets as stored
     from chaindock.lifecycle.custodian import Custodian
     from chaindock.lifecycle.definitions import Definition
     from chaindock.lifecycle.deploy import Deployed, Deployer
     from chaindock.lifecycle.terms import Terms
     from chaindock.node.backends import Backends
-    from chaindock.node.controls import Controls
-    from chaindock.node.explorer import Explorer
+    from chaindock.node.channels import Channels, NodeChannel
     from chaindock.operations.facade import Call, Watch
     from chaindock.operations.health import Health
     from chaindock.operations.http import OperationsServer
@@ -61,14 +58,10 @@ class Node:
 
     config: Config
     labels: NodeLabels
-    members: Members
-    ledger: Ledger
-    explorer: Explorer
+    channels: Channels
     targets: stored.TargetState
     custodian: Custodian
     deployer: Deployer
-    caller: Caller
-    controls: Controls
     backends: Backends
     listener: ChaincodeListener
     output: OutputStore
@@ -82,6 +75,10 @@ class Node:
         self._failed: dict[str, Ccid] = {}
         """What was last tried under a name and did not come up."""
 
+    def channel(self, name: str | None = None) -> NodeChannel:
+        """Return an open channel; None = the first one. Raises: NotFound."""
+        return self.channels.require(name)
+
     async def stopping(self) -> None:
         """Wait until somebody asks the node to end."""
         await self._stop.wait()
@@ -92,7 +89,8 @@ class Node:
 
     def status(self) -> NodeStatus:
         """Describe the node. Never raises."""
-        organization, config = self.members.get(None), self.config
+        channel, config = self.channel(), self.config
+        organization = channel.members.get(None)
         missing = self.health.missing()
         backend, reason = self.backends.outlook
         state = "starting" if missing else "ready"
@@ -103,9 +101,9 @@ class Node:
             node_id=self.labels.node_id,
             pid=os.getpid(),
             started=_iso(self._started),
-            channel=self.ledger.channel,
+            channel=channel.id,
             msp_id=organization.mspid,
-            height=self.ledger.height,
+            height=channel.ledger.height,
             backend=backend,
             reason=reason,
             endpoints={
@@ -120,7 +118,7 @@ class Node:
                 *config.warnings,
                 *(one.message for one in config.chaincodes.problems()),
                 *self._gave_up(),
-                *self.controls.warnings(),
+                *channel.controls.warnings(),
             ],
             limits=dataclasses.asdict(config.packages),
             pending=[vars(one) for one in missing],
@@ -175,7 +173,7 @@ class Node:
 
     def _warn(self, terms: Terms, watch: Watch) -> None:
         """Tell that every transaction will fail, unless an organisation joins."""
-        now = self.members.configuration
+        now = self.channel().members.configuration
         policy = terms.policy
         if policy and (why := unsatisfiable(policy, now.peers, now.policies.has)):
             text = f"warning: nobody can satisfy the endorsement policy: {why}"
@@ -236,57 +234,64 @@ class Node:
 
     async def invoke(self, call: Call) -> Answer:
         """Endorse, order and commit. Raises NotFound, LaunchFailed, ExecuteFailed."""
-        told = await self._told(call)
-        answer = await self.caller.invoke(
+        channel = self.channel(call.channel)
+        answer = await channel.caller.invoke(
             call.name,
             call.args,
             is_init=call.is_init,
             endorsers=call.endorsers,
-            **told,
+            **await self._told(channel, call),
         )
-        self.explorer.remember(answer.tx_id, answer.spent)
+        channel.explorer.remember(answer.tx_id, answer.spent)
         return answer
 
     async def query(self, call: Call) -> Answer:
         """Endorse only. Raises NotFound, LaunchFailed, ExecuteFailed."""
-        return await self.caller.query(call.name, call.args, **await self._told(call))
+        channel = self.channel(call.channel)
+        told = await self._told(channel, call)
+        return await channel.caller.query(call.name, call.args, **told)
 
     async def compare(self, call: Call) -> list[Difference]:
         """Run the proposal several times; return what differed. As `invoke`."""
-        told = await self._told(call)
+        channel = self.channel(call.channel)
+        told = await self._told(channel, call)
         return await compare(
-            self.caller, call.name, call.args, is_init=call.is_init, **told
+            channel.caller, call.name, call.args, is_init=call.is_init, **told
         )
 
-    async def _told(self, call: Call) -> dict[str, Any]:
+    async def _told(self, channel: NodeChannel, call: Call) -> dict[str, Any]:
         return {
-            "signer": await self._signer(call),
+            "signer": await self._signer(channel, call),
             "transient": call.transient,
             "timeout_s": call.timeout_s,
         }
 
     # ---- organisations and blocks
 
-    def organizations(self) -> list[dict[str, Any]]:
-        """Return the organisations of the channel, as `Members.list`."""
-        return self.members.list()
+    def organizations(self, channel: str | None = None) -> list[dict[str, Any]]:
+        """Return the organisations of a channel, as `Members.list`."""
+        return self.channel(channel).members.list()
 
-    async def add_organization(self, name: str) -> dict[str, Any]:
-        """Make an organisation a member of the channel; as `Members.add`."""
-        return await self.members.add(name, self.caller.orderer)
+    async def add_organization(
+        self, name: str, channel: str | None = None
+    ) -> dict[str, Any]:
+        """Make an organisation a member of a channel; as `Members.add`."""
+        wanted = self.channel(channel)
+        return await wanted.members.add(name, wanted.orderer)
 
     def height(self) -> int:
-        """Return the number of blocks on the channel."""
-        return self.ledger.height
+        """Return the number of blocks on the first channel."""
+        return self.channel().ledger.height
 
     # ---- pieces
 
-    async def _signer(self, call: Call) -> SigningIdentity:
+    async def _signer(self, channel: NodeChannel, call: Call) -> SigningIdentity:
         """Return the identity; one that was used before costs no disk access."""
+        organization = channel.members.get(call.org)
         key = (call.org, call.user, tuple(sorted(call.attributes.items())))
         if key not in self._signers:
             signer = await asyncio.to_thread(
-                self.members.get(call.org).user, call.user, call.attributes or None
+                organization.user, call.user, call.attributes or None
             )
             # With attributes it may have a new certificate now.
             if call.attributes or len(self._signers) >= _REMEMBERED:

@@ -1,5 +1,6 @@
-"""The part of the admin API that looks into the ledger.
+"""The part of the admin API that looks into the ledger of a channel.
 
+Every route takes ?channel=NAME; without it, it is about the node's first channel.
 Lists come in pages: an answer's `next` is what the next request asks for, null at the
 end. The rows are described in explorer.py.
 
@@ -48,6 +49,7 @@ from chaindock.operations.stream import stream_lines
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from chaindock.node.channels import NodeChannel
     from chaindock.node.controls import Controls
     from chaindock.node.explorer import Explorer
     from chaindock.operations.serving import Inflight
@@ -58,13 +60,22 @@ _ROWS = 100
 
 
 class LedgerRoutes:
-    """Handlers of these routes."""
+    """Handlers of these routes.
+
+    Args:
+        channel: returns a channel by its name, the first one for None; raises NotFound.
+    """
 
     def __init__(
-        self, explorer: Explorer, controls: Controls, inflight: Inflight
+        self, channel: Callable[[str | None], NodeChannel], inflight: Inflight
     ) -> None:
-        self._explorer, self._controls = explorer, controls
-        self._inflight = inflight
+        self._channel, self._inflight = channel, inflight
+
+    def _explorer(self, request: web.Request) -> Explorer:
+        return self._channel(request.query.get("channel")).explorer
+
+    def _controls(self, request: web.Request) -> Controls:
+        return self._channel(request.query.get("channel")).controls
 
     def routes(self) -> Iterator[tuple[str, str, Handler]]:
         """Yield each method, path and handler."""
@@ -85,17 +96,19 @@ class LedgerRoutes:
         yield "GET", "/time", self._time
         yield "PUT", "/time", self._set_time
 
-    async def _names(self, _request: web.Request) -> web.Response:
-        return _answer(await self._explorer.names())
+    async def _names(self, request: web.Request) -> web.Response:
+        return _answer(await self._explorer(request).names())
 
     async def _page(self, request: web.Request) -> web.Response:
         space, asked = _space(request), request.query
         prefix, start = asked.get("prefix", ""), asked.get("start", "")
         limit, cut = _number(request, "limit", _ROWS), _number(request, "cut", 1 << 60)
-        return _answer(await self._explorer.page(space, prefix, start, limit, cut))
+        return _answer(
+            await self._explorer(request).page(space, prefix, start, limit, cut)
+        )
 
     async def _value(self, request: web.Request) -> web.Response:
-        found = await self._explorer.value(*_space(request), _key(request))
+        found = await self._explorer(request).value(*_space(request), _key(request))
         return _answer(found)
 
     async def _history(self, request: web.Request) -> web.Response:
@@ -103,7 +116,7 @@ class LedgerRoutes:
         if text := request.query.get("before"):
             block, _, tx = text.partition(",")
             before = _digits("before", block), _digits("before", tx)
-        found = await self._explorer.history(
+        found = await self._explorer(request).history(
             request.match_info["name"],
             _key(request),
             before,
@@ -113,19 +126,21 @@ class LedgerRoutes:
 
     async def _blocks(self, request: web.Request) -> web.Response:
         if "limit" not in request.query:
-            return reply({"height": self._explorer.height})
+            return reply({"height": self._explorer(request).height})
         below = request.query.get("below")
         number = None if below is None else _digits("below", below)
         limit = _number(request, "limit", 0)
-        return _answer(await self._explorer.blocks(number, limit))
+        return _answer(await self._explorer(request).blocks(number, limit))
 
     async def _block(self, request: web.Request) -> web.Response:
         number = _digits("block", request.match_info["number"])
         brief = bool(_number(request, "brief", 0))
-        return _answer(await self._explorer.block(number, brief=brief))
+        return _answer(await self._explorer(request).block(number, brief=brief))
 
     async def _transaction(self, request: web.Request) -> web.Response:
-        return _answer(await self._explorer.transaction(request.match_info["id"]))
+        return _answer(
+            await self._explorer(request).transaction(request.match_info["id"])
+        )
 
     async def _write(self, request: web.Request) -> web.Response:
         name = require_chaincode_name(request.match_info["name"])
@@ -133,47 +148,47 @@ class LedgerRoutes:
         body = await read_json(request, _Writes, expected)
         pairs = [(one.key, one.value) for one in body.writes]
         if body.collection:
-            await self._explorer.require(name, body.collection)
-        work = self._controls.write(name, pairs, body.collection)
+            await self._explorer(request).require(name, body.collection)
+        work = self._controls(request).write(name, pairs, body.collection)
         answer = await self._inflight.run(work)
         return reply_in_pieces(wire.answer_json(answer))
 
-    async def _cut(self, _request: web.Request) -> web.Response:
-        cut = await self._inflight.run(self._controls.cut())
-        return reply({"transactions": cut, "height": self._explorer.height})
+    async def _cut(self, request: web.Request) -> web.Response:
+        cut = await self._inflight.run(self._controls(request).cut())
+        return reply({"transactions": cut, "height": self._explorer(request).height})
 
     async def _snapshots(self, request: web.Request) -> web.Response:
         if request.method == "POST":
             name = (await read_json(request, _Named, '{"name": NAME}')).name
-            work = self._controls.take_snapshot(name)
+            work = self._controls(request).take_snapshot(name)
             return reply(vars(await self._inflight.run(work)))
-        found = await self._inflight.run(self._controls.snapshots())
+        found = await self._inflight.run(self._controls(request).snapshots())
         return reply({"snapshots": [vars(mark) for mark in found]})
 
     async def _drop(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        await self._inflight.run(self._controls.drop_snapshot(name))
+        await self._inflight.run(self._controls(request).drop_snapshot(name))
         return reply({"name": name})
 
     async def _revert(self, request: web.Request) -> web.Response:
         name = (await read_json(request, _Named, '{"name": NAME}')).name
-        return reply(await self._inflight.run(self._controls.revert(name)))
+        return reply(await self._inflight.run(self._controls(request).revert(name)))
 
-    async def _time(self, _request: web.Request) -> web.Response:
-        return reply(self._controls.time())
+    async def _time(self, request: web.Request) -> web.Response:
+        return reply(self._controls(request).time())
 
     async def _set_time(self, request: web.Request) -> web.Response:
         shift = await read_json(request, _Shift, '{"at_s": S} or {"advance_s": S}')
         told = msgspec.structs.asdict(shift)
-        return reply(self._controls.set_time(**told))
+        return reply(self._controls(request).set_time(**told))
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         name, text = request.query.get("name", ""), request.query.get("from")
         first = None if text is None else _digits("from", text)
         follow = bool(_number(request, "follow", 0))
         if not follow:  # a follower may wait for a chaincode that is deployed later
-            await self._explorer.require(name, first=first)
-        batches = self._explorer.events(
+            await self._explorer(request).require(name, first=first)
+        batches = self._explorer(request).events(
             name,
             first,
             follow=follow,

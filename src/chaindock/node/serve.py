@@ -11,7 +11,6 @@ import ctypes
 import resource
 import shutil
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from chaindock.chaincode.launcher import RuntimeLauncher
@@ -24,27 +23,16 @@ from chaindock.container.environment import tls_files
 from chaindock.container.output import Echo, OutputStore
 from chaindock.container.router import Router
 from chaindock.durable import sync_folder
-from chaindock.endorser.caller import Caller, DefinitionWriter
-from chaindock.endorser.configuration import Configuration
-from chaindock.endorser.endorser import Endorser
-from chaindock.endorser.genesis import genesis_envelope
-from chaindock.endorser.members import Members
-from chaindock.endorser.orderer import Orderer
+from chaindock.endorser.caller import DefinitionWriter
 from chaindock.identity.ca import TlsAuthority
 from chaindock.identity.organization import Organization, Organizations
-from chaindock.ids import Ccid, require_channel
-from chaindock.ledger.ledger import Ledger
-from chaindock.ledger.reader import LedgerReader
-from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.definitions import Definitions
 from chaindock.lifecycle.deploy import BY_HAND, Deployer
-from chaindock.lifecycle.records import NAMESPACE
 from chaindock.lifecycle.targets import TargetState
 from chaindock.node.admin import AdminServer
 from chaindock.node.backends import Backends
-from chaindock.node.controls import Controls
-from chaindock.node.explorer import Explorer
+from chaindock.node.channels import Channels
 from chaindock.node.facade import Node
 from chaindock.node.home import Home
 from chaindock.operations.health import Health, Parts
@@ -58,6 +46,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chaindock.config.sections import Config
+    from chaindock.ids import Ccid
     from chaindock.operations.facade import NodeStatus
 
 _log = get_logger("node")
@@ -109,26 +98,11 @@ async def _compose(
     health: Health,
     operations: OperationsServer,
 ) -> Node:
-    channel = require_channel(config.node.channel)
     node_id = home.node_id()
     # Two nodes on one engine must not take each other's container names (W64).
     peer_id = config.node.peer_id or f"peer0-{node_id}"
     labels = NodeLabels(node_id, peer_id, config.node.network_id)
     organizations = await asyncio.to_thread(_organizations, config, home)
-    database = home.ledgers / f"{channel}.db"
-    ledger = await stack.enter_async_context(
-        Ledger(
-            database,
-            channel,
-            organizations.first.orderer,
-            partial(genesis_envelope, channel, organizations.first.msp, config.orderer),
-            marker=home.organizations / f"{channel}.ledger",
-            strict=config.ledger.strict,
-        )
-    )
-    reader = await stack.enter_async_context(LedgerReader(database))
-    explorer = Explorer(ledger, reader)
-    members = Members(channel, organizations, Configuration.of(ledger))
     packages = PackageStore(home.packages, config.packages)
     output = OutputStore(home.output, config.output)
     targets = stack.enter_context(TargetState(home.desired))
@@ -182,60 +156,51 @@ async def _compose(
         )
     )
 
-    endorser = Endorser(
-        configuration=members.configuration,
-        peers=members.peers,
-        ledger=ledger,
-        definitions=Definitions(targets),
-        executor=ChaincodeSupport(
-            registry,
-            custodian.ready,
-            config.calls,
-            timeout_of=config.chaincodes.timeout_of,
-        ),
-        system={
-            NAMESPACE: LifecycleContract(
-                channel,
-                lambda: members.configuration.peers,
-            )
-        },
-        concurrency=proposals_at_once(config.endorser.concurrency),
-        largest_bytes=config.orderer.absolute_max_bytes,
+    executor = ChaincodeSupport(
+        registry,
+        custodian.ready,
+        config.calls,
+        timeout_of=config.chaincodes.timeout_of,
     )
-    orderer = await stack.enter_async_context(
-        Orderer(ledger, members.configuration, config.orderer)
+    channels = await stack.enter_async_context(
+        Channels(
+            config,
+            home,
+            organizations,
+            definitions=Definitions(targets),
+            executor=executor,
+            concurrency=proposals_at_once(config.endorser.concurrency),
+        )
     )
-    caller = Caller(channel, endorser, orderer, explorer.conflict)
+    channel = channels.require()
     deployer = await stack.enter_async_context(
         Deployer(
             packages=packages,
             targets=targets,
             custodian=custodian,
-            committer=DefinitionWriter(caller, ledger, members.admins),
+            committer=DefinitionWriter(
+                channel.caller, channel.ledger, channel.members.admins
+            ),
             attempts=new_attempt,
             purge=router.purge,
-            mspids=lambda: members.configuration.peers,
+            mspids=lambda: channel.members.configuration.peers,
         )
     )
     await deployer.restore()
     node = Node(
         config=config,
         labels=labels,
-        members=members,
-        ledger=ledger,
-        explorer=explorer,
+        channels=channels,
         targets=targets,
         custodian=custodian,
         deployer=deployer,
-        caller=caller,
-        controls=Controls(caller, organizations.first.admin),
         backends=backends,
         listener=listener,
         output=output,
         health=health,
         operations=operations,
     )
-    health.parts = Parts(ledger, targets, custodian, backends.check, node.ps)
+    health.parts = Parts(channel.ledger, targets, custodian, backends.check, node.ps)
     return node
 
 

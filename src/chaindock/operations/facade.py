@@ -31,6 +31,7 @@ class Call:
         timeout_s: limit for the chaincode's answer; None = chaincode.executetimeout.
         endorsers: MSP ids of the organisations whose peers endorse; none = those that
             the policies need.
+        channel: None = the node's first one.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Call:
     timeout_s: float | None = None
     org: str | None = None
     endorsers: Sequence[str] = ()
+    channel: str | None = None
 
 
 @dataclass(frozen=True)

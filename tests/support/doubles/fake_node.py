@@ -107,10 +107,15 @@ class FakeNode:
             warnings=["this node is in memory"],
         )
 
-    def organizations(self) -> list[dict[str, Any]]:
+    def channel(self, _name: str | None = None) -> FakeNode:
+        return self
+
+    def organizations(self, _channel: str | None = None) -> list[dict[str, Any]]:
         return self.members
 
-    async def add_organization(self, name: str) -> dict[str, Any]:
+    async def add_organization(
+        self, name: str, _channel: str | None = None
+    ) -> dict[str, Any]:
         if name in {one["mspid"] for one in self.members}:
             raise AlreadyExists(f"organisation {name!r} is a member already")
         made = {"mspid": name, "domain": "d", "path": "/p", "orders": False}

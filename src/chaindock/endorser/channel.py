@@ -1,0 +1,37 @@
+"""One channel: its ledger, and what endorses, orders and reads there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from chaindock.endorser.caller import Caller
+    from chaindock.endorser.endorser import Endorser
+    from chaindock.endorser.members import Members
+    from chaindock.endorser.orderer import Orderer
+    from chaindock.ids import ChannelId
+    from chaindock.ledger.ledger import Ledger
+    from chaindock.ledger.reader import LedgerReader
+
+
+@dataclass(kw_only=True, eq=False)
+class Channel:
+    """The parts of a channel while it is open; none of them knows another channel's.
+
+    Attributes:
+        id: its name.
+        ledger: for the event loop: simulators, point reads, commits.
+        reader: of the same ledger, on a thread of its own: for what takes longer.
+        members: `members.configuration` is the configuration in force, `members.peers`
+            the identities of the node that endorse here, by MSP id.
+        caller: calls chaincode as a client of the channel does.
+    """
+
+    id: ChannelId
+    ledger: Ledger
+    reader: LedgerReader
+    members: Members
+    endorser: Endorser
+    orderer: Orderer
+    caller: Caller
