@@ -1,8 +1,7 @@
-"""The part of the admin API that looks into the ledger of a channel.
+"""The part of the admin API that looks into the ledger of ?channel=NAME.
 
-Every route takes ?channel=NAME; without it, it is about the node's first channel.
 Lists come in pages: an answer's `next` is what the next request asks for, null at the
-end. The rows are described in explorer.py.
+end. The rows are described in explorer.py; without `channel` it is the first one.
 
     GET    /state                → {"namespaces": [{name, collection, keys, more}]}
     GET    /state/NAME?collection=&prefix=&start=&limit=&cut=
