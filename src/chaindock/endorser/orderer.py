@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Self
 from fabric_protos.peer import proposal_pb2
 from fabric_protos.peer import transaction_pb2 as codes
 
-from chaindock.aio import Tasks, off_loop
+from chaindock.aio import Tasks, finish, off_loop
 from chaindock.endorser.configuration import read_config
 from chaindock.endorser.cutting import AUTO, MANUAL, OrdererOptions
 from chaindock.endorser.validator import Validator, parse_and_check
@@ -83,6 +83,8 @@ class Orderer:
         self._to_cut = 0
         """Transactions that `cut` has asked for and that wait."""
         self._bytes = 0
+        self._reverting = 0
+        """Reverts that the ledger has not answered yet: no block is cut."""
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._closing = False
@@ -230,15 +232,26 @@ class Orderer:
         return len(waiting)
 
     async def revert(self, name: str) -> Mark:
-        """Go back to a snapshot; what waits for a block is refused. As `Ledger.revert`."""
-        waiting = [*self._urgent, *self._queue]
-        self._urgent.clear()
-        self._queue.clear()
-        self._to_cut = 0
-        self._release(*(len(one.tx.envelope) for one in waiting))
-        for one in waiting:
-            _fail(one, reverted(one.tx.tx_id))
-        return await self._ledger.revert(name)
+        """Go back to a snapshot, as `Ledger.revert`; what waits for a block is refused.
+
+        No block is cut meanwhile. If the ledger refuses to revert, everything waits on.
+        """
+        return await finish(self._revert(name))
+
+    async def _revert(self, name: str) -> Mark:
+        kept = [(queue, len(queue)) for queue in (self._urgent, self._queue)]
+        self._reverting += 1
+        try:
+            mark = await self._ledger.revert(name)
+            for queue, count in kept:
+                for one in [queue.popleft() for _ in range(min(count, len(queue)))]:
+                    self._release(len(one.tx.envelope))
+                    _fail(one, reverted(one.tx.tx_id))
+            self._to_cut = min(self._to_cut, len(self._queue))
+        finally:
+            self._reverting -= 1
+            self._arrived.set()
+        return mark
 
     def _admit(self, tx: ParsedTransaction, creator: Identity | None) -> None:
         """Refuse what Fabric's orderer refuses at once. Raises: as `submit`."""
@@ -280,7 +293,7 @@ class Orderer:
     async def _some(self) -> bool:
         """Wait until a batch is to be cut. False = closed and nothing is left."""
         while not self._is_due():
-            if self._closing:
+            if self._closing and not self._reverting:
                 return False
             self._arrived.clear()
             with suppress(TimeoutError):
@@ -290,12 +303,14 @@ class Orderer:
 
     def _deadline_s(self) -> float | None:
         """Return when the next batch is cut at the latest; None = no such time."""
-        wait_s = self._options.wait_s
+        wait_s = 0 if self._reverting else self._options.wait_s
         # The clock starts with the first transaction of the batch.
         return self._queue[0].arrived_s + wait_s if self._queue and wait_s else None
 
     def _is_due(self) -> bool:
         options = self._options
+        if self._reverting:
+            return False
         if self._urgent or not self._queue:
             return bool(self._urgent)
         if self._closing or self._to_cut or options.wait_s == 0:

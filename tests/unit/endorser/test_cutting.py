@@ -7,7 +7,7 @@ import pytest
 
 from chaindock.endorser.cutting import OrdererOptions, read_mode, show_mode
 from chaindock.endorser.genesis import with_organization
-from chaindock.errors import LedgerError
+from chaindock.errors import LedgerError, NotFound
 from chaindock.identity.organization import Organization
 from chaindock.ids import ChannelId
 from chaindock.values import WrongValueError
@@ -77,6 +77,25 @@ class TestManual:
         with pytest.raises(LedgerError, match="the ledger was reverted meanwhile"):
             await answers
         assert (defined.orderer.waiting, defined.ledger.height) == (0, height)
+
+    async def test_a_revert_that_is_refused_refuses_nothing_else(self, defined):
+        answers = await waiting(defined, *puts(2))
+        with pytest.raises(NotFound):
+            await defined.orderer.revert("there is none")
+        assert defined.orderer.waiting == 2
+        assert await defined.orderer.cut() == 2
+        assert [one.code for one in await answers] == [0, 0]
+
+    async def test_the_end_of_the_node_in_a_refused_revert_commits_what_waits(
+        self, defined
+    ):
+        answers = await waiting(defined, *puts(1))
+        revert = asyncio.ensure_future(defined.orderer.revert("there is none"))
+        await asyncio.sleep(0)
+        await defined.orderer.__aexit__()
+        with pytest.raises(NotFound):
+            await revert
+        assert [one.code for one in await answers] == [0]
 
 
 class TestFull:
