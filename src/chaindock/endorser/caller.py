@@ -30,7 +30,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from chaindock.aio import off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS
 from chaindock.endorser.checks import parse_proposal, transaction_id
-from chaindock.endorser.orderer import reverted
+from chaindock.endorser.waiting import reverted
 from chaindock.errors import ChaindockError, ExecuteFailed, LedgerError
 from chaindock.ids import TxId
 from chaindock.ledger.transaction import code_name
@@ -177,7 +177,7 @@ class Caller:
             sign = partial(assemble, proposal, endorsed, signer)
             envelope = await off_loop(len(endorsed[0].payload), sign)
             if ledger.reverts != reverts:
-                raise reverted(proposal.tx_id)
+                raise reverted()
             commit = await self.orderer.submit(envelope)
             if commit.code and self.explain is not None:
                 # The transaction is committed, whatever becomes of the explanation.

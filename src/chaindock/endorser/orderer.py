@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
@@ -22,12 +21,11 @@ from chaindock.aio import Tasks, finish, off_loop
 from chaindock.endorser.configuration import read_config
 from chaindock.endorser.cutting import AUTO, MANUAL, OrdererOptions
 from chaindock.endorser.validator import Validator, parse_and_check
+from chaindock.endorser.waiting import Waiting, again, fail, failure, reverted
 from chaindock.errors import (
-    ChaindockError,
     Denied,
     InvalidInput,
     LedgerClosed,
-    LedgerError,
 )
 from chaindock.ledger.ledger import TxLocation
 from chaindock.ledger.simulator import require_size
@@ -44,6 +42,7 @@ from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
     from chaindock.endorser.configuration import Configuration
+    from chaindock.errors import ChaindockError
     from chaindock.identity.msp import Identity
     from chaindock.ids import ChannelId
     from chaindock.ledger.ledger import Ledger
@@ -55,13 +54,6 @@ _WRITERS: Final = "/Channel/Writers"
 _CLOSED: Final = "the orderer is shutting down; nothing was submitted"
 _FRAME_BYTES: Final = 16
 """Most that an envelope takes beside payload and signature."""
-
-
-@dataclass(eq=False, slots=True)
-class _Waiting:
-    tx: ParsedTransaction
-    arrived_s: float
-    done: asyncio.Future[TxLocation]
 
 
 class Orderer:
@@ -78,8 +70,8 @@ class Orderer:
         self._validator = Validator(configuration)
         ledger.check_with(self._validator)
         self._options = options or OrdererOptions()
-        self._queue: deque[_Waiting] = deque()
-        self._urgent: deque[_Waiting] = deque()
+        self._queue: deque[Waiting] = deque()
+        self._urgent: deque[Waiting] = deque()
         self._to_cut = 0
         """Transactions that `cut` has asked for and that wait."""
         self._bytes = 0
@@ -171,9 +163,9 @@ class Orderer:
         if self._closing:
             raise LedgerClosed(_CLOSED)
         if self._ledger.reverts != reverts:
-            raise reverted(tx.tx_id)
+            raise reverted()
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(tx, loop.time(), loop.create_future())
+        waiting = Waiting(tx, loop.time(), loop.create_future())
         # Definitions do not wait until somebody cuts a block: a deployment would hang.
         # The configuration has a block of its own.
         late = tx.name == NAMESPACE and self._options.mode != AUTO
@@ -244,9 +236,9 @@ class Orderer:
         try:
             mark = await self._ledger.revert(name)
             for queue, count in kept:
-                for one in [queue.popleft() for _ in range(min(count, len(queue)))]:
-                    self._release(len(one.tx.envelope))
-                    _fail(one, reverted(one.tx.tx_id))
+                lost = [queue.popleft() for _ in range(min(count, len(queue)))]
+                self._release(*(len(one.tx.envelope) for one in lost))
+                self._refuse(lost, reverted())
             self._to_cut = min(self._to_cut, len(self._queue))
         finally:
             self._reverting -= 1
@@ -285,7 +277,7 @@ class Orderer:
                 "the orderer ended before the transaction was committed"
             )
             for waiting in (*self._urgent, *self._queue):
-                _fail(waiting, gone)
+                fail(waiting, gone)
             self._urgent.clear()
             self._queue.clear()
             self._room.set()
@@ -324,7 +316,7 @@ class Orderer:
         sizes = (len(waiting.tx.envelope) for waiting in self._queue)
         return self._options.next_block(sizes)
 
-    def _cut(self) -> list[_Waiting]:
+    def _cut(self) -> list[Waiting]:
         if self._urgent:
             batch = [self._urgent.popleft()]
         else:
@@ -332,7 +324,14 @@ class Orderer:
             self._to_cut = max(0, self._to_cut - len(batch))
         return batch
 
-    async def _commit(self, batch: list[_Waiting]) -> None:
+    def _refuse(self, batch: list[Waiting], error: ChaindockError) -> None:
+        """Tell submitters, and whoever waits for the commit, that it will not come."""
+        for waiting in batch:
+            fail(waiting, error)
+        lost = {waiting.tx.tx_id for waiting in batch}
+        self._ledger.awaited.fail(partial(again, error), lost.__contains__)
+
+    async def _commit(self, batch: list[Waiting]) -> None:
         try:
             txs = [waiting.tx for waiting in batch]
             try:
@@ -342,9 +341,7 @@ class Orderer:
             finally:
                 self._release(*(len(tx.envelope) for tx in txs))
         except BaseException as error:
-            failure = _failure(error)
-            for waiting in batch:
-                _fail(waiting, failure)
+            self._refuse(batch, failure(error))
             if not isinstance(error, Exception):
                 raise
             _log.error("block not committed", transactions=len(batch), exc_info=error)
@@ -365,33 +362,3 @@ def _called(envelope: bytes, channel: ChannelId) -> str:
         return str(parse(kind, header.extension, bad).chaincode_id.name)
     except Broken:
         return ""
-
-
-def reverted(tx_id: str) -> LedgerError:
-    """Return the error of a transaction that met a revert of the ledger."""
-    return LedgerError(
-        f"transaction {tx_id[:12]} was not submitted: the ledger was reverted meanwhile",
-        hint="submit it again",
-        tx_id=tx_id,
-    )
-
-
-def _failure(error: BaseException) -> ChaindockError:
-    """Return what the submitters of a block that failed with `error` are told."""
-    if isinstance(error, ChaindockError):
-        return error
-    if isinstance(error, Exception):  # a defect must not end all ordering
-        return LedgerError(
-            f"the block could not be made: unexpected {type(error).__name__}",
-            hint="this is a defect of Chaindock; the node's log holds the trace",
-        )
-    return LedgerClosed("the orderer ended while the block was committed")
-
-
-def _fail(waiting: _Waiting, error: ChaindockError) -> None:
-    if not waiting.done.done():
-        # An exception of its own for each: raising one again lengthens its traceback.
-        own = type(error)(error.message, hint=error.hint, **error.facts)
-        own.__cause__ = error
-        waiting.done.set_exception(own)
-        waiting.done.exception()  # nobody may wait: that is no fault to report

@@ -36,8 +36,7 @@ _log = get_logger("ledger")
 _TRIM_AGAIN_S = 10.0
 """Until the log is shortened again, if removed private data stays in it.
 
-Each try may hold the writer for 0.5 s: after every block would be too often.
-"""
+A try may hold the writer for 0.5 s."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,8 @@ class Ledger:
         self.damage: LedgerCorrupt | None = None
         """What was found when the blocks of before were checked in the background."""
         self._blocks: Waiters[int, None] = Waiters()
-        self._transactions: Waiters[str, TxLocation] = Waiters()
+        self.awaited: Waiters[str, TxLocation] = Waiters()
+        """Who waits in `committed`; the orderer fails those of a transaction it loses."""
         self._retry: asyncio.TimerHandle | None = None
         """The next try to shorten the log, if one is due."""
         self._writer: ThreadPoolExecutor
@@ -151,7 +151,7 @@ class Ledger:
             self._cancel_retry()
             self._reader.close()
             self._blocks.fail(self._closed)
-            self._transactions.fail(self._closed)
+            self.awaited.fail(self._closed)
             await self._close_writer()
 
     async def _close_writer(self) -> None:
@@ -263,9 +263,9 @@ class Ledger:
         block = done.result()
         self._height = block.number + 1
         self._blocks.settle(block.number, None)
-        for index, tx in enumerate(txs):  # of an id that comes twice, the first counts
+        for index, tx in enumerate(txs):  # the first one of an id counts
             place = TxLocation(block.number, index, block.codes[index])
-            self._transactions.settle(tx.tx_id, place)
+            self.awaited.settle(tx.tx_id, place)
         count(self.channel, block, txs)
         if self._is_open:
             self._reader.renew()
@@ -364,7 +364,7 @@ class Ledger:
         # Its block may be on disk before simulations see it.
         if found is not None and found.block < self._height:
             return found
-        return await self._transactions.wait(tx_id)
+        return await self.awaited.wait(tx_id)
 
     def find_transaction(self, tx_id: TxId) -> TxLocation | None:
         """Return the first occurrence of a transaction id, valid or not."""

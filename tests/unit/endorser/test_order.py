@@ -10,7 +10,9 @@ from chaindock.endorser.caller import assemble, new_proposal
 from chaindock.endorser.checks import parse_proposal
 from chaindock.endorser.cutting import MANUAL, OrdererOptions
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerError
+from chaindock.ids import ChannelId
 from chaindock.ledger.ledger import TxLocation
+from chaindock.ledger.transaction import parse_transaction
 from support.eventually import eventually
 
 
@@ -19,8 +21,8 @@ def options() -> Any:
     return OrdererOptions(mode=MANUAL, max_waiting=2)
 
 
-async def transaction(node: Any) -> Any:
-    signed = new_proposal("mychannel", "basic", (b"put", b"k", b"v"), node.user)
+async def transaction(node: Any, value: bytes = b"v") -> Any:
+    signed = new_proposal("mychannel", "basic", (b"put", b"k", value), node.user)
     parsed = parse_proposal(signed)
     _, endorsed = await node.endorser.process(parsed, endorse=True)
     return assemble(parsed, endorsed, node.user)
@@ -74,3 +76,45 @@ async def test_what_was_accepted_is_committed_by_an_end_in_order(defined):
     with pytest.raises(LedgerClosed):
         await defined.orderer.order(b"late")
     await eventually(lambda: defined.orderer.waiting == 0)
+
+
+async def limit_pages(node: Any, pages: int) -> None:
+    """Let the file of the ledger have so many pages at most, as a full disk does."""
+
+    def limit(db: Any, _: Any) -> None:
+        db.execute(f"PRAGMA max_page_count={pages}")
+
+    ledger = node.ledger
+    await ledger._write(lambda: ledger._committer.run(limit))
+
+
+async def test_a_full_disk_is_told_to_submitters_and_to_who_waits_for_the_commit(
+    defined,
+):
+    await limit_pages(defined, 1)  # SQLite takes the pages that the file has
+    envelope = await transaction(defined, b"v" * 1_000_000)
+    done = await defined.orderer.order(envelope)
+    tx_id = parse_transaction(envelope, ChannelId("mychannel")).tx_id
+    waits = asyncio.ensure_future(defined.ledger.committed(tx_id))
+    await asyncio.sleep(0)
+    await defined.orderer.cut()
+    for one in (done, waits):
+        with pytest.raises(LedgerError, match="full") as caught:
+            await one
+        assert "free some space" in (caught.value.hint or "")
+    await limit_pages(defined, 1_000_000)
+    again = await defined.orderer.order(envelope)
+    await defined.orderer.cut()
+    assert (await again).code == 0
+
+
+async def test_who_waits_for_the_commit_is_told_of_a_revert(defined):
+    await defined.ledger.take_snapshot("here")
+    envelope = await transaction(defined)
+    await defined.orderer.order(envelope)
+    tx_id = parse_transaction(envelope, ChannelId("mychannel")).tx_id
+    waits = asyncio.ensure_future(defined.ledger.committed(tx_id))
+    await asyncio.sleep(0)
+    await defined.orderer.revert("here")
+    with pytest.raises(LedgerError, match="reverted"):
+        await waits

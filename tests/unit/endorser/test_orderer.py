@@ -307,6 +307,7 @@ class Stubborn(Ledger):
     def __init__(self, ledger: Any) -> None:
         self._ledger = ledger
         self.reverts = 0
+        self.awaited = ledger.awaited
         self.full = True
         self.gate = asyncio.Event()
         self.gate.set()

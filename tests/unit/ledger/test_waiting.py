@@ -87,11 +87,11 @@ async def test_waiters_that_are_cancelled_are_forgotten(ledger):
     waits = begun(*(ledger.committed(TxId(f"{n}")) for n in range(10)))
     waits += begun(*(ledger.wait_above(9) for n in range(10)))
     await settled()
-    assert (len(ledger._transactions), len(ledger._blocks)) == (10, 1)
+    assert (len(ledger.awaited), len(ledger._blocks)) == (10, 1)
     for wait in waits:
         wait.cancel()
     await settled()
-    assert (len(ledger._transactions), len(ledger._blocks)) == (0, 0)
+    assert (len(ledger.awaited), len(ledger._blocks)) == (0, 0)
 
 
 async def test_five_thousand_waiters_of_other_transactions_cost_a_commit_nothing(

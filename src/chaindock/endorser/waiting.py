@@ -1,0 +1,57 @@
+"""A transaction that waits for its block, and what is told if the block does not come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from chaindock.errors import ChaindockError, LedgerClosed, LedgerError
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from chaindock.ledger.ledger import TxLocation
+    from chaindock.ledger.transaction import ParsedTransaction
+
+
+@dataclass(eq=False, slots=True)
+class Waiting:
+    """A transaction in the queue of the orderer since `arrived_s`, of the loop's clock."""
+
+    tx: ParsedTransaction
+    arrived_s: float
+    done: asyncio.Future[TxLocation]
+
+
+def reverted() -> LedgerError:
+    """Return the error of a transaction that met a revert of the ledger."""
+    return LedgerError(
+        "the transaction was not committed: the ledger was reverted meanwhile",
+        hint="submit it again",
+    )
+
+
+def failure(error: BaseException) -> ChaindockError:
+    """Return what the submitters of a block that failed with `error` are told."""
+    if isinstance(error, ChaindockError):
+        return error
+    if isinstance(error, Exception):  # a defect must not end all ordering
+        return LedgerError(
+            f"the block could not be made: unexpected {type(error).__name__}",
+            hint="this is a defect of Chaindock; the node's log holds the trace",
+        )
+    return LedgerClosed("the orderer ended while the block was committed")
+
+
+def again(error: ChaindockError) -> ChaindockError:
+    """Return an exception like `error`: raising one again lengthens its traceback."""
+    own = type(error)(error.message, hint=error.hint, **error.facts)
+    own.__cause__ = error
+    return own
+
+
+def fail(waiting: Waiting, error: ChaindockError) -> None:
+    """Tell the submitter that the transaction is not committed."""
+    if not waiting.done.done():
+        waiting.done.set_exception(again(error))
+        waiting.done.exception()  # nobody may wait: that is no fault to report
