@@ -1,4 +1,4 @@
-"""Certificate authorities: of the organisation, and of the streams with chaincode.
+"""Certificate authorities: of an organisation, of its TLS, of the streams with chaincode.
 
 Every certificate has a low-S signature, so no reader re-encodes it. The authority of the
 streams lives in memory alone: a node that starts again trusts nothing that an earlier
@@ -26,7 +26,7 @@ from chaindock.errors import InvalidInput
 from chaindock.identity.msp import has_low_s
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Self
 
     from cryptography.hazmat.primitives.asymmetric.ec import (
@@ -51,6 +51,7 @@ EVERYWHERE: Final = (
 
 The last two are its loopback in containers of a rootless engine.
 """
+_BOTH_ENDS: Final = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
 _COMMON_NAME_MAX: Final = 64
 """X.509 (ub-common-name)."""
 _ATTRIBUTES_MAX: Final = 16 * 1024
@@ -112,13 +113,25 @@ class CertificateAuthority:
     key: EllipticCurvePrivateKey = field(repr=False)
 
     @classmethod
-    def create(cls, domain: str) -> Self:
-        """Return a new authority `ca.<domain>`."""
-        key = new_key()
+    def create(
+        cls,
+        domain: str,
+        *,
+        tls: bool = False,
+        key: EllipticCurvePrivateKey | None = None,
+    ) -> Self:
+        """Return a new authority `ca.<domain>`, or `tlsca.<domain>`.
+
+        With the `key` of a former one, what that one issued stays valid.
+        """
+        key = key or new_key()
+        common_name = f"{'tls' if tls else ''}ca.{domain}"
         name = _name(
-            (NameOID.ORGANIZATION_NAME, domain), (NameOID.COMMON_NAME, f"ca.{domain}")
+            (NameOID.ORGANIZATION_NAME, domain), (NameOID.COMMON_NAME, common_name)
         )
         extensions = _usage(ca=True, encipher=True)
+        if tls:
+            extensions.append((x509.ExtendedKeyUsage(_BOTH_ENDS), False))
         return cls(_certificate((name, name), key.public_key(), key, extensions), key)
 
     def issue(
@@ -159,6 +172,20 @@ class CertificateAuthority:
         names = subject, self.certificate.subject
         return _certificate(names, key, self.key, extensions)
 
+    def issue_tls(
+        self, key: EllipticCurvePublicKey, common_name: str, hosts: Sequence[str]
+    ) -> x509.Certificate:
+        """Return a certificate for either end of a connection, valid for `hosts`."""
+        extensions = [
+            *_usage(ca=False, encipher=True),
+            (x509.ExtendedKeyUsage(_BOTH_ENDS), False),
+        ]
+        if hosts:
+            known = x509.SubjectAlternativeName(map(_general, hosts))
+            extensions.append((known, False))
+        names = _name((NameOID.COMMON_NAME, common_name)), self.certificate.subject
+        return _certificate(names, key, self.key, extensions)
+
 
 @dataclass(frozen=True)
 class TlsPair:
@@ -174,12 +201,14 @@ class TlsAuthority:
     def __init__(self) -> None:
         self._key = new_key()
         self._name = _serial_name()
-        both = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
         root = _certificate(
             (self._name, self._name),
             self._key.public_key(),
             self._key,
-            [*_usage(ca=True, encipher=False), (x509.ExtendedKeyUsage(both), False)],
+            [
+                *_usage(ca=True, encipher=False),
+                (x509.ExtendedKeyUsage(_BOTH_ENDS), False),
+            ],
             skew=_DAY,
         )
         self.root_pem = certificate_pem(root).decode()

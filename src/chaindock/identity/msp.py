@@ -31,7 +31,7 @@ from google.protobuf.message import DecodeError
 from chaindock.errors import Denied, InvalidInput
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
     from cryptography.hazmat.primitives.asymmetric.ec import (
         EllipticCurvePrivateKey,
@@ -180,10 +180,15 @@ class Identity:
 
 
 class Msp:
-    """One organisation, as its peers see it; `ca` is its only issuer."""
+    """One organisation, as its peers see it; `ca` is its only issuer.
 
-    def __init__(self, mspid: str, ca: x509.Certificate) -> None:
-        self.mspid = mspid
+    `tls_roots`, PEM, are what clients of its peers trust.
+    """
+
+    def __init__(
+        self, mspid: str, ca: x509.Certificate, tls_roots: Sequence[bytes] = ()
+    ) -> None:
+        self.mspid, self.tls_roots = mspid, tuple(tls_roots)
         self._ca = ca
         # A cache that several threads may use.
         self._known = lru_cache(_CACHED)(self._examine)
@@ -268,6 +273,7 @@ class Msp:
         fabric = msp_config_pb2.FabricMSPConfig(
             name=self.mspid,
             root_certs=[root],
+            tls_root_certs=self.tls_roots,
             crypto_config=msp_config_pb2.FabricCryptoConfig(
                 signature_hash_family="SHA2",
                 identity_identifier_hash_function="SHA256",
@@ -286,7 +292,8 @@ class Msp:
             config = msp_config_pb2.MSPConfig.FromString(raw)
             fabric = msp_config_pb2.FabricMSPConfig.FromString(config.config)
             (root,) = fabric.root_certs
-            return cls(fabric.name, x509.load_pem_x509_certificate(root))
+            ca = x509.load_pem_x509_certificate(root)
+            return cls(fabric.name, ca, fabric.tls_root_certs)
         except (DecodeError, ValueError) as error:
             raise InvalidInput(
                 f"an MSP of the channel configuration cannot be read: {error}"

@@ -8,20 +8,14 @@ Source: docs/fabric/ledger.md#identities
 from __future__ import annotations
 
 import re
-import secrets
-import shutil
 import threading
-from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from chaindock.durable import sync_folder, write_file
-from chaindock.errors import ConfigInvalid, InvalidInput, StorageError
+from chaindock.durable import write_file
+from chaindock.errors import InvalidInput
 from chaindock.identity.ca import (
     CertificateAuthority,
     attributes_of,
@@ -29,13 +23,21 @@ from chaindock.identity.ca import (
     key_pem,
     new_key,
 )
+from chaindock.identity.files import (
+    appear,
+    broken,
+    cannot_write,
+    read_certificate,
+    read_key,
+)
 from chaindock.identity.msp import Msp, Role, SigningIdentity
+from chaindock.identity.tls import TlsFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography import x509
 
 ADMIN = "Admin"
 _MSPID = re.compile(r"[A-Za-z0-9.-]{1,64}")
@@ -43,7 +45,6 @@ _DOMAIN = re.compile(r"[a-z0-9]([a-z0-9.-]{0,48}[a-z0-9])?")
 _MSPID_FILE = "mspid"
 """File of an organisation that holds its MSP id."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,29}")
-_UNFINISHED = ".unfinished-"
 _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 
 
@@ -68,10 +69,13 @@ class Organization:
         self.mspid = mspid
         self.domain = domain
         ca_path = path / "ca"
-        certificate = _read_certificate(ca_path / f"ca.{domain}-cert.pem")
-        self._ca = CertificateAuthority(certificate, _read_key(ca_path / "priv_sk"))
+        certificate = read_certificate(ca_path / f"ca.{domain}-cert.pem")
+        self._ca = CertificateAuthority(certificate, read_key(ca_path / "priv_sk"))
         self.ca_pem = certificate_pem(certificate)
-        self.msp = Msp(mspid, certificate)
+        self._tls = TlsFiles(path, domain)
+        self.tls = self._tls.pair_of_peer()
+        """Root, certificate and key of the peer's listener, PEM."""
+        self.msp = Msp(mspid, certificate, (self._tls.root_pem,))
         self.peer = _read_signer(path / "peers" / f"peer0.{domain}" / "msp", mspid)
         self.admin = _read_signer(self.user_msp(ADMIN), mspid)
         self._lock = threading.Lock()
@@ -158,10 +162,11 @@ class Organization:
             "hf.Type": str(Role.CLIENT),
         }
         if not msp.exists():
-            with _appear(msp.parent) as scratch:
+            with appear(msp.parent) as scratch:
                 _write_identity(
                     scratch / "msp", self._ca, common_name, Role.CLIENT, wanted
                 )
+                self._tls.equip(scratch, common_name, "users")
             return _read_signer(msp, self.mspid)
         signer = _read_signer(msp, self.mspid)
         certificate = self.msp.identify(signer.creator).certificate
@@ -170,7 +175,7 @@ class Organization:
             raise InvalidInput(f"user {name!r} differs only in case from {other!r}")
         if not attributes or attributes_of(certificate) == wanted:
             return signer
-        key = _read_key(msp / "keystore" / "priv_sk").public_key()
+        key = read_key(msp / "keystore" / "priv_sk").public_key()
         fresh = self._ca.issue(key, common_name, Role.CLIENT, wanted)
         _write_certificate(msp, common_name, fresh)
         return _read_signer(msp, self.mspid)
@@ -220,7 +225,7 @@ class Organizations:
 
 def _create(path: Path, mspid: str, domain: str, *, orders: bool) -> None:
     ca = CertificateAuthority.create(domain)
-    with _appear(path) as scratch:
+    with appear(path) as scratch:
         name = f"ca.{domain}-cert.pem"
         write_file(scratch / "ca" / name, certificate_pem(ca.certificate))
         write_file(scratch / "ca" / "priv_sk", key_pem(ca.key), mode=0o600)
@@ -250,31 +255,6 @@ def _write_identity(
     _write_certificate(msp, common_name, certificate)
 
 
-@contextmanager
-def _appear(folder: Path) -> Iterator[Path]:
-    """Give a scratch directory that becomes `folder` when the block ends well.
-
-    What an earlier process left unfinished beside `folder` is removed first.
-    Raises: StorageError when something cannot be written.
-    """
-    scratch = folder.parent / f"{_UNFINISHED}{secrets.token_hex(6)}"
-    try:
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in folder.parent.glob(f"{_UNFINISHED}*"):
-            shutil.rmtree(left, ignore_errors=True)
-        scratch.mkdir(mode=0o755)
-        yield scratch
-        for path in (scratch, *(p for p in scratch.rglob("*") if p.is_dir())):
-            sync_folder(path)
-        scratch.rename(folder)
-        for parent in (folder.parent, folder.parent.parent):
-            sync_folder(parent)
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
 def _write_trust(msp: Path, ca: x509.Certificate) -> None:
     """Write the part of an MSP directory that names the CA and the roles."""
     name = f"{_common_name(ca)}-cert.pem"
@@ -302,35 +282,7 @@ def _write_certificate(
     try:
         write_file(path, certificate_pem(certificate))
     except OSError as error:
-        raise _cannot_write(path, error) from error
-
-
-def _cannot_write(path: Path, error: OSError) -> StorageError:
-    """Return the error for a file or directory that cannot be written."""
-    return StorageError(
-        f"{str(path)!r} cannot be written: {error.strerror or error}",
-        hint="check free space and permissions there",
-        path=str(path),
-    )
-
-
-def _read_certificate(path: Path) -> x509.Certificate:
-    """Read a PEM certificate. Raises: ConfigInvalid."""
-    try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise _broken(path, "a PEM certificate", error) from error
-
-
-def _read_key(path: Path) -> EllipticCurvePrivateKey:
-    """Read an unencrypted PKCS#8 ECDSA key. Raises: ConfigInvalid."""
-    try:
-        key = serialization.load_pem_private_key(path.read_bytes(), None)
-    except (OSError, ValueError, TypeError) as error:
-        raise _broken(path, "an unencrypted PEM private key", error) from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise _broken(path, "an ECDSA key", None)
-    return key
+        raise cannot_write(path, error) from error
 
 
 def _read_signer(msp: Path, mspid: str) -> SigningIdentity:
@@ -339,17 +291,6 @@ def _read_signer(msp: Path, mspid: str) -> SigningIdentity:
         certificate = next(p for p in sorted((msp / "signcerts").glob("[!.]*")))
         key = next(p for p in sorted((msp / "keystore").glob("[!.]*")))
     except StopIteration:
-        raise _broken(msp, "signcerts and keystore with one file each", None) from None
-    _read_certificate(certificate)
-    return SigningIdentity(mspid, certificate.read_bytes(), _read_key(key))
-
-
-def _broken(path: Path, expected: str, cause: Exception | None) -> ConfigInvalid:
-    found = f": {cause}" if cause else ""
-    return ConfigInvalid(
-        f"{str(path)!r} is not {expected}{found}",
-        hint="restore the organization directory from a backup, or start with a new "
-        "home: a new CA cannot read what the old one signed",
-        key="organizations",
-        origin=str(path),
-    )
+        raise broken(msp, "signcerts and keystore with one file each", None) from None
+    read_certificate(certificate)
+    return SigningIdentity(mspid, certificate.read_bytes(), read_key(key))

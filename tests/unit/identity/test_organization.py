@@ -164,9 +164,7 @@ def test_a_crash_half_way_leaves_nothing_that_looks_complete(tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "_write_certificate", die)
-        patch.setattr(
-            "chaindock.identity.organization.shutil.rmtree", lambda *_, **__: None
-        )
+        patch.setattr("chaindock.identity.files.shutil.rmtree", lambda *_, **__: None)
         with pytest.raises(PowerCut):
             Organization.open(tmp_path, "Org1MSP", "org1.example.com")
     parent = tmp_path / "peerOrganizations"

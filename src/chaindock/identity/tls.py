@@ -1,0 +1,118 @@
+"""TLS of an organisation on disk: its TLS CA, and a pair for each peer, orderer and user.
+
+What is there stays. A certificate that has expired is replaced and keeps its key, so that
+the CA that clients trust stays the same.
+Source: docs/fabric/ledger.md#tls
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, Final
+
+from cryptography.exceptions import InvalidSignature
+
+from chaindock.durable import write_file
+from chaindock.identity.ca import (
+    CertificateAuthority,
+    certificate_pem,
+    key_pem,
+    new_key,
+)
+from chaindock.identity.files import appear, cannot_write, read_certificate, read_key
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
+_AHEAD: Final = dt.timedelta(days=30)
+"""A certificate is replaced this long before it expires: the node may run for as long."""
+_OWNERS: Final = {"peers": "server", "orderers": "server", "users": "client"}
+"""Directory of an organisation → name of the files of its members' pairs."""
+
+
+class TlsFiles:
+    """The TLS CA of an organisation, and the pairs that it issued.
+
+    Args:
+        path: the directory of the organisation, which has its MSP directories.
+
+    Raises: ConfigInvalid: a file cannot be read. StorageError: it cannot be written.
+    """
+
+    def __init__(self, path: Path, domain: str) -> None:
+        self._path, self._domain = path, domain
+        folder = path / "tlsca"
+        root, key = folder / f"tlsca.{domain}-cert.pem", folder / "priv_sk"
+        if not folder.exists():
+            with appear(folder) as scratch:
+                self._ca = CertificateAuthority.create(domain, tls=True)
+                write_file(scratch / key.name, key_pem(self._ca.key), mode=0o600)
+                write_file(scratch / root.name, certificate_pem(self._ca.certificate))
+        self._ca = CertificateAuthority(read_certificate(root), read_key(key))
+        if _is_over(self._ca.certificate):
+            self._ca = CertificateAuthority.create(domain, tls=True, key=self._ca.key)
+            _replace(root, certificate_pem(self._ca.certificate))
+        self.root_pem = certificate_pem(self._ca.certificate)
+        """What a client of the organisation's peer trusts."""
+        self._trust(path / "msp")
+        for kind in _OWNERS:
+            for owner in sorted((path / kind).glob("[!.]*")):
+                self.equip(owner, owner.name, kind)
+
+    def equip(self, folder: Path, name: str, kind: str) -> None:
+        """Give the owner `name`, whose directory is `folder`, what it lacks.
+
+        `kind` is peers, orderers or users. The pair lies in `tls`, the root also in `msp`.
+        """
+        self._trust(folder / "msp")
+        tls, stem = folder / "tls", _OWNERS[kind]
+        place = tls / f"{stem}.crt"
+        if not tls.exists():
+            key = new_key()
+            with appear(tls) as scratch:
+                write_file(scratch / f"{stem}.key", key_pem(key), mode=0o600)
+                write_file(scratch / place.name, self._issue(key, name, kind))
+                write_file(scratch / "ca.crt", self.root_pem)
+        elif not self._holds(read_certificate(place)):
+            key = read_key(tls / f"{stem}.key")
+            _replace(place, self._issue(key, name, kind))
+        _replace(tls / "ca.crt", self.root_pem)
+
+    def pair_of_peer(self) -> tuple[bytes, bytes, bytes]:
+        """Return the root, and certificate and key of the peer's listener; all PEM."""
+        tls = self._path / "peers" / f"peer0.{self._domain}" / "tls"
+        key = key_pem(read_key(tls / "server.key"))
+        return self.root_pem, (tls / "server.crt").read_bytes(), key
+
+    def _issue(self, key: EllipticCurvePrivateKey, name: str, kind: str) -> bytes:
+        names = (f"peer0.{self._domain}", f"orderer.{self._domain}")
+        hosts = () if kind == "users" else (*names, "localhost", "127.0.0.1", "::1")
+        return certificate_pem(self._ca.issue_tls(key.public_key(), name, hosts))
+
+    def _holds(self, certificate: x509.Certificate) -> bool:
+        try:
+            certificate.verify_directly_issued_by(self._ca.certificate)
+        except (ValueError, TypeError, InvalidSignature):
+            return False
+        return not _is_over(certificate)
+
+    def _trust(self, msp: Path) -> None:
+        if msp.is_dir():
+            name = f"tlsca.{self._domain}-cert.pem"
+            _replace(msp / "tlscacerts" / name, self.root_pem)
+
+
+def _is_over(certificate: x509.Certificate) -> bool:
+    return certificate.not_valid_after_utc <= dt.datetime.now(dt.UTC) + _AHEAD
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file unless it has this content. Raises: StorageError."""
+    try:
+        if not path.exists() or path.read_bytes() != content:
+            write_file(path, content)
+    except OSError as error:
+        raise cannot_write(path, error) from error
