@@ -28,17 +28,20 @@ class OutputCorrelator:
     """
 
     def __init__(self) -> None:
-        self._open: dict[TxId, None] = {}
+        self._open: dict[TxId, int] = {}
+        """How many calls: a transaction may call this chaincode on two channels."""
         self._recent: deque[tuple[float, TxId]] = deque(maxlen=MOST + 1)
         self._closed = False
 
     def began(self, tx_id: TxId) -> None:
         """Take note that the chaincode was given this call."""
-        self._open[tx_id] = None
+        self._open[tx_id] = self._open.get(tx_id, 0) + 1
 
     def ended(self, tx_id: TxId) -> None:
         """Take note that the chaincode has answered this call."""
-        if self._open.pop(tx_id, self) is None:
+        if (left := self._open.pop(tx_id, 0) - 1) > 0:
+            self._open[tx_id] = left
+        elif left == 0:
             self._recent.append((time.monotonic(), tx_id))
 
     def close(self) -> None:
@@ -46,6 +49,7 @@ class OutputCorrelator:
         self._forget_old()
         self._closed = True
         for tx_id in tuple(self._open)[:MOST]:
+            self._open[tx_id] = 1
             self.ended(tx_id)
         self._open.clear()
 

@@ -6,6 +6,7 @@ Source: docs/fabric/ledger.md#proposal
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
@@ -192,3 +193,20 @@ def require_writer(identity: Identity, configuration: Configuration) -> None:
             f"[{CHANNEL_WRITERS}]: [{reason}]",
             hint="only clients and admins may propose transactions",
         )
+
+
+def writer_of(creator: bytes, configuration: Configuration, channel: str) -> Identity:
+    """Return who asks for a call between chaincodes; he is a writer of `channel`.
+
+    `creator` was checked on the channel of the proposal. Raises: Denied.
+    """
+    signers = []
+    with suppress(Denied):  # of an organisation that is no member: satisfies nothing
+        signers.append(configuration.msps.identify(creator))
+    reason = configuration.policies.reason(CHANNEL_WRITERS, signers)
+    if reason is not None:
+        raise Denied(
+            "Failed evaluating policy on signed data during check policy on channel "
+            f"[{channel}] with policy [{CHANNEL_WRITERS}]: [{reason}]"
+        )
+    return signers[0]

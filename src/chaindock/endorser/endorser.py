@@ -17,7 +17,12 @@ from fabric_protos.peer import chaincode_pb2, proposal_pb2, proposal_response_pb
 
 from chaindock.aio import off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS, Outcome
-from chaindock.endorser.checks import check_expiry, check_proposal, require_writer
+from chaindock.endorser.checks import (
+    check_expiry,
+    check_proposal,
+    require_writer,
+    writer_of,
+)
 from chaindock.endorser.plan import choose
 from chaindock.endorser.simulation import Simulation
 from chaindock.errors import (
@@ -34,8 +39,11 @@ from chaindock.telemetry import get_logger, is_on, metrics
 from chaindock.values import MIB, Whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
+
+    from chaindock.chaincode.invocation import Call
     from chaindock.chaincode.support import ChaincodeSupport
     from chaindock.endorser.checks import Proposal
     from chaindock.endorser.configuration import Configuration
@@ -77,6 +85,7 @@ class Endorser:
         system: system chaincodes by name.
         concurrency: most proposals at once; 0 = no limit.
         largest_bytes: the largest transaction that is ordered.
+        others: returns the endorser of another channel of the node, if there is one.
     """
 
     configuration: Configuration
@@ -87,6 +96,7 @@ class Endorser:
     system: Mapping[str, LifecycleContract]
     concurrency: int = 0
     largest_bytes: int = 10 * MIB
+    others: Callable[[str], Endorser | None] = lambda _name: None
     _running: int = 0
 
     async def process(
@@ -184,7 +194,7 @@ class Endorser:
         """Whether another package runs by now than the one that did not come up."""
         try:
             with self.ledger.new_simulator(proposal.tx_id) as simulator:
-                now = self._simulation(proposal, identity, simulator).definition().ccid
+                now = self.simulation(proposal, identity, simulator).definition().ccid
         except ChaindockError:
             return False
         return failed.facts.get("ccid") not in {None, now}
@@ -198,7 +208,7 @@ class Endorser:
         endorsers: Sequence[str],
     ) -> Simulated:
         with self.ledger.new_simulator(proposal.tx_id) as simulator:
-            simulation = self._simulation(proposal, identity, simulator)
+            simulation = self.simulation(proposal, identity, simulator)
             outcome, version = await simulation.run(timeout_s)
             refused = ERROR_STATUS <= outcome.response.status < _FAILED_STATUS
             if not keep or refused:
@@ -212,18 +222,45 @@ class Endorser:
                 await self.ledger.keep_private(proposal.tx_id, private)
             return outcome, version, results, endorsers or plan
 
-    def _simulation(
+    def simulation(
         self, proposal: Proposal, identity: Identity, simulator: Simulator
     ) -> Simulation:
+        """Return a new simulation on this channel, which may not be the proposal's."""
         return Simulation(
             proposal=proposal,
+            channel=self.ledger.channel if proposal.channel else proposal.channel,
             identity=identity,
             simulator=simulator,
             definitions=self.definitions,
             executor=self.executor,
             system=self.system,
             mspids=self.configuration.peers,
+            elsewhere=self._call_other,
         )
+
+    async def _call_other(
+        self,
+        simulation: Simulation,
+        caller: Call,
+        name: str,
+        channel: str,
+        given: chaincode_pb2.ChaincodeInput,
+    ) -> ChaincodeMessage:
+        """Call chaincode on another channel; what it reads and writes there is dropped.
+
+        Raises: as `Simulation.called`. NotFound: no such channel. Denied.
+        """
+        other, system = self.others(channel), simulation.is_system(name)
+        if other is None:
+            if system:
+                raise NotFound(f"failed to find ledger for channel: {channel}")
+            raise NotFound(f"Failed to get policy manager for channel [{channel}]")
+        proposal = simulation.proposal
+        identity = writer_of(proposal.creator, other.configuration, channel)
+        with other.ledger.new_simulator(proposal.tx_id) as simulator:
+            simulator.budget = caller.budget  # before it reads the definition
+            inner = other.simulation(proposal, identity, simulator)
+            return await inner.called(caller, name, given)
 
     def _answer(
         self,

@@ -1,7 +1,7 @@
 """Simulate one proposal: the chaincode that it names, and those that this one calls.
 
-All calls of a transaction share its simulator, and so its snapshot, its read-write set and
-its budget; each callee writes to its own namespace.
+All calls of a transaction share its budget. Those on its channel share its simulator, and so
+its snapshot and its read-write set; those on another one get a simulator of their own.
 Source: docs/fabric/ledger.md#proposal, docs/fabric/shim-protocol.md#other-chaincode
 """
 
@@ -28,7 +28,7 @@ from chaindock.lifecycle.collections import Collections
 from chaindock.lifecycle.definitions import read_definition
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping
 
     from fabric_protos.peer.chaincode_pb2 import ChaincodeInput
 
@@ -36,9 +36,14 @@ if TYPE_CHECKING:
     from chaindock.chaincode.support import ChaincodeSupport
     from chaindock.endorser.checks import Proposal
     from chaindock.identity.msp import Identity
+    from chaindock.ids import ChannelId
     from chaindock.ledger.simulator import Simulator
     from chaindock.lifecycle.contract import LifecycleContract
     from chaindock.lifecycle.definitions import Approval, Definitions
+
+    Elsewhere = Callable[
+        ["Simulation", Call, str, str, ChaincodeInput], Awaitable[ChaincodeMessage]
+    ]
 
 _INITIALIZED: Final = "\x00\U0010ffffinitialized"
 _LEGACY: Final = "lscc"
@@ -56,19 +61,24 @@ class Simulation:
     """One simulation of a proposal.
 
     Args:
+        channel: "" = none; else that of the proposal, or another one where its
+            chaincode has called chaincode.
         identity: who signed the proposal, and fulfils the channel's Writers policy.
-        simulator: of the proposal's channel; its owner calls `done`.
+        simulator: of the channel; its owner calls `done`.
         system: system chaincodes by name.
         mspids: the organisations of the channel.
+        elsewhere: calls chaincode on another channel.
     """
 
     proposal: Proposal
+    channel: ChannelId
     identity: Identity
     simulator: Simulator
     definitions: Definitions
     executor: ChaincodeSupport
     system: Mapping[str, LifecycleContract]
     mspids: Collection[str]
+    elsewhere: Elsewhere
 
     async def run(self, timeout_s: float | None) -> tuple[Outcome, str]:
         """Return what the chaincode of the proposal said, and its version.
@@ -92,7 +102,7 @@ class Simulation:
 
     def definition(self) -> Approval:
         """Return the definition of the proposal's chaincode. Raises: NotFound."""
-        name, channel = self.proposal.name, self.proposal.channel
+        name, channel = self.proposal.name, self.channel
         advice = (
             f"make sure the chaincode {name} has been successfully defined on channel "
             f"{channel} and try again"
@@ -110,7 +120,7 @@ class Simulation:
         self, name: str, given: ChaincodeInput, caller: Call | None = None
     ) -> Invocation:
         return Invocation(
-            channel_id=self.proposal.channel,
+            channel_id=self.channel,
             tx_id=self.proposal.tx_id,
             namespace=name,
             input=given,
@@ -128,7 +138,7 @@ class Simulation:
         """Return what the client may do with the collections of `name`."""
         found = read_definition(self.simulator, name)
         return Collections(
-            self.proposal.channel,
+            self.channel,
             name,
             CollectionConfigPackage() if found is None else found.collections,
             self.mspids,
@@ -168,14 +178,18 @@ class Simulation:
         A call between chaincodes asks for the policy Writers, which the creator of the
         proposal has satisfied when the proposal was admitted.
 
-        Raises: NotFound: no such channel. ExecuteFailed: anything else.
+        Raises: NotFound: no such channel. Denied: the creator is no writer there.
+            ExecuteFailed: anything else.
         """
-        is_system = name in self.system or name in _NOT_CALLABLE
-        if channel not in {"", self.proposal.channel}:
-            if is_system:
-                raise NotFound(f"failed to find ledger for channel: {channel}")
-            raise NotFound(f"Failed to get policy manager for channel [{channel}]")
-        if is_system:
+        if channel not in {"", self.channel}:
+            return await self.elsewhere(self, caller, name, channel, given)
+        return await self.called(caller, name, given)
+
+    async def called(
+        self, caller: Call, name: str, given: ChaincodeInput
+    ) -> ChaincodeMessage:
+        """Call `name` on this channel, for `caller`, which may be on another one."""
+        if self.is_system(name):
             return self._answer(self._system_answer(name, given))
         try:
             definition = self._callee(name)
@@ -194,8 +208,12 @@ class Simulation:
                 f"execute failed: {error.message}", hint=error.hint, **error.facts
             ) from error
 
+    def is_system(self, name: str) -> bool:
+        """Whether a chaincode of this name is part of the node."""
+        return name in self.system or name in _NOT_CALLABLE
+
     def _callee(self, name: str) -> Approval:
-        channel = self.proposal.channel
+        channel = self.channel
         try:
             return self.definitions.get(self.simulator, name)
         except NotFound as error:
@@ -221,5 +239,5 @@ class Simulation:
             type=ChaincodeMessage.COMPLETED,
             payload=response.SerializeToString(),
             txid=self.proposal.tx_id,
-            channel_id=self.proposal.channel,
+            channel_id=self.channel,
         )

@@ -150,4 +150,9 @@ class Channels(Mapping[str, NodeChannel]):
             system={NAMESPACE: lifecycle},
             concurrency=self._concurrency,
             largest_bytes=self._config.orderer.absolute_max_bytes,
+            others=self._endorser_of,
         )
+
+    def _endorser_of(self, name: str) -> Endorser | None:
+        channel = self._open.get(name)
+        return None if channel is None else channel.endorser

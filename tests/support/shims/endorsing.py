@@ -6,7 +6,7 @@ Only the chaincode is played by the test, message by message.
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from chaindock.chaincode.options import CallOptions
@@ -26,6 +26,7 @@ from chaindock.lifecycle.definitions import Approval, Definition, Definitions
 from support.shims.stream_node import StreamNode
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from chaindock.chaincode.invocation import Outcome
@@ -56,9 +57,15 @@ class EndorsingNode:
     """A node's endorsing side, on a real ledger and with real streams."""
 
     def __init__(
-        self, folder: Path, org: Organization, timeout_s: float = 5.0, **options: Any
+        self,
+        folder: Path,
+        org: Organization,
+        timeout_s: float = 5.0,
+        channel: str = CHANNEL,
+        **options: Any,
     ) -> None:
         self.streams = StreamNode(**options)
+        self.channel = ChannelId(channel)
         self.org = org
         self.approvals = Approvals()
         self._folder, self._timeout_s = folder, timeout_s
@@ -70,14 +77,15 @@ class EndorsingNode:
 
     async def __aenter__(self) -> Self:
         enter = self._stack.enter_async_context
-        await enter(self.streams)
-        org, orderer_options = self.org, OrdererOptions()
+        if self.channel == CHANNEL:
+            await enter(self.streams)
+        org, channel, orderer_options = self.org, self.channel, OrdererOptions()
         self.ledger = await enter(
             Ledger(
-                self._folder / "ledger.db",
-                CHANNEL,
+                self._folder / f"{channel}.db",
+                channel,
                 org.orderer,
-                lambda: genesis_envelope(CHANNEL, org.msp, orderer_options),
+                lambda: genesis_envelope(channel, org.msp, orderer_options),
             )
         )
         configuration = Configuration.of(self.ledger)
@@ -92,15 +100,27 @@ class EndorsingNode:
                 _not_launched,
                 CallOptions(execute_timeout_s=self._timeout_s),
             ),
-            system={"_lifecycle": LifecycleContract(CHANNEL, lambda: ["Org1MSP"])},
+            system={"_lifecycle": LifecycleContract(channel, lambda: [org.mspid])},
         )
         orderer = await enter(Orderer(self.ledger, configuration, orderer_options))
-        self.caller = Caller(CHANNEL, self.endorser, orderer)
+        self.caller = Caller(channel, self.endorser, orderer)
         self.writer = DefinitionWriter(self.caller, self.ledger, lambda: [org.admin])
         return self
 
     async def __aexit__(self, *error: object) -> None:
         await self._stack.aclose()
+
+    @asynccontextmanager
+    async def beside(
+        self, channel: str, org: Organization | None = None
+    ) -> AsyncIterator[EndorsingNode]:
+        """Add another channel, of `org`, with the streams of this one."""
+        other = EndorsingNode(self._folder, org or self.org, channel=channel)
+        other.streams = self.streams
+        async with other:
+            pair = {self.channel: self.endorser, other.channel: other.endorser}
+            self.endorser.others = other.endorser.others = cast("Any", pair.get)
+            yield other
 
     async def define(
         self, name: str, *, package: str = "", version: str = "1.0", **fields: Any
@@ -125,7 +145,9 @@ class EndorsingNode:
         self, name: str, *args: bytes, **fields: Any
     ) -> asyncio.Task[tuple[Outcome, Any]]:
         """Send a proposal; the task gives what was said, and the endorsement."""
-        signed = new_proposal(CHANNEL, name, args, self.org.user("User1"), **fields)
+        signed = new_proposal(
+            self.channel, name, args, self.org.user("User1"), **fields
+        )
         return self.process(signed)
 
     def process(self, signed: Any) -> asyncio.Task[tuple[Outcome, Any]]:

@@ -78,3 +78,16 @@ def test_very_many_at_once_are_not_looked_through() -> None:
     assert found.transaction_of(ids[0]) is None
     found.close()
     assert found.transaction_of(ids[0]) == ids[0]
+
+
+def test_a_transaction_may_run_twice_on_one_stream(clock: list[float]) -> None:
+    """A chaincode that calls itself on another channel."""
+    found = OutputCorrelator()
+    found.began(A)
+    found.began(A)
+    found.ended(A)
+    clock[0] += 1
+    assert found.transaction_of("of the caller") == A
+    found.ended(A)
+    clock[0] += 1
+    assert found.transaction_of("of nobody") is None
