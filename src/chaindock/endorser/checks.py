@@ -6,6 +6,8 @@ Source: docs/fabric/ledger.md#proposal
 
 from __future__ import annotations
 
+import datetime as dt
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -17,11 +19,14 @@ from google.protobuf.message import DecodeError
 
 from chaindock.errors import Denied, ProposalInvalid
 from chaindock.ids import CHANNEL_WRITERS, ChannelId, TxId
+from chaindock.values import show_duration
 
 if TYPE_CHECKING:
     from chaindock.endorser.configuration import Configuration
     from chaindock.identity.msp import Identity, Msps
 
+UNREADABLE: Final = "proto: cannot parse invalid wire-format data"
+"""What a peer says of bytes that are no message."""
 _PREFIX: Final = "error validating proposal: "
 _TYPES: Final = frozenset({common_pb2.ENDORSER_TRANSACTION, common_pb2.CONFIG})
 
@@ -105,6 +110,51 @@ def parse_proposal(signed: proposal_pb2.SignedProposal) -> Proposal:
     )
 
 
+def receive(
+    signed: proposal_pb2.SignedProposal, window_s: float, now_s: float | None = None
+) -> Proposal:
+    """Take a proposal of a client outside apart, whose clock must be right.
+
+    `window_s`: seconds that this clock may differ. `now_s`: seconds since 1970; None = the
+    machine's time.
+
+    Raises: ProposalInvalid.
+    """
+    outer = _part("proposal", proposal_pb2.Proposal, signed.proposal_bytes)
+    header = _part("header", common_pb2.Header, outer.header)
+    _part("signature header", common_pb2.SignatureHeader, header.signature_header)
+    said = _part("channel header", common_pb2.ChannelHeader, header.channel_header)
+    now_s = time.time() if now_s is None else now_s
+    if abs(said.timestamp.seconds + said.timestamp.nanos / 1e9 - now_s) > window_s:
+        raise ProposalInvalid(
+            f"request unauthorized due to incorrect timestamp "
+            f"{_shown(said.timestamp.seconds)}, peer time {_shown(int(now_s))}, "
+            f"peer.authentication.timewindow {_go_duration(window_s)}",
+            hint="set the client's clock right",
+        )
+    return parse_proposal(signed)
+
+
+def _part(what: str, kind: Any, data: bytes) -> Any:
+    try:
+        return _parse(kind, data)
+    except ProposalInvalid as error:
+        raise ProposalInvalid(f"failed parsing {what}: {error.message}") from error
+
+
+def _shown(seconds: int) -> str:
+    """Return seconds since 1970 as RFC 3339; those far from now as a number."""
+    try:
+        return f"{dt.datetime.fromtimestamp(seconds, dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
+    except (OverflowError, ValueError, OSError):
+        return str(seconds)
+
+
+def _go_duration(seconds: float) -> str:
+    text = show_duration(seconds)
+    return text + {"h": "0m0s", "m": "0s"}.get(text[-1], "")
+
+
 def _input_of(raw: bytes) -> chaincode_pb2.ChaincodeInput:
     call = _parse(chaincode_pb2.ChaincodeInvocationSpec, raw)
     if not call.HasField("chaincode_spec"):
@@ -124,7 +174,7 @@ def _parse(kind: Any, data: bytes) -> Any:
         return kind.FromString(data)
     except DecodeError as error:
         what = kind.DESCRIPTOR.name
-        raise ProposalInvalid(f"error unmarshalling {what}: {error}") from error
+        raise ProposalInvalid(f"error unmarshalling {what}: {UNREADABLE}") from error
 
 
 def check_proposal(proposal: Proposal, msps: Msps) -> Identity:
@@ -182,17 +232,6 @@ def check_expiry(proposal: Proposal, msps: Msps) -> None:
         return
     if expired:
         raise Denied("proposal client identity expired")
-
-
-def require_writer(identity: Identity, configuration: Configuration) -> None:
-    """Check the channel policy Writers. Raises: Denied."""
-    reason = configuration.policies.reason(CHANNEL_WRITERS, [identity])
-    if reason is not None:
-        raise Denied(
-            "failed evaluating policy on signed data during check policy "
-            f"[{CHANNEL_WRITERS}]: [{reason}]",
-            hint="only clients and admins may propose transactions",
-        )
 
 
 def writer_of(creator: bytes, configuration: Configuration, channel: str) -> Identity:

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from chaindock.errors import InvalidInput, LedgerCorrupt, NotFound
 from chaindock.identity.msp import Msp, Msps
 from chaindock.identity.policies import evaluator
+from chaindock.ids import ChannelId
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +35,7 @@ class Configuration:
     """The configuration in force, and what was made of it; replaced as a whole.
 
     Attributes:
+        channel: its id.
         config: its message.
         msps: all organisations.
         policies: all policies.
@@ -58,6 +60,7 @@ class Configuration:
                 found.setdefault(msp.mspid, msp)
         policies = PolicyManager(config)
         self.config, self.msps, self.policies = config, Msps(found.values()), policies
+        self.channel = channel_of(envelope)
 
     @classmethod
     def of(cls, ledger: Ledger) -> Configuration:
@@ -88,6 +91,16 @@ def read_config(envelope: bytes) -> configtx_pb2.Config:
         return configtx_pb2.ConfigEnvelope.FromString(payload.data).config
     except DecodeError as error:
         raise InvalidInput(f"this is no configuration: {error}") from error
+
+
+def channel_of(envelope: bytes) -> ChannelId:
+    """Return the channel that a serialised Envelope names. Raises: InvalidInput."""
+    try:
+        outer = common_pb2.Envelope.FromString(envelope)
+        header = common_pb2.Payload.FromString(outer.payload).header.channel_header
+        return ChannelId(common_pb2.ChannelHeader.FromString(header).channel_id)
+    except DecodeError as error:
+        raise InvalidInput(f"the channel header cannot be read: {error}") from error
 
 
 def _block(ledger: Ledger, number: int) -> Any:

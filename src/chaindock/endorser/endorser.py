@@ -13,18 +13,14 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
-from fabric_protos.peer import chaincode_pb2, proposal_pb2, proposal_response_pb2
-
 from chaindock.aio import off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS, Outcome
-from chaindock.endorser.checks import (
-    check_expiry,
-    check_proposal,
-    require_writer,
-    writer_of,
-)
+from chaindock.endorser import acl
+from chaindock.endorser.checks import check_expiry, check_proposal, writer_of
 from chaindock.endorser.plan import choose
+from chaindock.endorser.responses import respond
 from chaindock.endorser.simulation import Simulation
+from chaindock.endorser.system import UNSIMULATED
 from chaindock.errors import (
     ChaindockError,
     Denied,
@@ -41,21 +37,28 @@ from chaindock.values import MIB, Whole
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from fabric_protos.peer import chaincode_pb2
     from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
+    from fabric_protos.peer.proposal_response_pb2 import (
+        ChaincodeInterest,
+        ProposalResponse,
+    )
 
     from chaindock.chaincode.invocation import Call
     from chaindock.chaincode.support import ChaincodeSupport
     from chaindock.endorser.checks import Proposal
     from chaindock.endorser.configuration import Configuration
+    from chaindock.endorser.system import SystemChaincode
     from chaindock.identity.msp import Identity, SigningIdentity
     from chaindock.ledger.ledger import Ledger
     from chaindock.ledger.simulator import Simulator
-    from chaindock.lifecycle.contract import LifecycleContract
     from chaindock.lifecycle.definitions import Definitions
 
-    Simulated = tuple[Outcome, str, bytes | None, Sequence[str]]
-    """What the chaincode said, its version, the read-write set (None = not wanted), and
-    the MSP ids of those that endorse it."""
+    Simulated = tuple[
+        Outcome, str, bytes | None, Sequence[str], ChaincodeInterest | None
+    ]
+    """What the chaincode said, its version, the read-write set (None = not wanted), the
+    MSP ids of those that endorse it, and the interest."""
 
 _FAILED_STATUS: Final = 500
 """From this status on an answer has what was read and written, too, but is not signed."""
@@ -93,7 +96,7 @@ class Endorser:
     ledger: Ledger
     definitions: Definitions
     executor: ChaincodeSupport
-    system: Mapping[str, LifecycleContract]
+    system: Mapping[str, SystemChaincode]
     concurrency: int = 0
     largest_bytes: int = 10 * MIB
     others: Callable[[str], Endorser | None] = lambda _name: None
@@ -106,7 +109,7 @@ class Endorser:
         *,
         endorse: bool,
         endorsers: Sequence[str] = (),
-    ) -> tuple[Outcome, Sequence[proposal_response_pb2.ProposalResponse]]:
+    ) -> tuple[Outcome, Sequence[ProposalResponse]]:
         """Check a proposal, run it and, if asked, sign what it read and wrote.
 
         If an upgrade stopped the version that was awaited, the new one is asked.
@@ -136,11 +139,11 @@ class Endorser:
             call = (proposal, identity, timeout_s, endorse, endorsers)
             self._running += 1
             try:
-                outcome, version, results, plan = await self._simulate(*call)
+                outcome, version, results, plan, interest = await self._simulate(*call)
             except LaunchFailed as error:
                 if not self._superseded(proposal, identity, error):
                     raise
-                outcome, version, results, plan = await self._simulate(*call)
+                outcome, version, results, plan, interest = await self._simulate(*call)
             finally:
                 self._running -= 1
             failed = outcome.response.status >= ERROR_STATUS
@@ -148,7 +151,9 @@ class Endorser:
             if results is None or not proposal.channel:
                 return outcome, ()
             signers = [] if failed else [self.peers[one] for one in dict.fromkeys(plan)]
-            answer = partial(self._answer, proposal, outcome, version, results, signers)
+            answer = partial(
+                respond, proposal, outcome, version, results, signers, interest
+            )
             return outcome, await off_loop(len(results), answer)
 
     def _require_peers(self, endorsers: Sequence[str]) -> None:
@@ -183,9 +188,10 @@ class Endorser:
                 f"duplicate transaction found [{proposal.tx_id}]. Creator "
                 f"[{proposal.creator.hex()}]",
                 tx_id=proposal.tx_id,
+                committed=True,
             )
         if proposal.name not in self.system:
-            require_writer(identity, self.configuration)
+            acl.require(self.configuration, "peer/Propose", identity)
         return identity
 
     def _superseded(
@@ -194,10 +200,11 @@ class Endorser:
         """Whether another package runs by now than the one that did not come up."""
         try:
             with self.ledger.new_simulator(proposal.tx_id) as simulator:
-                now = self.simulation(proposal, identity, simulator).definition().ccid
+                now = self.simulation(proposal, identity, simulator, "")
+                ccid = now.definition().ccid
         except ChaindockError:
             return False
-        return failed.facts.get("ccid") not in {None, now}
+        return failed.facts.get("ccid") not in {None, ccid}
 
     async def _simulate(
         self,
@@ -208,22 +215,23 @@ class Endorser:
         endorsers: Sequence[str],
     ) -> Simulated:
         with self.ledger.new_simulator(proposal.tx_id) as simulator:
-            simulation = self.simulation(proposal, identity, simulator)
+            mspid = next(iter(endorsers), identity.mspid)
+            simulation = self.simulation(proposal, identity, simulator, mspid)
             outcome, version = await simulation.run(timeout_s)
             refused = ERROR_STATUS <= outcome.response.status < _FAILED_STATUS
             if not keep or refused:
-                return outcome, version, None, ()
-            plan = await choose(
-                self.configuration, self.peers, proposal.name, simulator
-            )
+                return outcome, version, None, (), None
+            name = proposal.name
+            plan = await choose(self.configuration, self.peers, name, simulator)
+            interest = None if name in UNSIMULATED else plan.interest(simulator)
             work = partial(_taken, simulator, self.largest_bytes)
             results, private = await off_loop(simulator.held, work)
             if private:
                 await self.ledger.keep_private(proposal.tx_id, private)
-            return outcome, version, results, endorsers or plan
+            return outcome, version, results, endorsers or plan.endorsers, interest
 
     def simulation(
-        self, proposal: Proposal, identity: Identity, simulator: Simulator
+        self, proposal: Proposal, identity: Identity, simulator: Simulator, mspid: str
     ) -> Simulation:
         """Return a new simulation on this channel, which may not be the proposal's."""
         return Simulation(
@@ -234,6 +242,7 @@ class Endorser:
             definitions=self.definitions,
             executor=self.executor,
             system=self.system,
+            mspid=mspid,
             mspids=self.configuration.peers,
             elsewhere=self._call_other,
         )
@@ -259,37 +268,8 @@ class Endorser:
         identity = writer_of(proposal.creator, other.configuration, channel)
         with other.ledger.new_simulator(proposal.tx_id) as simulator:
             simulator.budget = caller.budget  # before it reads the definition
-            inner = other.simulation(proposal, identity, simulator)
+            inner = other.simulation(proposal, identity, simulator, simulation.mspid)
             return await inner.called(caller, name, given)
-
-    def _answer(
-        self,
-        proposal: Proposal,
-        outcome: Outcome,
-        version: str,
-        results: bytes,
-        signers: Sequence[SigningIdentity],
-    ) -> list[proposal_response_pb2.ProposalResponse]:
-        response, event = outcome.response, outcome.event
-        action = proposal_pb2.ChaincodeAction(
-            results=results,
-            events=b"" if event is None else event.SerializeToString(),
-            response=response,
-            chaincode_id=chaincode_pb2.ChaincodeID(name=proposal.name, version=version),
-        )
-        payload = proposal_response_pb2.ProposalResponsePayload(
-            proposal_hash=proposal.hash, extension=action.SerializeToString()
-        ).SerializeToString()
-        kind = proposal_response_pb2.ProposalResponse
-        bare = kind(version=1, response=response, payload=payload)
-        answers = []
-        for signer in signers:
-            answer = kind()
-            answer.CopyFrom(bare)
-            creator = answer.endorsement.endorser = signer.creator
-            answer.endorsement.signature = signer.sign(payload + creator)
-            answers.append(answer)
-        return answers or [bare]
 
 
 def _taken(simulator: Simulator, largest_bytes: int) -> tuple[bytes, bytes]:

@@ -65,15 +65,18 @@ class State(Protocol):
         """Return the serialised KVMetadataWrite of a key, or of a key hash."""
 
 
-def parameter(state: State, space: Space, key: bytes) -> bytes:
-    """Return the policy of a key, a SignaturePolicyEnvelope; b"" = none."""
+def parameter(state: State, space: Space, key: bytes) -> bytes | None:
+    """Return the policy of a key, a SignaturePolicyEnvelope; None = it has none.
+
+    An empty one counts as none when a transaction is validated.
+    """
     metadata = state.metadata(space.ns, space.collection, key)
     if metadata is None:
-        return b""
+        return None
     for entry in kv_rwset_pb2.KVMetadataWrite.FromString(metadata).entries:
         if entry.name == VALIDATION_PARAMETER:
             return bytes(entry.value)
-    return b""
+    return None
 
 
 def key_policy(raw: bytes) -> Evaluator:

@@ -1,23 +1,28 @@
 """Choose whose peers endorse a transaction: as few organisations as its policies need.
 
-Fabric's gateway plans the same way, from what a simulation wrote.
-Source: docs/fabric/policies.md#what-is-checked
+Fabric's gateway plans the same way, from what a simulation wrote. A plan also says what
+discovery must know to find such organisations: the interest of the simulation.
+Source: docs/fabric/policies.md#what-is-checked, docs/fabric/peer.md#interest
 """
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from fabric_protos.common.policies_pb2 import SignaturePolicyEnvelope
+from fabric_protos.peer.proposal_response_pb2 import ChaincodeCall, ChaincodeInterest
 from google.protobuf.message import DecodeError
 
 from chaindock.aio import LARGE_BYTES, off_loop
 from chaindock.endorser.key_policies import KeyPolicies, parameter
 from chaindock.endorser.validator import SnapshotState, Validator, written
 from chaindock.errors import InvalidInput
+from chaindock.ids import SYSTEM_NAMES
 from chaindock.ledger.transaction import Broken, Space
+from chaindock.lifecycle.records import NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,10 +33,53 @@ if TYPE_CHECKING:
     from chaindock.identity.policies import Evaluator
     from chaindock.ledger.simulator import Simulator
 
+_SYSTEM: Final = SYSTEM_NAMES | {NAMESPACE}
 _AT_ONCE: Final = 500
 """Keys whose policies are looked up before other work of the event loop has its turn."""
 _PER_BYTE: Final = 64
 """To compile a byte of a policy takes as long as other work on so many bytes."""
+
+
+@dataclass
+class Plan:
+    """Who endorses a transaction, and why.
+
+    Args:
+        endorsers: MSP ids of organisations whose peers satisfy every policy together.
+        needs: policies of the keys that are written in each namespace and collection;
+            None among them stands for the policy of the collection or chaincode.
+    """
+
+    endorsers: list[str]
+    needs: dict[tuple[str, str], set[bytes | None]] = field(default_factory=dict)
+
+    def interest(self, simulator: Simulator) -> ChaincodeInterest:
+        """Return the interest of a simulation, whose results are not taken yet."""
+        public: dict[str, set[bytes]] = {ns: set() for ns, _ in self.needs}
+        general = {space for space, needed in self.needs.items() if None in needed}
+        for (ns, _), needed in self.needs.items():
+            public[ns] |= {raw for raw in needed if raw is not None}
+        read = set(simulator.private_reads)
+        general |= {
+            (ns, "") for ns in simulator.namespaces() if ns not in public
+        } | read
+        result = ChaincodeInterest()
+        for ns, collection in sorted(general | {(ns, "") for ns in public}):
+            if ns in _SYSTEM:
+                continue
+            call = ChaincodeCall(name=ns)
+            if collection:
+                call.collection_names.append(collection)
+                call.no_private_reads = (ns, collection) not in read
+            elif policies := public.get(ns):
+                call.key_policies.extend(
+                    SignaturePolicyEnvelope.FromString(raw) for raw in sorted(policies)
+                )
+                call.disregard_namespace_policy = (ns, "") not in general
+            elif (ns, "") not in general:
+                continue
+            result.chaincodes.append(call)
+        return result
 
 
 async def choose(
@@ -39,8 +87,8 @@ async def choose(
     peers: Mapping[str, SigningIdentity],
     name: str,
     simulator: Simulator,
-) -> list[str]:
-    """Return the MSP ids of organisations whose peers satisfy every policy together.
+) -> Plan:
+    """Return who endorses: organisations whose peers satisfy every policy together.
 
     `peers` are members of the channel, the preferred one first; `name` was called in the
     simulation. If nothing satisfies the policies it is the first one alone, and the code
@@ -49,26 +97,30 @@ async def choose(
     Raises: InvalidInput: the policy of a written key cannot be read.
     """
     state = SnapshotState(simulator.snapshot())
-    first = next(iter(peers))
+    plan = Plan([next(iter(peers))])
     rules, met = Validator(configuration), KeyPolicies()
     try:
         counted = KeyPolicies()
-        spaces = [await _reduced(*one, state, counted) for one in simulator.written()]
+        spaces = [
+            await _reduced(*one, state, counted, plan) for one in simulator.written()
+        ]
         if len(peers) == 1:
-            return [first]
+            return plan
         policies = [
             policy
             for one in written(name, spaces)
             for policy in rules.policies(one, spaces, state, met)
         ]
     except Broken:
-        return [first]
+        return plan
     members = {
         mspid: configuration.msps.identify(peer.creator)
         for mspid, peer in peers.items()
     }
     work = partial(_fewest, members, policies)
-    return await off_loop(met.size * _PER_BYTE, work) or [first]
+    found = await off_loop(met.size * _PER_BYTE, work)
+    plan.endorsers = found or plan.endorsers
+    return plan
 
 
 def _fewest(members: dict[str, Identity], policies: Sequence[Evaluator]) -> list[str]:
@@ -94,25 +146,28 @@ async def _reduced(
     keys: Iterable[bytes],
     state: State,
     counted: KeyPolicies,
+    plan: Plan,
 ) -> Space:
     """Return a space with one key for each policy of a key, and one without any.
+
+    Adds the policies to `plan`.
 
     Raises: InvalidInput: a policy cannot be read. Broken: as `KeyPolicies.is_new`.
     """
     space = Space(ns, collection, [], [], [], [])
     labelled = state.labelled(ns, collection)
-    found: set[bytes] = set()
+    found = plan.needs.setdefault((ns, collection), set())
     read = 0
     for number, key in enumerate(keys, 1):
-        raw = parameter(state, space, key) if labelled else b""
+        raw = parameter(state, space, key) if labelled else None
         if raw not in found:
-            _require_policy(raw)
-            counted.is_new(raw)
+            _require_policy(raw or b"")
+            counted.is_new(raw or b"")
             found.add(raw)
             space.writes.append((key, None))
         if not labelled:
             break
-        read += len(raw)
+        read += len(raw or b"")
         if not number % _AT_ONCE or read > LARGE_BYTES:
             read = 0
             await asyncio.sleep(0)

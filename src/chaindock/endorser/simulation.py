@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from chaindock.chaincode.invocation import Call
     from chaindock.chaincode.support import ChaincodeSupport
     from chaindock.endorser.checks import Proposal
+    from chaindock.endorser.system import SystemChaincode
     from chaindock.identity.msp import Identity
     from chaindock.ids import ChannelId
     from chaindock.ledger.simulator import Simulator
-    from chaindock.lifecycle.contract import LifecycleContract
     from chaindock.lifecycle.definitions import Approval, Definitions
 
     Elsewhere = Callable[
@@ -66,6 +66,7 @@ class Simulation:
         identity: who signed the proposal, and fulfils the channel's Writers policy.
         simulator: of the channel; its owner calls `done`.
         system: system chaincodes by name.
+        mspid: organisation of the peer that simulates, as system chaincodes see it.
         mspids: the organisations of the channel.
         elsewhere: calls chaincode on another channel.
     """
@@ -76,7 +77,8 @@ class Simulation:
     simulator: Simulator
     definitions: Definitions
     executor: ChaincodeSupport
-    system: Mapping[str, LifecycleContract]
+    system: Mapping[str, SystemChaincode]
+    mspid: str
     mspids: Collection[str]
     elsewhere: Elsewhere
 
@@ -87,9 +89,8 @@ class Simulation:
             LaunchFailed, ExecuteFailed: no answer.
         """
         proposal = self.proposal
-        system = self.system.get(proposal.name)
-        if system is not None:
-            answer = system.execute(self.simulator, proposal.input.args, self.identity)
+        if proposal.name in self.system:
+            answer = await self._execute(proposal.name, proposal.input)
             return Outcome(answer, None), "syscc"
         definition = self.definition()
         self._check_init(definition, is_init=proposal.input.is_init)
@@ -190,7 +191,7 @@ class Simulation:
     ) -> ChaincodeMessage:
         """Call `name` on this channel, for `caller`, which may be on another one."""
         if self.is_system(name):
-            return self._answer(self._system_answer(name, given))
+            return self._answer(await self._system_answer(name, given))
         try:
             definition = self._callee(name)
             self._check_init(definition, is_init=given.is_init)
@@ -226,13 +227,20 @@ class Simulation:
                 **error.facts,
             ) from error
 
-    def _system_answer(
+    async def _system_answer(
         self, name: str, given: ChaincodeInput
     ) -> proposal_response_pb2.Response:
         if name in _NOT_CALLABLE:
             text = _NOT_CALLABLE[name].format(self.proposal.name)
             return proposal_response_pb2.Response(status=500, message=text)
-        return self.system[name].execute(self.simulator, given.args, self.identity)
+        return await self._execute(name, given)
+
+    async def _execute(
+        self, name: str, given: ChaincodeInput
+    ) -> proposal_response_pb2.Response:
+        return await self.system[name].execute(
+            self.simulator, given.args, self.identity, self.mspid
+        )
 
     def _answer(self, response: proposal_response_pb2.Response) -> ChaincodeMessage:
         return ChaincodeMessage(

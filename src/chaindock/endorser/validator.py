@@ -260,7 +260,7 @@ class Validator:
             for key in _keys(space) if labelled or self._relabelled else (b"",):
                 if (name, collection, key) in self._relabelled:
                     raise Broken(codes.ENDORSEMENT_POLICY_FAILURE)
-                raw = parameter(state, space, key) if labelled else b""
+                raw = parameter(state, space, key) if labelled else None
                 if raw:
                     if met.is_new(raw):
                         yield key_policy(raw)

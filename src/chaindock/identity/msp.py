@@ -197,8 +197,9 @@ class Msp:
         """Return who `creator` (a SerializedIdentity) is; from any thread.
 
         Raises:
-            Denied: fact `mspid` is None when it cannot be read or names another
-                organisation, else the organisation whose rules it breaks.
+            Denied: fact `mspid` is None when it cannot be read, names another
+                organisation or was not issued by this one, else the organisation whose
+                rules it breaks.
         """
         return self._known(creator)
 
@@ -234,17 +235,17 @@ class Msp:
         try:
             certificate.verify_directly_issued_by(self._ca)
         except (ValueError, TypeError, InvalidSignature) as error:
-            raise self._refuse("its certificate was not issued by the CA") from error
+            raise self._unknown("its certificate was not issued by the CA") from error
         # Validity is judged as of the certificate's own beginning (§12.1).
         moment = certificate.not_valid_before_utc + dt.timedelta(seconds=1)
         if not (
             self._ca.not_valid_before_utc <= moment <= self._ca.not_valid_after_utc
         ):
-            raise self._refuse("its certificate begins outside the validity of the CA")
+            raise self._unknown("its certificate begins outside the validity of the CA")
         for extension in certificate.extensions:
             if extension.critical and extension.oid not in _KNOWN_CRITICAL:
                 name = extension.oid.dotted_string
-                raise self._refuse(f"critical extension {name} is not understood")
+                raise self._unknown(f"critical extension {name} is not understood")
             value = extension.value
             if isinstance(value, x509.BasicConstraints) and value.ca:
                 raise self._refuse("a CA certificate is not an identity")
@@ -260,6 +261,10 @@ class Msp:
 
     def _refuse(self, why: str) -> Denied:
         return Denied(f"identity of {self.mspid} refused: {why}", mspid=self.mspid)
+
+    def _unknown(self, why: str) -> Denied:
+        """Return the error for a certificate without a valid chain to the CA."""
+        return Denied(f"identity of {self.mspid} refused: {why}", mspid=None)
 
     def config(self) -> msp_config_pb2.MSPConfig:
         """Return the definition of this MSP as a channel configuration carries it."""
@@ -324,6 +329,25 @@ class Msps:
         if mspid not in self._msps:
             raise _unknown(mspid)
         return self._msps[mspid].identify(creator)
+
+
+def require_local(policy: str, identity: Identity, mspid: str) -> None:
+    """Check that an identity is of the organisation `mspid` of a peer.
+
+    `policy`: Members, or Admins: then it is an admin there. Raises: Denied.
+    """
+    if identity.mspid != mspid:
+        raise Denied(
+            "Failed deserializing proposal creator during channelless check policy with "
+            f"policy [{policy}]: [expected MSP ID {mspid}, received {identity.mspid}]"
+        )
+    if policy == "Admins" and identity.role is not Role.ADMIN:
+        raise Denied(
+            "Failed verifying that proposal's creator satisfies local MSP principal "
+            f"during channelless check policy with policy [{policy}]: [The identity is "
+            f"not an admin under this MSP [{mspid}]: The identity does not contain OU "
+            f"[ADMIN], MSP: [{mspid}]]"
+        )
 
 
 def certificate_of(serialized: identities_pb2.SerializedIdentity) -> x509.Certificate:

@@ -116,6 +116,11 @@ class RangeRecord:
         """The requested end if all was taken, else the last key taken."""
         return self.end if self.exhausted else self.last or ""
 
+    @property
+    def taken(self) -> bool:
+        """Whether the query is recorded: one without taken results is not."""
+        return self.exhausted or self.last is not None
+
 
 @dataclass(slots=True)
 class Record:
@@ -170,8 +175,7 @@ def marshal(
     distinct: dict[tuple[str, str, str, bool], RangeRecord] = {}
     for record in ranges:
         mark = (record.ns, record.start, record.end_key, record.exhausted)
-        # A query without taken results is not recorded.
-        if record.exhausted or record.last is not None:
+        if record.taken:
             distinct.setdefault(mark, record)
     ranges_by_ns: dict[str, list[RangeRecord]] = defaultdict(list)
     for record in distinct.values():

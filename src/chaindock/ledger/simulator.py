@@ -69,6 +69,7 @@ class Simulator:
         budget: what the node may hold for the transaction: `MAX_HELD_BYTES`, or in a call
             that of the call (chaindock.memory.transaction), which replaces it.
         held: bytes that reads and writes take in memory until `done`.
+        private_reads: namespaces and collections of which a value was read by its key.
         strict: whether a rich query that CouchDB refuses for want of an index is refused.
     """
 
@@ -77,6 +78,7 @@ class Simulator:
         self.strict = strict
         self.budget = Budget(MAX_HELD_BYTES, f"transaction {tx_id}")
         self.held = 0
+        self.private_reads: set[tuple[str, str]] = set()
         self._snapshot: Snapshot | None = snapshot
         self._records: dict[tuple[str, str], Record] = defaultdict(Record)
         self._ranges: list[RangeRecord] = []
@@ -118,6 +120,7 @@ class Simulator:
         that the node does not have the value that the hash belongs to.
         """
         raw = encode_key(key)
+        self.private_reads.add((ns, collection))
         value, found, public = self.snapshot().get_private(
             ns, collection, _stored(raw, collection)
         )
@@ -333,6 +336,11 @@ class Simulator:
             if record.writes or record.metadata:
                 raw = map(encode_key, chain(record.writes, record.metadata))
                 yield ns, collection, map(partial(_stored, collection=collection), raw)
+
+    def namespaces(self) -> set[str]:
+        """Return the namespaces of which the results will tell something."""
+        used = {ns for (ns, _), record in self._records.items() if record}
+        return used | {one.ns for one in self._ranges if one.taken}
 
     def done(self) -> None:
         """End the simulation. Harmless when repeated.

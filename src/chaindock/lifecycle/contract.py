@@ -13,7 +13,7 @@ from fabric_protos.peer.lifecycle import lifecycle_pb2
 from google.protobuf.message import DecodeError
 
 from chaindock.errors import ChaindockError, Denied, InvalidInput, NotFound, Unsupported
-from chaindock.identity.msp import Role
+from chaindock.identity.msp import Role, require_local
 from chaindock.ids import (
     CHANNEL_WRITERS,
     SYSTEM_NAMES,
@@ -74,12 +74,17 @@ class LifecycleContract:
         }
         """The function, and whether admins of the organisation alone may call it."""
 
-    def execute(
-        self, simulator: Simulator, args: Sequence[bytes], identity: Identity
+    async def execute(
+        self,
+        simulator: Simulator | None,
+        args: Sequence[bytes],
+        identity: Identity,
+        mspid: str,
     ) -> proposal_response_pb2.Response:
         """Return the answer to a call; never raises for what a caller can send.
 
         `args`: name of the function, serialised argument message. `identity`: who signed.
+        `mspid`: organisation of the peer that is asked.
         """
         if len(args) != 2:
             return _failed(
@@ -91,8 +96,9 @@ class LifecycleContract:
         name = args[0].decode(errors="replace")
         failed = f"failed to invoke backing implementation of '{name}': "
         try:
-            function = self._allowed(name, identity)
-            answer = function(simulator, args[1], identity.mspid)
+            function = self._allowed(name, identity, mspid)
+            simulator = _require_channel(simulator)
+            answer = function(simulator, args[1], mspid)
         except NotFound as error:
             return _failed(error.message, _NOT_FOUND)
         except Denied as error:
@@ -110,21 +116,15 @@ class LifecycleContract:
             status=200, payload=answer.SerializeToString()
         )
 
-    def _allowed(self, name: str, identity: Identity) -> Function:
+    def _allowed(self, name: str, identity: Identity, mspid: str) -> Function:
         """Return the function. Raises: Denied: the identity may not call it."""
         if name in _PACKAGES:
             raise Unsupported(f"function {name!r} is not supported by Chaindock")
         if name not in self._functions:
             raise Denied(f"Unmapped policy for _lifecycle/{name}")
         function, admins = self._functions[name]
-        mspid = identity.mspid
-        if admins and (identity.role is not Role.ADMIN or mspid not in self._mspids()):
-            raise Denied(
-                "Failed verifying that proposal's creator satisfies local MSP principal "
-                "during channelless check policy with policy [Admins]: [The identity is "
-                f"not an admin under this MSP [{mspid}]: The identity does not contain "
-                f"OU [ADMIN], MSP: [{mspid}]]"
-            )
+        if admins:
+            require_local("Admins", identity, mspid)
         if identity.role not in {Role.CLIENT, Role.ADMIN}:
             raise Denied(
                 f"failed evaluating policy on signed data during check policy "
@@ -234,6 +234,12 @@ class LifecycleContract:
                 name=found.name, **_shown(found), source=source_of(package_id)
             )
         return result
+
+
+def _require_channel(simulator: Simulator | None) -> Simulator:
+    if simulator is None:
+        raise Denied("Failed to get policy manager for channel []")
+    return simulator
 
 
 def _definition(args: Any) -> Definition:

@@ -25,9 +25,10 @@ from fabric_protos.peer import (
 )
 
 from chaindock.chaincode.support import ChaincodeSupport
-from chaindock.endorser.checks import parse_proposal
+from chaindock.endorser.checks import Proposal, parse_proposal
 from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.endorser import Endorser
+from chaindock.endorser.responses import failure
 from chaindock.errors import ChaindockError
 from chaindock.ids import Ccid
 from chaindock.lifecycle.contract import LifecycleContract
@@ -225,7 +226,7 @@ class Replay:
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
         wanted = script.ours(base64.b64decode(scenario.response))
-        script.wrong += _compare(wanted, call)
+        script.wrong += _compare(proposal, wanted, call)
         registry = self.streams.registry
         if script.wrong or any(registry.find(one) is None for one in _CCIDS.values()):
             await self._restart()
@@ -244,28 +245,30 @@ class Replay:
             await process.start()
 
 
-def _compare(response: bytes, call: asyncio.Task[Any]) -> list[str]:
+def _compare(proposal: Proposal, response: bytes, call: asyncio.Task[Any]) -> list[str]:
     """Return how the outcome differs from the recorded response."""
     wanted = proposal_response_pb2.ProposalResponse.FromString(response)
     if call.cancelled():
         return ["no outcome"]
     error = call.exception()
     if isinstance(error, ChaindockError):
-        found = proposal_response_pb2.Response(
-            status=500, message=f"error in simulation: {error.message}"
-        )
-        payload = b""
+        found = failure(proposal, error)
     elif error is not None:
         return [repr(error)]
     else:
         outcome, endorsed = call.result()
-        found = outcome.response
-        payload = b"" if endorsed is None else endorsed.payload
+        found = endorsed or proposal_response_pb2.ProposalResponse(
+            response=outcome.response
+        )
     wrong = []
-    if found != wanted.response:
-        wrong.append(f"{found} instead of {wanted.response}")
-    if payload != wanted.payload:  # its signature is random
-        wrong.append(f"{_action(payload)} instead of {_action(wanted.payload)}")
+    if found.payload != wanted.payload:
+        wrong.append(f"{_action(found.payload)} instead of {_action(wanted.payload)}")
+    for one in (found, wanted):
+        one.ClearField("payload")
+        one.ClearField("endorsement")  # its signature is random
+        one.interest.chaincodes.sort(key=str)  # its order is random
+    if found != wanted:
+        wrong.append(f"{found} instead of {wanted}")
     return wrong
 
 

@@ -1,0 +1,62 @@
+"""Who may use what of a peer: one policy for each resource.
+
+A channel's configuration may name another policy for a resource of that channel.
+Source: docs/fabric/peer.md#access
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from fabric_protos.peer.configuration_pb2 import ACLs
+from google.protobuf.message import DecodeError
+
+from chaindock.errors import Denied, NotFound
+from chaindock.ids import CHANNEL_WRITERS
+
+if TYPE_CHECKING:
+    from chaindock.endorser.configuration import Configuration
+    from chaindock.identity.msp import Identity
+
+_APPLICATION: Final = "/Channel/Application"
+_READERS: Final = f"{_APPLICATION}/Readers"
+_WRITERS: Final = frozenset({"peer/Propose", "peer/ChaincodeToChaincode"})
+
+
+def require(configuration: Configuration, resource: str, identity: Identity) -> None:
+    """Check that an identity may use a resource of a channel. Raises: Denied.
+
+    `resource`: Fabric's name, e.g. `event/Block`, `qscc/GetChainInfo`, `peer/Propose`.
+    """
+    own = _configured(configuration, resource)
+    is_written = resource in _WRITERS or resource.startswith("_lifecycle/")
+    path = own or (CHANNEL_WRITERS if is_written else _READERS)
+    try:
+        reason = configuration.policies.reason(path, [identity])
+    except NotFound as error:
+        reason = error.message
+    if reason is None:
+        return
+    if own:
+        said = "failed evaluating policy on signed data during check policy "
+    else:
+        said = (
+            "Failed evaluating policy on signed data during check policy on channel "
+            f"[{configuration.channel}] with policy "
+        )
+    raise Denied(f"{said}[{path}]: [{reason}]", policy=path)
+
+
+def _configured(configuration: Configuration, resource: str) -> str:
+    """Return the path of the policy that the channel names for a resource, or ""."""
+    values = configuration.config.channel_group.groups["Application"].values
+    if "ACLs" not in values:
+        return ""
+    try:
+        acls = ACLs.FromString(values["ACLs"].value).acls
+    except DecodeError:
+        return ""
+    if resource not in acls:
+        return ""
+    named = str(acls[resource].policy_ref)
+    return named if named.startswith("/") or not named else f"{_APPLICATION}/{named}"

@@ -1,0 +1,85 @@
+"""The answers of a peer to a proposal: endorsed, without endorsement, or an error.
+
+Source: docs/fabric/ledger.md#proposal, docs/fabric/peer.md#answers-to-proposals
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fabric_protos.peer import chaincode_pb2, proposal_pb2
+from fabric_protos.peer import proposal_response_pb2 as messages
+
+from chaindock.errors import (
+    ChaindockError,
+    Denied,
+    InvalidInput,
+    LaunchFailed,
+    NotFound,
+    ProposalInvalid,
+    TooManyRequests,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from chaindock.chaincode.invocation import Outcome
+    from chaindock.endorser.checks import Proposal
+    from chaindock.identity.msp import SigningIdentity
+
+
+def respond(
+    proposal: Proposal,
+    outcome: Outcome,
+    version: str,
+    results: bytes,
+    signers: Sequence[SigningIdentity],
+    interest: messages.ChaincodeInterest | None,
+) -> list[messages.ProposalResponse]:
+    """Return a response for each signer; without signers one that is not endorsed.
+
+    `version`: of the chaincode. `results`: the read-write set. `interest`: None for what
+    was not simulated.
+    """
+    response, event = outcome.response, outcome.event
+    action = proposal_pb2.ChaincodeAction(
+        results=results,
+        events=b"" if event is None else event.SerializeToString(),
+        response=response,
+        chaincode_id=chaincode_pb2.ChaincodeID(name=proposal.name, version=version),
+    )
+    payload = messages.ProposalResponsePayload(
+        proposal_hash=proposal.hash, extension=action.SerializeToString()
+    ).SerializeToString()
+    bare = messages.ProposalResponse(
+        response=response, payload=payload, interest=interest
+    )
+    answers = []
+    for signer in signers:
+        answer = messages.ProposalResponse(version=1)
+        answer.MergeFrom(bare)
+        creator = answer.endorsement.endorser = signer.creator
+        answer.endorsement.signature = signer.sign(payload + creator)
+        answers.append(answer)
+    return answers or [bare]
+
+
+def is_refusal(error: ChaindockError) -> bool:
+    """Whether an error of `Endorser.process` refuses the proposal itself.
+
+    A peer then answers with a gRPC error, else as `failure` does.
+    """
+    refusals = ProposalInvalid, Denied, TooManyRequests
+    return isinstance(error, refusals) or "committed" in error.facts
+
+
+def failure(proposal: Proposal, error: ChaindockError) -> messages.ProposalResponse:
+    """Return a peer's response when a proposal was admitted and has no outcome."""
+    said = error.message
+    if not isinstance(error, NotFound):
+        unsaid = isinstance(error, LaunchFailed | InvalidInput)
+        if unsaid and error.facts.get("ccid", error.facts.get("chaincode")):
+            said = f"failed to execute transaction {proposal.tx_id}: {said}"
+        said = f"error in simulation: {said}"
+    response = messages.Response(status=500, message=said)
+    return messages.ProposalResponse(response=response)
