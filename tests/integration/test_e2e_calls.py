@@ -38,6 +38,7 @@ def words(*args: str) -> str:
     return json.dumps(args)
 
 
+@pytest.mark.statement(17, of="client")
 def test_what_a_called_contract_writes_is_committed_under_its_name(node: Node):
     answer = node.invoke("outer", "call", "inner", words("put", "k", "v"))
     assert answer["code_name"] == "VALID"

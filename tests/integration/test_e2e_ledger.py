@@ -29,6 +29,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         yield node
 
 
+@pytest.mark.statement(12, of="client")
 def test_composite_keys_of_a_shim_are_found_by_their_parts(node: Node):
     node.invoke("coldchain", "register", "P1", "2", "8")
     node.invoke("coldchain", "record", "P1", "5")

@@ -50,6 +50,14 @@ class TestGoDials(RichShimSuite):
         values = await world.json("multi", *keys)
         assert values == [""] * 10 + [f"v{number}" for number in reversed(range(150))]
 
+    @pytest.mark.statement(13, of="client", by="go")
+    @pytest.mark.parametrize("part", ["\0", "\U0010ffff"])
+    async def test_the_ends_of_unicode_are_in_no_composite_key(
+        self, world: ShimWorld, part: str
+    ):
+        outcome = await world.call("putc", "owner", part)
+        assert outcome.response.status == 500
+
     @pytest.mark.statement(50, by="go")
     async def test_a_write_batch_is_written(self, world: ShimWorld):
         await world.value("batch", "1203", commit=True)

@@ -206,6 +206,7 @@ async def test_validation_parameters(stub: Stub):
 
 @and_java
 @pytest.mark.statement(44, 60, by="go node java")
+@pytest.mark.statement(24, 31, of="client", by="go node java")
 async def test_private_data(stub: Stub):
     for key in ("k1", "k2", "k3"):
         await stub.commit("pput", IMPLICIT, key, f"value of {key}")

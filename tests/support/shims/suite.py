@@ -185,6 +185,7 @@ class RichShimSuite(ShimSuite):
         assert page == {"keys": [], "count": 0, "bookmark": ""}
 
     @pytest.mark.statement(73, by="go node")
+    @pytest.mark.statement(11, 12, of="client", by="go node")
     async def test_composite_keys_are_kept_apart(self, world: ShimWorld) -> None:
         await world.value("put", "simple", "v", commit=True)
         await world.value("putc", "owner", "ann", "car1", commit=True)
@@ -194,15 +195,22 @@ class RichShimSuite(ShimSuite):
             ["ann", "car1"],
             ["bob", "car2"],
         ]
+        await world.value("putc", "owner", "bobby", "car3", commit=True)
         assert await world.json("partial", "owner", "bob") == [["bob", "car2"]]
 
     @pytest.mark.statement(35, by="go node")
+    @pytest.mark.statement(44, of="client", by="go node")
     async def test_events_arrive(self, world: ShimWorld) -> None:
         outcome = await world.call("event", "sold", "car1")
         assert outcome.event is not None
         assert (outcome.event.event_name, outcome.event.payload) == ("sold", b"car1")
         assert outcome.event.chaincode_id == "conformance"
         assert len(outcome.event.tx_id) == 64
+        outcome = await world.call("event", "sold", "car1", "bought", "car2")
+        assert outcome.event is not None
+        assert (outcome.event.event_name, outcome.event.payload) == ("bought", b"car2")
+        nameless = await world.call("event", "", "car1")
+        assert nameless.response.status == 500
 
     @pytest.mark.statement(26, by="go node")
     async def test_transient_data_arrives(self, world: ShimWorld) -> None:

@@ -17,6 +17,7 @@ Kind = shim.ChaincodeMessage
 
 
 @pytest.mark.statement(76, 83, 84)
+@pytest.mark.statement(17, of="client")
 async def test_a_callee_runs_in_the_transaction_of_its_caller(endorsing: EndorsingNode):
     a, b = await endorsing.chaincode("a"), await endorsing.chaincode("b")
     call = endorsing.propose("a", b"f", transient={"secret": b"s"})

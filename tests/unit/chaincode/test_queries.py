@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from fabric_protos.ledger.queryresult import kv_query_result_pb2
@@ -13,6 +14,7 @@ from chaindock.chaincode import invocation as invocation_module
 from chaindock.chaincode.calls import Calls
 from chaindock.chaincode.invocation import BATCH_BYTES, STEP_BYTES, Call, Query
 from chaindock.chaincode.options import StreamOptions
+from chaindock.ids import TxId
 from chaindock.ledger.budget import Budget
 from support.doubles.memory_state import (
     MemoryResults,
@@ -21,7 +23,12 @@ from support.doubles.memory_state import (
     invocation,
     simulator_of,
 )
+from support.ledgers.envelopes import rwset
+from support.ledgers.ledger import PHANTOM, codes, commit, ledger_at
 from support.shims.stream_node import StreamNode
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Kind = shim.ChaincodeMessage
 
@@ -331,3 +338,24 @@ def test_a_call_finishes_once():
         assert await running.final is first
 
     asyncio.run(scenario())
+
+
+@pytest.mark.statement(9, of="client")
+async def test_what_was_sent_ahead_of_the_chaincode_counts_as_read(tmp_path: Path):
+    """The chaincode may take one row of three: all three were in its first message."""
+    async with ledger_at(tmp_path) as ledger, StreamNode() as node:
+        await commit(ledger, rwset(writes=dict.fromkeys("ace", b"1")))
+        peer = await node.ready()
+        with ledger.new_simulator(TxId("t1")) as simulator:
+            invoked = invocation("f", tx_id="t1")
+            call = node.call(replace(invoked, namespace="cc", simulator=simulator))
+            message = await peer.receive()
+            request = shim.GetStateByRange(startKey="a", endKey="z")
+            reply = await peer.ask(message, Kind.GET_STATE_BY_RANGE, request)
+            first = shim.QueryResponse.FromString(reply.payload)
+            assert (len(first.results), first.has_more) == (3, False)
+            await peer.complete(message)
+            await call
+            sets = simulator.results()
+        await commit(ledger, rwset(writes={"f": b"1"}))
+        assert codes(await commit(ledger, sets)) == [PHANTOM]

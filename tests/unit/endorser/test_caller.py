@@ -25,6 +25,7 @@ from chaindock.lifecycle.definitions import Definition, set_defaults
 CCID = Ccid("x:" + "c" * 64)
 
 
+@pytest.mark.statement(22, of="client")
 async def test_an_invoked_value_is_there_for_the_next_query(defined):
     done = await defined.caller.invoke(
         "basic", [b"put", b"k", b"v"], signer=defined.user
@@ -71,6 +72,7 @@ async def test_a_query_is_checked_but_not_endorsed(defined, monkeypatch):
         await defined.caller.query("basic", [b"get"], signer=defined.org.orderer)
 
 
+@pytest.mark.statement(19, of="client")
 async def test_a_submitted_read_commits_valid(defined):
     done = await defined.caller.invoke("basic", [b"get", b"none"], signer=defined.user)
     assert done.code == 0
@@ -112,6 +114,7 @@ async def test_a_refusal_that_the_contract_swallows_is_told_beside_its_answer(de
 
 
 @pytest.mark.statement(34)
+@pytest.mark.statement(65, of="client")
 async def test_status_399_is_success(defined):
     done = await defined.caller.invoke(
         "basic", [b"status", b"399"], signer=defined.user
@@ -130,6 +133,7 @@ async def test_the_event_carries_name_and_transaction_as_the_node_knows_them(
     assert (event.tx_id, event.payload) == (done.tx_id, b"car")
 
 
+@pytest.mark.statement(6, of="client")
 async def test_two_writers_of_what_both_read_conflict(defined):
     await defined.caller.invoke("basic", [b"put", b"a", b"1"], signer=defined.user)
     defined.chaincode.hold = asyncio.Event()
@@ -145,6 +149,7 @@ async def test_two_writers_of_what_both_read_conflict(defined):
     assert code_name(11) == "MVCC_READ_CONFLICT"
 
 
+@pytest.mark.statement(20, of="client")
 async def test_an_upgrade_in_between_makes_the_transaction_void(defined):
     defined.chaincode.hold = asyncio.Event()
     running = asyncio.ensure_future(
@@ -195,6 +200,7 @@ async def test_a_stopped_chaincode_is_not_started_by_a_call(defined):
 
 
 @pytest.mark.statement(87)
+@pytest.mark.statement(21, of="client")
 async def test_init_is_required_once_for_each_version(node):
     await node.define("basic", "1.0", init_required=True)
 
@@ -222,6 +228,7 @@ async def test_init_where_none_is_required_is_refused(defined):
         )
 
 
+@pytest.mark.statement(32, of="client")
 async def test_transient_values_reach_the_chaincode_and_not_the_ledger(defined):
     done = await defined.caller.invoke(
         "basic",

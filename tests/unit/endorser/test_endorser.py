@@ -66,6 +66,7 @@ async def endorsed(node: Any, signed: Any) -> Any:
     return (await node.endorser.process(proposal, endorse=True))[1]
 
 
+@pytest.mark.statement(34, of="client")
 async def test_a_success_is_endorsed_over_payload_and_endorser(defined):
     signed = proposal(defined, b"put", b"k", b"v")
     (response,) = await endorsed(defined, signed)
@@ -92,6 +93,7 @@ async def test_a_success_is_endorsed_over_payload_and_endorser(defined):
     assert [ns.namespace for ns in rwset.ns_rwset] == ["_lifecycle", "basic"]
 
 
+@pytest.mark.statement(35, of="client")
 async def test_the_hash_leaves_out_the_transient_map(defined):
     signed = proposal(defined, b"get", b"k", transient={"a": b"b"})
     (response,) = await endorsed(defined, signed)
@@ -203,6 +205,7 @@ async def test_garbage_is_refused(defined):
         await endorsed(defined, proposal_pb2.SignedProposal())
 
 
+@pytest.mark.statement(33, of="client")
 async def test_a_wrong_transaction_id_is_refused(defined):
     signed = changed(defined, lambda channel, **_: setattr(channel, "tx_id", "ab"))
     expected = parse_proposal(signed)
@@ -234,6 +237,7 @@ async def test_a_signature_that_does_not_fit_is_denied(defined):
     )
 
 
+@pytest.mark.statement(36, of="client")
 async def test_a_high_s_signature_is_denied(defined):
     signed = proposal(defined, b"get", b"k")
     r, s = decode_dss_signature(signed.signature)
@@ -280,6 +284,7 @@ async def test_a_foreign_ca_and_a_missing_role_are_denied(defined):
         )
 
 
+@pytest.mark.statement(83, of="client")
 async def test_an_expired_client_is_refused_before_anything_else(defined, monkeypatch):
     signer = stranger(defined)
     identity = defined.endorser.configuration.msps.identify(signer.creator)
@@ -302,6 +307,7 @@ async def test_a_peer_may_not_propose(defined):
     assert defined.chaincode.seen == []
 
 
+@pytest.mark.statement(37, of="client")
 async def test_a_committed_proposal_cannot_be_sent_again(defined):
     signed = proposal(defined, b"put", b"k", b"v")
     parsed = parse_proposal(signed)

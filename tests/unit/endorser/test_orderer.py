@@ -73,6 +73,7 @@ class TestSmallBlocks:
     def options(self) -> Any:
         return OrdererOptions(max_message_count=3, batch_timeout_s=0.05)
 
+    @pytest.mark.statement(41, of="client")
     async def test_the_count_cuts_at_once_and_the_timeout_cuts_the_rest(self, defined):
         since = defined.ledger.height
         envelopes = await transactions(defined, 7)
@@ -92,6 +93,7 @@ class TestPreferredBytes:
     def options(self) -> Any:
         return OrdererOptions(preferred_max_bytes=12_000, absolute_max_bytes=40_000)
 
+    @pytest.mark.statement(41, of="client")
     async def test_a_large_transaction_is_alone_in_its_block(self, defined):
         small = await transactions(defined, 2)
         large = await transaction(defined, b"put", b"k", b"v" * 9_000)
@@ -117,6 +119,7 @@ class TestPreferredBytes:
         assert defined.ledger.height == height
 
 
+@pytest.mark.statement(38, of="client")
 async def test_an_envelope_sent_again_is_code_9_and_the_first_stands(defined):
     envelope = await transaction(defined)
     first = await defined.orderer.submit(envelope)
@@ -132,6 +135,7 @@ async def test_twice_in_one_block_is_code_9_as_well(defined):
     assert [c.code for c in commits] == [0, 9]
 
 
+@pytest.mark.statement(43, of="client")
 async def test_a_wrong_signature_is_refused_with_the_text_of_an_orderer(defined):
     envelope = common_pb2.Envelope.FromString(await transaction(defined))
     envelope.signature = envelope.signature[:-1] + bytes([envelope.signature[-1] ^ 1])
@@ -201,6 +205,7 @@ def referred(name: Any) -> Any:
         (b"\xff", 10),
     ],
 )
+@pytest.mark.statement(66, of="client")
 async def test_the_policy_of_a_definition_decides(node, policy, code):
     await node.define(validation_parameter=policy)
     assert (await node.orderer.submit(await transaction(node))).code == code

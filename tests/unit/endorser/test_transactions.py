@@ -233,6 +233,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize("name", EDITS)
+@pytest.mark.statement(43, of="client")
 def test_a_forged_part_gets_its_code(org, check, proposal, user, name):
     edit, code = EDITS[name]
     good = envelope(proposal, user, endorsed(org, proposal))
@@ -240,6 +241,7 @@ def test_a_forged_part_gets_its_code(org, check, proposal, user, name):
     assert Code.TxValidationCode.Name(found.code) == Code.TxValidationCode.Name(code)
 
 
+@pytest.mark.statement(43, of="client")
 def test_a_changed_envelope_signature_is_code_4(org, check, proposal, user):
     good = common_pb2.Envelope.FromString(
         envelope(proposal, user, endorsed(org, proposal))
@@ -248,6 +250,7 @@ def test_a_changed_envelope_signature_is_code_4(org, check, proposal, user):
     assert check(good.SerializeToString())[0].code == Code.BAD_CREATOR_SIGNATURE
 
 
+@pytest.mark.statement(70, of="client")
 def test_an_endorsement_of_somebody_who_is_no_peer_does_not_count(
     org, check, proposal, user
 ):

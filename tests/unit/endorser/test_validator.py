@@ -179,6 +179,7 @@ GOOD, FAILED = codes.NOT_VALIDATED, codes.ENDORSEMENT_POLICY_FAILURE
         (endorsed(space("_lifecycle", puts=[b"k"]), called="_lifecycle", by=()), FAILED),
     ],
 )  # fmt: skip
+@pytest.mark.statement(66, 67, 69, of="client")
 def test_which_policy_decides(validator, state, tx, code):
     state.label("cc", b"two", key_policy(ORG2))
     state.label("cc", b"two", key_policy(ORG2), "plain")
@@ -188,6 +189,7 @@ def test_which_policy_decides(validator, state, tx, code):
     assert name(validator.check(tx, state)) == name(code)
 
 
+@pytest.mark.statement(68, of="client")
 def test_a_key_whose_policy_changed_in_the_block_is_written_no_more(validator, state):
     validator.begin(7)
     first = endorsed(space(labels=[b"k"]))

@@ -70,6 +70,7 @@ def test_every_role_is_recognised(ca, msp):
 
 
 @pytest.mark.parametrize("units", [(), ("sales",), ("client", "peer")])
+@pytest.mark.statement(84, of="client")
 def test_not_exactly_one_role_is_refused(ca, msp, units):
     with pytest.raises(Denied, match="does not have an OU") as caught:
         msp.identify(creator(certificate(ca, *units)))

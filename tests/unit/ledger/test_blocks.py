@@ -30,6 +30,7 @@ async def test_the_genesis_block_holds_the_config(ledger: Ledger) -> None:
     assert (slots[3], slots[4]) == (b"", b"")
 
 
+@pytest.mark.statement(39, of="client")
 async def test_blocks_are_chained_by_their_hashes(ledger: Ledger) -> None:
     for number in range(1, 4):
         block = await commit(ledger, *[rwset(writes={"k": b"v"})] * number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KeyModification
 
 from chaindock.ids import TxId
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from chaindock.ledger.ledger import Ledger
 
 
+@pytest.mark.statement(48, of="client")
 async def test_newest_first_with_deletes_and_the_clients_timestamps(
     ledger: Ledger,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import pytest
@@ -93,6 +94,15 @@ async def test_private_data_is_written_read_and_deleted(ledger: Ledger) -> None:
         assert simulator.get_state("cc", "a") is None
 
 
+@pytest.mark.statement(23, of="client")
+async def test_a_block_holds_hashes_and_no_value(ledger: Ledger) -> None:
+    await simulated(ledger, put("a private key", b"a private value"))
+    block = ledger.get_block(ledger.height - 1)
+    for part in (b"a private key", b"a private value"):
+        assert part not in block
+        assert sha256(part).digest() in block
+
+
 async def test_hashes_conflict_like_keys(ledger: Ledger) -> None:
     await simulated(ledger, put("a", b"1"))
 
@@ -176,6 +186,19 @@ async def test_data_expires_with_its_hash_unless_it_was_written_again(
     assert everything(ledger) == {}
 
 
+@pytest.mark.statement(28, of="client")
+async def test_with_a_limit_of_3_blocks_data_is_gone_with_the_fourth(
+    ledger: Ledger,
+) -> None:
+    await define(ledger, 3)
+    await simulated(ledger, put("a", b"1"))
+    for _ in range(3):
+        await commit(ledger, rwset())
+        assert value(ledger, "a") == b"1"
+    await commit(ledger, rwset())
+    assert (value(ledger, "a"), digest(ledger, "a")) == (None, None)
+
+
 @pytest.mark.parametrize("blocks", [2**63 - 4, 2**63 - 1, 2**64 - 1])
 async def test_data_that_would_expire_beyond_all_blocks_stays(
     ledger: Ledger, blocks: int
@@ -257,6 +280,7 @@ async def test_a_busy_log_is_not_shortened_after_every_block(
         assert tries == done
 
 
+@pytest.mark.statement(29, of="client")
 async def test_a_key_can_be_written_again_after_a_purge(ledger: Ledger) -> None:
     await simulated(ledger, put("a", b"1"))
     with ledger.new_simulator(T) as before:

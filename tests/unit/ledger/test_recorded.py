@@ -6,6 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from fabric_protos.common import common_pb2
 
 from chaindock.ids import TxId
@@ -40,6 +41,7 @@ def simulated() -> list[Any]:
     return [one for one in found if "args" in one and one["name"] not in _REFUSED]
 
 
+@pytest.mark.statement(23, 39, 40, of="client")
 async def test_codes_hashes_simulations_and_private_data_are_those_of_the_peer(
     tmp_path: Path,
 ) -> None:

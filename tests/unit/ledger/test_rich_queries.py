@@ -23,7 +23,7 @@ from chaindock.ledger.budget import Budget
 from chaindock.ledger.rebuild import rebuild_file
 from support.eventually import eventually
 from support.ledgers.envelopes import CHANNEL, rwset
-from support.ledgers.ledger import commit, ledger_at
+from support.ledgers.ledger import MVCC, VALID, codes, commit, ledger_at
 
 if TYPE_CHECKING:
     from chaindock.ledger.ledger import Ledger
@@ -99,6 +99,21 @@ async def test_results_are_recorded_as_reads_with_their_versions(ledger):
         }
 
 
+@pytest.mark.parametrize(
+    ("change", "code"), [({"m00002": b"{}"}, MVCC), (marbles(7), VALID)]
+)
+@pytest.mark.statement(10, of="client")
+async def test_a_changed_result_conflicts_and_a_new_one_does_not(ledger, change, code):
+    await commit(ledger, rwset(writes=marbles(4)))
+    with ledger.new_simulator(TxId("t")) as simulator:
+        taken(simulator.open_query("cc", RED))
+        simulator.put_state("cc", "count", b"2")
+        sets = simulator.results()
+    new = {key: value for key, value in change.items() if key not in marbles(4)}
+    await commit(ledger, rwset(writes=new or change))
+    assert codes(await commit(ledger, sets)) == [code]
+
+
 async def test_only_what_was_taken_is_recorded(ledger):
     await commit(ledger, rwset(writes=marbles(50)))
     with ledger.new_simulator(TxId("t")) as simulator:
@@ -161,6 +176,7 @@ async def test_a_new_index_orders_before_its_documents_are_there(ledger):
         assert list(taken(simulator.open_query("cc", query), 3000)) == early
 
 
+@pytest.mark.statement(76, of="client")
 async def test_pages(ledger):
     await commit(ledger, rwset(writes=marbles(10)))
     with ledger.new_simulator(TxId("t")) as simulator:

@@ -24,6 +24,7 @@ T = TxId("t1")
 
 
 @pytest.mark.statement(43)
+@pytest.mark.statement(1, of="client")
 async def test_a_transaction_does_not_see_its_own_writes(ledger: Ledger) -> None:
     await commit(ledger, rwset(writes={"k": b"old"}))
     with ledger.new_simulator(T) as simulator:
@@ -32,6 +33,7 @@ async def test_a_transaction_does_not_see_its_own_writes(ledger: Ledger) -> None
         assert pairs(simulator.open_range("cc", "", "")) == [("k", b"old")]
 
 
+@pytest.mark.statement(4, of="client")
 async def test_results_hold_reads_with_versions_and_last_writes(ledger: Ledger) -> None:
     await commit(ledger, rwset(writes={"a": b"1"}), rwset(writes={"k": b"1"}))
     with ledger.new_simulator(T) as simulator:
@@ -145,6 +147,7 @@ async def test_results_are_taken_once_and_no_write_is_lost(ledger: Ledger) -> No
 
 
 @pytest.mark.statement(62)
+@pytest.mark.statement(14, of="client")
 async def test_a_page_then_a_write_is_refused(ledger: Ledger) -> None:
     with ledger.new_simulator(T) as simulator:
         simulator.open_range("cc", "", "", page_size=2)
@@ -161,6 +164,7 @@ async def test_a_page_then_a_write_is_refused(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("page", [{"page_size": 2}, {"bookmark": "b"}])
 @pytest.mark.statement(62)
+@pytest.mark.statement(15, of="client")
 async def test_a_write_then_a_page_is_refused(ledger: Ledger, page) -> None:
     with ledger.new_simulator(T) as simulator:
         simulator.put_state("cc", "k", b"1")
@@ -173,6 +177,7 @@ async def test_a_write_then_a_page_is_refused(ledger: Ledger, page) -> None:
 
 
 @pytest.mark.statement(61)
+@pytest.mark.statement(27, of="client")
 async def test_private_queries_and_writes_exclude_each_other(ledger: Ledger) -> None:
     writes: list[Callable[[Simulator], None]] = [
         lambda s: s.put_state("cc", "k", b"1"),
@@ -210,6 +215,7 @@ async def test_a_key_that_is_no_unicode_is_named_in_hex(ledger: Ledger) -> None:
         simulator.put_state("cc", "\ud800", b"1")
 
 
+@pytest.mark.statement(16, of="client")
 async def test_pages_continue_without_overlap(ledger: Ledger) -> None:
     await commit(ledger, rwset(writes={f"k{i}": b"1" for i in range(5)}))
     pages, bookmark = [], ""

@@ -58,6 +58,7 @@ async def test_worked_example_of_the_specification(
     }
 
 
+@pytest.mark.statement(6, of="client")
 async def test_of_two_increments_one_wins(ledger: Ledger) -> None:
     await commit(ledger, rwset(writes={"n": b"0"}))
     both = []
@@ -70,6 +71,7 @@ async def test_of_two_increments_one_wins(ledger: Ledger) -> None:
     assert value(ledger, "n") == b"1"
 
 
+@pytest.mark.statement(2, of="client")
 async def test_a_read_of_an_absent_key_conflicts_once_it_exists(ledger: Ledger) -> None:
     absent = rwset({"k": None}, {"x": b"1"})
     assert codes(await commit(ledger, absent)) == [VALID]
@@ -85,6 +87,7 @@ async def test_a_deleted_and_recreated_key_conflicts(ledger: Ledger) -> None:
     assert codes(await commit(ledger, rwset({"k": (3, 0)}))) == [VALID]
 
 
+@pytest.mark.statement(7, of="client")
 async def test_a_key_written_or_deleted_earlier_in_the_block_conflicts(
     ledger: Ledger,
 ) -> None:
@@ -118,6 +121,7 @@ async def test_versions_count_invalid_transactions(ledger: Ledger) -> None:
     assert codes(await commit(ledger, rwset({"a": (1, 1)}))) == [VALID]
 
 
+@pytest.mark.statement(5, of="client")
 async def test_blind_writes_never_conflict(ledger: Ledger) -> None:
     block = await commit(
         ledger, rwset(writes={"a": b"1"}), rwset(writes={"a": b"2"}), rwset()
@@ -126,6 +130,7 @@ async def test_blind_writes_never_conflict(ledger: Ledger) -> None:
     assert value(ledger, "a") == b"2"
 
 
+@pytest.mark.statement(3, of="client")
 async def test_an_empty_value_deletes_even_if_not_marked(ledger: Ledger) -> None:
     await commit(ledger, rwset(writes={"a": b"1"}))
     kv = kv_rwset_pb2.KVRWSet(writes=[kv_rwset_pb2.KVWrite(key="a")])
@@ -163,6 +168,7 @@ CHANGES: dict[str, tuple[dict[str, bytes | None], int]] = {
 
 @pytest.mark.parametrize("in_one_block", [True, False])
 @pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.statement(8, of="client")
 async def test_a_range_taken_whole(
     ledger: Ledger, change: str, in_one_block: bool
 ) -> None:

@@ -69,6 +69,7 @@ async def test_of_an_id_that_occurs_twice_in_a_block_the_first_is_told(ledger):
     assert (place.index, place.code) == (0, VALID)
 
 
+@pytest.mark.statement(22, of="client")
 async def test_whoever_learns_of_a_transaction_sees_what_it_wrote(ledger):
     """The block is on disk before simulations see it."""
     one = transaction(WRITE)

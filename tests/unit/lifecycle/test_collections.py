@@ -258,6 +258,7 @@ def use(creator: Any) -> Any:
 
 
 @pytest.mark.parametrize("write", [False, True])
+@pytest.mark.statement(25, 26, of="client")
 def test_a_collection_of_members_admits_members_alone(write):
     access = "write" if write else "read"
     use(client()).require("colA", write=write)
@@ -276,6 +277,7 @@ def test_a_collection_of_members_admits_members_alone(write):
         )
 
 
+@pytest.mark.statement(26, of="client")
 def test_read_and_write_are_decided_apart():
     config = static(policy="OR('Org1MSP.admin')", member_only_write=True)
     found = Collections("mychannel", "gv", package(config), ORGS, client())
@@ -284,6 +286,7 @@ def test_read_and_write_are_decided_apart():
         found.require("c", write=True)
 
 
+@pytest.mark.statement(30, of="client")
 def test_unknown_collections_have_the_text_of_the_step_that_finds_them():
     found = use(client())
     for write in (False, True, True):
@@ -307,10 +310,12 @@ def test_unknown_collections_have_the_text_of_the_step_that_finds_them():
     )
 
 
+@pytest.mark.statement(24, of="client")
 def test_a_hash_is_for_everybody():
     use(client()).require_known("colC")
 
 
+@pytest.mark.statement(31, of="client")
 def test_implicit_collections_admit_everybody():
     found = use(client(mspid="Org2MSP"))
     found.require("_implicit_org_Org1MSP", write=True)

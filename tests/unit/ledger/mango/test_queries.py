@@ -162,6 +162,7 @@ def test_an_index_decides_the_order_also_without_sort(colours):
     assert found == ["k0", "k15", "k21", "k6", "k12", "k27", "k18", "k3", "k24", "k9"]
 
 
+@pytest.mark.statement(72, of="client")
 def test_a_sort_without_an_index_is_refused_unless_that_is_allowed(colours):
     query = {"selector": {"colour": {"$gt": None}}, "sort": ["colour"]}
     with pytest.raises(InvalidInput) as error:

@@ -44,6 +44,7 @@ def value_of(document: bytes, query: dict[str, object] | None = None) -> str | N
         (b"[" * 100_000, None),
     ],
 )  # fmt: skip
+@pytest.mark.statement(75, of="client")
 def test_a_value_is_returned_as_peer_and_couchdb_write_it(stored, expected):
     assert value_of(stored) == expected
 
@@ -57,11 +58,13 @@ def test_a_value_is_returned_as_peer_and_couchdb_write_it(stored, expected):
         (["b", "b.d"], '{"b":{"c":1,"d":"\\u003c"}}'),
     ],
 )
+@pytest.mark.statement(71, of="client")
 def test_only_the_fields_asked_for_are_returned(fields, expected):
     document = json.dumps({"b": {"c": 1, "d": "<"}, "t": [1, 2], "x.y": 3}).encode()
     assert value_of(document, {"selector": {}, "fields": fields}) == expected
 
 
+@pytest.mark.statement(74, of="client")
 def test_what_is_no_object_matches_only_without_conditions_on_fields(colours):
     assert {"raw", "list"} < set(colours.keys({"selector": {}}))
     assert colours.keys({"selector": {"n": {"$exists": False}}}) == ["list", "raw"]
@@ -136,6 +139,7 @@ def test_errors_of_the_request(text, message):
     assert error.value.message == message
 
 
+@pytest.mark.statement(71, of="client")
 def test_a_limit_is_ignored_and_so_is_what_follows_the_object(colours):
     query = parse_query('{"selector":{},"limit":"x","skip":2} trailing')
     assert query.skip == 2

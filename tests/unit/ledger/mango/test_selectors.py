@@ -155,6 +155,7 @@ def test_contractions_are_collated_as_by_the_table(text):
         ({"_id": {"$gt": [1]}}, {"_id": "Z"}, True),
     ],
 )
+@pytest.mark.statement(73, of="client")
 def test_single_rules(selector, document, expected):
     document = {"_id": "k", **document}
     assert parse_selector(selector).matches(document) is expected
