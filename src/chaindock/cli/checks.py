@@ -53,13 +53,15 @@ _MOST_TOLD = 6
 _EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104  # what others listen on
 
 
-async def examine(home: Path) -> tuple[list[Check], bool, list[str]]:
+async def examine(
+    home: Path, folder: Path | None = None
+) -> tuple[list[Check], bool, list[str]]:
     """Make all checks for the node of `home`; wrong settings leave only those of home.
 
     Returns: the checks, whether an engine answers, what local processes can run.
     """
     try:
-        config = load(home)
+        config = load(home, folder=folder)
     except ConfigInvalid as error:
         remedy = error.hint or "correct it"
         problem = Check("home", "settings", State.FAIL, error.message, remedy)

@@ -18,6 +18,7 @@ from chaindock.cli import show
 from chaindock.cli.session import (
     Session,
     command,
+    config_option,
     home_option,
     json_option,
     pass_session,
@@ -58,6 +59,7 @@ _MARKS = {
 
 
 @command("chaindock doctor", "chaindock doctor --json")
+@config_option
 def doctor(session: Session) -> int:
     """Check what Chaindock needs and say what to do.
 
@@ -69,7 +71,7 @@ def doctor(session: Session) -> int:
 
     from chaindock.cli.checks import examine
 
-    checks, docker, languages = asyncio.run(examine(session.home))
+    checks, docker, languages = asyncio.run(examine(session.home, session.folder))
     broken = any(one.state is State.FAIL and one.group == "home" for one in checks)
     can_run = not broken and (docker or bool(languages))
     told = {
@@ -145,6 +147,7 @@ def config() -> None:
 @click.option(
     "-v", "--verbose", is_flag=True, help="With the help text of each setting."
 )
+@config_option
 @json_option
 @home_option
 @pass_session
@@ -153,12 +156,12 @@ def show_config(session: Session, *, changed: bool, verbose: bool) -> None:
 
     The first source that has a value is used: `chaindock up --set KEY=VALUE`, the
     environment (CORE_ and the key in capitals, with _ for each dot), core.yaml in the
-    directory FABRIC_CFG_PATH or in the home, the default.
+    home or in the directory --config, the default.
     """
     from chaindock.config.keys import redact
     from chaindock.config.load import load
 
-    loaded = load(session.home)
+    loaded = load(session.home, folder=session.folder)
     found = [one for one in loaded.settings if not changed or one.origin != "default"]
     variables = {
         name: redact(name, value)

@@ -8,22 +8,22 @@ only the process that the lock of the home names, and only if it is older than i
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from chaindock.cli import show
+from chaindock.cli.nodelog import LOG_BYTES, LOG_NAME, NodeLog, open_log
 from chaindock.cli.ps import show_status
-from chaindock.cli.session import Session, command, pairs_option
+from chaindock.cli.session import Session, command, config_option, pairs_option
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     import psutil
 
@@ -62,6 +62,7 @@ _EXIT_S = 5.0
     metavar="KEY=VALUE",
     text="Any setting of `chaindock config show`; repeatable.",
 )
+@config_option
 @click.option("--ready-fd", type=int, hidden=True)
 def up(
     session: Session,
@@ -93,11 +94,11 @@ def up(
     try:
         found = session.client().status()
         click.echo("the node runs already", err=True)
-        if settings:
+        if settings or session.folder:
             text = "the running node ignores these options; stop it first: "
             show.note("warning", text + session.words("down"))
     except NodeNotRunning:
-        found = start_detached(session.home, settings)
+        found = start_detached(session.home, settings, session.folder)
     show_status(session, found)
 
 
@@ -133,7 +134,7 @@ def _serve(session: Session, flags: Mapping[str, str], ready_fd: int | None) -> 
                 sys.stdout.flush()
 
     try:
-        config = load(session.home, flags)
+        config = load(session.home, flags, folder=session.folder)
         telemetry.configure(
             level=config.log.level,
             spec=config.log.spec,
@@ -180,8 +181,12 @@ async def _until_signal(config: Config, ready: Callable[[NodeStatus], None]) -> 
 # --- in a process of its own ---------------------------------------------------------
 
 
-def start_detached(home: Path, flags: Mapping[str, str]) -> dict[str, Any]:
+def start_detached(
+    home: Path, flags: Mapping[str, str], folder: Path | None = None
+) -> dict[str, Any]:
     """Start a node that outlives this process; return its NodeStatus when it is ready.
+
+    `folder` has its core.yaml, None = the home.
 
     Raises: what the node raised; NodeError when it ended without an error.
     Cancelled (Ctrl-C): the node that was starting is ended.
@@ -194,6 +199,7 @@ def start_detached(home: Path, flags: Mapping[str, str]) -> dict[str, Any]:
 
     reader, writer = os.pipe()
     settings = [part for k, v in flags.items() for part in ("--set", f"{k}={v}")]
+    settings += [] if folder is None else ["--config", str(folder)]
     with open_log(home) as log, os.fdopen(reader) as pipe:
         began = log.tell()
         child = subprocess.Popen(
@@ -330,69 +336,3 @@ def find_process(home: Path) -> psutil.Process | None:
     except (OSError, ValueError, psutil.Error):
         return None
     return process if ours and is_alive(process) else None
-
-
-# --- the log of a detached node ------------------------------------------------------
-
-LOG_NAME = "node.log"
-LOG_BYTES = 16 * 1024 * 1024
-"""A larger log becomes `node.log.1`, so two files of about this size are kept."""
-
-
-def open_log(home: Path) -> BinaryIO:
-    """Open the log of `home` at its end; create both when they are missing.
-
-    Raises: NodeError; ConfigInvalid when others can write the home, too.
-    """
-    from chaindock.config.environment import require_own
-    from chaindock.errors import NodeError
-
-    require_own(home)
-    path = home / LOG_NAME
-    try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.exists() and path.stat().st_size > LOG_BYTES:
-            path.replace(path.with_suffix(".log.1"))
-        file = open(_append(path), "ab")  # noqa: SIM115  # a descriptor
-        file.seek(0, os.SEEK_END)
-    except OSError as error:
-        raise NodeError(
-            f"home {str(home)!r} cannot be written: {error.strerror}",
-            hint="choose another one with --home DIR or CHAINDOCK_HOME",
-            home=str(home),
-        ) from error
-    return file
-
-
-class NodeLog(io.TextIOBase):
-    """A text stream to the log that this process was started with.
-
-    A file above `max_bytes` becomes `node.log.1`; then all `descriptors` lead to a new
-    one. The first of them is written to.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        descriptors: Sequence[int] = (2, 1),
-        max_bytes: int = LOG_BYTES,
-    ) -> None:
-        self._path, self._descriptors, self._max = path, descriptors, max_bytes
-
-    def write(self, text: str) -> int:
-        """Write `text`. Raises: OSError."""
-        os.write(self._descriptors[0], text.encode(errors="backslashreplace"))
-        now = os.fstat(self._descriptors[0])
-        # A log that somebody moved or removed is written on.
-        with contextlib.suppress(FileNotFoundError):
-            if now.st_size >= self._max and os.path.samestat(now, self._path.stat()):
-                self._path.replace(self._path.with_suffix(".log.1"))
-                fresh = _append(self._path)
-                for descriptor in self._descriptors:
-                    os.dup2(fresh, descriptor)
-                os.close(fresh)
-        return len(text)
-
-
-def _append(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

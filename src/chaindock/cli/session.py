@@ -1,4 +1,4 @@
-"""What every command shares: the home, --json, and the form of its help."""
+"""What commands share: the home, --json, and the form of its help."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """One run of the command line: --home as it was given, and --json."""
+    """One run of the command line: --home and --config as they were given, and --json."""
 
     home_flag: str | None = None
+    config_flag: str | None = None
     json = False
 
     @property
@@ -27,6 +28,13 @@ class Session:
         from chaindock.config.environment import resolve_home
 
         return resolve_home(self.home_flag)
+
+    @property
+    def folder(self) -> Path | None:
+        """The directory of --config, absolute; None = the home has the core.yaml."""
+        from pathlib import Path
+
+        return Path(self.config_flag).absolute() if self.config_flag else None
 
     def client(self) -> AdminClient:
         """Return a client of the node that serves the home."""
@@ -73,6 +81,15 @@ home_option = click.option(
     callback=_keep,
     type=click.Path(),
     help="The node's directory.  [env: CHAINDOCK_HOME; default: ~/.chaindock]",
+)
+config_option = click.option(
+    "--config",
+    "config_flag",
+    metavar="DIR",
+    expose_value=False,
+    callback=_keep,
+    type=click.Path(),
+    help="Read the core.yaml of this directory, not that of the home.",
 )
 json_option = click.option(
     "--json",

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 
 from chaindock.config.environment import (
-    FOLDER_VARIABLE,
     compose,
     entries,
     find_file,
@@ -72,8 +71,8 @@ class _Section:
 class ChaincodeSections:
     """The sections as they are in the file now; the command line comes before it.
 
-    Without a home there are none. `env` is for FABRIC_CFG_PATH, `flags` are keys below
-    `chaindock.chaincodes.`.
+    Without a home there are none. `folder` has the file if the home does not, `flags` are
+    keys below `chaindock.chaincodes.`.
 
     Raises: ConfigInvalid: a flag is wrong.
     """
@@ -81,12 +80,10 @@ class ChaincodeSections:
     def __init__(
         self,
         home: Path | None = None,
-        env: Mapping[str, str] | None = None,
+        folder: Path | None = None,
         flags: Mapping[str, str] | None = None,
     ) -> None:
-        self._home = home
-        # Only this: variables may hold secrets.
-        self._env = {FOLDER_VARIABLE: (env or {}).get(FOLDER_VARIABLE, "")}
+        self._home, self._folder = home, folder
         self._flags: dict[str, list[Given]] = {}
         for name, value in (flags or {}).items():
             chaincode, given = _flag(name, value)
@@ -198,7 +195,7 @@ class ChaincodeSections:
     def _read(self) -> None:
         before, self._stamp = self._stamp, "not found"
         try:
-            file = find_file(self._home, self._env) if self._home else None
+            file = find_file(self._home, self._folder) if self._home else None
             self._stamp = (file, _stamp(file))
             if self._stamp == before:
                 return

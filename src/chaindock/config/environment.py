@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 HOME_VARIABLE = "CHAINDOCK_HOME"
-FOLDER_VARIABLE = "FABRIC_CFG_PATH"
 FILE_NAME = "core.yaml"
 _LARGEST = 1024 * 1024
 """Bytes; a larger file is refused."""
@@ -142,14 +141,14 @@ def _require_own(place: Path, about: os.stat_result, refused: int = 0o022) -> No
     )
 
 
-def find_file(home: Path, env: Mapping[str, str]) -> Path | None:
-    """Return the core.yaml to read: in FABRIC_CFG_PATH, else in the home.
+def find_file(home: Path, folder: Path | None = None) -> Path | None:
+    """Return the core.yaml to read: that of `folder`, else that of the home, if any.
 
-    Raises: ConfigInvalid when FABRIC_CFG_PATH names a directory without one, or a
-        directory cannot be read.
+    Not that of FABRIC_CFG_PATH, which a user sets for the `peer` command.
+
+    Raises: ConfigInvalid when `folder` has none, or a directory cannot be read.
     """
-    folder = env.get(FOLDER_VARIABLE)
-    path = (Path(folder).absolute() if folder else home) / FILE_NAME
+    path = (folder or home).absolute() / FILE_NAME
     try:
         if path.is_file():
             return path
@@ -157,10 +156,10 @@ def find_file(home: Path, env: Mapping[str, str]) -> Path | None:
         raise _unreadable(path, error) from error
     if folder:
         raise ConfigInvalid(
-            f"there is no {FILE_NAME} in {folder!r}",
-            hint=f"correct {FOLDER_VARIABLE}, or unset it",
-            key=FOLDER_VARIABLE,
-            origin=f"env {FOLDER_VARIABLE}",
+            f"there is no {FILE_NAME} in {str(folder)!r}",
+            hint="name the directory of a core.yaml with --config DIR",
+            key="config",
+            origin="flag",
         )
     return None
 

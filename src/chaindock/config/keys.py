@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _SECTIONS = ("peer", "ledger", "chaincode", "vm", "operations", "metrics", "chaindock")
 _PASSWORD = re.compile(r"(?<=://)[^/\s]+@")
+_OF_CLIENT = re.compile(
+    "FABRIC_CFG_PATH|CORE_PEER_(ADDRESS|LOCALMSPID|LOCALMSPTYPE|MSPCONFIGPATH|TLS_.*)"
+)
 _SECRET_NAME = re.compile(r"token|auth|passw|secret|_key$", re.IGNORECASE)
 
 
@@ -49,7 +52,8 @@ class Key(Declared):
     def variables(self) -> list[str]:
         """The environment variables that set it; the last one takes precedence."""
         made = "CORE_" + self.name.upper().replace(".", "_").replace("-", "_")
-        return [one for one in (self.option.variable, made) if one]
+        names = (self.option.variable, made)
+        return [one for one in names if one and not is_of_client(one)]
 
 
 def keys_of(root: Any) -> tuple[Key, ...]:
@@ -170,6 +174,14 @@ def unknown(
     )
 
 
+def is_of_client(variable: str) -> bool:
+    """Whether a variable is one that users set for the `peer` command.
+
+    The node does not read it: started in such a shell, it would be another one.
+    """
+    return bool(_OF_CLIENT.fullmatch(variable))
+
+
 def redact(name: str, value: str) -> str:
     """Return `value` as it may be shown: without passwords."""
     if _SECRET_NAME.search(name):
@@ -178,6 +190,11 @@ def redact(name: str, value: str) -> str:
 
 
 # --- keys that are not settings ------------------------------------------------------
+
+OF_CLIENT = (
+    "for the `peer` command; the node takes it from core.yaml, --set or --config"
+)
+"""Why `is_of_client` variables have no effect."""
 
 NOT_USED = {
     "metrics.statsd": "metrics are read at /metrics, not sent",

@@ -27,10 +27,12 @@ from chaindock.config.environment import (
 )
 from chaindock.config.keys import (
     NOT_USED,
+    OF_CLIENT,
     REMOVED,
     Given,
     Ignored,
     Setting,
+    is_of_client,
     look_up,
     redact,
     replaced,
@@ -59,11 +61,12 @@ def load(
     home: Path,
     flags: Mapping[str, str] | None = None,
     env: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> Config:
     """Return the configuration of the node of `home`, an absolute path.
 
     `flags` are keys and texts of the command line; `env` is by default the environment of
-    this process.
+    this process; `folder` has the core.yaml to read, None = the home.
 
     Raises: ConfigInvalid: an unknown key, or a value that its key does not take.
     """
@@ -71,9 +74,9 @@ def load(
     require_own(home)
     flags = flags or {}
     single = {name: flags[name] for name in flags if is_section_key(name)}
-    chaincodes = ChaincodeSections(home, env, single)
+    chaincodes = ChaincodeSections(home, folder, single)
     chaincodes.require_readable()
-    file = find_file(home, env)
+    file = find_file(home, folder)
     all_given = [
         *(_of_file(file) if file else ()),
         *_of_variables(env),
@@ -169,7 +172,9 @@ def _of_variables(env: Mapping[str, str]) -> Iterator[Given | Ignored]:
             )
         if name.startswith(_OUR_VARIABLE):
             raise _unknown(name, origin)
-        if name.startswith(_VARIABLE):
+        if is_of_client(name):
+            yield Ignored(name, origin, OF_CLIENT)
+        elif name.startswith(_VARIABLE):
             yield Ignored(name, origin)
 
 

@@ -90,7 +90,8 @@ def _run(
     os.environ.clear()  # noqa: TID251  # the node's own, as a user's shell gives it
     os.environ.update(env)  # noqa: TID251
     from chaindock import telemetry
-    from chaindock.cli.node import _until_signal, open_log
+    from chaindock.cli.node import _until_signal
+    from chaindock.cli.nodelog import open_log
     from chaindock.config import load as config
 
     home.mkdir(mode=0o700, parents=True, exist_ok=True)

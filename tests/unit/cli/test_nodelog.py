@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaindock.cli.node import NodeLog, open_log
+from chaindock.cli.nodelog import NodeLog, open_log
 from chaindock.errors import NodeError
 
 if TYPE_CHECKING:

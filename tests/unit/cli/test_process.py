@@ -137,6 +137,25 @@ def test_bad_setting_is_told_by_a_detached_node_too(chaindock):
     assert body["hint"] == "did you mean 'chaindock.channel'?"
 
 
+def test_a_configuration_elsewhere_counts_when_it_is_named(chaindock, env, tmp_path):
+    (tmp_path / "fabric").mkdir()
+    (tmp_path / "fabric" / "core.yaml").write_text(
+        "chaindock: {domain: refuses.example}\n"
+    )
+    named = ("--config", "fabric")
+    assert chaindock("up", "-d", *named, cwd=tmp_path).returncode == 3
+    shown = chaindock("config", "show", "--changed", "--json", *named, cwd=tmp_path)
+    found = json.loads(shown.stdout)["settings"]
+    assert {"chaindock.domain": "refuses.example"}.items() <= {
+        one["key"]: one["value"] for one in found
+    }.items()
+    gone = chaindock("doctor", "--config", "nowhere", cwd=tmp_path)
+    assert "there is no core.yaml" in gone.stdout
+    # What a shell has for the `peer` command is nothing to the node.
+    env["FABRIC_CFG_PATH"] = str(tmp_path / "fabric")
+    assert chaindock("up", "-d").returncode == 0
+
+
 def test_home_that_cannot_be_made_ends_with_3(chaindock, home):
     (home / "file").write_text("")
     up = chaindock("up", "-d", "--home", str(home / "file" / "x"))

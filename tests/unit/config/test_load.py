@@ -121,18 +121,18 @@ def test_fabrics_floors_hold(tmp_path):
     assert config.calls.execute_timeout_s == 30
 
 
-def test_fabrics_file_is_found_through_its_variable(tmp_path):
+def test_a_file_elsewhere_is_read_when_it_is_named(tmp_path):
     core(tmp_path / "fabric", "peer: {id: elsewhere}\n")
     core(tmp_path / "home", "peer: {id: home}\n")
-    env = {"FABRIC_CFG_PATH": str(tmp_path / "fabric")}
-    assert load(tmp_path / "home", env=env).node.peer_id == "elsewhere"
-    assert load(tmp_path / "home", env={}).node.peer_id == "home"
+    home, folder = tmp_path / "home", tmp_path / "fabric"
+    assert load(home, env={}, folder=folder).node.peer_id == "elsewhere"
+    assert load(home, env={}).node.peer_id == "home"
 
 
 def test_folder_without_a_file_is_an_error(tmp_path):
-    with pytest.raises(ConfigInvalid) as caught:
-        find_file(tmp_path, {"FABRIC_CFG_PATH": str(tmp_path)})
-    assert caught.value.origin == "env FABRIC_CFG_PATH"
+    with pytest.raises(ConfigInvalid, match=r"there is no core\.yaml") as caught:
+        find_file(tmp_path, tmp_path)
+    assert caught.value.origin == "flag"
 
 
 @pytest.mark.parametrize(
@@ -326,8 +326,7 @@ def test_engine_look_up_gets_what_the_docker_client_would(tmp_path):
 
 def test_streams_have_tls_unless_it_is_turned_off(tmp_path):
     assert load(tmp_path, env={}).listen.tls
-    off = load(tmp_path, env={"CORE_PEER_TLS_ENABLED": "false"})
-    assert not off.listen.tls
+    assert not load(tmp_path, {"peer.tls.enabled": "false"}, env={}).listen.tls
 
 
 def test_development_mode_has_no_tls_unless_it_is_asked_for(tmp_path):

@@ -46,9 +46,9 @@ def give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "geteuid", lambda: STRANGER)
 
 
-def refusal(home: Path, **env: str) -> ConfigInvalid:
+def refusal(home: Path, folder: Path | None = None, **env: str) -> ConfigInvalid:
     with pytest.raises(ConfigInvalid) as caught:
-        load(home, env=env)
+        load(home, env=env, folder=folder)
     return caught.value
 
 
@@ -85,17 +85,16 @@ def test_files_of_root_are_trusted_by_all(home, monkeypatch):
     load(home, env={})
 
 
-def test_the_file_of_fabrics_folder_and_the_folder_count_too(home, tmp_path):
+def test_a_file_that_is_named_and_its_folder_count_too(home, tmp_path):
     folder = tmp_path / "fabric"
     folder.mkdir(mode=0o700)
     path = write(folder / "core.yaml", "peer: {id: x}\n")
-    env = {"FABRIC_CFG_PATH": str(folder)}
     for one in (folder, path):
         before = stat.S_IMODE(one.stat().st_mode)
         one.chmod(before | 0o020)
-        assert repr(str(one)) in refusal(home, **env).message
+        assert repr(str(one)) in refusal(home, folder).message
         one.chmod(before)
-    load(home, env=env)
+    load(home, env={}, folder=folder)
 
 
 @pytest.mark.parametrize(
@@ -240,14 +239,14 @@ def test_a_file_that_others_may_write_from_now_on_is_not_read_again(home):
     assert sections.of(CCID, ["parcels"]).run.pids == 7
 
 
-def test_a_file_of_fabrics_folder_that_vanishes_leaves_all_settings_as_they_were(
+def test_a_file_that_was_named_and_vanishes_leaves_all_settings_as_they_were(
     home, tmp_path
 ):
     folder = tmp_path / "fabric"
     folder.mkdir(mode=0o700)
     text = "chaindock: {chaincodes: {parcels: {pids: 5}}}\n"
     path = write(folder / "core.yaml", text)
-    sections = load(home, env={"FABRIC_CFG_PATH": str(folder)}).chaincodes
+    sections = load(home, env={}, folder=folder).chaincodes
     path.rename(folder / "away")
     assert sections.of(CCID, ["parcels"]).run.pids == 5
     (problem,) = sections.problems()
