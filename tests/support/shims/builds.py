@@ -1,4 +1,4 @@
-"""Conformance chaincode of each language, built once per source.
+"""Programs of the fixtures in each language, built once per source.
 
 Results are kept under `$XDG_CACHE_HOME/chaindock-test/builds`, by the hash of the
 source directory.
@@ -26,28 +26,23 @@ SOURCES = FIXTURES / "conformance"
 PATIENCE_S = 600
 
 
-def go_program() -> Path:
-    """Return the Go binary."""
+def go_program(source: Path = SOURCES / "go", package: str = ".") -> Path:
+    """Return the binary of a Go package that the module in `source` knows."""
     need("go")
 
     def build(source: Path, into: Path) -> None:
-        _go_build(source, into / "conformance")
+        _go_build(source, into / "program", package)
 
-    return _kept("go", build) / "conformance"
+    return _kept("go", build, source) / "program"
 
 
 def old_go_program() -> Path:
     """Return a binary with the shim and the contract API of the generation before."""
-    need("go")
-
-    def build(source: Path, into: Path) -> None:
-        _go_build(source, into / "notes")
-
-    return _kept("go-old", build, FIXTURES / "foreign" / "go-old") / "notes"
+    return go_program(FIXTURES / "foreign" / "go-old")
 
 
-def java_classes() -> Path:
-    """Return the directory with the Java classes and the jars they need."""
+def java_classes(source: Path = SOURCES / "java") -> Path:
+    """Return the directory with the Java classes and, in `lib`, the jars they need."""
     need("java", "javac", "mvn")
 
     def build(source: Path, into: Path) -> None:
@@ -55,14 +50,14 @@ def java_classes() -> Path:
         jars = into / "lib"
         copy = ("dependency:copy-dependencies", f"-DoutputDirectory={jars}")
         _run("mvn", "-q", "-B", *copy, cwd=into)
-        main = into / "src" / "main" / "java" / "Plain.java"
-        _run("javac", "-cp", f"{jars}/*", "-d", str(into), str(main), cwd=into)
+        files = map(str, sorted((into / "src" / "main" / "java").glob("*.java")))
+        _run("javac", "-cp", f"{jars}/*", "-d", str(into), *files, cwd=into)
 
-    return _kept("java", build)
+    return _kept("java", build, source)
 
 
-def node_project() -> Path:
-    """Return a copy of the Node project with its dependencies installed."""
+def node_project(source: Path = SOURCES / "node") -> Path:
+    """Return a copy of a Node project with its dependencies installed."""
     need("node", "npm")
 
     def build(source: Path, into: Path) -> None:
@@ -70,7 +65,7 @@ def node_project() -> Path:
         flags = ("--no-audit", "--no-fund", "--omit=dev", "--ignore-scripts")
         _run("npm", "ci", *flags, cwd=into)
 
-    return _kept("node", build)
+    return _kept("node", build, source)
 
 
 def python_environment() -> Path:
@@ -83,13 +78,10 @@ def python_environment() -> Path:
         flags = ("--quiet", "--disable-pip-version-check")
         _run(python, "-m", "pip", "install", *flags, "-r", "requirements.txt", cwd=into)
 
-    return _kept("python", build)
+    return _kept("python", build, SOURCES / "python")
 
 
-def _kept(
-    language: str, build: Callable[[Path, Path], None], source: Path | None = None
-) -> Path:
-    source = source or SOURCES / language
+def _kept(language: str, build: Callable[[Path, Path], None], source: Path) -> Path:
     digest = hashlib.sha256(sys.version.encode())
     for path in sorted(source.rglob("*")):
         if path.is_file() and "node_modules" not in path.parts:
@@ -113,7 +105,7 @@ def _kept(
     return result
 
 
-def _go_build(source: Path, program: Path) -> None:
+def _go_build(source: Path, program: Path, package: str) -> None:
     """Compile as nodes of the tests do, with their caches: gRPC is compiled once."""
     caches = cache_folder() / "chaindock" / "toolchains"
     env = {
@@ -122,7 +114,7 @@ def _go_build(source: Path, program: Path) -> None:
         "CGO_ENABLED": "0",
     }
     flags = ("-trimpath", "-buildvcs=false")
-    _run("go", "build", *flags, "-o", str(program), ".", cwd=source, env=env)
+    _run("go", "build", *flags, "-o", str(program), package, cwd=source, env=env)
 
 
 def _run(*argv: str, cwd: Path, env: Mapping[str, str] | None = None) -> None:

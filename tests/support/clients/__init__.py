@@ -1,0 +1,1 @@
+"""Programs of client libraries, and where and as whom they connect."""
