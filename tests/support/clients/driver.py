@@ -62,7 +62,8 @@ class Driver:
     def send(self, op: str, **fields: Any) -> Future[dict[str, Any]]:
         """Send a request; its answer comes later. A failed one raises Fault."""
         number = next(self._numbers)
-        self._asked[number] = answer = Future()
+        answer: Future[dict[str, Any]] = Future()
+        self._asked[number] = answer
         line = json.dumps({"id": number, "op": op, **fields})
         assert self._process.stdin is not None
         self._process.stdin.write(f"{line}\n")

@@ -6,7 +6,7 @@ import contextlib
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from support.nodes.node import FIXTURES, PROCESS, started
 
@@ -65,7 +65,7 @@ class Network:
         Returns the name of the connection; `other` replaces what is sent.
         """
         name = f"{org}@{at or org}"
-        fields = {"as": name, "channel": CHANNEL, **self.identity(org)}
+        fields: dict[str, Any] = {"as": name, "channel": CHANNEL, **self.identity(org)}
         client.ask("connect", **{**fields, **self.place(at or org), **other})
         return name
 
