@@ -24,11 +24,12 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
     decode_dss_signature,
     encode_dss_signature,
 )
-from cryptography.x509.oid import ExtensionOID, NameOID
+from cryptography.x509.oid import NameOID
 from fabric_protos.msp import identities_pb2, msp_config_pb2
 from google.protobuf.message import DecodeError
 
 from chaindock.errors import Denied, InvalidInput
+from chaindock.identity.chains import Authorities, read_revocations
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -49,14 +50,6 @@ CREATOR_MAX = _PEM_MAX + 1024
 
 Fields that no reader knows could make it as large as a transaction.
 """
-_KNOWN_CRITICAL = frozenset(
-    {
-        ExtensionOID.BASIC_CONSTRAINTS,
-        ExtensionOID.KEY_USAGE,
-        ExtensionOID.EXTENDED_KEY_USAGE,
-        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
-    }
-)
 
 
 class _Recent:
@@ -140,7 +133,7 @@ class Identity:
     """A checked identity; `role` is its only NodeOU, `expires` in UTC.
 
     Args:
-        certifiers: SHA-256 over the certificates that certify it, which policies name.
+        certifiers: `certifiers_of` the CAs above it, which policies name.
         units: all organisational units of its subject.
         point: the public key, as a point of its curve.
     """
@@ -180,18 +173,76 @@ class Identity:
 
 
 class Msp:
-    """One organisation, as its peers see it; `ca` is its only issuer.
+    """One organisation, as its peers see it.
 
     `tls_roots`, PEM, are what clients of its peers trust.
+
+    Raises: ValueError: a certificate or list of the definition cannot be read or used.
     """
 
-    def __init__(
-        self, mspid: str, ca: x509.Certificate, tls_roots: Sequence[bytes] = ()
-    ) -> None:
-        self.mspid, self.tls_roots = mspid, tuple(tls_roots)
-        self._ca = ca
+    def __init__(self, fabric: msp_config_pb2.FabricMSPConfig) -> None:
+        self.mspid: str = fabric.name
+        self.tls_roots = tuple(fabric.tls_root_certs)
+        self._fabric = fabric
+        self._authorities = Authorities(
+            [x509.load_pem_x509_certificate(pem) for pem in fabric.root_certs],
+            [x509.load_pem_x509_certificate(pem) for pem in fabric.intermediate_certs],
+            [read_revocations(raw) for raw in fabric.revocation_list],
+        )
+        self._units = {role: self._unit(role) for role in Role}
         # A cache that several threads may use.
         self._known = lru_cache(_CACHED)(self._examine)
+
+    @classmethod
+    def of_ca(
+        cls, mspid: str, ca: x509.Certificate, tls_roots: Iterable[bytes] = ()
+    ) -> Msp:
+        """Return the MSP of an organisation with one CA and the usual roles."""
+        root = ca.public_bytes(serialization.Encoding.PEM)
+        units = {
+            f"{role}_ou_identifier": msp_config_pb2.FabricOUIdentifier(
+                certificate=root, organizational_unit_identifier=role
+            )
+            for role in Role
+        }
+        fabric = msp_config_pb2.FabricMSPConfig(
+            name=mspid,
+            root_certs=[root],
+            tls_root_certs=tls_roots,
+            crypto_config=msp_config_pb2.FabricCryptoConfig(
+                signature_hash_family="SHA2",
+                identity_identifier_hash_function="SHA256",
+            ),
+            fabric_node_ous=msp_config_pb2.FabricNodeOUs(enable=True, **units),
+        )
+        return cls(fabric)
+
+    @classmethod
+    def of(cls, raw: bytes) -> Msp:
+        """Return the MSP of a serialised MSPConfig, e.g. of a channel configuration.
+
+        Raises: InvalidInput when it cannot be read, or its CAs are not sound.
+        """
+        try:
+            config = msp_config_pb2.MSPConfig.FromString(raw)
+            return cls(msp_config_pb2.FabricMSPConfig.FromString(config.config))
+        except (DecodeError, ValueError) as error:
+            raise InvalidInput(
+                f"an MSP of the channel configuration cannot be read: {error}"
+            ) from error
+
+    def config(self) -> msp_config_pb2.MSPConfig:
+        """Return the definition of this MSP as a channel configuration carries it."""
+        return msp_config_pb2.MSPConfig(type=0, config=self._fabric.SerializeToString())
+
+    def _unit(self, role: Role) -> tuple[str, bytes]:
+        """Return the unit that stands for a role, and who must certify it; b"" = any."""
+        found = getattr(self._fabric.fabric_node_ous, f"{role}_ou_identifier")
+        name = found.organizational_unit_identifier or role.value
+        if not found.certificate:
+            return name, b""
+        ca = x509.load_pem_x509_certificate(found.certificate)
+        return name, certifiers_of(self._authorities.chain(ca))
 
     def identify(self, creator: bytes) -> Identity:
         """Return who `creator` (a SerializedIdentity) is; from any thread.
@@ -208,7 +259,7 @@ class Msp:
         if serialized.mspid != self.mspid:
             raise _unknown(serialized.mspid)
         certificate = certificate_of(serialized)
-        self._check_chain(certificate)
+        issuers = self._check_chain(certificate)
         key = certificate.public_key()
         if not isinstance(key, ec.EllipticCurvePublicKey) or (
             key.curve.name not in _CURVES
@@ -220,38 +271,38 @@ class Msp:
                 NameOID.ORGANIZATIONAL_UNIT_NAME
             )
         )
+        certifiers = certifiers_of(issuers)
         return Identity(
             self.mspid,
-            self._role(units),
+            self._role(units, certifiers),
             certificate,
             certificate.not_valid_after_utc,
             key,
-            certifiers=self._ca.fingerprint(hashes.SHA256()),
+            certifiers=certifiers,
             units=units,
             point=_point(key),
         )
 
-    def _check_chain(self, certificate: x509.Certificate) -> None:
+    def _check_chain(self, certificate: x509.Certificate) -> Sequence[x509.Certificate]:
         try:
-            certificate.verify_directly_issued_by(self._ca)
-        except (ValueError, TypeError, InvalidSignature) as error:
-            raise self._unknown("its certificate was not issued by the CA") from error
-        # Validity is judged as of the certificate's own beginning (§12.1).
-        moment = certificate.not_valid_before_utc + dt.timedelta(seconds=1)
-        if not (
-            self._ca.not_valid_before_utc <= moment <= self._ca.not_valid_after_utc
-        ):
-            raise self._unknown("its certificate begins outside the validity of the CA")
+            issuers = self._authorities.issuers(certificate)
+        except ValueError as error:
+            why = f"identity of {self.mspid} refused: {error}"
+            raise Denied(why, mspid=None) from error
         for extension in certificate.extensions:
-            if extension.critical and extension.oid not in _KNOWN_CRITICAL:
-                name = extension.oid.dotted_string
-                raise self._unknown(f"critical extension {name} is not understood")
             value = extension.value
             if isinstance(value, x509.BasicConstraints) and value.ca:
                 raise self._refuse("a CA certificate is not an identity")
+        if self._authorities.revoked(certificate, issuers[0]):
+            raise self._refuse("The certificate has been revoked")
+        return issuers
 
-    def _role(self, units: Collection[str]) -> Role:
-        roles = [role for role in Role if role in units]
+    def _role(self, units: Collection[str], certifiers: bytes) -> Role:
+        roles = [
+            role
+            for role, (name, by) in self._units.items()
+            if name in units and by in {b"", certifiers}
+        ]
         if len(roles) != 1:
             raise self._refuse(
                 "the identity does not have an OU that resolves to exactly one of "
@@ -262,47 +313,11 @@ class Msp:
     def _refuse(self, why: str) -> Denied:
         return Denied(f"identity of {self.mspid} refused: {why}", mspid=self.mspid)
 
-    def _unknown(self, why: str) -> Denied:
-        """Return the error for a certificate without a valid chain to the CA."""
-        return Denied(f"identity of {self.mspid} refused: {why}", mspid=None)
 
-    def config(self) -> msp_config_pb2.MSPConfig:
-        """Return the definition of this MSP as a channel configuration carries it."""
-        root = self._ca.public_bytes(serialization.Encoding.PEM)
-        units = {
-            f"{role}_ou_identifier": msp_config_pb2.FabricOUIdentifier(
-                certificate=root, organizational_unit_identifier=role
-            )
-            for role in Role
-        }
-        fabric = msp_config_pb2.FabricMSPConfig(
-            name=self.mspid,
-            root_certs=[root],
-            tls_root_certs=self.tls_roots,
-            crypto_config=msp_config_pb2.FabricCryptoConfig(
-                signature_hash_family="SHA2",
-                identity_identifier_hash_function="SHA256",
-            ),
-            fabric_node_ous=msp_config_pb2.FabricNodeOUs(enable=True, **units),
-        )
-        return msp_config_pb2.MSPConfig(type=0, config=fabric.SerializeToString())
-
-    @classmethod
-    def of(cls, raw: bytes) -> Msp:
-        """Return the MSP of a serialised MSPConfig, e.g. of a channel configuration.
-
-        Raises: InvalidInput when it cannot be read or has not exactly one root.
-        """
-        try:
-            config = msp_config_pb2.MSPConfig.FromString(raw)
-            fabric = msp_config_pb2.FabricMSPConfig.FromString(config.config)
-            (root,) = fabric.root_certs
-            ca = x509.load_pem_x509_certificate(root)
-            return cls(fabric.name, ca, fabric.tls_root_certs)
-        except (DecodeError, ValueError) as error:
-            raise InvalidInput(
-                f"an MSP of the channel configuration cannot be read: {error}"
-            ) from error
+def certifiers_of(chain: Iterable[x509.Certificate]) -> bytes:
+    """Return SHA-256 over the certificates of CAs, each before the one above it."""
+    der = serialization.Encoding.DER
+    return sha256(b"".join(ca.public_bytes(der) for ca in chain)).digest()
 
 
 class Msps:

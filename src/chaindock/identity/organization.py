@@ -75,7 +75,7 @@ class Organization:
         self._tls = TlsFiles(path, domain)
         self.tls = self._tls.pair_of_peer()
         """Root, certificate and key of the peer's listener, PEM."""
-        self.msp = Msp(mspid, certificate, (self._tls.root_pem,))
+        self.msp = Msp.of_ca(mspid, certificate, (self._tls.root_pem,))
         self.peer = _read_signer(path / "peers" / f"peer0.{domain}" / "msp", mspid)
         self.admin = _read_signer(self.user_msp(ADMIN), mspid)
         self._lock = threading.Lock()

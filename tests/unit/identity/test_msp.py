@@ -29,7 +29,7 @@ def ca() -> Any:
 
 @pytest.fixture
 def msp(ca: Any) -> Any:
-    return Msp("Org1MSP", ca.certificate)
+    return Msp.of_ca("Org1MSP", ca.certificate)
 
 
 def creator(pem: Any, mspid: Any = "Org1MSP") -> Any:
@@ -182,7 +182,7 @@ def test_certificates_of_the_ca_are_low_s(ca):
 
 def test_the_cache_is_bounded_and_refusals_are_not_kept(ca, monkeypatch):
     monkeypatch.setattr(module, "_CACHED", 3)
-    msp = Msp("Org1MSP", ca.certificate)
+    msp = Msp.of_ca("Org1MSP", ca.certificate)
     pem = certificate(ca, "client")
     creators = [creator(pem + b"\n" * n) for n in range(6)]
     found = [msp.identify(c) for c in creators]
@@ -231,7 +231,7 @@ def second() -> Any:
 
 
 def test_each_identity_is_judged_by_its_own_organisation(ca, msp, second):
-    msps = Msps([msp, Msp("Org2MSP", second.certificate)])
+    msps = Msps([msp, Msp.of_ca("Org2MSP", second.certificate)])
     assert set(msps.mspids) == {"Org1MSP", "Org2MSP"}
     for mspid, own in (("Org1MSP", ca), ("Org2MSP", second)):
         identity = msps.identify(creator(certificate(own, "peer", "sales"), mspid))
@@ -241,7 +241,7 @@ def test_each_identity_is_judged_by_its_own_organisation(ca, msp, second):
 
 
 def test_no_organisation_vouches_for_certificates_of_another(ca, msp, second):
-    msps = Msps([msp, Msp("Org2MSP", second.certificate)])
+    msps = Msps([msp, Msp.of_ca("Org2MSP", second.certificate)])
     with pytest.raises(Denied, match="was not issued by the CA") as caught:
         msps.identify(creator(certificate(ca, "peer"), "Org2MSP"))
     assert caught.value.mspid is None

@@ -197,7 +197,7 @@ def peer() -> Any:
     creator = identities_pb2.SerializedIdentity(mspid="AMSP", id_bytes=pem)
     raw = creator.SerializeToString()
     return SimpleNamespace(
-        raw=raw, identity=Msp("AMSP", ca.certificate).identify(raw), ca=ca
+        raw=raw, identity=Msp.of_ca("AMSP", ca.certificate).identify(raw), ca=ca
     )
 
 
