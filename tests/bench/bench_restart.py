@@ -8,8 +8,8 @@ when the last one is. How long people wait in all, from the start of the node's 
 is told beside it, and what the same programs gain side by side without us: two
 processors that share a core or a cache do not do twice the work of one.
 
-The thousand packages belong to chaincodes that are stopped, so that nothing is launched:
-what is measured is what a start does with packages that are just there.
+The thousand packages are installed, and no chaincode runs them: what is measured is what
+a start does with packages that are just there.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ import pytest
 from bench.boots import bare_boots
 from bench.measure import in_turns, scratch
 from bench.rows import Row, Skipped
-from chaindock.lifecycle.definitions import Approval
-from chaindock.lifecycle.states import Target
 from chaindock.lifecycle.targets import TargetState
 from chaindock.node.home import Home
 from chaindock.operations.address import find_socket
@@ -206,17 +204,14 @@ async def restarts(backend: str, folder: Path, temp: Path) -> AsyncIterator[Row]
 
 
 def fill(home: Path) -> None:
-    """Make a home in which a thousand chaincodes are deployed and stopped."""
+    """Make a home in which a thousand packages are installed."""
     place = Home(home)
     place.prepare()
     store = PackageStore(place.packages)
     with TargetState(place.desired) as targets:
         for number in range(PACKAGES):
             name = f"asset{number}"
-            ccid = store.add(package(name, f"{name}_1.0")).ccid
-            targets.approve(Approval(name, 1, "1.0", ccid))
-            targets.switch(name, 1)
-            targets.set(name, Target.STOPPED)
+            targets.keep(store.add(package(name, f"{name}_1.0")).ccid)
 
 
 def _names(folder: Path) -> list[str]:

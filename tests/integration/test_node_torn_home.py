@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import random
-import sqlite3
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -24,6 +22,7 @@ from chaindock.errors import (
     StorageError,
 )
 from chaindock.lifecycle.definitions import Approval
+from chaindock.lifecycle.states import Placement, Target
 from chaindock.lifecycle.targets import TargetState
 from chaindock.packaging.store import PackageStore
 from support.nodes.killable import CrashNode
@@ -67,13 +66,13 @@ def stranger() -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.timeout(BUILD_S)
-async def test_an_approval_without_its_definition_is_withdrawn(lives: Lives) -> None:
-    """Killed between the approval of version b and the commit of its definition."""
+async def test_a_package_without_its_definition_is_removed(lives: Lives) -> None:
+    """Killed between the launch of version b and the commit of its definition."""
     home, package = lives.node.home, version(lives.folder, "b")
+    (old,) = PackageStore(home / "packages").list()
     new = PackageStore(home / "packages").add(package)
     with TargetState(home / "desired.db") as targets:
-        old = targets.get(NAME).ccid
-        targets.approve(Approval(NAME, 2, "2.0", new.ccid))
+        targets.place(new.ccid, Placement("auto", "process", "as asked"))
     await lives.start(1)
     assert list(await lives.traces.runs()) == [old]
     assert PackageStore(home / "packages").list() == [old]
@@ -84,30 +83,26 @@ async def test_an_approval_without_its_definition_is_withdrawn(lives: Lives) -> 
 
 @pytest.mark.timeout(BUILD_S)
 async def test_a_definition_that_was_committed_counts(lives: Lives) -> None:
-    """Killed between the commit of the definition of version b and the switch to it."""
+    """Killed right after the commit of the definition of version b."""
     await lives.node.up()
-    with TargetState(lives.node.home / "desired.db") as targets:
-        first = targets.get(NAME).approval
+    (first,) = PackageStore(lives.node.home / "packages").list()
     await lives.deploy(version(lives.folder, "b"))
     await lives.end()
     home = lives.node.home
-    # The package of the old version goes only after the switch.
+    # The package of the old version goes only after the commit.
     PackageStore(home / "packages").add(version(lives.folder, "a"))
-    with contextlib.closing(sqlite3.connect(home / "desired.db")) as db, db:
-        row = (NAME, 1, first.version, first.ccid, 0)
-        db.execute("INSERT INTO approval VALUES (?,?,?,?,?)", row)
-        db.execute("UPDATE target SET sequence=1")
     await lives.start(2)
     (running,) = await lives.traces.runs()
-    assert running != first.ccid
+    assert running != first
     assert PackageStore(home / "packages").list() == [running]
 
 
 @pytest.mark.timeout(BUILD_S)
 async def test_what_was_removed_stays_removed(lives: Lives) -> None:
     """Killed between forgetting a chaincode and stopping it."""
+    (ccid,) = PackageStore(lives.node.home / "packages").list()
     with TargetState(lives.node.home / "desired.db") as targets:
-        targets.remove(NAME)
+        targets.set("mychannel", Approval(NAME, 1, "1.0", ccid), Target.REMOVED)
     await lives.node.up()
     assert await lives.traces.runs() == {}
     assert not list((lives.node.home / "packages").iterdir())

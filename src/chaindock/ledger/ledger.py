@@ -101,6 +101,8 @@ class Ledger:
         self._blocks: Waiters[int, None] = Waiters()
         self.awaited: Waiters[str, TxLocation] = Waiters()
         """Who waits in `committed`; the orderer fails those of a transaction it loses."""
+        self.watchers: list[Callable[..., None]] = [partial(count, channel)]
+        """Each is told of a block and its transactions as soon as reads see them."""
         self._retry: asyncio.TimerHandle | None = None
         """The next try to shorten the log, if one is due."""
         self._writer: ThreadPoolExecutor
@@ -112,9 +114,8 @@ class Ledger:
         self._entered = True
         self._writer = ThreadPoolExecutor(1, f"ledger-{self.channel}")
         try:
-            self._height = await self._write(
-                partial(self._committer.open, self._genesis)
-            )
+            opened = partial(self._committer.open, self._genesis)
+            self._height = await self._write(opened)
             self._reader = Reader(self._path)
         except BaseException:
             await self._close_writer()
@@ -266,9 +267,10 @@ class Ledger:
         for index, tx in enumerate(txs):  # the first one of an id counts
             place = TxLocation(block.number, index, block.codes[index])
             self.awaited.settle(tx.tx_id, place)
-        count(self.channel, block, txs)
         if self._is_open:
             self._reader.renew()
+            for watch in self.watchers:
+                watch(block, txs)
             if self._committer.log_is_long:
                 self._trim()
 
@@ -293,20 +295,17 @@ class Ledger:
 
     async def snapshots(self) -> list[Mark]:
         """Return the snapshots, the newest last. Raises: LedgerClosed, LedgerError."""
-        self._require_open()
-        return await self._write(partial(self._committer.run, marks))
+        return await self._change(marks)
 
     async def take_snapshot(self, name: str) -> Mark:
         """Give the newest state a name; a snapshot of that name moves.
 
         Raises: InvalidInput, LedgerClosed, LedgerError.
         """
-        self._require_open()
         return await self._change(put_mark, name)
 
     async def drop_snapshot(self, name: str) -> None:
         """Forget a snapshot. Raises: NotFound, LedgerClosed, LedgerError."""
-        self._require_open()
         await self._change(drop_mark, name)
 
     async def revert(self, name: str) -> Mark:
@@ -327,8 +326,9 @@ class Ledger:
         done.add_done_callback(self._reverted)
         return await asyncio.shield(done)
 
-    def _change(self, act: Callable[..., T], name: str) -> asyncio.Future[T]:
-        return self._write(partial(self._committer.run, partial(act, name)))
+    def _change(self, act: Callable[..., T], *args: str) -> asyncio.Future[T]:
+        self._require_open()
+        return self._write(partial(self._committer.run, partial(act, *args)))
 
     def _reverted(self, done: asyncio.Future[Mark]) -> None:
         self._reverting -= 1

@@ -7,6 +7,7 @@ Source: docs/fabric/lifecycle.md#approvals
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from fabric_protos.peer.lifecycle import db_pb2, lifecycle_pb2
@@ -102,6 +103,14 @@ class Approvals:
         wrong = self._sources.differing(simulator, key, source)
         return not (wrong or self.differing(simulator, definition))
 
+    def package(self, simulator: Simulator, definition: Definition) -> str:
+        """Return the package that was approved with exactly this definition; "" = none."""
+        if self.differing(simulator, definition):
+            return ""
+        key = f"{definition.name}#{definition.sequence}"
+        source = self._sources.read(simulator, key)
+        return "" if source is None else source[_PACKAGE].String
+
     def differing(self, simulator: Simulator, definition: Definition) -> list[str]:
         """Return in what the approval differs from `definition`; [] = approved.
 
@@ -143,6 +152,17 @@ class Approvals:
         parts = [key.rpartition("#") for key in names_in(rows, prefix)]
         wanted = sorted((name, int(sequence)) for name, _, sequence in parts)
         return [self.find(simulator, *one) for one in wanted]
+
+
+def keys_of(name: str, sequence: int) -> list[bytes]:
+    """Return the hashes of the keys that an approval of a sequence may write."""
+    kinds = Records(DEFINITIONS, "", PARAMETERS), Records(SOURCES, "", (_PACKAGE,))
+    keys = [
+        one.key(f"{name}#{sequence}", field)
+        for one in kinds
+        for field in (None, *one.fields)
+    ]
+    return [sha256(key.encode()).digest() for key in keys]
 
 
 def _source(package_id: str) -> dict[str, db_pb2.StateData]:

@@ -8,7 +8,7 @@ Source: docs/fabric/lifecycle.md
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from fabric_protos.peer import policy_pb2
 from fabric_protos.peer.collection_pb2 import CollectionConfigPackage
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from chaindock.ids import Ccid
     from chaindock.ledger.simulator import Simulator
+    from chaindock.lifecycle.deployments import Deployments
     from chaindock.lifecycle.records import Reads
-    from chaindock.lifecycle.targets import TargetState
 
 Definition: TypeAlias = lifecycle_pb2.CommitChaincodeDefinitionArgs
 """All parts of a definition."""
@@ -49,9 +49,9 @@ _DEFINITIONS: Final = Records(
 
 @dataclass(frozen=True)
 class Approval:
-    """What this node agreed to run for one sequence of a definition.
+    """What a sequence of a definition runs on this node.
 
-    When that sequence is committed, it is the definition that is in force.
+    `ccid` is "" when none of the node's organisations approved a package for it.
     """
 
     name: str
@@ -61,11 +61,27 @@ class Approval:
     init_required: bool = False
 
 
+class DefinitionCommitter(Protocol):
+    """Puts definitions on the ledger; endorser.DefinitionWriter is one."""
+
+    async def commit(self, definition: Definition, ccid: Ccid) -> None:
+        """Approve and commit a definition that runs the package `ccid`.
+
+        Raises: ChaindockError: it may not be in effect.
+        """
+
+    async def put_indexes(self, name: str, files: Mapping[str, bytes]) -> None:
+        """Make the indexes of rich queries that a package brings, by its file names."""
+
+    def definition(self, name: str) -> Definition | None:
+        """Return the committed definition of `name`; None when there is none."""
+
+
 class Definitions:
     """Finds what a chaincode name means, as of a simulation."""
 
-    def __init__(self, approvals: TargetState) -> None:
-        self._approvals = approvals
+    def __init__(self, deployments: Deployments) -> None:
+        self._deployments = deployments
 
     def get(self, simulator: Simulator, name: str) -> Approval:
         """Return the definition of `name` as `simulator` sees it.
@@ -81,16 +97,10 @@ class Definitions:
                 hint="see what is there: chaindock ps",
                 chaincode=name,
             )
-        approval = self._approvals.approval(name, sequence)
+        approval = self._deployments.approval(name, sequence)
         if approval is None:
-            raise NotFound(
-                f"chaincode definition for '{name}' exists, but chaincode is not "
-                "installed",
-                hint="deploy it again: chaindock deploy",
-                chaincode=name,
-                sequence=sequence,
-            )
-        if self._approvals.is_stopped(name):
+            raise not_installed(name, sequence)
+        if self._deployments.is_stopped(name):
             raise StartFailed(
                 f"chaincode {name!r} was stopped",
                 hint=f"start it: chaindock start {name}",
@@ -98,6 +108,17 @@ class Definitions:
             )
         # A snapshot of an older sequence gets what runs now, under its own number.
         return replace(approval, sequence=sequence)
+
+
+def not_installed(name: str, sequence: int) -> NotFound:
+    """Say that a definition names no package that is here."""
+    return NotFound(
+        f"chaincode definition for '{name}' exists, but chaincode is not installed",
+        hint="deploy it again: chaindock deploy; or install the package that was "
+        "approved: peer lifecycle chaincode install",
+        chaincode=name,
+        sequence=sequence,
+    )
 
 
 def read_sequence(simulator: Reads, name: str) -> int:

@@ -1,54 +1,46 @@
-"""Change what the node runs: deploy, upgrade, start, stop, remove.
+"""Change what the names of a channel run: deploy, upgrade, start, stop, remove.
 
 A new version is up before its definition is committed; until then the old version serves,
-unless its package moves to another back end. A failure changes nothing, and a package is
-deleted when no name refers to it.
+unless its package moves to another back end, and a failure changes nothing. Whoever
+commits a definition, what follows from it is done when its block is there.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import astuple, dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Self
 
 from chaindock.aio import KeyedLocks, Tasks, finish
-from chaindock.errors import ChaindockError, NodeStopping, NotFound, StorageError
-from chaindock.ids import Ccid, require_chaincode_name
+from chaindock.errors import ChaindockError, InvalidInput, NodeStopping
+from chaindock.ids import Ccid, require_chaincode_name, require_version
 from chaindock.lifecycle.collections import check_collections
-from chaindock.lifecycle.definitions import Approval, Definition, set_defaults
-from chaindock.lifecycle.states import AUTO, Placement, Target
+from chaindock.lifecycle.definitions import (
+    Approval,
+    Definition,
+    not_installed,
+    set_defaults,
+)
+from chaindock.lifecycle.indexes import indexes_of
+from chaindock.lifecycle.states import AUTO, BY_HAND, Placement, Target
 from chaindock.lifecycle.terms import Terms
-from chaindock.packaging.format import collection_of
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from chaindock.container.attempt import Attempt, Event
+    from chaindock.ledger.committer import CommittedBlock
+    from chaindock.ledger.transaction import ParsedTransaction
     from chaindock.lifecycle.custodian import Custodian
-    from chaindock.lifecycle.targets import TargetState
-    from chaindock.packaging.store import PackageStore, StoredPackage
+    from chaindock.lifecycle.definitions import DefinitionCommitter
+    from chaindock.lifecycle.deployments import Deployment, Deployments
+    from chaindock.lifecycle.packages import Packages
+    from chaindock.packaging.store import StoredPackage
 
 _log = get_logger("deployer")
-BY_HAND = "dev"  # the back end of programs that a user starts (development mode)
-
-
-class DefinitionCommitter(Protocol):
-    """Puts definitions on the ledger; endorser.DefinitionWriter is one."""
-
-    async def commit(self, definition: Definition, ccid: Ccid) -> None:
-        """Approve and commit a definition that runs the package `ccid`.
-
-        Raises: ChaindockError: it may not be in effect.
-        """
-
-    async def put_indexes(self, name: str, files: Mapping[str, bytes]) -> None:
-        """Make the indexes of rich queries that a package brings, by its file names."""
-
-    def definition(self, name: str) -> Definition | None:
-        """Return the committed definition of `name`; None when there is none."""
 
 
 _AS_IT_IS = Terms()
@@ -65,48 +57,47 @@ class Deployed(Approval):
 
 
 class Deployer(AbstractAsyncContextManager["Deployer"]):
-    """Changes what this node runs.
+    """Changes what the names of one channel run.
 
-    `purge` removes what back ends keep of a chaincode that is uninstalled; `mspids`
-    returns the organisations of the channel.
+    `mspids` returns the organisations of the channel; `by_hand`: users start programs of
+    definitions whose package is not here (development mode).
     """
 
     def __init__(
         self,
-        *,
-        packages: PackageStore,
-        targets: TargetState,
-        custodian: Custodian,
+        deployments: Deployments,
         committer: DefinitionCommitter,
-        attempts: Callable[[Ccid], Attempt],
-        purge: Callable[[Ccid], Awaitable[None]],
         mspids: Callable[[], Collection[str]],
+        *,
+        packages: Packages,
+        custodian: Custodian,
+        attempts: Callable[[Ccid], Attempt],
+        by_hand: bool = False,
     ) -> None:
-        self._packages, self._targets = packages, targets
+        self.deployments, self._fleet = deployments, deployments.fleet
+        self._targets, self._packages = deployments.fleet.targets, packages
         self._custodian, self._committer = custodian, committer
-        self._attempts, self._purge, self._mspids = attempts, purge, mspids
+        self._attempts, self._mspids, self._by_hand = attempts, mspids, by_hand
         self._names: KeyedLocks[str] = KeyedLocks()
-        # A package must not be deleted between its arrival and the count of its users.
-        self._storing = asyncio.Lock()
+        self._arriving: dict[Ccid, StoredPackage] = {}
+        self._indexing: dict[str, asyncio.Task[None]] = {}
         self._tasks = Tasks("deployer")
 
+    async def __aenter__(self) -> Self:
+        self._packages.arrived.append(self._installed)
+        return self
+
     async def __aexit__(self, *_: object) -> None:
+        self._packages.arrived.remove(self._installed)
         await self._tasks.aclose()
 
     async def restore(self) -> None:
-        """After a start: settle what a crash left open, launch what should run."""
-        targets = self._targets
-        committed = {name: self.definition(name).sequence for name in targets.names()}
-        await asyncio.to_thread(targets.recover, committed)
-        try:
-            spare = await asyncio.to_thread(self._packages.sweep, targets.ccids())
-        except StorageError as error:
-            _log.warning("packages not cleaned up", error=error.message)
-        else:
-            for ccid in spare:
-                _log.info("removing a package that no chaincode uses", ccid=ccid)
-                _ = self._tasks.start(self._retire(ccid, purge=True), f"retire {ccid}")
-        self._custodian.restore(targets.to_run())
+        """After a start: launch what should run."""
+        for one in self.deployments.all():
+            if self._is_program(one):
+                await self._expect_program(one.ccid)
+        running = (one.ccid for one in self.deployments.all() if one.runs)
+        self._custodian.restore(running)
 
     async def deploy(
         self,
@@ -129,12 +120,17 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         Cancelled: nothing has changed, or everything.
         """
         require_chaincode_name(name)
-        async with self._names.hold(name), self._kept(package, name) as stored:
-            following = self._next(name, stored.ccid, terms)
-            attempt = self._attempt(stored.ccid, watch)
-            await self._bring_up(name, following, backend, attempt)
-            if following is not None and stored.index_names:
-                await finish(self._put_indexes(following, stored))
+        who = self.deployments.channel, name
+        async with self._names.hold(name), self._packages.arriving(package, who) as one:
+            self._arriving[one.ccid] = one
+            try:
+                following = self._next(name, one.ccid, terms)
+                attempt = self._attempt(one.ccid, watch)
+                await self._bring_up(name, following, backend, attempt)
+                if name in self._indexing:
+                    await asyncio.wait([self._indexing[name]])
+            finally:
+                self._arriving.pop(one.ccid, None)
             return self._deployed(name, attempt, changed=following is not None)
 
     async def deploy_by_hand(self, name: str, terms: Terms = _AS_IT_IS) -> Deployed:
@@ -146,20 +142,24 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         """
         require_chaincode_name(name)
         async with self._names.hold(name):
-            current = self._targets.find(name)
+            current = self.deployments.find(name)
             version = terms.version or (current.approval.version if current else "1.0")
             terms = replace(terms, version=version)
             ccid = Ccid(f"{name}:{version}")
             following = self._next(name, ccid, terms)
             attempt = self._attempts(ccid)
             attempt.close()
-            if following is None:
-                await asyncio.to_thread(self._targets.set, name, Target.RUNNING)
-                self._custodian.resume(ccid)
-            else:
-                placement = Placement(BY_HAND, BY_HAND, "a user starts the program")
-                await asyncio.to_thread(self._targets.place, ccid, placement)
-                await finish(self._commit(following, ccid))
+            who = self.deployments.channel, name
+            self._fleet.expect(ccid, who)
+            try:
+                await self._expect_program(ccid)
+                if following is not None:
+                    await finish(self._commit(following, ccid))
+                else:
+                    await self._say(name, Target.RUNNING)
+                    self._custodian.resume(ccid)
+            finally:
+                self._fleet.expect_no_more(ccid, who)
             return self._deployed(name, attempt, changed=following is not None)
 
     async def start(
@@ -171,9 +171,12 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
             call tries again.
         """
         async with self._names.hold(name):
-            ccid = self._targets.get(name).ccid
+            one = self.deployments.get(name)
+            if not one.installed:
+                raise not_installed(name, one.approval.sequence)
+            ccid = one.ccid
             attempt = self._attempt(ccid, watch)
-            await asyncio.to_thread(self._targets.set, name, Target.RUNNING)
+            await self._say(name, Target.RUNNING)
             if self._targets.placement(ccid).given == BY_HAND:
                 self._custodian.resume(ccid)
                 attempt.close()
@@ -184,12 +187,13 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
     async def stop(self, name: str) -> None:
         """Take a chaincode down; it stays deployed and is not started until `start`.
 
+        A definition that is committed meanwhile starts it, too.
+
         Raises: NotFound; what the back end raises.
         """
         async with self._names.hold(name):
-            ccid = self._targets.get(name).ccid
-            await asyncio.to_thread(self._targets.set, name, Target.STOPPED)
-            if not self._runs(ccid):
+            ccid = await self._say(name, Target.STOPPED)
+            if not self._packages.runs(ccid):
                 await self._custodian.stop(ccid)
 
     async def remove(self, name: str) -> None:
@@ -201,9 +205,8 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         Raises: NotFound, StorageError.
         """
         async with self._names.hold(name):
-            ccid = self._targets.get(name).ccid
-            await asyncio.to_thread(self._targets.remove, name)
-            await self._retire(ccid, purge=True)
+            ccid = await self._say(name, Target.REMOVED)
+            await asyncio.wait([self._packages.retire(ccid, purge=True)])
 
     def definition(self, name: str) -> Definition:
         """Return what is committed for `name`; sequence 0 = nothing is.
@@ -211,6 +214,62 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         Raises: LedgerError.
         """
         return self._committer.definition(name) or Definition(name=name)
+
+    # ---- what follows from blocks and packages
+
+    def committed(
+        self, block: CommittedBlock, txs: Sequence[ParsedTransaction]
+    ) -> None:
+        """Act on a block of the channel: for `Ledger.watchers`."""
+        try:
+            for name, former in self.deployments.note(block, txs).items():
+                self._follow(name, former)
+        except ChaindockError as error:
+            _log.error("definitions not followed", exc_info=error)
+
+    def _installed(self, ccid: Ccid) -> None:
+        for one in self.deployments.all():
+            if one.ccid == ccid:
+                self._follow(one.name)
+
+    def _follow(self, name: str, former: Ccid | None = None) -> None:
+        """Have what a name runs now launched, and what it ran before retired."""
+        now = self.deployments.find(name)
+        if now is not None and now.runs:
+            with suppress(NodeStopping):
+                self._custodian.resume(now.ccid)
+            if now.ccid in self._fleet.installed:
+                self._index(name, now.ccid)
+        elif now is not None and self._is_program(now):
+            _ = self._tasks.start(self._expect_program(now.ccid), f"expect {name}")
+        elif now is not None:
+            _log.warning("defined, but not installed", chaincode=name, ccid=now.ccid)
+        if former and (now is None or former != now.ccid):
+            _ = self._packages.retire(former)
+
+    def _index(self, name: str, ccid: Ccid) -> None:
+        def done(task: asyncio.Task[None]) -> None:
+            if self._indexing.get(name) is task:
+                del self._indexing[name]
+
+        task = self._tasks.start(self._put_indexes(name, ccid), f"index {name}")
+        self._indexing[name] = task
+        task.add_done_callback(done)
+
+    def _is_program(self, one: Deployment) -> bool:
+        """Whether a user has to start the program that was approved as a package."""
+        if not self._by_hand or one.installed or one.target is not Target.RUNNING:
+            return False
+        name, _, version = one.ccid.partition(":")
+        with suppress(InvalidInput):
+            return bool(require_chaincode_name(name) and require_version(version))
+        return False
+
+    async def _expect_program(self, ccid: Ccid) -> None:
+        placement = Placement(BY_HAND, BY_HAND, "a user starts the program")
+        await asyncio.to_thread(self._targets.place, ccid, placement)
+        if self._packages.runs(ccid):
+            self._custodian.resume(ccid)
 
     # ---- steps
 
@@ -220,7 +279,7 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         Raises: InvalidInput: the collections break a rule, or those of an upgrade.
         """
         former = self.definition(name)
-        current = self._targets.find(name)
+        current = self.deployments.find(name)
         runs = (current.ccid, current.approval.sequence) if current else None
         following = Definition()
         following.CopyFrom(former)
@@ -247,138 +306,73 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
 
         Without a definition to commit, what is deployed is to run.
         """
-        ccid, targets = attempt.ccid, self._targets
+        ccid, targets, fleet = attempt.ccid, self._targets, self._fleet
         before = targets.placement(ccid)
-        before.require_free(ccid, backend, {*targets.names_of(ccid)} - {name})
+        others = fleet.users(ccid) | fleet.coming(ccid)
+        others.discard((self.deployments.channel, name))
+        before.require_free(ccid, backend, [other for _, other in others])
         if backend not in {AUTO, before.given or before.asked}:
             await asyncio.to_thread(targets.place, ccid, Placement(asked=backend))
-        there = bool(before.given or targets.users_of(ccid))
+        there = bool(before.given or fleet.users(ccid))
         moved = there and targets.placement(ccid) != before
         try:
             if moved:  # a back end that does not answer must not hinder leaving it
-                _ = await self._take_down(ccid)
-            trial = moved or not self._runs(ccid)
+                _ = await self._packages.take_down(ccid)
+            trial = moved or not self._packages.runs(ccid)
             await self._custodian.launch(ccid, attempt, trial=trial)
             if following is not None:
                 await finish(self._commit(following, ccid))
         except BaseException:
-            if following is None or targets.approval(name, following.sequence) is None:
+            if following is None or not self._is_in_force(following, ccid):
                 await self._undo(ccid, before if moved else None)
             raise
         if following is None:
-            await asyncio.to_thread(targets.set, name, Target.RUNNING)
+            await self._say(name, Target.RUNNING)
             self._custodian.resume(ccid)
 
     async def _undo(self, ccid: Ccid, before: Placement | None) -> None:
         """After a failure: let nothing of the launch stay; `before` = run there again."""
-        used = self._targets.users_of(ccid)
+        packages = self._packages
+        used = bool(self._fleet.users(ccid))
         if before is not None and used:
-            _ = await self._take_down(ccid)
+            _ = await packages.take_down(ccid)
             await asyncio.to_thread(self._targets.place, ccid, before)
-            if self._runs(ccid):
+            if packages.runs(ccid):
                 self._custodian.resume(ccid)
-        elif not self._runs(ccid) and len(self._targets.coming(ccid)) == 1:
-            stop = self._custodian.stop if used else self._take_down
+        elif not packages.runs(ccid) and len(self._fleet.coming(ccid)) == 1:
+            stop = self._custodian.stop if used else packages.take_down
             _ = self._tasks.start(stop(ccid), f"take down {ccid}")
 
     async def _commit(self, definition: Definition, ccid: Ccid) -> None:
-        name, sequence = definition.name, definition.sequence
-        version, init_required = definition.version, definition.init_required
-        approval = Approval(name, sequence, version, ccid, init_required)
-        await asyncio.to_thread(self._targets.approve, approval)
         try:
             await self._committer.commit(definition, ccid)
         except ChaindockError:
             # The answer may be lost while the block is not: the ledger decides.
-            if self.definition(name).sequence < sequence:
-                await self._record(self._targets.withdraw, name, sequence)
+            if not self._is_in_force(definition, ccid):
                 raise
-        before = self._targets.find(name)
-        await self._record(self._targets.switch, name, sequence)
-        with suppress(NodeStopping):  # another name may have stopped it meanwhile
-            self._custodian.resume(ccid)
-        if before is not None and before.ccid != ccid:
-            _ = self._tasks.start(self._retire(before.ccid), f"retire {name}")
 
-    async def _put_indexes(self, definition: Definition, stored: StoredPackage) -> None:
-        """Make the indexes of the package; as on a peer, a fault is only logged.
+    def _is_in_force(self, definition: Definition, ccid: Ccid) -> bool:
+        now = self.deployments.find(definition.name)
+        same = self.definition(definition.name) == definition
+        return same and now is not None and now.ccid == ccid
 
-        So is an index for a collection that the definition does not have.
-        """
-        name, configs = definition.name, definition.collections.config
-        known = {"", *(one.static_collection_config.name for one in configs)}
+    async def _put_indexes(self, name: str, ccid: Ccid) -> None:
+        """Make the indexes of the package; as on a peer, a fault is only logged."""
         try:
-            files = await asyncio.to_thread(stored.indexes)
-            for file in [one for one in files if collection_of(one) not in known]:
-                _log.warning("no collection for an index", chaincode=name, file=file)
-                del files[file]
+            stored = self._arriving.get(ccid) or await self._packages.load(ccid)
+            files = await indexes_of(stored, self.definition(name))
             if files:
                 await self._committer.put_indexes(name, files)
         except ChaindockError as error:
             _log.error("indexes not made", chaincode=name, error=error.message)
 
-    async def _record(
-        self, change: Callable[[str, int], None], name: str, sequence: int
-    ) -> None:
-        """Write down what the ledger decided; if that fails, the next start does it."""
-        try:
-            await asyncio.to_thread(change, name, sequence)
-        except StorageError as error:
-            _log.error("outcome not recorded", chaincode=name, error=error.message)
-
-    async def _retire(self, ccid: Ccid, *, purge: bool = False) -> None:
-        """Stop a package that no name runs and remove it; with `purge` its builds too.
-
-        The package goes last: while it is there, the next start knows what is left to do.
-        """
-        if self._runs(ccid) or self._targets.coming(ccid):
-            return
-        if await self._take_down(ccid, purge=purge):
-            await self._discard(ccid)
-
-    async def _take_down(self, ccid: Ccid, *, purge: bool = False) -> bool:
-        """Stop a package and remove its build; return whether that was done."""
-        try:
-            await self._custodian.stop(ccid, Target.REMOVED)
-            if purge and not self._targets.names_of(ccid):
-                await self._purge(ccid)
-        except ChaindockError as error:
-            _log.warning(
-                "stop or removal of the build failed", ccid=ccid, error=error.message
-            )
-            return False
-        return True
-
-    async def _discard(self, ccid: Ccid) -> None:
-        async with self._storing:
-            if self._targets.names_of(ccid):
-                return
-            for forget in (self._targets.drop_placement, self._packages.remove):
-                try:
-                    with suppress(NotFound):
-                        await asyncio.to_thread(forget, ccid)
-                except ChaindockError as error:
-                    _log.warning("package not deleted", ccid=ccid, error=error.message)
-
     # ---- bookkeeping
 
-    @asynccontextmanager
-    async def _kept(
-        self, package: bytes | Path, name: str
-    ) -> AsyncIterator[StoredPackage]:
-        """Store the package for `name`; delete it at the end if nothing refers to it."""
-        async with self._storing:
-            stored = await asyncio.to_thread(self._packages.add, package)
-            ccid = stored.ccid
-            self._targets.expect(ccid, name)
-        try:
-            yield stored
-        finally:
-            self._targets.expect_no_more(ccid, name)
-            _ = self._tasks.start(self._discard(ccid), f"discard {ccid}")
-
-    def _runs(self, ccid: Ccid) -> bool:
-        return ccid in self._targets.to_run()
+    async def _say(self, name: str, target: Target) -> Ccid:
+        """Record what the user wants; return the package. Raises: NotFound."""
+        one, targets = self.deployments.get(name), self._targets
+        await asyncio.to_thread(targets.set, one.channel, one.approval, target)
+        return one.ccid
 
     def _attempt(self, ccid: Ccid, watch: Callable[[Event], None] | None) -> Attempt:
         attempt = self._attempts(ccid)
@@ -387,7 +381,7 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         return attempt
 
     def _deployed(self, name: str, attempt: Attempt, *, changed: bool) -> Deployed:
-        current = self._targets.get(name)
+        current = self.deployments.get(name)
         return Deployed(
             *astuple(current.approval),
             definition=self.definition(name),

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 
 AUTO: Final = "auto"
+BY_HAND: Final = "dev"
+"""The back end of programs that a user starts (development mode)."""
 
 
 class Target(StrEnum):

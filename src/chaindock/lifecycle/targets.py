@@ -1,4 +1,4 @@
-"""What this node is to run, on disk: approvals, targets and placements.
+"""What is local to this node, on disk: what users stopped or removed, and placements.
 
 A change is on disk before the call returns; reads come from memory. Any thread may change
 something: collections are replaced, never modified.
@@ -14,31 +14,32 @@ from contextlib import AbstractContextManager
 from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from chaindock.errors import NotFound, StorageError
+from chaindock.errors import StorageError
 from chaindock.ids import Ccid
-from chaindock.lifecycle.definitions import Approval
 from chaindock.lifecycle.states import AUTO, Placement, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Collection
     from pathlib import Path
 
-_VERSION: Final = 1
-_SCHEMA: Final = """
-CREATE TABLE approval (
+    from chaindock.lifecycle.definitions import Approval
+
+_FORMER: Final = 1
+"""The version before channels; it also had what every sequence runs."""
+_VERSION: Final = 2
+_TARGET: Final = """
+CREATE TABLE target (
+    channel TEXT NOT NULL,
     name TEXT NOT NULL,
     sequence INTEGER NOT NULL,
-    version TEXT NOT NULL,
     ccid TEXT NOT NULL,
-    init_required INTEGER NOT NULL,
-    PRIMARY KEY (name, sequence)
-) STRICT;
-CREATE TABLE target (
-    name TEXT PRIMARY KEY,
-    sequence INTEGER NOT NULL,
     target TEXT NOT NULL,
-    since REAL NOT NULL
+    since REAL NOT NULL,
+    PRIMARY KEY (channel, name)
 ) STRICT;
+CREATE TABLE kept (ccid TEXT PRIMARY KEY) STRICT;
+"""
+_PLACEMENT: Final = """
 CREATE TABLE placement (
     ccid TEXT PRIMARY KEY,
     asked TEXT NOT NULL,
@@ -47,32 +48,23 @@ CREATE TABLE placement (
 ) STRICT;
 """
 _PLACE: Final = "INSERT OR REPLACE INTO placement VALUES (?,?,?,?)"
-_APPROVE: Final = "INSERT OR REPLACE INTO approval VALUES (?,?,?,?,?)"
+_SAY: Final = "INSERT OR REPLACE INTO target VALUES (?,?,?,?,?,?)"
 _RETRYABLE: Final = frozenset(
     {sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_BUSY}
 )
 
 
 @dataclass(frozen=True)
-class Deployment:
-    """What the current sequence of a chaincode runs, and whether it is to run.
+class Wish:
+    """What a user wants of a name, as long as it runs this package by this sequence.
 
-    `since` is when either last changed, in seconds since 1970.
+    `since` is when the user said it, in seconds since 1970.
     """
 
-    approval: Approval
+    sequence: int
+    ccid: Ccid
     target: Target
     since: float
-
-    @property
-    def name(self) -> str:
-        """The chaincode's name."""
-        return self.approval.name
-
-    @property
-    def ccid(self) -> Ccid:
-        """The package that runs."""
-        return self.approval.ccid
 
 
 class TargetState(AbstractContextManager["TargetState"]):
@@ -81,10 +73,12 @@ class TargetState(AbstractContextManager["TargetState"]):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._approvals: dict[tuple[str, int], Approval] = {}
-        self._deployments: dict[str, Deployment] = {}
+        self._wishes: dict[tuple[str, str], Wish] = {}
         self._placements: dict[Ccid, Placement] = {}
-        self._coming: frozenset[tuple[Ccid, str]] = frozenset()
+        self._former: dict[str, tuple[int, Target]] | None = None
+        """What a file of the former version says of each name, until `adopt`."""
+        self.kept: frozenset[Ccid] = frozenset()
+        """Packages that stay although no name runs them."""
         try:
             self._db = sqlite3.connect(path, check_same_thread=False)
         except sqlite3.Error as error:
@@ -95,8 +89,7 @@ class TargetState(AbstractContextManager["TargetState"]):
             # On macOS a plain fsync leaves data in the drive's cache.
             self._db.execute("PRAGMA fullfsync=ON")
             self._db.execute("PRAGMA checkpoint_fullfsync=ON")
-            self._set_up()
-            self._load()
+            self._load(self._set_up())
         except sqlite3.Error as error:
             self._db.close()
             raise self._broken(error) from error
@@ -111,64 +104,11 @@ class TargetState(AbstractContextManager["TargetState"]):
 
     # ---- reads, from memory
 
-    def approval(self, name: str, sequence: int) -> Approval | None:
-        """Return what to run for a sequence; an older one means the current one.
-
-        A slightly old snapshot must not start a replaced version again: its transaction
-        becomes invalid anyway, and a query is better served by the new version.
-        """
-        exact = self._approvals.get((name, sequence))
-        if exact is not None:
-            return exact
-        current = self._deployments.get(name)
-        if current is None or sequence > current.approval.sequence:
-            return None
-        return current.approval
-
-    def is_stopped(self, name: str) -> bool:
-        """Whether a user stopped it."""
-        deployment = self._deployments.get(name)
-        return deployment is not None and deployment.target is Target.STOPPED
-
-    def find(self, name: str) -> Deployment | None:
-        """Return the deployment of `name`, if there is one."""
-        return self._deployments.get(name)
-
-    def get(self, name: str) -> Deployment:
-        """Return the deployment of `name`. Raises: NotFound."""
-        if (deployment := self._deployments.get(name)) is None:
-            raise NotFound(
-                f"no chaincode {name!r} is deployed",
-                hint="list the deployed ones: chaindock ps",
-                chaincode=name,
-            )
-        return deployment
-
-    def all(self) -> list[Deployment]:
-        """Return all deployments, by name."""
-        deployments = self._deployments
-        return [deployments[name] for name in sorted(deployments)]
-
-    def to_run(self) -> list[Ccid]:
-        """Return the packages that should run, each once, by name of chaincode."""
-        wanted = (d.ccid for d in self.all() if d.target is Target.RUNNING)
-        return list(dict.fromkeys(wanted))
-
-    def ccids(self) -> set[Ccid]:
-        """Return every package that is current or approved."""
-        return {approval.ccid for approval in self._approvals.values()}
-
-    def users_of(self, ccid: Ccid) -> list[str]:
-        """Return the names whose current or approved sequence is this package."""
-        return sorted({a.name for a in self._approvals.values() if a.ccid == ccid})
-
-    def names_of(self, ccid: Ccid) -> list[str]:
-        """Return the names it runs for, those of deployments under way too."""
-        return sorted({*self.users_of(ccid), *self.coming(ccid)})
-
-    def coming(self, ccid: Ccid) -> set[str]:
-        """Return the names that are being deployed with this package."""
-        return {name for one, name in self._coming if one == ccid}
+    def wish(self, channel: str, approval: Approval) -> Wish | None:
+        """Return what a user wants of what a name runs now; None = that it runs."""
+        found = self._wishes.get((channel, approval.name))
+        same = found and (found.sequence, found.ccid)
+        return found if same == (approval.sequence, approval.ccid) else None
 
     def placement(self, ccid: Ccid) -> Placement:
         """Return where `ccid` runs."""
@@ -202,123 +142,115 @@ class TargetState(AbstractContextManager["TargetState"]):
             await asyncio.to_thread(self.place, ccid, placement)
         return placement.given
 
-    def expect(self, ccid: Ccid, name: str) -> None:
-        """Let `coming(ccid)` contain `name`, until `expect_no_more`."""
-        self._coming |= {(ccid, name)}
-
-    def expect_no_more(self, ccid: Ccid, name: str) -> None:
-        """Take note that a deployment has ended."""
-        self._coming -= {(ccid, name)}
-
     def place(self, ccid: Ccid, placement: Placement) -> None:
-        """Record where a package runs. A package without an approval loses it at a start."""
+        """Record where a package runs."""
         with self._lock:
             self._save((_PLACE, (ccid, *astuple(placement))))
             self._placements = {**self._placements, ccid: placement}
 
     def drop_placement(self, ccid: Ccid) -> None:
         """Forget where a package ran that is not to run any more. Idempotent."""
+        self._drop_placements(lambda one: one == ccid)
+
+    def keep_placements(self, ccids: Collection[Ccid]) -> None:
+        """Forget where all other packages ran."""
+        self._drop_placements(lambda one: one not in ccids)
+
+    def set(self, channel: str, approval: Approval, target: Target) -> None:
+        """Record what a user wants of what a name runs now."""
+        key = channel, approval.name
         with self._lock:
-            if ccid in self.ccids() or ccid not in self._placements:
+            former = self.wish(channel, approval)
+            if (former.target if former else Target.RUNNING) is target:
                 return
-            self._placements = {k: p for k, p in self._placements.items() if k != ccid}
-            self._save(("DELETE FROM placement WHERE ccid=?", (ccid,)))
+            if target is Target.RUNNING:
+                self._forget(lambda one, _: one == key)
+                return
+            wish = Wish(approval.sequence, approval.ccid, target, time.time())
+            self._save((_SAY, (*key, *_row(wish))))
+            self._wishes = {**self._wishes, key: wish}
 
-    def approve(self, approval: Approval) -> None:
-        """Record what to run when this sequence is committed."""
+    def revive(self, ccid: Ccid) -> None:
+        """Let names run that were removed with this package, which is there again."""
+        removed = Target.REMOVED
         with self._lock:
-            self._save((_APPROVE, astuple(approval)))
-            key = approval.name, approval.sequence
-            self._approvals = {**self._approvals, key: approval}
+            self._forget(lambda _, one: (one.ccid, one.target) == (ccid, removed))
 
-    def withdraw(self, name: str, sequence: int) -> None:
-        """Forget an approval whose definition was not committed.
+    def forget(self, channel: str) -> None:
+        """Forget what users want in a channel that is no more."""
+        with self._lock:
+            self._forget(lambda key, _: key[0] == channel)
 
-        Raises: StorageError: the approval is forgotten until the next start, where
-            `recover` tries again.
+    def keep(self, ccid: Ccid) -> None:
+        """Let a package stay although no name runs it."""
+        with self._lock:
+            self._save(("INSERT OR IGNORE INTO kept VALUES (?)", (ccid,)))
+            self.kept |= {ccid}
+
+    def keep_no_more(self, ccid: Ccid) -> None:
+        """Undo `keep`. Idempotent."""
+        with self._lock:
+            self._save(("DELETE FROM kept WHERE ccid=?", (ccid,)))
+            self.kept -= {ccid}
+
+    def adopt(self, defined: Collection[tuple[str, Approval]]) -> None:
+        """Take over a file of the version before channels; nothing if it is none.
+
+        `defined` has the channels, and all that their names run. A name that such a file
+        does not know was removed; it knows some that are not defined.
         """
-        key = name, sequence
         with self._lock:
-            self._approvals = {k: a for k, a in self._approvals.items() if k != key}
-            self._save(("DELETE FROM approval WHERE name=? AND sequence=?", key))
-
-    def switch(self, name: str, sequence: int) -> None:
-        """Make an approved sequence the current one, with the target `running`.
-
-        Approvals of other sequences are forgotten.
-        Raises: StorageError: the switch holds until the next start, where `recover`
-            tries again.
-        """
-        with self._lock:
-            approval = self._approvals[name, sequence]
-            deployment = Deployment(approval, Target.RUNNING, time.time())
-            self._deployments = {**self._deployments, name: deployment}
-            self._approvals = {
-                key: one
-                for key, one in self._approvals.items()
-                if key[0] != name or key[1] == sequence
+            if (former := self._former) is None:
+                return
+            now = time.time()
+            self._wishes = {
+                (channel, one.name): Wish(one.sequence, one.ccid, target, now)
+                for channel, one in defined
+                if (target := _former_target(former, one)) is not Target.RUNNING
             }
-            others = "DELETE FROM approval WHERE name=? AND sequence<>?"
-            self._save(_row(deployment), (others, (name, sequence)))
-
-    def set(self, name: str, target: Target) -> None:
-        """Record what the user wants of it. Raises: NotFound."""
-        with self._lock:
-            deployment = self.get(name)
-            if deployment.target is target:
-                return
-            deployment = replace(deployment, target=target, since=time.time())
-            self._save(_row(deployment))
-            self._deployments = {**self._deployments, name: deployment}
-
-    def remove(self, name: str) -> None:
-        """Forget a chaincode; its definition stays on the ledger. Raises: NotFound."""
-        with self._lock:
-            self.get(name)
+            rows = [(*key, *_row(wish)) for key, wish in self._wishes.items()]
+            tables = ("DROP TABLE approval", "DROP TABLE target")
+            made = [one for one in _TARGET.split(";") if one.strip()]
             self._save(
-                ("DELETE FROM target WHERE name=?", (name,)),
-                ("DELETE FROM approval WHERE name=?", (name,)),
+                *((statement, ()) for statement in (*tables, *made)),
+                *((_SAY, row) for row in rows),
+                (f"PRAGMA user_version={_VERSION}", ()),
             )
-            self._deployments = {
-                k: d for k, d in self._deployments.items() if k != name
-            }
-            self._approvals = {k: a for k, a in self._approvals.items() if k[0] != name}
-
-    def recover(self, committed: Mapping[str, int]) -> None:
-        """Bring the file in line with the ledger after a start.
-
-        `committed` has the committed sequence of every name in `names()`; 0 = none.
-        """
-        for name, sequence in committed.items():
-            if (name, sequence) in self._approvals and self._sequence(name) != sequence:
-                self.switch(name, sequence)
-            for key in [key for key in self._approvals if key[0] == name]:
-                if key[1] > sequence and key[1] != self._sequence(name):
-                    self.withdraw(*key)
-
-    def names(self) -> list[str]:
-        """Return every name that has a deployment or an approval."""
-        return sorted({name for name, _ in self._approvals} | self._deployments.keys())
+            self._former = None
 
     # ---- the file
 
-    def _sequence(self, name: str) -> int:
-        current = self._deployments.get(name)
-        return current.approval.sequence if current else 0
+    def _drop_placements(self, which: Callable[[Ccid], bool]) -> None:
+        with self._lock:
+            gone = {ccid for ccid in self._placements if which(ccid)}
+            drop = "DELETE FROM placement WHERE ccid=?"
+            self._save(*((drop, (ccid,)) for ccid in gone))
+            left = self._placements.items()
+            self._placements = {ccid: one for ccid, one in left if ccid not in gone}
+
+    def _forget(self, which: Callable[[tuple[str, str], Wish], bool]) -> None:
+        """Forget wishes. The caller has the lock."""
+        gone = [key for key, wish in self._wishes.items() if which(key, wish)]
+        drop = "DELETE FROM target WHERE channel=? AND name=?"
+        self._save(*((drop, key) for key in gone))
+        self._wishes = {k: wish for k, wish in self._wishes.items() if k not in gone}
 
     def _save(self, *changes: tuple[str, tuple[Any, ...]]) -> None:
         """Write all changes to disk, or none. The caller has the lock."""
         try:
             with self._db:
+                if changes:
+                    self._db.execute("BEGIN")
                 for statement, row in changes:
                     self._db.execute(statement, row)
         except sqlite3.Error as error:
             raise self._broken(error) from error
 
-    def _set_up(self) -> None:
+    def _set_up(self) -> int:
+        """Make the tables of a new file; return the version."""
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version == _VERSION:
-            return
+        if version in {_FORMER, _VERSION}:
+            return int(version)
         if version or self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
             whose = "a newer" if version else "an unreleased"
             raise StorageError(
@@ -328,43 +260,47 @@ class TargetState(AbstractContextManager["TargetState"]):
                 path=str(self._path),
             )
         self._db.executescript(
-            f"BEGIN; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;"
+            f"BEGIN; {_TARGET} {_PLACEMENT} PRAGMA user_version={_VERSION}; COMMIT;"
         )
+        return _VERSION
 
-    def _load(self) -> None:
-        with self._db:
-            self._db.execute(
-                "DELETE FROM placement WHERE ccid NOT IN (SELECT ccid FROM approval)"
-            )
+    def _load(self, version: int) -> None:
         for ccid, *fields in self._db.execute("SELECT * FROM placement"):
             self._placements[Ccid(ccid)] = Placement(*fields)
-        for name, sequence, version, ccid, init in self._db.execute(
-            "SELECT * FROM approval"
-        ):
-            approval = Approval(name, sequence, version, Ccid(ccid), bool(init))
-            self._approvals[name, sequence] = approval
-        for name, sequence, target, since in self._db.execute("SELECT * FROM target"):
-            current = self._approvals.get((name, sequence))
-            if current is None:
-                raise StorageError(
-                    f"{str(self._path)!r} names sequence {sequence} of {name!r} and "
-                    "does not say what it runs",
-                    hint="move it away and deploy the chaincodes again",
-                    path=str(self._path),
-                )
-            self._deployments[name] = Deployment(current, Target(target), since)
+        if version == _FORMER:
+            approved = "SELECT name, sequence FROM approval ORDER BY sequence"
+            current = "SELECT name, sequence, target FROM target"
+            former = {
+                name: (of, Target.RUNNING) for name, of in self._db.execute(approved)
+            }
+            for name, sequence, target in self._db.execute(current):
+                former[name] = sequence, Target(target)
+            self._former = former
+            return
+        for channel, name, *fields in self._db.execute("SELECT * FROM target"):
+            sequence, ccid, target, since = fields
+            wish = Wish(sequence, Ccid(ccid), Target(target), since)
+            self._wishes[channel, name] = wish
+        rows = self._db.execute("SELECT ccid FROM kept")
+        self.kept = frozenset(Ccid(ccid) for (ccid,) in rows)
 
     def _broken(self, error: sqlite3.Error) -> StorageError:
         return StorageError(
             f"{str(self._path)!r} cannot be used: {error}",
             hint="check free space and permissions; if the file is damaged, move it "
-            "away and deploy the chaincodes again",
+            "away",
             path=str(self._path),
             retryable=getattr(error, "sqlite_errorcode", 0) & 0xFF in _RETRYABLE,
         )
 
 
-def _row(deployment: Deployment) -> tuple[str, tuple[Any, ...]]:
-    sequence = deployment.approval.sequence
-    row = (deployment.name, sequence, str(deployment.target), deployment.since)
-    return "INSERT OR REPLACE INTO target VALUES (?,?,?,?)", row
+def _row(wish: Wish) -> tuple[Any, ...]:
+    return wish.sequence, wish.ccid, str(wish.target), wish.since
+
+
+def _former_target(former: dict[str, tuple[int, Target]], now: Approval) -> Target:
+    """Return what a user wanted of a name when channels did not have names of their own."""
+    if now.name not in former:
+        return Target.REMOVED
+    sequence, target = former[now.name]
+    return target if sequence == now.sequence else Target.RUNNING

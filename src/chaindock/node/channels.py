@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from chaindock.endorser.caller import Caller, Clock
+from chaindock.endorser.caller import Caller, Clock, DefinitionWriter
 from chaindock.endorser.channel import Channel
 from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.endorser import Endorser
@@ -20,18 +20,21 @@ from chaindock.ids import require_channel
 from chaindock.ledger.ledger import Ledger
 from chaindock.ledger.reader import LedgerReader
 from chaindock.lifecycle.contract import LifecycleContract
+from chaindock.lifecycle.definitions import Definitions
+from chaindock.lifecycle.deployments import Deployments
 from chaindock.lifecycle.records import NAMESPACE
 from chaindock.node.controls import Controls
 from chaindock.node.explorer import Explorer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from chaindock.chaincode.support import ChaincodeSupport
     from chaindock.config.sections import Config
     from chaindock.identity.organization import Organizations
     from chaindock.ids import ChannelId
-    from chaindock.lifecycle.definitions import Definitions
+    from chaindock.lifecycle.deploy import Deployer
+    from chaindock.lifecycle.fleet import Fleet
     from chaindock.node.home import Home
 
 
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 class NodeChannel(Channel):
     """A channel, and what people look at and change in it."""
 
+    deployer: Deployer
     explorer: Explorer
     controls: Controls
 
@@ -49,6 +53,8 @@ class Channels(Mapping[str, NodeChannel]):
     Entering opens them, and raises what `Ledger` raises.
 
     Args:
+        fleet: gets to know what each channel runs.
+        deployer: makes a `Deployer`, given what is of the channel.
         executor: runs chaincode for every channel.
         concurrency: most proposals at once; 0 = no limit.
     """
@@ -59,13 +65,14 @@ class Channels(Mapping[str, NodeChannel]):
         home: Home,
         organizations: Organizations,
         *,
-        definitions: Definitions,
+        fleet: Fleet,
+        deployer: Callable[..., Deployer],
         executor: ChaincodeSupport,
         concurrency: int,
     ) -> None:
         self._config, self._home = config, home
         self._organizations = organizations
-        self._definitions, self._executor = definitions, executor
+        self._fleet, self._deployer, self._executor = fleet, deployer, executor
         self._concurrency = concurrency
         self._clock = Clock()
         self._open: dict[str, NodeChannel] = {}
@@ -121,11 +128,21 @@ class Channels(Mapping[str, NodeChannel]):
             reader = await stack.enter_async_context(LedgerReader(path))
             members = Members(name, self._organizations, Configuration.of(ledger))
             explorer = Explorer(ledger, reader)
-            endorser = self._endorser(name, ledger, members)
+            deployments = Deployments(ledger, lambda: members.peers, self._fleet)
+            await deployments.load()
+            stack.callback(self._fleet.channels.pop, name)
+            endorser = self._endorser(members, deployments, ledger)
             orderer = await stack.enter_async_context(
                 Orderer(ledger, members.configuration, config.orderer)
             )
             caller = Caller(name, endorser, orderer, explorer.conflict, self._clock)
+            writer = DefinitionWriter(caller, ledger, members.admins)
+            made = self._deployer(
+                deployments, writer, lambda: members.configuration.peers
+            )
+            deployer = await stack.enter_async_context(made)
+            ledger.watchers.append(deployer.committed)
+            stack.callback(ledger.watchers.remove, deployer.committed)
             yield NodeChannel(
                 id=name,
                 ledger=ledger,
@@ -134,18 +151,21 @@ class Channels(Mapping[str, NodeChannel]):
                 endorser=endorser,
                 orderer=orderer,
                 caller=caller,
+                deployer=deployer,
                 explorer=explorer,
                 controls=Controls(caller, first.admin),
             )
 
-    def _endorser(self, name: ChannelId, ledger: Ledger, members: Members) -> Endorser:
+    def _endorser(
+        self, members: Members, deployments: Deployments, ledger: Ledger
+    ) -> Endorser:
         configuration = members.configuration
-        lifecycle = LifecycleContract(name, lambda: configuration.peers)
+        lifecycle = LifecycleContract(ledger.channel, lambda: configuration.peers)
         return Endorser(
             configuration=configuration,
             peers=members.peers,
             ledger=ledger,
-            definitions=self._definitions,
+            definitions=Definitions(deployments),
             executor=self._executor,
             system={NAMESPACE: lifecycle},
             concurrency=self._concurrency,

@@ -56,7 +56,7 @@ def dump(home: Home, target: Path) -> dict[str, Any]:
             heights = {}
             for file in files:
                 heights[file.stem] = _copy(file, folder / file.name)
-            # After the ledgers: what is approved and not committed is settled at a start.
+            # After the ledgers: what was stopped holds for what the ledger defines.
             if home.desired.exists():
                 _copy(home.desired, folder / _TARGETS)
             manifest = {"format": _FORMAT, "version": __version__, "ledgers": heights}

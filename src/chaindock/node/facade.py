@@ -37,10 +37,12 @@ if TYPE_CHECKING:
     from chaindock.endorser.caller import Answer
     from chaindock.endorser.determinism import Difference
     from chaindock.identity.msp import SigningIdentity
-    from chaindock.lifecycle import targets as stored
     from chaindock.lifecycle.custodian import Custodian
     from chaindock.lifecycle.definitions import Definition
-    from chaindock.lifecycle.deploy import Deployed, Deployer
+    from chaindock.lifecycle.deploy import Deployed
+    from chaindock.lifecycle.deployments import Deployment as Named
+    from chaindock.lifecycle.fleet import Fleet
+    from chaindock.lifecycle.packages import Packages
     from chaindock.lifecycle.terms import Terms
     from chaindock.node.backends import Backends
     from chaindock.node.channels import Channels, NodeChannel
@@ -59,9 +61,9 @@ class Node:
     config: Config
     labels: NodeLabels
     channels: Channels
-    targets: stored.TargetState
+    fleet: Fleet
+    packages: Packages
     custodian: Custodian
-    deployer: Deployer
     backends: Backends
     listener: ChaincodeListener
     output: OutputStore
@@ -154,7 +156,7 @@ class Node:
             name = name_from_label(info.label)
         self._warn(terms, watch)
         try:
-            deployed = await self.deployer.deploy(
+            deployed = await self.channel().deployer.deploy(
                 package,
                 name,
                 terms,
@@ -194,26 +196,26 @@ class Node:
                 "CORE_CHAINCODE_MODE=dev chaindock up",
             )
         began = time.monotonic()
-        deployed = await self.deployer.deploy_by_hand(name, terms)
+        deployed = await self.channel().deployer.deploy_by_hand(name, terms)
         return self._deployment(deployed, began)
 
     async def start(self, name: str, *, watch: Watch) -> Deployment:
         """Bring a stopped or failed chaincode up. Raises NotFound, LaunchFailed."""
         began = time.monotonic()
-        deployed = await self.deployer.start(name, watch=watch)
+        deployed = await self.channel().deployer.start(name, watch=watch)
         return self._deployment(deployed, began)
 
     async def stop(self, name: str) -> None:
         """End its run; it stays deployed and stopped. Raises NotFound."""
-        await self.deployer.stop(name)
+        await self.channel().deployer.stop(name)
 
     async def remove(self, name: str) -> None:
         """Stop it and forget it; the ledger keeps its state. Raises NotFound."""
-        await self.deployer.remove(name)
+        await self.channel().deployer.remove(name)
 
     def ps(self) -> Sequence[Running]:
         """Return all deployed chaincodes, by name. Quick; raises LedgerError at the end."""
-        return [self._running(one) for one in self.targets.all()]
+        return [self._running(one) for one in self.fleet.all()]
 
     async def flush_output(self) -> None:
         """Return when the output so far can be read from the files."""
@@ -226,9 +228,10 @@ class Node:
         """
         if ":" in name and (files := self.output.files(require_ccid(name))):
             return files
-        if self.targets.find(name) is None and name in self._failed:
+        deployments = self.channel().deployer.deployments
+        if deployments.find(name) is None and name in self._failed:
             return self.output.files(self._failed[name])
-        return self.output.files(self.targets.get(name).ccid)
+        return self.output.files(deployments.get(name).ccid)
 
     # ---- calls
 
@@ -326,19 +329,19 @@ class Node:
             said += [
                 f"gave up starting chaincode {name} ({one.state}, failures in a row: "
                 f"{one.policy.failures}): {why}; see chaindock logs {name}"
-                for name in self.targets.users_of(one.ccid)
+                for name in self.fleet.users_of(one.ccid)
             ]
         return said
 
-    def _running(self, deployment: stored.Deployment) -> Running:
-        placement = self.targets.placement(deployment.ccid)
+    def _running(self, deployment: Named) -> Running:
+        placement = self.fleet.targets.placement(deployment.ccid)
         one = self.custodian.find(deployment.ccid)
         stopped = deployment.target is Target.STOPPED
         state = LaunchState.DOWN if one is None else one.state
         error = one.error if one else None
         running = one.running if one else None
         next_try = one.next_try if one else None
-        names = self.targets.names_of(deployment.ccid)
+        names = self.fleet.names_of(deployment.ccid)
         wrong = self.config.chaincodes.problem_of(deployment.ccid, names)
         warning = {"warning": wrong.message} if wrong else {}
         return Running(
@@ -346,7 +349,9 @@ class Node:
             version=deployment.approval.version,
             sequence=deployment.approval.sequence,
             package_id=deployment.ccid,
-            **_shown(self.deployer.definition(deployment.name)),
+            **_shown(
+                self.channels[deployment.channel].deployer.definition(deployment.name)
+            ),
             state="stopped" if stopped and state is LaunchState.DOWN else str(state),
             backend=placement.given or placement.asked,
             since=_iso(deployment.since if one is None else one.since),

@@ -11,6 +11,7 @@ import ctypes
 import resource
 import shutil
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from chaindock.chaincode.launcher import RuntimeLauncher
@@ -23,12 +24,13 @@ from chaindock.container.environment import tls_files
 from chaindock.container.output import Echo, OutputStore
 from chaindock.container.router import Router
 from chaindock.durable import sync_folder
-from chaindock.endorser.caller import DefinitionWriter
 from chaindock.identity.ca import TlsAuthority
 from chaindock.identity.organization import Organization, Organizations
 from chaindock.lifecycle.custodian import Custodian
-from chaindock.lifecycle.definitions import Definitions
-from chaindock.lifecycle.deploy import BY_HAND, Deployer
+from chaindock.lifecycle.deploy import Deployer
+from chaindock.lifecycle.fleet import Fleet
+from chaindock.lifecycle.packages import Packages
+from chaindock.lifecycle.states import BY_HAND
 from chaindock.lifecycle.targets import TargetState
 from chaindock.node.admin import AdminServer
 from chaindock.node.backends import Backends
@@ -103,10 +105,10 @@ async def _compose(
     peer_id = config.node.peer_id or f"peer0-{node_id}"
     labels = NodeLabels(node_id, peer_id, config.node.network_id)
     organizations = await asyncio.to_thread(_organizations, config, home)
-    packages = PackageStore(home.packages, config.packages)
+    store = PackageStore(home.packages, config.packages)
     output = OutputStore(home.output, config.output)
     targets = stack.enter_context(TargetState(home.desired))
-    output.drop_former(targets.ccids())
+    fleet = Fleet(targets)
     sync_folder(home.root)
 
     registry = HandlerRegistry(admit_unlaunched=config.stream.mode == "dev")
@@ -125,7 +127,7 @@ async def _compose(
         return attempt
 
     def peer_for(attempt: Attempt) -> PeerConnection:
-        names = targets.names_of(attempt.ccid)
+        names = fleet.names_of(attempt.ccid)
         tls = None
         if authority is not None:
             pair = authority.issue_client()
@@ -140,7 +142,7 @@ async def _compose(
 
     launcher = RuntimeLauncher(
         registry,
-        lambda ccid: asyncio.to_thread(packages.get, ccid),
+        lambda ccid: asyncio.to_thread(store.get, ccid),
         router,
         peer_for,
         options=config.launch,
@@ -151,9 +153,12 @@ async def _compose(
             launcher,
             config.custodian,
             new_attempt=new_attempt,
-            name_of=lambda ccid: next(iter(targets.users_of(ccid)), ccid),
+            name_of=lambda ccid: next(iter(fleet.users_of(ccid)), ccid),
             by_hand=lambda ccid: targets.placement(ccid).given == BY_HAND,
         )
+    )
+    packages = await stack.enter_async_context(
+        Packages(store, fleet, custodian, router.purge)
     )
 
     executor = ChaincodeSupport(
@@ -167,40 +172,38 @@ async def _compose(
             config,
             home,
             organizations,
-            definitions=Definitions(targets),
+            fleet=fleet,
+            deployer=partial(
+                Deployer,
+                packages=packages,
+                custodian=custodian,
+                attempts=new_attempt,
+                by_hand=config.stream.mode == "dev",
+            ),
             executor=executor,
             concurrency=proposals_at_once(config.endorser.concurrency),
         )
     )
-    channel = channels.require()
-    deployer = await stack.enter_async_context(
-        Deployer(
-            packages=packages,
-            targets=targets,
-            custodian=custodian,
-            committer=DefinitionWriter(
-                channel.caller, channel.ledger, channel.members.admins
-            ),
-            attempts=new_attempt,
-            purge=router.purge,
-            mspids=lambda: channel.members.configuration.peers,
-        )
-    )
-    await deployer.restore()
+    output.drop_former(fleet.ccids())
+    await packages.restore()
+    for channel in channels.values():
+        await channel.deployer.restore()
     node = Node(
         config=config,
         labels=labels,
         channels=channels,
-        targets=targets,
+        fleet=fleet,
+        packages=packages,
         custodian=custodian,
-        deployer=deployer,
         backends=backends,
         listener=listener,
         output=output,
         health=health,
         operations=operations,
     )
-    health.parts = Parts(channel.ledger, targets, custodian, backends.check, node.ps)
+    health.parts = Parts(
+        channels.require().ledger, fleet, custodian, backends.check, node.ps
+    )
     return node
 
 

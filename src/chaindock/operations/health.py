@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import chaindock
 from chaindock.errors import ChaindockError, LaunchFailed, LedgerCorrupt
 from chaindock.ids import TxId
-from chaindock.lifecycle.states import LaunchState, Target
+from chaindock.lifecycle.states import LaunchState
 from chaindock.telemetry import get_logger, logs, metrics
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from chaindock.ledger.ledger import Ledger
     from chaindock.lifecycle.custodian import Custodian
-    from chaindock.lifecycle.targets import Deployment, TargetState
+    from chaindock.lifecycle.deployments import Deployment
+    from chaindock.lifecycle.fleet import Fleet
     from chaindock.operations.facade import Running
 
     Check = Callable[[], Awaitable[None]]
@@ -52,7 +53,7 @@ class Parts:
     """The parts of a node that health and metrics look at; `rows` is what `ps` shows."""
 
     ledger: Ledger
-    targets: TargetState
+    fleet: Fleet
     custodian: Custodian
     check_engine: Check
     rows: Callable[[], Sequence[Running]]
@@ -63,8 +64,8 @@ class Parts:
             "ledger": self._check_ledger,
             "docker": self.check_engine,
         }
-        for deployment in self.targets.all():
-            if deployment.target is Target.RUNNING:
+        for deployment in self.fleet.all():
+            if deployment.runs:
                 check = partial(self._check_chaincode, deployment)
                 found[f"chaincode/{deployment.name}"] = check
         return found
@@ -86,7 +87,7 @@ class Parts:
         return [
             Trouble(f"chaincode/{name}", supervisor.doing())
             for supervisor in self.custodian.pending()
-            for name in self.targets.names_of(supervisor.ccid)
+            for name in self.fleet.names_of(supervisor.ccid)
         ]
 
     def measure(self) -> None:

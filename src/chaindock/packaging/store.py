@@ -143,6 +143,12 @@ class PackageStore:
         _require_id(info, ccid, path)
         return self._stored(info, path)
 
+    def read(self, ccid: Ccid) -> bytes:
+        """Return the bytes of a package as they came. Raises: as `get`."""
+        path = self.get(ccid).path
+        with _storage(path):
+            return path.read_bytes()
+
     def list(self) -> list[Ccid]:
         """Return the ids of all packages in order; only file names are looked at."""
         if not self._root.is_dir():

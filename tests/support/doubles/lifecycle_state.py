@@ -81,6 +81,14 @@ class LifecycleState:
         rows = [KV(key=key) for key in found if start <= key < end]
         return Rows(row.SerializeToString() for row in rows)
 
+    def written(self) -> list[tuple[str, bytes]]:
+        """Return collection ("" = public) and key, or its hash, of each write."""
+        public = [("", key.encode()) for _, key in self.writes]
+        return public + [
+            (collection, sha256(key.encode()).digest())
+            for _, collection, key in self.hashed_writes
+        ]
+
     def recorded(self) -> Any:
         """Return reads, writes, hashed reads and hashed writes, as `recorded_in`."""
         return (

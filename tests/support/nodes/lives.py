@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.eventually import eventually
 from support.ledgers.audit import Audit
 from support.need import need_image
 from support.nodes.killable import LOST, CrashNode
@@ -64,6 +65,9 @@ class Lives:
         await self.end()
         await self.node.up()
         await self.settled()
+        # The package of the former version goes in the background.
+        packages = self.node.home / "packages"
+        await eventually(lambda: len(list(packages.iterdir())) == 1, SETTLED_S)
         self.files = files_of(self.node.home)
         self.others = await self.traces.other()
         await self.end()

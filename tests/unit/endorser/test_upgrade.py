@@ -21,6 +21,9 @@ from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.definitions import Definitions
 from chaindock.lifecycle.deploy import Deployer
+from chaindock.lifecycle.deployments import Deployments
+from chaindock.lifecycle.fleet import Fleet
+from chaindock.lifecycle.packages import Packages
 from chaindock.lifecycle.targets import TargetState
 from chaindock.packaging.store import StoredPackage
 from support.doubles.machine import Machine
@@ -44,7 +47,7 @@ async def keep_builds(ccid: Any) -> None:
     del ccid
 
 
-class Packages:
+class Store:
     def __init__(self) -> None:
         self.kept: set[Any] = set()
 
@@ -56,6 +59,9 @@ class Packages:
 
     def remove(self, ccid: Any) -> Any:
         self.kept.discard(ccid)
+
+    def list(self) -> list[Any]:
+        return []
 
     def sweep(self, wanted: Any) -> Any:
         return []
@@ -78,11 +84,13 @@ async def parts(tmp_path: Any, org: Any) -> Any:
     )
     async with opened as ledger:
         configuration = Configuration.of(ledger)
+        deployments = Deployments(ledger, lambda: ["Org1MSP"], Fleet(targets))
+        await deployments.load()
         endorser = Endorser(
             configuration=configuration,
             peers={org.mspid: org.peer},
             ledger=ledger,
-            definitions=Definitions(targets),
+            definitions=Definitions(deployments),
             executor=machine,
             system={"_lifecycle": LifecycleContract(CHANNEL, lambda: ["Org1MSP"])},
         )
@@ -91,15 +99,20 @@ async def parts(tmp_path: Any, org: Any) -> Any:
             Custodian(machine) as custodian,
         ):
             caller = Caller(CHANNEL, endorser, orderer)
-            async with Deployer(
-                packages=cast(Any, Packages()),
-                targets=targets,
-                custodian=custodian,
-                committer=DefinitionWriter(caller, ledger, lambda: [org.admin]),
-                attempts=Attempt,
-                purge=keep_builds,
-                mspids=lambda: ["Org1MSP"],
-            ) as deployer:
+            store = cast(Any, Store())
+            packages = Packages(store, deployments.fleet, custodian, keep_builds)
+            async with (
+                packages,
+                Deployer(
+                    deployments,
+                    DefinitionWriter(caller, ledger, lambda: [org.admin]),
+                    lambda: ["Org1MSP"],
+                    packages=packages,
+                    custodian=custodian,
+                    attempts=Attempt,
+                ) as deployer,
+            ):
+                ledger.watchers.append(deployer.committed)
                 yield deployer, caller, machine, targets
     targets.close()
 

@@ -36,7 +36,7 @@ async def test_a_first_deploy_stores_launches_and_defines(node):
     )  # fmt: skip
     assert node.store.list() == [done.ccid]
     assert node.runtime.running == {done.ccid}
-    assert node.targets.get("basic").ccid == done.ccid
+    assert node.deployments.get("basic").ccid == done.ccid
     assert node.committer.args[0].version == "1.0"
     assert "phase" in events
     assert [str(p.phase) for p in done.attempt.phases] == ["compile"]
@@ -49,7 +49,7 @@ async def test_an_upgrade_serves_all_the_time_and_then_retires_the_old(node):
     upgrade = asyncio.ensure_future(node.deployer.deploy(package("two"), "basic"))
     await node.runtime.entered.wait()
     assert node.runtime.running == {old.ccid}
-    assert node.targets.approval("basic", 1).ccid == old.ccid
+    assert node.deployments.approval("basic", 1).ccid == old.ccid
     node.runtime.gate.set()
     new = await upgrade
     assert (new.sequence, new.version) == (2, "2.0")
@@ -74,7 +74,7 @@ async def test_the_same_package_again_starts_a_stopped_one(node):
     await node.deployer.deploy(package("one"), "basic")
     await node.deployer.stop("basic")
     await node.deployer.deploy(package("one"), "basic")
-    assert node.targets.get("basic").target is Target.RUNNING
+    assert node.deployments.get("basic").target is Target.RUNNING
 
 
 async def test_another_version_of_the_same_package_is_a_new_sequence(node):
@@ -99,8 +99,8 @@ async def test_a_failed_build_changes_nothing_and_tells_why(node):
     assert caught.value.output == ["E404"]
     await node.quiet()
     assert node.runtime.running == {old.ccid}
-    assert node.targets.get("basic").approval.sequence == 1
-    assert node.targets.names() == ["basic"]
+    assert node.deployments.get("basic").approval.sequence == 1
+    assert [one.name for one in node.fleet.all()] == ["basic"]
     assert node.committer.sequence("basic") == 1
     assert node.store.list() == [old.ccid]
     node.runtime.fail = None
@@ -115,7 +115,7 @@ async def test_a_failed_build_of_an_installed_package_keeps_the_package(node):
         await node.deployer.deploy(package("one"), "basic")
     await node.quiet()
     assert node.store.list() == [old.ccid]
-    assert node.targets.get("basic").ccid == old.ccid
+    assert node.deployments.get("basic").ccid == old.ccid
 
 
 async def test_a_definition_that_is_not_committed_takes_the_new_version_down(node):
@@ -126,7 +126,7 @@ async def test_a_definition_that_is_not_committed_takes_the_new_version_down(nod
     await node.quiet()
     assert node.runtime.running == {old.ccid}
     assert node.store.list() == [old.ccid]
-    assert node.targets.approval("basic", 2) is None
+    assert node.deployments.approval("basic", 2) is None
 
 
 async def test_a_lost_answer_does_not_undo_what_is_on_the_ledger(node):
@@ -147,7 +147,7 @@ async def test_a_deploy_cancelled_while_it_builds_leaves_nothing(node):
         await deploy
     await node.quiet()
     assert node.runtime.running == set()
-    assert node.targets.names() == []
+    assert node.fleet.all() == []
     assert node.store.list() == []
 
 
@@ -163,7 +163,7 @@ async def test_a_deploy_cancelled_while_it_commits_is_complete(node):
     with pytest.raises(asyncio.CancelledError):
         await deploy
     await node.quiet()
-    found = node.targets.get("basic")
+    found = node.deployments.get("basic")
     assert found.approval.sequence == 2
     assert node.runtime.running == {found.ccid} != {old.ccid}
     assert node.store.list() == [found.ccid]
@@ -194,7 +194,7 @@ async def test_two_names_may_share_a_package_until_the_last_is_gone(node):
     await node.deployer.remove("b")
     assert node.runtime.running == set()
     assert node.store.list() == []
-    assert node.targets.all() == []
+    assert node.fleet.all() == []
 
 
 async def test_a_failed_deploy_of_a_shared_package_leaves_the_other_alone(node):
@@ -235,7 +235,7 @@ async def test_stop_and_start(node):
     done = await node.deployer.deploy(package("one"), "basic")
     await node.deployer.stop("basic")
     assert node.runtime.running == set()
-    assert node.targets.is_stopped("basic")
+    assert node.deployments.is_stopped("basic")
     assert node.store.list() == [done.ccid]
     started = await node.deployer.start("basic")
     assert (started.ccid, started.changed) == (done.ccid, False)
@@ -247,8 +247,9 @@ async def test_stop_gives_up_a_launch_under_way(node):
     await node.deployer.stop("basic")
     node.runtime.gate = asyncio.Event()
     node.runtime.entered.clear()
-    node.targets.set("basic", Target.RUNNING)
-    node.custodian.restore(node.targets.to_run())
+    approval = node.deployments.get("basic").approval
+    node.targets.set(node.deployments.channel, approval, Target.RUNNING)
+    node.custodian.restore(node.fleet.to_run())
     await node.runtime.entered.wait()
     async with asyncio.timeout(1):
         await node.deployer.stop("basic")
@@ -301,7 +302,7 @@ async def test_a_stopped_chaincode_whose_new_deployment_fails_stays_stopped(node
     node.runtime.fail = None
     await node.quiet()
     assert node.runtime.running == set()
-    assert node.targets.is_stopped("basic")
+    assert node.deployments.is_stopped("basic")
 
 
 async def test_a_program_that_a_user_starts_is_defined_without_a_package(node):
@@ -313,7 +314,7 @@ async def test_a_program_that_a_user_starts_is_defined_without_a_package(node):
     newer = await node.deployer.deploy_by_hand("basic", Terms(version="2.0"))
     assert (newer.ccid, newer.sequence) == ("basic:2.0", 2)
     await node.deployer.remove("basic")
-    assert node.targets.names() == []
+    assert node.fleet.all() == []
     assert node.runtime.placed() == []
 
 
@@ -329,7 +330,7 @@ async def test_a_removal_whose_engine_is_away_is_done_by_the_next_start(tmp_path
         assert node.purged == []
         committer = node.committer
     async with Node(tmp_path, committer) as node:
-        await node.deployer.restore()
+        await node.restore()
         await node.quiet()
         assert node.store.list() == []
         assert ("discard", done.ccid) in node.runtime.log

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from chaindock.errors import EngineUnavailable, LedgerError, StorageError
-from chaindock.lifecycle.definitions import Approval, Definition
+from chaindock.lifecycle.definitions import Definition
+from chaindock.lifecycle.states import Target
 from support.doubles.deployments import Node, package
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 async def test_a_restart_launches_what_should_run(tmp_path):
@@ -18,24 +24,27 @@ async def test_a_restart_launches_what_should_run(tmp_path):
         await node.deployer.stop("b")
         committer = node.committer
     async with Node(tmp_path, committer) as node:
-        await node.deployer.restore()
+        await node.restore()
         await node.quiet()
         assert node.runtime.running == {one.ccid}
         await node.deployer.start("b")
         assert len(node.runtime.running) == 2
 
 
-async def test_a_crash_between_commit_and_switch_ends_with_the_new_version(tmp_path):
+async def test_a_crash_right_after_a_commit_ends_with_the_new_version(tmp_path):
     async with Node(tmp_path) as node:
         await node.deployer.deploy(package("one"), "a")
         committer = node.committer
+        committer.watchers = []
         new = node.store.add(package("two"))
-        node.targets.approve(Approval("a", 2, "2.0", new.ccid))
-        committer.define(Definition(name="a", sequence=2, version="2.0"))
+        definition = Definition(name="a", sequence=2, version="2.0")
+        committer.approve(definition, new.ccid)
+        committer.define(definition)
     async with Node(tmp_path, committer) as node:
-        await node.deployer.restore()
+        await node.restore()
         await node.quiet()
         assert node.runtime.running == {new.ccid}
+        assert node.store.list() == [new.ccid]
 
 
 async def test_a_crash_during_a_deploy_leaves_no_package(tmp_path):
@@ -44,9 +53,10 @@ async def test_a_crash_during_a_deploy_leaves_no_package(tmp_path):
         committer = node.committer
         node.store.add(package("killed while it was built"))
         approved = node.store.add(package("killed before its definition was committed"))
-        node.targets.approve(Approval("a", 2, "2.0", approved.ccid))
+        definition = Definition(name="a", sequence=2, version="2.0")
+        committer.approve(definition, approved.ccid)
     async with Node(tmp_path, committer) as node:
-        await node.deployer.restore()
+        await node.restore()
         await node.quiet()
         assert node.store.list() == [one.ccid]
         assert node.runtime.running == {one.ccid}
@@ -65,9 +75,10 @@ async def test_a_crash_during_a_removal_leaves_no_build(tmp_path):
     async with Node(tmp_path) as node:
         one = await node.deployer.deploy(package("one"), "a")
         committer = node.committer
-        node.targets.remove("a")
+        approval = node.deployments.get("a").approval
+        node.targets.set("mychannel", approval, Target.REMOVED)
     async with Node(tmp_path, committer) as node:
-        await node.deployer.restore()
+        await node.restore()
         await node.quiet()
         assert node.purged == [(one.ccid, True)]
         assert node.store.list() == []
@@ -88,7 +99,7 @@ async def test_what_cannot_be_stopped_is_cleared_away_by_the_next_start(
         assert node.store.list() == [one.ccid]
         committer = node.committer
     async with Node(tmp_path, committer) as node:
-        await node.deployer.restore()
+        await node.restore()
         await node.quiet()
         assert node.purged == [(one.ccid, True)]
         assert node.store.list() == []
@@ -104,37 +115,31 @@ async def test_a_package_that_cannot_be_removed_hinders_no_start(tmp_path, monke
             raise StorageError("read-only file system")
 
         monkeypatch.setattr(node.store, "sweep", fail)
-        await node.deployer.restore()
+        await node.restore()
         await node.quiet()
         assert node.runtime.running == {one.ccid}
 
 
-async def test_a_committed_definition_counts_even_if_it_cannot_be_recorded(
-    tmp_path, monkeypatch
-):
+async def test_a_committed_definition_counts_even_if_nothing_can_be_written(tmp_path):
     async with Node(tmp_path) as node:
         await node.deployer.deploy(package("one"), "a")
-        with monkeypatch.context() as patched:
-            read_only_after_approval(node, patched)
+        async with read_only_from_the_commit_on(node):
             done = await node.deployer.deploy(package("two"), "a")
         await node.quiet()
         assert done.sequence == 2
         assert node.runtime.running == {done.ccid}
         committer = node.committer
     async with Node(tmp_path, committer) as node:
-        await node.deployer.restore()
+        await node.restore()
         await node.quiet()
         assert node.runtime.running == {done.ccid}
 
 
-async def test_a_refused_definition_leaves_the_old_version_even_without_room(
-    tmp_path, monkeypatch
-):
+async def test_a_refused_definition_leaves_the_old_version_even_without_room(tmp_path):
     async with Node(tmp_path) as node:
         one = await node.deployer.deploy(package("one"), "a")
         node.committer.fail = LedgerError("disk full")
-        with monkeypatch.context() as patched:
-            read_only_after_approval(node, patched)
+        async with read_only_from_the_commit_on(node):
             with pytest.raises(LedgerError, match="disk full"):
                 await node.deployer.deploy(package("two"), "a")
         await node.quiet()
@@ -142,12 +147,18 @@ async def test_a_refused_definition_leaves_the_old_version_even_without_room(
         assert node.store.list() == [one.ccid]
 
 
-def read_only_after_approval(node: Any, patched: Any) -> None:
-    """Let nothing be written to the target state once an approval is there."""
-    approve = node.targets.approve
+@asynccontextmanager
+async def read_only_from_the_commit_on(node: Any) -> AsyncIterator[None]:
+    """Let nothing be written to the target state once a definition is committed."""
+    node.committer.gate = asyncio.Event()
+    node.committer.entered.clear()
 
-    def once(approval: Any) -> None:
-        approve(approval)
+    async def close() -> None:
+        await node.committer.entered.wait()
         node.targets._db.execute("PRAGMA query_only=ON")
+        node.committer.gate.set()
 
-    patched.setattr(node.targets, "approve", once)
+    closing = asyncio.ensure_future(close())
+    yield
+    await closing
+    node.targets._db.execute("PRAGMA query_only=OFF")

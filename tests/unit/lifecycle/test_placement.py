@@ -74,7 +74,7 @@ async def test_isolation_that_was_asked_for_and_cannot_be_given_is_an_error(node
     with pytest.raises(PlacementConflict, match="runs on back end 'process' for a"):
         await node.deployer.deploy(package("one"), "b", backend="docker")
     await node.quiet()
-    assert node.targets.names() == ["a"]
+    assert [one.name for one in node.fleet.all()] == ["a"]
     assert node.runtime.running == {first.ccid}
     second = await node.deployer.deploy(package("one"), "b")
     assert second.placement.given == "process"

@@ -1,4 +1,4 @@
-"""What a restart finds."""
+"""What a restart finds of what is local, and the file of a version before channels."""
 
 import sqlite3
 import threading
@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
-from chaindock.errors import NotFound, StorageError
+from chaindock.errors import StorageError
 from chaindock.ids import Ccid
 from chaindock.lifecycle.definitions import Approval
 from chaindock.lifecycle.states import Placement, Target
 from chaindock.lifecycle.targets import TargetState
+from support.doubles.deployments import Committer, Node, package
+from support.eventually import eventually
 
 V1, V2 = Ccid("basic:" + "1" * 64), Ccid("basic:" + "2" * 64)
+ONE, TWO = "one", "two"
 
 
 @pytest.fixture
@@ -27,8 +30,8 @@ def targets(path: Any) -> Any:
         yield state
 
 
-def approval(sequence: Any, ccid: Any, name: Any = "basic", **more: Any) -> Any:
-    return Approval(name, sequence, f"{sequence}.0", ccid, **more)
+def approval(sequence: Any = 1, ccid: Any = V1, name: Any = "basic") -> Any:
+    return Approval(name, sequence, f"{sequence}.0", ccid)
 
 
 def reopened(path: Any) -> Any:
@@ -36,54 +39,75 @@ def reopened(path: Any) -> Any:
         return state
 
 
-def test_what_was_switched_to_is_there_after_a_restart(targets, path):
-    targets.approve(approval(1, V1, init_required=True))
-    targets.switch("basic", 1)
-    found = reopened(path).get("basic")
-    assert found.approval == approval(1, V1, init_required=True)
-    assert found.target is Target.RUNNING
-    assert found.since == targets.get("basic").since
-    assert reopened(path).to_run() == [V1]
+def wanted(state: Any, channel: Any = ONE, what: Any = None) -> Any:
+    wish = state.wish(channel, what or approval())
+    return wish.target if wish else Target.RUNNING
+
+
+def test_stopped_stays_stopped_in_its_channel_alone(targets, path):
+    targets.set(ONE, approval(), Target.STOPPED)
+    for state in (targets, reopened(path)):
+        assert wanted(state) is Target.STOPPED
+        assert wanted(state, TWO) is Target.RUNNING
+        assert state.wish(ONE, approval()).since == targets.wish(ONE, approval()).since
+    targets.set(ONE, approval(), Target.RUNNING)
+    assert wanted(targets) is wanted(reopened(path)) is Target.RUNNING
+
+
+def test_what_a_user_wants_holds_for_what_runs_now(targets, path):
+    targets.set(ONE, approval(), Target.STOPPED)
+    for now in (approval(2), approval(1, V2)):
+        assert wanted(targets, ONE, now) is Target.RUNNING
+    targets.set(ONE, approval(2), Target.REMOVED)
+    assert wanted(reopened(path), ONE, approval(2)) is Target.REMOVED
+
+
+def test_a_package_that_comes_again_revives_what_was_removed_with_it(targets, path):
+    targets.set(ONE, approval(), Target.REMOVED)
+    targets.set(TWO, approval(), Target.STOPPED)
+    targets.set(ONE, approval(1, V2, "other"), Target.REMOVED)
+    targets.revive(V1)
+    for state in (targets, reopened(path)):
+        assert wanted(state) is Target.RUNNING
+        assert wanted(state, TWO) is Target.STOPPED
+        assert wanted(state, ONE, approval(1, V2, "other")) is Target.REMOVED
+
+
+def test_a_channel_that_is_no_more_is_forgotten(targets, path):
+    for channel in (ONE, TWO):
+        targets.set(channel, approval(), Target.STOPPED)
+    targets.forget(ONE)
+    for state in (targets, reopened(path)):
+        assert wanted(state) is Target.RUNNING
+        assert wanted(state, TWO) is Target.STOPPED
 
 
 def test_where_a_package_runs_is_known_after_a_restart(targets, path):
     there = Placement("auto", "docker", "an engine answers")
-    targets.approve(approval(1, V1))
-    targets.switch("basic", 1)
     targets.place(V1, there)
-    targets.place(V2, there)  # of a deployment that a crash ended
+    targets.place(V2, there)
     assert targets.placement(V1) == reopened(path).placement(V1) == there
-    assert reopened(path).placement(V2) == Placement()
-    targets.drop_placement(V1)
-    assert targets.placement(V1) == there
     assert targets.is_used("docker")
-    targets.remove("basic")
+    targets.keep_placements({V1})
+    assert targets.placement(V2) == reopened(path).placement(V2) == Placement()
     targets.drop_placement(V1)
     assert targets.placement(V1) == reopened(path).placement(V1) == Placement()
 
 
-def test_a_file_of_before_the_first_release_is_refused(path):
-    with sqlite3.connect(path) as db:
-        db.execute("CREATE TABLE desired (name TEXT PRIMARY KEY) STRICT")
-    db.close()
-    with pytest.raises(StorageError, match="schema version 0, expected 1"):
-        TargetState(path)
-
-
-def test_a_file_of_a_newer_version_is_refused(path):
-    with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version=99")
-    db.close()
-    with pytest.raises(StorageError, match="a newer Chaindock wrote it"):
-        TargetState(path)
+def test_packages_that_stay_are_known_after_a_restart(targets, path):
+    targets.keep(V1)
+    targets.keep(V1)
+    targets.keep(V2)
+    targets.keep_no_more(V2)
+    assert targets.kept == reopened(path).kept == {V1}
 
 
 def test_a_full_disk_can_pass(targets):
     targets._db.execute("PRAGMA max_page_count=1")  # no disk to fill
 
     def fill() -> None:
-        for sequence in range(1, 1000):
-            targets.approve(approval(sequence, V1, name="x" * 1000))
+        for number in range(1, 1000):
+            targets.set(ONE, approval(1, V1, f"{number}" * 500), Target.STOPPED)
 
     with pytest.raises(StorageError, match="full") as caught:
         fill()
@@ -91,91 +115,14 @@ def test_a_full_disk_can_pass(targets):
     assert "free space" in (caught.value.hint or "")
 
 
-def test_an_approval_alone_runs_nothing(targets, path):
-    targets.approve(approval(1, V1))
-    assert targets.to_run() == []
-    assert targets.approval("basic", 1).ccid == V1
-    with pytest.raises(NotFound):
-        targets.get("basic")
-    assert reopened(path).approval("basic", 1).ccid == V1
-
-
-def test_both_versions_are_known_until_the_switch(targets):
-    targets.approve(approval(1, V1))
-    targets.switch("basic", 1)
-    targets.approve(approval(2, V2))
-    assert targets.approval("basic", 1).ccid == V1
-    assert targets.approval("basic", 2).ccid == V2
-    assert targets.users_of(V1) == targets.users_of(V2) == ["basic"]
-    targets.switch("basic", 2)
-    assert targets.users_of(V1) == []
-    # An old snapshot must not bring the old version back to life.
-    assert targets.approval("basic", 1).ccid == V2
-    assert targets.approval("basic", 3) is None
-
-
-def test_a_crash_after_the_commit_ends_with_the_new_version(targets, path):
-    targets.approve(approval(1, V1))
-    targets.switch("basic", 1)
-    targets.approve(approval(2, V2))
-    with TargetState(path) as again:
-        again.recover({"basic": 2})
-        assert again.get("basic").ccid == V2
-        assert again.to_run() == [V2]
-
-
-def test_a_crash_before_the_commit_ends_with_the_old_version(targets, path):
-    targets.approve(approval(1, V1))
-    targets.switch("basic", 1)
-    targets.approve(approval(2, V2))
-    with TargetState(path) as again:
-        again.recover({"basic": 1})
-        assert again.get("basic").ccid == V1
-        assert again.approval("basic", 2) is None
-    assert reopened(path).users_of(V2) == []
-
-
-def test_a_crash_during_the_first_deploy_leaves_nothing(targets, path):
-    targets.approve(approval(1, V1))
-    with TargetState(path) as again:
-        assert again.names() == ["basic"]
-        again.recover({"basic": 0})
-        assert again.names() == []
-
-
-def test_stopped_stays_stopped(targets, path):
-    targets.approve(approval(1, V1))
-    targets.switch("basic", 1)
-    targets.set("basic", Target.STOPPED)
-    found = reopened(path)
-    assert found.is_stopped("basic")
-    assert found.to_run() == []
-    assert found.users_of(V1) == ["basic"]
-    targets.set("basic", Target.RUNNING)
-    assert not reopened(path).is_stopped("basic")
-
-
-def test_removed_is_forgotten(targets, path):
-    targets.approve(approval(1, V1))
-    targets.switch("basic", 1)
-    targets.remove("basic")
-    for state in (targets, reopened(path)):
-        assert state.all() == []
-        assert state.approval("basic", 1) is None
-    with pytest.raises(NotFound):
-        targets.remove("basic")
-    with pytest.raises(NotFound):
-        targets.set("basic", Target.STOPPED)
-
-
-def test_two_names_may_share_a_package(targets):
-    for name in ("a", "b"):
-        targets.approve(approval(1, V1, name))
-        targets.switch(name, 1)
-    assert targets.to_run() == [V1]
-    assert targets.users_of(V1) == ["a", "b"]
-    targets.set("a", Target.STOPPED)
-    assert targets.to_run() == [V1]
+def test_what_cannot_be_written_is_not_said(targets):
+    targets._db.execute("PRAGMA query_only=ON")
+    with pytest.raises(StorageError):
+        targets.set(ONE, approval(), Target.STOPPED)
+    assert wanted(targets) is Target.RUNNING
+    with pytest.raises(StorageError):
+        targets.keep(V1)
+    assert not targets.kept
 
 
 def test_a_damaged_file_is_named(path):
@@ -190,49 +137,127 @@ def test_a_file_that_cannot_be_made_is_named(tmp_path):
         TargetState(tmp_path / "no" / "such" / "desired.db")
 
 
+def test_a_file_of_before_the_first_release_is_refused(path):
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE desired (name TEXT PRIMARY KEY) STRICT")
+    db.close()
+    with pytest.raises(StorageError, match="schema version 0, expected 2"):
+        TargetState(path)
+
+
+def test_a_file_of_a_newer_version_is_refused(path):
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version=99")
+    db.close()
+    with pytest.raises(StorageError, match="a newer Chaindock wrote it"):
+        TargetState(path)
+
+
 def test_changes_from_many_threads_at_once_all_count(targets, path):
-    names = [f"cc{number}" for number in range(40)]
-
-    def deploy(name: str) -> None:
-        for sequence, ccid in ((1, V1), (2, V2)):
-            targets.approve(approval(sequence, ccid, name))
-            targets.switch(name, sequence)
-
+    names = [f"cc{number}" for number in range(8)]
     over = threading.Event()
+
+    def change(name: str) -> None:
+        for sequence in (1, 2):
+            targets.set(ONE, approval(sequence, V1, name), Target.STOPPED)
+            targets.place(Ccid(name), Placement(given="docker"))
+        targets.keep(Ccid(name))
 
     def look() -> int:
         looks = 0
         while not over.is_set():
-            targets.to_run()
-            targets.users_of(V2)
-            targets.ccids()
-            targets.names()
+            targets.is_used("process")
+            wanted(targets)
             looks += 1
         return looks
 
     with ThreadPoolExecutor(10) as pool:
         readers = [pool.submit(look) for _ in range(2)]
-        list(pool.map(deploy, names))
+        list(pool.map(change, names))
         over.set()
         assert all(reader.result() for reader in readers)
     for state in (targets, reopened(path)):
-        assert [one.name for one in state.all()] == sorted(names)
-        assert state.ccids() == {V2}
+        assert state.kept == set(names)
+        for name in names:
+            assert wanted(state, ONE, approval(2, V1, name)) is Target.STOPPED
+            assert state.placement(Ccid(name)).given == "docker"
 
 
-def test_what_the_ledger_decided_holds_even_if_it_cannot_be_written(targets, path):
-    targets.approve(approval(1, V1))
-    targets.switch("basic", 1)
-    targets.approve(approval(2, V2))
-    targets.approve(approval(1, V2, "other"))
-    targets._db.execute("PRAGMA query_only=ON")
-    with pytest.raises(StorageError):
-        targets.switch("basic", 2)
-    with pytest.raises(StorageError):
-        targets.withdraw("other", 1)
-    assert targets.get("basic").ccid == V2
-    assert targets.names() == ["basic"]
-    with TargetState(path) as later:
-        later.recover({"basic": 2, "other": 0})
-        assert later.get("basic").ccid == V2
-        assert later.names() == ["basic"]
+# --- a file of the version before channels
+
+FORMER = """
+CREATE TABLE approval (name TEXT NOT NULL, sequence INTEGER NOT NULL, version TEXT NOT NULL,
+    ccid TEXT NOT NULL, init_required INTEGER NOT NULL, PRIMARY KEY (name, sequence)) STRICT;
+CREATE TABLE target (name TEXT PRIMARY KEY, sequence INTEGER NOT NULL,
+    target TEXT NOT NULL, since REAL NOT NULL) STRICT;
+CREATE TABLE placement (ccid TEXT PRIMARY KEY, asked TEXT NOT NULL, given TEXT NOT NULL,
+    why TEXT NOT NULL) STRICT;
+PRAGMA user_version=1;
+"""
+
+
+def former(path: Any, approvals: Any, targets: Any, placements: Any = ()) -> None:
+    """Write the file that the former version would have."""
+    with sqlite3.connect(path) as db:
+        db.executescript(FORMER)
+        rows: list[Any] = [(name, of, "1.0", ccid, 0) for name, of, ccid in approvals]
+        db.executemany("INSERT INTO approval VALUES (?,?,?,?,?)", rows)
+        rows = [(name, of, target, 1.5) for name, of, target in targets]
+        db.executemany("INSERT INTO target VALUES (?,?,?,?)", rows)
+        rows = [(ccid, "auto", given, "as asked") for ccid, given in placements]
+        db.executemany("INSERT INTO placement VALUES (?,?,?,?)", rows)
+    db.close()
+
+
+def test_a_former_file_keeps_what_runs_what_is_stopped_and_what_was_removed(path):
+    former(
+        path,
+        [("up", 1, V1), ("off", 1, V1), ("new", 2, V2), ("newer", 1, V1)],
+        [("up", 1, "running"), ("off", 1, "stopped"), ("newer", 1, "stopped")],
+        [(V1, "process"), ("dev:1.0", "dev")],
+    )
+    up, off, gone = (approval(1, V1, name) for name in ("up", "off", "gone"))
+    new, newer = approval(2, V2, "new"), approval(2, V2, "newer")
+    defined = [(ONE, one) for one in (up, off, gone, new, newer)]
+    with TargetState(path) as state:
+        assert state.placement(V1).given == "process"
+    for _ in range(2):
+        with TargetState(path) as state:
+            state.adopt(defined)
+            found = [wanted(state, ONE, one) for _, one in defined]
+            assert [str(one) for one in found] == [
+                "running", "stopped", "removed", "running", "running"
+            ]  # fmt: skip
+            assert state.placement(Ccid("dev:1.0")).given == "dev"
+
+
+async def test_a_node_that_is_updated_goes_on_as_before(tmp_path):
+    async with Node(tmp_path) as node:
+        one, two, three = [
+            await node.deployer.deploy(package(text), text) for text in ("a", "b", "c")
+        ]
+        program = await node.deployer.deploy_by_hand("d")
+        committer = node.committer
+    (tmp_path / "desired.db").unlink()
+    former(
+        tmp_path / "desired.db",
+        [("a", 1, one.ccid), ("b", 1, two.ccid), ("d", 1, program.ccid)],
+        [("a", 1, "running"), ("b", 1, "stopped"), ("d", 1, "running")],
+        [(one.ccid, "process"), (two.ccid, "docker"), (program.ccid, "dev")],
+    )
+    await check_updated(tmp_path, committer, [one.ccid, two.ccid], program.ccid)
+    await check_updated(tmp_path, committer, [one.ccid, two.ccid], program.ccid)
+    assert three.ccid not in {one.ccid, two.ccid}
+
+
+async def check_updated(
+    root: Any, committer: Committer, kept: Any, program: Any
+) -> None:
+    async with Node(root, committer) as node:
+        await node.restore()
+        await eventually(lambda: node.runtime.running == {kept[0]})
+        assert node.custodian.find(program).target is Target.RUNNING
+        assert node.deployments.is_stopped("b")
+        assert node.deployments.find("c") is None
+        assert node.store.list() == sorted(kept)
+        assert node.targets.placement(kept[0]).given == "process"

@@ -8,7 +8,6 @@ import pytest
 
 from chaindock.errors import EngineError, EngineUnavailable, InvalidInput
 from chaindock.ids import Ccid
-from chaindock.lifecycle.definitions import Approval
 from chaindock.lifecycle.states import Placement
 from chaindock.lifecycle.targets import TargetState
 from chaindock.node import backends as module
@@ -51,7 +50,6 @@ class Process(InMemoryBuilder):
 @pytest.fixture
 def targets(tmp_path: Path) -> Iterator[TargetState]:
     with TargetState(tmp_path / "desired.db") as targets:
-        targets.approve(Approval("old", 1, "1.0", OLD))
         yield targets
 
 

@@ -13,7 +13,7 @@ async def test_a_chaincode_that_nothing_watches_is_not_healthy(tmp_path):
     none: Any = None
     async with Node(tmp_path) as node:
         await node.deployer.deploy(package("one"), "basic")
-        parts = Parts(none, node.targets, node.custodian, none, tuple)
+        parts = Parts(none, node.fleet, node.custodian, none, tuple)
         check = parts.checks()["chaincode/basic"]
         await check()
         node.custodian._supervisors.clear()

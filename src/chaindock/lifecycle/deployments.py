@@ -1,0 +1,200 @@
+"""What the names of a channel run: as its ledger says, and as users want it.
+
+The definition that is committed gives the sequence, and an approval the package. Nothing
+else records either, so a crash leaves nothing to settle.
+Source: docs/fabric/lifecycle.md#what-a-name-runs
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from fabric_protos.peer import transaction_pb2 as codes
+
+from chaindock.errors import NotFound
+from chaindock.ids import Ccid, TxId
+from chaindock.lifecycle.approvals import Approvals, keys_of
+from chaindock.lifecycle.definitions import Approval, defined_names, read_definition
+from chaindock.lifecycle.records import DEFINITIONS, NAMESPACE
+from chaindock.lifecycle.states import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from chaindock.ids import ChannelId
+    from chaindock.ledger.committer import CommittedBlock
+    from chaindock.ledger.ledger import Ledger
+    from chaindock.ledger.transaction import ParsedTransaction, Space
+    from chaindock.lifecycle.fleet import Fleet
+
+_AT_ONCE: Final = 25
+"""Names that are looked up before other work of the event loop has its turn."""
+_KEY: Final = re.compile(rb"%b/\w+/([\w-]+)" % DEFINITIONS.encode())
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What a name of a channel runs, and whether it is to run.
+
+    `since` is when either last changed, as far as this process knows, in seconds since
+    1970; `installed` whether its package is here, or a user starts its program.
+    """
+
+    channel: ChannelId
+    approval: Approval
+    target: Target
+    since: float
+    installed: bool
+
+    @property
+    def name(self) -> str:
+        """The chaincode's name."""
+        return self.approval.name
+
+    @property
+    def ccid(self) -> Ccid:
+        """The package that runs; "" when none was approved."""
+        return self.approval.ccid
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is to run and can."""
+        return self.installed and self.target is Target.RUNNING
+
+
+class Deployments:
+    """The names of one channel. Use it on the event loop, between `load` and the end.
+
+    Args:
+        ledger: of the channel; `note` gets to know each of its blocks.
+        mspids: returns the organisations of the node there, the preferred one first.
+    """
+
+    def __init__(
+        self, ledger: Ledger, mspids: Callable[[], Iterable[str]], fleet: Fleet
+    ) -> None:
+        self.channel = ledger.channel
+        self._ledger, self._mspids, self.fleet = ledger, mspids, fleet
+        self._rows: dict[str, tuple[Approval, float]] = {}
+        self._keys: dict[bytes, str] = {}
+        """Hash of a key of an approval → name whose package it may change."""
+
+    async def load(self) -> None:
+        """Read everything, and let the fleet know of it. Raises: LedgerError."""
+        with self._ledger.new_simulator(TxId("")) as simulator:
+            names = defined_names(simulator)
+        for number, name in enumerate(names, 1):
+            self._read(name)
+            if not number % _AT_ONCE:
+                await asyncio.sleep(0)
+        self.fleet.channels[self.channel] = self
+
+    # ---- reads
+
+    def approval(self, name: str, sequence: int) -> Approval | None:
+        """Return what to run for a sequence; an older one means the current one.
+
+        A slightly old snapshot must not start a replaced version again: its transaction
+        becomes invalid anyway, and a query is better served by the new version.
+        """
+        found = self.find(name)
+        if found is None or sequence > found.approval.sequence or not found.installed:
+            return None
+        return found.approval
+
+    def is_stopped(self, name: str) -> bool:
+        """Whether a user stopped it."""
+        found = self.find(name)
+        return found is not None and found.target is Target.STOPPED
+
+    def find(self, name: str) -> Deployment | None:
+        """Return the deployment of `name`; None = not defined, or a user removed it."""
+        if name not in self._rows:
+            return None
+        approval, since = self._rows[name]
+        wish = self.fleet.targets.wish(self.channel, approval)
+        if wish is not None and wish.target is Target.REMOVED:
+            return None
+        target, since = (wish.target, wish.since) if wish else (Target.RUNNING, since)
+        there = self.fleet.is_installed(approval.ccid)
+        return Deployment(self.channel, approval, target, since, there)
+
+    def get(self, name: str) -> Deployment:
+        """Return the deployment of `name`. Raises: NotFound."""
+        if (found := self.find(name)) is None:
+            raise NotFound(
+                f"no chaincode {name!r} is deployed",
+                hint="list the deployed ones: chaindock ps",
+                chaincode=name,
+            )
+        return found
+
+    def all(self) -> list[Deployment]:
+        """Return all deployments, by name."""
+        return [one for name in sorted(self._rows) if (one := self.find(name))]
+
+    def defined(self) -> list[Approval]:
+        """Return what is defined, also of names that a user removed."""
+        return [approval for approval, _ in self._rows.values()]
+
+    # ---- changes
+
+    def note(
+        self, block: CommittedBlock, txs: Sequence[ParsedTransaction]
+    ) -> dict[str, Ccid | None]:
+        """Take note of a block; return the names that it changed.
+
+        Each with the package that it ran before; None when it ran none.
+        Raises: LedgerError.
+        """
+        touched = {
+            name
+            for tx, code in zip(txs, block.codes, strict=True)
+            if code == codes.VALID
+            for space in tx.spaces
+            if space.ns == NAMESPACE
+            for key, _ in space.writes
+            if (name := self._named(space, key))
+        }
+        changed = {}
+        for name in touched:
+            before, current = self.find(name), self._rows.get(name)
+            self._read(name)
+            if self._rows.get(name) != current:
+                changed[name] = (before and before.ccid) or None
+        return changed
+
+    def _named(self, space: Space, key: bytes) -> str | None:
+        """Return the name whose meaning a write of a key may change."""
+        if space.collection:
+            return self._keys.get(key)
+        found = _KEY.match(key)
+        return found[1].decode() if found else None
+
+    def _read(self, name: str) -> None:
+        """Look up what a name means now."""
+        with self._ledger.new_simulator(TxId("")) as simulator:
+            definition = read_definition(simulator, name)
+            if definition is None:
+                return
+            approved = (Approvals(self.channel, mspid) for mspid in self._mspids())
+            packages = (one.package(simulator, definition) for one in approved)
+            found = Approval(
+                name,
+                definition.sequence,
+                definition.version,
+                Ccid(next(filter(None, packages), "")),
+                definition.init_required,
+            )
+        before, _ = self._rows.get(name, (None, 0.0))
+        if found == before:
+            return
+        if before is not None:
+            for key in keys_of(name, before.sequence):
+                del self._keys[key]
+        self._keys.update(dict.fromkeys(keys_of(name, found.sequence), name))
+        self._rows[name] = found, time.time()

@@ -1,0 +1,218 @@
+"""The packages of a node: how they come, and how one goes that nobody runs any more.
+
+A package that a deployment brought goes with the last name that runs it; one that was
+installed stays until somebody removes it.
+Source: docs/fabric/lifecycle.md#packages
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from chaindock.aio import Tasks, finish
+from chaindock.errors import (
+    AlreadyExists,
+    ChaindockError,
+    InvalidInput,
+    NotFound,
+    StorageError,
+    TooManyRequests,
+)
+from chaindock.lifecycle.states import Target
+from chaindock.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from pathlib import Path
+
+    from chaindock.ids import Ccid
+    from chaindock.lifecycle.custodian import Custodian
+    from chaindock.lifecycle.fleet import Fleet, Name
+    from chaindock.packaging.store import PackageStore, StoredPackage
+
+_log = get_logger("deployer")
+_AT_ONCE: Final = 4
+"""Packages of clients that are in memory at once, while they come or go."""
+
+
+class Packages(AbstractAsyncContextManager["Packages"]):
+    """Keeps `fleet.installed` true. Use it on the event loop.
+
+    Args:
+        purge: removes what back ends keep of a chaincode that is uninstalled.
+
+    Attributes:
+        arrived: are told of each package that was installed.
+    """
+
+    def __init__(
+        self,
+        store: PackageStore,
+        fleet: Fleet,
+        custodian: Custodian,
+        purge: Callable[[Ccid], Awaitable[None]],
+    ) -> None:
+        self._store, self._fleet = store, fleet
+        self._custodian, self._purge = custodian, purge
+        self.arrived: list[Callable[[Ccid], None]] = []
+        # A package must not be deleted between its arrival and the count of its users.
+        self._storing = asyncio.Lock()
+        self._installing = 0
+        self._reading = asyncio.Semaphore(_AT_ONCE)
+        self._tasks = Tasks("packages")
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._tasks.aclose()
+
+    async def restore(self) -> None:
+        """After a start, when all channels are loaded: clear away what nobody needs."""
+        fleet, targets = self._fleet, self._fleet.targets
+        defined = [
+            (one.channel, approval)
+            for one in fleet.channels.values()
+            for approval in one.defined()
+        ]
+        await asyncio.to_thread(targets.adopt, defined)
+        used = fleet.ccids()
+        spare: Sequence[Ccid] = []
+        try:
+            fleet.installed |= set(await asyncio.to_thread(self._store.list))
+            await asyncio.to_thread(targets.keep_placements, used)
+            wanted = used | targets.kept
+            spare = await asyncio.to_thread(self._store.sweep, wanted)
+        except StorageError as error:
+            _log.warning("packages not cleaned up", error=error.message)
+        for ccid in spare:
+            _log.info("removing a package that no chaincode uses", ccid=ccid)
+            _ = self.retire(ccid, purge=True)
+
+    # ---- what clients and users ask
+
+    async def install(self, package: bytes) -> StoredPackage:
+        """Keep a package until it is removed; it is launched if a definition names it.
+
+        Raises: PackageInvalid. AlreadyExists: it is here. TooManyRequests: too many
+            packages come at once. StorageError.
+        Cancelled: it is installed all the same.
+        """
+        if self._installing >= _AT_ONCE:
+            raise TooManyRequests(
+                f"{self._installing} packages are being installed already",
+                hint="install it again when these are done",
+                limit=_AT_ONCE,
+            )
+        self._installing += 1
+        try:
+            return await finish(self._install(package))
+        finally:
+            self._installing -= 1
+
+    async def _install(self, package: bytes) -> StoredPackage:
+        fleet = self._fleet
+        async with self._storing:
+            stored = await asyncio.to_thread(self._store.add, package)
+            ccid = stored.ccid
+            if ccid in fleet.installed:
+                raise AlreadyExists(
+                    f"chaincode already successfully installed (package ID '{ccid}')",
+                    ccid=ccid,
+                )
+            await asyncio.to_thread(fleet.targets.keep, ccid)
+            await asyncio.to_thread(fleet.targets.revive, ccid)
+            fleet.installed.add(ccid)
+        for tell in self.arrived:
+            tell(ccid)
+        return stored
+
+    async def content(self, ccid: Ccid) -> bytes:
+        """Return the bytes of a package as they came. Raises: NotFound, StorageError."""
+        async with self._reading:
+            return await asyncio.to_thread(self._store.read, ccid)
+
+    async def load(self, ccid: Ccid) -> StoredPackage:
+        """Return a package, checked again; as `PackageStore.get`."""
+        return await asyncio.to_thread(self._store.get, ccid)
+
+    async def remove(self, ccid: Ccid) -> None:
+        """Remove an installed package, and its builds, for good.
+
+        Raises: NotFound. InvalidInput: a name runs it. StorageError.
+        """
+        if ccid not in self._fleet.installed:
+            raise NotFound(
+                f"package {ccid!r} is not installed",
+                hint="list what is: chaindock packages ls",
+                ccid=ccid,
+            )
+        if names := self._fleet.names_of(ccid):
+            raise InvalidInput(
+                f"package {ccid!r} is what {', '.join(names)} runs",
+                hint=f"remove that first: chaindock rm {names[0]}",
+                ccid=ccid,
+            )
+        await asyncio.to_thread(self._fleet.targets.keep_no_more, ccid)
+        await self.retire(ccid, purge=True)
+
+    # ---- what deployers ask
+
+    @asynccontextmanager
+    async def arriving(
+        self, package: bytes | Path, name: Name
+    ) -> AsyncIterator[StoredPackage]:
+        """Store a package for a deployment; delete it at the end if nobody needs it."""
+        async with self._storing:
+            stored = await asyncio.to_thread(self._store.add, package)
+            ccid = stored.ccid
+            self._fleet.installed.add(ccid)
+            self._fleet.expect(ccid, name)
+        try:
+            yield stored
+        finally:
+            self._fleet.expect_no_more(ccid, name)
+            _ = self._tasks.start(self._discard(ccid), f"discard {ccid}")
+
+    def runs(self, ccid: Ccid) -> bool:
+        """Whether a name is to run this package."""
+        return ccid in self._fleet.to_run()
+
+    def retire(self, ccid: Ccid, *, purge: bool = False) -> asyncio.Task[None]:
+        """Stop a package that no name runs and remove it; with `purge` its builds too.
+
+        The package goes last: while it is there, the next start knows what is left to do.
+        """
+        return self._tasks.start(self._retire(ccid, purge=purge), f"retire {ccid}")
+
+    async def _retire(self, ccid: Ccid, *, purge: bool) -> None:
+        if self.runs(ccid) or self._fleet.coming(ccid):
+            return
+        if await self.take_down(ccid, purge=purge):
+            await self._discard(ccid)
+
+    async def take_down(self, ccid: Ccid, *, purge: bool = False) -> bool:
+        """Stop a package and remove its build; return whether that was done."""
+        try:
+            await self._custodian.stop(ccid, Target.REMOVED)
+            if purge and not self._fleet.names_of(ccid):
+                await self._purge(ccid)
+        except ChaindockError as error:
+            _log.warning(
+                "stop or removal of the build failed", ccid=ccid, error=error.message
+            )
+            return False
+        return True
+
+    async def _discard(self, ccid: Ccid) -> None:
+        targets = self._fleet.targets
+        async with self._storing:
+            if self._fleet.names_of(ccid):
+                return
+            try:
+                await asyncio.to_thread(targets.drop_placement, ccid)
+                if ccid in self._fleet.installed - targets.kept:
+                    self._fleet.installed.discard(ccid)
+                    with suppress(NotFound):
+                        await asyncio.to_thread(self._store.remove, ccid)
+            except ChaindockError as error:
+                _log.warning("package not deleted", ccid=ccid, error=error.message)
