@@ -44,15 +44,14 @@ if TYPE_CHECKING:
     from chaindock.endorser.configuration import Configuration
     from chaindock.errors import ChaindockError
     from chaindock.identity.msp import Identity
-    from chaindock.ids import ChannelId
     from chaindock.ledger.ledger import Ledger
     from chaindock.ledger.marks import Mark
 
 _log = get_logger("orderer")
-_CONFIGS: Final = frozenset({"CONFIG", "CONFIG_UPDATE"})
+_CONFIGS: Final = frozenset({"CONFIG", "CONFIG_UPDATE", "ORDERER_TRANSACTION"})
 _WRITERS: Final = "/Channel/Writers"
 _CLOSED: Final = "the orderer is shutting down; nothing was submitted"
-_FRAME_BYTES: Final = 16
+FRAME_BYTES: Final = 16
 """Most that an envelope takes beside payload and signature."""
 
 
@@ -118,7 +117,7 @@ class Orderer:
             creator may not write, or its certificate has expired. LedgerClosed: the node
             is shutting down. LedgerError: the ledger was reverted meanwhile.
         """
-        require_size(len(envelope) - _FRAME_BYTES, self._options.absolute_max_bytes)
+        require_size(len(envelope) - FRAME_BYTES, self._options.absolute_max_bytes)
         msps = self._configuration.msps
         reverts = self._ledger.reverts
         check = partial(parse_and_check, envelope, self._ledger.channel, msps)
@@ -177,7 +176,7 @@ class Orderer:
         """Tell whether an envelope overtakes what waits until somebody cuts a block."""
         if self._options.mode == AUTO:
             return False
-        called = partial(_called, envelope, self._ledger.channel)
+        called = partial(_called, envelope)
         return await off_loop(len(envelope), called) == NAMESPACE
 
     async def _reserve(self, size: int, *, urgent: bool) -> None:
@@ -200,6 +199,11 @@ class Orderer:
     def _release(self, *sizes: int) -> None:
         self._bytes -= sum(sizes)
         self._room.set()
+
+    @property
+    def max_bytes(self) -> int:
+        """Bytes of payload and signature that an envelope may have."""
+        return self._options.absolute_max_bytes
 
     @property
     def mode(self) -> tuple[str, float]:
@@ -354,10 +358,10 @@ class Orderer:
                 waiting.done.set_result(place)
 
 
-def _called(envelope: bytes, channel: ChannelId) -> str:
+def _called(envelope: bytes) -> str:
     """Return the chaincode that the channel header names; "" = it cannot be read."""
     try:
-        _, _, header = read_headers(ParsedTransaction(envelope), channel)
+        _, _, header = read_headers(ParsedTransaction(envelope))
         kind, bad = proposal_pb2.ChaincodeHeaderExtension, codes.BAD_HEADER_EXTENSION
         return str(parse(kind, header.extension, bad).chaincode_id.name)
     except Broken:

@@ -38,6 +38,7 @@ from chaindock.ledger.transaction import (
     read_response,
     read_result,
     read_spaces,
+    require_kind,
 )
 from chaindock.lifecycle.collections import IMPLICIT
 from chaindock.lifecycle.definitions import read_definition
@@ -74,20 +75,19 @@ def parse_and_check(
     """
     tx, creator = ParsedTransaction(envelope), None
     try:
-        outer, payload, header = read_headers(tx, channel)
-        signed, creator = _check_creator(tx, outer, payload, msps)
+        outer, payload, header = read_headers(tx)
+        try:
+            signed, creator = _check_creator(outer, payload, msps)
+        finally:  # a fault of the header comes before one of the creator
+            require_kind(tx, header, channel)
         _check_action(tx, payload, header, signed, msps)
     except Broken as broken:
         tx.code = broken.code
     return tx, creator
 
 
-def _check_creator(
-    tx: ParsedTransaction, envelope: Any, payload: Any, msps: Msps
-) -> tuple[Any, Identity]:
+def _check_creator(envelope: Any, payload: Any, msps: Msps) -> tuple[Any, Identity]:
     """Check the signature; return the parsed SignatureHeader and the signer."""
-    if tx.is_config:
-        raise Broken(codes.UNSUPPORTED_TX_PAYLOAD)
     bad = codes.BAD_COMMON_HEADER
     signed = parse(common_pb2.SignatureHeader, payload.header.signature_header, bad)
     if not signed.nonce or not signed.creator:
@@ -103,6 +103,8 @@ def _check_creator(
 def _check_action(
     tx: ParsedTransaction, payload: Any, header: Any, signed: Any, msps: Msps
 ) -> None:
+    if tx.is_config:
+        raise Broken(codes.UNSUPPORTED_TX_PAYLOAD)
     if tx.tx_id != transaction_id(signed.nonce, signed.creator):
         raise Broken(codes.BAD_PROPOSAL_TXID)
     invalid = codes.INVALID_ENDORSER_TRANSACTION

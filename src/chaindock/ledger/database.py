@@ -35,8 +35,8 @@ WRITER_TIMEOUT_S = 5.0
 # SHA-256, and if the node has the private data, as itself in `name`. `namespaces` has
 # one row for the public state of a namespace (collection "") and one for each collection.
 # `superseded` is the block in which another row took the place; `labelled` is 1 if
-# only metadata changed, a serialised KVMetadataWrite without its key. A value of NULL is
-# a delete. A transaction id is kept as `packed_id` returns it; in `transient` it is text,
+# only metadata changed, a serialised KVMetadataWrite without its key, and 2 if the private
+# data of the row was purged. A value of NULL is a delete. A transaction id is kept as `packed_id` returns it; in `transient` it is text,
 # with "/" and the SHA-256 of `sets` behind it.
 # Tables of values are ordinary ones: in a WITHOUT ROWID table a row above 1 kB takes
 # whole pages of its own.

@@ -123,13 +123,21 @@ def live_blocks(versions: Versions, ns: str, number: int) -> dict[str, int]:
 
     That of the definition as committed before block `number` holds.
     """
-    key = f"namespaces/fields/{ns}/Collections".encode()
-    value = versions.value(LIFECYCLE, key, number)
+    package = read_collections(versions.value(LIFECYCLE, collections_key(ns), number))
+    found = (one.static_collection_config for one in package.config)
+    return {one.name: one.block_to_live for one in found if one.block_to_live}
+
+
+def collections_key(ns: str) -> bytes:
+    """Return the key at which `_lifecycle` has the collections of a namespace."""
+    return f"namespaces/fields/{ns}/Collections".encode()
+
+
+def read_collections(value: bytes | None) -> collection_pb2.CollectionConfigPackage:
+    """Return the collections that a value of that key holds; none = it has no other."""
     try:
-        package = collection_pb2.CollectionConfigPackage.FromString(
+        return collection_pb2.CollectionConfigPackage.FromString(
             db_pb2.StateData.FromString(value or b"").Bytes
         )
     except DecodeError:
-        return {}
-    found = (one.static_collection_config for one in package.config)
-    return {one.name: one.block_to_live for one in found if one.block_to_live}
+        return collection_pb2.CollectionConfigPackage()

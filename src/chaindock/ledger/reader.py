@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from chaindock.errors import InvalidInput, LedgerClosed, NotFound
 from chaindock.ledger.database import translated
+from chaindock.ledger.delivered import PrivateSet, private_of
 from chaindock.ledger.ledger import TxLocation
 from chaindock.ledger.queries import modification
 from chaindock.ledger.snapshots import Reader, Snapshot
@@ -256,6 +257,10 @@ class View:
                 number=number,
             )
         return row[0], row[1]
+
+    def private_of(self, number: int) -> list[PrivateSet]:
+        """Return the private data that the node has of a block. Raises: NotFound."""
+        return private_of(self._reader, number, self.block(number)[1])
 
     def find(self, tx_id: str) -> tuple[str, TxLocation]:
         """Return the id and place of the transaction whose id begins with `tx_id`.

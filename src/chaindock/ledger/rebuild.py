@@ -41,11 +41,12 @@ _NEW_HEIGHT: Final = "SELECT value FROM main.meta WHERE name='height'"
 _TRANSIENT: Final = "INSERT INTO transient SELECT * FROM former.transient"
 # A value counts only if it belongs to the hash that stands in the block.
 _PRIVATE: Final = """
-UPDATE private SET name=old.name, plain=old.plain FROM former.private old
+UPDATE private SET name=old.name, plain=old.plain,
+  labelled=max(private.labelled, old.labelled) FROM former.private old
   JOIN former.namespaces was ON was.id=old.ns
   JOIN main.namespaces now ON now.ns=was.ns AND now.collection=was.collection
   WHERE private.ns=now.id AND private.key=old.key AND private.block=old.block
-  AND private.tx=old.tx AND private.value=old.value AND old.plain IS NOT NULL
+  AND private.tx=old.tx AND private.value IS old.value AND (old.name IS NOT NULL OR old.labelled=2)
 """
 _ENDINGS: Final = ("", "-wal", "-shm")
 

@@ -124,7 +124,8 @@ def parse_transaction(envelope: bytes, channel: ChannelId | None) -> ParsedTrans
     """
     tx = ParsedTransaction(envelope)
     try:
-        _, payload, _ = read_headers(tx, channel)
+        _, payload, header = read_headers(tx)
+        require_kind(tx, header, channel)
         if not tx.is_config:
             _, action = read_action(tx, payload)
             read_spaces(tx, read_result(tx, read_response(action)))
@@ -141,12 +142,10 @@ def parse(kind: Any, data: bytes, code: int) -> Any:
         raise Broken(code) from None
 
 
-def read_headers(
-    tx: ParsedTransaction, channel: ChannelId | None
-) -> tuple[Any, Any, Any]:
+def read_headers(tx: ParsedTransaction) -> tuple[Any, Any, Any]:
     """Read the headers into `tx`; return Envelope, Payload and ChannelHeader.
 
-    Raises: Broken; also if it is not of `channel`, unless that is None.
+    Raises: Broken.
     """
     if not tx.envelope:
         raise Broken(codes.NIL_ENVELOPE)
@@ -166,6 +165,14 @@ def read_headers(
     tx.timestamp = header.timestamp
     tx.is_config = header.type == common_pb2.CONFIG
     tx.kind = _KINDS.get(header.type, UNKNOWN)
+    return envelope, payload, header
+
+
+def require_kind(tx: ParsedTransaction, header: Any, channel: ChannelId | None) -> None:
+    """Refuse a ChannelHeader that no transaction of `channel` has; None = of any channel.
+
+    Raises: Broken.
+    """
     if header.type == common_pb2.CONFIG_UPDATE:
         raise Broken(codes.UNSUPPORTED_TX_PAYLOAD)
     known = tx.is_config or header.type == common_pb2.ENDORSER_TRANSACTION
@@ -173,7 +180,6 @@ def read_headers(
         raise Broken(codes.BAD_COMMON_HEADER)
     if channel is not None and header.channel_id != channel:
         raise Broken(codes.TARGET_CHAIN_NOT_FOUND)
-    return envelope, payload, header
 
 
 def read_action(tx: ParsedTransaction, payload: Any) -> tuple[Any, Any]:

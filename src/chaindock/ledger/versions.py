@@ -60,9 +60,11 @@ _RANGE = (
     "SELECT key, block, tx FROM versions INDEXED BY versions_current WHERE ns=? "
     "AND key>=? AND key<? AND superseded IS NULL AND value IS NOT NULL ORDER BY key"
 )
+PURGED = 2
+"""What `labelled` is when the private data of a row was purged."""
 _PURGE = (
-    "UPDATE private SET name=NULL, plain=NULL "
-    "WHERE ns=? AND key=? AND plain IS NOT NULL"
+    "UPDATE private SET name=NULL, plain=NULL, labelled=2 "
+    "WHERE ns=? AND key=? AND name IS NOT NULL"
 )
 _EXPIRE = "DELETE FROM private WHERE expires<=?"
 _MOST_BLOCKS = 2**63 - 1
@@ -215,7 +217,9 @@ class Versions:
             if row is not None and row[4]:
                 superseded.append((at[0], row[0]))
             name, plain = secrets.get(key, nothing)
-            if plain is None or sha256(plain).digest() != value:
+            if value is None:
+                plain = None  # of a delete, the name is kept
+            elif plain is None or sha256(plain).digest() != value:
                 name = plain = None
             rows.append(
                 (ns, key, *at, 0, value and metadata, value, name, plain, expires)

@@ -47,6 +47,13 @@ def refused() -> list[dict[str, Any]]:
 
 
 @cache
+def delivered() -> dict[str, Any]:
+    """Return `delivered.json`."""
+    found: dict[str, Any] = json.loads((_FOLDER / "delivered.json").read_text())
+    return found
+
+
+@cache
 def blocks() -> list[bytes]:
     """Return all blocks, by number."""
     packed = io.BytesIO((_FOLDER / "blocks.tar.gz").read_bytes())

@@ -162,7 +162,7 @@ def edited(data: bytes, signer: Any, **changes: Any) -> Any:
     return envelope.SerializeToString()
 
 
-@pytest.mark.parametrize("changes", [{"epoch": 1}, {"type": 4}, {"tx_id": "a" * 64}])
+@pytest.mark.parametrize("changes", [{"epoch": 1}, {"type": 6}, {"tx_id": "a" * 64}])
 async def test_nobody_writes_without_a_signature_however_broken_the_rest_is(
     defined, changes
 ):

@@ -1,0 +1,318 @@
+"""The blocks of a channel for any number of subscribers.
+
+Each block is read, decoded and serialised once, on the thread of the ledger's reader, and
+all subscribers send the same bytes.
+Source: docs/fabric/deliver.md#blocks
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Self
+from weakref import WeakKeyDictionary
+
+from fabric_protos.common import common_pb2
+from fabric_protos.gateway import gateway_pb2
+from fabric_protos.peer import (
+    chaincode_event_pb2,
+    events_pb2,
+    proposal_pb2,
+    proposal_response_pb2,
+    transaction_pb2,
+)
+from google.protobuf.message import DecodeError
+
+from chaindock.aio import off_loop
+from chaindock.errors import NotFound
+from chaindock.ledger import encoding
+from chaindock.values import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fabric_protos.peer.chaincode_event_pb2 import ChaincodeEvent
+
+    from chaindock.endorser.channel import Channel
+    from chaindock.ledger.delivered import PrivateSet
+    from chaindock.ledger.reader import View
+
+_BLOCK, _FILTERED = 2, 3
+"""Fields of `DeliverResponse`."""
+_CACHED_BYTES: Final = 16 * MIB
+"""What is kept in memory of a channel's blocks; the newest one is kept in any case."""
+_BLOCK_COST: Final = 4096
+"""What a block takes beside its bytes."""
+
+
+@dataclass(frozen=True, eq=False)
+class FeedBlock:
+    """A block as subscribers get it.
+
+    Args:
+        full: a `DeliverResponse` with the block, which begins at `begin`.
+        filtered: a `DeliverResponse` with the filtered block; None = a part of a
+            transaction cannot be read, and Fabric then ends the stream.
+        events: of the valid transactions, in order.
+        is_config: whether its only transaction is a configuration.
+    """
+
+    number: int
+    full: bytes
+    begin: int
+    filtered: bytes | None
+    events: tuple[ChaincodeEvent, ...]
+    is_config: bool
+    _made: dict[object, bytes] = field(default_factory=dict)
+
+    @property
+    def raw(self) -> bytes:
+        """The serialised block."""
+        return self.full[self.begin :]
+
+    @property
+    def cost(self) -> int:
+        """About how many bytes of memory the block takes."""
+        return 2 * len(self.full) + len(self.filtered or b"") + _BLOCK_COST
+
+    def event_response(self, chaincode: str) -> bytes | None:
+        """Return the `ChaincodeEventsResponse` of a chaincode; None = it has no event."""
+        events = [one for one in self.events if one.chaincode_id == chaincode]
+        if events and chaincode not in self._made:
+            self._made[chaincode] = gateway_pb2.ChaincodeEventsResponse(
+                events=events, block_number=self.number
+            ).SerializeToString()
+        return self._made[chaincode] if events else None
+
+    async def form(self, *, data: bool, judged: bool) -> bytes:
+        """Return a `DeliverResponse` with the block.
+
+        Args:
+            data: with its transactions.
+            judged: with what a committing peer adds, codes and commit hash.
+        """
+        if data and judged:
+            return self.full
+        key = data, judged
+        if key not in self._made:
+            make = partial(_form, self.raw, data=data, judged=judged)
+            self._made[key] = await off_loop(len(self.full), make)
+        return self._made[key]
+
+
+def _form(raw: bytes, *, data: bool, judged: bool) -> bytes:
+    block = common_pb2.Block.FromString(raw)
+    if not data:
+        block.ClearField("data")
+    if not judged:
+        block.metadata.metadata[common_pb2.TRANSACTIONS_FILTER] = b""
+        block.metadata.metadata[common_pb2.COMMIT_HASH] = b""
+    return encoding.field(_BLOCK, block.SerializeToString())
+
+
+class BlockFeed:
+    """The blocks of one channel; keeps some of the newest ones in memory.
+
+    A subscriber costs its position alone, and reads at its own pace.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self.ledger = channel.ledger
+        self._reader = channel.reader
+        self._kept: OrderedDict[int, FeedBlock] = OrderedDict()
+        self._kept_bytes = 0
+        self._reading: dict[int, asyncio.Task[FeedBlock]] = {}
+        self._reverts = 0
+        self._private: tuple[Any, asyncio.Task[list[PrivateSet]] | None] = (0, None)
+
+    def follow(self, start: int) -> Follower:
+        """Return an async iterator over the blocks from `start` on, without end."""
+        return Follower(self, start)
+
+    async def block(self, number: int) -> FeedBlock:
+        """Return a block. Raises: NotFound, LedgerClosed, LedgerError."""
+        if self._reverts != (reverts := self._seen()):
+            self._reverts = reverts
+            self._kept.clear()
+            self._reading.clear()
+            self._kept_bytes = 0
+        if number in self._kept:
+            self._kept.move_to_end(number)
+            return self._kept[number]
+        task = self._reading.get(number)
+        if task is None:
+            task = asyncio.ensure_future(self._reader.run(partial(_read, number)))
+            self._reading[number] = task
+            task.add_done_callback(partial(self._read, number, reverts))
+        return await asyncio.shield(task)
+
+    def _seen(self) -> int:
+        """Return what changes when blocks of this channel may be others than before."""
+        return self.ledger.reverts + len(self.ledger.reverted_to)
+
+    def _read(self, number: int, reverts: int, task: asyncio.Task[FeedBlock]) -> None:
+        if self._reading.get(number) is task:
+            del self._reading[number]
+        if task.cancelled() or task.exception() is not None or reverts != self._seen():
+            return
+        block = self._kept[number] = task.result()
+        self._kept_bytes += block.cost
+        while self._kept_bytes > _CACHED_BYTES and len(self._kept) > 1:
+            self._kept_bytes -= self._kept.popitem(last=False)[1].cost
+
+    async def private(self, number: int) -> list[PrivateSet]:
+        """Return the private data of a block that the node has now.
+
+        A later block may purge some of it, so it is kept until the next block at most.
+
+        Raises: NotFound, LedgerClosed, LedgerError.
+        """
+        key = number, self.ledger.height, self._seen()
+        known, task = self._private
+        if known != key or task is None:
+            read = self._reader.run(lambda view: view.private_of(number))
+            task = asyncio.ensure_future(read)
+            self._private = key, task
+            task.add_done_callback(_noted)
+        return await asyncio.shield(task)
+
+
+def _noted(task: asyncio.Task[Any]) -> None:
+    """Note that a task failed: whoever waits for it is told, if anybody does."""
+    if not task.cancelled():
+        task.exception()
+
+
+class Follower:
+    """Where a subscriber is; an async iterator over blocks as they are committed.
+
+    Raises: LedgerError: a revert removed blocks that were given already, or the one that
+        comes next. LedgerClosed.
+    """
+
+    def __init__(self, feed: BlockFeed, position: int) -> None:
+        self.position = position
+        """Number of the block that comes next."""
+        self._feed = feed
+        self._reverts = len(feed.ledger.reverted_to)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> FeedBlock:
+        ledger = self._feed.ledger
+        self._require()
+        if ledger.height <= self.position:
+            await ledger.wait_above(self.position)
+        try:
+            block = await self._feed.block(self.position)
+        except NotFound:  # it was there
+            raise ledger.reverted() from None
+        self._require()
+        self.position += 1
+        return block
+
+    def _require(self) -> None:
+        reverted_to = self._feed.ledger.reverted_to
+        if len(reverted_to) == self._reverts:
+            return
+        if min(reverted_to[self._reverts :]) < self.position:
+            raise self._feed.ledger.reverted()
+        self._reverts = len(reverted_to)
+
+
+class Feeds:
+    """The feed of each channel, made when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._feeds: WeakKeyDictionary[Channel, BlockFeed] = WeakKeyDictionary()
+
+    def of(self, channel: Channel) -> BlockFeed:
+        """Return the one feed of a channel."""
+        if channel not in self._feeds:
+            self._feeds[channel] = BlockFeed(channel)
+        return self._feeds[channel]
+
+
+# --- decoding, on the reader's thread -------------------------------------------------
+
+
+def _read(number: int, view: View) -> FeedBlock:
+    return decode(view.block(number)[1])
+
+
+def decode(raw: bytes) -> FeedBlock:
+    """Return what subscribers get of a serialised block."""
+    block = common_pb2.Block.FromString(raw)
+    number = block.header.number
+    codes = block.metadata.metadata[common_pb2.TRANSACTIONS_FILTER]
+    filtered = events_pb2.FilteredBlock(number=number)
+    events: list[ChaincodeEvent] = []
+    readable = True
+    for code, envelope in zip(codes, block.data.data, strict=True):
+        try:
+            header, raised = _transaction(envelope)
+        except DecodeError:
+            readable = False
+            continue
+        if header is None:
+            continue
+        filtered.channel_id = header.channel_id
+        _list(filtered, header, code, raised)
+        if code == transaction_pb2.VALID:
+            events += (one for one in raised if one.event_name and one.tx_id)
+    kinds = [one.type for one in filtered.filtered_transactions]
+    full = encoding.field(_BLOCK, raw)
+    return FeedBlock(
+        number,
+        full,
+        len(full) - len(raw),
+        encoding.field(_FILTERED, filtered.SerializeToString()) if readable else None,
+        tuple(events),
+        kinds == [common_pb2.CONFIG],
+    )
+
+
+def _transaction(data: bytes) -> tuple[Any, list[ChaincodeEvent]]:
+    """Return the channel header of an envelope, and the events in it that name a chaincode.
+
+    No header = the filtered block does not list it. Raises: DecodeError.
+    """
+    try:
+        envelope = common_pb2.Envelope.FromString(data)
+    except DecodeError:
+        return None, []
+    payload = common_pb2.Payload.FromString(envelope.payload)
+    if not payload.HasField("header"):
+        return None, []
+    header = common_pb2.ChannelHeader.FromString(payload.header.channel_header)
+    if header.type != common_pb2.ENDORSER_TRANSACTION:
+        return header, []
+    return header, [one for one in _events(payload.data) if one.chaincode_id]
+
+
+def _events(data: bytes) -> Iterator[ChaincodeEvent]:
+    for outer in transaction_pb2.Transaction.FromString(data).actions:
+        action = transaction_pb2.ChaincodeActionPayload.FromString(outer.payload)
+        if not action.HasField("action"):
+            continue
+        response = proposal_response_pb2.ProposalResponsePayload.FromString(
+            action.action.proposal_response_payload
+        )
+        result = proposal_pb2.ChaincodeAction.FromString(response.extension)
+        yield chaincode_event_pb2.ChaincodeEvent.FromString(result.events)
+
+
+def _list(filtered: Any, header: Any, code: int, events: list[ChaincodeEvent]) -> None:
+    """Add a transaction to a filtered block; the events go without their payload."""
+    tx = filtered.filtered_transactions.add(
+        txid=header.tx_id, type=header.type, tx_validation_code=code
+    )
+    if header.type == common_pb2.ENDORSER_TRANSACTION:
+        tx.transaction_actions.SetInParent()
+    for event in events:
+        listed = tx.transaction_actions.chaincode_actions.add().chaincode_event
+        listed.CopyFrom(event)
+        listed.ClearField("payload")
