@@ -24,7 +24,10 @@ class RealNode:
 
     async def chaindock(self, *arguments: str) -> Any:
         """Run a command; return the JSON that it prints."""
-        home = {"CHAINDOCK_HOME": str(self._home)}
+        home = {
+            "CHAINDOCK_HOME": str(self._home),
+            "CORE_PEER_LISTENADDRESS": "127.0.0.1:0",
+        }
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

@@ -121,7 +121,8 @@ class ListenOptions:
     tls: bool = option(
         True,
         "peer.tls.enabled",
-        "Mutual TLS on the streams with chaincode; by default off in development mode.",
+        "TLS for client applications, and mutual TLS on the streams with chaincode; on the "
+        "latter by default off in development mode.",
     )
 
 

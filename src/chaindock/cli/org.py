@@ -36,12 +36,13 @@ def org_ls(session: Session) -> None:
     if session.emits(found):
         return
     show.table(
-        ("MSP", "DOMAIN", "ORDERS", "FILES"),
+        ("MSP", "DOMAIN", "ORDERS", "PEER", "FILES"),
         [
             (
                 one["mspid"],
                 one["domain"] or "-",
                 "yes" if one["orders"] else "no",
+                one.get("address") or "-",
                 one["path"] or "-",
             )
             for one in found

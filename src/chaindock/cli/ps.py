@@ -152,6 +152,7 @@ def show_status(session: Session, found: Mapping[str, Any]) -> None:
             ("identity", found["msp_id"]),
             ("backend", found["backend"] + reason),
             *found["endpoints"].items(),
+            *_for_clients(found.get("gateway") or {}, inside),
             *(
                 (f"user {name}", path.removeprefix(inside))
                 for name, path in found["identities"].items()
@@ -163,6 +164,17 @@ def show_status(session: Session, found: Mapping[str, Any]) -> None:
         click.echo(f"waiting for {one['component']}: {reason}", err=True)
     for warning in found["warnings"]:
         show.note("warning", one_line(warning))
+
+
+def _for_clients(
+    gateway: Mapping[str, str | None], inside: str
+) -> Iterator[tuple[str, str]]:
+    """Yield what a client application is to dial and to trust; `inside`: the home."""
+    if address := gateway.get("address"):
+        yield "gateway", address
+    if (name := gateway.get("tls_name")) and (ca := gateway.get("ca")):
+        yield "TLS name", name
+        yield "TLS CA", ca.removeprefix(inside)
 
 
 @command(

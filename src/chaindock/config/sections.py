@@ -27,6 +27,7 @@ from chaindock.controllers.docker.options import DockerOptions, EndpointOptions
 from chaindock.controllers.process.options import ProcessOptions
 from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.endorser import EndorserOptions
+from chaindock.gateway.options import GatewayOptions
 from chaindock.ids import require_channel
 from chaindock.ledger.options import LedgerOptions
 from chaindock.lifecycle.states import CustodianOptions
@@ -138,6 +139,7 @@ class Config:
     launch: LaunchOptions = field(default_factory=LaunchOptions)
     listen: ListenOptions = field(default_factory=ListenOptions)
     endorser: EndorserOptions = field(default_factory=EndorserOptions)
+    gateway: GatewayOptions = field(default_factory=GatewayOptions)
     orderer: OrdererOptions = field(default_factory=OrdererOptions)
     ledger: LedgerOptions = field(default_factory=LedgerOptions)
     custodian: CustodianOptions = field(default_factory=CustodianOptions)

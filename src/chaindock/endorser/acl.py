@@ -23,16 +23,19 @@ _READERS: Final = f"{_APPLICATION}/Readers"
 _WRITERS: Final = frozenset({"peer/Propose", "peer/ChaincodeToChaincode"})
 
 
-def require(configuration: Configuration, resource: str, identity: Identity) -> None:
+def require(
+    configuration: Configuration, resource: str, identity: Identity | None
+) -> None:
     """Check that an identity may use a resource of a channel. Raises: Denied.
 
     `resource`: Fabric's name, e.g. `event/Block`, `qscc/GetChainInfo`, `peer/Propose`.
+    `identity`: None = the signature is not that of any member.
     """
     own = _configured(configuration, resource)
     is_written = resource in _WRITERS or resource.startswith("_lifecycle/")
     path = own or (CHANNEL_WRITERS if is_written else _READERS)
     try:
-        reason = configuration.policies.reason(path, [identity])
+        reason = configuration.policies.reason(path, [identity] if identity else [])
     except NotFound as error:
         reason = error.message
     if reason is None:

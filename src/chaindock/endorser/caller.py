@@ -263,6 +263,18 @@ def assemble(
 ) -> bytes:
     """Return the transaction of an endorsed proposal, signed by the client.
 
+    `endorsed`: as for `payload_of`.
+    """
+    payload = payload_of(proposal, endorsed)
+    envelope = common_pb2.Envelope(payload=payload, signature=signer.sign(payload))
+    return bytes(envelope.SerializeToString())
+
+
+def payload_of(
+    proposal: Proposal, endorsed: Sequence[proposal_response_pb2.ProposalResponse]
+) -> bytes:
+    """Return what a client signs as the transaction of an endorsed proposal.
+
     `endorsed`: at least one, all over the same payload.
     """
     action = transaction_pb2.ChaincodeActionPayload(
@@ -286,9 +298,8 @@ def assemble(
             signature_header=proposal.signature_header_bytes,
         ),
         data=transaction.SerializeToString(),
-    ).SerializeToString()
-    envelope = common_pb2.Envelope(payload=payload, signature=signer.sign(payload))
-    return bytes(envelope.SerializeToString())
+    )
+    return bytes(payload.SerializeToString())
 
 
 @dataclass(frozen=True)

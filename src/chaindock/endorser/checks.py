@@ -43,6 +43,8 @@ class Proposal:
         payload: ChaincodeProposalPayload without the transient map; this is what is
             hashed and what the transaction carries.
         name: of the chaincode to run.
+        called: the same, as the invocation names it.
+        transient: whether it carries values that the ledger does not get.
         refusals: what the node refused to the chaincode while it ran.
         spent: what the chaincode asked for, as `Invocation.spent`.
     """
@@ -56,8 +58,10 @@ class Proposal:
     creator: bytes
     nonce: bytes
     name: str
+    called: str
     input: chaincode_pb2.ChaincodeInput
     payload: bytes
+    transient: bool = False
     refusals: list[str] = field(default_factory=list)
     spent: dict[str, list[float]] = field(default_factory=dict)
 
@@ -93,6 +97,7 @@ def parse_proposal(signed: proposal_pb2.SignedProposal) -> Proposal:
     if not extension.chaincode_id.name:
         raise ProposalInvalid("ChaincodeHeaderExtension.ChaincodeId.Name is empty")
     payload = _parse(proposal_pb2.ChaincodeProposalPayload, data.payload)
+    spec = _spec_of(payload.input)
     return Proposal(
         signed=signed,
         header=channel_header,
@@ -103,7 +108,9 @@ def parse_proposal(signed: proposal_pb2.SignedProposal) -> Proposal:
         creator=signature_header.creator,
         nonce=signature_header.nonce,
         name=extension.chaincode_id.name,
-        input=_input_of(payload.input),
+        called=spec.chaincode_id.name,
+        input=spec.input,
+        transient=bool(payload.TransientMap),
         payload=proposal_pb2.ChaincodeProposalPayload(
             input=payload.input
         ).SerializeToString(),
@@ -115,8 +122,7 @@ def receive(
 ) -> Proposal:
     """Take a proposal of a client outside apart, whose clock must be right.
 
-    `window_s`: seconds that this clock may differ. `now_s`: seconds since 1970; None = the
-    machine's time.
+    `window_s`, `now_s`: as for `check_clock`.
 
     Raises: ProposalInvalid.
     """
@@ -124,6 +130,17 @@ def receive(
     header = _part("header", common_pb2.Header, outer.header)
     _part("signature header", common_pb2.SignatureHeader, header.signature_header)
     said = _part("channel header", common_pb2.ChannelHeader, header.channel_header)
+    check_clock(said, window_s, now_s)
+    return parse_proposal(signed)
+
+
+def check_clock(
+    said: common_pb2.ChannelHeader, window_s: float, now_s: float | None = None
+) -> None:
+    """Refuse a proposal whose time is further from this clock's than `window_s`.
+
+    `now_s`: seconds since 1970; None = the machine's time. Raises: ProposalInvalid.
+    """
     now_s = time.time() if now_s is None else now_s
     if abs(said.timestamp.seconds + said.timestamp.nanos / 1e9 - now_s) > window_s:
         raise ProposalInvalid(
@@ -131,8 +148,8 @@ def receive(
             f"{_shown(said.timestamp.seconds)}, peer time {_shown(int(now_s))}, "
             f"peer.authentication.timewindow {_go_duration(window_s)}",
             hint="set the client's clock right",
+            filtered=True,
         )
-    return parse_proposal(signed)
 
 
 def _part(what: str, kind: Any, data: bytes) -> Any:
@@ -155,7 +172,7 @@ def _go_duration(seconds: float) -> str:
     return text + {"h": "0m0s", "m": "0s"}.get(text[-1], "")
 
 
-def _input_of(raw: bytes) -> chaincode_pb2.ChaincodeInput:
+def _spec_of(raw: bytes) -> chaincode_pb2.ChaincodeSpec:
     call = _parse(chaincode_pb2.ChaincodeInvocationSpec, raw)
     if not call.HasField("chaincode_spec"):
         raise ProposalInvalid(
@@ -163,9 +180,9 @@ def _input_of(raw: bytes) -> chaincode_pb2.ChaincodeInput:
         )
     if not call.chaincode_spec.HasField("input"):
         raise ProposalInvalid("chaincode input did not contain any input")
-    found: chaincode_pb2.ChaincodeInput = call.chaincode_spec.input
+    found: chaincode_pb2.ChaincodeSpec = call.chaincode_spec
     # Only the peer sets decorations.
-    found.ClearField("decorations")
+    found.input.ClearField("decorations")
     return found
 
 
@@ -231,7 +248,7 @@ def check_expiry(proposal: Proposal, msps: Msps) -> None:
     except Denied:
         return
     if expired:
-        raise Denied("proposal client identity expired")
+        raise Denied("proposal client identity expired", filtered=True)
 
 
 def writer_of(creator: bytes, configuration: Configuration, channel: str) -> Identity:

@@ -15,13 +15,15 @@ from chaindock.errors import AlreadyExists, Denied, NotFound
 from chaindock.identity.organization import nearest_hint
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from chaindock.endorser.configuration import Configuration
     from chaindock.endorser.orderer import Orderer
     from chaindock.identity.msp import SigningIdentity
     from chaindock.identity.organization import Organization, Organizations
     from chaindock.ids import ChannelId
+
+    Joined = Callable[[Organization], Awaitable[None]]
 
 _ADMINS: Final = "/Channel/Application/Admins"
 
@@ -79,8 +81,12 @@ class Members:
             "orders": found is self._node.first,
         }
 
-    async def add(self, name: str, orderer: Orderer) -> dict[str, Any]:
+    async def add(
+        self, name: str, orderer: Orderer, joined: Joined | None = None
+    ) -> dict[str, Any]:
         """Make the organisation `name` and commit the configuration that contains it.
+
+        `joined`: called when it is a member.
 
         Returns: as `list`, and `block`, the number of the configuration block.
 
@@ -91,9 +97,11 @@ class Members:
         """
         # The block is committed also if the client leaves. Then the node needs the keys of
         # the new member, to satisfy a majority.
-        return await finish(self._add(name, orderer))
+        return await finish(self._add(name, orderer, joined))
 
-    async def _add(self, name: str, orderer: Orderer) -> dict[str, Any]:
+    async def _add(
+        self, name: str, orderer: Orderer, joined: Joined | None
+    ) -> dict[str, Any]:
         async with self._joining:
             made = await asyncio.to_thread(self._node.make, name)
             now = self.configuration
@@ -116,4 +124,6 @@ class Members:
             )
             where = await orderer.configure(envelope)
             self.peers[made.mspid] = made.peer
+            if joined is not None:
+                await joined(made)
             return {**self._describe(made.mspid), "block": where.block}

@@ -72,6 +72,8 @@ class Organization:
         certificate = read_certificate(ca_path / f"ca.{domain}-cert.pem")
         self._ca = CertificateAuthority(certificate, read_key(ca_path / "priv_sk"))
         self.ca_pem = certificate_pem(certificate)
+        self.made_at = certificate.not_valid_before_utc
+        """When it was made, about."""
         self._tls = TlsFiles(path, domain)
         self.tls = self._tls.pair_of_peer()
         """Root, certificate and key of the peer's listener, PEM."""

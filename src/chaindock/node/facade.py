@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from chaindock.container.output import OutputStore
     from chaindock.endorser.caller import Answer
     from chaindock.endorser.determinism import Difference
+    from chaindock.gateway.listener import ClientListener
     from chaindock.identity.msp import SigningIdentity
     from chaindock.lifecycle.custodian import Custodian
     from chaindock.lifecycle.definitions import Definition
@@ -66,6 +67,7 @@ class Node:
     custodian: Custodian
     backends: Backends
     listener: ChaincodeListener
+    clients: ClientListener
     output: OutputStore
     health: Health
     operations: OperationsServer
@@ -106,6 +108,7 @@ class Node:
             channel=channel.id,
             msp_id=organization.mspid,
             height=channel.ledger.height,
+            gateway=self.clients.connection(organization.mspid),
             backend=backend,
             reason=reason,
             endpoints={
@@ -118,6 +121,7 @@ class Node:
             },
             warnings=[
                 *config.warnings,
+                *self.clients.warnings,
                 *(one.message for one in config.chaincodes.problems()),
                 *self._gave_up(),
                 *channel.controls.warnings(),
@@ -272,15 +276,16 @@ class Node:
     # ---- organisations and blocks
 
     def organizations(self, channel: str | None = None) -> list[dict[str, Any]]:
-        """Return the organisations of a channel, as `Members.list`."""
-        return self.channel(channel).members.list()
+        """As `Members.list`, with what `ClientListener.connection` says."""
+        found = self.channel(channel).members.list()
+        return [{**one, **self.clients.connection(one["mspid"])} for one in found]
 
     async def add_organization(
         self, name: str, channel: str | None = None
     ) -> dict[str, Any]:
         """Make an organisation a member of a channel; as `Members.add`."""
-        wanted = self.channel(channel)
-        return await wanted.members.add(name, wanted.orderer)
+        wanted, serve = self.channel(channel), self.clients.serve
+        return await wanted.members.add(name, wanted.orderer, serve)
 
     def height(self) -> int:
         """Return the number of blocks on the first channel."""

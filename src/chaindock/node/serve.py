@@ -24,6 +24,8 @@ from chaindock.container.environment import tls_files
 from chaindock.container.output import Echo, OutputStore
 from chaindock.container.router import Router
 from chaindock.durable import sync_folder
+from chaindock.gateway import gateway
+from chaindock.gateway.listener import ClientListener
 from chaindock.identity.ca import TlsAuthority
 from chaindock.identity.organization import Organization, Organizations
 from chaindock.lifecycle.custodian import Custodian
@@ -44,10 +46,11 @@ from chaindock.telemetry import get_logger
 from chaindock.values import KIB, MIB
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
     from pathlib import Path
 
     from chaindock.config.sections import Config
+    from chaindock.gateway.listener import Seat, Service
     from chaindock.ids import Ccid
     from chaindock.operations.facade import NodeStatus
 
@@ -188,6 +191,11 @@ async def _compose(
     await packages.restore()
     for channel in channels.values():
         await channel.deployer.restore()
+    clients = await stack.enter_async_context(
+        ClientListener(config.gateway, _services(config, channels))
+    )
+    for organization in await asyncio.to_thread(_served, channels):
+        await clients.serve(organization)
     node = Node(
         config=config,
         labels=labels,
@@ -197,6 +205,7 @@ async def _compose(
         custodian=custodian,
         backends=backends,
         listener=listener,
+        clients=clients,
         output=output,
         health=health,
         operations=operations,
@@ -205,6 +214,26 @@ async def _compose(
         channels.require().ledger, fleet, custodian, backends.check, node.ps
     )
     return node
+
+
+def _services(
+    config: Config, channels: Channels
+) -> Sequence[Callable[[Seat], Service]]:
+    """Return what makes the services that clients find at each peer of the node."""
+    options = config.gateway
+    execute_s = config.calls.execute_timeout_s
+    return [partial(gateway.service, channels, options, execute_s)]
+
+
+def _served(channels: Channels) -> list[Organization]:
+    """Return the members of channels: the first one, then as they were made. Blocks.
+
+    So each keeps its port when another one joins.
+    """
+    members = [one.members for one in channels.values()]
+    first = members[0].get(None)
+    found = {mspid: one.get(mspid) for one in members for mspid in one.peers}
+    return sorted(found.values(), key=lambda one: (one is not first, one.made_at))
 
 
 def _organizations(config: Config, home: Home) -> Organizations:

@@ -127,6 +127,8 @@ class NodeStatus:
         endpoints: purpose → address, e.g. {"admin": "unix://…", "chaincode": "…"}.
         identities: name → directory of its MSP, for clients.
         height: blocks on the channel.
+        gateway: where client applications reach the peer of the first organisation:
+            `address` (host:port), `tls_name`, `ca` (a file); None = no TLS.
         warnings: sentences the user should see.
         pending: what the node waits for while it is starting: {component, reason}.
         limits: of packages, as packaging.Limits names them; a client that packages
@@ -145,6 +147,7 @@ class NodeStatus:
     backend: str
     reason: str = ""
     endpoints: Mapping[str, str] = field(default_factory=dict)
+    gateway: Mapping[str, str | None] = field(default_factory=dict)
     identities: Mapping[str, str] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     pending: Sequence[Mapping[str, str]] = ()

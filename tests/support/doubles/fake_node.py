@@ -118,7 +118,13 @@ class FakeNode:
     ) -> dict[str, Any]:
         if name in {one["mspid"] for one in self.members}:
             raise AlreadyExists(f"organisation {name!r} is a member already")
-        made = {"mspid": name, "domain": "d", "path": "/p", "orders": False}
+        made: dict[str, Any] = {
+            "mspid": name,
+            "domain": "d",
+            "path": "/p",
+            "orders": False,
+        }
+        made["address"] = "127.0.0.1:9051"
         self.members.append(made)
         return {**made, "block": 7}
 

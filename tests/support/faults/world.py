@@ -30,7 +30,13 @@ from chaindock.operations.facade import Call
 from support.faults import forked_node
 from support.faults.packages import misbehaves
 from support.nodes.killable import alive
-from support.nodes.node import SECRETS, cache_folder, environment, eventually
+from support.nodes.node import (
+    FREE_PORTS,
+    SECRETS,
+    cache_folder,
+    environment,
+    eventually,
+)
 from support.nodes.remains import Remains, inspect
 
 if TYPE_CHECKING:
@@ -276,6 +282,7 @@ class ForkedWorld(World):
         self.env = {
             **kept,
             **SECRETS,
+            **FREE_PORTS,
             "TMPDIR": str(self.temp),
             "XDG_CACHE_HOME": str(cache_folder()),
         }

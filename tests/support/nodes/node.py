@@ -39,6 +39,8 @@ EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 PATIENCE_S = 420
 """For one command: a Go build with nothing cached takes a while."""
+FREE_PORTS = {"CORE_PEER_LISTENADDRESS": "127.0.0.1:0"}
+"""Nodes of tests listen for clients at free ports: many run at once."""
 SECRETS = {
     "PARCEL_SERVICE_TOKEN": "canary-of-the-user",
     "NPM_TOKEN": "canary-of-the-registry",
@@ -238,7 +240,7 @@ def environment(backend: str, temp: Path) -> dict[str, str]:
         for name, value in os.environ.items()  # noqa: TID251  # tests have no config
         if not name.startswith(("CORE_", "CHAINDOCK_", "FABRIC_"))
     }
-    found = {**kept, **SECRETS, "TMPDIR": str(temp)}
+    found = {**kept, **SECRETS, **FREE_PORTS, "TMPDIR": str(temp)}
     found["XDG_CACHE_HOME"] = str(cache_folder())
     if backend == "docker":
         need_docker()

@@ -15,9 +15,9 @@ def test_an_organisation_is_added_and_listed(run):
     )
     lines = run("org", "ls").stdout.splitlines()
     assert [line.split() for line in lines] == [
-        ["MSP", "DOMAIN", "ORDERS", "FILES"],
-        ["Org1MSP", "-", "yes", "-"],
-        ["Org2MSP", "d", "no", "/p"],
+        ["MSP", "DOMAIN", "ORDERS", "PEER", "FILES"],
+        ["Org1MSP", "-", "yes", "-", "-"],
+        ["Org2MSP", "d", "no", "127.0.0.1:9051", "/p"],
     ]
     assert [one["mspid"] for one in json.loads(run("org", "ls", "--json").stdout)] == [
         "Org1MSP",

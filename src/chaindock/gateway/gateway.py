@@ -1,0 +1,296 @@
+"""gateway.Gateway: evaluate, endorse and submit transactions, and wait for their commit.
+
+Codes, texts and details are those of a Fabric peer. The node has the peers of several
+organisations in one: a proposal runs once, and each peer that is needed signs the result.
+Source: docs/fabric/gateway.md
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from fabric_protos.common import common_pb2
+from fabric_protos.gateway import gateway_pb2 as pb
+
+from chaindock.aio import off_loop
+from chaindock.endorser.caller import payload_of
+from chaindock.endorser.checks import check_clock
+from chaindock.errors import ChaindockError, NotFound, ProposalInvalid
+from chaindock.gateway import requests
+from chaindock.gateway.listener import Service
+from chaindock.gateway.statuses import (
+    Refusal,
+    Status,
+    broadcast_status,
+    detail,
+    endorser_status,
+    response_status,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from chaindock.chaincode.invocation import Outcome
+    from chaindock.endorser.channel import Channel
+    from chaindock.endorser.checks import Proposal
+    from chaindock.gateway.listener import Context, Seat
+    from chaindock.gateway.options import GatewayOptions
+
+_UNPLANNED: Final = (
+    "no combination of peers can be derived which satisfy the endorsement policy: "
+)
+_SEE: Final = ", see attached details for more info"
+_PROTECT: Final = (
+    "no endorsers found in the gateway's organization; retry specifying {} "
+    "organization(s) to protect transient data"
+)
+
+
+def service(
+    channels: Mapping[str, Channel],
+    options: GatewayOptions,
+    execute_s: float,
+    seat: Seat,
+) -> Service:
+    """Return the service of one peer, for `ClientListener`.
+
+    `execute_s`: chaincode.executetimeout.
+    """
+    limit_s = options.endorsement_s if options.endorsement_s < execute_s else None
+    made = Gateway(channels, options, limit_s, seat)
+    unary = {
+        "Evaluate": made.evaluate,
+        "Endorse": made.endorse,
+        "Submit": made.submit,
+        "CommitStatus": made.commit_status,
+    }
+    return Service("gateway.Gateway", unary, limit=options.gateway_calls)
+
+
+class Gateway:
+    """The unary methods at the peer of one organisation.
+
+    Each takes a serialised request and returns the serialised response, or raises Refusal.
+    """
+
+    def __init__(
+        self,
+        channels: Mapping[str, Channel],
+        options: GatewayOptions,
+        limit_s: float | None,
+        seat: Seat,
+    ) -> None:
+        self._channels, self._options = channels, options
+        self._limit_s, self._seat = limit_s, seat
+
+    # ---- evaluate
+
+    async def evaluate(self, raw: bytes, _context: Context) -> bytes:
+        """Run a proposal at one peer and return what the chaincode said."""
+        request, proposal = await off_loop(len(raw), partial(requests.evaluated, raw))
+        if isinstance(proposal, ProposalInvalid):
+            raise self._not_evaluated(self._seat.mspid, proposal, None)
+        channel = self._channels.get(proposal.channel)
+        if channel is None:
+            raise Refusal(Status.UNAVAILABLE, _unknown(proposal.channel))
+        mspid = self._evaluator(channel, proposal, request.target_organizations)
+        try:
+            check_clock(proposal.header, self._options.time_window_s)
+            outcome, _ = await channel.endorser.process(
+                proposal, self._limit_s, endorse=False, endorsers=(mspid,)
+            )
+        except ChaindockError as error:
+            if type(error) is NotFound:
+                raise _no_peers(proposal) from error
+            raise self._not_evaluated(mspid, error, proposal) from error
+        response = outcome.response
+        if (failed := response_status(response.status, response.message)) is not None:
+            raise self._failed(_EVALUATED.format(failed[1]), mspid, *failed)
+        return await off_loop(len(response.payload), partial(_evaluation, outcome))
+
+    def _evaluator(
+        self, channel: Channel, proposal: Proposal, targets: Sequence[str]
+    ) -> str:
+        """Return the MSP id of the peer that runs a proposal."""
+        peers, own = channel.members.peers, self._seat.mspid
+        wanted = targets or ((own,) if proposal.transient else peers)
+        if own in wanted and own in peers:
+            return own
+        found = next((mspid for mspid in peers if mspid in wanted), None)
+        if found is not None:
+            return found
+        refusal = _no_peers(proposal)
+        if targets:
+            raise refusal
+        raise Refusal(refusal.code, f"{_PROTECT.format('target')}: {refusal.text}")
+
+    def _not_evaluated(
+        self, mspid: str, error: ChaindockError, proposal: Proposal | None
+    ) -> Refusal:
+        code, text = endorser_status(error, proposal)
+        if code is Status.FAILED_PRECONDITION:
+            return self._failed(_EVALUATED.format(text), mspid, code, text)
+        return self._failed(f"failed to evaluate transaction{_SEE}", mspid, code, text)
+
+    def _failed(self, text: str, mspid: str, code: Any, said: str) -> Refusal:
+        """Return the end of a call at which the peer of `mspid` said something."""
+        return Refusal(code, text, detail(self._seat.of(mspid), said))
+
+    # ---- endorse
+
+    async def endorse(self, raw: bytes, _context: Context) -> bytes:
+        """Run a proposal, have it endorsed and return the transaction without signature."""
+        request, proposal = await off_loop(len(raw), partial(requests.proposed, raw))
+        named = list(dict.fromkeys(request.endorsing_organizations))
+        if isinstance(proposal, ProposalInvalid):
+            raise self._not_endorsed(named, proposal, None)
+        channel = self._endorsing(proposal, named)
+        try:
+            check_clock(proposal.header, self._options.time_window_s)
+            outcome, endorsed = await channel.endorser.process(
+                proposal, self._limit_s, endorse=True, endorsers=named
+            )
+        except ChaindockError as error:
+            if type(error) is NotFound:
+                raise _no_plan(proposal, named, error) from error
+            raise self._not_endorsed(named, error, proposal) from error
+        response = outcome.response
+        if (failed := response_status(response.status, response.message)) is not None:
+            raise self._uncollected(named, failed[1])
+        work = partial(_prepared, proposal, endorsed)
+        return await off_loop(len(endorsed[0].payload), work)
+
+    def _endorsing(self, proposal: Proposal, named: Sequence[str]) -> Channel:
+        """Return the channel of a proposal, which has the organisations that are named."""
+        channel = self._channels.get(proposal.channel)
+        peers = channel.members.peers if channel else {}
+        if missing := [mspid for mspid in named if mspid not in peers]:
+            raise _no_endorsers(missing)
+        if channel is None:
+            raise _no_metadata(proposal)
+        if proposal.transient and not named and self._seat.mspid not in peers:
+            raise Refusal(Status.FAILED_PRECONDITION, _PROTECT.format("endorsing"))
+        return channel
+
+    def _not_endorsed(
+        self, named: Sequence[str], error: ChaindockError, proposal: Proposal | None
+    ) -> Refusal:
+        return self._uncollected(named, endorser_status(error, proposal)[1])
+
+    def _uncollected(self, named: Sequence[str], said: str) -> Refusal:
+        """Return the end of a call for which the peers said something else than yes."""
+        seats = [self._seat.of(mspid) for mspid in named or (self._seat.mspid,)]
+        what = (
+            "collect enough transaction endorsements"
+            if named
+            else "endorse transaction"
+        )
+        details = [detail(seat, said) for seat in seats]
+        return Refusal(Status.ABORTED, f"failed to {what}{_SEE}", *details)
+
+    # ---- submit and wait
+
+    async def submit(self, raw: bytes, _context: Context) -> bytes:
+        """Put a signed transaction in order; return when it is accepted."""
+        name, envelope = await off_loop(len(raw), partial(requests.submitted, raw))
+        del raw
+        channel = self._channels.get(name)
+        if channel is None:
+            raise Refusal(Status.FAILED_PRECONDITION, _unknown(name))
+        limit_s = self._options.broadcast_s
+        try:
+            async with asyncio.timeout(limit_s):
+                accepted = await channel.orderer.order(envelope)
+        except TimeoutError:
+            text = "submit timeout expired while broadcasting to ordering service"
+            raise Refusal(Status.DEADLINE_EXCEEDED, text) from None
+        except ChaindockError as error:
+            raise self._not_ordered(*broadcast_status(error)) from error
+        accepted.add_done_callback(_looked_at)
+        return _SUBMITTED
+
+    def _not_ordered(self, status: int, info: str) -> Refusal:
+        name = common_pb2.Status.Name(status)
+        if status < common_pb2.INTERNAL_SERVER_ERROR:
+            text = f"received unsuccessful response from orderer: status={name}, "
+            return Refusal(Status.ABORTED, f"{text}info={info}")
+        return Refusal(
+            Status.UNAVAILABLE,
+            "no orderers could successfully process transaction",
+            detail(self._seat, f"received unsuccessful response: {name}, {info}"),
+        )
+
+    async def commit_status(self, raw: bytes, _context: Context) -> bytes:
+        """Return where a transaction is on the ledger; wait until it is there."""
+        work = partial(requests.commit_status, raw)
+        request, signed = await off_loop(len(raw), work)
+        resource = "gateway/CommitStatus"
+        channel = await requests.opened(self._channels, resource, request, signed)
+        try:
+            where = await channel.ledger.committed(request.transaction_id)
+        except ChaindockError as error:
+            raise Refusal(Status.ABORTED, error.message) from error
+        answer = pb.CommitStatusResponse(result=where.code, block_number=where.block)
+        return bytes(answer.SerializeToString())
+
+
+# --- refusals and answers -----------------------------------------------------------
+
+_EVALUATED: Final = "evaluate call to endorser returned error: {}"
+_SUBMITTED: Final[bytes] = pb.SubmitResponse().SerializeToString()
+
+
+def _unknown(channel: str) -> str:
+    return (
+        f"failed to get config for channel [{channel}]: could not get last config for "
+        f"channel {channel}"
+    )
+
+
+def _no_peers(proposal: Proposal) -> Refusal:
+    return Refusal(
+        Status.FAILED_PRECONDITION,
+        f"no peers available to evaluate chaincode {proposal.called} in channel "
+        f"{proposal.channel}",
+    )
+
+
+def _no_metadata(proposal: Proposal) -> Refusal:
+    return Refusal(
+        Status.FAILED_PRECONDITION,
+        f"{_UNPLANNED}No metadata was found for chaincode {proposal.called} in channel "
+        f"{proposal.channel}",
+    )
+
+
+def _no_endorsers(mspids: Sequence[str]) -> Refusal:
+    text = f"failed to find any endorsing peers for org(s): {', '.join(mspids)}"
+    return Refusal(Status.UNAVAILABLE, text)
+
+
+def _no_plan(proposal: Proposal, named: Sequence[str], error: NotFound) -> Refusal:
+    """Return the end of a call to chaincode that is not defined, or not installed."""
+    if named:
+        return _no_endorsers(named)
+    if "sequence" not in error.facts:
+        return _no_metadata(proposal)
+    text = "required chaincodes are not installed on sufficient peers"
+    return Refusal(Status.FAILED_PRECONDITION, f"{_UNPLANNED}{text}")
+
+
+def _evaluation(outcome: Outcome) -> bytes:
+    return bytes(pb.EvaluateResponse(result=outcome.response).SerializeToString())
+
+
+def _prepared(proposal: Proposal, endorsed: Sequence[Any]) -> bytes:
+    envelope = common_pb2.Envelope(payload=payload_of(proposal, endorsed))
+    answer = pb.EndorseResponse(prepared_transaction=envelope)
+    return bytes(answer.SerializeToString())
+
+
+def _looked_at(accepted: asyncio.Future[Any]) -> None:
+    """Take the error of a transaction that was lost: those who wait for it are told."""
+    if not accepted.cancelled():
+        accepted.exception()

@@ -1,0 +1,27 @@
+"""Organisations for tests of the services to clients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chaindock.identity.organization import Organization
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("organizations")
+
+
+@pytest.fixture(scope="session")
+def org(folder: Path) -> Organization:
+    return Organization.open(folder, "Org1MSP", "org1.example.com")
+
+
+@pytest.fixture(scope="session")
+def other(folder: Path) -> Organization:
+    return Organization.open(folder, "Org2MSP", "org2.example.com", orders=False)
