@@ -63,6 +63,10 @@ faults: engine ## the long rounds: all faults three times, 20 kills, 200 random 
 		tests/faults tests/integration/test_node_sigkill.py \
 		tests/integration/test_ledger_sigkill.py
 
+.PHONY: soak
+soak: engine ## ten minutes of many client applications while their contract is upgraded and killed
+	@. $(ENGINE) && CHAINDOCK_SOAK_S=600 $(BIN)/python -m pytest $(ARGS) tests/integration/test_clients_soak.py
+
 .PHONY: bench
 bench: engine ## benchmarks as ratios to a baseline of the same run (ARGS=NAME for one)
 	@. $(ENGINE) && $(BIN)/python -m tests.bench $(ARGS)

@@ -16,12 +16,16 @@ class Deals extends Contract {
         super('Deals');
     }
 
-    /** Puts a deal on the ledger and its price, transient `price`, into a collection. */
+    /**
+     * Puts a deal on the ledger and its price, transient `price`, into a collection; the
+     * event "offered" tells of the deal.
+     */
     async offer(ctx, id) {
         const price = secret(ctx, 'price');
         const deal = { id, seller: ctx.clientIdentity.getMSPID() };
         await ctx.stub.putState(id, Buffer.from(JSON.stringify(deal)));
         await ctx.stub.putPrivateData(PRICES, id, price);
+        ctx.stub.setEvent('offered', Buffer.from(JSON.stringify(deal)));
     }
 
     /** Returns a deal without its price. */

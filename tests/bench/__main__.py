@@ -37,6 +37,7 @@ NAMES = (
     "spawn",
     "launch",
     "restart",
+    "gateway",
 )
 LIMIT_S = 900.0
 """For one benchmark, whose first run may have to build: a hang must not look like work."""

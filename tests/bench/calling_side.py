@@ -150,11 +150,7 @@ async def calling_side(
             ledger=ledger,
             definitions=Definitions(approvals),
             executor=support,
-            system={
-                "_lifecycle": LifecycleContract(
-                    CHANNEL, lambda: ["Org1MSP"], cast("Any", None)
-                )
-            },
+            system={"_lifecycle": LifecycleContract(CHANNEL, lambda: ["Org1MSP"])},
         )
         orderer = await stack.enter_async_context(
             Orderer(ledger, configuration, options)

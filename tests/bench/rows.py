@@ -26,6 +26,7 @@ class Row:
         against: what the reference is.
         most: goal: the ratio is at most this.
         limit: goal: the value is at most this.
+        least: goal: the ratio is at least this.
     """
 
     what: str
@@ -35,6 +36,7 @@ class Row:
     against: str
     most: float | None = None
     limit: float | None = None
+    least: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -44,11 +46,12 @@ class Row:
     @property
     def met(self) -> bool | None:
         """Whether the goals are met; None when there is none."""
-        if self.most is None and self.limit is None:
+        if self.most is None and self.limit is None and self.least is None:
             return None
         too_slow = self.most is not None and self.ratio > self.most
         too_much = self.limit is not None and self.value > self.limit
-        return not (too_slow or too_much)
+        too_few = self.least is not None and self.ratio < self.least
+        return not (too_slow or too_much or too_few)
 
     def as_json(self) -> dict[str, Any]:
         """Return all fields, the ratio and the verdict."""
@@ -61,6 +64,8 @@ class Row:
             goals.append(f"≤ {self.most:g} x")
         if self.limit is not None:
             goals.append(f"≤ {self.limit:g} {self.unit}")
+        if self.least is not None:
+            goals.append(f"≥ {self.least:g} x")
         return (
             self.what,
             _quantity(self.value, self.unit),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 import os
@@ -125,6 +126,21 @@ async def test_a_call_joins_the_transaction(stub: Stub):
     assert await stub.ask("get", "k") == ""
     said = json.loads(await stub.ask("call", "b:9", CHANNEL, "get", "k"))
     assert said["payload"] == "v"
+
+
+@and_java
+@pytest.mark.statement(81, 82, of="client", by="go node java")
+async def test_the_client_and_its_attributes_are_known(
+    request: pytest.FixtureRequest, stub: Stub
+):
+    stub.node.org.user("User1", {"colour": "red"})
+    first, again = [json.loads(await stub.ask("client", "colour")) for _ in range(2)]
+    assert first == again
+    assert first["value"] == "red"
+    encoded = request.node.callspec.params["stub"] == "go"
+    told = base64.b64decode(first["id"]).decode() if encoded else first["id"]
+    assert told.startswith("x509::")
+    assert "User1@org1.example.com" in told
 
 
 @every_language

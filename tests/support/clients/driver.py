@@ -70,9 +70,9 @@ class Driver:
         self._process.stdin.flush()
         return answer
 
-    def ask(self, op: str, timeout_s: float = PATIENCE_S, **fields: Any) -> Any:
+    def ask(self, op: str, **fields: Any) -> Any:
         """Send a request and return its answer."""
-        return self.send(op, **fields).result(timeout_s)
+        return self.send(op, **fields).result(PATIENCE_S)
 
     def event(self, stream: str, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
         """Return the next event of a listener."""
@@ -106,6 +106,8 @@ class Driver:
             self._process.kill()
             self._process.wait()
         self._reader.join(10)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
     def _read(self) -> None:
         assert self._process.stdout is not None

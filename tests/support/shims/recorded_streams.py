@@ -180,11 +180,7 @@ class Replay:
             ledger=self.ledger,
             definitions=Definitions(approvals),
             executor=ChaincodeSupport(self.streams.registry, _not_launched),
-            system={
-                "_lifecycle": LifecycleContract(
-                    "mychannel", lambda: ["Org1MSP"], cast("Any", None)
-                )
-            },
+            system={"_lifecycle": LifecycleContract("mychannel", lambda: ["Org1MSP"])},
         )
         for name in _CCIDS:
             self._processes[name] = _Process(self.streams, name)

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from fabric_protos.peer import (
@@ -219,9 +219,7 @@ async def node(tmp_path: Any, org: Any, options: Any) -> Any:
             definitions=Definitions(approvals),
             executor=chaincode,
             system={
-                "_lifecycle": LifecycleContract(
-                    CHANNEL, lambda: configuration.peers, cast("Any", None)
-                )
+                "_lifecycle": LifecycleContract(CHANNEL, lambda: configuration.peers)
             },
             concurrency=CONCURRENCY,
         )

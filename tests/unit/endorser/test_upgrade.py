@@ -92,11 +92,7 @@ async def parts(tmp_path: Any, org: Any) -> Any:
             ledger=ledger,
             definitions=Definitions(deployments),
             executor=machine,
-            system={
-                "_lifecycle": LifecycleContract(
-                    CHANNEL, lambda: ["Org1MSP"], cast("Any", None)
-                )
-            },
+            system={"_lifecycle": LifecycleContract(CHANNEL, lambda: ["Org1MSP"])},
         )
         async with (
             Orderer(ledger, configuration) as orderer,

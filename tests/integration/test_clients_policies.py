@@ -1,0 +1,171 @@
+"""Scenarios of private data and of policies of keys: who must endorse, who may read.
+
+The contract runs as one process for all organisations. So these scenarios of Fabric's
+clients cannot be shown on one node: a contract that asks for the organisation of its own
+peer (`endorsement`; "Org3 refuses"; a result that differs between organisations), a peer
+that does not store the private data of others, and a peer that is stopped (`discovery`).
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from support.clients.driver import Driver, Fault, driver
+from support.clients.network import SCENARIOS, Network, deploy, network
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.nodejs,
+    pytest.mark.network,
+    pytest.mark.timeout(600),
+]
+ORGS = ("Org1", "Org2", "Org3")
+ENDORSEMENT_POLICY_FAILURE = 10
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    with network(tmp_path_factory.mktemp("policies"), "Org2", "Org3") as net:
+        members = ", ".join(f"'{org}MSP.member'" for org in ORGS)
+        collections = ("--collections-config", SCENARIOS / "collections.json")
+        deploy(net, "private", f"OR({members})", *collections)
+        deploy(net, "all", f"AND({members})")
+        yield net
+
+
+@pytest.fixture(scope="module")
+def client(net: Network) -> Iterator[Driver]:
+    with driver("node") as client:
+        for org in ORGS:
+            net.connect(client, org)
+        net.connect(client, "Org2", at="Org1")
+        yield client
+
+
+@pytest.fixture
+def key() -> str:
+    return uuid.uuid4().hex
+
+
+def call(client: Driver, op: str, who: str, fn: str, *args: str, **other: Any) -> str:
+    fields = {"who": who if "@" in who else f"{who}@{who}", "contract": "private"}
+    result: str = client.ask(op, **{**fields, "fn": fn, "args": args, **other})[
+        "result"
+    ]
+    return result
+
+
+# --- private data ---------------------------------------------------------------------
+
+
+def write(client: Driver, who: str, collection: str, key: str, **other: Any) -> None:
+    secrets = {"collection": collection, "key": key, "value": f"secret {key}"}
+    call(client, "submit", who, "writePrivateData", transient=secrets, **other)
+
+
+def read(client: Driver, who: str, collection: str, key: str) -> str:
+    return call(client, "evaluate", who, "readPrivateData", collection, key)
+
+
+def test_a_member_writes_and_reads(client: Driver, key: str):
+    write(client, "Org1", "Org1Collection", key, orgs=["Org1MSP"])
+    assert read(client, "Org1", "Org1Collection", key) == f"secret {key}"
+
+
+def test_another_writes_what_only_members_read(client: Driver, key: str):
+    write(client, "Org2", "Org1Collection", key, orgs=["Org1MSP"])
+    assert read(client, "Org1", "Org1Collection", key) == f"secret {key}"
+    with pytest.raises(Fault, match="does not have read access permission"):
+        read(client, "Org2@Org1", "Org1Collection", key)
+
+
+def test_no_other_reads_or_writes_what_is_for_members(client: Driver, key: str):
+    write(client, "Org1", "SharedCollection", key, orgs=["Org1MSP"])
+    with pytest.raises(Fault, match="does not have read access permission"):
+        read(client, "Org2@Org1", "SharedCollection", key)
+    with pytest.raises(Fault, match="does not have write access permission"):
+        write(client, "Org2", "SharedCollection", key, orgs=["Org1MSP"])
+
+
+def test_endorsers_are_found_for_a_collection(client: Driver, key: str):
+    write(client, "Org1", "SharedCollection", key)
+    assert read(client, "Org1", "SharedCollection", key) == f"secret {key}"
+
+
+def test_endorsers_are_found_by_the_policy_of_a_collection(client: Driver, key: str):
+    write(client, "Org1", "SharedCollection,Org3Collection", key)
+    assert read(client, "Org1", "SharedCollection", key) == f"secret {key}"
+    assert read(client, "Org3", "Org3Collection", key) == f"secret {key}"
+
+
+# --- policies of keys -----------------------------------------------------------------
+
+
+def put(client: Driver, key: str, value: str, *orgs: str) -> None:
+    chosen = {"orgs": [f"{org}MSP" for org in orgs]} if orgs else {}
+    call(client, "submit", "Org1", "put", key, value, **chosen)
+
+
+def get(client: Driver, key: str) -> str:
+    return call(client, "evaluate", "Org1", "get", key)
+
+
+@pytest.mark.statement(67, of="client", by="node")
+def test_a_key_is_changed_by_the_organisation_of_its_policy(client: Driver, key: str):
+    words = (key, "old", "Org1MSP")
+    call(client, "submit", "Org1", "setStateWithEndorser", *words, orgs=["Org1MSP"])
+    put(client, key, "new", "Org1")
+    assert get(client, key) == "new"
+    with pytest.raises(Fault) as told:
+        put(client, key, "newer", "Org2")
+    assert (told.value.kind, told.value.code) == (
+        "CommitError",
+        ENDORSEMENT_POLICY_FAILURE,
+    )
+    assert get(client, key) == "new"
+
+
+@pytest.mark.parametrize("orgs", [("Org1", "Org3"), ("Org2", "Org3")])
+def test_endorsers_are_found_for_a_key(client: Driver, key: str, orgs: tuple[str, str]):
+    put(client, key, "old")
+    mspids = ",".join(f"{org}MSP" for org in orgs)
+    call(client, "submit", "Org1", "setStateEndorsers", key, mspids)
+    put(client, key, "new")
+    assert get(client, key) == "new"
+
+
+def test_named_endorsers_that_are_not_enough_change_nothing(client: Driver, key: str):
+    put(client, key, "old")
+    call(client, "submit", "Org1", "setStateEndorsers", key, "Org1MSP,Org3MSP")
+    with pytest.raises(Fault) as told:
+        put(client, key, "new", "Org1", "Org2")
+    assert told.value.code == ENDORSEMENT_POLICY_FAILURE
+    assert get(client, key) == "old"
+
+
+# --- policies of the contract -----------------------------------------------------------
+
+
+def test_endorsers_are_found_for_a_contract(client: Driver):
+    assert call(client, "submit", "Org1", "echo", "conga", contract="all") == "conga"
+
+
+@pytest.mark.parametrize("org", ORGS)
+def test_each_organisation_endorses_at_its_own_peer(client: Driver, org: str, key: str):
+    for verb in ("evaluate", "submit"):
+        words = ("echo", key)
+        assert call(client, verb, org, *words, orgs=[f"{org}MSP"]) == key
+
+
+@pytest.mark.statement(61, of="client", by="node")
+def test_an_organisation_without_a_peer_is_told(client: Driver):
+    with pytest.raises(Fault) as told:
+        call(client, "submit", "Org1", "echo", "x", orgs=["Org9MSP"])
+    expected = "failed to find any endorsing peers for org(s): Org9MSP"
+    assert expected in told.value.message
