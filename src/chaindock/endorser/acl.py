@@ -20,7 +20,25 @@ if TYPE_CHECKING:
 
 _APPLICATION: Final = "/Channel/Application"
 _READERS: Final = f"{_APPLICATION}/Readers"
-_WRITERS: Final = frozenset({"peer/Propose", "peer/ChaincodeToChaincode"})
+_DEFAULTS: Final = {
+    "peer/Propose": CHANNEL_WRITERS,
+    "peer/ChaincodeToChaincode": CHANNEL_WRITERS,
+    "event/Block": _READERS,
+    "event/FilteredBlock": _READERS,
+    "gateway/ChaincodeEvents": _READERS,
+    "gateway/CommitStatus": _READERS,
+    "cscc/GetChannelConfig": _READERS,
+    "cscc/GetConfigBlock": _READERS,
+    "qscc/GetBlockByHash": _READERS,
+    "qscc/GetBlockByNumber": _READERS,
+    "qscc/GetBlockByTxID": _READERS,
+    "qscc/GetChainInfo": _READERS,
+    "qscc/GetTransactionByID": _READERS,
+    "_lifecycle/CheckCommitReadiness": CHANNEL_WRITERS,
+    "_lifecycle/CommitChaincodeDefinition": CHANNEL_WRITERS,
+    "_lifecycle/QueryChaincodeDefinition": CHANNEL_WRITERS,
+    "_lifecycle/QueryChaincodeDefinitions": CHANNEL_WRITERS,
+}
 
 
 def require(
@@ -32,8 +50,9 @@ def require(
     `identity`: None = the signature is not that of any member.
     """
     own = _configured(configuration, resource)
-    is_written = resource in _WRITERS or resource.startswith("_lifecycle/")
-    path = own or (CHANNEL_WRITERS if is_written else _READERS)
+    path = own or _DEFAULTS.get(resource)
+    if not path:
+        raise Denied(f"Unmapped policy for {resource}")
     try:
         reason = configuration.policies.reason(path, [identity] if identity else [])
     except NotFound as error:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from chaindock.identity.msp import Identity
     from chaindock.identity.policies import Evaluator
     from chaindock.ledger.ledger import Ledger
+    from chaindock.ledger.reader import View
 
 APPLICATION = "Application"
 _Meta = policies_pb2.ImplicitMetaPolicy
@@ -66,11 +67,8 @@ class Configuration:
     def of(cls, ledger: Ledger) -> Configuration:
         """Return what is in force on a ledger. Raises: LedgerError."""
         try:
-            number = ledger.height - 1
-            slots = _block(ledger, number).metadata.metadata
-            signed = common_pb2.Metadata.FromString(slots[common_pb2.SIGNATURES])
-            last = common_pb2.OrdererBlockMetadata.FromString(signed.value).last_config
-            return cls(_block(ledger, last.index).data.data[0])
+            number = _last_config(_block(ledger, ledger.height - 1))
+            return cls(_block(ledger, number).data.data[0])
         except (DecodeError, InvalidInput) as error:
             raise LedgerCorrupt(
                 f"the configuration of channel {ledger.channel!r} cannot be read: {error}"
@@ -101,6 +99,21 @@ def channel_of(envelope: bytes) -> ChannelId:
         return ChannelId(common_pb2.ChannelHeader.FromString(header).channel_id)
     except DecodeError as error:
         raise InvalidInput(f"the channel header cannot be read: {error}") from error
+
+
+def config_block(view: View) -> bytes:
+    """Return the newest configuration block, serialised. Raises: LedgerError."""
+    newest = view.block(view.height() - 1)[1]
+    return view.block(_last_config(common_pb2.Block.FromString(newest)))[1]
+
+
+def _last_config(block: Any) -> int:
+    """Return the number of the configuration block that a block points to."""
+    signed = common_pb2.Metadata.FromString(
+        block.metadata.metadata[common_pb2.SIGNATURES]
+    )
+    last = common_pb2.OrdererBlockMetadata.FromString(signed.value).last_config
+    return int(last.index)
 
 
 def _block(ledger: Ledger, number: int) -> Any:

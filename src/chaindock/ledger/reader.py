@@ -55,6 +55,8 @@ _NAME = (
 )
 _HEIGHT = "SELECT value FROM meta WHERE name='height'"
 _BLOCK = "SELECT hash, block FROM blocks WHERE number=?"
+_BLOCK_OF = "SELECT block FROM blocks WHERE hash=?"
+_NEWEST = "SELECT number, hash FROM blocks ORDER BY number DESC LIMIT 2"
 _FIND = (
     "SELECT tx_id, block, position, code FROM transactions "
     "WHERE (tx_id BETWEEN ? AND ?) OR (tx_id>=? AND tx_id<?) "
@@ -261,6 +263,19 @@ class View:
     def private_of(self, number: int) -> list[PrivateSet]:
         """Return the private data that the node has of a block. Raises: NotFound."""
         return private_of(self._reader, number, self.block(number)[1])
+
+    def block_of(self, block_hash: bytes) -> bytes | None:
+        """Return the serialised block whose header has this hash; None = there is none."""
+        row = self._reader.one(_BLOCK_OF, (block_hash,))
+        return row and bytes(row[0])
+
+    def chain(self) -> tuple[int, bytes, bytes]:
+        """Return the number of blocks, and the hashes of the newest and of the one before.
+
+        The last is b"" if there is only one block.
+        """
+        (newest, *before) = self._reader.execute(_NEWEST, ()).fetchall()
+        return newest[0] + 1, newest[1], before[0][1] if before else b""
 
     def find(self, tx_id: str) -> tuple[str, TxLocation]:
         """Return the id and place of the transaction whose id begins with `tx_id`.

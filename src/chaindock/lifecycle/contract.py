@@ -119,6 +119,7 @@ class LifecycleContract:
     def _allowed(self, name: str, identity: Identity, mspid: str) -> Function:
         """Return the function. Raises: Denied: the identity may not call it."""
         if name in _PACKAGES:
+            require_local("Admins", identity, mspid)
             raise Unsupported(f"function {name!r} is not supported by Chaindock")
         if name not in self._functions:
             raise Denied(f"Unmapped policy for _lifecycle/{name}")

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Self
 from chaindock.endorser.caller import Caller, Clock, DefinitionWriter
 from chaindock.endorser.channel import Channel
 from chaindock.endorser.configuration import Configuration
+from chaindock.endorser.cscc import ConfigurationChaincode
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.members import Members
 from chaindock.endorser.orderer import Orderer
+from chaindock.endorser.qscc import QueryChaincode
 from chaindock.errors import NotFound
 from chaindock.ids import require_channel
 from chaindock.ledger.ledger import Ledger
@@ -167,7 +169,11 @@ class Channels(Mapping[str, NodeChannel]):
             ledger=ledger,
             definitions=Definitions(deployments),
             executor=self._executor,
-            system={NAMESPACE: lifecycle},
+            system={
+                NAMESPACE: lifecycle,
+                "cscc": ConfigurationChaincode(self),
+                "qscc": QueryChaincode(self),
+            },
             concurrency=self._concurrency,
             largest_bytes=self._config.orderer.absolute_max_bytes,
             others=self._endorser_of,

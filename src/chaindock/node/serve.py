@@ -24,7 +24,7 @@ from chaindock.container.environment import tls_files
 from chaindock.container.output import Echo, OutputStore
 from chaindock.container.router import Router
 from chaindock.durable import sync_folder
-from chaindock.gateway import gateway
+from chaindock.gateway import discovery, gateway, peer
 from chaindock.gateway.listener import ClientListener
 from chaindock.identity.ca import TlsAuthority
 from chaindock.identity.organization import Organization, Organizations
@@ -192,7 +192,7 @@ async def _compose(
     for channel in channels.values():
         await channel.deployer.restore()
     clients = await stack.enter_async_context(
-        ClientListener(config.gateway, _services(config, channels))
+        ClientListener(config.gateway, _services(config, channels, organizations))
     )
     for organization in await asyncio.to_thread(_served, channels):
         await clients.serve(organization)
@@ -217,12 +217,17 @@ async def _compose(
 
 
 def _services(
-    config: Config, channels: Channels
+    config: Config, channels: Channels, organizations: Organizations
 ) -> Sequence[Callable[[Seat], Service]]:
     """Return what makes the services that clients find at each peer of the node."""
     options = config.gateway
     execute_s = config.calls.execute_timeout_s
-    return [partial(gateway.service, channels, options, execute_s)]
+    window_s, proposals = options.time_window_s, config.endorser.concurrency
+    return [
+        partial(gateway.service, channels, options, execute_s),
+        partial(peer.service, channels, organizations, window_s, proposals),
+        partial(discovery.service, channels, organizations),
+    ]
 
 
 def _served(channels: Channels) -> list[Organization]:

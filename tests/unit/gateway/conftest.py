@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.identity.organization import Organization
+from support.peers import World
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 
@@ -25,3 +27,11 @@ def org(folder: Path) -> Organization:
 @pytest.fixture(scope="session")
 def other(folder: Path) -> Organization:
     return Organization.open(folder, "Org2MSP", "org2.example.com", orders=False)
+
+
+@pytest.fixture
+async def world(
+    tmp_path: Path, org: Organization, other: Organization
+) -> AsyncIterator[World]:
+    async with World.opened(tmp_path, org, other) as world:
+        yield world

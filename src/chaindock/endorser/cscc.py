@@ -1,0 +1,163 @@
+"""The system chaincode `cscc`: the channels of a peer and their configuration.
+
+Source: docs/fabric/peer.md#cscc
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final
+
+from fabric_protos.common import common_pb2
+from fabric_protos.peer.query_pb2 import ChannelQueryResponse
+from google.protobuf.message import DecodeError
+
+from chaindock.endorser import acl
+from chaindock.endorser.checks import UNREADABLE
+from chaindock.endorser.configuration import channel_of, config_block, read_config
+from chaindock.endorser.system import failed, succeeded
+from chaindock.errors import ChaindockError, Denied, InvalidInput
+from chaindock.identity.msp import require_local
+from chaindock.ledger.blocks import header_der
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from fabric_protos.peer.proposal_response_pb2 import Response
+
+    from chaindock.endorser.channel import Channel
+    from chaindock.identity.msp import Identity
+    from chaindock.ledger.reader import View
+    from chaindock.ledger.simulator import Simulator
+
+_WITHOUT_ARGUMENT: Final = frozenset({"GetChannels", "JoinBySnapshotStatus"})
+_SNAPSHOTS: Final = (
+    "snapshots of a Fabric peer are not supported; this node has its channels from the "
+    "start"
+)
+
+
+class ConfigurationChaincode:
+    """Answers calls of `cscc` for all channels of the node."""
+
+    def __init__(self, channels: Mapping[str, Channel]) -> None:
+        self._channels = channels
+
+    async def execute(
+        self,
+        _simulator: Simulator | None,
+        args: Sequence[bytes],
+        identity: Identity,
+        mspid: str,
+    ) -> Response:
+        """Return the answer to a call; as `SystemChaincode.execute`."""
+        function = args[0].decode(errors="replace") if args else ""
+        if len(args) < (1 if function in _WITHOUT_ARGUMENT else 2):
+            return failed(f"Incorrect number of arguments, {len(args)}")
+        try:
+            if function in {"GetConfigBlock", "GetChannelConfig"}:
+                return await self._configuration(function, args[1], identity)
+            if function == "JoinChain":
+                return await self._join(args[1], identity, mspid)
+            return self._local(function, identity, mspid)
+        except ChaindockError as error:
+            return failed(error.message)
+
+    def _local(self, function: str, identity: Identity, mspid: str) -> Response:
+        """Answer what belongs to no channel. Raises: Denied, InvalidInput."""
+        if function not in _WITHOUT_ARGUMENT | {"JoinChainBySnapshot"}:
+            raise InvalidInput(f"Requested function {function} not found.")
+        policy = "Members" if function == "GetChannels" else "Admins"
+        with _worded(f"access denied for [{function}]: {{}}"):
+            require_local(policy, identity, mspid)
+        if function != "GetChannels":
+            raise InvalidInput(_SNAPSHOTS)
+        answer = ChannelQueryResponse()
+        for name, channel in self._channels.items():
+            if mspid in channel.members.peers:
+                answer.channels.add(channel_id=name)
+        return succeeded(answer.SerializeToString())
+
+    async def _configuration(
+        self, function: str, raw: bytes, identity: Identity
+    ) -> Response:
+        """Return a configuration. Raises: Denied, InvalidInput, LedgerError."""
+        name = raw.decode(errors="replace")
+        if not name and function == "GetChannelConfig":
+            raise InvalidInput("empty channel name provided")
+        channel = self._channels.get(name)
+        with _worded(f"access denied for [{function}][{name}]: {{}}"):
+            if channel is None:
+                raise Denied(f"Failed to get policy manager for channel [{name}]")
+            configuration = channel.members.configuration
+            acl.require(configuration, f"cscc/{function}", identity)
+        if function == "GetConfigBlock":
+            return succeeded(await channel.reader.run(config_block))
+        return succeeded(configuration.config.SerializeToString())
+
+    async def _join(self, raw: bytes, identity: Identity, mspid: str) -> Response:
+        """Let a peer join the channel that it has joined already; refuse any other.
+
+        Raises: Denied, InvalidInput, LedgerError.
+        """
+        try:
+            block = common_pb2.Block.FromString(raw)
+        except DecodeError:
+            raise InvalidInput(
+                f"Failed to reconstruct the genesis block, {UNREADABLE}"
+            ) from None
+        name = _channel_named_in(block)
+        with _worded(f"access denied for [JoinChain][{name}]: [{{}}]"):
+            require_local("Admins", identity, mspid)
+        channel = self._channels.get(name)
+        if channel is None or mspid not in channel.members.peers:
+            raise InvalidInput(
+                f"channel {name!r} is not one of this node for {mspid}: a node has its "
+                "own orderer, and joins no channel of another one"
+            )
+        data_hash = sha256(b"".join(block.data.data)).digest()
+        header = header_der(block.header.number, block.header.previous_hash, data_hash)
+        if sha256(header).digest() != (await channel.reader.run(_genesis))[0]:
+            raise InvalidInput(
+                "cannot create ledger from genesis block: ledger "
+                f"[{name}] already exists with state [ACTIVE]"
+            )
+        return succeeded()
+
+
+@contextmanager
+def _worded(text: str, kind: type[ChaindockError] = Denied) -> Iterator[None]:
+    """Put Fabric's words around the message of an error."""
+    try:
+        yield
+    except kind as error:
+        raise kind(text.replace("{}", error.message)) from error
+
+
+def _genesis(view: View) -> tuple[bytes, bytes]:
+    return view.block(0)
+
+
+def _channel_named_in(block: common_pb2.Block) -> str:
+    """Return the channel whose configuration a block holds. Raises: InvalidInput."""
+    said = '"JoinChain" request failed to extract channel id from the block due to [{}]'
+    with _worded(said, InvalidInput):
+        _require(block.data.data, "failed to retrieve channel id - block is empty")
+        name = channel_of(block.data.data[0])
+    said = (
+        f'"JoinChain" for channelID = {name} failed because of validation of '
+        "configuration block, because of {}"
+    )
+    with _worded(said, InvalidInput):
+        groups = read_config(block.data.data[0]).channel_group.groups
+        _require(
+            "Application" in groups,
+            "Invalid configuration block, missing Application configuration group",
+        )
+    return name
+
+
+def _require(holds: object, text: str) -> None:
+    if not holds:
+        raise InvalidInput(text)

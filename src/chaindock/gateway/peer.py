@@ -1,0 +1,125 @@
+"""`protos.Endorser`: proposals to the peer of one organisation.
+
+A refused proposal is a gRPC error, everything else a response, as with a peer. Only the
+peer that is asked endorses.
+Source: docs/fabric/peer.md#answers-to-proposals
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from fabric_protos.peer import proposal_response_pb2 as messages
+from fabric_protos.peer.proposal_pb2 import SignedProposal
+
+from chaindock.aio import off_loop
+from chaindock.chaincode.invocation import ERROR_STATUS, Outcome
+from chaindock.endorser.checks import check_expiry, check_proposal, receive
+from chaindock.endorser.endorser import End, Watch
+from chaindock.endorser.responses import failure, is_refusal, respond
+from chaindock.errors import ChaindockError, NotFound
+from chaindock.gateway.listener import Service
+from chaindock.gateway.requests import unmarshalled
+from chaindock.gateway.statuses import Refusal, Status
+from chaindock.identity.msp import Msps
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from chaindock.endorser.channel import Channel
+    from chaindock.endorser.checks import Proposal
+    from chaindock.gateway.listener import Seat
+    from chaindock.identity.organization import Organizations
+
+_SIGNED_STATUS: Final = 500
+"""From this status on the response has a payload, too."""
+
+
+def service(
+    channels: Mapping[str, Channel],
+    organizations: Organizations,
+    window_s: float,
+    limit: int,
+    seat: Seat,
+) -> Service:
+    """Return the service of one peer, for `ClientListener`.
+
+    `window_s`: seconds that the clock of a client may differ. `limit`: most proposals at
+    once; 0 = no limit.
+    """
+    made = Peer(seat.mspid, channels, organizations, window_s)
+    unary = {"ProcessProposal": made.process_proposal}
+    return Service("protos.Endorser", unary, limit=limit)
+
+
+class Peer:
+    """Answers proposals as the peer of the organisation `mspid`."""
+
+    def __init__(
+        self,
+        mspid: str,
+        channels: Mapping[str, Channel],
+        organizations: Organizations,
+        window_s: float,
+    ) -> None:
+        self._mspid, self._channels = mspid, channels
+        self._organizations, self._window_s = organizations, window_s
+
+    async def process_proposal(self, request: bytes, _context: Any = None) -> bytes:
+        """Answer a serialised SignedProposal with a ProposalResponse. Raises: Refusal."""
+        parse = partial(unmarshalled, SignedProposal, request)
+        signed = await off_loop(len(request), parse)
+        try:
+            read = partial(receive, signed, self._window_s)
+            answer = await self._process(await off_loop(len(request), read))
+        except ChaindockError as error:
+            raise Refusal(Status.UNKNOWN, error.message) from error
+        size = len(answer.payload) + len(answer.response.payload)
+        return await off_loop(size, answer.SerializeToString)
+
+    async def _process(self, proposal: Proposal) -> messages.ProposalResponse:
+        """Return the answer. Raises: ChaindockError: the proposal is refused."""
+        try:
+            if not proposal.channel:
+                return await self._ask_system(proposal)
+            channel = self._channels.get(proposal.channel)
+            if channel is None or self._mspid not in channel.members.peers:
+                check_expiry(proposal, self._local())
+                raise NotFound(f"channel '{proposal.channel}' not found")
+            outcome, answers = await channel.endorser.process(
+                proposal, endorse=True, endorsers=(self._mspid,)
+            )
+        except ChaindockError as error:
+            if is_refusal(error):
+                raise
+            return failure(proposal, error)
+        bare = messages.ProposalResponse(response=outcome.response)
+        return next(iter(answers), bare)
+
+    async def _ask_system(self, proposal: Proposal) -> messages.ProposalResponse:
+        """Answer a proposal without a channel, which only system chaincodes can."""
+        with Watch(proposal) as watch:
+            local = self._local()
+            check_expiry(proposal, local)
+            identity = check_proposal(proposal, local)
+            watch.admitted = True
+            first = next(iter(self._channels.values()), None)
+            system = {} if first is None else first.endorser.system
+            if (name := proposal.name) not in system:
+                raise NotFound(
+                    f"make sure the chaincode {name} has been successfully defined on "
+                    "channel  and try again: could not get channel config for channel ''"
+                )
+            args = proposal.input.args
+            response = await system[name].execute(None, args, identity, self._mspid)
+            failed = response.status >= ERROR_STATUS
+            watch.end = End.REFUSED if failed else End.ENDORSED
+            if response.status < _SIGNED_STATUS:
+                return messages.ProposalResponse(response=response)
+            outcome = Outcome(response, None)
+            return respond(proposal, outcome, "syscc", b"", (), None)[0]
+
+    def _local(self) -> Msps:
+        found = self._organizations.find(self._mspid)
+        return Msps([found.msp] if found else [])

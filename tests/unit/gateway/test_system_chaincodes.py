@@ -1,0 +1,175 @@
+"""What the system chaincodes `qscc` and `cscc` answer, and to whom."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import pytest
+from fabric_protos.common import common_pb2, configtx_pb2
+from fabric_protos.common.ledger_pb2 import BlockchainInfo
+from fabric_protos.peer import transaction_pb2
+
+from chaindock.endorser.cutting import OrdererOptions
+from chaindock.endorser.genesis import genesis_envelope
+from chaindock.ids import ChannelId
+from chaindock.ledger.blocks import header_der
+from support.peers import CHANNEL
+
+READERS = "/Channel/Application/Readers"
+
+
+# --- qscc
+
+
+@pytest.mark.statement(38, of="client")
+async def test_blocks_and_transactions_are_found_by_all_their_names(world):
+    await world.define()
+    response = await world.qscc("GetChainInfo", "mychannel")
+    info = BlockchainInfo.FromString(response.payload)
+    assert info.height == 3
+    last = (await world.qscc("GetBlockByNumber", "mychannel", str(2**64 - 1))).payload
+    block = common_pb2.Block.FromString(last)
+    header = block.header
+    assert (header.number, header.previous_hash) == (2, info.previousBlockHash)
+    der = header_der(header.number, header.previous_hash, header.data_hash)
+    assert sha256(der).digest() == info.currentBlockHash
+    by_hash = await world.qscc("GetBlockByHash", "mychannel", info.currentBlockHash)
+    assert by_hash.payload == last
+    envelope = common_pb2.Envelope.FromString(block.data.data[0])
+    payload = common_pb2.Payload.FromString(envelope.payload)
+    tx_id = common_pb2.ChannelHeader.FromString(payload.header.channel_header).tx_id
+    by_id = await world.qscc("GetBlockByTxID", "mychannel", tx_id)
+    assert by_id.payload == last
+    # A second occurrence is invalid, and the id leads to the first one.
+    await world.channel.orderer.submit(block.data.data[0])
+    found = await world.qscc("GetTransactionByID", "mychannel", tx_id)
+    transaction = transaction_pb2.ProcessedTransaction.FromString(found.payload)
+    assert (transaction.transactionEnvelope, transaction.validationCode) == (
+        envelope,
+        0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (
+            ["GetBlockByNumber", "mychannel", "18446744073709551616"],
+            (
+                "Failed to parse block number with error strconv.ParseUint: parsing "
+                '"18446744073709551616": value out of range'
+            ),
+        ),
+        (
+            ["GetBlockByNumber", "mychannel", "9" * 5000],
+            "value out of range",
+        ),
+        (
+            ["GetBlockByNumber", "mychannel", "9223372036854775808"],
+            (
+                "Failed to get block number 9223372036854775808, error no such block "
+                "number [9223372036854775808] in index"
+            ),
+        ),
+        (["GetBlockByNumber", "mychannel", "\u0661"], "invalid syntax"),
+        (["GetBlockByHash", "mychannel", b"\xff\xfe"], "no such block hash [fffe]"),
+        (
+            ["GetBlockByTxID", "mychannel", b"\xff"],
+            "Failed to get block for txID \ufffd",
+        ),
+        (
+            ["Nope", "mychannel", ""],
+            "access denied for [Nope][mychannel]: [Unmapped policy for qscc/Nope]",
+        ),
+        (["GetChainInfo", b"\xff"], "Invalid chain ID, \ufffd"),
+    ],
+)
+async def test_qscc_says_what_is_wrong(world, args, text):
+    response = await world.qscc(*args)
+    assert response.status == 500
+    assert text in response.message
+
+
+# --- cscc
+
+
+async def test_the_configuration_is_told_as_block_and_as_itself(world):
+    block = common_pb2.Block.FromString(
+        (await world.cscc("GetConfigBlock", "mychannel")).payload
+    )
+    assert block.header.number == 0
+    response = await world.cscc("GetChannelConfig", "mychannel")
+    found = configtx_pb2.Config.FromString(response.payload)
+    assert found == world.channel.members.configuration.config
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        ([], "Incorrect number of arguments, 0"),
+        (["GetConfigBlock"], "Incorrect number of arguments, 1"),
+        (["GetChannelConfig", ""], "empty channel name provided"),
+        (
+            ["GetConfigBlock", "nochannel"],
+            (
+                "access denied for [GetConfigBlock][nochannel]: Failed to get policy "
+                "manager for channel [nochannel]"
+            ),
+        ),
+        (["Nope", ""], "Requested function Nope not found."),
+        (
+            ["JoinChainBySnapshot", "/tmp"],
+            "access denied for [JoinChainBySnapshot]: Failed verifying that proposal's",
+        ),
+        (["JoinChain", b"\xff"], "Failed to reconstruct the genesis block, proto: "),
+        (
+            ["JoinChain", ""],
+            (
+                '"JoinChain" request failed to extract channel id from the block due to '
+                "[failed to retrieve channel id - block is empty]"
+            ),
+        ),
+    ],
+)
+async def test_cscc_says_what_is_wrong(world, args, text):
+    response = await world.cscc(*args, channel="")
+    assert response.status == 500
+    assert response.message.startswith(text)
+
+
+async def test_the_peer_joins_its_own_channel_and_no_other(world):
+    genesis = world.channel.ledger.get_block(0)
+    fetched = common_pb2.Block.FromString(genesis)
+    del fetched.metadata.metadata[2:]  # as an orderer gives it
+    join = ["JoinChain", fetched.SerializeToString()]
+    assert (await world.cscc(*join, channel="", signer=world.admin)).status == 200
+    denied = await world.cscc(*join, channel="")
+    assert denied.message.startswith(
+        "access denied for [JoinChain][mychannel]: [Failed"
+    )
+    envelope = genesis_envelope(ChannelId("other"), world.org.msp, OrdererOptions())
+    for changed, text in (
+        (envelope, "channel 'other' is not one of this node for Org1MSP"),
+        (
+            genesis_envelope(CHANNEL, world.other.msp, OrdererOptions()),
+            "ledger [mychannel] already exists with state [ACTIVE]",
+        ),
+        (b"\xff", "failed to extract channel id"),
+        (b"", "because of Invalid configuration block, missing Application"),
+    ):
+        fetched.data.data[:] = [changed]
+        join = ["JoinChain", fetched.SerializeToString()]
+        response = await world.cscc(*join, channel="", signer=world.admin)
+        assert response.status == 500
+        assert text in response.message, response.message
+    snapshots = await world.cscc("JoinBySnapshotStatus", channel="", signer=world.admin)
+    assert "snapshots of a Fabric peer are not supported" in snapshots.message
+
+
+async def test_readers_of_the_channel_alone_are_told_about_it(world):
+    for name, function in (("qscc", "GetChainInfo"), ("cscc", "GetChannelConfig")):
+        answer = await world.call(name, function, CHANNEL, signer=world.org.orderer)
+        assert answer.response.status == 500
+        assert f"with policy [{READERS}]: [implicit policy evaluation failed - 0 " in (
+            answer.response.message
+        )
