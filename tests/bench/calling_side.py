@@ -150,7 +150,11 @@ async def calling_side(
             ledger=ledger,
             definitions=Definitions(approvals),
             executor=support,
-            system={"_lifecycle": LifecycleContract(CHANNEL, lambda: ["Org1MSP"])},
+            system={
+                "_lifecycle": LifecycleContract(
+                    CHANNEL, lambda: ["Org1MSP"], cast("Any", None)
+                )
+            },
         )
         orderer = await stack.enter_async_context(
             Orderer(ledger, configuration, options)

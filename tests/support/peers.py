@@ -73,7 +73,10 @@ async def channel_of(
 ) -> AsyncIterator[Channel]:
     """Give the channel of an open ledger, which is also put into `channels`."""
     configuration = Configuration.of(ledger)
-    contract = LifecycleContract(ledger.channel, lambda: configuration.peers)
+    no_packages = cast("Any", None)
+    contract = LifecycleContract(
+        ledger.channel, lambda: configuration.peers, no_packages
+    )
     endorser = Endorser(
         configuration=configuration,
         peers=peers,

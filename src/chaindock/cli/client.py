@@ -79,6 +79,15 @@ class AdminClient:
         """Remove a chaincode."""
         self._ask("DELETE", _of(name))
 
+    def packages(self) -> list[dict[str, Any]]:
+        """Return the packages that are here: `Packages.list` of the node."""
+        found: list[dict[str, Any]] = self._ask("GET", "/packages")["packages"]
+        return found
+
+    def remove_package(self, package_id: str) -> None:
+        """Remove a package that nobody runs."""
+        self._ask("DELETE", _target(("packages", package_id), {}))
+
     def organizations(self) -> list[dict[str, Any]]:
         """Return `mspid`, `domain`, `path` and `orders` of each organisation."""
         found: list[dict[str, Any]] = self._ask("GET", "/organizations")[

@@ -64,6 +64,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Packages": {
         "package": ("packages", "Write the package of a source directory."),
+        "packages": ("packages", "List and remove the packages of the node."),
         "inspect": ("packages", "Show what is in a package."),
         "package-id": ("packages", "Print the id of a package."),
     },

@@ -1,6 +1,6 @@
-"""`package`, `inspect` and `package-id`: package files for people.
+"""`package`, `inspect`, `package-id`: package files for people; `packages`: of a node.
 
-No node is needed. A package file appears complete or not at all.
+A package file appears complete or not at all.
 """
 
 from __future__ import annotations
@@ -103,6 +103,53 @@ def package_id(session: Session, file: Path) -> None:
     info = read_package(file)
     if not session.emits({"id": info.id}):
         click.echo(info.id)
+
+
+@click.group()
+def packages() -> None:
+    """List and remove the packages of the node."""
+
+
+@command("chaindock packages ls", group=packages)
+def packages_ls(session: Session) -> None:
+    """List the packages of the node and the chaincodes that run them.
+
+    One that was installed (peer lifecycle chaincode install) stays until it is removed.
+    Any other goes with the last chaincode that runs it.
+    """
+    found = session.client().packages()
+    if session.emits(found):
+        return
+    show.table(
+        ("PACKAGE", "INSTALLED", "CHAINCODES"),
+        [
+            (
+                one["package_id"],
+                "yes" if one["kept"] else "by deploy",
+                ", ".join(
+                    f"{on['name']} on {on['channel']}" for on in one["chaincodes"]
+                )
+                or "-",
+            )
+            for one in found
+        ],
+    )
+
+
+@command("chaindock packages rm basic_1.0:c99e…", group=packages)
+@click.argument("package_id", metavar="ID")
+def packages_rm(session: Session, package_id: str) -> None:
+    """Remove a package that no chaincode runs, and its builds.
+
+    ID is a package id, or how one begins.
+    """
+    client = session.client()
+    found = [one["package_id"] for one in client.packages()]
+    fits = [one for one in found if one.startswith(package_id)]
+    chosen = fits[0] if len(fits) == 1 else package_id
+    client.remove_package(chosen)
+    if not session.emits({"package_id": chosen}):
+        click.echo(f"removed {chosen}")
 
 
 def _as_json(info: PackageInfo) -> dict[str, Any]:

@@ -37,7 +37,7 @@ _LATE_CONTROL = re.compile(f"[{_LATE}]")
 _STATE_COLOURS = {
     **dict.fromkeys(("running", "ready"), "green"),
     **dict.fromkeys(("starting", "stopping", "back-off"), "yellow"),
-    **dict.fromkeys(("failed", "crash-loop"), "red"),
+    **dict.fromkeys(("failed", "crash-loop", "not-installed"), "red"),
 }
 
 

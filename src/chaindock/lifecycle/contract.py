@@ -6,13 +6,15 @@ Source: docs/fabric/lifecycle.md
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from fabric_protos.peer import proposal_response_pb2
 from fabric_protos.peer.lifecycle import lifecycle_pb2
 from google.protobuf.message import DecodeError
 
-from chaindock.errors import ChaindockError, Denied, InvalidInput, NotFound, Unsupported
+from chaindock.aio import off_loop
+from chaindock.errors import ChaindockError, Denied, InvalidInput, NotFound
 from chaindock.identity.msp import Role, require_local
 from chaindock.ids import (
     CHANNEL_WRITERS,
@@ -30,24 +32,18 @@ from chaindock.lifecycle.definitions import (
     set_defaults,
     write_definition,
 )
+from chaindock.lifecycle.installation import FUNCTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from chaindock.identity.msp import Identity
     from chaindock.ledger.simulator import Simulator
+    from chaindock.lifecycle.installation import Installation
 
     Function = Callable[[Simulator, bytes, str], Any]
     """Takes a serialised argument message and the caller's MSP id; returns the answer."""
 
-_PACKAGES: Final = frozenset(
-    {
-        "GetInstalledChaincodePackage",
-        "InstallChaincode",
-        "QueryInstalledChaincode",
-        "QueryInstalledChaincodes",
-    }
-)
 _LEGACY: Final = "lscc"
 _ERROR: Final = 500
 _NOT_FOUND: Final = 404
@@ -59,10 +55,17 @@ class LifecycleContract:
     Args:
         channel: name of the channel.
         mspids: returns the organisations of the channel.
+        installation: answers the calls about packages.
     """
 
-    def __init__(self, channel: str, mspids: Callable[[], Collection[str]]) -> None:
+    def __init__(
+        self,
+        channel: str,
+        mspids: Callable[[], Collection[str]],
+        installation: Installation,
+    ) -> None:
         self._channel, self._mspids = channel, mspids
+        self._installation = installation
         self._functions: Mapping[str, tuple[Function, bool]] = {
             "ApproveChaincodeDefinitionForMyOrg": (self._approve, True),
             "QueryApprovedChaincodeDefinition": (self._query_approved, True),
@@ -96,9 +99,12 @@ class LifecycleContract:
         name = args[0].decode(errors="replace")
         failed = f"failed to invoke backing implementation of '{name}': "
         try:
-            function = self._allowed(name, identity, mspid)
-            simulator = _require_channel(simulator)
-            answer = function(simulator, args[1], mspid)
+            self._require_allowed(name, identity, mspid)
+            if name in FUNCTIONS:
+                answer = await self._installation.answer(name, args[1])
+            else:
+                function, _ = self._functions[name]
+                answer = function(_require_channel(simulator), args[1], mspid)
         except NotFound as error:
             return _failed(error.message, _NOT_FOUND)
         except Denied as error:
@@ -112,26 +118,19 @@ class LifecycleContract:
             )
         except ChaindockError as error:
             return _failed(failed + error.message)
-        return proposal_response_pb2.Response(
-            status=200, payload=answer.SerializeToString()
-        )
+        return await off_loop(answer.ByteSize(), partial(_succeeded, answer))
 
-    def _allowed(self, name: str, identity: Identity, mspid: str) -> Function:
-        """Return the function. Raises: Denied: the identity may not call it."""
-        if name in _PACKAGES:
-            require_local("Admins", identity, mspid)
-            raise Unsupported(f"function {name!r} is not supported by Chaindock")
-        if name not in self._functions:
+    def _require_allowed(self, name: str, identity: Identity, mspid: str) -> None:
+        """Raise Denied unless the identity may call a function."""
+        if name not in FUNCTIONS and name not in self._functions:
             raise Denied(f"Unmapped policy for _lifecycle/{name}")
-        function, admins = self._functions[name]
-        if admins:
+        if name in FUNCTIONS or self._functions[name][1]:
             require_local("Admins", identity, mspid)
         if identity.role not in {Role.CLIENT, Role.ADMIN}:
             raise Denied(
                 f"failed evaluating policy on signed data during check policy "
                 f"[{CHANNEL_WRITERS}]: [signature set did not satisfy policy]"
             )
-        return function
 
     def _approve(self, simulator: Simulator, raw: bytes, mspid: str) -> Any:
         args = lifecycle_pb2.ApproveChaincodeDefinitionForMyOrgArgs.FromString(raw)
@@ -272,6 +271,12 @@ def _check_names(definition: Definition) -> None:
             f"invalid chaincode version '{version}'. Versions can only consist of "
             "alphanumerics, '_', '-', '+', and '.'"
         ) from error
+
+
+def _succeeded(answer: Any) -> proposal_response_pb2.Response:
+    return proposal_response_pb2.Response(
+        status=200, payload=answer.SerializeToString()
+    )
 
 
 def _failed(message: str, status: int = _ERROR) -> proposal_response_pb2.Response:

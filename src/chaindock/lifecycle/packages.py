@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from chaindock.aio import Tasks, finish
 from chaindock.errors import (
@@ -125,6 +125,27 @@ class Packages(AbstractAsyncContextManager["Packages"]):
         for tell in self.arrived:
             tell(ccid)
         return stored
+
+    def list(self) -> list[dict[str, Any]]:
+        """Return `package_id`, `kept` and `chaincodes` of each package, by id.
+
+        `kept`: it was installed, and stays; `chaincodes`: {"channel", "name", "version"}
+        of those that run it.
+        """
+        users: dict[Ccid, list[dict[str, Any]]] = {}
+        for one in self._fleet.all():
+            user = {"channel": one.channel, "name": one.name}
+            user["version"] = one.approval.version
+            users.setdefault(one.ccid, []).append(user)
+        kept = self._fleet.targets.kept
+        return [
+            {
+                "package_id": ccid,
+                "kept": ccid in kept,
+                "chaincodes": users.get(ccid, []),
+            }
+            for ccid in sorted(self._fleet.installed)
+        ]
 
     async def content(self, ccid: Ccid) -> bytes:
         """Return the bytes of a package as they came. Raises: NotFound, StorageError."""

@@ -37,6 +37,9 @@ with the HTTP status of its code. "(stream)" answers 200 and one JSON object a l
     DELETE /chaincodes/NAME             → {"name"}
     GET    /chaincodes/NAME/logs?follow=1&previous=1
            (stream) {"event": "line", "time", "stream", "tx", "line"}
+    GET    /packages                    → {"packages": [{"package_id", "kept",
+                                           "chaincodes": [{"channel", "name", "version"}]}]}
+    DELETE /packages/PACKAGE_ID         → {"name": PACKAGE_ID}
     GET    /organizations               → {"organizations": [{"mspid", "domain", "path",
                                            "orders"}]}
     POST   /organizations  {"name"}     → the same of one, and "block"
@@ -61,7 +64,7 @@ from aiohttp import web
 
 from chaindock import telemetry
 from chaindock.errors import InvalidInput, StorageError
-from chaindock.ids import require_chaincode_name
+from chaindock.ids import Ccid, require_chaincode_name
 from chaindock.lifecycle.terms import Said
 from chaindock.node.ledger_routes import LedgerRoutes
 from chaindock.operations import wire
@@ -141,6 +144,8 @@ class AdminServer:
             ("POST", one + "/stop", partial(self._end, node.stop)),
             ("DELETE", one, partial(self._end, node.remove)),
             ("GET", one + "/logs", self._logs),
+            ("GET", "/packages", self._packages),
+            ("DELETE", "/packages/{name}", partial(self._end, self._remove_package)),
             ("GET", "/organizations", self._organizations),
             ("POST", "/organizations", self._add_organization),
             ("GET", "/logspec", self._logspec),
@@ -261,6 +266,12 @@ class AdminServer:
         return await stream_lines(
             request, tail.batches(follow=_flag(request, "follow"))
         )
+
+    async def _packages(self, _request: web.Request) -> web.Response:
+        return reply({"packages": self._node.packages.list()})
+
+    async def _remove_package(self, package_id: str) -> None:
+        await self._node.packages.remove(Ccid(package_id))
 
     async def _organizations(self, _request: web.Request) -> web.Response:
         return reply({"organizations": self._node.organizations()})

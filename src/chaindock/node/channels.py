@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from chaindock.ids import ChannelId
     from chaindock.lifecycle.deploy import Deployer
     from chaindock.lifecycle.fleet import Fleet
+    from chaindock.lifecycle.installation import Installation
     from chaindock.node.home import Home
 
 
@@ -56,6 +57,7 @@ class Channels(Mapping[str, NodeChannel]):
 
     Args:
         fleet: gets to know what each channel runs.
+        installation: answers calls about packages.
         deployer: makes a `Deployer`, given what is of the channel.
         executor: runs chaincode for every channel.
         concurrency: most proposals at once; 0 = no limit.
@@ -68,6 +70,7 @@ class Channels(Mapping[str, NodeChannel]):
         organizations: Organizations,
         *,
         fleet: Fleet,
+        installation: Installation,
         deployer: Callable[..., Deployer],
         executor: ChaincodeSupport,
         concurrency: int,
@@ -75,7 +78,7 @@ class Channels(Mapping[str, NodeChannel]):
         self._config, self._home = config, home
         self._organizations = organizations
         self._fleet, self._deployer, self._executor = fleet, deployer, executor
-        self._concurrency = concurrency
+        self._installation, self._concurrency = installation, concurrency
         self._clock = Clock()
         self._open: dict[str, NodeChannel] = {}
         self._stack = AsyncExitStack()
@@ -162,7 +165,9 @@ class Channels(Mapping[str, NodeChannel]):
         self, members: Members, deployments: Deployments, ledger: Ledger
     ) -> Endorser:
         configuration = members.configuration
-        lifecycle = LifecycleContract(ledger.channel, lambda: configuration.peers)
+        lifecycle = LifecycleContract(
+            ledger.channel, lambda: configuration.peers, self._installation
+        )
         return Endorser(
             configuration=configuration,
             peers=members.peers,

@@ -341,7 +341,6 @@ class Node:
     def _running(self, deployment: Named) -> Running:
         placement = self.fleet.targets.placement(deployment.ccid)
         one = self.custodian.find(deployment.ccid)
-        stopped = deployment.target is Target.STOPPED
         state = LaunchState.DOWN if one is None else one.state
         error = one.error if one else None
         running = one.running if one else None
@@ -357,7 +356,7 @@ class Node:
             **_shown(
                 self.channels[deployment.channel].deployer.definition(deployment.name)
             ),
-            state="stopped" if stopped and state is LaunchState.DOWN else str(state),
+            state=_state(deployment, state),
             backend=placement.given or placement.asked,
             since=_iso(deployment.since if one is None else one.since),
             details={**(running.facts if running else {}), **warning},
@@ -378,6 +377,12 @@ class Node:
             ],
             next_try=_iso(next_try) if next_try else None,
         )
+
+
+def _state(deployment: Named, state: LaunchState) -> str:
+    if state is LaunchState.DOWN and deployment.target is Target.STOPPED:
+        return "stopped"
+    return str(state) if deployment.installed else "not-installed"
 
 
 def _shown(definition: Definition) -> dict[str, Any]:

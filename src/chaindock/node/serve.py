@@ -31,6 +31,7 @@ from chaindock.identity.organization import Organization, Organizations
 from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.deploy import Deployer
 from chaindock.lifecycle.fleet import Fleet
+from chaindock.lifecycle.installation import Installation
 from chaindock.lifecycle.packages import Packages
 from chaindock.lifecycle.states import BY_HAND
 from chaindock.lifecycle.targets import TargetState
@@ -176,6 +177,7 @@ async def _compose(
             home,
             organizations,
             fleet=fleet,
+            installation=Installation(packages, fleet),
             deployer=partial(
                 Deployer,
                 packages=packages,

@@ -86,7 +86,8 @@ class Running:
     Args:
         state: down, starting, running, stopping, failed, stopped (by the user), back-off
             (it failed and is started again at `next_try`), crash-loop (it failed too
-            often, restarts were given up) or waiting (for a user's program).
+            often, restarts were given up), waiting (for a user's program) or
+            not-installed (its definition names no package that is here).
         since: when that state began, ISO 8601 UTC; None when unknown.
         details: `Instance.describe()`: where it is, isolation.
         error: `ChaindockError.as_dict()` of the last failure, if the state is one.

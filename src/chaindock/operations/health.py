@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _log = get_logger("operations")
 CHECK_S: Final = 10.0
 """Seconds after which a check has failed."""
-STATES: Final = (*map(str, LaunchState), "stopped")
+STATES: Final = (*map(str, LaunchState), "stopped", "not-installed")
 """Every state that `ps` shows."""
 _LOG_LEVELS: Final = {"warning": "warn", "critical": "fatal"}
 

@@ -37,6 +37,7 @@ from chaindock.node.admin import AdminServer
 from chaindock.operations.facade import Call, Deployment, NodeStatus, Running
 from chaindock.packaging.format import read_package
 from support.doubles.fake_explorer import FakeExplorer
+from support.doubles.fake_packages import FakePackages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,7 +48,6 @@ STARTED = "2026-11-24T10:00:00Z"
 
 
 def answered(status: int = 200, message: str = "", **more: Any) -> Answer:
-    """Return an answer that was not ordered."""
     return Answer(status, message, more.pop("payload", b""), TxId("ab" * 32), **more)
 
 
@@ -64,9 +64,8 @@ class FakeNode:
         self.running: dict[str, Running] = {}
         self.state: dict[str, bytes] = {}
         self.calls: list[Call] = []
-        self.members: list[dict[str, Any]] = [
-            {"mspid": "Org1MSP", "domain": None, "path": None, "orders": True}
-        ]
+        first = {"mspid": "Org1MSP", "domain": None, "path": None, "orders": True}
+        self.members: list[dict[str, Any]] = [first]
         self.blocks: list[bytes] = [_block(0)]
         self.forgets = self.imageless = False
         self.called = asyncio.Event()
@@ -74,6 +73,7 @@ class FakeNode:
         self.stopping = asyncio.Event()
         self.explorer: Any = FakeExplorer(self.blocks)
         self.controls: Any = None
+        self.packages = FakePackages()
         self.output = OutputStore(home / "output", OutputOptions())
         self._files = ExitStack()
 

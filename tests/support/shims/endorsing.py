@@ -100,7 +100,11 @@ class EndorsingNode:
                 _not_launched,
                 CallOptions(execute_timeout_s=self._timeout_s),
             ),
-            system={"_lifecycle": LifecycleContract(channel, lambda: [org.mspid])},
+            system={
+                "_lifecycle": LifecycleContract(
+                    channel, lambda: [org.mspid], cast("Any", None)
+                )
+            },
         )
         orderer = await enter(Orderer(self.ledger, configuration, orderer_options))
         self.caller = Caller(channel, self.endorser, orderer)

@@ -180,7 +180,11 @@ class Replay:
             ledger=self.ledger,
             definitions=Definitions(approvals),
             executor=ChaincodeSupport(self.streams.registry, _not_launched),
-            system={"_lifecycle": LifecycleContract("mychannel", lambda: ["Org1MSP"])},
+            system={
+                "_lifecycle": LifecycleContract(
+                    "mychannel", lambda: ["Org1MSP"], cast("Any", None)
+                )
+            },
         )
         for name in _CCIDS:
             self._processes[name] = _Process(self.streams, name)

@@ -113,3 +113,26 @@ def test_config_show_explains_on_demand(run):
         "Longest time of a build; time spent fetching packages is not counted.\n"
         "chaincode.installTimeout  default  10m\n" in text
     )
+
+
+def test_packages_of_the_node_are_listed_and_removed(run, node):
+    user = {"channel": "mychannel", "name": "basic", "version": "1.0"}
+    one, two = "kept_1:" + "a" * 64, "basic_1:" + "b" * 64
+    node.packages.known = {one: [], two: [user, user | {"channel": "other"}]}
+    lines = run("packages", "ls").stdout.splitlines()
+    assert [line.split(maxsplit=2) for line in lines] == [
+        ["PACKAGE", "INSTALLED", "CHAINCODES"],
+        [one, "yes", "-"],
+        [two, "by", "deploy  basic on mychannel, basic on other"],
+    ]
+    found = json.loads(run("packages", "ls", "--json").stdout)
+    assert found[1] == {
+        "package_id": two,
+        "kept": False,
+        "chaincodes": [user, user | {"channel": "other"}],
+    }
+    assert run("packages", "rm", "kept_1:a").stdout == f"removed {one}\n"
+    missing = run("packages", "rm", "kept_1:a")
+    assert missing.exit_code != 0
+    assert "is not installed" in missing.stderr
+    assert list(node.packages.known) == [two]

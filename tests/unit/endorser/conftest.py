@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from fabric_protos.peer import (
@@ -219,7 +219,9 @@ async def node(tmp_path: Any, org: Any, options: Any) -> Any:
             definitions=Definitions(approvals),
             executor=chaincode,
             system={
-                "_lifecycle": LifecycleContract(CHANNEL, lambda: configuration.peers)
+                "_lifecycle": LifecycleContract(
+                    CHANNEL, lambda: configuration.peers, cast("Any", None)
+                )
             },
             concurrency=CONCURRENCY,
         )

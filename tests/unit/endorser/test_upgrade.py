@@ -92,7 +92,11 @@ async def parts(tmp_path: Any, org: Any) -> Any:
             ledger=ledger,
             definitions=Definitions(deployments),
             executor=machine,
-            system={"_lifecycle": LifecycleContract(CHANNEL, lambda: ["Org1MSP"])},
+            system={
+                "_lifecycle": LifecycleContract(
+                    CHANNEL, lambda: ["Org1MSP"], cast("Any", None)
+                )
+            },
         )
         async with (
             Orderer(ledger, configuration) as orderer,

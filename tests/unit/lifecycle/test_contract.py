@@ -18,6 +18,7 @@ from support.doubles.lifecycle_state import LifecycleState, recorded_in
 
 RECORDED = Path(__file__).parents[2] / "fixtures" / "fabric31" / "lifecycle_calls.json"
 PACKAGE = "basic:" + "a" * 64
+NO_PACKAGES: Any = None  # test_installation.py has the calls about them
 
 
 def somebody(role: Any, mspid: str = "Org1MSP") -> Any:
@@ -34,7 +35,7 @@ def state() -> Any:
 
 @pytest.fixture
 def contract() -> Any:
-    return LifecycleContract("mychannel", lambda: ["Org1MSP"])
+    return LifecycleContract("mychannel", lambda: ["Org1MSP"], NO_PACKAGES)
 
 
 def call(
@@ -115,12 +116,20 @@ def decoded(function: str, payload: bytes) -> Any:
 # --- approvals and commits
 
 
+@pytest.mark.statement(78, of="client")
 def test_what_is_approved_can_be_committed_and_then_read(contract, state):
     assert commit(contract, state).message == (
         "failed to invoke backing implementation of 'CommitChaincodeDefinition': "
         "chaincode definition not agreed to by this org (Org1MSP)"
     )
-    define(contract, state)
+    assert approve(contract, state).status == 200
+    state.commit()
+    definition = Definition(**terms())
+    response = call(contract, state, "CheckCommitReadiness", definition)
+    ready = lifecycle_pb2.CheckCommitReadinessResult.FromString(response.payload)
+    assert dict(ready.approvals) == {"Org1MSP": True}
+    assert commit(contract, state).status == 200
+    state.commit()
     query = lifecycle_pb2.QueryChaincodeDefinitionArgs(name="basic")
     response = call(contract, state, "QueryChaincodeDefinition", query)
     found = lifecycle_pb2.QueryChaincodeDefinitionResult.FromString(response.payload)
@@ -148,7 +157,9 @@ def test_collections_and_policy_are_part_of_what_is_agreed(contract, state):
 
 
 def test_each_organisation_approves_in_its_own_collection(state):
-    contract = LifecycleContract("mychannel", lambda: ["Org1MSP", "Org2MSP"])
+    contract = LifecycleContract(
+        "mychannel", lambda: ["Org1MSP", "Org2MSP"], NO_PACKAGES
+    )
     second = somebody(Role.ADMIN, "Org2MSP")
     assert approve(contract, state).status == 200
     state.commit()
@@ -280,6 +291,15 @@ def test_a_commit_that_does_not_fit_is_refused(contract, state, fields, text):
     assert not state.writes
 
 
+@pytest.mark.statement(79, of="client")
+def test_a_sequence_cannot_be_left_out(contract, state):
+    define(contract, state)
+    assert commit(contract, state, sequence=3).message == (
+        "failed to invoke backing implementation of 'CommitChaincodeDefinition': "
+        "requested sequence is 3, but new definition must be sequence 2"
+    )
+
+
 # --- who may call, and how
 
 
@@ -356,10 +376,6 @@ def test_odd_calls_are_answered(contract, state):
     assert call(contract, state, "Nope", b"").message == (
         "Failed to authorize invocation due to failed ACL check: Unmapped policy for "
         "_lifecycle/Nope"
-    )
-    assert call(contract, state, "InstallChaincode", b"").message == (
-        "failed to invoke backing implementation of 'InstallChaincode': function "
-        "'InstallChaincode' is not supported by Chaindock"
     )
     assert call(contract, state, "QueryChaincodeDefinition", b"\xff" * 4).message == (
         "failed to invoke backing implementation of 'QueryChaincodeDefinition': could not "
