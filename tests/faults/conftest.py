@@ -7,28 +7,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.faults.health import SANDBOX
-from support.faults.matrix import ROUNDS, Cell, cells
-from support.faults.own_engine import PODMAN, backend_of, image_of_misbehaves
-from support.nodes.node import BACKENDS
+from support.faults.matrix import cells
+from support.faults.own_engine import KINDS, backend_of, image_of_misbehaves
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from support.faults.matrix import Cell
+
 _numbers = itertools.count(1)
-# CI meets Podman where its engine goes away (test_engine_faults.py); the rest is long.
-_KINDS = BACKENDS if ROUNDS == 1 else (*BACKENDS, PODMAN)
 
 
-@pytest.fixture(scope="module", params=_KINDS)
+@pytest.fixture(scope="module", params=KINDS)
 def cell_of(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cell]:
     folder = tmp_path_factory.mktemp("world")
-    # Of a run in a sandbox, the connection is in a network that no fault reaches.
-    network = request.module.__name__.endswith("test_network_faults")
-    flags = {SANDBOX: "off"} if network else {}
-    with backend_of(request.param) as backend, cells(backend, folder, flags) as found:
+    with backend_of(request.param) as backend, cells(backend, folder) as found:
         yield found
 
 

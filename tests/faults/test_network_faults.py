@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -15,14 +16,15 @@ import pytest
 
 from chaindock.errors import ExecuteFailed
 from support.faults.clients import Callers
-from support.faults.health import RUNNING
-from support.faults.matrix import NEXT_CALL_S, ROUND, STEADY, VICTIM
+from support.faults.health import RUNNING, SANDBOX
+from support.faults.matrix import NEXT_CALL_S, ROUND, STEADY, VICTIM, cells
+from support.faults.own_engine import KINDS, backend_of
 from support.need import missing, need
-from support.nodes.node import DOCKER, eventually
+from support.nodes.node import DOCKER, PROCESS, eventually
 from support.nodes.remains import ask, inspect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from chaindock.controllers.docker.engine import Engine
     from support.faults.matrix import Cell
@@ -33,8 +35,24 @@ pytestmark = [
     pytest.mark.network,
     pytest.mark.timeout(600),
 ]
+SANDBOXED = "sandbox"
 NOTICED_S = 80.0
 """A ping after 45 s of silence, 20 s for its answer, and some more."""
+
+
+@pytest.fixture(scope="module", params=[*KINDS, SANDBOXED])
+def cell_of(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cell]:
+    """A run in a sandbox has a network of its own, in which faults are made for it."""
+    folder = tmp_path_factory.mktemp("world")
+    sandboxed = request.param == SANDBOXED
+    if sandboxed:
+        need("bwrap", "nsenter")
+    flags = {SANDBOX: "require" if sandboxed else "off"}
+    kind = PROCESS if sandboxed else request.param
+    with backend_of(kind) as backend, cells(backend, folder, flags) as found:
+        yield found
 
 
 @ROUND
@@ -132,26 +150,42 @@ def lost(cell: Cell) -> Iterator[None]:
     assert ends, "the chaincode has no connection to the node"
     with contextlib.ExitStack() as rules:
         for address, port in ends:
-            rules.enter_context(dropping("PREROUTING", "-s", address, "--sport", port))
-            rules.enter_context(dropping("OUTPUT", "-d", address, "--dport", port))
+            come = ("PREROUTING", "-s", address, "--sport", port)
+            go = ("OUTPUT", "-d", address, "--dport", port)
+            rules.enter_context(dropping(network_of(cell), *come))
+            rules.enter_context(dropping(network_of(cell), *go))
         yield
 
 
 @contextlib.contextmanager
-def dropping(chain: str, *which: str) -> Iterator[None]:
+def dropping(network: Sequence[str], chain: str, *which: str) -> Iterator[None]:
     """A rule in the table that nobody else uses: the node sees to its own one."""
     rule = (chain, "-p", "tcp", *which, "-m", "comment", "--comment", "fault", "-j")
-    filter_("-I", *rule, "DROP")
+    table = (*network, "iptables", "-w", "5", "-t", "raw")
+    run(*table, "-I", *rule, "DROP")
     try:
         yield
     finally:
-        filter_("-D", *rule, "DROP")
+        if not network or Path(network[1].removeprefix("--net=")).exists():
+            run(*table, "-D", *rule, "DROP")  # else it went with the network
 
 
-def filter_(*words: str) -> None:
-    act = ("iptables", "-w", "5", "-t", "raw", *words)
-    done = subprocess.run(act, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def run(*words: str, checked: bool = True) -> str:
+    """Return what a command prints; `checked`: it has to succeed."""
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 or not checked, done.stderr
+    return done.stdout
+
+
+def network_of(cell: Cell) -> tuple[str, ...]:
+    """What runs a command in the network of `victim`; () = that of this machine."""
+    first = psutil.Process(cell.world.chaincode_pid(VICTIM))
+    here = Path("/proc/self/ns/net").readlink()
+    for process in reversed((first, *first.children(recursive=True))):
+        network = Path(f"/proc/{process.pid}/ns/net")
+        if cell.world.backend != "docker" and network.readlink() != here:
+            return "nsenter", f"--net={network}"
+    return ()
 
 
 def connections(cell: Cell) -> list[tuple[str, str]]:
@@ -171,13 +205,11 @@ def connections(cell: Cell) -> list[tuple[str, str]]:
 
 def cut(cell: Cell) -> None:
     """End the connections between the node and `victim`."""
-    before, far = cell.world.place(VICTIM), far_ends(cell)
+    before, far, network = cell.world.place(VICTIM), far_ends(cell), network_of(cell)
     for one in far:
-        done = subprocess.run(
-            ["ss", "-K", "-t", "dst", one], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-    left = [one for one in far if is_open(one)]
+        run(*network, "ss", "-K", "-t", "dst", one)
+    listed = (*network, "ss", "-H", "-t", "dst")  # the network may be gone, too
+    left = [one for one in far if "ESTAB" in run(*listed, one, checked=not network)]
     if left and cell.world.place(VICTIM) == before:
         pytest.skip(f"this kernel ends no connection of others: {left} is open")
 
@@ -189,20 +221,16 @@ def far_ends(cell: Cell) -> list[str]:
     if cell.world.backend == "docker":
         networks = inspect(cell.world.place(VICTIM))["NetworkSettings"]["Networks"]
         return [one["IPAddress"] for one in networks.values()]
-    process = psutil.Process(cell.world.chaincode_pid(VICTIM))
-    found = process.net_connections(kind="tcp")
+    if network := network_of(cell):
+        lines = run(*network, "ss", "-Htn", "state", "established").splitlines()
+        ends = [line.split()[2:4] for line in lines]
+        return [own for own, other in ends if int(other.rpartition(":")[2]) in ports]
+    found = psutil.Process(cell.world.chaincode_pid(VICTIM)).net_connections("tcp")
     return [
         f"{one.laddr.ip}:{one.laddr.port}"
         for one in found
         if getattr(one.raddr, "port", 0) in ports
     ]
-
-
-def is_open(far: str) -> bool:
-    done = subprocess.run(
-        ["ss", "-H", "-t", "dst", far], capture_output=True, text=True, check=False
-    )
-    return "ESTAB" in done.stdout
 
 
 def disconnect(container: str) -> None:

@@ -21,9 +21,18 @@ from support.engines.own_engine import (
 from support.engines.slots import slot
 from support.faults.disk import small_disk
 from support.faults.health import RUNNING
-from support.faults.matrix import FLAGS, NEXT_CALL_S, STEADY, VICTIM, Cell, cells
+from support.faults.matrix import (
+    FLAGS,
+    NEXT_CALL_S,
+    ROUNDS,
+    STEADY,
+    VICTIM,
+    Cell,
+    cells,
+)
 from support.faults.world import CliWorld
 from support.need import need, need_image
+from support.nodes.node import BACKENDS
 from support.nodes.remains import KEPT_IMAGES, ask, inspect
 
 if TYPE_CHECKING:
@@ -34,6 +43,8 @@ if TYPE_CHECKING:
     from chaindock.controllers.docker.engine import Engine
 
 PODMAN = pytest.param("podman", marks=pytest.mark.docker)
+# CI meets Podman where its engine goes away (test_engine_faults.py); the rest is long.
+KINDS = BACKENDS if ROUNDS == 1 else (*BACKENDS, PODMAN)
 _KINDS: dict[str, tuple[type[OwnEngine], tuple[str, ...]]] = {
     "docker": (OwnDocker, ("dockerd",)),
     "podman": (OwnPodman, ("podman", "runc", "catatonit")),
