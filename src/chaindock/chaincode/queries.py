@@ -57,15 +57,17 @@ def _paging_of(metadata: bytes) -> shim.QueryMetadata:
 
 def _page(rows: RangeResults | QueryResults, size: int, budget: Budget) -> Steps:
     """Return the one answer with all rows of a page."""
-    page: list[bytes] = []
+    page: list[bytes] = []  # encoded in steps: parts of a message make the message
+    count = 0
     try:
         while True:
             while not rows.advance():
                 yield None
-            found = rows.take(min(SLICE, size - len(page)), STEP_BYTES)
+            found = rows.take(min(SLICE, size - count), STEP_BYTES)
             budget.take(sum(map(len, found)))
-            page += found
-            if not found or rows.exhausted or len(page) >= size:
+            count += len(found)
+            page.append(_rows(found, "", more=False))
+            if not found or rows.exhausted or count >= size:
                 break
             yield None
         while not rows.advance():
@@ -75,10 +77,10 @@ def _page(rows: RangeResults | QueryResults, size: int, budget: Budget) -> Steps
         rows.close()
         budget.give_back()
     metadata = shim.QueryResponseMetadata(
-        fetched_records_count=len(page), bookmark=bookmark
+        fetched_records_count=count, bookmark=bookmark
     )
-    name = str(uuid.uuid4())
-    return _rows(page, name, more=False, metadata=metadata.SerializeToString())
+    last = {"more": False, "metadata": metadata.SerializeToString()}
+    return b"".join((*page, _rows((), str(uuid.uuid4()), **last)))
 
 
 def open_history(

@@ -157,11 +157,16 @@ class Caller:
         """
         facts: dict[str, Any] = {"transient": transient, "is_init": is_init}
         facts["now_ns"] = self.clock.now_ns()
-        propose = partial(new_proposal, self.channel, name, args, signer, **facts)
+
+        def propose() -> Proposal:
+            return parse_proposal(
+                new_proposal(self.channel, name, args, signer, **facts)
+            )
+
         ledger = self.endorser.ledger
         reverts = ledger.reverts
         size = sum(map(len, (*args, *(transient or {}).values())))
-        proposal = parse_proposal(await off_loop(size, propose))
+        proposal = await off_loop(size, propose)
         outcome, endorsed = await self.endorser.process(
             proposal, timeout_s, endorse=commits, endorsers=endorsers
         )

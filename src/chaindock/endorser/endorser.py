@@ -133,19 +133,22 @@ class Endorser:
             LedgerError: no answer.
         """
         with Watch(proposal) as watch:
-            identity = self._admit(proposal)
-            self._require_peers(endorsers)
-            watch.admitted = True
-            call = (proposal, identity, timeout_s, endorse, endorsers)
+            self._require_room()
             self._running += 1
             try:
-                outcome, version, results, plan, interest = await self._simulate(*call)
-            except LaunchFailed as error:
-                if not self._superseded(proposal, identity, error):
-                    raise
-                outcome, version, results, plan, interest = await self._simulate(*call)
+                identity = await self._admit(proposal)
+                self._require_peers(endorsers)
+                watch.admitted = True
+                call = (proposal, identity, timeout_s, endorse, endorsers)
+                try:
+                    simulated = await self._simulate(*call)
+                except LaunchFailed as error:
+                    if not self._superseded(proposal, identity, error):
+                        raise
+                    simulated = await self._simulate(*call)
             finally:
                 self._running -= 1
+            outcome, version, results, plan, interest = simulated
             failed = outcome.response.status >= ERROR_STATUS
             watch.end = End.REFUSED if failed else End.ENDORSED
             if results is None or not proposal.channel:
@@ -154,7 +157,8 @@ class Endorser:
             answer = partial(
                 respond, proposal, outcome, version, results, signers, interest
             )
-            return outcome, await off_loop(len(results), answer)
+            size = len(results) + len(outcome.response.payload)
+            return outcome, await off_loop(size, answer)
 
     def _require_peers(self, endorsers: Sequence[str]) -> None:
         for mspid in endorsers:
@@ -166,8 +170,7 @@ class Endorser:
                     mspid=mspid,
                 )
 
-    def _admit(self, proposal: Proposal) -> Identity:
-        """Check what can be checked before a simulation; return the signer."""
+    def _require_room(self) -> None:
         if self.concurrency and self._running >= self.concurrency:
             raise TooManyRequests(
                 "too many requests for /protos.Endorser, exceeding concurrency limit "
@@ -176,11 +179,15 @@ class Endorser:
                 "the node's limit of open files (ulimit -n)",
                 limit=self.concurrency,
             )
+
+    async def _admit(self, proposal: Proposal) -> Identity:
+        """Check what can be checked before a simulation; return the signer."""
         check_expiry(proposal, self.configuration.msps)
         channel = proposal.channel
         if channel and channel != self.ledger.channel:
             raise NotFound(f"channel '{channel}' not found", channel=channel)
-        identity = check_proposal(proposal, self.configuration.msps)
+        check = partial(check_proposal, proposal, self.configuration.msps)
+        identity = await off_loop(len(proposal.signed.proposal_bytes), check)
         if not channel:
             return identity
         if self.ledger.find_transaction(proposal.tx_id) is not None:

@@ -1,0 +1,92 @@
+"""The event loop is never held for more than 50 ms by what contracts and clients send."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from chaindock.errors import ChaindockError
+from chaindock.identity.organization import Organization
+from support.holds import watched
+from support.shims.endorsing import EndorsingNode, ccid_of
+from support.shims.hostile import ANSWERS, ATTACKS, LARGEST
+from support.shims.large import WORK
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
+TESTS = Path(__file__).parents[1]
+MIB = 1024 * 1024
+LONGEST_S = 0.05
+ROUNDS = 2
+"""Other programs may hold up a round; what the node does itself comes in each."""
+
+
+@contextlib.asynccontextmanager
+async def contract(node: EndorsingNode, name: str) -> AsyncIterator[None]:
+    """A program of tests/support/shims, defined and registered under its name."""
+    await node.define(name)
+    expected = node.streams.expect(ccid_of(name))
+    address = await node.streams.listener.address_on("127.0.0.1")
+    words = [sys.executable, "-m", f"support.shims.{name}", address, ccid_of(name)]
+    program = await asyncio.create_subprocess_exec(*words, cwd=TESTS)
+    try:
+        async with asyncio.timeout(20):
+            await expected.ready.wait()
+        yield
+    finally:
+        program.kill()
+        await program.wait()
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[EndorsingNode]:
+    org = Organization.open(tmp_path / "org", "Org1MSP", "org1.example.com")
+    async with EndorsingNode(tmp_path, org, timeout_s=60) as found:
+        yield found
+
+
+async def longest(node: EndorsingNode, name: str, args: Any, *, submit: bool) -> Any:
+    """Return the longest hold of the best round, in seconds, and what held."""
+    call = node.caller.invoke if submit else node.caller.query
+    found = []
+    for _ in range(ROUNDS):
+        with watched() as holds, contextlib.suppress(ChaindockError):
+            answer = await call(name, args, signer=node.org.user("User1"))
+            assert answer.status == 200, answer
+        found.append((holds.cpu_s, holds.what))
+        print(
+            f"{args[0][:40]!r:45} {holds.wall_s * 1000:6.1f} {holds.cpu_s * 1000:6.1f} ms"
+        )
+    return min(found)
+
+
+async def test_what_a_hostile_contract_sends_does_not_hold_the_loop(node):
+    async with contract(node, "hostile"):
+        for attack in (*ATTACKS, LARGEST, *ANSWERS):
+            held_s, what = await longest(
+                node, "hostile", [attack.encode()], submit=False
+            )
+            assert held_s <= LONGEST_S, (attack, what)
+
+
+async def test_the_largest_transactions_do_not_hold_the_loop(node):
+    async with contract(node, "large"):
+        for work in WORK:
+            submit = work.split()[0] in {"put", "delete", "answer"}
+            held_s, what = await longest(node, "large", [work.encode()], submit=submit)
+            assert held_s <= LONGEST_S, (work, what)
+
+
+async def test_the_largest_arguments_do_not_hold_the_loop(node):
+    """Of a transaction that can be ordered; the arguments of a query may be longer."""
+    async with contract(node, "large"):
+        args = [b"get 1000 keys", bytes(10 * MIB)]
+        held_s, what = await longest(node, "large", args, submit=False)
+        assert held_s <= LONGEST_S, what

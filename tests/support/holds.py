@@ -1,0 +1,45 @@
+"""How long callbacks and steps of tasks hold the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass
+class Holds:
+    """The longest time that one callback took, in seconds, and what it was.
+
+    `cpu_s` counts the processor time of the loop's thread alone: other programs and
+    threads add nothing to it.
+    """
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    what: str = ""
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[Holds]:
+    """Measure all callbacks of the loop that runs in this block."""
+    found, run = Holds(), asyncio.Handle._run
+
+    def timed(self: asyncio.Handle) -> None:
+        wall, cpu = time.perf_counter(), time.thread_time()
+        run(self)
+        wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu
+        found.wall_s = max(found.wall_s, wall)
+        if cpu > found.cpu_s:
+            found.cpu_s, found.what = cpu, repr(self)
+
+    asyncio.Handle._run = timed  # type: ignore[method-assign]
+    try:
+        yield found
+    finally:
+        asyncio.Handle._run = run  # type: ignore[method-assign]
