@@ -15,7 +15,13 @@ from fabric_protos.peer.proposal_response_pb2 import Response
 from google.protobuf.any_pb2 import Any as Packed
 
 from chaindock.endorser.responses import failure, is_refusal
-from chaindock.errors import Denied, InvalidInput, LedgerClosed, TooManyRequests
+from chaindock.errors import (
+    Denied,
+    InvalidInput,
+    LedgerError,
+    TooManyRequests,
+    Unsupported,
+)
 
 if TYPE_CHECKING:
     from chaindock.endorser.checks import Proposal
@@ -103,10 +109,13 @@ def response_status(status: int, message: str) -> tuple[grpc.StatusCode, str] | 
 
 def broadcast_status(error: ChaindockError) -> tuple[int, str]:
     """Return the `common.Status` and the text of an error of `Orderer.order`."""
-    if isinstance(error, Denied):
-        return common_pb2.FORBIDDEN, error.message
-    if isinstance(error, InvalidInput):
-        return common_pb2.BAD_REQUEST, error.message
-    if isinstance(error, LedgerClosed):
-        return common_pb2.SERVICE_UNAVAILABLE, error.message
-    return common_pb2.INTERNAL_SERVER_ERROR, error.message
+    status = common_pb2.INTERNAL_SERVER_ERROR
+    if isinstance(error, Denied) and error.message.endswith("permission denied"):
+        status = common_pb2.FORBIDDEN
+    elif isinstance(error, (Denied, InvalidInput)):  # also of an expired certificate
+        status = common_pb2.BAD_REQUEST
+    elif isinstance(error, Unsupported):
+        status = common_pb2.NOT_IMPLEMENTED
+    elif isinstance(error, LedgerError):
+        status = common_pb2.SERVICE_UNAVAILABLE
+    return status, error.message

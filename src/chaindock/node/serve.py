@@ -24,7 +24,8 @@ from chaindock.container.environment import tls_files
 from chaindock.container.output import Echo, OutputStore
 from chaindock.container.router import Router
 from chaindock.durable import sync_folder
-from chaindock.gateway import discovery, gateway, peer
+from chaindock.gateway import broadcast, deliver, discovery, gateway, peer
+from chaindock.gateway.blocks import Feeds
 from chaindock.gateway.listener import ClientListener
 from chaindock.identity.ca import TlsAuthority
 from chaindock.identity.organization import Organization, Organizations
@@ -225,10 +226,13 @@ def _services(
     options = config.gateway
     execute_s = config.calls.execute_timeout_s
     window_s, proposals = options.time_window_s, config.endorser.concurrency
+    feeds = Feeds()
     return [
         partial(gateway.service, channels, options, execute_s),
         partial(peer.service, channels, organizations, window_s, proposals),
         partial(discovery.service, channels, organizations),
+        partial(deliver.service, channels, feeds, options),
+        partial(broadcast.service, channels, feeds, options),
     ]
 
 

@@ -138,6 +138,10 @@ class Client:
         except grpc.aio.AioRpcError as error:
             yield Ended.of(error)
 
+    def open(self, service: str, method: str) -> Any:
+        """Return a call on which both sides send as many messages as they like."""
+        return self._channel.stream_stream(f"/{service}/{method}")()
+
 
 def status_request(
     client: SigningIdentity,

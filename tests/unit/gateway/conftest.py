@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
 from chaindock.identity.organization import Organization
+from support.gateways.delivering import Place, open_place
 from support.peers import World
 
 if TYPE_CHECKING:
@@ -35,3 +37,13 @@ async def world(
 ) -> AsyncIterator[World]:
     async with World.opened(tmp_path, org, other) as world:
         yield world
+
+
+@pytest.fixture
+async def place(tmp_path: Path, org: Organization) -> AsyncIterator[Place]:
+    """A channel with the blocks 0 to 4."""
+    async with AsyncExitStack() as stack:
+        found = await open_place(stack, tmp_path, org)
+        for _ in range(4):
+            await found.commit()
+        yield found

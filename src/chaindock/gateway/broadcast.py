@@ -1,0 +1,100 @@
+"""Envelopes that clients send to the orderer, each answered before the next one is read.
+
+An answer other than SUCCESS ends the stream.
+Source: docs/fabric/deliver.md#broadcast
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import grpc.aio
+from fabric_protos.common import common_pb2
+from fabric_protos.orderer import ab_pb2
+
+from chaindock.aio import off_loop
+from chaindock.endorser.orderer import FRAME_BYTES
+from chaindock.errors import ChaindockError, InvalidInput, Unsupported
+from chaindock.gateway.deliver import Deliver
+from chaindock.gateway.listener import Service
+from chaindock.gateway.statuses import broadcast_status
+from chaindock.ledger.simulator import require_size
+from chaindock.ledger.transaction import (
+    Broken,
+    ParsedTransaction,
+    code_name,
+    read_headers,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from chaindock.endorser.channel import Channel
+    from chaindock.gateway.blocks import Feeds
+    from chaindock.gateway.listener import Context, Seat
+    from chaindock.gateway.options import GatewayOptions
+
+_SUCCESS: Final = common_pb2.SUCCESS
+
+
+class Broadcast:
+    """Takes envelopes for the channels of the node."""
+
+    def __init__(self, channels: Mapping[str, Channel]) -> None:
+        self._channels = channels
+
+    async def stream(self, context: Context) -> None:
+        """Answer the envelopes of a stream in their order."""
+        status = _SUCCESS
+        while status == _SUCCESS:
+            envelope = await context.read()
+            if envelope is grpc.aio.EOF:
+                return
+            status, info = await self.answer(envelope)
+            del envelope  # a stream that waits holds none
+            response = ab_pb2.BroadcastResponse(status=status, info=info)
+            await context.write(response.SerializeToString())
+
+    async def answer(self, envelope: bytes) -> tuple[int, str]:
+        """Order an envelope; return status and text."""
+        try:
+            channel = await self._channel_of(envelope)
+            _ = await channel.orderer.order(envelope)
+        except ChaindockError as error:
+            return broadcast_status(error)
+        return _SUCCESS, ""
+
+    async def _channel_of(self, envelope: bytes) -> Channel:
+        """Return the channel of an envelope. Raises: InvalidInput, Unsupported."""
+        limits = [one.orderer.max_bytes for one in self._channels.values()]
+        require_size(len(envelope) - FRAME_BYTES, max(limits, default=0))
+        header = await off_loop(len(envelope), partial(_header, envelope))
+        channel = self._channels.get(header.channel_id)
+        if channel is None:
+            raise InvalidInput("channel does not exist")
+        if header.type == common_pb2.CONFIG_UPDATE:
+            raise Unsupported("the node takes no configuration from clients")
+        return channel
+
+
+def _header(envelope: bytes) -> Any:
+    """Return the channel header of an envelope. Raises: InvalidInput."""
+    if not envelope:
+        raise InvalidInput("Message was empty")
+    try:
+        return read_headers(ParsedTransaction(envelope))[2]
+    except Broken as broken:
+        fault = code_name(broken.code)
+        raise InvalidInput(f"could not determine channel ID: {fault}") from None
+
+
+def service(
+    channels: Mapping[str, Channel], feeds: Feeds, options: GatewayOptions, seat: Seat
+) -> Service:
+    """Return the service of the orderer, at the server of a peer."""
+    streams = {
+        "Broadcast": Broadcast(channels).stream,
+        "Deliver": Deliver(channels, feeds, options, seat).ordered,
+    }
+    return Service("orderer.AtomicBroadcast", streams=streams)
