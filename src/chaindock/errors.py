@@ -128,6 +128,13 @@ class Denied(ChaindockError, code=Code.PERMISSION_DENIED):
     """The identity may not do this."""
 
 
+class EndorsersMissing(ChaindockError, code=Code.FAILED_PRECONDITION):
+    """No organisations of the node satisfy all endorsement policies of a transaction.
+
+    Facts: `protected`: collections for whose sake some may not endorse.
+    """
+
+
 class Unsupported(ChaindockError, code=Code.UNIMPLEMENTED):
     """Known to Fabric, not yet to Chaindock."""
 

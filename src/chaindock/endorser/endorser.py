@@ -109,6 +109,7 @@ class Endorser:
         *,
         endorse: bool,
         endorsers: Sequence[str] = (),
+        strict: bool = False,
     ) -> tuple[Outcome, Sequence[ProposalResponse]]:
         """Check a proposal, run it and, if asked, sign what it read and wrote.
 
@@ -120,6 +121,7 @@ class Endorser:
             endorse: False drops the reads and writes of the simulation.
             endorsers: MSP ids of the organisations whose peers sign; none = those that
                 the policies of what was written need.
+            strict: as for `choose`, unless `endorsers` are given.
 
         Returns:
             what the chaincode said, and the answers to the client, over one payload: none
@@ -130,7 +132,7 @@ class Endorser:
             ProposalInvalid, Denied, TransactionExists, TooManyRequests: refused before
             the simulation. NotFound: no such channel, chaincode or endorser. InvalidInput: Init
             was required or not, or too large to be ordered. LaunchFailed, ExecuteFailed,
-            LedgerError: no answer.
+            LedgerError: no answer. EndorsersMissing: as `choose`.
         """
         with Watch(proposal) as watch:
             self._require_room()
@@ -139,7 +141,7 @@ class Endorser:
                 identity = await self._admit(proposal)
                 self._require_peers(endorsers)
                 watch.admitted = True
-                call = (proposal, identity, timeout_s, endorse, endorsers)
+                call = (proposal, identity, timeout_s, endorse, endorsers, strict)
                 try:
                     simulated = await self._simulate(*call)
                 except LaunchFailed as error:
@@ -220,6 +222,7 @@ class Endorser:
         timeout_s: float | None,
         keep: bool,  # whether the read-write set is wanted
         endorsers: Sequence[str],
+        strict: bool,
     ) -> Simulated:
         with self.ledger.new_simulator(proposal.tx_id) as simulator:
             mspid = next(iter(endorsers), identity.mspid)
@@ -229,7 +232,14 @@ class Endorser:
             if not keep or refused:
                 return outcome, version, None, (), None
             name = proposal.name
-            plan = await choose(self.configuration, self.peers, name, simulator)
+            plan = await choose(
+                self.configuration,
+                self.peers,
+                name,
+                simulator,
+                strict=strict and not endorsers,
+                transient=proposal.transient,
+            )
             interest = None if name in UNSIMULATED else plan.interest(simulator)
             work = partial(_taken, simulator, self.largest_bytes)
             results, private = await off_loop(simulator.held, work)

@@ -18,10 +18,17 @@ from google.protobuf.message import DecodeError
 
 from chaindock.aio import LARGE_BYTES, off_loop
 from chaindock.endorser.key_policies import KeyPolicies, parameter
-from chaindock.endorser.validator import SnapshotState, Validator, written
-from chaindock.errors import InvalidInput
+from chaindock.endorser.validator import (
+    SnapshotState,
+    Validator,
+    definition_of,
+    written,
+)
+from chaindock.errors import EndorsersMissing, InvalidInput
+from chaindock.identity.policies import satisfied
 from chaindock.ids import SYSTEM_NAMES
 from chaindock.ledger.transaction import Broken, Space
+from chaindock.lifecycle.collections import find_collection
 from chaindock.lifecycle.records import NAMESPACE
 
 if TYPE_CHECKING:
@@ -87,14 +94,19 @@ async def choose(
     peers: Mapping[str, SigningIdentity],
     name: str,
     simulator: Simulator,
+    *,
+    strict: bool = False,
+    transient: bool = False,
 ) -> Plan:
     """Return who endorses: organisations whose peers satisfy every policy together.
 
     `peers` are members of the channel, the preferred one first; `name` was called in the
     simulation. If nothing satisfies the policies it is the first one alone, and the code
-    of the transaction says so.
+    of the transaction says so, unless `strict`. Then also nobody endorses who is not a
+    member of each collection that was read or, with `transient` data, used.
 
-    Raises: InvalidInput: the policy of a written key cannot be read.
+    Raises: InvalidInput: the policy of a written key cannot be read. EndorsersMissing: it
+        is `strict`, and nothing satisfies the policies.
     """
     state = SnapshotState(simulator.snapshot())
     plan = Plan([next(iter(peers))])
@@ -104,7 +116,7 @@ async def choose(
         spaces = [
             await _reduced(*one, state, counted, plan) for one in simulator.written()
         ]
-        if len(peers) == 1:
+        if len(peers) == 1 and not strict:
             return plan
         policies = [
             policy
@@ -112,15 +124,51 @@ async def choose(
             for policy in rules.policies(one, spaces, state, met)
         ]
     except Broken:
+        if strict:
+            raise _missing() from None
         return plan
     members = {
         mspid: configuration.msps.identify(peer.creator)
         for mspid, peer in peers.items()
     }
-    work = partial(_fewest, members, policies)
+    read = simulator.private_reads if strict else set()
+    used = {space for space in plan.needs if space[1]} if strict and transient else read
+    trusted = _insiders(members, used | read, configuration, state)
+    work = partial(_fewest, trusted, policies)
     found = await off_loop(met.size * _PER_BYTE, work)
+    if strict and not found:
+        others = _insiders(members, read, configuration, state)
+        work = partial(_fewest, others, policies)
+        open_ = used - read if await off_loop(met.size * _PER_BYTE, work) else set()
+        raise _missing(*sorted(collection for _, collection in open_))
     plan.endorsers = found or plan.endorsers
     return plan
+
+
+def _missing(*protected: str) -> EndorsersMissing:
+    return EndorsersMissing(
+        "no peer combination can satisfy the endorsement policy",
+        hint="see the organisations of the node: chaindock org ls",
+        protected=protected,
+    )
+
+
+def _insiders(
+    members: dict[str, Identity],
+    spaces: Iterable[tuple[str, str]],
+    configuration: Configuration,
+    state: State,
+) -> dict[str, Identity]:
+    """Return who is a member of all these collections (chaincode, collection)."""
+    for ns, name in spaces:
+        definition = definition_of(ns, state)
+        found = find_collection(definition.collections, name, configuration.peers)
+        if found is not None:
+            policy = found.member_orgs_policy.signature_policy
+            members = {
+                mspid: one for mspid, one in members.items() if satisfied(policy, [one])
+            }
+    return members
 
 
 def _fewest(members: dict[str, Identity], policies: Sequence[Evaluator]) -> list[str]:

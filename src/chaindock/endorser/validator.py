@@ -315,7 +315,7 @@ class Validator:
         """Return a definition as of the block before. Raises: Broken."""
         known = self._definitions.get(name)
         if known is None:
-            known = _LIFECYCLE if name == NAMESPACE else _read(name, state)
+            known = _LIFECYCLE if name == NAMESPACE else definition_of(name, state)
             self._definitions[name] = known
         return known
 
@@ -330,7 +330,8 @@ class _Reader:
         return self._state.get(ns, key.encode())
 
 
-def _read(name: str, state: State) -> Definition:
+def definition_of(name: str, state: State) -> Definition:
+    """Return a definition as of a state. Raises: Broken."""
     found = read_definition(_Reader(state), name)
     if found is None:
         raise Broken(codes.INVALID_CHAINCODE)

@@ -17,8 +17,15 @@ from fabric_protos.gateway import gateway_pb2 as pb
 from chaindock.aio import off_loop
 from chaindock.endorser.caller import payload_of
 from chaindock.endorser.checks import check_clock
-from chaindock.errors import ChaindockError, NotFound, ProposalInvalid
+from chaindock.endorser.system import UNSIMULATED
+from chaindock.errors import (
+    ChaindockError,
+    EndorsersMissing,
+    NotFound,
+    ProposalInvalid,
+)
 from chaindock.gateway import requests
+from chaindock.gateway.events import ChaincodeEvents
 from chaindock.gateway.listener import Service
 from chaindock.gateway.statuses import (
     Refusal,
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
     from chaindock.chaincode.invocation import Outcome
     from chaindock.endorser.channel import Channel
     from chaindock.endorser.checks import Proposal
+    from chaindock.gateway.blocks import Feeds
     from chaindock.gateway.listener import Context, Seat
     from chaindock.gateway.options import GatewayOptions
 
@@ -52,6 +60,7 @@ def service(
     channels: Mapping[str, Channel],
     options: GatewayOptions,
     execute_s: float,
+    feeds: Feeds,
     seat: Seat,
 ) -> Service:
     """Return the service of one peer, for `ClientListener`.
@@ -66,7 +75,8 @@ def service(
         "Submit": made.submit,
         "CommitStatus": made.commit_status,
     }
-    return Service("gateway.Gateway", unary, limit=options.gateway_calls)
+    streams = {"ChaincodeEvents": ChaincodeEvents(channels, feeds).stream}
+    return Service("gateway.Gateway", unary, streams, limit=options.gateway_calls)
 
 
 class Gateway:
@@ -150,8 +160,10 @@ class Gateway:
         try:
             check_clock(proposal.header, self._options.time_window_s)
             outcome, endorsed = await channel.endorser.process(
-                proposal, self._limit_s, endorse=True, endorsers=named
+                proposal, self._limit_s, endorse=True, endorsers=named, strict=True
             )
+        except EndorsersMissing as error:
+            raise _unplanned(error) from error
         except ChaindockError as error:
             if type(error) is NotFound:
                 raise _no_plan(proposal, named, error) from error
@@ -168,7 +180,7 @@ class Gateway:
         peers = channel.members.peers if channel else {}
         if missing := [mspid for mspid in named if mspid not in peers]:
             raise _no_endorsers(missing)
-        if channel is None:
+        if channel is None or (proposal.called in UNSIMULATED and not named):
             raise _no_metadata(proposal)
         if proposal.transient and not named and self._seat.mspid not in peers:
             raise Refusal(Status.FAILED_PRECONDITION, _PROTECT.format("endorsing"))
@@ -278,6 +290,18 @@ def _no_plan(proposal: Proposal, named: Sequence[str], error: NotFound) -> Refus
         return _no_metadata(proposal)
     text = "required chaincodes are not installed on sufficient peers"
     return Refusal(Status.FAILED_PRECONDITION, f"{_UNPLANNED}{text}")
+
+
+def _unplanned(error: EndorsersMissing) -> Refusal:
+    text = f"{_UNPLANNED}{error.message}"
+    if error.protected:
+        text = (
+            "requires endorsement from organisation(s) that are not in the distribution "
+            "policy of the private data collection(s): "
+            f"[{' '.join(error.protected)}]; retry specifying trusted endorsing "
+            "organizations to protect transient data"
+        )
+    return Refusal(Status.FAILED_PRECONDITION, text)
 
 
 def _evaluation(outcome: Outcome) -> bytes:

@@ -224,11 +224,11 @@ def _services(
 ) -> Sequence[Callable[[Seat], Service]]:
     """Return what makes the services that clients find at each peer of the node."""
     options = config.gateway
-    execute_s = config.calls.execute_timeout_s
+    execute_s, feeds = config.calls.execute_timeout_s, Feeds()
     window_s, proposals = options.time_window_s, config.endorser.concurrency
     feeds = Feeds()
     return [
-        partial(gateway.service, channels, options, execute_s),
+        partial(gateway.service, channels, options, execute_s, feeds),
         partial(peer.service, channels, organizations, window_s, proposals),
         partial(discovery.service, channels, organizations),
         partial(deliver.service, channels, feeds, options),

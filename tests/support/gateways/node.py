@@ -12,6 +12,7 @@ from chaindock.endorser.caller import new_proposal
 from chaindock.endorser.channel import Channel
 from chaindock.endorser.members import Members
 from chaindock.gateway import gateway
+from chaindock.gateway.blocks import Feeds
 from chaindock.gateway.listener import ClientListener
 from chaindock.gateway.options import GatewayOptions
 from chaindock.identity.organization import Organizations
@@ -47,7 +48,7 @@ class Front:
         self.client: Client
 
     async def __aenter__(self) -> Self:
-        make = partial(gateway.service, self.channels, self.options, 30.0)
+        make = partial(gateway.service, self.channels, self.options, 30.0, Feeds())
         listener = ClientListener(self.options, [make])
         self.listener = await self._stack.enter_async_context(listener)
         await listener.serve(self.org)

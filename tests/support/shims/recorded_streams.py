@@ -173,7 +173,7 @@ class Replay:
         enter = self._stack.enter_async_context
         await enter(self.streams)
         self.ledger = await enter(ledger_of(self._folder))
-        approvals = cast("Any", _Approvals())
+        approvals = cast("Any", Approvals())
         self.endorser = Endorser(
             configuration=Configuration.of(self.ledger),
             peers={"Org1MSP": self._org.peer},
@@ -282,7 +282,7 @@ def _action(payload: bytes) -> str:
     return repr(proposal_pb2.ChaincodeAction.FromString(outer.extension).results)
 
 
-class _Approvals:
+class Approvals:
     """What the recorded peer had approved and installed."""
 
     def approval(self, name: str, sequence: int) -> Approval | None:

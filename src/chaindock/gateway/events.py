@@ -1,0 +1,85 @@
+"""gateway.Gateway.ChaincodeEvents: the events of a chaincode, as blocks are committed.
+
+A client that reads slowly holds one message and its position.
+Source: docs/fabric/gateway.md#events
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+from fabric_protos.gateway import gateway_pb2 as pb
+
+from chaindock.aio import off_loop
+from chaindock.errors import ChaindockError
+from chaindock.gateway import requests
+from chaindock.gateway.statuses import Refusal, Status
+from chaindock.ids import TxId
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from chaindock.endorser.channel import Channel
+    from chaindock.gateway.blocks import FeedBlock, Feeds
+    from chaindock.gateway.listener import Context
+
+
+class ChaincodeEvents:
+    """The method, for all servers of the node."""
+
+    def __init__(self, channels: Mapping[str, Channel], feeds: Feeds) -> None:
+        self._channels, self._feeds = channels, feeds
+
+    async def stream(self, context: Context) -> None:
+        """Send the events that a client asks for until it leaves."""
+        raw = await context.read()
+        if raw is grpc.aio.EOF:
+            raise Refusal(Status.INTERNAL, "grpc: the request is missing")
+        work = partial(requests.events, raw)
+        request, signed = await off_loop(len(raw), work)
+        resource = "gateway/ChaincodeEvents"
+        channel = await requests.opened(self._channels, resource, request, signed)
+        del raw, signed
+        passed = request.after_transaction_id
+        try:
+            async for block in self._feeds.of(channel).follow(_start(channel, request)):
+                answer = block.event_response(request.chaincode_id)
+                if passed:
+                    answer, passed = _after(block, request.chaincode_id, passed)
+                if answer is not None:
+                    await context.write(answer)
+        except ChaindockError as error:
+            raise Refusal(Status.ABORTED, error.message) from error
+
+
+def _start(channel: Channel, request: Any) -> int:
+    """Return the number of the first block. Raises: Refusal."""
+    if request.after_transaction_id:
+        found = channel.ledger.find_transaction(TxId(request.after_transaction_id))
+        if found is not None:
+            return found.block
+    kind = request.start_position.WhichOneof("Type")
+    if kind == "specified":
+        return int(request.start_position.specified.number)
+    if kind in {None, "next_commit"}:
+        return channel.ledger.height
+    name = f"*orderer.SeekPosition_{kind.title()}"
+    raise requests.invalid(f"invalid start position type: {name}")
+
+
+def _after(block: FeedBlock, chaincode: str, tx_id: str) -> tuple[bytes | None, str]:
+    """Return the answer for what follows a transaction in a block, and what is still due.
+
+    The event of that transaction, of any chaincode, is the last one that is left out. If it
+    raised none, everything is.
+    """
+    events = iter(block.events)
+    if all(event.tx_id != tx_id for event in events):
+        return None, tx_id
+    left = [event for event in events if event.chaincode_id == chaincode]
+    if not left:
+        return None, ""
+    answer = pb.ChaincodeEventsResponse(events=left, block_number=block.number)
+    return answer.SerializeToString(), ""
