@@ -85,7 +85,7 @@ async def channel_of(
         executor=cast("Any", SimpleNamespace(execute=execute)),
         system={
             "_lifecycle": contract,
-            "cscc": ConfigurationChaincode(channels),
+            "cscc": ConfigurationChaincode(channels, lambda: ""),
             "qscc": QueryChaincode(channels),
         },
     )

@@ -10,19 +10,21 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
 from fabric_protos.common import common_pb2
+from fabric_protos.common.configtx_pb2 import Config
 from fabric_protos.peer.query_pb2 import ChannelQueryResponse
 from google.protobuf.message import DecodeError
 
 from chaindock.endorser import acl
 from chaindock.endorser.checks import UNREADABLE
 from chaindock.endorser.configuration import channel_of, config_block, read_config
+from chaindock.endorser.genesis import place_orderer
 from chaindock.endorser.system import failed, succeeded
 from chaindock.errors import ChaindockError, Denied, InvalidInput
 from chaindock.identity.msp import require_local
 from chaindock.ledger.blocks import header_der
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from fabric_protos.peer.proposal_response_pb2 import Response
 
@@ -39,10 +41,16 @@ _SNAPSHOTS: Final = (
 
 
 class ConfigurationChaincode:
-    """Answers calls of `cscc` for all channels of the node."""
+    """Answers calls of `cscc` for all channels of the node.
 
-    def __init__(self, channels: Mapping[str, Channel]) -> None:
-        self._channels = channels
+    Args:
+        orderer: returns the address of the orderer, host:port; "" = nobody listens.
+    """
+
+    def __init__(
+        self, channels: Mapping[str, Channel], orderer: Callable[[], str]
+    ) -> None:
+        self._channels, self._orderer = channels, orderer
 
     async def execute(
         self,
@@ -94,7 +102,12 @@ class ConfigurationChaincode:
             acl.require(configuration, f"cscc/{function}", identity)
         if function == "GetConfigBlock":
             return succeeded(await channel.reader.run(config_block))
-        return succeeded(configuration.config.SerializeToString())
+        config = Config()
+        config.CopyFrom(configuration.config)
+        if address := self._orderer():
+            # The port may be another one than when the channel was made.
+            place_orderer(config.channel_group, address)
+        return succeeded(config.SerializeToString())
 
     async def _join(self, raw: bytes, identity: Identity, mspid: str) -> Response:
         """Let a peer join the channel that it has joined already; refuse any other.

@@ -34,10 +34,18 @@ _META = policies_pb2.ImplicitMetaPolicy
 _MERKLE_WIDTH = 0xFFFFFFFF
 
 
-def genesis_envelope(channel: ChannelId, msp: Msp, options: OrdererOptions) -> bytes:
-    """Return the envelope of block 0, serialised; `msp` is the only organisation."""
+def genesis_envelope(
+    channel: ChannelId, msp: Msp, options: OrdererOptions, address: str = ""
+) -> bytes:
+    """Return the envelope of block 0, serialised; `msp` is the only organisation.
+
+    `address`: host:port of the orderer; "" = it is not said.
+    """
+    group = _channel_group(msp, options)
+    if address:
+        place_orderer(group, address)
     config = configtx_pb2.ConfigEnvelope(
-        config=configtx_pb2.Config(channel_group=_channel_group(msp, options))
+        config=configtx_pb2.Config(channel_group=group)
     )
     envelope = config_envelope(common_pb2.CONFIG, channel, config)
     return bytes(envelope.SerializeToString())
@@ -84,6 +92,20 @@ def _channel_group(msp: Msp, options: OrdererOptions) -> configtx_pb2.ConfigGrou
         },
         policies=_members(),
     )
+
+
+def place_orderer(group: configtx_pb2.ConfigGroup, address: str) -> None:
+    """Say in the configuration of a channel where its orderer is reached.
+
+    Older tools read the addresses of the channel, newer ones those of the organisation.
+    """
+    value = configuration_pb2.OrdererAddresses(addresses=[address]).SerializeToString()
+    orderers = group.groups["Orderer"].groups.values()
+    for held in (
+        group.values["OrdererAddresses"],
+        *(o.values["Endpoints"] for o in orderers),
+    ):
+        held.value, held.mod_policy = value, _ADMINS
 
 
 def member_group(msp: Msp) -> configtx_pb2.ConfigGroup:

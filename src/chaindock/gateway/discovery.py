@@ -15,7 +15,7 @@ from fabric_protos.msp.msp_config_pb2 import FabricMSPConfig, MSPConfig
 
 from chaindock.endorser.layouts import Candidates, endorsing
 from chaindock.errors import ChaindockError, Denied, InvalidInput, NotFound
-from chaindock.gateway.listener import Service
+from chaindock.gateway.listener import Service, named
 from chaindock.gateway.requests import unmarshalled
 from chaindock.gateway.statuses import Refusal, Status
 from chaindock.identity.msp import Msps, require_local
@@ -140,7 +140,7 @@ class Discovery:
             tag=gossip.GossipMessage.EMPTY,
             alive_msg=gossip.AliveMessage(
                 membership=gossip.Member(
-                    endpoint=_named(self._seat.addresses[peer.mspid]), pki_id=pki_id
+                    endpoint=named(self._seat.addresses[peer.mspid]), pki_id=pki_id
                 ),
                 timestamp=gossip.PeerTime(inc_num=1, seq_num=1),
             ),
@@ -205,7 +205,7 @@ class Discovery:
                     msp.tls_root_certs.append(organization.tls[0])
                 result.msps[msp.name].CopyFrom(msp)
                 if part == "Orderer" and msp.name in self._seat.addresses:
-                    address = _named(self._seat.addresses[msp.name])
+                    address = named(self._seat.addresses[msp.name])
                     host, _, port = address.rpartition(":")
                     endpoints = result.orderers[msp.name].endpoint
                     endpoints.add(host=host.strip("[]"), port=int(port))
@@ -258,9 +258,3 @@ def _by_organization(
 def _sealed(peer: SigningIdentity, message: gossip.GossipMessage) -> gossip.Envelope:
     payload = message.SerializeToString()
     return gossip.Envelope(payload=payload, signature=peer.sign(payload))
-
-
-def _named(address: str) -> str:
-    """Return an address with a name that SDKs may use as the TLS name, too."""
-    host, _, port = address.rpartition(":")
-    return f"localhost:{port}" if host == "127.0.0.1" else address

@@ -52,6 +52,19 @@ Stream: TypeAlias = Callable[[Context], Awaitable[None]]
 `context.write()`; all are serialised."""
 
 
+def named(address: str) -> str:
+    """Return an address whose host may be the TLS name, too, also for old clients."""
+    host, _, port = address.rpartition(":")
+    return f"localhost:{port}" if host == _LOCAL else address
+
+
+def configured(options: GatewayOptions) -> str:
+    """Return the address of the first peer, host:port; "" = another one each time."""
+    host, port = options.listen or DEFAULT
+    dialled = _LOCAL if host in {"", *_ALL} else host
+    return named(show_address((dialled, port))) if port else ""
+
+
 @dataclass(frozen=True)
 class Seat:
     """Whose peer a server is, and the address that its clients dial.

@@ -18,6 +18,7 @@ from chaindock.endorser.members import Members
 from chaindock.endorser.orderer import Orderer
 from chaindock.endorser.qscc import QueryChaincode
 from chaindock.errors import NotFound
+from chaindock.gateway.listener import configured
 from chaindock.ids import require_channel
 from chaindock.ledger.ledger import Ledger
 from chaindock.ledger.reader import LedgerReader
@@ -81,6 +82,8 @@ class Channels(Mapping[str, NodeChannel]):
         self._installation, self._concurrency = installation, concurrency
         self._clock = Clock()
         self._open: dict[str, NodeChannel] = {}
+        self.orderer = ""
+        """The address at which clients reach the orderer, host:port."""
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -117,7 +120,8 @@ class Channels(Mapping[str, NodeChannel]):
         """Open the ledger of a channel, made on first use, and all that works on it."""
         config, first = self._config, self._organizations.first
         path = self._home.ledgers / f"{name}.db"
-        genesis = partial(genesis_envelope, name, first.msp, config.orderer)
+        told = config.orderer, configured(config.gateway)
+        genesis = partial(genesis_envelope, name, first.msp, *told)
         marker = self._home.organizations / f"{name}.ledger"
         async with AsyncExitStack() as stack:
             ledger = await stack.enter_async_context(
@@ -176,7 +180,7 @@ class Channels(Mapping[str, NodeChannel]):
             executor=self._executor,
             system={
                 NAMESPACE: lifecycle,
-                "cscc": ConfigurationChaincode(self),
+                "cscc": ConfigurationChaincode(self, lambda: self.orderer),
                 "qscc": QueryChaincode(self),
             },
             concurrency=self._concurrency,

@@ -26,7 +26,7 @@ from chaindock.container.router import Router
 from chaindock.durable import sync_folder
 from chaindock.gateway import broadcast, deliver, discovery, gateway, peer
 from chaindock.gateway.blocks import Feeds
-from chaindock.gateway.listener import ClientListener
+from chaindock.gateway.listener import ClientListener, named
 from chaindock.identity.ca import TlsAuthority
 from chaindock.identity.organization import Organization, Organizations
 from chaindock.lifecycle.custodian import Custodian
@@ -199,6 +199,8 @@ async def _compose(
     )
     for organization in await asyncio.to_thread(_served, channels):
         await clients.serve(organization)
+    first = clients.connection(organizations.first.mspid)
+    channels.orderer = named(first["address"] or "")
     node = Node(
         config=config,
         labels=labels,
@@ -226,7 +228,6 @@ def _services(
     options = config.gateway
     execute_s, feeds = config.calls.execute_timeout_s, Feeds()
     window_s, proposals = options.time_window_s, config.endorser.concurrency
-    feeds = Feeds()
     return [
         partial(gateway.service, channels, options, execute_s, feeds),
         partial(peer.service, channels, organizations, window_s, proposals),

@@ -11,7 +11,12 @@ from fabric_protos.common import (
 from fabric_protos.msp import msp_config_pb2, msp_principal_pb2
 from fabric_protos.orderer import configuration_pb2 as orderer_pb2
 
+from chaindock.endorser.configuration import read_config
 from chaindock.endorser.cutting import OrdererOptions
+from chaindock.endorser.genesis import genesis_envelope
+from chaindock.ids import ChannelId
+
+CHANNEL = ChannelId("mychannel")
 
 
 def channel_group(node: Any) -> Any:
@@ -86,3 +91,20 @@ async def test_capabilities_and_batches(node):
         group.groups["Orderer"].values["BatchSize"].value
     )
     assert size.max_message_count == OrdererOptions().max_message_count
+
+
+def test_old_and_new_tools_find_the_orderers_address(org):
+    for address, expected in (("localhost:7051", ["localhost:7051"]), ("", None)):
+        raw = genesis_envelope(CHANNEL, org.msp, OrdererOptions(), address)
+        group = read_config(raw).channel_group
+        orderer = group.groups["Orderer"].groups["Org1MSP"]
+        for values, name in (
+            (group.values, "OrdererAddresses"),
+            (orderer.values, "Endpoints"),
+        ):
+            assert (name in values) == bool(expected)
+            if expected:
+                found = configuration_pb2.OrdererAddresses.FromString(
+                    values[name].value
+                )
+                assert list(found.addresses) == expected

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import sha256
 
 import pytest
-from fabric_protos.common import common_pb2, configtx_pb2
+from fabric_protos.common import common_pb2, configtx_pb2, configuration_pb2
 from fabric_protos.common.ledger_pb2 import BlockchainInfo
 from fabric_protos.peer import transaction_pb2
 
@@ -101,6 +101,18 @@ async def test_the_configuration_is_told_as_block_and_as_itself(world):
     response = await world.cscc("GetChannelConfig", "mychannel")
     found = configtx_pb2.Config.FromString(response.payload)
     assert found == world.channel.members.configuration.config
+
+
+async def test_the_configuration_names_the_orderer_where_it_listens_now(world):
+    world.channel.endorser.system["cscc"]._orderer = lambda: "localhost:17050"
+    response = await world.cscc("GetChannelConfig", "mychannel")
+    group = configtx_pb2.Config.FromString(response.payload).channel_group
+    named = group.groups["Orderer"].groups["Org1MSP"].values["Endpoints"].value
+    for raw in (named, group.values["OrdererAddresses"].value):
+        found = configuration_pb2.OrdererAddresses.FromString(raw)
+        assert list(found.addresses) == ["localhost:17050"]
+    kept = world.channel.members.configuration.config.channel_group
+    assert "OrdererAddresses" not in kept.values
 
 
 @pytest.mark.parametrize(
