@@ -211,7 +211,7 @@ def fill(home: Path) -> None:
     with TargetState(place.desired) as targets:
         for number in range(PACKAGES):
             name = f"asset{number}"
-            targets.keep(store.add(package(name, f"{name}_1.0")).ccid)
+            targets.keep(store.add(package(name, f"{name}_1.0")).ccid, "Org1MSP")
 
 
 def _names(folder: Path) -> list[str]:

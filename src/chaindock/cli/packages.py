@@ -121,11 +121,11 @@ def packages_ls(session: Session) -> None:
     if session.emits(found):
         return
     show.table(
-        ("PACKAGE", "INSTALLED", "CHAINCODES"),
+        ("PACKAGE", "INSTALLED BY", "CHAINCODES"),
         [
             (
                 one["package_id"],
-                "yes" if one["kept"] else "by deploy",
+                ", ".join(one["installed_by"]) or "deploy",
                 ", ".join(
                     f"{on['name']} on {on['channel']}" for on in one["chaincodes"]
                 )

@@ -101,7 +101,7 @@ class LifecycleContract:
         try:
             self._require_allowed(name, identity, mspid)
             if name in FUNCTIONS:
-                answer = await self._installation.answer(name, args[1])
+                answer = await self._installation.answer(name, args[1], mspid)
             else:
                 function, _ = self._functions[name]
                 answer = function(_require_channel(simulator), args[1], mspid)

@@ -17,11 +17,10 @@ from chaindock.ids import Ccid, split_ccid
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from chaindock.lifecycle.fleet import Fleet
     from chaindock.lifecycle.packages import Packages
 
-    Function = Callable[[bytes], Awaitable[Any]]
-    """Takes a serialised argument message; returns the answer."""
+    Function = Callable[[bytes, str], Awaitable[Any]]
+    """Takes a serialised argument message and the peer's MSP id; returns the answer."""
 
 FUNCTIONS: Final = frozenset(
     {
@@ -34,10 +33,10 @@ FUNCTIONS: Final = frozenset(
 
 
 class Installation:
-    """Answers for all peers of the node, which have their packages in common."""
+    """Answers for the peers of the node, which share the files of packages."""
 
-    def __init__(self, packages: Packages, fleet: Fleet) -> None:
-        self._packages, self._fleet = packages, fleet
+    def __init__(self, packages: Packages) -> None:
+        self._packages = packages
         self._functions: Mapping[str, Function] = {
             "GetInstalledChaincodePackage": self._content,
             "InstallChaincode": self._install,
@@ -45,20 +44,21 @@ class Installation:
             "QueryInstalledChaincodes": self._query_all,
         }
 
-    async def answer(self, function: str, raw: bytes) -> Any:
-        """Return the answer to a call of one of `FUNCTIONS`, a message.
+    async def answer(self, function: str, raw: bytes, mspid: str) -> Any:
+        """Return the answer of the peer of `mspid` to one of `FUNCTIONS`, a message.
 
         `raw`: the serialised argument message.
         Raises: InvalidInput, AlreadyExists, TooManyRequests, StorageError. NotFound: as
             a peer tells it with status 404. DecodeError.
         """
-        return await self._functions[function](raw)
+        return await self._functions[function](raw, mspid)
 
-    async def _install(self, raw: bytes) -> Any:
+    async def _install(self, raw: bytes, mspid: str) -> Any:
         parse = partial(lifecycle_pb2.InstallChaincodeArgs.FromString, raw)
         args = await off_loop(len(raw), parse)
         try:
-            stored = await self._packages.install(args.chaincode_install_package)
+            package = args.chaincode_install_package
+            stored = await self._packages.install(package, mspid)
         except PackageInvalid as error:
             raise InvalidInput(
                 f"could not parse as a chaincode install package: {error.message}"
@@ -67,42 +67,37 @@ class Installation:
             package_id=stored.ccid, label=stored.label
         )
 
-    async def _content(self, raw: bytes) -> Any:
+    async def _content(self, raw: bytes, mspid: str) -> Any:
         args = lifecycle_pb2.GetInstalledChaincodePackageArgs.FromString(raw)
         try:
-            content = await self._packages.content(self._require(args.package_id))
+            ccid = Ccid(self._find(args.package_id, mspid)["package_id"])
+            content = await self._packages.content(ccid)
         except NotFound as error:
             raise InvalidInput(
                 f"could not load cc install package: {error.message}"
             ) from error
-        return await off_loop(
-            len(content),
-            partial(
-                lifecycle_pb2.GetInstalledChaincodePackageResult,
-                chaincode_install_package=content,
-            ),
-        )
+        result = lifecycle_pb2.GetInstalledChaincodePackageResult
+        made = partial(result, chaincode_install_package=content)
+        return await off_loop(len(content), made)
 
-    async def _query(self, raw: bytes) -> Any:
+    async def _query(self, raw: bytes, mspid: str) -> Any:
         args = lifecycle_pb2.QueryInstalledChaincodeArgs.FromString(raw)
-        ccid = self._require(args.package_id)
-        (one,) = [one for one in self._packages.list() if one["package_id"] == ccid]
         found = lifecycle_pb2.QueryInstalledChaincodeResult()
-        _fill(found, one)
+        _fill(found, self._find(args.package_id, mspid))
         return found
 
-    async def _query_all(self, raw: bytes) -> Any:
+    async def _query_all(self, raw: bytes, mspid: str) -> Any:
         lifecycle_pb2.QueryInstalledChaincodesArgs.FromString(raw)
         found = lifecycle_pb2.QueryInstalledChaincodesResult()
-        for one in self._packages.list():
+        for one in self._packages.list(mspid):
             _fill(found.installed_chaincodes.add(), one)
         return found
 
-    def _require(self, package_id: str) -> Ccid:
-        ccid = Ccid(package_id)
-        if ccid not in self._fleet.installed:
-            raise NotFound(f"chaincode install package '{package_id}' not found")
-        return ccid
+    def _find(self, package_id: str, mspid: str) -> Mapping[str, Any]:
+        for one in self._packages.list(mspid):
+            if one["package_id"] == package_id:
+                return one
+        raise NotFound(f"chaincode install package '{package_id}' not found")
 
 
 def _fill(found: Any, package: Mapping[str, Any]) -> None:

@@ -80,7 +80,7 @@ class Packages(AbstractAsyncContextManager["Packages"]):
         try:
             fleet.installed |= set(await asyncio.to_thread(self._store.list))
             await asyncio.to_thread(targets.keep_placements, used)
-            wanted = used | targets.kept
+            wanted = used | targets.kept.keys()
             spare = await asyncio.to_thread(self._store.sweep, wanted)
         except StorageError as error:
             _log.warning("packages not cleaned up", error=error.message)
@@ -90,11 +90,11 @@ class Packages(AbstractAsyncContextManager["Packages"]):
 
     # ---- what clients and users ask
 
-    async def install(self, package: bytes) -> StoredPackage:
+    async def install(self, package: bytes, mspid: str) -> StoredPackage:
         """Keep a package until it is removed; it is launched if a definition names it.
 
-        Raises: PackageInvalid. AlreadyExists: it is here. TooManyRequests: too many
-            packages come at once. StorageError.
+        Raises: PackageInvalid. AlreadyExists: the organisation has it. TooManyRequests:
+            too many packages come at once. StorageError.
         Cancelled: it is installed all the same.
         """
         if self._installing >= _AT_ONCE:
@@ -105,46 +105,53 @@ class Packages(AbstractAsyncContextManager["Packages"]):
             )
         self._installing += 1
         try:
-            return await finish(self._install(package))
+            return await finish(self._install(package, mspid))
         finally:
             self._installing -= 1
 
-    async def _install(self, package: bytes) -> StoredPackage:
-        fleet = self._fleet
+    async def _install(self, package: bytes, mspid: str) -> StoredPackage:
+        fleet, targets = self._fleet, self._fleet.targets
         async with self._storing:
             stored = await asyncio.to_thread(self._store.add, package)
             ccid = stored.ccid
-            if ccid in fleet.installed:
+            if self._has(ccid, mspid):
                 raise AlreadyExists(
                     f"chaincode already successfully installed (package ID '{ccid}')",
                     ccid=ccid,
                 )
-            await asyncio.to_thread(fleet.targets.keep, ccid)
-            await asyncio.to_thread(fleet.targets.revive, ccid)
-            fleet.installed.add(ccid)
-        for tell in self.arrived:
-            tell(ccid)
+            await asyncio.to_thread(targets.keep, ccid, mspid)
+            if is_new := ccid not in fleet.installed:
+                await asyncio.to_thread(targets.revive, ccid)
+                fleet.installed.add(ccid)
+        if is_new:
+            for tell in self.arrived:
+                tell(ccid)
         return stored
 
-    def list(self) -> list[dict[str, Any]]:
-        """Return `package_id`, `kept` and `chaincodes` of each package, by id.
+    def _has(self, ccid: Ccid, mspid: str) -> bool:
+        """Whether an organisation has a package; what `deploy` brought, all have."""
+        kept = self._fleet.targets.kept.get(ccid, {mspid})
+        return ccid in self._fleet.installed and mspid in kept
 
-        `kept`: it was installed, and stays; `chaincodes`: {"channel", "name", "version"}
-        of those that run it.
+    def list(self, mspid: str | None = None) -> list[dict[str, Any]]:
+        """Return the packages that an organisation has, or all, by id.
+
+        Each has `package_id`, `installed_by` (MSP ids; [] = `deploy` brought it) and
+        `chaincodes`, {"channel", "name", "version"} of those that run it.
         """
         users: dict[Ccid, list[dict[str, Any]]] = {}
         for one in self._fleet.all():
             user = {"channel": one.channel, "name": one.name}
             user["version"] = one.approval.version
             users.setdefault(one.ccid, []).append(user)
-        kept = self._fleet.targets.kept
         return [
             {
                 "package_id": ccid,
-                "kept": ccid in kept,
+                "installed_by": sorted(self._fleet.targets.kept.get(ccid, ())),
                 "chaincodes": users.get(ccid, []),
             }
             for ccid in sorted(self._fleet.installed)
+            if mspid is None or self._has(ccid, mspid)
         ]
 
     async def content(self, ccid: Ccid) -> bytes:
@@ -231,7 +238,7 @@ class Packages(AbstractAsyncContextManager["Packages"]):
                 return
             try:
                 await asyncio.to_thread(targets.drop_placement, ccid)
-                if ccid in self._fleet.installed - targets.kept:
+                if ccid in self._fleet.installed - targets.kept.keys():
                     self._fleet.installed.discard(ccid)
                     with suppress(NotFound):
                         await asyncio.to_thread(self._store.remove, ccid)

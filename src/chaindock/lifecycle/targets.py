@@ -19,7 +19,7 @@ from chaindock.ids import Ccid
 from chaindock.lifecycle.states import AUTO, Placement, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable, Collection, Mapping
     from pathlib import Path
 
     from chaindock.lifecycle.definitions import Approval
@@ -37,7 +37,11 @@ CREATE TABLE target (
     since REAL NOT NULL,
     PRIMARY KEY (channel, name)
 ) STRICT;
-CREATE TABLE kept (ccid TEXT PRIMARY KEY) STRICT;
+CREATE TABLE kept (
+    ccid TEXT NOT NULL,
+    mspid TEXT NOT NULL,
+    PRIMARY KEY (ccid, mspid)
+) STRICT;
 """
 _PLACEMENT: Final = """
 CREATE TABLE placement (
@@ -77,8 +81,8 @@ class TargetState(AbstractContextManager["TargetState"]):
         self._placements: dict[Ccid, Placement] = {}
         self._former: dict[str, tuple[int, Target]] | None = None
         """What a file of the former version says of each name, until `adopt`."""
-        self.kept: frozenset[Ccid] = frozenset()
-        """Packages that stay although no name runs them."""
+        self.kept: Mapping[Ccid, frozenset[str]] = {}
+        """Packages that stay though no name runs them → MSP ids of who installed them."""
         try:
             self._db = sqlite3.connect(path, check_same_thread=False)
         except sqlite3.Error as error:
@@ -181,17 +185,18 @@ class TargetState(AbstractContextManager["TargetState"]):
         with self._lock:
             self._forget(lambda key, _: key[0] == channel)
 
-    def keep(self, ccid: Ccid) -> None:
-        """Let a package stay although no name runs it."""
+    def keep(self, ccid: Ccid, mspid: str) -> None:
+        """Let a package stay that an organisation installed."""
         with self._lock:
-            self._save(("INSERT OR IGNORE INTO kept VALUES (?)", (ccid,)))
-            self.kept |= {ccid}
+            self._save(("INSERT OR IGNORE INTO kept VALUES (?,?)", (ccid, mspid)))
+            who = self.kept.get(ccid, frozenset()) | {mspid}
+            self.kept = {**self.kept, ccid: who}
 
     def keep_no_more(self, ccid: Ccid) -> None:
         """Undo `keep`. Idempotent."""
         with self._lock:
             self._save(("DELETE FROM kept WHERE ccid=?", (ccid,)))
-            self.kept -= {ccid}
+            self.kept = {one: who for one, who in self.kept.items() if one != ccid}
 
     def adopt(self, defined: Collection[tuple[str, Approval]]) -> None:
         """Take over a file of the version before channels; nothing if it is none.
@@ -281,8 +286,10 @@ class TargetState(AbstractContextManager["TargetState"]):
             sequence, ccid, target, since = fields
             wish = Wish(sequence, Ccid(ccid), Target(target), since)
             self._wishes[channel, name] = wish
-        rows = self._db.execute("SELECT ccid FROM kept")
-        self.kept = frozenset(Ccid(ccid) for (ccid,) in rows)
+        kept: dict[Ccid, frozenset[str]] = {}
+        for ccid, mspid in self._db.execute("SELECT * FROM kept"):
+            kept[ccid] = kept.get(ccid, frozenset()) | {mspid}
+        self.kept = kept
 
     def _broken(self, error: sqlite3.Error) -> StorageError:
         return StorageError(

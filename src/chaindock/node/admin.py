@@ -37,8 +37,9 @@ with the HTTP status of its code. "(stream)" answers 200 and one JSON object a l
     DELETE /chaincodes/NAME             → {"name"}
     GET    /chaincodes/NAME/logs?follow=1&previous=1
            (stream) {"event": "line", "time", "stream", "tx", "line"}
-    GET    /packages                    → {"packages": [{"package_id", "kept",
-                                           "chaincodes": [{"channel", "name", "version"}]}]}
+    GET    /packages                    → {"packages": [{"package_id", "installed_by":
+                                           [MSPID], "chaincodes": [{"channel", "name",
+                                           "version"}]}]}
     DELETE /packages/PACKAGE_ID         → {"name": PACKAGE_ID}
     GET    /organizations               → {"organizations": [{"mspid", "domain", "path",
                                            "orders"}]}

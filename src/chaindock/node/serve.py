@@ -178,7 +178,7 @@ async def _compose(
             home,
             organizations,
             fleet=fleet,
-            installation=Installation(packages, fleet),
+            installation=Installation(packages),
             deployer=partial(
                 Deployer,
                 packages=packages,

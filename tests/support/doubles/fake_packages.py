@@ -12,10 +12,11 @@ class FakePackages:
 
     def __init__(self) -> None:
         self.known: dict[str, list[dict[str, str]]] = {}
+        self.by: list[str] = []
 
     def list(self) -> list[dict[str, Any]]:
         return [
-            {"package_id": ccid, "kept": ccid.startswith("kept"), "chaincodes": users}
+            {"package_id": ccid, "installed_by": self.by, "chaincodes": users}
             for ccid, users in self.known.items()
         ]
 

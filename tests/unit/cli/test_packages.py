@@ -117,22 +117,22 @@ def test_config_show_explains_on_demand(run):
 
 def test_packages_of_the_node_are_listed_and_removed(run, node):
     user = {"channel": "mychannel", "name": "basic", "version": "1.0"}
-    one, two = "kept_1:" + "a" * 64, "basic_1:" + "b" * 64
-    node.packages.known = {one: [], two: [user, user | {"channel": "other"}]}
+    users = [user, user | {"channel": "other"}]
+    one, two = "one_1:" + "a" * 64, "basic_1:" + "b" * 64
+    node.packages.known = {one: [], two: users}
     lines = run("packages", "ls").stdout.splitlines()
-    assert [line.split(maxsplit=2) for line in lines] == [
-        ["PACKAGE", "INSTALLED", "CHAINCODES"],
-        [one, "yes", "-"],
-        [two, "by", "deploy  basic on mychannel, basic on other"],
+    assert [line.split(maxsplit=2) for line in lines[1:]] == [
+        [one, "deploy", "-"],
+        [two, "deploy", "basic on mychannel, basic on other"],
     ]
+    node.packages.by = ["Org1MSP", "Org2MSP"]
+    assert "Org1MSP, Org2MSP" in run("packages", "ls").stdout
     found = json.loads(run("packages", "ls", "--json").stdout)
     assert found[1] == {
-        "package_id": two,
-        "kept": False,
-        "chaincodes": [user, user | {"channel": "other"}],
-    }
-    assert run("packages", "rm", "kept_1:a").stdout == f"removed {one}\n"
-    missing = run("packages", "rm", "kept_1:a")
+        "package_id": two, "installed_by": ["Org1MSP", "Org2MSP"], "chaincodes": users
+    }  # fmt: skip
+    assert run("packages", "rm", "one_1:a").stdout == f"removed {one}\n"
+    missing = run("packages", "rm", "one_1:a")
     assert missing.exit_code != 0
     assert "is not installed" in missing.stderr
     assert list(node.packages.known) == [two]

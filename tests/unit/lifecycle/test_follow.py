@@ -46,7 +46,7 @@ def meaning(node: Any, name: str = "basic") -> Any:
 
 
 async def test_what_is_installed_approved_and_committed_is_launched(node):
-    ccid = (await node.packages.install(package("one"))).ccid
+    ccid = (await node.packages.install(package("one"), "Org1MSP")).ccid
     await node.quiet()
     assert node.runtime.log == []
     commit(node, ccid)
@@ -59,7 +59,7 @@ async def test_what_is_installed_approved_and_committed_is_launched(node):
 
 async def test_the_former_version_is_retired_and_a_call_waits_for_the_new_one(node):
     old = await node.deployer.deploy(package("one"), "basic")
-    new = (await node.packages.install(package("two"))).ccid
+    new = (await node.packages.install(package("two"), "Org1MSP")).ccid
     node.runtime.gate = asyncio.Event()
     commit(node, new, sequence=2)
     assert meaning(node).ccid == new
@@ -91,14 +91,14 @@ async def test_what_is_installed_after_its_definition_is_launched_then(node, tmp
     commit(node, ccid)
     with pytest.raises(NotFound):
         meaning(node)
-    await node.packages.install(package("one"))
+    await node.packages.install(package("one"), "Org1MSP")
     assert meaning(node).ccid == ccid
     await node.custodian.ready(ccid, 5)
 
 
 async def test_another_package_for_the_committed_sequence_replaces_the_former(node):
-    old = (await node.packages.install(package("one"))).ccid
-    new = (await node.packages.install(package("two"))).ccid
+    old = (await node.packages.install(package("one"), "Org1MSP")).ccid
+    new = (await node.packages.install(package("two"), "Org1MSP")).ccid
     commit(node, old)
     await node.custodian.ready(old, 5)
     node.committer.approve(defined(), new)
@@ -111,7 +111,7 @@ async def test_another_package_for_the_committed_sequence_replaces_the_former(no
 
 async def test_an_approval_of_the_next_sequence_changes_nothing(node):
     one = await node.deployer.deploy(package("one"), "basic")
-    new = (await node.packages.install(package("two"))).ccid
+    new = (await node.packages.install(package("two"), "Org1MSP")).ccid
     node.committer.approve(defined(2), new)
     await node.quiet()
     assert meaning(node).ccid == one.ccid
@@ -121,7 +121,7 @@ async def test_an_approval_of_the_next_sequence_changes_nothing(node):
 async def test_the_first_organisation_that_agrees_and_names_a_package_counts(tmp_path):
     async with Node(tmp_path, orgs=["Org1MSP", "Org2MSP", "Org3MSP"]) as node:
         ids = [
-            (await node.packages.install(package(text))).ccid
+            (await node.packages.install(package(text), "Org1MSP")).ccid
             for text in ("a", "b", "c")
         ]
         other = defined(init_required=True)
@@ -139,7 +139,7 @@ async def test_the_first_organisation_that_agrees_and_names_a_package_counts(tmp
 
 
 async def test_indexes_are_made_for_the_collections_of_the_definition(node):
-    ccid = (await node.packages.install(package("one", more=INDEXES))).ccid
+    ccid = (await node.packages.install(package("one", more=INDEXES), "Org1MSP")).ccid
     commit(node, ccid)
     await node.quiet()
     assert node.committer.indexes == [("basic", {INDEX: INDEXES[INDEX]})]
@@ -150,7 +150,7 @@ async def test_indexes_are_made_for_the_collections_of_the_definition(node):
 
 
 async def test_a_launch_that_fails_is_tried_again_and_told(node):
-    ccid = (await node.packages.install(package("one"))).ccid
+    ccid = (await node.packages.install(package("one"), "Org1MSP")).ccid
     node.runtime.fail = StartFailed("no such file")
     commit(node, ccid)
     await node.quiet()
@@ -163,7 +163,7 @@ async def test_a_launch_that_fails_is_tried_again_and_told(node):
 
 
 async def test_a_stopped_or_removed_chaincode_runs_again_from_the_next_commit_on(node):
-    ccid = (await node.packages.install(package("one"))).ccid
+    ccid = (await node.packages.install(package("one"), "Org1MSP")).ccid
     commit(node, ccid)
     await node.custodian.ready(ccid, 5)
     await node.deployer.stop("basic")
@@ -198,7 +198,7 @@ async def test_a_program_is_expected_for_a_package_that_a_user_starts(tmp_path):
 async def test_a_crash_right_after_a_commit_is_followed_by_the_next_start(tmp_path):
     async with Node(tmp_path) as node:
         old = await node.deployer.deploy(package("one"), "basic")
-        new = (await node.packages.install(package("two"))).ccid
+        new = (await node.packages.install(package("two"), "Org1MSP")).ccid
         committer = node.committer
         committer.watchers = []
         commit(node, new, sequence=2)
@@ -210,7 +210,7 @@ async def test_a_crash_right_after_a_commit_is_followed_by_the_next_start(tmp_pa
 
 
 async def test_a_deployment_takes_over_what_somebody_else_defined(node):
-    ccid = (await node.packages.install(package("one"))).ccid
+    ccid = (await node.packages.install(package("one"), "Org1MSP")).ccid
     commit(node, ccid)
     same = await node.deployer.deploy(package("one"), "basic")
     assert (same.ccid, same.sequence, same.changed) == (ccid, 1, False)

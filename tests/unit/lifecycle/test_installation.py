@@ -35,24 +35,26 @@ def somebody(role: Any = Role.ADMIN, mspid: str = "Org1MSP") -> Any:
     return SimpleNamespace(role=role, mspid=mspid)
 
 
-async def call(node: Any, function: str, message: Any, who: Any = None) -> Any:
-    """Call without a channel, at the peer of Org1."""
+async def call(
+    node: Any, function: str, message: Any, who: Any = None, peer: str = "Org1MSP"
+) -> Any:
+    """Call without a channel, at the peer of an organisation, as its admin."""
     raw = message if isinstance(message, bytes) else message.SerializeToString()
-    installation = Installation(node.packages, node.fleet)
+    installation = Installation(node.packages)
     contract = LifecycleContract("", list, installation)
     args = [function.encode(), raw]
-    return await contract.execute(None, args, who or somebody(), "Org1MSP")
+    return await contract.execute(None, args, who or somebody(mspid=peer), peer)
 
 
-async def install(node: Any, content: bytes) -> Any:
+async def install(node: Any, content: bytes, peer: str = "Org1MSP") -> Any:
     args = lifecycle_pb2.InstallChaincodeArgs(chaincode_install_package=content)
-    return await call(node, "InstallChaincode", args)
+    return await call(node, "InstallChaincode", args, peer=peer)
 
 
-async def installed(node: Any) -> Any:
+async def installed(node: Any, peer: str = "Org1MSP") -> Any:
     """Return package id → channel → names and versions."""
     args = lifecycle_pb2.QueryInstalledChaincodesArgs()
-    answer = await call(node, "QueryInstalledChaincodes", args)
+    answer = await call(node, "QueryInstalledChaincodes", args, peer=peer)
     found = lifecycle_pb2.QueryInstalledChaincodesResult.FromString(answer.payload)
     return {one.package_id: references(one) for one in found.installed_chaincodes}
 
@@ -81,8 +83,8 @@ async def test_recorded_installs_get_the_same_answers(node):
 
 
 async def test_a_package_is_told_with_its_users_in_each_channel(node):
-    one = (await node.packages.install(package("one", "one_1"))).ccid
-    two = (await node.packages.install(package("two", "two_1"))).ccid
+    one = (await node.packages.install(package("one", "one_1"), "Org1MSP")).ccid
+    two = (await node.packages.install(package("two", "two_1"), "Org1MSP")).ccid
     other: Any = Committer()
     other.channel = ChannelId("other")
     deployments = Deployments(other, lambda: ["Org1MSP"], node.fleet)
@@ -102,6 +104,25 @@ async def test_a_package_is_told_with_its_users_in_each_channel(node):
     assert references(found)["other"] == [("a", "1.0")]
     await node.deployer.remove("b")
     assert (await installed(node))[one]["mychannel"] == [("a", "1.0")]
+
+
+async def test_each_organisation_installs_for_its_own_peer(node):
+    assert (await install(node, package("one"))).status == 200
+    (ccid,) = await installed(node)
+    assert await installed(node, "Org2MSP") == {}
+    args = lifecycle_pb2.GetInstalledChaincodePackageArgs(package_id=ccid)
+    answer = await call(node, "GetInstalledChaincodePackage", args, peer="Org2MSP")
+    assert "not found" in answer.message
+    assert (await install(node, package("one"), "Org2MSP")).status == 200
+    assert list(await installed(node, "Org2MSP")) == [ccid]
+    for peer in ("Org1MSP", "Org2MSP"):
+        answer = await install(node, package("one"), peer)
+        assert "chaincode already successfully installed" in answer.message
+    done = await node.deployer.deploy(package("two"), "basic")
+    assert done.ccid in await installed(node, "Org2MSP")
+    assert [one["installed_by"] for one in node.packages.list()] == [
+        ["Org1MSP", "Org2MSP"] if one == ccid else [] for one in node.store.list()
+    ]
 
 
 async def test_what_is_not_installed_is_named(node):
@@ -156,7 +177,7 @@ async def test_only_so_many_packages_come_at_once(node, monkeypatch):
     ]
     await asyncio.sleep(0)
     with pytest.raises(TooManyRequests, match="4 packages are being installed"):
-        await node.packages.install(package("one more"))
+        await node.packages.install(package("one more"), "Org1MSP")
     answer = await install(node, package("one more"))
     assert answer.message.endswith("4 packages are being installed already")
     go_on.set()
@@ -165,13 +186,14 @@ async def test_only_so_many_packages_come_at_once(node, monkeypatch):
 
 
 async def test_an_install_whose_client_leaves_is_complete(node):
-    task = asyncio.ensure_future(node.packages.install(package("one")))
+    task = asyncio.ensure_future(node.packages.install(package("one"), "Org1MSP"))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     (ccid,) = node.store.list()
-    assert node.targets.kept == node.fleet.installed == {ccid}
+    assert node.fleet.installed == {ccid}
+    assert node.targets.kept == {ccid: {"Org1MSP"}}
 
 
 @pytest.mark.statement(77, of="client")
@@ -210,8 +232,8 @@ async def test_garbage_is_answered(node):
 
 async def test_an_installed_package_stays_over_deployments_and_restarts(tmp_path):
     async with Node(tmp_path) as node:
-        kept = (await node.packages.install(package("one"))).ccid
-        unused = (await node.packages.install(package("never"))).ccid
+        kept = (await node.packages.install(package("one"), "Org1MSP")).ccid
+        unused = (await node.packages.install(package("never"), "Org1MSP")).ccid
         await node.deployer.deploy(package("one"), "basic")
         last = await node.deployer.deploy(package("two"), "basic")
         await node.quiet()
@@ -226,7 +248,7 @@ async def test_an_installed_package_stays_over_deployments_and_restarts(tmp_path
 
 
 async def test_a_package_can_be_removed_when_nobody_runs_it(node):
-    ccid = (await node.packages.install(package("one"))).ccid
+    ccid = (await node.packages.install(package("one"), "Org1MSP")).ccid
     commit(node, ccid)
     await node.custodian.ready(ccid, 5)
     with pytest.raises(InvalidInput, match="is what basic runs"):

@@ -95,11 +95,12 @@ def test_where_a_package_runs_is_known_after_a_restart(targets, path):
 
 
 def test_packages_that_stay_are_known_after_a_restart(targets, path):
-    targets.keep(V1)
-    targets.keep(V1)
-    targets.keep(V2)
+    for mspid in ("Org1MSP", "Org2MSP", "Org1MSP"):
+        targets.keep(V1, mspid)
+    targets.keep(V2, "Org1MSP")
     targets.keep_no_more(V2)
-    assert targets.kept == reopened(path).kept == {V1}
+    kept = {V1: {"Org1MSP", "Org2MSP"}}
+    assert targets.kept == reopened(path).kept == kept
 
 
 def test_a_full_disk_can_pass(targets):
@@ -121,7 +122,7 @@ def test_what_cannot_be_written_is_not_said(targets):
         targets.set(ONE, approval(), Target.STOPPED)
     assert wanted(targets) is Target.RUNNING
     with pytest.raises(StorageError):
-        targets.keep(V1)
+        targets.keep(V1, ONE)
     assert not targets.kept
 
 
@@ -161,7 +162,7 @@ def test_changes_from_many_threads_at_once_all_count(targets, path):
         for sequence in (1, 2):
             targets.set(ONE, approval(sequence, V1, name), Target.STOPPED)
             targets.place(Ccid(name), Placement(given="docker"))
-        targets.keep(Ccid(name))
+        targets.keep(Ccid(name), ONE)
 
     def look() -> int:
         looks = 0
@@ -177,7 +178,7 @@ def test_changes_from_many_threads_at_once_all_count(targets, path):
         over.set()
         assert all(reader.result() for reader in readers)
     for state in (targets, reopened(path)):
-        assert state.kept == set(names)
+        assert state.kept.keys() == set(names)
         for name in names:
             assert wanted(state, ONE, approval(2, V1, name)) is Target.STOPPED
             assert state.placement(Ccid(name)).given == "docker"
