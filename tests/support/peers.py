@@ -15,10 +15,10 @@ from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.cscc import ConfigurationChaincode
 from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.endorser import Endorser
-from chaindock.endorser.genesis import genesis_envelope
+from chaindock.endorser.genesis import genesis_envelope, with_organization
 from chaindock.endorser.orderer import Orderer
 from chaindock.endorser.qscc import QueryChaincode
-from chaindock.gateway.peer import Peer
+from chaindock.gateway.peer import Peer, Running
 from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger.ledger import Ledger
 from chaindock.ledger.reader import LedgerReader
@@ -108,13 +108,17 @@ async def channel_of(
 
 
 def peer_of(
-    mspid: str, msp: Any, channels: Mapping[str, Channel], window_s: float = 900
+    mspid: str,
+    msp: Any,
+    channels: Mapping[str, Channel],
+    window_s: float = 900,
+    running: Running | None = None,
 ) -> Peer:
     """Return the peer of an organisation with this MSP."""
     organization = SimpleNamespace(msp=msp)
     known = {mspid: organization}
     organizations = cast("Any", SimpleNamespace(find=known.get))
-    return Peer(mspid, channels, organizations, window_s)
+    return Peer(mspid, channels, organizations, window_s, running or Running())
 
 
 async def ask(
@@ -144,8 +148,11 @@ class World:
         self.org, self.other, self.channel = org, other, channel
         self.channels: dict[str, Any] = {CHANNEL: channel}
         self.user, self.admin = org.user("User1"), org.admin
-        self.peer = peer_of(org.mspid, org.msp, self.channels)
-        self.second = peer_of(other.mspid, other.msp, self.channels)
+        running = Running()
+        self.peer, self.second = (
+            peer_of(one.mspid, one.msp, self.channels, running=running)
+            for one in (org, other)
+        )
 
     @classmethod
     @asynccontextmanager
@@ -162,6 +169,14 @@ class World:
         peers = {org.mspid: org.peer}
         async with ledger, channel_of(ledger, peers, {}) as channel:
             yield cls(org, other, channel)
+
+    async def let_second_join(self) -> None:
+        """Make the second organisation a member of the channel."""
+        config = self.channel.members.configuration.config
+        signers = [self.admin], self.org.orderer
+        update = with_organization(CHANNEL, config, self.other.msp, *signers)
+        await self.channel.orderer.configure(update)
+        self.channel.members.peers[self.other.mspid] = self.other.peer
 
     async def define(self) -> None:
         """Commit the definition of `basic`."""

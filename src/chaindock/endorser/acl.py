@@ -34,17 +34,13 @@ _DEFAULTS: Final = {
     "qscc/GetBlockByTxID": _READERS,
     "qscc/GetChainInfo": _READERS,
     "qscc/GetTransactionByID": _READERS,
-    "_lifecycle/CheckCommitReadiness": CHANNEL_WRITERS,
-    "_lifecycle/CommitChaincodeDefinition": CHANNEL_WRITERS,
-    "_lifecycle/QueryChaincodeDefinition": CHANNEL_WRITERS,
-    "_lifecycle/QueryChaincodeDefinitions": CHANNEL_WRITERS,
 }
 
 
 def require(
     configuration: Configuration, resource: str, identity: Identity | None
-) -> None:
-    """Check that an identity may use a resource of a channel. Raises: Denied.
+) -> Identity:
+    """Return the identity if it may use a resource of a channel. Raises: Denied.
 
     `resource`: Fabric's name, e.g. `event/Block`, `qscc/GetChainInfo`, `peer/Propose`.
     `identity`: None = the signature is not that of any member.
@@ -57,8 +53,8 @@ def require(
         reason = configuration.policies.reason(path, [identity] if identity else [])
     except NotFound as error:
         reason = error.message
-    if reason is None:
-        return
+    if reason is None and identity is not None:
+        return identity
     if own:
         said = "failed evaluating policy on signed data during check policy "
     else:

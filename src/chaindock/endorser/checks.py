@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
@@ -18,11 +17,10 @@ from fabric_protos.peer import chaincode_pb2, proposal_pb2
 from google.protobuf.message import DecodeError
 
 from chaindock.errors import Denied, ProposalInvalid
-from chaindock.ids import CHANNEL_WRITERS, ChannelId, TxId
+from chaindock.ids import ChannelId, TxId
 from chaindock.values import show_duration
 
 if TYPE_CHECKING:
-    from chaindock.endorser.configuration import Configuration
     from chaindock.identity.msp import Identity, Msps
 
 UNREADABLE: Final = "proto: cannot parse invalid wire-format data"
@@ -249,20 +247,3 @@ def check_expiry(proposal: Proposal, msps: Msps) -> None:
         return
     if expired:
         raise Denied("proposal client identity expired", filtered=True)
-
-
-def writer_of(creator: bytes, configuration: Configuration, channel: str) -> Identity:
-    """Return who asks for a call between chaincodes; he is a writer of `channel`.
-
-    `creator` was checked on the channel of the proposal. Raises: Denied.
-    """
-    signers = []
-    with suppress(Denied):  # of an organisation that is no member: satisfies nothing
-        signers.append(configuration.msps.identify(creator))
-    reason = configuration.policies.reason(CHANNEL_WRITERS, signers)
-    if reason is not None:
-        raise Denied(
-            "Failed evaluating policy on signed data during check policy on channel "
-            f"[{channel}] with policy [{CHANNEL_WRITERS}]: [{reason}]"
-        )
-    return signers[0]

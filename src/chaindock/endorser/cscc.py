@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from chaindock.endorser.channel import Channel
     from chaindock.identity.msp import Identity
-    from chaindock.ledger.reader import View
     from chaindock.ledger.simulator import Simulator
 
 _WITHOUT_ARGUMENT: Final = frozenset({"GetChannels", "JoinBySnapshotStatus"})
@@ -131,7 +130,8 @@ class ConfigurationChaincode:
             )
         data_hash = sha256(b"".join(block.data.data)).digest()
         header = header_der(block.header.number, block.header.previous_hash, data_hash)
-        if sha256(header).digest() != (await channel.reader.run(_genesis))[0]:
+        own, _ = await channel.reader.run(lambda view: view.block(0))
+        if sha256(header).digest() != own:
             raise InvalidInput(
                 "cannot create ledger from genesis block: ledger "
                 f"[{name}] already exists with state [ACTIVE]"
@@ -146,10 +146,6 @@ def _worded(text: str, kind: type[ChaindockError] = Denied) -> Iterator[None]:
         yield
     except kind as error:
         raise kind(text.replace("{}", error.message)) from error
-
-
-def _genesis(view: View) -> tuple[bytes, bytes]:
-    return view.block(0)
 
 
 def _channel_named_in(block: common_pb2.Block) -> str:

@@ -8,6 +8,7 @@ Source: docs/fabric/ledger.md#proposal
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 from chaindock.aio import off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS, Outcome
 from chaindock.endorser import acl
-from chaindock.endorser.checks import check_expiry, check_proposal, writer_of
+from chaindock.endorser.checks import check_expiry, check_proposal
 from chaindock.endorser.plan import choose
 from chaindock.endorser.responses import respond
 from chaindock.endorser.simulation import Simulation
@@ -282,7 +283,13 @@ class Endorser:
                 raise NotFound(f"failed to find ledger for channel: {channel}")
             raise NotFound(f"Failed to get policy manager for channel [{channel}]")
         proposal = simulation.proposal
-        identity = writer_of(proposal.creator, other.configuration, channel)
+        identity = None
+        with suppress(
+            Denied
+        ):  # of an organisation that is no member: satisfies nothing
+            identity = other.configuration.msps.identify(proposal.creator)
+        resource = "peer/ChaincodeToChaincode"
+        identity = acl.require(other.configuration, resource, identity)
         with other.ledger.new_simulator(proposal.tx_id) as simulator:
             simulator.budget = caller.budget  # before it reads the definition
             inner = other.simulation(proposal, identity, simulator, simulation.mspid)

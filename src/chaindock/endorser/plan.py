@@ -133,12 +133,12 @@ async def choose(
     }
     read = simulator.private_reads if strict else set()
     used = {space for space in plan.needs if space[1]} if strict and transient else read
-    trusted = _insiders(members, used | read, configuration, state)
-    work = partial(_fewest, trusted, policies)
+    trusted = insiders(members, used | read, configuration, state)
+    work = partial(fewest, trusted, policies)
     found = await off_loop(met.size * _PER_BYTE, work)
     if strict and not found:
-        others = _insiders(members, read, configuration, state)
-        work = partial(_fewest, others, policies)
+        others = insiders(members, read, configuration, state)
+        work = partial(fewest, others, policies)
         open_ = used - read if await off_loop(met.size * _PER_BYTE, work) else set()
         raise _missing(*sorted(collection for _, collection in open_))
     plan.endorsers = found or plan.endorsers
@@ -153,7 +153,7 @@ def _missing(*protected: str) -> EndorsersMissing:
     )
 
 
-def _insiders(
+def insiders(
     members: dict[str, Identity],
     spaces: Iterable[tuple[str, str]],
     configuration: Configuration,
@@ -171,7 +171,7 @@ def _insiders(
     return members
 
 
-def _fewest(members: dict[str, Identity], policies: Sequence[Evaluator]) -> list[str]:
+def fewest(members: dict[str, Identity], policies: Sequence[Evaluator]) -> list[str]:
     """Return as few of the MSP ids as satisfy all policies; [] = all do not."""
 
     def hold(identities: Iterable[Identity]) -> bool:

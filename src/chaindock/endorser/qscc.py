@@ -91,13 +91,11 @@ async def _answer(channel: Channel, function: str, wanted: bytes) -> bytes:
 
 
 def _parse(text: bytes) -> int:
-    cause = "invalid syntax"
-    if _NUMBER.fullmatch(text) and len(text.lstrip(b"0")) <= len(str(_LAST)):
-        if (number := int(text)) <= _LAST:
+    cause, digits = "invalid syntax", text.lstrip(b"0") or b"0"
+    if _NUMBER.fullmatch(text):
+        cause = "value out of range"
+        if len(digits) <= len(str(_LAST)) and (number := int(digits)) <= _LAST:
             return number
-        cause = "value out of range"
-    elif _NUMBER.fullmatch(text):
-        cause = "value out of range"
     quoted = json.dumps(text.decode(errors="replace"), ensure_ascii=False)
     raise NotFound(
         "Failed to parse block number with error strconv.ParseUint: parsing "

@@ -54,14 +54,19 @@ def respond(
     bare = messages.ProposalResponse(
         response=response, payload=payload, interest=interest
     )
-    answers = []
-    for signer in signers:
-        answer = messages.ProposalResponse(version=1)
-        answer.MergeFrom(bare)
-        creator = answer.endorsement.endorser = signer.creator
-        answer.endorsement.signature = signer.sign(payload + creator)
-        answers.append(answer)
-    return answers or [bare]
+    return [endorsed(bare, signer) for signer in signers] or [bare]
+
+
+def endorsed(
+    answer: messages.ProposalResponse, signer: SigningIdentity
+) -> messages.ProposalResponse:
+    """Return the answer with the endorsement of `signer`, and no other."""
+    own = messages.ProposalResponse()
+    own.CopyFrom(answer)
+    own.version = 1
+    creator = own.endorsement.endorser = signer.creator
+    own.endorsement.signature = signer.sign(answer.payload + creator)
+    return own
 
 
 def is_refusal(error: ChaindockError) -> bool:

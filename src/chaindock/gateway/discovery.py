@@ -13,7 +13,7 @@ from fabric_protos.discovery import protocol_pb2 as messages
 from fabric_protos.gossip import message_pb2 as gossip
 from fabric_protos.msp.msp_config_pb2 import FabricMSPConfig, MSPConfig
 
-from chaindock.endorser.layouts import Candidates, endorsing
+from chaindock.endorser.layouts import eligible, endorsing, runnable
 from chaindock.errors import ChaindockError, Denied, InvalidInput, NotFound
 from chaindock.gateway.listener import Service, named
 from chaindock.gateway.requests import unmarshalled
@@ -71,7 +71,7 @@ class Discovery:
         self, name: str, client: bytes, signed: messages.SignedRequest
     ) -> Channel | None:
         """Return the channel of a query, None = it names none. Raises: Denied."""
-        mspid = self._seat.mspid
+        mspid, allowed = self._seat.mspid, True
         channel = self._channels.get(name)
         if name and (channel is None or mspid not in channel.members.peers):
             raise Denied(_DENIED)
@@ -79,13 +79,11 @@ class Discovery:
             if channel is not None:
                 configuration = channel.members.configuration
                 identity = configuration.msps.identify(client)
-                policies = configuration.policies
-                allowed = policies.satisfied(CHANNEL_WRITERS, [identity])
+                allowed = configuration.policies.satisfied(CHANNEL_WRITERS, [identity])
             else:
                 found = self._organizations.find(mspid)
                 identity = Msps([found.msp] if found else []).identify(client)
                 require_local("Admins", identity, mspid)
-                allowed = True
             identity.verify(signed.payload, signed.signature)
         except (Denied, NotFound) as error:
             raise Denied(_DENIED) from error
@@ -104,7 +102,7 @@ class Discovery:
         if channel is not None and kind == "config_query":
             return messages.QueryResult(config_result=self._configuration(channel))
         if channel is not None and kind == "peer_query":
-            members = await self._members(channel, query.peer_query.filter)
+            members = self._members(channel, query.peer_query.filter)
             return messages.QueryResult(members=members)
         if channel is not None and kind == "cc_query":
             interests = query.cc_query.interests
@@ -121,14 +119,12 @@ class Discovery:
         found = map(self._organizations.find, self._seat.addresses)
         return [one.peer for one in found if one is not None]
 
-    async def _members(
+    def _members(
         self, channel: Channel, interest: ChaincodeInterest
     ) -> messages.PeerMembershipResult:
         """Return the peers of a channel that may do what `interest` says."""
-        candidates = Candidates(channel)
-        eligible = candidates.eligible(interest)
-        info = self._state(channel, candidates)
-        peers = (one for one in self._served() if one.mspid in eligible)
+        chosen, info = eligible(channel, interest), _state(channel)
+        peers = (one for one in self._served() if one.mspid in chosen)
         return _by_organization((one, self._peer(one, info)) for one in peers)
 
     def _peer(
@@ -153,34 +149,20 @@ class Discovery:
             told.state_info.CopyFrom(_sealed(peer, state))
         return told
 
-    def _state(self, channel: Channel, candidates: Candidates) -> gossip.GossipMessage:
-        """Return what gossip tells of the peers of a channel, which all have the same."""
-        properties = gossip.Properties(ledger_height=channel.ledger.height)
-        for name, version in candidates.chaincodes():
-            properties.chaincodes.add(name=name, version=version)
-        return gossip.GossipMessage(
-            tag=gossip.GossipMessage.CHAN_OR_ORG,
-            state_info=gossip.StateInfo(
-                timestamp=gossip.PeerTime(inc_num=1, seq_num=channel.ledger.height),
-                properties=properties,
-            ),
-        )
-
     # --- endorsers
 
     async def _endorsers(
         self, channel: Channel, interest: ChaincodeInterest
     ) -> messages.EndorsementDescriptor:
         """Return who can endorse together. Raises: InvalidInput."""
-        candidates = Candidates(channel)
         try:
-            layouts = await endorsing(candidates, interest)
+            layouts = await endorsing(channel, interest)
         except ChaindockError as error:
             shown = " ".join(str(interest).split())
             raise InvalidInput(f"failed constructing descriptor for {shown}") from error
         groups = {one: f"G{n}" for n, one in enumerate(sorted(set().union(*layouts)))}
         result = messages.EndorsementDescriptor(chaincode=interest.chaincodes[0].name)
-        info = self._state(channel, candidates)
+        info = _state(channel)
         for peer in self._served():
             if group := groups.get(peer.mspid):
                 told = self._peer(peer, info)
@@ -244,6 +226,20 @@ def _require_interests(interests: Any) -> None:
             raise InvalidInput("chaincode interest must contain at least one chaincode")
         if not all(one.name for one in interest.chaincodes):
             raise InvalidInput("chaincode name in interest cannot be empty")
+
+
+def _state(channel: Channel) -> gossip.GossipMessage:
+    """Return what gossip tells of the peers of a channel, which all have the same."""
+    height = channel.ledger.height
+    properties = gossip.Properties(ledger_height=height)
+    for name, version in runnable(channel):
+        properties.chaincodes.add(name=name, version=version)
+    return gossip.GossipMessage(
+        tag=gossip.GossipMessage.CHAN_OR_ORG,
+        state_info=gossip.StateInfo(
+            timestamp=gossip.PeerTime(inc_num=1, seq_num=height), properties=properties
+        ),
+    )
 
 
 def _by_organization(

@@ -230,7 +230,9 @@ def _services(
     window_s, proposals = options.time_window_s, config.endorser.concurrency
     return [
         partial(gateway.service, channels, options, execute_s, feeds),
-        partial(peer.service, channels, organizations, window_s, proposals),
+        partial(
+            peer.service, channels, organizations, window_s, proposals, peer.Running()
+        ),
         partial(discovery.service, channels, organizations),
         partial(deliver.service, channels, feeds, options),
         partial(broadcast.service, channels, feeds, options),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from typing import Any
@@ -15,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from chaindock.endorser.caller import new_proposal
 from chaindock.errors import LaunchFailed
 from chaindock.gateway.statuses import Refusal
-from support.peers import CHANNEL, ask, call
+from support.peers import CHANNEL, answer, ask, call
 
 
 async def refused(awaited: Any) -> tuple[str, str]:
@@ -94,6 +95,42 @@ async def test_a_clock_that_is_wrong_is_refused(world, off_s):
     assert code == "UNKNOWN"
     assert text.startswith("request unauthorized due to incorrect timestamp ")
     assert text.endswith("peer.authentication.timewindow 15m0s")
+
+
+async def test_two_peers_that_are_asked_at_once_sign_one_outcome(world):
+    await world.define()
+    await world.let_second_join()
+    ran, go_on = [], asyncio.Event()
+
+    async def slow(ccid: Any, invocation: Any) -> Any:
+        ran.append(invocation.tx_id)
+        await go_on.wait()
+        return await answer(ccid, invocation)
+
+    world.channel.endorser.executor.execute = slow
+    signed = new_proposal(CHANNEL, "basic", [b"200", b"k"], world.user)
+    forged = proposal_pb2.SignedProposal(
+        proposal_bytes=signed.proposal_bytes + b"\x1a\x00", signature=signed.signature
+    )
+    leaves = asyncio.ensure_future(ask(world.peer, signed))
+    both = [
+        asyncio.ensure_future(ask(one, signed)) for one in (world.peer, world.second)
+    ]
+    await asyncio.sleep(0)
+    # Other bytes get no answer that is not theirs.
+    assert (await refused(ask(world.second, forged)))[1].endswith(
+        "creator org [Org1MSP]"
+    )
+    leaves.cancel()
+    await asyncio.gather(leaves, return_exceptions=True)
+    go_on.set()
+    first, second = await asyncio.gather(*both)
+    assert len(ran) == 2  # the first client left, and the next one began anew
+    assert first.payload == second.payload
+    for found, org in ((first, world.org), (second, world.other)):
+        assert found.endorsement.endorser == org.peer.creator
+        identity = org.msp.identify(org.peer.creator)
+        identity.verify(found.payload + org.peer.creator, found.endorsement.signature)
 
 
 # --- without a channel
