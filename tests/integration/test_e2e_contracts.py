@@ -126,7 +126,7 @@ def test_answers_in_json_say_everything(node: Node):
     written = node.invoke(name, "register", "full", "2", "8")
     asked = node.ask("query", name, "parcel", "full")
     assert set(asked) == {"result", "payload", "status", "message", "refusals"}
-    more = {"tx_id", "block", "code", "code_name", "event", "conflict"}
+    more = {"tx_id", "block", "code", "code_name", "event", "conflict", "unmet"}
     assert set(written) - set(asked) == more
     assert (written["status"], written["code"]) == (200, 0)
     assert written["code_name"] == "VALID"

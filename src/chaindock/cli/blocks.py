@@ -140,7 +140,8 @@ def tx_show(session: Session, id_: str) -> None:
     """Show a transaction: what it asked, read, wrote, answered, and how it ended.
 
     ID may be the first digits of the id. For a conflict the text says which key had
-    changed since the transaction read it, and which transaction had changed it.
+    changed since the transaction read it, and which transaction had changed it; for a
+    policy that is not satisfied, which one, and who has endorsed.
     """
     if not id_.strip():
         raise click.UsageError("the id is empty: expected an id, or its first digits")
@@ -161,9 +162,8 @@ def _summary(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "transaction", escaped(found["tx_id"])
     yield "block", f"{found['block']}, position {found['position']}"
     yield "code", f"{_code(found)} ({found['code']})"
-    if found["conflict"]:
-        for line in conflict_lines(found["conflict"]):
-            yield "", line
+    for line in reason_lines(found):
+        yield "", line
     yield "time", found["time"] or "-"
     yield "size", count(found["size"], "byte")
     if found["chaincode"]:
@@ -241,7 +241,27 @@ def _identity(one: Mapping[str, str] | None) -> str:
     return "-" if one is None else escaped(f"{one['subject']}  ({one['mspid']})")
 
 
-def conflict_lines(conflict: Mapping[str, Any]) -> Iterator[str]:
+def reason_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield why a transaction was refused, if that is known."""
+    if found["conflict"]:
+        yield from _conflict_lines(found["conflict"])
+    if unmet := found["unmet"]:
+        whose = escaped(unmet["namespace"])
+        if collection := unmet["collection"]:
+            whose = f"{whose}, collection {escaped(collection)}"
+        if unmet["key"] or unmet["key_hash"]:
+            key = shown(unmet["key"] or "") or f"with the hash {unmet['key_hash']}"
+            whose = f"key {key} of {whose}"
+        if unmet["policy"] is None:
+            yield "an earlier transaction of the block changed the policy of a written key"
+        else:
+            yield f"policy of {whose}: {escaped(unmet['policy'])}"
+        if unmet["reason"]:
+            yield escaped(unmet["reason"])
+        yield f"endorsed by: {escaped(', '.join(unmet['endorsers'])) or 'nobody'}"
+
+
+def _conflict_lines(conflict: Mapping[str, Any]) -> Iterator[str]:
     """Yield what was read, what is there now, and who wrote that."""
     name = escaped(conflict["namespace"])
     key = shown(conflict["key"] or "") or f"with the hash {conflict['key_hash']}"

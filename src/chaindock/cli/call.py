@@ -180,7 +180,7 @@ def _call(
     status = Exit.REFUSED if refused or not valid else Exit.OK
     keys = ["payload", "status", "message", "refusals"]
     if verb == "invoke":
-        keys += ["tx_id", "block", "code", "code_name", "event", "conflict"]
+        keys += ["tx_id", "block", "code", "code_name", "event", "conflict", "unmet"]
     result = show.parsed(payload) if valid else None
     if session.emits({"result": result, **{key: answer[key] for key in keys}}):
         return status
@@ -200,22 +200,21 @@ def _call(
         else:
             why = f"{answer['code_name']} ({answer['code']}); nothing was written"
             show.note("error", f"{tx} {where} is not valid: {why}", "red")
-            _show_conflict(answer["conflict"])
-            if answer["code"] == _POLICY_FAILURE:
-                show.note("hint", _POLICY_HINTS[bool(call.endorsers)], "cyan")
+            _show_reasons(answer, named=bool(call.endorsers))
     return status
 
 
-def _show_conflict(conflict: Mapping[str, Any] | None) -> None:
-    if conflict is None:
-        return
-    from chaindock.cli.blocks import conflict_lines
+def _show_reasons(answer: Mapping[str, Any], *, named: bool) -> None:
+    """Say why a transaction is not valid; `named`: the user named its endorsers."""
+    from chaindock.cli.blocks import reason_lines
 
-    for line in conflict_lines(conflict):
+    for line in reason_lines(answer):
         click.echo(f"       {line}", err=True)
-    show.note(
-        "hint", "submit the transaction again: it then reads the new value", "cyan"
-    )
+    if answer["conflict"]:
+        again = "submit the transaction again: it then reads the new value"
+        show.note("hint", again, "cyan")
+    if answer["code"] == _POLICY_FAILURE:
+        show.note("hint", _POLICY_HINTS[named], "cyan")
 
 
 def _require_same_results(session: Session, call: Call) -> None:

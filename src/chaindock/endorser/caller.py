@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from chaindock.ledger.ledger import Ledger, TxLocation
     from chaindock.lifecycle.definitions import Definition
 
-    Explain = Callable[[bytes, TxLocation], Awaitable[Mapping[str, Any] | None]]
+    Explain = Callable[[bytes, TxLocation], Awaitable[Mapping[str, Any]]]
 
 _NONCE_BYTES: Final = 24
 _LOWEST_STATUS: Final = 200
@@ -68,8 +68,9 @@ class Answer:
         event: ChaincodeEvent (`event_name`, `payload`) or None.
         refusals: what the node refused during the call.
         spent: what the chaincode asked for, as `Invocation.spent`.
-        conflict: what the transaction had read and another one had changed, as
-            `Explorer.conflict` of the node gives it; None = that is not why it failed.
+        conflict, unmet: what the transaction had read and another one had changed, and
+            the policy that it does not satisfy, as `Explorer.reasons` of the node gives
+            them; None = that is not why it failed.
         held: as `Outcome.held`.
     """
 
@@ -83,6 +84,7 @@ class Answer:
     refusals: Sequence[str] = ()
     spent: Mapping[str, Sequence[float]] = field(default_factory=dict)
     conflict: Mapping[str, Any] | None = None
+    unmet: Mapping[str, Any] | None = None
     held: object = None
 
     @property
@@ -111,7 +113,7 @@ class Caller:
     """Calls chaincode on the node's channel.
 
     Args:
-        explain: finds out why a committed transaction was refused for what it had read.
+        explain: finds out why a committed transaction has another code than 0.
     """
 
     channel: ChannelId
@@ -170,7 +172,8 @@ class Caller:
         outcome, endorsed = await self.endorser.process(
             proposal, timeout_s, endorse=commits, endorsers=endorsers
         )
-        commit, conflict, response = None, None, outcome.response
+        commit, response = None, outcome.response
+        reasons: Mapping[str, Any] = {}
         if endorsed and response.status < ERROR_STATUS:
             if response.status < _LOWEST_STATUS:  # Fabric's clients refuse it, too
                 raise ExecuteFailed(
@@ -188,7 +191,7 @@ class Caller:
                 # The transaction is committed, whatever becomes of the explanation.
                 with suppress(ChaindockError, TimeoutError):
                     async with asyncio.timeout(_EXPLAIN_S):
-                        conflict = await self.explain(envelope, commit)
+                        reasons = await self.explain(envelope, commit)
         return Answer(
             status=response.status,
             message=response.message,
@@ -199,8 +202,8 @@ class Caller:
             event=outcome.event,
             refusals=proposal.refusals,
             spent=proposal.spent,
-            conflict=conflict,
             held=outcome.held,
+            **reasons,
         )
 
     query = partialmethod(invoke, commits=False)

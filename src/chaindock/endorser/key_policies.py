@@ -6,6 +6,7 @@ Source: docs/fabric/policies.md#what-is-checked
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -56,6 +57,26 @@ class KeyPolicies:
         if self.size > _MOST:
             raise Broken(codes.ENDORSEMENT_POLICY_FAILURE)
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A policy that a transaction must satisfy; called as an Evaluator.
+
+    Args:
+        raw: a SignaturePolicyEnvelope of `key`, else an ApplicationPolicy; serialised.
+        collection: whose policy it is; "" = that of the chaincode, or of a public key.
+        key: whose policy it is; a hash in a collection; None = not that of a key.
+    """
+
+    holds: Evaluator
+    raw: bytes
+    collection: str = ""
+    key: bytes | None = None
+
+    def __call__(self, identities: Sequence[Identity]) -> bool:
+        """Tell whether identities satisfy the policy together."""
+        return self.holds(identities)
 
 
 class State(Protocol):

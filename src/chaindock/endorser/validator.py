@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError
 from chaindock.endorser.checks import proposal_hash, transaction_id
 from chaindock.endorser.key_policies import (
     KeyPolicies,
+    Rule,
     key_policy,
     never,
     parameter,
@@ -245,7 +246,7 @@ class Validator:
 
     def policies(
         self, name: str, spaces: Iterable[Space], state: State, met: KeyPolicies
-    ) -> Iterator[Evaluator]:
+    ) -> Iterator[Rule]:
         """Yield the policies that writes to one namespace must satisfy, beside `met`.
 
         Raises: Broken with the code, when it is not defined, when an earlier transaction
@@ -265,29 +266,26 @@ class Validator:
                 raw = parameter(state, space, key) if labelled else None
                 if raw:
                     if met.is_new(raw):
-                        yield key_policy(raw)
+                        yield Rule(key_policy(raw), raw, collection, key)
                 elif collection not in asked:
                     asked.add(collection)
                     yield from self._general(definition, collection, asked)
         if not found:
-            yield self._application_policy(definition.validation_parameter)
+            yield self._rule(definition.validation_parameter)
 
     def _general(
-        self,
-        definition: Definition,
-        collection: str,
-        asked: set[str],
-    ) -> Iterator[Evaluator]:
+        self, definition: Definition, collection: str, asked: set[str]
+    ) -> Iterator[Rule]:
         """Yield the policy of a collection, or that of the chaincode unless asked."""
         if collection:
             raw = self._collection_policy(definition, collection)
             if raw:
-                yield self._application_policy(raw)
+                yield self._rule(raw, collection)
                 return
             if "" in asked:
                 return
             asked.add("")
-        yield self._application_policy(definition.validation_parameter)
+        yield self._rule(definition.validation_parameter)
 
     def _collection_policy(self, definition: Definition, collection: str) -> bytes:
         """Return the serialised ApplicationPolicy of a collection; b"" = none."""
@@ -304,12 +302,12 @@ class Validator:
                 return bytes(static.endorsement_policy.SerializeToString())
         raise Broken(failure)
 
-    def _application_policy(self, raw: bytes) -> Evaluator:
+    def _rule(self, raw: bytes, collection: str = "") -> Rule:
         """Return the policy that a serialised ApplicationPolicy stands for."""
         found = _read_application_policy(raw)
-        if not isinstance(found, str):
-            return found
-        return partial(_channel_policy, self._configuration, found)
+        if isinstance(found, str):
+            found = partial(_channel_policy, self._configuration, found)
+        return Rule(found, raw, collection)
 
     def _definition(self, name: str, state: State) -> Definition:
         """Return a definition as of the block before. Raises: Broken."""

@@ -155,15 +155,16 @@ class View:
         """Return the number of blocks."""
         return int(self._reader.one(_HEIGHT, ())[0])
 
-    def _snapshot(self) -> Snapshot:
-        return Snapshot(self._reader, self.height())
+    def snapshot(self, height: int | None = None) -> Snapshot:
+        """Return the state after so many blocks; None = after all."""
+        return Snapshot(self._reader, self.height() if height is None else height)
 
     def get(self, ns: str, collection: str, key: bytes) -> Entry | None:
         """Return the committed value of a key, of a collection unless that is "".
 
         None = absent. Raises: NotFound: this node has only the hash of the value.
         """
-        snapshot = self._snapshot()
+        snapshot = self.snapshot()
         if not collection:
             row = snapshot.get(ns, key)
             return Entry(key, *row) if row else None
@@ -197,7 +198,7 @@ class View:
         Returns: the entries, and whether the last key of the range is among them.
         """
         space, most = (ns, collection), (limit + 1, max_bytes)
-        rows, ended = self._snapshot().scan(space, *bounds, *most)
+        rows, ended = self.snapshot().scan(space, *bounds, *most)
         return [Entry(*row) for row in rows[:limit]], ended and len(rows) <= limit
 
     def collections(self) -> list[tuple[str, str]]:
@@ -222,7 +223,7 @@ class View:
 
     def history(self, ns: str, key: bytes, below: Version) -> Iterator[Change]:
         """Yield the changes of a key before the version `below`, newest first."""
-        snapshot = self._snapshot()
+        snapshot = self.snapshot()
         ended = False
         while not ended:
             rows, ended = snapshot.history(ns, key, below, _HISTORY_STEP, _STEP_BYTES)

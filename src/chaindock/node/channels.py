@@ -136,7 +136,7 @@ class Channels(Mapping[str, NodeChannel]):
             )
             reader = await stack.enter_async_context(LedgerReader(path))
             members = Members(name, self._organizations, Configuration.of(ledger))
-            explorer = Explorer(ledger, reader)
+            explorer = Explorer(ledger, reader, members.configuration)
             deployments = Deployments(ledger, lambda: members.peers, self._fleet)
             await deployments.load()
             stack.callback(self._fleet.channels.pop, name)
@@ -144,7 +144,7 @@ class Channels(Mapping[str, NodeChannel]):
             orderer = await stack.enter_async_context(
                 Orderer(ledger, members.configuration, config.orderer)
             )
-            caller = Caller(name, endorser, orderer, explorer.conflict, self._clock)
+            caller = Caller(name, endorser, orderer, explorer.reasons, self._clock)
             writer = DefinitionWriter(caller, ledger, members.admins)
             made = self._deployer(
                 deployments, writer, lambda: members.configuration.peers

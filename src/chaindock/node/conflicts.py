@@ -1,6 +1,6 @@
-"""Find out what a refused transaction had read, and who changed it since.
+"""Find out why a transaction was refused: what it had read, or a policy.
 
-Source: docs/fabric/ledger.md#mvcc
+Source: docs/fabric/ledger.md#mvcc, docs/fabric/policies.md#what-is-checked
 """
 
 from __future__ import annotations
@@ -9,19 +9,39 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fabric_protos.peer import transaction_pb2 as codes
 
+from chaindock.endorser.unmet import unmet
 from chaindock.ledger.snapshots import ABOVE_ALL, after
 from chaindock.ledger.transaction import parse_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from chaindock.endorser.configuration import Configuration
     from chaindock.ledger.ledger import TxLocation
     from chaindock.ledger.reader import Change, View
     from chaindock.ledger.snapshots import Version
     from chaindock.ledger.transaction import Space
 
-CONFLICTS: Final = {codes.MVCC_READ_CONFLICT, codes.PHANTOM_READ_CONFLICT}
-"""Codes that `explain` explains."""
+_CONFLICTS: Final = {codes.MVCC_READ_CONFLICT, codes.PHANTOM_READ_CONFLICT}
+
+
+def reasons(
+    view: View, envelope: bytes, place: TxLocation, configuration: Configuration
+) -> dict[str, Any]:
+    """Return {"conflict", "unmet"}: `explain` and `endorser.unmet`; None = not so.
+
+    In `unmet`, `key` is text; None = there is none, or only its `key_hash`, in hex, is known.
+    """
+    found = None
+    if place.code == codes.ENDORSEMENT_POLICY_FAILURE:
+        found = unmet(envelope, view.snapshot(place.block), configuration)
+        key, collection = found["key"], found["collection"]
+        found["key_hash"] = None
+        if key and collection:
+            found["key_hash"] = key.hex()
+            key = view.name_of(found["namespace"], collection, key)
+        found["key"] = None if key is None else key.decode()
+    return {"conflict": explain(view, envelope, place), "unmet": found}
 
 
 def explain(view: View, envelope: bytes, place: TxLocation) -> dict[str, Any] | None:
@@ -32,7 +52,7 @@ def explain(view: View, envelope: bytes, place: TxLocation) -> dict[str, Any] | 
     position], None = absent; `known`: whether `read` is recorded; `writer` and
     `writer_version`: the transaction that changed the key.
     """
-    if place.code not in CONFLICTS:
+    if place.code not in _CONFLICTS:
         return None
     for space in parse_transaction(envelope, None).spaces:
         found = next(_stale(view, space, (place.block, place.index)), None)

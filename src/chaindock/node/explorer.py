@@ -21,7 +21,7 @@ from chaindock.ledger.queries import encode_key
 from chaindock.ledger.snapshots import ABOVE_ALL, END_OF_HISTORY, after
 from chaindock.ledger.transaction import parse_transaction
 from chaindock.lifecycle.records import NAMESPACE
-from chaindock.node.conflicts import CONFLICTS, explain
+from chaindock.node.conflicts import reasons
 from chaindock.node.described import describe, describe_block, events_of, iso
 from chaindock.node.spaces import defined, require_space
 from chaindock.operations.wire import encode
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Sequence,
     )
 
+    from chaindock.endorser.configuration import Configuration
     from chaindock.ledger.ledger import Ledger, TxLocation
     from chaindock.ledger.reader import Change, Entry, LedgerReader, View
     from chaindock.ledger.snapshots import Version
@@ -58,11 +59,14 @@ class Explorer:
     """Looks into one channel's ledger; answers are serialised JSON.
 
     Args:
-        reader: of the same ledger.
+        reader, configuration: of the same ledger.
     """
 
-    def __init__(self, ledger: Ledger, reader: LedgerReader) -> None:
+    def __init__(
+        self, ledger: Ledger, reader: LedgerReader, configuration: Configuration
+    ) -> None:
         self._ledger, self._reader = ledger, reader
+        self._configuration = configuration
         self._spent: dict[str, Mapping[str, Sequence[float]]] = {}
 
     @property
@@ -211,7 +215,7 @@ class Explorer:
         return await self._json(job)
 
     async def transaction(self, tx_id: str) -> bytes:
-        """Return `describe` of a transaction, its `block`, `conflict` and `requests`.
+        """Return `describe` of a transaction, its `block`, why it was refused, `requests`.
 
         `requests` is what the chaincode asked the node for: kind → [how many, seconds];
         None if the node does not remember it. `tx_id` may be the beginning of an id.
@@ -228,21 +232,19 @@ class Explorer:
             block = common_pb2.Block.FromString(view.block(place.block)[1])
             envelope = block.data.data[place.index]
             found = describe(envelope, place.code, place.index)
-            conflict = explain(view, envelope, place)
-            more = {"conflict": conflict, "requests": self._spent.get(found["tx_id"])}
-            return {"block": place.block, **found, **more}
+            why = reasons(view, envelope, place, self._configuration)
+            requests = self._spent.get(found["tx_id"])
+            return {"block": place.block, **found, **why, "requests": requests}
 
         return await self._json(job)
 
-    # ---- conflicts
+    # ---- reasons
 
-    async def conflict(
-        self, envelope: bytes, place: TxLocation
-    ) -> dict[str, Any] | None:
-        """Return `explain` of a transaction that was committed."""
-        if place.code not in CONFLICTS:
-            return None
-        return await self._reader.run(lambda view: explain(view, envelope, place))
+    async def reasons(self, envelope: bytes, place: TxLocation) -> dict[str, Any]:
+        """Return `conflicts.reasons` of a committed transaction."""
+        return await self._reader.run(
+            lambda view: reasons(view, envelope, place, self._configuration)
+        )
 
     # ---- events
 

@@ -71,6 +71,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         "code_name": answer.code_name,
         "refusals": list(answer.refusals),
         "conflict": answer.conflict,
+        "unmet": answer.unmet,
         "event": event and {"name": event.event_name, "payload": bytes(event.payload)},
     }
 

@@ -242,7 +242,19 @@ class FakeNode:
             return answer
         self.blocks.append(_block(len(self.blocks)))
         code = {b"conflict": 11, b"forbidden": 10}.get(call.args[0], 0)
-        return replace(answer, block=len(self.blocks) - 1, code=code)
+        answer = replace(answer, block=len(self.blocks) - 1, code=code)
+        unmet: dict[str, Any] = {
+            "namespace": call.name,
+            "collection": "",
+            "key": None,
+            "key_hash": None,
+        }
+        unmet |= {
+            "policy": "AND('AMSP.peer')",
+            "reason": None,
+            "endorsers": ["BMSP.peer"],
+        }
+        return replace(answer, unmet=unmet) if code == 10 else answer
 
     async def query(self, call: Call) -> Answer:
         return await self._call(call)

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from chaindock.cli.main import root
 from chaindock.cli.node import find_process, is_alive
 from chaindock.endorser.caller import Answer
+from chaindock.endorser.configuration import Configuration
 from chaindock.ids import TxId
 from chaindock.ledger.committer import CommittedBlock
 from chaindock.ledger.ledger import Ledger
@@ -120,7 +121,9 @@ class ServedLedger(Served):
             ledger_at(self.home) as self.ledger,
             LedgerReader(database) as reader,
         ):
-            self.node.explorer = Explorer(self.ledger, reader)
+            self.node.explorer = Explorer(
+                self.ledger, reader, Configuration.of(self.ledger)
+            )
             self.node.controls = Writes(self.ledger)
             async with AdminServer(self.home, self.node):  # type: ignore[arg-type]
                 self._ready.set()

@@ -232,8 +232,9 @@ def test_endorsers_may_be_given_together_or_one_by_one(run, basic):
     assert [call.endorsers for call in basic.calls] == [["A", "B", "C"], []]
 
 
-def test_a_policy_failure_says_that_a_key_can_have_its_own(run, basic):
+def test_a_policy_failure_says_which_and_who_endorsed(run, basic):
     told = run("invoke", "basic", "forbidden").stderr
+    assert "policy of basic: AND('AMSP.peer')\n       endorsed by: BMSP.peer" in told
     assert "a key or a collection can have a policy of its own" in told
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from chaindock.endorser.configuration import Configuration
 from chaindock.ledger.reader import LedgerReader
 from chaindock.node.explorer import MOST, Explorer
 from support.ledgers.envelopes import rwset, transaction
@@ -18,7 +19,7 @@ async def ledger(tmp_path, node):
         ledger_at(tmp_path) as opened,
         LedgerReader(tmp_path / "ledger.db") as reader,
     ):
-        node.explorer = Explorer(opened, reader)
+        node.explorer = Explorer(opened, reader, Configuration.of(opened))
         yield opened
 
 
