@@ -9,7 +9,7 @@ import click
 
 from chaindock.cli import show
 from chaindock.cli.session import Session, command
-from chaindock.errors import AlreadyExists
+from chaindock.errors import AlreadyExists, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -147,6 +147,11 @@ def _free_home(session: Session, verb: str, *, yes: bool) -> Home:
     from chaindock.node.home import Home
 
     home = Home(session.home)
+    if not home.root.is_dir():
+        raise NotFound(
+            f"there is no home at {str(home.root)!r}",
+            hint=f"begin one: {session.words('up -d')}, or name another with --home DIR",
+        )
     with home.locked():
         what = f"{verb} the ledger of {str(home.root)!r}"
     if yes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import textwrap
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Self
 
@@ -161,7 +162,7 @@ def state_text(state: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print columns; those that do not fit on the terminal go to indented lines."""
+    """Print columns; what does not fit on the terminal goes to indented lines."""
     lines = [head, *rows]
     columns = zip(*lines, strict=True)
     widths = [max(len(click.unstyle(cell)) for cell in column) for column in columns]
@@ -174,8 +175,23 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
                 used = 4
             parts[-1] += cell + " " * (wide - len(click.unstyle(cell)) + 2)
             used += wide + 2
-        for text in map(str.rstrip, parts):
-            click.echo(click.style(text, dim=True) if line is head else text)
+        for part in map(str.rstrip, parts):
+            fits = len(click.unstyle(part)) <= room
+            for text in [part] if fits else _broken(part, room):
+                click.echo(click.style(text, dim=True) if line is head else text)
+
+
+def _broken(text: str, room: int) -> list[str]:
+    """Break a line at spaces; names of containers, which are long, stay whole."""
+    words = text.lstrip()
+    return textwrap.wrap(
+        words,
+        room,
+        initial_indent=text[: len(text) - len(words)],
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def pairs(rows: Sequence[tuple[str, str]]) -> None:

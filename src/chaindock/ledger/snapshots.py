@@ -104,12 +104,12 @@ _HISTORY = (
     "WHERE ns=? AND key=? AND labelled=0 AND (v.block, v.tx)<(?, ?) "
     "ORDER BY v.block DESC, v.tx DESC LIMIT ?"
 )
-_NAMESPACE = "SELECT id FROM namespaces WHERE ns=? AND collection=?"
+FIND_NAMESPACE = "SELECT id FROM namespaces WHERE ns=? AND collection=?"
 END_OF_HISTORY = (1 << 62, 0)
 """A version above every other one: where reading history begins."""
-_LABELLED = "SELECT 1 FROM {0} WHERE ns=? AND metadata IS NOT NULL LIMIT 1"
-_PUBLIC_LABELLED = _LABELLED.format("versions")
-_PRIVATE_LABELLED = _LABELLED.format("private")
+_LABELLED = "SELECT 1 FROM {} WHERE ns=? AND metadata IS NOT NULL LIMIT 1"
+LABELLED = _LABELLED.format("versions"), _LABELLED.format("private")
+"""Whether any key has, or had, metadata: of a namespace, of a collection."""
 ABOVE_ALL = b"\xff"
 """The end of a range without end: no UTF-8 text begins with it."""
 
@@ -206,7 +206,7 @@ class Reader:
         """Return the number of a namespace or collection; None if nothing was written."""
         found = self._ids.get((ns, collection))
         if found is None:
-            row = self.one(_NAMESPACE, (ns, collection))
+            row = self.one(FIND_NAMESPACE, (ns, collection))
             if row is None:
                 return None
             found = self._ids[ns, collection] = row[0]
@@ -254,7 +254,7 @@ class Snapshot:
 
     def labelled(self, ns: str, collection: str) -> bool:
         """Whether any key of a namespace or collection may have metadata."""
-        sql = _PRIVATE_LABELLED if collection else _PUBLIC_LABELLED
+        sql = LABELLED[bool(collection)]
         number = self._reader.namespace(ns, collection)
         return self._reader.one(sql, (number,)) is not None
 

@@ -12,7 +12,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from chaindock.ledger.mango.documents import store_documents
-from chaindock.ledger.snapshots import ABOVE_ALL
+from chaindock.ledger.snapshots import ABOVE_ALL, FIND_NAMESPACE, LABELLED
 
 if TYPE_CHECKING:
     import sqlite3
@@ -32,7 +32,6 @@ _LATEST = (
     "ORDER BY block DESC, tx DESC LIMIT 1"
 )
 _PUBLIC, _PRIVATE = _LATEST.format("versions"), _LATEST.format("private")
-_LABELLED = "SELECT 1 FROM {0} WHERE ns=? AND metadata IS NOT NULL LIMIT 1"
 _SUPERSEDE = "UPDATE versions SET superseded=? WHERE id=?"
 _SUPERSEDE_PRIVATE = "UPDATE private SET superseded=? WHERE id=?"
 _INSERT = (
@@ -91,8 +90,7 @@ class Versions:
     def _find(self, ns: str, collection: str) -> int | None:
         found = self._ids.get((ns, collection))
         if found is None:
-            sql = "SELECT id FROM namespaces WHERE ns=? AND collection=?"
-            row = self._db.execute(sql, (ns, collection)).fetchone()
+            row = self._db.execute(FIND_NAMESPACE, (ns, collection)).fetchone()
             if row is None:
                 return None
             found = self._ids[ns, collection] = row[0]
@@ -120,7 +118,7 @@ class Versions:
 
     def labelled(self, ns: str, collection: str) -> bool:
         """Whether any key of a namespace or collection has, or had, metadata."""
-        sql = _LABELLED.format("private" if collection else "versions")
+        sql = LABELLED[bool(collection)]
         number = self._find(ns, collection)
         return self._db.execute(sql, (number,)).fetchone() is not None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from chaindock.errors import NotFound
 from chaindock.node.described import describe_block
@@ -23,3 +24,14 @@ class FakeExplorer:
             raise NotFound(f"there is no block {number}")
         found = describe_block(self._blocks[number], brief=brief)
         return json.dumps(found).encode()
+
+
+_UNMET: dict[str, Any] = dict.fromkeys(("collection", "key", "key_hash", "reason"))
+_UNMET |= {"namespace": "basic", "policy": "AND('A.peer')", "endorsers": ["B.peer"]}
+
+
+def outcome(function: bytes) -> dict[str, Any]:
+    """How a transaction ends: one calls functions `conflict` and `forbidden` for that."""
+    if function == b"forbidden":
+        return {"code": 10, "unmet": _UNMET}
+    return {"code": 11 if function == b"conflict" else 0}

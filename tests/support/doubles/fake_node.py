@@ -36,7 +36,7 @@ from chaindock.lifecycle.terms import shown_policy
 from chaindock.node.admin import AdminServer
 from chaindock.operations.facade import Call, Deployment, NodeStatus, Running
 from chaindock.packaging.format import read_package
-from support.doubles.fake_explorer import FakeExplorer
+from support.doubles import fake_explorer
 from support.doubles.fake_packages import FakePackages
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class FakeNode:
         self.called = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.stopping = asyncio.Event()
-        self.explorer: Any = FakeExplorer(self.blocks)
+        self.explorer: Any = fake_explorer.FakeExplorer(self.blocks)
         self.controls: Any = None
         self.packages = FakePackages()
         self.output = OutputStore(home / "output", OutputOptions())
@@ -241,20 +241,8 @@ class FakeNode:
         if answer.status >= 400:
             return answer
         self.blocks.append(_block(len(self.blocks)))
-        code = {b"conflict": 11, b"forbidden": 10}.get(call.args[0], 0)
-        answer = replace(answer, block=len(self.blocks) - 1, code=code)
-        unmet: dict[str, Any] = {
-            "namespace": call.name,
-            "collection": "",
-            "key": None,
-            "key_hash": None,
-        }
-        unmet |= {
-            "policy": "AND('AMSP.peer')",
-            "reason": None,
-            "endorsers": ["BMSP.peer"],
-        }
-        return replace(answer, unmet=unmet) if code == 10 else answer
+        block = len(self.blocks) - 1
+        return replace(answer, block=block, **fake_explorer.outcome(call.args[0]))
 
     async def query(self, call: Call) -> Answer:
         return await self._call(call)

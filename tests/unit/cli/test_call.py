@@ -234,7 +234,7 @@ def test_endorsers_may_be_given_together_or_one_by_one(run, basic):
 
 def test_a_policy_failure_says_which_and_who_endorsed(run, basic):
     told = run("invoke", "basic", "forbidden").stderr
-    assert "policy of basic: AND('AMSP.peer')\n       endorsed by: BMSP.peer" in told
+    assert "policy of basic: AND('A.peer')\n       endorsed by: B.peer" in told
     assert "a key or a collection can have a policy of its own" in told
 
 

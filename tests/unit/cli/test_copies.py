@@ -31,6 +31,15 @@ def test_without_a_terminal_the_end_of_a_ledger_needs_yes(run, words):
     assert "confirm it with --yes" in result.stderr + result.stdout
 
 
+def test_a_home_that_is_not_there_has_nothing_to_lose(run, home):
+    home.rmdir()
+    for words in (("reset", "--yes"), ("load", __file__, "--yes")):
+        result = run(*words)
+        assert result.exit_code == 5
+        assert f"there is no home at '{home}'" in result.stderr.replace("\n", " ")
+    assert not home.exists()
+
+
 def test_reset_says_what_it_removed(run, home):
     assert "no ledger was there" in run("reset", "--yes").stderr
     assert json.loads(run("reset", "--yes", "--json").stdout) == {"removed": []}

@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 
+from chaindock.cli import show
 from support.program import command, on_terminal
 
 
@@ -101,6 +102,19 @@ def test_a_narrow_terminal_gets_all_columns_of_a_table(chaindock, env, source):
     assert row.startswith("basic ")
     assert more.endswith("  pid 4711, none")
     assert max(map(len, screen.splitlines())) <= 56
+
+
+def test_a_long_cell_breaks_at_spaces_and_keeps_names_whole(capsys, monkeypatch):
+    monkeypatch.setattr(show, "width", lambda: 40)
+    place = "dev-peer0-basic-1.0-0123456789abcdef, read-only, stream: mutual TLS"
+    show.table(("NAME", "WHERE"), [("basic", place)])
+    assert capsys.readouterr().out.splitlines() == [
+        "NAME",
+        "    WHERE",
+        "basic",
+        "    dev-peer0-basic-1.0-0123456789abcdef,",
+        "    read-only, stream: mutual TLS",
+    ]
 
 
 def test_terminal_gets_a_mark_for_each_phase_and_the_build_on_demand(

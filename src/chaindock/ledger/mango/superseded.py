@@ -16,20 +16,8 @@ from chaindock.ledger.mango.documents import loaded
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Generator, Iterator
-    from typing import Protocol
 
-    Position = tuple[tuple[bytes, ...], bytes]
-    Row = tuple[bytes, "str | None", int, int]
-
-    class View(Protocol):
-        """As that of `scan`."""
-
-        ns: int
-        height: int
-
-        def execute(self, sql: str, values: list[Any]) -> sqlite3.Cursor:
-            """Run a SELECT on the database of the state."""
-
+    from chaindock.ledger.mango.scan import Entry, Position, View
 
 # Rows of other namespaces are returned, too: SQLite would pass over them in one go.
 _ROWS: Final = (
@@ -86,7 +74,7 @@ class Superseded:
 
     def rows(
         self, cursor: sqlite3.Cursor, seen: Position | None, *, descending: bool
-    ) -> Generator[Row, None, None]:
+    ) -> Generator[Entry, None, None]:
         """Return the rows behind `seen`, and those of `cursor`, which this closes.
 
         After key, text, block and position, rows of `cursor` have the sort keys of their
