@@ -11,6 +11,7 @@ import os
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -26,6 +27,7 @@ from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import ClientTls, PeerConnection
 from chaindock.container.environment import peer_variables, tls_files
+from chaindock.endorser.acl import require
 from chaindock.endorser.caller import Caller, DefinitionWriter
 from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.cutting import OrdererOptions
@@ -152,7 +154,10 @@ async def calling_side(
             executor=support,
             system={
                 "_lifecycle": LifecycleContract(
-                    CHANNEL, lambda: ["Org1MSP"], cast("Any", None)
+                    CHANNEL,
+                    lambda: ["Org1MSP"],
+                    cast("Any", None),
+                    partial(require, configuration),
                 )
             },
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from fabric_protos.peer import chaincode_shim_pb2, proposal_response_pb2
 
 from chaindock.chaincode.invocation import Kind
+from chaindock.endorser.acl import require
 from chaindock.endorser.caller import Caller, new_proposal
 from chaindock.endorser.channel import Channel
 from chaindock.endorser.configuration import Configuration
@@ -75,7 +77,10 @@ async def channel_of(
     configuration = Configuration.of(ledger)
     no_packages = cast("Any", None)
     contract = LifecycleContract(
-        ledger.channel, lambda: configuration.peers, no_packages
+        ledger.channel,
+        lambda: configuration.peers,
+        no_packages,
+        partial(require, configuration),
     )
     endorser = Endorser(
         configuration=configuration,

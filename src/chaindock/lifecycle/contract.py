@@ -15,9 +15,8 @@ from google.protobuf.message import DecodeError
 
 from chaindock.aio import off_loop
 from chaindock.errors import ChaindockError, Denied, InvalidInput, NotFound
-from chaindock.identity.msp import Role, require_local
+from chaindock.identity.msp import require_local
 from chaindock.ids import (
-    CHANNEL_WRITERS,
     SYSTEM_NAMES,
     require_chaincode_name,
     require_version,
@@ -56,6 +55,8 @@ class LifecycleContract:
         channel: name of the channel.
         mspids: returns the organisations of the channel.
         installation: answers the calls about packages.
+        acl: takes `_lifecycle/FUNCTION` and an identity, raises Denied unless it may call
+            a function that is not for admins of the peer alone.
     """
 
     def __init__(
@@ -63,9 +64,10 @@ class LifecycleContract:
         channel: str,
         mspids: Callable[[], Collection[str]],
         installation: Installation,
+        acl: Callable[[str, Identity], None],
     ) -> None:
         self._channel, self._mspids = channel, mspids
-        self._installation = installation
+        self._installation, self._acl = installation, acl
         self._functions: Mapping[str, tuple[Function, bool]] = {
             "ApproveChaincodeDefinitionForMyOrg": (self._approve, True),
             "QueryApprovedChaincodeDefinition": (self._query_approved, True),
@@ -126,11 +128,8 @@ class LifecycleContract:
             raise Denied(f"Unmapped policy for _lifecycle/{name}")
         if name in FUNCTIONS or self._functions[name][1]:
             require_local("Admins", identity, mspid)
-        if identity.role not in {Role.CLIENT, Role.ADMIN}:
-            raise Denied(
-                f"failed evaluating policy on signed data during check policy "
-                f"[{CHANNEL_WRITERS}]: [signature set did not satisfy policy]"
-            )
+        else:
+            self._acl(f"_lifecycle/{name}", identity)
 
     def _approve(self, simulator: Simulator, raw: bytes, mspid: str) -> Any:
         args = lifecycle_pb2.ApproveChaincodeDefinitionForMyOrgArgs.FromString(raw)

@@ -237,10 +237,10 @@ class Packages(AbstractAsyncContextManager["Packages"]):
             if self._fleet.names_of(ccid):
                 return
             try:
-                await asyncio.to_thread(targets.drop_placement, ccid)
                 if ccid in self._fleet.installed - targets.kept.keys():
-                    self._fleet.installed.discard(ccid)
+                    self._fleet.installed.discard(ccid)  # before a definition comes
                     with suppress(NotFound):
                         await asyncio.to_thread(self._store.remove, ccid)
+                await asyncio.to_thread(targets.drop_placement, ccid)
             except ChaindockError as error:
                 _log.warning("package not deleted", ccid=ccid, error=error.message)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
+from chaindock.endorser import acl
 from chaindock.endorser.caller import Caller, Clock, DefinitionWriter
 from chaindock.endorser.channel import Channel
 from chaindock.endorser.configuration import Configuration
@@ -170,7 +171,10 @@ class Channels(Mapping[str, NodeChannel]):
     ) -> Endorser:
         configuration = members.configuration
         lifecycle = LifecycleContract(
-            ledger.channel, lambda: configuration.peers, self._installation
+            ledger.channel,
+            lambda: configuration.peers,
+            self._installation,
+            partial(acl.require, configuration),
         )
         return Endorser(
             configuration=configuration,

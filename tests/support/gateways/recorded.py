@@ -7,6 +7,7 @@ import base64
 import json
 import lzma
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -20,6 +21,7 @@ from fabric_protos.peer import (
     transaction_pb2,
 )
 
+from chaindock.endorser.acl import require
 from chaindock.endorser.caller import Caller
 from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.cutting import OrdererOptions
@@ -168,7 +170,10 @@ class RecordedNode:
             executor=cast("Any", RecordedChaincode()),
             system={
                 "_lifecycle": LifecycleContract(
-                    CHANNEL, lambda: ["Org1MSP"], cast("Any", None)
+                    CHANNEL,
+                    lambda: ["Org1MSP"],
+                    cast("Any", None),
+                    partial(require, configuration),
                 )
             },
         )

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from chaindock.chaincode.options import CallOptions
 from chaindock.chaincode.support import ChaincodeSupport
+from chaindock.endorser.acl import require
 from chaindock.endorser.caller import Caller, DefinitionWriter, new_proposal
 from chaindock.endorser.checks import parse_proposal
 from chaindock.endorser.configuration import Configuration
@@ -102,7 +104,10 @@ class EndorsingNode:
             ),
             system={
                 "_lifecycle": LifecycleContract(
-                    channel, lambda: [org.mspid], cast("Any", None)
+                    channel,
+                    lambda: [org.mspid],
+                    cast("Any", None),
+                    partial(require, configuration),
                 )
             },
         )

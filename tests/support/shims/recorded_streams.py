@@ -13,6 +13,7 @@ import lzma
 import re
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -25,6 +26,7 @@ from fabric_protos.peer import (
 )
 
 from chaindock.chaincode.support import ChaincodeSupport
+from chaindock.endorser.acl import require
 from chaindock.endorser.checks import Proposal, parse_proposal
 from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.endorser import Endorser
@@ -174,15 +176,19 @@ class Replay:
         await enter(self.streams)
         self.ledger = await enter(ledger_of(self._folder))
         approvals = cast("Any", Approvals())
+        configuration = Configuration.of(self.ledger)
         self.endorser = Endorser(
-            configuration=Configuration.of(self.ledger),
+            configuration=configuration,
             peers={"Org1MSP": self._org.peer},
             ledger=self.ledger,
             definitions=Definitions(approvals),
             executor=ChaincodeSupport(self.streams.registry, _not_launched),
             system={
                 "_lifecycle": LifecycleContract(
-                    "mychannel", lambda: ["Org1MSP"], cast("Any", None)
+                    "mychannel",
+                    lambda: ["Org1MSP"],
+                    cast("Any", None),
+                    partial(require, configuration),
                 )
             },
         )

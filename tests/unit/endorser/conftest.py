@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -12,6 +13,7 @@ from fabric_protos.peer import (
 )
 
 from chaindock.chaincode.invocation import Kind
+from chaindock.endorser.acl import require
 from chaindock.endorser.caller import Caller, DefinitionWriter
 from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.cutting import OrdererOptions
@@ -220,7 +222,10 @@ async def node(tmp_path: Any, org: Any, options: Any) -> Any:
             executor=chaincode,
             system={
                 "_lifecycle": LifecycleContract(
-                    CHANNEL, lambda: configuration.peers, cast("Any", None)
+                    CHANNEL,
+                    lambda: configuration.peers,
+                    cast("Any", None),
+                    partial(require, configuration),
                 )
             },
             concurrency=CONCURRENCY,

@@ -1,6 +1,7 @@
 """Deploying onto a real ledger: definitions are transactions, and calls follow them."""
 
 import asyncio
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -8,6 +9,7 @@ from fabric_protos.peer import proposal_response_pb2
 
 from chaindock.chaincode.invocation import Kind
 from chaindock.container.attempt import Attempt
+from chaindock.endorser.acl import require
 from chaindock.endorser.caller import Caller, DefinitionWriter
 from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.cutting import OrdererOptions
@@ -94,7 +96,10 @@ async def parts(tmp_path: Any, org: Any) -> Any:
             executor=machine,
             system={
                 "_lifecycle": LifecycleContract(
-                    CHANNEL, lambda: ["Org1MSP"], cast("Any", None)
+                    CHANNEL,
+                    lambda: ["Org1MSP"],
+                    cast("Any", None),
+                    partial(require, configuration),
                 )
             },
         )

@@ -10,6 +10,7 @@ import pytest
 from fabric_protos.peer import policy_pb2
 from fabric_protos.peer.lifecycle import lifecycle_pb2
 
+from chaindock.errors import Denied
 from chaindock.identity.msp import Role
 from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.definitions import Definition, set_defaults, write_definition
@@ -28,6 +29,12 @@ def somebody(role: Any, mspid: str = "Org1MSP") -> Any:
 ADMIN = somebody(Role.ADMIN)
 
 
+def writers(resource: str, identity: Any) -> None:
+    """Let clients and admins call what is for writers of the channel."""
+    if identity.role not in {Role.CLIENT, Role.ADMIN}:
+        raise Denied(f"{resource} is not for {identity.role}")
+
+
 @pytest.fixture
 def state() -> Any:
     return LifecycleState()
@@ -35,7 +42,7 @@ def state() -> Any:
 
 @pytest.fixture
 def contract() -> Any:
-    return LifecycleContract("mychannel", lambda: ["Org1MSP"], NO_PACKAGES)
+    return LifecycleContract("mychannel", lambda: ["Org1MSP"], NO_PACKAGES, writers)
 
 
 def call(
@@ -158,7 +165,7 @@ def test_collections_and_policy_are_part_of_what_is_agreed(contract, state):
 
 def test_each_organisation_approves_in_its_own_collection(state):
     contract = LifecycleContract(
-        "mychannel", lambda: ["Org1MSP", "Org2MSP"], NO_PACKAGES
+        "mychannel", lambda: ["Org1MSP", "Org2MSP"], NO_PACKAGES, writers
     )
     second = somebody(Role.ADMIN, "Org2MSP")
     assert approve(contract, state).status == 200
@@ -311,6 +318,7 @@ def test_only_writers_may_call(contract, state):
         assert response.status == 500
         assert response.message.startswith(
             "Failed to authorize invocation due to failed ACL check: "
+            "_lifecycle/CommitChaincodeDefinition is not for "
         )
     query = lifecycle_pb2.QueryChaincodeDefinitionsArgs()
     response = call(

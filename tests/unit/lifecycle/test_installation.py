@@ -41,7 +41,7 @@ async def call(
     """Call without a channel, at the peer of an organisation, as its admin."""
     raw = message if isinstance(message, bytes) else message.SerializeToString()
     installation = Installation(node.packages)
-    contract = LifecycleContract("", list, installation)
+    contract = LifecycleContract("", list, installation, lambda *_: None)
     args = [function.encode(), raw]
     return await contract.execute(None, args, who or somebody(mspid=peer), peer)
 
