@@ -213,7 +213,9 @@ class Packages(AbstractAsyncContextManager["Packages"]):
         return self._tasks.start(self._retire(ccid, purge=purge), f"retire {ccid}")
 
     async def _retire(self, ccid: Ccid, *, purge: bool) -> None:
-        if self.runs(ccid) or self._fleet.coming(ccid):
+        # Others may approve any text as the id of a package.
+        known = self._fleet.is_installed(ccid) or self._custodian.find(ccid)
+        if not known or self.runs(ccid) or self._fleet.coming(ccid):
             return
         if await self.take_down(ccid, purge=purge):
             await self._discard(ccid)

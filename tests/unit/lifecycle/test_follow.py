@@ -86,6 +86,17 @@ async def test_a_definition_without_a_package_says_what_a_peer_says(node):
         await node.deployer.start("basic")
 
 
+async def test_the_id_of_no_package_reaches_no_back_end(node):
+    commit(node, "../../etc:" + "0" * 64)
+    assert not node.deployments.get("basic").installed
+    commit(node, "", sequence=2)
+    await node.deployer.stop("basic")
+    await node.deployer.remove("basic")
+    await node.quiet()
+    assert node.runtime.log == node.purged == []
+    assert node.custodian.all() == []
+
+
 async def test_what_is_installed_after_its_definition_is_launched_then(node, tmp_path):
     ccid = PackageStore(tmp_path / "elsewhere").add(package("one")).ccid
     commit(node, ccid)
