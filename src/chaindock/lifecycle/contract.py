@@ -64,7 +64,7 @@ class LifecycleContract:
         channel: str,
         mspids: Callable[[], Collection[str]],
         installation: Installation,
-        acl: Callable[[str, Identity], None],
+        acl: Callable[[str, Identity], object],
     ) -> None:
         self._channel, self._mspids = channel, mspids
         self._installation, self._acl = installation, acl
