@@ -34,6 +34,10 @@ _DEFAULTS: Final = {
     "qscc/GetBlockByTxID": _READERS,
     "qscc/GetChainInfo": _READERS,
     "qscc/GetTransactionByID": _READERS,
+    "_lifecycle/CheckCommitReadiness": CHANNEL_WRITERS,
+    "_lifecycle/CommitChaincodeDefinition": CHANNEL_WRITERS,
+    "_lifecycle/QueryChaincodeDefinition": CHANNEL_WRITERS,
+    "_lifecycle/QueryChaincodeDefinitions": CHANNEL_WRITERS,
 }
 
 

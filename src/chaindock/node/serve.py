@@ -24,7 +24,7 @@ from chaindock.container.environment import tls_files
 from chaindock.container.output import Echo, OutputStore
 from chaindock.container.router import Router
 from chaindock.durable import sync_folder
-from chaindock.gateway import broadcast, deliver, discovery, gateway, peer
+from chaindock.gateway import broadcast, deliver, discovery, gateway, peer, probes
 from chaindock.gateway.blocks import Feeds
 from chaindock.gateway.listener import ClientListener, named
 from chaindock.identity.ca import TlsAuthority
@@ -234,6 +234,8 @@ def _services(
             peer.service, channels, organizations, window_s, proposals, peer.Running()
         ),
         partial(discovery.service, channels, organizations),
+        probes.health,
+        *(partial(probes.reflection, version) for version in ("v1", "v1alpha")),
         partial(deliver.service, channels, feeds, options),
         partial(broadcast.service, channels, feeds, options),
     ]
