@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -169,3 +171,9 @@ def effects(envelope: bytes) -> tuple[str, kv_rwset_pb2.KVRWSet | None]:
     )
     results = proposal_pb2.ChaincodeAction.FromString(response.extension).results
     return header.tx_id, only_rwset(results)
+
+
+def tamper(file: Path, sql: str, *values: object) -> None:
+    """Change a ledger that is closed."""
+    with closing(sqlite3.connect(file, isolation_level=None)) as db:
+        db.execute(sql, values)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 from typing import Any
 
 from chaindock.ledger.ledger import Ledger
 from chaindock.node.home import Home
 from support.ledgers.envelopes import CHANNEL, BlockKey, config, rwset
-from support.ledgers.ledger import commit, state
+from support.ledgers.ledger import commit, state, tamper
 
 
 def made(home: Any) -> Any:
@@ -32,12 +31,6 @@ def made(home: Any) -> Any:
     return file, lambda: asyncio.run(look())
 
 
-def change(file: Any, sql: str) -> None:
-    db = sqlite3.connect(file, isolation_level=None)
-    db.execute(sql)
-    db.close()
-
-
 def test_without_a_ledger_there_is_nothing_to_check(run):
     for act in ("verify", "rebuild"):
         result = run("ledger", act)
@@ -49,12 +42,12 @@ def test_a_damaged_state_is_made_anew(run, home):
     file, look = made(home)
     result = run("ledger", "verify")
     assert f"channel {CHANNEL}, 3 blocks: no damage found" in result.stderr
-    change(file, "UPDATE meta SET value=2 WHERE name='height'")
+    tamper(file, "UPDATE meta SET value=2 WHERE name='height'")
     result = run("ledger", "verify")
     assert result.exit_code != 0
     assert "the state is at height 2, there are 3 blocks" in result.stderr
     assert "chaindock ledger rebuild" in result.stderr
-    change(file, "UPDATE versions SET value=x'00'")
+    tamper(file, "UPDATE versions SET value=x'00'")
     result = run("ledger", "rebuild", "--json")
     assert json.loads(result.stdout) == {CHANNEL: 3}
     assert "recorded height 2, its blocks give 3\n" in result.stderr
@@ -64,7 +57,7 @@ def test_a_damaged_state_is_made_anew(run, home):
 
 def test_a_rebuild_tells_that_the_last_blocks_are_missing(run, home):
     file, look = made(home)
-    change(file, "DELETE FROM blocks WHERE number=2")
+    tamper(file, "DELETE FROM blocks WHERE number=2")
     result = run("ledger", "rebuild")
     assert result.exit_code == 0
     assert "recorded height 3, its blocks give 2: block 2 and" in result.stderr
@@ -75,7 +68,7 @@ def test_a_rebuild_tells_that_the_last_blocks_are_missing(run, home):
 
 def test_a_damaged_block_is_named(run, home):
     file, _ = made(home)
-    change(file, "UPDATE blocks SET block=x'0aff' WHERE number=1")
+    tamper(file, "UPDATE blocks SET block=x'0aff' WHERE number=1")
     for act in ("verify", "rebuild"):
         result = run("ledger", act)
         assert result.exit_code != 0

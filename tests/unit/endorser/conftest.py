@@ -19,8 +19,9 @@ from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope
+from chaindock.endorser.members import Members
 from chaindock.endorser.orderer import Orderer
-from chaindock.identity.organization import Organization
+from chaindock.identity.organization import Organization, Organizations
 from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger.ledger import Ledger
 from chaindock.lifecycle.contract import LifecycleContract
@@ -195,6 +196,21 @@ def org(tmp_path_factory: Any) -> Any:
     return Organization.open(
         tmp_path_factory.mktemp("organizations"), "Org1MSP", "org1.example.com"
     )
+
+
+@pytest.fixture
+def organizations(tmp_path: Any) -> Any:
+    """Several can join; a test whose node belongs to the first one makes it `org`."""
+    folder = tmp_path / "organizations"
+    first = Organization.open(folder, "Org1MSP", "org1.example.com")
+    return Organizations(folder, first)
+
+
+@pytest.fixture
+def members(node: Any, organizations: Any) -> Any:
+    made = Members(CHANNEL, organizations, node.endorser.configuration)
+    node.endorser.peers = made.peers
+    return made
 
 
 @pytest.fixture

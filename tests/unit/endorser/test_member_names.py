@@ -4,33 +4,20 @@ from typing import Any
 
 import pytest
 
-from chaindock.endorser.members import Members
 from chaindock.errors import AlreadyExists, NotFound
-from chaindock.identity.organization import Organization, Organizations
-from chaindock.ids import ChannelId
 from chaindock.lifecycle.terms import application_policy, unsatisfiable
 
 
 @pytest.fixture
-def known(tmp_path: Any) -> Any:
-    folder = tmp_path / "organizations"
-    return Organizations(
-        folder, Organization.open(folder, "Org1MSP", "org1.example.com")
-    )
+def org(organizations: Any) -> Any:
+    return organizations.first
 
 
 @pytest.fixture
-def org(known: Any) -> Any:
-    return known.first
-
-
-@pytest.fixture
-async def members(node: Any, known: Any) -> Any:
-    made = Members(ChannelId("mychannel"), known, node.endorser.configuration)
-    node.endorser.peers = made.peers
+async def members(node: Any, members: Any) -> Any:
     await node.define()
-    await made.add("Org2", node.orderer)
-    return made
+    await members.add("Org2", node.orderer)
+    return members
 
 
 async def test_a_short_name_of_an_organisation_is_answered_with_its_id(

@@ -26,23 +26,8 @@ CHANNEL = ChannelId("mychannel")
 
 
 @pytest.fixture
-def node_organizations(tmp_path: Any) -> Any:
-    folder = tmp_path / "organizations"
-    return Organizations(
-        folder, Organization.open(folder, "Org1MSP", "org1.example.com")
-    )
-
-
-@pytest.fixture
-def org(node_organizations: Any) -> Any:
-    return node_organizations.first
-
-
-@pytest.fixture
-def members(node: Any, node_organizations: Any) -> Any:
-    made = Members(CHANNEL, node_organizations, node.endorser.configuration)
-    node.endorser.peers = made.peers
-    return made
+def org(organizations: Any) -> Any:
+    return organizations.first
 
 
 @pytest.fixture
@@ -149,10 +134,10 @@ async def test_those_that_the_policies_need_endorse_by_themselves(two, members):
     assert await put(two) == 10
 
 
-async def test_users_of_the_new_organisation_may_call(two, node_organizations):
-    stranger = node_organizations.find("Org2MSP").user("clerk")
+async def test_users_of_the_new_organisation_may_call(two, organizations):
+    stranger = organizations.find("Org2MSP").user("clerk")
     assert await put(two, signer=stranger) == 0
-    peer = node_organizations.find("Org2MSP").peer
+    peer = organizations.find("Org2MSP").peer
     with pytest.raises(Denied, match="Writers"):
         await put(two, signer=peer)
 
@@ -187,10 +172,10 @@ async def test_the_configuration_survives_a_restart(two, tmp_path):
     assert await put(two) == 0
 
 
-async def test_what_was_made_and_did_not_join_is_no_member(node, node_organizations):
+async def test_what_was_made_and_did_not_join_is_no_member(node, organizations):
     """As after a kill between the files and the block."""
-    node_organizations.make("Org2")
-    members = Members(CHANNEL, node_organizations, node.endorser.configuration)
+    organizations.make("Org2")
+    members = Members(CHANNEL, organizations, node.endorser.configuration)
     assert [one["mspid"] for one in members.list()] == ["Org1MSP"]
     assert list(members.peers) == ["Org1MSP"]
     made = await members.add("Org2MSP", node.orderer)
@@ -246,12 +231,12 @@ async def test_an_organisation_whose_client_leaves_joins_all_the_same(
 
 
 async def test_of_two_configurations_with_one_number_the_first_counts(
-    node, members, node_organizations, org
+    node, members, organizations, org
 ):
     former = node.endorser.configuration.config
     both = [
         with_organization(
-            CHANNEL, former, node_organizations.make(name).msp, [org.admin], org.orderer
+            CHANNEL, former, organizations.make(name).msp, [org.admin], org.orderer
         )
         for name in ("Org2", "Org3")
     ]
@@ -287,10 +272,8 @@ def _kind(envelope: Any) -> Any:
     return common_pb2.ChannelHeader.FromString(payload.header.channel_header).type
 
 
-async def test_a_configuration_that_is_not_the_next_is_refused(
-    two, node_organizations, org
-):
-    third = node_organizations.make("Org3").msp
+async def test_a_configuration_that_is_not_the_next_is_refused(two, organizations, org):
+    third = organizations.make("Org3").msp
     former = Configuration(
         common_pb2.Block.FromString(two.ledger.get_block(0)).data.data[0]
     ).config

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,19 +23,13 @@ from support.ledgers.ledger import (
     ledger_at,
     replay,
     state,
+    tamper,
     value,
 )
 
 if TYPE_CHECKING:
+    import sqlite3
     from pathlib import Path
-    from typing import Any
-
-
-def change(path: Path, sql: str, *values: Any) -> None:
-    """Tamper with a closed ledger."""
-    db = sqlite3.connect(path / "ledger.db", isolation_level=None)
-    db.execute(sql, values)
-    db.close()
 
 
 async def test_everything_is_there_after_opening_again(tmp_path: Path) -> None:
@@ -99,7 +92,7 @@ async def test_another_channel_is_refused(tmp_path: Path) -> None:
 async def test_another_schema_version_is_refused(tmp_path: Path) -> None:
     async with ledger_at(tmp_path):
         pass
-    change(tmp_path, "PRAGMA user_version=99")
+    tamper(tmp_path / "ledger.db", "PRAGMA user_version=99")
     with pytest.raises(LedgerError, match="schema version 99") as caught:
         await ledger_at(tmp_path).__aenter__()
     assert caught.value.hint is not None
@@ -149,7 +142,7 @@ async def test_each_value_of_1_kb_is_kept_once_beside_its_block(tmp_path: Path) 
 
 
 async def test_another_database_is_refused_untouched(tmp_path: Path) -> None:
-    change(tmp_path, "CREATE TABLE holidays (day)")
+    tamper(tmp_path / "ledger.db", "CREATE TABLE holidays (day)")
     before = (tmp_path / "ledger.db").read_bytes()
     with pytest.raises(LedgerError, match="not a ledger"):
         await ledger_at(tmp_path).__aenter__()
@@ -191,7 +184,7 @@ async def test_damage_is_named(tmp_path: Path, sql: str) -> None:
     async with ledger_at(tmp_path) as ledger:
         await commit(ledger, rwset(writes={"a": b"1"}))
         await commit(ledger, rwset(writes={"a": b"2"}))
-    change(tmp_path, sql)
+    tamper(tmp_path / "ledger.db", sql)
     with pytest.raises(LedgerCorrupt) as caught:
         await ledger_at(tmp_path).__aenter__()
     assert DAMAGE[sql] in str(caught.value)
@@ -202,7 +195,7 @@ async def test_a_flipped_byte_in_the_last_block_is_found(tmp_path: Path) -> None
         await commit(ledger, rwset(writes={"a": b"value"}))
         block = ledger.get_block(1)
     flipped = block.replace(b"value", b"valve")
-    change(tmp_path, "UPDATE blocks SET block=? WHERE number=1", flipped)
+    tamper(tmp_path / "ledger.db", "UPDATE blocks SET block=? WHERE number=1", flipped)
     with pytest.raises(LedgerCorrupt, match="data that does not fit its hash"):
         await ledger_at(tmp_path).__aenter__()
 

@@ -22,6 +22,7 @@ from support.ledgers.ledger import (
     judged,
     ledger_at,
     state,
+    tamper,
 )
 from support.ledgers.recorded import CHANNEL as RECORDED
 from support.ledgers.recorded import blocks, commit_recorded, ledger_of
@@ -30,13 +31,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chaindock.ledger.ledger import Ledger
-
-
-def change(path: Path, sql: str, *values: object) -> None:
-    """Tamper with a closed ledger."""
-    db = sqlite3.connect(path / "ledger.db", isolation_level=None)
-    db.execute(sql, values)
-    db.close()
 
 
 async def fill(ledger: Ledger) -> None:
@@ -90,7 +84,7 @@ async def test_state_and_history_come_back_from_the_blocks(
         await fill(ledger)
         before = seen(ledger)
     if damage:
-        change(tmp_path, damage)
+        tamper(tmp_path / "ledger.db", damage)
     assert rebuild_file(tmp_path / "ledger.db", CHANNEL) == 6
     assert [path.name for path in tmp_path.glob("ledger.db*")] == ["ledger.db"]
     async with ledger_at(tmp_path) as ledger:
@@ -123,7 +117,7 @@ async def test_pages_that_cannot_be_read_come_back(tmp_path: Path) -> None:
 async def test_a_damaged_block_is_named_and_nothing_is_replaced(tmp_path: Path) -> None:
     async with ledger_at(tmp_path) as ledger:
         await fill(ledger)
-    change(tmp_path, "UPDATE blocks SET block=x'0aff' WHERE number=2")
+    tamper(tmp_path / "ledger.db", "UPDATE blocks SET block=x'0aff' WHERE number=2")
     before = sha256((tmp_path / "ledger.db").read_bytes()).digest()
     with pytest.raises(LedgerCorrupt, match="block 2 cannot be decoded"):
         rebuild_file(tmp_path / "ledger.db", CHANNEL)
@@ -185,7 +179,7 @@ async def test_stored_blocks_are_verified_in_the_background(tmp_path: Path) -> N
         await eventually(lambda: verified(ledger) == "6")
         await commit(ledger, rwset(writes={"a": b"3"}))
         await commit(ledger, rwset(writes={"a": b"4"}))
-    change(tmp_path, "UPDATE blocks SET block=x'0aff' WHERE number=6")
+    tamper(tmp_path / "ledger.db", "UPDATE blocks SET block=x'0aff' WHERE number=6")
     async with ledger_at(tmp_path) as ledger:
         await eventually(lambda: ledger.damage is not None)
         assert "block 6 cannot be decoded" in str(ledger.damage)
@@ -211,8 +205,8 @@ async def test_after_a_revert_other_blocks_are_no_damage(tmp_path: Path) -> None
 async def test_health_tells_that_a_block_is_damaged(tmp_path: Path) -> None:
     async with ledger_at(tmp_path) as ledger:
         await fill(ledger)
-    change(tmp_path, "UPDATE blocks SET block=x'0aff' WHERE number=2")
-    change(tmp_path, "DELETE FROM meta WHERE name='verified'")
+    tamper(tmp_path / "ledger.db", "UPDATE blocks SET block=x'0aff' WHERE number=2")
+    tamper(tmp_path / "ledger.db", "DELETE FROM meta WHERE name='verified'")
     async with ledger_at(tmp_path) as ledger:
         none: Any = None
         parts = Parts(ledger, none, none, none, tuple)
