@@ -15,7 +15,7 @@ class Warehouse extends Contract {
 
     /** Takes a parcel in, if the contract of the parcels says that it is intact. */
     async store(ctx, id, shelf) {
-        const parcel = JSON.parse(await call(ctx, 'parcel', id));
+        const parcel = JSON.parse(await call(ctx, '', 'parcel', id));
         if (parcel.state !== 'intact') {
             throw new Error(`parcel ${id} is ${parcel.state}`);
         }
@@ -29,7 +29,7 @@ class Warehouse extends Contract {
         await this.receipt(ctx, id);
         await ctx.stub.deleteState(id);
         // The other contract sees who signed the proposal, and decides for itself.
-        return call(ctx, 'handover', id, to);
+        return call(ctx, '', 'handover', id, to);
     }
 
     /** Returns where a parcel is. */
@@ -40,11 +40,19 @@ class Warehouse extends Contract {
         }
         return Buffer.from(receipt).toString();
     }
+
+    /**
+     * Tells what a temperature would do to a parcel of another channel: what the contract
+     * there writes has no effect when it is called from here.
+     */
+    async forecast(ctx, channel, id, celsius) {
+        return call(ctx, channel, 'record', id, celsius);
+    }
 }
 
-/** Calls the contract of the parcels on this channel; returns what it answers. */
-async function call(ctx, ...words) {
-    const { status, message, payload } = await ctx.stub.invokeChaincode(PARCELS, words, '');
+/** Calls the contract of the parcels on a channel ('' = this one); returns its answer. */
+async function call(ctx, channel, ...words) {
+    const { status, message, payload } = await ctx.stub.invokeChaincode(PARCELS, words, channel);
     if (status >= 400) {
         // The callee's writes stay in the transaction unless this one fails, too.
         throw new Error(message);

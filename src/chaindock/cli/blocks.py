@@ -30,7 +30,12 @@ def tx() -> None:
     """Look at a transaction."""
 
 
-@command("chaindock block ls", "chaindock block ls --limit 5 --before 100", group=block)
+@command(
+    "chaindock block ls",
+    "chaindock block ls --limit 5 --before 100",
+    group=block,
+    of_channel=True,
+)
 @click.option("--before", type=Number(min=0), metavar="N", help="Blocks below N.")
 @click.option(
     "--limit",
@@ -63,7 +68,12 @@ def block_ls(session: Session, before: int | None, limit: int) -> None:
     )
 
 
-@command("chaindock block show 7", "chaindock block show 7 --json", group=block)
+@command(
+    "chaindock block show 7",
+    "chaindock block show 7 --json",
+    group=block,
+    of_channel=True,
+)
 @click.argument("number", type=Number(min=0))
 def block_show(session: Session, number: int) -> None:
     """Show a block: hashes, and its transactions and how they ended.
@@ -112,7 +122,7 @@ def block_show(session: Session, number: int) -> None:
     )
 
 
-@command("chaindock block cut", group=block)
+@command("chaindock block cut", group=block, of_channel=True)
 def block_cut(session: Session) -> None:
     """Put the transactions that wait into a block, or several if they are too many.
 
@@ -133,7 +143,10 @@ def _code(one: Mapping[str, Any]) -> str:
 
 
 @command(
-    "chaindock tx show 3f9a5c1be2", "chaindock tx show 3f9a5c1be2 --json", group=tx
+    "chaindock tx show 3f9a5c1be2",
+    "chaindock tx show 3f9a5c1be2 --json",
+    group=tx,
+    of_channel=True,
 )
 @click.argument("id_", metavar="ID")
 def tx_show(session: Session, id_: str) -> None:
@@ -280,6 +293,7 @@ def _conflict_lines(conflict: Mapping[str, Any]) -> Iterator[str]:
     "chaindock events                       # all that are on the ledger",
     "chaindock events coldchain -f          # from now on, until Ctrl-C",
     "chaindock events -f --from 0 --json",
+    of_channel=True,
 )
 @name_argument(required=False)
 @click.option("-f", "--follow", is_flag=True, help="Wait for more events until Ctrl-C.")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from chaindock.operations.facade import Call
 
 _NUMBER = re.compile(r"-(\d|\.\d|$)")
-_PEER_OPTIONS = {"-C", "--channelID", "-n", "--name", "-c", "--ctor"}
+_PEER_OPTIONS = {"--channelID", "-n", "--name", "-c", "--ctor"}
 _ERROR_STATUS = 400
 _POLICY_FAILURE = 10
 _POLICY_HINTS = {
@@ -53,7 +53,7 @@ class CallCommand(click.Command):
                 )
                 if name in _PEER_OPTIONS and self.name in {"invoke", "query"}:
                     form = f"{ctx.command_path} NAME FUNCTION ARGS..."
-                    told = f"Write: {form}; there is one channel."
+                    told = f"Write: {form} [--channel NAME]"
                 raise click.UsageError(f"No such option {name!r}. {told}", ctx)
         return super().parse_args(ctx, args)
 
@@ -113,6 +113,7 @@ def _call_options(function: Any) -> Any:
     "Org1MSP,Org2MSP",
     "chaindock invoke -- notes put n1 --draft--",
     cls=CallCommand,
+    of_channel=True,
 )
 @_call_options
 @click.option(
@@ -140,6 +141,7 @@ def invoke(session: Session, **given: Any) -> int:
     "chaindock query coldchain parcel P1",
     "chaindock query coldchain parcel P1 --json",
     cls=CallCommand,
+    of_channel=True,
 )
 @_call_options
 def query(session: Session, **given: Any) -> int:

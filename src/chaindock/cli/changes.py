@@ -37,6 +37,7 @@ _BATCH, _BATCH_BYTES = 1000, 1 << 20
     "chaindock state put coldchain P1 25 --collection prices",
     group=state,
     cls=CallCommand,
+    of_channel=True,
 )
 @name_argument()
 @key_options
@@ -81,6 +82,7 @@ def state_put(
     "chaindock state del coldchain P1",
     "chaindock state del coldchain --composite reading P1 1",
     group=state,
+    of_channel=True,
 )
 @name_argument()
 @key_options
@@ -141,6 +143,7 @@ def _committed(
     "chaindock state export coldchain > coldchain.jsonl",
     "chaindock state export coldchain --prefix P > parcels.jsonl",
     group=state,
+    of_channel=True,
 )
 @name_argument()
 @click.option("--prefix", default="", help="Only keys that begin with this text.")
@@ -175,6 +178,7 @@ def _line(key: str, value: bytes) -> dict[str, Any]:
     "chaindock state import coldchain coldchain.jsonl",
     "chaindock state import coldchain -            # from standard input",
     group=state,
+    of_channel=True,
 )
 @name_argument()
 @click.argument("source", metavar="FILE", type=click.Path(allow_dash=True))

@@ -36,10 +36,13 @@ _PAGE = 1000
 
 
 class AdminClient:
-    """The admin API of the node that serves `home`."""
+    """The admin API of the node that serves `home`.
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    `channel`: what requests are about; None = the node's first one.
+    """
+
+    def __init__(self, home: Path, channel: str | None = None) -> None:
+        self.home, self._channel = home, channel
 
     def status(self) -> dict[str, Any]:
         """Return the fields of NodeStatus."""
@@ -87,6 +90,21 @@ class AdminClient:
     def remove_package(self, package_id: str) -> None:
         """Remove a package that nobody runs."""
         self._ask("DELETE", _target(("packages", package_id), {}))
+
+    def channels(self, timeout_s: float | None = None) -> list[dict[str, Any]]:
+        """Return `name`, `height` and `organizations` of each channel."""
+        answer = self._ask("GET", "/channels", timeout_s=timeout_s)
+        found: list[dict[str, Any]] = answer["channels"]
+        return found
+
+    def create_channel(self, name: str, mspids: Sequence[str]) -> dict[str, Any]:
+        """Make a channel; return it as in `channels`."""
+        asked = {"name": name, "organizations": list(mspids)}
+        return self._ask("POST", "/channels", asked)
+
+    def remove_channel(self, name: str) -> None:
+        """Remove a channel and its ledger."""
+        self._ask("DELETE", _target(("channels", name), {}))
 
     def organizations(self) -> list[dict[str, Any]]:
         """Return `mspid`, `domain`, `path` and `orders` of each organisation."""
@@ -232,6 +250,9 @@ class AdminClient:
         headers: Mapping[str, str] | None = None,
         timeout_s: float | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
+        if self._channel is not None:
+            start = "&" if "?" in target else "?"
+            target += start + urlencode({"channel": self._channel})
         connection = http.client.HTTPConnection("localhost")
         with socket.socket(socket.AF_UNIX) as connection.sock:
             self._connect(connection.sock, timeout_s)

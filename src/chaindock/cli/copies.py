@@ -35,6 +35,7 @@ _yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
     "chaindock snapshot clean",
     "chaindock snapshot --list",
     "chaindock snapshot clean --rm",
+    of_channel=True,
 )
 @click.argument("name", required=False, shell_complete=_complete)
 @click.option("--list", "is_list", is_flag=True, help="List the snapshots.")
@@ -72,7 +73,11 @@ def snapshot(
         )
 
 
-@command("chaindock revert clean", "chaindock revert          # to the newest snapshot")
+@command(
+    "chaindock revert clean",
+    "chaindock revert          # to the newest snapshot",
+    of_channel=True,
+)
 @click.argument("name", default="", shell_complete=_complete)
 def revert(session: Session, name: str) -> None:
     """Go back to a snapshot.
@@ -154,13 +159,7 @@ def _free_home(session: Session, verb: str, *, yes: bool) -> Home:
         )
     with home.locked():
         what = f"{verb} the ledger of {str(home.root)!r}"
-    if yes:
-        return home
-    if session.json or not show.is_terminal(err=True):
-        raise click.UsageError(f"this would {what}: confirm it with --yes")
-    if not click.confirm(f"{what[0].upper()}{what[1:]}?", err=True):
-        click.echo("nothing was changed", err=True)
-        raise click.exceptions.Exit(show.Exit.INTERRUPTED)
+    session.require(what, yes=yes)
     return home
 
 

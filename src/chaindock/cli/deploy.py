@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     "chaindock deploy ./deals --collections-config collections.json",
     "chaindock deploy ./deals --signature-policy \"OR('Org1MSP.peer')\"",
     "chaindock deploy --dev basic           # you start the program yourself",
+    of_channel=True,
 )
 @click.argument(
     "source", metavar="[DIR|PACKAGE]", type=click.Path(path_type=Path), required=False
@@ -250,7 +251,7 @@ def describe(done: Mapping[str, Any]) -> str:
     )
 
 
-@command("chaindock start basic", "chaindock start basic token")
+@command("chaindock start basic", "chaindock start basic token", of_channel=True)
 @name_argument(many=True)
 @click.option("-v", "--verbose", is_flag=True, help="Show the output of the build.")
 def start(session: Session, names: Sequence[str], *, verbose: bool) -> None:
@@ -267,7 +268,7 @@ def start(session: Session, names: Sequence[str], *, verbose: bool) -> None:
     session.emits(found[0] if len(found) == 1 else found)
 
 
-@command("chaindock stop basic", "chaindock stop basic token")
+@command("chaindock stop basic", "chaindock stop basic token", of_channel=True)
 @name_argument(many=True)
 def stop(session: Session, names: Sequence[str]) -> None:
     """Stop chaincodes; they stay deployed.
@@ -277,7 +278,7 @@ def stop(session: Session, names: Sequence[str]) -> None:
     _each(session, names, session.client().stop, "stopped")
 
 
-@command("chaindock rm basic", "chaindock rm basic token")
+@command("chaindock rm basic", "chaindock rm basic token", of_channel=True)
 @name_argument(many=True)
 def rm(session: Session, names: Sequence[str]) -> None:
     """Stop and remove chaincodes; their state stays on the ledger."""

@@ -27,7 +27,8 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "down": ("node", "Stop the node of a home."),
         "status": ("ps", "Show the node: endpoints, backend, blocks."),
         "doctor": ("doctor", "Check what Chaindock needs and say what to do."),
-        "org": ("org", "Add and list the organisations of the channel."),
+        "channel": ("channel", "Make, list and remove channels."),
+        "org": ("org", "Add and list the organisations of a channel."),
         "logspec": ("ps", "Show or change which lines the node logs."),
         "config": ("doctor", "Show the settings and where they come from."),
     },
@@ -229,8 +230,8 @@ def root() -> None:
 def completion(session: Session, shell: str) -> None:
     """Print the completion script of a shell.
 
-    The shell then completes commands, options, files, and the names of the chaincodes
-    that are deployed on the running node.
+    The shell then completes commands, options, files, and the names of the channels
+    and chaincodes of the running node.
     """
     from click.shell_completion import get_completion_class
 

@@ -1,4 +1,4 @@
-"""`org`: the organisations of the node's channel."""
+"""`org`: the organisations of a channel."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from chaindock.cli.session import Session, command
 
 @click.group()
 def org() -> None:
-    """Add and list the organisations of the channel."""
+    """Add and list the organisations of a channel."""
 
 
-@command("chaindock org add Org2", group=org)
+@command("chaindock org add Org2", group=org, of_channel=True)
 @click.argument("name")
 def org_add(session: Session, name: str) -> None:
-    """Add an organisation to the channel.
+    """Add an organisation to a channel.
 
-    Makes a CA, a peer, an admin and an MSP named NAME with `MSP` behind it, and commits
-    a configuration block that contains it. From then on a majority of the organisations
+    Makes a CA, a peer, an admin and an MSP named NAME with `MSP` behind it, unless the
+    node has them already, and commits a configuration block that contains it. From then on a majority of the organisations
     counts it: two of two, two of three.
     """
     made = session.client().add_organization(name)
@@ -29,9 +29,9 @@ def org_add(session: Session, name: str) -> None:
     click.echo(f"its files: {made['path']}")
 
 
-@command("chaindock org ls", "chaindock org ls --json", group=org)
+@command("chaindock org ls", "chaindock org ls --json", group=org, of_channel=True)
 def org_ls(session: Session) -> None:
-    """List the organisations of the channel."""
+    """List the organisations of a channel."""
     found = session.client().organizations()
     if session.emits(found):
         return

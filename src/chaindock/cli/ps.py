@@ -23,11 +23,16 @@ _LOG_KEYS = ("time", "stream", "tx", "line")
 
 
 @command(
-    "chaindock ps", "chaindock ps --calls         # calls that are not answered yet"
+    "chaindock ps",
+    "chaindock ps --calls         # calls that are not answered yet",
+    of_channel=True,
 )
 @click.option("--calls", is_flag=True, help="List the open calls of each chaincode.")
 def ps(session: Session, *, calls: bool) -> None:
-    """List the deployed chaincodes."""
+    """List the deployed chaincodes.
+
+    Those of all channels, or of the one that --channel names.
+    """
     found = session.client().ps()
     if session.emits(found):
         return
@@ -37,7 +42,14 @@ def ps(session: Session, *, calls: bool) -> None:
     elif calls:
         _show_calls(found)
     else:
-        show.table(_HEAD, [_row(one) for one in found])
+        head: tuple[str, ...] = _HEAD
+        rows = [_row(one) for one in found]
+        if len({one["channel"] for one in found}) > 1:
+            head = (*_HEAD, "CHANNEL")
+            rows = [
+                (*row, one["channel"]) for row, one in zip(rows, found, strict=True)
+            ]
+        show.table(head, rows)
         for one in found:
             for text in _remarks(one):
                 click.echo(f"{one['name']}: {text}", err=True)
@@ -181,6 +193,7 @@ def _for_clients(
     "chaindock logs basic -f",
     "chaindock logs basic --previous        # why it was restarted",
     "chaindock logs basic -t                # with time, stream and transaction",
+    of_channel=True,
 )
 @name_argument()
 @click.option("-f", "--follow", is_flag=True, help="Wait for more lines until Ctrl-C.")

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """One run of the command line: --home and --config as they were given, and --json."""
+    """One run of the command line: its options --home, --config, --channel and --json."""
 
     home_flag: str | None = None
     config_flag: str | None = None
+    channel: str | None = None
     json = False
 
     @property
@@ -40,7 +41,7 @@ class Session:
         """Return a client of the node that serves the home."""
         from chaindock.cli.client import AdminClient
 
-        return AdminClient(self.home)
+        return AdminClient(self.home, self.channel)
 
     def emits(self, data: Any) -> bool:
         """Print `data` if --json was given; return whether it was."""
@@ -48,8 +49,23 @@ class Session:
             show.emit_json(data)
         return self.json
 
+    def require(self, what: str, *, yes: bool) -> None:
+        """Return if the user wants `what`, e.g. "remove the ledger"; else end.
+
+        `yes`: he has said so.
+        """
+        if yes:
+            return
+        if self.json or not show.is_terminal(err=True):
+            raise click.UsageError(f"this would {what}: confirm it with --yes")
+        if not click.confirm(f"{what[0].upper()}{what[1:]}?", err=True):
+            click.echo("nothing was changed", err=True)
+            raise click.exceptions.Exit(show.Exit.INTERRUPTED)
+
     def words(self, command: str) -> str:
-        """Return `chaindock COMMAND` for hints, with --home when it was given."""
+        """Return `chaindock COMMAND` for hints, with --home and --channel as given."""
+        if self.channel is not None:
+            command = f"{command} --channel {self.channel}"
         if self.home_flag is None:
             return f"chaindock {command}"
         import shlex
@@ -101,14 +117,39 @@ json_option = click.option(
 )
 
 
+def complete_channels(
+    ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[str]:
+    """Return the channels of the running node; without a node none, silently."""
+    try:
+        found = ctx.ensure_object(Session).client().channels(timeout_s=0.5)
+    except Exception:  # noqa: BLE001  # a shell that completes has no place for errors
+        return []
+    return [one["name"] for one in found if one["name"].startswith(incomplete)]
+
+
+_channel_option = click.option(
+    "-C",
+    "--channel",
+    metavar="NAME",
+    expose_value=False,
+    is_eager=True,
+    callback=_keep,
+    shell_complete=complete_channels,
+    help="The channel.  [default: the node's first]",
+)
+
+
 def command(
     *examples: str,
     cls: type[click.Command] = click.Command,
     group: click.Group | None = None,
+    of_channel: bool = False,
 ) -> Callable[[Callable[..., Any]], click.Command]:
     """Make a command with --json, --home and examples of a function of a Session.
 
     `group`: the command belongs to it, and its function's name begins with its name.
+    `of_channel`: it has --channel.
     """
     epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
 
@@ -119,6 +160,8 @@ def command(
         name = name.replace("_", "-")
         made = click.command(name, cls, epilog=epilog)(pass_session(function))
         made = home_option(json_option(made))
+        if of_channel:
+            made = _channel_option(made)
         if group is not None:
             group.add_command(made)
         return made

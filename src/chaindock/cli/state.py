@@ -52,6 +52,7 @@ def state() -> None:
     "chaindock state ls coldchain --composite reading P1",
     "chaindock state ls coldchain --collection prices",
     group=state,
+    of_channel=True,
 )
 @name_argument(required=False)
 @click.option("--prefix", default="", help="Only keys that begin with this text.")
@@ -136,6 +137,7 @@ def _list_names(session: Session) -> None:
     "chaindock state get coldchain --composite reading P1 1",
     "chaindock state get coldchain P1 --collection prices",
     group=state,
+    of_channel=True,
 )
 @name_argument()
 @key_options
@@ -171,6 +173,7 @@ def state_get(
     "chaindock state history coldchain P1",
     "chaindock state history coldchain --composite reading P1 1 --limit 5",
     group=state,
+    of_channel=True,
 )
 @name_argument()
 @key_options

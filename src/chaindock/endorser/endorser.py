@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
@@ -79,6 +79,13 @@ class EndorserOptions:
     )
 
 
+@dataclass
+class Load:
+    """How many proposals are worked on; the endorsers of a node share it."""
+
+    proposals: int = 0
+
+
 @dataclass(kw_only=True, eq=False)
 class Endorser:
     """The endorsing side of the node, for one channel.
@@ -87,7 +94,7 @@ class Endorser:
         configuration: of the channel.
         peers: the node's identities that endorse, by MSP id, the preferred one first.
         system: system chaincodes by name.
-        concurrency: most proposals at once; 0 = no limit.
+        concurrency: most proposals at once, of all that share `load`; 0 = no limit.
         largest_bytes: the largest transaction that is ordered.
         others: returns the endorser of another channel of the node, if there is one.
     """
@@ -101,7 +108,7 @@ class Endorser:
     concurrency: int = 0
     largest_bytes: int = 10 * MIB
     others: Callable[[str], Endorser | None] = lambda _name: None
-    _running: int = 0
+    load: Load = field(default_factory=Load)
 
     async def process(
         self,
@@ -137,7 +144,7 @@ class Endorser:
         """
         with Watch(proposal) as watch:
             self._require_room()
-            self._running += 1
+            self.load.proposals += 1
             try:
                 identity = await self._admit(proposal)
                 self._require_peers(endorsers)
@@ -150,7 +157,7 @@ class Endorser:
                         raise
                     simulated = await self._simulate(*call)
             finally:
-                self._running -= 1
+                self.load.proposals -= 1
             outcome, version, results, plan, interest = simulated
             failed = outcome.response.status >= ERROR_STATUS
             watch.end = End.REFUSED if failed else End.ENDORSED
@@ -174,7 +181,7 @@ class Endorser:
                 )
 
     def _require_room(self) -> None:
-        if self.concurrency and self._running >= self.concurrency:
+        if self.concurrency and self.load.proposals >= self.concurrency:
             raise TooManyRequests(
                 "too many requests for /protos.Endorser, exceeding concurrency limit "
                 f"({self.concurrency})",
@@ -284,12 +291,11 @@ class Endorser:
             raise NotFound(f"Failed to get policy manager for channel [{channel}]")
         proposal = simulation.proposal
         identity = None
-        with suppress(
-            Denied
-        ):  # of an organisation that is no member: satisfies nothing
+        with suppress(Denied):  # of an organisation that is no member there
             identity = other.configuration.msps.identify(proposal.creator)
-        resource = "peer/ChaincodeToChaincode"
-        identity = acl.require(other.configuration, resource, identity)
+        if not system:
+            acl.require(other.configuration, "peer/ChaincodeToChaincode", identity)
+        identity = identity or simulation.identity
         with other.ledger.new_simulator(proposal.tx_id) as simulator:
             simulator.budget = caller.budget  # before it reads the definition
             inner = other.simulation(proposal, identity, simulator, simulation.mspid)

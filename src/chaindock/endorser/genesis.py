@@ -23,7 +23,7 @@ from chaindock.identity.msp import Role
 from chaindock.identity.policies import parse_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from chaindock.endorser.cutting import OrdererOptions
     from chaindock.identity.msp import Msp, SigningIdentity
@@ -35,13 +35,18 @@ _MERKLE_WIDTH = 0xFFFFFFFF
 
 
 def genesis_envelope(
-    channel: ChannelId, msp: Msp, options: OrdererOptions, address: str = ""
+    channel: ChannelId,
+    msp: Msp,
+    options: OrdererOptions,
+    address: str = "",
+    members: Iterable[Msp] = (),
 ) -> bytes:
-    """Return the envelope of block 0, serialised; `msp` is the only organisation.
+    """Return the envelope of block 0, serialised.
 
-    `address`: host:port of the orderer; "" = it is not said.
+    `msp` orders and is a member; `members` are further ones; `address`: host:port of the
+    orderer, "" = it is not said.
     """
-    group = _channel_group(msp, options)
+    group = _channel_group(msp, options, members)
     if address:
         place_orderer(group, address)
     config = configtx_pb2.ConfigEnvelope(
@@ -71,9 +76,11 @@ def config_envelope(
     return common_pb2.Envelope(payload=payload, signature=signature)
 
 
-def _channel_group(msp: Msp, options: OrdererOptions) -> configtx_pb2.ConfigGroup:
+def _channel_group(
+    msp: Msp, options: OrdererOptions, members: Iterable[Msp]
+) -> configtx_pb2.ConfigGroup:
     application = _group(
-        groups={msp.mspid: member_group(msp)},
+        groups={one.mspid: member_group(one) for one in (msp, *members)},
         values={"Capabilities": _capabilities("V2_5")},
         policies={
             **_members(),

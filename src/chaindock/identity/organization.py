@@ -201,6 +201,10 @@ class Organizations:
         found = Organization.open(self._folder, mspid, domain, orders=False)
         return self._known.setdefault(mspid, found)
 
+    def all(self) -> list[Organization]:
+        """Return every organisation, the first one first."""
+        return list(self._known.values())
+
     def find(self, mspid: str) -> Organization | None:
         """Return an organisation, None when its keys are not here."""
         return self._known.get(mspid)

@@ -5,7 +5,8 @@ amount of memory.
 
 Every body is JSON. An error is `{"error": slug, "code", "message", "hint", "facts"}`
 with the HTTP status of its code. "(stream)" answers 200 and one JSON object a line
-(application/x-ndjson), each with `event`.
+(application/x-ndjson), each with `event`. Routes with a name are about the node's first
+channel, or that of ?channel=NAME.
 
     GET    /status                      → fields of facade.NodeStatus
     POST   /shutdown                    → {"stopping": true}; the node ends soon after
@@ -25,8 +26,7 @@ with the HTTP status of its code. "(stream)" answers 200 and one JSON object a l
     POST   /chaincodes/NAME/invoke      {"args": [base64], "transient": {K: base64},
     POST   /chaincodes/NAME/query        "user", "attributes": {K: V}, "is_init",
                                          "timeout_s", "org": MSPID or null,
-                                         "endorsers": [MSPID], "channel": NAME or
-                                         null}; all optional
+                                         "endorsers": [MSPID]}; all optional
            → {"status", "message", "payload": base64, "tx_id", "block", "code",
               "code_name", "event": {"name", "payload": base64} or null, "refusals"}
     POST   /chaincodes/NAME/compare     as query: runs the proposal several times
@@ -41,13 +41,11 @@ with the HTTP status of its code. "(stream)" answers 200 and one JSON object a l
                                            [MSPID], "chaincodes": [{"channel", "name",
                                            "version"}]}]}
     DELETE /packages/PACKAGE_ID         → {"name": PACKAGE_ID}
-    GET    /organizations               → {"organizations": [{"mspid", "domain", "path",
-                                           "orders"}]}
-    POST   /organizations  {"name"}     → the same of one, and "block"
     GET    /logspec                     → {"spec"}
     PUT    /logspec                     {"spec"} → {"spec"} as it is now
 
-The routes that look into the ledger, and change it, are listed in ledger_routes.py.
+The routes of the ledger are listed in ledger_routes.py, those of channels and their
+members in channel_routes.py.
 """
 
 from __future__ import annotations
@@ -67,7 +65,8 @@ from chaindock import telemetry
 from chaindock.errors import InvalidInput, StorageError
 from chaindock.ids import Ccid, require_chaincode_name
 from chaindock.lifecycle.terms import Said
-from chaindock.node.ledger_routes import LedgerRoutes
+from chaindock.node.channel_routes import ChannelRoutes
+from chaindock.node.ledger_routes import LedgerRoutes, asked_channel
 from chaindock.operations import wire
 from chaindock.operations.address import close_socket, open_socket
 from chaindock.operations.facade import Call
@@ -147,14 +146,13 @@ class AdminServer:
             ("GET", one + "/logs", self._logs),
             ("GET", "/packages", self._packages),
             ("DELETE", "/packages/{name}", partial(self._end, self._remove_package)),
-            ("GET", "/organizations", self._organizations),
-            ("POST", "/organizations", self._add_organization),
             ("GET", "/logspec", self._logspec),
             ("PUT", "/logspec", self._logspec),
         ):
             app.router.add_route(method, path, handler)
         ledger = LedgerRoutes(node.channel, self._inflight)
-        for method, path, look in ledger.routes():
+        channels = ChannelRoutes(node, self._inflight)
+        for method, path, look in (*ledger.routes(), *channels.routes()):
             app.router.add_route(method, path, look)
         return app
 
@@ -174,12 +172,18 @@ class AdminServer:
             require_chaincode_name(name)
         said = await _said(request)
         terms = said.terms(version, init_required=init_required)
+        channel = asked_channel(request)
         async with self._received(request) as package:
             return await stream_work(
                 request,
                 lambda watch: self._inflight.run(
                     self._node.deploy(
-                        package, name=name, terms=terms, backend=backend, watch=watch
+                        package,
+                        name=name,
+                        terms=terms,
+                        backend=backend,
+                        watch=watch,
+                        channel=channel,
                     )
                 ),
             )
@@ -217,19 +221,17 @@ class AdminServer:
                 )
             file.write(chunk)
 
-    async def _ps(self, _request: web.Request) -> web.Response:
-        return reply({"chaincodes": self._node.ps()})
+    async def _ps(self, request: web.Request) -> web.Response:
+        return reply({"chaincodes": self._node.ps(asked_channel(request))})
 
     async def _deploy_dev(self, request: web.Request) -> web.Response:
         asked = await read_json(request, _Dev, '{"dev": true, "name": NAME}')
         if not asked.dev:
             raise InvalidInput("`dev` is false: expected true, or POST /deploy")
         terms = asked.terms(asked.version, init_required=asked.init_required)
-        return reply(
-            await self._inflight.run(
-                self._node.deploy_dev(require_chaincode_name(asked.name), terms)
-            )
-        )
+        name, channel = require_chaincode_name(asked.name), asked_channel(request)
+        work = self._node.deploy_dev(name, terms, channel)
+        return reply(await self._inflight.run(work))
 
     async def _call(
         self, act: Callable[[Call], Coroutine[Any, Any, Answer]], request: web.Request
@@ -243,24 +245,28 @@ class AdminServer:
         return web.Response(body=body, content_type="application/json")
 
     async def _start(self, request: web.Request) -> web.StreamResponse:
-        name = _name(request)
+        name, channel = _name(request), asked_channel(request)
         return await stream_work(
             request,
-            lambda watch: self._inflight.run(self._node.start(name, watch=watch)),
+            lambda watch: self._inflight.run(
+                self._node.start(name, watch=watch, channel=channel)
+            ),
         )
 
     async def _end(
-        self, act: Callable[[str], Coroutine[Any, Any, None]], request: web.Request
+        self,
+        act: Callable[[str, str | None], Coroutine[Any, Any, None]],
+        request: web.Request,
     ) -> web.Response:
-        await self._inflight.run(act(_name(request)))
+        await self._inflight.run(act(_name(request), asked_channel(request)))
         return reply({"name": _name(request)})
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
-        name = _name(request)
-        self._node.log_files(name)  # not found: an answer, not a stream
+        name, channel = _name(request), asked_channel(request)
+        self._node.log_files(name, channel)  # not found: an answer, not a stream
         await self._node.flush_output()
         tail = Tail(
-            lambda: self._node.log_files(name),
+            lambda: self._node.log_files(name, channel),
             previous=_flag(request, "previous"),
             over=lambda: self._inflight.closing,
         )
@@ -271,15 +277,8 @@ class AdminServer:
     async def _packages(self, _request: web.Request) -> web.Response:
         return reply({"packages": self._node.packages.list()})
 
-    async def _remove_package(self, package_id: str) -> None:
+    async def _remove_package(self, package_id: str, _channel: str | None) -> None:
         await self._node.packages.remove(Ccid(package_id))
-
-    async def _organizations(self, _request: web.Request) -> web.Response:
-        return reply({"organizations": self._node.organizations()})
-
-    async def _add_organization(self, request: web.Request) -> web.Response:
-        asked = await read_json(request, _NewOrganization, '{"name": NAME}')
-        return reply(await self._inflight.run(self._node.add_organization(asked.name)))
 
     async def _logspec(self, request: web.Request) -> web.Response:
         if request.method == "PUT":
@@ -304,11 +303,6 @@ class _CallBody(msgspec.Struct, forbid_unknown_fields=True):
     timeout_s: Annotated[float, msgspec.Meta(gt=0, lt=86_400)] | None = None
     org: str | None = None
     endorsers: list[str] = []
-    channel: str | None = None
-
-
-class _NewOrganization(msgspec.Struct, forbid_unknown_fields=True):
-    name: str
 
 
 class _Dev(Said, kw_only=True, forbid_unknown_fields=False):
@@ -340,7 +334,8 @@ async def _said(request: web.Request) -> Said:
 async def _asked(request: web.Request) -> Call:
     body = await read_json(request, _CallBody, '{"args": [BASE64], …}')
     body.attributes = {key: str(one) for key, one in body.attributes.items()}
-    return Call(_name(request), **msgspec.structs.asdict(body))
+    told = msgspec.structs.asdict(body)
+    return Call(_name(request), channel=asked_channel(request), **told)
 
 
 def _name(request: web.Request) -> str:

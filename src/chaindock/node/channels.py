@@ -2,45 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
+from chaindock.aio import finish
 from chaindock.endorser import acl
 from chaindock.endorser.caller import Caller, Clock, DefinitionWriter
 from chaindock.endorser.channel import Channel
 from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.cscc import ConfigurationChaincode
-from chaindock.endorser.endorser import Endorser
+from chaindock.endorser.endorser import Endorser, Load
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.members import Members
 from chaindock.endorser.orderer import Orderer
 from chaindock.endorser.qscc import QueryChaincode
-from chaindock.errors import NotFound
+from chaindock.errors import AlreadyExists, InvalidInput, NotFound
 from chaindock.gateway.listener import configured
+from chaindock.identity.organization import nearest_hint
 from chaindock.ids import require_channel
 from chaindock.ledger.ledger import Ledger
 from chaindock.ledger.reader import LedgerReader
 from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.definitions import Definitions
 from chaindock.lifecycle.deployments import Deployments
+from chaindock.lifecycle.installation import Installation
 from chaindock.lifecycle.records import NAMESPACE
 from chaindock.node.controls import Controls
 from chaindock.node.explorer import Explorer
+from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from chaindock.chaincode.support import ChaincodeSupport
     from chaindock.config.sections import Config
-    from chaindock.identity.organization import Organizations
+    from chaindock.identity.organization import Organization, Organizations
     from chaindock.ids import ChannelId
     from chaindock.lifecycle.deploy import Deployer
     from chaindock.lifecycle.fleet import Fleet
-    from chaindock.lifecycle.installation import Installation
+    from chaindock.lifecycle.packages import Packages
     from chaindock.node.home import Home
+
+_log = get_logger("node")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -55,14 +62,15 @@ class NodeChannel(Channel):
 class Channels(Mapping[str, NodeChannel]):
     """The open channels by name, the first one first; an async context manager.
 
-    Entering opens them, and raises what `Ledger` raises.
+    Entering opens those of the home, and raises what `Ledger` raises. The first one is
+    that of the settings.
 
     Args:
         fleet: gets to know what each channel runs.
         installation: answers calls about packages.
         deployer: makes a `Deployer`, given what is of the channel.
         executor: runs chaincode for every channel.
-        concurrency: most proposals at once; 0 = no limit.
+        concurrency: most proposals at once, on all channels; 0 = no limit.
     """
 
     def __init__(
@@ -72,30 +80,41 @@ class Channels(Mapping[str, NodeChannel]):
         organizations: Organizations,
         *,
         fleet: Fleet,
-        installation: Installation,
+        packages: Packages,
         deployer: Callable[..., Deployer],
         executor: ChaincodeSupport,
         concurrency: int,
     ) -> None:
         self._config, self._home = config, home
         self._organizations = organizations
-        self._fleet, self._deployer, self._executor = fleet, deployer, executor
-        self._installation, self._concurrency = installation, concurrency
-        self._clock = Clock()
+        self._fleet, self._packages = fleet, packages
+        self._deployer, self._executor = deployer, executor
+        self._installation = Installation(packages)
+        self._concurrency = concurrency
+        self._clock, self._load = Clock(), Load()
+        self._changing = asyncio.Lock()
         self._open: dict[str, NodeChannel] = {}
         self.orderer = ""
         """The address at which clients reach the orderer, host:port."""
-        self._stack = AsyncExitStack()
+        self._stacks: dict[str, AsyncExitStack] = {}
 
     async def __aenter__(self) -> Self:
+        first = require_channel(self._config.node.channel)
         async with AsyncExitStack() as stack:
-            name = require_channel(self._config.node.channel)
-            self._open[name] = await stack.enter_async_context(self._opened(name))
-            self._stack = stack.pop_all()
+            stack.push_async_callback(self._close)
+            others = await asyncio.to_thread(self._home.channels)
+            for name in dict.fromkeys((first, *others)):
+                await self._enter(name, [])
+            stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
+        await self._close()
+
+    async def _close(self) -> None:
+        async with AsyncExitStack() as all_of_them:
+            for stack in self._stacks.values():
+                all_of_them.push_async_callback(stack.aclose)
 
     def __getitem__(self, name: str) -> NodeChannel:
         return self._open[name]
@@ -106,24 +125,106 @@ class Channels(Mapping[str, NodeChannel]):
     def __len__(self) -> int:
         return len(self._open)
 
+    @property
+    def first(self) -> NodeChannel:
+        """The channel that is meant when nobody names one."""
+        return next(iter(self._open.values()))
+
     def require(self, name: str | None = None) -> NodeChannel:
         """Return a channel; None = the first one. Raises: NotFound."""
-        found = self._open.get(name or next(iter(self._open)))
+        found = self._open.get(name) if name else self.first
         if found is None:
             raise NotFound(
-                f"this node has no channel {name!r}; it has {', '.join(self._open)}",
+                f"this node has no channel {name!r}",
+                hint="see them: chaindock channel ls",
                 channel=name,
             )
         return found
 
+    async def create(self, name: str, mspids: Sequence[str] = ()) -> NodeChannel:
+        """Make a channel of these organisations; none = all whose keys the node has.
+
+        The node's first organisation orders, and is always a member.
+
+        Raises: InvalidInput: the name. AlreadyExists. NotFound: an organisation.
+            LedgerError: nothing was made.
+        Cancelled: it is made all the same.
+        """
+        channel = require_channel(name)
+        return await finish(self._create(channel, self._members(mspids)))
+
+    def _members(self, mspids: Sequence[str]) -> list[Organization]:
+        known = {one.mspid: one for one in self._organizations.all()}
+        for mspid in mspids:
+            if mspid not in known:
+                raise NotFound(
+                    f"organisation {mspid!r} is none of this node",
+                    hint=nearest_hint(mspid, known),
+                    mspid=mspid,
+                )
+        return [known[mspid] for mspid in mspids or known]
+
+    async def _create(
+        self, name: ChannelId, members: Sequence[Organization]
+    ) -> NodeChannel:
+        async with self._changing:
+            if name in self._open:
+                raise AlreadyExists(f"channel {name!r} exists already", channel=name)
+            # Also ends a removal that could not be ended before.
+            await asyncio.to_thread(self._home.channels)
+            await asyncio.to_thread(self._fleet.targets.forget, name)
+            await self._enter(name, members)
+            _log.info("channel made", channel=name)
+            return self._open[name]
+
+    async def remove(self, name: str) -> None:
+        """Close a channel and remove its ledger; what was accepted is committed before.
+
+        Raises: NotFound. InvalidInput: it is the first one. StorageError: the file stays
+            until the next start.
+        Cancelled: it is removed all the same.
+        """
+        await finish(self._remove(name))
+
+    async def _remove(self, name: str) -> None:
+        async with self._changing:
+            channel = self.require(name)
+            if channel is self.first:
+                raise InvalidInput(
+                    f"channel {name!r} is the node's first one and stays",
+                    hint="begin it anew: chaindock down, then chaindock reset",
+                    channel=name,
+                )
+            ran = {one.ccid for one in channel.deployer.deployments.all() if one.ccid}
+            del self._open[name]
+            await self._stacks.pop(name).aclose()
+            await asyncio.to_thread(self._fleet.targets.forget, name)
+            for ccid in ran:  # what another channel runs, too, goes on
+                await self._packages.retire(ccid, purge=True)
+            await asyncio.to_thread(self._home.remove_channel, channel.id)
+            _log.info("channel removed", channel=name)
+
+    async def _enter(self, name: ChannelId, founders: Sequence[Organization]) -> None:
+        stack = AsyncExitStack()
+        opened = self._opened(name, founders)
+        self._open[name] = await stack.enter_async_context(opened)
+        self._stacks[name] = stack
+
     @asynccontextmanager
-    async def _opened(self, name: ChannelId) -> AsyncIterator[NodeChannel]:
-        """Open the ledger of a channel, made on first use, and all that works on it."""
+    async def _opened(
+        self, name: ChannelId, founders: Sequence[Organization]
+    ) -> AsyncIterator[NodeChannel]:
+        """Open the ledger of a channel, and all that works on it.
+
+        It is made on first use, of the node's first organisation and `founders`.
+        """
         config, first = self._config, self._organizations.first
-        path = self._home.ledgers / f"{name}.db"
-        told = config.orderer, configured(config.gateway)
-        genesis = partial(genesis_envelope, name, first.msp, *told)
-        marker = self._home.organizations / f"{name}.ledger"
+        path, marker = self._home.ledger(name)
+        address = self.orderer or configured(config.gateway)
+        others = [one.msp for one in founders if one is not first]
+        genesis = partial(
+            genesis_envelope, name, first.msp, config.orderer, address, others
+        )
         async with AsyncExitStack() as stack:
             ledger = await stack.enter_async_context(
                 Ledger(
@@ -188,6 +289,7 @@ class Channels(Mapping[str, NodeChannel]):
                 "qscc": QueryChaincode(self),
             },
             concurrency=self._concurrency,
+            load=self._load,
             largest_bytes=self._config.orderer.absolute_max_bytes,
             others=self._endorser_of,
         )

@@ -120,19 +120,21 @@ class Controls:
         clock.offset_s = offset_s
         return self.time()
 
-    def warnings(self) -> Iterator[str]:
-        """Yield what a user may have forgotten."""
+    def warnings(self, channel: str = "") -> Iterator[str]:
+        """Yield what a user may have forgotten; `channel`: not the node's first one."""
         orderer = self.caller.orderer
         if orderer.mode != AUTO and orderer.waiting:
             one = orderer.waiting == 1
             what = (
                 "1 transaction waits" if one else f"{orderer.waiting} transactions wait"
             )
+            where, option = f"channel {channel}: ", f" --channel {channel}"
             yield (
-                f"{what} for {'its' if one else 'their'} block (mode "
+                f"{where if channel else ''}{what} for {'its' if one else 'their'} block (mode "
                 f"{show_mode(orderer.mode)}); cut it: chaindock block cut"
+                f"{option if channel else ''}"
             )
-        if self.caller.clock.offset_s:
+        if self.caller.clock.offset_s and not channel:  # it is the node's clock
             yield (
                 f"the time of calls is {self.time()['now']}; back to the machine's: "
                 "chaindock time reset"

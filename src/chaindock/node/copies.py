@@ -22,9 +22,10 @@ from chaindock import __version__
 from chaindock.durable import sync_folder
 from chaindock.errors import InvalidInput, LedgerError, NotFound, StorageError
 from chaindock.ids import require_channel
-from chaindock.ledger.database import connect_reader, connect_writer, corrupt
+from chaindock.ledger.database import connect_reader, connect_writer, corrupt, mark
 from chaindock.ledger.verification import verify_all
 from chaindock.lifecycle.targets import TargetState
+from chaindock.node.home import LOGS, remove_database
 
 if TYPE_CHECKING:
     from chaindock.node.home import Home
@@ -35,7 +36,6 @@ _MANIFEST_MOST: Final = 1 << 20
 """Bytes; a longer manifest is refused."""
 _TARGETS: Final = "desired.db"
 _LEDGERS: Final = "ledgers/"
-_ENDINGS: Final = ("", "-wal", "-shm")
 
 
 def dump(home: Home, target: Path) -> dict[str, Any]:
@@ -101,7 +101,9 @@ def load(home: Home, source: Path) -> dict[str, Any]:
                 with TargetState(folder / _TARGETS):
                     pass
                 for channel in manifest["ledgers"]:
-                    _replace(folder / f"{channel}.db", home.ledgers / f"{channel}.db")
+                    path, marker = home.ledger(channel)
+                    _replace(folder / path.name, path)
+                    mark(path, marker)
                 _replace(folder / _TARGETS, home.desired)
         except (OSError, sqlite3.Error) as error:
             raise StorageError(
@@ -136,9 +138,9 @@ def reset(home: Home) -> list[str]:
         try:
             for file in files:
                 # Without the marker, a start after a crash here makes a new ledger.
-                (home.organizations / f"{file.stem}.ledger").unlink(missing_ok=True)
-                _remove(file)
-            _remove(home.desired)
+                home.ledger(file.stem)[1].unlink(missing_ok=True)
+                remove_database(file)
+            remove_database(home.desired)
         except OSError as error:
             raise StorageError(
                 f"the ledgers of {str(home.root)!r} cannot be removed: {error}",
@@ -259,13 +261,7 @@ def _replace(new: Path, current: Path) -> None:
     # A log that is left of the former database would be played into the new one.
     with suppress(sqlite3.Error), closing(sqlite3.connect(current)) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    for ending in _ENDINGS[1:]:
+    for ending in LOGS:
         current.with_name(current.name + ending).unlink(missing_ok=True)
     new.replace(current)
     sync_folder(current.parent)
-
-
-def _remove(path: Path) -> None:
-    for ending in _ENDINGS:
-        path.with_name(path.name + ending).unlink(missing_ok=True)
-    sync_folder(path.parent)

@@ -15,7 +15,7 @@ import msgspec
 from fabric_protos.common import common_pb2
 from fabric_protos.peer import transaction_pb2 as codes
 
-from chaindock.errors import InvalidInput, NotFound
+from chaindock.errors import InvalidInput, LedgerClosed, LedgerError, NotFound
 from chaindock.ids import ChannelId, require_chaincode_name
 from chaindock.ledger.queries import encode_key
 from chaindock.ledger.snapshots import ABOVE_ALL, END_OF_HISTORY, after
@@ -287,7 +287,13 @@ class Explorer:
             elif not follow or over():
                 return
             else:
-                await asyncio.sleep(POLL_S)
+                try:
+                    async with asyncio.timeout(POLL_S):
+                        await ledger.wait_above(number)
+                except LedgerClosed:  # the channel was removed
+                    return
+                except (TimeoutError, LedgerError):  # the latter: it was reverted
+                    pass
 
 
 def _dumps(value: Any) -> bytes:

@@ -12,18 +12,18 @@ import dataclasses
 import os
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import chaindock
+from chaindock.aio import finish
 from chaindock.container.attempt import Event
 from chaindock.endorser.determinism import compare
 from chaindock.errors import LaunchFailed, Unsupported
 from chaindock.ids import Ccid, name_from_label, require_ccid
-from chaindock.lifecycle.states import LaunchState, Target
-from chaindock.lifecycle.terms import shown_policy, unsatisfiable
+from chaindock.lifecycle.terms import unsatisfiable
+from chaindock.node.rows import iso_time, result, row
 from chaindock.operations.address import find_socket
-from chaindock.operations.facade import Deployment, NodeStatus, Running
+from chaindock.operations.facade import NodeStatus
 from chaindock.packaging.format import read_package
 
 if TYPE_CHECKING:
@@ -39,15 +39,13 @@ if TYPE_CHECKING:
     from chaindock.gateway.listener import ClientListener
     from chaindock.identity.msp import SigningIdentity
     from chaindock.lifecycle.custodian import Custodian
-    from chaindock.lifecycle.definitions import Definition
     from chaindock.lifecycle.deploy import Deployed
-    from chaindock.lifecycle.deployments import Deployment as Named
     from chaindock.lifecycle.fleet import Fleet
     from chaindock.lifecycle.packages import Packages
     from chaindock.lifecycle.terms import Terms
     from chaindock.node.backends import Backends
     from chaindock.node.channels import Channels, NodeChannel
-    from chaindock.operations.facade import Call, Watch
+    from chaindock.operations.facade import Call, Deployment, Running, Watch
     from chaindock.operations.health import Health
     from chaindock.operations.http import OperationsServer
 
@@ -76,8 +74,8 @@ class Node:
         self._started = time.time()
         self._stop = asyncio.Event()
         self._signers: dict[object, SigningIdentity] = {}
-        self._failed: dict[str, Ccid] = {}
-        """What was last tried under a name and did not come up."""
+        self._failed: dict[tuple[str, str], Ccid] = {}
+        """What was last tried under a name of a channel and did not come up."""
 
     def channel(self, name: str | None = None) -> NodeChannel:
         """Return an open channel; None = the first one. Raises: NotFound."""
@@ -104,7 +102,7 @@ class Node:
             home=str(config.home),
             node_id=self.labels.node_id,
             pid=os.getpid(),
-            started=_iso(self._started),
+            started=iso_time(self._started),
             channel=channel.id,
             msp_id=organization.mspid,
             height=channel.ledger.height,
@@ -125,6 +123,11 @@ class Node:
                 *(one.message for one in config.chaincodes.problems()),
                 *self._gave_up(),
                 *channel.controls.warnings(),
+                *(
+                    text
+                    for other in [*self.channels.values()][1:]
+                    for text in other.controls.warnings(other.id)
+                ),
             ],
             limits=dataclasses.asdict(config.packages),
             pending=[vars(one) for one in missing],
@@ -140,8 +143,9 @@ class Node:
         terms: Terms,
         backend: str,
         watch: Watch,
+        channel: str | None = None,
     ) -> Deployment:
-        """Install the package file, define it as `name` and bring it up.
+        """Install the package file, define it as `name` on a channel and bring it up.
 
         Args:
             package: read before this returns; the caller removes it.
@@ -149,18 +153,20 @@ class Node:
             terms: what the user says of the definition.
             backend: `auto` or the name of a builder.
             watch: told every event of the attempt.
+            channel: None = the first one.
 
         Raises: PackageInvalid, InvalidInput, LaunchFailed.
         """
         self.backends.require(backend)
+        wanted = self.channel(channel)
         began = time.monotonic()
         if name is None:
             limits = self.config.packages
             info = await asyncio.to_thread(read_package, package, limits)
             name = name_from_label(info.label)
-        self._warn(terms, watch)
+        _warn(wanted, terms, watch)
         try:
-            deployed = await self.channel().deployer.deploy(
+            deployed = await wanted.deployer.deploy(
                 package,
                 name,
                 terms,
@@ -169,23 +175,17 @@ class Node:
             )
         except LaunchFailed as error:
             if "ccid" in error.facts:
-                self._failed.pop(name, None)
-                self._failed[name] = error.ccid
+                self._failed.pop((wanted.id, name), None)
+                self._failed[wanted.id, name] = error.ccid
                 for oldest in list(self._failed)[:-_REMEMBERED]:
                     del self._failed[oldest]
             raise
-        self._failed.pop(name, None)
-        return self._deployment(deployed, began)
+        self._failed.pop((wanted.id, name), None)
+        return self._result(deployed, began)
 
-    def _warn(self, terms: Terms, watch: Watch) -> None:
-        """Tell that every transaction will fail, unless an organisation joins."""
-        now = self.channel().members.configuration
-        policy = terms.policy
-        if policy and (why := unsatisfiable(policy, now.peers, now.policies.has)):
-            text = f"warning: nobody can satisfy the endorsement policy: {why}"
-            watch(Event("note", {"text": text}))
-
-    async def deploy_dev(self, name: str, terms: Terms) -> Deployment:
+    async def deploy_dev(
+        self, name: str, terms: Terms, channel: str | None = None
+    ) -> Deployment:
         """Define `name` for a program that a user starts by hand.
 
         The program registers as NAME:VERSION, by default 1.0. Returns as soon as the
@@ -200,41 +200,53 @@ class Node:
                 "CORE_CHAINCODE_MODE=dev chaindock up",
             )
         began = time.monotonic()
-        deployed = await self.channel().deployer.deploy_by_hand(name, terms)
-        return self._deployment(deployed, began)
+        deployed = await self.channel(channel).deployer.deploy_by_hand(name, terms)
+        return self._result(deployed, began)
 
-    async def start(self, name: str, *, watch: Watch) -> Deployment:
+    async def start(
+        self, name: str, *, watch: Watch, channel: str | None = None
+    ) -> Deployment:
         """Bring a stopped or failed chaincode up. Raises NotFound, LaunchFailed."""
         began = time.monotonic()
-        deployed = await self.channel().deployer.start(name, watch=watch)
-        return self._deployment(deployed, began)
+        deployed = await self.channel(channel).deployer.start(name, watch=watch)
+        return self._result(deployed, began)
 
-    async def stop(self, name: str) -> None:
+    async def stop(self, name: str, channel: str | None = None) -> None:
         """End its run; it stays deployed and stopped. Raises NotFound."""
-        await self.channel().deployer.stop(name)
+        await self.channel(channel).deployer.stop(name)
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str, channel: str | None = None) -> None:
         """Stop it and forget it; the ledger keeps its state. Raises NotFound."""
-        await self.channel().deployer.remove(name)
+        await self.channel(channel).deployer.remove(name)
 
-    def ps(self) -> Sequence[Running]:
-        """Return all deployed chaincodes, by name. Quick; raises LedgerError at the end."""
-        return [self._running(one) for one in self.fleet.all()]
+    def ps(self, channel: str | None = None) -> Sequence[Running]:
+        """Return what is deployed on a channel, None = on all, by name. Quick.
+
+        Raises: NotFound. LedgerError, when the node ends.
+        """
+        wanted = self.channels if channel is None else {self.channel(channel).id}
+        about = self.fleet, self.custodian, self.config.chaincodes
+        return [
+            row(one, self.channels[one.channel].deployer.definition(one.name), *about)
+            for one in self.fleet.all()
+            if one.channel in wanted
+        ]
 
     async def flush_output(self) -> None:
         """Return when the output so far can be read from the files."""
         await self.output.flush()
 
-    def log_files(self, name: str) -> Sequence[Path]:
+    def log_files(self, name: str, channel: str | None = None) -> Sequence[Path]:
         """Return the output files of its attempts, oldest first. Raises NotFound.
 
         `name` is that of a chaincode, also of one that never came up, or a package id.
         """
         if ":" in name and (files := self.output.files(require_ccid(name))):
             return files
-        deployments = self.channel().deployer.deployments
-        if deployments.find(name) is None and name in self._failed:
-            return self.output.files(self._failed[name])
+        wanted = self.channel(channel)
+        deployments, failed = wanted.deployer.deployments, (wanted.id, name)
+        if deployments.find(name) is None and failed in self._failed:
+            return self.output.files(self._failed[failed])
         return self.output.files(deployments.get(name).ccid)
 
     # ---- calls
@@ -275,6 +287,24 @@ class Node:
 
     # ---- organisations and blocks
 
+    def channel_list(self) -> list[dict[str, Any]]:
+        """Return `name`, `height` and `organizations` of each channel, the first first."""
+        return [_described(one) for one in self.channels.values()]
+
+    async def create_channel(self, name: str, mspids: Sequence[str]) -> dict[str, Any]:
+        """Make a channel; return it as in `channel_list`. As `Channels.create`."""
+        return await finish(self._create_channel(name, mspids))
+
+    async def _create_channel(self, name: str, mspids: Sequence[str]) -> dict[str, Any]:
+        made = await self.channels.create(name, mspids)
+        for mspid in made.members.peers:  # it may be a member of no other channel
+            await self.clients.serve(made.members.get(mspid))
+        return _described(made)
+
+    async def remove_channel(self, name: str) -> None:
+        """Remove a channel and its ledger; as `Channels.remove`."""
+        await self.channels.remove(name)
+
     def organizations(self, channel: str | None = None) -> list[dict[str, Any]]:
         """As `Members.list`, with what `ClientListener.connection` says."""
         found = self.channel(channel).members.list()
@@ -307,24 +337,8 @@ class Node:
             self._signers[key] = signer
         return self._signers[key]
 
-    def _deployment(self, deployed: Deployed, began: float) -> Deployment:
-        placement = deployed.placement
-        supervisor = self.custodian.find(deployed.ccid)
-        running = supervisor and supervisor.running
-        return Deployment(
-            name=deployed.name,
-            version=deployed.version,
-            sequence=deployed.sequence,
-            package_id=deployed.ccid,
-            backend=placement.given,
-            changed=deployed.changed,
-            **_shown(deployed.definition),
-            reason=placement.why,
-            details=running.facts if running else {},
-            reused=tuple(deployed.attempt.reused),
-            phases=[(str(p.phase), p.seconds) for p in deployed.attempt.phases],
-            seconds=time.monotonic() - began,
-        )
+    def _result(self, deployed: Deployed, began: float) -> Deployment:
+        return result(deployed, self.custodian, time.monotonic() - began)
 
     def _gave_up(self) -> list[str]:
         """Say of each chaincode whose restarts were given up why that is."""
@@ -338,60 +352,19 @@ class Node:
             ]
         return said
 
-    def _running(self, deployment: Named) -> Running:
-        placement = self.fleet.targets.placement(deployment.ccid)
-        one = self.custodian.find(deployment.ccid)
-        state = LaunchState.DOWN if one is None else one.state
-        error = one.error if one else None
-        running = one.running if one else None
-        next_try = one.next_try if one else None
-        names = self.fleet.names_of(deployment.ccid)
-        wrong = self.config.chaincodes.problem_of(deployment.ccid, names)
-        warning = {"warning": wrong.message} if wrong else {}
-        return Running(
-            name=deployment.name,
-            version=deployment.approval.version,
-            sequence=deployment.approval.sequence,
-            package_id=deployment.ccid,
-            **_shown(
-                self.channels[deployment.channel].deployer.definition(deployment.name)
-            ),
-            state=_state(deployment, state),
-            backend=placement.given or placement.asked,
-            since=_iso(deployment.since if one is None else one.since),
-            details={**(running.facts if running else {}), **warning},
-            error=error.as_dict() if error else None,
-            failures=one.policy.failures if one else 0,
-            last_end=f"{one.exit.text} at {_iso(one.died_at)}"
-            if one and one.exit and one.died_at
-            else None,
-            calls=[
-                {
-                    "tx_id": call.invocation.tx_id,
-                    "function": call.invocation.function,
-                    "since": _iso(call.since),
-                    "sent": call.sent,
-                    "caller_left": call.over,
-                }
-                for call in (running.unanswered if running else ())
-            ],
-            next_try=_iso(next_try) if next_try else None,
-        )
 
-
-def _state(deployment: Named, state: LaunchState) -> str:
-    if state is LaunchState.DOWN and deployment.target is Target.STOPPED:
-        return "stopped"
-    return str(state) if deployment.installed else "not-installed"
-
-
-def _shown(definition: Definition) -> dict[str, Any]:
-    configs = [one.static_collection_config for one in definition.collections.config]
+def _described(channel: NodeChannel) -> dict[str, Any]:
     return {
-        "policy": shown_policy(definition.validation_parameter),
-        "collections": [config.name for config in configs],
+        "name": channel.id,
+        "height": channel.ledger.height,
+        "organizations": channel.members.configuration.peers,
     }
 
 
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _warn(channel: NodeChannel, terms: Terms, watch: Watch) -> None:
+    """Tell that every transaction will fail, unless an organisation joins."""
+    now = channel.members.configuration
+    policy = terms.policy
+    if policy and (why := unsatisfiable(policy, now.peers, now.policies.has)):
+        text = f"warning: nobody can satisfy the endorsement policy: {why}"
+        watch(Event("note", {"text": text}))

@@ -17,12 +17,19 @@ import psutil
 
 from chaindock.config.environment import require_own
 from chaindock.durable import sync_folder, write_file
-from chaindock.errors import NodeAlreadyRunning, NodeError
+from chaindock.errors import NodeAlreadyRunning, NodeError, StorageError
+from chaindock.ids import require_channel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from chaindock.ids import ChannelId
+
+LOGS: Final = ("-wal", "-shm")
+"""Endings of the files that SQLite keeps beside a database."""
+_REMOVED: Final = ".removed"
+"""Ending of the marker of a ledger that is about to be removed."""
 _DEAD_HOLD_S: Final = 2.0
 _LOOK_S: Final = 0.02
 
@@ -63,6 +70,47 @@ class Home:
             sync_folder(self.root)
         except OSError as error:
             raise self._not_written(error) from error
+
+    def ledger(self, channel: str) -> tuple[Path, Path]:
+        """Return the ledger file of a channel, and the marker that says it was made."""
+        marker = self.organizations / f"{channel}.ledger"
+        return self.ledgers / f"{channel}.db", marker
+
+    def channels(self) -> list[ChannelId]:
+        """Return the channels whose ledgers were made, by name.
+
+        Removes what a crash left of a channel that was to be removed. Raises:
+            StorageError.
+        """
+        for path in self.organizations.glob(f"*{_REMOVED}"):
+            self._remove_ledger(path.stem)
+        found = (path.stem for path in self.organizations.glob("*.ledger"))
+        return [require_channel(name) for name in sorted(found)]
+
+    def remove_channel(self, name: ChannelId) -> None:
+        """Remove the ledger of a channel that nothing has open. Raises: StorageError."""
+        _, marker = self.ledger(name)
+        try:
+            marker.replace(marker.with_suffix(_REMOVED))
+            sync_folder(marker.parent)
+        except OSError as error:
+            raise self._not_removed(name, error) from error
+        self._remove_ledger(name)
+
+    def _remove_ledger(self, name: str) -> None:
+        path, marker = self.ledger(name)
+        try:
+            remove_database(path)
+            marker.with_suffix(_REMOVED).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._not_removed(name, error) from error
+
+    def _not_removed(self, name: str, error: OSError) -> StorageError:
+        return StorageError(
+            f"the ledger of channel {name!r} cannot be removed: {error.strerror}",
+            hint="check the permissions; the next start of the node tries again",
+            channel=name,
+        )
 
     def node_id(self) -> str:
         """Return the id that labels everything this node starts; made once."""
@@ -127,6 +175,13 @@ class Home:
             "--home DIR or CHAINDOCK_HOME",
             home=str(self.root),
         )
+
+
+def remove_database(path: Path) -> None:
+    """Remove a database and its log. Idempotent. Raises: OSError."""
+    for ending in ("", *LOGS):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def _lock(fd: int) -> None:

@@ -71,10 +71,10 @@ class LedgerRoutes:
         self._channel, self._inflight = channel, inflight
 
     def _explorer(self, request: web.Request) -> Explorer:
-        return self._channel(request.query.get("channel")).explorer
+        return self._channel(asked_channel(request)).explorer
 
     def _controls(self, request: web.Request) -> Controls:
-        return self._channel(request.query.get("channel")).controls
+        return self._channel(asked_channel(request)).controls
 
     def routes(self) -> Iterator[tuple[str, str, Handler]]:
         """Yield each method, path and handler."""
@@ -213,6 +213,11 @@ class _Named(msgspec.Struct, forbid_unknown_fields=True):
 class _Shift(msgspec.Struct, forbid_unknown_fields=True):
     at_s: float | None = None
     advance_s: float | None = None
+
+
+def asked_channel(request: web.Request) -> str | None:
+    """Return the channel that a request names."""
+    return request.query.get("channel")
 
 
 def _answer(body: bytes) -> web.Response:

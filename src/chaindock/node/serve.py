@@ -32,7 +32,6 @@ from chaindock.identity.organization import Organization, Organizations
 from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.deploy import Deployer
 from chaindock.lifecycle.fleet import Fleet
-from chaindock.lifecycle.installation import Installation
 from chaindock.lifecycle.packages import Packages
 from chaindock.lifecycle.states import BY_HAND
 from chaindock.lifecycle.targets import TargetState
@@ -178,7 +177,7 @@ async def _compose(
             home,
             organizations,
             fleet=fleet,
-            installation=Installation(packages),
+            packages=packages,
             deployer=partial(
                 Deployer,
                 packages=packages,
@@ -215,9 +214,7 @@ async def _compose(
         health=health,
         operations=operations,
     )
-    health.parts = Parts(
-        channels.require().ledger, fleet, custodian, backends.check, node.ps
-    )
+    health.parts = Parts(channels, fleet, custodian, backends.check, node.ps)
     return node
 
 

@@ -98,6 +98,7 @@ class Running:
         calls: those that are open, oldest first. Each has `tx_id`, `function`, `since`
             (ISO 8601 UTC), `sent` (False: waits for its turn) and `caller_left`.
         policy, collections: of its definition, as in Deployment.
+        channel: where it is deployed.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Running:
     calls: Sequence[Mapping[str, Any]] = ()
     policy: str = ""
     collections: Sequence[str] = ()
+    channel: str = ""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Counter
 
-    from chaindock.ledger.ledger import Ledger
+    from chaindock.endorser.channel import Channel
     from chaindock.lifecycle.custodian import Custodian
     from chaindock.lifecycle.deployments import Deployment
     from chaindock.lifecycle.fleet import Fleet
@@ -52,7 +52,7 @@ class Trouble:
 class Parts:
     """The parts of a node that health and metrics look at; `rows` is what `ps` shows."""
 
-    ledger: Ledger
+    channels: Mapping[str, Channel]
     fleet: Fleet
     custodian: Custodian
     check_engine: Check
@@ -67,13 +67,20 @@ class Parts:
         for deployment in self.fleet.all():
             if deployment.runs:
                 check = partial(self._check_chaincode, deployment)
-                found[f"chaincode/{deployment.name}"] = check
+                name = self._shown(deployment.channel, deployment.name)
+                found[f"chaincode/{name}"] = check
         return found
 
+    def _shown(self, channel: str, name: str) -> str:
+        """Return `name` of the first channel, `name@channel` of another one."""
+        is_first = channel == next(iter(self.channels))
+        return name if is_first else f"{name}@{channel}"
+
     async def _check_ledger(self) -> None:
-        self.ledger.find_transaction(TxId("health"))  # reads the file
-        if (damage := self.ledger.damage) is not None:
-            raise LedgerCorrupt(damage.message, hint=damage.hint, **damage.facts)
+        for channel in self.channels.values():
+            channel.ledger.find_transaction(TxId("health"))  # reads the file
+            if (damage := channel.ledger.damage) is not None:
+                raise LedgerCorrupt(damage.message, hint=damage.hint, **damage.facts)
 
     async def _check_chaincode(self, deployment: Deployment) -> None:
         """Fail when a chaincode that should be up has failed; a start is no failure."""
@@ -87,12 +94,17 @@ class Parts:
         return [
             Trouble(f"chaincode/{name}", supervisor.doing())
             for supervisor in self.custodian.pending()
-            for name in self.fleet.names_of(supervisor.ccid)
+            for name in sorted(
+                self._shown(*who)
+                for who in self.fleet.users(supervisor.ccid)
+                | self.fleet.coming(supervisor.ccid)
+            )
         ]
 
     def measure(self) -> None:
         """Set the metrics that are looked up at each scrape."""
-        metrics.BLOCKCHAIN_HEIGHT.labels(self.ledger.channel).set(self.ledger.height)
+        for name, channel in self.channels.items():
+            metrics.BLOCKCHAIN_HEIGHT.labels(name).set(channel.ledger.height)
         supervisors = self.custodian.all()
         starting = [one for one in supervisors if one.state is LaunchState.STARTING]
         waiting = sum(not (one.attempt and one.attempt.phase) for one in starting)
@@ -101,7 +113,7 @@ class Parts:
         metrics.CHORES.labels("running").set(running)
         metrics.CHORES.labels("waiting").set(waiting)
         for row in self.rows():
-            _add_row(row)
+            _add_row(row, self._shown(row.channel, row.name))
 
 
 class Health:
@@ -164,20 +176,20 @@ class Health:
 
 _OF_ROWS: Final = (
     *(metrics.CHAINCODE_UP, metrics.CHAINCODE_STATE, metrics.OPEN_CALLS),
-    *(metrics.RESTARTS, metrics.EXITS),
+    *(metrics.RESTARTS, metrics.EXITS, metrics.BLOCKCHAIN_HEIGHT),
 )
 
 
-def _add_row(row: Running) -> None:
-    metrics.CHAINCODE_UP.labels(row.name).set(row.state == "running")
+def _add_row(row: Running, name: str) -> None:
+    metrics.CHAINCODE_UP.labels(name).set(row.state == "running")
     for state in dict.fromkeys((*STATES, row.state)):
-        metrics.CHAINCODE_STATE.labels(row.name, state).set(state == row.state)
+        metrics.CHAINCODE_STATE.labels(name, state).set(state == row.state)
     open_calls = sum(not call["caller_left"] for call in row.calls)
-    metrics.OPEN_CALLS.labels(row.name).set(open_calls)
+    metrics.OPEN_CALLS.labels(name).set(open_calls)
     package = metrics.packages.get(row.package_id, metrics.Package())
-    _set(metrics.RESTARTS.labels(row.name), package.restarts)
+    _set(metrics.RESTARTS.labels(name), package.restarts)
     for cause, count in package.exits.items():
-        _set(metrics.EXITS.labels(row.name, cause), count)
+        _set(metrics.EXITS.labels(name, cause), count)
 
 
 def _set(counter: Counter, value: int) -> None:

@@ -24,7 +24,6 @@ from chaindock.container.output import OutputOptions, OutputStore
 from chaindock.endorser.caller import Answer
 from chaindock.endorser.determinism import Difference
 from chaindock.errors import (
-    AlreadyExists,
     BuildFailed,
     ChaincodeError,
     ExitedEarly,
@@ -37,6 +36,7 @@ from chaindock.node.admin import AdminServer
 from chaindock.operations.facade import Call, Deployment, NodeStatus, Running
 from chaindock.packaging.format import read_package
 from support.doubles import fake_explorer
+from support.doubles.fake_channels import FakeChannels
 from support.doubles.fake_packages import FakePackages
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def answered(status: int = 200, message: str = "", **more: Any) -> Answer:
     return Answer(status, message, more.pop("payload", b""), TxId("ab" * 32), **more)
 
 
-class FakeNode:
+class FakeNode(FakeChannels):
     """Deployed names and a key-value contract.
 
     Names: `broken` fails to compile, `exits` exits early, `slow` waits to be cancelled,
@@ -64,8 +64,7 @@ class FakeNode:
         self.running: dict[str, Running] = {}
         self.state: dict[str, bytes] = {}
         self.calls: list[Call] = []
-        first = {"mspid": "Org1MSP", "domain": None, "path": None, "orders": True}
-        self.members: list[dict[str, Any]] = [first]
+        super().__init__()
         self.blocks: list[bytes] = [_block(0)]
         self.forgets = self.imageless = False
         self.called = asyncio.Event()
@@ -107,27 +106,6 @@ class FakeNode:
             warnings=["this node is in memory"],
         )
 
-    def channel(self, _name: str | None = None) -> FakeNode:
-        return self
-
-    def organizations(self, _channel: str | None = None) -> list[dict[str, Any]]:
-        return self.members
-
-    async def add_organization(
-        self, name: str, _channel: str | None = None
-    ) -> dict[str, Any]:
-        if name in {one["mspid"] for one in self.members}:
-            raise AlreadyExists(f"organisation {name!r} is a member already")
-        made: dict[str, Any] = {
-            "mspid": name,
-            "domain": "d",
-            "path": "/p",
-            "orders": False,
-        }
-        made["address"] = "127.0.0.1:9051"
-        self.members.append(made)
-        return {**made, "block": 7}
-
     def shutdown(self) -> None:
         self.stopping.set()
 
@@ -139,6 +117,7 @@ class FakeNode:
         terms: Terms,
         backend: str,
         watch: Callable[[Any], None],
+        channel: str | None = None,
     ) -> Deployment:
         if self.imageless and backend != "process":
             raise ImageNotFound("the engine has no image 'python:3'", hint="pull it")
@@ -185,7 +164,9 @@ class FakeNode:
             collections = [one.static_collection_config.name for one in configs]
         return {"policy": policy, "collections": collections}
 
-    async def deploy_dev(self, name: str, terms: Terms) -> Deployment:
+    async def deploy_dev(
+        self, name: str, terms: Terms, _channel: str | None = None
+    ) -> Deployment:
         version = terms.version or "1.0"
         one = Running(
             name=name,
@@ -302,7 +283,7 @@ class FakeNode:
             self.cancelled.set()
             raise
 
-    def ps(self) -> Sequence[Running]:
+    def ps(self, _channel: str | None = None) -> Sequence[Running]:
         return list(self.running.values())
 
     def _get(self, name: str) -> Running:
@@ -313,10 +294,12 @@ class FakeNode:
     async def flush_output(self) -> None:
         await self.output.flush()
 
-    def log_files(self, name: str) -> Sequence[Path]:
+    def log_files(self, name: str, _channel: str | None = None) -> Sequence[Path]:
         return self.output.files(Ccid(self._get(name).package_id))
 
-    async def start(self, name: str, *, watch: Callable[[Any], None]) -> Deployment:
+    async def start(
+        self, name: str, *, watch: Callable[[Any], None], channel: str | None = None
+    ) -> Deployment:
         one = replace(self._get(name), state="running")
         self.running[name] = one
         attempt = self._attempt(Ccid(one.package_id), watch)
@@ -324,10 +307,10 @@ class FakeNode:
         attempt.over()
         return _deployment(one, attempt)
 
-    async def stop(self, name: str) -> None:
+    async def stop(self, name: str, _channel: str | None = None) -> None:
         self.running[name] = replace(self._get(name), state="stopped")
 
-    async def remove(self, name: str) -> None:
+    async def remove(self, name: str, _channel: str | None = None) -> None:
         self._get(name)
         del self.running[name]
 

@@ -243,5 +243,5 @@ def test_words_of_the_peer_command_get_the_form_of_this_one(run, basic, verb):
     words = ("-C", "mychannel", "-n", "basic", "-c", '{"Args":["get","k"]}')
     result = run(verb, *words)
     assert result.exit_code == 2
-    assert f"chaindock {verb} NAME FUNCTION ARGS...; there is one" in result.stderr
+    assert f"chaindock {verb} NAME FUNCTION ARGS... [--channel NAME]" in result.stderr
     assert "put -- before" not in result.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from hashlib import sha256
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -209,7 +210,8 @@ async def test_health_tells_that_a_block_is_damaged(tmp_path: Path) -> None:
     tamper(tmp_path / "ledger.db", "DELETE FROM meta WHERE name='verified'")
     async with ledger_at(tmp_path) as ledger:
         none: Any = None
-        parts = Parts(ledger, none, none, none, tuple)
+        channel: Any = SimpleNamespace(ledger=ledger)
+        parts = Parts({"mychannel": channel}, none, none, none, tuple)
         await eventually(lambda: ledger.damage is not None)
         for _ in range(2):
             with pytest.raises(LedgerCorrupt, match="block 2 cannot be decoded"):

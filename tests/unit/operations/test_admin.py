@@ -229,7 +229,7 @@ async def test_unknown_routes_answer_in_json(api):
 
 
 async def test_defect_answers_in_json(api, node, monkeypatch):
-    monkeypatch.setattr(node, "ps", lambda: 1 // 0)
+    monkeypatch.setattr(node, "ps", lambda *_: 1 // 0)
     status, body = await api.ask("GET", "/chaincodes")
     assert (status, body["code"]) == (500, "internal")
     assert "ZeroDivisionError" in body["message"]

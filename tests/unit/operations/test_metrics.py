@@ -50,13 +50,15 @@ class Measured:
 
     def __init__(self, ccid: str = CCID) -> None:
         calls = [{"caller_left": left} for left in (False, True, False)]
-        self.rows = [Running(NAME, "1", 1, ccid, "running", "process", calls=calls)]
+        told = (NAME, "1", 1, ccid, "running", "process")
+        self.rows = [Running(*told, calls=calls, channel=CHANNEL)]
 
     def scrape(self) -> str:
         none: Any = SimpleNamespace(all=list, pending=list)
-        ledger: Any = SimpleNamespace(channel=CHANNEL, height=7)
+        channel: Any = SimpleNamespace(ledger=SimpleNamespace(height=7))
+        channels: Any = {CHANNEL: channel}
         health = Health()
-        health.parts = Parts(ledger, none, none, none, lambda: self.rows)
+        health.parts = Parts(channels, none, none, none, lambda: self.rows)
         return health.scrape().decode()
 
 

@@ -1,0 +1,75 @@
+"""`channel`: the channels of the node."""
+
+from __future__ import annotations
+
+import click
+
+from chaindock.cli import show
+from chaindock.cli.session import Session, command, complete_channels
+
+
+@click.group()
+def channel() -> None:
+    """Make, list and remove channels."""
+
+
+@command(
+    "chaindock channel create trades",
+    "chaindock channel create trades --orgs Org1MSP,Org2MSP",
+    group=channel,
+)
+@click.argument("name")
+@click.option(
+    "--orgs",
+    "mspids",
+    metavar="MSPID,...",
+    multiple=True,
+    callback=lambda _ctx, _param, values: tuple(
+        filter(None, ",".join(values).split(","))
+    ),
+    help="Its organisations; repeatable.  [default: all of the node]",
+)
+def channel_create(session: Session, name: str, mspids: tuple[str, ...]) -> None:
+    """Make a channel.
+
+    It has a ledger, a configuration, an orderer and definitions of its own, and is there
+    again when the node starts. The node's first organisation orders, and is always a
+    member. Other commands work on it with --channel NAME.
+    """
+    made = session.client().create_channel(name, mspids)
+    if session.emits(made):
+        return
+    members = ", ".join(made["organizations"])
+    session.channel = name
+    words = session.words("deploy DIR")
+    click.echo(f"channel {name} of {members} is made; next: {words}", err=True)
+
+
+@command("chaindock channel ls", "chaindock channel ls --json", group=channel)
+def channel_ls(session: Session) -> None:
+    """List the channels; the first one is meant when --channel is not given."""
+    found = session.client().channels()
+    if session.emits(found):
+        return
+    show.table(
+        ("CHANNEL", "BLOCKS", "ORGANISATIONS"),
+        [
+            (one["name"], str(one["height"]), ", ".join(one["organizations"]))
+            for one in found
+        ],
+    )
+
+
+@command("chaindock channel rm trades --yes", group=channel)
+@click.argument("name", shell_complete=complete_channels)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def channel_rm(session: Session, name: str, *, yes: bool) -> None:
+    """Remove a channel with its ledger.
+
+    Chaincode that runs on no other channel is stopped and removed. The node's first
+    channel cannot be removed.
+    """
+    session.require(f"remove channel {name} and its ledger", yes=yes)
+    session.client().remove_channel(name)
+    if not session.emits({"name": name}):
+        click.echo(f"channel {name} is removed", err=True)

@@ -1,0 +1,105 @@
+"""What the admin API tells of chaincodes: rows of `ps`, and what a deployment came to."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from chaindock.lifecycle.states import LaunchState, Target
+from chaindock.lifecycle.terms import shown_policy
+from chaindock.operations.facade import Deployment, Running
+
+if TYPE_CHECKING:
+    from chaindock.config.chaincodes import ChaincodeSections
+    from chaindock.lifecycle.custodian import Custodian
+    from chaindock.lifecycle.definitions import Definition
+    from chaindock.lifecycle.deploy import Deployed
+    from chaindock.lifecycle.deployments import Deployment as Named
+    from chaindock.lifecycle.fleet import Fleet
+
+
+def result(deployed: Deployed, custodian: Custodian, seconds: float) -> Deployment:
+    """Return what a deployment, or a start, came to after so many seconds."""
+    placement = deployed.placement
+    supervisor = custodian.find(deployed.ccid)
+    running = supervisor and supervisor.running
+    return Deployment(
+        name=deployed.name,
+        version=deployed.version,
+        sequence=deployed.sequence,
+        package_id=deployed.ccid,
+        backend=placement.given,
+        changed=deployed.changed,
+        **_shown(deployed.definition),
+        reason=placement.why,
+        details=running.facts if running else {},
+        reused=tuple(deployed.attempt.reused),
+        phases=[(str(p.phase), p.seconds) for p in deployed.attempt.phases],
+        seconds=seconds,
+    )
+
+
+def row(
+    deployment: Named,
+    definition: Definition,
+    fleet: Fleet,
+    custodian: Custodian,
+    settings: ChaincodeSections,
+) -> Running:
+    """Return what `ps` shows of a deployment."""
+    placement = fleet.targets.placement(deployment.ccid)
+    one = custodian.find(deployment.ccid)
+    state = LaunchState.DOWN if one is None else one.state
+    error = one.error if one else None
+    running = one.running if one else None
+    next_try = one.next_try if one else None
+    names = fleet.names_of(deployment.ccid)
+    wrong = settings.problem_of(deployment.ccid, names)
+    warning = {"warning": wrong.message} if wrong else {}
+    return Running(
+        channel=deployment.channel,
+        name=deployment.name,
+        version=deployment.approval.version,
+        sequence=deployment.approval.sequence,
+        package_id=deployment.ccid,
+        **_shown(definition),
+        state=_state(deployment, state),
+        backend=placement.given or placement.asked,
+        since=iso_time(deployment.since if one is None else one.since),
+        details={**(running.facts if running else {}), **warning},
+        error=error.as_dict() if error else None,
+        failures=one.policy.failures if one else 0,
+        last_end=f"{one.exit.text} at {iso_time(one.died_at)}"
+        if one and one.exit and one.died_at
+        else None,
+        calls=[
+            {
+                "tx_id": call.invocation.tx_id,
+                "function": call.invocation.function,
+                "since": iso_time(call.since),
+                "sent": call.sent,
+                "caller_left": call.over,
+            }
+            for call in (running.unanswered if running else ())
+        ],
+        next_try=iso_time(next_try) if next_try else None,
+    )
+
+
+def _state(deployment: Named, state: LaunchState) -> str:
+    if state is LaunchState.DOWN and deployment.target is Target.STOPPED:
+        return "stopped"
+    return str(state) if deployment.installed else "not-installed"
+
+
+def _shown(definition: Definition) -> dict[str, Any]:
+    configs = [one.static_collection_config for one in definition.collections.config]
+    return {
+        "policy": shown_policy(definition.validation_parameter),
+        "collections": [config.name for config in configs],
+    }
+
+
+def iso_time(seconds: float) -> str:
+    """Return seconds since 1970 as ISO 8601 UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

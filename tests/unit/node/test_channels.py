@@ -1,0 +1,264 @@
+"""Channels of a node: made, removed, there after a restart; nothing of one is in another."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fabric_protos.peer import chaincode_shim_pb2 as shim
+from fabric_protos.peer import proposal_response_pb2
+
+from chaindock.config.sections import Config
+from chaindock.container.attempt import Attempt
+from chaindock.controllers.process.options import ProcessOptions
+from chaindock.errors import (
+    AlreadyExists,
+    InvalidInput,
+    LedgerClosed,
+    LedgerError,
+    NotFound,
+    StorageError,
+    TooManyRequests,
+)
+from chaindock.identity.organization import Organization, Organizations
+from chaindock.lifecycle.deploy import Deployer
+from chaindock.node import home as homes
+from chaindock.node.channels import Channels
+from chaindock.node.home import Home
+from support.doubles.deployments import Node, package
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from chaindock.node.channels import NodeChannel
+
+
+class Contract:
+    """Runs in place of every chaincode: put and get, when it is `open`."""
+
+    def __init__(self) -> None:
+        self.open, self.entered = asyncio.Event(), asyncio.Event()
+        self.open.set()
+
+    async def execute(self, _ccid: Any, invocation: Any) -> Any:
+        self.entered.set()
+        await self.open.wait()
+        function, key, *rest = (bytes(one).decode() for one in invocation.input.args)
+        at = invocation.namespace, key
+        if function == "put":
+            invocation.simulator.put_state(*at, rest[0].encode())
+        payload = invocation.simulator.get_state(*at) or b""
+        response = proposal_response_pb2.Response(status=200, payload=payload)
+        return shim.ChaincodeMessage(
+            type=shim.ChaincodeMessage.COMPLETED, payload=response.SerializeToString()
+        )
+
+
+class World:
+    """A home, and a node of which all but the channels is in memory."""
+
+    def __init__(self, root: Path) -> None:
+        self.home = Home(root / "home")
+        self.home.prepare()
+        options = ProcessOptions(root / "runs", root / "cache")
+        self.config = Config(home=self.home.root, process=options)
+        folder = self.home.organizations
+        first = Organization.open(folder, "Org1MSP", "org1.example.com")
+        self.organizations = Organizations(folder, first)
+        self.root, self.node = root, Node(root)
+        self.contract = Contract()
+
+    @asynccontextmanager
+    async def up(self, concurrency: int = 0) -> AsyncIterator[Channels]:
+        """Start a node, and stop it."""
+        self.node = node = Node(self.root)
+        deployer = partial(
+            Deployer,
+            packages=node.packages,
+            custodian=node.custodian,
+            attempts=Attempt,
+        )
+        contract: Any = self.contract
+        async with (
+            node.custodian,
+            node.packages,
+            Channels(
+                self.config,
+                self.home,
+                self.organizations,
+                fleet=node.fleet,
+                packages=node.packages,
+                deployer=deployer,
+                executor=contract,
+                concurrency=concurrency,
+            ) as channels,
+        ):
+            await node.packages.restore()
+            for channel in channels.values():
+                await channel.deployer.restore()
+            yield channels
+        node.targets.close()
+
+    async def call(
+        self, channel: NodeChannel, *args: str, name: str = "basic"
+    ) -> bytes:
+        signer = channel.members.get(None).user("User1")
+        words = [one.encode() for one in args]
+        answer = await channel.caller.invoke(name, words, signer=signer)
+        assert answer.code == 0
+        return answer.payload
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+async def test_each_channel_has_a_ledger_of_its_own(world: World):
+    async with world.up() as channels:
+        assert [*channels] == ["mychannel"]
+        made = await channels.create("trades")
+        assert [*channels] == ["mychannel", "trades"]
+        assert channels["trades"] is made is channels.require("trades")
+        assert channels.require() is channels.require("mychannel")
+        for channel in channels.values():
+            await channel.deployer.deploy(package("one"), "basic")
+            await world.call(channel, "put", "k", channel.id)
+        await channels["trades"].deployer.deploy(package("two"), "basic")
+        assert len(world.node.runtime.running) == 2
+    async with world.up() as channels:  # and that is so after a restart
+        assert [*channels] == ["mychannel", "trades"]
+        for channel in channels.values():
+            assert await world.call(channel, "get", "k") == channel.id.encode()
+        found = [one.deployer.definition("basic").sequence for one in channels.values()]
+        assert found == [1, 2]
+        await world.node.quiet()
+        assert len(world.node.runtime.running) == 2
+
+
+async def test_a_removed_channel_takes_along_what_runs_there_alone(world: World):
+    async with world.up() as channels:
+        made = await channels.create("trades")
+        await channels.require().deployer.deploy(package("both"), "basic")
+        both = {one.ccid for one in world.node.fleet.all()}
+        await made.deployer.deploy(package("both"), "basic")
+        await made.deployer.deploy(package("alone"), "other")
+        await world.call(made, "put", "k", "v")
+        await channels.remove("trades")
+        assert [*channels] == ["mychannel"]
+        assert world.node.runtime.running == both
+        assert set(world.node.store.list()) == both
+        assert not [*world.home.ledgers.glob("trades*")]
+        with pytest.raises(LedgerClosed):
+            await world.call(made, "get", "k")
+        again = await channels.create("trades")
+        assert again.ledger.height == 1
+        assert again.deployer.deployments.all() == []
+    async with world.up() as channels:
+        assert [*channels] == ["mychannel", "trades"]
+
+
+async def test_who_follows_a_removed_channel_is_told(world: World):
+    async with world.up() as channels:
+        made = await channels.create("trades")
+        events = made.explorer.events("", None, follow=True, over=lambda: False)
+        waiting = asyncio.ensure_future(anext(events, "over"))
+        block = asyncio.ensure_future(made.ledger.wait_above(1))
+        await asyncio.sleep(0.01)
+        await channels.remove("trades")
+        async with asyncio.timeout(5):
+            assert await waiting == "over"
+        with pytest.raises(LedgerClosed):
+            await block
+
+
+async def test_the_limit_of_proposals_holds_for_all_channels(world: World):
+    async with world.up(concurrency=1) as channels:
+        made = await channels.create("trades")
+        for channel in channels.values():
+            await channel.deployer.deploy(package("one"), "basic")
+        world.contract.open.clear()
+        first = asyncio.ensure_future(world.call(channels.require(), "get", "k"))
+        await world.contract.entered.wait()
+        with pytest.raises(TooManyRequests):
+            await world.call(made, "get", "k")
+        world.contract.open.set()
+        assert await first == b""
+        assert await world.call(made, "get", "k") == b""
+
+
+async def test_wrong_wishes_change_nothing(world: World):
+    async with world.up() as channels:
+        with pytest.raises(AlreadyExists, match="channel 'mychannel' exists already"):
+            await channels.create("mychannel")
+        with pytest.raises(InvalidInput, match="lower-case letter"):
+            await channels.create("../Trades")
+        with pytest.raises(NotFound, match="organisation 'Org9MSP' is none"):
+            await channels.create("trades", ["Org9MSP"])
+        with pytest.raises(NotFound, match="this node has no channel 'none'"):
+            await channels.remove("none")
+        with pytest.raises(InvalidInput, match="first one and stays"):
+            await channels.remove("mychannel")
+        (world.home.ledgers / "trades.db").write_bytes(b"no database" * 100)
+        with pytest.raises(LedgerError):
+            await channels.create("trades")
+        assert [*channels] == ["mychannel"]
+    async with world.up() as channels:
+        assert [*channels] == ["mychannel"]
+
+
+async def test_a_channel_of_some_organisations(world: World):
+    async with world.up() as channels:
+        for name in ("Org2", "Org3"):
+            await channels.require().members.add(name, channels.require().orderer)
+        everyone = await channels.create("everyone")
+        two = await channels.create("two", ["Org2MSP"])
+        assert everyone.members.configuration.peers == ["Org1MSP", "Org2MSP", "Org3MSP"]
+        assert [*two.members.peers] == ["Org1MSP", "Org2MSP"]
+        # Their policies count: two of two have to approve and endorse.
+        await two.deployer.deploy(package("one"), "basic")
+        await world.call(two, "put", "k", "v")
+        await two.members.add("Org3", two.orderer)
+        assert [*two.members.peers] == ["Org1MSP", "Org2MSP", "Org3MSP"]
+
+
+async def test_who_leaves_does_not_leave_half_a_channel(world: World):
+    async with world.up() as channels:
+        making = asyncio.ensure_future(channels.create("trades"))
+        await asyncio.sleep(0)
+        making.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await making
+        assert "trades" in channels
+        removing = asyncio.ensure_future(channels.remove("trades"))
+        await asyncio.sleep(0)
+        removing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await removing
+        assert "trades" not in channels
+        assert not [*world.home.ledgers.glob("trades*")]
+
+
+async def test_a_removal_that_was_interrupted_is_ended(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    def full(_path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    async with world.up() as channels:
+        await channels.create("trades")
+        with monkeypatch.context() as patch:
+            patch.setattr(homes, "remove_database", full)
+            with pytest.raises(StorageError, match="cannot be removed"):
+                await channels.remove("trades")
+            with pytest.raises(StorageError):  # not the former ledger again
+                await channels.create("trades")
+        assert [*channels] == ["mychannel"]
+    async with world.up() as channels:
+        assert [*channels] == ["mychannel"]
+        assert not [*world.home.ledgers.glob("trades*")]
+        assert not [*world.home.organizations.glob("trades*")]
