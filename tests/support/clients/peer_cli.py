@@ -20,7 +20,7 @@ PATIENCE_S = 120
 
 
 def tool(name: str) -> Path:
-    """Return a command of Fabric 2.1.1 (peer, discover, configtxlator …), built once."""
+    """Return a program of Fabric (peer, discover or configtxlator), built once."""
     return builds.go_program(SOURCE, f"github.com/hyperledger/fabric/cmd/{name}")
 
 

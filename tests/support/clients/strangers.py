@@ -28,11 +28,11 @@ def foreign(mspid: str) -> SigningIdentity:
 
 
 def issued_by(
-    ca: Path, mspid: str, *, unit: str = "client", days: int = 1
+    ca: Path, mspid: str, *, unit: str = "client", expired: bool = False
 ) -> SigningIdentity:
-    """Return what the organisation's own CA issued: with the NodeOU `unit`, for `days`.
+    """Return what the organisation's own CA issued, with the NodeOU `unit`.
 
-    `ca` is the directory of the CA; with negative days the certificate has expired.
+    `ca` is the directory of the CA.
     """
     (file,) = ca.glob("*-cert.pem")
     root = x509.load_pem_x509_certificate(file.read_bytes())
@@ -40,6 +40,9 @@ def issued_by(
     root_key = serialization.load_pem_private_key(pem, None)
     assert isinstance(root_key, ec.EllipticCurvePrivateKey)
     key, now = new_key(), dt.datetime.now(dt.UTC)
+    # Younger than the CA's own certificate, or it would be malformed.
+    begins = root.not_valid_before_utc + dt.timedelta(seconds=2)
+    ends = now - dt.timedelta(seconds=1) if expired else now + dt.timedelta(days=1)
     names = [
         x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit),
         x509.NameAttribute(NameOID.COMMON_NAME, "somebody"),
@@ -48,8 +51,8 @@ def issued_by(
         certificate = (
             x509.CertificateBuilder(root.subject, x509.Name(names), key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(days=30))
-            .not_valid_after(now + dt.timedelta(days=days))
+            .not_valid_before(begins)
+            .not_valid_after(ends)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(
