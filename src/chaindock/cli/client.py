@@ -117,6 +117,10 @@ class AdminClient:
         """Make an organisation a member; return it, with `block`."""
         return self._ask("POST", "/organizations", {"name": name})
 
+    def connection(self, user: str, org: str | None = None) -> dict[str, Any]:
+        """Return what a client needs to connect as `user`; files of it are written."""
+        return self._ask("POST", "/connections", {"user": user, "org": org})
+
     def look(self, *path: str, **asked: Any) -> dict[str, Any]:
         """Return what a route of the ledger answers; values of None are left out."""
         return self._ask("GET", _target(path, asked))

@@ -47,6 +47,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "invoke": ("call", "Submit a transaction."),
         "query": ("call", "Call a function without writing to the ledger."),
     },
+    "Applications": {
+        "connect": ("connect", "Show what an application needs to call a contract."),
+        "env": ("connect", "Print variables for applications and the peer command."),
+    },
     "The ledger": {
         "state": ("changes", "Look at and change the keys of a chaincode."),
         "block": ("blocks", "Look at blocks, and cut them."),

@@ -8,10 +8,13 @@ DELETE /channels/NAME               → {"name"}
 GET    /organizations?channel=      → {"organizations": [{"mspid", "domain", "path",
                                        "orders", "address", "tls_name", "ca"}]}
 POST   /organizations?channel=      {"name"} → the same of one, and "block"
+POST   /connections?channel=        {"user", "org": as written, null = the first}
+       → what a client needs, as node.connections.Connections.describe
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -42,6 +45,7 @@ class ChannelRoutes:
         yield "DELETE", "/channels/{name}", self._remove
         yield "GET", "/organizations", self._organizations
         yield "POST", "/organizations", self._add_organization
+        yield "POST", "/connections", self._connection
 
     async def _list(self, _request: web.Request) -> web.Response:
         return reply({"channels": self._node.channel_list()})
@@ -65,10 +69,21 @@ class ChannelRoutes:
         work = self._node.add_organization(asked.name, asked_channel(request))
         return reply(await self._inflight.run(work))
 
+    async def _connection(self, request: web.Request) -> web.Response:
+        asked = await read_json(request, _Connecting, '{"user": NAME}')
+        channel, describe = asked_channel(request), self._node.connections.describe
+        work = asyncio.to_thread(describe, asked.user, asked.org, channel)
+        return reply(await self._inflight.run(work))
+
 
 class _NewChannel(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     organizations: list[str] = []
+
+
+class _Connecting(msgspec.Struct, forbid_unknown_fields=True):
+    user: str
+    org: str | None = None
 
 
 class _NewOrganization(msgspec.Struct, forbid_unknown_fields=True):

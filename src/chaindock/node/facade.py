@@ -21,6 +21,7 @@ from chaindock.endorser.determinism import compare
 from chaindock.errors import LaunchFailed, Unsupported
 from chaindock.ids import Ccid, name_from_label, require_ccid
 from chaindock.lifecycle.terms import unsatisfiable
+from chaindock.node.connections import USERS, Connections
 from chaindock.node.rows import iso_time, result, row
 from chaindock.operations.address import find_socket
 from chaindock.operations.facade import NodeStatus
@@ -60,6 +61,7 @@ class Node:
     config: Config
     labels: NodeLabels
     channels: Channels
+    connections: Connections
     fleet: Fleet
     packages: Packages
     custodian: Custodian
@@ -114,9 +116,7 @@ class Node:
                 "chaincode": ", ".join(self.listener.addresses) or "when needed",
                 "operations": self.operations.url or "off",
             },
-            identities={
-                name: str(organization.user_msp(name)) for name in ("Admin", "User1")
-            },
+            identities={name: str(organization.user_msp(name)) for name in USERS},
             warnings=[
                 *config.warnings,
                 *self.clients.warnings,
@@ -315,7 +315,9 @@ class Node:
     ) -> dict[str, Any]:
         """Make an organisation a member of a channel; as `Members.add`."""
         wanted, serve = self.channel(channel), self.clients.serve
-        return await wanted.members.add(name, wanted.orderer, serve)
+        made = await wanted.members.add(name, wanted.orderer, serve)
+        await asyncio.to_thread(self.connections.write)
+        return made
 
     def height(self) -> int:
         """Return the number of blocks on the first channel."""

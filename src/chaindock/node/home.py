@@ -43,6 +43,7 @@ class Home:
         output: what builds and chaincode wrote.
         ledgers: the ledger file of each channel.
         desired: which chaincodes should run.
+        connections: what clients need to connect.
         programs: what programs show that a user starts by hand (chaincode.mode: dev).
     """
 
@@ -53,6 +54,7 @@ class Home:
         self.output = root / "output"
         self.ledgers = root / "ledgers"
         self.desired = root / "desired.db"
+        self.connections = root / "connections"
         self.programs = root / "dev"
 
     def prepare(self) -> None:

@@ -38,6 +38,7 @@ from chaindock.lifecycle.targets import TargetState
 from chaindock.node.admin import AdminServer
 from chaindock.node.backends import Backends
 from chaindock.node.channels import Channels
+from chaindock.node.connections import Connections
 from chaindock.node.facade import Node
 from chaindock.node.home import Home
 from chaindock.operations.health import Health, Parts
@@ -200,10 +201,19 @@ async def _compose(
         await clients.serve(organization)
     first = clients.connection(organizations.first.mspid)
     channels.orderer = named(first["address"] or "")
+    connections = Connections(
+        home.connections,
+        organizations,
+        channels,
+        clients,
+        client_auth=config.gateway.tls and config.gateway.client_auth,
+    )
+    await asyncio.to_thread(connections.write)
     node = Node(
         config=config,
         labels=labels,
         channels=channels,
+        connections=connections,
         fleet=fleet,
         packages=packages,
         custodian=custodian,

@@ -37,6 +37,7 @@ from chaindock.operations.facade import Call, Deployment, NodeStatus, Running
 from chaindock.packaging.format import read_package
 from support.doubles import fake_explorer
 from support.doubles.fake_channels import FakeChannels
+from support.doubles.fake_connections import FakeConnections
 from support.doubles.fake_packages import FakePackages
 
 if TYPE_CHECKING:
@@ -65,11 +66,10 @@ class FakeNode(FakeChannels):
         self.state: dict[str, bytes] = {}
         self.calls: list[Call] = []
         super().__init__()
+        self.connections = FakeConnections(home)
         self.blocks: list[bytes] = [_block(0)]
         self.forgets = self.imageless = False
-        self.called = asyncio.Event()
-        self.cancelled = asyncio.Event()
-        self.stopping = asyncio.Event()
+        self.called, self.cancelled, self.stopping = (asyncio.Event() for _ in "123")
         self.explorer: Any = fake_explorer.FakeExplorer(self.blocks)
         self.controls: Any = None
         self.packages = FakePackages()

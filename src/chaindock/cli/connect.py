@@ -1,0 +1,220 @@
+"""`connect` and `env`: what applications and the `peer` command need to reach the node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from chaindock.cli import show
+from chaindock.cli.session import Session, command, name_argument
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+SNIPPETS: Final = {"node": "node.mjs", "go": "main.go", "java": "App.java"}
+"""Language → file with a program; `$word` stands for a fact in quotation marks."""
+_org_option = click.option(
+    "--org", metavar="ORG", help="Organisation.  [default: the node's first]"
+)
+
+
+def _user_option(user: str) -> Callable[..., Any]:
+    return click.option(
+        "--user",
+        default=user,
+        show_default=True,
+        metavar="USER",
+        help="Identity; created on first use.",
+    )
+
+
+def _shell_option(function: Any) -> Any:
+    kinds = click.Choice(["sh", "bash", "zsh", "fish"])
+    text = "Shell that is to read the lines."
+    return click.option(
+        "--shell", type=kinds, default="sh", show_default=True, help=text
+    )(function)
+
+
+@command(
+    "chaindock connect basic",
+    "chaindock connect basic --lang node > app.mjs",
+    "chaindock connect basic --org Org2 --user clerk --json",
+)
+@name_argument()
+@_org_option
+@_user_option("User1")
+@click.option(
+    "--lang",
+    type=click.Choice(list(SNIPPETS)),
+    help="Print a program in this language, and nothing else.",
+)
+def connect(
+    session: Session, name: str, org: str | None, user: str, lang: str | None
+) -> None:
+    """Show what an application needs to call a contract.
+
+    Writes connection profiles (JSON and YAML) for older client libraries to the directory
+    `connections` of the home, too.
+    """
+    _require(session, name)
+    found = session.client().connection(user, org)
+    program = snippet(lang, name, found) if lang else ""
+    if session.emits({**found, "contract": name, "program": program}):
+        return
+    if lang:
+        click.echo(program, nl=False)
+        if found["client_tls"]:
+            pair = ", ".join(found["client_tls"].values())
+            show.warn(f"the node asks for a client certificate, too: {pair}")
+        return
+    show.pairs(
+        [
+            ("contract", f"{name} on channel {found['channel']}"),
+            ("address", found["address"]),
+            ("TLS name", found["tls_name"] or "no TLS"),
+            ("TLS CA", found["ca"] or "-"),
+            ("MSP", found["mspid"]),
+            ("certificate", found["certificate"]),
+            ("private key", found["key"]),
+            *(
+                (f"TLS {name}", path)
+                for name, path in (found["client_tls"] or {}).items()
+            ),
+            ("profile", found["profile"]),
+        ]
+    )
+    words = session.words(f"connect {name} --lang {'|'.join(SNIPPETS)}")
+    click.echo(f"a program that does this: {words}", err=True)
+
+
+def _require(session: Session, name: str) -> None:
+    """Raise NotFound when there is no such contract on the node."""
+    from chaindock.errors import NotFound
+
+    deployed = [one["name"] for one in session.client().ps()]
+    if name not in deployed:
+        known = f"; there are {', '.join(deployed)}" if deployed else ""
+        raise NotFound(
+            f"no chaincode {name!r} is deployed{known}",
+            hint=session.words(f"deploy DIR --name {name}"),
+            name=name,
+        )
+
+
+def snippet(lang: str, name: str, found: Mapping[str, Any]) -> str:
+    """Return a program that calls the contract `name`, for a node with TLS."""
+    import json
+    from importlib.resources import files
+    from string import Template
+
+    text = files("chaindock.cli").joinpath("snippets", SNIPPETS[lang]).read_text()
+    # What JSON quotes is a string in each of these languages, too.
+    quoted = {
+        key: json.dumps(value or "", ensure_ascii=False)
+        for key, value in {**found, "contract": name}.items()
+    }
+    return Template(text).substitute(quoted, name=name)
+
+
+# --- lines for a shell ---------------------------------------------------------------
+
+
+@click.group()
+def env() -> None:
+    """Print variables for applications and the peer command."""
+
+
+@command(
+    'eval "$(chaindock env peer)"              # Admin of the first organisation',
+    'eval "$(chaindock env peer --org Org2)"',
+    "chaindock env peer --shell fish           # | source",
+    group=env,
+)
+@_org_option
+@_user_option("Admin")
+@_shell_option
+def env_peer(session: Session, org: str | None, user: str, shell: str) -> None:
+    """Print the lines after which the `peer` command works on the node.
+
+    It then acts as a user of an organisation, by default as the admin. ORDERER_CA and
+    ORDERER_ADDRESS are for its options; a comment has them all.
+    """
+    found = session.client().connection(user, org)
+    orderer = found["orderer"]
+    pair = found["client_tls"] or {}
+    variables = {
+        "FABRIC_CFG_PATH": found["peer_config"],
+        "CORE_PEER_LOCALMSPID": found["mspid"],
+        "CORE_PEER_MSPCONFIGPATH": found["msp"],
+        "CORE_PEER_ADDRESS": found["address"],
+        "CORE_PEER_TLS_ENABLED": str(bool(found["ca"])).lower(),
+        "CORE_PEER_TLS_ROOTCERT_FILE": found["ca"],
+        "CORE_PEER_TLS_CLIENTAUTHREQUIRED": "true" if pair else None,
+        "CORE_PEER_TLS_CLIENTCERT_FILE": pair.get("certificate"),
+        "CORE_PEER_TLS_CLIENTKEY_FILE": pair.get("key"),
+        "ORDERER_ADDRESS": orderer["address"],
+        "ORDERER_CA": orderer["ca"],
+    }
+    _print(session, shell, variables, f"peer … {' '.join(_orderer_flags(found))}")
+
+
+def _orderer_flags(found: Mapping[str, Any]) -> Iterator[str]:
+    yield '-o "$ORDERER_ADDRESS"'
+    if found["ca"]:
+        name = found["orderer"]["tls_name"]
+        yield f'--tls --cafile "$ORDERER_CA" --ordererTLSHostnameOverride {name}'
+    if found["client_tls"]:
+        yield '--clientauth --certfile "$CORE_PEER_TLS_CLIENTCERT_FILE"'
+        yield '--keyfile "$CORE_PEER_TLS_CLIENTKEY_FILE"'
+    yield f"-C {found['channel']}"
+
+
+@command(
+    'eval "$(chaindock env app basic)"',
+    'eval "$(chaindock env app basic --org Org2 --user clerk)"',
+    group=env,
+)
+@name_argument()
+@_org_option
+@_user_option("User1")
+@_shell_option
+def env_app(
+    session: Session, name: str, org: str | None, user: str, shell: str
+) -> None:
+    """Print the lines that Fabric's sample applications, and ours, read.
+
+    The contract NAME may be deployed later.
+    """
+    found = session.client().connection(user, org)
+    variables = {
+        "PEER_ENDPOINT": found["address"],
+        "PEER_HOST_ALIAS": found["tls_name"],
+        "TLS_CERT_PATH": found["ca"],
+        "MSP_ID": found["mspid"],
+        "CERT_DIRECTORY_PATH": f"{found['msp']}/signcerts",
+        "KEY_DIRECTORY_PATH": f"{found['msp']}/keystore",
+        "CHANNEL_NAME": found["channel"],
+        "CHAINCODE_NAME": name,
+    }
+    _print(session, shell, variables)
+
+
+def _print(
+    session: Session, shell: str, variables: Mapping[str, str | None], note: str = ""
+) -> None:
+    """Print the variables that have a value."""
+    import shlex
+
+    given = {name: value for name, value in variables.items() if value is not None}
+    if session.emits(given):
+        return
+    for name, value in given.items():
+        if shell == "fish":
+            quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+            click.echo(f"set -gx {name} '{quoted}'")
+        else:
+            click.echo(f"export {name}={shlex.quote(value)}")
+    if note:
+        click.echo(f"# {note}")

@@ -1,0 +1,219 @@
+"""What client applications and the `peer` command need to connect, and their files.
+
+The files lie in `connections` of the home. They are written when the node has started,
+when an organisation has joined, and whenever somebody asks.
+Source: docs/fabric/clients.md
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from chaindock.durable import write_file
+from chaindock.identity.files import cannot_write
+from chaindock.identity.organization import ADMIN
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from chaindock.gateway.listener import ClientListener
+    from chaindock.identity.organization import Organization, Organizations
+    from chaindock.node.channels import Channels
+
+USERS: Final = (ADMIN, "User1")
+"""Identities that each organisation has from the start."""
+_CORE: Final = b"""\
+# What the `peer` command reads in the directory FABRIC_CFG_PATH. The rest comes from the
+# variables of `chaindock env peer`. The node does not read this file.
+peer:
+  localMspType: bccsp
+  client:
+    connTimeout: 3s
+  BCCSP:
+    Default: SW
+    SW:
+      Hash: SHA2
+      Security: 256
+"""
+_ROLES: Final = ("endorsingPeer", "chaincodeQuery", "ledgerQuery", "eventSource")
+"""What a peer does for a channel, as connection profiles name it."""
+
+
+class Connections:
+    """How clients reach the node, as facts and as files in `folder`.
+
+    Args:
+        clients: serves the organisations.
+        client_auth: clients must show a certificate.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        organizations: Organizations,
+        channels: Channels,
+        clients: ClientListener,
+        *,
+        client_auth: bool,
+    ) -> None:
+        self._folder, self._channels = folder, channels
+        self._organizations, self._clients = organizations, clients
+        self._client_auth = client_auth
+
+    def write(self) -> None:
+        """Write the profiles, and make the first users. Blocks. Raises: StorageError."""
+        if not self._holds(core := "peer/core.yaml", _CORE):
+            self._write(core, _CORE)
+        for own in self._served():
+            for user in USERS:
+                own.user(user)
+            profile = self._profile(own)
+            text = json.dumps(profile, indent=2).encode() + b"\n"
+            if not self._holds(_name(own, "json"), text):
+                self._write(_name(own, "yaml"), _yaml(profile))
+                self._write(_name(own, "json"), text)
+
+    def describe(
+        self, user: str, org: str | None = None, channel: str | None = None
+    ) -> dict[str, Any]:
+        """Return what a client needs; make the user on first use. Blocks.
+
+        Args:
+            user: name of the identity.
+            org: an MSP id, also without `MSP` at its end; None = the first organisation.
+            channel: None = the first one.
+
+        Returns: `mspid`, `domain`, `user`, `channel`; `address`, `tls_name` and `ca` of
+            the peer, the same in `orderer`; `msp`, `certificate` and `key` of the user;
+            `client_tls` with `certificate` and `key`, None = none is asked for;
+            `profile` (a file) and `peer_config` (a directory). Without TLS `tls_name` and
+            `ca` are None.
+
+        Raises: NotFound: no such channel or member. InvalidInput: as `Organization.user`.
+            StorageError.
+        """
+        self.write()
+        wanted = self._channels.require(channel)
+        is_short = org is not None and org not in wanted.members.peers
+        found = wanted.members.get(f"{org}MSP" if is_short else org)
+        found.user(user)
+        msp = found.user_msp(user)
+        first = self._organizations.first
+        dialled = self._clients.connection(first.mspid)
+        orderer = {"address": dialled["address"], "tls_name": None, "ca": None}
+        if dialled["ca"]:
+            name = orderer["tls_name"] = f"orderer.{first.domain}"
+            orderer["ca"] = str(first.path / "orderers" / name / "tls" / "ca.crt")
+        pair = {
+            name: str(msp.parent / "tls" / f"client.{ending}")
+            for name, ending in (("certificate", "crt"), ("key", "key"))
+        }
+        return {
+            "mspid": found.mspid,
+            "domain": found.domain,
+            "user": user,
+            "channel": wanted.id,
+            **self._clients.connection(found.mspid),
+            "orderer": orderer,
+            "msp": str(msp),
+            "certificate": str(next((msp / "signcerts").glob("[!.]*"))),
+            "key": str(next((msp / "keystore").glob("[!.]*"))),
+            "client_tls": pair if self._client_auth else None,
+            "profile": str(self._folder / _name(found, "json")),
+            "peer_config": str(self._folder / "peer"),
+        }
+
+    def _served(self) -> list[Organization]:
+        members = (m for one in self._channels.values() for m in one.members.peers)
+        found = map(self._organizations.find, dict.fromkeys(members))
+        return [
+            one
+            for one in found
+            if one and self._clients.connection(one.mspid)["address"]
+        ]
+
+    def _profile(self, own: Organization) -> dict[str, Any]:
+        """Return the connection profile for the applications of an organisation."""
+        first, served = self._organizations.first, self._served()
+        peers = {one.mspid: f"peer0.{one.domain}" for one in served}
+        orderer = f"orderer.{first.domain}"
+        timeouts = {"peer": {"endorser": "300"}, "orderer": "300"}
+        return {
+            "name": f"chaindock-{_short(own)}",
+            "version": "1.0.0",
+            "client": {
+                "organization": _title(own),
+                "connection": {"timeout": timeouts},
+            },
+            "channels": {
+                name: {
+                    "orderers": [orderer],
+                    "peers": {
+                        peers[mspid]: dict.fromkeys(_ROLES, True)
+                        for mspid in channel.members.peers
+                        if mspid in peers
+                    },
+                }
+                for name, channel in self._channels.items()
+            },
+            "organizations": {
+                _title(one): {"mspid": one.mspid, "peers": [peers[one.mspid]]}
+                for one in served
+            },
+            "orderers": {orderer: self._node(first, orderer)},
+            "peers": {
+                peers[one.mspid]: self._node(one, peers[one.mspid]) for one in served
+            },
+        }
+
+    def _node(self, organization: Organization, name: str) -> dict[str, Any]:
+        dialled = self._clients.connection(organization.mspid)
+        if not dialled["ca"]:
+            return {"url": f"grpc://{dialled['address']}"}
+        return {
+            "url": f"grpcs://{dialled['address']}",
+            "tlsCACerts": {"pem": organization.tls[0].decode()},
+            "grpcOptions": {"ssl-target-name-override": name, "hostnameOverride": name},
+        }
+
+    def _holds(self, name: str, content: bytes) -> bool:
+        path = self._folder / name
+        return path.exists() and path.read_bytes() == content
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Write a file. Raises: StorageError."""
+        path = self._folder / name
+        try:
+            write_file(path, content)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+
+def _short(organization: Organization) -> str:
+    return organization.domain.partition(".")[0]
+
+
+def _title(organization: Organization) -> str:
+    return organization.mspid.removesuffix("MSP")
+
+
+def _name(organization: Organization, ending: str) -> str:
+    """Return the name of a profile, as that of Fabric's test network."""
+    return f"connection-{_short(organization)}.{ending}"
+
+
+def _yaml(profile: Mapping[str, Any]) -> bytes:
+    import yaml  # noqa: PLC0415  # most starts write no profile
+
+    class Dumper(yaml.SafeDumper):
+        """Writes certificates in lines."""
+
+    def shown(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+        style = "|" if "\n" in text else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+    Dumper.add_representer(str, shown)
+    text: str = yaml.dump(profile, Dumper=Dumper, sort_keys=False)
+    return text.encode()

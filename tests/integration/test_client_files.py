@@ -1,0 +1,99 @@
+"""What the node gives to applications and to the `peer` command, used by them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from support.nodes.node import EXAMPLES, PROCESS, Node, started
+from support.shims import builds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.nodejs,
+    pytest.mark.golang,
+    pytest.mark.network,
+    pytest.mark.timeout(600),
+]
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A node of two organisations that runs the contract `coldchain`."""
+    with started(PROCESS, tmp_path_factory.mktemp("node")) as node:
+        node.cli("org", "add", "Org2")
+        node.deploy(EXAMPLES / "node", "coldchain")
+        yield node
+
+
+def in_shell(node: Node, script: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-ec", script],
+        env={**node.env, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_node_is_the_same_in_a_shell_of_the_peer_command(tmp_path: Path):
+    with started(PROCESS, tmp_path) as node:
+        node.cli("org", "add", "Org2")
+        before = node.ask("status")
+        lines = node.cli("env", "peer", "--org", "Org2").out.decode()
+        again = " ".join(node.argv("--json", "up", "-d", "--backend", "process"))
+        node.cli("down")
+        done = in_shell(node, f"{lines}\n{again}")
+        assert done.returncode == 0, done.stderr
+        after = json.loads(done.stdout)
+        same = ("msp_id", "channel", "height", "identities", "warnings")
+        assert [after[key] for key in same] == [before[key] for key in same]
+        assert after["gateway"]["tls_name"] == "peer0.org1.example.com"
+        assert set(after["endpoints"]) == set(before["endpoints"])
+
+
+def calls(node: Node, org: str, words: list[str], cwd: Path, parcel: str) -> None:
+    """Submit and evaluate with a program that `connect` has printed."""
+    submit = [*words, "submit", "register", parcel, "2", "8"]
+    for argv in (submit, [*words, "evaluate", "parcel", parcel]):
+        done = subprocess.run(
+            argv, cwd=cwd, env=node.env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        assert (found["id"], found["custodian"]) == (parcel, f"{org}MSP")
+
+
+@pytest.mark.parametrize("org", ["Org1", "Org2"])
+def test_the_program_for_node_runs(node: Node, tmp_path: Path, org: str):
+    project = builds.node_project(EXAMPLES / "apps" / "node")
+    (tmp_path / "node_modules").symlink_to(project / "node_modules")
+    program = node.cli("connect", "coldchain", "--org", org, "--lang", "node").out
+    (tmp_path / "app.mjs").write_bytes(program)
+    calls(node, org, ["node", "app.mjs"], tmp_path, f"N{org}")
+
+
+def test_the_program_for_go_runs(node: Node, tmp_path: Path):
+    for name in ("go.mod", "go.sum"):
+        (tmp_path / name).write_bytes((EXAMPLES / "apps" / "go" / name).read_bytes())
+    program = node.cli("connect", "coldchain", "--org", "Org2", "--lang", "go").out
+    (tmp_path / "main.go").write_bytes(program)
+    build = ["go", "build", "-o", "app", "."]
+    subprocess.run(build, cwd=tmp_path, env=node.env, check=True)
+    calls(node, "Org2", ["./app"], tmp_path, "G1")
+
+
+def test_the_program_for_java_runs(node: Node, tmp_path: Path):
+    jars = builds.java_classes(EXAMPLES / "apps" / "java") / "lib"
+    program = node.cli("connect", "coldchain", "--lang", "java").out
+    (tmp_path / "App.java").write_bytes(program)
+    compile_ = ["javac", "-cp", f"{jars}/*", "App.java"]
+    subprocess.run(compile_, cwd=tmp_path, check=True)
+    calls(node, "Org1", ["java", "-cp", f".:{jars}/*", "App"], tmp_path, "J1")
