@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support.clients.peer_cli import tool
 from support.nodes.node import EXAMPLES, PROCESS, Node, started
+from support.nodes.pages import ROOT, run_in_shell
 from support.shims import builds
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ pytestmark = [
     pytest.mark.network,
     pytest.mark.timeout(600),
 ]
+TASKS = ROOT / "docs" / "tasks"
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +44,18 @@ def in_shell(node: Node, script: str, **env: str) -> subprocess.CompletedProcess
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("org", ["Org1", "Org2"])
+@pytest.mark.parametrize("user", ["Admin", "User1"])
+def test_the_peer_command_loads_the_msp_directory_and_connects(
+    node: Node, org: str, user: str
+):
+    """Fabric's own code reads certificate, key, roots and roles."""
+    lines = node.cli("env", "peer", "--org", org, "--user", user).out.decode()
+    done = in_shell(node, f"{lines}\n{tool('peer')} channel list")
+    assert done.returncode == 0, done.stderr
+    assert "mychannel" in done.stdout.splitlines()
 
 
 def test_the_node_is_the_same_in_a_shell_of_the_peer_command(tmp_path: Path):
@@ -97,3 +112,11 @@ def test_the_program_for_java_runs(node: Node, tmp_path: Path):
     compile_ = ["javac", "-cp", f"{jars}/*", "App.java"]
     subprocess.run(compile_, cwd=tmp_path, check=True)
     calls(node, "Org1", ["java", "-cp", f".:{jars}/*", "App"], tmp_path, "J1")
+
+
+@pytest.mark.parametrize("page", ["applications.md", "peer-cli.md"])
+def test_the_page_shows_what_happens(tmp_path: Path, page: str):
+    folder = tmp_path / "reader"
+    folder.mkdir()
+    with started(PROCESS, tmp_path) as node:
+        run_in_shell(node, TASKS / page, folder, {"peer": tool("peer")})
