@@ -7,7 +7,10 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fabric_protos.msp import msp_config_pb2
+from google.protobuf.json_format import MessageToDict
 
+from chaindock.identity.organization import Organization
 from support.clients.peer_cli import tool
 from support.nodes.node import EXAMPLES, PROCESS, Node, started
 from support.nodes.pages import ROOT, run_in_shell
@@ -56,6 +59,36 @@ def test_the_peer_command_loads_the_msp_directory_and_connects(
     done = in_shell(node, f"{lines}\n{tool('peer')} channel list")
     assert done.returncode == 0, done.stderr
     assert "mychannel" in done.stdout.splitlines()
+
+
+ORGANISATION = """\
+Organizations:
+- Name: Org1MSP
+  ID: Org1MSP
+  MSPDir: {folder}
+  Policies:
+    Readers: {{Type: Signature, Rule: "OR('Org1MSP.member')"}}
+    Writers: {{Type: Signature, Rule: "OR('Org1MSP.member')"}}
+    Admins: {{Type: Signature, Rule: "OR('Org1MSP.admin')"}}
+"""
+
+
+@pytest.mark.parametrize("of", ["msp", "peers/*/msp", "orderers/*/msp", "users/*/msp"])
+def test_fabric_reads_from_each_directory_what_a_channel_says(tmp_path: Path, of: str):
+    """The definition that configtxgen makes of a directory is that of our channels."""
+    org = Organization.open(tmp_path, "Org1MSP", "org1.example.com")
+    (folder,) = org.path.glob(of)
+    (tmp_path / "configtx.yaml").write_text(ORGANISATION.format(folder=folder))
+    words = [tool("configtxgen"), "-printOrg", "Org1MSP", "-configPath", tmp_path]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["values"]["MSP"]["value"]["config"]
+    raw = org.msp.config().config
+    ours = MessageToDict(
+        msp_config_pb2.FabricMSPConfig.FromString(raw), preserving_proto_field_name=True
+    )
+    given = {key: value for key, value in found.items() if value}
+    assert {key: given.get(key) for key in ours} == ours
 
 
 def test_the_node_is_the_same_in_a_shell_of_the_peer_command(tmp_path: Path):

@@ -33,7 +33,8 @@ def go_program(source: Path = SOURCES / "go", package: str = ".") -> Path:
     def build(source: Path, into: Path) -> None:
         _go_build(source, into / "program", package)
 
-    return _kept("go", build, source) / "program"
+    name = "go" if package == "." else f"go-{package.rpartition('/')[2]}"
+    return _kept(name, build, source) / "program"
 
 
 def old_go_program() -> Path:
