@@ -79,8 +79,9 @@ def test_fabric_reads_from_each_directory_what_a_channel_says(tmp_path: Path, of
     org = Organization.open(tmp_path, "Org1MSP", "org1.example.com")
     (folder,) = org.path.glob(of)
     (tmp_path / "configtx.yaml").write_text(ORGANISATION.format(folder=folder))
-    words = [tool("configtxgen"), "-printOrg", "Org1MSP", "-configPath", tmp_path]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    words = ["-printOrg", "Org1MSP", "-configPath", str(tmp_path)]
+    argv = [str(tool("configtxgen")), *words]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["values"]["MSP"]["value"]["config"]
     raw = org.msp.config().config

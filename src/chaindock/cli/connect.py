@@ -41,6 +41,7 @@ def _shell_option(function: Any) -> Any:
     "chaindock connect basic",
     "chaindock connect basic --lang node > app.mjs",
     "chaindock connect basic --org Org2 --user clerk --json",
+    of_channel=True,
 )
 @name_argument()
 @_org_option
@@ -131,6 +132,7 @@ def env() -> None:
     'eval "$(chaindock env peer --org Org2)"',
     "chaindock env peer --shell fish           # | source",
     group=env,
+    of_channel=True,
 )
 @_org_option
 @_user_option("Admin")
@@ -175,6 +177,7 @@ def _orderer_flags(found: Mapping[str, Any]) -> Iterator[str]:
     'eval "$(chaindock env app basic)"',
     'eval "$(chaindock env app basic --org Org2 --user clerk)"',
     group=env,
+    of_channel=True,
 )
 @name_argument()
 @_org_option

@@ -44,6 +44,8 @@ _ROLES: Final = ("endorsingPeer", "chaincodeQuery", "ledgerQuery", "eventSource"
 class Connections:
     """How clients reach the node, as facts and as files in `folder`.
 
+    Made in a thread: it writes the files. Raises: StorageError.
+
     Args:
         clients: serves the organisations.
         client_auth: clients must show a certificate.
@@ -61,6 +63,7 @@ class Connections:
         self._folder, self._channels = folder, channels
         self._organizations, self._clients = organizations, clients
         self._client_auth = client_auth
+        self.write()
 
     def write(self) -> None:
         """Write the profiles, and make the first users. Blocks. Raises: StorageError."""

@@ -299,11 +299,13 @@ class Node:
         made = await self.channels.create(name, mspids)
         for mspid in made.members.peers:  # it may be a member of no other channel
             await self.clients.serve(made.members.get(mspid))
+        await asyncio.to_thread(self.connections.write)
         return _described(made)
 
     async def remove_channel(self, name: str) -> None:
         """Remove a channel and its ledger; as `Channels.remove`."""
         await self.channels.remove(name)
+        await asyncio.to_thread(self.connections.write)
 
     def organizations(self, channel: str | None = None) -> list[dict[str, Any]]:
         """As `Members.list`, with what `ClientListener.connection` says."""

@@ -201,14 +201,14 @@ async def _compose(
         await clients.serve(organization)
     first = clients.connection(organizations.first.mspid)
     channels.orderer = named(first["address"] or "")
-    connections = Connections(
+    connections = await asyncio.to_thread(
+        Connections,
         home.connections,
         organizations,
         channels,
         clients,
         client_auth=config.gateway.tls and config.gateway.client_auth,
     )
-    await asyncio.to_thread(connections.write)
     node = Node(
         config=config,
         labels=labels,

@@ -18,11 +18,12 @@ class FakeConnections:
         self.dialled: dict[str, Any] = {}
 
     def describe(
-        self, user: str, org: str | None = None, _channel: str | None = None
+        self, user: str, org: str | None = None, channel: str | None = None
     ) -> dict[str, Any]:
         if org not in {None, "Org1", "Org1MSP"}:
             raise NotFound(f"organisation {org!r} is unknown")
-        return connection(self._home, user, **self.dialled)
+        found = connection(self._home, user, **self.dialled)
+        return {**found, "channel": channel} if channel else found
 
 
 def connection(home: Path, user: str, **more: Any) -> dict[str, Any]:

@@ -85,6 +85,12 @@ def test_an_application_finds_what_fabrics_samples_read(run, basic, home):
     assert told["MSP_ID"] == "Org1MSP"
 
 
+def test_another_channel_can_be_named(run, basic):
+    told = run("env", "app", "basic", "--channel", "trades", "--json").stdout
+    assert json.loads(told)["CHANNEL_NAME"] == "trades"
+    assert run("env", "peer", "--channel", "trades").stdout.endswith("-C trades\n")
+
+
 def test_connect_shows_what_is_needed_and_what_comes_next(run, basic, home):
     result = run("connect", "basic")
     for text in ("127.0.0.1:7051", "peer0.org1.example.com", "Org1MSP", "mychannel"):

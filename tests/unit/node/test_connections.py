@@ -1,6 +1,7 @@
 """What the node writes for clients: connection profiles, and the facts behind them."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -199,6 +200,7 @@ def test_without_tls_nothing_names_a_certificate_authority(tmp_path):
 
 
 def test_a_home_that_cannot_be_written_is_named(network):
+    shutil.rmtree(network.folder)
     network.folder.write_text("in the way")
     with pytest.raises(StorageError, match="connections"):
         network.connections.write()
