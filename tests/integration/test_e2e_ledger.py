@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ from support.nodes.node import EXAMPLES, FIXTURES, PROCESS, Node, eventually, st
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = [
     pytest.mark.slow,
@@ -116,6 +118,33 @@ def test_a_contract_that_uses_the_time_of_its_transaction_is_deterministic(node:
     node.invoke("coldchain", "register", "P4", "2", "8")
     words = ("coldchain", "record", "P4", "5", "--check-determinism")
     assert node.ask("invoke", *words)["code"] == 0
+
+
+def test_time_zone_and_locale_are_found_and_stay_as_they_are(
+    node: Node, tmp_path: Path
+):
+    source = shutil.copytree(FIXTURES / "foreign" / "node-shim", tmp_path / "zones")
+    contract = source / "chaincode.js"
+    contract.write_text(
+        contract.read_text().replace(
+            "    async put(",
+            "    async zone(stub) {\n"
+            "        await stub.putState('zone', Buffer.from(String(new Date(0))));\n"
+            "    }\n"
+            "    async number(stub) {\n"
+            "        await stub.putState('n', Buffer.from((1234.5).toLocaleString()));\n"
+            "    }\n"
+            "    async put(",
+        )
+    )
+    node.deploy(source, "zones")
+    for words, other in ((("zone",), "Dec 31 1969"), (("number",), "1.234,5")):
+        told = node.cli("query", "zones", *words, "--check-determinism", code=None)
+        assert "gives other results from run to run" in told.err, told.err
+        assert other in told.err
+    node.cli("query", "zones", "put", "k", "v", "--check-determinism")
+    node.invoke("zones", "zone")
+    assert node.cli("state", "get", "zones", "zone").out.startswith(b"Thu Jan 01 1970")
 
 
 def test_a_contract_gets_the_time_that_was_set(node: Node):

@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chaindock.cli import show
-from chaindock.cli.session import (
-    Session,
-    command,
-    list_option,
-    name_argument,
-    pairs_option,
-)
+from chaindock.cli.session import Session, command, name_argument, pairs_option
 from chaindock.cli.show import Exit
 
 if TYPE_CHECKING:
@@ -97,7 +91,8 @@ def _call_options(function: Any) -> Any:
             "--check-determinism",
             "compares",
             is_flag=True,
-            help="First run the proposal 5 times, which takes 1.2 s and more; if the "
+            help="First run the proposal 5 times, which takes 1.2 s and more, and once in "
+            "another time zone and locale, for which the chaincode is restarted; if the "
             "results differ, show what differs and submit nothing.",
         ),
         pairs_option(
@@ -122,9 +117,14 @@ def _call_options(function: Any) -> Any:
     of_channel=True,
 )
 @_call_options
-@list_option(
+@click.option(
     "--endorsers",
-    text="Organisations whose peers endorse; repeatable.  [default: those that the "
+    metavar="MSPID,...",
+    multiple=True,
+    callback=lambda _ctx, _param, values: tuple(
+        filter(None, ",".join(values).split(","))
+    ),
+    help="Organisations whose peers endorse; repeatable.  [default: those that the "
     "policies need]",
 )
 @click.option("--init", "is_init", is_flag=True, help="Call Init of the chaincode.")

@@ -6,7 +6,6 @@ Source: docs/fabric/peer.md#cscc
 from __future__ import annotations
 
 from contextlib import contextmanager
-from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +14,6 @@ from fabric_protos.common.configtx_pb2 import Config
 from fabric_protos.peer.query_pb2 import ChannelQueryResponse
 from google.protobuf.message import DecodeError
 
-from chaindock.aio import off_loop
 from chaindock.endorser import acl
 from chaindock.endorser.checks import UNREADABLE
 from chaindock.endorser.configuration import channel_of, config_block, read_config
@@ -115,7 +113,13 @@ class ConfigurationChaincode:
 
         Raises: Denied, InvalidInput, LedgerError.
         """
-        name, found = await off_loop(len(raw), partial(_read_genesis, raw))
+        try:
+            block = common_pb2.Block.FromString(raw)
+        except DecodeError:
+            raise InvalidInput(
+                f"Failed to reconstruct the genesis block, {UNREADABLE}"
+            ) from None
+        name = _channel_named_in(block)
         with _worded(f"access denied for [JoinChain][{name}]: [{{}}]"):
             require_local("Admins", identity, mspid)
         channel = self._channels.get(name)
@@ -124,7 +128,10 @@ class ConfigurationChaincode:
                 f"channel {name!r} is not one of this node for {mspid}: a node has its "
                 "own orderer, and joins no channel of another one"
             )
-        if found != (await channel.reader.run(lambda view: view.block(0)))[0]:
+        data_hash = sha256(b"".join(block.data.data)).digest()
+        header = header_der(block.header.number, block.header.previous_hash, data_hash)
+        own, _ = await channel.reader.run(lambda view: view.block(0))
+        if sha256(header).digest() != own:
             raise InvalidInput(
                 "cannot create ledger from genesis block: ledger "
                 f"[{name}] already exists with state [ACTIVE]"
@@ -133,38 +140,31 @@ class ConfigurationChaincode:
 
 
 @contextmanager
-def _worded(text: str, kind: type[Exception] = ChaindockError) -> Iterator[None]:
-    """Put Fabric's words around the text of an error. Raises: InvalidInput."""
+def _worded(text: str, kind: type[ChaindockError] = Denied) -> Iterator[None]:
+    """Put Fabric's words around the message of an error."""
     try:
         yield
     except kind as error:
-        raise InvalidInput(text.replace("{}", str(error))) from error
+        raise kind(text.replace("{}", error.message)) from error
 
 
-def _read_genesis(raw: bytes) -> tuple[str, bytes]:
-    """Return the channel whose configuration a block holds, and the block's hash.
-
-    Raises: InvalidInput.
-    """
-    with _worded(f"Failed to reconstruct the genesis block, {UNREADABLE}", DecodeError):
-        block = common_pb2.Block.FromString(raw)
-    header, data = block.header, block.data.data
+def _channel_named_in(block: common_pb2.Block) -> str:
+    """Return the channel whose configuration a block holds. Raises: InvalidInput."""
     said = '"JoinChain" request failed to extract channel id from the block due to [{}]'
-    with _worded(said):
-        _require(data, "failed to retrieve channel id - block is empty")
-        name = channel_of(data[0])
+    with _worded(said, InvalidInput):
+        _require(block.data.data, "failed to retrieve channel id - block is empty")
+        name = channel_of(block.data.data[0])
     said = (
         f'"JoinChain" for channelID = {name} failed because of validation of '
         "configuration block, because of {}"
     )
-    with _worded(said):
+    with _worded(said, InvalidInput):
+        groups = read_config(block.data.data[0]).channel_group.groups
         _require(
-            "Application" in read_config(data[0]).channel_group.groups,
+            "Application" in groups,
             "Invalid configuration block, missing Application configuration group",
         )
-    data_hash = sha256(b"".join(data)).digest()
-    der = header_der(header.number, header.previous_hash, data_hash)
-    return name, sha256(der).digest()
+    return name
 
 
 def _require(holds: object, text: str) -> None:

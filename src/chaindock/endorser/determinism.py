@@ -1,7 +1,8 @@
 """Run one proposal several times and compare what came out.
 
 Endorsers of several organisations must agree byte for byte. A contract that uses the
-clock, random numbers or the order of a map gives another result in each run.
+clock, random numbers or the order of a map gives another result in each run; one that
+uses the time zone or the locale does so on another machine.
 Source: docs/fabric/ledger.md#read-write-set
 """
 
@@ -19,7 +20,8 @@ from chaindock.errors import LedgerError
 from chaindock.ledger.transaction import ParsedTransaction, read_spaces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from chaindock.endorser.caller import Caller
     from chaindock.identity.msp import SigningIdentity
@@ -54,11 +56,14 @@ async def compare(
     args: Sequence[bytes],
     signer: SigningIdentity,
     timeout_s: float | None = None,
+    elsewhere: Callable[[], AbstractAsyncContextManager[None]] | None = None,
     **facts: Any,
 ) -> list[Difference]:
     """Run a proposal `RUNS` times and return what differed; nothing is ordered.
 
-    `facts` are `transient` and `is_init`, as for `Caller.invoke`.
+    If nothing differs, it runs once more within `elsewhere`, where the chaincode has
+    another time zone and locale. `facts` are `transient` and `is_init`, as for
+    `Caller.invoke`.
 
     Raises: LedgerError: a block was committed meanwhile. As `Caller.invoke`.
     """
@@ -66,13 +71,20 @@ async def compare(
     now_ns = caller.clock.now_ns()
     signed = new_proposal(caller.channel, name, args, signer, **facts, now_ns=now_ns)
     height, found = endorser.ledger.height, []
-    for number in range(RUNS):
-        await asyncio.sleep(PAUSE_S if number else 0)
+
+    async def run() -> None:
         outcome, answers = await endorser.process(
             parse_proposal(signed), timeout_s, endorse=True
         )
         payload = answers[0].payload if answers else b""
         found.append(dict(_parts(outcome.response.SerializeToString(), payload)))
+
+    for number in range(RUNS):
+        await asyncio.sleep(PAUSE_S if number else 0)
+        await run()
+    if elsewhere is not None and not differences(found):
+        async with elsewhere():
+            await run()
     if endorser.ledger.height != height:
         raise LedgerError(
             "a block was committed while the runs were compared",

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from chaindock.lifecycle.terms import Terms
     from chaindock.node.backends import Backends
     from chaindock.node.channels import Channels, NodeChannel
+    from chaindock.node.elsewhere import Elsewhere
     from chaindock.operations.facade import Call, Deployment, Running, Watch
     from chaindock.operations.health import Health
     from chaindock.operations.http import OperationsServer
@@ -65,6 +66,7 @@ class Node:
     fleet: Fleet
     packages: Packages
     custodian: Custodian
+    elsewhere: Elsewhere
     backends: Backends
     listener: ChaincodeListener
     clients: ClientListener
@@ -274,6 +276,7 @@ class Node:
         """Run the proposal several times; return what differed. As `invoke`."""
         channel = self.channel(call.channel)
         told = await self._told(channel, call)
+        told["elsewhere"] = self.elsewhere.of(channel.id, call.name, self.custodian)
         return await compare(
             channel.caller, call.name, call.args, is_init=call.is_init, **told
         )

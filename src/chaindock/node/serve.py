@@ -39,6 +39,7 @@ from chaindock.node.admin import AdminServer
 from chaindock.node.backends import Backends
 from chaindock.node.channels import Channels
 from chaindock.node.connections import Connections
+from chaindock.node.elsewhere import Elsewhere
 from chaindock.node.facade import Node
 from chaindock.node.home import Home
 from chaindock.operations.health import Health, Parts
@@ -131,18 +132,17 @@ async def _compose(
         attempt.echo = Echo(ccid, attempt.id, "info" if config.output.echo else "debug")
         return attempt
 
+    elsewhere = Elsewhere(fleet)
+
     def peer_for(attempt: Attempt) -> PeerConnection:
         names = fleet.names_of(attempt.ccid)
-        tls = None
-        if authority is not None:
-            pair = authority.issue_client()
-            tls = ClientTls(pair.key_pem, pair.cert_pem, authority.root_pem)
+        usual = config.chaincodes.of(attempt.ccid, names).run
         return PeerConnection(
             listener,
             organizations.first.mspid,
-            tls=tls,
+            tls=_client_tls(authority),
             logging=config.node.chaincode_logging,
-            settings=config.chaincodes.of(attempt.ccid, names).run,
+            settings=elsewhere.settings(attempt.ccid, usual),
         )
 
     launcher = RuntimeLauncher(
@@ -217,6 +217,7 @@ async def _compose(
         fleet=fleet,
         packages=packages,
         custodian=custodian,
+        elsewhere=elsewhere,
         backends=backends,
         listener=listener,
         clients=clients,
@@ -226,6 +227,14 @@ async def _compose(
     )
     health.parts = Parts(channels, fleet, custodian, backends.check, node.ps)
     return node
+
+
+def _client_tls(authority: TlsAuthority | None) -> ClientTls | None:
+    """Return a new certificate for the chaincode of one attempt; None = without TLS."""
+    if authority is None:
+        return None
+    pair = authority.issue_client()
+    return ClientTls(pair.key_pem, pair.cert_pem, authority.root_pem)
 
 
 def _services(

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -57,3 +58,23 @@ async def test_a_block_in_between_makes_the_runs_worthless(defined, monkeypatch)
     await defined.caller.invoke("basic", [b"put", b"k", b"v"], signer=defined.user)
     with pytest.raises(LedgerError, match="a block was committed"):
         await call
+
+
+async def test_what_differs_elsewhere_is_found_by_one_more_run(defined, monkeypatch):
+    zone = ["UTC"]
+    plain = defined.chaincode.put
+
+    @asynccontextmanager
+    async def elsewhere() -> Any:
+        zone.append("+14")
+        yield
+        zone.pop()
+
+    def put(invocation: Any, key: Any, value: Any) -> Any:
+        return plain(invocation, key, zone[-1])
+
+    monkeypatch.setattr(defined.chaincode, "put", put)
+    args = (defined.caller, "basic", (b"put", b"k", b"v"), defined.user)
+    (_, found) = await compare(*args, elsewhere=elsewhere)
+    assert (found.what, found.values) == ("write", [b"UTC", b"+14"])
+    assert zone == ["UTC"]

@@ -1,0 +1,70 @@
+"""Run a chaincode as on a machine elsewhere: in another time zone and locale."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from chaindock.aio import finish
+from chaindock.lifecycle.states import BY_HAND
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from chaindock.container.contracts import RunSettings
+    from chaindock.ids import Ccid, ChannelId
+    from chaindock.lifecycle.custodian import Custodian
+    from chaindock.lifecycle.fleet import Fleet
+
+_VARIABLES: Final = {
+    "TZ": "Pacific/Kiritimati",
+    "LANG": "tr_TR.UTF-8",
+    "LC_ALL": "tr_TR.UTF-8",
+}
+"""14 hours ahead of UTC; numbers, dates and upper case are written otherwise."""
+
+
+class Elsewhere:
+    """Which chaincodes run so now: one process has one time zone for its whole life."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._ccids: set[Ccid] = set()
+
+    def settings(self, ccid: Ccid, usual: RunSettings) -> RunSettings:
+        """Return what a run of `ccid` gets."""
+        if ccid not in self._ccids:
+            return usual
+        return replace(usual, env={**usual.env, **_VARIABLES})
+
+    def of(
+        self, channel: ChannelId, name: str, custodian: Custodian
+    ) -> Callable[[], AbstractAsyncContextManager[None]] | None:
+        """Return what restarts a chaincode so, and as usual at the end of the block.
+
+        None: it does not run, or a user starts it. Calls of others fail while it is down.
+        The block raises as `Custodian.stop` and `launch`.
+        """
+        for one in self._fleet.all():
+            if (one.channel, one.name, one.runs) == (channel, name, True):
+                by_hand = self._fleet.targets.placement(one.ccid).given == BY_HAND
+                return None if by_hand else partial(self._running, one.ccid, custodian)
+        return None
+
+    @asynccontextmanager
+    async def _running(self, ccid: Ccid, custodian: Custodian) -> AsyncIterator[None]:
+        self._ccids.add(ccid)
+        try:
+            await _restart(ccid, custodian)
+            yield
+        finally:
+            self._ccids.discard(ccid)
+            await finish(_restart(ccid, custodian))
+
+
+async def _restart(ccid: Ccid, custodian: Custodian) -> None:
+    await custodian.stop(ccid)
+    await custodian.launch(ccid)
