@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chaindock.cli import show
-from chaindock.cli.session import Session, command, name_argument, pairs_option
+from chaindock.cli.session import (
+    Session,
+    command,
+    list_option,
+    name_argument,
+    pairs_option,
+)
 from chaindock.cli.show import Exit
 
 if TYPE_CHECKING:
@@ -117,14 +123,9 @@ def _call_options(function: Any) -> Any:
     of_channel=True,
 )
 @_call_options
-@click.option(
+@list_option(
     "--endorsers",
-    metavar="MSPID,...",
-    multiple=True,
-    callback=lambda _ctx, _param, values: tuple(
-        filter(None, ",".join(values).split(","))
-    ),
-    help="Organisations whose peers endorse; repeatable.  [default: those that the "
+    text="Organisations whose peers endorse; repeatable.  [default: those that the "
     "policies need]",
 )
 @click.option("--init", "is_init", is_flag=True, help="Call Init of the chaincode.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from chaindock.cli import show
-from chaindock.cli.session import Session, command, complete_channels
+from chaindock.cli.session import Session, command, complete_channels, list_option
 
 
 @click.group()
@@ -19,15 +19,10 @@ def channel() -> None:
     group=channel,
 )
 @click.argument("name")
-@click.option(
+@list_option(
     "--orgs",
     "mspids",
-    metavar="MSPID,...",
-    multiple=True,
-    callback=lambda _ctx, _param, values: tuple(
-        filter(None, ",".join(values).split(","))
-    ),
-    help="Its organisations; repeatable.  [default: all of the node]",
+    text="Its organisations; repeatable.  [default: all of the node]",
 )
 def channel_create(session: Session, name: str, mspids: tuple[str, ...]) -> None:
     """Make a channel.

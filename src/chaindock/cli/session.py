@@ -176,6 +176,19 @@ def pairs_option(*names: str, text: str, metavar: str = "K=V") -> Callable[..., 
     )
 
 
+def list_option(*names: str, text: str) -> Callable[..., Any]:
+    """Add an option of MSP ids, together or one by one, which gives a tuple."""
+    return click.option(
+        *names,
+        metavar="MSPID,...",
+        multiple=True,
+        callback=lambda _ctx, _param, given: tuple(
+            filter(None, ",".join(given).split(","))
+        ),
+        help=text,
+    )
+
+
 def _read_pairs(
     _ctx: click.Context, param: click.Parameter, values: Sequence[str]
 ) -> dict[str, str]:

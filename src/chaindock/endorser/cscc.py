@@ -6,6 +6,7 @@ Source: docs/fabric/peer.md#cscc
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,7 @@ from fabric_protos.common.configtx_pb2 import Config
 from fabric_protos.peer.query_pb2 import ChannelQueryResponse
 from google.protobuf.message import DecodeError
 
+from chaindock.aio import off_loop
 from chaindock.endorser import acl
 from chaindock.endorser.checks import UNREADABLE
 from chaindock.endorser.configuration import channel_of, config_block, read_config
@@ -113,13 +115,7 @@ class ConfigurationChaincode:
 
         Raises: Denied, InvalidInput, LedgerError.
         """
-        try:
-            block = common_pb2.Block.FromString(raw)
-        except DecodeError:
-            raise InvalidInput(
-                f"Failed to reconstruct the genesis block, {UNREADABLE}"
-            ) from None
-        name = _channel_named_in(block)
+        name, found = await off_loop(len(raw), partial(_read_genesis, raw))
         with _worded(f"access denied for [JoinChain][{name}]: [{{}}]"):
             require_local("Admins", identity, mspid)
         channel = self._channels.get(name)
@@ -128,10 +124,7 @@ class ConfigurationChaincode:
                 f"channel {name!r} is not one of this node for {mspid}: a node has its "
                 "own orderer, and joins no channel of another one"
             )
-        data_hash = sha256(b"".join(block.data.data)).digest()
-        header = header_der(block.header.number, block.header.previous_hash, data_hash)
-        own, _ = await channel.reader.run(lambda view: view.block(0))
-        if sha256(header).digest() != own:
+        if found != (await channel.reader.run(lambda view: view.block(0)))[0]:
             raise InvalidInput(
                 "cannot create ledger from genesis block: ledger "
                 f"[{name}] already exists with state [ACTIVE]"
@@ -140,31 +133,38 @@ class ConfigurationChaincode:
 
 
 @contextmanager
-def _worded(text: str, kind: type[ChaindockError] = Denied) -> Iterator[None]:
-    """Put Fabric's words around the message of an error."""
+def _worded(text: str, kind: type[Exception] = ChaindockError) -> Iterator[None]:
+    """Put Fabric's words around the text of an error. Raises: InvalidInput."""
     try:
         yield
     except kind as error:
-        raise kind(text.replace("{}", error.message)) from error
+        raise InvalidInput(text.replace("{}", str(error))) from error
 
 
-def _channel_named_in(block: common_pb2.Block) -> str:
-    """Return the channel whose configuration a block holds. Raises: InvalidInput."""
+def _read_genesis(raw: bytes) -> tuple[str, bytes]:
+    """Return the channel whose configuration a block holds, and the block's hash.
+
+    Raises: InvalidInput.
+    """
+    with _worded(f"Failed to reconstruct the genesis block, {UNREADABLE}", DecodeError):
+        block = common_pb2.Block.FromString(raw)
+    header, data = block.header, block.data.data
     said = '"JoinChain" request failed to extract channel id from the block due to [{}]'
-    with _worded(said, InvalidInput):
-        _require(block.data.data, "failed to retrieve channel id - block is empty")
-        name = channel_of(block.data.data[0])
+    with _worded(said):
+        _require(data, "failed to retrieve channel id - block is empty")
+        name = channel_of(data[0])
     said = (
         f'"JoinChain" for channelID = {name} failed because of validation of '
         "configuration block, because of {}"
     )
-    with _worded(said, InvalidInput):
-        groups = read_config(block.data.data[0]).channel_group.groups
+    with _worded(said):
         _require(
-            "Application" in groups,
+            "Application" in read_config(data[0]).channel_group.groups,
             "Invalid configuration block, missing Application configuration group",
         )
-    return name
+    data_hash = sha256(b"".join(data)).digest()
+    der = header_der(header.number, header.previous_hash, data_hash)
+    return name, sha256(der).digest()
 
 
 def _require(holds: object, text: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from chaindock.aio import LARGE_BYTES, off_loop
 from chaindock.endorser.key_policies import KeyPolicies, key_policy
-from chaindock.endorser.plan import fewest, insiders
+from chaindock.endorser.plan import PER_BYTE, fewest, insiders
 from chaindock.endorser.validator import SnapshotState, Validator
 from chaindock.errors import ChaindockError, InvalidInput, NotFound
 from chaindock.ids import TxId
@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from chaindock.identity.policies import Evaluator
     from chaindock.ledger.simulator import Simulator
 
+_FEW: Final = 4
+"""Organisations up to which all their sets are few."""
 _MOST_ORGANIZATIONS: Final = 10
 """Above, only one layout is looked for, not all."""
-_MOST_CALLS: Final = 100
+_MOST_CALLS: Final = 20
 """Chaincodes in an interest; a larger one is refused."""
 
 
@@ -66,10 +68,10 @@ async def endorsing(
     """
     with channel.ledger.new_simulator(TxId("")) as simulator:
         peers = _eligible(channel, interest, simulator)
-        policies = _policies(channel, interest, simulator)
-    few = len(peers) < 4 and len(policies) < 10
-    work = partial(_layouts, peers, policies)
-    found = await off_loop(0 if few else LARGE_BYTES + 1, work)
+        policies, size = _policies(channel, interest, simulator)
+    if len(peers) > _FEW:
+        size = LARGE_BYTES + 1
+    found = await off_loop(size, partial(_layouts, peers, policies))
     if not found:
         raise NotFound("no peer combination can satisfy the endorsement policy")
     return found
@@ -104,10 +106,14 @@ def _eligible(
 
 def _policies(
     channel: Channel, interest: ChaincodeInterest, simulator: Simulator
-) -> list[Evaluator]:
-    """Return what endorsers must satisfy together. Raises: NotFound."""
+) -> tuple[list[Evaluator], int]:
+    """Return what endorsers must satisfy together, and how many bytes that is worth.
+
+    Raises: NotFound.
+    """
     rules, met = Validator(channel.members.configuration), KeyPolicies()
-    state, found = _General(simulator.snapshot()), []
+    state = _General(simulator.snapshot())
+    found: list[Evaluator] = []
     try:
         for call in interest.chaincodes:
             for policy in call.key_policies:
@@ -118,7 +124,7 @@ def _policies(
                 found += rules.policies(call.name, spaces, state, KeyPolicies())
     except Broken as error:
         raise NotFound("policy not found") from error
-    return found
+    return found, met.size * PER_BYTE
 
 
 def _spaces(call: ChaincodeCall) -> list[Space]:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 _SYSTEM: Final = SYSTEM_NAMES | {NAMESPACE}
 _AT_ONCE: Final = 500
 """Keys whose policies are looked up before other work of the event loop has its turn."""
-_PER_BYTE: Final = 64
+PER_BYTE: Final = 64
 """To compile a byte of a policy takes as long as other work on so many bytes."""
 
 
@@ -135,11 +135,11 @@ async def choose(
     used = {space for space in plan.needs if space[1]} if strict and transient else read
     trusted = insiders(members, used | read, configuration, state)
     work = partial(fewest, trusted, policies)
-    found = await off_loop(met.size * _PER_BYTE, work)
+    found = await off_loop(met.size * PER_BYTE, work)
     if strict and not found:
         others = insiders(members, read, configuration, state)
         work = partial(fewest, others, policies)
-        open_ = used - read if await off_loop(met.size * _PER_BYTE, work) else set()
+        open_ = used - read if await off_loop(met.size * PER_BYTE, work) else set()
         raise _missing(*sorted(collection for _, collection in open_))
     plan.endorsers = found or plan.endorsers
     return plan

@@ -6,6 +6,7 @@ Source: docs/fabric/peer.md#discovery
 
 from __future__ import annotations
 
+from functools import cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +23,7 @@ from chaindock.identity.msp import Msps, require_local
 from chaindock.ids import CHANNEL_WRITERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from fabric_protos.peer.proposal_response_pb2 import ChaincodeInterest
 
@@ -31,8 +32,12 @@ if TYPE_CHECKING:
     from chaindock.identity.msp import SigningIdentity
     from chaindock.identity.organization import Organizations
 
-_MOST: Final = 100
-"""Queries in a request, and interests in a query; more are refused."""
+    _StateOf = Callable[[Channel], gossip.GossipMessage]
+
+_MOST: Final = 20
+"""Queries in a request, and interests in all of them; more are refused."""
+_LIMIT: Final = 100
+"""Requests at once at one server."""
 _DENIED: Final = "access denied"
 
 
@@ -41,7 +46,8 @@ def service(
 ) -> Service:
     """Return the service of one peer, for `ClientListener`."""
     made = Discovery(seat, channels, organizations)
-    return Service("discovery.Discovery", {"Discover": made.discover})
+    unary = {"Discover": made.discover}
+    return Service("discovery.Discovery", unary, limit=_LIMIT)
 
 
 class Discovery:
@@ -57,12 +63,12 @@ class Discovery:
         """Answer a serialised SignedRequest with a Response. Raises: Refusal."""
         signed = unmarshalled(messages.SignedRequest, request)
         asked = _read(signed.payload)
-        answer = messages.Response()
+        answer, state = messages.Response(), cache(_state)
         for query in asked.queries:
             try:
                 client = asked.authentication.client_identity
                 channel = self._admit(query.channel, client, signed)
-                answer.results.append(await self._answer(query, channel))
+                answer.results.append(await self._answer(query, channel, state))
             except ChaindockError as error:
                 answer.results.add(error=messages.Error(content=error.message))
         return bytes(answer.SerializeToString())
@@ -92,7 +98,7 @@ class Discovery:
         return channel
 
     async def _answer(
-        self, query: messages.Query, channel: Channel | None
+        self, query: messages.Query, channel: Channel | None, state: _StateOf
     ) -> messages.QueryResult:
         """Return the result of a query. Raises: ChaindockError with its text."""
         kind = query.WhichOneof("query")
@@ -102,12 +108,12 @@ class Discovery:
         if channel is not None and kind == "config_query":
             return messages.QueryResult(config_result=self._configuration(channel))
         if channel is not None and kind == "peer_query":
-            members = self._members(channel, query.peer_query.filter)
+            members = self._members(channel, query.peer_query.filter, state)
             return messages.QueryResult(members=members)
         if channel is not None and kind == "cc_query":
             interests = query.cc_query.interests
             _require_interests(interests)
-            found = [await self._endorsers(channel, one) for one in interests]
+            found = [await self._endorsers(channel, one, state) for one in interests]
             result = messages.ChaincodeQueryResult(content=found)
             return messages.QueryResult(cc_query_res=result)
         raise InvalidInput("unknown or missing request type")
@@ -120,10 +126,10 @@ class Discovery:
         return [one.peer for one in found if one is not None]
 
     def _members(
-        self, channel: Channel, interest: ChaincodeInterest
+        self, channel: Channel, interest: ChaincodeInterest, state: _StateOf
     ) -> messages.PeerMembershipResult:
         """Return the peers of a channel that may do what `interest` says."""
-        chosen, info = eligible(channel, interest), _state(channel)
+        chosen, info = eligible(channel, interest), state(channel)
         peers = (one for one in self._served() if one.mspid in chosen)
         return _by_organization((one, self._peer(one, info)) for one in peers)
 
@@ -152,7 +158,7 @@ class Discovery:
     # --- endorsers
 
     async def _endorsers(
-        self, channel: Channel, interest: ChaincodeInterest
+        self, channel: Channel, interest: ChaincodeInterest, state: _StateOf
     ) -> messages.EndorsementDescriptor:
         """Return who can endorse together. Raises: InvalidInput."""
         try:
@@ -162,7 +168,7 @@ class Discovery:
             raise InvalidInput(f"failed constructing descriptor for {shown}") from error
         groups = {one: f"G{n}" for n, one in enumerate(sorted(set().union(*layouts)))}
         result = messages.EndorsementDescriptor(chaincode=interest.chaincodes[0].name)
-        info = _state(channel)
+        info = state(channel)
         for peer in self._served():
             if group := groups.get(peer.mspid):
                 told = self._peer(peer, info)
@@ -206,21 +212,21 @@ def _read(payload: bytes) -> messages.Request:
         text = "access denied, no authentication info in request"
     elif not asked.authentication.client_identity:
         text = "access denied, client identity wasn't supplied"
-    elif len(asked.queries) > _MOST:
-        text = (
-            f"a request of {len(asked.queries)} queries; at most {_MOST} are answered"
-        )
+    elif max(len(asked.queries), _interests(asked)) > _MOST:
+        text = f"at most {_MOST} queries and {_MOST} interests are answered at once"
     if text:
         raise Refusal(Status.UNKNOWN, text)
     return asked
+
+
+def _interests(asked: messages.Request) -> int:
+    return sum(len(query.cc_query.interests) for query in asked.queries)
 
 
 def _require_interests(interests: Any) -> None:
     """Refuse a query for endorsers that asks for nothing. Raises: InvalidInput."""
     if not interests:
         raise InvalidInput("chaincode query must have at least one chaincode interest")
-    if len(interests) > _MOST:
-        raise InvalidInput(f"at most {_MOST} chaincode interests are answered at once")
     for interest in interests:
         if not interest.chaincodes:
             raise InvalidInput("chaincode interest must contain at least one chaincode")

@@ -72,8 +72,9 @@ class Running:
 
     async def once(self, proposal: Proposal, work: _Work) -> _Answered:
         """Return the outcome of `work` for these bytes, which may be under way already."""
-        signed = proposal.signed
-        key = sha256(signed.proposal_bytes).digest(), signed.signature
+        data, signature = proposal.signed.proposal_bytes, proposal.signed.signature
+        digest = await off_loop(len(data), lambda: sha256(data).digest())
+        key = digest, signature
         while (known := self._running.get(key)) is not None:
             with suppress(_Left):
                 return await known.wait()

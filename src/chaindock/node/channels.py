@@ -67,7 +67,7 @@ class Channels(Mapping[str, NodeChannel]):
 
     Args:
         fleet: gets to know what each channel runs.
-        installation: answers calls about packages.
+        packages: of the node; what only a removed channel ran is retired.
         deployer: makes a `Deployer`, given what is of the channel.
         executor: runs chaincode for every channel.
         concurrency: most proposals at once, on all channels; 0 = no limit.

@@ -325,5 +325,10 @@ async def test_no_bytes_do_more_than_be_refused(world):
         "told",
         "unknown or missing request type",
     }
-    with pytest.raises(Refusal, match="at most 100 are answered"):
-        await world.ask(*[query] * 101)
+    with pytest.raises(Refusal, match="at most 20 queries"):
+        await world.ask(*[query] * 21)
+    interests = messages.ChaincodeQuery(interests=[ChaincodeInterest()] * 11)
+    query = messages.Query(channel=CHANNEL, cc_query=interests)
+    with pytest.raises(Refusal, match="20 interests"):
+        await world.ask(query, query)
+    assert "failed constructing" in await world.layouts(*[ChaincodeCall(name="a")] * 21)
