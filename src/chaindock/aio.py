@@ -114,13 +114,19 @@ class Waiters(Generic[K, T]):
                 outcome.set_result(value)
 
     def fail(
-        self, error: Callable[[], Exception], chosen: Callable[[K], bool] | None = None
+        self,
+        error: Callable[[], BaseException],
+        chosen: Callable[[K], bool] | None = None,
     ) -> None:
         """Give an error of its own to everybody who waits for a chosen key; None = any."""
         for key in [key for key in self._waiting if chosen is None or chosen(key)]:
             for outcome in self._waiting.pop(key):
                 if not outcome.done():
                     outcome.set_exception(error())
+
+    def __contains__(self, key: K) -> bool:
+        """Whether somebody waits for `key`."""
+        return key in self._waiting
 
     def __len__(self) -> int:
         """Return for how many keys somebody waits."""

@@ -38,6 +38,7 @@ NAMES = (
     "launch",
     "restart",
     "gateway",
+    "blocks",
 )
 LIMIT_S = 900.0
 """For one benchmark, whose first run may have to build: a hang must not look like work."""

@@ -8,6 +8,7 @@ Source: docs/fabric/deliver.md#blocks
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +26,7 @@ from fabric_protos.peer import (
 )
 from google.protobuf.message import DecodeError
 
-from chaindock.aio import off_loop
+from chaindock.aio import Waiters, off_loop
 from chaindock.errors import NotFound
 from chaindock.ledger import encoding
 from chaindock.values import MIB
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
     from chaindock.endorser.channel import Channel
     from chaindock.ledger.delivered import PrivateSet
-    from chaindock.ledger.reader import View
 
 _BLOCK, _FILTERED = 2, 3
 """Fields of `DeliverResponse`."""
@@ -123,7 +123,8 @@ class BlockFeed:
         self._reader = channel.reader
         self._kept: OrderedDict[int, FeedBlock] = OrderedDict()
         self._kept_bytes = 0
-        self._reading: dict[int, asyncio.Task[FeedBlock]] = {}
+        self._coming: dict[int, asyncio.Task[FeedBlock]] = {}
+        self._outcomes: Waiters[int, FeedBlock] = Waiters()
         self._reverts = 0
         self._private: tuple[Any, asyncio.Task[list[PrivateSet]] | None] = (0, None)
 
@@ -132,35 +133,64 @@ class BlockFeed:
         return Follower(self, start)
 
     async def block(self, number: int) -> FeedBlock:
-        """Return a block. Raises: NotFound, LedgerClosed, LedgerError."""
-        if self._reverts != (reverts := self._seen()):
-            self._reverts = reverts
-            self._kept.clear()
-            self._reading.clear()
-            self._kept_bytes = 0
+        """Return a block as soon as it is there.
+
+        Raises: LedgerClosed. LedgerError: a revert removed it, or blocks before it.
+        """
+        self._renew()
         if number in self._kept:
             self._kept.move_to_end(number)
             return self._kept[number]
-        task = self._reading.get(number)
+        task = self._coming.get(number)
         if task is None:
-            task = asyncio.ensure_future(self._reader.run(partial(_read, number)))
-            self._reading[number] = task
-            task.add_done_callback(partial(self._read, number, reverts))
-        return await asyncio.shield(task)
+            task = self._coming[number] = asyncio.ensure_future(self._read(number))
+            task.add_done_callback(partial(self._came, number))
+        try:
+            # The block itself wakes all of them, each once: that is what many cost.
+            return await self._outcomes.wait(number)
+        finally:
+            if number not in self._outcomes:
+                task.cancel()
+                self._forget(number, task)
 
-    def _seen(self) -> int:
-        """Return what changes when blocks of this channel may be others than before."""
-        return self.ledger.reverts + len(self.ledger.reverted_to)
-
-    def _read(self, number: int, reverts: int, task: asyncio.Task[FeedBlock]) -> None:
-        if self._reading.get(number) is task:
-            del self._reading[number]
-        if task.cancelled() or task.exception() is not None or reverts != self._seen():
-            return
-        block = self._kept[number] = task.result()
+    async def _read(self, number: int) -> FeedBlock:
+        await self.ledger.wait_above(number)
+        reverts = self._renew()
+        try:
+            block = await self._reader.run(lambda view: decode(view.block(number)[1]))
+        except NotFound:  # it was there
+            raise self.ledger.reverted() from None
+        if reverts != self._renew():
+            raise self.ledger.reverted()
+        self._kept[number] = block
         self._kept_bytes += block.cost
         while self._kept_bytes > _CACHED_BYTES and len(self._kept) > 1:
             self._kept_bytes -= self._kept.popitem(last=False)[1].cost
+        return block
+
+    def _came(self, number: int, task: asyncio.Task[FeedBlock]) -> None:
+        self._forget(number, task)
+        if task.cancelled():
+            return
+        if error := task.exception():
+            self._outcomes.fail(lambda: copy.copy(error), number.__eq__)
+        else:
+            self._outcomes.settle(number, task.result())
+
+    def _forget(self, number: int, task: asyncio.Task[FeedBlock]) -> None:
+        if self._coming.get(number) is task:
+            del self._coming[number]
+
+    def _renew(self) -> int:
+        """Keep no block that a revert may have removed.
+
+        Returns: what is another number after each revert, and while one is going on.
+        """
+        reverts = self.ledger.reverts + len(self.ledger.reverted_to)
+        if reverts != self._reverts:
+            self._reverts, self._kept_bytes = reverts, 0
+            self._kept.clear()
+        return reverts
 
     async def private(self, number: int) -> list[PrivateSet]:
         """Return the private data of a block that the node has now.
@@ -169,7 +199,7 @@ class BlockFeed:
 
         Raises: NotFound, LedgerClosed, LedgerError.
         """
-        key = number, self.ledger.height, self._seen()
+        key = number, self.ledger.height, self._renew()
         known, task = self._private
         if known != key or task is None:
             read = self._reader.run(lambda view: view.private_of(number))
@@ -202,14 +232,8 @@ class Follower:
         return self
 
     async def __anext__(self) -> FeedBlock:
-        ledger = self._feed.ledger
         self._require()
-        if ledger.height <= self.position:
-            await ledger.wait_above(self.position)
-        try:
-            block = await self._feed.block(self.position)
-        except NotFound:  # it was there
-            raise ledger.reverted() from None
+        block = await self._feed.block(self.position)
         self._require()
         self.position += 1
         return block
@@ -237,10 +261,6 @@ class Feeds:
 
 
 # --- decoding, on the reader's thread -------------------------------------------------
-
-
-def _read(number: int, view: View) -> FeedBlock:
-    return decode(view.block(number)[1])
 
 
 def decode(raw: bytes) -> FeedBlock:

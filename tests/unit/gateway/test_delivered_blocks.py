@@ -1,6 +1,5 @@
 """What streams of blocks carry: as recorded, filtered, private; and to slow clients."""
 
-import asyncio
 import hashlib
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -23,6 +22,7 @@ from chaindock.identity.organization import Organization
 from chaindock.ledger.delivered import PrivateSet
 from chaindock.ledger.reader import LedgerReader
 from chaindock.lifecycle.terms import parse_collections
+from support.eventually import eventually
 from support.gateways.delivering import (
     CHANNEL,
     Stream,
@@ -253,8 +253,7 @@ async def test_slow_clients_hold_up_nobody_and_hold_one_block_each(place):
     assert told(await slow[0].next()) == 1
     for stream in (*slow, fast):
         stream.leave()
-    await asyncio.sleep(0)
-    assert len(place.ledger._blocks) == 0
+    await eventually(lambda: len(place.ledger._blocks) == 0)
 
 
 async def test_a_revert_ends_the_streams_that_were_past_it(place):
