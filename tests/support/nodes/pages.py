@@ -46,7 +46,10 @@ def run_page(node: Node, page: Path) -> None:
         if refused:
             assert re.search(pattern(shown), done.err), (command, done.err)
         else:
-            assert re.fullmatch(pattern(shown), done.out.decode().rstrip("\n")), command
+            assert re.fullmatch(pattern(shown), done.out.decode().rstrip("\n")), (
+                command,
+                done.out,
+            )
 
 
 def run_in_shell(
