@@ -61,6 +61,36 @@ def test_the_peer_command_loads_the_msp_directory_and_connects(
     assert "mychannel" in done.stdout.splitlines()
 
 
+def test_the_programs_show_a_certificate_if_the_node_asks_for_one(tmp_path: Path):
+    key = "peer.tls.clientAuthRequired=true"
+    with started(PROCESS, tmp_path, "--set", key) as node:
+        node.deploy(EXAMPLES / "node", "coldchain")
+        test_the_program_for_java_runs(node, _folder(tmp_path / "j"))
+        test_the_program_for_node_runs(node, _folder(tmp_path / "n"), "Org1")
+        # The clients of an organisation that joins are admitted at once.
+        node.cli("org", "add", "Org2")
+        test_the_program_for_go_runs(node, _folder(tmp_path / "g"))
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("tls", ["mutual", "none"])
+def test_the_lines_fit_a_node_with_mutual_tls_or_without_tls(tmp_path: Path, tls: str):
+    """The options for the orderer are those of the comment."""
+    key = "clientAuthRequired=true" if tls == "mutual" else "enabled=false"
+    with started(PROCESS, tmp_path, "--set", f"peer.tls.{key}") as node:
+        told = node.cli("env", "peer").out.decode()
+        flags = told.rpartition("# peer … ")[2].replace("-C ", "-c ").strip()
+        fetch = f"{tool('peer')} channel fetch newest {tmp_path}/block {flags}"
+        done = in_shell(node, f"{told}\n{tool('peer')} channel list\n{fetch}")
+        assert done.returncode == 0, done.stderr
+        assert "mychannel" in done.stdout.splitlines()
+        assert (tmp_path / "block").stat().st_size > 1000
+
+
 ORGANISATION = """\
 Organizations:
 - Name: Org1MSP

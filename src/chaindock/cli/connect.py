@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 SNIPPETS: Final = {"node": "node.mjs", "go": "main.go", "java": "App.java"}
-"""Language → file with a program; `$word` stands for a fact in quotation marks."""
+"""Language → file with a program; `$word` stands for a fact in quotation marks.
+
+Lines that begin with `//mutual` are for mutual TLS alone.
+"""
 _org_option = click.option(
     "--org", metavar="ORG", help="Organisation.  [default: the node's first]"
 )
@@ -66,9 +69,6 @@ def connect(
         return
     if lang:
         click.echo(program, nl=False)
-        if found["client_tls"]:
-            pair = ", ".join(found["client_tls"].values())
-            show.warn(f"the node asks for a client certificate, too: {pair}")
         return
     show.pairs(
         [
@@ -105,16 +105,32 @@ def _require(session: Session, name: str) -> None:
 
 
 def snippet(lang: str, name: str, found: Mapping[str, Any]) -> str:
-    """Return a program that calls the contract `name`, for a node with TLS."""
+    """Return a program that calls the contract `name`.
+
+    Raises: Unsupported: the node has no TLS.
+    """
     import json
+    import re
     from importlib.resources import files
     from string import Template
 
+    from chaindock.errors import Unsupported
+
+    if not found["ca"]:
+        raise Unsupported(
+            "the programs are for a node with TLS, and this node has none",
+            hint=f"give the client insecure credentials for {found['address']}, or start "
+            "the node without peer.tls.enabled: false",
+        )
     text = files("chaindock.cli").joinpath("snippets", SNIPPETS[lang]).read_text()
+    pair = found["client_tls"] or {}
+    kept = r"\1\2" if pair else ""
+    text = re.sub(r"^(\s*)//mutual (.*\n)", kept, text, flags=re.MULTILINE)
+    facts = {f"tls_{key}": path for key, path in pair.items()}
     # What JSON quotes is a string in each of these languages, too.
     quoted = {
-        key: json.dumps(value or "", ensure_ascii=False)
-        for key, value in {**found, "contract": name}.items()
+        key: json.dumps(value, ensure_ascii=False)
+        for key, value in {**found, **facts, "contract": name}.items()
     }
     return Template(text).substitute(quoted, name=name)
 

@@ -131,11 +131,27 @@ def test_a_program_has_every_fact_as_a_string_of_its_language(tmp_path, lang):
     assert "$" not in text.replace(json.dumps(FOLDER, ensure_ascii=False)[1:-1], "")
 
 
+@pytest.mark.parametrize("lang", ["node", "go", "java"])
+def test_a_program_shows_a_certificate_if_the_node_asks_for_one(tmp_path, lang):
+    pair = {"certificate": "/c.crt", "key": "/c.key"}
+    text = snippet(lang, "basic", connection(tmp_path, "User1", client_tls=pair))
+    assert '"/c.crt"' in text
+    assert '"/c.key"' in text
+    plain = snippet(lang, "basic", connection(tmp_path, "User1"))
+    assert "mutual" not in text + plain
+    assert len(plain.splitlines()) < len(text.splitlines())
+
+
 def test_only_the_program_is_on_standard_output(run, basic):
-    basic.connections.dialled = {
-        "client_tls": {"certificate": "/c.crt", "key": "/c.key"}
-    }
     result = run("connect", "basic", "--lang", "node")
     assert result.stdout.startswith("// Calls")
     assert result.stdout.endswith("}\n")
-    assert "client certificate" in result.stderr
+    assert result.stderr == ""
+
+
+def test_a_node_without_tls_shows_facts_and_no_program(run, basic):
+    basic.connections.dialled = {"ca": None, "tls_name": None}
+    assert "no TLS" in run("connect", "basic").stdout
+    refused = run("connect", "basic", "--lang", "go")
+    assert refused.exit_code != 0
+    assert "insecure credentials for 127.0.0.1:7051" in refused.stderr

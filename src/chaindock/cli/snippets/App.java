@@ -20,7 +20,10 @@ public final class App {
     public static void main(final String[] given) throws Exception {
         final ManagedChannel channel = Grpc.newChannelBuilder(
                         $address,
-                        TlsChannelCredentials.newBuilder().trustManager(Path.of($ca).toFile()).build())
+                        TlsChannelCredentials.newBuilder()
+                                .trustManager(Path.of($ca).toFile())
+                                //mutual .keyManager(Path.of($tls_certificate).toFile(), Path.of($tls_key).toFile())
+                                .build())
                 .overrideAuthority($tls_name)
                 .build();
         final String certificate = Files.readString(Path.of($certificate));

@@ -5,6 +5,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"log"
@@ -20,8 +21,10 @@ import (
 func main() {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(read($ca))
-	tls := credentials.NewClientTLSFromCert(roots, $tls_name)
-	connection := must(grpc.NewClient($address, grpc.WithTransportCredentials(tls)))
+	config := &tls.Config{RootCAs: roots, ServerName: $tls_name}
+	//mutual config.Certificates = []tls.Certificate{must(tls.LoadX509KeyPair($tls_certificate, $tls_key))}
+	secured := grpc.WithTransportCredentials(credentials.NewTLS(config))
+	connection := must(grpc.NewClient($address, secured))
 	defer connection.Close()
 
 	certificate := must(identity.CertificateFromPEM(read($certificate)))

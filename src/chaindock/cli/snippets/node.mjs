@@ -8,7 +8,11 @@ import { connect, signers } from '@hyperledger/fabric-gateway';
 
 const client = new grpc.Client(
     $address,
-    grpc.credentials.createSsl(readFileSync($ca)),
+    grpc.credentials.createSsl(
+        readFileSync($ca),
+        //mutual readFileSync($tls_key),
+        //mutual readFileSync($tls_certificate),
+    ),
     { 'grpc.ssl_target_name_override': $tls_name },
 );
 const gateway = connect({
