@@ -96,8 +96,9 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         for one in self.deployments.all():
             if self._is_program(one):
                 await self._expect_program(one.ccid)
-        running = (one.ccid for one in self.deployments.all() if one.runs)
-        self._custodian.restore(running)
+        running = [one for one in self.deployments.all() if one.runs]
+        self._custodian.restore(one.ccid for one in running)
+        _ = self._tasks.start(self._index_again(running), "indexes")
 
     async def deploy(
         self,
@@ -246,6 +247,12 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
             _log.warning("defined, but not installed", chaincode=name, ccid=now.ccid)
         if former and (now is None or former != now.ccid):
             _ = self._packages.retire(former)
+
+    async def _index_again(self, running: Sequence[Deployment]) -> None:
+        """Make the indexes that a crash right after a commit left out; else no change."""
+        for one in running:
+            if one.ccid in self._fleet.installed:
+                await self._put_indexes(one.name, one.ccid)
 
     def _index(self, name: str, ccid: Ccid) -> None:
         def done(task: asyncio.Task[None]) -> None:

@@ -209,7 +209,9 @@ async def test_a_program_is_expected_for_a_package_that_a_user_starts(tmp_path):
 async def test_a_crash_right_after_a_commit_is_followed_by_the_next_start(tmp_path):
     async with Node(tmp_path) as node:
         old = await node.deployer.deploy(package("one"), "basic")
-        new = (await node.packages.install(package("two"), "Org1MSP")).ccid
+        new = (
+            await node.packages.install(package("two", more=INDEXES), "Org1MSP")
+        ).ccid
         committer = node.committer
         committer.watchers = []
         commit(node, new, sequence=2)
@@ -217,6 +219,7 @@ async def test_a_crash_right_after_a_commit_is_followed_by_the_next_start(tmp_pa
         await node.restore()
         await node.quiet()
         assert node.runtime.running == {new} != {old.ccid}
+        assert committer.indexes == [("basic", {INDEX: INDEXES[INDEX]})]
         assert node.store.list() == [new]
 
 
