@@ -151,16 +151,13 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
             attempt = self._attempts(ccid)
             attempt.close()
             who = self.deployments.channel, name
-            self._fleet.expect(ccid, who)
-            try:
+            with self._fleet.expecting(ccid, who):
                 await self._expect_program(ccid)
                 if following is not None:
                     await finish(self._commit(following, ccid))
                 else:
                     await self._say(name, Target.RUNNING)
                     self._custodian.resume(ccid)
-            finally:
-                self._fleet.expect_no_more(ccid, who)
             return self._deployed(name, attempt, changed=following is not None)
 
     async def start(
@@ -194,7 +191,7 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         """
         async with self._names.hold(name):
             ccid = await self._say(name, Target.STOPPED)
-            if not self._packages.runs(ccid):
+            if not self._fleet.runs(ccid):
                 await self._custodian.stop(ccid)
 
     async def remove(self, name: str) -> None:
@@ -229,9 +226,8 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
             _log.error("definitions not followed", exc_info=error)
 
     def _installed(self, ccid: Ccid) -> None:
-        for one in self.deployments.all():
-            if one.ccid == ccid:
-                self._follow(one.name)
+        for one in self.deployments.of(ccid):
+            self._follow(one.name)
 
     def _follow(self, name: str, former: Ccid | None = None) -> None:
         """Have what a name runs now launched, and what it ran before retired."""
@@ -275,7 +271,7 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
     async def _expect_program(self, ccid: Ccid) -> None:
         placement = Placement(BY_HAND, BY_HAND, "a user starts the program")
         await asyncio.to_thread(self._targets.place, ccid, placement)
-        if self._packages.runs(ccid):
+        if self._fleet.runs(ccid):
             self._custodian.resume(ccid)
 
     # ---- steps
@@ -325,7 +321,7 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         try:
             if moved:  # a back end that does not answer must not hinder leaving it
                 _ = await self._packages.take_down(ccid)
-            trial = moved or not self._packages.runs(ccid)
+            trial = moved or not self._fleet.runs(ccid)
             await self._custodian.launch(ccid, attempt, trial=trial)
             if following is not None:
                 await finish(self._commit(following, ccid))
@@ -344,9 +340,9 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         if before is not None and used:
             _ = await packages.take_down(ccid)
             await asyncio.to_thread(self._targets.place, ccid, before)
-            if packages.runs(ccid):
+            if self._fleet.runs(ccid):
                 self._custodian.resume(ccid)
-        elif not packages.runs(ccid) and len(self._fleet.coming(ccid)) == 1:
+        elif not self._fleet.runs(ccid) and len(self._fleet.coming(ccid)) == 1:
             stop = self._custodian.stop if used else packages.take_down
             _ = self._tasks.start(stop(ccid), f"take down {ccid}")
 

@@ -137,6 +137,11 @@ class Deployments:
         """Return all deployments, by name."""
         return [one for name in sorted(self._rows) if (one := self.find(name))]
 
+    def of(self, ccid: Ccid) -> list[Deployment]:
+        """Return the deployments that run this package."""
+        names = [name for name, (one, _) in self._rows.items() if one.ccid == ccid]
+        return [one for name in names if (one := self.find(name))]
+
     def defined(self) -> list[Approval]:
         """Return what is defined, also of names that a user removed."""
         return [approval for approval, _ in self._rows.values()]

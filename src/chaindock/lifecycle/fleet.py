@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from chaindock.lifecycle.states import BY_HAND
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Iterator
 
     from chaindock.ids import Ccid, ChannelId
     from chaindock.lifecycle.deployments import Deployment, Deployments
@@ -45,17 +46,21 @@ class Fleet:
         found = [one for each in self.channels.values() for one in each.all()]
         return sorted(found, key=lambda one: (one.name, one.channel))
 
-    def to_run(self) -> list[Ccid]:
-        """Return the packages that should run, each once, by name of chaincode."""
-        return list(dict.fromkeys(one.ccid for one in self.all() if one.runs))
-
     def ccids(self) -> set[Ccid]:
         """Return every package that a name runs, or would if it was installed."""
         return {one.ccid for one in self.all() if one.ccid}
 
+    def of(self, ccid: Ccid) -> list[Deployment]:
+        """Return the deployments that run this package."""
+        return [one for each in self.channels.values() for one in each.of(ccid)]
+
+    def runs(self, ccid: Ccid) -> bool:
+        """Whether anybody is to run this package."""
+        return any(one.runs for one in self.of(ccid))
+
     def users(self, ccid: Ccid) -> set[Name]:
         """Return who runs this package."""
-        return {(one.channel, one.name) for one in self.all() if one.ccid == ccid}
+        return {(one.channel, one.name) for one in self.of(ccid)}
 
     def coming(self, ccid: Ccid) -> set[Name]:
         """Return who is being deployed with this package."""
@@ -63,20 +68,13 @@ class Fleet:
 
     def names_of(self, ccid: Ccid) -> list[str]:
         """Return the names it runs for, those of deployments under way too."""
-        return _names(self.users(ccid) | self.coming(ccid))
+        return sorted({name for _, name in self.users(ccid) | self.coming(ccid)})
 
-    def users_of(self, ccid: Ccid) -> list[str]:
-        """Return the names that run this package."""
-        return _names(self.users(ccid))
-
-    def expect(self, ccid: Ccid, name: Name) -> None:
-        """Let `coming(ccid)` contain `name`, until `expect_no_more`."""
+    @contextmanager
+    def expecting(self, ccid: Ccid, name: Name) -> Iterator[None]:
+        """Let `coming(ccid)` contain `name` inside the block."""
         self._coming.add((ccid, name))
-
-    def expect_no_more(self, ccid: Ccid, name: Name) -> None:
-        """Take note that a deployment has ended."""
-        self._coming.discard((ccid, name))
-
-
-def _names(found: Collection[Name]) -> list[str]:
-    return sorted({name for _, name in found})
+        try:
+            yield
+        finally:
+            self._coming.discard((ccid, name))

@@ -8,7 +8,12 @@ Source: docs/fabric/lifecycle.md#packages
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    ExitStack,
+    asynccontextmanager,
+    suppress,
+)
 from typing import TYPE_CHECKING, Any, Final
 
 from chaindock.aio import Tasks, finish
@@ -190,20 +195,14 @@ class Packages(AbstractAsyncContextManager["Packages"]):
         self, package: bytes | Path, name: Name
     ) -> AsyncIterator[StoredPackage]:
         """Store a package for a deployment; delete it at the end if nobody needs it."""
-        async with self._storing:
-            stored = await asyncio.to_thread(self._store.add, package)
-            ccid = stored.ccid
-            self._fleet.installed.add(ccid)
-            self._fleet.expect(ccid, name)
-        try:
+        with ExitStack() as until_over:
+            async with self._storing:
+                stored = await asyncio.to_thread(self._store.add, package)
+                ccid = stored.ccid
+                self._fleet.installed.add(ccid)
+                until_over.callback(self._discard_later, ccid)
+                until_over.enter_context(self._fleet.expecting(ccid, name))
             yield stored
-        finally:
-            self._fleet.expect_no_more(ccid, name)
-            _ = self._tasks.start(self._discard(ccid), f"discard {ccid}")
-
-    def runs(self, ccid: Ccid) -> bool:
-        """Whether a name is to run this package."""
-        return ccid in self._fleet.to_run()
 
     def retire(self, ccid: Ccid, *, purge: bool = False) -> asyncio.Task[None]:
         """Stop a package that no name runs and remove it; with `purge` its builds too.
@@ -215,7 +214,7 @@ class Packages(AbstractAsyncContextManager["Packages"]):
     async def _retire(self, ccid: Ccid, *, purge: bool) -> None:
         # Others may approve any text as the id of a package.
         known = self._fleet.is_installed(ccid) or self._custodian.find(ccid)
-        if not known or self.runs(ccid) or self._fleet.coming(ccid):
+        if not known or self._fleet.runs(ccid) or self._fleet.coming(ccid):
             return
         if await self.take_down(ccid, purge=purge):
             await self._discard(ccid)
@@ -232,6 +231,9 @@ class Packages(AbstractAsyncContextManager["Packages"]):
             )
             return False
         return True
+
+    def _discard_later(self, ccid: Ccid) -> None:
+        _ = self._tasks.start(self._discard(ccid), f"discard {ccid}")
 
     async def _discard(self, ccid: Ccid) -> None:
         targets = self._fleet.targets

@@ -355,7 +355,7 @@ class Node:
             said += [
                 f"gave up starting chaincode {name} ({one.state}, failures in a row: "
                 f"{one.policy.failures}): {why}; see chaindock logs {name}"
-                for name in self.fleet.users_of(one.ccid)
+                for name in self.fleet.names_of(one.ccid)
             ]
         return said
 

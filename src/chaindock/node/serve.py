@@ -158,7 +158,7 @@ async def _compose(
             launcher,
             config.custodian,
             new_attempt=new_attempt,
-            name_of=lambda ccid: next(iter(fleet.users_of(ccid)), ccid),
+            name_of=lambda ccid: next(iter(fleet.names_of(ccid)), ccid),
             by_hand=lambda ccid: targets.placement(ccid).given == BY_HAND,
         )
     )

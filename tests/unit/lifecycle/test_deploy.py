@@ -249,7 +249,7 @@ async def test_stop_gives_up_a_launch_under_way(node):
     node.runtime.entered.clear()
     approval = node.deployments.get("basic").approval
     node.targets.set(node.deployments.channel, approval, Target.RUNNING)
-    node.custodian.restore(node.fleet.to_run())
+    node.custodian.restore([approval.ccid])
     await node.runtime.entered.wait()
     async with asyncio.timeout(1):
         await node.deployer.stop("basic")
