@@ -277,15 +277,51 @@ class Relay:
                 await asyncio.get_running_loop().sock_connect(outer, address)
             except OSError:  # the node's listener is closed
                 return
-            async with Tasks("sandbox") as tasks:
-                ends = ((inner, outer), (outer, inner))
-                copies = [tasks.start(_copy(*pair), "copy") for pair in ends]
-                await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
+            over = asyncio.Event()
+            ways = _Way(inner, outer, over), _Way(outer, inner, over)
+            try:
+                await over.wait()
+            finally:
+                for way in ways:
+                    way.pause()
 
 
-async def _copy(source: socket.socket, target: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    with contextlib.suppress(OSError):  # reset by its peer
-        while data := await loop.sock_recv(source, _BLOCK_BYTES):
-            await loop.sock_sendall(target, data)
-            await asyncio.sleep(0)  # neither call yields while both sockets are ready
+class _Way:
+    """Passes on what one socket brings to another; sets `over` when either is at its end.
+
+    It runs in callbacks: a task for each message would cost as much as the call it is for.
+    """
+
+    def __init__(
+        self, source: socket.socket, target: socket.socket, over: asyncio.Event
+    ) -> None:
+        self._source, self._target, self._over = source, target, over
+        self._loop = asyncio.get_running_loop()
+        self._left = memoryview(b"")
+        self._loop.add_reader(source, self._pass_on)
+
+    def pause(self) -> None:
+        """Read and write nothing more."""
+        self._loop.remove_reader(self._source)
+        self._loop.remove_writer(self._target)
+
+    def _pass_on(self) -> None:
+        waited = bool(self._left)
+        try:
+            if not waited:
+                self._left = memoryview(self._source.recv(_BLOCK_BYTES))
+                if not self._left:
+                    raise ConnectionError  # as if it was reset
+            self._left = self._left[self._target.send(self._left) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.pause()
+            self._over.set()
+            return
+        if self._left and not waited:
+            self.pause()
+            self._loop.add_writer(self._target, self._pass_on)
+        elif waited and not self._left:
+            self.pause()
+            self._loop.add_reader(self._source, self._pass_on)

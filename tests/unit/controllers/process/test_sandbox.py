@@ -362,8 +362,9 @@ async def test_a_relay_of_much_lets_others_have_their_turns():
     source.setblocking(False)
     target.setblocking(False)
     works = [loop.run_in_executor(None, work) for work in (read, send)]
-    copy = asyncio.ensure_future(sandbox._copy(source, target))
-    while not copy.done():
+    over = asyncio.Event()
+    sandbox._Way(source, target, over)
+    while not over.is_set():
         await asyncio.sleep(0)
         turns += 1
     target.close()
