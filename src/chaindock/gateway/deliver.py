@@ -7,9 +7,7 @@ Source: docs/fabric/deliver.md#requests
 
 from __future__ import annotations
 
-import ssl
 import time
-from hashlib import sha256
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -22,6 +20,7 @@ from google.protobuf.message import DecodeError
 from chaindock.endorser.acl import require
 from chaindock.errors import Denied, LedgerError
 from chaindock.gateway.listener import Service
+from chaindock.gateway.requests import is_bound
 from chaindock.identity.policies import satisfied
 from chaindock.ledger.encoding import field, uvarint
 from chaindock.lifecycle.collections import find_collection
@@ -162,8 +161,8 @@ class Deliver:
         sent_s = header.timestamp.seconds + header.timestamp.nanos / 1e9
         if abs(time.time() - sent_s) > self._options.time_window_s:
             raise _End(_BAD)
-        if self._options.tls and self._options.client_auth:
-            _require_binding(header.tls_cert_hash, context)
+        if self._options.binds and not is_bound(header.tls_cert_hash, context):
+            raise _End(_BAD)
         channel = self._channels.get(header.channel_id)
         if channel is None or not (
             self._mspid in channel.members.peers or form is _ORDERED
@@ -260,14 +259,6 @@ def _range(seek: Any, height: int) -> tuple[int, int]:
         return start, height - 1
     # Of what is no position, Fabric makes 0: blocks come without end.
     return start, seek.stop.specified.number
-
-
-def _require_binding(claimed: bytes, context: Context) -> None:
-    """Check that the client named the certificate of its connection. Raises: _End."""
-    for pem in context.auth_context().get("x509_pem_cert", ()):
-        if sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).digest() == claimed:
-            return
-    raise _End(_BAD)
 
 
 def service(

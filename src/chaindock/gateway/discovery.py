@@ -17,7 +17,7 @@ from fabric_protos.msp.msp_config_pb2 import FabricMSPConfig, MSPConfig
 from chaindock.endorser.layouts import eligible, endorsing, runnable
 from chaindock.errors import ChaindockError, Denied, InvalidInput, NotFound
 from chaindock.gateway.listener import Service, named
-from chaindock.gateway.requests import unmarshalled
+from chaindock.gateway.requests import is_bound, unmarshalled
 from chaindock.gateway.statuses import Refusal, Status
 from chaindock.identity.msp import Msps, require_local
 from chaindock.ids import CHANNEL_WRITERS
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from chaindock.endorser.channel import Channel
     from chaindock.gateway.listener import Seat
+    from chaindock.gateway.options import GatewayOptions
     from chaindock.identity.msp import SigningIdentity
     from chaindock.identity.organization import Organizations
 
@@ -42,27 +43,43 @@ _DENIED: Final = "access denied"
 
 
 def service(
-    channels: Mapping[str, Channel], organizations: Organizations, seat: Seat
+    channels: Mapping[str, Channel],
+    organizations: Organizations,
+    options: GatewayOptions,
+    seat: Seat,
 ) -> Service:
     """Return the service of one peer, for `ClientListener`."""
-    made = Discovery(seat, channels, organizations)
+    made = Discovery(seat, channels, organizations, binds=options.binds)
     unary = {"Discover": made.discover}
     return Service("discovery.Discovery", unary, limit=_LIMIT)
 
 
 class Discovery:
-    """Answers what clients ask the peer of one organisation about the node."""
+    """Answers what clients ask the peer of one organisation about the node.
+
+    Args:
+        binds: clients must name the certificate of their connection.
+    """
 
     def __init__(
-        self, seat: Seat, channels: Mapping[str, Channel], organizations: Organizations
+        self,
+        seat: Seat,
+        channels: Mapping[str, Channel],
+        organizations: Organizations,
+        *,
+        binds: bool = False,
     ) -> None:
         self._seat, self._channels = seat, channels
-        self._organizations = organizations
+        self._organizations, self._binds = organizations, binds
 
-    async def discover(self, request: bytes, _context: Any = None) -> bytes:
+    async def discover(self, request: bytes, context: Any = None) -> bytes:
         """Answer a serialised SignedRequest with a Response. Raises: Refusal."""
         signed = unmarshalled(messages.SignedRequest, request)
         asked = _read(signed.payload)
+        claimed = asked.authentication.client_tls_cert_hash
+        if self._binds and not is_bound(claimed, context):
+            text = "client claimed TLS hash doesn't match computed TLS hash from gRPC stream"
+            raise Refusal(Status.UNKNOWN, text)
         answer, state = messages.Response(), cache(_state)
         for query in asked.queries:
             try:

@@ -63,3 +63,8 @@ class GatewayOptions:
         "How far the time in a client's request for blocks may be from the node's.",
     )
     message_bytes: Bytes = option(100 * MIB, "peer.maxRecvMsgSize")
+
+    @property
+    def binds(self) -> bool:
+        """Whether requests for blocks and discovery must name the client's certificate."""
+        return self.tls and self.client_auth

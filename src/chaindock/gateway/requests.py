@@ -5,7 +5,9 @@ Source: docs/fabric/gateway.md#errors
 
 from __future__ import annotations
 
+import ssl
 from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
 from fabric_protos.common import common_pb2
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from chaindock.endorser.channel import Channel
     from chaindock.endorser.checks import Proposal
+    from chaindock.gateway.listener import Context
 
 _UNPACK: Final = "failed to unpack transaction proposal: "
 
@@ -40,6 +43,15 @@ def unmarshalled(kind: Any, request: bytes) -> Any:
     except DecodeError:
         text = f"grpc: error unmarshalling request: {UNREADABLE}"
         raise Refusal(Status.INTERNAL, text) from None
+
+
+def is_bound(claimed: bytes, context: Context) -> bool:
+    """Whether a request names the TLS certificate that its client has shown, by SHA-256."""
+    shown = context.auth_context().get("x509_pem_cert", ())
+    return any(
+        sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).digest() == claimed
+        for pem in shown
+    )
 
 
 # --- proposals ----------------------------------------------------------------------

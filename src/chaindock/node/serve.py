@@ -249,7 +249,7 @@ def _services(
         partial(
             peer.service, channels, organizations, window_s, proposals, peer.Running()
         ),
-        partial(discovery.service, channels, organizations),
+        partial(discovery.service, channels, organizations, options),
         probes.health,
         *(partial(probes.reflection, version) for version in ("v1", "v1alpha")),
         partial(deliver.service, channels, feeds, options),

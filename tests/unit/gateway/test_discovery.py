@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import ssl
+from hashlib import sha256
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -296,6 +299,27 @@ async def test_only_writers_and_local_admins_are_told(world):
         signed.signature = world.org.admin.sign(b"another request")
 
     assert await allowed(change=forge) == [False, False]
+
+
+async def test_under_mutual_tls_a_request_belongs_to_its_connection(world):
+    pem = world.org.tls[1]
+    shown = SimpleNamespace(auth_context=lambda: {"x509_pem_cert": [pem]})
+    der = ssl.PEM_cert_to_DER_cert(pem.decode())
+    world.discovery._binds = True
+    for claimed, allowed in ((sha256(der).digest(), True), (b"", False)):
+        authentication = messages.AuthInfo(
+            client_identity=world.org.admin.creator, client_tls_cert_hash=claimed
+        )
+        payload = messages.Request(authentication=authentication).SerializeToString()
+        signed = messages.SignedRequest(
+            payload=payload, signature=world.org.admin.sign(payload)
+        )
+        asked = world.discovery.discover(signed.SerializeToString(), shown)
+        if allowed:
+            await asked
+        else:
+            with pytest.raises(Refusal, match="doesn't match computed TLS hash"):
+                await asked
 
 
 async def test_no_bytes_do_more_than_be_refused(world):
