@@ -33,25 +33,18 @@ class Network:
         return root / f"{org.lower()}.example.com"
 
     def environment(self, org: str, user: str = "Admin") -> dict[str, str]:
-        """Return the variables that an application takes, see examples/apps/README.md."""
-        folder = self.folder(org)
-        msp = folder / "users" / f"{user}@{folder.name}" / "msp"
-        if org not in self._known:
-            self._known.update(
-                {
-                    one["mspid"].removesuffix("MSP"): one
-                    for one in self.node.ask("org", "ls")
-                }
-            )
-        place = self._known[org]
-        return {
-            "PEER_ENDPOINT": place["address"],
-            "PEER_HOST_ALIAS": place["tls_name"],
-            "TLS_CERT_PATH": place["ca"],
-            "MSP_ID": place["mspid"],
-            "CERT_DIRECTORY_PATH": str(msp / "signcerts"),
-            "KEY_DIRECTORY_PATH": str(msp / "keystore"),
-        }
+        """Return the variables that an application takes, as the node prints them."""
+        key = f"{org} {user}"
+        if key not in self._known:
+            words = ("--org", f"{org}MSP", "--user", user)
+            told = self.node.cli("env", "app", "any", *words).out.decode()
+            self._known[key] = exports(told)
+        return self._known[key]
+
+    def profile(self, org: str, name: str) -> str:
+        """Return the connection profile that older libraries take, JSON."""
+        found: str = self.node.ask("connect", name, "--org", f"{org}MSP")["profile"]
+        return found
 
     def peer_environment(self, org: str, user: str = "Admin") -> dict[str, str]:
         """Return the variables of the `peer` command, as the node prints them."""

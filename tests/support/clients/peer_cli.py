@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from support.clients.network import Network
 
 SOURCE = builds.FIXTURES / "peercli"
+"""The module of Fabric 2.1.1."""
+_NEWEST = builds.FIXTURES / "fabrictools"
 PATIENCE_S = 120
 
 
 def tool(name: str) -> Path:
     """Return a program of Fabric (peer, discover or configtxlator), built once."""
-    return builds.go_program(SOURCE, f"github.com/hyperledger/fabric/cmd/{name}")
+    return builds.go_program(_NEWEST, f"github.com/hyperledger/fabric/cmd/{name}")
 
 
 class PeerCli:
