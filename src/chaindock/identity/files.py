@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from chaindock.durable import sync_folder
+from chaindock.durable import sync_folder, write_file
 from chaindock.errors import ConfigInvalid, StorageError
 
 if TYPE_CHECKING:
@@ -46,6 +46,15 @@ def appear(folder: Path) -> Iterator[Path]:
         raise cannot_write(folder, error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file unless it has this content. Raises: StorageError."""
+    try:
+        if not path.exists() or path.read_bytes() != content:
+            write_file(path, content)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def cannot_write(path: Path, error: OSError) -> StorageError:

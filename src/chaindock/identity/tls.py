@@ -19,7 +19,12 @@ from chaindock.identity.ca import (
     key_pem,
     new_key,
 )
-from chaindock.identity.files import appear, cannot_write, read_certificate, read_key
+from chaindock.identity.files import (
+    appear,
+    read_certificate,
+    read_key,
+    replace_file,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,13 +59,13 @@ class TlsFiles:
         self._ca = CertificateAuthority(read_certificate(root), read_key(key))
         if _is_over(self._ca.certificate):
             self._ca = CertificateAuthority.create(domain, tls=True, key=self._ca.key)
-            _replace(root, certificate_pem(self._ca.certificate))
+            replace_file(root, certificate_pem(self._ca.certificate))
         self.root_pem = certificate_pem(self._ca.certificate)
         """What a client of the organisation's peer trusts."""
         self._trust(path / "msp")
         for kind in _OWNERS:
-            for owner in sorted((path / kind).glob("[!.]*")):
-                self.equip(owner, owner.name, kind)
+            for msp in sorted((path / kind).glob("[!.]*/msp")):
+                self.equip(msp.parent, msp.parent.name, kind)
 
     def equip(self, folder: Path, name: str, kind: str) -> None:
         """Give the owner `name`, whose directory is `folder`, what it lacks.
@@ -78,8 +83,8 @@ class TlsFiles:
                 write_file(scratch / "ca.crt", self.root_pem)
         elif not self._holds(read_certificate(place)):
             key = read_key(tls / f"{stem}.key")
-            _replace(place, self._issue(key, name, kind))
-        _replace(tls / "ca.crt", self.root_pem)
+            replace_file(place, self._issue(key, name, kind))
+        replace_file(tls / "ca.crt", self.root_pem)
 
     def pair_of_peer(self) -> tuple[bytes, bytes, bytes]:
         """Return the root, and certificate and key of the peer's listener; all PEM."""
@@ -102,17 +107,8 @@ class TlsFiles:
     def _trust(self, msp: Path) -> None:
         if msp.is_dir():
             name = f"tlsca.{self._domain}-cert.pem"
-            _replace(msp / "tlscacerts" / name, self.root_pem)
+            replace_file(msp / "tlscacerts" / name, self.root_pem)
 
 
 def _is_over(certificate: x509.Certificate) -> bool:
     return certificate.not_valid_after_utc <= dt.datetime.now(dt.UTC) + _AHEAD
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file unless it has this content. Raises: StorageError."""
-    try:
-        if not path.exists() or path.read_bytes() != content:
-            write_file(path, content)
-    except OSError as error:
-        raise cannot_write(path, error) from error

@@ -8,10 +8,10 @@ Source: docs/fabric/clients.md
 from __future__ import annotations
 
 import json
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from chaindock.durable import write_file
-from chaindock.identity.files import cannot_write
+from chaindock.identity.files import replace_file
 from chaindock.identity.organization import ADMIN
 
 if TYPE_CHECKING:
@@ -63,20 +63,22 @@ class Connections:
         self._folder, self._channels = folder, channels
         self._organizations, self._clients = organizations, clients
         self._client_auth = client_auth
+        self._lock = threading.Lock()
         self.write()
 
     def write(self) -> None:
         """Write the profiles, and make the first users. Blocks. Raises: StorageError."""
-        if not self._holds(core := "peer/core.yaml", _CORE):
-            self._write(core, _CORE)
-        for own in self._served():
-            for user in USERS:
-                own.user(user)
-            profile = self._profile(own)
-            text = json.dumps(profile, indent=2).encode() + b"\n"
-            if not self._holds(_name(own, "json"), text):
-                self._write(_name(own, "yaml"), _yaml(profile))
-                self._write(_name(own, "json"), text)
+        with self._lock:  # a file has one writer at a time
+            replace_file(self._folder / "peer" / "core.yaml", _CORE)
+            for own in self._served():
+                for user in USERS:
+                    own.user(user)
+                profile = self._profile(own)
+                text = json.dumps(profile, indent=2).encode() + b"\n"
+                place = self._folder / _name(own, "json")
+                if not place.exists() or place.read_bytes() != text:
+                    replace_file(self._folder / _name(own, "yaml"), _yaml(profile))
+                    replace_file(place, text)
 
     def describe(
         self, user: str, org: str | None = None, channel: str | None = None
@@ -180,18 +182,6 @@ class Connections:
             "tlsCACerts": {"pem": organization.tls[0].decode()},
             "grpcOptions": {"ssl-target-name-override": name, "hostnameOverride": name},
         }
-
-    def _holds(self, name: str, content: bytes) -> bool:
-        path = self._folder / name
-        return path.exists() and path.read_bytes() == content
-
-    def _write(self, name: str, content: bytes) -> None:
-        """Write a file. Raises: StorageError."""
-        path = self._folder / name
-        try:
-            write_file(path, content)
-        except OSError as error:
-            raise cannot_write(path, error) from error
 
 
 def _short(organization: Organization) -> str:

@@ -146,6 +146,15 @@ def test_a_home_from_before_gets_its_tls_and_keeps_its_identities(tmp_path):
     assert again.tls[0] != first.tls[0]
 
 
+def test_what_is_no_user_gets_nothing(tmp_path):
+    users = opened(tmp_path).path / "users"
+    (users / "notes.txt").write_text("mine")
+    (users / "old").mkdir()
+    opened(tmp_path)
+    assert (users / "notes.txt").read_text() == "mine"
+    assert not list((users / "old").iterdir())
+
+
 def test_only_the_first_organisation_has_an_orderer(tmp_path):
     second = Organizations(tmp_path, opened(tmp_path)).make("Org2")
     assert not (second.path / "orderers").exists()
@@ -218,6 +227,7 @@ def test_a_crash_leaves_no_pair_by_halves(tmp_path, monkeypatch):
         home = tmp_path / str(left)
         with monkeypatch.context() as patch:
             patch.setattr(module, "write_file", cut)
+            patch.setattr("chaindock.identity.files.write_file", cut)
             patch.setattr("chaindock.identity.files.shutil.rmtree", lambda *_, **__: 0)
             with pytest.raises(PowerCut):
                 opened(home)

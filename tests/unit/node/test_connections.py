@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -140,6 +141,15 @@ def test_files_are_written_again_only_when_something_changed(network):
         text = (network.folder / f"connection-org1.{ending}").read_text()
         assert "grpcs://127.0.0.1:40001" in text
         assert "7051" not in text
+
+
+def test_many_may_ask_at_once_when_an_address_has_changed(network):
+    with ThreadPoolExecutor(8) as pool:
+        for port in range(7100, 7103):
+            network.addresses["Org1MSP"] = f"127.0.0.1:{port}"
+            found = list(pool.map(lambda _: network.describe(), range(8)))
+            assert {one["address"] for one in found} == {f"127.0.0.1:{port}"}
+            assert f":{port}" in json.dumps(network.profile())
 
 
 def test_what_was_removed_is_written_again(network):
