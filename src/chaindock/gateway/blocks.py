@@ -11,7 +11,7 @@ import asyncio
 import copy
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, Self
 from weakref import WeakKeyDictionary
 
@@ -79,12 +79,18 @@ class FeedBlock:
 
     def event_response(self, chaincode: str) -> bytes | None:
         """Return the `ChaincodeEventsResponse` of a chaincode; None = it has no event."""
-        events = [one for one in self.events if one.chaincode_id == chaincode]
-        if events and chaincode not in self._made:
+        if chaincode not in self._raised_by:
+            return None
+        if chaincode not in self._made:
+            events = [one for one in self.events if one.chaincode_id == chaincode]
             self._made[chaincode] = gateway_pb2.ChaincodeEventsResponse(
                 events=events, block_number=self.number
             ).SerializeToString()
-        return self._made[chaincode] if events else None
+        return self._made[chaincode]
+
+    @cached_property
+    def _raised_by(self) -> frozenset[str]:
+        return frozenset(one.chaincode_id for one in self.events)
 
     async def form(self, *, data: bool, judged: bool) -> bytes:
         """Return a `DeliverResponse` with the block.

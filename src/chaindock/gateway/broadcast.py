@@ -26,6 +26,7 @@ from chaindock.ledger.transaction import (
     code_name,
     read_headers,
 )
+from chaindock.values import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from chaindock.gateway.options import GatewayOptions
 
 _SUCCESS: Final = common_pb2.SUCCESS
+_HELD_BYTES: Final = 64 * MIB
+"""Of envelopes that wait for an answer; a further one is refused."""
+_FULL: Final = "too many envelopes wait for a place in the queue of the orderer"
 
 
 class Broadcast:
@@ -43,6 +47,8 @@ class Broadcast:
 
     def __init__(self, channels: Mapping[str, Channel]) -> None:
         self._channels = channels
+        self._held_bytes = 0
+        """Envelopes that are not answered yet: the queue of the orderer may be full."""
 
     async def stream(self, context: Context) -> None:
         """Answer the envelopes of a stream in their order."""
@@ -58,11 +64,17 @@ class Broadcast:
 
     async def answer(self, envelope: bytes) -> tuple[int, str]:
         """Order an envelope; return status and text."""
+        size = len(envelope)
+        if self._held_bytes and self._held_bytes + size > _HELD_BYTES:
+            return common_pb2.SERVICE_UNAVAILABLE, _FULL
+        self._held_bytes += size
         try:
             channel = await self._channel_of(envelope)
             _ = await channel.orderer.order(envelope)
         except ChaindockError as error:
             return broadcast_status(error)
+        finally:
+            self._held_bytes -= size
         return _SUCCESS, ""
 
     async def _channel_of(self, envelope: bytes) -> Channel:
@@ -97,4 +109,5 @@ def service(
         "Broadcast": Broadcast(channels).stream,
         "Deliver": Deliver(channels, feeds, options, seat).ordered,
     }
-    return Service("orderer.AtomicBroadcast", streams=streams)
+    limit = options.deliver_calls
+    return Service("orderer.AtomicBroadcast", streams=streams, limit=limit)

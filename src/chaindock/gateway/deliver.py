@@ -8,6 +8,7 @@ Source: docs/fabric/deliver.md#requests
 from __future__ import annotations
 
 import time
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -17,6 +18,7 @@ from fabric_protos.ledger.rwset import rwset_pb2
 from fabric_protos.orderer import ab_pb2
 from google.protobuf.message import DecodeError
 
+from chaindock.aio import off_loop
 from chaindock.endorser.acl import require
 from chaindock.errors import Denied, LedgerError
 from chaindock.gateway.listener import Service
@@ -27,7 +29,7 @@ from chaindock.lifecycle.collections import find_collection
 from chaindock.values import KIB
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from chaindock.endorser.channel import Channel
     from chaindock.gateway.blocks import BlockFeed, FeedBlock, Feeds
@@ -203,18 +205,7 @@ class Deliver:
         """Return a block with the private data that the client may read from this peer."""
         sets = await feed.private(block.number)
         seen = [one for one in sets if self._may_see(channel, one, identity)]
-        parts = [field(1, block.raw)]
-        for position, of_tx in groupby(seen, lambda one: one.position):
-            found = rwset_pb2.TxPvtReadWriteSet()
-            for ns, of_ns in groupby(of_tx, lambda one: one.ns):
-                space = found.ns_pvt_rwset.add(namespace=ns)
-                for one in of_ns:
-                    space.collection_pvt_rwset.add(
-                        collection_name=one.collection, rwset=one.rwset
-                    )
-            entry = field(2, found.SerializeToString())
-            parts.append(field(2, b"\x08" + uvarint(position) + entry))
-        return field(_BLOCK_AND_PRIVATE, b"".join(parts))
+        return await off_loop(len(block.full), partial(_assemble, block, seen))
 
     def _may_see(self, channel: Channel, one: PrivateSet, identity: Identity) -> bool:
         """Whether this peer has a collection, and the client may read it."""
@@ -227,6 +218,22 @@ class Deliver:
         return satisfied(policy, [peer]) and (
             not config.member_only_read or satisfied(policy, [identity])
         )
+
+
+def _assemble(block: FeedBlock, sets: Sequence[PrivateSet]) -> bytes:
+    """Return a `DeliverResponse` with a block and private data, which is in order."""
+    parts = [field(1, block.raw)]
+    for position, of_tx in groupby(sets, lambda one: one.position):
+        found = rwset_pb2.TxPvtReadWriteSet()
+        for ns, of_ns in groupby(of_tx, lambda one: one.ns):
+            space = found.ns_pvt_rwset.add(namespace=ns)
+            for one in of_ns:
+                space.collection_pvt_rwset.add(
+                    collection_name=one.collection, rwset=one.rwset
+                )
+        entry = field(2, found.SerializeToString())
+        parts.append(field(2, b"\x08" + uvarint(position) + entry))
+    return field(_BLOCK_AND_PRIVATE, b"".join(parts))
 
 
 async def _message(block: FeedBlock, form: Form, seek: Any) -> bytes:

@@ -14,6 +14,7 @@ from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.cutting import MANUAL, OrdererOptions
 from chaindock.endorser.orderer import Orderer
 from chaindock.errors import LedgerError
+from chaindock.gateway import broadcast as broadcasts
 from chaindock.gateway.broadcast import Broadcast
 from chaindock.identity import msp
 from chaindock.identity.organization import Organization
@@ -202,3 +203,21 @@ class TestFullQueue:
             await full.cut()
             assert await answer(stream) == (200, "")
             assert full.waiting == 1
+
+    async def test_what_waits_is_bounded_in_bytes(self, place, monkeypatch):
+        monkeypatch.setattr(broadcasts, "_HELD_BYTES", 2000)
+        place.channel.orderer = full = Orderer(
+            place.ledger,
+            place.channel.members.configuration,
+            OrdererOptions(mode=MANUAL, max_waiting=1),
+        )
+        async with full:
+            service = place.orderer()
+            streams = [Stream().start(service, "Broadcast") for _ in range(3)]
+            for stream in streams:
+                stream.send(envelope(place.user, size=900))
+            assert await answer(streams[0]) == (200, "")
+            status, info = await answer(streams[2])
+            assert (status, "too many envelopes" in info) == (503, True)
+            await full.cut()
+            assert await answer(streams[1]) == (200, "")
