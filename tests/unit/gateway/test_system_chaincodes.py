@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from hashlib import sha256
+from typing import Any
 
 import pytest
 from fabric_protos.common import common_pb2, configtx_pb2, configuration_pb2
 from fabric_protos.common.ledger_pb2 import BlockchainInfo
+from fabric_protos.gateway import gateway_pb2
 from fabric_protos.peer import transaction_pb2
 
+from chaindock.endorser.caller import new_proposal
 from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.genesis import genesis_envelope
+from chaindock.gateway.gateway import Gateway
+from chaindock.gateway.listener import Seat
+from chaindock.gateway.options import GatewayOptions
 from chaindock.ids import ChannelId
 from chaindock.ledger.blocks import header_der
 from support.peers import CHANNEL
 
+NOBODY: Any = None
 READERS = "/Channel/Application/Readers"
 
 
@@ -88,6 +95,21 @@ async def test_qscc_says_what_is_wrong(world, args, text):
     response = await world.qscc(*args)
     assert response.status == 500
     assert text in response.message
+
+
+async def test_applications_ask_for_blocks_through_the_gateway(world):
+    channels: Any = world.channels
+    seat = Seat(world.org.mspid, "127.0.0.1:7051")
+    gateway = Gateway(channels, GatewayOptions(), None, seat)
+    for name, args in (
+        ("qscc", [b"GetBlockByNumber", CHANNEL.encode(), b"0"]),
+        ("cscc", [b"GetConfigBlock", CHANNEL.encode()]),
+    ):
+        proposed = new_proposal(CHANNEL, name, args, world.user)
+        request = gateway_pb2.EvaluateRequest(proposed_transaction=proposed)
+        raw = await gateway.evaluate(request.SerializeToString(), NOBODY)
+        result = gateway_pb2.EvaluateResponse.FromString(raw).result
+        assert result.payload == world.channel.ledger.get_block(0)
 
 
 # --- cscc
