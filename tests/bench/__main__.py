@@ -40,6 +40,8 @@ NAMES = (
     "gateway",
     "blocks",
 )
+LONG = ("million",)
+"""Run only when they are named."""
 LIMIT_S = 900.0
 """For one benchmark, whose first run may have to build: a hang must not look like work."""
 BUSY = 0.5
@@ -99,10 +101,12 @@ def summary(results: list[Result]) -> str:
 def main() -> int:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=", ".join((*NAMES, *LONG))
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write results here")
     asked = parser.parse_args()
-    if unknown := set(asked.names) - set(NAMES):
+    if unknown := set(asked.names) - {*NAMES, *LONG}:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}")
     telemetry.configure(level="error")
     os.environ["GRPC_VERBOSITY"] = "ERROR"  # noqa: TID251  # ends of streams: no news

@@ -26,43 +26,43 @@ INDEX = {
         b'{"index":{"fields":["owner"]},"ddoc":"d","name":"owner"}'
     )
 }
-_FIND = "SELECT key, json FROM d WHERE json_extract(json, '$.owner')=?"
+FIND = "SELECT key, json FROM d WHERE json_extract(json, '$.owner')=?"
 
 
-def document(number: int) -> bytes:
+def document(number: int, owners: int) -> bytes:
     return json.dumps(
         {
             "color": "blue",
             "docType": "asset",
-            "owner": f"user{number % OWNERS}",
+            "owner": f"user{number % owners}",
             "size": number % 50,
         },
         separators=(",", ":"),
     ).encode()
 
 
-async def filled(ledger: Ledger, db: sqlite3.Connection) -> None:
-    """Put the same documents into both."""
+async def filled(ledger: Ledger, db: sqlite3.Connection, documents: int) -> None:
+    """Put the same documents into both; each owner has `FOUND` of them."""
     await ledger.put_indexes("cc", INDEX)
     db.execute("CREATE TABLE d (key BLOB PRIMARY KEY, json TEXT)")
     db.execute("CREATE INDEX owner ON d (json_extract(json, '$.owner'))")
-    for first in range(0, DOCUMENTS, 5000):
-        writes = {f"a{n:06}": document(n) for n in range(first, first + 5000)}
+    for first in range(0, documents, 5000):
+        writes = {
+            f"a{n:06}": document(n, documents // FOUND)
+            for n in range(first, first + 5000)
+        }
         await commit(ledger, rwset(writes=writes))
         rows = [(key.encode(), value.decode()) for key, value in writes.items()]
         db.executemany("INSERT INTO d VALUES (?, ?)", rows)
 
 
-def text(number: int) -> str:
-    return json.dumps({"selector": {"owner": f"user{number * 7 % OWNERS}"}})
-
-
-def queried(ledger: Ledger) -> Callable[[int], object]:
+def queried(ledger: Ledger, owners: int) -> Callable[[int], object]:
     """Return a query as a chaincode makes it: results serialised and recorded."""
 
     def query(number: int) -> object:
         with ledger.new_simulator(TxId("t")) as simulator:
-            results = simulator.open_query("cc", text(number))
+            wanted = {"selector": {"owner": f"user{number * 7 % owners}"}}
+            results = simulator.open_query("cc", json.dumps(wanted))
             while not results.advance():
                 pass
             found = results.take(FOUND + 1)
@@ -78,12 +78,12 @@ async def run() -> AsyncIterator[Row]:
     with scratch() as path:
         async with ledger_at(path / "ledger") as ledger:
             db = bare(path / "bare.db")
-            await filled(ledger, db)
+            await filled(ledger, db, DOCUMENTS)
             owners = [f"user{number * 7 % OWNERS}" for number in range(CALLS)]
             value, reference = await in_turns(
                 ROUNDS,
-                mean_us(CALLS, queried(ledger)),
-                mean_us(CALLS, lambda n: db.execute(_FIND, (owners[n],)).fetchall()),
+                mean_us(CALLS, queried(ledger, OWNERS)),
+                mean_us(CALLS, lambda n: db.execute(FIND, (owners[n],)).fetchall()),
             )
             yield Row(
                 f"rich query of {FOUND} of {DOCUMENTS:,} documents by an index",

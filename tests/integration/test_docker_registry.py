@@ -159,18 +159,11 @@ async def test_when_no_place_has_it_each_tells_why(
     assert all(one["why"] in str(error) for one in error.tried)
 
 
-@pytest.mark.parametrize("everywhere", [True, False], ids=["for all", "for one"])
-async def test_never_pulling_makes_no_request(
-    backend: DockerBackend, target: Target, everywhere: bool
-):
+async def test_never_pulling_makes_no_request(backend: DockerBackend, target: Target):
     registry = Registry()
     async with registry.serve(target.registry_port) as host:
         image = LanguageImages(f"{host}/{backend.node_id}:1")
-        mirror = Mirror(host, f"{host}/mirror")
-        if everywhere:
-            use(backend, image, mirror, pull="never")
-        else:
-            use(backend, replace(image, pull="never"), mirror, pull="always")
+        use(backend, image, Mirror(host, f"{host}/mirror"), pull="never")
         answer = await refused(backend)
     assert "may not pull" in str(answer)
     assert isinstance(answer, ImageNotFound)

@@ -191,12 +191,11 @@ async def _images(config: Config, engine: Engine) -> AsyncIterator[Check]:
     """Say of each image that builds start from whether the engine has it."""
     options = config.docker
     for language, images in options.images.items():
-        pull = options.pull if images.pull == "default" else images.pull
         for text in dict.fromkeys((images.builder, images.runtime or images.builder)):
             image, *mirrors = places(text, engine.arch, options)
             if await _has_any(engine, [image, *mirrors]):
                 yield Check("images", language, State.OK, image)
-            elif pull == "never":
+            elif options.pull == "never":
                 found = f"{image} is missing, and pulling is not allowed"
                 remedy = f"docker pull {image}"
                 yield Check("images", language, State.WARN, found, remedy)

@@ -133,12 +133,7 @@ class CustodianOptions:
     A run of `stable_s` resets the count of failures.
     """
 
-    parallel: Whole = option(
-        0,
-        "chaindock.launch.parallel",
-        "Launches that start at once; after 80 ms as many more start, up to "
-        "eight times as many; 0 = one per processor.",
-    )
+    parallel: int = 0
     drain_s: SecondsOrNone = option(
         30.0,
         "chaindock.launch.drain",

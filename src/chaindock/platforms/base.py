@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from chaindock.platforms.tree import SourceFile
 
 Pull = Literal["missing", "never", "always"]
-LanguagePull = Pull | Literal["default"]
 
 # Placeholders in argv, cwd and env values of a plan (Places fills them):
 #   {input}   the unpacked code archive (holds src/ and META-INF/)
@@ -145,29 +144,24 @@ class Tool:
 class LanguageImages:
     """The images that chaincode of a language is built and runs in.
 
-    `runtime` "" = as `builder`; `pull` default = as `chaindock.docker.pull` says.
+    `runtime` "" = as `builder`.
     """
 
     builder: str
     runtime: str = ""
-    pull: LanguagePull = "default"
 
 
 def declare_images(
-    name: str, title: str, builder: tuple[str, str], runtime: tuple[str, str]
+    title: str, builder: tuple[str, str], runtime: tuple[str, str]
 ) -> LanguageImages:
     """Return the images of a language; `builder` and `runtime`: default, key of setting."""
     same = "" if runtime[0] else f"; empty = {builder[1]}"
     image = f"Image in which {title} chaincode"
-    pull = (
-        f"When the images of {title} are fetched; default = as chaindock.docker.pull."
-    )
     made = make_dataclass(
         f"{title}Images",
         [
             ("builder", str, option(*builder, f"{image} is built.")),
             ("runtime", str, option(*runtime, f"{image} runs{same}.")),
-            ("pull", LanguagePull, option("default", f"chaindock.{name}.pull", pull)),
         ],
         bases=(LanguageImages,),
         frozen=True,

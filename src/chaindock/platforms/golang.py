@@ -54,7 +54,6 @@ class Golang(Platform):
     name = "golang"
     title = "Go"
     images = declare_images(
-        "golang",
         "Go",
         builder=("golang:1.24-bookworm", "chaincode.builder"),
         runtime=("debian:bookworm-slim", "chaincode.golang.runtime"),

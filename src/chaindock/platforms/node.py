@@ -60,7 +60,6 @@ class Node(Platform):
     name = "node"
     title = "Node"
     images = declare_images(
-        "node",
         "Node",
         builder=("node:20-bookworm-slim", "chaincode.node.runtime"),
         runtime=("", "chaindock.node.runtime"),

@@ -102,7 +102,6 @@ class Python(Platform):
     name = "python"
     title = "Python"
     images = declare_images(
-        "python",
         "Python",
         builder=("python:3.12-slim-bookworm", "chaindock.python.builder"),
         runtime=("", "chaindock.python.runtime"),

@@ -101,7 +101,6 @@ class Compiler:
         options = self._options
         host = limits(
             options.memory_bytes,
-            options.cpus,
             options.pids,
             CpuShares=options.cpu_shares,
             CgroupParent=options.cgroup_parent,

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from chaindock.controllers.docker.engine import Engine
     from chaindock.controllers.docker.options import DockerOptions
     from chaindock.ids import Ccid
-    from chaindock.platforms.base import LanguageImages, Pull
+    from chaindock.platforms.base import LanguageImages
 
 _log = get_logger("docker.pulls")
 BUILD_SILENCE_S = 300.0
@@ -99,19 +99,19 @@ class BaseImages:
 
         Raises: as `pull_image`; ImageNotFound when the policy is `never`.
         """
-        policy = self._options.pull if language.pull == "default" else language.pull
-        builder = await self._get(language.builder, policy, attempt)
+        builder = await self._get(language.builder, attempt)
         if language.runtime in {"", language.builder}:
             return builder, builder
-        return builder, await self._get(language.runtime, policy, attempt)
+        return builder, await self._get(language.runtime, attempt)
 
-    async def _get(self, text: str, policy: Pull, attempt: Attempt) -> BaseImage:
+    async def _get(self, text: str, attempt: Attempt) -> BaseImage:
         where = places(text, self._engine.arch, self._options)
         reference = where[0]
         lock = self._locks[reference]
         if lock.locked():
             attempt.enter(Phase.PULL)  # another attempt pulls it: this one waits
         async with lock:
+            policy = self._options.pull
             found = None if policy == "always" else await self._look(where)
             if found is None and policy == "never":
                 raise ImageNotFound(

@@ -319,9 +319,6 @@ class CompileOptions:
         "Memory of a build container; 0 = unlimited.",
     )
     pids: int = 4096
-    cpus: Number = option(
-        0.0, "chaindock.build.cpus", "Processors of a build container; 0 = unlimited."
-    )
     cpu_shares: int = 256
     silence_s: Seconds = option(
         600.0,
@@ -329,9 +326,7 @@ class CompileOptions:
         "Time without output after which a build step has failed.",
     )
     limit_s: float = 24 * 3600.0
-    artifact_bytes: Bytes = option(
-        2048 * MIB, "chaindock.build.size", "Largest result of a build."
-    )
+    artifact_bytes: int = 2048 * MIB
     dns: Addresses = option((), "vm.docker.hostConfig.Dns")
     extra_hosts: Hosts = option((), "vm.docker.hostConfig.ExtraHosts")
     cgroup_parent: str = option("", "vm.docker.hostConfig.CgroupParent")
@@ -343,6 +338,7 @@ class DockerOptions:
 
     Args:
         images: by the name of the language.
+        fabric_version: what $(PROJECT_VERSION) stands for in names of images.
         chaincode_port: port in the container of chaincode that the node dials.
         path: where programs of this machine are looked for, as a PATH.
     """
@@ -368,10 +364,6 @@ class DockerOptions:
     call_s: float = 60.0
     sandbox: SandboxOptions = field(default_factory=SandboxOptions)
     compile: CompileOptions = field(default_factory=CompileOptions)
-    fabric_version: str = option(
-        "latest",
-        "chaindock.docker.fabricVersion",
-        "What $(PROJECT_VERSION) stands for in names of images.",
-    )
+    fabric_version: str = "latest"
     chaincode_port: int = 9999
     path: str = "/usr/sbin:/sbin:/usr/bin:/bin"

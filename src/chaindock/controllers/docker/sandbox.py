@@ -46,28 +46,11 @@ def own_labels(node: NodeLabels, attempt: Attempt, role: str) -> dict[str, str]:
     }
 
 
-def limits(
-    memory_bytes: int,
-    cpus: float,
-    pids: int,
-    *,
-    period_us: int = 0,
-    quota_us: int = 0,
-    **more: int | str,
-) -> dict[str, Any]:
-    """Return limits as HostConfig fields; 0 = unlimited. A quota overrides `cpus`."""
-    period = period_us or _CPU_PERIOD_US
-    # Unlike NanoCpus, a quota may exceed what the machine has.
-    quota = quota_us or int(cpus * period)
-    found = {
-        # Without swap: a container over its limit is killed instead of slowed down.
-        "Memory": memory_bytes,
-        "MemorySwap": memory_bytes,
-        "CpuPeriod": period if quota else 0,
-        "CpuQuota": quota,
-        "PidsLimit": pids,
-        **more,
-    }
+def limits(memory_bytes: int, pids: int, **more: int | str) -> dict[str, Any]:
+    """Return limits as HostConfig fields; 0 = unlimited."""
+    # Without swap: a container over its limit is killed instead of slowed down.
+    found: dict[str, Any] = {"Memory": memory_bytes, "MemorySwap": memory_bytes}
+    found |= {"PidsLimit": pids, **more}
     return {name: value for name, value in found.items() if value}
 
 
@@ -81,12 +64,14 @@ def host_config(sandbox: SandboxOptions) -> dict[str, Any]:
     """Return HostConfig of a sandboxed container, without its network."""
     files, bytes_ = sandbox.open_files, sandbox.file_bytes or sandbox.tmp_bytes
     log = {"max-size": str(sandbox.log_max_bytes), "max-file": str(sandbox.log_files)}
+    period = sandbox.cpu_period or _CPU_PERIOD_US
+    # Unlike NanoCpus, a quota may exceed what the machine has.
+    quota = sandbox.cpu_quota or int(sandbox.cpus * period)
     found = limits(
         sandbox.memory_bytes,
-        sandbox.cpus,
         sandbox.pids,
-        period_us=sandbox.cpu_period,
-        quota_us=sandbox.cpu_quota,
+        CpuPeriod=period if quota else 0,
+        CpuQuota=quota,
         CpuShares=sandbox.cpu_shares,
         CpusetCpus=sandbox.cpuset_cpus,
         CpusetMems=sandbox.cpuset_mems,
