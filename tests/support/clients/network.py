@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from support.nodes.node import FIXTURES, PROCESS, started
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from support.clients.driver import Driver
     from support.nodes.node import Node
@@ -88,9 +88,11 @@ def exports(told: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def network(folder: Path, *orgs: str, **settings: str) -> Iterator[Network]:
-    """Yield a node with Org1 and `orgs`."""
-    with started(PROCESS, folder, **settings) as node:
+def network(
+    folder: Path, *orgs: str, flags: Sequence[str] = (), **settings: str
+) -> Iterator[Network]:
+    """Yield a node with Org1 and `orgs`; `flags` are of `chaindock up`."""
+    with started(PROCESS, folder, *flags, **settings) as node:
         for org in orgs:
             node.cli("org", "add", org)
         yield Network(node)
