@@ -169,11 +169,10 @@ class Peer:
             response = await system[name].execute(None, args, identity, self._mspid)
             failed = response.status >= ERROR_STATUS
             watch.end = End.REFUSED if failed else End.ENDORSED
-            outcome = Outcome(response, None)
-            (answer,) = respond(proposal, outcome, "syscc", b"", (), None)
             if response.status < 500:
-                answer.ClearField("payload")
-            return answer
+                return messages.ProposalResponse(response=response)
+            outcome = Outcome(response, None)
+            return respond(proposal, outcome, "syscc", b"", (), None)[0]
 
     def _local(self) -> Msps:
         found = self._organizations.find(self._mspid)
