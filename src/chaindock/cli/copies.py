@@ -135,8 +135,8 @@ def load(session: Session, file: Path, *, yes: bool) -> None:
 def reset(session: Session, *, yes: bool) -> None:
     """Remove the ledger; the next start begins a new one.
 
-    The node must be stopped. Nothing is deployed then. Identities and keys stay. Keep a
-    copy by `dump` if you may need the data again.
+    The node must be stopped. Nothing is deployed then, and channels that were made are
+    gone. Identities and keys stay. Keep a copy by `dump` if you may need the data again.
     """
     from chaindock.node.copies import reset as remove
 
