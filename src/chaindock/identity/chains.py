@@ -140,13 +140,6 @@ def key_id(certificate: Certificate) -> bytes | None:
     return found.key_identifier if found is not None else None
 
 
-def read_revocations(raw: bytes) -> CertificateRevocationList:
-    """Return a revocation list in PEM or DER. Raises: ValueError."""
-    if raw.lstrip().startswith(b"-----BEGIN"):
-        return x509.load_pem_x509_crl(raw)
-    return x509.load_der_x509_crl(raw)
-
-
 def _issued(certificate: Certificate, ca: Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(ca)

@@ -29,7 +29,7 @@ from fabric_protos.msp import identities_pb2, msp_config_pb2
 from google.protobuf.message import DecodeError
 
 from chaindock.errors import Denied, InvalidInput
-from chaindock.identity.chains import Authorities, read_revocations
+from chaindock.identity.chains import Authorities
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -187,7 +187,7 @@ class Msp:
         self._authorities = Authorities(
             [x509.load_pem_x509_certificate(pem) for pem in fabric.root_certs],
             [x509.load_pem_x509_certificate(pem) for pem in fabric.intermediate_certs],
-            [read_revocations(raw) for raw in fabric.revocation_list],
+            [x509.load_pem_x509_crl(pem) for pem in fabric.revocation_list],
         )
         self._units = {role: self._unit(role) for role in Role}
         # A cache that several threads may use.
