@@ -108,6 +108,7 @@ def page() -> str:
             lines.append(f"| {number} | {said} | {told} | {ran} |")
     if unknown := tests.keys() - known:
         raise SystemExit(f"no such statements: {sorted(unknown)}")
+    lines.append(f"\n{len(tests)} of {len(known)} statements are shown.")
     return "\n".join(lines) + "\n"
 
 
