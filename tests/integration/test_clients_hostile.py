@@ -15,7 +15,7 @@ import pytest
 from fabric_protos.common import common_pb2, ledger_pb2
 from fabric_protos.gateway import gateway_pb2 as pb
 from fabric_protos.orderer import ab_pb2
-from fabric_protos.peer import events_pb2, proposal_response_pb2
+from fabric_protos.peer import events_pb2, proposal_pb2, proposal_response_pb2
 from google.protobuf import any_pb2
 
 from support.clients import wire
@@ -134,9 +134,13 @@ async def requests(node: Wire, who: SigningIdentity) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("method", [*wire.UNARY, *wire.STREAMS, "ChaincodeEvents"])
+METHODS = [*wire.UNARY, *wire.STREAMS, "ChaincodeEvents"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("signer", ["nobody", "a member"])
 async def test_broken_messages_are_refused(
-    node: Wire, who: SigningIdentity, method: str
+    node: Wire, who: SigningIdentity, method: str, signer: str
 ):
     good = (await requests(node, who)).get(method) or wire.listen(who, "basic", 0)
 
@@ -152,12 +156,47 @@ async def test_broken_messages_are_refused(
             return error.code(), error.details() or ""
         return Code.OK, ""
 
-    for message in mutations(good, ROUNDS, seed=len(method)):
+    seed = len(method)
+    broken = mutations(good, ROUNDS, seed)
+    if signer == "a member":
+        broken = resigned(who, method, good, seed)
+    waits = 0.5 if method == "ChaincodeEvents" or "Deliver" in method else 10
+    for message in broken:
         with contextlib.suppress(TimeoutError):
             # A listener that was not broken enough waits for events.
-            async with asyncio.timeout(0.5 if method == "ChaincodeEvents" else 10):
+            async with asyncio.timeout(waits):
                 code, text = await told(message)
                 assert "defect" not in text, (code, message.hex())
+
+
+def resigned(
+    who: SigningIdentity, method: str, good: bytes, seed: int
+) -> Iterator[bytes]:
+    """Yield requests that a member signed, broken inside of what is signed."""
+    if method in {"Evaluate", "Endorse", "ProcessProposal"}:
+        kind = {"Evaluate": pb.EvaluateRequest, "Endorse": pb.EndorseRequest}.get(
+            method
+        )
+        proposal = proposal_pb2.SignedProposal
+        whole = kind.FromString(good) if kind else None
+        inner = whole.proposed_transaction if whole else proposal.FromString(good)
+        for message in mutations(inner.proposal_bytes, ROUNDS, seed):
+            signed = proposal(proposal_bytes=message, signature=who.sign(message))
+            if whole:
+                whole.proposed_transaction.CopyFrom(signed)
+            yield (whole or signed).SerializeToString()
+    elif method in {"CommitStatus", "ChaincodeEvents", "Discover"}:
+        wrapped = pb.SignedCommitStatusRequest.FromString(good)
+        for message in mutations(wrapped.request, ROUNDS, seed):
+            wrapped.request, wrapped.signature = message, who.sign(message)
+            yield wrapped.SerializeToString()
+    else:
+        submit = pb.SubmitRequest.FromString(good) if method == "Submit" else None
+        found = common_pb2.Envelope.FromString(good) if submit is None else None
+        envelope = found or submit.prepared_transaction  # type: ignore[union-attr]
+        for message in mutations(envelope.payload, ROUNDS, seed):
+            envelope.payload, envelope.signature = message, who.sign(message)
+            yield (submit or envelope).SerializeToString()
 
 
 async def test_bytes_that_are_no_http2_are_ignored(net: Network, node: Wire):
