@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import grpc.aio
 from fabric_protos.gateway import gateway_pb2 as pb
 
 from chaindock.aio import off_loop
@@ -32,11 +31,8 @@ class ChaincodeEvents:
     def __init__(self, channels: Mapping[str, Channel], feeds: Feeds) -> None:
         self._channels, self._feeds = channels, feeds
 
-    async def stream(self, context: Context) -> None:
+    async def stream(self, raw: bytes, context: Context) -> None:
         """Send the events that a client asks for until it leaves."""
-        raw = await context.read()
-        if raw is grpc.aio.EOF:
-            raise Refusal(Status.INTERNAL, "grpc: the request is missing")
         work = partial(requests.events, raw)
         request, signed = await off_loop(len(raw), work)
         resource = "gateway/ChaincodeEvents"

@@ -75,8 +75,9 @@ def service(
         "Submit": made.submit,
         "CommitStatus": made.commit_status,
     }
-    streams = {"ChaincodeEvents": ChaincodeEvents(channels, feeds).stream}
-    return Service("gateway.Gateway", unary, streams, limit=options.gateway_calls)
+    events = {"ChaincodeEvents": ChaincodeEvents(channels, feeds).stream}
+    limit = options.gateway_calls
+    return Service("gateway.Gateway", unary, feeds=events, limit=limit)
 
 
 class Gateway:

@@ -19,6 +19,7 @@ import grpc.aio
 
 from chaindock.chaincode.crowd import Crowd, most_connections
 from chaindock.errors import ChaindockError, ConfigInvalid, NodeError
+from chaindock.gateway.intake import Intake
 from chaindock.gateway.statuses import Refusal, Status, fitting
 from chaindock.telemetry import get_logger
 from chaindock.values import show_address
@@ -36,8 +37,6 @@ _APART: Final = 2000
 _LOCAL: Final = "127.0.0.1"
 _ALL: Final = ("0.0.0.0", "::")  # noqa: S104  # as a user may set it
 _HANDSHAKE_MS: Final = 10_000
-_SEND_S: Final = 60.0
-"""A client that has not sent its request by then gets no answer."""
 _STOP_S: Final = 5.0
 _STREAMS: Final = 1000
 """Calls at once on one connection."""
@@ -47,6 +46,8 @@ _KEEP_ALIVE_MS, _KEEP_ALIVE_TIMEOUT_MS = 2 * 3600 * 1000, 20_000
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Unary: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
 """Takes a serialised request and returns the response."""
+Feed: TypeAlias = Callable[[bytes, Context], Awaitable[None]]
+"""Takes a serialised request, and writes responses with `context.write()`."""
 Stream: TypeAlias = Callable[[Context], Awaitable[None]]
 """Reads requests with `context.read()` (`grpc.aio.EOF` at the end), writes responses with
 `context.write()`; all are serialised."""
@@ -90,13 +91,14 @@ class Service:
 
     Args:
         name: with its package, e.g. `gateway.Gateway`.
-        unary, streams: its methods by name.
+        unary, streams, feeds: its methods by name.
         limit: most calls at once; 0 = no limit.
     """
 
     name: str
     unary: Mapping[str, Unary] = field(default_factory=dict)
     streams: Mapping[str, Stream] = field(default_factory=dict)
+    feeds: Mapping[str, Feed] = field(default_factory=dict)
     limit: int = 0
     running: int = 0
 
@@ -114,7 +116,7 @@ class ClientListener:
         self._options, self._services = options, services
         self._servers: dict[str, _Server] = {}
         self._addresses: dict[str, str] = {}
-        self._crowd = Crowd()
+        self._crowd, self._intake = Crowd(), Intake()
         self._lock = asyncio.Lock()
         self._roots: list[bytes] = []
         """CA certificates that clients may show a certificate of, under mutual TLS."""
@@ -157,7 +159,9 @@ class ClientListener:
             self._addresses[organization.mspid] = server.seat.address
             server.seat = replace(server.seat, addresses=self._addresses)
             services = [make(server.seat) for make in self._services]
-            server.grpc.add_generic_rpc_handlers((_Methods(services, self._crowd),))
+            server.grpc.add_generic_rpc_handlers(
+                (_Methods(services, self._crowd, self._intake),)
+            )
             await server.grpc.start()
             self._crowd.watch(server.port)
             self._servers[organization.mspid] = server
@@ -281,18 +285,23 @@ def _read(files: Sequence[Path]) -> list[bytes]:
 class _Methods(grpc.GenericRpcHandler):
     """The methods of all services of a server."""
 
-    def __init__(self, services: Sequence[Service], crowd: Crowd) -> None:
+    def __init__(
+        self, services: Sequence[Service], crowd: Crowd, intake: Intake
+    ) -> None:
         self._names = {service.name for service in services}
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         for one in services:
             handler: grpc.RpcMethodHandler[Any, Any]
+            # A method reads its request itself: a call above the limit is refused before
+            # the node holds it.
             for name, unary in one.unary.items():
-                # The method itself reads the request: a call above the limit is refused
-                # before the node holds it.
-                run = partial(_run, one, crowd, partial(_answer, unary))
+                run = partial(_run, one, crowd, partial(_answer, intake, unary))
                 handler = grpc.stream_unary_rpc_method_handler(_bound(run))
                 self._handlers[f"/{one.name}/{name}"] = handler
-            for name, stream in one.streams.items():
+            streams = dict(one.streams)
+            for name, feed in one.feeds.items():
+                streams[name] = partial(_answer, intake, feed)
+            for name, stream in streams.items():
                 run = partial(_run, one, crowd, stream)
                 handler = grpc.stream_stream_rpc_method_handler(_bound(run))
                 self._handlers[f"/{one.name}/{name}"] = handler
@@ -325,17 +334,11 @@ def _bound(run: Callable[[Context], Awaitable[Any]]) -> Any:
     return handle
 
 
-async def _answer(method: Unary, context: Context) -> bytes:
-    """Read the request of a call and return the response."""
-    try:
-        async with asyncio.timeout(_SEND_S):
-            request = await context.read()
-    except TimeoutError:
-        text = "the request did not arrive in time"
-        raise Refusal(Status.DEADLINE_EXCEEDED, text) from None
-    if request is grpc.aio.EOF:
-        raise Refusal(Status.INTERNAL, "grpc: the request is missing")
-    return await method(request, context)
+async def _answer(intake: Intake, method: Unary | Feed, context: Context) -> Any:
+    """Read the request of a call and return the response, if it is one."""
+    request = await intake.read(context)
+    with intake.held(len(request)):
+        return await method(request, context)
 
 
 async def _run(

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc.aio
 import pytest
 
 from chaindock.errors import Denied, NodeError
@@ -240,6 +241,50 @@ async def test_a_client_that_leaves_ends_its_call(org: Organization) -> None:
         assert ended.code == "DEADLINE_EXCEEDED"
         await eventually(lambda: echo.left == 1)
         assert await say(client, b"hello") == b"Org1MSP hello"
+
+
+async def stalled(client: Client) -> Ended:
+    """Open a call, send no request, and return how the call ends."""
+
+    async def requests() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    call: Any = client._channel.stream_unary("/test.Echo/Say")
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        await call(requests(), timeout=5)
+    return Ended.of(ended.value)
+
+
+async def test_only_so_many_requests_may_arrive_slowly(
+    org: Organization, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("QUICK_S", 0.05), ("SLOW_S", 0.5), ("MOST_SLOW", 2)):
+        monkeypatch.setattr(f"chaindock.gateway.intake.{name}", value)
+    async with served(Echo(), org) as listener, connected(listener, org) as client:
+        calls = [asyncio.ensure_future(stalled(client)) for _ in range(3)]
+        await asyncio.sleep(0.2)
+        assert await say(client, b"hello") == b"Org1MSP hello"
+        codes = sorted(one.code for one in await asyncio.gather(*calls))
+        assert codes == ["DEADLINE_EXCEEDED"] * 2 + ["RESOURCE_EXHAUSTED"]
+        assert (await stalled(client)).code == "DEADLINE_EXCEEDED"
+
+
+async def test_large_requests_are_worked_on_up_to_a_limit(
+    org: Organization, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chaindock.gateway.intake.MOST_BYTES", 3 << 20)
+    echo, large = Echo(), bytes(2 << 20)
+    async with served(echo, org) as listener, connected(listener, org) as client:
+        calls = [asyncio.ensure_future(say(client, large, "Wait")) for _ in range(2)]
+        done, _ = await asyncio.wait(
+            calls, return_when=asyncio.FIRST_COMPLETED, timeout=5
+        )
+        assert [one.result().code for one in done] == ["RESOURCE_EXHAUSTED"]
+        assert await say(client, b"hello") == b"Org1MSP hello"
+        echo.go.set()
+        await asyncio.gather(*calls)
+        assert await say(client, large, "Wait") == large
 
 
 async def test_a_message_above_the_limit_is_refused(org: Organization) -> None:
