@@ -30,7 +30,7 @@ _CORE: Final = b"""\
 peer:
   localMspType: bccsp
   client:
-    connTimeout: 3s
+    connTimeout: 10s
   BCCSP:
     Default: SW
     SW:
