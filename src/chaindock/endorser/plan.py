@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from fabric_protos.common.policies_pb2 import SignaturePolicyEnvelope
+from fabric_protos.peer.collection_pb2 import CollectionConfigPackage
 from fabric_protos.peer.proposal_response_pb2 import ChaincodeCall, ChaincodeInterest
 from google.protobuf.message import DecodeError
 
@@ -28,7 +29,7 @@ from chaindock.errors import EndorsersMissing, InvalidInput
 from chaindock.identity.policies import satisfied
 from chaindock.ids import SYSTEM_NAMES
 from chaindock.ledger.transaction import Broken, Space
-from chaindock.lifecycle.collections import find_collection
+from chaindock.lifecycle.collections import IMPLICIT, find_collection
 from chaindock.lifecycle.records import NAMESPACE
 
 if TYPE_CHECKING:
@@ -161,8 +162,10 @@ def insiders(
 ) -> dict[str, Identity]:
     """Return who is a member of all these collections (chaincode, collection)."""
     for ns, name in spaces:
-        definition = definition_of(ns, state)
-        found = find_collection(definition.collections, name, configuration.peers)
+        explicit = CollectionConfigPackage()
+        if not name.startswith(IMPLICIT):
+            explicit = definition_of(ns, state).collections
+        found = find_collection(explicit, name, configuration.peers)
         if found is not None:
             policy = found.member_orgs_policy.signature_policy
             members = {

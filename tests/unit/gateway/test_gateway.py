@@ -107,9 +107,9 @@ class Gateways:
         )
         await writer.commit(definition, _CCID)
 
-    async def endorse(self, *args: bytes, **how: Any) -> Any:
+    async def endorse(self, *args: bytes, name: str = "basic", **how: Any) -> Any:
         """Return the MSP ids of those that endorsed, or how the call ended."""
-        request = endorse_request(self.user, "basic", *args, **how)
+        request = endorse_request(self.user, name, *args, **how)
         found = await self.first.raw("Endorse", request.SerializeToString())
         if isinstance(found, Ended):
             return found
@@ -255,6 +255,22 @@ async def test_system_chaincode_is_evaluated_and_not_endorsed(one: Gateways) -> 
     request = endorse_request(one.user, "qscc", b"GetChainInfo", b"mychannel")
     ended = await one.first.call("Endorse", request)
     assert "No metadata was found for chaincode qscc" in ended.text
+
+
+async def test_definitions_are_approved_and_committed_by_those_whom_they_need(
+    two: Gateways,
+) -> None:
+    await two.define("OR('Org1MSP.peer')")
+    two.user = two.world.admin
+    definition = Definition(name="new", sequence=1, version="1").SerializeToString()
+    approve = b"ApproveChaincodeDefinitionForMyOrg", definition
+    assert await two.endorse(*approve, name="_lifecycle") == ["Org1MSP"]
+    secret = {"transient": {"a": b"b"}}
+    assert await two.endorse(*approve, name="_lifecycle", **secret) == ["Org1MSP"]
+    ended = await two.endorse(
+        b"CommitChaincodeDefinition", definition, name="_lifecycle"
+    )
+    assert "chaincode definition not agreed to by this org" in ended.details[0][2]
 
 
 # --- limits -------------------------------------------------------------------------
