@@ -26,7 +26,9 @@ _PASSWORD = re.compile(r"(?<=://)[^/\s]+@")
 _OF_CLIENT = re.compile(
     "FABRIC_CFG_PATH|CORE_PEER_(ADDRESS|LOCALMSPID|LOCALMSPTYPE|MSPCONFIGPATH|TLS_.*)"
 )
-_SECRET_NAME = re.compile(r"token|auth|passw|secret|_key$", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"token|auth(?!Required|entication\.)|passw|secret|_key$", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)

@@ -358,3 +358,10 @@ def test_home_is_flag_then_variable_then_default(tmp_path, monkeypatch):
     assert resolve_home(None, {}) == Path.home() / ".chaindock"
     monkeypatch.chdir(tmp_path)
     assert resolve_home("here", {}) == tmp_path / "here"
+
+
+def test_settings_of_authentication_are_no_secrets(tmp_path):
+    config = load(tmp_path, {"peer.tls.clientAuthRequired": "true"}, {})
+    shown = {one.key: one.value for one in config.settings}
+    assert shown["peer.tls.clientAuthRequired"] == "true"
+    assert shown["peer.authentication.timewindow"] == "15m"
