@@ -64,7 +64,7 @@ async def collect(name: str, into: list[Any]) -> None:
 
     module = importlib.import_module(f"bench.bench_{name}")
     try:
-        async with asyncio.timeout(LIMIT_S):
+        async with asyncio.timeout(LIMIT_S * (4 if name in LONG else 1)):
             async for result in module.run():
                 take(result)
     except (pytest.skip.Exception, pytest.fail.Exception) as missing:

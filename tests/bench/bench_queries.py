@@ -53,7 +53,9 @@ async def filled(ledger: Ledger, db: sqlite3.Connection, documents: int) -> None
         }
         await commit(ledger, rwset(writes=writes))
         rows = [(key.encode(), value.decode()) for key, value in writes.items()]
+        db.execute("BEGIN")
         db.executemany("INSERT INTO d VALUES (?, ?)", rows)
+        db.execute("COMMIT")
 
 
 def queried(ledger: Ledger, owners: int) -> Callable[[int], object]:
