@@ -78,7 +78,7 @@ class ConfigurationChaincode:
         if function not in _WITHOUT_ARGUMENT | {"JoinChainBySnapshot"}:
             raise InvalidInput(f"Requested function {function} not found.")
         policy = "Members" if function == "GetChannels" else "Admins"
-        with _worded(f"access denied for [{function}]: {{}}"):
+        with _worded(f"access denied for [{function}]: "):
             require_local(policy, identity, mspid)
         if function != "GetChannels":
             raise InvalidInput(_SNAPSHOTS)
@@ -96,7 +96,7 @@ class ConfigurationChaincode:
         if not name and function == "GetChannelConfig":
             raise InvalidInput("empty channel name provided")
         channel = self._channels.get(name)
-        with _worded(f"access denied for [{function}][{name}]: {{}}"):
+        with _worded(f"access denied for [{function}][{name}]: "):
             if channel is None:
                 raise Denied(f"Failed to get policy manager for channel [{name}]")
             configuration = channel.members.configuration
@@ -116,7 +116,7 @@ class ConfigurationChaincode:
         Raises: Denied, InvalidInput, LedgerError.
         """
         name, found = await off_loop(len(raw), partial(_read_genesis, raw))
-        with _worded(f"access denied for [JoinChain][{name}]: [{{}}]"):
+        with _worded(f"access denied for [JoinChain][{name}]: [", "]"):
             require_local("Admins", identity, mspid)
         channel = self._channels.get(name)
         if channel is None or mspid not in channel.members.peers:
@@ -133,12 +133,12 @@ class ConfigurationChaincode:
 
 
 @contextmanager
-def _worded(text: str, kind: type[Exception] = ChaindockError) -> Iterator[None]:
+def _worded(before: str, after: str = "") -> Iterator[None]:
     """Put Fabric's words around the text of an error. Raises: InvalidInput."""
     try:
         yield
-    except kind as error:
-        raise InvalidInput(text.replace("{}", str(error))) from error
+    except ChaindockError as error:
+        raise InvalidInput(f"{before}{error}{after}") from error
 
 
 def _read_genesis(raw: bytes) -> tuple[str, bytes]:
@@ -146,16 +146,19 @@ def _read_genesis(raw: bytes) -> tuple[str, bytes]:
 
     Raises: InvalidInput.
     """
-    with _worded(f"Failed to reconstruct the genesis block, {UNREADABLE}", DecodeError):
+    try:
         block = common_pb2.Block.FromString(raw)
+    except DecodeError as error:
+        said = f"Failed to reconstruct the genesis block, {UNREADABLE}"
+        raise InvalidInput(said) from error
     header, data = block.header, block.data.data
-    said = '"JoinChain" request failed to extract channel id from the block due to [{}]'
-    with _worded(said):
+    said = '"JoinChain" request failed to extract channel id from the block due to ['
+    with _worded(said, "]"):
         _require(data, "failed to retrieve channel id - block is empty")
         name = channel_of(data[0])
     said = (
         f'"JoinChain" for channelID = {name} failed because of validation of '
-        "configuration block, because of {}"
+        "configuration block, because of "
     )
     with _worded(said):
         _require(

@@ -21,6 +21,7 @@ from chaindock.gateway.requests import is_bound, unmarshalled
 from chaindock.gateway.statuses import Refusal, Status
 from chaindock.identity.msp import Msps, require_local
 from chaindock.ids import CHANNEL_WRITERS
+from chaindock.values import KIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 _MOST: Final = 20
 """Queries in a request, and interests in all of them; more are refused."""
+_LARGEST: Final = 128 * KIB
+"""Bytes of a request; a larger one is refused. Anybody may send one: it is read on the loop."""
 _LIMIT: Final = 100
 """Requests at once at one server."""
 _DENIED: Final = "access denied"
@@ -74,6 +77,8 @@ class Discovery:
 
     async def discover(self, request: bytes, context: Any = None) -> bytes:
         """Answer a serialised SignedRequest with a Response. Raises: Refusal."""
+        if len(request) > _LARGEST:
+            raise Refusal(Status.UNKNOWN, "a request has at most 128 KiB")
         signed = unmarshalled(messages.SignedRequest, request)
         asked = _read(signed.payload)
         claimed = asked.authentication.client_tls_cert_hash
@@ -229,7 +234,7 @@ def _read(payload: bytes) -> messages.Request:
         text = "access denied, no authentication info in request"
     elif not asked.authentication.client_identity:
         text = "access denied, client identity wasn't supplied"
-    elif max(len(asked.queries), _interests(asked)) > _MOST:
+    elif len(asked.queries) > _MOST or _interests(asked) > _MOST:
         text = f"at most {_MOST} queries and {_MOST} interests are answered at once"
     if text:
         raise Refusal(Status.UNKNOWN, text)

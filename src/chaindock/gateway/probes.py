@@ -7,7 +7,7 @@ Source: docs/fabric/peer.md#health-and-reflection
 from __future__ import annotations
 
 import asyncio
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import grpc.aio
@@ -26,7 +26,7 @@ _SERVED: Final = (
 )
 _REFLECTION: Final = "grpc.reflection.{}.ServerReflection"
 _LARGEST: Final = 4096
-"""Bytes of a question about descriptors, which the answer repeats."""
+"""Bytes of a request; a larger one is refused. Anybody may send one."""
 _LIMIT: Final = 100
 """Most calls at once, streams that watch included."""
 
@@ -46,7 +46,7 @@ def _state(request: bytes) -> Any:
     """Return the HealthCheckResponse for a request; None = no such service."""
     from grpc_health.v1 import health_pb2 as messages  # noqa: PLC0415  # few need it
 
-    name = unmarshalled(messages.HealthCheckRequest, request).service
+    name = _read(messages.HealthCheckRequest, request).service
     kind = messages.HealthCheckResponse
     return kind(status=kind.SERVING if name in {"", *_SERVED} else kind.SERVICE_UNKNOWN)
 
@@ -84,9 +84,14 @@ def _described() -> Any:
 async def _reflect(context: Context) -> None:
     from grpc_reflection.v1alpha import reflection_pb2 as messages  # noqa: PLC0415
 
-    read = partial(unmarshalled, messages.ServerReflectionRequest)
     while (request := await context.read()) is not grpc.aio.EOF:
-        if len(request) > _LARGEST:
-            raise Refusal(Status.INVALID_ARGUMENT, "the question is too long")
-        for answer in _described().ServerReflectionInfo(iter([read(request)]), None):
+        asked = iter([_read(messages.ServerReflectionRequest, request)])
+        for answer in _described().ServerReflectionInfo(asked, None):
             await context.write(answer.SerializeToString())
+
+
+def _read(kind: Any, request: bytes) -> Any:
+    """Return a request of a message type. Raises: Refusal."""
+    if len(request) > _LARGEST:
+        raise Refusal(Status.INVALID_ARGUMENT, "the question is too long")
+    return unmarshalled(kind, request)

@@ -172,11 +172,11 @@ class Ledger:
     def new_simulator(self, tx_id: TxId) -> Simulator:
         """Return a simulator over the state as committed now; call its `done`.
 
-        Raises: LedgerClosed: not open, or `revert` is not done. A simulator would read
-            what the revert removes, and `reverts` would not show that.
+        Raises: LedgerClosed: not open, or `revert` is not done and `tx_id` is not "". A
+            transaction would read what goes, and `reverts` would not show that.
         """
         self._require_open()
-        if self._reverting:
+        if self._reverting and tx_id:
             raise LedgerClosed(
                 f"the ledger of channel {self.channel!r} is being reverted",
                 hint="call again when the revert is done",

@@ -13,7 +13,7 @@ from dataclasses import astuple, dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from chaindock.aio import KeyedLocks, Tasks, finish
-from chaindock.errors import ChaindockError, InvalidInput, NodeStopping
+from chaindock.errors import ChaindockError, InvalidInput, LedgerClosed, NodeStopping
 from chaindock.ids import Ccid, require_chaincode_name, require_version
 from chaindock.lifecycle.collections import check_collections
 from chaindock.lifecycle.definitions import (
@@ -355,9 +355,11 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
                 raise
 
     def _is_in_force(self, definition: Definition, ccid: Ccid) -> bool:
-        now = self.deployments.find(definition.name)
-        same = self.definition(definition.name) == definition
-        return same and now is not None and now.ccid == ccid
+        with suppress(LedgerClosed):  # the channel was removed meanwhile
+            now = self.deployments.find(definition.name)
+            same = self.definition(definition.name) == definition
+            return same and now is not None and now.ccid == ccid
+        return False
 
     async def _put_indexes(self, name: str, ccid: Ccid) -> None:
         """Make the indexes of the package; as on a peer, a fault is only logged."""

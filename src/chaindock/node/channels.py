@@ -198,10 +198,12 @@ class Channels(Mapping[str, NodeChannel]):
             ran = {one.ccid for one in channel.deployer.deployments.all() if one.ccid}
             del self._open[name]
             await self._stacks.pop(name).aclose()
-            await asyncio.to_thread(self._fleet.targets.forget, name)
-            for ccid in ran:  # what another channel runs, too, goes on
-                await self._packages.retire(ccid, purge=True)
-            await asyncio.to_thread(self._home.remove_channel, channel.id)
+            try:  # first: after a crash the channel must not come back without the rest
+                await asyncio.to_thread(self._home.remove_channel, channel.id)
+            finally:
+                await asyncio.to_thread(self._fleet.targets.forget, name)
+                for ccid in ran:  # what another channel runs, too, goes on
+                    await self._packages.retire(ccid, purge=True)
             _log.info("channel removed", channel=name)
 
     async def _enter(self, name: ChannelId, founders: Sequence[Organization]) -> None:

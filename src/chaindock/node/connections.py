@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from chaindock.gateway.listener import ClientListener
     from chaindock.identity.organization import Organization, Organizations
-    from chaindock.node.channels import Channels
+    from chaindock.node.channels import Channels, NodeChannel
 
 USERS: Final = (ADMIN, "User1")
 """Identities that each organisation has from the start."""
@@ -130,8 +130,13 @@ class Connections:
             "peer_config": str(self._folder / "peer"),
         }
 
+    def _open(self) -> list[NodeChannel]:
+        """Return the channels: of those of the node, some may come and go meanwhile."""
+        found = map(self._channels.get, list(self._channels))
+        return [one for one in found if one is not None]
+
     def _served(self) -> list[Organization]:
-        members = (m for one in self._channels.values() for m in one.members.peers)
+        members = (m for one in self._open() for m in list(one.members.peers))
         found = map(self._organizations.find, dict.fromkeys(members))
         return [
             one
@@ -153,15 +158,15 @@ class Connections:
                 "connection": {"timeout": timeouts},
             },
             "channels": {
-                name: {
+                channel.id: {
                     "orderers": [orderer],
                     "peers": {
                         peers[mspid]: dict.fromkeys(_ROLES, True)
-                        for mspid in channel.members.peers
+                        for mspid in list(channel.members.peers)
                         if mspid in peers
                     },
                 }
-                for name, channel in self._channels.items()
+                for channel in self._open()
             },
             "organizations": {
                 _title(one): {"mspid": one.mspid, "peers": [peers[one.mspid]]}

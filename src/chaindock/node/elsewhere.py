@@ -58,13 +58,13 @@ class Elsewhere:
     async def _running(self, ccid: Ccid, custodian: Custodian) -> AsyncIterator[None]:
         self._ccids.add(ccid)
         try:
-            await _restart(ccid, custodian)
+            await self._restart(ccid, custodian)
             yield
         finally:
             self._ccids.discard(ccid)
-            await finish(_restart(ccid, custodian))
+            await finish(self._restart(ccid, custodian))
 
-
-async def _restart(ccid: Ccid, custodian: Custodian) -> None:
-    await custodian.stop(ccid)
-    await custodian.launch(ccid)
+    async def _restart(self, ccid: Ccid, custodian: Custodian) -> None:
+        await custodian.stop(ccid)
+        if self._fleet.runs(ccid):  # a user may have stopped or removed it meanwhile
+            await custodian.launch(ccid)

@@ -300,7 +300,7 @@ class Node:
 
     async def _create_channel(self, name: str, mspids: Sequence[str]) -> dict[str, Any]:
         made = await self.channels.create(name, mspids)
-        for mspid in made.members.peers:  # it may be a member of no other channel
+        for mspid in list(made.members.peers):  # it may be a member of no other channel
             await self.clients.serve(made.members.get(mspid))
         await asyncio.to_thread(self.connections.write)
         return _described(made)

@@ -23,6 +23,7 @@ from chaindock.ids import ChannelId
 from chaindock.ledger.ledger import Ledger
 from chaindock.lifecycle.definitions import Definition
 from chaindock.lifecycle.terms import parse_collections
+from support.holds import watched
 from support.peers import channel_of
 
 if TYPE_CHECKING:
@@ -356,3 +357,11 @@ async def test_no_bytes_do_more_than_be_refused(world):
     with pytest.raises(Refusal, match="20 interests"):
         await world.ask(query, query)
     assert "failed constructing" in await world.layouts(*[ChaincodeCall(name="a")] * 21)
+
+
+async def test_a_large_request_of_a_stranger_does_not_hold_the_loop(world):
+    many = b"\x12\x00" * (1 << 20)  # queries
+    request = messages.SignedRequest(payload=many).SerializeToString()
+    with watched() as held, pytest.raises(Refusal, match="at most 128 KiB"):
+        await world.discovery.discover(request)
+    assert held.cpu_s < 0.1, held.what

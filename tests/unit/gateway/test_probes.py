@@ -89,3 +89,10 @@ async def test_odd_questions_get_an_answer_or_a_status(connection):
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await asked(connection, request(file_by_filename="x" * 5000))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_probe_asks_with_few_bytes(connection):
+    stub = health_pb2_grpc.HealthStub(connection)
+    request = health_pb2.HealthCheckRequest(service="x" * 5000)
+    with pytest.raises(grpc.aio.AioRpcError, match="too long"):
+        await stub.Check(request, timeout=10)

@@ -207,3 +207,11 @@ async def test_readers_of_the_channel_alone_are_told_about_it(world):
         assert f"with policy [{READERS}]: [implicit policy evaluation failed - 0 " in (
             answer.response.message
         )
+
+
+async def test_a_name_of_braces_does_not_make_an_error_grow(world):
+    name = "{}" * 1000
+    for function in ("GetConfigBlock", "GetChannelConfig"):
+        said = (await world.cscc(function, name, channel="")).message
+        assert said.startswith(f"access denied for [{function}][{name}]: Failed to get")
+        assert len(said) < 3 * len(name)

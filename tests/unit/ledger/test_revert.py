@@ -160,3 +160,22 @@ async def test_ten_thousand_keys_go_back_quickly(ledger):
     print(f"revert of 10,000 keys: {spent_s * 1000:.0f} ms")
     assert state(ledger) == keys
     assert spent_s < 1  # on a machine that does other things, too
+
+
+async def test_who_is_told_of_a_block_can_read_it_while_a_revert_waits(ledger):
+    """A definition that was not read then would never be followed."""
+    await ledger.take_snapshot("base")
+    seen = []
+
+    def watch(*_: Any) -> None:
+        with ledger.new_simulator(TxId("")) as simulator:
+            seen.append(simulator.get_state("_lifecycle", "namespaces/x"))
+
+    ledger.watchers.append(watch)
+    block = commit(ledger, rwset(writes={"namespaces/x": b"1"}, ns="_lifecycle"))
+    committing = asyncio.ensure_future(block)
+    await asyncio.sleep(0)
+    with pytest.raises(InvalidInput, match="deployed in block 1"):
+        await ledger.revert("base")
+    await committing
+    assert seen == [b"1"]

@@ -262,3 +262,38 @@ async def test_a_removal_that_was_interrupted_is_ended(
         assert [*channels] == ["mychannel"]
         assert not [*world.home.ledgers.glob("trades*")]
         assert not [*world.home.organizations.glob("trades*")]
+
+
+async def test_a_deployment_leaves_nothing_on_a_channel_that_is_removed_meanwhile(
+    world: World,
+):
+    async with world.up() as channels:
+        made = await channels.create("trades")
+        world.node.runtime.gate = gate = asyncio.Event()
+        deploying = asyncio.ensure_future(made.deployer.deploy(package("one"), "basic"))
+        await world.node.runtime.entered.wait()
+        await channels.remove("trades")
+        gate.set()
+        with pytest.raises(LedgerClosed):
+            await deploying
+        await world.node.quiet()
+        assert world.node.runtime.running == set()
+        assert world.node.store.list() == []
+
+
+async def test_a_removal_that_fails_later_does_not_bring_the_channel_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    def full(_channel: str) -> None:
+        raise StorageError("no space")
+
+    async with world.up() as channels:
+        made = await channels.create("trades")
+        await made.deployer.deploy(package("one"), "basic")
+        monkeypatch.setattr(world.node.targets, "forget", full)
+        with pytest.raises(StorageError, match="no space"):
+            await channels.remove("trades")
+    async with world.up() as channels:
+        assert [*channels] == ["mychannel"]
+        await world.node.quiet()
+        assert world.node.store.list() == []

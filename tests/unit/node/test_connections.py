@@ -214,3 +214,17 @@ def test_a_home_that_cannot_be_written_is_named(network):
     network.folder.write_text("in the way")
     with pytest.raises(StorageError, match="connections"):
         network.connections.write()
+
+
+def test_channels_and_members_may_come_while_files_are_written(network):
+    """The files are written in a thread."""
+
+    class Growing(list[str]):
+        def __iter__(self) -> Any:
+            channels = network.connections._channels
+            channels[f"more{len(channels)}"] = channels["mychannel"]
+            return super().__iter__()
+
+    network.members = Growing(network.members)
+    network.connections.write()
+    assert "mychannel" in network.profile()["channels"]
