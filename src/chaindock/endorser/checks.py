@@ -85,16 +85,16 @@ def proposal_hash(
 
 def parse_proposal(signed: proposal_pb2.SignedProposal) -> Proposal:
     """Take a signed proposal apart. Raises: ProposalInvalid."""
-    data = _parse(proposal_pb2.Proposal, signed.proposal_bytes)
-    header = _parse(common_pb2.Header, data.header)
-    channel_header = _parse(common_pb2.ChannelHeader, header.channel_header)
-    signature_header = _parse(common_pb2.SignatureHeader, header.signature_header)
-    extension = _parse(proposal_pb2.ChaincodeHeaderExtension, channel_header.extension)
+    data = parse(proposal_pb2.Proposal, signed.proposal_bytes)
+    header = parse(common_pb2.Header, data.header)
+    channel_header = parse(common_pb2.ChannelHeader, header.channel_header)
+    signature_header = parse(common_pb2.SignatureHeader, header.signature_header)
+    extension = parse(proposal_pb2.ChaincodeHeaderExtension, channel_header.extension)
     if not extension.HasField("chaincode_id"):
         raise ProposalInvalid("ChaincodeHeaderExtension.ChaincodeId is nil")
     if not extension.chaincode_id.name:
         raise ProposalInvalid("ChaincodeHeaderExtension.ChaincodeId.Name is empty")
-    payload = _parse(proposal_pb2.ChaincodeProposalPayload, data.payload)
+    payload = parse(proposal_pb2.ChaincodeProposalPayload, data.payload)
     spec = _spec_of(payload.input)
     return Proposal(
         signed=signed,
@@ -152,7 +152,7 @@ def check_clock(
 
 def _part(what: str, kind: Any, data: bytes) -> Any:
     try:
-        return _parse(kind, data)
+        return parse(kind, data)
     except ProposalInvalid as error:
         raise ProposalInvalid(f"failed parsing {what}: {error.message}") from error
 
@@ -171,7 +171,7 @@ def _go_duration(seconds: float) -> str:
 
 
 def _spec_of(raw: bytes) -> chaincode_pb2.ChaincodeSpec:
-    call = _parse(chaincode_pb2.ChaincodeInvocationSpec, raw)
+    call = parse(chaincode_pb2.ChaincodeInvocationSpec, raw)
     if not call.HasField("chaincode_spec"):
         raise ProposalInvalid(
             "chaincode invocation spec did not contain chaincode spec"
@@ -184,7 +184,8 @@ def _spec_of(raw: bytes) -> chaincode_pb2.ChaincodeSpec:
     return found
 
 
-def _parse(kind: Any, data: bytes) -> Any:
+def parse(kind: Any, data: bytes) -> Any:
+    """Return a message of a type. Raises: ProposalInvalid."""
     try:
         return kind.FromString(data)
     except DecodeError as error:

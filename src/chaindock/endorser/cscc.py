@@ -20,10 +20,10 @@ from chaindock.endorser import acl
 from chaindock.endorser.checks import UNREADABLE
 from chaindock.endorser.configuration import channel_of, config_block, read_config
 from chaindock.endorser.genesis import place_orderer
-from chaindock.endorser.system import failed, succeeded
 from chaindock.errors import ChaindockError, Denied, InvalidInput
 from chaindock.identity.msp import require_local
 from chaindock.ledger.blocks import header_der
+from chaindock.lifecycle.contract import failed, succeeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -16,9 +16,9 @@ from fabric_protos.common.ledger_pb2 import BlockchainInfo
 from fabric_protos.peer.transaction_pb2 import ProcessedTransaction
 
 from chaindock.endorser import acl
-from chaindock.endorser.system import failed, succeeded
 from chaindock.errors import ChaindockError, Denied, NotFound
 from chaindock.ids import TxId
+from chaindock.lifecycle.contract import failed, succeeded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from fabric_protos.peer.proposal_response_pb2 import Response
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from fabric_protos.peer.proposal_response_pb2 import Response
 
     from chaindock.identity.msp import Identity
     from chaindock.ledger.simulator import Simulator
@@ -38,13 +38,3 @@ class SystemChaincode(Protocol):
             mspid: organisation of the peer that is asked, in calls inside the node that
                 of the caller.
         """
-
-
-def succeeded(payload: bytes = b"") -> Response:
-    """Return the answer to a call that did what was asked."""
-    return Response(status=200, payload=payload)
-
-
-def failed(message: str, status: int = 500) -> Response:
-    """Return the answer that names an error."""
-    return Response(status=status, message=message)

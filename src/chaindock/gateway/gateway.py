@@ -215,13 +215,12 @@ class Gateway:
         limit_s = self._options.broadcast_s
         try:
             async with asyncio.timeout(limit_s):
-                accepted = await channel.orderer.order(envelope)
+                _ = await channel.orderer.order(envelope)
         except TimeoutError:
             text = "submit timeout expired while broadcasting to ordering service"
             raise Refusal(Status.DEADLINE_EXCEEDED, text) from None
         except ChaindockError as error:
             raise self._not_ordered(*broadcast_status(error)) from error
-        accepted.add_done_callback(_looked_at)
         return _SUBMITTED
 
     def _not_ordered(self, status: int, info: str) -> Refusal:
@@ -313,9 +312,3 @@ def _prepared(proposal: Proposal, endorsed: Sequence[Any]) -> bytes:
     envelope = common_pb2.Envelope(payload=payload_of(proposal, endorsed))
     answer = pb.EndorseResponse(prepared_transaction=envelope)
     return bytes(answer.SerializeToString())
-
-
-def _looked_at(accepted: asyncio.Future[Any]) -> None:
-    """Take the error of a transaction that was lost: those who wait for it are told."""
-    if not accepted.cancelled():
-        accepted.exception()

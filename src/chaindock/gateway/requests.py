@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from chaindock.aio import off_loop
 from chaindock.endorser import acl
-from chaindock.endorser.checks import UNREADABLE, parse_proposal
+from chaindock.endorser.checks import UNREADABLE, parse, parse_proposal
 from chaindock.errors import Denied, ProposalInvalid
 from chaindock.gateway.statuses import Refusal, Status
 
@@ -97,19 +97,11 @@ def _unpack(data: bytes) -> None:
 
 def _headers(data: bytes) -> tuple[Any, Any]:
     """Return channel header and invocation of a proposal. Raises: ProposalInvalid."""
-    outer = _part(proposal_pb2.Proposal, data)
-    header = _part(common_pb2.Header, outer.header)
-    channel_header = _part(common_pb2.ChannelHeader, header.channel_header)
-    payload = _part(proposal_pb2.ChaincodeProposalPayload, outer.payload)
-    return channel_header, _part(chaincode_pb2.ChaincodeInvocationSpec, payload.input)
-
-
-def _part(kind: Any, data: bytes) -> Any:
-    try:
-        return kind.FromString(data)
-    except DecodeError as error:
-        what = kind.DESCRIPTOR.name
-        raise ProposalInvalid(f"error unmarshalling {what}: {UNREADABLE}") from error
+    outer = parse(proposal_pb2.Proposal, data)
+    header = parse(common_pb2.Header, outer.header)
+    channel_header = parse(common_pb2.ChannelHeader, header.channel_header)
+    payload = parse(proposal_pb2.ChaincodeProposalPayload, outer.payload)
+    return channel_header, parse(chaincode_pb2.ChaincodeInvocationSpec, payload.input)
 
 
 def proposed(raw: bytes) -> tuple[Any, Proposal | ProposalInvalid]:

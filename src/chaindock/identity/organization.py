@@ -193,6 +193,7 @@ class Organizations:
         """Load what is below `folder` beside `first`. Raises: ConfigInvalid."""
         self._folder, self.first = folder, first
         self._known = {first.mspid: first}
+        self._making = threading.Lock()
         for path in sorted((folder / "peerOrganizations").glob(f"[!.]*/{_MSPID_FILE}")):
             if path.parent != first.path:
                 self._load(path.read_text(encoding="utf-8"), path.parent.name)
@@ -212,7 +213,7 @@ class Organizations:
     def make(self, name: str) -> Organization:
         """Return the organisation `name`, e.g. Org2 or Org2MSP; make it on first use.
 
-        Raises: InvalidInput, StorageError.
+        May be called from any thread. Raises: InvalidInput, StorageError.
         """
         short = name.removesuffix("MSP")
         if not _NAME.fullmatch(short):
@@ -221,12 +222,13 @@ class Organizations:
                 "digits and -, with a letter first"
             )
         mspid = f"{short}MSP"
-        for known in self._known:
-            if known != mspid and known.casefold() == mspid.casefold():
-                raise InvalidInput(f"{mspid!r} differs only in case from {known!r}")
         parent = self.first.domain.partition(".")[2] or "example.com"
-        found = self._known.get(mspid)
-        return found or self._load(mspid, f"{short.lower()}.{parent}")
+        with self._making:
+            for known in self._known:
+                if known != mspid and known.casefold() == mspid.casefold():
+                    raise InvalidInput(f"{mspid!r} differs only in case from {known!r}")
+            found = self._known.get(mspid)
+            return found or self._load(mspid, f"{short.lower()}.{parent}")
 
 
 def _create(path: Path, mspid: str, domain: str, *, orders: bool) -> None:

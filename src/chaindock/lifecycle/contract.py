@@ -9,17 +9,25 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from fabric_protos.peer import proposal_response_pb2
 from fabric_protos.peer.lifecycle import lifecycle_pb2
+from fabric_protos.peer.proposal_response_pb2 import Response
 from google.protobuf.message import DecodeError
 
 from chaindock.aio import off_loop
-from chaindock.errors import ChaindockError, Denied, InvalidInput, NotFound
+from chaindock.errors import (
+    ChaindockError,
+    Denied,
+    InvalidInput,
+    NotFound,
+    PackageInvalid,
+)
 from chaindock.identity.msp import require_local
 from chaindock.ids import (
     SYSTEM_NAMES,
+    Ccid,
     require_chaincode_name,
     require_version,
+    split_ccid,
 )
 from chaindock.lifecycle.approvals import Approvals, source_of
 from chaindock.lifecycle.collections import check_collections
@@ -31,20 +39,19 @@ from chaindock.lifecycle.definitions import (
     set_defaults,
     write_definition,
 )
-from chaindock.lifecycle.installation import FUNCTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from chaindock.identity.msp import Identity
     from chaindock.ledger.simulator import Simulator
-    from chaindock.lifecycle.installation import Installation
+    from chaindock.lifecycle.packages import Packages
 
     Function = Callable[[Simulator, bytes, str], Any]
-    """Takes a serialised argument message and the caller's MSP id; returns the answer."""
+    """Takes a serialised argument message and the peer's MSP id; returns the answer."""
+    PackageFunction = Callable[[bytes, str], Awaitable[Any]]
 
 _LEGACY: Final = "lscc"
-_ERROR: Final = 500
 _NOT_FOUND: Final = 404
 
 
@@ -54,7 +61,7 @@ class LifecycleContract:
     Args:
         channel: name of the channel.
         mspids: returns the organisations of the channel.
-        installation: answers the calls about packages.
+        packages: of the node; the peers of its organisations share the files.
         acl: takes `_lifecycle/FUNCTION` and an identity, raises Denied unless it may call
             a function that is not for admins of the peer alone.
     """
@@ -63,11 +70,11 @@ class LifecycleContract:
         self,
         channel: str,
         mspids: Callable[[], Collection[str]],
-        installation: Installation,
+        packages: Packages,
         acl: Callable[[str, Identity], object],
     ) -> None:
         self._channel, self._mspids = channel, mspids
-        self._installation, self._acl = installation, acl
+        self._packages, self._acl = packages, acl
         self._functions: Mapping[str, tuple[Function, bool]] = {
             "ApproveChaincodeDefinitionForMyOrg": (self._approve, True),
             "QueryApprovedChaincodeDefinition": (self._query_approved, True),
@@ -78,6 +85,13 @@ class LifecycleContract:
             "QueryChaincodeDefinitions": (self._query_all, False),
         }
         """The function, and whether admins of the organisation alone may call it."""
+        self._of_packages: Mapping[str, PackageFunction] = {
+            "GetInstalledChaincodePackage": self._content,
+            "InstallChaincode": self._install,
+            "QueryInstalledChaincode": self._query_installed,
+            "QueryInstalledChaincodes": self._query_all_installed,
+        }
+        """They need no channel; admins of the organisation alone may call them."""
 
     async def execute(
         self,
@@ -85,51 +99,57 @@ class LifecycleContract:
         args: Sequence[bytes],
         identity: Identity,
         mspid: str,
-    ) -> proposal_response_pb2.Response:
+    ) -> Response:
         """Return the answer to a call; never raises for what a caller can send.
 
         `args`: name of the function, serialised argument message. `identity`: who signed.
         `mspid`: organisation of the peer that is asked.
         """
         if len(args) != 2:
-            return _failed(
+            return failed(
                 "lifecycle scc operations require exactly two arguments but received "
                 f"{len(args)}"
                 if args
                 else "lifecycle scc must be invoked with arguments"
             )
         name = args[0].decode(errors="replace")
-        failed = f"failed to invoke backing implementation of '{name}': "
+        words = f"failed to invoke backing implementation of '{name}': "
         try:
             self._require_allowed(name, identity, mspid)
-            if name in FUNCTIONS:
-                answer = await self._installation.answer(name, args[1], mspid)
+            if name in self._of_packages:
+                answer = await self._of_packages[name](args[1], mspid)
             else:
                 function, _ = self._functions[name]
                 answer = function(_require_channel(simulator), args[1], mspid)
         except NotFound as error:
-            return _failed(error.message, _NOT_FOUND)
+            return failed(error.message, _NOT_FOUND)
         except Denied as error:
-            return _failed(
+            return failed(
                 f"Failed to authorize invocation due to failed ACL check: {error.message}"
             )
         except DecodeError:
-            return _failed(
-                f"{failed}could not decode input arg for *lifecycle.Invocation.{name}: "
+            return failed(
+                f"{words}could not decode input arg for *lifecycle.Invocation.{name}: "
                 "proto: cannot parse invalid wire-format data"
             )
         except ChaindockError as error:
-            return _failed(failed + error.message)
-        return await off_loop(answer.ByteSize(), partial(_succeeded, answer))
+            return failed(words + error.message)
+        serialised = await off_loop(answer.ByteSize(), answer.SerializeToString)
+        return succeeded(serialised)
 
     def _require_allowed(self, name: str, identity: Identity, mspid: str) -> None:
         """Raise Denied unless the identity may call a function."""
-        if name not in FUNCTIONS and name not in self._functions:
-            raise Denied(f"Unmapped policy for _lifecycle/{name}")
-        if name in FUNCTIONS or self._functions[name][1]:
+        for_admins = name in self._of_packages
+        if not for_admins:
+            if name not in self._functions:
+                raise Denied(f"Unmapped policy for _lifecycle/{name}")
+            _, for_admins = self._functions[name]
+        if for_admins:
             require_local("Admins", identity, mspid)
         else:
             self._acl(f"_lifecycle/{name}", identity)
+
+    # ---- definitions
 
     def _approve(self, simulator: Simulator, raw: bytes, mspid: str) -> Any:
         args = lifecycle_pb2.ApproveChaincodeDefinitionForMyOrgArgs.FromString(raw)
@@ -234,6 +254,63 @@ class LifecycleContract:
             )
         return result
 
+    # ---- packages
+
+    async def _install(self, raw: bytes, mspid: str) -> Any:
+        parse = partial(lifecycle_pb2.InstallChaincodeArgs.FromString, raw)
+        args = await off_loop(len(raw), parse)
+        try:
+            package = args.chaincode_install_package
+            stored = await self._packages.install(package, mspid)
+        except PackageInvalid as error:
+            raise InvalidInput(
+                f"could not parse as a chaincode install package: {error.message}"
+            ) from error
+        return lifecycle_pb2.InstallChaincodeResult(
+            package_id=stored.ccid, label=stored.label
+        )
+
+    async def _content(self, raw: bytes, mspid: str) -> Any:
+        args = lifecycle_pb2.GetInstalledChaincodePackageArgs.FromString(raw)
+        try:
+            ccid = Ccid(self._find(args.package_id, mspid)["package_id"])
+            content = await self._packages.content(ccid)
+        except NotFound as error:
+            raise InvalidInput(
+                f"could not load cc install package: {error.message}"
+            ) from error
+        result = lifecycle_pb2.GetInstalledChaincodePackageResult
+        made = partial(result, chaincode_install_package=content)
+        return await off_loop(len(content), made)
+
+    async def _query_installed(self, raw: bytes, mspid: str) -> Any:
+        args = lifecycle_pb2.QueryInstalledChaincodeArgs.FromString(raw)
+        found = lifecycle_pb2.QueryInstalledChaincodeResult()
+        _fill(found, self._find(args.package_id, mspid))
+        return found
+
+    async def _query_all_installed(self, raw: bytes, mspid: str) -> Any:
+        lifecycle_pb2.QueryInstalledChaincodesArgs.FromString(raw)
+        found = lifecycle_pb2.QueryInstalledChaincodesResult()
+        for one in self._packages.list(mspid):
+            _fill(found.installed_chaincodes.add(), one)
+        return found
+
+    def _find(self, package_id: str, mspid: str) -> Mapping[str, Any]:
+        for one in self._packages.list(mspid):
+            if one["package_id"] == package_id:
+                return one
+        raise NotFound(f"chaincode install package '{package_id}' not found")
+
+
+def _fill(found: Any, package: Mapping[str, Any]) -> None:
+    """Set what is told of an installed package: also who runs it."""
+    found.package_id = package["package_id"]
+    found.label, _ = split_ccid(Ccid(found.package_id))
+    for one in package["chaincodes"]:
+        chaincodes = found.references[one["channel"]].chaincodes
+        chaincodes.add(name=one["name"], version=one["version"])
+
 
 def _require_channel(simulator: Simulator | None) -> Simulator:
     if simulator is None:
@@ -272,11 +349,11 @@ def _check_names(definition: Definition) -> None:
         ) from error
 
 
-def _succeeded(answer: Any) -> proposal_response_pb2.Response:
-    return proposal_response_pb2.Response(
-        status=200, payload=answer.SerializeToString()
-    )
+def succeeded(payload: bytes = b"") -> Response:
+    """Return the answer of a system chaincode that did what was asked."""
+    return Response(status=200, payload=payload)
 
 
-def _failed(message: str, status: int = _ERROR) -> proposal_response_pb2.Response:
-    return proposal_response_pb2.Response(status=status, message=message)
+def failed(message: str, status: int = 500) -> Response:
+    """Return the answer of a system chaincode that names an error."""
+    return Response(status=status, message=message)

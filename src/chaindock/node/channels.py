@@ -29,7 +29,6 @@ from chaindock.ledger.reader import LedgerReader
 from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.definitions import Definitions
 from chaindock.lifecycle.deployments import Deployments
-from chaindock.lifecycle.installation import Installation
 from chaindock.lifecycle.records import NAMESPACE
 from chaindock.node.controls import Controls
 from chaindock.node.explorer import Explorer
@@ -89,7 +88,6 @@ class Channels(Mapping[str, NodeChannel]):
         self._organizations = organizations
         self._fleet, self._packages = fleet, packages
         self._deployer, self._executor = deployer, executor
-        self._installation = Installation(packages)
         self._concurrency = concurrency
         self._clock, self._load = Clock(), Load()
         self._changing = asyncio.Lock()
@@ -276,7 +274,7 @@ class Channels(Mapping[str, NodeChannel]):
         lifecycle = LifecycleContract(
             ledger.channel,
             lambda: configuration.peers,
-            self._installation,
+            self._packages,
             partial(acl.require, configuration),
         )
         return Endorser(

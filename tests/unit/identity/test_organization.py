@@ -15,7 +15,7 @@ from chaindock.errors import ConfigInvalid, InvalidInput
 from chaindock.identity import organization as module
 from chaindock.identity.ca import ATTRIBUTES_OID, attributes_of
 from chaindock.identity.msp import Role
-from chaindock.identity.organization import Organization
+from chaindock.identity.organization import Organization, Organizations
 from support.need import need
 
 
@@ -232,3 +232,17 @@ def test_no_attributes_means_those_that_are_there(org: Any) -> None:
     assert org.user("frank", {}).creator == first.creator
     again = org.user("frank", {"a": "1"})
     assert again.creator == org.user("frank").creator
+
+
+def test_many_threads_may_make_organisations_at_once(tmp_path: Any) -> None:
+    """Each channel lets them join on its own."""
+    first = Organization.open(tmp_path, "Org1MSP", "org1.example.com")
+    organizations = Organizations(tmp_path, first)
+    names = [f"Org{number}" for number in (2, 3, 4, 5)] * 2
+    with ThreadPoolExecutor(len(names)) as threads:
+        made = [one.mspid for one in threads.map(organizations.make, names)]
+    assert made == [f"{name}MSP" for name in names]
+    again = Organizations(tmp_path, first)
+    assert {one.mspid: one.ca_pem for one in again.all()} == {
+        one.mspid: one.ca_pem for one in organizations.all()
+    }
