@@ -148,6 +148,12 @@ def calls(node: Node, org: str, words: list[str], cwd: Path, parcel: str) -> Non
         assert done.returncode == 0, done.stderr
         found: dict[str, Any] = json.loads(done.stdout)
         assert (found["id"], found["custodian"]) == (parcel, f"{org}MSP")
+    for argv in (words, [*words, "parcel", parcel]):
+        done = subprocess.run(
+            argv, cwd=cwd, capture_output=True, text=True, check=False
+        )
+        assert done.returncode in {1, 2}
+        assert "submit|evaluate FUNCTION ARG..." in done.stderr
 
 
 @pytest.mark.parametrize("org", ["Org1", "Org2"])

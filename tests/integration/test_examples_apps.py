@@ -59,9 +59,9 @@ def test_an_application_submits_reads_and_listens(
     words = ("env", "app", "coldchain", "--org", "Org2MSP", "--user", "carol")
     env = {**os.environ, **exports(net.node.cli(*words).out.decode())}  # noqa: TID251
 
-    def run(parcel: str) -> list[str]:
-        done = subprocess.run(
-            [*map(str, argv(language)), parcel],
+    def start(*parcels: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*map(str, argv(language)), *parcels],
             env=env,
             cwd=tmp_path,
             capture_output=True,
@@ -69,6 +69,9 @@ def test_an_application_submits_reads_and_listens(
             timeout=120,
             check=False,
         )
+
+    def run(parcel: str) -> list[str]:
+        done = start(parcel)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
@@ -81,6 +84,11 @@ def test_an_application_submits_reads_and_listens(
     net.node.invoke("coldchain", "register", other, "2", "8")
     net.node.invoke("coldchain", "record", other, "20.5")
     assert run(second)[2:] == [f"breach {other} 20.5", f"breach {second} 12.5"]
+    # A mistake is told in a few lines, not by a trace.
+    for mistake, told in ((start(first), "registered already"), (start(), "PARCEL")):
+        assert mistake.returncode in {1, 2}
+        assert told in mistake.stderr
+        assert len(mistake.stderr.splitlines()) <= 5
 
 
 class Web:

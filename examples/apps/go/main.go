@@ -19,6 +19,10 @@ import (
 )
 
 func main() {
+	if len(os.Args) != 2 || os.Getenv("PEER_ENDPOINT") == "" {
+		fmt.Fprintln(os.Stderr, `usage: go run . PARCEL, after eval "$(chaindock env app coldchain)"`)
+		os.Exit(2)
+	}
 	if err := run(os.Args[1]); err != nil {
 		fmt.Fprintln(os.Stderr, err, status.Convert(err).Details())
 		os.Exit(1)

@@ -24,26 +24,31 @@ async function main(parcel) {
     const network = gateway.getNetwork(env.CHANNEL_NAME || 'mychannel');
     const contract = network.getContract(env.CHAINCODE_NAME || 'coldchain');
 
-    // The listener goes on after the last event that it has seen, also that of an earlier run.
-    const checkpoint = await checkpointers.file(env.CHECKPOINT || 'events.checkpoint');
-    const events = await network.getChaincodeEvents(contract.getChaincodeName(), { checkpoint });
     try {
         await contract.submitTransaction('register', parcel, '2', '8');
         console.log('registered', parcel);
         console.log('parcel', text(await contract.evaluateTransaction('parcel', parcel)));
-        await contract.submitTransaction('record', parcel, '12.5');
-        for await (const event of events) {
-            const notice = JSON.parse(text(event.payload));
-            console.log(event.eventName, notice.id, notice.celsius);
-            await checkpoint.checkpointChaincodeEvent(event);
-            if (notice.id === parcel) {
-                break;
-            }
-        }
+
+        // The listener goes on after the last event that it has seen, also that of an earlier run.
+        const checkpoint = await checkpointers.file(env.CHECKPOINT || 'events.checkpoint');
+        const events = await network.getChaincodeEvents(contract.getChaincodeName(), { checkpoint });
+        const record = contract.submitTransaction('record', parcel, '12.5');
+        // Both at once: a stream of events that nobody reads ends the program if it fails.
+        await Promise.all([listen(events, checkpoint, parcel), record]).finally(() => events.close());
     } finally {
-        events.close();
         gateway.close();
         client.close();
+    }
+}
+
+async function listen(events, checkpoint, parcel) {
+    for await (const event of events) {
+        const notice = JSON.parse(text(event.payload));
+        console.log(event.eventName, notice.id, notice.celsius);
+        await checkpoint.checkpointChaincodeEvent(event);
+        if (notice.id === parcel) {
+            break;
+        }
     }
 }
 
@@ -55,7 +60,12 @@ function text(bytes) {
     return Buffer.from(bytes).toString();
 }
 
+if (process.argv.length !== 3 || !env.PEER_ENDPOINT) {
+    console.error('usage: node app.js PARCEL, after eval "$(chaindock env app coldchain)"');
+    process.exit(2);
+}
 main(process.argv[2]).catch((error) => {
-    console.error(error.message, ...(error.details || []).map((one) => one.message));
+    const details = (error.details || []).map((one) => one.message);
+    console.error(error.message, ...details.filter((one) => !error.message.includes(one)));
     process.exitCode = 1;
 });

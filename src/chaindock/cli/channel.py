@@ -22,7 +22,7 @@ def channel() -> None:
 @list_option(
     "--orgs",
     "mspids",
-    text="Its organisations; repeatable.  [default: all of the node]",
+    text="Its organisations; repeatable.  [default: those of the first channel]",
 )
 def channel_create(session: Session, name: str, mspids: tuple[str, ...]) -> None:
     """Make a channel.

@@ -172,6 +172,8 @@ def env_peer(session: Session, org: str | None, user: str, shell: str) -> None:
         "CORE_PEER_TLS_CLIENTAUTHREQUIRED": "true" if pair else None,
         "CORE_PEER_TLS_CLIENTCERT_FILE": pair.get("certificate"),
         "CORE_PEER_TLS_CLIENTKEY_FILE": pair.get("key"),
+        # It would count for the peers of all organisations.
+        "CORE_PEER_TLS_SERVERHOSTOVERRIDE": None,
         "ORDERER_ADDRESS": orderer["address"],
         "ORDERER_CA": orderer["ca"],
     }
@@ -223,14 +225,16 @@ def env_app(
 def _print(
     session: Session, shell: str, variables: Mapping[str, str | None], note: str = ""
 ) -> None:
-    """Print the variables that have a value."""
+    """Print the variables; one without a value is removed, as another network's may be set."""
     import shlex
 
     given = {name: value for name, value in variables.items() if value is not None}
     if session.emits(given):
         return
-    for name, value in given.items():
-        if shell == "fish":
+    for name, value in variables.items():
+        if value is None:
+            click.echo(f"{'set -e' if shell == 'fish' else 'unset'} {name}")
+        elif shell == "fish":
             quoted = value.replace("\\", "\\\\").replace("'", "\\'")
             click.echo(f"set -gx {name} '{quoted}'")
         else:

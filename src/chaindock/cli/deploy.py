@@ -110,7 +110,7 @@ def deploy(
     done = deploy_path(session.client(), source, terms=terms, **options)
     if session.emits(done):
         return
-    same = "" if done["changed"] else "; nothing changed"
+    same = "" if done["changed"] else "; its definition did not change"
     click.echo(describe(done) + same, err=True)
     _show_terms(done, terms)
     init = "--init " if options["init_required"] and done["changed"] else ""

@@ -45,9 +45,9 @@ def ps(session: Session, *, calls: bool) -> None:
         head: tuple[str, ...] = _HEAD
         rows = [_row(one) for one in found]
         if len({one["channel"] for one in found}) > 1:
-            head = (*_HEAD, "CHANNEL")
+            head = ("CHANNEL", *_HEAD)
             rows = [
-                (*row, one["channel"]) for row, one in zip(rows, found, strict=True)
+                (one["channel"], *row) for row, one in zip(rows, found, strict=True)
             ]
         show.table(head, rows)
         for one in found:

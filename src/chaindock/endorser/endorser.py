@@ -30,7 +30,7 @@ from chaindock.errors import (
     TooManyRequests,
     TransactionExists,
 )
-from chaindock.identity.organization import nearest_hint
+from chaindock.identity.organization import full_mspid, nearest_hint
 from chaindock.options import option
 from chaindock.telemetry import get_logger, is_on, metrics
 from chaindock.values import MIB, Whole
@@ -147,7 +147,7 @@ class Endorser:
             self.load.proposals += 1
             try:
                 identity = await self._admit(proposal)
-                self._require_peers(endorsers)
+                endorsers = self._peers_of(endorsers)
                 watch.admitted = True
                 call = (proposal, identity, timeout_s, endorse, endorsers, strict)
                 try:
@@ -170,8 +170,9 @@ class Endorser:
             size = len(results) + len(outcome.response.payload)
             return outcome, await off_loop(size, answer)
 
-    def _require_peers(self, endorsers: Sequence[str]) -> None:
-        for mspid in endorsers:
+    def _peers_of(self, organizations: Sequence[str]) -> list[str]:
+        found = [full_mspid(one, self.peers) for one in organizations]
+        for mspid in found:
             if mspid not in self.peers:
                 raise NotFound(
                     f"organisation {mspid!r} has no peer on this node, which has those of "
@@ -179,6 +180,7 @@ class Endorser:
                     hint=nearest_hint(mspid, self.peers),
                     mspid=mspid,
                 )
+        return found
 
     def _require_room(self) -> None:
         if self.concurrency and self.load.proposals >= self.concurrency:

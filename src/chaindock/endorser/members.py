@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from chaindock.aio import finish
 from chaindock.endorser.genesis import with_organization
 from chaindock.errors import AlreadyExists, Denied, NotFound
-from chaindock.identity.organization import nearest_hint
+from chaindock.identity.organization import full_mspid, nearest_hint
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -48,8 +48,8 @@ class Members:
         self.peers: dict[str, SigningIdentity] = {o.mspid: o.peer for o in found if o}
 
     def get(self, mspid: str | None) -> Organization:
-        """Return a member; None = the first organisation. Raises: NotFound."""
-        wanted = mspid or self._node.first.mspid
+        """Return a member; `Org2` is Org2MSP, None the first one. Raises: NotFound."""
+        wanted = full_mspid(mspid or self._node.first.mspid, self.peers)
         found = self._node.find(wanted)
         if found is None or wanted not in self.peers:
             raise NotFound(

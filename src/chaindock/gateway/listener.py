@@ -188,7 +188,8 @@ class ClientListener:
                 ) from error
             self.warnings.append(
                 f"{address} is taken by another program: client applications reach "
-                f"{server.seat.mspid} at {server.seat.address}"
+                f"{server.seat.mspid} at {server.seat.address}, until the node stops; "
+                "peer.listenAddress chooses an address that stays"
             )
 
 

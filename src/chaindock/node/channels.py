@@ -22,7 +22,7 @@ from chaindock.endorser.orderer import Orderer
 from chaindock.endorser.qscc import QueryChaincode
 from chaindock.errors import AlreadyExists, InvalidInput, NotFound
 from chaindock.gateway.listener import configured
-from chaindock.identity.organization import nearest_hint
+from chaindock.identity.organization import full_mspid, nearest_hint
 from chaindock.ids import require_channel
 from chaindock.ledger.ledger import Ledger
 from chaindock.ledger.reader import LedgerReader
@@ -140,7 +140,7 @@ class Channels(Mapping[str, NodeChannel]):
         return found
 
     async def create(self, name: str, mspids: Sequence[str] = ()) -> NodeChannel:
-        """Make a channel of these organisations; none = all whose keys the node has.
+        """Make a channel of these organisations; none = those of the first channel.
 
         The node's first organisation orders, and is always a member.
 
@@ -153,14 +153,15 @@ class Channels(Mapping[str, NodeChannel]):
 
     def _members(self, mspids: Sequence[str]) -> list[Organization]:
         known = {one.mspid: one for one in self._organizations.all()}
-        for mspid in mspids:
+        wanted = [full_mspid(one, known) for one in mspids or self.first.members.peers]
+        for mspid in wanted:
             if mspid not in known:
                 raise NotFound(
                     f"organisation {mspid!r} is none of this node",
                     hint=nearest_hint(mspid, known),
                     mspid=mspid,
                 )
-        return [known[mspid] for mspid in mspids or known]
+        return [known[mspid] for mspid in wanted]
 
     async def _create(
         self, name: ChannelId, members: Sequence[Organization]

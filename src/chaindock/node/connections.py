@@ -101,8 +101,7 @@ class Connections:
         """
         self.write()
         wanted = self._channels.require(channel)
-        is_short = org is not None and org not in wanted.members.peers
-        found = wanted.members.get(f"{org}MSP" if is_short else org)
+        found = wanted.members.get(org)
         found.user(user)
         msp = found.user_msp(user)
         first = self._organizations.first

@@ -42,6 +42,19 @@ def test_a_shell_is_ready_for_the_peer_command(run, node, home):
     assert "CORE_PEER_TLS_CLIENTAUTHREQUIRED" not in found
 
 
+@pytest.mark.parametrize("shell", ["sh", "bash", "zsh", "fish"])
+def test_what_another_network_left_in_the_shell_is_removed(run, node, shell):
+    left = "CORE_PEER_TLS_SERVERHOSTOVERRIDE", "CORE_PEER_TLS_CLIENTAUTHREQUIRED"
+    word = "set -gx {} x" if shell == "fish" else "export {}=x"
+    before = "\n".join(word.format(name) for name in left)
+    lines = run("env", "peer", "--shell", shell).stdout
+    found = read_by(shell, f"{before}\n{lines}")
+    assert not found.keys() & {*left}
+    # Names that were not set are no error, also in a shell that ends at one.
+    if shell != "fish":
+        assert read_by(shell, f"set -eu\n{lines}")["CORE_PEER_LOCALMSPID"] == "Org1MSP"
+
+
 def test_the_options_for_the_orderer_are_in_a_comment(run, node):
     comment = run("env", "peer").stdout.splitlines()[-1]
     assert comment == (

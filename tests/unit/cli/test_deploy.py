@@ -134,9 +134,9 @@ def test_deploy_says_when_nothing_changed(run, node, source):
     """`changed` is the node's word, in JSON and for people."""
     words = ("deploy", str(source), "--name", "basic")
     assert json.loads(run(*words, "--json").stdout)["changed"] is True
-    assert "nothing changed" not in run(*words, "--version", "2").stderr
+    assert "its definition did not change" not in run(*words, "--version", "2").stderr
     result = run(*words, "--version", "2")
-    assert "in 1.5 s; nothing changed\n" in result.stderr
+    assert "in 1.5 s; its definition did not change\n" in result.stderr
     assert (
         json.loads(run(*words, "--version", "2", "--json").stdout)["changed"] is False
     )

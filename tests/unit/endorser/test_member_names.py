@@ -20,11 +20,19 @@ async def members(node: Any, members: Any) -> Any:
     return members
 
 
-async def test_a_short_name_of_an_organisation_is_answered_with_its_id(
+async def test_an_organisation_may_be_named_without_msp_at_its_end(
+    members: Any, node: Any
+) -> None:
+    assert members.get("Org2").mspid == members.get("Org2MSP").mspid == "Org2MSP"
+    both = ["Org1", "Org2"]
+    await node.caller.invoke("basic", [b"get", b"k"], signer=node.user, endorsers=both)
+
+
+async def test_an_unknown_organisation_is_answered_with_the_next_step(
     members: Any, node: Any
 ) -> None:
     for name, hint in (
-        ("Org2", "did you mean 'Org2MSP'?"),
+        ("org2", "did you mean 'Org2MSP'?"),
         ("Nix", "chaindock org ls"),
     ):
         with pytest.raises(NotFound) as found:

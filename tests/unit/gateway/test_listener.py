@@ -180,6 +180,7 @@ async def test_the_usual_port_may_be_taken(
     async with served(Echo(), org, listen=None) as listener:
         (warning,) = listener.warnings
         assert f"127.0.0.1:{taken[1]} is taken" in warning
+        assert "peer.listenAddress" in warning
         async with connected(listener, org) as client:
             assert await say(client, b"hello") == b"Org1MSP hello"
 

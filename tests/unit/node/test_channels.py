@@ -216,7 +216,7 @@ async def test_a_channel_of_some_organisations(world: World):
         for name in ("Org2", "Org3"):
             await channels.require().members.add(name, channels.require().orderer)
         everyone = await channels.create("everyone")
-        two = await channels.create("two", ["Org2MSP"])
+        two = await channels.create("two", ["Org2"])
         assert everyone.members.configuration.peers == ["Org1MSP", "Org2MSP", "Org3MSP"]
         assert [*two.members.peers] == ["Org1MSP", "Org2MSP"]
         # Their policies count: two of two have to approve and endorse.
@@ -224,6 +224,10 @@ async def test_a_channel_of_some_organisations(world: World):
         await world.call(two, "put", "k", "v")
         await two.members.add("Org3", two.orderer)
         assert [*two.members.peers] == ["Org1MSP", "Org2MSP", "Org3MSP"]
+        # The node has keys of a fourth one, which the first channel does not know.
+        await two.members.add("Org4", two.orderer)
+        later = await channels.create("later")
+        assert [*later.members.peers] == ["Org1MSP", "Org2MSP", "Org3MSP"]
 
 
 async def test_who_leaves_does_not_leave_half_a_channel(world: World):

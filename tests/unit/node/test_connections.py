@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from chaindock.errors import InvalidInput, NotFound, StorageError
-from chaindock.identity.organization import Organization, Organizations
+from chaindock.identity.organization import Organization, Organizations, full_mspid
 from chaindock.node.connections import Connections
 
 ORG1, ORG2 = "org1.example.com", "org2.example.com"
@@ -48,7 +48,8 @@ class Network:
         return self.members
 
     def get(self, mspid: str | None) -> Organization:
-        found = self.organizations.find(mspid or "Org1MSP")
+        wanted = full_mspid(mspid or "Org1MSP", self.members)
+        found = self.organizations.find(wanted)
         if found is None or found.mspid not in self.members:
             raise NotFound(f"no organisation {mspid}")
         return found

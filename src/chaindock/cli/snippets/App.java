@@ -18,6 +18,10 @@ import org.hyperledger.fabric.client.identity.X509Identity;
 
 public final class App {
     public static void main(final String[] given) throws Exception {
+        if (given.length < 2 || !given[0].matches("submit|evaluate")) {
+            System.err.println("expected arguments: submit|evaluate FUNCTION ARG...");
+            System.exit(2);
+        }
         final ManagedChannel channel = Grpc.newChannelBuilder(
                         $address,
                         TlsChannelCredentials.newBuilder()

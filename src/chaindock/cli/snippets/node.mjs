@@ -6,6 +6,11 @@ import { readFileSync } from 'node:fs';
 import * as grpc from '@grpc/grpc-js';
 import { connect, signers } from '@hyperledger/fabric-gateway';
 
+const [verb, name, ...args] = process.argv.slice(2);
+if (!['submit', 'evaluate'].includes(verb) || !name) {
+    console.error('usage: node app.mjs submit|evaluate FUNCTION ARG...');
+    process.exit(2);
+}
 const client = new grpc.Client(
     $address,
     grpc.credentials.createSsl(
@@ -22,13 +27,13 @@ const gateway = connect({
 });
 try {
     const contract = gateway.getNetwork($channel).getContract($contract);
-    const [verb, name, ...args] = process.argv.slice(2);
     const result = verb === 'submit'
         ? await contract.submitTransaction(name, ...args)
         : await contract.evaluateTransaction(name, ...args);
     console.log(Buffer.from(result).toString());
 } catch (error) {
-    console.error(error.message, ...(error.details ?? []).map((one) => one.message));
+    const details = (error.details ?? []).map((one) => one.message);
+    console.error(error.message, ...details.filter((one) => !error.message.includes(one)));
     process.exitCode = 1;
 } finally {
     gateway.close();

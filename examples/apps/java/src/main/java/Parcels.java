@@ -29,6 +29,10 @@ public final class Parcels {
     }
 
     public static void main(final String[] args) throws Exception {
+        if (args.length != 1 || System.getenv("PEER_ENDPOINT") == null) {
+            System.err.println("expected one argument, PARCEL, after eval \"$(chaindock env app coldchain)\"");
+            System.exit(2);
+        }
         final ManagedChannel channel = Grpc.newChannelBuilder(
                 System.getenv("PEER_ENDPOINT"),
                 TlsChannelCredentials.newBuilder().trustManager(path("TLS_CERT_PATH").toFile()).build())
