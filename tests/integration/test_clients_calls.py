@@ -72,7 +72,7 @@ def test_evaluate_returns_the_result(client: Driver):
     assert call(client, "evaluate", "echo", "conga") == "conga"
 
 
-@pytest.mark.statement(62, of="client", by="peer go node")
+@pytest.mark.statement(62, of="client", by="go java node")
 def test_submit_returns_the_result(client: Driver):
     assert call(client, "submit", "echo", "conga") == "conga"
     assert call(client, "submit", "nothing") == ""

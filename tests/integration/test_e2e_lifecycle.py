@@ -1,4 +1,4 @@
-"""Chaincode that Fabric's own `peer` command installs, approves and commits."""
+"""Chaincode that the calls of the `peer` command install, approve and commit."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def org(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Org]:
         yield Org(net, folder)
 
 
-@pytest.mark.statement(78, 79, of="client", by="peer")
+@pytest.mark.statement(78, 79, of="client", by="own")
 def test_what_the_command_defines_is_served_and_shown_like_a_deployment(
     org: Org, tmp_path: Path
 ):

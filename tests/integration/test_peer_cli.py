@@ -1,4 +1,4 @@
-"""Fabric's own `peer` command against a node of two organisations."""
+"""The calls of the `peer` command against a node of two organisations."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _json(said: str) -> object:
     return json.loads(said[said.index("{") : said.rindex("}") + 1])
 
 
-@pytest.mark.statement(78, of="client", by="peer")
+@pytest.mark.statement(78, of="client", by="own")
 def test_what_was_committed_is_told(committed: str, peer: PeerCli):
     words = (*LIFECYCLE, "querycommitted", "-C", CHANNEL)
     said = peer(*words, "--name", "basic")
@@ -117,14 +117,14 @@ def test_an_installed_package_comes_back(
     assert file.read_bytes() == package.read_bytes()
 
 
-@pytest.mark.statement(79, of="client", by="peer")
+@pytest.mark.statement(79, of="client", by="own")
 def test_a_sequence_that_is_not_the_next_is_refused(committed: str, peer: PeerCli):
     words = (*definition(3), *peer.orderer())
     said = peer(*LIFECYCLE, "commit", *words, code=1)
     assert "requested sequence is 3, but new definition must be sequence 2" in said
 
 
-@pytest.mark.statement(80, of="client", by="peer")
+@pytest.mark.statement(80, of="client", by="own")
 def test_a_transaction_is_submitted_and_read(committed: str, peer: PeerCli):
     call = json.dumps({"Args": ["put", "k", "from the peer command"]})
     words = ("-C", CHANNEL, "-n", "basic", "-c")
@@ -153,7 +153,7 @@ def test_an_error_of_the_contract_is_told(committed: str, peer: PeerCli):
     assert "tell me" in said
 
 
-@pytest.mark.statement(77, of="client", by="peer")
+@pytest.mark.statement(77, of="client", by="own")
 def test_a_client_may_not_ask_what_is_installed(net: Network, peer: PeerCli):
     net.node.cli("env", "peer", "--org", "Org1MSP", "--user", "User1")
     said = peer(*LIFECYCLE, "queryinstalled", user="User1", code=1)

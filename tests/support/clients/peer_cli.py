@@ -1,4 +1,4 @@
-"""Fabric's own `peer` command, built from its Go module."""
+"""A client in Go with the names, options and texts of Fabric's `peer` command."""
 
 from __future__ import annotations
 
@@ -15,23 +15,20 @@ if TYPE_CHECKING:
 
     from support.clients.network import Network
 
-SOURCE = builds.FIXTURES / "peercli"
-"""The module of Fabric 2.1.1."""
-_NEWEST = builds.FIXTURES / "fabrictools"
 PATIENCE_S = 120
 
 
-def tool(name: str) -> Path:
-    """Return a program of Fabric (peer, discover or configtxlator), built once."""
-    return builds.go_program(_NEWEST, f"github.com/hyperledger/fabric/cmd/{name}")
+def program() -> Path:
+    """Return the program, built once: tests/fixtures/peercli."""
+    return builds.go_program(builds.FIXTURES / "peercli")
 
 
 class PeerCli:
-    """The command with the environment that `chaindock env peer` prints."""
+    """The program with the environment that `chaindock env peer` prints."""
 
     def __init__(self, net: Network, folder: Path) -> None:
         self._net, self._folder = net, folder
-        self._program = tool("peer")
+        self._program = program()
 
     def __call__(
         self, *args: str | Path, org: str = "Org1", user: str = "Admin", code: int = 0

@@ -26,15 +26,14 @@ SOURCES = FIXTURES / "conformance"
 PATIENCE_S = 600
 
 
-def go_program(source: Path = SOURCES / "go", package: str = ".") -> Path:
-    """Return the binary of a Go package that the module in `source` knows."""
+def go_program(source: Path = SOURCES / "go") -> Path:
+    """Return the binary of the Go program in `source`."""
     need("go")
 
     def build(source: Path, into: Path) -> None:
-        _go_build(source, into / "program", package)
+        _go_build(source, into / "program")
 
-    name = "go" if package == "." else f"go-{package.rpartition('/')[2]}"
-    return _kept(name, build, source) / "program"
+    return _kept("go", build, source) / "program"
 
 
 def old_go_program() -> Path:
@@ -106,7 +105,7 @@ def _kept(language: str, build: Callable[[Path, Path], None], source: Path) -> P
     return result
 
 
-def _go_build(source: Path, program: Path, package: str) -> None:
+def _go_build(source: Path, program: Path) -> None:
     """Compile as nodes of the tests do, with their caches: gRPC is compiled once."""
     caches = cache_folder() / "chaindock" / "toolchains"
     env = {
@@ -115,7 +114,7 @@ def _go_build(source: Path, program: Path, package: str) -> None:
         "CGO_ENABLED": "0",
     }
     flags = ("-trimpath", "-buildvcs=false")
-    _run("go", "build", *flags, "-o", str(program), package, cwd=source, env=env)
+    _run("go", "build", *flags, "-o", str(program), ".", cwd=source, env=env)
 
 
 def _run(*argv: str, cwd: Path, env: Mapping[str, str] | None = None) -> None:
