@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import urllib.error
@@ -158,10 +159,10 @@ class Web:
 
 @pytest.fixture
 def web(net: Network, tmp_path: Path) -> Iterator[Web]:
-    deals = EXAMPLES / "private-data"
-    collections = ("--collections-config", deals / "collections.json")
-    one = ("--signature-policy", "OR('Org1MSP.member', 'Org2MSP.member')")
-    net.node.cli("deploy", deals, "--name", "deals", *collections, *one)
+    page = (APPS / "web" / "README.md").read_text().splitlines()
+    (line,) = (one for one in page if one.startswith("$ chaindock deploy"))
+    words = [re.sub("^examples", str(EXAMPLES), word) for word in shlex.split(line)]
+    net.node.cli(*words[2:])
     files = []
     for name, mspid in (("alice", "Org1MSP"), ("bob", "Org2MSP")):
         words = ("env", "app", "deals", "--org", mspid, "--user", name)

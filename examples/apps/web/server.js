@@ -35,6 +35,10 @@ function login(file) {
     return [path.basename(file, '.env'), { password: digest(env.PASSWORD), user: new User(env) }];
 }
 
+if (process.argv.length < 3) {
+    console.error('usage: node server.js USER.env [USER.env…]');
+    process.exit(2);
+}
 const logins = new Map(process.argv.slice(2).map(login));
 const sessions = new Map();
 const [{ user: reader }] = logins.values();

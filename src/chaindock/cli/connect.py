@@ -220,6 +220,9 @@ def env_app(
         "CHAINCODE_NAME": name,
     }
     _print(session, shell, variables)
+    if found["client_tls"]:
+        text = "the node asks for a client certificate, which these do not name; see"
+        click.echo(f"{text}: {session.words(f'connect {name}')}", err=True)
 
 
 def _print(

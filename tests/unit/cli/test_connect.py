@@ -72,6 +72,7 @@ def test_mutual_tls_and_none_are_told_to_the_peer_command(run, node, home):
     assert found["CORE_PEER_TLS_CLIENTCERT_FILE"] == "/c.crt"
     assert found["CORE_PEER_TLS_CLIENTKEY_FILE"] == "/c.key"
     assert "--clientauth" in run("env", "peer").stdout
+    assert "asks for a client certificate" in run("env", "app", "basic").stderr
     orderer = {"address": "127.0.0.1:7051", "tls_name": None, "ca": None}
     node.connections.dialled = {"ca": None, "tls_name": None, "orderer": orderer}
     plain = run("env", "peer").stdout

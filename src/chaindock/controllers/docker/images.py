@@ -59,8 +59,8 @@ _HINTS: dict[type[ChaindockError], str] = {
     ImagePlatformMissing: "name an image that exists for this processor",
     ImageNotFound: "check its name and tag, and whether the registry wants a login",
     RegistryDenied: "log in with: docker login, as the user of this node",
-    RegistryUnavailable: "check the network and the proxy of the engine itself, or name a "
-    "mirror in chaindock.docker.mirrors",
+    RegistryUnavailable: "check the network and the proxy of the engine itself, name a "
+    "mirror in chaindock.docker.mirrors, or deploy with --backend process",
 }
 _WAIT = re.compile(r"(?:retry|wait|again|reset)\D{0,20}(\d+) ?(s|m|h)", re.IGNORECASE)
 _UNITS = {"s": 1, "m": 60, "h": 3600}
