@@ -1,4 +1,4 @@
-"""A channel's configuration and blocks, as clients with Fabric's rules for them read it.
+"""What clients read of a channel: its configuration, by Fabric's rules, and discovery.
 
 The program checks a configuration before it uses it: see docs/fabric/peer.md.
 """
@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from fabric_protos.common import common_pb2, configtx_pb2
+from fabric_protos.discovery import protocol_pb2 as messages
+from fabric_protos.peer.proposal_response_pb2 import ChaincodeCall, ChaincodeInterest
 from google.protobuf.json_format import Parse
 
 from support.clients.network import CHANNEL, Network, deploy, network
 from support.clients.peer_cli import PeerCli
+from support.clients.wire import UNARY, signer, wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,12 +92,43 @@ def test_a_configuration_fulfils_the_rules_and_survives_json(
 ):
     """As JSON of another implementation it is read back to the same message."""
     raw = asked(peer, "qscc", "GetBlockByNumber", CHANNEL, str(number))
-    (tmp_path / "one.block").write_bytes(raw)
-    shown = peer("inspect", "block", tmp_path / "one.block")
     block = common_pb2.Block.FromString(raw)
     envelope = common_pb2.Envelope.FromString(block.data.data[0])
     content = common_pb2.Payload.FromString(envelope.payload).data
+    (tmp_path / "config").write_bytes(content)
+    shown = peer("inspect", "config", tmp_path / "config")
     found = configtx_pb2.ConfigEnvelope.FromString(content)
     assert Parse(shown, configtx_pb2.ConfigEnvelope()) == found
     members = found.config.channel_group.groups["Application"].groups
     assert sorted(members) == ["Org1MSP", "Org2MSP"][: 1 + number]
+
+
+async def test_discovery_tells_peers_orderers_and_layouts(net: Network):
+    """Asked with messages of our own, on a connection to the peer of Org1."""
+    interest = ChaincodeInterest(chaincodes=[ChaincodeCall(name="both")])
+    layouts = messages.ChaincodeQuery(interests=[interest])
+    who = signer(net.identity("Org1"))
+    request = messages.Request(
+        authentication=messages.AuthInfo(client_identity=who.creator),
+        queries=[
+            messages.Query(channel=CHANNEL, peer_query=messages.PeerMembershipQuery()),
+            messages.Query(channel=CHANNEL, config_query=messages.ConfigQuery()),
+            messages.Query(channel=CHANNEL, cc_query=layouts),
+            messages.Query(local_peers=messages.LocalPeerQuery()),
+        ],
+    ).SerializeToString()
+    signed = messages.SignedRequest(payload=request, signature=who.sign(request))
+    places = [net.place(org) for org in ("Org1", "Org2")]
+    async with wire(places[0]) as connection:
+        raw = await connection.call(UNARY["Discover"], signed.SerializeToString())
+    peers, config, found, local = messages.Response.FromString(raw).results
+    for told in (peers.members, local.members):
+        assert set(told.peers_by_org) == {"Org1MSP", "Org2MSP"}
+    config = config.config_result
+    assert set(config.msps) == {"Org1MSP", "Org2MSP"}
+    (endpoint,) = config.orderers["Org1MSP"].endpoint
+    assert f"127.0.0.1:{endpoint.port}" == places[0]["address"]
+    (both,) = found.cc_query_res.content
+    (layout,) = both.layouts
+    assert set(layout.quantities_by_group.values()) == {1}
+    assert len(both.endorsers_by_groups) == 2

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import subprocess
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,6 +29,7 @@ from support.shims import builds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = [pytest.mark.slow, pytest.mark.golang, pytest.mark.timeout(300)]
 FABRIC = builds.FIXTURES / "fabric31"
@@ -65,6 +68,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.came: list[tuple[str, bytes]] = []
+        self.endorses, self.agrees, self.status = True, True, 200
         self._server = grpc.server(ThreadPoolExecutor(8))
         methods: dict[str, dict[str, Any]] = {
             "protos.Endorser": {
@@ -91,17 +95,19 @@ class Recorder:
 
     def _endorse(self, request: bytes, _context: Any) -> bytes:
         self.came.append(("proposal", request))
-        response = proposal_response_pb2.Response(status=200)
-        by = proposal_response_pb2.Endorsement(endorser=b"e", signature=b"s")
-        answer = proposal_response_pb2.ProposalResponse(
-            response=response, payload=b"payload", endorsement=by
-        )
+        answer = proposal_response_pb2.ProposalResponse(payload=b"payload")
+        answer.response.status = 200
+        if not self.agrees:
+            answer.payload += bytes([len(self.came)])
+        if self.endorses:
+            answer.endorsement.endorser = b"somebody"
         return bytes(answer.SerializeToString())
 
     def _order(self, requests: Iterator[bytes], _context: Any) -> Iterator[bytes]:
         for request in requests:
             self.came.append(("broadcast", request))
-            yield ab_pb2.BroadcastResponse(status=200).SerializeToString()
+            answer = ab_pb2.BroadcastResponse(status=self.status, info="no room")
+            yield answer.SerializeToString()
 
     def _deliver(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         self.came.append(("deliver", next(requests)))
@@ -123,38 +129,52 @@ def header_of(request: bytes) -> tuple[Any, Any, Any]:
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def recorder() -> Iterator[Recorder]:
     with Recorder() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def environment(
-    recorder: Recorder, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a `core.yaml` and the organisation of the caller."""
     folder = tmp_path_factory.mktemp("org")
-    org = Organization.open(folder, "Org1MSP", "org1.example.com")
-    (folder / "core.yaml").write_text("peer:\n  client:\n    connTimeout: 10s\n")
-    return {
+    Organization.open(folder, "Org1MSP", "org1.example.com")
+    core = "peer:\n  client:\n    connTimeout: 2s\n"
+    (folder / "core.yaml").write_text(core)
+    return folder
+
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(recorder: Recorder, folder: Path) -> Run:
+    """Run a command that asks the recorder, as a peer and as an orderer."""
+    (msp,) = folder.glob("**/users/Admin@*/msp")
+    address = f"127.0.0.1:{recorder.port}"
+    env = {
         **os.environ,  # noqa: TID251  # tests have no config
         "FABRIC_CFG_PATH": str(folder),
-        "CORE_PEER_ADDRESS": f"127.0.0.1:{recorder.port}",
+        "CORE_PEER_ADDRESS": address,
         "CORE_PEER_LOCALMSPID": "Org1MSP",
-        "CORE_PEER_MSPCONFIGPATH": str(
-            org.path / "users" / "Admin@org1.example.com" / "msp"
-        ),
+        "CORE_PEER_MSPCONFIGPATH": str(msp),
     }
+
+    def run(*words: object, **other: str) -> subprocess.CompletedProcess[str]:
+        argv = [str(program()), *map(str, words), "-C", "mychannel", "-o", address]
+        return subprocess.run(
+            argv, env={**env, **other}, capture_output=True, text=True, check=False
+        )
+
+    return run
 
 
 @pytest.mark.parametrize("name", SENT)
 def test_a_lifecycle_command_sends_what_was_recorded(
-    recorder: Recorder, environment: dict[str, str], name: str
+    recorder: Recorder, run: Run, name: str
 ):
-    recorder.came.clear()
-    channel = ("-C", "mychannel", "-o", f"127.0.0.1:{recorder.port}")
-    argv = [str(program()), "lifecycle", "chaincode", *map(str, SENT[name]), *channel]
-    done = subprocess.run(argv, env=environment, capture_output=True, check=False)
+    done = run("lifecycle", "chaincode", *SENT[name])
     assert done.returncode == 0, done.stderr
     calls = json.loads((FABRIC / "lifecycle_calls.json").read_text())
     recorded = next(one for one in calls if one["name"] == name)
@@ -180,3 +200,60 @@ def test_a_lifecycle_command_sends_what_was_recorded(
         assert payload.header.channel_header == header.SerializeToString()
         (action,) = transaction_pb2.Transaction.FromString(payload.data).actions
         assert action.header == payload.header.signature_header
+
+
+CALL = ("-n", "basic", "-c", '{"Args":["get","k"]}')
+
+
+@pytest.mark.statement(80, of="client", by="own")
+def test_a_query_without_an_endorsement_fails(recorder: Recorder, run: Run):
+    assert run("chaincode", "query", *CALL).returncode == 0
+    recorder.endorses = False
+    assert "endorsement failure during query" in run("chaincode", "query", *CALL).stderr
+
+
+def test_a_call_on_which_peers_disagree_is_not_ordered(recorder: Recorder, run: Run):
+    recorder.agrees = False
+    peers = ("--peerAddresses", f"127.0.0.1:{recorder.port}") * 2
+    done = run("chaincode", "invoke", *CALL, *peers)
+    assert "ProposalResponsePayloads do not match" in done.stderr
+    assert [kind for kind, _ in recorder.came] == ["proposal"] * 2
+    assert recorder.came[0] == recorder.came[1]
+
+
+def test_what_the_orderer_says_is_told(recorder: Recorder, run: Run):
+    recorder.status = 503
+    done = run("chaincode", "invoke", *CALL)
+    assert "got unexpected status: SERVICE_UNAVAILABLE -- no room" in done.stderr
+
+
+def test_the_time_to_connect_is_that_of_the_file(run: Run):
+    done = run("chaincode", "query", *CALL, CORE_PEER_ADDRESS="127.0.0.1:1")
+    assert "context deadline exceeded" in done.stderr
+    done = run("chaincode", "query", *CALL, FABRIC_CFG_PATH="/")
+    assert 'Config File "core" Not Found' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("broken", "text"),
+    [
+        ("keystore", "no private key"),
+        ("cacerts", "could not load a valid ca certificate"),
+        ("signcerts", "could not load a valid signer certificate"),
+        ("role", "must be a client, a peer, an orderer or an admin"),
+    ],
+)
+def test_a_user_whom_the_directory_does_not_show_is_refused(
+    recorder: Recorder, run: Run, folder: Path, tmp_path: Path, broken: str, text: str
+):
+    """As Fabric's command does, before it connects."""
+    (user,) = folder.glob("**/users/Admin@*/msp")
+    msp = shutil.copytree(user, tmp_path / "msp")
+    if broken == "role":
+        units = (msp / "config.yaml").read_text()
+        (msp / "config.yaml").write_text(units.replace(": admin", ": boss"))
+    else:
+        shutil.rmtree(msp / broken)
+    done = run("chaincode", "query", *CALL, CORE_PEER_MSPCONFIGPATH=str(msp))
+    assert text in done.stderr
+    assert not recorder.came
