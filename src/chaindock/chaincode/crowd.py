@@ -18,6 +18,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import unquote
@@ -78,7 +79,7 @@ class Crowd:
 
     def stream(self, peer: str, change: int) -> None:
         """Take note of a stream that began (1) or ended (-1); `peer` as gRPC names it."""
-        address = unquote(peer.partition(":")[2])
+        address = _unquoted(peer)
         self._streams[address] += change
         if not self._streams[address]:
             del self._streams[address]
@@ -126,6 +127,12 @@ class Crowd:
             since = self._since.get(peer, time.monotonic())
             return _Idle(any(info[_RECEIVED]), since, descriptor, peer)
         return None
+
+
+@lru_cache(MAX_CONNECTIONS)
+def _unquoted(peer: str) -> str:
+    """Return the address in a name of gRPC's."""
+    return unquote(peer.partition(":")[2])
 
 
 def most_connections() -> int:

@@ -129,7 +129,7 @@ class Endorser:
             endorse: False drops the reads and writes of the simulation.
             endorsers: MSP ids of the organisations whose peers sign; none = those that
                 the policies of what was written need.
-            strict: as for `choose`, unless `endorsers` are given.
+            strict: as for `choose`, unless `endorsers` are given; and no interest is told.
 
         Returns:
             what the chaincode said, and the answers to the client, over one payload: none
@@ -250,7 +250,8 @@ class Endorser:
                 strict=strict and not endorsers,
                 transient=proposal.transient,
             )
-            interest = None if name in UNSIMULATED else plan.interest(simulator)
+            told = not strict and name not in UNSIMULATED
+            interest = plan.interest(simulator) if told else None
             work = partial(_taken, simulator, self.largest_bytes)
             results, private = await off_loop(simulator.held, work)
             if private:

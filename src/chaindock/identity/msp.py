@@ -71,7 +71,8 @@ class _Recent:
 
 
 _VERIFIED = _Recent(_CACHED)
-"""Signatures that are right: public key, digest and signature, made here or verified.
+"""Signatures that are right, also in their S: public key, digest and signature, made here
+or verified.
 
 What a signature is worth depends on nothing else, so that no signature is verified twice.
 """
@@ -149,15 +150,15 @@ class Identity:
 
     def verify(self, message: bytes, signature: bytes) -> None:
         """Check `signature` over SHA-256 of `message`; also its S. Raises: Denied."""
+        fact = self.point, sha256(message).digest(), signature
+        if fact in _VERIFIED:
+            return
         try:
             low = has_low_s(signature, self.key.curve)
         except ValueError as error:
             raise Denied("the signature is not a DER sequence of r and s") from error
         if not low:
             raise Denied("Invalid S. Must be smaller than half the order of the curve")
-        fact = self.point, sha256(message).digest(), signature
-        if fact in _VERIFIED:
-            return
         try:
             self.key.verify(signature, fact[1], _ALGORITHM)
         except InvalidSignature as error:

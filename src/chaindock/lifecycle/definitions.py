@@ -106,6 +106,8 @@ class Definitions:
                 hint=f"start it: chaindock start {name}",
                 ccid=approval.ccid,
             )
+        if approval.sequence == sequence:
+            return approval
         # A snapshot of an older sequence gets what runs now, under its own number.
         return replace(approval, sequence=sequence)
 

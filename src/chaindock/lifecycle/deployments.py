@@ -108,8 +108,10 @@ class Deployments:
 
     def is_stopped(self, name: str) -> bool:
         """Whether a user stopped it."""
-        found = self.find(name)
-        return found is not None and found.target is Target.STOPPED
+        if name not in self._rows:
+            return False
+        wish = self.fleet.targets.wish(self.channel, self._rows[name][0])
+        return wish is not None and wish.target is Target.STOPPED
 
     def find(self, name: str) -> Deployment | None:
         """Return the deployment of `name`; None = not defined, or a user removed it."""
