@@ -51,6 +51,8 @@ _log = get_logger("orderer")
 _CONFIGS: Final = frozenset({"CONFIG", "CONFIG_UPDATE", "ORDERER_TRANSACTION"})
 _WRITERS: Final = "/Channel/Writers"
 _CLOSED: Final = "the orderer is shutting down; nothing was submitted"
+MOST_URGENT: Final = 16
+"""Definitions and configurations that wait for their block; a further one waits outside."""
 FRAME_BYTES: Final = 16
 """Most that an envelope takes beside payload and signature."""
 
@@ -121,14 +123,15 @@ class Orderer:
         msps = self._configuration.msps
         reverts = self._ledger.reverts
         check = partial(parse_and_check, envelope, self._ledger.channel, msps)
-        await self._reserve(len(envelope), urgent=await self._is_definition(envelope))
+        urgent = await self._is_definition(envelope)
+        await self._reserve(len(envelope), urgent=urgent)
         try:
             tx, creator = await off_loop(len(envelope), check)
             self._admit(tx, creator)
         except BaseException:
             self._release(len(envelope))
             raise
-        return self._order(tx, reverts)
+        return self._order(tx, reverts, urgent=urgent)
 
     async def configure(self, envelope: bytes) -> TxLocation:
         """Commit a configuration in a block of its own; it is in force afterwards.
@@ -140,7 +143,7 @@ class Orderer:
         tx = parse_transaction(envelope, self._ledger.channel)
         self._require_next(tx)
         await self._reserve(len(envelope), urgent=True)
-        return await asyncio.shield(self._order(tx, reverts))
+        return await asyncio.shield(self._order(tx, reverts, urgent=True))
 
     def _require_next(self, tx: ParsedTransaction) -> None:
         """Raise InvalidInput unless `tx` is the configuration after that in force."""
@@ -152,10 +155,12 @@ class Orderer:
                 f"{tx.kind}, sequence {found}, expected CONFIG, sequence {expected}"
             )
 
-    def _order(self, tx: ParsedTransaction, reverts: int) -> asyncio.Future[TxLocation]:
+    def _order(
+        self, tx: ParsedTransaction, reverts: int, *, urgent: bool
+    ) -> asyncio.Future[TxLocation]:
         """Queue a transaction that has its place; return what is done with its block.
 
-        `reverts`: of the ledger when the transaction came.
+        `reverts`: of the ledger when the transaction came. `urgent`: as for `_reserve`.
         """
         if self._closing or self._ledger.reverts != reverts:
             self._release(len(tx.envelope))
@@ -165,15 +170,15 @@ class Orderer:
             raise reverted()
         loop = asyncio.get_running_loop()
         waiting = Waiting(tx, loop.time(), loop.create_future())
-        # Definitions do not wait until somebody cuts a block: a deployment would hang.
-        # The configuration has a block of its own.
-        late = tx.name == NAMESPACE and self._options.mode != AUTO
-        (self._urgent if late or tx.is_config else self._queue).append(waiting)
+        (self._urgent if urgent else self._queue).append(waiting)
         self._arrived.set()
         return waiting.done
 
     async def _is_definition(self, envelope: bytes) -> bool:
-        """Tell whether an envelope overtakes what waits until somebody cuts a block."""
+        """Tell whether an envelope overtakes what waits until somebody cuts a block.
+
+        Definitions do: a deployment would hang. What only claims to be one is invalid.
+        """
         if self._options.mode == AUTO:
             return False
         called = partial(_called, envelope)
@@ -182,12 +187,15 @@ class Orderer:
     async def _reserve(self, size: int, *, urgent: bool) -> None:
         """Wait until an envelope of `size` bytes has a place, before it is parsed.
 
-        Parsed it takes up to four times as much. What is urgent has a place: the queue may
-        be full until somebody cuts a block. Raises: LedgerClosed.
+        Parsed it takes up to four times as much. What is urgent, a definition or a
+        configuration, gets a block of its own at once, so it waits only for others of its
+        kind: the queue may be full until somebody cuts a block. Raises: LedgerClosed.
         """
         options = self._options
-        while not (self._closing or urgent) and (
-            len(self._queue) >= options.max_waiting
+        while not self._closing and (
+            len(self._urgent) >= MOST_URGENT
+            if urgent
+            else len(self._queue) >= options.max_waiting
             or (self._bytes and self._bytes + size > options.max_waiting_bytes)
         ):
             self._room.clear()

@@ -5,14 +5,19 @@ import gc
 from typing import Any
 
 import pytest
+from fabric_protos.common import common_pb2
+from fabric_protos.peer.chaincode_pb2 import ChaincodeID
+from fabric_protos.peer.proposal_pb2 import ChaincodeHeaderExtension
 
 from chaindock.endorser.caller import assemble, new_proposal
 from chaindock.endorser.checks import parse_proposal
 from chaindock.endorser.cutting import MANUAL, OrdererOptions
+from chaindock.endorser.orderer import MOST_URGENT
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerError
 from chaindock.ids import ChannelId
 from chaindock.ledger.ledger import TxLocation
 from chaindock.ledger.transaction import parse_transaction
+from chaindock.lifecycle.definitions import Definition
 from support.eventually import eventually
 
 
@@ -118,3 +123,48 @@ async def test_who_waits_for_the_commit_is_told_of_a_revert(defined):
     await defined.orderer.revert("here")
     with pytest.raises(LedgerError, match="reverted"):
         await waits
+
+
+async def test_who_pretends_to_define_chaincode_does_not_fill_the_queue(defined):
+    """What the header says lets an envelope overtake; the rest may say otherwise."""
+    done = []
+    for _ in range(5):
+        envelope = common_pb2.Envelope.FromString(await transaction(defined))
+        payload = common_pb2.Payload.FromString(envelope.payload)
+        header = common_pb2.ChannelHeader.FromString(payload.header.channel_header)
+        header.extension = ChaincodeHeaderExtension(
+            chaincode_id=ChaincodeID(name="_lifecycle")
+        ).SerializeToString()
+        payload.header.channel_header = header.SerializeToString()
+        envelope.payload = payload.SerializeToString()
+        envelope.signature = defined.user.sign(envelope.payload)
+        async with asyncio.timeout(5):
+            done.append(await defined.orderer.order(envelope.SerializeToString()))
+    async with asyncio.timeout(5):
+        assert all([(await one).code for one in done])
+    assert defined.orderer.waiting == 0
+
+
+async def test_definitions_wait_for_those_before_them(defined, monkeypatch):
+    held, commit = asyncio.Event(), defined.ledger.commit
+
+    async def slow(txs: Any) -> Any:
+        await held.wait()
+        return await commit(txs)
+
+    definition = Definition(name="other", sequence=1, version="1.0")
+    raw = definition.SerializeToString()
+    args = (b"ApproveChaincodeDefinitionForMyOrg", raw)
+    calls = [
+        asyncio.ensure_future(
+            defined.caller.invoke("_lifecycle", args, signer=defined.org.admin)
+        )
+        for _ in range(MOST_URGENT + 2)
+    ]
+    monkeypatch.setattr(defined.ledger, "commit", slow)
+    await eventually(lambda: len(defined.orderer._urgent) == MOST_URGENT)
+    await asyncio.sleep(0.05)
+    assert len(defined.orderer._urgent) == MOST_URGENT
+    held.set()
+    async with asyncio.timeout(10):
+        await asyncio.gather(*calls)
