@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from chaindock.errors import InvalidInput, LedgerClosed
 from chaindock.ledger.budget import ENTRY_BYTES, text_bytes
-from chaindock.ledger.encoding import field
+from chaindock.ledger.encoding import LEAD, SHORT, field
 from chaindock.ledger.snapshots import ABOVE_ALL, after
 from chaindock.ledger.transaction import unpacked_id
 
@@ -148,29 +148,31 @@ class RangeResults(Results):
 
     def _pull(self, snapshot: Snapshot, wanted: int, max_bytes: int) -> list[bytes]:
         record = self._record
-        ns, add = record.ns, record.reads.add
         if self._left is not None:
             wanted = min(wanted, self._left)
-        results: list[bytes] = []
-        space, stop = (ns, ""), self._stop
+        space, stop = (record.ns, ""), self._stop
         rows, place = walked(snapshot, space, self._next, stop, wanted, max_bytes)
         ended = place is None
         if rows:  # counted before the record keeps them; `_count` gives back the excess
             following = place or after(rows[-1][0])
-            grows = sum(len(row[0]) + ENTRY_BYTES for row in rows)
+            grows = len(rows) * ENTRY_BYTES + sum([len(row[0]) for row in rows])
             grows += 2 * (len(following) - len(self._next))
             self._simulator.hold(grows)
             self._held, self._next = self._held + grows, following
             record.last = rows[-1][0].decode()
-        for raw, value, block, position in rows:
-            add(raw, block, position)
-            results.append(self._head + field(2, raw) + field(3, value))
+        record.reads.add(rows)
         if self._left is not None:
             self._left -= len(rows)
         self._count()
         record.exhausted = ended
         self.exhausted = ended or self._left == 0
-        return results
+        head, keys, values = self._head, LEAD[2], LEAD[3]
+        return [
+            head + keys[len(key)] + key + values[len(value)] + value
+            if len(key) < SHORT > len(value)
+            else head + field(2, key) + field(3, value)
+            for key, value, _, _ in rows
+        ]
 
     @property
     def bookmark(self) -> str:

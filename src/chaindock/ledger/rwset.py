@@ -17,13 +17,13 @@ from fabric_protos.ledger.rwset import rwset_pb2
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 
 from chaindock.ledger.budget import ENTRY_BYTES
+from chaindock.ledger.encoding import LEAD, SHORT, version_field
 from chaindock.ledger.encoding import field as encoded
-from chaindock.ledger.encoding import version_field
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from chaindock.ledger.snapshots import Version
+    from chaindock.ledger.snapshots import Row, Version
 
     SpaceName = tuple[str, str]
     """namespace, collection ("" = public)"""
@@ -53,20 +53,30 @@ class ReadsSummary:
         self._encoded = b""
         self._levels: list[list[bytes]] = []
 
-    def add(self, key: bytes, block: int, position: int) -> None:
-        """Append one result; `key` is UTF-8."""
-        if (block, position) != self._version:  # neighbours often have the same
-            self._version = block, position
-            self._encoded = version_field(block, position)
-        self._pending.append(encoded(1, encoded(1, key) + self._encoded))
-        self.held += len(key) + ENTRY_BYTES
-        if len(self._pending) > self._max_degree:
-            self._hash_pending()
+    def add(self, rows: Iterable[Row]) -> None:
+        """Append results; values do not matter."""
+        pending, lead, most = self._pending, LEAD[1], self._max_degree
+        (last_block, last_position), version = self._version, self._encoded
+        held = self.held
+        for key, _, block, position in rows:
+            if block != last_block or position != last_position:
+                last_block, last_position = block, position
+                version = version_field(block, position)  # neighbours often share it
+            size = len(key)
+            held += size + ENTRY_BYTES
+            read = (lead[size] + key if size < SHORT else encoded(1, key)) + version
+            size = len(read)
+            pending.append(lead[size] + read if size < SHORT else encoded(1, read))
+            if len(pending) > most:
+                self._hash_pending()
+                pending = self._pending
+                held = 0  # the hashes are few: 50 for each level
+        self._version, self._encoded = (last_block, last_position), version
+        self.held = held
 
     def _hash_pending(self) -> None:
         node = sha256(b"".join(self._pending)).digest()
         self._pending = []
-        self.held = 0  # the hashes are few: 50 for each level
         for level in range(len(self._levels)):
             nodes = self._levels[level]
             nodes.append(node)

@@ -45,6 +45,12 @@ SELECT key, CASE WHEN block<?4 THEN {4} END, block, tx FROM (
     AND ns=?1 AND {2}>=?2 AND {2}<?3 AND {3} IS NOT NULL AND block<?4
   ORDER BY 1 LIMIT ?5) found
 """
+# If no row was superseded since, the newest ones are all there are.
+_NEWEST = """
+SELECT {2}, CASE WHEN block<?4 THEN {4} END, block, tx FROM {0} INDEXED BY {1}
+  WHERE ns=?1 AND {2}>=?2 AND {2}<?3 AND superseded IS NULL AND {3} IS NOT NULL
+  ORDER BY {2} LIMIT ?5
+"""
 # For a view that is so old that much was superseded since: from key to key, and of each
 # the row of that time. Takes 6 µs for a key, however often it was written.
 _WALK = """
@@ -74,8 +80,8 @@ MOST_CHANGED = 1000
 """Rows superseded since, above which a view is old; each makes a range 1 µs slower."""
 
 
-def _statements(*, private: bool, values: bool) -> tuple[str, str, str]:
-    """Return the statements for a recent view, for an old one, and to tell which.
+def _statements(*, private: bool, values: bool) -> tuple[str, str, str, str]:
+    """Return the statements for the newest view, a recent, an old one, and to tell which.
 
     `values`: else each value is empty, so that none is read.
     """
@@ -87,9 +93,10 @@ def _statements(*, private: bool, values: bool) -> tuple[str, str, str]:
         keys, found = _KEYS, "keys.key"
     read = _READ.format(table, value) if values else "x''"
     recent = _SCAN.format(table, index, key, value, read)
+    newest = _NEWEST.format(table, index, key, value, value if values else "x''")
     read = f"v.{value}" if values else "x''"
     old = _WALK.format(table, key, keys, found, value, read)
-    return recent, old, _CHANGED.format(table)
+    return newest, recent, old, _CHANGED.format(table)
 
 
 _READ = "(SELECT {1} FROM {0} WHERE id=found.id)"
@@ -185,15 +192,14 @@ class Reader:
             looks at `MOST_WALKED` keys at most, so that rows may be few or none.
         """
         rows: list[Any] = []
-        size = looked = 0
+        size = 0
         try:
             with contextlib.closing(self.execute(sql, (*values, MOST_WALKED))) as found:
-                for row in found:
-                    looked += 1
-                    if row[1] is not None:
+                for looked, row in enumerate(found, 1):
+                    if (value := row[1]) is not None:
                         rows.append(row)
-                        size += len(row[0]) + len(row[1])
-                        if len(rows) >= limit or size >= max_bytes:
+                        size += len(row[0]) + len(value)
+                        if size >= max_bytes or len(rows) >= limit:
                             return rows, after(row[0])
                     if looked >= MOST_WALKED:
                         # Another row of the key, with a value, may follow.
@@ -311,9 +317,9 @@ class Snapshot:
         *,
         values: bool,
     ) -> tuple[list[Row], bytes | None]:
-        recent, old, changed = _STATEMENTS[bool(space[1]), values]
-        found = self._reader.one(changed, (self.height, MOST_CHANGED + 1))
-        sql = recent if int(found[0]) <= MOST_CHANGED else old
+        newest, recent, old, changed = _STATEMENTS[bool(space[1]), values]
+        (found,) = self._reader.one(changed, (self.height, MOST_CHANGED + 1))
+        sql = old if found > MOST_CHANGED else recent if found else newest
         at = (self._reader.namespace(*space), *bounds, self.height)
         return self._reader.walk(sql, at, *most)
 

@@ -95,8 +95,7 @@ def _range_changed(versions: Versions, ns: str, info: Any) -> bool:
     if info.HasField("reads_merkle_hashes"):
         recorded = info.reads_merkle_hashes
         summary = ReadsSummary(recorded.max_degree)
-        for key, block, position in rows:
-            summary.add(key, block, position)
+        summary.add((key, b"", block, tx) for key, block, tx in rows)
         now = kv_rwset_pb2.RangeQueryInfo()
         summary.write_to(now)
         return bool(now.reads_merkle_hashes != recorded)

@@ -40,7 +40,7 @@ def joined(nodes: list[bytes]) -> bytes:
 def summary(results: int, degree: int = 50) -> kv_rwset_pb2.RangeQueryInfo:
     reads = ReadsSummary(degree)
     for number in range(results):
-        reads.add(f"k{number:05}".encode(), 7, number)
+        reads.add([(f"k{number:05}".encode(), b"", 7, number)])
     info = kv_rwset_pb2.RangeQueryInfo()
     reads.write_to(info)
     return info
