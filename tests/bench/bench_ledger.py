@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from bench.bench_invoke import VALUE, bare
 from bench.measure import in_turns, scratch
 from bench.rows import Row
-from chaindock.ids import TxId
+from chaindock.ids import ChannelId, TxId
+from chaindock.ledger.database import create
 from support.ledgers.envelopes import rwset, transaction
 from support.ledgers.ledger import VALID, commit, judged, ledger_at
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from bench.measure import Side
     from chaindock.ledger.ledger import Ledger
+    from chaindock.ledger.transaction import ParsedTransaction
 
 KEYS, ROUNDS, BLOCKS = 10_000, 5, 25
 _GET = "SELECT value FROM s WHERE ns=? AND key=?"
@@ -105,6 +107,54 @@ async def commits(ledger: Ledger, path: Path, size: int) -> Row:
     return Row(what, value, "µs", reference, "INSERT of its bytes, flushed")
 
 
+async def large_block(path: Path) -> Row:
+    """A block of 1,000 transactions of 10 writes each."""
+    db = bare(path / "bare-rows.db")
+    create(db, ChannelId("dev"))
+    numbers, blocks = itertools.count(), itertools.count(1)
+
+    def made() -> list[tuple[list[str], ParsedTransaction]]:
+        keys = [[f"n{next(numbers):07}" for _ in range(10)] for _ in range(1000)]
+        sets = [rwset(writes=dict.fromkeys(some, VALUE)) for some in keys]
+        return list(
+            zip(
+                keys,
+                judged((transaction(s).envelope, VALID) for s in sets),
+                strict=True,
+            )
+        )
+
+    async def ours() -> float:
+        txs = [tx for _, tx in made()]
+        began = time.perf_counter()
+        await ledger.commit(txs)
+        return (time.perf_counter() - began) * 1e3
+
+    async def rows() -> float:
+        txs, block = list(enumerate(made())), next(blocks)
+        data = b"".join(tx.envelope for _, (_, tx) in txs)
+        began = time.perf_counter()
+        db.execute("BEGIN")
+        db.execute("INSERT INTO blocks VALUES (?, ?, ?)", (block, bytes([block]), data))
+        db.executemany(
+            "INSERT INTO transactions VALUES (?, ?, ?, 0, x'')",
+            [(block, at, tx.tx_id) for at, (_, tx) in txs],
+        )
+        db.executemany(
+            "INSERT INTO versions (ns, key, block, tx, labelled, value) "
+            "VALUES (1, ?, ?, ?, 0, ?)",
+            [(k.encode(), block, at, VALUE) for at, (some, _) in txs for k in some],
+        )
+        db.execute("COMMIT")
+        return (time.perf_counter() - began) * 1e3
+
+    async with ledger_at(path / "rows") as ledger:
+        value, reference = await in_turns(ROUNDS, ours, rows)
+    db.close()
+    what = "block of 1,000 transactions of 10 writes"
+    return Row(what, value, "ms", reference, "INSERT of the same rows, flushed", most=2)
+
+
 async def large_values(path: Path) -> AsyncIterator[Row]:
     """Values of 1 kB: what they take on disk, and what writing them takes."""
     size, count, step = 1024, 5_000, 100
@@ -155,5 +205,6 @@ async def run() -> AsyncIterator[Row]:
         for size in (1, 10, 100):
             async with ledger_at(path / str(size)) as ledger:
                 yield await commits(ledger, path, size)
+        yield await large_block(path)
         async for row in large_values(path):
             yield row

@@ -1,8 +1,9 @@
-"""What an indexed rich query costs above the same search in bare SQLite."""
+"""What an indexed rich query, and a range, cost above the same in bare SQLite."""
 
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 from bench.bench_invoke import bare
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import AsyncIterator, Callable
 
+    from bench.measure import Side
     from chaindock.ledger.ledger import Ledger
 
-DOCUMENTS, FOUND, ROUNDS, CALLS = 100_000, 100, 5, 100
+DOCUMENTS, FOUND, ROUNDS, CALLS, BATCH = 100_000, 100, 5, 100, 100
 OWNERS = DOCUMENTS // FOUND
 INDEX = {
     "META-INF/statedb/couchdb/indexes/owner.json": (
@@ -27,6 +29,7 @@ INDEX = {
     )
 }
 FIND = "SELECT key, json FROM d WHERE json_extract(json, '$.owner')=?"
+RANGE = "SELECT key, json FROM d ORDER BY key LIMIT ?"
 
 
 def document(number: int, owners: int) -> bytes:
@@ -75,6 +78,37 @@ def queried(ledger: Ledger, owners: int) -> Callable[[int], object]:
     return query
 
 
+def ranged(ledger: Ledger, keys: int) -> Side:
+    """Return a side that reads a range in batches, as for a chaincode; in seconds."""
+
+    async def side() -> float:
+        began, found = time.perf_counter(), 0
+        with ledger.new_simulator(TxId("t")) as simulator:
+            rows = simulator.open_range(
+                "cc", "a", f"a{keys:06}" if keys < 10**6 else "b"
+            )
+            while taken := rows.take(BATCH):
+                found += len(taken)
+        if found != keys:
+            raise AssertionError(f"{found} keys, expected {keys}")
+        return time.perf_counter() - began
+
+    return side
+
+
+def selected(db: sqlite3.Connection, keys: int) -> Side:
+    """Return the side of SQLite."""
+
+    async def side() -> float:
+        began = time.perf_counter()
+        cursor = db.execute(RANGE, (keys,))
+        while cursor.fetchmany(BATCH):
+            pass
+        return time.perf_counter() - began
+
+    return side
+
+
 async def run() -> AsyncIterator[Row]:
     """Compare."""
     with scratch() as path:
@@ -95,3 +129,8 @@ async def run() -> AsyncIterator[Row]:
                 "SELECT by json_extract",
                 most=3,
             )
+            value, reference = await in_turns(
+                ROUNDS, ranged(ledger, DOCUMENTS), selected(db, DOCUMENTS)
+            )
+            what = f"range of {DOCUMENTS:,} documents in batches of {BATCH}"
+            yield Row(what, value * 1e3, "ms", reference * 1e3, "SELECT", most=3)

@@ -126,10 +126,9 @@ def commit_hash(
         last_ns = ns
         for key in in_order(spaces[ns, collection]):
             value, position = changes[ns, collection, key]
-            entry = head + field(3, key)
-            entry += b"\x20\x01" if value is None else field(5, value)
-            entry += versions[position]
-            digest.update(field(1, entry))
+            effect = b"\x20\x01" if value is None else field(5, value)
+            entry = field(1, head + field(3, key) + effect + versions[position])
+            digest.update(entry)
             head = b""
     digest.update(previous)
     return digest.digest()

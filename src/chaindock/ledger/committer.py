@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -349,7 +350,11 @@ def count(
 ) -> None:
     """Count a block and its transactions."""
     metrics.BLOCK_PROCESSING_TIME.labels(channel).observe(block.seconds)
-    for tx, code in zip(txs, block.codes, strict=True):
-        called = f"{tx.name}:{tx.version}" if tx.name else UNKNOWN
-        labels = channel, tx.kind, metrics.bounded(called), code_name(code)
-        metrics.TRANSACTION_COUNT.labels(*labels).inc()
+    alike = Counter(
+        (tx.kind, tx.name, tx.version, code)
+        for tx, code in zip(txs, block.codes, strict=True)
+    )
+    for (kind, name, version, code), number in alike.items():
+        called = f"{name}:{version}" if name else UNKNOWN
+        labels = channel, kind, metrics.bounded(called), code_name(code)
+        metrics.TRANSACTION_COUNT.labels(*labels).inc(number)

@@ -35,6 +35,8 @@ def field(number: int, content: bytes) -> bytes:
     length = len(content)
     if 0 < length < SHORT:
         return LEAD[number][length] + content
+    if 0 < length < 0x4000:
+        return bytes((number << 3 | 2, length & 0x7F | 0x80, length >> 7)) + content
     return bytes((number << 3 | 2,)) + uvarint(length) + content if length else b""
 
 

@@ -68,7 +68,7 @@ class Results(ABC):
         """Return the next results, serialised; none when there are no more.
 
         Fewer than `n` does not mean that there are no more: see `exhausted`. Blocks for
-        about 3 µs per result: ask for some hundred at a time, not all.
+        about 1 µs per result: ask for some hundred at a time, not all.
 
         Args:
             n: most results.

@@ -42,12 +42,18 @@ _INSERT_PRIVATE = (
     "INSERT INTO private (ns, key, block, tx, labelled, metadata, value, name, plain, "
     "expires) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_CURRENT = (
-    "SELECT key, id, metadata FROM versions INDEXED BY versions_current WHERE ns=? "
-    "AND key IN (?{}) AND superseded IS NULL AND value IS NOT NULL"
+_MOST_KEYS = 16
+"""Keys that are looked up at once: few, so that SQLite parses few statements."""
+_FIND_CURRENT = (
+    "SELECT key, id, metadata FROM (VALUES {}) CROSS JOIN versions "
+    "INDEXED BY versions_current ON ns=?1 AND key=column1 "
+    "AND superseded IS NULL AND value IS NOT NULL"
 )
-_MOST_KEYS = 128
-"""Keys that are looked up at once; a power of 2."""
+_CURRENT = [
+    _FIND_CURRENT.format(",".join(f"(?{number})" for number in range(2, most)))
+    for most in range(3, _MOST_KEYS + 3)
+]
+"""For 1, 2, 3 … keys."""
 _INDEXED = "SELECT ns FROM indexed"
 _VALUE = "SELECT value FROM versions WHERE id=?"
 _VALUE_BEFORE = (
@@ -148,9 +154,7 @@ class Versions:
         found: dict[bytes, tuple[int, bytes | None]] = {}
         for start in range(0, len(keys), _MOST_KEYS):
             some = keys[start : start + _MOST_KEYS]
-            # Few lengths, so that SQLite parses few statements.
-            some += some[-1:] * ((1 << (len(some) - 1).bit_length()) - len(some))
-            sql = _CURRENT.format(",?" * (len(some) - 1))
+            sql = _CURRENT[len(some) - 1]
             for key, row, metadata in self._db.execute(sql, (ns, *some)):
                 found[key] = row, metadata
         return found
@@ -164,14 +168,15 @@ class Versions:
         absent = {key for key, version in space.reads if version is None}
         found = self._current(ns, [*((writes.keys() | labels.keys()) - absent)])
         rows, superseded = [], []
+        (block, tx), name = at, space.ns
         for key, value in writes.items():
             row = found.get(key)
             # A new value keeps the metadata of the key, a delete removes it.
             metadata = labels.pop(key, row and row[1])
             if row is not None:
-                superseded.append((at[0], row[0]))
-            rows.append((ns, key, *at, 0, value and metadata, value))
-            changes[space.ns, "", key] = (value, at[1])
+                superseded.append((block, row[0]))
+            rows.append((ns, key, block, tx, 0, value and metadata, value))
+            changes[name, "", key] = value, tx
         for key, metadata in labels.items():
             row = found.get(key)
             if row is None:

@@ -86,6 +86,27 @@ async def test_a_range_of_an_old_view_is_as_it_was(
             assert pairs(simulator.open_range("none", "", "")) == []
 
 
+async def test_a_range_goes_on_as_it_was_when_blocks_come_between_its_batches(
+    ledger: Ledger,
+) -> None:
+    """First blocks with new keys alone, then one that changes and deletes keys."""
+    keys = [f"k{n:03}" for n in range(40)]
+    await commit(ledger, rwset(writes=dict.fromkeys(keys, b"1")))
+    with ledger.new_simulator(T) as undisturbed:
+        assert len(undisturbed.open_range("cc", "", "").take(99)) == len(keys)
+        expected = undisturbed.results()
+    with ledger.new_simulator(T) as simulator:
+        rows = simulator.open_range("cc", "", "")
+        await commit(ledger, rwset(writes={"a": b"new", "k005x": b"new"}))
+        found = rows.take(10)
+        await commit(ledger, rwset(writes={"k000": b"2", "k015": b"2", "k016": None}))
+        while taken := rows.take(10):
+            found += taken
+        assert [KV.FromString(row).key for row in found] == keys
+        assert {KV.FromString(row).value for row in found} == {b"1"}
+        assert simulator.results() == expected
+
+
 def stepwise(rows: Results) -> tuple[list[str], int]:
     """Return the keys of a range, and how often `advance` found none of them."""
     keys: list[str] = []
