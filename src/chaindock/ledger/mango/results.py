@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KV
 from typing_extensions import override
 
 from chaindock.ledger.budget import ENTRY_BYTES
+from chaindock.ledger.encoding import field
 from chaindock.ledger.mango.documents import INDEXES, indexes_from
 from chaindock.ledger.mango.indexes import plan
 from chaindock.ledger.mango.order import prepare_collator
@@ -93,16 +93,14 @@ class QueryResults(Results):
         ns, collection = self._space
         size = taken = 0
         seen: dict[str, tuple[int, int]] = {}
-        kv = KV(namespace=ns)  # filled again and again: half the time
+        head = field(1, ns.encode())  # of each `KV`
         for row in self._found[:wanted]:
             raw, value, block, position = row
-            key = raw.decode()
-            seen[key] = block, position
+            seen[raw.decode()] = block, position
             if value is None:
                 value = self._view.get(raw)[0]  # no JSON object
             data = value.encode() if isinstance(value, str) else value
-            kv.key, kv.value = key, data
-            results.append(kv.SerializeToString())
+            results.append(head + field(2, raw) + field(3, data))
             taken += 1
             size += len(raw) + len(data)
             if size >= max_bytes:
