@@ -62,8 +62,8 @@ def connect(
     Writes connection profiles (JSON and YAML) for older client libraries to the directory
     `connections` of the home, too.
     """
-    _require(session, name)
     found = session.client().connection(user, org)
+    _require(session, name, found["channel"])
     program = snippet(lang, name, found) if lang else ""
     if session.emits({**found, "contract": name, "program": program}):
         return
@@ -90,16 +90,21 @@ def connect(
     click.echo(f"a program that does this: {words}", err=True)
 
 
-def _require(session: Session, name: str) -> None:
-    """Raise NotFound when there is no such contract on the node."""
+def _require(session: Session, name: str, channel: str) -> None:
+    """Raise NotFound when there is no such contract on the channel."""
     from chaindock.errors import NotFound
 
-    deployed = [one["name"] for one in session.client().ps()]
+    found = session.client().ps()
+    deployed = [one["name"] for one in found if one["channel"] == channel]
     if name not in deployed:
         known = f"; there are {', '.join(deployed)}" if deployed else ""
+        hint = session.words(f"deploy DIR --name {name}")
+        other = next((one["channel"] for one in found if one["name"] == name), None)
+        if other is not None:
+            hint = f"it is on another channel: --channel {other}"
         raise NotFound(
-            f"no chaincode {name!r} is deployed{known}",
-            hint=session.words(f"deploy DIR --name {name}"),
+            f"no chaincode {name!r} is deployed on channel {channel!r}{known}",
+            hint=hint,
             name=name,
         )
 

@@ -139,6 +139,7 @@ class FakeNode(FakeChannels):
             sequence=self._sequence(name),
             package_id=info.id,
             **self._told(name, terms),
+            channel="mychannel",
             state="running",
             backend="process" if backend == "auto" else backend,
             since=STARTED,

@@ -119,8 +119,17 @@ def test_connect_shows_what_is_needed_and_what_comes_next(run, basic, home):
 def test_a_contract_that_is_not_there_is_told_with_the_next_step(run, basic):
     result = run("connect", "nosuch")
     assert result.exit_code != 0
-    assert "no chaincode 'nosuch' is deployed; there are basic" in result.stderr
+    told = "no chaincode 'nosuch' is deployed on channel 'mychannel'; there are basic"
+    assert told in result.stderr
     assert "deploy DIR --name nosuch" in result.stderr
+
+
+def test_a_contract_of_another_channel_is_told_with_that_channel(run, basic):
+    basic.connections.dialled = {"channel": "trades"}
+    result = run("connect", "basic")
+    assert result.exit_code != 0
+    assert "no chaincode 'basic' is deployed on channel 'trades'" in result.stderr
+    assert "--channel mychannel" in result.stderr
 
 
 def test_the_variables_of_an_application_may_come_before_its_contract(run, node):
