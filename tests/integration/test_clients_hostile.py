@@ -21,6 +21,7 @@ from google.protobuf import any_pb2
 from support.clients import wire
 from support.clients.network import CHANNEL, Network, deploy, network
 from support.clients.strangers import foreign, issued_by, mutations
+from support.nodes.node import is_there
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -58,7 +59,7 @@ async def node(net: Network, who: SigningIdentity) -> AsyncIterator[Wire]:
         await committed(node, who, "put", "k", "before")
         yield node
         assert await evaluated(node, who, "get", "k") == "before"
-    assert net.node.ask("status")["pid"] == net.node.status["pid"]
+    assert is_there(net.node.status["pid"])
 
 
 async def evaluated(node: Wire, who: SigningIdentity, *args: str) -> str:
@@ -160,10 +161,11 @@ async def test_broken_messages_are_refused(
     broken = mutations(good, ROUNDS, seed)
     if signer == "a member":
         broken = resigned(who, method, good, seed)
-    waits = 0.5 if method == "ChaincodeEvents" or "Deliver" in method else 10
+    listens = method in {"ChaincodeEvents", "CommitStatus"} or "Deliver" in method
+    waits = 0.5 if listens else 10
     for message in broken:
         with contextlib.suppress(TimeoutError):
-            # A listener that was not broken enough waits for events.
+            # A listener that was not broken enough waits for what comes.
             async with asyncio.timeout(waits):
                 code, text = await told(message)
                 assert "defect" not in text, (code, message.hex())
@@ -356,7 +358,10 @@ async def test_clients_that_do_not_read_cost_little(
             stream = lazy.open(wire.STREAMS["Deliver"])
             await stream.write(wire.seek(who, 0))
             streams.append(stream)
-        await asyncio.sleep(3)
+        held = -1
+        while (now := process.memory_info().rss) != held:
+            held = now
+            await asyncio.sleep(0.5)
         async with asyncio.timeout(10):
             for _ in range(5):
                 await committed(node, who, "put", "k", "before")

@@ -24,8 +24,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.timeout(300)]
 TESTS = Path(__file__).parents[1]
 MIB = 1024 * 1024
 LONGEST_S = 0.05
-ROUNDS = 2
-"""Other programs may hold up a round; what the node does itself comes in each."""
+ROUNDS = 5
+"""Other programs may hold up a round; what the node does itself comes in each.
+
+The first round that is short enough is the last one.
+"""
 
 
 @contextlib.asynccontextmanager
@@ -55,8 +58,8 @@ async def node(tmp_path: Path) -> AsyncIterator[EndorsingNode]:
 async def longest(node: EndorsingNode, name: str, args: Any, *, submit: bool) -> Any:
     """Return the longest hold of the best round, in seconds, and what held."""
     call = node.caller.invoke if submit else node.caller.query
-    found = []
-    for _ in range(ROUNDS):
+    found: list[tuple[float, str]] = []
+    while len(found) < ROUNDS and not (found and found[-1][0] <= LONGEST_S):
         with watched() as holds, contextlib.suppress(ChaindockError):
             answer = await call(name, args, signer=node.org.user("User1"))
             assert answer.status == 200, answer
