@@ -342,7 +342,7 @@ async def test_events_come_as_blocks_are_committed(one: Gateways) -> None:
     request = events_request(one.user, CHANNEL, "basic")
     stream = one.first.stream("ChaincodeEvents", request)
     waiting = asyncio.ensure_future(anext(stream))
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.5)
     for key in (b"first", b"second"):
         tx_id, submit = await one.prepared(b"put", key)
         await one.first.call("Submit", submit)
@@ -361,10 +361,10 @@ async def test_events_come_as_blocks_are_committed(one: Gateways) -> None:
 async def test_a_client_that_leaves_frees_its_place(world: World) -> None:
     async with gateways(world, gateway_calls=1) as one:
         request = events_request(one.user, CHANNEL, "basic")
-        stream = one.first.stream("ChaincodeEvents", request, 0.5)
+        stream = one.first.stream("ChaincodeEvents", request, 1.5)
         question = status_request(one.user, CHANNEL, "00" * 32)
         reading = asyncio.ensure_future(anext(stream))
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5)
         refused = await one.first.call("CommitStatus", question)
         text = "too many requests for /gateway.Gateway, exceeding concurrency limit (1)"
         assert refused == Ended("UNKNOWN", text)
