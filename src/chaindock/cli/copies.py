@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chaindock.cli import show
-from chaindock.cli.session import Session, command
+from chaindock.cli.session import Session, command, completing
 from chaindock.errors import AlreadyExists, NotFound
 
 if TYPE_CHECKING:
@@ -17,17 +17,7 @@ if TYPE_CHECKING:
     from chaindock.node.home import Home
 
 
-def _complete(
-    ctx: click.Context, _param: click.Parameter, incomplete: str
-) -> list[str]:
-    """Return the snapshots of the running node; without a node none, silently."""
-    try:
-        found = ctx.ensure_object(Session).client().look("snapshots")["snapshots"]
-    except Exception:  # noqa: BLE001  # a shell that completes has no place for errors
-        return []
-    return [one["name"] for one in found if one["name"].startswith(incomplete)]
-
-
+_complete = completing(lambda client: client.look("snapshots")["snapshots"])
 _yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 

@@ -117,17 +117,23 @@ json_option = click.option(
 )
 
 
-def complete_channels(
-    ctx: click.Context, _param: click.Parameter, incomplete: str
-) -> list[str]:
-    """Return the channels of the running node; without a node none, silently."""
-    try:
-        found = ctx.ensure_object(Session).client().channels(timeout_s=0.5)
-    except Exception:  # noqa: BLE001  # a shell that completes has no place for errors
-        return []
-    return [one["name"] for one in found if one["name"].startswith(incomplete)]
+def completing(ask: Callable[[AdminClient], Any]) -> Callable[..., list[str]]:
+    """Return what completes a name of the running node; without a node nothing, silently."""
+
+    def complete(
+        ctx: click.Context, _param: click.Parameter, incomplete: str
+    ) -> list[str]:
+        try:
+            found = ask(ctx.ensure_object(Session).client())
+        except Exception:  # noqa: BLE001  # a shell has no place for errors
+            return []
+        return [one["name"] for one in found if one["name"].startswith(incomplete)]
+
+    return complete
 
 
+complete_channels = completing(lambda client: client.channels(timeout_s=0.5))
+_complete_names = completing(lambda client: client.ps(timeout_s=0.5))
 _channel_option = click.option(
     "-C",
     "--channel",
@@ -206,14 +212,3 @@ def name_argument(*, many: bool = False, required: bool = True) -> Callable[...,
     several: dict[str, Any] = {"metavar": "NAME...", "nargs": -1, "required": True}
     name, more = ("names", several) if many else ("name", {"required": required})
     return click.argument(name, shell_complete=_complete_names, **more)
-
-
-def _complete_names(
-    ctx: click.Context, _param: click.Parameter, incomplete: str
-) -> list[str]:
-    """Return the chaincodes of the running node; without a node none, silently."""
-    try:
-        found = ctx.ensure_object(Session).client().ps(timeout_s=0.5)
-    except Exception:  # noqa: BLE001  # a shell that completes has no place for errors
-        return []
-    return [one["name"] for one in found if one["name"].startswith(incomplete)]

@@ -20,8 +20,7 @@ from chaindock.endorser import acl
 from chaindock.endorser.checks import check_expiry, check_proposal
 from chaindock.endorser.plan import choose
 from chaindock.endorser.responses import respond
-from chaindock.endorser.simulation import Simulation
-from chaindock.endorser.system import UNSIMULATED
+from chaindock.endorser.simulation import UNSIMULATED, Simulation
 from chaindock.errors import (
     ChaindockError,
     Denied,
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
     from chaindock.chaincode.support import ChaincodeSupport
     from chaindock.endorser.checks import Proposal
     from chaindock.endorser.configuration import Configuration
-    from chaindock.endorser.system import SystemChaincode
+    from chaindock.endorser.simulation import SystemChaincode
     from chaindock.identity.msp import Identity, SigningIdentity
     from chaindock.ledger.ledger import Ledger
     from chaindock.ledger.simulator import Simulator

@@ -9,6 +9,7 @@ Source: docs/fabric/ledger.md#transaction
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections import deque
 from contextlib import suppress
 from functools import partial
@@ -21,7 +22,7 @@ from chaindock.aio import Tasks, finish, off_loop
 from chaindock.endorser.configuration import read_config
 from chaindock.endorser.cutting import AUTO, MANUAL, OrdererOptions
 from chaindock.endorser.validator import Validator, parse_and_check
-from chaindock.endorser.waiting import Waiting, again, fail, failure, reverted
+from chaindock.endorser.waiting import Waiting, fail, failure, reverted
 from chaindock.errors import (
     Denied,
     InvalidInput,
@@ -275,7 +276,7 @@ class Orderer:
         signers = [] if creator is None else [creator]
         reason = self._configuration.policies.reason(_WRITERS, signers)
         if reason is not None:
-            raise Denied(f"{reason}: permission denied")
+            raise Denied(f"{reason}: permission denied", policy=_WRITERS)
 
     # ---- the worker
 
@@ -341,7 +342,7 @@ class Orderer:
         for waiting in batch:
             fail(waiting, error)
         lost = {waiting.tx.tx_id for waiting in batch}
-        self._ledger.awaited.fail(partial(again, error), lost.__contains__)
+        self._ledger.awaited.fail(partial(copy.copy, error), lost.__contains__)
 
     async def _commit(self, batch: list[Waiting]) -> None:
         try:

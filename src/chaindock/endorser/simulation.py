@@ -2,14 +2,15 @@
 
 All calls of a transaction share its budget. Those on its channel share its simulator, and so
 its snapshot and its read-write set; those on another one get a simulator of their own.
-Source: docs/fabric/ledger.md#proposal, docs/fabric/shim-protocol.md#other-chaincode
+Source: docs/fabric/ledger.md#proposal, docs/fabric/shim-protocol.md#other-chaincode,
+    docs/fabric/peer.md#system-chaincodes
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from fabric_protos.peer import proposal_response_pb2
 from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
@@ -28,14 +29,13 @@ from chaindock.lifecycle.collections import Collections
 from chaindock.lifecycle.definitions import read_definition
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
     from fabric_protos.peer.chaincode_pb2 import ChaincodeInput
 
     from chaindock.chaincode.invocation import Call
     from chaindock.chaincode.support import ChaincodeSupport
     from chaindock.endorser.checks import Proposal
-    from chaindock.endorser.system import SystemChaincode
     from chaindock.identity.msp import Identity
     from chaindock.ids import ChannelId
     from chaindock.ledger.simulator import Simulator
@@ -54,6 +54,29 @@ _NOT_CALLABLE: Final = {
     "cscc": "Rejecting invoke of CSCC from another chaincode, original invocation for "
     "'{}'",
 }
+UNSIMULATED: Final = frozenset(_NOT_CALLABLE)
+"""Their calls read no state: a proposal response has neither reads nor interest."""
+
+
+class SystemChaincode(Protocol):
+    """Answers calls itself; the peer has checked who signed the proposal."""
+
+    async def execute(
+        self,
+        simulator: Simulator | None,
+        args: Sequence[bytes],
+        identity: Identity,
+        mspid: str,
+    ) -> proposal_response_pb2.Response:
+        """Return the answer to a call; never raises for what a caller can send.
+
+        Args:
+            simulator: of the channel of the proposal; None if that has no channel.
+            args: name of the function and its arguments.
+            identity: who signed.
+            mspid: organisation of the peer that is asked, in calls inside the node that
+                of the caller.
+        """
 
 
 @dataclass(kw_only=True, eq=False)

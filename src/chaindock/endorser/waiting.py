@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,15 +44,9 @@ def failure(error: BaseException) -> ChaindockError:
     return LedgerClosed("the orderer ended while the block was committed")
 
 
-def again(error: ChaindockError) -> ChaindockError:
-    """Return an exception like `error`: raising one again lengthens its traceback."""
-    own = type(error)(error.message, hint=error.hint, **error.facts)
-    own.__cause__ = error
-    return own
-
-
 def fail(waiting: Waiting, error: ChaindockError) -> None:
     """Tell the submitter that the transaction is not committed."""
     if not waiting.done.done():
-        waiting.done.set_exception(again(error))
+        # A copy: one object raised to many waiters collects all their tracebacks.
+        waiting.done.set_exception(copy.copy(error))
         waiting.done.exception()  # nobody may wait: that is no fault to report

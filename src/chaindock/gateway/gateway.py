@@ -17,7 +17,7 @@ from fabric_protos.gateway import gateway_pb2 as pb
 from chaindock.aio import off_loop
 from chaindock.endorser.caller import payload_of
 from chaindock.endorser.checks import check_clock
-from chaindock.endorser.system import UNSIMULATED
+from chaindock.endorser.simulation import UNSIMULATED
 from chaindock.errors import (
     ChaindockError,
     EndorsersMissing,

@@ -110,7 +110,7 @@ def response_status(status: int, message: str) -> tuple[grpc.StatusCode, str] | 
 def broadcast_status(error: ChaindockError) -> tuple[int, str]:
     """Return the `common.Status` and the text of an error of `Orderer.order`."""
     status = common_pb2.INTERNAL_SERVER_ERROR
-    if isinstance(error, Denied) and error.message.endswith("permission denied"):
+    if isinstance(error, Denied) and "policy" in error.facts:
         status = common_pb2.FORBIDDEN
     elif isinstance(error, (Denied, InvalidInput)):  # also of an expired certificate
         status = common_pb2.BAD_REQUEST

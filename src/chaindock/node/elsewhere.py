@@ -43,10 +43,11 @@ class Elsewhere:
     def of(
         self, channel: ChannelId, name: str, custodian: Custodian
     ) -> Callable[[], AbstractAsyncContextManager[None]] | None:
-        """Return what restarts a chaincode so, and as usual at the end of the block.
+        """Return what makes a context in which a chaincode runs elsewhere.
 
-        None: it does not run, or a user starts it. Calls of others fail while it is down.
-        The block raises as `Custodian.stop` and `launch`.
+        The chaincode is restarted at its begin and at its end, as `Custodian.stop` and
+        `launch`; calls of others fail while it is down. None: it does not run, or a user
+        starts it.
         """
         for one in self._fleet.all():
             if (one.channel, one.name, one.runs) == (channel, name, True):
