@@ -313,12 +313,15 @@ def events(
     chaincode, name of the event, payload. With --json each line is one object.
     """
     begin = first if first is not None or follow else 0
+    event = None
     try:
         for event in session.client().events(name, begin, follow=follow):
             _show_event(event, as_json=session.json)
     except KeyboardInterrupt:
         if not follow:
             raise
+    if event is None and not follow and not session.json:
+        click.echo("no valid transaction has set an event", err=True)
 
 
 def _show_event(event: dict[str, Any], *, as_json: bool) -> None:

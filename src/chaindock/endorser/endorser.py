@@ -29,7 +29,7 @@ from chaindock.errors import (
     TooManyRequests,
     TransactionExists,
 )
-from chaindock.identity.organization import full_mspid, nearest_hint
+from chaindock.identity.organization import full_mspid
 from chaindock.options import option
 from chaindock.telemetry import get_logger, is_on, metrics
 from chaindock.values import MIB, Whole
@@ -176,7 +176,7 @@ class Endorser:
                 raise NotFound(
                     f"organisation {mspid!r} has no peer on this node, which has those of "
                     f"{', '.join(self.peers)}",
-                    hint=nearest_hint(mspid, self.peers),
+                    hint="see them: chaindock org ls",
                     mspid=mspid,
                 )
         return found

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from chaindock.aio import finish
 from chaindock.endorser.genesis import with_organization
 from chaindock.errors import AlreadyExists, Denied, NotFound
-from chaindock.identity.organization import full_mspid, nearest_hint
+from chaindock.identity.organization import full_mspid
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -55,7 +55,7 @@ class Members:
             raise NotFound(
                 f"organisation {mspid!r} is none of those whose keys this node has: "
                 f"{', '.join(self.peers)}",
-                hint=nearest_hint(mspid, self.peers),
+                hint="see them: chaindock org ls",
                 mspid=mspid,
             )
         return found

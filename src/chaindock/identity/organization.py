@@ -34,7 +34,7 @@ from chaindock.identity.msp import Msp, Role, SigningIdentity
 from chaindock.identity.tls import TlsFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from cryptography import x509
@@ -48,17 +48,11 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,29}")
 _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 
 
-def full_mspid(name: str, known: Container[str]) -> str:
-    """Return the MSP id that a user means by `name`: `Org2` is `Org2MSP` if that is known."""
-    longer = f"{name}MSP"
-    return longer if name not in known and longer in known else name
-
-
-def nearest_hint(mspid: str | None, known: Iterable[str]) -> str:
-    """Return the next step after an unknown MSP id: one that differs only in case."""
-    wanted = {str(mspid).lower(), f"{mspid}MSP".lower()}
-    found = next((one for one in known if one.lower() in wanted), None)
-    return f"did you mean {found!r}?" if found else "see them: chaindock org ls"
+def full_mspid(name: str, known: Collection[str]) -> str:
+    """Return the known MSP id that a user means: `Org2` and `org2` are `Org2MSP`."""
+    wanted = {name.lower(), f"{name}MSP".lower()}
+    found = (one for one in known if one.lower() in wanted)
+    return name if name in known else next(found, name)
 
 
 class Organization:

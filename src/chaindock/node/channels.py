@@ -22,7 +22,7 @@ from chaindock.endorser.orderer import Orderer
 from chaindock.endorser.qscc import QueryChaincode
 from chaindock.errors import AlreadyExists, InvalidInput, NotFound
 from chaindock.gateway.listener import configured
-from chaindock.identity.organization import full_mspid, nearest_hint
+from chaindock.identity.organization import full_mspid
 from chaindock.ids import require_channel
 from chaindock.ledger.ledger import Ledger
 from chaindock.ledger.reader import LedgerReader
@@ -158,7 +158,7 @@ class Channels(Mapping[str, NodeChannel]):
             if mspid not in known:
                 raise NotFound(
                     f"organisation {mspid!r} is none of this node",
-                    hint=nearest_hint(mspid, known),
+                    hint="see them: chaindock org ls",
                     mspid=mspid,
                 )
         return [known[mspid] for mspid in wanted]

@@ -152,7 +152,9 @@ def test_events_are_those_of_valid_transactions(run, ledger):
     (line,) = run("events", "cc", "--json").stdout.splitlines()
     body = json.loads(line)
     assert (body["block"], body["tx_id"], body["result"]) == (1, good.tx_id, {"a": 1})
-    assert run("events", "--from", "2").stdout == ""
+    none = run("events", "--from", "2")
+    assert (none.stdout, none.exit_code) == ("", 0)
+    assert "no valid transaction has set an event" in none.stderr
 
 
 def test_events_follow_what_is_committed_until_the_node_ends(home, ledger):

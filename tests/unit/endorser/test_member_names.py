@@ -23,7 +23,8 @@ async def members(node: Any, members: Any) -> Any:
 async def test_an_organisation_may_be_named_without_msp_at_its_end(
     members: Any, node: Any
 ) -> None:
-    assert members.get("Org2").mspid == members.get("Org2MSP").mspid == "Org2MSP"
+    for name in ("Org2MSP", "Org2", "org2"):
+        assert members.get(name).mspid == "Org2MSP"
     both = ["Org1", "Org2"]
     await node.caller.invoke("basic", [b"get", b"k"], signer=node.user, endorsers=both)
 
@@ -31,18 +32,12 @@ async def test_an_organisation_may_be_named_without_msp_at_its_end(
 async def test_an_unknown_organisation_is_answered_with_the_next_step(
     members: Any, node: Any
 ) -> None:
-    for name, hint in (
-        ("org2", "did you mean 'Org2MSP'?"),
-        ("Nix", "chaindock org ls"),
-    ):
-        with pytest.raises(NotFound) as found:
-            members.get(name)
-        assert hint in str(found.value.hint)
-        with pytest.raises(NotFound) as found:
-            await node.caller.invoke(
-                "basic", [b"get"], signer=node.user, endorsers=[name]
-            )
-        assert hint in str(found.value.hint)
+    with pytest.raises(NotFound) as found:
+        members.get("Nix")
+    assert "chaindock org ls" in str(found.value.hint)
+    with pytest.raises(NotFound) as found:
+        await node.caller.invoke("basic", [b"get"], signer=node.user, endorsers=["Nix"])
+    assert "chaindock org ls" in str(found.value.hint)
     with pytest.raises(AlreadyExists) as known:
         await members.add("Org2", node.orderer)
     assert "chaindock org ls" in str(known.value.hint)
