@@ -334,17 +334,19 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
             self._custodian.resume(ccid)
 
     async def _undo(self, ccid: Ccid, before: Placement | None) -> None:
-        """After a failure: let nothing of the launch stay; `before` = run there again."""
-        packages = self._packages
-        used = bool(self._fleet.users(ccid))
+        """After a failure: let what runs `ccid` be as it was; `before` = run there again.
+
+        What nobody runs, `Packages.arriving` takes down.
+        """
+        fleet = self._fleet
+        used = bool(fleet.users(ccid))
         if before is not None and used:
-            _ = await packages.take_down(ccid)
+            _ = await self._packages.take_down(ccid)
             await asyncio.to_thread(self._targets.place, ccid, before)
-            if self._fleet.runs(ccid):
+            if fleet.runs(ccid):
                 self._custodian.resume(ccid)
-        elif not self._fleet.runs(ccid) and len(self._fleet.coming(ccid)) == 1:
-            stop = self._custodian.stop if used else packages.take_down
-            _ = self._tasks.start(stop(ccid), f"take down {ccid}")
+        elif used and not fleet.runs(ccid) and len(fleet.coming(ccid)) == 1:
+            _ = self._tasks.start(self._custodian.stop(ccid), f"stop {ccid}")
 
     async def _commit(self, definition: Definition, ccid: Ccid) -> None:
         try:

@@ -194,7 +194,10 @@ class Packages(AbstractAsyncContextManager["Packages"]):
     async def arriving(
         self, package: bytes | Path, name: Name
     ) -> AsyncIterator[StoredPackage]:
-        """Store a package for a deployment; delete it at the end if nobody needs it."""
+        """Store a package for a deployment; if nobody needs it at the end, it goes.
+
+        It is also taken down then: the deployment failed, or its channel was removed.
+        """
         with ExitStack() as until_over:
             async with self._storing:
                 stored = await asyncio.to_thread(self._store.add, package)
@@ -233,7 +236,12 @@ class Packages(AbstractAsyncContextManager["Packages"]):
         return True
 
     def _discard_later(self, ccid: Ccid) -> None:
-        _ = self._tasks.start(self._discard(ccid), f"discard {ccid}")
+        _ = self._tasks.start(self._end(ccid), f"discard {ccid}")
+
+    async def _end(self, ccid: Ccid) -> None:
+        if self._custodian.find(ccid) and not self._fleet.names_of(ccid):
+            _ = await self.take_down(ccid)
+        await self._discard(ccid)
 
     async def _discard(self, ccid: Ccid) -> None:
         targets = self._fleet.targets

@@ -301,3 +301,21 @@ async def test_a_removal_that_fails_later_does_not_bring_the_channel_back(
         assert [*channels] == ["mychannel"]
         await world.node.quiet()
         assert world.node.store.list() == []
+
+
+async def test_a_second_deployment_of_a_package_leaves_nothing_either(world: World):
+    async with world.up() as channels:
+        made = await channels.create("trades")
+        ccid = (await made.deployer.deploy(package("one"), "basic")).ccid
+        await made.deployer.stop("basic")
+        world.node.runtime.gate = gate = asyncio.Event()
+        world.node.runtime.entered.clear()
+        deploying = asyncio.ensure_future(made.deployer.deploy(package("one"), "basic"))
+        await world.node.runtime.entered.wait()
+        await channels.remove("trades")
+        gate.set()
+        with pytest.raises(LedgerClosed):
+            await deploying
+        await world.node.quiet()
+        assert ccid not in world.node.runtime.running
+        assert world.node.store.list() == []
