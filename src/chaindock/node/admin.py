@@ -68,7 +68,7 @@ from chaindock.lifecycle.terms import Said
 from chaindock.node.channel_routes import ChannelRoutes
 from chaindock.node.ledger_routes import LedgerRoutes, asked_channel
 from chaindock.operations import wire
-from chaindock.operations.address import close_socket, open_socket
+from chaindock.operations.address import close_socket, find_socket, open_socket
 from chaindock.operations.facade import Call
 from chaindock.operations.serving import (
     AdminOptions,
@@ -111,7 +111,8 @@ class AdminServer:
         shutil.rmtree(self._incoming, ignore_errors=True)
         async with AsyncExitStack() as stack:
             listener = open_socket(self._home)
-            stack.callback(close_socket, self._home)
+            inode = find_socket(self._home).stat().st_ino
+            stack.callback(close_socket, self._home, inode)
             await stack.enter_async_context(
                 _Listener(self._application(), [listener], self._options.close_s)
             )

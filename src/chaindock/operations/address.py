@@ -68,9 +68,15 @@ def open_socket(home: Path) -> socket.socket:
     return listener
 
 
-def close_socket(home: Path) -> None:
-    """Remove the socket file of `home`, also that of a killed node."""
+def close_socket(home: Path, inode: int | None = None) -> None:
+    """Remove the socket file of `home`, also that of a killed node.
+
+    With `inode` no other file: whoever deletes a home and starts a node in a new one
+    keeps its socket when the former node ends.
+    """
     path = find_socket(home)
+    if inode is not None and (not path.exists() or path.stat().st_ino != inode):
+        return
     if path.parent == home:
         path.unlink(missing_ok=True)
         return

@@ -1,6 +1,7 @@
 """The admin socket: who can reach it, and where it is when the path is long."""
 
 import os
+import shutil
 import socket
 import stat
 from pathlib import Path
@@ -69,6 +70,21 @@ def test_record_that_points_at_something_else_removes_nothing(tmp_path):
     close_socket(tmp_path)
     assert (precious / "file").exists()
     assert not (tmp_path / "admin.path").exists()
+
+
+def test_the_socket_of_a_home_that_was_made_anew_stays(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    with listen(home):
+        former = find_socket(home).stat().st_ino
+        shutil.rmtree(home)
+        home.mkdir()
+        with listen(home):
+            own = find_socket(home).stat().st_ino
+            close_socket(home, former)
+            connect(find_socket(home))
+            close_socket(home, own)
+            assert not find_socket(home).exists()
 
 
 def test_closing_twice_is_harmless(tmp_path):
