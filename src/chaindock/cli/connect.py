@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -249,3 +250,7 @@ def _print(
             click.echo(f"export {name}={shlex.quote(value)}")
     if note:
         click.echo(f"# {note}")
+    if show.is_terminal():
+        line = shlex.join(["chaindock", *sys.argv[1:]])
+        sets = f"{line} | source" if shell == "fish" else f'eval "$({line})"'
+        click.echo(f"shown, not set; to set them in this shell: {sets}", err=True)

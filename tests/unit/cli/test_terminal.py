@@ -151,3 +151,13 @@ def test_text_that_does_not_fit_the_terminal_is_escaped(chaindock, env, source, 
     with log.open("a") as file:
         file.write("2026-11-24T10:00:00Z stdout \N{SNOWMAN}\n")
     assert "\\u2603" in chaindock("logs", "basic").stdout
+
+
+def test_variables_on_a_screen_are_told_to_be_shown_and_not_set(chaindock, env):
+    """Somebody who types `env peer` alone would else wonder why nothing changed."""
+    chaindock("up", "-d")
+    words = ("env", "peer", "--org", "Org1")
+    assert 'eval "$(chaindock env peer --org Org1)"' in on_terminal(env, *words)[1]
+    fish = on_terminal(env, *words, "--shell", "fish", columns=200)[1]
+    assert "chaindock env peer --org Org1 --shell fish | source" in fish
+    assert "shown" not in chaindock(*words).stderr
