@@ -1,4 +1,4 @@
-"""Bound what a large message of a chaincode contains before objects are made of it.
+"""Bound what a large message contains before objects are made of it.
 
 A message of some bytes per field can hold millions of fields; a parser takes seconds and
 gigabytes for them. Fields are counted in the encoding itself, up to a limit.
@@ -109,6 +109,32 @@ def _check_spec(payload: memoryview) -> None:
                     _check(_fields(argument), ())
         elif isinstance(value, memoryview):
             _check(_fields(value), ())
+
+
+def message_of(form: Any, data: bytes) -> Any:
+    """Return a message that a client sent; a large one has at most `MOST_ITEMS` fields.
+
+    Counted are those of its parts, too, without what is in fields of bytes.
+
+    Raises: InvalidInput.
+    """
+    if len(data) > LARGE:
+        _require_few(form, data)
+    try:
+        return form.FromString(data)
+    except DecodeError:
+        raise InvalidInput(BROKEN) from None
+
+
+def _require_few(form: Any, data: bytes) -> None:
+    left, parts = MOST_ITEMS, [(form.DESCRIPTOR, memoryview(data))]
+    while parts:
+        kind, part = parts.pop()
+        for number, value in _fields(part, left):
+            left -= 1
+            known = kind.fields_by_number.get(number)
+            if known and known.message_type and isinstance(value, memoryview):
+                parts.append((known.message_type, value))
 
 
 def why_unreadable(payload: bytes) -> str:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fabric_protos.common import common_pb2
 from fabric_protos.peer import chaincode_pb2, proposal_pb2
-from google.protobuf.message import DecodeError
 
-from chaindock.errors import Denied, ProposalInvalid
+from chaindock.chaincode.wire import message_of
+from chaindock.errors import Denied, InvalidInput, ProposalInvalid
 from chaindock.ids import ChannelId, TxId
 from chaindock.values import show_duration
 
@@ -187,10 +187,10 @@ def _spec_of(raw: bytes) -> chaincode_pb2.ChaincodeSpec:
 def parse(kind: Any, data: bytes) -> Any:
     """Return a message of a type. Raises: ProposalInvalid."""
     try:
-        return kind.FromString(data)
-    except DecodeError as error:
+        return message_of(kind, data)
+    except InvalidInput as error:
         what = kind.DESCRIPTOR.name
-        raise ProposalInvalid(f"error unmarshalling {what}: {UNREADABLE}") from error
+        raise ProposalInvalid(f"error unmarshalling {what}: {error.message}") from error
 
 
 def check_proposal(proposal: Proposal, msps: Msps) -> Identity:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 import grpc
 import grpc.aio
 
-from chaindock.chaincode.crowd import Crowd, most_connections
-from chaindock.errors import ChaindockError, ConfigInvalid, NodeError
-from chaindock.gateway.intake import Intake
-from chaindock.gateway.statuses import Refusal, Status, fitting
+from chaindock.chaincode.crowd import most_connections
+from chaindock.errors import ConfigInvalid, NodeError
+from chaindock.gateway.calls import Desk, answer, bound, feed, talk
+from chaindock.gateway.statuses import Refusal, Status
 from chaindock.telemetry import get_logger
 from chaindock.values import show_address
 
@@ -102,6 +102,20 @@ class Service:
     limit: int = 0
     running: int = 0
 
+    def enter(self) -> None:
+        """Count a call until `leave`. Raises: Refusal: they are too many."""
+        if self.limit and self.running >= self.limit:
+            raise Refusal(
+                Status.UNKNOWN,
+                f"too many requests for /{self.name}, exceeding concurrency limit "
+                f"({self.limit})",
+            )
+        self.running += 1
+
+    def leave(self) -> None:
+        """A call is over."""
+        self.running -= 1
+
 
 class ClientListener:
     """The servers of the node's organisations; an async context manager.
@@ -116,7 +130,7 @@ class ClientListener:
         self._options, self._services = options, services
         self._servers: dict[str, _Server] = {}
         self._addresses: dict[str, str] = {}
-        self._crowd, self._intake = Crowd(), Intake()
+        self._desk = Desk()
         self._lock = asyncio.Lock()
         self._roots: list[bytes] = []
         """CA certificates that clients may show a certificate of, under mutual TLS."""
@@ -128,7 +142,7 @@ class ClientListener:
 
     async def __aexit__(self, *_: object) -> None:
         servers, self._servers = list(self._servers.values()), {}
-        self._crowd.stop()
+        self._desk.crowd.stop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP_S):
                 await asyncio.gather(*(one.grpc.stop(None) for one in servers))
@@ -159,11 +173,9 @@ class ClientListener:
             self._addresses[organization.mspid] = server.seat.address
             server.seat = replace(server.seat, addresses=self._addresses)
             services = [make(server.seat) for make in self._services]
-            server.grpc.add_generic_rpc_handlers(
-                (_Methods(services, self._crowd, self._intake),)
-            )
+            server.grpc.add_generic_rpc_handlers((_Methods(services, self._desk),))
             await server.grpc.start()
-            self._crowd.watch(server.port)
+            self._desk.crowd.watch(server.port)
             self._servers[organization.mspid] = server
             address = server.seat.address
             _log.info("serving clients", mspid=organization.mspid, address=address)
@@ -286,26 +298,21 @@ def _read(files: Sequence[Path]) -> list[bytes]:
 class _Methods(grpc.GenericRpcHandler):
     """The methods of all services of a server."""
 
-    def __init__(
-        self, services: Sequence[Service], crowd: Crowd, intake: Intake
-    ) -> None:
+    def __init__(self, services: Sequence[Service], desk: Desk) -> None:
         self._names = {service.name for service in services}
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        streamed = grpc.stream_stream_rpc_method_handler
         for one in services:
-            handler: grpc.RpcMethodHandler[Any, Any]
-            # A method reads its request itself: a call above the limit is refused before
-            # the node holds it.
-            for name, unary in one.unary.items():
-                run = partial(_run, one, crowd, partial(_answer, intake, unary))
-                handler = grpc.stream_unary_rpc_method_handler(_bound(run))
-                self._handlers[f"/{one.name}/{name}"] = handler
-            streams = dict(one.streams)
-            for name, feed in one.feeds.items():
-                streams[name] = partial(_answer, intake, feed)
-            for name, stream in streams.items():
-                run = partial(_run, one, crowd, stream)
-                handler = grpc.stream_stream_rpc_method_handler(_bound(run))
-                self._handlers[f"/{one.name}/{name}"] = handler
+            ways: Sequence[tuple[Any, Mapping[str, Any], Any]] = (
+                # A method reads its request itself, so that it can be bounded.
+                (grpc.stream_unary_rpc_method_handler, one.unary, answer),
+                (streamed, one.feeds, feed),
+                (streamed, one.streams, talk),
+            )
+            for handler, methods, way in ways:
+                for name, method in methods.items():
+                    run = bound(one, desk, partial(way, method))
+                    self._handlers[f"/{one.name}/{name}"] = handler(run)
 
     def service(
         self, handler_call_details: grpc.HandlerCallDetails
@@ -324,52 +331,3 @@ class _Methods(grpc.GenericRpcHandler):
             await context.abort(Status.UNIMPLEMENTED, text)
 
         return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-def _bound(run: Callable[[Context], Awaitable[Any]]) -> Any:
-    """Return a coroutine function as gRPC looks for: a partial is none to it."""
-
-    async def handle(_requests: Any, context: Context) -> Any:
-        return await run(context)
-
-    return handle
-
-
-async def _answer(intake: Intake, method: Unary | Feed, context: Context) -> Any:
-    """Read the request of a call and return the response, if it is one."""
-    request = await intake.read(context)
-    with intake.held(len(request)):
-        return await method(request, context)
-
-
-async def _run(
-    service: Service,
-    crowd: Crowd,
-    work: Callable[[Context], Awaitable[Any]],
-    context: Context,
-) -> Any:
-    """Do the work of a call within the limits of its service."""
-    if service.limit and service.running >= service.limit:
-        await context.abort(
-            Status.UNKNOWN,
-            f"too many requests for /{service.name}, exceeding concurrency limit "
-            f"({service.limit})",
-        )
-    source = context.peer()
-    service.running += 1
-    crowd.stream(source, 1)
-    try:
-        return await work(context)
-    except Refusal as refused:
-        await context.abort(refused.code, refused.text, refused.trailers())
-    except ChaindockError as error:
-        await context.abort(getattr(Status, error.code.name), fitting(error.message))
-    except (asyncio.CancelledError, grpc.aio.AbortError):
-        raise
-    except Exception as error:  # noqa: BLE001  # a defect: others are served on
-        _log.exception("call of a client failed", service=service.name)
-        text = f"unexpected {type(error).__name__}; this is a defect of Chaindock"
-        await context.abort(Status.INTERNAL, text)
-    finally:
-        service.running -= 1
-        crowd.stream(source, -1)

@@ -16,9 +16,10 @@ from fabric_protos.peer import chaincode_pb2, proposal_pb2
 from google.protobuf.message import DecodeError
 
 from chaindock.aio import off_loop
+from chaindock.chaincode.wire import message_of
 from chaindock.endorser import acl
 from chaindock.endorser.checks import UNREADABLE, parse, parse_proposal
-from chaindock.errors import Denied, ProposalInvalid
+from chaindock.errors import Denied, InvalidInput, ProposalInvalid
 from chaindock.gateway.statuses import Refusal, Status
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ def invalid(text: str) -> Refusal:
 def unmarshalled(kind: Any, request: bytes) -> Any:
     """Return a request of a message type. Raises: Refusal, as gRPC of Go has it."""
     try:
-        return kind.FromString(request)
-    except DecodeError:
-        text = f"grpc: error unmarshalling request: {UNREADABLE}"
+        return message_of(kind, request)
+    except InvalidInput as error:
+        text = f"grpc: error unmarshalling request: {error.message}"
         raise Refusal(Status.INTERNAL, text) from None
 
 

@@ -39,6 +39,7 @@ from chaindock.lifecycle.definitions import (
     set_defaults,
     write_definition,
 )
+from chaindock.values import KIB
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     PackageFunction = Callable[[bytes, str], Awaitable[Any]]
 
 _LEGACY: Final = "lscc"
+_LARGEST: Final = 256 * KIB
+"""Bytes of an argument that holds no package: it is read on the event loop."""
 _NOT_FOUND: Final = 404
 
 
@@ -120,6 +123,8 @@ class LifecycleContract:
                 answer = await self._of_packages[name](args[1], mspid)
             else:
                 function, _ = self._functions[name]
+                if len(args[1]) > _LARGEST:
+                    raise InvalidInput(f"the argument has more than {_LARGEST} bytes")
                 answer = function(_require_channel(simulator), args[1], mspid)
         except NotFound as error:
             return failed(error.message, _NOT_FOUND)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _LIMITS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),  # each client has a connection of its own
 ]
 _NAME = "grpc.ssl_target_name_override"
 SERVICE = "gateway.Gateway"

@@ -260,8 +260,13 @@ async def stalled(client: Client) -> Ended:
 async def test_only_so_many_requests_may_arrive_slowly(
     org: Organization, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("QUICK_S", 0.1), ("SLOW_S", 0.8), ("MOST_SLOW", 2)):
-        monkeypatch.setattr(f"chaindock.gateway.intake.{name}", value)
+    for name, value in (
+        ("intake.QUICK_S", 0.1),
+        ("calls.SLOW_S", 0.8),
+        ("intake.MOST_SLOW", 2),
+        ("intake.FEW_SLOW", 1),
+    ):
+        monkeypatch.setattr(f"chaindock.gateway.{name}", value)
     async with served(Echo(), org) as listener, connected(listener, org) as client:
         calls = [asyncio.ensure_future(stalled(client)) for _ in range(3)]
         await asyncio.sleep(0.3)
