@@ -40,6 +40,8 @@ _HANDSHAKE_MS: Final = 10_000
 _STOP_S: Final = 5.0
 _STREAMS: Final = 1000
 """Calls at once on one connection."""
+_PENDING: Final = 10_000
+"""Calls that the node has not looked at yet; above, gRPC drops some of anybody."""
 _PING_MS: Final = 60_000
 _KEEP_ALIVE_MS, _KEEP_ALIVE_TIMEOUT_MS = 2 * 3600 * 1000, 20_000
 
@@ -274,6 +276,8 @@ def _channel_options(options: GatewayOptions) -> list[tuple[str, int]]:
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
         ("grpc.max_allowed_incoming_connections", most_connections()),
         ("grpc.max_concurrent_streams", _STREAMS),
+        ("grpc.server.max_pending_requests", _PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING),
         # Two nodes must not share a port unnoticed.
         ("grpc.so_reuseport", 0),
     ]

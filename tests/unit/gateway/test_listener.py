@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -300,3 +300,12 @@ async def test_a_message_above_the_limit_is_refused(org: Organization) -> None:
     ):
         assert (await say(client, bytes(1 << 21))).code == "RESOURCE_EXHAUSTED"
         assert await say(client, b"hello") == b"Org1MSP hello"
+
+
+async def test_a_burst_of_calls_is_answered(org: Organization) -> None:
+    async with served(Echo(), org) as listener, AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(connected(listener, org)) for _ in range(4)
+        ]
+        calls = [say(one, b"x") for one in clients for _ in range(750)]
+        assert set(await asyncio.gather(*calls)) == {b"Org1MSP x"}
