@@ -152,7 +152,7 @@ def test_the_program_for_go_runs(node: Node, tmp_path: Path):
         (tmp_path / name).write_bytes((EXAMPLES / "apps" / "go" / name).read_bytes())
     program = node.cli("connect", "coldchain", "--org", "Org2", "--lang", "go").out
     (tmp_path / "main.go").write_bytes(program)
-    build = ["go", "build", "-o", "app", "."]
+    build = ["go", "build", "-ldflags=-w", "-o", "app", "."]
     subprocess.run(build, cwd=tmp_path, env=node.env, check=True)
     calls(node, "Org2", ["./app"], tmp_path, "G1")
 
@@ -161,9 +161,10 @@ def test_the_program_for_java_runs(node: Node, tmp_path: Path):
     jars = builds.java_classes(EXAMPLES / "apps" / "java") / "lib"
     program = node.cli("connect", "coldchain", "--lang", "java").out
     (tmp_path / "App.java").write_bytes(program)
-    compile_ = ["javac", "-cp", f"{jars}/*", "App.java"]
+    compile_ = ["javac", *builds.JAVAC, "-cp", f"{jars}/*", "App.java"]
     subprocess.run(compile_, cwd=tmp_path, check=True)
-    calls(node, "Org1", ["java", "-cp", f".:{jars}/*", "App"], tmp_path, "J1")
+    words = ["java", *builds.JAVA, "-cp", f".:{jars}/*", "App"]
+    calls(node, "Org1", words, tmp_path, "J1")
 
 
 @pytest.mark.parametrize("page", ["applications.md", "peer-cli.md"])

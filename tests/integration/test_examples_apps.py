@@ -48,7 +48,7 @@ def argv(language: str) -> Sequence[str | Path]:
         return (builds.go_program(APPS / "go"),)
     if language == "java":
         folder = builds.java_classes(APPS / "java")
-        return ("java", "-cp", f"{folder}:{folder}/lib/*", "Parcels")
+        return ("java", *builds.JAVA, "-cp", f"{folder}:{folder}/lib/*", "Parcels")
     return ("node", builds.node_project(APPS / "node") / "app.js")
 
 

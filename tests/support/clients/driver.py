@@ -133,7 +133,13 @@ def argv(language: str) -> tuple[tuple[str, ...], Path]:
         return (str(program),), program.parent
     if language == "java":
         folder = builds.java_classes(source)
-        return ("java", "-cp", f"{folder}:{folder}/lib/*", "Client"), folder
+        return (
+            "java",
+            *builds.JAVA,
+            "-cp",
+            f"{folder}:{folder}/lib/*",
+            "Client",
+        ), folder
     return ("node", "main.js"), builds.node_project(source)
 
 

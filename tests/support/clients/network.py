@@ -25,7 +25,7 @@ class Network:
     """A running node and the organisations of its channel."""
 
     node: Node
-    _known: dict[str, dict[str, str]] = field(default_factory=dict)
+    _known: dict[tuple[Any, ...], dict[str, str]] = field(default_factory=dict)
 
     def folder(self, org: str) -> Path:
         """Return the directory of an organisation."""
@@ -34,12 +34,7 @@ class Network:
 
     def environment(self, org: str, user: str = "Admin") -> dict[str, str]:
         """Return the variables that an application takes, as the node prints them."""
-        key = f"{org} {user}"
-        if key not in self._known:
-            words = ("--org", f"{org}MSP", "--user", user)
-            told = self.node.cli("env", "app", "any", *words).out.decode()
-            self._known[key] = exports(told)
-        return self._known[key]
+        return self._told("app", "any", org=org, user=user)
 
     def profile(self, org: str, name: str) -> str:
         """Return the connection profile that older libraries take, JSON."""
@@ -48,8 +43,15 @@ class Network:
 
     def peer_environment(self, org: str, user: str = "Admin") -> dict[str, str]:
         """Return the variables of the `peer` command, as the node prints them."""
-        words = ("--org", f"{org}MSP", "--user", user)
-        return exports(self.node.cli("env", "peer", *words).out.decode())
+        return self._told("peer", org=org, user=user)
+
+    def _told(self, *words: str, org: str, user: str) -> dict[str, str]:
+        """Ask the node once: when it starts again, it may listen elsewhere."""
+        asked = (*words, "--org", f"{org}MSP", "--user", user)
+        key = (self.node.status["pid"], *asked)
+        if key not in self._known:
+            self._known[key] = exports(self.node.cli("env", *asked).out.decode())
+        return self._known[key]
 
     def identity(self, org: str, user: str = "Admin") -> dict[str, str]:
         """Return what a client needs to call as somebody."""

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 SOURCES = FIXTURES / "conformance"
 PATIENCE_S = 600
+JAVA = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+"""Options of `java` for programs that run for seconds: half of the processor time."""
+JAVAC = tuple(f"-J{one}" for one in JAVA)
 
 
 def go_program(source: Path = SOURCES / "go") -> Path:
