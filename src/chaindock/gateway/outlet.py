@@ -102,15 +102,20 @@ class Outlet:
             response.task.cancel()
 
     async def write(self, context: Any, message: bytes, source: str) -> None:
-        """Write a response of a stream. Raises: Refusal."""
-        if len(message) <= _LARGE:
-            await context.write(message)
-            return
-        sent = await self._turn(len(message), source)
+        """Write a response of a stream. Raises: Refusal.
+
+        Cancelled: also when the client has left.
+        """
+        sent = None
+        if len(message) > _LARGE:
+            sent = await self._turn(len(message), source)
         try:
             await context.write(message)
+        except Exception as error:  # gRPC has no name for it; it is no defect
+            raise asyncio.CancelledError from error
         finally:
-            self._sent.pop(sent, None)
+            if sent is not None:
+                self._sent.pop(sent, None)
 
 
 def _bytes(responses: Iterable[_Response]) -> int:

@@ -146,3 +146,17 @@ async def test_large_answers_that_nobody_takes_give_way(
         async with asyncio.timeout(5):
             await eventually(lambda: pours.made.running < 4)
             assert await good.raw("Say", b"large", 5, "test.Pours") == LARGE
+
+
+async def test_a_client_that_leaves_while_it_is_written_to_is_no_defect(
+    org: Organization, pours: Pours, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with served(pours, org, 2) as (bad, good):
+        for _ in range(3):
+            call = opened(bad)
+            await call.write(b"90")
+            await call.read()
+        await bad.__aexit__()
+        await eventually(lambda: pours.made.running == 0)
+        assert await hello(good) == b"hello"
+    assert "failed" not in "".join(capfd.readouterr())
