@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,17 +84,26 @@ def test_clients_of_every_organisation_reach_the_node(tmp_path: Path) -> None:
             node.up()
 
 
+def take(usual: socket.socket) -> None:
+    """Take the usual port; a node of another test may have it for a while."""
+    usual.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for _ in range(60):
+        try:
+            usual.bind(("127.0.0.1", 7051))
+            usual.listen()
+        except OSError:
+            time.sleep(0.5)
+        else:
+            return
+    # It is taken by somebody who stays.
+
+
 def test_the_usual_port_is_taken(tmp_path: Path) -> None:
     with started(PROCESS, tmp_path) as node:
         node.cli("down")
         node.env = {k: v for k, v in node.env.items() if k != _VARIABLE}
         with socket.socket() as usual:
-            usual.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                usual.bind(("127.0.0.1", 7051))
-                usual.listen()
-            except OSError:
-                pass  # it is taken already
+            take(usual)
             up = node.up()
             address = up["gateway"]["address"]
             assert address != "127.0.0.1:7051"
