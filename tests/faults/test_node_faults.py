@@ -151,7 +151,9 @@ def kept_of(cell: Cell, label: str) -> list[str]:
     found = [str(one) for one in cell.world.home.glob(f"packages/{label}*")]
     if cell.world.backend == "docker":
         return found + remains.images_of(label)
-    return found + [str(one) for one in remains.cache.rglob(f"labels/{label}*")]
+    return found + [
+        str(one) for one in remains.cache.glob(f"chaindock/labels/{label}*")
+    ]
 
 
 def stop(cell: Cell) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import subprocess
@@ -162,10 +163,15 @@ async def test_chaincode_is_started_again_when_there_is_room(
     ballast.fill()
     async with lives.node.admin() as admin:
         (found,) = (await admin.get("/chaincodes"))["chaincodes"]
-        os.kill(int(found["details"]["pid"]), 9)
+        pid = found["details"]["pid"]
+        os.kill(int(pid), 9)
         # What the dead one had may be enough for another.
         with clear_errors():
             await admin.call("query", NAME, "get", "u-probe-first")
+        async with asyncio.timeout(20):  # until the node has noticed the end
+            while found["details"].get("pid") == pid:
+                await asyncio.sleep(0.05)
+                (found,) = (await admin.get("/chaincodes"))["chaincodes"]
     ballast.drop()
     await lives.call("after")
     await lives.settled()

@@ -204,6 +204,11 @@ async def test_a_first_start_may_be_killed_at_any_instant(empty: CrashNode) -> N
     found = [path for path in files_of(empty.home) if "organizations" not in path]
     assert found == [
         "admin.sock",
+        "connections",
+        "connections/connection-org1.json",
+        "connections/connection-org1.yaml",
+        "connections/peer",
+        "connections/peer/core.yaml",
         "desired.db",
         "ledgers",
         "node.json",
