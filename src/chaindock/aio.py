@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 from weakref import WeakValueDictionary
 
-import structlog
+from chaindock.structured import structlog
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine

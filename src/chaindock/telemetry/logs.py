@@ -13,9 +13,9 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-import structlog
 from typing_extensions import override
 
+from chaindock.structured import structlog
 from chaindock.telemetry.spec import LEVELS, LogSpec
 
 if TYPE_CHECKING:
