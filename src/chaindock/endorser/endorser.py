@@ -128,7 +128,7 @@ class Endorser:
             endorse: False drops the reads and writes of the simulation.
             endorsers: MSP ids of the organisations whose peers sign; none = those that
                 the policies of what was written need.
-            strict: as for `choose`, unless `endorsers` are given; and no interest is told.
+            strict: as for `choose`, unless `endorsers` are given; the answers have no interest.
 
         Returns:
             what the chaincode said, and the answers to the client, over one payload: none

@@ -338,7 +338,7 @@ class Orderer:
         return batch
 
     def _refuse(self, batch: list[Waiting], error: ChaindockError) -> None:
-        """Tell submitters, and whoever waits for the commit, that it will not come."""
+        """Fail the submitters of a batch, and all who wait for its commit."""
         for waiting in batch:
             fail(waiting, error)
         lost = {waiting.tx.tx_id for waiting in batch}

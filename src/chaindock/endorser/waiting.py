@@ -1,4 +1,4 @@
-"""A transaction that waits for its block, and what is told if the block does not come."""
+"""A transaction that waits for its block, and the errors if the block is not written."""
 
 from __future__ import annotations
 
