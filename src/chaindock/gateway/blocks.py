@@ -211,14 +211,14 @@ class BlockFeed:
             read = self._reader.run(lambda view: view.private_of(number))
             task = asyncio.ensure_future(read)
             self._private = key, task
-            task.add_done_callback(_noted)
+            task.add_done_callback(self._read_private)
         return await asyncio.shield(task)
 
-
-def _noted(task: asyncio.Task[Any]) -> None:
-    """Note that a task failed: whoever waits for it is told, if anybody does."""
-    if not task.cancelled():
-        task.exception()
+    def _read_private(self, task: asyncio.Task[list[PrivateSet]]) -> None:
+        """Forget a read that failed, so that the next subscriber reads again."""
+        failed = task.cancelled() or task.exception() is not None
+        if failed and self._private[1] is task:
+            self._private = 0, None
 
 
 class Follower:

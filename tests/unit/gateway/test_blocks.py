@@ -279,6 +279,17 @@ async def test_private_data_is_read_again_after_each_block(feed):
     await eventually(lambda: feed._reader.reads == 2)
 
 
+async def test_private_data_is_read_again_after_a_failure(feed, monkeypatch):
+    async def fails(_read):
+        raise LedgerClosed("the reader was busy")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(feed._reader, "run", fails)
+        with pytest.raises(LedgerClosed):
+            await feed.private(0)
+    assert await feed.private(0) == []
+
+
 def test_a_channel_has_one_feed():
     some_feeds = Feeds()
     one, two = Parts(1, 1), Parts(2, 2)
