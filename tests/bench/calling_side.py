@@ -39,7 +39,8 @@ from chaindock.identity.organization import Organization
 from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger.ledger import Ledger
 from chaindock.lifecycle.contract import LifecycleContract
-from chaindock.lifecycle.definitions import Approval, Definition, Definitions
+from chaindock.lifecycle.definitions import Approval, Definition
+from support.doubles.definitions import definitions_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -150,7 +151,7 @@ async def calling_side(
             configuration=configuration,
             peers={organization.mspid: organization.peer},
             ledger=ledger,
-            definitions=Definitions(approvals),
+            definitions=definitions_of(approvals),
             executor=support,
             system={
                 "_lifecycle": LifecycleContract(

@@ -25,7 +25,8 @@ from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger.ledger import Ledger
 from chaindock.ledger.reader import LedgerReader
 from chaindock.lifecycle.contract import LifecycleContract
-from chaindock.lifecycle.definitions import Approval, Definition, Definitions
+from chaindock.lifecycle.definitions import Approval, Definition
+from support.doubles.definitions import definitions_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -86,7 +87,7 @@ async def channel_of(
         configuration=configuration,
         peers=peers,
         ledger=ledger,
-        definitions=Definitions(approvals or cast("Any", Approved())),
+        definitions=definitions_of(approvals or Approved()),
         executor=cast("Any", SimpleNamespace(execute=execute)),
         system={
             "_lifecycle": contract,

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from chaindock.identity.msp import Identity, SigningIdentity
     from chaindock.ledger.ledger import Ledger
     from chaindock.ledger.simulator import Simulator
-    from chaindock.lifecycle.definitions import Definitions
+    from chaindock.lifecycle.deployments import Deployments
 
     Simulated = tuple[
         Outcome, str, bytes | None, Sequence[str], ChaincodeInterest | None
@@ -101,7 +101,7 @@ class Endorser:
     configuration: Configuration
     peers: Mapping[str, SigningIdentity]
     ledger: Ledger
-    definitions: Definitions
+    definitions: Deployments
     executor: ChaincodeSupport
     system: Mapping[str, SystemChaincode]
     concurrency: int = 0

@@ -52,7 +52,7 @@ def runnable(channel: Channel) -> Iterator[tuple[str, str]]:
     with channel.ledger.new_simulator(TxId("")) as simulator:
         for name in defined_names(simulator):
             try:
-                yield name, channel.endorser.definitions.get(simulator, name).version
+                yield name, channel.endorser.definitions.at(simulator, name).version
             except ChaindockError:
                 continue
 
@@ -93,7 +93,7 @@ def _eligible(
         raise InvalidInput(f"an interest has at most {_MOST_CALLS} chaincodes")
     configuration, read = channel.members.configuration, set()
     for call in interest.chaincodes:
-        channel.endorser.definitions.get(simulator, call.name)
+        channel.endorser.definitions.at(simulator, call.name)
         if not call.no_private_reads:
             read |= {(call.name, name) for name in call.collection_names}
     members = {

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from chaindock.identity.msp import Identity
     from chaindock.ids import ChannelId
     from chaindock.ledger.simulator import Simulator
-    from chaindock.lifecycle.definitions import Approval, Definitions
+    from chaindock.lifecycle.definitions import Approval
+    from chaindock.lifecycle.deployments import Deployments
 
     Elsewhere = Callable[
         ["Simulation", Call, str, str, ChaincodeInput], Awaitable[ChaincodeMessage]
@@ -98,7 +99,7 @@ class Simulation:
     channel: ChannelId
     identity: Identity
     simulator: Simulator
-    definitions: Definitions
+    definitions: Deployments
     executor: ChaincodeSupport
     system: Mapping[str, SystemChaincode]
     mspid: str
@@ -134,7 +135,7 @@ class Simulation:
         if not channel:
             raise NotFound(f"{advice}: chaincode {name} not found", chaincode=name)
         try:
-            return self.definitions.get(self.simulator, name)
+            return self.definitions.at(self.simulator, name)
         except NotFound as error:
             raise NotFound(
                 f"{advice}: {error.message}", hint=error.hint, **error.facts
@@ -239,7 +240,7 @@ class Simulation:
     def _callee(self, name: str) -> Approval:
         channel = self.channel
         try:
-            return self.definitions.get(self.simulator, name)
+            return self.definitions.at(self.simulator, name)
         except NotFound as error:
             if "sequence" not in error.facts:
                 self.simulator.get_state(_LEGACY, name)  # a peer looks there, too

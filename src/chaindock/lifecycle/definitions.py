@@ -7,7 +7,7 @@ Source: docs/fabric/lifecycle.md
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from fabric_protos.peer import policy_pb2
@@ -18,7 +18,7 @@ from fabric_protos.peer.lifecycle import (
     lifecycle_pb2,
 )
 
-from chaindock.errors import NotFound, StartFailed
+from chaindock.errors import NotFound
 from chaindock.ids import CHANNEL_ENDORSEMENT
 from chaindock.lifecycle.records import (
     DEFINITIONS,
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from chaindock.ids import Ccid
     from chaindock.ledger.simulator import Simulator
-    from chaindock.lifecycle.deployments import Deployments
     from chaindock.lifecycle.records import Reads
 
 Definition: TypeAlias = lifecycle_pb2.CommitChaincodeDefinitionArgs
@@ -75,41 +74,6 @@ class DefinitionCommitter(Protocol):
 
     def definition(self, name: str) -> Definition | None:
         """Return the committed definition of `name`; None when there is none."""
-
-
-class Definitions:
-    """Finds what a chaincode name means, as of a simulation."""
-
-    def __init__(self, deployments: Deployments) -> None:
-        self._deployments = deployments
-
-    def get(self, simulator: Simulator, name: str) -> Approval:
-        """Return the definition of `name` as `simulator` sees it.
-
-        Raises:
-            NotFound: not defined, or defined and not installed here.
-            StartFailed: a user stopped it.
-        """
-        sequence = read_sequence(simulator, name)
-        if sequence == 0:
-            raise NotFound(
-                f"chaincode {name} not found",
-                hint="see what is there: chaindock ps",
-                chaincode=name,
-            )
-        approval = self._deployments.approval(name, sequence)
-        if approval is None:
-            raise not_installed(name, sequence)
-        if self._deployments.is_stopped(name):
-            raise StartFailed(
-                f"chaincode {name!r} was stopped",
-                hint=f"start it: chaindock start {name}",
-                ccid=approval.ccid,
-            )
-        if approval.sequence == sequence:
-            return approval
-        # A snapshot of an older sequence gets what runs now, under its own number.
-        return replace(approval, sequence=sequence)
 
 
 def not_installed(name: str, sequence: int) -> NotFound:

@@ -22,7 +22,6 @@ from chaindock.lifecycle.definitions import (
     not_installed,
     set_defaults,
 )
-from chaindock.lifecycle.indexes import indexes_of
 from chaindock.lifecycle.states import AUTO, BY_HAND, Placement, Target
 from chaindock.lifecycle.terms import Terms
 from chaindock.telemetry import get_logger
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from chaindock.lifecycle.definitions import DefinitionCommitter
     from chaindock.lifecycle.deployments import Deployment, Deployments
     from chaindock.lifecycle.packages import Packages
-    from chaindock.packaging.store import StoredPackage
 
 _log = get_logger("deployer")
 
@@ -79,7 +77,6 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         self._custodian, self._committer = custodian, committer
         self._attempts, self._mspids, self._by_hand = attempts, mspids, by_hand
         self._names: KeyedLocks[str] = KeyedLocks()
-        self._arriving: dict[Ccid, StoredPackage] = {}
         self._indexing: dict[str, asyncio.Task[None]] = {}
         self._tasks = Tasks("deployer")
 
@@ -123,15 +120,11 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         require_chaincode_name(name)
         who = self.deployments.channel, name
         async with self._names.hold(name), self._packages.arriving(package, who) as one:
-            self._arriving[one.ccid] = one
-            try:
-                following = self._next(name, one.ccid, terms)
-                attempt = self._attempt(one.ccid, watch)
-                await self._bring_up(name, following, backend, attempt)
-                if name in self._indexing:
-                    await asyncio.wait([self._indexing[name]])
-            finally:
-                self._arriving.pop(one.ccid, None)
+            following = self._next(name, one.ccid, terms)
+            attempt = self._attempt(one.ccid, watch)
+            await self._bring_up(name, following, backend, attempt)
+            if name in self._indexing:
+                await asyncio.wait([self._indexing[name]])
             return self._deployed(name, attempt, changed=following is not None)
 
     async def deploy_by_hand(self, name: str, terms: Terms = _AS_IT_IS) -> Deployed:
@@ -366,9 +359,7 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
     async def _put_indexes(self, name: str, ccid: Ccid) -> None:
         """Make the indexes of the package; as on a peer, a fault is only logged."""
         try:
-            stored = self._arriving.get(ccid) or await self._packages.load(ccid)
-            files = await indexes_of(stored, self.definition(name))
-            if files:
+            if files := await self._packages.indexes(ccid, self.definition(name)):
                 await self._committer.put_indexes(name, files)
         except ChaindockError as error:
             _log.error("indexes not made", chaincode=name, error=error.message)

@@ -10,15 +10,21 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from fabric_protos.peer import transaction_pb2 as codes
 
-from chaindock.errors import NotFound
+from chaindock.errors import NotFound, StartFailed
 from chaindock.ids import Ccid, TxId
 from chaindock.lifecycle.approvals import Approvals, keys_of
-from chaindock.lifecycle.definitions import Approval, defined_names, read_definition
+from chaindock.lifecycle.definitions import (
+    Approval,
+    defined_names,
+    not_installed,
+    read_definition,
+    read_sequence,
+)
 from chaindock.lifecycle.records import DEFINITIONS, NAMESPACE
 from chaindock.lifecycle.states import Target
 
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
     from chaindock.ids import ChannelId
     from chaindock.ledger.committer import CommittedBlock
     from chaindock.ledger.ledger import Ledger
+    from chaindock.ledger.simulator import Simulator
     from chaindock.ledger.transaction import ParsedTransaction, Space
     from chaindock.lifecycle.fleet import Fleet
 
@@ -95,23 +102,33 @@ class Deployments:
 
     # ---- reads
 
-    def approval(self, name: str, sequence: int) -> Approval | None:
-        """Return what to run for a sequence; an older one means the current one.
+    def at(self, simulator: Simulator, name: str) -> Approval:
+        """Return what `name` means to a simulation, and runs now.
 
         A slightly old snapshot must not start a replaced version again: its transaction
         becomes invalid anyway, and a query is better served by the new version.
+
+        Raises:
+            NotFound: not defined, or defined and not installed here.
+            StartFailed: a user stopped it.
         """
+        sequence = read_sequence(simulator, name)
+        if sequence == 0:
+            raise NotFound(
+                f"chaincode {name} not found",
+                hint="see what is there: chaindock ps",
+                chaincode=name,
+            )
         found = self.find(name)
         if found is None or sequence > found.approval.sequence or not found.installed:
-            return None
-        return found.approval
-
-    def is_stopped(self, name: str) -> bool:
-        """Whether a user stopped it."""
-        if name not in self._rows:
-            return False
-        wish = self.fleet.targets.wish(self.channel, self._rows[name][0])
-        return wish is not None and wish.target is Target.STOPPED
+            raise not_installed(name, sequence)
+        if found.target is Target.STOPPED:
+            raise StartFailed(
+                f"chaincode {name!r} was stopped",
+                hint=f"start it: chaindock start {name}",
+                ccid=found.ccid,
+            )
+        return replace(found.approval, sequence=sequence)
 
     def find(self, name: str) -> Deployment | None:
         """Return the deployment of `name`; None = not defined, or a user removed it."""
@@ -143,10 +160,6 @@ class Deployments:
         """Return the deployments that run this package."""
         names = [name for name, (one, _) in self._rows.items() if one.ccid == ccid]
         return [one for name in names if (one := self.find(name))]
-
-    def defined(self) -> list[Approval]:
-        """Return what is defined, also of names that a user removed."""
-        return [approval for approval, _ in self._rows.values()]
 
     # ---- changes
 

@@ -26,6 +26,7 @@ from chaindock.errors import (
     TooManyRequests,
 )
 from chaindock.lifecycle.states import Target
+from chaindock.packaging.format import collection_of
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from chaindock.ids import Ccid
     from chaindock.lifecycle.custodian import Custodian
+    from chaindock.lifecycle.definitions import Definition
     from chaindock.lifecycle.fleet import Fleet, Name
     from chaindock.packaging.store import PackageStore, StoredPackage
 
@@ -65,6 +67,7 @@ class Packages(AbstractAsyncContextManager["Packages"]):
         # A package must not be deleted between its arrival and the count of its users.
         self._storing = asyncio.Lock()
         self._installing = 0
+        self._arriving: dict[Ccid, StoredPackage] = {}
         self._reading = asyncio.Semaphore(_AT_ONCE)
         self._tasks = Tasks("packages")
 
@@ -74,12 +77,6 @@ class Packages(AbstractAsyncContextManager["Packages"]):
     async def restore(self) -> None:
         """After a start, when all channels are loaded: clear away what nobody needs."""
         fleet, targets = self._fleet, self._fleet.targets
-        defined = [
-            (one.channel, approval)
-            for one in fleet.channels.values()
-            for approval in one.defined()
-        ]
-        await asyncio.to_thread(targets.adopt, defined)
         used = fleet.ccids()
         spare: Sequence[Ccid] = []
         try:
@@ -164,10 +161,6 @@ class Packages(AbstractAsyncContextManager["Packages"]):
         async with self._reading:
             return await asyncio.to_thread(self._store.read, ccid)
 
-    async def load(self, ccid: Ccid) -> StoredPackage:
-        """Return a package, checked again; as `PackageStore.get`."""
-        return await asyncio.to_thread(self._store.get, ccid)
-
     async def remove(self, ccid: Ccid) -> None:
         """Remove an installed package, and its builds, for good.
 
@@ -204,8 +197,30 @@ class Packages(AbstractAsyncContextManager["Packages"]):
                 ccid = stored.ccid
                 self._fleet.installed.add(ccid)
                 until_over.callback(self._discard_later, ccid)
+                self._arriving[ccid] = stored
+                until_over.callback(self._arriving.pop, ccid, None)
                 until_over.enter_context(self._fleet.expecting(ccid, name))
             yield stored
+
+    async def indexes(self, ccid: Ccid, definition: Definition) -> dict[str, bytes]:
+        """Return the index definitions in a package, by their names in its code archive.
+
+        One for a collection that the definition does not have is logged and left out.
+
+        Raises: NotFound, PackageInvalid, StorageError.
+        """
+        if (stored := self._arriving.get(ccid)) is None:
+            stored = await asyncio.to_thread(self._store.get, ccid)
+        if not stored.index_names:
+            return {}
+        files = await asyncio.to_thread(stored.indexes)
+        configs = definition.collections.config
+        known = {"", *(one.static_collection_config.name for one in configs)}
+        for file in [one for one in files if collection_of(one) not in known]:
+            name = definition.name
+            _log.warning("no collection for an index", chaincode=name, file=file)
+            del files[file]
+        return files
 
     def retire(self, ccid: Ccid, *, purge: bool = False) -> asyncio.Task[None]:
         """Stop a package that no name runs and remove it; with `purge` its builds too.

@@ -24,10 +24,9 @@ if TYPE_CHECKING:
 
     from chaindock.lifecycle.definitions import Approval
 
-_FORMER: Final = 1
-"""The version before channels; it also had what every sequence runs."""
 _VERSION: Final = 2
-_TARGET: Final = """
+_SCHEMA: Final = f"""
+BEGIN;
 CREATE TABLE target (
     channel TEXT NOT NULL,
     name TEXT NOT NULL,
@@ -42,14 +41,14 @@ CREATE TABLE kept (
     mspid TEXT NOT NULL,
     PRIMARY KEY (ccid, mspid)
 ) STRICT;
-"""
-_PLACEMENT: Final = """
 CREATE TABLE placement (
     ccid TEXT PRIMARY KEY,
     asked TEXT NOT NULL,
     given TEXT NOT NULL,
     why TEXT NOT NULL
 ) STRICT;
+PRAGMA user_version={_VERSION};
+COMMIT;
 """
 _PLACE: Final = "INSERT OR REPLACE INTO placement VALUES (?,?,?,?)"
 _SAY: Final = "INSERT OR REPLACE INTO target VALUES (?,?,?,?,?,?)"
@@ -79,8 +78,6 @@ class TargetState(AbstractContextManager["TargetState"]):
         self._lock = threading.Lock()
         self._wishes: dict[tuple[str, str], Wish] = {}
         self._placements: dict[Ccid, Placement] = {}
-        self._former: dict[str, tuple[int, Target]] | None = None
-        """What a file of the former version says of each name, until `adopt`."""
         self.kept: Mapping[Ccid, frozenset[str]] = {}
         """Packages that stay though no name runs them → MSP ids of who installed them."""
         try:
@@ -93,7 +90,8 @@ class TargetState(AbstractContextManager["TargetState"]):
             # On macOS a plain fsync leaves data in the drive's cache.
             self._db.execute("PRAGMA fullfsync=ON")
             self._db.execute("PRAGMA checkpoint_fullfsync=ON")
-            self._load(self._set_up())
+            self._set_up()
+            self._load()
         except sqlite3.Error as error:
             self._db.close()
             raise self._broken(error) from error
@@ -198,31 +196,6 @@ class TargetState(AbstractContextManager["TargetState"]):
             self._save(("DELETE FROM kept WHERE ccid=?", (ccid,)))
             self.kept = {one: who for one, who in self.kept.items() if one != ccid}
 
-    def adopt(self, defined: Collection[tuple[str, Approval]]) -> None:
-        """Take over a file of the version before channels; nothing if it is none.
-
-        `defined` has the channels, and all that their names run. A name that such a file
-        does not know was removed; it knows some that are not defined.
-        """
-        with self._lock:
-            if (former := self._former) is None:
-                return
-            now = time.time()
-            self._wishes = {
-                (channel, one.name): Wish(one.sequence, one.ccid, target, now)
-                for channel, one in defined
-                if (target := _former_target(former, one)) is not Target.RUNNING
-            }
-            rows = [(*key, *_row(wish)) for key, wish in self._wishes.items()]
-            tables = ("DROP TABLE approval", "DROP TABLE target")
-            made = [one for one in _TARGET.split(";") if one.strip()]
-            self._save(
-                *((statement, ()) for statement in (*tables, *made)),
-                *((_SAY, row) for row in rows),
-                (f"PRAGMA user_version={_VERSION}", ()),
-            )
-            self._former = None
-
     # ---- the file
 
     def _drop_placements(self, which: Callable[[Ccid], bool]) -> None:
@@ -251,37 +224,24 @@ class TargetState(AbstractContextManager["TargetState"]):
         except sqlite3.Error as error:
             raise self._broken(error) from error
 
-    def _set_up(self) -> int:
-        """Make the tables of a new file; return the version."""
+    def _set_up(self) -> None:
+        """Make the tables of a new file."""
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version in {_FORMER, _VERSION}:
-            return int(version)
+        if version == _VERSION:
+            return
         if version or self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
-            whose = "a newer" if version else "an unreleased"
             raise StorageError(
                 f"{str(self._path)!r} has schema version {version}, expected {_VERSION}: "
-                f"{whose} Chaindock wrote it",
-                hint="use that version of Chaindock, or another home",
+                "another version of Chaindock wrote it",
+                hint="use that version of Chaindock, or another home; without the file, "
+                "chaincode that was stopped or removed runs again",
                 path=str(self._path),
             )
-        self._db.executescript(
-            f"BEGIN; {_TARGET} {_PLACEMENT} PRAGMA user_version={_VERSION}; COMMIT;"
-        )
-        return _VERSION
+        self._db.executescript(_SCHEMA)
 
-    def _load(self, version: int) -> None:
+    def _load(self) -> None:
         for ccid, *fields in self._db.execute("SELECT * FROM placement"):
             self._placements[Ccid(ccid)] = Placement(*fields)
-        if version == _FORMER:
-            approved = "SELECT name, sequence FROM approval ORDER BY sequence"
-            current = "SELECT name, sequence, target FROM target"
-            former = {
-                name: (of, Target.RUNNING) for name, of in self._db.execute(approved)
-            }
-            for name, sequence, target in self._db.execute(current):
-                former[name] = sequence, Target(target)
-            self._former = former
-            return
         for channel, name, *fields in self._db.execute("SELECT * FROM target"):
             sequence, ccid, target, since = fields
             wish = Wish(sequence, Ccid(ccid), Target(target), since)
@@ -303,11 +263,3 @@ class TargetState(AbstractContextManager["TargetState"]):
 
 def _row(wish: Wish) -> tuple[Any, ...]:
     return wish.sequence, wish.ccid, str(wish.target), wish.since
-
-
-def _former_target(former: dict[str, tuple[int, Target]], now: Approval) -> Target:
-    """Return what a user wanted of a name when channels did not have names of their own."""
-    if now.name not in former:
-        return Target.REMOVED
-    sequence, target = former[now.name]
-    return target if sequence == now.sequence else Target.RUNNING

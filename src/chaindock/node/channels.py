@@ -27,7 +27,6 @@ from chaindock.ids import require_channel
 from chaindock.ledger.ledger import Ledger
 from chaindock.ledger.reader import LedgerReader
 from chaindock.lifecycle.contract import LifecycleContract
-from chaindock.lifecycle.definitions import Definitions
 from chaindock.lifecycle.deployments import Deployments
 from chaindock.lifecycle.records import NAMESPACE
 from chaindock.node.controls import Controls
@@ -282,7 +281,7 @@ class Channels(Mapping[str, NodeChannel]):
             configuration=configuration,
             peers=members.peers,
             ledger=ledger,
-            definitions=Definitions(deployments),
+            definitions=deployments,
             executor=self._executor,
             system={
                 NAMESPACE: lifecycle,

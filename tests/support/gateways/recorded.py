@@ -31,7 +31,8 @@ from chaindock.errors import ChaindockError, ExecuteTimeout
 from chaindock.identity.ca import new_key
 from chaindock.identity.msp import SigningIdentity
 from chaindock.lifecycle.contract import LifecycleContract
-from chaindock.lifecycle.definitions import Definitions, read_sequence
+from chaindock.lifecycle.definitions import read_sequence
+from support.doubles.definitions import definitions_of
 from support.gateways.node import Front, channel_of
 from support.ledgers.recorded import CHANNEL, commit_recorded, ledger_of, run
 from support.shims.recorded_streams import Approvals
@@ -166,7 +167,7 @@ class RecordedNode:
             configuration=configuration,
             peers=peers,
             ledger=self.ledger,
-            definitions=Definitions(cast("Any", Approvals())),
+            definitions=definitions_of(Approvals()),
             executor=cast("Any", RecordedChaincode()),
             system={
                 "_lifecycle": LifecycleContract(

@@ -24,7 +24,8 @@ from chaindock.errors import LaunchFailed
 from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger.ledger import Ledger
 from chaindock.lifecycle.contract import LifecycleContract
-from chaindock.lifecycle.definitions import Approval, Definition, Definitions
+from chaindock.lifecycle.definitions import Approval, Definition
+from support.doubles.definitions import definitions_of
 from support.shims.stream_node import StreamNode
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class EndorsingNode:
             configuration=configuration,
             peers={org.mspid: org.peer},
             ledger=self.ledger,
-            definitions=Definitions(approvals),
+            definitions=definitions_of(approvals),
             executor=ChaincodeSupport(
                 self.streams.registry,
                 _not_launched,

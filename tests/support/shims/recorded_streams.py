@@ -34,7 +34,8 @@ from chaindock.endorser.responses import failure
 from chaindock.errors import ChaindockError
 from chaindock.ids import Ccid
 from chaindock.lifecycle.contract import LifecycleContract
-from chaindock.lifecycle.definitions import Approval, Definitions
+from chaindock.lifecycle.definitions import Approval
+from support.doubles.definitions import definitions_of
 from support.eventually import eventually
 from support.ledgers.recorded import commit_recorded, ledger_of
 from support.shims.endorsing import processed
@@ -181,7 +182,7 @@ class Replay:
             configuration=configuration,
             peers={"Org1MSP": self._org.peer},
             ledger=self.ledger,
-            definitions=Definitions(approvals),
+            definitions=definitions_of(approvals),
             executor=ChaincodeSupport(self.streams.registry, _not_launched),
             system={
                 "_lifecycle": LifecycleContract(

@@ -25,7 +25,8 @@ from chaindock.identity.organization import Organization, Organizations
 from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger.ledger import Ledger
 from chaindock.lifecycle.contract import LifecycleContract
-from chaindock.lifecycle.definitions import Approval, Definition, Definitions
+from chaindock.lifecycle.definitions import Approval, Definition
+from support.doubles.definitions import definitions_of
 
 CHANNEL = ChannelId("mychannel")
 CONCURRENCY = 20
@@ -234,7 +235,7 @@ async def node(tmp_path: Any, org: Any, options: Any) -> Any:
             configuration=configuration,
             peers={org.mspid: org.peer},
             ledger=ledger,
-            definitions=Definitions(approvals),
+            definitions=definitions_of(approvals),
             executor=chaincode,
             system={
                 "_lifecycle": LifecycleContract(

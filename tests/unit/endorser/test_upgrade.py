@@ -21,7 +21,6 @@ from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger.ledger import Ledger
 from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.custodian import Custodian
-from chaindock.lifecycle.definitions import Definitions
 from chaindock.lifecycle.deploy import Deployer
 from chaindock.lifecycle.deployments import Deployments
 from chaindock.lifecycle.fleet import Fleet
@@ -92,7 +91,7 @@ async def parts(tmp_path: Any, org: Any) -> Any:
             configuration=configuration,
             peers={org.mspid: org.peer},
             ledger=ledger,
-            definitions=Definitions(deployments),
+            definitions=deployments,
             executor=machine,
             system={
                 "_lifecycle": LifecycleContract(

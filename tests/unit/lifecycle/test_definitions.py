@@ -6,12 +6,10 @@ import pytest
 from fabric_protos.peer import policy_pb2
 from fabric_protos.peer.lifecycle import chaincode_definition_pb2, db_pb2
 
-from chaindock.errors import LedgerCorrupt, NotFound, StartFailed
+from chaindock.errors import LedgerCorrupt
 from chaindock.ids import Ccid
 from chaindock.lifecycle.definitions import (
-    Approval,
     Definition,
-    Definitions,
     read_definition,
     set_defaults,
     write_definition,
@@ -22,24 +20,9 @@ CCID = Ccid("basic:" + "a" * 64)
 FIELDS = "namespaces/fields/basic/"
 
 
-class Approvals(dict[tuple[str, int], Approval]):
-    stopped = False
-
-    def approval(self, name: Any, sequence: Any) -> Any:
-        return self.get((name, sequence))
-
-    def is_stopped(self, name: Any) -> Any:
-        return self.stopped
-
-
 @pytest.fixture
 def state() -> Any:
     return LifecycleState()
-
-
-@pytest.fixture
-def approvals() -> Any:
-    return Approvals({("basic", 1): Approval("basic", 1, "1.0", CCID)})
 
 
 def commit(state: Any, **fields: Any) -> None:
@@ -87,31 +70,6 @@ def test_an_upgrade_writes_only_what_differs(state):
         FIELDS + "EndorsementInfo",
         FIELDS + "Sequence",
     ]
-
-
-def test_a_user_simulation_reads_the_sequence_alone(state, approvals):
-    commit(state)
-    state.commit()
-    found = Definitions(approvals).get(state, "basic")
-    assert (found.version, found.sequence, found.ccid) == ("1.0", 1, CCID)
-    assert list(state.reads) == [("_lifecycle", FIELDS + "Sequence")]
-
-
-def test_undefined_uninstalled_and_stopped_are_told_apart(state, approvals):
-    definitions = Definitions(approvals)
-    with pytest.raises(NotFound, match=r"^chaincode basic not found$"):
-        definitions.get(state, "basic")
-    commit(state)
-    state.commit()
-    approvals.stopped = True
-    with pytest.raises(StartFailed):
-        definitions.get(state, "basic")
-    approvals.clear()
-    with pytest.raises(NotFound) as caught:
-        definitions.get(state, "basic")
-    assert caught.value.message == (
-        "chaincode definition for 'basic' exists, but chaincode is not installed"
-    )
 
 
 def test_a_damaged_definition_is_named(state):

@@ -49,7 +49,7 @@ async def test_an_upgrade_serves_all_the_time_and_then_retires_the_old(node):
     upgrade = asyncio.ensure_future(node.deployer.deploy(package("two"), "basic"))
     await node.runtime.entered.wait()
     assert node.runtime.running == {old.ccid}
-    assert node.deployments.approval("basic", 1).ccid == old.ccid
+    assert node.deployments.find("basic").ccid == old.ccid
     node.runtime.gate.set()
     new = await upgrade
     assert (new.sequence, new.version) == (2, "2.0")
@@ -126,7 +126,7 @@ async def test_a_definition_that_is_not_committed_takes_the_new_version_down(nod
     await node.quiet()
     assert node.runtime.running == {old.ccid}
     assert node.store.list() == [old.ccid]
-    assert node.deployments.approval("basic", 2) is None
+    assert node.deployments.find("basic").approval.sequence == 1
 
 
 async def test_a_lost_answer_does_not_undo_what_is_on_the_ledger(node):
@@ -235,7 +235,7 @@ async def test_stop_and_start(node):
     done = await node.deployer.deploy(package("one"), "basic")
     await node.deployer.stop("basic")
     assert node.runtime.running == set()
-    assert node.deployments.is_stopped("basic")
+    assert node.deployments.find("basic").target is Target.STOPPED
     assert node.store.list() == [done.ccid]
     started = await node.deployer.start("basic")
     assert (started.ccid, started.changed) == (done.ccid, False)
@@ -302,7 +302,7 @@ async def test_a_stopped_chaincode_whose_new_deployment_fails_stays_stopped(node
     node.runtime.fail = None
     await node.quiet()
     assert node.runtime.running == set()
-    assert node.deployments.is_stopped("basic")
+    assert node.deployments.find("basic").target is Target.STOPPED
 
 
 async def test_a_program_that_a_user_starts_is_defined_without_a_package(node):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from chaindock.errors import NotFound, StartFailed
-from chaindock.lifecycle.definitions import Definition, Definitions
+from chaindock.lifecycle.definitions import Definition
 from chaindock.lifecycle.states import LaunchState, Target
 from chaindock.lifecycle.terms import parse_collections
 from chaindock.packaging.store import PackageStore
@@ -42,7 +42,7 @@ def commit(node: Any, ccid: Any, definition: Any = None, **more: Any) -> None:
 def meaning(node: Any, name: str = "basic") -> Any:
     """Return what a call of `name` finds."""
     with node.committer.new_simulator("") as simulator:
-        return Definitions(node.deployments).get(simulator, name)
+        return node.deployments.at(simulator, name)
 
 
 async def test_what_is_installed_approved_and_committed_is_launched(node):
@@ -55,6 +55,15 @@ async def test_what_is_installed_approved_and_committed_is_launched(node):
     assert (found.ccid, found.approval.version, found.runs) == (ccid, "1.0", True)
     await node.custodian.ready(ccid, 5)  # as the first call does
     assert node.runtime.running == {ccid}
+
+
+async def test_a_call_reads_the_sequence_of_the_definition_alone(node):
+    await node.deployer.deploy(package("one"), "basic")
+    with node.committer.new_simulator("") as simulator:
+        simulator.reads.clear()
+        found = node.deployments.at(simulator, "basic")
+    assert (found.version, found.sequence) == ("1.0", 1)
+    assert list(simulator.reads) == [("_lifecycle", "namespaces/fields/basic/Sequence")]
 
 
 async def test_the_former_version_is_retired_and_a_call_waits_for_the_new_one(node):

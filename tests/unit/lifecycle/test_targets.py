@@ -1,4 +1,4 @@
-"""What a restart finds of what is local, and the file of a version before channels."""
+"""What a restart finds of what is local."""
 
 import sqlite3
 import threading
@@ -12,8 +12,6 @@ from chaindock.ids import Ccid
 from chaindock.lifecycle.definitions import Approval
 from chaindock.lifecycle.states import Placement, Target
 from chaindock.lifecycle.targets import TargetState
-from support.doubles.deployments import Committer, Node, package
-from support.eventually import eventually
 
 V1, V2 = Ccid("basic:" + "1" * 64), Ccid("basic:" + "2" * 64)
 ONE, TWO = "one", "two"
@@ -146,14 +144,6 @@ def test_a_file_of_before_the_first_release_is_refused(path):
         TargetState(path)
 
 
-def test_a_file_of_a_newer_version_is_refused(path):
-    with sqlite3.connect(path) as db:
-        db.execute("PRAGMA user_version=99")
-    db.close()
-    with pytest.raises(StorageError, match="a newer Chaindock wrote it"):
-        TargetState(path)
-
-
 def test_changes_from_many_threads_at_once_all_count(targets, path):
     names = [f"cc{number}" for number in range(8)]
     over = threading.Event()
@@ -184,81 +174,10 @@ def test_changes_from_many_threads_at_once_all_count(targets, path):
             assert state.placement(Ccid(name)).given == "docker"
 
 
-# --- a file of the version before channels
-
-FORMER = """
-CREATE TABLE approval (name TEXT NOT NULL, sequence INTEGER NOT NULL, version TEXT NOT NULL,
-    ccid TEXT NOT NULL, init_required INTEGER NOT NULL, PRIMARY KEY (name, sequence)) STRICT;
-CREATE TABLE target (name TEXT PRIMARY KEY, sequence INTEGER NOT NULL,
-    target TEXT NOT NULL, since REAL NOT NULL) STRICT;
-CREATE TABLE placement (ccid TEXT PRIMARY KEY, asked TEXT NOT NULL, given TEXT NOT NULL,
-    why TEXT NOT NULL) STRICT;
-PRAGMA user_version=1;
-"""
-
-
-def former(path: Any, approvals: Any, targets: Any, placements: Any = ()) -> None:
-    """Write the file that the former version would have."""
+def test_a_file_of_another_version_is_refused(path):
     with sqlite3.connect(path) as db:
-        db.executescript(FORMER)
-        rows: list[Any] = [(name, of, "1.0", ccid, 0) for name, of, ccid in approvals]
-        db.executemany("INSERT INTO approval VALUES (?,?,?,?,?)", rows)
-        rows = [(name, of, target, 1.5) for name, of, target in targets]
-        db.executemany("INSERT INTO target VALUES (?,?,?,?)", rows)
-        rows = [(ccid, "auto", given, "as asked") for ccid, given in placements]
-        db.executemany("INSERT INTO placement VALUES (?,?,?,?)", rows)
+        db.execute("PRAGMA user_version=1")
     db.close()
-
-
-def test_a_former_file_keeps_what_runs_what_is_stopped_and_what_was_removed(path):
-    former(
-        path,
-        [("up", 1, V1), ("off", 1, V1), ("new", 2, V2), ("newer", 1, V1)],
-        [("up", 1, "running"), ("off", 1, "stopped"), ("newer", 1, "stopped")],
-        [(V1, "process"), ("dev:1.0", "dev")],
-    )
-    up, off, gone = (approval(1, V1, name) for name in ("up", "off", "gone"))
-    new, newer = approval(2, V2, "new"), approval(2, V2, "newer")
-    defined = [(ONE, one) for one in (up, off, gone, new, newer)]
-    with TargetState(path) as state:
-        assert state.placement(V1).given == "process"
-    for _ in range(2):
-        with TargetState(path) as state:
-            state.adopt(defined)
-            found = [wanted(state, ONE, one) for _, one in defined]
-            assert [str(one) for one in found] == [
-                "running", "stopped", "removed", "running", "running"
-            ]  # fmt: skip
-            assert state.placement(Ccid("dev:1.0")).given == "dev"
-
-
-async def test_a_node_that_is_updated_goes_on_as_before(tmp_path):
-    async with Node(tmp_path) as node:
-        one, two, three = [
-            await node.deployer.deploy(package(text), text) for text in ("a", "b", "c")
-        ]
-        program = await node.deployer.deploy_by_hand("d")
-        committer = node.committer
-    (tmp_path / "desired.db").unlink()
-    former(
-        tmp_path / "desired.db",
-        [("a", 1, one.ccid), ("b", 1, two.ccid), ("d", 1, program.ccid)],
-        [("a", 1, "running"), ("b", 1, "stopped"), ("d", 1, "running")],
-        [(one.ccid, "process"), (two.ccid, "docker"), (program.ccid, "dev")],
-    )
-    await check_updated(tmp_path, committer, [one.ccid, two.ccid], program.ccid)
-    await check_updated(tmp_path, committer, [one.ccid, two.ccid], program.ccid)
-    assert three.ccid not in {one.ccid, two.ccid}
-
-
-async def check_updated(
-    root: Any, committer: Committer, kept: Any, program: Any
-) -> None:
-    async with Node(root, committer) as node:
-        await node.restore()
-        await eventually(lambda: node.runtime.running == {kept[0]})
-        assert node.custodian.find(program).target is Target.RUNNING
-        assert node.deployments.is_stopped("b")
-        assert node.deployments.find("c") is None
-        assert node.store.list() == sorted(kept)
-        assert node.targets.placement(kept[0]).given == "process"
+    with pytest.raises(StorageError, match="schema version 1, expected 2") as caught:
+        TargetState(path)
+    assert "runs again" in str(caught.value.hint)
