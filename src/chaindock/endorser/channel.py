@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from chaindock.endorser.caller import Caller
     from chaindock.endorser.endorser import Endorser
     from chaindock.endorser.members import Members
@@ -35,3 +38,22 @@ class Channel:
     endorser: Endorser
     orderer: Orderer
     caller: Caller
+
+
+class Joined(Mapping[str, Channel]):
+    """Those of the node's channels that the peer of an organisation has joined, by name."""
+
+    def __init__(self, channels: Mapping[str, Channel], mspid: str) -> None:
+        self._channels, self._mspid = channels, mspid
+
+    def __getitem__(self, name: str) -> Channel:
+        channel = self._channels[name]
+        if self._mspid not in channel.members.peers:
+            raise KeyError(name)
+        return channel
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in list(self._channels) if name in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

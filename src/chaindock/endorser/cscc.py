@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from chaindock.aio import off_loop
 from chaindock.endorser import acl
+from chaindock.endorser.channel import Joined
 from chaindock.endorser.checks import UNREADABLE
 from chaindock.endorser.configuration import channel_of, config_block, read_config
 from chaindock.endorser.genesis import place_orderer
@@ -66,7 +67,8 @@ class ConfigurationChaincode:
             return failed(f"Incorrect number of arguments, {len(args)}")
         try:
             if function in {"GetConfigBlock", "GetChannelConfig"}:
-                return await self._configuration(function, args[1], identity)
+                joined = Joined(self._channels, mspid)
+                return await self._configuration(function, args[1], identity, joined)
             if function == "JoinChain":
                 return await self._join(args[1], identity, mspid)
             return self._local(function, identity, mspid)
@@ -83,19 +85,22 @@ class ConfigurationChaincode:
         if function != "GetChannels":
             raise InvalidInput(_SNAPSHOTS)
         answer = ChannelQueryResponse()
-        for name, channel in self._channels.items():
-            if mspid in channel.members.peers:
-                answer.channels.add(channel_id=name)
+        for name in Joined(self._channels, mspid):
+            answer.channels.add(channel_id=name)
         return succeeded(answer.SerializeToString())
 
     async def _configuration(
-        self, function: str, raw: bytes, identity: Identity
+        self,
+        function: str,
+        raw: bytes,
+        identity: Identity,
+        joined: Joined,
     ) -> Response:
         """Return a configuration. Raises: Denied, InvalidInput, LedgerError."""
         name = raw.decode(errors="replace")
         if not name and function == "GetChannelConfig":
             raise InvalidInput("empty channel name provided")
-        channel = self._channels.get(name)
+        channel = joined.get(name)
         with _worded(f"access denied for [{function}][{name}]: "):
             if channel is None:
                 raise Denied(f"Failed to get policy manager for channel [{name}]")
@@ -118,8 +123,8 @@ class ConfigurationChaincode:
         name, found = await off_loop(len(raw), partial(_read_genesis, raw))
         with _worded(f"access denied for [JoinChain][{name}]: [", "]"):
             require_local("Admins", identity, mspid)
-        channel = self._channels.get(name)
-        if channel is None or mspid not in channel.members.peers:
+        channel = Joined(self._channels, mspid).get(name)
+        if channel is None:
             raise InvalidInput(
                 f"channel {name!r} is not one of this node for {mspid}: a node has its "
                 "own orderer, and joins no channel of another one"

@@ -16,6 +16,7 @@ from fabric_protos.common.ledger_pb2 import BlockchainInfo
 from fabric_protos.peer.transaction_pb2 import ProcessedTransaction
 
 from chaindock.endorser import acl
+from chaindock.endorser.channel import Joined
 from chaindock.errors import ChaindockError, Denied, NotFound
 from chaindock.ids import TxId
 from chaindock.lifecycle.contract import failed, succeeded
@@ -48,7 +49,7 @@ class QueryChaincode:
         _simulator: Simulator | None,
         args: Sequence[bytes],
         identity: Identity,
-        _mspid: str,
+        mspid: str,
     ) -> Response:
         """Return the answer to a call; as `SystemChaincode.execute`."""
         if len(args) < 2:
@@ -56,7 +57,7 @@ class QueryChaincode:
         function, name = (arg.decode(errors="replace") for arg in args[:2])
         if function != _INFO and len(args) < 3:
             return failed(f"missing 3rd argument for {function}")
-        channel = self._channels.get(name)
+        channel = Joined(self._channels, mspid).get(name)
         if channel is None:
             return failed(f"Invalid chain ID, {name}")
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from fabric_protos.peer import proposal_response_pb2
 from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
@@ -80,6 +80,26 @@ class SystemChaincode(Protocol):
         """
 
 
+def undefined(
+    name: str,
+    channel: str = "",
+    cause: str = "could not get channel config for channel ''",
+    **facts: Any,
+) -> NotFound:
+    """Return the refusal of a proposal to chaincode that is not defined on a channel."""
+    if name == _LEGACY:
+        return NotFound(
+            "this peer has no lscc, the lifecycle before Fabric 2.0: use `peer lifecycle "
+            "chaincode` instead of `peer chaincode install`, `instantiate`, `upgrade` and "
+            "`list`"
+        )
+    return NotFound(
+        f"make sure the chaincode {name} has been successfully defined on channel "
+        f"{channel} and try again: {cause}",
+        **facts,
+    )
+
+
 @dataclass(kw_only=True, eq=False)
 class Simulation:
     """One simulation of a proposal.
@@ -128,17 +148,13 @@ class Simulation:
     def definition(self) -> Approval:
         """Return the definition of the proposal's chaincode. Raises: NotFound."""
         name, channel = self.proposal.name, self.channel
-        advice = (
-            f"make sure the chaincode {name} has been successfully defined on channel "
-            f"{channel} and try again"
-        )
         if not channel:
-            raise NotFound(f"{advice}: chaincode {name} not found", chaincode=name)
+            raise undefined(name)
         try:
             return self.definitions.at(self.simulator, name)
         except NotFound as error:
-            raise NotFound(
-                f"{advice}: {error.message}", hint=error.hint, **error.facts
+            raise undefined(
+                name, channel, error.message, hint=error.hint, **error.facts
             ) from error
 
     def _invocation(

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 
 from chaindock.aio import off_loop
 from chaindock.endorser.acl import require
+from chaindock.endorser.channel import Joined
 from chaindock.errors import Denied, LedgerError
 from chaindock.gateway.listener import Service
 from chaindock.gateway.requests import is_bound
@@ -98,7 +99,11 @@ class _Access:
 
 
 class Deliver:
-    """Delivers blocks at the server of one organisation's peer."""
+    """Delivers blocks at the server of one organisation's peer.
+
+    Args:
+        channels: those that clients may ask for there.
+    """
 
     def __init__(
         self,
@@ -166,9 +171,7 @@ class Deliver:
         if self._options.binds and not is_bound(header.tls_cert_hash, context):
             raise _End(_BAD)
         channel = self._channels.get(header.channel_id)
-        if channel is None or not (
-            self._mspid in channel.members.peers or form is _ORDERED
-        ):
+        if channel is None:
             raise _End(common_pb2.NOT_FOUND)
         try:
             seek = ab_pb2.SeekInfo.FromString(payload.data)
@@ -272,7 +275,7 @@ def service(
     channels: Mapping[str, Channel], feeds: Feeds, options: GatewayOptions, seat: Seat
 ) -> Service:
     """Return the service of blocks of a peer, at its server."""
-    deliver = Deliver(channels, feeds, options, seat)
+    deliver = Deliver(Joined(channels, seat.mspid), feeds, options, seat)
     streams = {
         "Deliver": deliver.blocks,
         "DeliverFiltered": deliver.filtered,

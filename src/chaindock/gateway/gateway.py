@@ -16,6 +16,7 @@ from fabric_protos.gateway import gateway_pb2 as pb
 
 from chaindock.aio import off_loop
 from chaindock.endorser.caller import payload_of
+from chaindock.endorser.channel import Joined
 from chaindock.endorser.checks import check_clock
 from chaindock.endorser.simulation import UNSIMULATED
 from chaindock.errors import (
@@ -50,10 +51,6 @@ _UNPLANNED: Final = (
     "no combination of peers can be derived which satisfy the endorsement policy: "
 )
 _SEE: Final = ", see attached details for more info"
-_PROTECT: Final = (
-    "no endorsers found in the gateway's organization; retry specifying {} "
-    "organization(s) to protect transient data"
-)
 
 
 def service(
@@ -75,7 +72,8 @@ def service(
         "Submit": made.submit,
         "CommitStatus": made.commit_status,
     }
-    events = {"ChaincodeEvents": ChaincodeEvents(channels, feeds).stream}
+    joined = Joined(channels, seat.mspid)
+    events = {"ChaincodeEvents": ChaincodeEvents(joined, feeds).stream}
     limit = options.gateway_calls
     return Service("gateway.Gateway", unary, feeds=events, limit=limit)
 
@@ -93,7 +91,7 @@ class Gateway:
         limit_s: float | None,
         seat: Seat,
     ) -> None:
-        self._channels, self._options = channels, options
+        self._channels, self._options = Joined(channels, seat.mspid), options
         self._limit_s, self._seat = limit_s, seat
 
     # ---- evaluate
@@ -125,17 +123,13 @@ class Gateway:
         self, channel: Channel, proposal: Proposal, targets: Sequence[str]
     ) -> str:
         """Return the MSP id of the peer that runs a proposal."""
-        peers, own = channel.members.peers, self._seat.mspid
-        wanted = targets or ((own,) if proposal.transient else peers)
-        if own in wanted and own in peers:
+        own = self._seat.mspid
+        if not targets or own in targets:
             return own
-        found = next((mspid for mspid in peers if mspid in wanted), None)
-        if found is not None:
-            return found
-        refusal = _no_peers(proposal)
-        if targets:
-            raise refusal
-        raise Refusal(refusal.code, f"{_PROTECT.format('target')}: {refusal.text}")
+        found = next((one for one in channel.members.peers if one in targets), None)
+        if found is None:
+            raise _no_peers(proposal)
+        return found
 
     def _not_evaluated(
         self, mspid: str, error: ChaindockError, proposal: Proposal | None
@@ -183,8 +177,6 @@ class Gateway:
             raise _no_endorsers(missing)
         if channel is None or (proposal.called in UNSIMULATED and not named):
             raise _no_metadata(proposal)
-        if proposal.transient and not named and self._seat.mspid not in peers:
-            raise Refusal(Status.FAILED_PRECONDITION, _PROTECT.format("endorsing"))
         return channel
 
     def _not_endorsed(

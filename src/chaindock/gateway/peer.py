@@ -17,9 +17,11 @@ from fabric_protos.peer.proposal_pb2 import SignedProposal
 
 from chaindock.aio import Latch, off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS, Outcome
+from chaindock.endorser.channel import Joined
 from chaindock.endorser.checks import check_expiry, check_proposal, receive
 from chaindock.endorser.endorser import End, Watch
 from chaindock.endorser.responses import endorsed, failure, is_refusal, respond
+from chaindock.endorser.simulation import undefined
 from chaindock.errors import ChaindockError, NotFound
 from chaindock.gateway.listener import Service
 from chaindock.gateway.requests import unmarshalled
@@ -104,7 +106,8 @@ class Peer:
         window_s: float,
         running: Running,
     ) -> None:
-        self._mspid, self._channels = mspid, channels
+        self._mspid, self._channels = mspid, Joined(channels, mspid)
+        self._system = channels
         self._organizations, self._window_s = organizations, window_s
         self._running = running
 
@@ -126,7 +129,7 @@ class Peer:
             if not proposal.channel:
                 return await self._ask_system(proposal)
             channel = self._channels.get(proposal.channel)
-            if channel is None or self._mspid not in channel.members.peers:
+            if channel is None:
                 check_expiry(proposal, self._local())
                 raise NotFound(f"channel '{proposal.channel}' not found")
             outcome, answers = await self._endorse(proposal, channel)
@@ -158,13 +161,10 @@ class Peer:
             check_expiry(proposal, local)
             identity = check_proposal(proposal, local)
             watch.admitted = True
-            first = next(iter(self._channels.values()), None)
+            first = next(iter(self._system.values()), None)
             system = {} if first is None else first.endorser.system
             if (name := proposal.name) not in system:
-                raise NotFound(
-                    f"make sure the chaincode {name} has been successfully defined on "
-                    "channel  and try again: could not get channel config for channel ''"
-                )
+                raise undefined(name)
             args = proposal.input.args
             response = await system[name].execute(None, args, identity, self._mspid)
             failed = response.status >= ERROR_STATUS

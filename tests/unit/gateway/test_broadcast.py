@@ -116,7 +116,12 @@ REFUSED: dict[str, tuple[Any, int, str]] = {
     "update": (
         lambda p: envelope(p.org.admin, common_pb2.CONFIG_UPDATE),
         501,
-        "takes no configuration from clients",
+        "an organisation joins by `chaindock org add NAME`",
+    ),
+    "update that makes a channel": (
+        lambda p: envelope(p.org.admin, common_pb2.CONFIG_UPDATE, channel="other"),
+        501,
+        "a channel is made by `chaindock channel create NAME`",
     ),
     "forged": (
         lambda p: envelope(p.user, key=p.org.admin),

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 CHANNEL = "mychannel"
 _CCID = Ccid("basic_1.0:" + "a" * 64)
-_PROTECT = "retry specifying {} organization(s) to protect transient data"
 
 
 class Contract:
@@ -168,28 +167,35 @@ async def test_the_peer_of_the_own_organisation_comes_first(two: Gateways) -> No
     assert [one[:2] for one in ended.details] == [(address, "Org2MSP")]
 
 
-async def test_a_gateway_whose_organisation_is_no_member_asks_another(
+async def test_a_gateway_whose_organisation_is_no_member_knows_no_such_channel(
     one: Gateways,
 ) -> None:
-    request = evaluate_request(one.user, "basic", b"put", b"k")
-    assert (await one.second.call("Evaluate", request)).result.payload == b"done"
+    second = one.second
+    height = one.world.channel.ledger.height
+    unknown = f"failed to get config for channel [{CHANNEL}]: could not get last"
+    no_policies = Ended(
+        "PERMISSION_DENIED", f"Failed to get policy manager for channel [{CHANNEL}]"
+    )
+    ended = await second.call(
+        "Evaluate", evaluate_request(one.user, "basic", b"put", b"k")
+    )
+    assert (ended.code, ended.text[: len(unknown)]) == ("UNAVAILABLE", unknown)
     request = endorse_request(one.user, "basic", b"put", b"k")
-    assert (await one.second.call("Endorse", request)).prepared_transaction.payload
-
-
-async def test_transient_data_stays_in_the_own_organisation(one: Gateways) -> None:
-    secret: dict[str, Any] = {"transient": {"a": b"b"}}
-    request: Any = evaluate_request(one.user, "basic", b"put", b"k", **secret)
-    assert (await one.first.call("Evaluate", request)).result.payload == b"done"
-    ended = await one.second.call("Evaluate", request)
+    ended = await second.call("Endorse", request)
     assert ended.code == "FAILED_PRECONDITION"
-    assert _PROTECT.format("target") in ended.text
-    request = endorse_request(one.user, "basic", b"put", b"k", **secret)
-    ended = await one.second.call("Endorse", request)
-    assert ended.code == "FAILED_PRECONDITION"
-    assert _PROTECT.format("endorsing") in ended.text
+    assert "No metadata was found for chaincode basic" in ended.text
     request.endorsing_organizations.append("Org1MSP")
-    assert (await one.second.call("Endorse", request)).prepared_transaction.payload
+    ended = await second.call("Endorse", request)
+    text = "failed to find any endorsing peers for org(s): Org1MSP"
+    assert ended == Ended("UNAVAILABLE", text)
+    tx_id, submit = await one.prepared(b"put", b"k")
+    ended = await second.call("Submit", submit)
+    assert (ended.code, ended.text[: len(unknown)]) == ("FAILED_PRECONDITION", unknown)
+    question = status_request(one.user, CHANNEL, tx_id)
+    assert await second.call("CommitStatus", question) == no_policies
+    events = events_request(one.user, CHANNEL, "basic")
+    assert await anext(second.stream("ChaincodeEvents", events)) == no_policies
+    assert one.world.channel.ledger.height == height
 
 
 # --- who endorses -------------------------------------------------------------------

@@ -160,6 +160,17 @@ async def test_without_a_channel_only_system_chaincode_answers(world):
     assert {field.name for field, _ in answer.ListFields()} == {"response"}
 
 
+@pytest.mark.parametrize("channel", ["", CHANNEL])
+async def test_the_former_lifecycle_names_the_commands_of_the_present_one(
+    world, channel
+):
+    answer = await world.call(
+        "lscc", "getchaincodes", channel=channel, signer=world.admin
+    )
+    assert answer.response.status == 500
+    assert "use `peer lifecycle chaincode` instead" in answer.response.message
+
+
 @pytest.mark.statement(77, of="client")
 async def test_a_client_does_not_see_the_installed_packages(world):
     answer = await world.call("_lifecycle", "QueryInstalledChaincodes", "", channel="")

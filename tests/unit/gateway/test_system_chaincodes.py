@@ -19,7 +19,7 @@ from chaindock.gateway.listener import Seat
 from chaindock.gateway.options import GatewayOptions
 from chaindock.ids import ChannelId
 from chaindock.ledger.blocks import header_der
-from support.peers import CHANNEL
+from support.peers import CHANNEL, call
 
 NOBODY: Any = None
 READERS = "/Channel/Application/Readers"
@@ -55,6 +55,22 @@ async def test_blocks_and_transactions_are_found_by_all_their_names(world):
         envelope,
         0,
     )
+
+
+async def test_a_peer_that_has_not_joined_tells_nothing_of_a_channel(world):
+    for name, function, text in (
+        ("qscc", "GetChainInfo", "Invalid chain ID, mychannel"),
+        (
+            "cscc",
+            "GetConfigBlock",
+            "Failed to get policy manager for channel [mychannel]",
+        ),
+    ):
+        for peer, status in ((world.peer, 200), (world.second, 500)):
+            signer = world.user if status == 200 else world.other.user("User1")
+            answer = await call(peer, signer, "", name, function, "mychannel")
+            assert answer.response.status == status
+            assert (text in answer.response.message) == (status == 500)
 
 
 @pytest.mark.parametrize(
