@@ -76,10 +76,18 @@ def test_clients_of_every_organisation_reach_the_node(tmp_path: Path) -> None:
         made = node.ask("org", "add", "Org2")
         assert made["mspid"] == "Org2MSP"
         for key in (b"b", b"c"):
-            first, second = node.ask("org", "ls")
-            assert first["address"] == node.status["gateway"]["address"]
+            status = node.ask("status")
+            first, second = status["gateways"]
+            assert {**first, **status["gateway"]} == first
+            listed = [one["address"] for one in node.ask("org", "ls")]
+            assert listed == [first["address"], second["address"]]
             asyncio.run(use(first, user_of(node), b"1" + key))
             asyncio.run(use(second, user_of(node, "Org2MSP"), b"2" + key))
+            told = node.cli("up", "-d").out.decode()
+            for one in (first, second):
+                assert f"gateway {one['mspid']}" in told
+                assert one["address"] in told
+                assert one["tls_name"] in told
             node.cli("down")
             node.up()
 

@@ -164,7 +164,11 @@ def show_status(session: Session, found: Mapping[str, Any]) -> None:
             ("identity", found["msp_id"]),
             ("backend", found["backend"] + reason),
             *found["endpoints"].items(),
-            *_for_clients(found.get("gateway") or {}, inside),
+            *(
+                row
+                for one in found.get("gateways") or ()
+                for row in _for_clients(one, inside)
+            ),
             *(
                 (f"user {name}", path.removeprefix(inside))
                 for name, path in found["identities"].items()
@@ -181,9 +185,8 @@ def show_status(session: Session, found: Mapping[str, Any]) -> None:
 def _for_clients(
     gateway: Mapping[str, str | None], inside: str
 ) -> Iterator[tuple[str, str]]:
-    """Yield what a client application is to dial and to trust; `inside`: the home."""
-    if address := gateway.get("address"):
-        yield "gateway", address
+    """Yield what clients of an organisation dial and trust; `inside`: the home."""
+    yield f"gateway {gateway['mspid']}", gateway["address"] or "-"
     if (name := gateway.get("tls_name")) and (ca := gateway.get("ca")):
         yield "TLS name", name
         yield "TLS CA", ca.removeprefix(inside)

@@ -158,17 +158,23 @@ class ClientListener:
         facts = server.connection if server else {}
         return {key: facts.get(key) for key in ("address", "tls_name", "ca")}
 
+    def connections(self) -> list[dict[str, str | None]]:
+        """Return `mspid` and `connection` of every organisation, as they were served."""
+        return [{"mspid": one, **self.connection(one)} for one in self._servers]
+
     async def serve(self, organization: Organization) -> None:
         """Serve the clients of an organisation's peer, unless that is done already.
 
-        Raises: NodeError: nothing can listen where the user has said.
+        Raises: NodeError: nothing can listen where the user has said. StorageError.
         """
         async with self._lock:
             if organization.mspid in self._servers:
                 return
+            host, port = self._options.listen or DEFAULT
+            name = host if host.isascii() and host not in _ALL else ""
+            await asyncio.to_thread(organization.listen_at, name)
             self._roots.append(organization.tls[0])
             server = _Server(organization, self._options, self._roots)
-            host, port = self._options.listen or DEFAULT
             if port:
                 port += _APART * len(self._servers)
             self._bind(server, host or _LOCAL, port)

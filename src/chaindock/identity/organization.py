@@ -112,6 +112,13 @@ class Organization:
             _ = found.orderer  # what cannot be read is an error now
         return found
 
+    def listen_at(self, host: str) -> None:
+        """Have the certificate of the peer's listener name where it listens. Blocks.
+
+        Raises: StorageError.
+        """
+        self.tls = self._tls.pair_of_peer(host)
+
     @cached_property
     def orderer(self) -> SigningIdentity:
         """The identity that orders. Raises: ConfigInvalid when there is none."""

@@ -1,7 +1,7 @@
 """TLS of an organisation on disk: its TLS CA, and a pair for each peer, orderer and user.
 
-What is there stays. A certificate that has expired is replaced and keeps its key, so that
-the CA that clients trust stays the same.
+What is there stays. A certificate that has expired, or lacks the host where its owner
+listens, is replaced and keeps its key, so that the CA that clients trust stays the same.
 Source: docs/fabric/ledger.md#tls
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING, Final
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
 from chaindock.durable import write_file
@@ -29,7 +30,6 @@ from chaindock.identity.files import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 _AHEAD: Final = dt.timedelta(days=30)
@@ -86,16 +86,27 @@ class TlsFiles:
             replace_file(place, self._issue(key, name, kind))
         replace_file(tls / "ca.crt", self.root_pem)
 
-    def pair_of_peer(self) -> tuple[bytes, bytes, bytes]:
-        """Return the root, and certificate and key of the peer's listener; all PEM."""
-        tls = self._path / "peers" / f"peer0.{self._domain}" / "tls"
-        key = key_pem(read_key(tls / "server.key"))
-        return self.root_pem, (tls / "server.crt").read_bytes(), key
+    def pair_of_peer(self, host: str | None = None) -> tuple[bytes, bytes, bytes]:
+        """Return the root, and certificate and key of the peer's listener; all PEM.
 
-    def _issue(self, key: EllipticCurvePrivateKey, name: str, kind: str) -> bytes:
-        names = (f"peer0.{self._domain}", f"orderer.{self._domain}")
-        hosts = () if kind == "users" else (*names, "localhost", "127.0.0.1", "::1")
-        return certificate_pem(self._ca.issue_tls(key.public_key(), name, hosts))
+        `host`: the certificate shall name it beside the usual ones; None = as it is.
+        """
+        name = f"peer0.{self._domain}"
+        tls = self._path / "peers" / name / "tls"
+        key, place = read_key(tls / "server.key"), tls / "server.crt"
+        if host is not None:
+            wanted = self._issue(key, name, "peers", host)
+            if _hosts(wanted) != _hosts(place.read_bytes()):
+                replace_file(place, wanted)
+        return self.root_pem, place.read_bytes(), key_pem(key)
+
+    def _issue(
+        self, key: EllipticCurvePrivateKey, name: str, kind: str, host: str = ""
+    ) -> bytes:
+        names = (f"peer0.{self._domain}", f"orderer.{self._domain}", "localhost")
+        hosts = () if kind == "users" else (*names, "127.0.0.1", "::1", host)
+        known = list(filter(None, dict.fromkeys(hosts)))
+        return certificate_pem(self._ca.issue_tls(key.public_key(), name, known))
 
     def _holds(self, certificate: x509.Certificate) -> bool:
         try:
@@ -108,6 +119,11 @@ class TlsFiles:
         if msp.is_dir():
             name = f"tlsca.{self._domain}-cert.pem"
             replace_file(msp / "tlscacerts" / name, self.root_pem)
+
+
+def _hosts(certificate: bytes) -> x509.SubjectAlternativeName:
+    extensions = x509.load_pem_x509_certificate(certificate).extensions
+    return extensions.get_extension_for_class(x509.SubjectAlternativeName).value
 
 
 def _is_over(certificate: x509.Certificate) -> bool:

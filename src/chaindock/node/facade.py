@@ -111,6 +111,7 @@ class Node:
             msp_id=organization.mspid,
             height=channel.ledger.height,
             gateway=self.clients.connection(organization.mspid),
+            gateways=self.clients.connections(),
             backend=backend,
             reason=reason,
             endpoints={

@@ -132,6 +132,7 @@ class NodeStatus:
         height: blocks on the channel.
         gateway: where client applications reach the peer of the first organisation:
             `address` (host:port), `tls_name`, `ca` (a file); None = no TLS.
+        gateways: the same of each organisation, the first one first, and its `mspid`.
         warnings: sentences the user should see.
         pending: what the node waits for while it is starting: {component, reason}.
         limits: of packages, as packaging.Limits names them; a client that packages
@@ -151,6 +152,7 @@ class NodeStatus:
     reason: str = ""
     endpoints: Mapping[str, str] = field(default_factory=dict)
     gateway: Mapping[str, str | None] = field(default_factory=dict)
+    gateways: Sequence[Mapping[str, str | None]] = ()
     identities: Mapping[str, str] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     pending: Sequence[Mapping[str, str]] = ()

@@ -103,6 +103,20 @@ async def test_each_organisation_has_a_server_with_its_own_certificate(
         assert listener.connection("Org3MSP")["address"] is None
 
 
+async def test_a_client_dials_the_host_where_the_node_listens(
+    org: Organization, other: Organization
+) -> None:
+    """Any address of 127.0.0.0/8 stands for one of a network."""
+    async with served(Echo(), org, listen=("127.0.0.7", 0)) as listener:
+        await listener.serve(other)
+        for one in (org, other):
+            assert (listener.connection(one.mspid)["address"] or "")[
+                :10
+            ] == "127.0.0.7:"
+            async with connected(listener, one) as client:
+                assert await say(client, b"hello") == one.mspid.encode() + b" hello"
+
+
 async def test_a_client_that_trusts_another_authority_is_not_served(
     org: Organization, other: Organization
 ) -> None:

@@ -100,6 +100,23 @@ def test_a_client_that_knows_the_root_connects_by_each_name(org, name):
     shake_hands(org, name)
 
 
+@pytest.mark.parametrize("host", ["10.7.0.1", "build.lan", "fd00::7"])
+def test_the_certificate_names_where_the_peer_listens_now(tmp_path, host):
+    org = opened(tmp_path)
+    root, _, key = org.tls
+    org.listen_at(host)
+    shake_hands(org, host)
+    again = opened(tmp_path)
+    assert again.tls == org.tls
+    again.listen_at(host)
+    assert again.tls == org.tls
+    again.listen_at("127.0.0.1")
+    assert (again.tls[0], again.tls[2]) == (root, key)
+    shake_hands(again, "localhost")
+    with pytest.raises(ssl.SSLCertVerificationError, match="mismatch"):
+        shake_hands(again, host)
+
+
 def test_another_name_or_root_is_refused(org, tmp_path):
     with pytest.raises(ssl.SSLCertVerificationError, match="mismatch"):
         shake_hands(org, "peer0.org2.example.com")
