@@ -81,7 +81,7 @@ def block_show(session: Session, number: int) -> None:
     With --json also what each transaction read and wrote.
     """
     brief = None if session.json else 1
-    found = session.client().look("blocks", str(number), brief=brief)
+    found = session.client().get("blocks", str(number), brief=brief)
     if session.emits(found):
         return
     show.pairs(
@@ -128,7 +128,7 @@ def block_cut(session: Session) -> None:
 
     The mode of cutting blocks is set by `chaindock up --block MODE`.
     """
-    found = session.client().cut_block()
+    found = session.client().post("blocks", "cut")
     if session.emits(found):
         return
     if not found["transactions"]:
@@ -158,7 +158,7 @@ def tx_show(session: Session, id_: str) -> None:
     """
     if not id_.strip():
         raise click.UsageError("the id is empty: expected an id, or its first digits")
-    found = session.client().look("transactions", id_)
+    found = session.client().get("transactions", id_)
     if session.emits(found):
         return
     show.pairs([(name, text) for name, text in _summary(found) if text])

@@ -225,7 +225,7 @@ def _require_same_results(session: Session, call: Call) -> None:
     from chaindock.cli.keys import escaped, preview, shown
     from chaindock.errors import NotDeterministic
 
-    found = session.client().compare(call)
+    found = session.client().call(call, "compare")["differences"]
     if not found:
         return
     lines = []

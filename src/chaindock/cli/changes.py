@@ -18,6 +18,7 @@ from chaindock.cli.keys import TX_DIGITS, composite, key_of, key_options, parts_
 from chaindock.cli.session import Session, command, name_argument
 from chaindock.cli.state import collection_option, state
 from chaindock.errors import ChaindockError, InvalidInput, TransactionInvalid
+from chaindock.operations.wire import encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -127,7 +128,8 @@ def _committed(
     writes: Sequence[tuple[str, bytes]],
     collection: str = "",
 ) -> dict[str, Any]:
-    answer = client.write_state(name, writes, collection)
+    told = [{"key": key, "value": encode(value)} for key, value in writes]
+    answer = client.post("state", name, writes=told, collection=collection)
     if answer["code"] != 0:
         raise TransactionInvalid(
             f"transaction {answer['tx_id'][:TX_DIGITS]} in block {answer['block']} is "

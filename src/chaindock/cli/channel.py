@@ -31,7 +31,7 @@ def channel_create(session: Session, name: str, mspids: tuple[str, ...]) -> None
     again when the node starts. The node's first organisation orders, and is always a
     member. Other commands work on it with --channel NAME.
     """
-    made = session.client().create_channel(name, mspids)
+    made = session.client().post("channels", name=name, organizations=mspids)
     if session.emits(made):
         return
     members = ", ".join(made["organizations"])
@@ -43,7 +43,7 @@ def channel_create(session: Session, name: str, mspids: tuple[str, ...]) -> None
 @command("chaindock channel ls", "chaindock channel ls --json", group=channel)
 def channel_ls(session: Session) -> None:
     """List the channels; the first one is meant when --channel is not given."""
-    found = session.client().channels()
+    found = session.client().get("channels")["channels"]
     if session.emits(found):
         return
     show.table(
@@ -65,6 +65,6 @@ def channel_rm(session: Session, name: str, *, yes: bool) -> None:
     channel cannot be removed.
     """
     session.require(f"remove channel {name} and its ledger", yes=yes)
-    session.client().remove_channel(name)
+    session.client().delete("channels", name)
     if not session.emits({"name": name}):
         click.echo(f"channel {name} is removed", err=True)

@@ -44,9 +44,30 @@ class AdminClient:
     def __init__(self, home: Path, channel: str | None = None) -> None:
         self.home, self._channel = home, channel
 
+    def get(
+        self, *path: str, timeout_s: float | None = None, **asked: Any
+    ) -> dict[str, Any]:
+        """Return what a route answers, e.g. `get("state", name, limit=1)`.
+
+        Values of None are left out.
+        """
+        return self._ask("GET", _target(path, asked), timeout_s=timeout_s)
+
+    def post(self, *path: str, **body: Any) -> dict[str, Any]:
+        """Return what a route answers that does something with the members of `body`."""
+        return self._ask("POST", _target(path), body)
+
+    def put(self, *path: str, **body: Any) -> dict[str, Any]:
+        """Return what a route answers that changes something to `body`."""
+        return self._ask("PUT", _target(path), body)
+
+    def delete(self, *path: str) -> None:
+        """Remove something."""
+        self._ask("DELETE", _target(path))
+
     def status(self) -> dict[str, Any]:
         """Return the fields of NodeStatus."""
-        return self._ask("GET", "/status", timeout_s=STATUS_S)
+        return self.get("status", timeout_s=STATUS_S)
 
     def shutdown(self) -> None:
         """Ask the node to stop."""
@@ -54,76 +75,20 @@ class AdminClient:
 
     def ps(self, timeout_s: float | None = None) -> list[dict[str, Any]]:
         """Return the fields of Running of each chaincode."""
-        answer = self._ask("GET", "/chaincodes", timeout_s=timeout_s)
-        found: list[dict[str, Any]] = answer["chaincodes"]
-        return found
-
-    def logspec(self, spec: str | None = None) -> str:
-        """Return the logging specification in force; put `spec` in force before."""
-        body = None if spec is None else {"spec": spec}
-        return str(self._ask("PUT" if body else "GET", "/logspec", body)["spec"])
+        answer = self.get("chaincodes", timeout_s=timeout_s)
+        return list(answer["chaincodes"])
 
     def call(self, call: Call, verb: str) -> dict[str, Any]:
-        """Submit (verb `invoke`) or evaluate (`query`); return wire.answer_json."""
-        return self._ask("POST", f"{_of(call.name)}/{verb}", wire.call_json(call))
-
-    def compare(self, call: Call) -> list[dict[str, Any]]:
-        """Run a proposal several times; return what differed from run to run."""
-        body = wire.call_json(call)
-        answer = self._ask("POST", f"{_of(call.name)}/compare", body)
-        found: list[dict[str, Any]] = answer["differences"]
-        return found
+        """Submit (verb `invoke`), evaluate (`query`) or `compare`; return the answer."""
+        return self.post("chaincodes", call.name, verb, **wire.call_json(call))
 
     def stop(self, name: str) -> None:
         """Stop a chaincode."""
-        self._ask("POST", f"{_of(name)}/stop")
+        self.post("chaincodes", name, "stop")
 
     def remove(self, name: str) -> None:
         """Remove a chaincode."""
-        self._ask("DELETE", _of(name))
-
-    def packages(self) -> list[dict[str, Any]]:
-        """Return the packages that are here: `Packages.list` of the node."""
-        found: list[dict[str, Any]] = self._ask("GET", "/packages")["packages"]
-        return found
-
-    def remove_package(self, package_id: str) -> None:
-        """Remove a package that nobody runs."""
-        self._ask("DELETE", _target(("packages", package_id), {}))
-
-    def channels(self, timeout_s: float | None = None) -> list[dict[str, Any]]:
-        """Return `name`, `height` and `organizations` of each channel."""
-        answer = self._ask("GET", "/channels", timeout_s=timeout_s)
-        found: list[dict[str, Any]] = answer["channels"]
-        return found
-
-    def create_channel(self, name: str, mspids: Sequence[str]) -> dict[str, Any]:
-        """Make a channel; return it as in `channels`."""
-        asked = {"name": name, "organizations": list(mspids)}
-        return self._ask("POST", "/channels", asked)
-
-    def remove_channel(self, name: str) -> None:
-        """Remove a channel and its ledger."""
-        self._ask("DELETE", _target(("channels", name), {}))
-
-    def organizations(self) -> list[dict[str, Any]]:
-        """Return `mspid`, `domain`, `path` and `orders` of each organisation."""
-        found: list[dict[str, Any]] = self._ask("GET", "/organizations")[
-            "organizations"
-        ]
-        return found
-
-    def add_organization(self, name: str) -> dict[str, Any]:
-        """Make an organisation a member; return it, with `block`."""
-        return self._ask("POST", "/organizations", {"name": name})
-
-    def connection(self, user: str, org: str | None = None) -> dict[str, Any]:
-        """Return what a client needs to connect as `user`; files of it are written."""
-        return self._ask("POST", "/connections", {"user": user, "org": org})
-
-    def look(self, *path: str, **asked: Any) -> dict[str, Any]:
-        """Return what a route of the ledger answers; values of None are left out."""
-        return self._ask("GET", _target(path, asked))
+        self.delete("chaincodes", name)
 
     def pages(
         self, rows: str, *path: str, most: int | None = None, **asked: Any
@@ -135,40 +100,12 @@ class AdminClient:
         following, left = next(iter(asked)), most
         while True:
             wanted = _PAGE if left is None else min(left, _PAGE)
-            page = self.look(*path, **asked, limit=wanted)
+            page = self.get(*path, **asked, limit=wanted)
             yield page
             left = left if left is None else left - len(page[rows])
             if page["next"] is None or left == 0:
                 return
             asked[following] = page["next"]
-
-    def write_state(
-        self, name: str, writes: Sequence[tuple[str, bytes]], collection: str = ""
-    ) -> dict[str, Any]:
-        """Write keys in one transaction, b"" deletes; return wire.answer_json."""
-        told = [{"key": key, "value": wire.encode(value)} for key, value in writes]
-        target = _target(("state", name), {})
-        return self._ask("POST", target, {"writes": told, "collection": collection})
-
-    def cut_block(self) -> dict[str, Any]:
-        """Cut blocks of what waits; return `transactions` and `height`."""
-        return self._ask("POST", "/blocks/cut")
-
-    def take_snapshot(self, name: str) -> dict[str, Any]:
-        """Take a snapshot; return `name`, `height` and `hash`."""
-        return self._ask("POST", "/snapshots", {"name": name})
-
-    def drop_snapshot(self, name: str) -> None:
-        """Forget a snapshot."""
-        self._ask("DELETE", _target(("snapshots", name), {}))
-
-    def revert(self, name: str) -> dict[str, Any]:
-        """Go back to a snapshot, "" = the newest; return it and `removed` blocks."""
-        return self._ask("POST", "/revert", {"name": name})
-
-    def set_time(self, **shift: float) -> dict[str, Any]:
-        """Set (`at_s`), move (`advance_s`) or reset the time of calls; return it."""
-        return self._ask("PUT", "/time", shift)
 
     def events(
         self, name: str | None, first: int | None, *, follow: bool
@@ -179,8 +116,8 @@ class AdminClient:
 
     def blocks(self, first: int = 0) -> list[dict[str, Any]]:
         """Return a summary of each block from `first` on."""
-        height = self._ask("GET", "/blocks")["height"]
-        return [self._ask("GET", f"/blocks/{one}") for one in range(first, height)]
+        height = self.get("blocks")["height"]
+        return [self.get("blocks", str(one)) for one in range(first, height)]
 
     def deploy(
         self, package: BinaryIO, asked: Mapping[str, str], terms: Mapping[str, Any]
@@ -199,28 +136,16 @@ class AdminClient:
         headers = {"Content-Length": str(size)}
         return self._stream("POST", f"/deploy?{query}", parts, headers)
 
-    def deploy_dev(
-        self,
-        name: str,
-        version: str | None,
-        terms: Mapping[str, Any],
-        *,
-        init_required: bool,
-    ) -> dict[str, Any]:
-        """Define a program that is started by hand; return the fields of Deployment."""
-        asked = {"name": name, "version": version, "init_required": init_required}
-        return self._ask("POST", "/chaincodes", {**terms, **asked, "dev": True})
-
     def start(self, name: str) -> Iterator[dict[str, Any]]:
         """Start a chaincode; yield the events, the result last."""
-        return self._stream("POST", f"{_of(name)}/start")
+        return self._stream("POST", _target(("chaincodes", name, "start")))
 
     def logs(
         self, name: str, *, follow: bool = False, previous: bool = False
     ) -> Iterator[dict[str, Any]]:
         """Yield log lines: `time`, `stream`, `tx`, `line`."""
-        query = urlencode({"follow": int(follow), "previous": int(previous)})
-        return self._stream("GET", f"{_of(name)}/logs?{query}")
+        asked = {"follow": int(follow), "previous": int(previous)}
+        return self._stream("GET", _target(("chaincodes", name, "logs"), asked))
 
     def _ask(
         self,
@@ -309,18 +234,14 @@ def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
         yield from lines
 
 
-def _target(path: Sequence[str], asked: Mapping[str, Any]) -> str:
+def _target(path: Sequence[str], asked: Mapping[str, Any] | None = None) -> str:
     given = {
         name: ",".join(map(str, value)) if isinstance(value, list) else value
-        for name, value in asked.items()
+        for name, value in (asked or {}).items()
         if value is not None
     }
     places = "".join(f"/{quote(part, safe='')}" for part in path)
-    return f"{places}?{urlencode(given)}"
-
-
-def _of(name: str) -> str:
-    return f"/chaincodes/{quote(name, safe='')}"
+    return f"{places}?{urlencode(given)}" if given else places
 
 
 def _load(data: bytes) -> Any:

@@ -25,7 +25,7 @@ def time() -> None:
 @command("chaindock time show", group=time)
 def time_show(session: Session) -> None:
     """Show the time that calls have."""
-    _show(session, session.client().look("time"))
+    _show(session, session.client().get("time"))
 
 
 @command(
@@ -49,7 +49,7 @@ def time_set(session: Session, when: str) -> None:
         ) from error
     if found.tzinfo is None:
         found = found.replace(tzinfo=UTC)
-    _show(session, session.client().set_time(at_s=found.timestamp()))
+    _show(session, session.client().put("time", at_s=found.timestamp()))
 
 
 @command(
@@ -79,13 +79,13 @@ def time_advance(session: Session, duration: str) -> None:
             f"{duration!r}: expected a duration such as 90s, 2h or 30d",
             param_hint="DURATION",
         ) from error
-    _show(session, session.client().set_time(advance_s=spent_s))
+    _show(session, session.client().put("time", advance_s=spent_s))
 
 
 @command("chaindock time reset", group=time)
 def time_reset(session: Session) -> None:
     """Give calls the time of this machine again."""
-    _show(session, session.client().set_time())
+    _show(session, session.client().put("time"))
 
 
 def _show(session: Session, found: Mapping[str, Any]) -> None:

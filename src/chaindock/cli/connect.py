@@ -63,7 +63,7 @@ def connect(
     Writes connection profiles (JSON and YAML) for older client libraries to the directory
     `connections` of the home, too.
     """
-    found = session.client().connection(user, org)
+    found = session.client().post("connections", user=user, org=org)
     _require(session, name, found["channel"])
     program = snippet(lang, name, found) if lang else ""
     if session.emits({**found, "contract": name, "program": program}):
@@ -165,7 +165,7 @@ def env_peer(session: Session, org: str | None, user: str, shell: str) -> None:
     It then acts as a user of an organisation, by default as the admin. ORDERER_CA and
     ORDERER_ADDRESS are for its options; a comment has them all.
     """
-    found = session.client().connection(user, org)
+    found = session.client().post("connections", user=user, org=org)
     orderer = found["orderer"]
     pair = found["client_tls"] or {}
     variables = {
@@ -214,7 +214,7 @@ def env_app(
 
     The contract NAME may be deployed later.
     """
-    found = session.client().connection(user, org)
+    found = session.client().post("connections", user=user, org=org)
     variables = {
         "PEER_ENDPOINT": found["address"],
         "PEER_HOST_ALIAS": found["tls_name"],

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from chaindock.node.home import Home
 
 
-_complete = completing(lambda client: client.look("snapshots")["snapshots"])
+_complete = completing(lambda client: client.get("snapshots")["snapshots"])
 _yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
@@ -40,7 +40,7 @@ def snapshot(
     """
     client = session.client()
     if is_list:
-        found = client.look("snapshots")["snapshots"]
+        found = client.get("snapshots")["snapshots"]
         if not session.emits(found):
             rows = [
                 (one["name"], str(one["height"]), one["hash"][:12]) for one in found
@@ -50,11 +50,11 @@ def snapshot(
     if name is None:
         raise click.UsageError("Missing argument 'NAME', or --list.")
     if removes:
-        client.drop_snapshot(name)
+        client.delete("snapshots", name)
         if not session.emits({"name": name}):
             click.echo(f"snapshot {name} is forgotten", err=True)
         return
-    taken = client.take_snapshot(name)
+    taken = client.post("snapshots", name=name)
     if not session.emits(taken):
         blocks = show.count(taken["height"], "block")
         click.echo(
@@ -76,7 +76,7 @@ def revert(session: Session, name: str) -> None:
     Chaincode keeps running. Transactions that wait for a block are refused. Not possible
     if a chaincode was deployed since: `dump` and `load` also bring back deployments.
     """
-    found = session.client().revert(name)
+    found = session.client().post("revert", name=name)
     if not session.emits(found):
         removed = show.count(found["removed"], "block")
         click.echo(f"back at snapshot {found['name']}; {removed} removed", err=True)

@@ -156,9 +156,8 @@ def _deploy_dev(
         if options[option] is not None:
             raise click.UsageError(f"--{option} cannot be used with --dev")
     client = session.client()
-    done = client.deploy_dev(
-        name, options["version"], terms, init_required=options["init_required"]
-    )
+    asked = {key: options[key] for key in ("version", "init_required")}
+    done = client.post("chaincodes", name=name, dev=True, **terms, **asked)
     if session.emits(done):
         return
     same = "" if done["changed"] else " already"

@@ -22,7 +22,7 @@ def org_add(session: Session, name: str) -> None:
     node has them already, and commits a configuration block that contains it. From then on a majority of the organisations
     counts it: two of two, two of three.
     """
-    made = session.client().add_organization(name)
+    made = session.client().post("organizations", name=name)
     if session.emits(made):
         return
     click.echo(f"organisation {made['mspid']} is a member since block {made['block']}")
@@ -32,7 +32,7 @@ def org_add(session: Session, name: str) -> None:
 @command("chaindock org ls", "chaindock org ls --json", group=org, of_channel=True)
 def org_ls(session: Session) -> None:
     """List the organisations of a channel."""
-    found = session.client().organizations()
+    found = session.client().get("organizations")["organizations"]
     if session.emits(found):
         return
     show.table(

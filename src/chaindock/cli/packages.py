@@ -117,7 +117,7 @@ def packages_ls(session: Session) -> None:
     One that was installed (peer lifecycle chaincode install) stays until it is removed.
     Any other goes with the last chaincode that runs it.
     """
-    found = session.client().packages()
+    found = session.client().get("packages")["packages"]
     if session.emits(found):
         return
     show.table(
@@ -144,10 +144,10 @@ def packages_rm(session: Session, package_id: str) -> None:
     ID is a package id, or how one begins.
     """
     client = session.client()
-    found = [one["package_id"] for one in client.packages()]
+    found = [one["package_id"] for one in client.get("packages")["packages"]]
     fits = [one for one in found if one.startswith(package_id)]
     chosen = fits[0] if len(fits) == 1 else package_id
-    client.remove_package(chosen)
+    client.delete("packages", chosen)
     if not session.emits({"package_id": chosen}):
         click.echo(f"removed {chosen}")
 

@@ -254,6 +254,7 @@ def logspec(session: Session, spec: str | None) -> None:
     they differ. A level holds for everything below a component too. Levels: fatal,
     panic, error, warning, info, debug.
     """
-    found = session.client().logspec(spec)
-    if not session.emits({"spec": found}):
-        click.echo(show.visible(found))
+    client = session.client()
+    found = client.put("logspec", spec=spec) if spec else client.get("logspec")
+    if not session.emits(found):
+        click.echo(show.visible(found["spec"]))

@@ -132,7 +132,9 @@ def completing(ask: Callable[[AdminClient], Any]) -> Callable[..., list[str]]:
     return complete
 
 
-complete_channels = completing(lambda client: client.channels(timeout_s=0.5))
+complete_channels = completing(
+    lambda client: client.get("channels", timeout_s=0.5)["channels"]
+)
 _complete_names = completing(lambda client: client.ps(timeout_s=0.5))
 _channel_option = click.option(
     "-C",

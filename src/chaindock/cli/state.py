@@ -118,7 +118,7 @@ def state_ls(
 
 
 def _list_names(session: Session) -> None:
-    found = session.client().look("state")["namespaces"]
+    found = session.client().get("state")["namespaces"]
     if session.emits(found):
         return
     rows = [
@@ -156,8 +156,9 @@ def state_get(
     standard error.
     """
     key = key_of(words, is_composite=is_composite)
-    asked = {"key": key, "collection": collection or None}
-    found = session.client().look("state", name, "value", **asked)
+    found = session.client().get(
+        "state", name, "value", key=key, collection=collection or None
+    )
     value = base64.b64decode(found["value"])
     told = {**found, "composite": parts_of(key), "result": show.parsed(value)}
     if session.emits(told):

@@ -60,10 +60,11 @@ async def test_what_is_installed_approved_and_committed_is_launched(node):
 async def test_a_call_reads_the_sequence_of_the_definition_alone(node):
     await node.deployer.deploy(package("one"), "basic")
     with node.committer.new_simulator("") as simulator:
-        simulator.reads.clear()
+        simulator.begin()
         found = node.deployments.at(simulator, "basic")
+        reads = list(simulator.reads)
     assert (found.version, found.sequence) == ("1.0", 1)
-    assert list(simulator.reads) == [("_lifecycle", "namespaces/fields/basic/Sequence")]
+    assert reads == [("_lifecycle", "namespaces/fields/basic/Sequence")]
 
 
 async def test_the_former_version_is_retired_and_a_call_waits_for_the_new_one(node):
