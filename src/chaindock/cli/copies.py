@@ -1,4 +1,4 @@
-"""`snapshot`, `revert`, `dump`, `load` and `reset`: back to how the ledger was."""
+"""`snapshot`, `revert`, `dump`, `load`, `reset`, `ledger`: check, copy and replace ledgers."""
 
 from __future__ import annotations
 
@@ -137,6 +137,39 @@ def reset(session: Session, *, yes: bool) -> None:
     click.echo(f"removed: {what}; begin again: {session.words('up -d')}", err=True)
 
 
+@click.group()
+def ledger() -> None:
+    """Check the ledger, and make its state anew."""
+
+
+@command("chaindock ledger verify", group=ledger)
+def ledger_verify(session: Session) -> None:
+    """Check every page of the ledger, every block and the chain of their hashes.
+
+    The node may run meanwhile. It checks its blocks by itself after each start.
+    """
+    from chaindock.node.copies import verify
+    from chaindock.node.home import Home
+
+    _told(session, verify(Home(session.home)), "no damage found")
+
+
+@command("chaindock ledger rebuild", group=ledger)
+def ledger_rebuild(session: Session) -> None:
+    """Make state, history and indexes anew from the blocks.
+
+    The node must be stopped. Blocks stay as they are, and so does private data, which
+    stands in no block, as far as it can be read. Needs free space of the size of the
+    ledger.
+    """
+    from chaindock import telemetry
+    from chaindock.node.copies import rebuild
+    from chaindock.node.home import Home
+
+    telemetry.configure()  # what is logged goes to standard error, beside --json
+    _told(session, rebuild(Home(session.home), show.warn), "made anew")
+
+
 def _free_home(session: Session, verb: str, *, yes: bool) -> Home:
     """Return the home when no node serves it and the user wants to lose its ledger."""
     from chaindock.node.home import Home
@@ -153,9 +186,10 @@ def _free_home(session: Session, verb: str, *, yes: bool) -> Home:
     return home
 
 
-def _told(session: Session, manifest: Mapping[str, Any], what: str) -> None:
-    if session.emits(manifest):
+def _told(session: Session, told: Mapping[str, Any], what: str) -> None:
+    """Say for each ledger what was done; `told`: heights, or a manifest with them."""
+    if session.emits(told):
         return
-    for channel, height in manifest["ledgers"].items():
+    for channel, height in told.get("ledgers", told).items():
         blocks = show.count(height, "block")
-        click.echo(f"channel {channel}, {blocks}, {what}", err=True)
+        click.echo(f"channel {channel}, {blocks}: {what}", err=True)

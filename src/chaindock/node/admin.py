@@ -44,8 +44,7 @@ channel, or that of ?channel=NAME.
     GET    /logspec                     → {"spec"}
     PUT    /logspec                     {"spec"} → {"spec"} as it is now
 
-The routes of the ledger are listed in ledger_routes.py, those of channels and their
-members in channel_routes.py.
+The routes of channels, their members and their ledgers are listed in channel_routes.py.
 """
 
 from __future__ import annotations
@@ -65,8 +64,7 @@ from chaindock import telemetry
 from chaindock.errors import InvalidInput, StorageError
 from chaindock.ids import Ccid, require_chaincode_name
 from chaindock.lifecycle.terms import Said
-from chaindock.node.channel_routes import ChannelRoutes
-from chaindock.node.ledger_routes import LedgerRoutes, asked_channel
+from chaindock.node.channel_routes import ChannelRoutes, asked_channel
 from chaindock.operations import wire
 from chaindock.operations.address import close_socket, find_socket, open_socket
 from chaindock.operations.facade import Call
@@ -151,9 +149,7 @@ class AdminServer:
             ("PUT", "/logspec", self._logspec),
         ):
             app.router.add_route(method, path, handler)
-        ledger = LedgerRoutes(node.channel, self._inflight)
-        channels = ChannelRoutes(node, self._inflight)
-        for method, path, look in (*ledger.routes(), *channels.routes()):
+        for method, path, look in ChannelRoutes(node, self._inflight).routes():
             app.router.add_route(method, path, look)
         return app
 

@@ -1,15 +1,44 @@
-"""The part of the admin API that is about channels and their members.
+"""The part of the admin API that is about channels: their members and their ledgers.
 
-GET    /channels                    → {"channels": [{"name", "height",
-                                       "organizations": [MSPID]}]}, the first first
-POST   /channels       {"name", "organizations": [MSPID], [] = all}
-       → the same of one
-DELETE /channels/NAME               → {"name"}
-GET    /organizations?channel=      → {"organizations": [{"mspid", "domain", "path",
-                                       "orders", "address", "tls_name", "ca"}]}
-POST   /organizations?channel=      {"name"} → the same of one, and "block"
-POST   /connections?channel=        {"user", "org": as written, null = the first}
-       → what a client needs, as node.connections.Connections.describe
+Routes that do not name a channel are about ?channel=NAME, by default the first one. Lists
+come in pages: an answer's `next` is what the next request asks for, null at the end.
+
+    GET    /channels            → {"channels": [{"name", "height", "organizations":
+                                   [MSPID]}]}, the first first
+    POST   /channels            {"name", "organizations": [MSPID], [] = all}
+           → the same of one
+    DELETE /channels/NAME       → {"name"}
+
+    GET    /organizations       → {"organizations": [{"mspid", "domain", "path",
+                                   "orders", "address", "tls_name", "ca"}]}
+    POST   /organizations       {"name"} → the same of one, and "block"
+    POST   /connections         {"user", "org": as written, null = the first}
+           → what a client needs, as node.connections.Connections.describe
+
+    GET    /state                → {"namespaces": [{name, collection, keys, more}]}
+    GET    /state/NAME?collection=&prefix=&start=&limit=&cut=
+           → {"height", "rows", "next"}
+    GET    /state/NAME/value?collection=&key=
+           → {key, version, size, value}, and of a public value {tx_id, time}
+    GET    /state/NAME/history?key=&before=BLOCK,TX&limit=   → {"rows", "next"}
+    GET    /blocks                      → {"height"}
+    GET    /blocks?below=&limit=        → {"height", "blocks", "next"}
+    GET    /blocks/NUMBER?brief=1       → described.describe_block
+    GET    /transactions/ID             → described.describe, {block, conflict}
+    GET    /events?from=&name=&follow=1
+           (stream) {"event": "chaincode-event", block, position, tx_id, chaincode,
+                     name, payload: base64}
+
+    POST   /state/NAME      {"writes": [{"key", "value": base64, "" deletes}],
+                             "collection"}
+           → as /chaincodes/NAME/invoke: one transaction
+    POST   /blocks/cut      → {"transactions", "height"}, when they are committed
+    GET    /snapshots       → {"snapshots": [{name, height, hash}]}, the newest last
+    POST   /snapshots       {"name"} → the snapshot; one of that name moves
+    DELETE /snapshots/NAME  → {"name"}
+    POST   /revert          {"name"}, "" = the newest → the snapshot, {removed: blocks}
+    GET    /time            → {"now", "offset_s"}
+    PUT    /time            {"at_s"} or {"advance_s"} or {} = reset → as GET
 """
 
 from __future__ import annotations
@@ -18,18 +47,26 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
+from aiohttp import web
 
-from chaindock.node.ledger_routes import asked_channel
-from chaindock.operations.serving import read_json, reply
+from chaindock.errors import InvalidInput
+from chaindock.ids import require_chaincode_name
+from chaindock.ledger.snapshots import END_OF_HISTORY
+from chaindock.operations import wire
+from chaindock.operations.serving import read_json, reply, reply_in_pieces
+from chaindock.operations.stream import stream_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
-    from aiohttp import web
-
+    from chaindock.node.controls import Controls
+    from chaindock.node.explorer import Explorer
     from chaindock.node.facade import Node
-    from chaindock.node.ledger_routes import Handler
     from chaindock.operations.serving import Inflight
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_MOST_DIGITS = 18
+_ROWS = 100
 
 
 class ChannelRoutes:
@@ -37,6 +74,12 @@ class ChannelRoutes:
 
     def __init__(self, node: Node, inflight: Inflight) -> None:
         self._node, self._inflight = node, inflight
+
+    def _explorer(self, request: web.Request) -> Explorer:
+        return self._node.channel(asked_channel(request)).explorer
+
+    def _controls(self, request: web.Request) -> Controls:
+        return self._node.channel(asked_channel(request)).controls
 
     def routes(self) -> Iterator[tuple[str, str, Handler]]:
         """Yield each method, path and handler."""
@@ -46,6 +89,22 @@ class ChannelRoutes:
         yield "GET", "/organizations", self._organizations
         yield "POST", "/organizations", self._add_organization
         yield "POST", "/connections", self._connection
+        yield "GET", "/state", self._names
+        yield "GET", "/state/{name}", self._page
+        yield "POST", "/state/{name}", self._write
+        yield "GET", "/state/{name}/value", self._value
+        yield "GET", "/state/{name}/history", self._history
+        yield "GET", "/blocks", self._blocks
+        yield "POST", "/blocks/cut", self._cut
+        yield "GET", "/blocks/{number}", self._block
+        yield "GET", "/transactions/{id}", self._transaction
+        yield "GET", "/events", self._events
+        yield "GET", "/snapshots", self._snapshots
+        yield "POST", "/snapshots", self._snapshots
+        yield "DELETE", "/snapshots/{name}", self._drop
+        yield "POST", "/revert", self._revert
+        yield "GET", "/time", self._time
+        yield "PUT", "/time", self._set_time
 
     async def _list(self, _request: web.Request) -> web.Response:
         return reply({"channels": self._node.channel_list()})
@@ -65,7 +124,7 @@ class ChannelRoutes:
         return reply({"organizations": found})
 
     async def _add_organization(self, request: web.Request) -> web.Response:
-        asked = await read_json(request, _NewOrganization, '{"name": NAME}')
+        asked = await read_json(request, _Named, '{"name": NAME}')
         work = self._node.add_organization(asked.name, asked_channel(request))
         return reply(await self._inflight.run(work))
 
@@ -74,6 +133,108 @@ class ChannelRoutes:
         channel, describe = asked_channel(request), self._node.connections.describe
         work = asyncio.to_thread(describe, asked.user, asked.org, channel)
         return reply(await self._inflight.run(work))
+
+    # ---- the ledger
+
+    async def _names(self, request: web.Request) -> web.Response:
+        return _answer(await self._explorer(request).names())
+
+    async def _page(self, request: web.Request) -> web.Response:
+        space, asked = _space(request), request.query
+        prefix, start = asked.get("prefix", ""), asked.get("start", "")
+        limit, cut = _number(request, "limit", _ROWS), _number(request, "cut", 1 << 60)
+        return _answer(
+            await self._explorer(request).page(space, prefix, start, limit, cut)
+        )
+
+    async def _value(self, request: web.Request) -> web.Response:
+        found = await self._explorer(request).value(*_space(request), _key(request))
+        return _answer(found)
+
+    async def _history(self, request: web.Request) -> web.Response:
+        before = END_OF_HISTORY
+        if text := request.query.get("before"):
+            block, _, tx = text.partition(",")
+            before = _digits("before", block), _digits("before", tx)
+        found = await self._explorer(request).history(
+            request.match_info["name"],
+            _key(request),
+            before,
+            _number(request, "limit", _ROWS),
+        )
+        return _answer(found)
+
+    async def _blocks(self, request: web.Request) -> web.Response:
+        if "limit" not in request.query:
+            return reply({"height": self._explorer(request).height})
+        below = request.query.get("below")
+        number = None if below is None else _digits("below", below)
+        limit = _number(request, "limit", 0)
+        return _answer(await self._explorer(request).blocks(number, limit))
+
+    async def _block(self, request: web.Request) -> web.Response:
+        number = _digits("block", request.match_info["number"])
+        brief = bool(_number(request, "brief", 0))
+        return _answer(await self._explorer(request).block(number, brief=brief))
+
+    async def _transaction(self, request: web.Request) -> web.Response:
+        return _answer(
+            await self._explorer(request).transaction(request.match_info["id"])
+        )
+
+    async def _write(self, request: web.Request) -> web.Response:
+        name = require_chaincode_name(request.match_info["name"])
+        expected = '{"writes": [{"key": KEY, "value": BASE64}]}'
+        body = await read_json(request, _Writes, expected)
+        pairs = [(one.key, one.value) for one in body.writes]
+        if body.collection:
+            await self._explorer(request).require(name, body.collection)
+        work = self._controls(request).write(name, pairs, body.collection)
+        answer = await self._inflight.run(work)
+        return reply_in_pieces(wire.answer_json(answer))
+
+    async def _cut(self, request: web.Request) -> web.Response:
+        cut = await self._inflight.run(self._controls(request).cut())
+        return reply({"transactions": cut, "height": self._explorer(request).height})
+
+    async def _snapshots(self, request: web.Request) -> web.Response:
+        if request.method == "POST":
+            name = (await read_json(request, _Named, '{"name": NAME}')).name
+            work = self._controls(request).take_snapshot(name)
+            return reply(vars(await self._inflight.run(work)))
+        found = await self._inflight.run(self._controls(request).snapshots())
+        return reply({"snapshots": [vars(mark) for mark in found]})
+
+    async def _drop(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        await self._inflight.run(self._controls(request).drop_snapshot(name))
+        return reply({"name": name})
+
+    async def _revert(self, request: web.Request) -> web.Response:
+        name = (await read_json(request, _Named, '{"name": NAME}')).name
+        return reply(await self._inflight.run(self._controls(request).revert(name)))
+
+    async def _time(self, request: web.Request) -> web.Response:
+        return reply(self._controls(request).time())
+
+    async def _set_time(self, request: web.Request) -> web.Response:
+        shift = await read_json(request, _Shift, '{"at_s": S} or {"advance_s": S}')
+        told = msgspec.structs.asdict(shift)
+        return reply(self._controls(request).set_time(**told))
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        name, text = request.query.get("name", ""), request.query.get("from")
+        first = None if text is None else _digits("from", text)
+        follow = bool(_number(request, "follow", 0))
+        if not follow:  # a follower may wait for a chaincode that is deployed later
+            await self._explorer(request).require(name, first=first)
+        batches = self._explorer(request).events(
+            name,
+            first,
+            follow=follow,
+            over=lambda: self._inflight.closing,
+        )
+        return await stream_lines(request, batches, "chaincode-event")
 
 
 class _NewChannel(msgspec.Struct, forbid_unknown_fields=True):
@@ -86,5 +247,51 @@ class _Connecting(msgspec.Struct, forbid_unknown_fields=True):
     org: str | None = None
 
 
-class _NewOrganization(msgspec.Struct, forbid_unknown_fields=True):
-    name: str
+class _Write(msgspec.Struct, forbid_unknown_fields=True):
+    key: str
+    value: bytes
+
+
+class _Writes(msgspec.Struct, forbid_unknown_fields=True):
+    writes: list[_Write]
+    collection: str = ""
+
+
+class _Named(msgspec.Struct, forbid_unknown_fields=True):
+    name: str = ""
+
+
+class _Shift(msgspec.Struct, forbid_unknown_fields=True):
+    at_s: float | None = None
+    advance_s: float | None = None
+
+
+def asked_channel(request: web.Request) -> str | None:
+    """Return the channel that a request names."""
+    return request.query.get("channel")
+
+
+def _answer(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type="application/json")
+
+
+def _space(request: web.Request) -> tuple[str, str]:
+    return request.match_info["name"], request.query.get("collection", "")
+
+
+def _key(request: web.Request) -> str:
+    key = request.query.get("key", "")
+    if not key:
+        raise InvalidInput("the key is missing: expected ?key=KEY")
+    return key
+
+
+def _number(request: web.Request, name: str, default: int) -> int:
+    text = request.query.get(name)
+    return default if text is None else _digits(name, text)
+
+
+def _digits(what: str, text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS:
+        raise InvalidInput(f"{what} {text!r}: expected a number")
+    return int(text)

@@ -1,4 +1,4 @@
-"""Copy the ledgers of a home to a file and back, and remove them.
+"""Check, rebuild, copy and remove the ledgers of a home, without the node.
 
 A copy is taken by SQLite's backup API and is consistent also while the node runs. It has
 no keys, so it belongs to the home that made it, and what is loaded is checked before
@@ -22,12 +22,21 @@ from chaindock import __version__
 from chaindock.durable import sync_folder
 from chaindock.errors import InvalidInput, LedgerError, NotFound, StorageError
 from chaindock.ids import require_channel
-from chaindock.ledger.database import connect_reader, connect_writer, corrupt, mark
+from chaindock.ledger.database import (
+    connect_reader,
+    connect_writer,
+    corrupt,
+    mark,
+    translated,
+)
+from chaindock.ledger.rebuild import rebuild_file
 from chaindock.ledger.verification import verify_all
 from chaindock.lifecycle.targets import TargetState
 from chaindock.node.home import LOGS, remove_database
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from chaindock.node.home import Home
 
 _FORMAT: Final = 1
@@ -44,12 +53,7 @@ def dump(home: Home, target: Path) -> dict[str, Any]:
     Returns: the manifest: {"format", "version", "ledgers": {channel: height}}.
     Raises: NotFound: the home has no ledger. StorageError.
     """
-    files = _ledgers(home)
-    if not files:
-        raise NotFound(
-            f"home {str(home.root)!r} has no ledger",
-            hint="start a node there: chaindock up -d",
-        )
+    files = _require_ledgers(home)
     try:
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
             folder = Path(scratch)
@@ -153,6 +157,21 @@ def _ledgers(home: Home) -> list[Path]:
     return sorted(home.ledgers.glob("*.db"))
 
 
+def _require_ledgers(home: Home) -> list[Path]:
+    if not (files := _ledgers(home)):
+        raise NotFound(
+            f"home {str(home.root)!r} has no ledger",
+            hint="start a node there: chaindock up -d",
+        )
+    return files
+
+
+def _check_pages(db: sqlite3.Connection, path: Path) -> None:
+    (told,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+    if told != "ok":
+        raise corrupt(path, str(told))
+
+
 def _copy(source: Path, target: Path) -> int:
     """Copy a database as of now; return the height of a ledger, else 0."""
     with (
@@ -227,9 +246,9 @@ def _check(home: Home, path: Path, channel: str) -> None:
     try:
         db, empty = connect_writer(path, require_channel(channel), None)
         with closing(db):
-            (told,) = db.execute("PRAGMA integrity_check(1)").fetchone()
-            if empty or told != "ok":
-                raise corrupt(path, "it is empty" if empty else str(told))
+            if empty:
+                raise corrupt(path, "it is empty")
+            _check_pages(db, path)
             verify_all(db, path)
             sql = "SELECT block FROM blocks WHERE number=0"
             (genesis,) = db.execute(sql).fetchone()
@@ -265,3 +284,36 @@ def _replace(new: Path, current: Path) -> None:
         current.with_name(current.name + ending).unlink(missing_ok=True)
     new.replace(current)
     sync_folder(current.parent)
+
+
+# --- check and rebuild -----------------------------------------------------------------
+
+
+def verify(home: Home) -> dict[str, int]:
+    """Check each page and block of the ledgers; return their heights by channel.
+
+    Raises: NotFound: the home has no ledger. LedgerCorrupt: says what is damaged.
+    LedgerError: a file cannot be read.
+    """
+    return {file.stem: _verify(file) for file in _require_ledgers(home)}
+
+
+def _verify(path: Path) -> int:
+    with translated(path), closing(connect_reader(path)) as db:
+        db.execute("BEGIN")  # one state, also while blocks are committed
+        _check_pages(db, path)
+        return verify_all(db, path)
+
+
+def rebuild(home: Home, warn: Callable[[str], None]) -> dict[str, int]:
+    """Make the state of each ledger anew; return their heights by channel.
+
+    `warn` is told of a height that differs from what the file recorded.
+
+    Raises: NodeAlreadyRunning. NotFound, LedgerCorrupt, LedgerError: as `rebuild_file`.
+    """
+    with home.locked():
+        return {
+            file.stem: rebuild_file(file, require_channel(file.stem), warn)
+            for file in _require_ledgers(home)
+        }
