@@ -239,19 +239,3 @@ NOT_USED = {
     "vm.docker.hostconfig.logconfig.type": "the engine's own log is read",
 }
 """Why Fabric's key, or all below it, has no effect; in lower case."""
-
-REMOVED = {
-    "chaindock.launch.stable": "",
-    "chaindock.build.cpushares": "",
-    "chaindock.build.pids": "",
-    "chaindock.build.user": "",
-    "chaindock.docker.pullsilence": "",
-    "chaindock.docker.calltimeout": "",
-    "chaindock.docker.connecttimeout": "",
-    "chaindock.docker.namespace": "write the namespace into the name of the image",
-    "chaindock.sandbox.pids": "use vm.docker.hostConfig.PidsLimit",
-    "chaindock.sandbox.openfiles": "use vm.docker.hostConfig.Ulimits, such as nofile=4096",
-    "chaindock.process.keepbuilds": "",
-    "chaindock.process.maxopenfiles": "set openFiles in chaindock.chaincodes.NAME",
-}
-"""Keys that were settings once, in lower case, and what to use instead."""

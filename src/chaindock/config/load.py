@@ -28,7 +28,6 @@ from chaindock.config.environment import (
 from chaindock.config.keys import (
     NOT_USED,
     OF_CLIENT,
-    REMOVED,
     Given,
     Ignored,
     Setting,
@@ -190,16 +189,6 @@ def _of_flags(flags: Mapping[str, str]) -> Iterator[Given]:
 def _unknown(name: str, origin: str) -> ConfigInvalid:
     """Return the error for a key, or a variable, that does not exist."""
     is_variable = name.startswith(_VARIABLE)
-    removed = name.lower()
-    if is_variable:
-        removed = removed.removeprefix(_VARIABLE.lower()).replace("_", ".")
-    if removed in REMOVED:
-        return ConfigInvalid(
-            f"setting {name!r} ({origin}) no longer exists",
-            hint=REMOVED[removed] or "remove it: there is no replacement",
-            key=name,
-            origin=origin,
-        )
     known = list(VARIABLES) if is_variable else [key.name for key in KEYS]
     return unknown(name, origin, name, known, "all settings: chaindock config show")
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from chaindock.container.value_types import Hosts, Memory, Network, User, Variables
 from chaindock.options import declared_in, option, setting
@@ -334,21 +334,15 @@ class Builder(Protocol):
         Raises: EngineError.
         """
 
+    async def purge(self, ccid: Ccid) -> int:
+        """Remove what `discard` kept for `ccid` alone; it was discarded. Idempotent.
+
+        Returns: how many objects were removed.
+        """
+
     async def reap(self) -> int:
         """Remove everything that an earlier process of this node left running.
 
         Only objects that carry this node's id. Returns how many. Called once, before
         the first build.
-        """
-
-
-@runtime_checkable
-class Purging(Protocol):
-    """A builder that keeps more after `discard` than a removed chaincode may leave."""
-
-    async def purge(self, ccid: Ccid) -> int:
-        """Remove what `discard` kept for `ccid` alone; it was discarded. Idempotent.
-
-        Returns: how many objects were removed.
-        Raises: EngineError.
         """

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from chaindock.container.attempt import Phase
-from chaindock.container.contracts import Declined, Purging
+from chaindock.container.contracts import Declined
 from chaindock.errors import Unsupported
 from chaindock.platforms.registry import unsupported_hint
 from chaindock.telemetry import metrics
@@ -70,8 +70,7 @@ class Router:
     async def purge(self, ccid: Ccid) -> None:
         """Remove what `discard` kept for `ccid`. Raises: what a back end raises."""
         for builder in self._backends.holders(ccid):
-            if isinstance(builder, Purging):
-                await builder.purge(ccid)
+            await builder.purge(ccid)
 
 
 _BUILDS = {Phase.PULL, Phase.DEPENDENCIES, Phase.COMPILE, Phase.IMAGE}

@@ -59,7 +59,7 @@ from chaindock.operations.stream import stream_lines
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from chaindock.node.controls import Controls
+    from chaindock.node.channels import NodeChannel
     from chaindock.node.explorer import Explorer
     from chaindock.node.facade import Node
     from chaindock.operations.serving import Inflight
@@ -75,11 +75,11 @@ class ChannelRoutes:
     def __init__(self, node: Node, inflight: Inflight) -> None:
         self._node, self._inflight = node, inflight
 
-    def _explorer(self, request: web.Request) -> Explorer:
-        return self._node.channel(asked_channel(request)).explorer
+    def _channel(self, request: web.Request) -> NodeChannel:
+        return self._node.channel(asked_channel(request))
 
-    def _controls(self, request: web.Request) -> Controls:
-        return self._node.channel(asked_channel(request)).controls
+    def _explorer(self, request: web.Request) -> Explorer:
+        return self._channel(request).explorer
 
     def routes(self) -> Iterator[tuple[str, str, Handler]]:
         """Yield each method, path and handler."""
@@ -166,7 +166,7 @@ class ChannelRoutes:
 
     async def _blocks(self, request: web.Request) -> web.Response:
         if "limit" not in request.query:
-            return reply({"height": self._explorer(request).height})
+            return reply({"height": self._channel(request).ledger.height})
         below = request.query.get("below")
         number = None if below is None else _digits("below", below)
         limit = _number(request, "limit", 0)
@@ -189,38 +189,41 @@ class ChannelRoutes:
         pairs = [(one.key, one.value) for one in body.writes]
         if body.collection:
             await self._explorer(request).require(name, body.collection)
-        work = self._controls(request).write(name, pairs, body.collection)
+        work = self._channel(request).controls.write(name, pairs, body.collection)
         answer = await self._inflight.run(work)
         return reply_in_pieces(wire.answer_json(answer))
 
     async def _cut(self, request: web.Request) -> web.Response:
-        cut = await self._inflight.run(self._controls(request).cut())
-        return reply({"transactions": cut, "height": self._explorer(request).height})
+        channel = self._channel(request)
+        cut = await self._inflight.run(channel.orderer.cut())
+        return reply({"transactions": cut, "height": channel.ledger.height})
 
     async def _snapshots(self, request: web.Request) -> web.Response:
+        ledger = self._channel(request).ledger
         if request.method == "POST":
             name = (await read_json(request, _Named, '{"name": NAME}')).name
-            work = self._controls(request).take_snapshot(name)
-            return reply(vars(await self._inflight.run(work)))
-        found = await self._inflight.run(self._controls(request).snapshots())
+            return reply(vars(await self._inflight.run(ledger.take_snapshot(name))))
+        found = await self._inflight.run(ledger.snapshots())
         return reply({"snapshots": [vars(mark) for mark in found]})
 
     async def _drop(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        await self._inflight.run(self._controls(request).drop_snapshot(name))
+        work = self._channel(request).ledger.drop_snapshot(name)
+        await self._inflight.run(work)
         return reply({"name": name})
 
     async def _revert(self, request: web.Request) -> web.Response:
         name = (await read_json(request, _Named, '{"name": NAME}')).name
-        return reply(await self._inflight.run(self._controls(request).revert(name)))
+        work = self._channel(request).controls.revert(name)
+        return reply(await self._inflight.run(work))
 
     async def _time(self, request: web.Request) -> web.Response:
-        return reply(self._controls(request).time())
+        return reply(self._channel(request).controls.time())
 
     async def _set_time(self, request: web.Request) -> web.Response:
         shift = await read_json(request, _Shift, '{"at_s": S} or {"advance_s": S}')
         told = msgspec.structs.asdict(shift)
-        return reply(self._controls(request).set_time(**told))
+        return reply(self._channel(request).controls.set_time(**told))
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         name, text = request.query.get("name", ""), request.query.get("from")

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from chaindock.endorser.caller import Answer, Caller
     from chaindock.identity.msp import SigningIdentity
-    from chaindock.ledger.marks import Mark
 
 _FIRST_S: Final = 0.0
 _LAST_S: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
@@ -52,22 +51,6 @@ class Controls:
         caller = replace(self.caller, endorser=endorser)
         args, transient = arguments(writes, collection)
         return await caller.invoke(name, args, signer=self.admin, transient=transient)
-
-    async def cut(self) -> int:
-        """Cut blocks of what waits; return how many transactions that were."""
-        return await self.caller.orderer.cut()
-
-    async def snapshots(self) -> list[Mark]:
-        """Return the snapshots, the newest last."""
-        return await self.caller.endorser.ledger.snapshots()
-
-    async def take_snapshot(self, name: str) -> Mark:
-        """Give the newest state a name. Raises: InvalidInput."""
-        return await self.caller.endorser.ledger.take_snapshot(name)
-
-    async def drop_snapshot(self, name: str) -> None:
-        """Forget a snapshot. Raises: NotFound."""
-        await self.caller.endorser.ledger.drop_snapshot(name)
 
     async def revert(self, name: str) -> dict[str, Any]:
         """Go back to a snapshot, "" = the newest; return it and {"removed": blocks}.

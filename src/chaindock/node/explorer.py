@@ -69,11 +69,6 @@ class Explorer:
         self._configuration = configuration
         self._spent: dict[str, Mapping[str, Sequence[float]]] = {}
 
-    @property
-    def height(self) -> int:
-        """Number of blocks."""
-        return self._ledger.height
-
     def remember(self, tx_id: str, spent: Mapping[str, Sequence[float]]) -> None:
         """Keep what a transaction asked the node for; the oldest of many is dropped."""
         self._spent[tx_id] = spent

@@ -21,7 +21,6 @@ from chaindock.chaincode.server import ChaincodeListener
 from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import ClientTls, NodeLabels, PeerConnection
-from chaindock.container.environment import tls_files
 from chaindock.container.output import Echo, OutputStore
 from chaindock.container.router import Router
 from chaindock.durable import sync_folder
@@ -46,6 +45,7 @@ from chaindock.node.home import Home
 from chaindock.operations.health import Health, Parts
 from chaindock.operations.http import OperationsServer
 from chaindock.packaging.store import PackageStore
+from chaindock.processes.folders import write_tls
 from chaindock.telemetry import get_logger
 from chaindock.values import KIB, MIB
 
@@ -357,10 +357,5 @@ async def programs_admitted(
 
 def _fill(folder: Path, tls: ClientTls | None) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # of a node that was killed
-    if tls is None:
-        return
-    folder.mkdir(mode=0o700, parents=True)
-    for name, content in tls_files(tls).items():
-        path = folder / name
-        path.touch(0o600, exist_ok=False)
-        path.write_bytes(content)
+    if tls is not None:
+        write_tls(tls, folder)

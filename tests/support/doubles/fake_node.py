@@ -71,7 +71,9 @@ class FakeNode(FakeChannels):
         self.forgets = self.imageless = False
         self.called, self.cancelled, self.stopping = (asyncio.Event() for _ in "123")
         self.explorer: Any = fake_explorer.FakeExplorer(self.blocks)
+        self.ledger: Any = self.explorer
         self.controls: Any = None
+        self.orderer: Any = None
         self.packages = FakePackages()
         self.output = OutputStore(home / "output", OutputOptions())
         self._files = ExitStack()

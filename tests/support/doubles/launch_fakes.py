@@ -185,6 +185,9 @@ class FakeBuilder:
             raise self.errors.pop(0)
         return self.instances[package.ccid]
 
+    async def purge(self, ccid: Ccid) -> int:
+        return 0
+
     async def discard(self, ccid: Ccid) -> int:
         return 0
 

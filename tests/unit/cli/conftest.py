@@ -17,7 +17,6 @@ from chaindock.endorser.configuration import Configuration
 from chaindock.ids import TxId
 from chaindock.ledger.committer import CommittedBlock
 from chaindock.ledger.ledger import Ledger
-from chaindock.ledger.marks import Mark
 from chaindock.ledger.reader import LedgerReader
 from chaindock.ledger.simulator import Simulator
 from chaindock.ledger.transaction import parse_transaction
@@ -86,15 +85,6 @@ class Writes:
         waiting, self.waiting = self.waiting, 0
         return waiting
 
-    async def snapshots(self) -> list[Mark]:
-        return await self.ledger.snapshots()
-
-    async def take_snapshot(self, name: str) -> Mark:
-        return await self.ledger.take_snapshot(name)
-
-    async def drop_snapshot(self, name: str) -> None:
-        await self.ledger.drop_snapshot(name)
-
     async def revert(self, name: str) -> dict[str, object]:
         height = self.ledger.height
         mark = await self.ledger.revert(name or "base")
@@ -124,7 +114,8 @@ class ServedLedger(Served):
             self.node.explorer = Explorer(
                 self.ledger, reader, Configuration.of(self.ledger)
             )
-            self.node.controls = Writes(self.ledger)
+            self.node.ledger = self.ledger
+            self.node.controls = self.node.orderer = Writes(self.ledger)
             async with AdminServer(self.home, self.node):  # type: ignore[arg-type]
                 self._ready.set()
                 await self.node.stopping.wait()

@@ -4,10 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from chaindock.config.keys import REMOVED, look_up
-from chaindock.config.load import load
+from chaindock.config.keys import look_up
 from chaindock.config.sections import KEYS, KNOWN, VARIABLES, defaults
-from chaindock.errors import ConfigInvalid
 from chaindock.values import WrongValueError
 
 PLAIN, _ = defaults(Path("/home"), {"HOME": "/user", "PATH": "/bin"})
@@ -40,21 +38,6 @@ def test_options_that_share_a_key_share_its_default(key):
 def test_names_and_variables_are_unique():
     assert len(KNOWN) == len(KEYS)
     assert len(VARIABLES) == sum(len(key.variables) for key in KEYS)
-
-
-def test_a_key_that_was_removed_is_told_as_that(tmp_path):
-    path = tmp_path / "core.yaml"
-    path.write_text("chaindock:\n  sandbox:\n    pids: 5\n")
-    with pytest.raises(ConfigInvalid, match="no longer exists") as caught:
-        load(tmp_path, env={})
-    assert f"{path}:3" in caught.value.message
-    assert caught.value.hint == "use vm.docker.hostConfig.PidsLimit"
-    with pytest.raises(ConfigInvalid, match="no longer exists"):
-        load(tmp_path / "x", env={"CORE_CHAINDOCK_SANDBOX_PIDS": "5"})
-
-
-def test_a_removed_key_is_no_setting():
-    assert not REMOVED.keys() & KNOWN.keys()
 
 
 def test_options_are_frozen():

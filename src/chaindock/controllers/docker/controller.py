@@ -260,6 +260,10 @@ class DockerController:
         """Remove the images of an uninstalled chaincode. Return how many."""
         return await images.remove_images(self._entered.engine, self._node, ccid)
 
+    async def purge(self, ccid: Ccid) -> int:  # noqa: ARG002
+        """Remove nothing: `discard` keeps no images."""
+        return 0
+
     @property
     def _entered(self) -> EngineSession:
         if self._session is None:

@@ -113,9 +113,8 @@ class ProcessController:
         tools = [tool.name for tool in platform.tools]
         return ProcessInstance(package.ccid, build, tools, self._host)
 
-    async def discard(self, ccid: Ccid) -> int:
+    async def discard(self, ccid: Ccid) -> int:  # noqa: ARG002
         """Keep the build: equal packages use it again, and the oldest go by number."""
-        del ccid
         return 0
 
     async def purge(self, ccid: Ccid) -> int:
