@@ -74,6 +74,12 @@ class Deals extends Contract {
         await ctx.stub.putPrivateData(own, id, secret(ctx, 'note'));
     }
 
+    /** Returns a note of an organisation; its own peer alone has that. */
+    async noted(ctx, id, mspid) {
+        const value = await ctx.stub.getPrivateData(`_implicit_org_${mspid}`, id);
+        return text(value, `${mspid} has no note on ${id}`);
+    }
+
     /** Deletes a deal and its price; former prices stay in the store of private data. */
     async close(ctx, id) {
         await ctx.stub.deleteState(id);

@@ -2,8 +2,8 @@
 
 The contract runs as one process for all organisations. So these scenarios of Fabric's
 clients cannot be shown on one node: a contract that asks for the organisation of its own
-peer (`endorsement`; "Org3 refuses"; a result that differs between organisations), a peer
-that does not store the private data of others, and a peer that is stopped (`discovery`).
+peer (`endorsement`; "Org3 refuses"; a result that differs between organisations), and a
+peer that is stopped (`discovery`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ pytestmark = [
 ]
 ORGS = ("Org1", "Org2", "Org3")
 ENDORSEMENT_POLICY_FAILURE = 10
+UNKNOWN = 2
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +70,24 @@ def write(client: Driver, who: str, collection: str, key: str, **other: Any) -> 
     call(client, "submit", who, "writePrivateData", transient=secrets, **other)
 
 
-def read(client: Driver, who: str, collection: str, key: str) -> str:
-    return call(client, "evaluate", who, "readPrivateData", collection, key)
+def read(client: Driver, who: str, collection: str, key: str, *at: str) -> str:
+    """Read at the peer of the own organisation, or at that of another one."""
+    chosen = {"orgs": [f"{org}MSP" for org in at]} if at else {}
+    return call(client, "evaluate", who, "readPrivateData", collection, key, **chosen)
 
 
 def test_a_member_writes_and_reads(client: Driver, key: str):
     write(client, "Org1", "Org1Collection", key, orgs=["Org1MSP"])
     assert read(client, "Org1", "Org1Collection", key) == f"secret {key}"
+
+
+def test_a_member_reads_nothing_at_the_peer_of_another(client: Driver, key: str):
+    write(client, "Org1", "Org1Collection", key, orgs=["Org1MSP"])
+    with pytest.raises(Fault) as told:
+        read(client, "Org1", "Org1Collection", key, "Org2")
+    assert "private data matching public hash version is not" in told.value.message
+    (detail,) = told.value.details
+    assert (detail["mspid"], told.value.code) == ("Org2MSP", UNKNOWN)
 
 
 def test_another_writes_what_only_members_read(client: Driver, key: str):
@@ -101,7 +113,10 @@ def test_endorsers_are_found_for_a_collection(client: Driver, key: str):
 def test_endorsers_are_found_by_the_policy_of_a_collection(client: Driver, key: str):
     write(client, "Org1", "SharedCollection,Org3Collection", key)
     assert read(client, "Org1", "SharedCollection", key) == f"secret {key}"
-    assert read(client, "Org3", "Org3Collection", key) == f"secret {key}"
+    for who, at in (("Org3", ()), ("Org1", ("Org3",))):
+        assert read(client, who, "Org3Collection", key, *at) == f"secret {key}"
+    with pytest.raises(Fault, match="private data matching public hash version is not"):
+        read(client, "Org1", "Org3Collection", key)
 
 
 # --- policies of keys -----------------------------------------------------------------

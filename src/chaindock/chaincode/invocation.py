@@ -74,8 +74,11 @@ class CollectionRules(Protocol):
     Implemented by lifecycle.collections.Collections.
     """
 
-    def require(self, collection: str, *, write: bool) -> None:
-        """Raises: NotFound: no such collection. Denied: the client may not."""
+    def require(self, collection: str, *, write: bool) -> bool:
+        """Return whether the peer has the values of a collection.
+
+        Raises: NotFound: no such collection. Denied: the client may not.
+        """
 
     def require_known(self, collection: str) -> None:
         """Raises: NotFound: no such collection."""
@@ -127,12 +130,12 @@ class Invocation:
     answer_held: Held | None = None
     _rules: CollectionRules | None = None
 
-    def require(self, collection: str, *, write: bool = False) -> None:
+    def require(self, collection: str, *, write: bool = False) -> bool:
         """Refuse a collection that the client may not read, or write.
 
-        Raises: InvalidInput: in Init. NotFound, Denied: as `CollectionRules`.
+        Returns and raises: as `CollectionRules`. InvalidInput: in Init.
         """
-        self.rules().require(collection, write=write)
+        return self.rules().require(collection, write=write)
 
     def rules(self) -> CollectionRules:
         """Return the rules of the chaincode's collections. Raises: InvalidInput: in Init."""
@@ -254,7 +257,8 @@ class Query:
 
     def advance(self) -> bool:
         """Work for some ms on the next batch; return whether `batch` need not wait."""
-        if self._rows is not None and not self._rows.advance():
+        rows = self._rows
+        if not (rows is None or rows.exhausted or rows.advance()):
             return False
         if self._short and self._rows is not None:
             self._read(self._rows)

@@ -24,10 +24,10 @@ _ONLY_PRIVATE: Final = "only applicable for private data"
 def get_state(call: Call, request: shim.GetState, _options: StreamOptions) -> bytes:
     """Return the committed value, b"" if there is none."""
     invocation = call.invocation
-    if request.collection:
-        invocation.require(request.collection)
+    if collection := request.collection:
+        stored = invocation.require(collection)
         value = invocation.simulator.get_private(
-            invocation.namespace, request.collection, request.key
+            invocation.namespace, collection, request.key, stored=stored
         )
     else:
         value = invocation.simulator.get_state(invocation.namespace, request.key)
@@ -128,8 +128,7 @@ def get_state_multiple(
 ) -> Steps:
     """Return the values of keys in their order; private ones are not compared."""
     invocation, collection = call.invocation, request.collection
-    if collection:
-        invocation.require(collection)
+    stored = bool(collection) and invocation.require(collection)
     _require_few(len(request.keys), options.max_size_get_multiple_keys, "keys")
     ns, simulator = invocation.namespace, invocation.simulator
     values: list[bytes] = []
@@ -139,7 +138,9 @@ def get_state_multiple(
         for number, key in enumerate(request.keys, 1):
             # One by one: a key may be named often, and its value may be large.
             if collection:
-                value = simulator.get_private(ns, collection, key, compare=False)
+                value = simulator.get_private(
+                    ns, collection, key, compare=False, stored=stored
+                )
             else:
                 value = simulator.get_state(ns, key)
             values.append(value or b"")

@@ -35,10 +35,11 @@ def open_range(
     limit = options.total_query_limit
     size = min(paging.pageSize, limit) if paging.pageSize > 0 else limit
     if collection:
-        invocation.require(collection)
+        stored = invocation.require(collection)
         found = simulator.open_private_range(
             ns, collection, request.startKey, request.endKey
         )
+        found.exhausted = not stored  # a peer without the values finds none
         return _batch(call, call.open_query(found, size))
     bounds = (ns, request.startKey, request.endKey)
     if not (paging.pageSize or paging.bookmark):
@@ -150,8 +151,7 @@ def open_query(
     """Open a rich query; of a collection, no page but a bound of the results."""
     paging = _paging_of(request.metadata)
     invocation, collection = call.invocation, request.collection
-    if collection:
-        invocation.require(collection)
+    stored = not collection or invocation.require(collection)
     limit = options.total_query_limit
     size = min(paging.pageSize, limit) if paging.pageSize > 0 else limit
     pages = bool(paging.pageSize or paging.bookmark)
@@ -166,6 +166,8 @@ def open_query(
         page_size=size if paged else 0,
         bookmark=paging.bookmark if paged else "",
     )
+    if not stored:
+        rows.exhausted = True
     if not paged:
         return _batch(call, call.open_query(rows, size))
     name = f"the page (ask for fewer than {size} rows)"

@@ -142,17 +142,23 @@ def invoke(session: Session, **given: Any) -> int:
 @command(
     "chaindock query coldchain parcel P1",
     "chaindock query coldchain parcel P1 --json",
+    "chaindock query deals price D1 --at Org2MSP",
     cls=CallCommand,
     of_channel=True,
 )
 @_call_options
-def query(session: Session, **given: Any) -> int:
+@click.option(
+    "--at",
+    metavar="MSPID",
+    help="Organisation whose peer answers.  [default: that of the caller]",
+)
+def query(session: Session, at: str | None, **given: Any) -> int:
     """Call a function without writing to the ledger.
 
     Calls FUNCTION of the chaincode NAME with ARGS as you typed them. Standard output
     gets the payload and nothing else.
     """
-    return _call(session, "query", **given)
+    return _call(session, "query", endorsers=[at] if at else [], **given)
 
 
 def _bytes(text: str) -> bytes:

@@ -110,7 +110,8 @@ class Simulation:
         identity: who signed the proposal, and fulfils the channel's Writers policy.
         simulator: of the channel; its owner calls `done`.
         system: system chaincodes by name.
-        mspid: organisation of the peer that simulates, as system chaincodes see it.
+        mspid: organisation of the peer that simulates. It decides which private values
+            there are, and what system chaincodes answer.
         mspids: the organisations of the channel.
         elsewhere: calls chaincode on another channel.
     """
@@ -184,6 +185,7 @@ class Simulation:
             CollectionConfigPackage() if found is None else found.collections,
             self.mspids,
             self.identity,
+            self.mspid,
         )
 
     def _check_init(self, definition: Approval, *, is_init: bool) -> None:

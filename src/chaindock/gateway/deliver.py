@@ -26,7 +26,7 @@ from chaindock.gateway.listener import Service
 from chaindock.gateway.requests import is_bound
 from chaindock.identity.policies import satisfied
 from chaindock.ledger.encoding import field, uvarint
-from chaindock.lifecycle.collections import find_collection
+from chaindock.lifecycle.collections import find_collection, stores
 from chaindock.values import KIB
 
 if TYPE_CHECKING:
@@ -212,13 +212,12 @@ class Deliver:
 
     def _may_see(self, channel: Channel, one: PrivateSet, identity: Identity) -> bool:
         """Whether this peer has a collection, and the client may read it."""
-        msps = channel.members.configuration.msps
-        config = find_collection(one.package, one.collection, msps.mspids)
+        mspids = channel.members.configuration.msps.mspids
+        config = find_collection(one.package, one.collection, mspids)
         if config is None:
             return False
         policy = config.member_orgs_policy.signature_policy
-        peer = msps.identify(channel.members.peers[self._mspid].creator)
-        return satisfied(policy, [peer]) and (
+        return stores(config, self._mspid) and (
             not config.member_only_read or satisfied(policy, [identity])
         )
 

@@ -92,14 +92,8 @@ class Simulator:
         """Return the committed value, None if the key is absent; records the read."""
         raw = encode_key(key)
         row = self.snapshot().get(ns, raw)
-        reads = self._records[ns, ""].reads
-        if key not in reads:
-            self.hold(text_bytes(key) + ENTRY_BYTES)
-        if row is None:
-            reads[key] = None
-            return None
-        reads[key] = row[1:]
-        return row[0]
+        self.saw((ns, ""), key, row and row[1:])
+        return row and row[0]
 
     def get_metadata(self, ns: str, key: str, collection: str = "") -> dict[str, bytes]:
         """Return the committed metadata by name, records a read of the key (or key hash)."""
@@ -112,18 +106,28 @@ class Simulator:
         return {entry.name: entry.value for entry in found}
 
     def get_private(
-        self, ns: str, collection: str, key: str, *, compare: bool = True
+        self,
+        ns: str,
+        collection: str,
+        key: str,
+        *,
+        compare: bool = True,
+        stored: bool = True,
     ) -> bytes | None:
         """Return the committed private value, None if absent; records the hash's read.
 
+        `stored`: False = the peer that simulates has no value of this collection.
+
         Raises: LedgerError: with `compare`, value and hash are not of one version, so
-        that the node does not have the value that the hash belongs to.
+        that the peer does not have the value that the hash belongs to.
         """
         raw = encode_key(key)
         self.private_reads.add((ns, collection))
         value, found, public = self.snapshot().get_private(
             ns, collection, _stored(raw, collection)
         )
+        if not stored:
+            value = found = None
         if compare and found != public:
             raise LedgerError(
                 "private data matching public hash version is not available. Public "

@@ -18,7 +18,7 @@ from chaindock.errors import Denied, InvalidInput, NotFound
 from chaindock.identity.policies import evaluator, parse_policy, satisfied
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from fabric_protos.common import policies_pb2
     from fabric_protos.peer.collection_pb2 import (
@@ -145,25 +145,31 @@ def _gates(
 def _check_principal(
     principal: MSPPrincipal, here: str, mspids: Collection[str]
 ) -> None:
-    kind, raw = principal.principal_classification, principal.principal
-    if kind == MSPPrincipal.ROLE:
-        mspid = MSPRole.FromString(raw).msp_identifier
-    elif kind == MSPPrincipal.ORGANIZATION_UNIT:
-        mspid = OrganizationUnit.FromString(raw).msp_identifier
-    elif kind == MSPPrincipal.IDENTITY:
-        if SerializedIdentity.FromString(raw).mspid not in mspids:
-            raise InvalidInput(
-                f"{here}contains an identity that is not part of the channel"
-            )
-        return
-    else:
+    kind = principal.principal_classification
+    if kind not in _MSPID_OF:
         named = MSPPrincipal.Classification.Name(kind)
         raise InvalidInput(f"{here}principal type {named} is not supported")
-    if mspid not in mspids:
+    mspid = _MSPID_OF[kind](principal.principal)
+    if mspid in mspids:
+        return
+    if kind == MSPPrincipal.IDENTITY:
         raise InvalidInput(
-            f"{here}collection member '{mspid}' is not part of the channel",
-            hint=f"let it join: chaindock org add {mspid.removesuffix('MSP')}",
+            f"{here}contains an identity that is not part of the channel"
         )
+    raise InvalidInput(
+        f"{here}collection member '{mspid}' is not part of the channel",
+        hint=f"let it join: chaindock org add {mspid.removesuffix('MSP')}",
+    )
+
+
+_MSPID_OF: Final[Mapping[int, Callable[[bytes], str]]] = {
+    MSPPrincipal.ROLE: lambda raw: MSPRole.FromString(raw).msp_identifier,
+    MSPPrincipal.ORGANIZATION_UNIT: lambda raw: (
+        OrganizationUnit.FromString(raw).msp_identifier
+    ),
+    MSPPrincipal.IDENTITY: lambda raw: SerializedIdentity.FromString(raw).mspid,
+}
+"""How a principal of a member policy names its organisation."""
 
 
 # --- use ----------------------------------------------------------------------------
@@ -191,6 +197,18 @@ def find_collection(
     return None
 
 
+def stores(config: StaticCollectionConfig, mspid: str) -> bool:
+    """Whether the peer of an organisation has the values of a collection.
+
+    It has them if the member policy names the organisation, in whatever role.
+    """
+    principals = config.member_orgs_policy.signature_policy.identities
+    return any(
+        _MSPID_OF[one.principal_classification](one.principal) == mspid
+        for one in principals
+    )
+
+
 class Collections:
     """What one invocation may do with the collections of one chaincode.
 
@@ -199,6 +217,7 @@ class Collections:
         package: the collections of its definition, as the invocation sees it.
         mspids: the organisations of the channel.
         creator: the client that signed the proposal; its signature was checked.
+        mspid: organisation of the peer that runs the invocation.
     """
 
     def __init__(
@@ -208,26 +227,32 @@ class Collections:
         package: CollectionConfigPackage,
         mspids: Collection[str],
         creator: Identity,
+        mspid: str,
     ) -> None:
         self._channel, self._ns = channel, ns
-        self._package, self._mspids, self._creator = package, mspids, creator
-        self._allowed: dict[str, tuple[bool, bool]] = {}
+        self._package, self._mspids = package, mspids
+        self._creator, self._mspid = creator, mspid
+        self._decided: dict[str, tuple[bool, bool, bool]] = {}
 
-    def require(self, collection: str, *, write: bool) -> None:
+    def require(self, collection: str, *, write: bool) -> bool:
         """Refuse a read or write that the client may not do; the texts are Fabric's.
+
+        Returns: whether the peer has the values of the collection.
 
         Raises:
             NotFound: no such collection. Denied: the collection allows this to members
                 only, and the client is none.
         """
-        if collection not in self._allowed:
-            self._allowed[collection] = self._decide(collection)
-        if not self._allowed[collection][write]:
+        if collection not in self._decided:
+            self._decided[collection] = self._decide(collection)
+        *allowed, stored = self._decided[collection]
+        if not allowed[write]:
             access = "write" if write else "read"
             raise Denied(
                 f"tx creator does not have {access} access permission on privatedata in "
                 f"chaincodeName:{self._ns} collectionName: {collection}"
             )
+        return stored
 
     def require_known(self, collection: str) -> None:
         """Refuse a collection that does not exist. Raises: NotFound."""
@@ -237,13 +262,12 @@ class Collections:
                 f"chaincode [{self._ns}]"
             )
 
-    def _decide(self, collection: str) -> tuple[bool, bool]:
-        """Return whether the client may read, and whether it may write."""
-        if collection.startswith(IMPLICIT):
-            self.require_known(collection)
-            return True, True
+    def _decide(self, collection: str) -> tuple[bool, bool, bool]:
+        """Return whether the client may read, and write, and the peer has the values."""
         config = find_collection(self._package, collection, self._mspids)
         if config is None:
+            if collection.startswith(IMPLICIT):
+                self.require_known(collection)
             raise NotFound(
                 f"collection {self._channel}/{self._ns}/{collection} could not be found"
             )
@@ -251,4 +275,5 @@ class Collections:
         member = (members_read or members_write) and satisfied(
             config.member_orgs_policy.signature_policy, [self._creator]
         )
-        return member or not members_read, member or not members_write
+        stored = stores(config, self._mspid)
+        return member or not members_read, member or not members_write, stored

@@ -253,8 +253,10 @@ def test_an_upgrade_keeps_collections_and_their_time_to_live():
 # --- use
 
 
-def use(creator: Any) -> Any:
-    return Collections("mychannel", "gv", parse_collections(RECORDED), ORGS, creator)
+def use(creator: Any, *at: str) -> Any:
+    """Return what a call at the peer of an organisation may do, the first one by itself."""
+    found = parse_collections(RECORDED)
+    return Collections("mychannel", "gv", found, at or ORGS, creator, (at or ORGS)[0])
 
 
 @pytest.mark.parametrize("write", [False, True])
@@ -280,7 +282,7 @@ def test_a_collection_of_members_admits_members_alone(write):
 @pytest.mark.statement(26, of="client")
 def test_read_and_write_are_decided_apart():
     config = static(policy="OR('Org1MSP.admin')", member_only_write=True)
-    found = Collections("mychannel", "gv", package(config), ORGS, client())
+    found = Collections("mychannel", "gv", package(config), ORGS, client(), "Org1MSP")
     found.require("c", write=False)
     with pytest.raises(Denied):
         found.require("c", write=True)
@@ -327,3 +329,13 @@ def test_implicit_collections_admit_everybody():
     assert implicit.member_orgs_policy.signature_policy == policy
     assert not implicit.member_only_read
     assert not implicit.block_to_live
+
+
+def test_a_peer_has_the_values_of_collections_whose_policy_names_its_organisation():
+    """In whatever role: the recorded peer has colC, whose members are admins alone."""
+    for at in (("Org1MSP", "Org2MSP"), ("Org2MSP", "Org1MSP")):
+        first, found = at[0] == "Org1MSP", use(client(Role.ADMIN), *at)
+        for write in (False, True):
+            for name in ("colA", "colB", "colC", "_implicit_org_Org1MSP"):
+                assert found.require(name, write=write) == first
+            assert found.require("_implicit_org_Org2MSP", write=write) != first
