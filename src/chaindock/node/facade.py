@@ -268,9 +268,9 @@ class Node:
         return answer
 
     async def query(self, call: Call) -> Answer:
-        """Endorse only. Raises NotFound, LaunchFailed, ExecuteFailed."""
+        """Have the first of the endorsers simulate. Raises as `invoke`."""
         channel = self.channel(call.channel)
-        told = await self._told(channel, call)
+        told = await self._told(channel, call) | {"endorsers": call.endorsers}
         return await channel.caller.query(call.name, call.args, **told)
 
     async def compare(self, call: Call) -> list[Difference]:

@@ -30,7 +30,7 @@ class Call:
         is_init: the call is the chaincode's Init.
         timeout_s: limit for the chaincode's answer; None = chaincode.executetimeout.
         endorsers: MSP ids of the organisations whose peers endorse; none = those that
-            the policies need.
+            the policies need. The first one's peer answers a query; none = the caller's.
         channel: None = the node's first one.
     """
 
