@@ -44,7 +44,8 @@ class Calls:
 
     Args:
         options: limits.
-        overran: ends the stream; gets the seconds that a call was not answered.
+        overran: ends the stream; gets the transaction id of a call, and the seconds that
+            it was not answered.
 
     Attributes:
         ccid: of the registered chaincode; "" before that.
@@ -52,7 +53,7 @@ class Calls:
     """
 
     def __init__(
-        self, options: StreamOptions, overran: Callable[[float], None]
+        self, options: StreamOptions, overran: Callable[[str, float], None]
     ) -> None:
         self._options, self._overran = options, overran
         self._calls: dict[tuple[str, str], Call] = {}
@@ -224,7 +225,8 @@ class Calls:
     def _expire(self, call: Call) -> None:
         # Nothing is sent: the protocol cannot cancel a call, so the chaincode runs on.
         limit_s, overrun_s = call.timeout_s, self._options.overrun_s
-        self._set_timer(call, overrun_s, self._overran, limit_s + overrun_s)
+        hung = call.invocation.tx_id, limit_s + overrun_s
+        self._set_timer(call, overrun_s, self._overran, *hung)
         if call.over:
             return
         metrics.EXECUTE_TIMEOUTS.labels(self.ccid).inc()

@@ -175,8 +175,8 @@ class Handler:
             _log.info("stream ended", **facts)
         self.ended.settle(StreamEnd(code, reason, overrun_s))
 
-    def _overran(self, seconds: float) -> None:
-        reason = f"a call has not answered for {seconds:g} s"
+    def _overran(self, tx_id: str, seconds: float) -> None:
+        reason = f"the call of transaction {tx_id} was not answered for {seconds:g} s"
         self.end(grpc.StatusCode.ABORTED, reason, seconds)
 
     def _too_silent(self) -> None:

@@ -79,12 +79,15 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         self._names: KeyedLocks[str] = KeyedLocks()
         self._indexing: dict[str, asyncio.Task[None]] = {}
         self._tasks = Tasks("deployer")
+        self._left = False
+        """Whether the channel is closed: blocks that it still commits are not followed."""
 
     async def __aenter__(self) -> Self:
         self._packages.arrived.append(self._installed)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._left = True
         self._packages.arrived.remove(self._installed)
         await self._tasks.aclose()
 
@@ -379,6 +382,11 @@ class Deployer(AbstractAsyncContextManager["Deployer"]):
         return attempt
 
     def _deployed(self, name: str, attempt: Attempt, *, changed: bool) -> Deployed:
+        if self._left:
+            raise LedgerClosed(
+                f"channel {self.deployments.channel!r} has just been removed, or the node "
+                f"stops: chaincode {name!r} does not run there"
+            )
         current = self.deployments.get(name)
         return Deployed(
             *astuple(current.approval),

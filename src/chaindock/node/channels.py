@@ -144,7 +144,8 @@ class Channels(Mapping[str, NodeChannel]):
         The node's first organisation orders, and is always a member.
 
         Raises: InvalidInput: the name. AlreadyExists. NotFound: an organisation.
-            LedgerError: nothing was made.
+            StorageError: another file is in the place of the ledger. LedgerError. Nothing
+            was made then.
         Cancelled: it is made all the same.
         """
         channel = require_channel(name)
@@ -168,10 +169,13 @@ class Channels(Mapping[str, NodeChannel]):
         async with self._changing:
             if name in self._open:
                 raise AlreadyExists(f"channel {name!r} exists already", channel=name)
-            # Also ends a removal that could not be ended before.
-            await asyncio.to_thread(self._home.channels)
+            await asyncio.to_thread(self._home.require_no_ledger, name)
             await asyncio.to_thread(self._fleet.targets.forget, name)
-            await self._enter(name, members)
+            try:
+                await self._enter(name, members)
+            except BaseException:
+                await asyncio.to_thread(self._home.remove_channel, name)
+                raise
             _log.info("channel made", channel=name)
             return self._open[name]
 

@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import psutil
@@ -89,11 +89,28 @@ class Home:
         found = (path.stem for path in self.organizations.glob("*.ledger"))
         return [require_channel(name) for name in sorted(found)]
 
+    def require_no_ledger(self, name: ChannelId) -> None:
+        """Refuse to make a channel where a file would be taken for its ledger.
+
+        Ends a removal that could not be ended before. Raises: StorageError.
+        """
+        self.channels()
+        path, marker = self.ledger(name)
+        if path.exists() and not marker.exists():
+            raise StorageError(
+                f"{str(path)!r} is in the place of a ledger of channel {name!r}, which "
+                "this node does not have; nothing was made or changed",
+                hint="move the file away; to have that ledger again instead, make the "
+                f"empty file {str(marker)!r} while the node is down",
+                channel=name,
+            )
+
     def remove_channel(self, name: ChannelId) -> None:
         """Remove the ledger of a channel that nothing has open. Raises: StorageError."""
         _, marker = self.ledger(name)
         try:
-            marker.replace(marker.with_suffix(_REMOVED))
+            with suppress(FileNotFoundError):  # it was not made to its end
+                marker.replace(marker.with_suffix(_REMOVED))
             sync_folder(marker.parent)
         except OSError as error:
             raise self._not_removed(name, error) from error

@@ -178,7 +178,7 @@ async def test_a_reply_that_the_stream_has_no_room_for_is_told_as_every_refusal(
 
 
 async def test_requests_that_wait_behind_long_ones_are_bounded_for_all_calls_together():
-    calls = Calls(StreamOptions(), lambda _: None)
+    calls = Calls(StreamOptions(), lambda *_: None)
     workers = []
     for tx_id in ("t1", "t2"):
         call = Call(invocation("f", tx_id=tx_id), 5.0, calls.budget, calls.running)
@@ -200,7 +200,7 @@ async def test_requests_that_wait_behind_long_ones_are_bounded_for_all_calls_tog
 
 
 def test_the_metric_of_what_a_stream_holds_does_not_keep_the_stream():
-    calls = Calls(StreamOptions(), lambda _: None)
+    calls = Calls(StreamOptions(), lambda *_: None)
     calls.ccid = str(CCID)
     nothing: Any = None
     calls.begin(nothing, nothing)

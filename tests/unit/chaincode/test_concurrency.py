@@ -134,7 +134,7 @@ async def test_who_leaves_keeps_the_turn_taken_too(node: StreamNode):
 async def test_a_call_that_is_never_answered_ends_a_stream_with_limited_concurrency():
     async with StreamNode(overrun_s=0.2) as node:
         peer = await node.ready(concurrency=1)
-        stuck = node.call(invocation("stuck"), 0.05)
+        stuck = node.call(invocation("stuck", tx_id="stuck"), 0.05)
         await peer.receive()
         with pytest.raises(ExecuteTimeout):
             await stuck
@@ -142,14 +142,15 @@ async def test_a_call_that_is_never_answered_ends_a_stream_with_limited_concurre
         with pytest.raises(StreamTerminated, match="stream terminated") as caught:
             await waiting
         assert caught.value.sent is False
-        assert caught.value.reason == "a call has not answered for 0.25 s"
+        reason = "the call of transaction stuck was not answered for 0.25 s"
+        assert caught.value.reason == reason
 
 
 async def test_a_call_that_is_never_answered_ends_every_stream():
     """Also where others run beside it: no shim can be told to give up a call."""
     async with StreamNode(overrun_s=0.2) as node:
         peer = await node.ready()
-        stuck = node.call(invocation("stuck"), 0.05)
+        stuck = node.call(invocation("stuck", tx_id="stuck"), 0.05)
         await peer.receive()
         beside = node.call(invocation("beside"))
         await peer.receive()
@@ -158,7 +159,7 @@ async def test_a_call_that_is_never_answered_ends_every_stream():
         assert "basic did not answer in 0.05 s" in (caught.value.hint or "")
         end = await node.handler.ended.wait()
         assert end.overrun_s == pytest.approx(0.25)
-        assert end.reason == "a call has not answered for 0.25 s"
+        assert end.reason == "the call of transaction stuck was not answered for 0.25 s"
         with pytest.raises(StreamTerminated):
             await beside
         assert node.handler.calls.unanswered == []

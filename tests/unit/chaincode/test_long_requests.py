@@ -110,7 +110,7 @@ async def test_requests_that_waited_give_way_to_others_after_some_ms(
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr("chaindock.chaincode.answers.TURN_S", 0.0)
-    calls = Calls(StreamOptions(), lambda _: None)
+    calls = Calls(StreamOptions(), lambda *_: None)
     invoked = invocation("f", tx_id="t1", state=MemoryState({"k": b"v"}))
     call = Call(invoked, 5.0, calls.budget, calls.running)
     call.sent, turns, seen = True, 0, set()
@@ -138,7 +138,7 @@ async def test_requests_that_waited_give_way_to_others_after_some_ms(
 
 async def test_a_large_value_gives_way_to_others_before_its_reply_is_made():
     value = b"x" * (STEP_BYTES + 1)
-    calls = Calls(StreamOptions(), lambda _: None)
+    calls = Calls(StreamOptions(), lambda *_: None)
     invoked = invocation("f", tx_id="t1", state=MemoryState({"k": value}))
     call = Call(invoked, 5.0, calls.budget, calls.running)
     payload = shim.GetState(key="k").SerializeToString()

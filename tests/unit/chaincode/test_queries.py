@@ -330,7 +330,7 @@ def test_a_call_finishes_once():
     import asyncio
 
     async def scenario() -> None:
-        calls = Calls(StreamOptions(), lambda _: None)
+        calls = Calls(StreamOptions(), lambda *_: None)
         running = Call(invocation("f"), 1.0, Budget(1000, "call"), calls.running)
         first, second = shim.ChaincodeMessage(txid="1"), shim.ChaincodeMessage(txid="2")
         running.finish(first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from chaindock.errors import (
     TooManyRequests,
 )
 from chaindock.identity.organization import Organization, Organizations
+from chaindock.ledger import committer as ledgers
 from chaindock.lifecycle.deploy import Deployer
 from chaindock.node import home as homes
 from chaindock.node.channels import Channels
@@ -204,7 +206,7 @@ async def test_wrong_wishes_change_nothing(world: World):
         with pytest.raises(InvalidInput, match="first one and stays"):
             await channels.remove("mychannel")
         (world.home.ledgers / "trades.db").write_bytes(b"no database" * 100)
-        with pytest.raises(LedgerError):
+        with pytest.raises(StorageError):
             await channels.create("trades")
         assert [*channels] == ["mychannel"]
     async with world.up() as channels:
@@ -283,6 +285,63 @@ async def test_a_deployment_leaves_nothing_on_a_channel_that_is_removed_meanwhil
         await world.node.quiet()
         assert world.node.runtime.running == set()
         assert world.node.store.list() == []
+
+
+async def test_a_deployment_whose_commit_comes_last_says_that_the_channel_goes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    async with world.up() as channels:
+        made = await channels.create("trades")
+        deployer, watchers = made.deployer, made.ledger.watchers
+        commit = deployer._committer.commit
+
+        async def last(_: Any, definition: Any, ccid: Any) -> None:
+            """The orderer commits what it has accepted when nobody follows any more."""
+            watchers.remove(deployer.committed)
+            await commit(definition, ccid)
+            watchers.append(deployer.committed)
+            await channels.remove("trades")
+
+        monkeypatch.setattr(type(deployer._committer), "commit", last)
+        with pytest.raises(
+            LedgerClosed, match="channel 'trades' has just been removed"
+        ):
+            await deployer.deploy(package("one"), "basic")
+        await world.node.quiet()
+        assert world.node.store.list() == []
+
+
+async def test_what_lies_in_place_of_a_new_ledger_is_named_and_stays(world: World):
+    left = world.home.ledgers / "trades.db"
+    async with world.up() as channels:
+        made = await channels.create("trades")
+        await made.deployer.deploy(package("one"), "basic")
+    _, marker = world.home.ledger("trades")
+    marker.unlink()
+    before = left.read_bytes()
+    async with world.up() as channels:
+        assert [*channels] == ["mychannel"]
+        with pytest.raises(StorageError, match=re.escape(str(left))):
+            await channels.create("trades")
+        assert left.read_bytes() == before
+        left.rename(left.with_suffix(".old"))
+        assert (await channels.create("trades")).ledger.height == 1
+
+
+async def test_a_channel_that_could_not_be_made_leaves_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+):
+    async with world.up() as channels:
+        with monkeypatch.context() as patch:
+            patch.setattr(ledgers, "mark", failing)
+            with pytest.raises(LedgerError, match="no space"):
+                await channels.create("trades")
+        assert not [*world.home.ledgers.glob("trades*")]
+        assert (await channels.create("trades")).ledger.height == 1
+
+
+def failing(*_: object) -> None:
+    raise LedgerError("no space")
 
 
 async def test_a_removal_that_fails_later_does_not_bring_the_channel_back(
