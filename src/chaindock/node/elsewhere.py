@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -33,6 +34,8 @@ class Elsewhere:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._ccids: set[Ccid] = set()
+        self.turn = asyncio.Lock()
+        """Held by who compares runs: in two at once, some would run in the wrong place."""
 
     def settings(self, ccid: Ccid, usual: RunSettings) -> RunSettings:
         """Return what a run of `ccid` gets."""

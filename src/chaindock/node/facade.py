@@ -277,10 +277,10 @@ class Node:
         """Run the proposal several times; return what differed. As `invoke`."""
         channel = self.channel(call.channel)
         told = await self._told(channel, call)
-        told["elsewhere"] = self.elsewhere.of(channel.id, call.name, self.custodian)
-        return await compare(
-            channel.caller, call.name, call.args, is_init=call.is_init, **told
-        )
+        async with self.elsewhere.turn:
+            where = self.elsewhere.of(channel.id, call.name, self.custodian)
+            told |= {"elsewhere": where, "is_init": call.is_init}
+            return await compare(channel.caller, call.name, call.args, **told)
 
     async def _told(self, channel: NodeChannel, call: Call) -> dict[str, Any]:
         return {

@@ -37,6 +37,8 @@ were. A cause that floods takes no lines from the others."""
 _MOST_CAUSES: Final = 100
 """Causes of one minute after these share one budget."""
 _OTHERS: Final = ""
+_CLIENT_LEFT: Final = "ExecuteBatchError"
+"""What gRPC reports, with a traceback, when a client vanishes while it is answered."""
 lines_checked: Final = dict.fromkeys(
     ("debug", "info", "warning", "error", "critical"), 0
 )
@@ -172,6 +174,8 @@ def _take(
 def _take_foreign(record: logging.LogRecord) -> bool:
     if hasattr(record, "_logger"):
         return True  # `_take` has decided
+    if record.exc_info and type(record.exc_info[1]).__name__ == _CLIENT_LEFT:
+        return False
     method = record.levelname.lower()
     if not _is_taken(record.name, method if method in lines_checked else "debug"):
         return False

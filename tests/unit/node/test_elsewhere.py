@@ -1,11 +1,14 @@
 """A chaincode that runs in another time zone for a comparison."""
 
+import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from chaindock.container.contracts import RunSettings
 from chaindock.lifecycle.states import Target
+from chaindock.node import facade
 from chaindock.node.elsewhere import Elsewhere
 from support.doubles.deployments import CHANNEL, Node, package
 
@@ -41,3 +44,31 @@ async def test_what_a_user_stopped_or_removed_meanwhile_stays_down(node):
                 await node.deployer.remove("basic")
         await node.quiet()
         assert node.runtime.running == set()
+
+
+async def test_of_two_comparisons_at_once_the_second_waits(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    fleet: Any = SimpleNamespace(all=list)
+    channel = SimpleNamespace(id=CHANNEL, caller=None)
+    node: Any = SimpleNamespace(
+        channel=lambda _name: channel,
+        custodian=None,
+        elsewhere=Elsewhere(fleet),
+        _told=lambda *_: asyncio.sleep(0, {}),
+    )
+    seen = []
+
+    async def compare(_caller: Any, name: str, *_: Any, **__: Any) -> list[Any]:
+        seen.append(f"{name} begins")
+        await asyncio.sleep(0.01)
+        seen.append(f"{name} ends")
+        return []
+
+    monkeypatch.setattr(facade, "compare", compare)
+    calls: list[Any] = [
+        SimpleNamespace(channel=None, name=name, args=(), is_init=False)
+        for name in ("one", "two")
+    ]
+    await asyncio.gather(*(facade.Node.compare(node, call) for call in calls))
+    assert seen == ["one begins", "one ends", "two begins", "two ends"]
