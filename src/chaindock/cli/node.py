@@ -2,7 +2,7 @@
 
 The detached process tells "ready" or its error through a pipe, so nothing is guessed from
 files or time; when `up` is interrupted before that, the process is ended. `down` signals
-only the process that the lock of the home names, and only if it is older than its entry.
+only the process that the lock of the home names, and only while the lock is held.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from chaindock.operations.facade import NodeStatus
 
 TAIL_LINES = 20
-CLOCK_SLACK_S = 2.0
 POLL_S = 0.02
 KILLED_S = 10.0
 _EXIT_S = 5.0
@@ -327,12 +326,17 @@ def is_alive(process: psutil.Process) -> bool:
 
 def find_process(home: Path) -> psutil.Process | None:
     """Return the process that serves `home`, or None."""
+    import fcntl
+
     import psutil
 
-    path = home / "node.lock"
     try:
-        process = psutil.Process(int(path.read_text()))
-        ours = process.create_time() <= path.stat().st_mtime + CLOCK_SLACK_S
+        with (home / "node.lock").open() as lock:
+            # Not by times: the clock may have been set while the node runs.
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return None
+            process = psutil.Process(int(lock.read()))
     except (OSError, ValueError, psutil.Error):
         return None
-    return process if ours and is_alive(process) else None
+    return process if is_alive(process) else None

@@ -33,6 +33,7 @@ from chaindock.errors import (
 from chaindock.ids import Ccid, TxId, name_from_label
 from chaindock.lifecycle.terms import shown_policy
 from chaindock.node.admin import AdminServer
+from chaindock.node.home import Home
 from chaindock.operations.facade import Call, Deployment, NodeStatus, Running
 from chaindock.packaging.format import read_package
 from support.doubles import fake_explorer
@@ -356,15 +357,13 @@ async def serve(
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     node = FakeNode(home)
     node.forgets, node.imageless = forgets, imageless
-    lock = home / "node.lock"
     async with AdminServer(home, node):  # type: ignore[arg-type]  # a double
-        lock.write_text(f"{os.getpid()}\n")
-        try:
-            ready(node.status())
-            await node.stopping.wait()
-        finally:
-            lock.write_text("")
-            node.close()
+        with Home(home).locked():
+            try:
+                ready(node.status())
+                await node.stopping.wait()
+            finally:
+                node.close()
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from chaindock.cli.node import find_process, is_alive
+from chaindock.node.home import Home
 from chaindock.operations.address import find_socket
 from support.program import command, wait_for
 
@@ -91,12 +92,16 @@ def test_down_after_a_kill_finds_no_node_and_up_works_again(chaindock, home):
     assert chaindock("up", "-d").returncode == 0
 
 
-def test_lock_that_names_a_younger_process_is_not_believed(home):
+def test_a_lock_that_nobody_holds_is_not_believed(home):
     (home / "node.lock").write_text(f"{os.getpid()}\n")
-    os.utime(home / "node.lock", (1, 1))
     assert find_process(home) is None
-    os.utime(home / "node.lock")
-    assert the_node(home).pid == os.getpid()
+
+
+def test_who_holds_the_lock_is_found_whatever_the_clock_says(home):
+    with Home(home).locked():
+        os.utime(home / "node.lock", (1, 1))
+        assert the_node(home).pid == os.getpid()
+    assert find_process(home) is None
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "999999999", "\xff"])

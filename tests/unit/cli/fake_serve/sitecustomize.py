@@ -16,6 +16,7 @@ async def _serve(config: Any, ready: Any) -> None:
     import os
 
     from chaindock.errors import NodeAlreadyRunning
+    from chaindock.node.home import Home
     from support.doubles.fake_node import serve
 
     fault = config.node.domain.partition(".")[0]
@@ -30,8 +31,8 @@ async def _serve(config: Any, ready: Any) -> None:
     faults = {name: fault == name for name in ("forgets", "imageless")}
     await serve(config.home, ready, **faults)
     if fault == "stays":
-        (config.home / "node.lock").write_text(f"{os.getpid()}\n")
-        await asyncio.Event().wait()
+        with Home(config.home).locked():
+            await asyncio.Event().wait()
 
 
 _module = types.ModuleType("chaindock.node.serve")
