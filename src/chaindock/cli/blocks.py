@@ -10,7 +10,7 @@ import click
 
 from chaindock.cli import show
 from chaindock.cli.keys import TX_DIGITS, escaped, place, preview, shown
-from chaindock.cli.session import Number, Session, command, name_argument
+from chaindock.cli.session import Number, Session, command, limit_option, name_argument
 from chaindock.cli.show import count
 
 if TYPE_CHECKING:
@@ -37,14 +37,7 @@ def tx() -> None:
     of_channel=True,
 )
 @click.option("--before", type=Number(min=0), metavar="N", help="Blocks below N.")
-@click.option(
-    "--limit",
-    type=Number(min=1),
-    default=20,
-    show_default=True,
-    metavar="N",
-    help="Show at most N.",
-)
+@limit_option(20)
 def block_ls(session: Session, before: int | None, limit: int) -> None:
     """List the blocks, the newest first."""
     found: list[dict[str, Any]] = []
@@ -53,18 +46,13 @@ def block_ls(session: Session, before: int | None, limit: int) -> None:
     if session.emits(found):
         return
     show.table(
-        ("BLOCK", "TIME", "TXS", "VALID", "BYTES", "HASH"),
-        [
-            (
-                str(one["number"]),
-                (one["time"] or "-")[:19],
-                str(one["transactions"]),
-                str(one["valid"]),
-                str(one["size"]),
-                show.shorten(one["hash"]),
-            )
-            for one in found
-        ],
+        found,
+        BLOCK=lambda one: one["number"],
+        TIME=lambda one: (one["time"] or "-")[:19],
+        TXS=lambda one: one["transactions"],
+        VALID=lambda one: one["valid"],
+        BYTES=lambda one: one["size"],
+        HASH=lambda one: show.shorten(one["hash"]),
     )
 
 
@@ -96,29 +84,15 @@ def block_show(session: Session, number: int) -> None:
     )
     click.echo()
     show.table(
-        (
-            "TX",
-            "TRANSACTION",
-            "CODE",
-            "CHAINCODE",
-            "FUNCTION",
-            "READS",
-            "WRITES",
-            "BYTES",
-        ),
-        [
-            (
-                str(one["position"]),
-                escaped(one["tx_id"][:TX_DIGITS]) or "-",
-                _code(one),
-                escaped(one["chaincode"] or one["type"]),
-                escaped(one["function"] or "-"),
-                str(one["reads"] + one["ranges"]),
-                str(one["writes"]),
-                str(one["size"]),
-            )
-            for one in found["transactions"]
-        ],
+        found["transactions"],
+        TX=lambda one: one["position"],
+        TRANSACTION=lambda one: escaped(one["tx_id"][:TX_DIGITS]) or "-",
+        CODE=_code,
+        CHAINCODE=lambda one: escaped(one["chaincode"] or one["type"]),
+        FUNCTION=lambda one: escaped(one["function"] or "-"),
+        READS=lambda one: one["reads"] + one["ranges"],
+        WRITES=lambda one: one["writes"],
+        BYTES=lambda one: one["size"],
     )
 
 

@@ -47,11 +47,10 @@ def channel_ls(session: Session) -> None:
     if session.emits(found):
         return
     show.table(
-        ("CHANNEL", "BLOCKS", "ORGANISATIONS"),
-        [
-            (one["name"], str(one["height"]), ", ".join(one["organizations"]))
-            for one in found
-        ],
+        found,
+        CHANNEL=lambda one: one["name"],
+        BLOCKS=lambda one: one["height"],
+        ORGANISATIONS=lambda one: ", ".join(one["organizations"]),
     )
 
 
@@ -101,15 +100,10 @@ def org_ls(session: Session) -> None:
     if session.emits(found):
         return
     show.table(
-        ("MSP", "DOMAIN", "ORDERS", "PEER", "FILES"),
-        [
-            (
-                one["mspid"],
-                one["domain"] or "-",
-                "yes" if one["orders"] else "no",
-                one.get("address") or "-",
-                one["path"] or "-",
-            )
-            for one in found
-        ],
+        found,
+        MSP=lambda one: one["mspid"],
+        DOMAIN=lambda one: one["domain"] or "-",
+        ORDERS=lambda one: "yes" if one["orders"] else "no",
+        PEER=lambda one: one.get("address") or "-",
+        FILES=lambda one: one["path"] or "-",
     )

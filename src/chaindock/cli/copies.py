@@ -42,10 +42,12 @@ def snapshot(
     if is_list:
         found = client.get("snapshots")["snapshots"]
         if not session.emits(found):
-            rows = [
-                (one["name"], str(one["height"]), one["hash"][:12]) for one in found
-            ]
-            show.table(("NAME", "BLOCKS", "HASH"), rows)
+            show.table(
+                found,
+                NAME=lambda one: one["name"],
+                BLOCKS=lambda one: one["height"],
+                HASH=lambda one: one["hash"][:12],
+            )
         return
     if name is None:
         raise click.UsageError("Missing argument 'NAME', or --list.")

@@ -15,14 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chaindock.cli import show
-from chaindock.cli.session import (
-    Session,
-    command,
-    config_option,
-    home_option,
-    json_option,
-    pass_session,
-)
+from chaindock.cli.session import Session, command, config_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -140,7 +133,7 @@ def config() -> None:
     """Show the settings and where they come from."""
 
 
-@config.command("show")
+@command("chaindock config show --changed", "chaindock config show -v", group=config)
 @click.option(
     "--changed", is_flag=True, help="Only settings that differ from the default."
 )
@@ -148,10 +141,7 @@ def config() -> None:
     "-v", "--verbose", is_flag=True, help="With the help text of each setting."
 )
 @config_option
-@json_option
-@home_option
-@pass_session
-def show_config(session: Session, *, changed: bool, verbose: bool) -> None:
+def config_show(session: Session, *, changed: bool, verbose: bool) -> None:
     """Show every setting, its value and its origin.
 
     The first source that has a value is used: `chaindock up --set KEY=VALUE`, the
@@ -178,34 +168,35 @@ def show_config(session: Session, *, changed: bool, verbose: bool) -> None:
     }
     if session.emits(told):
         return
-    rows = [_setting(one) for one in found]
     if verbose:
-        for one, row in zip(found, rows, strict=True):
+        for one in found:
+            row = one.key, _origin(one), _value(one)
             click.echo(click.style(f"\n{one.help}", dim=True))
             click.echo("  ".join(part for part in row if part))
     else:
-        show.table(("SETTING", "ORIGIN", "VALUE"), rows)
-    for head, more in (
-        (
-            ("BUILDS GET", "VALUE"),
-            [(name, show.visible(value)) for name, value in variables.items()],
-        ),
-        (
-            ("NOT USED", "ORIGIN", "WHY"),
-            [
-                (show.visible(one.key), one.origin, one.reason or "-")
-                for one in loaded.ignored
-            ],
-        ),
-    ):
-        if more:
-            click.echo()
-            show.table(head, more)
+        show.table(found, SETTING=lambda one: one.key, ORIGIN=_origin, VALUE=_value)
+    if variables:
+        click.echo()
+        show.table(
+            [*variables.items()],
+            BUILDS_GET=lambda one: one[0],
+            VALUE=lambda one: show.visible(one[1]),
+        )
+    if loaded.ignored:
+        click.echo()
+        show.table(
+            loaded.ignored,
+            NOT_USED=lambda one: show.visible(one.key),
+            ORIGIN=lambda one: one.origin,
+            WHY=lambda one: one.reason or "-",
+        )
     for warning in warnings:
         show.warn(warning)
 
 
-def _setting(one: Setting) -> tuple[str, str, str]:
-    default = one.origin == "default"
-    origin = click.style(one.origin, dim=default)
-    return one.key, origin, click.style(show.visible(one.value), bold=not default)
+def _origin(one: Setting) -> str:
+    return click.style(one.origin, dim=one.origin == "default")
+
+
+def _value(one: Setting) -> str:
+    return click.style(show.visible(one.value), bold=one.origin != "default")

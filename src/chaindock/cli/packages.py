@@ -15,6 +15,8 @@ from chaindock.cli import show
 from chaindock.cli.session import Session, command
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from chaindock.packaging.format import PackageInfo
 
 _SHOWN_ENTRIES = 40
@@ -121,18 +123,10 @@ def packages_ls(session: Session) -> None:
     if session.emits(found):
         return
     show.table(
-        ("PACKAGE", "INSTALLED BY", "CHAINCODES"),
-        [
-            (
-                one["package_id"],
-                ", ".join(one["installed_by"]) or "deploy",
-                ", ".join(
-                    f"{on['name']} on {on['channel']}" for on in one["chaincodes"]
-                )
-                or "-",
-            )
-            for one in found
-        ],
+        found,
+        PACKAGE=lambda one: one["package_id"],
+        INSTALLED_BY=lambda one: ", ".join(one["installed_by"]) or "deploy",
+        CHAINCODES=lambda one: ", ".join(map(_user, one["chaincodes"])) or "-",
     )
 
 
@@ -150,6 +144,10 @@ def packages_rm(session: Session, package_id: str) -> None:
     client.delete("packages", chosen)
     if not session.emits({"package_id": chosen}):
         click.echo(f"removed {chosen}")
+
+
+def _user(one: Mapping[str, str]) -> str:
+    return f"{one['name']} on {one['channel']}"
 
 
 def _as_json(info: PackageInfo) -> dict[str, Any]:

@@ -15,10 +15,18 @@ from chaindock.cli.show import count, one_line
 from chaindock.ids import CHANNEL_ENDORSEMENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-_HEAD = ("NAME", "VERSION", "SEQ", "STATE", "BACKEND", "SINCE", "PACKAGE", "WHERE")
-_CALLS_HEAD = ("NAME", "TRANSACTION", "FUNCTION", "SINCE", "CALLER")
+_COLUMNS: Mapping[str, Callable[[Any], object]] = {
+    "NAME": lambda one: one["name"],
+    "VERSION": lambda one: one["version"],
+    "SEQ": lambda one: one["sequence"],
+    "STATE": lambda one: show.state_text(one["state"]),
+    "BACKEND": lambda one: one["backend"],
+    "SINCE": lambda one: ago(one["since"]),
+    "PACKAGE": lambda one: show.shorten(one["package_id"]),
+    "WHERE": lambda one: ", ".join(_where(one["details"])) or "-",
+}
 _LOG_KEYS = ("time", "stream", "tx", "line")
 
 
@@ -42,14 +50,9 @@ def ps(session: Session, *, calls: bool) -> None:
     elif calls:
         _show_calls(found)
     else:
-        head: tuple[str, ...] = _HEAD
-        rows = [_row(one) for one in found]
-        if len({one["channel"] for one in found}) > 1:
-            head = ("CHANNEL", *_HEAD)
-            rows = [
-                (one["channel"], *row) for row, one in zip(rows, found, strict=True)
-            ]
-        show.table(head, rows)
+        several = len({one["channel"] for one in found}) > 1
+        first = {"CHANNEL": lambda one: one["channel"]} if several else {}
+        show.table(found, **first, **_COLUMNS)
         for one in found:
             for text in _remarks(one):
                 click.echo(f"{one['name']}: {text}", err=True)
@@ -71,35 +74,21 @@ def _remarks(one: Mapping[str, Any]) -> Iterator[str]:
         yield f"collections {show.visible(', '.join(collections))}"
 
 
-def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
-    return (
-        one["name"],
-        one["version"],
-        str(one["sequence"]),
-        show.state_text(one["state"]),
-        one["backend"],
-        ago(one["since"]),
-        show.shorten(one["package_id"]),
-        ", ".join(_where(one["details"])) or "-",
-    )
-
-
 def _show_calls(found: Sequence[Mapping[str, Any]]) -> None:
-    rows = [
-        (
-            one["name"],
-            call["tx_id"][:TX_DIGITS],
-            show.visible(call["function"]),
-            ago(call["since"]),
-            "left" if call["caller_left"] else "waits" if call["sent"] else "queued",
-        )
-        for one in found
-        for call in one["calls"]
-    ]
-    if rows:
-        show.table(_CALLS_HEAD, rows)
-    else:
+    calls = [{**call, "name": one["name"]} for one in found for call in one["calls"]]
+    if not calls:
         click.echo("no call is open", err=True)
+        return
+    show.table(
+        calls,
+        NAME=lambda call: call["name"],
+        TRANSACTION=lambda call: call["tx_id"][:TX_DIGITS],
+        FUNCTION=lambda call: show.visible(call["function"]),
+        SINCE=lambda call: ago(call["since"]),
+        CALLER=lambda call: (
+            "left" if call["caller_left"] else "waits" if call["sent"] else "queued"
+        ),
+    )
 
 
 def planned(one: Mapping[str, Any]) -> str:

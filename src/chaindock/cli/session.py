@@ -79,6 +79,18 @@ class Number(click.IntRange):
     name = "number"
 
 
+def limit_option(most: int) -> Callable[..., Any]:
+    """Add --limit: how many rows of a list are shown, by default `most`."""
+    return click.option(
+        "--limit",
+        type=Number(min=1),
+        default=most,
+        show_default=True,
+        metavar="N",
+        help="Show at most N.",
+    )
+
+
 pass_session = click.make_pass_decorator(Session)
 
 

@@ -27,7 +27,7 @@ from chaindock.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*[A-Za-z]|\x1b\][^\x07\x1b]*(\x07|\x1b\\)?")
 _HASH = re.compile(r"(?<![0-9a-f])([0-9a-f]{12})[0-9a-f]{52}(?![0-9a-f])")
@@ -161,9 +161,13 @@ def state_text(state: str) -> str:
     return click.style(state, fg=_STATE_COLOURS.get(state))
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print columns; what does not fit on the terminal goes to indented lines."""
-    lines = [head, *rows]
+def table(rows: Sequence[Any], **cells: Callable[[Any], object]) -> None:
+    """Print columns; what does not fit on the terminal goes to indented lines.
+
+    `cells` has what each column shows of a row, by its heading, with _ for a space.
+    """
+    head = [name.replace("_", " ") for name in cells]
+    lines = [head, *([str(cell(row)) for cell in cells.values()] for row in rows)]
     columns = zip(*lines, strict=True)
     widths = [max(len(click.unstyle(cell)) for cell in column) for column in columns]
     room = width()

@@ -18,7 +18,7 @@ from chaindock.cli.keys import (
     preview,
     shown,
 )
-from chaindock.cli.session import Number, Session, command, name_argument
+from chaindock.cli.session import Session, command, limit_option, name_argument
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,14 +29,6 @@ collection_option = click.option(
     default="",
     metavar="NAME",
     help="A collection of private data, in place of the public state.",
-)
-limit_option = click.option(
-    "--limit",
-    type=Number(min=1),
-    default=100,
-    show_default=True,
-    metavar="N",
-    help="Show at most N.",
 )
 
 
@@ -64,7 +56,7 @@ def state() -> None:
 )
 @click.argument("words", metavar="[TYPE [ATTR]...]", nargs=-1)
 @collection_option
-@limit_option
+@limit_option(100)
 def state_ls(
     session: Session,
     name: str | None,
@@ -102,16 +94,12 @@ def state_ls(
         click.echo(f"{name} has no such key", err=True)
         return
     show.table(
-        ("KEY", "BLOCK", "TX", "BYTES", "VALUE"),
-        [
-            (
-                shown(row["key"]),
-                *map(str, row["version"]),
-                str(row["size"]),
-                preview(row["value"], row["size"]),
-            )
-            for row in rows
-        ],
+        rows,
+        KEY=lambda row: shown(row["key"]),
+        BLOCK=lambda row: row["version"][0],
+        TX=lambda row: row["version"][1],
+        BYTES=lambda row: row["size"],
+        VALUE=lambda row: preview(row["value"], row["size"]),
     )
     if following is not None:
         click.echo("there are more keys; see them with --limit or --prefix", err=True)
@@ -121,15 +109,12 @@ def _list_names(session: Session) -> None:
     found = session.client().get("state")["namespaces"]
     if session.emits(found):
         return
-    rows = [
-        (
-            one["name"],
-            escaped(one["collection"]) or "-",
-            f"{one['keys']}{'+' * one['more']}",
-        )
-        for one in found
-    ]
-    show.table(("NAME", "COLLECTION", "KEYS"), rows)
+    show.table(
+        found,
+        NAME=lambda one: one["name"],
+        COLLECTION=lambda one: escaped(one["collection"]) or "-",
+        KEYS=lambda one: f"{one['keys']}{'+' * one['more']}",
+    )
 
 
 @command(
@@ -178,7 +163,7 @@ def state_get(
 )
 @name_argument()
 @key_options
-@limit_option
+@limit_option(100)
 def state_history(
     session: Session, name: str, words: Sequence[str], *, is_composite: bool, limit: int
 ) -> None:
@@ -196,15 +181,13 @@ def state_history(
         click.echo(f"no transaction wrote this key of {name}", err=True)
         return
     show.table(
-        ("BLOCK", "TX", "TIME", "TRANSACTION", "BYTES", "VALUE"),
-        [
-            (
-                *map(str, row["version"]),
-                (row["time"] or "-")[:19],
-                show.visible(row["tx_id"][:TX_DIGITS]),
-                str(row["size"]),
-                "(deleted)" if row["is_delete"] else preview(row["value"], row["size"]),
-            )
-            for row in rows
-        ],
+        rows,
+        BLOCK=lambda row: row["version"][0],
+        TX=lambda row: row["version"][1],
+        TIME=lambda row: (row["time"] or "-")[:19],
+        TRANSACTION=lambda row: show.visible(row["tx_id"][:TX_DIGITS]),
+        BYTES=lambda row: row["size"],
+        VALUE=lambda row: (
+            "(deleted)" if row["is_delete"] else preview(row["value"], row["size"])
+        ),
     )

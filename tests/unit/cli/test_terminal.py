@@ -107,7 +107,7 @@ def test_a_narrow_terminal_gets_all_columns_of_a_table(chaindock, env, source):
 def test_a_long_cell_breaks_at_spaces_and_keeps_names_whole(capsys, monkeypatch):
     monkeypatch.setattr(show, "width", lambda: 40)
     place = "dev-peer0-basic-1.0-0123456789abcdef, read-only, stream: mutual TLS"
-    show.table(("NAME", "WHERE"), [("basic", place)])
+    show.table([("basic", place)], NAME=lambda one: one[0], WHERE=lambda one: one[1])
     assert capsys.readouterr().out.splitlines() == [
         "NAME",
         "    WHERE",
