@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import sqlite3
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from chaindock.errors import StorageError, is_retryable
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+
+@contextmanager
+def storing(
+    what: str, path: Path, hint: str = "check free space and permissions there"
+) -> Iterator[None]:
+    """Raise StorageError, which says `what` cannot be done with `path`, and why.
+
+    It stands for an OSError or an error of SQLite in the block.
+    """
+    try:
+        yield
+    except ConnectionError:  # of a client
+        raise
+    except (OSError, sqlite3.Error) as error:
+        raise StorageError(
+            f"{what} {str(path)!r}: {getattr(error, 'strerror', None) or error}",
+            hint=hint,
+            path=str(path),
+            retryable=isinstance(error, OSError) and is_retryable(error),
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from chaindock.errors import StorageError, is_retryable
+from chaindock.durable import storing
 from chaindock.options import option
 from chaindock.telemetry import get_logger, is_on
 from chaindock.values import MIB, Bytes, Count
@@ -91,18 +91,11 @@ class OutputFile:
         Raises: StorageError.
         """
         folder = self.path.parent
-        try:
+        with storing("output cannot be kept in", folder):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for old in sorted(folder.glob("*.log"))[: 1 - self._options.keep or None]:
                 old.unlink(missing_ok=True)
             self.path.touch()
-        except OSError as error:
-            raise StorageError(
-                f"output cannot be kept in {str(folder)!r}: {error.strerror}",
-                hint="check free space and permissions there",
-                path=str(folder),
-                retryable=is_retryable(error),
-            ) from error
 
     def write(self, line: str, stream: str, tx: str | None = None) -> None:
         """Append one line; it can be read a moment later."""

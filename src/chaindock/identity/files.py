@@ -11,8 +11,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from chaindock.durable import sync_folder, write_file
-from chaindock.errors import ConfigInvalid, StorageError
+from chaindock.durable import storing, sync_folder, write_file
+from chaindock.errors import ConfigInvalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,38 +32,26 @@ def appear(folder: Path) -> Iterator[Path]:
     """
     scratch = folder.parent / f"{_UNFINISHED}{secrets.token_hex(6)}"
     try:
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in folder.parent.glob(f"{_UNFINISHED}*"):
-            shutil.rmtree(left, ignore_errors=True)
-        scratch.mkdir(mode=0o755)
-        yield scratch
-        for path in (scratch, *(p for p in scratch.rglob("*") if p.is_dir())):
-            sync_folder(path)
-        scratch.rename(folder)
-        for parent in (folder.parent, folder.parent.parent):
-            sync_folder(parent)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+        with storing("cannot write", folder):
+            folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for left in folder.parent.glob(f"{_UNFINISHED}*"):
+                shutil.rmtree(left, ignore_errors=True)
+            scratch.mkdir(mode=0o755)
+            yield scratch
+            for path in (scratch, *(p for p in scratch.rglob("*") if p.is_dir())):
+                sync_folder(path)
+            scratch.rename(folder)
+            for parent in (folder.parent, folder.parent.parent):
+                sync_folder(parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file unless it has this content. Raises: StorageError."""
-    try:
+    with storing("cannot write", path):
         if not path.exists() or path.read_bytes() != content:
             write_file(path, content)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
-def cannot_write(path: Path, error: OSError) -> StorageError:
-    """Return the error for a file or directory that cannot be written."""
-    return StorageError(
-        f"{str(path)!r} cannot be written: {error.strerror or error}",
-        hint="check free space and permissions there",
-        path=str(path),
-    )
 
 
 def read_certificate(path: Path) -> x509.Certificate:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cryptography.x509.oid import NameOID
 
-from chaindock.durable import write_file
+from chaindock.durable import storing, write_file
 from chaindock.errors import InvalidInput
 from chaindock.identity.ca import (
     CertificateAuthority,
@@ -26,7 +26,6 @@ from chaindock.identity.ca import (
 from chaindock.identity.files import (
     appear,
     broken,
-    cannot_write,
     read_certificate,
     read_key,
 )
@@ -294,10 +293,8 @@ def _write_certificate(
 ) -> None:
     """Write, or replace, the certificate of an identity. Raises: StorageError."""
     path = msp / "signcerts" / f"{common_name}-cert.pem"
-    try:
+    with storing("cannot write", path):
         write_file(path, certificate_pem(certificate))
-    except OSError as error:
-        raise cannot_write(path, error) from error
 
 
 def _read_signer(msp: Path, mspid: str) -> SigningIdentity:

@@ -61,10 +61,11 @@ import msgspec
 from aiohttp import web
 
 from chaindock import telemetry
-from chaindock.errors import InvalidInput, StorageError
+from chaindock.durable import storing
+from chaindock.errors import InvalidInput
 from chaindock.ids import Ccid, require_chaincode_name
 from chaindock.lifecycle.terms import Said
-from chaindock.node.channel_routes import ChannelRoutes, asked_channel
+from chaindock.node.channel_routes import ChannelRoutes, asked_channel, number_of
 from chaindock.operations import wire
 from chaindock.operations.address import close_socket, find_socket, open_socket
 from chaindock.operations.facade import Call
@@ -189,21 +190,12 @@ class AdminServer:
     async def _received(self, request: web.Request) -> AsyncIterator[Path]:
         """Write the body to a file that exists inside the block."""
         with ExitStack() as stack:
-            try:
+            with storing("cannot receive the package in", self._incoming):
                 self._incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
                 folder = tempfile.TemporaryDirectory(dir=self._incoming)
                 package = Path(stack.enter_context(folder)) / "package"
                 with package.open("wb") as file:
                     await self._receive(request, file)
-            except ConnectionError:
-                raise
-            except OSError as error:
-                raise StorageError(
-                    f"the package cannot be received in {str(self._incoming)!r}: "
-                    f"{error.strerror}",
-                    hint="check free space and permissions there",
-                    path=str(self._incoming),
-                ) from error
             yield package
 
     async def _receive(self, request: web.Request, file: BinaryIO) -> None:
@@ -261,7 +253,7 @@ class AdminServer:
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         name, channel = _name(request), asked_channel(request)
         self._node.log_files(name, channel)  # not found: an answer, not a stream
-        await self._node.flush_output()
+        await self._node.output.flush()
         tail = Tail(
             lambda: self._node.log_files(name, channel),
             previous=_flag(request, "previous"),
@@ -311,16 +303,11 @@ class _Dev(Said, kw_only=True, forbid_unknown_fields=False):
 
 async def _said(request: web.Request) -> Said:
     """Return the terms before the package in the body of a request."""
-    text = request.query.get("terms", "0")
-    if (
-        not text.isascii()
-        or not text.isdigit()
-        or len(text) > 7
-        or int(text) > _TERMS_BYTES
-    ):
-        raise InvalidInput(f"terms={text!r}: expected 0 to {_TERMS_BYTES} bytes")
+    size = number_of(request, "terms", 0)
+    if size > _TERMS_BYTES:
+        raise InvalidInput(f"terms {size}: expected 0 to {_TERMS_BYTES} bytes")
     try:
-        raw = await request.content.readexactly(int(text))
+        raw = await request.content.readexactly(size)
         return msgspec.json.decode(raw or b"{}", type=Said)
     except (asyncio.IncompleteReadError, ValueError, RecursionError) as error:
         raise InvalidInput(

@@ -142,7 +142,10 @@ class ChannelRoutes:
     async def _page(self, request: web.Request) -> web.Response:
         space, asked = _space(request), request.query
         prefix, start = asked.get("prefix", ""), asked.get("start", "")
-        limit, cut = _number(request, "limit", _ROWS), _number(request, "cut", 1 << 60)
+        limit, cut = (
+            number_of(request, "limit", _ROWS),
+            number_of(request, "cut", 1 << 60),
+        )
         return _answer(
             await self._explorer(request).page(space, prefix, start, limit, cut)
         )
@@ -160,7 +163,7 @@ class ChannelRoutes:
             request.match_info["name"],
             _key(request),
             before,
-            _number(request, "limit", _ROWS),
+            number_of(request, "limit", _ROWS),
         )
         return _answer(found)
 
@@ -169,12 +172,12 @@ class ChannelRoutes:
             return reply({"height": self._channel(request).ledger.height})
         below = request.query.get("below")
         number = None if below is None else _digits("below", below)
-        limit = _number(request, "limit", 0)
+        limit = number_of(request, "limit", 0)
         return _answer(await self._explorer(request).blocks(number, limit))
 
     async def _block(self, request: web.Request) -> web.Response:
         number = _digits("block", request.match_info["number"])
-        brief = bool(_number(request, "brief", 0))
+        brief = bool(number_of(request, "brief", 0))
         return _answer(await self._explorer(request).block(number, brief=brief))
 
     async def _transaction(self, request: web.Request) -> web.Response:
@@ -228,7 +231,7 @@ class ChannelRoutes:
     async def _events(self, request: web.Request) -> web.StreamResponse:
         name, text = request.query.get("name", ""), request.query.get("from")
         first = None if text is None else _digits("from", text)
-        follow = bool(_number(request, "follow", 0))
+        follow = bool(number_of(request, "follow", 0))
         if not follow:  # a follower may wait for a chaincode that is deployed later
             await self._explorer(request).require(name, first=first)
         batches = self._explorer(request).events(
@@ -289,7 +292,8 @@ def _key(request: web.Request) -> str:
     return key
 
 
-def _number(request: web.Request, name: str, default: int) -> int:
+def number_of(request: web.Request, name: str, default: int) -> int:
+    """Return a parameter that is a number. Raises: InvalidInput."""
     text = request.query.get(name)
     return default if text is None else _digits(name, text)
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from chaindock import __version__
-from chaindock.durable import sync_folder
-from chaindock.errors import InvalidInput, LedgerError, NotFound, StorageError
+from chaindock.durable import storing, sync_folder
+from chaindock.errors import InvalidInput, LedgerError, NotFound
 from chaindock.ids import require_channel
 from chaindock.ledger.database import (
     connect_reader,
@@ -54,36 +54,32 @@ def dump(home: Home, target: Path) -> dict[str, Any]:
     Raises: NotFound: the home has no ledger. StorageError.
     """
     files = _require_ledgers(home)
-    try:
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            folder = Path(scratch)
-            heights = {}
-            for file in files:
-                heights[file.stem] = _copy(file, folder / file.name)
-            # After the ledgers: what was stopped holds for what the ledger defines.
-            if home.desired.exists():
-                _copy(home.desired, folder / _TARGETS)
-            manifest = {"format": _FORMAT, "version": __version__, "ledgers": heights}
-            (folder / _MANIFEST).write_text(json.dumps(manifest))
-            names = {_MANIFEST: _MANIFEST, _TARGETS: _TARGETS}
-            names |= {file.name: _LEDGERS + file.name for file in files}
-            whole = folder / "whole"
-            with whole.open("xb") as out:
-                with tarfile.open(fileobj=out, mode="w") as tar:
-                    for name, inside in names.items():
-                        if (folder / name).exists():
-                            tar.add(folder / name, inside)
-                out.flush()
-                os.fsync(out.fileno())
-            whole.chmod(0o600)
-            whole.replace(target)
-            sync_folder(target.parent)
-    except (OSError, sqlite3.Error) as error:
-        raise StorageError(
-            f"the copy {str(target)!r} cannot be written: {error}",
-            hint="check free space and permissions",
-            path=str(target),
-        ) from error
+    with (
+        storing("cannot write the copy", target),
+        tempfile.TemporaryDirectory(dir=target.parent) as scratch,
+    ):
+        folder = Path(scratch)
+        heights = {}
+        for file in files:
+            heights[file.stem] = _copy(file, folder / file.name)
+        # After the ledgers: what was stopped holds for what the ledger defines.
+        if home.desired.exists():
+            _copy(home.desired, folder / _TARGETS)
+        manifest = {"format": _FORMAT, "version": __version__, "ledgers": heights}
+        (folder / _MANIFEST).write_text(json.dumps(manifest))
+        names = {_MANIFEST: _MANIFEST, _TARGETS: _TARGETS}
+        names |= {file.name: _LEDGERS + file.name for file in files}
+        whole = folder / "whole"
+        with whole.open("xb") as out:
+            with tarfile.open(fileobj=out, mode="w") as tar:
+                for name, inside in names.items():
+                    if (folder / name).exists():
+                        tar.add(folder / name, inside)
+            out.flush()
+            os.fsync(out.fileno())
+        whole.chmod(0o600)
+        whole.replace(target)
+        sync_folder(target.parent)
     return manifest
 
 
@@ -95,26 +91,23 @@ def load(home: Home, source: Path) -> dict[str, Any]:
         damaged, or belongs to another home; nothing has changed then. StorageError.
     """
     require_readable(source)
-    with home.locked():
-        try:
-            with tempfile.TemporaryDirectory(dir=home.root, prefix=".load-") as scratch:
-                folder = Path(scratch)
-                manifest = _unpack(source, folder)
-                for channel in manifest["ledgers"]:
-                    _check(home, folder / f"{channel}.db", channel)
-                with TargetState(folder / _TARGETS):
-                    pass
-                for channel in manifest["ledgers"]:
-                    path, marker = home.ledger(channel)
-                    _replace(folder / path.name, path)
-                    mark(path, marker)
-                _replace(folder / _TARGETS, home.desired)
-        except (OSError, sqlite3.Error) as error:
-            raise StorageError(
-                f"the copy {str(source)!r} cannot be loaded: {error}",
-                hint="check the file, free space and permissions",
-                path=str(source),
-            ) from error
+    hint = "check the file, free space and permissions"
+    with (
+        home.locked(),
+        storing("cannot load the copy", source, hint),
+        tempfile.TemporaryDirectory(dir=home.root, prefix=".load-") as scratch,
+    ):
+        folder = Path(scratch)
+        manifest = _unpack(source, folder)
+        for channel in manifest["ledgers"]:
+            _check(home, folder / f"{channel}.db", channel)
+        with TargetState(folder / _TARGETS):
+            pass
+        for channel in manifest["ledgers"]:
+            path, marker = home.ledger(channel)
+            _replace(folder / path.name, path)
+            mark(path, marker)
+        _replace(folder / _TARGETS, home.desired)
     return manifest
 
 
@@ -137,19 +130,13 @@ def reset(home: Home) -> list[str]:
 
     Raises: NodeAlreadyRunning. StorageError.
     """
-    with home.locked():
+    with home.locked(), storing("cannot remove the ledgers of", home.root):
         files = _ledgers(home)
-        try:
-            for file in files:
-                # Without the marker, a start after a crash here makes a new ledger.
-                home.ledger(file.stem)[1].unlink(missing_ok=True)
-                remove_database(file)
-            remove_database(home.desired)
-        except OSError as error:
-            raise StorageError(
-                f"the ledgers of {str(home.root)!r} cannot be removed: {error}",
-                hint="check the permissions",
-            ) from error
+        for file in files:
+            # Without the marker, a start after a crash here makes a new ledger.
+            home.ledger(file.stem)[1].unlink(missing_ok=True)
+            remove_database(file)
+        remove_database(home.desired)
     return [file.stem for file in files]
 
 

@@ -235,10 +235,6 @@ class Node:
             if one.channel in wanted
         ]
 
-    async def flush_output(self) -> None:
-        """Return when the output so far can be read from the files."""
-        await self.output.flush()
-
     def log_files(self, name: str, channel: str | None = None) -> Sequence[Path]:
         """Return the output files of its attempts, oldest first. Raises NotFound.
 
@@ -324,10 +320,6 @@ class Node:
         made = await wanted.members.add(name, wanted.orderer, serve)
         await asyncio.to_thread(self.connections.write)
         return made
-
-    def height(self) -> int:
-        """Return the number of blocks on the first channel."""
-        return self.channel().ledger.height
 
     # ---- pieces
 

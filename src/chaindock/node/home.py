@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import psutil
 
 from chaindock.config.environment import require_own
-from chaindock.durable import sync_folder, write_file
+from chaindock.durable import storing, sync_folder, write_file
 from chaindock.errors import NodeAlreadyRunning, NodeError, StorageError
 from chaindock.ids import require_channel
 
@@ -30,6 +30,7 @@ LOGS: Final = ("-wal", "-shm")
 """Endings of the files that SQLite keeps beside a database."""
 _REMOVED: Final = ".removed"
 """Ending of the marker of a ledger that is about to be removed."""
+_NEXT_START: Final = "check the permissions; the next start of the node tries again"
 _DEAD_HOLD_S: Final = 2.0
 _LOOK_S: Final = 0.02
 
@@ -108,28 +109,17 @@ class Home:
     def remove_channel(self, name: ChannelId) -> None:
         """Remove the ledger of a channel that nothing has open. Raises: StorageError."""
         _, marker = self.ledger(name)
-        try:
+        with storing("cannot remove", marker, _NEXT_START):
             with suppress(FileNotFoundError):  # it was not made to its end
                 marker.replace(marker.with_suffix(_REMOVED))
             sync_folder(marker.parent)
-        except OSError as error:
-            raise self._not_removed(name, error) from error
         self._remove_ledger(name)
 
     def _remove_ledger(self, name: str) -> None:
         path, marker = self.ledger(name)
-        try:
+        with storing("cannot remove", path, _NEXT_START):
             remove_database(path)
             marker.with_suffix(_REMOVED).unlink(missing_ok=True)
-        except OSError as error:
-            raise self._not_removed(name, error) from error
-
-    def _not_removed(self, name: str, error: OSError) -> StorageError:
-        return StorageError(
-            f"the ledger of channel {name!r} cannot be removed: {error.strerror}",
-            hint="check the permissions; the next start of the node tries again",
-            channel=name,
-        )
 
     def node_id(self) -> str:
         """Return the id that labels everything this node starts; made once."""

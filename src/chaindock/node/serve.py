@@ -91,8 +91,9 @@ async def serve(config: Config, ready: Callable[[NodeStatus], None]) -> None:
         await stack.enter_async_context(AdminServer(home.root, node, config.admin))
         for problem in config.chaincodes.problems():
             _log.warning("settings ignored", problem=problem.message)
-        _log.info("node ready", home=str(home.root), height=node.height())
-        ready(node.status())
+        status = node.status()
+        _log.info("node ready", home=status.home, height=status.height)
+        ready(status)
         keep_loaded()
         try:
             await node.stopping()

@@ -19,14 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from chaindock.aio import finish
-from chaindock.durable import sync_folder
-from chaindock.errors import (
-    AlreadyExists,
-    NotFound,
-    PackageInvalid,
-    StorageError,
-    is_retryable,
-)
+from chaindock.durable import storing, sync_folder
+from chaindock.errors import AlreadyExists, NotFound, PackageInvalid
 from chaindock.ids import Ccid, require_ccid, split_ccid
 from chaindock.packaging.format import Hashing, opened, read_package
 from chaindock.packaging.rules import CHUNK, Limits
@@ -43,6 +37,7 @@ _FILE = re.compile(
 _INDEX_FILES = 16
 """All index definitions of a package are at most as large as so many of the largest."""
 _PARTIAL = ".incoming-"
+_STORE = "package store"
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -95,7 +90,7 @@ class StoredPackage:
                 found[entry.name] = archive.read_whole(entry, most)
                 left -= len(found[entry.name])
 
-        with _storage(self.path):
+        with storing(_STORE, self.path):
             _require_id(
                 read_package(self.path, self.limits, keep), self.ccid, self.path
             )
@@ -121,7 +116,7 @@ class PackageStore:
         with self._incoming(package) as (file, path):
             info = read_package(file, self._limits)
             target = self._path(info.id)
-            with _storage(target):
+            with storing(_STORE, target):
                 os.fsync(file.fileno())
                 path.replace(target)
                 sync_folder(self._root)
@@ -136,7 +131,7 @@ class PackageStore:
         if path.is_symlink() or not path.is_file():
             raise _not_installed(ccid)
         try:
-            with _storage(path):
+            with storing(_STORE, path):
                 info = read_package(path, self._limits)
         except PackageInvalid as error:
             raise _damaged(ccid, path, error.message) from error
@@ -146,14 +141,14 @@ class PackageStore:
     def read(self, ccid: Ccid) -> bytes:
         """Return the bytes of a package as they came. Raises: as `get`."""
         path = self.get(ccid).path
-        with _storage(path):
+        with storing(_STORE, path):
             return path.read_bytes()
 
     def list(self) -> list[Ccid]:
         """Return the ids of all packages in order; only file names are looked at."""
         if not self._root.is_dir():
             return []
-        with _storage(self._root):
+        with storing(_STORE, self._root):
             names = sorted(path.name for path in self._root.iterdir())
         found = (_FILE.fullmatch(name) for name in names)
         return [Ccid(f"{one['label']}:{one['hash']}") for one in found if one]
@@ -164,7 +159,7 @@ class PackageStore:
         Raises: NotFound: it is not installed. StorageError: it cannot be removed.
         """
         path = self._path(ccid)
-        with _storage(path):
+        with storing(_STORE, path):
             try:
                 path.unlink()
             except FileNotFoundError as error:
@@ -180,7 +175,7 @@ class PackageStore:
         """
         if not self._root.is_dir():
             return []
-        with _storage(self._root):
+        with storing(_STORE, self._root):
             for path in self._root.glob(f"{_PARTIAL}*"):
                 path.unlink(missing_ok=True)
             sync_folder(self._root)
@@ -205,7 +200,7 @@ class PackageStore:
     @contextlib.contextmanager
     def _incoming(self, package: bytes | Path) -> Iterator[tuple[BinaryIO, Path]]:
         """A private copy (mode 0600) that is gone afterwards unless it was renamed."""
-        with opened(package) as source, _storage(self._root):
+        with opened(package) as source, storing(_STORE, self._root):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             number, name = tempfile.mkstemp(prefix=_PARTIAL, dir=self._root)
             path = Path(name)
@@ -218,19 +213,6 @@ class PackageStore:
                     yield file, path
             finally:
                 path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _storage(path: Path, what: str = "package store") -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"{what} {str(path)!r}: {error.strerror or error}",
-            hint="check free space and permissions there",
-            path=str(path),
-            retryable=is_retryable(error),
-        ) from error
 
 
 def _not_installed(ccid: Ccid) -> NotFound:
@@ -264,7 +246,7 @@ def unpack_code(package: Path, ccid: Ccid, into: Path, limits: Limits) -> None:
     Whatever the umask, files get mode 0644, or 0755 if their owner may execute them in
     the archive; directories get 0755.
     """
-    with _storage(into, "unpacking to"):
+    with storing("cannot unpack to", into):
         into.mkdir(exist_ok=True)
         if any(into.iterdir()):
             raise AlreadyExists(

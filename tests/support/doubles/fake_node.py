@@ -295,9 +295,6 @@ class FakeNode(FakeChannels):
             raise NotFound(f"chaincode {name!r} is not deployed", hint="deploy it")
         return self.running[name]
 
-    async def flush_output(self) -> None:
-        await self.output.flush()
-
     def log_files(self, name: str, _channel: str | None = None) -> Sequence[Path]:
         return self.output.files(Ccid(self._get(name).package_id))
 
@@ -317,9 +314,6 @@ class FakeNode(FakeChannels):
     async def remove(self, name: str, _channel: str | None = None) -> None:
         self._get(name)
         del self.running[name]
-
-    def height(self) -> int:
-        return len(self.blocks)
 
 
 def _deployment(one: Running, attempt: Attempt) -> Deployment:

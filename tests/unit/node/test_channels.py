@@ -259,7 +259,7 @@ async def test_a_removal_that_was_interrupted_is_ended(
         await channels.create("trades")
         with monkeypatch.context() as patch:
             patch.setattr(homes, "remove_database", full)
-            with pytest.raises(StorageError, match="cannot be removed"):
+            with pytest.raises(StorageError, match="cannot remove"):
                 await channels.remove("trades")
             with pytest.raises(StorageError):  # not the former ledger again
                 await channels.create("trades")
