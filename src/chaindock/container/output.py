@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Final
 
 from chaindock.durable import storing
 from chaindock.options import option
-from chaindock.telemetry import get_logger, is_on
+from chaindock.telemetry import RateLimitedLog, get_logger, is_on
 from chaindock.values import MIB, Bytes, Count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from concurrent.futures import Executor
     from io import FileIO
 
@@ -30,11 +30,8 @@ if TYPE_CHECKING:
 PENDING_BYTES: Final = 4 * 1024 * 1024
 """Of one attempt, not written yet. Lines beyond are dropped, and the file says so."""
 LOGGER: Final = "peer.chaincode"
-WINDOW_S: Final = 16
-"""Lines that exceed the budget of these seconds are counted instead of logged."""
-LINES_PER_S: Final = 50
-_MOST_LINES: Final = LINES_PER_S * WINDOW_S
-_MOST_BYTES: Final = 16 * 1024 * WINDOW_S
+_MOST_LINES: Final = 3000
+"""Lines of one attempt that are logged in a minute."""
 _LINE_MAX: Final = 2000
 """Characters of a line that are logged."""
 
@@ -204,56 +201,23 @@ class OutputStore:
 
 
 class Echo:
-    """Logs the lines of one attempt at `level`, as `peer.chaincode.LABEL`.
+    """Logs the lines of one attempt at `level` (info, debug), as `peer.chaincode.LABEL`.
 
-    A chaincode that writes without end costs the log a bounded amount per window, and the
-    log says how many lines are missing. All of them are in the output file.
-
-    Args:
-        ccid, attempt: of the chaincode; each line carries them.
-        level: info or debug.
-        clock: seconds.
+    A chaincode that writes without end gets 3000 lines a minute; one more line then says
+    how many are missing. All of them are in the output file.
     """
 
-    def __init__(
-        self,
-        ccid: Ccid,
-        attempt: str,
-        level: str,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, ccid: Ccid, attempt: str, level: str) -> None:
         label = ccid.rpartition(":")[0] or ccid
         # A logging specification has no + and no other letters.
         self._name = f"{LOGGER}.{label.replace('+', '_').strip('.')}"
         self._log = get_logger(self._name).bind(ccid=ccid, attempt=attempt)
-        self._level, self._clock = level, clock
-        self._since = clock()
-        self._lines = self._bytes = self._dropped = 0
+        self._level, self._limited = level, RateLimitedLog(self._log, _MOST_LINES)
 
     def line(self, line: str, stream: str, tx: str | None) -> None:
         """Log a line, or count it when there were too many."""
-        if not is_on(self._name, self._level):
-            return
-        now = self._clock()
-        if now - self._since >= WINDOW_S:
-            self.close()
-            self._since, self._lines, self._bytes = now, 0, 0
-        if self._lines >= _MOST_LINES or self._bytes >= _MOST_BYTES:
-            self._dropped += 1
-            return
-        self._lines += 1
-        self._bytes += min(len(line), _LINE_MAX)
-        facts = {"stream": stream, "line": line[:_LINE_MAX]}
-        if tx is not None:
-            facts["tx"] = tx
-        getattr(self._log, self._level)("chaincode output", **facts)
-
-    def close(self) -> None:
-        """Report dropped lines: no more lines come."""
-        if self._dropped:
-            self._log.warning(
-                "chaincode output not logged: over the rate limit",
-                lines=self._dropped,
-                hint="all of it: chaindock logs",
-            )
-            self._dropped = 0
+        if is_on(self._name, self._level):
+            facts = {"stream": stream, "line": line[:_LINE_MAX]}
+            facts |= {"tx": tx} if tx is not None else {}
+            log = getattr(self._log, self._level)
+            self._limited.say("output", log, "chaincode output", **facts)

@@ -46,8 +46,6 @@ _PROBE_LIMIT_S: Final = 5.0
 _PLACES: Final = "/usr/bin:/bin:/usr/sbin:/sbin"
 SLICE_LINES, REST_S = 200, 0.01
 """After so many lines other tasks get their turn for so long: 20,000 lines a second."""
-_CUT: Final = " [cut]"
-_MOST: Final = LINE_BYTES - len(_CUT)
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,8 @@ class Pump:
     Memory is bounded by one read and one line.
 
     Args:
-        take: gets each line; bytes that are not UTF-8 are replaced, a line of more than
-            8 KiB is cut.
+        take: gets each line; bytes that are not UTF-8 are replaced. Of a longer line it
+            gets the first 8 KiB and one byte more.
         pause, resume: stop and continue reading the pipe.
     """
 
@@ -129,8 +127,8 @@ class Pump:
             self._emit(self._line + line)
             self._line.clear()
         if len(lines) < SLICE_LINES:
-            # A line begins. One byte too many is kept to know that it was cut.
-            self._line = (self._line + rest)[: _MOST + 1]
+            # A line begins. One byte too many is kept to know that it is cut.
+            self._line = (self._line + rest)[: LINE_BYTES + 1]
             rest = bytearray()
         self._pending = rest
         if rest:
@@ -148,10 +146,9 @@ class Pump:
             self.done.set()
 
     def _emit(self, line: bytearray) -> None:
-        text = line[:_MOST].decode("utf-8", "replace")
-        text = text + _CUT if len(line) > _MOST else text.removesuffix("\r")
+        text = line[: LINE_BYTES + 1].decode("utf-8", "replace")
         try:
-            self._take(text)
+            self._take(text.removesuffix("\r"))
         except (OSError, ValueError) as error:  # disk full, or the log was closed
             if not self._refused:
                 self._refused = True

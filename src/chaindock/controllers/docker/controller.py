@@ -204,7 +204,7 @@ class DockerController:
                 "builder": builder.id,
                 "runtime": runtime.id,
                 "user": self._options.compile.user,
-                "fabric": self._options.fabric_version,
+                "fabric": names.FABRIC,
                 **{name: flags.get(name, "") for name in CONTENT_VARIABLES},
             }
         )
@@ -228,7 +228,7 @@ class DockerController:
             plan = await asyncio.to_thread(platform.plan, tree, package.import_path)
             labels = {
                 names.FABRIC_TYPE: package.package_type.upper(),
-                names.FABRIC_VERSION: self._options.fabric_version,
+                names.FABRIC_VERSION: names.FABRIC,
                 names.BUILT_BY: self._node.node_id,
                 names.PACKAGE: package.ccid,
                 names.BUILD_KEY: key,

@@ -142,7 +142,7 @@ def places(text: str, arch: str, options: DockerOptions) -> list[str]:
 
     `text` may have placeholders; `arch` is that of the engine.
     """
-    reference = names.expand_image(text, arch, options.fabric_version)
+    reference = names.expand_image(text, arch)
     name, found = names.full_image(reference), [reference]
     for mirror in options.mirrors:
         rest = name.removeprefix(mirror.of)
@@ -274,11 +274,10 @@ async def make_image(
 ) -> None:
     """Make the image of a chaincode: its build's tar `artifact` goes to `output`."""
     attempt.enter(Phase.IMAGE)
-    version = labels[names.FABRIC_VERSION]
     dockerfile = (
         # By id: somebody may move the tag between the look at it and this.
         f"FROM {base.id}\nADD binpackage.tar {output}\n"
-        f"ENV CORE_CHAINCODE_BUILDLEVEL={version}\n"
+        f"ENV CORE_CHAINCODE_BUILDLEVEL={names.FABRIC}\n"
     )
     params = {"t": image, "rm": "1", "forcerm": "1", "labels": json.dumps(labels)}
     context = image_context(dockerfile, artifact)

@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from chaindock.container.contracts import NodeLabels, PeerConnection
     from chaindock.controllers.docker.engine import Engine
     from chaindock.controllers.docker.images import BuiltImage
-    from chaindock.controllers.docker.network import Attachment, Networks
+    from chaindock.controllers.docker.network import Networks
     from chaindock.controllers.docker.options import DockerOptions
-    from chaindock.controllers.docker.sandbox import IsolationAudit
+    from chaindock.controllers.docker.sandbox import Attachment, IsolationAudit
     from chaindock.errors import LaunchFailed
 
 _log = get_logger("docker")

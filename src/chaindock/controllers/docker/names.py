@@ -28,6 +28,8 @@ LAUNCH = "org.chaindock.launch"
 BUILT_BY = "org.chaindock.built-by"
 PACKAGE = "org.chaindock.package"
 FABRIC_TYPE = "org.hyperledger.fabric.chaincode.type"
+FABRIC = "latest"
+"""What stands for Fabric's version in names of images, and in images."""
 FABRIC_VERSION = "org.hyperledger.fabric.version"
 
 DEFAULT_REGISTRY = "docker.io"
@@ -102,17 +104,16 @@ def full_image(image: str) -> str:
     return f"{registry}/{path}"
 
 
-def expand_image(text: str, arch: str, version: str) -> str:
+def expand_image(text: str, arch: str) -> str:
     """Return an image name with $(ARCH), $(DOCKER_NS) and Fabric's versions filled.
 
-    `arch` is Go's ("" = this machine's), `version` Fabric's: "v3.1.5", or "latest".
+    `arch` is Go's; "" = this machine's.
     """
-    bare = version.removeprefix("v")
     values = {
         "$(ARCH)": arch or _GO_ARCH.get(platform.machine().lower(), platform.machine()),
         "$(DOCKER_NS)": "hyperledger",
-        "$(PROJECT_VERSION)": bare,
-        "$(TWO_DIGIT_VERSION)": bare.rpartition(".")[0] or bare,
+        "$(PROJECT_VERSION)": FABRIC,
+        "$(TWO_DIGIT_VERSION)": FABRIC,
     }
     for placeholder, value in values.items():
         text = text.replace(placeholder, value)

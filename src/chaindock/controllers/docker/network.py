@@ -17,7 +17,7 @@ from chaindock.controllers.docker.reach import (
     find_name,
     try_address,
 )
-from chaindock.controllers.docker.sandbox import idle_body, is_rootless
+from chaindock.controllers.docker.sandbox import Attachment, idle_body, is_rootless
 from chaindock.errors import (
     EngineError,
     ImageNotFound,
@@ -45,29 +45,6 @@ _BRIDGE_NAME = "com.docker.network.bridge.name"
 _MTU = "com.docker.network.driver.mtu"
 _HINT = "if no addresses are left, remove unused networks: docker network prune"
 _NO_NEIGHBOURS = {"com.docker.network.bridge.enable_icc": "false"}
-
-
-@dataclass(frozen=True)
-class Attachment:
-    """How one container is connected.
-
-    Args:
-        peer: host:port of the node for the container; "" = the node dials it, at a
-            published port if it `publishes` one.
-        isolation: what it can reach, for people. weaker: what should not be open.
-        neighbours: other chaincode of the node may reach the container.
-        open_to_users: why every user of this machine can; "" = only the node's user.
-    """
-
-    network: str
-    peer: str
-    isolation: str
-    dns: tuple[str, ...] = ()
-    extra_hosts: tuple[str, ...] = ()
-    publishes: bool = False
-    weaker: tuple[str, ...] = ()
-    neighbours: bool = False
-    open_to_users: str = ""
 
 
 @dataclass(frozen=True)

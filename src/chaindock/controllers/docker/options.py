@@ -338,7 +338,6 @@ class DockerOptions:
 
     Args:
         images: by the name of the language.
-        fabric_version: what $(PROJECT_VERSION) stands for in names of images.
         chaincode_port: port in the container of chaincode that the node dials.
         path: where programs of this machine are looked for, as a PATH.
     """
@@ -364,6 +363,5 @@ class DockerOptions:
     call_s: float = 60.0
     sandbox: SandboxOptions = field(default_factory=SandboxOptions)
     compile: CompileOptions = field(default_factory=CompileOptions)
-    fabric_version: str = "latest"
     chaincode_port: int = 9999
     path: str = "/usr/sbin:/sbin:/usr/bin:/bin"

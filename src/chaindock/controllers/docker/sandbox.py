@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from chaindock.container.environment import peer_variables, server_variables
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from chaindock.container.contracts import NodeLabels, PeerConnection, RunSettings
     from chaindock.controllers.docker.engine import Engine
     from chaindock.controllers.docker.images import BuiltImage
-    from chaindock.controllers.docker.network import Attachment
     from chaindock.controllers.docker.options import DockerOptions, SandboxOptions
 
 _log = get_logger("docker.isolation")
@@ -34,6 +34,29 @@ _ALWAYS = (Ulimit("nofile", 4096, 4096), Ulimit("nproc", 4096, 4096))
 
 `nproc` counts one user id over all containers, so it is far above `pids` of each.
 """
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """How one container is connected.
+
+    Args:
+        peer: host:port of the node for the container; "" = the node dials it, at a
+            published port if it `publishes` one.
+        isolation: what it can reach, for people. weaker: what should not be open.
+        neighbours: other chaincode of the node may reach the container.
+        open_to_users: why every user of this machine can; "" = only the node's user.
+    """
+
+    network: str
+    peer: str
+    isolation: str
+    dns: tuple[str, ...] = ()
+    extra_hosts: tuple[str, ...] = ()
+    publishes: bool = False
+    weaker: tuple[str, ...] = ()
+    neighbours: bool = False
+    open_to_users: str = ""
 
 
 def own_labels(node: NodeLabels, attempt: Attempt, role: str) -> dict[str, str]:

@@ -16,13 +16,12 @@ from chaindock.container.contracts import (
     RunSettings,
 )
 from chaindock.controllers.docker.images import BaseImage, BuiltImage
-from chaindock.controllers.docker.network import Attachment
 from chaindock.controllers.docker.options import (
     DockerOptions,
     SandboxOptions,
     Ulimit,
 )
-from chaindock.controllers.docker.sandbox import run_body
+from chaindock.controllers.docker.sandbox import Attachment, run_body
 from chaindock.controllers.docker.streams import tls_archive
 from chaindock.ids import Ccid
 from chaindock.platforms.base import Connection, LaunchCommand

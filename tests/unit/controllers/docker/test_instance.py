@@ -17,9 +17,8 @@ from chaindock.controllers.docker.instance import (
     DockerInstance,
     EngineSession,
 )
-from chaindock.controllers.docker.network import Attachment, Networks
 from chaindock.controllers.docker.options import DockerOptions, EndpointOptions
-from chaindock.controllers.docker.sandbox import IsolationAudit
+from chaindock.controllers.docker.sandbox import Attachment, IsolationAudit
 from chaindock.platforms.base import Connection, LaunchCommand
 from support.doubles.fake_engine import fake_engine
 from support.doubles.fakes import fake_package
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from chaindock.controllers.docker.network import Networks
     from support.doubles.fake_engine import Request
 
 CCID = fake_package().ccid

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from chaindock.container.contracts import RunSettings
-from chaindock.controllers.docker.network import Attachment
 from chaindock.controllers.docker.options import SandboxOptions
 from chaindock.controllers.docker.sandbox import (
+    Attachment,
     container_lacks,
     engine_lacks,
     host_config,
