@@ -20,7 +20,7 @@ LIMIT, TOTAL = 400, 48_000
 """The most lines of a file, and of all files in src."""
 LONG_HEADS = {
     f"src/chaindock/{name}.py"
-    for name in ("controllers/process/builds", "node/admin", "processes/spawner")
+    for name in ("controllers/process/builds", "processes/spawner")
 }
 """Modules whose head shows a layout, a protocol or a proof, too."""
 NO_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}

@@ -2,49 +2,7 @@
 
 A client that disconnects cancels its request. A client that reads slowly costs a bounded
 amount of memory.
-
-Every body is JSON. An error is `{"error": slug, "code", "message", "hint", "facts"}`
-with the HTTP status of its code. "(stream)" answers 200 and one JSON object a line
-(application/x-ndjson), each with `event`. Routes with a name are about the node's first
-channel, or that of ?channel=NAME.
-
-    GET    /status                      → fields of facade.NodeStatus
-    POST   /shutdown                    → {"stopping": true}; the node ends soon after
-    POST   /deploy?name=&version=&backend=&init=1&terms=BYTES   body: the package file,
-             behind BYTES of JSON: {"signature_policy", "channel_config_policy",
-             "collections": as in the peer CLI's file}; what is left out stays as it is
-           (stream) {"event": "phase", "phase"}
-                    {"event": "phase-end", "phase", "seconds"}
-                    {"event": "output", "stream", "line"}, {"event": "note", "text"}
-                    {"event": "over"}
-              last: {"event": "result", "result": fields of facade.Deployment}
-                 or {"event": "error", "error": the error}
-    GET    /chaincodes                  → {"chaincodes": [fields of facade.Running]}
-    POST   /chaincodes  {"name", "version" or null, "init_required", "dev": true, and the
-             terms of /deploy}
-           → fields of facade.Deployment; for a program that is started by hand
-    POST   /chaincodes/NAME/invoke      {"args": [base64], "transient": {K: base64},
-    POST   /chaincodes/NAME/query        "user", "attributes": {K: V}, "is_init",
-                                         "timeout_s", "org": MSPID or null,
-                                         "endorsers": [MSPID]}; all optional
-           → {"status", "message", "payload": base64, "tx_id", "block", "code",
-              "code_name", "event": {"name", "payload": base64} or null, "refusals"}
-    POST   /chaincodes/NAME/compare     as query: runs the proposal several times
-           → {"differences": [{"what", "namespace", "collection", "key": base64,
-              "values": [base64 or null]}]}
-    POST   /chaincodes/NAME/start       (stream) as /deploy
-    POST   /chaincodes/NAME/stop        → {"name"}
-    DELETE /chaincodes/NAME             → {"name"}
-    GET    /chaincodes/NAME/logs?follow=1&previous=1
-           (stream) {"event": "line", "time", "stream", "tx", "line"}
-    GET    /packages                    → {"packages": [{"package_id", "installed_by":
-                                           [MSPID], "chaincodes": [{"channel", "name",
-                                           "version"}]}]}
-    DELETE /packages/PACKAGE_ID         → {"name": PACKAGE_ID}
-    GET    /logspec                     → {"spec"}
-    PUT    /logspec                     {"spec"} → {"spec"} as it is now
-
-The routes of channels, their members and their ledgers are listed in channel_routes.py.
+Source: docs/admin-api.md
 """
 
 from __future__ import annotations

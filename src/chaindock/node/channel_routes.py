@@ -1,44 +1,6 @@
 """The part of the admin API that is about channels: their members and their ledgers.
 
-Routes that do not name a channel are about ?channel=NAME, by default the first one. Lists
-come in pages: an answer's `next` is what the next request asks for, null at the end.
-
-    GET    /channels            → {"channels": [{"name", "height", "organizations":
-                                   [MSPID]}]}, the first first
-    POST   /channels            {"name", "organizations": [MSPID], [] = all}
-           → the same of one
-    DELETE /channels/NAME       → {"name"}
-
-    GET    /organizations       → {"organizations": [{"mspid", "domain", "path",
-                                   "orders", "address", "tls_name", "ca"}]}
-    POST   /organizations       {"name"} → the same of one, and "block"
-    POST   /connections         {"user", "org": as written, null = the first}
-           → what a client needs, as node.connections.Connections.describe
-
-    GET    /state                → {"namespaces": [{name, collection, keys, more}]}
-    GET    /state/NAME?collection=&prefix=&start=&limit=&cut=
-           → {"height", "rows", "next"}
-    GET    /state/NAME/value?collection=&key=
-           → {key, version, size, value}, and of a public value {tx_id, time}
-    GET    /state/NAME/history?key=&before=BLOCK,TX&limit=   → {"rows", "next"}
-    GET    /blocks                      → {"height"}
-    GET    /blocks?below=&limit=        → {"height", "blocks", "next"}
-    GET    /blocks/NUMBER?brief=1       → described.describe_block
-    GET    /transactions/ID             → described.describe, {block, conflict}
-    GET    /events?from=&name=&follow=1
-           (stream) {"event": "chaincode-event", block, position, tx_id, chaincode,
-                     name, payload: base64}
-
-    POST   /state/NAME      {"writes": [{"key", "value": base64, "" deletes}],
-                             "collection"}
-           → as /chaincodes/NAME/invoke: one transaction
-    POST   /blocks/cut      → {"transactions", "height"}, when they are committed
-    GET    /snapshots       → {"snapshots": [{name, height, hash}]}, the newest last
-    POST   /snapshots       {"name"} → the snapshot; one of that name moves
-    DELETE /snapshots/NAME  → {"name"}
-    POST   /revert          {"name"}, "" = the newest → the snapshot, {removed: blocks}
-    GET    /time            → {"now", "offset_s"}
-    PUT    /time            {"at_s"} or {"advance_s"} or {} = reset → as GET
+Source: docs/admin-api.md
 """
 
 from __future__ import annotations

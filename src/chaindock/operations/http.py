@@ -4,17 +4,6 @@ Without TLS the endpoint listens on loopback only and answers only requests whos
 a loopback address, so that no web page can read it. With TLS, metrics and log levels
 need a client certificate.
 Source: docs/fabric/operations.md
-
-    GET  /healthz   200 {"status": "OK", "time"}
-                    503 {"status": "Service Unavailable", "time",
-                         "failed_checks": [{"component", "reason"}]}
-                    408 when that took 30 s; 405 for other methods
-    GET  /readyz    200 or 503 alike, with "missing"
-    GET  /metrics   Prometheus text; 404 when metrics.provider is disabled
-    GET  /logspec   {"spec"}
-    PUT  /logspec   {"spec"} → 204; 400 {"error"}
-    GET  /version   {"CommitSHA", "Version"}
-    401 without a client certificate where one is needed; 403 for a foreign Host
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The JSON of the admin API, written and read on both sides.
 
-Imports nothing that is slow to import: the CLI uses it in every command. The routes are
-listed in node/admin.py.
+Imports nothing that is slow to import: the CLI uses it in every command.
+Source: docs/admin-api.md
 """
 
 from __future__ import annotations
@@ -77,17 +77,12 @@ def answer_json(answer: Answer) -> dict[str, Any]:
 
 
 def call_json(call: Call) -> dict[str, Any]:
-    """Return the request body of `call` (its name is in the path)."""
-    return {
+    """Return the request body of `call`; its name and channel are in the address."""
+    told = vars(call) | {
         "args": [encode(arg) for arg in call.args],
         "transient": {key: encode(value) for key, value in call.transient.items()},
-        "user": call.user,
-        "attributes": dict(call.attributes),
-        "is_init": call.is_init,
-        "timeout_s": call.timeout_s,
-        "org": call.org,
-        "endorsers": list(call.endorsers),
     }
+    return {key: one for key, one in told.items() if key not in {"name", "channel"}}
 
 
 def internal_error(error: BaseException) -> dict[str, Any]:
