@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.clients.driver import Driver, driver
+from support.clients.driver import Driver, Fault, driver
 from support.clients.network import Network, deploy, network
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ class Listening:
 
     def listen(self, **other: Any) -> str:
         stream = uuid.uuid4().hex
-        fields = {"who": "Org1@Org1", "stream": stream, "kind": self.kind}
-        self.client.ask("listen", **fields, contract="basic", **other)
+        fields = {"who": "Org1@Org1", "stream": stream, "kind": self.kind, **other}
+        self.client.ask("listen", contract="basic", **fields)
         return stream
 
     def close(self, stream: str) -> None:
@@ -136,3 +136,21 @@ def test_a_checkpoint_finds_what_was_missed(listening: Listening):
     assert event["block"] == seen["block"] + 1
     assert listening.is_of(event, missed)
     listening.close(stream)
+
+
+@pytest.mark.statement(64, of="client", by="node")
+@pytest.mark.parametrize("kind", KINDS["node"])
+def test_a_listener_may_be_signed_elsewhere(net: Network, kind: str):
+    key, who = net.identity("Org1")["key"], "keyless"
+    with driver("node") as client:
+        net.connect(client)
+        net.connect(client, who=who, key="")
+        listening = Listening(client, kind)
+        with pytest.raises(Fault):
+            listening.listen(who=who)
+        stream = listening.listen(who=who, key=key)
+        payload = listening.emit()
+        assert listening.is_of(listening.next(stream), payload)
+        listening.close(stream)
+        other = listening.listen(who=who, key=net.identity("Org2")["key"])
+        assert client.ended(other) is not None
