@@ -66,6 +66,34 @@ def issued_by(
             return SigningIdentity(mspid, certificate_pem(certificate), key)
 
 
+def revocations(
+    ca: CertificateAuthority,
+    *revoked: x509.Certificate,
+    signer: CertificateAuthority | None = None,
+) -> bytes:
+    """Return the revocation list of a CA, PEM; `signer`: whose key signs it instead."""
+    now = dt.datetime.now(dt.UTC)
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(ca.certificate.subject)
+        .last_update(now)
+        .next_update(now + dt.timedelta(days=1))
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key()),
+            critical=False,
+        )
+    )
+    for one in revoked:
+        builder = builder.add_revoked_certificate(
+            x509.RevokedCertificateBuilder()
+            .serial_number(one.serial_number)
+            .revocation_date(now)
+            .build()
+        )
+    made = builder.sign((signer or ca).key, hashes.SHA256())
+    return made.public_bytes(serialization.Encoding.PEM)
+
+
 def mutations(message: bytes, count: int, seed: int) -> Iterator[bytes]:
     """Yield bytes that are wrong in many ways: cut, changed, doubled, or any."""
     chance = random.Random(seed)  # the same ones in each run

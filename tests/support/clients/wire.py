@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from pathlib import Path
@@ -11,8 +12,11 @@ import grpc
 import grpc.aio
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from fabric_protos.common import common_pb2
+from fabric_protos.discovery import protocol_pb2 as discovery
 from fabric_protos.gateway import gateway_pb2 as pb
 from fabric_protos.orderer import ab_pb2
+from fabric_protos.peer import events_pb2, proposal_response_pb2
+from google.protobuf import any_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from chaindock.identity.msp import SigningIdentity
@@ -192,3 +196,82 @@ def seek(who: SigningIdentity, start: int | None, stop: int = LAST) -> bytes:
     ).SerializeToString()
     envelope = common_pb2.Envelope(payload=payload, signature=who.sign(payload))
     return bytes(envelope.SerializeToString())
+
+
+def discover(who: SigningIdentity) -> bytes:
+    """Return the question for the configuration of the channel."""
+    query = discovery.Query(channel=CHANNEL, config_query=discovery.ConfigQuery())
+    payload = discovery.Request(
+        authentication=discovery.AuthInfo(client_identity=who.creator), queries=[query]
+    ).SerializeToString()
+    request = discovery.SignedRequest(payload=payload, signature=who.sign(payload))
+    return bytes(request.SerializeToString())
+
+
+# --- how each method answers ------------------------------------------------------------
+
+
+async def answers(node: Wire, who: SigningIdentity, envelope: Any) -> dict[str, str]:
+    """Return how each method answers somebody: `OK`, or code or status, and text.
+
+    `envelope`: endorsed for a member; it is handed in as if it were that of `who`.
+    """
+    payload = common_pb2.Payload.FromString(envelope.payload)
+    payload.header.signature_header = common_pb2.SignatureHeader(
+        creator=who.creator, nonce=b"n" * 24
+    ).SerializeToString()
+    own = common_pb2.Envelope(payload=payload.SerializeToString())
+    own.signature = who.sign(own.payload)
+    words = ("basic", "put", "k", "x")
+    requests = {
+        "Evaluate": evaluate(who, *words),
+        "Endorse": endorse(who, *words),
+        "Submit": submit("t", own),
+        "CommitStatus": commit_status(who, "0" * 64),
+        "ProcessProposal": proposal(who, *words)[1].SerializeToString(),
+        "Discover": discover(who),
+    }
+    told = {name: await _told(node, name, one) for name, one in requests.items()}
+    for name, path in STREAMS.items():
+        message = own.SerializeToString() if name == "Broadcast" else seek(who, 0, 0)
+        *_, last = await node.exchange(path, message)
+        kind = ab_pb2 if name == "Broadcast" else events_pb2
+        answer = getattr(
+            kind, f"{name}Response" if kind is ab_pb2 else "DeliverResponse"
+        )
+        found = answer.FromString(last)
+        told[name] = f"{found.status} {getattr(found, 'info', '')}".strip()
+    try:
+        async with asyncio.timeout(0.5):
+            await anext(aiter(node.events(listen(who, "nothing"))))
+    except grpc.aio.AioRpcError as error:
+        told["ChaincodeEvents"] = _shown(error)
+    except TimeoutError:  # it listens
+        told["ChaincodeEvents"] = "OK"
+    return told
+
+
+async def _told(node: Wire, name: str, request: bytes) -> str:
+    try:
+        # The status of a transaction that nobody knows is never told.
+        answer = await node.call(
+            UNARY[name], request, 0.5 if name == "CommitStatus" else 30
+        )
+    except grpc.aio.AioRpcError as error:
+        waits = (
+            name == "CommitStatus" and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        )
+        return "OK" if waits else _shown(error)
+    if name == "Discover":
+        (result,) = discovery.Response.FromString(answer).results
+        return result.error.content or "OK"
+    return "OK"
+
+
+def _shown(error: grpc.aio.AioRpcError) -> str:
+    """Return code, text and the texts of the details of an error."""
+    raw = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
+    # A google.rpc.Status has its details where this message has its payload.
+    payload = proposal_response_pb2.Response.FromString(raw).payload
+    said = pb.ErrorDetail.FromString(any_pb2.Any.FromString(payload).value).message
+    return f"{error.code().name} {error.details()} {said}".strip()

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
 from fabric_protos.msp import identities_pb2, msp_config_pb2
 
 from chaindock.errors import Denied, InvalidInput
 from chaindock.identity.ca import CertificateAuthority, certificate_pem, new_key
 from chaindock.identity.msp import Msp, Role, certifiers_of
+from support.clients.strangers import revocations
 
 NOW = dt.datetime.now(dt.UTC)
 
@@ -41,29 +41,6 @@ def below(
         )
     )
     return CertificateAuthority(builder.sign(ca.key, hashes.SHA256()), key)
-
-
-def revocations(ca: CertificateAuthority, *revoked: Any, signer: Any = None) -> bytes:
-    """The list of a CA, in PEM; `signer`: whose key signs it instead."""
-    builder = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(ca.certificate.subject)
-        .last_update(NOW)
-        .next_update(NOW + dt.timedelta(days=1))
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key()),
-            critical=False,
-        )
-    )
-    for one in revoked:
-        builder = builder.add_revoked_certificate(
-            x509.RevokedCertificateBuilder()
-            .serial_number(one.serial_number)
-            .revocation_date(NOW)
-            .build()
-        )
-    made = builder.sign((signer or ca).key, hashes.SHA256())
-    return made.public_bytes(Encoding.PEM)
 
 
 def msp_of(
