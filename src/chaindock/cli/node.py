@@ -109,10 +109,10 @@ def _serve(session: Session, flags: Mapping[str, str], ready_fd: int | None) -> 
     import dataclasses
 
     from chaindock import telemetry
-    from chaindock.config.environment import quieten_transport
+    from chaindock.config.environment import prepare_transport
     from chaindock.errors import ChaindockError
 
-    quieten_transport()
+    prepare_transport()
     from chaindock.config.load import load
 
     pipe = None if ready_fd is None else os.fdopen(ready_fd, "w")

@@ -36,13 +36,16 @@ def environment() -> dict[str, str]:
     return dict(os.environ)  # noqa: TID251  # this is the one place
 
 
-def quieten_transport() -> None:
-    """Keep gRPC from writing a line for each connection that it turns away.
+def prepare_transport() -> None:
+    """Set up gRPC, unless the user has, before it is imported for the first time.
 
-    Whoever reaches the chaincode listener could fill the disk with them. A user who sets
-    GRPC_VERBOSITY gets them. Before gRPC is imported for the first time.
+    It writes no line for each connection that it turns away: whoever reaches the
+    chaincode listener could fill the disk with them. And the thread that tells asyncio of
+    a message receives it itself: two others on the way cost a tenth of a call.
     """
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # noqa: TID251  # gRPC reads it
+    settings = {"GRPC_VERBOSITY": "ERROR", "GRPC_EXPERIMENTS": "-event_engine_listener"}
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)  # noqa: TID251  # gRPC reads it
 
 
 def resolve_home(
