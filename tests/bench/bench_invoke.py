@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import sqlite3
 import time
+from random import Random
 from typing import TYPE_CHECKING
 
 from bench.bench_calls import many
@@ -33,6 +34,24 @@ def bare(path: Path) -> sqlite3.Connection:
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=FULL")
     return db
+
+
+async def written(folder: Path, at_once: int) -> Row:
+    """Random values of 1 kB, written by calls: what they take on disk."""
+    size, count, random, numbers = 1024, 3000, Random(1), itertools.count()
+    async with calling_side(folder) as side:
+
+        async def invoke() -> None:
+            arguments = [b"put", b"k%d" % next(numbers), random.randbytes(size)]
+            answer = await side.caller.invoke(NAME, arguments, signer=side.client)
+            assert answer.code == 0, answer
+
+        await many(invoke, count, at_once)
+    taken = (folder / "ledger.db").stat().st_size / 1e6
+    what = f"ledger of values of 1 kB, {at_once} calls at once"
+    against = "the values, which are random"
+    goal = 2 if at_once > 1 else None
+    return Row(what, taken, "MB", size * count / 1e6, against, most=goal)
 
 
 async def run() -> AsyncIterator[Row]:
@@ -81,3 +100,5 @@ async def run() -> AsyncIterator[Row]:
             what = f"CPU of an invoke, {at_once} at once"
             yield Row(what, min(cpu), "µs", floor, "three signatures, three checks")
         db.close()
+        for at_once in (1, 50):
+            yield await written(folder / f"{at_once}", at_once)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from chaindock.ledger.ledger import Ledger
 
 DOCUMENTS, FOUND, ROUNDS, CALLS, BATCH = 100_000, 100, 5, 100, 100
-OWNERS = DOCUMENTS // FOUND
 INDEX = {
     "META-INF/statedb/couchdb/indexes/owner.json": (
         b'{"index":{"fields":["owner"]},"ddoc":"d","name":"owner"}'
@@ -109,28 +108,35 @@ def selected(db: sqlite3.Connection, keys: int) -> Side:
     return side
 
 
+async def compared(
+    ledger: Ledger, db: sqlite3.Connection, documents: int, rounds: int
+) -> AsyncIterator[Row]:
+    """Fill both, and search them by an index."""
+    await filled(ledger, db, documents)
+    owners = documents // FOUND
+    names = [f"user{number * 7 % owners}" for number in range(CALLS)]
+    value, reference = await in_turns(
+        rounds,
+        mean_us(CALLS, queried(ledger, owners)),
+        mean_us(CALLS, lambda n: db.execute(FIND, (names[n],)).fetchall()),
+    )
+    what = f"rich query of {FOUND} of {documents:,} documents by an index"
+    yield Row(what, value, "µs", reference, "SELECT by json_extract", most=3)
+
+
+async def walked(ledger: Ledger, db: sqlite3.Connection, keys: int, rounds: int) -> Row:
+    """Read a range of both."""
+    sides = ranged(ledger, keys), selected(db, keys)
+    value, reference = await in_turns(rounds, *sides)
+    what = f"range of {keys:,} documents in batches of {BATCH}"
+    return Row(what, value * 1e3, "ms", reference * 1e3, "SELECT", most=3)
+
+
 async def run() -> AsyncIterator[Row]:
     """Compare."""
     with scratch() as path:
         async with ledger_at(path / "ledger") as ledger:
             db = bare(path / "bare.db")
-            await filled(ledger, db, DOCUMENTS)
-            owners = [f"user{number * 7 % OWNERS}" for number in range(CALLS)]
-            value, reference = await in_turns(
-                ROUNDS,
-                mean_us(CALLS, queried(ledger, OWNERS)),
-                mean_us(CALLS, lambda n: db.execute(FIND, (owners[n],)).fetchall()),
-            )
-            yield Row(
-                f"rich query of {FOUND} of {DOCUMENTS:,} documents by an index",
-                value,
-                "µs",
-                reference,
-                "SELECT by json_extract",
-                most=3,
-            )
-            value, reference = await in_turns(
-                ROUNDS, ranged(ledger, DOCUMENTS), selected(db, DOCUMENTS)
-            )
-            what = f"range of {DOCUMENTS:,} documents in batches of {BATCH}"
-            yield Row(what, value * 1e3, "ms", reference * 1e3, "SELECT", most=3)
+            async for row in compared(ledger, db, DOCUMENTS, ROUNDS):
+                yield row
+            yield await walked(ledger, db, DOCUMENTS, ROUNDS)

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from chaindock.ledger.database import corrupt, read_meta
 from chaindock.ledger.encoding import field, uvarint
+from chaindock.ledger.packing import read_block
 from chaindock.ledger.rwset import in_order
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ def read_tip(db: sqlite3.Connection, path: Path) -> Tip:
         )
     number, stored_hash, data = rows[0]
     previous = rows[1][1] if len(rows) > 1 else b""
+    data = read_block(db.execute, path, number, data)
     block = check_block(data, number, stored_hash, previous, path)
     slots = block.metadata.metadata
     try:
@@ -187,7 +189,7 @@ def read_tip(db: sqlite3.Connection, path: Path) -> Tip:
 def check_block(
     data: bytes, number: int, stored_hash: bytes, previous: bytes, path: Path
 ) -> Any:
-    """Return a stored block after checking that it has `number` and the hash it is stored by.
+    """Return a block after checking that it has `number` and the hash it is stored by.
 
     `previous` is the hash of the block before it, b"" for the genesis block.
 

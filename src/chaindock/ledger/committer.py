@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from fabric_protos.peer import transaction_pb2 as codes
@@ -25,13 +24,15 @@ from chaindock.ledger.database import (
     connect_writer,
     create,
     immediate,
+    is_earlier,
     mark,
-    migrate,
     read_meta,
     translated,
 )
-from chaindock.ledger.effects import Effects, index, rebuild
+from chaindock.ledger.effects import Effects, index
+from chaindock.ledger.packing import store_block
 from chaindock.ledger.private import keep, read_kept, remove_kept
+from chaindock.ledger.rebuild import rebuild_file
 from chaindock.ledger.transaction import (
     UNKNOWN,
     code_name,
@@ -115,15 +116,17 @@ class Committer:
     def open(self, genesis: Callable[[], bytes]) -> int:
         """Open the file, create it if there is none, check it; return the height."""
         db, empty = connect_writer(self._path, self._channel, self._marker)
+        if not empty and is_earlier(db):
+            db.close()
+            _log.info("ledger is converted to another schema", path=str(self._path))
+            rebuild_file(self._path, self._channel)
+            db, _ = connect_writer(self._path, self._channel, self._marker)
         with closed_on_error(db), translated(self._path):
             if empty:
                 with immediate(db):
                     create(db, self._channel)
                     self._write_genesis(db, genesis())
             self._tip = read_tip(db, self._path)
-            migrate(
-                db, self._path, partial(rebuild, path=self._path, channel=self._channel)
-            )
             mark(self._path, self._marker)
             db.execute(f"PRAGMA journal_size_limit={self._wal_limit}")
             # After a crash, private data that was removed may stand in the log.
@@ -169,7 +172,6 @@ class Committer:
     @contextmanager
     def _block(self, db: sqlite3.Connection) -> Iterator[Versions]:
         """Run the body in one transaction of the database."""
-        self._versions.begin()
         try:
             with immediate(db):
                 yield self._versions
@@ -339,7 +341,7 @@ def _store(
         commit=commit,
         signer=signer,
     )
-    db.execute("INSERT INTO blocks VALUES (?, ?, ?)", (number, block_hash, block))
+    store_block(db, number, block_hash, block)
     index(db, number, txs, filter_)
     db.execute("REPLACE INTO meta VALUES ('height', ?)", (number + 1,))
     return Tip(number + 1, block_hash, commit, last_config)

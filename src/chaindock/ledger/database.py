@@ -18,13 +18,13 @@ from chaindock.ledger.mango import documents
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from chaindock.ids import ChannelId
 
 _log = get_logger("ledger")
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 APPLICATION_ID = 0x43444C31
 """Marks the file as ours in its header ("CDL1")."""
 
@@ -36,16 +36,16 @@ WRITER_TIMEOUT_S = 5.0
 # one row for the public state of a namespace (collection "") and one for each collection.
 # `superseded` is the block in which another row took the place; `labelled` is 1 if
 # only metadata changed, a serialised KVMetadataWrite without its key, and 2 if the private
-# data of the row was purged. A value of NULL is a delete. A transaction id is kept as `packed_id` returns it; in `transient` it is text,
+# data of the row was purged. A value of NULL is a delete, an integer a row of `contents`
+# (packing.py). A transaction id is kept as `packed_id` returns it; in `transient` it is text,
 # with "/" and the SHA-256 of `sets` behind it.
 # Tables of values are ordinary ones: in a WITHOUT ROWID table a row above 1 kB takes
 # whole pages of its own.
-_BLOCKS = """
+_TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE blocks (number INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE,
   block BLOB NOT NULL);
-"""
-_INDEXED = """
+CREATE TABLE contents (id INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
 CREATE TABLE transactions (block INTEGER NOT NULL, position INTEGER NOT NULL,
   tx_id NOT NULL, code INTEGER NOT NULL, timestamp BLOB NOT NULL,
   PRIMARY KEY (block, position)) WITHOUT ROWID;
@@ -74,20 +74,16 @@ CREATE INDEX private_labelled ON private (ns) WHERE metadata IS NOT NULL;
 CREATE INDEX private_block ON private (block);
 CREATE INDEX private_superseded ON private (superseded) WHERE superseded IS NOT NULL;
 CREATE INDEX private_expires ON private (expires) WHERE expires IS NOT NULL;
-"""
-_TRANSIENT = """
 CREATE TABLE transient (tx_id TEXT PRIMARY KEY, height INTEGER NOT NULL,
   sets BLOB NOT NULL);
 CREATE INDEX transient_height ON transient (height);
 """
-_ADDED = (
-    "CREATE INDEX IF NOT EXISTS private_held ON private (ns, name) "
-    "WHERE plain IS NOT NULL"
-)
-"""What a file of this schema lacks if an earlier release wrote it."""
-_FORMER_SCHEMAS = frozenset({1, 2})
-"""Version 2 kept state and history apart, version 1 in WITHOUT ROWID tables."""
-_DROP_FORMER = "DROP TABLE state; DROP TABLE history; DROP TABLE transactions;"
+_EARLIER_SCHEMAS = range(1, SCHEMA_VERSION)
+"""Files of these are made anew from their blocks when they are opened.
+
+Version 3 kept each value twice, version 2 state and history apart, version 1 those in
+WITHOUT ROWID tables.
+"""
 
 _HINTS = {
     sqlite3.SQLITE_FULL: "free some space on the disk, then submit again; "
@@ -139,6 +135,8 @@ def connect_writer(
     with closed_on_error(db), translated(path):
         documents.prepare(db)
         empty = _is_empty(db, path, channel)
+        # Of smaller pages a third stays empty if values have 1 kB.
+        db.execute("PRAGMA page_size=8192")
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         # On macOS a plain fsync leaves data in the drive's cache.
@@ -201,7 +199,7 @@ def _is_empty(db: sqlite3.Connection, path: Path, channel: ChannelId) -> bool:
             hint="name another path",
             path=path,
         )
-    if version not in {SCHEMA_VERSION, *_FORMER_SCHEMAS}:
+    if version not in {SCHEMA_VERSION, *_EARLIER_SCHEMAS}:
         raise LedgerError(
             f"ledger {str(path)!r} has schema version {version}; "
             f"this program reads version {SCHEMA_VERSION}",
@@ -224,42 +222,18 @@ def _is_empty(db: sqlite3.Connection, path: Path, channel: ChannelId) -> bool:
 
 def create(db: sqlite3.Connection, channel: ChannelId) -> None:
     """Make the tables, inside the caller's transaction: half a ledger cannot stay."""
-    _run_all(db, _BLOCKS + _INDEXED + _TRANSIENT + documents.SCHEMA)
+    # executescript() would commit the caller's transaction.
+    for statement in filter(str.strip, (_TABLES + documents.SCHEMA).split(";")):
+        db.execute(statement)
     db.execute(f"PRAGMA application_id={APPLICATION_ID}")
     db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     db.execute("INSERT INTO meta VALUES ('channel', ?)", (channel,))
 
 
-def _run_all(db: sqlite3.Connection, script: str) -> None:
-    # executescript() would commit the caller's transaction.
-    for statement in filter(str.strip, script.split(";")):
-        db.execute(statement)
-
-
-def migrate(
-    db: sqlite3.Connection, path: Path, rebuild: Callable[[sqlite3.Connection], None]
-) -> None:
-    """Turn a file of a former schema into one of this schema, or change nothing.
-
-    `rebuild` fills the empty tables of this schema from the blocks.
-    """
-    if db.execute("PRAGMA user_version").fetchone()[0] not in _FORMER_SCHEMAS:
-        db.execute(_ADDED)
-        return
-    _log.info("ledger is converted to another schema", path=str(path))
-    try:
-        with immediate(db):
-            _run_all(db, _DROP_FORMER + _INDEXED + _TRANSIENT + documents.SCHEMA)
-            rebuild(db)
-            db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-    except sqlite3.Error as error:
-        failed = translate(error, path)
-        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-            failed.hint = (
-                "the conversion to another schema needs free space of three times the "
-                "size of the ledger for a moment; nothing was changed"
-            )
-        raise failed from error
+def is_earlier(db: sqlite3.Connection) -> bool:
+    """Whether the file of a ledger has an earlier schema."""
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    return version in _EARLIER_SCHEMAS
 
 
 def read_meta(db: sqlite3.Connection, path: Path, name: str) -> str | int:

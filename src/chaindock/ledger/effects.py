@@ -13,6 +13,7 @@ from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.ledger.blocks import check_block
 from chaindock.ledger.database import corrupt
+from chaindock.ledger.packing import read_block, store_block
 from chaindock.ledger.private import live_blocks
 from chaindock.ledger.transaction import packed_id, parse_transaction
 from chaindock.ledger.versions import Versions
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from chaindock.ledger.versions import Secrets
 
 _INDEX = "INSERT INTO transactions VALUES (?, ?, ?, ?, ?)"
+_FORMER = "SELECT number, hash, block FROM former.blocks ORDER BY number"
 
 
 class Effects:
@@ -44,6 +46,7 @@ class Effects:
         self._versions = versions
         self._number = number
         self._live_blocks: dict[str, dict[str, int]] = {}
+        versions.begin(number)
 
     def write(
         self,
@@ -95,7 +98,7 @@ def index(
 
 
 def rebuild(db: sqlite3.Connection, path: Path, channel: ChannelId) -> None:
-    """Fill the empty tables of state, history and transactions from the blocks.
+    """Fill the empty tables with the blocks of the attached database `former`.
 
     Private data stands in no block: of that, only hashes come back.
 
@@ -103,10 +106,11 @@ def rebuild(db: sqlite3.Connection, path: Path, channel: ChannelId) -> None:
     """
     versions = Versions(db)
     previous = b""
-    stored = db.execute("SELECT number, hash, block FROM blocks ORDER BY number")
+    stored = db.execute(_FORMER)
     for expected, (number, block_hash, data) in enumerate(stored):
         if number != expected:
             raise corrupt(path, f"block {expected} is missing")
+        data = read_block(db.execute, path, number, data, "former")  # noqa: PLW2901
         block = check_block(data, number, block_hash, previous, path)
         filter_ = block.metadata.metadata[TRANSACTIONS_FILTER]
         txs = [parse_transaction(envelope, channel) for envelope in block.data.data]
@@ -115,5 +119,6 @@ def rebuild(db: sqlite3.Connection, path: Path, channel: ChannelId) -> None:
             if code == codes.VALID:
                 effects.write(tx, position, {})
         effects.expire()
+        store_block(db, number, block_hash, data)
         index(db, number, txs, filter_)
         previous = block_hash

@@ -9,13 +9,14 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from chaindock.aio import Waiters
 from chaindock.errors import LedgerClosed, LedgerCorrupt, LedgerError, NotFound
 from chaindock.ledger.committer import CommittedBlock, Committer, count
 from chaindock.ledger.mango.upkeep import fill_documents, put_indexes
 from chaindock.ledger.marks import Mark, drop_mark, marks, put_mark, revert
+from chaindock.ledger.packing import read_block
 from chaindock.ledger.simulator import Simulator
 from chaindock.ledger.snapshots import Reader, Snapshot
 from chaindock.ledger.transaction import packed_id
@@ -371,25 +372,22 @@ class Ledger:
         self._require_open()
         if not tx_id:
             return None
-        row = self._read(
+        row = self._reader.one(
             "SELECT block, position, code FROM transactions WHERE tx_id=? "
             "ORDER BY block, position LIMIT 1",
-            packed_id(tx_id),
+            (packed_id(tx_id),),
         )
         return TxLocation(*row) if row else None
 
     def get_block(self, number: int) -> bytes:
         """Return a serialised block. Raises: NotFound."""
-        row = self._read("SELECT block FROM blocks WHERE number=?", number)
+        self._require_open()
+        row = self._reader.one("SELECT block FROM blocks WHERE number=?", (number,))
         if row is None:
             height = f"its height is {self._height}"
             message = f"channel {self.channel!r} has no block {number}; {height}"
             raise NotFound(message, number=number)
-        return bytes(row[0])
-
-    def _read(self, sql: str, value: Any) -> Any:
-        self._require_open()
-        return self._reader.one(sql, (value,))
+        return read_block(self._reader.execute, self._path, number, row[0])
 
     def _require_open(self) -> None:
         if not self._is_open:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from chaindock.errors import InvalidInput, NotFound
 from chaindock.ids import LIFECYCLE
+from chaindock.ledger.mango.documents import resolved
 
 if TYPE_CHECKING:
     import sqlite3
@@ -31,6 +32,7 @@ _REMOVE: Final = (
     "DELETE FROM transient WHERE height>=?",
     "DELETE FROM transactions WHERE block>=?",
     "DELETE FROM blocks WHERE number>=?",
+    "DELETE FROM contents WHERE id>=(?1<<24) OR id<=-?1",  # packing.MOST_VALUES
 )
 _TABLES: Final = ("versions", "private")
 _CHANGED: Final = (
@@ -138,10 +140,10 @@ def _restore_documents(db: sqlite3.Connection, height: int) -> None:
     if db.execute(sql).fetchone() is None:
         return
     db.execute("DELETE FROM documents WHERE block>=?", (height,))
-    db.execute(
+    sql = resolved(
         "INSERT OR REPLACE INTO documents "
-        "SELECT ns, key, block, tx, mango_document(value) FROM versions "
+        "SELECT ns, key, block, tx, mango_document(VALUE) FROM versions "
         "WHERE superseded>=?1 AND block<?1 AND value IS NOT NULL "
-        "AND ns IN (SELECT ns FROM indexed)",
-        (height,),
+        "AND ns IN (SELECT ns FROM indexed)"
     )
+    db.execute(sql, (height,))

@@ -16,6 +16,8 @@ from chaindock.errors import InvalidInput, LedgerClosed, NotFound
 from chaindock.ledger.database import translated
 from chaindock.ledger.delivered import PrivateSet, private_of
 from chaindock.ledger.ledger import TxLocation
+from chaindock.ledger.mango.documents import resolved
+from chaindock.ledger.packing import read_block
 from chaindock.ledger.queries import modification
 from chaindock.ledger.snapshots import Reader, Snapshot
 from chaindock.ledger.transaction import packed_id, unpacked_id
@@ -41,21 +43,24 @@ _COLLECTIONS = (
 # A change of metadata alone counts: it is a conflict for transactions that read the key.
 # The row is found in the index alone: a range may have a million keys.
 _LAST = (
-    "SELECT v.key, v.block, v.tx, tx_id, coalesce(value, x''), timestamp, value IS NULL "
+    "SELECT v.key, v.block, v.tx, tx_id, coalesce({1}, x''), timestamp, value IS NULL "
     "FROM (SELECT key, block, tx FROM {0} INDEXED BY {0}_key "
     "WHERE ns=?1 AND key>=?2 AND key<?3 AND (block, tx)<(?4, ?5) "
     "ORDER BY block DESC, tx DESC LIMIT 1) f "
     "JOIN {0} v ON v.ns=?1 AND v.key=f.key AND v.block=f.block AND v.tx=f.tx "
     "JOIN transactions t ON t.block=v.block AND t.position=v.tx"
 )
-_LAST_PUBLIC, _LAST_PRIVATE = _LAST.format("versions"), _LAST.format("private")
+_LAST_PUBLIC, _LAST_PRIVATE = (
+    resolved(_LAST.format("versions", "VALUE")),
+    _LAST.format("private", "value"),
+)
 _NAME = (
     "SELECT name FROM private WHERE ns=? AND key=? AND name IS NOT NULL "
     "ORDER BY block DESC, tx DESC LIMIT 1"
 )
 _HEIGHT = "SELECT value FROM meta WHERE name='height'"
 _BLOCK = "SELECT hash, block FROM blocks WHERE number=?"
-_BLOCK_OF = "SELECT block FROM blocks WHERE hash=?"
+_BLOCK_OF = "SELECT number FROM blocks WHERE hash=?"
 _NEWEST = "SELECT number, hash FROM blocks ORDER BY number DESC LIMIT 2"
 _FIND = (
     "SELECT tx_id, block, position, code FROM transactions "
@@ -259,7 +264,7 @@ class View:
                 hint="list the newest ones: chaindock block ls",
                 number=number,
             )
-        return row[0], row[1]
+        return row[0], read_block(self._reader.execute, self._path, number, row[1])
 
     def private_of(self, number: int) -> list[PrivateSet]:
         """Return the private data that the node has of a block. Raises: NotFound."""
@@ -268,7 +273,7 @@ class View:
     def block_of(self, block_hash: bytes) -> bytes | None:
         """Return the serialised block whose header has this hash; None = there is none."""
         row = self._reader.one(_BLOCK_OF, (block_hash,))
-        return row and bytes(row[0])
+        return row and self.block(row[0])[1]
 
     def chain(self) -> tuple[int, bytes, bytes]:
         """Return the number of blocks, and the hashes of the newest and of the one before.

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from chaindock.ids import ChannelId
 
 _log = get_logger("ledger")
-_BLOCKS: Final = "INSERT INTO blocks SELECT * FROM former.blocks ORDER BY number"
 _HEIGHT: Final = "REPLACE INTO meta SELECT 'height', count(*) FROM blocks"
 # Snapshots; the height is counted, and what was verified is verified again.
 _META: Final = "INSERT INTO meta SELECT * FROM former.meta WHERE name LIKE 'snapshot:%'"
@@ -56,8 +55,8 @@ def rebuild_file(
 ) -> int:
     """Make a ledger anew; return how many blocks it has.
 
-    Blocks are checked and taken over as they are, and so is private data, which stands
-    in no block, as far as it can be read.
+    Blocks are checked and taken over, and so is private data, which stands in no block,
+    as far as it can be read.
 
     `warn` is told both heights, if the blocks give another one than the file recorded.
 
@@ -108,9 +107,8 @@ def _fill(db: sqlite3.Connection, path: Path, channel: ChannelId) -> tuple[int, 
     db.execute("ATTACH ? AS former", (str(path),))
     with immediate(db):
         create(db, channel)
-        db.execute(_BLOCKS)
-        db.execute(_HEIGHT)
         rebuild(db, path, channel)
+        db.execute(_HEIGHT)
         for part, act in (
             ("snapshots", partial(db.execute, _META)),
             ("private data", partial(db.execute, _PRIVATE)),

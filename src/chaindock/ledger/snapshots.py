@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from chaindock.errors import LedgerClosed
 from chaindock.ledger.database import connect_reader, translate
+from chaindock.ledger.mango.documents import resolved
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     Version = tuple[int, int]
 
 _AT = "FROM {0} WHERE ns=? AND key=? AND block<? ORDER BY block DESC, tx DESC LIMIT 1"
-_GET = "SELECT value, block, tx " + _AT.format("versions")
+_GET = resolved("SELECT VALUE, block, tx ") + _AT.format("versions")
 _METADATA = "SELECT metadata, block, tx, value IS NOT NULL " + _AT
 _PUBLIC_METADATA = _METADATA.format("versions")
 _PRIVATE_METADATA = _METADATA.format("private")
@@ -91,10 +92,11 @@ def _statements(*, private: bool, values: bool) -> tuple[str, str, str, str]:
     else:
         table, index, key, value = "versions", "versions_current", "key", "value"
         keys, found = _KEYS, "keys.key"
-    read = _READ.format(table, value) if values else "x''"
+    stored = value if private else resolved("VALUE")
+    read = _READ.format(table, stored) if values else "x''"
     recent = _SCAN.format(table, index, key, value, read)
-    newest = _NEWEST.format(table, index, key, value, value if values else "x''")
-    read = f"v.{value}" if values else "x''"
+    newest = _NEWEST.format(table, index, key, value, stored if values else "x''")
+    read = stored if values else "x''"
     old = _WALK.format(table, key, keys, found, value, read)
     return newest, recent, old, _CHANGED.format(table)
 
@@ -105,8 +107,8 @@ _STATEMENTS = {
     for private in (False, True)
     for values in (False, True)
 }
-_HISTORY = (
-    "SELECT tx_id, coalesce(value, x''), v.block, v.tx, timestamp, value IS NULL "
+_HISTORY = resolved(
+    "SELECT tx_id, coalesce(VALUE, x''), v.block, v.tx, timestamp, value IS NULL "
     "FROM versions v JOIN transactions t ON t.block=v.block AND t.position=v.tx "
     "WHERE ns=? AND key=? AND labelled=0 AND (v.block, v.tx)<(?, ?) "
     "ORDER BY v.block DESC, v.tx DESC LIMIT ?"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from chaindock.ledger.blocks import check_block
 from chaindock.ledger.database import corrupt, read_meta
+from chaindock.ledger.packing import read_block
 
 if TYPE_CHECKING:
     import sqlite3
@@ -69,9 +70,10 @@ def verify(
             return mark, True
         if number != mark.number:
             raise corrupt(path, f"block {mark.number} is missing")
-        check_block(data, number, block_hash, mark.previous, path)
+        block = read_block(db.execute, path, number, data)
+        check_block(block, number, block_hash, mark.previous, path)
         mark = Watermark(number + 1, block_hash)
-        size += len(data)
+        size += len(block)
     return mark, False
 
 

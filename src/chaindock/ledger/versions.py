@@ -11,7 +11,8 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from chaindock.ledger.mango.documents import store_documents
+from chaindock.ledger.mango.documents import resolved, store_documents
+from chaindock.ledger.packing import LONG, MOST_VALUES
 from chaindock.ledger.snapshots import ABOVE_ALL, FIND_NAMESPACE, LABELLED
 
 if TYPE_CHECKING:
@@ -55,9 +56,10 @@ _CURRENT = [
 ]
 """For 1, 2, 3 … keys."""
 _INDEXED = "SELECT ns FROM indexed"
-_VALUE = "SELECT value FROM versions WHERE id=?"
-_VALUE_BEFORE = (
-    "SELECT value FROM versions WHERE ns=? AND key=? AND block<? "
+_VALUE = resolved("SELECT value, VALUE FROM versions WHERE id=?")
+_KEEP = "INSERT INTO contents VALUES (?, ?)"
+_VALUE_BEFORE = resolved(
+    "SELECT VALUE FROM versions WHERE ns=? AND key=? AND block<? "
     "ORDER BY block DESC, tx DESC LIMIT 1"
 )
 _PRIVATE_VALUE = "SELECT value, name, plain FROM private WHERE id=?"
@@ -82,12 +84,15 @@ class Versions:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         self._ids: dict[tuple[str, str], int] = {}
+        self._content = 0
+        """The number of the next long value."""
         self._indexed: set[int] | None = None
         """Namespaces with documents for rich queries; None = not read yet."""
 
-    def begin(self) -> None:
-        """Begin a transaction of the database: others may have made indexes."""
+    def begin(self, number: int) -> None:
+        """Begin a block: others may have made indexes."""
         self._indexed = None
+        self._content = number * MOST_VALUES
 
     def forget(self) -> None:
         """Forget the numbers of namespaces: the transaction that gave them failed."""
@@ -167,7 +172,7 @@ class Versions:
         writes, labels = dict(space.writes), dict(space.metadata)
         absent = {key for key, version in space.reads if version is None}
         found = self._current(ns, [*((writes.keys() | labels.keys()) - absent)])
-        rows, superseded = [], []
+        rows, superseded, contents = [], [], []
         (block, tx), name = at, space.ns
         for key, value in writes.items():
             row = found.get(key)
@@ -175,23 +180,30 @@ class Versions:
             metadata = labels.pop(key, row and row[1])
             if row is not None:
                 superseded.append((block, row[0]))
-            rows.append((ns, key, block, tx, 0, value and metadata, value))
+            stored: bytes | int | None = value
+            if value is not None and len(value) >= LONG:
+                stored = self._content
+                contents.append((stored, value))
+                self._content += 1
+            rows.append((ns, key, block, tx, 0, value and metadata, stored))
             changes[name, "", key] = value, tx
         for key, metadata in labels.items():
             row = found.get(key)
             if row is None:
                 continue  # metadata of an absent key is ignored
-            value = self._db.execute(_VALUE, row[:1]).fetchone()[0]
+            stored, value = self._db.execute(_VALUE, row[:1]).fetchone()
             superseded.append((at[0], row[0]))
-            rows.append((ns, key, *at, 1, metadata, value))
+            rows.append((ns, key, *at, 1, metadata, stored))
             changes[space.ns, "", key] = (value, at[1])
         if superseded:
             self._db.executemany(_SUPERSEDE, superseded)
+        if contents:
+            self._db.executemany(_KEEP, contents)
         self._db.executemany(_INSERT, rows)
         if self._indexed is None:
             self._indexed = {row[0] for row in self._db.execute(_INDEXED)}
         if ns in self._indexed:
-            documents = ((row[1], at[1], row[-1]) for row in rows)
+            documents = ((row[1], tx, changes[name, "", row[1]][0]) for row in rows)
             store_documents(self._db, ns, at[0], documents)
 
     def write_private(

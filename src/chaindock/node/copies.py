@@ -29,6 +29,7 @@ from chaindock.ledger.database import (
     mark,
     translated,
 )
+from chaindock.ledger.packing import read_block
 from chaindock.ledger.rebuild import rebuild_file
 from chaindock.ledger.verification import verify_all
 from chaindock.lifecycle.targets import TargetState
@@ -238,7 +239,8 @@ def _check(home: Home, path: Path, channel: str) -> None:
             _check_pages(db, path)
             verify_all(db, path)
             sql = "SELECT block FROM blocks WHERE number=0"
-            (genesis,) = db.execute(sql).fetchone()
+            (stored,) = db.execute(sql).fetchone()
+            genesis = read_block(db.execute, path, 0, stored)
             db.execute("PRAGMA journal_mode=DELETE")
     except LedgerError as error:
         told = error.message.replace(str(path), channel)

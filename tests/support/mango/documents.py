@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NS = 7
 VERSIONS = """
+CREATE TABLE contents (id INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
 CREATE TABLE versions (id INTEGER PRIMARY KEY, ns INTEGER NOT NULL, key BLOB NOT NULL,
   block INTEGER NOT NULL, tx INTEGER NOT NULL, superseded INTEGER, value BLOB);
 CREATE UNIQUE INDEX versions_key ON versions (ns, key, block, tx);

@@ -32,7 +32,7 @@ def change(path: Path, sql: str, *values: object) -> None:
     db.close()
 
 
-@pytest.mark.parametrize("schema", [1, 2])
+@pytest.mark.parametrize("schema", [1, 2, 3])
 async def test_a_ledger_of_a_former_schema_is_taken_over_with_all_it_holds(
     tmp_path: Path, schema: int
 ) -> None:
@@ -74,7 +74,7 @@ async def test_a_former_ledger_with_a_damaged_block_is_refused_and_left_as_it_wa
     db.close()
 
 
-async def test_a_file_of_this_schema_gets_the_index_that_was_added_later(
+async def test_a_file_of_schema_3_gets_the_index_that_was_added_later(
     tmp_path: Path,
 ) -> None:
     def has_index() -> bool:
@@ -84,9 +84,8 @@ async def test_a_file_of_this_schema_gets_the_index_that_was_added_later(
         db.close()
         return found is not None
 
-    async with ledger_at(tmp_path):
-        pass
-    assert has_index()
+    file = FORMER / "schema-3.db.gz"
+    (tmp_path / "ledger.db").write_bytes(gzip.decompress(file.read_bytes()))
     change(tmp_path, "DROP INDEX private_held")
     async with ledger_at(tmp_path):
         pass

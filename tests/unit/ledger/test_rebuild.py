@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from hashlib import sha256
+from random import Random
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,11 @@ if TYPE_CHECKING:
     from chaindock.ledger.ledger import Ledger
 
 
+LONG = Random(1).randbytes(2000)
+
+
 async def fill(ledger: Ledger) -> None:
-    await commit(ledger, rwset(writes={"a": b"1", "b": bytes(2000), "c": b"1"}))
+    await commit(ledger, rwset(writes={"a": b"1", "b": LONG, "c": b"1"}))
     await commit(
         ledger,
         rwset({"a": (1, 0)}, {"a": b"2"}, metadata={"b": {"n": b"m"}}),
@@ -115,12 +119,23 @@ async def test_pages_that_cannot_be_read_come_back(tmp_path: Path) -> None:
         assert [mark.name for mark in await ledger.snapshots()] == ["mine"]
 
 
-async def test_a_damaged_block_is_named_and_nothing_is_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("damaged", "damage"),
+    [
+        (2, "UPDATE blocks SET block=x'0aff' WHERE number=2"),
+        (2, "UPDATE blocks SET block=substr(block, 1, 60) WHERE number=2"),
+        (1, "DELETE FROM contents WHERE id>0"),
+        (1, "UPDATE contents SET bytes=randomblob(2000) WHERE id>0"),
+    ],
+)
+async def test_a_damaged_block_is_named_and_nothing_is_replaced(
+    tmp_path: Path, damaged: int, damage: str
+) -> None:
     async with ledger_at(tmp_path) as ledger:
         await fill(ledger)
-    tamper(tmp_path / "ledger.db", "UPDATE blocks SET block=x'0aff' WHERE number=2")
+    tamper(tmp_path / "ledger.db", damage)
     before = sha256((tmp_path / "ledger.db").read_bytes()).digest()
-    with pytest.raises(LedgerCorrupt, match="block 2 cannot be decoded"):
+    with pytest.raises(LedgerCorrupt, match=f"block {damaged} cannot be decoded"):
         rebuild_file(tmp_path / "ledger.db", CHANNEL)
     assert sha256((tmp_path / "ledger.db").read_bytes()).digest() == before
     assert [path.name for path in tmp_path.glob("ledger.db.*")] == []

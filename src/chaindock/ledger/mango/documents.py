@@ -22,6 +22,20 @@ if TYPE_CHECKING:
 
     from chaindock.ledger.mango.indexes import Definition
 
+_VALUE: Final = (
+    "iif(typeof(value)='integer', (SELECT bytes FROM contents WHERE contents.id=value), "
+    "value)"
+)
+
+
+def resolved(sql: str) -> str:
+    """Return `sql` with the value of a row of `versions` where `sql` has VALUE.
+
+    `contents` holds the values of 512 bytes and above (packing.py).
+    """
+    return sql.replace("VALUE", _VALUE)
+
+
 # `documents.json` is the text that a query returns; NULL = the value is no JSON object.
 # `indexed`: namespaces that have documents; those of keys below `filled` are there, NULL =
 # all are. A collection has no documents: its indexes only say which sorts are allowed.
@@ -40,8 +54,8 @@ FILL_ROWS: Final = 1000
 _STORE: Final = "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?)"
 _DROP: Final = "DELETE FROM documents WHERE ns=? AND key=?"
 _FILLED: Final = "SELECT filled FROM indexed WHERE ns=?"
-_NEXT: Final = (
-    "SELECT key, block, tx, value FROM versions INDEXED BY versions_current "
+_NEXT: Final = resolved(
+    "SELECT key, block, tx, VALUE FROM versions INDEXED BY versions_current "
     "WHERE ns=? AND key>=? AND superseded IS NULL AND value IS NOT NULL "
     "ORDER BY key LIMIT ?"
 )

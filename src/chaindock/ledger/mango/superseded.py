@@ -11,7 +11,7 @@ from contextlib import closing
 from heapq import merge
 from typing import TYPE_CHECKING, Any, Final
 
-from chaindock.ledger.mango.documents import loaded
+from chaindock.ledger.mango.documents import loaded, resolved
 
 if TYPE_CHECKING:
     import sqlite3
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from chaindock.ledger.mango.scan import Entry, Position, View
 
 # Rows of other namespaces are returned, too: SQLite would pass over them in one go.
-_ROWS: Final = (
+_ROWS: Final = resolved(
     "SELECT superseded, id, ns=?3 AND block<?4 AND value IS NOT NULL, key, "
-    "CASE WHEN ns=?3 AND block<?4 AND value IS NOT NULL THEN mango_document(value) END "
+    "CASE WHEN ns=?3 AND block<?4 AND value IS NOT NULL THEN mango_document(VALUE) END "
     "FROM versions INDEXED BY versions_superseded WHERE superseded"
 )
 _FURTHER: Final = f"{_ROWS}=?1 AND id>?2 UNION ALL {_ROWS}>?1 ORDER BY 1, 2"
@@ -31,7 +31,9 @@ _IS_BEHIND: Final = (
     "UNION ALL SELECT 1 FROM versions INDEXED BY versions_superseded "
     "WHERE superseded>?1 LIMIT 1"
 )
-_ROW: Final = "SELECT key, mango_document(value), block, tx FROM versions WHERE id=?"
+_ROW: Final = resolved(
+    "SELECT key, mango_document(VALUE), block, tx FROM versions WHERE id=?"
+)
 
 
 class Superseded:

@@ -1,0 +1,122 @@
+"""Blocks as they lie in the file: compressed against what the file holds anyway.
+
+That is the table `contents`: values of `LONG` bytes and above that valid transactions write,
+which versions refer to, and phrases, pieces of earlier blocks in which a certificate
+appeared first. Readers get the bytes that were hashed and signed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from zstandard import (
+    DICT_TYPE_RAWCONTENT,
+    ZstdCompressionDict,
+    ZstdCompressionParameters,
+    ZstdCompressor,
+    ZstdDecompressor,
+    ZstdError,
+)
+
+from chaindock.ledger.database import corrupt
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable
+    from pathlib import Path
+
+LONG: Final = 512
+"""Bytes from which on a value is kept apart: a look-up more for who reads it."""
+MOST_VALUES: Final = 1 << 24
+"""A long value's number is that of its block times this, plus one for each before it."""
+# Phrases have the negative number of the block that they are taken from.
+_VALUES: Final = "SELECT bytes FROM {0}.contents WHERE id>=? AND id<? ORDER BY id"
+_PHRASES: Final = (
+    "SELECT bytes FROM {0}.contents WHERE id>=? AND id<=0 ORDER BY id LIMIT 8"
+)
+_NEWEST: Final = "SELECT id FROM contents WHERE id<=0 ORDER BY id LIMIT 1"
+_KEEP: Final = "INSERT INTO contents VALUES (?, ?)"
+_STORE: Final = "REPLACE INTO blocks VALUES (?, ?, ?)"
+
+_CERTIFICATE: Final = re.compile(
+    rb"-----BEGIN CERTIFICATE-----[\w+/=\s]{100,4000}-----END CERTIFICATE-----"
+)
+_SEARCHED: Final = 64 * 1024
+"""Bytes in which certificates are looked for; a longer block repeats its own ones."""
+_AROUND: Final = 4096
+"""Bytes of a phrase on each side of the certificate: a small transaction."""
+_PACKED: Final = b"\0"
+"""What a packed block begins with; one that an earlier release stored begins with 10."""
+_HEAD: Final = 9
+
+
+def store_block(
+    db: sqlite3.Connection, number: int, block_hash: bytes, block: bytes
+) -> None:
+    """Store a block; its long values must be stored already."""
+    row = db.execute(_NEWEST).fetchone()
+    newest = 1 if row is None else row[0]
+    phrases, values = _dictionary(db.execute, "main", number, newest)
+    for found in _CERTIFICATE.finditer(block, 0, _SEARCHED):
+        if found[0] not in phrases:
+            newest = -number
+            piece = block[max(found.start() - _AROUND, 0) : found.end() + _AROUND]
+            db.execute(_KEEP, (newest, piece))
+            phrases, _ = _dictionary(db.execute, "main", number, newest)
+            break
+    dictionary = phrases + values
+    window = max(10, min((len(block) + len(dictionary)).bit_length(), 27))
+    parameters = ZstdCompressionParameters.from_level(
+        1 if values else -3,
+        window_log=window,
+        # Repetitions of values are found only if the table has room for all of them.
+        hash_log=max(14, min(window - 4, 22)) if values else 14,
+        write_checksum=True,
+    )
+    packer = ZstdCompressor(compression_params=parameters, dict_data=_raw(dictionary))
+    head = _PACKED + newest.to_bytes(_HEAD - 1, "big", signed=True)
+    db.execute(_STORE, (number, block_hash, head + packer.compress(block)))
+
+
+def read_block(
+    execute: Callable[[str, tuple[Any, ...]], Any],
+    path: Path,
+    number: int,
+    stored: bytes,
+    schema: str = "main",
+) -> bytes:
+    """Return the bytes of a block that `store_block` stored in the database `schema`.
+
+    Raises: LedgerCorrupt: block or dictionary is damaged.
+    """
+    if not stored.startswith(_PACKED):
+        return stored
+    newest = int.from_bytes(stored[1:_HEAD], "big", signed=True)
+    dictionary = _raw(b"".join(_dictionary(execute, schema, number, newest)))
+    try:
+        return ZstdDecompressor(dict_data=dictionary).decompress(stored[_HEAD:])
+    except ZstdError as error:
+        raise corrupt(path, f"block {number} cannot be decoded ({error})") from error
+
+
+def _dictionary(
+    execute: Callable[[str, tuple[Any, ...]], Any],
+    schema: str,
+    number: int,
+    newest: int,
+) -> tuple[bytes, bytes]:
+    """Return the phrases and the long values of a block."""
+    first = number * MOST_VALUES
+    bounds = (_PHRASES, (newest,)), (_VALUES, (first, first + MOST_VALUES))
+    phrases, values = (
+        b"".join(row[0] for row in execute(sql.format(schema), at))
+        for sql, at in bounds
+    )
+    return phrases, values
+
+
+def _raw(dictionary: bytes) -> ZstdCompressionDict | None:
+    if not dictionary:
+        return None
+    return ZstdCompressionDict(dictionary, dict_type=DICT_TYPE_RAWCONTENT)
