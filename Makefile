@@ -64,8 +64,9 @@ faults: engine ## the long rounds: all faults three times, 20 kills, 200 random 
 		tests/integration/test_ledger_sigkill.py
 
 .PHONY: soak
-soak: engine ## ten minutes of many client applications while their contract is upgraded and killed
-	@. $(ENGINE) && CHAINDOCK_SOAK_S=600 $(BIN)/python -m pytest $(ARGS) tests/integration/test_clients_soak.py
+soak: engine ## ten minutes each: many client applications while their contract is upgraded and killed; idle shims
+	@. $(ENGINE) && CHAINDOCK_SOAK_S=600 $(BIN)/python -m pytest $(ARGS) \
+		tests/integration/test_clients_soak.py tests/integration/test_shims_soak.py
 
 .PHONY: bench
 bench: engine ## benchmarks as ratios to a baseline of the same run (ARGS=NAME for one)

@@ -20,9 +20,8 @@ PAGE = ROOT / "docs" / "conformance.md"
 STATEMENTS = Path(__file__).with_name("statements")
 NOT_SHOWN = {
     "shim": {
-        16: "no test; tried by hand for 605 s",
-        17: "no test; tried by hand for 605 s",
-        53: "every channel of the node has the capability V2_5",
+        53: "cannot occur: every channel is made with the capability V2_5, and "
+        "configuration updates of clients are refused"
     },
     "client": {},
 }
@@ -40,6 +39,8 @@ _PARTS = {
 }
 _COLUMNS = "| | | shown by | with |\n|---|---|---|---|"
 _RECORDED = "test_recorded_streams.py"
+_SOAK = "test_shims_soak.py"
+"""Its tests run in `make soak` alone."""
 
 
 class Mark(NamedTuple):
@@ -106,6 +107,8 @@ def page() -> str:
             told = "<br>".join(by) if by else f"not shown: {reason}"
             if any(_RECORDED in one for one in by):
                 told += " *recorded*"
+            if any(_SOAK in one for one in by):
+                told += " *(`make soak`)*"
             ran = ", ".join(sorted(programs.get((of, number), ())))
             lines.append(f"| {number} | {said} | {told} | {ran} |")
     if unknown := tests.keys() - known:
