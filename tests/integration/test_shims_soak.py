@@ -46,7 +46,7 @@ def python_serves() -> Program:
 @pytest.mark.statement(17, by="python")
 async def test_chaincode_that_nobody_calls_keeps_its_stream(tmp_path: Path):
     async with AsyncExitStack() as stack:
-        worlds = []
+        worlds: list[ShimWorld] = []
         for program in (go_dials(), python_serves()):
             folder = tmp_path / str(len(worlds))
             folder.mkdir()

@@ -205,8 +205,8 @@ class Committer:
             if checked == codes.NOT_VALIDATED and tx.tx_id:
                 ids.add(tx.tx_id)
             decided.append(code)
-            if code == codes.VALID:
-                effects.write(tx, position, read_kept(db, tx))
+            valid = code == codes.VALID
+            effects.write(tx, position, read_kept(db, tx, valid=valid), valid=valid)
         effects.expire()
         remove_kept(db, txs, number)
         return bytes(decided)

@@ -63,7 +63,8 @@ def private_of(reader: Reader, number: int, block: bytes) -> list[PrivateSet]:
             ns = reader.namespace(space.ns, space.collection)
             if ns is None or not (space.collection and space.private_hash):
                 continue
-            rwset = _assemble(space, rows[position][ns])
+            held = rows[position]  # below 0: of a transaction that is not valid
+            rwset = _assemble(space, held[ns] or held[-ns])
             if rwset is None:
                 continue
             if space.ns not in packages:

@@ -53,11 +53,19 @@ class Effects:
         tx: ParsedTransaction,
         position: int,
         secrets: Mapping[tuple[str, str], Secrets],
+        *,
+        valid: bool = True,
     ) -> None:
-        """Write what a valid transaction wrote; `secrets` is its private data, if known."""
+        """Write what a transaction wrote; `secrets` is its private data, if known.
+
+        Of one that is not valid that alone is kept: a peer delivers it with the block.
+        """
         at = (self._number, position)
         for space in tx.spaces:
             if not (space.writes or space.metadata):
+                continue
+            held = secrets.get((space.ns, space.collection), {})
+            if not (valid or held):
                 continue
             if not space.collection:
                 self._versions.write(space, at, self.changes)
@@ -66,9 +74,9 @@ class Effects:
                 found = live_blocks(self._versions, space.ns, self._number)
                 self._live_blocks[space.ns] = found
             live = self._live_blocks[space.ns].get(space.collection, 0)
-            held = secrets.get((space.ns, space.collection), {})
-            self._versions.write_private(space, at, self.changes, held, live)
-            self.removed = self.removed or bool(space.purged)
+            changes = self.changes if valid else None
+            self._versions.write_private(space, at, changes, held, live)
+            self.removed = self.removed or (valid and bool(space.purged))
 
     def expire(self) -> None:
         """Remove the private data that is too old after this block."""

@@ -67,9 +67,12 @@ def remove_kept(
 
 
 def read_kept(
-    db: sqlite3.Connection, tx: ParsedTransaction
+    db: sqlite3.Connection, tx: ParsedTransaction, *, valid: bool
 ) -> dict[tuple[str, str], Secrets]:
-    """Return the private data of a transaction, by namespace and collection."""
+    """Return the private data of a transaction, by namespace and collection.
+
+    `valid`: whether it is missed if it never came.
+    """
     expected = {
         (space.ns, space.collection): space.private_hash
         for space in tx.spaces
@@ -82,7 +85,7 @@ def read_kept(
         found |= _fitting(sets, expected)
         if len(found) == len(expected):
             break
-    for space in expected.keys() - found.keys():
+    for space in expected.keys() - found.keys() if valid else ():
         _log.warning(
             "private data is missing", txid=tx.tx_id, ns=space[0], collection=space[1]
         )

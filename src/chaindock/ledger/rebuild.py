@@ -47,6 +47,17 @@ UPDATE private SET name=old.name, plain=old.plain,
   WHERE private.ns=now.id AND private.key=old.key AND private.block=old.block
   AND private.tx=old.tx AND private.value IS old.value AND (old.name IS NOT NULL OR old.labelled=2)
 """
+_NAMES: Final = (
+    "INSERT OR IGNORE INTO namespaces (ns, collection) "
+    "SELECT ns, collection FROM former.namespaces"
+)
+# Of transactions that are not valid, rebuilding makes no rows.
+_REFUSED: Final = """
+INSERT INTO private SELECT NULL, -now.id, key, block, tx, superseded, labelled, expires,
+  metadata, value, name, plain FROM former.private old
+  JOIN former.namespaces was ON was.id=-old.ns
+  JOIN main.namespaces now ON now.ns=was.ns AND now.collection=was.collection
+"""
 _ENDINGS: Final = ("", "-wal", "-shm")
 
 
@@ -112,6 +123,8 @@ def _fill(db: sqlite3.Connection, path: Path, channel: ChannelId) -> tuple[int, 
         for part, act in (
             ("snapshots", partial(db.execute, _META)),
             ("private data", partial(db.execute, _PRIVATE)),
+            ("names of collections", partial(db.execute, _NAMES)),
+            ("private data of refused transactions", partial(db.execute, _REFUSED)),
             ("private data of transactions to come", partial(db.execute, _TRANSIENT)),
             ("indexes of rich queries", partial(take_over, db)),
         ):

@@ -210,16 +210,18 @@ class Versions:
         self,
         space: Space,
         at: Version,
-        changes: dict[ChangeKey, Change],
+        changes: dict[ChangeKey, Change] | None,
         secrets: Secrets,
         live_blocks: int,
     ) -> None:
-        """Write what a valid transaction wrote in a collection.
+        """Write what a transaction wrote in a collection; `changes` None = it is not valid.
 
         `secrets` is the private data that the node has; it is kept if it fits the hashes.
         Everything stays for `live_blocks` blocks after its own; 0 = for ever.
         """
-        ns = self.number(space.ns, space.collection)
+        ns, purged = self.number(space.ns, space.collection), space.purged
+        if changes is None:  # with the number below 0, no state comes of it
+            ns, purged, changes = -ns, (), {}
         last = at[0] + live_blocks + 1
         expires = last if live_blocks and last <= _MOST_BLOCKS else None
         labels = dict(space.metadata)
@@ -250,7 +252,7 @@ class Versions:
             changes[space.ns, space.collection, key] = (kept[0], at[1])
         self._db.executemany(_SUPERSEDE_PRIVATE, superseded)
         self._db.executemany(_INSERT_PRIVATE, rows)
-        self._db.executemany(_PURGE, ((ns, key) for key in space.purged))
+        self._db.executemany(_PURGE, ((n, key) for key in purged for n in (ns, -ns)))
 
     def expire(self, number: int) -> bool:
         """Remove private data, with hashes, that is too old after block `number`.

@@ -31,7 +31,7 @@ from support.gateways.delivering import (
     told,
 )
 from support.ledgers.envelopes import rwset, transaction
-from support.ledgers.ledger import MVCC, VALID
+from support.ledgers.ledger import MVCC
 from support.ledgers.recorded import (
     blocks,
     commit_recorded,
@@ -107,11 +107,9 @@ async def test_private_data_comes_with_its_block_as_recorded(tmp_path, monkeypat
             found = events_pb2.DeliverResponse.FromString(response)
             held = found.block_and_private_data
             assert held.block.SerializeToString() == blocks()[number]
-            codes = held.block.metadata.metadata[common_pb2.TRANSACTIONS_FILTER]
             expected = {
                 int(position): decode(data)
                 for position, data in recorded.get(str(number), {}).items()
-                if codes[int(position)] == VALID
             }
             if number >= 152 and number != 283:  # as in test_delivered
                 sets = held.private_data_map.items()

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fabric_protos.common import common_pb2
 from fabric_protos.ledger.rwset import rwset_pb2
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 
@@ -24,6 +23,7 @@ from support.ledgers.recorded import (
     recordings,
 )
 
+ENDORSEMENT_POLICY_FAILURE = 10
 _PURGES_TOO = 283
 """What was delivered of a purge lacks the key, so a ledger does not accept the rest."""
 
@@ -48,7 +48,7 @@ async def private_of(reader: LedgerReader, number: int) -> dict[str, list[Any]]:
 
 @pytest.mark.statement(29, of="client")
 async def test_private_data_is_delivered_like_that_of_the_peer(tmp_path: Path):
-    """Also after a purge and the end of a block-to-live; but of valid transactions alone."""
+    """Also after a purge and the end of a block-to-live, and if a transaction failed."""
     recorded = recordings()["private"] | delivered()["private_later"]
     last = max(map(int, recorded))
     async with ledger_of(tmp_path) as ledger, LedgerReader(ledger._path) as reader:
@@ -57,19 +57,16 @@ async def test_private_data_is_delivered_like_that_of_the_peer(tmp_path: Path):
         # Recorded when block 337 was the newest; of earlier ones nothing expires later.
         compared = 0
         for number in (n for n in range(152, last + 1) if n != _PURGES_TOO):
-            block = common_pb2.Block.FromString(blocks()[number])
-            codes = block.metadata.metadata[common_pb2.TRANSACTIONS_FILTER]
             expected = {
                 position: sets_of(decode(data))
                 for position, data in recorded.get(str(number), {}).items()
-                if codes[int(position)] == VALID
             }
             assert await private_of(reader, number) == expected, number
             compared += len(expected)
         assert compared > 20
 
 
-async def write(ledger: Ledger, *steps: tuple[str, ...]) -> int:
+async def write(ledger: Ledger, *steps: tuple[str, ...], code: int = VALID) -> int:
     """Commit puts, deletes and purges of collection `col`; return the block."""
     with ledger.new_simulator(TxId("t")) as simulator:
         for step, key, *value in steps:
@@ -81,8 +78,8 @@ async def write(ledger: Ledger, *steps: tuple[str, ...]) -> int:
                 simulator.purge_private("cc", "col", key)
         tx = transaction(simulator.results())
         await ledger.keep_private(TxId(tx.tx_id), simulator.private_results())
-    block = await ledger.commit(judged([(tx.envelope, VALID)]))
-    assert list(block.codes) == [VALID]
+    block = await ledger.commit(judged([(tx.envelope, code)]))
+    assert list(block.codes) == [code]
     return block.number
 
 
@@ -117,6 +114,36 @@ async def test_purged_keys_are_left_out_and_what_is_missing_is_absent(tmp_path: 
         tx = transaction(with_hashes(ledger))
         block = await ledger.commit(judged([(tx.envelope, VALID)]))
         assert await private_of(reader, block.number) == {}
+
+
+@pytest.mark.parametrize("purged", [False, True])
+async def test_private_data_of_a_failed_transaction_is_delivered_and_is_no_state(
+    tmp_path: Path, purged: bool
+):
+    """A purge of the key removes it, too."""
+    failed = {"code": ENDORSEMENT_POLICY_FAILURE}
+    async with ledger_at(tmp_path) as ledger, LedgerReader(ledger._path) as reader:
+        await write(ledger, ("put", "a", "1"))
+        one = await write(ledger, ("put", "a", "2"), ("put", "b", "3"), **failed)
+        two = await write(ledger, ("put", "a", "4"), ("delete", "b"), **failed)
+        await write(ledger, ("purge", "a"), **failed)
+        if purged:
+            await write(ledger, ("purge", "a"))
+        with ledger.new_simulator(TxId("t")) as simulator:
+            state = [simulator.get_private("cc", "col", key) for key in "ab"]
+            assert state == [None if purged else b"1", None]
+            assert simulator.get_private_hash("cc", "col", "b") is None
+        listed = await reader.run(lambda view: view.collections())
+        assert listed == [("cc", "col")]
+    rebuild_file(tmp_path / "ledger.db", CHANNEL)
+    async with ledger_at(tmp_path) as ledger, LedgerReader(ledger._path) as reader:
+        for number, a, b in (
+            (one, ("a", False, b"2"), ("b", False, b"3")),
+            (two, ("a", False, b"4"), ("b", True, b"")),
+        ):
+            ((_, collection, rwset),) = (await private_of(reader, number))["0"]
+            assert collection == "col"
+            assert written(rwset) == ([b] if purged else [a, b])
 
 
 def with_hashes(ledger: Ledger) -> bytes:
