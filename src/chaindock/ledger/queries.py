@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
-from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KV, KeyModification
+from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KeyModification
 from google.protobuf.timestamp_pb2 import Timestamp
 from typing_extensions import override
 
@@ -100,12 +100,83 @@ class Results(ABC):
         self._closed = True
 
 
-class RangeResults(Results):
-    """Keys of a namespace as `queryresult.KV`, lowest first.
+class KeyResults(Results):
+    """Keys of a namespace or collection as `queryresult.KV`, lowest first.
 
-    What is taken is added to `record`. `page_size` 0 = all; if `paginated`, there is a
-    bookmark.
+    Args:
+        space: namespace, and collection or "".
+        bounds: first key, and the one behind the last; "" is no limit.
+        limit: most results; 0 = all.
     """
+
+    _paginated = False
+    """Whether there is a bookmark, for which the key after the last result is needed."""
+
+    def __init__(
+        self,
+        simulator: Simulator,
+        space: tuple[str, str],
+        bounds: tuple[str, str],
+        limit: int,
+    ) -> None:
+        super().__init__(simulator)
+        self._space = space
+        self._next = encode_key(bounds[0])
+        self._stop = encode_key(bounds[1]) or ABOVE_ALL
+        self._left = limit if limit > 0 else None
+        self._ended = False
+        self._held = 0
+        self._head = field(1, space[0].encode())
+        """The field `namespace` of each `KV`"""
+        self._count()
+
+    def _count(self) -> None:
+        """Count what the query keeps until the transaction ends."""
+        held = self._kept()
+        self._simulator.hold(held - self._held)
+        self._held = held
+
+    def _kept(self) -> int:
+        return _RANGE_BYTES + len(self._stop) + len(self._next)
+
+    @override
+    def advance(self) -> bool:
+        """Pass keys that the view does not have; see `Results.advance`."""
+        snapshot = self._simulator.snapshot()
+        if self._ended or (self._left == 0 and not self._paginated):
+            return True
+        place = snapshot.passed(self._space, self._next, self._stop)
+        if place is not None:
+            self._next = place
+            self._count()
+        return place is None
+
+    def _pull(self, snapshot: Snapshot, wanted: int, max_bytes: int) -> list[bytes]:
+        if self._left is not None:
+            wanted = min(wanted, self._left)
+        space, stop = self._space, self._stop
+        rows, place = walked(snapshot, space, self._next, stop, wanted, max_bytes)
+        self._ended = place is None
+        if self._left is not None:
+            self._left -= len(rows)
+        self.exhausted = self._ended or self._left == 0
+        self._took(rows, place or after(rows[-1][0]) if rows else self._next)
+        head, keys, values = self._head, LEAD[2], LEAD[3]
+        return [
+            head + keys[len(key)] + key + values[len(value)] + value
+            if len(key) < SHORT > len(value)
+            else head + field(2, key) + field(3, value)
+            for key, value, _, _ in rows
+        ]
+
+    def _took(self, _rows: list[Row], following: bytes) -> None:
+        """Go on at `following`."""
+        self._next = following
+        self._count()
+
+
+class RangeResults(KeyResults):
+    """Public keys; those that are taken are added to `record`. `paginated`: in one page."""
 
     def __init__(
         self,
@@ -115,73 +186,36 @@ class RangeResults(Results):
         *,
         paginated: bool,
     ) -> None:
-        super().__init__(simulator)
-        self._record = record
-        self._left = page_size if page_size > 0 else None
-        self._paginated = paginated
-        self._next = encode_key(record.start)
-        self._stop = encode_key(record.end) or ABOVE_ALL
-        self._held = 0
-        self._head = field(1, record.ns.encode())
-        """The field `namespace` of each `KV`"""
-        self._count()
-
-    def _count(self) -> None:
-        """Count what the query keeps until the transaction ends."""
-        record = self._record
-        held = _RANGE_BYTES + len(self._stop) + len(self._next) + record.reads.held
-        held += sum(map(text_bytes, (record.start, record.end, record.last or "")))
-        self._simulator.hold(held - self._held)
-        self._held = held
+        self._record, self._paginated = record, paginated
+        bounds = record.start, record.end
+        super().__init__(simulator, (record.ns, ""), bounds, page_size)
 
     @override
-    def advance(self) -> bool:
-        """Pass keys that the view does not have; see `Results.advance`."""
-        snapshot = self._simulator.snapshot()
-        if self._record.exhausted or (self._left == 0 and not self._paginated):
-            return True
-        place = snapshot.passed((self._record.ns, ""), self._next, self._stop)
-        if place is not None:
-            self._next = place
-            self._count()
-        return place is None
-
-    def _pull(self, snapshot: Snapshot, wanted: int, max_bytes: int) -> list[bytes]:
+    def _kept(self) -> int:
         record = self._record
-        if self._left is not None:
-            wanted = min(wanted, self._left)
-        space, stop = (record.ns, ""), self._stop
-        rows, place = walked(snapshot, space, self._next, stop, wanted, max_bytes)
-        ended = place is None
+        texts = (record.start, record.end, record.last or "")
+        return super()._kept() + record.reads.held + sum(map(text_bytes, texts))
+
+    @override
+    def _took(self, rows: list[Row], following: bytes) -> None:
+        record = self._record
         if rows:  # counted before the record keeps them; `_count` gives back the excess
-            following = place or after(rows[-1][0])
             grows = len(rows) * ENTRY_BYTES + sum([len(row[0]) for row in rows])
             grows += 2 * (len(following) - len(self._next))
             self._simulator.hold(grows)
-            self._held, self._next = self._held + grows, following
+            self._held += grows
             record.last = rows[-1][0].decode()
         record.reads.add(rows)
-        if self._left is not None:
-            self._left -= len(rows)
-        self._count()
-        record.exhausted = ended
-        self.exhausted = ended or self._left == 0
-        head, keys, values = self._head, LEAD[2], LEAD[3]
-        return [
-            head + keys[len(key)] + key + values[len(value)] + value
-            if len(key) < SHORT > len(value)
-            else head + field(2, key) + field(3, value)
-            for key, value, _, _ in rows
-        ]
+        record.exhausted = self._ended
+        super()._took(rows, following)
 
     @property
     def bookmark(self) -> str:
         """The key after the last one taken; "" at the end, and if not paginated."""
-        record = self._record
-        if not self._paginated or record.exhausted:
+        if not self._paginated or self._ended:
             return ""
         snapshot = self._simulator.snapshot()
-        rows, _ = snapshot.scan((record.ns, ""), self._next, self._stop, 1, 1)
+        rows, _ = snapshot.scan(self._space, self._next, self._stop, 1, 1)
         return rows[0][0].decode() if rows else ""
 
 
@@ -220,58 +254,3 @@ def modification(
         timestamp=Timestamp.FromString(timestamp),
         is_delete=bool(deleted),
     )
-
-
-class PrivateResults(Results):
-    """Keys of a collection as `queryresult.KV`, lowest first; nothing is recorded.
-
-    `limit` 0 = all.
-    """
-
-    def __init__(
-        self,
-        simulator: Simulator,
-        space: tuple[str, str],
-        bounds: tuple[str, str],
-        limit: int,
-    ) -> None:
-        super().__init__(simulator)
-        self._space = space
-        self._next = encode_key(bounds[0])
-        self._stop = encode_key(bounds[1]) or ABOVE_ALL
-        self._left = limit if limit > 0 else None
-        self._held = 0
-        self._count(self._next)
-
-    def _count(self, place: bytes) -> None:
-        held = _RANGE_BYTES + len(self._stop) + len(place)
-        self._simulator.hold(held - self._held)
-        self._held, self._next = held, place
-
-    @override
-    def advance(self) -> bool:
-        """Pass keys that the view does not have; see `Results.advance`."""
-        snapshot = self._simulator.snapshot()
-        if self.exhausted:
-            return True
-        place = snapshot.passed(self._space, self._next, self._stop)
-        if place is not None:
-            self._count(place)
-        return place is None
-
-    def _pull(self, snapshot: Snapshot, wanted: int, max_bytes: int) -> list[bytes]:
-        if self._left is not None:
-            wanted = min(wanted, self._left)
-        rows, place = walked(
-            snapshot, self._space, self._next, self._stop, wanted, max_bytes
-        )
-        if rows:
-            self._count(place or after(rows[-1][0]))
-        if self._left is not None:
-            self._left -= len(rows)
-        self.exhausted = place is None or self._left == 0
-        ns = self._space[0]
-        return [
-            KV(namespace=ns, key=row[0].decode(), value=row[1]).SerializeToString()
-            for row in rows
-        ]

@@ -21,7 +21,7 @@ from chaindock.ledger.budget import ENTRY_BYTES, Budget, text_bytes
 from chaindock.ledger.mango.results import QueryResults
 from chaindock.ledger.queries import (
     HistoryResults,
-    PrivateResults,
+    KeyResults,
     RangeResults,
     Results,
     encode_key,
@@ -252,7 +252,7 @@ class Simulator:
         """
         self.snapshot()
         self._require_read_only(_PRIVATE_QUERIES, "Queries on pvt data is")
-        return PrivateResults(self, (ns, collection), (start, end), limit)
+        return KeyResults(self, (ns, collection), (start, end), limit)
 
     def open_query(
         self,
