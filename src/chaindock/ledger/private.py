@@ -96,12 +96,8 @@ def _fitting(
     sets: bytes, expected: Mapping[tuple[str, str], bytes]
 ) -> dict[tuple[str, str], Secrets]:
     """Return the private data in `sets` that has the expected hashes."""
-    try:
-        kept = rwset_pb2.TxPvtReadWriteSet.FromString(sets)
-    except DecodeError:
-        return {}
     found = {}
-    for ns in kept.ns_pvt_rwset:
+    for ns in rwset_pb2.TxPvtReadWriteSet.FromString(sets).ns_pvt_rwset:
         for collection in ns.collection_pvt_rwset:
             space = ns.namespace, collection.collection_name
             if sha256(collection.rwset).digest() == expected.get(space):
@@ -110,10 +106,7 @@ def _fitting(
 
 
 def _secrets(data: bytes) -> Secrets:
-    try:
-        writes = kv_rwset_pb2.KVRWSet.FromString(data).writes
-    except DecodeError:
-        return {}
+    writes = kv_rwset_pb2.KVRWSet.FromString(data).writes
     keys = [write.key.encode() for write in writes]
     return {
         sha256(key).digest(): (key, write.value)

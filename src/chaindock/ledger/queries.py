@@ -40,21 +40,6 @@ def encode_key(key: str) -> bytes:
         raise InvalidInput(f"invalid key [{raw}], must be a UTF-8 string") from error
 
 
-def walked(
-    snapshot: Snapshot,
-    space: tuple[str, str],
-    start: bytes,
-    stop: bytes,
-    limit: int,
-    max_bytes: int,
-) -> tuple[list[Row], bytes | None]:
-    """Return rows as `Snapshot.walk`, but none only at the end of the range."""
-    rows, place = snapshot.walk(space, start, stop, limit, max_bytes)
-    while not rows and place is not None:  # the caller did not wait for `advance`
-        rows, place = snapshot.walk(space, place, stop, limit, max_bytes)
-    return rows, place
-
-
 class Results(ABC):
     """An open query."""
 
@@ -154,8 +139,13 @@ class KeyResults(Results):
     def _pull(self, snapshot: Snapshot, wanted: int, max_bytes: int) -> list[bytes]:
         if self._left is not None:
             wanted = min(wanted, self._left)
-        space, stop = self._space, self._stop
-        rows, place = walked(snapshot, space, self._next, stop, wanted, max_bytes)
+        rows: list[Row] = []
+        place: bytes | None = self._next
+        while (
+            not rows and place is not None
+        ):  # more than once if `advance` was not used
+            bounds = self._space, place, self._stop
+            rows, place = snapshot.walk(*bounds, wanted, max_bytes)
         self._ended = place is None
         if self._left is not None:
             self._left -= len(rows)
