@@ -19,7 +19,7 @@ from urllib.parse import quote, urlencode
 
 from chaindock.errors import ChaindockError, Denied, NodeError, NodeNotRunning
 from chaindock.operations import wire
-from chaindock.operations.address import find_socket
+from chaindock.operations.address import find_socket, reachable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -106,6 +106,10 @@ class AdminClient:
             if page["next"] is None or left == 0:
                 return
             asked[following] = page["next"]
+
+    def rows(self, rows: str, *path: str, **asked: Any) -> list[dict[str, Any]]:
+        """Return the rows of all `pages`."""
+        return [row for page in self.pages(rows, *path, **asked) for row in page[rows]]
 
     def events(
         self, name: str | None, first: int | None, *, follow: bool
@@ -208,7 +212,8 @@ class AdminClient:
         home = str(self.home)
         try:
             sock.settimeout(CONNECT_S)
-            sock.connect(str(find_socket(self.home)))
+            with reachable(find_socket(self.home)) as address:
+                sock.connect(address)
             sock.settimeout(timeout_s)
         except OSError as error:
             kind: type[ChaindockError] = NodeError

@@ -1,62 +1,61 @@
 """The socket file on which the admin API of a home listens.
 
-If the path in the home is too long for a socket, the socket is in a temporary folder and
-`admin.path` in the home names it. The node that opens the socket holds the lock of the
-home, so an existing socket file is stale.
+If its path is too long for a socket, it is bound and dialled through a link to the home.
+The node that opens the socket holds the lock of the home, so an existing file is stale.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
-import stat
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from chaindock.errors import NodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PATH_BYTES = 103
 """Longest path of a socket: macOS allows 104 bytes with the final zero, Linux 108."""
 
-_NAME = "admin.sock"
-_RECORD = "admin.path"
-_PREFIX = "chaindock-"
-
-
-def fits(path: Path) -> bool:
-    """Whether a socket can be bound at `path`."""
-    return len(os.fsencode(path)) <= PATH_BYTES
-
 
 def find_socket(home: Path) -> Path:
     """Return where the node of `home` listens, or would if it ran."""
-    try:
-        recorded = (home / _RECORD).read_text().strip()
-    except (OSError, UnicodeDecodeError):
-        recorded = ""
-    return Path(recorded) if recorded else home / _NAME
+    return home / "admin.sock"
+
+
+@contextlib.contextmanager
+def reachable(path: Path) -> Iterator[str]:
+    """Give the address of a socket file inside the block. Raises: OSError."""
+    if len(os.fsencode(path)) <= PATH_BYTES:
+        yield str(path)
+        return
+    # TMPDIR may be as long.
+    with tempfile.TemporaryDirectory(prefix="chaindock-", dir="/tmp") as folder:
+        link = Path(folder) / "home"
+        link.symlink_to(path.parent)
+        yield str(link / path.name)
 
 
 def open_socket(home: Path) -> socket.socket:
-    """Bind the admin socket of `home` with mode 0600.
+    """Bind the admin socket of `home` with mode 0600; replace that of a killed node.
 
     Raises: NodeError when it cannot be bound.
     """
-    close_socket(home)
+    path = find_socket(home)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.setblocking(False)
     try:
-        path = home / _NAME
-        if not fits(path):
-            path = Path(tempfile.mkdtemp(prefix=_PREFIX)) / _NAME
-            (home / _RECORD).write_text(f"{path}\n")
+        path.unlink(missing_ok=True)
         # Linux makes the file with the mode of the unbound socket; others refuse, and
         # there the directory (0700) guards the moment before chmod.
         with contextlib.suppress(OSError):
             os.fchmod(listener.fileno(), 0o600)
-        listener.bind(str(path))
+        with reachable(path) as address:
+            listener.bind(address)
         path.chmod(0o600)
     except OSError as error:
         listener.close()
@@ -68,31 +67,12 @@ def open_socket(home: Path) -> socket.socket:
     return listener
 
 
-def close_socket(home: Path, inode: int | None = None) -> None:
-    """Remove the socket file of `home`, also that of a killed node.
+def close_socket(home: Path, inode: int) -> None:
+    """Remove the socket file of `home` if it has this inode.
 
-    With `inode` no other file: whoever deletes a home and starts a node in a new one
-    keeps its socket when the former node ends.
+    Whoever deletes a home and starts a node in a new one keeps its socket when the former
+    node ends.
     """
     path = find_socket(home)
-    if inode is not None and (not path.exists() or path.stat().st_ino != inode):
-        return
-    if path.parent == home:
-        path.unlink(missing_ok=True)
-        return
-    (home / _RECORD).unlink(missing_ok=True)
-    if _is_ours(path.parent):
-        shutil.rmtree(path.parent, ignore_errors=True)
-
-
-def _is_ours(folder: Path) -> bool:
-    try:
-        found = folder.lstat()
-    except OSError:
-        return False
-    return (
-        folder.name.startswith(_PREFIX)
-        and stat.S_ISDIR(found.st_mode)
-        and found.st_uid == os.getuid()
-        and all(entry.name == _NAME for entry in folder.iterdir())
-    )
+    if path.exists() and path.stat().st_ino == inode:
+        path.unlink()

@@ -30,11 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 KEPT_IMAGES, KEPT_S = "chaindock-test/nodes", 2 * 24 * 3600.0
-_OWN = {"admin.sock", "admin.path", "r"}
-"""Of a node that runs; where its home has a long name, in a directory for temporary files.
-
-`r` leads to the directories of runs.
-"""
+_OWN = {"home", "r"}
+"""Links in the directory for temporary files: to a home with a long name, and to runs."""
 
 
 @dataclass(frozen=True)
