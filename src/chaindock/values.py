@@ -37,8 +37,9 @@ class Syntax:
     show: Callable[[Any], str] = str
 
 
-_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
-_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
+_UNITS_S = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60}
+_UNITS_S |= {"h": 3600, "d": 86_400}
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h|d)")
 _SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _SIZES = {"": 1, "k": KIB, "m": MIB, "g": GIB, "t": 1 << 40}
 _TRUE = frozenset({"true", "t", "1", "yes", "on"})
@@ -46,7 +47,7 @@ _FALSE = frozenset({"false", "f", "0", "no", "off"})
 
 
 def read_duration(value: Any, _base: Path | None = None) -> float:
-    """Return the seconds of a Go duration such as 30s, 1m30s, 250ms.
+    """Return the seconds of a Go duration such as 30s, 1m30s, 250ms, or with days.
 
     A bare number is refused: Fabric reads it as nanoseconds, people mean seconds.
     """

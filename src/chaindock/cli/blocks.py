@@ -40,13 +40,8 @@ def tx() -> None:
 @limit_option(20)
 def block_ls(session: Session, before: int | None, limit: int) -> None:
     """List the blocks, the newest first."""
-    found: list[dict[str, Any]] = []
-    for page in session.client().pages("blocks", "blocks", most=limit, below=before):
-        found += page["blocks"]
-    if session.emits(found):
-        return
-    show.table(
-        found,
+    session.shows(
+        session.client().rows("blocks", "blocks", most=limit, below=before),
         BLOCK=lambda one: one["number"],
         TIME=lambda one: (one["time"] or "-")[:19],
         TXS=lambda one: one["transactions"],

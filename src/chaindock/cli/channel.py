@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from chaindock.cli import show
 from chaindock.cli.session import Session, command, complete_channels, list_option
 
 
@@ -43,11 +42,8 @@ def channel_create(session: Session, name: str, mspids: tuple[str, ...]) -> None
 @command("chaindock channel ls", "chaindock channel ls --json", group=channel)
 def channel_ls(session: Session) -> None:
     """List the channels; the first one is meant when --channel is not given."""
-    found = session.client().get("channels")["channels"]
-    if session.emits(found):
-        return
-    show.table(
-        found,
+    session.shows(
+        session.client().get("channels")["channels"],
         CHANNEL=lambda one: one["name"],
         BLOCKS=lambda one: one["height"],
         ORGANISATIONS=lambda one: ", ".join(one["organizations"]),
@@ -96,11 +92,8 @@ def org_add(session: Session, name: str) -> None:
 @command("chaindock org ls", "chaindock org ls --json", group=org, of_channel=True)
 def org_ls(session: Session) -> None:
     """List the organisations of a channel."""
-    found = session.client().get("organizations")["organizations"]
-    if session.emits(found):
-        return
-    show.table(
-        found,
+    session.shows(
+        session.client().get("organizations")["organizations"],
         MSP=lambda one: one["mspid"],
         DOMAIN=lambda one: one["domain"] or "-",
         ORDERS=lambda one: "yes" if one["orders"] else "no",

@@ -13,9 +13,6 @@ from chaindock.cli.session import Session, command
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_DAY = "d"
-_DAY_S = 86_400
-
 
 @click.group()
 def time() -> None:
@@ -70,11 +67,8 @@ def time_advance(session: Session, duration: str) -> None:
             param_hint="DURATION",
         )
     try:
-        if duration.endswith(_DAY):
-            spent_s = float(duration[:-1]) * _DAY_S
-        else:
-            spent_s = read_duration(duration)
-    except (WrongValueError, ValueError) as error:
+        spent_s = read_duration(duration)
+    except WrongValueError as error:
         raise click.BadParameter(
             f"{duration!r}: expected a duration such as 90s, 2h or 30d",
             param_hint="DURATION",

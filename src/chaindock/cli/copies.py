@@ -40,14 +40,12 @@ def snapshot(
     """
     client = session.client()
     if is_list:
-        found = client.get("snapshots")["snapshots"]
-        if not session.emits(found):
-            show.table(
-                found,
-                NAME=lambda one: one["name"],
-                BLOCKS=lambda one: one["height"],
-                HASH=lambda one: one["hash"][:12],
-            )
+        session.shows(
+            client.get("snapshots")["snapshots"],
+            NAME=lambda one: one["name"],
+            BLOCKS=lambda one: one["height"],
+            HASH=lambda one: one["hash"][:12],
+        )
         return
     if name is None:
         raise click.UsageError("Missing argument 'NAME', or --list.")

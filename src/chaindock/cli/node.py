@@ -135,7 +135,6 @@ def _serve(session: Session, flags: Mapping[str, str], ready_fd: int | None) -> 
     try:
         config = load(session.home, flags, folder=session.folder)
         telemetry.configure(
-            level=config.log.level,
             spec=config.log.spec,
             json=config.log.format == "json",
             stream=None if pipe is None else NodeLog(session.home / LOG_NAME),

@@ -119,11 +119,8 @@ def packages_ls(session: Session) -> None:
     One that was installed (peer lifecycle chaincode install) stays until it is removed.
     Any other goes with the last chaincode that runs it.
     """
-    found = session.client().get("packages")["packages"]
-    if session.emits(found):
-        return
-    show.table(
-        found,
+    session.shows(
+        session.client().get("packages")["packages"],
         PACKAGE=lambda one: one["package_id"],
         INSTALLED_BY=lambda one: ", ".join(one["installed_by"]) or "deploy",
         CHAINCODES=lambda one: ", ".join(map(_user, one["chaincodes"])) or "-",

@@ -49,6 +49,11 @@ class Session:
             show.emit_json(data)
         return self.json
 
+    def shows(self, rows: Sequence[Any], **cells: Callable[[Any], object]) -> None:
+        """Print rows as JSON if --json was given, else as `show.table`."""
+        if not self.emits(rows):
+            show.table(rows, **cells)
+
     def require(self, what: str, *, yes: bool) -> None:
         """Return if the user wants `what`, e.g. "remove the ledger"; else end.
 

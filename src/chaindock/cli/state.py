@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,7 +21,7 @@ from chaindock.cli.keys import (
 from chaindock.cli.session import Session, command, limit_option, name_argument
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 
 collection_option = click.option(
@@ -106,11 +106,8 @@ def state_ls(
 
 
 def _list_names(session: Session) -> None:
-    found = session.client().get("state")["namespaces"]
-    if session.emits(found):
-        return
-    show.table(
-        found,
+    session.shows(
+        session.client().get("state")["namespaces"],
         NAME=lambda one: one["name"],
         COLLECTION=lambda one: escaped(one["collection"]) or "-",
         KEYS=lambda one: f"{one['keys']}{'+' * one['more']}",
@@ -169,12 +166,9 @@ def state_history(
 ) -> None:
     """List the changes of a key, the newest first."""
     key = key_of(words, is_composite=is_composite)
-    rows: list[Mapping[str, Any]] = []
-    pages = session.client().pages(
+    rows = session.client().rows(
         "rows", "state", name, "history", most=limit, before=None, key=key
     )
-    for page in pages:
-        rows += page["rows"]
     if session.emits(rows):
         return
     if not rows:

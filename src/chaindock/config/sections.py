@@ -103,13 +103,10 @@ class NodeOptions:
 class LogOptions:
     """The node's own log."""
 
-    level: Literal["debug", "info", "warning", "error"] = option(
-        "info", "chaindock.log.level", "Least severe level that the node logs."
-    )
     spec: str = option(
         "",
         "chaindock.log.spec",
-        "Levels by component, as FABRIC_LOGGING_SPEC: info:chaincode,endorser=debug.",
+        "Levels, as FABRIC_LOGGING_SPEC: debug, or info:chaincode,endorser=debug.",
         syntax=_LOG_SPEC,
         variable="FABRIC_LOGGING_SPEC",
     )
@@ -160,7 +157,7 @@ def defaults(home: Path, env: Mapping[str, str]) -> tuple[Config, dict[str, str]
     `env` says where engines, the user's programs, proxies and registries are.
     """
     build, ca_variable, warnings = build_environment(env)
-    origins = {"process.path": "env PATH"} if env.get("PATH") else {}
+    origins = {}
     if build.variables:
         origins["build.variables"] = "env"
     if ca_variable:

@@ -16,6 +16,7 @@ class ProcessOptions:
     """How chaincode is built and run as local processes.
 
     Args:
+        path: directories in which builds look for toolchains.
         root: where runs are kept; belongs to this node alone.
         keep_builds: finished builds kept per label; one in use is never removed.
         max_open_files: of one process of a running chaincode.
@@ -31,11 +32,7 @@ class ProcessOptions:
             "one user may share it.",
         )
     )
-    path: str = option(
-        "/usr/local/bin:/usr/bin:/bin",
-        "chaindock.process.path",
-        "Directories in which builds look for toolchains, as a PATH.",
-    )
+    path: str = "/usr/local/bin:/usr/bin:/bin"
     sandbox: Literal["auto", "require", "off"] = option(
         "auto",
         "chaindock.process.sandbox",
