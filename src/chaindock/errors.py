@@ -135,6 +135,13 @@ class EndorsersMissing(ChaindockError, code=Code.FAILED_PRECONDITION):
     """
 
 
+class NotEndorsed(ChaindockError, code=Code.ABORTED):
+    """Peers that had to endorse a transaction refused, or had other results.
+
+    Facts: `organizations`: what each of these peers said, by MSP id.
+    """
+
+
 class Unsupported(ChaindockError, code=Code.UNIMPLEMENTED):
     """Known to Fabric, not yet to Chaindock."""
 

@@ -88,3 +88,18 @@ def split_ccid(ccid: Ccid) -> tuple[str, str]:
     """Return (label, hash)."""
     label, _, digest = ccid.rpartition(":")
     return label, digest
+
+
+def at_peer(ccid: Ccid, mspid: str) -> Ccid:
+    """Return the name of what runs a package for the peer of another organisation.
+
+    `label:sha256hex@Org2MSP`: what has a process of its own has a name of its own. With
+    the MSP id "" it is the package id, under which the node's first organisation runs it.
+    """
+    return Ccid(f"{ccid}@{mspid}") if mspid else ccid
+
+
+def split_peer(ccid: Ccid) -> tuple[Ccid, str]:
+    """Return the package id and the MSP id that `at_peer` was given."""
+    package, _, mspid = ccid.partition("@")
+    return Ccid(package), mspid

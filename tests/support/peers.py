@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from fabric_protos.peer import chaincode_shim_pb2, proposal_response_pb2
 
+from chaindock.aio import KeyedLocks
 from chaindock.chaincode.invocation import Kind
 from chaindock.endorser.acl import require
 from chaindock.endorser.caller import Caller, new_proposal
@@ -20,7 +21,7 @@ from chaindock.endorser.endorser import Endorser
 from chaindock.endorser.genesis import genesis_envelope, with_organization
 from chaindock.endorser.orderer import Orderer
 from chaindock.endorser.qscc import QueryChaincode
-from chaindock.gateway.peer import Peer, Running
+from chaindock.gateway.peer import Peer
 from chaindock.ids import Ccid, ChannelId
 from chaindock.ledger.ledger import Ledger
 from chaindock.ledger.reader import LedgerReader
@@ -53,7 +54,7 @@ class Approved:
         return False
 
 
-async def answer(_ccid: Any, invocation: Any) -> Any:
+async def answer(_ccid: Any, invocation: Any, _mspid: str = "") -> Any:
     """Write the key, if there is one, and answer with the status that was asked for."""
     status, *keys = (bytes(arg).decode() for arg in invocation.input.args)
     for key in keys:
@@ -88,7 +89,7 @@ async def channel_of(
         peers=peers,
         ledger=ledger,
         definitions=definitions_of(approvals or Approved()),
-        executor=cast("Any", SimpleNamespace(execute=execute)),
+        executor=cast("Any", SimpleNamespace(execute=execute, process_of=lambda _: "")),
         system={
             "_lifecycle": contract,
             "cscc": ConfigurationChaincode(channels, lambda: ""),
@@ -118,13 +119,13 @@ def peer_of(
     msp: Any,
     channels: Mapping[str, Channel],
     window_s: float = 900,
-    running: Running | None = None,
+    running: KeyedLocks[Any] | None = None,
 ) -> Peer:
     """Return the peer of an organisation with this MSP."""
     organization = SimpleNamespace(msp=msp)
     known = {mspid: organization}
     organizations = cast("Any", SimpleNamespace(find=known.get))
-    return Peer(mspid, channels, organizations, window_s, running or Running())
+    return Peer(mspid, channels, organizations, window_s, running or KeyedLocks())
 
 
 async def ask(
@@ -154,7 +155,7 @@ class World:
         self.org, self.other, self.channel = org, other, channel
         self.channels: dict[str, Any] = {CHANNEL: channel}
         self.user, self.admin = org.user("User1"), org.admin
-        running = Running()
+        running = KeyedLocks()
         self.peer, self.second = (
             peer_of(one.mspid, one.msp, self.channels, running=running)
             for one in (org, other)

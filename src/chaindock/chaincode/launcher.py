@@ -33,6 +33,7 @@ from chaindock.errors import (
     StartFailed,
 )
 from chaindock.identity.ca import certificate_hash
+from chaindock.ids import Ccid, split_peer
 from chaindock.telemetry import bound, get_logger, metrics
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import Dial, Instance, PeerConnection
     from chaindock.container.router import Router
-    from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
 
 _log = get_logger("chaincode.launcher")
@@ -56,7 +56,8 @@ class RuntimeLauncher:
     """Launches chaincode.
 
     One supervisor works on a ccid, so two builds of it never run at once. A successful
-    build is reused until a start says that its image is gone.
+    build is reused until a start says that its image is gone. What serves the peer of
+    another organisation (`ids.at_peer`) runs from the same build.
 
     Args:
         registry: shared with the listener.
@@ -124,10 +125,11 @@ class RuntimeLauncher:
         return run
 
     async def discard(self, ccid: Ccid) -> None:
-        """Remove what was built for `ccid`, which does not run. Idempotent."""
+        """Remove what was built for `ccid` alone, which does not run. Idempotent."""
         metrics.remove(ccid)
         self.forget(ccid)
-        await self._router.discard(ccid)
+        if not split_peer(ccid)[1]:
+            await self._router.discard(ccid)
 
     def forget(self, ccid: Ccid) -> None:
         """Build `ccid` again at the next launch. Idempotent."""
@@ -142,7 +144,7 @@ class RuntimeLauncher:
 
         async def build() -> Instance:
             if ccid not in self._instances:
-                package = await self._package_of(ccid)
+                package = await self._package_of(split_peer(ccid)[0])
                 self._instances[ccid] = await self._router.build(package, attempt)
             return self._instances[ccid]
 

@@ -145,8 +145,15 @@ class CallOptions:
 
 @dataclass(frozen=True)
 class LaunchOptions:
-    """Limits of launches and stops."""
+    """How often a package is launched; limits of launches."""
 
+    per_organization: bool = option(
+        True,
+        "chaindock.chaincode.perOrganization",
+        "The peer of each organisation has a process or container of its own for each "
+        "chaincode, as in Fabric, launched by its first call. false: one serves the peers "
+        "of all organisations, as in development mode.",
+    )
     build_timeout_s: Seconds = option(
         600.0,
         "chaincode.installTimeout",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from chaindock.chaincode.failures import explain
 from chaindock.chaincode.options import CallOptions
 from chaindock.errors import LaunchFailed, StreamTerminated
+from chaindock.ids import at_peer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,6 +36,10 @@ class ChaincodeSupport:
             seconds, or raises why it does not (lifecycle.Custodian.ready).
         timeout_of: the execute timeout of a chaincode by its name, in seconds; None =
             the configured one.
+
+    Attributes:
+        process_of: the MSP id of the organisation whose processes serve the peer of an
+            organisation; "" = the first one of the node.
     """
 
     def __init__(
@@ -44,14 +49,19 @@ class ChaincodeSupport:
         options: CallOptions | None = None,
         *,
         timeout_of: Callable[[str], float | None] = lambda _name: None,
+        process_of: Callable[[str], str] = lambda _mspid: "",
     ) -> None:
         self._registry, self._ready = registry, ready
+        self.process_of = process_of
         self._options = options or CallOptions()
         self._timeout_of = timeout_of
 
-    async def execute(self, ccid: Ccid, invocation: Invocation) -> ChaincodeMessage:
+    async def execute(
+        self, ccid: Ccid, invocation: Invocation, mspid: str = ""
+    ) -> ChaincodeMessage:
         """Run `invocation` on `ccid` and return the COMPLETED or ERROR that answers it.
 
+        It runs where the chaincode serves the peer of the organisation `mspid`.
         A call that was never sent, because the chaincode ended first, goes to the next
         run.
 
@@ -60,6 +70,7 @@ class ChaincodeSupport:
             chaincode ended.
         Cancelled: the chaincode runs on; its further requests get an ERROR.
         """
+        ccid = at_peer(ccid, self.process_of(mspid))
         timeout_s = invocation.timeout_s
         if timeout_s is None:
             own_s = self._timeout_of(invocation.namespace)

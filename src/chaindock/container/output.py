@@ -190,8 +190,12 @@ class OutputStore:
 
     def drop_former(self, current: Iterable[Ccid]) -> None:
         """Drop the output of all but the newest that are not `current`; at the start."""
-        kept = {self._folder(ccid) for ccid in current}
-        former = [path for path in self._root.iterdir() if path not in kept]
+        kept = {self._folder(ccid).name for ccid in current}
+        former = [
+            path
+            for path in self._root.iterdir()
+            if path.name.partition("@")[0] not in kept
+        ]
         former.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
         for path in former[self._options.former :]:
             shutil.rmtree(path, ignore_errors=True)

@@ -73,11 +73,14 @@ async def compare(
     height, found = endorser.ledger.height, []
 
     async def run() -> None:
+        peer = next(
+            one for one in (signer.mspid, *endorser.peers) if one in endorser.peers
+        )
         outcome, answers = await endorser.process(
-            parse_proposal(signed), timeout_s, endorse=True
+            parse_proposal(signed), timeout_s, endorse=True, endorsers=(peer,)
         )
         payload = answers[0].payload if answers else b""
-        found.append(dict(_parts(outcome.response.SerializeToString(), payload)))
+        found.append(dict(parts(outcome.response.SerializeToString(), payload)))
 
     for number in range(RUNS):
         await asyncio.sleep(PAUSE_S if number else 0)
@@ -103,8 +106,8 @@ def differences(found: Sequence[dict[Place, bytes]]) -> list[Difference]:
     return told
 
 
-def _parts(response: bytes, payload: bytes) -> Iterator[tuple[Place, bytes]]:
-    """Yield each part of a result under its place."""
+def parts(response: bytes, payload: bytes) -> Iterator[tuple[Place, bytes]]:
+    """Yield each part of a result under its place; without a payload the response only."""
     yield ("response", "", "", b""), response
     if not payload:
         return

@@ -50,8 +50,12 @@ def arguments(
 class StateWriter:
     """Takes the place of the chaincode for calls made of `arguments`."""
 
+    def process_of(self, _mspid: str) -> str:
+        """Say that it writes the same for the peers of all organisations."""
+        return ""
+
     async def execute(
-        self, _ccid: Any, invocation: Invocation
+        self, _ccid: Any, invocation: Invocation, _mspid: str
     ) -> chaincode_shim_pb2.ChaincodeMessage:
         """Write what the arguments say into the namespace that is called."""
         function, *rest = invocation.input.args

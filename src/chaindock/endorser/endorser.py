@@ -15,21 +15,22 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
 from chaindock.aio import off_loop
-from chaindock.chaincode.invocation import ERROR_STATUS, Outcome
+from chaindock.chaincode.invocation import ERROR_STATUS
 from chaindock.endorser import acl
 from chaindock.endorser.checks import check_expiry, check_proposal
-from chaindock.endorser.plan import choose
-from chaindock.endorser.responses import respond
-from chaindock.endorser.simulation import UNSIMULATED, Simulation
+from chaindock.endorser.rounds import Round
+from chaindock.endorser.simulation import Simulation
 from chaindock.errors import (
     ChaindockError,
     Denied,
     LaunchFailed,
+    NotEndorsed,
     NotFound,
     TooManyRequests,
     TransactionExists,
 )
 from chaindock.identity.organization import full_mspid
+from chaindock.ids import split_peer
 from chaindock.options import option
 from chaindock.telemetry import get_logger, is_on, metrics
 from chaindock.values import MIB, Whole
@@ -39,29 +40,18 @@ if TYPE_CHECKING:
 
     from fabric_protos.peer import chaincode_pb2
     from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
-    from fabric_protos.peer.proposal_response_pb2 import (
-        ChaincodeInterest,
-        ProposalResponse,
-    )
 
     from chaindock.chaincode.invocation import Call
     from chaindock.chaincode.support import ChaincodeSupport
     from chaindock.endorser.checks import Proposal
     from chaindock.endorser.configuration import Configuration
+    from chaindock.endorser.rounds import Answered
     from chaindock.endorser.simulation import SystemChaincode
     from chaindock.identity.msp import Identity, SigningIdentity
     from chaindock.ledger.ledger import Ledger
     from chaindock.ledger.simulator import Simulator
     from chaindock.lifecycle.deployments import Deployments
 
-    Simulated = tuple[
-        Outcome, str, bytes | None, Sequence[str], ChaincodeInterest | None
-    ]
-    """What the chaincode said, its version, the read-write set (None = not wanted), the
-    MSP ids of those that endorse it, and the interest."""
-
-_FAILED_STATUS: Final = 500
-"""From this status on an answer has what was read and written, too, but is not signed."""
 _LOGGER: Final = "endorser"
 _log = get_logger(_LOGGER)
 
@@ -116,8 +106,9 @@ class Endorser:
         *,
         endorse: bool,
         endorsers: Sequence[str] = (),
+        at: str | None = None,
         strict: bool = False,
-    ) -> tuple[Outcome, Sequence[ProposalResponse]]:
+    ) -> Answered:
         """Check a proposal, run it and, if asked, sign what it read and wrote.
 
         If an upgrade stopped the version that was awaited, the new one is asked.
@@ -128,6 +119,8 @@ class Endorser:
             endorse: False drops the reads and writes of the simulation.
             endorsers: MSP ids of the organisations whose peers sign; none = those that
                 the policies of what was written need.
+            at: MSP id of the peer that is asked first, and alone unless others must sign;
+                None = that of the signer's organisation, or the preferred one.
             strict: as for `choose`, unless `endorsers` are given; the answers have no interest.
 
         Returns:
@@ -139,35 +132,41 @@ class Endorser:
             ProposalInvalid, Denied, TransactionExists, TooManyRequests: refused before
             the simulation. NotFound: no such channel, chaincode or endorser. InvalidInput: Init
             was required or not, or too large to be ordered. LaunchFailed, ExecuteFailed,
-            LedgerError: no answer. EndorsersMissing: as `choose`.
+            LedgerError: no answer. EndorsersMissing: as `choose`. NotEndorsed: the peers
+            of several organisations did not say the same.
         """
         with Watch(proposal) as watch:
             self._require_room()
             self.load.proposals += 1
             try:
                 identity = await self._admit(proposal)
-                endorsers = self._peers_of(endorsers)
+                named = self._peers_of(endorsers)
                 watch.admitted = True
-                call = (proposal, identity, timeout_s, endorse, endorsers, strict)
+                at = at or identity.mspid
+                if at not in self.peers and proposal.name not in self.system:
+                    at = next(iter(self.peers))
+                new_round = partial(
+                    Round,
+                    self,
+                    proposal,
+                    identity,
+                    timeout_s,
+                    named=named,
+                    at=at,
+                    endorse=endorse,
+                    strict=strict,
+                )
                 try:
-                    simulated = await self._simulate(*call)
-                except LaunchFailed as error:
+                    answered = await new_round().run()
+                except (LaunchFailed, NotEndorsed) as error:
                     if not self._superseded(proposal, identity, error):
                         raise
-                    simulated = await self._simulate(*call)
+                    answered = await new_round().run()
             finally:
                 self.load.proposals -= 1
-            outcome, version, results, plan, interest = simulated
-            failed = outcome.response.status >= ERROR_STATUS
+            failed = answered[0].response.status >= ERROR_STATUS
             watch.end = End.REFUSED if failed else End.ENDORSED
-            if results is None or not proposal.channel:
-                return outcome, ()
-            signers = [] if failed else [self.peers[one] for one in dict.fromkeys(plan)]
-            answer = partial(
-                respond, proposal, outcome, version, results, signers, interest
-            )
-            size = len(results) + len(outcome.response.payload)
-            return outcome, await off_loop(size, answer)
+            return answered
 
     def _peers_of(self, organizations: Sequence[str]) -> list[str]:
         found = [full_mspid(one, self.peers) for one in organizations]
@@ -213,7 +212,7 @@ class Endorser:
         return identity
 
     def _superseded(
-        self, proposal: Proposal, identity: Identity, failed: LaunchFailed
+        self, proposal: Proposal, identity: Identity, failed: ChaindockError
     ) -> bool:
         """Whether another package runs by now than the one that did not come up."""
         try:
@@ -222,40 +221,8 @@ class Endorser:
                 ccid = now.definition().ccid
         except ChaindockError:
             return False
-        return failed.facts.get("ccid") not in {None, ccid}
-
-    async def _simulate(
-        self,
-        proposal: Proposal,
-        identity: Identity,
-        timeout_s: float | None,
-        keep: bool,  # whether the read-write set is wanted
-        endorsers: Sequence[str],
-        strict: bool,
-    ) -> Simulated:
-        with self.ledger.new_simulator(proposal.tx_id) as simulator:
-            mspid = next(iter(endorsers), identity.mspid)
-            simulation = self.simulation(proposal, identity, simulator, mspid)
-            outcome, version = await simulation.run(timeout_s)
-            refused = ERROR_STATUS <= outcome.response.status < _FAILED_STATUS
-            if not keep or refused:
-                return outcome, version, None, (), None
-            name = proposal.name
-            plan = await choose(
-                self.configuration,
-                self.peers,
-                name,
-                simulator,
-                strict=strict and not endorsers,
-                transient=proposal.transient,
-            )
-            told = not strict and name not in UNSIMULATED
-            interest = plan.interest(simulator) if told else None
-            work = partial(_taken, simulator, self.largest_bytes)
-            results, private = await off_loop(simulator.held, work)
-            if private:
-                await self.ledger.keep_private(proposal.tx_id, private)
-            return outcome, version, results, endorsers or plan.endorsers, interest
+        tried = failed.facts.get("ccid")
+        return tried is not None and split_peer(tried)[0] != ccid
 
     def simulation(
         self, proposal: Proposal, identity: Identity, simulator: Simulator, mspid: str
@@ -302,11 +269,6 @@ class Endorser:
             simulator.budget = caller.budget  # before it reads the definition
             inner = other.simulation(proposal, identity, simulator, simulation.mspid)
             return await inner.called(caller, name, given)
-
-
-def _taken(simulator: Simulator, largest_bytes: int) -> tuple[bytes, bytes]:
-    """Return the read-write sets of a transaction: what is ordered, and what is private."""
-    return simulator.results(largest_bytes), simulator.private_results()
 
 
 class End(StrEnum):

@@ -21,8 +21,6 @@ from chaindock.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from chaindock.chaincode.invocation import Outcome
     from chaindock.endorser.checks import Proposal
     from chaindock.identity.msp import SigningIdentity
@@ -33,13 +31,10 @@ def respond(
     outcome: Outcome,
     version: str,
     results: bytes,
-    signers: Sequence[SigningIdentity],
-    interest: messages.ChaincodeInterest | None,
-) -> list[messages.ProposalResponse]:
-    """Return a response for each signer; without signers one that is not endorsed.
+) -> messages.ProposalResponse:
+    """Return a response that is not endorsed.
 
-    `version`: of the chaincode. `results`: the read-write set. `interest`: None for what
-    was not simulated.
+    `version`: of the chaincode. `results`: the read-write set.
     """
     response, event = outcome.response, outcome.event
     action = proposal_pb2.ChaincodeAction(
@@ -51,10 +46,7 @@ def respond(
     payload = messages.ProposalResponsePayload(
         proposal_hash=proposal.hash, extension=action.SerializeToString()
     ).SerializeToString()
-    bare = messages.ProposalResponse(
-        response=response, payload=payload, interest=interest
-    )
-    return [endorsed(bare, signer) for signer in signers] or [bare]
+    return messages.ProposalResponse(response=response, payload=payload)
 
 
 def endorsed(

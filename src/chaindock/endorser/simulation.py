@@ -141,7 +141,7 @@ class Simulation:
         self._check_init(definition, is_init=proposal.input.is_init)
         invocation = self._invocation(proposal.name, proposal.input)
         invocation.timeout_s = timeout_s
-        final = await self.executor.execute(definition.ccid, invocation)
+        final = await self.executor.execute(definition.ccid, invocation, self.mspid)
         held = invocation.answer_held
         taken = partial(outcome_of, final, invocation)
         return await off_loop(held.nbytes if held else 0, taken), definition.version
@@ -239,13 +239,13 @@ class Simulation:
             self._check_init(definition, is_init=given.is_init)
             call = partial(self._invocation, name, given, caller)
             try:
-                return await self.executor.execute(definition.ccid, call())
+                return await self.executor.execute(definition.ccid, call(), self.mspid)
             except LaunchFailed:
                 # An upgrade may have stopped that version; the new one answers.
                 now = self._callee(name).ccid
                 if now == definition.ccid:
                     raise
-                return await self.executor.execute(now, call())
+                return await self.executor.execute(now, call(), self.mspid)
         except ChaindockError as error:
             raise ExecuteFailed(
                 f"execute failed: {error.message}", hint=error.hint, **error.facts

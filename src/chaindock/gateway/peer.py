@@ -7,7 +7,6 @@ Source: docs/fabric/peer.md#answers-to-proposals
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -15,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from fabric_protos.peer import proposal_response_pb2 as messages
 from fabric_protos.peer.proposal_pb2 import SignedProposal
 
-from chaindock.aio import Latch, off_loop
+from chaindock.aio import KeyedLocks, off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS, Outcome
 from chaindock.endorser.channel import Joined
 from chaindock.endorser.checks import check_expiry, check_proposal, receive
 from chaindock.endorser.endorser import End, Watch
-from chaindock.endorser.responses import endorsed, failure, is_refusal, respond
+from chaindock.endorser.responses import failure, is_refusal, respond
 from chaindock.endorser.simulation import undefined
 from chaindock.errors import ChaindockError, NotFound
 from chaindock.gateway.listener import Service
@@ -29,15 +28,16 @@ from chaindock.gateway.statuses import Refusal, Status
 from chaindock.identity.msp import Msps
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Mapping
 
     from chaindock.endorser.channel import Channel
     from chaindock.endorser.checks import Proposal
+    from chaindock.endorser.rounds import Answered
     from chaindock.gateway.listener import Seat
     from chaindock.identity.organization import Organizations
 
-    _Answered = tuple[Outcome, Sequence[messages.ProposalResponse]]
-    _Work = Callable[[], Awaitable[_Answered]]
+    Running = KeyedLocks[tuple[bytes, str]]
+    """Of proposals, by their hash and whose process runs them."""
 
 
 def service(
@@ -51,48 +51,11 @@ def service(
     """Return the service of one peer, for `ClientListener`.
 
     `window_s`: seconds that the clock of a client may differ. `limit`: most proposals at
-    once; 0 = no limit. `running`: of all peers of the node.
+    once; 0 = no limit. `running`: for all peers of the node.
     """
     made = Peer(seat.mspid, channels, organizations, window_s, running)
     unary = {"ProcessProposal": made.process_proposal}
     return Service("protos.Endorser", unary, limit=limit)
-
-
-class _Left(Exception):
-    """The client left whose proposal the others waited for."""
-
-
-class Running:
-    """What the peers of a node work on, so that they do not run one proposal twice.
-
-    A client sends one proposal to the peers of several organisations at the same time.
-    Their chaincode is one here: it runs once, and each peer signs what came out.
-    """
-
-    def __init__(self) -> None:
-        self._running: dict[object, Latch[_Answered]] = {}
-
-    async def once(self, proposal: Proposal, work: _Work) -> _Answered:
-        """Return the outcome of `work` for these bytes, which may be under way already."""
-        data, signature = proposal.signed.proposal_bytes, proposal.signed.signature
-        digest = await off_loop(len(data), lambda: sha256(data).digest())
-        key = digest, signature
-        while (known := self._running.get(key)) is not None:
-            with suppress(_Left):
-                return await known.wait()
-        latch = self._running[key] = Latch()
-        try:
-            answered = await work()
-        except ChaindockError as error:
-            latch.fail(error)
-            raise
-        except BaseException:
-            latch.fail(_Left())
-            raise
-        finally:
-            del self._running[key]
-        latch.settle(answered)
-        return answered
 
 
 class Peer:
@@ -137,22 +100,21 @@ class Peer:
             if is_refusal(error):
                 raise
             return failure(proposal, error)
-        for answer in answers:
-            signer = channel.members.peers[self._mspid]
-            if answer.endorsement.endorser in {b"", signer.creator}:
-                return answer
-            sign = partial(endorsed, answer, signer)
-            return await off_loop(len(answer.payload), sign)
-        return messages.ProposalResponse(response=outcome.response)
+        return next(iter(answers), messages.ProposalResponse(response=outcome.response))
 
-    async def _endorse(self, proposal: Proposal, channel: Channel) -> _Answered:
-        """Run a proposal, unless another peer of the node does. Raises: ChaindockError."""
-        work = partial(
-            channel.endorser.process, proposal, endorse=True, endorsers=(self._mspid,)
-        )
-        if proposal.name in channel.endorser.system:
-            return await work()  # the answer depends on whose peer it is
-        return await self._running.once(proposal, work)
+    async def _endorse(self, proposal: Proposal, channel: Channel) -> Answered:
+        """Run a proposal, when its process runs it for no other peer.
+
+        A client sends one proposal to several peers at the same time, and a stream takes
+        a transaction once. Raises: ChaindockError.
+        """
+        data = proposal.signed.proposal_bytes
+        digest = await off_loop(len(data), lambda: sha256(data).digest())
+        process = channel.endorser.executor.process_of(self._mspid)
+        async with self._running.hold((digest, process)):
+            return await channel.endorser.process(
+                proposal, endorse=True, endorsers=(self._mspid,)
+            )
 
     async def _ask_system(self, proposal: Proposal) -> messages.ProposalResponse:
         """Answer a proposal without a channel, which only system chaincodes can."""
@@ -172,7 +134,7 @@ class Peer:
             if response.status < 500:
                 return messages.ProposalResponse(response=response)
             outcome = Outcome(response, None)
-            return respond(proposal, outcome, "syscc", b"", (), None)[0]
+            return respond(proposal, outcome, "syscc", b"")
 
     def _local(self) -> Msps:
         found = self._organizations.find(self._mspid)

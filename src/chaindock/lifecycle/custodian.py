@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from chaindock.aio import Tasks
 from chaindock.container.attempt import Attempt
 from chaindock.errors import LaunchTimeout
+from chaindock.ids import split_peer
 from chaindock.lifecycle import states
 from chaindock.lifecycle.states import GAVE_UP, CustodianOptions, Target
 from chaindock.lifecycle.supervisor import Supervisor
@@ -89,6 +90,11 @@ class Custodian(AbstractAsyncContextManager["Custodian"]):
         """Return the record of `ccid`, if it was to run since the node's start."""
         return self._supervisors.get(ccid)
 
+    def others(self, ccid: Ccid) -> list[Supervisor]:
+        """Return the records of what serves the peers of other organisations."""
+        all_ = self._supervisors.items()
+        return [one for key, one in all_ if key != ccid and split_peer(key)[0] == ccid]
+
     def all(self) -> list[Supervisor]:
         """Return all records."""
         return list(self._supervisors.values())
@@ -115,6 +121,8 @@ class Custodian(AbstractAsyncContextManager["Custodian"]):
             NodeStopping when the node goes down.
         Cancelled: the launch goes on.
         """
+        for one in self.others(ccid):
+            one.ask_running()
         await self._supervisor(ccid).ask_running(attempt, trial=trial).wait()
 
     def resume(self, ccid: Ccid) -> None:
@@ -124,12 +132,19 @@ class Custodian(AbstractAsyncContextManager["Custodian"]):
     async def ready(self, ccid: Ccid, wait_s: float) -> None:
         """Return when calls can be sent to `ccid`, at the latest after `wait_s` seconds.
 
+        What serves the peer of another organisation is launched by its first call.
+
         Raises: as `Supervisor.ready`; LaunchTimeout when the time is over, while the
             launch goes on.
         """
         self._require_open()
-        if (supervisor := self._supervisors.get(ccid)) is None:
+        package, mspid = split_peer(ccid)
+        if (supervisor := self._supervisors.get(package)) is None:
             raise states.retired(ccid)
+        if mspid and supervisor.target is Target.RUNNING:
+            supervisor = self._supervisor(ccid)
+            if supervisor.target is not Target.RUNNING:
+                supervisor.ask_running()
         scope = asyncio.timeout(wait_s)
         try:
             async with scope:
@@ -150,7 +165,8 @@ class Custodian(AbstractAsyncContextManager["Custodian"]):
     async def stop(self, ccid: Ccid, target: Target = Target.STOPPED) -> None:
         """Stop `ccid`; launches that wait or run are abandoned. Idempotent.
 
-        With the target `removed` its build is removed, too; a later launch builds again.
+        What serves the peers of other organisations ends, too. With the target `removed`
+        its build is removed; a later launch builds again.
 
         Raises: what the back end raises, EngineTimeout when it does not stop in time;
             NodeStopping when the node goes down.
@@ -159,7 +175,14 @@ class Custodian(AbstractAsyncContextManager["Custodian"]):
         self._require_open()
         if ccid in self._supervisors or target is Target.REMOVED:
             grace_s, drain_s = self._options.stop_grace_s, self._options.drain_s
-            await self._supervisor(ccid).ask_down(target, grace_s, drain_s).wait()
+            supervisor, others = self._supervisor(ccid), self.others(ccid)
+            # They run from the build of `ccid`, so that goes last.
+            first = Target.STOPPED if others else target
+            stops = [supervisor.ask_down(first, grace_s, drain_s)]
+            stops += [one.ask_down(Target.REMOVED, grace_s, drain_s) for one in others]
+            await asyncio.gather(*(stop.wait() for stop in stops))
+            if target is not first and supervisor.target is first:
+                await supervisor.ask_down(target, grace_s, drain_s).wait()
 
     # ---- supervisors
 

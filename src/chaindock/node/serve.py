@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from chaindock.aio import KeyedLocks
 from chaindock.chaincode.launcher import RuntimeLauncher
 from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.chaincode.server import ChaincodeListener
@@ -29,6 +30,7 @@ from chaindock.gateway.blocks import Feeds
 from chaindock.gateway.listener import ClientListener, named
 from chaindock.identity.ca import TlsAuthority
 from chaindock.identity.organization import Organization, Organizations
+from chaindock.ids import split_peer
 from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.deploy import Deployer
 from chaindock.lifecycle.fleet import Fleet
@@ -138,14 +140,14 @@ async def _compose(
     elsewhere = Elsewhere(fleet)
 
     def peer_for(attempt: Attempt) -> PeerConnection:
-        names = fleet.names_of(attempt.ccid)
-        usual = config.chaincodes.of(attempt.ccid, names).run
+        ccid, mspid = split_peer(attempt.ccid)
+        usual = config.chaincodes.of(ccid, fleet.names_of(ccid)).run
         return PeerConnection(
             listener,
-            organizations.first.mspid,
+            mspid or organizations.first.mspid,
             tls=_client_tls(authority),
             logging=config.node.chaincode_logging,
-            settings=elsewhere.settings(attempt.ccid, usual),
+            settings=elsewhere.settings(ccid, usual),
         )
 
     launcher = RuntimeLauncher(
@@ -161,7 +163,7 @@ async def _compose(
             launcher,
             config.custodian,
             new_attempt=new_attempt,
-            name_of=lambda ccid: next(iter(fleet.names_of(ccid)), ccid),
+            name_of=lambda ccid: next(iter(fleet.names_of(split_peer(ccid)[0])), ccid),
             by_hand=lambda ccid: targets.placement(ccid).given == BY_HAND,
         )
     )
@@ -174,6 +176,7 @@ async def _compose(
         custodian.ready,
         config.calls,
         timeout_of=config.chaincodes.timeout_of,
+        process_of=partial(_process_of, config, organizations),
     )
     channels = await stack.enter_async_context(
         Channels(
@@ -232,6 +235,13 @@ async def _compose(
     return node
 
 
+def _process_of(config: Config, organizations: Organizations, mspid: str) -> str:
+    """Return whose processes serve the peer of an organisation: `ChaincodeSupport`."""
+    apart = config.launch.per_organization and config.stream.mode != "dev"
+    other = apart and mspid != organizations.first.mspid
+    return mspid if other and organizations.find(mspid) else ""
+
+
 def _client_tls(authority: TlsAuthority | None) -> ClientTls | None:
     """Return a new certificate for the chaincode of one attempt; None = without TLS."""
     if authority is None:
@@ -250,7 +260,7 @@ def _services(
     return [
         partial(gateway.service, channels, options, execute_s, feeds),
         partial(
-            peer.service, channels, organizations, window_s, proposals, peer.Running()
+            peer.service, channels, organizations, window_s, proposals, KeyedLocks()
         ),
         partial(discovery.service, channels, organizations, options),
         probes.health,

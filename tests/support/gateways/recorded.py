@@ -85,7 +85,10 @@ def envelope_of(response: bytes) -> Any:
 class RecordedChaincode:
     """The recorded chaincode, with the node's stream to it: its operations, done here."""
 
-    async def execute(self, _ccid: Any, invocation: Any) -> Any:
+    def process_of(self, _mspid: Any) -> str:
+        return ""
+
+    async def execute(self, _ccid: Any, invocation: Any, _mspid: Any) -> Any:
         ops = json.loads(invocation.input.args[1])
         event, status, message, payload = None, 200, "", None
         try:

@@ -1,7 +1,7 @@
 """A node's endorsing side on a real ledger; only the chaincode is a function."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
@@ -56,7 +56,10 @@ class Chaincode:
         self.hold: Any = None
         self.entered = asyncio.Semaphore(0)
 
-    async def execute(self, ccid: Any, invocation: Any) -> Any:
+    def process_of(self, _mspid: Any) -> str:
+        return ""
+
+    async def execute(self, ccid: Any, invocation: Any, mspid: Any) -> Any:
         self.seen.append((ccid, invocation))
         self.entered.release()
         if self.hold is not None:
@@ -211,6 +214,7 @@ def organizations(tmp_path: Any) -> Any:
 def members(node: Any, organizations: Any) -> Any:
     made = Members(CHANNEL, organizations, node.endorser.configuration)
     node.endorser.peers = made.peers
+    node.writer = replace(node.writer, admins=made.admins)
     return made
 
 

@@ -17,11 +17,11 @@ async def test_it_goes_to_the_new_version(defined: Any, kind: str):
     """A query moves to the new version as an invoke does."""
     execute = defined.chaincode.execute
 
-    async def overtaken(ccid: Ccid, invocation: Any) -> Any:
+    async def overtaken(ccid: Ccid, invocation: Any, mspid: str) -> Any:
         if ccid != NEWER:
             await defined.define(version="2.0", ccid=NEWER)
             raise StartFailed(f"chaincode {ccid!r} was stopped", ccid=ccid)
-        return await execute(ccid, invocation)
+        return await execute(ccid, invocation, mspid)
 
     defined.chaincode.execute = overtaken
     call = getattr(defined.caller, kind)
@@ -32,7 +32,7 @@ async def test_it_goes_to_the_new_version(defined: Any, kind: str):
 
 
 async def test_without_an_upgrade_the_failure_is_the_answer(defined: Any):
-    async def fails(ccid: Ccid, invocation: Any) -> Any:
+    async def fails(ccid: Ccid, invocation: Any, mspid: str) -> Any:
         defined.chaincode.seen.append((ccid, invocation))
         raise StartFailed(f"chaincode {ccid!r} was stopped", ccid=ccid)
 

@@ -35,7 +35,10 @@ CHANNEL = ChannelId("mychannel")
 class Answers(Machine):
     """Stands for launcher and chaincode: answers with the package that runs."""
 
-    async def execute(self, ccid: Any, invocation: Any) -> Any:
+    def process_of(self, _mspid: Any) -> str:
+        return ""
+
+    async def execute(self, ccid: Any, invocation: Any, mspid: Any) -> Any:
         await asyncio.sleep(0)
         if ccid not in self.runs:
             raise ChaincodeRetired(f"chaincode {ccid} is not to run", ccid=ccid)

@@ -44,7 +44,7 @@ class Contract:
     def __init__(self) -> None:
         self.started, self.left = asyncio.Event(), asyncio.Event()
 
-    async def execute(self, _ccid: Any, invocation: Any) -> Any:
+    async def execute(self, _ccid: Any, invocation: Any, _mspid: Any) -> Any:
         function, *args = (bytes(one).decode() for one in invocation.input.args)
         event = None
         if function == "hang":
@@ -78,7 +78,8 @@ class Gateways:
         self.first, self.user = front.client, world.user
         self.contract = Contract()
         world.channel.endorser.executor = cast(
-            "Any", SimpleNamespace(execute=self.contract.execute)
+            "Any",
+            SimpleNamespace(execute=self.contract.execute, process_of=lambda _: ""),
         )
 
     async def define(

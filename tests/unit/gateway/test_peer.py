@@ -58,7 +58,7 @@ async def test_what_an_answer_has_depends_on_the_status(world, status, fields):
 async def test_a_launch_that_failed_is_told_in_a_response(world):
     await world.define()
 
-    async def fail(ccid: Any, _invocation: Any) -> Any:
+    async def fail(ccid: Any, _invocation: Any, _mspid: str) -> Any:
         raise LaunchFailed("could not launch chaincode basic: no room", ccid=ccid)
 
     world.channel.endorser.executor.execute = fail
@@ -97,15 +97,17 @@ async def test_a_clock_that_is_wrong_is_refused(world, off_s):
     assert text.endswith("peer.authentication.timewindow 15m0s")
 
 
-async def test_two_peers_that_are_asked_at_once_sign_one_outcome(world):
+async def test_two_peers_that_share_a_process_run_a_proposal_in_turn(world):
     await world.define()
     await world.let_second_join()
-    ran, go_on = [], asyncio.Event()
+    ran, go_on, turn = [], asyncio.Event(), asyncio.Lock()
 
-    async def slow(ccid: Any, invocation: Any) -> Any:
+    async def slow(ccid: Any, invocation: Any, _mspid: str) -> Any:
         ran.append(invocation.tx_id)
-        await go_on.wait()
-        return await answer(ccid, invocation)
+        assert not turn.locked()  # a stream takes a transaction once at a time
+        async with turn:
+            await go_on.wait()
+            return await answer(ccid, invocation)
 
     world.channel.endorser.executor.execute = slow
     signed = new_proposal(CHANNEL, "basic", [b"200", b"k"], world.user)
@@ -125,7 +127,7 @@ async def test_two_peers_that_are_asked_at_once_sign_one_outcome(world):
     await asyncio.gather(leaves, return_exceptions=True)
     go_on.set()
     first, second = await asyncio.gather(*both)
-    assert len(ran) == 2  # the first client left, and the next one began anew
+    assert len(ran) == 3  # the first client left
     assert first.payload == second.payload
     for found, org in ((first, world.org), (second, world.other)):
         assert found.endorsement.endorser == org.peer.creator

@@ -46,7 +46,10 @@ class Contract:
         self.open, self.entered = asyncio.Event(), asyncio.Event()
         self.open.set()
 
-    async def execute(self, _ccid: Any, invocation: Any) -> Any:
+    def process_of(self, _mspid: Any) -> str:
+        return ""
+
+    async def execute(self, _ccid: Any, invocation: Any, _mspid: Any) -> Any:
         self.entered.set()
         await self.open.wait()
         function, key, *rest = (bytes(one).decode() for one in invocation.input.args)

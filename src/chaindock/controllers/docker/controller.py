@@ -182,7 +182,7 @@ class DockerController:
         image, launch = found
         output = platform.image_output
         return DockerInstance(
-            session, images.BuiltImage(ccid, image, output, launch, bases[1])
+            session, images.BuiltImage(attempt.ccid, image, output, launch, bases[1])
         )
 
     def _key(

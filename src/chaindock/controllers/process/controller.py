@@ -111,7 +111,7 @@ class ProcessController:
                 attempt.note(f"build {key[:12]} reused")
                 self._builds.use(package.label, key, self._owner(package.ccid))
         tools = [tool.name for tool in platform.tools]
-        return ProcessInstance(package.ccid, build, tools, self._host)
+        return ProcessInstance(attempt.ccid, build, tools, self._host)
 
     async def discard(self, ccid: Ccid) -> int:  # noqa: ARG002
         """Keep the build: equal packages use it again, and the oldest go by number."""

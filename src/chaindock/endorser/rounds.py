@@ -1,0 +1,296 @@
+"""Have a proposal simulated by the peers of as many organisations as must sign.
+
+Each peer runs the chaincode on the same snapshot and signs what came out there; a
+transaction needs equal results. Peers run it at the same time, each in a process of its
+own, or where one process serves several of them, in turn.
+Source: docs/fabric/peer.md#endorsement-by-several-peers
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from chaindock.aio import off_loop
+from chaindock.chaincode.invocation import ERROR_STATUS
+from chaindock.endorser.determinism import differences, parts
+from chaindock.endorser.plan import choose
+from chaindock.endorser.responses import endorsed, failure, respond
+from chaindock.endorser.simulation import UNSIMULATED
+from chaindock.errors import (
+    ChaindockError,
+    EndorsersMissing,
+    LaunchFailed,
+    NotEndorsed,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from fabric_protos.peer.proposal_response_pb2 import ProposalResponse
+
+    from chaindock.chaincode.invocation import Outcome
+    from chaindock.endorser.checks import Proposal
+    from chaindock.endorser.endorser import Endorser
+    from chaindock.endorser.plan import Plan
+    from chaindock.identity.msp import Identity, SigningIdentity
+    from chaindock.ledger.simulator import Simulator
+
+    Answered = tuple[Outcome, Sequence[ProposalResponse]]
+_FAILED_STATUS: Final = 500
+"""From this status on an answer has what was read and written, too, but is not signed."""
+_UNEQUAL: Final = "ProposalResponsePayloads do not match"
+_MOST_SHOWN: Final = 3
+"""Differences between two results that an error tells."""
+
+
+@dataclass(eq=False)
+class Simulated:
+    """What a chaincode said at one peer, and what it read and wrote.
+
+    Attributes:
+        answer: without interest and endorsement; None until `take`.
+        private: the private data that were written.
+    """
+
+    proposal: Proposal
+    simulator: Simulator
+    outcome: Outcome
+    version: str
+    answer: ProposalResponse | None = None
+    private: bytes = b""
+
+    @property
+    def failed(self) -> bool:
+        """Whether nobody signs this."""
+        return bool(self.outcome.response.status >= ERROR_STATUS)
+
+    async def take(self, largest_bytes: int) -> ProposalResponse:
+        """Return the answer. Raises: InvalidInput: too large to be ordered."""
+        if self.answer is None:
+            size = self.simulator.held + len(self.outcome.response.payload)
+            self.answer = await off_loop(size, partial(self._take, largest_bytes))
+        return self.answer
+
+    def _take(self, largest_bytes: int) -> ProposalResponse:
+        results = self.simulator.results(largest_bytes)
+        self.private = self.simulator.private_results()
+        return respond(self.proposal, self.outcome, self.version, results)
+
+
+class Round:
+    """One proposal, and what the peers have made of it.
+
+    Args:
+        named: MSP ids of those that sign; none = `at`, and those that policies need.
+        at: MSP id of the peer that is asked first, or alone.
+        endorse: False: nobody signs.
+        strict: as for `Endorser.process`.
+    """
+
+    def __init__(
+        self,
+        endorser: Endorser,
+        proposal: Proposal,
+        identity: Identity,
+        timeout_s: float | None,
+        *,
+        named: Sequence[str],
+        at: str,
+        endorse: bool,
+        strict: bool,
+    ) -> None:
+        self._endorser, self._proposal, self._identity = endorser, proposal, identity
+        self._timeout_s, self._endorse, self._strict = timeout_s, endorse, strict
+        self._named = list(dict.fromkeys(named)) if endorse else []
+        self._at = next(iter(self._named), at)
+        self._found: dict[str, Simulated | ChaindockError] = {}
+        self._unequal: tuple[ProposalResponse, ProposalResponse] | None = None
+
+    async def run(self) -> Answered:
+        """Return what `Endorser.process` returns; it says more.
+
+        Raises: NotEndorsed: peers refused, or had other results.
+        """
+        proposal, largest = self._proposal, self._endorser.largest_bytes
+        with ExitStack() as self._simulators:
+            self._origin = self._endorser.ledger.new_simulator(proposal.tx_id)
+            self._simulators.enter_context(self._origin)
+            await self._ask(self._named or [self._at])
+            if len(self._named) > 1:
+                await self._require_equal_ends()
+            first = self._found[self._at]
+            if isinstance(first, ChaindockError):
+                raise first
+            refused = ERROR_STATUS <= first.outcome.response.status < _FAILED_STATUS
+            if not (self._endorse and proposal.channel) or refused:
+                return first.outcome, ()
+            interest, told = None, not self._strict and proposal.name not in UNSIMULATED
+            signers: Sequence[str] = self._named
+            if told or not (signers or first.failed):
+                plan = await self._plan(first)
+                signers = signers or plan.endorsers
+                interest = plan.interest(first.simulator) if told else None
+            if first.failed:
+                signers = []
+                answer = await first.take(largest)
+            else:
+                signers, base = await self._agreed(first, signers)
+                answer = await base.take(largest)
+                if base.private:
+                    keep = self._endorser.ledger.keep_private
+                    await keep(proposal.tx_id, base.private)
+            if interest is not None:
+                answer.interest.CopyFrom(interest)
+            peers = [self._endorser.peers[mspid] for mspid in signers]
+            size = len(answer.payload) + len(answer.response.payload)
+            return first.outcome, await off_loop(size, partial(_signed, answer, peers))
+
+    # ---- the peers
+
+    async def _ask(self, mspids: Sequence[str]) -> None:
+        """Have peers simulate that have not; those that share a process, in turn."""
+        groups: dict[str, list[str]] = {}
+        for mspid in mspids:
+            if mspid not in self._found:
+                groups.setdefault(self._process_of(mspid), []).append(mspid)
+        if len(groups) == 1:
+            await self._ask_in_turn(*groups.values())
+            return
+        async with asyncio.TaskGroup() as tasks:
+            for group in groups.values():
+                _ = tasks.create_task(self._ask_in_turn(group))
+
+    async def _ask_in_turn(self, mspids: Sequence[str]) -> None:
+        for mspid in mspids:
+            self._found[mspid] = await self._simulate(mspid)
+
+    def _process_of(self, mspid: str) -> str:
+        """Return what is equal for peers that cannot be asked at the same time."""
+        if self._proposal.name in self._endorser.system:
+            return mspid
+        return self._endorser.executor.process_of(mspid)
+
+    async def _simulate(self, mspid: str) -> Simulated | ChaindockError:
+        proposal, simulator = self._proposal, self._origin
+        if mspid != self._at:
+            simulator = self._simulators.enter_context(simulator.another())
+            proposal = replace(proposal, refusals=[], spent={})
+        run = self._endorser.simulation(proposal, self._identity, simulator, mspid)
+        try:
+            outcome, version = await run.run(self._timeout_s)
+        except ChaindockError as error:
+            return error
+        return Simulated(proposal, simulator, outcome, version)
+
+    # ---- who signs
+
+    async def _plan(self, first: Simulated, without: Collection[str] = ()) -> Plan:
+        """Return who signs; as few others than the peer that was asked as possible."""
+        known = self._endorser.peers
+        at = {self._at: known[self._at]} if self._at in known else {}
+        peers = {**at, **known}
+        return await choose(
+            self._endorser.configuration,
+            {mspid: one for mspid, one in peers.items() if mspid not in without},
+            self._proposal.name,
+            first.simulator,
+            strict=bool(without) or (self._strict and not self._named),
+            transient=self._proposal.transient,
+        )
+
+    async def _agreed(
+        self, first: Simulated, signers: Sequence[str]
+    ) -> tuple[Sequence[str], Simulated]:
+        """Return who signs, and what; other peers stand in for those that refuse.
+
+        Raises: NotEndorsed: too few are left.
+        """
+        refusals: dict[str, str] = {}
+        while True:
+            await self._ask(signers)
+            base = first if self._at in signers else self._found[signers[0]]
+            for mspid in signers:
+                if why := await self._refusal(self._found[mspid], base):
+                    refusals[mspid] = why
+            if isinstance(base, Simulated) and not refusals.keys() & set(signers):
+                return signers, base
+            if self._named or refusals.keys() >= self._endorser.peers.keys():
+                raise await self._not_endorsed(refusals)
+            try:
+                signers = (await self._plan(first, refusals)).endorsers
+            except EndorsersMissing:
+                raise await self._not_endorsed(refusals) from None
+
+    async def _refusal(
+        self, one: Simulated | ChaindockError, base: Simulated | ChaindockError
+    ) -> str:
+        """Return why a peer does not sign what another one signs; "" = it does."""
+        if isinstance(one, ChaindockError):
+            return str(failure(self._proposal, one).response.message)
+        if one.failed:
+            response = one.outcome.response
+            return f"chaincode response {response.status}, {response.message}"
+        if one is base or not isinstance(base, Simulated):
+            return ""
+        largest = self._endorser.largest_bytes
+        theirs, own = await base.take(largest), await one.take(largest)
+        if theirs.payload == own.payload:
+            return ""
+        self._unequal = theirs, own
+        return _UNEQUAL
+
+    async def _require_equal_ends(self) -> None:
+        """Raise NotEndorsed if not all that are named say yes, or all the same no."""
+        said = {m: await self._refusal(one, one) for m, one in self._found.items()}
+        if len(set(said.values())) > 1:
+            raise await self._not_endorsed({m: why for m, why in said.items() if why})
+
+    async def _not_endorsed(self, refusals: Mapping[str, str]) -> NotEndorsed:
+        told = [f"{mspid}: {why}" for mspid, why in refusals.items()]
+        place = f"{self._proposal.name}@{next(iter(refusals))}"
+        hint = f"read what it wrote: chaindock logs {place}"
+        if self._unequal is not None:
+            size = sum(len(one.payload) for one in self._unequal)
+            told += await off_loop(size, partial(_differing, *self._unequal))
+            hint = (
+                "let the contract write the same at each peer, whatever the clock, random "
+                "numbers, the order of maps and the organisation of the peer"
+            )
+        retired = (one for one in self._found.values() if isinstance(one, LaunchFailed))
+        ccid = next((one.facts.get("ccid") for one in retired), None)
+        return NotEndorsed(
+            "the peers of some organisations do not endorse what others do: "
+            + "; ".join(told),
+            hint=hint,
+            organizations=dict(refusals),
+            ccid=ccid,
+        )
+
+
+def _signed(
+    answer: ProposalResponse, peers: Sequence[SigningIdentity]
+) -> list[ProposalResponse]:
+    return [endorsed(answer, one) for one in peers] or [answer]
+
+
+def _differing(one: ProposalResponse, other: ProposalResponse) -> list[str]:
+    """Say how two answers differ: where, and both values."""
+    found = [
+        dict(parts(answer.response.SerializeToString(), answer.payload))
+        for answer in (one, other)
+    ]
+    told = []
+    for place in differences(found)[:_MOST_SHOWN]:
+        key = (
+            place.key.hex() if place.collection else place.key.decode(errors="replace")
+        )
+        where = "/".join(filter(None, (place.namespace, place.collection, key)))
+        values = " and ".join(
+            "none" if v is None else repr(v[:40]) for v in place.values
+        )
+        told.append(f"{place.what} {where}".rstrip() + f": {values}")
+    return told
