@@ -155,7 +155,7 @@ class World:
         self.org, self.other, self.channel = org, other, channel
         self.channels: dict[str, Any] = {CHANNEL: channel}
         self.user, self.admin = org.user("User1"), org.admin
-        running = KeyedLocks()
+        running: KeyedLocks[Any] = KeyedLocks()
         self.peer, self.second = (
             peer_of(one.mspid, one.msp, self.channels, running=running)
             for one in (org, other)

@@ -106,7 +106,7 @@ class Round:
         self._endorser, self._proposal, self._identity = endorser, proposal, identity
         self._timeout_s, self._endorse, self._strict = timeout_s, endorse, strict
         self._named = list(dict.fromkeys(named)) if endorse else []
-        self._at = next(iter(self._named), at)
+        self._at = next(iter(named), at)
         self._found: dict[str, Simulated | ChaindockError] = {}
         self._unequal: tuple[ProposalResponse, ProposalResponse] | None = None
 

@@ -1,7 +1,7 @@
 """gateway.Gateway: evaluate, endorse and submit transactions, and wait for their commit.
 
 Codes, texts and details are those of a Fabric peer. The node has the peers of several
-organisations in one: a proposal runs once, and each peer that is needed signs the result.
+organisations in one: each peer that is needed runs a proposal, and signs the result.
 Source: docs/fabric/gateway.md
 """
 
@@ -22,6 +22,7 @@ from chaindock.endorser.simulation import UNSIMULATED
 from chaindock.errors import (
     ChaindockError,
     EndorsersMissing,
+    NotEndorsed,
     NotFound,
     ProposalInvalid,
 )
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 _UNPLANNED: Final = (
     "no combination of peers can be derived which satisfy the endorsement policy: "
 )
+_COLLECT: Final = "collect enough transaction endorsements"
 _SEE: Final = ", see attached details for more info"
 
 
@@ -97,51 +99,62 @@ class Gateway:
     # ---- evaluate
 
     async def evaluate(self, raw: bytes, _context: Context) -> bytes:
-        """Run a proposal at one peer and return what the chaincode said."""
+        """Run a proposal at one peer and return what the chaincode said.
+
+        If that peer cannot execute it, the next one is asked.
+        """
         request, proposal = await off_loop(len(raw), partial(requests.evaluated, raw))
         if isinstance(proposal, ProposalInvalid):
-            raise self._not_evaluated(self._seat.mspid, proposal, None)
+            code, text = endorser_status(proposal)
+            raise self._failed(_EVALUATED.format(text), code, {self._seat.mspid: text})
         channel = self._channels.get(proposal.channel)
         if channel is None:
             raise Refusal(Status.UNAVAILABLE, _unknown(proposal.channel))
-        mspid = self._evaluator(channel, proposal, request.target_organizations)
-        try:
-            check_clock(proposal.header, self._options.time_window_s)
-            outcome, _ = await channel.endorser.process(
-                proposal, self._limit_s, endorse=False, endorsers=(mspid,)
-            )
-        except ChaindockError as error:
-            if type(error) is NotFound:
-                raise _no_peers(proposal) from error
-            raise self._not_evaluated(mspid, error, proposal) from error
-        response = outcome.response
-        if (failed := response_status(response.status, response.message)) is not None:
-            raise self._failed(_EVALUATED.format(failed[1]), mspid, *failed)
-        return await off_loop(len(response.payload), partial(_evaluation, outcome))
+        code, said = Status.ABORTED, dict[str, str]()
+        for mspid in self._evaluators(channel, proposal, request.target_organizations):
+            try:
+                check_clock(proposal.header, self._options.time_window_s)
+                outcome, _ = await channel.endorser.process(
+                    proposal, self._limit_s, endorse=False, endorsers=(mspid,)
+                )
+            except ChaindockError as error:
+                if type(error) is NotFound:
+                    raise _no_peers(proposal) from error
+                code, said[mspid] = endorser_status(error, proposal)
+                if code is Status.FAILED_PRECONDITION:
+                    text = _EVALUATED.format(said[mspid])
+                    raise self._failed(text, code, said) from error
+                if code is not Status.ABORTED:
+                    break
+                continue
+            response = outcome.response
+            failed = response_status(response.status, response.message)
+            if failed is not None:
+                code, text = failed
+                raise self._failed(_EVALUATED.format(text), code, {mspid: text})
+            size = len(response.payload)
+            return await off_loop(size, partial(_evaluation, outcome))
+        raise self._failed(f"failed to evaluate transaction{_SEE}", code, said)
 
-    def _evaluator(
+    def _evaluators(
         self, channel: Channel, proposal: Proposal, targets: Sequence[str]
-    ) -> str:
-        """Return the MSP id of the peer that runs a proposal."""
-        own = self._seat.mspid
-        if not targets or own in targets:
-            return own
-        found = next((one for one in channel.members.peers if one in targets), None)
-        if found is None:
+    ) -> list[str]:
+        """Return the MSP ids of the peers that may run a proposal, the best one first.
+
+        One of those that share a process is enough.
+        """
+        own, peers = self._seat.mspid, channel.members.peers
+        wanted = targets or ((own,) if proposal.transient else peers)
+        found = [one for one in dict.fromkeys((own, *peers)) if one in wanted]
+        if not found:
             raise _no_peers(proposal)
-        return found
+        process_of = channel.endorser.executor.process_of
+        return list({process_of(one): one for one in reversed(found)}.values())[::-1]
 
-    def _not_evaluated(
-        self, mspid: str, error: ChaindockError, proposal: Proposal | None
-    ) -> Refusal:
-        code, text = endorser_status(error, proposal)
-        if code is Status.FAILED_PRECONDITION:
-            return self._failed(_EVALUATED.format(text), mspid, code, text)
-        return self._failed(f"failed to evaluate transaction{_SEE}", mspid, code, text)
-
-    def _failed(self, text: str, mspid: str, code: Any, said: str) -> Refusal:
-        """Return the end of a call at which the peer of `mspid` said something."""
-        return Refusal(code, text, detail(self._seat.of(mspid), said))
+    def _failed(self, text: str, code: Any, said: Mapping[str, str]) -> Refusal:
+        """Return the end of a call; `said`: what peers said, by MSP id."""
+        details = (detail(self._seat.of(mspid), one) for mspid, one in said.items())
+        return Refusal(code, text, *details)
 
     # ---- endorse
 
@@ -155,10 +168,18 @@ class Gateway:
         try:
             check_clock(proposal.header, self._options.time_window_s)
             outcome, endorsed = await channel.endorser.process(
-                proposal, self._limit_s, endorse=True, endorsers=named, strict=True
+                proposal,
+                self._limit_s,
+                endorse=True,
+                endorsers=named,
+                at=self._seat.mspid,
+                strict=True,
             )
         except EndorsersMissing as error:
             raise _unplanned(error) from error
+        except NotEndorsed as error:
+            text = f"failed to {_COLLECT}{_SEE}"
+            raise self._failed(text, Status.ABORTED, error.organizations) from error
         except ChaindockError as error:
             if type(error) is NotFound:
                 raise _no_plan(proposal, named, error) from error
@@ -185,15 +206,10 @@ class Gateway:
         return self._uncollected(named, endorser_status(error, proposal)[1])
 
     def _uncollected(self, named: Sequence[str], said: str) -> Refusal:
-        """Return the end of a call for which the peers said something else than yes."""
-        seats = [self._seat.of(mspid) for mspid in named or (self._seat.mspid,)]
-        what = (
-            "collect enough transaction endorsements"
-            if named
-            else "endorse transaction"
-        )
-        details = [detail(seat, said) for seat in seats]
-        return Refusal(Status.ABORTED, f"failed to {what}{_SEE}", *details)
+        """Return the end of a call for which all peers said the same, and not yes."""
+        text = f"failed to {_COLLECT if named else 'endorse transaction'}{_SEE}"
+        asked = dict.fromkeys(named or (self._seat.mspid,), said)
+        return self._failed(text, Status.ABORTED, asked)
 
     # ---- submit and wait
 

@@ -39,7 +39,10 @@ FORMS: dict[str, tuple[Any, tuple[str, ...]]] = {
 class Asking:
     """Chaincode whose function is the request that it makes of the peer, or `call`."""
 
-    async def execute(self, _ccid: Any, invocation: Any) -> Any:
+    def process_of(self, _mspid: str) -> str:
+        return ""
+
+    async def execute(self, _ccid: Any, invocation: Any, _mspid: str) -> Any:
         call = Call(invocation, 5.0, invocation.simulator.budget, lambda: None)
         name, *words = (bytes(one).decode() for one in invocation.input.args)
         if name == "call":
