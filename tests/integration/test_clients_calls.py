@@ -23,6 +23,11 @@ pytestmark = [
 ]
 UNKNOWN, ABORTED, PRECONDITION = 2, 10, 9
 MVCC_READ_CONFLICT = 11
+ORGS = ("Org1MSP", "Org2MSP", "Org3MSP")
+NOT_COLLECTED = (
+    "failed to collect enough transaction endorsements, see attached details for more "
+    "info"
+)
 NOT_ENDORSED = "failed to endorse transaction, see attached details for more info"
 
 
@@ -158,7 +163,7 @@ def test_a_contract_that_crashes_is_told(client: Driver):
     assert told.value.code == ABORTED
     expected = "failed to evaluate transaction, see attached details for more info"
     assert expected in told.value.message
-    assert told.value.details
+    assert [one["mspid"] for one in told.value.details] == [*ORGS]  # all were tried
     for detail in told.value.details:
         assert "chaincode stream terminated" in detail["message"]
 
@@ -184,6 +189,29 @@ def test_an_organisation_that_refuses_is_told(client: Driver):
     assert (
         "chaincode response 500, Org1MSP refuses to endorse this" in told.value.message
     )
+
+
+@pytest.mark.parametrize("orgs", [ORGS[2:], ORGS[1:]])
+def test_organisations_that_refuse_to_endorse_are_told(
+    client: Driver, orgs: tuple[str, ...]
+):
+    with pytest.raises(Fault) as told:
+        call(client, "submit", "orgsFail", ",".join(orgs), contract="errors")
+    assert (told.value.kind, told.value.code) == ("EndorseError", ABORTED)
+    assert NOT_COLLECTED in told.value.message
+    assert {one["mspid"]: one["message"] for one in told.value.details} == {
+        org: f"chaincode response 500, {org} refuses to endorse this" for org in orgs
+    }
+
+
+def test_results_that_differ_between_peers_are_told(client: Driver):
+    with pytest.raises(Fault) as told:
+        call(client, "submit", "nondet", new_key(), contract="errors")
+    assert (told.value.kind, told.value.code) == ("EndorseError", ABORTED)
+    assert NOT_COLLECTED in told.value.message
+    assert {
+        one["mspid"]: one["message"] for one in told.value.details
+    } == dict.fromkeys(ORGS[1:], "ProposalResponsePayloads do not match")
 
 
 # --- signing offline ------------------------------------------------------------------

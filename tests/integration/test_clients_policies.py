@@ -1,10 +1,4 @@
-"""Scenarios of private data and of policies of keys: who must endorse, who may read.
-
-The contract runs as one process for all organisations. So these scenarios of Fabric's
-clients cannot be shown on one node: a contract that asks for the organisation of its own
-peer (`endorsement`; "Org3 refuses"; a result that differs between organisations), and a
-peer that is stopped (`discovery`).
-"""
+"""Scenarios of policies: who must endorse, who may read, and which peer is asked."""
 
 from __future__ import annotations
 
@@ -176,6 +170,26 @@ def test_each_organisation_endorses_at_its_own_peer(client: Driver, org: str, ke
     for verb in ("evaluate", "submit"):
         words = ("echo", key)
         assert call(client, verb, org, *words, orgs=[f"{org}MSP"]) == key
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "submit"])
+@pytest.mark.parametrize("org", ORGS)
+def test_a_contract_knows_whose_peer_runs_it(client: Driver, org: str, verb: str):
+    mspid = f"{org}MSP"
+    assert call(client, verb, "Org1", "getPeerOrg", orgs=[mspid]) == mspid
+    assert call(client, verb, org, "getPeerOrg") == mspid
+
+
+def test_each_peer_that_endorses_knows_its_organisation(client: Driver):
+    secrets = {mspid: mspid for mspid in ("Org1MSP", "Org3MSP")}
+    words = {"transient": secrets, "orgs": [*secrets]}
+    assert call(client, "submit", "Org1", "checkEndorsingOrg", **words) == "success"
+    words["orgs"] = ["Org1MSP", "Org2MSP"]
+    with pytest.raises(Fault) as told:
+        call(client, "submit", "Org1", "checkEndorsingOrg", **words)
+    (detail,) = told.value.details
+    assert detail["mspid"] == "Org2MSP"
+    assert "Org2MSP was not to endorse this" in detail["message"]
 
 
 @pytest.mark.statement(61, of="client", by="node")
