@@ -39,11 +39,13 @@ _LOG_KEYS = ("time", "stream", "tx", "line")
 def ps(session: Session, *, calls: bool) -> None:
     """List the deployed chaincodes.
 
-    Those of all channels, or of the one that --channel names.
+    Those of all channels, or of the one that --channel names. NAME@MSPID is what serves
+    the peer of another organisation than the node's first one, since its first call.
     """
     found = session.client().ps()
     if session.emits(found):
         return
+    found = [row for one in found for row in (one, *one.get("others", ()))]
     if not found:
         words = session.words("deploy DIR")
         click.echo(f"no chaincode is deployed; next: {words}", err=True)
@@ -201,7 +203,8 @@ def logs(
 ) -> None:
     """Show what a chaincode and its build wrote.
 
-    NAME is a chaincode, also one whose deployment failed, or the id of its package.
+    NAME is a chaincode, also one whose deployment failed, or the id of its package; with
+    @MSPID what serves the peer of that organisation.
     With --json each line is one object: time, stream, tx, line. The transaction is
     known when no other was running, or when the line contains its id.
     """

@@ -19,7 +19,7 @@ from chaindock.aio import finish
 from chaindock.container.attempt import Event
 from chaindock.endorser.determinism import compare
 from chaindock.errors import LaunchFailed, Unsupported
-from chaindock.ids import Ccid, name_from_label, require_ccid
+from chaindock.ids import Ccid, at_peer, name_from_label, require_ccid, split_peer
 from chaindock.lifecycle.terms import unsatisfiable
 from chaindock.node.connections import USERS, Connections
 from chaindock.node.rows import iso_time, result, row
@@ -238,15 +238,22 @@ class Node:
     def log_files(self, name: str, channel: str | None = None) -> Sequence[Path]:
         """Return the output files of its attempts, oldest first. Raises NotFound.
 
-        `name` is that of a chaincode, also of one that never came up, or a package id.
+        `name` is that of a chaincode, also of one that never came up, or a package id;
+        with @MSPID of what serves the peer of that organisation.
         """
-        if ":" in name and (files := self.output.files(require_ccid(name))):
-            return files
         wanted = self.channel(channel)
-        deployments, failed = wanted.deployer.deployments, (wanted.id, name)
+        name, mspid = split_peer(Ccid(name))
+        if mspid:
+            found = wanted.members.get(mspid).mspid
+            mspid = "" if found == wanted.members.get(None).mspid else found
+        if ":" in name and (
+            files := self.output.files(at_peer(require_ccid(name), mspid))
+        ):
+            return files
+        deployments, failed = wanted.deployer.deployments, (wanted.id, str(name))
         if deployments.find(name) is None and failed in self._failed:
-            return self.output.files(self._failed[failed])
-        return self.output.files(deployments.get(name).ccid)
+            return self.output.files(at_peer(self._failed[failed], mspid))
+        return self.output.files(at_peer(deployments.get(name).ccid, mspid))
 
     # ---- calls
 
@@ -345,10 +352,11 @@ class Node:
         said = []
         for one in self.custodian.gave_up():
             why = one.error.message if one.error else "?"
+            ccid, mspid = split_peer(one.ccid)
             said += [
                 f"gave up starting chaincode {name} ({one.state}, failures in a row: "
                 f"{one.policy.failures}): {why}; see chaindock logs {name}"
-                for name in self.fleet.names_of(one.ccid)
+                for name in (at_peer(Ccid(n), mspid) for n in self.fleet.names_of(ccid))
             ]
         return said
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from chaindock.ids import Ccid, at_peer, split_peer
 from chaindock.lifecycle.states import LaunchState, Target
 from chaindock.lifecycle.terms import shown_policy
 from chaindock.operations.facade import Deployment, Running
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from chaindock.lifecycle.deploy import Deployed
     from chaindock.lifecycle.deployments import Deployment as Named
     from chaindock.lifecycle.fleet import Fleet
+    from chaindock.lifecycle.supervisor import Supervisor
 
 
 def result(deployed: Deployed, custodian: Custodian, seconds: float) -> Deployment:
@@ -47,26 +50,39 @@ def row(
     settings: ChaincodeSections,
 ) -> Running:
     """Return what `ps` shows of a deployment."""
-    placement = fleet.targets.placement(deployment.ccid)
-    one = custodian.find(deployment.ccid)
+    ccid = deployment.ccid
+    wrong = settings.problem_of(ccid, fleet.names_of(ccid))
+    warning = {"warning": wrong.message} if wrong else {}
+    placement = fleet.targets.placement(ccid)
+    backend = placement.given or placement.asked
+    shown = partial(_shown_run, deployment, backend=backend)
+    return shown(
+        custodian.find(ccid),
+        warning,
+        **_shown(definition),
+        others=[
+            shown(one, {}, name=at_peer(Ccid(deployment.name), split_peer(one.ccid)[1]))
+            for one in custodian.others(ccid)
+        ],
+    )
+
+
+def _shown_run(
+    deployment: Named, one: Supervisor | None, told: dict[str, str], **fields: Any
+) -> Running:
+    """Return a line about a run; `fields` are some of the fields, `told` are details."""
     state = LaunchState.DOWN if one is None else one.state
     error = one.error if one else None
     running = one.running if one else None
     next_try = one.next_try if one else None
-    names = fleet.names_of(deployment.ccid)
-    wrong = settings.problem_of(deployment.ccid, names)
-    warning = {"warning": wrong.message} if wrong else {}
     return Running(
         channel=deployment.channel,
-        name=deployment.name,
         version=deployment.approval.version,
         sequence=deployment.approval.sequence,
         package_id=deployment.ccid,
-        **_shown(definition),
         state=_state(deployment, state),
-        backend=placement.given or placement.asked,
         since=iso_time(deployment.since if one is None else one.since),
-        details={**(running.facts if running else {}), **warning},
+        details={**(running.facts if running else {}), **told},
         error=error.as_dict() if error else None,
         failures=one.policy.failures if one else 0,
         last_end=f"{one.exit.text} at {iso_time(one.died_at)}"
@@ -83,6 +99,7 @@ def row(
             for call in (running.unanswered if running else ())
         ],
         next_try=iso_time(next_try) if next_try else None,
+        **{"name": deployment.name, **fields},
     )
 
 

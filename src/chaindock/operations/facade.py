@@ -99,6 +99,8 @@ class Running:
             (ISO 8601 UTC), `sent` (False: waits for its turn) and `caller_left`.
         policy, collections: of its definition, as in Deployment.
         channel: where it is deployed.
+        others: what serves the peers of other organisations, once each was asked: `name`
+            is NAME@MSPID, and there is neither `policy` nor `collections`.
     """
 
     name: str
@@ -117,6 +119,7 @@ class Running:
     policy: str = ""
     collections: Sequence[str] = ()
     channel: str = ""
+    others: Sequence[Running] = ()
 
 
 @dataclass(frozen=True)

@@ -84,10 +84,11 @@ class Parts:
 
     async def _check_chaincode(self, deployment: Deployment) -> None:
         """Fail when a chaincode that should be up has failed; a start is no failure."""
-        supervisor = self.custodian.find(deployment.ccid)
-        trouble = "nothing watches it" if supervisor is None else supervisor.trouble
-        if trouble is not None:
-            raise LaunchFailed(trouble, ccid=deployment.ccid)
+        ccid = deployment.ccid
+        for one in (self.custodian.find(ccid), *self.custodian.others(ccid)):
+            trouble = "nothing watches it" if one is None else one.trouble
+            if trouble is not None:
+                raise LaunchFailed(trouble, ccid=one.ccid if one else ccid)
 
     def missing(self) -> Sequence[Trouble]:
         """Return what has neither come up once nor been given up since the start."""

@@ -1,0 +1,167 @@
+"""A transaction that the peers of several organisations simulate, each by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from chaindock.errors import ExecuteFailed, LaunchFailed, NotEndorsed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ORGS = ("Org1MSP", "Org2MSP", "Org3MSP")
+
+
+@pytest.fixture
+def org(organizations: Any) -> Any:
+    return organizations.first
+
+
+class Peers:
+    """Each organisation has a process of its own; `before` is what it does first."""
+
+    def __init__(self, node: Any) -> None:
+        self.node = node
+        self.asked: list[str] = []
+        self.before: dict[str, Callable[[Any], Any]] = {}
+        self._chaincode = node.chaincode
+        node.endorser.executor = self
+
+    def process_of(self, mspid: str) -> str:
+        return mspid
+
+    async def execute(self, ccid: Any, invocation: Any, mspid: str) -> Any:
+        self.asked.append(mspid)
+        if mspid in self.before:
+            await self.before[mspid](invocation)
+        return await self._chaincode.execute(ccid, invocation, mspid)
+
+    async def put(self, *endorsers: str, **other: Any) -> Any:
+        return await self.node.caller.invoke(
+            "basic",
+            [b"put", b"k", b"v"],
+            endorsers=endorsers,
+            **{"signer": self.node.user, **other},
+        )
+
+
+@pytest.fixture
+async def three(node: Any, members: Any) -> Peers:
+    """Two of the three organisations must endorse."""
+    peers = Peers(node)
+    await node.define()
+    for name in ("Org2", "Org3"):
+        await members.add(name, node.orderer)
+    peers.asked.clear()
+    return peers
+
+
+async def writes_more(invocation: Any) -> None:
+    invocation.simulator.put_state("basic", "mine", b"other")
+
+
+async def refuses(_invocation: Any) -> None:
+    raise ExecuteFailed("my organisation does not endorse this")
+
+
+async def test_only_those_that_the_policies_need_are_asked(three):
+    assert (await three.put()).code == 0
+    assert three.asked == ["Org1MSP", "Org2MSP"]
+
+
+async def test_a_client_is_served_by_the_peer_of_its_organisation(three, organizations):
+    clerk = organizations.find("Org3MSP").user("clerk")
+    assert (await three.put(signer=clerk)).code == 0
+    assert three.asked == ["Org3MSP", "Org1MSP"]
+    three.asked.clear()
+    await three.node.caller.query("basic", [b"get", b"k"], signer=clerk)
+    assert three.asked == ["Org3MSP"]
+
+
+async def test_peers_work_at_the_same_time_on_one_state(three):
+    """A block that is committed meanwhile makes no difference between them."""
+    both = asyncio.Barrier(2)
+
+    async def meets(_invocation: Any) -> None:
+        await both.wait()
+
+    async def overtaken(invocation: Any) -> None:
+        three.before = {}
+        assert (await three.put("Org1MSP", "Org2MSP")).code == 0
+        await meets(invocation)
+
+    three.before = {"Org1MSP": meets, "Org3MSP": overtaken}
+    answer = await three.node.caller.invoke(
+        "basic",
+        [b"copy", b"k", b"other"],
+        signer=three.node.user,
+        endorsers=("Org1MSP", "Org3MSP"),
+    )
+    assert (answer.payload, answer.code) == (b"", 11)  # as at its begin: a conflict
+
+
+@pytest.mark.parametrize("wrong", [writes_more, refuses])
+async def test_another_peer_stands_in_for_one_that_does_not_endorse(three, wrong):
+    three.before["Org2MSP"] = wrong
+    assert (await three.put()).code == 0
+    assert three.asked == [*ORGS]
+
+
+async def test_results_that_differ_are_told_with_what_differs(three):
+    three.before = dict.fromkeys(ORGS[1:], writes_more)
+    height = three.node.ledger.height
+    with pytest.raises(NotEndorsed) as told:
+        await three.put()
+    assert told.value.organizations == dict.fromkeys(
+        ORGS[1:], "ProposalResponsePayloads do not match"
+    )
+    assert "write basic/mine: none and b'other'" in told.value.message
+    assert three.node.ledger.height == height
+
+
+async def test_those_that_are_named_must_all_endorse(three):
+    three.before["Org3MSP"] = refuses
+    with pytest.raises(NotEndorsed) as told:
+        await three.put(*ORGS)
+    assert list(told.value.organizations) == ["Org3MSP"]
+    assert "my organisation does not endorse this" in told.value.message
+    assert told.value.hint == "read what it wrote: chaindock logs basic@Org3MSP"
+
+
+async def test_if_all_fail_alike_that_is_the_answer(three):
+    answer = await three.node.caller.invoke(
+        "basic", [b"status", b"500", b"no"], signer=three.node.user, endorsers=ORGS
+    )
+    assert (answer.status, answer.message, answer.block) == (500, "no", None)
+
+
+async def test_a_peer_whose_chaincode_does_not_start_is_told(three):
+    async def fails(_invocation: Any) -> None:
+        raise LaunchFailed("could not launch chaincode basic: no room")
+
+    three.before = dict.fromkeys(ORGS[1:], fails)
+    with pytest.raises(NotEndorsed) as told:
+        await three.put()
+    assert {*told.value.organizations} == {*ORGS[1:]}
+    assert "no room" in told.value.organizations["Org2MSP"]
+
+
+async def test_an_error_at_one_peer_leaves_nothing_of_the_others(three):
+    async def breaks(_invocation: Any) -> None:
+        raise ZeroDivisionError
+
+    left = asyncio.Event()
+
+    async def waits(_invocation: Any) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+
+    three.before = {"Org1MSP": waits, "Org2MSP": breaks}
+    with pytest.raises(ExceptionGroup):
+        await three.put("Org1MSP", "Org2MSP")
+    assert left.is_set()
