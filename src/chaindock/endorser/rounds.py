@@ -26,6 +26,7 @@ from chaindock.errors import (
     LaunchFailed,
     NotEndorsed,
 )
+from chaindock.ledger.simulator import Simulator
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from chaindock.endorser.endorser import Endorser
     from chaindock.endorser.plan import Plan
     from chaindock.identity.msp import Identity, SigningIdentity
-    from chaindock.ledger.simulator import Simulator
 
     Answered = tuple[Outcome, Sequence[ProposalResponse]]
 _FAILED_STATUS: Final = 500
@@ -177,7 +177,10 @@ class Round:
     async def _simulate(self, mspid: str) -> Simulated | ChaindockError:
         proposal, simulator = self._proposal, self._origin
         if mspid != self._at:
-            simulator = self._simulators.enter_context(simulator.another())
+            simulator = Simulator(
+                simulator.tx_id, simulator.snapshot(), strict=simulator.strict
+            )
+            self._simulators.enter_context(simulator)
             proposal = replace(proposal, refusals=[], spent={})
         run = self._endorser.simulation(proposal, self._identity, simulator, mspid)
         try:
@@ -245,9 +248,11 @@ class Round:
 
     async def _require_equal_ends(self) -> None:
         """Raise NotEndorsed if not all that are named say yes, or all the same no."""
-        said = {m: await self._refusal(one, one) for m, one in self._found.items()}
+        found = {mspid: self._found[mspid] for mspid in self._named}
+        said = {mspid: await self._refusal(one, one) for mspid, one in found.items()}
         if len(set(said.values())) > 1:
-            raise await self._not_endorsed({m: why for m, why in said.items() if why})
+            no = {mspid: why for mspid, why in said.items() if why}
+            raise await self._not_endorsed(no)
 
     async def _not_endorsed(self, refusals: Mapping[str, str]) -> NotEndorsed:
         told = [f"{mspid}: {why}" for mspid, why in refusals.items()]

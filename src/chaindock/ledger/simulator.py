@@ -88,10 +88,6 @@ class Simulator:
         self._taken = self._sealed = False
         self._private: dict[tuple[str, str], bytes] | None = None
 
-    def another(self) -> Simulator:
-        """Return a simulator of the same transaction over the same state."""
-        return Simulator(self.tx_id, self.snapshot(), strict=self.strict)
-
     def get_state(self, ns: str, key: str) -> bytes | None:
         """Return the committed value, None if the key is absent; records the read."""
         raw = encode_key(key)
