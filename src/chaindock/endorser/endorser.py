@@ -145,23 +145,13 @@ class Endorser:
                 at = at or identity.mspid
                 if at not in self.peers and proposal.name not in self.system:
                     at = next(iter(self.peers))
-                new_round = partial(
-                    Round,
-                    self,
-                    proposal,
-                    identity,
-                    timeout_s,
-                    named=named,
-                    at=at,
-                    endorse=endorse,
-                    strict=strict,
-                )
+                asked = proposal, identity, timeout_s, named, at, endorse, strict
                 try:
-                    answered = await new_round().run()
+                    answered = await Round(self, *asked).run()
                 except (LaunchFailed, NotEndorsed) as error:
                     if not self._superseded(proposal, identity, error):
                         raise
-                    answered = await new_round().run()
+                    answered = await Round(self, *asked).run()
             finally:
                 self.load.proposals -= 1
             failed = answered[0].response.status >= ERROR_STATUS

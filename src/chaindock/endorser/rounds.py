@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -81,32 +81,29 @@ class Simulated:
         return respond(self.proposal, self.outcome, self.version, results)
 
 
+@dataclass(eq=False)
 class Round:
     """One proposal, and what the peers have made of it.
 
     Args:
         named: MSP ids of those that sign; none = `at`, and those that policies need.
-        at: MSP id of the peer that is asked first, or alone.
+        at: MSP id of the peer that is asked first, or alone, unless some are named.
         endorse: False: nobody signs.
         strict: as for `Endorser.process`.
     """
 
-    def __init__(
-        self,
-        endorser: Endorser,
-        proposal: Proposal,
-        identity: Identity,
-        timeout_s: float | None,
-        *,
-        named: Sequence[str],
-        at: str,
-        endorse: bool,
-        strict: bool,
-    ) -> None:
-        self._endorser, self._proposal, self._identity = endorser, proposal, identity
-        self._timeout_s, self._endorse, self._strict = timeout_s, endorse, strict
-        self._named = list(dict.fromkeys(named)) if endorse else []
-        self._at = next(iter(named), at)
+    endorser: Endorser
+    proposal: Proposal
+    identity: Identity
+    timeout_s: float | None
+    named: Sequence[str]
+    at: str
+    endorse: bool
+    strict: bool
+
+    def __post_init__(self) -> None:
+        self.at = next(iter(self.named), self.at)
+        self.named = list(dict.fromkeys(self.named)) if self.endorse else []
         self._found: dict[str, Simulated | ChaindockError] = {}
         self._unequal: tuple[ProposalResponse, ProposalResponse] | None = None
 
@@ -115,21 +112,21 @@ class Round:
 
         Raises: NotEndorsed: peers refused, or had other results.
         """
-        proposal, largest = self._proposal, self._endorser.largest_bytes
+        proposal, largest = self.proposal, self.endorser.largest_bytes
         with ExitStack() as self._simulators:
-            self._origin = self._endorser.ledger.new_simulator(proposal.tx_id)
+            self._origin = self.endorser.ledger.new_simulator(proposal.tx_id)
             self._simulators.enter_context(self._origin)
-            await self._ask(self._named or [self._at])
-            if len(self._named) > 1:
+            await self._ask(self.named or [self.at])
+            if len(self.named) > 1:
                 await self._require_equal_ends()
-            first = self._found[self._at]
+            first = self._found[self.at]
             if isinstance(first, ChaindockError):
                 raise first
             refused = ERROR_STATUS <= first.outcome.response.status < _FAILED_STATUS
-            if not (self._endorse and proposal.channel) or refused:
+            if not (self.endorse and proposal.channel) or refused:
                 return first.outcome, ()
-            interest, told = None, not self._strict and proposal.name not in UNSIMULATED
-            signers: Sequence[str] = self._named
+            interest, told = None, not self.strict and proposal.name not in UNSIMULATED
+            signers: Sequence[str] = self.named
             if told or not (signers or first.failed):
                 plan = await self._plan(first)
                 signers = signers or plan.endorsers
@@ -141,11 +138,11 @@ class Round:
                 signers, base = await self._agreed(first, signers)
                 answer = await base.take(largest)
                 if base.private:
-                    keep = self._endorser.ledger.keep_private
+                    keep = self.endorser.ledger.keep_private
                     await keep(proposal.tx_id, base.private)
             if interest is not None:
                 answer.interest.CopyFrom(interest)
-            peers = [self._endorser.peers[mspid] for mspid in signers]
+            peers = [self.endorser.peers[mspid] for mspid in signers]
             size = len(answer.payload) + len(answer.response.payload)
             return first.outcome, await off_loop(size, partial(_signed, answer, peers))
 
@@ -170,21 +167,21 @@ class Round:
 
     def _process_of(self, mspid: str) -> str:
         """Return what is equal for peers that cannot be asked at the same time."""
-        if self._proposal.name in self._endorser.system:
+        if self.proposal.name in self.endorser.system:
             return mspid
-        return self._endorser.executor.process_of(mspid)
+        return self.endorser.executor.process_of(mspid)
 
     async def _simulate(self, mspid: str) -> Simulated | ChaindockError:
-        proposal, simulator = self._proposal, self._origin
-        if mspid != self._at:
+        proposal, simulator = self.proposal, self._origin
+        if mspid != self.at:
             simulator = Simulator(
                 simulator.tx_id, simulator.snapshot(), strict=simulator.strict
             )
             self._simulators.enter_context(simulator)
             proposal = replace(proposal, refusals=[], spent={})
-        run = self._endorser.simulation(proposal, self._identity, simulator, mspid)
+        run = self.endorser.simulation(proposal, self.identity, simulator, mspid)
         try:
-            outcome, version = await run.run(self._timeout_s)
+            outcome, version = await run.run(self.timeout_s)
         except ChaindockError as error:
             return error
         return Simulated(proposal, simulator, outcome, version)
@@ -193,16 +190,16 @@ class Round:
 
     async def _plan(self, first: Simulated, without: Collection[str] = ()) -> Plan:
         """Return who signs; as few others than the peer that was asked as possible."""
-        known = self._endorser.peers
-        at = {self._at: known[self._at]} if self._at in known else {}
+        known = self.endorser.peers
+        at = {self.at: known[self.at]} if self.at in known else {}
         peers = {**at, **known}
         return await choose(
-            self._endorser.configuration,
+            self.endorser.configuration,
             {mspid: one for mspid, one in peers.items() if mspid not in without},
-            self._proposal.name,
+            self.proposal.name,
             first.simulator,
-            strict=bool(without) or (self._strict and not self._named),
-            transient=self._proposal.transient,
+            strict=bool(without) or (self.strict and not self.named),
+            transient=self.proposal.transient,
         )
 
     async def _agreed(
@@ -215,13 +212,13 @@ class Round:
         refusals: dict[str, str] = {}
         while True:
             await self._ask(signers)
-            base = first if self._at in signers else self._found[signers[0]]
+            base = first if self.at in signers else self._found[signers[0]]
             for mspid in signers:
                 if why := await self._refusal(self._found[mspid], base):
                     refusals[mspid] = why
             if isinstance(base, Simulated) and not refusals.keys() & set(signers):
                 return signers, base
-            if self._named or refusals.keys() >= self._endorser.peers.keys():
+            if self.named or refusals.keys() >= self.endorser.peers.keys():
                 raise await self._not_endorsed(refusals)
             try:
                 signers = (await self._plan(first, refusals)).endorsers
@@ -233,13 +230,13 @@ class Round:
     ) -> str:
         """Return why a peer does not sign what another one signs; "" = it does."""
         if isinstance(one, ChaindockError):
-            return str(failure(self._proposal, one).response.message)
+            return str(failure(self.proposal, one).response.message)
         if one.failed:
             response = one.outcome.response
             return f"chaincode response {response.status}, {response.message}"
         if one is base or not isinstance(base, Simulated):
             return ""
-        largest = self._endorser.largest_bytes
+        largest = self.endorser.largest_bytes
         theirs, own = await base.take(largest), await one.take(largest)
         if theirs.payload == own.payload:
             return ""
@@ -248,7 +245,7 @@ class Round:
 
     async def _require_equal_ends(self) -> None:
         """Raise NotEndorsed if not all that are named say yes, or all the same no."""
-        found = {mspid: self._found[mspid] for mspid in self._named}
+        found = {mspid: self._found[mspid] for mspid in self.named}
         said = {mspid: await self._refusal(one, one) for mspid, one in found.items()}
         if len(set(said.values())) > 1:
             no = {mspid: why for mspid, why in said.items() if why}
@@ -256,7 +253,7 @@ class Round:
 
     async def _not_endorsed(self, refusals: Mapping[str, str]) -> NotEndorsed:
         told = [f"{mspid}: {why}" for mspid, why in refusals.items()]
-        place = f"{self._proposal.name}@{next(iter(refusals))}"
+        place = f"{self.proposal.name}@{next(iter(refusals))}"
         hint = f"read what it wrote: chaindock logs {place}"
         if self._unequal is not None:
             size = sum(len(one.payload) for one in self._unequal)
@@ -282,20 +279,14 @@ def _signed(
     return [endorsed(answer, one) for one in peers] or [answer]
 
 
-def _differing(one: ProposalResponse, other: ProposalResponse) -> list[str]:
-    """Say how two answers differ: where, and both values."""
-    found = [
-        dict(parts(answer.response.SerializeToString(), answer.payload))
-        for answer in (one, other)
-    ]
+def _differing(*answers: ProposalResponse) -> list[str]:
+    """Say where answers differ, and the values there."""
+    both = ((answer.response.SerializeToString(), answer.payload) for answer in answers)
+    found = [dict(parts(*answer)) for answer in both]
     told = []
-    for place in differences(found)[:_MOST_SHOWN]:
-        key = (
-            place.key.hex() if place.collection else place.key.decode(errors="replace")
-        )
-        where = "/".join(filter(None, (place.namespace, place.collection, key)))
-        values = " and ".join(
-            "none" if v is None else repr(v[:40]) for v in place.values
-        )
-        told.append(f"{place.what} {where}".rstrip() + f": {values}")
-    return told
+    for what, ns, collection, key, values in map(astuple, differences(found)):
+        name = key.hex() if collection else key.decode(errors="replace")
+        where = "/".join(filter(None, (ns, collection, name)))
+        shown = " and ".join("none" if v is None else repr(v[:40]) for v in values)
+        told.append(f"{what} {where}".rstrip() + f": {shown}")
+    return told[:_MOST_SHOWN]
