@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.nodes.node import FIXTURES, PROCESS, started
+from support.nodes.node import DOCKER, FIXTURES, PROCESS, Node, started
 from support.nodes.pages import ROOT, run_page
 
 if TYPE_CHECKING:
@@ -68,3 +68,52 @@ def test_deploy_warns_of_a_policy_that_nobody_can_satisfy(tmp_path: Path):
             "warning: nobody can satisfy the endorsement policy: Org3MSP is no" in told
         )
         assert "chaindock org add Org3" in told
+
+
+def peer_of(node: Node, org: str) -> str:
+    return node.cli("query", "peers", "getPeerOrg", "--org", org).out.decode().strip()
+
+
+def place_of(node: Node, row: dict[str, Any]) -> str:
+    if node.backend == PROCESS:
+        return str(row["details"]["pid"])
+    return node.remains.container_of(row["details"]["container"])
+
+
+@pytest.mark.parametrize(
+    ("backend", "source"),
+    [
+        pytest.param(PROCESS, "conformance/go", marks=pytest.mark.golang),
+        pytest.param("docker", "scenarios", marks=DOCKER.marks),
+    ],
+)
+def test_each_organisation_has_a_process_of_its_own(
+    tmp_path: Path, backend: str, source: str
+):
+    with started(backend, tmp_path) as node:
+        node.deploy(FIXTURES / source, "peers")
+        node.cli("org", "add", "Org2")
+        assert peer_of(node, "Org1") == "Org1MSP"
+        assert node.ask("ps")[0]["others"] == []  # nobody has asked Org2's peer
+        places: list[str] = []
+        for way in (
+            (),
+            (partial(node.cli, "stop", "peers"), partial(node.cli, "start", "peers")),
+            (node.kill, node.up),
+        ):
+            for step in way:
+                step()
+            assert not any(map(node.runs, places))
+            assert [peer_of(node, org) for org in ("Org2", "Org1")] == [
+                "Org2MSP",
+                "Org1MSP",
+            ]
+            (row,) = node.ask("ps")
+            (other,) = row["others"]
+            assert (other["name"], other["state"]) == ("peers@Org2MSP", "running")
+            places = [place_of(node, one) for one in (row, other)]
+            assert len(set(places)) == 2
+        written = node.cli("logs", "peers@Org2").out
+        assert written or source == "conformance/go"  # that one writes nothing
+        node.cli("rm", "peers")
+        assert not any(map(node.runs, places))
