@@ -53,9 +53,9 @@ class Members:
         found = self._node.find(wanted)
         if found is None or wanted not in self.peers:
             raise NotFound(
-                f"organisation {mspid!r} is none of those whose keys this node has: "
-                f"{', '.join(self.peers)}",
-                hint="see them: chaindock org ls",
+                f"organisation {mspid!r} is none of those of channel {self._channel!r} "
+                f"whose keys this node has: {', '.join(self.peers)}",
+                hint=f"add one: chaindock org add NAME --channel {self._channel}",
                 mspid=mspid,
             )
         return found

@@ -222,6 +222,11 @@ async def test_a_channel_of_some_organisations(world: World):
             await channels.require().members.add(name, channels.require().orderer)
         everyone = await channels.create("everyone")
         two = await channels.create("two", ["Org2"])
+        text = (
+            "'Org3' is none of those of channel 'two' whose keys this node has: Org1MSP"
+        )
+        with pytest.raises(NotFound, match=text):
+            two.members.get("Org3")
         assert everyone.members.configuration.peers == ["Org1MSP", "Org2MSP", "Org3MSP"]
         assert [*two.members.peers] == ["Org1MSP", "Org2MSP"]
         # Their policies count: two of two have to approve and endorse.
