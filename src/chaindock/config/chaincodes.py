@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
-from chaindock.config.environment import (
-    compose,
-    entries,
-    find_file,
-    is_mapping,
-    plain,
-)
+from chaindock.config.environment import compose, entries, find_file, is_mapping, plain
 from chaindock.config.keys import Given, Key, Setting, keys_of, look_up, unknown
 from chaindock.container.contracts import RunSettings
 from chaindock.errors import ConfigInvalid

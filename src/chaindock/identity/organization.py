@@ -23,12 +23,7 @@ from chaindock.identity.ca import (
     key_pem,
     new_key,
 )
-from chaindock.identity.files import (
-    appear,
-    broken,
-    read_certificate,
-    read_key,
-)
+from chaindock.identity.files import appear, broken, read_certificate, read_key
 from chaindock.identity.msp import Msp, Role, SigningIdentity
 from chaindock.identity.tls import TlsFiles
 

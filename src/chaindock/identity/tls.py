@@ -20,12 +20,7 @@ from chaindock.identity.ca import (
     key_pem,
     new_key,
 )
-from chaindock.identity.files import (
-    appear,
-    read_certificate,
-    read_key,
-    replace_file,
-)
+from chaindock.identity.files import appear, read_certificate, read_key, replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,11 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from fabric_protos.peer import policy_pb2
 from fabric_protos.peer.collection_pb2 import CollectionConfigPackage
-from fabric_protos.peer.lifecycle import (
-    chaincode_definition_pb2,
-    db_pb2,
-    lifecycle_pb2,
-)
+from fabric_protos.peer.lifecycle import chaincode_definition_pb2, db_pb2, lifecycle_pb2
 
 from chaindock.errors import NotFound
 from chaindock.ids import CHANNEL_ENDORSEMENT

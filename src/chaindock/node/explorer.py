@@ -28,12 +28,7 @@ from chaindock.operations.wire import encode
 from chaindock.values import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncGenerator,
-        Callable,
-        Mapping,
-        Sequence,
-    )
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from chaindock.endorser.configuration import Configuration
     from chaindock.ledger.ledger import Ledger, TxLocation
