@@ -7,18 +7,19 @@ Source: docs/fabric/packages.md, docs/adr/0002-stored-gzip.md
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
 import struct
+import tarfile
 import tempfile
 import zlib
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from chaindock.errors import PackageInvalid, SourceInvalid
 from chaindock.ids import require_label
-from chaindock.packaging.archive import BLOCK
 from chaindock.packaging.format import (
     CODE,
     METADATA,
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 
     from chaindock.platforms.base import Selection
     from chaindock.platforms.tree import SourceFile
+
+    _Add = Callable[[str, int, BinaryIO], None]
+    """Takes name, size and content of a file."""
 
 _OWNER = 500
 """uid and gid of code entries: the user of Fabric's build image."""
@@ -66,16 +70,14 @@ def write_package(
     _check(files, limits)
     raw = encode_metadata(label, selection.package_type, selection.import_path)
     with tempfile.TemporaryFile() as code, tempfile.TemporaryFile() as package:
-        with _archive(code, owner=_OWNER) as tar:
+        with _archive(code, owner=_OWNER) as add:
             for file in files:
-                _add_file(tar, file)
+                _add_file(add, file)
         size = code.tell()
         code.seek(0)
-        with _archive(package, owner=0) as tar:
-            tar.add(METADATA, len(raw))
-            tar.write(raw)
-            tar.add(CODE, size)
-            shutil.copyfileobj(code, tar, CHUNK)
+        with _archive(package, owner=0) as add:
+            add(METADATA, len(raw), io.BytesIO(raw))
+            add(CODE, size, code)
         if package.tell() > limits.package_bytes:
             raise _too_large(files, limits.package_bytes)
         package.seek(0)
@@ -147,76 +149,19 @@ class StoredGzip:
 
 
 @contextmanager
-def _archive(out: SupportsWrite[bytes], owner: int) -> Iterator[TarWriter]:
+def _archive(out: SupportsWrite[bytes], owner: int) -> Iterator[_Add]:
+    """Give what takes a regular file; `owner` is the uid and gid of each."""
     gzip = StoredGzip(out)
-    tar = TarWriter(gzip, owner)
-    yield tar
-    tar.close()
+    file = cast("BinaryIO", gzip)
+    with tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+
+        def add(name: str, size: int, content: BinaryIO) -> None:
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.uid, entry.gid = size, owner, owner
+            tar.addfile(entry, content)
+
+        yield add
     gzip.close()
-
-
-class TarWriter:
-    """Regular files in ustar, with a pax header for names that do not fit.
-
-    `owner` is the uid and gid of every entry.
-    """
-
-    def __init__(self, out: SupportsWrite[bytes], owner: int) -> None:
-        self._out, self._owner, self._written = out, owner, 0
-
-    def add(self, name: str, size: int) -> None:
-        """Begin an entry; exactly `size` bytes are written next."""
-        self._pad()
-        prefix, last = _ustar_name(name)
-        if not last:
-            record = _pax_record("path", name)
-            self._out.write(_header(b"PaxHeader", b"", len(record), b"x", self._owner))
-            self._out.write(record + bytes(-len(record) % BLOCK))
-            last = name.encode("ascii", "replace").replace(b"?", b"_")[-99:]
-        self._out.write(_header(last, prefix, size, b"0", self._owner))
-
-    def write(self, data: bytes, /) -> int:
-        """Take content of the current entry."""
-        self._out.write(data)
-        self._written += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        """Write the end mark."""
-        self._pad()
-        self._out.write(bytes(2 * BLOCK))
-
-    def _pad(self) -> None:
-        self._out.write(bytes(-self._written % BLOCK))
-        self._written = 0
-
-
-def _header(name: bytes, prefix: bytes, size: int, kind: bytes, owner: int) -> bytes:
-    numbers = b"%07o\0%07o\0%011o\0%011o\0" % (owner, owner, size, 0)
-    start = name.ljust(100, b"\0") + b"0100644\0" + numbers
-    devices = b"0000000\0" * 2
-    end = kind + bytes(100) + b"ustar\x0000" + bytes(64) + devices
-    end += prefix.ljust(155, b"\0") + bytes(12)
-    return start + b"%06o\0 " % (sum(start) + sum(end) + 8 * 0x20) + end
-
-
-def _ustar_name(name: str) -> tuple[bytes, bytes]:
-    """Return (prefix, name) of a ustar header; both are empty if `name` does not fit."""
-    raw = name.encode()
-    cut = raw.rfind(b"/", 0, 156)
-    if name.isascii() and len(raw) <= 100:
-        return b"", raw
-    if name.isascii() and cut > 0 and len(raw) - cut - 1 <= 100:
-        return raw[:cut], raw[cut + 1 :]
-    return b"", b""
-
-
-def _pax_record(keyword: str, value: str) -> bytes:
-    body = f" {keyword}={value}\n".encode()
-    size = len(body)
-    while len(str(size)) + len(body) != size:
-        size = len(str(size)) + len(body)
-    return str(size).encode() + body
 
 
 def _check(files: list[SourceFile], limits: Limits) -> None:
@@ -242,14 +187,16 @@ def _size(file: SourceFile) -> int:
         return file.path.stat().st_size
 
 
-def _add_file(tar: TarWriter, file: SourceFile) -> None:
+def _add_file(add: _Add, file: SourceFile) -> None:
     with _reading(file), file.path.open("rb") as content:
-        left = os.fstat(content.fileno()).st_size
-        tar.add(file.name, left)
-        while data := content.read(min(CHUNK, left)):
-            tar.write(data)
-            left -= len(data)
-        if left or content.read(1):
+        size = os.fstat(content.fileno()).st_size
+        try:
+            add(file.name, size, content)
+        except OSError as error:
+            if error.errno:
+                raise
+            size = -1  # it ended early
+        if size != content.tell() or content.read(1):
             raise SourceInvalid(
                 f"source file {str(file.path)!r} changed while it was packaged",
                 hint="package again when nothing writes to it",

