@@ -162,7 +162,7 @@ class Caller:
 
         def propose() -> Proposal:
             return parse_proposal(
-                new_proposal(self.channel, name, args, signer, **facts)
+                new_proposal(self.channel, name, args, signer, **facts), drawn=True
             )
 
         ledger = self.endorser.ledger

@@ -43,6 +43,7 @@ class Proposal:
         name: of the chaincode to run.
         called: the same, as the invocation names it.
         transient: whether it carries values that the ledger does not get.
+        drawn: whether this node has just drawn the id, which no transaction has then.
         refusals: what the node refused to the chaincode while it ran.
         spent: what the chaincode asked for, as `Invocation.spent`.
     """
@@ -60,6 +61,7 @@ class Proposal:
     input: chaincode_pb2.ChaincodeInput
     payload: bytes
     transient: bool = False
+    drawn: bool = False
     refusals: list[str] = field(default_factory=list)
     spent: dict[str, list[float]] = field(default_factory=dict)
 
@@ -83,8 +85,10 @@ def proposal_hash(
     return sha256(channel_header + signature_header + payload).digest()
 
 
-def parse_proposal(signed: proposal_pb2.SignedProposal) -> Proposal:
-    """Take a signed proposal apart. Raises: ProposalInvalid."""
+def parse_proposal(
+    signed: proposal_pb2.SignedProposal, *, drawn: bool = False
+) -> Proposal:
+    """Take a signed proposal apart; `drawn`: as in `Proposal`. Raises: ProposalInvalid."""
     data = parse(proposal_pb2.Proposal, signed.proposal_bytes)
     header = parse(common_pb2.Header, data.header)
     channel_header = parse(common_pb2.ChannelHeader, header.channel_header)
@@ -109,6 +113,7 @@ def parse_proposal(signed: proposal_pb2.SignedProposal) -> Proposal:
         called=spec.chaincode_id.name,
         input=spec.input,
         transient=bool(payload.TransientMap),
+        drawn=drawn,
         payload=proposal_pb2.ChaincodeProposalPayload(
             input=payload.input
         ).SerializeToString(),

@@ -190,7 +190,8 @@ class Endorser:
         identity = await off_loop(len(proposal.signed.proposal_bytes), check)
         if not channel:
             return identity
-        if self.ledger.find_transaction(proposal.tx_id) is not None:
+        known = not proposal.drawn and self.ledger.find_transaction(proposal.tx_id)
+        if known:
             raise TransactionExists(
                 f"duplicate transaction found [{proposal.tx_id}]. Creator "
                 f"[{proposal.creator.hex()}]",

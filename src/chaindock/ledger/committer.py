@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -19,14 +19,16 @@ from fabric_protos.peer import transaction_pb2 as codes
 from chaindock.errors import InvalidInput, LedgerClosed, LedgerError
 from chaindock.ledger.blocks import Tip, build_block, commit_hash, read_tip
 from chaindock.ledger.database import (
+    PRIVATE_SINCE,
+    SCHEMA_VERSION,
     WRITER_TIMEOUT_S,
     closed_on_error,
     connect_writer,
     create,
     immediate,
-    is_earlier,
     mark,
     read_meta,
+    schema_of,
     translated,
 )
 from chaindock.ledger.effects import Effects, index
@@ -116,10 +118,12 @@ class Committer:
     def open(self, genesis: Callable[[], bytes]) -> int:
         """Open the file, create it if there is none, check it; return the height."""
         db, empty = connect_writer(self._path, self._channel, self._marker)
-        if not empty and is_earlier(db):
-            db.close()
+        if not empty and (schema := schema_of(db)) != SCHEMA_VERSION:
+            with closing(db), translated(self._path):
+                read_tip(db, self._path)
             _log.info("ledger is converted to another schema", path=str(self._path))
-            rebuild_file(self._path, self._channel)
+            whole = schema >= PRIVATE_SINCE
+            rebuild_file(self._path, self._channel, whole=whole)
             db, _ = connect_writer(self._path, self._channel, self._marker)
         with closed_on_error(db), translated(self._path):
             if empty:

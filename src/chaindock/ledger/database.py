@@ -78,6 +78,8 @@ CREATE TABLE transient (tx_id TEXT PRIMARY KEY, height INTEGER NOT NULL,
   sets BLOB NOT NULL);
 CREATE INDEX transient_height ON transient (height);
 """
+PRIVATE_SINCE = 3
+"""Earlier schemas have no private data, snapshots or indexes."""
 _EARLIER_SCHEMAS = range(1, SCHEMA_VERSION)
 """Files of these are made anew from their blocks when they are opened.
 
@@ -188,7 +190,7 @@ def connect_reader(path: Path) -> sqlite3.Connection:
 def _is_empty(db: sqlite3.Connection, path: Path, channel: ChannelId) -> bool:
     """Return False for a ledger of this schema and channel; refuse anything else."""
     application = db.execute("PRAGMA application_id").fetchone()[0]
-    version = db.execute("PRAGMA user_version").fetchone()[0]
+    version = schema_of(db)
     tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if (application, version, tables) == (0, 0, 0):
         return True
@@ -230,10 +232,10 @@ def create(db: sqlite3.Connection, channel: ChannelId) -> None:
     db.execute("INSERT INTO meta VALUES ('channel', ?)", (channel,))
 
 
-def is_earlier(db: sqlite3.Connection) -> bool:
-    """Whether the file of a ledger has an earlier schema."""
+def schema_of(db: sqlite3.Connection) -> int:
+    """Return the version of a ledger's tables."""
     version: int = db.execute("PRAGMA user_version").fetchone()[0]
-    return version in _EARLIER_SCHEMAS
+    return version
 
 
 def read_meta(db: sqlite3.Connection, path: Path, name: str) -> str | int:

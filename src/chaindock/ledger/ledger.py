@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Self, TypeVar
 from chaindock.aio import Waiters
 from chaindock.errors import LedgerClosed, LedgerCorrupt, LedgerError, NotFound
 from chaindock.ledger.committer import CommittedBlock, Committer, count
-from chaindock.ledger.mango.upkeep import fill_documents, put_indexes
+from chaindock.ledger.mango.documents import fill
+from chaindock.ledger.mango.upkeep import put_indexes
 from chaindock.ledger.marks import Mark, drop_mark, marks, put_mark, revert
 from chaindock.ledger.packing import read_block
 from chaindock.ledger.simulator import Simulator
@@ -224,7 +225,7 @@ class Ledger:
     def _fill_documents(self) -> None:
         """Queue a slice of the documents that indexes lack, until there are no more."""
         if self._is_open:
-            slice_ = self._write(partial(self._committer.run, fill_documents))
+            slice_ = self._write(partial(self._committer.run, fill))
             slice_.add_done_callback(self._filled)
 
     def _filled(self, done: asyncio.Future[bool]) -> None:

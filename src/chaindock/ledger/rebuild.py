@@ -18,6 +18,7 @@ from chaindock.ledger.database import (
     connect_writer,
     create,
     immediate,
+    read_meta,
     translate,
     translated,
 )
@@ -36,7 +37,6 @@ _HEIGHT: Final = "REPLACE INTO meta SELECT 'height', count(*) FROM blocks"
 # Snapshots; the height is counted, and what was verified is verified again.
 _META: Final = "INSERT INTO meta SELECT * FROM former.meta WHERE name LIKE 'snapshot:%'"
 _OLD_HEIGHT: Final = "SELECT value FROM former.meta WHERE name='height'"
-_NEW_HEIGHT: Final = "SELECT value FROM main.meta WHERE name='height'"
 _TRANSIENT: Final = "INSERT INTO transient SELECT * FROM former.transient"
 # A value counts only if it belongs to the hash that stands in the block.
 _PRIVATE: Final = """
@@ -62,13 +62,18 @@ _ENDINGS: Final = ("", "-wal", "-shm")
 
 
 def rebuild_file(
-    path: Path, channel: ChannelId, warn: Callable[[str], None] | None = None
+    path: Path,
+    channel: ChannelId,
+    warn: Callable[[str], None] | None = None,
+    *,
+    whole: bool = False,
 ) -> int:
     """Make a ledger anew; return how many blocks it has.
 
     Blocks are checked and taken over, and so is private data, which stands in no block,
     as far as it can be read.
 
+    With `whole` it is an error if private data, snapshots or indexes cannot be read.
     `warn` is told both heights, if the blocks give another one than the file recorded.
 
     Raises: LedgerCorrupt: a block is damaged. LedgerError: the file is no ledger of the
@@ -81,7 +86,7 @@ def rebuild_file(
     _remove(new)
     try:
         with translated(path), closing(connect_writer(new, channel, None)[0]) as db:
-            height, recorded = _fill(db, path, channel)
+            height, recorded = _fill(db, path, channel, whole=whole)
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         with translated(path), closing(sqlite3.connect(path)) as old:
             old.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -112,7 +117,9 @@ def _differing(path: Path, height: int, recorded: Any) -> str:
     return text
 
 
-def _fill(db: sqlite3.Connection, path: Path, channel: ChannelId) -> tuple[int, Any]:
+def _fill(
+    db: sqlite3.Connection, path: Path, channel: ChannelId, *, whole: bool
+) -> tuple[int, Any]:
     """Fill the new file; return its height, and that of `path`, None if unreadable."""
     recorded = None
     db.execute("ATTACH ? AS former", (str(path),))
@@ -131,18 +138,16 @@ def _fill(db: sqlite3.Connection, path: Path, channel: ChannelId) -> tuple[int, 
             try:
                 act()
             except sqlite3.Error as error:  # it was damaged, or an earlier schema
+                if whole:
+                    raise
                 found = translate(error, path)
                 _log.warning("not taken over", part=part, error=str(found))
         with suppress(sqlite3.Error):
-            recorded = _recorded(db, _OLD_HEIGHT)
-        height = int(_recorded(db, _NEW_HEIGHT))
+            row = db.execute(_OLD_HEIGHT).fetchone()
+            recorded = row and row[0]
+        height = int(read_meta(db, path, "height"))
     db.execute("DETACH former")
     return height, recorded
-
-
-def _recorded(db: sqlite3.Connection, sql: str) -> Any:
-    row = db.execute(sql).fetchone()
-    return row and row[0]
 
 
 def _remove(path: Path) -> None:

@@ -139,6 +139,7 @@ class Reader:
         self._path = path
         self._db: sqlite3.Connection | None = connect_reader(path)
         self._ids: dict[tuple[str, str], int] = {}
+        self._labelled: dict[tuple[str, str], bool] = {}
         self.paused = False
 
     def execute(self, sql: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
@@ -220,8 +221,18 @@ class Reader:
             found = self._ids[ns, collection] = row[0]
         return found
 
+    def labelled(self, ns: str, collection: str) -> bool:
+        """Whether any key of a namespace or collection may have metadata."""
+        found = self._labelled.get((ns, collection))
+        if found is None:
+            at = (self.namespace(ns, collection),)
+            found = self.one(LABELLED[bool(collection)], at) is not None
+            self._labelled[ns, collection] = found
+        return found
+
     def renew(self) -> None:
         """See the newest block from the next read on."""
+        self._labelled.clear()
         if self._db is not None and self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
@@ -262,9 +273,7 @@ class Snapshot:
 
     def labelled(self, ns: str, collection: str) -> bool:
         """Whether any key of a namespace or collection may have metadata."""
-        sql = LABELLED[bool(collection)]
-        number = self._reader.namespace(ns, collection)
-        return self._reader.one(sql, (number,)) is not None
+        return self._reader.labelled(ns, collection)
 
     def get_hash(
         self, ns: str, collection: str, key: bytes

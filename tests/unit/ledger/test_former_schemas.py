@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 import sqlite3
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from chaindock.errors import LedgerCorrupt
+from chaindock.errors import LedgerCorrupt, LedgerError
 from chaindock.ids import TxId
 from chaindock.ledger.ledger import TxLocation
+from chaindock.ledger.reader import LedgerReader
 from support.ledgers.envelopes import rwset
 from support.ledgers.ledger import (
     VALID,
@@ -54,6 +56,52 @@ async def test_a_ledger_of_a_former_schema_is_taken_over_with_all_it_holds(
             known = rwset({"a": (2, 0), "b": (2, 0), "é": (3, 1)})
             assert codes(await commit(ledger, known)) == [VALID]
             assert replay(ledger)[0] == state(ledger)
+
+
+async def test_private_data_snapshots_and_limits_are_taken_over(tmp_path: Path) -> None:
+    """Of schema 3: values and names, purges, block-to-live, what waits for its block."""
+    file = FORMER / "schema-3.db.gz"
+    (tmp_path / "ledger.db").write_bytes(gzip.decompress(file.read_bytes()))
+    async with ledger_at(tmp_path) as ledger, LedgerReader(ledger._path) as reader:
+
+        def get(collection: str, key: str) -> bytes | None:
+            with ledger.new_simulator(TxId("t")) as simulator:
+                found = simulator.get_private_hash("cc", collection, key)
+                value = simulator.get_private("cc", collection, key)
+                assert found == (value and sha256(value).digest())
+                return value
+
+        assert get("col", "p") == b"secret"
+        assert len(get("col", "l") or b"") == 1000
+        assert get("col", "r") is None
+        assert get("short", "q") == b"soon"
+        (delivered, *_) = await reader.run(lambda view: view.private_of(5))
+        assert b"secret" in delivered.rwset
+        assert b"purged" not in delivered.rwset
+        sql = "SELECT tx_id, sets FROM transient"
+        assert ledger._reader.one(sql, ())[0].startswith("to come/")
+        with ledger.new_simulator(TxId("t")) as simulator:
+            assert simulator.get_metadata("cc", "p", "col") == {"n": b"m"}
+        for number in range(5):  # 5 blocks after its own it is gone
+            assert get("short", "q") == b"soon"
+            await commit(ledger, rwset(writes={"n": b"%d" % number}))
+        assert get("short", "q") is None
+        assert [mark.name for mark in await ledger.snapshots()] == ["mine"]
+        await ledger.revert("mine")
+        assert ledger.height == 7
+        assert get("col", "p") == b"secret"
+
+
+async def test_a_former_ledger_whose_private_data_is_damaged_stays_as_it_was(
+    tmp_path: Path,
+) -> None:
+    file = FORMER / "schema-3.db.gz"
+    (tmp_path / "ledger.db").write_bytes(gzip.decompress(file.read_bytes()))
+    change(tmp_path, "DROP TABLE private")
+    before = (tmp_path / "ledger.db").read_bytes()
+    with pytest.raises(LedgerError, match="private"):
+        await ledger_at(tmp_path).__aenter__()
+    assert (tmp_path / "ledger.db").read_bytes() == before
 
 
 async def test_a_former_ledger_with_a_damaged_block_is_refused_and_left_as_it_was(

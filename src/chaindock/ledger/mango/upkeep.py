@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final
 
-from chaindock.ledger.mango.documents import fill, put_index
+from chaindock.ledger.mango.documents import put_index
 from chaindock.ledger.mango.indexes import Definition, definitions_of
 from chaindock.ledger.versions import Versions
 
@@ -40,8 +40,3 @@ def take_over(db: sqlite3.Connection) -> None:
         definition = Definition(ddoc, name, tuple(json.loads(columns)), partial)
         number = versions.number(ns, collection)
         put_index(db, number, definition, private=bool(collection))
-
-
-def fill_documents(db: sqlite3.Connection, _: Tip) -> bool:
-    """Add some documents to a new index; return whether there may be more."""
-    return fill(db)
