@@ -9,6 +9,7 @@ import pytest
 
 from chaindock.identity.organization import Organization
 from support.gateways.delivering import Place, open_place
+from support.gateways.two import Gateways, gateways
 from support.peers import World
 
 if TYPE_CHECKING:
@@ -46,4 +47,19 @@ async def place(tmp_path: Path, org: Organization) -> AsyncIterator[Place]:
         found = await open_place(stack, tmp_path, org)
         for _ in range(4):
             await found.commit()
+        yield found
+
+
+@pytest.fixture
+async def one(world: World) -> AsyncIterator[Gateways]:
+    """The second organisation is no member of the channel."""
+    async with gateways(world) as found:
+        await found.define("OR('Org1MSP.peer')")
+        yield found
+
+
+@pytest.fixture
+async def two(world: World) -> AsyncIterator[Gateways]:
+    await world.let_second_join()
+    async with gateways(world) as found:
         yield found

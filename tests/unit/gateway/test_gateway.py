@@ -7,149 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from fabric_protos.common import common_pb2
 from fabric_protos.gateway import gateway_pb2 as pb
-from fabric_protos.msp.identities_pb2 import SerializedIdentity
-from fabric_protos.peer import chaincode_event_pb2, chaincode_shim_pb2, policy_pb2
-from fabric_protos.peer.collection_pb2 import CollectionConfigPackage
-from fabric_protos.peer.proposal_response_pb2 import Response
 
-from chaindock.endorser.caller import DefinitionWriter
-from chaindock.errors import LaunchFailed
-from chaindock.identity.policies import parse_policy
-from chaindock.ids import Ccid
 from chaindock.lifecycle.definitions import Definition
 from support.gateways.client import Ended, events_request, status_request
-from support.gateways.node import Front, endorse_request, evaluate_request
-from support.gateways.recorded import envelope_of
+from support.gateways.node import endorse_request, evaluate_request
+from support.gateways.two import CHANNEL, Gateways, gateways
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from support.gateways.client import Client
     from support.peers import World
-
-CHANNEL = "mychannel"
-_CCID = Ccid("basic_1.0:" + "a" * 64)
-
-
-class Contract:
-    """Functions in place of a chaincode process."""
-
-    def __init__(self) -> None:
-        self.started, self.left = asyncio.Event(), asyncio.Event()
-
-    async def execute(self, _ccid: Any, invocation: Any, _mspid: Any) -> Any:
-        function, *args = (bytes(one).decode() for one in invocation.input.args)
-        event = None
-        if function == "hang":
-            self.started.set()
-            try:
-                await asyncio.Event().wait()
-            finally:
-                self.left.set()
-        elif function == "fail":
-            raise LaunchFailed("could not launch chaincode basic: no", ccid=_CCID)
-        elif function == "put":
-            invocation.simulator.put_state(invocation.namespace, args[0], b"v")
-            event = chaincode_event_pb2.ChaincodeEvent(event_name=args[0])
-        else:
-            assert function == "hide"
-            place = invocation.namespace, args[0]
-            invocation.simulator.put_private(*place, "key", b"secret")
-        invocation.simulator.budget.give_back()
-        return chaincode_shim_pb2.ChaincodeMessage(
-            type=chaincode_shim_pb2.ChaincodeMessage.COMPLETED,
-            payload=Response(status=200, payload=b"done").SerializeToString(),
-            chaincode_event=event,
-        )
-
-
-class Gateways:
-    """The servers of both organisations; the second one may have joined."""
-
-    def __init__(self, world: World, front: Front, second: Client) -> None:
-        self.world, self.front, self.second = world, front, second
-        self.first, self.user = front.client, world.user
-        self.contract = Contract()
-        world.channel.endorser.executor = cast(
-            "Any",
-            SimpleNamespace(execute=self.contract.execute, process_of=lambda _: ""),
-        )
-
-    async def define(
-        self, policy: str, name: str = "basic", **collections: str
-    ) -> None:
-        """Define a chaincode with a policy, and collections with their members."""
-        package = CollectionConfigPackage()
-        for collection, members in collections.items():
-            config = package.config.add().static_collection_config
-            config.name, config.maximum_peer_count = collection, 1
-            rule = parse_policy(members)
-            config.member_orgs_policy.signature_policy.CopyFrom(rule)
-        parameter = policy_pb2.ApplicationPolicy(signature_policy=parse_policy(policy))
-        channel = self.world.channel
-        admins = [self.world.admin]
-        if len(channel.members.peers) > 1:
-            admins.append(self.world.other.admin)
-        writer = DefinitionWriter(channel.caller, channel.ledger, lambda: admins)
-        definition = Definition(
-            name=name,
-            sequence=1,
-            version="1.0",
-            validation_parameter=parameter.SerializeToString(),
-            collections=package,
-        )
-        await writer.commit(definition, _CCID)
-
-    async def endorse(self, *args: bytes, name: str = "basic", **how: Any) -> Any:
-        """Return the MSP ids of those that endorsed, or how the call ended."""
-        request = endorse_request(self.user, name, *args, **how)
-        found = await self.first.raw("Endorse", request.SerializeToString())
-        if isinstance(found, Ended):
-            return found
-        _, endorsers = envelope_of(found)
-        return [SerializedIdentity.FromString(one).mspid for one in endorsers]
-
-    async def prepared(self, *args: bytes) -> tuple[str, Any]:
-        """Return the id of a new transaction, and the request that submits it."""
-        answer = await self.first.call(
-            "Endorse", endorse_request(self.user, "basic", *args)
-        )
-        envelope = answer.prepared_transaction
-        envelope.signature = self.user.sign(envelope.payload)
-        payload = common_pb2.Payload.FromString(envelope.payload)
-        header = common_pb2.ChannelHeader.FromString(payload.header.channel_header)
-        request = pb.SubmitRequest(channel_id=CHANNEL, prepared_transaction=envelope)
-        return header.tx_id, request
-
-
-@asynccontextmanager
-async def gateways(world: World, **options: Any) -> AsyncIterator[Gateways]:
-    async with Front(world.org, world.channels, **options) as front:
-        await front.listener.serve(world.other)
-        second = await front.connect(world.other)
-        yield Gateways(world, front, second)
-
-
-@pytest.fixture
-async def one(world: World) -> AsyncIterator[Gateways]:
-    """The second organisation is no member of the channel."""
-    async with gateways(world) as found:
-        await found.define("OR('Org1MSP.peer')")
-        yield found
-
-
-@pytest.fixture
-async def two(world: World) -> AsyncIterator[Gateways]:
-    await world.let_second_join()
-    async with gateways(world) as found:
-        yield found
 
 
 # --- whose peer ---------------------------------------------------------------------
@@ -223,26 +92,6 @@ async def test_a_policy_that_nobody_satisfies_is_told_before_the_commit(
     ended = await one.first.call("Endorse", request)
     assert ended.code == "FAILED_PRECONDITION"
     assert "no peer combination can satisfy the endorsement policy" in ended.text
-
-
-async def test_who_sees_transient_data_must_be_a_member_of_the_collections(
-    two: Gateways,
-) -> None:
-    both = "AND('Org1MSP.peer','Org2MSP.peer')"
-    mine, ours = "OR('Org1MSP.member')", "OR('Org1MSP.member','Org2MSP.member')"
-    await two.define(both, mine=mine, ours=ours)
-    secret: dict[str, Any] = {"transient": {"a": b"b"}}
-    assert await two.endorse(b"hide", b"mine") == ["Org1MSP", "Org2MSP"]
-    assert await two.endorse(b"hide", b"ours", **secret) == ["Org1MSP", "Org2MSP"]
-    ended = await two.endorse(b"hide", b"mine", **secret)
-    assert ended.code == "FAILED_PRECONDITION"
-    assert ended.text == (
-        "requires endorsement from organisation(s) that are not in the distribution "
-        "policy of the private data collection(s): [mine]; retry specifying trusted "
-        "endorsing organizations to protect transient data"
-    )
-    named = {"orgs": ("Org1MSP", "Org2MSP"), **secret}
-    assert await two.endorse(b"hide", b"mine", **named) == ["Org1MSP", "Org2MSP"]
 
 
 async def test_each_named_organisation_is_in_the_details(two: Gateways) -> None:
