@@ -34,6 +34,7 @@ WRITER_TIMEOUT_S = 5.0
 # Keys are UTF-8 bytes, compared bytewise as LevelDB does; a private key is kept as its
 # SHA-256, and if the node has the private data, as itself in `name`. `namespaces` has
 # one row for the public state of a namespace (collection "") and one for each collection.
+# In `private` its number is below 0 in what a transaction that is not valid wrote.
 # `superseded` is the block in which another row took the place; `labelled` is 1 if
 # only metadata changed, a serialised KVMetadataWrite without its key, and 2 if the private
 # data of the row was purged. A value of NULL is a delete, an integer a row of `contents`

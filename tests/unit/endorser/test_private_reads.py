@@ -18,6 +18,7 @@ from chaindock.identity.policies import parse_policy
 from chaindock.ids import Ccid
 from chaindock.lifecycle.definitions import Approval, Definition
 from chaindock.lifecycle.terms import parse_collections
+from support.ledgers.ledger import MVCC, VALID
 
 CCID = Ccid("deals_1.0:" + "b" * 64)
 COLLECTIONS = b"""[
@@ -173,6 +174,19 @@ async def test_many_values_are_not_compared_and_are_absent(deals: Deals) -> None
         answered = await deals.ask(at, "GET_STATE_MULTIPLE", "first", "k", "absent")
         found = shim.GetStateMultipleResult.FromString(answered)
         assert list(found.values) == [value, b""]
+
+
+async def test_who_took_values_for_absent_commits_nothing(deals: Deals) -> None:
+    """The peer has read the hashes' versions wrong, as a Fabric peer does."""
+    await deals.put("first", "k", "v")
+    for at, code in (("Org1MSP", VALID), ("Org2MSP", MVCC)):
+        answered = await deals.node.caller.invoke(
+            "deals",
+            [b"GET_STATE_MULTIPLE", b"first", b"k"],
+            signer=deals.node.user,
+            endorsers=(at,),
+        )
+        assert answered.code == code
 
 
 async def test_ranges_and_rich_queries_find_nothing_where_no_values_are(
