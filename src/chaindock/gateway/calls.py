@@ -69,11 +69,12 @@ async def answer(method: Unary, call: _Call) -> bytes:
 
 async def feed(method: Unary | Feed, call: _Call) -> Any:
     """Give a method the only request of a call."""
-    request = await call.read()
-    if request is grpc.aio.EOF:
+    requests = [await call.read()]
+    if requests[0] is grpc.aio.EOF:
         raise Refusal(Status.INTERNAL, "grpc: the request is missing")
-    with call.desk.intake.held(len(request)):
-        return await method(request, cast("Context", call))
+    with call.desk.intake.held(len(requests[0])):
+        # The method alone has the bytes, and drops them when it has read them.
+        return await method(requests.pop(), cast("Context", call))
 
 
 async def talk(method: Stream, call: _Call) -> None:

@@ -104,6 +104,7 @@ class Gateway:
         If that peer cannot execute it, the next one is asked.
         """
         request, proposal = await off_loop(len(raw), partial(requests.evaluated, raw))
+        del raw
         if isinstance(proposal, ProposalInvalid):
             code, text = endorser_status(proposal)
             raise self._failed(_EVALUATED.format(text), code, {self._seat.mspid: text})
@@ -161,6 +162,7 @@ class Gateway:
     async def endorse(self, raw: bytes, _context: Context) -> bytes:
         """Run a proposal, have it endorsed and return the transaction without signature."""
         request, proposal = await off_loop(len(raw), partial(requests.proposed, raw))
+        del raw
         named = list(dict.fromkeys(request.endorsing_organizations))
         if isinstance(proposal, ProposalInvalid):
             raise self._not_endorsed(named, proposal, None)

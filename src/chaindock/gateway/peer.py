@@ -76,11 +76,12 @@ class Peer:
 
     async def process_proposal(self, request: bytes, _context: Any = None) -> bytes:
         """Answer a serialised SignedProposal with a ProposalResponse. Raises: Refusal."""
-        parse = partial(unmarshalled, SignedProposal, request)
-        signed = await off_loop(len(request), parse)
+        size = len(request)
+        signed = await off_loop(size, partial(unmarshalled, SignedProposal, request))
+        del request
         try:
             read = partial(receive, signed, self._window_s)
-            answer = await self._process(await off_loop(len(request), read))
+            answer = await self._process(await off_loop(size, read))
         except ChaindockError as error:
             raise Refusal(Status.UNKNOWN, error.message) from error
         size = len(answer.payload) + len(answer.response.payload)

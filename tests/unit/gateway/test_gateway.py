@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fabric_protos.gateway import gateway_pb2 as pb
 
 from chaindock.lifecycle.definitions import Definition
+from chaindock.values import MIB
 from support.gateways.client import Ended, events_request, status_request
 from support.gateways.node import endorse_request, evaluate_request
 from support.gateways.two import CHANNEL, Gateways, gateways
@@ -123,6 +125,11 @@ async def test_definitions_are_approved_and_committed_by_those_whom_they_need(
     assert await two.endorse(*approve, name="_lifecycle") == ["Org1MSP"]
     secret = {"transient": {"a": b"b"}}
     assert await two.endorse(*approve, name="_lifecycle", **secret) == ["Org1MSP"]
+    # The peer of another organisation approves for its own admins alone.
+    both = ("Org1MSP", "Org2MSP")
+    ended = await two.endorse(*approve, name="_lifecycle", orgs=both)
+    assert (ended.code, [one[1] for one in ended.details]) == ("ABORTED", ["Org2MSP"])
+    assert "Failed to authorize invocation due to failed ACL" in ended.details[0][2]
     ended = await two.endorse(
         b"CommitChaincodeDefinition", definition, name="_lifecycle"
     )
@@ -237,3 +244,22 @@ async def test_a_client_that_leaves_frees_its_place(world: World) -> None:
                 break
         else:
             pytest.fail("the place is not free")
+
+
+@pytest.mark.parametrize("method", ["Evaluate", "Endorse"])
+async def test_the_bytes_of_a_request_go_when_it_has_been_read(
+    one: Gateways, method: str
+) -> None:
+    request_of = {"Evaluate": evaluate_request, "Endorse": endorse_request}[method]
+    request = request_of(one.user, "basic", b"hang", bytes(8 * MIB))
+    message = request.SerializeToString()
+    tracemalloc.start()
+    try:
+        waiting = asyncio.ensure_future(one.first.raw(method, message))
+        await one.contract.started.wait()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    waiting.cancel()
+    # The argument of the contract, and the payload of the proposal.
+    assert held < 17 * MIB
