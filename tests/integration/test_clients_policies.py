@@ -113,6 +113,21 @@ def test_endorsers_are_found_by_the_policy_of_a_collection(client: Driver, key: 
         read(client, "Org1", "Org3Collection", key)
 
 
+def test_private_data_is_delivered_by_the_peers_of_members_alone(
+    client: Driver, key: str
+):
+    for org in ("Org1", "Org3"):
+        listener = {"who": f"{org}@{org}", "stream": org + key, "kind": "private"}
+        client.ask("listen", contract="private", **listener)
+    write(client, "Org1", "Org3Collection", key, orgs=["Org3MSP"])
+    told = [client.event(org + key) for org in ("Org1", "Org3")]
+    for org in ("Org1", "Org3"):
+        client.ask("close", stream=org + key)
+        client.ended(org + key)
+    assert told[0]["block"] == told[1]["block"]
+    assert [one["private"] for one in told] == [0, 1]
+
+
 # --- policies of keys -----------------------------------------------------------------
 
 
