@@ -55,7 +55,8 @@ class Members:
             raise NotFound(
                 f"organisation {mspid!r} is none of those of channel {self._channel!r} "
                 f"whose keys this node has: {', '.join(self.peers)}",
-                hint=f"add one: chaindock org add NAME --channel {self._channel}",
+                hint=f"see them: chaindock org ls --channel {self._channel}; add one: "
+                f"chaindock org add NAME --channel {self._channel}",
                 mspid=mspid,
             )
         return found
