@@ -108,7 +108,7 @@ def main() -> int:
     asked = parser.parse_args()
     if unknown := set(asked.names) - {*NAMES, *LONG}:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}")
-    telemetry.configure(level="error")
+    telemetry.configure(spec="error")
     os.environ["GRPC_VERBOSITY"] = "ERROR"  # noqa: TID251  # ends of streams: no news
     began, here, broken = time.monotonic(), machine(), []
     found: list[tuple[str, Result]] = []

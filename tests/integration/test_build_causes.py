@@ -80,7 +80,6 @@ async def failure(folder: Path, language: str, url: str) -> BuildFailed:
         folder / "process",
         folder / "cache",
         path=os.environ.get("PATH", ""),  # noqa: TID251  # tests have no config
-        durable_builds=False,
     )
     environment = BuildEnvironment(registry(url))
     async with ProcessController(

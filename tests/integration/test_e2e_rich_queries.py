@@ -18,7 +18,6 @@ pytestmark = [
     pytest.mark.network,
     pytest.mark.timeout(600),
 ]
-MARBLES = '{"selector":{"size":{"$gt":0}},"sort":["size"]}'
 
 
 def test_the_page_shows_what_happens(tmp_path: Path):

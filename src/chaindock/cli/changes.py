@@ -222,7 +222,11 @@ def _read_line(number: int, line: bytes) -> tuple[str, bytes]:
     if wrong := _wrong_members(data):
         raise InvalidInput(f"line {number}: {wrong}; {expected}")
     try:
-        key = data["key"] if "key" in data else composite(*_parts(data["composite"]))
+        key = (
+            data["key"]
+            if "key" in data
+            else composite(data["composite"][0], data["composite"][1:])
+        )
         if "json" in data:
             given = data["json"]
             text = json.dumps(given, sort_keys=True, separators=(",", ":"))
@@ -232,7 +236,7 @@ def _read_line(number: int, line: bytes) -> tuple[str, bytes]:
         else:
             value = data["text"].encode()
         key.encode()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InvalidInput(f"line {number}: {expected}") from error
     return key, value
 
@@ -246,11 +250,6 @@ def _wrong_members(data: Any) -> str | None:
     if not data.keys() & _KEYS:
         return "the key is missing"
     return None if data.keys() & _VALUES else "the value is missing"
-
-
-def _parts(parts: list[str]) -> tuple[str, list[str]]:
-    kind, *attributes = parts
-    return kind, attributes
 
 
 def _batches(

@@ -14,13 +14,13 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from chaindock.cli.doctor import Check, State
 from chaindock.cli.node import find_process
 from chaindock.cli.show import count
 from chaindock.config.keys import redact
@@ -51,6 +51,26 @@ _ENGINE_S = 5.0
 _GIB = 1024**3
 _MOST_TOLD = 6
 _EVERYWHERE = {"0.0.0.0", "::"}  # noqa: S104  # what others listen on
+
+
+class State(StrEnum):
+    """Result of a check. ABSENT: not installed or not set, which is no fault."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding below the heading `group`; `remedy` is "" when nothing is to be done."""
+
+    group: str
+    name: str
+    state: State
+    found: str
+    remedy: str = ""
 
 
 async def examine(

@@ -8,8 +8,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import textwrap
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import click
@@ -20,34 +18,15 @@ from chaindock.cli.session import Session, command, config_option
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from chaindock.cli.checks import Check
     from chaindock.config.keys import Setting
 
 
-class State(StrEnum):
-    """Result of a check. ABSENT: not installed or not set, which is no fault."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-    ABSENT = "absent"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One finding below the heading `group`; `remedy` is "" when nothing is to be done."""
-
-    group: str
-    name: str
-    state: State
-    found: str
-    remedy: str = ""
-
-
 _MARKS = {
-    State.OK: ("ok", "green"),
-    State.WARN: ("!!", "yellow"),
-    State.FAIL: ("NO", "red"),
-    State.ABSENT: ("--", None),
+    "ok": ("ok", "green"),
+    "warn": ("!!", "yellow"),
+    "fail": ("NO", "red"),
+    "absent": ("--", None),
 }
 
 
@@ -65,7 +44,7 @@ def doctor(session: Session) -> int:
     from chaindock.cli.checks import examine
 
     checks, docker, languages = asyncio.run(examine(session.home, session.folder))
-    broken = any(one.state is State.FAIL and one.group == "home" for one in checks)
+    broken = any(one.state == "fail" and one.group == "home" for one in checks)
     can_run = not broken and (docker or bool(languages))
     told = {
         "can_run": can_run,
@@ -89,11 +68,11 @@ def _print(findings: Sequence[Check]) -> None:
         click.echo(click.style(group, bold=True))
         checks = list(members)
         # Where nothing is there at all, the way to get it is said too.
-        nothing = all(check.state is State.ABSENT for check in checks)
+        nothing = all(check.state == "absent" for check in checks)
         said = {""}
         for check in checks:
             word, colour = _MARKS[check.state]
-            quiet = check.state is State.ABSENT
+            quiet = check.state == "absent"
             text = _wrap(
                 f"{check.name:<{width}}  {show.visible(check.found)}", width + 8
             )

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from chaindock.ids import Ccid
     from chaindock.lifecycle.custodian import Custodian
     from chaindock.lifecycle.definitions import Definition
-    from chaindock.lifecycle.fleet import Fleet, Name
+    from chaindock.lifecycle.deployments import Fleet, Name
     from chaindock.packaging.store import PackageStore, StoredPackage
 
 _log = get_logger("deployer")

@@ -169,7 +169,7 @@ class TargetState(AbstractContextManager["TargetState"]):
                 self._forget(lambda one, _: one == key)
                 return
             wish = Wish(approval.sequence, approval.ccid, target, time.time())
-            self._save((_SAY, (*key, *_row(wish))))
+            self._save((_SAY, (*key, *astuple(wish))))
             self._wishes = {**self._wishes, key: wish}
 
     def revive(self, ccid: Ccid) -> None:
@@ -259,7 +259,3 @@ class TargetState(AbstractContextManager["TargetState"]):
             path=str(self._path),
             retryable=getattr(error, "sqlite_errorcode", 0) & 0xFF in _RETRYABLE,
         )
-
-
-def _row(wish: Wish) -> tuple[Any, ...]:
-    return wish.sequence, wish.ccid, str(wish.target), wish.since

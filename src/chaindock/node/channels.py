@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from chaindock.identity.organization import Organization, Organizations
     from chaindock.ids import ChannelId
     from chaindock.lifecycle.deploy import Deployer
-    from chaindock.lifecycle.fleet import Fleet
+    from chaindock.lifecycle.deployments import Fleet
     from chaindock.lifecycle.packages import Packages
     from chaindock.node.home import Home
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from chaindock.container.contracts import RunSettings
     from chaindock.ids import Ccid, ChannelId
     from chaindock.lifecycle.custodian import Custodian
-    from chaindock.lifecycle.fleet import Fleet
+    from chaindock.lifecycle.deployments import Fleet
 
 _VARIABLES: Final = {
     "TZ": "Pacific/Kiritimati",

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from chaindock.identity.msp import SigningIdentity
     from chaindock.lifecycle.custodian import Custodian
     from chaindock.lifecycle.deploy import Deployed
-    from chaindock.lifecycle.fleet import Fleet
+    from chaindock.lifecycle.deployments import Fleet
     from chaindock.lifecycle.packages import Packages
     from chaindock.lifecycle.terms import Terms
     from chaindock.node.backends import Backends

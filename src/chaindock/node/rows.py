@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from chaindock.lifecycle.definitions import Definition
     from chaindock.lifecycle.deploy import Deployed
     from chaindock.lifecycle.deployments import Deployment as Named
-    from chaindock.lifecycle.fleet import Fleet
+    from chaindock.lifecycle.deployments import Fleet
     from chaindock.lifecycle.supervisor import Supervisor
 
 

@@ -33,7 +33,7 @@ from chaindock.identity.organization import Organization, Organizations
 from chaindock.ids import split_peer
 from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.deploy import Deployer
-from chaindock.lifecycle.fleet import Fleet
+from chaindock.lifecycle.deployments import Fleet
 from chaindock.lifecycle.packages import Packages
 from chaindock.lifecycle.states import BY_HAND
 from chaindock.lifecycle.targets import TargetState

@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
     from chaindock.endorser.channel import Channel
     from chaindock.lifecycle.custodian import Custodian
-    from chaindock.lifecycle.deployments import Deployment
-    from chaindock.lifecycle.fleet import Fleet
+    from chaindock.lifecycle.deployments import Deployment, Fleet
     from chaindock.operations.facade import Running
 
     Check = Callable[[], Awaitable[None]]

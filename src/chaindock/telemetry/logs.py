@@ -71,19 +71,18 @@ get_logger: Final[Callable[[str], Any]] = structlog.stdlib.get_logger
 
 def configure(
     *,
-    level: str = "info",
     spec: str = "",
     stream: Any = None,
     json: bool = False,
 ) -> None:
     """Set levels, target (default: standard error) and form of all log lines.
 
-    `level` is for components that `spec`, a logging specification, does not name. `write`
-    of the text stream may raise OSError. `json` writes one object a line.
+    `spec` is a logging specification. `write` of the text stream may raise OSError. `json`
+    writes one object a line.
 
     Raises: InvalidInput: a wrong `spec`; nothing was changed.
     """
-    activate(spec, level)
+    activate(spec)
     stream = stream or sys.stderr
     renderer: Any = (
         structlog.processors.JSONRenderer()
@@ -126,12 +125,12 @@ def configure(
     )
 
 
-def activate(spec: str, level: str = "info") -> None:
+def activate(spec: str) -> None:
     """Change which lines are logged from now on, as for `configure`.
 
     Raises: InvalidInput with what was expected; nothing was changed.
     """
-    _state.spec = LogSpec.parse(spec, level)
+    _state.spec = LogSpec.parse(spec)
     # The lowest level of any component; `_take` and `_take_foreign` know the others.
     logging.root.setLevel(_state.spec.lowest)
 

@@ -72,22 +72,21 @@ class LogSpec:
         self.level_of: Callable[[str], int] = lru_cache(_LONGEST)(self._find)
 
     @classmethod
-    def parse(cls, text: str, default: str = "info") -> LogSpec:
+    def parse(cls, text: str) -> LogSpec:
         """Return the specification that `text` means: terms with `:` between.
 
-        The last bare level is that of all loggers without a term; an empty term means
-        the level `default`.
+        The last bare level is that of all loggers without a term; an empty one is `info`.
 
         Raises: InvalidInput with what was expected.
         """
         if len(text) > _LONGEST:
             raise _invalid(text[:40] + "…", f"it has {len(text)} characters")
         terms: dict[str, int] = {}
-        rest = LEVELS[default]
+        rest = LEVELS["info"]
         for segment in text.split(":"):
             names, equals, level = segment.partition("=")
             if not equals:
-                rest = _level(segment, text) if segment else LEVELS[default]
+                rest = _level(segment or "info", text)
                 continue
             if not names:
                 raise _invalid(text, f"no logger specified in segment {segment!r}")

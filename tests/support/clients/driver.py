@@ -87,14 +87,6 @@ class Driver:
             pass
         return told["end"]
 
-    def is_quiet(self, stream: str, seconds: float = 0.5) -> bool:
-        """Whether a listener tells nothing for a while."""
-        try:
-            self._events[stream].get(timeout=seconds)
-        except queue.Empty:
-            return True
-        return False
-
     def end(self) -> None:
         """End the program."""
         assert self._process.stdin is not None

@@ -24,8 +24,7 @@ from chaindock.lifecycle.definitions import (
     write_definition,
 )
 from chaindock.lifecycle.deploy import Deployer
-from chaindock.lifecycle.deployments import Deployments
-from chaindock.lifecycle.fleet import Fleet
+from chaindock.lifecycle.deployments import Deployments, Fleet
 from chaindock.lifecycle.packages import Packages
 from chaindock.lifecycle.states import BY_HAND, CustodianOptions, LaunchState, Target
 from chaindock.lifecycle.targets import TargetState

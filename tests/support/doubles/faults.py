@@ -8,7 +8,6 @@ Source:  launch.md §9 W4-W12, W20, W21
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from chaindock.container.contracts import Declined
@@ -17,22 +16,6 @@ from support.doubles.fakes import InMemoryBuilder, Script, build_failed
 if TYPE_CHECKING:
     from chaindock.container.attempt import Attempt
     from chaindock.packaging.store import StoredPackage
-
-
-class SlowToBuild(InMemoryBuilder):
-    """Builds until `release` is set; `waiting` tells that a build has begun."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.release, self.waiting = asyncio.Event(), asyncio.Event()
-
-    async def make(
-        self, package: StoredPackage, script: Script, attempt: Attempt
-    ) -> None:
-        """Wait, then build."""
-        self.waiting.set()
-        await self.release.wait()
-        await super().make(package, script, attempt)
 
 
 class FailsToBuild(InMemoryBuilder):

@@ -99,7 +99,7 @@ def _run(
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
     found = config.load(home, flags)
-    telemetry.configure(level="debug", json=False, stream=sys.stderr)
+    telemetry.configure(spec="debug", json=False, stream=sys.stderr)
 
     import asyncio
 

@@ -31,7 +31,6 @@ def options(folder: Path, **changes: Any) -> ProcessOptions:
         "root": folder / "process",
         "cache_root": folder / "cache",
         "path": os.environ.get("PATH", ""),  # noqa: TID251  # tests have no config
-        "durable_builds": False,
     }
     return ProcessOptions(**{**settings, **changes})
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 
 from chaindock.cli import checks
-from chaindock.cli.doctor import Check, State
+from chaindock.cli.checks import Check, State
 from chaindock.config.load import load
 
 if TYPE_CHECKING:

@@ -22,8 +22,7 @@ from chaindock.ledger.ledger import Ledger
 from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.deploy import Deployer
-from chaindock.lifecycle.deployments import Deployments
-from chaindock.lifecycle.fleet import Fleet
+from chaindock.lifecycle.deployments import Deployments, Fleet
 from chaindock.lifecycle.packages import Packages
 from chaindock.lifecycle.targets import TargetState
 from chaindock.packaging.store import StoredPackage

@@ -13,8 +13,6 @@ from chaindock.identity.ca import CertificateAuthority, certificate_pem, new_key
 from chaindock.identity.msp import Msp, Role, certifiers_of
 from support.clients.strangers import revocations
 
-NOW = dt.datetime.now(dt.UTC)
-
 
 def below(
     ca: CertificateAuthority,

@@ -202,14 +202,12 @@ class EngineClient:
         stream = self.stream("POST", path, silence_s, what=what, **request)
         async with contextlib.aclosing(stream):
             async for event in json_objects(stream):
-                yield self._checked(event, what)
-
-    def _checked(self, event: dict[str, Any], what: str) -> dict[str, Any]:
-        detail = event.get("errorDetail")
-        if detail is None and "error" not in event:
-            return event
-        text = detail.get("message") if isinstance(detail, dict) else None
-        raise self._refused(f"{what}: {text or event.get('error') or detail}", 200)
+                detail = event.get("errorDetail")
+                if detail is not None or "error" in event:
+                    text = detail.get("message") if isinstance(detail, dict) else None
+                    told = text or event.get("error") or detail
+                    raise self._refused(f"{what}: {told}", 200)
+                yield event
 
     # --- limits and errors ---------------------------------------------------------
 

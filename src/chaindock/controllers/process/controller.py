@@ -206,9 +206,8 @@ class ProcessController:
                 else error.retryable,
                 **attempt.facts(),
             ) from error
-        if self._options.durable_builds:
-            sealing = asyncio.to_thread(self._builds.seal, key)
-            _ = self._tasks.start(sealing, f"seal {key[:12]}")
+        sealing = asyncio.to_thread(self._builds.seal, key)
+        _ = self._tasks.start(sealing, f"seal {key[:12]}")
         return build
 
     def _prune(self, label: str) -> None:

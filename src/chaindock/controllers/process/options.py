@@ -21,7 +21,6 @@ class ProcessOptions:
         keep_builds: finished builds kept per label; one in use is never removed.
         max_open_files: of one process of a running chaincode.
         limit_s: longest build in seconds; the launch's own limits are much shorter.
-        durable_builds: flush each build to disk, so that it outlives a power failure.
     """
 
     root: Path
@@ -53,4 +52,3 @@ class ProcessOptions:
     )
     silence_s: Seconds = option(600.0, "chaindock.build.silence")
     limit_s: float = 24 * 3600.0
-    durable_builds: bool = True

@@ -260,7 +260,7 @@ async def test_builds_are_flushed_in_the_background(
     backend: ProcessBackend, tmp_path: Path
 ):
     package = await backend.packages.make(hang())
-    async with controller(tmp_path, Steps("true"), durable_builds=True) as builder:
+    async with controller(tmp_path, Steps("true")) as builder:
         await built(builder, package)
         sealing = {task for task in builder._tasks._tasks if "seal" in task.get_name()}
         await asyncio.gather(*sealing)
