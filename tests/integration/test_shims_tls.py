@@ -11,12 +11,7 @@ import pytest
 from chaindock.container.contracts import DialTls
 from chaindock.errors import LaunchFailed
 from chaindock.identity.ca import TlsAuthority
-from support.shims.builds import (
-    go_program,
-    java_classes,
-    node_project,
-    old_go_program,
-)
+from support.shims.builds import go_program, java_classes, node_project, old_go_program
 from support.shims.stream_node import CCID
 from support.shims.world import Program, ShimWorld
 

@@ -18,12 +18,7 @@ from chaindock.aio import off_loop
 from chaindock.chaincode import requests
 from chaindock.chaincode.invocation import Kind
 from chaindock.chaincode.wire import LARGE, head_of, parsed
-from chaindock.errors import (
-    BudgetExceeded,
-    InvalidInput,
-    NotFound,
-    TooManyRequests,
-)
+from chaindock.errors import BudgetExceeded, InvalidInput, NotFound, TooManyRequests
 from chaindock.ledger.budget import Held
 
 if TYPE_CHECKING:

@@ -29,11 +29,7 @@ from chaindock.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator, Sequence
 
-    from fabric_protos.peer import (
-        chaincode_event_pb2,
-        chaincode_pb2,
-        proposal_pb2,
-    )
+    from fabric_protos.peer import chaincode_event_pb2, chaincode_pb2, proposal_pb2
 
     from chaindock.ids import ChannelId, TxId
     from chaindock.ledger.budget import Budget, Held

@@ -13,12 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from chaindock.aio import finish, first
 from chaindock.chaincode.client import serve_dialled
-from chaindock.chaincode.failures import (
-    launch_failure,
-    log_facts,
-    tls_failure,
-    within,
-)
+from chaindock.chaincode.failures import launch_failure, log_facts, tls_failure, within
 from chaindock.chaincode.handler import Handler
 from chaindock.chaincode.options import LaunchOptions, StreamOptions
 from chaindock.chaincode.running import Running

@@ -8,11 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from fabric_protos.peer import (
-    chaincode_shim_pb2,
-    proposal_pb2,
-    proposal_response_pb2,
-)
+from fabric_protos.peer import chaincode_shim_pb2, proposal_pb2, proposal_response_pb2
 
 from chaindock.chaincode.invocation import Kind
 from chaindock.errors import InvalidInput

@@ -23,11 +23,7 @@ from chaindock.endorser.configuration import read_config
 from chaindock.endorser.cutting import AUTO, MANUAL, OrdererOptions
 from chaindock.endorser.validator import Validator, parse_and_check
 from chaindock.endorser.waiting import Waiting, fail, failure, reverted
-from chaindock.errors import (
-    Denied,
-    InvalidInput,
-    LedgerClosed,
-)
+from chaindock.errors import Denied, InvalidInput, LedgerClosed
 from chaindock.ledger.ledger import TxLocation
 from chaindock.ledger.simulator import require_size
 from chaindock.ledger.transaction import (

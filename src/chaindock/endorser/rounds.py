@@ -20,12 +20,7 @@ from chaindock.endorser.determinism import differences, parts
 from chaindock.endorser.plan import choose
 from chaindock.endorser.responses import endorsed, failure, respond
 from chaindock.endorser.simulation import UNSIMULATED
-from chaindock.errors import (
-    ChaindockError,
-    EndorsersMissing,
-    LaunchFailed,
-    NotEndorsed,
-)
+from chaindock.errors import ChaindockError, EndorsersMissing, LaunchFailed, NotEndorsed
 from chaindock.ledger.simulator import Simulator
 
 if TYPE_CHECKING:

@@ -9,10 +9,7 @@ from chaindock.container.contracts import NodeLabels
 from chaindock.controllers.docker.controller import DockerController
 from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.firewall import HostFirewall
-from chaindock.controllers.docker.options import (
-    DockerOptions,
-    EndpointOptions,
-)
+from chaindock.controllers.docker.options import DockerOptions, EndpointOptions
 from chaindock.platforms.base import LanguageImages
 from support.doubles.conformance import Backend, platform_for_scripts
 from support.engines.volumes import find_volumes, remove_volume

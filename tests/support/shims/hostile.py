@@ -14,11 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
-from fabric_protos.peer import (
-    chaincode_event_pb2,
-    chaincode_pb2,
-    proposal_response_pb2,
-)
+from fabric_protos.peer import chaincode_event_pb2, chaincode_pb2, proposal_response_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf.timestamp_pb2 import Timestamp
 

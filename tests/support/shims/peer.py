@@ -11,11 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import grpc.aio
-from fabric_protos.peer import (
-    chaincode_event_pb2,
-    chaincode_pb2,
-    proposal_response_pb2,
-)
+from fabric_protos.peer import chaincode_event_pb2, chaincode_pb2, proposal_response_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from support.eventually import eventually

@@ -20,12 +20,7 @@ from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.chaincode.server import ChaincodeListener
 from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.container.attempt import Attempt, Phase
-from chaindock.container.contracts import (
-    ClientTls,
-    Dial,
-    Exit,
-    PeerConnection,
-)
+from chaindock.container.contracts import ClientTls, Dial, Exit, PeerConnection
 from chaindock.container.environment import peer_variables, tls_files
 from chaindock.container.router import Router
 from chaindock.identity.organization import Organization

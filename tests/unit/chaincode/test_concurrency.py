@@ -11,11 +11,7 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from chaindock.chaincode import client
-from chaindock.errors import (
-    ExecuteTimeout,
-    StreamTerminated,
-    TransactionExists,
-)
+from chaindock.errors import ExecuteTimeout, StreamTerminated, TransactionExists
 from support.doubles.memory_state import invocation
 from support.eventually import eventually
 from support.shims.stream_node import CCID, StreamNode

@@ -7,17 +7,8 @@ from typing import TYPE_CHECKING
 
 from fabric_protos.peer import chaincode_pb2
 
-from chaindock.errors import (
-    LaunchTimeout,
-    RegistrationRefused,
-    StartFailed,
-)
-from support.doubles.launch_fakes import (
-    STOPPED,
-    FakeInstance,
-    answer,
-    never_registers,
-)
+from chaindock.errors import LaunchTimeout, RegistrationRefused, StartFailed
+from support.doubles.launch_fakes import STOPPED, FakeInstance, answer, never_registers
 from support.doubles.launch_world import World, failure
 from support.shims.peer import Kind, ShimServer
 from support.shims.stream_node import CCID, OTHER

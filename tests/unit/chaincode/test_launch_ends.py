@@ -9,10 +9,7 @@ import pytest
 
 from chaindock.chaincode import running as run_module
 from chaindock.container.contracts import Cause, Exit
-from chaindock.errors import (
-    EngineUnavailable,
-    StreamTerminated,
-)
+from chaindock.errors import EngineUnavailable, StreamTerminated
 from chaindock.lifecycle.states import LaunchState
 from support.doubles.launch_fakes import (
     STOPPED,

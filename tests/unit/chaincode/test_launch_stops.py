@@ -9,12 +9,7 @@ import pytest
 from chaindock.chaincode import running as run_module
 from chaindock.container.attempt import Phase
 from chaindock.container.contracts import Exit
-from chaindock.errors import (
-    EngineTimeout,
-    LaunchFailed,
-    NodeStopping,
-    StreamTerminated,
-)
+from chaindock.errors import EngineTimeout, LaunchFailed, NodeStopping, StreamTerminated
 from chaindock.lifecycle.states import LaunchState, Target
 from support.doubles.launch_fakes import (
     STOPPED,

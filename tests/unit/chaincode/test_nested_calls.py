@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fabric_protos.peer import (
-    chaincode_pb2,
-    proposal_response_pb2,
-)
+from fabric_protos.peer import chaincode_pb2, proposal_response_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.errors import ChaincodeError

@@ -7,9 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from fabric_protos.peer import (
-    chaincode_pb2,
-)
+from fabric_protos.peer import chaincode_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.errors import ChaincodeRetired, ExecuteTimeout

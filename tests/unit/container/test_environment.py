@@ -5,11 +5,7 @@ from __future__ import annotations
 import base64
 
 from chaindock.container.contracts import ClientTls, PeerConnection
-from chaindock.container.environment import (
-    peer_variables,
-    server_variables,
-    tls_files,
-)
+from chaindock.container.environment import peer_variables, server_variables, tls_files
 from chaindock.ids import Ccid
 from support.doubles.backend import CountingListener
 

@@ -15,12 +15,7 @@ from fabric_protos.peer import chaincode_pb2, proposal_pb2, proposal_response_pb
 
 from chaindock.endorser.caller import assemble, new_proposal
 from chaindock.endorser.checks import parse_proposal
-from chaindock.errors import (
-    Denied,
-    NotFound,
-    ProposalInvalid,
-    TransactionExists,
-)
+from chaindock.errors import Denied, NotFound, ProposalInvalid, TransactionExists
 from chaindock.identity.ca import CertificateAuthority, certificate_pem, new_key
 from chaindock.identity.msp import SigningIdentity
 

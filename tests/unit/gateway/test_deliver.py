@@ -13,13 +13,7 @@ from fabric_protos.peer import configuration_pb2
 
 from chaindock.identity import msp
 from chaindock.identity.organization import Organization
-from support.gateways.delivering import (
-    FOREVER,
-    Place,
-    Stream,
-    seek,
-    told,
-)
+from support.gateways.delivering import FOREVER, Place, Stream, seek, told
 from support.ledgers.envelopes import rwset
 
 WRITE = rwset(writes={"k": b"v"})

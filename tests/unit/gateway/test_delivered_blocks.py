@@ -23,13 +23,7 @@ from chaindock.ledger.delivered import PrivateSet
 from chaindock.ledger.reader import LedgerReader
 from chaindock.lifecycle.terms import parse_collections
 from support.eventually import eventually
-from support.gateways.delivering import (
-    CHANNEL,
-    Stream,
-    open_place,
-    seek,
-    told,
-)
+from support.gateways.delivering import CHANNEL, Stream, open_place, seek, told
 from support.ledgers.envelopes import rwset, transaction
 from support.ledgers.ledger import MVCC
 from support.ledgers.recorded import (

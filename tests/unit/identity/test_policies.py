@@ -16,12 +16,7 @@ from chaindock.errors import InvalidInput
 from chaindock.identity import policies
 from chaindock.identity.ca import CertificateAuthority, certificate_pem, new_key
 from chaindock.identity.msp import Identity, Msp, Role
-from chaindock.identity.policies import (
-    evaluator,
-    parse_policy,
-    policy_text,
-    satisfied,
-)
+from chaindock.identity.policies import evaluator, parse_policy, policy_text, satisfied
 
 ROLES = ("member", "admin", "client", "peer", "orderer")
 Principal = msp_principal_pb2.MSPPrincipal

@@ -6,11 +6,7 @@ from fabric_protos.common import common_pb2
 from fabric_protos.ledger.rwset import rwset_pb2
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 from fabric_protos.msp import identities_pb2
-from fabric_protos.peer import (
-    proposal_pb2,
-    proposal_response_pb2,
-    transaction_pb2,
-)
+from fabric_protos.peer import proposal_pb2, proposal_response_pb2, transaction_pb2
 
 from chaindock.identity.ca import CertificateAuthority, certificate_pem
 from chaindock.node import described

@@ -14,12 +14,7 @@ from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.contracts import Exit
 from chaindock.container.router import Router
 from chaindock.endorser.endorser import End, Watch
-from chaindock.errors import (
-    ExecuteTimeout,
-    ExitedEarly,
-    LaunchFailed,
-    LaunchTimeout,
-)
+from chaindock.errors import ExecuteTimeout, ExitedEarly, LaunchFailed, LaunchTimeout
 from chaindock.ledger.committer import CommittedBlock, count
 from chaindock.ledger.transaction import ParsedTransaction
 from chaindock.lifecycle.states import Target

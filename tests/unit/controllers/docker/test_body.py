@@ -16,11 +16,7 @@ from chaindock.container.contracts import (
     RunSettings,
 )
 from chaindock.controllers.docker.images import BaseImage, BuiltImage
-from chaindock.controllers.docker.options import (
-    DockerOptions,
-    SandboxOptions,
-    Ulimit,
-)
+from chaindock.controllers.docker.options import DockerOptions, SandboxOptions, Ulimit
 from chaindock.controllers.docker.sandbox import Attachment, run_body
 from chaindock.controllers.docker.streams import tls_archive
 from chaindock.ids import Ccid

@@ -15,10 +15,7 @@ from chaindock.container.router import Router
 from chaindock.controllers.docker import controller
 from chaindock.controllers.docker.controller import DockerController
 from chaindock.controllers.docker.firewall import HostFirewall
-from chaindock.controllers.docker.options import (
-    DockerOptions,
-    EndpointOptions,
-)
+from chaindock.controllers.docker.options import DockerOptions, EndpointOptions
 from chaindock.errors import EngineUnavailable
 from chaindock.platforms.base import LanguageImages
 from support.doubles.conformance import platform_for_scripts

@@ -13,10 +13,7 @@ from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import Cause, NodeLabels, PeerConnection
 from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.images import BaseImage, BuiltImage
-from chaindock.controllers.docker.instance import (
-    DockerInstance,
-    EngineSession,
-)
+from chaindock.controllers.docker.instance import DockerInstance, EngineSession
 from chaindock.controllers.docker.options import DockerOptions, EndpointOptions
 from chaindock.controllers.docker.sandbox import Attachment, IsolationAudit
 from chaindock.platforms.base import Connection, LaunchCommand

@@ -15,11 +15,7 @@ from chaindock.controllers.docker.images import (
     failure_of,
     places,
 )
-from chaindock.controllers.docker.options import (
-    DockerOptions,
-    EndpointOptions,
-    Mirror,
-)
+from chaindock.controllers.docker.options import DockerOptions, EndpointOptions, Mirror
 from chaindock.errors import (
     EngineError,
     ImageNotFound,
