@@ -21,7 +21,7 @@ pytestmark = [
 ]
 ORGS = ("Org1", "Org2", "Org3")
 ENDORSEMENT_POLICY_FAILURE = 10
-UNKNOWN = 2
+UNKNOWN, UNAVAILABLE = 2, 14
 
 
 @pytest.fixture(scope="module")
@@ -213,3 +213,33 @@ def test_an_organisation_without_a_peer_is_told(client: Driver):
         call(client, "submit", "Org1", "echo", "x", orgs=["Org9MSP"])
     expected = "failed to find any endorsing peers for org(s): Org9MSP"
     assert expected in told.value.message
+
+
+# --- a peer that is down ----------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("client")
+def test_a_peer_that_is_stopped_endorses_nothing_until_it_starts(
+    net: Network, client: Driver
+):
+    words = ("echo", "conga")
+    net.node.cli("org", "stop", "Org3")
+    assert [one["stopped"] for one in net.node.ask("org", "ls")] == [False, False, True]
+    assert [one["name"] for one in net.node.ask("ps")[1]["others"]] == [
+        "private@Org2MSP"
+    ]
+    with pytest.raises(Fault, match="no peer combination can satisfy the endorsement"):
+        call(client, "submit", "Org1", *words, contract="all")
+    with pytest.raises(Fault) as told:
+        call(client, "submit", "Org1", *words, orgs=["Org3MSP"])
+    assert "failed to find any endorsing peers for org(s): Org3MSP" in str(told.value)
+    with pytest.raises(Fault) as told:
+        call(client, "evaluate", "Org3", *words)
+    assert told.value.code == UNAVAILABLE
+    assert call(client, "submit", "Org1", *words) == "conga"
+    refused = net.node.cli("org", "stop", "Org1", code=None)
+    assert "the node itself needs it" in refused.err
+    net.node.cli("org", "start", "Org3")
+    assert call(client, "submit", "Org1", *words, contract="all") == "conga"
+    net.connect(client, "Org3")
+    assert call(client, "submit", "Org3", "getPeerOrg") == "Org3MSP"

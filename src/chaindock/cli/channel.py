@@ -70,7 +70,7 @@ def channel_rm(session: Session, name: str, *, yes: bool) -> None:
 
 @click.group()
 def org() -> None:
-    """Add and list the organisations of a channel."""
+    """Add and list the organisations of a channel, stop and start their peers."""
 
 
 @command("chaindock org add Org2", group=org, of_channel=True)
@@ -97,6 +97,32 @@ def org_ls(session: Session) -> None:
         MSP=lambda one: one["mspid"],
         DOMAIN=lambda one: one["domain"] or "-",
         ORDERS=lambda one: "yes" if one["orders"] else "no",
-        PEER=lambda one: one.get("address") or "-",
+        PEER=lambda one: "stopped" if one.get("stopped") else one.get("address") or "-",
         FILES=lambda one: one["path"] or "-",
     )
+
+
+@command("chaindock org stop Org2", group=org, of_channel=True)
+@click.argument("name")
+def org_stop(session: Session, name: str) -> None:
+    """Stop the peer of an organisation, on all channels.
+
+    Shows what an application does when a peer is down: its clients cannot connect, it
+    endorses nothing, and discovery does not name it. It runs again after `org start`, or
+    when the node starts.
+    """
+    _run_peer(session, name, running=False)
+
+
+@command("chaindock org start Org2", group=org, of_channel=True)
+@click.argument("name")
+def org_start(session: Session, name: str) -> None:
+    """Start the peer of an organisation that `org stop` stopped."""
+    _run_peer(session, name, running=True)
+
+
+def _run_peer(session: Session, name: str, *, running: bool) -> None:
+    found = session.client().put("organizations", name, running=running)
+    if not session.emits(found):
+        state = f"serves at {found['address']}" if running else "is stopped"
+        click.echo(f"the peer of {found['mspid']} {state}", err=True)

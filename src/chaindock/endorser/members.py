@@ -34,7 +34,8 @@ class Members:
     Attributes:
         configuration: of the channel.
         peers: the identities that endorse, by MSP id, that of the node's first
-            organisation first. Grows when an organisation joins.
+            organisation first. Grows when an organisation joins; a user may have stopped
+            the peers of others.
     """
 
     def __init__(
@@ -45,16 +46,24 @@ class Members:
         self._joining = asyncio.Lock()
         mspids = [node.first.mspid, *configuration.peers]
         found = (node.find(mspid) for mspid in mspids)
-        self.peers: dict[str, SigningIdentity] = {o.mspid: o.peer for o in found if o}
+        self._known = {one.mspid: one.peer for one in found if one}
+        self.peers: dict[str, SigningIdentity] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Have `peers` follow `Organizations.stopped`."""
+        known, stopped = self._known.items(), self._node.stopped
+        self.peers.clear()
+        self.peers.update((mspid, one) for mspid, one in known if mspid not in stopped)
 
     def get(self, mspid: str | None) -> Organization:
         """Return a member; `Org2` is Org2MSP, None the first one. Raises: NotFound."""
-        wanted = full_mspid(mspid or self._node.first.mspid, self.peers)
+        wanted = full_mspid(mspid or self._node.first.mspid, self._known)
         found = self._node.find(wanted)
-        if found is None or wanted not in self.peers:
+        if found is None or wanted not in self._known:
             raise NotFound(
                 f"organisation {mspid!r} is none of those of channel {self._channel!r} "
-                f"whose keys this node has: {', '.join(self.peers)}",
+                f"whose keys this node has: {', '.join(self._known)}",
                 hint=f"see them: chaindock org ls --channel {self._channel}; add one: "
                 f"chaindock org add NAME --channel {self._channel}",
                 mspid=mspid,
@@ -62,15 +71,15 @@ class Members:
         return found
 
     def admins(self) -> Sequence[SigningIdentity]:
-        """Return the admins of the members, that of the first organisation first."""
+        """Return the admins of those whose peers run, that of the first one first."""
         return [self.get(mspid).admin for mspid in self.peers]
 
     def list(self) -> list[dict[str, Any]]:
-        """Return `mspid`, `domain`, `path` and `orders` of each member, the first first.
+        """Return `mspid`, `domain`, `path`, `orders` of each member, the first first.
 
-        `domain` and `path` are None when the node does not have the member's keys.
+        And `stopped`: whether a user has stopped its peer. `domain` and `path` are None when the node does not have the member's keys.
         """
-        mspids = dict.fromkeys([*self.peers, *self.configuration.peers])
+        mspids = dict.fromkeys([*self._known, *self.configuration.peers])
         return [self._describe(mspid) for mspid in mspids]
 
     def _describe(self, mspid: str) -> dict[str, Any]:
@@ -80,6 +89,7 @@ class Members:
             "domain": found and found.domain,
             "path": found and str(found.path),
             "orders": found is self._node.first,
+            "stopped": mspid in self._node.stopped,
         }
 
     async def add(
@@ -113,7 +123,7 @@ class Members:
                     hint="see the members: chaindock org ls",
                     mspid=made.mspid,
                 )
-            admins = [self.get(mspid).admin for mspid in self.peers]
+            admins = [self.get(mspid).admin for mspid in self._known]
             signed = [now.msps.identify(admin.creator) for admin in admins]
             if (reason := now.policies.reason(_ADMINS, signed)) is not None:
                 raise Denied(
@@ -124,7 +134,8 @@ class Members:
                 self._channel, now.config, made.msp, admins, self._node.first.orderer
             )
             where = await orderer.configure(envelope)
-            self.peers[made.mspid] = made.peer
+            self._known[made.mspid] = made.peer
+            self.refresh()
             if joined is not None:
                 await joined(made)
             return {**self._describe(made.mspid), "block": where.block}

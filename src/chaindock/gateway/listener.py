@@ -174,19 +174,37 @@ class ClientListener:
             name = host if host.isascii() and host not in _ALL else ""
             await asyncio.to_thread(organization.listen_at, name)
             self._roots.append(organization.tls[0])
-            server = _Server(organization, self._options, self._roots)
             if port:
                 port += _APART * len(self._servers)
-            self._bind(server, host or _LOCAL, port)
-            self._addresses[organization.mspid] = server.seat.address
-            server.seat = replace(server.seat, addresses=self._addresses)
-            services = [make(server.seat) for make in self._services]
-            server.grpc.add_generic_rpc_handlers((_Methods(services, self._desk),))
-            await server.grpc.start()
-            self._desk.crowd.watch(server.port)
-            self._servers[organization.mspid] = server
-            address = server.seat.address
-            _log.info("serving clients", mspid=organization.mspid, address=address)
+            await self._open(organization, host or _LOCAL, port)
+
+    async def close(self, mspid: str) -> None:
+        """Close the server of an organisation's peer, until `reopen`; its calls end."""
+        async with self._lock:
+            del self._addresses[mspid]
+            await self._servers[mspid].grpc.stop(None)
+            _log.info("not serving clients any more", mspid=mspid)
+
+    async def reopen(self, mspid: str) -> None:
+        """Serve clients again at the address where `close` ended that."""
+        async with self._lock:
+            if mspid in self._addresses:
+                return
+            former, host = self._servers[mspid], (self._options.listen or DEFAULT)[0]
+            await self._open(former.organization, host or _LOCAL, former.port)
+
+    async def _open(self, organization: Organization, host: str, port: int) -> None:
+        server = _Server(organization, self._options, self._roots)
+        self._bind(server, host, port)
+        self._addresses[organization.mspid] = server.seat.address
+        server.seat = replace(server.seat, addresses=self._addresses)
+        services = [make(server.seat) for make in self._services]
+        server.grpc.add_generic_rpc_handlers((_Methods(services, self._desk),))
+        await server.grpc.start()
+        self._desk.crowd.watch(server.port)
+        self._servers[organization.mspid] = server
+        address = server.seat.address
+        _log.info("serving clients", mspid=organization.mspid, address=address)
 
     def _bind(self, server: _Server, host: str, port: int) -> None:
         address = show_address((host, port))
@@ -219,7 +237,7 @@ class _Server:
     def __init__(
         self, organization: Organization, options: GatewayOptions, roots: list[bytes]
     ) -> None:
-        self._organization, self._options, self._roots = organization, options, roots
+        self.organization, self._options, self._roots = organization, options, roots
         self._known = 0
         """How many of the roots the certificates of clients are checked against."""
         self.port = 0
@@ -233,8 +251,8 @@ class _Server:
         """As `ClientListener.connection`."""
         facts = {"address": self.seat.address}
         if self._credentials is not None:
-            name = facts["tls_name"] = f"peer0.{self._organization.domain}"
-            folder = self._organization.path / "peers" / name / "tls"
+            name = facts["tls_name"] = f"peer0.{self.organization.domain}"
+            folder = self.organization.path / "peers" / name / "tls"
             facts["ca"] = str(folder / "ca.crt")
         return facts
 
@@ -247,10 +265,10 @@ class _Server:
             self.port = self.grpc.add_secure_port(address, self._credentials)
         dialled = _LOCAL if host in _ALL else host
         address = show_address((dialled, self.port))
-        self.seat = Seat(self._organization.mspid, address)
+        self.seat = Seat(self.organization.mspid, address)
 
     def _new_credentials(self) -> grpc.ServerCredentials:
-        _, certificate, key = self._organization.tls
+        _, certificate, key = self.organization.tls
         if not self._options.client_auth:
             return grpc.ssl_server_credentials([(key, certificate)])
         return grpc.dynamic_ssl_server_credentials(
@@ -264,7 +282,7 @@ class _Server:
 
     def _certificates(self) -> grpc.ServerCertificateConfiguration:
         """Return what is shown and what is accepted. In threads of gRPC, too."""
-        roots, (_, certificate, key) = list(self._roots), self._organization.tls
+        roots, (_, certificate, key) = list(self._roots), self.organization.tls
         self._known = len(roots)
         return grpc.ssl_server_certificate_configuration(
             [(key, certificate)], root_certificates=b"\n".join(roots)

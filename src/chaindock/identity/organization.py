@@ -188,12 +188,16 @@ class Organizations:
     """All organisations of a node; the first one orders. Blocks when it reads or makes one.
 
     Whether an organisation is a member of a channel is a matter of that channel.
+
+    Attributes:
+        stopped: MSP ids of those whose peers a user has stopped.
     """
 
     def __init__(self, folder: Path, first: Organization) -> None:
         """Load what is below `folder` beside `first`. Raises: ConfigInvalid."""
         self._folder, self.first = folder, first
         self._known = {first.mspid: first}
+        self.stopped: set[str] = set()
         self._making = threading.Lock()
         for path in sorted((folder / "peerOrganizations").glob(f"[!.]*/{_MSPID_FILE}")):
             if path.parent != first.path:

@@ -50,6 +50,7 @@ class ChannelRoutes:
         yield "DELETE", "/channels/{name}", self._remove
         yield "GET", "/organizations", self._organizations
         yield "POST", "/organizations", self._add_organization
+        yield "PUT", "/organizations/{name}", self._run_peer
         yield "POST", "/connections", self._connection
         yield "GET", "/state", self._names
         yield "GET", "/state/{name}", self._page
@@ -88,6 +89,12 @@ class ChannelRoutes:
     async def _add_organization(self, request: web.Request) -> web.Response:
         asked = await read_json(request, _Named, '{"name": NAME}')
         work = self._node.add_organization(asked.name, asked_channel(request))
+        return reply(await self._inflight.run(work))
+
+    async def _run_peer(self, request: web.Request) -> web.Response:
+        asked = await read_json(request, _Running, '{"running": BOOL}')
+        name, channel = request.match_info["name"], asked_channel(request)
+        work = self._node.run_peer(name, channel, running=asked.running)
         return reply(await self._inflight.run(work))
 
     async def _connection(self, request: web.Request) -> web.Response:
@@ -223,6 +230,10 @@ class _Write(msgspec.Struct, forbid_unknown_fields=True):
 class _Writes(msgspec.Struct, forbid_unknown_fields=True):
     writes: list[_Write]
     collection: str = ""
+
+
+class _Running(msgspec.Struct, forbid_unknown_fields=True):
+    running: bool
 
 
 class _Named(msgspec.Struct, forbid_unknown_fields=True):

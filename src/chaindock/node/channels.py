@@ -84,7 +84,7 @@ class Channels(Mapping[str, NodeChannel]):
         concurrency: int,
     ) -> None:
         self._config, self._home = config, home
-        self._organizations = organizations
+        self.organizations = organizations
         self._fleet, self._packages = fleet, packages
         self._deployer, self._executor = deployer, executor
         self._concurrency = concurrency
@@ -152,7 +152,7 @@ class Channels(Mapping[str, NodeChannel]):
         return await finish(self._create(channel, self._members(mspids)))
 
     def _members(self, mspids: Sequence[str]) -> list[Organization]:
-        known = {one.mspid: one for one in self._organizations.all()}
+        known = {one.mspid: one for one in self.organizations.all()}
         wanted = [full_mspid(one, known) for one in mspids or self.first.members.peers]
         for mspid in wanted:
             if mspid not in known:
@@ -222,7 +222,7 @@ class Channels(Mapping[str, NodeChannel]):
 
         It is made on first use, of the node's first organisation and `founders`.
         """
-        config, first = self._config, self._organizations.first
+        config, first = self._config, self.organizations.first
         path, marker = self._home.ledger(name)
         address = self.orderer or configured(config.gateway)
         others = [one.msp for one in founders if one is not first]
@@ -241,7 +241,7 @@ class Channels(Mapping[str, NodeChannel]):
                 )
             )
             reader = await stack.enter_async_context(LedgerReader(path))
-            members = Members(name, self._organizations, Configuration.of(ledger))
+            members = Members(name, self.organizations, Configuration.of(ledger))
             explorer = Explorer(ledger, reader, members.configuration)
             deployments = Deployments(ledger, lambda: members.peers, self._fleet)
             await deployments.load()

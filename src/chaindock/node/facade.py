@@ -18,11 +18,12 @@ import chaindock
 from chaindock.aio import finish
 from chaindock.container.attempt import Event
 from chaindock.endorser.determinism import compare
-from chaindock.errors import LaunchFailed, Unsupported
+from chaindock.errors import InvalidInput, LaunchFailed, Unsupported
 from chaindock.ids import Ccid, at_peer, name_from_label, require_ccid, split_peer
+from chaindock.lifecycle.states import Target
 from chaindock.lifecycle.terms import unsatisfiable
 from chaindock.node.connections import USERS, Connections
-from chaindock.node.rows import iso_time, result, row
+from chaindock.node.rows import gave_up, iso_time, result, row
 from chaindock.operations.address import find_socket
 from chaindock.operations.facade import NodeStatus
 from chaindock.packaging.format import read_package
@@ -124,7 +125,7 @@ class Node:
                 *config.warnings,
                 *self.clients.warnings,
                 *(one.message for one in config.chaincodes.problems()),
-                *self._gave_up(),
+                *gave_up(self.fleet, self.custodian),
                 *channel.controls.warnings(),
                 *(
                     text
@@ -250,10 +251,11 @@ class Node:
             files := self.output.files(at_peer(require_ccid(name), mspid))
         ):
             return files
-        deployments, failed = wanted.deployer.deployments, (wanted.id, str(name))
-        if deployments.find(name) is None and failed in self._failed:
-            return self.output.files(at_peer(self._failed[failed], mspid))
-        return self.output.files(at_peer(deployments.get(name).ccid, mspid))
+        deployments = wanted.deployer.deployments
+        ccid = self._failed.get((wanted.id, str(name)))
+        if ccid is None or deployments.find(name) is not None:
+            ccid = deployments.get(name).ccid
+        return self.output.files(at_peer(ccid, mspid))
 
     # ---- calls
 
@@ -328,6 +330,39 @@ class Node:
         await asyncio.to_thread(self.connections.write)
         return made
 
+    async def run_peer(
+        self, name: str, channel: str | None = None, *, running: bool
+    ) -> dict[str, Any]:
+        """Start or stop the peer of an organisation, on all channels; as `organizations`.
+
+        A stopped one serves no clients and endorses nothing until it, or the node, starts.
+
+        Raises: NotFound. InvalidInput: of the first organisation. Cancelled: it goes on.
+        """
+        members = self.channel(channel).members
+        mspid = members.get(name).mspid
+        if mspid == members.get(None).mspid:
+            raise InvalidInput(
+                f"the peer of {mspid} cannot be stopped: the node itself needs it",
+                hint="stop the peer of another organisation, or the node: chaindock down",
+            )
+        if running is (mspid in self.channels.organizations.stopped):
+            await finish(self._run_peer(mspid, running=running))
+        return next(one for one in self.organizations(channel) if one["mspid"] == mspid)
+
+    async def _run_peer(self, mspid: str, *, running: bool) -> None:
+        stopped = self.channels.organizations.stopped
+        if running:
+            await self.clients.reopen(mspid)
+        (stopped.discard if running else stopped.add)(mspid)
+        for one in self.channels.values():
+            one.members.refresh()
+        if not running:
+            await self.clients.close(mspid)
+            for run in self.custodian.all():
+                if split_peer(run.ccid)[1] == mspid:
+                    await self.custodian.stop(run.ccid, Target.REMOVED)
+
     # ---- pieces
 
     async def _signer(self, channel: NodeChannel, call: Call) -> SigningIdentity:
@@ -346,19 +381,6 @@ class Node:
 
     def _result(self, deployed: Deployed, began: float) -> Deployment:
         return result(deployed, self.custodian, time.monotonic() - began)
-
-    def _gave_up(self) -> list[str]:
-        """Say of each chaincode whose restarts were given up why that is."""
-        said = []
-        for one in self.custodian.gave_up():
-            why = one.error.message if one.error else "?"
-            ccid, mspid = split_peer(one.ccid)
-            said += [
-                f"gave up starting chaincode {name} ({one.state}, failures in a row: "
-                f"{one.policy.failures}): {why}; see chaindock logs {name}"
-                for name in (at_peer(Ccid(n), mspid) for n in self.fleet.names_of(ccid))
-            ]
-        return said
 
 
 def _described(channel: NodeChannel) -> dict[str, Any]:

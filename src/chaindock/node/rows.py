@@ -12,6 +12,8 @@ from chaindock.lifecycle.terms import shown_policy
 from chaindock.operations.facade import Deployment, Running
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from chaindock.config.chaincodes import ChaincodeSections
     from chaindock.lifecycle.custodian import Custodian
     from chaindock.lifecycle.definitions import Definition
@@ -101,6 +103,18 @@ def _shown_run(
         next_try=iso_time(next_try) if next_try else None,
         **{"name": deployment.name, **fields},
     )
+
+
+def gave_up(fleet: Fleet, custodian: Custodian) -> Iterator[str]:
+    """Say of each chaincode whose restarts were given up why that is."""
+    for one in custodian.gave_up():
+        why = one.error.message if one.error else "?"
+        ccid, mspid = split_peer(one.ccid)
+        for name in (at_peer(Ccid(each), mspid) for each in fleet.names_of(ccid)):
+            yield (
+                f"gave up starting chaincode {name} ({one.state}, failures in a row: "
+                f"{one.policy.failures}): {why}; see chaindock logs {name}"
+            )
 
 
 def _state(deployment: Named, state: LaunchState) -> str:

@@ -55,3 +55,11 @@ class FakeChannels:
         made["address"] = "127.0.0.1:9051"
         self.members.append(made)
         return {**made, "block": 7}
+
+    async def run_peer(
+        self, name: str, channel: str | None = None, *, running: bool
+    ) -> dict[str, Any]:
+        self.channel(channel)
+        found = next(one for one in self.members if one["mspid"] == name)
+        found["stopped"] = not running
+        return found

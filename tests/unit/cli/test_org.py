@@ -32,6 +32,16 @@ def test_a_member_is_not_added_twice(run):
     assert "is a member already" in result.stderr
 
 
+@pytest.mark.usefixtures("node")
+def test_the_peer_of_an_organisation_is_stopped_and_started(run):
+    run("org", "add", "Org2MSP")
+    assert run("org", "stop", "Org2MSP").stderr == "the peer of Org2MSP is stopped\n"
+    assert run("org", "ls").stdout.splitlines()[-1].split()[3] == "stopped"
+    result = run("org", "start", "Org2MSP")
+    assert result.stderr == "the peer of Org2MSP serves at 127.0.0.1:9051\n"
+    assert run("org", "ls").stdout.splitlines()[-1].split()[3] == "127.0.0.1:9051"
+
+
 def test_a_call_names_organisations(run, basic):
     run("invoke", "basic", "echo", "x", "--org", "Org2MSP", "--endorsers", "A,,B")
     run("query", "basic", "echo", "x", "--org", "Org2MSP")

@@ -134,6 +134,20 @@ async def test_those_that_the_policies_need_endorse_by_themselves(two, members):
     assert await put(two) == 10
 
 
+async def test_a_peer_that_is_stopped_is_in_no_plan(two, members, organizations):
+    await members.add("Org3", two.orderer)
+    assert await planned(two) == ["Org1MSP", "Org2MSP"]
+    organizations.stopped.add("Org2MSP")
+    members.refresh()
+    assert await planned(two) == ["Org1MSP", "Org3MSP"]
+    with pytest.raises(NotFound, match="'Org2MSP' has no peer on this node"):
+        await put(two, "Org2MSP")
+    listed = {one["mspid"]: one["stopped"] for one in members.list()}
+    assert listed == {"Org1MSP": False, "Org2MSP": True, "Org3MSP": False}
+    await two.define(version="2.0")  # a majority is left
+    assert members.get("Org2").mspid == "Org2MSP"  # its users may call
+
+
 async def test_users_of_the_new_organisation_may_call(two, organizations):
     stranger = organizations.find("Org2MSP").user("clerk")
     assert await put(two, signer=stranger) == 0
