@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from fabric_protos.peer import chaincode_shim_pb2, proposal_response_pb2
 
-from chaindock.aio import KeyedLocks
 from chaindock.chaincode.invocation import Kind
 from chaindock.endorser.acl import require
 from chaindock.endorser.caller import Caller, new_proposal
@@ -119,13 +118,12 @@ def peer_of(
     msp: Any,
     channels: Mapping[str, Channel],
     window_s: float = 900,
-    running: KeyedLocks[Any] | None = None,
 ) -> Peer:
     """Return the peer of an organisation with this MSP."""
     organization = SimpleNamespace(msp=msp)
     known = {mspid: organization}
     organizations = cast("Any", SimpleNamespace(find=known.get))
-    return Peer(mspid, channels, organizations, window_s, running or KeyedLocks())
+    return Peer(mspid, channels, organizations, window_s)
 
 
 async def ask(
@@ -155,10 +153,8 @@ class World:
         self.org, self.other, self.channel = org, other, channel
         self.channels: dict[str, Any] = {CHANNEL: channel}
         self.user, self.admin = org.user("User1"), org.admin
-        running: KeyedLocks[Any] = KeyedLocks()
         self.peer, self.second = (
-            peer_of(one.mspid, one.msp, self.channels, running=running)
-            for one in (org, other)
+            peer_of(one.mspid, one.msp, self.channels) for one in (org, other)
         )
 
     @classmethod

@@ -28,10 +28,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
         "status": ("ps", "Show the node: endpoints, backend, blocks."),
         "doctor": ("doctor", "Check what Chaindock needs and say what to do."),
         "channel": ("channel", "Make, list and remove channels."),
-        "org": (
-            "channel",
-            "Add and list the organisations of a channel, stop and start their peers.",
-        ),
+        "org": ("channel", "Add and list organisations, stop and start their peers."),
         "logspec": ("ps", "Show or change which lines the node logs."),
         "config": ("doctor", "Show the settings and where they come from."),
     },

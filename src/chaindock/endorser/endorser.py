@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
-from chaindock.aio import off_loop
+from chaindock.aio import KeyedLocks, off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS
 from chaindock.endorser import acl
 from chaindock.endorser.checks import check_expiry, check_proposal
@@ -86,6 +86,7 @@ class Endorser:
         concurrency: most proposals at once, of all that share `load`; 0 = no limit.
         largest_bytes: the largest transaction that is ordered.
         others: returns the endorser of another channel of the node, if there is one.
+        turns: of peers that share a process, by transaction and process.
     """
 
     configuration: Configuration
@@ -98,6 +99,7 @@ class Endorser:
     largest_bytes: int = 10 * MIB
     others: Callable[[str], Endorser | None] = lambda _name: None
     load: Load = field(default_factory=Load)
+    turns: KeyedLocks[tuple[str, str]] = field(default_factory=KeyedLocks)
 
     async def process(
         self,

@@ -144,27 +144,14 @@ class Round:
     # ---- the peers
 
     async def _ask(self, mspids: Sequence[str]) -> None:
-        """Have peers simulate that have not; those that share a process, in turn."""
-        groups: dict[str, list[str]] = {}
-        for mspid in mspids:
-            if mspid not in self._found:
-                groups.setdefault(self._process_of(mspid), []).append(mspid)
-        if len(groups) == 1:
-            await self._ask_in_turn(*groups.values())
+        """Have those peers simulate that have not."""
+        missing = [mspid for mspid in mspids if mspid not in self._found]
+        if len(missing) == 1:
+            self._found[missing[0]] = await self._simulate(missing[0])
             return
         async with asyncio.TaskGroup() as tasks:
-            for group in groups.values():
-                _ = tasks.create_task(self._ask_in_turn(group))
-
-    async def _ask_in_turn(self, mspids: Sequence[str]) -> None:
-        for mspid in mspids:
-            self._found[mspid] = await self._simulate(mspid)
-
-    def _process_of(self, mspid: str) -> str:
-        """Return what is equal for peers that cannot be asked at the same time."""
-        if self.proposal.name in self.endorser.system:
-            return mspid
-        return self.endorser.executor.process_of(mspid)
+            started = {m: tasks.create_task(self._simulate(m)) for m in missing}
+        self._found |= {mspid: task.result() for mspid, task in started.items()}
 
     async def _simulate(self, mspid: str) -> Simulated | ChaindockError:
         proposal, simulator = self.proposal, self._origin
@@ -174,9 +161,14 @@ class Round:
             )
             self._simulators.enter_context(simulator)
             proposal = replace(proposal, refusals=[], spent={})
-        run = self.endorser.simulation(proposal, self.identity, simulator, mspid)
+        endorser = self.endorser
+        run = endorser.simulation(proposal, self.identity, simulator, mspid)
+        shared = proposal.name not in endorser.system
+        process = endorser.executor.process_of(mspid) if shared else mspid
         try:
-            outcome, version = await run.run(self.timeout_s)
+            # A process takes a transaction once at a time.
+            async with endorser.turns.hold((proposal.tx_id, process)):
+                outcome, version = await run.run(self.timeout_s)
         except ChaindockError as error:
             return error
         return Simulated(proposal, simulator, outcome, version)

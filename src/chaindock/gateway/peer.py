@@ -8,13 +8,12 @@ Source: docs/fabric/peer.md#answers-to-proposals
 from __future__ import annotations
 
 from functools import partial
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from fabric_protos.peer import proposal_response_pb2 as messages
 from fabric_protos.peer.proposal_pb2 import SignedProposal
 
-from chaindock.aio import KeyedLocks, off_loop
+from chaindock.aio import off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS, Outcome
 from chaindock.endorser.channel import Joined
 from chaindock.endorser.checks import check_expiry, check_proposal, receive
@@ -32,12 +31,8 @@ if TYPE_CHECKING:
 
     from chaindock.endorser.channel import Channel
     from chaindock.endorser.checks import Proposal
-    from chaindock.endorser.rounds import Answered
     from chaindock.gateway.listener import Seat
     from chaindock.identity.organization import Organizations
-
-    Running = KeyedLocks[tuple[bytes, str]]
-    """Of proposals, by their hash and whose process runs them."""
 
 
 def service(
@@ -45,15 +40,14 @@ def service(
     organizations: Organizations,
     window_s: float,
     limit: int,
-    running: Running,
     seat: Seat,
 ) -> Service:
     """Return the service of one peer, for `ClientListener`.
 
     `window_s`: seconds that the clock of a client may differ. `limit`: most proposals at
-    once; 0 = no limit. `running`: for all peers of the node.
+    once; 0 = no limit.
     """
-    made = Peer(seat.mspid, channels, organizations, window_s, running)
+    made = Peer(seat.mspid, channels, organizations, window_s)
     unary = {"ProcessProposal": made.process_proposal}
     return Service("protos.Endorser", unary, limit=limit)
 
@@ -67,12 +61,10 @@ class Peer:
         channels: Mapping[str, Channel],
         organizations: Organizations,
         window_s: float,
-        running: Running,
     ) -> None:
         self._mspid, self._channels = mspid, Joined(channels, mspid)
         self._system = channels
         self._organizations, self._window_s = organizations, window_s
-        self._running = running
 
     async def process_proposal(self, request: bytes, _context: Any = None) -> bytes:
         """Answer a serialised SignedProposal with a ProposalResponse. Raises: Refusal."""
@@ -96,26 +88,14 @@ class Peer:
             if channel is None:
                 check_expiry(proposal, self._local())
                 raise NotFound(f"channel '{proposal.channel}' not found")
-            outcome, answers = await self._endorse(proposal, channel)
+            outcome, answers = await channel.endorser.process(
+                proposal, endorse=True, endorsers=(self._mspid,)
+            )
         except ChaindockError as error:
             if is_refusal(error):
                 raise
             return failure(proposal, error)
         return next(iter(answers), messages.ProposalResponse(response=outcome.response))
-
-    async def _endorse(self, proposal: Proposal, channel: Channel) -> Answered:
-        """Run a proposal, when its process runs it for no other peer.
-
-        A client sends one proposal to several peers at the same time, and a stream takes
-        a transaction once. Raises: ChaindockError.
-        """
-        data = proposal.signed.proposal_bytes
-        digest = await off_loop(len(data), lambda: sha256(data).digest())
-        process = channel.endorser.executor.process_of(self._mspid)
-        async with self._running.hold((digest, process)):
-            return await channel.endorser.process(
-                proposal, endorse=True, endorsers=(self._mspid,)
-            )
 
     async def _ask_system(self, proposal: Proposal) -> messages.ProposalResponse:
         """Answer a proposal without a channel, which only system chaincodes can."""

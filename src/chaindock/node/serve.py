@@ -15,7 +15,6 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from chaindock.aio import KeyedLocks
 from chaindock.chaincode.launcher import RuntimeLauncher
 from chaindock.chaincode.registry import HandlerRegistry
 from chaindock.chaincode.server import ChaincodeListener
@@ -259,9 +258,7 @@ def _services(
     window_s, proposals = options.time_window_s, config.endorser.concurrency
     return [
         partial(gateway.service, channels, options, execute_s, feeds),
-        partial(
-            peer.service, channels, organizations, window_s, proposals, KeyedLocks()
-        ),
+        partial(peer.service, channels, organizations, window_s, proposals),
         partial(discovery.service, channels, organizations, options),
         probes.health,
         *(partial(probes.reflection, version) for version in ("v1", "v1alpha")),

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from fabric_protos.msp import msp_config_pb2
 
-from chaindock.aio import KeyedLocks
 from chaindock.gateway import broadcast, deliver, discovery, gateway, peer
 from chaindock.gateway.blocks import Feeds
 from chaindock.gateway.listener import ClientListener
@@ -46,7 +45,7 @@ async def test_a_revoked_user_is_refused_by_every_method(
         channels = world.channels
         services = [
             partial(gateway.service, channels, options, 30.0, feeds),
-            partial(peer.service, channels, organizations, 900, 0, KeyedLocks()),
+            partial(peer.service, channels, organizations, 900, 0),
             partial(discovery.service, channels, organizations, options),
             partial(deliver.service, channels, feeds, options),
             partial(broadcast.service, channels, feeds, options),
