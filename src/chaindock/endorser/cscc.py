@@ -67,8 +67,7 @@ class ConfigurationChaincode:
             return failed(f"Incorrect number of arguments, {len(args)}")
         try:
             if function in {"GetConfigBlock", "GetChannelConfig"}:
-                joined = Joined(self._channels, mspid)
-                return await self._configuration(function, args[1], identity, joined)
+                return await self._configuration(function, args[1], identity, mspid)
             if function == "JoinChain":
                 return await self._join(args[1], identity, mspid)
             return self._local(function, identity, mspid)
@@ -90,17 +89,13 @@ class ConfigurationChaincode:
         return succeeded(answer.SerializeToString())
 
     async def _configuration(
-        self,
-        function: str,
-        raw: bytes,
-        identity: Identity,
-        joined: Joined,
+        self, function: str, raw: bytes, identity: Identity, mspid: str
     ) -> Response:
         """Return a configuration. Raises: Denied, InvalidInput, LedgerError."""
         name = raw.decode(errors="replace")
         if not name and function == "GetChannelConfig":
             raise InvalidInput("empty channel name provided")
-        channel = joined.get(name)
+        channel = Joined(self._channels, mspid).get(name)
         with _worded(f"access denied for [{function}][{name}]: "):
             if channel is None:
                 raise Denied(f"Failed to get policy manager for channel [{name}]")

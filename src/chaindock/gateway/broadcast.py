@@ -16,7 +16,7 @@ from fabric_protos.orderer import ab_pb2
 from chaindock.aio import off_loop
 from chaindock.endorser.orderer import FRAME_BYTES
 from chaindock.errors import ChaindockError, InvalidInput, Unsupported
-from chaindock.gateway.deliver import Deliver
+from chaindock.gateway.deliver import ORDERED, Deliver
 from chaindock.gateway.listener import Service
 from chaindock.gateway.statuses import broadcast_status
 from chaindock.ledger.simulator import require_size
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from chaindock.endorser.channel import Channel
     from chaindock.gateway.blocks import Feeds
-    from chaindock.gateway.listener import Context, Seat
+    from chaindock.gateway.listener import Context, Seat, Stream
     from chaindock.gateway.options import GatewayOptions
 
 _SUCCESS: Final = common_pb2.SUCCESS
@@ -110,9 +110,9 @@ def service(
     channels: Mapping[str, Channel], feeds: Feeds, options: GatewayOptions, seat: Seat
 ) -> Service:
     """Return the service of the orderer, at the server of a peer."""
-    streams = {
+    streams: dict[str, Stream] = {
         "Broadcast": Broadcast(channels).stream,
-        "Deliver": Deliver(channels, feeds, options, seat).ordered,
+        "Deliver": partial(Deliver(channels, feeds, options, seat).serve, ORDERED),
     }
     limit = options.deliver_calls
     return Service("orderer.AtomicBroadcast", streams=streams, limit=limit)

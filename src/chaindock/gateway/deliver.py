@@ -66,10 +66,13 @@ class Form(NamedTuple):
     private: bool = False
 
 
-_BLOCKS: Final = Form("event/Block")
-_FILTERED: Final = Form("event/FilteredBlock", filtered=True)
-_PRIVATE: Final = Form("event/Block", private=True)
-_ORDERED: Final = Form()
+_FORMS: Final = {
+    "Deliver": Form("event/Block"),
+    "DeliverFiltered": Form("event/FilteredBlock", filtered=True),
+    "DeliverWithPrivateData": Form("event/Block", private=True),
+}
+ORDERED: Final = Form()
+"""Blocks as the orderer made them, without what became of their transactions."""
 
 
 class _Access:
@@ -115,23 +118,8 @@ class Deliver:
         self._channels, self._feeds = channels, feeds
         self._options, self._mspid = options, seat.mspid
 
-    async def blocks(self, context: Context) -> None:
-        """Deliver whole blocks."""
-        await self._serve(context, _BLOCKS)
-
-    async def filtered(self, context: Context) -> None:
-        """Deliver filtered blocks: what became of each transaction, and its event."""
-        await self._serve(context, _FILTERED)
-
-    async def private(self, context: Context) -> None:
-        """Deliver blocks with the private data that the client may read."""
-        await self._serve(context, _PRIVATE)
-
-    async def ordered(self, context: Context) -> None:
-        """Deliver blocks as the orderer made them, without what became of them."""
-        await self._serve(context, _ORDERED)
-
-    async def _serve(self, context: Context, form: Form) -> None:
+    async def serve(self, form: Form, context: Context) -> None:
+        """Answer the requests of a stream with blocks of a form."""
         while (data := await context.read()) is not grpc.aio.EOF:
             try:
                 granted = self._admit(bytes(data), context, form)
@@ -275,9 +263,5 @@ def service(
 ) -> Service:
     """Return the service of blocks of a peer, at its server."""
     deliver = Deliver(Joined(channels, seat.mspid), feeds, options, seat)
-    streams = {
-        "Deliver": deliver.blocks,
-        "DeliverFiltered": deliver.filtered,
-        "DeliverWithPrivateData": deliver.private,
-    }
+    streams = {name: partial(deliver.serve, form) for name, form in _FORMS.items()}
     return Service("protos.Deliver", streams=streams, limit=options.deliver_calls)

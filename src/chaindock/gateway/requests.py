@@ -139,12 +139,7 @@ def commit_status(raw: bytes) -> tuple[Any, Any]:
     Raises: Refusal.
     """
     signed = unmarshalled(pb.SignedCommitStatusRequest, raw)
-    if not signed.request:
-        raise invalid("a commit status request is required")
-    try:
-        request = pb.CommitStatusRequest.FromString(signed.request)
-    except DecodeError:
-        raise invalid(f"invalid status request: {UNREADABLE}") from None
+    request = _inner(pb.CommitStatusRequest, signed, "commit status")
     if not request.identity:
         raise invalid("no identity provided")
     if not request.channel_id:
@@ -160,13 +155,17 @@ def events(raw: bytes) -> tuple[Any, Any]:
     Raises: Refusal.
     """
     signed = unmarshalled(pb.SignedChaincodeEventsRequest, raw)
+    return _inner(pb.ChaincodeEventsRequest, signed, "chaincode events"), signed
+
+
+def _inner(kind: Any, signed: Any, what: str) -> Any:
     if not signed.request:
-        raise invalid("a chaincode events request is required")
+        raise invalid(f"a {what} request is required")
     try:
-        return pb.ChaincodeEventsRequest.FromString(signed.request), signed
+        return kind.FromString(signed.request)
     except DecodeError:
-        text = f"invalid chaincode events request: {UNREADABLE}"
-        raise invalid(text) from None
+        name = what.removeprefix("commit ")
+        raise invalid(f"invalid {name} request: {UNREADABLE}") from None
 
 
 async def opened(
