@@ -16,6 +16,8 @@ from chaindock.errors import Denied, NodeError
 from chaindock.gateway.listener import ClientListener, Service
 from chaindock.gateway.options import GatewayOptions
 from chaindock.gateway.statuses import Refusal, Status, detail
+from chaindock.identity.ca import key_pem
+from support.clients.strangers import issued_by
 from support.eventually import eventually
 from support.gateways.client import Client, Ended
 
@@ -140,6 +142,13 @@ async def test_mutual_tls_asks_for_a_certificate_of_a_known_organisation(
         await listener.serve(org)  # it joins while the other is served
         async with connected(listener, other, pair=pair) as client:
             assert await say(client, b"hello") == b"Org2MSP hello"
+        for expired in (False, True):
+            made = issued_by(org.path / "tlsca", "Org1MSP", expired=expired)
+            shown = key_pem(made._key), made.certificate_pem
+            async with connected(listener, other, pair=shown) as client:
+                told = await say(client, b"hello")
+            refused = isinstance(told, Ended) and told.code == "UNAVAILABLE"
+            assert refused if expired else told == b"Org2MSP hello"
     roots = tmp_path / "roots.pem"
     roots.write_bytes(org.tls[0])
     async with (
