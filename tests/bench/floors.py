@@ -108,7 +108,7 @@ async def process_floor(
 ) -> float:
     """Return the milliseconds that the program of `instance` needs to boot."""
     peer = peer_with_tls(listener, listener.authority)
-    known = await instance._address(peer, private)
+    known = await instance._address(peer, private, sandbox=False)
     private.mkdir(exist_ok=True)
     program = instance._program(peer, Attempt(instance._ccid), private, known, -1)
     began = time.perf_counter()

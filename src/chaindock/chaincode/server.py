@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _log = get_logger("chaincode.server")
 PROGRAMS: Final = ("127.0.0.1", 7052)
 """Where programs that a user starts dial, as Fabric has it, unless an address is set."""
+_UNIX: Final = "unix:"
 _ALL: Final = ("0.0.0.0", "::")  # noqa: S104  # as a user may set it
 _HANDSHAKE_MS: Final = 20_000
 """Fabric gives 5 s; a machine that starts many chaincodes at once may need more."""
@@ -88,6 +89,10 @@ class ChaincodeListener(CallbackListener):
 
     @override
     async def address_on(self, host: str, *names: str) -> str:
+        if host.startswith(_UNIX):
+            server = await self._listening(host, 0)
+            server.answer_to(*names)
+            return host
         bare = host.strip("[]")
         bound, port = self._listen.bind or ("", 0)
         server = await self._listening(bound or bare, port)
@@ -124,7 +129,8 @@ class ChaincodeListener(CallbackListener):
                 )
                 await server.start(port)
                 self._servers[host, port] = server
-                self._registry.crowd.watch(server.port)
+                if not host.startswith(_UNIX):
+                    self._registry.crowd.watch(server.port)
                 tls = self._authority is not None
                 _log.info("listening for chaincode", address=server.address, tls=tls)
             return server
@@ -196,7 +202,7 @@ class _Server:
         """gRPC asks them for certificates, and does not keep them itself."""
         if authority is not None:
             self._credentials = grpc.dynamic_ssl_server_credentials(
-                self._issued(self.host),
+                self._issued(*() if host.startswith(_UNIX) else (self.host,)),
                 self._certificate,  # type: ignore[arg-type]  # the stub lacks None
                 require_client_authentication=True,
             )
@@ -211,6 +217,8 @@ class _Server:
     @property
     def address(self) -> str:
         """Return what it is bound to, host:port."""
+        if self.host.startswith(_UNIX):
+            return self.host
         return show_address((self.host, self.port))
 
     def _certificate(self) -> grpc.ServerCertificateConfiguration | None:
@@ -226,7 +234,8 @@ class _Server:
 
     async def start(self, port: int) -> None:
         """Listen. Raises: StartFailed when the address cannot be bound."""
-        address = show_address((self.host, port))
+        self.port = port
+        address = self.address
         try:
             if self._credentials is None:
                 self.port = self.grpc.add_insecure_port(address)

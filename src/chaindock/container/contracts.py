@@ -29,8 +29,9 @@ class CallbackListener(Protocol):
     async def address_on(self, host: str, *names: str) -> str:
         """Listen where this machine is reached as `host`; return host:port to dial.
 
-        Later calls return the same. With TLS, the certificate holds for the returned
-        host, and for `names`, under which chaincode may dial the same address.
+        `host` may be `unix:` and a path, which is returned. Later calls return the same.
+        With TLS, the certificate holds for the returned host, and for `names`, under
+        which chaincode may dial the same address.
 
         Raises: StartFailed when the address cannot be bound.
         """

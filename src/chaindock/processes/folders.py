@@ -92,9 +92,9 @@ class Sockets:
         Raises: StartFailed when there is no path that a socket can have.
         """
         path = private / "cc.sock"
-        if not _usable(path):
+        if not is_usable(path):
             path = self._link() / private.name / path.name
-        if not _usable(path):
+        if not is_usable(path):
             raise StartFailed(
                 f"no path for a socket: {str(path)!r} has {len(os.fsencode(path))} bytes "
                 f"(at most {PATH_BYTES}), or a character that gRPC cannot dial",
@@ -131,7 +131,7 @@ def _leads(folder: Path) -> bool:
         return False
 
 
-def _usable(path: Path) -> bool:
+def is_usable(path: Path) -> bool:
     """Whether `path` can be bound, and stands for itself in an address."""
     return len(os.fsencode(path)) <= PATH_BYTES and quote(str(path)) == str(path)
 

@@ -121,11 +121,13 @@ def in_sandbox(
         private: its own directory, the only one that it can write. What it writes there
             is in memory, and gone with the sandbox.
         seen: directories that it can read, and programs with their toolchains.
-        known: `peer`, the host:port that it dials; or `listen`, where it serves, which
-            may be in another path of its own directory.
+        known: `peer`, the host:port that it dials, and `via`, where the node listens for
+            it, `unix:` and a path or a port on loopback; or `listen`, where it serves,
+            which may be in another path of its own directory.
         tmp_bytes: size of its own directory; 0 = half of the memory of this machine.
     """
-    relay = Relay(known.get("peer", ""), private, program.inherits)
+    ends = known.get("peer", ""), known.get("via", "")
+    relay = Relay(*ends, private, program.inherits)
     python, temp = Path(sys.executable).resolve(), str(private / "tmp")
     places = [Path(one) for one in _SYSTEM]
     homes = {Path.home(), Path("/root"), Path("/home"), private, program.cwd}
@@ -188,18 +190,21 @@ def _visible(path: Path, homes: Iterable[Path]) -> Iterable[Path]:
 class Relay:
     """Starts one program in its sandbox and passes its connections on to the node.
 
-    `peer` is host:port of the node's listener, which the program dials; "" = it serves on
-    `cc.sock` in `private`, where the node finds a link to the socket in the sandbox.
+    `peer` is the host:port that the program dials, and the node listens at `via`; "" = it
+    serves on `cc.sock` in `private`, where the node finds a link to that in the sandbox.
     `theirs` is a descriptor that the program inherits; `entered` says whether the sandbox
     is there and the program begins. Copies of `held`, locks of its build, stay open until
     the program has ended: it could open an inherited one again, for writing.
     """
 
-    def __init__(self, peer: str, private: Path, held: Iterable[int] = ()) -> None:
+    def __init__(
+        self, peer: str, via: str, private: Path, held: Iterable[int] = ()
+    ) -> None:
         self.entered = False
         self._private, self._folder = private, -1
         self._held = [os.dup(fd) for fd in held]
         self.port = peer.rpartition(":")[2] or "0"
+        self._via = via
         self._ours, self._inherited = socket.socketpair()
         self._ours.setblocking(False)
         self.theirs = self._inherited.fileno()
@@ -268,11 +273,13 @@ class Relay:
 
     async def _connect(self, inner: socket.socket) -> None:
         """Pass bytes on in both directions until one end closes or fails."""
-        with inner, socket.socket() as outer:
+        kind, _, place = self._via.rpartition(":")
+        path = kind == "unix"
+        address = place if path else ("127.0.0.1", int(place))
+        with inner, socket.socket(socket.AF_UNIX if path else socket.AF_INET) as outer:
             outer.setblocking(False)
-            for end in (inner, outer):
+            for end in (inner,) if path else (inner, outer):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            address = ("127.0.0.1", int(self.port))
             try:
                 await asyncio.get_running_loop().sock_connect(outer, address)
             except OSError:  # the node's listener is closed

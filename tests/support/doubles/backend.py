@@ -42,7 +42,14 @@ class CountingListener:
         self._called = asyncio.Event()
 
     async def address_on(self, host: str, *names: str) -> str:
-        """Listen on `host` once and return host:port."""
+        """Listen on `host` once and return host:port, or the path of a socket."""
+        if host.startswith("unix:"):
+            if host not in self._servers:
+                start = asyncio.start_unix_server(
+                    self._take, host.removeprefix("unix:")
+                )
+                self._servers[host] = await start
+            return host
         if host not in self._servers:
             # Cancelled while it begins to serve, it is known and will be closed.
             server = await asyncio.start_server(

@@ -19,7 +19,12 @@ from chaindock.container.environment import peer_variables, server_variables
 from chaindock.errors import ImageNotFound, StartFailed, is_retryable
 from chaindock.platforms.base import Connection, Places
 from chaindock.processes.child import Output, Program
-from chaindock.processes.folders import base_environment, remove_tree, write_tls
+from chaindock.processes.folders import (
+    base_environment,
+    is_usable,
+    remove_tree,
+    write_tls,
+)
 from chaindock.processes.sandbox import find_bwrap, in_sandbox
 from chaindock.processes.table import Bounds
 from chaindock.processes.toolbox import SYSTEM_PATH
@@ -164,10 +169,11 @@ class ProcessInstance:
         )
         try:
             private.mkdir(mode=0o700, parents=True)
-            known = await self._address(peer, private)
+            sandbox = bool(bounds.processes)
+            known = await self._address(peer, private, sandbox=sandbox)
             program = self._program(peer, attempt, private, known, claim)
             attempt.enter(Phase.START)
-            if bounds.processes:
+            if sandbox:
                 seen = [Path(host.toolbox.find(n, language)) for n in self._tools]
                 seen += [Path(program.argv[0]), self._build.output]
                 program = in_sandbox(program, private, seen, known, bounds.tmp_bytes)
@@ -185,12 +191,19 @@ class ProcessInstance:
             ) from error
         return Dial(known["listen"]) if "listen" in known else None
 
-    async def _address(self, peer: PeerConnection, private: Path) -> dict[str, str]:
-        if self._build.launch.connection is Connection.CALLS_BACK:
-            self._stream = "mutual TLS" if peer.tls else "plain, on loopback"
-            return {"peer": await peer.listener.address_on(LOOPBACK)}
-        self._stream = "unix socket of this run"
-        return {"listen": self._host.sockets.address_in(private)}
+    async def _address(
+        self, peer: PeerConnection, private: Path, *, sandbox: bool
+    ) -> dict[str, str]:
+        if self._build.launch.connection is not Connection.CALLS_BACK:
+            self._stream = "unix socket of this run"
+            return {"listen": self._host.sockets.address_in(private)}
+        self._stream = "mutual TLS" if peer.tls else "plain, on loopback"
+        address = await peer.listener.address_on(LOOPBACK)
+        via, path = address, Path(f"{private.parent}.sock")
+        if sandbox and is_usable(path):  # a fourth of the work of TCP
+            name = address.rpartition(":")[0].strip("[]")
+            via = await peer.listener.address_on(f"unix:{path}", name)
+        return {"peer": address, "via": via}
 
     async def _needs_sandbox(self, attempt: Attempt) -> bool:
         """Say whether a sandbox is made. Raises: StartFailed: required and impossible."""

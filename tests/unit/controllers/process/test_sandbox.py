@@ -69,17 +69,19 @@ async def backend(tmp_path: Path) -> AsyncIterator[ProcessBackend]:
 
 
 class Listens:
-    """A listener on loopback that echoes, and counts who is connected."""
+    """A listener that echoes, and counts who is connected."""
 
     def __init__(self) -> None:
         self.connected = 0
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
 
     async def address_on(self, host: str, *names: str) -> str:
-        if self._server is None:
-            self._server = await asyncio.start_server(self._echo, host, 0)
-        port = self._server.sockets[0].getsockname()[1]
-        return f"{host}:{port}"
+        kind, _, path = host.partition(":")
+        if kind == "unix":
+            self._servers.append(await asyncio.start_unix_server(self._echo, path))
+            return host
+        self._servers.append(await asyncio.start_server(self._echo, host, 0))
+        return f"{host}:{self._servers[-1].sockets[0].getsockname()[1]}"
 
     async def _echo(self, reader: Any, writer: Any) -> None:
         self.connected += 1
@@ -92,9 +94,9 @@ class Listens:
         self.connected -= 1
 
     async def aclose(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            await self._server.wait_closed()
+        for server in self._servers:
+            server.close()
+            await server.wait_closed()
 
 
 async def test_it_sees_and_reaches_its_own_and_the_node_alone(
