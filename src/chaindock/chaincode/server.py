@@ -84,8 +84,9 @@ class ChaincodeListener(CallbackListener):
 
     @property
     def addresses(self) -> list[str]:
-        """Where it listens now, host:port each."""
-        return sorted(server.address for server in self._servers.values())
+        """Where chaincode dials it now, host:port each."""
+        found = (server.address for server in self._servers.values())
+        return sorted(one for one in found if not one.startswith(_UNIX))
 
     @override
     async def address_on(self, host: str, *names: str) -> str:
