@@ -9,7 +9,7 @@ import pytest
 
 from chaindock.container.output import PENDING_BYTES, OutputOptions, OutputStore
 from chaindock.errors import StorageError
-from chaindock.ids import Ccid
+from chaindock.ids import Ccid, at_peer
 from support.doubles.inline import Inline
 from support.eventually import eventually
 
@@ -104,15 +104,17 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_former_chaincodes_are_forgotten_but_for_the_newest(tmp_path: Path) -> None:
     store = OutputStore(tmp_path, OutputOptions(former=2))
-    for number in range(6):
-        file = store.open(ccid(number))
+    other = at_peer(ccid(0), "Org2MSP")  # stays with its package
+    names = [ccid(0), other, *map(ccid, range(1, 6))]
+    for number, name in enumerate(names):
+        file = store.open(name)
         file.begin()
         file.close()
-        folder = store.files(ccid(number))[0].parent
+        folder = store.files(name)[0].parent
         os.utime(folder, (number, number))
     store.drop_former([ccid(0)])
-    kept = [number for number in range(6) if store.files(ccid(number))]
-    assert kept == [0, 4, 5]
+    kept = [name for name in names if store.files(name)]
+    assert kept == [ccid(0), other, ccid(4), ccid(5)]
 
 
 def text_of(path: Path) -> list[str]:

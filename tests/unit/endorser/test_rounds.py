@@ -6,6 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fabric_protos.peer.lifecycle.lifecycle_pb2 import (
+    ApproveChaincodeDefinitionForMyOrgArgs,
+)
 
 from chaindock.errors import ExecuteFailed, LaunchFailed, NotEndorsed
 
@@ -165,3 +168,34 @@ async def test_an_error_at_one_peer_leaves_nothing_of_the_others(three):
     with pytest.raises(ExceptionGroup):
         await three.put("Org1MSP", "Org2MSP")
     assert left.is_set()
+
+
+async def test_each_peer_answers_for_a_system_chaincode_by_itself(three, organizations):
+    """The peer of Org2 lets only an admin of Org2 approve there."""
+    definition = ApproveChaincodeDefinitionForMyOrgArgs(
+        name="more", sequence=1, version="1.0"
+    )
+    with pytest.raises(NotEndorsed) as told:
+        await three.node.caller.invoke(
+            "_lifecycle",
+            [b"ApproveChaincodeDefinitionForMyOrg", definition.SerializeToString()],
+            signer=organizations.first.admin,
+            endorsers=ORGS[:2],
+        )
+    assert [*told.value.organizations] == ["Org2MSP"]
+
+
+async def test_peers_that_share_a_process_use_it_one_after_the_other(three):
+    three.process_of = lambda _mspid: ""
+    busy = 0
+
+    async def works(_invocation: Any) -> None:
+        nonlocal busy
+        assert busy == 0  # a stream takes a transaction once at a time
+        busy += 1
+        await asyncio.sleep(0)
+        busy -= 1
+
+    three.before = dict.fromkeys(ORGS, works)
+    assert (await three.put(*ORGS)).code == 0
+    assert three.asked == [*ORGS]
