@@ -31,7 +31,7 @@ def test_durations_are_those_of_go(text, seconds):
 
 
 @pytest.mark.parametrize(
-    "text", ["30", "", "s", "1 s", "-1s", "1s2", "1x", "1e3s", "1d"]
+    "text", ["30", "", "s", "1 s", "-1s", "1s2", "1x", "1e3s", "1w"]
 )
 def test_other_durations_are_refused(text):
     with pytest.raises(WrongValueError):

@@ -12,9 +12,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from chaindock.container.value_types import Hosts, Memory, Network, User, Variables
 from chaindock.options import declared_in, option, setting
-from chaindock.values import Bytes, Count, Number, Whole
+from chaindock.values import (
+    Bytes,
+    Count,
+    Hosts,
+    Memory,
+    Network,
+    Number,
+    User,
+    Variables,
+    Whole,
+)
 
 if TYPE_CHECKING:
     from chaindock.container.attempt import Attempt

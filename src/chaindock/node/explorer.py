@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec
 
-import msgspec
 from fabric_protos.common import common_pb2
 from fabric_protos.peer import transaction_pb2 as codes
 
@@ -20,15 +19,17 @@ from chaindock.ids import ChannelId, require_chaincode_name
 from chaindock.ledger.queries import encode_key
 from chaindock.ledger.snapshots import ABOVE_ALL, END_OF_HISTORY, after
 from chaindock.ledger.transaction import parse_transaction
-from chaindock.lifecycle.records import NAMESPACE
+from chaindock.lifecycle.collections import IMPLICIT
+from chaindock.lifecycle.definitions import read_definition
+from chaindock.lifecycle.records import DEFINITIONS, NAMESPACE
 from chaindock.node.conflicts import reasons
 from chaindock.node.described import describe, describe_block, events_of, iso
-from chaindock.node.spaces import defined, require_space
+from chaindock.operations.serving import encoded
 from chaindock.operations.wire import encode
 from chaindock.values import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 
     from chaindock.endorser.configuration import Configuration
     from chaindock.ledger.ledger import Ledger, TxLocation
@@ -45,9 +46,23 @@ COUNTED: Final = 10_000
 _REMEMBERED: Final = 1000
 """Transactions whose requests are remembered."""
 POLL_S: Final = 0.2
-_ENCODE: Final = msgspec.json.encode
-_SLICE: Final = 1000
-"""Entries of a list that are encoded at once."""
+P = ParamSpec("P")
+_DEFINED: Final = f"{DEFINITIONS}/metadata/".encode()
+_MOST: Final = 10_000
+"""Definitions that are read; later ones are left out of lists."""
+
+
+def _answer(
+    job: Callable[Concatenate[Explorer, View, P], Any],
+) -> Callable[Concatenate[Explorer, P], Coroutine[Any, Any, bytes]]:
+    """Have a method get a view of the ledger, in a thread; return its result as JSON."""
+
+    async def answer(self: Explorer, /, *args: P.args, **named: P.kwargs) -> bytes:
+        return await self._reader.run(
+            lambda view: encoded(job(self, view, *args, **named))
+        )
+
+    return answer
 
 
 class Explorer:
@@ -70,36 +85,37 @@ class Explorer:
         while len(self._spent) > _REMEMBERED:
             del self._spent[next(iter(self._spent))]
 
-    async def _json(self, job: Callable[[View], Any]) -> bytes:
-        return await self._reader.run(lambda view: _dumps(job(view)))
-
     # ---- state
 
-    async def names(self) -> bytes:
+    @_answer
+    def names(self, view: View) -> Any:
         """Return {"namespaces": [{name, collection, keys, more}]}: whose state there is.
 
         `collection`: "" = public. `more`: there are above `keys`, which were counted.
         """
+        public = [(name, "") for name in (*defined(view), NAMESPACE)]
+        spaces = sorted(
+            [*public, *view.collections()],
+            key=lambda one: (one[0] == NAMESPACE, one),
+        )
+        found = []
+        for name, collection in spaces:
+            keys = view.count(name, collection, COUNTED + 1)
+            told: dict[str, Any] = {"name": name, "collection": collection}
+            told |= {"keys": min(keys, COUNTED), "more": keys > COUNTED}
+            found.append(told)
+        return {"namespaces": found}
 
-        def job(view: View) -> Any:
-            public = [(name, "") for name in (*defined(view), NAMESPACE)]
-            spaces = sorted(
-                [*public, *view.collections()],
-                key=lambda one: (one[0] == NAMESPACE, one),
-            )
-            found = []
-            for name, collection in spaces:
-                keys = view.count(name, collection, COUNTED + 1)
-                told: dict[str, Any] = {"name": name, "collection": collection}
-                told |= {"keys": min(keys, COUNTED), "more": keys > COUNTED}
-                found.append(told)
-            return {"namespaces": found}
-
-        return await self._json(job)
-
-    async def page(
-        self, space: tuple[str, str], prefix: str, start: str, limit: int, cut: int
-    ) -> bytes:
+    @_answer
+    def page(
+        self,
+        view: View,
+        space: tuple[str, str],
+        prefix: str,
+        start: str,
+        limit: int,
+        cut: int,
+    ) -> Any:
         """Return {"height", "rows": [row], "next"}: keys that begin with `prefix`.
 
         `space`: chaincode and collection, "" = public.
@@ -112,18 +128,15 @@ class Explorer:
         """
         _require(space[0], limit)
         low, high = encode_key(prefix), _stop(encode_key(prefix))
+        require_space(view, *space)
+        begin = max(low, encode_key(start))
+        rows, ended = view.scan(*space, (begin, high), limit, PAGE_BYTES)
+        following = None if ended else after(rows[-1].key).decode()
+        shown = [_row(row, cut) for row in rows]
+        return {"height": view.height(), "rows": shown, "next": following}
 
-        def job(view: View) -> Any:
-            require_space(view, *space)
-            begin = max(low, encode_key(start))
-            rows, ended = view.scan(*space, (begin, high), limit, PAGE_BYTES)
-            following = None if ended else after(rows[-1].key).decode()
-            shown = [_row(row, cut) for row in rows]
-            return {"height": view.height(), "rows": shown, "next": following}
-
-        return await self._json(job)
-
-    async def value(self, name: str, collection: str, key: str) -> bytes:
+    @_answer
+    def value(self, view: View, name: str, collection: str, key: str) -> Any:
         """Return the row of one key with its whole value, and who wrote it.
 
         `tx_id` and `time` are those of the transaction that wrote a public value.
@@ -131,21 +144,20 @@ class Explorer:
         Raises: NotFound: absent, or this node has its hash only. InvalidInput.
         """
         _require(name)
+        require_space(view, name, collection)
+        row = view.get(name, collection, encode_key(key))
+        if row is None:
+            raise _absent(view, name, collection, key)
+        if collection:
+            return _row(row, len(row.value))
+        last = next(view.history(name, row.key, END_OF_HISTORY), None)
+        wrote = _wrote(last) if last is not None else {}
+        return {**_row(row, len(row.value)), **wrote}
 
-        def job(view: View) -> Any:
-            require_space(view, name, collection)
-            row = view.get(name, collection, encode_key(key))
-            if row is None:
-                raise _absent(view, name, collection, key)
-            if collection:
-                return _row(row, len(row.value))
-            last = next(view.history(name, row.key, END_OF_HISTORY), None)
-            wrote = _wrote(last) if last is not None else {}
-            return {**_row(row, len(row.value)), **wrote}
-
-        return await self._json(job)
-
-    async def history(self, name: str, key: str, before: Version, limit: int) -> bytes:
+    @_answer
+    def history(
+        self, view: View, name: str, key: str, before: Version, limit: int
+    ) -> Any:
         """Return {"rows": [row], "next"}: changes of a key before a version, newest first.
 
         A row has `version`, `tx_id`, `time`, `is_delete`, `size` and `value` (base64).
@@ -154,24 +166,21 @@ class Explorer:
         Raises: InvalidInput.
         """
         _require(name, limit)
-
-        def job(view: View) -> Any:
-            require_space(view, name)
-            rows: list[Change] = []
-            size = 0
-            for change in view.history(name, encode_key(key), before):
-                if len(rows) == limit or size >= PAGE_BYTES:
-                    last = [rows[-1].block, rows[-1].tx]
-                    return {"rows": [_change(row) for row in rows], "next": last}
-                rows.append(change)
-                size += len(change.entry.value)
-            return {"rows": [_change(row) for row in rows], "next": None}
-
-        return await self._json(job)
+        require_space(view, name)
+        rows: list[Change] = []
+        size = 0
+        for change in view.history(name, encode_key(key), before):
+            if len(rows) == limit or size >= PAGE_BYTES:
+                last = [rows[-1].block, rows[-1].tx]
+                return {"rows": [_change(row) for row in rows], "next": last}
+            rows.append(change)
+            size += len(change.entry.value)
+        return {"rows": [_change(row) for row in rows], "next": None}
 
     # ---- blocks
 
-    async def blocks(self, below: int | None, limit: int) -> bytes:
+    @_answer
+    def blocks(self, view: View, below: int | None, limit: int) -> Any:
         """Return {"height", "blocks": [block], "next"}, the newest first.
 
         A block has `number`, `hash`, `size` in bytes, `transactions`, `valid` (how many)
@@ -180,31 +189,25 @@ class Explorer:
         Raises: InvalidInput.
         """
         _require(None, limit)
-
-        def job(view: View) -> Any:
-            height = view.height()
-            number = height if below is None else min(below, height)
-            found: list[dict[str, Any]] = []
-            size = 0
-            while number and len(found) < limit and size < BLOCKS_BYTES:
-                number -= 1
-                hashed, data = view.block(number)
-                found.append({"hash": hashed.hex(), **_outline(number, data)})
-                size += len(data)
-            return {"height": height, "blocks": found, "next": number or None}
-
-        return await self._json(job)
-
-    async def block(self, number: int, *, brief: bool) -> bytes:
-        """Return `describe_block` and its `hash`. Raises: NotFound."""
-
-        def job(view: View) -> Any:
+        height = view.height()
+        number = height if below is None else min(below, height)
+        found: list[dict[str, Any]] = []
+        size = 0
+        while number and len(found) < limit and size < BLOCKS_BYTES:
+            number -= 1
             hashed, data = view.block(number)
-            return {"hash": hashed.hex(), **describe_block(data, brief=brief)}
+            found.append({"hash": hashed.hex(), **_outline(number, data)})
+            size += len(data)
+        return {"height": height, "blocks": found, "next": number or None}
 
-        return await self._json(job)
+    @_answer
+    def block(self, view: View, number: int, *, brief: bool) -> Any:
+        """Return `describe_block` and its `hash`. Raises: NotFound."""
+        hashed, data = view.block(number)
+        return {"hash": hashed.hex(), **describe_block(data, brief=brief)}
 
-    async def transaction(self, tx_id: str) -> bytes:
+    @_answer
+    def transaction(self, view: View, tx_id: str) -> Any:
         """Return `describe` of a transaction, its `block`, why it was refused, `requests`.
 
         `requests` is what the chaincode asked the node for: kind → [how many, seconds];
@@ -216,17 +219,13 @@ class Explorer:
             raise InvalidInput(
                 f"transaction {tx_id!r}: expected its id, or the first digits of it"
             )
-
-        def job(view: View) -> Any:
-            _, place = view.find(tx_id.lower())
-            block = common_pb2.Block.FromString(view.block(place.block)[1])
-            envelope = block.data.data[place.index]
-            found = describe(envelope, place.code, place.index)
-            why = reasons(view, envelope, place, self._configuration)
-            requests = self._spent.get(found["tx_id"])
-            return {"block": place.block, **found, **why, "requests": requests}
-
-        return await self._json(job)
+        _, place = view.find(tx_id.lower())
+        block = common_pb2.Block.FromString(view.block(place.block)[1])
+        envelope = block.data.data[place.index]
+        found = describe(envelope, place.code, place.index)
+        why = reasons(view, envelope, place, self._configuration)
+        requests = self._spent.get(found["tx_id"])
+        return {"block": place.block, **found, **why, "requests": requests}
 
     # ---- reasons
 
@@ -284,21 +283,6 @@ class Explorer:
                     return
                 except (TimeoutError, LedgerError):  # the latter: it was reverted
                     pass
-
-
-def _dumps(value: Any) -> bytes:
-    """Return JSON; encoding all of a large answer at once would stop the event loop."""
-    if isinstance(value, dict):
-        if any(isinstance(one, list | dict) for one in value.values()):
-            items = (_ENCODE(name) + b":" + _dumps(one) for name, one in value.items())
-            return b"{" + b",".join(items) + b"}"
-    elif isinstance(value, list):
-        if len(value) < _SLICE:
-            return b"[" + b",".join(map(_dumps, value)) + b"]"
-        starts = range(0, len(value), _SLICE)
-        slices = (_ENCODE(value[start : start + _SLICE])[1:-1] for start in starts)
-        return b"[" + b",".join(slices) + b"]"
-    return _ENCODE(value)
 
 
 def _events(number: int, name: str, view: View) -> list[dict[str, Any]]:
@@ -375,3 +359,42 @@ def _stop(prefix: bytes) -> bytes:
     """Return the end of the range of keys that begin with `prefix`."""
     # No byte of UTF-8 is 0xff, so the last one can be raised.
     return prefix[:-1] + bytes([prefix[-1] + 1]) if prefix else ABOVE_ALL
+
+
+# --- names that the ledger knows --------------------------------------------------------
+
+
+def defined(view: View) -> list[str]:
+    """Return the names of the chaincodes that are defined."""
+    rows, _ = view.scan(NAMESPACE, "", (_DEFINED, _DEFINED + b"\xff"), _MOST, MIB)
+    return [row.key.removeprefix(_DEFINED).decode() for row in rows]
+
+
+def require_space(view: View, name: str, collection: str = "") -> None:
+    """Raise NotFound unless the chaincode, and its collection unless "", are known.
+
+    A chaincode is known when it is defined or has written; so is a collection.
+    """
+    if view.has_written(name, collection):
+        return
+    definition = None if name == NAMESPACE else read_definition(view, name)
+    written = [one for one in view.collections() if one[0] == name]
+    known = definition is not None or written or view.has_written(name, "")
+    if not known and name != NAMESPACE:
+        names = ", ".join(defined(view)) or "none"
+        raise NotFound(
+            f"there is no chaincode {name!r} on the ledger; it has {names}",
+            hint="see which have state: chaindock state ls",
+            chaincode=name,
+        )
+    if not collection or collection.startswith(IMPLICIT):
+        return
+    configs = definition.collections.config if definition else ()
+    collections = [one.static_collection_config.name for one in configs]
+    if collection not in collections:
+        told = ", ".join(dict.fromkeys([*collections, *(one for _, one in written)]))
+        raise NotFound(
+            f"{name!r} has no collection {collection!r}; it has {told or 'none'}",
+            chaincode=name,
+            collection=collection,
+        )

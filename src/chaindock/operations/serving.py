@@ -53,6 +53,9 @@ AT_ONCE: Final = 8
 BACKLOG: Final = 1024
 """Connections that wait to be accepted; a Unix socket refuses one more at once."""
 _PIECE_BYTES: Final = 1 << 16
+_ENCODE: Final = msgspec.json.encode
+_SLICE: Final = 1000
+"""Entries of a list that are encoded at once."""
 _START: Final = "start it again: chaindock up"
 _log = telemetry.get_logger("operations")
 _limited = telemetry.RateLimitedLog(_log)
@@ -90,6 +93,21 @@ class AdminOptions:
 def reply(body: Any, status: int = 200) -> web.Response:
     """Return `body` as JSON; values of dataclasses may be in it."""
     return web.json_response(body, status=status, dumps=_dumps)
+
+
+def encoded(value: Any) -> bytes:
+    """Return JSON; encoding all of a large answer at once would stop the event loop."""
+    if isinstance(value, dict):
+        if any(isinstance(one, list | dict) for one in value.values()):
+            items = (_ENCODE(name) + b":" + encoded(one) for name, one in value.items())
+            return b"{" + b",".join(items) + b"}"
+    elif isinstance(value, list):
+        if len(value) < _SLICE:
+            return b"[" + b",".join(map(encoded, value)) + b"]"
+        starts = range(0, len(value), _SLICE)
+        slices = (_ENCODE(value[start : start + _SLICE])[1:-1] for start in starts)
+        return b"[" + b",".join(slices) + b"]"
+    return _ENCODE(value)
 
 
 def reply_in_pieces(body: Any, held: object = None) -> web.Response:

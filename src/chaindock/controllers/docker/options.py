@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from chaindock.container.value_types import Hosts, Memory, User, is_address
 from chaindock.controllers.docker.names import DEFAULT_REGISTRY
 from chaindock.options import Option, option
 from chaindock.platforms.base import LanguageImages, Pull
@@ -23,12 +22,16 @@ from chaindock.values import (
     Bytes,
     BytesOrNone,
     Count,
+    Hosts,
+    Memory,
     Number,
     Seconds,
     Syntax,
+    User,
     Whole,
     WrongValueError,
     all_of,
+    is_address,
     matching,
     read_words,
 )

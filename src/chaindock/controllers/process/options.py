@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from chaindock.container.value_types import Memory
 from chaindock.options import option, setting
-from chaindock.values import GIB, MIB, Bytes, Seconds
+from chaindock.values import GIB, MIB, Bytes, Memory, Seconds
 
 
 @dataclass(frozen=True)
