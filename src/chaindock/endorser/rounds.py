@@ -99,6 +99,8 @@ class Round:
     def __post_init__(self) -> None:
         self.at = next(iter(self.named), self.at)
         self.named = list(dict.fromkeys(self.named)) if self.endorse else []
+        # One that is stopped meanwhile ends what it has begun.
+        self._peers = dict(self.endorser.peers)
         self._found: dict[str, Simulated | ChaindockError] = {}
         self._unequal: tuple[ProposalResponse, ProposalResponse] | None = None
 
@@ -137,7 +139,7 @@ class Round:
                     await keep(proposal.tx_id, base.private)
             if interest is not None:
                 answer.interest.CopyFrom(interest)
-            peers = [self.endorser.peers[mspid] for mspid in signers]
+            peers = [self._peers[mspid] for mspid in signers]
             size = len(answer.payload) + len(answer.response.payload)
             return first.outcome, await off_loop(size, partial(_signed, answer, peers))
 
@@ -177,7 +179,7 @@ class Round:
 
     async def _plan(self, first: Simulated, without: Collection[str] = ()) -> Plan:
         """Return who signs; as few others than the peer that was asked as possible."""
-        known = self.endorser.peers
+        known = self._peers
         at = {self.at: known[self.at]} if self.at in known else {}
         peers = {**at, **known}
         return await choose(
@@ -205,7 +207,7 @@ class Round:
                     refusals[mspid] = why
             if isinstance(base, Simulated) and not refusals.keys() & set(signers):
                 return signers, base
-            if self.named or refusals.keys() >= self.endorser.peers.keys():
+            if self.named or refusals.keys() >= self._peers.keys():
                 raise await self._not_endorsed(refusals)
             try:
                 signers = (await self._plan(first, refusals)).endorsers

@@ -39,7 +39,7 @@ class Custodian(AbstractAsyncContextManager["Custodian"]):
     """The supervisors of a node.
 
     `name_of` returns the name that users know a ccid by; `by_hand` whether a user starts
-    its program (development mode).
+    its program (development mode); `serves` whether the peer of an organisation runs.
     """
 
     def __init__(
@@ -50,11 +50,12 @@ class Custodian(AbstractAsyncContextManager["Custodian"]):
         new_attempt: Callable[[Ccid], Attempt] = Attempt,
         name_of: Callable[[Ccid], str] = str,
         by_hand: Callable[[Ccid], bool] = lambda _: False,
+        serves: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self._launcher = launcher
         self._options = options = options or CustodianOptions()
         self._new_attempt, self._name_of = new_attempt, name_of
-        self._by_hand = by_hand
+        self._by_hand, self._serves = by_hand, serves
         slots = options.parallel or processors()
         self._slots = asyncio.Semaphore(slots)
         self._crowd = asyncio.Semaphore(_CROWD * slots)
@@ -122,7 +123,8 @@ class Custodian(AbstractAsyncContextManager["Custodian"]):
         Cancelled: the launch goes on.
         """
         for one in self.others(ccid):
-            one.ask_running()
+            if self._serves(split_peer(one.ccid)[1]):
+                one.ask_running()
         await self._supervisor(ccid).ask_running(attempt, trial=trial).wait()
 
     def resume(self, ccid: Ccid) -> None:
@@ -139,7 +141,8 @@ class Custodian(AbstractAsyncContextManager["Custodian"]):
         """
         self._require_open()
         package, mspid = split_peer(ccid)
-        if (supervisor := self._supervisors.get(package)) is None:
+        supervisor = self._supervisors.get(package)
+        if supervisor is None or not self._serves(mspid):
             raise states.retired(ccid)
         if mspid and supervisor.target is Target.RUNNING:
             supervisor = self._supervisor(ccid)

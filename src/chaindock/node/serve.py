@@ -164,6 +164,7 @@ async def _compose(
             new_attempt=new_attempt,
             name_of=lambda ccid: next(iter(fleet.names_of(split_peer(ccid)[0])), ccid),
             by_hand=lambda ccid: targets.placement(ccid).given == BY_HAND,
+            serves=lambda mspid: mspid not in organizations.stopped,
         )
     )
     packages = await stack.enter_async_context(

@@ -199,3 +199,14 @@ async def test_peers_that_share_a_process_use_it_one_after_the_other(three):
     three.before = dict.fromkeys(ORGS, works)
     assert (await three.put(*ORGS)).code == 0
     assert three.asked == [*ORGS]
+
+
+async def test_a_peer_that_is_stopped_meanwhile_ends_what_it_has_begun(three):
+    async def stopped(_invocation: Any) -> None:
+        three.node.endorser.peers.pop("Org2MSP")
+
+    three.before["Org2MSP"] = stopped
+    assert (await three.put()).code == 0
+    assert three.asked == ["Org1MSP", "Org2MSP"]
+    assert (await three.put()).code == 0
+    assert three.asked[2:] == ["Org1MSP", "Org3MSP"]

@@ -375,3 +375,26 @@ async def test_it_is_started_again_by_itself_and_by_a_start(custodian, machine):
     del machine.errors[A2]
     await custodian.launch(A)
     await machine.until("up", A2, 3)
+
+
+async def test_a_call_under_way_starts_nothing_at_a_peer_that_was_stopped(machine):
+    stopped: set[str] = set()
+    serves = lambda mspid: mspid not in stopped  # noqa: E731
+    async with Custodian(machine, FAST, serves=serves) as custodian:
+        await custodian.launch(A)
+        await custodian.ready(A2, 5)
+        gate = machine.stop_gates[A2] = asyncio.Event()
+        stopped.add("Org2MSP")
+        stop = asyncio.ensure_future(custodian.stop(A2, Target.REMOVED))
+        await machine.until("stop", A2)
+        with pytest.raises(ChaincodeRetired):
+            await custodian.ready(A2, 5)
+        await custodian.launch(A)
+        gate.set()
+        await stop
+        with pytest.raises(ChaincodeRetired):
+            await custodian.ready(A2, 5)
+        assert {*machine.runs} == {A}
+        stopped.clear()
+        await custodian.ready(A2, 5)
+        assert {*machine.runs} == {A, A2}
