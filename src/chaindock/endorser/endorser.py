@@ -244,10 +244,11 @@ class Endorser:
     ) -> ChaincodeMessage:
         """Call chaincode on another channel; what it reads and writes there is dropped.
 
-        Raises: as `Simulation.called`. NotFound: no such channel. Denied.
+        Raises: as `Simulation.called`. NotFound: the peer has joined no such channel.
+            Denied.
         """
         other, system = self.others(channel), simulation.is_system(name)
-        if other is None:
+        if other is None or simulation.mspid not in other.peers:
             if system:
                 raise NotFound(f"failed to find ledger for channel: {channel}")
             raise NotFound(f"Failed to get policy manager for channel [{channel}]")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from fabric_protos.peer import chaincode_shim_pb2 as shim
@@ -125,6 +125,9 @@ async def test_the_creator_has_to_be_a_writer_there(
         await other.define("a")
         call = endorsing.propose("a")
         outer = await a.receive()
+        unknown = f"Failed to get policy manager for channel [{OTHER}]"
+        assert await cause(a, outer, spec(f"a/{OTHER}")) == unknown
+        cast("Any", other.endorser.peers)[endorsing.org.mspid] = endorsing.org.peer
         assert await cause(a, outer, spec(f"a/{OTHER}")) == (
             "Failed evaluating policy on signed data during check policy on channel "
             f"[{OTHER}] with policy [/Channel/Application/Writers]: [implicit policy "

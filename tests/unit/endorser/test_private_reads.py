@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from fabric_protos.peer.proposal_response_pb2 import Response
 from chaindock.chaincode.invocation import Call
 from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.requests import REQUESTS, Kind
-from chaindock.errors import ChaindockError
+from chaindock.errors import ChaindockError, NotFound
 from chaindock.identity.policies import parse_policy
 from chaindock.ids import Ccid
 from chaindock.lifecycle.definitions import Approval, Definition
@@ -220,3 +221,18 @@ async def test_called_chaincode_reads_at_the_peer_of_its_caller(deals: Deals) ->
         assert await deals.ask("Org1MSP", *words, name="outer") == b"v"
         told = await deals.ask("Org2MSP", *words, name="outer")
         assert "private data matching public hash version is not available" in told
+
+
+async def test_a_peer_reads_no_channel_that_its_organisation_has_not_joined(
+    deals: Deals,
+) -> None:
+    """Whatever the client may: it is a member there."""
+    await deals.define("outer")
+    await deals.put("first", "k", "v")
+    there = copy(deals.node.endorser)
+    there.peers = {"Org1MSP": there.peers["Org1MSP"]}
+    deals.node.endorser.others = {"elsewhere": there}.get
+    words = "call", "deals/elsewhere", "GET_STATE", "first", "k"
+    assert await deals.ask("Org1MSP", *words, name="outer") == b"v"
+    with pytest.raises(NotFound, match="Failed to get policy manager for channel"):
+        await deals.ask("Org2MSP", *words, name="outer")
