@@ -96,8 +96,9 @@ def read_block(
     dictionary = _raw(b"".join(_dictionary(execute, schema, number, newest)))
     try:
         return ZstdDecompressor(dict_data=dictionary).decompress(stored[_HEAD:])
-    except ZstdError as error:
-        raise corrupt(path, f"block {number} cannot be decoded ({error})") from error
+    except (ZstdError, MemoryError) as error:  # its head may claim any size
+        why = str(error) or "no memory for its size"
+        raise corrupt(path, f"block {number} cannot be decoded ({why})") from error
 
 
 def _dictionary(

@@ -146,3 +146,16 @@ async def test_a_reader_is_told_which_block_is_damaged(tmp_path: Path) -> None:
     async with ledger_at(tmp_path) as ledger, LedgerReader(ledger._path) as reader:
         with pytest.raises(LedgerCorrupt, match=f"block {number} cannot be decoded"):
             await reader.run(lambda view: view.block(number))
+
+
+async def test_a_block_that_claims_to_be_huge_is_damaged(tmp_path: Path) -> None:
+    async with ledger_at(tmp_path) as ledger:
+        number = await put(ledger, {"a": long(), "b": long(), "c": long()})
+        stored = ledger._reader.one("SELECT block FROM blocks WHERE number=1", ())[0]
+    start = 9 + 4  # the head, and the magic number of the frame: its descriptor
+    huge = bytes([stored[start] | 0xC0]) + b"\xff" * 7
+    damaged = stored[:start] + huge + stored[start + 8 :]
+    tamper(tmp_path / "ledger.db", "UPDATE blocks SET block=? WHERE number=1", damaged)
+    with pytest.raises(LedgerCorrupt, match=f"block {number} cannot be decoded"):
+        async with ledger_at(tmp_path):
+            pass
