@@ -12,7 +12,6 @@ import os
 import platform
 import shutil
 import socket
-import subprocess
 import tempfile
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -39,14 +38,13 @@ from chaindock.processes.sandbox import find_bwrap
 from chaindock.processes.toolbox import Toolbox
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from chaindock.config.sections import Config
-    from chaindock.platforms.base import Tool, ToolCheck
+    from chaindock.platforms.base import Tool
 
 LEAST_BYTES = 256 * 1024 * 1024
 WANTED_BYTES = 2 * 1024 * 1024 * 1024
-_TOOL_S = 20.0
 _ENGINE_S = 5.0
 _GIB = 1024**3
 _MOST_TOLD = 6
@@ -322,44 +320,32 @@ async def _toolchains(config: Config) -> tuple[list[Check], list[str]]:
         env = base_environment(Path(folder), path.split(":"))
         box = Toolbox(path, env)
         tools = [tool for one in PLATFORMS for tool in one.tools]
-        checks = await asyncio.gather(*(_tool(box, tool, env) for tool in tools))
-    bad = {
-        tool
-        for tool, found in zip(tools, checks, strict=True)
-        if any(check.state is not State.OK for check in found)
-    }
-    languages = [one.title for one in PLATFORMS if not bad.intersection(one.tools)]
-    return [check for found in checks for check in found], languages
+        checks = await asyncio.gather(*(_tool(box, tool) for tool in tools))
+    found = dict(zip(tools, checks, strict=True))
+    languages = [
+        one.title
+        for one in PLATFORMS
+        if all(found[tool].state is State.OK for tool in one.tools)
+    ]
+    return checks, languages
 
 
-async def _tool(box: Toolbox, tool: Tool, env: Mapping[str, str]) -> list[Check]:
-    name = tool.name
+async def _tool(box: Toolbox, tool: Tool) -> Check:
+    name, state = tool.name, State.WARN
     try:
         version = await box.version(name, name)
         path = box.find(name, name)
     except ToolMissing as error:
         remedy = (error.hint or "").partition(", or run")[0]
-        missing = Check("toolchains", name, State.WARN, "not on the PATH", remedy)
-        told = replace(missing, found=f"there is no {name}", remedy="")
-        return [missing, *(replace(told, name=check.name) for check in tool.checks)]
-    first = (version or "no version").partition("\n")[0]
-    found = Check("toolchains", name, State.OK, f"{first}  ({path})")
+        return Check("toolchains", name, state, "not on the PATH", remedy)
     if version is None:
         text = f"{path} prints no version in the environment of a build"
         remedy = "put the real program on the PATH before the one of a version manager"
-        found = Check("toolchains", name, State.WARN, text, remedy)
-    return [found, *[await _tool_check(path, one, env) for one in tool.checks]]
-
-
-async def _tool_check(path: str, check: ToolCheck, env: Mapping[str, str]) -> Check:
-    words = [path, *check.arguments]
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        done = await asyncio.to_thread(
-            subprocess.run, words, env=env, capture_output=True, timeout=_TOOL_S
-        )
-        if done.returncode == 0:
-            return Check("toolchains", check.name, State.OK, check.good)
-    return Check("toolchains", check.name, State.WARN, check.bad, check.remedy)
+        return Check("toolchains", name, state, text, remedy)
+    if tool.probe and await box.ask(path, *tool.probe) is None:
+        return Check("toolchains", name, state, *tool.lacks)
+    first = (version or "no version").partition("\n")[0]
+    return Check("toolchains", name, State.OK, f"{first}  ({path})")
 
 
 # --- what builds need ----------------------------------------------------------------

@@ -111,33 +111,21 @@ class BuildPlan:
 
 
 @dataclass(frozen=True)
-class ToolCheck:
-    """Something else that a tool must be able to do: to end with 0, given `arguments`.
-
-    `good`, `bad` and `remedy` are what `doctor` says.
-    """
-
-    name: str
-    arguments: tuple[str, ...]
-    good: str
-    bad: str
-    remedy: str
-
-
-@dataclass(frozen=True)
 class Tool:
     """A program that builds and runs of a language need on the host: {tool:NAME} in plans.
 
     Args:
         install: what to do when it is missing.
         version: arguments with which it prints its version.
-        checks: what else it must be able to do.
+        probe: arguments with which it ends with 0 if nothing of it is missing.
+        lacks: what it lacks otherwise, and what to do: for `doctor`.
     """
 
     name: str
     install: str
     version: tuple[str, ...] = ("--version",)
-    checks: tuple[ToolCheck, ...] = ()
+    probe: tuple[str, ...] = ()
+    lacks: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)

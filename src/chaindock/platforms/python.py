@@ -28,7 +28,6 @@ from chaindock.platforms.base import (
     Selection,
     Step,
     Tool,
-    ToolCheck,
     declare_images,
 )
 from chaindock.platforms.tree import MAX_TEXT, Tree, collect
@@ -116,14 +115,10 @@ class Python(Platform):
         Tool(
             "python3",
             "install Python 3 with its venv module",
-            checks=(
-                ToolCheck(
-                    "venv",
-                    ("-c", "import venv, ensurepip"),
-                    "python3 can make environments",
-                    "python3 has no venv with pip",
-                    "install it; on Debian and Ubuntu: the package python3-venv",
-                ),
+            probe=("-c", "import venv, ensurepip"),
+            lacks=(
+                "it has no venv with pip",
+                "install it; on Debian and Ubuntu: the package python3-venv",
             ),
         ),
     )

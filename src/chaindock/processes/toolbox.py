@@ -56,7 +56,7 @@ class Toolbox:
         path = self.find(name, language)
         identity = _identity(Path(path))
         if identity not in self._versions:
-            self._versions[identity] = await self._ask(path, *_tool(name).version)
+            self._versions[identity] = await self.ask(path, *_tool(name).version)
         return self._versions[identity]
 
     async def _identify(self, name: str, language: str) -> str:
@@ -66,7 +66,8 @@ class Toolbox:
             identity += f" {await self.version(name, language)}"
         return identity
 
-    async def _ask(self, path: str, *arguments: str) -> str | None:
+    async def ask(self, path: str, *arguments: str) -> str | None:
+        """Return what a program prints; None when it fails."""
         limit_s, env = VERSION_LIMIT_S, self._env
         try:
             code, output, _ = await run_program(

@@ -80,8 +80,8 @@ def test_python_needs_venv(doctor, tools):
     tools("python3", 'case "$1" in --version) echo Python 3.99;; *) exit 1;; esac')
     status, body, found = doctor()
     assert (status, body["process"]) == (6, [])
-    assert found["python3"]["state"] == "ok"
-    assert "python3-venv" in found["venv"]["remedy"]
+    assert found["python3"]["state"] == "warn"
+    assert "python3-venv" in found["python3"]["remedy"]
     tools("python3", f'exec {sys.executable} "$@"')
     assert doctor()[1]["process"] == ["Python"]
 
