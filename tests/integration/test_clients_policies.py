@@ -237,6 +237,8 @@ def test_a_peer_that_is_stopped_endorses_nothing_until_it_starts(
         call(client, "evaluate", "Org3", *words)
     assert told.value.code == UNAVAILABLE
     assert call(client, "submit", "Org1", *words) == "conga"
+    served = [one["mspid"] for one in net.node.ask("status")["gateways"]]
+    assert served == ["Org1MSP", "Org2MSP"]
     refused = net.node.cli("org", "stop", "Org1", code=None)
     assert "the node itself needs it" in refused.err
     net.node.cli("org", "start", "Org3")

@@ -159,8 +159,9 @@ class ClientListener:
         return {key: facts.get(key) for key in ("address", "tls_name", "ca")}
 
     def connections(self) -> list[dict[str, str | None]]:
-        """Return `mspid` and `connection` of every organisation, as they were served."""
-        return [{"mspid": one, **self.connection(one)} for one in self._servers]
+        """Return `mspid` and `connection` of every peer that serves, the first one first."""
+        served = [one for one in self._servers if one in self._addresses]
+        return [{"mspid": one, **self.connection(one)} for one in served]
 
     async def serve(self, organization: Organization) -> None:
         """Serve the clients of an organisation's peer, unless that is done already.
