@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc.aio
@@ -20,7 +19,7 @@ from chaindock.gateway.statuses import Refusal, Status, fitting
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from functools import partial
 
     from chaindock.gateway.listener import Context, Feed, Service, Stream, Unary
 
@@ -40,24 +39,25 @@ class Desk:
 
 
 class _Call:
-    """A call whose first request has arrived, as methods see it: all they use of it."""
+    """A call as methods see it: all they use of it. It has sent its first request."""
 
-    def __init__(self, desk: Desk, context: Context, first: Any) -> None:
-        self._desk, self._context, self._first = desk, context, [first]
-        self.source = context.peer()
+    def __init__(self, desk: Desk, context: Context, source: str) -> None:
+        self.desk, self.source, self._context = desk, source, context
         self.auth_context = context.auth_context
+        self._first: list[Any] = []
 
-    @property
-    def desk(self) -> Desk:
-        return self._desk
+    async def begin(self, limit_s: float | None) -> None:
+        self._first.append(
+            await self.desk.intake.read(self._context, self.source, limit_s)
+        )
 
     async def read(self) -> Any:
         if self._first:
             return self._first.pop()
-        return await self._desk.intake.read(self._context)
+        return await self.desk.intake.read(self._context, self.source)
 
     async def write(self, message: bytes) -> None:
-        await self._desk.outlet.write(self._context, message, self.source)
+        await self.desk.outlet.write(self._context, message, self.source)
 
 
 async def answer(method: Unary, call: _Call) -> bytes:
@@ -82,49 +82,41 @@ async def talk(method: Stream, call: _Call) -> None:
     await method(cast("Context", call))
 
 
-def _until_over(leave: Callable[[], object]) -> None:
-    """Do something when the current call is over, and its response has been sent."""
-    task = asyncio.current_task()
-    if task is not None:
-        task.add_done_callback(lambda _: leave())
-
-
 def bound(service: Service, desk: Desk, work: Work) -> Any:
-    """Return what gRPC runs for calls of a method: a coroutine function."""
+    """Return what gRPC runs for calls of a method: a coroutine function.
+
+    Only a call that has sent a request counts: others would leave no place for it. It
+    counts until its response has been sent, which is when its task is over.
+    """
     limit_s = None if work.func is talk else SLOW_S
 
     async def handle(_requests: Any, context: Context) -> Any:
-        return await _run(service, desk, work, limit_s, context)
+        task, source, counts = asyncio.current_task(), context.peer(), False
+
+        def over(_: object) -> None:
+            desk.crowd.stream(source, -1)
+            if counts:
+                service.leave()
+
+        desk.crowd.stream(source, 1)
+        assert task is not None  # noqa: S101  # gRPC makes one for each call
+        task.add_done_callback(over)
+        try:
+            call = _Call(desk, context, source)
+            await call.begin(limit_s)
+            service.enter()
+            counts = True
+            return await work(call)
+        except Refusal as refused:
+            await context.abort(refused.code, refused.text, refused.trailers())
+        except ChaindockError as error:
+            code = getattr(Status, error.code.name)
+            await context.abort(code, fitting(error.message))
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception as error:  # noqa: BLE001  # a defect: others are served on
+            _log.exception("call of a client failed", service=service.name)
+            text = f"unexpected {type(error).__name__}; this is a defect of Chaindock"
+            await context.abort(Status.INTERNAL, text)
 
     return handle
-
-
-async def _run(
-    service: Service,
-    desk: Desk,
-    work: Work,
-    limit_s: float | None,
-    context: Context,
-) -> Any:
-    """Do the work of a call within the limits of its service.
-
-    Only a call that has sent a request counts: others would leave no place for it.
-    """
-    source = context.peer()
-    desk.crowd.stream(source, 1)
-    _until_over(partial(desk.crowd.stream, source, -1))
-    try:
-        call = _Call(desk, context, await desk.intake.read(context, limit_s))
-        service.enter()
-        _until_over(service.leave)
-        return await work(call)
-    except Refusal as refused:
-        await context.abort(refused.code, refused.text, refused.trailers())
-    except ChaindockError as error:
-        await context.abort(getattr(Status, error.code.name), fitting(error.message))
-    except (asyncio.CancelledError, grpc.aio.AbortError):
-        raise
-    except Exception as error:  # noqa: BLE001  # a defect: others are served on
-        _log.exception("call of a client failed", service=service.name)
-        text = f"unexpected {type(error).__name__}; this is a defect of Chaindock"
-        await context.abort(Status.INTERNAL, text)

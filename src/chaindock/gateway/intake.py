@@ -44,12 +44,14 @@ class Intake:
         self._short_bytes = self._process.memory_info().rss + GROWN_BYTES
         self._look: asyncio.TimerHandle | None = None
 
-    async def read(self, context: Context, limit_s: float | None = None) -> Any:
-        """Return the next request of a call, or `grpc.aio.EOF`.
+    async def read(
+        self, context: Context, source: str, limit_s: float | None = None
+    ) -> Any:
+        """Return the next request of a call of a connection, or `grpc.aio.EOF`.
 
         `limit_s`: most seconds that it may take; None = any. Raises: Refusal.
         """
-        reading = _Reading(self, context.peer(), limit_s)
+        reading = _Reading(self, source, limit_s)
         try:
             return await context.read()
         except asyncio.CancelledError:
