@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 import grpc.aio
-from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.aio import Backoff
 from chaindock.telemetry import get_logger
@@ -56,10 +55,7 @@ async def serve_dialled(
     while True:
         await wait_until_listening(address)
         async with _channel(address, options, tls) as channel:
-            call: Any = channel.stream_stream(
-                _METHOD,
-                request_serializer=shim.ChaincodeMessage.SerializeToString,
-            )()
+            call: Any = channel.stream_stream(_METHOD)()
             handler.rest = partial(_rest, channel)
             try:
                 first = await call.read()

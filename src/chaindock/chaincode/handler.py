@@ -275,7 +275,7 @@ class Handler:
             # 2.5.4): one call at a time, with a rest after the final message.
             calls.limiter.limit, calls.limiter.rest = 1, self.rest
         # There are no other messages yet, so these two need no outbox.
-        await to.write(shim.ChaincodeMessage(type=Kind.REGISTERED))
+        await to.write(shim.ChaincodeMessage(type=Kind.REGISTERED).SerializeToString())
         if expected and self.state is StreamState.CREATED:
             expected.attempt.enter(Phase.READY)
         options = self._options
@@ -286,7 +286,9 @@ class Handler:
             max_size_get_multiple_keys=options.max_size_get_multiple_keys,
         )
         ready = parameters.SerializeToString()
-        await to.write(shim.ChaincodeMessage(type=Kind.READY, payload=ready))
+        await to.write(
+            shim.ChaincodeMessage(type=Kind.READY, payload=ready).SerializeToString()
+        )
         if self.state is StreamState.ENDED:
             return  # it ended while a message was written
         self.state = StreamState.READY

@@ -10,6 +10,8 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from chaindock.aio import off_loop
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -32,12 +34,12 @@ class Outbox:
     A write is never cancelled because a caller has left.
 
     Args:
-        write: sends one message; never called again before it returned.
+        write: sends one serialised message; never called again before it returned.
         budget: of the stream; gets back what an answer took when it is sent.
     """
 
     def __init__(
-        self, write: Callable[[ChaincodeMessage], Awaitable[None]], budget: Budget
+        self, write: Callable[[bytes], Awaitable[None]], budget: Budget
     ) -> None:
         self._write, self._budget = write, budget
         self._queue: deque[tuple[ChaincodeMessage, int, int]] = deque()
@@ -73,7 +75,7 @@ class Outbox:
                 self._filled.clear()
                 await self._filled.wait()
             self.writing, size, taken = queue.popleft()
-            await write(self.writing)
+            await write(await off_loop(size, self.writing.SerializeToString))
             self.writing = None
             self._bytes -= size
             self._budget.give_back(taken)

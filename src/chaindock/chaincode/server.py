@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import grpc
 import grpc.aio
-from fabric_protos.peer import chaincode_shim_pb2 as shim
 from typing_extensions import override
 
 from chaindock.chaincode.crowd import most_connections
@@ -207,9 +206,7 @@ class _Server:
                 self._certificate,  # type: ignore[arg-type]  # the stub lacks None
                 require_client_authentication=True,
             )
-        method: Any = grpc.stream_stream_rpc_method_handler(
-            register, response_serializer=shim.ChaincodeMessage.SerializeToString
-        )
+        method: Any = grpc.stream_stream_rpc_method_handler(register)
         service = grpc.method_handlers_generic_handler(
             "protos.ChaincodeSupport", {"Register": method}
         )
