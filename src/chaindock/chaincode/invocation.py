@@ -175,7 +175,6 @@ class Invocation:
         """Return the error: the stream ended; not `sent` = before the call was sent."""
         return StreamTerminated(
             self.unsent("chaincode stream terminated"),
-            hint=f"read its output: chaindock logs {self.namespace}",
             tx_id=self.tx_id,
             reason=reason,
             sent=sent,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from chaindock.chaincode.failures import explain
 from chaindock.chaincode.options import CallOptions
 from chaindock.errors import LaunchFailed, StreamTerminated
-from chaindock.ids import at_peer
+from chaindock.ids import Ccid, at_peer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from chaindock.chaincode.handler import Handler
     from chaindock.chaincode.invocation import Invocation
     from chaindock.chaincode.registry import HandlerRegistry
-    from chaindock.ids import Ccid
 
 _EXPLAIN_WAIT_S: Final = 5.0
 """Seconds that a call which died with its chaincode waits to learn how that ended."""
@@ -70,7 +69,8 @@ class ChaincodeSupport:
             chaincode ended.
         Cancelled: the chaincode runs on; its further requests get an ERROR.
         """
-        ccid = at_peer(ccid, self.process_of(mspid))
+        served = self.process_of(mspid)
+        ccid = at_peer(ccid, served)
         timeout_s = invocation.timeout_s
         if timeout_s is None:
             own_s = self._timeout_of(invocation.namespace)
@@ -84,13 +84,15 @@ class ChaincodeSupport:
                 if not lost_before and lost.facts.get("sent") is False:
                     lost_before = True
                     continue
+                name = at_peer(Ccid(invocation.namespace), served)
+                lost.hint = f"read its output: chaindock logs {name}"
                 if handler.expected is not None and invocation.caller is None:
                     exit_ = handler.expected.exit
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(_EXPLAIN_WAIT_S):
                             await exit_.wait()
                     attempt = handler.expected.attempt
-                    explain(lost, invocation.namespace, attempt, exit_.value)
+                    explain(lost, name, attempt, exit_.value)
                 raise
 
     async def _launched(self, ccid: Ccid) -> Handler:

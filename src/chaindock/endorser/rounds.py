@@ -21,6 +21,7 @@ from chaindock.endorser.plan import choose
 from chaindock.endorser.responses import endorsed, failure, respond
 from chaindock.endorser.simulation import UNSIMULATED
 from chaindock.errors import ChaindockError, EndorsersMissing, LaunchFailed, NotEndorsed
+from chaindock.ids import Ccid, at_peer
 from chaindock.ledger.simulator import Simulator
 
 if TYPE_CHECKING:
@@ -242,7 +243,8 @@ class Round:
 
     async def _not_endorsed(self, refusals: Mapping[str, str]) -> NotEndorsed:
         told = [f"{mspid}: {why}" for mspid, why in refusals.items()]
-        place = f"{self.proposal.name}@{next(iter(refusals))}"
+        process = self.endorser.executor.process_of(next(iter(refusals)))
+        place = at_peer(Ccid(self.proposal.name), process)
         hint = f"read what it wrote: chaindock logs {place}"
         if self._unequal is not None:
             size = sum(len(one.payload) for one in self._unequal)

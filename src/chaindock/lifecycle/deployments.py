@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.errors import NotFound, StartFailed
-from chaindock.ids import Ccid, TxId
+from chaindock.ids import Ccid, TxId, at_peer, split_peer
 from chaindock.lifecycle.approvals import Approvals, keys_of
 from chaindock.lifecycle.definitions import (
     Approval,
@@ -272,8 +272,13 @@ class Fleet:
         return {name for one, name in self._coming if one == ccid}
 
     def names_of(self, ccid: Ccid) -> list[str]:
-        """Return the names it runs for, those of deployments under way too."""
-        return sorted({name for _, name in self.users(ccid) | self.coming(ccid)})
+        """Return the names it runs for, those of deployments under way too.
+
+        NAME@MSPID of what serves the peer of another organisation.
+        """
+        package, mspid = split_peer(ccid)
+        found = self.users(package) | self.coming(package)
+        return sorted({at_peer(Ccid(name), mspid) for _, name in found})
 
     @contextmanager
     def expecting(self, ccid: Ccid, name: Name) -> Iterator[None]:

@@ -21,13 +21,12 @@ from chaindock.errors import (
     NodeStopping,
     PlacementConflict,
 )
+from chaindock.ids import Ccid, split_peer
 from chaindock.options import option
 from chaindock.values import Seconds, SecondsOrNone, Whole
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-
-    from chaindock.ids import Ccid
 
 
 AUTO: Final = "auto"
@@ -118,9 +117,10 @@ def retired(ccid: Ccid) -> ChaincodeRetired:
 
 def hint(state: LaunchState, name: str) -> str:
     """Return what to do about a chaincode whose restarts were given up."""
+    start = f"chaindock start {split_peer(Ccid(name))[0]}"
     if state is LaunchState.FAILED:
-        return f"correct it and deploy it again, or retry: chaindock start {name}"
-    return f"see why: chaindock logs {name}; then: chaindock start {name}"
+        return f"correct it and deploy it again, or retry: {start}"
+    return f"see why: chaindock logs {name}; then: {start}"
 
 
 # --- the restart policy

@@ -109,8 +109,7 @@ def gave_up(fleet: Fleet, custodian: Custodian) -> Iterator[str]:
     """Say of each chaincode whose restarts were given up why that is."""
     for one in custodian.gave_up():
         why = one.error.message if one.error else "?"
-        ccid, mspid = split_peer(one.ccid)
-        for name in (at_peer(Ccid(each), mspid) for each in fleet.names_of(ccid)):
+        for name in fleet.names_of(one.ccid):
             yield (
                 f"gave up starting chaincode {name} ({one.state}, failures in a row: "
                 f"{one.policy.failures}): {why}; see chaindock logs {name}"

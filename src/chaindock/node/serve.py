@@ -162,7 +162,7 @@ async def _compose(
             launcher,
             config.custodian,
             new_attempt=new_attempt,
-            name_of=lambda ccid: next(iter(fleet.names_of(split_peer(ccid)[0])), ccid),
+            name_of=lambda ccid: next(iter(fleet.names_of(ccid)), ccid),
             by_hand=lambda ccid: targets.placement(ccid).given == BY_HAND,
             serves=lambda mspid: mspid not in organizations.stopped,
         )

@@ -183,7 +183,7 @@ class FakeBuilder:
         if self.errors:
             attempt.output("main.go:3: syntax error", "build")
             raise self.errors.pop(0)
-        return self.instances[package.ccid]
+        return self.instances[attempt.ccid]
 
     async def purge(self, ccid: Ccid) -> int:
         return 0

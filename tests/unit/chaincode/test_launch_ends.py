@@ -10,6 +10,7 @@ import pytest
 from chaindock.chaincode import running as run_module
 from chaindock.container.contracts import Cause, Exit
 from chaindock.errors import EngineUnavailable, StreamTerminated
+from chaindock.ids import at_peer
 from chaindock.lifecycle.states import LaunchState
 from support.doubles.launch_fakes import (
     STOPPED,
@@ -18,6 +19,7 @@ from support.doubles.launch_fakes import (
     registered,
     serves,
 )
+from support.doubles.memory_state import invocation
 from support.eventually import eventually
 from support.shims.stream_node import CCID
 
@@ -49,6 +51,23 @@ async def test_an_exit_is_noticed_and_told(world: World):
     assert "ran out of memory" in lost.message
     await eventually(lambda: instance.starts == 2)
     assert world.record().exit == Exit(None, signal=9, oom=True)
+
+
+async def test_a_call_is_told_at_whose_peer_its_chaincode_ended(world: World):
+    world.builder.prepare(CCID)
+    await world.launch(CCID)
+    world.support.process_of = lambda mspid: mspid
+    other = at_peer(CCID, "Org2MSP")
+    instance = world.builder.prepare(other, keeps_working)
+    executing = world.support.execute(CCID, invocation("f"), "Org2MSP")
+    call = asyncio.ensure_future(executing)
+    await eventually(lambda: world.registry.find_ready(other) is not None)
+    await asyncio.sleep(0.02)
+    await instance.crash(Exit(3))
+    with pytest.raises(StreamTerminated) as caught:
+        await call
+    assert caught.value.message.endswith("@Org2MSP exited with 3")
+    assert "@Org2MSP --previous" in (caught.value.hint or "")
 
 
 async def test_a_call_that_dies_with_its_chaincode_gets_its_last_words(world: World):

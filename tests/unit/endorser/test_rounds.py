@@ -132,6 +132,10 @@ async def test_those_that_are_named_must_all_endorse(three):
     assert list(told.value.organizations) == ["Org3MSP"]
     assert "my organisation does not endorse this" in told.value.message
     assert told.value.hint == "read what it wrote: chaindock logs basic@Org3MSP"
+    three.process_of = lambda _mspid: ""
+    with pytest.raises(NotEndorsed) as told:
+        await three.put(*ORGS)
+    assert told.value.hint == "read what it wrote: chaindock logs basic"
 
 
 async def test_if_all_fail_alike_that_is_the_answer(three):
