@@ -137,7 +137,7 @@ def answers(node: Node) -> bytes | None:
     return node.cli("query", "notes", "get", "n1", code=None).out.strip() or None
 
 
-def test_a_package_that_nobody_takes_lists_who_was_asked(tmp_path: Path):
+def test_a_package_that_nobody_takes_lists_the_known_types(tmp_path: Path):
     file = tmp_path / "far.tar.gz"
     served = archives.zipped(
         archives.raw_tar(archives.Raw(b"connection.json", b'{"address":"far:9999"}'))
@@ -148,7 +148,7 @@ def test_a_package_that_nobody_takes_lists_who_was_asked(tmp_path: Path):
         told = node.ask("deploy", file, code=None)
         assert "'ccaas'" in told["message"]
         said = json.dumps(told)
-        assert "process" in said
+        assert "golang, node, python" in told["message"]
         assert "docker: " not in told["message"].lower()
         assert "daemon" not in said.lower()
         assert node.ask("ps") == []

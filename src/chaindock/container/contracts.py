@@ -266,13 +266,6 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-@dataclass(frozen=True)
-class Declined:
-    """A builder's answer that it takes no packages of this type; `reason` in a phrase."""
-
-    reason: str
-
-
 class Instance(Protocol):
     """One built chaincode of one ccid: at most one run at a time."""
 
@@ -323,15 +316,14 @@ class Builder(Protocol):
     def name(self) -> str:
         """The word users choose it by (`--backend`)."""
 
-    async def build(
-        self, package: StoredPackage, attempt: Attempt
-    ) -> Instance | Declined:
+    async def build(self, package: StoredPackage, attempt: Attempt) -> Instance:
         """Make the package ready to start, or reuse what an equal build left.
 
         Phases package, pull, dependencies, compile, image of `attempt`; build output
         goes to `attempt.output`.
 
-        Raises: BuildFailed, PackageInvalid, SourceInvalid, ToolMissing, EngineError.
+        Raises: Unsupported: nobody builds packages of this type. BuildFailed,
+            PackageInvalid, SourceInvalid, ToolMissing, EngineError.
         Cancelled, or any error: no process, container or half-made result is left.
         """
 

@@ -1,7 +1,4 @@
-"""Have a package built by the back end that its placement names.
-
-A package that the back end does not take is an error; no other back end is tried.
-"""
+"""Have a package built by the back end that its placement names, and by no other."""
 
 from __future__ import annotations
 
@@ -9,9 +6,6 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from chaindock.container.attempt import Phase
-from chaindock.container.contracts import Declined
-from chaindock.errors import Unsupported
-from chaindock.platforms.registry import unsupported_hint
 from chaindock.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -40,27 +34,15 @@ class Router:
         self._backends = backends
 
     async def build(self, package: StoredPackage, attempt: Attempt) -> Instance:
-        """Build `package` on the back end of its placement.
-
-        Raises: Unsupported: it takes no packages of this type; what it raises.
-        """
+        """Build `package` on the back end of its placement. Raises: what that raises."""
         builder = await self._backends.builder_for(package.ccid)
         began, ok = time.monotonic(), False
         try:
-            answer = await builder.build(package, attempt)
+            instance = await builder.build(package, attempt)
             ok = True
+            return instance
         finally:
-            if not (ok and isinstance(answer, Declined)):
-                _count(builder, attempt, time.monotonic() - began, ok=ok)
-        if isinstance(answer, Declined):
-            raise Unsupported(
-                f"back end {builder.name!r} does not take package {package.ccid!r} of "
-                f"type {package.package_type!r}: {answer.reason}",
-                hint=unsupported_hint(package.package_type)
-                or "package the contract as golang, node or python",
-                ccid=package.ccid,
-            )
-        return answer
+            _count(builder, attempt, time.monotonic() - began, ok=ok)
 
     async def discard(self, ccid: Ccid) -> None:
         """Remove what was built for `ccid`. Raises: what a back end raises."""

@@ -208,7 +208,7 @@ class Platform(ABC):
         """
         tree = Tree(source, trusted=True)
         return any(
-            re.search(self.shims, tree.find_text(name) or "", re.IGNORECASE)
+            re.search(self.shims, tree.find_head(name), re.IGNORECASE)
             for name in self.looks_for
         )
 

@@ -96,23 +96,14 @@ def recognise(source: Path) -> Platform:
     )
 
 
-def unsupported_hint(package_type: str) -> str | None:
-    """Return what helps somebody whose chaincode is of a type that nobody builds."""
-    if package_type.lower() == "java":
-        return _START_BY_HAND
-    if package_type.lower() in _SERVICE_TYPES:
-        return f"deploy the directory of its source, or {_START_BY_HAND}"
-    return None
-
-
 def _unsupported(what: str, package_type: str) -> Unsupported:
-    why = f"the known types are {', '.join(one.name for one in PLATFORMS)}"
-    if package_type.lower() == "java":
+    kind, names = package_type.lower(), [one.name for one in PLATFORMS]
+    why = f"the known types are {', '.join(names)}"
+    hint = f"package the contract as {' or '.join(names)}"
+    if kind == "java":
         why = f"Java chaincode is not supported yet; {why}"
-    elif package_type.lower() in _SERVICE_TYPES:
+        hint = _START_BY_HAND
+    elif kind in _SERVICE_TYPES:
         why = f"chaincode as a service is not supported; {why}"
-    return Unsupported(
-        f"{what}: {why}",
-        hint=unsupported_hint(package_type),
-        package_type=package_type,
-    )
+        hint = f"deploy the directory of its source, or {_START_BY_HAND}"
+    return Unsupported(f"{what}: {why}", hint=hint, package_type=package_type)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from chaindock.aio import Latch, Tasks
 from chaindock.container.attempt import Phase
-from chaindock.container.contracts import Cause, Declined, Dial, Exit
+from chaindock.container.contracts import Cause, Dial, Exit
 from chaindock.errors import BuildFailed
 from chaindock.ids import Ccid
 from chaindock.packaging.store import StoredPackage
@@ -261,9 +261,7 @@ class InMemoryBuilder:
         self.builds = 0
         self.instances: list[InMemoryInstance] = []
 
-    async def build(
-        self, package: StoredPackage, attempt: Attempt
-    ) -> Instance | Declined:
+    async def build(self, package: StoredPackage, attempt: Attempt) -> Instance:
         """Play the build scripts, once per code."""
         attempt.enter(Phase.PACKAGE)
         mark = (self.node_id, package.ccid)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chaindock.container.contracts import Declined
 from support.doubles.fakes import InMemoryBuilder, Script, build_failed
 
 if TYPE_CHECKING:
@@ -35,14 +34,3 @@ class FailsToBuild(InMemoryBuilder):
             attempt.output("registry does not answer", "build")
             raise build_failed(package, "build.sh", 1, attempt)
         await super().make(package, script, attempt)
-
-
-class DeclinesAll(InMemoryBuilder):
-    """Takes no package."""
-
-    name = "declines"
-
-    async def build(self, package: StoredPackage, attempt: Attempt) -> Declined:
-        """Decline."""
-        del attempt
-        return Declined(f"does not take {package.package_type!r}")

@@ -6,9 +6,9 @@ import pytest
 
 from chaindock.container.attempt import Attempt
 from chaindock.container.router import Router
-from chaindock.errors import BuildFailed, EngineError, Unsupported
+from chaindock.errors import BuildFailed, EngineError
 from support.doubles.fakes import InMemoryBuilder, fake_package
-from support.doubles.faults import DeclinesAll, FailsToBuild
+from support.doubles.faults import FailsToBuild
 from support.doubles.launch_fakes import OneBackend
 
 PACKAGE = fake_package()
@@ -22,13 +22,6 @@ async def test_the_back_end_of_the_placement_builds():
     builder = InMemoryBuilder()
     instance = await Router(OneBackend(builder)).build(PACKAGE, attempt())
     assert instance is builder.instances[0]
-
-
-async def test_a_package_that_the_back_end_does_not_take_is_an_error():
-    with pytest.raises(Unsupported, match="does not take 'script'") as caught:
-        await Router(OneBackend(DeclinesAll())).build(PACKAGE, attempt())
-    assert "back end 'declines'" in caught.value.message
-    assert "golang, node or python" in (caught.value.hint or "")
 
 
 async def test_a_failed_build_is_told_as_it_is():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 import chaindock
 from chaindock.aio import KeyedLocks, Tasks, finish
 from chaindock.container.attempt import Phase
-from chaindock.container.contracts import BuildEnvironment, Declined
+from chaindock.container.contracts import BuildEnvironment
 from chaindock.container.environment import CONTENT_VARIABLES
 from chaindock.controllers.docker import images, names
 from chaindock.controllers.docker.compile import Compiler
@@ -20,7 +20,7 @@ from chaindock.controllers.docker.firewall import HostFirewall
 from chaindock.controllers.docker.instance import DockerInstance, EngineSession
 from chaindock.controllers.docker.network import BUILDS, Networks
 from chaindock.controllers.docker.sandbox import IsolationAudit
-from chaindock.errors import ChaindockError, EngineUnavailable, Unsupported
+from chaindock.errors import ChaindockError, EngineUnavailable
 from chaindock.platforms import registry
 from chaindock.platforms.base import modules_hash, planner_fingerprint
 from chaindock.processes.folders import remove_leftovers
@@ -158,14 +158,9 @@ class DockerController:
 
     # --- build ---------------------------------------------------------------------
 
-    async def build(
-        self, package: StoredPackage, attempt: Attempt
-    ) -> Instance | Declined:
+    async def build(self, package: StoredPackage, attempt: Attempt) -> Instance:
         """Make the image of a package, or find it (container.contracts.Builder)."""
-        try:
-            platform = self._platforms(package.package_type)
-        except Unsupported as error:
-            return Declined(error.message)
+        platform = self._platforms(package.package_type)
         language = self._options.images[platform.name]
         attempt.enter(Phase.PACKAGE)
         session = self._entered

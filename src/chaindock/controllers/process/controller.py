@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Self
 
 from chaindock.aio import KeyedLocks, Tasks, finish
 from chaindock.container.attempt import Phase
-from chaindock.container.contracts import BuildEnvironment, Declined
+from chaindock.container.contracts import BuildEnvironment
 from chaindock.container.environment import CONTENT_VARIABLES
 from chaindock.container.plan import build_deadline, run_plan
 from chaindock.controllers.process.builds import Build, Builds
 from chaindock.controllers.process.instance import Host, ProcessInstance
-from chaindock.errors import BuildFailed, StartFailed, Unsupported, is_retryable
+from chaindock.errors import BuildFailed, StartFailed, is_retryable
 from chaindock.platforms.base import Places, planner_fingerprint
 from chaindock.platforms.registry import platform_for
 from chaindock.processes.child import Output, Program, end_with_node
@@ -93,14 +93,9 @@ class ProcessController:
         )
         self._locks: KeyedLocks[str] = KeyedLocks()
 
-    async def build(
-        self, package: StoredPackage, attempt: Attempt
-    ) -> Instance | Declined:
+    async def build(self, package: StoredPackage, attempt: Attempt) -> Instance:
         """Make the package ready to start; see the contract."""
-        try:
-            platform = self._platforms(package.package_type)
-        except Unsupported as error:
-            return Declined(error.message)
+        platform = self._platforms(package.package_type)
         attempt.enter(Phase.PACKAGE)
         key = await self._key(platform, package)
         async with self._locks.hold(key):

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from chaindock.container.attempt import Attempt
-from chaindock.container.contracts import Declined, NodeLabels
+from chaindock.container.contracts import NodeLabels
 from chaindock.container.router import Router
 from chaindock.controllers.docker import controller
 from chaindock.controllers.docker.controller import DockerController
 from chaindock.controllers.docker.firewall import HostFirewall
 from chaindock.controllers.docker.options import DockerOptions, EndpointOptions
-from chaindock.errors import EngineUnavailable
+from chaindock.errors import EngineUnavailable, Unsupported
 from chaindock.platforms.base import LanguageImages
 from support.doubles.conformance import platform_for_scripts
 from support.doubles.fake_engine import fake_engine
@@ -58,12 +58,12 @@ async def test_a_build_fails_as_unavailable(orphan: DockerController):
     assert caught.value.hint
 
 
-async def test_only_packages_of_a_type_that_nobody_here_knows_are_declined():
+async def test_only_packages_of_a_type_that_nobody_here_knows_are_refused():
     foreign = replace(PACKAGE, package_type="cobol")
     controller = DockerController(DockerOptions(), NodeLabels("node1", "p", "dev"))
-    answer = await controller.build(foreign, Attempt(foreign.ccid))
-    assert isinstance(answer, Declined)
-    assert "cobol" in answer.reason
+    with pytest.raises(Unsupported, match="'cobol' cannot be built") as caught:
+        await controller.build(foreign, Attempt(foreign.ccid))
+    assert "golang or node or python" in (caught.value.hint or "")
 
 
 async def test_connecting_fails_with_a_reason_and_works_once_the_engine_is_up(

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from chaindock.container.attempt import Attempt
-from chaindock.container.contracts import BuildEnvironment, Declined, NodeLabels
+from chaindock.container.contracts import BuildEnvironment, NodeLabels
 from chaindock.controllers.process import controller as module
 from chaindock.controllers.process.builds import Builds
 from chaindock.controllers.process.controller import ProcessController
-from chaindock.errors import BuildFailed, ToolMissing
+from chaindock.errors import BuildFailed, ToolMissing, Unsupported
 from chaindock.platforms.base import BuildPlan, Step, Tool
 from support.doubles.backend import WatchedAttempt, built
 from support.doubles.scripts import ScriptPlatform, hang, leave, say
@@ -299,11 +299,10 @@ async def test_old_builds_that_cannot_be_removed_fail_no_build(
         await built(builder, package)
 
 
-async def test_an_unknown_type_is_declined_with_the_reason(
+async def test_an_unknown_type_is_refused_with_the_reason(
     backend: ProcessBackend, tmp_path: Path
 ):
     package = await backend.packages.make(say("x"))
     async with ProcessController(options(tmp_path), NODE) as builder:
-        answer = await builder.build(package, Attempt(package.ccid))
-    assert isinstance(answer, Declined)
-    assert "script" in answer.reason
+        with pytest.raises(Unsupported, match="'script' cannot be built"):
+            await builder.build(package, Attempt(package.ccid))

@@ -208,7 +208,7 @@ async def test_a_build_that_is_gone_asks_for_another(backend: ProcessBackend):
     with pytest.raises(ImageNotFound):
         await instance.start(backend.peer, Attempt(package.ccid))
     again = await backend._open[0].build(package, Attempt(package.ccid))
-    await again.start(backend.peer, Attempt(package.ccid))  # type: ignore[union-attr]
+    await again.start(backend.peer, Attempt(package.ccid))
 
 
 async def test_a_listener_that_cannot_listen_leaves_nothing(backend: ProcessBackend):
