@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import chaindock
 from chaindock.errors import ChaindockError, LaunchFailed, LedgerCorrupt
-from chaindock.ids import TxId
+from chaindock.ids import Ccid, TxId, at_peer, split_peer
 from chaindock.lifecycle.states import LaunchState
 from chaindock.telemetry import get_logger, logs, metrics
 
@@ -113,7 +113,8 @@ class Parts:
         metrics.CHORES.labels("running").set(running)
         metrics.CHORES.labels("waiting").set(waiting)
         for row in self.rows():
-            _add_row(row, self._shown(row.channel, row.name))
+            for one in (row, *row.others):
+                _add_row(one, self._shown(one.channel, one.name))
 
 
 class Health:
@@ -186,7 +187,9 @@ def _add_row(row: Running, name: str) -> None:
         metrics.CHAINCODE_STATE.labels(name, state).set(state == row.state)
     open_calls = sum(not call["caller_left"] for call in row.calls)
     metrics.OPEN_CALLS.labels(name).set(open_calls)
-    package = metrics.packages.get(row.package_id, metrics.Package())
+    mspid = split_peer(Ccid(row.name))[1]
+    ccid = at_peer(Ccid(row.package_id), mspid)
+    package = metrics.packages.get(ccid, metrics.Package())
     _set(metrics.RESTARTS.labels(name), package.restarts)
     for cause, count in package.exits.items():
         _set(metrics.EXITS.labels(name, cause), count)

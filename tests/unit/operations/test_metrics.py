@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from chaindock.container.contracts import Exit
 from chaindock.container.router import Router
 from chaindock.endorser.endorser import End, Watch
 from chaindock.errors import ExecuteTimeout, ExitedEarly, LaunchFailed, LaunchTimeout
+from chaindock.ids import at_peer
 from chaindock.ledger.committer import CommittedBlock, count
 from chaindock.ledger.transaction import ParsedTransaction
 from chaindock.lifecycle.states import Target
@@ -262,6 +264,24 @@ def test_cold_launches_have_buckets():
     found = scraped()
     assert found.value(name, le="60.0", chaincode=CCID) == 0
     assert found.value(name, le="120.0", chaincode=CCID) == 1
+
+
+def test_what_serves_the_peer_of_another_organisation_is_counted_for_itself():
+    fill()
+    other = at_peer(CCID, "Org2MSP")
+    metrics.launch_begun(other)
+    metrics.launch_ended(other, [], ok=False)
+    metrics.launch_begun(other)
+    measured = Measured()
+    told = ("basic@Org2MSP", "1", 1, CCID, "back-off", "process")
+    second = Running(*told, calls=[{"caller_left": False}], channel=CHANNEL)
+    measured.rows = [replace(measured.rows[0], others=[second])]
+    found = scraped(measured)
+    for name, up, calls, restarts in (("basic", 1, 2, 0), (told[0], 0, 1, 1)):
+        assert found.value("chaindock_chaincode_up", chaincode=name) == up
+        assert found.value("chaindock_open_calls", chaincode=name) == calls
+        counted = found.value("chaindock_chaincode_restarts_total", chaincode=name)
+        assert counted == restarts
 
 
 def test_memory_is_bounded_whatever_comes():
