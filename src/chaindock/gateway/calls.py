@@ -19,12 +19,7 @@ from chaindock.gateway.statuses import Refusal, Status, fitting
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from functools import partial
-
     from chaindock.gateway.listener import Context, Feed, Service, Stream, Unary
-
-    Work = partial[Any]
-    """One of `answer`, `feed` and `talk` with its method; takes a `_Call`."""
 
 _log = get_logger("gateway")
 
@@ -39,74 +34,67 @@ class Desk:
 
 
 class _Call:
-    """A call as methods see it: all they use of it. It has sent its first request."""
+    """A call as methods see it: all they use of it.
 
-    def __init__(self, desk: Desk, context: Context, source: str) -> None:
-        self.desk, self.source, self._context = desk, source, context
-        self.auth_context = context.auth_context
-        self._first: list[Any] = []
+    Only one that has sent a request counts: others would leave no place for it. It counts
+    until its response has been sent, which is when its task is over.
+    """
 
-    async def begin(self, limit_s: float | None) -> None:
-        self._first.append(
-            await self.desk.intake.read(self._context, self.source, limit_s)
-        )
+    def __init__(
+        self, service: Service, desk: Desk, context: Context, limit_s: float | None
+    ) -> None:
+        self._service, self._desk, self._context = service, desk, context
+        self._limit_s, self._counts = limit_s, False
+        self.source, self.auth_context = context.peer(), context.auth_context
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # gRPC makes one for each call
+        desk.crowd.stream(self.source, 1)
+        task.add_done_callback(self._over)
+
+    def _over(self, _: object) -> None:
+        self._desk.crowd.stream(self.source, -1)
+        if self._counts:
+            self._service.running -= 1
 
     async def read(self) -> Any:
-        if self._first:
-            return self._first.pop()
-        return await self.desk.intake.read(self._context, self.source)
+        request = await self._desk.intake.read(
+            self._context, self.source, self._limit_s
+        )
+        if not self._counts:
+            self._service.enter()
+            self._counts = True
+        return request
 
     async def write(self, message: bytes) -> None:
-        await self.desk.outlet.write(self._context, message, self.source)
+        await self._desk.outlet.write(self._context, message, self.source)
+
+    async def answer(self, method: Unary | Feed) -> bytes | None:
+        """Give a method the only request of the call, and return its response, if any."""
+        requests = [await self.read()]
+        if requests[0] is grpc.aio.EOF:
+            raise Refusal(Status.INTERNAL, "grpc: the request is missing")
+        with self._desk.intake.held(len(requests[0])):
+            # The method alone has the bytes, and drops them when it has read them.
+            response = await method(requests.pop(), cast("Context", self))
+        if response is not None:
+            await self._desk.outlet.answer(len(response), self.source)
+        return response
 
 
-async def answer(method: Unary, call: _Call) -> bytes:
-    """Return the response to the request of a call."""
-    response: bytes = await feed(method, call)
-    await call.desk.outlet.answer(len(response), call.source)
-    return response
-
-
-async def feed(method: Unary | Feed, call: _Call) -> Any:
-    """Give a method the only request of a call."""
-    requests = [await call.read()]
-    if requests[0] is grpc.aio.EOF:
-        raise Refusal(Status.INTERNAL, "grpc: the request is missing")
-    with call.desk.intake.held(len(requests[0])):
-        # The method alone has the bytes, and drops them when it has read them.
-        return await method(requests.pop(), cast("Context", call))
-
-
-async def talk(method: Stream, call: _Call) -> None:
-    """Let a method read the requests of a call."""
-    await method(cast("Context", call))
-
-
-def bound(service: Service, desk: Desk, work: Work) -> Any:
+def bound(
+    service: Service, desk: Desk, method: Unary | Feed | Stream, *, reads: bool
+) -> Any:
     """Return what gRPC runs for calls of a method: a coroutine function.
 
-    Only a call that has sent a request counts: others would leave no place for it. It
-    counts until its response has been sent, which is when its task is over.
+    `reads`: the method reads the requests of its call itself.
     """
-    limit_s = None if work.func is talk else SLOW_S
 
     async def handle(_requests: Any, context: Context) -> Any:
-        task, source, counts = asyncio.current_task(), context.peer(), False
-
-        def over(_: object) -> None:
-            desk.crowd.stream(source, -1)
-            if counts:
-                service.leave()
-
-        desk.crowd.stream(source, 1)
-        assert task is not None  # noqa: S101  # gRPC makes one for each call
-        task.add_done_callback(over)
+        call = _Call(service, desk, context, None if reads else SLOW_S)
         try:
-            call = _Call(desk, context, source)
-            await call.begin(limit_s)
-            service.enter()
-            counts = True
-            return await work(call)
+            if reads:
+                return await cast("Stream", method)(cast("Context", call))
+            return await call.answer(cast("Unary | Feed", method))
         except Refusal as refused:
             await context.abort(refused.code, refused.text, refused.trailers())
         except ChaindockError as error:

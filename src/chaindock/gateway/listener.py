@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 import grpc
@@ -19,7 +18,7 @@ import grpc.aio
 
 from chaindock.chaincode.crowd import most_connections
 from chaindock.errors import ConfigInvalid, NodeError
-from chaindock.gateway.calls import Desk, answer, bound, feed, talk
+from chaindock.gateway.calls import Desk, bound
 from chaindock.gateway.statuses import Refusal, Status
 from chaindock.telemetry import get_logger
 from chaindock.values import show_address
@@ -105,7 +104,7 @@ class Service:
     running: int = 0
 
     def enter(self) -> None:
-        """Count a call until `leave`. Raises: Refusal: they are too many."""
+        """Count a call among those that run. Raises: Refusal: they are too many."""
         if self.limit and self.running >= self.limit:
             raise Refusal(
                 Status.UNKNOWN,
@@ -113,10 +112,6 @@ class Service:
                 f"({self.limit})",
             )
         self.running += 1
-
-    def leave(self) -> None:
-        """A call is over."""
-        self.running -= 1
 
 
 class ClientListener:
@@ -332,15 +327,15 @@ class _Methods(grpc.GenericRpcHandler):
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         streamed = grpc.stream_stream_rpc_method_handler
         for one in services:
-            ways: Sequence[tuple[Any, Mapping[str, Any], Any]] = (
-                # A method reads its request itself, so that it can be bounded.
-                (grpc.stream_unary_rpc_method_handler, one.unary, answer),
-                (streamed, one.feeds, feed),
-                (streamed, one.streams, talk),
+            ways: Sequence[tuple[Any, Mapping[str, Any]]] = (
+                # A request is read by us, so that it can be bounded.
+                (grpc.stream_unary_rpc_method_handler, one.unary),
+                (streamed, one.feeds),
+                (streamed, one.streams),
             )
-            for handler, methods, way in ways:
+            for handler, methods in ways:
                 for name, method in methods.items():
-                    run = bound(one, desk, partial(way, method))
+                    run = bound(one, desk, method, reads=methods is one.streams)
                     self._handlers[f"/{one.name}/{name}"] = handler(run)
 
     def service(
