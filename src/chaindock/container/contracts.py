@@ -327,19 +327,14 @@ class Builder(Protocol):
         Cancelled, or any error: no process, container or half-made result is left.
         """
 
-    async def discard(self, ccid: Ccid) -> int:
+    async def discard(self, ccid: Ccid, *, purge: bool = False) -> int:
         """Remove what was built for `ccid` alone; it is not running. Idempotent.
 
-        What equal packages would use again may be kept, in bounded number.
+        Without `purge`, what equal packages would use again may be kept, in bounded
+        number.
 
         Returns: how many objects were removed.
         Raises: EngineError.
-        """
-
-    async def purge(self, ccid: Ccid) -> int:
-        """Remove what `discard` kept for `ccid` alone; it was discarded. Idempotent.
-
-        Returns: how many objects were removed.
         """
 
     async def reap(self) -> int:

@@ -44,15 +44,10 @@ class Router:
         finally:
             _count(builder, attempt, time.monotonic() - began, ok=ok)
 
-    async def discard(self, ccid: Ccid) -> None:
-        """Remove what was built for `ccid`. Raises: what a back end raises."""
+    async def discard(self, ccid: Ccid, *, purge: bool = False) -> None:
+        """Remove what was built for `ccid`: `Builder.discard` of what may hold it."""
         for builder in self._backends.holders(ccid):
-            await builder.discard(ccid)
-
-    async def purge(self, ccid: Ccid) -> None:
-        """Remove what `discard` kept for `ccid`. Raises: what a back end raises."""
-        for builder in self._backends.holders(ccid):
-            await builder.purge(ccid)
+            await builder.discard(ccid, purge=purge)
 
 
 _BUILDS = {Phase.PULL, Phase.DEPENDENCIES, Phase.COMPILE, Phase.IMAGE}

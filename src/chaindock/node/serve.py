@@ -168,7 +168,7 @@ async def _compose(
         )
     )
     packages = await stack.enter_async_context(
-        Packages(store, fleet, custodian, router.purge)
+        Packages(store, fleet, custodian, partial(router.discard, purge=True))
     )
 
     executor = ChaincodeSupport(

@@ -292,12 +292,8 @@ class InMemoryBuilder:
                     raise build_failed(package, name, int(act[1]), attempt)
                 await _play_in_build(act, attempt)
 
-    async def purge(self, ccid: Ccid) -> int:
-        return 0
-
-    async def discard(self, ccid: Ccid) -> int:
+    async def discard(self, ccid: Ccid, *, purge: bool = False) -> int:
         """Forget nothing: builds of the world are shared."""
-        del ccid
         return 0
 
     async def reap(self) -> int:

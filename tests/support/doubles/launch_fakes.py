@@ -185,10 +185,7 @@ class FakeBuilder:
             raise self.errors.pop(0)
         return self.instances[attempt.ccid]
 
-    async def purge(self, ccid: Ccid) -> int:
-        return 0
-
-    async def discard(self, ccid: Ccid) -> int:
+    async def discard(self, ccid: Ccid, *, purge: bool = False) -> int:
         return 0
 
     async def reap(self) -> int:

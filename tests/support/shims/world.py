@@ -148,10 +148,7 @@ class _OneBuilder:
     async def build(self, package: StoredPackage, attempt: Attempt) -> Instance:
         return self._instance
 
-    async def purge(self, ccid: Any) -> int:
-        return 0
-
-    async def discard(self, ccid: Any) -> int:
+    async def discard(self, ccid: Any, *, purge: bool = False) -> int:
         return 0
 
     async def reap(self) -> int:

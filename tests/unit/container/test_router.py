@@ -33,18 +33,18 @@ async def test_a_removed_chaincode_is_purged_where_something_was_kept():
     class Keeps(InMemoryBuilder):
         purged = 0
 
-        async def purge(self, ccid) -> int:
-            self.purged += 1
+        async def discard(self, ccid, *, purge=False) -> int:
+            self.purged += purge
             return 1
 
     keeps = Keeps()
-    await Router(OneBackend(keeps)).purge(PACKAGE.ccid)
+    await Router(OneBackend(keeps)).discard(PACKAGE.ccid, purge=True)
     assert keeps.purged == 1
 
 
 async def test_a_build_that_cannot_be_removed_is_told():
     class Stuck(InMemoryBuilder):
-        async def discard(self, ccid) -> int:
+        async def discard(self, ccid, *, purge=False) -> int:
             raise EngineError("in use")
 
     with pytest.raises(EngineError, match="in use"):

@@ -246,18 +246,11 @@ class DockerController:
     async def reap(self) -> int:
         """Remove what an earlier process left; return how many containers."""
         await asyncio.to_thread(remove_leftovers, self._scratch)
-        count = await self._remove_all(self._entered.engine)
-        if count:
-            _log.info("removed leftovers", containers=count)
-        return count
+        return await self._remove_all(self._entered.engine)
 
-    async def discard(self, ccid: Ccid) -> int:
+    async def discard(self, ccid: Ccid, *, purge: bool = False) -> int:  # noqa: ARG002
         """Remove the images of an uninstalled chaincode. Return how many."""
         return await images.remove_images(self._entered.engine, self._node, ccid)
-
-    async def purge(self, ccid: Ccid) -> int:  # noqa: ARG002
-        """Remove nothing: `discard` keeps no images."""
-        return 0
 
     @property
     def _entered(self) -> EngineSession:
