@@ -359,9 +359,9 @@ class Node:
             one.members.refresh()
         if not running:
             await self.clients.close(mspid)
-            for run in self.custodian.all():
-                if split_peer(run.ccid)[1] == mspid:
-                    await self.custodian.stop(run.ccid, Target.REMOVED)
+            stop, found = self.custodian.stop, self.custodian.all()
+            served = [one.ccid for one in found if split_peer(one.ccid)[1] == mspid]
+            await asyncio.gather(*(stop(ccid, Target.REMOVED) for ccid in served))
 
     # ---- pieces
 
