@@ -138,8 +138,10 @@ class Attempt:
 
     def output(self, line: str, stream: Stream) -> None:
         """Take one line that the build or the chaincode wrote (no line end)."""
-        if len(line) > LINE_BYTES:
-            line = line[:LINE_BYTES] + " [cut]"
+        if len(line) > LINE_BYTES // 4:  # a character has up to 4 bytes
+            raw = line.encode()
+            if len(raw) > LINE_BYTES:
+                line = raw[:LINE_BYTES].decode(errors="ignore") + " [cut]"
         self._remember(line, stream)
         run = stream != "build"
         tx = self.tx_of(line) if run and self.tx_of is not None else None

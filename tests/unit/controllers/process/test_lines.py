@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from functools import partial
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chaindock.container.attempt import LINE_BYTES
+from chaindock.container.attempt import LINE_BYTES, Attempt
+from chaindock.ids import Ccid
 from chaindock.processes.child import SLICE_LINES, Pump
 from support.eventually import eventually
 
@@ -101,3 +103,15 @@ async def test_a_full_disk_loses_lines_but_does_not_stop_the_pipe():
     tap.pump.feed(b"one\ntwo\n")
     tap.pump.end()
     assert tap.pump.done.is_set()
+
+
+async def test_a_long_line_says_that_it_is_cut_in_whatever_language() -> None:
+    attempt, lines = Attempt(Ccid("a:" + "1" * 64)), list[str]()
+    attempt.watch(lambda event: lines.append(event.data["line"]))
+    pump = Pump(partial(attempt.output, stream="stdout"), lambda: None, lambda: None)
+    for letter in "aü漢":
+        pump.feed(letter.encode() * 9000 + b"\n")
+        pump.feed(letter.encode() * 2000 + b"\n")
+    pump.end()
+    assert [line.endswith(" [cut]") for line in lines] == [True, False] * 3
+    assert all(len(line.encode()) <= LINE_BYTES + len(" [cut]") for line in lines)
