@@ -183,7 +183,6 @@ class SnapshotState:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._labelled: dict[tuple[str, str], bool] = {}
 
     def get(self, ns: str, key: bytes) -> bytes | None:
         """Return a public value."""
@@ -197,11 +196,7 @@ class SnapshotState:
 
     def labelled(self, ns: str, collection: str) -> bool:
         """Whether any key of a namespace or collection may have metadata."""
-        found = self._labelled.get((ns, collection))
-        if found is None:
-            found = self._snapshot.labelled(ns, collection)
-            self._labelled[ns, collection] = found
-        return found
+        return self._snapshot.labelled(ns, collection)
 
 
 class Validator:
