@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import re
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -23,21 +23,6 @@ if TYPE_CHECKING:
 _PLACEHOLDER = re.compile(r"\{(?:\w+:)?([\w-]+)\}")
 _JUDGED_LINES = 200
 """Last lines of a failed step in which its platform looks for a reason to retry."""
-
-
-@dataclass(frozen=True)
-class StepCommand:
-    """One program of a build, with every placeholder filled in.
-
-    Args:
-        name: how people read the step.
-        env: the variables of the step alone; the executor adds what every step gets.
-    """
-
-    name: str
-    argv: tuple[str, ...]
-    cwd: str
-    env: dict[str, str] = field(repr=False)
 
 
 class StepOutput:
@@ -65,7 +50,7 @@ async def run_plan(
     plan: BuildPlan,
     platform: Platform,
     places: Places,
-    run: Callable[[StepCommand, StepOutput], Awaitable[Exit]],
+    run: Callable[[Step, StepOutput], Awaitable[Exit]],
     attempt: Attempt,
     silence_s: float,
 ) -> None:
@@ -75,7 +60,8 @@ async def run_plan(
         plan: what to run.
         platform: tells from the output of a failed step whether a retry may help.
         places: what the placeholders of the plan stand for.
-        run: runs one program to its end, and makes its `cwd` if that is missing. Calls
+        run: runs the program of a step to its end, with every placeholder filled in and
+            with a title, and makes its `cwd` if that is missing. Calls
             `line` for each line and `active` for each piece of output. Cancelled: the
             program is ended.
         attempt: whose phases are entered; gets the output.
@@ -87,34 +73,35 @@ async def run_plan(
     """
     for step in plan.steps:
         attempt.enter(Phase(step.phase))
-        command = StepCommand(
-            _name(step),
-            tuple(places.fill_all(step.argv)),
-            places.fill(step.cwd),
-            places.fill_values(step.env),
+        filled = replace(
+            step,
+            argv=tuple(places.fill_all(step.argv)),
+            cwd=places.fill(step.cwd),
+            env=places.fill_values(step.env),
+            title=_name(step),
         )
         scope = asyncio.timeout(silence_s)
         output = StepOutput(attempt, scope, silence_s)
         try:
             async with scope:
-                end = await run(command, output)
+                end = await run(filled, output)
         except TimeoutError as error:
             if not scope.expired():
                 raise
             raise BuildSilent(
-                f"build step {command.name!r} printed nothing for {silence_s:g} s",
+                f"build step {filled.title!r} printed nothing for {silence_s:g} s",
                 hint="look at its last lines; a registry may be unreachable. The limit "
                 "is chaindock.build.silence",
-                step=command.name,
+                step=filled.title,
                 limit_s=silence_s,
                 retryable=step.phase == "dependencies",
                 **attempt.facts(),
             ) from error
         if end.code != 0:
             raise BuildFailed(
-                f"build step {command.name!r} {end.text}",
+                f"build step {filled.title!r} {end.text}",
                 hint=f"read its output: chaindock logs {attempt.ccid}",
-                step=command.name,
+                step=filled.title,
                 retryable=platform.is_retryable(step, output.lines),
                 **end.facts,
                 **attempt.facts(),

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import BuildEnvironment
-    from chaindock.container.plan import StepCommand, StepOutput
+    from chaindock.container.plan import StepOutput
     from chaindock.controllers.docker.images import BaseImage
     from chaindock.controllers.docker.instance import EngineSession
-    from chaindock.platforms.base import BuildPlan, Platform
+    from chaindock.platforms.base import BuildPlan, Platform, Step
 
 INPUT, OUTPUT = "/chaincode/input", "/chaincode/output"
 CACHE, HOME = "/chaincode/cache", "/chaincode/home"
@@ -184,7 +184,7 @@ class Compiler:
                     )
                 await asyncio.to_thread(artifact.write, part)
 
-    async def _step(self, command: StepCommand, output: StepOutput) -> Exit:
+    async def _step(self, command: Step, output: StepOutput) -> Exit:
         given = {"HOME": HOME, **self._environment.variables}
         if self._environment.ca_bundle is not None:
             given |= dict.fromkeys(CA_VARIABLES, CA_BUNDLE)

@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import Exit, Instance, NodeLabels
-    from chaindock.container.plan import StepCommand, StepOutput
+    from chaindock.container.plan import StepOutput
     from chaindock.controllers.process.options import ProcessOptions
     from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
-    from chaindock.platforms.base import Platform
+    from chaindock.platforms.base import Platform, Step
 
 REAP_GRACE_S = 1.0
 CLOSE_GRACE_S = 2.0
@@ -236,7 +236,7 @@ class ProcessController:
         if self._environment.ca_bundle is not None:
             env |= ca_environment(self._environment.ca_bundle, scratch)
 
-        async def run(command: StepCommand, said: StepOutput) -> Exit:
+        async def run(command: Step, said: StepOutput) -> Exit:
             cwd = Path(command.cwd)
             cwd.mkdir(parents=True, exist_ok=True)
             program = Program(
