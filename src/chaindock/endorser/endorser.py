@@ -113,7 +113,8 @@ class Endorser:
     ) -> Answered:
         """Check a proposal, run it and, if asked, sign what it read and wrote.
 
-        If an upgrade stopped the version that was awaited, the new one is asked.
+        If an upgrade stopped the version that was awaited, or some peers ran the new one
+        already, that is asked.
 
         Args:
             proposal: as `parse_proposal` gives it.
@@ -207,15 +208,15 @@ class Endorser:
     def _superseded(
         self, proposal: Proposal, identity: Identity, failed: ChaindockError
     ) -> bool:
-        """Whether another package runs by now than the one that did not come up."""
+        """Whether another package runs by now than one of those that were asked."""
         try:
             with self.ledger.new_simulator(proposal.tx_id) as simulator:
                 now = self.simulation(proposal, identity, simulator, "")
                 ccid = now.definition().ccid
         except ChaindockError:
             return False
-        tried = failed.facts.get("ccid")
-        return tried is not None and split_peer(tried)[0] != ccid
+        tried = failed.facts.get("ccids") or filter(None, [failed.facts.get("ccid")])
+        return any(split_peer(one)[0] != ccid for one in tried)
 
     def simulation(
         self, proposal: Proposal, identity: Identity, simulator: Simulator, mspid: str

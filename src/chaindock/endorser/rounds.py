@@ -20,7 +20,7 @@ from chaindock.endorser.determinism import differences, parts
 from chaindock.endorser.plan import choose
 from chaindock.endorser.responses import endorsed, failure, respond
 from chaindock.endorser.simulation import UNSIMULATED
-from chaindock.errors import ChaindockError, EndorsersMissing, LaunchFailed, NotEndorsed
+from chaindock.errors import ChaindockError, EndorsersMissing, NotEndorsed
 from chaindock.ids import Ccid, at_peer
 from chaindock.ledger.simulator import Simulator
 
@@ -103,6 +103,7 @@ class Round:
         # One that is stopped meanwhile ends what it has begun.
         self._peers = dict(self.endorser.peers)
         self._found: dict[str, Simulated | ChaindockError] = {}
+        self._ran: set[Ccid | None] = set()
         self._unequal: tuple[ProposalResponse, ProposalResponse] | None = None
 
     async def run(self) -> Answered:
@@ -174,6 +175,8 @@ class Round:
                 outcome, version = await run.run(self.timeout_s)
         except ChaindockError as error:
             return error
+        finally:
+            self._ran.add(run.ccid)
         return Simulated(proposal, simulator, outcome, version)
 
     # ---- who signs
@@ -253,14 +256,12 @@ class Round:
                 "let the contract write the same at each peer, whatever the clock, random "
                 "numbers, the order of maps and the organisation of the peer"
             )
-        retired = (one for one in self._found.values() if isinstance(one, LaunchFailed))
-        ccid = next((one.facts.get("ccid") for one in retired), None)
         return NotEndorsed(
             "the peers of some organisations do not endorse what others do: "
             + "; ".join(told),
             hint=hint,
             organizations=dict(refusals),
-            ccid=ccid,
+            ccids=sorted(filter(None, self._ran)),
         )
 
 

@@ -8,7 +8,7 @@ Source: docs/fabric/ledger.md#proposal, docs/fabric/shim-protocol.md#other-chain
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from chaindock.chaincode.support import ChaincodeSupport
     from chaindock.endorser.checks import Proposal
     from chaindock.identity.msp import Identity
-    from chaindock.ids import ChannelId
+    from chaindock.ids import Ccid, ChannelId
     from chaindock.ledger.simulator import Simulator
     from chaindock.lifecycle.definitions import Approval
     from chaindock.lifecycle.deployments import Deployments
@@ -114,6 +114,9 @@ class Simulation:
             there are, and what system chaincodes answer.
         mspids: the organisations of the channel.
         elsewhere: calls chaincode on another channel.
+
+    Attributes:
+        ccid: what ran; None = nothing, or a system chaincode.
     """
 
     proposal: Proposal
@@ -126,6 +129,7 @@ class Simulation:
     mspid: str
     mspids: Collection[str]
     elsewhere: Elsewhere
+    ccid: Ccid | None = field(default=None, init=False)
 
     async def run(self, timeout_s: float | None) -> tuple[Outcome, str]:
         """Return what the chaincode of the proposal said, and its version.
@@ -138,6 +142,7 @@ class Simulation:
             answer = await self._execute(proposal.name, proposal.input)
             return Outcome(answer, None), "syscc"
         definition = self.definition()
+        self.ccid = definition.ccid
         self._check_init(definition, is_init=proposal.input.is_init)
         invocation = self._invocation(proposal.name, proposal.input)
         invocation.timeout_s = timeout_s

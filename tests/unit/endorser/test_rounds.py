@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from fabric_protos.peer.lifecycle.lifecycle_pb2 import (
 )
 
 from chaindock.errors import ExecuteFailed, LaunchFailed, NotEndorsed
+from chaindock.ids import Ccid
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -214,3 +216,18 @@ async def test_a_peer_that_is_stopped_meanwhile_ends_what_it_has_begun(three):
     assert three.asked == ["Org1MSP", "Org2MSP"]
     assert (await three.put()).code == 0
     assert three.asked[2:] == ["Org1MSP", "Org3MSP"]
+
+
+async def test_a_call_during_an_upgrade_runs_the_new_version_everywhere(three):
+    """Else one peer has run the former version, and another one the new one."""
+    known = three.node.approvals.known
+
+    async def upgrade(_invocation: Any) -> None:
+        three.before = {}
+        await three.node.define(version="2.0", ccid=Ccid("basic_2.0:" + "b" * 64))
+        known["basic", 1] = replace(known["basic", 2], sequence=1)
+        three.asked.clear()
+
+    three.before["Org1MSP"] = upgrade
+    assert (await three.put()).code == 0
+    assert three.asked == ["Org2MSP", "Org3MSP", "Org1MSP", "Org2MSP"]
