@@ -33,11 +33,11 @@ MOST_VALUES: Final = 1 << 24
 # Phrases have the negative number of the block that they are taken from.
 _VALUES: Final = "SELECT bytes FROM {0}.contents WHERE id>=? AND id<? ORDER BY id"
 _PHRASES: Final = (
-    "SELECT bytes FROM {0}.contents WHERE id>=? AND id<=0 ORDER BY id LIMIT 8"
+    "SELECT bytes FROM {0}.contents WHERE id>=? AND id<=0 ORDER BY id LIMIT 64"
 )
 _NEWEST: Final = "SELECT id FROM contents WHERE id<=0 ORDER BY id LIMIT 1"
 _KEEP: Final = "INSERT INTO contents VALUES (?, ?)"
-_STORE: Final = "REPLACE INTO blocks VALUES (?, ?, ?)"
+_STORE: Final = "INSERT INTO blocks VALUES (?, ?, ?)"
 
 _CERTIFICATE: Final = re.compile(
     rb"-----BEGIN CERTIFICATE-----[\w+/=\s]{100,4000}-----END CERTIFICATE-----"
@@ -46,6 +46,8 @@ _SEARCHED: Final = 64 * 1024
 """Bytes in which certificates are looked for; a longer block repeats its own ones."""
 _AROUND: Final = 4096
 """Bytes of a phrase on each side of the certificate: a small transaction."""
+_ENOUGH: Final = 32 * 1024
+"""Bytes of phrases from which on a new one is the certificate alone."""
 _PACKED: Final = b"\0"
 """What a packed block begins with; one that an earlier release stored begins with 10."""
 _HEAD: Final = 9
@@ -58,13 +60,14 @@ def store_block(
     row = db.execute(_NEWEST).fetchone()
     newest = 1 if row is None else row[0]
     phrases, values = _dictionary(db.execute, "main", number, newest)
-    for found in _CERTIFICATE.finditer(block, 0, _SEARCHED):
-        if found[0] not in phrases:
-            newest = -number
-            piece = block[max(found.start() - _AROUND, 0) : found.end() + _AROUND]
-            db.execute(_KEEP, (newest, piece))
-            phrases, _ = _dictionary(db.execute, "main", number, newest)
-            break
+    certificates = _CERTIFICATE.finditer(block, 0, _SEARCHED)
+    if missing := [one for one in certificates if one[0] not in phrases]:
+        # Peers come last in a transaction, and are there more often than a client.
+        start, end = missing[-1].span()
+        around = _AROUND if len(phrases) < _ENOUGH else 0
+        newest = -number
+        db.execute(_KEEP, (newest, block[max(start - around, 0) : end + around]))
+        phrases, _ = _dictionary(db.execute, "main", number, newest)
     dictionary = phrases + values
     window = max(10, min((len(block) + len(dictionary)).bit_length(), 27))
     parameters = ZstdCompressionParameters.from_level(

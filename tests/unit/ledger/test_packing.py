@@ -51,6 +51,11 @@ async def put(ledger: Ledger, *sets: dict[str, bytes | None], args: bool = True)
     return block.number
 
 
+def certificate() -> bytes:
+    lines = base64.encodebytes(long(600))
+    return b"-----BEGIN CERTIFICATE-----\n%s-----END CERTIFICATE-----\n" % lines
+
+
 @pytest.mark.parametrize("shape", [(200, 1), (1, 200), (20, 20)])
 async def test_a_long_value_takes_its_size_once(
     tmp_path: Path, shape: tuple[int, int]
@@ -74,10 +79,6 @@ async def test_a_long_value_takes_its_size_once(
 async def test_certificates_lie_in_the_file_once(tmp_path: Path) -> None:
     """A small block takes some hundred bytes, whoever of a few clients submitted it."""
 
-    def certificate() -> bytes:
-        lines = base64.encodebytes(long(600))
-        return b"-----BEGIN CERTIFICATE-----\n%s-----END CERTIFICATE-----\n" % lines
-
     known = [certificate() for _ in range(4)]
 
     def made(number: int) -> bytes:
@@ -97,6 +98,19 @@ async def test_certificates_lie_in_the_file_once(tmp_path: Path) -> None:
     assert max(sizes[4:]) < 600
     async with ledger_at(tmp_path) as ledger:
         assert envelopes[-1] in ledger.get_block(12)
+
+
+async def test_many_clients_that_submit_in_turn_take_no_more(tmp_path: Path) -> None:
+    peers, clients = [certificate() for _ in "123"], [certificate() for _ in range(50)]
+    async with ledger_at(tmp_path) as ledger:
+        for number in range(200):
+            args = [clients[number % 50], *peers, long(100)]
+            tx = transaction(rwset(writes={"a": b"1"}), args=args)
+            await ledger.commit(judged([(tx.envelope, VALID)]))
+            assert tx.envelope in ledger.get_block(ledger.height - 1)
+        sizes = "SELECT sum(length(block)) + (SELECT sum(length(bytes)) FROM contents)"
+        (size,) = ledger._reader.one(f"{sizes} FROM blocks WHERE number>0", ())
+    assert size < 200 * 1000
 
 
 async def test_long_values_are_read_everywhere(tmp_path: Path) -> None:
