@@ -70,7 +70,7 @@ def channel_rm(session: Session, name: str, *, yes: bool) -> None:
 
 @click.group()
 def org() -> None:
-    """Add and list the organisations of a channel, stop and start their peers."""
+    """Add and list organisations, stop and start their peers."""
 
 
 @command("chaindock org add Org2", group=org, of_channel=True)
