@@ -72,18 +72,18 @@ class StreamOptions:
         100 * MIB,
         "peer.maxRecvMsgSize",
         "Largest message from the node to chaincode. In the other direction the limit is "
-        "chaindock.memory.transaction and 1 MiB more, if that is smaller.",
+        "chaindock.memory.contract and 1 MiB more, if that is smaller.",
     )
     transaction_bytes: Bytes = option(
         32 * MIB,
         "chaindock.memory.transaction",
-        "Most memory that the node holds for a transaction: what it reads and writes. One "
-        "message of a chaincode may have this size too.",
+        "Most memory that the node holds for a transaction: what it reads and writes.",
     )
     contract_bytes: Bytes = option(
         64 * MIB,
         "chaindock.memory.contract",
-        "Most memory that the node holds for all open calls of a chaincode.",
+        "Most memory that the node holds for all open calls of a chaincode. One answer of "
+        "the chaincode may have this size too, but no more than peer.maxRecvMsgSize.",
     )
     overrun_s: Seconds = option(
         30.0,
@@ -99,11 +99,8 @@ class StreamOptions:
 
     @property
     def receive_bytes(self) -> int:
-        """The largest message from chaincode; gRPC ends a stream that sends a larger one.
-
-        gRPC copies a message on the event loop, 2 MiB in a millisecond.
-        """
-        return min(self.max_message_bytes, self.transaction_bytes + MIB)
+        """The largest message from chaincode; gRPC ends a stream that sends a larger one."""
+        return min(self.max_message_bytes, self.contract_bytes + MIB)
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,8 @@ class Attempt:
         if self._log is not None:
             self._log.close()
             self._log = None
+        if self.echo is not None:
+            self.echo.close()
 
     def tail(self) -> list[str]:
         """Return the last lines of the phase (of the run), oldest first.

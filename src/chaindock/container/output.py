@@ -34,6 +34,7 @@ _MOST_LINES: Final = 3000
 """Lines of one attempt that are logged in a minute."""
 _LINE_MAX: Final = 2000
 """Characters of a line that are logged."""
+_CAUSE: Final = "output"
 
 
 @dataclass(frozen=True)
@@ -224,4 +225,8 @@ class Echo:
             facts = {"stream": stream, "line": line[:_LINE_MAX]}
             facts |= {"tx": tx} if tx is not None else {}
             log = getattr(self._log, self._level)
-            self._limited.say("output", log, "chaincode output", **facts)
+            self._limited.say(_CAUSE, log, "chaincode output", **facts)
+
+    def close(self) -> None:
+        """Tell how many lines are missing: no more come."""
+        self._limited.sum_up(_CAUSE)

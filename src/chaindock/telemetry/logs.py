@@ -254,11 +254,12 @@ class RateLimitedLog:
             about = _OTHERS
         if about not in self._counts:
             self._counts[about] = 0
-            loop.call_later(EACH_S, self._sum_up, about)
+            loop.call_later(EACH_S, self.sum_up, about)
         self._counts[about] += 1
         return self._counts[about] <= self._most
 
-    def _sum_up(self, about: str) -> None:
+    def sum_up(self, about: str) -> None:
+        """Write how many lines of a cause are missing by now, if any are."""
         missing = self._counts.pop(about, 0) - self._most
         if missing > 0:
             self._log.warning(

@@ -90,7 +90,7 @@ def one(kind: int, payload: bytes, count: int = 1, **fields: str) -> Iterator[Re
 
 
 def largest() -> Iterator[Request]:
-    yield Kind.PUT_STATE, bytes(33 * MIB - 1024), {}
+    yield Kind.PUT_STATE, bytes(60 * MIB), {}
 
 
 def nothing() -> Iterator[Request]:
@@ -129,15 +129,15 @@ def answer(status: int = 200, **fields: Any) -> bytes:
 
 
 def event() -> dict[str, Any]:
-    made = chaincode_event_pb2.ChaincodeEvent(event_name="e", payload=bytes(30 * MIB))
+    made = chaincode_event_pb2.ChaincodeEvent(event_name="e", payload=bytes(60 * MIB))
     return {"chaincode_event": made}
 
 
 ANSWERS: dict[str, Callable[[], tuple[int, bytes, dict[str, Any]]]] = {
-    "long error": lambda: (Kind.ERROR, b"x" * (30 * MIB) + "\U0001f600".encode(), {}),
-    "broken error": lambda: (Kind.ERROR, b"\xff" * (30 * MIB), {}),
-    "long text": lambda: (Kind.COMPLETED, answer(message="\x01" * (30 * MIB)), {}),
-    "large answer": lambda: (Kind.COMPLETED, answer(payload=bytes(30 * MIB)), {}),
+    "long error": lambda: (Kind.ERROR, b"x" * (60 * MIB) + "\U0001f600".encode(), {}),
+    "broken error": lambda: (Kind.ERROR, b"\xff" * (60 * MIB), {}),
+    "long text": lambda: (Kind.COMPLETED, answer(message="\x01" * (60 * MIB)), {}),
+    "large answer": lambda: (Kind.COMPLETED, answer(payload=bytes(60 * MIB)), {}),
     "large event": lambda: (Kind.COMPLETED, answer(message="e"), event()),
 }
 """What each answers a call with."""
@@ -149,7 +149,7 @@ async def flood(address: str) -> None:
     """Open streams that send the largest message instead of a REGISTER."""
     for _ in range(3):
         async with await ShimPeer.dial(address) as peer:
-            await peer.send(Kind.REGISTER, b"\xff" * (30 * MIB))
+            await peer.send(Kind.REGISTER, b"\xff" * (60 * MIB))
             await peer.refusal()
 
 
@@ -157,7 +157,7 @@ async def attack(peer: ShimPeer, to: Any) -> bytes:
     """Send the attack that `to` asks for; return the last answer, of 200 bytes at most."""
     name = name_of(to)
     for number in range(5 if name == UNASKED else 0):
-        await peer.send(Kind.COMPLETED, bytes(30 * MIB), txid=str(number))
+        await peer.send(Kind.COMPLETED, bytes(60 * MIB), txid=str(number))
     if name == TOO_LARGE:
         await peer.send(Kind.PUT_STATE, bytes(98 * MIB), txid=to.txid)
         await peer.refusal()

@@ -111,7 +111,7 @@ def test_the_server_tolerates_the_pings_of_shims():
     options = dict(server_options(StreamOptions()))
     assert options["grpc.http2.min_ping_interval_without_data_ms"] == 50_000
     assert options["grpc.keepalive_permit_without_calls"] == 1
-    assert options["grpc.max_receive_message_length"] == 33 * 1024 * 1024
+    assert options["grpc.max_receive_message_length"] == 65 * 1024 * 1024
     assert options["grpc.max_send_message_length"] == 104_857_600
     assert options["grpc.so_reuseport"] == 0
 
