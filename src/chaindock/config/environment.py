@@ -39,9 +39,9 @@ def environment() -> dict[str, str]:
 def prepare_transport() -> None:
     """Set up gRPC, unless the user has, before it is imported for the first time.
 
-    It writes no line for each connection that it turns away: whoever reaches the
-    chaincode listener could fill the disk with them. And the thread that tells asyncio of
-    a message receives it itself: two others on the way cost a tenth of a call.
+    gRPC then logs no line for each connection that it refuses: any program that reaches
+    the chaincode listener could fill the disk with such lines. And one thread of gRPC
+    receives a message and wakes asyncio, instead of three, which saves a tenth of a call.
     """
     settings = {"GRPC_VERBOSITY": "ERROR", "GRPC_EXPERIMENTS": "-event_engine_listener"}
     for name, value in settings.items():

@@ -149,8 +149,10 @@ class Gateway:
         found = [one for one in dict.fromkeys((own, *peers)) if one in wanted]
         if not found:
             raise _no_peers(proposal)
-        process_of = channel.endorser.executor.process_of
-        return list({process_of(one): one for one in reversed(found)}.values())[::-1]
+        process_of, first = channel.endorser.executor.process_of, dict[str, str]()
+        for mspid in found:
+            first.setdefault(process_of(mspid), mspid)
+        return list(first.values())
 
     def _failed(self, text: str, code: Any, said: Mapping[str, str]) -> Refusal:
         """Return the end of a call; `said`: what peers said, by MSP id."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from chaindock.errors import InvalidInput, NotFound
 from chaindock.ids import LIFECYCLE
 from chaindock.ledger.mango.documents import resolved
+from chaindock.ledger.packing import MOST_VALUES
 
 if TYPE_CHECKING:
     import sqlite3
@@ -32,7 +33,7 @@ _REMOVE: Final = (
     "DELETE FROM transient WHERE height>=?",
     "DELETE FROM transactions WHERE block>=?",
     "DELETE FROM blocks WHERE number>=?",
-    "DELETE FROM contents WHERE id>=(?1<<24) OR id<=-?1",  # packing.MOST_VALUES
+    f"DELETE FROM contents WHERE id>=?1*{MOST_VALUES} OR id<=-?1",  # noqa: S608  # a constant
 )
 _TABLES: Final = ("versions", "private")
 _CHANGED: Final = (

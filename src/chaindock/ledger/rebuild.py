@@ -74,7 +74,7 @@ def rebuild_file(
     as far as it can be read.
 
     With `whole` it is an error if private data, snapshots or indexes cannot be read.
-    `warn` is told both heights, if the blocks give another one than the file recorded.
+    `warn` is called with a text if the blocks give another height than the file recorded.
 
     Raises: LedgerCorrupt: a block is damaged. LedgerError: the file is no ledger of the
     channel, or cannot be read or written. Nothing has changed then.

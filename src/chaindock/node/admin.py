@@ -261,12 +261,12 @@ class _Dev(Said, kw_only=True, forbid_unknown_fields=False):
 
 async def _said(request: web.Request) -> Said:
     """Return the terms before the package in the body of a request."""
-    size = number_of(request, "terms", 0)
-    if size > _TERMS_BYTES:
-        raise InvalidInput(f"terms {size}: expected 0 to {_TERMS_BYTES} bytes")
+    length = number_of(request, "terms", 0)
+    if length > _TERMS_BYTES:
+        raise InvalidInput(f"terms {length}: expected 0 to {_TERMS_BYTES} bytes")
     try:
-        raw = await request.content.readexactly(size)
-        return msgspec.json.decode(raw or b"{}", type=Said)
+        terms = await request.content.readexactly(length)
+        return msgspec.json.decode(terms or b"{}", type=Said)
     except (asyncio.IncompleteReadError, ValueError, RecursionError) as error:
         raise InvalidInput(
             f"the terms of the definition cannot be used: {error}"

@@ -297,7 +297,7 @@ def _verify(path: Path) -> int:
 def rebuild(home: Home, warn: Callable[[str], None]) -> dict[str, int]:
     """Make the state of each ledger anew; return their heights by channel.
 
-    `warn` is told of a height that differs from what the file recorded.
+    `warn` is called with a text if the blocks give another height than the file recorded.
 
     Raises: NodeAlreadyRunning. NotFound, LedgerCorrupt, LedgerError: as `rebuild_file`.
     """

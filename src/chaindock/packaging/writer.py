@@ -192,11 +192,12 @@ def _add_file(add: _Add, file: SourceFile) -> None:
         size = os.fstat(content.fileno()).st_size
         try:
             add(file.name, size, content)
+            unchanged = not content.read(1)
         except OSError as error:
             if error.errno:
                 raise
-            size = -1  # it ended early
-        if size != content.tell() or content.read(1):
+            unchanged = False  # tarfile found fewer bytes
+        if not unchanged:
             raise SourceInvalid(
                 f"source file {str(file.path)!r} changed while it was packaged",
                 hint="package again when nothing writes to it",

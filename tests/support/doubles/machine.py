@@ -9,6 +9,8 @@ from chaindock.aio import Latch
 from chaindock.chaincode.launcher import RuntimeLauncher
 from chaindock.container.attempt import Phase
 from chaindock.container.contracts import Exit
+from chaindock.ids import Ccid
+from chaindock.lifecycle.states import CustodianOptions
 from support.eventually import eventually
 
 if TYPE_CHECKING:
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
     from chaindock.chaincode.running import Running
     from chaindock.container.attempt import Attempt
     from chaindock.errors import ChaindockError
-    from chaindock.ids import Ccid
 
+A, B = Ccid("a:" + "1" * 64), Ccid("b:" + "2" * 64)
+FAST = CustodianOptions(retry_first_s=0.01, retry_cap_s=0.02, retries=3)
 STOPPED = Exit(0)
 
 

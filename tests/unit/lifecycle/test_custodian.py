@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,29 +12,12 @@ from chaindock.ids import Ccid
 from chaindock.lifecycle import custodian as custodian_module
 from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.states import CustodianOptions, LaunchState, Target
-from support.doubles.machine import Machine
+from support.doubles.machine import FAST, A, B
 from support.eventually import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-A, B = Ccid("a:" + "1" * 64), Ccid("b:" + "2" * 64)
-FAST = CustodianOptions(retry_first_s=0.01, retry_cap_s=0.02, retries=3)
 
 
 def ccids(letter: str, count: int) -> list[Ccid]:
     return [Ccid(f"{letter}{n}:" + "3" * 64) for n in range(count)]
-
-
-@pytest.fixture
-def machine() -> Machine:
-    return Machine()
-
-
-@pytest.fixture
-async def custodian(machine: Machine) -> AsyncIterator[Custodian]:
-    async with Custodian(machine, FAST) as custodian:
-        yield custodian
 
 
 # ---- one chaincode

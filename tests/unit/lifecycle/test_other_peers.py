@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import pytest
 
 from chaindock.errors import ChaincodeRetired, StartFailed
-from chaindock.ids import Ccid, at_peer
+from chaindock.ids import at_peer
 from chaindock.lifecycle.custodian import Custodian
-from chaindock.lifecycle.states import CustodianOptions, Target
-from support.doubles.machine import Machine
+from chaindock.lifecycle.states import Target
+from support.doubles.machine import FAST, A, B
 from support.eventually import eventually
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-A, B = Ccid("a:" + "1" * 64), Ccid("b:" + "2" * 64)
-FAST = CustodianOptions(retry_first_s=0.01, retry_cap_s=0.02, retries=3)
-
-
-@pytest.fixture
-def machine() -> Machine:
-    return Machine()
-
-
-@pytest.fixture
-async def custodian(machine: Machine) -> AsyncIterator[Custodian]:
-    async with Custodian(machine, FAST) as custodian:
-        yield custodian
-
 
 A2 = at_peer(A, "Org2MSP")
 
@@ -83,8 +64,9 @@ async def test_it_is_started_again_by_itself_and_by_a_start(custodian, machine):
 
 async def test_a_call_under_way_starts_nothing_at_a_peer_that_was_stopped(machine):
     stopped: set[str] = set()
-    serves = lambda mspid: mspid not in stopped  # noqa: E731
-    async with Custodian(machine, FAST, serves=serves) as custodian:
+    async with Custodian(
+        machine, FAST, serves=lambda mspid: mspid not in stopped
+    ) as custodian:
         await custodian.launch(A)
         await custodian.ready(A2, 5)
         gate = machine.stop_gates[A2] = asyncio.Event()

@@ -7,23 +7,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from chaindock.errors import ChaindockError, LaunchFailed
-from chaindock.ids import Ccid
 from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.states import CustodianOptions, LaunchState, Target
-from support.doubles.machine import Machine
+from support.doubles.machine import A, Machine
 from support.eventually import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from chaindock.ids import Ccid
     from chaindock.lifecycle.supervisor import Supervisor
-
-A = Ccid("a:" + "1" * 64)
-
-
-@pytest.fixture
-def machine() -> Machine:
-    return Machine()
 
 
 @pytest.fixture
