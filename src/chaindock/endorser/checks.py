@@ -22,6 +22,8 @@ from chaindock.values import show_duration
 
 if TYPE_CHECKING:
     from chaindock.identity.msp import Identity, Msps
+    from chaindock.ids import Ccid
+    from chaindock.lifecycle.deployments import Deployments
 
 UNREADABLE: Final = "proto: cannot parse invalid wire-format data"
 """What a peer says of bytes that are no message."""
@@ -46,6 +48,7 @@ class Proposal:
         drawn: whether this node has just drawn the id, which no transaction has then.
         refusals: what the node refused to the chaincode while it ran.
         spent: what the chaincode asked for, as `Invocation.spent`.
+        ran: what its simulations run: a chaincode by channel and name, and its package.
     """
 
     signed: proposal_pb2.SignedProposal
@@ -64,6 +67,7 @@ class Proposal:
     drawn: bool = False
     refusals: list[str] = field(default_factory=list)
     spent: dict[str, list[float]] = field(default_factory=dict)
+    ran: set[tuple[Deployments, str, Ccid]] = field(default_factory=set)
 
     @property
     def hash(self) -> bytes:

@@ -21,7 +21,6 @@ from chaindock.endorser.checks import check_expiry, check_proposal
 from chaindock.endorser.rounds import Round
 from chaindock.endorser.simulation import Simulation
 from chaindock.errors import (
-    ChaindockError,
     Denied,
     LaunchFailed,
     NotEndorsed,
@@ -30,7 +29,6 @@ from chaindock.errors import (
     TransactionExists,
 )
 from chaindock.identity.organization import full_mspid
-from chaindock.ids import split_peer
 from chaindock.options import option
 from chaindock.telemetry import get_logger, is_on, metrics
 from chaindock.values import MIB, Whole
@@ -113,8 +111,8 @@ class Endorser:
     ) -> Answered:
         """Check a proposal, run it and, if asked, sign what it read and wrote.
 
-        If an upgrade stopped the version that was awaited, or some peers ran the new one
-        already, that is asked.
+        If an upgrade stopped the version of a chaincode that was awaited, or some peers
+        ran the new one already, all peers are asked again, once.
 
         Args:
             proposal: as `parse_proposal` gives it.
@@ -151,8 +149,8 @@ class Endorser:
                 asked = proposal, identity, timeout_s, named, at, endorse, strict
                 try:
                     answered = await Round(self, *asked).run()
-                except (LaunchFailed, NotEndorsed) as error:
-                    if not self._superseded(proposal, identity, error):
+                except (LaunchFailed, NotEndorsed):
+                    if not _superseded(proposal):
                         raise
                     answered = await Round(self, *asked).run()
             finally:
@@ -205,19 +203,6 @@ class Endorser:
             acl.require(self.configuration, "peer/Propose", identity)
         return identity
 
-    def _superseded(
-        self, proposal: Proposal, identity: Identity, failed: ChaindockError
-    ) -> bool:
-        """Whether another package runs by now than one of those that were asked."""
-        try:
-            with self.ledger.new_simulator(proposal.tx_id) as simulator:
-                now = self.simulation(proposal, identity, simulator, "")
-                ccid = now.definition().ccid
-        except ChaindockError:
-            return False
-        tried = failed.facts.get("ccids") or filter(None, [failed.facts.get("ccid")])
-        return any(split_peer(one)[0] != ccid for one in tried)
-
     def simulation(
         self, proposal: Proposal, identity: Identity, simulator: Simulator, mspid: str
     ) -> Simulation:
@@ -264,6 +249,12 @@ class Endorser:
             simulator.budget = caller.budget  # before it reads the definition
             inner = other.simulation(proposal, identity, simulator, simulation.mspid)
             return await inner.called(caller, name, given)
+
+
+def _superseded(proposal: Proposal) -> bool:
+    """Whether a name runs another package by now than when a simulation called it."""
+    found = ((runs.find(name), ccid) for runs, name, ccid in proposal.ran)
+    return any(now is not None and now.ccid != ccid for now, ccid in found)
 
 
 class End(StrEnum):

@@ -103,7 +103,6 @@ class Round:
         # One that is stopped meanwhile ends what it has begun.
         self._peers = dict(self.endorser.peers)
         self._found: dict[str, Simulated | ChaindockError] = {}
-        self._ran: set[Ccid | None] = set()
         self._unequal: tuple[ProposalResponse, ProposalResponse] | None = None
 
     async def run(self) -> Answered:
@@ -175,8 +174,6 @@ class Round:
                 outcome, version = await run.run(self.timeout_s)
         except ChaindockError as error:
             return error
-        finally:
-            self._ran.add(run.ccid)
         return Simulated(proposal, simulator, outcome, version)
 
     # ---- who signs
@@ -261,7 +258,6 @@ class Round:
             + "; ".join(told),
             hint=hint,
             organizations=dict(refusals),
-            ccids=sorted(filter(None, self._ran)),
         )
 
 

@@ -8,7 +8,7 @@ Source: docs/fabric/ledger.md#proposal, docs/fabric/shim-protocol.md#other-chain
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from chaindock.chaincode.support import ChaincodeSupport
     from chaindock.endorser.checks import Proposal
     from chaindock.identity.msp import Identity
-    from chaindock.ids import Ccid, ChannelId
+    from chaindock.ids import ChannelId
     from chaindock.ledger.simulator import Simulator
     from chaindock.lifecycle.definitions import Approval
     from chaindock.lifecycle.deployments import Deployments
@@ -114,9 +114,6 @@ class Simulation:
             there are, and what system chaincodes answer.
         mspids: the organisations of the channel.
         elsewhere: calls chaincode on another channel.
-
-    Attributes:
-        ccid: what ran; None = nothing, or a system chaincode.
     """
 
     proposal: Proposal
@@ -129,7 +126,6 @@ class Simulation:
     mspid: str
     mspids: Collection[str]
     elsewhere: Elsewhere
-    ccid: Ccid | None = field(default=None, init=False)
 
     async def run(self, timeout_s: float | None) -> tuple[Outcome, str]:
         """Return what the chaincode of the proposal said, and its version.
@@ -141,8 +137,7 @@ class Simulation:
         if proposal.name in self.system:
             answer = await self._execute(proposal.name, proposal.input)
             return Outcome(answer, None), "syscc"
-        definition = self.definition()
-        self.ccid = definition.ccid
+        definition = self._definition()
         self._check_init(definition, is_init=proposal.input.is_init)
         invocation = self._invocation(proposal.name, proposal.input)
         invocation.timeout_s = timeout_s
@@ -151,17 +146,22 @@ class Simulation:
         taken = partial(outcome_of, final, invocation)
         return await off_loop(held.nbytes if held else 0, taken), definition.version
 
-    def definition(self) -> Approval:
+    def _definition(self) -> Approval:
         """Return the definition of the proposal's chaincode. Raises: NotFound."""
         name, channel = self.proposal.name, self.channel
         if not channel:
             raise undefined(name)
         try:
-            return self.definitions.at(self.simulator, name)
+            return self._find(name)
         except NotFound as error:
             raise undefined(
                 name, channel, error.message, hint=error.hint, **error.facts
             ) from error
+
+    def _find(self, name: str) -> Approval:
+        found = self.definitions.at(self.simulator, name)
+        self.proposal.ran.add((self.definitions, name, found.ccid))
+        return found
 
     def _invocation(
         self, name: str, given: ChaincodeInput, caller: Call | None = None
@@ -263,7 +263,7 @@ class Simulation:
     def _callee(self, name: str) -> Approval:
         channel = self.channel
         try:
-            return self.definitions.at(self.simulator, name)
+            return self._find(name)
         except NotFound as error:
             if "sequence" not in error.facts:
                 self.simulator.get_state(_LEGACY, name)  # a peer looks there, too

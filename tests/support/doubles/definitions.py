@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def definitions_of(approvals: Any) -> Deployments:
-    """Return `Deployments.at` of what `approvals` has: `approval` and `is_stopped`."""
+    """Return `Deployments.at` and `find` of what `approvals` has: `approval` and `is_stopped`."""
     return cast("Deployments", _Definitions(approvals))
 
 
@@ -30,3 +30,7 @@ class _Definitions:
         if self._approvals.is_stopped(name):
             raise StartFailed(f"chaincode {name!r} was stopped", ccid=found.ccid)
         return found
+
+    def find(self, name: str) -> Approval | None:
+        known = (self._approvals.approval(name, number) for number in range(1, 100))
+        return max(filter(None, known), key=lambda one: one.sequence, default=None)

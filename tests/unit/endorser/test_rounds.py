@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fabric_protos.peer.chaincode_pb2 import ChaincodeInput
 from fabric_protos.peer.lifecycle.lifecycle_pb2 import (
     ApproveChaincodeDefinitionForMyOrgArgs,
 )
@@ -231,3 +233,51 @@ async def test_a_call_during_an_upgrade_runs_the_new_version_everywhere(three):
     three.before["Org1MSP"] = upgrade
     assert (await three.put()).code == 0
     assert three.asked == ["Org2MSP", "Org3MSP", "Org1MSP", "Org2MSP"]
+
+
+@pytest.fixture
+async def calling(three):
+    """`basic` calls `callee`, which writes what package it is."""
+    execute, former = three.node.chaincode.execute, Ccid("callee_1.0:" + "c" * 64)
+    await three.node.define("callee", ccid=former)
+    three.after_call = {}
+
+    async def run(ccid: Ccid, invocation: Any, mspid: str) -> Any:
+        if invocation.namespace == "callee":
+            invocation.simulator.put_state("callee", "by", ccid.encode())
+        elif invocation.namespace == "basic":
+            given = ChaincodeInput(args=[b"get", b"k"])
+            await invocation.invoke(None, "callee", "", given)
+            if mspid in three.after_call:
+                await three.after_call.pop(mspid)()
+        return await execute(ccid, invocation, mspid)
+
+    three.node.chaincode.execute = run
+    three.asked.clear()
+    return three
+
+
+async def upgraded(three: Any, ccid: str) -> None:
+    known = three.node.approvals.known
+    await three.node.define("callee", version="2.0", ccid=Ccid(ccid))
+    known["callee", 1] = replace(known["callee", 2], sequence=1)
+
+
+async def test_an_upgrade_of_a_called_chaincode_repeats_the_round(calling):
+    newer = "callee_2.0:" + "d" * 64
+    calling.after_call["Org1MSP"] = partial(upgraded, calling, newer)
+    assert (await calling.put()).code == 0
+    answer = await calling.node.caller.query(
+        "callee", [b"get", b"by"], signer=calling.node.user
+    )
+    assert answer.payload == newer.encode()
+
+
+async def test_a_round_is_repeated_once(calling):
+    """A chaincode that is upgraded without end does not keep a call for ever."""
+    for org, letter in zip(ORGS, "def", strict=True):
+        calling.after_call[org] = partial(upgraded, calling, "callee:" + letter * 64)
+    calling.before = dict.fromkeys(ORGS[1:], writes_more)
+    with pytest.raises(NotEndorsed):
+        await calling.put()
+    assert calling.asked.count("Org2MSP") == 4  # twice, and each time its callee
