@@ -21,6 +21,7 @@ from chaindock.endorser.checks import check_clock
 from chaindock.endorser.simulation import UNSIMULATED
 from chaindock.errors import (
     ChaindockError,
+    Code,
     EndorsersMissing,
     NotEndorsed,
     NotFound,
@@ -53,6 +54,9 @@ _UNPLANNED: Final = (
 )
 _COLLECT: Final = "collect enough transaction endorsements"
 _SEE: Final = ", see attached details for more info"
+_MOST_LATE: Final = 2
+"""Peers that may let a query time out. One process may hang; if two do, it is the contract,
+and each more would hold the client for as long as chaincode may run."""
 
 
 def service(
@@ -101,7 +105,8 @@ class Gateway:
     async def evaluate(self, raw: bytes, _context: Context) -> bytes:
         """Run a proposal at one peer and return what the chaincode said.
 
-        If that peer cannot execute it, the next one is asked.
+        If that peer cannot execute it, the next one is asked, but none after the
+        second one that took too long.
         """
         request, proposal = await off_loop(len(raw), partial(requests.evaluated, raw))
         del raw
@@ -111,7 +116,7 @@ class Gateway:
         channel = self._channels.get(proposal.channel)
         if channel is None:
             raise Refusal(Status.UNAVAILABLE, _unknown(proposal.channel))
-        code, said = Status.ABORTED, dict[str, str]()
+        code, said, late = Status.ABORTED, dict[str, str](), 0
         for mspid in self._evaluators(channel, proposal, request.target_organizations):
             try:
                 check_clock(proposal.header, self._options.time_window_s)
@@ -125,7 +130,8 @@ class Gateway:
                 if code is Status.FAILED_PRECONDITION:
                     text = _EVALUATED.format(said[mspid])
                     raise self._failed(text, code, said) from error
-                if code is not Status.ABORTED:
+                late += error.code is Code.DEADLINE_EXCEEDED
+                if code is not Status.ABORTED or late == _MOST_LATE:
                     break
                 continue
             response = outcome.response

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import time
 import tracemalloc
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from fabric_protos.gateway import gateway_pb2 as pb
 
+from chaindock.errors import ExecuteTimeout
 from chaindock.lifecycle.definitions import Definition
 from chaindock.values import MIB
 from support.gateways.client import Ended, events_request, status_request
@@ -37,6 +39,29 @@ async def test_the_peer_of_the_own_organisation_comes_first(two: Gateways) -> No
     request.target_organizations.append("Org2MSP")
     ended = await two.first.call("Evaluate", request)
     assert [one[:2] for one in ended.details] == [(address, "Org2MSP")]
+
+
+async def test_a_query_that_times_out_is_tried_at_one_more_peer(two: Gateways) -> None:
+    """One process may hang; if two do, it is the contract. Clients may set no deadline."""
+    await two.define("OR('Org1MSP.peer','Org2MSP.peer')")
+    two.world.channel.members.peers["Org3MSP"] = two.world.other.peer
+    hung = ["Org1MSP", "Org2MSP", "Org3MSP"]
+
+    async def execute(ccid: Any, invocation: Any, mspid: str) -> Any:
+        if mspid in hung:
+            raise ExecuteTimeout(f"timeout at {mspid}", ccid=ccid)
+        return await two.contract.execute(ccid, invocation, mspid)
+
+    two.world.channel.endorser.executor = cast(
+        "Any", SimpleNamespace(execute=execute, process_of=lambda mspid: mspid)
+    )
+    request = evaluate_request(two.user, "basic", b"put", b"k")
+    ended = await two.first.call("Evaluate", request)
+    assert ended.code == "ABORTED"
+    assert [one[1] for one in ended.details] == ["Org1MSP", "Org2MSP"]
+    hung.remove("Org2MSP")
+    answer = await two.first.call("Evaluate", request)
+    assert answer.result.payload == b"done"
 
 
 async def test_a_gateway_whose_organisation_is_no_member_knows_no_such_channel(
