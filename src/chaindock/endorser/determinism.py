@@ -73,11 +73,10 @@ async def compare(
     height, found = endorser.ledger.height, []
 
     async def run() -> None:
-        peer = next(
-            one for one in (signer.mspid, *endorser.peers) if one in endorser.peers
-        )
+        proposal = parse_proposal(signed)
+        peer = endorser.peer_of(proposal, signer.mspid)
         outcome, answers = await endorser.process(
-            parse_proposal(signed), timeout_s, endorse=True, endorsers=(peer,)
+            proposal, timeout_s, endorse=True, endorsers=(peer,)
         )
         payload = answers[0].payload if answers else b""
         found.append(dict(parts(outcome.response.SerializeToString(), payload)))

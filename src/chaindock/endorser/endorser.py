@@ -22,6 +22,7 @@ from chaindock.endorser.rounds import Round
 from chaindock.endorser.simulation import Simulation
 from chaindock.errors import (
     Denied,
+    EndorsersMissing,
     LaunchFailed,
     NotEndorsed,
     NotFound,
@@ -133,8 +134,8 @@ class Endorser:
             ProposalInvalid, Denied, TransactionExists, TooManyRequests: refused before
             the simulation. NotFound: no such channel, chaincode or endorser. InvalidInput: Init
             was required or not, or too large to be ordered. LaunchFailed, ExecuteFailed,
-            LedgerError: no answer. EndorsersMissing: as `choose`. NotEndorsed: the peers
-            of several organisations did not say the same.
+            LedgerError: no answer. EndorsersMissing: as `choose` and `peer_of`.
+            NotEndorsed: the peers of several organisations did not say the same.
         """
         with Watch(proposal) as watch:
             self._require_room()
@@ -143,9 +144,7 @@ class Endorser:
                 identity = await self._admit(proposal)
                 named = self._peers_of(endorsers)
                 watch.admitted = True
-                at = at or identity.mspid
-                if at not in self.peers and proposal.name not in self.system:
-                    at = next(iter(self.peers))
+                at = next(iter(named), at) or self.peer_of(proposal, identity.mspid)
                 asked = proposal, identity, timeout_s, named, at, endorse, strict
                 try:
                     answered = await Round(self, *asked).run()
@@ -159,6 +158,23 @@ class Endorser:
             watch.end = End.REFUSED if failed else End.ENDORSED
             return answered
 
+    def peer_of(self, proposal: Proposal, mspid: str) -> str:
+        """Return whose peer a member of `mspid` asks: the own one if that runs.
+
+        Raises: EndorsersMissing: another one would see transient data.
+        """
+        if mspid in self.peers or proposal.name in self.system:
+            return mspid
+        if proposal.transient:
+            raise EndorsersMissing(
+                f"no peer of {mspid} runs here, and those of other organisations would "
+                "see the transient data",
+                hint=f"start it: chaindock org start {mspid}; or name who may see the "
+                "data: `query --at MSPID`, `invoke --endorsers MSPID,...`",
+                protected=(),
+            )
+        return next(iter(self.peers))
+
     def _peers_of(self, organizations: Sequence[str]) -> list[str]:
         found = [full_mspid(one, self.peers) for one in organizations]
         for mspid in found:
@@ -166,7 +182,8 @@ class Endorser:
                 raise NotFound(
                     f"organisation {mspid!r} has no peer on this node, which has those of "
                     f"{', '.join(self.peers)}",
-                    hint="see them: chaindock org ls",
+                    hint="see them: chaindock org ls; start one that is stopped: chaindock "
+                    f"org start {mspid}",
                     mspid=mspid,
                 )
         return found

@@ -103,11 +103,13 @@ async def choose(
 
     `peers` are members of the channel, the preferred one first; `name` was called in the
     simulation. If nothing satisfies the policies it is the first one alone, and the code
-    of the transaction says so, unless `strict`. Then also nobody endorses who is not a
-    member of each collection that was read or, with `transient` data, used.
+    of the transaction says so, unless `strict`. Then, and with `transient` data, also
+    nobody endorses who is not a member of each collection that was read or, with
+    `transient` data, used.
 
     Raises: InvalidInput: the policy of a written key cannot be read. EndorsersMissing: it
-        is `strict`, and nothing satisfies the policies.
+        is `strict`, and nothing satisfies the policies, or only with somebody who may not
+        see the `transient` data.
     """
     state = SnapshotState(simulator.snapshot())
     plan = Plan([next(iter(peers))])
@@ -132,26 +134,31 @@ async def choose(
         mspid: configuration.msps.identify(peer.creator)
         for mspid, peer in peers.items()
     }
-    read = simulator.private_reads if strict else set()
-    used = {space for space in plan.needs if space[1]} if strict and transient else read
+    read = simulator.private_reads if strict or transient else set()
+    used = {space for space in plan.needs if space[1]} if transient else read
     trusted = insiders(members, used | read, configuration, state)
     work = partial(fewest, trusted, policies)
     found = await off_loop(met.size * PER_BYTE, work)
-    if strict and not found:
+    if not found and (strict or transient):
         others = insiders(members, read, configuration, state)
         work = partial(fewest, others, policies)
         open_ = used - read if await off_loop(met.size * PER_BYTE, work) else set()
-        raise _missing(*sorted(collection for _, collection in open_))
+        if strict or open_:
+            raise _missing(*sorted(collection for _, collection in open_))
     plan.endorsers = found or plan.endorsers
     return plan
 
 
 def _missing(*protected: str) -> EndorsersMissing:
-    return EndorsersMissing(
-        "no peer combination can satisfy the endorsement policy",
-        hint="see the organisations of the node: chaindock org ls",
-        protected=protected,
-    )
+    text = "no peer combination can satisfy the endorsement policy"
+    hint = "see the organisations of the node: chaindock org ls"
+    if protected:
+        text = (
+            "the policies need peers of organisations that are no members of the "
+            f"collections {', '.join(protected)} and would see the transient data"
+        )
+        hint = "if they may see it, name all that endorse: --endorsers MSPID,..."
+    return EndorsersMissing(text, hint=hint, protected=protected)
 
 
 def insiders(

@@ -83,7 +83,7 @@ class Round:
 
     Args:
         named: MSP ids of those that sign; none = `at`, and those that policies need.
-        at: MSP id of the peer that is asked first, or alone, unless some are named.
+        at: MSP id of the peer that is asked first, or alone; the first one that is named.
         endorse: False: nobody signs.
         strict: as for `Endorser.process`.
     """
@@ -98,7 +98,6 @@ class Round:
     strict: bool
 
     def __post_init__(self) -> None:
-        self.at = next(iter(self.named), self.at)
         self.named = list(dict.fromkeys(self.named)) if self.endorse else []
         # One that is stopped meanwhile ends what it has begun.
         self._peers = dict(self.endorser.peers)
@@ -189,7 +188,7 @@ class Round:
             self.proposal.name,
             first.simulator,
             strict=bool(without) or (self.strict and not self.named),
-            transient=self.proposal.transient,
+            transient=self.proposal.transient and not self.named,
         )
 
     async def _agreed(

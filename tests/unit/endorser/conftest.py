@@ -79,8 +79,14 @@ class Chaincode:
         value = invocation.simulator.get_state(invocation.namespace, key)
         return answer(payload=value or b"")
 
-    def hide(self, invocation: Any, key: Any, value: Any) -> Any:
-        space = invocation.namespace, "_implicit_org_Org1MSP"
+    def hide(
+        self,
+        invocation: Any,
+        key: Any,
+        value: Any,
+        collection: Any = "_implicit_org_Org1MSP",
+    ) -> Any:
+        space = invocation.namespace, collection
         invocation.simulator.put_private(*space, key, value.encode())
         return answer()
 
@@ -177,6 +183,7 @@ class Node:
         init_required: Any = False,
         ccid: Any = CCID,
         validation_parameter: bytes = b"",
+        collections: Any = None,
     ) -> Any:
         before = self.writer.definition(name)
         sequence = before.sequence + 1 if before else 1
@@ -190,6 +197,7 @@ class Node:
                 version=version,
                 init_required=init_required,
                 validation_parameter=validation_parameter,
+                collections=collections,
             ),
             ccid,
         )

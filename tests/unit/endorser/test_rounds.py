@@ -13,8 +13,10 @@ from fabric_protos.peer.lifecycle.lifecycle_pb2 import (
     ApproveChaincodeDefinitionForMyOrgArgs,
 )
 
-from chaindock.errors import ExecuteFailed, LaunchFailed, NotEndorsed
+from chaindock.endorser.determinism import compare
+from chaindock.errors import EndorsersMissing, ExecuteFailed, LaunchFailed, NotEndorsed
 from chaindock.ids import Ccid
+from chaindock.lifecycle.terms import parse_collections
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -281,3 +283,66 @@ async def test_a_round_is_repeated_once(calling):
     with pytest.raises(NotEndorsed):
         await calling.put()
     assert calling.asked.count("Org2MSP") == 4  # twice, and each time its callee
+
+
+# --- transient data -----------------------------------------------------------------
+
+COLLECTIONS = b"""[
+  {"name": "some", "policy": "OR('Org1MSP.member', 'Org3MSP.member')"},
+  {"name": "mine", "policy": "OR('Org1MSP.member')"}
+]"""
+
+
+@pytest.fixture
+async def secret(three):
+    """Calls with transient data; two of three organisations must endorse."""
+    await three.node.define(collections=parse_collections(COLLECTIONS))
+    three.asked.clear()
+
+    async def hide(collection: str, *endorsers: str, **other: Any) -> Any:
+        three.asked.clear()
+        told = {"signer": three.node.user, "transient": {"pin": b"1"}, **other}
+        args = [b"hide", b"k", b"v", collection.encode()]
+        return await three.node.caller.invoke(
+            "basic", args, endorsers=endorsers, **told
+        )
+
+    return hide
+
+
+async def test_transient_data_go_to_members_of_the_collections_alone(three, secret):
+    assert (await secret("some", transient=None)).code == 0
+    assert three.asked == ["Org1MSP", "Org2MSP"]
+    assert (await secret("some")).code == 0
+    assert three.asked == ["Org1MSP", "Org3MSP"]
+
+
+async def test_nobody_else_sees_transient_data_unless_named(three, secret):
+    with pytest.raises(EndorsersMissing, match="collections mine") as told:
+        await secret("mine")
+    assert three.asked == ["Org1MSP"]
+    assert "--endorsers" in str(told.value.hint)
+    assert (await secret("mine", "Org1MSP", "Org2MSP")).code == 0
+
+
+async def test_transient_data_stay_in_the_organisation_of_the_caller(three, secret):
+    """While its peer is stopped, no other one is asked for a query, unless named."""
+    peer = three.node.endorser.peers.pop("Org1MSP")
+    assert (await three.put()).code == 0
+    for call in (secret("some"), secret("some", commits=False)):
+        with pytest.raises(EndorsersMissing, match="no peer of Org1MSP runs") as told:
+            await call
+        assert "chaindock org start Org1MSP" in str(told.value.hint)
+        assert three.asked == []
+    with pytest.raises(EndorsersMissing):
+        await compare(
+            three.node.caller,
+            "basic",
+            [b"get", b"k"],
+            three.node.user,
+            transient={"pin": b"1"},
+        )
+    assert three.asked == []
+    assert (await secret("some", "Org3MSP", commits=False)).status == 200
+    three.node.endorser.peers["Org1MSP"] = peer
+    assert (await secret("some")).code == 0
