@@ -224,7 +224,12 @@ def _show_reasons(answer: Mapping[str, Any], *, named: bool) -> None:
         again = "submit the transaction again: it then reads the new value"
         show.note("hint", again, "cyan")
     if answer["code"] == _POLICY_FAILURE:
-        show.note("hint", _POLICY_HINTS[named], "cyan")
+        stopped = (answer["unmet"] or {}).get("stopped") or ()
+        starts = ", ".join(f"chaindock org start {one}" for one in stopped)
+        hint = f"start the peers that are stopped, too: {starts}"
+        show.note(
+            "hint", hint if starts and not named else _POLICY_HINTS[named], "cyan"
+        )
 
 
 def _require_same_results(session: Session, call: Call) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from chaindock.endorser.configuration import Configuration
     from chaindock.endorser.orderer import Orderer
-    from chaindock.identity.msp import SigningIdentity
+    from chaindock.identity.msp import Identity, SigningIdentity
     from chaindock.identity.organization import Organization, Organizations
     from chaindock.ids import ChannelId
 
@@ -55,6 +55,14 @@ class Members:
         known, stopped = self._known.items(), self._node.stopped
         self.peers.clear()
         self.peers.update((mspid, one) for mspid, one in known if mspid not in stopped)
+
+    def stopped(self) -> dict[str, Identity]:
+        """Return the peers of this node that do not run, by MSP id."""
+        return {
+            mspid: self.configuration.msps.identify(one.creator)
+            for mspid, one in self._known.items()
+            if mspid not in self.peers
+        }
 
     def get(self, mspid: str | None) -> Organization:
         """Return a member; `Org2` is Org2MSP, None the first one. Raises: NotFound."""

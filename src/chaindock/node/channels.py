@@ -242,7 +242,7 @@ class Channels(Mapping[str, NodeChannel]):
             )
             reader = await stack.enter_async_context(LedgerReader(path))
             members = Members(name, self.organizations, Configuration.of(ledger))
-            explorer = Explorer(ledger, reader, members.configuration)
+            explorer = Explorer(ledger, reader, members)
             deployments = Deployments(ledger, lambda: members.peers, self._fleet)
             await deployments.load()
             stack.callback(self._fleet.channels.pop, name)

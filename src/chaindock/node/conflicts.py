@@ -16,7 +16,7 @@ from chaindock.ledger.transaction import parse_transaction
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from chaindock.endorser.configuration import Configuration
+    from chaindock.endorser.members import Members
     from chaindock.ledger.ledger import TxLocation
     from chaindock.ledger.reader import Change, View
     from chaindock.ledger.snapshots import Version
@@ -26,7 +26,7 @@ _CONFLICTS: Final = {codes.MVCC_READ_CONFLICT, codes.PHANTOM_READ_CONFLICT}
 
 
 def reasons(
-    view: View, envelope: bytes, place: TxLocation, configuration: Configuration
+    view: View, envelope: bytes, place: TxLocation, members: Members
 ) -> dict[str, Any]:
     """Return {"conflict", "unmet"}: `explain` and `endorser.unmet`; None = not so.
 
@@ -34,7 +34,8 @@ def reasons(
     """
     found = None
     if place.code == codes.ENDORSEMENT_POLICY_FAILURE:
-        found = unmet(envelope, view.snapshot(place.block), configuration)
+        before, stopped = view.snapshot(place.block), members.stopped()
+        found = unmet(envelope, before, members.configuration, stopped)
         key, collection = found["key"], found["collection"]
         found["key_hash"] = None
         if key and collection:

@@ -31,7 +31,7 @@ from chaindock.values import MIB
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 
-    from chaindock.endorser.configuration import Configuration
+    from chaindock.endorser.members import Members
     from chaindock.ledger.ledger import Ledger, TxLocation
     from chaindock.ledger.reader import Change, Entry, LedgerReader, View
     from chaindock.ledger.snapshots import Version
@@ -69,14 +69,12 @@ class Explorer:
     """Looks into one channel's ledger; answers are serialised JSON.
 
     Args:
-        reader, configuration: of the same ledger.
+        reader, members: of the same ledger.
     """
 
-    def __init__(
-        self, ledger: Ledger, reader: LedgerReader, configuration: Configuration
-    ) -> None:
+    def __init__(self, ledger: Ledger, reader: LedgerReader, members: Members) -> None:
         self._ledger, self._reader = ledger, reader
-        self._configuration = configuration
+        self._members = members
         self._spent: dict[str, Mapping[str, Sequence[float]]] = {}
 
     def remember(self, tx_id: str, spent: Mapping[str, Sequence[float]]) -> None:
@@ -223,7 +221,7 @@ class Explorer:
         block = common_pb2.Block.FromString(view.block(place.block)[1])
         envelope = block.data.data[place.index]
         found = describe(envelope, place.code, place.index)
-        why = reasons(view, envelope, place, self._configuration)
+        why = reasons(view, envelope, place, self._members)
         requests = self._spent.get(found["tx_id"])
         return {"block": place.block, **found, **why, "requests": requests}
 
@@ -232,7 +230,7 @@ class Explorer:
     async def reasons(self, envelope: bytes, place: TxLocation) -> dict[str, Any]:
         """Return `conflicts.reasons` of a committed transaction."""
         return await self._reader.run(
-            lambda view: reasons(view, envelope, place, self._configuration)
+            lambda view: reasons(view, envelope, place, self._members)
         )
 
     # ---- events

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
+from chaindock.endorser.configuration import Configuration
 from chaindock.errors import NotFound
 from chaindock.node.described import describe_block
+
+if TYPE_CHECKING:
+    from chaindock.ledger.ledger import Ledger
+
+
+def members_of(ledger: Ledger) -> Any:
+    """Return the `Members` of a channel whose peers all run, for an `Explorer`."""
+    return SimpleNamespace(configuration=Configuration.of(ledger), stopped=dict)
 
 
 class FakeExplorer:
@@ -27,11 +37,18 @@ class FakeExplorer:
 
 
 _UNMET: dict[str, Any] = dict.fromkeys(("collection", "key", "key_hash", "reason"))
-_UNMET |= {"namespace": "basic", "policy": "AND('A.peer')", "endorsers": ["B.peer"]}
+_UNMET |= {
+    "namespace": "basic",
+    "policy": "AND('A.peer')",
+    "endorsers": ["B.peer"],
+    "stopped": [],
+}
 
 
 def outcome(function: bytes) -> dict[str, Any]:
-    """How a transaction ends: one calls functions `conflict` and `forbidden` for that."""
+    """How a transaction ends: a user calls the functions below for that."""
     if function == b"forbidden":
         return {"code": 10, "unmet": _UNMET}
+    if function == b"stopped":
+        return {"code": 10, "unmet": {**_UNMET, "stopped": ["Org2MSP", "Org3MSP"]}}
     return {"code": 11 if function == b"conflict" else 0}

@@ -58,7 +58,7 @@ class FakeNode(FakeChannels):
 
     Names: `broken` fails to compile, `exits` exits early, `slow` waits to be cancelled,
     `defect` raises something unplanned.
-    Functions: put K V, get K, echo ARGS, refuse (swallows a refusal), register ID, conflict (code 11), forbidden (code 10), crash, wait, caller.
+    Functions: put K V, get K, echo ARGS, refuse (swallows a refusal), register ID, conflict (code 11), forbidden and stopped (code 10), crash, wait, caller.
     """
 
     def __init__(self, home: Path) -> None:
@@ -255,7 +255,7 @@ class FakeNode(FakeChannels):
                 if value is None:
                     return answered(500, f"there is no {args[0].decode()}")
                 return answered(payload=value)
-            case b"echo" | b"refuse" | b"conflict" | b"forbidden":
+            case b"echo" | b"refuse" | b"conflict" | b"forbidden" | b"stopped":
                 said = ("rich queries are not yet supported",)
                 refusals = said if function == b"refuse" else ()
                 return answered(payload=b"|".join(args), refusals=refusals)

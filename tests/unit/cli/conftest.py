@@ -13,7 +13,6 @@ from click.testing import CliRunner, Result
 from chaindock.cli.main import root
 from chaindock.cli.node import find_process, is_alive
 from chaindock.endorser.caller import Answer
-from chaindock.endorser.configuration import Configuration
 from chaindock.ids import TxId
 from chaindock.ledger.committer import CommittedBlock
 from chaindock.ledger.ledger import Ledger
@@ -22,6 +21,7 @@ from chaindock.ledger.simulator import Simulator
 from chaindock.ledger.transaction import parse_transaction
 from chaindock.node.admin import AdminServer
 from chaindock.node.explorer import Explorer
+from support.doubles.fake_explorer import members_of
 from support.doubles.fake_node import FakeNode
 from support.ledgers.envelopes import CHANNEL, Transaction, rwset, transaction
 from support.ledgers.ledger import ledger_at
@@ -111,9 +111,7 @@ class ServedLedger(Served):
             ledger_at(self.home) as self.ledger,
             LedgerReader(database) as reader,
         ):
-            self.node.explorer = Explorer(
-                self.ledger, reader, Configuration.of(self.ledger)
-            )
+            self.node.explorer = Explorer(self.ledger, reader, members_of(self.ledger))
             self.node.ledger = self.ledger
             self.node.controls = self.node.orderer = Writes(self.ledger)
             async with AdminServer(self.home, self.node):  # type: ignore[arg-type]

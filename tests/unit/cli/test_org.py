@@ -62,4 +62,9 @@ def test_a_policy_that_failed_is_followed_by_what_to_do(run, basic):
     assert "hint: the organisations whose keys this node has do not" in result.stderr
     result = run("invoke", "basic", "forbidden", "x", "--endorsers", "Org1MSP")
     assert "hint: leave out --endorsers" in result.stderr
-    assert len(basic.calls) == 2
+    result = run("invoke", "basic", "stopped", "x")
+    assert (
+        "hint: start the peers that are stopped, too: chaindock org start Org2MSP, "
+        "chaindock org start Org3MSP"
+    ) in result.stderr
+    assert len(basic.calls) == 3

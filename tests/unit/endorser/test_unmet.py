@@ -12,6 +12,7 @@ from chaindock.endorser.cutting import MANUAL, OrdererOptions
 from chaindock.identity.policies import parse_policy
 from chaindock.ledger.reader import LedgerReader
 from chaindock.node.explorer import Explorer
+from support.doubles.fake_explorer import members_of
 from support.eventually import eventually
 
 BOTH = "AND('Org1MSP.peer', 'Org2MSP.peer')"
@@ -34,7 +35,7 @@ def of_channel(path: str) -> Any:
 async def call(node: Any) -> Any:
     """Submits a transaction and returns its code, and the lines that say why."""
     async with LedgerReader(node.ledger._path) as reader:
-        explorer = Explorer(node.ledger, reader, node.endorser.configuration)
+        explorer = Explorer(node.ledger, reader, members_of(node.ledger))
         caller = replace(node.caller, explain=explorer.reasons)
 
         async def call(*args: bytes) -> Any:
@@ -102,3 +103,30 @@ class TestInOneBlock:
                 "endorsed by: Org1MSP.peer",
             ],
         )
+
+
+class TestOfSeveralOrganisations:
+    @pytest.fixture
+    def org(self, organizations: Any) -> Any:
+        return organizations.first
+
+    async def test_a_stopped_peer_that_is_needed_is_told(
+        self, node, members, organizations
+    ):
+        await members.add("Org2", node.orderer)
+        async with LedgerReader(node.ledger._path) as reader:
+            explorer = Explorer(node.ledger, reader, members)
+            caller = replace(node.caller, explain=explorer.reasons)
+            for policy, stopped in {
+                "OR('Org9MSP.peer')": [],
+                BOTH: ["Org2MSP"],
+            }.items():
+                await node.define(validation_parameter=signed_by(policy))
+                organizations.stopped.add("Org2MSP")
+                members.refresh()
+                answer = await caller.invoke(
+                    "basic", [b"put", b"k", b"v"], signer=node.user
+                )
+                assert answer.unmet["stopped"] == stopped
+                organizations.stopped.clear()
+                members.refresh()

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from chaindock.endorser.configuration import Configuration
 from chaindock.ledger.reader import LedgerReader
 from chaindock.node.explorer import MOST, Explorer
+from support.doubles.fake_explorer import members_of
 from support.ledgers.envelopes import rwset, transaction
 from support.ledgers.ledger import commit, judged, ledger_at
 
@@ -19,7 +19,7 @@ async def ledger(tmp_path, node):
         ledger_at(tmp_path) as opened,
         LedgerReader(tmp_path / "ledger.db") as reader,
     ):
-        node.explorer = Explorer(opened, reader, Configuration.of(opened))
+        node.explorer = Explorer(opened, reader, members_of(opened))
         yield opened
 
 
