@@ -38,7 +38,7 @@ WRITER_TIMEOUT_S = 5.0
 # `superseded` is the block in which another row took the place; `labelled` is 1 if
 # only metadata changed, a serialised KVMetadataWrite without its key, and 2 if the private
 # data of the row was purged. A value of NULL is a delete, an integer a row of `contents`
-# (packing.py). A transaction id is kept as `packed_id` returns it; in `transient` it is text,
+# (contents.py). A transaction id is kept as `packed_id` returns it; in `transient` it is text,
 # with "/" and the SHA-256 of `sets` behind it.
 # Tables of values are ordinary ones: in a WITHOUT ROWID table a row above 1 kB takes
 # whole pages of its own.
@@ -297,6 +297,8 @@ def translate(error: sqlite3.Error, path: Path) -> LedgerError:
     number = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if number in _CORRUPT:
         return corrupt(path, str(error))
+    if number == sqlite3.SQLITE_TOOBIG:
+        return corrupt(path, "a long value of the state is missing (table contents)")
     hint = _HINTS.get(number)
     if number == sqlite3.SQLITE_CANTOPEN and _out_of_files():
         hint = _NO_FILES

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from chaindock.errors import InvalidInput, NotFound
 from chaindock.ids import LIFECYCLE
-from chaindock.ledger.mango.documents import resolved
-from chaindock.ledger.packing import MOST_VALUES
+from chaindock.ledger.contents import MOST_VALUES, resolved
 
 if TYPE_CHECKING:
     import sqlite3

@@ -1,8 +1,7 @@
 """Blocks as they lie in the file: compressed against what the file holds anyway.
 
-That is the table `contents`: values of `LONG` bytes and above that valid transactions write,
-which versions refer to, and phrases, pieces of earlier blocks in which a certificate
-appeared first. Readers get the bytes that were hashed and signed.
+That is the table `contents`: long values that valid transactions write (contents.py), and
+phrases, pieces of earlier blocks in which a certificate appeared first. Readers get the bytes that were hashed and signed.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from zstandard import (
     ZstdError,
 )
 
+from chaindock.ledger.contents import KEEP, MOST_VALUES
 from chaindock.ledger.database import corrupt
 
 if TYPE_CHECKING:
@@ -26,17 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-LONG: Final = 512
-"""Bytes from which on a value is kept apart: a look-up more for who reads it."""
-MOST_VALUES: Final = 1 << 24
-"""A long value's number is that of its block times this, plus one for each before it."""
 # Phrases have the negative number of the block that they are taken from.
 _VALUES: Final = "SELECT bytes FROM {0}.contents WHERE id>=? AND id<? ORDER BY id"
 _PHRASES: Final = (
     "SELECT bytes FROM {0}.contents WHERE id>=? AND id<=0 ORDER BY id LIMIT 64"
 )
 _NEWEST: Final = "SELECT id FROM contents WHERE id<=0 ORDER BY id LIMIT 1"
-_KEEP: Final = "INSERT INTO contents VALUES (?, ?)"
 _STORE: Final = "INSERT INTO blocks VALUES (?, ?, ?)"
 
 _CERTIFICATE: Final = re.compile(
@@ -66,7 +61,7 @@ def store_block(
         start, end = missing[-1].span()
         around = _AROUND if len(phrases) < _ENOUGH else 0
         newest = -number
-        db.execute(_KEEP, (newest, block[max(start - around, 0) : end + around]))
+        db.execute(KEEP, (newest, block[max(start - around, 0) : end + around]))
         phrases, _ = _dictionary(db.execute, "main", number, newest)
     dictionary = phrases + values
     window = max(10, min((len(block) + len(dictionary)).bit_length(), 27))

@@ -13,10 +13,10 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from chaindock.errors import InvalidInput, LedgerClosed, NotFound
+from chaindock.ledger.contents import resolved
 from chaindock.ledger.database import translated
 from chaindock.ledger.delivered import PrivateSet, private_of
 from chaindock.ledger.ledger import TxLocation
-from chaindock.ledger.mango.documents import resolved
 from chaindock.ledger.packing import read_block
 from chaindock.ledger.queries import modification
 from chaindock.ledger.snapshots import Reader, Snapshot

@@ -11,8 +11,8 @@ import sqlite3
 from typing import TYPE_CHECKING, Any
 
 from chaindock.errors import LedgerClosed
+from chaindock.ledger.contents import resolved
 from chaindock.ledger.database import connect_reader, translate
-from chaindock.ledger.mango.documents import resolved
 
 if TYPE_CHECKING:
     from pathlib import Path

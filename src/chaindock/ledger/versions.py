@@ -11,8 +11,8 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from chaindock.ledger.mango.documents import resolved, store_documents
-from chaindock.ledger.packing import LONG, MOST_VALUES
+from chaindock.ledger.contents import KEEP, LONG, MOST_VALUES, resolved
+from chaindock.ledger.mango.documents import store_documents
 from chaindock.ledger.snapshots import ABOVE_ALL, FIND_NAMESPACE, LABELLED
 
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ _CURRENT = [
 """For 1, 2, 3 … keys."""
 _INDEXED = "SELECT ns FROM indexed"
 _VALUE = resolved("SELECT value, VALUE FROM versions WHERE id=?")
-_KEEP = "INSERT INTO contents VALUES (?, ?)"
 _VALUE_BEFORE = resolved(
     "SELECT VALUE FROM versions WHERE ns=? AND key=? AND block<? "
     "ORDER BY block DESC, tx DESC LIMIT 1"
@@ -198,7 +197,7 @@ class Versions:
         if superseded:
             self._db.executemany(_SUPERSEDE, superseded)
         if contents:
-            self._db.executemany(_KEEP, contents)
+            self._db.executemany(KEEP, contents)
         self._db.executemany(_INSERT, rows)
         if self._indexed is None:
             self._indexed = {row[0] for row in self._db.execute(_INDEXED)}

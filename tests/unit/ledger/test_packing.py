@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fabric_protos.common import common_pb2
@@ -27,6 +27,7 @@ from support.ledgers.ledger import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from chaindock.ledger.ledger import Ledger
@@ -162,6 +163,32 @@ async def test_a_reader_is_told_which_block_is_damaged(tmp_path: Path) -> None:
     async with ledger_at(tmp_path) as ledger, LedgerReader(ledger._path) as reader:
         with pytest.raises(LedgerCorrupt, match=f"block {number} cannot be decoded"):
             await reader.run(lambda view: view.block(number))
+
+
+READS: dict[str, Callable[[Ledger], Any]] = {
+    "point": lambda ledger: value(ledger, "a"),
+    "range": state,
+    "history": lambda ledger: history(ledger, "a"),
+}
+
+
+@pytest.mark.parametrize("read", READS)
+async def test_a_long_value_that_is_missing_is_damage_and_no_absent_key(
+    tmp_path: Path, read: str
+) -> None:
+    async with ledger_at(tmp_path) as ledger:
+        await put(ledger, {"a": long(), "b": b"short"})
+        await put(ledger, {"c": long()})
+    tamper(tmp_path / "ledger.db", "DELETE FROM contents WHERE id=1<<24")
+    async with ledger_at(tmp_path) as ledger, LedgerReader(ledger._path) as reader:
+        with pytest.raises(LedgerCorrupt, match="a long value of the state is") as told:
+            READS[read](ledger)
+        assert "chaindock ledger rebuild" in str(told.value.hint)
+        with pytest.raises(LedgerCorrupt, match="a long value of the state is"):
+            await reader.run(lambda view: view.get_state("cc", "a"))
+        assert value(ledger, "b") == b"short"
+        await put(ledger, {"a": b"new"})
+        assert value(ledger, "a") == b"new"
 
 
 async def test_a_block_that_claims_to_be_huge_is_damaged(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+from chaindock.ledger.contents import lost_value, resolved
 from chaindock.ledger.mango.indexes import Index
 from chaindock.ledger.mango.order import sort_key
 from chaindock.ledger.mango.selector import ID, parse_partial, parse_path
@@ -22,20 +23,6 @@ if TYPE_CHECKING:
 
     from chaindock.ledger.blocks import Tip
     from chaindock.ledger.mango.indexes import Definition
-
-_VALUE: Final = (
-    "iif(typeof(value)='integer', (SELECT bytes FROM contents WHERE contents.id=value), "
-    "value)"
-)
-
-
-def resolved(sql: str) -> str:
-    """Return `sql` with the value of a row of `versions` where `sql` has VALUE.
-
-    `contents` holds the values of 512 bytes and above (packing.py).
-    """
-    return sql.replace("VALUE", _VALUE)
-
 
 # `documents.json` is the text that a query returns; NULL = the value is no JSON object.
 # `indexed`: namespaces that have documents; those of keys below `filled` are there, NULL =
@@ -63,7 +50,8 @@ _NEXT: Final = resolved(
 
 
 def prepare(db: sqlite3.Connection) -> None:
-    """Add the functions of indexes; each connection to the database needs them."""
+    """Add the functions of statements; each connection to a ledger needs them."""
+    db.create_function("lost_value", 1, lost_value)
     db.create_function("mango_key", 3, _mango_key, deterministic=True)
     db.create_function("mango_matches", 3, _mango_matches, deterministic=True)
     db.create_function("mango_document", 1, document_of, deterministic=True)

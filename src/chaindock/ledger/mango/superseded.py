@@ -11,7 +11,8 @@ from contextlib import closing
 from heapq import merge
 from typing import TYPE_CHECKING, Any, Final
 
-from chaindock.ledger.mango.documents import loaded, resolved
+from chaindock.ledger.contents import resolved
+from chaindock.ledger.mango.documents import loaded
 
 if TYPE_CHECKING:
     import sqlite3
