@@ -316,6 +316,10 @@ class Builder(Protocol):
     def name(self) -> str:
         """The word users choose it by (`--backend`)."""
 
+    @property
+    def keeps_builds(self) -> bool:
+        """Whether builds stay for equal packages, in bounded number, until an uninstall."""
+
     async def build(self, package: StoredPackage, attempt: Attempt) -> Instance:
         """Make the package ready to start, or reuse what an equal build left.
 
@@ -327,11 +331,8 @@ class Builder(Protocol):
         Cancelled, or any error: no process, container or half-made result is left.
         """
 
-    async def discard(self, ccid: Ccid, *, purge: bool = False) -> int:
+    async def discard(self, ccid: Ccid) -> int:
         """Remove what was built for `ccid` alone; it is not running. Idempotent.
-
-        Without `purge`, what equal packages would use again may be kept, in bounded
-        number.
 
         Returns: how many objects were removed.
         Raises: EngineError.

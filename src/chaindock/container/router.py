@@ -45,9 +45,10 @@ class Router:
             _count(builder, attempt, time.monotonic() - began, ok=ok)
 
     async def discard(self, ccid: Ccid, *, purge: bool = False) -> None:
-        """Remove what was built for `ccid`: `Builder.discard` of what may hold it."""
+        """Remove what was built for `ccid`, with `purge` also what back ends keep."""
         for builder in self._backends.holders(ccid):
-            await builder.discard(ccid, purge=purge)
+            if purge or not builder.keeps_builds:
+                await builder.discard(ccid)
 
 
 _BUILDS = {Phase.PULL, Phase.DEPENDENCIES, Phase.COMPILE, Phase.IMAGE}

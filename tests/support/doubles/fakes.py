@@ -255,6 +255,7 @@ class InMemoryBuilder:
     """
 
     name = "memory"
+    keeps_builds = False
 
     def __init__(self, *, node_id: str = "node", world: World | None = None) -> None:
         self.node_id, self.world = node_id, world or World()
@@ -292,7 +293,7 @@ class InMemoryBuilder:
                     raise build_failed(package, name, int(act[1]), attempt)
                 await _play_in_build(act, attempt)
 
-    async def discard(self, ccid: Ccid, *, purge: bool = False) -> int:
+    async def discard(self, ccid: Ccid) -> int:
         """Forget nothing: builds of the world are shared."""
         return 0
 

@@ -156,6 +156,7 @@ class FakeBuilder:
     """A builder whose instances the test prepared."""
 
     name = "fake"
+    keeps_builds = False
 
     def __init__(self) -> None:
         self.instances: dict[Ccid, FakeInstance] = {}
@@ -185,7 +186,7 @@ class FakeBuilder:
             raise self.errors.pop(0)
         return self.instances[attempt.ccid]
 
-    async def discard(self, ccid: Ccid, *, purge: bool = False) -> int:
+    async def discard(self, ccid: Ccid) -> int:
         return 0
 
     async def reap(self) -> int:

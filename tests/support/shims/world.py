@@ -141,6 +141,7 @@ def _free_port() -> int:
 
 class _OneBuilder:
     name = "program"
+    keeps_builds = False
 
     def __init__(self, instance: ProgramInstance) -> None:
         self._instance = instance
@@ -148,7 +149,7 @@ class _OneBuilder:
     async def build(self, package: StoredPackage, attempt: Attempt) -> Instance:
         return self._instance
 
-    async def discard(self, ccid: Any, *, purge: bool = False) -> int:
+    async def discard(self, ccid: Any) -> int:
         return 0
 
     async def reap(self) -> int:

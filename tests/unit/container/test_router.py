@@ -31,20 +31,23 @@ async def test_a_failed_build_is_told_as_it_is():
 
 async def test_a_removed_chaincode_is_purged_where_something_was_kept():
     class Keeps(InMemoryBuilder):
+        keeps_builds = True
         purged = 0
 
-        async def discard(self, ccid, *, purge=False) -> int:
-            self.purged += purge
+        async def discard(self, ccid) -> int:
+            self.purged += 1
             return 1
 
     keeps = Keeps()
+    await Router(OneBackend(keeps)).discard(PACKAGE.ccid)
+    assert keeps.purged == 0
     await Router(OneBackend(keeps)).discard(PACKAGE.ccid, purge=True)
     assert keeps.purged == 1
 
 
 async def test_a_build_that_cannot_be_removed_is_told():
     class Stuck(InMemoryBuilder):
-        async def discard(self, ccid, *, purge=False) -> int:
+        async def discard(self, ccid) -> int:
             raise EngineError("in use")
 
     with pytest.raises(EngineError, match="in use"):

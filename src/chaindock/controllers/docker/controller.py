@@ -52,6 +52,7 @@ class DockerController:
     """
 
     name = "docker"
+    keeps_builds = False
 
     def __init__(
         self,
@@ -248,7 +249,7 @@ class DockerController:
         await asyncio.to_thread(remove_leftovers, self._scratch)
         return await self._remove_all(self._entered.engine)
 
-    async def discard(self, ccid: Ccid, *, purge: bool = False) -> int:  # noqa: ARG002
+    async def discard(self, ccid: Ccid) -> int:
         """Remove the images of an uninstalled chaincode. Return how many."""
         return await images.remove_images(self._entered.engine, self._node, ccid)
 

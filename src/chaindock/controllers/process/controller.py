@@ -64,6 +64,7 @@ class ProcessController:
     """
 
     name = "process"
+    keeps_builds = True
 
     def __init__(
         self,
@@ -108,13 +109,8 @@ class ProcessController:
         tools = [tool.name for tool in platform.tools]
         return ProcessInstance(attempt.ccid, build, tools, self._host)
 
-    async def discard(self, ccid: Ccid, *, purge: bool = False) -> int:
-        """Keep the build: equal packages use it again, and the oldest go by number.
-
-        With `purge` remove it, unless another chaincode has it, or still runs from it.
-        """
-        if not purge:
-            return 0
+    async def discard(self, ccid: Ccid) -> int:
+        """Remove the build, unless another chaincode has it, or still runs from it."""
         label = ccid.rpartition(":")[0]
         removed = self._builds.release(label, self._owner(ccid))
         for trash in removed:

@@ -190,12 +190,12 @@ async def test_what_is_uninstalled_leaves_no_build(
     package = await backend.packages.make(hang(), fork())
     async with controller(tmp_path, ScriptPlatform()) as builder:
         await built(builder, package)
-        assert await builder.discard(package.ccid, purge=True) == 1
-        assert await builder.discard(package.ccid, purge=True) == 0
+        assert await builder.discard(package.ccid) == 1
+        assert await builder.discard(package.ccid) == 0
         await built(builder, package)  # again, from the beginning
     # Another life of the node knows it, too.
     async with controller(tmp_path, ScriptPlatform()) as builder:
-        assert await builder.discard(package.ccid, purge=True) == 1
+        assert await builder.discard(package.ccid) == 1
     assert list((tmp_path / "cache" / "builds").iterdir()) == []
     assert list((tmp_path / "cache" / "labels").iterdir()) == []
 
@@ -212,9 +212,9 @@ async def test_a_build_that_another_node_has_stays(
     ):
         await built(builder, package)
         await built(other, package)
-        assert await builder.discard(package.ccid, purge=True) == 0
+        assert await builder.discard(package.ccid) == 0
         assert len(list((cache / "builds").glob("[!.]*"))) == 1
-        assert await other.discard(package.ccid, purge=True) == 1
+        assert await other.discard(package.ccid) == 1
 
 
 async def test_a_build_that_another_chaincode_has_stays(
@@ -227,7 +227,7 @@ async def test_a_build_that_another_chaincode_has_stays(
     async with controller(tmp_path, ScriptPlatform()) as builder:
         for package in pair:
             await built(builder, package)
-        await builder.discard(pair[0].ccid, purge=True)
+        await builder.discard(pair[0].ccid)
         instance = await built(builder, pair[1])
         await instance.start(backend.peer, Attempt(pair[1].ccid))
         await instance.stop(1)
