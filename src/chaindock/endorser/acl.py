@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from fabric_protos.peer.configuration_pb2 import ACLs
-from google.protobuf.message import DecodeError
-
 from chaindock.errors import Denied, NotFound
 from chaindock.ids import CHANNEL_WRITERS
 
@@ -18,8 +15,7 @@ if TYPE_CHECKING:
     from chaindock.endorser.configuration import Configuration
     from chaindock.identity.msp import Identity
 
-_APPLICATION: Final = "/Channel/Application"
-_READERS: Final = f"{_APPLICATION}/Readers"
+_READERS: Final = "/Channel/Application/Readers"
 _DEFAULTS: Final = {
     "peer/Propose": CHANNEL_WRITERS,
     "peer/ChaincodeToChaincode": CHANNEL_WRITERS,
@@ -49,7 +45,7 @@ def require(
     `resource`: Fabric's name, e.g. `event/Block`, `qscc/GetChainInfo`, `peer/Propose`.
     `identity`: None = the signature is not that of any member.
     """
-    own = _configured(configuration, resource)
+    own = configuration.acls.get(resource)
     path = own or _DEFAULTS.get(resource)
     if not path:
         raise Denied(f"Unmapped policy for {resource}")
@@ -67,18 +63,3 @@ def require(
             f"[{configuration.channel}] with policy "
         )
     raise Denied(f"{said}[{path}]: [{reason}]", policy=path)
-
-
-def _configured(configuration: Configuration, resource: str) -> str:
-    """Return the path of the policy that the channel names for a resource, or ""."""
-    values = configuration.config.channel_group.groups["Application"].values
-    if "ACLs" not in values:
-        return ""
-    try:
-        acls = ACLs.FromString(values["ACLs"].value).acls
-    except DecodeError:
-        return ""
-    if resource not in acls:
-        return ""
-    named = str(acls[resource].policy_ref)
-    return named if named.startswith("/") or not named else f"{_APPLICATION}/{named}"

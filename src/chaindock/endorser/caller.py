@@ -16,12 +16,7 @@ from functools import partial, partialmethod
 from typing import TYPE_CHECKING, Any, Final
 
 from fabric_protos.common import common_pb2
-from fabric_protos.peer import (
-    chaincode_pb2,
-    proposal_pb2,
-    proposal_response_pb2,
-    transaction_pb2,
-)
+from fabric_protos.peer import chaincode_pb2, proposal_pb2, proposal_response_pb2
 from fabric_protos.peer.lifecycle.lifecycle_pb2 import (
     ApproveChaincodeDefinitionForMyOrgArgs,
 )
@@ -29,10 +24,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from chaindock.aio import off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS
-from chaindock.endorser.checks import parse_proposal, transaction_id
+from chaindock.chaincode.wire import LARGE
+from chaindock.endorser.checks import Proposal, parse_proposal, transaction_id
 from chaindock.endorser.waiting import reverted
 from chaindock.errors import ChaindockError, ExecuteFailed, LedgerError
-from chaindock.ids import TxId
+from chaindock.ids import ChannelId, TxId
+from chaindock.ledger.encoding import field as encoded
+from chaindock.ledger.encoding import part
 from chaindock.ledger.transaction import code_name
 from chaindock.lifecycle.approvals import Approvals, source_of
 from chaindock.lifecycle.definitions import read_definition
@@ -41,11 +39,10 @@ from chaindock.lifecycle.records import NAMESPACE
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from chaindock.endorser.checks import Proposal
     from chaindock.endorser.endorser import Endorser
     from chaindock.endorser.orderer import Orderer
     from chaindock.identity.msp import SigningIdentity
-    from chaindock.ids import Ccid, ChannelId
+    from chaindock.ids import Ccid
     from chaindock.ledger.ledger import Ledger, TxLocation
     from chaindock.lifecycle.definitions import Definition
 
@@ -57,7 +54,7 @@ _EXPLAIN_S: Final = 2.0
 """After so many seconds a conflict is answered without an explanation."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Answer:
     """The outcome of a call.
 
@@ -160,11 +157,7 @@ class Caller:
         facts: dict[str, Any] = {"transient": transient, "is_init": is_init}
         facts["now_ns"] = self.clock.now_ns()
 
-        def propose() -> Proposal:
-            return parse_proposal(
-                new_proposal(self.channel, name, args, signer, **facts), drawn=True
-            )
-
+        propose = partial(draw, self.channel, name, args, signer, **facts)
         ledger = self.endorser.ledger
         reverts = ledger.reverts
         size = sum(map(len, (*args, *(transient or {}).values())))
@@ -229,39 +222,64 @@ def new_proposal(
     name: str,
     args: Sequence[bytes],
     signer: SigningIdentity,
+    **facts: Any,
+) -> proposal_pb2.SignedProposal:
+    """Return a new proposal, signed as a client does; as `draw`."""
+    return draw(channel, name, args, signer, **facts).signed
+
+
+def draw(
+    channel: str,
+    name: str,
+    args: Sequence[bytes],
+    signer: SigningIdentity,
     *,
     transient: Mapping[str, bytes] | None = None,
     is_init: bool = False,
     now_ns: int | None = None,
-) -> proposal_pb2.SignedProposal:
-    """Return a new proposal, signed as a client does; as for `Caller.invoke`.
+) -> Proposal:
+    """Return a new proposal, signed as a client does, and its parts.
 
-    `channel` is "" for a call to the node itself; `now_ns`: None = the machine's time.
+    The parameters are as for `Caller.invoke`; `channel` is "" for a call to the node
+    itself; `now_ns`: None = the machine's time.
+
+    Raises: ProposalInvalid: it has no name, or too many arguments.
     """
-    chaincode = chaincode_pb2.ChaincodeID(name=name)
     kind = common_pb2.ENDORSER_TRANSACTION
     nonce, header = new_header(kind, channel, signer.creator, now_ns)
-    header.extension = proposal_pb2.ChaincodeHeaderExtension(
-        chaincode_id=chaincode
-    ).SerializeToString()
-    spec = chaincode_pb2.ChaincodeInvocationSpec(
-        chaincode_spec=chaincode_pb2.ChaincodeSpec(
-            chaincode_id=chaincode,
-            input=chaincode_pb2.ChaincodeInput(args=args, is_init=is_init),
-        )
+    chaincode = part(2, encoded(2, name.encode()))
+    header.extension = chaincode  # of a ChaincodeHeaderExtension it is field 2, too
+    given = chaincode_pb2.ChaincodeInput(args=args, is_init=is_init)
+    spec = chaincode + part(3, given.SerializeToString())
+    payload = whole = encoded(1, encoded(1, spec))
+    if transient:
+        values = proposal_pb2.ChaincodeProposalPayload(TransientMap=transient)
+        whole += values.SerializeToString()
+    headers = header.SerializeToString(), encoded(1, signer.creator) + encoded(2, nonce)
+    data = encoded(1, encoded(1, headers[0]) + encoded(2, headers[1])) + encoded(
+        2, whole
     )
-    data = proposal_pb2.Proposal(
-        header=common_pb2.Header(
-            channel_header=header.SerializeToString(),
-            signature_header=common_pb2.SignatureHeader(
-                creator=signer.creator, nonce=nonce
-            ).SerializeToString(),
-        ).SerializeToString(),
-        payload=proposal_pb2.ChaincodeProposalPayload(
-            input=spec.SerializeToString(), TransientMap=transient
-        ).SerializeToString(),
-    ).SerializeToString()
-    return proposal_pb2.SignedProposal(proposal_bytes=data, signature=signer.sign(data))
+    signed = proposal_pb2.SignedProposal(
+        proposal_bytes=data, signature=signer.sign(data)
+    )
+    if not name or len(data) > LARGE:
+        return parse_proposal(signed, drawn=True)  # which may refuse it
+    return Proposal(
+        signed=signed,
+        header=header,
+        channel=ChannelId(channel),
+        tx_id=TxId(header.tx_id),
+        channel_header_bytes=headers[0],
+        signature_header_bytes=headers[1],
+        creator=signer.creator,
+        nonce=nonce,
+        name=name,
+        called=name,
+        input=given,
+        payload=payload,
+        transient=bool(transient),
+        drawn=True,
+    )
 
 
 def assemble(
@@ -274,8 +292,7 @@ def assemble(
     `endorsed`: as for `payload_of`.
     """
     payload = payload_of(proposal, endorsed)
-    envelope = common_pb2.Envelope(payload=payload, signature=signer.sign(payload))
-    return bytes(envelope.SerializeToString())
+    return encoded(1, payload) + encoded(2, signer.sign(payload))
 
 
 def payload_of(
@@ -285,29 +302,13 @@ def payload_of(
 
     `endorsed`: at least one, all over the same payload.
     """
-    action = transaction_pb2.ChaincodeActionPayload(
-        chaincode_proposal_payload=proposal.payload,
-        action=transaction_pb2.ChaincodeEndorsedAction(
-            proposal_response_payload=endorsed[0].payload,
-            endorsements=[one.endorsement for one in endorsed],
-        ),
-    )
-    transaction = transaction_pb2.Transaction(
-        actions=[
-            transaction_pb2.TransactionAction(
-                header=proposal.signature_header_bytes,
-                payload=action.SerializeToString(),
-            )
-        ]
-    )
-    payload = common_pb2.Payload(
-        header=common_pb2.Header(
-            channel_header=proposal.channel_header_bytes,
-            signature_header=proposal.signature_header_bytes,
-        ),
-        data=transaction.SerializeToString(),
-    )
-    return bytes(payload.SerializeToString())
+    action = encoded(1, endorsed[0].payload)
+    for one in endorsed:
+        action += part(2, one.endorsement.SerializeToString())
+    signed = proposal.signature_header_bytes
+    once = encoded(1, signed) + part(2, encoded(1, proposal.payload) + part(2, action))
+    header = encoded(1, proposal.channel_header_bytes) + encoded(2, signed)
+    return part(1, header) + part(2, part(1, once))
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ _PREFIX: Final = "error validating proposal: "
 _TYPES: Final = frozenset({common_pb2.ENDORSER_TRANSACTION, common_pb2.CONFIG})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Proposal:
     """A signed proposal, taken apart.
 
@@ -45,7 +45,7 @@ class Proposal:
         name: of the chaincode to run.
         called: the same, as the invocation names it.
         transient: whether it carries values that the ledger does not get.
-        drawn: whether this node has just drawn the id, which no transaction has then.
+        drawn: whether this node has just made and signed it: no transaction has its id.
         refusals: what the node refused to the chaincode while it ran.
         spent: what the chaincode asked for, as `Invocation.spent`.
         ran: what its simulations run: a chaincode by channel and name, and its package.
@@ -207,18 +207,20 @@ def check_proposal(proposal: Proposal, msps: Msps) -> Identity:
 
     Raises: ProposalInvalid, Denied.
     """
-    _check_headers(proposal)
     signed = proposal.signed
-    if not signed.proposal_bytes:
-        raise ProposalInvalid(f"{_PREFIX}empty proposal bytes")
-    if not signed.signature:
-        raise ProposalInvalid(f"{_PREFIX}empty signature bytes")
+    if not proposal.drawn:
+        _check_headers(proposal)
+        if not signed.proposal_bytes:
+            raise ProposalInvalid(f"{_PREFIX}empty proposal bytes")
+        if not signed.signature:
+            raise ProposalInvalid(f"{_PREFIX}empty signature bytes")
     access = f"{_PREFIX}access denied: channel [{proposal.channel}] creator org"
     mspid: object = None
     try:
         identity = msps.identify(proposal.creator)
         mspid = identity.mspid
-        identity.verify(signed.proposal_bytes, signed.signature)
+        if not proposal.drawn:
+            identity.verify(signed.proposal_bytes, signed.signature)
     except Denied as error:
         mspid = error.facts.get("mspid", mspid)
         who = "unknown, creator is malformed" if mspid is None else f"[{mspid}]"

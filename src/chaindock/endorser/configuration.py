@@ -7,9 +7,11 @@ Source: docs/fabric/policies.md#policies-of-a-channel
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from fabric_protos.common import common_pb2, configtx_pb2, policies_pb2
+from fabric_protos.peer.configuration_pb2 import ACLs
 from google.protobuf.message import DecodeError
 
 from chaindock.errors import InvalidInput, LedgerCorrupt, NotFound
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 APPLICATION = "Application"
 _Meta = policies_pb2.ImplicitMetaPolicy
 _UNSATISFIED: Final = "signature set did not satisfy policy"
+_REMEMBERED: Final = 1024
+"""Evaluations of the policies of a channel that are remembered."""
 
 
 class Configuration:
@@ -40,7 +44,9 @@ class Configuration:
         config: its message.
         msps: all organisations.
         policies: all policies.
-        peers: MSP ids of the organisations whose peers endorse.
+        peers: MSP ids of the organisations whose peers endorse, in order of the names of
+            their groups below `Application`.
+        acls: path of the policy that the channel names for a resource.
     """
 
     def __init__(self, envelope: bytes) -> None:
@@ -61,6 +67,10 @@ class Configuration:
                 found.setdefault(msp.mspid, msp)
         policies = PolicyManager(config)
         self.config, self.msps, self.policies = config, Msps(found.values()), policies
+        self.peers = sorted(
+            policies.organizations, key=policies.organizations.__getitem__
+        )
+        self.acls = _acls(groups[APPLICATION])
         self.channel = channel_of(envelope)
 
     @classmethod
@@ -74,11 +84,19 @@ class Configuration:
                 f"the configuration of channel {ledger.channel!r} cannot be read: {error}"
             ) from error
 
-    @property
-    def peers(self) -> list[str]:
-        """MSP ids of the organisations below `Application`, in order of their names."""
-        named = self.policies.organizations
-        return sorted(named, key=lambda mspid: named[mspid])
+
+def _acls(application: ConfigGroup) -> dict[str, str]:
+    values = application.values
+    try:
+        acls = ACLs.FromString(values["ACLs"].value if "ACLs" in values else b"").acls
+    except DecodeError:
+        return {}
+    named = {resource: str(acl.policy_ref) for resource, acl in acls.items()}
+    return {
+        resource: path if path.startswith("/") else f"/Channel/{APPLICATION}/{path}"
+        for resource, path in named.items()
+        if path
+    }
 
 
 def read_config(envelope: bytes) -> configtx_pb2.Config:
@@ -141,6 +159,8 @@ class PolicyManager:
             for name, group in application.groups.items()
             if "MSP" in group.values
         }
+        # The policies stay as they are, and so do identities.
+        self._known = lru_cache(_REMEMBERED)(self._reason)
 
     def _add(self, path: str, group: ConfigGroup) -> None:
         for name, child in group.groups.items():
@@ -159,6 +179,9 @@ class PolicyManager:
 
     def reason(self, path: str, identities: Sequence[Identity]) -> str | None:
         """Return Fabric's text of why they do not; None if they do. Raises: NotFound."""
+        return self._known(path, tuple(identities))
+
+    def _reason(self, path: str, identities: tuple[Identity, ...]) -> str | None:
         policy = self._policies.get(path)
         if policy is None:
             raise NotFound(f"the channel has no policy {path}", policy=path)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fabric_protos.peer import chaincode_pb2, proposal_pb2
 from fabric_protos.peer import proposal_response_pb2 as messages
 
 from chaindock.errors import (
@@ -19,6 +18,7 @@ from chaindock.errors import (
     ProposalInvalid,
     TooManyRequests,
 )
+from chaindock.ledger.encoding import field, part
 
 if TYPE_CHECKING:
     from chaindock.chaincode.invocation import Outcome
@@ -37,15 +37,12 @@ def respond(
     `version`: of the chaincode. `results`: the read-write set.
     """
     response, event = outcome.response, outcome.event
-    action = proposal_pb2.ChaincodeAction(
-        results=results,
-        events=b"" if event is None else event.SerializeToString(),
-        response=response,
-        chaincode_id=chaincode_pb2.ChaincodeID(name=proposal.name, version=version),
-    )
-    payload = messages.ProposalResponsePayload(
-        proposal_hash=proposal.hash, extension=action.SerializeToString()
-    ).SerializeToString()
+    action = field(1, results)
+    if event is not None:
+        action += field(2, event.SerializeToString())
+    chaincode = field(2, proposal.name.encode()) + field(3, version.encode())
+    action += part(3, response.SerializeToString()) + part(4, chaincode)
+    payload = field(1, proposal.hash) + field(2, action)
     return messages.ProposalResponse(response=response, payload=payload)
 
 

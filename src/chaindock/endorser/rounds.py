@@ -9,7 +9,6 @@ Source: docs/fabric/peer.md#endorsement-by-several-peers
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -110,9 +109,9 @@ class Round:
         Raises: NotEndorsed: peers refused, or had other results.
         """
         proposal, largest = self.proposal, self.endorser.largest_bytes
-        with ExitStack() as self._simulators:
-            self._origin = self.endorser.ledger.new_simulator(proposal.tx_id)
-            self._simulators.enter_context(self._origin)
+        self._origin = self.endorser.ledger.new_simulator(proposal.tx_id)
+        self._simulators = [self._origin]
+        try:
             await self._ask(self.named or [self.at])
             if len(self.named) > 1:
                 await self._require_equal_ends()
@@ -122,8 +121,8 @@ class Round:
             refused = ERROR_STATUS <= first.outcome.response.status < _FAILED_STATUS
             if not (self.endorse and proposal.channel) or refused:
                 return first.outcome, ()
-            interest, told = None, not self.strict and proposal.name not in UNSIMULATED
-            signers: Sequence[str] = self.named
+            interest, signers = None, self.named
+            told = signers and not self.strict and proposal.name not in UNSIMULATED
             if told or not (signers or first.failed):
                 plan = await self._plan(first)
                 signers = signers or plan.endorsers
@@ -142,6 +141,9 @@ class Round:
             peers = [self._peers[mspid] for mspid in signers]
             size = len(answer.payload) + len(answer.response.payload)
             return first.outcome, await off_loop(size, partial(_signed, answer, peers))
+        finally:
+            for simulator in self._simulators:
+                simulator.done()
 
     # ---- the peers
 
@@ -161,7 +163,7 @@ class Round:
             simulator = Simulator(
                 simulator.tx_id, simulator.snapshot(), strict=simulator.strict
             )
-            self._simulators.enter_context(simulator)
+            self._simulators.append(simulator)
             proposal = replace(proposal, refusals=[], spent={})
         endorser = self.endorser
         run = endorser.simulation(proposal, self.identity, simulator, mspid)

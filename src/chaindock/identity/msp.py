@@ -8,7 +8,6 @@ Source: docs/fabric/ledger.md#identities
 from __future__ import annotations
 
 import datetime as dt
-import threading
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -53,21 +52,20 @@ Fields that no reader knows could make it as large as a transaction.
 
 
 class _Recent:
-    """The newest facts of a kind; from any thread."""
+    """The newest facts of a kind, at least half of `most`; from any thread."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
-        self._facts: dict[object, None] = {}
-        self._lock = threading.Lock()
+        self._half = most // 2
+        self._newer: set[object] = set()
+        self._older = self._newer
 
     def __contains__(self, fact: object) -> bool:
-        return fact in self._facts
+        return fact in self._newer or fact in self._older
 
     def add(self, fact: object) -> None:
-        with self._lock:
-            self._facts[fact] = None
-            if len(self._facts) > self._most:
-                del self._facts[next(iter(self._facts))]
+        self._newer.add(fact)
+        if len(self._newer) >= self._half:
+            self._older, self._newer = self._newer, set()
 
 
 _VERIFIED = _Recent(_CACHED)
@@ -105,17 +103,16 @@ class SigningIdentity:
         self.creator: bytes = identities_pb2.SerializedIdentity(
             mspid=mspid, id_bytes=certificate_pem
         ).SerializeToString()
-        self._key = key
+        self._key, self._order = key, key.curve.group_order
         self._point = _point(key.public_key())
 
     def sign(self, message: bytes) -> bytes:
         """Return the DER signature of SHA-256 of `message`; s is at most half the order."""
         digest = sha256(message).digest()
         signature = self._key.sign(digest, _ALGORITHM)
-        order = self._key.curve.group_order
         r, s = decode_dss_signature(signature)
-        if s > order // 2:
-            signature = encode_dss_signature(r, order - s)
+        if s > self._order // 2:
+            signature = encode_dss_signature(r, self._order - s)
         _VERIFIED.add((self._point, digest, signature))
         return signature
 
@@ -129,11 +126,12 @@ class Role(StrEnum):
     ORDERER = "orderer"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Identity:
-    """A checked identity; `role` is its only NodeOU, `expires` in UTC.
+    """A checked identity, equal to itself alone; `role` is its only NodeOU.
 
     Args:
+        expires: in UTC.
         certifiers: `certifiers_of` the CAs above it, which policies name.
         units: all organisational units of its subject.
         point: the public key, as a point of its curve.

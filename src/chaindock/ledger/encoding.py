@@ -40,6 +40,11 @@ def field(number: int, content: bytes) -> bytes:
     return bytes((number << 3 | 2,)) + uvarint(length) + content if length else b""
 
 
+def part(number: int, content: bytes) -> bytes:
+    """Return a length-delimited field below 16 that is present even if it is empty."""
+    return field(number, content) or bytes((number << 3 | 2, 0))
+
+
 def version_field(block: int, position: int) -> bytes:
     """Return field 2 of a `KVRead`: the version of a key that exists."""
     inner = b"\x08" + uvarint(block) if block else b""

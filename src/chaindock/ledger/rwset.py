@@ -17,11 +17,11 @@ from fabric_protos.ledger.rwset import rwset_pb2
 from fabric_protos.ledger.rwset.kvrwset import kv_rwset_pb2
 
 from chaindock.ledger.budget import ENTRY_BYTES
-from chaindock.ledger.encoding import LEAD, SHORT, version_field
+from chaindock.ledger.encoding import LEAD, SHORT, part, version_field
 from chaindock.ledger.encoding import field as encoded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from chaindock.ledger.snapshots import Row, Version
 
@@ -191,44 +191,50 @@ def marshal(
     for record in distinct.values():
         ranges_by_ns[record.ns].append(record)
     used = sorted(space for space, record in records.items() if record)
-    result = rwset_pb2.TxReadWriteSet(data_model=rwset_pb2.TxReadWriteSet.KV)
+    result = []
     for ns in sorted({*(ns for ns, _ in used), *ranges_by_ns}):
         public = records.get((ns, "")) or Record()
-        added = result.ns_rwset.add(
-            namespace=ns, rwset=_public_set(public, ranges_by_ns[ns])
-        )
+        parts = [encoded(1, ns.encode())]
+        parts.append(encoded(2, _public_set(public, ranges_by_ns.get(ns, ()))))
         for space in used:
             if space[0] == ns and space[1]:
                 data = private.get(space, b"")
-                added.collection_hashed_rwset.add(
-                    collection_name=space[1],
-                    hashed_rwset=_hashed_set(records[space]),
-                    pvt_rwset_hash=sha256(data).digest() if data else b"",
-                )
-    data = result.SerializeToString()
-    return bytes(data)
+                hashed = encoded(1, space[1].encode())
+                hashed += encoded(2, _hashed_set(records[space]))
+                hashed += encoded(3, sha256(data).digest() if data else b"")
+                parts.append(encoded(3, hashed))
+        result.append(part(2, b"".join(parts)))
+    return b"".join(result)
 
 
 def _public_set(record: Record, ranges: Iterable[RangeRecord]) -> bytes:
-    kv = kv_rwset_pb2.KVRWSet()
+    parts = []
     for key in in_order(record.reads):
-        read = kv.reads.add(key=key)
-        if (version := record.reads[key]) is not None:
-            read.version.block_num, read.version.tx_num = version
+        version = record.reads[key]
+        seen = b"" if version is None else version_field(*version)
+        parts.append(part(1, encoded(1, key.encode()) + seen))
     for found in ranges:
-        found.reads.write_to(
-            kv.range_queries_info.add(
-                start_key=found.start,
-                end_key=found.end_key,
-                itr_exhausted=found.exhausted,
-            )
+        info = kv_rwset_pb2.RangeQueryInfo(
+            start_key=found.start,
+            end_key=found.end_key,
+            itr_exhausted=found.exhausted,
         )
+        found.reads.write_to(info)
+        parts.append(part(2, info.SerializeToString()))
+    parts += _writes(record)
+    for key in in_order(record.metadata):
+        write = kv_rwset_pb2.KVMetadataWrite(key=key)
+        _add_entries(write, record.metadata[key])
+        parts.append(part(4, write.SerializeToString()))
+    return b"".join(parts)
+
+
+def _writes(record: Record) -> Iterator[bytes]:
+    """Yield field 3 of a `KVRWSet` for each key that is written."""
     for key in in_order(record.writes):
         value = record.writes[key]
-        kv.writes.add(key=key, is_delete=not value, value=value)
-    for key in in_order(record.metadata):
-        _add_entries(kv.metadata_writes.add(key=key), record.metadata[key])
-    return bytes(kv.SerializeToString())
+        effect = encoded(3, value) if value else b"\x10\x01"  # is_delete
+        yield part(3, encoded(1, key.encode()) + effect)
 
 
 def _hashed_set(record: Record) -> bytes:
@@ -268,13 +274,11 @@ def private_sets(records: Mapping[SpaceName, Record]) -> dict[SpaceName, bytes]:
         record = records[space]
         if not space[1] or not (record.writes or record.metadata):
             continue
-        kv = kv_rwset_pb2.KVRWSet()
-        for key in in_order(record.writes):
-            value = record.writes[key]
-            kv.writes.add(key=key, is_delete=not value, value=value)
-        for key in in_order(record.metadata):  # the entries themselves are public
-            kv.metadata_writes.add(key=key)
-        sets[space] = bytes(kv.SerializeToString())
+        # The entries of metadata are public.
+        labels = (
+            part(4, encoded(1, one.encode())) for one in in_order(record.metadata)
+        )
+        sets[space] = b"".join(chain(_writes(record), labels))
     return sets
 
 

@@ -170,7 +170,10 @@ async def processed(
     endorser: Endorser, proposal: Any, timeout_s: float | None = None
 ) -> tuple[Outcome, Any]:
     """Return what was said, and the one answer to the client; None = there is none."""
-    outcome, answers = await endorser.process(proposal, timeout_s, endorse=True)
+    asked = next(iter(endorser.peers))
+    outcome, answers = await endorser.process(
+        proposal, timeout_s, endorse=True, endorsers=(asked,)
+    )
     return outcome, next(iter(answers), None)
 
 

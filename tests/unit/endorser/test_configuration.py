@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from fabric_protos.common import common_pb2, configtx_pb2, policies_pb2
+from fabric_protos.peer import configuration_pb2
 
 from chaindock.endorser.configuration import Configuration, PolicyManager
 from chaindock.errors import InvalidInput, NotFound
@@ -112,6 +113,12 @@ def test_organisations_and_unknown_policies(recorded):
         manager.satisfied("/Channel/Nothing", [])
 
 
+def enveloped(config: Any) -> Any:
+    data = configtx_pb2.ConfigEnvelope(config=config).SerializeToString()
+    payload = common_pb2.Payload(data=data).SerializeToString()
+    return common_pb2.Envelope(payload=payload).SerializeToString()
+
+
 def test_what_is_no_configuration_changes_nothing(recorded):
     envelope = common_pb2.Block.FromString(blocks()[0]).data.data[0]
     configuration = Configuration(envelope)
@@ -124,10 +131,28 @@ def test_what_is_no_configuration_changes_nothing(recorded):
     broken.CopyFrom(recorded)
     member = broken.channel_group.groups["Application"].groups["Org1MSP"]
     member.policies["Readers"].policy.type = 7
-    payload = common_pb2.Payload(
-        data=configtx_pb2.ConfigEnvelope(config=broken).SerializeToString()
-    )
-    envelope = common_pb2.Envelope(payload=payload.SerializeToString())
     with pytest.raises(InvalidInput, match="Unknown policy type: 7"):
-        configuration.adopt(envelope.SerializeToString())
+        configuration.adopt(enveloped(broken))
     assert configuration.msps is before
+
+
+@pytest.mark.parametrize(
+    ("named", "found"),
+    [
+        ("/Channel/Application/Admins", {"event/Block": "/Channel/Application/Admins"}),
+        ("Org1MSP/Admins", {"event/Block": "/Channel/Application/Org1MSP/Admins"}),
+        ("", {}),
+    ],
+)
+def test_the_policies_that_a_channel_names_for_resources(recorded, named, found):
+    changed = configtx_pb2.Config()
+    changed.CopyFrom(recorded)
+    acls = configuration_pb2.ACLs()
+    acls.acls["event/Block"].policy_ref = named
+    values = changed.channel_group.groups["Application"].values
+    values["ACLs"].value = acls.SerializeToString()
+    configuration = Configuration(enveloped(changed))
+    assert configuration.acls == found
+    values["ACLs"].value = b"\xff"
+    configuration.adopt(enveloped(changed))
+    assert configuration.acls == {}

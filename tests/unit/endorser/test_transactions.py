@@ -1,5 +1,6 @@
 """Assembling transactions, and what is found wrong with forged ones."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -16,8 +17,8 @@ from fabric_protos.peer import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chaindock.endorser.caller import assemble, new_proposal
-from chaindock.endorser.checks import parse_proposal
+from chaindock.endorser.caller import assemble, draw, new_proposal
+from chaindock.endorser.checks import Proposal, parse_proposal
 from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.genesis import genesis_envelope
@@ -54,6 +55,24 @@ def check(org: Any) -> Any:
 @pytest.fixture(scope="module")
 def proposal(user: Any) -> Any:
     return parse_proposal(new_proposal("mychannel", "basic", [b"put"], user))
+
+
+@pytest.mark.parametrize("name", ["basic", "é" * 100])
+@pytest.mark.parametrize("args", [[], [b""], [b"put", b"", b"v" * 20_000]])
+@pytest.mark.parametrize("transient", [None, {"key": b"", "other": b"v" * 300}])
+@pytest.mark.parametrize("is_init", [False, True])
+def test_a_drawn_proposal_is_what_a_peer_reads(user, name, args, transient, is_init):
+    now_ns = 1_700_000_000_000_000_001
+    facts = {"transient": transient, "is_init": is_init, "now_ns": now_ns}
+    drawn = draw("mychannel", name, args, user, **facts)
+    read = parse_proposal(drawn.signed, drawn=True)
+    parts = [one.name for one in dataclasses.fields(Proposal)]
+    assert [getattr(drawn, one) for one in parts] == [
+        getattr(read, one) for one in parts
+    ]
+    known = proposal_pb2.Proposal.FromString(drawn.signed.proposal_bytes)
+    payload = proposal_pb2.ChaincodeProposalPayload.FromString(known.payload)
+    assert payload.TransientMap == (transient or {})
 
 
 def endorsed(

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from fabric_protos.common import common_pb2
 from fabric_protos.orderer import ab_pb2
-from fabric_protos.peer import configuration_pb2
 
 from chaindock.identity import msp
 from chaindock.identity.organization import Organization
@@ -194,12 +193,8 @@ async def test_who_expires_meanwhile_gets_no_further_block(place, monkeypatch):
 def configure(place: Place, policy: str) -> None:
     """Configure the channel anew: another policy for blocks."""
     configuration = place.channel.members.configuration
-    config = configuration.config
-    acls = configuration_pb2.ACLs()
-    acls.acls["event/Block"].policy_ref = policy
-    value = config.channel_group.groups["Application"].values["ACLs"]
-    value.value = acls.SerializeToString()
-    config.sequence += 1
+    configuration.acls["event/Block"] = policy
+    configuration.config.sequence += 1
 
 
 async def test_access_is_checked_again_when_the_channel_was_configured(place):
