@@ -42,8 +42,11 @@ def group(nodeid: str) -> str:
     return f"{file} {found[1]}" if found and "/unit/" not in file else file
 
 
-def rank(nodeid: str) -> int:
-    folders = nodeid.partition("::")[0].split("/")
+def rank(item: pytest.Item) -> int:
+    """Return when a test starts: what has to be alone waits for short tests only."""
+    if item.get_closest_marker("alone") is not None:
+        return len(LONG_FIRST)
+    folders = item.nodeid.partition("::")[0].split("/")
     return next((n for n, one in enumerate(LONG_FIRST) if one in folders), 0)
 
 
@@ -53,7 +56,7 @@ def pytest_collection_modifyitems(
 ) -> Generator[None, None, None]:
     """Start with the long tests; within a folder the order stays random."""
     yield
-    items.sort(key=lambda item: rank(item.nodeid))
+    items.sort(key=rank)
 
 
 # --- workers ------------------------------------------------------------------------

@@ -113,12 +113,12 @@ async def test_a_crash_stays_a_crash_when_it_is_stopped_while_its_output_still_c
     backend: DockerBackend,
 ):
     """Contracts that crashed are started again, those that were stopped are not."""
-    instance, package = await backend.built(flood(40), leave(7))
+    instance, package = await backend.built(flood(30), leave(7))
     async with asyncio.timeout(backend.patience_s + 90):
         await instance.start(backend.peer, Attempt(package.ccid))
         name = instance.describe()["container"]
         await backend.engine.wait_container(name)
-        await asyncio.sleep(2)  # the flood is read slowly, so that takes 10 s more
+        await asyncio.sleep(1)  # the flood is read slowly, so that takes 5 s more
         await instance.stop(0)
         end = await instance.wait()
     assert (end.cause, end.code) == (Cause.EXITED, 7)

@@ -19,6 +19,7 @@ from chaindock.packaging.writer import package_directory
 from chaindock.platforms.base import Connection
 from chaindock.platforms.registry import platform_for
 from support.need import need
+from support.nodes.node import cache_folder
 from support.trees import make
 
 if TYPE_CHECKING:
@@ -68,7 +69,11 @@ class Places:
 
 @pytest.fixture(scope="module")
 def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Downloads begin anew; what Go compiled of them is that of the nodes of all tests."""
     folder = tmp_path_factory.mktemp("caches")
+    compiled = cache_folder() / "chaindock" / "toolchains" / "go-build"
+    compiled.mkdir(parents=True, exist_ok=True)
+    (folder / "go-build").symlink_to(compiled)
     yield folder
     for path in (folder, *folder.rglob("*")):  # Go makes its modules read-only
         if path.is_dir() and not path.is_symlink():

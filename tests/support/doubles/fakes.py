@@ -26,7 +26,6 @@ from chaindock.container.contracts import Cause, Dial, Exit
 from chaindock.errors import BuildFailed
 from chaindock.ids import Ccid
 from chaindock.packaging.store import StoredPackage
-from support.doubles.scripts import FLOOD_LINE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -138,7 +137,7 @@ async def _play(act: Act, run: Run) -> int | None:
         run.say(*words)
     elif verb == "flood":
         for number in range(int(words[0])):
-            run.say(FLOOD_LINE)
+            run.say(words[1])
             if number % 1000 == 0:
                 await asyncio.sleep(0)
     elif verb == "fork":
@@ -318,7 +317,7 @@ async def _play_in_build(act: Act, attempt: Attempt) -> None:
         attempt.output(act[1], "build")
     elif act[0] == "flood":
         for number in range(int(act[1])):
-            attempt.output(FLOOD_LINE, "build")
+            attempt.output(act[2], "build")
             if number % 1000 == 0:
                 await asyncio.sleep(0)
     elif act[0] == "hang":

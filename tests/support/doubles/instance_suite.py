@@ -80,7 +80,7 @@ class InstanceSuite:
     async def test_a_flood_of_output_does_not_hold_up_the_node(
         self, backend: Backend
     ) -> None:
-        instance, package = await backend.built(flood(5), say("last"), leave(0))
+        instance, package = await backend.built(flood(2), say("last"), leave(0))
         attempt = WatchedAttempt(package)
         async with asyncio.timeout(backend.patience_s + 30):
             await instance.start(backend.peer, attempt)

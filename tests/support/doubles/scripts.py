@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from chaindock.packaging.store import StoredPackage
 
 PACKAGE_TYPE = "script"
-FLOOD_LINE = "x" * 99
 
 Act = tuple[str, ...]
 """A verb and its words; made by the functions below, played in order."""
@@ -48,9 +47,9 @@ def say(text: str, stream: str = "stdout") -> Act:
     return ("say", text, stream)
 
 
-def flood(megabytes: int) -> Act:
-    """Write that many MB (10^6) to stdout, in lines of 100 bytes."""
-    return ("flood", str(megabytes * 10_000))
+def flood(megabytes: int, width: int = 100) -> Act:
+    """Write that many MB (10^6) to stdout, in lines of `width` bytes."""
+    return ("flood", str(megabytes * 1_000_000 // width), "x" * (width - 1))
 
 
 def leave(code: int) -> Act:
@@ -112,7 +111,7 @@ def _shell(act: Act) -> str:
         line = f"printf '%s\\n' {shlex.quote(words[0])}"
         return f"{line} >&2" if words[1] == "stderr" else line
     return {
-        "flood": f"yes {FLOOD_LINE} | head -n {words[0] if words else 0}",
+        "flood": f"yes {words[-1]} | head -n {words[0]}" if words else "",
         "leave": f"exit {words[0] if words else 0}",
         "hang": _FOREVER,
         "ignore_term": _FOREVER,

@@ -35,9 +35,9 @@ WORKS = (
 
 
 def flood(megabytes: int) -> str:
-    """Return a build that prints `megabytes` (10^6 bytes) in lines of 100, then fails."""
+    """Return a build that prints `megabytes` (10^6 bytes) in lines of 1000, then fails."""
     return (
-        "const lines = ('x'.repeat(99) + '\\n').repeat(10000);\n"
+        "const lines = ('x'.repeat(999) + '\\n').repeat(1000);\n"
         f"for (let n = 0; n < {megabytes}; n++) require('fs').writeSync(1, lines);\n"
         "console.log('flood is over');\nprocess.exitCode = 4;\n"
     )
