@@ -17,7 +17,6 @@ from chaindock.controllers.docker.sandbox import idle_body
 from chaindock.errors import NameUnresolved, NetworkMissing, NodeUnreachable
 from support.doubles.backend import in_background
 from support.doubles.scripts import call, hang
-from support.eventually import eventually
 from support.nodes.packets import dropped
 
 if TYPE_CHECKING:
@@ -122,7 +121,6 @@ async def test_a_node_that_ends_meanwhile_leaves_no_container(backend: DockerBac
                     while not await probes(backend):
                         assert not looking.done()
                 await backend.lose(builder)
-                await eventually(looking.done, 30)
         assert await (await backend.builder()).reap() >= 1
         assert await probes(backend) == []
 

@@ -113,6 +113,8 @@ class Backend(ABC):
     """
 
     patience_s: float = 20.0
+    salt: str | None = None
+    """What makes equal scripts of `built` equal packages; None = each is built anew."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -165,7 +167,7 @@ class Backend(ABC):
         self, *acts: Act, builder: Builder | None = None, serves: bool = False
     ) -> tuple[Instance, StoredPackage]:
         """Build a package that does `acts` when it runs."""
-        package = await self.packages.make(*acts, serves=serves)
+        package = await self.packages.make(*acts, serves=serves, salt=self.salt)
         builder = builder or await self.builder()
         return await built(builder, package), package
 

@@ -9,9 +9,11 @@ from chaindock.container.contracts import NodeLabels
 from chaindock.controllers.docker.controller import DockerController
 from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.firewall import HostFirewall
+from chaindock.controllers.docker.names import BUILD_KEY, BUILT_BY, own_tags
 from chaindock.controllers.docker.options import DockerOptions, EndpointOptions
 from chaindock.platforms.base import LanguageImages
 from support.doubles.conformance import Backend, platform_for_scripts
+from support.engines.kept import SCRIPT_IMAGES, is_kept
 from support.engines.volumes import find_volumes, remove_volume
 from support.need import need_docker, need_image
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chaindock.container.contracts import BuildEnvironment, Builder, Instance
+    from chaindock.packaging.store import StoredPackage
+    from support.doubles.scripts import Act
 
 
 def docker_options(endpoint: str = "", **images: LanguageImages) -> DockerOptions:
@@ -34,18 +38,24 @@ async def clean(engine: Engine, node_id: str) -> None:
         await engine.remove_container(container)
     for network in await engine.find_networks(label):
         await engine.remove_network(network["Id"])
-    built_by = f"org.chaindock.built-by={node_id}"
-    for image in await engine.find_images(label=built_by):
-        for tag in image.get("RepoTags") or []:
-            await engine.remove_image(tag)
+    for image in await engine.find_images(label=BUILD_KEY):
+        ours = image["Labels"][BUILT_BY] == node_id
+        for tag in own_tags(image):
+            if tag.startswith(SCRIPT_IMAGES):
+                gone = not is_kept(image)
+            else:
+                gone = ours or node_id in tag
+            if gone:
+                await engine.remove_image(tag)
     for volume in await find_volumes(engine, label):
         await remove_volume(engine, volume)
 
 
 class DockerBackend(Backend):
-    """Scripts in containers."""
+    """Scripts in containers. What `built` gives is built once for all tests of an engine."""
 
     patience_s = 60.0
+    salt = "shared"
 
     def __init__(self, folder: Path, options: DockerOptions | None = None) -> None:
         super().__init__(folder)
@@ -66,6 +76,16 @@ class DockerBackend(Backend):
             await clean(self.engine, node_id)
             await HostFirewall(node_id, self.options.path).remove()
         await self._stack.aclose()
+
+    async def built(
+        self, *acts: Act, builder: Builder | None = None, serves: bool = False
+    ) -> tuple[Instance, StoredPackage]:
+        """Keep the image under a name of the tests."""
+        instance, package = await super().built(*acts, builder=builder, serves=serves)
+        image = instance.describe()["image"]
+        key = (await self.engine.inspect_image(image))["Config"]["Labels"][BUILD_KEY]
+        await self.engine.tag_image(image, SCRIPT_IMAGES, key)
+        return instance, package
 
     async def open_builder(self, node_id: str) -> Builder:
         return await self.controller(node_id).__aenter__()

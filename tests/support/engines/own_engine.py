@@ -28,6 +28,8 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 import psutil
 
+from chaindock.controllers.docker.names import own_tags
+from support.engines.kept import is_kept
 from support.engines.slots import CLEAN, cache, end_processes, remove_links, slot
 from support.need import missing, need, need_docker, need_image
 
@@ -228,8 +230,7 @@ class OwnEngine(ABC):
         for volume in self.get("/volumes").get("Volumes") or []:
             self.delete(f"/volumes/{volume['Name']}")
         for image in self.get("/images/json"):
-            tags = {tag.removeprefix("localhost/") for tag in image["RepoTags"] or []}
-            if not tags & set(self.loaded):
+            if not (own_tags(image) & set(self.loaded) or is_kept(image)):
                 self.delete(f"/images/{image['Id']}?force=1")
         assert not self.containers()
         assert not self.networks()
