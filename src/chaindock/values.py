@@ -187,10 +187,6 @@ def _read_path(value: Any, base: Path) -> Path:
         raise WrongValueError("a path without ~") from None
 
 
-def _read_paths(value: Any, base: Path) -> tuple[Path, ...]:
-    return tuple(_read_path(word, base) for word in read_words(value, base))
-
-
 def _read_pairs(value: Any, base: Path) -> dict[str, str]:
     if isinstance(value, dict):
         return {str(key): str(one) for key, one in value.items()}
@@ -201,10 +197,6 @@ def _read_pairs(value: Any, base: Path) -> dict[str, str]:
             raise WrongValueError("KEY=VALUE, more of them after commas")
         pairs[key] = rest
     return pairs
-
-
-def _show_pairs(value: Mapping[str, str]) -> str:
-    return _show_all(f"{key}={one}" for key, one in value.items())
 
 
 def _show_all(value: Iterable[object]) -> str:
@@ -219,8 +211,11 @@ INTEGER = Syntax(_read_word)
 NUMBER = Syntax(_read_word, lambda value: f"{value:g}")
 PATH = Syntax(_read_path)
 WORDS = Syntax(read_words, _show_all)
-PATHS = Syntax(_read_paths, _show_all)
-PAIRS = Syntax(_read_pairs, _show_pairs)
+PATHS = Syntax(
+    lambda value, base: tuple(_read_path(one, base) for one in read_words(value, base)),
+    _show_all,
+)
+PAIRS = Syntax(_read_pairs, lambda v: _show_all(f"{k}={one}" for k, one in v.items()))
 SYNTAXES = {bool: BOOLEAN, Path: PATH, int: INTEGER, float: NUMBER}
 
 # --- types of options ----------------------------------------------------------------

@@ -15,8 +15,6 @@ from chaindock.cli import show
 from chaindock.cli.session import Session, command
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from chaindock.packaging.format import PackageInfo
 
 _SHOWN_ENTRIES = 40
@@ -123,7 +121,12 @@ def packages_ls(session: Session) -> None:
         session.client().get("packages")["packages"],
         PACKAGE=lambda one: one["package_id"],
         INSTALLED_BY=lambda one: ", ".join(one["installed_by"]) or "deploy",
-        CHAINCODES=lambda one: ", ".join(map(_user, one["chaincodes"])) or "-",
+        CHAINCODES=lambda one: (
+            ", ".join(
+                f"{user['name']} on {user['channel']}" for user in one["chaincodes"]
+            )
+            or "-"
+        ),
     )
 
 
@@ -141,10 +144,6 @@ def packages_rm(session: Session, package_id: str) -> None:
     client.delete("packages", chosen)
     if not session.emits({"package_id": chosen}):
         click.echo(f"removed {chosen}")
-
-
-def _user(one: Mapping[str, str]) -> str:
-    return f"{one['name']} on {one['channel']}"
 
 
 def _as_json(info: PackageInfo) -> dict[str, Any]:

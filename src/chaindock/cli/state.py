@@ -74,7 +74,12 @@ def state_ls(
     parts, as the other commands take it. With --json values are whole, as base64.
     """
     if name is None:
-        _list_names(session)
+        session.shows(
+            session.client().get("state")["namespaces"],
+            NAME=lambda one: one["name"],
+            COLLECTION=lambda one: escaped(one["collection"]) or "-",
+            KEYS=lambda one: f"{one['keys']}{'+' * one['more']}",
+        )
         return
     if is_composite and words:
         prefix = key_of(words, is_composite=True)
@@ -103,15 +108,6 @@ def state_ls(
     )
     if following is not None:
         click.echo("there are more keys; see them with --limit or --prefix", err=True)
-
-
-def _list_names(session: Session) -> None:
-    session.shows(
-        session.client().get("state")["namespaces"],
-        NAME=lambda one: one["name"],
-        COLLECTION=lambda one: escaped(one["collection"]) or "-",
-        KEYS=lambda one: f"{one['keys']}{'+' * one['more']}",
-    )
 
 
 @command(

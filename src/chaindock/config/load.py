@@ -85,7 +85,11 @@ def load(
     for given in all_given:
         if isinstance(given, Given):
             config = given.apply(config)
-            _require_own_files(look_up(config, given.key.path))
+            value = look_up(config, given.key.path)
+            for path in value if isinstance(value, tuple) else (value,):
+                # Others must not change keys and certificates.
+                if isinstance(path, Path) and not path.is_dir():
+                    require_own(path)
             origins |= {one.path: given.origin for one in given.key.targets}
     require_own(config.process.cache_root)
     _check_ca(config, origins)
@@ -191,13 +195,6 @@ def _unknown(name: str, origin: str) -> ConfigInvalid:
     is_variable = name.startswith(_VARIABLE)
     known = list(VARIABLES) if is_variable else [key.name for key in KEYS]
     return unknown(name, origin, name, known, "all settings: chaindock config show")
-
-
-def _require_own_files(value: object) -> None:
-    """Refuse keys and certificates that others can change; directories may be shared."""
-    for path in value if isinstance(value, tuple) else (value,):
-        if isinstance(path, Path) and not path.is_dir():
-            require_own(path)
 
 
 def _check_ca(config: Config, origins: Mapping[str, str]) -> None:

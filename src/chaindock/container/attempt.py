@@ -142,8 +142,15 @@ class Attempt:
             raw = line.encode()
             if len(raw) > LINE_BYTES:
                 line = raw[:LINE_BYTES].decode(errors="ignore") + " [cut]"
-        self._remember(line, stream)
         run = stream != "build"
+        self._tail.append(line)
+        self._lines += 1
+        if looks_like_error(line):
+            # Tools say first what was wrong; what runs says last why it ended.
+            if run:
+                del self._errors[: 1 - ERROR_LINES]
+            if len(self._errors) < ERROR_LINES:
+                self._errors.append((self._lines, line))
         tx = self.tx_of(line) if run and self.tx_of is not None else None
         if self._log is not None:
             self._log.write(line, stream, tx)
@@ -201,16 +208,6 @@ class Attempt:
             "phases": [{"phase": str(p.phase), "seconds": p.seconds} for p in spent],
             "output": self.tail(),
         }
-
-    def _remember(self, line: str, stream: Stream) -> None:
-        self._tail.append(line)
-        self._lines += 1
-        if looks_like_error(line):
-            # Tools say first what was wrong; what runs says last why it ended.
-            if stream != "build":
-                del self._errors[: 1 - ERROR_LINES]
-            if len(self._errors) < ERROR_LINES:
-                self._errors.append((self._lines, line))
 
     def _close(self) -> None:
         if self._phase is not None:

@@ -333,19 +333,17 @@ class DefinitionWriter:
         approval = ApproveChaincodeDefinitionForMyOrgArgs(**fields, source=source)
         admins = self.admins()
         for admin in admins:
-            if not self._approved(admin.mspid, definition, ccid):
+            approvals = Approvals(self.ledger.channel, admin.mspid)
+            with self.ledger.new_simulator(TxId("")) as simulator:
+                # An attempt that did not come to the commit may have approved this.
+                approved = approvals.holds(simulator, definition, ccid)
+            if not approved:
                 await self._call("ApproveChaincodeDefinitionForMyOrg", approval, admin)
         await self._call("CommitChaincodeDefinition", definition, admins[0])
 
     async def put_indexes(self, name: str, files: Mapping[str, bytes]) -> None:
         """Make the indexes of rich queries that a package brings; as `Ledger`."""
         await self.ledger.put_indexes(name, files)
-
-    def _approved(self, mspid: str, definition: Definition, ccid: Ccid) -> bool:
-        """Whether an attempt that did not come to the commit has approved this."""
-        approvals = Approvals(self.ledger.channel, mspid)
-        with self.ledger.new_simulator(TxId("")) as simulator:
-            return approvals.holds(simulator, definition, ccid)
 
     async def _call(self, function: str, args: Any, admin: SigningIdentity) -> None:
         answer = await self.caller.invoke(

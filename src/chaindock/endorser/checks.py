@@ -150,10 +150,12 @@ def check_clock(
     """
     now_s = time.time() if now_s is None else now_s
     if abs(said.timestamp.seconds + said.timestamp.nanos / 1e9 - now_s) > window_s:
+        window = show_duration(window_s)
+        window += {"h": "0m0s", "m": "0s"}.get(window[-1], "")  # as Go writes it
         raise ProposalInvalid(
             f"request unauthorized due to incorrect timestamp "
             f"{_shown(said.timestamp.seconds)}, peer time {_shown(int(now_s))}, "
-            f"peer.authentication.timewindow {_go_duration(window_s)}",
+            f"peer.authentication.timewindow {window}",
             hint="set the client's clock right",
             filtered=True,
         )
@@ -172,11 +174,6 @@ def _shown(seconds: int) -> str:
         return f"{dt.datetime.fromtimestamp(seconds, dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
     except (OverflowError, ValueError, OSError):
         return str(seconds)
-
-
-def _go_duration(seconds: float) -> str:
-    text = show_duration(seconds)
-    return text + {"h": "0m0s", "m": "0s"}.get(text[-1], "")
 
 
 def _spec_of(raw: bytes) -> chaincode_pb2.ChaincodeSpec:

@@ -59,7 +59,10 @@ class StateWriter:
         if function == PRIVATE:
             collection = rest[0].decode()
             invocation.require(collection, write=True)
-            for key, value in sorted(_transient(invocation).items()):
+            data = invocation.signed_proposal.proposal_bytes
+            payload = proposal_pb2.Proposal.FromString(data).payload
+            hidden = proposal_pb2.ChaincodeProposalPayload.FromString(payload)
+            for key, value in sorted(hidden.TransientMap.items()):
                 simulator.put_private(ns, collection, key, value)
         else:
             for key, value in zip(rest[::2], rest[1::2], strict=True):
@@ -68,9 +71,3 @@ class StateWriter:
         return chaincode_shim_pb2.ChaincodeMessage(
             type=Kind.COMPLETED, payload=response.SerializeToString()
         )
-
-
-def _transient(invocation: Invocation) -> dict[str, bytes]:
-    data = invocation.signed_proposal.proposal_bytes
-    payload = proposal_pb2.Proposal.FromString(data).payload
-    return dict(proposal_pb2.ChaincodeProposalPayload.FromString(payload).TransientMap)

@@ -138,7 +138,14 @@ class Endorser:
             NotEndorsed: the peers of several organisations did not say the same.
         """
         with Watch(proposal) as watch:
-            self._require_room()
+            if self.concurrency and self.load.proposals >= self.concurrency:
+                raise TooManyRequests(
+                    "too many requests for /protos.Endorser, exceeding concurrency limit "
+                    f"({self.concurrency})",
+                    hint="try again, or raise peer.limits.concurrency.endorserService "
+                    "and the node's limit of open files (ulimit -n)",
+                    limit=self.concurrency,
+                )
             self.load.proposals += 1
             try:
                 identity = await self._admit(proposal)
@@ -187,16 +194,6 @@ class Endorser:
                     mspid=mspid,
                 )
         return found
-
-    def _require_room(self) -> None:
-        if self.concurrency and self.load.proposals >= self.concurrency:
-            raise TooManyRequests(
-                "too many requests for /protos.Endorser, exceeding concurrency limit "
-                f"({self.concurrency})",
-                hint="try again, or raise peer.limits.concurrency.endorserService and "
-                "the node's limit of open files (ulimit -n)",
-                limit=self.concurrency,
-            )
 
     async def _admit(self, proposal: Proposal) -> Identity:
         """Check what can be checked before a simulation; return the signer."""
@@ -265,7 +262,7 @@ class Endorser:
         with other.ledger.new_simulator(proposal.tx_id) as simulator:
             simulator.budget = caller.budget  # before it reads the definition
             inner = other.simulation(proposal, identity, simulator, simulation.mspid)
-            return await inner.called(caller, name, given)
+            return await inner.called(caller, name, "", given)
 
 
 def _superseded(proposal: Proposal) -> bool:
@@ -327,7 +324,7 @@ class Watch:
             metrics.PROPOSAL_VALIDATION_FAILURES.inc()
             return
         spent_s = time.perf_counter() - self._began
-        metrics.proposal_ended(channel, name, spent_s, ok=ok)
+        metrics.proposals(channel, name, ok).observe(spent_s)
         if ok:
             metrics.SUCCESSFUL_PROPOSALS.inc()
             return

@@ -18,6 +18,7 @@ from fabric_protos.peer.proposal_response_pb2 import ChaincodeCall, ChaincodeInt
 from google.protobuf.message import DecodeError
 
 from chaindock.aio import LARGE_BYTES, off_loop
+from chaindock.endorser.checks import UNREADABLE
 from chaindock.endorser.key_policies import KeyPolicies, parameter
 from chaindock.endorser.validator import (
     SnapshotState,
@@ -219,7 +220,13 @@ async def _reduced(
     for number, key in enumerate(keys, 1):
         raw = parameter(state, space, key) if labelled else None
         if raw not in found:
-            _require_policy(raw or b"")
+            try:
+                SignaturePolicyEnvelope.FromString(raw or b"")
+            except DecodeError:
+                raise InvalidInput(
+                    f"error unmarshalling SignaturePolicyEnvelope: {UNREADABLE}",
+                    hint="the validation parameter of a written key is no policy",
+                ) from None
             counted.is_new(raw or b"")
             found.add(raw)
             space.writes.append((key, None))
@@ -230,14 +237,3 @@ async def _reduced(
             read = 0
             await asyncio.sleep(0)
     return space
-
-
-def _require_policy(raw: bytes) -> None:
-    try:
-        SignaturePolicyEnvelope.FromString(raw)
-    except DecodeError:
-        raise InvalidInput(
-            "error unmarshalling SignaturePolicyEnvelope: proto: cannot parse invalid "
-            "wire-format data",
-            hint="a key that is written has a validation parameter that is no policy",
-        ) from None

@@ -177,7 +177,7 @@ class Simulation:
             refusals=self.proposal.refusals,
             spent=self.proposal.spent,
             caller=caller,
-            invoke=self._invoke,
+            invoke=self.called,
             collections=partial(self._collections, name),
         )
 
@@ -218,27 +218,25 @@ class Simulation:
 
     # --- calls of other chaincode -----------------------------------------------------
 
-    async def _invoke(
+    async def called(
         self, caller: Call, name: str, channel: str, given: ChaincodeInput
     ) -> ChaincodeMessage:
-        """Call `name` for `caller`; return the message that answers.
+        """Call `name` on a channel, "" = this one, for `caller`, which may be elsewhere.
 
-        A call between chaincodes asks for the policy Writers, which the creator of the
-        proposal has satisfied when the proposal was admitted.
+        The creator of the proposal is a writer of its channel since it was admitted.
 
         Raises: NotFound: no such channel. Denied: the creator is no writer there.
             ExecuteFailed: anything else.
         """
         if channel not in {"", self.channel}:
             return await self.elsewhere(self, caller, name, channel, given)
-        return await self.called(caller, name, given)
-
-    async def called(
-        self, caller: Call, name: str, given: ChaincodeInput
-    ) -> ChaincodeMessage:
-        """Call `name` on this channel, for `caller`, which may be on another one."""
-        if self.is_system(name):
-            return self._answer(await self._system_answer(name, given))
+        if name in _NOT_CALLABLE:
+            text = _NOT_CALLABLE[name].format(self.proposal.name)
+            return self._answer(
+                proposal_response_pb2.Response(status=500, message=text)
+            )
+        if name in self.system:
+            return self._answer(await self._execute(name, given))
         try:
             definition = self._callee(name)
             self._check_init(definition, is_init=given.is_init)
@@ -273,14 +271,6 @@ class Simulation:
                 hint=error.hint,
                 **error.facts,
             ) from error
-
-    async def _system_answer(
-        self, name: str, given: ChaincodeInput
-    ) -> proposal_response_pb2.Response:
-        if name in _NOT_CALLABLE:
-            text = _NOT_CALLABLE[name].format(self.proposal.name)
-            return proposal_response_pb2.Response(status=500, message=text)
-        return await self._execute(name, given)
 
     async def _execute(
         self, name: str, given: ChaincodeInput

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from chaindock.endorser.channel import Channel
-    from chaindock.gateway.blocks import BlockFeed, FeedBlock, Feeds
+    from chaindock.gateway.blocks import FeedBlock, Feeds
     from chaindock.gateway.listener import Context, Seat
     from chaindock.gateway.options import GatewayOptions
     from chaindock.identity.msp import Identity
@@ -183,20 +183,15 @@ class Deliver:
             block = await anext(follower)
             identity = access.require()
             if form.private:
-                message = await self._with_private(channel, feed, block, identity)
+                sets = await feed.private(block.number)
+                seen = [one for one in sets if self._may_see(channel, one, identity)]
+                work = partial(_assemble, block, seen)
+                message = await off_loop(len(block.full), work)
             else:
                 message = await _message(block, form, seek)
             await context.write(message)
             if block.number == stop:
                 return
-
-    async def _with_private(
-        self, channel: Channel, feed: BlockFeed, block: FeedBlock, identity: Identity
-    ) -> bytes:
-        """Return a block with the private data that the client may read from this peer."""
-        sets = await feed.private(block.number)
-        seen = [one for one in sets if self._may_see(channel, one, identity)]
-        return await off_loop(len(block.full), partial(_assemble, block, seen))
 
     def _may_see(self, channel: Channel, one: PrivateSet, identity: Identity) -> bool:
         """Whether this peer has a collection, and the client may read it."""

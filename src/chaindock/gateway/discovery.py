@@ -230,20 +230,17 @@ def _read(payload: bytes) -> messages.Request:
     except Exception as error:
         text = "failed parsing request: proto: cannot parse invalid wire-format data"
         raise Refusal(Status.UNKNOWN, text) from error
+    interests = sum(len(query.cc_query.interests) for query in asked.queries)
     text = ""
     if not asked.HasField("authentication"):
         text = "access denied, no authentication info in request"
     elif not asked.authentication.client_identity:
         text = "access denied, client identity wasn't supplied"
-    elif len(asked.queries) > _MOST or _interests(asked) > _MOST:
+    elif max(len(asked.queries), interests) > _MOST:
         text = f"at most {_MOST} queries and {_MOST} interests are answered at once"
     if text:
         raise Refusal(Status.UNKNOWN, text)
     return asked
-
-
-def _interests(asked: messages.Request) -> int:
-    return sum(len(query.cc_query.interests) for query in asked.queries)
 
 
 def _require_interests(interests: Any) -> None:

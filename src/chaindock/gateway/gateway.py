@@ -42,7 +42,6 @@ from chaindock.gateway.statuses import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from chaindock.chaincode.invocation import Outcome
     from chaindock.endorser.channel import Channel
     from chaindock.endorser.checks import Proposal
     from chaindock.gateway.blocks import Feeds
@@ -140,7 +139,8 @@ class Gateway:
                 code, text = failed
                 raise self._failed(_EVALUATED.format(text), code, {mspid: text})
             size = len(response.payload)
-            return await off_loop(size, partial(_evaluation, outcome))
+            answer = pb.EvaluateResponse(result=response)
+            return bytes(await off_loop(size, answer.SerializeToString))
         raise self._failed(f"failed to evaluate transaction{_SEE}", code, said)
 
     def _evaluators(
@@ -320,10 +320,6 @@ def _unplanned(error: EndorsersMissing) -> Refusal:
             "organizations to protect transient data"
         )
     return Refusal(Status.FAILED_PRECONDITION, text)
-
-
-def _evaluation(outcome: Outcome) -> bytes:
-    return bytes(pb.EvaluateResponse(result=outcome.response).SerializeToString())
 
 
 def _prepared(proposal: Proposal, endorsed: Sequence[Any]) -> bytes:

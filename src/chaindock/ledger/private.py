@@ -101,17 +101,10 @@ def _fitting(
         for collection in ns.collection_pvt_rwset:
             space = ns.namespace, collection.collection_name
             if sha256(collection.rwset).digest() == expected.get(space):
-                found[space] = _secrets(collection.rwset)
+                writes = kv_rwset_pb2.KVRWSet.FromString(collection.rwset).writes
+                keys = ((one.key.encode(), one.value) for one in writes)
+                found[space] = {sha256(one[0]).digest(): one for one in keys}
     return found
-
-
-def _secrets(data: bytes) -> Secrets:
-    writes = kv_rwset_pb2.KVRWSet.FromString(data).writes
-    keys = [write.key.encode() for write in writes]
-    return {
-        sha256(key).digest(): (key, write.value)
-        for key, write in zip(keys, writes, strict=True)
-    }
 
 
 def live_blocks(versions: Versions, ns: str, number: int) -> dict[str, int]:

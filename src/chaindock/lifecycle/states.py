@@ -189,7 +189,9 @@ class RestartPolicy:
             self.reset()
         if not error.retryable:
             self.failures += 1
-            hopeless = _fails_again(error)
+            cause = error.__cause__
+            late = isinstance(error, LaunchTimeout) or isinstance(cause, EngineError)
+            hopeless = error.facts.get("stage") == "build" and not late
             if hopeless or self.failures > self._options.retries:
                 self._gave_up_at = time.monotonic()
                 return LaunchState.FAILED if hopeless else LaunchState.CRASH_LOOP, 0.0
@@ -202,9 +204,3 @@ class RestartPolicy:
             return False
         self._gave_up_at = now
         return True
-
-
-def _fails_again(error: ChaindockError) -> bool:
-    """Whether a build failed because of what was built, not of an engine or a clock."""
-    other = isinstance(error, LaunchTimeout) or isinstance(error.__cause__, EngineError)
-    return error.facts.get("stage") == "build" and not other

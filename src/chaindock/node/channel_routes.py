@@ -67,7 +67,7 @@ class ChannelRoutes:
         yield "DELETE", "/snapshots/{name}", self._drop
         yield "POST", "/revert", self._revert
         yield "GET", "/time", self._time
-        yield "PUT", "/time", self._set_time
+        yield "PUT", "/time", self._time
 
     async def _list(self, _request: web.Request) -> web.Response:
         return reply({"channels": self._node.channel_list()})
@@ -190,9 +190,8 @@ class ChannelRoutes:
         return reply(await self._inflight.run(work))
 
     async def _time(self, request: web.Request) -> web.Response:
-        return reply(self._channel(request).controls.time())
-
-    async def _set_time(self, request: web.Request) -> web.Response:
+        if request.method == "GET":
+            return reply(self._channel(request).controls.time())
         shift = await read_json(request, _Shift, '{"at_s": S} or {"advance_s": S}')
         told = msgspec.structs.asdict(shift)
         return reply(self._channel(request).controls.set_time(**told))

@@ -295,9 +295,7 @@ class Channels(Mapping[str, NodeChannel]):
             concurrency=self._concurrency,
             load=self._load,
             largest_bytes=self._config.orderer.absolute_max_bytes,
-            others=self._endorser_of,
+            others=lambda name: (
+                self._open[name].endorser if name in self._open else None
+            ),
         )
-
-    def _endorser_of(self, name: str) -> Endorser | None:
-        channel = self._open.get(name)
-        return None if channel is None else channel.endorser

@@ -168,7 +168,12 @@ class Node:
             limits = self.config.packages
             info = await asyncio.to_thread(read_package, package, limits)
             name = name_from_label(info.label)
-        _warn(wanted, terms, watch)
+        now = wanted.members.configuration
+        if why := terms.policy and unsatisfiable(
+            terms.policy, now.peers, now.policies.has
+        ):
+            text = f"warning: nobody can satisfy the endorsement policy: {why}"
+            watch(Event("note", {"text": text}))
         try:
             deployed = await wanted.deployer.deploy(
                 package,
@@ -389,12 +394,3 @@ def _described(channel: NodeChannel) -> dict[str, Any]:
         "height": channel.ledger.height,
         "organizations": channel.members.configuration.peers,
     }
-
-
-def _warn(channel: NodeChannel, terms: Terms, watch: Watch) -> None:
-    """Tell that every transaction will fail, unless an organisation joins."""
-    now = channel.members.configuration
-    policy = terms.policy
-    if policy and (why := unsatisfiable(policy, now.peers, now.policies.has)):
-        text = f"warning: nobody can satisfy the endorsement policy: {why}"
-        watch(Event("note", {"text": text}))

@@ -95,7 +95,10 @@ async def serve(config: Config, ready: Callable[[NodeStatus], None]) -> None:
         status = node.status()
         _log.info("node ready", home=status.home, height=status.height)
         ready(status)
-        keep_loaded()
+        # Collections of garbage leave out what is there now, mostly modules: a full one
+        # held the event loop for 50 ms, and was a twentieth of the work of a submit.
+        gc.collect()
+        gc.freeze()
         try:
             await node.stopping()
         finally:
@@ -299,15 +302,6 @@ def return_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 256 * KIB)
         mallopt(_M_TRIM_THRESHOLD, MIB)
-
-
-def keep_loaded() -> None:
-    """Let collections of garbage leave out what is there now, mostly modules and classes.
-
-    A full one held the event loop for 50 ms, and was a twentieth of the work of a submit.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def raise_limit() -> int:

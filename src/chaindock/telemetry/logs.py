@@ -209,10 +209,7 @@ def _scrubbed(key: Any, value: Any) -> Any:
         return [_scrubbed(None, one) for one in value]
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    return _harmless(value if isinstance(value, str) else repr(value))
-
-
-def _harmless(text: str) -> str:
+    text = value if isinstance(value, str) else repr(value)
     if "PRIVATE KEY" in text:
         text = _PEM_KEY.sub("[private key]", text)
     if len(text) > _MAX_VALUE:

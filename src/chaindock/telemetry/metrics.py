@@ -324,13 +324,9 @@ def _answer(kind: str, channel: str, ccid: str, ok: bool) -> tuple[Counter, Hist
     return completed, SHIM_REQUEST_DURATION.labels(*labels)
 
 
-def proposal_ended(channel: str, name: str, seconds: float, *, ok: bool) -> None:
-    """Count the time of a proposal; not `ok` = it was not endorsed."""
-    _proposal(channel, name, ok).observe(seconds)
-
-
 @lru_cache(maxsize=1024)
-def _proposal(channel: str, name: str, ok: bool) -> Histogram:
+def proposals(channel: str, name: str, ok: bool) -> Histogram:
+    """Return what observes the seconds of proposals; not `ok` = not endorsed."""
     # A name that is bounded once stays so, and these children are never removed.
     return PROPOSAL_DURATION.labels(bounded(channel), bounded(name), success(ok))
 

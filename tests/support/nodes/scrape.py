@@ -58,7 +58,7 @@ def reset_metrics() -> None:
     metrics._names.clear()
     metrics._request.cache_clear()
     metrics._answer.cache_clear()
-    metrics._proposal.cache_clear()
+    metrics.proposals.cache_clear()
 
 
 class Scrape:

@@ -103,10 +103,6 @@ def _ulimit(given: Any) -> Ulimit:
     return Ulimit(name, int(soft), int(hard))
 
 
-def _show_ulimits(value: tuple[Ulimit, ...]) -> str:
-    return ",".join(f"{one.name}={one.soft}:{one.hard}" for one in value)
-
-
 def _read_mirrors(value: Any, base: Path) -> tuple[Mirror, ...]:
     if isinstance(value, dict):
         pairs = [
@@ -128,15 +124,20 @@ def _read_mirrors(value: Any, base: Path) -> tuple[Mirror, ...]:
     return tuple(Mirror(of, place) for of, place in pairs)
 
 
-def _show_mirrors(value: tuple[Mirror, ...]) -> str:
-    return ",".join(f"{one.of}={one.place}" for one in value)
-
-
 Addresses = Annotated[tuple[str, ...], all_of(is_address, "IP addresses")]
 CpuSet = Annotated[str, matching(r"\d+(-\d+)?(,\d+(-\d+)?)*", "numbers such as 0-2,4")]
 SecurityOptions = Annotated[tuple[str, ...], Syntax(_read_security, ",".join)]
-Mirrors = Annotated[tuple[Mirror, ...], Syntax(_read_mirrors, _show_mirrors)]
-Ulimits = Annotated[tuple[Ulimit, ...], Syntax(_read_ulimits, _show_ulimits)]
+Mirrors = Annotated[
+    tuple[Mirror, ...],
+    Syntax(_read_mirrors, lambda v: ",".join(f"{one.of}={one.place}" for one in v)),
+]
+Ulimits = Annotated[
+    tuple[Ulimit, ...],
+    Syntax(
+        _read_ulimits,
+        lambda v: ",".join(f"{one.name}={one.soft}:{one.hard}" for one in v),
+    ),
+]
 
 _ALWAYS = Syntax(
     lambda value, base: "always" if BOOLEAN.parse(value, base) else "missing",

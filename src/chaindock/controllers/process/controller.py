@@ -188,7 +188,11 @@ class ProcessController:
                     placing = asyncio.to_thread(self._builds.place, scratch, build)
                     build = await finish(placing)
                 with contextlib.suppress(OSError):  # the next build removes them
-                    self._prune(package.label)
+                    for path in self._builds.prune(
+                        package.label, self._options.keep_builds
+                    ):
+                        removal = asyncio.to_thread(remove_tree, path)
+                        _ = self._tasks.start(removal, f"remove {path.name}")
         except (OSError, StartFailed) as error:  # disk full, no more processes
             raise BuildFailed(
                 f"build of chaincode {attempt.ccid!r} cannot go on: {error}",
@@ -201,11 +205,6 @@ class ProcessController:
         sealing = asyncio.to_thread(self._builds.seal, key)
         _ = self._tasks.start(sealing, f"seal {key[:12]}")
         return build
-
-    def _prune(self, label: str) -> None:
-        for path in self._builds.prune(label, self._options.keep_builds):
-            removal = asyncio.to_thread(remove_tree, path)
-            _ = self._tasks.start(removal, f"remove {path.name}")
 
     async def _run_steps(
         self,

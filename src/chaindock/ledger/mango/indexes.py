@@ -201,7 +201,8 @@ def plan(
     """
     root = query.selector.root
     named = query.use_index
-    wanted = {each for each in indexes if _is_named(each, named)}
+    names = {each: (each.ddoc, each.name)[: len(named)] for each in indexes}
+    wanted = {each for each in indexes if named and names[each] == tuple(named)}
     usable = [
         each
         for each in indexes
@@ -243,10 +244,6 @@ def _decides(
         and part.condition.operator != "$ne"
         for part in parts
     )
-
-
-def _is_named(index: Index, named: Sequence[str]) -> bool:
-    return bool(named) and tuple(named) == (index.ddoc, index.name)[: len(named)]
 
 
 def _is_usable(index: Index, root: Node | None, sort: Sequence[str]) -> bool:

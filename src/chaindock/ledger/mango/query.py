@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from chaindock.errors import InvalidInput
+from chaindock.ledger.mango.conditions import type_of
 from chaindock.ledger.mango.failures import erlang, refused
 from chaindock.ledger.mango.selector import parse_path, parse_selector
 
@@ -104,15 +105,17 @@ def _decode(text: str) -> dict[str, Any]:
     try:
         query, _ = json.JSONDecoder(parse_constant=_no_constant).raw_decode(text)
     except json.JSONDecodeError as error:
-        raise InvalidInput(_syntax(text, error.pos)) from error
+        wrong = f"invalid character {text[error.pos :][:1]!r} looking for beginning of value"
+        ended = error.pos >= len(text)
+        raise InvalidInput("unexpected EOF" if ended else wrong) from error
     except RecursionError:
         raise InvalidInput("exceeded max depth") from None
     except ValueError as error:
         raise InvalidInput(f"invalid character in the query: {error}") from error
     if not isinstance(query, dict):
         raise InvalidInput(
-            f"json: cannot unmarshal {_go_type(query)} into Go value of type "
-            "map[string]interface {}"
+            f"json: cannot unmarshal {type_of(query).removesuffix('ean')} into Go value "
+            "of type map[string]interface {}"
         )
     return checked(query, text, "the query")
 
@@ -131,19 +134,6 @@ def checked(value: dict[str, Any], text: str, name: str) -> dict[str, Any]:
 
 def _no_constant(text: str) -> Any:
     raise InvalidInput(f"invalid character {text[0]!r} looking for beginning of value")
-
-
-def _syntax(text: str, at: int) -> str:
-    if at >= len(text):
-        return "unexpected EOF"
-    return f"invalid character {text[at]!r} looking for beginning of value"
-
-
-def _go_type(value: Any) -> str:
-    if isinstance(value, bool):
-        return "bool"
-    names = {str: "string", list: "array", int: "number", float: "number"}
-    return names.get(type(value), "null")
 
 
 def _require_flat(value: Any, depth: int, name: str) -> None:

@@ -277,7 +277,9 @@ class Scan:
 
     def _kept(self, key: bytes, document: dict[str, Any]) -> Position | None:
         """Return where a document belongs, and hold that; None = not behind `_seen`."""
-        if not self._sortable(document):
+        found = (field_of(document, parse_path(name)) for name in self.plan.columns)
+        chosen = self.plan.filter is None or self.plan.filter.selects(document)
+        if not chosen or any(isinstance(each, Missing) for each in found):
             return None
         place, seen = self._place(key, document), self._seen
         if seen and (place >= seen if self.query.descending else place <= seen):
@@ -342,12 +344,6 @@ class Scan:
         places.sort(reverse=down)
         if ended:  # a merge does its work with each row, not at once
             self._ordered = heapq.merge(*self._sorted, reverse=down)
-
-    def _sortable(self, document: dict[str, Any]) -> bool:
-        found = (field_of(document, parse_path(name)) for name in self.plan.columns)
-        if any(isinstance(each, Missing) for each in found):
-            return False
-        return self.plan.filter is None or self.plan.filter.selects(document)
 
     def _chosen(
         self, view: View

@@ -180,18 +180,14 @@ class _Parser:
             if not isinstance(argument, list):
                 raise bad_argument(name, argument)
             return In(name, tuple(argument), self.work, raw=path == ID)
-        return _simple(name, argument, self.work)
-
-
-def _simple(name: str, argument: Any, work: Work) -> Node:
-    if name in _UNSUPPORTED:
-        raise refused("not_supported", f"Unsupported operator: {name}")
-    if name not in _SIMPLE:
-        raise refused("invalid_operator", f"Invalid operator: {name}")
-    accepts, make = _SIMPLE[name]
-    if not accepts(argument):
-        raise bad_argument(name, argument)
-    return make(argument, work)
+        if name in _UNSUPPORTED:
+            raise refused("not_supported", f"Unsupported operator: {name}")
+        if name not in _SIMPLE:
+            raise refused("invalid_operator", f"Invalid operator: {name}")
+        accepts, make = _SIMPLE[name]
+        if not accepts(argument):
+            raise bad_argument(name, argument)
+        return make(argument, self.work)
 
 
 def _regex(pattern: str, work: Work) -> Regex:
