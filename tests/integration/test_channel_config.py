@@ -6,20 +6,23 @@ The program checks a configuration before it uses it: see docs/fabric/peer.md.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fabric_protos.common import common_pb2, configtx_pb2
 from fabric_protos.discovery import protocol_pb2 as messages
+from fabric_protos.orderer.configuration_pb2 import BatchTimeout
+from fabric_protos.peer import configuration_pb2
 from fabric_protos.peer.proposal_response_pb2 import ChaincodeCall, ChaincodeInterest
 from google.protobuf.json_format import Parse
 
 from support.clients.network import CHANNEL, Network, deploy, network
 from support.clients.peer_cli import PeerCli
 from support.clients.wire import UNARY, signer, wire
+from support.config_updates import update
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = [
@@ -132,3 +135,100 @@ async def test_discovery_tells_peers_orderers_and_layouts(net: Network):
     (layout,) = both.layouts
     assert set(layout.quantities_by_group.values()) == {1}
     assert len(both.endorsers_by_groups) == 2
+
+
+# --- changes, as `peer channel update` sends them -----------------------------------
+
+
+def fetched(peer: PeerCli, folder: Path) -> configtx_pb2.Config:
+    """Return the configuration that `peer channel fetch config` gives."""
+    file = folder / "config.block"
+    peer("channel", "fetch", "config", file, "-c", CHANNEL, *peer.orderer())
+    block = common_pb2.Block.FromString(file.read_bytes())
+    payload = common_pb2.Envelope.FromString(block.data.data[0]).payload
+    content = common_pb2.Payload.FromString(payload).data
+    found: configtx_pb2.Config = configtx_pb2.ConfigEnvelope.FromString(content).config
+    return found
+
+
+def written(peer: PeerCli, folder: Path, change: Callable[[Any], object]) -> Path:
+    """Write the update that `configtxlator` makes of a change, not signed yet."""
+    asked = update(fetched(peer, folder), change, CHANNEL)
+    header = common_pb2.ChannelHeader(
+        type=common_pb2.CONFIG_UPDATE, channel_id=CHANNEL
+    ).SerializeToString()
+    signed = configtx_pb2.ConfigUpdateEnvelope(config_update=asked.SerializeToString())
+    payload = common_pb2.Payload(
+        header=common_pb2.Header(channel_header=header),
+        data=signed.SerializeToString(),
+    )
+    made = common_pb2.Envelope(payload=payload.SerializeToString())
+    file = folder / "update.pb"
+    file.write_bytes(made.SerializeToString())
+    return file
+
+
+def sent(peer: PeerCli, file: Path, org: str = "Org1", code: int = 0) -> str:
+    named = "-c", CHANNEL, *peer.orderer()
+    return peer("channel", "update", "-f", file, *named, org=org, code=code)
+
+
+def placed(group: Any, name: str, value: Any) -> None:
+    group.values[name].value = value.SerializeToString()
+    group.values[name].mod_policy = "Admins"
+
+
+def test_each_organisation_sets_its_anchor_peers(peer: PeerCli, tmp_path: Path):
+    for org in ("Org1", "Org2"):
+
+        def anchored(group: Any, mspid: str = f"{org}MSP") -> None:
+            one = configuration_pb2.AnchorPeer(host=f"peer0.{mspid}", port=7051)
+            member = group.groups["Application"].groups[mspid]
+            value = configuration_pb2.AnchorPeers(anchor_peers=[one])
+            placed(member, "AnchorPeers", value)
+
+        file = written(peer, tmp_path, anchored)
+        assert "Successfully submitted channel update" in sent(peer, file, org)
+        found = fetched(peer, tmp_path).channel_group.groups["Application"]
+        value = found.groups[f"{org}MSP"].values["AnchorPeers"].value
+        assert f"peer0.{org}MSP".encode() in value
+        stale = sent(peer, file, org, code=1)
+        assert "BAD_REQUEST -- error applying config update to existing" in stale
+        assert f"/Channel/Application/{org}MSP be at version 0, but it is" in stale
+
+
+def test_a_majority_of_the_admins_changes_access_and_the_time_of_batches(
+    net: Network, peer: PeerCli, tmp_path: Path
+):
+    def closed(group: Any) -> None:
+        policy = configuration_pb2.APIResource(policy_ref="/Channel/Application/Admins")
+        acls = configuration_pb2.ACLs(acls={"qscc/GetChainInfo": policy})
+        placed(group.groups["Application"], "ACLs", acls)
+        placed(group.groups["Orderer"], "BatchTimeout", BatchTimeout(timeout="300ms"))
+
+    file = written(peer, tmp_path, closed)
+    alone = file.read_bytes()
+    few = sent(peer, file, code=1)
+    assert "policy for [Group]  /Channel/Application not satisfied: implicit" in few
+    file.write_bytes(alone)
+    peer("channel", "signconfigtx", "-f", file, org="Org2")
+    # The orderer is of the first organisation alone, whose admin sends the update.
+    assert "Successfully submitted channel update" in sent(peer, file)
+    words = ("chaincode", "query", "-C", CHANNEL, "-n", "qscc", "-c")
+    question = json.dumps({"Args": ["GetChainInfo", CHANNEL]})
+    assert "access denied for [GetChainInfo]" in peer(*words, question, code=1)
+    net.node.cli("down")
+    net.node.up()
+    assert "access denied for [GetChainInfo]" in peer(*words, question, code=1)
+    group = fetched(peer, tmp_path).channel_group.groups["Orderer"]
+    timeout = BatchTimeout.FromString(group.values["BatchTimeout"].value)
+    assert timeout.timeout == "300ms"
+
+
+def test_what_the_node_cannot_follow_is_told(peer: PeerCli, tmp_path: Path):
+    file = written(
+        peer, tmp_path, lambda group: group.groups["Application"].groups.pop("Org2MSP")
+    )
+    peer("channel", "signconfigtx", "-f", file, org="Org2")
+    said = sent(peer, file, code=1)
+    assert "NOT_IMPLEMENTED -- this node does not change [Group]" in said

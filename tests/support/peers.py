@@ -176,9 +176,8 @@ class World:
     async def let_second_join(self) -> None:
         """Make the second organisation a member of the channel."""
         config = self.channel.members.configuration.config
-        signers = [self.admin], self.org.orderer
-        update = with_organization(CHANNEL, config, self.other.msp, *signers)
-        await self.channel.orderer.configure(update)
+        update = with_organization(CHANNEL, config, self.other.msp, [self.admin])
+        await self.channel.orderer.submit(update)
         self.channel.members.peers[self.other.mspid] = self.other.peer
 
     async def define(self) -> None:

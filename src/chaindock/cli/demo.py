@@ -95,7 +95,12 @@ class _Demo:
         with self._temporary_node(keep=keep) as client:
             for language in languages:
                 self._run(client, folder / language, language)
-            self._show_blocks(client)
+            self._title("blocks")
+            self.story["blocks"] = client.blocks()
+            for block in self.story["blocks"]:
+                head = f"  {block['number']:>3}  {block['data_hash'][:12]}"
+                lines = [_transaction(one) for one in block["transactions"]] or [""]
+                self._tell(head + f"\n{'':>{len(head)}}".join(lines))
             if not keep:
                 for done in self.story["deployments"]:
                     # A process's build stays in the cache: the next demo is quick.
@@ -188,14 +193,6 @@ class _Demo:
         mark = click.style("refused: ", fg="yellow") if refused else ""
         cut = " ..." if len(shown) > SHOWN_CHARS else ""
         self._tell(f"    {mark}{shown[:SHOWN_CHARS]}{cut}")
-
-    def _show_blocks(self, client: AdminClient) -> None:
-        self._title("blocks")
-        self.story["blocks"] = client.blocks()
-        for block in self.story["blocks"]:
-            head = f"  {block['number']:>3}  {block['data_hash'][:12]}"
-            lines = [_transaction(one) for one in block["transactions"]] or [""]
-            self._tell(head + f"\n{'':>{len(head)}}".join(lines))
 
     def _title(self, text: str) -> None:
         self._tell(click.style(text, bold=True))

@@ -51,27 +51,30 @@ class Configuration:
 
     def __init__(self, envelope: bytes) -> None:
         """Take what an envelope of type CONFIG holds. Raises: InvalidInput."""
-        self.adopt(envelope)
-
-    def adopt(self, envelope: bytes) -> None:
-        """Replace the configuration by that of an envelope of type CONFIG.
-
-        Raises: InvalidInput; the former configuration then stays.
-        """
         config = read_config(envelope)
         groups = config.channel_group.groups
-        found: dict[str, Msp] = {}
+        found: dict[str, tuple[bytes, Msp]] = {}
         for kind in (APPLICATION, "Orderer"):
             for group in groups[kind].groups.values():
-                msp = Msp.of(group.values["MSP"].value)
-                found.setdefault(msp.mspid, msp)
+                msp = Msp.of(raw := group.values["MSP"].value)
+                if found.setdefault(msp.mspid, (raw, msp))[0] != raw:
+                    text = "Attempted to define two different versions of MSP: "
+                    raise InvalidInput(text + msp.mspid)
         policies = PolicyManager(config)
-        self.config, self.msps, self.policies = config, Msps(found.values()), policies
+        self.config, self.msps, self.policies = (
+            config,
+            Msps(msp for _, msp in found.values()),
+            policies,
+        )
         self.peers = sorted(
             policies.organizations, key=policies.organizations.__getitem__
         )
         self.acls = _acls(groups[APPLICATION])
         self.channel = channel_of(envelope)
+
+    def adopt(self, other: Configuration) -> None:
+        """Become the next configuration of the channel, for all who have this one."""
+        vars(self).update(vars(other))
 
     @classmethod
     def of(cls, ledger: Ledger) -> Configuration:

@@ -5,9 +5,13 @@ Source: docs/fabric/ledger.md#transaction
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+from fabric_protos.orderer.configuration_pb2 import BatchSize, BatchTimeout
+from google.protobuf.message import DecodeError
+
+from chaindock.errors import InvalidInput
 from chaindock.options import option
 from chaindock.values import (
     MIB,
@@ -24,9 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from fabric_protos.common.configtx_pb2 import Config
+
 AUTO: Final = ("auto", 0.0)
 MANUAL: Final = ("manual", 0.0)
 _EXPECTED: Final = "auto, manual, interval=DURATION such as interval=1s, or size=N"
+_SIZES: Final = "max_message_count", "absolute_max_bytes", "preferred_max_bytes"
 _MOST: Final = 5000
 """Transactions that wait at most: a larger block never fills."""
 
@@ -127,3 +134,27 @@ class OrdererOptions:
             if count >= self.most or size > self.preferred_max_bytes:
                 return count, True
         return count, False
+
+
+def in_force(options: OrdererOptions, config: Config) -> OrdererOptions:
+    """Return `options` with what clients have changed in a channel's configuration.
+
+    A value that the node has written has version 0. Raises: InvalidInput.
+    """
+    values, changed = config.channel_group.groups["Orderer"].values, options
+    size, timeout = values["BatchSize"], values["BatchTimeout"]
+    try:
+        if size.version:
+            held = BatchSize.FromString(size.value)
+            sizes = {name: getattr(held, name) for name in _SIZES}
+            changed = replace(changed, **sizes)
+        if timeout.version:
+            time_s = read_duration(BatchTimeout.FromString(timeout.value).timeout)
+            changed = replace(changed, batch_timeout_s=time_s or -1)
+    except (DecodeError, WrongValueError) as error:
+        raise InvalidInput(f"the size or time of batches: {error}") from error
+    least = changed.batch_timeout_s, *(getattr(changed, name) - 1 for name in _SIZES)
+    large = changed.preferred_max_bytes > changed.absolute_max_bytes
+    if changed is not options and (large or min(least) < 0):
+        raise InvalidInput(f"Attempted to set impossible batches: {changed}")
+    return changed

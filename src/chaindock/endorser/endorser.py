@@ -18,6 +18,7 @@ from chaindock.aio import KeyedLocks, off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS
 from chaindock.endorser import acl
 from chaindock.endorser.checks import check_expiry, check_proposal
+from chaindock.endorser.cutting import OrdererOptions, in_force
 from chaindock.endorser.rounds import Round
 from chaindock.endorser.simulation import Simulation
 from chaindock.errors import (
@@ -32,7 +33,7 @@ from chaindock.errors import (
 from chaindock.identity.organization import full_mspid
 from chaindock.options import option
 from chaindock.telemetry import get_logger, is_on, metrics
-from chaindock.values import MIB, Whole
+from chaindock.values import Whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -83,7 +84,7 @@ class Endorser:
         peers: the node's identities that endorse, by MSP id, the preferred one first.
         system: system chaincodes by name.
         concurrency: most proposals at once, of all that share `load`; 0 = no limit.
-        largest_bytes: the largest transaction that is ordered.
+        options: of the orderer.
         others: returns the endorser of another channel of the node, if there is one.
         turns: of peers that share a process, by transaction and process.
     """
@@ -95,10 +96,15 @@ class Endorser:
     executor: ChaincodeSupport
     system: Mapping[str, SystemChaincode]
     concurrency: int = 0
-    largest_bytes: int = 10 * MIB
+    options: OrdererOptions = field(default_factory=OrdererOptions)
     others: Callable[[str], Endorser | None] = lambda _name: None
     load: Load = field(default_factory=Load)
     turns: KeyedLocks[tuple[str, str]] = field(default_factory=KeyedLocks)
+
+    @property
+    def largest_bytes(self) -> int:
+        """Bytes of the largest transaction that is ordered."""
+        return in_force(self.options, self.configuration.config).absolute_max_bytes
 
     async def process(
         self,

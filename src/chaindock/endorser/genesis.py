@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from chaindock.endorser.cutting import OrdererOptions
     from chaindock.identity.msp import Msp, SigningIdentity
     from chaindock.ids import ChannelId
+    from chaindock.ledger.blocks import BlockSigner
 
 _ADMINS: Final = "Admins"
 _META = policies_pb2.ImplicitMetaPolicy
@@ -57,7 +58,7 @@ def genesis_envelope(
 
 
 def config_envelope(
-    kind: int, channel: ChannelId, content: Any, signer: SigningIdentity | None = None
+    kind: int, channel: ChannelId, content: Any, signer: BlockSigner | None = None
 ) -> common_pb2.Envelope:
     """Return an envelope of type CONFIG or CONFIG_UPDATE; without `signer` unsigned."""
     creator = signer.creator if signer else b""
@@ -148,13 +149,13 @@ def _orderer_group(msp: Msp, options: OrdererOptions) -> configtx_pb2.ConfigGrou
 
 def _organization(msp: Msp, **policies: tuple[Role, ...]) -> configtx_pb2.ConfigGroup:
     """Return the organisation; `policies` names who fulfils each, beside Admins."""
-    return _group(
-        values={"MSP": msp.config()},
-        policies={
-            name: _any_of(msp, *roles)
-            for name, roles in {**policies, _ADMINS: (Role.ADMIN,)}.items()
-        },
-    )
+    made = {}
+    for name, roles in {**policies, _ADMINS: (Role.ADMIN,)}.items():
+        text = ", ".join(f"'{msp.mspid}.{role}'" for role in roles)
+        value = parse_policy(f"OR({text})").SerializeToString()
+        kind = policies_pb2.Policy.SIGNATURE
+        made[name] = policies_pb2.Policy(type=kind, value=value)
+    return _group(values={"MSP": msp.config()}, policies=made)
 
 
 def _group(
@@ -197,40 +198,20 @@ def _meta(sub_policy: str, rule: int) -> policies_pb2.Policy:
     )
 
 
-def _any_of(msp: Msp, *roles: Role) -> policies_pb2.Policy:
-    """Return the policy that one identity of any of `roles` satisfies."""
-    text = ", ".join(f"'{msp.mspid}.{role}'" for role in roles)
-    envelope = parse_policy(f"OR({text})")
-    return policies_pb2.Policy(
-        type=policies_pb2.Policy.SIGNATURE, value=envelope.SerializeToString()
-    )
-
-
 # --- organisations that come later --------------------------------------------------
 
 
 def with_organization(
     channel: ChannelId,
-    former: configtx_pb2.Config,
+    config: configtx_pb2.Config,
     msp: Msp,
     admins: Sequence[SigningIdentity],
-    orderer: SigningIdentity,
 ) -> bytes:
-    """Return the envelope, type CONFIG, that adds `msp` to a configuration, serialised.
-
-    It carries the update that `admins` signed; the orderer signs the result, as Fabric's
-    does. `former` stays as it is.
-    """
-    config = configtx_pb2.Config()
-    config.CopyFrom(former)
-    config.sequence += 1
+    """Return the envelope, type CONFIG_UPDATE, that adds `msp`; `admins` have signed it."""
     application = config.channel_group.groups[APPLICATION]
-    was = _versions(application)
-    application.version += 1
-    now = _versions(application)
-    now.mod_policy = application.mod_policy
-    for changed in (application, now):
-        changed.groups[msp.mspid].CopyFrom(member_group(msp))
+    was, now = _versions(application), _versions(application)
+    now.version, now.mod_policy = was.version + 1, application.mod_policy
+    now.groups[msp.mspid].CopyFrom(member_group(msp))
     version = config.channel_group.version
     update = configtx_pb2.ConfigUpdate(
         channel_id=channel,
@@ -240,9 +221,7 @@ def with_organization(
     signed = configtx_pb2.ConfigUpdateEnvelope(
         config_update=update, signatures=[_signed(update, one) for one in admins]
     )
-    last = config_envelope(common_pb2.CONFIG_UPDATE, channel, signed, admins[0])
-    content = configtx_pb2.ConfigEnvelope(config=config, last_update=last)
-    envelope = config_envelope(common_pb2.CONFIG, channel, content, orderer)
+    envelope = config_envelope(common_pb2.CONFIG_UPDATE, channel, signed, admins[0])
     return bytes(envelope.SerializeToString())
 
 

@@ -22,10 +22,7 @@ from chaindock.lifecycle.definitions import defined_names
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fabric_protos.peer.proposal_response_pb2 import (
-        ChaincodeCall,
-        ChaincodeInterest,
-    )
+    from fabric_protos.peer.proposal_response_pb2 import ChaincodeInterest
 
     from chaindock.endorser.channel import Channel
     from chaindock.identity.msp import Identity
@@ -120,19 +117,18 @@ def _policies(
                 raw = policy.SerializeToString(deterministic=True)
                 if raw and met.is_new(raw):
                     found.append(key_policy(raw))
-            if spaces := _spaces(call):
+            names = list(call.collection_names)
+            if not (
+                call.disregard_namespace_policy or (call.no_public_writes and names)
+            ):
+                names.insert(0, "")
+            # A write in each space whose policy counts.
+            spaces = [Space(call.name, one, [], [], [(b"", None)], []) for one in names]
+            if spaces:
                 found += rules.policies(call.name, spaces, state, KeyPolicies())
     except Broken as error:
         raise NotFound("policy not found") from error
     return found, met.size * PER_BYTE
-
-
-def _spaces(call: ChaincodeCall) -> list[Space]:
-    """Return writes that need the policies of a call."""
-    names = list(call.collection_names)
-    if not (call.disregard_namespace_policy or (call.no_public_writes and names)):
-        names.insert(0, "")
-    return [Space(call.name, name, [], [], [(b"", None)], []) for name in names]
 
 
 def _layouts(

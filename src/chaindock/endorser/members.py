@@ -7,11 +7,11 @@ Source: docs/fabric/policies.md#policies-of-a-channel
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from chaindock.aio import finish
 from chaindock.endorser.genesis import with_organization
-from chaindock.errors import AlreadyExists, Denied, NotFound
+from chaindock.errors import AlreadyExists, NotFound
 from chaindock.identity.organization import full_mspid
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from chaindock.ids import ChannelId
 
     Joined = Callable[[Organization], Awaitable[None]]
-
-_ADMINS: Final = "/Channel/Application/Admins"
 
 
 class Members:
@@ -110,8 +108,8 @@ class Members:
         Returns: as `list`, and `block`, the number of the configuration block.
 
         Raises: InvalidInput, StorageError: as `Organizations.make`. AlreadyExists: it is
-            a member. Denied: the node lacks the keys of a majority of the admins.
-            LedgerError: the block was not written; the organisation is no member.
+            a member. As `Orderer.submit`: the node lacks the keys of a majority of the
+            admins, or the block was not written; the organisation is no member.
         Cancelled: when the organisation is a member, or is not.
         """
         # The block is committed also if the client leaves. Then the node needs the keys of
@@ -123,8 +121,7 @@ class Members:
     ) -> dict[str, Any]:
         async with self._joining:
             made = await asyncio.to_thread(self._node.make, name)
-            now = self.configuration
-            if made.mspid in now.peers:
+            if made.mspid in self.configuration.peers:
                 raise AlreadyExists(
                     f"organisation {made.mspid!r} is a member of channel "
                     f"{self._channel!r} already",
@@ -132,16 +129,10 @@ class Members:
                     mspid=made.mspid,
                 )
             admins = [self.get(mspid).admin for mspid in self._known]
-            signed = [now.msps.identify(admin.creator) for admin in admins]
-            if (reason := now.policies.reason(_ADMINS, signed)) is not None:
-                raise Denied(
-                    f"the admins of this node may not change channel {self._channel!r}: "
-                    f"{reason}"
-                )
-            envelope = with_organization(
-                self._channel, now.config, made.msp, admins, self._node.first.orderer
+            config = self.configuration.config
+            where = await orderer.submit(
+                with_organization(self._channel, config, made.msp, admins)
             )
-            where = await orderer.configure(envelope)
             self._known[made.mspid] = made.peer
             self.refresh()
             if joined is not None:

@@ -19,8 +19,10 @@ from fabric_protos.peer import proposal_pb2
 from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.aio import Tasks, finish, off_loop
-from chaindock.endorser.configuration import read_config
-from chaindock.endorser.cutting import AUTO, MANUAL, OrdererOptions
+from chaindock.endorser.configuration import Configuration
+from chaindock.endorser.cutting import AUTO, MANUAL, OrdererOptions, in_force
+from chaindock.endorser.plan import PER_BYTE
+from chaindock.endorser.updates import next_configuration
 from chaindock.endorser.validator import Validator, parse_and_check
 from chaindock.endorser.waiting import Waiting, fail, failure, reverted
 from chaindock.errors import Denied, InvalidInput, LedgerClosed
@@ -38,14 +40,15 @@ from chaindock.lifecycle.records import NAMESPACE
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from chaindock.endorser.configuration import Configuration
     from chaindock.errors import ChaindockError
     from chaindock.identity.msp import Identity
     from chaindock.ledger.ledger import Ledger
     from chaindock.ledger.marks import Mark
 
 _log = get_logger("orderer")
-_CONFIGS: Final = frozenset({"CONFIG", "CONFIG_UPDATE", "ORDERER_TRANSACTION"})
+_CONFIGS: Final = frozenset({"CONFIG", "ORDERER_TRANSACTION"})
+_UPDATE: Final = "CONFIG_UPDATE"
+_UNCHECKED: Final = "config update for existing channel did not pass initial checks: "
 _WRITERS: Final = "/Channel/Writers"
 _CLOSED: Final = "the orderer is shutting down; nothing was submitted"
 MOST_URGENT: Final = 16
@@ -67,7 +70,9 @@ class Orderer:
         self._configuration = configuration
         self._validator = Validator(configuration)
         ledger.check_with(self._validator)
-        self._options = options or OrdererOptions()
+        self._given = options or OrdererOptions()
+        self._options = in_force(self._given, configuration.config)
+        self._updating = asyncio.Lock()
         self._queue: deque[Waiting] = deque()
         self._urgent: deque[Waiting] = deque()
         self._to_cut = 0
@@ -105,22 +110,24 @@ class Orderer:
     async def order(self, envelope: bytes) -> asyncio.Future[TxLocation]:
         """Order a signed transaction, a common.Envelope; return when it is accepted.
 
-        While too many transactions wait for their block, acceptance takes until there is
-        room.
+        An envelope of type CONFIG_UPDATE makes a configuration, which is ordered and
+        committed in its place. While too many transactions wait for their block,
+        acceptance takes until there is room.
 
         Returns: what is done when the transaction is committed; it fails as `submit` does.
             It belongs to the orderer: shield it, or drop it.
 
         Raises:
-            InvalidInput: empty, too large, of another channel or kind. Denied: the
-            creator may not write, or its certificate has expired. LedgerClosed: the node
+            InvalidInput: empty, too large, of another channel or kind; as
+            `next_configuration`. Denied: the creator may not write, or its certificate
+            has expired. Unsupported: as `next_configuration`. LedgerClosed: the node
             is shutting down. LedgerError: the ledger was reverted meanwhile.
         """
         require_size(len(envelope) - FRAME_BYTES, self._options.absolute_max_bytes)
         msps = self._configuration.msps
         reverts = self._ledger.reverts
         check = partial(parse_and_check, envelope, self._ledger.channel, msps)
-        urgent = await self._is_definition(envelope)
+        urgent = await self._is_urgent(envelope)
         await self._reserve(len(envelope), urgent=urgent)
         try:
             tx, creator = await off_loop(len(envelope), check)
@@ -128,29 +135,25 @@ class Orderer:
         except BaseException:
             self._release(len(envelope))
             raise
+        if tx.kind == _UPDATE:
+            self._release(len(envelope))
+            return await finish(self._update(envelope, reverts))
         return self._order(tx, reverts, urgent=urgent)
 
-    async def configure(self, envelope: bytes) -> TxLocation:
-        """Commit a configuration in a block of its own; it is in force afterwards.
-
-        The node made the envelope. Raises: InvalidInput: no next configuration of this
-            channel. LedgerClosed, LedgerError: as `submit`.
-        """
-        reverts = self._ledger.reverts
-        tx = parse_transaction(envelope, self._ledger.channel)
-        self._require_next(tx)
-        await self._reserve(len(envelope), urgent=True)
-        return await asyncio.shield(self._order(tx, reverts, urgent=True))
-
-    def _require_next(self, tx: ParsedTransaction) -> None:
-        """Raise InvalidInput unless `tx` is the configuration after that in force."""
-        found = read_config(tx.envelope).sequence
-        expected = self._configuration.config.sequence + 1
-        if not tx.is_config or tx.code != codes.NOT_VALIDATED or found != expected:
-            raise InvalidInput(
-                f"this is no next configuration of channel {self._ledger.channel!r}: "
-                f"{tx.kind}, sequence {found}, expected CONFIG, sequence {expected}"
-            )
+    async def _update(
+        self, envelope: bytes, reverts: int
+    ) -> asyncio.Future[TxLocation]:
+        """Commit the configuration that an update makes, in a block of its own."""
+        channel, size = self._ledger.channel, len(envelope) * PER_BYTE
+        async with self._updating:  # each is made of the one before
+            now, signer = self._configuration, self._ledger.signer
+            make = partial(next_configuration, now, envelope, signer)
+            made = await off_loop(size, make)
+            tx = await off_loop(size, partial(parse_transaction, made, channel))
+            await self._reserve(len(made), urgent=True)
+            done = self._order(tx, reverts, urgent=True)
+            await asyncio.shield(done)
+        return done
 
     def _order(
         self, tx: ParsedTransaction, reverts: int, *, urgent: bool
@@ -171,15 +174,15 @@ class Orderer:
         self._arrived.set()
         return waiting.done
 
-    async def _is_definition(self, envelope: bytes) -> bool:
+    async def _is_urgent(self, envelope: bytes) -> bool:
         """Tell whether an envelope overtakes what waits until somebody cuts a block.
 
-        Definitions do: a deployment would hang. What only claims to be one is invalid.
+        Definitions do, or a deployment would hang, and configurations. What only claims
+        to be one is invalid.
         """
         if self._options.mode == AUTO:
             return False
-        called = partial(_called, envelope)
-        return await off_loop(len(envelope), called) == NAMESPACE
+        return await off_loop(len(envelope), partial(_overtakes, envelope))
 
     async def _reserve(self, size: int, *, urgent: bool) -> None:
         """Wait until an envelope of `size` bytes has a place, before it is parsed.
@@ -272,7 +275,8 @@ class Orderer:
         signers = [] if creator is None else [creator]
         reason = self._configuration.policies.reason(_WRITERS, signers)
         if reason is not None:
-            raise Denied(f"{reason}: permission denied", policy=_WRITERS)
+            said = _UNCHECKED if tx.kind == _UPDATE else ""
+            raise Denied(f"{said}{reason}: permission denied", policy=_WRITERS)
 
     # ---- the worker
 
@@ -344,8 +348,6 @@ class Orderer:
         try:
             txs = [waiting.tx for waiting in batch]
             try:
-                if txs[0].is_config:  # another one may have been in force since
-                    self._require_next(txs[0])
                 block = await self._ledger.commit(txs)
             finally:
                 self._release(*(len(tx.envelope) for tx in txs))
@@ -356,18 +358,22 @@ class Orderer:
             _log.error("block not committed", transactions=len(batch), exc_info=error)
             return
         if txs[0].is_config:
-            self._configuration.adopt(txs[0].envelope)
+            made, size = partial(Configuration, txs[0].envelope), len(txs[0].envelope)
+            self._configuration.adopt(await off_loop(size * PER_BYTE, made))
+            self._options = in_force(self._given, self._configuration.config)
         for index, waiting in enumerate(batch):
             if not waiting.done.done():
                 place = TxLocation(block.number, index, block.codes[index])
                 waiting.done.set_result(place)
 
 
-def _called(envelope: bytes) -> str:
-    """Return the chaincode that the channel header names; "" = it cannot be read."""
+def _overtakes(envelope: bytes) -> bool:
+    """Whether an envelope says that it is an update, or calls `_lifecycle`."""
+    tx = ParsedTransaction(envelope)
     try:
-        _, _, header = read_headers(ParsedTransaction(envelope))
+        _, _, header = read_headers(tx)
         kind, bad = proposal_pb2.ChaincodeHeaderExtension, codes.BAD_HEADER_EXTENSION
-        return str(parse(kind, header.extension, bad).chaincode_id.name)
+        called = parse(kind, header.extension, bad).chaincode_id.name
     except Broken:
-        return ""
+        return False
+    return tx.kind == _UPDATE or called == NAMESPACE

@@ -39,11 +39,6 @@ if TYPE_CHECKING:
 _SUCCESS: Final = common_pb2.SUCCESS
 _HELD_BYTES: Final = 64 * MIB
 """Of envelopes that wait for an answer; a further one is refused."""
-_NO_UPDATES: Final = (
-    "the node takes no configuration from clients: an organisation joins by `chaindock org "
-    "add NAME`, a channel is made by `chaindock channel create NAME`, and anchor peers are "
-    "not needed"
-)
 _FULL: Final = "too many envelopes wait for a place in the queue of the orderer"
 
 
@@ -87,9 +82,9 @@ class Broadcast:
         limits = [one.orderer.max_bytes for one in self._channels.values()]
         require_size(len(envelope) - FRAME_BYTES, max(limits, default=0))
         header = await off_loop(len(envelope), partial(_header, envelope))
-        if header.type == common_pb2.CONFIG_UPDATE:
-            raise Unsupported(_NO_UPDATES)
         channel = self._channels.get(header.channel_id)
+        if channel is None and header.type == common_pb2.CONFIG_UPDATE:
+            raise Unsupported("a channel is made by `chaindock channel create NAME`")
         if channel is None:
             raise InvalidInput("channel does not exist")
         return channel

@@ -85,7 +85,7 @@ class Ledger:
         marker: Path | None = None,
         strict: bool = True,
     ) -> None:
-        self.channel = channel
+        self.channel, self.signer = channel, signer
         self._strict = strict
         self._path = path
         self._genesis = genesis

@@ -294,7 +294,7 @@ class Channels(Mapping[str, NodeChannel]):
             },
             concurrency=self._concurrency,
             load=self._load,
-            largest_bytes=self._config.orderer.absolute_max_bytes,
+            options=self._config.orderer,
             others=lambda name: (
                 self._open[name].endorser if name in self._open else None
             ),

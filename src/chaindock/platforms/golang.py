@@ -115,7 +115,9 @@ class Golang(Platform):
         """
         source = Tree(tree / "src")
         import_path = import_path or "."
-        if not is_import_path(import_path):
+        rest = import_path.removeprefix("./").split("/")
+        inside = _IMPORT_PATH.fullmatch("/".join(rest)) and not {".", ".."} & {*rest}
+        if not (import_path == "." or inside):  # or it would be an option, or outside
             raise SourceInvalid(
                 f"the package's path {import_path!r} is not a Go import path",
                 hint="package the chaincode again with `chaindock package`",
@@ -320,13 +322,6 @@ def read_module(tree: Tree) -> tuple[str, list[str]]:
             path="go.mod",
         )
     return path, outside
-
-
-def is_import_path(path: str) -> bool:
-    """Whether `path` can be given to the go tool as a package, and as nothing else."""
-    rest = path.removeprefix("./")
-    inside = not {".", ".."} & {*rest.split("/")}
-    return path == "." or bool(inside and _IMPORT_PATH.fullmatch(rest))
 
 
 def read_go_file(tree: Tree, name: str) -> GoFile | None:

@@ -111,10 +111,10 @@ class TestFull:
         later = asyncio.ensure_future(invoke(defined, *puts(2)[1]))
         other = Organization.open(tmp_path / "2", "Org2MSP", "org2.example.com")
         now, org = defined.endorser.configuration.config, defined.org
-        made = with_organization(CHANNEL, now, other.msp, [org.admin], org.orderer)
+        made = with_organization(CHANNEL, now, other.msp, [org.admin])
         async with asyncio.timeout(5):
             await defined.define("other")
-            assert (await defined.orderer.configure(made)).code == 0
+            assert (await defined.orderer.submit(made)).code == 0
         assert (defined.orderer.waiting, later.done()) == (1, False)
         assert await defined.orderer.cut() == 1
         await first

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from chaindock.endorser import caller, orderer
+from chaindock.endorser.cutting import OrdererOptions
 from chaindock.errors import InvalidInput
 from chaindock.ledger import simulator
 
@@ -44,9 +45,9 @@ async def test_a_large_transaction_is_serialised_and_parsed_off_the_loop(
 
 
 async def test_what_is_too_large_to_be_ordered_is_refused_before_it_is_put_together(
-    defined, threads, monkeypatch
+    defined, threads
 ):
-    monkeypatch.setattr(defined.endorser, "largest_bytes", 20_000)
+    defined.endorser.options = OrdererOptions(absolute_max_bytes=20_000)
     threads.clear()
     with pytest.raises(InvalidInput, match="exceeds maximum allowed 20000 bytes"):
         await defined.caller.invoke(

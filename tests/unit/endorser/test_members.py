@@ -249,18 +249,16 @@ async def test_of_two_configurations_with_one_number_the_first_counts(
 ):
     former = node.endorser.configuration.config
     both = [
-        with_organization(
-            CHANNEL, former, organizations.make(name).msp, [org.admin], org.orderer
-        )
+        with_organization(CHANNEL, former, organizations.make(name).msp, [org.admin])
         for name in ("Org2", "Org3")
     ]
     found: Any = await asyncio.gather(
-        *map(node.orderer.configure, both), return_exceptions=True
+        *map(node.orderer.submit, both), return_exceptions=True
     )
     first, second = found
     assert first.code == 0
     assert isinstance(second, InvalidInput)
-    assert "sequence 1, expected CONFIG, sequence 2" in second.message
+    assert "at version 0, but it is currently at version 1" in second.message
     assert node.endorser.configuration.peers == ["Org1MSP", "Org2MSP"]
 
 
@@ -291,11 +289,12 @@ async def test_a_configuration_that_is_not_the_next_is_refused(two, organization
     former = Configuration(
         common_pb2.Block.FromString(two.ledger.get_block(0)).data.data[0]
     ).config
-    stale = with_organization(CHANNEL, former, third, [org.admin], org.orderer)
-    with pytest.raises(InvalidInput, match="sequence 1, expected CONFIG, sequence 2"):
-        await two.orderer.configure(stale)
-    with pytest.raises(InvalidInput, match="cannot be processed directly"):
+    stale = with_organization(CHANNEL, former, third, [org.admin])
+    with pytest.raises(InvalidInput, match="0, but it is currently at version 1"):
         await two.orderer.submit(stale)
+    first = common_pb2.Block.FromString(two.ledger.get_block(0)).data.data[0]
+    with pytest.raises(InvalidInput, match="cannot be processed directly"):
+        await two.orderer.submit(first)
 
 
 async def test_every_member_approves_what_is_deployed(two, members):

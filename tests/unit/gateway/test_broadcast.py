@@ -18,6 +18,7 @@ from chaindock.gateway import broadcast as broadcasts
 from chaindock.gateway.broadcast import Broadcast
 from chaindock.identity import msp
 from chaindock.identity.organization import Organization
+from support import config_updates
 from support.gateways.delivering import CHANNEL, Place, Stream
 from support.ledgers.envelopes import wrap
 from support.ledgers.recorded import blocks, commit_recorded, decode, ledger_of, refused
@@ -44,6 +45,14 @@ def envelope(
     )
     unsigned.signature = (key or signer).sign(unsigned.payload)
     return bytes(unsigned.SerializeToString())
+
+
+def changed(place: Place, change: Any) -> bytes:
+    """Return the update of a configuration that the admin has signed."""
+    config = Configuration.of(place.ledger).config
+    return config_updates.envelope(
+        config_updates.update(config, change, CHANNEL), place.org.admin
+    )
 
 
 def call(place: Place) -> Stream:
@@ -113,10 +122,20 @@ REFUSED: dict[str, tuple[Any, int, str]] = {
         400,
         DIRECT,
     ),
-    "update": (
+    "update without content": (
         lambda p: envelope(p.org.admin, common_pb2.CONFIG_UPDATE),
+        400,
+        "error applying config update to existing channel 'mychannel': ",
+    ),
+    "update of a stranger": (
+        lambda p: envelope(p.org.peer, common_pb2.CONFIG_UPDATE),
+        403,
+        "config update for existing channel did not pass initial checks: ",
+    ),
+    "update that this node does not follow": (
+        lambda p: changed(p, lambda group: group.groups.pop("Orderer")),
         501,
-        "an organisation joins by `chaindock org add NAME`",
+        "they may add an organisation, and not change it",
     ),
     "update that makes a channel": (
         lambda p: envelope(p.org.admin, common_pb2.CONFIG_UPDATE, channel="other"),

@@ -139,8 +139,8 @@ async def world(tmp_path: Any, org: Any, other: Any) -> Any:
     peers = {one.mspid: one.peer for one in (org, other)}
     async with ledger, channel_of(ledger, peers, {}) as channel:
         config = channel.members.configuration.config
-        update = with_organization(CHANNEL, config, other.msp, [org.admin], org.orderer)
-        await channel.orderer.configure(update)
+        update = with_organization(CHANNEL, config, other.msp, [org.admin])
+        await channel.orderer.submit(update)
         yield World(channel, org, other)
 
 

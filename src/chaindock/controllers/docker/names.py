@@ -45,12 +45,6 @@ def container_name(node: NodeLabels, ccid: Ccid) -> str:
     return _NOT_ALLOWED.sub("-", _base_name(node, ccid))
 
 
-def bridge_name(node: NodeLabels, engine: str, network: str) -> str:
-    """Return the name of the interface of a network of ours: 15 characters at most."""
-    text = f"{node.node_id}\0{engine}\0{network}"
-    return f"cd-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-
-
 def image_name(node: NodeLabels, ccid: Ccid) -> str:
     """Return the name of the image of a chaincode, without a tag.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -144,7 +145,9 @@ async def _create(
         "CheckDuplicate": True,
         "Labels": {names.NODE: node.node_id, names.ROLE: "network"},
     }
-    ours = {_BRIDGE_NAME: names.bridge_name(node, engine.address, name)}
+    # The name of an interface has 15 characters at most.
+    text = f"{node.node_id}\0{engine.address}\0{name}".encode()
+    ours = {_BRIDGE_NAME: f"cd-{hashlib.sha256(text).hexdigest()[:12]}"}
     if not internal:  # packets must fit through what its default bridge leads to
         with contextlib.suppress(NotFound):
             usual = (await engine.inspect_network("bridge")).get("Options") or {}
