@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import sys
+import uuid
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -259,25 +260,29 @@ def test_ready_is_said_when_all_that_should_run_is_up(tmp_path: Path):
 
 
 LATE = """\
-const {{ existsSync }} = require('fs');
-while (!existsSync({gate!r})) {{
+const { existsSync } = require('fs');
+const [label] = process.env.CORE_CHAINCODE_ID_NAME.split(':');
+while (!existsSync('/tmp/gate-of-' + label)) {
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 50);
-}}
+}
 """
 
 
 def test_one_that_is_not_up_yet_keeps_the_node_from_being_ready(tmp_path: Path):
     """The others serve meanwhile."""
-    gate, source = tmp_path / "gate", tmp_path / "late"
-    gate.touch()
+    # Named by the label, so that the source is the same in each run and built already.
+    label, source = f"late-{uuid.uuid4().hex}", tmp_path / "late"
+    gate = Path(f"/tmp/gate-of-{label}")
     shutil.copytree(KEYS, source)
     program = source / "chaincode.js"
-    program.write_text(LATE.format(gate=str(gate)) + program.read_text())
+    program.write_text(LATE + program.read_text())
     # The gate lies outside of a sandbox.
     settings = {**SETTINGS, "CORE_CHAINDOCK_PROCESS_SANDBOX": "off"}
-    with started(PROCESS, tmp_path, **settings) as node:
+    with started(PROCESS, tmp_path, **settings) as node, ExitStack() as after:
+        after.callback(gate.unlink, missing_ok=True)
+        gate.touch()
         node.deploy(KEYS, "keys")
-        node.deploy(source, "late")
+        node.ask("deploy", source, "--name", "late", "--label", label)
         node.kill()
         gate.unlink()
         node.up()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import uuid
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +16,6 @@ from support.nodes.node import FIXTURES, PROCESS, Node, eventually, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = [
     pytest.mark.slow,
@@ -52,25 +54,28 @@ def test_what_hangs_at_the_start_keeps_no_other_from_coming_up(tmp_path: Path):
         *("--set", "chaincode.startuptimeout=60s"),
         *("--set", "chaindock.process.sandbox=off"),  # the gate lies outside
     ]
-    with started(PROCESS, tmp_path / "node", *flags) as node:
+    with started(PROCESS, tmp_path / "node", *flags) as node, ExitStack() as after:
         source = tmp_path / "source"
         shutil.copytree(SHIM, source)
         node.ask("deploy", SHIM, "--name", "used")
         node.invoke("used", "put", "n1", "kept")
-        # The same package, which from the next start on never says a word.
-        file = source / "chaincode.js"
-        gate = tmp_path / "hang"
+        # The same package, which from the next start on never says a word. The gate is
+        # named by the label: the source is the same in each run, and built already.
+        file, unique = source / "chaincode.js", uuid.uuid4().hex
+        gate = Path(f"/tmp/gate-of-{unique}")
         text = file.read_text()
         file.write_text(
-            f"if (require('fs').existsSync({str(gate)!r})) {{\n"
+            "const [of] = process.env.CORE_CHAINCODE_ID_NAME.split('_');\n"
+            "if (require('fs').existsSync('/tmp/gate-of-' + of)) {\n"
             "  for (;;) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);\n"
             f"}}\n{text}"
         )
         for number in range(3):
             node.ask("deploy", source, "--name", f"stuck{number}",
-                     "--label", f"stuck{number}_1.0")  # fmt: skip
+                     "--label", f"{unique}_{number}")  # fmt: skip
         node.end()
         gate.touch()
+        after.callback(gate.unlink, missing_ok=True)
         node.up(*flags)
         assert node.query("used", "get", "n1") == b"kept"
         for number in range(3):

@@ -121,7 +121,9 @@ def slot(kind: str) -> Iterator[tuple[Path, Pool]]:
     """
     root = cache() / "own"
     root.mkdir(parents=True, exist_ok=True)
-    for number in range(SLOTS):
+    # First those whose engine has images and caches already.
+    cold = [not (root / f"{kind}-{one}" / CLEAN).exists() for one in range(SLOTS)]
+    for number in sorted(range(SLOTS), key=cold.__getitem__):
         with (root / f"{number}.lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

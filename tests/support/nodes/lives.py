@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.eventually import eventually
+from support.faults.matrix import ROUNDS
 from support.ledgers.audit import Audit
 from support.need import need_image
 from support.nodes.killable import LOST, CrashNode
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from support.nodes.traces import Traces
 
 NAME = "conformance"
-CLIENTS = 6
+CLIENTS, PAUSE_S = 6, 0.0 if ROUNDS > 1 else 0.02
+"""What is acknowledged is read again after each start: `make test` has some hundreds."""
 NEXT_CALL_S = 30.0
 SETTLED_S = 20.0
 FORMER = 10
@@ -95,7 +97,7 @@ class Lives:
             await self.end()
             return
         await self.start(number)
-        load = Load(self.node, self.account, NAME, str(number), CLIENTS)
+        load = Load(self.node, self.account, NAME, str(number), CLIENTS, PAUSE_S)
         calling = asyncio.ensure_future(load.run())
         async with asyncio.timeout(NEXT_CALL_S):
             await load.answered.wait()

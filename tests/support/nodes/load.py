@@ -48,10 +48,17 @@ class Load:
     """Some clients of one life of a node; ends when the node does."""
 
     def __init__(
-        self, node: CrashNode, account: Account, name: str, prefix: str, clients: int
+        self,
+        node: CrashNode,
+        account: Account,
+        name: str,
+        prefix: str,
+        clients: int,
+        pause_s: float = 0.0,
     ) -> None:
         self._node, self._account = node, account
         self._name, self._prefix, self._clients = name, prefix, clients
+        self._pause_s = pause_s
         self.answered = asyncio.Event()
 
     async def run(self) -> None:
@@ -72,6 +79,7 @@ class Load:
                     value = f"value of {key}"
                     self._account.asked[key] = value
                     await self._submit(admin, key, "put", key, value)
+                await asyncio.sleep(self._pause_s)
             except ChaindockError as error:
                 self._account.refused.append(error)
                 # Refused at once: a busy loop would keep the node from coming up.

@@ -180,14 +180,13 @@ class Remains:
 
     async def _keep_images(self, engine: Engine) -> None:
         for image in await engine.find_images(label=BUILD_KEY):
+            old = image["Created"] < time.time() - KEPT_S
             for tag in image.get("RepoTags") or []:
                 if self.node_id in tag:
                     key = image["Labels"][BUILD_KEY]
                     await engine.tag_image(image["Id"], KEPT_IMAGES, key)
                     await engine.remove_image(tag)
-        for image in await engine.find_images(reference=KEPT_IMAGES):
-            if image["Created"] < time.time() - KEPT_S:
-                for tag in image["RepoTags"]:
+                elif old and KEPT_IMAGES in tag:
                     await engine.remove_image(tag)
 
     @property
