@@ -140,9 +140,13 @@ class Root(click.Group):
 
     def _run(self, given: list[str]) -> int:
         """Return the exit status. Raises: OSError when standard output is lost."""
+        from chaindock.config.environment import environment
+
         self._main_shell_completion({}, "chaindock")
         session = Session()
-        color = None if _wants_colour() else False
+        env = environment()
+        plain = env.get("NO_COLOR") or env.get("TERM") == "dumb"
+        color = False if plain else None
         with click.Context(self, obj=session, color=color) as outer:
             try:
                 with self.make_context("chaindock", list(given), parent=outer) as ctx:
@@ -185,13 +189,6 @@ def _show(error: Exception, *, as_json: bool) -> int:
     )
     show.show_error(defect, as_json=as_json)
     return Exit.INTERNAL
-
-
-def _wants_colour() -> bool:
-    from chaindock.config.environment import environment
-
-    variables = environment()
-    return not variables.get("NO_COLOR") and variables.get("TERM") != "dumb"
 
 
 def _end_output(reason: OSError) -> int:
@@ -250,20 +247,8 @@ def completion(session: Session, shell: str) -> None:
 
 def main() -> None:
     """Run the command line; ends the process."""
-    _open_standard_streams()
-    for stream in (sys.stdout, sys.stderr):
-        # What others wrote need not fit the terminal's encoding.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    root(prog_name="chaindock")
-
-
-def _open_standard_streams() -> None:
-    """Take the place of standard streams that are closed.
-
-    Otherwise the next file that is opened would become standard output. Writing to the
-    substitute of standard output fails, so that lost data is an error.
-    """
+    # Standard streams that are closed are replaced: the next file that is opened would be
+    # standard output. Writing to its substitute fails, so that lost data is an error.
     for number, flag in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(number)
@@ -273,3 +258,8 @@ def _open_standard_streams() -> None:
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        # What others wrote need not fit the terminal's encoding.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    root(prog_name="chaindock")

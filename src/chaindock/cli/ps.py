@@ -157,8 +157,13 @@ def show_status(session: Session, found: Mapping[str, Any]) -> None:
             *found["endpoints"].items(),
             *(
                 row
-                for one in found.get("gateways") or ()
-                for row in _for_clients(one, inside)
+                for one in found.get("gateways") or ()  # what clients dial and trust
+                for row in (
+                    (f"gateway {one['mspid']}", one["address"] or "-"),
+                    ("TLS name", one.get("tls_name")),
+                    ("TLS CA", (one.get("ca") or "").removeprefix(inside)),
+                )
+                if row[1]
             ),
             *(
                 (f"user {name}", path.removeprefix(inside))
@@ -171,16 +176,6 @@ def show_status(session: Session, found: Mapping[str, Any]) -> None:
         click.echo(f"waiting for {one['component']}: {reason}", err=True)
     for warning in found["warnings"]:
         show.note("warning", one_line(warning))
-
-
-def _for_clients(
-    gateway: Mapping[str, str | None], inside: str
-) -> Iterator[tuple[str, str]]:
-    """Yield what clients of an organisation dial and trust; `inside`: the home."""
-    yield f"gateway {gateway['mspid']}", gateway["address"] or "-"
-    if (name := gateway.get("tls_name")) and (ca := gateway.get("ca")):
-        yield "TLS name", name
-        yield "TLS CA", ca.removeprefix(inside)
 
 
 @command(

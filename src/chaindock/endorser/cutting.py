@@ -141,20 +141,24 @@ def in_force(options: OrdererOptions, config: Config) -> OrdererOptions:
 
     A value that the node has written has version 0. Raises: InvalidInput.
     """
-    values, changed = config.channel_group.groups["Orderer"].values, options
+    values, wrong = config.channel_group.groups["Orderer"].values, False
     size, timeout = values["BatchSize"], values["BatchTimeout"]
     try:
         if size.version:
             held = BatchSize.FromString(size.value)
             sizes = {name: getattr(held, name) for name in _SIZES}
-            changed = replace(changed, **sizes)
+            options = replace(options, **sizes)
+            wrong = not all(sizes.values()) or (
+                held.preferred_max_bytes > held.absolute_max_bytes
+            )
         if timeout.version:
             time_s = read_duration(BatchTimeout.FromString(timeout.value).timeout)
-            changed = replace(changed, batch_timeout_s=time_s or -1)
+            options, wrong = (
+                replace(options, batch_timeout_s=time_s),
+                wrong or not time_s,
+            )
     except (DecodeError, WrongValueError) as error:
         raise InvalidInput(f"the size or time of batches: {error}") from error
-    least = changed.batch_timeout_s, *(getattr(changed, name) - 1 for name in _SIZES)
-    large = changed.preferred_max_bytes > changed.absolute_max_bytes
-    if changed is not options and (large or min(least) < 0):
-        raise InvalidInput(f"Attempted to set impossible batches: {changed}")
-    return changed
+    if wrong:
+        raise InvalidInput(f"Attempted to set impossible batches: {options}")
+    return options

@@ -20,7 +20,7 @@ from chaindock.endorser import acl
 from chaindock.endorser.checks import check_expiry, check_proposal
 from chaindock.endorser.cutting import OrdererOptions, in_force
 from chaindock.endorser.rounds import Round
-from chaindock.endorser.simulation import Simulation
+from chaindock.endorser.simulation import UNSIMULATED, Simulation
 from chaindock.errors import (
     Denied,
     EndorsersMissing,
@@ -253,7 +253,7 @@ class Endorser:
         Raises: as `Simulation.called`. NotFound: the peer has joined no such channel.
             Denied.
         """
-        other, system = self.others(channel), simulation.is_system(name)
+        other, system = self.others(channel), name in {*simulation.system, *UNSIMULATED}
         if other is None or simulation.mspid not in other.peers:
             if system:
                 raise NotFound(f"failed to find ledger for channel: {channel}")

@@ -127,7 +127,10 @@ class Orderer:
         msps = self._configuration.msps
         reverts = self._ledger.reverts
         check = partial(parse_and_check, envelope, self._ledger.channel, msps)
-        urgent = await self._is_urgent(envelope)
+        # What only claims to be urgent is invalid.
+        urgent = self._options.mode != AUTO and await off_loop(
+            len(envelope), partial(_overtakes, envelope)
+        )
         await self._reserve(len(envelope), urgent=urgent)
         try:
             tx, creator = await off_loop(len(envelope), check)
@@ -173,16 +176,6 @@ class Orderer:
         (self._urgent if urgent else self._queue).append(waiting)
         self._arrived.set()
         return waiting.done
-
-    async def _is_urgent(self, envelope: bytes) -> bool:
-        """Tell whether an envelope overtakes what waits until somebody cuts a block.
-
-        Definitions do, or a deployment would hang, and configurations. What only claims
-        to be one is invalid.
-        """
-        if self._options.mode == AUTO:
-            return False
-        return await off_loop(len(envelope), partial(_overtakes, envelope))
 
     async def _reserve(self, size: int, *, urgent: bool) -> None:
         """Wait until an envelope of `size` bytes has a place, before it is parsed.
@@ -368,7 +361,10 @@ class Orderer:
 
 
 def _overtakes(envelope: bytes) -> bool:
-    """Whether an envelope says that it is an update, or calls `_lifecycle`."""
+    """Whether an envelope does not wait until somebody cuts a block.
+
+    It says that it is an update, or calls `_lifecycle`: a deployment would hang.
+    """
     tx = ParsedTransaction(envelope)
     try:
         _, _, header = read_headers(tx)

@@ -114,7 +114,12 @@ class Round:
         try:
             await self._ask(self.named or [self.at])
             if len(self.named) > 1:
-                await self._require_equal_ends()
+                # All say yes, or all the same no.
+                found = ((mspid, self._found[mspid]) for mspid in self.named)
+                said = {mspid: await self._refusal(one, one) for mspid, one in found}
+                if len(set(said.values())) > 1:
+                    no = {mspid: why for mspid, why in said.items() if why}
+                    raise await self._not_endorsed(no)
             first = self._found[self.at]
             if isinstance(first, ChaindockError):
                 raise first
@@ -233,14 +238,6 @@ class Round:
             return ""
         self._unequal = theirs, own
         return _UNEQUAL
-
-    async def _require_equal_ends(self) -> None:
-        """Raise NotEndorsed if not all that are named say yes, or all the same no."""
-        found = {mspid: self._found[mspid] for mspid in self.named}
-        said = {mspid: await self._refusal(one, one) for mspid, one in found.items()}
-        if len(set(said.values())) > 1:
-            no = {mspid: why for mspid, why in said.items() if why}
-            raise await self._not_endorsed(no)
 
     async def _not_endorsed(self, refusals: Mapping[str, str]) -> NotEndorsed:
         told = [f"{mspid}: {why}" for mspid, why in refusals.items()]

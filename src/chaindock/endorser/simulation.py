@@ -254,10 +254,6 @@ class Simulation:
                 f"execute failed: {error.message}", hint=error.hint, **error.facts
             ) from error
 
-    def is_system(self, name: str) -> bool:
-        """Whether a chaincode of this name is part of the node."""
-        return name in self.system or name in _NOT_CALLABLE
-
     def _callee(self, name: str) -> Approval:
         channel = self.channel
         try:

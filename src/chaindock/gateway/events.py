@@ -25,29 +25,25 @@ if TYPE_CHECKING:
     from chaindock.gateway.listener import Context
 
 
-class ChaincodeEvents:
-    """The method, for all servers of the node."""
-
-    def __init__(self, channels: Mapping[str, Channel], feeds: Feeds) -> None:
-        self._channels, self._feeds = channels, feeds
-
-    async def stream(self, raw: bytes, context: Context) -> None:
-        """Send the events that a client asks for until it leaves."""
-        work = partial(requests.events, raw)
-        request, signed = await off_loop(len(raw), work)
-        resource = "gateway/ChaincodeEvents"
-        channel = await requests.opened(self._channels, resource, request, signed)
-        del raw, signed
-        passed = request.after_transaction_id
-        try:
-            async for block in self._feeds.of(channel).follow(_start(channel, request)):
-                answer = block.event_response(request.chaincode_id)
-                if passed:
-                    answer, passed = _after(block, request.chaincode_id, passed)
-                if answer is not None:
-                    await context.write(answer)
-        except ChaindockError as error:
-            raise Refusal(Status.ABORTED, error.message) from error
+async def chaincode_events(
+    channels: Mapping[str, Channel], feeds: Feeds, raw: bytes, context: Context
+) -> None:
+    """Send the events that a client asks for until it leaves."""
+    work = partial(requests.events, raw)
+    request, signed = await off_loop(len(raw), work)
+    resource = "gateway/ChaincodeEvents"
+    channel = await requests.opened(channels, resource, request, signed)
+    del raw, signed
+    passed = request.after_transaction_id
+    try:
+        async for block in feeds.of(channel).follow(_start(channel, request)):
+            answer = block.event_response(request.chaincode_id)
+            if passed:
+                answer, passed = _after(block, request.chaincode_id, passed)
+            if answer is not None:
+                await context.write(answer)
+    except ChaindockError as error:
+        raise Refusal(Status.ABORTED, error.message) from error
 
 
 def _start(channel: Channel, request: Any) -> int:

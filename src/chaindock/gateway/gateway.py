@@ -28,7 +28,7 @@ from chaindock.errors import (
     ProposalInvalid,
 )
 from chaindock.gateway import requests
-from chaindock.gateway.events import ChaincodeEvents
+from chaindock.gateway.events import chaincode_events
 from chaindock.gateway.listener import Service
 from chaindock.gateway.statuses import (
     Refusal,
@@ -78,7 +78,7 @@ def service(
         "CommitStatus": made.commit_status,
     }
     joined = Joined(channels, seat.mspid)
-    events = {"ChaincodeEvents": ChaincodeEvents(joined, feeds).stream}
+    events = {"ChaincodeEvents": partial(chaincode_events, joined, feeds)}
     limit = options.gateway_calls
     return Service("gateway.Gateway", unary, feeds=events, limit=limit)
 

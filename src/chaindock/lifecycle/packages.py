@@ -196,7 +196,9 @@ class Packages(AbstractAsyncContextManager["Packages"]):
                 stored = await asyncio.to_thread(self._store.add, package)
                 ccid = stored.ccid
                 self._fleet.installed.add(ccid)
-                until_over.callback(self._discard_later, ccid)
+                until_over.callback(
+                    lambda: self._tasks.start(self._end(ccid), f"discard {ccid}")
+                )
                 self._arriving[ccid] = stored
                 until_over.callback(self._arriving.pop, ccid, None)
                 until_over.enter_context(self._fleet.expecting(ccid, name))
@@ -249,9 +251,6 @@ class Packages(AbstractAsyncContextManager["Packages"]):
             )
             return False
         return True
-
-    def _discard_later(self, ccid: Ccid) -> None:
-        _ = self._tasks.start(self._end(ccid), f"discard {ccid}")
 
     async def _end(self, ccid: Ccid) -> None:
         if self._custodian.find(ccid) and not self._fleet.names_of(ccid):

@@ -78,7 +78,12 @@ async def serve(config: Config, ready: Callable[[NodeStatus], None]) -> None:
     Raises: NodeAlreadyRunning, NodeError, LedgerError and others when it cannot start.
     Cancelled: it goes down in order, then the cancellation goes on.
     """
-    return_freed_memory()
+    # By itself glibc keeps blocks of up to 32 MiB that are free, one size after the other:
+    # after some large messages of chaincode the process had 320 MiB instead of 200.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 256 * KIB)
+        mallopt(_M_TRIM_THRESHOLD, MIB)
     raise_limit()  # a listener asks for it when it starts
     home = Home(config.home)
     home.prepare()
@@ -287,21 +292,6 @@ def _organizations(config: Config, home: Home) -> Organizations:
     folder, node = home.organizations, config.node
     first = Organization.open(folder, node.msp_id, node.domain)
     return Organizations(folder, first)
-
-
-# --- memory and open files ----------------------------------------------------------
-
-
-def return_freed_memory() -> None:
-    """Have glibc give large blocks back to the system as soon as they are free.
-
-    By itself it keeps blocks of up to 32 MiB, one size after the other: after some large
-    messages of chaincode the process had 320 MiB instead of 200.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 256 * KIB)
-        mallopt(_M_TRIM_THRESHOLD, MIB)
 
 
 def raise_limit() -> int:

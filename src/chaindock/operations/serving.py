@@ -264,12 +264,6 @@ class _Connection:
             self.sock.close()
 
 
-def _source_of(peer: Any) -> str:
-    """Return the address of a client; "127" for all of a machine's own."""
-    address: str = peer[0] if peer else ""
-    return "127" if address.startswith("127.") else address
-
-
 class Listener:
     """Serves `app` on bound sockets while it is entered, and closes them then.
 
@@ -336,7 +330,9 @@ class Listener:
                 self._log.say("accept", _log.error, event, error=str(error))
                 await asyncio.sleep(RETRY_S if is_retryable(error) else 0)
                 continue
-            connection = _Connection(sock, _source_of(peer))
+            address = peer[0] if peer else ""
+            local = address.startswith("127.")  # all of this machine's own are one
+            connection = _Connection(sock, "127" if local else address)
             if self._has_room(connection.source):
                 self._open.append(connection)
                 task = self._tasks.start(self._connect(connection), "connect")

@@ -99,12 +99,17 @@ def configure(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.contextvars.merge_contextvars],
             processors=[
-                _add_component,
+                lambda _log, _method, event: {
+                    **event,
+                    "component": event["_record"].name,
+                },
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
                 structlog.processors.format_exc_info,
-                _scrub,
+                lambda _log, _method, event: {
+                    key: _scrubbed(key, value) for key, value in event.items()
+                },
                 renderer,
             ],
         )
@@ -183,21 +188,6 @@ def _take_foreign(record: logging.LogRecord) -> bool:
         return _foreign.admits(f"{record.name}: {said:.60}")
     except RuntimeError:
         return True  # a thread without an event loop
-
-
-def _add_component(
-    _logger: Any, _method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
-    event["component"] = event["_record"].name
-    return event
-
-
-def _scrub(
-    _logger: Any, _method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
-    for key, value in event.items():
-        event[key] = _scrubbed(key, value)
-    return event
 
 
 def _scrubbed(key: Any, value: Any) -> Any:

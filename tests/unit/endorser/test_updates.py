@@ -17,7 +17,7 @@ from fabric_protos.peer import configuration_pb2 as peer_pb2
 
 from chaindock.endorser.acl import require
 from chaindock.endorser.configuration import Configuration
-from chaindock.endorser.cutting import OrdererOptions
+from chaindock.endorser.cutting import OrdererOptions, in_force
 from chaindock.endorser.genesis import member_group
 from chaindock.endorser.orderer import Orderer
 from chaindock.endorser.updates import MOST_BYTES
@@ -107,8 +107,11 @@ async def test_an_organisation_sets_its_own_anchor_peers(two):
 
 
 async def test_the_next_blocks_follow_the_size_and_time_of_batches(two):
-    await change(two, batch())
     await change(two, timeout("1h"))
+    # Settings of the node that do not go together stay as they are.
+    odd = OrdererOptions(absolute_max_bytes=9)
+    assert in_force(odd, config(two)).absolute_max_bytes == 9
+    await change(two, batch())
     calls = [
         asyncio.ensure_future(
             two.caller.invoke("basic", [b"put", b"%d" % n, b"v"], signer=two.user)
@@ -291,6 +294,9 @@ async def test_too_few_admins_are_refused_with_what_the_policy_wants(
             "requires 2 of the 'Admins' sub-policies to be satisfied"
         ) in told.value.message
     asked = update(config(two), acl("event/Block", "Readers"))
+    many = [two.admins[0]] * 1000
+    with pytest.raises(InvalidInput, match="1 sub-policies were satisfied"):
+        await two.orderer.submit(envelope(asked, *many, forged))  # too many
     made = envelope(asked, two.admins[0], forged)
     tampered = made.replace(b"event/Block", b"event/Clock")
     with pytest.raises(Denied, match="permission denied"):  # of the envelope

@@ -108,7 +108,8 @@ def put_index(
     """
     for index in indexes_of(db, ns):
         if (index.ddoc, index.name) == (definition.ddoc, definition.name):
-            if index.same_as(definition):
+            same = index.columns, index.partial
+            if same == (definition.columns, definition.partial):
                 return
             db.execute(f"DROP INDEX IF EXISTS mango_{index.number:d}")
             db.execute("DELETE FROM document_indexes WHERE number=?", (index.number,))
@@ -124,7 +125,7 @@ def put_index(
         return
     db.execute(_DOCUMENTS)
     db.execute("INSERT OR IGNORE INTO indexed VALUES (?, X'')", (ns,))
-    index = definition.numbered(number or 0)
+    index = Index(**vars(definition), number=number or 0)
     columns = ", ".join(column(name) for name in index.columns)
     db.execute(
         f"CREATE INDEX mango_{index.number:d} ON documents ({columns}, key) "

@@ -53,14 +53,6 @@ class Definition:
     columns: tuple[str, ...]
     partial: str = ""
 
-    def same_as(self, other: Definition) -> bool:
-        """Return whether both have the same documents in the same order."""
-        return (self.columns, self.partial) == (other.columns, other.partial)
-
-    def numbered(self, number: int) -> Index:
-        """Return the index of the database that this is."""
-        return Index(self.ddoc, self.name, self.columns, self.partial, number)
-
 
 @dataclass(frozen=True)
 class Index(Definition):
