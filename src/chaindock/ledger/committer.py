@@ -26,6 +26,7 @@ from chaindock.ledger.database import (
     connect_writer,
     create,
     immediate,
+    in_slices,
     mark,
     read_meta,
     schema_of,
@@ -40,6 +41,7 @@ from chaindock.ledger.transaction import (
     code_name,
     packed_id,
     parse_transaction,
+    unpacked_id,
 )
 from chaindock.ledger.validation import CommittedState, conflict
 from chaindock.ledger.verification import (
@@ -64,7 +66,8 @@ T = TypeVar("T")
 _log = get_logger("ledger")
 _TRIM_WAIT_MS = 500
 
-_KNOWN = "SELECT 1 FROM transactions WHERE tx_id=? LIMIT 1"
+_KNOWN = "SELECT tx_id FROM transactions WHERE tx_id IN ({})"
+_ADVANCE = "UPDATE meta SET value=?2 WHERE name='height' AND value=?1"
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ class Committer:
                 f"{self._channel!r}: {code_name(tx.code)}"
             )
         _store(db, Tip(0, b"", b"", 0), [tx], bytes([codes.VALID]), b"", None)
+        db.execute("INSERT INTO meta VALUES ('height', 1)")
 
     def commit(self, txs: Sequence[ParsedTransaction]) -> CommittedBlock:
         """Build, validate and write one block; as `Ledger.commit`."""
@@ -162,8 +166,9 @@ class Committer:
         began = time.perf_counter()
         number = self._tip.height
         with translated(self._path), self._block(db) as versions:
-            self._require_tip(db)
-            effects = Effects(versions, number)
+            if db.execute(_ADVANCE, (number, number + 1)).rowcount != 1:
+                self._require_tip(db)
+            effects = Effects(versions, number, txs)
             filter_ = self._apply(db, versions, txs, effects)
             commit = commit_hash(filter_, effects.changes, number, self._tip.commit)
             tip = _store(db, self._tip, txs, filter_, commit, self._signer)
@@ -211,7 +216,7 @@ class Committer:
             decided.append(code)
             valid = code == codes.VALID
             effects.write(tx, position, read_kept(db, tx, valid=valid), valid=valid)
-        effects.expire()
+        effects.finish()
         remove_kept(db, txs, number)
         return bytes(decided)
 
@@ -226,11 +231,17 @@ class Committer:
         state = CommittedState(versions, number)
         if self.validator is not None:
             self.validator.begin(number)
+        ids = {packed_id(tx.tx_id) for tx in txs if tx.tx_id}
+        known = {
+            unpacked_id(row[0])
+            for some in in_slices(ids)
+            for row in db.execute(_KNOWN.format(",".join("?" * len(some))), some)
+        }
         decided = []
         for tx in txs:
             code = tx.code
             if code == codes.NOT_VALIDATED:
-                if tx.tx_id and db.execute(_KNOWN, (packed_id(tx.tx_id),)).fetchone():
+                if tx.tx_id in known:
                     code = codes.DUPLICATE_TXID
                 elif self.validator is not None and not tx.is_config:
                     code = self.validator.check(tx, state)
@@ -253,6 +264,7 @@ class Committer:
             self._require_tip(db)
             found = job(db, self._tip)
             tip = read_tip(db, self._path)
+        self._versions.forget()
         if tip != self._tip:  # blocks were removed
             self._tip, self._verified = tip, None
         return found
@@ -347,7 +359,6 @@ def _store(
     )
     store_block(db, number, block_hash, block)
     index(db, number, txs, filter_)
-    db.execute("REPLACE INTO meta VALUES ('height', ?)", (number + 1,))
     return Tip(number + 1, block_hash, commit, last_config)
 
 

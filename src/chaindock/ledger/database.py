@@ -10,7 +10,8 @@ import errno
 import os
 import sqlite3
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from chaindock.durable import sync_folder, write_file
 from chaindock.errors import LedgerCorrupt, LedgerError
@@ -18,7 +19,7 @@ from chaindock.ledger.mango import documents
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from chaindock.ids import ChannelId
@@ -28,6 +29,9 @@ SCHEMA_VERSION = 4
 APPLICATION_ID = 0x43444C31
 """Marks the file as ours in its header ("CDL1")."""
 
+T = TypeVar("T")
+MOST_ROWS = 16
+"""Rows of one statement: few, so that SQLite parses few statements."""
 WRITER_TIMEOUT_S = 5.0
 """How long the writer waits for a lock that another program holds."""
 
@@ -134,7 +138,9 @@ def connect_writer(
             path=path,
         ) from error
     with translated(path):
-        db = sqlite3.connect(path, timeout=WRITER_TIMEOUT_S, isolation_level=None)
+        db = sqlite3.connect(
+            path, WRITER_TIMEOUT_S, isolation_level=None, cached_statements=256
+        )
     with closed_on_error(db), translated(path):
         documents.prepare(db)
         empty = _is_empty(db, path, channel)
@@ -231,6 +237,25 @@ def create(db: sqlite3.Connection, channel: ChannelId) -> None:
     db.execute(f"PRAGMA application_id={APPLICATION_ID}")
     db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     db.execute("INSERT INTO meta VALUES ('channel', ?)", (channel,))
+
+
+def in_slices(rows: Collection[T]) -> Iterator[tuple[T, ...]]:
+    """Yield some rows at a time, as many as one statement is to handle.
+
+    Each step of a statement lets another thread of Python run, and to have its turn again
+    takes longer than most steps.
+    """
+    left = iter(rows)
+    while some := tuple(islice(left, MOST_ROWS)):
+        yield some
+
+
+def insert(db: sqlite3.Connection, table: str, rows: Collection[Sequence[Any]]) -> None:
+    """Insert rows into `table`, which may name its columns."""
+    for some in in_slices(rows):
+        row = f"({','.join('?' * len(some[0]))})"
+        sql = f"INSERT INTO {table} VALUES {','.join([row] * len(some))}"  # noqa: S608
+        db.execute(sql, tuple(chain.from_iterable(some)))
 
 
 def schema_of(db: sqlite3.Connection) -> int:

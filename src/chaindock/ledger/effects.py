@@ -12,7 +12,7 @@ from fabric_protos.common.common_pb2 import TRANSACTIONS_FILTER
 from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.ledger.blocks import check_block
-from chaindock.ledger.database import corrupt
+from chaindock.ledger.database import corrupt, insert
 from chaindock.ledger.packing import read_block, store_block
 from chaindock.ledger.private import live_blocks
 from chaindock.ledger.transaction import packed_id, parse_transaction
@@ -28,25 +28,26 @@ if TYPE_CHECKING:
     from chaindock.ledger.transaction import ParsedTransaction
     from chaindock.ledger.versions import Secrets
 
-_INDEX = "INSERT INTO transactions VALUES (?, ?, ?, ?, ?)"
 _FORMER = "SELECT number, hash, block FROM former.blocks ORDER BY number"
 
 
 class Effects:
-    """Writes the effects of block `number`.
+    """Writes the effects of block `number`, which has the transactions `txs`.
 
     Attributes:
         changes: what the block has changed so far.
         removed: whether private data was purged or has expired.
     """
 
-    def __init__(self, versions: Versions, number: int) -> None:
+    def __init__(
+        self, versions: Versions, number: int, txs: Sequence[ParsedTransaction]
+    ) -> None:
         self.changes: dict[ChangeKey, Change] = {}
         self.removed = False
         self._versions = versions
         self._number = number
         self._live_blocks: dict[str, dict[str, int]] = {}
-        versions.begin(number)
+        versions.begin(number, (space for tx in txs for space in tx.spaces))
 
     def write(
         self,
@@ -78,8 +79,9 @@ class Effects:
             self._versions.write_private(space, at, changes, held, live)
             self.removed = self.removed or (valid and bool(space.purged))
 
-    def expire(self) -> None:
-        """Remove the private data that is too old after this block."""
+    def finish(self) -> None:
+        """Write what is left, and remove the private data that is too old now."""
+        self._versions.finish()
         self.removed = self._versions.expire(self._number) or self.removed
 
 
@@ -90,19 +92,11 @@ def index(
     filter_: bytes,
 ) -> None:
     """Write where the transactions of a block are and what became of them."""
-    db.executemany(
-        _INDEX,
-        (
-            (
-                number,
-                position,
-                packed_id(tx.tx_id),
-                code,
-                tx.timestamp.SerializeToString(),
-            )
-            for position, (tx, code) in enumerate(zip(txs, filter_, strict=True))
-        ),
-    )
+    rows = [
+        (number, position, packed_id(tx.tx_id), code, tx.timestamp.SerializeToString())
+        for position, (tx, code) in enumerate(zip(txs, filter_, strict=True))
+    ]
+    insert(db, "transactions", rows)
 
 
 def rebuild(db: sqlite3.Connection, path: Path, channel: ChannelId) -> None:
@@ -122,11 +116,11 @@ def rebuild(db: sqlite3.Connection, path: Path, channel: ChannelId) -> None:
         block = check_block(data, number, block_hash, previous, path)
         filter_ = block.metadata.metadata[TRANSACTIONS_FILTER]
         txs = [parse_transaction(envelope, channel) for envelope in block.data.data]
-        effects = Effects(versions, number)
+        effects = Effects(versions, number, txs)
         for position, (tx, code) in enumerate(zip(txs, filter_, strict=True)):
             if code == codes.VALID:
                 effects.write(tx, position, {})
-        effects.expire()
+        effects.finish()
         store_block(db, number, block_hash, data)
         index(db, number, txs, filter_)
         previous = block_hash

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 # Phrases have the negative number of the block that they are taken from.
 _VALUES: Final = "SELECT bytes FROM {0}.contents WHERE id>=? AND id<? ORDER BY id"
 _PHRASES: Final = (
-    "SELECT bytes FROM {0}.contents WHERE id>=? AND id<=0 ORDER BY id LIMIT 64"
+    "SELECT id, bytes FROM {0}.contents WHERE id>=? AND id<=0 ORDER BY id LIMIT 64"
 )
-_NEWEST: Final = "SELECT id FROM contents WHERE id<=0 ORDER BY id LIMIT 1"
+_ANY: Final = -(2**63)
+"""Is below the number of every phrase."""
 _STORE: Final = "INSERT INTO blocks VALUES (?, ?, ?)"
 
 _CERTIFICATE: Final = re.compile(
@@ -52,17 +53,14 @@ def store_block(
     db: sqlite3.Connection, number: int, block_hash: bytes, block: bytes
 ) -> None:
     """Store a block; its long values must be stored already."""
-    row = db.execute(_NEWEST).fetchone()
-    newest = 1 if row is None else row[0]
-    phrases, values = _dictionary(db.execute, "main", number, newest)
+    newest, phrases, values = _dictionary(db.execute, "main", number, _ANY)
     certificates = _CERTIFICATE.finditer(block, 0, _SEARCHED)
     if missing := [one for one in certificates if one[0] not in phrases]:
         # Peers come last in a transaction, and are there more often than a client.
         start, end = missing[-1].span()
         around = _AROUND if len(phrases) < _ENOUGH else 0
-        newest = -number
-        db.execute(KEEP, (newest, block[max(start - around, 0) : end + around]))
-        phrases, _ = _dictionary(db.execute, "main", number, newest)
+        db.execute(KEEP, (-number, block[max(start - around, 0) : end + around]))
+        newest, phrases, _ = _dictionary(db.execute, "main", number, _ANY)
     dictionary = phrases + values
     window = max(10, min((len(block) + len(dictionary)).bit_length(), 27))
     parameters = ZstdCompressionParameters.from_level(
@@ -91,7 +89,8 @@ def read_block(
     if not stored.startswith(_PACKED):
         return stored
     newest = int.from_bytes(stored[1:_HEAD], "big", signed=True)
-    dictionary = _raw(b"".join(_dictionary(execute, schema, number, newest)))
+    _, *parts = _dictionary(execute, schema, number, newest)
+    dictionary = _raw(b"".join(parts))
     try:
         return ZstdDecompressor(dict_data=dictionary).decompress(stored[_HEAD:])
     except (ZstdError, MemoryError) as error:  # its head may claim any size
@@ -104,15 +103,16 @@ def _dictionary(
     schema: str,
     number: int,
     newest: int,
-) -> tuple[bytes, bytes]:
-    """Return the phrases and the long values of a block."""
+) -> tuple[int, bytes, bytes]:
+    """Return the number of the newest phrase, the phrases and long values of a block.
+
+    The number is 1 if there is no phrase. `newest`: no newer phrase counts.
+    """
+    phrases = execute(_PHRASES.format(schema), (newest,)).fetchall() or [(1, b"")]
     first = number * MOST_VALUES
-    bounds = (_PHRASES, (newest,)), (_VALUES, (first, first + MOST_VALUES))
-    phrases, values = (
-        b"".join(row[0] for row in execute(sql.format(schema), at))
-        for sql, at in bounds
-    )
-    return phrases, values
+    values = execute(_VALUES.format(schema), (first, first + MOST_VALUES)).fetchall()
+    texts = (b"".join(row[-1] for row in rows) for rows in (phrases, values))
+    return phrases[0][0], *texts
 
 
 def _raw(dictionary: bytes) -> ZstdCompressionDict | None:

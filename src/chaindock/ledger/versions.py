@@ -8,23 +8,27 @@ Source: docs/fabric/ledger.md#mvcc, docs/fabric/ledger.md#private-data
 
 from __future__ import annotations
 
+from collections import defaultdict
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from chaindock.ledger.contents import KEEP, LONG, MOST_VALUES, resolved
+from chaindock.ledger.contents import LONG, MOST_VALUES, resolved
+from chaindock.ledger.database import in_slices, insert
 from chaindock.ledger.mango.documents import store_documents
 from chaindock.ledger.snapshots import ABOVE_ALL, FIND_NAMESPACE, LABELLED
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from chaindock.ledger.blocks import Change, ChangeKey
     from chaindock.ledger.snapshots import Version
     from chaindock.ledger.transaction import Space
 
+    Current = tuple[int, int, int, bytes | None]
+    """row, block, position, metadata of a key that exists"""
     Latest = tuple[int, int, int, bytes | None, int]
-    """row, block, position, metadata, whether the key exists"""
+    """the same of any key, and whether it exists"""
     Secrets = dict[bytes, tuple[bytes, bytes]]
     """key and value by the SHA-256 of the key"""
 
@@ -33,28 +37,18 @@ _LATEST = (
     "ORDER BY block DESC, tx DESC LIMIT 1"
 )
 _PUBLIC, _PRIVATE = _LATEST.format("versions"), _LATEST.format("private")
-_SUPERSEDE = "UPDATE versions SET superseded=? WHERE id=?"
+_SUPERSEDE = "UPDATE versions SET superseded=? WHERE id IN ({})"
 _SUPERSEDE_PRIVATE = "UPDATE private SET superseded=? WHERE id=?"
-_INSERT = (
-    "INSERT INTO versions (ns, key, block, tx, labelled, metadata, value) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?)"
-)
+_ROWS = "versions (ns, key, block, tx, labelled, metadata, value)"
 _INSERT_PRIVATE = (
     "INSERT INTO private (ns, key, block, tx, labelled, metadata, value, name, plain, "
     "expires) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_MOST_KEYS = 16
-"""Keys that are looked up at once: few, so that SQLite parses few statements."""
-_FIND_CURRENT = (
-    "SELECT key, id, metadata FROM (VALUES {}) CROSS JOIN versions "
-    "INDEXED BY versions_current ON ns=?1 AND key=column1 "
+_CURRENT = (
+    "SELECT key, id, block, tx, metadata FROM (VALUES {}) CROSS JOIN versions "
+    "INDEXED BY versions_current ON key=column1 AND ns=? "
     "AND superseded IS NULL AND value IS NOT NULL"
 )
-_CURRENT = [
-    _FIND_CURRENT.format(",".join(f"(?{number})" for number in range(2, most)))
-    for most in range(3, _MOST_KEYS + 3)
-]
-"""For 1, 2, 3 … keys."""
 _INDEXED = "SELECT ns FROM indexed"
 _VALUE = resolved("SELECT value, VALUE FROM versions WHERE id=?")
 _VALUE_BEFORE = resolved(
@@ -78,7 +72,10 @@ _MOST_BLOCKS = 2**63 - 1
 
 
 class Versions:
-    """Reads and writes both tables through one connection."""
+    """Reads and writes both tables through one connection.
+
+    Rows of public values are written by `flush`, and before they are read.
+    """
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -87,15 +84,48 @@ class Versions:
         """The number of the next long value."""
         self._indexed: set[int] | None = None
         """Namespaces with documents for rich queries; None = not read yet."""
+        self._number = 0
+        self._current: dict[tuple[int, bytes], Current | None] = {}
+        """By namespace and key, unless the block has written that."""
+        self._rows: list[tuple[Any, ...]] = []
+        self._superseded: list[int] = []
+        self._contents: list[tuple[int, bytes]] = []
 
-    def begin(self, number: int) -> None:
-        """Begin a block: others may have made indexes."""
-        self._indexed = None
-        self._content = number * MOST_VALUES
+    def begin(self, number: int, spaces: Iterable[Space]) -> None:
+        """Begin a block; look up the public keys that it reads and writes, many at once."""
+        self._number, self._content = number, number * MOST_VALUES
+        wanted: dict[str, set[bytes]] = defaultdict(set)
+        for space in spaces:
+            if not space.collection:
+                for pairs in (space.reads, space.writes, space.metadata):
+                    wanted[space.ns].update(pair[0] for pair in pairs)
+        for ns, keys in wanted.items():
+            if (found := self._find(ns, "")) is not None:
+                self._look_up(found, keys)
 
     def forget(self) -> None:
-        """Forget the numbers of namespaces: the transaction that gave them failed."""
+        """Forget what is in the file: a failure, or another job, may have changed it."""
         self._ids.clear()
+        self._indexed = None
+        self._end()
+
+    def finish(self) -> None:
+        """End a block: write what waits."""
+        self._flush()
+        self._end()
+
+    def _end(self) -> None:
+        for held in (self._current, self._rows, self._superseded, self._contents):
+            held.clear()
+
+    def _flush(self) -> None:
+        for some in in_slices(self._superseded):
+            sql = _SUPERSEDE.format(",".join("?" * len(some)))
+            self._db.execute(sql, (self._number, *some))
+        insert(self._db, "contents", self._contents)
+        insert(self._db, _ROWS, self._rows)
+        for written in (self._rows, self._superseded, self._contents):
+            written.clear()
 
     def _find(self, ns: str, collection: str) -> int | None:
         found = self._ids.get((ns, collection))
@@ -134,6 +164,9 @@ class Versions:
 
     def version(self, ns: str, collection: str, key: bytes) -> Version | None:
         """Return the version of a key or key hash, None if it does not exist."""
+        if not collection:
+            found = self._row(self._find(ns, "") or 0, key)
+            return found and found[1:3]
         row = self.latest(ns, collection, key)
         return row[1:3] if row is not None and row[4] else None
 
@@ -148,62 +181,58 @@ class Versions:
         self, ns: str, start: bytes, stop: bytes
     ) -> Iterator[tuple[bytes, int, int]]:
         """Return key, block and position of the keys in `[start, stop)`."""
+        self._flush()
         bounds = (self._find(ns, ""), start, stop or ABOVE_ALL)
         return self._db.execute(_RANGE, bounds)
 
-    def _current(
-        self, ns: int, keys: list[bytes]
-    ) -> dict[bytes, tuple[int, bytes | None]]:
-        """Return row and metadata of those keys that exist."""
-        found: dict[bytes, tuple[int, bytes | None]] = {}
-        for start in range(0, len(keys), _MOST_KEYS):
-            some = keys[start : start + _MOST_KEYS]
-            sql = _CURRENT[len(some) - 1]
-            for key, row, metadata in self._db.execute(sql, (ns, *some)):
-                found[key] = row, metadata
-        return found
+    def _look_up(self, ns: int, keys: Collection[bytes]) -> None:
+        for some in in_slices(keys):
+            self._current |= dict.fromkeys((ns, key) for key in some)
+            sql = _CURRENT.format(",".join(["(?)"] * len(some)))
+            for key, *row in self._db.execute(sql, (*some, ns)):
+                self._current[ns, key] = tuple(row)
+
+    def _row(self, ns: int, key: bytes) -> Current | None:
+        """Return the row of a public key that counts; None = it does not exist."""
+        if (ns, key) not in self._current:
+            self._flush()
+            self._look_up(ns, (key,))
+        return self._current[ns, key]
 
     def write(
         self, space: Space, at: Version, changes: dict[ChangeKey, Change]
     ) -> None:
         """Write what a valid transaction wrote in the public state of a namespace."""
         ns = self.number(space.ns, "")
-        writes, labels = dict(space.writes), dict(space.metadata)
-        absent = {key for key, version in space.reads if version is None}
-        found = self._current(ns, [*((writes.keys() | labels.keys()) - absent)])
-        rows, superseded, contents = [], [], []
+        labels = dict(space.metadata)
+        rows: list[tuple[Any, ...]] = []
         (block, tx), name = at, space.ns
-        for key, value in writes.items():
-            row = found.get(key)
+        for key, value in dict(space.writes).items():
+            row = self._row(ns, key)
             # A new value keeps the metadata of the key, a delete removes it.
-            metadata = labels.pop(key, row and row[1])
-            if row is not None:
-                superseded.append((block, row[0]))
+            metadata = labels.pop(key, row and row[3])
             stored: bytes | int | None = value
             if value is not None and len(value) >= LONG:
                 stored = self._content
-                contents.append((stored, value))
+                self._contents.append((stored, value))
                 self._content += 1
             rows.append((ns, key, block, tx, 0, value and metadata, stored))
             changes[name, "", key] = value, tx
         for key, metadata in labels.items():
-            row = found.get(key)
+            row = self._row(ns, key)
             if row is None:
                 continue  # metadata of an absent key is ignored
             stored, value = self._db.execute(_VALUE, row[:1]).fetchone()
-            superseded.append((at[0], row[0]))
-            rows.append((ns, key, *at, 1, metadata, stored))
-            changes[space.ns, "", key] = (value, at[1])
-        if superseded:
-            self._db.executemany(_SUPERSEDE, superseded)
-        if contents:
-            self._db.executemany(KEEP, contents)
-        self._db.executemany(_INSERT, rows)
+            rows.append((ns, key, block, tx, 1, metadata, stored))
+            changes[name, "", key] = value, tx
+        former = (self._current.pop((ns, written[1])) for written in rows)
+        self._superseded += [row[0] for row in former if row]
+        self._rows += rows
         if self._indexed is None:
             self._indexed = {row[0] for row in self._db.execute(_INDEXED)}
         if ns in self._indexed:
             documents = ((row[1], tx, changes[name, "", row[1]][0]) for row in rows)
-            store_documents(self._db, ns, at[0], documents)
+            store_documents(self._db, ns, block, documents)
 
     def write_private(
         self,
