@@ -53,6 +53,10 @@ _WRITERS: Final = "/Channel/Writers"
 _CLOSED: Final = "the orderer is shutting down; nothing was submitted"
 MOST_URGENT: Final = 16
 """Definitions and configurations that wait for their block; a further one waits outside."""
+_TURNS = 4
+"""Turns of the event loop in which no transaction came, until a block is cut."""
+_GATHER_S: Final = 0.02
+"""Seconds after which a block is cut though more transactions come."""
 FRAME_BYTES: Final = 16
 """Most that an envelope takes beside payload and signature."""
 
@@ -290,7 +294,7 @@ class Orderer:
 
     async def _some(self) -> bool:
         """Wait until a batch is to be cut. False = closed and nothing is left."""
-        while not self._is_due():
+        while not (self._is_due() and await self._all_came()):
             if self._closing and not self._reverting:
                 return False
             self._arrived.clear()
@@ -298,6 +302,23 @@ class Orderer:
                 async with asyncio.timeout_at(self._deadline_s()):
                     await self._arrived.wait()
         return True
+
+    async def _all_came(self) -> bool:
+        """Wait while transactions come that the block can take; return if it still is due.
+
+        Only where no transaction waits for others otherwise. Callers whose transactions were
+        in the block before send their next ones one by one, and a block costs the node as
+        much as several transactions.
+        """
+        options, now_s, turns = self._options, asyncio.get_running_loop().time, 0
+        until_s = now_s() + _GATHER_S
+        while turns < _TURNS and options.wait_s == 0 and not self._urgent:
+            count = len(self._queue)
+            if count >= options.most or now_s() > until_s:
+                break
+            await asyncio.sleep(0)
+            turns = 0 if len(self._queue) > count else turns + 1
+        return self._is_due()
 
     def _deadline_s(self) -> float | None:
         """Return when the next batch is cut at the latest; None = no such time."""

@@ -10,7 +10,7 @@ from fabric_protos.common import common_pb2, configtx_pb2
 from fabric_protos.peer import policy_pb2
 from fabric_protos.peer.lifecycle import lifecycle_pb2
 
-from chaindock.endorser import key_policies
+from chaindock.endorser import key_policies, orderer
 from chaindock.endorser.caller import new_proposal
 from chaindock.endorser.checks import parse_proposal
 from chaindock.endorser.configuration import Configuration
@@ -357,6 +357,7 @@ async def test_each_of_many_keys_is_asked_for_its_policy(two, monkeypatch):
         await sleep(delay_s)
 
     monkeypatch.setattr(asyncio, "sleep", noted)
+    monkeypatch.setattr(orderer, "_TURNS", 0)
     assert await two.fill(1200) == 0
     assert turns == []
     await two.label("k01199", label("AND('Org2MSP.peer')"))
