@@ -270,7 +270,7 @@ class Ledger:
             place = TxLocation(block.number, index, block.codes[index])
             self.awaited.settle(tx.tx_id, place)
         if self._is_open:
-            self._reader.renew()
+            self._reader.follow(self._height, txs)
             for watch in self.watchers:
                 watch(block, txs)
             if self._committer.log_is_long:

@@ -11,11 +11,15 @@ import sqlite3
 from typing import TYPE_CHECKING, Any
 
 from chaindock.errors import LedgerClosed
+from chaindock.ids import LIFECYCLE
 from chaindock.ledger.contents import resolved
 from chaindock.ledger.database import connect_reader, translate
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
+
+    from chaindock.ledger.transaction import ParsedTransaction
 
     Row = tuple[bytes, bytes, int, int]
     """key, value, block, position in the block"""
@@ -141,6 +145,10 @@ class Reader:
         self._ids: dict[tuple[str, str], int] = {}
         self._labelled: dict[tuple[str, str], bool] = {}
         self.paused = False
+        self.definitions: dict[bytes, tuple[bytes, int, int]] = {}
+        """What every call reads: rows of definitions that were read, by key."""
+        self.defined_height = 0
+        """Lowest height of a view that sees these rows."""
 
     def execute(self, sql: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
         """Run a SELECT. Raises: LedgerClosed, LedgerError."""
@@ -230,6 +238,14 @@ class Reader:
             self._labelled[ns, collection] = found
         return found
 
+    def follow(self, height: int, txs: Iterable[ParsedTransaction]) -> None:
+        """See the last block below `height`, of `txs`, from the next read on."""
+        spaces = (space for tx in txs for space in tx.spaces)
+        if any(space.ns == LIFECYCLE and space.writes for space in spaces):
+            self.definitions.clear()
+            self.defined_height = height
+        self.renew()
+
     def renew(self) -> None:
         """See the newest block from the next read on."""
         self._labelled.clear()
@@ -238,6 +254,7 @@ class Reader:
 
     def close(self) -> None:
         """Close the connection; a read after it raises LedgerClosed."""
+        self.definitions.clear()
         if self._db is not None:
             self._db.close()
             self._db = None
@@ -257,9 +274,18 @@ class Snapshot:
 
     def get(self, ns: str, key: bytes) -> tuple[bytes, int, int] | None:
         """Return (value, block, position), None if the key is absent."""
-        at = (self._reader.namespace(ns, ""), key, self.height)
-        row: tuple[bytes, int, int] | None = self._reader.one(_GET, at)
-        return None if row is None or row[0] is None else row
+        reader = self._reader
+        kept: dict[bytes, tuple[bytes, int, int]] = {}
+        if ns == LIFECYCLE and self.height >= reader.defined_height:
+            kept = reader.definitions
+        if key in kept:
+            return kept[key]
+        at = (reader.namespace(ns, ""), key, self.height)
+        row: tuple[bytes, int, int] | None = reader.one(_GET, at)
+        if row is None or row[0] is None:
+            return None
+        kept[key] = row
+        return row
 
     def get_metadata(
         self, ns: str, collection: str, key: bytes

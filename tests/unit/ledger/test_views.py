@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from fabric_protos.ledger.queryresult.kv_query_result_pb2 import KV
 
-from chaindock.ids import TxId
+from chaindock.ids import LIFECYCLE, TxId
 from chaindock.ledger import snapshots
 from support.ledgers.envelopes import rwset, transaction
 from support.ledgers.ledger import VALID, commit, judged, pairs, value
@@ -39,6 +39,24 @@ async def test_a_snapshot_stays_while_blocks_are_committed(ledger: Ledger) -> No
     assert value(ledger, "a") == b"3"
     before.done()
     after.done()
+
+
+async def test_a_view_keeps_the_definitions_of_its_height(ledger: Ledger) -> None:
+    """What definitions hold is read once, until a block changes one."""
+
+    async def put(value: bytes | None) -> Simulator:
+        await commit(ledger, rwset(writes={"a": value, "b": b"same"}, ns=LIFECYCLE))
+        await commit(ledger, rwset(writes={"other": b"x"}))
+        return ledger.new_simulator(T)
+
+    found = [ledger.new_simulator(T)]
+    assert found[0].get_state(LIFECYCLE, "a") is None
+    for value_ in (b"1", b"2", None, b"4"):
+        found.append(await put(value_))
+        _ = [one.get_state(LIFECYCLE, "a") for one in found[::2]]
+    for simulators in (found, reversed(found)):
+        values = {one: one.get_state(LIFECYCLE, "a") for one in simulators}
+        assert [values[one] for one in found] == [None, b"1", b"2", None, b"4"]
 
 
 def open_files(ledger: Ledger) -> int:
