@@ -49,8 +49,6 @@ from chaindock.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from cryptography import x509
-
     from chaindock.endorser.configuration import Configuration
     from chaindock.identity.msp import Identity, Msps
     from chaindock.identity.policies import Evaluator
@@ -147,11 +145,11 @@ def _check_names(tx: ParsedTransaction, header: Any, result: Any) -> None:
 
 def _endorsers(endorsed: Any, msps: Msps) -> tuple[Identity, ...]:
     """Return who endorsed: each identity once, wrong signatures left out."""
-    found: dict[tuple[str, x509.Certificate], Identity] = {}
+    found: dict[tuple[str, bytes], Identity] = {}
     for endorsement in endorsed.endorsements:
         try:
             identity = msps.identify(endorsement.endorser)
-            holder = identity.mspid, identity.certificate
+            holder = identity.mspid, identity.fingerprint
             if holder in found:
                 continue
             message = endorsed.proposal_response_payload + endorsement.endorser

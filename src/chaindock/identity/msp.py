@@ -135,6 +135,7 @@ class Identity:
         certifiers: `certifiers_of` the CAs above it, which policies name.
         units: all organisational units of its subject.
         point: the public key, as a point of its curve.
+        fingerprint: SHA-256 of the certificate.
     """
 
     mspid: str
@@ -145,6 +146,7 @@ class Identity:
     certifiers: bytes = b""
     units: frozenset[str] = frozenset()
     point: bytes = b""
+    fingerprint: bytes = b""
 
     def verify(self, message: bytes, signature: bytes) -> None:
         """Check `signature` over SHA-256 of `message`; also its S. Raises: Denied."""
@@ -280,6 +282,7 @@ class Msp:
             certifiers=certifiers,
             units=units,
             point=_point(key),
+            fingerprint=certificate.fingerprint(hashes.SHA256()),
         )
 
     def _check_chain(self, certificate: x509.Certificate) -> Sequence[x509.Certificate]:
