@@ -166,7 +166,7 @@ def _endorsers(endorsed: Any, msps: Msps) -> tuple[Identity, ...]:
 class State(Protocol):
     """The state that a block finds."""
 
-    def get(self, ns: str, key: bytes, /) -> bytes | None:
+    def get_state(self, ns: str, key: str, /) -> bytes | None:
         """Return a public value."""
 
     def metadata(self, ns: str, collection: str, key: bytes, /) -> bytes | None:
@@ -182,9 +182,9 @@ class SnapshotState:
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
 
-    def get(self, ns: str, key: bytes) -> bytes | None:
+    def get_state(self, ns: str, key: str) -> bytes | None:
         """Return a public value."""
-        row = self._snapshot.get(ns, key)
+        row = self._snapshot.get(ns, key.encode())
         return row and row[0]
 
     def metadata(self, ns: str, collection: str, key: bytes) -> bytes | None:
@@ -316,19 +316,9 @@ class Validator:
         return known
 
 
-class _Reader:
-    """What `read_definition` needs, over the state of a block."""
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-
-    def get_state(self, ns: str, key: str) -> bytes | None:
-        return self._state.get(ns, key.encode())
-
-
 def definition_of(name: str, state: State) -> Definition:
     """Return a definition as of a state. Raises: Broken."""
-    found = read_definition(_Reader(state), name)
+    found = read_definition(state, name)
     if found is None:
         raise Broken(codes.INVALID_CHAINCODE)
     return found

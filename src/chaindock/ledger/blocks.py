@@ -16,7 +16,7 @@ from fabric_protos.common import common_pb2
 from google.protobuf.message import DecodeError
 
 from chaindock.ledger.database import corrupt, read_meta
-from chaindock.ledger.encoding import field, uvarint
+from chaindock.ledger.encoding import field, part, uvarint
 from chaindock.ledger.packing import read_block
 from chaindock.ledger.rwset import in_order
 
@@ -64,47 +64,32 @@ def build_block(
     commit: bytes,
     signer: BlockSigner | None,
 ) -> tuple[bytes, bytes]:
-    """Return a block and its hash.
+    """Return a serialised block and its hash.
 
     Block 0, the genesis block, has no previous hash (b""), commit hash (b"") and signer.
     `codes` has one byte for each envelope; `last_config` is the number of the newest
     block that holds a config transaction.
     """
-    block = common_pb2.Block()
-    header = block.header
-    header.number = number
-    header.previous_hash = previous_hash
-    header.data_hash = sha256(b"".join(envelopes)).digest()
-    block.data.data.extend(envelopes)
-
-    der = header_der(number, previous_hash, header.data_hash)
-    config = common_pb2.LastConfig(index=last_config)
-    slots = [b""] * SLOTS
-    slots[common_pb2.SIGNATURES] = _signatures(config, der, signer)
-    slots[common_pb2.LAST_CONFIG] = _metadata(config.SerializeToString())
-    slots[common_pb2.TRANSACTIONS_FILTER] = codes
-    slots[common_pb2.COMMIT_HASH] = _metadata(commit) if commit else b""
-    block.metadata.metadata.extend(slots)
-    return bytes(block.SerializeToString()), sha256(der).digest()
-
-
-def _metadata(value: bytes) -> bytes:
-    return bytes(common_pb2.Metadata(value=value).SerializeToString())
-
-
-def _signatures(config: Any, der: bytes, signer: BlockSigner | None) -> bytes:
-    metadata = common_pb2.Metadata(
-        value=common_pb2.OrdererBlockMetadata(last_config=config).SerializeToString()
-    )
+    data_hash = sha256(b"".join(envelopes)).digest()
+    der = header_der(number, previous_hash, data_hash)
+    config = _index(last_config)
+    signed = part(1, config)
+    signatures = field(1, signed)
     if signer is not None:
-        header = common_pb2.SignatureHeader(
-            creator=signer.creator, nonce=os.urandom(_NONCE_BYTES)
-        ).SerializeToString()
-        metadata.signatures.add(
-            signature_header=header,
-            signature=signer.sign(metadata.value + header + der),
-        )
-    return bytes(metadata.SerializeToString())
+        by = field(1, signer.creator) + field(2, os.urandom(_NONCE_BYTES))
+        signature = signer.sign(signed + by + der)
+        signatures += field(2, field(1, by) + field(2, signature))
+    slots = signatures, field(1, config), codes, b"", field(1, commit)
+    header = _index(number) + field(2, previous_hash) + field(3, data_hash)
+    data, metadata = (
+        b"".join(part(1, entry) for entry in entries) for entries in (envelopes, slots)
+    )
+    return part(1, header) + part(2, data) + part(3, metadata), sha256(der).digest()
+
+
+def _index(number: int) -> bytes:
+    """Return field 1 of a message; nothing for 0."""
+    return b"\x08" + uvarint(number) if number else b""
 
 
 def commit_hash(

@@ -21,7 +21,7 @@ from chaindock.ledger.encoding import LEAD, SHORT, part, version_field
 from chaindock.ledger.encoding import field as encoded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from chaindock.ledger.snapshots import Row, Version
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", str, bytes)
 _SLICE = 20_000
 _HASH_BYTES = 32
+_IS_DELETE, _IS_PURGE = b"\x10\x01", b"\x20\x01"
 MAX_DEGREE = 50
 """A range with more results than this is recorded as hashes."""
 
@@ -208,11 +209,7 @@ def marshal(
 
 
 def _public_set(record: Record, ranges: Iterable[RangeRecord]) -> bytes:
-    parts = []
-    for key in in_order(record.reads):
-        version = record.reads[key]
-        seen = b"" if version is None else version_field(*version)
-        parts.append(part(1, encoded(1, key.encode()) + seen))
+    infos = []
     for found in ranges:
         info = kv_rwset_pb2.RangeQueryInfo(
             start_key=found.start,
@@ -220,51 +217,53 @@ def _public_set(record: Record, ranges: Iterable[RangeRecord]) -> bytes:
             itr_exhausted=found.exhausted,
         )
         found.reads.write_to(info)
-        parts.append(part(2, info.SerializeToString()))
-    parts += _writes(record)
-    for key in in_order(record.metadata):
-        write = kv_rwset_pb2.KVMetadataWrite(key=key)
-        _add_entries(write, record.metadata[key])
-        parts.append(part(4, write.SerializeToString()))
-    return b"".join(parts)
-
-
-def _writes(record: Record) -> Iterator[bytes]:
-    """Yield field 3 of a `KVRWSet` for each key that is written."""
-    for key in in_order(record.writes):
-        value = record.writes[key]
-        effect = encoded(3, value) if value else b"\x10\x01"  # is_delete
-        yield part(3, encoded(1, key.encode()) + effect)
+        infos.append(part(2, info.SerializeToString()))
+    keys = _reads(record, str.encode), infos, _writes(record), _labels(record)
+    return b"".join(chain(*keys))
 
 
 def _hashed_set(record: Record) -> bytes:
     """Return the serialised `HashedRWSet`, in the order of the keys, not of their hashes."""
-    kv = kv_rwset_pb2.HashedRWSet()
-    for key in in_order(record.reads):
-        read = kv.hashed_reads.add(key_hash=_hash(key))
-        if (version := record.reads[key]) is not None:
-            read.version.block_num, read.version.tx_num = version
+    writes = []
     for key in in_order(record.writes):
         value = record.writes[key]
-        kv.hashed_writes.add(
-            key_hash=_hash(key),
-            is_delete=not value,
-            value_hash=sha256(value).digest() if value else b"",
-            is_purge=key in record.purged,
-        )
-    for key in in_order(record.metadata):
-        added = kv.metadata_writes.add(key_hash=_hash(key))
-        _add_entries(added, record.metadata[key])
-    return bytes(kv.SerializeToString())
+        effect = encoded(3, sha256(value).digest()) if value else _IS_DELETE
+        effect += _IS_PURGE if key in record.purged else b""
+        writes.append(part(2, encoded(1, _hash(key)) + effect))
+    return b"".join(chain(_reads(record, _hash), writes, _labels(record, 3, _hash)))
 
 
 def _hash(key: str) -> bytes:
     return sha256(key.encode()).digest()
 
 
-def _add_entries(write: Any, entries: Mapping[str, bytes]) -> None:
-    for name in sorted(entries):
-        write.entries.add(name=name, value=entries[name])
+def _reads(record: Record, named: Callable[[str], bytes]) -> Iterator[bytes]:
+    """Yield field 1 of a `KVRWSet` or `HashedRWSet` for each key that was read."""
+    for key in in_order(record.reads):
+        version = record.reads[key]
+        seen = b"" if version is None else version_field(*version)
+        yield part(1, encoded(1, named(key)) + seen)
+
+
+def _writes(record: Record) -> Iterator[bytes]:
+    """Yield field 3 of a `KVRWSet` for each key that is written."""
+    for key in in_order(record.writes):
+        value = record.writes[key]
+        effect = encoded(3, value) if value else _IS_DELETE
+        yield part(3, encoded(1, key.encode()) + effect)
+
+
+def _labels(
+    record: Record, number: int = 4, named: Callable[[str], bytes] = str.encode
+) -> Iterator[bytes]:
+    """Yield the metadata of keys, as field `number`."""
+    for key in in_order(record.metadata):
+        entries = record.metadata[key]
+        held = (
+            part(2, encoded(1, name.encode()) + encoded(2, entries[name]))
+            for name in sorted(entries)
+        )
+        yield part(number, encoded(1, named(key)) + b"".join(held))
 
 
 def private_sets(records: Mapping[SpaceName, Record]) -> dict[SpaceName, bytes]:

@@ -37,9 +37,9 @@ class CommittedState:
             self._labelled[space] = self._versions.labelled(*space)
         return self._labelled[space]
 
-    def get(self, ns: str, key: bytes) -> bytes | None:
+    def get_state(self, ns: str, key: str) -> bytes | None:
         """Return a public value."""
-        return self._versions.value(ns, key, self._number)
+        return self._versions.value(ns, key.encode(), self._number)
 
     def metadata(self, ns: str, collection: str, key: bytes) -> bytes | None:
         """Return the serialised `KVMetadataWrite`, without key, of a key or key hash.

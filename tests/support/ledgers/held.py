@@ -17,9 +17,6 @@ class HeldState:
         self.values: dict[Any, bytes] = {}
         self.labels: dict[Any, bytes] = {}
 
-    def get(self, ns: Any, key: Any) -> Any:
-        return self.values.get((ns, key))
-
     def metadata(self, ns: Any, collection: Any, key: Any) -> Any:
         return self.labels.get((ns, collection, key))
 

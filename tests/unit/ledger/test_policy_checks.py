@@ -37,7 +37,7 @@ class Checks:
 
     def check(self, tx: ParsedTransaction, state: CommittedState) -> int:
         self.asked.append(tx.tx_id)
-        self.seen.append((state.get("cc", b"k"), state.metadata("cc", "", b"k")))
+        self.seen.append((state.get_state("cc", "k"), state.metadata("cc", "", b"k")))
         writes = [key for space in tx.spaces for key, _ in space.writes]
         return ENDORSEMENT_POLICY_FAILURE if b"bad" in writes else NOT_VALIDATED
 
