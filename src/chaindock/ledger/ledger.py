@@ -118,7 +118,7 @@ class Ledger:
         try:
             opened = partial(self._committer.open, self._genesis)
             self._height = await self._write(opened)
-            self._reader = Reader(self._path)
+            self._reader = Reader(self._path, self._height)
         except BaseException:
             await self._close_writer()
             raise
@@ -340,7 +340,7 @@ class Ledger:
         self.reverted_to.append(height)
         self._blocks.fail(self.reverted, lambda above: above > height)
         self._reader.close()
-        self._reader = Reader(self._path)
+        self._reader = Reader(self._path, self._height)
 
     def reverted(self) -> LedgerError:
         """Return the error for a reader of blocks that a revert removed."""

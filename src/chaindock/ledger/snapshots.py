@@ -7,6 +7,7 @@ views cost nothing while they are held, and one connection serves all of them.
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
@@ -137,18 +138,21 @@ class Reader:
 
     A transaction stays open from a read to the next block: it makes a point read a third
     cheaper. While `paused`, none stays open, so that the log can be shortened.
+
+    Args:
+        height: of the ledger, if `follow` is told of every later block. Then what
+            definitions of chaincode hold, which every call reads, is read once.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, height: float = math.inf) -> None:
         self._path = path
         self._db: sqlite3.Connection | None = connect_reader(path)
         self._ids: dict[tuple[str, str], int] = {}
         self._labelled: dict[tuple[str, str], bool] = {}
         self.paused = False
         self.definitions: dict[bytes, tuple[bytes, int, int]] = {}
-        """What every call reads: rows of definitions that were read, by key."""
-        self.defined_height = 0
-        """Lowest height of a view that sees these rows."""
+        """Rows by key; views of `defined_height` and above see them."""
+        self.defined_height = height
 
     def execute(self, sql: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
         """Run a SELECT. Raises: LedgerClosed, LedgerError."""
