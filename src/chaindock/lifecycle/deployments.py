@@ -132,7 +132,8 @@ class Deployments:
                 hint=f"start it: chaindock start {name}",
                 ccid=found.ccid,
             )
-        return replace(found.approval, sequence=sequence)
+        same = sequence == found.approval.sequence
+        return found.approval if same else replace(found.approval, sequence=sequence)
 
     def find(self, name: str) -> Deployment | None:
         """Return the deployment of `name`; None = not defined, or a user removed it."""
@@ -243,8 +244,9 @@ class Fleet:
 
     def is_installed(self, ccid: Ccid) -> bool:
         """Whether a package is here, or a user starts the program."""
-        by_hand = self.targets.placement(ccid).given == BY_HAND
-        return bool(ccid) and (ccid in self.installed or by_hand)
+        return ccid in self.installed or (
+            bool(ccid) and self.targets.placement(ccid).given == BY_HAND
+        )
 
     def all(self) -> list[Deployment]:
         """Return all deployments, by name and channel."""
