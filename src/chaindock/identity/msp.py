@@ -70,9 +70,7 @@ class _Recent:
 
 _VERIFIED = _Recent(_CACHED)
 """Signatures that are right, also in their S: public key, digest and signature, made here
-or verified.
-
-What a signature is worth depends on nothing else, so that no signature is verified twice.
+or verified. What one is worth depends on nothing else: none is verified twice.
 """
 
 

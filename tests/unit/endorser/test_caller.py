@@ -288,3 +288,15 @@ async def test_a_definition_is_a_transaction_that_anybody_can_read(defined):
     assert header.type == common_pb2.ENDORSER_TRANSACTION
     assert b"_lifecycle" in header.extension
     assert bytes(block.metadata.metadata[2]) == b"\x00"
+
+
+async def test_calls_that_come_one_after_the_other_share_a_block(defined):
+    async def put(number: int) -> Any:
+        for _ in range(2 * number):
+            await asyncio.sleep(0)
+        args = [b"put", b"k%d" % number, b"v"]
+        return await defined.caller.invoke("basic", args, signer=defined.user)
+
+    answers = await asyncio.gather(*map(put, range(20)))
+    assert {one.code for one in answers} == {0}
+    assert len({one.block for one in answers}) <= 2

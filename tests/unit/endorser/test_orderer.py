@@ -68,19 +68,6 @@ async def test_a_block_takes_what_came_while_the_one_before_was_committed(define
         assert defined.ledger.find_transaction(tx_id(envelope)) == commit
 
 
-async def test_transactions_that_come_one_after_the_other_share_a_block(defined):
-    envelopes = await transactions(defined, 20)
-
-    async def submit(number: int, envelope: bytes) -> Any:
-        for _ in range(2 * number):
-            await asyncio.sleep(0)
-        return await defined.orderer.submit(envelope)
-
-    since = defined.ledger.height
-    await asyncio.gather(*(submit(*one) for one in enumerate(envelopes)))
-    assert sizes(defined, since) == [20]
-
-
 class TestSmallBlocks:
     @pytest.fixture
     def options(self) -> Any:
