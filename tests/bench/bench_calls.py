@@ -42,9 +42,9 @@ from chaindock.chaincode import calls as chaincode_calls
 from chaindock.chaincode.invocation import Invocation, outcome_of
 from chaindock.chaincode.options import StreamOptions
 from chaindock.chaincode.server import server_options
-from chaindock.endorser.caller import new_proposal
 from chaindock.endorser.checks import parse_proposal
 from chaindock.ledger import simulator as ledger_simulator
+from support.ledgers.proposals import new_proposal
 from support.shims import credentials
 from support.shims.builds import go_program
 

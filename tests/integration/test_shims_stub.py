@@ -14,8 +14,8 @@ import pytest
 from fabric_protos.common import common_pb2
 from fabric_protos.peer import proposal_pb2, proposal_response_pb2
 
-from chaindock.endorser.caller import new_proposal
 from chaindock.identity.organization import Organization
+from support.ledgers.proposals import new_proposal
 from support.shims.builds import go_program, java_classes, node_project
 from support.shims.endorsing import CHANNEL, EndorsingNode, ccid_of
 

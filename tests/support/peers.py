@@ -11,7 +11,7 @@ from fabric_protos.peer import chaincode_shim_pb2, proposal_response_pb2
 
 from chaindock.chaincode.invocation import Kind
 from chaindock.endorser.acl import require
-from chaindock.endorser.caller import Caller, new_proposal
+from chaindock.endorser.caller import Caller
 from chaindock.endorser.channel import Channel
 from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.cscc import ConfigurationChaincode
@@ -27,6 +27,7 @@ from chaindock.ledger.reader import LedgerReader
 from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.definitions import Approval, Definition
 from support.doubles.definitions import definitions_of
+from support.ledgers.proposals import new_proposal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

@@ -217,17 +217,6 @@ def new_header(
     )
 
 
-def new_proposal(
-    channel: str,
-    name: str,
-    args: Sequence[bytes],
-    signer: SigningIdentity,
-    **facts: Any,
-) -> proposal_pb2.SignedProposal:
-    """Return a new proposal, signed as a client does; as `draw`."""
-    return draw(channel, name, args, signer, **facts).signed
-
-
 def draw(
     channel: str,
     name: str,

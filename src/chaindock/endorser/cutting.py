@@ -99,7 +99,7 @@ class OrdererOptions:
         0.0,
         "chaindock.block.batchTimeout",
         "Time that a block waits for more transactions; 0s = a block takes those "
-        "that came while the previous one was committed, or follow at once, within 20 ms.",
+        "that came while the previous one was committed, or follow at once.",
     )
     max_waiting: int = _MOST
     max_waiting_bytes: int = 24 * MIB

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fabric_protos.peer import proposal_pb2, proposal_response_pb2
 
-from chaindock.endorser.caller import new_proposal
+from chaindock.endorser.caller import draw
 from chaindock.endorser.checks import parse_proposal
 from chaindock.errors import LedgerError
 from chaindock.ledger.transaction import ParsedTransaction, read_spaces
@@ -69,11 +69,11 @@ async def compare(
     """
     endorser = caller.endorser
     now_ns = caller.clock.now_ns()
-    signed = new_proposal(caller.channel, name, args, signer, **facts, now_ns=now_ns)
+    drawn = draw(caller.channel, name, args, signer, **facts, now_ns=now_ns)
     height, found = endorser.ledger.height, []
 
     async def run() -> None:
-        proposal = parse_proposal(signed)
+        proposal = parse_proposal(drawn.signed)
         peer = endorser.peer_of(proposal, signer.mspid)
         outcome, answers = await endorser.process(
             proposal, timeout_s, endorse=True, endorsers=(peer,)

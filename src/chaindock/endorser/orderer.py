@@ -53,10 +53,9 @@ _WRITERS: Final = "/Channel/Writers"
 _CLOSED: Final = "the orderer is shutting down; nothing was submitted"
 MOST_URGENT: Final = 16
 """Definitions and configurations that wait for their block; a further one waits outside."""
-_TURNS = 4
-"""Turns of the event loop in which no transaction came, until a block is cut."""
-_GATHER_S: Final = 0.02
-"""Seconds after which a block is cut though more transactions come."""
+_TURNS, _GATHERED = 4, 100
+"""A block is cut when no transaction came in so many turns of the event loop, or so many
+wait."""
 FRAME_BYTES: Final = 16
 """Most that an envelope takes beside payload and signature."""
 
@@ -306,15 +305,12 @@ class Orderer:
     async def _all_came(self) -> bool:
         """Wait while transactions come that the block can take; return if it still is due.
 
-        Only where no transaction waits for others otherwise. Callers whose transactions were
-        in the block before send their next ones one by one, and a block costs the node as
-        much as several transactions.
+        Callers whose transactions were in the block before send their next ones one by
+        one, and a block costs the node as much as several transactions.
         """
-        options, now_s, turns = self._options, asyncio.get_running_loop().time, 0
-        until_s = now_s() + _GATHER_S
-        while turns < _TURNS and options.wait_s == 0 and not self._urgent:
-            count = len(self._queue)
-            if count >= options.most or now_s() > until_s:
+        most, turns = min(self._options.most, _GATHERED), 0
+        while turns < _TURNS and self._options.wait_s == 0 and not self._urgent:
+            if (count := len(self._queue)) >= most:
                 break
             await asyncio.sleep(0)
             turns = 0 if len(self._queue) > count else turns + 1

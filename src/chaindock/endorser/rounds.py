@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from chaindock.endorser.checks import Proposal
     from chaindock.endorser.endorser import Endorser
     from chaindock.endorser.plan import Plan
-    from chaindock.identity.msp import Identity, SigningIdentity
+    from chaindock.identity.msp import Identity
 
     Answered = tuple[Outcome, Sequence[ProposalResponse]]
 _FAILED_STATUS: Final = 500
@@ -145,7 +145,10 @@ class Round:
                 answer.interest.CopyFrom(interest)
             peers = [self._peers[mspid] for mspid in signers]
             size = len(answer.payload) + len(answer.response.payload)
-            return first.outcome, await off_loop(size, partial(_signed, answer, peers))
+            signed = await off_loop(
+                size, lambda: [endorsed(answer, one) for one in peers]
+            )
+            return first.outcome, signed or [answer]
         finally:
             for simulator in self._simulators:
                 simulator.done()
@@ -257,12 +260,6 @@ class Round:
             hint=hint,
             organizations=dict(refusals),
         )
-
-
-def _signed(
-    answer: ProposalResponse, peers: Sequence[SigningIdentity]
-) -> list[ProposalResponse]:
-    return [endorsed(answer, one) for one in peers] or [answer]
 
 
 def _differing(*answers: ProposalResponse) -> list[str]:

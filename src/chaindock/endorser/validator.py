@@ -10,6 +10,7 @@ Source: docs/fabric/ledger.md#order-of-checks, docs/fabric/policies.md#what-is-c
 from __future__ import annotations
 
 from functools import lru_cache, partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from fabric_protos.common import common_pb2
@@ -258,7 +259,8 @@ class Validator:
                 continue
             found, collection = True, space.collection
             labelled = state.labelled(name, collection)
-            for key in _keys(space) if labelled or self._relabelled else (b"",):
+            pairs = chain(space.writes, space.metadata)
+            for key, _ in pairs if labelled or self._relabelled else ((b"", None),):
                 if (name, collection, key) in self._relabelled:
                     raise Broken(codes.ENDORSEMENT_POLICY_FAILURE)
                 raw = parameter(state, space, key) if labelled else None
@@ -341,13 +343,6 @@ def written(name: str, spaces: Iterable[Space]) -> list[str]:
     """Return the namespaces whose policies count: written ones and the called one."""
     changed = {space.ns for space in spaces if space.writes or space.metadata}
     return sorted(changed | {name})
-
-
-def _keys(space: Space) -> Iterator[bytes]:
-    for key, _ in space.writes:
-        yield key
-    for key, _ in space.metadata:
-        yield key
 
 
 def _reference(path: str) -> bytes:

@@ -185,7 +185,7 @@ class Committer:
             with immediate(db):
                 yield self._versions
         except BaseException:
-            self._versions.forget()
+            self._versions = Versions(db)
             raise
 
     def _apply(
@@ -264,7 +264,7 @@ class Committer:
             self._require_tip(db)
             found = job(db, self._tip)
             tip = read_tip(db, self._path)
-        self._versions.forget()
+        self._versions = Versions(db)
         if tip != self._tip:  # blocks were removed
             self._tip, self._verified = tip, None
         return found

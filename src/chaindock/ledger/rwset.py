@@ -273,11 +273,8 @@ def private_sets(records: Mapping[SpaceName, Record]) -> dict[SpaceName, bytes]:
         record = records[space]
         if not space[1] or not (record.writes or record.metadata):
             continue
-        # The entries of metadata are public.
-        labels = (
-            part(4, encoded(1, one.encode())) for one in in_order(record.metadata)
-        )
-        sets[space] = b"".join(chain(_writes(record), labels))
+        bare = Record(metadata={key: {} for key in record.metadata})  # else public
+        sets[space] = b"".join(chain(_writes(record), _labels(bare)))
     return sets
 
 

@@ -265,20 +265,15 @@ class Reader:
 
 
 class Snapshot:
-    """The state after `height` blocks."""
+    """The state after `height` blocks; what `reader` reads may be newer."""
 
     def __init__(self, reader: Reader, height: int) -> None:
         self.height = height
-        self._reader = reader
-
-    @property
-    def reader(self) -> Reader:
-        """The connection; what is read through it may be newer than the view."""
-        return self._reader
+        self.reader = reader
 
     def get(self, ns: str, key: bytes) -> tuple[bytes, int, int] | None:
         """Return (value, block, position), None if the key is absent."""
-        reader = self._reader
+        reader = self.reader
         kept: dict[bytes, tuple[bytes, int, int]] = {}
         if ns == LIFECYCLE and self.height >= reader.defined_height:
             kept = reader.definitions
@@ -295,22 +290,20 @@ class Snapshot:
         self, ns: str, collection: str, key: bytes
     ) -> tuple[bytes | None, int, int] | None:
         """Return (metadata, block, position) of a key or key hash, None if absent."""
-        at = (self._reader.namespace(ns, collection), key, self.height)
-        row = self._reader.one(
-            _PRIVATE_METADATA if collection else _PUBLIC_METADATA, at
-        )
+        at = (self.reader.namespace(ns, collection), key, self.height)
+        row = self.reader.one(_PRIVATE_METADATA if collection else _PUBLIC_METADATA, at)
         return row[:3] if row is not None and row[3] else None
 
     def labelled(self, ns: str, collection: str) -> bool:
         """Whether any key of a namespace or collection may have metadata."""
-        return self._reader.labelled(ns, collection)
+        return self.reader.labelled(ns, collection)
 
     def get_hash(
         self, ns: str, collection: str, key: bytes
     ) -> tuple[bytes, int, int] | None:
         """Return (hash of the value, block, position) for the hash of a private key."""
-        at = (self._reader.namespace(ns, collection), key, self.height)
-        row: tuple[bytes, int, int] | None = self._reader.one(_HASH, at)
+        at = (self.reader.namespace(ns, collection), key, self.height)
+        row: tuple[bytes, int, int] | None = self.reader.one(_HASH, at)
         return None if row is None or row[0] is None else row
 
     def get_private(
@@ -320,12 +313,12 @@ class Snapshot:
 
         They differ if the node lacks the value that belongs to the newest hash.
         """
-        at = (self._reader.namespace(ns, collection), key, self.height)
-        row = self._reader.one(_PRIVATE, at)
+        at = (self.reader.namespace(ns, collection), key, self.height)
+        row = self.reader.one(_PRIVATE, at)
         if row is None or not row[2]:
             return None, None, None
         if row[3] is None:
-            return None, self._reader.one(_LAST_HELD, at), row[:2]
+            return None, self.reader.one(_LAST_HELD, at), row[:2]
         return row[3], row[:2], row[:2]
 
     def walk(
@@ -359,10 +352,10 @@ class Snapshot:
         values: bool,
     ) -> tuple[list[Row], bytes | None]:
         newest, recent, old, changed = _STATEMENTS[bool(space[1]), values]
-        (found,) = self._reader.one(changed, (self.height, MOST_CHANGED + 1))
+        (found,) = self.reader.one(changed, (self.height, MOST_CHANGED + 1))
         sql = old if found > MOST_CHANGED else recent if found else newest
-        at = (self._reader.namespace(*space), *bounds, self.height)
-        return self._reader.walk(sql, at, *most)
+        at = (self.reader.namespace(*space), *bounds, self.height)
+        return self.reader.walk(sql, at, *most)
 
     def scan(
         self,
@@ -396,5 +389,5 @@ class Snapshot:
         Each is (transaction id, value, block, position, serialised timestamp, whether it
         was a delete); see `scan` for `limit`, `max_bytes` and what is returned.
         """
-        bounds = (self._reader.namespace(ns, ""), key, *below, limit)
-        return self._reader.rows(_HISTORY, bounds, max_bytes)
+        bounds = (self.reader.namespace(ns, ""), key, *below, limit)
+        return self.reader.rows(_HISTORY, bounds, max_bytes)

@@ -74,7 +74,7 @@ _MOST_BLOCKS = 2**63 - 1
 class Versions:
     """Reads and writes both tables through one connection.
 
-    Rows of public values are written by `flush`, and before they are read.
+    To be made anew when a block failed, or something else has changed the file.
     """
 
     def __init__(self, db: sqlite3.Connection) -> None:
@@ -103,20 +103,10 @@ class Versions:
             if (found := self._find(ns, "")) is not None:
                 self._look_up(found, keys)
 
-    def forget(self) -> None:
-        """Forget what is in the file: a failure, or another job, may have changed it."""
-        self._ids.clear()
-        self._indexed = None
-        self._end()
-
     def finish(self) -> None:
         """End a block: write what waits."""
         self._flush()
-        self._end()
-
-    def _end(self) -> None:
-        for held in (self._current, self._rows, self._superseded, self._contents):
-            held.clear()
+        self._current.clear()
 
     def _flush(self) -> None:
         for some in in_slices(self._superseded):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fabric_protos.gateway import gateway_pb2 as pb
 
-from chaindock.endorser.caller import new_proposal
 from chaindock.endorser.channel import Channel
 from chaindock.endorser.members import Members
 from chaindock.gateway import gateway
@@ -18,6 +17,7 @@ from chaindock.gateway.options import GatewayOptions
 from chaindock.identity.organization import Organizations
 from chaindock.ledger.reader import LedgerReader
 from support.gateways.client import Client
+from support.ledgers.proposals import new_proposal
 
 if TYPE_CHECKING:
     from chaindock.endorser.caller import Caller

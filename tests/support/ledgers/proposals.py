@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fabric_protos.common import common_pb2
 from fabric_protos.peer import chaincode_pb2, proposal_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from chaindock.endorser.caller import draw
 from chaindock.ids import TxId
 
 if TYPE_CHECKING:
@@ -59,3 +60,8 @@ def propose(
     return tx_id, proposal_pb2.SignedProposal(
         proposal_bytes=proposal, signature=client.sign(proposal)
     )
+
+
+def new_proposal(*parts: Any, **facts: Any) -> proposal_pb2.SignedProposal:
+    """Return a proposal that a node has drawn; as `caller.draw`."""
+    return draw(*parts, **facts).signed

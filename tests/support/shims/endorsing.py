@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from chaindock.chaincode.options import CallOptions
 from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.endorser.acl import require
-from chaindock.endorser.caller import Caller, DefinitionWriter, new_proposal
+from chaindock.endorser.caller import Caller, DefinitionWriter
 from chaindock.endorser.checks import parse_proposal
 from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.cutting import OrdererOptions
@@ -26,6 +26,7 @@ from chaindock.ledger.ledger import Ledger
 from chaindock.lifecycle.contract import LifecycleContract
 from chaindock.lifecycle.definitions import Approval, Definition
 from support.doubles.definitions import definitions_of
+from support.ledgers.proposals import new_proposal
 from support.shims.stream_node import StreamNode
 
 if TYPE_CHECKING:

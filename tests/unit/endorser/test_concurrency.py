@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from chaindock.endorser.caller import new_proposal
 from chaindock.endorser.checks import parse_proposal
 from chaindock.errors import TooManyRequests
+from support.ledgers.proposals import new_proposal
 
 
 async def test_more_proposals_than_the_limit_are_refused_and_the_others_served(defined):

@@ -13,11 +13,12 @@ from fabric_protos.common import common_pb2
 from fabric_protos.ledger.rwset import rwset_pb2
 from fabric_protos.peer import chaincode_pb2, proposal_pb2, proposal_response_pb2
 
-from chaindock.endorser.caller import assemble, new_proposal
+from chaindock.endorser.caller import assemble
 from chaindock.endorser.checks import parse_proposal
 from chaindock.errors import Denied, NotFound, ProposalInvalid, TransactionExists
 from chaindock.identity.ca import CertificateAuthority, certificate_pem, new_key
 from chaindock.identity.msp import SigningIdentity
+from support.ledgers.proposals import new_proposal
 
 P256 = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 

@@ -11,7 +11,6 @@ from fabric_protos.peer import policy_pb2
 from fabric_protos.peer.lifecycle import lifecycle_pb2
 
 from chaindock.endorser import key_policies, orderer
-from chaindock.endorser.caller import new_proposal
 from chaindock.endorser.checks import parse_proposal
 from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.genesis import with_organization
@@ -21,6 +20,7 @@ from chaindock.identity.organization import Organization, Organizations
 from chaindock.identity.policies import evaluator, parse_policy
 from chaindock.ids import ChannelId
 from support.eventually import eventually
+from support.ledgers.proposals import new_proposal
 
 CHANNEL = ChannelId("mychannel")
 

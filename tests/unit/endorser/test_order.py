@@ -9,7 +9,7 @@ from fabric_protos.common import common_pb2
 from fabric_protos.peer.chaincode_pb2 import ChaincodeID
 from fabric_protos.peer.proposal_pb2 import ChaincodeHeaderExtension
 
-from chaindock.endorser.caller import assemble, new_proposal
+from chaindock.endorser.caller import assemble
 from chaindock.endorser.checks import parse_proposal
 from chaindock.endorser.cutting import MANUAL, OrdererOptions
 from chaindock.endorser.orderer import MOST_URGENT
@@ -19,6 +19,7 @@ from chaindock.ledger.ledger import TxLocation
 from chaindock.ledger.transaction import parse_transaction
 from chaindock.lifecycle.definitions import Definition
 from support.eventually import eventually
+from support.ledgers.proposals import new_proposal
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from fabric_protos.common import common_pb2
 from fabric_protos.peer import policy_pb2
 
-from chaindock.endorser.caller import assemble, new_proposal
+from chaindock.endorser.caller import assemble
 from chaindock.endorser.checks import parse_proposal
 from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.orderer import Orderer
@@ -18,6 +18,7 @@ from chaindock.ids import ChannelId
 from chaindock.ledger.ledger import Ledger
 from chaindock.ledger.transaction import parse_transaction
 from support.eventually import eventually
+from support.ledgers.proposals import new_proposal
 
 
 async def transaction(
@@ -42,8 +43,7 @@ def sizes(node: Any, since: Any) -> Any:
         common_pb2.Block.FromString(node.ledger.get_block(n))
         for n in range(since, node.ledger.height)
     ]
-    for block in blocks:
-        assert len(block.metadata.metadata[2]) == len(block.data.data)
+    assert all(len(b.metadata.metadata[2]) == len(b.data.data) for b in blocks)
     return [len(block.data.data) for block in blocks]
 
 

@@ -17,7 +17,7 @@ from fabric_protos.peer import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chaindock.endorser.caller import assemble, draw, new_proposal
+from chaindock.endorser.caller import assemble, draw
 from chaindock.endorser.checks import Proposal, parse_proposal
 from chaindock.endorser.configuration import Configuration
 from chaindock.endorser.cutting import OrdererOptions
@@ -25,6 +25,7 @@ from chaindock.endorser.genesis import genesis_envelope
 from chaindock.endorser.validator import Validator, parse_and_check
 from chaindock.ids import ChannelId
 from support.ledgers.held import HeldState
+from support.ledgers.proposals import new_proposal
 
 Code = transaction_pb2
 

@@ -13,9 +13,9 @@ from fabric_protos.peer import proposal_pb2
 from fabric_protos.peer.query_pb2 import ChannelQueryResponse
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from chaindock.endorser.caller import new_proposal
 from chaindock.errors import LaunchFailed
 from chaindock.gateway.statuses import Refusal
+from support.ledgers.proposals import new_proposal
 from support.peers import CHANNEL, answer, ask, call
 
 

@@ -11,7 +11,6 @@ from fabric_protos.common.ledger_pb2 import BlockchainInfo
 from fabric_protos.gateway import gateway_pb2
 from fabric_protos.peer import transaction_pb2
 
-from chaindock.endorser.caller import new_proposal
 from chaindock.endorser.cutting import OrdererOptions
 from chaindock.endorser.genesis import genesis_envelope
 from chaindock.gateway.gateway import Gateway
@@ -19,6 +18,7 @@ from chaindock.gateway.listener import Seat
 from chaindock.gateway.options import GatewayOptions
 from chaindock.ids import ChannelId
 from chaindock.ledger.blocks import header_der
+from support.ledgers.proposals import new_proposal
 from support.peers import CHANNEL, call
 
 NOBODY: Any = None
