@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
@@ -167,8 +166,7 @@ class Endorser:
                     answered = await Round(self, *asked).run()
             finally:
                 self.load.proposals -= 1
-            failed = answered[0].response.status >= ERROR_STATUS
-            watch.end = End.REFUSED if failed else End.ENDORSED
+            watch.endorsed = answered[0].response.status < ERROR_STATUS
             return answered
 
     def peer_of(self, proposal: Proposal, mspid: str) -> str:
@@ -277,56 +275,35 @@ def _superseded(proposal: Proposal) -> bool:
     return any(now is not None and now.ccid != ccid for now, ccid in found)
 
 
-class End(StrEnum):
-    """How a proposal ended; `REFUSED`: the chaincode answered with an error."""
-
-    ENDORSED = "endorsed"
-    INVALID = "invalid"
-    DENIED = "denied"
-    DUPLICATE = "duplicate"
-    NOT_SIMULATED = "not-simulated"
-    REFUSED = "refused"
-    CANCELLED = "cancelled"
-
-
-_FAILURES: Final = {
-    End.DENIED: metrics.PROPOSAL_ACL_FAILURES,
-    End.DUPLICATE: metrics.DUPLICATE_TRANSACTION_FAILURES,
-    End.NOT_SIMULATED: metrics.PROPOSAL_SIMULATION_FAILURES,
-}
-
-
 class Watch:
     """Counts and logs one proposal while it is worked on; a context manager.
 
     Attributes:
         admitted: set when all checks have passed.
-        end: how it ended, unless an error leaves the block.
+        endorsed: set unless the chaincode answered with an error.
     """
 
     def __init__(self, proposal: Proposal) -> None:
         self._proposal = proposal
         self._began = time.perf_counter()
-        self.admitted = False
-        self.end = End.CANCELLED
+        self.admitted = self.endorsed = False
         metrics.PROPOSALS_RECEIVED.inc()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        channel, name = self._proposal.channel, self._proposal.name
-        if error is not None:
-            self.end = self._end_of(error)
-        ok = self.end is End.ENDORSED
+        channel, name, ok = self._proposal.channel, self._proposal.name, self.endorsed
         if is_on(_LOGGER, "debug") and (ok or error is not None):
             _log.debug(
                 "proposal endorsed" if ok else "no answer to a proposal",
                 tx=self._proposal.tx_id,
                 chaincode=name,
-                **({} if ok else {"end": str(self.end), "error": str(error)}),
+                **({} if ok else {"error": str(error)}),
             )
-        if self.end is End.INVALID:
+        is_error, admitted = isinstance(error, Exception), self.admitted
+        known = isinstance(error, (Denied, TransactionExists))
+        if is_error and not (admitted or known):
             metrics.PROPOSAL_VALIDATION_FAILURES.inc()
             return
         spent_s = time.perf_counter() - self._began
@@ -335,16 +312,11 @@ class Watch:
             metrics.SUCCESSFUL_PROPOSALS.inc()
             return
         labels = metrics.bounded(channel), metrics.bounded(name)
-        if self.end is End.REFUSED:
+        if error is None:
             metrics.ENDORSEMENT_FAILURES.labels(*labels, "true").inc()
-        elif self.end in _FAILURES:
-            _FAILURES[self.end].labels(*labels).inc()
-
-    def _end_of(self, error: BaseException) -> End:
-        if not isinstance(error, Exception):
-            return End.CANCELLED
-        if self.admitted:
-            return End.NOT_SIMULATED
-        if isinstance(error, Denied):
-            return End.DENIED
-        return End.DUPLICATE if isinstance(error, TransactionExists) else End.INVALID
+        elif is_error and admitted:
+            metrics.PROPOSAL_SIMULATION_FAILURES.labels(*labels).inc()
+        elif isinstance(error, Denied):
+            metrics.PROPOSAL_ACL_FAILURES.labels(*labels).inc()
+        elif is_error:
+            metrics.DUPLICATE_TRANSACTION_FAILURES.labels(*labels).inc()

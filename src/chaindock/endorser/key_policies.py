@@ -80,7 +80,13 @@ class Rule:
 
 
 class State(Protocol):
-    """Where the metadata of keys is read."""
+    """The state that a block finds."""
+
+    def get_state(self, ns: str, key: str, /) -> bytes | None:
+        """Return a public value."""
+
+    def labelled(self, ns: str, collection: str, /) -> bool:
+        """Whether any key of a namespace or collection may have metadata."""
 
     def metadata(self, ns: str, collection: str, key: bytes, /) -> bytes | None:
         """Return the serialised KVMetadataWrite of a key, or of a key hash."""

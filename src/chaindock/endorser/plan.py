@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from chaindock.endorser.configuration import Configuration
-    from chaindock.endorser.validator import State
+    from chaindock.endorser.key_policies import State
     from chaindock.identity.msp import Identity, SigningIdentity
     from chaindock.identity.policies import Evaluator
     from chaindock.ledger.simulator import Simulator

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from functools import lru_cache, partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from fabric_protos.common import common_pb2
 from fabric_protos.peer import chaincode_event_pb2, policy_pb2, proposal_pb2
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from chaindock.endorser.configuration import Configuration
+    from chaindock.endorser.key_policies import State
     from chaindock.identity.msp import Identity, Msps
     from chaindock.identity.policies import Evaluator
     from chaindock.ids import ChannelId
@@ -162,19 +163,6 @@ def _endorsers(endorsed: Any, msps: Msps) -> tuple[Identity, ...]:
 
 
 # --- what is decided in the block ---------------------------------------------------
-
-
-class State(Protocol):
-    """The state that a block finds."""
-
-    def get_state(self, ns: str, key: str, /) -> bytes | None:
-        """Return a public value."""
-
-    def metadata(self, ns: str, collection: str, key: bytes, /) -> bytes | None:
-        """Return the serialised KVMetadataWrite of a key, or of a key hash."""
-
-    def labelled(self, ns: str, collection: str, /) -> bool:
-        """Whether any key of a namespace or collection may have metadata."""
 
 
 class SnapshotState:

@@ -17,7 +17,7 @@ from chaindock.aio import off_loop
 from chaindock.chaincode.invocation import ERROR_STATUS, Outcome
 from chaindock.endorser.channel import Joined
 from chaindock.endorser.checks import check_expiry, check_proposal, receive
-from chaindock.endorser.endorser import End, Watch
+from chaindock.endorser.endorser import Watch
 from chaindock.endorser.responses import failure, is_refusal, respond
 from chaindock.endorser.simulation import undefined
 from chaindock.errors import ChaindockError, NotFound
@@ -110,8 +110,7 @@ class Peer:
                 raise undefined(name)
             args = proposal.input.args
             response = await system[name].execute(None, args, identity, self._mspid)
-            failed = response.status >= ERROR_STATUS
-            watch.end = End.REFUSED if failed else End.ENDORSED
+            watch.endorsed = response.status < ERROR_STATUS
             if response.status < 500:
                 return messages.ProposalResponse(response=response)
             outcome = Outcome(response, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,8 +15,16 @@ from chaindock.chaincode.support import ChaincodeSupport
 from chaindock.container.attempt import Attempt, Phase
 from chaindock.container.contracts import Exit
 from chaindock.container.router import Router
-from chaindock.endorser.endorser import End, Watch
-from chaindock.errors import ExecuteTimeout, ExitedEarly, LaunchFailed, LaunchTimeout
+from chaindock.endorser.endorser import Watch
+from chaindock.errors import (
+    Denied,
+    ExecuteTimeout,
+    ExitedEarly,
+    LaunchFailed,
+    LaunchTimeout,
+    ProposalInvalid,
+    TransactionExists,
+)
 from chaindock.ids import at_peer
 from chaindock.ledger.committer import CommittedBlock, count
 from chaindock.ledger.transaction import ParsedTransaction
@@ -241,15 +250,26 @@ def fill() -> None:
     metrics.request_received("GET_STATE", "c", CCID)
     metrics.held_bytes(CCID, lambda: 5)
     metrics.request_answered("GET_STATE", "c", CCID, 0.001, ok=True)
-    for end in End:
-        propose("a", end)
+    propose("a", endorsed=True)
+    for error in (None, Denied("x"), TransactionExists("x"), ProposalInvalid("x")):
+        propose("a", error)
+    propose("a", asyncio.CancelledError())
+    propose("a", ExecuteTimeout("x"), admitted=True)
     commit("a:1.0")
 
 
-def propose(chaincode: str, end: End) -> None:
+def propose(
+    chaincode: str,
+    error: BaseException | None = None,
+    *,
+    admitted: bool = False,
+    endorsed: bool = False,
+) -> None:
     proposal = SimpleNamespace(channel="c", name=chaincode, tx_id="t")
-    with Watch(cast(Any, proposal)) as watch:
-        watch.end = end
+    with contextlib.suppress(BaseException), Watch(cast(Any, proposal)) as watch:
+        watch.admitted, watch.endorsed = admitted, endorsed
+        if error is not None:
+            raise error
 
 
 def commit(chaincode: str) -> None:
@@ -291,7 +311,7 @@ def test_memory_is_bounded_whatever_comes():
         metrics.request_received("GET_STATE", "c", ccid)
         metrics.launch_ended(ccid, [], ok=False)
         metrics.run_ended(ccid, "exited", asked=False)
-        propose(f"cc{number}", End.NOT_SIMULATED)
+        propose(f"cc{number}", ExecuteTimeout("x"), admitted=True)
         commit(f"cc{number}:1.0")
     found = scraped()
     launched = found.samples["chaincode_launch_failures"]
@@ -331,6 +351,6 @@ def test_before_the_node_is_up_there_are_metrics_too():
 
 
 def test_what_a_label_holds_cannot_break_the_text():
-    propose('a"} 1\nb\\', End.ENDORSED)
+    propose('a"} 1\nb\\', endorsed=True)
     name = "endorser_proposal_duration_count"
     assert scraped().value(name, chaincode='a"} 1\nb\\') == 1
