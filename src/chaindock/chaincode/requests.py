@@ -66,7 +66,7 @@ def serve(
     kind = kind_of(message)
     # The channel in the message itself may be anything.
     channel = "" if call is None else call.invocation.channel_id
-    metrics.request_received(kind, channel, ccid)
+    metrics.requests(kind, channel, ccid).inc()
     result: bytes | ChaindockError
     taken = 0
     if call is None or call.over:

@@ -81,7 +81,9 @@ class Packages(AbstractAsyncContextManager["Packages"]):
         spare: Sequence[Ccid] = []
         try:
             fleet.installed |= set(await asyncio.to_thread(self._store.list))
-            await asyncio.to_thread(targets.keep_placements, used)
+            await asyncio.to_thread(
+                targets.drop_placements, lambda one: one not in used
+            )
             wanted = used | targets.kept.keys()
             spare = await asyncio.to_thread(self._store.sweep, wanted)
         except StorageError as error:
@@ -267,6 +269,6 @@ class Packages(AbstractAsyncContextManager["Packages"]):
                     self._fleet.installed.discard(ccid)  # before a definition comes
                     with suppress(NotFound):
                         await asyncio.to_thread(self._store.remove, ccid)
-                await asyncio.to_thread(targets.drop_placement, ccid)
+                await asyncio.to_thread(targets.drop_placements, ccid.__eq__)
             except ChaindockError as error:
                 _log.warning("package not deleted", ccid=ccid, error=error.message)

@@ -19,7 +19,7 @@ from chaindock.ids import Ccid
 from chaindock.lifecycle.states import AUTO, Placement, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
     from chaindock.lifecycle.definitions import Approval
@@ -150,14 +150,6 @@ class TargetState(AbstractContextManager["TargetState"]):
             self._save((_PLACE, (ccid, *astuple(placement))))
             self._placements = {**self._placements, ccid: placement}
 
-    def drop_placement(self, ccid: Ccid) -> None:
-        """Forget where a package ran that is not to run any more. Idempotent."""
-        self._drop_placements(lambda one: one == ccid)
-
-    def keep_placements(self, ccids: Collection[Ccid]) -> None:
-        """Forget where all other packages ran."""
-        self._drop_placements(lambda one: one not in ccids)
-
     def set(self, channel: str, approval: Approval, target: Target) -> None:
         """Record what a user wants of what a name runs now."""
         key = channel, approval.name
@@ -198,7 +190,8 @@ class TargetState(AbstractContextManager["TargetState"]):
 
     # ---- the file
 
-    def _drop_placements(self, which: Callable[[Ccid], bool]) -> None:
+    def drop_placements(self, which: Callable[[Ccid], bool]) -> None:
+        """Forget where packages ran that are not to run any more. Idempotent."""
         with self._lock:
             gone = {ccid for ccid in self._placements if which(ccid)}
             drop = "DELETE FROM placement WHERE ccid=?"

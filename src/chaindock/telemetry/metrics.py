@@ -284,16 +284,11 @@ def _drop(ccid: str) -> None:
     packages.pop(ccid, None)
     for metric in _OF_PACKAGE:
         metric.remove_by_labels({"chaincode": ccid})
-    _request.cache_clear()
+    requests.cache_clear()
     _answer.cache_clear()
 
 
 # ---- requests of chaincode: a few hundred thousand a minute, so their children are kept
-
-
-def request_received(kind: str, channel: str, ccid: str) -> None:
-    """Count a request; `channel` is "" for a request of no running invocation."""
-    _request(kind, channel, ccid).inc()
 
 
 def held_bytes(ccid: str, held: Callable[[], int]) -> None:
@@ -312,7 +307,8 @@ def request_answered(
 
 
 @lru_cache(maxsize=1024)
-def _request(kind: str, channel: str, ccid: str) -> Counter:
+def requests(kind: str, channel: str, ccid: str) -> Counter:
+    """Return what counts requests; `channel` is "" for those of no running invocation."""
     _admit(ccid)  # in development mode there is no launch
     return SHIM_REQUESTS_RECEIVED.labels(kind, channel, ccid)
 

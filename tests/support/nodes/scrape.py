@@ -56,7 +56,7 @@ def reset_metrics() -> None:
         metric.clear()
     metrics.packages.clear()
     metrics._names.clear()
-    metrics._request.cache_clear()
+    metrics.requests.cache_clear()
     metrics._answer.cache_clear()
     metrics.proposals.cache_clear()
 

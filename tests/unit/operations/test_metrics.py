@@ -247,7 +247,7 @@ def fill() -> None:
     metrics.BUILD_DURATION.labels("docker", "true").observe(65)
     metrics.launch_ended(CCID, [("image", 65.0)], ok=True)
     metrics.run_ended(CCID, "exited", asked=True)
-    metrics.request_received("GET_STATE", "c", CCID)
+    metrics.requests("GET_STATE", "c", CCID).inc()
     metrics.held_bytes(CCID, lambda: 5)
     metrics.request_answered("GET_STATE", "c", CCID, 0.001, ok=True)
     propose("a", endorsed=True)
@@ -308,7 +308,7 @@ def test_memory_is_bounded_whatever_comes():
     for number in range(metrics.MOST_PACKAGES * 3):
         ccid = f"cc{number}_1:{number:064x}"
         metrics.launch_begun(ccid)
-        metrics.request_received("GET_STATE", "c", ccid)
+        metrics.requests("GET_STATE", "c", ccid).inc()
         metrics.launch_ended(ccid, [], ok=False)
         metrics.run_ended(ccid, "exited", asked=False)
         propose(f"cc{number}", ExecuteTimeout("x"), admitted=True)
