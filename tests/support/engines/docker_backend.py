@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, ClassVar, Self, cast
 
 from chaindock.container.contracts import NodeLabels
 from chaindock.controllers.docker.controller import DockerController
@@ -29,6 +29,19 @@ def docker_options(endpoint: str = "", **images: LanguageImages) -> DockerOption
     """Return options for an engine, which must never pull; "" = that of the tests."""
     where = EndpointOptions(docker_host=endpoint or need_docker())
     return DockerOptions(endpoint=where, images=images, pull="never")
+
+
+class KnownEngine(Engine):
+    """An engine that is asked for its version once: Podman starts programs for that."""
+
+    _agreed: ClassVar[dict[str, tuple[str, str, str]]] = {}
+
+    async def _agree(self) -> None:
+        if self.address not in self._agreed:
+            await super()._agree()
+            self._agreed[self.address] = self._api, self.arch, self.name
+        self._api, self.arch, self.name = self._agreed[self.address]
+        self._was_lost = False
 
 
 async def clean(engine: Engine, node_id: str, *, images: bool = True) -> None:
@@ -70,7 +83,7 @@ class DockerBackend(Backend):
         self._images: list[str] = []
 
     async def __aenter__(self) -> Self:
-        self.engine = await Engine.connect(self.options.endpoint)
+        self.engine = await KnownEngine.connect(self.options.endpoint)
         self._stack.push_async_callback(self.engine.aclose)
         return self
 
