@@ -40,8 +40,6 @@ from bench.measure import Clock, in_turns, scratch
 from bench.rows import Row, Skipped
 from chaindock.chaincode import calls as chaincode_calls
 from chaindock.chaincode.invocation import Invocation, outcome_of
-from chaindock.chaincode.options import StreamOptions
-from chaindock.chaincode.server import server_options
 from chaindock.endorser.checks import parse_proposal
 from chaindock.ledger import simulator as ledger_simulator
 from support.ledgers.proposals import new_proposal
@@ -114,7 +112,7 @@ class BareServer:
                 await stream.write(self._transaction())
 
     async def serve(self, trust: Trust | None) -> tuple[grpc.aio.Server, str]:
-        server = grpc.aio.server(options=server_options(StreamOptions()))
+        server = grpc.aio.server()
         method = grpc.stream_stream_rpc_method_handler(
             self.register,
             request_deserializer=Kind.FromString,

@@ -27,6 +27,7 @@ from chaindock.platforms.base import Connection
 from support.shims import credentials
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
 
     from chaindock.container.contracts import CallbackListener
@@ -73,6 +74,9 @@ class BareListener:
             await server.start()
             self._servers[host] = server, f"{host}:{port}"
         return self._servers[host][1]
+
+    async def serve(self, listener: socket.socket, most: int, *names: str) -> None:
+        raise NotImplementedError("the floor of a process has no sandbox")
 
     async def _register(self, _messages: Any, stream: Any) -> None:
         await stream.read()

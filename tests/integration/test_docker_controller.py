@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from chaindock.chaincode.client import wait_until_listening
 from chaindock.container.attempt import Attempt
 from chaindock.container.contracts import Cause, Dial
 from chaindock.controllers.docker import network, reach
@@ -277,8 +276,9 @@ async def test_only_the_nodes_user_connects_to_a_chaincode_that_is_dialled(
         served, package = await backend.built(serve(), serves=True, builder=controller)
         dial = await served.start(backend.peer, Attempt(package.ccid))
         assert isinstance(dial, Dial)
-        await wait_until_listening(dial.address)  # the node does
-        assert await connects(dial.address, os.geteuid())
+        async with asyncio.timeout(20):
+            while not await connects(dial.address, os.geteuid()):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
         assert not await connects(dial.address, NOBODY)
         assert await connects(await backend.listener.address_on("127.0.0.1"), NOBODY)
         told = served.describe()

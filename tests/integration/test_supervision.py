@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +16,10 @@ import pytest
 
 from chaindock.operations.address import find_socket
 from support.eventually import eventually as eventually_async
-from support.faults import crowd
 from support.nodes.node import BACKENDS, FIXTURES, PROCESS, Node, eventually, started
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
@@ -257,29 +254,3 @@ def test_builds_that_hang_delay_no_other_launch(node: Node, tmp_path: Path, how:
             one.communicate(timeout=60)
     print(f"\nwait and launch: alone {alone} s, beside {HANGING} that hang {beside} s")
     assert beside[0] - alone[0] < 0.1
-
-
-# --- a crowd at the listener ----------------------------------------------------------
-
-
-def test_a_contract_comes_back_while_others_keep_idle_connections(node: Node):
-    """Issue 10, 5: 2,000 connections of another local user, for 20 seconds."""
-    if node.backend != PROCESS:
-        pytest.skip("the packet filter keeps local users from the bridge")
-    node.deploy(CRASHES, "crashing")
-    node.cli("start", "crashing")
-    node.invoke("crashing", "alive")
-    pid = node.where("crashing")
-    addresses = node.ask("status")["endpoints"]["chaincode"].split(", ")
-    (loopback,) = (one for one in addresses if one.startswith("127.0.0.1:"))
-    host, _, port = loopback.rpartition(":")
-    user = ["65534"] if os.geteuid() == 0 else []
-    words = [sys.executable, crowd.__file__, host, port, "2000", "20", *user]
-    with subprocess.Popen(words, stdout=subprocess.PIPE) as attacker:
-        assert attacker.stdout is not None
-        assert attacker.stdout.readline() == b"full\n"
-        psutil.Process(int(pid)).kill()
-        eventually(lambda: node.where("crashing") not in {"", pid}, "another runs", 15)
-        node.invoke("crashing", "alive")
-        assert attacker.poll() is None, "the attack was still on"
-        attacker.kill()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from chaindock.chaincode.outbox import Outbox
     from chaindock.chaincode.requests import Serving
     from chaindock.ledger.budget import Budget
+    from chaindock.rpc.frames import Buffer
 
 MAX_BACKLOG = 64
 MAX_BACKLOG_BYTES = 1024 * 1024
@@ -67,7 +68,7 @@ class Answers:
         """Take requests from now on; those that take long run in `tasks`."""
         self._ccid, self._outbox, self._tasks = ccid, outbox, tasks
 
-    async def parse(self, raw: bytes) -> tuple[ChaincodeMessage, Any]:
+    async def parse(self, raw: Buffer) -> tuple[ChaincodeMessage, Any]:
         """Parse a large message, off the loop if it takes long.
 
         Returns: the message; of a request without its payload, but with what that holds,

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import grpc
-import grpc.aio
-
-from chaindock.aio import Backoff
+from chaindock.aio import Backoff, Tasks
+from chaindock.rpc.connection import Limits
+from chaindock.rpc.dial import connect
+from chaindock.rpc.status import CallEnded, Status
+from chaindock.rpc.tls import client_context
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from chaindock.chaincode.handler import Handler, StreamEnd
     from chaindock.chaincode.options import StreamOptions
     from chaindock.container.contracts import DialTls
+    from chaindock.rpc.connection import Connection
 
 _log = get_logger("chaincode.client")
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.02, 0.1
@@ -33,10 +35,10 @@ _LONGEST_REST_S: Final = 1.0
 _REFUSALS: Final = 10
 """Calls that break, in about 1 s, after which a TLS server is not taken to be booting: it
 is another server, or refuses the node."""
-_UNIX: Final = "unix:"
 _LOOK_S: Final = 0.01
 """Between two tries of a port without a listener; a try costs next to nothing."""
-_CONNECT_S: Final = 0.5
+_CONNECT_S: Final = 2.0
+"""For a connection and its handshake; a machine that starts many chaincodes is slow."""
 
 
 async def serve_dialled(
@@ -51,97 +53,76 @@ async def serve_dialled(
     Returns: why the stream ended, or broke.
     """
     backoff = Backoff(_FIRST_WAIT_S, _LONGEST_WAIT_S)
+    # No pings: the Python shim's server ends connections that ping often.
+    limits = Limits(options.receive_bytes, options.max_message_bytes)
+    context, name = None, None
+    if tls is not None:
+        name = tls.server_name
+        try:
+            context = client_context(tls.cert_pem, tls.key_pem, tls.root_pem)
+        except (OSError, ValueError) as error:  # what was given is no PEM
+            handler.end(Status.UNAUTHENTICATED, _no_tls(address, tls, error))
+            return await handler.ended.wait()
     broken = 0
-    while True:
-        await wait_until_listening(address)
-        async with _channel(address, options, tls) as channel:
-            call: Any = channel.stream_stream(_METHOD)()
-            handler.rest = partial(_rest, channel)
-            try:
-                first = await call.read()
-                _heed_cancellation()
-                return await handler.run(call, first)
-            except grpc.aio.AioRpcError as error:
-                _heed_cancellation()
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    handler.end(error.code(), f"{error.code().name}: {error.details()}")
-                    return await handler.ended.wait()
-                broken += 1
-                if tls is not None and broken >= _REFUSALS:
-                    name = tls.server_name or address.rpartition(":")[0].strip("[]")
-                    reason = (
-                        f"no TLS with the server at {address}: expected a certificate "
-                        f"for {name!r} that the given root signed; or the server refuses "
-                        f"the node's certificate ({error.details()})"
-                    )
-                    handler.end(grpc.StatusCode.UNAUTHENTICATED, reason)
-                    return await handler.ended.wait()
-                _log.debug("not listening", address=address, error=error.details())
-            finally:
-                call.cancel()
-        await asyncio.sleep(backoff.next_s())
-
-
-async def wait_until_listening(address: str) -> None:
-    """Return when something accepts connections at `address`.
-
-    Trying a socket is cheaper than a gRPC channel, so it is tried every `_LOOK_S`.
-    """
-    host, _, port = address.rpartition(":")
     while True:
         try:
             async with asyncio.timeout(_CONNECT_S):
-                if address.startswith(_UNIX):
-                    path = address.removeprefix(_UNIX)
-                    _, writer = await asyncio.open_unix_connection(path)
-                else:
-                    _, writer = await asyncio.open_connection(host.strip("[]"), port)
-        except OSError:
+                connection = await connect(address, limits, context, name)
+        except (ConnectionRefusedError, FileNotFoundError):
             await asyncio.sleep(_LOOK_S)
+            continue
+        except OSError as error:  # a time-out is one, and whatever TLS does not like
+            why = str(error) or "no answer in time"
         else:
-            writer.close()
-            return
+            stream = connection.request(_METHOD, address)
+            try:
+                async with Tasks("rests") as tasks:
+                    handler.rest = partial(_rest, connection, address, tasks)
+                    await stream.begun()
+                    return await handler.run(stream)
+            except CallEnded as ended:
+                if ended.code is not Status.UNAVAILABLE:
+                    handler.end(ended.code, str(ended))
+                    return await handler.ended.wait()
+                why = ended.text
+            finally:
+                stream.cancel()
+                connection.close()
+        broken += 1
+        if tls is not None and broken >= _REFUSALS:
+            handler.end(Status.UNAUTHENTICATED, _no_tls(address, tls, why))
+            return await handler.ended.wait()
+        _log.debug("not listening", address=address, error=why)
+        await asyncio.sleep(backoff.next_s())
 
 
-def _rest(channel: grpc.aio.Channel, done: Callable[[], None]) -> None:
+def _no_tls(address: str, tls: DialTls, why: object) -> str:
+    wanted = tls.server_name or address.rpartition(":")[0].strip("[]")
+    return (
+        f"no TLS with the server at {address}: expected a certificate for {wanted!r} "
+        f"that the given root signed; or the server refuses the node's certificate ({why})"
+    )
+
+
+def _rest(
+    connection: Connection, authority: str, tasks: Tasks, done: Callable[[], None]
+) -> None:
     """Call `done` when the chaincode has finished all its writes.
 
     The chaincode is asked for a method that does not exist: it writes the refusal to the same
     connection, after everything that it wrote before. No fixed time would do on a busy
     machine.
     """
-    ask: Any = channel.unary_unary(_NO_METHOD)
-    call = ask(b"", timeout=_LONGEST_REST_S)
-    call.add_done_callback(lambda _call: done())
+    stream = connection.request(_NO_METHOD, authority, empty=True)
 
+    async def refused() -> None:
+        try:
+            async with asyncio.timeout(_LONGEST_REST_S):
+                await stream.read()
+        except (CallEnded, TimeoutError):
+            pass
+        finally:
+            stream.cancel()
+            done()
 
-def _heed_cancellation() -> None:
-    # Until the server has sent its first bytes, grpc.aio waits in a task of its own that
-    # swallows the cancellation of the reader (grpcio 1.85: `_prepare_rpc`).
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
-
-
-def _channel(
-    address: str, options: StreamOptions, tls: DialTls | None
-) -> grpc.aio.Channel:
-    settings: list[tuple[str, int | str]] = [
-        ("grpc.max_receive_message_length", options.receive_bytes),
-        ("grpc.max_send_message_length", options.max_message_bytes),
-        # No pings: the Python shim's server ends connections that ping often.
-        # Each try connects anew instead of sharing gRPC's own back-off.
-        ("grpc.use_local_subchannel_pool", 1),
-        # Chaincode is never behind the proxy that builds may need.
-        ("grpc.enable_http_proxy", 0),
-    ]
-    if tls is None:
-        return grpc.aio.insecure_channel(address, options=settings)
-    if tls.server_name is not None:
-        settings.append(("grpc.ssl_target_name_override", tls.server_name))
-    credentials = grpc.ssl_channel_credentials(
-        tls.root_pem.encode(),
-        tls.key_pem.encode() if tls.key_pem else None,
-        tls.cert_pem.encode() if tls.cert_pem else None,
-    )
-    return grpc.aio.secure_channel(address, credentials, options=settings)
+    _ = tasks.start(refused(), "rest")

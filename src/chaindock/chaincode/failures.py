@@ -25,7 +25,7 @@ from chaindock.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Coroutine, Mapping, Sequence
 
     from chaindock.container.attempt import Attempt, Event
     from chaindock.errors import StreamTerminated
@@ -83,19 +83,19 @@ def _stage(kind: type[LaunchFailed]) -> str:
     return ""
 
 
-def tls_failure(error: LaunchFailed, ccid: str, handshakes: int) -> TlsFailed:
+def tls_failure(error: LaunchFailed, ccid: str, reasons: Sequence[str]) -> TlsFailed:
     """Return the error for a chaincode that connected and opened no stream.
 
-    `error`: how the launch ended. `handshakes`: how many the listener saw; above 0.
+    `error`: how the launch ended. `reasons`: why the handshakes failed; at least one.
     """
     return TlsFailed(
-        f"{error.message}; the chaincode connected (connections seen: {handshakes}), "
-        "and no TLS handshake succeeded",
+        f"{error.message}; the chaincode connected (connections seen: {len(reasons)}), "
+        f"and no TLS handshake succeeded: {reasons[-1]}",
         hint="check that the chaincode uses TLS, trusts CORE_PEER_TLS_ROOTCERT_FILE and "
         "shows CORE_TLS_CLIENT_CERT_FILE, and that the clock is right; read its output: "
         f"chaindock logs {ccid}",
         **error.facts,
-        handshakes=handshakes,
+        handshakes=len(reasons),
     )
 
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-import grpc
-import grpc.aio
 from fabric_protos.peer import chaincode_pb2
 from fabric_protos.peer import chaincode_shim_pb2 as shim
 from google.protobuf.message import DecodeError
@@ -25,6 +23,7 @@ from chaindock.chaincode.requests import REQUESTS, kind_of
 from chaindock.chaincode.wire import LARGE
 from chaindock.container.attempt import Phase
 from chaindock.errors import RegistrationRefused
+from chaindock.rpc.status import Status
 from chaindock.telemetry import bind, get_logger
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import Exit
     from chaindock.ids import Ccid
+    from chaindock.rpc.stream import Stream
 
 Kind: Final = shim.ChaincodeMessage
 FINAL: Final = frozenset({Kind.COMPLETED, Kind.ERROR})
@@ -61,7 +61,7 @@ class StreamEnd:
         overrun_s: a call was not answered for so many seconds; None = another reason.
     """
 
-    code: grpc.StatusCode
+    code: Status
     reason: str
     overrun_s: float | None = None
 
@@ -131,36 +131,29 @@ class Handler:
 
     # --- the life of a stream -------------------------------------------------------
 
-    async def run(self, stream: Any, first: Any = None) -> StreamEnd:
-        """Serve `stream` until it ends.
-
-        Args:
-            stream: an open gRPC stream of either role. `read` returns bytes, and
-                `grpc.aio.EOF` at the end; both raise when the stream broke.
-            first: what `read` has returned already; None = nothing.
+    async def run(self, stream: Stream) -> StreamEnd:
+        """Serve `stream`, of either role, until it ends.
 
         Returns: why; the caller tells the other side.
         Cancelled: everything ends as if the stream had.
         """
-        outbox = self._outbox = Outbox(stream.write, self.calls.budget)
+        outbox = self._outbox = Outbox(stream, self.calls.budget)
         self._registry.connected(self)
         loop = asyncio.get_running_loop()
         silence = loop.call_later(self._options.silence_s, self._too_silent)
         try:
             async with Tasks("stream") as self._tasks:
                 for name, work in (
-                    ("receive", self._receive(stream, first)),
+                    ("receive", self._receive(stream)),
                     ("send", outbox.run()),
                 ):
                     _ = self._tasks.start(self._until_it_breaks(name, work), name)
                 return await self.ended.wait()
         finally:
             silence.cancel()
-            self.end(grpc.StatusCode.CANCELLED, "connection lost")
+            self.end(Status.CANCELLED, "connection lost")
 
-    def end(
-        self, code: grpc.StatusCode, reason: str, overrun_s: float | None = None
-    ) -> None:
+    def end(self, code: Status, reason: str, overrun_s: float | None = None) -> None:
         """End the stream now; calls that wait fail. The first reason counts."""
         if self.state is StreamState.ENDED:
             return
@@ -177,13 +170,13 @@ class Handler:
 
     def _overran(self, tx_id: str, seconds: float) -> None:
         reason = f"the call of transaction {tx_id} was not answered for {seconds:g} s"
-        self.end(grpc.StatusCode.ABORTED, reason, seconds)
+        self.end(Status.ABORTED, reason, seconds)
 
     def _too_silent(self) -> None:
         if self.state is StreamState.CREATED:
             missing = "no REGISTER" if self.ccid is None else "not ready"
             reason = f"{missing} within {self._options.silence_s:g} s"
-            self.end(grpc.StatusCode.DEADLINE_EXCEEDED, reason)
+            self.end(Status.DEADLINE_EXCEEDED, reason)
 
     async def _until_it_breaks(
         self, name: str, work: Coroutine[Any, Any, None]
@@ -191,16 +184,10 @@ class Handler:
         """Do `work`; what it raises ends the stream."""
         try:
             await work
-        except asyncio.CancelledError:
-            # grpc.aio also raises it when the other side ended with CANCELLED.
-            self.end(grpc.StatusCode.CANCELLED, "connection lost")
-            raise
         except RegistrationRefused as error:
-            self.end(getattr(grpc.StatusCode, error.code.name), error.message)
+            self.end(getattr(Status, error.code.name), error.message)
         except Exception as error:  # noqa: BLE001  # whatever broke, the stream is over
             text = str(error) or type(error).__name__
-            if isinstance(error, grpc.aio.AioRpcError):
-                text = f"{error.code().name}: {error.details()}"
             what = "receive from chaincode support stream failed"
             if name == "send":
                 message = self._outbox.writing or shim.ChaincodeMessage()
@@ -208,23 +195,22 @@ class Handler:
                     "received error while sending message, ending chaincode support "
                     f"stream: [{message.txid[:8]}] error sending {kind_of(message)}"
                 )
-            self.end(grpc.StatusCode.UNKNOWN, f"{what}: {text}")
+            self.end(Status.UNKNOWN, f"{what}: {text}")
 
-    async def _receive(self, stream: Any, first: Any) -> None:
-        read, outbox = stream.read, self._outbox
-        raw = await read() if first is None else first
-        while raw is not grpc.aio.EOF:
+    async def _receive(self, stream: Stream) -> None:
+        outbox = self._outbox
+        while (raw := await stream.read()) is not None:
             if len(raw) <= LARGE:
                 message, request = Kind.FromString(raw), None
             elif self.state is StreamState.CREATED:
                 self.end(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
+                    Status.RESOURCE_EXHAUSTED,
                     f"a message of {len(raw)} bytes before READY, more than {LARGE}",
                 )
                 return
             else:
                 message, request = await self.calls.answers.parse(raw)
-                raw = None
+            del raw
             kind = message.type
             ready = self.state is StreamState.READY
             if ready and kind in FINAL:
@@ -240,12 +226,11 @@ class Handler:
             elif kind != KEEPALIVE:
                 self._end_unexpected(message)
             del message, request  # an idle stream keeps no large message
-            raw = await read()
-        self.end(grpc.StatusCode.OK, "chaincode closed the stream")
+        self.end(Status.OK, "chaincode closed the stream")
 
     def _end_unexpected(self, message: shim.ChaincodeMessage) -> None:
         self.end(
-            grpc.StatusCode.UNKNOWN,
+            Status.UNKNOWN,
             f"error handling message, ending stream: [{message.txid[:64]}] Fabric side "
             f"handler cannot handle message ({kind_of(message)}) while in {self.state} "
             "state",
@@ -253,7 +238,7 @@ class Handler:
 
     # --- registration ---------------------------------------------------------------
 
-    async def _register(self, message: shim.ChaincodeMessage, to: Any) -> None:
+    async def _register(self, message: shim.ChaincodeMessage, to: Stream) -> None:
         try:
             name = chaincode_pb2.ChaincodeID.FromString(message.payload).name
         except DecodeError as error:

@@ -239,7 +239,7 @@ class RuntimeLauncher:
         """Return what kept a chaincode that dials from the node; None if not known."""
         if run.attempt.phase is not Phase.CONNECT or run.expected.dialled:
             return None
-        if self._registry.crowd.lasts():
+        if self._registry.arrivals.crowded():
             error.retryable = True
             error.hint = (
                 "other programs hold too many connections to the listener (the node's log "
@@ -247,8 +247,8 @@ class RuntimeLauncher:
             )
             return None
         by_itself = error.facts.get("cause", Cause.EXITED) == Cause.EXITED
-        if by_itself and (count := self._registry.connected_in_vain(run.expected)):
-            return tls_failure(error, run.ccid, count)
+        if by_itself and (reasons := self._registry.connected_in_vain(run.expected)):
+            return tls_failure(error, run.ccid, reasons)
         return await _probed(run) if isinstance(error, LaunchTimeout) else None
 
     async def _look_for_the_way(self, run: Running) -> None:
@@ -258,7 +258,7 @@ class RuntimeLauncher:
         silent = run.attempt.phase is Phase.CONNECT
         if silent and not registry.connected_in_vain(run.expected):
             why = await _probed(run)
-            registry.handshakes.forget()
+            registry.arrivals.forget()
             if why is not None:
                 raise why
         await asyncio.Event().wait()

@@ -7,18 +7,21 @@ Source: docs/fabric/shim-protocol.md
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING
 
-from chaindock.aio import off_loop
+from chaindock.aio import LARGE_BYTES, off_loop
+from chaindock.rpc.status import CallEnded
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from fabric_protos.peer.chaincode_shim_pb2 import ChaincodeMessage
 
     from chaindock.chaincode.invocation import Call
     from chaindock.ledger.budget import Budget
+    from chaindock.rpc.stream import Stream
 
     Rest = Callable[[Callable[[], None]], None]
     """Calls its argument once, when the pause between two calls is over."""
@@ -29,19 +32,16 @@ WAITING_BYTES = 16 * 1024 * 1024
 
 
 class Outbox:
-    """The one writer of a stream: grpc.aio fails the second of two writes at once.
+    """The one writer of a stream.
 
     A write is never cancelled because a caller has left.
 
     Args:
-        write: sends one serialised message; never called again before it returned.
         budget: of the stream; gets back what an answer took when it is sent.
     """
 
-    def __init__(
-        self, write: Callable[[bytes], Awaitable[None]], budget: Budget
-    ) -> None:
-        self._write, self._budget = write, budget
+    def __init__(self, stream: Stream, budget: Budget) -> None:
+        self._stream, self._budget = stream, budget
         self._queue: deque[tuple[ChaincodeMessage, int, int]] = deque()
         self._bytes = 0
         self._filled, self._emptied = asyncio.Event(), asyncio.Event()
@@ -52,6 +52,11 @@ class Outbox:
 
         The budget gets `taken` bytes back afterwards.
         """
+        if size <= LARGE_BYTES and not self._queue and self.writing is None:
+            with contextlib.suppress(CallEnded):  # `run` tells of it
+                if self._stream.write_now(message.SerializeToString()):
+                    self._budget.give_back(taken)
+                    return
         self._queue.append((message, size, taken))
         self._bytes += size
         self._filled.set()
@@ -68,8 +73,8 @@ class Outbox:
             await self._emptied.wait()
 
     async def run(self) -> None:
-        """Write until `write` raises; then `writing` is the message that failed."""
-        queue, write = self._queue, self._write
+        """Write until that fails; then `writing` is the message that failed."""
+        queue, write = self._queue, self._stream.write
         while True:
             if not queue:
                 self._filled.clear()

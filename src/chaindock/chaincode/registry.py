@@ -8,55 +8,24 @@ Source: docs/fabric/shim-protocol.md, docs/adr/0005-certificates-per-attempt.md
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from chaindock.chaincode.crowd import Crowd
 from chaindock.container.attempt import Phase
 from chaindock.errors import RegistrationRefused
 from chaindock.ids import Ccid
+from chaindock.rpc.server import Arrivals
 from chaindock.telemetry import RateLimitedLog, get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from chaindock.chaincode.handler import Expected, Handler
 
 _log = get_logger("chaincode.registry")
 _DIALLING: Final = frozenset({Phase.START, Phase.CONNECT, Phase.REGISTER, Phase.READY})
 _NAME_MAX: Final = 300
 """Characters that are told and kept of a refused name. A package id has up to 248."""
-MOST_HANDSHAKES = 1000
-"""The latest handshakes that are remembered."""
-
-
-class Handshakes:
-    """The TLS handshakes with the node that no stream has followed yet.
-
-    gRPC says nothing of handshakes that fail, but asks for the node's certificate before
-    each of them. A handshake that no stream follows has failed.
-    """
-
-    def __init__(self) -> None:
-        self._begun: deque[float] = deque(maxlen=MOST_HANDSHAKES)
-        """When they began, monotonic."""
-
-    def begins(self) -> None:
-        """Take note of a handshake; from any thread."""
-        self._begun.append(time.monotonic())
-
-    def through(self) -> None:
-        """Take note of a stream: one of the handshakes was good."""
-        with contextlib.suppress(IndexError):
-            self._begun.pop()
-
-    def in_vain(self, since: float) -> int:
-        """Return how many handshakes since then no stream followed."""
-        return sum(began >= since for began in tuple(self._begun))
-
-    def forget(self) -> None:
-        """Forget everything: the node's own probe has connected."""
-        self._begun.clear()
 
 
 class HandlerRegistry:
@@ -66,13 +35,12 @@ class HandlerRegistry:
         admit_unlaunched: take registrations that nobody asked for (development mode).
 
     Attributes:
-        handshakes: with the node; the listener counts them.
-        crowd: watches the connections to the listener.
+        arrivals: of connections to the listener that have brought no stream.
         refusals: limits log lines about refused streams, by certificate.
     """
 
     def __init__(self, *, admit_unlaunched: bool = False) -> None:
-        self.handshakes, self.crowd = Handshakes(), Crowd()
+        self.arrivals = Arrivals()
         self.refusals = RateLimitedLog(_log)
         self._admit_unlaunched = admit_unlaunched
         self._expected: dict[Ccid, Expected] = {}
@@ -97,13 +65,13 @@ class HandlerRegistry:
         if handler is None or handler.certificate != expected.certificate:
             self._certificates.pop(expected.certificate or "", None)
 
-    def connected_in_vain(self, expected: Expected) -> int:
-        """Return how many TLS handshakes no stream followed; 0 while others are launched."""
+    def connected_in_vain(self, expected: Expected) -> Sequence[str]:
+        """Return why TLS handshakes have failed; () while others are launched."""
         others = (one for one in self._expected.values() if one is not expected)
         if any(one.attempt.phase in _DIALLING for one in others):
-            return 0
+            return ()
         since = time.monotonic() - expected.attempt.seconds_since(Phase.START)
-        return self.handshakes.in_vain(max(since, self._last_over))
+        return self.arrivals.in_vain(max(since, self._last_over))
 
     def ready(self, handler: Handler) -> None:
         """Tell whoever expects this chaincode that calls can be sent to `handler`."""

@@ -9,12 +9,11 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
-import grpc
-
 from chaindock.aio import Tasks, first
 from chaindock.chaincode.handler import Expected
 from chaindock.container.contracts import Cause, Exit
 from chaindock.errors import ChaindockError, EngineTimeout, EngineUnavailable
+from chaindock.rpc.status import Status
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ class Running:
         which, found = await first(**waits)
         if which == "exit":
             self.expected.exit.settle(found)
-            self.handler.end(grpc.StatusCode.UNAVAILABLE, f"chaincode {found.text}")
+            self.handler.end(Status.UNAVAILABLE, f"chaincode {found.text}")
         elif found.overrun_s is not None:
             self.expected.exit.settle(
                 Exit(None, reason=found.reason, cause=Cause.OVERRUN)
@@ -146,7 +145,7 @@ class Running:
             self.expected.exit.settle(last)
             for handler in (registered, self.handler):
                 if handler is not None:
-                    handler.end(grpc.StatusCode.UNAVAILABLE, "chaincode was stopped")
+                    handler.end(Status.UNAVAILABLE, "chaincode was stopped")
             await self.tasks.aclose()
             self.attempt.close()
         return await self.expected.exit.wait()

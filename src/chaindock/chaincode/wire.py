@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping
 
     from chaindock.chaincode.options import StreamOptions
+    from chaindock.rpc.frames import Buffer
 
-    Buffer = bytes | memoryview
     Field = tuple[int, int | memoryview]
 
 Kind: Final = shim.ChaincodeMessage
@@ -52,7 +52,7 @@ _MAY_BE_LONG: Final[Mapping[int, Container[int]]] = {
 """Fields of a payload that may have more than `MOST_TEXT` bytes."""
 
 
-def head_of(raw: bytes) -> tuple[shim.ChaincodeMessage, memoryview]:
+def head_of(raw: Buffer) -> tuple[shim.ChaincodeMessage, memoryview]:
     """Return a message with type, transaction and channel, and the payload apart.
 
     Raises: InvalidInput for more than `MOST_FIELDS` fields, and a broken encoding.

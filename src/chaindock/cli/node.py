@@ -109,11 +109,8 @@ def _serve(session: Session, flags: Mapping[str, str], ready_fd: int | None) -> 
     import dataclasses
 
     from chaindock import telemetry
-    from chaindock.config.environment import prepare_transport
-    from chaindock.errors import ChaindockError
-
-    prepare_transport()
     from chaindock.config.load import load
+    from chaindock.errors import ChaindockError
 
     pipe = None if ready_fd is None else os.fdopen(ready_fd, "w")
 

@@ -36,18 +36,6 @@ def environment() -> dict[str, str]:
     return dict(os.environ)  # noqa: TID251  # this is the one place
 
 
-def prepare_transport() -> None:
-    """Set up gRPC, unless the user has, before it is imported for the first time.
-
-    gRPC then logs no line for each connection that it refuses: any program that reaches
-    the chaincode listener could fill the disk with such lines. And one thread of gRPC
-    receives a message and wakes asyncio, instead of three, which saves a tenth of a call.
-    """
-    settings = {"GRPC_VERBOSITY": "ERROR", "GRPC_EXPERIMENTS": "-event_engine_listener"}
-    for name, value in settings.items():
-        os.environ.setdefault(name, value)  # noqa: TID251  # gRPC reads it
-
-
 def resolve_home(
     flag: str | Path | None = None, env: Mapping[str, str] | None = None
 ) -> Path:

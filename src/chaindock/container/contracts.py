@@ -26,6 +26,8 @@ from chaindock.values import (
 )
 
 if TYPE_CHECKING:
+    import socket
+
     from chaindock.container.attempt import Attempt
     from chaindock.errors import LaunchFailed
     from chaindock.ids import Ccid
@@ -38,11 +40,17 @@ class CallbackListener(Protocol):
     async def address_on(self, host: str, *names: str) -> str:
         """Listen where this machine is reached as `host`; return host:port to dial.
 
-        `host` may be `unix:` and a path, which is returned. Later calls return the same.
-        With TLS, the certificate holds for the returned host, and for `names`, under
+        Later calls return the same. With TLS, the certificate holds for the returned host, and for `names`, under
         which chaincode may dial the same address.
 
         Raises: StartFailed when the address cannot be bound.
+        """
+
+    async def serve(self, listener: socket.socket, most: int, *names: str) -> None:
+        """Take the connections to a listening socket until cancelled, and close it.
+
+        For programs with a network of their own. `most`: connections at once; further
+        ones wait. `names`: as in `address_on`.
         """
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import grpc.aio
 from fabric_protos.common import common_pb2
 from fabric_protos.orderer import ab_pb2
 
@@ -33,7 +32,8 @@ if TYPE_CHECKING:
 
     from chaindock.endorser.channel import Channel
     from chaindock.gateway.blocks import Feeds
-    from chaindock.gateway.listener import Context, Seat, Stream
+    from chaindock.gateway.calls import Call as Context
+    from chaindock.gateway.listener import Seat, Stream
     from chaindock.gateway.options import GatewayOptions
 
 _SUCCESS: Final = common_pb2.SUCCESS
@@ -55,7 +55,7 @@ class Broadcast:
         status = _SUCCESS
         while status == _SUCCESS:
             envelope = await context.read()
-            if envelope is grpc.aio.EOF:
+            if envelope is None:
                 return
             status, info = await self.answer(envelope)
             del envelope  # a stream that waits holds none

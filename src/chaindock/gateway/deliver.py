@@ -12,7 +12,6 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import grpc.aio
 from fabric_protos.common import common_pb2
 from fabric_protos.ledger.rwset import rwset_pb2
 from fabric_protos.orderer import ab_pb2
@@ -34,7 +33,8 @@ if TYPE_CHECKING:
 
     from chaindock.endorser.channel import Channel
     from chaindock.gateway.blocks import FeedBlock, Feeds
-    from chaindock.gateway.listener import Context, Seat
+    from chaindock.gateway.calls import Call as Context
+    from chaindock.gateway.listener import Seat
     from chaindock.gateway.options import GatewayOptions
     from chaindock.identity.msp import Identity
     from chaindock.ledger.delivered import PrivateSet
@@ -120,7 +120,7 @@ class Deliver:
 
     async def serve(self, form: Form, context: Context) -> None:
         """Answer the requests of a stream with blocks of a form."""
-        while (data := await context.read()) is not grpc.aio.EOF:
+        while (data := await context.read()) is not None:
             try:
                 granted = self._admit(bytes(data), context, form)
                 del data  # only what is needed stays in memory

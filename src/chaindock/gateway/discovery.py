@@ -19,9 +19,10 @@ from chaindock.endorser.layouts import eligible, endorsing, runnable
 from chaindock.errors import ChaindockError, Denied, InvalidInput, NotFound
 from chaindock.gateway.listener import Service, named
 from chaindock.gateway.requests import is_bound, unmarshalled
-from chaindock.gateway.statuses import Refusal, Status
+from chaindock.gateway.statuses import Refusal
 from chaindock.identity.msp import Msps, require_local
 from chaindock.ids import CHANNEL_WRITERS
+from chaindock.rpc.status import Status
 from chaindock.values import KIB
 
 if TYPE_CHECKING:

@@ -14,15 +14,16 @@ from fabric_protos.gateway import gateway_pb2 as pb
 from chaindock.aio import off_loop
 from chaindock.errors import ChaindockError
 from chaindock.gateway import requests
-from chaindock.gateway.statuses import Refusal, Status
+from chaindock.gateway.statuses import Refusal
 from chaindock.ids import TxId
+from chaindock.rpc.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from chaindock.endorser.channel import Channel
     from chaindock.gateway.blocks import FeedBlock, Feeds
-    from chaindock.gateway.listener import Context
+    from chaindock.gateway.calls import Call as Context
 
 
 async def chaincode_events(

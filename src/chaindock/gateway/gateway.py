@@ -32,12 +32,12 @@ from chaindock.gateway.events import chaincode_events
 from chaindock.gateway.listener import Service
 from chaindock.gateway.statuses import (
     Refusal,
-    Status,
     broadcast_status,
     detail,
     endorser_status,
     response_status,
 )
+from chaindock.rpc.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from chaindock.endorser.channel import Channel
     from chaindock.endorser.checks import Proposal
     from chaindock.gateway.blocks import Feeds
-    from chaindock.gateway.listener import Context, Seat
+    from chaindock.gateway.calls import Call as Context
+    from chaindock.gateway.listener import Seat
     from chaindock.gateway.options import GatewayOptions
 
 _UNPLANNED: Final = (

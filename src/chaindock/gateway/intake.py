@@ -1,6 +1,6 @@
 """Receive requests: what arrives slowly, and what is large, is bounded for all clients.
 
-gRPC gives a request only as a whole, and holds in memory what has arrived of it.
+A request is worked on as a whole; what has arrived of it is held in memory.
 Source: docs/fabric/gateway.md#servers
 """
 
@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
-from chaindock.gateway.statuses import Refusal, Status
+from chaindock.gateway.statuses import Refusal
+from chaindock.rpc.status import Status
 from chaindock.values import GIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from chaindock.gateway.listener import Context
+    from chaindock.rpc.stream import Stream
 
 QUICK_S: Final = 0.5
 SLOW_S: Final = 60.0
@@ -45,15 +46,15 @@ class Intake:
         self._look: asyncio.TimerHandle | None = None
 
     async def read(
-        self, context: Context, source: str, limit_s: float | None = None
+        self, stream: Stream, source: str, limit_s: float | None = None
     ) -> Any:
-        """Return the next request of a call of a connection, or `grpc.aio.EOF`.
+        """Return the next request of a call of a connection, or None at the end.
 
         `limit_s`: most seconds that it may take; None = any. Raises: Refusal.
         """
         reading = _Reading(self, source, limit_s)
         try:
-            return await context.read()
+            return await stream.read()
         except asyncio.CancelledError:
             reading.check()
             raise

@@ -8,26 +8,28 @@ Source: docs/fabric/gateway.md#servers
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
-import grpc
-import grpc.aio
-
-from chaindock.chaincode.crowd import most_connections
 from chaindock.errors import ConfigInvalid, NodeError
-from chaindock.gateway.calls import Desk, bound
-from chaindock.gateway.statuses import Refusal, Status
+from chaindock.gateway.calls import Call as Context
+from chaindock.gateway.calls import Desk, run
+from chaindock.gateway.statuses import Refusal
+from chaindock.rpc.connection import Limits
+from chaindock.rpc.server import Server
+from chaindock.rpc.status import Status
+from chaindock.rpc.tls import server_context
 from chaindock.telemetry import get_logger
 from chaindock.values import show_address
 
 if TYPE_CHECKING:
+    import ssl
     from pathlib import Path
 
     from chaindock.gateway.options import GatewayOptions
     from chaindock.identity.organization import Organization
+    from chaindock.rpc.stream import Stream as Incoming
 
 _log = get_logger("gateway")
 DEFAULT: Final = ("127.0.0.1", 7051)
@@ -35,23 +37,19 @@ _APART: Final = 2000
 """Between the ports of two peers, as in Fabric's test network."""
 _LOCAL: Final = "127.0.0.1"
 _ALL: Final = ("0.0.0.0", "::")  # noqa: S104  # as a user may set it
-_HANDSHAKE_MS: Final = 10_000
-_STOP_S: Final = 5.0
 _STREAMS: Final = 1000
 """Calls at once on one connection."""
-_PENDING: Final = 10_000
-"""Calls that the node has not looked at yet; above, gRPC drops some of anybody."""
-_PING_MS: Final = 60_000
-_KEEP_ALIVE_MS, _KEEP_ALIVE_TIMEOUT_MS = 2 * 3600 * 1000, 20_000
+_PING_S: Final = 2 * 3600.0
+"""Fabric's two hours of silence outlast every idle limit on the way."""
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Unary: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
 """Takes a serialised request and returns the response."""
 Feed: TypeAlias = Callable[[bytes, Context], Awaitable[None]]
 """Takes a serialised request, and writes responses with `context.write()`."""
 Stream: TypeAlias = Callable[[Context], Awaitable[None]]
-"""Reads requests with `context.read()` (`grpc.aio.EOF` at the end), writes responses with
+"""Reads requests with `context.read()` (None at the end), writes responses with
 `context.write()`; all are serialised."""
+Methods: TypeAlias = Unary | Feed | Stream
 
 
 def named(address: str) -> str:
@@ -139,10 +137,7 @@ class ClientListener:
 
     async def __aexit__(self, *_: object) -> None:
         servers, self._servers = list(self._servers.values()), {}
-        self._desk.crowd.stop()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_STOP_S):
-                await asyncio.gather(*(one.grpc.stop(None) for one in servers))
+        await asyncio.gather(*(one.server.aclose() for one in servers))
 
     def connection(self, mspid: str) -> dict[str, str | None]:
         """Return what a client of an organisation's peer needs.
@@ -178,7 +173,7 @@ class ClientListener:
         """Close the server of an organisation's peer, until `reopen`; its calls end."""
         async with self._lock:
             del self._addresses[mspid]
-            await self._servers[mspid].grpc.stop(None)
+            await self._servers[mspid].server.aclose()
             _log.info("not serving clients any more", mspid=mspid)
 
     async def reopen(self, mspid: str) -> None:
@@ -190,14 +185,11 @@ class ClientListener:
             await self._open(former.organization, host or _LOCAL, former.port)
 
     async def _open(self, organization: Organization, host: str, port: int) -> None:
-        server = _Server(organization, self._options, self._roots)
+        server = _Server(organization, self._options, self._roots, self._desk)
         self._bind(server, host, port)
         self._addresses[organization.mspid] = server.seat.address
         server.seat = replace(server.seat, addresses=self._addresses)
-        services = [make(server.seat) for make in self._services]
-        server.grpc.add_generic_rpc_handlers((_Methods(services, self._desk),))
-        await server.grpc.start()
-        self._desk.crowd.watch(server.port)
+        server.offer([make(server.seat) for make in self._services])
         self._servers[organization.mspid] = server
         address = server.seat.address
         _log.info("serving clients", mspid=organization.mspid, address=address)
@@ -206,7 +198,7 @@ class ClientListener:
         address = show_address((host, port))
         try:
             server.bind(host, port if port < 1 << 16 else 0)
-        except RuntimeError as error:
+        except OSError as error:
             if not port or (self._options.listen and not self._servers):
                 raise NodeError(
                     f"cannot listen for client applications on {address}: {error}",
@@ -216,7 +208,7 @@ class ClientListener:
                 ) from error
             try:
                 server.bind(host, 0)
-            except RuntimeError:
+            except OSError:
                 raise NodeError(
                     f"cannot listen for client applications on {host}: {error}"
                 ) from error
@@ -231,76 +223,72 @@ class _Server:
     """The server of one organisation's peer."""
 
     def __init__(
-        self, organization: Organization, options: GatewayOptions, roots: list[bytes]
+        self,
+        organization: Organization,
+        options: GatewayOptions,
+        roots: list[bytes],
+        desk: Desk,
     ) -> None:
         self.organization, self._options, self._roots = organization, options, roots
-        self._known = 0
+        self._desk = desk
+        self._services: set[str] = set()
+        self._methods: dict[str, tuple[Service, Methods, bool]] = {}
+        self._context: ssl.SSLContext | None = None
+        self._known = -1
         """How many of the roots the certificates of clients are checked against."""
         self.port = 0
         self.seat = Seat(organization.mspid, "")
-        self.grpc = grpc.aio.server(options=_channel_options(options))
-        self._credentials = self._new_credentials() if options.tls else None
-        """gRPC asks them for certificates, and does not keep them itself."""
+        most = options.message_bytes
+        limits = Limits(most, most, _STREAMS, _PING_S)
+        self.server = Server(self._serve, limits, self._tls if options.tls else None)
 
     @property
     def connection(self) -> dict[str, str]:
         """As `ClientListener.connection`."""
         facts = {"address": self.seat.address}
-        if self._credentials is not None:
+        if self._options.tls:
             name = facts["tls_name"] = f"peer0.{self.organization.domain}"
             folder = self.organization.path / "peers" / name / "tls"
             facts["ca"] = str(folder / "ca.crt")
         return facts
 
     def bind(self, host: str, port: int) -> None:
-        """Take an address. Raises: RuntimeError."""
-        address = show_address((host, port))
-        if self._credentials is None:
-            self.port = self.grpc.add_insecure_port(address)
-        else:
-            self.port = self.grpc.add_secure_port(address, self._credentials)
+        """Take an address. Raises: OSError."""
+        self.port = self.server.listen(host, port)
         dialled = _LOCAL if host in _ALL else host
         address = show_address((dialled, self.port))
         self.seat = Seat(self.organization.mspid, address)
 
-    def _new_credentials(self) -> grpc.ServerCredentials:
-        _, certificate, key = self.organization.tls
-        if not self._options.client_auth:
-            return grpc.ssl_server_credentials([(key, certificate)])
-        return grpc.dynamic_ssl_server_credentials(
-            self._certificates(),
-            self._newer_certificates,  # type: ignore[arg-type]  # the stub lacks None
-            require_client_authentication=True,
-        )
+    def offer(self, services: Sequence[Service]) -> None:
+        """Serve the methods of these services."""
+        for one in services:
+            self._services.add(one.name)
+            for methods in (one.unary, one.feeds, one.streams):
+                for name, method in methods.items():
+                    found = one, method, methods is one.streams
+                    self._methods[f"/{one.name}/{name}"] = found
 
-    def _newer_certificates(self) -> grpc.ServerCertificateConfiguration | None:
-        return self._certificates() if self._known < len(self._roots) else None
+    async def _serve(self, stream: Incoming) -> bytes | None:
+        """Serve a call. Raises: CallEnded."""
+        path = stream.request.get(":path", "")
+        found = self._methods.get(path)
+        if found is None:
+            name, _, called = path.lstrip("/").rpartition("/")
+            text = f"unknown service {name}"
+            if name in self._services:
+                text = f"unknown method {called} for service {name}"
+            raise Refusal(Status.UNIMPLEMENTED, text)
+        service, method, reads = found
+        return await run(service, self._desk, method, stream, reads=reads)
 
-    def _certificates(self) -> grpc.ServerCertificateConfiguration:
-        """Return what is shown and what is accepted. In threads of gRPC, too."""
-        roots, (_, certificate, key) = list(self._roots), self.organization.tls
-        self._known = len(roots)
-        return grpc.ssl_server_certificate_configuration(
-            [(key, certificate)], root_certificates=b"\n".join(roots)
-        )
-
-
-def _channel_options(options: GatewayOptions) -> list[tuple[str, int]]:
-    return [
-        ("grpc.max_receive_message_length", options.message_bytes),
-        ("grpc.max_send_message_length", options.message_bytes),
-        ("grpc.http2.min_ping_interval_without_data_ms", _PING_MS),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.keepalive_time_ms", _KEEP_ALIVE_MS),
-        ("grpc.keepalive_timeout_ms", _KEEP_ALIVE_TIMEOUT_MS),
-        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
-        ("grpc.max_allowed_incoming_connections", most_connections()),
-        ("grpc.max_concurrent_streams", _STREAMS),
-        ("grpc.server.max_pending_requests", _PENDING),
-        ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING),
-        # Two nodes must not share a port unnoticed.
-        ("grpc.so_reuseport", 0),
-    ]
+    def _tls(self) -> ssl.SSLContext:
+        asks = self._options.client_auth
+        if self._context is None or (asks and self._known < len(self._roots)):
+            self._known = len(self._roots)
+            _, certificate, key = self.organization.tls
+            roots = b"\n".join(self._roots).decode() if asks else None
+            self._context = server_context(certificate.decode(), key.decode(), roots)
+        return self._context
 
 
 def _read(files: Sequence[Path]) -> list[bytes]:
@@ -314,44 +302,3 @@ def _read(files: Sequence[Path]) -> list[bytes]:
             key="peer.tls.clientRootCAs.files",
             origin=str(error.filename),
         ) from error
-
-
-# --- calls --------------------------------------------------------------------------
-
-
-class _Methods(grpc.GenericRpcHandler):
-    """The methods of all services of a server."""
-
-    def __init__(self, services: Sequence[Service], desk: Desk) -> None:
-        self._names = {service.name for service in services}
-        self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
-        streamed = grpc.stream_stream_rpc_method_handler
-        for one in services:
-            ways: Sequence[tuple[Any, Mapping[str, Any]]] = (
-                # A request is read by us, so that it can be bounded.
-                (grpc.stream_unary_rpc_method_handler, one.unary),
-                (streamed, one.feeds),
-                (streamed, one.streams),
-            )
-            for handler, methods in ways:
-                for name, method in methods.items():
-                    run = bound(one, desk, method, reads=methods is one.streams)
-                    self._handlers[f"/{one.name}/{name}"] = handler(run)
-
-    def service(
-        self, handler_call_details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[Any, Any]:
-        """Return what serves a call."""
-        path = handler_call_details.method
-        return self._handlers.get(path) or self._unknown(path)
-
-    def _unknown(self, path: str) -> grpc.RpcMethodHandler[Any, Any]:
-        service, _, method = path.lstrip("/").rpartition("/")
-        text = f"unknown service {service}"
-        if service in self._names:
-            text = f"unknown method {method} for service {service}"
-
-        async def refuse(_requests: Any, context: Context) -> None:
-            await context.abort(Status.UNIMPLEMENTED, text)
-
-        return grpc.stream_stream_rpc_method_handler(refuse)

@@ -1,6 +1,6 @@
 """Send responses: what clients have not taken yet is bounded for all of them together.
 
-gRPC copies a response and keeps it until the client has taken it.
+A response is held in memory until the client has taken it.
 Source: docs/fabric/gateway.md#servers
 """
 
@@ -12,11 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from chaindock.gateway.statuses import Refusal, Status
+from chaindock.gateway.statuses import Refusal
+from chaindock.rpc.status import Status
 from chaindock.values import KIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from chaindock.rpc.stream import Stream
 
 _LARGE: Final = 64 * KIB
 MOST_BYTES: Final = 256 * MIB
@@ -101,18 +104,13 @@ class Outlet:
         if response.task is not None:
             response.task.cancel()
 
-    async def write(self, context: Any, message: bytes, source: str) -> None:
-        """Write a response of a stream. Raises: Refusal.
-
-        Cancelled: also when the client has left.
-        """
+    async def write(self, stream: Stream, message: bytes, source: str) -> None:
+        """Write a response of a stream. Raises: Refusal, CallEnded."""
         sent = None
         if len(message) > _LARGE:
             sent = await self._turn(len(message), source)
         try:
-            await context.write(message)
-        except Exception as error:  # gRPC has no name for it; it is no defect
-            raise asyncio.CancelledError from error
+            await stream.write(message)
         finally:
             if sent is not None:
                 self._sent.pop(sent, None)

@@ -23,8 +23,9 @@ from chaindock.endorser.simulation import undefined
 from chaindock.errors import ChaindockError, NotFound
 from chaindock.gateway.listener import Service
 from chaindock.gateway.requests import unmarshalled
-from chaindock.gateway.statuses import Refusal, Status
+from chaindock.gateway.statuses import Refusal
 from chaindock.identity.msp import Msps
+from chaindock.rpc.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

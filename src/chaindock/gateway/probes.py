@@ -10,14 +10,14 @@ import asyncio
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-import grpc.aio
-
 from chaindock.gateway.listener import Service
 from chaindock.gateway.requests import unmarshalled
-from chaindock.gateway.statuses import Refusal, Status
+from chaindock.gateway.statuses import Refusal
+from chaindock.rpc.status import Status
 
 if TYPE_CHECKING:
-    from chaindock.gateway.listener import Context, Seat
+    from chaindock.gateway.calls import Call as Context
+    from chaindock.gateway.listener import Seat
 
 _HEALTH: Final = "grpc.health.v1.Health"
 _SERVED: Final = (
@@ -61,7 +61,7 @@ async def _check(request: bytes, _context: Context) -> bytes:
 async def _watch(context: Context) -> None:
     """Tell the state once: it stays as it is until the server stops."""
     request = await context.read()
-    if request is not grpc.aio.EOF:
+    if request is not None:
         await context.write(_state(request).SerializeToString())
         await asyncio.Event().wait()
 
@@ -84,7 +84,7 @@ def _described() -> Any:
 async def _reflect(context: Context) -> None:
     from grpc_reflection.v1alpha import reflection_pb2 as messages  # noqa: PLC0415
 
-    while (request := await context.read()) is not grpc.aio.EOF:
+    while (request := await context.read()) is not None:
         asked = iter([_read(messages.ServerReflectionRequest, request)])
         for answer in _described().ServerReflectionInfo(asked, None):
             await context.write(answer.SerializeToString())

@@ -5,7 +5,6 @@ Source: docs/fabric/gateway.md#errors
 
 from __future__ import annotations
 
-import ssl
 from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
@@ -20,14 +19,15 @@ from chaindock.chaincode.wire import message_of
 from chaindock.endorser import acl
 from chaindock.endorser.checks import UNREADABLE, parse, parse_proposal
 from chaindock.errors import Denied, InvalidInput, ProposalInvalid
-from chaindock.gateway.statuses import Refusal, Status
+from chaindock.gateway.statuses import Refusal
+from chaindock.rpc.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from chaindock.endorser.channel import Channel
     from chaindock.endorser.checks import Proposal
-    from chaindock.gateway.listener import Context
+    from chaindock.gateway.calls import Call as Context
 
 _UNPACK: Final = "failed to unpack transaction proposal: "
 
@@ -48,11 +48,8 @@ def unmarshalled(kind: Any, request: bytes) -> Any:
 
 def is_bound(claimed: bytes, context: Context) -> bool:
     """Whether a request names the TLS certificate that its client has shown, by SHA-256."""
-    shown = context.auth_context().get("x509_pem_cert", ())
-    return any(
-        sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).digest() == claimed
-        for pem in shown
-    )
+    shown = context.certificate
+    return shown is not None and sha256(shown).digest() == claimed
 
 
 # --- proposals ----------------------------------------------------------------------

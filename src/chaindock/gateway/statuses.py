@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-import grpc
 from fabric_protos.common import common_pb2
 from fabric_protos.gateway.gateway_pb2 import ErrorDetail
 from fabric_protos.peer.proposal_response_pb2 import Response
@@ -22,13 +21,13 @@ from chaindock.errors import (
     TooManyRequests,
     Unsupported,
 )
+from chaindock.rpc.status import CallEnded, Status
 
 if TYPE_CHECKING:
     from chaindock.endorser.checks import Proposal
     from chaindock.errors import ChaindockError
     from chaindock.gateway.listener import Seat
 
-Status = grpc.StatusCode
 _DETAIL: Final = "type.googleapis.com/gateway.ErrorDetail"
 _TRAILER: Final = "grpc-status-details-bin"
 _MOST: Final = 1500
@@ -36,26 +35,27 @@ _MOST: Final = 1500
 of trailers; they would tell of the trailers instead."""
 
 
-class Refusal(Exception):
+class Refusal(CallEnded):
     """Ends a call with a status.
 
     Args:
         details: what peers said, each with its address and MSP id.
     """
 
-    def __init__(self, code: grpc.StatusCode, text: str, *details: ErrorDetail) -> None:
-        super().__init__(text)
-        self.code, self.text, self.details = code, fitting(text), details
+    def __init__(self, code: Status, text: str, *details: ErrorDetail) -> None:
+        self.details = details
         for one in details:
             one.message = fitting(one.message, _MOST // len(details))
+        super().__init__(code, fitting(text))
+        self.trailers = self._trailers()
 
-    def trailers(self) -> tuple[tuple[str, bytes], ...]:
+    def _trailers(self) -> tuple[tuple[str, bytes], ...]:
         """Return the metadata that carry the details; () without any."""
         if not self.details:
             return ()
         # A google.rpc.Status: its first two fields are those of this message, and its
         # details are the third field, once for each.
-        parts = [Response(status=self.code.value[0], message=self.text)]
+        parts = [Response(status=self.code, message=self.text)]
         for one in self.details:
             packed = Packed(type_url=_DETAIL, value=one.SerializeToString())
             parts.append(Response(payload=packed.SerializeToString()))
@@ -85,7 +85,7 @@ def detail(seat: Seat, message: str) -> ErrorDetail:
 
 def endorser_status(
     error: ChaindockError, proposal: Proposal | None = None
-) -> tuple[grpc.StatusCode, str]:
+) -> tuple[Status, str]:
     """Return the code and the text of an error of `Endorser.process`.
 
     `proposal`: None if it could not be read.
@@ -97,7 +97,7 @@ def endorser_status(
     return Status.ABORTED, failure(proposal, error).response.message
 
 
-def response_status(status: int, message: str) -> tuple[grpc.StatusCode, str] | None:
+def response_status(status: int, message: str) -> tuple[Status, str] | None:
     """Return the code and the text of a response of chaincode; None = it is a success."""
     if 200 <= status < 400:
         return None

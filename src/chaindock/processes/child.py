@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
-    from chaindock.processes.sandbox import Relay
+    from chaindock.processes.sandbox import Sandbox
     from chaindock.processes.spawner import Record
 
 _log = get_logger("process")
@@ -58,7 +58,7 @@ class Program:
         inherits: descriptors that it gets and does not know of: locks on its build; in
             a sandbox the end of a channel instead.
         max_open_files, max_file_bytes: 0 = as the node has it.
-        relay: of its sandbox; None = no sandbox.
+        sandbox: that it runs in; None = no sandbox.
     """
 
     argv: Sequence[str]
@@ -68,7 +68,7 @@ class Program:
     inherits: Sequence[int] = ()
     max_open_files: int = 0
     max_file_bytes: int = 0
-    relay: Relay | None = None
+    sandbox: Sandbox | None = None
 
 
 @dataclass(frozen=True)
@@ -286,16 +286,16 @@ class Child(asyncio.SubprocessProtocol):
         finally:
             rest.cancel()
         self._transport.close()
-        if self.program.relay:
-            self.program.relay.release()
+        if self.program.sandbox:
+            self.program.sandbox.release()
         self._gone.set()
 
     def _judge(self) -> Exit:
-        code, relay = self._transport.get_returncode(), self.program.relay
-        if relay and code and code > 0 and not (relay.entered or self.stopping):
+        code, sandbox = self._transport.get_returncode(), self.program.sandbox
+        if sandbox and code and code > 0 and not (sandbox.entered or self.stopping):
             reason = "its sandbox could not be made"
             return Exit(code, reason=reason, cause=Cause.NOT_STARTED)
-        if relay and code is not None and 128 < code <= 192:
+        if sandbox and code is not None and 128 < code <= 192:
             # bubblewrap adds 128 to the signal that ended its program.
             code = 128 - code
         if self._verdict is not None and code == -signal.SIGKILL:
@@ -323,7 +323,7 @@ async def open_gate(program: Program, env: Mapping[str, str], output: Output) ->
     blocks = -(-program.max_file_bytes // _BLOCK_BYTES)
     wanted = {"n": program.max_open_files, "f": blocks}
     limits = ""
-    if program.relay:  # which limits open files itself
+    if program.sandbox:  # which limits open files itself
         limits = "trap '' TERM; ulimit -S -n $(ulimit -H -n) 2>/dev/null; "
         del wanted["n"]
     limits += "".join(f"ulimit -{k} {n} 2>/dev/null; " for k, n in wanted.items() if n)
@@ -333,7 +333,7 @@ async def open_gate(program: Program, env: Mapping[str, str], output: Output) ->
         "-c",
         GATE.format(limits=limits),
         "chaindock-gate",
-        *(() if program.relay else end_with_node()),
+        *(() if program.sandbox else end_with_node()),
         *program.argv,
         cwd=program.cwd,
         env=env,

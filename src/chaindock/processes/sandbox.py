@@ -23,13 +23,15 @@ from typing import TYPE_CHECKING, Final
 from chaindock.aio import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
+    from chaindock.container.contracts import CallbackListener
     from chaindock.processes.child import Child, Program
 
 MOST_CONNECTIONS: Final = 4
 """Connections of one run to the node at a time; further ones wait."""
-_BLOCK_BYTES: Final = 1 << 16
+PEER: Final = "127.0.0.1:7052"
+"""What a program in a sandbox dials: nothing else is in its network."""
 _PLACES: Final = "/usr/bin:/bin:/usr/local/bin"
 _SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 # Of /etc, what programs look up; nothing that only root may read.
@@ -111,7 +113,8 @@ def in_sandbox(
     program: Program,
     private: Path,
     seen: Iterable[Path],
-    known: Mapping[str, str],
+    listener: CallbackListener | None,
+    serves: str = "",
     tmp_bytes: int = 0,
 ) -> Program:
     """Return what starts `program` in a sandbox; only where `find_bwrap` found one.
@@ -121,13 +124,11 @@ def in_sandbox(
         private: its own directory, the only one that it can write. What it writes there
             is in memory, and gone with the sandbox.
         seen: directories that it can read, and programs with their toolchains.
-        known: `peer`, the host:port that it dials, and `via`, where the node listens for
-            it, `unix:` and a path or a port on loopback; or `listen`, where it serves,
-            which may be in another path of its own directory.
+        listener: takes its connections to `PEER`; None = it serves.
+        serves: where, `unix:` and what may be another path of its own directory.
         tmp_bytes: size of its own directory; 0 = half of the memory of this machine.
     """
-    ends = known.get("peer", ""), known.get("via", "")
-    relay = Relay(*ends, private, program.inherits)
+    sandbox = Sandbox(listener, private, program.inherits)
     python, temp = Path(sys.executable).resolve(), str(private / "tmp")
     places = [Path(one) for one in _SYSTEM]
     homes = {Path.home(), Path("/root"), Path("/home"), private, program.cwd}
@@ -138,8 +139,8 @@ def in_sandbox(
     etc = [Path("/etc", one) for one in _ETC.split()]
     etc += Path("/etc").glob("java-*")
     own = {private}
-    if "listen" in known:
-        own.add(Path(known["listen"].removeprefix("unix:")).parent)
+    if serves:
+        own.add(Path(serves.removeprefix("unix:")).parent)
     looked_up = [str(w) for one in etc for w in ("--ro-bind-try", one, one)]
     mounts = [str(w) for one in places for w in ("--ro-bind-try", one, one)]
     inner = _find_bwrap()[0]
@@ -158,15 +159,24 @@ def in_sandbox(
         *("--bind", temp, "/dev/shm", "--bind", temp, "/tmp"),  # noqa: S108
         *(*looked_up, *mounts),
         *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(program.cwd)),
-        *("--", str(python), "-I", "-S", "-c", _ENTER, str(relay.theirs), relay.port),
+        *(
+            "--",
+            str(python),
+            "-I",
+            "-S",
+            "-c",
+            _ENTER,
+            str(sandbox.theirs),
+            sandbox.port,
+        ),
         *(str(program.max_open_files), str(private)),
     ]
     return replace(
         program,
         argv=[inner[0], *_OUTER.split(), *outer, *inner, *words, *program.argv],
         cwd=Path("/"),
-        inherits=(relay.theirs,),
-        relay=relay,
+        inherits=(sandbox.theirs,),
+        sandbox=sandbox,
     )
 
 
@@ -187,28 +197,30 @@ def _visible(path: Path, homes: Iterable[Path]) -> Iterable[Path]:
         yield top
 
 
-class Relay:
-    """Starts one program in its sandbox and passes its connections on to the node.
+class Sandbox:
+    """What the node has of the sandbox of one program, which begins when `serve` runs.
 
-    `peer` is the host:port that the program dials, and the node listens at `via`; "" = it
-    serves on `cc.sock` in `private`, where the node finds a link to that in the sandbox.
+    The node takes the program's connections by `listener`; None = the program serves on
+    `cc.sock` in `private`, where the node finds a link to that in the sandbox.
     `theirs` is a descriptor that the program inherits; `entered` says whether the sandbox
     is there and the program begins. Copies of `held`, locks of its build, stay open until
     the program has ended: it could open an inherited one again, for writing.
     """
 
     def __init__(
-        self, peer: str, via: str, private: Path, held: Iterable[int] = ()
+        self,
+        listener: CallbackListener | None,
+        private: Path,
+        held: Iterable[int] = (),
     ) -> None:
         self.entered = False
         self._private, self._folder = private, -1
         self._held = [os.dup(fd) for fd in held]
-        self.port = peer.rpartition(":")[2] or "0"
-        self._via = via
+        self._listener = listener
+        self.port = PEER.rpartition(":")[2] if listener else "0"
         self._ours, self._inherited = socket.socketpair()
         self._ours.setblocking(False)
         self.theirs = self._inherited.fileno()
-        self._free = asyncio.Semaphore(MOST_CONNECTIONS)
 
     def close(self) -> None:
         """Close both ends, and what is held. Idempotent."""
@@ -230,14 +242,14 @@ class Relay:
         return (now.f_blocks - now.f_bfree) * now.f_frsize, now.f_files - now.f_ffree
 
     async def serve(self, child: Child) -> None:
-        """Let the program begin, and pass its connections on until it has ended."""
+        """Let the program begin, and take its connections until it has ended."""
         self._inherited.close()
         with contextlib.closing(self):
             async with Tasks("sandbox") as tasks:
-                _ = tasks.start(self._accept(child, tasks), f"relay of {child.pid}")
+                _ = tasks.start(self._enter(child), f"connections of {child.pid}")
                 await child.wait_gone()
 
-    async def _accept(self, child: Child, tasks: Tasks) -> None:
+    async def _enter(self, child: Child) -> None:
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
         with self._ours as channel:
             loop.add_reader(channel, ready.set)
@@ -247,88 +259,15 @@ class Relay:
                 loop.remove_reader(channel)
             _, files, _, _ = socket.recv_fds(channel, 1, 2)
             self._held += files[:1]
-            dials = self.port != "0"
             # Without a free descriptor one is missing.
-            if len(files) == 1 + dials and not child.stopping:
+            if len(files) == 1 + bool(self._listener) and not child.stopping:
                 self._folder = files[0]
-                if not dials:
+                if self._listener is None:
                     there = f"/proc/self/fd/{self._folder}/cc.sock"
                     (self._private / "cc.sock").symlink_to(there)
                 self.entered = True
                 channel.send(b"1")
-        if len(files) < 2:
-            return
-        with socket.socket(fileno=files[1]) as listener:
-            listener.setblocking(False)
-            while True:
-                await self._free.acquire()
-                try:
-                    inner, _ = await loop.sock_accept(listener)
-                except OSError:  # no descriptor is free
-                    self._free.release()
-                    await asyncio.sleep(1)
-                    continue
-                task = tasks.start(self._connect(inner), "connection")
-                task.add_done_callback(lambda _: self._free.release())
-
-    async def _connect(self, inner: socket.socket) -> None:
-        """Pass bytes on in both directions until one end closes or fails."""
-        kind, _, place = self._via.rpartition(":")
-        path = kind == "unix"
-        address = place if path else ("127.0.0.1", int(place))
-        with inner, socket.socket(socket.AF_UNIX if path else socket.AF_INET) as outer:
-            outer.setblocking(False)
-            for end in (inner,) if path else (inner, outer):
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            try:
-                await asyncio.get_running_loop().sock_connect(outer, address)
-            except OSError:  # the node's listener is closed
-                return
-            over = asyncio.Event()
-            ways = _Way(inner, outer, over), _Way(outer, inner, over)
-            try:
-                await over.wait()
-            finally:
-                for way in ways:
-                    way.pause()
-
-
-class _Way:
-    """Passes on what one socket brings to another; sets `over` when either is at its end.
-
-    It runs in callbacks: a task for each message would cost as much as the call it is for.
-    """
-
-    def __init__(
-        self, source: socket.socket, target: socket.socket, over: asyncio.Event
-    ) -> None:
-        self._source, self._target, self._over = source, target, over
-        self._loop = asyncio.get_running_loop()
-        self._left = memoryview(b"")
-        self._loop.add_reader(source, self._pass_on)
-
-    def pause(self) -> None:
-        """Read and write nothing more."""
-        self._loop.remove_reader(self._source)
-        self._loop.remove_writer(self._target)
-
-    def _pass_on(self) -> None:
-        waited = bool(self._left)
-        try:
-            if not waited:
-                self._left = memoryview(self._source.recv(_BLOCK_BYTES))
-                if not self._left:
-                    raise ConnectionError  # as if it was reset
-            self._left = self._left[self._target.send(self._left) :]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.pause()
-            self._over.set()
-            return
-        if self._left and not waited:
-            self.pause()
-            self._loop.add_writer(self._target, self._pass_on)
-        elif waited and not self._left:
-            self.pause()
-            self._loop.add_reader(self._source, self._pass_on)
+        if self._listener is not None and len(files) > 1:
+            dialled = socket.socket(fileno=files[1])
+            host = PEER.rpartition(":")[0]
+            await self._listener.serve(dialled, MOST_CONNECTIONS, host)

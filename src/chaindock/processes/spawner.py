@@ -147,8 +147,8 @@ class Spawner:
         except BaseException as error:
             if child is not None:
                 child.abort()
-            if program.relay is not None:
-                program.relay.close()
+            if program.sandbox is not None:
+                program.sandbox.close()
             if not isinstance(error, (OSError, ValueError, psutil.Error)):
                 raise
             raise StartFailed(
@@ -161,8 +161,8 @@ class Spawner:
             _give_way(pid)
         self.children[run_id] = child
         _ = self._tasks.start(self._follow(child), f"{kind} {run_id}")
-        if program.relay is not None:
-            _ = self._tasks.start(program.relay.serve(child), f"relay {run_id}")
+        if program.sandbox is not None:
+            _ = self._tasks.start(program.sandbox.serve(child), f"sandbox {run_id}")
         child.release()
         return child
 

@@ -233,8 +233,9 @@ class LimitWatch:
     async def _check(
         self, child: Child, bounds: Bounds, used: Usage, *, walk: bool
     ) -> None:
-        most, tmp, relay = bounds.memory_bytes, bounds.tmp_bytes, child.program.relay
-        size, files = relay.kept() if relay else (0, 0)
+        most, tmp = bounds.memory_bytes, bounds.tmp_bytes
+        sandbox = child.program.sandbox
+        size, files = sandbox.kept() if sandbox else (0, 0)
         memory = used.memory_bytes + size
         if 0 < most < memory:
             reason = f"it exceeded its limit of {most} bytes of memory"
@@ -247,7 +248,7 @@ class LimitWatch:
             self._end(child, reason, used.threads)
         if not tmp or not child.running:
             return
-        if walk and not relay:
+        if walk and not sandbox:
             size = await asyncio.to_thread(size_of, bounds.folder, tmp)
         if size > tmp or files > _MOST_FILES:
             reason = f"its directory exceeded {tmp} bytes or {_MOST_FILES} files"

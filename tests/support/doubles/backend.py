@@ -23,6 +23,7 @@ from chaindock.container.contracts import PeerConnection
 from support.doubles.scripts import ScriptPackages
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncIterator, Callable, Coroutine
     from pathlib import Path
     from typing import Any
@@ -42,14 +43,7 @@ class CountingListener:
         self._called = asyncio.Event()
 
     async def address_on(self, host: str, *names: str) -> str:
-        """Listen on `host` once and return host:port, or the path of a socket."""
-        if host.startswith("unix:"):
-            if host not in self._servers:
-                start = asyncio.start_unix_server(
-                    self._take, host.removeprefix("unix:")
-                )
-                self._servers[host] = await start
-            return host
+        """Listen on `host` once and return host:port."""
         if host not in self._servers:
             # Cancelled while it begins to serve, it is known and will be closed.
             server = await asyncio.start_server(
@@ -58,6 +52,11 @@ class CountingListener:
             self._servers[host] = server
             await server.start_serving()
         return f"{host}:{self._servers[host].sockets[0].getsockname()[1]}"
+
+    async def serve(self, listener: socket.socket, most: int, *names: str) -> None:
+        """Take the connections to a socket that a sandbox has made."""
+        async with await asyncio.start_server(self._take, sock=listener) as server:
+            await server.serve_forever()
 
     async def called(self) -> None:
         """Wait for the first connection."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import io
-import itertools
 import json
 import shlex
 import tarfile
@@ -178,7 +177,7 @@ class ScriptPackages:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._store = PackageStore(folder)
-        self._count = itertools.count()
+        self.made = 0
 
     async def make(
         self,
@@ -199,7 +198,7 @@ class ScriptPackages:
             label: None = a new one each time.
             salt: packages with equal acts and salt have equal code; None = a new one.
         """
-        number = next(self._count)
+        number, self.made = self.made, self.made + 1
         files = {
             "src/deps.sh": _script(dependencies),
             "src/build.sh": _script(build, 'cp main.sh salt "$1"/'),

@@ -6,7 +6,6 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-import grpc.aio
 from fabric_protos.common import common_pb2
 from fabric_protos.orderer import ab_pb2
 from fabric_protos.peer import events_pb2
@@ -51,7 +50,7 @@ class Stream:
     def __init__(self, room: int = 0, certificate: bytes = b"") -> None:
         self._requests: asyncio.Queue[Any] = asyncio.Queue()
         self._responses: asyncio.Queue[bytes] = asyncio.Queue(room)
-        self._certificate = certificate
+        self.certificate = certificate or None
         self._task: asyncio.Task[None] | None = None
 
     def start(self, service: Service, method: str) -> Stream:
@@ -66,9 +65,6 @@ class Stream:
     async def write(self, response: bytes) -> None:
         await self._responses.put(response)
 
-    def auth_context(self) -> dict[str, list[bytes]]:
-        return {"x509_pem_cert": [self._certificate]} if self._certificate else {}
-
     # --- the client's side
 
     def send(self, request: Any) -> Stream:
@@ -76,7 +72,7 @@ class Stream:
         return self
 
     def end(self) -> Stream:
-        return self.send(grpc.aio.EOF)
+        return self.send(None)
 
     async def raw(self) -> bytes:
         async with asyncio.timeout(5):

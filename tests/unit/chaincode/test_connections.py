@@ -13,10 +13,11 @@ from fabric_protos.peer import chaincode_shim_pb2 as shim
 
 from chaindock.chaincode.client import serve_dialled
 from chaindock.chaincode.handler import Handler
-from chaindock.chaincode.options import ListenOptions, StreamOptions
+from chaindock.chaincode.options import ListenOptions
 from chaindock.chaincode.registry import HandlerRegistry
-from chaindock.chaincode.server import ChaincodeListener, server_options
+from chaindock.chaincode.server import ChaincodeListener
 from chaindock.errors import StartFailed
+from chaindock.rpc.status import Status
 from support.doubles.memory_state import invocation
 from support.eventually import eventually
 from support.need import need_ipv6
@@ -107,15 +108,6 @@ async def test_the_advertised_address_is_what_chaincode_dials(port: int):
         assert address == f"peer.example.com:{port or bound}"
 
 
-def test_the_server_tolerates_the_pings_of_shims():
-    options = dict(server_options(StreamOptions()))
-    assert options["grpc.http2.min_ping_interval_without_data_ms"] == 50_000
-    assert options["grpc.keepalive_permit_without_calls"] == 1
-    assert options["grpc.max_receive_message_length"] == 65 * 1024 * 1024
-    assert options["grpc.max_send_message_length"] == 104_857_600
-    assert options["grpc.so_reuseport"] == 0
-
-
 async def test_nothing_else_is_served(listening: StreamNode):
     address = await listening.listener.address_on("127.0.0.1")
     async with grpc.aio.insecure_channel(address) as channel:
@@ -152,7 +144,7 @@ async def test_dialling_waits_for_a_server_that_boots():
             await peer.register(CCID)
             assert await expected.ready.wait() is handler
             await peer.leave()
-            assert (await dial).code is grpc.StatusCode.OK
+            assert (await dial).code is Status.OK
 
 
 async def test_a_server_that_accepts_and_drops_is_dialled_again():
@@ -185,7 +177,7 @@ async def test_a_server_of_something_else_fails_at_once(listening: StreamNode):
     expected = listening.expect()
     handler = Handler(listening.registry, listening.options, dialled=expected)
     end = await serve_dialled(address, handler, listening.options)
-    assert end.code is grpc.StatusCode.UNIMPLEMENTED
+    assert end.code is Status.UNIMPLEMENTED
     assert "UNIMPLEMENTED" in end.reason
 
 
@@ -203,7 +195,7 @@ async def test_ending_a_dialled_stream_cancels_the_call():
         await peer.register(CCID)
         await expected.ready.wait()
         assert server.open == 1
-        handler.end(grpc.StatusCode.UNAVAILABLE, "enough")
+        handler.end(Status.UNAVAILABLE, "enough")
         assert (await dial).reason == "enough"
         await server.closed()
 

@@ -1,24 +1,22 @@
-"""Connections without a stream keep nobody from registering (docs/adr/0009)."""
+"""Connections without a stream keep nobody from registering (docs/adr/0011)."""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import socket
-import subprocess
 import sys
-from contextlib import ExitStack
-from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from typing import TYPE_CHECKING
+from unittest.mock import AsyncMock
 
 import grpc.aio
 import pytest
 
-from chaindock.chaincode import crowd as under_test
-from chaindock.chaincode.crowd import Crowd
 from chaindock.errors import LaunchTimeout
+from chaindock.rpc import server as under_test
+from chaindock.rpc.connection import Limits
+from chaindock.rpc.server import Arrivals, Server, source_of
 from support.doubles.launch_fakes import never_registers
 from support.doubles.launch_world import World, failure
 from support.doubles.memory_state import invocation
@@ -31,10 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 HERE = "127.0.0.1"
-LOCK = """
-import fcntl, sys
-fcntl.lockf(open(sys.argv[1], "r+b"), fcntl.LOCK_EX | fcntl.LOCK_NB)
-"""
 
 
 @pytest.fixture
@@ -85,9 +79,9 @@ async def test_a_contract_registers_while_others_keep_idle_connections(
     if user != "me" and os.geteuid() != 0:
         pytest.skip("only root can be somebody else")
     peer, _ = await node.runs()
-    attacker = await attack(node, 110, *(() if user == "me" else ("65534",)))
+    attacker = await attack(node, 150, *(() if user == "me" else ("65534",)))
     try:
-        await eventually(node.registry.crowd.lasts)
+        await eventually(node.registry.arrivals.crowded)
         await registers(node)
         call = node.call(invocation("f"))
         await peer.complete(await peer.receive(), b"fine")
@@ -102,7 +96,7 @@ async def test_idle_connections_below_the_limit_stay(node: Guarded):
     pairs = [await asyncio.open_connection(host, int(port)) for _ in range(80)]
     await asyncio.sleep(1.2)
     assert not any(reader.at_eof() for reader, _ in pairs)
-    assert not node.registry.crowd.lasts()
+    assert not node.registry.arrivals.crowded()
     for _, writer in pairs:
         writer.close()
         await writer.wait_closed()
@@ -119,87 +113,27 @@ def test_the_user_of_a_connection_from_this_machine_is_known(family, host):
             pytest.skip("this machine has no IPv6")
         listener.listen()
         dialler.connect(listener.getsockname())
-        port = listener.getsockname()[1]
-        users = under_test._local_users({port})
-        assert users[dialler.getsockname()[:2]] == f"local user {os.geteuid()}"
+        accepted, address = listener.accept()
+        with accepted:
+            assert source_of(accepted, address) == f"local user {os.geteuid()}"
 
 
-def test_without_ipv6_users_are_known_by_their_ipv4_connections(
+async def test_each_source_keeps_as_many_connections_as_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    missing = {"tcp6": "none"}
-    monkeypatch.setattr(
-        under_test,
-        "Path",
-        lambda *words: Path(*(missing.get(one, one) for one in words)),
-    )
-    with socket.create_server((HERE, 0)) as listener, socket.socket() as dialler:
-        dialler.connect(listener.getsockname())
-        users = under_test._local_users({listener.getsockname()[1]})
-        assert users == {dialler.getsockname(): f"local user {os.geteuid()}"}
-
-
-def test_a_connection_whose_stream_began_during_the_look_is_not_closed(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    monkeypatch.setattr(under_test, "MAX_CONNECTIONS", 4)
-    crowd = Crowd()
-    with ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server((HERE, 0)))
-        address = listener.getsockname()
-        crowd._ports.add(address[1])
-        dialled = []
-        for _ in range(4):
-            dialled.append(stack.enter_context(socket.create_connection(address)))
-            stack.enter_context(listener.accept()[0])
-        host, port = dialled[0].getsockname()
-
-        def surplus(idle: Any, *_: Any) -> Any:
-            crowd.stream(f"ipv4:{host}:{port}", 1)
-            return [(HERE, one) for one in idle]
-
-        monkeypatch.setattr(under_test, "_surplus", surplus)
-        crowd._look()
-        for connection in dialled[1:]:
-            assert connection.recv(1) == b""
-        dialled[0].setblocking(False)
-        with pytest.raises(BlockingIOError):
-            dialled[0].recv(1)
-
-
-def test_what_was_closed_last_is_logged_when_the_crowd_is_gone(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    crowd, lines = Crowd(), []
-    log = SimpleNamespace(warning=lambda _, **facts: lines.append(facts))
-    monkeypatch.setattr(under_test, "_log", log)
-    crowd._closed["172.18.0.5"] = 7
-    crowd._look()
-    assert lines == [{"of": {"172.18.0.5": 7}}]
-
-
-def test_each_source_keeps_as_many_connections_as_the_others(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    flood = [under_test._Idle(True, 9.0, n, (HERE, n)) for n in range(1, 3000)]
-    container = [under_test._Idle(True, 1.0, n, ("172.18.0.5", n)) for n in range(9)]
-    mine = [under_test._Idle(True, 2.0, n, (HERE, n)) for n in range(3000, 3010)]
-    users = {one.peer: "local user 1001" for one in flood}
-    users |= {one.peer: "local user 0" for one in mine}
-    monkeypatch.setattr(under_test, "_local_users", lambda _: users)
-    closed = under_test._surplus([*flood, *container, *mine], {7052}, 100)
-    assert {source for source, _ in closed} == {"local user 1001"}
-    assert len(closed) == 2999 + 9 + 10 - 100
-
-
-def test_those_that_never_said_a_word_go_before_those_that_did(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    monkeypatch.setattr(under_test, "_local_users", lambda _: {})
-    speaks = under_test._Idle(True, 1.0, 1, (HERE, 1))
-    silent = [under_test._Idle(False, 2.0 + n, n, (HERE, n)) for n in range(2, 6)]
-    closed = [one for _, one in under_test._surplus([speaks, *silent], {1}, 2)]
-    assert closed == silent[:3][::-1]
+    monkeypatch.setattr(under_test, "MAX_CONNECTIONS", 400)
+    origins = iter(["flood"] * 396 + ["container"] * 2 + ["me"] * 2 + ["flood"])
+    monkeypatch.setattr(under_test, "source_of", lambda *_: next(origins))
+    server = Server(AsyncMock(), Limits(1, 1))
+    port = server.listen(HERE, 0)
+    pairs = [await asyncio.open_connection(HERE, port) for _ in range(401)]
+    await eventually(server.arrivals.crowded)
+    await eventually(lambda: len(server._guests) == 101)
+    kept = Counter(guest.source for guest in server._guests.values())
+    assert kept == {"flood": 97, "container": 2, "me": 2}
+    for _, writer in pairs:
+        writer.close()
+    await server.aclose()
 
 
 async def test_a_launch_that_fails_in_a_crowd_does_not_count(
@@ -209,35 +143,7 @@ async def test_a_launch_that_fails_in_a_crowd_does_not_count(
     async with World(startup_timeout_s=0.3) as world:
         world.builder.prepare(CCID, never_registers)
         assert not (await failure(world, LaunchTimeout)).retryable
-        monkeypatch.setattr(Crowd, "lasts", lambda _: True)
+        monkeypatch.setattr(Arrivals, "crowded", lambda _: True)
         error = await failure(world, LaunchTimeout)
         assert error.retryable
         assert "other programs hold too many connections" in (error.hint or "")
-
-
-def test_without_a_table_of_sockets_nothing_is_closed(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(under_test, "Path", lambda *_: Path("/nowhere"))
-    crowd = Crowd()
-    crowd.watch(1)
-    crowd.stop()
-    assert not crowd.lasts()
-
-
-@pytest.mark.parametrize("moment", ["it looks", "it closes"])
-def test_locks_of_this_process_on_files_are_kept(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, moment: str
-):
-    """Closing any descriptor of a file releases them: SQLite's, too."""
-    monkeypatch.setattr(under_test, "MAX_CONNECTIONS", 4)
-    path = tmp_path / "file"
-    with path.open("w+b") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
-        if moment == "it closes":  # a connection ended, and the file got its number
-            one = under_test._Idle(True, 0.0, file.fileno(), (HERE, 1))
-            monkeypatch.setattr(Crowd, "_idle", lambda *_: one)
-            monkeypatch.setattr(under_test, "_surplus", lambda *_: [(HERE, one)])
-        Crowd()._look()
-        done = subprocess.run(
-            [sys.executable, "-c", LOCK, path], check=False, stderr=subprocess.PIPE
-        )
-    assert b"BlockingIOError" in done.stderr

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import grpc.aio
 import pytest
 
-from chaindock.chaincode import registry as under_test
-from chaindock.chaincode.registry import Handshakes
+from chaindock.rpc.server import MOST_FAILURES, Arrivals
 from support.eventually import eventually
 from support.shims.tls_node import Guarded
 
@@ -36,17 +35,19 @@ async def connect(
 
 
 def in_vain(node: Guarded) -> int:
-    return node.registry.handshakes.in_vain(0.0)
+    return len(node.registry.arrivals.in_vain(0.0))
 
 
 async def test_connections_without_tls_are_counted(node: Guarded):
     writers = [await connect(node) for _ in range(3)]
+    for writer in writers:
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
     await eventually(lambda: in_vain(node) == 3)
     for writer in writers:  # also when they are gone
         writer.close()
         await writer.wait_closed()
     assert in_vain(node) == 3
-    assert node.registry.handshakes.in_vain(time.monotonic()) == 0
+    assert not node.registry.arrivals.in_vain(time.monotonic())
 
 
 async def test_a_client_that_trusts_another_root_is_counted(node: Guarded):
@@ -71,11 +72,11 @@ async def test_a_client_that_gets_a_stream_is_not_counted(node: Guarded):
     assert in_vain(node) == 0
 
 
-def test_the_number_is_bounded(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(under_test, "MOST_HANDSHAKES", 30)
-    handshakes = Handshakes()
-    for _ in range(100):
-        handshakes.begins()
-    assert handshakes.in_vain(0.0) == 30
-    handshakes.forget()
-    assert handshakes.in_vain(0.0) == 0
+def test_the_number_is_bounded():
+    arrivals = Arrivals()
+    for number in range(300):
+        arrivals.failed(f"fault {number}")
+    assert arrivals.in_vain(0.0)[-1] == "fault 299"
+    assert len(arrivals.in_vain(0.0)) == MOST_FAILURES
+    arrivals.forget()
+    assert not arrivals.in_vain(0.0)

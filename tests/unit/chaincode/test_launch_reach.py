@@ -126,7 +126,7 @@ async def test_a_connection_of_the_probe_is_not_one_of_the_chaincode(
             _, writer = await asyncio.open_connection(host, int(port))
             writer.close()
             await writer.wait_closed()
-            await eventually(lambda: world.registry.handshakes.in_vain(0.0))
+            await eventually(lambda: world.registry.arrivals.in_vain(0.0))
 
         instance.probes = probe
         error = await failure(world, LaunchTimeout)

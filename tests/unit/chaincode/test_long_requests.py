@@ -116,10 +116,12 @@ async def test_requests_that_waited_give_way_to_others_after_some_ms(
     call.sent, turns, seen = True, 0, set()
     calls._calls[call.key] = call
 
-    async def write(_message: Any) -> None:
-        seen.add(turns)
+    class Stream:
+        def write_now(self, _message: bytes) -> bool:
+            seen.add(turns)
+            return True
 
-    outbox = Outbox(write, calls.budget)
+    outbox = Outbox(Stream(), calls.budget)  # type: ignore[arg-type]
     async with Tasks("test") as tasks:
         calls.begin(outbox, tasks)
         _ = tasks.start(outbox.run(), "send")

@@ -15,8 +15,9 @@ from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from chaindock.chaincode.options import ListenOptions
-from chaindock.chaincode.server import MAX_UNREGISTERED_EACH, server_options
+from chaindock.chaincode.server import MAX_UNREGISTERED_EACH
 from chaindock.identity.ca import TlsAuthority, certificate_hash
+from chaindock.rpc.status import Status
 from chaindock.telemetry import bound
 from support.doubles.memory_state import invocation
 from support.eventually import eventually
@@ -232,7 +233,7 @@ async def test_the_run_before_cannot_take_the_place_of_the_next(node: Guarded):
     expected, pair = node.launch()
     _, text = await refused(await node.dials(old), CCID)
     assert text.endswith("belongs to an earlier attempt")
-    node.handler.end(grpc.StatusCode.UNAVAILABLE, "stopped")
+    node.handler.end(Status.UNAVAILABLE, "stopped")
     await node.still_starts(expected, pair)
 
 
@@ -331,17 +332,10 @@ async def test_certificates_do_not_pile_up(node: Guarded):
     assert node.registry._certificates == {}
 
 
-def test_connections_are_bounded():
-    options = dict(server_options(StreamNode().options))
-    assert 0 < options["grpc.max_allowed_incoming_connections"] <= 4000
-    assert 0 < options["grpc.max_concurrent_streams"] <= 100
-    assert 0 < options["grpc.server_handshake_timeout_ms"] <= 20_000
-
-
 async def test_connections_that_say_nothing_do_not_grow_without_end(
     monkeypatch: pytest.MonkeyPatch, no_task_is_left: None
 ):
-    monkeypatch.setattr("chaindock.chaincode.crowd.MAX_CONNECTIONS", 20)
+    monkeypatch.setattr("chaindock.rpc.server.MAX_CONNECTIONS", 20)
     async with Guarded() as node:
         expected, pair = node.launch()
         address = await node.listener.address_on("127.0.0.1")

@@ -215,10 +215,10 @@ class TestMutualTls:
     @pytest.fixture
     def certificate(self, place: Place) -> bytes:
         place.options = dataclasses.replace(place.options, client_auth=True)
-        return place.user.certificate_pem
+        return ssl.PEM_cert_to_DER_cert(place.user.certificate_pem.decode())
 
-    def digest(self, pem: bytes) -> bytes:
-        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).digest()
+    def digest(self, der: bytes) -> bytes:
+        return hashlib.sha256(der).digest()
 
     async def test_a_request_must_name_the_certificate_of_its_connection(
         self, place, certificate

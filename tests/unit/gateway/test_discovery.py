@@ -303,9 +303,8 @@ async def test_only_writers_and_local_admins_are_told(world):
 
 
 async def test_under_mutual_tls_a_request_belongs_to_its_connection(world):
-    pem = world.org.tls[1]
-    shown = SimpleNamespace(auth_context=lambda: {"x509_pem_cert": [pem]})
-    der = ssl.PEM_cert_to_DER_cert(pem.decode())
+    der = ssl.PEM_cert_to_DER_cert(world.org.tls[1].decode())
+    shown = SimpleNamespace(certificate=der)
     world.discovery._binds = True
     for claimed, allowed in ((sha256(der).digest(), True), (b"", False)):
         authentication = messages.AuthInfo(

@@ -15,8 +15,9 @@ import pytest
 from chaindock.errors import Denied, NodeError
 from chaindock.gateway.listener import ClientListener, Service
 from chaindock.gateway.options import GatewayOptions
-from chaindock.gateway.statuses import Refusal, Status, detail
+from chaindock.gateway.statuses import Refusal, detail
 from chaindock.identity.ca import key_pem
+from chaindock.rpc.status import Status
 from support.clients.strangers import issued_by
 from support.eventually import eventually
 from support.gateways.client import Client, Ended
@@ -24,7 +25,8 @@ from support.gateways.client import Client, Ended
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from chaindock.gateway.listener import Context, Seat, Unary
+    from chaindock.gateway.calls import Call as Context
+    from chaindock.gateway.listener import Seat, Unary
     from chaindock.identity.organization import Organization
 
 FREE = ("127.0.0.1", 0)

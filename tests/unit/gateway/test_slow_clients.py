@@ -6,7 +6,6 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import grpc.aio
 import pytest
 
 from chaindock.gateway.listener import ClientListener, Service
@@ -17,7 +16,8 @@ from support.gateways.client import Client
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from chaindock.gateway.listener import Context, Seat
+    from chaindock.gateway.calls import Call as Context
+    from chaindock.gateway.listener import Seat
     from chaindock.identity.organization import Organization
 
 LARGE = bytes(1 << 20)
@@ -38,7 +38,7 @@ class Pours:
         return LARGE if request == b"large" else request
 
     async def pour(self, context: Context) -> None:
-        while (count := await context.read()) is not grpc.aio.EOF:
+        while (count := await context.read()) is not None:
             for _ in range(int(count)):
                 await context.write(LARGE)
 

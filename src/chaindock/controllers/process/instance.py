@@ -19,13 +19,8 @@ from chaindock.container.environment import peer_variables, server_variables
 from chaindock.errors import ImageNotFound, StartFailed, is_retryable
 from chaindock.platforms.base import Connection, Places
 from chaindock.processes.child import Output, Program
-from chaindock.processes.folders import (
-    base_environment,
-    is_usable,
-    remove_tree,
-    write_tls,
-)
-from chaindock.processes.sandbox import find_bwrap, in_sandbox
+from chaindock.processes.folders import base_environment, remove_tree, write_tls
+from chaindock.processes.sandbox import PEER, find_bwrap, in_sandbox
 from chaindock.processes.table import Bounds
 from chaindock.processes.toolbox import SYSTEM_PATH
 from chaindock.telemetry import get_logger
@@ -176,7 +171,15 @@ class ProcessInstance:
             if sandbox:
                 seen = [Path(host.toolbox.find(n, language)) for n in self._tools]
                 seen += [Path(program.argv[0]), self._build.output]
-                program = in_sandbox(program, private, seen, known, bounds.tmp_bytes)
+                serves = known.get("listen", "")
+                program = in_sandbox(
+                    program,
+                    private,
+                    seen,
+                    None if serves else peer.listener,
+                    serves,
+                    bounds.tmp_bytes,
+                )
             self._child = await host.spawner.spawn(run_id, program, attempt, takes)
             self._settings, self._bounds = settings, bounds
             host.watch.add(self._child, bounds)
@@ -198,12 +201,7 @@ class ProcessInstance:
             self._stream = "unix socket of this run"
             return {"listen": self._host.sockets.address_in(private)}
         self._stream = "mutual TLS" if peer.tls else "plain, on loopback"
-        address = await peer.listener.address_on(LOOPBACK)
-        via, path = address, Path(f"{private.parent}.sock")
-        if sandbox and is_usable(path):  # a fourth of the work of TCP
-            name = address.rpartition(":")[0].strip("[]")
-            via = await peer.listener.address_on(f"unix:{path}", name)
-        return {"peer": address, "via": via}
+        return {"peer": PEER if sandbox else await peer.listener.address_on(LOOPBACK)}
 
     async def _needs_sandbox(self, attempt: Attempt) -> bool:
         """Say whether a sandbox is made. Raises: StartFailed: required and impossible."""

@@ -211,17 +211,22 @@ async def test_a_build_that_is_gone_asks_for_another(backend: ProcessBackend):
     await again.start(backend.peer, Attempt(package.ccid))
 
 
-async def test_a_listener_that_cannot_listen_leaves_nothing(backend: ProcessBackend):
+async def test_a_listener_that_cannot_listen_leaves_nothing(tmp_path: Path):
+    """Without a sandbox; in one, the program's network has a listener of its own."""
+
     class Refuses:
         async def address_on(self, host: str, *names: str) -> str:
             raise StartFailed(f"cannot listen on {host}")
 
-    instance, package = await backend.built(hang())
-    with pytest.raises(StartFailed, match="cannot listen"):
-        await instance.start(
-            replace(backend.peer, listener=Refuses()), Attempt(package.ccid)
-        )
-    assert await backend.owned(backend.node_id) == set()
+        async def serve(self, *_: object) -> None:
+            raise NotImplementedError
+
+    async with ProcessBackend(tmp_path, sandbox="off") as backend:
+        instance, package = await backend.built(hang())
+        peer = replace(backend.peer, listener=Refuses())
+        with pytest.raises(StartFailed, match="cannot listen"):
+            await instance.start(peer, Attempt(package.ccid))
+        assert await backend.owned(backend.node_id) == set()
 
 
 async def test_leaving_the_controller_ends_what_runs(backend: ProcessBackend):

@@ -192,7 +192,7 @@ async def test_limits_are_kept_after_a_time_without_a_free_descriptor(
         return dict.fromkeys(sessions, table.Usage(2 * MIB, 1))
 
     asked: list[list[int]] = []
-    run = Mock(running=True, pid=7, program=Mock(relay=None))
+    run = Mock(running=True, pid=7, program=Mock(sandbox=None))
     run.kill_as.side_effect = lambda _: setattr(run, "running", False)
     monkeypatch.setattr(table, "usage_of", usage)
     monkeypatch.setattr(table, "_WATCH_S", 0.01)
