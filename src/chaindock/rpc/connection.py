@@ -7,11 +7,9 @@ Source: docs/adr/0011-own-transport.md, RFC 9113
 
 from __future__ import annotations
 
-import asyncio
-import ssl
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from hpack import Decoder
 from hpack.exceptions import HPACKError
@@ -21,7 +19,8 @@ from chaindock.rpc import frames as f
 from chaindock.rpc.frames import BrokenRule, Fault, Setting
 from chaindock.rpc.status import Status
 from chaindock.rpc.stream import STREAM_WINDOW, Stream
-from chaindock.values import KIB, MIB, show_address
+from chaindock.rpc.wire import Wire
+from chaindock.values import KIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,11 +30,10 @@ if TYPE_CHECKING:
 
 CONNECTION_WINDOW: Final = 4 * MIB
 """Bytes that the other side may send before anybody here has taken them."""
-_BLOCK: Final = 64 * KIB
 _MOST_HEADERS: Final = 16 * KIB
-_MOST_IDLE_FRAMES: Final = 2000
-"""Frames without content, one after the other; gRPC's shims send a few per message."""
-_PING: Final = b"chaindck"
+_MOST_IDLE_FRAMES, _IDLE_S = 2000, 10.0
+"""Frames without content, one after the other, in as many seconds; a large one counts as
+many. gRPC's shims send a few per message."""
 _PONG_S: Final = 20.0
 
 
@@ -57,7 +55,7 @@ class Limits:
     idle_s: float = 60.0
 
 
-class Connection(asyncio.BufferedProtocol):
+class Connection(Wire):
     """One end of a connection.
 
     Args:
@@ -67,16 +65,10 @@ class Connection(asyncio.BufferedProtocol):
         lost: called once, when the connection is gone.
 
     Attributes:
-        ready: settled when calls can be made and taken: after the handshake, if any.
-        source: host:port of the other side, or unix: without a name.
-        certificate: what the other side has shown, DER.
         streams: the open calls.
+        waiting: those that wait for room on the connection, to write.
         idle_since: when the last call ended, of the clock of the loop.
     """
-
-    _block: ClassVar = memoryview(bytearray(_BLOCK))
-    _plain: ClassVar = memoryview(bytearray(_BLOCK))
-    """Shared by all connections: each empties them before another one's turn."""
 
     def __init__(
         self,
@@ -85,14 +77,11 @@ class Connection(asyncio.BufferedProtocol):
         tls: Channel | None = None,
         lost: Callable[[Connection], None] | None = None,
     ) -> None:
-        self.limits, self._called, self._tls, self._lost = limits, called, tls, lost
-        self._loop = asyncio.get_running_loop()
-        self.ready: asyncio.Future[None] = self._loop.create_future()
-        self.source = "unix:"
-        self.certificate: bytes | None = None
+        super().__init__(tls)
+        self.limits, self._called, self._lost = limits, called, lost
         self.streams: dict[int, Stream] = {}
-        self.idle_since = self._heard = self._loop.time()
-        self.transport: Any = None
+        self.waiting: dict[Stream, None] = {}
+        self.idle_since = self._idle_since = self._heard
         self._rest = b""
         self._preface = f.PREFACE if called else b""
         """What of it is still to come."""
@@ -105,42 +94,13 @@ class Connection(asyncio.BufferedProtocol):
         self.send_window = f.WINDOW
         self.initial_window = f.WINDOW
         """Of a stream's send window, as the other side has told."""
-        self.full = False
-        """Whether the system takes no more bytes at the moment."""
         self._idle_frames = 0
         self._pinged_at: float | None = None
-        self._closing = False
+        self._leaving = False
 
     # --- the life of a connection -----------------------------------------------------
 
     @override
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-        address = transport.get_extra_info("peername")
-        if isinstance(address, tuple):
-            self.source = show_address(address[:2])
-        if self._closing:
-            transport.abort()
-        elif self._tls is None:
-            self._begin()
-        else:
-            self._shake()
-
-    def _shake(self, received: Buffer = b"") -> bool:
-        """Go on with the handshake; return whether it is over."""
-        tls = self._tls
-        assert tls is not None  # noqa: S101  # the caller has looked
-        try:
-            self.transport.write(tls.begin(received))
-        except ssl.SSLError as error:
-            self.transport.write(tls.alert())
-            self._fail(error)
-            return False
-        if tls.shaken:
-            self.certificate = tls.certificate()
-            self._begin()
-        return tls.shaken
-
     def _begin(self) -> None:
         told = [(Setting.WINDOW, STREAM_WINDOW), (Setting.HEADERS, _MOST_HEADERS)]
         told.append(
@@ -154,14 +114,6 @@ class Connection(asyncio.BufferedProtocol):
         if not self.ready.done():
             self.ready.set_result(None)
 
-    def _fail(self, error: Exception) -> None:
-        """End a connection that is not ready."""
-        if not self.ready.done():
-            self.ready.set_exception(error)
-            self.ready.exception()  # or asyncio complains if nobody waits
-        self._closing = True
-        self.transport.close()
-
     def close(self, fault: Fault = Fault.NONE, text: str = "") -> None:
         """End the connection, and what is open on it. Idempotent."""
         if self._closing:
@@ -170,28 +122,17 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
             return
         if self.ready.done():
-            last = f.number(max(self._last, 0)) + f.number(fault) + text.encode()
-            self.send(f.frame(f.GOAWAY, 0, 0, last))
+            self.send(f.farewell(max(self._last, 0), fault, text))
         self._closing = True
         self.transport.close()
         if self.full:  # it would wait until the other side reads
             self.transport.abort()
-
-    def abort(self) -> None:
-        """End the connection without a word. Idempotent."""
-        self._closing = True
-        if self.transport is not None:
-            self.transport.abort()
-
-    @override
-    def eof_received(self) -> bool:
-        return False
+        elif self.transport.get_write_buffer_size():
+            self._loop.call_later(_PONG_S, self.transport.abort)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        self._closing = True
-        if not self.ready.done():
-            self._fail(exc or ConnectionResetError("connection closed"))
+        super().connection_lost(exc)
         for stream in list(self.streams.values()):
             stream.cut(Status.UNAVAILABLE, f"connection lost: {exc or 'closed'}")
         if self._lost is not None:
@@ -200,40 +141,26 @@ class Connection(asyncio.BufferedProtocol):
     def look(self, now: float) -> None:
         """Close it if it is of no use any more, and ping the other side if it is silent."""
         limits = self.limits
-        if not self.streams and now - self.idle_since > limits.idle_s:
-            self.close()
-        elif self._pinged_at is not None:
+        if self._pinged_at is not None and self._heard < self._pinged_at:
             if now - self._pinged_at > _PONG_S:
-                self.transport.abort()
+                self.abort()
+        elif not self.streams and now - self.idle_since > limits.idle_s:
+            if self._leaving or not self.ready.done():
+                self.close()
+            else:  # a call may be on its way: it is served
+                self._leaving = True
+                self.send(f.farewell(f.MOST_WINDOW, Fault.NONE, "idle"))
         elif limits.ping_s and now - self._heard > limits.ping_s and self.ready.done():
             self._pinged_at = now
-            self.send(f.frame(f.PING, 0, 0, _PING))
+            self.send(f.frame(f.PING, 0, 0, bytes(8)))
 
     # --- sending ----------------------------------------------------------------------
 
-    def send(self, data: bytes) -> None:
-        """Send whole frames."""
-        if self._closing:
-            return
-        if self._tls is not None:
-            data = self._tls.seal(data)
-        self.transport.write(data)
-
     @override
-    def pause_writing(self) -> None:
-        self.full = True
-        # Or the other side could make this one answer without end.
-        self.transport.pause_reading()
-
-    @override
-    def resume_writing(self) -> None:
-        self.full = False
-        self.transport.resume_reading()
-        self._let_write()
-
-    def _let_write(self) -> None:
-        for stream in self.streams.values():
-            stream.room()
+    def let_write(self) -> None:
+        """Let the call write that has waited longest, if there is room."""
+        if self.waiting and self.send_window > 0 and not self.full:
+            next(iter(self.waiting)).room()
 
     def request(self, path: str, authority: str, *, empty: bool = False) -> Stream:
         """Begin a call of the other side; only where `ready`.
@@ -247,10 +174,12 @@ class Connection(asyncio.BufferedProtocol):
         packed = [(name, value.encode()) for name, value in pairs]
         packed.append(("content-type", b"application/grpc"))
         scheme = b"\x86" if self._tls is None else b"\x87"  # of HPACK's own table
-        block = b"\x83" + scheme + f.fields(packed)
+        block = f.NO_TABLE + b"\x83" + scheme + f.fields(packed)
         begin = f.frame(f.HEADERS, f.END_HEADERS, number, block)
         whole = f.frame(f.DATA, f.END, number, f.PREFIX.pack(0, 0)) if empty else b""
         self.send(begin + whole)
+        if self._closing:
+            stream.cut(Status.UNAVAILABLE, "connection lost")
         return stream
 
     def over(self, stream: Stream) -> None:
@@ -274,31 +203,13 @@ class Connection(asyncio.BufferedProtocol):
     # --- receiving --------------------------------------------------------------------
 
     @override
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._block
-
-    @override
-    def buffer_updated(self, nbytes: int) -> None:
-        received = self._block[:nbytes]
-        self._heard = self._loop.time()
-        tls = self._tls
+    def _received(self, received: Buffer) -> None:
         try:
-            if tls is None:
-                self._received(received)
-                return
-            if tls.shaken:
-                tls.receive(received)
-            elif not self._shake(received):
-                return
-            while not self._closing and (size := tls.read(self._plain)):
-                self._received(self._plain[:size])
+            self._take(received)
         except BrokenRule as error:
             self.close(error.fault, str(error))
-        except ssl.SSLError:
-            self._closing = True
-            self.transport.abort()
 
-    def _received(self, received: Buffer) -> None:
+    def _take(self, received: Buffer) -> None:
         data = self._rest + received if self._rest else received
         at, end = 0, len(data)
         if self._preface:
@@ -314,13 +225,14 @@ class Connection(asyncio.BufferedProtocol):
             if end - at - 9 < size:
                 break
             at += 9 + size
+            number &= f.MOST_WINDOW
             payload = data[at - size : at]
             if self._headers is not None and kind != f.CONTINUATION:
                 raise BrokenRule(Fault.PROTOCOL, "headers end with other frames")
             if kind == f.DATA:
                 self._data(flags, number, payload)
             else:
-                self._idle()
+                self._idle(1 + size // 256)
                 take = self._KINDS.get(kind)
                 if take is not None:
                     take(self, flags, number, bytes(payload))
@@ -328,8 +240,10 @@ class Connection(asyncio.BufferedProtocol):
                 return
         self._rest = bytes(data[at:])
 
-    def _idle(self) -> None:
-        self._idle_frames += 1
+    def _idle(self, count: int = 1) -> None:
+        if self._heard - self._idle_since > _IDLE_S:
+            self._idle_since, self._idle_frames = self._heard, 0
+        self._idle_frames += count
         if self._idle_frames > _MOST_IDLE_FRAMES:
             raise BrokenRule(Fault.CALM, "too many frames without content")
 
@@ -382,11 +296,10 @@ class Connection(asyncio.BufferedProtocol):
         found: Mapping[str, str] = dict(pairs)  # type: ignore[arg-type]
         if stream is not None:
             stream.headers(found, last=last)
-        elif self._called is None or number <= self._last:
-            if number > self._last:
-                raise BrokenRule(Fault.PROTOCOL, "a call in the wrong direction")
-        elif not number & 1:
-            raise BrokenRule(Fault.PROTOCOL, "a client's stream with an even number")
+        elif 0 < number <= self._last:
+            return  # what is left of a call that is over
+        elif self._called is None or not number & 1:
+            raise BrokenRule(Fault.PROTOCOL, f"a call on stream {number}")
         else:
             self._last = number
             if len(self.streams) >= self.limits.streams:
@@ -412,13 +325,14 @@ class Connection(asyncio.BufferedProtocol):
             return
         if len(payload) % 6:
             raise BrokenRule(Fault.SIZE, f"settings of {len(payload)} bytes")
-        for key, value in struct.iter_unpack(">HI", payload):
-            if key == Setting.WINDOW:
-                if value > f.MOST_WINDOW:
-                    raise BrokenRule(Fault.FLOW, "too large a window")
-                change, self.initial_window = value - self.initial_window, value
-                for stream in self.streams.values():
-                    stream.widen(change)
+        told = dict(struct.iter_unpack(">HI", payload))
+        value = told.get(Setting.WINDOW, self.initial_window)
+        if value > f.MOST_WINDOW:
+            raise BrokenRule(Fault.FLOW, "too large a window")
+        change, self.initial_window = value - self.initial_window, value
+        if change:
+            for stream in self.streams.values():
+                stream.widen(change)
         self.send(f.frame(f.SETTINGS, f.ACK, 0))
 
     def _ping(self, flags: int, _stream: int, payload: bytes) -> None:
@@ -426,18 +340,21 @@ class Connection(asyncio.BufferedProtocol):
             raise BrokenRule(Fault.SIZE, f"a ping of {len(payload)} bytes")
         if not flags & f.ACK:
             self.send(f.frame(f.PING, f.ACK, 0, payload))
-        elif payload == _PING:
-            self._pinged_at = None
 
     def _update(self, _flags: int, number: int, payload: bytes) -> None:
         change = _number(payload)
         if not number:
+            blocked = self.send_window <= 0
             self.send_window += change
             if self.send_window > f.MOST_WINDOW:
                 raise BrokenRule(Fault.FLOW, "too large a window")
-            self._let_write()
+            if blocked:
+                self.let_write()
         elif (stream := self.streams.get(number)) is not None:
             stream.widen(change)
+
+    def _promise(self, _flags: int, _stream: int, _payload: bytes) -> None:
+        raise BrokenRule(Fault.PROTOCOL, "a promise that nobody wants")
 
     def _goes(self, _flags: int, _stream: int, payload: bytes) -> None:
         """The other side wants no more calls; those that are open go on."""
@@ -449,6 +366,7 @@ class Connection(asyncio.BufferedProtocol):
     _KINDS: ClassVar[Mapping[int, Callable[[Connection, int, int, bytes], None]]] = {
         f.HEADERS: _begin_headers,
         f.RST: _reset,
+        f.PUSH: _promise,
         f.SETTINGS: _settings,
         f.PING: _ping,
         f.GOAWAY: _goes,

@@ -26,8 +26,11 @@ MOST_FRAME: Final = 16_384
 WINDOW: Final = 65_535
 """Bytes that may be on their way as long as nobody has said otherwise."""
 MOST_WINDOW: Final = 2**31 - 1
-DATA, HEADERS, _, RST, SETTINGS, _, PING, GOAWAY, UPDATE, CONTINUATION = range(10)
+DATA, HEADERS, _, RST, SETTINGS, PUSH, PING, GOAWAY, UPDATE, CONTINUATION = range(10)
 END, ACK, END_HEADERS, PADDED, PRIORITISED = 1, 1, 4, 8, 32
+NO_TABLE: Final = b"\x20"
+"""Begins headers: the other side may have made its table smaller, and waits for that."""
+_MOST_FAREWELL: Final = 256
 _MOST_TEXT: Final = "!\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~ "
 """What a status text has as it is, beside letters and digits."""
 
@@ -104,9 +107,15 @@ def fields(pairs: Iterable[tuple[str, bytes]]) -> bytes:
     )
 
 
-_ANSWER: Final = b"\x88" + fields([("content-type", b"application/grpc")])
+_ANSWER: Final = NO_TABLE + b"\x88" + fields([("content-type", b"application/grpc")])
 """Status 200 is in the table that everybody has."""
 _OK: Final = fields([("grpc-status", b"0")])
+
+
+def farewell(last: int, fault: Fault, text: str) -> bytes:
+    """Return the frame that says that no call after `last` is served."""
+    told = number(last) + number(fault) + text.encode()
+    return frame(GOAWAY, 0, 0, told[:_MOST_FAREWELL])
 
 
 def answer(stream: int) -> bytes:
@@ -124,8 +133,7 @@ def ending(stream: int, ended: CallEnded | None, *, begun: bool) -> bytes:
             binary = name.endswith("-bin")
             pairs.append((name, base64.b64encode(value) if binary else value))
         block = fields(pairs)
-    if not begun:
-        block = _ANSWER + block
+    block = (NO_TABLE if begun else _ANSWER) + block
     pieces = [block[at : at + MOST_FRAME] for at in range(0, len(block), MOST_FRAME)]
     last = len(pieces) - 1
     return b"".join(

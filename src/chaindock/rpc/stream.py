@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from chaindock.rpc.frames import Buffer
 
 STREAM_WINDOW: Final = MIB
+_CODES: Final = frozenset(str(one.value) for one in Status)
 _LARGE: Final = 64 * KIB
 _TURN: Final = 256 * KIB
 """Bytes that are sent in one turn of the event loop."""
@@ -72,12 +73,11 @@ class Stream:
         Raises: CallEnded: the call has failed, or the message is too large.
         """
         while (message := self._next()) is None:
-            if self.ended is not None:
-                raise self.ended
-            if self._last:
+            if self._last and self.ended is None:
                 if self._got:
                     raise CallEnded(Status.INTERNAL, "the last message is not complete")
                 return None
+            self._check()
             self._take(self._unread)
             await self._more()
         return message
@@ -88,10 +88,9 @@ class Stream:
         Raises: CallEnded.
         """
         while not self._got:
-            if self.ended is not None:
-                raise self.ended
-            if self._last:
+            if self._last and self.ended is None:
                 return
+            self._check()
             await self._more()
 
     async def _more(self) -> None:
@@ -153,18 +152,20 @@ class Stream:
 
     def headers(self, found: Mapping[str, str], *, last: bool) -> None:
         """Take headers that follow those of the request, or answer it."""
-        if self._serves or last:
-            self._last = last
+        if self._serves and (self._last or not last):
+            fault = Fault.CLOSED if self._last else Fault.PROTOCOL
+            raise BrokenRule(fault, "headers amid a request or after it")
+        self._last = self._last or last
         if not self._serves and (last or found.get(":status", "200") != "200"):
             code = found.get("grpc-status", "")
             if code != "0":
-                known = code.isdecimal() and int(code) <= max(Status)
+                known = code in _CODES
                 text = unquote(found.get("grpc-message", "")) or (
                     "" if known else f"HTTP status {found.get(':status')}"
                 )
                 status = Status(int(code)) if known else Status.UNKNOWN
                 self.ended = CallEnded(status, text)
-        if self._reader is not None and last:
+        if self._reader is not None:
             _wake(self._reader)
 
     # --- writing ----------------------------------------------------------------------
@@ -175,8 +176,7 @@ class Stream:
         Raises: CallEnded.
         """
         connection, size = self.connection, len(message) + f.PREFIX.size
-        if self.ended is not None:
-            raise self.ended
+        self._check()
         if (
             size > f.MOST_FRAME
             or size > self._send_window
@@ -222,7 +222,8 @@ class Stream:
             size = len(before) + len(piece)
             self._send_window -= size
             connection.send_window -= size
-            connection.content()
+            if size > KIB or at == len(message):
+                connection.content()
             head, self._head = self._head, b""
             data = f.HEAD.pack(size >> 8, size & 255, f.DATA, 0, self.number)
             connection.send(b"".join((head, data, before, piece)))
@@ -232,19 +233,28 @@ class Stream:
                 await asyncio.sleep(0)
 
     async def _room(self) -> int:
-        """Return how many bytes may be sent, when it is at least one."""
-        connection = self.connection
-        while True:
-            if self.ended is not None:
-                raise self.ended
-            room = min(self._send_window, connection.send_window, f.MOST_FRAME)
-            if room > 0 and not connection.full:
-                return room
-            self._writer = asyncio.get_running_loop().create_future()
-            try:
+        """Return how many bytes may be sent, when it is at least one.
+
+        Calls that wait for room on the connection take turns.
+        """
+        connection, waiting = self.connection, self.connection.waiting
+        try:
+            while True:
+                self._check()
+                room = min(self._send_window, connection.send_window, f.MOST_FRAME)
+                if self._send_window <= 0:
+                    waiting.pop(self, None)
+                    connection.let_write()
+                elif room <= 0 or connection.full or next(iter(waiting), self) != self:
+                    waiting[self] = None  # keeps its place if it has one
+                else:
+                    return room
+                self._writer = asyncio.get_running_loop().create_future()
                 await self._writer
-            finally:
-                self._writer = None
+        finally:
+            self._writer = None
+            waiting.pop(self, None)
+            connection.let_write()
 
     def room(self) -> None:
         """Look again whether something can be sent."""
@@ -264,7 +274,6 @@ class Stream:
         """Send the last message and end the call well. Raises: CallEnded."""
         ending = f.ending(self.number, None, begun=True) + self._farewell()
         if self.write_now(message, ending):
-            self._over = True
             self._forget()
         else:
             await self.write(message)
@@ -272,8 +281,7 @@ class Stream:
 
     def finish(self, ended: CallEnded | None = None) -> None:
         """End a call of the other side; None = well. Idempotent."""
-        if not self._over and self.ended is None:
-            self._over = True
+        if not self._over:
             last = f.ending(self.number, ended, begun=not self._head)
             self.connection.send(last + self._farewell())
             self._forget()
@@ -285,10 +293,9 @@ class Stream:
         return f.frame(f.RST, 0, self.number, f.number(Fault.NONE))
 
     def cancel(self) -> None:
-        """Leave a call that this side has made. Idempotent."""
-        if self.ended is None and not self._over:
-            self._over = True
-            if not self._last:
+        """Leave a call without an answer. Idempotent."""
+        if not self._over:
+            if self.ended is None and (self._serves or not self._last):
                 fault = f.number(Fault.CANCEL)
                 self.connection.send(f.frame(f.RST, 0, self.number, fault))
             self._forget()
@@ -296,10 +303,8 @@ class Stream:
     def cut(self, code: Status, text: str) -> None:
         """Take note that the other side, or the connection, has ended the call."""
         self._forget()
-        if self._last and not self._serves:
-            return  # its status has come before
-        if self.ended is None:
-            self.ended = CallEnded(code, text)
+        if self.ended is None and (self._serves or not self._last):
+            self.ended = CallEnded(code, text)  # or its status has come before
         if self.task is not None:
             self.task.cancel()
             return
@@ -308,10 +313,18 @@ class Stream:
                 _wake(waiter)
 
     def _forget(self) -> None:
+        self._over = True
         self.connection.over(self)
         if more := self.connection.grant(self._unread):
             self.connection.send(more)
         self._unread = 0
+
+    def _check(self) -> None:
+        """Raise CallEnded if the call is over."""
+        if self.ended is not None:
+            raise self.ended
+        if self._over:
+            raise CallEnded(Status.CANCELLED, "the call is over")
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

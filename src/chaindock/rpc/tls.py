@@ -92,15 +92,15 @@ class Channel:
         self._in.write(received)
 
     def read(self, into: memoryview) -> int:
-        """Read what was sent; return how many bytes, 0 = all is read or the end is there.
+        """Read what was sent; return how many bytes, 0 = all is read.
 
-        Raises: ssl.SSLError.
+        Raises: ssl.SSLError: what has arrived is wrong, or the end.
         """
         if not self._in.pending and not self._tls.pending():
             return 0  # raising would cost more than all else here
         try:
             return self._tls.read(len(into), into)  # type: ignore[return-value]
-        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+        except ssl.SSLWantReadError:
             return 0
 
     def seal(self, data: bytes) -> bytes:
