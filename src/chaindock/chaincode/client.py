@@ -74,10 +74,10 @@ async def serve_dialled(
         except OSError as error:  # a time-out is one, and whatever TLS does not like
             why = str(error) or "no answer in time"
         else:
-            stream = connection.request(_METHOD, address)
+            stream = connection.request(_METHOD)
             try:
                 async with Tasks("rests") as tasks:
-                    handler.rest = partial(_rest, connection, address, tasks)
+                    handler.rest = partial(_rest, connection, tasks)
                     await stream.begun()
                     return await handler.run(stream)
             except CallEnded as ended:
@@ -104,16 +104,14 @@ def _no_tls(address: str, tls: DialTls, why: object) -> str:
     )
 
 
-def _rest(
-    connection: Connection, authority: str, tasks: Tasks, done: Callable[[], None]
-) -> None:
+def _rest(connection: Connection, tasks: Tasks, done: Callable[[], None]) -> None:
     """Call `done` when the chaincode has finished all its writes.
 
     The chaincode is asked for a method that does not exist: it writes the refusal to the same
     connection, after everything that it wrote before. No fixed time would do on a busy
     machine.
     """
-    stream = connection.request(_NO_METHOD, authority, empty=True)
+    stream = connection.request(_NO_METHOD, empty=True)
 
     async def refused() -> None:
         try:

@@ -67,6 +67,7 @@ class Connection(Wire):
     Attributes:
         streams: the open calls.
         waiting: those that wait for room on the connection, to write.
+        authority: what calls of the other side name as their server.
         idle_since: when the last call ended, of the clock of the loop.
     """
 
@@ -97,6 +98,7 @@ class Connection(Wire):
         self._idle_frames = 0
         self._pinged_at: float | None = None
         self._leaving = False
+        self.authority = "localhost"
 
     # --- the life of a connection -----------------------------------------------------
 
@@ -162,7 +164,7 @@ class Connection(Wire):
         if self.waiting and self.send_window > 0 and not self.full:
             next(iter(self.waiting)).room()
 
-    def request(self, path: str, authority: str, *, empty: bool = False) -> Stream:
+    def request(self, path: str, *, empty: bool = False) -> Stream:
         """Begin a call of the other side; only where `ready`.
 
         `empty`: with one request, which is empty.
@@ -170,7 +172,7 @@ class Connection(Wire):
         self._last = number = self._last + 2
         stream = Stream(self, number, {":path": path}, serves=False)
         self.streams[number] = stream
-        pairs = ((":authority", authority), (":path", path), ("te", "trailers"))
+        pairs = ((":authority", self.authority), (":path", path), ("te", "trailers"))
         packed = [(name, value.encode()) for name, value in pairs]
         packed.append(("content-type", b"application/grpc"))
         scheme = b"\x86" if self._tls is None else b"\x87"  # of HPACK's own table

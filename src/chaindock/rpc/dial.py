@@ -36,6 +36,7 @@ async def connect(
         path = address.removeprefix(_UNIX)
         await loop.create_unix_connection(lambda: connection, path)
     else:
+        connection.authority = address  # a path would be none: Node.js resets the call
         await loop.create_connection(lambda: connection, host, int(port))
     try:
         await connection.ready
