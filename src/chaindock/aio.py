@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 from chaindock.structured import structlog
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable, Coroutine
     from typing import Any
 
@@ -244,6 +245,16 @@ async def first(**waits: Awaitable[Any]) -> tuple[str, Any]:
         for name, wait in waits.items():
             _ = tasks.start(race(name, wait), name)
         return await outcome.wait()
+
+
+async def readable(channel: socket.socket) -> None:
+    """Return when something can be read from a socket, or a connection be accepted."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(channel, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(channel)
 
 
 async def run_program(

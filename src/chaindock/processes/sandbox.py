@@ -7,7 +7,6 @@ interface on which the node listens.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import os
@@ -20,7 +19,7 @@ from mmap import PAGESIZE
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from chaindock.aio import Tasks
+from chaindock.aio import Tasks, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -250,13 +249,8 @@ class Sandbox:
                 await child.wait_gone()
 
     async def _enter(self, child: Child) -> None:
-        loop, ready = asyncio.get_running_loop(), asyncio.Event()
         with self._ours as channel:
-            loop.add_reader(channel, ready.set)
-            try:
-                await ready.wait()
-            finally:
-                loop.remove_reader(channel)
+            await readable(channel)
             _, files, _, _ = socket.recv_fds(channel, 1, 2)
             self._held += files[:1]
             # Without a free descriptor one is missing.

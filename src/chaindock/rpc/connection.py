@@ -7,6 +7,7 @@ Source: docs/adr/0011-own-transport.md, RFC 9113
 
 from __future__ import annotations
 
+import asyncio
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -62,9 +63,9 @@ class Connection(Wire):
         limits: what the other side may do.
         called: is given each call of the other side; None = this side calls.
         tls: how it is encrypted; None = in plain.
-        lost: called once, when the connection is gone.
 
     Attributes:
+        gone: set when the connection has ended.
         streams: the open calls.
         waiting: those that wait for room on the connection, to write.
         authority: what calls of the other side name as their server.
@@ -76,10 +77,10 @@ class Connection(Wire):
         limits: Limits,
         called: Callable[[Stream], None] | None = None,
         tls: Channel | None = None,
-        lost: Callable[[Connection], None] | None = None,
     ) -> None:
         super().__init__(tls)
-        self.limits, self._called, self._lost = limits, called, lost
+        self.limits, self._called = limits, called
+        self.gone = asyncio.Event()
         self.streams: dict[int, Stream] = {}
         self.waiting: dict[Stream, None] = {}
         self.idle_since = self._idle_since = self._heard
@@ -123,7 +124,7 @@ class Connection(Wire):
         if self.transport is None:
             self.abort()
             return
-        if self.ready.done():
+        if self.shaken:
             self.send(f.farewell(max(self._last, 0), fault, text))
         self._closing = True
         self.transport.close()
@@ -137,8 +138,7 @@ class Connection(Wire):
         super().connection_lost(exc)
         for stream in list(self.streams.values()):
             stream.cut(Status.UNAVAILABLE, f"connection lost: {exc or 'closed'}")
-        if self._lost is not None:
-            self._lost(self)
+        self.gone.set()
 
     def look(self, now: float) -> None:
         """Close it if it is of no use any more, and ping the other side if it is silent."""
@@ -147,12 +147,12 @@ class Connection(Wire):
             if now - self._pinged_at > _PONG_S:
                 self.abort()
         elif not self.streams and now - self.idle_since > limits.idle_s:
-            if self._leaving or not self.ready.done():
+            if self._leaving or not self.shaken:
                 self.close()
             else:  # a call may be on its way: it is served
                 self._leaving = True
                 self.send(f.farewell(f.MOST_WINDOW, Fault.NONE, "idle"))
-        elif limits.ping_s and now - self._heard > limits.ping_s and self.ready.done():
+        elif limits.ping_s and now - self._heard > limits.ping_s and self.shaken:
             self._pinged_at = now
             self.send(f.frame(f.PING, 0, 0, bytes(8)))
 

@@ -17,7 +17,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from chaindock.aio import Tasks
+from chaindock.aio import Tasks, readable
 from chaindock.rpc.connection import Connection, Limits
 from chaindock.rpc.status import CallEnded, Status
 from chaindock.rpc.tls import Channel
@@ -81,13 +81,12 @@ class Arrivals:
             _log.warning("closed connections without a stream, too many", of=largest)
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
 class _Guest:
-    """An accepted connection; `source` is an address, or a user of this machine."""
+    """Of an accepted connection; `source` is an address, or a user of this machine."""
 
     socket: socket.socket
     source: str
-    connection: Connection
 
 
 @dataclass
@@ -112,13 +111,16 @@ class Server:
 
     async def aclose(self) -> None:
         """End everything. Idempotent."""
-        for guest in list(self._guests.values()):
-            for stream in list(guest.connection.streams.values()):
+        for connection in list(self._guests):
+            for stream in list(connection.streams.values()):
                 stream.finish(CallEnded(Status.CANCELLED, "the node has stopped"))
-            guest.connection.close()
+            connection.close()
         await self._tasks.aclose()
-        for guest in list(self._guests.values()):
-            guest.connection.close()
+        for connection, guest in list(self._guests.items()):
+            connection.close()
+            if connection.transport is None:  # it had only just come
+                guest.socket.close()
+        self._guests.clear()
 
     # --- connections ------------------------------------------------------------------
 
@@ -148,8 +150,9 @@ class Server:
             begun = loop.time()
             for _ in range(new):
                 await free.acquire()
+                await readable(listener)
                 try:
-                    accepted, address = await loop.sock_accept(listener)
+                    accepted, address = listener.accept()
                 except OSError:  # no descriptor is free
                     free.release()
                     await asyncio.sleep(1)
@@ -158,26 +161,24 @@ class Server:
                     accepted.close()
                     free.release()
                     continue
-                work = self._welcome(accepted, address)
+                connection = self._new(accepted, address)
+                work = self._welcome(connection, accepted)
                 task = self._tasks.start(work, "connection")
                 task.add_done_callback(lambda _: free.release())
             await asyncio.sleep(max(0, begun + pause - loop.time()))
 
-    async def _welcome(self, accepted: socket.socket, address: object) -> None:
-        """Serve a connection until it ends."""
-        unbind()
-        gone = asyncio.Event()
-
-        def lost(connection: Connection) -> None:
-            del self._guests[connection]
-            gone.set()
-
+    def _new(self, accepted: socket.socket, address: object) -> Connection:
+        accepted.setblocking(False)
         channel = Channel(self.tls(), None) if self.tls else None
-        connection = Connection(self.limits, self._called, channel, lost)
+        connection = Connection(self.limits, self._called, channel)
         if isinstance(address, tuple):
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        source = source_of(accepted, address)
-        self._guests[connection] = _Guest(accepted, source, connection)
+        self._guests[connection] = _Guest(accepted, source_of(accepted, address))
+        return connection
+
+    async def _welcome(self, connection: Connection, accepted: socket.socket) -> None:
+        """Serve a connection until it ends."""
+        unbind()
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: connection, accepted
@@ -187,7 +188,8 @@ class Server:
         except (OSError, TimeoutError) as error:
             self.arrivals.failed(str(error) or "it took too long")
             connection.close()
-        await gone.wait()
+        await connection.gone.wait()
+        del self._guests[connection]
 
     def _has_room(self) -> bool:
         """Say whether one more has room; close idle ones but a quarter if need be.
@@ -200,16 +202,17 @@ class Server:
             return True
         kept: Counter[str] = Counter()
         ranked = []
-        newest = reversed(self._guests.values())
-        for guest in sorted(newest, key=lambda one: not one.connection.ready.done()):
-            if not guest.connection.streams:
-                kept[guest.source] += 1
-                ranked.append((kept[guest.source], guest))
-        ranked.sort(key=lambda pair: pair[0])
+        newest = reversed(self._guests)
+        for connection in sorted(newest, key=lambda one: not one.ready.done()):
+            if not connection.streams:
+                source = self._guests[connection].source
+                kept[source] += 1
+                ranked.append((kept[source], source, connection))
+        ranked.sort(key=lambda one: one[0])
         closed: Counter[str] = Counter()
-        for _, guest in ranked[most // 4 :]:
-            closed[guest.source] += 1
-            guest.connection.abort()
+        for _, source, connection in ranked[most // 4 :]:
+            closed[source] += 1
+            connection.abort()
         if closed:
             self.arrivals.closed(closed)
         return bool(closed)

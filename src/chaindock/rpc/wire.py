@@ -47,6 +47,11 @@ class Wire(asyncio.BufferedProtocol):
         self._heard = self._loop.time()
         """When the last bytes came, of the clock of the loop."""
 
+    @property
+    def shaken(self) -> bool:
+        """Whether the handshake is over, or there is none."""
+        return self._tls is None or self._tls.shaken
+
     def _begin(self) -> None:
         raise NotImplementedError
 
