@@ -99,9 +99,12 @@ class Channel:
         if not self._in.pending and not self._tls.pending():
             return 0  # raising would cost more than all else here
         try:
-            return self._tls.read(len(into), into)  # type: ignore[return-value]
+            size: int = self._tls.read(len(into), into)  # type: ignore[assignment]
         except ssl.SSLWantReadError:
             return 0
+        if not size:
+            raise ssl.SSLZeroReturnError("the other side has ended TLS")
+        return size
 
     def seal(self, data: bytes) -> bytes:
         """Return what is to be on the wire. Raises: ssl.SSLError."""

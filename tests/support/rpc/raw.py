@@ -113,17 +113,18 @@ class Raw:
 
     async def fault(self) -> int | None:
         """Return the error of the GOAWAY with which the connection ends, if it arrives."""
-        _, _, _, payload = await self.until(GOAWAY)
-        while await self.next() is not None:
-            pass
-        return int.from_bytes(payload[4:8], "big")
+        fault = None
+        while (found := await self.next()) is not None:
+            if found[0] == GOAWAY:
+                fault = int.from_bytes(found[3][4:8], "big")
+        return fault
 
     async def answer(self, stream: int) -> tuple[bytes, dict[str, str]]:
         """Return the bytes and the trailers of a call, which no fault has ended."""
         content = b""
         while True:
             kind, flags, number, payload = await self.until(DATA, HEADERS, RST, GOAWAY)
-            assert kind in {DATA, HEADERS}, (kind, number, payload)
+            assert kind in {DATA, HEADERS} or number not in {0, stream}, payload
             headers = {}
             if kind == HEADERS:
                 headers = {str(k): str(v) for k, v in self._decoder.decode(payload)}

@@ -1,0 +1,313 @@
+"""What each side may send ahead, and who comes next when there is room for some only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import ssl
+import tracemalloc
+from typing import TYPE_CHECKING
+
+import pytest
+
+from chaindock.identity.ca import TlsAuthority
+from chaindock.rpc.connection import CONNECTION_WINDOW
+from chaindock.rpc.stream import STREAM_WINDOW
+from chaindock.rpc.tls import client_context, server_context
+from chaindock.values import KIB, MIB
+from support.eventually import eventually
+from support.rpc import raw as h
+from support.rpc.calls import Calls
+from support.rpc.raw import Raw, frame, message, request, setting, update
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PIECE = 16_384
+
+
+async def content(raw: Raw, most: int) -> dict[int, int]:
+    """Return how many bytes of content each stream gets until `most` are there."""
+    found: dict[int, int] = {}
+    while sum(found.values()) < most:
+        _, _, stream, payload = await raw.until(h.DATA)
+        found[stream] = found.get(stream, 0) + len(payload)
+    return found
+
+
+async def silent(raw: Raw) -> bool:
+    """Whether no content comes before the answer to a ping."""
+    raw.send(frame(h.PING, 0, 0, bytes(8)))
+    return (await raw.until(h.PING, h.DATA))[0] == h.PING
+
+
+def pieces(stream: int, size: int) -> Iterable[bytes]:
+    for at in range(0, size, PIECE):
+        yield frame(h.DATA, 0, stream, bytes(min(PIECE, size - at)))
+
+
+# --- what the node sends --------------------------------------------------------------
+
+
+async def test_nothing_is_sent_beyond_a_window(calls: Calls):
+    """Of the stream, made smaller while it is used, and of the connection."""
+    raw = await Raw.dial(calls.port, setting(4, 30_000))
+    raw.send(request(1, "Pour", b"1 1000000"))
+    assert await content(raw, 30_000) == {1: 30_000}
+    assert await silent(raw)
+    raw.send(setting(4, 10_000) + update(1, 20_000))  # back to nothing
+    assert await silent(raw)
+    raw.send(update(1, 5))
+    assert await content(raw, 5) == {1: 5}
+    raw.send(setting(4, 10_007))
+    assert await content(raw, 7) == {1: 7}
+    raw.send(update(1, MIB))
+    assert await content(raw, 35_523) == {1: 35_523}  # 65,535 of the connection
+    assert await silent(raw)
+    raw.send(update(0, MIB))
+    rest, trailers = await raw.answer(1)
+    assert len(rest) == 1_000_005 - 65_535
+    assert trailers == {"grpc-status": "0"}
+    await raw.close()
+
+
+async def test_a_call_goes_on_when_others_have_no_window_of_their_own(calls: Calls):
+    raw = await Raw.dial(calls.port, update(0, 64 * MIB) + setting(4, 0))
+    for number in (1, 3, 5):
+        raw.send(request(number, "Pour", b"1 1000"))
+    assert await silent(raw)
+    raw.send(update(5, 2000))
+    assert len((await raw.answer(5))[0]) == 1005
+    raw.send(frame(h.RST, 0, 1, b"\0\0\0\x08") + update(3, 2000))
+    assert len((await raw.answer(3))[0]) == 1005
+    await raw.close()
+
+
+async def test_calls_take_turns(calls: Calls):
+    """One that sends much leaves room on the connection to those that began later."""
+    raw = await Raw.dial(calls.port, setting(4, 2**31 - 1))
+    raw.send(request(1, "Pour", b"100 1000000"))
+    await content(raw, 65_535)
+    for number in (3, 5):
+        raw.send(request(number, "Pour", b"1 100000"))
+    assert await silent(raw)
+    shares: dict[int, int] = {}
+    for _ in range(20):
+        raw.send(update(0, 3 * PIECE))
+        for stream, size in (await content(raw, 3 * PIECE)).items():
+            shares[stream] = shares.get(stream, 0) + size
+        if shares.get(3) == shares.get(5) == 100_005:
+            break
+    assert shares[1] <= 200_000
+    await raw.close()
+
+
+async def test_a_call_that_leaves_hands_its_turn_on(calls: Calls):
+    raw = await Raw.dial(calls.port, setting(4, 2**31 - 1))
+    raw.send(request(1, "Pour", b"100 1000000"))
+    await content(raw, 65_535)
+    for number in range(3, 23, 2):
+        raw.send(request(number, "Pour", b"1 100000"))
+    assert await silent(raw)
+    gone = b"".join(frame(h.RST, 0, n, b"\0\0\0\x08") for n in range(1, 21, 2))
+    raw.send(update(0, MIB) + gone)
+    assert len((await raw.answer(21))[0]) == 100_005
+    await raw.close()
+
+
+async def test_windows_of_a_byte_end_the_connection(calls: Calls):
+    raw = await Raw.dial(calls.port, request(1, "Pour", b"1 1000000"))
+    await content(raw, 65_535)
+    for _ in range(150):
+        raw.send((update(0, 1) + update(1, 1)) * 10)
+        await asyncio.sleep(0)
+    assert await raw.fault() in {h.CALM, None}
+    await raw.close()
+
+
+async def test_a_client_that_reads_nothing_costs_little(calls: Calls):
+    raw = await Raw.dial(calls.port, update(0, 2**30) + setting(4, 2**30))
+    raw._reader._transport.pause_reading()  # type: ignore[attr-defined]
+    raw.send(request(1, "Pour", b"2000 100000"))
+    (connection,) = calls.server._guests
+    await eventually(lambda: connection.full)
+    assert connection.transport.get_write_buffer_size() < 200 * KIB
+    # It is not read either: it cannot make the node answer.
+    raw.send(frame(h.PING, 0, 0, bytes(8)) * 1500)
+    await asyncio.sleep(0.02)
+    assert connection.transport.get_write_buffer_size() < 200 * KIB
+    connection.close()
+    await eventually(lambda: not calls.server._guests)
+    await raw.close()
+
+
+async def test_a_closed_connection_does_not_wait_for_a_client_that_reads_nothing(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("chaindock.rpc.connection._PONG_S", 0.05)
+    raw = await Raw.dial(calls.port, update(0, 2**30) + setting(4, 2**30))
+    raw._reader._transport.pause_reading()  # type: ignore[attr-defined]
+    await eventually(lambda: calls.server._guests)
+    (connection,) = calls.server._guests
+    while not connection.transport.get_write_buffer_size():
+        connection.send(frame(99, 0, 0, bytes(PIECE)))
+    assert not connection.full
+    connection.close()
+    assert calls.server._guests
+    await eventually(lambda: not calls.server._guests, 2)
+    await raw.close()
+
+
+# --- what the node takes --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padded", [0, 200])
+async def test_who_keeps_to_the_window_can_send_without_end(calls: Calls, padded: int):
+    raw = await Raw.dial(calls.port, request(1, "Each"))
+    raw.send(update(0, 2**30) + update(1, 2**30))
+    window = {0: 65_535, 1: STREAM_WINDOW}
+    body = message(bytes(3 * MIB))
+    sent = got = 0
+    while got < len(body):
+        size = min(12_000, len(body) - sent)
+        cost = size + padded + bool(padded)
+        if size and min(window.values()) >= cost:
+            piece = body[sent : sent + size]
+            if padded:
+                piece = bytes((padded,)) + piece + bytes(padded)
+            raw.send(frame(h.DATA, h.PADDED if padded else 0, 1, piece))
+            sent += size
+            window = {key: value - cost for key, value in window.items()}
+            continue
+        kind, _, stream, payload = await raw.until(h.UPDATE, h.DATA)
+        if kind == h.UPDATE:
+            window[stream] += int.from_bytes(payload, "big")
+            assert window[stream] <= (CONNECTION_WINDOW, STREAM_WINDOW)[stream]
+        else:
+            got += len(payload)
+    await raw.close()
+
+
+@pytest.mark.parametrize("streams", [1, 10])
+async def test_who_sends_more_than_a_window_is_sent_away(calls: Calls, streams: int):
+    """Nobody reads these: what the node holds is what the windows say."""
+    numbers = range(1, 2 * streams, 2)
+    raw = await Raw.dial(calls.port, b"".join(request(n, "Wait") for n in numbers))
+    await eventually(lambda: calls.begun == streams)
+    for number in numbers:
+        for piece in pieces(number, STREAM_WINDOW):
+            raw.send(piece)
+    if streams == 1:
+        assert await silent(raw)
+        raw.send(frame(h.DATA, 0, 1, b"x"))
+    assert await raw.fault() in {h.FLOW, None}
+    await raw.close()
+
+
+async def test_content_of_calls_that_are_over_gives_the_window_back(calls: Calls):
+    raw = await Raw.dial(calls.port)
+    for number in range(1, 41, 2):
+        raw.send(request(number, "Rest") + frame(h.DATA, 0, number, message(b"")))
+        for piece in pieces(number, MIB - PIECE):
+            raw.send(piece)
+        await raw.answer(number)
+        for piece in pieces(number, PIECE):
+            raw.send(piece)
+        await raw.drain()
+    await raw.close()
+
+
+async def test_large_messages_are_held_once(calls: Calls):
+    raw = await Raw.dial(calls.port, request(1, "Echo"))
+    raw.send(update(0, 2**30) + update(1, 2**30))
+    size = 30 * MIB
+    tracemalloc.start()
+    raw.send(frame(h.DATA, 0, 1, b"\0" + size.to_bytes(4, "big")))
+    sent, window = 0, 65_530
+    while sent < size - PIECE:
+        if window >= PIECE:
+            raw.send(frame(h.DATA, 0, 1, bytes(PIECE)))
+            sent, window = sent + PIECE, window - PIECE
+            continue
+        _, _, stream, payload = await raw.until(h.UPDATE)
+        window += 0 if stream else int.from_bytes(payload, "big")
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size / 2 < held < size * 1.3
+    assert peak < size * 1.5
+    await raw.close()
+    await eventually(lambda: not calls.open)
+    gc.collect()
+
+
+# --- TLS ------------------------------------------------------------------------------
+
+
+async def test_what_comes_after_the_end_of_tls_is_not_kept():
+    authority = TlsAuthority()
+    pair, root = authority.issue_server("localhost"), authority.root_pem
+    context = server_context(pair.cert_pem, pair.key_pem, None)
+    async with Calls(tls=lambda: context) as calls:
+        ends = await asyncio.open_connection("127.0.0.1", calls.port)
+        raw = Raw(*ends)
+        received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = client_context(None, None, root).wrap_bio(
+            received, to_send, server_hostname="localhost"
+        )
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                raw.send(to_send.read())
+                received.write(await ends[0].read(PIECE))
+        tls.write(h.PREFACE + frame(h.SETTINGS, 0, 0) + request(1, "Wait", b"x"))
+        raw.send(to_send.read())
+        await eventually(lambda: calls.begun)
+        with contextlib.suppress(ssl.SSLError):
+            tls.unwrap()
+        raw.send(to_send.read() + bytes(1000))
+        await eventually(lambda: calls.cancelled == 1)
+        await eventually(lambda: not calls.server._guests)
+        await raw.close()
+
+
+async def test_a_handshake_may_come_byte_by_byte_and_break_anywhere(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    authority = TlsAuthority()
+    pair, root = authority.issue_server("localhost"), authority.root_pem
+    context = server_context(pair.cert_pem, pair.key_pem, None)
+    received, to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = client_context(None, None, root).wrap_bio(
+        received, to_send, server_hostname="localhost"
+    )
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    hello = to_send.read()
+    monkeypatch.setattr("chaindock.rpc.server._HANDSHAKE_S", 0.1)
+    async with Calls(tls=lambda: context) as calls:
+        for sent, goes in (
+            (hello[:50], False),
+            (hello, True),
+            (hello[:-3] + b"xyz", True),
+            (b"GET / HTTP/1.1\r\n\r\n", True),
+            (hello * 3, True),
+            (b"", False),
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", calls.port)
+            for byte in sent:
+                writer.write(bytes((byte,)))
+            if goes:
+                writer.close()
+            else:
+                await reader.read()  # the node ends it
+                writer.close()
+        await eventually(lambda: not calls.server._guests)
+        assert len(calls.server.arrivals.in_vain(0)) == 6
+        raw = await Raw.dial(
+            calls.port, request(1, "Echo", b"on"), client_context(None, None, root)
+        )
+        assert (await raw.answer(1))[0] == message(b"on")
+        await raw.close()
