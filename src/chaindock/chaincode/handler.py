@@ -198,16 +198,10 @@ class Handler:
             self.end(Status.UNKNOWN, f"{what}: {text}")
 
     async def _receive(self, stream: Stream) -> None:
-        outbox = self._outbox
+        outbox, stream.most = self._outbox, LARGE
         while (raw := await stream.read()) is not None:
             if len(raw) <= LARGE:
                 message, request = Kind.FromString(raw), None
-            elif self.state is StreamState.CREATED:
-                self.end(
-                    Status.RESOURCE_EXHAUSTED,
-                    f"a message of {len(raw)} bytes before READY, more than {LARGE}",
-                )
-                return
             else:
                 message, request = await self.calls.answers.parse(raw)
             del raw
@@ -276,7 +270,7 @@ class Handler:
         )
         if self.state is StreamState.ENDED:
             return  # it ended while a message was written
-        self.state = StreamState.READY
+        self.state, to.most = StreamState.READY, options.receive_bytes
         calls.begin(self._outbox, self._tasks)
         self._registry.ready(self)
         _log.info("chaincode registered", ccid=name)

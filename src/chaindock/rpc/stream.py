@@ -38,6 +38,7 @@ class Stream:
 
     Attributes:
         ended: how the other side, or the end of the connection, has ended the call.
+        most: bytes of the largest message that is read.
         task: what serves the call; cancelled when it is `cut`.
     """
 
@@ -52,6 +53,7 @@ class Stream:
         self.connection, self.number, self.request = connection, number, request
         self.ended: CallEnded | None = None
         self.task: asyncio.Task[None] | None = None
+        self.most = connection.limits.receive_bytes
         self._serves = serves
         self._head = f.answer(number) if serves else b""
         """What is sent before the first message."""
@@ -106,9 +108,8 @@ class Stream:
         if len(got) < f.PREFIX.size:
             return None
         compressed, size = f.PREFIX.unpack_from(got)
-        most = self.connection.limits.receive_bytes
-        if size > most:
-            text = f"Received message larger than max ({size} vs. {most})"
+        if size > self.most:
+            text = f"Received message larger than max ({size} vs. {self.most})"
             raise CallEnded(Status.RESOURCE_EXHAUSTED, text)
         if compressed:
             raise CallEnded(Status.UNIMPLEMENTED, "compressed messages are not read")

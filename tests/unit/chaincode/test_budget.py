@@ -306,8 +306,8 @@ async def test_a_large_message_before_ready_ends_the_stream(kind: int):
         peer = await node.dial()
         await peer.send(kind, b"\xff" * (LARGE + 1))
         code, text = await peer.refusal()
-        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert text.endswith("bytes before READY, more than 65536")
+        assert code is grpc.StatusCode.UNKNOWN
+        assert text.endswith("vs. 65536)")
 
 
 @pytest.mark.parametrize("kind", [Kind.COMPLETED, Kind.ERROR, Kind.KEEPALIVE])
