@@ -105,6 +105,10 @@ class Wire(asyncio.BufferedProtocol):
             self.transport.abort()
 
     @override
+    def eof_received(self) -> None:
+        self.abort()  # or what is not sent would wait for it to read
+
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
         if not self.ready.done():
@@ -112,7 +116,7 @@ class Wire(asyncio.BufferedProtocol):
 
     def send(self, data: bytes) -> None:
         """Send whole frames."""
-        if self._closing:
+        if self._closing or self.transport.is_closing():
             return
         if self._tls is not None:
             data = self._tls.seal(data)

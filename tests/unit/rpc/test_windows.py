@@ -311,3 +311,18 @@ async def test_a_handshake_may_come_byte_by_byte_and_break_anywhere(
         )
         assert (await raw.answer(1))[0] == message(b"on")
         await raw.close()
+
+
+async def test_a_client_that_ends_its_direction_and_reads_nothing_has_left(
+    calls: Calls,
+):
+    raw = await Raw.dial(calls.port, update(0, 2**30) + setting(4, 2**30))
+    raw._reader._transport.pause_reading()  # type: ignore[attr-defined]
+    raw.send(request(1, "Pour", b"2000 10000") + request(3, "Wait", b""))
+    await eventually(lambda: calls.begun)
+    (connection,) = calls.server._guests
+    raw._writer.write_eof()
+    connection.transport.resume_reading()
+    await eventually(lambda: not calls.server._guests, 2)
+    assert calls.cancelled == 1
+    await raw.close()
