@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from chaindock.errors import ExecuteFailed
+from chaindock.processes.sandbox import PEER
 from support.faults.clients import Callers
 from support.faults.health import RUNNING, SANDBOX
 from support.faults.matrix import NEXT_CALL_S, ROUND, STEADY, VICTIM, cells
@@ -216,15 +217,15 @@ def cut(cell: Cell) -> None:
 
 def far_ends(cell: Cell) -> list[str]:
     """Address and port of the chaincode's side, as the node sees it."""
-    listeners = cell.world.admin.status()["endpoints"]["chaincode"]
-    ports = {int(one.rpartition(":")[2]) for one in listeners.split(", ")}
     if cell.world.backend == "docker":
         networks = inspect(cell.world.place(VICTIM))["NetworkSettings"]["Networks"]
         return [one["IPAddress"] for one in networks.values()]
     if network := network_of(cell):
         lines = run(*network, "ss", "-Htn", "state", "established").splitlines()
         ends = [line.split()[2:4] for line in lines]
-        return [own for own, other in ends if int(other.rpartition(":")[2]) in ports]
+        return [own for own, other in ends if other == PEER]
+    listeners = cell.world.admin.status()["endpoints"]["chaincode"]
+    ports = {int(one.rpartition(":")[2]) for one in listeners.split(", ")}
     found = psutil.Process(cell.world.chaincode_pid(VICTIM)).net_connections("tcp")
     return [
         f"{one.laddr.ip}:{one.laddr.port}"
