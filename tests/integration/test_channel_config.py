@@ -202,7 +202,7 @@ def test_a_majority_of_the_admins_changes_access_and_the_time_of_batches(
 ):
     def closed(group: Any) -> None:
         policy = configuration_pb2.APIResource(policy_ref="/Channel/Application/Admins")
-        acls = configuration_pb2.ACLs(acls={"qscc/GetChainInfo": policy})
+        acls = configuration_pb2.ACLs(acls={"qscc/GetTransactionByID": policy})
         placed(group.groups["Application"], "ACLs", acls)
         placed(group.groups["Orderer"], "BatchTimeout", BatchTimeout(timeout="300ms"))
 
@@ -215,11 +215,11 @@ def test_a_majority_of_the_admins_changes_access_and_the_time_of_batches(
     # The orderer is of the first organisation alone, whose admin sends the update.
     assert "Successfully submitted channel update" in sent(peer, file)
     words = ("chaincode", "query", "-C", CHANNEL, "-n", "qscc", "-c")
-    question = json.dumps({"Args": ["GetChainInfo", CHANNEL]})
-    assert "access denied for [GetChainInfo]" in peer(*words, question, code=1)
+    question = json.dumps({"Args": ["GetTransactionByID", CHANNEL, "x"]})
+    assert "access denied for [GetTransactionByID]" in peer(*words, question, code=1)
     net.node.cli("down")
     net.node.up()
-    assert "access denied for [GetChainInfo]" in peer(*words, question, code=1)
+    assert "access denied for [GetTransactionByID]" in peer(*words, question, code=1)
     group = fetched(peer, tmp_path).channel_group.groups["Orderer"]
     timeout = BatchTimeout.FromString(group.values["BatchTimeout"].value)
     assert timeout.timeout == "300ms"

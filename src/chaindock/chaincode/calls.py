@@ -92,8 +92,8 @@ class Calls:
 
     @property
     def open(self) -> bool:
-        """Whether `execute` may be called: ready, and not about to be stopped."""
-        return self._ready and not self._draining
+        """Whether `execute` may be called: ready, not lost, and not about to be stopped."""
+        return self._ready and not self._draining and not self._outbox.lost
 
     @property
     def count(self) -> int:

@@ -62,6 +62,11 @@ class Outbox:
         self._filled.set()
 
     @property
+    def lost(self) -> bool:
+        """Whether the stream has broken; those who wait for answers may not know yet."""
+        return self._stream.ended is not None
+
+    @property
     def full(self) -> bool:
         """Whether the reader has to wait for `room`."""
         return len(self._queue) >= WAITING_MESSAGES or self._bytes >= WAITING_BYTES
