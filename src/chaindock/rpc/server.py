@@ -91,7 +91,7 @@ class _Guest:
 
 @dataclass
 class Server:
-    """Serves the calls of others; an async context manager.
+    """Serves the calls of others, until `aclose`.
 
     Args:
         call: serves one call, and returns the last message of the answer, if any; it may

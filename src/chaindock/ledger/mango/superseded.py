@@ -86,7 +86,9 @@ class Superseded:
         found = [_behind(each, seen, descending=descending) for each in self._slices]
         with closing(cursor):
             newest = (((row[4:], row[0]), row[:4]) for row in cursor)
-            for _, row in merge(newest, *found, key=_first, reverse=descending):
+            # Of two in one place the older comes first: a step may end at either, and the
+            # next one begins behind that place. The view shows the older.
+            for _, row in merge(*found, newest, key=_first, reverse=descending):
                 if isinstance(row, int):
                     yield self._view.execute(_ROW, [row]).fetchone()
                 else:

@@ -283,6 +283,24 @@ def test_a_document_that_a_partial_index_cannot_decide_is_committed():
 
 
 @pytest.mark.parametrize("direction", ["asc", "desc"])
+def test_a_step_that_ends_at_the_newer_of_two_equal_rows_loses_none(
+    direction: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A block has put the same again: both rows have one place in the order."""
+    monkeypatch.setattr("chaindock.ledger.mango.scan.SLICE_S", -1)
+    stored = {f"k{n}": {"n": 1} for n in range(5)}
+    query = {"selector": {"n": 1}, "sort": [{"n": direction}]}
+    with closing(Documents(stored)) as documents:
+        documents.index("n")
+        documents.put({key: {"n": 1} for key in stored})
+        view, scan = StateView(documents.db, 1), documents.scan(query)
+        found: list[str] = []
+        while not scan.exhausted:
+            found += [row[0].decode() for row in scan.step(view, 101, 1 << 20)]
+        assert found == sorted(stored, reverse=direction == "desc")
+
+
+@pytest.mark.parametrize("direction", ["asc", "desc"])
 def test_a_view_of_before_many_changes_is_queried_in_short_steps(direction):
     """Steps run on the event loop. They sorted all superseded rows each time."""
     stored = {f"k{n:05}": {"n": n % 100, "other": "x" * 50} for n in range(6000)}
