@@ -108,7 +108,7 @@ class Round:
 
         Raises: NotEndorsed: peers refused, or had other results.
         """
-        proposal, largest = self.proposal, self.endorser.largest_bytes
+        proposal = self.proposal
         self._origin = self.endorser.ledger.new_simulator(proposal.tx_id)
         self._simulators = [self._origin]
         try:
@@ -134,10 +134,10 @@ class Round:
                 interest = plan.interest(first.simulator) if told else None
             if first.failed:
                 signers = []
-                answer = await first.take(largest)
+                answer = await first.take(self.endorser.largest_bytes)
             else:
                 signers, base = await self._agreed(first, signers)
-                answer = await base.take(largest)
+                answer = await base.take(self.endorser.largest_bytes)
                 if base.private:
                     keep = self.endorser.ledger.keep_private
                     await keep(proposal.tx_id, base.private)
