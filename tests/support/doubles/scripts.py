@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import io
+import itertools
 import json
 import shlex
 import tarfile
@@ -177,7 +178,7 @@ class ScriptPackages:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._store = PackageStore(folder)
-        self.made = 0
+        self._count = itertools.count()
 
     async def make(
         self,
@@ -198,7 +199,7 @@ class ScriptPackages:
             label: None = a new one each time.
             salt: packages with equal acts and salt have equal code; None = a new one.
         """
-        number, self.made = self.made, self.made + 1
+        number = next(self._count)
         files = {
             "src/deps.sh": _script(dependencies),
             "src/build.sh": _script(build, 'cp main.sh salt "$1"/'),

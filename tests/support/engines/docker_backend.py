@@ -20,6 +20,7 @@ from support.need import need_docker, need_image
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import BuildEnvironment, Builder, Instance
     from chaindock.packaging.store import StoredPackage
     from support.doubles.scripts import Act
@@ -42,6 +43,16 @@ class KnownEngine(Engine):
             self._agreed[self.address] = self._api, self.arch, self.name
         self._api, self.arch, self.name = self._agreed[self.address]
         self._was_lost = False
+
+
+class CountingController(DockerController):
+    """Counts the builds that it was asked for."""
+
+    builds = 0
+
+    async def build(self, package: StoredPackage, attempt: Attempt) -> Instance:
+        self.builds += 1
+        return await super().build(package, attempt)
 
 
 async def clean(engine: Engine, node_id: str, *, images: bool = True) -> None:
@@ -81,6 +92,8 @@ class DockerBackend(Backend):
         self._stack = contextlib.AsyncExitStack()
         self._nodes: set[str] = set()
         self._images: list[str] = []
+        """Those of `built`: where there are no others, the engine need not list all."""
+        self._controllers: list[CountingController] = []
 
     async def __aenter__(self) -> Self:
         self.engine = await KnownEngine.connect(self.options.endpoint)
@@ -89,7 +102,7 @@ class DockerBackend(Backend):
 
     async def __aexit__(self, *error: object) -> None:
         await super().__aexit__(*error)
-        others = self.packages.made > len(self._images)
+        others = sum(one.builds for one in self._controllers) > len(self._images)
         for node_id in self._nodes:
             await clean(self.engine, node_id, images=others)
             await HostFirewall(node_id, self.options.path).remove()
@@ -118,12 +131,14 @@ class DockerBackend(Backend):
         # Short names would meet those of other runs on the same engine.
         unique = self._unique(node_id or self.node_id)
         self._nodes.add(unique)
-        return DockerController(
+        made = CountingController(
             self.options,
             NodeLabels(unique, node_id, self.node_id),
             environment=environment,
             platforms=platform_for_scripts,
         )
+        self._controllers.append(made)
+        return made
 
     async def close_builder(self, builder: Builder) -> None:
         await cast("DockerController", builder).aclose()
