@@ -258,7 +258,7 @@ class RuntimeLauncher:
         silent = run.attempt.phase is Phase.CONNECT
         if silent and not registry.connected_in_vain(run.expected):
             why = await _probed(run)
-            registry.arrivals.forget()
+            registry.arrivals.clear()
             if why is not None:
                 raise why
         await asyncio.Event().wait()

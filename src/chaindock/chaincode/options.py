@@ -99,7 +99,7 @@ class StreamOptions:
 
     @property
     def receive_bytes(self) -> int:
-        """The largest message from chaincode; gRPC ends a stream that sends a larger one."""
+        """The largest message from chaincode; the node ends a stream with a larger one."""
         return min(self.max_message_bytes, self.contract_bytes + MIB)
 
 

@@ -8,6 +8,7 @@ Source: docs/fabric/gateway.md#servers
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
@@ -239,7 +240,8 @@ class _Server:
         self.port = 0
         self.seat = Seat(organization.mspid, "")
         most = options.message_bytes
-        limits = Limits(most, most, _STREAMS, _PING_S)
+        # As a peer, the node does not close the connection of an idle application.
+        limits = Limits(most, most, _STREAMS, _PING_S, math.inf)
         self.server = Server(self._serve, limits, self._tls if options.tls else None)
 
     @property

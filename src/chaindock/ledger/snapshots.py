@@ -140,8 +140,8 @@ class Reader:
     cheaper. While `paused`, none stays open, so that the log can be shortened.
 
     Args:
-        height: of the ledger, if `follow` is told of every later block. Then what
-            definitions of chaincode hold, which every call reads, is read once.
+        height: of the ledger, for a caller that calls `follow` after each later block:
+            the reader then keeps the definitions of chaincode, which every call reads.
     """
 
     def __init__(self, path: Path, height: float = math.inf) -> None:

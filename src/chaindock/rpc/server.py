@@ -64,8 +64,8 @@ class Arrivals:
         """Return why handshakes have failed since then, in seconds, monotonic."""
         return [why for at, why in self._failed if at >= since]
 
-    def forget(self) -> None:
-        """Forget the handshakes."""
+    def clear(self) -> None:
+        """Remove the failed handshakes that are recorded."""
         self._failed.clear()
 
     def crowded(self) -> bool:

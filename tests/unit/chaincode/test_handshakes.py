@@ -78,5 +78,5 @@ def test_the_number_is_bounded():
         arrivals.failed(f"fault {number}")
     assert arrivals.in_vain(0.0)[-1] == "fault 299"
     assert len(arrivals.in_vain(0.0)) == MOST_FAILURES
-    arrivals.forget()
+    arrivals.clear()
     assert not arrivals.in_vain(0.0)
