@@ -135,12 +135,7 @@ async def example_as_process(
     settings = options(folder, cache_root=kept() / "cache")
     async with (
         ProcessController(settings, NODE, environment()) as controller,
-        launching(
-            controller,
-            packages_in(root),
-            package.ccid,
-            folder,
-        ) as ours,
+        launching(controller, packages_in(root), package.ccid, folder) as ours,
     ):
         yield ours, cast("ProcessInstance", await ours.warm())
 
@@ -170,12 +165,7 @@ async def in_container(language: str, folder: Path) -> Row:
         await stack.enter_async_context(controller)
         await controller.reap()
         ours = await stack.enter_async_context(
-            launching(
-                controller,
-                packages_in(root),
-                package.ccid,
-                folder,
-            )
+            launching(controller, packages_in(root), package.ccid, folder)
         )
         engine = BareEngine(await find_engine(settings.endpoint))
         stack.push_async_callback(engine.aclose)

@@ -167,12 +167,7 @@ async def docker_floor(
     attachment = await parts.networks.attach(listener, built.image, calls_back=dials)
     peer = peer_with_tls(listener, listener.authority)
     body = run_body(
-        parts.options,
-        parts.node,
-        built,
-        peer,
-        Attempt(built.ccid),
-        attachment,
+        parts.options, parts.node, built, peer, Attempt(built.ccid), attachment
     )
     began = time.perf_counter()
     made = await engine.call("POST", "containers/create", body)

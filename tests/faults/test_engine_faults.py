@@ -42,9 +42,7 @@ FULL = "no space left on device"
 
 @pytest.fixture(scope="module", params=["docker", PODMAN])
 def far_of(
-    request: pytest.FixtureRequest,
-    image: str,
-    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest, image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[NodeOnOwnEngine]:
     folder = tmp_path_factory.mktemp("own-engine")
     with (

@@ -159,8 +159,7 @@ def written(peer: PeerCli, folder: Path, change: Callable[[Any], object]) -> Pat
     ).SerializeToString()
     signed = configtx_pb2.ConfigUpdateEnvelope(config_update=asked.SerializeToString())
     payload = common_pb2.Payload(
-        header=common_pb2.Header(channel_header=header),
-        data=signed.SerializeToString(),
+        header=common_pb2.Header(channel_header=header), data=signed.SerializeToString()
     )
     made = common_pb2.Envelope(payload=payload.SerializeToString())
     file = folder / "update.pb"

@@ -75,9 +75,7 @@ async def test_a_build_is_one_container_of_which_nothing_stays(backend: DockerBa
     assert [one for one in volumes if "-cache-" not in one] == []
 
 
-async def test_an_image_that_only_has_the_right_name_is_not_run(
-    backend: DockerBackend,
-):
+async def test_an_image_that_only_has_the_right_name_is_not_run(backend: DockerBackend):
     """launch.md W35: somebody planted one under the name that a peer would give it."""
     async with backend.controller() as controller, backend.within():
         package = await backend.packages.make(hang(), build=[say("built")], label="own")

@@ -226,10 +226,7 @@ async def test_the_build_is_as_confined_and_keeps_its_secrets(backend: DockerBac
     )
     secrets = BuildEnvironment({"NPM_TOKEN": "SECRET-1"})
     attempt = WatchedAttempt(package)
-    async with (
-        backend.within(),
-        backend.controller(environment=secrets) as controller,
-    ):
+    async with backend.within(), backend.controller(environment=secrets) as controller:
         instance = await built(controller, package, attempt)
         run = WatchedAttempt(package)
         await instance.start(backend.peer, run)

@@ -75,7 +75,4 @@ def test_a_copy_has_all_channels(tmp_path: Path):
         node.up()
         assert [
             (one["name"], one["organizations"]) for one in node.ask("channel", "ls")
-        ] == [
-            ("mychannel", ["Org1MSP"]),
-            ("trades", ["Org1MSP", "Org2MSP"]),
-        ]
+        ] == [("mychannel", ["Org1MSP"]), ("trades", ["Org1MSP", "Org2MSP"])]

@@ -100,10 +100,7 @@ async def test_a_build_fails_at_once_and_the_next_one_succeeds(
     stuck = await backend.packages.make(leave(0), build=[say("busy"), hang()])
     good = await backend.packages.make(leave(0))
     attempt = WatchedAttempt(stuck)
-    async with (
-        backend.within(),
-        in_background(built(builder, stuck, attempt)) as build,
-    ):
+    async with backend.within(), in_background(built(builder, stuck, attempt)) as build:
         await attempt.until(lambda: bool(attempt.of("build")))
         await end(engine, how)
         with pytest.raises(ChaindockError) as caught:

@@ -35,10 +35,7 @@ def iptables(*args: str) -> None:
 
 def rules_of(chain: str) -> list[str]:
     shown = subprocess.run(
-        ["iptables", "-w", "5", "-S", chain],
-        check=True,
-        capture_output=True,
-        text=True,
+        ["iptables", "-w", "5", "-S", chain], check=True, capture_output=True, text=True
     )
     return shown.stdout.splitlines()
 

@@ -45,9 +45,7 @@ LANGUAGES = [
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("start", LANGUAGES)
 async def test_a_program_registers_and_serves(
-    tmp_path: Path,
-    start: Callable[[str], tuple[tuple[str, ...], Path]],
-    tls: bool,
+    tmp_path: Path, start: Callable[[str], tuple[tuple[str, ...], Path]], tls: bool
 ):
     files = tmp_path / "dev"
     client = Organization.open(tmp_path / "org", "Org1MSP", "org1.example.org").user(

@@ -21,10 +21,7 @@ _GOAWAY_S = 5.0
 
 def serves() -> Program:
     folder = java_classes()
-    env = {
-        "CHAINCODE_SERVER_ADDRESS": "{listen}",
-        "CORE_CHAINCODE_ID_NAME": "{ccid}",
-    }
+    env = {"CHAINCODE_SERVER_ADDRESS": "{listen}", "CORE_CHAINCODE_ID_NAME": "{ccid}"}
     argv = ("java", "-cp", f"{folder}:{folder}/lib/*", "Plain")
     return Program(argv, folder, dialled=True, env=env)
 

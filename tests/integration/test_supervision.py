@@ -199,10 +199,7 @@ def hanging(folder: Path, number: int, how: str) -> Path:
     manifest = {
         "name": f"hangs{number}",
         "version": "1.0.0",
-        "scripts": {
-            "install": f"node -e '{how}'",
-            "start": "node index.js",
-        },
+        "scripts": {"install": f"node -e '{how}'", "start": "node index.js"},
     }
     (source / "package.json").write_text(json.dumps(manifest))
     (source / "index.js").write_text("// never started\n")

@@ -115,10 +115,7 @@ async def channel_of(
 
 
 def peer_of(
-    mspid: str,
-    msp: Any,
-    channels: Mapping[str, Channel],
-    window_s: float = 900,
+    mspid: str, msp: Any, channels: Mapping[str, Channel], window_s: float = 900
 ) -> Peer:
     """Return the peer of an organisation with this MSP."""
     organization = SimpleNamespace(msp=msp)
@@ -136,11 +133,7 @@ async def ask(
 
 
 async def call(
-    peer: Peer,
-    signer: SigningIdentity,
-    channel: str,
-    name: str,
-    *args: bytes | str,
+    peer: Peer, signer: SigningIdentity, channel: str, name: str, *args: bytes | str
 ) -> proposal_response_pb2.ProposalResponse:
     """Propose a call as a client does; return the answer. Raises: Refusal."""
     raw = [arg.encode() if isinstance(arg, str) else arg for arg in args]

@@ -336,9 +336,7 @@ class DefinitionWriter:
 
     async def _call(self, function: str, args: Any, admin: SigningIdentity) -> None:
         answer = await self.caller.invoke(
-            NAMESPACE,
-            [function.encode(), args.SerializeToString()],
-            signer=admin,
+            NAMESPACE, [function.encode(), args.SerializeToString()], signer=admin
         )
         if answer.status >= ERROR_STATUS or answer.code:
             why = answer.message if answer.code is None else answer.code_name

@@ -27,10 +27,7 @@ if TYPE_CHECKING:
 
 
 def respond(
-    proposal: Proposal,
-    outcome: Outcome,
-    version: str,
-    results: bytes,
+    proposal: Proposal, outcome: Outcome, version: str, results: bytes
 ) -> messages.ProposalResponse:
     """Return a response that is not endorsed.
 

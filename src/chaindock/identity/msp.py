@@ -209,8 +209,7 @@ class Msp:
             root_certs=[root],
             tls_root_certs=tls_roots,
             crypto_config=msp_config_pb2.FabricCryptoConfig(
-                signature_hash_family="SHA2",
-                identity_identifier_hash_function="SHA256",
+                signature_hash_family="SHA2", identity_identifier_hash_function="SHA256"
             ),
             fabric_node_ous=msp_config_pb2.FabricNodeOUs(enable=True, **units),
         )

@@ -238,11 +238,7 @@ class View:
                 yield Change(key, block, tx, entry)
 
     def last_change(
-        self,
-        ns: str,
-        collection: str,
-        bounds: tuple[bytes, bytes],
-        below: Version,
+        self, ns: str, collection: str, bounds: tuple[bytes, bytes], below: Version
     ) -> Change | None:
         """Return the newest change of a key in `[start, stop)` before `below`.
 

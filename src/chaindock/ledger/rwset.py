@@ -212,9 +212,7 @@ def _public_set(record: Record, ranges: Iterable[RangeRecord]) -> bytes:
     infos = []
     for found in ranges:
         info = kv_rwset_pb2.RangeQueryInfo(
-            start_key=found.start,
-            end_key=found.end_key,
-            itr_exhausted=found.exhausted,
+            start_key=found.start, end_key=found.end_key, itr_exhausted=found.exhausted
         )
         found.reads.write_to(info)
         infos.append(part(2, info.SerializeToString()))

@@ -106,9 +106,7 @@ _KEYS: Final = {
 
 
 def parse_collections(
-    text: str | bytes,
-    source: str = _SOURCE,
-    warn: Callable[[str], None] | None = None,
+    text: str | bytes, source: str = _SOURCE, warn: Callable[[str], None] | None = None
 ) -> CollectionConfigPackage:
     """Return what the peer CLI makes of its file: a JSON array of collections.
 

@@ -203,10 +203,7 @@ class ChannelRoutes:
         if not follow:  # a follower may wait for a chaincode that is deployed later
             await self._explorer(request).require(name, first=first)
         batches = self._explorer(request).events(
-            name,
-            first,
-            follow=follow,
-            over=lambda: self._inflight.closing,
+            name, first, follow=follow, over=lambda: self._inflight.closing
         )
         return await stream_lines(request, batches, "chaincode-event")
 

@@ -93,8 +93,7 @@ class Explorer:
         """
         public = [(name, "") for name in (*defined(view), NAMESPACE)]
         spaces = sorted(
-            [*public, *view.collections()],
-            key=lambda one: (one[0] == NAMESPACE, one),
+            [*public, *view.collections()], key=lambda one: (one[0] == NAMESPACE, one)
         )
         found = []
         for name, collection in spaces:

@@ -176,11 +176,7 @@ class Node:
             watch(Event("note", {"text": text}))
         try:
             deployed = await wanted.deployer.deploy(
-                package,
-                name,
-                terms,
-                backend,
-                watch=watch,
+                package, name, terms, backend, watch=watch
             )
         except LaunchFailed as error:
             if "ccid" in error.facts:

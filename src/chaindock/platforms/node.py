@@ -33,10 +33,7 @@ if TYPE_CHECKING:
 
 _LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
 _QUIET = ("--no-audit", "--no-fund")
-_BUILD_ENV = {
-    "npm_config_cache": "{cache:npm}",
-    "npm_config_update_notifier": "false",
-}
+_BUILD_ENV = {"npm_config_cache": "{cache:npm}", "npm_config_update_notifier": "false"}
 # Without a terminal npm is silent until its end, and silence is what ends a fetch.
 _FETCH_ENV = {**_BUILD_ENV, "npm_config_loglevel": "http"}
 _RUN_ENV = {

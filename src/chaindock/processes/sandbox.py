@@ -207,10 +207,7 @@ class Sandbox:
     """
 
     def __init__(
-        self,
-        listener: CallbackListener | None,
-        private: Path,
-        held: Iterable[int] = (),
+        self, listener: CallbackListener | None, private: Path, held: Iterable[int] = ()
     ) -> None:
         self.entered = False
         self._private, self._folder = private, -1

@@ -31,10 +31,7 @@ def client_context(
 
 
 def _complete(
-    context: ssl.SSLContext,
-    certificate: str | None,
-    key: str | None,
-    roots: str | None,
+    context: ssl.SSLContext, certificate: str | None, key: str | None, roots: str | None
 ) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
@@ -62,10 +59,7 @@ class Channel:
     def __init__(self, context: ssl.SSLContext, hostname: str | None) -> None:
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(
-            self._in,
-            self._out,
-            server_side=hostname is None,
-            server_hostname=hostname,
+            self._in, self._out, server_side=hostname is None, server_hostname=hostname
         )
         self.shaken = False
 

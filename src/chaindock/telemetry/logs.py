@@ -69,12 +69,7 @@ get_logger: Final[Callable[[str], Any]] = structlog.stdlib.get_logger
 """Return a logger whose lines carry its name as `component`."""
 
 
-def configure(
-    *,
-    spec: str = "",
-    stream: Any = None,
-    json: bool = False,
-) -> None:
+def configure(*, spec: str = "", stream: Any = None, json: bool = False) -> None:
     """Set levels, target (default: standard error) and form of all log lines.
 
     `spec` is a logging specification. `write` of the text stream may raise OSError. `json`

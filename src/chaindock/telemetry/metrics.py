@@ -169,9 +169,7 @@ EXITS: Final = _counter(
     ("chaincode", "cause"),
 )
 HELD_BYTES: Final = _gauge(
-    "chaindock_held_bytes",
-    "Memory that the node holds for open calls.",
-    ("chaincode",),
+    "chaindock_held_bytes", "Memory that the node holds for open calls.", ("chaincode",)
 )
 OPEN_CALLS: Final = _gauge(
     "chaindock_open_calls", "Invocations that run now.", ("chaincode",)

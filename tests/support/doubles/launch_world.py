@@ -34,11 +34,7 @@ if TYPE_CHECKING:
 class World:
     """All that launches chaincode; only the back end is imitated."""
 
-    def __init__(
-        self,
-        authority: TlsAuthority | None = None,
-        **options: Any,
-    ) -> None:
+    def __init__(self, authority: TlsAuthority | None = None, **options: Any) -> None:
         self.authority = authority
         self.options = LaunchOptions(**{"connect_timeout_s": 5.0, **options})
         self.builder = FakeBuilder()
@@ -59,10 +55,7 @@ class World:
             lambda _: PeerConnection(listener, "Org1MSP", self.certificate()),
             options=self.options,
         )
-        options = CustodianOptions(
-            retry_first_s=0.01,
-            retry_cap_s=0.05,
-        )
+        options = CustodianOptions(retry_first_s=0.01, retry_cap_s=0.05)
         self.custodian = await self._stack.enter_async_context(
             Custodian(self.launcher, options)
         )

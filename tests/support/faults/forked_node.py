@@ -80,11 +80,7 @@ def join(pid: int, limit_s: float) -> bool:
 
 
 def _run(
-    home: Path,
-    env: dict[str, str],
-    flags: dict[str, str],
-    word: Connection,
-    tasks: Any,
+    home: Path, env: dict[str, str], flags: dict[str, str], word: Connection, tasks: Any
 ) -> None:
     os.setsid()
     os.environ.clear()  # noqa: TID251  # the node's own, as a user's shell gives it

@@ -29,9 +29,7 @@ class Calls:
     """
 
     def __init__(
-        self,
-        limits: Limits = LIMITS,
-        tls: Callable[[], ssl.SSLContext] | None = None,
+        self, limits: Limits = LIMITS, tls: Callable[[], ssl.SSLContext] | None = None
     ) -> None:
         self._limits, self._tls = limits, tls
         self.begun = self.cancelled = 0

@@ -85,9 +85,7 @@ WORK: dict[str, Any] = {
         (
             Kind.PUT_STATE,
             shim.PutState(
-                key=f"p{number}",
-                value=bytes(MIB),
-                collection="_implicit_org_Org1MSP",
+                key=f"p{number}", value=bytes(MIB), collection="_implicit_org_Org1MSP"
             ),
         )
         for number in range(10)

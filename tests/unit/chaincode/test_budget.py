@@ -109,9 +109,7 @@ async def test_a_long_text_in_an_answer_is_refused(part: str):
             await call
 
 
-async def test_a_large_answer_counts_until_its_caller_is_done_with_it(
-    node: StreamNode,
-):
+async def test_a_large_answer_counts_until_its_caller_is_done_with_it(node: StreamNode):
     peer, budget = await node.ready(), node.handler.calls.budget
     call = node.call(invocation("f", tx_id="t1"))
     await peer.complete(await peer.receive(), b"p" * 1_000_000)

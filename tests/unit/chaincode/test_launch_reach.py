@@ -236,8 +236,7 @@ async def test_one_that_ends_because_of_it_is_told_with_its_end(guarded: World):
 
 
 @pytest.mark.parametrize(
-    ("plays", "kind"),
-    [(never_registers, LaunchTimeout), (dies_at_once, ExitedEarly)],
+    ("plays", "kind"), [(never_registers, LaunchTimeout), (dies_at_once, ExitedEarly)]
 )
 async def test_one_that_does_not_connect_is_no_matter_of_tls(
     guarded: World,
@@ -263,8 +262,6 @@ async def test_what_another_one_did_is_not_told_of_it(guarded: World):
     guarded.builder.prepare(CCID, waits)
     guarded.builder.prepare(OTHER, breaks)
     ends = await asyncio.gather(
-        guarded.launch(CCID),
-        guarded.launch(OTHER),
-        return_exceptions=True,
+        guarded.launch(CCID), guarded.launch(OTHER), return_exceptions=True
     )
     assert [type(one) for one in ends] == [LaunchTimeout, ExitedEarly]

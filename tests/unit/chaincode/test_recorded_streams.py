@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from support.shims.stream_node import StreamNode
 
 EXPECTED = {
-    "raw_empty_payloads": "a hash of no collection is not recorded as a read of it",
+    "raw_empty_payloads": "a hash of no collection is not recorded as a read of it"
 }
 """Recordings that the node answers in another way, and why."""
 

@@ -183,11 +183,7 @@ REFUSED: list[tuple[int, Any, str]] = [
         shim.WriteBatchState(rec=[record(PURGE, "k")]),
         "only applicable for private data",
     ),
-    (
-        Kind.PUT_STATE_METADATA,
-        shim.PutStateMetadata(key="k"),
-        "panic during execution",
-    ),
+    (Kind.PUT_STATE_METADATA, shim.PutStateMetadata(key="k"), "panic during execution"),
 ]
 
 

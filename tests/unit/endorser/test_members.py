@@ -45,10 +45,7 @@ def signed_by(text: Any) -> Any:
 
 async def put(node: Any, *endorsers: Any, key: Any = b"k", signer: Any = None) -> Any:
     answer = await node.caller.invoke(
-        "basic",
-        [b"put", key, b"v"],
-        signer=signer or node.user,
-        endorsers=endorsers,
+        "basic", [b"put", key, b"v"], signer=signer or node.user, endorsers=endorsers
     )
     return answer.code
 

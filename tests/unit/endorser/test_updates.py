@@ -242,11 +242,7 @@ REFUSED: dict[str, tuple[Change, type[Exception], str]] = {
         Unsupported,
         f"{FOLLOW}[Value]  /Channel/Orderer/BatchSize",
     ),
-    "empty batches": (
-        batch(max_message_count=0),
-        InvalidInput,
-        "impossible batches",
-    ),
+    "empty batches": (batch(max_message_count=0), InvalidInput, "impossible batches"),
     "batches above the limit": (
         batch(preferred_max_bytes=20_001),
         InvalidInput,

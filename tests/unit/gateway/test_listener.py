@@ -41,10 +41,7 @@ class Echo:
         self.left = 0
 
     def service(self, seat: Seat) -> Service:
-        unary: dict[str, Unary] = {
-            "Say": partial(self.say, seat),
-            "Wait": self.wait,
-        }
+        unary: dict[str, Unary] = {"Say": partial(self.say, seat), "Wait": self.wait}
         return Service("test.Echo", unary, {"Count": self.count}, limit=self.limit)
 
     async def say(self, seat: Seat, request: bytes, _context: Context) -> bytes:

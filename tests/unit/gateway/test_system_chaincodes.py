@@ -83,10 +83,7 @@ async def test_a_peer_that_has_not_joined_tells_nothing_of_a_channel(world):
                 '"18446744073709551616": value out of range'
             ),
         ),
-        (
-            ["GetBlockByNumber", "mychannel", "9" * 5000],
-            "value out of range",
-        ),
+        (["GetBlockByNumber", "mychannel", "9" * 5000], "value out of range"),
         (
             ["GetBlockByNumber", "mychannel", "9223372036854775808"],
             (

@@ -106,9 +106,7 @@ async def test_an_invalid_transaction_changes_nothing_for_later_ones(
     ledger: Ledger,
 ) -> None:
     block = await commit(
-        ledger,
-        rwset({"other": (9, 9)}, {"a": b"1"}),
-        rwset({"a": None}, {"b": b"1"}),
+        ledger, rwset({"other": (9, 9)}, {"a": b"1"}), rwset({"a": None}, {"b": b"1"})
     )
     assert codes(block) == [MVCC, VALID]
     assert state(ledger) == {"b": b"1"}

@@ -267,10 +267,7 @@ def test_a_collection_of_members_admits_members_alone(write):
     use(client(mspid="Org2MSP")).require("colA", write=write)
     use(client()).require("colB", write=write)
     use(client(Role.ADMIN)).require("colC", write=write)
-    for creator, collection in (
-        (client(mspid="Org2MSP"), "colB"),
-        (client(), "colC"),
-    ):
+    for creator, collection in ((client(mspid="Org2MSP"), "colB"), (client(), "colC")):
         with pytest.raises(Denied) as caught:
             use(creator).require(collection, write=write)
         assert caught.value.message == (

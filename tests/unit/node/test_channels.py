@@ -82,10 +82,7 @@ class World:
         """Start a node, and stop it."""
         self.node = node = Node(self.root)
         deployer = partial(
-            Deployer,
-            packages=node.packages,
-            custodian=node.custodian,
-            attempts=Attempt,
+            Deployer, packages=node.packages, custodian=node.custodian, attempts=Attempt
         )
         contract: Any = self.contract
         async with (

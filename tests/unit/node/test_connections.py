@@ -36,11 +36,7 @@ class Network:
         channels: Any = OneChannel(self.channels)
         clients: Any = self
         self.connections = Connections(
-            self.folder,
-            self.organizations,
-            channels,
-            clients,
-            client_auth=client_auth,
+            self.folder, self.organizations, channels, clients, client_auth=client_auth
         )
 
     @property

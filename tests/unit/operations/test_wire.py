@@ -12,9 +12,7 @@ from chaindock.errors import BuildFailed, ChaindockError, Code
 from chaindock.operations.wire import pieces, rebuild_error
 
 
-def tree(
-    kind: type[ChaindockError] = ChaindockError,
-) -> Iterator[type[ChaindockError]]:
+def tree(kind: type[ChaindockError] = ChaindockError) -> Iterator[type[ChaindockError]]:
     yield kind
     for child in kind.__subclasses__():
         if child.__module__ == errors.__name__:

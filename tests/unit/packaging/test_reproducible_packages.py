@@ -219,10 +219,7 @@ def test_a_source_beyond_the_limit_names_its_largest_files(tmp_path):
     files = {"src/small": b"x", "src/huge.bin": bytes(3000), "src/big.bin": bytes(2000)}
     with pytest.raises(PackageInvalid, match=r"are src/huge\.bin .* src/big\.bin"):
         write_package(
-            selection(tmp_path, files),
-            "a_1",
-            io.BytesIO(),
-            Limits(package_bytes=4000),
+            selection(tmp_path, files), "a_1", io.BytesIO(), Limits(package_bytes=4000)
         )
 
 

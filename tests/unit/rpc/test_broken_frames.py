@@ -47,10 +47,7 @@ BREAKS = {
     "another continuation": (LONG + frame(h.MORE, 0, 3), h.PROTOCOL),
     "frames amid headers": (LONG + frame(h.PING, 0, 0, bytes(8)), h.PROTOCOL),
     "an unknown frame amid headers": (LONG + frame(77, 0, 0), h.PROTOCOL),
-    "headers without end": (
-        LONG + frame(h.MORE, 0, 1, b"\0" * 9000) * 2,
-        h.CALM,
-    ),
+    "headers without end": (LONG + frame(h.MORE, 0, 1, b"\0" * 9000) * 2, h.CALM),
     "empty continuations": (LONG + frame(h.MORE, 0, 1) * 3000, h.CALM),
     "a table too large": (frame(h.HEADERS, 4, 1, TABLE), h.COMPRESSION),
     "an index of nothing": (frame(h.HEADERS, 4, 1, b"\xff\x7f"), h.COMPRESSION),

@@ -154,9 +154,7 @@ class DockerInstance:
         session, built, settings = self._session, self._built, peer.settings
         engine, connection = session.engine, built.launch.connection
         attachment = await session.networks.attach(
-            peer.listener,
-            built.base.id,
-            calls_back=connection is Connection.CALLS_BACK,
+            peer.listener, built.base.id, calls_back=connection is Connection.CALLS_BACK
         )
         body = run_body(session.options, session.node, built, peer, attempt, attachment)
         container = await self._create(body)

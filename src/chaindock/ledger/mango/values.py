@@ -113,9 +113,7 @@ def _no_constant(text: str) -> Any:
 
 
 _DECODER: Final = json.JSONDecoder(
-    parse_int=_stored_number,
-    parse_float=_stored_number,
-    parse_constant=_no_constant,
+    parse_int=_stored_number, parse_float=_stored_number, parse_constant=_no_constant
 )
 
 

@@ -62,10 +62,7 @@ def body(
 def test_command_and_environment_are_those_of_a_fabric_peer():
     made = body()
     assert made["Image"] == "image:key"
-    assert made["Cmd"] == [
-        "/usr/local/bin/chaincode",
-        "-peer.address=10.0.0.1:7052",
-    ]
+    assert made["Cmd"] == ["/usr/local/bin/chaincode", "-peer.address=10.0.0.1:7052"]
     assert made["Env"][:6] == [
         f"CORE_CHAINCODE_ID_NAME={CCID}",
         "CORE_CHAINCODE_LOGGING_LEVEL=INFO",

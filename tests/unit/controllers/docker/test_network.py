@@ -194,11 +194,7 @@ async def test_firewall_rules_name_the_interface_that_the_network_had(
 
 
 @pytest.mark.parametrize(
-    "refused",
-    [
-        NotFound(POOLS_USED_UP),
-        EngineError("unknown driver", status=400),
-    ],
+    "refused", [NotFound(POOLS_USED_UP), EngineError("unknown driver", status=400)]
 )
 async def test_builds_use_the_usual_network_when_none_can_be_made_for_them(
     refused: EngineError | NotFound, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
