@@ -1,17 +1,21 @@
 """How options are declared: as fields of frozen dataclasses that document themselves.
 
-A field made by `option` is a setting: it has a key and a help text besides its type,
-bounds (msgspec's `Meta`) and default.
+A field made by `option` is a setting: it has a key besides its type, bounds (msgspec's
+`Meta`) and default, and the text below it is its help.
 `chaindock.config` derives the list of settings, their parsing and the reference from it.
 Source: docs/adr/0007-typed-options.md
 """
 
 from __future__ import annotations
 
+import ast
 import functools
+import inspect
+import itertools
+import sys
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import (
     Annotated,
@@ -47,8 +51,9 @@ class Option:
 
     Args:
         key: as in core.yaml, with dots between levels.
-        help: one sentence, with the unit if there is one. "" = another field with the
-            same key describes it, and gets the same value.
+        help: one sentence, with the unit if there is one; by default the text below the
+            field. Without any, another field with the same key describes the setting,
+            and gets the same value.
         syntax: None = that of the field's type.
         variable: an environment variable of Fabric that sets it, besides CORE_*.
     """
@@ -73,9 +78,9 @@ def option(
     return field(default=default, metadata={_OPTIONS: options})
 
 
-def setting(key: str, help: str) -> dict[str, tuple[Option, ...]]:  # noqa: A002
+def setting(key: str) -> dict[str, tuple[Option, ...]]:
     """Return the metadata of a setting without a default, for `dataclasses.field`."""
-    return {_OPTIONS: (Option(key, help),)}
+    return {_OPTIONS: (Option(key),)}
 
 
 @dataclass(frozen=True)
@@ -124,11 +129,32 @@ def declared_in(model: type) -> tuple[Declared, ...]:
         if _OPTIONS in one.metadata
     }
     hints = get_type_hints(model, include_extras=True) if options else {}
+    texts = _texts(model.__module__) if options else {}
     return tuple(
-        Declared(name, one, hints[name])
+        Declared(
+            name,
+            replace(one, help=one.help or texts.get((model.__name__, name), "")),
+            hints[name],
+        )
         for name, several in options.items()
         for one in several
     )
+
+
+@functools.cache
+def _texts(module: str) -> dict[tuple[str, str], str]:
+    """Return the texts below the fields of a module's classes, by class and field."""
+    found = {}
+    for node in ast.parse(inspect.getsource(sys.modules[module])).body:
+        if isinstance(node, ast.ClassDef):
+            for pair in itertools.pairwise(node.body):
+                match pair:
+                    case (
+                        ast.AnnAssign(target=ast.Name(name)),
+                        ast.Expr(ast.Constant(str(text))),
+                    ):
+                        found[node.name, name] = " ".join(text.split())
+    return found
 
 
 # --- types ---------------------------------------------------------------------------

@@ -36,66 +36,41 @@ class StreamOptions:
             so that nothing in between (a virtual machine, a proxy) drops the connection.
     """
 
-    use_write_batch: bool = option(
-        True,
-        "chaincode.runtimeParams.useWriteBatch",
-        "Shims may send many writes in one message.",
-    )
+    use_write_batch: bool = option(True, "chaincode.runtimeParams.useWriteBatch")
+    """Shims may send many writes in one message."""
     max_size_write_batch: Count = option(
-        1000,
-        "chaincode.runtimeParams.maxSizeWriteBatch",
-        "Largest number of writes in one message; 0 means 1000.",
-        syntax=_BATCH,
+        1000, "chaincode.runtimeParams.maxSizeWriteBatch", syntax=_BATCH
     )
+    """Largest number of writes in one message; 0 means 1000."""
     use_get_multiple_keys: bool = option(
-        True,
-        "chaincode.runtimeParams.useGetMultipleKeys",
-        "Shims may read many keys with one message.",
+        True, "chaincode.runtimeParams.useGetMultipleKeys"
     )
+    """Shims may read many keys with one message."""
     max_size_get_multiple_keys: Count = option(
-        1000,
-        "chaincode.runtimeParams.maxSizeGetMultipleKeys",
-        "Largest number of keys in one message; 0 means 1000.",
-        syntax=_BATCH,
+        1000, "chaincode.runtimeParams.maxSizeGetMultipleKeys", syntax=_BATCH
     )
-    total_query_limit: Count = option(
-        100_000,
-        "ledger.state.totalQueryLimit",
-        "Largest number of rows that one query returns; the rest is cut off.",
-    )
+    """Largest number of keys in one message; 0 means 1000."""
+    total_query_limit: Count = option(100_000, "ledger.state.totalQueryLimit")
+    """Largest number of rows that one query returns; the rest is cut off."""
     state_database: Literal["CouchDB", "goleveldb"] = option(
-        "CouchDB",
-        "ledger.state.stateDatabase",
-        "With goleveldb, rich queries are refused as by a peer that has no CouchDB.",
+        "CouchDB", "ledger.state.stateDatabase"
     )
-    max_message_bytes: Bytes = option(
-        100 * MIB,
-        "peer.maxRecvMsgSize",
-        "Largest message from the node to chaincode. In the other direction the limit is "
-        "chaindock.memory.contract and 1 MiB more, if that is smaller.",
-    )
-    transaction_bytes: Bytes = option(
-        32 * MIB,
-        "chaindock.memory.transaction",
-        "Most memory that the node holds for a transaction: what it reads and writes.",
-    )
-    contract_bytes: Bytes = option(
-        64 * MIB,
-        "chaindock.memory.contract",
-        "Most memory that the node holds for all open calls of a chaincode. One answer of "
-        "the chaincode may have this size too, but no more than peer.maxRecvMsgSize.",
-    )
-    overrun_s: Seconds = option(
-        30.0,
-        "chaindock.launch.overrun",
-        "Time after the timeout of a call; without an answer by then, the node restarts "
-        "the chaincode.",
-    )
+    """With goleveldb, rich queries are refused as by a peer that has no CouchDB."""
+    max_message_bytes: Bytes = option(100 * MIB, "peer.maxRecvMsgSize")
+    """Largest message from the node to chaincode. In the other direction the limit is
+    chaindock.memory.contract and 1 MiB more, if that is smaller."""
+    transaction_bytes: Bytes = option(32 * MIB, "chaindock.memory.transaction")
+    """Most memory that the node holds for a transaction: what it reads and writes."""
+    contract_bytes: Bytes = option(64 * MIB, "chaindock.memory.contract")
+    """Most memory that the node holds for all open calls of a chaincode. One answer of
+    the chaincode may have this size too, but no more than peer.maxRecvMsgSize."""
+    overrun_s: Seconds = option(30.0, "chaindock.launch.overrun")
+    """Time after the timeout of a call; without an answer by then, the node restarts
+    the chaincode."""
     silence_s: float = 60.0
     ping_s: float = 45.0
-    mode: Literal["net", "dev"] = option(
-        "net", "chaincode.mode", "dev: the node accepts programs that a user started."
-    )
+    mode: Literal["net", "dev"] = option("net", "chaincode.mode")
+    """dev: the node accepts programs that a user started."""
 
     @property
     def receive_bytes(self) -> int:
@@ -107,23 +82,14 @@ class StreamOptions:
 class ListenOptions:
     """Where chaincode dials the node."""
 
-    bind: Address = option(
-        None,
-        "peer.chaincodeListenAddress",
-        "host:port that the node listens on for chaincode. Without a host: loopback and "
-        "the gateway of the container network. Port 0 = a free one.",
-    )
-    advertise: Address = option(
-        None,
-        "peer.chaincodeAddress",
-        "host:port that chaincode is told to dial; empty = where the node listens.",
-    )
-    tls: bool = option(
-        True,
-        "peer.tls.enabled",
-        "TLS for client applications, and mutual TLS on the streams with chaincode; on the "
-        "latter by default off in development mode.",
-    )
+    bind: Address = option(None, "peer.chaincodeListenAddress")
+    """host:port that the node listens on for chaincode. Without a host: loopback and
+    the gateway of the container network. Port 0 = a free one."""
+    advertise: Address = option(None, "peer.chaincodeAddress")
+    """host:port that chaincode is told to dial; empty = where the node listens."""
+    tls: bool = option(True, "peer.tls.enabled")
+    """TLS for client applications, and mutual TLS on the streams with chaincode; on the
+    latter by default off in development mode."""
 
 
 @dataclass(frozen=True)
@@ -131,48 +97,29 @@ class CallOptions:
     """Limits of calls."""
 
     execute_timeout_s: Seconds = option(
-        30.0,
-        "chaincode.executetimeout",
-        "Longest time from sending a call to its answer; less than 1s means 30s.",
-        syntax=floored(1.0, 30.0),
+        30.0, "chaincode.executetimeout", syntax=floored(1.0, 30.0)
     )
-    launch_wait_s: Seconds = option(
-        300.0,
-        "chaindock.launch.wait",
-        "Longest time that a call waits for its chaincode to start.",
-    )
+    """Longest time from sending a call to its answer; less than 1s means 30s."""
+    launch_wait_s: Seconds = option(300.0, "chaindock.launch.wait")
+    """Longest time that a call waits for its chaincode to start."""
 
 
 @dataclass(frozen=True)
 class LaunchOptions:
     """How often a package is launched; limits of launches."""
 
-    per_organization: bool = option(
-        True,
-        "chaindock.chaincode.perOrganization",
-        "The peer of each organisation has a process or container of its own for each "
-        "chaincode, as in Fabric, launched by its first call. false: one serves the peers "
-        "of all organisations, as in development mode.",
-    )
-    build_timeout_s: Seconds = option(
-        600.0,
-        "chaincode.installTimeout",
-        "Longest time of a build; time spent fetching packages is not counted.",
-    )
+    per_organization: bool = option(True, "chaindock.chaincode.perOrganization")
+    """The peer of each organisation has a process or container of its own for each
+    chaincode, as in Fabric, launched by its first call. false: one serves the peers of
+    all organisations, as in development mode."""
+    build_timeout_s: Seconds = option(600.0, "chaincode.installTimeout")
+    """Longest time of a build; time spent fetching packages is not counted."""
     startup_timeout_s: Seconds = option(
-        300.0,
-        "chaincode.startuptimeout",
-        "Longest time from creating the container or process to READY; at least 5s.",
-        syntax=floored(5.0),
+        300.0, "chaincode.startuptimeout", syntax=floored(5.0)
     )
-    connect_timeout_s: SecondsOrNone = option(
-        0.0,
-        "chaindock.launch.connectTimeout",
-        "Longest time from the start of the program to its connection; 0 = what is "
-        "left of chaincode.startuptimeout.",
-    )
-    register_timeout_s: Seconds = option(
-        30.0,
-        "chaindock.launch.registerTimeout",
-        "Longest time from the connection to READY.",
-    )
+    """Longest time from creating the container or process to READY; at least 5s."""
+    connect_timeout_s: SecondsOrNone = option(0.0, "chaindock.launch.connectTimeout")
+    """Longest time from the start of the program to its connection; 0 = what is left of
+    chaincode.startuptimeout."""
+    register_timeout_s: Seconds = option(30.0, "chaindock.launch.registerTimeout")
+    """Longest time from the connection to READY."""

@@ -39,9 +39,8 @@ class Own:
     run: RunSettings = field(default_factory=RunSettings)
     execute_timeout_s: (
         Annotated[float, Meta(ge=1, title="a duration"), DURATION] | None
-    ) = option(
-        None, "executeTimeout", "Longest time from sending a call to its answer."
-    )
+    ) = option(None, "executeTimeout")
+    """Longest time from sending a call to its answer."""
 
 
 KEYS: tuple[Key, ...] = keys_of(Own())

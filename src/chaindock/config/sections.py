@@ -55,39 +55,31 @@ _BUILD_VARIABLE = re.compile(
 class NodeOptions:
     """The node as the only member of its network."""
 
-    backend: str = option(
-        "auto", "chaindock.backend", "What runs chaincode: auto, docker or process."
-    )
+    backend: str = option("auto", "chaindock.backend")
+    """What runs chaincode: auto, docker or process."""
     # Whether to look for an engine. Fabric's way to say no: the key is there and empty.
     engine: bool = option(True, "vm.endpoint", syntax=_IS_SET)
-    channel: str = option(
-        "mychannel", "chaindock.channel", "Name of the channel.", syntax=_CHANNEL
-    )
-    msp_id: str = option("Org1MSP", "peer.localMspId", "MSP id of the organisation.")
-    domain: str = option(
-        "org1.example.com", "chaindock.domain", "Domain of the organisation."
-    )
-    peer_id: str = option(
-        "",
-        "peer.id",
-        "Part of the names of containers and images; empty = peer0- and the id of "
-        "the node.",
-    )
-    network_id: str = option(
-        "dev", "peer.networkId", "Part of the names of containers and images."
-    )
-    logging_level: str = option(
-        "info", "chaincode.logging.level", "Log level of the chaincode, for its shim."
-    )
-    logging_shim: str = option(
-        "warning", "chaincode.logging.shim", "Log level of the shim itself."
-    )
+    channel: str = option("mychannel", "chaindock.channel", syntax=_CHANNEL)
+    """Name of the channel."""
+    msp_id: str = option("Org1MSP", "peer.localMspId")
+    """MSP id of the organisation."""
+    domain: str = option("org1.example.com", "chaindock.domain")
+    """Domain of the organisation."""
+    peer_id: str = option("", "peer.id")
+    """Part of the names of containers and images; empty = peer0- and the id of the
+    node."""
+    network_id: str = option("dev", "peer.networkId")
+    """Part of the names of containers and images."""
+    logging_level: str = option("info", "chaincode.logging.level")
+    """Log level of the chaincode, for its shim."""
+    logging_shim: str = option("warning", "chaincode.logging.shim")
+    """Log level of the shim itself."""
     logging_format: str = option(
         "%{color}%{time:2006-01-02 15:04:05.000 MST} [%{module}] %{shortfunc} -> "
         "%{level:.4s} %{id:03x}%{color:reset} %{message}",
         "chaincode.logging.format",
-        "Log format of the chaincode, for its shim.",
     )
+    """Log format of the chaincode, for its shim."""
 
     @property
     def chaincode_logging(self) -> Mapping[str, str]:
@@ -104,15 +96,11 @@ class LogOptions:
     """The node's own log."""
 
     spec: str = option(
-        "",
-        "chaindock.log.spec",
-        "Levels, as FABRIC_LOGGING_SPEC: debug, or info:chaincode,endorser=debug.",
-        syntax=_LOG_SPEC,
-        variable="FABRIC_LOGGING_SPEC",
+        "", "chaindock.log.spec", syntax=_LOG_SPEC, variable="FABRIC_LOGGING_SPEC"
     )
-    format: Literal["text", "json"] = option(
-        "text", "chaindock.log.format", "Format of the log: text or json."
-    )
+    """Levels, as FABRIC_LOGGING_SPEC: debug, or info:chaincode,endorser=debug."""
+    format: Literal["text", "json"] = option("text", "chaindock.log.format")
+    """Format of the log: text or json."""
 
 
 @dataclass(frozen=True)

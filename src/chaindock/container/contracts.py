@@ -70,41 +70,26 @@ class RunSettings:
     The keys are those of a section of `chaindock.chaincodes`.
     """
 
-    memory_bytes: Memory | None = option(
-        None, "memory", "Memory of the chaincode; 0 = unlimited."
-    )
-    cpus: Number | None = option(
-        None, "cpus", "Processors of the chaincode; 0 = unlimited."
-    )
-    pids: Whole | None = option(
-        None, "pids", "Processes and threads of the chaincode; 0 = unlimited."
-    )
-    tmp_bytes: Bytes | None = option(None, "tmp", "Size of its temporary directory.")
-    open_files: Count | None = option(
-        None, "openFiles", "Open files of each of its processes."
-    )
-    file_bytes: Bytes | None = option(
-        None, "fileSize", "Largest file that the chaincode may write."
-    )
-    env: Variables = field(
-        default_factory=dict,
-        repr=False,
-        metadata=setting(
-            "env",
-            "Environment variables of the chaincode; their values are never shown.",
-        ),
-    )
-    network: Network | None = option(
-        None,
-        "network",
-        "A network of the engine that the container joins besides the node's own.",
-    )
-    extra_hosts: Hosts = option(
-        (), "extraHosts", "Additional lines of /etc/hosts, as host:IP."
-    )
-    user: User | None = option(
-        None, "user", "uid:gid of the chaincode in its container."
-    )
+    memory_bytes: Memory | None = option(None, "memory")
+    """Memory of the chaincode; 0 = unlimited."""
+    cpus: Number | None = option(None, "cpus")
+    """Processors of the chaincode; 0 = unlimited."""
+    pids: Whole | None = option(None, "pids")
+    """Processes and threads of the chaincode; 0 = unlimited."""
+    tmp_bytes: Bytes | None = option(None, "tmp")
+    """Size of its temporary directory."""
+    open_files: Count | None = option(None, "openFiles")
+    """Open files of each of its processes."""
+    file_bytes: Bytes | None = option(None, "fileSize")
+    """Largest file that the chaincode may write."""
+    env: Variables = field(default_factory=dict, repr=False, metadata=setting("env"))
+    """Environment variables of the chaincode; their values are never shown."""
+    network: Network | None = option(None, "network")
+    """A network of the engine that the container joins besides the node's own."""
+    extra_hosts: Hosts = option((), "extraHosts")
+    """Additional lines of /etc/hosts, as host:IP."""
+    user: User | None = option(None, "user")
+    """uid:gid of the chaincode in its container."""
 
     @property
     def words(self) -> str:
@@ -151,15 +136,11 @@ class BuildEnvironment:
     """
 
     variables: Mapping[str, str] = field(
-        default_factory=dict,
-        metadata=setting(
-            "chaindock.build.variables",
-            "Additional environment variables of builds, as KEY=VALUE.",
-        ),
+        default_factory=dict, metadata=setting("chaindock.build.variables")
     )
-    ca_bundle: Path | None = option(
-        None, "chaindock.ca", "File with additional CA certificates for builds, PEM."
-    )
+    """Additional environment variables of builds, as KEY=VALUE."""
+    ca_bundle: Path | None = option(None, "chaindock.ca")
+    """File with additional CA certificates for builds, PEM."""
 
 
 @dataclass(frozen=True)

@@ -45,21 +45,14 @@ class OutputOptions:
         former: removed chaincodes whose output is kept.
     """
 
-    keep: Count = option(
-        5,
-        "chaindock.output.keep",
-        "Number of attempts per chaincode whose output is kept.",
-    )
-    max_bytes: Bytes = option(
-        16 * MIB, "chaindock.output.size", "Size of the output kept of one attempt."
-    )
+    keep: Count = option(5, "chaindock.output.keep")
+    """Number of attempts per chaincode whose output is kept."""
+    max_bytes: Bytes = option(16 * MIB, "chaindock.output.size")
+    """Size of the output kept of one attempt."""
     former: int = 10
-    echo: bool = option(
-        False,
-        "vm.docker.attachStdout",
-        "Log the output of chaincode, also of processes, at level info instead of "
-        "debug.",
-    )
+    echo: bool = option(False, "vm.docker.attachStdout")
+    """Log the output of chaincode, also of processes, at level info instead of
+    debug."""
 
 
 class OutputFile:

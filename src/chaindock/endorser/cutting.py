@@ -75,32 +75,19 @@ class OrdererOptions:
             submitters wait.
     """
 
-    mode: Mode = option(
-        AUTO,
-        "chaindock.block.mode",
-        "When a block is cut: auto (by the other chaindock.block settings), "
-        "interval=DURATION (that time after the first transaction of the block), size=N (when N "
-        "transactions wait), manual (by `chaindock block cut`).",
-    )
-    max_message_count: Count = option(
-        500,
-        "chaindock.block.maxMessageCount",
-        "Largest number of transactions in a block.",
-    )
-    absolute_max_bytes: Bytes = option(
-        10 * MIB, "chaindock.block.absoluteMaxBytes", "Largest transaction."
-    )
-    preferred_max_bytes: Bytes = option(
-        2 * MIB,
-        "chaindock.block.preferredMaxBytes",
-        "Largest block; a larger transaction gets a block of its own.",
-    )
-    batch_timeout_s: SecondsOrNone = option(
-        0.0,
-        "chaindock.block.batchTimeout",
-        "Time that a block waits for more transactions; 0s = a block takes those "
-        "that came while the previous one was committed, or follow at once.",
-    )
+    mode: Mode = option(AUTO, "chaindock.block.mode")
+    """When a block is cut: auto (by the other chaindock.block settings),
+    interval=DURATION (that time after the first transaction of the block), size=N (when
+    N transactions wait), manual (by `chaindock block cut`)."""
+    max_message_count: Count = option(500, "chaindock.block.maxMessageCount")
+    """Largest number of transactions in a block."""
+    absolute_max_bytes: Bytes = option(10 * MIB, "chaindock.block.absoluteMaxBytes")
+    """Largest transaction."""
+    preferred_max_bytes: Bytes = option(2 * MIB, "chaindock.block.preferredMaxBytes")
+    """Largest block; a larger transaction gets a block of its own."""
+    batch_timeout_s: SecondsOrNone = option(0.0, "chaindock.block.batchTimeout")
+    """Time that a block waits for more transactions; 0s = a block takes those that came
+    while the previous one was committed, or follow at once."""
     max_waiting: int = _MOST
     max_waiting_bytes: int = 24 * MIB
 

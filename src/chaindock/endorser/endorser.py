@@ -59,12 +59,9 @@ _log = get_logger(_LOGGER)
 class EndorserOptions:
     """How many proposals are worked on at once; above, a proposal is refused."""
 
-    concurrency: Whole = option(
-        2500,
-        "peer.limits.concurrency.endorserService",
-        "Largest number of proposals at once; 0 = as many as the limit of open files "
-        "allows.",
-    )
+    concurrency: Whole = option(2500, "peer.limits.concurrency.endorserService")
+    """Largest number of proposals at once; 0 = as many as the limit of open files
+    allows."""
 
 
 @dataclass

@@ -11,8 +11,5 @@ from chaindock.options import option
 class LedgerOptions:
     """How closely the ledger follows Fabric where that only gets in a developer's way."""
 
-    strict: bool = option(
-        True,
-        "chaindock.ledger.strictFabric",
-        "Refuse a rich query that sorts without an index, as CouchDB does.",
-    )
+    strict: bool = option(True, "chaindock.ledger.strictFabric")
+    """Refuse a rich query that sorts without an index, as CouchDB does."""

@@ -134,32 +134,17 @@ class CustodianOptions:
     """
 
     parallel: int = 0
-    drain_s: SecondsOrNone = option(
-        30.0,
-        "chaindock.launch.drain",
-        "Time that running calls have to finish before a chaincode is stopped.",
-    )
-    stop_grace_s: SecondsOrNone = option(
-        10.0,
-        "chaindock.launch.stopGrace",
-        "Time between SIGTERM and SIGKILL when a chaincode is stopped.",
-    )
-    retry_first_s: Seconds = option(
-        1.0,
-        "chaindock.launch.retryFirst",
-        "Pause before the first retry of a failed launch; it doubles each time.",
-    )
-    retry_cap_s: Seconds = option(
-        60.0,
-        "chaindock.launch.retryCap",
-        "Longest pause between retries. After the node gave up, one call in each "
-        "such period may still launch the chaincode.",
-    )
-    retries: Whole = option(
-        5,
-        "chaindock.launch.retries",
-        "Retries of a failed launch, after which the node gives up.",
-    )
+    drain_s: SecondsOrNone = option(30.0, "chaindock.launch.drain")
+    """Time that running calls have to finish before a chaincode is stopped."""
+    stop_grace_s: SecondsOrNone = option(10.0, "chaindock.launch.stopGrace")
+    """Time between SIGTERM and SIGKILL when a chaincode is stopped."""
+    retry_first_s: Seconds = option(1.0, "chaindock.launch.retryFirst")
+    """Pause before the first retry of a failed launch; it doubles each time."""
+    retry_cap_s: Seconds = option(60.0, "chaindock.launch.retryCap")
+    """Longest pause between retries. After the node gave up, one call in each such
+    period may still launch the chaincode."""
+    retries: Whole = option(5, "chaindock.launch.retries")
+    """Retries of a failed launch, after which the node gives up."""
     stable_s: float = 60.0
 
 

@@ -57,36 +57,23 @@ _NEED_CERTIFICATE: Final = frozenset({"/metrics", "/logspec"})
 class OperationsOptions:
     """The operations endpoint: health, metrics, log levels."""
 
-    address: Address = option(
-        ("127.0.0.1", 0),
-        "operations.listenAddress",
-        "host:port that serves health and metrics; port 0 = a free one; without TLS "
-        "a loopback address; empty = no endpoint.",
-    )
-    tls: bool = option(
-        False,
-        "operations.tls.enabled",
-        "Serve HTTPS; /metrics and /logspec then need a client certificate.",
-    )
-    cert_file: Path | None = option(
-        None, "operations.tls.cert.file", "Certificate of the endpoint, PEM."
-    )
-    key_file: Path | None = option(
-        None, "operations.tls.key.file", "Private key of the endpoint, PEM."
-    )
-    client_auth_required: bool = option(
-        False,
-        "operations.tls.clientAuthRequired",
-        "Refuse every request without a client certificate.",
-    )
-    client_roots: tuple[Path, ...] = option(
-        (),
-        "operations.tls.clientRootCAs.files",
-        "CA certificates that sign client certificates, PEM.",
-    )
+    address: Address = option(("127.0.0.1", 0), "operations.listenAddress")
+    """host:port that serves health and metrics; port 0 = a free one; without TLS a
+    loopback address; empty = no endpoint."""
+    tls: bool = option(False, "operations.tls.enabled")
+    """Serve HTTPS; /metrics and /logspec then need a client certificate."""
+    cert_file: Path | None = option(None, "operations.tls.cert.file")
+    """Certificate of the endpoint, PEM."""
+    key_file: Path | None = option(None, "operations.tls.key.file")
+    """Private key of the endpoint, PEM."""
+    client_auth_required: bool = option(False, "operations.tls.clientAuthRequired")
+    """Refuse every request without a client certificate."""
+    client_roots: tuple[Path, ...] = option((), "operations.tls.clientRootCAs.files")
+    """CA certificates that sign client certificates, PEM."""
     metrics: Literal["prometheus", "disabled"] = option(
-        "prometheus", "metrics.provider", "disabled: the endpoint has no /metrics."
+        "prometheus", "metrics.provider"
     )
+    """disabled: the endpoint has no /metrics."""
 
 
 def is_loopback(host: str) -> bool:

@@ -35,19 +35,12 @@ class Limits:
         depth: path elements of a name.
     """
 
-    package_bytes: Bytes = option(
-        100 * MIB, "chaindock.package.size", "Largest package file."
-    )
-    unpacked_bytes: Bytes = option(
-        512 * MIB,
-        "chaindock.package.unpacked",
-        "Largest size of each of a package's two archives, decompressed.",
-    )
-    files: Count = option(
-        20_000,
-        "chaindock.package.files",
-        "Largest number of entries in an archive, implied directories included.",
-    )
+    package_bytes: Bytes = option(100 * MIB, "chaindock.package.size")
+    """Largest package file."""
+    unpacked_bytes: Bytes = option(512 * MIB, "chaindock.package.unpacked")
+    """Largest size of each of a package's two archives, decompressed."""
+    files: Count = option(20_000, "chaindock.package.files")
+    """Largest number of entries in an archive, implied directories included."""
     ratio: int = 200
     ratio_from_bytes: int = 16 * MIB
     metadata_bytes: int = 64 * 1024

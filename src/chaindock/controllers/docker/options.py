@@ -157,29 +157,23 @@ class EndpointOptions:
         connect_s: seconds that one address has to answer.
     """
 
-    endpoint: str = option(
-        "",
-        "vm.endpoint",
-        "Address of the container engine: unix, tcp, http or https; unset = look for one, empty = use none.",
-    )
+    endpoint: str = option("", "vm.endpoint")
+    """Address of the container engine: unix, tcp, http or https; unset = look for one,
+    empty = use none."""
     docker_host: str = ""
     docker_context: str = ""
     docker_config: Path | None = None
     auth_file: Path | None = None
     runtime_dir: Path | None = None
     home: Path | None = None
-    tls: bool = option(
-        False, "vm.docker.tls.enabled", "Use TLS for an engine at tcp://."
-    )
-    ca_file: Path | None = option(
-        None, "vm.docker.tls.ca.file", "CA certificates of the engine, PEM."
-    )
-    cert_file: Path | None = option(
-        None, "vm.docker.tls.cert.file", "Client certificate for the engine, PEM."
-    )
-    key_file: Path | None = option(
-        None, "vm.docker.tls.key.file", "Private key of the client certificate, PEM."
-    )
+    tls: bool = option(False, "vm.docker.tls.enabled")
+    """Use TLS for an engine at tcp://."""
+    ca_file: Path | None = option(None, "vm.docker.tls.ca.file")
+    """CA certificates of the engine, PEM."""
+    cert_file: Path | None = option(None, "vm.docker.tls.cert.file")
+    """Client certificate for the engine, PEM."""
+    key_file: Path | None = option(None, "vm.docker.tls.key.file")
+    """Private key of the client certificate, PEM."""
     connect_s: float = 2.0
 
     @property
@@ -197,98 +191,55 @@ FABRIC_MIRRORS = (Mirror("docker.io/hyperledger", "ghcr.io/hyperledger"),)
 class SandboxOptions:
     """What a running chaincode may use."""
 
-    user: User = option(
-        "501:501",
-        "chaindock.sandbox.user",
-        "uid:gid of chaincode; empty = as its image says.",
-    )
-    read_only: bool = option(
-        True,
-        "vm.docker.hostConfig.ReadonlyRootfs",
-        "The root file system of chaincode is read-only; /tmp is writable.",
-    )
-    memory_bytes: Memory = option(
-        2048 * MIB,
-        "vm.docker.hostConfig.Memory",
-        "Memory of a running chaincode, also of a process; there is no swap beyond it; 0 = unlimited.",
-    )
-    cpus: Number = option(
-        2.0, "chaindock.sandbox.cpus", "Processors of a chaincode; 0 = unlimited."
-    )
-    pids: Whole = option(
-        512,
-        "vm.docker.hostConfig.PidsLimit",
-        "Processes and threads of a chaincode; 0 = unlimited.",
-    )
-    tmp_bytes: Bytes = option(
-        64 * MIB, "chaindock.sandbox.tmp", "Size of /tmp, and of /dev/shm."
-    )
+    user: User = option("501:501", "chaindock.sandbox.user")
+    """uid:gid of chaincode; empty = as its image says."""
+    read_only: bool = option(True, "vm.docker.hostConfig.ReadonlyRootfs")
+    """The root file system of chaincode is read-only; /tmp is writable."""
+    memory_bytes: Memory = option(2048 * MIB, "vm.docker.hostConfig.Memory")
+    """Memory of a running chaincode, also of a process; there is no swap beyond it; 0 =
+    unlimited."""
+    cpus: Number = option(2.0, "chaindock.sandbox.cpus")
+    """Processors of a chaincode; 0 = unlimited."""
+    pids: Whole = option(512, "vm.docker.hostConfig.PidsLimit")
+    """Processes and threads of a chaincode; 0 = unlimited."""
+    tmp_bytes: Bytes = option(64 * MIB, "chaindock.sandbox.tmp")
+    """Size of /tmp, and of /dev/shm."""
     open_files: int = 4096
-    file_bytes: BytesOrNone = option(
-        0,
-        "chaindock.sandbox.fileSize",
-        "Largest file that a chaincode may write; 0 = the size of /tmp.",
-    )
-    ulimits: Ulimits = option(
-        (),
-        "vm.docker.hostConfig.Ulimits",
-        "Limits per process, such as nofile=1024:2048; they replace the default of the same name.",
-    )
-    cpu_shares: Whole = option(
-        0,
-        "vm.docker.hostConfig.CpuShares",
-        "Share of processor time when processors are busy; 0 = the default of the engine, 1024.",
-    )
-    cpu_quota: Whole = option(
-        0,
-        "vm.docker.hostConfig.CpuQuota",
-        "Microseconds of processor time per CpuPeriod; replaces chaindock.sandbox.cpus; 0 = unset.",
-    )
-    cpu_period: Whole = option(
-        0, "vm.docker.hostConfig.CpuPeriod", "Microseconds; 0 = 100000."
-    )
-    cpuset_cpus: CpuSet = option(
-        "",
-        "vm.docker.hostConfig.CpusetCPUs",
-        "Processors that chaincode may use, such as 0-2,4; empty = all.",
-    )
-    cpuset_mems: CpuSet = option(
-        "",
-        "vm.docker.hostConfig.CpusetMEMs",
-        "Memory nodes that chaincode may use; empty = all.",
-    )
-    cgroup_parent: str = option(
-        "",
-        "vm.docker.hostConfig.CgroupParent",
-        "Parent control group of all containers.",
-    )
-    security_opt: SecurityOptions = option(
-        (),
-        "vm.docker.hostConfig.SecurityOpt",
-        "Additional profiles of AppArmor, seccomp or SELinux.",
-    )
+    file_bytes: BytesOrNone = option(0, "chaindock.sandbox.fileSize")
+    """Largest file that a chaincode may write; 0 = the size of /tmp."""
+    ulimits: Ulimits = option((), "vm.docker.hostConfig.Ulimits")
+    """Limits per process, such as nofile=1024:2048; they replace the default of the
+    same name."""
+    cpu_shares: Whole = option(0, "vm.docker.hostConfig.CpuShares")
+    """Share of processor time when processors are busy; 0 = the default of the engine,
+    1024."""
+    cpu_quota: Whole = option(0, "vm.docker.hostConfig.CpuQuota")
+    """Microseconds of processor time per CpuPeriod; replaces chaindock.sandbox.cpus; 0
+    = unset."""
+    cpu_period: Whole = option(0, "vm.docker.hostConfig.CpuPeriod")
+    """Microseconds; 0 = 100000."""
+    cpuset_cpus: CpuSet = option("", "vm.docker.hostConfig.CpusetCPUs")
+    """Processors that chaincode may use, such as 0-2,4; empty = all."""
+    cpuset_mems: CpuSet = option("", "vm.docker.hostConfig.CpusetMEMs")
+    """Memory nodes that chaincode may use; empty = all."""
+    cgroup_parent: str = option("", "vm.docker.hostConfig.CgroupParent")
+    """Parent control group of all containers."""
+    security_opt: SecurityOptions = option((), "vm.docker.hostConfig.SecurityOpt")
+    """Additional profiles of AppArmor, seccomp or SELinux."""
     log_max_bytes: Bytes = option(
-        10 * MIB,
-        "vm.docker.hostConfig.LogConfig.Config.max-size",
-        "Size of each file in which the engine keeps output.",
+        10 * MIB, "vm.docker.hostConfig.LogConfig.Config.max-size"
     )
-    log_files: Count = option(
-        3, "vm.docker.hostConfig.LogConfig.Config.max-file", "Number of log files."
-    )
-    dns: Addresses = option(
-        (), "vm.docker.hostConfig.Dns", "Name servers of containers, by IP address."
-    )
-    dns_search: tuple[str, ...] = option(
-        (), "vm.docker.hostConfig.DnsSearch", "Search domains of containers."
-    )
-    extra_hosts: Hosts = option(
-        (),
-        "vm.docker.hostConfig.ExtraHosts",
-        "Additional lines of /etc/hosts, as host:IP.",
-    )
-    internal: bool = option(
-        True, "chaindock.sandbox.internal", "Chaincode can connect to the node only."
-    )
+    """Size of each file in which the engine keeps output."""
+    log_files: Count = option(3, "vm.docker.hostConfig.LogConfig.Config.max-file")
+    """Number of log files."""
+    dns: Addresses = option((), "vm.docker.hostConfig.Dns")
+    """Name servers of containers, by IP address."""
+    dns_search: tuple[str, ...] = option((), "vm.docker.hostConfig.DnsSearch")
+    """Search domains of containers."""
+    extra_hosts: Hosts = option((), "vm.docker.hostConfig.ExtraHosts")
+    """Additional lines of /etc/hosts, as host:IP."""
+    internal: bool = option(True, "chaindock.sandbox.internal")
+    """Chaincode can connect to the node only."""
 
     def with_settings(self, settings: RunSettings) -> SandboxOptions:
         """Return these options as one chaincode has them."""
@@ -312,23 +263,15 @@ class CompileOptions:
     """
 
     user: str = "500:500"
-    network: str = option(
-        "",
-        "chaindock.build.network",
-        "The network of the engine that builds use; empty = one of the node's own, or the engine's default bridge if none can be made or the engine is not on this machine.",
-    )
-    memory_bytes: BytesOrNone = option(
-        4096 * MIB,
-        "chaindock.build.memory",
-        "Memory of a build container; 0 = unlimited.",
-    )
+    network: str = option("", "chaindock.build.network")
+    """The network of the engine that builds use; empty = one of the node's own, or the
+    engine's default bridge if none can be made or the engine is not on this machine."""
+    memory_bytes: BytesOrNone = option(4096 * MIB, "chaindock.build.memory")
+    """Memory of a build container; 0 = unlimited."""
     pids: int = 4096
     cpu_shares: int = 256
-    silence_s: Seconds = option(
-        600.0,
-        "chaindock.build.silence",
-        "Time without output after which a build step has failed.",
-    )
+    silence_s: Seconds = option(600.0, "chaindock.build.silence")
+    """Time without output after which a build step has failed."""
     limit_s: float = 24 * 3600.0
     artifact_bytes: int = 2048 * MIB
     dns: Addresses = option((), "vm.docker.hostConfig.Dns")
@@ -353,16 +296,14 @@ class DockerOptions:
     pull: Pull = option(
         "missing",
         "chaindock.docker.pull",
-        "When base images are pulled: missing, never or always.",
         also=Option(
             "chaincode.pull", "Fetch base images before every build.", syntax=_ALWAYS
         ),
     )
-    mirrors: Mirrors = option(
-        FABRIC_MIRRORS,
-        "chaindock.docker.mirrors",
-        "Where images are fetched from if their registry fails, as OF=host/path, in order.",
-    )
+    """When base images are pulled: missing, never or always."""
+    mirrors: Mirrors = option(FABRIC_MIRRORS, "chaindock.docker.mirrors")
+    """Where images are fetched from if their registry fails, as OF=host/path, in
+    order."""
     pull_silence_s: float = 120.0
     call_s: float = 60.0
     sandbox: SandboxOptions = field(default_factory=SandboxOptions)

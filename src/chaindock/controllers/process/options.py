@@ -23,31 +23,21 @@ class ProcessOptions:
     """
 
     root: Path
-    cache_root: Path = field(
-        metadata=setting(
-            "chaindock.process.cache",
-            "Directory of finished builds and of the toolchains' caches; the nodes of "
-            "one user may share it.",
-        )
-    )
+    cache_root: Path = field(metadata=setting("chaindock.process.cache"))
+    """Directory of finished builds and of the toolchains' caches; the nodes of one user
+    may share it."""
     path: str = "/usr/local/bin:/usr/bin:/bin"
     sandbox: Literal["auto", "require", "off"] = option(
-        "auto",
-        "chaindock.process.sandbox",
-        "Isolation of processes by bubblewrap: auto = where it works, require or off.",
+        "auto", "chaindock.process.sandbox"
     )
+    """Isolation of processes by bubblewrap: auto = where it works, require or off."""
     keep_builds: int = 3
     max_open_files: int = 4096
-    max_file_bytes: Bytes = option(
-        256 * MIB,
-        "chaindock.process.maxFileSize",
-        "Largest file that a chaincode may write.",
-    )
+    max_file_bytes: Bytes = option(256 * MIB, "chaindock.process.maxFileSize")
+    """Largest file that a chaincode may write."""
     memory_bytes: Memory = option(2 * GIB, "vm.docker.hostConfig.Memory")
-    tmp_bytes: Bytes = option(
-        GIB,
-        "chaindock.process.tmp",
-        "Size of the private directory of a chaincode; in a sandbox it counts for memory.",
-    )
+    tmp_bytes: Bytes = option(GIB, "chaindock.process.tmp")
+    """Size of the private directory of a chaincode; in a sandbox it counts for
+    memory."""
     silence_s: Seconds = option(600.0, "chaindock.build.silence")
     limit_s: float = 24 * 3600.0
