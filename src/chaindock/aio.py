@@ -10,7 +10,7 @@ import contextlib
 import copy
 import random
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from chaindock.structured import structlog
@@ -18,7 +18,6 @@ from chaindock.structured import structlog
 if TYPE_CHECKING:
     import socket
     from collections.abc import Awaitable, Callable, Coroutine
-    from typing import Any
 
 T = TypeVar("T")
 K = TypeVar("K")

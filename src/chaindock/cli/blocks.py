@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import click
 
@@ -12,9 +13,6 @@ from chaindock.cli import show
 from chaindock.cli.keys import TX_DIGITS, escaped, place, preview, shown
 from chaindock.cli.session import Number, Session, command, limit_option, name_argument
 from chaindock.cli.show import count
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 _SHOWN = 50
 """Reads, writes or arguments of a transaction in the text; --json has all."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from chaindock.cli.call import CallCommand
 from chaindock.cli.session import Session, command
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 @click.group()

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
 import click
 
 from chaindock.cli import show
 from chaindock.cli.session import Session, command, name_argument
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
 
 SNIPPETS: Final = {"node": "node.mjs", "go": "main.go", "java": "App.java"}
 """Language → file with a program; `$word` stands for a fact in quotation marks.

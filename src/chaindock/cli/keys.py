@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import base64
 import shlex
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _PART = "\0"
 _LAST = "\U0010ffff"

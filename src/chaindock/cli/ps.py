@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -13,9 +14,6 @@ from chaindock.cli.keys import TX_DIGITS
 from chaindock.cli.session import Session, command, name_argument
 from chaindock.cli.show import count, one_line
 from chaindock.ids import CHANNEL_ENDORSEMENT
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _COLUMNS: Mapping[str, Callable[[Any], object]] = {
     "NAME": lambda one: one["name"],

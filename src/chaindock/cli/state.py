@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import click
 
@@ -19,10 +19,6 @@ from chaindock.cli.keys import (
     shown,
 )
 from chaindock.cli.session import Session, command, limit_option, name_argument
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 collection_option = click.option(
     "--collection",

@@ -6,9 +6,10 @@ chaincode only, which keeps its last correct settings. Values of variables are n
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from msgspec import Meta
 
@@ -16,15 +17,10 @@ from chaindock.config.environment import compose, entries, find_file, is_mapping
 from chaindock.config.keys import Given, Key, Setting, keys_of, look_up, unknown
 from chaindock.container.contracts import RunSettings
 from chaindock.errors import ConfigInvalid
-from chaindock.ids import name_from_label, split_ccid
+from chaindock.ids import Ccid, name_from_label, split_ccid
 from chaindock.options import option
 from chaindock.telemetry import get_logger
 from chaindock.values import DURATION
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from chaindock.ids import Ccid
 
 _log = get_logger("node")
 PREFIX = "chaindock.chaincodes."

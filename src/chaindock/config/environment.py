@@ -13,14 +13,12 @@ import os
 import pwd
 import re
 import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chaindock.errors import ConfigInvalid
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 HOME_VARIABLE = "CHAINDOCK_HOME"
 FILE_NAME = "core.yaml"

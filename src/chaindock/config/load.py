@@ -6,9 +6,10 @@ The node is given exactly what `config show` prints. An unknown key in the secti
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chaindock.config.chaincodes import (
     HIDDEN,
@@ -47,9 +48,6 @@ from chaindock.config.sections import (
 )
 from chaindock.errors import ConfigInvalid
 from chaindock.operations.http import is_loopback
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 _OUR_SECTION = "chaindock"
 _VARIABLE = "CORE_"

@@ -10,13 +10,12 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from chaindock.container.attempt import Phase
+from chaindock.container.attempt import Attempt, Phase
 from chaindock.errors import BuildFailed, BuildSilent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import Exit
     from chaindock.platforms.base import BuildPlan, Places, Platform, Step
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from chaindock.container.attempt import Phase
+from chaindock.container.attempt import Attempt, Phase
 from chaindock.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import Builder, Instance
     from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage

@@ -23,12 +23,10 @@ from fabric_protos.msp.msp_principal_pb2 import (
 from google.protobuf.message import DecodeError
 
 from chaindock.errors import Denied, InvalidInput
-from chaindock.identity.msp import Role, certificate_of
+from chaindock.identity.msp import Identity, Role, certificate_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from chaindock.identity.msp import Identity
 
     Evaluator = Callable[[Sequence[Identity]], bool]
     """Whether identities, each listed once, satisfy a policy together."""

@@ -21,7 +21,7 @@ from chaindock.errors import (
     NotFound,
     PackageInvalid,
 )
-from chaindock.identity.msp import require_local
+from chaindock.identity.msp import Identity, require_local
 from chaindock.ids import (
     SYSTEM_NAMES,
     Ccid,
@@ -44,7 +44,6 @@ from chaindock.values import KIB
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
-    from chaindock.identity.msp import Identity
     from chaindock.ledger.simulator import Simulator
     from chaindock.lifecycle.packages import Packages
 

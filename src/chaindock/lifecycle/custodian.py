@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from chaindock.aio import Tasks
 from chaindock.container.attempt import Attempt
 from chaindock.errors import LaunchTimeout
-from chaindock.ids import split_peer
+from chaindock.ids import Ccid, split_peer
 from chaindock.lifecycle import states
 from chaindock.lifecycle.states import GAVE_UP, CustodianOptions, Target
 from chaindock.lifecycle.supervisor import Supervisor
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
     from chaindock.chaincode.launcher import RuntimeLauncher
-    from chaindock.ids import Ccid
 
 _SLOT_S: Final = 0.08
 """Seconds that a launch keeps its slot. Launches side by side take more processor time

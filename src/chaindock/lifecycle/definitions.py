@@ -15,7 +15,7 @@ from fabric_protos.peer.collection_pb2 import CollectionConfigPackage
 from fabric_protos.peer.lifecycle import chaincode_definition_pb2, db_pb2, lifecycle_pb2
 
 from chaindock.errors import NotFound
-from chaindock.ids import CHANNEL_ENDORSEMENT
+from chaindock.ids import CHANNEL_ENDORSEMENT, Ccid
 from chaindock.lifecycle.records import (
     DEFINITIONS,
     NAMESPACE,
@@ -27,7 +27,6 @@ from chaindock.lifecycle.records import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from chaindock.ids import Ccid
     from chaindock.ledger.simulator import Simulator
     from chaindock.lifecycle.records import Reads
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.errors import NotFound, StartFailed
-from chaindock.ids import Ccid, TxId, at_peer, split_peer
+from chaindock.ids import Ccid, ChannelId, TxId, at_peer, split_peer
 from chaindock.lifecycle.approvals import Approvals, keys_of
 from chaindock.lifecycle.definitions import (
     Approval,
@@ -32,7 +32,6 @@ from chaindock.lifecycle.states import BY_HAND, Target
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from chaindock.ids import ChannelId
     from chaindock.ledger.committer import CommittedBlock
     from chaindock.ledger.ledger import Ledger
     from chaindock.ledger.simulator import Simulator

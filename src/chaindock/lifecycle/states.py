@@ -8,9 +8,10 @@ again at once, as a peer does, and counts as no failure.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from chaindock.aio import Backoff
 from chaindock.errors import (
@@ -24,10 +25,6 @@ from chaindock.errors import (
 from chaindock.ids import Ccid, split_peer
 from chaindock.options import option
 from chaindock.values import Seconds, SecondsOrNone, Whole
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
 
 AUTO: Final = "auto"
 BY_HAND: Final = "dev"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import TYPE_CHECKING
 
 from chaindock.aio import Latch, Tasks, first
@@ -20,7 +20,6 @@ from chaindock.telemetry import bound, get_logger, metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractAsyncContextManager
 
     from chaindock.chaincode.launcher import RuntimeLauncher
     from chaindock.chaincode.running import Running

@@ -15,7 +15,7 @@ from chaindock.errors import InvalidInput
 from chaindock.ids import require_chaincode_name
 from chaindock.ledger.snapshots import END_OF_HISTORY
 from chaindock.operations import wire
-from chaindock.operations.serving import read_json, reply, reply_in_pieces
+from chaindock.operations.serving import Inflight, read_json, reply, reply_in_pieces
 from chaindock.operations.stream import stream_lines
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from chaindock.node.channels import NodeChannel
     from chaindock.node.explorer import Explorer
     from chaindock.node.facade import Node
-    from chaindock.operations.serving import Inflight
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _MOST_DIGITS = 18

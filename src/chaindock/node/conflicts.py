@@ -11,7 +11,7 @@ from fabric_protos.peer import transaction_pb2 as codes
 
 from chaindock.endorser.unmet import unmet
 from chaindock.ledger.snapshots import ABOVE_ALL, after
-from chaindock.ledger.transaction import parse_transaction
+from chaindock.ledger.transaction import Space, parse_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from chaindock.ledger.ledger import TxLocation
     from chaindock.ledger.reader import Change, View
     from chaindock.ledger.snapshots import Version
-    from chaindock.ledger.transaction import Space
 
 _CONFLICTS: Final = {codes.MVCC_READ_CONFLICT, codes.PHANTOM_READ_CONFLICT}
 

@@ -12,14 +12,13 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from chaindock.identity.files import replace_file
-from chaindock.identity.organization import ADMIN
+from chaindock.identity.organization import ADMIN, Organization, Organizations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from chaindock.gateway.listener import ClientListener
-    from chaindock.identity.organization import Organization, Organizations
     from chaindock.node.channels import Channels, NodeChannel
 
 USERS: Final = (ADMIN, "User1")

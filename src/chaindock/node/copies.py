@@ -14,9 +14,10 @@ import shutil
 import sqlite3
 import tarfile
 import tempfile
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from chaindock import __version__
 from chaindock.durable import storing, sync_folder
@@ -33,12 +34,7 @@ from chaindock.ledger.packing import read_block
 from chaindock.ledger.rebuild import rebuild_file
 from chaindock.ledger.verification import verify_all
 from chaindock.lifecycle.targets import TargetState
-from chaindock.node.home import LOGS, remove_database
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from chaindock.node.home import Home
+from chaindock.node.home import LOGS, Home, remove_database
 
 _FORMAT: Final = 1
 _MANIFEST: Final = "manifest.json"

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 import chaindock
 from chaindock.aio import finish
 from chaindock.container.attempt import Event
-from chaindock.endorser.determinism import compare
+from chaindock.endorser.determinism import Difference, compare
 from chaindock.errors import InvalidInput, LaunchFailed, Unsupported
 from chaindock.ids import Ccid, at_peer, name_from_label, require_ccid, split_peer
 from chaindock.lifecycle.states import Target
-from chaindock.lifecycle.terms import unsatisfiable
+from chaindock.lifecycle.terms import Terms, unsatisfiable
 from chaindock.node.connections import USERS, Connections
 from chaindock.node.rows import gave_up, iso_time, result, row
 from chaindock.operations.address import find_socket
-from chaindock.operations.facade import NodeStatus
+from chaindock.operations.facade import Call, Deployment, NodeStatus, Running
 from chaindock.packaging.format import read_package
 
 if TYPE_CHECKING:
@@ -37,18 +37,16 @@ if TYPE_CHECKING:
     from chaindock.container.contracts import NodeLabels
     from chaindock.container.output import OutputStore
     from chaindock.endorser.caller import Answer
-    from chaindock.endorser.determinism import Difference
     from chaindock.gateway.listener import ClientListener
     from chaindock.identity.msp import SigningIdentity
     from chaindock.lifecycle.custodian import Custodian
     from chaindock.lifecycle.deploy import Deployed
     from chaindock.lifecycle.deployments import Fleet
     from chaindock.lifecycle.packages import Packages
-    from chaindock.lifecycle.terms import Terms
     from chaindock.node.backends import Backends
     from chaindock.node.channels import Channels, NodeChannel
     from chaindock.node.elsewhere import Elsewhere
-    from chaindock.operations.facade import Call, Deployment, Running, Watch
+    from chaindock.operations.facade import Watch
     from chaindock.operations.health import Health
     from chaindock.operations.http import OperationsServer
 

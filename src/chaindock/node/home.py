@@ -18,13 +18,12 @@ import psutil
 from chaindock.config.environment import require_own
 from chaindock.durable import storing, sync_folder, write_file
 from chaindock.errors import NodeAlreadyRunning, NodeError, StorageError
-from chaindock.ids import require_channel
+from chaindock.ids import ChannelId, require_channel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from chaindock.ids import ChannelId
 
 LOGS: Final = ("-wal", "-shm")
 """Endings of the files that SQLite keeps beside a database."""

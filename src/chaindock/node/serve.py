@@ -26,10 +26,10 @@ from chaindock.container.router import Router
 from chaindock.durable import sync_folder
 from chaindock.gateway import broadcast, deliver, discovery, gateway, peer, probes
 from chaindock.gateway.blocks import Feeds
-from chaindock.gateway.listener import ClientListener, named
+from chaindock.gateway.listener import ClientListener, Seat, Service, named
 from chaindock.identity.ca import TlsAuthority
 from chaindock.identity.organization import Organization, Organizations
-from chaindock.ids import split_peer
+from chaindock.ids import Ccid, split_peer
 from chaindock.lifecycle.custodian import Custodian
 from chaindock.lifecycle.deploy import Deployer
 from chaindock.lifecycle.deployments import Fleet
@@ -55,8 +55,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from chaindock.config.sections import Config
-    from chaindock.gateway.listener import Seat, Service
-    from chaindock.ids import Ccid
     from chaindock.operations.facade import NodeStatus
 
 _log = get_logger("node")

@@ -10,13 +10,10 @@ import contextlib
 import os
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from chaindock.errors import NodeError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PATH_BYTES = 103
 """Longest path of a socket: macOS allows 104 bytes with the final zero, Linux 108."""

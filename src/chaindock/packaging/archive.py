@@ -9,15 +9,11 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
-from chaindock.packaging.rules import CHUNK, Names, broken
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from chaindock.packaging.rules import Limits
+from chaindock.packaging.rules import CHUNK, Limits, Names, broken
 
 BLOCK: Final = 512
 _EXTENSION_BYTES: Final = 64 * 1024

@@ -22,13 +22,11 @@ import msgspec
 
 from chaindock.errors import InvalidInput, NotFound
 from chaindock.ids import Ccid, require_label
-from chaindock.packaging.archive import GzipReader, TarReader
+from chaindock.packaging.archive import Entry, GzipReader, Source, TarReader
 from chaindock.packaging.rules import CHUNK, Limits, broken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from chaindock.packaging.archive import Entry, Source
 
     Visit = Callable[[Entry, TarReader], None]
 

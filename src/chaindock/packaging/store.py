@@ -22,14 +22,13 @@ from chaindock.aio import finish
 from chaindock.durable import storing, sync_folder
 from chaindock.errors import AlreadyExists, NotFound, PackageInvalid
 from chaindock.ids import Ccid, require_ccid, split_ccid
-from chaindock.packaging.format import Hashing, opened, read_package
+from chaindock.packaging.format import Hashing, PackageInfo, opened, read_package
 from chaindock.packaging.rules import CHUNK, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
     from chaindock.packaging.archive import Entry, TarReader
-    from chaindock.packaging.format import PackageInfo
 
 _FILE = re.compile(
     r"(?P<label>[A-Za-z0-9][A-Za-z0-9_.+-]*)\.(?P<hash>[0-9a-f]{64})\.tar\.gz"

@@ -11,19 +11,15 @@ import functools
 import hashlib
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast
 
 from chaindock.errors import SourceInvalid
 from chaindock.options import option
-from chaindock.platforms.tree import Tree
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from chaindock.platforms.tree import SourceFile
+from chaindock.platforms.tree import SourceFile, Tree
 
 Pull = Literal["missing", "never", "always"]
 

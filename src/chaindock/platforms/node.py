@@ -8,7 +8,7 @@ Source: docs/fabric/builds.md#node; package.json as npm 7 to 11 read it
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,13 +23,11 @@ from chaindock.platforms.base import (
     Tool,
     declare_images,
 )
-from chaindock.platforms.tree import Tree, collect
+from chaindock.platforms.tree import SourceFile, Tree, collect
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from chaindock.platforms.tree import SourceFile
 
 _LOCKS = ("package-lock.json", "npm-shrinkwrap.json")
 _QUIET = ("--no-audit", "--no-fund")

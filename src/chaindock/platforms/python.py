@@ -16,7 +16,7 @@ import posixpath
 import re
 import shlex
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from chaindock.errors import SourceInvalid
@@ -33,7 +33,6 @@ from chaindock.platforms.base import (
 from chaindock.platforms.tree import MAX_TEXT, Tree, collect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 _MANIFEST = "pyproject.toml"

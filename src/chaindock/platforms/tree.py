@@ -9,15 +9,13 @@ import json
 import os
 import re
 import stat
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chaindock.errors import SourceInvalid
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 MAX_FILES = 20_000
 MAX_TEXT = 1024 * 1024

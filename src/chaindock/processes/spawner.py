@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from chaindock.errors import StartFailed, is_retryable
-from chaindock.processes.child import open_gate
+from chaindock.processes.child import Child, Output, Program, open_gate
 from chaindock.processes.folders import remove_tree
 from chaindock.processes.table import NODE_MARKER, RUN_MARKER, end, find, share_less
 from chaindock.telemetry import get_logger
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from chaindock.aio import Tasks
     from chaindock.container.attempt import Attempt
     from chaindock.ids import Ccid
-    from chaindock.processes.child import Child, Output, Program
 
 _log = get_logger("process")
 BUILD_NICE = 10

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from chaindock.aio import run_program
 from chaindock.errors import ToolMissing
 from chaindock.platforms.base import Tool
 from chaindock.platforms.registry import TOOLS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
 VERSION_LIMIT_S = 15.0

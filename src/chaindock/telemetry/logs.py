@@ -11,15 +11,13 @@ import asyncio
 import logging
 import re
 import sys
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from collections.abc import Callable, MutableMapping
+from typing import Any, Final, TextIO
 
 from typing_extensions import override
 
 from chaindock.structured import structlog
 from chaindock.telemetry.spec import LEVELS, LogSpec
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
 
 _SECRET_KEY: Final = re.compile(
     r"(password|secret|token|credential|private_?key|_key_pem)", re.IGNORECASE

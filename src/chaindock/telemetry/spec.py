@@ -6,13 +6,11 @@ Source: docs/fabric/operations.md#logging-specification
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from chaindock.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
 
 LEVELS: Final[Mapping[str, int]] = {
     "payload": 5,

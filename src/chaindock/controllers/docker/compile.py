@@ -10,9 +10,9 @@ import tarfile
 import tempfile
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from chaindock.container.contracts import Exit
+from chaindock.container.contracts import BuildEnvironment, Exit
 from chaindock.container.environment import CA_VARIABLES, merged_ca
-from chaindock.container.plan import build_deadline, run_plan
+from chaindock.container.plan import StepOutput, build_deadline, run_plan
 from chaindock.controllers.docker import names
 from chaindock.controllers.docker.options import Ulimit
 from chaindock.controllers.docker.sandbox import (
@@ -24,17 +24,14 @@ from chaindock.controllers.docker.sandbox import (
 )
 from chaindock.controllers.docker.streams import OutputLines, chunks_of, pack_input
 from chaindock.errors import BuildFailed, EngineError, NotFound
-from chaindock.platforms.base import Places
+from chaindock.platforms.base import BuildPlan, Places, Platform, Step
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from chaindock.container.attempt import Attempt
-    from chaindock.container.contracts import BuildEnvironment
-    from chaindock.container.plan import StepOutput
     from chaindock.controllers.docker.images import BaseImage
     from chaindock.controllers.docker.instance import EngineSession
-    from chaindock.platforms.base import BuildPlan, Platform, Step
 
 INPUT, OUTPUT = "/chaincode/input", "/chaincode/output"
 CACHE, HOME = "/chaincode/cache", "/chaincode/home"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Self
 
 import chaindock
 from chaindock.aio import KeyedLocks, Tasks, finish
-from chaindock.container.attempt import Phase
-from chaindock.container.contracts import BuildEnvironment
+from chaindock.container.attempt import Attempt, Phase
+from chaindock.container.contracts import BuildEnvironment, Instance, NodeLabels
 from chaindock.container.environment import CONTENT_VARIABLES
 from chaindock.controllers.docker import images, names
 from chaindock.controllers.docker.compile import Compiler
@@ -29,8 +29,6 @@ from chaindock.telemetry import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from chaindock.container.attempt import Attempt
-    from chaindock.container.contracts import Instance, NodeLabels
     from chaindock.controllers.docker.images import BaseImage
     from chaindock.controllers.docker.options import DockerOptions
     from chaindock.ids import Ccid

@@ -12,16 +12,13 @@ import os
 import shlex
 import shutil
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from chaindock.aio import run_program
 from chaindock.telemetry import get_logger
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
 
 _log = get_logger("docker.firewall")
 _LIMIT_S, _LOCK_S, _RETRY_S = 5.0, "3", 30.0

@@ -8,9 +8,9 @@ import json
 import re
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from chaindock.container.attempt import Phase
+from chaindock.container.attempt import Attempt, Phase
 from chaindock.controllers.docker import names
 from chaindock.controllers.docker.client import FULL
 from chaindock.controllers.docker.endpoints import login_files, registry_auth
@@ -26,19 +26,16 @@ from chaindock.errors import (
     RegistryDenied,
     RegistryUnavailable,
 )
-from chaindock.platforms.base import Connection, LaunchCommand
+from chaindock.platforms.base import Connection, LanguageImages, LaunchCommand
 from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import BinaryIO
 
-    from chaindock.container.attempt import Attempt
     from chaindock.container.contracts import NodeLabels
     from chaindock.controllers.docker.engine import Engine
     from chaindock.controllers.docker.options import DockerOptions
     from chaindock.ids import Ccid
-    from chaindock.platforms.base import LanguageImages
 
 _log = get_logger("docker.pulls")
 BUILD_SILENCE_S = 300.0

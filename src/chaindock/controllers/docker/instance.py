@@ -9,11 +9,11 @@ import math
 import signal
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from chaindock.aio import Backoff, Latch, finish
-from chaindock.container.attempt import Phase
-from chaindock.container.contracts import Cause, Dial, Exit
+from chaindock.aio import Backoff, Latch, Tasks, finish
+from chaindock.container.attempt import Attempt, Phase
+from chaindock.container.contracts import Cause, Dial, Exit, NodeLabels, PeerConnection
 from chaindock.controllers.docker import names
 from chaindock.controllers.docker.sandbox import (
     TLS_FOLDER,
@@ -40,11 +40,7 @@ from chaindock.telemetry import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
-    from chaindock.aio import Tasks
-    from chaindock.container.attempt import Attempt
-    from chaindock.container.contracts import NodeLabels, PeerConnection
     from chaindock.controllers.docker.engine import Engine
     from chaindock.controllers.docker.images import BuiltImage
     from chaindock.controllers.docker.network import Networks

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from chaindock.aio import finish
 from chaindock.controllers.docker import names
-from chaindock.controllers.docker.firewall import FirewallRule
+from chaindock.controllers.docker.firewall import FirewallRule, HostFirewall
 from chaindock.controllers.docker.reach import (
     HOST,
     addresses,
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from chaindock.container.contracts import CallbackListener, NodeLabels
     from chaindock.controllers.docker.engine import Engine
-    from chaindock.controllers.docker.firewall import HostFirewall
     from chaindock.controllers.docker.options import SandboxOptions
     from chaindock.errors import LaunchFailed
 

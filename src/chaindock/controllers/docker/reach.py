@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from chaindock.errors import NameUnresolved, NodeUnreachable
+from chaindock.errors import LaunchFailed, NameUnresolved, NodeUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from chaindock.controllers.docker.engine import Engine
-    from chaindock.errors import LaunchFailed
 
 HOST = "host.docker.internal"
 _BRIDGES_FILTERED = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")

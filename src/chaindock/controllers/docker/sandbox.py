@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from chaindock.container.environment import peer_variables, server_variables
 from chaindock.controllers.docker import names
-from chaindock.controllers.docker.options import Ulimit
+from chaindock.controllers.docker.options import DockerOptions, SandboxOptions, Ulimit
 from chaindock.platforms.base import Connection, Places
 from chaindock.telemetry import get_logger
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from chaindock.container.contracts import NodeLabels, PeerConnection, RunSettings
     from chaindock.controllers.docker.engine import Engine
     from chaindock.controllers.docker.images import BuiltImage
-    from chaindock.controllers.docker.options import DockerOptions, SandboxOptions
 
 _log = get_logger("docker.isolation")
 TLS_FOLDER = "/etc/hyperledger/fabric"

@@ -8,7 +8,7 @@ import io
 import tarfile
 import time
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from chaindock.container.attempt import LINE_BYTES
 from chaindock.container.environment import tls_files
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
         Iterator,
     )
     from pathlib import Path
-    from typing import BinaryIO
 
     from chaindock.aio import Tasks
     from chaindock.container.contracts import ClientTls

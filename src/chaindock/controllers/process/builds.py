@@ -25,18 +25,15 @@ import json
 import os
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 
 from chaindock.errors import StartFailed
 from chaindock.platforms.base import Connection, LaunchCommand
 from chaindock.processes.folders import remove_tree
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _ABANDONED_S = 24 * 3600

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from chaindock.aio import KeyedLocks, Tasks, finish
-from chaindock.container.attempt import Phase
-from chaindock.container.contracts import BuildEnvironment
+from chaindock.container.attempt import Attempt, Phase
+from chaindock.container.contracts import BuildEnvironment, Exit, Instance, NodeLabels
 from chaindock.container.environment import CONTENT_VARIABLES
-from chaindock.container.plan import build_deadline, run_plan
+from chaindock.container.plan import StepOutput, build_deadline, run_plan
 from chaindock.controllers.process.builds import Build, Builds
 from chaindock.controllers.process.instance import Host, ProcessInstance
 from chaindock.errors import BuildFailed, StartFailed, is_retryable
-from chaindock.platforms.base import Places, planner_fingerprint
+from chaindock.platforms.base import Places, Platform, Step, planner_fingerprint
 from chaindock.platforms.registry import platform_for
 from chaindock.processes.child import Output, Program, end_with_node
 from chaindock.processes.folders import (
@@ -40,13 +40,9 @@ from chaindock.processes.toolbox import SYSTEM_PATH, Toolbox
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from chaindock.container.attempt import Attempt
-    from chaindock.container.contracts import Exit, Instance, NodeLabels
-    from chaindock.container.plan import StepOutput
     from chaindock.controllers.process.options import ProcessOptions
     from chaindock.ids import Ccid
     from chaindock.packaging.store import StoredPackage
-    from chaindock.platforms.base import Platform, Step
 
 REAP_GRACE_S = 1.0
 CLOSE_GRACE_S = 2.0
