@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import click
@@ -23,17 +24,15 @@ def block() -> None:
     """Look at blocks, and cut them."""
 
 
+block_command = partial(command, group=block, of_channel=True)
+
+
 @click.group()
 def tx() -> None:
     """Look at a transaction."""
 
 
-@command(
-    "chaindock block ls",
-    "chaindock block ls --limit 5 --before 100",
-    group=block,
-    of_channel=True,
-)
+@block_command("chaindock block ls", "chaindock block ls --limit 5 --before 100")
 @click.option("--before", type=Number(min=0), metavar="N", help="Blocks below N.")
 @limit_option(20)
 def block_ls(session: Session, before: int | None, limit: int) -> None:
@@ -49,12 +48,7 @@ def block_ls(session: Session, before: int | None, limit: int) -> None:
     )
 
 
-@command(
-    "chaindock block show 7",
-    "chaindock block show 7 --json",
-    group=block,
-    of_channel=True,
-)
+@block_command("chaindock block show 7", "chaindock block show 7 --json")
 @click.argument("number", type=Number(min=0))
 def block_show(session: Session, number: int) -> None:
     """Show a block: hashes, and its transactions and how they ended.
@@ -89,7 +83,7 @@ def block_show(session: Session, number: int) -> None:
     )
 
 
-@command("chaindock block cut", group=block, of_channel=True)
+@block_command("chaindock block cut")
 def block_cut(session: Session) -> None:
     """Put the transactions that wait into a block, or several if they are too many.
 

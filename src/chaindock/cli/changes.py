@@ -14,9 +14,20 @@ import click
 
 from chaindock.cli import show
 from chaindock.cli.call import CallCommand
-from chaindock.cli.keys import TX_DIGITS, composite, key_of, key_options, parts_of
-from chaindock.cli.session import Session, command, name_argument
-from chaindock.cli.state import collection_option, state
+from chaindock.cli.keys import (
+    TX_DIGITS,
+    composite,
+    key_argument,
+    key_of,
+    key_words,
+    parts_of,
+)
+from chaindock.cli.session import Session, name_argument
+from chaindock.cli.state import (
+    collection_option,
+    state,  # noqa: F401  # main looks for it here
+    state_command,
+)
 from chaindock.errors import ChaindockError, InvalidInput, TransactionInvalid
 from chaindock.operations.wire import encode
 
@@ -31,17 +42,15 @@ _BATCH, _BATCH_BYTES = 1000, 1 << 20
 """Keys, and bytes of keys and values, in one transaction of an import."""
 
 
-@command(
+@state_command(
     """chaindock state put coldchain P1 '{"state": "intact"}'""",
     "chaindock state put coldchain P1 --file parcel.json",
     "chaindock state put coldchain --composite reading P1 1 -4",
     "chaindock state put coldchain P1 25 --collection prices",
-    group=state,
     cls=CallCommand,
-    of_channel=True,
 )
 @name_argument()
-@key_options
+@key_words
 @collection_option
 @click.option(
     "--file",
@@ -79,25 +88,15 @@ def state_put(
     _write(session, name, [(key, value)], collection)
 
 
-@command(
+@state_command(
     "chaindock state del coldchain P1",
     "chaindock state del coldchain --composite reading P1 1",
-    group=state,
-    of_channel=True,
 )
 @name_argument()
-@key_options
+@key_argument
 @collection_option
-def state_del(
-    session: Session,
-    name: str,
-    words: Sequence[str],
-    *,
-    is_composite: bool,
-    collection: str,
-) -> None:
+def state_del(session: Session, name: str, key: str, *, collection: str) -> None:
     """Delete a key of a chaincode; its history stays."""
-    key = key_of(words, is_composite=is_composite)
     _write(session, name, [(key, b"")], collection)
 
 
@@ -141,11 +140,9 @@ def _committed(
     return answer
 
 
-@command(
+@state_command(
     "chaindock state export coldchain > coldchain.jsonl",
     "chaindock state export coldchain --prefix P > parcels.jsonl",
-    group=state,
-    of_channel=True,
 )
 @name_argument()
 @click.option("--prefix", default="", help="Only keys that begin with this text.")
@@ -176,11 +173,9 @@ def _line(key: str, value: bytes) -> dict[str, Any]:
         return {**named, "base64": base64.b64encode(value).decode()}
 
 
-@command(
+@state_command(
     "chaindock state import coldchain coldchain.jsonl",
     "chaindock state import coldchain -            # from standard input",
-    group=state,
-    of_channel=True,
 )
 @name_argument()
 @click.argument("source", metavar="FILE", type=click.Path(allow_dash=True))

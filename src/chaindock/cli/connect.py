@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 import click
@@ -147,12 +148,13 @@ def env() -> None:
     """Print variables for applications and the peer command."""
 
 
-@command(
+env_command = partial(command, group=env, of_channel=True)
+
+
+@env_command(
     'eval "$(chaindock env peer)"              # Admin of the first organisation',
     'eval "$(chaindock env peer --org Org2)"',
     "chaindock env peer --shell fish           # | source",
-    group=env,
-    of_channel=True,
 )
 @_org_option
 @_user_option("Admin")
@@ -195,11 +197,9 @@ def _orderer_flags(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"-C {found['channel']}"
 
 
-@command(
+@env_command(
     'eval "$(chaindock env app basic)"',
     'eval "$(chaindock env app basic --org Org2 --user clerk)"',
-    group=env,
-    of_channel=True,
 )
 @name_argument()
 @_org_option

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import shlex
 from collections.abc import Sequence
+from functools import wraps
 from typing import Any
 
 import click
@@ -28,14 +29,11 @@ _HEX = 24
 def escaped(text: str) -> str:
     """Return text in which what is not printable is escaped as Python does it."""
     return "".join(
-        one if one.isprintable() and one != "\\" else _escape(one) for one in text
+        one
+        if one.isprintable() and one != "\\"
+        else one.encode("unicode_escape").decode()
+        for one in text
     )
-
-
-def _escape(one: str) -> str:
-    if ord(one) in range(0xD800, 0xE000):
-        return f"\\u{ord(one):04x}"
-    return one.encode("unicode_escape").decode()
 
 
 def composite(kind: str, attributes: Sequence[str]) -> str:
@@ -92,8 +90,20 @@ def place(version: Sequence[int] | None) -> str:
     return f"block {version[0]}, transaction {version[1]}"
 
 
-def key_options(function: Any) -> Any:
-    """Add KEY, or TYPE ATTR… with --composite."""
+def key_argument(function: Any) -> Any:
+    """Have a function get the `key` that KEY, or TYPE ATTR… with --composite, names."""
+
+    @wraps(function)
+    def with_key(
+        *args: Any, words: Sequence[str], is_composite: bool, **given: Any
+    ) -> Any:
+        return function(*args, key=key_of(words, is_composite=is_composite), **given)
+
+    return key_words(with_key)
+
+
+def key_words(function: Any) -> Any:
+    """Add KEY, or TYPE ATTR… with --composite, for `key_of`."""
     for add in (
         click.option(
             "--composite",

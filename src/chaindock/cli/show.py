@@ -303,14 +303,11 @@ def _launch_facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _ended(facts: Mapping[str, Any]) -> str:
     parts = ["out of memory"] if facts.get("oom") else []
-    number = facts.get("signal")
-    if isinstance(number, int):
-        import signal
+    if isinstance(number := facts.get("signal"), int):
+        from signal import Signals
 
-        try:
-            parts.append(f"signal {signal.Signals(number).name}")
-        except ValueError:
-            parts.append(f"signal {number}")
+        name = next((one.name for one in Signals if one == number), number)
+        parts.append(f"signal {name}")
     if facts.get("exit_code") is not None:
         parts.append(f"exit code {facts['exit_code']}")
     if told := _CAUSES.get(str(facts.get("cause"))):

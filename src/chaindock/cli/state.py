@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from functools import partial
 
 import click
 
@@ -12,8 +12,8 @@ from chaindock.cli.keys import (
     PREVIEW_BYTES,
     TX_DIGITS,
     escaped,
+    key_argument,
     key_of,
-    key_options,
     parts_of,
     preview,
     shown,
@@ -33,14 +33,15 @@ def state() -> None:
     """Look at and change the keys of a chaincode."""
 
 
-@command(
+state_command = partial(command, group=state, of_channel=True)
+
+
+@state_command(
     "chaindock state ls                            # which chaincodes have state",
     "chaindock state ls coldchain --limit 10",
     "chaindock state ls coldchain --prefix P",
     "chaindock state ls coldchain --composite reading P1",
     "chaindock state ls coldchain --collection prices",
-    group=state,
-    of_channel=True,
 )
 @name_argument(required=False)
 @click.option("--prefix", default="", help="Only keys that begin with this text.")
@@ -106,30 +107,20 @@ def state_ls(
         click.echo("there are more keys; see them with --limit or --prefix", err=True)
 
 
-@command(
+@state_command(
     "chaindock state get coldchain P1",
     "chaindock state get coldchain --composite reading P1 1",
     "chaindock state get coldchain P1 --collection prices",
-    group=state,
-    of_channel=True,
 )
 @name_argument()
-@key_options
+@key_argument
 @collection_option
-def state_get(
-    session: Session,
-    name: str,
-    words: Sequence[str],
-    *,
-    is_composite: bool,
-    collection: str,
-) -> None:
+def state_get(session: Session, name: str, key: str, *, collection: str) -> None:
     """Print the value of a key.
 
     Standard output gets the value and nothing else; which transaction wrote it goes to
     standard error.
     """
-    key = key_of(words, is_composite=is_composite)
     found = session.client().get(
         "state", name, "value", key=key, collection=collection or None
     )
@@ -144,20 +135,15 @@ def state_get(
     click.echo(click.style(text + f"block {found['version'][0]}", dim=True), err=True)
 
 
-@command(
+@state_command(
     "chaindock state history coldchain P1",
     "chaindock state history coldchain --composite reading P1 1 --limit 5",
-    group=state,
-    of_channel=True,
 )
 @name_argument()
-@key_options
+@key_argument
 @limit_option(100)
-def state_history(
-    session: Session, name: str, words: Sequence[str], *, is_composite: bool, limit: int
-) -> None:
+def state_history(session: Session, name: str, key: str, *, limit: int) -> None:
     """List the changes of a key, the newest first."""
-    key = key_of(words, is_composite=is_composite)
     rows = session.client().rows(
         "rows", "state", name, "history", most=limit, before=None, key=key
     )
