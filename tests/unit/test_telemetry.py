@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import structlog
-from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 from chaindock import telemetry
 from chaindock.errors import InvalidInput
@@ -47,16 +46,6 @@ def logged(*, json: bool = False, **facts: object) -> str:
     telemetry.configure(stream=stream, json=json)
     telemetry.get_logger("test").error("it happened", **facts)
     return stream.getvalue()
-
-
-def test_a_client_that_vanishes_while_it_is_answered_is_no_line() -> None:
-    stream = io.StringIO()
-    telemetry.configure(stream=stream)
-    log = logging.getLogger("grpc._cython.cygrpc")
-    for error in (cygrpc.ExecuteBatchError("execute_batch", ()), KeyError("mine")):
-        log.error("%s raised in core", type(error).__name__, exc_info=error)
-    assert "ExecuteBatchError" not in stream.getvalue()
-    assert "KeyError: 'mine'" in stream.getvalue()
 
 
 def test_a_full_disk_fails_nobody_who_logs() -> None:

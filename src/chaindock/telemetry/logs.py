@@ -1,7 +1,7 @@
 """Log lines: levels, form, and what is removed from a line before it is written.
 
 structlog makes the events, and the standard library's handlers write them, together with
-the lines of asyncio, aiohttp and grpc. Private keys, values of keys that look secret and
+the lines of asyncio and aiohttp. Private keys, values of keys that look secret and
 local variables of a traceback are never written.
 """
 
@@ -35,8 +35,6 @@ were. A cause that floods takes no lines from the others."""
 _MOST_CAUSES: Final = 100
 """Causes of one minute after these share one budget."""
 _OTHERS: Final = ""
-_CLIENT_LEFT: Final = "ExecuteBatchError"
-"""What gRPC reports, with a traceback, when a client vanishes while it is answered."""
 lines_checked: Final = dict.fromkeys(
     ("debug", "info", "warning", "error", "critical"), 0
 )
@@ -171,8 +169,6 @@ def _take(
 def _take_foreign(record: logging.LogRecord) -> bool:
     if hasattr(record, "_logger"):
         return True  # `_take` has decided
-    if record.exc_info and type(record.exc_info[1]).__name__ == _CLIENT_LEFT:
-        return False
     method = record.levelname.lower()
     if not _is_taken(record.name, method if method in lines_checked else "debug"):
         return False
