@@ -25,7 +25,7 @@ from chaindock.ids import Ccid, require_chaincode_name
 from chaindock.lifecycle.terms import Said
 from chaindock.node.channel_routes import ChannelRoutes, asked_channel, number_of
 from chaindock.operations import wire
-from chaindock.operations.address import close_socket, find_socket, open_socket
+from chaindock.operations.address import opened_socket
 from chaindock.operations.facade import Call
 from chaindock.operations.serving import (
     AdminOptions,
@@ -67,9 +67,7 @@ class AdminServer:
     async def __aenter__(self) -> Self:
         shutil.rmtree(self._incoming, ignore_errors=True)
         async with AsyncExitStack() as stack:
-            listener = open_socket(self._home)
-            inode = find_socket(self._home).stat().st_ino
-            stack.callback(close_socket, self._home, inode)
+            listener = stack.enter_context(opened_socket(self._home))
             await stack.enter_async_context(
                 _Listener(self._application(), [listener], self._options.close_s)
             )

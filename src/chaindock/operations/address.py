@@ -37,8 +37,12 @@ def reachable(path: Path) -> Iterator[str]:
         yield str(link / path.name)
 
 
-def open_socket(home: Path) -> socket.socket:
+@contextlib.contextmanager
+def opened_socket(home: Path) -> Iterator[socket.socket]:
     """Bind the admin socket of `home` with mode 0600; replace that of a killed node.
+
+    Its file is removed at the end, unless it is another one by now: whoever deletes a
+    home and starts a node in a new one keeps the socket of that node.
 
     Raises: NodeError when it cannot be bound.
     """
@@ -54,6 +58,7 @@ def open_socket(home: Path) -> socket.socket:
         with reachable(path) as address:
             listener.bind(address)
         path.chmod(0o600)
+        inode = path.stat().st_ino
     except OSError as error:
         listener.close()
         raise NodeError(
@@ -61,15 +66,9 @@ def open_socket(home: Path) -> socket.socket:
             hint="choose a home on a local file system with --home DIR",
             home=str(home),
         ) from error
-    return listener
-
-
-def close_socket(home: Path, inode: int) -> None:
-    """Remove the socket file of `home` if it has this inode.
-
-    Whoever deletes a home and starts a node in a new one keeps its socket when the former
-    node ends.
-    """
-    path = find_socket(home)
-    if path.exists() and path.stat().st_ino == inode:
-        path.unlink()
+    try:
+        yield listener
+    finally:
+        listener.close()
+        if path.exists() and path.stat().st_ino == inode:
+            path.unlink()

@@ -4,17 +4,14 @@ import os
 import shutil
 import socket
 import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from chaindock.errors import NodeError
-from chaindock.operations.address import (
-    close_socket,
-    find_socket,
-    open_socket,
-    reachable,
-)
+from chaindock.operations.address import find_socket, opened_socket, reachable
 
 
 def connect(path: Path | str) -> None:
@@ -22,10 +19,11 @@ def connect(path: Path | str) -> None:
         client.connect(str(path))
 
 
-def listen(home: Path) -> socket.socket:
-    opened = open_socket(home)
-    opened.listen()
-    return opened
+@contextmanager
+def listen(home: Path) -> Iterator[None]:
+    with opened_socket(home) as opened:
+        opened.listen()
+        yield
 
 
 def test_only_the_owner_can_connect(tmp_path):
@@ -41,7 +39,8 @@ def test_only_the_owner_can_connect(tmp_path):
 
 
 def test_dead_socket_is_replaced(tmp_path):
-    listen(tmp_path).close()
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(find_socket(tmp_path)))
     with pytest.raises(ConnectionRefusedError):
         connect(find_socket(tmp_path))
     with listen(tmp_path):
@@ -61,26 +60,22 @@ def test_a_long_home_is_reached_through_a_link_that_does_not_stay(
         with reachable(path) as address:
             connect(address)
         assert list(links.iterdir()) == []
-    with listen(home), reachable(path) as address:  # a killed node left the file
-        connect(address)
+    assert not path.exists()
 
 
 def test_the_socket_of_a_home_that_was_made_anew_stays(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
-    with listen(home):
-        former = find_socket(home).stat().st_ino
-        shutil.rmtree(home)
-        home.mkdir()
+    with ExitStack() as later:
         with listen(home):
-            own = find_socket(home).stat().st_ino
-            close_socket(home, former)
-            connect(find_socket(home))
-            close_socket(home, own)
-            assert not find_socket(home).exists()
+            shutil.rmtree(home)
+            home.mkdir()
+            later.enter_context(listen(home))
+        connect(find_socket(home))
+    assert not find_socket(home).exists()
 
 
 def test_home_that_is_not_there_says_so(tmp_path):
-    with pytest.raises(NodeError) as caught:
-        open_socket(tmp_path / "gone")
+    with pytest.raises(NodeError) as caught, opened_socket(tmp_path / "gone"):
+        pass
     assert "gone" in caught.value.message
