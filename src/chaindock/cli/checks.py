@@ -27,10 +27,10 @@ from chaindock.config.load import load
 from chaindock.controllers.docker.endpoints import Verdict, probe_all
 from chaindock.controllers.docker.engine import Engine
 from chaindock.controllers.docker.firewall import firewall_problems
-from chaindock.controllers.docker.images import places
+from chaindock.controllers.docker.images import BaseImages, places
 from chaindock.controllers.docker.reach import addresses, bridges_filtered
 from chaindock.controllers.docker.sandbox import engine_lacks, is_rootless
-from chaindock.errors import ChaindockError, ConfigInvalid, ImageNotFound, ToolMissing
+from chaindock.errors import ChaindockError, ConfigInvalid, ToolMissing
 from chaindock.operations.address import find_socket
 from chaindock.platforms.registry import PLATFORMS
 from chaindock.processes.folders import base_environment
@@ -38,7 +38,7 @@ from chaindock.processes.sandbox import find_bwrap
 from chaindock.processes.toolbox import Toolbox
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator
 
     from chaindock.config.sections import Config
     from chaindock.platforms.base import Tool
@@ -208,10 +208,11 @@ async def _containers(config: Config, *, engine_answers: bool) -> list[Check]:
 async def _images(config: Config, engine: Engine) -> AsyncIterator[Check]:
     """Say of each image that builds start from whether the engine has it."""
     options = config.docker
+    bases = BaseImages(engine, options)
     for language, images in options.images.items():
         for text in dict.fromkeys((images.builder, images.runtime or images.builder)):
-            image, *mirrors = places(text, engine.arch, options)
-            if await _has_any(engine, [image, *mirrors]):
+            image, *_ = where = places(text, engine.arch, options)
+            if await bases.look(where):
                 yield Check("images", language, State.OK, image)
             elif options.pull == "never":
                 found = f"{image} is missing, and pulling is not allowed"
@@ -220,14 +221,6 @@ async def _images(config: Config, engine: Engine) -> AsyncIterator[Check]:
             else:
                 found = f"{image} is missing; the first build pulls it"
                 yield Check("images", language, State.ABSENT, found)
-
-
-async def _has_any(engine: Engine, images: Sequence[str]) -> bool:
-    for image in images:
-        with contextlib.suppress(ImageNotFound):
-            await engine.inspect_image(image)
-            return True
-    return False
 
 
 def _limits(info: dict[str, Any]) -> Check:

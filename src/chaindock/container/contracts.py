@@ -239,20 +239,15 @@ class Exit:
         if self.oom:
             text = "ran out of memory"
         elif self.signal is not None:
-            text = f"was ended by {_signal_name(self.signal)}"
+            # A real-time signal has no name.
+            names = [one.name for one in signal.Signals if one == self.signal]
+            text = f"was ended by {names[0] if names else f'signal {self.signal}'}"
         elif self.code is None:
             text = "ended"
         if self.cause is Cause.OVERRUN:
             return f"was ended: {self.reason}"
         why = _SHELL_TEXTS.get(self.cause, self.reason)
         return f"{text} ({why})" if why else text
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"
 
 
 class Instance(Protocol):

@@ -110,13 +110,10 @@ class ChannelRoutes:
     async def _page(self, request: web.Request) -> web.Response:
         space, asked = _space(request), request.query
         prefix, start = asked.get("prefix", ""), asked.get("start", "")
-        limit, cut = (
-            number_of(request, "limit", _ROWS),
-            number_of(request, "cut", 1 << 60),
-        )
-        return _answer(
-            await self._explorer(request).page(space, prefix, start, limit, cut)
-        )
+        limit = number_of(request, "limit", _ROWS)
+        cut = number_of(request, "cut", 1 << 60)
+        page = self._explorer(request).page(space, prefix, start, limit, cut)
+        return _answer(await page)
 
     async def _value(self, request: web.Request) -> web.Response:
         found = await self._explorer(request).value(*_space(request), _key(request))

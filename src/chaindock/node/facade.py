@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from chaindock.gateway.listener import ClientListener
     from chaindock.identity.msp import SigningIdentity
     from chaindock.lifecycle.custodian import Custodian
-    from chaindock.lifecycle.deploy import Deployed
     from chaindock.lifecycle.deployments import Fleet
     from chaindock.lifecycle.packages import Packages
     from chaindock.node.backends import Backends
@@ -184,7 +183,7 @@ class Node:
                     del self._failed[oldest]
             raise
         self._failed.pop((wanted.id, name), None)
-        return self._result(deployed, began)
+        return result(deployed, self.custodian, began)
 
     async def deploy_dev(
         self, name: str, terms: Terms, channel: str | None = None
@@ -204,7 +203,7 @@ class Node:
             )
         began = time.monotonic()
         deployed = await self.channel(channel).deployer.deploy_by_hand(name, terms)
-        return self._result(deployed, began)
+        return result(deployed, self.custodian, began)
 
     async def start(
         self, name: str, *, watch: Watch, channel: str | None = None
@@ -212,7 +211,7 @@ class Node:
         """Bring a stopped or failed chaincode up. Raises NotFound, LaunchFailed."""
         began = time.monotonic()
         deployed = await self.channel(channel).deployer.start(name, watch=watch)
-        return self._result(deployed, began)
+        return result(deployed, self.custodian, began)
 
     async def stop(self, name: str, channel: str | None = None) -> None:
         """End its run; it stays deployed and stopped. Raises NotFound."""
@@ -377,9 +376,6 @@ class Node:
                 self._signers.clear()
             self._signers[key] = signer
         return self._signers[key]
-
-    def _result(self, deployed: Deployed, began: float) -> Deployment:
-        return result(deployed, self.custodian, time.monotonic() - began)
 
 
 def _described(channel: NodeChannel) -> dict[str, Any]:

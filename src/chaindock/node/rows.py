@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from chaindock.lifecycle.supervisor import Supervisor
 
 
-def result(deployed: Deployed, custodian: Custodian, seconds: float) -> Deployment:
-    """Return what a deployment, or a start, came to after so many seconds."""
+def result(deployed: Deployed, custodian: Custodian, began: float) -> Deployment:
+    """Return what a deployment, or a start, came to that began at a monotonic time."""
     placement = deployed.placement
     supervisor = custodian.find(deployed.ccid)
     running = supervisor and supervisor.running
@@ -40,7 +41,7 @@ def result(deployed: Deployed, custodian: Custodian, seconds: float) -> Deployme
         details=running.facts if running else {},
         reused=tuple(deployed.attempt.reused),
         phases=[(str(p.phase), p.seconds) for p in deployed.attempt.phases],
-        seconds=seconds,
+        seconds=time.monotonic() - began,
     )
 
 

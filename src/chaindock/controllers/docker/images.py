@@ -109,7 +109,7 @@ class BaseImages:
             attempt.enter(Phase.PULL)  # another attempt pulls it: this one waits
         async with lock:
             policy = self._options.pull
-            found = None if policy == "always" else await self._look(where)
+            found = None if policy == "always" else await self.look(where)
             if found is None and policy == "never":
                 raise ImageNotFound(
                     f"the engine has no image {reference!r} and may not pull it",
@@ -123,7 +123,7 @@ class BaseImages:
             attempt.note(f"{reference} comes from a mirror: {found.reference}")
         return found
 
-    async def _look(self, where: Sequence[str]) -> BaseImage | None:
+    async def look(self, where: Sequence[str]) -> BaseImage | None:
         """Return what the engine has from one of these places; the first counts."""
         for place in where:
             with contextlib.suppress(ImageNotFound):
