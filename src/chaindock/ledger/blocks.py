@@ -16,7 +16,7 @@ from fabric_protos.common import common_pb2
 from google.protobuf.message import DecodeError
 
 from chaindock.ledger.database import corrupt, read_meta
-from chaindock.ledger.encoding import field, part, uvarint
+from chaindock.ledger.encoding import field, header_field, number_field, part, uvarint
 from chaindock.ledger.packing import read_block
 from chaindock.ledger.rwset import in_order
 
@@ -72,7 +72,7 @@ def build_block(
     """
     data_hash = sha256(b"".join(envelopes)).digest()
     der = header_der(number, previous_hash, data_hash)
-    config = _index(last_config)
+    config = number_field(last_config)
     signed = part(1, config)
     signatures = field(1, signed)
     if signer is not None:
@@ -80,16 +80,11 @@ def build_block(
         signature = signer.sign(signed + by + der)
         signatures += field(2, field(1, by) + field(2, signature))
     slots = signatures, field(1, config), codes, b"", field(1, commit)
-    header = _index(number) + field(2, previous_hash) + field(3, data_hash)
+    header = header_field(number, previous_hash, data_hash)
     data, metadata = (
         b"".join(part(1, entry) for entry in entries) for entries in (envelopes, slots)
     )
-    return part(1, header) + part(2, data) + part(3, metadata), sha256(der).digest()
-
-
-def _index(number: int) -> bytes:
-    """Return field 1 of a message; nothing for 0."""
-    return b"\x08" + uvarint(number) if number else b""
+    return header + part(2, data) + part(3, metadata), sha256(der).digest()
 
 
 def commit_hash(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from chaindock.ids import ChannelId
 
 _log = get_logger("ledger")
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 APPLICATION_ID = 0x43444C31
 """Marks the file as ours in its header ("CDL1")."""
 
@@ -38,6 +38,7 @@ WRITER_TIMEOUT_S = 5.0
 # Keys are UTF-8 bytes, compared bytewise as LevelDB does; a private key is kept as its
 # SHA-256, and if the node has the private data, as itself in `name`. `namespaces` has
 # one row for the public state of a namespace (collection "") and one for each collection.
+# Rows of `versions` are in the order of their blocks, and only the last ones go.
 # In `private` its number is below 0 in what a transaction that is not valid wrote.
 # `superseded` is the block in which another row took the place; `labelled` is 1 if
 # only metadata changed, a serialised KVMetadataWrite without its key, and 2 if the private
@@ -48,8 +49,9 @@ WRITER_TIMEOUT_S = 5.0
 # whole pages of its own.
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE blocks (number INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE,
+CREATE TABLE blocks (number INTEGER PRIMARY KEY, hash BLOB NOT NULL,
   block BLOB NOT NULL);
+CREATE INDEX blocks_hash ON blocks (substr(hash, 1, 8));
 CREATE TABLE contents (id INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
 CREATE TABLE transactions (block INTEGER NOT NULL, position INTEGER NOT NULL,
   tx_id NOT NULL, code INTEGER NOT NULL, timestamp BLOB NOT NULL,
@@ -64,7 +66,6 @@ CREATE UNIQUE INDEX versions_key ON versions (ns, key, block, tx);
 CREATE INDEX versions_current ON versions (ns, key)
   WHERE superseded IS NULL AND value IS NOT NULL;
 CREATE INDEX versions_labelled ON versions (ns) WHERE metadata IS NOT NULL;
-CREATE INDEX versions_block ON versions (block);
 CREATE INDEX versions_superseded ON versions (superseded)
   WHERE superseded IS NOT NULL;
 CREATE TABLE private (id INTEGER PRIMARY KEY, ns INTEGER NOT NULL, key BLOB NOT NULL,
@@ -88,8 +89,8 @@ PRIVATE_SINCE = 3
 _EARLIER_SCHEMAS = range(1, SCHEMA_VERSION)
 """Files of these are made anew from their blocks when they are opened.
 
-Version 3 kept each value twice, version 2 state and history apart, version 1 those in
-WITHOUT ROWID tables.
+Version 4 kept hashes and ids more often, version 3 each value twice, version 2 state and
+history apart, version 1 those in WITHOUT ROWID tables.
 """
 
 _HINTS = {

@@ -45,9 +45,20 @@ def part(number: int, content: bytes) -> bytes:
     return field(number, content) or bytes((number << 3 | 2, 0))
 
 
+def number_field(number: int) -> bytes:
+    """Return field 1 with a number; nothing for 0."""
+    return b"\x08" + uvarint(number) if number else b""
+
+
+def header_field(number: int, previous_hash: bytes, data_hash: bytes) -> bytes:
+    """Return field 1 of a `Block`: its header."""
+    hashes = field(2, previous_hash) + field(3, data_hash)
+    return part(1, number_field(number) + hashes)
+
+
 def version_field(block: int, position: int) -> bytes:
     """Return field 2 of a `KVRead`: the version of a key that exists."""
-    inner = b"\x08" + uvarint(block) if block else b""
+    inner = number_field(block)
     if position:
         inner += b"\x10" + uvarint(position)
     return b"\x12" + uvarint(len(inner)) + inner

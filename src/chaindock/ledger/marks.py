@@ -24,8 +24,9 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PREFIX: Final = "snapshot:"
 _PUT: Final = "REPLACE INTO meta VALUES (?, ?)"
 _ALL: Final = "SELECT name, value FROM meta WHERE name>=? AND name<?"
+_END: Final = "SELECT coalesce(max(id) + 1, 0) FROM versions"
+_FROM_ROW: Final = "SELECT id, block FROM versions WHERE id>=? ORDER BY id LIMIT 1"
 _REMOVE: Final = (
-    "DELETE FROM versions WHERE block>=?",
     "UPDATE versions SET superseded=NULL WHERE superseded>=?",
     "DELETE FROM private WHERE block>=?",
     "UPDATE private SET superseded=NULL WHERE superseded>=?",
@@ -104,6 +105,8 @@ def revert(name: str, db: sqlite3.Connection, tip: Tip) -> Mark:
     height = mark.height
     _require_same_definitions(db, mark, tip)
     _restore_documents(db, height)
+    first = _first_row(db, height)
+    db.execute("DELETE FROM versions WHERE id>=?", (first,))
     for statement in _REMOVE:
         db.execute(statement, (height,))
     db.execute(_PUT, ("height", height))
@@ -111,6 +114,16 @@ def revert(name: str, db: sqlite3.Connection, tip: Tip) -> Mark:
         if later.height > height:
             drop_mark(later.name, db)
     return mark
+
+
+def _first_row(db: sqlite3.Connection, height: int) -> int:
+    """Return the lowest id that only rows of `versions` from block `height` on have."""
+    low, (high,) = 0, db.execute(_END).fetchone()
+    while low < high:
+        middle = (low + high) // 2
+        row, block = db.execute(_FROM_ROW, (middle,)).fetchone()
+        low, high = (row + 1, high) if block < height else (low, middle)
+    return low
 
 
 def _require_same_definitions(db: sqlite3.Connection, mark: Mark, tip: Tip) -> None:

@@ -60,7 +60,9 @@ _NAME = (
 )
 _HEIGHT = "SELECT value FROM meta WHERE name='height'"
 _BLOCK = "SELECT hash, block FROM blocks WHERE number=?"
-_BLOCK_OF = "SELECT number FROM blocks WHERE hash=?"
+_BLOCK_OF = (
+    "SELECT number FROM blocks WHERE substr(hash, 1, 8)=substr(?1, 1, 8) AND hash=?1"
+)
 _NEWEST = "SELECT number, hash FROM blocks ORDER BY number DESC LIMIT 2"
 _FIND = (
     "SELECT tx_id, block, position, code FROM transactions "

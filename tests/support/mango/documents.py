@@ -30,7 +30,6 @@ CREATE TABLE versions (id INTEGER PRIMARY KEY, ns INTEGER NOT NULL, key BLOB NOT
 CREATE UNIQUE INDEX versions_key ON versions (ns, key, block, tx);
 CREATE INDEX versions_current ON versions (ns, key)
   WHERE superseded IS NULL AND value IS NOT NULL;
-CREATE INDEX versions_block ON versions (block);
 CREATE INDEX versions_superseded ON versions (superseded)
   WHERE superseded IS NOT NULL;
 """

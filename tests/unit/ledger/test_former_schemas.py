@@ -34,7 +34,7 @@ def change(path: Path, sql: str, *values: object) -> None:
     db.close()
 
 
-@pytest.mark.parametrize("schema", [1, 2, 3])
+@pytest.mark.parametrize("schema", [1, 2, 3, 4])
 async def test_a_ledger_of_a_former_schema_is_taken_over_with_all_it_holds(
     tmp_path: Path, schema: int
 ) -> None:
@@ -58,9 +58,12 @@ async def test_a_ledger_of_a_former_schema_is_taken_over_with_all_it_holds(
             assert replay(ledger)[0] == state(ledger)
 
 
-async def test_private_data_snapshots_and_limits_are_taken_over(tmp_path: Path) -> None:
-    """Of schema 3: values and names, purges, block-to-live, what waits for its block."""
-    file = FORMER / "schema-3.db.gz"
+@pytest.mark.parametrize("schema", [3, 4])
+async def test_private_data_snapshots_and_limits_are_taken_over(
+    tmp_path: Path, schema: int
+) -> None:
+    """Values and names, purges, block-to-live, what waits for its block."""
+    file = FORMER / f"schema-{schema}.db.gz"
     (tmp_path / "ledger.db").write_bytes(gzip.decompress(file.read_bytes()))
     async with ledger_at(tmp_path) as ledger, LedgerReader(ledger._path) as reader:
 

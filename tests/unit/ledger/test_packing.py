@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from operator import methodcaller
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import pytest
 from fabric_protos.common import common_pb2
 
 from chaindock.errors import LedgerCorrupt
+from chaindock.ledger.blocks import check_block
 from chaindock.ledger.reader import LedgerReader
 from support.ledgers.envelopes import rwset, transaction
 from support.ledgers.ledger import (
@@ -96,9 +98,30 @@ async def test_certificates_lie_in_the_file_once(tmp_path: Path) -> None:
             )[0]
             assert envelope in ledger.get_block(block.number)
             sizes.append(stored)
-    assert max(sizes[4:]) < 600
+    assert max(sizes[4:]) < 330
     async with ledger_at(tmp_path) as ledger:
         assert envelopes[-1] in ledger.get_block(12)
+
+
+@pytest.mark.parametrize("size", [8, 20_000])
+async def test_a_block_comes_out_as_it_was_hashed(tmp_path: Path, size: int) -> None:
+    """Also with text in it that looks like the id of a transaction."""
+    args = [b"*@" + long(32).hex().encode() * 2, b"*@" + b"\0" * 64, long(size)]
+    path = tmp_path / "ledger.db"
+    async with ledger_at(tmp_path) as ledger, LedgerReader(path) as reader:
+        envelopes = [
+            transaction(rwset(writes={"a": b"1"}), args=args).envelope for _ in "123"
+        ]
+        for one in envelopes:
+            await ledger.commit(judged([(one, VALID)]))
+        before = b""
+        for number, written in enumerate([None, *envelopes]):
+            block_hash, data = await reader.run(methodcaller("block", number))
+            assert await reader.run(methodcaller("block_of", block_hash)) == data
+            assert await reader.run(methodcaller("block_of", bytes(32))) is None
+            block = check_block(data, number, block_hash, before, path)
+            assert written in {None, *block.data.data}
+            before = block_hash
 
 
 async def test_many_clients_that_submit_in_turn_take_no_more(tmp_path: Path) -> None:

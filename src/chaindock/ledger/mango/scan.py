@@ -357,7 +357,7 @@ class Scan:
 
 
 _IS_OLD: Final = (
-    "SELECT 1 FROM versions INDEXED BY versions_block WHERE block>=? LIMIT 1"
+    "SELECT 1 FROM (SELECT block FROM versions ORDER BY id DESC LIMIT 1) WHERE block>=?"
 )
 
 
