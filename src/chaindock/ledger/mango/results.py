@@ -141,17 +141,19 @@ class _View:
     def execute(self, sql: str, values: list[Any]) -> sqlite3.Cursor:
         return self._snapshot.reader.execute(sql, tuple(values))
 
-    def walk(self, start: bytes) -> Iterator[tuple[bytes, bytes, int, int]]:
+    def walk(self, start: bytes) -> Iterator[tuple[bytes, bytes | None, int, int]]:
         place: bytes | None = start
         while place is not None:
             rows, place = self._snapshot.walk(
                 self._space, place, ABOVE_ALL, _WALK_ROWS, STEP_BYTES
             )
             yield from rows
+            if not rows and place is not None:
+                yield place, None, 0, 0  # or the step might pass over a million keys
 
     def get(self, key: bytes) -> tuple[bytes, int, int]:
         ns, collection = self._space
         if not collection and (row := self._snapshot.get(ns, key)) is not None:
             return row
         _, value, block, tx = next(self.walk(key))
-        return value, block, tx
+        return value or b"", block, tx

@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
     Entries = sqlite3.Cursor | Generator["Entry", None, None]
 
-SLICE_S: Final = 0.01
-"""Where a slice ends; one document may take longer."""
+SLICE_S: Final = 0.002
+"""Where a slice ends; one document may take longer. A call of another client may wait for
+several of them, one at each of its steps on the event loop."""
 INTERNAL_PAGE: Final = 1000
 """Results that the peer fetches from CouchDB at once; `skip` holds for each such page."""
 NO_BOOKMARK: Final = "nil"
@@ -64,8 +65,11 @@ class View(Protocol):
     def execute(self, sql: str, values: list[Any]) -> sqlite3.Cursor:
         """Run a SELECT on the database of the state."""
 
-    def walk(self, start: bytes) -> Iterator[tuple[bytes, bytes, int, int]]:
-        """Return key, value, block and position of the keys from `start` on."""
+    def walk(self, start: bytes) -> Iterator[tuple[bytes, bytes | None, int, int]]:
+        """Return key, value, block and position of the keys from `start` on.
+
+        None for a value: there is nothing up to this key, with which a walk may go on.
+        """
 
     def get(self, key: bytes) -> tuple[bytes, int, int]:
         """Return value, block and position of a key that exists."""
@@ -78,14 +82,12 @@ class Scan:
     Attributes:
         hold: is told how many bytes more the query keeps.
         exhausted: there are no more results.
-        examined: documents that were looked at.
     """
 
     query: Query
     plan: Plan
     hold: Callable[[int], None] = lambda _nbytes: None
     exhausted: bool = False
-    examined: int = 0
     _seen: Position | None = None
     _given: Position | None = None
     _found: int = 0
@@ -100,6 +102,8 @@ class Scan:
         if self.query.bookmark:
             width = len(self.plan.columns)
             self._seen = self._given = _position(self.query.bookmark, width)
+            if not self._sorts:
+                self._next = self._seen[1] + b"\0"
 
     @property
     def _sorts(self) -> bool:
@@ -175,7 +179,6 @@ class Scan:
         if rows:
             key, text = rows[-1][0], row[1]
             self._seen = self._given = self._place(key, loaded(key, text))
-        self.examined += len(rows)
         self._found += len(rows)
         return rows
 
@@ -184,12 +187,15 @@ class Scan:
     ) -> list[Row]:
         rows: list[Entry] = []
         size, until = 0, time.monotonic() + SLICE_S
-        matches = self.query.selector.matches
+        selector = self.query.selector
         last: Entry | None = None
         for row in entries:
-            self.examined += 1
-            is_there = row[2] < height
-            if is_there and matches(loaded(*row[:2])) and self._is_wanted():
+            if (
+                row[2] < height
+                and selector.may_match((row[1] or "").encode())
+                and selector.matches(loaded(*row[:2]))
+                and self._is_wanted()
+            ):
                 last = row
                 rows.append(row)
                 size += len(row[0]) + len(row[1] or "")
@@ -220,7 +226,8 @@ class Scan:
         cursor.close()
         if self._superseded is None:
             self._superseded = Superseded(view, self._older)
-        if not self._superseded.collect(time.monotonic() + SLICE_S):
+        # Fewer slices: each step looks for its place in all of them.
+        if not self._superseded.collect(time.monotonic() + 5 * SLICE_S):
             return None
         cursor = self._newest(view, with_columns=True)
         if self._superseded.is_behind():  # by a block that came in between
@@ -240,34 +247,48 @@ class Scan:
             raise ValueError("the plan has no index")
         columns = [column(name) for name in index.columns]
         shown = ", ".join(["key, json, block, tx", *(columns if with_columns else ())])
-        terms, values = [members(view.ns, index)], list[Any]()
+        limits = list[tuple[str, Any]]()
         for bounds in self.plan.bounds:
             if bounds.fixed:
-                terms.append(f"{columns.pop(0)}=?")
-                values.append(bounds.low)
+                limits.append((f"{columns.pop(0)}=?", bounds.low))
                 continue
             # Behind the last row there is a closer bound, and SQLite uses only one.
             seen, down = self._seen is not None, self.query.descending
             if bounds.low is not None and not (seen and not down):
-                terms.append(f"{columns[0]}{'>=' if bounds.with_low else '>'}?")
-                values.append(bounds.low)
+                sign = ">=" if bounds.with_low else ">"
+                limits.append((f"{columns[0]}{sign}?", bounds.low))
             if bounds.high is not None and not (seen and down):
-                terms.append(f"{columns[0]}{'<=' if bounds.with_high else '<'}?")
-                values.append(bounds.high)
+                sign = "<=" if bounds.with_high else "<"
+                limits.append((f"{columns[0]}{sign}?", bounds.high))
             break
         order, behind = ("DESC", "<") if self.query.descending else ("ASC", ">")
         columns.append("key")
+        parts = [(0, limits)]
         if self._seen is not None:
+            # Those that begin as the last row does, then others: SQLite would pass over all
+            # that begin alike, if it compared whole rows.
             last = [*self._seen[0], self._seen[1]][-len(columns) :]
-            # SQLite searches by the first column, and compares rows only to filter.
-            terms.append(f"{columns[0]}{behind}=?")
-            terms.append(f"({','.join(columns)}){behind}({','.join('?' * len(last))})")
-            values += [last[0], *last]
-        where = " AND ".join(terms)
-        # Numbers, hex and names of ours only; all else is bound.
-        source = f"documents INDEXED BY mango_{index.number:d} WHERE {where}"
-        ordered = ", ".join(f"{each} {order}" for each in columns)
-        sql = f"SELECT {shown} FROM {source} ORDER BY {ordered}"  # noqa: S608
+            same = [
+                (f"{name}=?", value) for name, value in zip(columns, last, strict=True)
+            ]
+            parts = [
+                (at, [*limits, *same[:at], (f"{columns[at]}{behind}?", last[at])])
+                for at in reversed(range(len(columns)))
+            ]
+        selects, values = list[str](), list[Any]()
+        for at, terms in parts:
+            # Numbers, hex and names of ours only; all else is bound.
+            where = " AND ".join(
+                [members(view.ns, index), *(each for each, _ in terms)]
+            )
+            ordered = ", ".join(f"{each} {order}" for each in columns[at:])
+            source = f"documents INDEXED BY mango_{index.number:d} WHERE {where}"
+            selects.append(f"SELECT {shown} FROM {source} ORDER BY {ordered}")  # noqa: S608
+            values += [value for _, value in terms]
+        if len(selects) == 1:
+            return view.execute(selects[0], values)
+        # The limit keeps the order of each.
+        sql = " UNION ALL ".join(f"SELECT * FROM ({each} LIMIT -1)" for each in selects)  # noqa: S608
         return view.execute(sql, values)
 
     def _older(self, key: bytes, document: dict[str, Any]) -> Position | None:
@@ -290,34 +311,34 @@ class Scan:
     # --- by the state
 
     def _matched(
-        self, view: View, start: bytes
+        self, view: View
     ) -> Iterator[tuple[bytes, dict[str, Any] | None, bytes, Version]]:
-        """Return each key with its document if it matches, its value and version."""
-        for key, value, block, tx in view.walk(start):
-            self.examined += 1
-            document = parse_document(value) or {}
-            document[ID] = key.decode()
-            is_match = self.query.selector.matches(document)
-            yield key, document if is_match else None, value, (block, tx)
+        """Return each next key with its document if it matches, its value and version."""
+        selector = self.query.selector
+        for key, value, block, tx in view.walk(self._next):
+            self._next = key if value is None else key + b"\0"
+            document = None
+            if value is not None and selector.may_match(value):
+                document = parse_document(value) or {}
+                document[ID] = key.decode()
+                if not selector.matches(document):
+                    document = None
+            yield key, document, value or b"", (block, tx)
 
     def _look(self, view: View, wanted: int, max_bytes: int) -> list[Row]:
         rows: list[Row] = []
         size, until = 0, time.monotonic() + SLICE_S
-        found = self._chosen(view) if self._sorts else self._matched(view, self._start)
-        for key, document, value, at in found:
+        for key, document, value, at in (
+            self._chosen(view) if self._sorts else self._matched(view)
+        ):
             if document is not None and self._is_wanted():
                 rows.append((key, self._shown(document, value), *at))
                 self._given = self._place(key, document)
                 size += len(key) + len(value)
             if len(rows) >= wanted or size >= max_bytes or time.monotonic() > until:
-                self._seen = self._given if self._sorts else ((), key)
                 return rows
         self.exhausted = True
         return rows
-
-    @property
-    def _start(self) -> bytes:
-        return b"" if self._seen is None else self._seen[1] + b"\0"
 
     def _shown(self, document: dict[str, Any], value: bytes) -> bytes | str:
         if self.query.fields is not None:
@@ -334,8 +355,7 @@ class Scan:
         places: list[Position] = []
         self._sorted.append(places)
         ended = True
-        for key, document, _, _ in self._matched(view, self._next):
-            self._next = key + b"\0"
+        for key, document, _, _ in self._matched(view):
             if document is not None and (place := self._kept(key, document)):
                 places.append(place)
             if time.monotonic() > until:

@@ -135,8 +135,12 @@ def test_pages_of_an_index_take_the_same_time_each(way):
     with closing(Documents(stored)) as documents:
         documents.index("m", "n")
         documents.index("n")
-        for selector in ({"n": {"$gte": 0, "$lt": 900}}, {"m": 1, "n": {"$gt": None}}):
-            query = {"selector": selector, "sort": [{"n": way}]}
+        for selector, *sort in (
+            ({"n": {"$gte": 0, "$lt": 900}}, "n"),
+            ({"m": 1, "n": {"$gt": None}}, "n"),
+            ({"m": {"$lte": 1}, "n": {"$gt": None}}, "m", "n"),
+        ):
+            query = {"selector": selector, "sort": [{name: way} for name in sort]}
             worst, bookmark, found = 0, "", 0
             documents.db.set_progress_handler(lambda: steps.append(1), 10)
             while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import unicodedata
 
@@ -13,6 +14,7 @@ from chaindock.errors import InvalidInput
 from chaindock.ledger.mango.order import _levels, collator, sort_key
 from chaindock.ledger.mango.query import parse_query
 from chaindock.ledger.mango.selector import parse_selector
+from chaindock.ledger.mango.values import parse_document
 from support.mango import evaluator
 from support.mango.strategies import DOCUMENTS, SELECTORS, TEXTS, VALUES
 
@@ -27,6 +29,42 @@ def test_matches_as_the_model(document, selector, wrapped):
     document = {**document, "_id": "k"}
     expected = evaluator.holds(selector, document)
     assert parse_selector(selector).matches(document) == expected
+
+
+@settings(max_examples=500, deadline=None)
+@given(DOCUMENTS, SELECTORS, st.booleans())
+def test_no_value_that_matches_is_passed_over(document, selector, ascii_only):
+    value = json.dumps(document, ensure_ascii=ascii_only).encode(errors="replace")
+    parsed = parse_selector({"$and": [selector, {"a": {"$exists": True}}]})
+    if parsed.matches({**(parse_document(value) or {}), "_id": "k"}):
+        assert parsed.may_match(value)
+
+
+@pytest.mark.parametrize(
+    "text", ["red", "r\\u0065d", "r\u00aded", "re\x7fd", "re\\u0000d", "r\u200ded"]
+)
+def test_a_text_is_found_however_it_is_written(text):
+    value = f'{{"colour":\n "{text}"}}'.encode()
+    for condition in ("red", "re\x01d", {"$gte": "red", "$lte": "red"}):
+        parsed = parse_selector({"colour": condition})
+        assert parsed.matches({**(parse_document(value) or {}), "_id": "k"})
+        assert parsed.may_match(value)
+
+
+@pytest.mark.parametrize(
+    "selector",
+    [
+        {"colour": "red"},
+        {"colour": {"$beginsWith": "re"}},
+        {"size": {"$gt": 1}},
+        {"size": {"$not": {"$mod": [2, 0]}}},
+        {"$and": [{"colour": {"$ne": 1}}, {"size": 2}]},
+    ],
+)
+def test_a_value_without_the_texts_of_the_selector_is_passed_over(selector):
+    assert not parse_selector(selector).may_match(b'{"colour":"blue","owner":"1red"}')
+    assert parse_selector({"$or": [selector]}).may_match(b"{}")
+    assert parse_selector({"size": {"$exists": False}}).may_match(b"{}")
 
 
 @settings(max_examples=300, deadline=None)
